@@ -1,0 +1,40 @@
+# Needs only Python 3.11+, git and make; everything else goes into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+BOT ?= restaurant
+READY := $(VENV)/.ready
+
+.PHONY: demo test check bench soak pin clean
+
+$(READY): constraints.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "chatkeep needs Python 3.11 or newer; try make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(READY)  ## the main job: a restaurant bot with a chat page, on SQLite
+	$(BIN)/chatkeep demo $(BOT)
+
+test: $(READY)  ## every test but the long soak
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## linter, formatter, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_house.py
+
+bench: $(READY)  ## measures, beside the raw driver, and writes benchmarks/RESULTS.md
+	$(BIN)/python -m benchmarks
+
+soak: $(READY)  ## the kill test, for ten minutes
+	CHATKEEP_KILLS=1500 $(BIN)/python -m pytest tests/acceptance/test_kill.py -s
+
+pin:  ## after a change of dependencies; needs uv
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \
+		--upgrade --group dev --extra server pyproject.toml -o constraints.txt
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

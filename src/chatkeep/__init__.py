@@ -1,0 +1,49 @@
+"""Durable conversation state for chatbots."""
+
+from .errors import (
+    BadKey,
+    BadMessage,
+    ChatkeepError,
+    Conflict,
+    Corrupt,
+    DeliveryFailed,
+    Duplicate,
+    HandlerFailed,
+    Misconfigured,
+    Overloaded,
+    StoreError,
+    TooLarge,
+    Unavailable,
+    Uncertain,
+    Unsupported,
+    UsageError,
+)
+from .keep import Chatkeep, Tenant
+from .model import Conversation, Message, Receipt, Turn
+
+__all__ = [
+    "BadKey",
+    "BadMessage",
+    "Chatkeep",
+    "ChatkeepError",
+    "Conflict",
+    "Conversation",
+    "Corrupt",
+    "DeliveryFailed",
+    "Duplicate",
+    "HandlerFailed",
+    "Message",
+    "Misconfigured",
+    "Overloaded",
+    "Receipt",
+    "StoreError",
+    "Tenant",
+    "TooLarge",
+    "Turn",
+    "Unavailable",
+    "Uncertain",
+    "Unsupported",
+    "UsageError",
+]
+
+__version__ = "0.1.0"

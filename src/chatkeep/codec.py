@@ -1,0 +1,321 @@
+"""Records and messages to bytes and back; what cannot be stored everywhere is refused here, before anything is touched.
+
+Both forms are JSON text that any SQL engine can read, and both open with a checksum that is bound to the
+conversation's key, so that a flipped bit, a cut, or two swapped rows are seen as `Corrupt` and never as something
+else.
+
+    record   {"crc":"1c291ca3","schema":1,"state":{...},"cursor":4,...}
+    entry    ["1c291ca3",1763697600123,"text or parts",reply_to,reply_from,{metadata}]      (what is missing at the end is empty)
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
+from typing import Any, Generic, cast
+
+import msgspec
+from msgspec import Raw, Struct
+
+from .drivers.base import Entry, Key
+from .errors import BadKey, BadMessage, Corrupt, Misconfigured, TooLarge, Unsupported, UsageError
+from .model import Content, Message, Role, State
+
+FORMAT = 1
+DEEPEST = 64
+LONGEST_ID = 512
+NONE = Raw(b"null")
+RESERVED = "~"
+"""Tenants that start with it are chatkeep's own."""
+
+Upgrades = Mapping[int, Callable[[Any], Any]]
+
+
+class Record(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What the bot knows of a conversation, and how far it has read the log.
+
+    schema, state: of the live session (null: there is none). session: its number. since: first entry number of the
+    session. cursor: everything numbered up to it is handled or needs no handling. active_at: time of the last message
+    handled. begun, raised, retry_at: attempts at the first unread message, how many of them raised, and when the next
+    may start. off: the bot is switched off here. dropped: entries up to this number are gone by retention. dead:
+    numbers set aside.
+    """
+
+    format: int = FORMAT
+    schema: int = 1
+    state: Raw = NONE
+    session: int = 0
+    since: int = 1
+    cursor: int = 0
+    active_at: float = 0.0
+    begun: int = 0
+    raised: int = 0
+    retry_at: float = 0.0
+    off: bool = False
+    dropped: int = 0
+    dead: tuple[int, ...] = ()
+
+
+class Line(Struct, array_like=True, frozen=True):
+    """An entry's body."""
+
+    crc: str
+    at: int
+    content: Content
+    reply_to: int = 0
+    reply_from: int = 0
+    metadata: dict[str, Any] = {}
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+_decode_record = msgspec.json.Decoder(Record).decode
+_decode_line = msgspec.json.Decoder(Line).decode
+
+_LONG_NUMBER = re.compile(rb"\d{19}")
+
+
+def key_for(tenant: str, conversation: str) -> Key:
+    """The key of a conversation. Raises `BadKey`."""
+    for what, text in (("tenant", tenant), ("conversation id", conversation)):
+        if not isinstance(text, str):
+            raise BadKey(f"The {what} must be text, not {type(text).__name__}; nothing was touched.")
+        if "\0" in text or (not text.isascii() and not _is_unicode(text)) or len(text.encode()) > LONGEST_ID:
+            raise BadKey(
+                f"The {what} {text[:40]!r} must be UTF-8 of at most {LONGEST_ID} bytes without NUL; nothing was touched."
+            )
+    if tenant.startswith(RESERVED):
+        raise BadKey(f"Tenants that start with {RESERVED!r} are chatkeep's own ({tenant[:40]!r}); nothing was touched.")
+    if not conversation:
+        raise BadKey(
+            f"The conversation id is empty (tenant {tenant!r}); nothing was touched. Give each conversation a name."
+        )
+    return Key(tenant, conversation)
+
+
+def message_id(key: Key, given: str) -> str:
+    """*given*, if it can be stored everywhere. Raises `BadMessage`."""
+    if (
+        not isinstance(given, str)
+        or not given
+        or "\0" in given
+        or not _is_unicode(given)
+        or len(given.encode()) > LONGEST_ID
+    ):
+        raise BadMessage(
+            f"{key}: a message id is 1 to {LONGEST_ID} bytes of UTF-8 without NUL, not {given!r:.60}; nothing was touched."
+        )
+    return given
+
+
+def entry_for(
+    key: Key,
+    content: Content,
+    *,
+    id: str,
+    role: Role,
+    created_at: float,
+    limit: int,
+    reply_to: int = 0,
+    reply_from: int = 0,
+    metadata: dict[str, Any] | None = None,
+) -> Entry:
+    """A log entry, ready to be stored. Raises `BadMessage` or `TooLarge`, naming the key."""
+    if not isinstance(content, str) and not (
+        isinstance(content, list) and all(isinstance(part, dict) for part in content)
+    ):
+        raise BadMessage(
+            f"{key}: content is text or a list of JSON objects, not {type(content).__name__}; nothing was touched."
+        )
+    line: list[Any] = [round(created_at * 1000), content]
+    if reply_to or metadata:
+        line.append(reply_to)
+    if reply_from != reply_to or metadata:
+        line.append(reply_from)
+    if metadata:
+        line.append(metadata)
+    raw = _json(line, content if not metadata else line, BadMessage, f"{key}: this message")
+    if len(raw) > limit:
+        raise TooLarge(
+            f"{key}: this message takes {len(raw):,} bytes, {limit:,} are allowed; nothing was touched. Refer to attachments by URL."
+        )
+    return Entry(0, id, role, b'["%s",%s' % (_crc(key, raw[1:]), raw[1:]))
+
+
+def message_from(key: Key, born: str, entry: Entry) -> Message:
+    """The message in a log entry. Raises `Corrupt`."""
+    _check(key, entry.body, f"log entry {entry.number}")
+    try:
+        line = _decode_line(entry.body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as fault:
+        raise Corrupt(f"{key}: log entry {entry.number} cannot be read ({fault}). Nothing was changed.") from fault
+    reply_to = line.reply_to or None
+    return Message(
+        id=entry.id or f"{born}.{entry.number}",
+        number=entry.number,
+        role=cast(Role, entry.role),
+        content=line.content,
+        created_at=line.at / 1000,
+        reply_to=reply_to,
+        reply_from=line.reply_from or reply_to,
+        metadata=line.metadata,
+    )
+
+
+def body_of(key: Key, record: Record) -> bytes:
+    """The stored form of *record*."""
+    raw = _encode(record)
+    rest = b'"format":%d%s%s' % (FORMAT, b"," if len(raw) > 2 else b"", raw[1:])
+    return b'{"crc":"%s",%s' % (_crc(key, rest), rest)
+
+
+def record_from(key: Key, body: bytes) -> Record:
+    """The record in *body*; the blank one when it is empty. Raises `Corrupt`, or `Unsupported` if newer code wrote
+    it."""
+    if not body:
+        return Record()
+    _check(key, body, "record")
+    try:
+        record = _decode_record(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as fault:
+        raise Corrupt(f"{key}: the record cannot be read ({fault}). Nothing was changed.") from fault
+    if record.format > FORMAT:
+        raise Unsupported(
+            f"{key}: the record has format {record.format}, this version reads up to {FORMAT}. Deploy the newer one."
+        )
+    return record
+
+
+class StateCodec(Generic[State]):
+    """Turns the application's state into plain JSON and back: a dict, a dataclass, a msgspec Struct or a pydantic
+    model.
+
+    *schema* is the number of its shape; `upgrades[n]` takes the plain JSON value of schema n to that of n + 1. Old
+    states are upgraded when they are next loaded, and stored in the new shape with the next turn.
+    """
+
+    def __init__(self, kind: type[State], *, schema: int = 1, upgrades: Upgrades | None = None, limit: int) -> None:
+        self.schema = schema
+        self.kind = kind
+        self._upgrades = dict(upgrades or {})
+        self._limit = limit
+        self._pydantic = hasattr(kind, "model_validate_json")
+        if not (kind is dict or self._pydantic or is_dataclass(kind) or issubclass(kind, Struct)):
+            raise Misconfigured(f"state={kind.__name__} is not a dict, dataclass, msgspec Struct or pydantic model.")
+        if missing := [n for n in range(min(self._upgrades, default=schema), schema) if n not in self._upgrades]:
+            raise Misconfigured(f"schema={schema}, but upgrades has no step from {', '.join(map(str, missing))}.")
+        self._decode = msgspec.json.Decoder(kind).decode if not self._pydantic else kind.model_validate_json  # type: ignore[attr-defined]
+
+    def fresh(self, key: Key) -> Raw:
+        """The state that a session starts with: `kind()`."""
+        return self.encode(key, self.kind())
+
+    def encode(self, key: Key, state: State) -> Raw:
+        """*state* as JSON. Raises `BadMessage` or `TooLarge`, naming the key."""
+        if not isinstance(state, self.kind):
+            raise BadMessage(
+                f"{key}: the state is {type(state).__name__}, not {self.kind.__name__}; nothing was stored."
+            )
+        if self._pydantic:
+            raw = _json_checked(
+                cast(Any, state).model_dump_json().encode(),
+                cast(Any, state).model_dump,
+                BadMessage,
+                f"{key}: the state",
+            )
+        else:
+            raw = _json(state, state, BadMessage, f"{key}: the state")
+        if len(raw) > self._limit:
+            raise TooLarge(
+                f"{key}: the state takes {len(raw):,} bytes, {self._limit:,} are allowed; nothing was stored. Keep less, or elsewhere."
+            )
+        return Raw(raw)
+
+    def decode(self, key: Key, raw: Raw, schema: int) -> State:
+        """The state in *raw*, upgraded. Raises `Unsupported` if newer code wrote it, `Corrupt` if it does not fit."""
+        if schema > self.schema:
+            raise Unsupported(
+                f"{key}: the state has schema {schema}, this code knows up to {self.schema}. Nothing was changed and its messages stay "
+                "unread; deploy the newer code."
+            )
+        try:
+            if schema < self.schema:
+                raw = self._upgraded(key, raw, schema)
+            return cast(State, self._decode(raw if not self._pydantic else bytes(raw)))
+        except (msgspec.MsgspecError, ValueError, RecursionError) as fault:
+            raise Corrupt(
+                f"{key}: the state of schema {schema} is not a {self.kind.__name__}: {fault}. Nothing was changed."
+            ) from fault
+
+    def _upgraded(self, key: Key, raw: Raw, schema: int) -> Raw:
+        plain = _decode(raw)
+        for step in range(schema, self.schema):
+            if step not in self._upgrades:
+                raise Unsupported(
+                    f"{key}: the state has schema {step} and no upgrade leads on to {self.schema}. Add upgrades[{step}]."
+                )
+            plain = self._upgrades[step](plain)
+        return Raw(_encode(plain))
+
+
+def _json(value: Any, suspect: Any, refusal: type[UsageError], what: str) -> bytes:
+    try:
+        raw = _encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as fault:
+        raise refusal(f"{what} cannot be stored as JSON: {fault}. Nothing was touched.") from fault
+    return _json_checked(raw, lambda: msgspec.to_builtins(suspect), refusal, what)
+
+
+def _json_checked(raw: bytes, plain: Callable[[], Any], refusal: type[UsageError], what: str) -> bytes:
+    """Refuses what some engine or language would lose. Cheap tests on the bytes say whether the value itself must be
+    looked at."""
+    if (
+        b"null" in raw  # what NaN and infinity are encoded as
+        or b"\\u0000" in raw
+        or raw.count(b"{") + raw.count(b"[") > DEEPEST
+        or _LONG_NUMBER.search(raw)
+    ) and (reason := _unstorable(plain())):
+        raise refusal(f"{what} holds {reason}, which cannot be stored everywhere. Nothing was touched.")
+    return raw
+
+
+def _unstorable(value: Any) -> str:
+    pending = [(value, 0)]
+    while pending:
+        item, depth = pending.pop()
+        if depth > DEEPEST + 1:
+            return f"more than {DEEPEST} levels of nesting"
+        if isinstance(item, str) and "\0" in item:
+            return "a NUL character"
+        if isinstance(item, float) and not math.isfinite(item):
+            return f"the number {item}"
+        if isinstance(item, int) and not -(2**63) <= item < 2**63:
+            return "a number of more than 64 bits"
+        if isinstance(item, dict):
+            pending += [(part, depth + 1) for pair in item.items() for part in pair]
+        elif isinstance(item, list | tuple):
+            pending += [(part, depth + 1) for part in item]
+    return ""
+
+
+def _check(key: Key, body: bytes, what: str) -> None:
+    at = 8 if body[:1] == b"{" else 2
+    if _crc(key, body[at + 10 :]) != body[at : at + 8]:
+        raise Corrupt(
+            f"{key}: the {what} is damaged (its checksum does not fit). Nothing was changed; restore it or erase the conversation."
+        )
+
+
+def _crc(key: Key, rest: bytes) -> bytes:
+    return b"%08x" % zlib.crc32(rest, zlib.crc32(f"{len(key.tenant)}:{key.tenant}{key.id}".encode()))
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,188 @@
+"""The storage seam: what a driver is handed, what it answers, and the six verbs it must keep.
+
+A driver compares, numbers, deduplicates, stores and finds. It knows no JSON, no clock, no role and no conversation
+rule: bodies are bytes, times are arguments. `chatkeep.testing.DriverContract` checks every clause below on any
+driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Literal, NamedTuple, Protocol
+
+from msgspec import Struct
+
+Index = Literal["key", "due", "owner", "recent"]
+
+RECENT_GRAIN_S = 60.0
+"""The `recent` index moves in steps this wide, so that an ordinary turn does not have to touch it."""
+
+TOMBSTONE_KEPT_S = 7 * 86_400.0
+"""How long (by the callers' own times) an erasure must go on refusing acts that are older than itself."""
+
+
+class Ability(StrEnum):
+    """What a driver can do beyond the six verbs; settings that need more are refused when the store is opened."""
+
+    SHARED = "several processes may open it at once"
+    LOG = "the whole log is kept, not only its tail"
+    SCAN = "conversations can be found by key, due time, owner and recency"
+    WATCH = "a change made elsewhere is announced"
+    DURABLE = "what was answered survives kill -9 and power loss"
+
+
+class Key(NamedTuple):
+    """Names one conversation. Any UTF-8 text without NUL must survive in both parts."""
+
+    tenant: str
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.tenant}/{self.id}" if self.tenant else self.id
+
+
+class Entry(Struct, frozen=True):
+    """One line of the log. *id* may be empty: such an entry is never looked for by id."""
+
+    number: int
+    id: str
+    role: str
+    body: bytes
+
+
+class Row(Struct, frozen=True, kw_only=True):
+    """One conversation's record as the store sees it.
+
+    revision: random token of the act that wrote it, chosen by the caller; never a counter.
+    born: the revision it was created with; tells this incarnation from one before an erasure.
+    head: number of the last log entry.
+    due_at: when somebody has to look at it (None: never). claim: token of whoever works on it, until claimed_until.
+    """
+
+    key: Key
+    revision: str
+    born: str
+    head: int = 0
+    body: bytes = b""
+    owner: str = ""
+    updated_at: float = 0.0
+    due_at: float | None = None
+    claim: str | None = None
+    claimed_until: float = 0.0
+
+    @property
+    def wake(self) -> float | None:
+        """When the `due` index shows it: a claimed row stays hidden until its claim runs out."""
+        return None if self.due_at is None else max(self.due_at, self.claimed_until)
+
+    @property
+    def recent(self) -> int:
+        """Its place in the `recent` index."""
+        return int(self.updated_at // RECENT_GRAIN_S)
+
+
+class Claim(NamedTuple):
+    """Asks for the right to work on a conversation alone, so that work is not done twice."""
+
+    token: str
+    until: float
+
+
+class Appended(NamedTuple):
+    """What `append` leaves: the row, its last entries (dense up to row.head), and the numbers of ids that were there
+    before."""
+
+    row: Row
+    tail: list[Entry]
+    known: dict[str, int]
+
+
+class Driver(Protocol):
+    """Six verbs over one store. Each is one atomic act that may be run again; each sees all that was answered before
+    it.
+
+    Opened once, used from one event loop. Raises only chatkeep's errors: `Conflict` and `Duplicate` as below,
+    `Unavailable` when certainly nothing was written, `Uncertain` when that is not known. Cancelling the caller does
+    not cancel the act.
+    """
+
+    abilities: frozenset[Ability]
+    epoch: str
+    """Random, written once when the store is made: tells a store that was flushed or replaced from an empty one."""
+
+    async def open(self) -> None:
+        """Makes or upgrades the schema and checks that the store is as durable as it says. Raises `Misconfigured`."""
+
+    async def close(self) -> None:
+        """Gives everything back. Twice is fine."""
+
+    async def read(self, key: Key, *, tail: int) -> tuple[Row, list[Entry]] | None:
+        """The row and its last *tail* entries, oldest first, of one instant; None when there is none."""
+
+    async def append(
+        self,
+        key: Key,
+        entries: Sequence[Entry],
+        *,
+        revision: str,
+        at: float,
+        due_at: float | None = None,
+        claim: Claim | None = None,
+        tail: int = 0,
+        owner: str = "",
+    ) -> Appended:
+        """Adds the entries whose id is new, numbered on from head, whatever the revision; creates the row if there is
+        none.
+
+        Numbers in *entries* are ignored. When every id is known nothing changes, not even the revision. Else the row
+        gets *revision*, updated_at *at*, the earlier of the two due times, and the claim if it has none. *owner* is
+        set on creation. Run again, it finds its own revision or its ids and answers the same. Raises `Conflict` with
+        erased_at when *at* is not later than an erasure of this key.
+        """
+
+    async def write(
+        self, row: Row, *, replaces: str | None, entries: Sequence[Entry] = (), since: int = 0, drop: int = 0
+    ) -> Row:
+        """Puts *row* (its head is ignored) and adds *entries*, if the stored revision is *replaces* and the born is
+        row.born.
+
+        replaces=None only creates: then row.born == row.revision, and numbering starts after row.head. Entries
+        numbered up to *drop* are removed in the same act. Answers the row as stored, with the new head. Tested in
+        this order: row.revision is the stored one: done before, answers the stored row. One of the ids is known:
+        `Duplicate`. Other revision or born: `Conflict`; so too when it would create a row and the key was erased at
+        or after row.updated_at. Both carry the stored row and up to 200 entries after *since*.
+        """
+
+    async def entries(
+        self, key: Key, *, after: int | None = None, before: int | None = None, limit: int
+    ) -> list[Entry]:
+        """Log entries, oldest first: the first *limit* numbered above *after*, or else the last *limit* numbered
+        below *before*.
+
+        With both, the first *limit* between the two.
+        """
+
+    async def scan(
+        self,
+        index: Index,
+        *,
+        tenant: str | None = None,
+        owner: str = "",
+        until: float | None = None,
+        after: Row | None = None,
+        limit: int,
+    ) -> list[Row]:
+        """Rows in index order, from behind *after* (the last row of the page before); never invents one.
+
+        key: by (tenant, id). due: by wake, only those up to *until*. owner: those of *owner* in *tenant*, by id.
+        recent: last changed first, in steps of RECENT_GRAIN_S, then by (tenant, id). tenant=None: all tenants.
+        """
+
+    async def erase(self, key: Key, *, at: float) -> None:
+        """Removes the row, its entries and every index entry, and leaves a mark at max(at, row.updated_at).
+
+        For TOMBSTONE_KEPT_S an append that is not later than the mark is refused, also after the key was created
+        anew, and so is a write that would create it. (A write on a row needs no such check: an older one cannot know
+        that row's revision.)
+        """

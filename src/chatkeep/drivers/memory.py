@@ -1,0 +1,181 @@
+"""memory://  Conversations in this process, gone with it: for tests, and the reference the other drivers are held
+against.
+
+`memory://` is private to one driver; `memory://name` is shared by every driver of that name in the process, which is
+how tests play several instances, or a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Sequence
+
+from msgspec import structs
+
+from ..errors import Conflict, Duplicate
+from .base import TOMBSTONE_KEPT_S, Ability, Appended, Claim, Entry, Index, Key, Row
+
+
+class Shelf:
+    """All that one store holds."""
+
+    def __init__(self) -> None:
+        self.epoch = secrets.token_hex(8)
+        self.rows: dict[Key, Row] = {}
+        self.logs: dict[Key, dict[int, Entry]] = {}
+        self.ids: dict[Key, dict[str, int]] = {}
+        self.erased: dict[Key, float] = {}
+
+
+SHELVES: dict[str, Shelf] = {}
+
+
+class MemoryDriver:
+    """The reference driver: each verb is plain code without an await in it, so each is one act."""
+
+    abilities = frozenset({Ability.LOG, Ability.SCAN})
+
+    def __init__(self, url: str = "memory://") -> None:
+        name = url.partition("://")[2]
+        self._shelf = SHELVES.setdefault(name, Shelf()) if name else Shelf()
+        self.epoch = self._shelf.epoch
+
+    async def open(self) -> None:
+        """Nothing to do."""
+
+    async def close(self) -> None:
+        """Nothing to do."""
+
+    async def read(self, key: Key, *, tail: int) -> tuple[Row, list[Entry]] | None:
+        await asyncio.sleep(0)
+        row = self._shelf.rows.get(key)
+        return None if row is None else (row, self._after(key, row.head - tail))
+
+    async def append(
+        self,
+        key: Key,
+        entries: Sequence[Entry],
+        *,
+        revision: str,
+        at: float,
+        due_at: float | None = None,
+        claim: Claim | None = None,
+        tail: int = 0,
+        owner: str = "",
+    ) -> Appended:
+        await asyncio.sleep(0)
+        self._refuse_erased(key, at)
+        row = self._shelf.rows.get(key)
+        known = self._known(key, entries)
+        if row is None:
+            row = Row(key=key, revision=revision, born=revision, owner=owner)
+            self._shelf.rows[key] = row
+        elif row.revision == revision or (entries and all(entry.id in known for entry in entries)):
+            return Appended(row, self._after(key, row.head - tail), known)
+        head = self._add(key, row.head, [entry for entry in entries if entry.id not in known])
+        dues = [due for due in (row.due_at, due_at) if due is not None]
+        granted = claim if claim and row.claim is None else Claim(row.claim, row.claimed_until) if row.claim else None
+        row = structs.replace(
+            row,
+            revision=revision,
+            head=head,
+            updated_at=at,
+            due_at=min(dues, default=None),
+            claim=granted.token if granted else None,
+            claimed_until=granted.until if granted else 0.0,
+        )
+        self._shelf.rows[key] = row
+        return Appended(row, self._after(key, row.head - tail), known)
+
+    async def write(
+        self, row: Row, *, replaces: str | None, entries: Sequence[Entry] = (), since: int = 0, drop: int = 0
+    ) -> Row:
+        await asyncio.sleep(0)
+        key = row.key
+        stored = self._shelf.rows.get(key)
+        if stored and stored.revision == row.revision:
+            return stored
+        if stored and (known := self._known(key, entries)):
+            raise Duplicate(f"{key}: known ids", row=stored, numbers=known, entries=self._after(key, since)[:200])
+        if (stored.revision if stored else None) != replaces or (stored and stored.born != row.born):
+            raise Conflict(f"{key}: revision moved on", row=stored, entries=self._after(key, since)[:200])
+        if stored is None:
+            self._refuse_erased(key, row.updated_at)
+        row = structs.replace(row, head=self._add(key, stored.head if stored else row.head, entries))
+        self._shelf.rows[key] = row
+        log = self._shelf.logs.get(key, {})
+        for number in [number for number in log if number <= drop]:
+            self._shelf.ids[key].pop(log.pop(number).id, None)
+        return row
+
+    async def entries(
+        self, key: Key, *, after: int | None = None, before: int | None = None, limit: int
+    ) -> list[Entry]:
+        await asyncio.sleep(0)
+        found = [entry for entry in self._after(key, after or 0) if before is None or entry.number < before]
+        return found[:limit] if after is not None or before is None else found[-limit:] if limit else []
+
+    async def scan(
+        self,
+        index: Index,
+        *,
+        tenant: str | None = None,
+        owner: str = "",
+        until: float | None = None,
+        after: Row | None = None,
+        limit: int,
+    ) -> list[Row]:
+        await asyncio.sleep(0)
+        place = PLACES[index]
+        rows = [row for row in self._shelf.rows.values() if tenant is None or row.key.tenant == tenant]
+        if index == "due":
+            rows = [row for row in rows if row.wake is not None and (until is None or row.wake <= until)]
+        if index == "owner":
+            rows = [row for row in rows if owner and row.owner == owner]
+        if after is not None:
+            rows = [row for row in rows if place(row) > place(after)]
+        return sorted(rows, key=place)[:limit]
+
+    async def erase(self, key: Key, *, at: float) -> None:
+        await asyncio.sleep(0)
+        shelf = self._shelf
+        row = shelf.rows.pop(key, None)
+        shelf.logs.pop(key, None)
+        shelf.ids.pop(key, None)
+        shelf.erased[key] = max(at, row.updated_at if row else at, shelf.erased.get(key, at))
+        for other in [other for other, mark in shelf.erased.items() if mark < at - TOMBSTONE_KEPT_S]:
+            del shelf.erased[other]
+
+    def _add(self, key: Key, head: int, entries: Sequence[Entry]) -> int:
+        log = self._shelf.logs.setdefault(key, {})
+        ids = self._shelf.ids.setdefault(key, {})
+        for entry in entries:
+            head += 1
+            log[head] = structs.replace(entry, number=head)
+            if entry.id:
+                ids[entry.id] = head
+        return head
+
+    def _after(self, key: Key, number: int) -> list[Entry]:
+        log = self._shelf.logs.get(key, {})
+        row = self._shelf.rows.get(key)
+        return [log[n] for n in range(max(number, 0) + 1, (row.head if row else 0) + 1) if n in log]
+
+    def _known(self, key: Key, entries: Sequence[Entry]) -> dict[str, int]:
+        ids = self._shelf.ids.get(key, {})
+        return {entry.id: ids[entry.id] for entry in entries if entry.id in ids}
+
+    def _refuse_erased(self, key: Key, at: float) -> None:
+        mark = self._shelf.erased.get(key)
+        if mark is not None and at <= mark:
+            raise Conflict(f"{key} was erased later than this act", row=self._shelf.rows.get(key), erased_at=mark)
+
+
+PLACES: dict[Index, Callable[[Row], tuple[object, ...]]] = {
+    "key": lambda row: row.key,
+    "due": lambda row: (row.wake or 0.0, row.key),
+    "owner": lambda row: row.key,
+    "recent": lambda row: (-row.recent, row.key),
+}
+"""Where a row stands in each index."""

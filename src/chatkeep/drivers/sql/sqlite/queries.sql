@@ -1,0 +1,103 @@
+-- Every statement of drivers/sqlite.py. {ids} becomes one ? per entry id that must not be there yet.
+
+-- name: find
+select number, revision, born, head, body, owner, updated_at, due_at, claim, claimed_until
+from conversation where tenant = :tenant and id = :id;
+
+-- name: rewrite
+-- The common turn: revision, head and body change, no index does.
+update conversation set revision = :revision, head = head + :added, body = :body, updated_at = :at
+where tenant = :tenant and id = :id and revision = :replaces and born = :born
+  and recent = :recent and due_at is :due_at and claim is :claim and claimed_until = :claimed_until and owner = :owner
+  and not exists (select 1 from entry where conversation = conversation.number and entry.id in ({ids}) and entry.id <> '')
+returning number, head;
+
+-- name: write
+update conversation set revision = :revision, head = head + :added, body = :body, updated_at = :at, recent = :recent,
+                        due_at = :due_at, claim = :claim, claimed_until = :claimed_until, owner = :owner
+where tenant = :tenant and id = :id and revision = :replaces and born = :born
+  and not exists (select 1 from entry where conversation = conversation.number and entry.id in ({ids}) and entry.id <> '')
+returning number, head;
+
+-- name: create
+insert into conversation (tenant, id, revision, born, head, body, owner, updated_at, recent, due_at, claim, claimed_until)
+select :tenant, :id, :revision, :revision, :head + :added, :body, :owner, :at, :recent, :due_at, :claim, :claimed_until
+where not exists (select 1 from tombstone where key = :mark and mark >= :at)
+on conflict (tenant, id) do nothing
+returning number, head;
+
+-- name: append
+update conversation set revision = :revision, head = head + :added, updated_at = :at, recent = :recent,
+                        due_at = min(coalesce(due_at, :due_at), coalesce(:due_at, due_at)),
+                        claim = coalesce(claim, :claim),
+                        claimed_until = case when claim is null then :claimed_until else claimed_until end
+where tenant = :tenant and id = :id and revision <> :revision
+  and not exists (select 1 from entry where conversation = conversation.number and entry.id in ({ids}) and entry.id <> '')
+  and not exists (select 1 from tombstone where key = :mark and mark >= :at)
+returning number, revision, born, head, body, owner, updated_at, due_at, claim, claimed_until;
+
+-- name: add
+insert into entry (conversation, number, id, role, body) values {rows};
+
+-- name: known
+select id, number from entry where conversation = :conversation and id in ({ids}) and id <> '';
+
+-- name: after
+select number, id, role, body from entry where conversation = :conversation and number > :after order by number limit :limit;
+
+-- name: between
+select e.number, e.id, e.role, e.body from conversation c join entry e on e.conversation = c.number
+where c.tenant = :tenant and c.id = :id and e.number > :after and e.number < :before order by e.number limit :limit;
+
+-- name: before
+select e.number, e.id, e.role, e.body from conversation c join entry e on e.conversation = c.number
+where c.tenant = :tenant and c.id = :id and e.number < :before order by e.number desc limit :limit;
+
+-- name: drop
+delete from entry where conversation = :conversation and number <= :drop;
+
+-- name: mark
+select mark from tombstone where key = :mark and mark >= :at;
+
+-- name: bury
+insert into tombstone (key, mark) values (:mark, :at) on conflict (key) do update set mark = max(mark, excluded.mark);
+
+-- name: forget_marks
+delete from tombstone where mark < :before;
+
+-- name: erase_entries
+delete from entry where conversation = :conversation;
+
+-- name: erase
+delete from conversation where number = :conversation;
+
+-- name: scan_key
+select tenant, id, revision, born, head, body, owner, updated_at, due_at, claim, claimed_until from conversation
+where (:within is null or tenant = :within) and (tenant, id) > (:tenant, :id)
+order by tenant, id limit :limit;
+
+-- name: scan_due
+select tenant, id, revision, born, head, body, owner, updated_at, due_at, claim, claimed_until from conversation
+where wake is not null and wake <= :until and wake >= :wake
+  and (:within is null or tenant = :within) and (wake > :wake or (tenant, id) > (:tenant, :id))
+order by wake, tenant, id limit :limit;
+
+-- name: scan_owner
+select tenant, id, revision, born, head, body, owner, updated_at, due_at, claim, claimed_until from conversation
+where tenant = :within and owner = :owner and owner <> '' and id > :id
+order by id limit :limit;
+
+-- name: scan_owner_all
+select tenant, id, revision, born, head, body, owner, updated_at, due_at, claim, claimed_until from conversation
+where owner = :owner and owner <> '' and (tenant, id) > (:tenant, :id)
+order by tenant, id limit :limit;
+
+-- name: scan_recent
+select tenant, id, revision, born, head, body, owner, updated_at, due_at, claim, claimed_until from conversation
+where tenant = :within and recent <= :recent and (recent < :recent or id > :id)
+order by recent desc, id limit :limit;
+
+-- name: scan_recent_all
+select tenant, id, revision, born, head, body, owner, updated_at, due_at, claim, claimed_until from conversation
+where recent <= :recent and (recent < :recent or (tenant, id) > (:tenant, :id))
+order by recent desc, tenant, id limit :limit;

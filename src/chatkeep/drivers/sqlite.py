@@ -1,0 +1,525 @@
+"""sqlite:///path  Conversations in one file, durable at each answer: WAL, synchronous=FULL, several processes on one
+host.
+
+One thread writes: whatever queued up while the last commit ran goes into the next BEGIN IMMEDIATE .. COMMIT, so that
+under load many acts share one fsync, and an act alone waits for nobody. Reads have threads and connections of their
+own. The statements are in sql/sqlite/queries.sql, the schema in the numbered files beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.resources import files
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any, TypeVar
+
+import apsw
+from msgspec import structs
+
+from ..errors import ChatkeepError, Conflict, Corrupt, Duplicate, Misconfigured, StoreError, Unavailable, Uncertain
+from .base import TOMBSTONE_KEPT_S, Ability, Appended, Claim, Entry, Index, Key, Row
+from .packing import pack, unpack
+
+T = TypeVar("T")
+Act = Callable[[apsw.Connection], Any]
+Job = tuple[Act, "asyncio.Future[Any]"]
+
+APPLICATION_ID = 0x63686B70  # "chkp": says whose file this is
+BATCH = 256
+BUSY_MS = 10_000
+READERS = 2
+OLDEST = (
+    3,
+    51,
+    3,
+)  # before it, several connections on one WAL file can corrupt it (sqlite.org/wal.html, WAL-reset bug)
+
+
+class SqliteDriver:
+    """One SQLite file. See `Driver` for what each verb promises."""
+
+    abilities = frozenset({Ability.LOG, Ability.SCAN, Ability.DURABLE, Ability.SHARED})
+
+    def __init__(self, url: str) -> None:
+        path = url.partition("://")[2]
+        if not path.startswith("/") or len(path) == 1 or path == "/:memory:":
+            raise Misconfigured(
+                f"{url!r} names no file: write sqlite:///chat.db for a file here, sqlite:////var/chat.db for an absolute path, "
+                "memory:// for no file at all."
+            )
+        self.path = path[1:]
+        self.epoch = ""
+        self._writer: Worker | None = None
+        self._readers: Worker | None = None
+
+    async def open(self) -> None:
+        if tuple(map(int, apsw.sqlite_lib_version().split("."))) < OLDEST:
+            raise Misconfigured(f"SQLite {apsw.sqlite_lib_version()} can corrupt a shared WAL file; upgrade apsw.")
+        self._writer = Worker(self._connect, commit, threads=1)
+        self._readers = Worker(self._connect, answer, threads=READERS)
+        try:
+            self.epoch = await self._writer.call(_epoch)
+        except StoreError:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        workers, self._writer, self._readers = (self._readers, self._writer), None, None
+        for worker in workers:
+            if worker is not None:
+                await worker.close()
+
+    async def read(self, key: Key, *, tail: int) -> tuple[Row, list[Entry]] | None:
+        def act(db: apsw.Connection) -> tuple[Row, list[Entry]] | None:
+            found = _find(db, key)
+            return None if found is None else (found[1], _tail(db, found[0], found[1].head, tail))
+
+        return await self._read(act)
+
+    async def append(
+        self,
+        key: Key,
+        entries: Sequence[Entry],
+        *,
+        revision: str,
+        at: float,
+        due_at: float | None = None,
+        claim: Claim | None = None,
+        tail: int = 0,
+        owner: str = "",
+    ) -> Appended:
+        row = Row(
+            key=key,
+            revision=revision,
+            born=revision,
+            owner=owner,
+            updated_at=at,
+            due_at=due_at,
+            claim=claim.token if claim else None,
+            claimed_until=claim.until if claim else 0.0,
+        )
+
+        def act(db: apsw.Connection) -> Appended:
+            return _append(db, row, entries, tail)
+
+        return await self._write(act)
+
+    async def write(
+        self, row: Row, *, replaces: str | None, entries: Sequence[Entry] = (), since: int = 0, drop: int = 0
+    ) -> Row:
+        body = pack(row.body)
+
+        def act(db: apsw.Connection) -> Row:
+            return _write(db, row, body, replaces, entries, since, drop)
+
+        return await self._write(act)
+
+    async def entries(
+        self, key: Key, *, after: int | None = None, before: int | None = None, limit: int
+    ) -> list[Entry]:
+        above = {
+            "tenant": key.tenant,
+            "id": key.id,
+            "limit": limit,
+            "before": before if before is not None else 1 << 62,
+        }
+
+        def act(db: apsw.Connection) -> list[Entry]:
+            if after is None and before is not None:
+                return _entries(db.execute(sql("before"), above))[::-1]
+            return _entries(db.execute(sql("between"), {**above, "after": after or 0}))
+
+        return await self._read(act)
+
+    async def scan(
+        self,
+        index: Index,
+        *,
+        tenant: str | None = None,
+        owner: str = "",
+        until: float | None = None,
+        after: Row | None = None,
+        limit: int,
+    ) -> list[Row]:
+        name = f"scan_{index}_all" if tenant is None and index in ("owner", "recent") else f"scan_{index}"
+        place = {
+            "within": tenant,
+            "owner": owner,
+            "until": until if until is not None else 1e300,
+            "limit": limit,
+            "tenant": after.key.tenant if after else "",
+            "id": after.key.id if after else "",
+            "wake": (after.wake if after else None) or -1e300,
+            "recent": after.recent if after else 1 << 62,
+        }
+
+        def act(db: apsw.Connection) -> list[Row]:
+            return [_row(Key(*found[:2]), found[2:]) for found in db.execute(sql(name), place)]
+
+        return await self._read(act)
+
+    async def erase(self, key: Key, *, at: float) -> None:
+        def act(db: apsw.Connection) -> None:
+            found = _find(db, key)
+            mark = max(at, found[1].updated_at) if found else at
+            db.execute(sql("bury"), {"mark": _mark(key), "at": mark})
+            db.execute(sql("forget_marks"), {"before": at - TOMBSTONE_KEPT_S})
+            if found:
+                db.execute(sql("erase_entries"), {"conversation": found[0]})
+                db.execute(sql("erase"), {"conversation": found[0]})
+
+        await self._write(act)
+
+    async def _read(self, act: Callable[[apsw.Connection], T]) -> T:
+        if self._readers is None:
+            raise Unavailable(f"sqlite:///{self.path} is closed; nothing was read.")
+        found: T = await self._readers.call(act)
+        return found
+
+    async def _write(self, act: Callable[[apsw.Connection], T]) -> T:
+        if self._writer is None:
+            raise Unavailable(f"sqlite:///{self.path} is closed; nothing was written.")
+        done: T = await self._writer.call(act)
+        return done
+
+    def _connect(self) -> apsw.Connection:
+        try:
+            db = apsw.Connection(self.path)
+            db.set_busy_timeout(BUSY_MS)
+            _migrate(db, self.path)
+            db.execute("pragma synchronous = full; pragma cache_size = -16000; pragma journal_size_limit = 67108864")
+        except apsw.Error as fault:
+            raise _translated(fault, f"sqlite:///{self.path} was not opened") from fault
+        return db
+
+
+class Worker:
+    """Threads that each own a connection and answer in batches whatever queued up meanwhile."""
+
+    def __init__(
+        self,
+        connect: Callable[[], apsw.Connection],
+        run: Callable[[apsw.Connection, list[Job]], list[Any]],
+        *,
+        threads: int,
+    ) -> None:
+        self._connect = connect
+        self._run = run
+        self._loop = asyncio.get_running_loop()
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._threads = [Thread(target=self._work, name="chatkeep-sqlite", daemon=True) for _ in range(threads)]
+        for thread in self._threads:
+            thread.start()
+
+    def call(self, act: Act) -> asyncio.Future[Any]:
+        """Queues *act*. Cancelling the future does not take it back."""
+        answered = self._loop.create_future()
+        self._jobs.put((act, answered))
+        return answered
+
+    async def close(self) -> None:
+        """Answers what is queued, then closes the connections."""
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
+
+    def _work(self) -> None:
+        db: apsw.Connection | None = None
+        while (job := self._jobs.get()) is not None:
+            batch = [job]
+            with contextlib.suppress(Empty):
+                while len(batch) < BATCH:
+                    if (job := self._jobs.get_nowait()) is None:
+                        self._jobs.put(None)
+                        break
+                    batch.append(job)
+            try:
+                db = db or self._connect()
+                answers = self._run(db, batch)
+            except BaseException as fault:
+                answers = [fault] * len(batch)
+            if any(isinstance(found, Uncertain) for found in answers) and db:
+                # After a failed fsync the page cache may disagree with the disk: only a new connection reads what is there.
+                db.close(force=True)
+                db = None
+            self._loop.call_soon_threadsafe(_deliver, batch, answers)
+        if db is not None:
+            db.close(force=True)
+
+
+def _deliver(batch: list[Job], answers: list[Any]) -> None:
+    for (_, answered), found in zip(batch, answers, strict=True):
+        if answered.cancelled():
+            continue
+        if isinstance(found, BaseException):
+            answered.set_exception(found)
+        else:
+            answered.set_result(found)
+
+
+def answer(db: apsw.Connection, batch: list[Job]) -> list[Any]:
+    """Runs reads, all of one instant."""
+    try:
+        db.execute("begin")
+        answers = [_attempt(act, db) for act, _ in batch]
+        db.execute("commit")
+    except apsw.Error as fault:
+        _rollback(db)
+        return [_translated(fault, "Nothing was read")] * len(batch)
+    return answers
+
+
+def commit(db: apsw.Connection, batch: list[Job]) -> list[Any]:
+    """Runs acts in one transaction; each is checked and answered, or refused, on its own."""
+    try:
+        db.execute("begin immediate")
+        answers = [_attempt(act, db) for act, _ in batch]
+    except BaseException as fault:
+        _rollback(db)
+        if len(batch) == 1 or isinstance(fault, apsw.BusyError):
+            return [_translated(fault, "Nothing was written")] * len(batch)
+        # One act failed half-way: alone, it fails alone.
+        return [commit(db, [job])[0] for job in batch]
+    try:
+        db.execute("commit")
+    except apsw.Error as fault:
+        # A full disk or a busy file rolls back for certain; an I/O error leaves the outcome open.
+        sure = isinstance(fault, apsw.FullError | apsw.BusyError)
+        _rollback(db)
+        error = (
+            _translated(fault, "Nothing was written")
+            if sure
+            else Uncertain(f"SQLite may or may not have written: {fault}")
+        )
+        error.__cause__ = fault
+        return [error] * len(batch)
+    return answers
+
+
+def _attempt(act: Act, db: apsw.Connection) -> Any:
+    try:
+        return act(db)
+    except ChatkeepError as refused:
+        return refused
+
+
+def _rollback(db: apsw.Connection) -> None:
+    if db.in_transaction:
+        with contextlib.suppress(apsw.Error):
+            db.execute("rollback")
+
+
+def _translated(fault: BaseException, now: str) -> BaseException:
+    if isinstance(fault, apsw.CorruptError | apsw.NotADBError):
+        return Corrupt(f"{now}: the SQLite file is damaged ({fault}). Restore it from a backup.")
+    if isinstance(fault, apsw.Error):
+        return Unavailable(f"{now}: SQLite says {fault}. Try again when that is mended.")
+    return fault
+
+
+def _append(db: apsw.Connection, row: Row, entries: Sequence[Entry], tail: int) -> Appended:
+    key = row.key
+    ids = [entry.id for entry in entries]
+    values = _values(row, b"") | {"added": len(entries), "mark": _mark(key)}
+    found = db.execute(sql("append", ids=len(ids)), values | _numbered(ids)).fetchone()
+    if found is not None:
+        number, stored = found[0], _row(key, found[1:])
+        _add(db, number, stored.head, entries)
+        return Appended(stored, _tail(db, number, stored.head, tail), {})
+    there = _find(db, key)
+    known = _known(db, there[0], ids) if there else {}
+    if there and (there[1].revision == row.revision or (ids and len(known) == len(ids))):
+        return Appended(there[1], _tail(db, there[0], there[1].head, tail), known)
+    erased = db.execute(sql("mark"), values).fetchone()
+    if erased is not None:
+        raise Conflict(f"{key} was erased later than this act", row=there[1] if there else None, erased_at=erased[0])
+    if there:
+        news = [entry for entry in entries if entry.id not in known]
+        rest = _append(db, row, news, tail)
+        return Appended(rest.row, rest.tail, known)
+    number, head = db.execute(sql("create"), values | {"head": 0}).get
+    _add(db, number, head, entries)
+    return Appended(structs.replace(row, head=head), _tail(db, number, head, tail), {})
+
+
+def _write(
+    db: apsw.Connection, row: Row, body: bytes, replaces: str | None, entries: Sequence[Entry], since: int, drop: int
+) -> Row:
+    key = row.key
+    ids = [entry.id for entry in entries]
+    values = _values(row, body) | {"added": len(entries), "replaces": replaces}
+    if replaces is None:
+        found = db.execute(sql("create"), values | {"head": row.head, "mark": _mark(key)}).fetchone()
+    else:
+        named = values | _numbered(ids)
+        found = db.execute(sql("rewrite", ids=len(ids)), named).fetchone()
+        found = found or db.execute(sql("write", ids=len(ids)), named).fetchone()
+    if found is not None:
+        number, head = found
+        _add(db, number, head, entries)
+        if drop:
+            db.execute(sql("drop"), {"conversation": number, "drop": drop})
+        return structs.replace(row, head=head)
+    there = _find(db, key)
+    if there is None:
+        erased = db.execute(sql("mark"), values | {"mark": _mark(key)}).fetchone()
+        raise Conflict(f"{key}: nothing is there", erased_at=erased[0] if erased else None)
+    number, stored = there
+    if stored.revision == row.revision:
+        return stored
+    news = _entries(db.execute(sql("after"), {"conversation": number, "after": since, "limit": 200}))
+    if known := _known(db, number, ids):
+        raise Duplicate(f"{key}: {', '.join(known)} is in the log", row=stored, numbers=known, entries=news)
+    raise Conflict(f"{key}: revision {replaces} is not the stored one", row=stored, entries=news)
+
+
+def _values(row: Row, body: bytes) -> dict[str, Any]:
+    return {
+        "tenant": row.key.tenant,
+        "id": row.key.id,
+        "revision": row.revision,
+        "born": row.born,
+        "body": body,
+        "owner": row.owner,
+        "at": row.updated_at,
+        "recent": row.recent,
+        "due_at": row.due_at,
+        "claim": row.claim,
+        "claimed_until": row.claimed_until,
+    }
+
+
+def _numbered(ids: Sequence[str]) -> dict[str, str]:
+    return {f"id{place}": entry_id for place, entry_id in enumerate(ids)}
+
+
+def _find(db: apsw.Connection, key: Key) -> tuple[int, Row] | None:
+    found = db.execute(sql("find"), {"tenant": key.tenant, "id": key.id}).fetchone()
+    return None if found is None else (found[0], _row(key, found[1:]))
+
+
+def _row(key: Key, found: tuple[Any, ...]) -> Row:
+    revision, born, head, body, owner, updated_at, due_at, claim, claimed_until = found
+    return Row(
+        key=key,
+        revision=revision,
+        born=born,
+        head=head,
+        body=unpack(body),
+        owner=owner,
+        updated_at=updated_at,
+        due_at=due_at,
+        claim=claim,
+        claimed_until=claimed_until,
+    )
+
+
+def _add(db: apsw.Connection, conversation: int, head: int, entries: Sequence[Entry]) -> None:
+    if not entries:
+        return
+    values: list[Any] = []
+    for number, entry in enumerate(entries, head - len(entries) + 1):
+        values += (conversation, number, entry.id, entry.role, pack(entry.body))
+    db.execute(sql("add", rows=len(entries)), values)
+
+
+def _known(db: apsw.Connection, conversation: int, ids: Sequence[str]) -> dict[str, int]:
+    found: list[Any] = db.execute(
+        sql("known", ids=len(ids)), {"conversation": conversation, **_numbered(ids)}
+    ).fetchall()
+    return dict(found)
+
+
+def _tail(db: apsw.Connection, conversation: int, head: int, tail: int) -> list[Entry]:
+    if not tail:
+        return []
+    return _entries(db.execute(sql("after"), {"conversation": conversation, "after": head - tail, "limit": tail}))
+
+
+def _entries(found: apsw.Cursor) -> list[Entry]:
+    return [Entry(number, entry_id, role, unpack(body)) for number, entry_id, role, body in found]
+
+
+def _mark(key: Key) -> bytes:
+    # A tombstone must not keep the name it erased.
+    return hashlib.blake2b(f"{len(key.tenant)}:{key.tenant}{key.id}".encode(), digest_size=16).digest()
+
+
+def _epoch(db: apsw.Connection) -> str:
+    db.execute("insert into meta values ('epoch', ?) on conflict do nothing", (secrets.token_hex(8),))
+    return str(db.execute("select value from meta where name = 'epoch'").get)
+
+
+@cache
+def sql(name: str, *, ids: int = 0, rows: int = 0) -> str:
+    """The named statement of queries.sql, made for that many ids or rows."""
+    return (
+        _queries()[name]
+        .replace("{ids}", ", ".join(f":id{n}" for n in range(ids)) or "null")
+        .replace("{rows}", ", ".join(["(?, ?, ?, ?, ?)"] * rows))
+    )
+
+
+@cache
+def _queries() -> dict[str, str]:
+    text = (files(__package__) / "sql" / "sqlite" / "queries.sql").read_text()
+    _, *parts = re.split(r"^-- name: (\w+)\n", text, flags=re.M)
+    return {
+        name: re.sub(r"^--.*\n", "", body, flags=re.M).strip()
+        for name, body in zip(parts[::2], parts[1::2], strict=True)
+    }
+
+
+@cache
+def _migrations() -> list[str]:
+    folder = files(__package__) / "sql" / "sqlite"
+    return [file.read_text() for file in sorted(folder.iterdir(), key=lambda file: file.name) if file.name[0].isdigit()]
+
+
+def _migrate(db: apsw.Connection, path: str) -> None:
+    """Brings the file to this version's schema, each step in a transaction of its own."""
+    while True:
+        done = db.pragma("user_version")
+        if done == len(_migrations()):
+            break
+        _check_owner(db, path, done)
+        deadline = time.monotonic() + BUSY_MS / 1000
+        while db.pragma("journal_mode") != "wal":  # the busy timeout does not cover this change
+            try:
+                db.pragma("journal_mode", "wal")
+            except apsw.BusyError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+        db.execute("begin immediate")
+        try:
+            if db.pragma("user_version") == done:
+                db.execute(_migrations()[done])
+                db.execute(f"pragma user_version = {done + 1}; pragma application_id = {APPLICATION_ID}")
+            db.execute("commit")
+        except BaseException:
+            _rollback(db)
+            raise
+    _check_owner(db, path, done)
+
+
+def _check_owner(db: apsw.Connection, path: str, done: int) -> None:
+    where = f"{os.path.abspath(path)}"
+    ours = db.pragma("application_id") == APPLICATION_ID
+    if not ours and (done or db.execute("select count(*) from sqlite_schema").get):
+        raise Misconfigured(f"{where} is a database of something else; nothing was changed. Name another file.")
+    if done > len(_migrations()):
+        raise Misconfigured(
+            f"{where} was upgraded by a newer chatkeep (schema {done}, this code knows {len(_migrations())}); nothing was "
+            "changed. Deploy the newer version."
+        )

@@ -1,0 +1,897 @@
+"""Where things wait: receive -> work -> sweep. The one place with a clock, timers, tasks and retries.
+
+A message comes in by `receive` (answered in the call) or `accept` (answered by a worker here, or elsewhere, or after
+a restart). Both put it in the log. A *lane* then works on the conversation: one task per conversation and process,
+which takes the claim, runs the handler on what is unread and commits, until nothing is. When the handler is quick and
+nothing else is going on, `receive` does all of that in one write. `sweep` finds through the `due` index whatever a
+crash, a failure or time has left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import os
+import secrets
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Any, Generic, cast
+
+from msgspec import Raw, Struct, structs
+from tenacity import RetryCallState, wait_exponential_jitter
+
+from . import turns
+from .codec import NONE, RESERVED, StateCodec, entry_for, message_id
+from .drivers.base import Claim, Key, Row
+from .errors import (
+    BadMessage,
+    ChatkeepError,
+    Conflict,
+    Corrupt,
+    Duplicate,
+    HandlerFailed,
+    Misconfigured,
+    Overloaded,
+    StoreError,
+    TooLarge,
+    Unavailable,
+    Unsupported,
+)
+from .model import ASKING, Content, Message, Receipt, Role, State, Turn
+from .settings import Settings, seconds
+from .store import Store, blank, fresh_token
+from .turns import Act, Draft, Outcome, Snapshot
+
+log = logging.getLogger("chatkeep")
+
+Handler = Callable[[Turn[State]], Any]
+
+HOOK_PAUSE_S = 5.0
+LOOK_S = 0.02
+LOOK_LONGEST_S = 0.5
+SWEEP_PAGE = 100
+LONG_S = 60.0  # a lane that would wait longer goes; the sweep finds the conversation again
+
+PROCESS = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+"""Opens every claim token: tells whether the holder of a claim still lives, if it ran on this host."""
+
+SWITCHES = Key(RESERVED + "chatkeep", "switches")
+EVERYWHERE = "*"
+
+
+class Answer(Struct, frozen=True):
+    """What a handler made of a turn."""
+
+    state: Raw
+    opens: bool
+    replies: list[Content]
+
+
+class Waiter(Struct):
+    """A call of `receive` that waits for what becomes of its message."""
+
+    born: str
+    number: int
+    answered: asyncio.Future[Outcome]
+
+
+class Lane:
+    """One conversation's work in this process: who waits for it, and the task that does it, if one runs."""
+
+    __slots__ = ("claim", "held", "task", "waiters", "wake", "warm")
+
+    def __init__(self) -> None:
+        self.waiters: list[Waiter] = []
+        self.task: asyncio.Task[None] | None = None
+        self.wake = asyncio.Event()  # something new is in the log
+        self.claim = f"{PROCESS}:{fresh_token()}"
+        self.warm = False  # what the cache holds is as new as the act that started this lane
+        self.held = False  # a call of `receive` does the work itself; no task may start
+
+
+class EngineStatistics(Struct, kw_only=True):
+    """Counts since the start; waiting and lanes are now."""
+
+    turns: int = 0
+    one_trip: int = 0
+    reruns: int = 0
+    duplicates: int = 0
+    failures: int = 0
+    dead: int = 0
+    taken_over: int = 0
+    waiting: int = 0
+    lanes: int = 0
+
+
+class Engine(Generic[State]):
+    """Runs the bot's handler over conversations; see `keep.Chatkeep` for the words that people use."""
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        states: StateCodec[State],
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.store = store
+        self.states = states
+        self.policy = settings.policy()
+        self.statistics = EngineStatistics()
+        self.clock = clock
+        self.handler: Handler[State] | None = None
+        self.on_missing: Handler[State] | None = None
+        self._settings = settings
+        self._timeout_s = seconds(settings.turn_timeout)
+        self._quick_s = seconds(settings.quick)
+        self._poll_s = seconds(settings.poll)
+        self._backoff = wait_exponential_jitter(
+            initial=seconds(settings.retry_after),
+            max=seconds(settings.retry_longest),
+            jitter=seconds(settings.retry_after),
+        )
+        self._pace_s = self._quick_s  # how long handlers have taken lately; at first nobody knows
+        self._lanes: dict[Key, Lane] = {}
+        self._slots = asyncio.Semaphore(settings.concurrency)
+        self._off: frozenset[str] = frozenset()
+        self._sweeper: asyncio.Task[None] | None = None
+        self._open = False
+
+    # -- life ---------------------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Opens the store and starts the sweep, which answers at once what a crash has left unread."""
+        await self.store.open()
+        self._open = True
+        await self._look_at_switches()
+        if self.handler is not None:
+            self._sweeper = asyncio.create_task(self._sweep_for_ever(), name="chatkeep sweep")
+
+    async def close(self) -> None:
+        """Takes nothing new, lets running turns finish, hands the rest back, closes the store."""
+        self._open = False
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            await asyncio.gather(self._sweeper, return_exceptions=True)
+            self._sweeper = None
+        for lane in self._lanes.values():
+            lane.wake.set()
+        tasks = [lane.task for lane in self._lanes.values() if lane.task]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=self._timeout_s + 1.0)
+            unfinished = [(key, lane) for key, lane in self._lanes.items() if lane.task in late]
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+            for key, lane in unfinished:
+                await self._give_back(key, lane, None)
+        await self.store.close()
+
+    # -- in -----------------------------------------------------------------------------------------------------------------
+
+    async def receive(
+        self, key: Key, content: Content, *, id: str | None, role: Role, metadata: dict[str, Any] | None, owner: str
+    ) -> Receipt:
+        """Accepts a message and waits for its answer."""
+        if self.handler is None:
+            raise Misconfigured("There is no handler: decorate one with @keep.on_message. Nothing was written.")
+        draft = self._draft(key, content, id, role, metadata)
+        self.statistics.waiting += 1
+        try:
+            if key not in self._lanes:
+                snapshot = self.store.cached(key)
+                if snapshot is not None and self._in_one_trip(snapshot, draft):
+                    lane = self._lanes[key] = Lane()
+                    lane.held = True
+                    try:
+                        receipt = await self._receive_in_one_trip(key, lane, snapshot, draft)
+                    finally:
+                        lane.held = False
+                        self._leave(key, lane)
+                    if receipt is not None:
+                        return receipt
+            return await self._receive_in_two(key, draft, owner)
+        finally:
+            self.statistics.waiting -= 1
+
+    async def accept(
+        self, key: Key, content: Content, *, id: str | None, role: Role, metadata: dict[str, Any] | None, owner: str
+    ) -> Receipt:
+        """Makes a message durable; a worker answers it."""
+        draft = self._draft(key, content, id, role, metadata)
+        snapshot, number, known, _ = await self._append(key, draft, owner)
+        found = await self._outcome(snapshot, number) if known else None
+        return self._receipt(key, draft.id, number, found or Outcome("accepted"), duplicate=known)
+
+    def _draft(self, key: Key, content: Content, id: str | None, role: Role, metadata: dict[str, Any] | None) -> Draft:
+        if not self._open:
+            raise Unavailable(
+                f"{key}: this Chatkeep is not open; nothing was written. Use it inside `async with keep:`."
+            )
+        if self.statistics.waiting >= self._settings.backlog or len(self._lanes) >= self._settings.backlog:
+            raise Overloaded(
+                f"{key}: {self._settings.backlog:,} messages wait in this process already; nothing was written. Try again later."
+            )
+        now = self.clock()
+        name = message_id(key, id) if id is not None else fresh_token()
+        limit = self._settings.message_limit
+        entry = entry_for(key, content, id=name, role=role, created_at=now, limit=limit, metadata=metadata)
+        return Draft(role=role, content=content, id=name, created_at=now, metadata=metadata or {}, entry=entry)
+
+    def _in_one_trip(self, snapshot: Snapshot, draft: Draft) -> bool:
+        """Whether the handler may run before the message is in the log: nobody else is there, and it will not take
+        long."""
+        record = snapshot.record
+        return (
+            self._pace_s < self._quick_s
+            and snapshot.row.claim is None
+            and record.cursor == snapshot.row.head
+            and self.policy.overlap != "debounce"
+            and not self._is_off(snapshot)
+            and not (self.on_missing and turns.session_over(record, self.policy, draft.created_at))
+            and all(message.id != draft.id for message in snapshot.messages)
+        )
+
+    async def _receive_in_one_trip(self, key: Key, lane: Lane, snapshot: Snapshot, draft: Draft) -> Receipt | None:
+        """Runs the handler on the cached snapshot and writes message, replies and state at once; None: it must go the
+        long way."""
+        number = snapshot.row.head + 1
+        arriving = Message(
+            id=draft.id,
+            number=number,
+            role=draft.role,
+            content=draft.content,
+            created_at=draft.created_at,
+            metadata=draft.metadata,
+        )
+        failure: HandlerFailed | None = None
+        try:
+            answer = await self._run(snapshot, [arriving])
+        except HandlerFailed as raised:
+            failure = raised
+
+        def decide(now: Snapshot) -> Act | None:
+            if not turns.same_input(snapshot, now) or turns.unread(now) or now.row.claim:
+                return None
+            if failure is not None:
+                return self._failure(now, [arriving], failure, draft)
+            return self._success(now, [arriving], answer, arriving=draft)
+
+        try:
+            after, done = await self.store.commit(snapshot, decide, at=self.clock())
+        except Duplicate:
+            return None
+        except (BadMessage, TooLarge) as refused:
+            if failure is not None:
+                raise
+            # The handler's own output cannot be stored: that is a failure of the handler, and is counted as one.
+            failure = self._handler_failed(key, refused)
+            try:
+                after, done = await self.store.commit(snapshot, decide, at=self.clock())
+            except Duplicate:
+                return None
+        if not done:
+            self.statistics.reruns += 1
+            return None
+        number = next(message.number for message in reversed(after.messages) if message.id == draft.id)
+        if failure is None:
+            self.statistics.one_trip += 1
+            found = turns.outcome(
+                after.record, number, [message for message in after.messages if message.number > number]
+            )
+            return self._receipt(key, draft.id, number, found or Outcome("answered"), duplicate=False)
+        lane.warm, lane.held = True, False
+        return await self._wait_for(key, lane, draft.id, after, number, duplicate=False, cause=failure)
+
+    async def _receive_in_two(self, key: Key, draft: Draft, owner: str) -> Receipt:
+        snapshot, number, known, lane = await self._append(key, draft, owner)
+        if known:
+            self.statistics.duplicates += 1
+            found = await self._outcome(snapshot, number)
+            if found is not None:
+                return self._receipt(key, draft.id, number, found, duplicate=True)
+        if self._is_off(snapshot):
+            return self._receipt(key, draft.id, number, Outcome("off"), duplicate=known)
+        return await self._wait_for(key, lane, draft.id, snapshot, number, duplicate=known)
+
+    async def _append(self, key: Key, draft: Draft, owner: str) -> tuple[Snapshot, int, bool, Lane]:
+        """Writes the message to the log, with the claim if this process is idle here, and sees to it that a lane
+        works on it."""
+        assert draft.entry is not None
+        lane = self._lanes.get(key)
+        idle = lane is None
+        if lane is None:
+            lane = self._lanes[key] = Lane()
+        now = self.clock()
+        asking = draft.role in ASKING
+        works = asking and self.handler is not None and not self._off_here(key)
+        claim = None
+        if idle and works and self.policy.overlap != "debounce":
+            claim = Claim(lane.claim, now + self.policy.claim_s)
+        try:
+            snapshot, number, known = await self.store.append(
+                key, draft.entry, at=now, due_at=now if asking else None, claim=claim, owner=owner
+            )
+        except BaseException:
+            if idle:
+                self._leave(key, lane)
+            raise
+        if idle:
+            lane.warm = True
+        if works:
+            lane.wake.set()
+            self._start(key, lane)
+        elif idle:
+            self._leave(key, lane)
+        return snapshot, number, known, lane
+
+    async def _wait_for(
+        self,
+        key: Key,
+        lane: Lane,
+        id: str,
+        snapshot: Snapshot,
+        number: int,
+        *,
+        duplicate: bool,
+        cause: HandlerFailed | None = None,
+    ) -> Receipt:
+        answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        waiter = Waiter(snapshot.row.born, number, answered)
+        lane = self._lanes.setdefault(key, lane)
+        lane.waiters.append(waiter)
+        lane.wake.set()
+        self._start(key, lane)
+        try:
+            found = await answered
+        finally:
+            if waiter in lane.waiters:
+                lane.waiters.remove(waiter)
+        if found.dead:
+            raise HandlerFailed(
+                f"{key}: message {id} (number {number}) was set aside: {found.dead}. It stays in the log; replay it when that is mended."
+            ) from cause
+        return self._receipt(key, id, number, found, duplicate=duplicate)
+
+    def _receipt(self, key: Key, id: str, number: int, found: Outcome, *, duplicate: bool) -> Receipt:
+        return Receipt(
+            tenant=key.tenant,
+            conversation=key.id,
+            id=id,
+            number=number,
+            status=found.status,
+            replies=found.replies,
+            duplicate=duplicate,
+        )
+
+    async def _outcome(self, snapshot: Snapshot, number: int) -> Outcome | None:
+        """What became of a message, with as much of the log behind it as is needed to know."""
+        if snapshot.record.cursor < number:
+            return None
+        if not snapshot.messages or snapshot.messages[0].number > number + 1:
+            found = await self.store.page(snapshot.row.key, snapshot.row.born, after=number, limit=SWEEP_PAGE)
+        else:
+            found = [message for message in snapshot.messages if message.number > number]
+        return turns.outcome(snapshot.record, number, found)
+
+    # -- work ---------------------------------------------------------------------------------------------------------------
+
+    def _start(self, key: Key, lane: Lane) -> None:
+        if lane.task is None and not lane.held:
+            lane.task = asyncio.create_task(self._work(key, lane), name=f"chatkeep {key}")
+            self.statistics.lanes = len(self._lanes)
+
+    def _leave(self, key: Key, lane: Lane) -> None:
+        """Ends a lane that no task works on, unless somebody has come to wait in it."""
+        if lane.task is None and self._lanes.get(key) is lane:
+            if lane.waiters or lane.wake.is_set():
+                self._start(key, lane)
+            else:
+                del self._lanes[key]
+
+    async def _work(self, key: Key, lane: Lane) -> None:
+        """Handles what is unread in one conversation, in order, and goes when nothing is."""
+        looks = 0
+        try:
+            while True:
+                lane.wake.clear()
+                try:
+                    pause = await (self._step(key, lane) if self._open else self._hand_back(key, lane))
+                except ChatkeepError as fault:
+                    log.warning("%s: %s", key, fault)
+                    self._fail(lane, fault)
+                    return
+                if pause == 0.0:
+                    looks = 0
+                    continue
+                if not self._open or ((pause is None or pause > LONG_S) and not lane.waiters):
+                    if not lane.wake.is_set():
+                        return
+                    continue
+                if pause is None:
+                    # Somebody else works on it, or has just finished: look again, ever less often.
+                    pause = min(LOOK_S * 2**looks, LOOK_LONGEST_S)
+                    looks = min(looks + 1, 8)
+                    lane.warm = False
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(lane.wake.wait(), pause)
+        except BaseException as fault:
+            self._fail(lane, fault)
+            raise
+        finally:
+            lane.task = None
+            self._leave(key, lane)
+            self.statistics.lanes = len(self._lanes)
+
+    async def _step(self, key: Key, lane: Lane) -> float | None:
+        """One step: 0 when there may be more to do, a pause to make first, None when there is nothing to do here."""
+        snapshot = (self.store.cached(key) if lane.warm else None) or await self.store.load(key) or blank(key)
+        lane.warm = True
+        await self._resolve(lane, snapshot)
+        now = self.clock()
+        if not turns.unread(snapshot):
+            await self._tend(snapshot, now)
+            return None
+        if self._is_off(snapshot):
+            for waiter in lane.waiters:
+                _answer(waiter, Outcome("off"))
+            if snapshot.row.due_at is None or snapshot.row.due_at <= now:
+                await self._commit(
+                    snapshot, lambda there: turns.parked(there, self.policy, at=now) if self._is_off(there) else None
+                )
+            return None
+        row = snapshot.row
+        if row.claim not in (None, lane.claim) and row.claimed_until > now and not holder_gone(row.claim or ""):
+            return None
+        ready = turns.ready_at(snapshot, self.policy)
+        if ready > now:
+            return ready - now
+        if row.claim != lane.claim:
+            if not await self._take(snapshot, lane, now):
+                return 0.0
+            snapshot = self.store.cached(key) or await self.store.load(key) or blank(key)
+        return await self._handle(snapshot, lane)
+
+    async def _take(self, snapshot: Snapshot, lane: Lane, now: float) -> bool:
+        """Takes the claim; a message that has brought down too many holders of it is set aside instead."""
+        first = turns.unread(snapshot)[0].number
+
+        def decide(there: Snapshot) -> Act | None:
+            waiting = turns.unread(there)
+            if there.row.claim != snapshot.row.claim or not waiting or waiting[0].number != first:
+                return None
+            if turns.begun(there) >= self.policy.max_begun:
+                reason = (
+                    f"each of {turns.begun(there)} attempts ended without an answer; the process may have died of it"
+                )
+                return turns.set_aside(there, first, reason, self.policy, at=now)
+            return turns.taken(there, self.policy, token=lane.claim, at=now)
+
+        if snapshot.row.claim is not None:
+            self.statistics.taken_over += 1
+        after, done = await self._commit(snapshot, decide)
+        return done and after.row.claim == lane.claim
+
+    async def _handle(self, snapshot: Snapshot, lane: Lane) -> float | None:
+        """Runs one turn under the claim."""
+        key = snapshot.row.key
+        tried = turns.batch(snapshot, self.policy)
+        if not tried:
+            return 0.0
+        now = self.clock()
+        try:
+            if self.on_missing and turns.session_over(
+                snapshot.record, self.policy, tried[0].created_at, tried[0].number
+            ):
+                rebuilt = await self._rebuilt(snapshot, tried)
+                if rebuilt is None:
+                    return 0.0
+                snapshot = rebuilt
+            answer = await self._run(snapshot, tried)
+            started = snapshot
+
+            def decide(there: Snapshot) -> Act | None:
+                if not turns.same_input(started, there):
+                    return None
+                return self._success(there, tried, answer, claim=lane.claim)
+
+            try:
+                _, done = await self._commit(snapshot, decide)
+            except (BadMessage, TooLarge) as refused:
+                raise self._handler_failed(key, refused) from refused
+            if not done:
+                self.statistics.reruns += 1
+            return 0.0
+        except HookFailed as failure:
+            self._fail(lane, failure)
+            await self._give_back(key, lane, now + HOOK_PAUSE_S)
+            return HOOK_PAUSE_S
+        except HandlerFailed as raised:
+            failed = raised
+            log.warning("%s", failed, exc_info=failed.__cause__)
+            started = snapshot
+
+            def note(there: Snapshot) -> Act | None:
+                return self._failure(there, tried, failed) if turns.same_input(started, there) else None
+
+            after, _ = await self._commit(snapshot, note)
+            self.statistics.dead += after.record.dead != snapshot.record.dead
+            return max(0.0, turns.ready_at(after, self.policy) - self.clock())
+        except (Unsupported, Corrupt) as unreadable:
+            # Not the message's fault, and no retry will help until somebody acts: it stays unread, and is looked at now and then.
+            log.error("%s", unreadable)
+            self._fail(lane, unreadable)
+            await self._commit(
+                snapshot,
+                lambda there: turns.parked(there, self.policy, at=now) if there.row.claim == lane.claim else None,
+            )
+            return None
+
+    async def _run(self, snapshot: Snapshot, messages: list[Message]) -> Answer:
+        """Runs the handler on a fresh copy of the state. Raises `HandlerFailed`."""
+        key, first = snapshot.row.key, messages[0]
+        opens, state = self._state(snapshot, first)
+        turn = self._turn(snapshot, messages, state)
+        began = time.perf_counter()
+        try:
+            async with self._slots, asyncio.timeout(self._timeout_s) as limit:
+                said = await cast(Handler[State], self.handler)(turn)
+            replies = [*turn.replies, *_contents(said)]
+            raw = self.states.encode(key, turn.state)
+        except (Exception, asyncio.CancelledError) as cause:
+            if (
+                isinstance(cause, asyncio.CancelledError)
+                and cast(asyncio.Task[Any], asyncio.current_task()).cancelling()
+            ):
+                raise
+            self.statistics.failures += 1
+            if isinstance(cause, TimeoutError) and limit.expired():
+                cause = TimeoutError(f"it took longer than {self._timeout_s:g} s")
+            raise self._handler_failed(key, cause) from cause
+        finally:
+            self.statistics.turns += 1
+            self._pace_s = 0.8 * self._pace_s + 0.2 * (time.perf_counter() - began)
+        return Answer(raw, opens, replies)
+
+    def _state(self, snapshot: Snapshot, first: Message) -> tuple[bool, State]:
+        key, record = snapshot.row.key, snapshot.record
+        opens = turns.session_over(record, self.policy, first.created_at, first.number)
+        raw, schema = (self.states.fresh(key), self.states.schema) if opens else (record.state, record.schema)
+        return opens, self.states.decode(key, raw, schema)
+
+    def _turn(self, snapshot: Snapshot, messages: list[Message], state: State) -> Turn[State]:
+        opens = turns.session_over(snapshot.record, self.policy, messages[0].created_at, messages[0].number)
+        return Turn(
+            tenant=snapshot.row.key.tenant,
+            conversation=snapshot.row.key.id,
+            session=snapshot.record.session + opens,
+            state=state,
+            messages=messages,
+            history=[] if opens else turns.history(snapshot, messages[0], self.policy),
+        )
+
+    async def _rebuilt(self, snapshot: Snapshot, messages: list[Message]) -> Snapshot | None:
+        """Opens a session with the state that the application's hook rebuilds, committed before the handler runs.
+
+        None when another instance went ahead with this session: then what was rebuilt here is thrown away.
+        """
+        key, first = snapshot.row.key, messages[0]
+        turn = self._turn(snapshot, messages, self.states.decode(key, self.states.fresh(key), self.states.schema))
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                found = await cast(Handler[State], self.on_missing)(turn)
+            raw = self.states.fresh(key) if found is None else self.states.encode(key, found)
+        except Exception as cause:
+            raise HookFailed(
+                f"{key}: on_missing could not rebuild the state ({type(cause).__name__}: {cause}). Nothing was changed; the message stays "
+                f"unread and is tried again in {HOOK_PAUSE_S:g} s."
+            ) from cause
+        session = snapshot.record.session + 1
+        note = Draft(
+            id=f"rebuilt:{snapshot.row.born}.{session}", role="system", content="", metadata={"kind": "rebuilt"}
+        )
+
+        def decide(there: Snapshot) -> Act | None:
+            if not turns.same_input(snapshot, there):
+                return None
+            record = turns.opened(there.record, raw, self.states.schema, number=first.number, at=first.created_at)
+            return turns.noted(there, record, note, self.policy, at=self.clock())
+
+        after, done = await self._commit(snapshot, decide)
+        return after if done else None
+
+    def _success(
+        self,
+        there: Snapshot,
+        tried: list[Message],
+        answer: Answer,
+        *,
+        claim: str | None = None,
+        arriving: Draft | None = None,
+    ) -> Act:
+        return turns.finished(
+            there,
+            tried,
+            answer.replies,
+            self.policy,
+            state=answer.state,
+            schema=self.states.schema,
+            opens=answer.opens,
+            at=self.clock(),
+            claim=claim if self._open else None,
+            arriving=arriving,
+        )
+
+    def _failure(
+        self, there: Snapshot, tried: list[Message], failure: HandlerFailed, arriving: Draft | None = None
+    ) -> Act:
+        now = self.clock()
+        attempt = RetryCallState(retry_object=cast(Any, None), fn=None, args=(), kwargs={})
+        attempt.attempt_number = there.record.raised + 1
+        retry_at = now + self._backoff(attempt)
+        return turns.failed(there, tried, _reason(failure), self.policy, at=now, retry_at=retry_at, arriving=arriving)
+
+    def _handler_failed(self, key: Key, cause: BaseException) -> HandlerFailed:
+        failure = HandlerFailed(
+            f"{key}: the handler failed ({type(cause).__name__}: {cause}); the message stays in the log."
+        )
+        failure.__cause__ = cause
+        return failure
+
+    async def _commit(self, snapshot: Snapshot, decide: Callable[[Snapshot], Act | None]) -> tuple[Snapshot, bool]:
+        """As `Store.commit`; a note that is in the log already was written by an earlier run of the same act."""
+        try:
+            return await self.store.commit(snapshot, decide, at=self.clock())
+        except Duplicate:
+            return await self.store.load(snapshot.row.key) or blank(snapshot.row.key), True
+
+    async def _resolve(self, lane: Lane, snapshot: Snapshot) -> None:
+        for waiter in list(lane.waiters):
+            if waiter.born != snapshot.row.born:
+                erased = Conflict(
+                    f"{snapshot.row.key} was erased while its message {waiter.number} waited for an answer."
+                )
+                _answer(waiter, erased)
+            elif (found := await self._outcome(snapshot, waiter.number)) is not None:
+                _answer(waiter, found)
+        lane.waiters = [waiter for waiter in lane.waiters if not waiter.answered.done()]
+
+    def _fail(self, lane: Lane, fault: BaseException) -> None:
+        for waiter in lane.waiters:
+            _answer(waiter, fault)
+        lane.waiters = []
+
+    async def _hand_back(self, key: Key, lane: Lane) -> None:
+        """On the way out: gives the claim back, so that another instance, or the next start, goes on at once."""
+        await self._give_back(key, lane, None)
+        self._fail(
+            lane, Unavailable(f"{key}: this instance is stopping; the message is in the log and will be answered.")
+        )
+
+    async def _give_back(self, key: Key, lane: Lane, retry_at: float | None) -> None:
+        snapshot = self.store.cached(key)
+        if snapshot is not None and snapshot.row.claim == lane.claim:
+            await self._commit(
+                snapshot,
+                lambda there: (
+                    turns.released(there, self.policy, at=self.clock(), retry_at=retry_at)
+                    if there.row.claim == lane.claim
+                    else None
+                ),
+            )
+
+    # -- sweep --------------------------------------------------------------------------------------------------------------
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            try:
+                await self._look_at_switches()
+                await self.sweep()
+            except StoreError as fault:
+                log.warning("The sweep could not look for work: %s", fault)
+            await asyncio.sleep(self._poll_s)
+
+    async def sweep(self) -> int:
+        """Starts work on conversations that are due, a bounded number at a time; answers how many it started."""
+        started, after = 0, None
+        room = self._settings.concurrency * 2
+        while len(self._lanes) < room:
+            rows = await self.store.rows("due", until=self.clock(), after=after, limit=SWEEP_PAGE)
+            for row in rows:
+                if row.key not in self._lanes and row.key != SWITCHES and len(self._lanes) < room:
+                    lane = self._lanes[row.key] = Lane()
+                    self._start(row.key, lane)
+                    started += 1
+            if len(rows) < SWEEP_PAGE:
+                break
+            after = rows[-1]
+        return started
+
+    async def _tend(self, snapshot: Snapshot, now: float) -> None:
+        """Does what is due in a conversation without unread messages: ends the session, drops old log."""
+        row, record = snapshot.row, snapshot.record
+        if not row.revision or row.due_at is None or row.due_at > now:
+            return
+        oldest: list[Message] = []
+        if self.policy.retention_s is not None:
+            oldest = await self.store.page(row.key, row.born, after=record.dropped, limit=turns.PAGE_DROPPED)
+
+        def decide(there: Snapshot) -> Act | None:
+            if there.row.head != row.head or turns.unread(there):
+                return None
+            return turns.tended(there, self.policy, at=now, oldest=oldest)
+
+        await self._commit(snapshot, decide)
+
+    # -- switches -----------------------------------------------------------------------------------------------------------
+
+    def _is_off(self, snapshot: Snapshot) -> bool:
+        return snapshot.record.off or self._off_here(snapshot.row.key)
+
+    def _off_here(self, key: Key) -> bool:
+        return bool(self._off) and (EVERYWHERE in self._off or "=" + key.tenant in self._off)
+
+    async def _look_at_switches(self) -> None:
+        found = await self.store.load(SWITCHES)
+        if found is not None and found.record.state != NONE:
+            self._off = frozenset(SWITCH_STATES.decode(SWITCHES, found.record.state, 1))
+
+    async def switch(self, on: bool, *, scope: str) -> None:
+        """Switches the bot for *scope*: EVERYWHERE, or "=" and a tenant. Other instances notice within `poll`."""
+
+        def flip(state: dict[str, bool]) -> None:
+            if on:
+                state.pop(scope, None)
+            else:
+                state[scope] = True
+
+        await self._note(SWITCHES, SWITCH_STATES, flip, kind="switch")
+        await self._look_at_switches()
+
+    async def switch_one(self, key: Key, on: bool) -> None:
+        """Switches the bot for one conversation."""
+        note = Draft(
+            id=f"switch:{fresh_token()}", role="system", content="on" if on else "off", metadata={"kind": "switch"}
+        )
+
+        def decide(there: Snapshot) -> Act | None:
+            record = structs.replace(there.record, off=not on)
+            return turns.noted(there, record, note, self.policy, at=self.clock())
+
+        await self._commit(await self.store.load(key) or blank(key), decide)
+
+    async def resume(self, tenant: str | None, conversation: Key | None, *, answer: bool) -> None:
+        """After a switch to on: answers what is unread, or passes it over, conversation by conversation."""
+        after: Row | None = None
+        while True:
+            rows = await self.store.rows("key", tenant=tenant, after=after) if conversation is None else []
+            for key in [row.key for row in rows] if conversation is None else [conversation]:
+                snapshot = await self.store.load(key)
+                if snapshot is None or not turns.unread(snapshot) or self._is_off(snapshot) or key == SWITCHES:
+                    continue
+                if not answer:
+                    await self._commit(snapshot, lambda there: turns.skipped(there, self.policy, at=self.clock()))
+                elif self.handler is not None and len(self._lanes) < self._settings.backlog:
+                    # (What finds no room here is found by the sweep, when it looks at parked conversations again.)
+                    self._start(key, self._lanes.setdefault(key, Lane()))
+            if len(rows) == 0:
+                return
+            after = rows[-1]
+
+    # -- state outside a turn -----------------------------------------------------------------------------------------------
+
+    async def change(self, key: Key, edit: Callable[[State], State | None]) -> Snapshot:
+        """Applies *edit* to the state, on top of whatever others write meanwhile; it may run more than once."""
+        if not self._open:
+            raise Unavailable(
+                f"{key}: this Chatkeep is not open; nothing was written. Use it inside `async with keep:`."
+            )
+        return await self._note(key, self.states, edit, kind="change")
+
+    async def _note(self, key: Key, states: StateCodec[Any], edit: Callable[[Any], Any], *, kind: str) -> Snapshot:
+        snapshot = self.store.cached(key) or await self.store.load(key) or blank(key)
+        now = self.clock()
+        note = Draft(id=f"{kind}:{fresh_token()}", role="system", content="", metadata={"kind": kind})
+        while self.on_missing and states is self.states and turns.session_over(snapshot.record, self.policy, now):
+            stand_in = Message(id=note.id, number=snapshot.row.head + 1, role="system", content="", created_at=now)
+            rebuilt = await self._rebuilt(snapshot, [stand_in])
+            if rebuilt is not None:
+                snapshot = rebuilt
+                break
+            snapshot = await self.store.load(key) or blank(key)
+
+        def decide(there: Snapshot) -> Act:
+            record = there.record
+            opens = record.state == NONE or (states is self.states and turns.session_over(record, self.policy, now))
+            raw, schema = (states.fresh(key), states.schema) if opens else (record.state, record.schema)
+            state = states.decode(key, raw, schema)
+            changed = edit(state)
+            raw = states.encode(key, state if changed is None else changed)
+            if opens:
+                record = turns.opened(record, raw, states.schema, number=there.row.head + 1, at=now)
+            record = structs.replace(record, state=raw, schema=states.schema)
+            return turns.noted(there, record, note, self.policy, at=now)
+
+        after, _ = await self._commit(snapshot, decide)
+        return after
+
+
+class HookFailed(HandlerFailed):
+    """on_missing raised: the message waits, and is not blamed."""
+
+
+SWITCH_STATES: StateCodec[dict[str, bool]] = StateCodec(dict, limit=1024 * 1024)
+
+
+def handler_for(function: Callable[..., Any]) -> Handler[Any]:
+    """*function* as something to await: plain functions run in a thread, the text of async generators is put
+    together."""
+    if inspect.isasyncgenfunction(function):
+
+        async def whole(turn: Turn[Any]) -> str:
+            return "".join([piece async for piece in cast(AsyncIterator[str], function(turn))])
+
+        return whole
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
+        return cast(Handler[Any], function)
+
+    async def in_thread(turn: Turn[Any]) -> Any:
+        return await asyncio.to_thread(function, turn)
+
+    return in_thread
+
+
+def holder_gone(claim: str) -> bool:
+    """Whether the process that holds *claim* is certainly dead: it ran on this host, and its process id says so.
+
+    Being wrong costs a handler run twice, never a wrong result: what a turn writes is checked against the revision.
+    """
+    host, pid, nonce = PROCESS.split(":")
+    parts = claim.split(":")
+    if os.name != "posix" or len(parts) != 4 or parts[0] != host or not parts[1].isdigit():
+        return False
+    if parts[1] == pid:
+        return parts[2] != nonce
+    try:
+        os.kill(int(parts[1]), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _answer(waiter: Waiter, found: Outcome | BaseException) -> None:
+    if waiter.answered.done():
+        return
+    if isinstance(found, Outcome):
+        waiter.answered.set_result(found)
+    elif isinstance(found, asyncio.CancelledError):
+        waiter.answered.cancel()
+    else:
+        waiter.answered.set_exception(found)
+
+
+def _contents(said: Any) -> list[Content]:
+    """What a handler returned, as replies: nothing, text, a JSON part, or a list of these."""
+    if said is None or said == "":
+        return []
+    if isinstance(said, str):
+        return [said]
+    if isinstance(said, dict):
+        return [[said]]
+    if isinstance(said, list | tuple):
+        return [content for part in said for content in _contents(part)]
+    raise TypeError(
+        f"a handler returns text, a JSON part (a dict), a list of these, or None, not {type(said).__name__}"
+    )
+
+
+def _reason(failure: HandlerFailed) -> str:
+    cause = failure.__cause__
+    text = str(failure) if cause is None else f"{type(cause).__name__}: {cause}"
+    # A reason is stored in the log, so it must be storable whatever the handler has put into it.
+    return text.encode("utf-8", "replace").decode().replace("\0", "�")[:500]

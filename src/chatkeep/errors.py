@@ -1,0 +1,108 @@
+"""Every error chatkeep raises, sorted by what the caller should do next.
+
+    ChatkeepError
+      UsageError        yours to fix; nothing was touched
+        BadKey  BadMessage  TooLarge  Unsupported  Misconfigured
+      StoreError
+        Conflict        someone else wrote first: reload and decide
+        Duplicate       an entry with this id is in the log already
+        Unavailable     certainly not written: safe to try again
+          Overloaded    this process has too much to do
+        Uncertain       perhaps written: run the same act again, or read
+        Corrupt         there, and cannot be read; never treated as empty
+      HandlerFailed     the bot's code raised; the message stays in the log
+      DeliveryFailed    the channel refused a reply; it stays undelivered
+
+Programs act on the class; people read the message, which says what is now true, names the key and offers the next step.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from .drivers.base import Entry, Row
+
+
+class ChatkeepError(Exception):
+    """Anything chatkeep raises on purpose."""
+
+
+class UsageError(ChatkeepError):
+    """Yours to fix; nothing was touched."""
+
+
+class BadKey(UsageError):
+    """The tenant or conversation id cannot name a conversation."""
+
+
+class BadMessage(UsageError):
+    """The message or state holds something that cannot be stored everywhere."""
+
+
+class TooLarge(UsageError):
+    """The message or state is over its limit."""
+
+
+class Unsupported(UsageError):
+    """This store, version or option cannot do that."""
+
+
+class Misconfigured(UsageError):
+    """A setting is wrong; the message lists every one that is."""
+
+
+class StoreError(ChatkeepError):
+    """The store could not do what was asked."""
+
+
+class Conflict(StoreError):
+    """Someone else wrote first.
+
+    *row* and *entries* show what is there now (None: nothing); *erased_at* is set when the act is older than an
+    erasure.
+    """
+
+    def __init__(
+        self, message: str, *, row: Row | None = None, entries: Sequence[Entry] = (), erased_at: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.row = row
+        self.entries = entries
+        self.erased_at = erased_at
+
+
+class Duplicate(StoreError):
+    """An entry with one of these ids is in the log already; nothing was done. *numbers* says where."""
+
+    def __init__(self, message: str, *, row: Row, numbers: Mapping[str, int], entries: Sequence[Entry] = ()) -> None:
+        super().__init__(message)
+        self.row = row
+        self.numbers = numbers
+        self.entries = entries
+
+
+class Unavailable(StoreError):
+    """The store cannot be reached or cannot write; certainly nothing was written. Try again later."""
+
+
+class Overloaded(Unavailable):
+    """This process has as many messages waiting as it may; nothing was written. Try again later."""
+
+
+class Uncertain(StoreError):
+    """The store stopped answering in the middle: perhaps written. Send it again under the same id, or read."""
+
+
+class Corrupt(StoreError):
+    """The bytes are there and cannot be read. Nothing was changed; only this conversation is affected."""
+
+
+class HandlerFailed(ChatkeepError):
+    """The bot's code raised (the cause is attached); the message stays in the log."""
+
+
+class DeliveryFailed(ChatkeepError):
+    """The channel refused a reply; it stays undelivered."""

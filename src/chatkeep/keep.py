@@ -1,0 +1,413 @@
+"""The words people use: `Chatkeep`, and one `Tenant` of it. Everything here is thin; the engine does the work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar, cast, get_args
+
+from msgspec import Struct
+
+from .cache import Cache, CacheStatistics
+from .codec import StateCodec, key_for
+from .drivers import driver_for
+from .drivers.base import Driver, Index, Key, Row
+from .engine import EVERYWHERE, Engine, EngineStatistics, handler_for
+from .errors import BadMessage, Misconfigured, UsageError
+from .model import Content, Conversation, Message, Receipt, Role, State
+from .settings import settings_from
+from .store import Store
+from .turns import Snapshot, session_over, unread
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+PAGE = 100
+DICT = cast(Any, dict)  # the default state; a type checker then sees Chatkeep[Any]
+
+
+class Statistics(Struct, frozen=True):
+    """What happened in this process since it started."""
+
+    cache: CacheStatistics
+    engine: EngineStatistics
+
+
+class Tenant(Generic[State]):
+    """All conversations of one tenant; no other tenant's can be seen or touched through it."""
+
+    def __init__(self, engine: Engine[State], tenant: str) -> None:
+        self._engine = engine
+        self._tenant = tenant
+
+    async def receive(
+        self,
+        conversation: str,
+        content: Content,
+        *,
+        id: str | None = None,
+        role: Role = "user",
+        metadata: dict[str, Any] | None = None,
+        owner: str = "",
+    ) -> Receipt:
+        """
+        Records a message and answers it in this call.
+
+        Promised: when this returns, message, new state and replies are durable, and recorded together. A message
+        whose *id* is in the log already has no second effect; the receipt then carries the replies recorded for it
+        and `duplicate` is True. While the handler raises, it is tried again, with growing pauses; `HandlerFailed`
+        comes when the message was set aside. Cancelling the call does not take back a message that is in the log: it
+        is answered anyway.
+
+        Not promised: that the handler runs once. What it does to the outside world should carry `turn.id`.
+
+        Args:
+            conversation: Names the conversation; any text, 1 to 512 bytes of UTF-8.
+
+            content: Text, or a list of JSON parts; attachments by reference.
+
+            id: The sender's id of this message, such as a webhook's. Without one, a redelivery cannot be told from a
+            new message.
+
+            role: "user" or "event".
+
+            metadata: JSON kept with the message.
+
+            owner: Whose conversation it is, if this message creates it.
+
+        Raises:
+            BadKey, BadMessage, TooLarge: Nothing was touched.
+
+            Overloaded, Unavailable: Certainly not written. Send it again later, under the same id.
+
+            Uncertain: Perhaps written. Send it again under the same id.
+
+            HandlerFailed: It is in the log and has no answer.
+        """
+        if role not in ("user", "event"):
+            raise BadMessage(
+                f"{conversation}: nobody answers a message of role {role!r}; use accept. Nothing was touched."
+            )
+        key = self._key(conversation)
+        return await self._engine.receive(key, content, id=id, role=role, metadata=metadata, owner=owner)
+
+    async def accept(
+        self,
+        conversation: str,
+        content: Content,
+        *,
+        id: str | None = None,
+        role: Role = "user",
+        metadata: dict[str, Any] | None = None,
+        owner: str = "",
+    ) -> Receipt:
+        """
+        Records a message and returns; a worker answers it, here or, after a crash, wherever the store is opened next.
+
+        When this returns, the message is durable. Roles other than "user" and "event" are kept and shown, and not
+        answered. For a message whose *id* is known, the receipt has what became of it. Arguments and errors as for
+        `receive`.
+        """
+        if role not in get_args(Role):
+            raise BadMessage(
+                f"{conversation}: a role is one of {', '.join(get_args(Role))}, not {role!r}. Nothing was touched."
+            )
+        key = self._key(conversation)
+        return await self._engine.accept(key, content, id=id, role=role, metadata=metadata, owner=owner)
+
+    async def conversation(self, conversation: str, *, messages: int | None = None) -> Conversation[State] | None:
+        """
+        The conversation as it is now, with its last messages; None when there is none.
+
+        Always read from the store, never from a cache, so it shows every act that was answered before, on any
+        instance. Raises `Corrupt` when it is there and cannot be read, `Unsupported` when its state is newer than
+        this code.
+        """
+        snapshot = await self._engine.store.load(self._key(conversation))
+        return None if snapshot is None else self._shown(snapshot, messages)
+
+    async def history(
+        self,
+        conversation: str,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[Message]:
+        """
+        The log, oldest first, of all sessions: what is numbered above *after* and below *before*.
+
+        With *before* and *limit* and no *after*, the last *limit* of them. Read page by page while you iterate;
+        entries that are added meanwhile are seen, entries that retention removes are not.
+        """
+        key = self._key(conversation)
+        snapshot = await self._engine.store.load(key)
+        if snapshot is None:
+            return
+        page, born = self._engine.store.page, snapshot.row.born
+        if after is None and before is not None and limit is not None:
+            newest: list[Message] = []
+            while limit > 0 and (found := await page(key, born, before=before, limit=min(limit, PAGE))):
+                newest[:0] = found
+                before, limit = found[0].number, limit - len(found)
+            for message in newest:
+                yield message
+            return
+        seen, left = after or 0, limit if limit is not None else snapshot.row.head + (1 << 40)
+        while left > 0 and (found := await page(key, born, after=seen, before=before, limit=min(left, PAGE))):
+            for message in found:
+                yield message
+            seen, left = found[-1].number, left - len(found)
+
+    async def conversations(
+        self, *, owner: str | None = None, by: Index = "recent", limit: int | None = None
+    ) -> AsyncIterator[Conversation[State]]:
+        """Conversations without their messages: last changed first (to the minute), or by="key"; or those of an
+        *owner*."""
+        after: Row | None = None
+        left = limit if limit is not None else 1 << 40
+        index: Index = "owner" if owner is not None else by
+        while left > 0:
+            rows = await self._engine.store.rows(
+                index, tenant=self._scope, owner=owner or "", after=after, limit=min(left, PAGE)
+            )
+            for row in rows:
+                if not row.key.tenant.startswith("~"):
+                    snapshot = await self._engine.store.load(row.key)
+                    if snapshot is not None:
+                        yield self._shown(snapshot, 0)
+            if len(rows) < PAGE:
+                return
+            after, left = rows[-1], left - len(rows)
+
+    async def change(self, conversation: str, edit: Callable[[State], State | None]) -> Conversation[State]:
+        """
+        Applies *edit* to the state outside a turn, and answers the conversation it leaves.
+
+        *edit* changes the state in place, or returns another. When others write meanwhile it is applied again to the
+        newer state, so it must depend on nothing else and must not wait. A conversation that does not exist, or whose
+        session is over, gets a new session. A turn that runs meanwhile is run again on the changed state.
+        """
+        return self._shown(await self._engine.change(self._key(conversation), edit), None)
+
+    async def forget(self, conversation: str, slot: str | None = None) -> Conversation[State]:
+        """Clears one *slot* of the state, or all of it. The log stays; `erase` removes everything."""
+        fresh = self._engine.states.kind
+
+        def clear(state: State) -> State | None:
+            if slot is None:
+                return fresh()
+            if isinstance(state, dict):
+                state.pop(slot, None)
+                return None
+            if not hasattr(state, slot):
+                raise UsageError(f"{conversation}: {type(state).__name__} has no slot {slot!r}; nothing was changed.")
+            setattr(state, slot, getattr(fresh(), slot))
+            return None
+
+        return await self.change(conversation, clear)
+
+    async def erase(self, conversation: str) -> None:
+        """
+        Removes state, log, ids and every trace in the indexes. There is no way back.
+
+        When this returns no read on any instance shows it, and acts that were on their way are refused. A later
+        message begins a new conversation.
+        """
+        await self._engine.store.erase(self._key(conversation), at=self._engine.clock())
+
+    async def dead_letters(self, conversation: str) -> list[Message]:
+        """The messages that were set aside, oldest first, each with the reason in `metadata["reason"]`."""
+        key = self._key(conversation)
+        snapshot = await self._engine.store.load(key)
+        if snapshot is None:
+            return []
+        notes = {}
+        for number in snapshot.record.dead:
+            async for message in self.history(conversation, after=number - 1):
+                if message.number == number:
+                    original = message
+                elif message.metadata.get("kind") == "dead" and message.reply_to == number:
+                    notes[number] = Message(
+                        id=original.id,
+                        number=number,
+                        role=original.role,
+                        content=original.content,
+                        created_at=original.created_at,
+                        metadata=original.metadata | {"reason": message.text},
+                    )
+                    break
+        return list(notes.values())
+
+    async def replay(self, conversation: str, number: int) -> Receipt:
+        """
+        Accepts the content of a message that was set aside once more, as a new message at the end of the log.
+
+        Replaying the same one twice has no second effect. Raises `UsageError` when *number* was not set aside.
+        """
+        for message in await self.dead_letters(conversation):
+            if message.number == number:
+                metadata = {name: value for name, value in message.metadata.items() if name != "reason"}
+                name = f"replay:{number}:{message.id}"[:400]
+                return await self.accept(
+                    conversation, message.content, id=name, role=message.role, metadata=metadata | {"replay_of": number}
+                )
+        raise UsageError(
+            f"{conversation}: message {number} was not set aside; nothing was done. dead_letters() lists those that were."
+        )
+
+    async def switch(self, on: bool, conversation: str | None = None, *, unread: str = "answer") -> None:
+        """
+        Switches the bot off, or on again: for one conversation, or for all of this tenant (on a Chatkeep: of all
+        tenants).
+
+        While it is off, messages are kept and shown, and not answered. When it goes on again, what is unread is
+        answered as `overlap` says, or, with unread="skip", passed over. Durable; other instances on the store notice
+        within `poll`.
+        """
+        if unread not in ("answer", "skip"):
+            raise UsageError(f'unread is "answer" or "skip", not {unread!r}; nothing was switched.')
+        key = self._key(conversation) if conversation is not None else None
+        if key is None:
+            await self._engine.switch(on, scope=EVERYWHERE if self._scope is None else f"={self._tenant}")
+        else:
+            await self._engine.switch_one(key, on)
+        if on:
+            await self._engine.resume(self._scope, key, answer=unread == "answer")
+
+    @property
+    def _scope(self) -> str | None:
+        return self._tenant
+
+    def _key(self, conversation: str) -> Key:
+        return key_for(self._tenant, conversation)
+
+    def _shown(self, snapshot: Snapshot, messages: int | None) -> Conversation[State]:
+        row, record, engine = snapshot.row, snapshot.record, self._engine
+        over = session_over(record, engine.policy, engine.clock(), record.since)
+        raw, schema = (engine.states.fresh(row.key), engine.states.schema) if over else (record.state, record.schema)
+        shown = snapshot.messages if messages is None else snapshot.messages[-messages:] if messages else ()
+        return Conversation(
+            tenant=row.key.tenant,
+            id=row.key.id,
+            owner=row.owner,
+            revision=row.revision,
+            state=engine.states.decode(row.key, raw, schema),
+            session=record.session,
+            messages=list(shown),
+            head=row.head,
+            unread=len(unread(snapshot)),
+            on=not record.off,
+            dead=list(record.dead),
+            updated_at=row.updated_at,
+            due_at=row.due_at,
+        )
+
+
+class Chatkeep(Tenant[State]):
+    """
+    Durable conversations over one store: the way in to everything, and the tenant "".
+
+        keep = Chatkeep("sqlite:///chat.db", session_ttl="30m")
+
+        @keep.on_message
+        async def bot(turn: Turn) -> str:
+            turn.state["count"] = turn.state.get("count", 0) + 1
+            return f"That was message {turn.state['count']}."
+
+        async with keep:
+            receipt = await keep.receive("ada", "hello", id="wamid.1")
+
+    Args:
+        url: The store: sqlite:///chat.db (a file here), sqlite:////var/chat.db, memory:// ...; or a `Driver`.
+
+        state: What a session's state is: dict (the default), a dataclass, a msgspec Struct or a pydantic model, made
+        without arguments.
+
+        schema: The number of the state's shape, from 1. Count it up when old states do not fit any more.
+
+        upgrades: For each older schema n, a function from the plain JSON value of n to that of n + 1; run when a
+        state is next loaded.
+
+        clock: The time, in seconds since 1970.
+
+        options: See `Settings`.
+
+    Raises:
+        Misconfigured: With everything that is wrong, in one message; nothing was opened.
+    """
+
+    def __init__(
+        self,
+        url: str | Driver,
+        *,
+        state: type[State] = DICT,
+        schema: int = 1,
+        upgrades: Mapping[int, Callable[[Any], Any]] | None = None,
+        clock: Callable[[], float] = time.time,
+        **options: object,
+    ) -> None:
+        self.settings = settings_from(options)
+        settings = self.settings
+        states = StateCodec(state, schema=schema, upgrades=upgrades, limit=settings.state_limit)
+        cache = Cache(entries=settings.cache_entries, bytes=settings.cache_bytes)
+        driver = driver_for(url) if isinstance(url, str) else url
+        store = Store(driver, cache=cache, window=settings.history, message_limit=settings.message_limit)
+        super().__init__(Engine(store, settings, states, clock=clock), "")
+
+    def on_message(self, handler: F) -> F:
+        """
+        Decorates the bot: takes a `Turn`, returns the reply.
+
+        A reply is text, a JSON part (a dict), a list of these, or None; an async generator of text makes one reply. A
+        plain function runs in a thread. State and replies are recorded when it returns; when it raises, nothing is.
+        """
+        if self._engine.handler is not None:
+            raise Misconfigured("There is a handler already; a Chatkeep has one.")
+        self._engine.handler = handler_for(handler)
+        return handler
+
+    def on_missing(self, hook: F) -> F:
+        """
+        Decorates the hook that rebuilds a session's state from the application's own data.
+
+        It runs when a message finds no live session, is given the `Turn` (without history), and returns the state, or
+        None for a fresh one. Its result is committed before the handler runs, once per session. When it raises, the
+        message stays unread, is tried again, and `receive` raises `HandlerFailed`: never does a bot see an empty
+        state by mistake.
+        """
+        if self._engine.on_missing is not None:
+            raise Misconfigured("There is an on_missing hook already; a Chatkeep has one.")
+        self._engine.on_missing = handler_for(hook)
+        return hook
+
+    def tenant(self, name: str) -> Tenant[State]:
+        """The same surface over another tenant's conversations."""
+        key_for(name, "-")
+        return Tenant(self._engine, name)
+
+    @property
+    def statistics(self) -> Statistics:
+        """Counts of the cache and the engine in this process."""
+        return Statistics(self._engine.store.statistics, self._engine.statistics)
+
+    async def open(self) -> None:
+        """Opens the store and starts the workers; what a crash has left unread is answered now."""
+        await self._engine.open()
+
+    async def close(self) -> None:
+        """Lets running turns finish, hands the rest back, closes the store."""
+        await self._engine.close()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def _scope(self) -> str | None:
+        return None

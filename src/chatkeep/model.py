@@ -1,0 +1,144 @@
+"""The values people meet: messages, receipts, conversations, and the turn that a handler is given. Nothing here
+waits."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, Literal, TypeVar
+
+from msgspec import Struct
+
+State = TypeVar("State")
+
+Role = Literal["user", "assistant", "operator", "system", "event"]
+Part = dict[str, Any]
+Content = str | list[Part]
+
+ASKING: frozenset[str] = frozenset({"user", "event"})
+"""Roles that a turn answers. The others are only kept and shown."""
+
+TALK: frozenset[str] = frozenset({"user", "assistant", "operator", "event"})
+"""Roles that are part of the talk; `system` entries are notes of chatkeep itself."""
+
+
+class Message(Struct, frozen=True, kw_only=True):
+    """One entry of a conversation's log.
+
+    number: its place, from 1, without gaps. id: the caller's, or chatkeep's own; a reply's never changes once it is
+    recorded. content: text, or a list of JSON parts such as {"type": "image", "url": "..."}; attachments are referred
+    to, not held. created_at: seconds since 1970, UTC. reply_to: number of the last message it answers; reply_from: of
+    the first.
+    """
+
+    id: str
+    number: int
+    role: Role
+    content: Content
+    created_at: float
+    reply_to: int | None = None
+    reply_from: int | None = None
+    metadata: dict[str, Any] = {}
+
+    @property
+    def text(self) -> str:
+        """The text alone: the content, or its text parts, one a line."""
+        return text_of(self.content)
+
+
+def text_of(content: Content) -> str:
+    """The text in *content*."""
+    if isinstance(content, str):
+        return content
+    return "\n".join(str(part["text"]) for part in content if "text" in part)
+
+
+Status = Literal["answered", "accepted", "off", "dropped", "failed"]
+
+
+class Receipt(Struct, frozen=True, kw_only=True):
+    """What became of a message that is in the log.
+
+    status: answered (handled; *replies* may still be empty if the bot had nothing to say), accepted (durable, to be
+    answered by a worker), off (kept and shown; the bot is switched off), dropped (kept, passed over: overlap="drop",
+    or skipped by an operator), failed (set aside after its last attempt; only a redelivery is told so, the first call
+    raises `HandlerFailed`). duplicate: its id was in the log already; replies are the ones recorded then, and the
+    content recorded first stands.
+    """
+
+    tenant: str
+    conversation: str
+    id: str
+    number: int
+    status: Status
+    replies: list[Message] = []
+    duplicate: bool = False
+
+
+class Conversation(Struct, Generic[State], frozen=True, kw_only=True):
+    """A conversation at one instant.
+
+    state: of the live session; fresh when the session is over. session: its number, from 1; 0 before the first turn.
+    messages: the last ones of the log, oldest first. unread: how many wait for an answer. on: the bot answers here.
+    dead: numbers of messages that were set aside. due_at: when it will be looked at next.
+    """
+
+    tenant: str
+    id: str
+    owner: str
+    revision: str
+    state: State
+    session: int
+    messages: list[Message]
+    head: int
+    unread: int
+    on: bool
+    dead: list[int]
+    updated_at: float
+    due_at: float | None
+
+
+class Turn(Generic[State]):
+    """What a handler is given: the state to change, what the user wrote, and what was said before.
+
+    Change `state` in place or put another value there; it is recorded, together with the replies, when the handler
+    returns, and forgotten when it raises. A handler may run more than once for the same messages: what it does to the
+    outside world should carry `turn.id`, which is the same each time.
+    """
+
+    __slots__ = ("conversation", "history", "messages", "replies", "session", "state", "tenant")
+
+    def __init__(
+        self,
+        *,
+        tenant: str,
+        conversation: str,
+        session: int,
+        state: State,
+        messages: list[Message],
+        history: list[Message],
+    ) -> None:
+        self.tenant = tenant
+        self.conversation = conversation
+        self.session = session
+        self.state = state
+        self.messages = messages
+        self.history = history
+        self.replies: list[Content] = []
+
+    @property
+    def id(self) -> str:
+        """Names what is being answered, the same each time it is tried: the id of the last message."""
+        return self.messages[-1].id
+
+    @property
+    def message(self) -> Message:
+        """The message to answer; the last one, if several are answered together."""
+        return self.messages[-1]
+
+    @property
+    def text(self) -> str:
+        """What the user wrote; several messages answered together are one a line."""
+        return "\n".join(message.text for message in self.messages)
+
+    def reply(self, content: Content) -> None:
+        """Adds a reply, in order, before whatever the handler returns."""
+        self.replies.append(content)

@@ -1,0 +1,290 @@
+"""The one way to a driver: decodes what it answers, keeps the newest snapshots, and writes an act however often that
+takes.
+
+`commit` is the loop that everything rests on: decide what to write from a snapshot, write it if the store still holds
+that revision, else decide again from what is there now. An act whose outcome is unknown is run again as it is;
+drivers recognise their own traces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from msgspec import structs
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+
+from .cache import Cache, CacheStatistics
+from .codec import Record, body_of, entry_for, message_from, record_from
+from .drivers.base import Claim, Driver, Entry, Index, Key, Row
+from .errors import Conflict, Corrupt, Uncertain
+from .model import Message
+from .turns import Act, Draft, Snapshot
+
+T = TypeVar("T")
+
+PAGE = 200
+SETTLE_S = 10.0
+PATIENCE = 3  # conflicts in a row before a writer steps back for a moment
+
+Decide = Callable[[Snapshot], Act | None]
+
+
+class Store:
+    """Conversations as snapshots over one driver. *window*: how many last messages a snapshot holds, at least."""
+
+    def __init__(self, driver: Driver, *, cache: Cache, window: int, message_limit: int) -> None:
+        self.driver = driver
+        self._cache = cache
+        self._window = window
+        self._message_limit = message_limit
+
+    @property
+    def statistics(self) -> CacheStatistics:
+        """What the cache did so far."""
+        return self._cache.statistics
+
+    async def open(self) -> None:
+        """Opens the driver."""
+        await self.driver.open()
+
+    async def close(self) -> None:
+        """Closes the driver."""
+        await self.driver.close()
+
+    def cached(self, key: Key) -> Snapshot | None:
+        """The newest snapshot this process has seen; the store may have moved on."""
+        return self._cache.get(key)
+
+    async def load(self, key: Key) -> Snapshot | None:
+        """The conversation as it is now; None when there is none."""
+        found = await self._settle(lambda: self.driver.read(key, tail=self._window))
+        if found is None:
+            self._cache.drop(key)
+            return None
+        return self._keep(await self._complete(self._decoded(*found)))
+
+    async def append(
+        self, key: Key, entry: Entry, *, at: float, due_at: float | None, claim: Claim | None, owner: str
+    ) -> tuple[Snapshot, int, bool]:
+        """Adds *entry* to the log, unless its id is there: the snapshot it leaves, the entry's number, and whether it
+        was known."""
+        cached = self._cache.get(key)
+        tail = self._window if cached is None else 4
+        while True:
+            revision = fresh_token()
+            call = self._appending(key, entry, revision, at, due_at, claim, tail, owner)
+            try:
+                row, entries, known = await self._settle(call)
+                break
+            except Conflict as there:
+                # Older than an erasure by another clock: it was asked for after it, so it belongs behind it.
+                at = max(at, there.erased_at or 0.0) + 0.001
+        if (
+            cached is not None
+            and cached.row.born == row.born
+            and row.head - len(entries) <= cached.row.head <= row.head
+        ):
+            news = [message_from(key, row.born, found) for found in entries if found.number > cached.row.head]
+            snapshot = self._windowed(row, record_from(key, row.body), (*cached.messages, *news))
+        elif cached is None:
+            snapshot = self._decoded(row, entries)
+        else:
+            return await self._reloaded(key), known.get(entry.id, row.head), entry.id in known
+        snapshot = self._keep(await self._complete(snapshot))
+        return snapshot, known.get(entry.id, row.head), entry.id in known and row.revision != revision
+
+    def _appending(
+        self,
+        key: Key,
+        entry: Entry,
+        revision: str,
+        at: float,
+        due_at: float | None,
+        claim: Claim | None,
+        tail: int,
+        owner: str,
+    ) -> Callable[[], Awaitable[tuple[Row, list[Entry], dict[str, int]]]]:
+        return lambda: self.driver.append(
+            key, [entry], revision=revision, at=at, due_at=due_at, claim=claim, tail=tail, owner=owner
+        )
+
+    async def commit(self, snapshot: Snapshot, decide: Decide, *, at: float) -> tuple[Snapshot, bool]:
+        """Writes what *decide* makes of the snapshot, on top of whatever others wrote meanwhile.
+
+        Answers the snapshot it leaves and True, or, when *decide* gives None, the newest snapshot and False. Raises
+        `Duplicate` when one of the ids is in the log already, `Uncertain` when the store kept silent to the end.
+        """
+        key = snapshot.row.key
+        conflicts = 0
+        while True:
+            act = decide(snapshot)
+            if act is None:
+                return snapshot, False
+            row, entries = self._encoded(snapshot, act, at)
+            call = self._writing(row, snapshot.row.revision or None, entries, snapshot.row.head, act.drop)
+            try:
+                stored = await self._settle(call)
+                if stored.head != row.head + len(entries):
+                    raise Corrupt(f"{key}: the store numbered the log to {stored.head}, not {row.head + len(entries)}.")
+            except Conflict as there:
+                conflicts += 1
+                if conflicts > PATIENCE:
+                    await asyncio.sleep(secrets.randbelow(1 << min(conflicts, 8)) / 1000)
+                at = max(at, (there.erased_at or 0.0) + 0.001)
+                snapshot = await self._moved(snapshot, there)
+                continue
+            except BaseException:
+                # Perhaps written, perhaps by the time this is read: only the store knows.
+                self._cache.drop(key)
+                raise
+            said = [
+                _message(key, row.born, draft, entry, number, at)
+                for number, (draft, entry) in enumerate(zip(act.drafts, entries, strict=True), row.head + 1)
+            ]
+            return self._keep(self._windowed(stored, act.record, (*snapshot.messages, *said))), True
+
+    def _writing(
+        self, row: Row, replaces: str | None, entries: list[Entry], since: int, drop: int
+    ) -> Callable[[], Awaitable[Row]]:
+        return lambda: self.driver.write(row, replaces=replaces, entries=entries, since=since, drop=drop)
+
+    async def page(
+        self, key: Key, born: str, *, after: int | None = None, before: int | None = None, limit: int
+    ) -> list[Message]:
+        """Log entries, oldest first; `Driver.entries` says which."""
+        found = await self._settle(lambda: self.driver.entries(key, after=after, before=before, limit=limit))
+        return [message_from(key, born, entry) for entry in found]
+
+    async def rows(
+        self,
+        index: Index,
+        *,
+        tenant: str | None = None,
+        owner: str = "",
+        until: float | None = None,
+        after: Row | None = None,
+        limit: int = PAGE,
+    ) -> list[Row]:
+        """A page of conversations, undecoded."""
+        return await self._settle(
+            lambda: self.driver.scan(index, tenant=tenant, owner=owner, until=until, after=after, limit=limit)
+        )
+
+    async def erase(self, key: Key, *, at: float) -> None:
+        """Removes everything of *key*."""
+        self._cache.drop(key)
+        await self._settle(lambda: self.driver.erase(key, at=at))
+        self._cache.drop(key)
+
+    async def _settle(self, act: Callable[[], Awaitable[T]]) -> T:
+        """Runs *act*; while nobody can say whether it happened, runs the same act again."""
+        try:
+            return await act()
+        except Uncertain:
+            patient = AsyncRetrying(
+                retry=retry_if_exception_type(Uncertain),
+                wait=wait_random_exponential(multiplier=0.05, max=1.0),
+                stop=stop_after_delay(SETTLE_S),
+                reraise=True,
+            )
+            return await patient(act)
+
+    def _encoded(self, snapshot: Snapshot, act: Act, at: float) -> tuple[Row, list[Entry]]:
+        old = snapshot.row
+        revision = fresh_token()
+        row = Row(
+            key=old.key,
+            revision=revision,
+            born=old.born or revision,
+            head=old.head,
+            body=body_of(old.key, act.record),
+            owner=old.owner,
+            updated_at=max(at, old.updated_at),
+            due_at=act.due_at,
+            claim=act.claim,
+            claimed_until=act.claimed_until,
+        )
+        return row, [draft.entry or self._entry(old.key, draft, at) for draft in act.drafts]
+
+    def _entry(self, key: Key, draft: Draft, at: float) -> Entry:
+        return entry_for(
+            key,
+            draft.content,
+            id=draft.id,
+            role=draft.role,
+            created_at=draft.created_at or at,
+            limit=self._message_limit,
+            reply_to=draft.reply_to,
+            reply_from=draft.reply_from,
+            metadata=draft.metadata,
+        )
+
+    def _decoded(self, row: Row, entries: list[Entry]) -> Snapshot:
+        messages = tuple([message_from(row.key, row.born, entry) for entry in entries])
+        return self._windowed(row, record_from(row.key, row.body), messages)
+
+    def _windowed(self, row: Row, record: Record, messages: tuple[Message, ...]) -> Snapshot:
+        """The record stands for the body, so the body is let go; unread messages are never cut off."""
+        wanted = max(self._window, row.head - record.cursor)
+        return Snapshot(structs.replace(row, body=b""), record, messages[-wanted:])
+
+    async def _complete(self, snapshot: Snapshot) -> Snapshot:
+        """Fetches unread messages that the window does not reach."""
+        row, record = snapshot.row, snapshot.record
+        start = snapshot.messages[0].number if snapshot.messages else row.head + 1
+        seen = max(record.cursor, record.dropped)
+        missing: list[Message] = []
+        while start > seen + 1:
+            found = await self.page(row.key, row.born, after=seen, before=start, limit=PAGE)
+            if not found:
+                return await self._reloaded(row.key)
+            missing += found
+            seen = found[-1].number
+        return structs.replace(snapshot, messages=(*missing, *snapshot.messages)) if missing else snapshot
+
+    async def _moved(self, snapshot: Snapshot, there: Conflict) -> Snapshot:
+        """The snapshot that a conflict shows."""
+        key, row = snapshot.row.key, there.row
+        if row is None:
+            self._cache.drop(key)
+            return blank(key)
+        if row.born == snapshot.row.born and snapshot.row.head + len(there.entries) == row.head:
+            news = [message_from(key, row.born, entry) for entry in there.entries]
+            return self._keep(self._windowed(row, record_from(key, row.body), (*snapshot.messages, *news)))
+        return await self._reloaded(key)
+
+    async def _reloaded(self, key: Key) -> Snapshot:
+        return await self.load(key) or blank(key)
+
+    def _keep(self, snapshot: Snapshot) -> Snapshot:
+        self._cache.put(snapshot)
+        return snapshot
+
+
+def blank(key: Key) -> Snapshot:
+    """The snapshot of a conversation that does not exist yet."""
+    return Snapshot(Row(key=key, revision="", born=""), Record(), ())
+
+
+def fresh_token() -> str:
+    """A random token for a revision, claim or id."""
+    return secrets.token_urlsafe(9)
+
+
+def _message(key: Key, born: str, draft: Draft, entry: Entry, number: int, at: float) -> Message:
+    if not isinstance(draft.content, str):
+        # The caller may change its parts later; what is cached must stay what is stored.
+        return message_from(key, born, structs.replace(entry, number=number))
+    return Message(
+        id=entry.id or f"{born}.{number}",
+        number=number,
+        role=draft.role,
+        content=draft.content,
+        created_at=round(draft.created_at or at, 3),
+        reply_to=draft.reply_to or None,
+        reply_from=draft.reply_from or None,
+        metadata=draft.metadata,
+    )

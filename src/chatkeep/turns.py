@@ -1,0 +1,367 @@
+"""The rules of conversations, as pure functions: no await, no clock, no chance. Times, tokens and ids are arguments.
+
+A `Snapshot` is a conversation at one revision; each rule looks at one and answers what to do or what to write. The
+store writes, the engine waits; everything that can be right or wrong about a turn is decided here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Raw, Struct, structs
+
+from .codec import NONE, Record
+from .drivers.base import Entry, Row
+from .model import ASKING, TALK, Content, Message, Role, Status
+
+PARKED_S = 30.0
+"""A conversation whose bot is off is looked at again after this long, in case it was switched on and nobody told us."""
+
+LOOK_AGAIN_S = 1.0
+"""The sweep never sets a due time nearer than this, so that it cannot spin."""
+
+PAGE_DROPPED = 500
+"""Retention removes so many entries of one conversation at a time."""
+
+DEAD_SHOWN = 100
+"""So many numbers of messages set aside are kept in a record."""
+
+
+class Policy(Struct, frozen=True, kw_only=True):
+    """The settings that rules depend on. Durations in seconds."""
+
+    overlap: str = "queue"
+    quiet_s: float = 1.5
+    max_wait_s: float = 10.0
+    session_ttl_s: float | None = None
+    retention_s: float | None = None
+    history: int = 20
+    max_raised: int = 3
+    max_begun: int = 8
+    claim_s: float = 35.0
+
+
+class Snapshot(Struct, frozen=True):
+    """A conversation at one revision: its row, the record in it, and its last messages, dense up to row.head."""
+
+    row: Row
+    record: Record
+    messages: tuple[Message, ...]
+
+
+class Draft(Struct, frozen=True, kw_only=True):
+    """A message without a number; created_at=0: of the act's time. *entry* is its stored form, if that was made
+    before."""
+
+    role: Role
+    content: Content
+    id: str = ""
+    reply_to: int = 0
+    reply_from: int = 0
+    created_at: float = 0.0
+    metadata: dict[str, Any] = {}
+    entry: Entry | None = None
+
+
+class Act(Struct, frozen=True, kw_only=True):
+    """What to write: the next record, new entries, the claim to hold afterwards, when to look again, how much log to
+    drop."""
+
+    record: Record
+    drafts: tuple[Draft, ...] = ()
+    claim: str | None = None
+    claimed_until: float = 0.0
+    due_at: float | None = None
+    drop: int = 0
+
+
+class Outcome(Struct, frozen=True):
+    """What became of one message: its status and replies, or the reason why it was set aside."""
+
+    status: Status
+    replies: list[Message] = []
+    dead: str = ""
+
+
+def unread(snapshot: Snapshot) -> list[Message]:
+    """What waits for an answer, oldest first."""
+    cursor = snapshot.record.cursor
+    if snapshot.row.head == cursor:
+        return []
+    return [message for message in snapshot.messages if message.number > cursor and message.role in ASKING]
+
+
+def session_over(record: Record, policy: Policy, at: float, number: int = 0) -> bool:
+    """Whether message *number*, of time *at*, finds no live session. Judged by its time: a backlog expires nothing."""
+    ttl = policy.session_ttl_s
+    if record.state == NONE:
+        return True
+    return ttl is not None and at - record.active_at >= ttl and record.since != number
+
+
+def opened(record: Record, state: Raw, schema: int, *, number: int, at: float) -> Record:
+    """The record with a new session in it that begins with entry *number*."""
+    return structs.replace(record, state=state, schema=schema, session=record.session + 1, since=number, active_at=at)
+
+
+def batch(snapshot: Snapshot, policy: Policy) -> list[Message]:
+    """The unread messages that the next turn answers together.
+
+    After a first failure they are tried one by one, so that an innocent message does not share the fate of a guilty
+    one.
+    """
+    waiting = unread(snapshot)
+    if policy.overlap in ("debounce", "burst") and not snapshot.record.begun:
+        return waiting
+    return waiting[:1]
+
+
+def ready_at(snapshot: Snapshot, policy: Policy) -> float:
+    """When the next turn may begin: after the pause that follows a failure, and for debounce once the user is quiet."""
+    waiting = unread(snapshot)
+    ready = snapshot.record.retry_at
+    if policy.overlap == "debounce" and waiting:
+        quiet = min(waiting[-1].created_at + policy.quiet_s, waiting[0].created_at + policy.max_wait_s)
+        ready = max(ready, quiet)
+    return ready
+
+
+def history(snapshot: Snapshot, first: Message, policy: Policy) -> list[Message]:
+    """The talk of the current session before message *first*, the last ones, each reply behind what it answers.
+
+    In the log a reply may stand behind messages that came while it was made; those that are still unread do not
+    belong to it.
+    """
+    record = snapshot.record
+    said = [
+        message
+        for message in snapshot.messages
+        if message.number >= record.since
+        and message.role in TALK
+        and (message.number < first.number or message.role not in ASKING)
+    ]
+    said.sort(key=lambda message: (message.reply_to or message.number, message.number))
+    return said[-policy.history :] if policy.history else []
+
+
+def same_input(before: Snapshot, now: Snapshot) -> bool:
+    """Whether a handler that saw *before* would see the same in *now*, so that its result may be written on top of
+    it."""
+    a, b = before.record, now.record
+    return (
+        before.row.born == now.row.born
+        and before.row.head <= now.row.head
+        and (a.cursor, a.session, a.schema, a.since, a.off) == (b.cursor, b.session, b.schema, b.since, b.off)
+        and a.state == b.state
+    )
+
+
+def begun(snapshot: Snapshot) -> int:
+    """Attempts at the first unread message, with the one that a claim stands for."""
+    return snapshot.record.begun + (snapshot.row.claim is not None)
+
+
+def taken(snapshot: Snapshot, policy: Policy, *, token: str, at: float) -> Act:
+    """Takes the claim: a free one, or one whose holder is gone; then the attempt it stood for is counted."""
+    record = structs.replace(snapshot.record, begun=begun(snapshot))
+    return next_act(snapshot, record, policy, at=at, claim=token)
+
+
+def finished(
+    snapshot: Snapshot,
+    answered: list[Message],
+    replies: list[Content],
+    policy: Policy,
+    *,
+    state: Raw,
+    schema: int,
+    opens: bool,
+    at: float,
+    claim: str | None = None,
+    arriving: Draft | None = None,
+) -> Act:
+    """Records a turn: the new *state* (of a new session, if it *opens* one), the *replies*, and that *answered* are
+    answered.
+
+    *claim* is kept while work remains. *arriving*: the one message itself, when it is accepted and answered in this
+    act.
+    """
+    head = snapshot.row.head
+    first, last = (head + 1, head + 1) if arriving else (answered[0].number, answered[-1].number)
+    drafts = [arriving] if arriving else []
+    drafts += [Draft(role="assistant", content=reply, reply_to=last, reply_from=first) for reply in replies]
+    waiting = [message for message in unread(snapshot) if message.number > last]
+    if waiting and policy.overlap == "drop":
+        drafts.append(passed_over(waiting))
+        waiting = []
+    record = snapshot.record
+    if opens:
+        record = opened(record, state, schema, number=first, at=answered[0].created_at)
+    record = structs.replace(
+        record,
+        state=state,
+        schema=schema,
+        cursor=waiting[0].number - 1 if waiting else head + len(drafts),
+        active_at=max(record.active_at, answered[-1].created_at),
+        begun=0,
+        raised=0,
+        retry_at=0.0,
+    )
+    return next_act(snapshot, record, policy, at=at, claim=claim if waiting else None, drafts=drafts)
+
+
+def passed_over(messages: list[Message]) -> Draft:
+    """The note that *messages* are kept but will not be answered."""
+    return Draft(
+        role="system",
+        content="",
+        reply_to=messages[-1].number,
+        reply_from=messages[0].number,
+        metadata={"kind": "dropped"},
+    )
+
+
+def failed(
+    snapshot: Snapshot,
+    tried: list[Message],
+    reason: str,
+    policy: Policy,
+    *,
+    at: float,
+    retry_at: float,
+    arriving: Draft | None = None,
+) -> Act:
+    """Counts an attempt that raised; a message that was tried alone is set aside when it has had its chances."""
+    record = snapshot.record
+    raised, tries = record.raised + 1, record.begun + 1
+    if len(tried) == 1 and (raised >= policy.max_raised or tries >= policy.max_begun):
+        return set_aside(snapshot, tried[0].number, reason, policy, at=at, arriving=arriving)
+    record = structs.replace(record, begun=tries, raised=raised, retry_at=retry_at)
+    return next_act(snapshot, record, policy, at=at, drafts=[arriving] if arriving else [])
+
+
+def set_aside(
+    snapshot: Snapshot, number: int, reason: str, policy: Policy, *, at: float, arriving: Draft | None = None
+) -> Act:
+    """Passes over a message that keeps failing and notes why; the next one is handled."""
+    record = snapshot.record
+    waiting = [later for later in unread(snapshot) if later.number > number]
+    note = Draft(
+        id=f"dead:{snapshot.row.born}.{number}",
+        role="system",
+        content=reason,
+        reply_to=number,
+        reply_from=number,
+        metadata={"kind": "dead"},
+    )
+    drafts = [arriving, note] if arriving else [note]
+    record = structs.replace(
+        record,
+        cursor=waiting[0].number - 1 if waiting else snapshot.row.head + len(drafts),
+        dead=(*record.dead, number)[-DEAD_SHOWN:],
+        begun=0,
+        raised=0,
+        retry_at=0.0,
+    )
+    return next_act(snapshot, record, policy, at=at, drafts=drafts)
+
+
+def skipped(snapshot: Snapshot, policy: Policy, *, at: float) -> Act | None:
+    """Passes over everything unread without an answer; None when nothing is."""
+    waiting = unread(snapshot)
+    if not waiting:
+        return None
+    note = passed_over(waiting)
+    record = structs.replace(snapshot.record, cursor=snapshot.row.head + 1, begun=0, raised=0, retry_at=0.0)
+    return next_act(snapshot, record, policy, at=at, drafts=[note])
+
+
+def released(snapshot: Snapshot, policy: Policy, *, at: float, retry_at: float | None = None) -> Act:
+    """Gives the claim back without counting an attempt; others may go on at once, or from *retry_at*."""
+    record = snapshot.record if retry_at is None else structs.replace(snapshot.record, retry_at=retry_at)
+    return next_act(snapshot, record, policy, at=at)
+
+
+def noted(snapshot: Snapshot, record: Record, note: Draft, policy: Policy, *, at: float) -> Act:
+    """Changes the record outside a turn. The note's id is what makes a second run of the same act harmless."""
+    row = snapshot.row
+    if not unread(snapshot):
+        record = structs.replace(record, cursor=row.head + 1)
+    return next_act(snapshot, record, policy, at=at, claim=row.claim, until=row.claimed_until, drafts=[note])
+
+
+def tended(snapshot: Snapshot, policy: Policy, *, at: float, oldest: list[Message]) -> Act:
+    """What the sweep writes when nothing is unread: an ended session closed, old log dropped, the next due time.
+
+    *oldest* are the first messages still in the log, one page. The state of an ended session is gone with this; its
+    log stays.
+    """
+    record = structs.replace(snapshot.record, cursor=snapshot.row.head)
+    if session_over(record, policy, at):
+        record = structs.replace(record, state=NONE)
+    drop = 0
+    if policy.retention_s is not None:
+        kept = [message for message in oldest if message.created_at + policy.retention_s > at]
+        drop = kept[0].number - 1 if kept else oldest[-1].number if oldest else 0
+        record = structs.replace(record, dropped=max(drop, record.dropped))
+        since = kept[0].created_at if kept else at - policy.retention_s + LOOK_AGAIN_S
+    else:
+        since = at
+    due_at = next_due(record, policy, since=since)
+    if due_at is not None:
+        due_at = max(due_at, at + LOOK_AGAIN_S)
+    return Act(record=record, due_at=due_at, drop=drop)
+
+
+def parked(snapshot: Snapshot, policy: Policy, *, at: float) -> Act:
+    """Leaves unread messages alone for a while: the bot is off here, or the state is newer than this code."""
+    act = next_act(snapshot, snapshot.record, policy, at=at)
+    return structs.replace(act, due_at=at + PARKED_S)
+
+
+def next_act(
+    snapshot: Snapshot,
+    record: Record,
+    policy: Policy,
+    *,
+    at: float,
+    claim: str | None = None,
+    until: float | None = None,
+    drafts: list[Draft] | tuple[Draft, ...] = (),
+) -> Act:
+    """The whole next row, given the next record: who holds the claim and when somebody has to look again."""
+    if record.cursor < snapshot.row.head + len(drafts):
+        due_at: float | None = max(at, record.retry_at)
+    else:
+        due_at = next_due(record, policy, since=record.active_at)
+        old = snapshot.row.due_at
+        if old is not None and due_at is not None and at < old <= due_at:
+            due_at = old  # early is allowed, late is not, and what stays the same costs no index write
+    if claim is not None and until is None:
+        until = at + policy.claim_s
+    return Act(record=record, drafts=tuple(drafts), claim=claim, claimed_until=until or 0.0, due_at=due_at)
+
+
+def next_due(record: Record, policy: Policy, *, since: float) -> float | None:
+    """When an idle conversation has to be looked at: its session ends, or its oldest entries (of time *since*) grow
+    too old."""
+    dues = []
+    if policy.session_ttl_s is not None and record.state != NONE:
+        dues.append(record.active_at + policy.session_ttl_s)
+    if policy.retention_s is not None:
+        dues.append(since + policy.retention_s)
+    return min(dues, default=None)
+
+
+def outcome(record: Record, number: int, found: list[Message]) -> Outcome | None:
+    """What became of message *number*, given the entries *found* behind it; None while it is unread."""
+    if record.cursor < number:
+        return None
+    about = [
+        message for message in found if message.reply_to and (message.reply_from or 0) <= number <= message.reply_to
+    ]
+    replies = [message for message in about if message.role == "assistant"]
+    notes = {message.metadata.get("kind"): message.text for message in about if message.role == "system"}
+    if replies or not notes:
+        return Outcome("answered", replies)
+    return Outcome("failed", dead=notes["dead"]) if "dead" in notes else Outcome("dropped")
