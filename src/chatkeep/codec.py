@@ -11,10 +11,10 @@ else.
 from __future__ import annotations
 
 import math
-import re
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
+from functools import lru_cache
 from typing import Any, Generic, cast
 
 import msgspec
@@ -75,7 +75,8 @@ _decode = msgspec.json.Decoder().decode
 _decode_record = msgspec.json.Decoder(Record).decode
 _decode_line = msgspec.json.Decoder(Line).decode
 
-_LONG_NUMBER = re.compile(rb"\d{19}")
+_DIGITS = bytes(48 if 48 <= byte < 58 else byte for byte in range(256))
+_LONG_NUMBER = b"0" * 19
 
 
 def key_for(tenant: str, conversation: str) -> Key:
@@ -276,7 +277,7 @@ def _json_checked(raw: bytes, plain: Callable[[], Any], refusal: type[UsageError
         b"null" in raw  # what NaN and infinity are encoded as
         or b"\\u0000" in raw
         or raw.count(b"{") + raw.count(b"[") > DEEPEST
-        or _LONG_NUMBER.search(raw)
+        or _LONG_NUMBER in raw.translate(_DIGITS)
     ) and (reason := _unstorable(plain())):
         raise refusal(f"{what} holds {reason}, which cannot be stored everywhere. Nothing was touched.")
     return raw
@@ -310,7 +311,12 @@ def _check(key: Key, body: bytes, what: str) -> None:
 
 
 def _crc(key: Key, rest: bytes) -> bytes:
-    return b"%08x" % zlib.crc32(rest, zlib.crc32(f"{len(key.tenant)}:{key.tenant}{key.id}".encode()))
+    return b"%08x" % zlib.crc32(rest, _seed(key))
+
+
+@lru_cache(maxsize=4096)
+def _seed(key: Key) -> int:
+    return zlib.crc32(f"{len(key.tenant)}:{key.tenant}{key.id}".encode())
 
 
 def _is_unicode(text: str) -> bool:

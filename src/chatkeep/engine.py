@@ -232,7 +232,7 @@ class Engine(Generic[State]):
             and self.policy.overlap != "debounce"
             and not self._is_off(snapshot)
             and not (self.on_missing and turns.session_over(record, self.policy, draft.created_at))
-            and all(message.id != draft.id for message in snapshot.messages)
+            and draft.id not in [message.id for message in snapshot.messages]
         )
 
     async def _receive_in_one_trip(self, key: Key, lane: Lane, snapshot: Snapshot, draft: Draft) -> Receipt | None:
@@ -538,13 +538,13 @@ class Engine(Generic[State]):
         began = time.perf_counter()
         try:
             async with self._slots, asyncio.timeout(self._timeout_s) as limit:
-                said = await cast(Handler[State], self.handler)(turn)
+                said = await cast("Handler[State]", self.handler)(turn)
             replies = [*turn.replies, *_contents(said)]
             raw = self.states.encode(key, turn.state)
         except (Exception, asyncio.CancelledError) as cause:
             if (
                 isinstance(cause, asyncio.CancelledError)
-                and cast(asyncio.Task[Any], asyncio.current_task()).cancelling()
+                and cast("asyncio.Task[Any]", asyncio.current_task()).cancelling()
             ):
                 raise
             self.statistics.failures += 1
@@ -582,7 +582,7 @@ class Engine(Generic[State]):
         turn = self._turn(snapshot, messages, self.states.decode(key, self.states.fresh(key), self.states.schema))
         try:
             async with asyncio.timeout(self._timeout_s):
-                found = await cast(Handler[State], self.on_missing)(turn)
+                found = await cast("Handler[State]", self.on_missing)(turn)
             raw = self.states.fresh(key) if found is None else self.states.encode(key, found)
         except Exception as cause:
             raise HookFailed(

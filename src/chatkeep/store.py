@@ -9,7 +9,10 @@ drivers recognise their own traces.
 from __future__ import annotations
 
 import asyncio
+import os
+import random
 import secrets
+from base64 import urlsafe_b64encode
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -269,9 +272,13 @@ def blank(key: Key) -> Snapshot:
     return Snapshot(Row(key=key, revision="", born=""), Record(), ())
 
 
+_random = random.Random(secrets.token_bytes(32))
+os.register_at_fork(after_in_child=lambda: _random.seed(secrets.token_bytes(32)))
+
+
 def fresh_token() -> str:
-    """A random token for a revision, claim or id."""
-    return secrets.token_urlsafe(9)
+    """A random token for a revision, claim or id: 72 bits, unique, and no secret (asking the system costs 10 us)."""
+    return urlsafe_b64encode(_random.randbytes(9)).decode()
 
 
 def _message(key: Key, born: str, draft: Draft, entry: Entry, number: int, at: float) -> Message:

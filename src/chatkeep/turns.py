@@ -140,7 +140,8 @@ def history(snapshot: Snapshot, first: Message, policy: Policy) -> list[Message]
         and message.role in TALK
         and (message.number < first.number or message.role not in ASKING)
     ]
-    said.sort(key=lambda message: (message.reply_to or message.number, message.number))
+    if any([message.reply_to and message.reply_to != message.number - 1 for message in said]):
+        said.sort(key=lambda message: (message.reply_to or message.number, message.number))
     return said[-policy.history :] if policy.history else []
 
 

