@@ -54,7 +54,8 @@ class RawLoop:
         db.execute("begin immediate")
         found = db.execute("select state from session where id = ?", (conversation,)).fetchone()
         said = db.execute(
-            "select number, role, body from message where session = ? order by number desc limit ?", (conversation, work.WINDOW)
+            "select number, role, body from message where session = ? order by number desc limit ?",
+            (conversation, work.WINDOW),
         ).fetchall()
         state: dict[str, Any] = json.loads(found[0]) if found else {}
         history = [json.loads(body) for _, _, body in reversed(said)]
@@ -118,7 +119,9 @@ class BareCombiner:
     def _load(self, db: apsw.Connection, name: str) -> tuple[int, int, bytes, deque[str]]:
         db.execute("insert into session (name, revision, state) values (?, 0, '{}') on conflict do nothing", (name,))
         number, revision, raw = db.execute("select id, revision, state from session where name = ?", (name,)).get
-        bodies = db.execute("select body from turn where session = ? order by rowid desc limit 10", (number,)).fetchall()
+        bodies = db.execute(
+            "select body from turn where session = ? order by rowid desc limit 10", (number,)
+        ).fetchall()
         history = deque([said for (body,) in reversed(bodies) for said in msgspec.json.decode(body)], work.WINDOW)
         return number, revision, raw if isinstance(raw, bytes) else raw.encode(), history
 

@@ -11,7 +11,6 @@ import sys
 import time
 from typing import Any
 
-from . import work
 from .floors import BareCombiner, RawLoop
 from .whole import Whole
 

@@ -13,18 +13,55 @@ from typing import Any
 TEXT_BYTES = 200
 WINDOW = 20
 
-SUBJECTS = "I we my friend the driver someone your colleague my sister the shop everybody nobody our office".split()
-VERBS = "need ordered booked paid cancelled moved forgot found liked returned asked for would prefer picked up".split()
-OBJECTS = (
-    "a gel manicure,two large pizzas,the blue cushion,an appointment,the wrong size,a table for six,a refund,the invoice,"
-    "extra cheese,nail art,the parcel,a birthday cake,our reservation,the early slot,that voucher,a haircut,the garden chair"
+SUBJECTS = [
+    "I",
+    "we",
+    "my friend",
+    "the driver",
+    "someone",
+    "your colleague",
+    "my sister",
+    "the shop",
+    "everybody",
+    "nobody",
+    "our office",
+]
+VERBS = [
+    "need",
+    "ordered",
+    "booked",
+    "paid",
+    "cancelled",
+    "moved",
+    "forgot",
+    "found",
+    "liked",
+    "returned",
+    "asked for",
+    "would prefer",
+    "picked up",
+]
+OBJECTS = """a gel manicure,two large pizzas,the blue cushion,an appointment,the wrong size,a table for six,a refund,the invoice
+extra cheese,nail art,the parcel,a birthday cake,our reservation,the early slot,that voucher,a haircut""".replace(
+    "\n", ","
 ).split(",")
-TAILS = (
-    "on Thursday at half past nine,before the rain,for the office party,because of the traffic,with a discount code,"
-    "without onions,at the branch near the station,if that is still possible,and it never arrived,instead of the other one,"
-    "for about forty euros,in green or grey,as we said on the phone,by Friday evening,after my shift ends"
+TAILS = """on Thursday at half past nine,before the rain,for the office party,because of the traffic,with a discount code
+without onions,at the branch near the station,if that is still possible,and it never arrived,instead of the other one
+for about forty euros,in green or grey,as we said on the phone,by Friday evening,after my shift ends""".replace(
+    "\n", ","
 ).split(",")
-DISHES = "Margherita,Quattro Stagioni,Tiramisu,Minestrone,Bruschetta,Lasagne,Panna cotta,Insalata,Calzone,Gnocchi".split(",")
+DISHES = [
+    "Margherita",
+    "Quattro Stagioni",
+    "Tiramisu",
+    "Minestrone",
+    "Bruschetta",
+    "Lasagne",
+    "Panna cotta",
+    "Insalata",
+    "Calzone",
+    "Gnocchi",
+]
 
 
 def text(seed: int) -> str:
@@ -45,10 +82,19 @@ def state(step: int) -> dict[str, Any]:
         "stage": ("browse", "cart", "address", "confirm")[step % 4],
         "revision": step,
         "items": [
-            {"sku": f"P-{(step * 7 + n * 31) % 997:03d}", "name": DISHES[(step + n) % 10], "quantity": n % 3 + 1, "price": 650 + 50 * n}
+            {
+                "sku": f"P-{(step * 7 + n * 31) % 997:03d}",
+                "name": DISHES[(step + n) % 10],
+                "quantity": n % 3 + 1,
+                "price": 650 + 50 * n,
+            }
             for n in range(10)
         ],
-        "address": {"street": f"{step % 90 + 1} Harbour Road", "city": "Springfield", "phone": f"+49 30 {1234567 + step}"},
+        "address": {
+            "street": f"{step % 90 + 1} Harbour Road",
+            "city": "Springfield",
+            "phone": f"+49 30 {1234567 + step}",
+        },
         "notes": TEXTS[step % 512][:180],
     }
 

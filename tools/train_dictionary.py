@@ -126,7 +126,23 @@ Oi, tudo bem? Queria saber o horario de funcionamento.
 Funcionamos todos os dias das 10h as 22h.
 """.splitlines()
 
-NAMES = "Large Pizza Cut Gel Water Salad Colour Basic Lesson Chicken Soup Box Shirt Blue Red".split()
+NAMES = [
+    "Large",
+    "Pizza",
+    "Cut",
+    "Gel",
+    "Water",
+    "Salad",
+    "Colour",
+    "Basic",
+    "Lesson",
+    "Chicken",
+    "Soup",
+    "Box",
+    "Shirt",
+    "Blue",
+    "Red",
+]
 
 
 def samples() -> list[bytes]:
@@ -145,7 +161,10 @@ def samples() -> list[bytes]:
             return f'["{checksum()}",{at},{json.dumps(said())}]'
         if kind < 0.95:
             return f'["{checksum()}",{at},{json.dumps(said())},{chosen.randrange(1, 400)}]'
-        parts = [{"type": "image", "url": f"https://cdn.example.com/{checksum()}.jpg"}, {"type": "text", "text": said()}]
+        parts = [
+            {"type": "image", "url": f"https://cdn.example.com/{checksum()}.jpg"},
+            {"type": "text", "text": said()},
+        ]
         return f'["{checksum()}",{at},{json.dumps(parts, separators=(",", ":"))},0,0,{{"channel":"whatsapp"}}]'
 
     def record(at: int) -> str:
@@ -161,9 +180,17 @@ def samples() -> list[bytes]:
         address = {"street": f"{chosen.randrange(300)} Main Street", "city": "London", "phone": "+44 20 7946"}
         state = chosen.choice(
             [
-                {"stage": chosen.choice(["menu", "cart", "confirm"]), "cart": cart, "address": address, "welcomed": True},
+                {
+                    "stage": chosen.choice(["menu", "cart", "confirm"]),
+                    "cart": cart,
+                    "address": address,
+                    "welcomed": True,
+                },
                 {"items": cart, "notes": said(), "status": "open", "payment": None},
-                {"booking": {"service": "haircut", "date": f"2026-03-{chosen.randrange(10, 29)}", "time": "14:30"}, "step": 2},
+                {
+                    "booking": {"service": "haircut", "date": f"2026-03-{chosen.randrange(10, 29)}", "time": "14:30"},
+                    "step": 2,
+                },
             ]
         )
         rest = f'"session":1,"since":1,"cursor":{chosen.randrange(400)},"active_at":{at / 1000}'

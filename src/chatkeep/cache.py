@@ -76,5 +76,7 @@ class Cache:
 
 def weigh(snapshot: Snapshot) -> int:
     """The memory a snapshot takes, estimated."""
-    said = sum([len(m.content) if isinstance(m.content, str) else PART_BYTES * len(m.content) for m in snapshot.messages])
+    said = sum(
+        [len(m.content) if isinstance(m.content, str) else PART_BYTES * len(m.content) for m in snapshot.messages]
+    )
     return SNAPSHOT_BYTES + len(snapshot.record.state) + MESSAGE_BYTES * len(snapshot.messages) + said

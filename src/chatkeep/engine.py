@@ -18,10 +18,11 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from functools import cache
 from typing import Any, Generic, cast
 
 from msgspec import Raw, Struct, structs
-from tenacity import RetryCallState, wait_exponential_jitter
+from tenacity import RetryCallState, wait_exponential, wait_random
 
 from . import turns
 from .codec import NONE, RESERVED, StateCodec, entry_for, message_id
@@ -53,10 +54,8 @@ HOOK_PAUSE_S = 5.0
 LOOK_S = 0.02
 LOOK_LONGEST_S = 0.5
 SWEEP_PAGE = 100
+ORPHANS_S = 5.0
 LONG_S = 60.0  # a lane that would wait longer goes; the sweep finds the conversation again
-
-PROCESS = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-"""Opens every claim token: tells whether the holder of a claim still lives, if it ran on this host."""
 
 SWITCHES = Key(RESERVED + "chatkeep", "switches")
 EVERYWHERE = "*"
@@ -87,7 +86,7 @@ class Lane:
         self.waiters: list[Waiter] = []
         self.task: asyncio.Task[None] | None = None
         self.wake = asyncio.Event()  # something new is in the log
-        self.claim = f"{PROCESS}:{fresh_token()}"
+        self.claim = f"{this_process()}:{fresh_token()}"
         self.warm = False  # what the cache holds is as new as the act that started this lane
         self.held = False  # a call of `receive` does the work itself; no task may start
 
@@ -128,16 +127,14 @@ class Engine(Generic[State]):
         self._timeout_s = seconds(settings.turn_timeout)
         self._quick_s = seconds(settings.quick)
         self._poll_s = seconds(settings.poll)
-        self._backoff = wait_exponential_jitter(
-            initial=seconds(settings.retry_after),
-            max=seconds(settings.retry_longest),
-            jitter=seconds(settings.retry_after),
-        )
+        first, longest = seconds(settings.retry_after), seconds(settings.retry_longest)
+        self._backoff = wait_exponential(multiplier=first, max=longest) + wait_random(0, first)
         self._pace_s = self._quick_s  # how long handlers have taken lately; at first nobody knows
         self._lanes: dict[Key, Lane] = {}
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._off: frozenset[str] = frozenset()
         self._sweeper: asyncio.Task[None] | None = None
+        self._look_for_orphans_at = 0.0
         self._open = False
 
     # -- life ---------------------------------------------------------------------------------------------------------------
@@ -696,12 +693,18 @@ class Engine(Generic[State]):
 
     async def sweep(self) -> int:
         """Starts work on conversations that are due, a bounded number at a time; answers how many it started."""
-        started, after = 0, None
+        started, after, now = 0, None, self.clock()
+        until = now
+        if now >= self._look_for_orphans_at:
+            # A claim hides its conversation until it runs out; those of a process that died on this host need not wait.
+            until += self.policy.claim_s
+            self._look_for_orphans_at = now + ORPHANS_S
         room = self._settings.concurrency * 2
         while len(self._lanes) < room:
-            rows = await self.store.rows("due", until=self.clock(), after=after, limit=SWEEP_PAGE)
+            rows = await self.store.rows("due", until=until, after=after, limit=SWEEP_PAGE)
             for row in rows:
-                if row.key not in self._lanes and row.key != SWITCHES and len(self._lanes) < room:
+                due = (row.wake or 0.0) <= now or (row.claim and (row.due_at or 0.0) <= now and holder_gone(row.claim))
+                if due and row.key not in self._lanes and row.key != SWITCHES and len(self._lanes) < room:
                     lane = self._lanes[row.key] = Lane()
                     self._start(row.key, lane)
                     started += 1
@@ -844,12 +847,21 @@ def handler_for(function: Callable[..., Any]) -> Handler[Any]:
     return in_thread
 
 
+@cache
+def this_process() -> str:
+    """Opens every claim token; tells whether the holder of a claim still lives, if it ran on this host."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+os.register_at_fork(after_in_child=this_process.cache_clear)
+
+
 def holder_gone(claim: str) -> bool:
     """Whether the process that holds *claim* is certainly dead: it ran on this host, and its process id says so.
 
     Being wrong costs a handler run twice, never a wrong result: what a turn writes is checked against the revision.
     """
-    host, pid, nonce = PROCESS.split(":")
+    host, pid, nonce = this_process().split(":")
     parts = claim.split(":")
     if os.name != "posix" or len(parts) != 4 or parts[0] != host or not parts[1].isdigit():
         return False

@@ -18,6 +18,9 @@ Index = Literal["key", "due", "owner", "recent"]
 RECENT_GRAIN_S = 60.0
 """The `recent` index moves in steps this wide, so that an ordinary turn does not have to touch it."""
 
+ENTRIES_MOST = 500
+"""No act carries more entries than this."""
+
 TOMBSTONE_KEPT_S = 7 * 86_400.0
 """How long (by the callers' own times) an erasure must go on refusing acts that are older than itself."""
 
@@ -33,7 +36,7 @@ class Ability(StrEnum):
 
 
 class Key(NamedTuple):
-    """Names one conversation. Any UTF-8 text without NUL must survive in both parts."""
+    """Names one conversation. Any UTF-8 text without NUL must survive in both parts; only the tenant may be empty."""
 
     tenant: str
     id: str
@@ -135,10 +138,10 @@ class Driver(Protocol):
         """Adds the entries whose id is new, numbered on from head, whatever the revision; creates the row if there is
         none.
 
-        Numbers in *entries* are ignored. When every id is known nothing changes, not even the revision. Else the row
-        gets *revision*, updated_at *at*, the earlier of the two due times, and the claim if it has none. *owner* is
-        set on creation. Run again, it finds its own revision or its ids and answers the same. Raises `Conflict` with
-        erased_at when *at* is not later than an erasure of this key.
+        Numbers in *entries* are ignored; their ids are distinct, or empty. When every id is known nothing changes,
+        not even the revision. Else the row gets *revision*, updated_at *at*, the earlier of the two due times, and
+        the claim if it has none. *owner* is set on creation. Run again, it finds its own revision or its ids and
+        answers the same. Raises `Conflict` with erased_at when *at* is not later than an erasure of this key.
         """
 
     async def write(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from msgspec import structs
 
-from ..errors import Conflict, Duplicate
+from ..errors import Conflict, Duplicate, Unavailable
 from .base import TOMBSTONE_KEPT_S, Ability, Appended, Claim, Entry, Index, Key, Row
 
 
@@ -40,15 +40,16 @@ class MemoryDriver:
         name = url.partition("://")[2]
         self._shelf = SHELVES.setdefault(name, Shelf()) if name else Shelf()
         self.epoch = self._shelf.epoch
+        self._open = False
 
     async def open(self) -> None:
-        """Nothing to do."""
+        self._open = True
 
     async def close(self) -> None:
-        """Nothing to do."""
+        self._open = False
 
     async def read(self, key: Key, *, tail: int) -> tuple[Row, list[Entry]] | None:
-        await asyncio.sleep(0)
+        await self._come_in()
         row = self._shelf.rows.get(key)
         return None if row is None else (row, self._after(key, row.head - tail))
 
@@ -64,7 +65,7 @@ class MemoryDriver:
         tail: int = 0,
         owner: str = "",
     ) -> Appended:
-        await asyncio.sleep(0)
+        await self._come_in()
         self._refuse_erased(key, at)
         row = self._shelf.rows.get(key)
         known = self._known(key, entries)
@@ -91,7 +92,7 @@ class MemoryDriver:
     async def write(
         self, row: Row, *, replaces: str | None, entries: Sequence[Entry] = (), since: int = 0, drop: int = 0
     ) -> Row:
-        await asyncio.sleep(0)
+        await self._come_in()
         key = row.key
         stored = self._shelf.rows.get(key)
         if stored and stored.revision == row.revision:
@@ -112,7 +113,7 @@ class MemoryDriver:
     async def entries(
         self, key: Key, *, after: int | None = None, before: int | None = None, limit: int
     ) -> list[Entry]:
-        await asyncio.sleep(0)
+        await self._come_in()
         found = [entry for entry in self._after(key, after or 0) if before is None or entry.number < before]
         return found[:limit] if after is not None or before is None else found[-limit:] if limit else []
 
@@ -126,7 +127,7 @@ class MemoryDriver:
         after: Row | None = None,
         limit: int,
     ) -> list[Row]:
-        await asyncio.sleep(0)
+        await self._come_in()
         place = PLACES[index]
         rows = [row for row in self._shelf.rows.values() if tenant is None or row.key.tenant == tenant]
         if index == "due":
@@ -138,7 +139,7 @@ class MemoryDriver:
         return sorted(rows, key=place)[:limit]
 
     async def erase(self, key: Key, *, at: float) -> None:
-        await asyncio.sleep(0)
+        await self._come_in()
         shelf = self._shelf
         row = shelf.rows.pop(key, None)
         shelf.logs.pop(key, None)
@@ -146,6 +147,11 @@ class MemoryDriver:
         shelf.erased[key] = max(at, row.updated_at if row else at, shelf.erased.get(key, at))
         for other in [other for other, mark in shelf.erased.items() if mark < at - TOMBSTONE_KEPT_S]:
             del shelf.erased[other]
+
+    async def _come_in(self) -> None:
+        await asyncio.sleep(0)  # as any store, it lets others go first
+        if not self._open:
+            raise Unavailable("This memory:// store is not open; nothing was done.")
 
     def _add(self, key: Key, head: int, entries: Sequence[Entry]) -> int:
         log = self._shelf.logs.setdefault(key, {})

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import apsw
 from msgspec import structs
 
-from ..errors import ChatkeepError, Conflict, Corrupt, Duplicate, Misconfigured, StoreError, Unavailable, Uncertain
+from ..errors import ChatkeepError, Conflict, Corrupt, Duplicate, Misconfigured, Unavailable, Uncertain
 from .base import TOMBSTONE_KEPT_S, Ability, Appended, Claim, Entry, Index, Key, Row
 from .packing import pack, unpack
 
@@ -68,7 +68,7 @@ class SqliteDriver:
         self._readers = Worker(self._connect, answer, threads=READERS)
         try:
             self.epoch = await self._writer.call(_epoch)
-        except StoreError:
+        except BaseException:
             await self.close()
             raise
 
@@ -156,7 +156,7 @@ class SqliteDriver:
             "limit": limit,
             "tenant": after.key.tenant if after else "",
             "id": after.key.id if after else "",
-            "wake": (after.wake if after else None) or -1e300,
+            "wake": -1e300 if after is None else after.wake,
             "recent": after.recent if after else 1 << 62,
         }
 
@@ -190,11 +190,18 @@ class SqliteDriver:
         return done
 
     def _connect(self) -> apsw.Connection:
+        folder = os.path.dirname(os.path.abspath(self.path))
+        if not os.path.isdir(folder):
+            raise Misconfigured(f"sqlite:///{self.path} was not opened: there is no folder {folder}. Make it first.")
         try:
             db = apsw.Connection(self.path)
             db.set_busy_timeout(BUSY_MS)
             _migrate(db, self.path)
             db.execute("pragma synchronous = full; pragma cache_size = -16000; pragma journal_size_limit = 67108864")
+        except (apsw.CantOpenError, apsw.NotADBError, apsw.ReadOnlyError) as fault:
+            raise Misconfigured(
+                f"sqlite:///{self.path} was not opened: {fault}. Name a file that chatkeep may write."
+            ) from fault
         except apsw.Error as fault:
             raise _translated(fault, f"sqlite:///{self.path} was not opened") from fault
         return db
@@ -245,7 +252,9 @@ class Worker:
                 db = db or self._connect()
                 answers = self._run(db, batch)
             except BaseException as fault:
-                answers = [fault] * len(batch)
+                if db is not None:
+                    _rollback(db)
+                answers = [_translated(fault, "Nothing was done")] * len(batch)
             if any(isinstance(found, Uncertain) for found in answers) and db:
                 # After a failed fsync the page cache may disagree with the disk: only a new connection reads what is there.
                 db.close(force=True)
@@ -266,14 +275,15 @@ def _deliver(batch: list[Job], answers: list[Any]) -> None:
 
 
 def answer(db: apsw.Connection, batch: list[Job]) -> list[Any]:
-    """Runs reads, all of one instant."""
-    try:
-        db.execute("begin")
-        answers = [_attempt(act, db) for act, _ in batch]
-        db.execute("commit")
-    except apsw.Error as fault:
-        _rollback(db)
-        return [_translated(fault, "Nothing was read")] * len(batch)
+    """Runs reads, all of one instant; one that fails fails alone."""
+    answers: list[Any] = []
+    db.execute("begin")
+    for act, _ in batch:
+        try:
+            answers.append(act(db))
+        except Exception as fault:
+            answers.append(_translated(fault, "Nothing was read"))
+    db.execute("commit")
     return answers
 
 
@@ -335,12 +345,12 @@ def _append(db: apsw.Connection, row: Row, entries: Sequence[Entry], tail: int) 
         _add(db, number, stored.head, entries)
         return Appended(stored, _tail(db, number, stored.head, tail), {})
     there = _find(db, key)
-    known = _known(db, there[0], ids) if there else {}
-    if there and (there[1].revision == row.revision or (ids and len(known) == len(ids))):
-        return Appended(there[1], _tail(db, there[0], there[1].head, tail), known)
     erased = db.execute(sql("mark"), values).fetchone()
     if erased is not None:
         raise Conflict(f"{key} was erased later than this act", row=there[1] if there else None, erased_at=erased[0])
+    known = _known(db, there[0], ids) if there else {}
+    if there and (there[1].revision == row.revision or (ids and len(known) == len(ids))):
+        return Appended(there[1], _tail(db, there[0], there[1].head, tail), known)
     if there:
         news = [entry for entry in entries if entry.id not in known]
         rest = _append(db, row, news, tail)
@@ -350,9 +360,7 @@ def _append(db: apsw.Connection, row: Row, entries: Sequence[Entry], tail: int) 
     return Appended(structs.replace(row, head=head), _tail(db, number, head, tail), {})
 
 
-def _write(
-    db: apsw.Connection, row: Row, replaces: str | None, entries: Sequence[Entry], since: int, drop: int
-) -> Row:
+def _write(db: apsw.Connection, row: Row, replaces: str | None, entries: Sequence[Entry], since: int, drop: int) -> Row:
     key = row.key
     ids = [entry.id for entry in entries]
     values = _values(row, pack(row.body)) | {"added": len(entries), "replaces": replaces}
@@ -370,7 +378,7 @@ def _write(
         return structs.replace(row, head=head)
     there = _find(db, key)
     if there is None:
-        erased = db.execute(sql("mark"), values | {"mark": _mark(key)}).fetchone()
+        erased = db.execute(sql("mark"), values | {"mark": _mark(key)}).fetchone() if replaces is None else None
         raise Conflict(f"{key}: nothing is there", erased_at=erased[0] if erased else None)
     number, stored = there
     if stored.revision == row.revision:
@@ -512,9 +520,12 @@ def _migrate(db: apsw.Connection, path: str) -> None:
 
 
 def _check_owner(db: apsw.Connection, path: str, done: int) -> None:
-    where = f"{os.path.abspath(path)}"
-    ours = db.pragma("application_id") == APPLICATION_ID
-    if not ours and (done or db.execute("select count(*) from sqlite_schema").get):
+    where = os.path.abspath(path)
+    # One instant: another process may be making the schema right now.
+    owner, tables = db.execute(
+        "select (select application_id from pragma_application_id), (select count(*) from sqlite_schema)"
+    ).get
+    if owner != APPLICATION_ID and tables:
         raise Misconfigured(f"{where} is a database of something else; nothing was changed. Name another file.")
     if done > len(_migrations()):
         raise Misconfigured(

@@ -1,0 +1,52 @@
+"""Two processes on one SQLite file."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatkeep import Chatkeep
+
+WRITER = """
+import asyncio, sys
+from chatkeep import Chatkeep
+
+keep = Chatkeep(f"sqlite:///{sys.argv[1]}", attempts=50)
+
+@keep.on_message
+async def bot(turn):
+    turn.state.setdefault("seen", []).append(turn.text)
+    return turn.text
+
+async def main():
+    async with keep:
+        for n in range(500):
+            receipt = await keep.receive("shared", f"{sys.argv[2]}.{n}", id=f"{sys.argv[2]}.{n}")
+            assert [reply.text for reply in receipt.replies] == [f"{sys.argv[2]}.{n}"], receipt
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+async def test_each_of_1000_messages_to_one_conversation_is_applied_once(tmp_path: Path) -> None:
+    """Five hundred from each process, each waiting for its answer: every one applied once, in the order of each sender."""
+    path = tmp_path / "chat.db"
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(path), name]) for name in "ab"]
+    codes = [await asyncio.to_thread(writer.wait, 120) for writer in writers]
+    keep: Chatkeep[dict[str, Any]] = Chatkeep(f"sqlite:///{path}")
+    async with keep:
+        found = await keep.conversation("shared")
+        log = [message.text async for message in keep.history("shared") if message.role == "user"]
+
+    assert [0, 0] == codes
+    assert found is not None
+    assert log == found.state["seen"]
+    assert sorted(f"{name}.{n}" for name in "ab" for n in range(500)) == sorted(log)
+    for name in "ab":
+        assert [f"{name}.{n}" for n in range(500)] == [text for text in log if text.startswith(name)]

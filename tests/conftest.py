@@ -1,0 +1,71 @@
+"""What every test may use: a fresh store per engine, and the check that nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from chatkeep import Chatkeep
+
+FAST = {"poll": "20ms", "retry_after": "1ms", "retry_longest": "5ms"}
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def url(request: pytest.FixtureRequest, tmp_path: Any) -> str:
+    """A store that several Chatkeeps of one test may open."""
+    if request.param == "memory":
+        return f"memory://{secrets.token_hex(8)}"
+    return f"sqlite:///{tmp_path}/chat.db"
+
+
+@pytest.fixture
+async def opened(url: str) -> AsyncIterator[Callable[..., Any]]:
+    """`await opened(handler, **options)` gives an open Chatkeep on the test's store; all are closed at the end."""
+    keeps: list[Chatkeep[Any]] = []
+
+    async def make(handler: Callable[..., Any] | None = None, /, **options: Any) -> Chatkeep[Any]:
+        missing = options.pop("on_missing", None)
+        keep: Chatkeep[Any] = Chatkeep(options.pop("url", url), **(FAST | options))
+        if handler is not None:
+            keep.on_message(handler)
+        if missing is not None:
+            keep.on_missing(missing)
+        await keep.open()
+        keeps.append(keep)
+        return keep
+
+    yield make
+    for keep in reversed(keeps):
+        await keep.close()
+    await asyncio.sleep(0)
+    tasks = [task for task in asyncio.all_tasks() if task.get_name().startswith("chatkeep")]
+
+    assert [] == tasks
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """No thread of ours outlives a test (I10)."""
+    before = set(threading.enumerate())
+    yield
+    ours = [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("chatkeep")]
+
+    assert [] == ours
+
+
+async def until(reached: Callable[[], Any], *, within: float = 5.0) -> None:
+    """Waits for *reached* to be true; fails when it is not in time."""
+    deadline = asyncio.get_running_loop().time() + within
+    while True:
+        found = reached()
+        if asyncio.iscoroutine(found):
+            found = await found
+        if found:
+            return
+        assert asyncio.get_running_loop().time() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.005)

@@ -1,0 +1,153 @@
+"""The house: who may import whom, no cycle, everything public documented, no heavy import unasked."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import chatkeep
+from chatkeep.drivers import DRIVERS
+
+SRC = Path(chatkeep.__file__).parent
+
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "model": set(),
+    "drivers.base": set(),
+    "drivers.packing": set(),
+    "drivers.memory": {"drivers.base", "errors"},
+    "drivers.sqlite": {"drivers.base", "drivers.packing", "errors"},
+    "drivers": {"drivers.base", "errors"},
+    "codec": {"drivers.base", "model", "errors"},
+    "turns": {"codec", "drivers.base", "model"},
+    "cache": {"turns", "drivers.base"},
+    "store": {"cache", "codec", "turns", "drivers.base", "model", "errors"},
+    "settings": {"turns", "errors"},
+    "engine": {"store", "settings", "turns", "codec", "drivers.base", "model", "errors"},
+    "keep": {"engine", "store", "cache", "settings", "turns", "codec", "drivers", "drivers.base", "model", "errors"},
+    "": {"keep", "model", "errors"},
+}
+"""The layer table of ARCHITECTURE.md: what each module of the core may import. What people see may import what is below."""
+
+PEOPLE = ("cli", "server", "demos", "testing", "channels", "adapters", "client")
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by its dotted name under chatkeep."""
+    found = {}
+    for path in SRC.rglob("*.py"):
+        parts = list(path.relative_to(SRC).with_suffix("").parts)
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(name: str, path: Path) -> set[str]:
+    """The modules of ours that *path* imports when it runs, as opposed to for its type checker."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = [ast.Pass()]
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    known = set(modules())
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            if node.level:
+                parts = [part for part in package.split(".") if part]
+                base = parts[: len(parts) - node.level + 1]
+                module = ".".join([*base, *([node.module] if node.module else [])])
+            elif (node.module or "").split(".")[0] == "chatkeep":
+                module = (node.module or "").partition(".")[2]
+            else:
+                continue
+            for alias in node.names:
+                inner = f"{module}.{alias.name}".strip(".")
+                found.add(inner if inner in known else module)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[2] for alias in node.names if alias.name.split(".")[0] == "chatkeep"}
+    return found - {name}
+
+
+def test_each_module_imports_only_what_its_layer_may() -> None:
+    """No arrow points up."""
+    broken = {}
+    for name, path in modules().items():
+        if name.split(".")[0] in PEOPLE:
+            continue
+        assert name in ALLOWED, f"{name} has no line in the layer table"
+        if extra := imports(name, path) - ALLOWED[name]:
+            broken[name] = extra
+
+    assert {} == broken
+
+
+def test_people_are_not_imported_by_the_core_and_there_is_no_cycle() -> None:
+    """Following imports from any module never leads back to it."""
+    graph = {name: imports(name, path) for name, path in modules().items()}
+
+    def reached(name: str, seen: set[str]) -> set[str]:
+        for next_one in graph.get(name, set()) - seen:
+            seen.add(next_one)
+            reached(next_one, seen)
+        return seen
+
+    assert [] == [name for name in graph if name in reached(name, set())]
+
+
+def test_the_import_table_can_fail() -> None:
+    """A module that imports a floor above is seen."""
+    assert "engine" in imports("keep", SRC / "keep.py")
+    assert "drivers.base" in imports("drivers.memory", SRC / "drivers" / "memory.py")
+
+
+def test_everything_public_has_a_docstring() -> None:
+    """A public name without a sentence for its user is not finished."""
+    bare = []
+    for name, path in modules().items():
+        tree = ast.parse(path.read_text())
+        bare += [] if ast.get_docstring(tree) or not tree.body else [name]
+        documented_by_protocol = name.startswith("drivers.") and name != "drivers.base"
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith(
+                "_"
+            ):
+                bare += [] if ast.get_docstring(node) else [f"{name}.{node.name}"]
+            if isinstance(node, ast.ClassDef) and not documented_by_protocol:
+                bare += [
+                    f"{name}.{node.name}.{inner.name}"
+                    for inner in node.body
+                    if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef)
+                    and not inner.name.startswith("_")
+                    and not ast.get_docstring(inner)
+                ]
+
+    assert [] == bare
+
+
+def test_importing_chatkeep_imports_no_extra() -> None:
+    """Whoever wants a library gets no server, and no driver before a URL names it."""
+    heavy = [
+        "starlette",
+        "uvicorn",
+        "apsw",
+        "zstandard",
+        "pydantic",
+        "click",
+        "hypothesis",
+        "pytest",
+        "redis",
+        "asyncpg",
+    ]
+    code = f"import sys, chatkeep; print([name for name in {heavy} if name in sys.modules])"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+    assert "[]" == said.strip()
+
+
+def test_every_driver_of_the_table_is_documented() -> None:
+    """The capability table in the docs lists the drivers that there are."""
+    docs = (SRC.parents[1] / "docs" / "stores.md").read_text()
+
+    assert [] == [scheme for scheme in DRIVERS if f"`{scheme}://" not in docs]
