@@ -40,8 +40,8 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True):
     schema, state: of the live session (null: there is none). session: its number. since: first entry number of the
     session. cursor: everything numbered up to it is handled or needs no handling. active_at: time of the last message
     handled. begun, raised, retry_at: attempts at the first unread message, how many of them raised, and when the next
-    may start. off: the bot is switched off here. dropped: entries up to this number are gone by retention. dead:
-    numbers set aside.
+    may start. off: the bot is switched off here. dropped: entries up to this number are gone by retention.
+    oldest_at: time of the first one left (0: not known). dead: numbers set aside.
     """
 
     format: int = FORMAT
@@ -56,6 +56,7 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True):
     retry_at: float = 0.0
     off: bool = False
     dropped: int = 0
+    oldest_at: float = 0.0
     dead: tuple[int, ...] = ()
 
 
@@ -148,7 +149,7 @@ def entry_for(
 
 def message_from(key: Key, born: str, entry: Entry) -> Message:
     """The message in a log entry. Raises `Corrupt`."""
-    _check(key, entry.body, f"log entry {entry.number}")
+    _check(key, entry.body, b'["', f"log entry {entry.number}")
     try:
         line = _decode_line(entry.body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as fault:
@@ -178,7 +179,7 @@ def record_from(key: Key, body: bytes) -> Record:
     it."""
     if not body:
         return Record()
-    _check(key, body, "record")
+    _check(key, body, b'{"crc":"', "record")
     try:
         record = _decode_record(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as fault:
@@ -302,9 +303,9 @@ def _unstorable(value: Any) -> str:
     return ""
 
 
-def _check(key: Key, body: bytes, what: str) -> None:
-    at = 8 if body[:1] == b"{" else 2
-    if _crc(key, body[at + 10 :]) != body[at : at + 8]:
+def _check(key: Key, body: bytes, opening: bytes, what: str) -> None:
+    rest = body[len(opening) + 10 :]
+    if body[: len(opening) + 10] != b'%s%s",' % (opening, _crc(key, rest)):
         raise Corrupt(
             f"{key}: the {what} is damaged (its checksum does not fit). Nothing was changed; restore it or erase the conversation."
         )

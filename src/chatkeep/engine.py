@@ -82,11 +82,11 @@ class Lane:
 
     __slots__ = ("claim", "held", "task", "waiters", "wake", "warm")
 
-    def __init__(self) -> None:
+    def __init__(self, claim: str) -> None:
+        self.claim = claim
         self.waiters: list[Waiter] = []
         self.task: asyncio.Task[None] | None = None
         self.wake = asyncio.Event()  # something new is in the log
-        self.claim = f"{this_process()}:{fresh_token()}"
         self.warm = False  # what the cache holds is as new as the act that started this lane
         self.held = False  # a call of `receive` does the work itself; no task may start
 
@@ -131,6 +131,8 @@ class Engine(Generic[State]):
         self._backoff = wait_exponential(multiplier=first, max=longest) + wait_random(0, first)
         self._pace_s = self._quick_s  # how long handlers have taken lately; at first nobody knows
         self._lanes: dict[Key, Lane] = {}
+        self._name = f"{this_process()}:{fresh_token()}"  # opens the claims of this engine's lanes
+        self._appending: set[asyncio.Task[Any]] = set()
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._off: frozenset[str] = frozenset()
         self._sweeper: asyncio.Task[None] | None = None
@@ -156,6 +158,7 @@ class Engine(Generic[State]):
             self._sweeper = None
         for lane in self._lanes.values():
             lane.wake.set()
+        await asyncio.gather(*self._appending, return_exceptions=True)
         tasks = [lane.task for lane in self._lanes.values() if lane.task]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=self._timeout_s + 1.0)
@@ -181,7 +184,7 @@ class Engine(Generic[State]):
             if key not in self._lanes:
                 snapshot = self.store.cached(key)
                 if snapshot is not None and self._in_one_trip(snapshot, draft):
-                    lane = self._lanes[key] = Lane()
+                    lane = self._lanes[key] = self._lane()
                     lane.held = True
                     try:
                         receipt = await self._receive_in_one_trip(key, lane, snapshot, draft)
@@ -199,7 +202,7 @@ class Engine(Generic[State]):
     ) -> Receipt:
         """Makes a message durable; a worker answers it."""
         draft = self._draft(key, content, id, role, metadata)
-        snapshot, number, known, _ = await self._append(key, draft, owner)
+        snapshot, number, known, _ = await self._appended(key, draft, owner)
         found = await self._outcome(snapshot, number) if known else None
         return self._receipt(key, draft.id, number, found or Outcome("accepted"), duplicate=known)
 
@@ -212,7 +215,7 @@ class Engine(Generic[State]):
             raise Overloaded(
                 f"{key}: {self._settings.backlog:,} messages wait in this process already; nothing was written. Try again later."
             )
-        now = self.clock()
+        now = round(self.clock(), 3)  # as it is stored
         name = message_id(key, id) if id is not None else fresh_token()
         limit = self._settings.message_limit
         entry = entry_for(key, content, id=name, role=role, created_at=now, limit=limit, metadata=metadata)
@@ -284,7 +287,7 @@ class Engine(Generic[State]):
         return await self._wait_for(key, lane, draft.id, after, number, duplicate=False, cause=failure)
 
     async def _receive_in_two(self, key: Key, draft: Draft, owner: str) -> Receipt:
-        snapshot, number, known, lane = await self._append(key, draft, owner)
+        snapshot, number, known, lane = await self._appended(key, draft, owner)
         if known:
             self.statistics.duplicates += 1
             found = await self._outcome(snapshot, number)
@@ -294,6 +297,13 @@ class Engine(Generic[State]):
             return self._receipt(key, draft.id, number, Outcome("off"), duplicate=known)
         return await self._wait_for(key, lane, draft.id, snapshot, number, duplicate=known)
 
+    async def _appended(self, key: Key, draft: Draft, owner: str) -> tuple[Snapshot, int, bool, Lane]:
+        """As `_append`, to the end: a caller that goes away in the middle leaves neither half an act nor a claim."""
+        task = asyncio.create_task(self._append(key, draft, owner), name=f"chatkeep append {key}")
+        self._appending.add(task)
+        task.add_done_callback(self._appending.discard)
+        return await asyncio.shield(task)
+
     async def _append(self, key: Key, draft: Draft, owner: str) -> tuple[Snapshot, int, bool, Lane]:
         """Writes the message to the log, with the claim if this process is idle here, and sees to it that a lane
         works on it."""
@@ -301,7 +311,7 @@ class Engine(Generic[State]):
         lane = self._lanes.get(key)
         idle = lane is None
         if lane is None:
-            lane = self._lanes[key] = Lane()
+            lane = self._lanes[key] = self._lane()
         now = self.clock()
         asking = draft.role in ASKING
         works = asking and self.handler is not None and not self._off_here(key)
@@ -376,6 +386,13 @@ class Engine(Generic[State]):
 
     # -- work ---------------------------------------------------------------------------------------------------------------
 
+    def _lane(self) -> Lane:
+        return Lane(f"{self._name}:{fresh_token()}")
+
+    def _orphaned(self, claim: str) -> bool:
+        """Whether nobody works under *claim* any more, for certain: its process is dead, or it is a lost one of ours."""
+        return claim.startswith(self._name) or holder_gone(claim)
+
     def _start(self, key: Key, lane: Lane) -> None:
         if lane.task is None and not lane.held:
             lane.task = asyncio.create_task(self._work(key, lane), name=f"chatkeep {key}")
@@ -441,7 +458,7 @@ class Engine(Generic[State]):
                 )
             return None
         row = snapshot.row
-        if row.claim not in (None, lane.claim) and row.claimed_until > now and not holder_gone(row.claim or ""):
+        if row.claim and row.claim != lane.claim and row.claimed_until > now and not self._orphaned(row.claim):
             return None
         ready = turns.ready_at(snapshot, self.policy)
         if ready > now:
@@ -703,9 +720,11 @@ class Engine(Generic[State]):
         while len(self._lanes) < room:
             rows = await self.store.rows("due", until=until, after=after, limit=SWEEP_PAGE)
             for row in rows:
-                due = (row.wake or 0.0) <= now or (row.claim and (row.due_at or 0.0) <= now and holder_gone(row.claim))
+                due = (row.wake or 0.0) <= now or (
+                    row.claim and (row.due_at or 0.0) <= now and self._orphaned(row.claim)
+                )
                 if due and row.key not in self._lanes and row.key != SWITCHES and len(self._lanes) < room:
-                    lane = self._lanes[row.key] = Lane()
+                    lane = self._lanes[row.key] = self._lane()
                     self._start(row.key, lane)
                     started += 1
             if len(rows) < SWEEP_PAGE:
@@ -779,7 +798,7 @@ class Engine(Generic[State]):
                     await self._commit(snapshot, lambda there: turns.skipped(there, self.policy, at=self.clock()))
                 elif self.handler is not None and len(self._lanes) < self._settings.backlog:
                     # (What finds no room here is found by the sweep, when it looks at parked conversations again.)
-                    self._start(key, self._lanes.setdefault(key, Lane()))
+                    self._start(key, self._lanes.setdefault(key, self._lane()))
             if len(rows) == 0:
                 return
             after = rows[-1]
@@ -863,7 +882,7 @@ def holder_gone(claim: str) -> bool:
     """
     host, pid, nonce = this_process().split(":")
     parts = claim.split(":")
-    if os.name != "posix" or len(parts) != 4 or parts[0] != host or not parts[1].isdigit():
+    if os.name != "posix" or len(parts) < 3 or parts[0] != host or not parts[1].isdigit():
         return False
     if parts[1] == pid:
         return parts[2] != nonce

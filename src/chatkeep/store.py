@@ -193,7 +193,11 @@ class Store:
                 stop=stop_after_delay(SETTLE_S),
                 reraise=True,
             )
-            return await patient(act)
+
+            async def again() -> T:
+                return await act()
+
+            return await patient(again)
 
     def _encoded(self, snapshot: Snapshot, act: Act, at: float) -> tuple[Row, list[Entry]]:
         old = snapshot.row

@@ -96,7 +96,7 @@ def session_over(record: Record, policy: Policy, at: float, number: int = 0) -> 
     ttl = policy.session_ttl_s
     if record.state == NONE:
         return True
-    return ttl is not None and at - record.active_at >= ttl and record.since != number
+    return ttl is not None and (ttl == 0 or at - record.active_at >= ttl) and record.since != number
 
 
 def opened(record: Record, state: Raw, schema: int, *, number: int, at: float) -> Record:
@@ -304,11 +304,9 @@ def tended(snapshot: Snapshot, policy: Policy, *, at: float, oldest: list[Messag
     if policy.retention_s is not None:
         kept = [message for message in oldest if message.created_at + policy.retention_s > at]
         drop = kept[0].number - 1 if kept else oldest[-1].number if oldest else 0
-        record = structs.replace(record, dropped=max(drop, record.dropped))
-        since = kept[0].created_at if kept else at - policy.retention_s + LOOK_AGAIN_S
-    else:
-        since = at
-    due_at = next_due(record, policy, since=since)
+        oldest_at = kept[0].created_at if kept else 0.0
+        record = structs.replace(record, dropped=max(drop, record.dropped), oldest_at=oldest_at)
+    due_at = next_due(record, policy, head=snapshot.row.head)
     if due_at is not None:
         due_at = max(due_at, at + LOOK_AGAIN_S)
     return Act(record=record, due_at=due_at, drop=drop)
@@ -331,10 +329,14 @@ def next_act(
     drafts: list[Draft] | tuple[Draft, ...] = (),
 ) -> Act:
     """The whole next row, given the next record: who holds the claim and when somebody has to look again."""
-    if record.cursor < snapshot.row.head + len(drafts):
+    head = snapshot.row.head + len(drafts)
+    if record.cursor < head:
         due_at: float | None = max(at, record.retry_at)
     else:
-        due_at = next_due(record, policy, since=record.active_at)
+        if policy.retention_s is not None and not record.oldest_at and snapshot.messages:
+            first = snapshot.messages[0]
+            record = structs.replace(record, oldest_at=first.created_at if first.number == record.dropped + 1 else 0.0)
+        due_at = next_due(record, policy, head=head)
         old = snapshot.row.due_at
         if old is not None and due_at is not None and at < old <= due_at:
             due_at = old  # early is allowed, late is not, and what stays the same costs no index write
@@ -343,14 +345,14 @@ def next_act(
     return Act(record=record, drafts=tuple(drafts), claim=claim, claimed_until=until or 0.0, due_at=due_at)
 
 
-def next_due(record: Record, policy: Policy, *, since: float) -> float | None:
-    """When an idle conversation has to be looked at: its session ends, or its oldest entries (of time *since*) grow
-    too old."""
+def next_due(record: Record, policy: Policy, *, head: int) -> float | None:
+    """When an idle conversation has to be looked at: its session ends, or its oldest entries grow too old."""
     dues = []
     if policy.session_ttl_s is not None and record.state != NONE:
         dues.append(record.active_at + policy.session_ttl_s)
-    if policy.retention_s is not None:
-        dues.append(since + policy.retention_s)
+    if policy.retention_s is not None and head > record.dropped:
+        # (An oldest_at of 0 is not known: the sweep finds out.)
+        dues.append(record.oldest_at + policy.retention_s)
     return min(dues, default=None)
 
 

@@ -1,0 +1,183 @@
+"""Keys, messages, records and states as bytes: what is refused, what is seen as corrupt, what comes back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import Raw, structs
+
+from chatkeep import BadKey, BadMessage, Corrupt, TooLarge, Unsupported
+from chatkeep.codec import Record, StateCodec, body_of, entry_for, key_for, message_from, message_id, record_from
+from chatkeep.drivers.base import Entry, Key
+
+ADA = Key("salon", "ada")
+LIMIT = 256 * 1024
+
+texts = st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",)))
+plain: Any = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def nested(levels: int) -> Any:
+    """Lists in lists."""
+    found: Any = "bottom"
+    for _ in range(levels):
+        found = [found]
+    return found
+
+
+@pytest.mark.parametrize("name", ["a", "a/b:c{d}%e", "😀 ünï", "x" * 512, "a\nb", "'; drop table", " "])
+def test_any_text_names_a_conversation(name: str) -> None:
+    """Slashes, colons, braces, per cent signs and emoji are just letters."""
+    assert Key("t", name) == key_for("t", name)
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", "\ud800", "x" * 513, 42, None, b"ada"])
+def test_what_cannot_name_a_conversation_is_refused(name: Any) -> None:
+    """Empty, NUL, half a surrogate pair, too long, no text at all."""
+    with pytest.raises(BadKey, match="othing was touched"):
+        key_for("t", name)
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", "\ud800", "x" * 513, 42])
+def test_what_cannot_name_a_message_is_refused(name: Any) -> None:
+    """The error names the conversation."""
+    with pytest.raises(BadMessage, match="salon/ada"):
+        message_id(ADA, name)
+
+
+BAD_CONTENT = {
+    "surrogate": "\ud800",
+    "nul": "a\0b",
+    "number": 42,
+    "part that is no object": ["text"],
+    "nan": [{"x": float("nan")}],
+    "infinity": [{"x": float("inf")}],
+    "300 digits": [{"x": 10**300}],
+    "65 bits": [{"x": 2**63}],
+    "nul in a key": [{"a\0": 1}],
+    "deep": [{"x": nested(70)}],
+    "a million deep": [{"x": nested(100_000)}],
+    "an object": [{"x": object()}],
+    "surrogate in a part": [{"x": "\udfff"}],
+}
+
+
+@pytest.mark.parametrize("content", BAD_CONTENT.values(), ids=BAD_CONTENT)
+def test_what_cannot_be_stored_everywhere_is_refused(content: Any) -> None:
+    """As content and as metadata; the error names the conversation and says that nothing was touched."""
+    with pytest.raises(BadMessage, match=r"salon/ada.*othing was touched"):
+        entry_for(ADA, content, id="m", role="user", created_at=1.0, limit=LIMIT)
+    if isinstance(content, list) and content and isinstance(content[0], dict):
+        with pytest.raises(BadMessage, match="salon/ada"):
+            entry_for(ADA, "fine", id="m", role="user", created_at=1.0, limit=LIMIT, metadata=content[0])
+
+
+def test_a_limit_is_in_bytes() -> None:
+    """100 emoji are 400 bytes."""
+    entry_for(ADA, "x" * 300, id="m", role="user", created_at=1.0, limit=350)
+    with pytest.raises(TooLarge, match="350"):
+        entry_for(ADA, "😀" * 100, id="m", role="user", created_at=1.0, limit=350)
+
+
+@given(
+    content=texts | st.lists(st.dictionaries(texts, plain, max_size=3), max_size=3),
+    at=st.integers(0, 4_000_000_000_000),
+    span=st.tuples(st.integers(0, 10**9), st.integers(0, 10**9)),
+    metadata=st.dictionaries(texts, plain, max_size=3),
+)
+def test_a_message_comes_back_as_it_was(content: Any, at: int, span: tuple[int, int], metadata: dict[str, Any]) -> None:
+    """Any content, time, span and metadata."""
+    first, last = min(span), max(span)
+    entry = entry_for(
+        ADA,
+        content,
+        id="m",
+        role="user",
+        created_at=at / 1000,
+        limit=LIMIT,
+        reply_to=last,
+        reply_from=first,
+        metadata=metadata,
+    )
+    found = message_from(ADA, "born", structs.replace(entry, number=7))
+
+    assert (content, at, metadata, 7) == (found.content, round(found.created_at * 1000), found.metadata, found.number)
+    if last:
+        assert (first or last, last) == (found.reply_from, found.reply_to)
+
+
+@given(
+    state=st.dictionaries(texts, plain, max_size=5),
+    cursor=st.integers(0, 2**40),
+    dead=st.lists(st.integers(1, 1000), max_size=4),
+    off=st.booleans(),
+)
+def test_a_record_comes_back_as_it_was(state: dict[str, Any], cursor: int, dead: list[int], off: bool) -> None:
+    """Record and state, through their bytes."""
+    states: StateCodec[Any] = StateCodec(dict, limit=10**6)
+    record = Record(state=states.encode(ADA, state), cursor=cursor, dead=tuple(dead), off=off, session=3)
+    found = record_from(ADA, body_of(ADA, record))
+
+    assert record == found
+    assert state == states.decode(ADA, found.state, 1)
+
+
+@settings(max_examples=300)
+@given(data=st.data())
+def test_a_flipped_bit_or_a_cut_is_corrupt(data: st.DataObject) -> None:
+    """Whatever bit, wherever the cut: Corrupt, never another record and never an empty one."""
+    record = Record(state=Raw(b'{"cart":["soup","bread"]}'), cursor=12, session=2, active_at=1.5)
+    body = bytearray(body_of(ADA, record))
+    if data.draw(st.booleans()):
+        bit = data.draw(st.integers(0, len(body) * 8 - 1))
+        body[bit // 8] ^= 1 << bit % 8
+    else:
+        del body[data.draw(st.integers(1, len(body) - 1)) :]
+    with pytest.raises(Corrupt, match="salon/ada"):
+        record_from(ADA, bytes(body))
+
+
+def test_two_swapped_rows_are_corrupt() -> None:
+    """A record or an entry is bound to its conversation."""
+    other = Key("salon", "bob")
+    with pytest.raises(Corrupt):
+        record_from(other, body_of(ADA, Record(cursor=1)))
+    entry = entry_for(ADA, "hi", id="m", role="user", created_at=1.0, limit=LIMIT)
+    with pytest.raises(Corrupt):
+        message_from(other, "born", entry)
+    with pytest.raises(Corrupt):
+        message_from(ADA, "born", Entry(1, "m", "user", b""))
+
+
+def test_a_record_of_a_newer_format_is_refused() -> None:
+    """It is not corrupt: it is newer."""
+    from chatkeep import codec
+
+    body = body_of(ADA, Record(cursor=1)).replace(b'"format":1', b'"format":2')
+    rest = body[18:]
+    with pytest.raises(Unsupported, match="format 2"):
+        record_from(ADA, b'{"crc":"%s",%s' % (codec._crc(ADA, rest), rest))
+
+
+def test_a_body_is_plain_json() -> None:
+    """Any SQL engine can read it."""
+    import json
+
+    record = Record(state=Raw(b'{"cart":[]}'), cursor=3)
+    entry = entry_for(ADA, "hi", id="m", role="user", created_at=1.5, limit=LIMIT, reply_to=2, reply_from=2)
+
+    assert {"cart": []} == json.loads(body_of(ADA, record))["state"]
+    assert [1500, "hi", 2] == json.loads(entry.body)[1:]
+    assert Record() == record_from(ADA, b"")
+    assert Record() == record_from(ADA, body_of(ADA, Record()))

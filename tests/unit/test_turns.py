@@ -1,0 +1,216 @@
+"""The rules of conversations as pure functions, on random logs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import Raw, structs
+
+from chatkeep import turns
+from chatkeep.codec import Record
+from chatkeep.drivers.base import Key, Row
+from chatkeep.model import Message
+from chatkeep.turns import Policy, Snapshot
+
+ROLES = ("user", "assistant", "operator", "system", "event")
+AT = 1000.0
+
+
+@st.composite
+def snapshots(draw: Any) -> Snapshot:
+    """A conversation with a random log, a cursor somewhere in it, attempts, and perhaps a claim."""
+    roles = draw(st.lists(st.sampled_from(ROLES), max_size=12))
+    messages = tuple(
+        Message(id=f"m{n}", number=n, role=role, content="x", created_at=AT - 100 + n)
+        for n, role in enumerate(roles, 1)
+    )
+    cursor = draw(st.integers(0, len(roles)))
+    record = Record(
+        state=draw(st.sampled_from([Raw(b"null"), Raw(b"{}")])),
+        cursor=cursor,
+        session=draw(st.integers(0, 3)),
+        since=draw(st.integers(1, len(roles) + 1)),
+        active_at=AT - draw(st.integers(0, 200)),
+        begun=draw(st.integers(0, 9)),
+        raised=draw(st.integers(0, 4)),
+        retry_at=AT + draw(st.integers(-5, 5)),
+    )
+    row = Row(
+        key=Key("", "ada"),
+        revision="r",
+        born="b",
+        head=len(roles),
+        due_at=draw(st.none() | st.floats(AT - 50, AT + 5000)),
+        claim=draw(st.none() | st.just("c")),
+    )
+    return Snapshot(row, record, messages)
+
+
+policies = st.builds(
+    Policy,
+    overlap=st.sampled_from(["queue", "debounce", "burst", "drop"]),
+    session_ttl_s=st.none() | st.floats(0, 300),
+    retention_s=st.none() | st.floats(1, 300),
+    history=st.integers(0, 5),
+)
+
+
+def applied(snapshot: Snapshot, act: turns.Act) -> Snapshot:
+    """The snapshot that an act leaves."""
+    head = snapshot.row.head
+    said = tuple(
+        Message(
+            id=draft.id or f"b.{n}",
+            number=n,
+            role=draft.role,
+            content=draft.content,
+            created_at=AT,
+            reply_to=draft.reply_to or None,
+            reply_from=draft.reply_from or None,
+            metadata=draft.metadata,
+        )
+        for n, draft in enumerate(act.drafts, head + 1)
+    )
+    row = structs.replace(
+        snapshot.row, head=head + len(said), due_at=act.due_at, claim=act.claim, claimed_until=act.claimed_until
+    )
+    return Snapshot(row, act.record, (*snapshot.messages, *said))
+
+
+@given(snapshots(), policies, st.lists(st.text(max_size=3), max_size=3))
+def test_a_finished_turn_answers_its_batch_and_nothing_else(
+    snapshot: Snapshot, policy: Policy, replies: list[str]
+) -> None:
+    """Afterwards the batch is answered with those replies, later messages still wait (or are noted as dropped)."""
+    batch = turns.batch(snapshot, policy)
+    if not batch:
+        return
+    act = turns.finished(
+        snapshot, batch, list(replies), policy, state=Raw(b"{}"), schema=1, opens=False, at=AT, claim="c"
+    )
+    after = applied(snapshot, act)
+    later = [message for message in turns.unread(snapshot) if message not in batch]
+
+    assert ([] if policy.overlap == "drop" else later) == turns.unread(after)
+    for message in batch:
+        found = [entry for entry in after.messages if entry.number > message.number]
+        outcome = turns.outcome(after.record, message.number, found)
+        assert outcome is not None
+        assert ("answered", replies) == (outcome.status, [reply.content for reply in outcome.replies])
+    for message in later:
+        outcome = turns.outcome(after.record, message.number, list(after.messages[message.number :]))
+        assert ("dropped" if policy.overlap == "drop" else None) == (outcome and outcome.status)
+    assert (0, 0) == (after.record.begun, after.record.raised)
+
+
+@given(snapshots(), policies)
+def test_something_unread_is_always_due_and_a_claim_is_only_kept_for_work(snapshot: Snapshot, policy: Policy) -> None:
+    """The invariant behind every recovery: unread means due; and nobody holds a claim on nothing."""
+    waiting = turns.unread(snapshot)
+    acts = [turns.skipped(snapshot, policy, at=AT), turns.parked(snapshot, policy, at=AT)]
+    acts += [turns.taken(snapshot, policy, token="t", at=AT), turns.released(snapshot, policy, at=AT)]
+    if waiting:
+        acts.append(turns.set_aside(snapshot, waiting[0].number, "why", policy, at=AT))
+        acts.append(turns.failed(snapshot, waiting[:1], "why", policy, at=AT, retry_at=AT + 1))
+        acts.append(
+            turns.finished(
+                snapshot, waiting[:1], ["r"], policy, state=Raw(b"{}"), schema=1, opens=True, at=AT, claim="t"
+            )
+        )
+    for act in acts:
+        if act is None:
+            continue
+        after = applied(snapshot, act)
+        if turns.unread(after):
+            assert after.row.due_at is not None
+        elif act.claim == "t":
+            assert not waiting
+
+
+@given(snapshots(), policies)
+def test_an_idle_conversation_is_due_no_later_than_its_session_ends(snapshot: Snapshot, policy: Policy) -> None:
+    """Early is allowed, late is not."""
+    waiting = turns.unread(snapshot)
+    if not waiting:
+        return
+    act = turns.finished(snapshot, waiting, ["r"], policy, state=Raw(b"{}"), schema=1, opens=False, at=AT)
+
+    if policy.session_ttl_s is not None:
+        assert act.due_at is not None
+        assert act.due_at <= max(AT, act.record.active_at + policy.session_ttl_s)
+
+
+@given(snapshots(), policies)
+def test_a_message_that_only_fails_is_set_aside_in_the_end(snapshot: Snapshot, policy: Policy) -> None:
+    """Whatever the counters say at first: three raises, or eight beginnings, and the next message has its turn."""
+    waiting = turns.unread(snapshot)
+    if not waiting:
+        return
+    after = structs.replace(snapshot, record=structs.replace(snapshot.record, begun=0, raised=0))
+    for attempt in range(1, 4):
+        act = turns.failed(after, waiting[:1], "boom", policy, at=AT, retry_at=AT)
+        after = applied(after, act)
+        assert (attempt == 3) == (waiting[0].number in after.record.dead)
+    assert waiting[1:] == turns.unread(after)
+    outcome = turns.outcome(after.record, waiting[0].number, list(after.messages[waiting[0].number :]))
+    assert outcome is not None
+    assert ("failed", "boom") == (outcome.status, outcome.dead)
+
+
+@given(snapshots(), policies)
+def test_history_is_the_sessions_talk_without_what_is_still_unread(snapshot: Snapshot, policy: Policy) -> None:
+    """No note of chatkeep's own, nothing of earlier sessions, nothing unread, at most so many."""
+    waiting = turns.unread(snapshot)
+    if not waiting:
+        return
+    said = turns.history(snapshot, waiting[0], policy)
+
+    assert len(said) <= policy.history
+    assert not [message for message in said if message.role == "system" or message.number < snapshot.record.since]
+    assert not [message for message in said if message in waiting]
+
+
+def test_history_puts_a_reply_behind_what_it_answers() -> None:
+    """Three questions came before the first answer was written: the talk reads as a talk."""
+    log = [("user", None), ("user", None), ("user", None), ("assistant", 1), ("assistant", 2)]
+    messages = tuple(
+        Message(id=f"{n}", number=n, role=role, content=f"{n}", created_at=1.0, reply_to=to, reply_from=to)  # type: ignore[arg-type]
+        for n, (role, to) in enumerate(log, 1)
+    )
+    snapshot = Snapshot(Row(key=Key("", "a"), revision="r", born="b", head=5), Record(cursor=2), messages)
+
+    assert [1, 4, 2, 5] == [message.number for message in turns.history(snapshot, messages[2], Policy())]
+
+
+@given(snapshots(), st.sampled_from(["state", "cursor", "session", "born", "head", "off"]))
+def test_a_changed_input_is_seen(snapshot: Snapshot, changed: str) -> None:
+    """What a handler has not seen makes its result void; a later message or another claim does not."""
+    record, row = snapshot.record, snapshot.row
+    other = {
+        "state": structs.replace(snapshot, record=structs.replace(record, state=Raw(b'{"x":1}'))),
+        "cursor": structs.replace(snapshot, record=structs.replace(record, cursor=record.cursor + 1)),
+        "session": structs.replace(snapshot, record=structs.replace(record, session=record.session + 1)),
+        "off": structs.replace(snapshot, record=structs.replace(record, off=True)),
+        "born": structs.replace(snapshot, row=structs.replace(row, born="other")),
+        "head": structs.replace(snapshot, row=structs.replace(row, head=row.head - 1)),
+    }[changed]
+    later = structs.replace(snapshot, row=structs.replace(row, revision="r2", head=row.head + 1, claim="other"))
+
+    assert not turns.same_input(snapshot, other)
+    assert turns.same_input(snapshot, later)
+
+
+@given(snapshots(), policies)
+def test_what_the_sweep_writes_keeps_every_unread_message_and_never_spins(snapshot: Snapshot, policy: Policy) -> None:
+    """It drops only what is handled and old, and asks to be called again later, not now."""
+    if turns.unread(snapshot):
+        return
+    act = turns.tended(snapshot, policy, at=AT, oldest=list(snapshot.messages))
+
+    assert act.due_at is None or act.due_at > AT
+    if policy.retention_s is not None:
+        kept = [message for message in snapshot.messages if message.number > act.drop]
+        assert kept == [message for message in snapshot.messages if message in kept]
+        assert all(message.created_at + policy.retention_s <= AT for message in snapshot.messages[: act.drop])
