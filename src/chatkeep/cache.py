@@ -7,6 +7,7 @@ revision, and what people read is always read from the store. The cache saves re
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Any
 
 from msgspec import Struct
 
@@ -76,7 +77,9 @@ class Cache:
 
 def weigh(snapshot: Snapshot) -> int:
     """The memory a snapshot takes, estimated."""
-    said = sum(
-        [len(m.content) if isinstance(m.content, str) else PART_BYTES * len(m.content) for m in snapshot.messages]
-    )
+    contents: list[Any] = [message.content for message in snapshot.messages]
+    try:
+        said = len("".join(contents))  # by far the quickest, and nearly always right
+    except TypeError:
+        said = sum(len(content) if isinstance(content, str) else PART_BYTES * len(content) for content in contents)
     return SNAPSHOT_BYTES + len(snapshot.record.state) + MESSAGE_BYTES * len(snapshot.messages) + said

@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from .drivers.base import Entry, Key
-from .errors import BadKey, BadMessage, Corrupt, Misconfigured, TooLarge, Unsupported, UsageError
+from .errors import BadKey, BadMessage, Corrupt, Misconfigured, TooLarge, Unsupported
 from .model import Content, Message, Role, State
 
 FORMAT = 1
@@ -80,6 +80,7 @@ _DIGITS = bytes(48 if 48 <= byte < 58 else byte for byte in range(256))
 _LONG_NUMBER = b"0" * 19
 
 
+@lru_cache(maxsize=4096, typed=True)
 def key_for(tenant: str, conversation: str) -> Key:
     """The key of a conversation. Raises `BadKey`."""
     for what, text in (("tenant", tenant), ("conversation id", conversation)):
@@ -100,6 +101,8 @@ def key_for(tenant: str, conversation: str) -> Key:
 
 def message_id(key: Key, given: str) -> str:
     """*given*, if it can be stored everywhere. Raises `BadMessage`."""
+    if isinstance(given, str) and given.isascii() and 0 < len(given) <= LONGEST_ID and "\0" not in given:
+        return given
     if (
         not isinstance(given, str)
         or not given
@@ -132,19 +135,18 @@ def entry_for(
         raise BadMessage(
             f"{key}: content is text or a list of JSON objects, not {type(content).__name__}; nothing was touched."
         )
-    line: list[Any] = [round(created_at * 1000), content]
-    if reply_to or metadata:
-        line.append(reply_to)
-    if reply_from != reply_to or metadata:
-        line.append(reply_from)
+    said = _json(key, content, "this message")
+    extra = b""
     if metadata:
-        line.append(metadata)
-    raw = _json(line, content if not metadata else line, BadMessage, f"{key}: this message")
-    if len(raw) > limit:
+        extra = b",%d,%d,%s" % (reply_to, reply_from, _json(key, metadata, "its metadata"))
+    elif reply_to:
+        extra = b",%d" % reply_to if reply_from == reply_to else b",%d,%d" % (reply_to, reply_from)
+    rest = b"%d,%s%s]" % (round(created_at * 1000), said, extra)
+    if len(rest) > limit:
         raise TooLarge(
-            f"{key}: this message takes {len(raw):,} bytes, {limit:,} are allowed; nothing was touched. Refer to attachments by URL."
+            f"{key}: this message takes {len(rest):,} bytes, {limit:,} are allowed; nothing was touched. Refer to attachments by URL."
         )
-    return Entry(0, id, role, b'["%s",%s' % (_crc(key, raw[1:]), raw[1:]))
+    return Entry(0, id, role, b'["%s",%s' % (_crc(key, rest), rest))
 
 
 def message_from(key: Key, born: str, entry: Entry) -> Message:
@@ -209,6 +211,12 @@ class StateCodec(Generic[State]):
             raise Misconfigured(f"state={kind.__name__} is not a dict, dataclass, msgspec Struct or pydantic model.")
         if missing := [n for n in range(min(self._upgrades, default=schema), schema) if n not in self._upgrades]:
             raise Misconfigured(f"schema={schema}, but upgrades has no step from {', '.join(map(str, missing))}.")
+        try:
+            kind()
+        except Exception as fault:
+            raise Misconfigured(
+                f"state={kind.__name__} cannot be made without arguments ({fault}); give every field a default."
+            ) from fault
         self._decode = msgspec.json.Decoder(kind).decode if not self._pydantic else kind.model_validate_json  # type: ignore[attr-defined]
 
     def fresh(self, key: Key) -> Raw:
@@ -222,14 +230,9 @@ class StateCodec(Generic[State]):
                 f"{key}: the state is {type(state).__name__}, not {self.kind.__name__}; nothing was stored."
             )
         if self._pydantic:
-            raw = _json_checked(
-                cast(Any, state).model_dump_json().encode(),
-                cast(Any, state).model_dump,
-                BadMessage,
-                f"{key}: the state",
-            )
+            raw = _checked(key, cast(Any, state).model_dump_json().encode(), cast(Any, state).model_dump(), "the state")
         else:
-            raw = _json(state, state, BadMessage, f"{key}: the state")
+            raw = _json(key, state, "the state")
         if len(raw) > self._limit:
             raise TooLarge(
                 f"{key}: the state takes {len(raw):,} bytes, {self._limit:,} are allowed; nothing was stored. Keep less, or elsewhere."
@@ -259,19 +262,25 @@ class StateCodec(Generic[State]):
                 raise Unsupported(
                     f"{key}: the state has schema {step} and no upgrade leads on to {self.schema}. Add upgrades[{step}]."
                 )
-            plain = self._upgrades[step](plain)
+            try:
+                plain = self._upgrades[step](plain)
+            except Exception as fault:
+                raise Unsupported(
+                    f"{key}: upgrades[{step}] raised {type(fault).__name__}: {fault}. Nothing was changed and its messages stay "
+                    "unread; mend the upgrade."
+                ) from fault
         return Raw(_encode(plain))
 
 
-def _json(value: Any, suspect: Any, refusal: type[UsageError], what: str) -> bytes:
+def _json(key: Key, value: Any, what: str) -> bytes:
     try:
         raw = _encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as fault:
-        raise refusal(f"{what} cannot be stored as JSON: {fault}. Nothing was touched.") from fault
-    return _json_checked(raw, lambda: msgspec.to_builtins(suspect), refusal, what)
+        raise BadMessage(f"{key}: {what} cannot be stored as JSON: {fault}. Nothing was touched.") from fault
+    return raw if isinstance(value, str) and "\0" not in value else _checked(key, raw, value, what)
 
 
-def _json_checked(raw: bytes, plain: Callable[[], Any], refusal: type[UsageError], what: str) -> bytes:
+def _checked(key: Key, raw: bytes, value: Any, what: str) -> bytes:
     """Refuses what some engine or language would lose. Cheap tests on the bytes say whether the value itself must be
     looked at."""
     if (
@@ -279,8 +288,8 @@ def _json_checked(raw: bytes, plain: Callable[[], Any], refusal: type[UsageError
         or b"\\u0000" in raw
         or raw.count(b"{") + raw.count(b"[") > DEEPEST
         or _LONG_NUMBER in raw.translate(_DIGITS)
-    ) and (reason := _unstorable(plain())):
-        raise refusal(f"{what} holds {reason}, which cannot be stored everywhere. Nothing was touched.")
+    ) and (reason := _unstorable(msgspec.to_builtins(value))):
+        raise BadMessage(f"{key}: {what} holds {reason}, which cannot be stored everywhere. Nothing was touched.")
     return raw
 
 

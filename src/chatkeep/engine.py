@@ -80,15 +80,23 @@ class Waiter(Struct):
 class Lane:
     """One conversation's work in this process: who waits for it, and the task that does it, if one runs."""
 
-    __slots__ = ("claim", "held", "task", "waiters", "wake", "warm")
+    __slots__ = ("_claim", "_opening", "held", "task", "waiters", "wake", "warm")
 
-    def __init__(self, claim: str) -> None:
-        self.claim = claim
+    def __init__(self, opening: str) -> None:
+        self._opening = opening
+        self._claim = ""
         self.waiters: list[Waiter] = []
         self.task: asyncio.Task[None] | None = None
         self.wake = asyncio.Event()  # something new is in the log
         self.warm = False  # what the cache holds is as new as the act that started this lane
         self.held = False  # a call of `receive` does the work itself; no task may start
+
+    @property
+    def claim(self) -> str:
+        """The token under which this lane works."""
+        if not self._claim:
+            self._claim = f"{self._opening}:{fresh_token()}"
+        return self._claim
 
 
 class EngineStatistics(Struct, kw_only=True):
@@ -279,9 +287,7 @@ class Engine(Generic[State]):
         number = next(message.number for message in reversed(after.messages) if message.id == draft.id)
         if failure is None:
             self.statistics.one_trip += 1
-            found = turns.outcome(
-                after.record, number, [message for message in after.messages if message.number > number]
-            )
+            found = turns.outcome(after.record, number, turns.behind(after, number))
             return self._receipt(key, draft.id, number, found or Outcome("answered"), duplicate=False)
         lane.warm, lane.held = True, False
         return await self._wait_for(key, lane, draft.id, after, number, duplicate=False, cause=failure)
@@ -381,13 +387,13 @@ class Engine(Generic[State]):
         if not snapshot.messages or snapshot.messages[0].number > number + 1:
             found = await self.store.page(snapshot.row.key, snapshot.row.born, after=number, limit=SWEEP_PAGE)
         else:
-            found = [message for message in snapshot.messages if message.number > number]
+            found = turns.behind(snapshot, number)
         return turns.outcome(snapshot.record, number, found)
 
     # -- work ---------------------------------------------------------------------------------------------------------------
 
     def _lane(self) -> Lane:
-        return Lane(f"{self._name}:{fresh_token()}")
+        return Lane(self._name)
 
     def _orphaned(self, claim: str) -> bool:
         """Whether nobody works under *claim* any more, for certain: its process is dead, or it is a lost one of ours."""
@@ -546,9 +552,8 @@ class Engine(Generic[State]):
 
     async def _run(self, snapshot: Snapshot, messages: list[Message]) -> Answer:
         """Runs the handler on a fresh copy of the state. Raises `HandlerFailed`."""
-        key, first = snapshot.row.key, messages[0]
-        opens, state = self._state(snapshot, first)
-        turn = self._turn(snapshot, messages, state)
+        key = snapshot.row.key
+        turn, opens = self._turn(snapshot, messages)
         began = time.perf_counter()
         try:
             async with self._slots, asyncio.timeout(self._timeout_s) as limit:
@@ -570,22 +575,20 @@ class Engine(Generic[State]):
             self._pace_s = 0.8 * self._pace_s + 0.2 * (time.perf_counter() - began)
         return Answer(raw, opens, replies)
 
-    def _state(self, snapshot: Snapshot, first: Message) -> tuple[bool, State]:
-        key, record = snapshot.row.key, snapshot.record
+    def _turn(self, snapshot: Snapshot, messages: list[Message]) -> tuple[Turn[State], bool]:
+        """What the handler is given, on a fresh copy of the state, and whether it opens a session."""
+        key, record, first = snapshot.row.key, snapshot.record, messages[0]
         opens = turns.session_over(record, self.policy, first.created_at, first.number)
         raw, schema = (self.states.fresh(key), self.states.schema) if opens else (record.state, record.schema)
-        return opens, self.states.decode(key, raw, schema)
-
-    def _turn(self, snapshot: Snapshot, messages: list[Message], state: State) -> Turn[State]:
-        opens = turns.session_over(snapshot.record, self.policy, messages[0].created_at, messages[0].number)
-        return Turn(
-            tenant=snapshot.row.key.tenant,
-            conversation=snapshot.row.key.id,
-            session=snapshot.record.session + opens,
-            state=state,
+        turn = Turn(
+            tenant=key.tenant,
+            conversation=key.id,
+            session=record.session + opens,
+            state=self.states.decode(key, raw, schema),
             messages=messages,
-            history=[] if opens else turns.history(snapshot, messages[0], self.policy),
+            history=[] if opens else turns.history(snapshot, first, self.policy),
         )
+        return turn, opens
 
     async def _rebuilt(self, snapshot: Snapshot, messages: list[Message]) -> Snapshot | None:
         """Opens a session with the state that the application's hook rebuilds, committed before the handler runs.
@@ -593,7 +596,7 @@ class Engine(Generic[State]):
         None when another instance went ahead with this session: then what was rebuilt here is thrown away.
         """
         key, first = snapshot.row.key, messages[0]
-        turn = self._turn(snapshot, messages, self.states.decode(key, self.states.fresh(key), self.states.schema))
+        turn, _ = self._turn(snapshot, messages)
         try:
             async with asyncio.timeout(self._timeout_s):
                 found = await cast("Handler[State]", self.on_missing)(turn)

@@ -127,9 +127,14 @@ class Store:
             if act is None:
                 return snapshot, False
             row, entries = self._encoded(snapshot, act, at)
-            call = self._writing(row, snapshot.row.revision or None, entries, snapshot.row.head, act.drop)
+            replaces, since = snapshot.row.revision or None, snapshot.row.head
             try:
-                stored = await self._settle(call)
+                try:
+                    stored = await self.driver.write(
+                        row, replaces=replaces, entries=entries, since=since, drop=act.drop
+                    )
+                except Uncertain:
+                    stored = await self._settle(self._writing(row, replaces, entries, since, act.drop))
                 if stored.head != row.head + len(entries):
                     raise Corrupt(f"{key}: the store numbered the log to {stored.head}, not {row.head + len(entries)}.")
             except Conflict as there:

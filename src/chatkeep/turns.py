@@ -132,14 +132,10 @@ def history(snapshot: Snapshot, first: Message, policy: Policy) -> list[Message]
     In the log a reply may stand behind messages that came while it was made; those that are still unread do not
     belong to it.
     """
-    record = snapshot.record
-    said = [
-        message
-        for message in snapshot.messages
-        if message.number >= record.since
-        and message.role in TALK
-        and (message.number < first.number or message.role not in ASKING)
-    ]
+    since, messages = snapshot.record.since, snapshot.messages
+    if first.number <= snapshot.row.head:
+        messages = tuple([m for m in messages if m.number < first.number or m.role not in ASKING])
+    said = [message for message in messages if message.role in TALK and message.number >= since]
     if any([message.reply_to and message.reply_to != message.number - 1 for message in said]):
         said.sort(key=lambda message: (message.reply_to or message.number, message.number))
     return said[-policy.history :] if policy.history else []
@@ -195,15 +191,15 @@ def finished(
     if waiting and policy.overlap == "drop":
         drafts.append(passed_over(waiting))
         waiting = []
-    record = snapshot.record
-    if opens:
-        record = opened(record, state, schema, number=first, at=answered[0].created_at)
+    old = snapshot.record
     record = structs.replace(
-        record,
+        old,
         state=state,
         schema=schema,
+        session=old.session + opens,
+        since=first if opens else old.since,
         cursor=waiting[0].number - 1 if waiting else head + len(drafts),
-        active_at=max(record.active_at, answered[-1].created_at),
+        active_at=max(old.active_at, answered[-1].created_at),
         begun=0,
         raised=0,
         retry_at=0.0,
@@ -354,6 +350,12 @@ def next_due(record: Record, policy: Policy, *, head: int) -> float | None:
         # (An oldest_at of 0 is not known: the sweep finds out.)
         dues.append(record.oldest_at + policy.retention_s)
     return min(dues, default=None)
+
+
+def behind(snapshot: Snapshot, number: int) -> list[Message]:
+    """The messages of the window that are numbered above *number*."""
+    count = snapshot.row.head - number
+    return list(snapshot.messages[-count:]) if count > 0 else []
 
 
 def outcome(record: Record, number: int, found: list[Message]) -> Outcome | None:

@@ -254,7 +254,7 @@ async def test_a_message_that_kills_its_process_is_set_aside_after_eight_attempt
         await asyncio.wait([dead, asyncio.create_task(started.wait())], return_when=asyncio.FIRST_COMPLETED)
         # As a kill would: nothing is handed back, and the claim looks like that of another host.
         for lane in keep._engine._lanes.values():
-            lane.claim = "gone"
+            lane._claim = "gone"
             if lane.task:
                 lane.task.cancel()
         await asyncio.sleep(0)

@@ -35,6 +35,7 @@ Job = tuple[Act, "asyncio.Future[Any]"]
 
 APPLICATION_ID = 0x63686B70  # "chkp": says whose file this is
 BATCH = 256
+PAGE_BYTES = 2048  # a turn touches four pages and fills none of them: half the size, half the bytes to sync
 BUSY_MS = 10_000
 READERS = 2
 OLDEST = (
@@ -83,7 +84,7 @@ class SqliteDriver:
             found = _find(db, key)
             return None if found is None else (found[1], _tail(db, found[0], found[1].head, tail))
 
-        return await self._read(act)
+        return await self._reading().call(act)
 
     async def append(
         self,
@@ -111,7 +112,7 @@ class SqliteDriver:
         def act(db: apsw.Connection) -> Appended:
             return _append(db, row, entries, tail)
 
-        return await self._write(act)
+        return await self._writing().call(act)
 
     async def write(
         self, row: Row, *, replaces: str | None, entries: Sequence[Entry] = (), since: int = 0, drop: int = 0
@@ -119,7 +120,7 @@ class SqliteDriver:
         def act(db: apsw.Connection) -> Row:
             return _write(db, row, replaces, entries, since, drop)
 
-        return await self._write(act)
+        return await self._writing().call(act)
 
     async def entries(
         self, key: Key, *, after: int | None = None, before: int | None = None, limit: int
@@ -136,7 +137,7 @@ class SqliteDriver:
                 return _entries(db.execute(sql("before"), above))[::-1]
             return _entries(db.execute(sql("between"), {**above, "after": after or 0}))
 
-        return await self._read(act)
+        return await self._reading().call(act)
 
     async def scan(
         self,
@@ -163,7 +164,7 @@ class SqliteDriver:
         def act(db: apsw.Connection) -> list[Row]:
             return [_row(Key(*found[:2]), found[2:]) for found in db.execute(sql(name), place)]
 
-        return await self._read(act)
+        return await self._reading().call(act)
 
     async def erase(self, key: Key, *, at: float) -> None:
         def act(db: apsw.Connection) -> None:
@@ -175,19 +176,17 @@ class SqliteDriver:
                 db.execute(sql("erase_entries"), {"conversation": found[0]})
                 db.execute(sql("erase"), {"conversation": found[0]})
 
-        await self._write(act)
+        await self._writing().call(act)
 
-    async def _read(self, act: Callable[[apsw.Connection], T]) -> T:
+    def _reading(self) -> Worker:
         if self._readers is None:
             raise Unavailable(f"sqlite:///{self.path} is closed; nothing was read.")
-        found: T = await self._readers.call(act)
-        return found
+        return self._readers
 
-    async def _write(self, act: Callable[[apsw.Connection], T]) -> T:
+    def _writing(self) -> Worker:
         if self._writer is None:
             raise Unavailable(f"sqlite:///{self.path} is closed; nothing was written.")
-        done: T = await self._writer.call(act)
-        return done
+        return self._writer
 
     def _connect(self) -> apsw.Connection:
         folder = os.path.dirname(os.path.abspath(self.path))
@@ -225,9 +224,9 @@ class Worker:
         for thread in self._threads:
             thread.start()
 
-    def call(self, act: Act) -> asyncio.Future[Any]:
+    def call(self, act: Callable[[apsw.Connection], T]) -> asyncio.Future[T]:
         """Queues *act*. Cancelling the future does not take it back."""
-        answered = self._loop.create_future()
+        answered: asyncio.Future[T] = self._loop.create_future()
         self._jobs.put((act, answered))
         return answered
 
@@ -362,14 +361,29 @@ def _append(db: apsw.Connection, row: Row, entries: Sequence[Entry], tail: int) 
 
 def _write(db: apsw.Connection, row: Row, replaces: str | None, entries: Sequence[Entry], since: int, drop: int) -> Row:
     key = row.key
-    ids = [entry.id for entry in entries]
-    values = _values(row, pack(row.body)) | {"added": len(entries), "replaces": replaces}
+    ids = [entry.id for entry in entries if entry.id]
     if replaces is None:
-        found = db.execute(sql("create"), values | {"head": row.head, "mark": _mark(key)}).fetchone()
+        values = _values(row, pack(row.body)) | {"added": len(entries), "head": row.head, "mark": _mark(key)}
+        found = db.execute(sql("create"), values).fetchone()
     else:
-        named = values | _numbered(ids)
-        found = db.execute(sql("rewrite", ids=len(ids)), named).fetchone()
-        found = found or db.execute(sql("write", ids=len(ids)), named).fetchone()
+        places = (
+            row.revision,
+            len(entries),
+            pack(row.body),
+            row.updated_at,
+            key.tenant,
+            key.id,
+            replaces,
+            row.born,
+            row.recent,
+            row.due_at,
+            row.claim,
+            row.claimed_until,
+            row.owner,
+            *ids,
+        )
+        found = db.execute(sql("rewrite", ids=len(ids)), places).fetchone()
+        found = found or db.execute(sql("write", ids=len(ids)), places).fetchone()
     if found is not None:
         number, head = found
         _add(db, number, head, entries)
@@ -378,7 +392,8 @@ def _write(db: apsw.Connection, row: Row, replaces: str | None, entries: Sequenc
         return structs.replace(row, head=head)
     there = _find(db, key)
     if there is None:
-        erased = db.execute(sql("mark"), values | {"mark": _mark(key)}).fetchone() if replaces is None else None
+        mark = {"mark": _mark(key), "at": row.updated_at}
+        erased = db.execute(sql("mark"), mark).fetchone() if replaces is None else None
         raise Conflict(f"{key}: nothing is there", erased_at=erased[0] if erased else None)
     number, stored = there
     if stored.revision == row.revision:
@@ -471,6 +486,7 @@ def sql(name: str, *, ids: int = 0, rows: int = 0) -> str:
     """The named statement of queries.sql, made for that many ids or rows."""
     return (
         _queries()[name]
+        .replace("{places}", ", ".join(f"?{n}" for n in range(14, 14 + ids)) or "null")
         .replace("{ids}", ", ".join(f":id{n}" for n in range(ids)) or "null")
         .replace("{rows}", ", ".join(["(?, ?, ?, ?, ?)"] * rows))
     )
@@ -499,6 +515,7 @@ def _migrate(db: apsw.Connection, path: str) -> None:
         if done == len(_migrations()):
             break
         _check_owner(db, path, done)
+        db.pragma("page_size", PAGE_BYTES)  # only a file that is still empty takes it
         deadline = time.monotonic() + BUSY_MS / 1000
         while db.pragma("journal_mode") != "wal":  # the busy timeout does not cover this change
             try:

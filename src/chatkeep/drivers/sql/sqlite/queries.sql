@@ -1,22 +1,23 @@
--- Every statement of drivers/sqlite.py. {ids} becomes one ? per entry id that must not be there yet.
+-- Every statement of drivers/sqlite.py. {ids} and {places} become one parameter per entry id that must not be there yet.
 
 -- name: find
 select number, revision, born, head, body, owner, updated_at, due_at, claim, claimed_until
 from conversation where tenant = :tenant and id = :id;
 
 -- name: rewrite
--- The common turn: revision, head and body change, no index does.
-update conversation set revision = :revision, head = head + :added, body = :body, updated_at = :at
-where tenant = :tenant and id = :id and revision = :replaces and born = :born
-  and recent = :recent and due_at is :due_at and claim is :claim and claimed_until = :claimed_until and owner = :owner
-  and not exists (select 1 from entry where conversation = conversation.number and entry.id in ({ids}) and entry.id <> '')
+-- The common turn: revision, head and body change, no index does. (By place: revision, added, body, at, tenant, id, replaces,
+-- born, recent, due_at, claim, claimed_until, owner.)
+update conversation set revision = ?1, head = head + ?2, body = ?3, updated_at = ?4
+where tenant = ?5 and id = ?6 and revision = ?7 and born = ?8
+  and recent = ?9 and due_at is ?10 and claim is ?11 and claimed_until = ?12 and owner = ?13
+  and not exists (select 1 from entry where conversation = conversation.number and entry.id in ({places}) and entry.id <> '')
 returning number, head;
 
 -- name: write
-update conversation set revision = :revision, head = head + :added, body = :body, updated_at = :at, recent = :recent,
-                        due_at = :due_at, claim = :claim, claimed_until = :claimed_until, owner = :owner
-where tenant = :tenant and id = :id and revision = :replaces and born = :born
-  and not exists (select 1 from entry where conversation = conversation.number and entry.id in ({ids}) and entry.id <> '')
+update conversation set revision = ?1, head = head + ?2, body = ?3, updated_at = ?4, recent = ?9, due_at = ?10, claim = ?11,
+                        claimed_until = ?12, owner = ?13
+where tenant = ?5 and id = ?6 and revision = ?7 and born = ?8
+  and not exists (select 1 from entry where conversation = conversation.number and entry.id in ({places}) and entry.id <> '')
 returning number, head;
 
 -- name: create

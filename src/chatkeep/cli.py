@@ -1,0 +1,500 @@
+"""The command line: run a demo bot, talk to it, and look into a store while others use it."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from datetime import UTC, datetime
+from io import FileIO
+from threading import Thread
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from . import __version__
+from .demos import DEMOS, demo_for
+from .errors import ChatkeepError, Corrupt, HandlerFailed, StoreError, Uncertain, UsageError
+from .keep import Chatkeep, Tenant
+from .model import Conversation, Message
+
+T = TypeVar("T")
+
+DEMO_STORE = "sqlite:///chatkeep-demo.db"
+
+EXITS: dict[type[ChatkeepError], int] = {
+    UsageError: 2,
+    StoreError: 3,
+    Corrupt: 4,
+    Uncertain: 5,
+    HandlerFailed: 6,
+    ChatkeepError: 1,
+}
+"""Error to exit code: an error ends the program with the code of the nearest of its classes that is listed."""
+
+HIDDEN = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
+HIDDEN |= {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+"""Characters that would steer the reader's terminal, or turn its text around."""
+
+
+class Commands(click.Group):
+    """The commands; errors are told in one line and become exit codes."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except ChatkeepError as fault:
+            click.echo(f"chatkeep: {plain(str(fault))}", err=True)
+            return ctx.exit(next(EXITS[kind] for kind in type(fault).__mro__ if kind in EXITS))
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="chatkeep")
+def main() -> None:
+    """Durable conversations: run a demo bot, and look into the store it keeps.
+
+    \b
+    Try it:
+      chatkeep demo                          a restaurant with a chat page
+      chatkeep chat restaurant               the same bot, here in the terminal
+      chatkeep list chatkeep-demo.db         what is in the store, also while the demo runs
+      chatkeep show chatkeep-demo.db ada     one conversation: state, log, what was set aside
+
+    STORE is a URL (sqlite:///chat.db) or the path of an SQLite file. These commands never create a file and never
+    answer a message; a server that has the store open is not disturbed.
+
+    \b
+    Exit codes: 0 done, 1 not found, 2 used wrongly, 3 the store cannot be reached (try again), 4 damaged,
+    5 perhaps done (look), 6 the bot's code failed.
+    """
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+# -- bots ---------------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("bot", default="restaurant", metavar="[BOT]")
+@click.option("--store", default=DEMO_STORE, show_default=True, help="URL or SQLite file; created when there is none.")
+@click.option("--port", default=8765, show_default=True, type=click.IntRange(0, 65535), help="0 takes any free one.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="An address of this machine's own.")
+def demo(bot: str, store: str, port: int, host: str) -> None:
+    """Runs a demo bot with a chat page and an HTTP API, until Ctrl-C.
+
+    There is no sign-in, so it listens on this machine only.
+
+    \b
+    Examples:
+      chatkeep demo
+      chatkeep demo restaurant --store orders.db --port 0
+    """
+    try:
+        import uvicorn
+
+        from .server import create_app
+    except ImportError as missing:
+        raise UsageError(
+            f"The demo needs {missing.name!r}, which is not installed. Run: pip install 'chatkeep[server]'"
+        ) from missing
+    keep = demo_for(bot, url_of(store))
+    asyncio.run(
+        opened(Chatkeep(url_of(store)), nothing)
+    )  # what is wrong with the store is said here, not in a traceback
+    listener = listen(host, port)
+    shown = f"[{host}]" if ":" in host else host
+    click.echo(f"{DEMOS[bot].title} is open: http://{shown}:{listener.getsockname()[1]}/")
+    store = store.removeprefix("sqlite:///")
+    click.echo(f"Everything said there is kept in {store}. Ctrl-C stops it.")
+    click.echo(f"Order something, then kill it (kill -9 {os.getpid()}) and start it again: the order is still there.")
+    click.echo(f"Look inside meanwhile, in another terminal: chatkeep list {store}")
+    config = uvicorn.Config(
+        create_app(keep, title=DEMOS[bot].title),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        lifespan="on",
+        limit_concurrency=1000,
+        timeout_graceful_shutdown=5,
+    )
+    # uvicorn raises the signal that stopped it once more when everything is closed.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit(0))
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens on this machine only. Raises `UsageError`."""
+    if host != "localhost" and not is_loopback(host):
+        raise UsageError(
+            f"{host} can be reached from other machines, and the demo has no sign-in; nothing was started. Use 127.0.0.1."
+        )
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(128)
+    except OSError as fault:
+        listener.close()
+        raise UsageError(
+            f"Port {port} of {host} cannot be used ({fault.strerror}); nothing was started. "
+            "Perhaps a demo runs there already: open it, or start this one with --port 0."
+        ) from fault
+    return listener
+
+
+def is_loopback(host: str) -> bool:
+    """Whether *host* is an address that only this machine can reach."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@main.command()
+@click.argument("bot", metavar="BOT")
+@click.option("--store", default=DEMO_STORE, show_default=True, help="URL or SQLite file; created when there is none.")
+@click.option(
+    "--conversation", default="terminal", show_default=True, metavar="NAME", help="Which conversation to be in."
+)
+def chat(bot: str, store: str, conversation: str) -> None:
+    """Talks to a demo bot in the terminal; Ctrl-D or /quit ends it.
+
+    What was said before is shown first. Messages may also come through a pipe, one a line.
+
+    \b
+    Examples:
+      chatkeep chat restaurant --conversation ada
+      echo "2 margherita" | chatkeep chat restaurant --store orders.db
+    """
+    keep = demo_for(bot, url_of(store))
+    try:
+        asyncio.run(opened(keep, lambda: talk(keep, conversation)))
+    except KeyboardInterrupt:
+        click.echo()
+
+
+async def talk(keep: Chatkeep[Any], conversation: str) -> None:
+    """Shows the log, then answers line by line what is typed."""
+    for _ in range(40):  # what was left unread is answered now, so it can be part of what is shown
+        found = await keep.conversation(conversation)
+        if found is None or not found.unread:
+            break
+        await asyncio.sleep(0.05)
+    seen = 0
+    async for message in keep.history(conversation):
+        seen = message.number
+        said(message)
+    typed_here = sys.stdin.isatty()
+    async for line in lines(prompt="you: " if typed_here else ""):
+        if line == "/quit":
+            return
+        if not line:
+            continue
+        receipt = await keep.receive(conversation, line)
+        async for message in keep.history(conversation, after=seen):
+            seen = message.number
+            if not (typed_here and message.id == receipt.id):
+                said(message)
+
+
+async def lines(*, prompt: str) -> AsyncIterator[str]:
+    """The lines of standard input. Read in a thread that may be left waiting, so that Ctrl-C ends the program at
+    once."""
+    loop, read = asyncio.get_running_loop(), asyncio.Queue[bytes](maxsize=1)
+    # Unbuffered, because Python cannot exit while a thread waits inside its buffered standard input.
+    source = FileIO(0, closefd=False)
+
+    def read_on() -> None:
+        while True:
+            line = source.readline(1 << 20)
+            asyncio.run_coroutine_threadsafe(read.put(line), loop).result()
+            if not line:
+                return
+
+    Thread(target=read_on, name="stdin", daemon=True).start()
+    while True:
+        click.echo(prompt, nl=False)
+        line = await read.get()
+        if not line:
+            if prompt:
+                click.echo()
+            return
+        yield line.decode(errors="replace").strip()
+
+
+def said(message: Message) -> None:
+    """Prints a message as people see it."""
+    if message.role != "system":
+        who = {"user": "you", "assistant": "bot"}.get(message.role, message.role)
+        click.echo(f"{who}: {plain(message.text).replace(chr(10), chr(10) + '     ')}")
+
+
+# -- stores -------------------------------------------------------------------------------------------------------------
+
+store_argument = click.argument("store", metavar="STORE")
+conversation_argument = click.argument("conversation", metavar="CONVERSATION")
+tenant_option = click.option(
+    "--tenant", default="", metavar="NAME", help="Whose conversation; without it, the default one's."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="JSON, one object a line.")
+limit_option = click.option("--limit", default=50, show_default=True, type=click.IntRange(1), help="At most so many.")
+
+
+@main.command("list")
+@store_argument
+@click.option("--tenant", metavar="NAME", help="Only this tenant's; without it, all.")
+@limit_option
+@json_option
+def list_(store: str, tenant: str | None, limit: int, as_json: bool) -> None:
+    """Lists conversations, last changed first.
+
+    \b
+    Examples:
+      chatkeep list chatkeep-demo.db
+      chatkeep list sqlite:////var/lib/bot/chat.db --tenant salon-7 --json
+    """
+    keep = existing(store)
+
+    async def work() -> None:
+        of = keep if tenant is None else keep.tenant(tenant)
+        none = True
+        async for found in of.conversations(limit=limit):
+            none = False
+            if as_json:
+                tell(facts(found))
+            else:
+                waiting = f", {found.unread} unread" if found.unread else ""
+                aside = f", {len(found.dead)} set aside" if found.dead else ""
+                name = f"{found.tenant}/{found.id}" if found.tenant else found.id
+                click.echo(
+                    f"{when(found.updated_at)}  {plain(name, line=True)}  ({found.head} in the log{waiting}{aside})"
+                )
+        if none and not as_json:
+            click.echo("There are no conversations.")
+
+    asyncio.run(opened(keep, work))
+
+
+@main.command()
+@store_argument
+@conversation_argument
+@tenant_option
+@json_option
+def show(store: str, conversation: str, tenant: str, as_json: bool) -> None:
+    """Shows one conversation: where it stands.
+
+    Its session, its state, its last messages, and what was set aside.
+
+    \b
+    Example:
+      chatkeep show chatkeep-demo.db terminal
+    """
+
+    async def work(of: Tenant[Any]) -> None:
+        found = await found_in(of, conversation, store)
+        dead = await of.dead_letters(conversation)
+        if as_json:
+            tell(facts(found) | {"state": found.state, "messages": found.messages, "dead_letters": dead})
+            return
+        for name, value in facts(found).items():
+            click.echo(f"{name + ':':<14}{plain(str(value), line=True)}")
+        state = msgspec.json.format(msgspec.json.encode(found.state), indent=2).decode()
+        click.echo(f"\nstate:\n{plain(state)}\n\nlast messages:")
+        for message in found.messages:
+            logged(message)
+        if dead:
+            click.echo("\nset aside (chatkeep replay hands one in again):")
+            for message in dead:
+                logged(message)
+
+    look(store, tenant, work)
+
+
+@main.command()
+@store_argument
+@conversation_argument
+@tenant_option
+@click.option("--after", type=click.IntRange(0), metavar="NUMBER", help="Only what is numbered above.")
+@click.option("--before", type=click.IntRange(0, 2**62), metavar="NUMBER", help="Only what is numbered below.")
+@click.option("--limit", type=click.IntRange(1), help="At most so many; with --before alone, the last ones.")
+@json_option
+def history(
+    store: str, conversation: str, tenant: str, after: int | None, before: int | None, limit: int | None, as_json: bool
+) -> None:
+    """Prints the log of a conversation, oldest first.
+
+    \b
+    Examples:
+      chatkeep history chatkeep-demo.db terminal --after 20
+      chatkeep history chatkeep-demo.db terminal --json > terminal.jsonl
+    """
+
+    async def work(of: Tenant[Any]) -> None:
+        await found_in(of, conversation, store)
+        async for message in of.history(conversation, after=after, before=before, limit=limit):
+            if as_json:
+                tell(message)
+            else:
+                logged(message)
+
+    look(store, tenant, work)
+
+
+@main.command()
+@store_argument
+@conversation_argument
+@tenant_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def erase(store: str, conversation: str, tenant: str, yes: bool) -> None:
+    """Removes a conversation with its whole log. There is no way back."""
+
+    async def work(of: Tenant[Any]) -> None:
+        found = await found_in(of, conversation, store)
+        if not yes:
+            click.confirm(
+                f"Erase {plain(conversation, line=True)} with its {found.head} log entries for ever?", abort=True
+            )
+        await of.erase(conversation)
+        click.echo(f"{plain(conversation, line=True)} is erased.")
+
+    look(store, tenant, work)
+
+
+@main.command()
+@store_argument
+@conversation_argument
+@tenant_option
+@json_option
+def dead(store: str, conversation: str, tenant: str, as_json: bool) -> None:
+    """Lists the messages that were set aside, and why."""
+
+    async def work(of: Tenant[Any]) -> None:
+        await found_in(of, conversation, store)
+        letters = await of.dead_letters(conversation)
+        for message in letters:
+            if as_json:
+                tell(message)
+            else:
+                logged(message)
+        if not letters and not as_json:
+            click.echo("Nothing was set aside.")
+
+    look(store, tenant, work)
+
+
+@main.command()
+@store_argument
+@conversation_argument
+@click.argument("number", type=click.IntRange(1), metavar="NUMBER")
+@tenant_option
+def replay(store: str, conversation: str, number: int, tenant: str) -> None:
+    """Hands in a message again that was set aside.
+
+    `chatkeep dead` has the numbers.
+
+    It becomes a new message at the end of the log, and whoever runs the bot on this store answers it.
+    """
+
+    async def work(of: Tenant[Any]) -> None:
+        receipt = await of.replay(conversation, number)
+        again = " was replayed before:" if receipt.duplicate else " is in the log again:"
+        click.echo(f"Message {number}{again} number {receipt.number}, {receipt.status}.")
+
+    look(store, tenant, work)
+
+
+# -- what they share ----------------------------------------------------------------------------------------------------
+
+
+def look(store: str, tenant: str, work: Callable[[Tenant[Any]], Coroutine[Any, Any, None]]) -> None:
+    """Runs *work* on one tenant of a store that is there."""
+    keep = existing(store)
+    asyncio.run(opened(keep, lambda: work(keep.tenant(tenant))))
+
+
+def existing(store: str) -> Chatkeep[Any]:
+    """A Chatkeep without a bot on a store that is there: it starts no workers. Raises `UsageError`."""
+    url = url_of(store)
+    scheme, _, path = url.partition(":///")
+    if scheme == "sqlite" and not os.path.isfile(path):
+        raise UsageError(f"There is no file {path}; nothing was created. Name the store that the bot writes to.")
+    return Chatkeep(url)
+
+
+def url_of(store: str) -> str:
+    """The URL of a store that may be given as the path of an SQLite file."""
+    return store if "://" in store else f"sqlite:///{store}"
+
+
+async def opened(keep: Chatkeep[Any], work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """What *work* answers while *keep* is open."""
+    async with keep:
+        return await work()
+
+
+async def nothing() -> None:
+    """For when opening is all that is wanted."""
+
+
+async def found_in(of: Tenant[Any], conversation: str, store: str) -> Conversation[Any]:
+    """The conversation; ends the program when there is none."""
+    found = await of.conversation(conversation)
+    if found is None:
+        raise ChatkeepError(
+            f"There is no conversation {plain(conversation, line=True)!r} in {store}. `chatkeep list {store}` has those there are."
+        )
+    return found
+
+
+def facts(found: Conversation[Any]) -> dict[str, Any]:
+    """Where a conversation stands."""
+    return {
+        "conversation": found.id,
+        "tenant": found.tenant,
+        "owner": found.owner,
+        "session": found.session,
+        "log": found.head,
+        "unread": found.unread,
+        "dead": found.dead,
+        "bot": "on" if found.on else "off",
+        "updated": when(found.updated_at),
+        "due": when(found.due_at) if found.due_at is not None else None,
+        "revision": found.revision,
+    }
+
+
+def tell(value: Any) -> None:
+    """Prints *value* as a line of JSON."""
+    click.echo(msgspec.json.encode(value).decode())
+
+
+def logged(message: Message) -> None:
+    """Prints a log entry with its number."""
+    text = plain(message.text) or plain(str(message.metadata), line=True)
+    reason = f"  [{plain(message.metadata['reason'], line=True)}]" if "reason" in message.metadata else ""
+    text = text.replace("\n", "\n" + " " * 12)
+    click.echo(f"{message.number:>6}  {when(message.created_at)}  {message.role:<9}  {text}{reason}")
+
+
+def when(at: float) -> str:
+    """A time as text, UTC."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def plain(text: str, *, line: bool = False) -> str:
+    """*text* with the characters made visible that would steer the terminal; as one *line* if so wanted."""
+    text = text.translate(HIDDEN)
+    return text.replace("\n", "\\n") if line else text
