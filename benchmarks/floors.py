@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any
+from typing import Any, cast
 
 import apsw
 import msgspec
@@ -61,7 +61,7 @@ class RawLoop:
         history = [json.loads(body) for _, _, body in reversed(said)]
         assert len(history) <= work.WINDOW
         state.update(work.state(step))
-        number = said[0][0] if said else 0
+        number = cast(int, said[0][0]) if said else 0
         db.execute("insert or replace into session values (?, ?)", (conversation, json.dumps(state)))
         db.execute(
             "insert into message values (?, ?, 'user', ?), (?, ?, 'assistant', ?)",

@@ -334,10 +334,11 @@ class Engine(Generic[State]):
             raise
         if idle:
             lane.warm = True
+        lane = self._lanes.setdefault(key, lane)  # the one found before the write may have ended since
         if works:
             lane.wake.set()
             self._start(key, lane)
-        elif idle:
+        else:
             self._leave(key, lane)
         return snapshot, number, known, lane
 
@@ -400,13 +401,15 @@ class Engine(Generic[State]):
         return claim.startswith(self._name) or holder_gone(claim)
 
     def _start(self, key: Key, lane: Lane) -> None:
+        # Only a lane that is registered may work: two at once would take each other for lost.
+        assert self._lanes.get(key) is lane
         if lane.task is None and not lane.held:
             lane.task = asyncio.create_task(self._work(key, lane), name=f"chatkeep {key}")
             self.statistics.lanes = len(self._lanes)
 
     def _leave(self, key: Key, lane: Lane) -> None:
         """Ends a lane that no task works on, unless somebody has come to wait in it."""
-        if lane.task is None and self._lanes.get(key) is lane:
+        if lane.task is None and not lane.held and self._lanes.get(key) is lane:
             if lane.waiters or lane.wake.is_set():
                 self._start(key, lane)
             else:
