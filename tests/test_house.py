@@ -9,6 +9,7 @@ from pathlib import Path
 
 import chatkeep
 from chatkeep.drivers import DRIVERS
+from chatkeep.drivers.base import Driver
 
 SRC = Path(chatkeep.__file__).parent
 
@@ -25,8 +26,22 @@ ALLOWED: dict[str, set[str]] = {
     "cache": {"turns", "drivers.base"},
     "store": {"cache", "codec", "turns", "drivers.base", "model", "errors"},
     "settings": {"turns", "errors"},
-    "engine": {"store", "settings", "turns", "codec", "drivers.base", "model", "errors"},
-    "keep": {"engine", "store", "cache", "settings", "turns", "codec", "drivers", "drivers.base", "model", "errors"},
+    "claims": set(),
+    "handlers": {"model"},
+    "engine": {"claims", "handlers", "store", "settings", "turns", "codec", "drivers.base", "model", "errors"},
+    "keep": {
+        "engine",
+        "handlers",
+        "store",
+        "cache",
+        "settings",
+        "turns",
+        "codec",
+        "drivers",
+        "drivers.base",
+        "model",
+        "errors",
+    },
     "": {"keep", "model", "errors"},
 }
 """The layer table of ARCHITECTURE.md: what each module of the core may import. What people see may import what is below."""
@@ -108,18 +123,19 @@ def test_everything_public_has_a_docstring() -> None:
     for name, path in modules().items():
         tree = ast.parse(path.read_text())
         bare += [] if ast.get_docstring(tree) or not tree.body else [name]
-        documented_by_protocol = name.startswith("drivers.") and name != "drivers.base"
+        driver = name.startswith(("drivers.", "testing.")) and name != "drivers.base"
         for node in tree.body:
             if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith(
                 "_"
             ):
                 bare += [] if ast.get_docstring(node) else [f"{name}.{node.name}"]
-            if isinstance(node, ast.ClassDef) and not documented_by_protocol:
+            if isinstance(node, ast.ClassDef):
                 bare += [
                     f"{name}.{node.name}.{inner.name}"
                     for inner in node.body
                     if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef)
                     and not inner.name.startswith("_")
+                    and not (driver and hasattr(Driver, inner.name))  # the Protocol has its docstring
                     and not ast.get_docstring(inner)
                 ]
 

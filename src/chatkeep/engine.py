@@ -10,21 +10,17 @@ crash, a failure or time has left.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
-import os
-import secrets
-import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
 from typing import Any, Generic, cast
 
 from msgspec import Raw, Struct, structs
 from tenacity import RetryCallState, wait_exponential, wait_random
 
 from . import turns
+from .claims import holder_gone, this_process
 from .codec import NONE, RESERVED, StateCodec, entry_for, message_id
 from .drivers.base import Claim, Key, Row
 from .errors import (
@@ -41,14 +37,13 @@ from .errors import (
     Unavailable,
     Unsupported,
 )
+from .handlers import Handler, contents
 from .model import ASKING, Content, Message, Receipt, Role, State, Turn
 from .settings import Settings, seconds
 from .store import Store, blank, fresh_token
 from .turns import Act, Draft, Outcome, Snapshot
 
 log = logging.getLogger("chatkeep")
-
-Handler = Callable[[Turn[State]], Any]
 
 HOOK_PAUSE_S = 5.0
 LOOK_S = 0.02
@@ -561,7 +556,7 @@ class Engine(Generic[State]):
         try:
             async with self._slots, asyncio.timeout(self._timeout_s) as limit:
                 said = await cast("Handler[State]", self.handler)(turn)
-            replies = [*turn.replies, *_contents(said)]
+            replies = [*turn.replies, *contents(said)]
             raw = self.states.encode(key, turn.state)
         except (Exception, asyncio.CancelledError) as cause:
             if (
@@ -854,53 +849,6 @@ class HookFailed(HandlerFailed):
 SWITCH_STATES: StateCodec[dict[str, bool]] = StateCodec(dict, limit=1024 * 1024)
 
 
-def handler_for(function: Callable[..., Any]) -> Handler[Any]:
-    """*function* as something to await: plain functions run in a thread, the text of async generators is put
-    together."""
-    if inspect.isasyncgenfunction(function):
-
-        async def whole(turn: Turn[Any]) -> str:
-            return "".join([piece async for piece in cast(AsyncIterator[str], function(turn))])
-
-        return whole
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
-        return cast(Handler[Any], function)
-
-    async def in_thread(turn: Turn[Any]) -> Any:
-        return await asyncio.to_thread(function, turn)
-
-    return in_thread
-
-
-@cache
-def this_process() -> str:
-    """Opens every claim token; tells whether the holder of a claim still lives, if it ran on this host."""
-    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-
-
-os.register_at_fork(after_in_child=this_process.cache_clear)
-
-
-def holder_gone(claim: str) -> bool:
-    """Whether the process that holds *claim* is certainly dead: it ran on this host, and its process id says so.
-
-    Being wrong costs a handler run twice, never a wrong result: what a turn writes is checked against the revision.
-    """
-    host, pid, nonce = this_process().split(":")
-    parts = claim.split(":")
-    if os.name != "posix" or len(parts) < 3 or parts[0] != host or not parts[1].isdigit():
-        return False
-    if parts[1] == pid:
-        return parts[2] != nonce
-    try:
-        os.kill(int(parts[1]), 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
 def _answer(waiter: Waiter, found: Outcome | BaseException) -> None:
     if waiter.answered.done():
         return
@@ -910,21 +858,6 @@ def _answer(waiter: Waiter, found: Outcome | BaseException) -> None:
         waiter.answered.cancel()
     else:
         waiter.answered.set_exception(found)
-
-
-def _contents(said: Any) -> list[Content]:
-    """What a handler returned, as replies: nothing, text, a JSON part, or a list of these."""
-    if said is None or said == "":
-        return []
-    if isinstance(said, str):
-        return [said]
-    if isinstance(said, dict):
-        return [[said]]
-    if isinstance(said, list | tuple):
-        return [content for part in said for content in _contents(part)]
-    raise TypeError(
-        f"a handler returns text, a JSON part (a dict), a list of these, or None, not {type(said).__name__}"
-    )
 
 
 def _reason(failure: HandlerFailed) -> str:

@@ -13,8 +13,9 @@ from .cache import Cache, CacheStatistics
 from .codec import StateCodec, key_for
 from .drivers import driver_for
 from .drivers.base import Driver, Index, Key, Row
-from .engine import EVERYWHERE, Engine, EngineStatistics, handler_for
+from .engine import EVERYWHERE, Engine, EngineStatistics
 from .errors import BadMessage, Misconfigured, UsageError
+from .handlers import handler_for
 from .model import Content, Conversation, Message, Receipt, Role, State
 from .settings import settings_from
 from .store import Store

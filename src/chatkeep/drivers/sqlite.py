@@ -189,19 +189,27 @@ class SqliteDriver:
         return self._writer
 
     def _connect(self) -> apsw.Connection:
+        # Once it was open, what goes wrong is the machine's doing and may pass.
+        refusal: type[Misconfigured | Unavailable] = Unavailable if self.epoch else Misconfigured
         folder = os.path.dirname(os.path.abspath(self.path))
         if not os.path.isdir(folder):
-            raise Misconfigured(f"sqlite:///{self.path} was not opened: there is no folder {folder}. Make it first.")
+            raise refusal(f"sqlite:///{self.path} was not opened: there is no folder {folder}. Make it first.")
+        db: apsw.Connection | None = None
         try:
             db = apsw.Connection(self.path)
             db.set_busy_timeout(BUSY_MS)
-            _migrate(db, self.path)
+            _migrate(db, os.path.abspath(self.path))
+            _use_wal(db)
             db.execute("pragma synchronous = full; pragma cache_size = -16000; pragma journal_size_limit = 67108864")
-        except (apsw.CantOpenError, apsw.NotADBError, apsw.ReadOnlyError) as fault:
-            raise Misconfigured(
-                f"sqlite:///{self.path} was not opened: {fault}. Name a file that chatkeep may write."
-            ) from fault
-        except apsw.Error as fault:
+        except BaseException as fault:
+            if db is not None:
+                db.close(force=True)
+            if isinstance(fault, ChatkeepError):
+                raise
+            if isinstance(fault, apsw.CantOpenError | apsw.NotADBError | apsw.ReadOnlyError):
+                raise refusal(
+                    f"sqlite:///{self.path} was not opened: {fault}. Name a file that chatkeep may write."
+                ) from fault
             raise _translated(fault, f"sqlite:///{self.path} was not opened") from fault
         return db
 
@@ -510,42 +518,44 @@ def _migrations() -> list[str]:
 
 def _migrate(db: apsw.Connection, path: str) -> None:
     """Brings the file to this version's schema, each step in a transaction of its own."""
-    while True:
-        done = db.pragma("user_version")
-        if done == len(_migrations()):
-            break
-        _check_owner(db, path, done)
-        db.pragma("page_size", PAGE_BYTES)  # only a file that is still empty takes it
-        deadline = time.monotonic() + BUSY_MS / 1000
-        while db.pragma("journal_mode") != "wal":  # the busy timeout does not cover this change
-            try:
-                db.pragma("journal_mode", "wal")
-            except apsw.BusyError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
+    while (done := _schema(db, path)) < len(_migrations()):
+        if done == 0:
+            db.pragma("page_size", PAGE_BYTES)  # only a file that is still empty takes it
+        _use_wal(db)
         db.execute("begin immediate")
         try:
-            if db.pragma("user_version") == done:
+            if _schema(db, path) == done:
                 db.execute(_migrations()[done])
                 db.execute(f"pragma user_version = {done + 1}; pragma application_id = {APPLICATION_ID}")
             db.execute("commit")
         except BaseException:
             _rollback(db)
             raise
-    _check_owner(db, path, done)
 
 
-def _check_owner(db: apsw.Connection, path: str, done: int) -> None:
-    where = os.path.abspath(path)
-    # One instant: another process may be making the schema right now.
-    owner, tables = db.execute(
-        "select (select application_id from pragma_application_id), (select count(*) from sqlite_schema)"
+def _schema(db: apsw.Connection, path: str) -> int:
+    """The number of the file's schema, 0 when it is empty. Raises `Misconfigured` when it is not ours, or newer."""
+    # One statement, one instant: another process may be making the schema right now.
+    owner, done, tables = db.execute(
+        "select (select application_id from pragma_application_id), (select user_version from pragma_user_version),"
+        " (select count(*) from sqlite_schema)"
     ).get
-    if owner != APPLICATION_ID and tables:
-        raise Misconfigured(f"{where} is a database of something else; nothing was changed. Name another file.")
+    if owner != APPLICATION_ID and (owner or done or tables):
+        raise Misconfigured(f"{path} is a database of something else; nothing was changed. Name another file.")
     if done > len(_migrations()):
         raise Misconfigured(
-            f"{where} was upgraded by a newer chatkeep (schema {done}, this code knows {len(_migrations())}); nothing was "
+            f"{path} was upgraded by a newer chatkeep (schema {done}, this code knows {len(_migrations())}); nothing was "
             "changed. Deploy the newer version."
         )
+    return int(done)
+
+
+def _use_wal(db: apsw.Connection) -> None:
+    deadline = time.monotonic() + BUSY_MS / 1000
+    while db.pragma("journal_mode") != "wal":
+        try:
+            db.pragma("journal_mode", "wal")
+        except apsw.BusyError:  # the busy timeout does not cover this change
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)

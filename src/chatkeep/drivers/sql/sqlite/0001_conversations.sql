@@ -34,4 +34,5 @@ create table entry (
 create unique index entry_number on entry (conversation, number);
 create unique index entry_id     on entry (conversation, id) where id <> '';
 
-create table tombstone (key blob primary key, mark real not null) without rowid;
+create table tombstone (key blob primary key, mark real not null) without rowid; -- key: a hash, not the name
+create index tombstone_mark on tombstone (mark);

@@ -1,0 +1,37 @@
+"""Who holds a claim, and whether that somebody still lives."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from functools import cache
+
+
+@cache
+def this_process() -> str:
+    """Opens every claim token; tells whether the holder of a claim still lives, if it ran on this host."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+os.register_at_fork(after_in_child=this_process.cache_clear)
+
+
+def holder_gone(claim: str) -> bool:
+    """Whether the process that holds *claim* is certainly dead: it ran on this host, and its process id says so.
+
+    Being wrong costs a handler run twice, never a wrong result: what a turn writes is checked against the revision.
+    """
+    host, pid, nonce = this_process().split(":")
+    parts = claim.split(":")
+    if os.name != "posix" or len(parts) < 3 or parts[0] != host or not parts[1].isdigit():
+        return False
+    if parts[1] == pid:
+        return parts[2] != nonce
+    try:
+        os.kill(int(parts[1]), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
