@@ -236,6 +236,10 @@ class Store:
 
     def _decoded(self, row: Row, entries: list[Entry]) -> Snapshot:
         messages = tuple([message_from(row.key, row.born, entry) for entry in entries])
+        if not row.body and any(message.reply_to for message in messages):
+            raise Corrupt(
+                f"{row.key}: the record is empty, but it was written before: there are replies. Nothing was changed."
+            )
         return self._windowed(row, record_from(row.key, row.body), messages)
 
     def _windowed(self, row: Row, record: Record, messages: tuple[Message, ...]) -> Snapshot:

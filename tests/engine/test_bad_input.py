@@ -1,0 +1,105 @@
+"""Bad input is refused by name before anything is touched, and the next message is fine; damage stays in its conversation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from chatkeep import Corrupt, UsageError
+
+from ..test_invariants import count, texts
+
+DEEP: Any = "bottom"
+for _ in range(1_000_000):
+    DEEP = [DEEP]
+
+BAD: dict[str, tuple[str, Any, str | None]] = {
+    "2 MB": ("ada", "x" * 2_000_000, "m"),
+    "NaN": ("ada", [{"x": float("nan")}], "m"),
+    "lone surrogate": ("ada", "\ud800", "m"),
+    "NUL": ("ada", "a\0b", "m"),
+    "a million deep": ("ada", [{"x": DEEP}], "m"),
+    "300 digits": ("ada", [{"x": 10**300}], "m"),
+    "no text": ("ada", 42, "m"),
+    "empty message id": ("ada", "hi", ""),
+    "NUL in message id": ("ada", "hi", "m\0"),
+    "empty conversation id": ("", "hi", "m"),
+    "surrogate in conversation id": ("a\ud800", "hi", "m"),
+    "conversation id of 513 bytes": ("x" * 513, "hi", "m"),
+}
+
+
+@pytest.mark.parametrize("way", ["receive", "accept"])
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("what", BAD)
+async def test_bad_input_is_refused_and_nothing_is_touched(opened: Any, way: str, warm: bool, what: str) -> None:
+    """By both ways in, on a new conversation and on one that is in the cache."""
+    name, content, id = BAD[what]
+    keep = await opened(count)
+    for _ in range(4 * warm):
+        await keep.receive("ada", "hi")
+    before = await texts(keep, "ada")
+    with pytest.raises(UsageError, match="othing was touched") as refused:
+        await getattr(keep, way)(name, content, id=id)
+
+    assert (name or "empty")[:5].encode("ascii", "backslashreplace").decode()[:1] in str(refused.value)
+    assert before == await texts(keep, "ada")
+    assert f"{len(before) // 2 + 1}: fine" == (await keep.receive("ada", "fine", id="m")).replies[0].text
+
+
+@pytest.mark.parametrize(
+    "name", ["a/b", "a:b", "{a}", "100%", "😀", "a b\tc", "../../etc/passwd", "%2F", "'; drop table entry; --"]
+)
+async def test_any_text_names_a_conversation_through_and_through(opened: Any, name: str) -> None:
+    """Written, listed, read, erased, and never mixed up with its neighbours."""
+    keep = await opened(count)
+    for one in (name, name + "x", "x" + name):
+        await keep.receive(one, one, id=one)
+
+    assert {name, name + "x", "x" + name} == {c.id async for c in keep.conversations()}
+    assert [name, f"1: {name}"] == await texts(keep, name)
+    await keep.erase(name)
+    assert [] == await texts(keep, name)
+    assert 2 == len(await texts(keep, name + "x"))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "update conversation set body = substr(body, 1, length(body) / 2) where id = 'ada'",
+        "update conversation set body = x'01' where id = 'ada'",
+        "update conversation set body = x'' where id = 'ada'",
+        "update conversation set body = cast('{}' as blob) where id = 'ada'",
+        "update entry set body = substr(body, 1, length(body) - 3) where number = 4 and conversation = 1",
+        "update entry set body = x'' where number = 4 and conversation = 1",
+        "update conversation set body = (select body from conversation where id = 'bob') where id = 'ada'",
+    ],
+)
+async def test_damage_in_the_file_is_corrupt_and_stays_in_its_conversation(
+    tmp_path: Path, opened: Any, damage: str
+) -> None:
+    """A record or an entry cut, emptied or swapped: Corrupt for ada by every way in, and bob notices nothing."""
+    url = f"sqlite:///{tmp_path}/damaged.db"
+    keep = await opened(count, url=url)
+    for name in ("ada", "bob"):
+        for n in range(3):
+            await keep.receive(name, f"{n}")
+    await keep.close()
+    db = apsw.Connection(str(tmp_path / "damaged.db"))
+    db.execute(damage)
+    assert db.changes() == 1
+    db.close()
+    keep = await opened(count, url=url)
+    with pytest.raises(Corrupt, match=r"ada.*(damaged|cannot be read|is empty)"):
+        await keep.receive("ada", "hello?", id="m")
+    with pytest.raises(Corrupt, match="ada"):
+        await keep.conversation("ada")
+    with pytest.raises(Corrupt, match="ada"):
+        await keep.change("ada", lambda state: state.update(x=1))
+
+    assert "4: hi" == (await keep.receive("bob", "hi")).replies[0].text
+    await keep.erase("ada")
+    assert "1: again" == (await keep.receive("ada", "again")).replies[0].text
