@@ -279,9 +279,8 @@ def list_(store: str, tenant: str | None, limit: int, as_json: bool) -> None:
                 waiting = f", {found.unread} unread" if found.unread else ""
                 aside = f", {len(found.dead)} set aside" if found.dead else ""
                 name = f"{found.tenant}/{found.id}" if found.tenant else found.id
-                click.echo(
-                    f"{when(found.updated_at)}  {plain(name, line=True)}  ({found.head} in the log{waiting}{aside})"
-                )
+                facts_of_it = plain(found.fault, line=True) or f"{found.head} in the log{waiting}{aside}"
+                click.echo(f"{when(found.updated_at)}  {plain(name, line=True)}  ({facts_of_it})")
         if none and not as_json:
             click.echo("There are no conversations.")
 
@@ -431,7 +430,7 @@ def existing(store: str) -> Chatkeep[Any]:
     scheme, _, path = url.partition(":///")
     if scheme == "sqlite" and not os.path.isfile(path):
         raise UsageError(f"There is no file {path}; nothing was created. Name the store that the bot writes to.")
-    return Chatkeep(url)
+    return Chatkeep(url, schema=0)
 
 
 def url_of(store: str) -> str:

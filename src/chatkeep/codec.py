@@ -198,10 +198,13 @@ class StateCodec(Generic[State]):
     model.
 
     *schema* is the number of its shape; `upgrades[n]` takes the plain JSON value of schema n to that of n + 1. Old
-    states are upgraded when they are next loaded, and stored in the new shape with the next turn.
+    states are upgraded when they are next loaded, and stored in the new shape with the next turn. With schema=0 states
+    of any schema are shown as plain JSON, and none can be written.
     """
 
     def __init__(self, kind: type[State], *, schema: int = 1, upgrades: Upgrades | None = None, limit: int) -> None:
+        if not isinstance(schema, int) or schema < 0:
+            raise Misconfigured(f"schema is a whole number from 1, or 0 to look only, not {schema!r}.")
         self.schema = schema
         self.kind = kind
         self._upgrades = dict(upgrades or {})
@@ -225,6 +228,8 @@ class StateCodec(Generic[State]):
 
     def encode(self, key: Key, state: State) -> Raw:
         """*state* as JSON. Raises `BadMessage` or `TooLarge`, naming the key."""
+        if self.schema == 0 and state:
+            raise Unsupported(f"{key}: opened with schema=0, to look only; nothing was stored.")
         if not isinstance(state, self.kind):
             raise BadMessage(
                 f"{key}: the state is {type(state).__name__}, not {self.kind.__name__}; nothing was stored."
@@ -241,6 +246,8 @@ class StateCodec(Generic[State]):
 
     def decode(self, key: Key, raw: Raw, schema: int) -> State:
         """The state in *raw*, upgraded. Raises `Unsupported` if newer code wrote it, `Corrupt` if it does not fit."""
+        if self.schema == 0:
+            return cast(State, _decode(raw))
         if schema > self.schema:
             raise Unsupported(
                 f"{key}: the state has schema {schema}, this code knows up to {self.schema}. Nothing was changed and its messages stay "

@@ -10,11 +10,11 @@ from typing import Any, Generic, Self, TypeVar, cast, get_args
 from msgspec import Struct
 
 from .cache import Cache, CacheStatistics
-from .codec import StateCodec, key_for
+from .codec import RESERVED, StateCodec, key_for
 from .drivers import driver_for
 from .drivers.base import Driver, Index, Key, Row
 from .engine import EVERYWHERE, Engine, EngineStatistics
-from .errors import BadMessage, Misconfigured, UsageError
+from .errors import BadMessage, Corrupt, Misconfigured, Unsupported, UsageError
 from .handlers import handler_for
 from .model import Content, Conversation, Message, Receipt, Role, State
 from .settings import settings_from
@@ -163,23 +163,31 @@ class Tenant(Generic[State]):
     async def conversations(
         self, *, owner: str | None = None, by: Index = "recent", limit: int | None = None
     ) -> AsyncIterator[Conversation[State]]:
-        """Conversations without their messages: last changed first (to the minute), or by="key"; or those of an
-        *owner*."""
+        """
+        Conversations without their messages: last changed first (to the minute), or by="key"; or those of an *owner*.
+
+        One that cannot be read does not end the list: it is shown with the reason in its `fault`.
+        """
         after: Row | None = None
         left = limit if limit is not None else 1 << 40
         index: Index = "owner" if owner is not None else by
-        while left > 0:
-            rows = await self._engine.store.rows(
-                index, tenant=self._scope, owner=owner or "", after=after, limit=min(left, PAGE)
-            )
+        while True:
+            rows = await self._engine.store.rows(index, tenant=self._scope, owner=owner or "", after=after, limit=PAGE)
             for row in rows:
-                if not row.key.tenant.startswith("~"):
+                if row.key.tenant.startswith(RESERVED):
+                    continue
+                if left <= 0:
+                    return
+                left -= 1
+                try:
                     snapshot = await self._engine.store.load(row.key)
                     if snapshot is not None:
                         yield self._shown(snapshot, 0)
-            if len(rows) < PAGE:
+                except (Corrupt, Unsupported) as fault:
+                    yield _unreadable(row, str(fault))
+            if len(rows) < PAGE or left <= 0:
                 return
-            after, left = rows[-1], left - len(rows)
+            after = rows[-1]
 
     async def change(self, conversation: str, edit: Callable[[State], State | None]) -> Conversation[State]:
         """
@@ -325,7 +333,8 @@ class Chatkeep(Tenant[State]):
         state: What a session's state is: dict (the default), a dataclass, a msgspec Struct or a pydantic model, made
         without arguments.
 
-        schema: The number of the state's shape, from 1. Count it up when old states do not fit any more.
+        schema: The number of the state's shape, from 1. Count it up when old states do not fit any more. 0: look only; any
+        state is shown as plain JSON and none can be written.
 
         upgrades: For each older schema n, a function from the plain JSON value of n to that of n + 1; run when a
         state is next loaded.
@@ -412,3 +421,22 @@ class Chatkeep(Tenant[State]):
     @property
     def _scope(self) -> str | None:
         return None
+
+
+def _unreadable(row: Row, fault: str) -> Conversation[Any]:
+    return Conversation(
+        tenant=row.key.tenant,
+        id=row.key.id,
+        owner=row.owner,
+        revision=row.revision,
+        state=None,
+        session=0,
+        messages=[],
+        head=row.head,
+        unread=0,
+        on=True,
+        dead=[],
+        updated_at=row.updated_at,
+        due_at=row.due_at,
+        fault=fault,
+    )

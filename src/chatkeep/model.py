@@ -78,7 +78,8 @@ class Conversation(Struct, Generic[State], frozen=True, kw_only=True):
 
     state: of the live session; fresh when the session is over. session: its number, from 1; 0 before the first turn.
     messages: the last ones of the log, oldest first. unread: how many wait for an answer. on: the bot answers here.
-    dead: numbers of messages that were set aside. due_at: when it will be looked at next.
+    dead: numbers of messages that were set aside. due_at: when it will be looked at next. fault: in a listing, why this one
+    cannot be read; its state is then None and its counts say nothing.
     """
 
     tenant: str
@@ -94,6 +95,7 @@ class Conversation(Struct, Generic[State], frozen=True, kw_only=True):
     dead: list[int]
     updated_at: float
     due_at: float | None
+    fault: str = ""
 
 
 class Turn(Generic[State]):

@@ -1,7 +1,8 @@
 -- Every statement of drivers/sqlite.py. {ids} and {places} become one parameter per entry id that must not be there yet.
+-- (Bodies are cast when they are read: whatever somebody's SQL has put there comes out as bytes, and its checksum says the rest.)
 
 -- name: find
-select number, revision, born, head, body, owner, updated_at, due_at, claim, claimed_until
+select number, revision, born, head, cast(body as blob), owner, updated_at, due_at, claim, claimed_until
 from conversation where tenant = :tenant and id = :id;
 
 -- name: rewrite
@@ -35,7 +36,7 @@ update conversation set revision = :revision, head = head + :added, updated_at =
 where tenant = :tenant and id = :id and revision <> :revision
   and not exists (select 1 from entry where conversation = conversation.number and entry.id in ({ids}) and entry.id <> '')
   and not exists (select 1 from tombstone where key = :mark and mark >= :at)
-returning number, revision, born, head, body, owner, updated_at, due_at, claim, claimed_until;
+returning number, revision, born, head, cast(body as blob), owner, updated_at, due_at, claim, claimed_until;
 
 -- name: add
 insert into entry (conversation, number, id, role, body) values {rows};
@@ -44,14 +45,14 @@ insert into entry (conversation, number, id, role, body) values {rows};
 select id, number from entry where conversation = :conversation and id in ({ids}) and id <> '';
 
 -- name: after
-select number, id, role, body from entry where conversation = :conversation and number > :after order by number limit :limit;
+select number, id, role, cast(body as blob) from entry where conversation = :conversation and number > :after order by number limit :limit;
 
 -- name: between
-select e.number, e.id, e.role, e.body from conversation c join entry e on e.conversation = c.number
+select e.number, e.id, e.role, cast(e.body as blob) from conversation c join entry e on e.conversation = c.number
 where c.tenant = :tenant and c.id = :id and e.number > :after and e.number < :before order by e.number limit :limit;
 
 -- name: before
-select e.number, e.id, e.role, e.body from conversation c join entry e on e.conversation = c.number
+select e.number, e.id, e.role, cast(e.body as blob) from conversation c join entry e on e.conversation = c.number
 where c.tenant = :tenant and c.id = :id and e.number < :before order by e.number desc limit :limit;
 
 -- name: drop
@@ -73,32 +74,32 @@ delete from entry where conversation = :conversation;
 delete from conversation where number = :conversation;
 
 -- name: scan_key
-select tenant, id, revision, born, head, body, owner, updated_at, due_at, claim, claimed_until from conversation
+select tenant, id, revision, born, head, cast(body as blob), owner, updated_at, due_at, claim, claimed_until from conversation
 where (:within is null or tenant = :within) and (tenant, id) > (:tenant, :id)
 order by tenant, id limit :limit;
 
 -- name: scan_due
-select tenant, id, revision, born, head, body, owner, updated_at, due_at, claim, claimed_until from conversation
+select tenant, id, revision, born, head, cast(body as blob), owner, updated_at, due_at, claim, claimed_until from conversation
 where wake is not null and wake <= :until and wake >= :wake
   and (:within is null or tenant = :within) and (wake > :wake or (tenant, id) > (:tenant, :id))
 order by wake, tenant, id limit :limit;
 
 -- name: scan_owner
-select tenant, id, revision, born, head, body, owner, updated_at, due_at, claim, claimed_until from conversation
+select tenant, id, revision, born, head, cast(body as blob), owner, updated_at, due_at, claim, claimed_until from conversation
 where tenant = :within and owner = :owner and owner <> '' and id > :id
 order by id limit :limit;
 
 -- name: scan_owner_all
-select tenant, id, revision, born, head, body, owner, updated_at, due_at, claim, claimed_until from conversation
+select tenant, id, revision, born, head, cast(body as blob), owner, updated_at, due_at, claim, claimed_until from conversation
 where owner = :owner and owner <> '' and (tenant, id) > (:tenant, :id)
 order by tenant, id limit :limit;
 
 -- name: scan_recent
-select tenant, id, revision, born, head, body, owner, updated_at, due_at, claim, claimed_until from conversation
+select tenant, id, revision, born, head, cast(body as blob), owner, updated_at, due_at, claim, claimed_until from conversation
 where tenant = :within and recent <= :recent and (recent < :recent or id > :id)
 order by recent desc, id limit :limit;
 
 -- name: scan_recent_all
-select tenant, id, revision, born, head, body, owner, updated_at, due_at, claim, claimed_until from conversation
+select tenant, id, revision, born, head, cast(body as blob), owner, updated_at, due_at, claim, claimed_until from conversation
 where recent <= :recent and (recent < :recent or (tenant, id) > (:tenant, :id))
 order by recent desc, tenant, id limit :limit;

@@ -1,0 +1,5 @@
+"""Conversations over HTTP, and a page to chat on: `create_app` makes a Starlette application of a Chatkeep."""
+
+from .app import create_app
+
+__all__ = ["create_app"]

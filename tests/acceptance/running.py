@@ -1,0 +1,106 @@
+"""The program as people run it: commands to their end, and a demo server that can be killed and started again."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Timer
+from types import TracebackType
+from typing import Self
+
+PATIENCE_S = 20.0
+PROGRAM = [sys.executable, "-c", "from chatkeep.cli import main; main(prog_name='chatkeep')"]
+
+
+def chatkeep(*arguments: str, typed: str = "", folder: Path, within: float = PATIENCE_S) -> tuple[int, str, str]:
+    """Runs a command to its end: exit code, output, errors."""
+    done = subprocess.run(
+        [*PROGRAM, *arguments],
+        input=typed.encode(),
+        capture_output=True,
+        cwd=folder,
+        env=plain_environment(),
+        timeout=within,
+    )
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def plain_environment() -> dict[str, str]:
+    """An environment in which output is UTF-8 and warnings are shown."""
+    return {**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONWARNINGS": "default", "NO_COLOR": "1"}
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def killed_when_late(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Ends *process*, and with it a block that waits for its output, when the block takes too long."""
+    timer = Timer(PATIENCE_S, process.kill)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+class Demo:
+    """`chatkeep demo` on one store, from its start to its end; use it in a with statement."""
+
+    def __init__(self, folder: Path, *arguments: str, port: int = 0) -> None:
+        self.folder, self.arguments, self.port = folder, arguments, port
+        self.greeting = ""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.stop(signal.SIGKILL)
+
+    def start(self) -> None:
+        """Starts it, on the same port as before if there was one, and waits for its greeting."""
+        command: Sequence[str] = [*PROGRAM, "demo", *self.arguments, "--port", str(self.port)]
+        self.errors = (self.folder / "demo.err").open("ab")
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=self.errors, cwd=self.folder, env=plain_environment()
+        )
+        assert self.process.stdout is not None
+        with killed_when_late(self.process):
+            self.greeting = b"".join(self.process.stdout.readline() for _ in range(4)).decode()
+        found = re.search(r"http://127\.0\.0\.1:(\d+)/", self.greeting)
+        assert found, self.complaints()
+        self.port = int(found[1])
+
+    @property
+    def address(self) -> str:
+        """Where its page is."""
+        return f"http://127.0.0.1:{self.port}/"
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Sends it a signal and waits for its end; answers its exit code."""
+        self.process.send_signal(number)
+        code = self.process.wait(PATIENCE_S)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self.errors.close()
+        return code
+
+    def complaints(self) -> str:
+        """What it wrote to its error output, ever."""
+        return (self.folder / "demo.err").read_text()

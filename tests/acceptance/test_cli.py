@@ -1,0 +1,321 @@
+"""The command line, as a process of its own: bots in the terminal, and looking into a store while others use it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatkeep import Chatkeep, HandlerFailed, Turn
+
+from .running import PATIENCE_S, PROGRAM, Demo, chatkeep, free_port, killed_when_late, plain_environment
+
+
+def post(address: str, conversation: str, content: str) -> dict[str, Any]:
+    """Posts a message to a running demo; answers the receipt."""
+    request = urllib.request.Request(
+        f"{address}v1/conversations/{conversation}/messages",
+        data=json.dumps({"content": content}).encode(),
+        headers={"content-type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+        receipt: dict[str, Any] = json.load(answer)
+    return receipt
+
+
+def test_an_order_goes_on_after_a_restart(tmp_path: Path) -> None:
+    """Half an order through one pipe, the rest through another process; the log of before is shown first."""
+    first = chatkeep("chat", "restaurant", typed="2 margherita\na tiramisù\ncheckout\n", folder=tmp_path)
+    second = chatkeep("chat", "restaurant", typed="12 Via Roma\nconfirm", folder=tmp_path)
+    other = chatkeep("chat", "restaurant", "--conversation", "bob", typed="cart\n/quit\nmenu\n", folder=tmp_path)
+
+    assert (0, "") == (first[0], first[2])
+    assert "bot: Added 2 margherita." in first[1]
+    assert "Total: €20.50" in first[1]
+    assert (0, "") == (second[0], second[2])
+    assert second[1].startswith(first[1])
+    assert "in the oven. It goes to 12 Via Roma; €20.50" in second[1]
+    assert 1 == second[1].count("Benvenuto")
+    assert "Your cart is empty" in other[1]
+    assert "Today we have" not in other[1]
+
+
+def test_a_chat_that_is_killed_is_not_forgotten(tmp_path: Path) -> None:
+    """kill -9 after an answer was shown: the next chat has it."""
+    process = subprocess.Popen(
+        [*PROGRAM, "chat", "restaurant"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=tmp_path,
+        env=plain_environment(),
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b"3 funghi\n")
+    process.stdin.flush()
+    with killed_when_late(process):
+        while b"Anything else" not in process.stdout.readline():
+            assert process.poll() is None
+    process.kill()
+    process.wait(PATIENCE_S)
+    process.stdin.close()
+    process.stdout.close()
+
+    assert "3 funghi, €27.00" in chatkeep("chat", "restaurant", typed="cart", folder=tmp_path)[1]
+
+
+def test_a_chat_in_a_terminal_ends_at_ctrl_c_and_ctrl_d(tmp_path: Path) -> None:
+    """With a prompt, without an echo of one's own words, and at once."""
+    for end in (b"\x03", b"\x04"):
+        leader, follower = pty.openpty()
+        process = subprocess.Popen(
+            [*PROGRAM, "chat", "restaurant", "--store", f"{end[0]}.db"],
+            stdin=follower,
+            stdout=follower,
+            stderr=follower,
+            cwd=tmp_path,
+            env=plain_environment(),
+            start_new_session=True,
+            preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),  # makes it the controlling terminal
+        )
+        os.close(follower)
+        with killed_when_late(process):
+            seen = read_until(leader, b"you: ")
+            os.write(leader, b"hello\n")
+            seen += read_until(leader, b"\nyou: ")
+        began = time.monotonic()
+        os.write(leader, end)
+        code = process.wait(PATIENCE_S)
+        os.close(leader)
+
+        assert 0 == code
+        assert time.monotonic() - began < 3
+        assert 1 == seen.count(b"hello")
+        assert b"bot: Benvenuto" in seen
+
+
+def read_until(source: int, end: bytes) -> bytes:
+    """What comes from a terminal, until *end* comes."""
+    seen = b""
+    while not seen.endswith(end):
+        seen += os.read(source, 1024)
+    return seen
+
+
+def test_a_store_can_be_looked_into_while_a_server_has_it_open(tmp_path: Path) -> None:
+    """list, show and history see what was answered a moment ago, and the server goes on."""
+    with Demo(tmp_path) as demo:
+        post(demo.address, "ada", "2 margherita")
+        post(demo.address, "table%2F4", "menu")
+        listed = chatkeep("list", "chatkeep-demo.db", folder=tmp_path)
+        as_json = chatkeep("list", f"sqlite:///{tmp_path}/chatkeep-demo.db", "--json", folder=tmp_path)
+        one = chatkeep("list", "chatkeep-demo.db", "--limit", "1", "--json", folder=tmp_path)
+        shown = chatkeep("show", "chatkeep-demo.db", "ada", folder=tmp_path)
+        shown_json = chatkeep("show", "chatkeep-demo.db", "ada", "--json", folder=tmp_path)
+        history = chatkeep("history", "chatkeep-demo.db", "table/4", folder=tmp_path)
+        pages = chatkeep(
+            "history", "chatkeep-demo.db", "ada", "--after", "1", "--before", "3", "--json", folder=tmp_path
+        )
+        post(demo.address, "ada", "remove 1 margherita")
+        later = chatkeep("show", "chatkeep-demo.db", "ada", "--json", folder=tmp_path)
+
+        assert demo.process.poll() is None
+
+    assert [0] * 8 == [found[0] for found in (listed, as_json, one, shown, shown_json, history, pages, later)]
+    assert {"ada", "table/4"} == {json.loads(line)["conversation"] for line in as_json[1].splitlines()}
+    assert 2 == len(listed[1].splitlines())
+    assert 1 == len(one[1].splitlines())
+    assert '"margherita": 2' in shown[1]
+    assert "session:" in shown[1]
+    assert {"margherita": 2} == json.loads(shown_json[1])["state"]["cart"]
+    assert ["2 margherita", "Benvenuto at Bella Napoli!"] == [
+        message["content"] for message in json.loads(shown_json[1])["messages"]
+    ][:2]
+    assert "assistant  Benvenuto at Bella Napoli!" in history[1]
+    assert [2] == [json.loads(line)["number"] for line in pages[1].splitlines()]
+    assert {"margherita": 1} == json.loads(later[1])["state"]["cart"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_demo_says_where_it_is_and_stops_when_told(tmp_path: Path, number: int) -> None:
+    """The address, the store and the hint; a quiet end with code 0."""
+    with Demo(tmp_path, "restaurant", "--store", "orders.db") as demo:
+        with urllib.request.urlopen(demo.address, timeout=PATIENCE_S) as page:
+            title = page.read()
+        post(demo.address, "ada", "2 margherita")
+        greeting = demo.greeting
+        code = demo.stop(number)
+
+    assert b"<title>Bella Napoli</title>" in title
+    assert "orders.db" in greeting
+    assert f"kill -9 {demo.process.pid}" in greeting
+    assert "chatkeep list orders.db" in greeting
+    assert (0, "") == (code, demo.complaints())
+    assert ["orders.db"] == sorted(file.name for file in tmp_path.glob("*.db*"))
+
+
+def test_a_port_that_is_taken_is_said_plainly(tmp_path: Path) -> None:
+    """Which port, that nothing was started, and what to do."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        code, _, errors = chatkeep("demo", "--port", port, folder=tmp_path)
+
+    assert 2 == code
+    assert f"Port {port} of 127.0.0.1" in errors
+    assert "--port 0" in errors
+    assert "Traceback" not in errors
+
+
+def test_the_demo_keeps_to_this_machine(tmp_path: Path) -> None:
+    """An address that others can reach is refused."""
+    for host in ("0.0.0.0", "::", "192.168.1.5", "example.com"):
+        code, _, errors = chatkeep("demo", "--host", host, "--port", str(free_port()), folder=tmp_path)
+
+        assert (2, True) == (code, "nothing was started" in errors)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A store with a tenant's conversation, one whose text steers terminals, and a message that was set aside."""
+    path = tmp_path / "chat.db"
+    keep: Chatkeep[Any] = Chatkeep(f"sqlite:///{path}", retry_after="1ms", retry_longest="1ms")
+
+    @keep.on_message
+    async def bot(turn: Turn[Any]) -> str:
+        if turn.text == "bomb":
+            raise ValueError("tick \x1b[2J tock")
+        return "fine"
+
+    async def fill() -> None:
+        async with keep:
+            await keep.tenant("salon").receive("ada", "hello")
+            await keep.receive("eve", "\x1b]0;owned\x07 red \u202e")
+            with pytest.raises(HandlerFailed):
+                await keep.receive("bob", "bomb")
+
+    asyncio.run(fill())
+    return path
+
+
+def test_tenants_are_kept_apart(store: Path) -> None:
+    """list shows all or one; the others need the tenant's name to find its conversation."""
+    everything = chatkeep("list", "chat.db", "--json", folder=store.parent)
+    salon = chatkeep("list", "chat.db", "--tenant", "salon", "--json", folder=store.parent)
+    found = chatkeep("show", "chat.db", "ada", "--tenant", "salon", folder=store.parent)
+    missing = chatkeep("show", "chat.db", "ada", folder=store.parent)
+
+    assert 3 == len(everything[1].splitlines())
+    assert ["salon"] == [json.loads(line)["tenant"] for line in salon[1].splitlines()]
+    assert 0 == found[0]
+    assert (1, "") == missing[:2]
+    assert "no conversation 'ada'" in missing[2]
+
+
+def test_a_message_that_was_set_aside_can_be_handed_in_again(store: Path) -> None:
+    """dead shows it with the reason, replay puts it into the log once more, once."""
+    dead = chatkeep("dead", "chat.db", "bob", folder=store.parent)
+    as_json = chatkeep("dead", "chat.db", "bob", "--json", folder=store.parent)
+    shown = chatkeep("show", "chat.db", "bob", folder=store.parent)
+    first = chatkeep("replay", "chat.db", "bob", "1", folder=store.parent)
+    again = chatkeep("replay", "chat.db", "bob", "1", folder=store.parent)
+    other = chatkeep("replay", "chat.db", "bob", "2", folder=store.parent)
+    after = chatkeep("show", "chat.db", "bob", "--json", folder=store.parent)
+
+    assert "bomb" in dead[1]
+    assert "ValueError: tick" in dead[1]
+    assert [1] == [json.loads(line)["number"] for line in as_json[1].splitlines()]
+    assert "set aside" in shown[1]
+    assert (0, True) == (first[0], "is in the log again" in first[1])
+    assert (0, True) == (again[0], "was replayed before" in again[1])
+    assert (2, True) == (other[0], "was not set aside" in other[2])
+    assert 1 == json.loads(after[1])["unread"]
+    assert "Nothing was set aside" in chatkeep("dead", "chat.db", "eve", folder=store.parent)[1]
+
+
+def test_erasing_asks_first(store: Path) -> None:
+    """No answer or no: nothing is gone. --yes: everything is."""
+    asked = chatkeep("erase", "chat.db", "eve", folder=store.parent)
+    refused = chatkeep("erase", "chat.db", "eve", typed="n\n", folder=store.parent)
+    there = chatkeep("show", "chat.db", "eve", folder=store.parent)
+    done = chatkeep("erase", "chat.db", "eve", "--yes", folder=store.parent)
+    gone = chatkeep("show", "chat.db", "eve", folder=store.parent)
+
+    assert [1, 1, 0, 0, 1] == [found[0] for found in (asked, refused, there, done, gone)]
+    assert 1 == chatkeep("erase", "chat.db", "eve", "--yes", folder=store.parent)[0]
+
+
+def test_what_people_wrote_cannot_steer_the_terminal(store: Path) -> None:
+    """Escape sequences and direction marks are shown as text, in logs and in reasons."""
+    for command in (("show", "eve"), ("history", "eve"), ("dead", "bob"), ("show", "bob"), ("history", "bob")):
+        code, said, _ = chatkeep(command[0], "chat.db", command[1], folder=store.parent)
+
+        assert 0 == code
+        assert not {"\x1b", "\x07", "\u202e"} & set(said)
+        assert "\\x1b" in said
+
+
+def test_errors_say_what_to_do_and_how_the_program_ends(tmp_path: Path) -> None:
+    """One line, no traceback, no file made, and the exit code of its kind."""
+    (tmp_path / "junk.db").write_bytes(b"this is not a database, it is a text" * 100)
+    (tmp_path / "folder.db").mkdir()
+    table: dict[tuple[str, ...], tuple[int, str]] = {
+        ("list", "missing.db"): (2, "nothing was created"),
+        ("show", "sqlite:///missing.db", "ada"): (2, "nothing was created"),
+        ("history", "missing.db", "ada"): (2, "nothing was created"),
+        ("erase", "missing.db", "ada", "--yes"): (2, "nothing was created"),
+        ("list", "folder.db"): (2, "There is no file"),
+        ("list", "mongodb://here"): (2, "no driver"),
+        ("list", "junk.db"): (2, "not a database"),
+        ("demo", "--store", "junk.db"): (2, "not a database"),
+        ("chat", "restaurant", "--store", "junk.db"): (2, "not a database"),
+        ("chat", "waiter"): (2, "restaurant"),
+        ("chat", "restaurant", "--conversation", ""): (2, "empty"),
+        ("demo", "waiter"): (2, "restaurant"),
+        ("nonsense",): (2, "No such command"),
+    }
+    before = sorted(tmp_path.iterdir())
+    found = {arguments: chatkeep(*arguments, typed="x\n", folder=tmp_path) for arguments in table}
+
+    for arguments, (code, words) in table.items():
+        assert (code, True) == (found[arguments][0], words in found[arguments][2]), (arguments, found[arguments])
+        assert "Traceback" not in found[arguments][2]
+    assert before == [path for path in sorted(tmp_path.iterdir()) if not path.name.startswith("chatkeep-demo")]
+
+
+def test_the_help_teaches(tmp_path: Path) -> None:
+    """Each command says what it does, and the first page has examples and exit codes."""
+    code, said, _ = chatkeep("--help", folder=tmp_path)
+    commands = ["demo", "chat", "list", "show", "history", "erase", "dead", "replay"]
+
+    assert 0 == code
+    assert all(f"\n  {name} " in said for name in commands)
+    assert "Exit codes" in said
+    assert "chatkeep demo " in said
+    for name in commands:
+        code, said, _ = chatkeep(name, "--help", folder=tmp_path)
+        assert (0, True) == (code, "Usage: chatkeep " + name in said)
+    assert chatkeep("--version", folder=tmp_path)[1].startswith("chatkeep, version ")
+
+
+def test_looking_needs_no_server_libraries(tmp_path: Path) -> None:
+    """Only the demo imports them, and says what to install when they are missing."""
+    code = (
+        "import sys; sys.modules['uvicorn'] = None; from chatkeep.cli import main; print('starlette' in sys.modules);"
+        "main(['demo'], prog_name='chatkeep')"
+    )
+    done = subprocess.run([PROGRAM[0], "-c", code], capture_output=True, cwd=tmp_path, timeout=PATIENCE_S, text=True)
+
+    assert 2 == done.returncode
+    assert "False" == done.stdout.strip()
+    assert "chatkeep[server]" in done.stderr
+    assert [] == list(tmp_path.iterdir())

@@ -1,0 +1,495 @@
+"""The HTTP API over a real socket: what it answers, and what it refuses without harm."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from chatkeep import Chatkeep, Turn, Unavailable, Uncertain
+from chatkeep.drivers.memory import MemoryDriver
+from chatkeep.server import wire
+
+from ..conftest import until
+from .serving import Client, answer_from, path_of, served
+
+PROBLEM = "application/problem+json"
+
+
+def counting(url: str = "memory://", **options: Any) -> Chatkeep[Any]:
+    """A Chatkeep whose bot counts the messages of a conversation."""
+    keep: Chatkeep[Any] = Chatkeep(url, **options)
+
+    @keep.on_message
+    async def bot(turn: Turn[Any]) -> str:
+        turn.state["count"] = turn.state.get("count", 0) + 1
+        return f"{turn.text} is number {turn.state['count']}"
+
+    return keep
+
+
+async def logged(client: Client, conversation: str, count: int) -> bool:
+    """Whether so many messages are in the log."""
+    return len(await client.log(conversation)) >= count
+
+
+async def test_a_message_is_answered_and_both_are_in_the_log() -> None:
+    """The receipt has the reply, and the log has what the receipt said."""
+    async with served(counting()) as client:
+        answer = await client.post("ada", {"content": "tea", "id": "m1"})
+        parts = await client.post("ada", {"content": [{"type": "text", "text": "cake"}, {"type": "image", "url": "x"}]})
+        log = await client.log("ada")
+
+    receipt = answer.json
+    assert (200, "application/json", "no-store") == (
+        answer.status,
+        answer.headers["content-type"],
+        answer.headers["cache-control"],
+    )
+    assert ("ada", "m1", 1, "answered", False) == tuple(
+        receipt[name] for name in ("conversation", "id", "number", "status", "duplicate")
+    )
+    assert ["tea is number 1"] == [reply["content"] for reply in receipt["replies"]]
+    assert ["cake is number 2"] == [reply["content"] for reply in parts.json["replies"]]
+    assert [1, 2, 3, 4] == [message["number"] for message in log]
+    assert ["user", "assistant", "user", "assistant"] == [message["role"] for message in log]
+    assert receipt["replies"] == log[1:2]
+
+
+async def test_the_same_id_again_has_no_second_effect() -> None:
+    """In the body, in an Idempotency-Key with or without quotes; the body's id stands when there are both."""
+    async with served(counting()) as client:
+        first = await client.post("ada", {"content": "tea", "id": "m1"})
+        others = [
+            await client.post("ada", {"content": "tea", "id": "m1"}),
+            await client.post("ada", {"content": "tea"}, {"Idempotency-Key": "m1"}),
+            await client.post("ada", {"content": "tea"}, {"Idempotency-Key": '"m1"'}),
+            await client.post("ada", {"content": "tea", "id": "m1"}, {"Idempotency-Key": "m2"}),
+        ]
+        log = await client.log("ada")
+
+    assert [(200, True, first.json["replies"])] * 4 == [
+        (other.status, other.json["duplicate"], other.json["replies"]) for other in others
+    ]
+    assert 2 == len(log)
+
+
+async def test_respond_async_answers_before_the_bot_does() -> None:
+    """202 while the bot still thinks; the reply is in the log later, and in the receipt of a redelivery."""
+    keep: Chatkeep[Any] = Chatkeep("memory://")
+    thinking = asyncio.Event()
+
+    @keep.on_message
+    async def bot(turn: Turn[Any]) -> str:
+        await thinking.wait()
+        return "done"
+
+    headers = {"Prefer": "handling=lenient, respond-async; wait=10"}
+    async with served(keep) as client:
+        taken = await client.post("ada", {"content": "go", "id": "m1"}, headers)
+        before = await client.log("ada")
+        thinking.set()
+        await until(lambda: logged(client, "ada", 2))
+        again = await client.post("ada", {"content": "go", "id": "m1"}, headers)
+
+    assert (202, "accepted", "respond-async") == (
+        taken.status,
+        taken.json["status"],
+        taken.headers["preference-applied"],
+    )
+    assert 1 == len(before)
+    assert (200, "answered", ["done"]) == (
+        again.status,
+        again.json["status"],
+        [reply["content"] for reply in again.json["replies"]],
+    )
+
+
+NESTED = b'{"content":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+HOSTILE: dict[str, tuple[int, bytes, dict[str, str]]] = {
+    "empty": (400, b"", {}),
+    "no JSON": (400, b"content=hello", {}),
+    "cut": (400, b'{"content":"hel', {}),
+    "text behind it": (400, b'{"content":"x"} {"content":"y"}', {}),
+    "an array": (400, b'["content"]', {}),
+    "a string": (400, b'"content"', {}),
+    "null": (400, b"null", {}),
+    "no content": (400, b'{"id":"x"}', {}),
+    "content null": (400, b'{"content":null}', {}),
+    "content a number": (400, b'{"content":1}', {}),
+    "content an object": (400, b'{"content":{}}', {}),
+    "parts not objects": (400, b'{"content":["x"]}', {}),
+    "id a number": (400, b'{"content":"x","id":1}', {}),
+    "unknown field": (400, b'{"content":"x","role":"system"}', {}),
+    "unknown field, half a character": (400, b'{"content":"x","\\ud800":1}', {}),
+    "content twice": (400, b'{"content":"x","content":"y"}', {}),
+    "a name twice, inside": (400, b'{"content":[{"a":1,"a":2}]}', {}),
+    "NaN": (400, b'{"content":[{"a":NaN}]}', {}),
+    "infinity": (400, b'{"content":[{"a":-Infinity}]}', {}),
+    "too large a float": (422, b'{"content":[{"a":1e999}]}', {}),
+    "300 digits": (422, b'{"content":[{"a":' + b"9" * 300 + b"}]}", {}),
+    "5000 digits": (400, b'{"content":[{"a":' + b"9" * 5000 + b"}]}", {}),
+    "half a character": (400, b'{"content":"\\ud83c"}', {}),
+    "half a character, inside": (400, b'{"content":[{"a":["\\udf55"]}]}', {}),
+    "NUL": (422, b'{"content":"a\\u0000b"}', {}),
+    "NUL in the id": (422, b'{"content":"x","id":"\\u0000"}', {}),
+    "empty id": (422, b'{"content":"x","id":""}', {}),
+    "long id": (422, b'{"content":"x","id":"' + b"i" * 513 + b'"}', {}),
+    "long key": (422, b'{"content":"x"}', {"Idempotency-Key": "k" * 513}),
+    "not UTF-8": (400, b'{"content":"\xff"}', {}),
+    "UTF-16": (400, '{"content":"x"}'.encode("utf-16"), {}),
+    "byte order mark": (400, b'\xef\xbb\xbf{"content":"x"}', {}),
+    "comment": (400, b'{"content":"x"/**/}', {}),
+    "deep": (400, NESTED, {}),
+    "a hundred deep": (422, b'{"content":[{"a":' + b"[" * 100 + b"]" * 100 + b"}]}", {}),
+    "over the message limit": (413, b'{"content":"' + b"x" * 300_000 + b'"}', {}),
+    "a form": (415, b"content=x", {"Content-Type": "application/x-www-form-urlencoded"}),
+    "text": (415, b'{"content":"x"}', {"Content-Type": "text/plain"}),
+    "no type": (415, b'{"content":"x"}', {"Content-Type": ""}),
+    "nearly JSON": (415, b'{"content":"x"}', {"Content-Type": "application/jsonp"}),
+}
+
+
+async def test_what_is_not_a_message_is_refused_and_leaves_nothing() -> None:
+    """Each hostile body gets its problem document; nothing is written, and the next good message is answered."""
+    wrong, problems = {}, []
+    async with served(counting()) as client:
+        for name, (status, body, headers) in HOSTILE.items():
+            answer = await client.ask("POST", path_of("ada"), body, headers)
+            if (status, PROBLEM) != (answer.status, answer.headers["content-type"]):
+                wrong[name] = answer
+            problems.append(answer.json)
+        log = await client.log("ada")
+        good = await client.post("ada", {"content": "tea"}, {"Content-Type": "Application/JSON; charset=utf-8"})
+
+    assert {} == wrong
+    assert all({"type", "title", "status", "detail", "conversation"} == set(problem) for problem in problems)
+    assert {"ada"} == {problem["conversation"] for problem in problems}
+    assert all("nothing was touched" in problem["detail"].lower() for problem in problems)
+    assert [] == log
+    assert "tea is number 1" == good.json["replies"][0]["content"]
+
+
+async def test_a_body_over_the_limit_is_refused_before_it_is_read() -> None:
+    """With a Content-Length nothing of it is read; in chunks, little more than the limit."""
+    async with served(counting(message_limit=1000)) as client:
+        declared = await client.raw(
+            b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99999999999\r\n\r\n"
+            % path_of("ada").encode()
+        )
+        reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+        writer.write(
+            b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+            % path_of("ada").encode()
+        )
+        answered = asyncio.create_task(answer_from(reader))
+        sent = 0
+        try:
+            while not answered.done() and sent < 100_000_000:
+                writer.write(b"1000\r\n" + b" " * 4096 + b"\r\n")
+                await writer.drain()
+                sent += 4096
+                await asyncio.sleep(0)
+        except ConnectionError:
+            pass
+        chunked = await answered
+        writer.close()
+        after = await client.post("ada", {"content": "tea"})
+
+    assert (413, PROBLEM, "close") == (
+        declared.status,
+        declared.headers["content-type"],
+        declared.headers["connection"],
+    )
+    assert (413, PROBLEM) == (chunked.status, chunked.headers["content-type"])
+    assert sent < 20_000_000
+    assert 200 == after.status
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a body, then silence: 408."""
+    monkeypatch.setattr(wire, "PATIENCE_S", 0.1)
+    async with served(counting()) as client:
+        answer = await client.raw(
+            b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{"
+            % path_of("ada").encode()
+        )
+
+    assert (408, PROBLEM) == (answer.status, answer.headers["content-type"])
+
+
+IDS = [
+    "ada",
+    "a/b",
+    "/",
+    "//",
+    "a/messages",
+    "/messages/messages",
+    "whatsapp:+39 081:{salon-7}",
+    "100%",
+    "%2F",
+    "%",
+    "pizza 🍕 più",
+    "a\nb\r\tc",
+    "a?b#c;d&e=f",
+    "..",
+    "../../etc/passwd",
+    "a+b",
+    "é" * 256,
+]
+
+
+async def test_any_id_can_be_in_the_path() -> None:
+    """What is percent-encoded comes out as it was, slashes and percent signs too; a plain slash may stay plain."""
+    keep = counting()
+    async with served(keep) as client:
+        for number, name in enumerate(IDS):
+            answer = await client.post(name, {"content": str(number)})
+            assert (200, name) == (answer.status, answer.json["conversation"])
+        logs = [[message["content"] for message in await client.log(name)] for name in IDS]
+        kept = {found.id async for found in keep.conversations()}
+        plain = await client.ask("GET", "/v1/conversations/a/b/messages")
+
+    assert [[str(number), f"{number} is number 1"] for number in range(len(IDS))] == logs
+    assert set(IDS) == kept
+    assert ["1", "1 is number 1"] == [message["content"] for message in plain.json["messages"]]
+
+
+async def test_an_id_that_cannot_be_is_refused() -> None:
+    """Empty, too long, with NUL, not UTF-8, or an address that only looks like ours."""
+    bad = {
+        "/v1/conversations//messages": 400,
+        "/v1/conversations/%00/messages": 400,
+        "/v1/conversations/%ff%fe/messages": 400,
+        "/v1/conversations/%ed%a0%80/messages": 400,
+        path_of("x" * 513): 400,
+        "/v1/conversations/messages": 404,
+        "/v1/conversations/x/message%73": 404,
+        "/v1/conversations/x/messages/": 404,
+        "/v1/%63onversations/x/messages": 404,
+        "/v1/conversations": 404,
+        "/chat.py": 404,
+    }
+    async with served(counting()) as client:
+        answers = {path: await client.ask("GET", path) for path in bad}
+        unescaped = await client.raw(b"GET /v1/conversations/\xc3\xa9/messages HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        deleted = await client.ask("DELETE", path_of("x"))
+
+    assert bad == {path: answer.status for path, answer in answers.items()}
+    assert {PROBLEM} == {answer.headers["content-type"] for answer in answers.values()}
+    assert 400 == unescaped.status
+    assert (405, PROBLEM) == (deleted.status, deleted.headers["content-type"])
+    assert {"GET", "HEAD", "POST"} == {method.strip() for method in deleted.headers["allow"].split(",")}
+
+
+async def test_a_request_under_another_name_is_refused() -> None:
+    """A page of another site that points its own name at this machine gets nothing."""
+    hosts = {
+        "localhost": 200,
+        "LOCALHOST:80": 200,
+        "127.0.0.1:1234": 200,
+        "[::1]:80": 200,
+        "evil.example": 400,
+        "localhost.evil.example": 400,
+        "127.0.0.1.evil.example": 400,
+        "0.0.0.0": 400,
+        "": 400,
+    }
+    async with served(counting()) as client:
+        found = {host: (await client.ask("GET", "/healthz", headers={"Host": host})).status for host in hosts}
+        posted = await client.post("ada", {"content": "x"}, {"Host": "evil.example"})
+        log = await client.log("ada")
+
+    assert hosts == found
+    assert 400 == posted.status
+    assert [] == log
+
+
+async def test_every_answer_is_guarded() -> None:
+    """Page, script, API, problem and refused host carry the security headers; the page has nothing inline."""
+    async with served(counting(), title="Pizza & <script>") as client:
+        paths = ["/", "/chat.js", "/chat.css", "/chat.svg", "/healthz", "/nothing", path_of("ada")]
+        answers = [await client.ask("GET", path) for path in paths]
+        answers.append(await client.ask("GET", "/", headers={"Host": "evil.example"}))
+
+    for answer in answers:
+        assert "default-src 'none'; script-src 'self'" in answer.headers["content-security-policy"]
+        assert "unsafe" not in answer.headers["content-security-policy"]
+        assert "nosniff" == answer.headers["x-content-type-options"]
+    page = answers[0].body.decode()
+    assert "<title>Pizza &amp; &lt;script&gt;</title>" in page
+    assert "style=" not in page
+    assert [b"text/html", b"text/javascript", b"text/css", b"image/svg+xml"] == [
+        answer.headers["content-type"].partition(";")[0].encode() for answer in answers[:4]
+    ]
+
+
+async def test_the_log_comes_in_pages_without_notes() -> None:
+    """after, before and limit; the notes of chatkeep itself do not count and cannot end a page early."""
+    keep = counting()
+    async with served(keep) as client:
+        for number in range(3):
+            await keep.receive("ada", f"m{number}")
+            for _ in range(130):
+                await keep.change("ada", lambda state: state.update(noted=True))
+        everything = await client.log("ada")
+        numbers = [message["number"] for message in everything]
+        pages = {
+            query: [message["number"] for message in await client.log("ada", query)]
+            for query in (
+                "?limit=1",
+                "?limit=4",
+                "?after=0&limit=3",
+                f"?after={numbers[1]}&limit=1",
+                f"?after={numbers[5]}",
+                f"?before={numbers[4]}&limit=2",
+                f"?after={numbers[0]}&before={numbers[3]}",
+            )
+        }
+        nobody = await client.log("nobody")
+
+    assert ["user", "assistant"] * 3 == [message["role"] for message in everything]
+    assert sorted(numbers) == numbers
+    assert {
+        "?limit=1": numbers[-1:],
+        "?limit=4": numbers[-4:],
+        "?after=0&limit=3": numbers[:3],
+        f"?after={numbers[1]}&limit=1": numbers[2:3],
+        f"?after={numbers[5]}": [],
+        f"?before={numbers[4]}&limit=2": numbers[2:4],
+        f"?after={numbers[0]}&before={numbers[3]}": numbers[1:3],
+    } == pages
+    assert [] == nobody
+
+
+async def test_a_query_that_is_not_understood_is_refused() -> None:
+    """Never guessed at: a wrong query is a problem, not the first page."""
+    wrong = ["limit=0", "limit=501", "limit=-1", "after=x", "after=1.5", "after=", "after=1&after=2", "page=2"]
+    wrong += ["before=" + "9" * 17, "before=" + "9" * 5000, "after=%D9%A1", "after=1_0", "limit=NaN"]
+    async with served(counting()) as client:
+        found = {query: await client.ask("GET", f"{path_of('ada')}?{query}") for query in wrong}
+
+    assert {400} == {answer.status for answer in found.values()}, found
+    assert {PROBLEM} == {answer.headers["content-type"] for answer in found.values()}
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+async def test_messages_at_once_lose_nothing(store: str, tmp_path: Path) -> None:
+    """Sixty posts to three conversations, each twice at the same time: each is counted once, and told so once."""
+    keep = counting("memory://" if store == "memory" else f"sqlite:///{tmp_path}/chat.db")
+    async with served(keep) as client:
+        names = [(f"c{number % 3}", f"m{number}") for number in range(60)] * 2
+        answers = await asyncio.gather(*[client.post(name, {"content": id, "id": id}) for name, id in names])
+        logs = [await client.log(f"c{number}") for number in range(3)]
+        states = [await keep.conversation(f"c{number}") for number in range(3)]
+
+    assert {200} == {answer.status for answer in answers}
+    assert {"answered"} == {answer.json["status"] for answer in answers}
+    assert 60 == sum(answer.json["duplicate"] for answer in answers)
+    for first, second in zip(answers[:60], answers[60:], strict=True):
+        assert first.json["replies"] == second.json["replies"]
+    assert [40, 40, 40] == [len(log) for log in logs]
+    assert [20, 20, 20] == [found.state["count"] for found in states if found]
+
+
+async def test_a_message_that_the_bot_fails_at_is_kept_and_its_secrets_too() -> None:
+    """500, without the exception's words; the message is in the log, and a redelivery is told that it failed."""
+    keep: Chatkeep[Any] = Chatkeep("memory://", retry_after="1ms", retry_longest="1ms")
+
+    @keep.on_message
+    async def bot(turn: Turn[Any]) -> str:
+        raise RuntimeError("password=hunter2")
+
+    async with served(keep) as client:
+        first = await client.post("ada", {"content": "x", "id": "m1"})
+        again = await client.post("ada", {"content": "x", "id": "m1"})
+        log = await client.log("ada")
+
+    assert (500, PROBLEM, "urn:chatkeep:handler-failed") == (
+        first.status,
+        first.headers["content-type"],
+        first.json["type"],
+    )
+    assert "kept" in first.json["detail"]
+    assert (200, "failed", True) == (again.status, again.json["status"], again.json["duplicate"])
+    assert ["x"] == [message["content"] for message in log]
+    assert b"hunter2" not in first.body + again.body + json.dumps(log).encode()
+
+
+class Failing(MemoryDriver):
+    """A store that refuses to append."""
+
+    error: Exception = Unavailable("the disk at /secret is full")
+
+    async def append(self, *args: Any, **options: Any) -> Any:
+        """Fails."""
+        raise self.error
+
+
+async def test_trouble_with_the_store_says_when_to_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unavailable and Uncertain are 503 with Retry-After, and say nothing of the machine."""
+    monkeypatch.setattr("chatkeep.store.SETTLE_S", 0.1)
+    for error, kind in ((Unavailable("at /secret"), "unavailable"), (Uncertain("at /secret"), "uncertain")):
+        driver = Failing("memory://")
+        driver.error = error
+        keep: Chatkeep[Any] = Chatkeep(driver)
+        keep.on_message(counting)
+        async with served(keep) as client:
+            answer = await client.post("ada", {"content": "x"})
+
+        assert (503, PROBLEM, "1") == (answer.status, answer.headers["content-type"], answer.headers["retry-after"])
+        assert f"urn:chatkeep:{kind}" == answer.json["type"]
+        assert b"secret" not in answer.body
+
+
+async def test_too_much_at_once_is_refused_with_a_time_to_come_back() -> None:
+    """With a backlog of one, the second of two messages at once is not taken."""
+    keep: Chatkeep[Any] = Chatkeep("memory://", backlog=1)
+    thinking = asyncio.Event()
+
+    @keep.on_message
+    async def bot(turn: Turn[Any]) -> str:
+        await thinking.wait()
+        return "done"
+
+    async with served(keep) as client:
+        first = asyncio.create_task(client.post("ada", {"content": "x"}))
+        await until(lambda: logged(client, "ada", 1))
+        second = await client.post("bob", {"content": "x"})
+        thinking.set()
+        answered = await first
+
+    assert (503, "1", "urn:chatkeep:overloaded") == (second.status, second.headers["retry-after"], second.json["type"])
+    assert 200 == answered.status
+
+
+async def test_a_damaged_conversation_is_a_problem_of_its_own(tmp_path: Path) -> None:
+    """500 for the one whose bytes were changed; the others are answered."""
+    keep = counting(f"sqlite:///{tmp_path}/chat.db", cache_entries=0)
+    async with served(keep) as client:
+        for name in ("ada", "bob"):
+            await client.post(name, {"content": "x"})
+        db = apsw.Connection(f"{tmp_path}/chat.db")
+        db.execute("update conversation set body = substr(body, 1, 10) where id = 'ada'")
+        db.close()
+        ada, bob = [await client.ask("GET", path_of(name)) for name in ("ada", "bob")]
+        posted = await client.post("ada", {"content": "y"})
+
+    assert (500, "urn:chatkeep:corrupt", "ada") == (ada.status, ada.json["type"], ada.json["conversation"])
+    assert (500, PROBLEM) == (posted.status, posted.headers["content-type"])
+    assert 200 == bob.status
+
+
+async def test_the_store_is_open_exactly_while_the_server_runs() -> None:
+    """Health while it runs; closed behind it."""
+    keep = counting()
+    async with served(keep) as client:
+        health = await client.ask("GET", "/healthz")
+
+    assert (200, {"status": "ok"}) == (health.status, health.json)
+    with pytest.raises(Unavailable):
+        await keep.receive("ada", "x")
