@@ -615,7 +615,11 @@ class Engine(Generic[State]):
             record = turns.opened(there.record, raw, self.states.schema, number=first.number, at=first.created_at)
             return turns.noted(there, record, note, self.policy, at=self.clock())
 
-        after, done = await self._commit(snapshot, decide)
+        try:
+            after, done = await self.store.commit(snapshot, decide, at=self.clock())
+        except Duplicate:  # somebody rebuilt this session before us, and may have gone on with it
+            done = False
+            self.store.forget(key)
         return after if done else None
 
     def _success(

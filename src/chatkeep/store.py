@@ -61,6 +61,10 @@ class Store:
         """The newest snapshot this process has seen; the store may have moved on."""
         return self._cache.get(key)
 
+    def forget(self, key: Key) -> None:
+        """Lets go of what is cached: it is known to be old."""
+        self._cache.drop(key)
+
     async def load(self, key: Key) -> Snapshot | None:
         """The conversation as it is now; None when there is none."""
         found = await self._settle(lambda: self.driver.read(key, tail=self._window))

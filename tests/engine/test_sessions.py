@@ -264,3 +264,33 @@ async def test_replay_refuses_what_was_not_set_aside(opened: Any) -> None:
     await keep.receive("ada", "hi")
     with pytest.raises(UsageError, match="was not set aside"):
         await keep.replay("ada", 1)
+
+
+async def test_a_session_that_another_instance_rebuilt_and_answered_is_not_answered_again(opened: Any) -> None:
+    """Slow here, fast there: while one hook runs, its claim is lost to an instance that rebuilds, answers and is done."""
+    runs: list[str] = []
+    held = asyncio.Event()
+
+    async def slow(turn: Turn[dict[str, Any]]) -> dict[str, Any]:
+        held.set()
+        await asyncio.sleep(0.3)
+        return {"by": "slow"}
+
+    async def fast(turn: Turn[dict[str, Any]]) -> dict[str, Any]:
+        return {"by": "fast"}
+
+    async def bot(turn: Turn[dict[str, Any]]) -> str:
+        runs.append(turn.state["by"])
+        return turn.state["by"]
+
+    clock = Clock()
+    one = await opened(bot, on_missing=slow, clock=clock, turn_timeout="20s")
+    asking = asyncio.create_task(one.receive("ada", "hi", id="m"))
+    await held.wait()
+    clock.now += 60  # the claim runs out, as if the first instance had been paused
+    two = await opened(bot, on_missing=fast, clock=clock, turn_timeout="20s")
+    await until(lambda: answered(two, "ada", 1))
+    receipt = await asking
+
+    assert (["fast"], ["fast"]) == (runs, [reply.text for reply in receipt.replies])
+    assert ["hi", "fast"] == await texts(two, "ada")
