@@ -50,6 +50,8 @@ def test_the_tour_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
 def test_the_links_lead_somewhere() -> None:
     """Every relative link of every page names a file."""
     pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
-    links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#]+?)\)", page.read_text()) if "://" not in link]
+    links = [
+        (page, link) for page in pages for link in re.findall(r"\]\(([^)#]+?)\)", page.read_text()) if "://" not in link
+    ]
 
     assert [] == [(page.name, link) for page, link in links if not (page.parent / link).exists()]

@@ -138,10 +138,11 @@ class Driver(Protocol):
         """Adds the entries whose id is new, numbered on from head, whatever the revision; creates the row if there is
         none.
 
-        Numbers in *entries* are ignored; their ids are distinct, or empty. When every id is known nothing changes,
-        not even the revision. Else the row gets *revision*, updated_at *at*, the earlier of the two due times, and
-        the claim if it has none. *owner* is set on creation. Run again, it finds its own revision or its ids and
-        answers the same. Raises `Conflict` with erased_at when *at* is not later than an erasure of this key.
+        There is at least one entry. Numbers in *entries* are ignored; their ids are distinct, or empty. When every id
+        is known nothing changes, not even the revision. Else the row gets *revision*, updated_at *at*, the earlier of
+        the two due times, and the claim if it has none. *owner* is set on creation. Run again, it finds its own
+        revision or its ids and answers the same. Raises `Conflict` with erased_at when *at* is not later than an
+        erasure of this key.
         """
 
     async def write(

@@ -149,7 +149,7 @@ class SqliteDriver:
         after: Row | None = None,
         limit: int,
     ) -> list[Row]:
-        name = f"scan_{index}_all" if tenant is None and index in ("owner", "recent") else f"scan_{index}"
+        name = f"scan_{index}_all" if tenant is None and index != "due" else f"scan_{index}"
         place = {
             "within": tenant,
             "owner": owner,

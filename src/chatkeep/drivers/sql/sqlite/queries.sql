@@ -75,7 +75,12 @@ delete from conversation where number = :conversation;
 
 -- name: scan_key
 select tenant, id, revision, born, head, cast(body as blob), owner, updated_at, due_at, claim, claimed_until from conversation
-where (:within is null or tenant = :within) and (tenant, id) > (:tenant, :id)
+where tenant = :within and id > :id
+order by id limit :limit;
+
+-- name: scan_key_all
+select tenant, id, revision, born, head, cast(body as blob), owner, updated_at, due_at, claim, claimed_until from conversation
+where (tenant, id) > (:tenant, :id)
 order by tenant, id limit :limit;
 
 -- name: scan_due

@@ -1,0 +1,43 @@
+"""Every driver that ships keeps the contract."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+import pytest
+
+from chatkeep.drivers.base import Driver
+from chatkeep.drivers.sqlite import SqliteDriver
+from chatkeep.testing import DriverContract
+from chatkeep.testing.broken import Intact
+
+
+class TestMemory(DriverContract):
+    """memory://, several drivers on one shelf."""
+
+    @pytest.fixture(autouse=True)
+    def fresh_store(self) -> None:
+        """A shelf of the test's own."""
+        self.url = f"memory://{secrets.token_hex(8)}"
+
+    async def open_driver(self) -> Driver:
+        """Another driver on the shelf."""
+        driver = Intact(self.url)
+        await driver.open()
+        return driver
+
+
+class TestSqlite(DriverContract):
+    """sqlite:///, several drivers on one file."""
+
+    @pytest.fixture(autouse=True)
+    def fresh_store(self, tmp_path: Path) -> None:
+        """A file of the test's own."""
+        self.url = f"sqlite:///{tmp_path}/chat.db"
+
+    async def open_driver(self) -> Driver:
+        """Another driver on the file."""
+        driver = SqliteDriver(self.url)
+        await driver.open()
+        return driver

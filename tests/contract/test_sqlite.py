@@ -1,0 +1,737 @@
+"""What only SQLite has: a file, its schema, its locks, its log of changes, and a disk that can be full."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from chatkeep.drivers import driver_for, sqlite
+from chatkeep.drivers.base import Entry, Key
+from chatkeep.drivers.sqlite import SqliteDriver
+from chatkeep.errors import Conflict, Misconfigured, Unavailable, Uncertain, Unsupported
+
+ADA = Key("", "ada")
+LOTS = 100_000
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    """A file that is not there yet."""
+    return f"{tmp_path}/chat.db"
+
+
+@pytest.fixture
+async def driver(path: str) -> AsyncIterator[SqliteDriver]:
+    """A driver on it."""
+    opened = await opened_on(path)
+    yield opened
+    await opened.close()
+
+
+async def opened_on(path: str) -> SqliteDriver:
+    """Another driver on the file."""
+    driver = SqliteDriver(f"sqlite:///{path}")
+    await driver.open()
+    return driver
+
+
+async def refusal_to_open(path: str) -> Misconfigured:
+    """Why the file is refused."""
+    try:
+        driver = await opened_on(path)
+    except Misconfigured as refusal:
+        return refusal
+    await driver.close()
+    raise AssertionError(f"{path} was opened")
+
+
+async def say(driver: SqliteDriver, id: str, key: Key = ADA, body: bytes = b"hello", role: str = "user") -> int:
+    """One append; the number it was given."""
+    answer = await driver.append(key, [Entry(0, id, role, body)], revision=f"revision of {id}", at=1.0)
+    return answer.row.head
+
+
+async def log_of(driver: SqliteDriver, key: Key = ADA) -> list[str]:
+    """The ids of a conversation, which must be dense."""
+    entries = await driver.entries(key, after=0, limit=LOTS)
+
+    assert list(range(1, len(entries) + 1)) == [entry.number for entry in entries]
+    return [entry.id for entry in entries]
+
+
+PROCESS = """
+import asyncio
+from chatkeep.drivers.base import *
+from chatkeep.drivers.sqlite import SqliteDriver
+
+async def main():
+    driver = SqliteDriver("sqlite:///{path}")
+    await driver.open()
+{body}
+    await driver.close()
+
+print("ready", flush=True)
+input()
+asyncio.run(main())
+"""
+
+
+async def in_processes(count: int, path: str, body: str) -> list[str]:
+    """What *body* says in several processes that open the file at the same moment; each must end well."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS.replace("{path}", path).replace("{body}", body.replace("OWN", f"{n}"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for n in range(count)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        await asyncio.to_thread(process.stdout.readline)
+    told = await asyncio.gather(*(asyncio.to_thread(process.communicate, "\n", timeout=60) for process in processes))
+
+    assert [(0, "")] * count == [(process.returncode, err) for process, (_, err) in zip(processes, told, strict=True)]
+    return [out for out, _ in told]
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Everything in a folder."""
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+# Durability
+
+
+async def test_every_connection_keeps_a_synced_write_ahead_log(driver: SqliteDriver) -> None:
+    """WAL and synchronous=FULL on the writer; a reader of the same file sees WAL too."""
+    assert driver._writer is not None
+    assert driver._readers is not None
+    pragmas = ("journal_mode", "synchronous", "application_id", "user_version")
+    writer = await driver._writer.call(lambda db: [db.pragma(name) for name in pragmas])
+    reader = await driver._readers.call(lambda db: db.pragma("journal_mode"))
+
+    assert (["wal", 2, 0x63686B70, len(sqlite._migrations())], "wal") == (writer, reader)
+
+
+async def test_what_was_answered_is_in_the_files_at_that_moment(
+    driver: SqliteDriver, path: str, tmp_path: Path
+) -> None:
+    """A copy of the files, taken while the driver runs, holds every act that was answered."""
+    for n in range(20):
+        await say(driver, f"m{n}")
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ("chat.db", "chat.db-wal"):
+        shutil.copy(tmp_path / name, copy)
+    other = await opened_on(f"{copy}/chat.db")
+    try:
+        assert [f"m{n}" for n in range(20)] == await log_of(other)
+        assert driver.epoch == other.epoch
+    finally:
+        await other.close()
+
+
+async def test_acts_that_wait_share_a_commit(driver: SqliteDriver) -> None:
+    """Under load a few commits carry hundreds of acts; an act alone has one of its own."""
+    commits = 0
+
+    def count() -> bool:
+        nonlocal commits
+        commits += 1
+        return False
+
+    assert driver._writer is not None
+    await driver._writer.call(lambda db: db.set_commit_hook(count))
+    commits = 0
+    await say(driver, "alone")
+
+    assert 1 == commits
+
+    commits = 0
+    await asyncio.gather(*(say(driver, f"m{n}") for n in range(500)))
+
+    assert 1 <= commits <= 10
+    assert 501 == len(await log_of(driver))
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+    """A disk that can fail, under every connection that is opened from now on."""
+    found = Disk()
+    connection = apsw.Connection
+    monkeypatch.setattr(apsw, "Connection", lambda path: connection(path, vfs="failing"))
+    yield found
+    found.unregister()
+
+
+class Disk(apsw.VFS):
+    """Fails to sync a write-ahead log when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__("failing", "")
+        self.failing: Callable[[], bool] = lambda: False
+
+    def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:
+        opened = DiskFile("", name, flags)
+        opened.disk = self if str(name).endswith("-wal") else None
+        return opened
+
+
+class DiskFile(apsw.VFSFile):
+    """One file of it."""
+
+    disk: Disk | None = None
+
+    def xSync(self, flags: int) -> None:
+        if self.disk and self.disk.failing():
+            raise apsw.IOError("the disk is gone")
+        super().xSync(flags)
+
+
+async def test_a_failed_sync_is_uncertain_and_the_same_act_settles_it(disk: Disk, path: str) -> None:
+    """Nobody knows what is on the disk then; run again, the act happens once, and reads agree with it."""
+    driver = await opened_on(path)
+    try:
+        await say(driver, "before")
+        failures = 0
+
+        def once() -> bool:
+            nonlocal failures
+            failures += 1
+            return failures == 1
+
+        disk.failing = once
+        with pytest.raises(Uncertain):
+            await say(driver, "unsure")
+        await say(driver, "unsure")
+        await say(driver, "after")
+
+        assert ["before", "unsure", "after"] == await log_of(driver)
+        assert failures >= 2
+    finally:
+        await driver.close()
+
+
+# The schema
+
+
+COLUMNS = {
+    "meta": "name! value!",
+    "conversation": "number tenant! id! revision! born! head! body! owner! updated_at! recent! due_at claim claimed_until!",
+    "entry": "conversation! number! id! role! body!",
+    "tombstone": "key! mark!",
+}
+INDEXES = {
+    "conversation_wake": (False, True, "wake"),
+    "conversation_owner": (False, True, "tenant owner id"),
+    "conversation_recent": (False, False, "tenant recent"),
+    "entry_number": (True, False, "conversation number"),
+    "entry_id": (True, True, "conversation id"),
+    "tombstone_mark": (False, False, "mark"),
+    "sqlite_autoindex_conversation_1": (True, False, "tenant id"),
+    "sqlite_autoindex_meta_1": (True, False, "name"),
+    "sqlite_autoindex_tombstone_1": (True, False, "key"),
+}
+
+
+def schema(path: str) -> tuple[dict[str, str], dict[str, tuple[bool, bool, str]]]:
+    """The tables with their columns (!: not null), and the indexes: unique, partial, columns."""
+    db = apsw.Connection(path)
+    tables = [
+        name
+        for (name,) in db.execute("select name from sqlite_schema where type = 'table' and name not like 'sqlite_%'")
+    ]
+    columns = {
+        table: " ".join(
+            f"{name}{'!' if must else ''}"
+            for name, must in db.execute(f"select name, \"notnull\" from pragma_table_info('{table}')")
+        )
+        for table in tables
+    }
+    indexes = {
+        name: (
+            bool(unique),
+            bool(partial),
+            " ".join(column for (column,) in db.execute("select name from pragma_index_info(?)", (name,))),
+        )
+        for table in tables
+        for name, unique, partial in db.execute('select name, "unique", partial from pragma_index_list(?)', (table,))
+    }
+    db.close()
+    return columns, indexes
+
+
+async def test_the_built_database_is_the_expected_one(driver: SqliteDriver, path: str) -> None:
+    """Tables, columns and indexes, as whoever reads the file with another tool relies on them."""
+    assert (COLUMNS, INDEXES) == schema(path)
+
+
+async def test_opening_again_changes_nothing(driver: SqliteDriver, path: str) -> None:
+    """A file that is up to date is used as it is."""
+    await say(driver, "m1")
+    before = schema(path)
+    others = [await opened_on(path) for _ in range(3)]
+    for other in others:
+        assert (["m1"], driver.epoch) == (await log_of(other), other.epoch)
+        await other.close()
+
+    assert before == schema(path)
+
+
+async def test_two_files_have_two_epochs(driver: SqliteDriver, tmp_path: Path) -> None:
+    """Or a replaced store could not be told from the old one."""
+    other = await opened_on(f"{tmp_path}/other.db")
+    await other.close()
+
+    assert other.epoch != driver.epoch
+
+
+OPENING = """
+    await driver.append(Key("", "ada"), [Entry(0, "mOWN", "user", b"")], revision="rOWN", at=1.0)
+    print(driver.epoch)
+"""
+
+
+async def test_many_processes_may_open_a_new_file_at_once(tmp_path: Path) -> None:
+    """One of them makes the schema, all of them use it."""
+    for turn in range(2):
+        path = f"{tmp_path}/{turn}.db"
+        told = await in_processes(6, path, OPENING)
+        driver = await opened_on(path)
+        try:
+            assert {f"{driver.epoch}\n"} == set(told)
+            assert {f"m{n}" for n in range(6)} == set(await log_of(driver))
+            assert (COLUMNS, INDEXES) == schema(path)
+        finally:
+            await driver.close()
+
+
+async def test_a_file_whose_schema_another_made_meanwhile_is_not_foreign(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever moment the other one chooses: between any two statements of an opening."""
+    for moment in range(12):
+        file = f"{path}{moment}"
+        asked = 0
+        connection = apsw.Connection
+
+        def trace(cursor: apsw.Cursor, statement: str, bindings: Any) -> bool:
+            nonlocal asked
+            asked += 1
+            if asked == moment + 1 and not cursor.connection.in_transaction:
+                other = connection(file)
+                sqlite._migrate(other, file)
+                other.close()
+            return True
+
+        def traced(path: str) -> apsw.Connection:
+            db = connection(path)
+            db.exec_trace = trace
+            return db
+
+        with monkeypatch.context() as patch:
+            patch.setattr(apsw, "Connection", traced)
+            driver = await opened_on(file)
+            await driver.close()
+
+        assert (COLUMNS, INDEXES) == schema(file)
+
+
+KILLED = """
+import itertools, os, signal, apsw
+from chatkeep.drivers import sqlite
+for step in itertools.count(1):
+    pid = os.fork()
+    if pid == 0:
+        db = apsw.Connection(f"{folder}/{step}.db")
+        asked = 0
+        def trace(cursor, statement, bindings):
+            global asked
+            asked += 1
+            if asked == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return True
+        db.exec_trace = trace
+        sqlite._migrate(db, "x")
+        os._exit(0)
+    if os.waitpid(pid, 0)[1] == 0:
+        break
+print(step)
+"""
+
+
+async def test_a_migration_that_was_killed_is_made_good(tmp_path: Path) -> None:
+    """Killed before each of its statements in turn: the next opening finds an empty file or a finished one."""
+    code = KILLED.replace("{folder}", f"{tmp_path}")
+    told = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    steps = int(told.stdout)
+
+    assert steps > 10
+
+    for step in range(1, steps + 1):
+        driver = await opened_on(f"{tmp_path}/{step}.db")
+        try:
+            await say(driver, "m1")
+        finally:
+            await driver.close()
+
+        assert (COLUMNS, INDEXES) == schema(f"{tmp_path}/{step}.db")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "create table notes (text text); insert into notes values ('mine')",
+        "create table notes (text text); pragma user_version = 1",
+        "create table conversation (number integer primary key); pragma user_version = 7",
+        "pragma application_id = 4711",
+        "pragma user_version = 1",
+        "create table notes (text text); pragma journal_mode = wal",
+    ],
+)
+async def test_a_database_of_something_else_is_refused_and_left_alone(
+    path: str, tmp_path: Path, statement: str
+) -> None:
+    """Not a byte of it changes, and nothing is left open."""
+    other = apsw.Connection(path)
+    other.execute(statement)
+    other.close()
+    before = files_of(tmp_path)
+    refusal = await refusal_to_open(path)
+
+    assert path in str(refusal)
+    assert before == files_of(tmp_path)
+
+
+async def test_a_file_that_is_no_database_is_refused_and_left_alone(path: str, tmp_path: Path) -> None:
+    """A mistyped path must not cost a document."""
+    Path(path).write_text("Dear diary, " * 1000)
+    before = files_of(tmp_path)
+    refusal = await refusal_to_open(path)
+
+    assert path in str(refusal)
+    assert before == files_of(tmp_path)
+
+
+async def test_a_newer_schema_is_refused_and_left_alone(driver: SqliteDriver, path: str, tmp_path: Path) -> None:
+    """An old process next to a new one during a deploy says so and touches nothing."""
+    await driver.close()
+    db = apsw.Connection(path)
+    db.pragma("user_version", 999)
+    db.close()
+    before = files_of(tmp_path)
+    refusal = await refusal_to_open(path)
+
+    assert "newer chatkeep" in str(refusal)
+    assert before == files_of(tmp_path)
+
+
+async def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    """And not made: it may be a typing error, or a disk that is not mounted."""
+    assert f"{tmp_path}/nowhere" in str(await refusal_to_open(f"{tmp_path}/nowhere/chat.db"))
+    assert f"{tmp_path}" in str(await refusal_to_open(f"{tmp_path}"))
+    assert {} == files_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:", "sqlite://", "sqlite:///", "sqlite://chat.db", "sqlite:///:memory:", "sqlite:chat.db"]
+)
+def test_a_url_without_a_file_is_refused(url: str) -> None:
+    """With the way to write it."""
+    with pytest.raises(Misconfigured, match=re.escape("sqlite:///chat.db")):
+        driver_for(url)
+
+
+@pytest.mark.parametrize("url", ["", "chat.db", "mysql://host/db", "SQLITE3:///chat.db"])
+def test_a_url_of_no_driver_is_refused(url: str) -> None:
+    """With the schemes that there are."""
+    with pytest.raises(Unsupported, match="sqlite://"):
+        driver_for(url)
+
+
+# Several at one file
+
+
+async def test_a_reader_blocks_no_writer(driver: SqliteDriver, path: str) -> None:
+    """However long somebody reads."""
+    await say(driver, "m1")
+    reader = apsw.Connection(path)
+    reader.execute("begin")
+    seen = reader.execute("select count(*) from entry").get
+    for n in range(50):
+        await asyncio.wait_for(say(driver, f"n{n}"), 5)
+
+    assert seen == reader.execute("select count(*) from entry").get == 1
+    assert 51 == len(await log_of(driver))
+
+    reader.close(True)
+
+
+async def test_a_writer_blocks_no_reader(driver: SqliteDriver, path: str) -> None:
+    """However long somebody writes; what waits for him is written when he is done."""
+    await say(driver, "m1")
+    writer = apsw.Connection(path)
+    writer.execute("begin immediate; update conversation set body = x'00'")
+    waiting = asyncio.ensure_future(say(driver, "m2"))
+    for _ in range(50):
+        assert ["m1"] == await asyncio.wait_for(log_of(driver), 5)
+    assert not waiting.done()
+
+    writer.execute("rollback")
+    writer.close()
+
+    assert 2 == await asyncio.wait_for(waiting, 5)
+
+
+async def test_a_file_that_stays_busy_is_unavailable(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the timeout, certainly unwritten, for everyone who waited; and it goes on when the other is done."""
+    monkeypatch.setattr(sqlite, "BUSY_MS", 100)
+    driver = await opened_on(path)
+    writer = apsw.Connection(path)
+    writer.execute("begin immediate")
+    try:
+        answers = await asyncio.gather(*(say(driver, f"m{n}") for n in range(10)), return_exceptions=True)
+
+        assert {Unavailable} == set(map(type, answers))
+        assert [] == await log_of(driver)
+
+        writer.execute("rollback")
+        await asyncio.gather(*(say(driver, f"m{n}") for n in range(10)))
+
+        assert 10 == len(await log_of(driver))
+    finally:
+        writer.close()
+        await driver.close()
+
+
+WORKING = """
+    for n in range(150):
+        entries = [Entry(0, f"shared{n}", "user", b""), Entry(0, f"OWN.{n}", "user", b"")]
+        act = {"revision": f"OWN.{n}", "at": 1.0, "claim": Claim(f"OWN.{n}", 5.0)}
+        await driver.append(Key("", "ada"), entries, **act)
+        answer = await driver.append(Key("claims", f"{n}"), entries, **act)
+        await driver.erase(Key("gone", f"{n}"), at=1.0)
+        if answer.row.claim == f"OWN.{n}":
+            print(n)
+"""
+
+
+async def test_processes_work_on_one_file(driver: SqliteDriver, path: str) -> None:
+    """Each new id once, no gap, none refused, and claims have one winner among processes too."""
+    told = await in_processes(3, path, WORKING)
+    ids = await log_of(driver)
+
+    assert 150 + 450 == len(ids) == len(set(ids))
+    assert list(range(150)) == sorted(int(line) for out in told for line in out.split())
+
+
+# What fails
+
+
+@pytest.mark.parametrize("how", ["abort", "rollback"])
+async def test_an_act_that_fails_inside_sqlite_fails_alone(driver: SqliteDriver, path: str, how: str) -> None:
+    """Even where SQLite undoes the whole transaction, the others of its batch are written, and it is not."""
+    other = apsw.Connection(path)
+    other.execute(
+        f"create trigger explode before insert on entry when new.role = 'explode' begin select raise({how}, 'boom'); end"
+    )
+    other.close()
+    acts: list[Awaitable[Any]] = [say(driver, f"m{n}") for n in range(30)]
+    acts[7:7] = [say(driver, "bad", role="explode")]
+    acts[20:20] = [say(driver, "worse", Key("", "new"), role="explode")]
+    answers = await asyncio.gather(*acts, return_exceptions=True)
+    refused = [place for place, answer in enumerate(answers) if isinstance(answer, BaseException)]
+
+    assert [7, 20] == refused
+    assert {Unavailable} == {type(answers[place]) for place in refused}
+    assert {f"m{n}" for n in range(30)} == set(await log_of(driver))
+    assert None is await driver.read(Key("", "new"), tail=1)
+
+
+async def test_a_read_that_fails_fails_alone(driver: SqliteDriver) -> None:
+    """The reads of its batch, and those after it, are answered."""
+    await say(driver, "m1")
+    for _ in range(3):
+        acts: list[Awaitable[Any]] = [driver.read(ADA, tail=1) for _ in range(20)]
+        acts[5:5] = [driver.entries(ADA, after=10**30, limit=1)]
+        answers = await asyncio.gather(*acts, return_exceptions=True)
+        await driver.read(ADA, tail=1)
+
+        assert 20 == len([answer for answer in answers if isinstance(answer, tuple)])
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    if os.getuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place]).returncode:
+        pytest.skip("NOT RUN: a small disk can only be mounted by root")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+async def test_a_full_disk_is_unavailable_until_there_is_room(small_disk: Path) -> None:
+    """What was answered stays, what was refused is not there, reads go on, and so do writes as soon as they can."""
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(1 << 20))
+    driver = await opened_on(f"{small_disk}/chat.db")
+    chance = random.Random(1)
+    try:
+        written, refused = [], []
+        for n in range(60):
+            try:
+                await say(driver, f"m{n}", body=chance.randbytes(40_000))
+                written.append(f"m{n}")
+            except Unavailable:
+                refused.append(f"m{n}")
+
+        assert written
+        assert refused
+        assert written == await log_of(driver)
+
+        filler.unlink()
+        again = refused[:10]
+        for name in again:
+            await say(driver, name, body=chance.randbytes(1000))
+
+        assert written + again == await log_of(driver)
+    finally:
+        await driver.close()
+    driver = await opened_on(f"{small_disk}/chat.db")
+    try:
+        assert written + again == await log_of(driver)
+    finally:
+        await driver.close()
+
+
+async def test_a_full_disk_refuses_a_batch_as_it_refuses_an_act(small_disk: Path) -> None:
+    """Many at once: each is answered, and what is there is what was answered."""
+    driver = await opened_on(f"{small_disk}/chat.db")
+    chance = random.Random(2)
+    try:
+        acts = [say(driver, f"m{n}", body=chance.randbytes(20_000)) for n in range(150)]
+        answers = await asyncio.gather(*acts, return_exceptions=True)
+        written = {f"m{n}" for n, answer in enumerate(answers) if not isinstance(answer, BaseException)}
+
+        assert {Unavailable} <= set(map(type, answers)) <= {int, Unavailable}
+        assert written == set(await log_of(driver))
+
+        await say(driver, "small")
+
+        assert written | {"small"} == set(await log_of(driver))
+    finally:
+        await driver.close()
+
+
+async def test_an_erased_name_is_nowhere_in_the_tables(driver: SqliteDriver, path: str) -> None:
+    """The mark of an erasure must not keep what it erased."""
+    key = Key("the tenant", "somebody@example.org")
+    await say(driver, "private", key, body=b"private")
+    await driver.erase(key, at=2.0)
+    db = apsw.Connection(path)
+    stored = [value for table in COLUMNS for row in db.execute(f"select * from {table}") for value in row]
+    db.close()
+
+    assert not [
+        value for value in stored if "somebody" in str(value) or "private" in str(value) or "tenant" in str(value)
+    ]
+    with pytest.raises(Conflict):
+        await driver.append(key, [], revision="r", at=1.0)
+
+
+# What it uses
+
+
+async def test_closing_leaves_no_thread_and_no_file_open(path: str, tmp_path: Path) -> None:
+    """Also after an opening that was refused."""
+    Path(f"{tmp_path}/diary").write_text("Dear diary, " * 1000)
+    for turn in range(10):
+        driver = await opened_on(path)
+        try:
+            await asyncio.gather(*(say(driver, f"{turn}.{n}") for n in range(5)))
+            await asyncio.gather(*(driver.read(ADA, tail=1) for _ in range(20)))
+        finally:
+            await driver.close()
+        await refusal_to_open(f"{tmp_path}/diary")
+
+    assert [] == [thread for thread in threading.enumerate() if thread.name.startswith("chatkeep")]
+    assert [] == [file for file in open_files() if file.startswith(f"{tmp_path}")]
+    assert ["chat.db", "diary"] == sorted(file.name for file in tmp_path.iterdir())
+
+
+def open_files() -> list[str]:
+    """The files that this process holds open."""
+    if not os.path.isdir("/proc/self/fd"):
+        pytest.skip("NOT RUN: this system does not say which files are open")
+    found = []
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            found.append(os.readlink(f"/proc/self/fd/{entry}"))
+        except FileNotFoundError:
+            continue
+    return found
+
+
+async def test_the_write_ahead_log_stays_bounded_under_load(driver: SqliteDriver, path: str) -> None:
+    """40 MB written while somebody always reads: checkpoints keep up, and the log is used again from its start."""
+    chance = random.Random(4)
+    busy = True
+
+    async def keep_reading() -> None:
+        while busy:
+            await asyncio.gather(*(driver.read(ADA, tail=3) for _ in range(8)))
+
+    readers = [asyncio.create_task(keep_reading()) for _ in range(4)]
+    longest = 0
+    for turn in range(100):
+        await asyncio.gather(*(say(driver, f"{turn}.{n}", Key("", f"{n}"), chance.randbytes(8000)) for n in range(50)))
+        longest = max(longest, os.path.getsize(f"{path}-wal"))
+    busy = False
+    await asyncio.gather(*readers)
+
+    assert os.path.getsize(path) > 30 << 20
+    assert longest < 16 << 20
+
+
+PLACES = {
+    "scan_key": "sqlite_autoindex_conversation_1 (tenant=? AND id>?)",
+    "scan_due": "conversation_wake (wake>? AND wake<?)",
+    "scan_owner": "conversation_owner (tenant=? AND owner=? AND id>?)",
+    "scan_recent": "conversation_recent (tenant=? AND recent<?)",
+}
+
+
+async def test_every_statement_finds_what_it_needs_by_an_index(driver: SqliteDriver) -> None:
+    """None walks a whole table, except the operator's look at what is recent in all tenants."""
+    plans: dict[str, list[str]] = {}
+
+    def explain(db: apsw.Connection) -> None:
+        for name in sqlite._queries():
+            statement = sqlite.sql(name, ids=1, rows=1)
+            values: Any = dict.fromkeys(re.findall(r":(\w+)", statement)) or (None,) * statement.count("?")
+            plans[name] = [row[3] for row in db.execute(f"explain query plan {statement}", values)]
+
+    assert driver._writer is not None
+    await driver._writer.call(explain)
+    walked = {name for name, plan in plans.items() if any(re.match(r"SCAN (?!CONSTANT)", step) for step in plan)}
+
+    assert {"scan_recent_all"} >= walked
+    assert PLACES == {name: plans[name][0].removeprefix("SEARCH conversation USING INDEX ") for name in PLACES}
