@@ -54,7 +54,8 @@ class Cache:
         key = snapshot.row.key
         held = self._held.get(key)
         if held is not None:
-            if held[0].row.born == snapshot.row.born and held[0].row.head > snapshot.row.head:
+            old, new = held[0].row, snapshot.row
+            if old.born == new.born and (old.head, old.updated_at) > (new.head, new.updated_at):
                 return
             self.statistics.bytes -= held[1]
         weight = weigh(snapshot)

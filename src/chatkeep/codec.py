@@ -29,7 +29,7 @@ DEEPEST = 64
 LONGEST_ID = 512
 NONE = Raw(b"null")
 RESERVED = "~"
-"""Tenants that start with it are chatkeep's own."""
+"""Tenants and message ids that start with it are chatkeep's own."""
 
 Upgrades = Mapping[int, Callable[[Any], Any]]
 
@@ -135,6 +135,8 @@ def entry_for(
         raise BadMessage(
             f"{key}: content is text or a list of JSON objects, not {type(content).__name__}; nothing was touched."
         )
+    if metadata is not None and not isinstance(metadata, dict):
+        raise BadMessage(f"{key}: metadata is a dict, not {type(metadata).__name__}; nothing was touched.")
     said = _json(key, content, "this message")
     extra = b""
     if metadata:
@@ -237,6 +239,10 @@ class StateCodec(Generic[State]):
         if self._pydantic:
             raw = _checked(key, cast(Any, state).model_dump_json().encode(), cast(Any, state).model_dump(), "the state")
         else:
+            if isinstance(state, dict) and not _text_keys(state):
+                raise BadMessage(
+                    f"{key}: the state has a key that is no text, which JSON cannot keep. Nothing was stored."
+                )
             raw = _json(key, state, "the state")
         if len(raw) > self._limit:
             raise TooLarge(
@@ -257,7 +263,9 @@ class StateCodec(Generic[State]):
             if schema < self.schema:
                 raw = self._upgraded(key, raw, schema)
             return cast(State, self._decode(raw if not self._pydantic else bytes(raw)))
-        except (msgspec.MsgspecError, ValueError, RecursionError) as fault:
+        except Unsupported:
+            raise
+        except Exception as fault:  # the application's own types may raise anything
             raise Corrupt(
                 f"{key}: the state of schema {schema} is not a {self.kind.__name__}: {fault}. Nothing was changed."
             ) from fault
@@ -298,6 +306,18 @@ def _checked(key: Key, raw: bytes, value: Any, what: str) -> bytes:
     ) and (reason := _unstorable(msgspec.to_builtins(value))):
         raise BadMessage(f"{key}: {what} holds {reason}, which cannot be stored everywhere. Nothing was touched.")
     return raw
+
+
+def _text_keys(value: dict[Any, Any]) -> bool:
+    for name, item in value.items():
+        if type(name) is not str:
+            return False
+        if type(item) is dict:
+            if not _text_keys(item):
+                return False
+        elif type(item) is list and not all([_text_keys(part) for part in item if type(part) is dict]):
+            return False
+    return True
 
 
 def _unstorable(value: Any) -> str:

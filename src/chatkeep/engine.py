@@ -13,7 +13,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from contextvars import ContextVar
+from copy import deepcopy
 from typing import Any, Generic, cast
 
 from msgspec import Raw, Struct, structs
@@ -35,12 +38,14 @@ from .errors import (
     StoreError,
     TooLarge,
     Unavailable,
+    Uncertain,
     Unsupported,
+    UsageError,
 )
-from .handlers import Handler, contents
+from .handlers import Handler, replies_of
 from .model import ASKING, Content, Message, Receipt, Role, State, Turn
 from .settings import Settings, seconds
-from .store import Store, blank, fresh_token
+from .store import PAGE, Store, blank, fresh_token
 from .turns import Act, Draft, Outcome, Snapshot
 
 log = logging.getLogger("chatkeep")
@@ -50,6 +55,7 @@ LOOK_S = 0.02
 LOOK_LONGEST_S = 0.5
 SWEEP_PAGE = 100
 ORPHANS_S = 5.0
+UNREADABLE_MOST = 10_000
 LONG_S = 60.0  # a lane that would wait longer goes; the sweep finds the conversation again
 
 SWITCHES = Key(RESERVED + "chatkeep", "switches")
@@ -72,10 +78,24 @@ class Waiter(Struct):
     answered: asyncio.Future[Outcome]
 
 
+class Running:
+    """A turn whose handler runs; tasks that it starts inherit it, and see when it is over."""
+
+    __slots__ = ("key", "outer", "over")
+
+    def __init__(self, key: Key, outer: Running | None) -> None:
+        self.key = key
+        self.outer = outer  # the turn that waits for this one
+        self.over = False
+
+
+RUNNING: ContextVar[Running | None] = ContextVar("chatkeep turn", default=None)
+
+
 class Lane:
     """One conversation's work in this process: who waits for it, and the task that does it, if one runs."""
 
-    __slots__ = ("_claim", "_opening", "held", "task", "waiters", "wake", "warm")
+    __slots__ = ("_claim", "_opening", "held", "reruns", "task", "waiters", "wake", "warm")
 
     def __init__(self, opening: str) -> None:
         self._opening = opening
@@ -84,6 +104,7 @@ class Lane:
         self.task: asyncio.Task[None] | None = None
         self.wake = asyncio.Event()  # something new is in the log
         self.warm = False  # what the cache holds is as new as the act that started this lane
+        self.reruns = 0  # turns in a row that were thrown away because their input had changed
         self.held = False  # a call of `receive` does the work itself; no task may start
 
     @property
@@ -131,6 +152,7 @@ class Engine(Generic[State]):
         self._quick_s = seconds(settings.quick)
         self._poll_s = seconds(settings.poll)
         first, longest = seconds(settings.retry_after), seconds(settings.retry_longest)
+        self._longest_s = max(2 * longest, seconds(settings.max_wait), HOOK_PAUSE_S)
         self._backoff = wait_exponential(multiplier=first, max=longest) + wait_random(0, first)
         self._pace_s = self._quick_s  # how long handlers have taken lately; at first nobody knows
         self._lanes: dict[Key, Lane] = {}
@@ -139,6 +161,8 @@ class Engine(Generic[State]):
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._off: frozenset[str] = frozenset()
         self._sweeper: asyncio.Task[None] | None = None
+        self._threads: ThreadPoolExecutor | None = None
+        self._unreadable: dict[Key, float] = {}  # not looked at again before
         self._look_for_orphans_at = 0.0
         self._open = False
 
@@ -146,32 +170,61 @@ class Engine(Generic[State]):
 
     async def open(self) -> None:
         """Opens the store and starts the sweep, which answers at once what a crash has left unread."""
+        if self._open:
+            raise Misconfigured("This Chatkeep is open already; nothing was done.")
         await self.store.open()
+        try:
+            await self._look_at_switches()
+        except BaseException:
+            await self.store.close()
+            raise
         self._open = True
-        await self._look_at_switches()
         if self.handler is not None:
             self._sweeper = asyncio.create_task(self._sweep_for_ever(), name="chatkeep sweep")
 
     async def close(self) -> None:
         """Takes nothing new, lets running turns finish, hands the rest back, closes the store."""
         self._open = False
+        try:
+            await self._stop()
+        finally:
+            if self._threads is not None:
+                self._threads.shutdown(wait=False, cancel_futures=True)
+                self._threads = None
+            await self.store.close()
+
+    async def _stop(self) -> None:
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
             self._sweeper = None
-        for lane in self._lanes.values():
-            lane.wake.set()
         await asyncio.gather(*self._appending, return_exceptions=True)
-        tasks = [lane.task for lane in self._lanes.values() if lane.task]
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=self._timeout_s + 1.0)
-            unfinished = [(key, lane) for key, lane in self._lanes.items() if lane.task in late]
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
-            for key, lane in unfinished:
+        deadline = time.monotonic() + self._timeout_s + 1.0
+        while self._lanes and time.monotonic() < deadline:
+            for lane in self._lanes.values():
+                lane.wake.set()
+            tasks = [lane.task for lane in self._lanes.values() if lane.task]
+            # (A lane without a task is a call of `receive` that does the work itself.)
+            await (asyncio.wait(tasks, timeout=1.0) if tasks else asyncio.sleep(LOOK_S))
+        late = [(key, lane, lane.task) for key, lane in self._lanes.items() if lane.task]
+        for _, _, task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait([task for _, _, task in late], timeout=1.0)
+        for key, lane, _ in late:
+            with suppress(ChatkeepError):
                 await self._give_back(key, lane, None)
-        await self.store.close()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether messages are taken."""
+        return self._open
+
+    def threads(self) -> ThreadPoolExecutor:
+        """Threads for handlers that are plain functions: as many as may run at once."""
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self._settings.concurrency, thread_name_prefix="handler")
+        return self._threads
 
     # -- in -----------------------------------------------------------------------------------------------------------------
 
@@ -179,6 +232,7 @@ class Engine(Generic[State]):
         self, key: Key, content: Content, *, id: str | None, role: Role, metadata: dict[str, Any] | None, owner: str
     ) -> Receipt:
         """Accepts a message and waits for its answer."""
+        self._refuse_own(key, "would wait for itself; use accept")
         if self.handler is None:
             raise Misconfigured("There is no handler: decorate one with @keep.on_message. Nothing was written.")
         draft = self._draft(key, content, id, role, metadata)
@@ -206,8 +260,16 @@ class Engine(Generic[State]):
         """Makes a message durable; a worker answers it."""
         draft = self._draft(key, content, id, role, metadata)
         snapshot, number, known, _ = await self._appended(key, draft, owner)
-        found = await self._outcome(snapshot, number) if known else None
+        found = await self.outcome(snapshot, number) if known else None
         return self._receipt(key, draft.id, number, found or Outcome("accepted"), duplicate=known)
+
+    def _refuse_own(self, key: Key, why: str) -> None:
+        """Refuses what a handler must not do to the conversation whose turn it runs."""
+        running = RUNNING.get()
+        while running is not None:
+            if running.key == key and not running.over:
+                raise UsageError(f"{key}: a handler that does this to its own conversation {why}. Nothing was done.")
+            running = running.outer
 
     def _draft(self, key: Key, content: Content, id: str | None, role: Role, metadata: dict[str, Any] | None) -> Draft:
         if not self._open:
@@ -233,7 +295,7 @@ class Engine(Generic[State]):
             and snapshot.row.claim is None
             and record.cursor == snapshot.row.head
             and self.policy.overlap != "debounce"
-            and not self._is_off(snapshot)
+            and not self.is_off(snapshot)
             and not (self.on_missing and turns.session_over(record, self.policy, draft.created_at))
             and draft.id not in [message.id for message in snapshot.messages]
         )
@@ -255,16 +317,19 @@ class Engine(Generic[State]):
             answer = await self._run(snapshot, [arriving])
         except HandlerFailed as raised:
             failure = raised
+        except (Unsupported, Corrupt):
+            return None  # nobody can answer it now: it goes into the log and waits there
 
         def decide(now: Snapshot) -> Act | None:
             if not turns.same_input(snapshot, now) or turns.unread(now) or now.row.claim:
                 return None
+            # (With nothing unread, what others added is only in the way of the numbers.)
             if failure is not None:
                 return self._failure(now, [arriving], failure, draft)
             return self._success(now, [arriving], answer, arriving=draft)
 
         try:
-            after, done = await self.store.commit(snapshot, decide, at=self.clock())
+            after, said = await self.store.commit(snapshot, decide, at=self.clock())
         except Duplicate:
             return None
         except (BadMessage, TooLarge) as refused:
@@ -273,17 +338,16 @@ class Engine(Generic[State]):
             # The handler's own output cannot be stored: that is a failure of the handler, and is counted as one.
             failure = self._handler_failed(key, refused)
             try:
-                after, done = await self.store.commit(snapshot, decide, at=self.clock())
+                after, said = await self.store.commit(snapshot, decide, at=self.clock())
             except Duplicate:
                 return None
-        if not done:
+        if said is None:
             self.statistics.reruns += 1
             return None
-        number = next(message.number for message in reversed(after.messages) if message.id == draft.id)
+        number = said[0].number
         if failure is None:
             self.statistics.one_trip += 1
-            found = turns.outcome(after.record, number, turns.behind(after, number))
-            return self._receipt(key, draft.id, number, found or Outcome("answered"), duplicate=False)
+            return self._receipt(key, draft.id, number, Outcome("answered", said[1:]), duplicate=False)
         lane.warm, lane.held = True, False
         return await self._wait_for(key, lane, draft.id, after, number, duplicate=False, cause=failure)
 
@@ -291,10 +355,10 @@ class Engine(Generic[State]):
         snapshot, number, known, lane = await self._appended(key, draft, owner)
         if known:
             self.statistics.duplicates += 1
-            found = await self._outcome(snapshot, number)
+            found = await self.outcome(snapshot, number)
             if found is not None:
                 return self._receipt(key, draft.id, number, found, duplicate=True)
-        if self._is_off(snapshot):
+        if self.is_off(snapshot):
             return self._receipt(key, draft.id, number, Outcome("off"), duplicate=known)
         return await self._wait_for(key, lane, draft.id, snapshot, number, duplicate=known)
 
@@ -372,18 +436,25 @@ class Engine(Generic[State]):
             id=id,
             number=number,
             status=found.status,
-            replies=found.replies,
+            replies=owned(found.replies),
             duplicate=duplicate,
         )
 
-    async def _outcome(self, snapshot: Snapshot, number: int) -> Outcome | None:
+    async def outcome(self, snapshot: Snapshot, number: int) -> Outcome | None:
         """What became of a message, with as much of the log behind it as is needed to know."""
         if snapshot.record.cursor < number:
             return None
-        if not snapshot.messages or snapshot.messages[0].number > number + 1:
-            found = await self.store.page(snapshot.row.key, snapshot.row.born, after=number, limit=SWEEP_PAGE)
-        else:
+        found: list[Message] = []
+        if snapshot.messages and snapshot.messages[0].number <= number + 1:
             found = turns.behind(snapshot, number)
+        else:
+            # Replies stand in the order of what they answer: the first to something later ends the search.
+            seen = number
+            while page := await self.store.page(snapshot.row.key, snapshot.row.born, after=seen, limit=PAGE):
+                found += page
+                seen = page[-1].number
+                if any((message.reply_from or 0) > number for message in page):
+                    break
         return turns.outcome(snapshot.record, number, found)
 
     # -- work ---------------------------------------------------------------------------------------------------------------
@@ -405,7 +476,7 @@ class Engine(Generic[State]):
     def _leave(self, key: Key, lane: Lane) -> None:
         """Ends a lane that no task works on, unless somebody has come to wait in it."""
         if lane.task is None and not lane.held and self._lanes.get(key) is lane:
-            if lane.waiters or lane.wake.is_set():
+            if lane.waiters or (lane.wake.is_set() and self._open):
                 self._start(key, lane)
             else:
                 del self._lanes[key]
@@ -420,12 +491,18 @@ class Engine(Generic[State]):
                     pause = await (self._step(key, lane) if self._open else self._hand_back(key, lane))
                 except ChatkeepError as fault:
                     log.warning("%s: %s", key, fault)
+                    if isinstance(fault, Corrupt | Unsupported):
+                        self._put_off(key)
                     self._fail(lane, fault)
                     return
+                if not self._open:
+                    if pause is None:
+                        return
+                    continue
                 if pause == 0.0:
                     looks = 0
                     continue
-                if not self._open or ((pause is None or pause > LONG_S) and not lane.waiters):
+                if (pause is None or pause > LONG_S) and not lane.waiters:
                     if not lane.wake.is_set():
                         return
                     continue
@@ -448,17 +525,20 @@ class Engine(Generic[State]):
         """One step: 0 when there may be more to do, a pause to make first, None when there is nothing to do here."""
         snapshot = (self.store.cached(key) if lane.warm else None) or await self.store.load(key) or blank(key)
         lane.warm = True
-        await self._resolve(lane, snapshot)
         now = self.clock()
         if not turns.unread(snapshot):
+            # Nothing waits, so even what nobody answers (an operator's message) is as good as handled.
+            read = structs.replace(snapshot.record, cursor=max(snapshot.record.cursor, snapshot.row.head))
+            await self._resolve(lane, structs.replace(snapshot, record=read))
             await self._tend(snapshot, now)
             return None
-        if self._is_off(snapshot):
+        await self._resolve(lane, snapshot)
+        if self.is_off(snapshot):
             for waiter in lane.waiters:
                 _answer(waiter, Outcome("off"))
             if snapshot.row.due_at is None or snapshot.row.due_at <= now:
                 await self._commit(
-                    snapshot, lambda there: turns.parked(there, self.policy, at=now) if self._is_off(there) else None
+                    snapshot, lambda there: turns.parked(there, self.policy, at=now) if self.is_off(there) else None
                 )
             return None
         row = snapshot.row
@@ -466,15 +546,19 @@ class Engine(Generic[State]):
             return None
         ready = turns.ready_at(snapshot, self.policy)
         if ready > now:
-            return ready - now
+            return min(ready - now, self._longest_s)  # a clock that was set back must not make it an hour
         if row.claim != lane.claim:
-            if not await self._take(snapshot, lane, now):
+            taken = await self._take(snapshot, lane, now)
+            if taken is None:
                 return 0.0
-            snapshot = self.store.cached(key) or await self.store.load(key) or blank(key)
+            snapshot = taken
         return await self._handle(snapshot, lane)
 
-    async def _take(self, snapshot: Snapshot, lane: Lane, now: float) -> bool:
-        """Takes the claim; a message that has brought down too many holders of it is set aside instead."""
+    async def _take(self, snapshot: Snapshot, lane: Lane, now: float) -> Snapshot | None:
+        """Takes the claim: the snapshot to work on, or None when there is something else to do first.
+
+        A message that has brought down too many holders of it is set aside instead.
+        """
         first = turns.unread(snapshot)[0].number
 
         def decide(there: Snapshot) -> Act | None:
@@ -486,12 +570,14 @@ class Engine(Generic[State]):
                     f"each of {turns.begun(there)} attempts ended without an answer; the process may have died of it"
                 )
                 return turns.set_aside(there, first, reason, self.policy, at=now)
-            return turns.taken(there, self.policy, token=lane.claim, at=now)
+            # A claim that one of our own lanes has lost (the store failed it, say) is no attempt of the message's.
+            lost = (there.row.claim or "").startswith(self._name)
+            return turns.taken(there, self.policy, token=lane.claim, at=now, counted=not lost)
 
         if snapshot.row.claim is not None:
             self.statistics.taken_over += 1
-        after, done = await self._commit(snapshot, decide)
-        return done and after.row.claim == lane.claim
+        after, said = await self._commit(snapshot, decide)
+        return after if said is not None and after.row.claim == lane.claim else None
 
     async def _handle(self, snapshot: Snapshot, lane: Lane) -> float | None:
         """Runs one turn under the claim."""
@@ -506,7 +592,7 @@ class Engine(Generic[State]):
             ):
                 rebuilt = await self._rebuilt(snapshot, tried)
                 if rebuilt is None:
-                    return 0.0
+                    return self._again(lane)
                 snapshot = rebuilt
             answer = await self._run(snapshot, tried)
             started = snapshot
@@ -517,11 +603,12 @@ class Engine(Generic[State]):
                 return self._success(there, tried, answer, claim=lane.claim)
 
             try:
-                _, done = await self._commit(snapshot, decide)
+                _, said = await self._commit(snapshot, decide)
             except (BadMessage, TooLarge) as refused:
                 raise self._handler_failed(key, refused) from refused
-            if not done:
-                self.statistics.reruns += 1
+            if said is None:
+                return self._again(lane)
+            lane.reruns = 0
             return 0.0
         except HookFailed as failure:
             self._fail(lane, failure)
@@ -533,11 +620,16 @@ class Engine(Generic[State]):
             started = snapshot
 
             def note(there: Snapshot) -> Act | None:
-                return self._failure(there, tried, failed) if turns.same_input(started, there) else None
+                counts = (started.record.begun, started.record.raised)
+                if not turns.same_input(started, there) or counts != (there.record.begun, there.record.raised):
+                    return None
+                return self._failure(there, tried, failed)
 
-            after, _ = await self._commit(snapshot, note)
+            after, noted = await self._commit(snapshot, note)
+            if noted is None:
+                return self._again(lane)
             self.statistics.dead += after.record.dead != snapshot.record.dead
-            return max(0.0, turns.ready_at(after, self.policy) - self.clock())
+            return max(0.0, min(turns.ready_at(after, self.policy) - self.clock(), self._longest_s))
         except (Unsupported, Corrupt) as unreadable:
             # Not the message's fault, and no retry will help until somebody acts: it stays unread, and is looked at now and then.
             log.error("%s", unreadable)
@@ -548,27 +640,45 @@ class Engine(Generic[State]):
             )
             return None
 
+    def _again(self, lane: Lane) -> float:
+        """The pause before a turn that was thrown away runs again: none at first, then longer and longer."""
+        self.statistics.reruns += 1
+        lane.reruns += 1
+        lane.warm = False
+        return 0.0 if lane.reruns <= 2 else min(0.002 * 2**lane.reruns, 1.0)
+
+    def _put_off(self, key: Key) -> None:
+        """Keeps the sweep from a conversation that cannot be read, so that it does not stand in the way of others."""
+        now = self.clock()
+        if len(self._unreadable) >= UNREADABLE_MOST:
+            self._unreadable = {other: until for other, until in self._unreadable.items() if until > now}
+        self._unreadable[key] = now + turns.PARKED_S
+
     async def _run(self, snapshot: Snapshot, messages: list[Message]) -> Answer:
         """Runs the handler on a fresh copy of the state. Raises `HandlerFailed`."""
         key = snapshot.row.key
         turn, opens = self._turn(snapshot, messages)
+        outer = RUNNING.get()
+        running = Running(key, outer)
+        # A turn that a handler waits for must not wait for the slot that this handler holds.
+        slot: AbstractAsyncContextManager[Any] = nullcontext() if outer and not outer.over else self._slots
+        entered = RUNNING.set(running)
         began = time.perf_counter()
         try:
-            async with self._slots, asyncio.timeout(self._timeout_s) as limit:
+            async with slot, asyncio.timeout(self._timeout_s) as limit:
                 said = await cast("Handler[State]", self.handler)(turn)
-            replies = [*turn.replies, *contents(said)]
+            replies = replies_of(turn, said)
             raw = self.states.encode(key, turn.state)
         except (Exception, asyncio.CancelledError) as cause:
-            if (
-                isinstance(cause, asyncio.CancelledError)
-                and cast("asyncio.Task[Any]", asyncio.current_task()).cancelling()
-            ):
+            if cancelled_from_outside(cause):
                 raise
             self.statistics.failures += 1
             if isinstance(cause, TimeoutError) and limit.expired():
                 cause = TimeoutError(f"it took longer than {self._timeout_s:g} s")
             raise self._handler_failed(key, cause) from cause
         finally:
+            running.over = True
+            RUNNING.reset(entered)
             self.statistics.turns += 1
             self._pace_s = 0.8 * self._pace_s + 0.2 * (time.perf_counter() - began)
         return Answer(raw, opens, replies)
@@ -583,8 +693,8 @@ class Engine(Generic[State]):
             conversation=key.id,
             session=record.session + opens,
             state=self.states.decode(key, raw, schema),
-            messages=messages,
-            history=[] if opens else turns.history(snapshot, first, self.policy),
+            messages=owned(messages),
+            history=[] if opens else owned(turns.history(snapshot, first, self.policy)),
         )
         return turn, opens
 
@@ -599,14 +709,19 @@ class Engine(Generic[State]):
             async with asyncio.timeout(self._timeout_s):
                 found = await cast("Handler[State]", self.on_missing)(turn)
             raw = self.states.fresh(key) if found is None else self.states.encode(key, found)
-        except Exception as cause:
+        except (Exception, asyncio.CancelledError) as cause:
+            if cancelled_from_outside(cause):
+                raise
             raise HookFailed(
-                f"{key}: on_missing could not rebuild the state ({type(cause).__name__}: {cause}). Nothing was changed; the message stays "
+                f"{key}: on_missing could not rebuild the state ({told(cause)}). Nothing was changed; the message stays "
                 f"unread and is tried again in {HOOK_PAUSE_S:g} s."
             ) from cause
         session = snapshot.record.session + 1
         note = Draft(
-            id=f"rebuilt:{snapshot.row.born}.{session}", role="system", content="", metadata={"kind": "rebuilt"}
+            id=f"{RESERVED}rebuilt:{snapshot.row.born}.{session}",
+            role="system",
+            content="",
+            metadata={"kind": "rebuilt"},
         )
 
         def decide(there: Snapshot) -> Act | None:
@@ -616,11 +731,11 @@ class Engine(Generic[State]):
             return turns.noted(there, record, note, self.policy, at=self.clock())
 
         try:
-            after, done = await self.store.commit(snapshot, decide, at=self.clock())
+            after, said = await self.store.commit(snapshot, decide, at=self.clock())
         except Duplicate:  # somebody rebuilt this session before us, and may have gone on with it
-            done = False
             self.store.forget(key)
-        return after if done else None
+            return None
+        return after if said is not None else None
 
     def _success(
         self,
@@ -654,18 +769,18 @@ class Engine(Generic[State]):
         return turns.failed(there, tried, _reason(failure), self.policy, at=now, retry_at=retry_at, arriving=arriving)
 
     def _handler_failed(self, key: Key, cause: BaseException) -> HandlerFailed:
-        failure = HandlerFailed(
-            f"{key}: the handler failed ({type(cause).__name__}: {cause}); the message stays in the log."
-        )
+        failure = HandlerFailed(f"{key}: the handler failed ({told(cause)}); the message stays in the log.")
         failure.__cause__ = cause
         return failure
 
-    async def _commit(self, snapshot: Snapshot, decide: Callable[[Snapshot], Act | None]) -> tuple[Snapshot, bool]:
+    async def _commit(
+        self, snapshot: Snapshot, decide: Callable[[Snapshot], Act | None]
+    ) -> tuple[Snapshot, list[Message] | None]:
         """As `Store.commit`; a note that is in the log already was written by an earlier run of the same act."""
         try:
             return await self.store.commit(snapshot, decide, at=self.clock())
         except Duplicate:
-            return await self.store.load(snapshot.row.key) or blank(snapshot.row.key), True
+            return await self.store.load(snapshot.row.key) or blank(snapshot.row.key), []
 
     async def _resolve(self, lane: Lane, snapshot: Snapshot) -> None:
         for waiter in list(lane.waiters):
@@ -674,13 +789,23 @@ class Engine(Generic[State]):
                     f"{snapshot.row.key} was erased while its message {waiter.number} waited for an answer."
                 )
                 _answer(waiter, erased)
-            elif (found := await self._outcome(snapshot, waiter.number)) is not None:
+            elif (found := await self.outcome(snapshot, waiter.number)) is not None:
                 _answer(waiter, found)
         lane.waiters = [waiter for waiter in lane.waiters if not waiter.answered.done()]
 
     def _fail(self, lane: Lane, fault: BaseException) -> None:
         for waiter in lane.waiters:
-            _answer(waiter, fault)
+            if isinstance(fault, Unavailable | asyncio.CancelledError):
+                # "Certainly not written" would be a lie: it has been, only its answer has not.
+                _answer(
+                    waiter,
+                    Uncertain(
+                        f"Message number {waiter.number} is in the log and will be answered, but not now "
+                        f"({str(fault) or 'this instance stops'}). Send it again under the same id to get the answer."
+                    ),
+                )
+            else:
+                _answer(waiter, fault)
         lane.waiters = []
 
     async def _hand_back(self, key: Key, lane: Lane) -> None:
@@ -691,7 +816,7 @@ class Engine(Generic[State]):
         )
 
     async def _give_back(self, key: Key, lane: Lane, retry_at: float | None) -> None:
-        snapshot = self.store.cached(key)
+        snapshot = self.store.cached(key) or await self.store.load(key)
         if snapshot is not None and snapshot.row.claim == lane.claim:
             await self._commit(
                 snapshot,
@@ -707,10 +832,12 @@ class Engine(Generic[State]):
     async def _sweep_for_ever(self) -> None:
         while True:
             try:
-                await self._look_at_switches()
                 await self.sweep()
+                await self._look_at_switches()
             except StoreError as fault:
                 log.warning("The sweep could not look for work: %s", fault)
+            except Exception:  # it must go on, whatever it was: nobody else finds what a crash has left
+                log.exception("The sweep failed, and will look again.")
             await asyncio.sleep(self._poll_s)
 
     async def sweep(self) -> int:
@@ -728,7 +855,8 @@ class Engine(Generic[State]):
                 due = (row.wake or 0.0) <= now or (
                     row.claim and (row.due_at or 0.0) <= now and self._orphaned(row.claim)
                 )
-                if due and row.key not in self._lanes and row.key != SWITCHES and len(self._lanes) < room:
+                put_off = self._unreadable.get(row.key, 0.0) > now or row.key == SWITCHES
+                if due and not put_off and row.key not in self._lanes and len(self._lanes) < room:
                     lane = self._lanes[row.key] = self._lane()
                     self._start(row.key, lane)
                     started += 1
@@ -755,7 +883,8 @@ class Engine(Generic[State]):
 
     # -- switches -----------------------------------------------------------------------------------------------------------
 
-    def _is_off(self, snapshot: Snapshot) -> bool:
+    def is_off(self, snapshot: Snapshot) -> bool:
+        """Whether the bot is switched off for this conversation: itself, its tenant, or everywhere."""
         return snapshot.record.off or self._off_here(snapshot.row.key)
 
     def _off_here(self, key: Key) -> bool:
@@ -780,8 +909,12 @@ class Engine(Generic[State]):
 
     async def switch_one(self, key: Key, on: bool) -> None:
         """Switches the bot for one conversation."""
+        self._refuse_own(key, "would throw its own turn away; switch it when the turn is over")
         note = Draft(
-            id=f"switch:{fresh_token()}", role="system", content="on" if on else "off", metadata={"kind": "switch"}
+            id=f"{RESERVED}switch:{fresh_token()}",
+            role="system",
+            content="on" if on else "off",
+            metadata={"kind": "switch"},
         )
 
         def decide(there: Snapshot) -> Act | None:
@@ -796,8 +929,12 @@ class Engine(Generic[State]):
         while True:
             rows = await self.store.rows("key", tenant=tenant, after=after) if conversation is None else []
             for key in [row.key for row in rows] if conversation is None else [conversation]:
-                snapshot = await self.store.load(key)
-                if snapshot is None or not turns.unread(snapshot) or self._is_off(snapshot) or key == SWITCHES:
+                try:
+                    snapshot = await self.store.load(key)
+                except (Corrupt, Unsupported) as unreadable:
+                    log.error("%s", unreadable)
+                    continue
+                if snapshot is None or not turns.unread(snapshot) or self.is_off(snapshot) or key == SWITCHES:
                     continue
                 if not answer:
                     await self._commit(snapshot, lambda there: turns.skipped(there, self.policy, at=self.clock()))
@@ -816,12 +953,13 @@ class Engine(Generic[State]):
             raise Unavailable(
                 f"{key}: this Chatkeep is not open; nothing was written. Use it inside `async with keep:`."
             )
+        self._refuse_own(key, "would throw its own turn away; change turn.state")
         return await self._note(key, self.states, edit, kind="change")
 
     async def _note(self, key: Key, states: StateCodec[Any], edit: Callable[[Any], Any], *, kind: str) -> Snapshot:
         snapshot = self.store.cached(key) or await self.store.load(key) or blank(key)
         now = self.clock()
-        note = Draft(id=f"{kind}:{fresh_token()}", role="system", content="", metadata={"kind": kind})
+        note = Draft(id=f"{RESERVED}{kind}:{fresh_token()}", role="system", content="", metadata={"kind": kind})
         while self.on_missing and states is self.states and turns.session_over(snapshot.record, self.policy, now):
             stand_in = Message(id=note.id, number=snapshot.row.head + 1, role="system", content="", created_at=now)
             rebuilt = await self._rebuilt(snapshot, [stand_in])
@@ -853,19 +991,41 @@ class HookFailed(HandlerFailed):
 SWITCH_STATES: StateCodec[dict[str, bool]] = StateCodec(dict, limit=1024 * 1024)
 
 
+def owned(messages: list[Message]) -> list[Message]:
+    """*messages* for somebody to keep or change: what they share with the cache is copied."""
+    return [
+        message
+        if isinstance(message.content, str) and not message.metadata
+        else structs.replace(message, content=deepcopy(message.content), metadata=deepcopy(message.metadata))
+        for message in messages
+    ]
+
+
+def cancelled_from_outside(cause: BaseException) -> bool:
+    """Whether *cause* is the cancelling of the task that we run in, and not just an error of the handler's own tasks."""
+    task = asyncio.current_task()
+    return isinstance(cause, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
+def told(cause: BaseException) -> str:
+    """An exception in words; even one that cannot put itself into words."""
+    try:
+        return f"{type(cause).__name__}: {cause}"
+    except Exception:
+        return type(cause).__name__
+
+
 def _answer(waiter: Waiter, found: Outcome | BaseException) -> None:
     if waiter.answered.done():
         return
     if isinstance(found, Outcome):
         waiter.answered.set_result(found)
-    elif isinstance(found, asyncio.CancelledError):
-        waiter.answered.cancel()
     else:
         waiter.answered.set_exception(found)
 
 
 def _reason(failure: HandlerFailed) -> str:
     cause = failure.__cause__
-    text = str(failure) if cause is None else f"{type(cause).__name__}: {cause}"
+    text = str(failure) if cause is None else told(cause)
     # A reason is stored in the log, so it must be storable whatever the handler has put into it.
     return text.encode("utf-8", "replace").decode().replace("\0", "�")[:500]

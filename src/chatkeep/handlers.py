@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor
 from typing import Any, cast
 
 from .model import Content, State, Turn
@@ -12,9 +14,11 @@ from .model import Content, State, Turn
 Handler = Callable[[Turn[State]], Any]
 """What `on_message` and `on_missing` are given, made awaitable by `handler_for`."""
 
+MOST = 400  # replies of one turn: what one act may carry (ENTRIES_MOST), with room for the message and notes
 
-def handler_for(function: Callable[..., Any]) -> Handler[Any]:
-    """*function* as something to await: plain functions run in a thread, the text of async generators is put
+
+def handler_for(function: Callable[..., Any], threads: Callable[[], Executor]) -> Handler[Any]:
+    """*function* as something to await: plain functions run in one of *threads*, the text of async generators is put
     together."""
     if inspect.isasyncgenfunction(function):
 
@@ -25,10 +29,28 @@ def handler_for(function: Callable[..., Any]) -> Handler[Any]:
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
         return cast(Handler[Any], function)
 
+    def guarded(turn: Turn[Any]) -> Any:
+        try:
+            return function(turn)
+        except StopIteration as stop:  # no future can carry it
+            raise RuntimeError("the handler raised StopIteration") from stop
+
     async def in_thread(turn: Turn[Any]) -> Any:
-        return await asyncio.to_thread(function, turn)
+        context = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(threads(), context.run, guarded, turn)
 
     return in_thread
+
+
+def replies_of(turn: Turn[Any], said: Any) -> list[Content]:
+    """All that a turn replies: what was added with turn.reply, then what the handler returned. Raises TypeError."""
+    added: list[Content] = []
+    for content in turn.replies:
+        added += [content] if isinstance(content, list) else contents(content)
+    replies = [*added, *contents(said)]
+    if len(replies) > MOST:
+        raise TypeError(f"a turn replies with at most {MOST} messages, not {len(replies)}")
+    return replies
 
 
 def contents(said: Any) -> list[Content]:

@@ -7,15 +7,15 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, cast, get_args
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from .cache import Cache, CacheStatistics
 from .codec import RESERVED, StateCodec, key_for
 from .drivers import driver_for
 from .drivers.base import Driver, Index, Key, Row
-from .engine import EVERYWHERE, Engine, EngineStatistics
+from .engine import EVERYWHERE, Engine, EngineStatistics, owned
 from .errors import BadMessage, Corrupt, Misconfigured, Unsupported, UsageError
-from .handlers import handler_for
+from .handlers import Handler, handler_for
 from .model import Content, Conversation, Message, Receipt, Role, State
 from .settings import settings_from
 from .store import Store
@@ -90,6 +90,7 @@ class Tenant(Generic[State]):
                 f"{conversation}: nobody answers a message of role {role!r}; use accept. Nothing was touched."
             )
         key = self._key(conversation)
+        _check_names(key, id, owner)
         return await self._engine.receive(key, content, id=id, role=role, metadata=metadata, owner=owner)
 
     async def accept(
@@ -114,6 +115,7 @@ class Tenant(Generic[State]):
                 f"{conversation}: a role is one of {', '.join(get_args(Role))}, not {role!r}. Nothing was touched."
             )
         key = self._key(conversation)
+        _check_names(key, id, owner)
         return await self._engine.accept(key, content, id=id, role=role, metadata=metadata, owner=owner)
 
     async def conversation(self, conversation: str, *, messages: int | None = None) -> Conversation[State] | None:
@@ -226,27 +228,17 @@ class Tenant(Generic[State]):
         await self._engine.store.erase(self._key(conversation), at=self._engine.clock())
 
     async def dead_letters(self, conversation: str) -> list[Message]:
-        """The messages that were set aside, oldest first, each with the reason in `metadata["reason"]`."""
+        """The messages that were set aside and are still in the log, oldest first, each with its `metadata["reason"]`."""
         key = self._key(conversation)
         snapshot = await self._engine.store.load(key)
-        if snapshot is None:
-            return []
-        notes = {}
-        for number in snapshot.record.dead:
-            async for message in self.history(conversation, after=number - 1):
-                if message.number == number:
-                    original = message
-                elif message.metadata.get("kind") == "dead" and message.reply_to == number:
-                    notes[number] = Message(
-                        id=original.id,
-                        number=number,
-                        role=original.role,
-                        content=original.content,
-                        created_at=original.created_at,
-                        metadata=original.metadata | {"reason": message.text},
-                    )
-                    break
-        return list(notes.values())
+        letters = []
+        for number in snapshot.record.dead if snapshot else ():
+            page = await self._engine.store.page(key, snapshot.row.born, after=number - 1, limit=1) if snapshot else []
+            if snapshot and page and page[0].number == number:
+                found = await self._engine.outcome(snapshot, number)
+                reason = {"reason": found.dead if found else ""}
+                letters.append(structs.replace(page[0], metadata=page[0].metadata | reason))
+        return letters
 
     async def replay(self, conversation: str, number: int) -> Receipt:
         """
@@ -257,12 +249,17 @@ class Tenant(Generic[State]):
         for message in await self.dead_letters(conversation):
             if message.number == number:
                 metadata = {name: value for name, value in message.metadata.items() if name != "reason"}
-                name = f"replay:{number}:{message.id}"[:400]
-                return await self.accept(
-                    conversation, message.content, id=name, role=message.role, metadata=metadata | {"replay_of": number}
+                return await self._engine.accept(
+                    self._key(conversation),
+                    message.content,
+                    id=f"{RESERVED}replay:{number}",
+                    role=message.role,
+                    metadata=metadata | {"replay_of": number},
+                    owner="",
                 )
         raise UsageError(
-            f"{conversation}: message {number} was not set aside; nothing was done. dead_letters() lists those that were."
+            f"{conversation}: message {number} was not set aside, or has left the log; nothing was done. dead_letters() lists "
+            "those that can be replayed."
         )
 
     async def switch(self, on: bool, conversation: str | None = None, *, unread: str = "answer") -> None:
@@ -293,7 +290,7 @@ class Tenant(Generic[State]):
 
     def _shown(self, snapshot: Snapshot, messages: int | None) -> Conversation[State]:
         row, record, engine = snapshot.row, snapshot.record, self._engine
-        over = session_over(record, engine.policy, engine.clock(), record.since)
+        over = session_over(record, engine.policy, engine.clock())
         raw, schema = (engine.states.fresh(row.key), engine.states.schema) if over else (record.state, record.schema)
         shown = snapshot.messages if messages is None else snapshot.messages[-messages:] if messages else ()
         return Conversation(
@@ -303,10 +300,10 @@ class Tenant(Generic[State]):
             revision=row.revision,
             state=engine.states.decode(row.key, raw, schema),
             session=record.session,
-            messages=list(shown),
+            messages=owned(list(shown)),
             head=row.head,
             unread=len(unread(snapshot)),
-            on=not record.off,
+            on=not engine.is_off(snapshot),
             dead=list(record.dead),
             updated_at=row.updated_at,
             due_at=row.due_at,
@@ -374,7 +371,7 @@ class Chatkeep(Tenant[State]):
         """
         if self._engine.handler is not None:
             raise Misconfigured("There is a handler already; a Chatkeep has one.")
-        self._engine.handler = handler_for(handler)
+        self._engine.handler = self._awaitable(handler)
         return handler
 
     def on_missing(self, hook: F) -> F:
@@ -388,8 +385,13 @@ class Chatkeep(Tenant[State]):
         """
         if self._engine.on_missing is not None:
             raise Misconfigured("There is an on_missing hook already; a Chatkeep has one.")
-        self._engine.on_missing = handler_for(hook)
+        self._engine.on_missing = self._awaitable(hook)
         return hook
+
+    def _awaitable(self, function: Callable[..., Any]) -> Handler[State]:
+        if self._engine.is_open:
+            raise Misconfigured("This Chatkeep is open already; decorate its handler and hook before.")
+        return handler_for(function, self._engine.threads)
 
     def tenant(self, name: str) -> Tenant[State]:
         """The same surface over another tenant's conversations."""
@@ -421,6 +423,15 @@ class Chatkeep(Tenant[State]):
     @property
     def _scope(self) -> str | None:
         return None
+
+
+def _check_names(key: Key, id: str | None, owner: str) -> None:
+    if isinstance(id, str) and id.startswith(RESERVED):
+        raise BadMessage(
+            f"{key}: message ids that start with {RESERVED!r} are chatkeep's own ({id[:60]!r}); nothing was touched."
+        )
+    if owner:
+        key_for("", owner)  # an owner is text that every store can keep
 
 
 def _unreadable(row: Row, fault: str) -> Conversation[Any]:

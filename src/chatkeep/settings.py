@@ -77,6 +77,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             retention_s=None if self.retention is None else seconds(self.retention),
             history=self.history,
             max_raised=self.attempts,
+            max_begun=max(8, self.attempts + 5),
             claim_s=seconds(self.turn_timeout) + 5.0,
         )
 

@@ -22,7 +22,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 from .cache import Cache, CacheStatistics
 from .codec import Record, body_of, entry_for, message_from, record_from
 from .drivers.base import Claim, Driver, Entry, Index, Key, Row
-from .errors import Conflict, Corrupt, Uncertain
+from .errors import Conflict, Corrupt, Unavailable, Uncertain
 from .model import Message
 from .turns import Act, Draft, Snapshot
 
@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 PAGE = 200
 SETTLE_S = 10.0
+NOTE_LIMIT = 64 * 1024  # chatkeep's own notes are short, whatever the limit for messages is
 PATIENCE = 3  # conflicts in a row before a writer steps back for a moment
 
 Decide = Callable[[Snapshot], Act | None]
@@ -65,13 +66,13 @@ class Store:
         """Lets go of what is cached: it is known to be old."""
         self._cache.drop(key)
 
-    async def load(self, key: Key) -> Snapshot | None:
+    async def load(self, key: Key, *, again: bool = True) -> Snapshot | None:
         """The conversation as it is now; None when there is none."""
         found = await self._settle(lambda: self.driver.read(key, tail=self._window))
         if found is None:
             self._cache.drop(key)
             return None
-        return self._keep(await self._complete(self._decoded(*found)))
+        return self._keep(await self._complete(self._decoded(*found), again=again))
 
     async def append(
         self, key: Key, entry: Entry, *, at: float, due_at: float | None, claim: Claim | None, owner: str
@@ -99,9 +100,18 @@ class Store:
         elif cached is None:
             snapshot = self._decoded(row, entries)
         else:
-            return await self._reloaded(key), known.get(entry.id, row.head), entry.id in known
-        snapshot = self._keep(await self._complete(snapshot))
-        return snapshot, known.get(entry.id, row.head), entry.id in known and row.revision != revision
+            snapshot = Snapshot(row, Record(), ())  # too far behind to be brought up to date
+        number = known.get(entry.id, row.head)
+        try:
+            snapshot = self._keep(await self._complete(snapshot)) if snapshot.messages else await self._reloaded(key)
+        except Unavailable as fault:
+            raise Uncertain(
+                f"{key}: message {entry.id} is in the log as number {number}, and will be answered; what became of it could not "
+                f"be read ({fault}). Send it again under the same id to get the answer."
+            ) from fault
+        if snapshot.row.born != row.born:
+            raise Conflict(f"{key} was erased while message {entry.id} was written.")
+        return snapshot, number, entry.id in known and row.revision != revision
 
     def _appending(
         self,
@@ -118,18 +128,18 @@ class Store:
             key, [entry], revision=revision, at=at, due_at=due_at, claim=claim, tail=tail, owner=owner
         )
 
-    async def commit(self, snapshot: Snapshot, decide: Decide, *, at: float) -> tuple[Snapshot, bool]:
+    async def commit(self, snapshot: Snapshot, decide: Decide, *, at: float) -> tuple[Snapshot, list[Message] | None]:
         """Writes what *decide* makes of the snapshot, on top of whatever others wrote meanwhile.
 
-        Answers the snapshot it leaves and True, or, when *decide* gives None, the newest snapshot and False. Raises
-        `Duplicate` when one of the ids is in the log already, `Uncertain` when the store kept silent to the end.
+        Answers the snapshot it leaves and the entries it added, or, when *decide* gives None, the newest snapshot and
+        None. Raises `Duplicate` when one of the ids is in the log already, `Uncertain` when the store kept silent to the end.
         """
         key = snapshot.row.key
         conflicts = 0
         while True:
             act = decide(snapshot)
             if act is None:
-                return snapshot, False
+                return snapshot, None
             row, entries = self._encoded(snapshot, act, at)
             replaces, since = snapshot.row.revision or None, snapshot.row.head
             try:
@@ -156,7 +166,7 @@ class Store:
                 _message(key, row.born, draft, entry, number, at)
                 for number, (draft, entry) in enumerate(zip(act.drafts, entries, strict=True), row.head + 1)
             ]
-            return self._keep(self._windowed(stored, act.record, (*snapshot.messages, *said))), True
+            return self._keep(self._windowed(stored, act.record, (*snapshot.messages, *said))), said
 
     def _writing(
         self, row: Row, replaces: str | None, entries: list[Entry], since: int, drop: int
@@ -232,7 +242,7 @@ class Store:
             id=draft.id,
             role=draft.role,
             created_at=draft.created_at or at,
-            limit=self._message_limit,
+            limit=self._message_limit if draft.role != "system" else NOTE_LIMIT,
             reply_to=draft.reply_to,
             reply_from=draft.reply_from,
             metadata=draft.metadata,
@@ -247,20 +257,23 @@ class Store:
         return self._windowed(row, record_from(row.key, row.body), messages)
 
     def _windowed(self, row: Row, record: Record, messages: tuple[Message, ...]) -> Snapshot:
-        """The record stands for the body, so the body is let go; unread messages are never cut off."""
-        wanted = max(self._window, row.head - record.cursor)
-        return Snapshot(structs.replace(row, body=b""), record, messages[-wanted:])
+        """The record stands for the body, so the body is let go. What is kept is the window before the cursor, and all
+        that is behind it: what waits must not push out the talk that it belongs to."""
+        surplus = len(messages) - self._window - max(row.head - record.cursor, 0)
+        return Snapshot(structs.replace(row, body=b""), record, messages[surplus:] if surplus > 0 else messages)
 
-    async def _complete(self, snapshot: Snapshot) -> Snapshot:
-        """Fetches unread messages that the window does not reach."""
+    async def _complete(self, snapshot: Snapshot, *, again: bool = True) -> Snapshot:
+        """Fetches what belongs into the snapshot and was not in the tail that was read."""
         row, record = snapshot.row, snapshot.record
         start = snapshot.messages[0].number if snapshot.messages else row.head + 1
-        seen = max(record.cursor, record.dropped)
+        seen = max(record.cursor - self._window, record.dropped)
         missing: list[Message] = []
         while start > seen + 1:
             found = await self.page(row.key, row.born, after=seen, before=start, limit=PAGE)
+            if not found and again:  # retention was quicker: the record that we hold is older than the log
+                return await self._reloaded(row.key, again=False)
             if not found:
-                return await self._reloaded(row.key)
+                raise Corrupt(f"{row.key}: log entries {seen + 1} to {start - 1} are missing. Nothing was changed.")
             missing += found
             seen = found[-1].number
         return structs.replace(snapshot, messages=(*missing, *snapshot.messages)) if missing else snapshot
@@ -276,8 +289,8 @@ class Store:
             return self._keep(self._windowed(row, record_from(key, row.body), (*snapshot.messages, *news)))
         return await self._reloaded(key)
 
-    async def _reloaded(self, key: Key) -> Snapshot:
-        return await self.load(key) or blank(key)
+    async def _reloaded(self, key: Key, *, again: bool = True) -> Snapshot:
+        return await self.load(key, again=again) or blank(key)
 
     def _keep(self, snapshot: Snapshot) -> Snapshot:
         self._cache.put(snapshot)

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Raw, Struct, structs
 
-from .codec import NONE, Record
+from .codec import NONE, RESERVED, Record
 from .drivers.base import Entry, Row
 from .model import ASKING, TALK, Content, Message, Role, Status
 
@@ -158,9 +158,9 @@ def begun(snapshot: Snapshot) -> int:
     return snapshot.record.begun + (snapshot.row.claim is not None)
 
 
-def taken(snapshot: Snapshot, policy: Policy, *, token: str, at: float) -> Act:
-    """Takes the claim: a free one, or one whose holder is gone; then the attempt it stood for is counted."""
-    record = structs.replace(snapshot.record, begun=begun(snapshot))
+def taken(snapshot: Snapshot, policy: Policy, *, token: str, at: float, counted: bool = True) -> Act:
+    """Takes the claim: a free one, or one whose holder is gone; then the attempt it stood for is *counted*."""
+    record = structs.replace(snapshot.record, begun=begun(snapshot) if counted else snapshot.record.begun)
     return next_act(snapshot, record, policy, at=at, claim=token)
 
 
@@ -244,7 +244,7 @@ def set_aside(
     record = snapshot.record
     waiting = [later for later in unread(snapshot) if later.number > number]
     note = Draft(
-        id=f"dead:{snapshot.row.born}.{number}",
+        id=f"{RESERVED}dead:{snapshot.row.born}.{number}",
         role="system",
         content=reason,
         reply_to=number,

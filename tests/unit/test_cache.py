@@ -10,11 +10,10 @@ from chatkeep.drivers.base import Key, Row
 from chatkeep.turns import Snapshot
 
 
-def snapshot(name: str, head: int = 1, born: str = "b", size: int = 10) -> Snapshot:
+def snapshot(name: str, head: int = 1, born: str = "b", size: int = 10, at: float = 0.0) -> Snapshot:
     """A small conversation."""
-    return Snapshot(
-        Row(key=Key("", name), revision=f"{head}", born=born, head=head), Record(state=Raw(b"x" * size)), ()
-    )
+    row = Row(key=Key("", name), revision=f"{at}", born=born, head=head, updated_at=at)
+    return Snapshot(row, Record(state=Raw(b"x" * size)), ())
 
 
 def test_the_least_recently_used_go_first_and_all_is_counted() -> None:
@@ -48,6 +47,9 @@ def test_an_older_answer_that_arrives_late_does_not_replace_a_newer_one() -> Non
     cache.put(snapshot("a", head=5))
     cache.put(snapshot("a", head=4))
     assert 5 == cache.get(Key("", "a")).row.head  # type: ignore[union-attr]
+    cache.put(snapshot("a", head=5, at=2.0))
+    cache.put(snapshot("a", head=5, at=1.0))
+    assert 2.0 == cache.get(Key("", "a")).row.updated_at  # type: ignore[union-attr]
     cache.put(snapshot("a", head=1, born="c"))
 
     assert 1 == cache.get(Key("", "a")).row.head  # type: ignore[union-attr]
