@@ -23,7 +23,7 @@ class Whole:
         await self.keep.open()
 
     async def turn(self, conversation: str, step: int) -> None:
-        receipt = await self.keep.receive(conversation, work.question(step), id=f"wamid.{conversation}.{step}")
+        receipt = await self.keep.receive(conversation, work.question(step), id=f"{conversation[-5:]}.{step:010}")
         assert receipt.status == "answered"
 
     async def close(self) -> None:

@@ -31,6 +31,10 @@ NONE = Raw(b"null")
 RESERVED = "~"
 """Tenants and message ids that start with it are chatkeep's own."""
 
+LETTERS: dict[Role, str] = {"user": "u", "assistant": "a", "operator": "o", "system": "s", "event": "e"}
+ROLES = {letter: role for role, letter in LETTERS.items()}
+"""Roles as the store keeps them, in every entry."""
+
 Upgrades = Mapping[int, Callable[[Any], Any]]
 
 
@@ -148,7 +152,7 @@ def entry_for(
         raise TooLarge(
             f"{key}: this message takes {len(rest):,} bytes, {limit:,} are allowed; nothing was touched. Refer to attachments by URL."
         )
-    return Entry(0, id, role, b'["%s",%s' % (_crc(key, rest), rest))
+    return Entry(0, id, LETTERS[role], b'["%s",%s' % (_crc(key, rest), rest))
 
 
 def message_from(key: Key, born: str, entry: Entry) -> Message:
@@ -158,11 +162,16 @@ def message_from(key: Key, born: str, entry: Entry) -> Message:
         line = _decode_line(entry.body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as fault:
         raise Corrupt(f"{key}: log entry {entry.number} cannot be read ({fault}). Nothing was changed.") from fault
+    role = ROLES.get(entry.role)
+    if role is None:
+        raise Corrupt(
+            f"{key}: log entry {entry.number} has the role {entry.role!r}, which there is not. Nothing was changed."
+        )
     reply_to = line.reply_to or None
     return Message(
         id=entry.id or f"{born}.{entry.number}",
         number=entry.number,
-        role=cast(Role, entry.role),
+        role=role,
         content=line.content,
         created_at=line.at / 1000,
         reply_to=reply_to,

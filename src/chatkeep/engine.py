@@ -993,6 +993,8 @@ SWITCH_STATES: StateCodec[dict[str, bool]] = StateCodec(dict, limit=1024 * 1024)
 
 def owned(messages: list[Message]) -> list[Message]:
     """*messages* for somebody to keep or change: what they share with the cache is copied."""
+    if not any([message.metadata or type(message.content) is not str for message in messages]):
+        return list(messages)
     return [
         message
         if isinstance(message.content, str) and not message.metadata
