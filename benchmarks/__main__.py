@@ -278,6 +278,7 @@ def main() -> None:
         memory=", ".join(f"{turns:,}: {mb:.1f}" for turns, mb in grown),
     )
     (HERE / "RESULTS.md").write_text(results)
+    print(table(samples), "", table(slowed) if slowed else "", "", sep="\n")
     print("\n".join(f"{'ok    ' if met else 'MISSED'} {what}: {figure}" for what, figure, met in bars))
 
 
