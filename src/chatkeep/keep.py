@@ -222,8 +222,8 @@ class Tenant(Generic[State]):
         """
         Removes state, log, ids and every trace in the indexes. There is no way back.
 
-        When this returns no read on any instance shows it, and acts that were on their way are refused. A later
-        message begins a new conversation.
+        When this returns no read on any instance shows it. A message that was on its way, or comes later, begins a new
+        conversation; a turn that was running writes nothing.
         """
         await self._engine.store.erase(self._key(conversation), at=self._engine.clock())
 
@@ -268,8 +268,8 @@ class Tenant(Generic[State]):
         tenants).
 
         While it is off, messages are kept and shown, and not answered. When it goes on again, what is unread is
-        answered as `overlap` says, or, with unread="skip", passed over. Durable; other instances on the store notice
-        within `poll`.
+        answered as `overlap` says, or, with unread="skip", passed over. Durable. Other instances on the store notice
+        within `poll`; what they have put aside while it was off they look at again within half a minute.
         """
         if unread not in ("answer", "skip"):
             raise UsageError(f'unread is "answer" or "skip", not {unread!r}; nothing was switched.')

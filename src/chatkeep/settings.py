@@ -33,7 +33,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """How a Chatkeep behaves. Durations are "30m", "24h", "250ms", or seconds as a number.
 
     session_ttl: idle time after which a conversation starts fresh (None: never; "0s": each message is a session of
-    its own). retention: how long log entries are kept (None: for ever). history: so many earlier messages are in a
+    its own). retention: how long log entries are kept (None: for ever); looked after when a conversation is used or
+    due, so not where nobody has been since it was set. history: so many earlier messages are in a
     turn. overlap: what happens to messages that come while a turn runs, or shortly one after another:
         queue     each gets a turn of its own, in order
         burst     the first is answered at once; what comes meanwhile is answered together in the next turn
