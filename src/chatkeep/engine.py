@@ -45,7 +45,7 @@ from .errors import (
 from .handlers import Handler, replies_of
 from .model import ASKING, Content, Message, Receipt, Role, State, Turn
 from .settings import Settings, seconds
-from .store import PAGE, Store, blank, fresh_token
+from .store import PAGE, Store, fresh_token
 from .turns import Act, Draft, Outcome, Snapshot
 
 log = logging.getLogger("chatkeep")
@@ -263,6 +263,12 @@ class Engine(Generic[State]):
         found = await self.outcome(snapshot, number) if known else None
         return self._receipt(key, draft.id, number, found or Outcome("accepted"), duplicate=known)
 
+    def _refuse_closed(self, key: Key) -> None:
+        if not self._open:
+            raise Unavailable(
+                f"{key}: this Chatkeep is not open; nothing was written. Use it inside `async with keep:`."
+            )
+
     def _refuse_own(self, key: Key, why: str) -> None:
         """Refuses what a handler must not do to the conversation whose turn it runs."""
         running = RUNNING.get()
@@ -272,10 +278,7 @@ class Engine(Generic[State]):
             running = running.outer
 
     def _draft(self, key: Key, content: Content, id: str | None, role: Role, metadata: dict[str, Any] | None) -> Draft:
-        if not self._open:
-            raise Unavailable(
-                f"{key}: this Chatkeep is not open; nothing was written. Use it inside `async with keep:`."
-            )
+        self._refuse_closed(key)
         if self.statistics.waiting >= self._settings.backlog or len(self._lanes) >= self._settings.backlog:
             raise Overloaded(
                 f"{key}: {self._settings.backlog:,} messages wait in this process already; nothing was written. Try again later."
@@ -323,7 +326,6 @@ class Engine(Generic[State]):
         def decide(now: Snapshot) -> Act | None:
             if not turns.same_input(snapshot, now) or turns.unread(now) or now.row.claim:
                 return None
-            # (With nothing unread, what others added is only in the way of the numbers.)
             if failure is not None:
                 return self._failure(now, [arriving], failure, draft)
             return self._success(now, [arriving], answer, arriving=draft)
@@ -523,7 +525,7 @@ class Engine(Generic[State]):
 
     async def _step(self, key: Key, lane: Lane) -> float | None:
         """One step: 0 when there may be more to do, a pause to make first, None when there is nothing to do here."""
-        snapshot = (self.store.cached(key) if lane.warm else None) or await self.store.load(key) or blank(key)
+        snapshot = (self.store.cached(key) if lane.warm else None) or await self.store.reload(key)
         lane.warm = True
         now = self.clock()
         if not turns.unread(snapshot):
@@ -717,12 +719,7 @@ class Engine(Generic[State]):
                 f"unread and is tried again in {HOOK_PAUSE_S:g} s."
             ) from cause
         session = snapshot.record.session + 1
-        note = Draft(
-            id=f"{RESERVED}rebuilt:{snapshot.row.born}.{session}",
-            role="system",
-            content="",
-            metadata={"kind": "rebuilt"},
-        )
+        note = turns.note("rebuilt", f"{snapshot.row.born}.{session}")
 
         def decide(there: Snapshot) -> Act | None:
             if not turns.same_input(snapshot, there):
@@ -780,7 +777,7 @@ class Engine(Generic[State]):
         try:
             return await self.store.commit(snapshot, decide, at=self.clock())
         except Duplicate:
-            return await self.store.load(snapshot.row.key) or blank(snapshot.row.key), []
+            return await self.store.reload(snapshot.row.key), []
 
     async def _resolve(self, lane: Lane, snapshot: Snapshot) -> None:
         for waiter in list(lane.waiters):
@@ -811,9 +808,7 @@ class Engine(Generic[State]):
     async def _hand_back(self, key: Key, lane: Lane) -> None:
         """On the way out: gives the claim back, so that another instance, or the next start, goes on at once."""
         await self._give_back(key, lane, None)
-        self._fail(
-            lane, Unavailable(f"{key}: this instance is stopping; the message is in the log and will be answered.")
-        )
+        self._fail(lane, Unavailable(f"{key}: this instance is stopping"))
 
     async def _give_back(self, key: Key, lane: Lane, retry_at: float | None) -> None:
         snapshot = self.store.cached(key) or await self.store.load(key)
@@ -910,63 +905,55 @@ class Engine(Generic[State]):
     async def switch_one(self, key: Key, on: bool) -> None:
         """Switches the bot for one conversation."""
         self._refuse_own(key, "would throw its own turn away; switch it when the turn is over")
-        note = Draft(
-            id=f"{RESERVED}switch:{fresh_token()}",
-            role="system",
-            content="on" if on else "off",
-            metadata={"kind": "switch"},
-        )
+        note = turns.note("switch", fresh_token(), content="on" if on else "off")
 
         def decide(there: Snapshot) -> Act | None:
             record = structs.replace(there.record, off=not on)
             return turns.noted(there, record, note, self.policy, at=self.clock())
 
-        await self._commit(await self.store.load(key) or blank(key), decide)
+        await self._commit(await self.store.reload(key), decide)
 
-    async def resume(self, tenant: str | None, conversation: Key | None, *, answer: bool) -> None:
+    async def resume(self, tenant: str | None, *, answer: bool) -> None:
         """After a switch to on: answers what is unread, or passes it over, conversation by conversation."""
         after: Row | None = None
-        while True:
-            rows = await self.store.rows("key", tenant=tenant, after=after) if conversation is None else []
-            for key in [row.key for row in rows] if conversation is None else [conversation]:
+        while rows := await self.store.rows("key", tenant=tenant, after=after):
+            for row in rows:
                 try:
-                    snapshot = await self.store.load(key)
+                    await self.resume_one(row.key, answer=answer)
                 except (Corrupt, Unsupported) as unreadable:
                     log.error("%s", unreadable)
-                    continue
-                if snapshot is None or not turns.unread(snapshot) or self.is_off(snapshot) or key == SWITCHES:
-                    continue
-                if not answer:
-                    await self._commit(snapshot, lambda there: turns.skipped(there, self.policy, at=self.clock()))
-                elif self.handler is not None and len(self._lanes) < self._settings.backlog:
-                    # (What finds no room here is found by the sweep, when it looks at parked conversations again.)
-                    self._start(key, self._lanes.setdefault(key, self._lane()))
-            if len(rows) == 0:
-                return
             after = rows[-1]
+
+    async def resume_one(self, key: Key, *, answer: bool) -> None:
+        """The same for one conversation."""
+        snapshot = await self.store.load(key)
+        if snapshot is None or not turns.unread(snapshot) or self.is_off(snapshot) or key == SWITCHES:
+            return
+        if not answer:
+            await self._commit(snapshot, lambda there: turns.skipped(there, self.policy, at=self.clock()))
+        elif self.handler is not None and len(self._lanes) < self._settings.backlog:
+            # (What finds no room here is found by the sweep, when it looks at parked conversations again.)
+            self._start(key, self._lanes.setdefault(key, self._lane()))
 
     # -- state outside a turn -----------------------------------------------------------------------------------------------
 
     async def change(self, key: Key, edit: Callable[[State], State | None]) -> Snapshot:
         """Applies *edit* to the state, on top of whatever others write meanwhile; it may run more than once."""
-        if not self._open:
-            raise Unavailable(
-                f"{key}: this Chatkeep is not open; nothing was written. Use it inside `async with keep:`."
-            )
+        self._refuse_closed(key)
         self._refuse_own(key, "would throw its own turn away; change turn.state")
         return await self._note(key, self.states, edit, kind="change")
 
     async def _note(self, key: Key, states: StateCodec[Any], edit: Callable[[Any], Any], *, kind: str) -> Snapshot:
-        snapshot = self.store.cached(key) or await self.store.load(key) or blank(key)
+        snapshot = self.store.cached(key) or await self.store.reload(key)
         now = self.clock()
-        note = Draft(id=f"{RESERVED}{kind}:{fresh_token()}", role="system", content="", metadata={"kind": kind})
+        note = turns.note(kind, fresh_token())
         while self.on_missing and states is self.states and turns.session_over(snapshot.record, self.policy, now):
             stand_in = Message(id=note.id, number=snapshot.row.head + 1, role="system", content="", created_at=now)
             rebuilt = await self._rebuilt(snapshot, [stand_in])
             if rebuilt is not None:
                 snapshot = rebuilt
                 break
-            snapshot = await self.store.load(key) or blank(key)
+            snapshot = await self.store.reload(key)
 
         def decide(there: Snapshot) -> Act:
             record = there.record

@@ -276,10 +276,12 @@ class Tenant(Generic[State]):
         key = self._key(conversation) if conversation is not None else None
         if key is None:
             await self._engine.switch(on, scope=EVERYWHERE if self._scope is None else f"={self._tenant}")
+            if on:
+                await self._engine.resume(self._scope, answer=unread == "answer")
         else:
             await self._engine.switch_one(key, on)
-        if on:
-            await self._engine.resume(self._scope, key, answer=unread == "answer")
+            if on:
+                await self._engine.resume_one(key, answer=unread == "answer")
 
     @property
     def _scope(self) -> str | None:

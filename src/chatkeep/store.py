@@ -14,6 +14,7 @@ import random
 import secrets
 from base64 import urlsafe_b64encode
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 from msgspec import structs
@@ -74,6 +75,10 @@ class Store:
             return None
         return self._keep(await self._complete(self._decoded(*found), again=again))
 
+    async def reload(self, key: Key, *, again: bool = True) -> Snapshot:
+        """As `load`, with the blank snapshot where there is none."""
+        return await self.load(key, again=again) or blank(key)
+
     async def append(
         self, key: Key, entry: Entry, *, at: float, due_at: float | None, claim: Claim | None, owner: str
     ) -> tuple[Snapshot, int, bool]:
@@ -83,9 +88,9 @@ class Store:
         tail = self._window if cached is None else 4
         while True:
             revision = fresh_token()
-            call = self._appending(key, entry, revision, at, due_at, claim, tail, owner)
+            append = partial(self.driver.append, key, [entry], revision=revision, at=at, due_at=due_at)
             try:
-                row, entries, known = await self._settle(call)
+                row, entries, known = await self._settle(partial(append, claim=claim, tail=tail, owner=owner))
                 break
             except Conflict as there:
                 # Older than an erasure by another clock: it was asked for after it, so it belongs behind it.
@@ -103,7 +108,7 @@ class Store:
             snapshot = Snapshot(row, Record(), ())  # too far behind to be brought up to date
         number = known.get(entry.id, row.head)
         try:
-            snapshot = self._keep(await self._complete(snapshot)) if snapshot.messages else await self._reloaded(key)
+            snapshot = self._keep(await self._complete(snapshot)) if snapshot.messages else await self.reload(key)
         except Unavailable as fault:
             raise Uncertain(
                 f"{key}: message {entry.id} is in the log as number {number}, and will be answered; what became of it could not "
@@ -112,21 +117,6 @@ class Store:
         if snapshot.row.born != row.born:
             raise Conflict(f"{key} was erased while message {entry.id} was written.")
         return snapshot, number, entry.id in known and row.revision != revision
-
-    def _appending(
-        self,
-        key: Key,
-        entry: Entry,
-        revision: str,
-        at: float,
-        due_at: float | None,
-        claim: Claim | None,
-        tail: int,
-        owner: str,
-    ) -> Callable[[], Awaitable[tuple[Row, list[Entry], dict[str, int]]]]:
-        return lambda: self.driver.append(
-            key, [entry], revision=revision, at=at, due_at=due_at, claim=claim, tail=tail, owner=owner
-        )
 
     async def commit(self, snapshot: Snapshot, decide: Decide, *, at: float) -> tuple[Snapshot, list[Message] | None]:
         """Writes what *decide* makes of the snapshot, on top of whatever others wrote meanwhile.
@@ -142,13 +132,9 @@ class Store:
                 return snapshot, None
             row, entries = self._encoded(snapshot, act, at)
             replaces, since = snapshot.row.revision or None, snapshot.row.head
+            write = partial(self.driver.write, row, replaces=replaces, entries=entries, since=since, drop=act.drop)
             try:
-                try:
-                    stored = await self.driver.write(
-                        row, replaces=replaces, entries=entries, since=since, drop=act.drop
-                    )
-                except Uncertain:
-                    stored = await self._settle(self._writing(row, replaces, entries, since, act.drop))
+                stored = await self._settle(write)
                 if stored.head != row.head + len(entries):
                     raise Corrupt(f"{key}: the store numbered the log to {stored.head}, not {row.head + len(entries)}.")
             except Conflict as there:
@@ -167,11 +153,6 @@ class Store:
                 for number, (draft, entry) in enumerate(zip(act.drafts, entries, strict=True), row.head + 1)
             ]
             return self._keep(self._windowed(stored, act.record, (*snapshot.messages, *said))), said
-
-    def _writing(
-        self, row: Row, replaces: str | None, entries: list[Entry], since: int, drop: int
-    ) -> Callable[[], Awaitable[Row]]:
-        return lambda: self.driver.write(row, replaces=replaces, entries=entries, since=since, drop=drop)
 
     async def page(
         self, key: Key, born: str, *, after: int | None = None, before: int | None = None, limit: int
@@ -271,7 +252,7 @@ class Store:
         while start > seen + 1:
             found = await self.page(row.key, row.born, after=seen, before=start, limit=PAGE)
             if not found and again:  # retention was quicker: the record that we hold is older than the log
-                return await self._reloaded(row.key, again=False)
+                return await self.reload(row.key, again=False)
             if not found:
                 raise Corrupt(f"{row.key}: log entries {seen + 1} to {start - 1} are missing. Nothing was changed.")
             missing += found
@@ -287,10 +268,7 @@ class Store:
         if row.born == snapshot.row.born and snapshot.row.head + len(there.entries) == row.head:
             news = [message_from(key, row.born, entry) for entry in there.entries]
             return self._keep(self._windowed(row, record_from(key, row.body), (*snapshot.messages, *news)))
-        return await self._reloaded(key)
-
-    async def _reloaded(self, key: Key, *, again: bool = True) -> Snapshot:
-        return await self.load(key, again=again) or blank(key)
+        return await self.reload(key)
 
     def _keep(self, snapshot: Snapshot) -> Snapshot:
         self._cache.put(snapshot)

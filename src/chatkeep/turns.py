@@ -209,12 +209,18 @@ def finished(
 
 def passed_over(messages: list[Message]) -> Draft:
     """The note that *messages* are kept but will not be answered."""
+    return note("dropped", first=messages[0].number, last=messages[-1].number)
+
+
+def note(kind: str, name: str = "", *, content: str = "", first: int = 0, last: int = 0) -> Draft:
+    """A note of chatkeep's own, about the messages from *first* to *last*. With a *name* it can be written only once."""
     return Draft(
+        id=f"{RESERVED}{kind}:{name}" if name else "",
         role="system",
-        content="",
-        reply_to=messages[-1].number,
-        reply_from=messages[0].number,
-        metadata={"kind": "dropped"},
+        content=content,
+        reply_to=last,
+        reply_from=first,
+        metadata={"kind": kind},
     )
 
 
@@ -243,15 +249,8 @@ def set_aside(
     """Passes over a message that keeps failing and notes why; the next one is handled."""
     record = snapshot.record
     waiting = [later for later in unread(snapshot) if later.number > number]
-    note = Draft(
-        id=f"{RESERVED}dead:{snapshot.row.born}.{number}",
-        role="system",
-        content=reason,
-        reply_to=number,
-        reply_from=number,
-        metadata={"kind": "dead"},
-    )
-    drafts = [arriving, note] if arriving else [note]
+    why = note("dead", f"{snapshot.row.born}.{number}", content=reason, first=number, last=number)
+    drafts = [arriving, why] if arriving else [why]
     record = structs.replace(
         record,
         cursor=waiting[0].number - 1 if waiting else snapshot.row.head + len(drafts),
@@ -268,9 +267,8 @@ def skipped(snapshot: Snapshot, policy: Policy, *, at: float) -> Act | None:
     waiting = unread(snapshot)
     if not waiting:
         return None
-    note = passed_over(waiting)
     record = structs.replace(snapshot.record, cursor=snapshot.row.head + 1, begun=0, raised=0, retry_at=0.0)
-    return next_act(snapshot, record, policy, at=at, drafts=[note])
+    return next_act(snapshot, record, policy, at=at, drafts=[passed_over(waiting)])
 
 
 def released(snapshot: Snapshot, policy: Policy, *, at: float, retry_at: float | None = None) -> Act:
