@@ -6,21 +6,50 @@ import asyncio
 import secrets
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from chatkeep import Chatkeep
+from chatkeep.testing.servers import PostgresServer, RedisServer
 
+STORES = ("memory", "sqlite")
 FAST = {"poll": "20ms", "retry_after": "1ms", "retry_longest": "5ms"}
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Valkey for the whole run; tests keep apart by their prefixes."""
+    with RedisServer("valkey-9", tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A PostgreSQL for the whole run; tests keep apart by their schemas."""
+    with PostgresServer(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+
+
+@pytest.fixture(params=STORES)
 def url(request: pytest.FixtureRequest, tmp_path: Any) -> str:
     """A store that several Chatkeeps of one test may open."""
-    if request.param == "memory":
-        return f"memory://{secrets.token_hex(8)}"
-    return f"sqlite:///{tmp_path}/chat.db"
+    return store_url(request.param, request, tmp_path)
+
+
+def store_url(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
+    """A fresh store of *kind*."""
+    name = secrets.token_hex(8)
+    match kind:
+        case "memory":
+            return f"memory://{name}"
+        case "sqlite":
+            return f"sqlite:///{folder}/chat.db"
+        case "redis":
+            return f"{request.getfixturevalue('valkey').url}?prefix={name}"
+        case _:
+            return f"{request.getfixturevalue('postgres').url}?schema=t{name}"
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@
         Duplicate       an entry with this id is in the log already
         Unavailable     certainly not written: safe to try again
           Overloaded    this process has too much to do
+          Replaced      another store answers where this one was: somebody has to look
         Uncertain       perhaps written: run the same act again, or read
         Corrupt         there, and cannot be read; never treated as empty
       HandlerFailed     the bot's code raised; the message stays in the log
@@ -90,6 +91,13 @@ class Unavailable(StoreError):
 
 class Overloaded(Unavailable):
     """This process has as many messages waiting as it may; nothing was written. Try again later."""
+
+
+class Replaced(Unavailable):
+    """The store was emptied, or another one has taken its place, while it was open; nothing was written.
+
+    It stays refused until the store is opened anew: conversations must not begin afresh behind anybody's back.
+    """
 
 
 class Uncertain(StoreError):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from pathlib import Path
 
+import apsw
 import pytest
 
 from chatkeep.drivers.base import Driver
 from chatkeep.drivers.sqlite import SqliteDriver
 from chatkeep.testing import DriverContract
-from chatkeep.testing.broken import Intact
+from chatkeep.testing.broken import Intact, empty_shelf
 
 
 class TestMemory(DriverContract):
@@ -27,6 +29,10 @@ class TestMemory(DriverContract):
         await driver.open()
         return driver
 
+    async def empty_store(self) -> None:
+        """Clears the shelf."""
+        empty_shelf(self.url)
+
 
 class TestSqlite(DriverContract):
     """sqlite:///, several drivers on one file."""
@@ -41,3 +47,9 @@ class TestSqlite(DriverContract):
         driver = SqliteDriver(self.url)
         await driver.open()
         return driver
+
+    async def empty_store(self) -> None:
+        """Deletes every row, as somebody with an SQL shell might."""
+        with contextlib.closing(apsw.Connection(self.url.removeprefix("sqlite:///"))) as db:
+            for table in ("conversation", "entry", "tombstone", "meta"):
+                db.execute(f"delete from {table}")

@@ -9,6 +9,7 @@ import pytest
 from chatkeep.drivers.base import Driver
 from chatkeep.errors import ChatkeepError
 from chatkeep.testing import BROKEN, DriverContract, Intact
+from chatkeep.testing.broken import empty_shelf
 
 CLAUSES = [name for name in dir(DriverContract) if name.startswith("test_")]
 BREACHES = [(name, clause) for name, (_, clauses) in BROKEN.items() for clause in clauses]
@@ -23,6 +24,9 @@ async def run(clause: str, driver: type[Intact]) -> None:
             opened = driver(url)
             await opened.open()
             return opened
+
+        async def empty_store(self) -> None:
+            empty_shelf(url)
 
     await getattr(Contract(), clause)()
 

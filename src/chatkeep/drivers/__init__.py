@@ -12,7 +12,16 @@ from .base import Driver
 DRIVERS = {
     "memory": "memory:MemoryDriver",
     "sqlite": "sqlite:SqliteDriver",
+    "redis": "redis:RedisDriver",
+    "rediss": "redis:RedisDriver",
+    "redis+cluster": "redis:RedisDriver",
+    "redis+sentinel": "redis:RedisDriver",
+    "postgresql": "postgresql:PostgresqlDriver",
+    "postgres": "postgresql:PostgresqlDriver",
 }
+
+EXTRAS = {"redis": "redis", "postgresql": "postgres"}
+"""The extra that installs what a driver's module needs."""
 
 
 def driver_for(url: str) -> Driver:
@@ -28,5 +37,6 @@ def driver_for(url: str) -> Driver:
     try:
         found = import_module(f".{module}", __package__)
     except ImportError as missing:
-        raise Misconfigured(f"{scheme}:// needs {missing.name!r}; install chatkeep[{scheme}].") from missing
+        extra = f"[{EXTRAS[module]}]" if module in EXTRAS else ""
+        raise Misconfigured(f"{scheme}:// needs {missing.name!r}; install chatkeep{extra}.") from missing
     return cast(Driver, getattr(found, name)(url))

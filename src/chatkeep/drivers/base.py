@@ -7,7 +7,8 @@ driver.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
 from typing import Literal, NamedTuple, Protocol
 
@@ -101,13 +102,28 @@ class Appended(NamedTuple):
     known: dict[str, int]
 
 
+def mark_of(key: Key) -> str:
+    """A short name for a key where the name itself must not stay, or has no room: tombstones, announcements."""
+    return hashlib.blake2b(f"{len(key.tenant)}:{key.tenant}{key.id}".encode(), digest_size=16).hexdigest()
+
+
+class Finding(NamedTuple):
+    """One thing that was found out about a store. *level* "fail": chatkeep must not be used on it like this."""
+
+    level: Literal["ok", "warn", "fail"]
+    subject: str
+    said: str
+
+
 class Driver(Protocol):
     """Six verbs over one store. Each is one atomic act that may be run again; each sees all that was answered before
     it.
 
     Opened once, used from one event loop. Raises only chatkeep's errors: `Conflict` and `Duplicate` as below,
-    `Unavailable` when certainly nothing was written, `Uncertain` when that is not known. Cancelling the caller does
-    not cancel the act.
+    `Unavailable` when certainly nothing was written, `Uncertain` when that is not known: no call waits for a silent
+    store longer than its deadline. `Replaced` when a verb finds no row and the store's epoch is not the one it was
+    opened with, and from `scan` then: an emptied store never answers "there is none". Cancelling the caller does not
+    cancel the act.
     """
 
     abilities: frozenset[Ability]
@@ -116,6 +132,26 @@ class Driver(Protocol):
 
     async def open(self) -> None:
         """Makes or upgrades the schema and checks that the store is as durable as it says. Raises `Misconfigured`."""
+
+    async def examine(self) -> list[Finding]:
+        """What somebody should know who means to run on this store; needs no `open` and changes nothing.
+
+        Versions, durability, schema, permissions, clock, round-trip time; a store that cannot be reached is one
+        finding of level "fail".
+        """
+
+    async def announce(self, marks: Collection[str]) -> None:
+        """Tells every driver on the store that is watching, this one too, that something changed. Best effort.
+
+        *marks* are short texts (see `mark_of`), at most 100 a call. Without WATCH it does nothing.
+        """
+
+    def watch(self, heard: Callable[[list[str]], None]) -> None:
+        """Has *heard* called in the event loop with what anybody announces from now on, until `close`.
+
+        Announcements may be lost (a connection broke, a server failed over) and are never made up. Called once,
+        when open. Without WATCH it does nothing.
+        """
 
     async def close(self) -> None:
         """Gives everything back. Twice is fine."""
@@ -155,7 +191,8 @@ class Driver(Protocol):
         numbered up to *drop* are removed in the same act. Answers the row as stored, with the new head. Tested in
         this order: row.revision is the stored one: done before, answers the stored row. One of the ids is known:
         `Duplicate`. Other revision or born: `Conflict`; so too when it would create a row and the key was erased at
-        or after row.updated_at. Both carry the stored row and up to 200 entries after *since*.
+        or after row.updated_at. Both carry the stored row and up to 200 entries after *since*; a conflict with no row
+        has erased_at if a mark of an erasure is there, of whatever time.
         """
 
     async def entries(

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from msgspec import structs
 
-from ..errors import Conflict, Duplicate, Unavailable
-from .base import TOMBSTONE_KEPT_S, Ability, Appended, Claim, Entry, Index, Key, Row
+from ..errors import Conflict, Duplicate, Replaced, Unavailable
+from .base import TOMBSTONE_KEPT_S, Ability, Appended, Claim, Entry, Finding, Index, Key, Row
 
 
 class Shelf:
@@ -26,6 +26,7 @@ class Shelf:
         self.logs: dict[Key, dict[int, Entry]] = {}
         self.ids: dict[Key, dict[str, int]] = {}
         self.erased: dict[Key, float] = {}
+        self.watching: list[Callable[[list[str]], None]] = []
 
 
 SHELVES: dict[str, Shelf] = {}
@@ -34,23 +35,39 @@ SHELVES: dict[str, Shelf] = {}
 class MemoryDriver:
     """The reference driver: each verb is plain code without an await in it, so each is one act."""
 
-    abilities = frozenset({Ability.LOG, Ability.SCAN})
+    abilities = frozenset({Ability.LOG, Ability.SCAN, Ability.WATCH})
 
     def __init__(self, url: str = "memory://") -> None:
         name = url.partition("://")[2]
         self._shelf = SHELVES.setdefault(name, Shelf()) if name else Shelf()
         self.epoch = self._shelf.epoch
         self._open = False
+        self._heard: Callable[[list[str]], None] | None = None
 
     async def open(self) -> None:
+        self.epoch = self._shelf.epoch
         self._open = True
+
+    async def examine(self) -> list[Finding]:
+        return [Finding("warn", "durability", "memory:// is gone with its process; use sqlite:///chat.db to keep it")]
+
+    async def announce(self, marks: Collection[str]) -> None:
+        for heard in list(self._shelf.watching):
+            asyncio.get_running_loop().call_soon(heard, list(marks))
+
+    def watch(self, heard: Callable[[list[str]], None]) -> None:
+        self._heard = heard
+        self._shelf.watching.append(heard)
 
     async def close(self) -> None:
         self._open = False
+        if self._heard is not None:
+            self._shelf.watching.remove(self._heard)
+            self._heard = None
 
     async def read(self, key: Key, *, tail: int) -> tuple[Row, list[Entry]] | None:
         await self._come_in()
-        row = self._shelf.rows.get(key)
+        row = self._row(key)
         return None if row is None else (row, self._after(key, row.head - tail))
 
     async def append(
@@ -66,8 +83,8 @@ class MemoryDriver:
         owner: str = "",
     ) -> Appended:
         await self._come_in()
+        row = self._row(key)
         self._refuse_erased(key, at)
-        row = self._shelf.rows.get(key)
         known = self._known(key, entries)
         if row is None:
             row = Row(key=key, revision=revision, born=revision, owner=owner)
@@ -94,11 +111,13 @@ class MemoryDriver:
     ) -> Row:
         await self._come_in()
         key = row.key
-        stored = self._shelf.rows.get(key)
+        stored = self._row(key)
         if stored and stored.revision == row.revision:
             return stored
         if stored and (known := self._known(key, entries)):
             raise Duplicate(f"{key}: known ids", row=stored, numbers=known, entries=self._after(key, since)[:200])
+        if stored is None and replaces is not None:
+            raise Conflict(f"{key}: nothing is there", erased_at=self._shelf.erased.get(key))
         if (stored.revision if stored else None) != replaces or (stored and stored.born != row.born):
             raise Conflict(f"{key}: revision moved on", row=stored, entries=self._after(key, since)[:200])
         if stored is None:
@@ -114,6 +133,7 @@ class MemoryDriver:
         self, key: Key, *, after: int | None = None, before: int | None = None, limit: int
     ) -> list[Entry]:
         await self._come_in()
+        self._row(key)
         found = [entry for entry in self._after(key, after or 0) if before is None or entry.number < before]
         return found[:limit] if after is not None or before is None else found[-limit:] if limit else []
 
@@ -128,6 +148,7 @@ class MemoryDriver:
         limit: int,
     ) -> list[Row]:
         await self._come_in()
+        self._refuse_replaced()
         place = PLACES[index]
         rows = [row for row in self._shelf.rows.values() if tenant is None or row.key.tenant == tenant]
         if index == "due":
@@ -141,7 +162,8 @@ class MemoryDriver:
     async def erase(self, key: Key, *, at: float) -> None:
         await self._come_in()
         shelf = self._shelf
-        row = shelf.rows.pop(key, None)
+        row = self._row(key)
+        shelf.rows.pop(key, None)
         shelf.logs.pop(key, None)
         shelf.ids.pop(key, None)
         shelf.erased[key] = max(at, row.updated_at if row else at, shelf.erased.get(key, at))
@@ -152,6 +174,16 @@ class MemoryDriver:
         await asyncio.sleep(0)  # as any store, it lets others go first
         if not self._open:
             raise Unavailable("This memory:// store is not open; nothing was done.")
+
+    def _row(self, key: Key) -> Row | None:
+        row = self._shelf.rows.get(key)
+        if row is None:
+            self._refuse_replaced()
+        return row
+
+    def _refuse_replaced(self) -> None:
+        if self._shelf.epoch != self.epoch:
+            raise Replaced("This memory:// store was emptied since it was opened; nothing was done. Open it anew.")
 
     def _add(self, key: Key, head: int, entries: Sequence[Entry]) -> int:
         log = self._shelf.logs.setdefault(key, {})

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import re
 import secrets
+import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from importlib.resources import files
 from queue import Empty, SimpleQueue
@@ -25,8 +25,8 @@ from typing import Any, TypeVar
 import apsw
 from msgspec import structs
 
-from ..errors import ChatkeepError, Conflict, Corrupt, Duplicate, Misconfigured, Unavailable, Uncertain
-from .base import TOMBSTONE_KEPT_S, Ability, Appended, Claim, Entry, Index, Key, Row
+from ..errors import ChatkeepError, Conflict, Corrupt, Duplicate, Misconfigured, Replaced, Unavailable, Uncertain
+from .base import TOMBSTONE_KEPT_S, Ability, Appended, Claim, Entry, Finding, Index, Key, Row, mark_of
 from .packing import pack, unpack
 
 T = TypeVar("T")
@@ -38,11 +38,9 @@ BATCH = 256
 PAGE_BYTES = 2048  # a turn touches four pages and fills none of them: half the size, half the bytes to sync
 BUSY_MS = 10_000
 READERS = 2
-OLDEST = (
-    3,
-    51,
-    3,
-)  # before it, several connections on one WAL file can corrupt it (sqlite.org/wal.html, WAL-reset bug)
+SPACE_LEAST = 100_000_000
+# Before it, several connections on one WAL file can corrupt it (sqlite.org/wal.html, WAL-reset bug).
+OLDEST = (3, 51, 3)
 
 
 class SqliteDriver:
@@ -59,19 +57,30 @@ class SqliteDriver:
             )
         self.path = path[1:]
         self.epoch = ""
+        self._inode = 0
         self._writer: Worker | None = None
         self._readers: Worker | None = None
 
     async def open(self) -> None:
-        if tuple(map(int, apsw.sqlite_lib_version().split("."))) < OLDEST:
+        if not _fit():
             raise Misconfigured(f"SQLite {apsw.sqlite_lib_version()} can corrupt a shared WAL file; upgrade apsw.")
         self._writer = Worker(self._connect, commit, threads=1)
         self._readers = Worker(self._connect, answer, threads=READERS)
         try:
             self.epoch = await self._writer.call(_epoch)
+            self._inode = os.stat(self.path).st_ino
         except BaseException:
             await self.close()
             raise
+
+    async def examine(self) -> list[Finding]:
+        return await asyncio.to_thread(self._examined)
+
+    async def announce(self, marks: Collection[str]) -> None:
+        """Nobody can be told: other processes find out by asking."""
+
+    def watch(self, heard: Callable[[list[str]], None]) -> None:
+        """There is nothing to hear."""
 
     async def close(self) -> None:
         workers, self._writer, self._readers = (self._readers, self._writer), None, None
@@ -81,7 +90,7 @@ class SqliteDriver:
 
     async def read(self, key: Key, *, tail: int) -> tuple[Row, list[Entry]] | None:
         def act(db: apsw.Connection) -> tuple[Row, list[Entry]] | None:
-            found = _find(db, key)
+            found = self._find(db, key)
             return None if found is None else (found[1], _tail(db, found[0], found[1].head, tail))
 
         return await self._reading().call(act)
@@ -110,7 +119,7 @@ class SqliteDriver:
         )
 
         def act(db: apsw.Connection) -> Appended:
-            return _append(db, row, entries, tail)
+            return self._append(db, row, entries, tail)
 
         return await self._writing().call(act)
 
@@ -118,7 +127,7 @@ class SqliteDriver:
         self, row: Row, *, replaces: str | None, entries: Sequence[Entry] = (), since: int = 0, drop: int = 0
     ) -> Row:
         def act(db: apsw.Connection) -> Row:
-            return _write(db, row, replaces, entries, since, drop)
+            return self._write(db, row, replaces, entries, since, drop)
 
         return await self._writing().call(act)
 
@@ -133,6 +142,7 @@ class SqliteDriver:
         }
 
         def act(db: apsw.Connection) -> list[Entry]:
+            self._find(db, key)
             if after is None and before is not None:
                 return _entries(db.execute(sql("before"), above))[::-1]
             return _entries(db.execute(sql("between"), {**above, "after": after or 0}))
@@ -162,13 +172,14 @@ class SqliteDriver:
         }
 
         def act(db: apsw.Connection) -> list[Row]:
+            self._refuse_replaced(db)
             return [_row(Key(*found[:2]), found[2:]) for found in db.execute(sql(name), place)]
 
         return await self._reading().call(act)
 
     async def erase(self, key: Key, *, at: float) -> None:
         def act(db: apsw.Connection) -> None:
-            found = _find(db, key)
+            found = self._find(db, key)
             mark = max(at, found[1].updated_at) if found else at
             db.execute(sql("bury"), {"mark": _mark(key), "at": mark})
             db.execute(sql("forget_marks"), {"before": at - TOMBSTONE_KEPT_S})
@@ -177,6 +188,133 @@ class SqliteDriver:
                 db.execute(sql("erase"), {"conversation": found[0]})
 
         await self._writing().call(act)
+
+    def _append(self, db: apsw.Connection, row: Row, entries: Sequence[Entry], tail: int) -> Appended:
+        key = row.key
+        ids = [entry.id for entry in entries]
+        values = _values(row, b"") | {"added": len(entries), "mark": _mark(key)}
+        found = db.execute(sql("append", ids=len(ids)), values | _numbered(ids)).fetchone()
+        if found is not None:
+            number, stored = found[0], _row(key, found[1:])
+            _add(db, number, stored.head, entries)
+            return Appended(stored, _tail(db, number, stored.head, tail), {})
+        there = self._find(db, key)
+        erased = db.execute(sql("mark"), values).fetchone()
+        if erased is not None:
+            raise Conflict(
+                f"{key} was erased later than this act", row=there[1] if there else None, erased_at=erased[0]
+            )
+        known = _known(db, there[0], ids) if there else {}
+        if there and (there[1].revision == row.revision or (ids and len(known) == len(ids))):
+            return Appended(there[1], _tail(db, there[0], there[1].head, tail), known)
+        if there:
+            news = [entry for entry in entries if entry.id not in known]
+            rest = self._append(db, row, news, tail)
+            return Appended(rest.row, rest.tail, known)
+        number, head = db.execute(sql("create"), values | {"head": 0}).get
+        _add(db, number, head, entries)
+        return Appended(structs.replace(row, head=head), _tail(db, number, head, tail), {})
+
+    def _write(
+        self, db: apsw.Connection, row: Row, replaces: str | None, entries: Sequence[Entry], since: int, drop: int
+    ) -> Row:
+        key = row.key
+        ids = [entry.id for entry in entries if entry.id]
+        if replaces is None:
+            self._refuse_replaced(db)
+            values = _values(row, pack(row.body)) | {"added": len(entries), "head": row.head, "mark": _mark(key)}
+            found = db.execute(sql("create"), values).fetchone()
+        else:
+            places = (
+                row.revision,
+                len(entries),
+                pack(row.body),
+                row.updated_at,
+                key.tenant,
+                key.id,
+                replaces,
+                row.born,
+                row.recent,
+                row.due_at,
+                row.claim,
+                row.claimed_until,
+                row.owner,
+                *ids,
+            )
+            found = db.execute(sql("rewrite", ids=len(ids)), places).fetchone()
+            found = found or db.execute(sql("write", ids=len(ids)), places).fetchone()
+        if found is not None:
+            number, head = found
+            _add(db, number, head, entries)
+            if drop:
+                db.execute(sql("drop"), {"conversation": number, "drop": drop})
+            return structs.replace(row, head=head)
+        there = self._find(db, key)
+        if there is None:
+            erased = db.execute(sql("mark"), {"mark": _mark(key), "at": -1e300}).fetchone()
+            raise Conflict(f"{key}: nothing is there", erased_at=erased[0] if erased else None)
+        number, stored = there
+        if stored.revision == row.revision:
+            return stored
+        news = _entries(db.execute(sql("after"), {"conversation": number, "after": since, "limit": 200}))
+        if known := _known(db, number, ids):
+            raise Duplicate(f"{key}: {', '.join(known)} is in the log", row=stored, numbers=known, entries=news)
+        raise Conflict(f"{key}: revision {replaces} is not the stored one", row=stored, entries=news)
+
+    def _find(self, db: apsw.Connection, key: Key) -> tuple[int, Row] | None:
+        found = db.execute(sql("find"), {"tenant": key.tenant, "id": key.id}).fetchone()
+        if found is None:
+            self._refuse_replaced(db)
+            return None
+        return found[0], _row(key, found[1:])
+
+    def _refuse_replaced(self, db: apsw.Connection) -> None:
+        """Raises `Replaced` when this is not the file, or the content, that was opened."""
+        found = db.execute("select value from meta where name = 'epoch'").fetchone()
+        try:
+            same = os.stat(self.path).st_ino == self._inode
+        except OSError:
+            same = False
+        if not same or found is None or found[0] != self.epoch:
+            raise Replaced(
+                f"sqlite:///{self.path} was emptied, or is another file, since it was opened; nothing was done. Put the right "
+                "file there, or open it anew to begin with what is there."
+            )
+
+    def _examined(self) -> list[Finding]:
+        path = os.path.abspath(self.path)
+        folder = os.path.dirname(path)
+        if not os.access(folder, os.W_OK):
+            return [Finding("fail", "permissions", f"the folder {folder} is not there, or may not be written")]
+        free = shutil.disk_usage(folder).free
+        findings = [
+            Finding("ok" if _fit() else "fail", "version", f"SQLite {apsw.sqlite_lib_version()} through apsw"),
+            Finding("ok" if free > SPACE_LEAST else "warn", "space", f"{free // 1_000_000:,} MB are free in {folder}"),
+        ]
+        if not os.path.exists(path):
+            return [*findings, Finding("ok", "file", f"{path} will be made when it is first opened")]
+        if not os.access(path, os.W_OK):
+            return [*findings, Finding("fail", "permissions", f"{path} may not be written")]
+        try:
+            with contextlib.closing(apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)) as db:
+                db.set_busy_timeout(BUSY_MS)
+                schema, mode = _schema(db, path), db.pragma("journal_mode")
+                began = time.perf_counter()
+                for _ in range(20):
+                    db.execute("select count(*) from sqlite_schema").get  # noqa: B018
+                took = (time.perf_counter() - began) / 20
+                sound = db.execute("pragma quick_check(1)").get
+        except (apsw.Error, ChatkeepError) as fault:
+            return [*findings, Finding("fail", "file", f"{path} cannot be used: {fault}")]
+        return [
+            *findings,
+            Finding(
+                "ok" if mode == "wal" else "warn", "durability", f"journal_mode {mode}, synchronous full when open"
+            ),
+            Finding("ok", "schema", f"{schema} of {len(_migrations())}, upgraded when it is opened"),
+            Finding("ok" if sound == "ok" else "fail", "integrity", f"quick_check says {sound}"),
+            Finding("ok", "round trip", f"{took * 1000:.3f} ms for a small read"),
+        ]
 
     def _reading(self) -> Worker:
         if self._readers is None:
@@ -342,76 +480,6 @@ def _translated(fault: BaseException, now: str) -> BaseException:
     return fault
 
 
-def _append(db: apsw.Connection, row: Row, entries: Sequence[Entry], tail: int) -> Appended:
-    key = row.key
-    ids = [entry.id for entry in entries]
-    values = _values(row, b"") | {"added": len(entries), "mark": _mark(key)}
-    found = db.execute(sql("append", ids=len(ids)), values | _numbered(ids)).fetchone()
-    if found is not None:
-        number, stored = found[0], _row(key, found[1:])
-        _add(db, number, stored.head, entries)
-        return Appended(stored, _tail(db, number, stored.head, tail), {})
-    there = _find(db, key)
-    erased = db.execute(sql("mark"), values).fetchone()
-    if erased is not None:
-        raise Conflict(f"{key} was erased later than this act", row=there[1] if there else None, erased_at=erased[0])
-    known = _known(db, there[0], ids) if there else {}
-    if there and (there[1].revision == row.revision or (ids and len(known) == len(ids))):
-        return Appended(there[1], _tail(db, there[0], there[1].head, tail), known)
-    if there:
-        news = [entry for entry in entries if entry.id not in known]
-        rest = _append(db, row, news, tail)
-        return Appended(rest.row, rest.tail, known)
-    number, head = db.execute(sql("create"), values | {"head": 0}).get
-    _add(db, number, head, entries)
-    return Appended(structs.replace(row, head=head), _tail(db, number, head, tail), {})
-
-
-def _write(db: apsw.Connection, row: Row, replaces: str | None, entries: Sequence[Entry], since: int, drop: int) -> Row:
-    key = row.key
-    ids = [entry.id for entry in entries if entry.id]
-    if replaces is None:
-        values = _values(row, pack(row.body)) | {"added": len(entries), "head": row.head, "mark": _mark(key)}
-        found = db.execute(sql("create"), values).fetchone()
-    else:
-        places = (
-            row.revision,
-            len(entries),
-            pack(row.body),
-            row.updated_at,
-            key.tenant,
-            key.id,
-            replaces,
-            row.born,
-            row.recent,
-            row.due_at,
-            row.claim,
-            row.claimed_until,
-            row.owner,
-            *ids,
-        )
-        found = db.execute(sql("rewrite", ids=len(ids)), places).fetchone()
-        found = found or db.execute(sql("write", ids=len(ids)), places).fetchone()
-    if found is not None:
-        number, head = found
-        _add(db, number, head, entries)
-        if drop:
-            db.execute(sql("drop"), {"conversation": number, "drop": drop})
-        return structs.replace(row, head=head)
-    there = _find(db, key)
-    if there is None:
-        mark = {"mark": _mark(key), "at": row.updated_at}
-        erased = db.execute(sql("mark"), mark).fetchone() if replaces is None else None
-        raise Conflict(f"{key}: nothing is there", erased_at=erased[0] if erased else None)
-    number, stored = there
-    if stored.revision == row.revision:
-        return stored
-    news = _entries(db.execute(sql("after"), {"conversation": number, "after": since, "limit": 200}))
-    if known := _known(db, number, ids):
-        raise Duplicate(f"{key}: {', '.join(known)} is in the log", row=stored, numbers=known, entries=news)
-    raise Conflict(f"{key}: revision {replaces} is not the stored one", row=stored, entries=news)
-
-
 def _values(row: Row, body: bytes) -> dict[str, Any]:
     return {
         "tenant": row.key.tenant,
@@ -430,11 +498,6 @@ def _values(row: Row, body: bytes) -> dict[str, Any]:
 
 def _numbered(ids: Sequence[str]) -> dict[str, str]:
     return {f"id{place}": entry_id for place, entry_id in enumerate(ids)}
-
-
-def _find(db: apsw.Connection, key: Key) -> tuple[int, Row] | None:
-    found = db.execute(sql("find"), {"tenant": key.tenant, "id": key.id}).fetchone()
-    return None if found is None else (found[0], _row(key, found[1:]))
 
 
 def _row(key: Key, found: tuple[Any, ...]) -> Row:
@@ -481,7 +544,11 @@ def _entries(found: apsw.Cursor) -> list[Entry]:
 
 def _mark(key: Key) -> bytes:
     # A tombstone must not keep the name it erased.
-    return hashlib.blake2b(f"{len(key.tenant)}:{key.tenant}{key.id}".encode(), digest_size=16).digest()
+    return bytes.fromhex(mark_of(key))
+
+
+def _fit() -> bool:
+    return tuple(map(int, apsw.sqlite_lib_version().split("."))) >= OLDEST
 
 
 def _epoch(db: apsw.Connection) -> str:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from msgspec import structs
 
-from ..drivers.base import Ability, Appended, Entry, Index, Key, Row
+from ..drivers.base import Ability, Appended, Entry, Finding, Index, Key, Row
 from ..drivers.memory import SHELVES, MemoryDriver, Shelf
 from ..errors import Conflict, Duplicate, StoreError, Unavailable
 
@@ -24,6 +24,14 @@ class Intact(MemoryDriver):
     """The memory driver on a named shelf, which several drivers share and which is there when they open it again."""
 
     abilities = MemoryDriver.abilities | {Ability.SHARED, Ability.DURABLE}
+
+
+def empty_shelf(url: str) -> None:
+    """Takes everything out of a memory:// store, as FLUSHALL would; whoever watches goes on watching."""
+    shelf = SHELVES[url.partition("://")[2]]
+    watching = shelf.watching
+    shelf.__init__()  # type: ignore[misc]
+    shelf.watching = watching
 
 
 BROKEN: dict[str, tuple[type[Intact], tuple[str, ...]]] = {}
@@ -1025,3 +1033,79 @@ class FlushedWhenClosed(Intact):
     async def close(self) -> None:
         await super().close()
         SHELVES[self._name] = Shelf()
+
+
+# The store itself
+
+
+@caught_by("an_emptied_store_is_not_taken_for_an_empty_one", "a_store_that_was_replaced_is_another")
+class EpochNotCompared(Intact):
+    """A flushed store looks like one where nothing was ever written."""
+
+    def _refuse_replaced(self) -> None:
+        pass
+
+
+@caught_by("an_emptied_store_is_not_taken_for_an_empty_one")
+class EpochComparedByScansOnly(Intact):
+    """It is noticed sooner or later, and until then conversations begin afresh."""
+
+    def _row(self, key: Key) -> Row | None:
+        return self._shelf.rows.get(key)
+
+
+@caught_by("a_conflict_with_nothing_there_says_whether_it_was_erased")
+class ErasureNotMentioned(Intact):
+    """An erased conversation looks like one that the store has lost."""
+
+    async def write(self, row: Row, **how: Any) -> Row:
+        try:
+            return await super().write(row, **how)
+        except Conflict as there:
+            if there.row is None:
+                there.erased_at = None
+            raise
+
+
+@caught_by("an_announcement_is_heard_by_all_who_watch", "a_hundred_marks_go_in_one_announcement")
+class AnnouncesToItself(Intact):
+    """Other instances hear nothing."""
+
+    async def announce(self, marks: Collection[str]) -> None:
+        if self._heard is not None:
+            self._heard(list(marks))
+
+
+@caught_by("an_announcement_is_heard_by_all_who_watch")
+class HearsWhenClosed(Intact):
+    """A closed driver goes on calling back."""
+
+    async def close(self) -> None:
+        self._heard = None
+        await super().close()
+
+
+@caught_by("a_hundred_marks_go_in_one_announcement")
+class AnnouncementsCutShort(Intact):
+    """What does not fit into a payload is left out."""
+
+    async def announce(self, marks: Collection[str]) -> None:
+        await super().announce(list(marks)[:60])
+
+
+@caught_by("an_examination_changes_nothing")
+class ExaminedByWriting(Intact):
+    """It finds out whether it may write by writing."""
+
+    async def examine(self) -> list[Finding]:
+        for row in self._shelf.rows.values():
+            self._shelf.rows[row.key] = structs.replace(row, revision="examined")
+        return await super().examine()
+
+
+@caught_by("an_examination_changes_nothing")
+class ExaminedOnlyWhenOpen(Intact):
+    """It says nothing to somebody who has not opened it."""
+
+    async def examine(self) -> list[Finding]:
+        return await super().examine() if self._open else []

