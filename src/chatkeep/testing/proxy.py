@@ -139,8 +139,8 @@ class Link:
         """Waits as long as the network wants."""
         if self.proxy.delay_s:
             await asyncio.sleep(self.proxy.delay_s)
-        while self.proxy.silent:
-            await asyncio.sleep(0.01)  # noqa: ASYNC110 - a test sets it like a switch
+        while self.proxy.silent:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)  # a test sets it like a switch
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
