@@ -49,6 +49,11 @@ class Cache:
         self._held.move_to_end(key)
         return held[0]
 
+    def peek(self, key: Key) -> Snapshot | None:
+        """As `get`, without counting or keeping it alive."""
+        held = self._held.get(key)
+        return None if held is None else held[0]
+
     def put(self, snapshot: Snapshot) -> None:
         """Keeps *snapshot*, unless a newer one of the same incarnation is held: answers may arrive out of order."""
         key = snapshot.row.key
@@ -74,6 +79,14 @@ class Cache:
         if held is not None:
             self.statistics.bytes -= held[1]
             self.statistics.entries = len(self._held)
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._held.clear()
+        self.statistics.entries = self.statistics.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._held)
 
 
 def weigh(snapshot: Snapshot) -> int:

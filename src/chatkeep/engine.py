@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from copy import deepcopy
-from typing import Any, Generic, cast
+from typing import Any, Generic, TypeVar, cast
 
 from msgspec import Raw, Struct, structs
 from tenacity import RetryCallState, wait_exponential, wait_random
@@ -25,7 +27,7 @@ from tenacity import RetryCallState, wait_exponential, wait_random
 from . import turns
 from .claims import holder_gone, this_process
 from .codec import NONE, RESERVED, StateCodec, entry_for, message_id
-from .drivers.base import Claim, Key, Row
+from .drivers.base import Claim, Entry, Key, Row
 from .errors import (
     BadMessage,
     ChatkeepError,
@@ -35,6 +37,7 @@ from .errors import (
     HandlerFailed,
     Misconfigured,
     Overloaded,
+    Replaced,
     StoreError,
     TooLarge,
     Unavailable,
@@ -43,19 +46,26 @@ from .errors import (
     UsageError,
 )
 from .handlers import Handler, replies_of
+from .journal import Journal
 from .model import ASKING, Content, Message, Receipt, Role, State, Turn
+from .news import News
 from .settings import Settings, seconds
 from .store import PAGE, Store, fresh_token
 from .turns import Act, Draft, Outcome, Snapshot
+
+T = TypeVar("T")
 
 log = logging.getLogger("chatkeep")
 
 HOOK_PAUSE_S = 5.0
 LOOK_S = 0.02
 LOOK_LONGEST_S = 0.5
+LOOKS_SKIPPED = 4  # so much longer are the pauses where news is heard: asking is then only for when it gets lost
 SWEEP_PAGE = 100
 ORPHANS_S = 5.0
 UNREADABLE_MOST = 10_000
+SHARED_S = 60.0  # a conversation that others have written to is not answered in one trip for so long
+SHARED_MOST = 10_000
 LONG_S = 60.0  # a lane that would wait longer goes; the sweep finds the conversation again
 
 SWITCHES = Key(RESERVED + "chatkeep", "switches")
@@ -116,7 +126,11 @@ class Lane:
 
 
 class EngineStatistics(Struct, kw_only=True):
-    """Counts since the start; waiting and lanes are now."""
+    """Counts since the start; waiting, lanes and journaled (conversations with messages in the journal) are now.
+
+    reruns: turns thrown away because their input had changed. set_back: how often the store was found to hold less
+    than it had answered.
+    """
 
     turns: int = 0
     one_trip: int = 0
@@ -125,6 +139,8 @@ class EngineStatistics(Struct, kw_only=True):
     failures: int = 0
     dead: int = 0
     taken_over: int = 0
+    set_back: int = 0
+    journaled: int = 0
     waiting: int = 0
     lanes: int = 0
 
@@ -138,6 +154,7 @@ class Engine(Generic[State]):
         settings: Settings,
         states: StateCodec[State],
         *,
+        journal: Journal | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.store = store
@@ -147,6 +164,7 @@ class Engine(Generic[State]):
         self.clock = clock
         self.handler: Handler[State] | None = None
         self.on_missing: Handler[State] | None = None
+        self.reads_on = settings.on_outage == "read"
         self._settings = settings
         self._timeout_s = seconds(settings.turn_timeout)
         self._quick_s = seconds(settings.quick)
@@ -160,6 +178,12 @@ class Engine(Generic[State]):
         self._appending: set[asyncio.Task[Any]] = set()
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._off: frozenset[str] = frozenset()
+        self._journal = journal
+        self._shared: OrderedDict[Key, float] = OrderedDict()  # others write there too, lately
+        self._news = News(store.driver, changed=self._changed_elsewhere, work=self._hear_of_work)
+        store.changed = self._news.tell
+        self._work_waits = asyncio.Event()
+        self._store_open = False
         self._sweeper: asyncio.Task[None] | None = None
         self._threads: ThreadPoolExecutor | None = None
         self._unreadable: dict[Key, float] = {}  # not looked at again before
@@ -172,15 +196,31 @@ class Engine(Generic[State]):
         """Opens the store and starts the sweep, which answers at once what a crash has left unread."""
         if self._open:
             raise Misconfigured("This Chatkeep is open already; nothing was done.")
-        await self.store.open()
+        if self._journal is not None:
+            await self._journal.open()
         try:
+            await self._open_store()
+        except Unavailable as fault:
+            if self._journal is None:
+                raise
+            log.error("The store cannot be reached (%s); messages are taken into the journal until it can.", fault)
+        except BaseException:
+            if self._journal is not None:
+                await self._journal.close()
+            raise
+        self._open = True
+        if self.handler is not None or self._journal is not None:
+            self._sweeper = asyncio.create_task(self._sweep_for_ever(), name="chatkeep sweep")
+
+    async def _open_store(self) -> None:
+        try:
+            await self.store.open()
             await self._look_at_switches()
         except BaseException:
             await self.store.close()
             raise
-        self._open = True
-        if self.handler is not None:
-            self._sweeper = asyncio.create_task(self._sweep_for_ever(), name="chatkeep sweep")
+        self._store_open = True
+        self._news.open()
 
     async def close(self) -> None:
         """Takes nothing new, lets running turns finish, hands the rest back, closes the store."""
@@ -191,7 +231,18 @@ class Engine(Generic[State]):
             if self._threads is not None:
                 self._threads.shutdown(wait=False, cancel_futures=True)
                 self._threads = None
+            await self._news.close()
             await self.store.close()
+            self._store_open = False
+            if self._journal is not None:
+                await self._journal.close()
+
+    @property
+    def trouble(self) -> str:
+        """Why messages are not answered now, as far as is known; "" when they are."""
+        if not self._open:
+            return "this Chatkeep is not open"
+        return self.store.trouble or ("" if self._store_open else "the store has not been reached since the start")
 
     async def _stop(self) -> None:
         if self._sweeper is not None:
@@ -240,11 +291,15 @@ class Engine(Generic[State]):
         try:
             if key not in self._lanes:
                 snapshot = self.store.cached(key)
-                if snapshot is not None and self._in_one_trip(snapshot, draft):
+                if snapshot is None and self.store.shared is not None:
+                    snapshot = await self.store.fetched(key)
+                if key not in self._lanes and snapshot is not None and self._in_one_trip(snapshot, draft):
                     lane = self._lanes[key] = self._lane()
                     lane.held = True
                     try:
                         receipt = await self._receive_in_one_trip(key, lane, snapshot, draft)
+                    except (Unavailable, Uncertain) as fault:
+                        return await self._journaled(key, draft, owner, fault)
                     finally:
                         lane.held = False
                         self._leave(key, lane)
@@ -259,7 +314,10 @@ class Engine(Generic[State]):
     ) -> Receipt:
         """Makes a message durable; a worker answers it."""
         draft = self._draft(key, content, id, role, metadata)
-        snapshot, number, known, _ = await self._appended(key, draft, owner)
+        try:
+            snapshot, number, known, _ = await self._appended(key, draft, owner)
+        except (Unavailable, Uncertain) as fault:
+            return await self._journaled(key, draft, owner, fault)
         found = await self.outcome(snapshot, number) if known else None
         return self._receipt(key, draft.id, number, found or Outcome("accepted"), duplicate=known)
 
@@ -297,6 +355,8 @@ class Engine(Generic[State]):
             self._pace_s < self._quick_s
             and snapshot.row.claim is None
             and record.cursor == snapshot.row.head
+            and not self._is_shared(snapshot.row.key)
+            and not (self._journal and self._journal.holds(snapshot.row.key))
             and self.policy.overlap != "debounce"
             and not self.is_off(snapshot)
             and not (self.on_missing and turns.session_over(record, self.policy, draft.created_at))
@@ -345,6 +405,7 @@ class Engine(Generic[State]):
                 return None
         if said is None:
             self.statistics.reruns += 1
+            self._share(key)
             return None
         number = said[0].number
         if failure is None:
@@ -353,8 +414,33 @@ class Engine(Generic[State]):
         lane.warm, lane.held = True, False
         return await self._wait_for(key, lane, draft.id, after, number, duplicate=False, cause=failure)
 
+    def _is_shared(self, key: Key) -> bool:
+        """Whether other instances write here too: then what is cached is likely old, and a handler run on it wasted."""
+        return bool(self._shared) and self._shared.get(key, 0.0) > time.monotonic()
+
+    def _share(self, key: Key) -> None:
+        self._shared[key] = time.monotonic() + SHARED_S
+        self._shared.move_to_end(key)
+        if len(self._shared) > SHARED_MOST:
+            self._shared.popitem(last=False)
+
+    def _changed_elsewhere(self, key: Key) -> None:
+        """Another instance has written to *key*: what is cached is old, and what somebody here waits for may be there."""
+        lane = self._lanes.get(key)
+        if lane is None:
+            self.store.forget(key)
+            return
+        lane.warm = False
+        lane.wake.set()
+
+    def _hear_of_work(self) -> None:
+        self._work_waits.set()
+
     async def _receive_in_two(self, key: Key, draft: Draft, owner: str) -> Receipt:
-        snapshot, number, known, lane = await self._appended(key, draft, owner)
+        try:
+            snapshot, number, known, lane = await self._appended(key, draft, owner)
+        except (Unavailable, Uncertain) as fault:
+            return await self._journaled(key, draft, owner, fault)
         if known:
             self.statistics.duplicates += 1
             found = await self.outcome(snapshot, number)
@@ -365,11 +451,37 @@ class Engine(Generic[State]):
         return await self._wait_for(key, lane, draft.id, snapshot, number, duplicate=known)
 
     async def _appended(self, key: Key, draft: Draft, owner: str) -> tuple[Snapshot, int, bool, Lane]:
-        """As `_append`, to the end: a caller that goes away in the middle leaves neither half an act nor a claim."""
-        task = asyncio.create_task(self._append(key, draft, owner), name=f"chatkeep append {key}")
+        if self._journal is not None and self._journal.holds(key):
+            raise Unavailable(f"{key}: earlier messages still wait in the journal; nothing was written to the store.")
+        return await self._to_the_end(self._append(key, draft, owner), key)
+
+    async def _to_the_end(self, act: Coroutine[Any, Any, T], key: Key) -> T:
+        """Runs *act* to its end: a caller that goes away in the middle leaves neither half an act nor a claim."""
+        task = asyncio.create_task(act, name=f"chatkeep append {key}")
         self._appending.add(task)
         task.add_done_callback(self._appending.discard)
         return await asyncio.shield(task)
+
+    async def _journaled(self, key: Key, draft: Draft, owner: str, fault: StoreError) -> Receipt:
+        """Takes the message into the journal, if there is one: under the same id, so it does no harm if the store has
+        it after all."""
+        if self._journal is None or isinstance(fault, Overloaded | Replaced) or draft.entry is None:
+            raise fault
+        await self._to_the_end(self._journal.keep(key, draft.entry, at=draft.created_at, owner=owner), key)
+        self.statistics.journaled = len(self._journal)
+        return self._receipt(key, draft.id, 0, Outcome("journaled"), duplicate=False)
+
+    async def _hand_over(self) -> None:
+        """Gives the store what the journal has kept."""
+
+        async def take(key: Key, entries: list[Entry], owner: str) -> None:
+            await self.store.hand_in(key, entries, at=self.clock(), owner=owner)
+
+        if self._journal is not None and len(self._journal):
+            count = await self._journal.hand_over(take)
+            self.statistics.journaled = len(self._journal)
+            log.warning("%d messages of the journal were handed over to the store.", count)
+            self._news.tell_of_work()
 
     async def _append(self, key: Key, draft: Draft, owner: str) -> tuple[Snapshot, int, bool, Lane]:
         """Writes the message to the log, with the claim if this process is idle here, and sees to it that a lane
@@ -401,6 +513,8 @@ class Engine(Generic[State]):
             self._start(key, lane)
         else:
             self._leave(key, lane)
+            if asking and not self._off_here(key):
+                self._news.tell_of_work()
         return snapshot, number, known, lane
 
     async def _wait_for(
@@ -510,8 +624,10 @@ class Engine(Generic[State]):
                     continue
                 if pause is None:
                     # Somebody else works on it, or has just finished: look again, ever less often.
-                    pause = min(LOOK_S * 2**looks, LOOK_LONGEST_S)
+                    skipped = LOOKS_SKIPPED if self._news.live else 0
+                    pause = min(LOOK_S * 2 ** (looks + skipped), LOOK_LONGEST_S * 2 ** (skipped // 2))
                     looks = min(looks + 1, 8)
+                    self._news.expect(key)
                     lane.warm = False
                 with suppress(TimeoutError):
                     await asyncio.wait_for(lane.wake.wait(), pause)
@@ -596,11 +712,13 @@ class Engine(Generic[State]):
                 if rebuilt is None:
                     return self._again(lane)
                 snapshot = rebuilt
-            answer = await self._run(snapshot, tried)
+            async with self._renewing(key, lane):
+                answer = await self._run(snapshot, tried)
             started = snapshot
 
             def decide(there: Snapshot) -> Act | None:
-                if not turns.same_input(started, there):
+                # (Whoever has lost the claim was taken for dead: somebody else runs this turn, and will say what it does.)
+                if there.row.claim != lane.claim or not turns.same_input(started, there):
                     return None
                 return self._success(there, tried, answer, claim=lane.claim)
 
@@ -641,6 +759,28 @@ class Engine(Generic[State]):
                 lambda there: turns.parked(there, self.policy, at=now) if there.row.claim == lane.claim else None,
             )
             return None
+
+    @asynccontextmanager
+    async def _renewing(self, key: Key, lane: Lane) -> AsyncIterator[None]:
+        """Keeps the claim from running out while a handler takes its time."""
+
+        def renewed(there: Snapshot) -> Act | None:
+            return turns.renewed(there, self.policy, at=self.clock()) if there.row.claim == lane.claim else None
+
+        async def renew() -> None:
+            while True:
+                await asyncio.sleep(self.policy.claim_s / 3)
+                snapshot = self.store.cached(key)
+                with suppress(StoreError):
+                    await self._commit(snapshot or await self.store.reload(key), renewed)
+
+        renewing = asyncio.create_task(renew(), name=f"chatkeep claim {key}") if self._pace_s > self._quick_s else None
+        try:
+            yield
+        finally:
+            if renewing is not None:
+                renewing.cancel()
+                await asyncio.gather(renewing, return_exceptions=True)
 
     def _again(self, lane: Lane) -> float:
         """The pause before a turn that was thrown away runs again: none at first, then longer and longer."""
@@ -821,19 +961,30 @@ class Engine(Generic[State]):
                     else None
                 ),
             )
+            if turns.unread(snapshot):
+                self._news.tell_of_work()
 
     # -- sweep --------------------------------------------------------------------------------------------------------------
 
     async def _sweep_for_ever(self) -> None:
         while True:
+            self._work_waits.clear()
             try:
-                await self.sweep()
+                if not self._store_open:
+                    await self._open_store()
+                await self._hand_over()
+                if self.handler is not None:
+                    await self.sweep()
                 await self._look_at_switches()
+                self.statistics.set_back = self.store.set_back
             except StoreError as fault:
                 log.warning("The sweep could not look for work: %s", fault)
             except Exception:  # it must go on, whatever it was: nobody else finds what a crash has left
                 log.exception("The sweep failed, and will look again.")
-            await asyncio.sleep(self._poll_s)
+            # With jitter, so that instances do not all ask at once, on the clock's beat or when they hear of work.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._work_waits.wait(), self._poll_s * random.uniform(0.8, 1.2))
+                await asyncio.sleep(random.uniform(0.0, LOOK_S))
 
     async def sweep(self) -> int:
         """Starts work on conversations that are due, a bounded number at a time; answers how many it started."""

@@ -14,10 +14,11 @@ from .codec import RESERVED, StateCodec, key_for
 from .drivers import driver_for
 from .drivers.base import Driver, Index, Key, Row
 from .engine import EVERYWHERE, Engine, EngineStatistics, owned
-from .errors import BadMessage, Corrupt, Misconfigured, Unsupported, UsageError
+from .errors import BadMessage, Corrupt, Misconfigured, Replaced, Unavailable, Unsupported, UsageError
 from .handlers import Handler, handler_for
 from .model import Content, Conversation, Message, Receipt, Role, State
-from .settings import settings_from
+from .journal import Journal
+from .settings import seconds, settings_from
 from .store import Store
 from .turns import Snapshot, session_over, unread
 
@@ -123,10 +124,18 @@ class Tenant(Generic[State]):
         The conversation as it is now, with its last messages; None when there is none.
 
         Always read from the store, never from a cache, so it shows every act that was answered before, on any
-        instance. Raises `Corrupt` when it is there and cannot be read, `Unsupported` when its state is newer than
+        instance; only with on_outage="read", while the store is away, what this process has seen last, marked
+        `stale`. Raises `Corrupt` when it is there and cannot be read, `Unsupported` when its state is newer than
         this code.
         """
-        snapshot = await self._engine.store.load(self._key(conversation))
+        key = self._key(conversation)
+        try:
+            snapshot = await self._engine.store.load(key)
+        except Unavailable as away:
+            snapshot = self._engine.store.cached(key)
+            if snapshot is None or not self._engine.reads_on or isinstance(away, Replaced):
+                raise
+            return structs.replace(self._shown(snapshot, messages), stale=True)
         return None if snapshot is None else self._shown(snapshot, messages)
 
     async def history(
@@ -361,8 +370,16 @@ class Chatkeep(Tenant[State]):
         states = StateCodec(state, schema=schema, upgrades=upgrades, limit=settings.state_limit)
         cache = Cache(entries=settings.cache_entries, bytes=settings.cache_bytes)
         driver = driver_for(url) if isinstance(url, str) else url
-        store = Store(driver, cache=cache, window=settings.history, message_limit=settings.message_limit)
-        super().__init__(Engine(store, settings, states, clock=clock), "")
+        patience_s = seconds(settings.store_timeout)
+        store = Store(
+            driver, cache=cache, window=settings.history, message_limit=settings.message_limit, patience_s=patience_s
+        )
+        if settings.cache is not None:
+            from .shared_cache import SharedCache  # an extra: imported only where it is wanted
+
+            store.shared = SharedCache(settings.cache)
+        journal = Journal(driver_for(f"sqlite:///{settings.journal}")) if settings.on_outage == "journal" else None
+        super().__init__(Engine(store, settings, states, journal=journal, clock=clock), "")
 
     def on_message(self, handler: F) -> F:
         """
@@ -404,6 +421,26 @@ class Chatkeep(Tenant[State]):
     def statistics(self) -> Statistics:
         """Counts of the cache and the engine in this process."""
         return Statistics(self._engine.store.statistics, self._engine.statistics)
+
+    @property
+    def trouble(self) -> str:
+        """Why messages are not answered now, for a readiness probe; "" when they are.
+
+        Says what the last act on the store has shown; the workers ask it every `poll`.
+        """
+        return self._engine.trouble
+
+    def use_shared_cache(self, on: bool) -> None:
+        """Switches the shared cache (`cache=`) off, or on again, while everything runs: only speed changes.
+
+        Raises `UsageError` when there is none.
+        """
+        shared = self._engine.store.shared
+        if shared is None:
+            raise UsageError(
+                'There is no shared cache; open the Chatkeep with cache="redis://...". Nothing was changed.'
+            )
+        shared.on = on
 
     async def open(self) -> None:
         """Opens the store and starts the workers; what a crash has left unread is answered now."""

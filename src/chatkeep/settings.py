@@ -11,7 +11,11 @@ from .errors import Misconfigured
 from .turns import Policy
 
 Overlap = Literal["queue", "debounce", "burst", "drop"]
+OnOutage = Literal["refuse", "read", "journal"]
 Duration = str | int | float
+
+CLAIM_S = 10.0
+"""A claim lasts so long and is renewed while its turn runs: an instance that died with its host is followed after it."""
 
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
@@ -46,7 +50,14 @@ class Settings(Struct, frozen=True, kw_only=True):
     failure, doubled each time, with jitter. poll: how often the store is asked for work that another process, or a
     crash, has left. cache_entries, cache_bytes: bounds of the local cache (0 entries: none). quick: a handler that
     has lately been faster than this is run before the message is written, which saves a round trip; a slower one
-    after.
+    after. store_timeout: an act whose outcome the store does not tell is run again for so long.
+    on_outage: what happens while the store does not answer:
+        refuse    `Unavailable`; nothing is acknowledged that is not in the store
+        read      as refuse, and `conversation` shows what this process has seen last, marked `stale`
+        journal   as refuse for reads; messages are written to a local SQLite file, durable, acknowledged with status
+                  "journaled", and handed over to the store, in order and once, when it is back
+    journal: that file. cache: a Redis or Valkey that instances share, redis://..., in front of the store; never
+    trusted, and its loss costs only time.
     """
 
     session_ttl: Duration | None = None
@@ -67,6 +78,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     message_limit: int = 256 * 1024
     state_limit: int = 1024 * 1024
     quick: Duration = "50ms"
+    store_timeout: Duration = "5s"
+    on_outage: OnOutage = "refuse"
+    journal: str = "chatkeep-journal.db"
+    cache: str | None = None
 
     def policy(self) -> Policy:
         """The settings that the rules in `turns` look at."""
@@ -79,7 +94,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             history=self.history,
             max_raised=self.attempts,
             max_begun=max(8, self.attempts + 5),
-            claim_s=seconds(self.turn_timeout) + 5.0,
+            claim_s=min(seconds(self.turn_timeout) + 5.0, CLAIM_S),
         )
 
 
@@ -103,8 +118,10 @@ DURATIONS = (
     "retry_longest",
     "poll",
     "quick",
+    "store_timeout",
 )
 NEVER_ZERO = ("retention", "turn_timeout", "poll", "max_wait")
+CHOICES = {"overlap": get_args(Overlap), "on_outage": get_args(OnOutage)}
 
 
 def settings_from(options: dict[str, object]) -> Settings:
@@ -120,8 +137,12 @@ def settings_from(options: dict[str, object]) -> Settings:
                 faults.append(f"{name}: {fault}")
         if name in LEAST and (not isinstance(value, int) or isinstance(value, bool) or value < LEAST[name]):
             faults.append(f"{name} must be a whole number of at least {LEAST[name]}, not {value!r}")
-        if name == "overlap" and value not in get_args(Overlap):
-            faults.append(f"overlap is one of {', '.join(get_args(Overlap))}, not {value!r}")
+        if name in CHOICES and value not in CHOICES[name]:
+            faults.append(f"{name} is one of {', '.join(CHOICES[name])}, not {value!r}")
+        if (name == "journal" and not (isinstance(value, str) and value)) or (
+            name == "cache" and not (value is None or isinstance(value, str))
+        ):
+            faults.append(f"{name} is text, not {value!r}")
     if faults:
         raise Misconfigured("; ".join(faults) + ". Nothing was opened.")
     return Settings(**options)  # type: ignore[arg-type]

@@ -9,28 +9,33 @@ drivers recognise their own traces.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
 import secrets
 from base64 import urlsafe_b64encode
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from msgspec import structs
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from .cache import Cache, CacheStatistics
+from .circuit import Circuit
 from .codec import Record, body_of, entry_for, message_from, record_from
 from .drivers.base import Claim, Driver, Entry, Index, Key, Row
-from .errors import Conflict, Corrupt, Unavailable, Uncertain
+from .errors import Conflict, Corrupt, Replaced, Unavailable, Uncertain
 from .model import Message
 from .turns import Act, Draft, Snapshot
 
+if TYPE_CHECKING:
+    from .shared_cache import SharedCache
+
 T = TypeVar("T")
 
+log = logging.getLogger("chatkeep")
+
 PAGE = 200
-SETTLE_S = 10.0
 NOTE_LIMIT = 64 * 1024  # chatkeep's own notes are short, whatever the limit for messages is
 PATIENCE = 3  # conflicts in a row before a writer steps back for a moment
 
@@ -38,10 +43,19 @@ Decide = Callable[[Snapshot], Act | None]
 
 
 class Store:
-    """Conversations as snapshots over one driver. *window*: how many last messages a snapshot holds, at least."""
+    """Conversations as snapshots over one driver. *window*: how many last messages a snapshot holds, at least.
 
-    def __init__(self, driver: Driver, *, cache: Cache, window: int, message_limit: int) -> None:
+    *changed* is called with each key that was written to, after it is durable.
+    """
+
+    def __init__(
+        self, driver: Driver, *, cache: Cache, window: int, message_limit: int, patience_s: float = 5.0
+    ) -> None:
         self.driver = driver
+        self.changed: Callable[[Key], None] = lambda key: None
+        self.shared: SharedCache | None = None
+        self.set_back = 0
+        self._circuit = Circuit(patience_s=patience_s)
         self._cache = cache
         self._window = window
         self._message_limit = message_limit
@@ -54,14 +68,29 @@ class Store:
     async def open(self) -> None:
         """Opens the driver."""
         await self.driver.open()
+        self._circuit.reset()
+        if self.shared is not None:
+            self.shared.open(self.driver.epoch)
 
     async def close(self) -> None:
         """Closes the driver."""
+        if self.shared is not None:
+            await self.shared.close()
         await self.driver.close()
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with the store, as far as the last act has shown; "" when it answers."""
+        return self._circuit.trouble
 
     def cached(self, key: Key) -> Snapshot | None:
         """The newest snapshot this process has seen; the store may have moved on."""
         return self._cache.get(key)
+
+    async def fetched(self, key: Key) -> Snapshot | None:
+        """What other instances have left in the shared cache; the store may have moved on from there too."""
+        found = await self.shared.get(key) if self.shared is not None else None
+        return None if found is None else self._keep(found)
 
     def forget(self, key: Key) -> None:
         """Lets go of what is cached: it is known to be old."""
@@ -69,10 +98,13 @@ class Store:
 
     async def load(self, key: Key, *, again: bool = True) -> Snapshot | None:
         """The conversation as it is now; None when there is none."""
+        known = self._cache.peek(key)
         found = await self._settle(lambda: self.driver.read(key, tail=self._window))
         if found is None:
             self._cache.drop(key)
             return None
+        if known is not None:
+            self._look_back(known.row, found[0])
         return self._keep(await self._complete(self._decoded(*found), again=again))
 
     async def reload(self, key: Key, *, again: bool = True) -> Snapshot:
@@ -95,6 +127,10 @@ class Store:
             except Conflict as there:
                 # Older than an erasure by another clock: it was asked for after it, so it belongs behind it.
                 at = max(at, there.erased_at or 0.0) + 0.001
+        if row.revision == revision:
+            self.changed(key)
+        if cached is not None and self._look_back(cached.row, row):
+            cached = None
         if (
             cached is not None
             and cached.row.born == row.born
@@ -117,6 +153,18 @@ class Store:
         if snapshot.row.born != row.born:
             raise Conflict(f"{key} was erased while message {entry.id} was written.")
         return snapshot, number, entry.id in known and row.revision != revision
+
+    async def hand_in(self, key: Key, entries: list[Entry], *, at: float, owner: str) -> None:
+        """Adds *entries* that were accepted elsewhere before, in order; those whose ids are there already, not again."""
+        while True:
+            append = partial(self.driver.append, key, entries, revision=fresh_token(), at=at, due_at=at, owner=owner)
+            try:
+                await self._settle(append)
+                break
+            except Conflict as there:
+                at = max(at, there.erased_at or 0.0) + 0.001
+        self._cache.drop(key)
+        self.changed(key)
 
     async def commit(self, snapshot: Snapshot, decide: Decide, *, at: float) -> tuple[Snapshot, list[Message] | None]:
         """Writes what *decide* makes of the snapshot, on top of whatever others wrote meanwhile.
@@ -152,7 +200,11 @@ class Store:
                 _message(key, row.born, draft, entry, number, at)
                 for number, (draft, entry) in enumerate(zip(act.drafts, entries, strict=True), row.head + 1)
             ]
-            return self._keep(self._windowed(stored, act.record, (*snapshot.messages, *said))), said
+            after = self._keep(self._windowed(stored, act.record, (*snapshot.messages, *said)))
+            self.changed(key)
+            if self.shared is not None:
+                self.shared.put(after)
+            return after, said
 
     async def page(
         self, key: Key, born: str, *, after: int | None = None, before: int | None = None, limit: int
@@ -181,23 +233,37 @@ class Store:
         self._cache.drop(key)
         await self._settle(lambda: self.driver.erase(key, at=at))
         self._cache.drop(key)
+        if self.shared is not None:
+            await self.shared.drop(key)
+        self.changed(key)
 
     async def _settle(self, act: Callable[[], Awaitable[T]]) -> T:
-        """Runs *act*; while nobody can say whether it happened, runs the same act again."""
         try:
-            return await act()
-        except Uncertain:
-            patient = AsyncRetrying(
-                retry=retry_if_exception_type(Uncertain),
-                wait=wait_random_exponential(multiplier=0.05, max=1.0),
-                stop=stop_after_delay(SETTLE_S),
-                reraise=True,
-            )
+            return await self._circuit.settle(act)
+        except Replaced as replaced:
+            if len(self._cache):
+                log.critical("%s", replaced)
+                self._cache.clear()
+            raise
 
-            async def again() -> T:
-                return await act()
+    def _look_back(self, known: Row, found: Row) -> bool:
+        """Whether the store holds less than it has answered before: it was set back, to a backup or a stale copy.
 
-            return await patient(again)
+        What is lost cannot be brought back from here. What can be promised is that nothing of it is mixed into what
+        the store holds now: all that is cached goes.
+        """
+        if known.born != found.born or known.head <= found.head:
+            return False
+        self.set_back += 1
+        log.error(
+            "%s: the store ends at entry %d, and had answered with %d: it was set back, and what came after is lost. "
+            "Conversations go on from what it holds. Look for a failover to a stale replica, or a restored backup.",
+            found.key,
+            found.head,
+            known.head,
+        )
+        self._cache.clear()
+        return True
 
     def _encoded(self, snapshot: Snapshot, act: Act, at: float) -> tuple[Row, list[Entry]]:
         old = snapshot.row
@@ -263,8 +329,12 @@ class Store:
         """The snapshot that a conflict shows."""
         key, row = snapshot.row.key, there.row
         if row is None:
+            if snapshot.row.revision and there.erased_at is None:
+                self._look_back(snapshot.row, structs.replace(snapshot.row, head=0))
             self._cache.drop(key)
             return blank(key)
+        if self._look_back(snapshot.row, row):
+            return await self.reload(key)
         if row.born == snapshot.row.born and snapshot.row.head + len(there.entries) == row.head:
             news = [message_from(key, row.born, entry) for entry in there.entries]
             return self._keep(self._windowed(row, record_from(key, row.body), (*snapshot.messages, *news)))

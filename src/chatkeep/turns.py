@@ -164,6 +164,11 @@ def taken(snapshot: Snapshot, policy: Policy, *, token: str, at: float, counted:
     return next_act(snapshot, record, policy, at=at, claim=token)
 
 
+def renewed(snapshot: Snapshot, policy: Policy, *, at: float) -> Act:
+    """Keeps the claim that is held for as long again."""
+    return next_act(snapshot, snapshot.record, policy, at=at, claim=snapshot.row.claim)
+
+
 def finished(
     snapshot: Snapshot,
     answered: list[Message],

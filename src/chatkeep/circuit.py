@@ -1,0 +1,99 @@
+"""What stands between chatkeep and a store that is in trouble: a circuit breaker, a retry budget, and the word on how
+it is.
+
+After FAILURES in a row the store is left alone for PAUSE_S, then asked once more; callers are told at once instead of
+waiting for another deadline. Acts whose outcome is unknown are run again, at most AGAIN_A_S a second over all callers:
+a store that comes back is not met by everything that has piled up.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TypeVar
+
+from aiolimiter import AsyncLimiter
+from circuitbreaker import CircuitBreaker
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_delay, wait_random_exponential
+
+from .errors import Replaced, StoreError, Unavailable, Uncertain
+
+T = TypeVar("T")
+
+FAILURES = 5
+PAUSE_S = 1.0
+AGAIN_A_S = 100
+
+
+class Circuit:
+    """Runs acts on a store. *patience_s*: how long an act whose outcome is unknown is run again."""
+
+    def __init__(self, *, patience_s: float) -> None:
+        self.trouble = ""
+        self._patience_s = patience_s
+        self._breaker = CircuitBreaker(FAILURES, PAUSE_S, StoreError)
+        self._budget = AsyncLimiter(AGAIN_A_S, 1.0)
+        self._failed_at = 0.0
+        self._replaced: Replaced | None = None
+
+    def reset(self) -> None:
+        """Forgets what was: the store has been opened anew."""
+        self._breaker.reset()
+        self._replaced, self.trouble = None, ""
+
+    async def settle(self, act: Callable[[], Awaitable[T]]) -> T:
+        """The answer of *act*; while nobody can say whether it happened, runs the same act again."""
+        try:
+            return await self.ask(act)
+        except Uncertain as unknown:
+            return await self._again(act, unknown)
+
+    async def ask(self, act: Callable[[], Awaitable[T]]) -> T:
+        """Runs *act* once. Raises `Unavailable` without trying while the store is left alone."""
+        if self._replaced is not None:
+            raise Replaced(str(self._replaced))
+        if self._breaker.opened:
+            raise Unavailable(
+                f"The store does not answer ({self.trouble}); nothing was done. It is asked again within {PAUSE_S:g} s."
+            )
+        began = time.monotonic()
+        try:
+            answer = await act()
+        except Replaced as replaced:
+            self._replaced, self.trouble = replaced, str(replaced)
+            raise
+        except (Unavailable, Uncertain) as fault:
+            self.trouble = str(fault)
+            # A connection that breaks fails all that was on it: that is one failure, and not fifty.
+            if began > self._failed_at:
+                self._failed_at = time.monotonic()
+                with suppress(StoreError), self._breaker:
+                    raise
+            raise
+        except StoreError:
+            self._answered()
+            raise
+        self._answered()
+        return answer
+
+    def _answered(self) -> None:
+        self.trouble = ""
+        self._breaker.reset()
+
+    async def _again(self, act: Callable[[], Awaitable[T]], unknown: Uncertain) -> T:
+        async def once() -> T:
+            async with self._budget:
+                return await self.ask(act)
+
+        def still_unknown(state: RetryCallState) -> T:
+            # (That the store was not even asked this time does not make the first time undone.)
+            raise unknown
+
+        patient = AsyncRetrying(
+            retry=retry_if_exception_type((Uncertain, Unavailable)),
+            wait=wait_random_exponential(multiplier=0.05, max=1.0),
+            stop=stop_after_delay(self._patience_s),
+            retry_error_callback=still_unknown,
+        )
+        return await patient(once)
