@@ -14,12 +14,14 @@ from datetime import UTC, datetime
 from io import FileIO
 from threading import Thread
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import click
 import msgspec
 
 from . import __version__
 from .demos import DEMOS, demo_for
+from .drivers import driver_for
 from .errors import ChatkeepError, Corrupt, HandlerFailed, StoreError, Uncertain, UsageError
 from .keep import Chatkeep, Tenant
 from .model import Conversation, Message
@@ -37,6 +39,9 @@ EXITS: dict[type[ChatkeepError], int] = {
     ChatkeepError: 1,
 }
 """Error to exit code: an error ends the program with the code of the nearest of its classes that is listed."""
+
+UNFIT = 7
+"""Exit code of `check` for a store that chatkeep should not be run on."""
 
 HIDDEN = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
 HIDDEN |= {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
@@ -66,13 +71,14 @@ def main() -> None:
       chatkeep chat restaurant               the same bot, here in the terminal
       chatkeep list chatkeep-demo.db         what is in the store, also while the demo runs
       chatkeep show chatkeep-demo.db ada     one conversation: state, log, what was set aside
+      chatkeep check redis://127.0.0.1/0     whether a store is durable, and fit to be used
 
     STORE is a URL (sqlite:///chat.db) or the path of an SQLite file. These commands never create a file and never
     answer a message; a server that has the store open is not disturbed.
 
     \b
     Exit codes: 0 done, 1 not found, 2 used wrongly, 3 the store cannot be reached (try again), 4 damaged,
-    5 perhaps done (look), 6 the bot's code failed.
+    5 perhaps done (look), 6 the bot's code failed, 7 the store is not fit (check).
     """
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     for stream in (sys.stdout, sys.stderr):
@@ -415,6 +421,40 @@ def replay(store: str, conversation: str, number: int, tenant: str) -> None:
     look(store, tenant, work)
 
 
+@main.command()
+@store_argument
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON for each finding.")
+@click.option("--strict", is_flag=True, help="Warnings count as failures.")
+def check(store: str, as_json: bool, strict: bool) -> None:
+    """Says in plain words whether a store is fit to keep conversations.
+
+    Versions, durability, eviction, clock, schema, permissions and the time of a round trip; nothing is changed. Exit code 0
+    when it is fit, 7 when something is wrong with it (with --strict: also when there is a warning).
+
+    \b
+    Examples:
+      chatkeep check chat.db
+      chatkeep check redis://127.0.0.1:6379/0
+      chatkeep check postgresql://bot@db.example/chat --strict
+    """
+    findings = asyncio.run(driver_for(url_of(store)).examine())
+    for finding in findings:
+        if as_json:
+            tell(finding._asdict())
+        else:
+            mark = {"ok": click.style("ok  ", fg="green"), "warn": click.style("warn", fg="yellow")}
+            click.echo(
+                f"{mark.get(finding.level, click.style('FAIL', fg='red'))}  {finding.subject:<14}  {plain(finding.said)}"
+            )
+    failed = [finding for finding in findings if finding.level == "fail" or (strict and finding.level == "warn")]
+    warned = [finding for finding in findings if finding.level == "warn"]
+    if not as_json:
+        verdict = "not fit" if failed else f"fit, with {len(warned)} to look at" if warned else "fit"
+        click.echo(f"{verdict}: {plain(without_secret(url_of(store)))}")
+    if failed:
+        sys.exit(UNFIT)
+
+
 # -- what they share ----------------------------------------------------------------------------------------------------
 
 
@@ -436,6 +476,12 @@ def existing(store: str) -> Chatkeep[Any]:
 def url_of(store: str) -> str:
     """The URL of a store that may be given as the path of an SQLite file."""
     return store if "://" in store else f"sqlite:///{store}"
+
+
+def without_secret(url: str) -> str:
+    """*url* as it may be shown."""
+    parts = urlsplit(url)
+    return url.replace(f":{parts.password}@", ":***@") if parts.password else url
 
 
 async def opened(keep: Chatkeep[Any], work: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -46,9 +46,9 @@ class News:
 
     async def close(self) -> None:
         """Tells what is left to be told."""
-        if self._teller is not None:
-            await self._teller
         self.live = False
+        while self._teller is not None:
+            await self._teller
 
     def tell(self, key: Key) -> None:
         """Something has changed in *key*."""
