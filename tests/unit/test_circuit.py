@@ -1,0 +1,127 @@
+"""The circuit between chatkeep and its store: when it stops asking, when it asks again, how often it runs an act again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from chatkeep import circuit
+from chatkeep.circuit import Circuit
+from chatkeep.errors import Conflict, Replaced, Unavailable, Uncertain
+
+
+def answers(*found: Any) -> Callable[[], Awaitable[Any]]:
+    """An act that answers these, one after another, and counts in `.asked`; the last one for ever."""
+    left = list(found)
+
+    async def act() -> Any:
+        act.asked += 1  # type: ignore[attr-defined]
+        answer = left.pop(0) if len(left) > 1 else left[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    act.asked = 0  # type: ignore[attr-defined]
+    return act
+
+
+async def test_a_store_that_fails_in_a_row_is_left_alone_and_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After FAILURES nobody waits for it any more, until the pause is over; one good answer and all is well."""
+    monkeypatch.setattr(circuit, "PAUSE_S", 0.05)
+    through, act = Circuit(patience_s=0.1), answers(Unavailable("down"))
+    for _ in range(circuit.FAILURES + 3):
+        with pytest.raises(Unavailable):
+            await through.ask(act)
+
+    assert circuit.FAILURES == act.asked  # type: ignore[attr-defined]
+    assert "down" == through.trouble
+
+    await asyncio.sleep(0.06)
+
+    assert "there" == await through.ask(answers("there"))
+    assert "" == through.trouble
+
+
+async def test_a_refusal_is_an_answer() -> None:
+    """Conflicts say that the store is well, however many there are."""
+    through, act = Circuit(patience_s=0.1), answers(Conflict("somebody else"))
+    for _ in range(2 * circuit.FAILURES):
+        with pytest.raises(Conflict):
+            await through.ask(act)
+
+    assert 2 * circuit.FAILURES == act.asked  # type: ignore[attr-defined]
+
+
+async def test_what_fails_together_is_one_failure() -> None:
+    """A connection that breaks fails all that was on it; the store is asked on."""
+    through, broken = Circuit(patience_s=0.1), asyncio.Event()
+
+    async def on_the_connection() -> None:
+        await broken.wait()
+        raise Uncertain("reset")
+
+    acts = [asyncio.create_task(through.ask(on_the_connection)) for _ in range(50)]
+    await asyncio.sleep(0)
+    broken.set()
+    await asyncio.gather(*acts, return_exceptions=True)
+
+    assert "there" == await through.ask(answers("there"))
+
+
+async def test_an_unknown_outcome_is_settled_by_the_same_act() -> None:
+    """It runs again until somebody knows; that the store could not be asked in between makes nothing undone."""
+    act = answers(Uncertain("lost"), Unavailable("away"), Uncertain("lost"), "there")
+
+    assert "there" == await Circuit(patience_s=5.0).settle(act)
+
+
+async def test_an_outcome_that_stays_unknown_is_told_as_that() -> None:
+    """Not as "certainly not written", although the last attempts could not even be made."""
+    began = time.monotonic()
+    with pytest.raises(Uncertain):
+        await Circuit(patience_s=0.2).settle(answers(Uncertain("lost"), Unavailable("away")))
+
+    assert time.monotonic() - began < 3
+
+
+async def test_a_replaced_store_is_refused_until_it_is_opened_anew() -> None:
+    """No later act is even tried on it."""
+    through, act = Circuit(patience_s=0.1), answers("there")
+    with pytest.raises(Replaced):
+        await through.settle(answers(Replaced("another store")))
+    with pytest.raises(Replaced):
+        await through.settle(act)
+    asked = act.asked  # type: ignore[attr-defined]
+    through.reset()
+
+    assert 0 == asked
+    assert "there" == await through.settle(act)
+
+
+async def test_acts_run_again_within_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two hundred acts that were on a broken connection do not all come back at once."""
+    monkeypatch.setattr(circuit, "AGAIN_A_S", 50)
+    through, again = Circuit(patience_s=10.0), []
+
+    async def one() -> None:
+        first = True
+
+        async def act() -> None:
+            nonlocal first
+            if first:
+                first = False
+                await asyncio.sleep(0.01)
+                raise Uncertain("lost")
+            again.append(time.monotonic())
+
+        await through.settle(act)
+
+    began = time.monotonic()
+    await asyncio.gather(*(one() for _ in range(100)))
+
+    assert 100 == len(again)
+    assert len([at for at in again if at < began + 0.5]) <= 50 + 30

@@ -1,0 +1,96 @@
+"""The journal: durable here, handed over in order, and nothing let go before it was taken."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from chatkeep.drivers.base import Entry, Key
+from chatkeep.drivers.sqlite import SqliteDriver
+from chatkeep.errors import Unavailable
+from chatkeep.journal import Journal
+
+ADA, BOB = Key("", "ada"), Key("salon", "bob")
+
+
+def journal(folder: Path) -> Journal:
+    """A journal on the test's file."""
+    return Journal(SqliteDriver(f"sqlite:///{folder}/journal.db"))
+
+
+class Taker:
+    """What a store would take, until it is told to fail."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[Key, str, str]] = []
+        self.fails_after: int | None = None
+
+    async def __call__(self, key: Key, entries: list[Entry], owner: str) -> None:
+        """Takes *entries*."""
+        if self.fails_after is not None and len(self.taken) >= self.fails_after:
+            raise Unavailable("away again")
+        self.taken += [(key, entry.id, owner) for entry in entries]
+        await asyncio.sleep(0)
+
+
+async def test_what_is_kept_survives_and_is_handed_over_in_order(tmp_path: Path) -> None:
+    """Across a restart; then nothing is held any more."""
+    before = journal(tmp_path)
+    await before.open()
+    for number in range(3):
+        await before.keep(ADA, Entry(0, f"a{number}", "u", b"hi"), at=float(number), owner="ann")
+        await before.keep(BOB, Entry(0, f"b{number}", "u", b"hi"), at=float(number), owner="")
+    await before.close()
+    after, store = journal(tmp_path), Taker()
+    await after.open()
+
+    assert (True, True, 2) == (after.holds(ADA), after.holds(BOB), len(after))
+    assert 6 == await after.hand_over(store)
+    assert [(ADA, f"a{n}", "ann") for n in range(3)] == [taken for taken in store.taken if taken[0] == ADA]
+    assert [(BOB, f"b{n}", "") for n in range(3)] == [taken for taken in store.taken if taken[0] == BOB]
+    assert (False, 0) == (after.holds(ADA), len(after))
+    assert 0 == await after.hand_over(store)
+    await after.close()
+
+
+async def test_what_was_not_taken_stays(tmp_path: Path) -> None:
+    """A store that goes away in the middle gets the rest later, and nothing that it has twice."""
+    kept, store = journal(tmp_path), Taker()
+    await kept.open()
+    for key in (ADA, BOB):
+        await kept.keep(key, Entry(0, "m", "u", b"hi"), at=1.0, owner="")
+    store.fails_after = 1
+    with pytest.raises(Unavailable):
+        await kept.hand_over(store)
+
+    assert 1 == len(kept)
+
+    store.fails_after = None
+    await kept.hand_over(store)
+
+    assert sorted([ADA, BOB]) == sorted(key for key, _, _ in store.taken)
+    await kept.close()
+
+
+async def test_what_comes_while_it_is_handed_over_is_not_forgotten(tmp_path: Path) -> None:
+    """However it falls between the looks of the hand-over."""
+    kept, store = journal(tmp_path), Taker()
+    await kept.open()
+    wanted = []
+
+    async def write() -> None:
+        for number in range(60):
+            wanted.append(f"m{number}")
+            await kept.keep(ADA, Entry(0, f"m{number}", "u", b"hi"), at=float(number), owner="")
+            await asyncio.sleep(0)
+
+    writer = asyncio.create_task(write())
+    while not writer.done():
+        await kept.hand_over(store)
+    await kept.hand_over(store)
+
+    assert wanted == [id for _, id, _ in store.taken]
+    assert 0 == len(kept)
+    await kept.close()
