@@ -1066,27 +1066,42 @@ class Engine(Generic[State]):
 
         await self._commit(await self.store.reload(key), decide)
 
-    async def resume(self, tenant: str | None, *, answer: bool) -> None:
-        """After a switch to on: answers what is unread, or passes it over, conversation by conversation."""
-        after: Row | None = None
-        while rows := await self.store.rows("key", tenant=tenant, after=after):
-            for row in rows:
-                try:
-                    await self.resume_one(row.key, answer=answer)
-                except (Corrupt, Unsupported) as unreadable:
-                    log.error("%s", unreadable)
-            after = rows[-1]
+    async def skip(self, tenant: str | None, *, lifted: str) -> None:
+        """Before the switch *lifted* goes on: passes over what came while it was off, conversation by conversation."""
+        await self._each(tenant, lambda key: self.skip_one(key, lifted=lifted))
 
-    async def resume_one(self, key: Key, *, answer: bool) -> None:
+    async def skip_one(self, key: Key, *, lifted: str = "") -> None:
+        """The same for one conversation; by default before its own switch goes on."""
+        snapshot = await self.store.load(key)
+        if snapshot is None or key == SWITCHES:
+            return
+        others = {EVERYWHERE, "=" + key.tenant} - {lifted}
+        if (snapshot.record.off and lifted) or others & self._off:
+            return  # it stays off
+        await self._commit(snapshot, lambda there: turns.skipped(there, self.policy, at=self.clock()))
+
+    async def resume(self, tenant: str | None) -> None:
+        """After a switch to on: answers what is unread."""
+        await self._each(tenant, self.resume_one)
+
+    async def resume_one(self, key: Key) -> None:
         """The same for one conversation."""
         snapshot = await self.store.load(key)
         if snapshot is None or not turns.unread(snapshot) or self.is_off(snapshot) or key == SWITCHES:
             return
-        if not answer:
-            await self._commit(snapshot, lambda there: turns.skipped(there, self.policy, at=self.clock()))
-        elif self.handler is not None and len(self._lanes) < self._settings.backlog:
-            # (What finds no room here is found by the sweep, when it looks at parked conversations again.)
+        # (What finds no room here is found by the sweep, when it looks at parked conversations again.)
+        if self.handler is not None and len(self._lanes) < self._settings.backlog:
             self._start(key, self._lanes.setdefault(key, self._lane()))
+
+    async def _each(self, tenant: str | None, act: Callable[[Key], Coroutine[Any, Any, None]]) -> None:
+        after: Row | None = None
+        while rows := await self.store.rows("key", tenant=tenant, after=after):
+            for row in rows:
+                try:
+                    await act(row.key)
+                except (Corrupt, Unsupported) as unreadable:
+                    log.error("%s", unreadable)
+            after = rows[-1]
 
     # -- state outside a turn -----------------------------------------------------------------------------------------------
 

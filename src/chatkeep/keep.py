@@ -16,8 +16,8 @@ from .drivers.base import Driver, Index, Key, Row
 from .engine import EVERYWHERE, Engine, EngineStatistics, owned
 from .errors import BadMessage, Corrupt, Misconfigured, Replaced, Unavailable, Unsupported, UsageError
 from .handlers import Handler, handler_for
-from .model import Content, Conversation, Message, Receipt, Role, State
 from .journal import Journal
+from .model import Content, Conversation, Message, Receipt, Role, State
 from .settings import seconds, settings_from
 from .store import Store
 from .turns import Snapshot, session_over, unread
@@ -277,20 +277,27 @@ class Tenant(Generic[State]):
         tenants).
 
         While it is off, messages are kept and shown, and not answered. When it goes on again, what is unread is
-        answered as `overlap` says, or, with unread="skip", passed over. Durable. Other instances on the store notice
-        within `poll`; what they have put aside while it was off they look at again within half a minute.
+        answered as `overlap` says, or, with unread="skip", passed over (but for what comes in that very moment).
+        Durable. Other instances on the store notice within `poll`; what they have put aside while it was off they
+        look at again within half a minute.
         """
         if unread not in ("answer", "skip"):
             raise UsageError(f'unread is "answer" or "skip", not {unread!r}; nothing was switched.')
-        key = self._key(conversation) if conversation is not None else None
-        if key is None:
-            await self._engine.switch(on, scope=EVERYWHERE if self._scope is None else f"={self._tenant}")
+        engine, skips = self._engine, on and unread == "skip"
+        if conversation is None:
+            scope = EVERYWHERE if self._scope is None else f"={self._tenant}"
+            if skips:
+                await engine.skip(self._scope, lifted=scope)
+            await engine.switch(on, scope=scope)
             if on:
-                await self._engine.resume(self._scope, answer=unread == "answer")
+                await engine.resume(self._scope)
         else:
-            await self._engine.switch_one(key, on)
+            key = self._key(conversation)
+            if skips:
+                await engine.skip_one(key)
+            await engine.switch_one(key, on)
             if on:
-                await self._engine.resume_one(key, answer=unread == "answer")
+                await engine.resume_one(key)
 
     @property
     def _scope(self) -> str | None:
