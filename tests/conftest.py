@@ -14,7 +14,7 @@ import pytest
 from chatkeep import Chatkeep
 from chatkeep.testing.servers import PostgresServer, RedisServer
 
-STORES = ("memory", "sqlite")
+STORES = ("memory", "sqlite", "redis", "postgresql")
 FAST = {"poll": "20ms", "retry_after": "1ms", "retry_longest": "5ms"}
 
 

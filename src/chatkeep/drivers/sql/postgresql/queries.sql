@@ -1,0 +1,60 @@
+-- Every statement of drivers/postgresql.py, beside the functions of 002. "chatkeep." becomes the schema in use.
+
+-- name: commit_acts
+select * from chatkeep.commit_acts($1, $2, $3, $4, $5, $6, $7);
+
+-- name: read_logs
+select * from chatkeep.read_logs($1, $2, $3, $4);
+
+-- name: scan
+select * from chatkeep.scan($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
+
+-- name: announce
+-- Nothing is lost with an announcement, so its commit need not wait for the disk. ($1, the epoch, is of no use here.)
+select $1::text, set_config('synchronous_commit', 'off', true), pg_notify($2, piece) from unnest($3::text[]) piece;
+
+-- name: greet
+select (select value::int from chatkeep.meta where name = 'schema') as schema,
+       (select value from chatkeep.meta where name = 'epoch') as epoch,
+       pg_is_in_recovery() as standby,
+       current_setting('transaction_isolation') as isolation,
+       current_setting('fsync') as fsync,
+       current_setting('full_page_writes') as full_page_writes;
+
+-- name: examine_server
+select extract(epoch from clock_timestamp())::float8 as now,
+       current_setting('server_version') as version,
+       pg_is_in_recovery() as standby,
+       current_setting('fsync') as fsync,
+       current_setting('full_page_writes') as full_page_writes,
+       reset.synchronous_commit, reset.isolation, reset.idle_timeout, reset.lock_timeout,
+       current_setting('data_checksums') as data_checksums,
+       current_setting('max_connections')::int as max_connections,
+       (select count(*)::int from pg_stat_activity where backend_type = 'client backend') as connections
+from (
+    select max(setting) filter (where name = 'synchronous_commit') as synchronous_commit,
+           max(setting) filter (where name = 'default_transaction_isolation') as isolation,
+           max(setting) filter (where name = 'idle_in_transaction_session_timeout') as idle_timeout,
+           max(setting) filter (where name = 'lock_timeout') as lock_timeout
+    from pg_settings
+) reset;
+
+-- name: examine_schema
+select (select value::int from chatkeep.meta where name = 'schema') as schema,
+       (select value from chatkeep.meta where name = 'epoch') as epoch,
+       array(
+           select format('%s on %s', what, relname)
+           from pg_class c
+           cross join unnest(case when relname = 'meta' then array['select'] else array['select', 'insert', 'update', 'delete'] end) what
+           where c.relnamespace = to_regnamespace($1) and c.relkind = 'r' and not has_table_privilege(c.oid, what)
+           union all
+           select format('execute on %s', proname)
+           from pg_proc p where p.pronamespace = to_regnamespace($1) and not has_function_privilege(p.oid, 'execute')
+       ) as refused;
+
+-- name: examine_tables
+select s.relname as name, s.n_live_tup as live, s.n_dead_tup as dead,
+       current_setting('autovacuum') = 'off' or coalesce(c.reloptions::text like '%autovacuum_enabled=false%', false) as vacuum_off
+from pg_stat_user_tables s join pg_class c on c.oid = s.relid
+where s.schemaname = $1 and s.relname in ('conversation', 'entry')
+order by 1;
