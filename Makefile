@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 BOT ?= restaurant
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench soak pin clean
+.PHONY: demo test check bench bench-peers bench-pin soak pin clean
 
 $(READY): constraints.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "chatkeep needs Python 3.11 or newer; try make PYTHON=python3.12")'
@@ -26,8 +26,17 @@ check: $(READY)  ## linter, formatter, types, layers
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_house.py
 
-bench: $(READY)  ## measures, beside the raw driver, and writes benchmarks/RESULTS.md
-	$(BIN)/python -m benchmarks
+bench: $(READY)  ## measures every engine, beside the floors and the peers that are there; writes benchmarks/RESULTS.md
+	$(BIN)/python -m benchmarks $(BENCH)
+
+bench-peers: $(READY)  ## installs the peers that `make bench` compares with; Node ones where there is npm
+	$(PYTHON) -m venv benchmarks/.peers
+	benchmarks/.peers/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r benchmarks/peers.txt
+	-cd benchmarks/peers && npm install --ignore-scripts --no-package-lock --no-audit --no-fund
+
+bench-pin:  ## after a change of the peers; needs uv
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \
+		--upgrade --group peers -o benchmarks/peers.txt
 
 soak: $(READY)  ## the kill test, for ten minutes
 	CHATKEEP_KILLS=1500 $(BIN)/python -m pytest tests/acceptance/test_kill.py -s

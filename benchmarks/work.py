@@ -7,7 +7,9 @@ compress like chat and not like a repeated line.
 
 from __future__ import annotations
 
+import json
 import random
+from collections.abc import Iterable
 from typing import Any
 
 TEXT_BYTES = 200
@@ -107,3 +109,19 @@ def question(seed: int) -> str:
 def answer(seed: int) -> str:
     """What the bot says."""
     return TEXTS[(seed * 3 + 257) % 512]
+
+
+def history(messages: int) -> list[tuple[int, str, str]]:
+    """What has been said before, to fill a conversation with: number, role, text."""
+    return [(n, ("assistant", "user")[n % 2], TEXTS[n % 512]) for n in range(1, messages + 1)]
+
+
+def pairs(messages: int) -> list[bytes]:
+    """The same, a question and its answer in one body: what the bare combiners keep."""
+    said = [text for _, _, text in history(messages)]
+    return [json.dumps(pair).encode() for pair in zip(said[::2], said[1::2], strict=True)]
+
+
+def unpaired(bodies: Iterable[tuple[bytes | str]]) -> list[str]:
+    """The texts in bodies made by `pairs`, oldest first, of bodies newest first."""
+    return [text for (body,) in reversed(list(bodies)) for text in json.loads(body)]

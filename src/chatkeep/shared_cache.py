@@ -12,6 +12,7 @@ import asyncio
 import logging
 import time
 import zlib
+from typing import cast
 
 import msgspec
 from msgspec import Struct
@@ -81,7 +82,7 @@ class SharedCache:
         if not self._usable():
             return None
         try:
-            found: bytes | None = await self._redis.get(self._name(key))
+            found = cast("bytes | None", await self._redis.get(self._name(key)))
         except (RedisError, OSError) as fault:
             self._failed(fault)
             return None

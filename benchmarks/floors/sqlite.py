@@ -1,10 +1,4 @@
-"""What chatkeep is measured against: (a) the raw loop, (b) the bare combiner. Same SQLite, same durability, same work.
-
-(a) is what a careful person writes by hand: the plain driver, one transaction that loads the state and the last 20 messages,
-    decodes them, runs the bot, and writes. No dedupe, no order between processes, no retries, no expiry.
-(b) is what write combining can give at most: a cache, one row per turn, one thread that commits what has queued up. No
-    dedupe, no ids, no index but the two it needs.
-"""
+"""The floors on SQLite: apsw, WAL, synchronous=FULL."""
 
 from __future__ import annotations
 
@@ -19,7 +13,7 @@ from typing import Any, cast
 import apsw
 import msgspec
 
-from . import work
+from .. import work
 
 RAW = """
 create table if not exists session (id text primary key, state text not null) without rowid;
@@ -33,36 +27,45 @@ create index if not exists turn_session on turn (session);
 """
 
 
-def connect(path: str, schema: str) -> apsw.Connection:
+def connect(url: str, schema: str) -> apsw.Connection:
     """A connection as durable as chatkeep's."""
-    db = apsw.Connection(path)
+    db = apsw.Connection(url.removeprefix("sqlite:///"))
     db.execute("pragma journal_mode = wal; pragma synchronous = full; pragma cache_size = -16000")
     db.execute(schema)
     return db
 
 
 class RawLoop:
-    """(a): load and write in one transaction, nothing cached, nothing combined. It blocks the loop, as such code does."""
+    """(a): load and write in one transaction. It blocks the event loop, as such code does."""
 
-    name = "(a) raw loop"
+    async def open(self, url: str) -> None:
+        self.db = connect(url, RAW)
 
-    async def open(self, path: str) -> None:
-        self.db = connect(path, RAW)
-
-    async def turn(self, conversation: str, step: int) -> None:
+    async def fill(self, conversation: str, messages: int) -> None:
         db = self.db
         db.execute("begin immediate")
-        found = db.execute("select state from session where id = ?", (conversation,)).fetchone()
+        db.execute("insert into session values (?, ?)", (conversation, json.dumps(work.state(0))))
+        db.executemany(
+            "insert into message values (?, ?, ?, ?)",
+            [(conversation, n, role, json.dumps({"text": text})) for n, role, text in work.history(messages)],
+        )
+        db.execute("commit")
+
+    async def turn(self, conversation: str, step: int) -> int:
+        db = self.db
+        db.execute("begin immediate")
+        raw = db.execute("select state from session where id = ?", (conversation,)).get
         said = db.execute(
             "select number, role, body from message where session = ? order by number desc limit ?",
             (conversation, work.WINDOW),
         ).fetchall()
-        state: dict[str, Any] = json.loads(found[0]) if found else {}
+        state: dict[str, Any] = json.loads(raw)
         history = [json.loads(body) for _, _, body in reversed(said)]
-        assert len(history) <= work.WINDOW
+        assert 0 < len(history) <= work.WINDOW
+        before = cast(int, state["revision"])
         state.update(work.state(step))
-        number = cast(int, said[0][0]) if said else 0
-        db.execute("insert or replace into session values (?, ?)", (conversation, json.dumps(state)))
+        number = cast(int, said[0][0])
+        db.execute("update session set state = ? where id = ?", (json.dumps(state), conversation))
         db.execute(
             "insert into message values (?, ?, 'user', ?), (?, ?, 'assistant', ?)",
             (
@@ -75,30 +78,34 @@ class RawLoop:
             ),
         )
         db.execute("commit")
+        return before
 
     async def close(self) -> None:
         self.db.close()
 
 
 class BareCombiner:
-    """(b): cached state and history, conditional write, one commit for all that waits."""
+    """(b): a thread that commits what has queued up meanwhile."""
 
-    name = "(b) bare combiner"
-
-    async def open(self, path: str) -> None:
-        self.path = path
+    async def open(self, url: str) -> None:
+        self.url = url
         self.loop = asyncio.get_running_loop()
         self.jobs: SimpleQueue[tuple[Callable[[apsw.Connection], Any], asyncio.Future[Any]] | None] = SimpleQueue()
         self.cache: dict[str, tuple[int, int, bytes, deque[str]]] = {}
         self.thread = Thread(target=self._work)
         self.thread.start()
 
-    async def turn(self, conversation: str, step: int) -> None:
+    async def fill(self, conversation: str, messages: int) -> None:
+        await self._call(lambda db: self._fill(db, conversation, messages))
+
+    async def turn(self, conversation: str, step: int) -> int:
         held = self.cache.get(conversation)
         if held is None:
             held = await self._call(lambda db: self._load(db, conversation))
         number, revision, raw, history = held
+        assert 0 < len(history) <= work.WINDOW
         state = msgspec.json.decode(raw)
+        before = cast(int, state["revision"])
         state.update(work.state(step))
         said = (work.question(step), work.answer(step))
         raw, body = msgspec.json.encode(state), msgspec.json.encode(said)
@@ -106,6 +113,7 @@ class BareCombiner:
             raise AssertionError("somebody else wrote")
         history.extend(said)
         self.cache[conversation] = (number, revision + 1, raw, history)
+        return before
 
     async def close(self) -> None:
         self.jobs.put(None)
@@ -116,14 +124,19 @@ class BareCombiner:
         self.jobs.put((act, answered))
         return answered
 
+    def _fill(self, db: apsw.Connection, name: str, messages: int) -> None:
+        state = msgspec.json.encode(work.state(0))
+        (number,) = db.execute(
+            "insert into session (name, revision, state) values (?, 0, ?) returning id", (name, state)
+        ).fetchall()[0]
+        db.executemany("insert into turn values (?, ?)", [(number, body) for body in work.pairs(messages)])
+
     def _load(self, db: apsw.Connection, name: str) -> tuple[int, int, bytes, deque[str]]:
-        db.execute("insert into session (name, revision, state) values (?, 0, '{}') on conflict do nothing", (name,))
         number, revision, raw = db.execute("select id, revision, state from session where name = ?", (name,)).get
-        bodies = db.execute(
-            "select body from turn where session = ? order by rowid desc limit 10", (number,)
+        bodies: list[Any] = db.execute(
+            "select body from turn where session = ? order by rowid desc limit ?", (number, work.WINDOW // 2)
         ).fetchall()
-        history = deque([said for (body,) in reversed(bodies) for said in msgspec.json.decode(body)], work.WINDOW)
-        return number, revision, raw if isinstance(raw, bytes) else raw.encode(), history
+        return number, revision, raw, deque(work.unpaired(bodies), work.WINDOW)
 
     def _write(self, db: apsw.Connection, number: int, revision: int, raw: bytes, body: bytes) -> bool:
         done = db.execute(
@@ -134,7 +147,7 @@ class BareCombiner:
         return done is not None
 
     def _work(self) -> None:
-        db = connect(self.path, BARE)
+        db = connect(self.url, BARE)
         while (job := self.jobs.get()) is not None:
             batch = [job]
             try:
