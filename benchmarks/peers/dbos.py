@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import asyncpg  # type: ignore[import-untyped]
+import asyncpg
 from dbos import DBOS, AsyncSQLAlchemyDatasource
 from sqlalchemy import text
 

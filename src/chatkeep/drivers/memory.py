@@ -125,7 +125,7 @@ class MemoryDriver:
         row = structs.replace(row, head=self._add(key, stored.head if stored else row.head, entries))
         self._shelf.rows[key] = row
         log = self._shelf.logs.get(key, {})
-        for number in [number for number in log if number <= drop]:
+        for number in [number for number in log if number <= drop] if drop else ():
             self._shelf.ids[key].pop(log.pop(number).id, None)
         return row
 

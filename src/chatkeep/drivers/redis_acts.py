@@ -1,0 +1,355 @@
+"""What the verbs say to a Redis, and what its replies mean: key names, scripts, arguments. No connection is in here, so
+that whoever can carry an EVALSHA may use it.
+
+A conversation is a hash (its row), a list (its log) and a hash of ids; 64 buckets hold them, each in one hash slot with
+the sorted sets that find its conversations, the marks of its erasures and a copy of the store's epoch:
+
+    PREFIX:{12}:row:TENANT\\0ID   :log:..   :ids:..   PREFIX:{12}:due   :key   :owner   :recent   :erased   :epoch
+    PREFIX:meta                  epoch, format, number of buckets
+
+The scripts are the files in lua/; common.lua begins each of those that look at a row.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from hashlib import sha1
+from importlib.resources import files
+from math import isfinite
+from typing import Any, NamedTuple
+from zlib import crc32
+
+from msgspec import structs
+
+from ..errors import (
+    ChatkeepError,
+    Conflict,
+    Corrupt,
+    Duplicate,
+    Replaced,
+    Unavailable,
+    Uncertain,
+    Unsupported,
+)
+from .base import TOMBSTONE_KEPT_S, Appended, Entry, Index, Key, Row, mark_of
+from .packing import pack, unpack
+
+BUCKETS = 64  # part of the format: a key's bucket never changes
+FORMAT = 1
+
+Argument = bytes | str | int
+Place = tuple[float, bytes]  # where a row stands in an index: its score there (0 where names order) and its member
+
+
+class Script(NamedTuple):
+    """A script by its text and its name on the server."""
+
+    text: bytes
+    sha: bytes
+
+
+class Act(NamedTuple):
+    """One run of a script. *writes*: unanswered, nobody knows whether it happened."""
+
+    script: Script
+    keys: tuple[bytes, ...]
+    arguments: list[Argument]
+    writes: bool = False
+
+    def command(self, *, whole: bool = False) -> tuple[Argument, ...]:
+        """EVALSHA; or EVAL with the *whole* script, for a server that does not have it yet."""
+        script = (b"EVAL", self.script.text) if whole else (b"EVALSHA", self.script.sha)
+        return *script, len(self.keys), *self.keys, *self.arguments
+
+
+META = (b"epoch", b"format", b"buckets", b"copied")
+
+
+class Meta(NamedTuple):
+    """What is said about the whole store; '' for what is not."""
+
+    epoch: str
+    format: str
+    buckets: str
+    copied: str
+
+
+def _script(*names: str) -> Script:
+    text = b"".join((files(__package__) / "lua" / f"{name}.lua").read_bytes() for name in names)
+    return Script(text, sha1(text, usedforsecurity=False).hexdigest().encode())
+
+
+READ = _script("common", "read")
+ENTRIES = _script("common", "entries")
+APPEND = _script("common", "append")
+WRITE = _script("common", "write")
+ERASE = _script("erase")
+SCAN = _script("scan")
+MAKE = _script("make")
+PROBE = _script("probe")
+
+
+class Bucket:
+    """The names of one bucket's keys."""
+
+    def __init__(self, prefix: str, number: int) -> None:
+        self.start = f"{prefix}:{{{number}}}:".encode()
+        self.epoch = self.start + b"epoch"
+        self.erased = self.start + b"erased"
+        self.places = {index: self.start + index.encode() for index in PLACES}
+        self._indexes = tuple(self.places.values())
+        self._row, self._log, self._ids = (self.start + part for part in (b"row:", b"log:", b"ids:"))
+
+    def looked_at(self, member: bytes) -> tuple[bytes, ...]:
+        """KEYS of a script that reads one conversation."""
+        return self.epoch, self._row + member, self._log + member
+
+    def changed(self, member: bytes) -> tuple[bytes, ...]:
+        """KEYS of a script that changes one conversation."""
+        return *self.looked_at(member), self._ids + member, self.erased, *self._indexes
+
+
+PLACES: tuple[Index, ...] = ("due", "key", "owner", "recent")
+"""The indexes, in the order of the scripts' KEYS."""
+
+
+class Acts:
+    """Says the verbs for the store under *prefix*, once its *epoch* is known."""
+
+    def __init__(self, prefix: str) -> None:
+        self.epoch = ""
+        self.meta = f"{prefix}:meta".encode()
+        self.channel = f"{prefix}:changed".encode()
+        self.buckets = [Bucket(prefix, number) for number in range(BUCKETS)]
+
+    def bucket(self, member: bytes) -> Bucket:
+        """Where a conversation is kept."""
+        return self.buckets[crc32(member) % BUCKETS]
+
+    def make(self, seen: str, epoch: str) -> Act:
+        """Makes *epoch* the store's, if what was *seen* of it still holds; for `meta_of`."""
+        return Act(MAKE, (self.meta,), [seen, epoch, FORMAT, BUCKETS])
+
+    def probe(self) -> Act:
+        """Answers what the user may not do to the store's keys."""
+        return Act(PROBE, (self.buckets[0].start + b"probe",), [])
+
+    def read(self, key: Key, tail: int) -> Act:
+        """`Driver.read`."""
+        member = member_of(key)
+        return Act(READ, self.bucket(member).looked_at(member), [self.epoch, bounded(tail)])
+
+    def entries(self, key: Key, after: int | None, before: int | None, limit: int) -> Act:
+        """`Driver.entries`."""
+        member = member_of(key)
+        way = "back" if after is None and before is not None else "on"
+        bounds = [bounded(after or 0), bounded(FAR if before is None else before), bounded(limit)]
+        return Act(ENTRIES, self.bucket(member).looked_at(member), [self.epoch, *bounds, way])
+
+    def append(self, row: Row, entries: Sequence[Entry], tail: int) -> Act:
+        """`Driver.append`; *row* is the one it would create."""
+        member = member_of(row.key)
+        arguments = [self.epoch, member, mark_of(row.key), bounded(tail), *_fields(row), *_packed(entries)]
+        return Act(APPEND, self.bucket(member).changed(member), arguments, writes=True)
+
+    def write(self, row: Row, replaces: str | None, entries: Sequence[Entry], since: int, drop: int) -> Act:
+        """`Driver.write`."""
+        member = member_of(row.key)
+        arguments = [self.epoch, member, mark_of(row.key), bounded(since), *_fields(row), row.born, row.head]
+        arguments += [pack(row.body), bounded(drop), "create" if replaces is None else "replace", replaces or ""]
+        return Act(WRITE, self.bucket(member).changed(member), arguments + _packed(entries), writes=True)
+
+    def erase(self, key: Key, at: float) -> Act:
+        """`Driver.erase`."""
+        member = member_of(key)
+        arguments: list[Argument] = [self.epoch, member, mark_of(key), _time(at), _time(at - TOMBSTONE_KEPT_S)]
+        return Act(ERASE, self.bucket(member).changed(member), arguments, writes=True)
+
+    def scan(
+        self, index: Index, tenant: str | None, owner: str, until: float | None, after: Place | None, limit: int
+    ) -> list[Act]:
+        """The places of the next *limit* rows of each bucket."""
+        lead = owner.encode() + b"\0" if index == "owner" else b""
+        inside = lead if tenant is None else lead + tenant.encode() + b"\0"
+        arguments: list[Argument] = [self.epoch, bounded(limit)]
+        if index in ("key", "owner"):
+            start: Argument = b"[" + inside if inside else "-"
+            if after is not None:
+                start = b"(" + lead + after[1]
+            # Nothing that begins with a NUL is beyond one that begins with the byte after it.
+            arguments += ["names", start, b"(" + inside[:-1] + b"\1" if inside else "+"]
+        else:
+            last = "+inf" if until is None or index == "recent" else _time(until)
+            arguments += ["scores", last, *(("", "") if after is None else (_time(after[0]), after[1])), inside]
+        return [Act(SCAN, (bucket.epoch, bucket.places[index]), arguments) for bucket in self.buckets]
+
+
+def meta_of(reply: Any) -> Meta:
+    """What META says, read or made: epoch, format, number of buckets, and the epoch that every bucket once had."""
+    return Meta(*((word or b"").decode(errors="replace") for word in reply))
+
+
+def member_of(key: Key) -> bytes:
+    """A key as it stands in names and indexes: sorted as bytes, these are sorted as keys, for no key holds a NUL."""
+    return f"{key.tenant}\0{key.id}".encode()
+
+
+def key_of(member: bytes) -> Key:
+    """The key that `member_of` was given."""
+    return Key(*member.decode().split("\0"))
+
+
+def place_of(index: Index, row: Row) -> Place:
+    """Where *row* stands in an index."""
+    if index == "due":
+        return row.wake or 0.0, member_of(row.key)
+    return float(-row.recent if index == "recent" else 0), member_of(row.key)
+
+
+def places_in(index: Index, owner: str, replies: Iterable[list[bytes]]) -> list[Place]:
+    """What the buckets answered to `Acts.scan`, merged."""
+    if index in ("key", "owner"):
+        start = len(owner.encode()) + 1 if index == "owner" else 0
+        return sorted((0.0, member[start:]) for reply in replies for member in reply)
+    return sorted(
+        (float(score), member) for reply in replies for member, score in zip(reply[::2], reply[1::2], strict=True)
+    )
+
+
+# What the replies mean
+
+
+def read_answer(key: Key, reply: Any) -> tuple[Row, list[Entry]] | None:
+    """The answer of `Acts.read`."""
+    return None if reply is None else (_row(key, reply[0]), entries_answer(key, reply[1]))
+
+
+def entries_answer(key: Key, reply: Any) -> list[Entry]:
+    """The answer of `Acts.entries`."""
+    first, stored = reply
+    try:
+        return [_entry(number, entry) for number, entry in enumerate(stored, first)]
+    except (ValueError, IndexError) as fault:
+        raise Corrupt(f"{key}: an entry of its log cannot be read ({fault}). Nothing was changed.") from fault
+
+
+def append_answer(key: Key, reply: Any) -> Appended:
+    """The answer of `Acts.append`. Raises `Conflict`."""
+    if reply[0] == b"erased":
+        row = None if reply[1] is None else _row(key, reply[1])
+        raise Conflict(
+            f"{key} was erased later than this act; nothing was written.", row=row, erased_at=float(reply[2])
+        )
+    return Appended(_row(key, reply[0]), entries_answer(key, reply[1]), _numbers(reply[2]))
+
+
+def write_answer(row: Row, reply: Any) -> Row:
+    """The answer of `Acts.write`. Raises `Conflict` and `Duplicate`."""
+    if isinstance(reply, int):
+        return row if reply == row.head else structs.replace(row, head=reply)
+    key, verdict = row.key, reply[0]
+    if verdict == b"erased":
+        at = None if reply[1] is None else float(reply[1])
+        said = "nothing is there" if at is None else "it was erased"
+        raise Conflict(f"{key}: {said}; nothing was written.", erased_at=at)
+    stored = _row(key, reply[1])
+    if verdict == b"done":
+        return stored
+    news = entries_answer(key, reply[2])
+    if verdict == b"duplicate":
+        known = _numbers(reply[3])
+        raise Duplicate(f"{key}: {', '.join(known)} is in the log", row=stored, numbers=known, entries=news)
+    raise Conflict(f"{key}: another revision is stored; nothing was written.", row=stored, entries=news)
+
+
+class Refused(Unavailable):
+    """The server answered, and will not do it."""
+
+
+CERTAIN = "LOADING READONLY CLUSTERDOWN TRYAGAIN MASTERDOWN OOM MISCONF NOPERM NOAUTH NOREPLICAS BUSY CROSSSLOT NOSCRIPT MOVED ASK"
+_WRAPPED = re.compile(rf"(?:^|[\s-])({'|'.join(CERTAIN.split())}|WRONGTYPE|CORRUPT|REPLACED)\b")
+_FORBIDDEN = re.compile(r"can't (?:run|access)|[Nn]o permissions")
+
+
+def refusal(words: str, act: Act | None) -> ChatkeepError:
+    """What an error reply means for *act*, or for a plain command. Redis before 7 wraps the words of an error that a script met."""
+    found = _WRAPPED.search(words)
+    code = found[1] if found else "NOPERM" if _FORBIDDEN.search(words) else ""
+    writes = act is not None and act.writes
+    done = "Nothing was written" if writes else "Nothing was read"
+    name = act.keys[1].decode(errors="replace").replace("\0", "/") if act and len(act.keys) > 1 else "its meta"
+    if code == "REPLACED":
+        return Replaced(
+            f"{done}: this store was emptied, or another has taken its place, since it was opened. Look at what happened to "
+            "it; then start chatkeep anew."
+        )
+    if code in ("CORRUPT", "WRONGTYPE"):
+        return Corrupt(f"{done}: what is stored at {name} is not what chatkeep put there ({words}). Restore it.")
+    if code == "NOPERM":
+        return Refused(f"{done}: its user may not do that ({words}). `chatkeep check` says what it needs.")
+    if code or not writes:
+        return Refused(f"{done}: the server says {words}. Try again when that is mended.")
+    return Uncertain(f"{name}: the server says {words}; perhaps it was written. Send it again under the same id.")
+
+
+# Fields and entries
+
+
+FAR = 1 << 53  # what a script's numbers hold exactly
+
+
+def bounded(number: int) -> int:
+    """*number*, or one as far out that a script can still count with."""
+    return max(-FAR, min(FAR, number))
+
+
+def _time(at: float) -> str:
+    if not isfinite(at):
+        raise Unsupported(f"{at} is no time; nothing was done.")
+    return repr(float(at))
+
+
+def _fields(row: Row) -> list[Argument]:
+    """revision at recent owner due claim until; what is not there is ''."""
+    due = "" if row.due_at is None else _time(row.due_at)
+    until = _time(row.claimed_until) if row.claimed_until else ""
+    return [row.revision, _time(row.updated_at), -row.recent, row.owner, due, row.claim or "", until]
+
+
+def _packed(entries: Sequence[Entry]) -> list[Argument]:
+    arguments: list[Argument] = []
+    for entry in entries:
+        id, role = entry.id.encode(), entry.role.encode()
+        arguments += (id, b"%d:%d:%b%b%b" % (len(id), len(role), id, role, pack(entry.body)))
+    return arguments
+
+
+def _entry(number: int, stored: bytes) -> Entry:
+    id_size, role_size, rest = stored.split(b":", 2)
+    middle = int(id_size)
+    end = middle + int(role_size)
+    return Entry(number, rest[:middle].decode(), rest[middle:end].decode(), unpack(rest[end:]))
+
+
+def _row(key: Key, stored: list[Any]) -> Row:
+    revision, born, head, at, _, owner, due, claim, until, body = stored
+    try:
+        return Row(
+            key=key,
+            revision=revision.decode(),
+            born=born.decode(),
+            head=int(head),
+            body=unpack(body or b""),
+            owner=(owner or b"").decode(),
+            updated_at=float(at),
+            due_at=float(due) if due else None,
+            claim=claim.decode() if claim else None,
+            claimed_until=float(until or 0.0),
+        )
+    except (ValueError, TypeError, AttributeError) as fault:
+        raise Corrupt(f"{key}: its row cannot be read ({fault}). Nothing was changed.") from fault
+
+
+def _numbers(flat: list[bytes]) -> dict[str, int]:
+    return {id.decode(): int(number) for id, number in zip(flat[::2], flat[1::2], strict=True)}
