@@ -27,10 +27,12 @@ AGAIN_A_S = 100
 
 
 class Circuit:
-    """Runs acts on a store. *patience_s*: how long an act whose outcome is unknown is run again."""
+    """Runs acts on a store. *patience_s*: how long an act whose outcome is unknown is run again. *replaced* is called
+    when another store answers in its place."""
 
-    def __init__(self, *, patience_s: float) -> None:
+    def __init__(self, *, patience_s: float, replaced: Callable[[Replaced], None] = lambda _: None) -> None:
         self.trouble = ""
+        self._tell_replaced = replaced
         self._patience_s = patience_s
         self._breaker = CircuitBreaker(FAILURES, PAUSE_S, StoreError)
         self._budget = AsyncLimiter(AGAIN_A_S, 1.0)
@@ -42,15 +44,11 @@ class Circuit:
         self._breaker.reset()
         self._replaced, self.trouble = None, ""
 
-    async def settle(self, act: Callable[[], Awaitable[T]]) -> T:
-        """The answer of *act*; while nobody can say whether it happened, runs the same act again."""
-        try:
-            return await self.ask(act)
-        except Uncertain as unknown:
-            return await self._again(act, unknown)
+    async def settle(self, act: Callable[[], Awaitable[T]], *, once: bool = False) -> T:
+        """The answer of *act*; while nobody can say whether it happened, runs the same act again, unless told *once*.
 
-    async def ask(self, act: Callable[[], Awaitable[T]]) -> T:
-        """Runs *act* once. Raises `Unavailable` without trying while the store is left alone."""
+        Raises `Unavailable` without trying while the store is left alone.
+        """
         if self._replaced is not None:
             raise Replaced(str(self._replaced))
         if self._breaker.opened:
@@ -62,6 +60,7 @@ class Circuit:
             answer = await act()
         except Replaced as replaced:
             self._replaced, self.trouble = replaced, str(replaced)
+            self._tell_replaced(replaced)
             raise
         except (Unavailable, Uncertain) as fault:
             self.trouble = str(fault)
@@ -70,11 +69,14 @@ class Circuit:
                 self._failed_at = time.monotonic()
                 with suppress(StoreError), self._breaker:
                     raise
-            raise
+            if once or not isinstance(fault, Uncertain):
+                raise
+            return await self._again(act, fault)
         except StoreError:
             self._answered()
             raise
-        self._answered()
+        if self.trouble:
+            self._answered()
         return answer
 
     def _answered(self) -> None:
@@ -82,9 +84,9 @@ class Circuit:
         self._breaker.reset()
 
     async def _again(self, act: Callable[[], Awaitable[T]], unknown: Uncertain) -> T:
-        async def once() -> T:
+        async def again() -> T:
             async with self._budget:
-                return await self.ask(act)
+                return await self.settle(act, once=True)
 
         def still_unknown(state: RetryCallState) -> T:
             # (That the store was not even asked this time does not make the first time undone.)
@@ -96,4 +98,4 @@ class Circuit:
             stop=stop_after_delay(self._patience_s),
             retry_error_callback=still_unknown,
         )
-        return await patient(once)
+        return await patient(again)

@@ -38,7 +38,7 @@ ROLES = {letter: role for role, letter in LETTERS.items()}
 Upgrades = Mapping[int, Callable[[Any], Any]]
 
 
-class Record(Struct, frozen=True, omit_defaults=True, kw_only=True):
+class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     """What the bot knows of a conversation, and how far it has read the log.
 
     schema, state: of the live session (null: there is none). session: its number. since: first entry number of the

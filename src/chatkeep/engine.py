@@ -45,7 +45,7 @@ from .errors import (
     Unsupported,
     UsageError,
 )
-from .handlers import Handler, replies_of
+from .handlers import Handler, in_time, replies_of
 from .journal import Journal
 from .model import ASKING, Content, Message, Receipt, Role, State, Turn
 from .news import News
@@ -808,16 +808,14 @@ class Engine(Generic[State]):
         entered = RUNNING.set(running)
         began = time.perf_counter()
         try:
-            async with slot, asyncio.timeout(self._timeout_s) as limit:
-                said = await cast("Handler[State]", self.handler)(turn)
+            async with slot:
+                said = await in_time(cast("Handler[State]", self.handler)(turn), self._timeout_s)
             replies = replies_of(turn, said)
             raw = self.states.encode(key, turn.state)
         except (Exception, asyncio.CancelledError) as cause:
             if cancelled_from_outside(cause):
                 raise
             self.statistics.failures += 1
-            if isinstance(cause, TimeoutError) and limit.expired():
-                cause = TimeoutError(f"it took longer than {self._timeout_s:g} s")
             raise self._handler_failed(key, cause) from cause
         finally:
             running.over = True
@@ -849,8 +847,7 @@ class Engine(Generic[State]):
         key, first = snapshot.row.key, messages[0]
         turn, _ = self._turn(snapshot, messages)
         try:
-            async with asyncio.timeout(self._timeout_s):
-                found = await cast("Handler[State]", self.on_missing)(turn)
+            found = await in_time(cast("Handler[State]", self.on_missing)(turn), self._timeout_s)
             raw = self.states.fresh(key) if found is None else self.states.encode(key, found)
         except (Exception, asyncio.CancelledError) as cause:
             if cancelled_from_outside(cause):
@@ -953,7 +950,9 @@ class Engine(Generic[State]):
 
     async def _give_back(self, key: Key, lane: Lane, retry_at: float | None) -> None:
         snapshot = self.store.cached(key) or await self.store.load(key)
-        if snapshot is not None and snapshot.row.claim == lane.claim:
+        if snapshot is None or snapshot.row.claim not in (lane.claim, None):
+            return
+        if snapshot.row.claim is not None:
             await self._commit(
                 snapshot,
                 lambda there: (
@@ -962,8 +961,8 @@ class Engine(Generic[State]):
                     else None
                 ),
             )
-            if turns.unread(snapshot):
-                self._news.tell_of_work()
+        if turns.unread(snapshot):
+            self._news.tell_of_work()
 
     # -- sweep --------------------------------------------------------------------------------------------------------------
 

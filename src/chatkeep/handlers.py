@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Executor
+from types import CoroutineType, coroutine
 from typing import Any, cast
 
 from .model import Content, State, Turn
@@ -40,6 +41,42 @@ def handler_for(function: Callable[..., Any], threads: Callable[[], Executor]) -
         return await asyncio.get_running_loop().run_in_executor(threads(), context.run, guarded, turn)
 
     return in_thread
+
+
+async def in_time(running: Awaitable[Any], timeout_s: float) -> Any:
+    """What *running* gives. Raises TimeoutError after so many seconds.
+
+    It is begun at once: a handler that waits for nothing, as most do in a fast bot, is not worth a timer, which costs as much
+    as reading its state.
+    """
+    if type(running) is CoroutineType:
+        try:
+            awaited = running.send(None)
+        except StopIteration as done:
+            return done.value
+        running = _continued(running, awaited)
+    try:
+        async with asyncio.timeout(timeout_s) as limit:
+            return await running
+    except TimeoutError as late:
+        if limit.expired():
+            raise TimeoutError(f"it took longer than {timeout_s:g} s") from late
+        raise
+
+
+@coroutine
+def _continued(begun: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any, Any, Any]:
+    """Goes on with a coroutine that was begun and waits for *awaited*."""
+    try:
+        while True:
+            try:
+                sent = yield awaited
+            except BaseException as fault:
+                awaited = begun.throw(fault)
+            else:
+                awaited = begun.send(sent)
+    except StopIteration as done:
+        return done.value
 
 
 def replies_of(turn: Turn[Any], said: Any) -> list[Content]:

@@ -20,7 +20,7 @@ TALK: frozenset[str] = frozenset({"user", "assistant", "operator", "event"})
 """Roles that are part of the talk; `system` entries are notes of chatkeep itself."""
 
 
-class Message(Struct, frozen=True, kw_only=True):
+class Message(Struct, frozen=True, kw_only=True, gc=False):
     """One entry of a conversation's log.
 
     number: its place, from 1, without gaps. id: the caller's, or chatkeep's own; a reply's never changes once it is

@@ -13,10 +13,10 @@ import logging
 import os
 import random
 import secrets
-from base64 import urlsafe_b64encode
-from collections.abc import Awaitable, Callable
+from binascii import b2a_base64
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from msgspec import structs
 
@@ -30,8 +30,6 @@ from .turns import Act, Draft, Snapshot
 
 if TYPE_CHECKING:
     from .shared_cache import SharedCache
-
-T = TypeVar("T")
 
 log = logging.getLogger("chatkeep")
 
@@ -55,7 +53,8 @@ class Store:
         self.changed: Callable[[Key], None] = lambda key: None
         self.shared: SharedCache | None = None
         self.set_back = 0
-        self._circuit = Circuit(patience_s=patience_s)
+        self._circuit = Circuit(patience_s=patience_s, replaced=self._replaced)
+        self._settle = self._circuit.settle
         self._cache = cache
         self._window = window
         self._message_limit = message_limit
@@ -237,14 +236,9 @@ class Store:
             await self.shared.drop(key)
         self.changed(key)
 
-    async def _settle(self, act: Callable[[], Awaitable[T]]) -> T:
-        try:
-            return await self._circuit.settle(act)
-        except Replaced as replaced:
-            if len(self._cache):
-                log.critical("%s", replaced)
-                self._cache.clear()
-            raise
+    def _replaced(self, replaced: Replaced) -> None:
+        log.critical("%s", replaced)
+        self._cache.clear()
 
     def _look_back(self, known: Row, found: Row) -> bool:
         """Whether the store holds less than it has answered before: it was set back, to a backup or a stale copy.
@@ -350,13 +344,14 @@ def blank(key: Key) -> Snapshot:
     return Snapshot(Row(key=key, revision="", born=""), Record(), ())
 
 
+_URLSAFE = bytes.maketrans(b"+/", b"-_")
 _random = random.Random(secrets.token_bytes(32))
 os.register_at_fork(after_in_child=lambda: _random.seed(secrets.token_bytes(32)))
 
 
 def fresh_token() -> str:
     """A random token for a revision, claim or id: 72 bits, unique, and no secret (asking the system costs 10 us)."""
-    return urlsafe_b64encode(_random.randbytes(9)).decode()
+    return b2a_base64(_random.randbytes(9), newline=False).translate(_URLSAFE).decode()
 
 
 def _message(key: Key, born: str, draft: Draft, entry: Entry, number: int, at: float) -> Message:

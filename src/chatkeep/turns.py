@@ -41,7 +41,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     claim_s: float = 35.0
 
 
-class Snapshot(Struct, frozen=True):
+class Snapshot(Struct, frozen=True, gc=False):
     """A conversation at one revision: its row, the record in it, and its last messages, dense up to row.head."""
 
     row: Row
@@ -49,7 +49,7 @@ class Snapshot(Struct, frozen=True):
     messages: tuple[Message, ...]
 
 
-class Draft(Struct, frozen=True, kw_only=True):
+class Draft(Struct, frozen=True, kw_only=True, gc=False):
     """A message without a number; created_at=0: of the act's time. *entry* is its stored form, if that was made
     before."""
 
@@ -63,7 +63,7 @@ class Draft(Struct, frozen=True, kw_only=True):
     entry: Entry | None = None
 
 
-class Act(Struct, frozen=True, kw_only=True):
+class Act(Struct, frozen=True, kw_only=True, gc=False):
     """What to write: the next record, new entries, the claim to hold afterwards, when to look again, how much log to
     drop."""
 
@@ -75,7 +75,7 @@ class Act(Struct, frozen=True, kw_only=True):
     drop: int = 0
 
 
-class Outcome(Struct, frozen=True):
+class Outcome(Struct, frozen=True, gc=False):
     """What became of one message: its status and replies, or the reason why it was set aside."""
 
     status: Status

@@ -553,7 +553,16 @@ async def test_a_standby_is_refused_and_the_primary_beside_it_found(server: Post
     home = tmp_path / "standby"
     home.mkdir()
     standby = PostgresServer(home, "hot_standby=on")
-    copy = [*unprivileged(), postgres_binary("pg_basebackup"), "-h", "127.0.0.1", "-p", f"{server.port}", "-U", "postgres"]
+    copy = [
+        *unprivileged(),
+        postgres_binary("pg_basebackup"),
+        "-h",
+        "127.0.0.1",
+        "-p",
+        f"{server.port}",
+        "-U",
+        "postgres",
+    ]
     copy += ["-D", str(standby.data), "-R", "-c", "fast", "--no-sync"]
     await asyncio.to_thread(
         subprocess.run, copy, check=True, capture_output=True, env=os.environ | {"PGPASSWORD": server.password}

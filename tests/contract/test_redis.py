@@ -517,8 +517,9 @@ async def test_a_silent_server_is_waited_for_no_longer_than_the_deadline(proxy: 
         await settled(lambda: say(driver, "m2"))
         log = await log_of(driver)
 
-        assert ("first", "m2") == (log[0], log[-1])
-        assert {"m0", "m1"} >= set(log[1:-1])
+        # (What was silent may still come through, however late: that is what uncertain means.)
+        assert "first" == log[0]
+        assert {"m2"} <= set(log[1:]) <= {"m0", "m1", "m2"}
     finally:
         await driver.close()
 

@@ -35,14 +35,14 @@ async def test_a_store_that_fails_in_a_row_is_left_alone_and_asked_again(monkeyp
     through, act = Circuit(patience_s=0.1), answers(Unavailable("down"))
     for _ in range(circuit.FAILURES + 3):
         with pytest.raises(Unavailable):
-            await through.ask(act)
+            await through.settle(act, once=True)
 
     assert circuit.FAILURES == act.asked  # type: ignore[attr-defined]
     assert "down" == through.trouble
 
     await asyncio.sleep(0.06)
 
-    assert "there" == await through.ask(answers("there"))
+    assert "there" == await through.settle(answers("there"))
     assert "" == through.trouble
 
 
@@ -51,7 +51,7 @@ async def test_a_refusal_is_an_answer() -> None:
     through, act = Circuit(patience_s=0.1), answers(Conflict("somebody else"))
     for _ in range(2 * circuit.FAILURES):
         with pytest.raises(Conflict):
-            await through.ask(act)
+            await through.settle(act, once=True)
 
     assert 2 * circuit.FAILURES == act.asked  # type: ignore[attr-defined]
 
@@ -64,12 +64,12 @@ async def test_what_fails_together_is_one_failure() -> None:
         await broken.wait()
         raise Uncertain("reset")
 
-    acts = [asyncio.create_task(through.ask(on_the_connection)) for _ in range(50)]
+    acts = [asyncio.create_task(through.settle(on_the_connection, once=True)) for _ in range(50)]
     await asyncio.sleep(0)
     broken.set()
     await asyncio.gather(*acts, return_exceptions=True)
 
-    assert "there" == await through.ask(answers("there"))
+    assert "there" == await through.settle(answers("there"))
 
 
 async def test_an_unknown_outcome_is_settled_by_the_same_act() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
+from functools import lru_cache
 from typing import Literal, NamedTuple, Protocol
 
 from msgspec import Struct
@@ -46,7 +47,7 @@ class Key(NamedTuple):
         return f"{self.tenant}/{self.id}" if self.tenant else self.id
 
 
-class Entry(Struct, frozen=True):
+class Entry(Struct, frozen=True, gc=False):
     """One line of the log. *id* may be empty: such an entry is never looked for by id."""
 
     number: int
@@ -55,7 +56,7 @@ class Entry(Struct, frozen=True):
     body: bytes
 
 
-class Row(Struct, frozen=True, kw_only=True):
+class Row(Struct, frozen=True, kw_only=True, gc=False):
     """One conversation's record as the store sees it.
 
     revision: random token of the act that wrote it, chosen by the caller; never a counter.
@@ -102,6 +103,7 @@ class Appended(NamedTuple):
     known: dict[str, int]
 
 
+@lru_cache(maxsize=8192)
 def mark_of(key: Key) -> str:
     """A short name for a key where the name itself must not stay, or has no room: tombstones, announcements."""
     return hashlib.blake2b(f"{len(key.tenant)}:{key.tenant}{key.id}".encode(), digest_size=16).hexdigest()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from hashlib import sha1
 from importlib.resources import files
 from math import isfinite
@@ -37,6 +38,8 @@ from .packing import pack, unpack
 
 BUCKETS = 64  # part of the format: a key's bucket never changes
 FORMAT = 1
+
+PACKED_FROM = 2048  # a shorter body gains too little for the time it takes, and can be read in the server as it is
 
 Argument = bytes | str | int
 Place = tuple[float, bytes]  # where a row stands in an index: its score there (0 where names order) and its member
@@ -98,16 +101,20 @@ class Bucket:
         self.epoch = self.start + b"epoch"
         self.erased = self.start + b"erased"
         self.places = {index: self.start + index.encode() for index in PLACES}
-        self._indexes = tuple(self.places.values())
-        self._row, self._log, self._ids = (self.start + part for part in (b"row:", b"log:", b"ids:"))
 
     def looked_at(self, member: bytes) -> tuple[bytes, ...]:
         """KEYS of a script that reads one conversation."""
-        return self.epoch, self._row + member, self._log + member
+        return self.changed(member)[:3]
 
     def changed(self, member: bytes) -> tuple[bytes, ...]:
         """KEYS of a script that changes one conversation."""
-        return *self.looked_at(member), self._ids + member, self.erased, *self._indexes
+        return _keys(self.start, member)
+
+
+@lru_cache(maxsize=8192)
+def _keys(start: bytes, member: bytes) -> tuple[bytes, ...]:
+    conversation = (start + part + member for part in (b"row:", b"log:", b"ids:"))
+    return start + b"epoch", *conversation, start + b"erased", *(start + index.encode() for index in PLACES)
 
 
 PLACES: tuple[Index, ...] = ("due", "key", "owner", "recent")
@@ -157,7 +164,7 @@ class Acts:
         """`Driver.write`."""
         member = member_of(row.key)
         arguments = [self.epoch, member, mark_of(row.key), bounded(since), *_fields(row), row.born, row.head]
-        arguments += [pack(row.body), bounded(drop), "create" if replaces is None else "replace", replaces or ""]
+        arguments += [_small(row.body), bounded(drop), "create" if replaces is None else "replace", replaces or ""]
         return Act(WRITE, self.bucket(member).changed(member), arguments + _packed(entries), writes=True)
 
     def erase(self, key: Key, at: float) -> Act:
@@ -321,8 +328,12 @@ def _packed(entries: Sequence[Entry]) -> list[Argument]:
     arguments: list[Argument] = []
     for entry in entries:
         id, role = entry.id.encode(), entry.role.encode()
-        arguments += (id, b"%d:%d:%b%b%b" % (len(id), len(role), id, role, pack(entry.body)))
+        arguments += (id, b"%d:%d:%b%b%b" % (len(id), len(role), id, role, _small(entry.body)))
     return arguments
+
+
+def _small(body: bytes) -> bytes:
+    return pack(body) if len(body) >= PACKED_FROM or body[:1] in (b"\0", b"\1") else body
 
 
 def _entry(number: int, stored: bytes) -> Entry:
