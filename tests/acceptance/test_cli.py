@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 
 from chatkeep import Chatkeep, HandlerFailed, Turn
+from chatkeep.testing.servers import RedisServer
 
+from ..conftest import store_url
 from .running import PATIENCE_S, PROGRAM, Demo, chatkeep, free_port, killed_when_late, plain_environment
 
 
@@ -319,3 +321,54 @@ def test_looking_needs_no_server_libraries(tmp_path: Path) -> None:
     assert "False" == done.stdout.strip()
     assert "chatkeep[server]" in done.stderr
     assert [] == list(tmp_path.iterdir())
+
+
+def test_check_says_whether_a_store_is_fit(tmp_path: Path, valkey: Any, postgres: Any) -> None:
+    """In words and as JSON; nothing is made by asking, and no password is shown."""
+    fit = [chatkeep("check", url, folder=tmp_path) for url in ("chat.db", valkey.url, postgres.url)]
+    named = chatkeep("check", "--json", valkey.url, folder=tmp_path)
+
+    assert [0, 0, 0] == [code for code, _, _ in fit]
+    assert ["fit: sqlite:///chat.db", "fit: redis", "fit: postgresql"] == [
+        said.splitlines()[-1][: len(start)]
+        for (_, said, _), start in zip(fit, ("fit: sqlite:///chat.db", "fit: redis", "fit: postgresql"), strict=True)
+    ]
+    assert postgres.password not in fit[2][1]
+    assert [] == list(tmp_path.iterdir())
+    assert {"level", "subject", "said"} == set(json.loads(named[1].splitlines()[0]))
+
+
+def test_check_finds_what_makes_a_store_unfit(tmp_path: Path) -> None:
+    """A cache is only warned of, unless asked to be strict; what evicts, or is not there, is not fit."""
+    folders = [tmp_path / name for name in ("loose", "evicting")]
+    for folder in folders:
+        folder.mkdir()
+    evicting = ("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
+    with (
+        RedisServer("redis-6", folders[0], "--appendfsync", "everysec") as loose,
+        RedisServer("valkey-9", folders[1], *evicting) as cache,
+    ):
+        codes = [
+            chatkeep("check", *arguments, folder=tmp_path)[0]
+            for arguments in ((loose.url,), ("--strict", loose.url), (cache.url,))
+        ]
+        warned = chatkeep("check", loose.url, folder=tmp_path)[1]
+    code, said, _ = chatkeep("check", "postgresql://ann:pass-word@127.0.0.1:1/x", folder=tmp_path)
+
+    assert [0, 7, 7] == codes
+    assert "appendfsync everysec" in warned
+    assert "fit, with 1 to look at" in warned
+    assert (7, True, False) == (code, "not fit" in said, "pass-word" in said)
+
+
+@pytest.mark.parametrize("kind", ["redis", "postgresql"])
+def test_a_shared_store_can_be_looked_into(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
+    """The same commands, another URL."""
+    url = store_url(kind, request, tmp_path)
+    told = chatkeep("chat", "restaurant", "--store", url, typed="2 margherita\n", folder=tmp_path)
+    listed = chatkeep("list", url, folder=tmp_path)
+    shown = chatkeep("history", url, "terminal", folder=tmp_path)
+
+    assert (0, 0, 0) == (told[0], listed[0], shown[0])
+    assert "terminal" in listed[1]
+    assert "2 margherita" in shown[1]

@@ -497,7 +497,9 @@ class PostgresqlDriver:
         try:
             said += await self._examined_schema(connection)
         except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError):
-            said.append((False, "warn", "schema", f"there is no {self.schema} yet; opening the store makes it"))
+            said.append(
+                (True, "ok", "schema", f"there is no {self.schema} yet; it will be made when the store is first opened")
+            )
         except asyncpg.InsufficientPrivilegeError as fault:
             said.append((False, "fail", "permissions", f"{fault}; docs/postgresql.md has what this user needs"))
         return [Finding("ok" if fine else otherwise, subject, text) for fine, otherwise, subject, text in said]
