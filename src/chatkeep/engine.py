@@ -501,9 +501,11 @@ class Engine(Generic[State]):
             snapshot, number, known = await self.store.append(
                 key, draft.entry, at=now, due_at=now if asking else None, claim=claim, owner=owner
             )
-        except BaseException:
+        except BaseException as fault:
             if idle:
                 self._leave(key, lane)
+            if isinstance(fault, Uncertain):  # a claim of ours may stand there
+                self._look_for_orphans_at = 0.0
             raise
         if idle:
             lane.warm = True
@@ -607,6 +609,8 @@ class Engine(Generic[State]):
                     pause = await (self._step(key, lane) if self._open else self._hand_back(key, lane))
                 except ChatkeepError as fault:
                     log.warning("%s: %s", key, fault)
+                    if isinstance(fault, Unavailable | Uncertain):  # our claim stands, and nobody works under it
+                        self._look_for_orphans_at = 0.0
                     if isinstance(fault, Corrupt | Unsupported):
                         self._put_off(key)
                     self._fail(lane, fault)
@@ -724,7 +728,8 @@ class Engine(Generic[State]):
                 return self._success(there, tried, answer, claim=lane.claim)
 
             try:
-                _, said = await self._commit(snapshot, decide)
+                # (The claim may have been renewed meanwhile.)
+                _, said = await self._commit(self.store.cached(key) or snapshot, decide)
             except (BadMessage, TooLarge) as refused:
                 raise self._handler_failed(key, refused) from refused
             if said is None:
@@ -764,21 +769,27 @@ class Engine(Generic[State]):
     @asynccontextmanager
     async def _renewing(self, key: Key, lane: Lane) -> AsyncIterator[None]:
         """Keeps the claim from running out while a handler takes its time."""
+        loop, every_s = asyncio.get_running_loop(), self.policy.claim_s / 3
+        renewing: asyncio.Task[None] | None = None
 
         def renewed(there: Snapshot) -> Act | None:
             return turns.renewed(there, self.policy, at=self.clock()) if there.row.claim == lane.claim else None
 
         async def renew() -> None:
             while True:
-                await asyncio.sleep(self.policy.claim_s / 3)
-                snapshot = self.store.cached(key)
                 with suppress(StoreError):
-                    await self._commit(snapshot or await self.store.reload(key), renewed)
+                    await self._commit(self.store.cached(key) or await self.store.reload(key), renewed)
+                await asyncio.sleep(every_s)
 
-        renewing = asyncio.create_task(renew(), name=f"chatkeep claim {key}") if self._pace_s > self._quick_s else None
+        def begin() -> None:
+            nonlocal renewing
+            renewing = asyncio.create_task(renew(), name=f"chatkeep claim {key}")
+
+        alarm = loop.call_later(every_s, begin)  # most turns are over by then
         try:
             yield
         finally:
+            alarm.cancel()
             if renewing is not None:
                 renewing.cancel()
                 await asyncio.gather(renewing, return_exceptions=True)

@@ -427,3 +427,25 @@ async def test_a_message_over_the_limit_is_refused_and_nothing_touched(opened: A
         await keep.receive("ada", "x" * 2_000_000)
 
     assert await keep.conversation("ada") is None
+
+
+async def test_a_slow_turn_keeps_its_claim(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than a claim lasts: it is renewed meanwhile, nobody takes over, and it is written as it was made."""
+    monkeypatch.setattr("chatkeep.settings.CLAIM_S", 0.2)
+    runs: list[str] = []
+
+    async def slow(turn: Turn[dict[str, Any]]) -> str:
+        runs.append(turn.text)
+        await asyncio.sleep(0.9 if turn.text == "slow" else 0)
+        return f"done: {turn.text}"
+
+    keep, other = await opened(slow, quick="0s"), await opened(slow, quick="0s")
+    await keep.receive("ada", "quick")
+    first = asyncio.create_task(keep.receive("ada", "slow"))
+    await asyncio.sleep(0.1)
+    second = await other.receive("ada", "next")
+
+    assert "done: slow" == (await first).replies[0].text
+    assert "done: next" == second.replies[0].text
+    assert ["quick", "slow", "next"] == runs
+    assert 0 == keep.statistics.engine.taken_over + other.statistics.engine.taken_over

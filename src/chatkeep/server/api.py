@@ -20,6 +20,7 @@ from . import wire
 log = logging.getLogger("chatkeep.server")
 
 RETRY_AFTER_S = "1"
+LATER_ON = ("accepted", "journaled")  # durable, and not answered yet
 
 
 class Problem(NamedTuple):
@@ -57,9 +58,10 @@ class Messages(HTTPEndpoint):
         incoming = await wire.message(request, limit=4 * keep.settings.message_limit)
         preferences = ",".join(request.headers.getlist("prefer")).replace(";", ",").split(",")
         if "respond-async" not in [preference.strip().lower() for preference in preferences]:
-            return as_json(await keep.receive(conversation, incoming.content, id=incoming.id))
+            receipt = await keep.receive(conversation, incoming.content, id=incoming.id)
+            return as_json(receipt, status=202 if receipt.status in LATER_ON else 200)
         receipt = await keep.accept(conversation, incoming.content, id=incoming.id)
-        answer = as_json(receipt, status=202 if receipt.status == "accepted" else 200)
+        answer = as_json(receipt, status=202 if receipt.status in LATER_ON else 200)
         answer.headers["preference-applied"] = "respond-async"
         return answer
 
