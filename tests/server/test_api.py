@@ -430,13 +430,12 @@ class Failing(MemoryDriver):
         raise self.error
 
 
-async def test_trouble_with_the_store_says_when_to_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_trouble_with_the_store_says_when_to_try_again() -> None:
     """Unavailable and Uncertain are 503 with Retry-After, and say nothing of the machine."""
-    monkeypatch.setattr("chatkeep.store.SETTLE_S", 0.1)
     for error, kind in ((Unavailable("at /secret"), "unavailable"), (Uncertain("at /secret"), "uncertain")):
         driver = Failing("memory://")
         driver.error = error
-        keep: Chatkeep[Any] = Chatkeep(driver)
+        keep: Chatkeep[Any] = Chatkeep(driver, store_timeout="100ms")
         keep.on_message(counting)
         async with served(keep) as client:
             answer = await client.post("ada", {"content": "x"})
