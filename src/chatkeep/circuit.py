@@ -8,13 +8,14 @@ a store that comes back is not met by everything that has piled up.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeVar
 
 from aiolimiter import AsyncLimiter
-from circuitbreaker import CircuitBreaker
+from circuitbreaker import STATE_HALF_OPEN, CircuitBreaker
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from .errors import Replaced, StoreError, Unavailable, Uncertain
@@ -24,6 +25,7 @@ T = TypeVar("T")
 FAILURES = 5
 PAUSE_S = 1.0
 AGAIN_A_S = 100
+APART_S = 0.2  # failures that are closer than this, of acts that began before, are one
 
 
 class Circuit:
@@ -37,6 +39,7 @@ class Circuit:
         self._breaker = CircuitBreaker(FAILURES, PAUSE_S, StoreError)
         self._budget = AsyncLimiter(AGAIN_A_S, 1.0)
         self._failed_at = 0.0
+        self._probing = False
         self._replaced: Replaced | None = None
 
     def reset(self) -> None:
@@ -51,22 +54,27 @@ class Circuit:
         """
         if self._replaced is not None:
             raise Replaced(str(self._replaced))
-        if self._breaker.opened:
+        probes = self.trouble and self._breaker.state == STATE_HALF_OPEN and not self._probing
+        if self.trouble and not probes and not self._breaker.closed:
             raise Unavailable(
                 f"The store does not answer ({self.trouble}); nothing was done. It is asked again within {PAUSE_S:g} s."
             )
         began = time.monotonic()
         try:
-            answer = await act()
+            if probes:
+                answer = await self._probe(act)
+            else:
+                answer = await act()
         except Replaced as replaced:
-            self._replaced, self.trouble = replaced, str(replaced)
-            self._tell_replaced(replaced)
+            if self._replaced is None:
+                self._replaced, self.trouble = replaced, str(replaced)
+                self._tell_replaced(replaced)
             raise
         except (Unavailable, Uncertain) as fault:
             self.trouble = str(fault)
             # A connection that breaks fails all that was on it: that is one failure, and not fifty.
-            if began > self._failed_at:
-                self._failed_at = time.monotonic()
+            if (now := time.monotonic()) > self._failed_at + APART_S or began > self._failed_at:
+                self._failed_at = now
                 with suppress(StoreError), self._breaker:
                     raise
             if once or not isinstance(fault, Uncertain):
@@ -79,14 +87,28 @@ class Circuit:
             self._answered()
         return answer
 
+    async def _probe(self, act: Callable[[], Awaitable[T]]) -> T:
+        """The pause is over: one asks for all."""
+        self._probing = True
+        try:
+            return await act()
+        finally:
+            self._probing = False
+
     def _answered(self) -> None:
         self.trouble = ""
         self._breaker.reset()
 
     async def _again(self, act: Callable[[], Awaitable[T]], unknown: Uncertain) -> T:
+        deadline = time.monotonic() + self._patience_s
+
         async def again() -> T:
-            async with self._budget:
-                return await self.settle(act, once=True)
+            try:
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    await self._budget.acquire()
+            except TimeoutError:
+                raise unknown from None
+            return await self.settle(act, once=True)
 
         def still_unknown(state: RetryCallState) -> T:
             # (That the store was not even asked this time does not make the first time undone.)

@@ -19,13 +19,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from copy import deepcopy
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from msgspec import Raw, Struct, structs
 from tenacity import RetryCallState, wait_exponential, wait_random
 
 from . import turns
-from .claims import holder_gone, this_process
+from .claims import WORKING, holder_gone, this_process
 from .codec import NONE, RESERVED, StateCodec, entry_for, message_id
 from .drivers.base import Claim, Entry, Key, Row
 from .errors import (
@@ -46,12 +46,14 @@ from .errors import (
     UsageError,
 )
 from .handlers import Handler, in_time, replies_of
-from .journal import Journal
 from .model import ASKING, Content, Message, Receipt, Role, State, Turn
 from .news import News
 from .settings import Settings, seconds
 from .store import PAGE, Store, fresh_token
 from .turns import Act, Draft, Outcome, Snapshot
+
+if TYPE_CHECKING:
+    from .journal import Journal
 
 T = TypeVar("T")
 
@@ -179,9 +181,11 @@ class Engine(Generic[State]):
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._off: frozenset[str] = frozenset()
         self._journal = journal
+        self._journal_trouble = ""
         self._shared: OrderedDict[Key, float] = OrderedDict()  # others write there too, lately
         self._news = News(store.driver, changed=self._changed_elsewhere, work=self._hear_of_work)
         store.changed = self._news.tell
+        store.seen = self._news.expect
         self._work_waits = asyncio.Event()
         self._store_open = False
         self._sweeper: asyncio.Task[None] | None = None
@@ -209,12 +213,15 @@ class Engine(Generic[State]):
                 await self._journal.close()
             raise
         self._open = True
+        WORKING.add(self._name)
         if self.handler is not None or self._journal is not None:
             self._sweeper = asyncio.create_task(self._sweep_for_ever(), name="chatkeep sweep")
 
     async def _open_store(self) -> None:
         try:
             await self.store.open()
+            if self._journal is not None:
+                await self._journal.belong(self.store.driver.epoch)
             await self._look_at_switches()
         except BaseException:
             await self.store.close()
@@ -231,6 +238,7 @@ class Engine(Generic[State]):
             if self._threads is not None:
                 self._threads.shutdown(wait=False, cancel_futures=True)
                 self._threads = None
+            WORKING.discard(self._name)
             await self._news.close()
             await self.store.close()
             self._store_open = False
@@ -242,7 +250,9 @@ class Engine(Generic[State]):
         """Why messages are not answered now, as far as is known; "" when they are."""
         if not self._open:
             return "this Chatkeep is not open"
-        return self.store.trouble or ("" if self._store_open else "the store has not been reached since the start")
+        if not self._store_open:
+            return "the store has not been reached since the start"
+        return self.store.trouble or self._journal_trouble
 
     async def _stop(self) -> None:
         if self._sweeper is not None:
@@ -467,7 +477,10 @@ class Engine(Generic[State]):
         it after all."""
         if self._journal is None or isinstance(fault, Overloaded | Replaced) or draft.entry is None:
             raise fault
-        await self._to_the_end(self._journal.keep(key, draft.entry, at=draft.created_at, owner=owner), key)
+        try:
+            await self._to_the_end(self._journal.keep(key, draft.entry, at=draft.created_at, owner=owner), key)
+        except StoreError as full:
+            raise fault from full  # what is said of the store: perhaps the message is in it
         self.statistics.journaled = len(self._journal)
         return self._receipt(key, draft.id, 0, Outcome("journaled"), duplicate=False)
 
@@ -477,11 +490,24 @@ class Engine(Generic[State]):
         async def take(key: Key, entries: list[Entry], owner: str) -> None:
             await self.store.hand_in(key, entries, at=self.clock(), owner=owner)
 
-        if self._journal is not None and len(self._journal):
+        if self._journal is None or not len(self._journal):
+            return
+        try:
             count = await self._journal.hand_over(take)
-            self.statistics.journaled = len(self._journal)
-            log.warning("%d messages of the journal were handed over to the store.", count)
-            self._news.tell_of_work()
+            self._journal_trouble = ""
+            if count:
+                log.warning("%d messages of the journal were handed over to the store.", count)
+                self._news.tell_of_work()
+        except StoreError as fault:  # what it keeps must not keep the sweep from the rest
+            self._journal_trouble = f"the journal waits to be handed over ({fault})"
+            log.warning("%s", self._journal_trouble)
+        self.statistics.journaled = len(self._journal)
+
+    async def erase(self, key: Key) -> None:
+        """Removes everything of *key*, here and in the store."""
+        if self._journal is not None and self._open:
+            await self._journal.erase(key)
+        await self.store.erase(key, at=self.clock())
 
     async def _append(self, key: Key, draft: Draft, owner: str) -> tuple[Snapshot, int, bool, Lane]:
         """Writes the message to the log, with the claim if this process is idle here, and sees to it that a lane
@@ -978,6 +1004,7 @@ class Engine(Generic[State]):
     # -- sweep --------------------------------------------------------------------------------------------------------------
 
     async def _sweep_for_ever(self) -> None:
+        trouble = ""
         while True:
             self._work_waits.clear()
             try:
@@ -988,8 +1015,11 @@ class Engine(Generic[State]):
                     await self.sweep()
                 await self._look_at_switches()
                 self.statistics.set_back = self.store.set_back
+                trouble = ""
             except StoreError as fault:
-                log.warning("The sweep could not look for work: %s", fault)
+                if not trouble:  # once, and not at every beat until it is over
+                    log.warning("The sweep could not look for work, and tries on: %s", fault)
+                trouble = str(fault)
             except Exception:  # it must go on, whatever it was: nobody else finds what a crash has left
                 log.exception("The sweep failed, and will look again.")
             # With jitter, so that instances do not all ask at once, on the clock's beat or when they hear of work.

@@ -1,41 +1,77 @@
 """Messages that came while the store was away: kept in a local SQLite file, durable, until the store has them.
 
 The journal is a store of its own, with the same keys and entries, so that what it holds can be handed over as it is:
-in order, under the ids it came with, which is what makes a second hand-over harmless. Processes on one host may share
-the file.
+in order, under the ids it came with, which is what makes a second hand-over harmless. Each process has a file of its
+own: one that did not know what another has put there would let later messages overtake.
 """
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from msgspec import structs
+from filelock import FileLock, Timeout
 
-from .drivers.base import ENTRIES_MOST, Driver, Entry, Key, Row
-from .errors import Conflict
+from .codec import RESERVED
+from .drivers import driver_for
+from .drivers.base import ENTRIES_MOST, Entry, Key, Row
+from .errors import Conflict, Misconfigured
 from .store import fresh_token
 
 PAGE = 100
+WHOSE = Key(RESERVED + "chatkeep", "journal")
 
 HandOver = Callable[[Key, list[Entry], str], Awaitable[None]]
 
 
 class Journal:
-    """What *driver*, a local store, holds for the real one."""
+    """What the SQLite file at *path* holds for the real store."""
 
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._driver = driver_for(f"sqlite:///{path}")
+        self._lock = FileLock(f"{path}.lock")
         self._holding: dict[Key, int] = {}  # key: how often something was put there
+        self._writing: Counter[Key] = Counter()
 
     async def open(self) -> None:
-        """Opens the file; what an earlier run has left in it will be handed over."""
-        await self._driver.open()
+        """Opens the file; what an earlier run has left in it will be handed over. Raises `Misconfigured`."""
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as taken:
+            raise Misconfigured(
+                f"journal={self._path} is in use by another process; nothing was opened. Give each process a journal of its own."
+            ) from taken
+        except OSError as fault:
+            raise Misconfigured(f"journal={self._path} cannot be used ({fault}); nothing was opened.") from fault
+        try:
+            await self._driver.open()
+        except BaseException:
+            self._lock.release()
+            raise
         async for row in self._rows():
             self._put(row.key)
+
+    async def belong(self, epoch: str) -> None:
+        """Notes whose messages these are: of the store with this *epoch*. Raises `Misconfigured` when they are another's."""
+        found = await self._driver.read(WHOSE, tail=1)
+        if found is not None and found[1][0].body.decode() != epoch:
+            if self._holding:
+                raise Misconfigured(
+                    f"journal={self._path} holds messages of {len(self._holding)} conversations for another store; nothing was handed "
+                    "over. Give each store a journal of its own; to let go of what is in this one, delete it."
+                )
+            await self._driver.erase(WHOSE, at=0.0)
+            found = None
+        if found is None:
+            mine = [Entry(0, "", "", epoch.encode())]
+            await self._driver.append(WHOSE, mine, revision=fresh_token(), at=time.time())
 
     async def close(self) -> None:
         """Closes the file; what it holds stays."""
         await self._driver.close()
+        self._lock.release()
 
     def __len__(self) -> int:
         return len(self._holding)
@@ -47,13 +83,19 @@ class Journal:
     async def keep(self, key: Key, entry: Entry, *, at: float, owner: str) -> None:
         """Makes *entry* durable here."""
         self._put(key)
-        while True:
-            try:
-                await self._driver.append(key, [entry], revision=fresh_token(), at=at, due_at=at, owner=owner)
-                break
-            except Conflict as erased:  # handed over a moment ago, by the clock of another process
-                at = max(at, erased.erased_at or 0.0) + 0.001
-        self._put(key)  # again: a hand-over that looked before this was written must look once more
+        self._writing[key] += 1
+        try:
+            while True:
+                try:
+                    await self._driver.append(key, [entry], revision=fresh_token(), at=at, due_at=at, owner=owner)
+                    break
+                except Conflict as taken:  # handed over a moment ago, by a clock that was ahead
+                    at = max(at, taken.erased_at or 0.0) + 0.001
+        finally:
+            self._put(key)  # again: a hand-over that looked before this was written must look once more
+            self._writing[key] -= 1
+            if not self._writing[key]:
+                del self._writing[key]
 
     async def hand_over(self, take: HandOver) -> int:
         """Gives everything to *take*, each conversation in order, and lets go of what was taken; how many messages.
@@ -61,30 +103,26 @@ class Journal:
         What *take* raises ends it; what it has not taken stays.
         """
         count = 0
-        async for row in self._rows():
-            key, seen = row.key, -1
-            while seen != self._holding.get(key, 0):
+        for key in list(self._holding):
+            seen, taken = -1, 0
+            while seen != self._holding.get(key) or self._writing[key]:
                 seen = self._holding.get(key, 0)
-                while entries := await self._driver.entries(key, after=0, limit=ENTRIES_MOST):
-                    await take(key, entries, row.owner)
+                while entries := await self._driver.entries(key, after=taken, limit=ENTRIES_MOST):
+                    found = await self._driver.read(key, tail=0)
+                    await take(key, entries, found[0].owner if found else "")
                     count += len(entries)
-                    row = await self._let_go(row, entries[-1].number)
-            self._holding.pop(key, None)
+                    taken = entries[-1].number
+            # Nothing can come in between: acts of one process are done in the order in which they are asked for.
+            await self.erase(key)
         return count
+
+    async def erase(self, key: Key) -> None:
+        """Lets go of whatever is here of *key*."""
+        self._holding.pop(key, None)
+        await self._driver.erase(key, at=0.0)
 
     def _put(self, key: Key) -> None:
         self._holding[key] = self._holding.get(key, 0) + 1
-
-    async def _let_go(self, row: Row, number: int) -> Row:
-        while True:
-            # Nothing is due any more once the last entry is gone; an append that comes in between makes this a conflict.
-            after = structs.replace(row, revision=fresh_token(), due_at=row.due_at if number < row.head else None)
-            try:
-                return await self._driver.write(after, replaces=row.revision, drop=number)
-            except Conflict as there:
-                if there.row is None:
-                    return row
-                row = there.row
 
     async def _rows(self) -> AsyncIterator[Row]:
         after: Row | None = None

@@ -16,7 +16,6 @@ from .drivers.base import Driver, Index, Key, Row
 from .engine import EVERYWHERE, Engine, EngineStatistics, owned
 from .errors import BadMessage, Corrupt, Misconfigured, Replaced, Unavailable, Unsupported, UsageError
 from .handlers import Handler, handler_for
-from .journal import Journal
 from .model import Content, Conversation, Message, Receipt, Role, State
 from .settings import seconds, settings_from
 from .store import Store
@@ -234,7 +233,7 @@ class Tenant(Generic[State]):
         When this returns no read on any instance shows it. A message that was on its way, or comes later, begins a new
         conversation; a turn that was running writes nothing.
         """
-        await self._engine.store.erase(self._key(conversation), at=self._engine.clock())
+        await self._engine.erase(self._key(conversation))
 
     async def dead_letters(self, conversation: str) -> list[Message]:
         """The messages that were set aside and are still in the log, oldest first, each with its `metadata["reason"]`."""
@@ -385,7 +384,11 @@ class Chatkeep(Tenant[State]):
             from .shared_cache import SharedCache  # an extra: imported only where it is wanted
 
             store.shared = SharedCache(settings.cache)
-        journal = Journal(driver_for(f"sqlite:///{settings.journal}")) if settings.on_outage == "journal" else None
+        journal = None
+        if settings.on_outage == "journal" and settings.journal:
+            from .journal import Journal
+
+            journal = Journal(settings.journal)
         super().__init__(Engine(store, settings, states, journal=journal, clock=clock), "")
 
     def on_message(self, handler: F) -> F:

@@ -56,8 +56,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         read      as refuse, and `conversation` shows what this process has seen last, marked `stale`
         journal   as refuse for reads; messages are written to a local SQLite file, durable, acknowledged with status
                   "journaled", and handed over to the store, in order and once, when it is back
-    journal: that file. cache: a Redis or Valkey that instances share, redis://..., in front of the store; never
-    trusted, and its loss costs only time.
+    journal: that file, one for each process and store. cache: a Redis or Valkey that instances share, redis://...,
+    in front of the store; never trusted, and its loss costs only time.
     """
 
     session_ttl: Duration | None = None
@@ -80,7 +80,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     quick: Duration = "50ms"
     store_timeout: Duration = "5s"
     on_outage: OnOutage = "refuse"
-    journal: str = "chatkeep-journal.db"
+    journal: str | None = None
     cache: str | None = None
 
     def policy(self) -> Policy:
@@ -139,10 +139,10 @@ def settings_from(options: dict[str, object]) -> Settings:
             faults.append(f"{name} must be a whole number of at least {LEAST[name]}, not {value!r}")
         if name in CHOICES and value not in CHOICES[name]:
             faults.append(f"{name} is one of {', '.join(CHOICES[name])}, not {value!r}")
-        if (name == "journal" and not (isinstance(value, str) and value)) or (
-            name == "cache" and not (value is None or isinstance(value, str))
-        ):
+        if name in ("journal", "cache") and not (value is None or (isinstance(value, str) and value)):
             faults.append(f"{name} is text, not {value!r}")
+    if options.get("on_outage") == "journal" and not options.get("journal"):
+        faults.append('on_outage="journal" needs journal="/path/to/journal.db", a file on this host')
     if faults:
         raise Misconfigured("; ".join(faults) + ". Nothing was opened.")
     return Settings(**options)  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ from .errors import Misconfigured
 from .turns import Snapshot
 
 try:
-    from redis.asyncio import Redis
+    from redis.asyncio import BlockingConnectionPool, Redis
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
     from redis.exceptions import RedisError
@@ -34,8 +34,12 @@ log = logging.getLogger("chatkeep")
 FORMAT = 1
 KEPT_S = 3600
 TIMEOUT_S = 0.25
+CONNECTIONS = 16
 PAUSE_S = 1.0
 GATHER_S = 0.02
+ERASED_S = 5
+# What was erased leaves an empty value for a moment, so that what another instance was about to put here does not bring it back.
+PUT = "if redis.call('GET', KEYS[1]) ~= '' then redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2]) end"
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Snapshot).decode
@@ -55,11 +59,17 @@ class SharedCache:
 
     def __init__(self, url: str) -> None:
         try:
-            self._redis = Redis.from_url(
-                url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
+            pool = BlockingConnectionPool.from_url(
+                url,
+                max_connections=CONNECTIONS,
+                timeout=TIMEOUT_S,
+                socket_timeout=TIMEOUT_S,
+                socket_connect_timeout=TIMEOUT_S,
+                retry=Retry(NoBackoff(), 0),
             )
         except ValueError as fault:
             raise Misconfigured(f"cache={url!r}: {fault}. Write redis://host:6379/0, or rediss:// with TLS.") from fault
+        self._redis = Redis.from_pool(pool)
         self.on = True
         self.statistics = SharedCacheStatistics()
         self._epoch = ""
@@ -86,7 +96,7 @@ class SharedCache:
         except (RedisError, OSError) as fault:
             self._failed(fault)
             return None
-        snapshot = self._opened(key, found) if found is not None else None
+        snapshot = self._opened(key, found) if found else None
         if snapshot is None:
             self.statistics.misses += 1
         else:
@@ -104,7 +114,7 @@ class SharedCache:
         """Takes *key* out: what was erased must not stay here. Tried even when the cache is switched off."""
         self._waiting.pop(key, None)
         try:
-            await self._redis.delete(self._name(key))
+            await self._redis.set(self._name(key), b"", ex=ERASED_S)
         except (RedisError, OSError) as fault:
             self._failed(fault)
             log.warning("%s was erased, but may stay in the shared cache for up to an hour: %s", key, fault)
@@ -116,7 +126,7 @@ class SharedCache:
                 waiting, self._waiting = self._waiting, {}
                 pipeline = self._redis.pipeline(transaction=False)
                 for key, snapshot in waiting.items():
-                    pipeline.set(self._name(key), _sealed(key, snapshot), ex=KEPT_S)
+                    pipeline.eval(PUT, 1, self._name(key), _sealed(key, snapshot), KEPT_S)
                 await pipeline.execute()
                 self.statistics.writes += len(waiting)
         except (RedisError, OSError) as fault:

@@ -43,7 +43,7 @@ Decide = Callable[[Snapshot], Act | None]
 class Store:
     """Conversations as snapshots over one driver. *window*: how many last messages a snapshot holds, at least.
 
-    *changed* is called with each key that was written to, after it is durable.
+    *changed* is called with each key that was written to, after it is durable, *seen* with each that was read.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Store:
     ) -> None:
         self.driver = driver
         self.changed: Callable[[Key], None] = lambda key: None
+        self.seen: Callable[[Key], None] = lambda key: None
         self.shared: SharedCache | None = None
         self.set_back = 0
         self._circuit = Circuit(patience_s=patience_s, replaced=self._replaced)
@@ -68,6 +69,7 @@ class Store:
         """Opens the driver."""
         await self.driver.open()
         self._circuit.reset()
+        self._cache.clear()  # what was seen of it before it was closed may be of another store
         if self.shared is not None:
             self.shared.open(self.driver.epoch)
 
@@ -104,6 +106,7 @@ class Store:
             return None
         if known is not None:
             self._look_back(known.row, found[0])
+        self.seen(key)
         return self._keep(await self._complete(self._decoded(*found), again=again))
 
     async def reload(self, key: Key, *, again: bool = True) -> Snapshot:
@@ -130,12 +133,9 @@ class Store:
             self.changed(key)
         if cached is not None and self._look_back(cached.row, row):
             cached = None
-        if (
-            cached is not None
-            and cached.row.born == row.born
-            and row.head - len(entries) <= cached.row.head <= row.head
-        ):
-            news = [message_from(key, row.born, found) for found in entries if found.number > cached.row.head]
+        news = [message_from(key, row.born, found) for found in entries]
+        if cached is not None and self._continued(cached, row, news):
+            news = [message for message in news if message.number > cached.row.head]
             snapshot = self._windowed(row, record_from(key, row.body), (*cached.messages, *news))
         elif cached is None:
             snapshot = self._decoded(row, entries)
@@ -178,7 +178,8 @@ class Store:
             if act is None:
                 return snapshot, None
             row, entries = self._encoded(snapshot, act, at)
-            replaces, since = snapshot.row.revision or None, snapshot.row.head
+            # With the last entry that is known already, so that a conflict shows whether it is still the same log.
+            replaces, since = snapshot.row.revision or None, max(snapshot.row.head - 1, 0)
             write = partial(self.driver.write, row, replaces=replaces, entries=entries, since=since, drop=act.drop)
             try:
                 stored = await self._settle(write)
@@ -240,6 +241,20 @@ class Store:
         log.critical("%s", replaced)
         self._cache.clear()
 
+    def _continued(self, known: Snapshot, row: Row, news: list[Message]) -> bool:
+        """Whether *news*, the last entries of the log now, overlap with what is *known* and say the same there.
+
+        If they say something else the store was set back, and went on from there.
+        """
+        if known.row.born != row.born or not news or not known.messages or news[0].number > known.row.head:
+            return False
+        held = {message.number: message for message in known.messages}
+        both = [(held[message.number], message) for message in news if message.number in held]
+        if all((a.id, a.role, a.created_at) == (b.id, b.role, b.created_at) for a, b in both):
+            return bool(both)
+        self._tell_set_back(row.key, row.head, known.row.head)
+        return False
+
     def _look_back(self, known: Row, found: Row) -> bool:
         """Whether the store holds less than it has answered before: it was set back, to a backup or a stale copy.
 
@@ -248,16 +263,19 @@ class Store:
         """
         if known.born != found.born or known.head <= found.head:
             return False
+        self._tell_set_back(found.key, found.head, known.head)
+        return True
+
+    def _tell_set_back(self, key: Key, head: int, known: int) -> None:
         self.set_back += 1
         log.error(
-            "%s: the store ends at entry %d, and had answered with %d: it was set back, and what came after is lost. "
+            "%s: the log has %d entries, and is not the one that had %d: the store was set back, and what came after is lost. "
             "Conversations go on from what it holds. Look for a failover to a stale replica, or a restored backup.",
-            found.key,
-            found.head,
-            known.head,
+            key,
+            head,
+            known,
         )
         self._cache.clear()
-        return True
 
     def _encoded(self, snapshot: Snapshot, act: Act, at: float) -> tuple[Row, list[Entry]]:
         old = snapshot.row
@@ -329,8 +347,9 @@ class Store:
             return blank(key)
         if self._look_back(snapshot.row, row):
             return await self.reload(key)
-        if row.born == snapshot.row.born and snapshot.row.head + len(there.entries) == row.head:
-            news = [message_from(key, row.born, entry) for entry in there.entries]
+        news = [message_from(key, row.born, entry) for entry in there.entries]
+        if self._continued(snapshot, row, news) and news[-1].number == row.head:
+            news = [message for message in news if message.number > snapshot.row.head]
             return self._keep(self._windowed(row, record_from(key, row.body), (*snapshot.messages, *news)))
         return await self.reload(key)
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from chatkeep.drivers.base import Entry, Key
-from chatkeep.drivers.sqlite import SqliteDriver
-from chatkeep.errors import Unavailable
+from chatkeep.errors import Misconfigured, Unavailable
 from chatkeep.journal import Journal
 
 ADA, BOB = Key("", "ada"), Key("salon", "bob")
@@ -17,7 +16,7 @@ ADA, BOB = Key("", "ada"), Key("salon", "bob")
 
 def journal(folder: Path) -> Journal:
     """A journal on the test's file."""
-    return Journal(SqliteDriver(f"sqlite:///{folder}/journal.db"))
+    return Journal(f"{folder}/journal.db")
 
 
 class Taker:
@@ -89,8 +88,36 @@ async def test_what_comes_while_it_is_handed_over_is_not_forgotten(tmp_path: Pat
     writer = asyncio.create_task(write())
     while not writer.done():
         await kept.hand_over(store)
+        await asyncio.sleep(0)
     await kept.hand_over(store)
 
     assert wanted == [id for _, id, _ in store.taken]
     assert 0 == len(kept)
     await kept.close()
+
+
+async def test_what_could_not_be_written_does_not_hold_up_later_messages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk refuses the message; when the store is back, nothing waits behind what was never kept."""
+    kept = journal(tmp_path)
+    await kept.open()
+    with monkeypatch.context() as full:
+        full.setattr(kept._driver, "append", lambda *_, **__: asyncio.sleep(0, kept._driver.closed()))  # type: ignore[attr-defined]
+        with pytest.raises(AttributeError):
+            await kept.keep(ADA, Entry(0, "a", "u", b"hi"), at=1.0, owner="")
+
+    assert 0 == await kept.hand_over(Taker())
+    assert (False, 0) == (kept.holds(ADA), len(kept))
+    await kept.close()
+
+
+async def test_a_journal_has_one_process(tmp_path: Path) -> None:
+    """A second one is told to take another file; a closed journal is free again."""
+    first, second = journal(tmp_path), journal(tmp_path)
+    await first.open()
+    with pytest.raises(Misconfigured, match="of its own"):
+        await second.open()
+    await first.close()
+    await second.open()
+    await second.close()

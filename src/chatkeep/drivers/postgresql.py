@@ -498,7 +498,12 @@ class PostgresqlDriver:
             said += await self._examined_schema(connection)
         except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError):
             said.append(
-                (True, "ok", "schema", f"there is no {self.schema} yet; it will be made when the store is first opened")
+                (
+                    True,
+                    "warn",
+                    "schema",
+                    f"there is no {self.schema} yet; it will be made when the store is first opened",
+                )
             )
         except asyncpg.InsufficientPrivilegeError as fault:
             said.append((False, "fail", "permissions", f"{fault}; docs/postgresql.md has what this user needs"))

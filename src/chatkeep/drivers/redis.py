@@ -157,15 +157,22 @@ class RedisDriver:
             asked = self._acts.scan(index, tenant, owner, until, place, wanted)
             replies = await asyncio.gather(*(servers.act(act) for act in asked))
             places = acts.places_in(index, owner, replies)[:wanted]
-            found = await asyncio.gather(*(self.read(acts.key_of(member), tail=0) for _, member in places))
-            for at, there in zip(places, found, strict=True):
-                # One that moved meanwhile is shown where it stands now, if that is still to come.
-                if there and acts.place_of(index, there[0]) == at:
-                    rows.append(there[0])
+            found = await asyncio.gather(*(self._row_at(index, at) for at in places))
+            rows += [row for row in found if row is not None]
             if len(places) < wanted:
                 break
             place = places[-1]
         return rows
+
+    async def _row_at(self, index: Index, at: acts.Place) -> Row | None:
+        """The row at a place of an index; none if it stands elsewhere by now, which is shown if it is still to come."""
+        key = acts.key_of(at[1])
+        try:
+            there = await self.read(key, tail=0)
+        except Corrupt:
+            # Whoever reads it is told what is wrong; the others must not have to wait for that.
+            return Row(key=key, revision="", born="", due_at=at[0] if index == "due" else None)
+        return there[0] if there and acts.place_of(index, there[0]) == at else None
 
     async def erase(self, key: Key, *, at: float) -> None:
         await self._opened("written").act(self._acts.erase(key, at))

@@ -64,8 +64,9 @@ class SqliteDriver:
     async def open(self) -> None:
         if not _fit():
             raise Misconfigured(f"SQLite {apsw.sqlite_lib_version()} can corrupt a shared WAL file; upgrade apsw.")
-        self._writer = Worker(self._connect, commit, threads=1)
-        self._readers = Worker(self._connect, answer, threads=READERS)
+        self._inode = 0
+        self._writer = Worker(self._connect, self._committed, threads=1)
+        self._readers = Worker(self._connect, self._answered, threads=READERS)
         try:
             self.epoch = await self._writer.call(_epoch)
             self._inode = os.stat(self.path).st_ino
@@ -138,14 +139,14 @@ class SqliteDriver:
             "tenant": key.tenant,
             "id": key.id,
             "limit": limit,
-            "before": before if before is not None else 1 << 62,
+            "before": min(before, 1 << 62) if before is not None else 1 << 62,
         }
 
         def act(db: apsw.Connection) -> list[Entry]:
             self._find(db, key)
             if after is None and before is not None:
                 return _entries(db.execute(sql("before"), above))[::-1]
-            return _entries(db.execute(sql("between"), {**above, "after": after or 0}))
+            return _entries(db.execute(sql("between"), {**above, "after": min(after or 0, 1 << 62)}))
 
         return await self._reading().call(act)
 
@@ -269,17 +270,34 @@ class SqliteDriver:
         return found[0], _row(key, found[1:])
 
     def _refuse_replaced(self, db: apsw.Connection) -> None:
-        """Raises `Replaced` when this is not the file, or the content, that was opened."""
+        """Raises `Replaced` when the file does not hold what it held when it was opened."""
         found = db.execute("select value from meta where name = 'epoch'").fetchone()
+        if found is None or found[0] != self.epoch:
+            raise self._replaced("was emptied")
+
+    def _replaced(self, what: str) -> Replaced:
+        return Replaced(
+            f"sqlite:///{self.path} {what} since it was opened; nothing was done. Put the right file there if it is not, "
+            "and open it anew: that begins with what is there."
+        )
+
+    def _committed(self, db: apsw.Connection, batch: list[Job]) -> list[Any]:
+        return (
+            commit(db, batch) if self._in_place() else [self._replaced("was removed, or is another file")] * len(batch)
+        )
+
+    def _answered(self, db: apsw.Connection, batch: list[Job]) -> list[Any]:
+        return (
+            answer(db, batch) if self._in_place() else [self._replaced("was removed, or is another file")] * len(batch)
+        )
+
+    def _in_place(self) -> bool:
+        """Whether the file is still the one that was opened: what goes into one that was removed is lost with this
+        process."""
         try:
-            same = os.stat(self.path).st_ino == self._inode
+            return self._inode in (0, os.stat(self.path).st_ino)
         except OSError:
-            same = False
-        if not same or found is None or found[0] != self.epoch:
-            raise Replaced(
-                f"sqlite:///{self.path} was emptied, or is another file, since it was opened; nothing was done. Put the right "
-                "file there, or open it anew to begin with what is there."
-            )
+            return False
 
     def _examined(self) -> list[Finding]:
         path = os.path.abspath(self.path)

@@ -20,6 +20,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
+import psutil
+
 START_S = 20.0
 
 REDIS = {
@@ -81,10 +83,24 @@ class Server:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, number)
 
+    def _family(self) -> list[psutil.Process]:
+        # PostgreSQL's children leave its process group.
+        assert self.process is not None
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return list(psutil.Process(self.process.pid).children(recursive=True))
+        return []
+
     def _end(self, number: int) -> None:
         if self.process is None:
             return
+        family = self._family() if number == signal.SIGKILL else []
         self._signal(number)
+        for child in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        deadline = time.monotonic() + 10
+        while any([_runs(child) for child in family]) and time.monotonic() < deadline:
+            time.sleep(0.001)
         self._signal(signal.SIGCONT)
         try:
             self.process.wait(timeout=10)
@@ -148,6 +164,13 @@ class RedisServer(Server):
                 link.recv(65536)
             link.sendall(_resp(*words))
             return link.recv(1 << 20)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)  # which holds nothing any more
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _resp(*words: str) -> bytes:

@@ -9,6 +9,7 @@ local function look()
   local found = redis.call('HMGET', KEYS[2], unpack(FIELDS))
   if found[1] and found[2] and tonumber(found[3]) then return found end
   if redis.call('EXISTS', KEYS[2]) == 1 then return nil, redis.error_reply('CORRUPT row') end
+  if redis.call('EXISTS', KEYS[3]) == 1 then return nil, redis.error_reply('CORRUPT row') end
   if redis.call('GET', KEYS[1]) ~= ARGV[1] then return nil, redis.error_reply('REPLACED epoch') end
   return nil, nil
 end
