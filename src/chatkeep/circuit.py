@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 FAILURES = 5
 PAUSE_S = 1.0
-AGAIN_A_S = 100
+AGAIN_A_S = 1000
 APART_S = 0.2  # failures that are closer than this, of acts that began before, are one
 
 
