@@ -382,7 +382,7 @@ def _message(key: Key, born: str, draft: Draft, entry: Entry, number: int, at: f
         number=number,
         role=draft.role,
         content=draft.content,
-        created_at=round(draft.created_at or at, 3),
+        created_at=round((draft.created_at or at) * 1000) / 1000,  # as the codec does, to the bit
         reply_to=draft.reply_to or None,
         reply_from=draft.reply_from or None,
         metadata=draft.metadata,

@@ -1,11 +1,10 @@
-"""Two processes on one SQLite file."""
+"""Two processes on one store."""
 
 from __future__ import annotations
 
 import asyncio
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ WRITER = """
 import asyncio, sys
 from chatkeep import Chatkeep
 
-keep = Chatkeep(f"sqlite:///{sys.argv[1]}", attempts=50)
+keep = Chatkeep(sys.argv[1], attempts=50)
 
 @keep.on_message
 async def bot(turn):
@@ -34,12 +33,12 @@ asyncio.run(main())
 
 
 @pytest.mark.slow
-async def test_each_of_1000_messages_to_one_conversation_is_applied_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("url", ["sqlite", "redis", "postgresql"], indirect=True)
+async def test_each_of_1000_messages_to_one_conversation_is_applied_once(url: str) -> None:
     """Five hundred from each process, each waiting for its answer: every one applied once, in the order of each sender."""
-    path = tmp_path / "chat.db"
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(path), name]) for name in "ab"]
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, url, name]) for name in "ab"]
     codes = [await asyncio.to_thread(writer.wait, 120) for writer in writers]
-    keep: Chatkeep[dict[str, Any]] = Chatkeep(f"sqlite:///{path}")
+    keep: Chatkeep[dict[str, Any]] = Chatkeep(url)
     async with keep:
         found = await keep.conversation("shared")
         log = [message.text async for message in keep.history("shared") if message.role == "user"]

@@ -1,0 +1,153 @@
+"""What happens while the store is away, by the setting on_outage: refuse, read, journal."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatkeep import Unavailable, Uncertain
+from chatkeep.drivers.base import Key
+from chatkeep.testing.history import Told, check, collect
+
+from ..conftest import until
+from .conftest import Clients, Stand
+
+QUICK = {"store_timeout": "200ms"}
+
+
+def url_of(stand: Stand) -> str:
+    """The server itself, with little patience."""
+    return stand.straight(timeout=0.4)
+
+
+async def kill(stand: Stand, keep: Any) -> None:
+    """kill -9 of the server, and a moment for *keep* to notice: a process that it has forked may live a little longer."""
+    stand.server.kill()
+    await until(lambda: keep.trouble)
+
+
+async def test_refuse_says_so_and_shows_nothing_old(stand: Stand, opening: Any) -> None:
+    """The default: no message is acknowledged, nothing is shown from a cache; afterwards all goes on."""
+    keep = await opening(url_of(stand), **QUICK)
+    clients = Clients([keep])
+    await clients.insist("ada")
+    await kill(stand, keep)
+    acked = [await clients.send("ada", how=how) for how in ("receive", "accept")]
+    with pytest.raises(Unavailable):
+        await keep.conversation("ada")
+    await stand.start()
+    await clients.insist("ada")
+
+    assert [False, False] == acked
+    assert [] == (await clients.verdict()).faults
+
+
+async def test_read_shows_what_was_seen_last_and_says_that_it_is_old(stand: Stand, opening: Any) -> None:
+    """What this process has seen is shown, marked; what it has not seen is not there to be shown; writing is refused."""
+    keep = await opening(url_of(stand), on_outage="read", **QUICK)
+    clients = Clients([keep])
+    await clients.send("unseen")
+    keep._engine.store.forget(Key("", "unseen"))
+    await clients.insist("ada", "1")
+    fresh = await keep.conversation("ada")
+    await kill(stand, keep)
+    stale = await keep.conversation("ada")
+    with pytest.raises(Unavailable):
+        await keep.conversation("unseen")
+    with pytest.raises((Unavailable, Uncertain)):
+        await keep.receive("ada", "hello?", id="2")
+    await stand.start()
+    await clients.insist("ada", "2")
+
+    async def fresh_again() -> bool:  # readers may find the server a moment later than writers
+        return not (await keep.conversation("ada")).stale
+
+    await until(fresh_again)
+    again = await keep.conversation("ada")
+
+    assert (False, True) == (fresh.stale, stale.stale)
+    assert (["1"], ["1"], ["1", "2"]) == (fresh.state["seen"], stale.state["seen"], again.state["seen"])
+    assert [] == (await clients.verdict()).faults
+
+
+async def test_journal_takes_messages_and_hands_them_over_in_order(stand: Stand, opening: Any, tmp_path: Path) -> None:
+    """Taken while the store is away, redeliveries too; when it is back, each is there once, in order, and answered."""
+    keep = await opening(url_of(stand), on_outage="journal", journal=f"{tmp_path}/journal.db", **QUICK)
+    told: list[Told] = []
+
+    async def send(name: str, id: str, how: str) -> str:
+        told.append(Told(name, id, False))
+        receipt = await getattr(keep, how)(name, id, id=id)
+        told.append(Told(name, id, True))
+        return str(receipt.status)
+
+    said = [await send("ada", "1", "receive")]
+    await kill(stand, keep)
+    said += [
+        await send("ada", id, how) for id, how in (("2", "receive"), ("3", "accept"), ("1", "accept"), ("2", "accept"))
+    ]
+    said += [await send("bob", str(number), "accept") for number in range(20)]
+    held_back = keep.statistics.engine.journaled
+    await stand.start()
+    await until(lambda: keep.statistics.engine.journaled == 0)
+    held = await collect(keep)
+    said.append(await send("ada", "4", "receive"))
+
+    assert ["answered", *["journaled"] * 24, "answered"] == said
+    assert (2, "") == (held_back, keep.trouble)
+    assert ["1", "2", "3"] == held["ada"].state["seen"]
+    assert [str(number) for number in range(20)] == held["bob"].state["seen"]
+    assert [] == check(told, await collect(keep)).faults
+
+
+JOURNALING = """
+import asyncio, sys
+from chatkeep import Chatkeep
+
+async def main():
+    keep = Chatkeep(sys.argv[1], on_outage="journal", journal=sys.argv[2], store_timeout="200ms", poll="50ms")
+
+    @keep.on_message
+    async def bot(turn):
+        return turn.id
+
+    await keep.open()
+    for id in sys.argv[3].split():
+        receipt = await keep.accept("ada", id, id=id)
+        print(receipt.status, flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+async def test_journal_outlives_kill_9_and_opens_without_the_store(stand: Stand, opening: Any, tmp_path: Path) -> None:
+    """Two processes, one after the other, are started and killed during the outage; what they took is handed over by a third."""
+    journal = f"{tmp_path}/journal.db"
+    first = await opening(url_of(stand), **QUICK)
+    clients = Clients([first])
+    await clients.insist("ada", "1")
+    await kill(stand, first)
+    said = []
+    for ids in ("2 3 4", "4 5 1"):
+        command = [sys.executable, "-c", JOURNALING, url_of(stand), journal, ids]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+            assert process.stdout is not None
+            said += [(await asyncio.to_thread(process.stdout.readline)).strip() for _ in range(3)]
+            process.kill()
+    third = await opening(url_of(stand), on_outage="journal", journal=journal, **QUICK)
+    without = third.trouble
+    await stand.start()
+    await until(lambda: not third.trouble)
+    await until(lambda: third.statistics.engine.turns >= 4)
+    held = await collect(third)
+    texts = [message.text for message in held["ada"].messages if message.role == "user"]
+
+    assert ["journaled"] * 6 == said
+    assert "" != without
+    assert ["1", "2", "3", "4", "5"] == held["ada"].state["seen"] == texts

@@ -1,0 +1,139 @@
+"""The store is emptied, or set back, behind everybody's back: declared, never merged, never begun afresh (F19, F20)."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from chatkeep.errors import Replaced
+from chatkeep.testing.history import check, collect
+from chatkeep.testing.proxy import Proxy
+from chatkeep.testing.servers import RedisServer
+
+from ..conftest import until
+from .conftest import Clients, Stand
+
+
+async def test_f19_an_emptied_server_is_not_begun_afresh(
+    stand: Stand, opening: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """FLUSHALL, or the schema dropped: everything is refused and the operator told, until somebody opens it anew."""
+
+    async def empty() -> None:
+        if isinstance(stand.server, RedisServer):
+            stand.server.ask("FLUSHALL")
+            return
+        connection = await asyncpg.connect(stand.straight().partition("?")[0])
+        await connection.execute(f"drop schema {stand.name} cascade")
+        await connection.close()
+
+    await refused_until_opened_anew(stand.straight(), empty, opening, caplog)
+
+
+async def test_f19_a_removed_file_is_not_begun_afresh(
+    tmp_path: Path, opening: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The file of a store that is open was removed: as with a server."""
+
+    async def remove() -> None:
+        for file in tmp_path.glob("chat.db*"):
+            os.unlink(file)
+
+    await refused_until_opened_anew(f"sqlite:///{tmp_path}/chat.db", remove, opening, caplog)
+
+
+async def refused_until_opened_anew(url: str, empty: Any, opening: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Has two conversations on two instances, one of them cached, empties the store and tries everything."""
+    keeps = [await opening(url) for _ in range(2)]
+    for keep, name in zip(keeps, ("ada", "bob"), strict=True):
+        for _ in range(3):
+            await keep.receive(name, "hello")
+    epochs = {keep._engine.store.driver.epoch for keep in keeps}
+    with caplog.at_level(logging.CRITICAL):
+        await empty()
+        for keep in keeps:
+            for act in (
+                lambda: keep.receive("ada", "still there?"),
+                lambda: keep.accept("bob", "still there?"),
+                lambda: keep.receive("new", "hello"),
+                lambda: keep.conversation("ada"),
+                lambda: keep.change("bob", lambda state: state.clear()),
+            ):
+                with pytest.raises(Replaced):
+                    await act()
+
+    assert [0, 0] == [keep.statistics.cache.entries for keep in keeps]
+    assert [True, True] == [keep.trouble != "" for keep in keeps]
+    assert 2 <= len([said for said in caplog.records if said.levelno == logging.CRITICAL])
+    for keep in keeps:
+        await keep.close()
+    anew = await opening(url)
+    clients = Clients([anew])
+    await clients.send("ada")
+
+    assert anew._engine.store.driver.epoch not in epochs
+    assert ([], 1) == ((verdict := await clients.verdict()).faults, verdict.acked)
+
+
+async def test_f20_a_failover_to_a_stale_replica_is_a_declared_loss(
+    tmp_path: Path, opening: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The replica lacks what was answered last: that is said and counted, and what remains is one history, not two mixed."""
+    servers = []
+    for role in ("primary", "replica"):
+        home = tmp_path / role
+        home.mkdir()
+        servers.append(RedisServer("valkey-9", home, "--repl-diskless-sync-delay", "0"))
+    primary, replica = servers
+    names = [f"c{number}" for number in range(4)]
+    with primary, replica:
+        async with Proxy(primary.port) as proxy:
+            replica.ask("REPLICAOF", "127.0.0.1", str(primary.port))
+            await until(lambda: b"master_link_status:up" in replica.ask("INFO", "replication"))
+            keeps = [await opening(f"redis://127.0.0.1:{proxy.port}/0", poll="200ms") for _ in range(2)]
+            clients = Clients(keeps)
+            for place, name in enumerate(names * 4):
+                await clients.insist(name, how=("receive", "accept")[place % 2])
+            await clients.verdict()  # nothing is under way any more
+            assert b":1\r\n" == primary.ask("WAIT", "1", "2000")
+            replica.ask("REPLICAOF", "NO", "ONE")
+            for name in names * 3:
+                await clients.insist(name)
+            primary.kill()
+            proxy.upstream = replica.port
+            proxy.cut()
+            with caplog.at_level(logging.ERROR):
+                for name in names * 3:
+                    await clients.insist(name)
+            held = await collect(keeps[0])
+            for keep in keeps:
+                await keep.close()
+            set_back = [keep._engine.store.set_back for keep in keeps]
+    verdict = check(clients.told, held, lossy=True)
+
+    assert [] == verdict.faults
+    assert 12 == verdict.lost
+    assert sum(set_back) > 0
+    assert any("set back" in said.message for said in caplog.records)
+    for found in held.values():
+        replies = [message.text for message in found.messages if message.role == "assistant"]
+
+        assert [f"{place}: {id}" for place, id in enumerate(found.state["seen"], 1)] == replies
+    assert [] == [fault for fault in check(clients.told, held).faults if not fault.startswith(("LOST", "OVERTAKEN"))]
+
+
+async def test_f20_a_store_that_is_well_is_never_said_to_be_set_back(tmp_path: Path, opening: Any) -> None:
+    """Two instances take turns at a moment that two ways of rounding to milliseconds do not agree about."""
+    moment = next(t for n in range(10**6) if round((t := 1795251770.0005 + n / 1000) * 1000) / 1000 != round(t, 3))
+    keeps = [await opening(f"sqlite:///{tmp_path}/chat.db", poll="30s", clock=lambda: moment) for _ in range(2)]
+    clients = Clients(keeps)
+    for _ in range(6):
+        await clients.send("ada")
+
+    assert [] == (await clients.verdict()).faults
+    assert [0, 0] == [keep._engine.store.set_back for keep in keeps]
