@@ -38,7 +38,7 @@ bench-pin:  ## after a change of the peers; needs uv
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \
 		--upgrade --group peers -o benchmarks/peers.txt
 
-soak: $(READY)  ## the kill test, for ten minutes
+soak: $(READY)  ## the kill test on every engine, for a quarter of an hour
 	CHATKEEP_KILLS=1500 $(BIN)/python -m pytest tests/acceptance/test_kill.py -s
 
 pin:  ## after a change of dependencies; needs uv
