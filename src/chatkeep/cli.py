@@ -119,7 +119,7 @@ def demo(bot: str, store: str, port: int, host: str) -> None:
     listener = listen(host, port)
     shown = f"[{host}]" if ":" in host else host
     click.echo(f"{DEMOS[bot].title} is open: http://{shown}:{listener.getsockname()[1]}/")
-    store = store.removeprefix("sqlite:///")
+    store = without_secret(store).removeprefix("sqlite:///")
     click.echo(f"Everything said there is kept in {store}. Ctrl-C stops it.")
     click.echo(f"Order something, then kill it (kill -9 {os.getpid()}) and start it again: the order is still there.")
     click.echo(f"Look inside meanwhile, in another terminal: chatkeep list {store}")
@@ -498,6 +498,7 @@ async def found_in(of: Tenant[Any], conversation: str, store: str) -> Conversati
     """The conversation; ends the program when there is none."""
     found = await of.conversation(conversation)
     if found is None:
+        store = without_secret(store)
         raise ChatkeepError(
             f"There is no conversation {plain(conversation, line=True)!r} in {store}. `chatkeep list {store}` has those there are."
         )

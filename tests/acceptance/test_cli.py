@@ -368,7 +368,9 @@ def test_a_shared_store_can_be_looked_into(request: pytest.FixtureRequest, tmp_p
     told = chatkeep("chat", "restaurant", "--store", url, typed="2 margherita\n", folder=tmp_path)
     listed = chatkeep("list", url, folder=tmp_path)
     shown = chatkeep("history", url, "terminal", folder=tmp_path)
+    nobody = chatkeep("show", url, "nobody", folder=tmp_path)
 
     assert (0, 0, 0) == (told[0], listed[0], shown[0])
     assert "terminal" in listed[1]
     assert "2 margherita" in shown[1]
+    assert (1, False) == (nobody[0], ":secret@" in nobody[2])
