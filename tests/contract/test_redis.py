@@ -288,6 +288,34 @@ async def test_a_row_without_its_revision_is_corrupt_not_absent(driver: RedisDri
     assert 1 == await say(driver, "n", at=3.0)
 
 
+async def test_a_row_that_was_lost_alone_is_not_begun_afresh(driver: RedisDriver, server: RedisServer) -> None:
+    """Its log is there, so it is not true that there is nothing; only an erasure makes room."""
+    for id in ("m", "n"):
+        await say(driver, id)
+    server.ask("DEL", next(name for name in keys_of(server) if ":row:" in name))
+    for act in (
+        lambda: driver.read(ADA, tail=1),
+        lambda: say(driver, "o"),
+        lambda: driver.entries(ADA, after=0, limit=5),
+    ):
+        with pytest.raises(Corrupt):
+            await act()
+    await driver.erase(ADA, at=2.0)
+
+    assert 1 == await say(driver, "o", at=3.0)
+
+
+async def test_a_damaged_row_does_not_hide_the_others(driver: RedisDriver, server: RedisServer) -> None:
+    """A scan shows where it stands, so that whoever reads it is told; the others are as they were."""
+    await say(driver, "m")
+    await say(driver, "m", BOB)
+    name = next(name for name in keys_of(server) if name.endswith("\0ada") and ":row:" in name)
+    server.ask("HSET", name, "head", "zz")
+
+    assert [ADA, BOB] == [row.key for row in await driver.scan("key", limit=9)]
+    assert ["", "m"] == [row.revision and "m" for row in await driver.scan("key", limit=9)]
+
+
 @pytest.mark.parametrize("store", ["valkey-9", "redis-6", "redis-8"], indirect=True, scope="module")
 async def test_a_full_server_does_no_part_of_an_act(store: Store) -> None:
     """OOM refuses it whole and says so, reads and erasures go on, and so do writes when there is room."""

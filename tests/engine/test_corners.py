@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from msgspec import structs
 from chatkeep import BadMessage, HandlerFailed, Misconfigured, Turn, Unavailable, Uncertain, UsageError
 from chatkeep.drivers import driver_for
 from chatkeep.drivers.base import Key
+from chatkeep.drivers.memory import SHELVES
 from chatkeep.testing.crash import Wrapped, wrapped
 
 from ..conftest import FAST, until
@@ -339,3 +342,28 @@ async def test_a_clock_that_is_set_back_makes_no_retry_wait_for_an_hour(opened: 
     await until(ticking)
 
     assert "ok" == (await asyncio.wait_for(asking, 3)).replies[0].text
+
+
+async def test_a_store_that_was_set_back_and_went_on_elsewhere_is_not_mixed_with_what_was_seen(opened: Any) -> None:
+    """As long as before, and another log: what is cached gives itself away by its overlap, is dropped, and counted."""
+    url = f"memory://{secrets.token_hex(8)}"
+    seen: list[list[str]] = []
+
+    async def bot(turn: Turn[dict[str, Any]]) -> str:
+        seen.append([message.text for message in turn.history])
+        return f"re {turn.text}"
+
+    here = await opened(bot, url=url, quick="0s")
+    await here.receive("ada", "one")
+    shelf = SHELVES[url.partition("://")[2]]
+    backup = deepcopy((shelf.rows, shelf.logs, shelf.ids))
+    await here.receive("ada", "lost")
+    shelf.rows, shelf.logs, shelf.ids = backup
+    there = await opened(bot, url=url)
+    here._engine._news.live = False  # and nobody tells it
+    await there.receive("ada", "two")
+    receipt = await here.receive("ada", "three")
+
+    assert ["one", "re one", "two", "re two"] == seen[-1]
+    assert "re three" == receipt.replies[0].text
+    assert 1 == here._engine.store.set_back

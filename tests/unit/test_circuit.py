@@ -125,3 +125,42 @@ async def test_acts_run_again_within_a_budget(monkeypatch: pytest.MonkeyPatch) -
 
     assert 100 == len(again)
     assert len([at for at in again if at < began + 0.5]) <= 50 + 30
+
+
+async def test_when_the_pause_is_over_one_asks_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that is still silent holds up one caller and not everybody; its answer lets all in."""
+    through = Circuit(patience_s=0.1)
+    monkeypatch.setattr(through._breaker, "_recovery_timeout", 0.05)
+    for _ in range(circuit.FAILURES):
+        with pytest.raises(Unavailable):
+            await through.settle(answers(Unavailable("down")), once=True)
+    await asyncio.sleep(0.06)
+    speaks, asked = asyncio.Event(), []
+
+    async def silent() -> str:
+        asked.append(1)
+        await speaks.wait()
+        return "there"
+
+    acts = [asyncio.create_task(through.settle(silent, once=True)) for _ in range(20)]
+    await asyncio.sleep(0.01)
+    speaks.set()
+    found = await asyncio.gather(*acts, return_exceptions=True)
+
+    assert (1, 1) == (len(asked), found.count("there"))
+    assert "there" == await through.settle(answers("there"), once=True)
+
+
+async def test_nobody_waits_for_the_budget_longer_than_their_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many stand before them."""
+    monkeypatch.setattr(circuit, "AGAIN_A_S", 1)
+    through, began = Circuit(patience_s=0.3), time.monotonic()
+
+    async def act() -> None:
+        await asyncio.sleep(0.01)
+        raise Uncertain("lost")
+
+    told = await asyncio.gather(*(through.settle(act) for _ in range(30)), return_exceptions=True)
+
+    assert [Uncertain] * 30 == [type(answer) for answer in told]
+    assert time.monotonic() - began < 1.5

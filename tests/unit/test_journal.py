@@ -121,3 +121,34 @@ async def test_a_journal_has_one_process(tmp_path: Path) -> None:
     await first.close()
     await second.open()
     await second.close()
+
+
+async def test_what_was_erased_is_not_handed_over(tmp_path: Path) -> None:
+    """Nor does anything of it stay in the file, name and owner included; what comes later is kept again."""
+    kept, store = journal(tmp_path), Taker()
+    await kept.open()
+    await kept.keep(ADA, Entry(0, "secret", "u", b"hi"), at=5.0, owner="ann")
+    await kept.erase(ADA)
+
+    assert (0, []) == (await kept.hand_over(store), store.taken)
+    assert [] == await kept._driver.scan("key", limit=9)
+
+    await kept.keep(ADA, Entry(0, "later", "u", b"hi"), at=4.0, owner="")
+    await kept.hand_over(store)
+
+    assert [(ADA, "later", "")] == store.taken
+    assert [] == await kept._driver.scan("key", limit=9)
+    await kept.close()
+
+
+async def test_a_journal_keeps_to_its_store(tmp_path: Path) -> None:
+    """Messages for one store never get into another; an empty journal may change hands."""
+    kept = journal(tmp_path)
+    await kept.open()
+    await kept.belong("shop")
+    await kept.belong("clinic")
+    await kept.keep(ADA, Entry(0, "m", "u", b"hi"), at=1.0, owner="")
+    with pytest.raises(Misconfigured, match="another store"):
+        await kept.belong("shop")
+    await kept.belong("clinic")
+    await kept.close()
