@@ -20,6 +20,7 @@ import pytest
 from chatkeep.drivers import driver_for, sqlite
 from chatkeep.drivers.base import Entry, Key
 from chatkeep.drivers.sqlite import SqliteDriver
+from chatkeep.drivers.statements import named, numbered
 from chatkeep.errors import Conflict, Misconfigured, Unavailable, Uncertain, Unsupported
 
 ADA = Key("", "ada")
@@ -125,7 +126,7 @@ async def test_every_connection_keeps_a_synced_write_ahead_log(driver: SqliteDri
     writer = await driver._writer.call(lambda db: [db.pragma(name) for name in pragmas])
     reader = await driver._readers.call(lambda db: db.pragma("journal_mode"))
 
-    assert (["wal", 2, 0x63686B70, len(sqlite._migrations())], "wal") == (writer, reader)
+    assert (["wal", 2, 0x63686B70, len(numbered("sqlite"))], "wal") == (writer, reader)
 
 
 async def test_what_was_answered_is_in_the_files_at_that_moment(
@@ -724,7 +725,7 @@ async def test_every_statement_finds_what_it_needs_by_an_index(driver: SqliteDri
     plans: dict[str, list[str]] = {}
 
     def explain(db: apsw.Connection) -> None:
-        for name in sqlite._queries():
+        for name in named("sqlite"):
             statement = sqlite.sql(name, ids=1, rows=1)
             values: Any = dict.fromkeys(re.findall(r":(\w+)", statement)) or (None,) * statement.count("?")
             plans[name] = [row[3] for row in db.execute(f"explain query plan {statement}", values)]

@@ -94,6 +94,20 @@ class Claim(NamedTuple):
     until: float
 
 
+def created(key: Key, *, revision: str, at: float, due_at: float | None, claim: Claim | None, owner: str) -> Row:
+    """The row that an append makes where there is none, but for its head."""
+    return Row(
+        key=key,
+        revision=revision,
+        born=revision,
+        owner=owner,
+        updated_at=at,
+        due_at=due_at,
+        claim=claim.token if claim else None,
+        claimed_until=claim.until if claim else 0.0,
+    )
+
+
 class Appended(NamedTuple):
     """What `append` leaves: the row, its last entries (dense up to row.head), and the numbers of ids that were there
     before."""

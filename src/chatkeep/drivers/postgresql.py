@@ -23,8 +23,6 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
-from functools import cache
-from importlib.resources import files
 from typing import Any, Literal, NamedTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -43,7 +41,8 @@ from ..errors import (
     Unavailable,
     Uncertain,
 )
-from .base import TOMBSTONE_KEPT_S, Ability, Appended, Claim, Entry, Finding, Index, Key, Row
+from .base import TOMBSTONE_KEPT_S, Ability, Appended, Claim, Entry, Finding, Index, Key, Row, created
+from .statements import named, numbered
 
 log = logging.getLogger("chatkeep")
 
@@ -250,16 +249,7 @@ class PostgresqlDriver:
         tail: int = 0,
         owner: str = "",
     ) -> Appended:
-        row = Row(
-            key=key,
-            revision=revision,
-            born=revision,
-            owner=owner,
-            updated_at=at,
-            due_at=due_at,
-            claim=claim.token if claim else None,
-            claimed_until=claim.until if claim else 0.0,
-        )
+        row = created(key, revision=revision, at=at, due_at=due_at, claim=claim, owner=owner)
         act = Act("append", row, None, entries, tail)
         appended: Appended = await self._combiner("write").call(self._acts, act)
         return appended
@@ -326,7 +316,7 @@ class PostgresqlDriver:
         return self._combiners[name]
 
     def _sql(self, name: str) -> str:
-        return in_schema(_queries()[name], self.schema)
+        return in_schema(named("postgresql")[name], self.schema)
 
     async def connected(self) -> asyncpg.Connection:
         """A connection to the store that was opened. Raises `Replaced` when it is another by now, `Unavailable` when
@@ -916,18 +906,6 @@ def in_schema(sql: str, schema: str) -> str:
     return re.sub(r"\bchatkeep\.(?=\w)", f'"{schema}".', sql)
 
 
-@cache
 def migrations() -> list[str]:
     """The SQL that makes and upgrades a schema, in order: what `open` runs, or somebody with more rights does."""
-    folder = files(__package__) / "sql" / "postgresql"
-    return [file.read_text() for file in sorted(folder.iterdir(), key=lambda file: file.name) if file.name[0].isdigit()]
-
-
-@cache
-def _queries() -> dict[str, str]:
-    text = (files(__package__) / "sql" / "postgresql" / "queries.sql").read_text()
-    _, *parts = re.split(r"^-- name: (\w+)\n", text, flags=re.M)
-    return {
-        name: re.sub(r"^--.*\n", "", body, flags=re.M).strip().rstrip(";")
-        for name, body in zip(parts[::2], parts[1::2], strict=True)
-    }
+    return numbered("postgresql")

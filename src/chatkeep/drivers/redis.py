@@ -31,7 +31,7 @@ import msgspec
 
 from ..errors import Corrupt, Misconfigured, StoreError, Unavailable
 from . import redis_acts as acts
-from .base import Ability, Appended, Claim, Entry, Finding, Index, Key, Row
+from .base import Ability, Appended, Claim, Entry, Finding, Index, Key, Row, created
 from .redis_links import Address, Servers, Site, end, listen, log
 from .redis_report import examined, foreign, judged, passing, reported, stored_epochs, stored_meta
 
@@ -115,16 +115,7 @@ class RedisDriver:
         tail: int = 0,
         owner: str = "",
     ) -> Appended:
-        row = Row(
-            key=key,
-            revision=revision,
-            born=revision,
-            owner=owner,
-            updated_at=at,
-            due_at=due_at,
-            claim=claim.token if claim else None,
-            claimed_until=claim.until if claim else 0.0,
-        )
+        row = created(key, revision=revision, at=at, due_at=due_at, claim=claim, owner=owner)
         return acts.append_answer(key, await self._opened("written").act(self._acts.append(row, entries, tail)))
 
     async def write(

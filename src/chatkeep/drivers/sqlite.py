@@ -11,13 +11,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 import secrets
 import shutil
 import time
 from collections.abc import Callable, Collection, Sequence
 from functools import cache
-from importlib.resources import files
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
@@ -26,8 +24,9 @@ import apsw
 from msgspec import structs
 
 from ..errors import ChatkeepError, Conflict, Corrupt, Duplicate, Misconfigured, Replaced, Unavailable, Uncertain
-from .base import TOMBSTONE_KEPT_S, Ability, Appended, Claim, Entry, Finding, Index, Key, Row, mark_of
+from .base import TOMBSTONE_KEPT_S, Ability, Appended, Claim, Entry, Finding, Index, Key, Row, created, mark_of
 from .packing import pack, unpack
+from .statements import named, numbered
 
 T = TypeVar("T")
 Act = Callable[[apsw.Connection], Any]
@@ -108,16 +107,7 @@ class SqliteDriver:
         tail: int = 0,
         owner: str = "",
     ) -> Appended:
-        row = Row(
-            key=key,
-            revision=revision,
-            born=revision,
-            owner=owner,
-            updated_at=at,
-            due_at=due_at,
-            claim=claim.token if claim else None,
-            claimed_until=claim.until if claim else 0.0,
-        )
+        row = created(key, revision=revision, at=at, due_at=due_at, claim=claim, owner=owner)
 
         def act(db: apsw.Connection) -> Appended:
             return self._append(db, row, entries, tail)
@@ -329,7 +319,7 @@ class SqliteDriver:
             Finding(
                 "ok" if mode == "wal" else "warn", "durability", f"journal_mode {mode}, synchronous full when open"
             ),
-            Finding("ok", "schema", f"{schema} of {len(_migrations())}, upgraded when it is opened"),
+            Finding("ok", "schema", f"{schema} of {len(numbered('sqlite'))}, upgraded when it is opened"),
             Finding("ok" if sound == "ok" else "fail", "integrity", f"quick_check says {sound}"),
             Finding("ok", "round trip", f"{took * 1000:.3f} ms for a small read"),
         ]
@@ -578,39 +568,23 @@ def _epoch(db: apsw.Connection) -> str:
 def sql(name: str, *, ids: int = 0, rows: int = 0) -> str:
     """The named statement of queries.sql, made for that many ids or rows."""
     return (
-        _queries()[name]
+        named("sqlite")[name]
         .replace("{places}", ", ".join(f"?{n}" for n in range(14, 14 + ids)) or "null")
         .replace("{ids}", ", ".join(f":id{n}" for n in range(ids)) or "null")
         .replace("{rows}", ", ".join(["(?, ?, ?, ?, ?)"] * rows))
     )
 
 
-@cache
-def _queries() -> dict[str, str]:
-    text = (files(__package__) / "sql" / "sqlite" / "queries.sql").read_text()
-    _, *parts = re.split(r"^-- name: (\w+)\n", text, flags=re.M)
-    return {
-        name: re.sub(r"^--.*\n", "", body, flags=re.M).strip()
-        for name, body in zip(parts[::2], parts[1::2], strict=True)
-    }
-
-
-@cache
-def _migrations() -> list[str]:
-    folder = files(__package__) / "sql" / "sqlite"
-    return [file.read_text() for file in sorted(folder.iterdir(), key=lambda file: file.name) if file.name[0].isdigit()]
-
-
 def _migrate(db: apsw.Connection, path: str) -> None:
     """Brings the file to this version's schema, each step in a transaction of its own."""
-    while (done := _schema(db, path)) < len(_migrations()):
+    while (done := _schema(db, path)) < len(numbered("sqlite")):
         if done == 0:
             db.pragma("page_size", PAGE_BYTES)  # only a file that is still empty takes it
         _use_wal(db)
         db.execute("begin immediate")
         try:
             if _schema(db, path) == done:
-                db.execute(_migrations()[done])
+                db.execute(numbered("sqlite")[done])
                 db.execute(f"pragma user_version = {done + 1}; pragma application_id = {APPLICATION_ID}")
             db.execute("commit")
         except BaseException:
@@ -627,9 +601,9 @@ def _schema(db: apsw.Connection, path: str) -> int:
     ).get
     if owner != APPLICATION_ID and (owner or done or tables):
         raise Misconfigured(f"{path} is a database of something else; nothing was changed. Name another file.")
-    if done > len(_migrations()):
+    if done > len(numbered("sqlite")):
         raise Misconfigured(
-            f"{path} was upgraded by a newer chatkeep (schema {done}, this code knows {len(_migrations())}); nothing was "
+            f"{path} was upgraded by a newer chatkeep (schema {done}, this code knows {len(numbered('sqlite'))}); nothing was "
             "changed. Deploy the newer version."
         )
     return int(done)
