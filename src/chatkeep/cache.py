@@ -7,6 +7,7 @@ revision, and what people read is always read from the store. The cache saves re
 from __future__ import annotations
 
 from collections import OrderedDict
+from operator import attrgetter
 from typing import Any
 
 from msgspec import Struct
@@ -89,9 +90,12 @@ class Cache:
         return len(self._held)
 
 
+_content = attrgetter("content")
+
+
 def weigh(snapshot: Snapshot) -> int:
     """The memory a snapshot takes, estimated."""
-    contents: list[Any] = [message.content for message in snapshot.messages]
+    contents: list[Any] = list(map(_content, snapshot.messages))
     try:
         said = len("".join(contents))  # by far the quickest, and nearly always right
     except TypeError:

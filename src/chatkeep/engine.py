@@ -872,9 +872,13 @@ class Engine(Generic[State]):
             session=record.session + opens,
             state=self.states.decode(key, raw, schema),
             messages=owned(messages),
-            history=[] if opens else owned(turns.history(snapshot, first, self.policy)),
+            history=[] if opens else self._history(snapshot, first),
         )
         return turn, opens
+
+    def _history(self, snapshot: Snapshot, first: Message) -> list[Message]:
+        found = turns.plain_history(snapshot, first, self.policy)
+        return found or owned(turns.history(snapshot, first, self.policy))
 
     async def _rebuilt(self, snapshot: Snapshot, messages: list[Message]) -> Snapshot | None:
         """Opens a session with the state that the application's hook rebuilds, committed before the handler runs.
@@ -1188,7 +1192,10 @@ SWITCH_STATES: StateCodec[dict[str, bool]] = StateCodec(dict, limit=1024 * 1024)
 
 def owned(messages: list[Message]) -> list[Message]:
     """*messages* for somebody to keep or change: what they share with the cache is copied."""
-    if not any([message.metadata or type(message.content) is not str for message in messages]):
+    for message in messages:
+        if message.metadata or type(message.content) is not str:
+            break
+    else:
         return list(messages)
     return [
         message

@@ -26,7 +26,7 @@ from .codec import Record, body_of, entry_for, message_from, record_from
 from .drivers.base import Claim, Driver, Entry, Index, Key, Row
 from .errors import Conflict, Corrupt, Replaced, Unavailable, Uncertain
 from .model import Message
-from .turns import Act, Draft, Snapshot
+from .turns import Act, Draft, Snapshot, plain_from
 
 if TYPE_CHECKING:
     from .shared_cache import SharedCache
@@ -136,7 +136,7 @@ class Store:
         news = [message_from(key, row.born, found) for found in entries]
         if cached is not None and self._continued(cached, row, news):
             news = [message for message in news if message.number > cached.row.head]
-            snapshot = self._windowed(row, record_from(key, row.body), (*cached.messages, *news))
+            snapshot = self._grown(cached, row, record_from(key, row.body), news)
         elif cached is None:
             snapshot = self._decoded(row, entries)
         else:
@@ -200,7 +200,7 @@ class Store:
                 _message(key, row.born, draft, entry, number, at)
                 for number, (draft, entry) in enumerate(zip(act.drafts, entries, strict=True), row.head + 1)
             ]
-            after = self._keep(self._windowed(stored, act.record, (*snapshot.messages, *said)))
+            after = self._keep(self._grown(snapshot, stored, act.record, said))
             self.changed(key)
             if self.shared is not None:
                 self.shared.put(after)
@@ -313,13 +313,18 @@ class Store:
             raise Corrupt(
                 f"{row.key}: the record is empty, but it was written before: there are replies. Nothing was changed."
             )
-        return self._windowed(row, record_from(row.key, row.body), messages)
+        plain = plain_from(messages, messages[0].number if messages else row.head + 1)
+        return self._windowed(row, record_from(row.key, row.body), messages, plain)
 
-    def _windowed(self, row: Row, record: Record, messages: tuple[Message, ...]) -> Snapshot:
+    def _grown(self, known: Snapshot, row: Row, record: Record, news: list[Message]) -> Snapshot:
+        """What is *known*, with what came after it."""
+        return self._windowed(row, record, (*known.messages, *news), plain_from(news, known.plain))
+
+    def _windowed(self, row: Row, record: Record, messages: tuple[Message, ...], plain: int) -> Snapshot:
         """The record stands for the body, so the body is let go. What is kept is the window before the cursor, and all
         that is behind it: what waits must not push out the talk that it belongs to."""
         surplus = len(messages) - self._window - max(row.head - record.cursor, 0)
-        return Snapshot(structs.replace(row, body=b""), record, messages[surplus:] if surplus > 0 else messages)
+        return Snapshot(structs.replace(row, body=b""), record, messages[surplus:] if surplus > 0 else messages, plain)
 
     async def _complete(self, snapshot: Snapshot, *, again: bool = True) -> Snapshot:
         """Fetches what belongs into the snapshot and was not in the tail that was read."""
@@ -350,7 +355,7 @@ class Store:
         news = [message_from(key, row.born, entry) for entry in there.entries]
         if self._continued(snapshot, row, news) and news[-1].number == row.head:
             news = [message for message in news if message.number > snapshot.row.head]
-            return self._keep(self._windowed(row, record_from(key, row.body), (*snapshot.messages, *news)))
+            return self._keep(self._grown(snapshot, row, record_from(key, row.body), news))
         return await self.reload(key)
 
     def _keep(self, snapshot: Snapshot) -> Snapshot:
@@ -360,7 +365,7 @@ class Store:
 
 def blank(key: Key) -> Snapshot:
     """The snapshot of a conversation that does not exist yet."""
-    return Snapshot(Row(key=key, revision="", born=""), Record(), ())
+    return Snapshot(Row(key=key, revision="", born=""), Record(), (), plain=1)
 
 
 _URLSAFE = bytes.maketrans(b"+/", b"-_")

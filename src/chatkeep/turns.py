@@ -6,6 +6,7 @@ store writes, the engine waits; everything that can be right or wrong about a tu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from msgspec import Raw, Struct, structs
@@ -42,11 +43,15 @@ class Policy(Struct, frozen=True, kw_only=True):
 
 
 class Snapshot(Struct, frozen=True, gc=False):
-    """A conversation at one revision: its row, the record in it, and its last messages, dense up to row.head."""
+    """A conversation at one revision: its row, the record in it, and its last messages, dense up to row.head.
+
+    plain: from this number on all messages are `plain`, as far as is known.
+    """
 
     row: Row
     record: Record
     messages: tuple[Message, ...]
+    plain: int = 1 << 62
 
 
 class Draft(Struct, frozen=True, kw_only=True, gc=False):
@@ -124,6 +129,33 @@ def ready_at(snapshot: Snapshot, policy: Policy) -> float:
         quiet = min(waiting[-1].created_at + policy.quiet_s, waiting[0].created_at + policy.max_wait_s)
         ready = max(ready, quiet)
     return ready
+
+
+def plain(message: Message) -> bool:
+    """Whether a message is text that stands in its place, as nearly all are: a history needs neither sort nor copy it."""
+    return (
+        type(message.content) is str
+        and not message.metadata
+        and message.role in TALK
+        and (message.reply_to or message.number - 1) == message.number - 1
+    )
+
+
+def plain_from(messages: Sequence[Message], otherwise: int) -> int:
+    """The number from which on *messages* are plain; *otherwise* if all are."""
+    odd = [message.number for message in messages if not plain(message)]
+    return odd[-1] + 1 if odd else otherwise
+
+
+def plain_history(snapshot: Snapshot, first: Message, policy: Policy) -> list[Message]:
+    """As `history`, where that is a piece of the window as it is and nobody can change anything in it; else nothing."""
+    messages = snapshot.messages
+    if not messages or first.number < snapshot.row.head:
+        return []
+    start = max(snapshot.record.since, messages[0].number, first.number - policy.history)
+    if snapshot.plain > start:
+        return []
+    return list(messages[start - messages[0].number : first.number - messages[0].number])
 
 
 def history(snapshot: Snapshot, first: Message, policy: Policy) -> list[Message]:

@@ -184,6 +184,50 @@ def test_history_puts_a_reply_behind_what_it_answers() -> None:
     assert [1, 4, 2, 5] == [message.number for message in turns.history(snapshot, messages[2], Policy())]
 
 
+@given(
+    st.lists(st.tuples(st.sampled_from(ROLES), st.sampled_from([0, 0, 0, 1, 2]), st.sampled_from(["", "", "", "why"]))),
+    st.integers(1, 12),
+    st.integers(0, 6),
+    st.integers(0, 5),
+)
+def test_the_quick_way_to_a_history_gives_the_same(
+    log: list[tuple[Any, int, str]], since: int, cut: int, size: int
+) -> None:
+    """What stands there as it is needs no sorting; whatever was said, `plain_history` agrees with `history` or passes."""
+    messages = [
+        Message(
+            id=f"{n}",
+            number=n,
+            role=role,
+            content=f"{n}",
+            created_at=1.0,
+            reply_to=max(n - back, 1) if role == "assistant" and back else None,
+            metadata={"why": why} if why else {},
+        )
+        for n, (role, back, why) in enumerate(log, 1)
+    ]
+    first = Message(id="first", number=len(log) + 1, role="user", content="?", created_at=1.0)
+    policy, before = Policy(history=size), turns.plain_from(messages[:cut], 1)
+    plain = turns.plain_from(messages[cut:], before)
+    row = Row(key=Key("", "a"), revision="r", born="b", head=len(log))
+
+    for row_head, shown in ((len(log), messages[-8:]), (len(log) + 1, [*messages, first][-8:])):
+        snapshot = Snapshot(structs.replace(row, head=row_head), Record(since=since), tuple(shown), plain)
+        found = turns.plain_history(snapshot, first, policy)
+        assert not found or found == turns.history(snapshot, first, policy)
+
+
+@given(st.lists(st.sampled_from(["user", "assistant"]), min_size=1, max_size=12), st.integers(1, 5))
+def test_a_plain_talk_goes_the_quick_way(roles: list[Any], size: int) -> None:
+    """Else it would be quick for nobody."""
+    messages = [Message(id=f"{n}", number=n, role=role, content="x", created_at=1.0) for n, role in enumerate(roles, 1)]
+    first = Message(id="first", number=len(roles) + 1, role="user", content="?", created_at=1.0)
+    row = Row(key=Key("", "a"), revision="r", born="b", head=len(roles))
+    snapshot = Snapshot(row, Record(), tuple(messages), turns.plain_from(messages, 1))
+
+    assert messages[-size:] == turns.plain_history(snapshot, first, Policy(history=size))
+
+
 @given(snapshots(), st.sampled_from(["state", "cursor", "session", "born", "head", "off"]))
 def test_a_changed_input_is_seen(snapshot: Snapshot, changed: str) -> None:
     """What a handler has not seen makes its result void; a later message or another claim does not."""
