@@ -290,9 +290,17 @@ class Engine(Generic[State]):
     # -- in -----------------------------------------------------------------------------------------------------------------
 
     async def receive(
-        self, key: Key, content: Content, *, id: str | None, role: Role, metadata: dict[str, Any] | None, owner: str
+        self,
+        key: Key,
+        content: Content,
+        *,
+        id: str | None,
+        role: Role,
+        metadata: dict[str, Any] | None,
+        owner: str,
+        joins: bool = True,
     ) -> Receipt:
-        """Accepts a message and waits for its answer."""
+        """Accepts a message and waits for its answer; for that of a known one only if it *joins*."""
         self._refuse_own(key, "would wait for itself; use accept")
         if self.handler is None:
             raise Misconfigured("There is no handler: decorate one with @keep.on_message. Nothing was written.")
@@ -315,7 +323,7 @@ class Engine(Generic[State]):
                         self._leave(key, lane)
                     if receipt is not None:
                         return receipt
-            return await self._receive_in_two(key, draft, owner)
+            return await self._receive_in_two(key, draft, owner, joins)
         finally:
             self.statistics.waiting -= 1
 
@@ -446,7 +454,7 @@ class Engine(Generic[State]):
     def _hear_of_work(self) -> None:
         self._work_waits.set()
 
-    async def _receive_in_two(self, key: Key, draft: Draft, owner: str) -> Receipt:
+    async def _receive_in_two(self, key: Key, draft: Draft, owner: str, joins: bool) -> Receipt:
         try:
             snapshot, number, known, lane = await self._appended(key, draft, owner)
         except (Unavailable, Uncertain) as fault:
@@ -456,6 +464,8 @@ class Engine(Generic[State]):
             found = await self.outcome(snapshot, number)
             if found is not None:
                 return self._receipt(key, draft.id, number, found, duplicate=True)
+            if not joins:
+                return self._receipt(key, draft.id, number, Outcome("accepted"), duplicate=True)
         if self.is_off(snapshot):
             return self._receipt(key, draft.id, number, Outcome("off"), duplicate=known)
         return await self._wait_for(key, lane, draft.id, snapshot, number, duplicate=known)
@@ -858,7 +868,10 @@ class Engine(Generic[State]):
             running.over = True
             RUNNING.reset(entered)
             self.statistics.turns += 1
-            self._pace_s = 0.8 * self._pace_s + 0.2 * (time.perf_counter() - began)
+            took = time.perf_counter() - began
+            self._pace_s = 0.8 * self._pace_s + 0.2 * took
+            if self.store.observed is not None:
+                self.store.observed("turn", took)
         return Answer(raw, opens, replies)
 
     def _turn(self, snapshot: Snapshot, messages: list[Message]) -> tuple[Turn[State], bool]:
@@ -1149,16 +1162,33 @@ class Engine(Generic[State]):
 
     # -- state outside a turn -----------------------------------------------------------------------------------------------
 
-    async def change(self, key: Key, edit: Callable[[State], State | None]) -> Snapshot:
+    async def begin(self, key: Key, *, owner: str) -> Snapshot:
+        """Creates the conversation before anything is said in it; the one there is, if there is one."""
+        self._refuse_closed(key)
+        note = turns.note("begun", fresh_token())
+
+        def decide(there: Snapshot) -> Act | None:
+            return None if there.row.revision else turns.noted(there, there.record, note, self.policy, at=self.clock())
+
+        snapshot = await self.store.reload(key)
+        if not snapshot.row.revision:
+            snapshot = structs.replace(snapshot, row=structs.replace(snapshot.row, owner=owner))
+        after, _ = await self._commit(snapshot, decide)
+        return after
+
+    async def change(self, key: Key, edit: Callable[[State], State | None], *, id: str | None = None) -> Snapshot:
         """Applies *edit* to the state, on top of whatever others write meanwhile; it may run more than once."""
         self._refuse_closed(key)
         self._refuse_own(key, "would throw its own turn away; change turn.state")
-        return await self._note(key, self.states, edit, kind="change")
+        name = None if id is None else message_id(key, id)
+        return await self._note(key, self.states, edit, kind="change", name=name)
 
-    async def _note(self, key: Key, states: StateCodec[Any], edit: Callable[[Any], Any], *, kind: str) -> Snapshot:
+    async def _note(
+        self, key: Key, states: StateCodec[Any], edit: Callable[[Any], Any], *, kind: str, name: str | None = None
+    ) -> Snapshot:
         snapshot = self.store.cached(key) or await self.store.reload(key)
         now = self.clock()
-        note = turns.note(kind, fresh_token())
+        note = turns.note(kind, name or fresh_token())
         while self.on_missing and states is self.states and turns.session_over(snapshot.record, self.policy, now):
             stand_in = Message(id=note.id, number=snapshot.row.head + 1, role="system", content="", created_at=now)
             rebuilt = await self._rebuilt(snapshot, [stand_in])

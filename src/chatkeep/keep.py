@@ -50,6 +50,7 @@ class Tenant(Generic[State]):
         role: Role = "user",
         metadata: dict[str, Any] | None = None,
         owner: str = "",
+        joins: bool = True,
     ) -> Receipt:
         """
         Records a message and answers it in this call.
@@ -76,6 +77,9 @@ class Tenant(Generic[State]):
 
             owner: Whose conversation it is, if this message creates it.
 
+            joins: Waits for the answer also when the message is known and somebody works on it already; False gives a
+            receipt with status "accepted" and `duplicate` at once.
+
         Raises:
             BadKey, BadMessage, TooLarge: Nothing was touched.
 
@@ -91,7 +95,7 @@ class Tenant(Generic[State]):
             )
         key = self._key(conversation)
         _check_names(key, id, owner)
-        return await self._engine.receive(key, content, id=id, role=role, metadata=metadata, owner=owner)
+        return await self._engine.receive(key, content, id=id, role=role, metadata=metadata, owner=owner, joins=joins)
 
     async def accept(
         self,
@@ -117,6 +121,16 @@ class Tenant(Generic[State]):
         key = self._key(conversation)
         _check_names(key, id, owner)
         return await self._engine.accept(key, content, id=id, role=role, metadata=metadata, owner=owner)
+
+    async def begin(self, conversation: str, *, owner: str = "") -> Conversation[State]:
+        """
+        Creates a conversation before anything is said in it, and answers it; the one there is, if there is one.
+
+        *owner* is whose it is; of one that exists already it is not changed.
+        """
+        key = self._key(conversation)
+        _check_names(key, None, owner)
+        return self._shown(await self._engine.begin(key, owner=owner), None)
 
     async def conversation(self, conversation: str, *, messages: int | None = None) -> Conversation[State] | None:
         """
@@ -199,15 +213,18 @@ class Tenant(Generic[State]):
                 return
             after = rows[-1]
 
-    async def change(self, conversation: str, edit: Callable[[State], State | None]) -> Conversation[State]:
+    async def change(
+        self, conversation: str, edit: Callable[[State], State | None], *, id: str | None = None
+    ) -> Conversation[State]:
         """
         Applies *edit* to the state outside a turn, and answers the conversation it leaves.
 
         *edit* changes the state in place, or returns another. When others write meanwhile it is applied again to the
-        newer state, so it must depend on nothing else and must not wait. A conversation that does not exist, or whose
-        session is over, gets a new session. A turn that runs meanwhile is run again on the changed state.
+        newer state, so it must depend on nothing else and must not wait; what it raises is raised here, and nothing is
+        written. A conversation that does not exist, or whose session is over, gets a new session. A turn that runs
+        meanwhile is run again on the changed state. With an *id*, the change is made once, however often it is asked for.
         """
-        return self._shown(await self._engine.change(self._key(conversation), edit), None)
+        return self._shown(await self._engine.change(self._key(conversation), edit, id=id), None)
 
     async def forget(self, conversation: str, slot: str | None = None) -> Conversation[State]:
         """Clears one *slot* of the state, or all of it. The log stays; `erase` removes everything."""
@@ -439,6 +456,11 @@ class Chatkeep(Tenant[State]):
         Says what the last act on the store has shown; the workers ask it every `poll`.
         """
         return self._engine.trouble
+
+    def observe(self, function: Callable[[str, float], None]) -> None:
+        """Has *function* called with what was done and the seconds it took: "turn" for each run of the handler, "read",
+        "append", "write", "entries", "scan" and "erase" for each act on the store. For metrics; it must not raise."""
+        self._engine.store.observed = function
 
     def use_shared_cache(self, on: bool) -> None:
         """Switches the shared cache (`cache=`) off, or on again, while everything runs: only speed changes.

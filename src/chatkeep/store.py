@@ -13,10 +13,11 @@ import logging
 import os
 import random
 import secrets
+import time
 from binascii import b2a_base64
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from msgspec import structs
 
@@ -31,6 +32,8 @@ from .turns import Act, Draft, Snapshot, plain_from
 if TYPE_CHECKING:
     from .shared_cache import SharedCache
 
+T = TypeVar("T")
+
 log = logging.getLogger("chatkeep")
 
 PAGE = 200
@@ -43,7 +46,8 @@ Decide = Callable[[Snapshot], Act | None]
 class Store:
     """Conversations as snapshots over one driver. *window*: how many last messages a snapshot holds, at least.
 
-    *changed* is called with each key that was written to, after it is durable, *seen* with each that was read.
+    *changed* is called with each key that was written to, after it is durable, *seen* with each that was read, *observed*,
+    if there is one, with each act's verb and the seconds it took.
     """
 
     def __init__(
@@ -52,10 +56,10 @@ class Store:
         self.driver = driver
         self.changed: Callable[[Key], None] = lambda key: None
         self.seen: Callable[[Key], None] = lambda key: None
+        self.observed: Callable[[str, float], None] | None = None
         self.shared: SharedCache | None = None
         self.set_back = 0
         self._circuit = Circuit(patience_s=patience_s, replaced=self._replaced)
-        self._settle = self._circuit.settle
         self._cache = cache
         self._window = window
         self._message_limit = message_limit
@@ -100,7 +104,7 @@ class Store:
     async def load(self, key: Key, *, again: bool = True) -> Snapshot | None:
         """The conversation as it is now; None when there is none."""
         known = self._cache.peek(key)
-        found = await self._settle(lambda: self.driver.read(key, tail=self._window))
+        found = await self._act("read", lambda: self.driver.read(key, tail=self._window))
         if found is None:
             self._cache.drop(key)
             return None
@@ -124,7 +128,7 @@ class Store:
             revision = fresh_token()
             append = partial(self.driver.append, key, [entry], revision=revision, at=at, due_at=due_at)
             try:
-                row, entries, known = await self._settle(partial(append, claim=claim, tail=tail, owner=owner))
+                row, entries, known = await self._act("append", partial(append, claim=claim, tail=tail, owner=owner))
                 break
             except Conflict as there:
                 # Older than an erasure by another clock: it was asked for after it, so it belongs behind it.
@@ -158,7 +162,7 @@ class Store:
         while True:
             append = partial(self.driver.append, key, entries, revision=fresh_token(), at=at, due_at=at, owner=owner)
             try:
-                await self._settle(append)
+                await self._act("append", append)
                 break
             except Conflict as there:
                 at = max(at, there.erased_at or 0.0) + 0.001
@@ -182,7 +186,7 @@ class Store:
             replaces, since = snapshot.row.revision or None, max(snapshot.row.head - 1, 0)
             write = partial(self.driver.write, row, replaces=replaces, entries=entries, since=since, drop=act.drop)
             try:
-                stored = await self._settle(write)
+                stored = await self._act("write", write)
                 if stored.head != row.head + len(entries):
                     raise Corrupt(f"{key}: the store numbered the log to {stored.head}, not {row.head + len(entries)}.")
             except Conflict as there:
@@ -210,7 +214,7 @@ class Store:
         self, key: Key, born: str, *, after: int | None = None, before: int | None = None, limit: int
     ) -> list[Message]:
         """Log entries, oldest first; `Driver.entries` says which."""
-        found = await self._settle(lambda: self.driver.entries(key, after=after, before=before, limit=limit))
+        found = await self._act("entries", lambda: self.driver.entries(key, after=after, before=before, limit=limit))
         return [message_from(key, born, entry) for entry in found]
 
     async def rows(
@@ -224,18 +228,28 @@ class Store:
         limit: int = PAGE,
     ) -> list[Row]:
         """A page of conversations, undecoded."""
-        return await self._settle(
-            lambda: self.driver.scan(index, tenant=tenant, owner=owner, until=until, after=after, limit=limit)
+        return await self._act(
+            "scan", lambda: self.driver.scan(index, tenant=tenant, owner=owner, until=until, after=after, limit=limit)
         )
 
     async def erase(self, key: Key, *, at: float) -> None:
         """Removes everything of *key*."""
         self._cache.drop(key)
-        await self._settle(lambda: self.driver.erase(key, at=at))
+        await self._act("erase", lambda: self.driver.erase(key, at=at))
         self._cache.drop(key)
         if self.shared is not None:
             await self.shared.drop(key)
         self.changed(key)
+
+    def _act(self, verb: str, act: Callable[[], Awaitable[T]]) -> Awaitable[T]:
+        return self._circuit.settle(act) if self.observed is None else self._timed(verb, act, self.observed)
+
+    async def _timed(self, verb: str, act: Callable[[], Awaitable[T]], observed: Callable[[str, float], None]) -> T:
+        began = time.perf_counter()
+        try:
+            return await self._circuit.settle(act)
+        finally:
+            observed(verb, time.perf_counter() - began)
 
     def _replaced(self, replaced: Replaced) -> None:
         log.critical("%s", replaced)
