@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from copy import deepcopy
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from msgspec import Raw, Struct, structs
@@ -378,7 +379,7 @@ class Engine(Generic[State]):
             and self.policy.overlap != "debounce"
             and not self.is_off(snapshot)
             and not (self.on_missing and turns.session_over(record, self.policy, draft.created_at))
-            and draft.id not in [message.id for message in snapshot.messages]
+            and draft.id not in map(_id, snapshot.messages)
         )
 
     async def _receive_in_one_trip(self, key: Key, lane: Lane, snapshot: Snapshot, draft: Draft) -> Receipt | None:
@@ -1211,6 +1212,9 @@ class Engine(Generic[State]):
 
         after, _ = await self._commit(snapshot, decide)
         return after
+
+
+_id = attrgetter("id")
 
 
 class HookFailed(HandlerFailed):

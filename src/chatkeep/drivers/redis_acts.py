@@ -163,9 +163,10 @@ class Acts:
     def write(self, row: Row, replaces: str | None, entries: Sequence[Entry], since: int, drop: int) -> Act:
         """`Driver.write`."""
         member = member_of(row.key)
+        mode = "create" if replaces is None else "replace"
         arguments = [self.epoch, member, mark_of(row.key), bounded(since), *_fields(row), row.born, row.head]
-        arguments += [_small(row.body), bounded(drop), "create" if replaces is None else "replace", replaces or ""]
-        return Act(WRITE, self.bucket(member).changed(member), arguments + _packed(entries), writes=True)
+        arguments += (_small(row.body), bounded(drop), mode, replaces or "", *_packed(entries))
+        return Act(WRITE, self.bucket(member).changed(member), arguments, writes=True)
 
     def erase(self, key: Key, at: float) -> Act:
         """`Driver.erase`."""

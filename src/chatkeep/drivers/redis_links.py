@@ -84,20 +84,17 @@ class Site(Struct, frozen=True, kw_only=True):
     timeout: float = 5.0
 
 
-class Call:
+class Call(Struct, eq=False):
     """One command on its way, and the future of its answer. Cancelling that does not take the command back."""
 
-    __slots__ = ("act", "answered", "deadline", "ends_batch", "packed", "redirects", "slot", "whole")
-
-    def __init__(self, packed: bytes, act: Act | None, slot: int | None, deadline: float) -> None:
-        self.packed = packed
-        self.whole = False
-        self.act = act
-        self.slot = slot
-        self.deadline = deadline
-        self.answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.ends_batch = False
-        self.redirects = 0
+    packed: bytes
+    act: Act | None
+    slot: int | None
+    deadline: float
+    answered: asyncio.Future[Any]
+    whole: bool = False
+    ends_batch: bool = False
+    redirects: int = 0
 
     def settle(self, answer: Any) -> None:
         """Gives the caller, if one still waits, its answer or refusal."""
@@ -356,7 +353,7 @@ class Servers:
     def _put(
         self, packed: bytes, act: Act | None, slot: int | None, address: Address | None = None
     ) -> asyncio.Future[Any]:
-        call = Call(packed, act, slot, self._loop.time() + self.site.timeout)
+        call = Call(packed, act, slot, self._loop.time() + self.site.timeout, self._loop.create_future())
         if self._closed:
             call.settle(Unavailable(f"{self.site.name} is closed; {call.undone}."))
         else:
@@ -402,7 +399,7 @@ class Servers:
                 self._slots[answer.slot_id] = there
                 self._learn_soon()
             else:
-                asking = Call(pack_command((b"ASKING",)), None, None, call.deadline)
+                asking = Call(pack_command((b"ASKING",)), None, None, call.deadline, self._loop.create_future())
                 asking.answered.cancel()
                 there.put(asking)
             there.put(call)
