@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from copy import deepcopy
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -46,7 +47,8 @@ from .errors import (
     Unsupported,
     UsageError,
 )
-from .handlers import Handler, in_time, replies_of
+from .handlers import STREAMING, Handler, in_time, replies_of
+from .live import Live
 from .model import ASKING, Content, Message, Receipt, Role, State, Turn
 from .news import News
 from .settings import Settings, seconds
@@ -168,7 +170,7 @@ class Engine(Generic[State]):
         self.handler: Handler[State] | None = None
         self.on_missing: Handler[State] | None = None
         self.reads_on = settings.on_outage == "read"
-        self._settings = settings
+        self.settings = settings
         self._timeout_s = seconds(settings.turn_timeout)
         self._quick_s = seconds(settings.quick)
         self._poll_s = seconds(settings.poll)
@@ -185,14 +187,16 @@ class Engine(Generic[State]):
         self._journal_trouble = ""
         self._shared: OrderedDict[Key, float] = OrderedDict()  # others write there too, lately
         self._news = News(store.driver, changed=self._changed_elsewhere, work=self._hear_of_work)
-        store.changed = self._news.tell
+        store.changed = self._changed_here
         store.seen = self._news.expect
+        self.live = Live(store, self._news, shown=self._shown)
         self._work_waits = asyncio.Event()
         self._store_open = False
         self._sweeper: asyncio.Task[None] | None = None
         self._threads: ThreadPoolExecutor | None = None
         self._unreadable: dict[Key, float] = {}  # not looked at again before
         self._look_for_orphans_at = 0.0
+        self._streams = False  # the handler's reply is shown while it is made
         self._open = False
 
     # -- life ---------------------------------------------------------------------------------------------------------------
@@ -213,7 +217,8 @@ class Engine(Generic[State]):
             if self._journal is not None:
                 await self._journal.close()
             raise
-        self._open = True
+        self._open, self.live.ended = True, False
+        self._streams = self.handler in STREAMING
         WORKING.add(self._name)
         if self.handler is not None or self._journal is not None:
             self._sweeper = asyncio.create_task(self._sweep_for_ever(), name="chatkeep sweep")
@@ -240,6 +245,7 @@ class Engine(Generic[State]):
                 self._threads.shutdown(wait=False, cancel_futures=True)
                 self._threads = None
             WORKING.discard(self._name)
+            self.live.close()
             await self._news.close()
             await self.store.close()
             self._store_open = False
@@ -285,7 +291,7 @@ class Engine(Generic[State]):
     def threads(self) -> ThreadPoolExecutor:
         """Threads for handlers that are plain functions: as many as may run at once."""
         if self._threads is None:
-            self._threads = ThreadPoolExecutor(self._settings.concurrency, thread_name_prefix="handler")
+            self._threads = ThreadPoolExecutor(self.settings.concurrency, thread_name_prefix="handler")
         return self._threads
 
     # -- in -----------------------------------------------------------------------------------------------------------------
@@ -356,13 +362,13 @@ class Engine(Generic[State]):
 
     def _draft(self, key: Key, content: Content, id: str | None, role: Role, metadata: dict[str, Any] | None) -> Draft:
         self._refuse_closed(key)
-        if self.statistics.waiting >= self._settings.backlog or len(self._lanes) >= self._settings.backlog:
+        if self.statistics.waiting >= self.settings.backlog or len(self._lanes) >= self.settings.backlog:
             raise Overloaded(
-                f"{key}: {self._settings.backlog:,} messages wait in this process already; nothing was written. Try again later."
+                f"{key}: {self.settings.backlog:,} messages wait in this process already; nothing was written. Try again later."
             )
         now = round(self.clock(), 3)  # as it is stored
         name = message_id(key, id) if id is not None else fresh_token()
-        limit = self._settings.message_limit
+        limit = self.settings.message_limit
         entry = entry_for(key, content, id=name, role=role, created_at=now, limit=limit, metadata=metadata)
         return Draft(role=role, content=content, id=name, created_at=now, metadata=metadata or {}, entry=entry)
 
@@ -372,6 +378,7 @@ class Engine(Generic[State]):
         record = snapshot.record
         return (
             self._pace_s < self._quick_s
+            and not self._streams
             and snapshot.row.claim is None
             and record.cursor == snapshot.row.head
             and not self._is_shared(snapshot.row.key)
@@ -443,14 +450,28 @@ class Engine(Generic[State]):
         if len(self._shared) > SHARED_MOST:
             self._shared.popitem(last=False)
 
+    def _changed_here(self, key: Key) -> None:
+        self._news.tell(key)
+        self.live.changed(key, here=True)
+
     def _changed_elsewhere(self, key: Key) -> None:
         """Another instance has written to *key*: what is cached is old, and what somebody here waits for may be there."""
         lane = self._lanes.get(key)
         if lane is None:
             self.store.forget(key)
-            return
-        lane.warm = False
-        lane.wake.set()
+        else:
+            lane.warm = False
+            lane.wake.set()
+        self.live.changed(key, here=False)
+
+    def _shown(self, snapshot: Snapshot) -> Raw:
+        """The state as people see it: of a live session, in today's shape."""
+        key, record = snapshot.row.key, snapshot.record
+        if turns.session_over(record, self.policy, self.clock()):
+            return self.states.fresh(key)
+        if record.schema == self.states.schema:
+            return record.state
+        return self.states.encode(key, self.states.decode(key, record.state, record.schema))
 
     def _hear_of_work(self) -> None:
         self._work_waits.set()
@@ -754,21 +775,22 @@ class Engine(Generic[State]):
                 if rebuilt is None:
                     return self._again(lane)
                 snapshot = rebuilt
-            async with self._renewing(key, lane):
-                answer = await self._run(snapshot, tried)
-            started = snapshot
+            with self.live.turn(key, tried[-1].id):
+                async with self._renewing(key, lane):
+                    answer = await self._run(snapshot, tried)
+                started = snapshot
 
-            def decide(there: Snapshot) -> Act | None:
-                # (Whoever has lost the claim was taken for dead: somebody else runs this turn, and will say what it does.)
-                if there.row.claim != lane.claim or not turns.same_input(started, there):
-                    return None
-                return self._success(there, tried, answer, claim=lane.claim)
+                def decide(there: Snapshot) -> Act | None:
+                    # (Whoever has lost the claim was taken for dead: somebody else runs this turn, and will say what it does.)
+                    if there.row.claim != lane.claim or not turns.same_input(started, there):
+                        return None
+                    return self._success(there, tried, answer, claim=lane.claim)
 
-            try:
-                # (The claim may have been renewed meanwhile.)
-                _, said = await self._commit(self.store.cached(key) or snapshot, decide)
-            except (BadMessage, TooLarge) as refused:
-                raise self._handler_failed(key, refused) from refused
+                try:
+                    # (The claim may have been renewed meanwhile.)
+                    _, said = await self._commit(self.store.cached(key) or snapshot, decide)
+                except (BadMessage, TooLarge) as refused:
+                    raise self._handler_failed(key, refused) from refused
             if said is None:
                 return self._again(lane)
             lane.reruns = 0
@@ -856,6 +878,8 @@ class Engine(Generic[State]):
         entered = RUNNING.set(running)
         began = time.perf_counter()
         try:
+            if self._streams:
+                turn.on_piece = partial(self.live.say, key)
             async with slot:
                 said = await in_time(cast("Handler[State]", self.handler)(turn), self._timeout_s)
             replies = replies_of(turn, said)
@@ -1054,7 +1078,7 @@ class Engine(Generic[State]):
             # A claim hides its conversation until it runs out; those of a process that died on this host need not wait.
             until += self.policy.claim_s
             self._look_for_orphans_at = now + ORPHANS_S
-        room = self._settings.concurrency * 2
+        room = self.settings.concurrency * 2
         while len(self._lanes) < room:
             rows = await self.store.rows("due", until=until, after=after, limit=SWEEP_PAGE)
             for row in rows:
@@ -1148,7 +1172,7 @@ class Engine(Generic[State]):
         if snapshot is None or not turns.unread(snapshot) or self.is_off(snapshot) or key == SWITCHES:
             return
         # (What finds no room here is found by the sweep, when it looks at parked conversations again.)
-        if self.handler is not None and len(self._lanes) < self._settings.backlog:
+        if self.handler is not None and len(self._lanes) < self.settings.backlog:
             self._start(key, self._lanes.setdefault(key, self._lane()))
 
     async def _each(self, tenant: str | None, act: Callable[[Key], Coroutine[Any, Any, None]]) -> None:

@@ -9,11 +9,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Gener
 from concurrent.futures import Executor
 from types import CoroutineType, coroutine
 from typing import Any, cast
+from weakref import WeakSet
 
 from .model import Content, State, Turn
 
 Handler = Callable[[Turn[State]], Any]
 """What `on_message` and `on_missing` are given, made awaitable by `handler_for`."""
+
+STREAMING: WeakSet[Handler[Any]] = WeakSet()
+"""Handlers whose reply is shown while it is made."""
 
 MOST = 400  # replies of one turn: what one act may carry (ENTRIES_MOST), with room for the message and notes
 
@@ -24,8 +28,14 @@ def handler_for(function: Callable[..., Any], threads: Callable[[], Executor]) -
     if inspect.isasyncgenfunction(function):
 
         async def whole(turn: Turn[Any]) -> str:
-            return "".join([piece async for piece in cast(AsyncIterator[str], function(turn))])
+            pieces = []
+            async for piece in cast(AsyncIterator[str], function(turn)):
+                pieces.append(piece)
+                if turn.on_piece is not None and isinstance(piece, str):
+                    turn.on_piece(piece)
+            return "".join(pieces)
 
+        STREAMING.add(whole)
         return whole
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
         return cast(Handler[Any], function)

@@ -16,14 +16,18 @@ from .drivers.base import Driver, Index, Key, Row
 from .engine import EVERYWHERE, Engine, EngineStatistics, owned
 from .errors import BadMessage, Corrupt, Misconfigured, Replaced, Unavailable, Unsupported, UsageError
 from .handlers import Handler, handler_for
-from .model import Content, Conversation, Message, Receipt, Role, State
-from .settings import seconds, settings_from
+from .live import Watch
+from .model import Content, Conversation, Event, Message, Receipt, Role, State
+from .register import Register
+from .settings import Flag, seconds, settings_from, store_url
 from .store import Store
 from .turns import Snapshot, session_over, unread
 
+Record = TypeVar("Record", bound=Struct)
 F = TypeVar("F", bound=Callable[..., Any])
 
 PAGE = 100
+FOLLOW_S = 60.0
 DICT = cast(Any, dict)  # the default state; a type checker then sees Chatkeep[Any]
 
 
@@ -132,6 +136,11 @@ class Tenant(Generic[State]):
         _check_names(key, None, owner)
         return self._shown(await self._engine.begin(key, owner=owner), None)
 
+    @property
+    def flags(self) -> Mapping[str, Flag]:
+        """The feature flags of this tenant, as the settings have them now: a handler asks keep.tenant(turn.tenant).flags."""
+        return self._engine.settings.flags.of(self._tenant)
+
     async def conversation(self, conversation: str, *, messages: int | None = None) -> Conversation[State] | None:
         """
         The conversation as it is now, with its last messages; None when there is none.
@@ -183,6 +192,29 @@ class Tenant(Generic[State]):
             for message in found:
                 yield message
             seen, left = found[-1].number, left - len(found)
+
+    def watch(self, conversation: str, *, after: int | None = None) -> Watch:
+        """
+        Watches a conversation: for servers; `follow` is the same as a plain loop.
+
+        *after*: from which number of the log; None: what comes from now on.
+        """
+        return Watch(self._engine.live, self._key(conversation), after)
+
+    async def follow(self, conversation: str, *, after: int | None = None) -> AsyncIterator[Event]:
+        """
+        What happens in a conversation, as it happens, on whichever instance: `async for event in keep.follow("ada")`.
+
+        Promised: every `Message` of the log but chatkeep's own notes, in order, each once, from number *after* on (None:
+        what comes from now on), also after outages of the store. `StateChanged` when the state is another. `Typing` and
+        `Piece` show a turn that runs and are kept nowhere: pieces of a streamed reply may begin again at 0, and the
+        message that follows replaces them. Other instances' pieces are seen only on stores that announce changes. Ends
+        with `Erased`, or when this Chatkeep is closed.
+        """
+        async with self.watch(conversation, after=after) as watch:
+            while (events := await watch.next(FOLLOW_S)) is not None:
+                for event in events:
+                    yield event
 
     async def conversations(
         self, *, owner: str | None = None, by: Index = "recent", limit: int | None = None
@@ -359,7 +391,8 @@ class Chatkeep(Tenant[State]):
             receipt = await keep.receive("ada", "hello", id="wamid.1")
 
     Args:
-        url: The store: sqlite:///chat.db (a file here), sqlite:////var/chat.db, memory:// ...; or a `Driver`.
+        url: The store: sqlite:///chat.db (a file here), sqlite:////var/chat.db, memory:// ...; or a `Driver`. None: what
+        CHATKEEP_STORE says, or `store` in the settings file.
 
         state: What a session's state is: dict (the default), a dataclass, a msgspec Struct or a pydantic model, made
         without arguments.
@@ -380,7 +413,7 @@ class Chatkeep(Tenant[State]):
 
     def __init__(
         self,
-        url: str | Driver,
+        url: str | Driver | None = None,
         *,
         state: type[State] = DICT,
         schema: int = 1,
@@ -392,6 +425,7 @@ class Chatkeep(Tenant[State]):
         settings = self.settings
         states = StateCodec(state, schema=schema, upgrades=upgrades, limit=settings.state_limit)
         cache = Cache(entries=settings.cache_entries, bytes=settings.cache_bytes)
+        url = store_url() if url is None else url
         driver = driver_for(url) if isinstance(url, str) else url
         patience_s = seconds(settings.store_timeout)
         store = Store(
@@ -456,6 +490,10 @@ class Chatkeep(Tenant[State]):
         Says what the last act on the store has shown; the workers ask it every `poll`.
         """
         return self._engine.trouble
+
+    def register(self, space: str, kind: type[Record]) -> Register[Record]:
+        """Records of chatkeep's own in this store, beside the conversations: see `Register`."""
+        return Register(self._engine.store, space, kind, clock=self._engine.clock)
 
     def observe(self, function: Callable[[str, float], None]) -> None:
         """Has *function* called with what was done and the seconds it took: "turn" for each run of the handler, "read",

@@ -3,9 +3,10 @@ waits."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Generic, Literal, TypeVar
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 State = TypeVar("State")
 
@@ -101,6 +102,33 @@ class Conversation(Struct, Generic[State], frozen=True, kw_only=True):
     stale: bool = False
 
 
+class Typing(Struct, frozen=True):
+    """A turn has begun, or is over."""
+
+    on: bool
+
+
+class Piece(Struct, frozen=True):
+    """A part of a reply that is being made in turn *turn*: what comes *at* that many characters; at 0 it begins anew."""
+
+    turn: str
+    at: int
+    text: str
+
+
+class StateChanged(Struct, frozen=True):
+    """The state is another now: as JSON."""
+
+    state: Raw
+
+
+class Erased(Struct, frozen=True):
+    """The conversation was erased; nothing comes after this."""
+
+
+Event = Message | StateChanged | Typing | Piece | Erased
+
+
 class Turn(Generic[State]):
     """What a handler is given: the state to change, what the user wrote, and what was said before.
 
@@ -109,7 +137,7 @@ class Turn(Generic[State]):
     outside world should carry `turn.id`, which is the same each time.
     """
 
-    __slots__ = ("conversation", "history", "messages", "replies", "session", "state", "tenant")
+    __slots__ = ("conversation", "history", "messages", "on_piece", "replies", "session", "state", "tenant")
 
     def __init__(
         self,
@@ -128,6 +156,7 @@ class Turn(Generic[State]):
         self.messages = messages
         self.history = history
         self.replies: list[Content] = []
+        self.on_piece: Callable[[str], None] | None = None  # chatkeep's own: shows a streamed reply as it is made
 
     @property
     def id(self) -> str:

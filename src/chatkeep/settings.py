@@ -1,10 +1,22 @@
-"""Every setting, its default and its limits, in one place; checked all at once when a Chatkeep is made."""
+"""Every setting, its default and its limits, in one place; checked all at once when a Chatkeep is made.
+
+What is not an argument comes from the environment (session_ttl from CHATKEEP_SESSION_TTL; or CHATKEEP_SESSION_TTL_FILE,
+whose content it is), else from the TOML file that CHATKEEP_CONFIG names, else it is the default.
+"""
 
 from __future__ import annotations
 
+import os
 import re
-from typing import Literal, get_args
+import tomllib
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, get_args, get_type_hints
+from urllib.parse import urlsplit
 
+import msgspec
 from msgspec import Struct
 
 from .errors import Misconfigured
@@ -16,6 +28,13 @@ Duration = str | int | float
 
 CLAIM_S = 10.0
 """A claim lasts so long and is renewed while its turn runs: an instance that died with its host is followed after it."""
+
+PREFIX = "CHATKEEP_"
+CONFIG = "CHATKEEP_CONFIG"
+"""Names the TOML file; without it there is none."""
+
+SECRETS = ("store", "cache")
+"""Settings whose value may hold a password."""
 
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
@@ -31,6 +50,46 @@ def seconds(duration: Duration) -> float:
     if not 0 <= found < 1e9:
         raise ValueError(f"{duration!r} is out of range")
     return found
+
+
+Flag = bool | int | float | str
+
+
+class Flags:
+    """What an operator switches per tenant without a deploy; handlers read it, nobody writes it.
+
+    In the file, [flags] holds for every tenant and [flags.salon] for one:
+
+        [flags]
+        new_menu = false
+        [flags.salon]
+        new_menu = true
+    """
+
+    def __init__(self, table: Mapping[str, Any] | None = None) -> None:
+        self._set(table or {})
+
+    def of(self, tenant: str) -> Mapping[str, Flag]:
+        """The flags of *tenant*: its own, on top of everybody's."""
+        return self._of.get(tenant, self._all)
+
+    def reload(self) -> None:
+        """Reads them from the file again. Raises `Misconfigured`, and then they stay as they are."""
+        self._set(file_settings()[0].get("flags", {}))
+
+    def _set(self, table: Mapping[str, Any]) -> None:
+        if not isinstance(table, Mapping):
+            raise Misconfigured(f"flags is a table of flags and of tenants, not {table!r}. Nothing was changed.")
+        everybody = {name: value for name, value in table.items() if not isinstance(value, Mapping)}
+        own = {tenant: everybody | dict(value) for tenant, value in table.items() if isinstance(value, Mapping)}
+        for tenant, flags in {"": everybody, **own}.items():
+            if wrong := [name for name, value in flags.items() if not isinstance(value, Flag)]:
+                place = f"flags.{tenant}" if tenant else "flags"
+                raise Misconfigured(
+                    f"{place}: {', '.join(wrong)} must be true, false, a number or text. Nothing was changed."
+                )
+        self._all: Mapping[str, Flag] = MappingProxyType(everybody)
+        self._of = {tenant: MappingProxyType(flags) for tenant, flags in own.items()}
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -57,7 +116,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         journal   as refuse for reads; messages are written to a local SQLite file, durable, acknowledged with status
                   "journaled", and handed over to the store, in order and once, when it is back
     journal: that file, one for each process and store. cache: a Redis or Valkey that instances share, redis://...,
-    in front of the store; never trusted, and its loss costs only time.
+    in front of the store; never trusted, and its loss costs only time. flags: see `Flags`.
     """
 
     session_ttl: Duration | None = None
@@ -82,6 +141,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     on_outage: OnOutage = "refuse"
     journal: str | None = None
     cache: str | None = None
+    flags: Flags = Flags()
+
+    def __repr__(self) -> str:
+        return f"Settings({', '.join(f'{name}={shown(name, getattr(self, name))}' for name in self.__struct_fields__)})"
 
     def policy(self) -> Policy:
         """The settings that the rules in `turns` look at."""
@@ -124,25 +187,169 @@ NEVER_ZERO = ("retention", "turn_timeout", "poll", "max_wait")
 CHOICES = {"overlap": get_args(Overlap), "on_outage": get_args(OnOutage)}
 
 
-def settings_from(options: dict[str, object]) -> Settings:
-    """Settings from keyword arguments. Raises `Misconfigured` with everything that is wrong in one message."""
+class Given(NamedTuple):
+    """A value that somebody gave, and where."""
+
+    value: object
+    source: str = ""
+    """The variable or file it came from; "" for an argument."""
+
+
+def settings_from(options: Mapping[str, object]) -> Settings:
+    """Settings from keyword arguments, the environment and the file. Raises `Misconfigured` with everything that is
+    wrong in one message."""
     known = Settings.__struct_fields__
-    faults = [f"{name} is not a setting; there are: {', '.join(known)}" for name in options if name not in known]
-    for name, value in options.items():
-        if name in DURATIONS and not (value is None and name in ("session_ttl", "retention")):
-            try:
-                if seconds(value) == 0 and name in NEVER_ZERO:  # type: ignore[arg-type]
-                    faults.append(f"{name} must be more than 0")
-            except ValueError as fault:
-                faults.append(f"{name}: {fault}")
-        if name in LEAST and (not isinstance(value, int) or isinstance(value, bool) or value < LEAST[name]):
-            faults.append(f"{name} must be a whole number of at least {LEAST[name]}, not {value!r}")
-        if name in CHOICES and value not in CHOICES[name]:
-            faults.append(f"{name} is one of {', '.join(CHOICES[name])}, not {value!r}")
-        if name in ("journal", "cache") and not (value is None or (isinstance(value, str) and value)):
-            faults.append(f"{name} is text, not {value!r}")
-    if options.get("on_outage") == "journal" and not options.get("journal"):
+    faults = [f"{name} is not a setting{instead(name, known)}" for name in options if name not in known]
+    found, unread = given(Settings, options)
+    faults += unread
+    for name, (value, source) in found.items():
+        faults += [from_source(fault, source) for fault in faults_of(name, value)]
+    if value_of(found, "on_outage") == "journal" and not value_of(found, "journal"):
         faults.append('on_outage="journal" needs journal="/path/to/journal.db", a file on this host')
     if faults:
         raise Misconfigured("; ".join(faults) + ". Nothing was opened.")
-    return Settings(**options)  # type: ignore[arg-type]
+    values: dict[str, Any] = {name: value for name, (value, _) in found.items()}
+    if not isinstance(values.get("flags", Flags()), Flags):
+        values["flags"] = Flags(values["flags"])
+    return Settings(**values)
+
+
+def faults_of(name: str, value: object) -> list[str]:
+    """What is wrong with one value."""
+    try:
+        if name in DURATIONS and not (value is None and name in ("session_ttl", "retention")):
+            if seconds(value) == 0 and name in NEVER_ZERO:  # type: ignore[arg-type]
+                return [f"{name} must be more than 0"]
+        elif name == "flags" and not isinstance(value, Flags):
+            Flags(value)  # type: ignore[arg-type]
+    except ValueError as fault:
+        return [f"{name}: {fault}"]
+    except Misconfigured as fault:
+        return [str(fault).removesuffix(". Nothing was changed.")]
+    if name in LEAST and (not isinstance(value, int) or isinstance(value, bool) or value < LEAST[name]):
+        return [f"{name} must be a whole number of at least {LEAST[name]}, not {value!r}"]
+    if name in CHOICES and value not in CHOICES[name]:
+        return [f"{name} is one of {', '.join(CHOICES[name])}, not {value!r}"]
+    if name in ("journal", "cache") and not (value is None or (isinstance(value, str) and value)):
+        return [f"{name} is text, not {shown(name, value)}"]
+    return []
+
+
+def store_url() -> str:
+    """The store that the environment (CHATKEEP_STORE) or the file names. Raises `Misconfigured` when neither does."""
+    environment, faults = environment_settings({"store": str})
+    value, source = environment.get("store") or Given(file_settings()[0].get("store"), str(os.environ.get(CONFIG)))
+    if faults or not value:
+        raise Misconfigured(
+            f"There is no store{': ' * bool(faults)}{'; '.join(faults)}. Give Chatkeep a URL, set CHATKEEP_STORE, or write "
+            'store = "sqlite:///chat.db" into the file that CHATKEEP_CONFIG names. Nothing was opened.'
+        )
+    if not isinstance(value, str):
+        raise Misconfigured(from_source("store is the text of a URL", source) + ". Nothing was opened.")
+    return value
+
+
+# -- where settings come from -------------------------------------------------------------------------------------------
+
+
+def given(kind: type[Struct], arguments: Mapping[str, object]) -> tuple[dict[str, Given], list[str]]:
+    """What was given for the fields of *kind*, each from the source that counts; and what could not be read."""
+    fields = get_type_hints(kind)
+    environment, faults = environment_settings({name: fields[name] for name in fields if name != "flags"})
+    try:
+        file, path = file_settings()
+    except Misconfigured as fault:
+        file, path, faults = {}, "", [*faults, str(fault)]
+    found = {name: Given(file[name], path) for name in fields if name in file}
+    found |= environment
+    found |= {name: Given(value) for name, value in arguments.items() if name in fields}
+    return found, faults
+
+
+def environment_settings(fields: Mapping[str, Any]) -> tuple[dict[str, Given], list[str]]:
+    """What CHATKEEP_ variables say about *fields* (name to type), and what of it is not understood.
+
+    An empty variable says nothing, as `${NAME:-}` in a compose file means it.
+    """
+    found, faults = {}, []
+    for name, kind in fields.items():
+        variable = PREFIX + name.upper()
+        if text := os.environ.get(f"{variable}_FILE"):
+            variable += "_FILE"
+            try:
+                text = Path(text).read_text().strip()
+            except (OSError, UnicodeError) as fault:
+                faults.append(from_source(f"{name} cannot be read: {type(fault).__name__}", variable))
+                continue
+        else:
+            text = os.environ.get(variable)
+        if text:
+            try:
+                found[name] = Given(parsed(text, kind), variable)
+            except msgspec.ValidationError:
+                wanted = getattr(kind, "__name__", str(kind))
+                faults.append(from_source(f"{name} is not {wanted}: {shown(name, text)}", variable))
+    return found, faults
+
+
+def parsed(text: str, kind: Any) -> Any:
+    """The value that *text* means for a field of type *kind*; a list is separated by commas."""
+    if kind in (bool, int, float):
+        return msgspec.convert(text, kind, strict=False)
+    if getattr(kind, "__origin__", None) in (list, tuple):
+        return kind.__origin__(part.strip() for part in text.split(",") if part.strip())
+    if float in get_args(kind) and re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text)
+    return text
+
+
+def file_settings() -> tuple[dict[str, Any], str]:
+    """What the file says that CHATKEEP_CONFIG names, and its path; nothing, where none is named."""
+    path = os.environ.get(CONFIG, "")
+    if not path:
+        return {}, ""
+    try:
+        return tomllib.loads(Path(path).read_text()), path
+    except OSError as fault:
+        raise Misconfigured(f"The settings in {path} cannot be read: {fault.strerror}. Nothing was opened.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
+        at = f": {fault}" if isinstance(fault, tomllib.TOMLDecodeError) else ": it is not UTF-8"
+        raise Misconfigured(f"The settings in {path} are not TOML{at}. Nothing was opened.") from None
+
+
+def strangers(known: Collection[str]) -> list[str]:
+    """The CHATKEEP_ variables and the names in the file that mean nothing, each with what was perhaps meant."""
+    variables = {PREFIX + name.upper() for name in known if name != "flags"}
+    variables |= {f"{variable}_FILE" for variable in variables} | {CONFIG}
+    there = [name for name in os.environ if name.startswith(PREFIX)]
+    faults = [f"{name} is not a setting{instead(name, variables)}" for name in there if name not in variables]
+    file, path = file_settings()
+    return faults + [
+        from_source(f"{name} is not a setting{instead(name, known)}", path) for name in file if name not in known
+    ]
+
+
+def instead(name: str, known: Collection[str]) -> str:
+    """What was perhaps meant by *name*, to be put behind "is not a setting"."""
+    near = get_close_matches(name, known, n=1, cutoff=0.75)
+    return f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(sorted(known))}"
+
+
+def from_source(fault: str, source: str) -> str:
+    """*fault* with the place that has to be mended."""
+    return f"{fault} ({source})" if source else fault
+
+
+def value_of(found: Mapping[str, Given], name: str) -> object:
+    """What was given for *name*, if anything."""
+    return found[name].value if name in found else None
+
+
+def shown(name: str, value: object) -> str:
+    """*value* as it may be printed."""
+    if name not in SECRETS or value is None:
+        return "Flags()" if isinstance(value, Flags) else repr(value)
+    parts = urlsplit(str(value))
+    return repr(
+        f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.netloc or parts.path else "***"
+    )

@@ -133,8 +133,6 @@ class Store:
             except Conflict as there:
                 # Older than an erasure by another clock: it was asked for after it, so it belongs behind it.
                 at = max(at, there.erased_at or 0.0) + 0.001
-        if row.revision == revision:
-            self.changed(key)
         if cached is not None and self._look_back(cached.row, row):
             cached = None
         news = [message_from(key, row.born, found) for found in entries]
@@ -153,6 +151,9 @@ class Store:
                 f"{key}: message {entry.id} is in the log as number {number}, and will be answered; what became of it could not "
                 f"be read ({fault}). Send it again under the same id to get the answer."
             ) from fault
+        finally:
+            if row.revision == revision:
+                self.changed(key)
         if snapshot.row.born != row.born:
             raise Conflict(f"{key} was erased while message {entry.id} was written.")
         return snapshot, number, entry.id in known and row.revision != revision
