@@ -38,6 +38,15 @@ ROLES = {letter: role for role, letter in LETTERS.items()}
 Upgrades = Mapping[int, Callable[[Any], Any]]
 
 
+class Reminder(Struct, array_like=True, frozen=True, gc=False):
+    """An event that comes to a conversation at a time, unless the user writes before; *keep*: even then."""
+
+    at: float
+    name: str
+    data: Raw = NONE
+    keep: bool = False
+
+
 class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     """What the bot knows of a conversation, and how far it has read the log.
 
@@ -45,7 +54,8 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     session. cursor: everything numbered up to it is handled or needs no handling. active_at: time of the last message
     handled. begun, raised, retry_at: attempts at the first unread message, how many of them raised, and when the next
     may start. off: the bot is switched off here. dropped: entries up to this number are gone by retention.
-    oldest_at: time of the first one left (0: not known). dead: numbers set aside.
+    oldest_at: time of the first one left (0: not known). dead: numbers set aside. steps: results of what the turn of the
+    first unread message has done so far, as JSON. reminders: what comes later.
     """
 
     format: int = FORMAT
@@ -62,6 +72,8 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     dropped: int = 0
     oldest_at: float = 0.0
     dead: tuple[int, ...] = ()
+    steps: dict[str, Raw] = {}
+    reminders: tuple[Reminder, ...] = ()
 
 
 class Line(Struct, array_like=True, frozen=True):
@@ -141,10 +153,10 @@ def entry_for(
         )
     if metadata is not None and not isinstance(metadata, dict):
         raise BadMessage(f"{key}: metadata is a dict, not {type(metadata).__name__}; nothing was touched.")
-    said = _json(key, content, "this message")
+    said = json_of(key, content, "this message")
     extra = b""
     if metadata:
-        extra = b",%d,%d,%s" % (reply_to, reply_from, _json(key, metadata, "its metadata"))
+        extra = b",%d,%d,%s" % (reply_to, reply_from, json_of(key, metadata, "its metadata"))
     elif reply_to:
         extra = b",%d" % reply_to if reply_from == reply_to else b",%d,%d" % (reply_to, reply_from)
     rest = b"%d,%s%s]" % (round(created_at * 1000), said, extra)
@@ -252,7 +264,7 @@ class StateCodec(Generic[State]):
                 raise BadMessage(
                     f"{key}: the state has a key that is no text, which JSON cannot keep. Nothing was stored."
                 )
-            raw = _json(key, state, "the state")
+            raw = json_of(key, state, "the state")
         if len(raw) > self._limit:
             raise TooLarge(
                 f"{key}: the state takes {len(raw):,} bytes, {self._limit:,} are allowed; nothing was stored. Keep less, or elsewhere."
@@ -296,7 +308,8 @@ class StateCodec(Generic[State]):
         return Raw(_encode(plain))
 
 
-def _json(key: Key, value: Any, what: str) -> bytes:
+def json_of(key: Key, value: Any, what: str) -> bytes:
+    """*value* as JSON, if every store can keep it. Raises `BadMessage`, naming the key and *what* it is."""
     try:
         raw = _encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as fault:

@@ -14,7 +14,7 @@ import logging
 import random
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from contextvars import ContextVar
@@ -28,7 +28,7 @@ from tenacity import RetryCallState, wait_exponential, wait_random
 
 from . import turns
 from .claims import WORKING, holder_gone, this_process
-from .codec import NONE, RESERVED, StateCodec, entry_for, message_id
+from .codec import NONE, RESERVED, Reminder, StateCodec, entry_for, message_id
 from .drivers.base import Claim, Entry, Key, Row
 from .errors import (
     BadMessage,
@@ -54,6 +54,7 @@ from .news import News
 from .settings import Settings, seconds
 from .store import PAGE, Store, fresh_token
 from .turns import Act, Draft, Outcome, Snapshot
+from .work import NotInLog, Work
 
 if TYPE_CHECKING:
     from .journal import Journal
@@ -83,6 +84,7 @@ class Answer(Struct, frozen=True):
     state: Raw
     opens: bool
     replies: list[Content]
+    reminders: Mapping[str, Reminder | None] = turns.NOTHING
 
 
 class Waiter(Struct):
@@ -197,6 +199,7 @@ class Engine(Generic[State]):
         self._unreadable: dict[Key, float] = {}  # not looked at again before
         self._look_for_orphans_at = 0.0
         self._streams = False  # the handler's reply is shown while it is made
+        self._long_way = False  # a message has to be in the log before the handler runs
         self._open = False
 
     # -- life ---------------------------------------------------------------------------------------------------------------
@@ -218,7 +221,7 @@ class Engine(Generic[State]):
                 await self._journal.close()
             raise
         self._open, self.live.ended = True, False
-        self._streams = self.handler in STREAMING
+        self._streams = self._long_way = self.handler in STREAMING
         WORKING.add(self._name)
         if self.handler is not None or self._journal is not None:
             self._sweeper = asyncio.create_task(self._sweep_for_ever(), name="chatkeep sweep")
@@ -378,7 +381,7 @@ class Engine(Generic[State]):
         record = snapshot.record
         return (
             self._pace_s < self._quick_s
-            and not self._streams
+            and not self._long_way
             and snapshot.row.claim is None
             and record.cursor == snapshot.row.head
             and not self._is_shared(snapshot.row.key)
@@ -408,6 +411,9 @@ class Engine(Generic[State]):
             failure = raised
         except (Unsupported, Corrupt):
             return None  # nobody can answer it now: it goes into the log and waits there
+        except NotInLog:
+            self._long_way = True  # this handler takes steps: from now on the message comes first
+            return None
 
         def decide(now: Snapshot) -> Act | None:
             if not turns.same_input(snapshot, now) or turns.unread(now) or now.row.claim:
@@ -711,8 +717,7 @@ class Engine(Generic[State]):
             # Nothing waits, so even what nobody answers (an operator's message) is as good as handled.
             read = structs.replace(snapshot.record, cursor=max(snapshot.record.cursor, snapshot.row.head))
             await self._resolve(lane, structs.replace(snapshot, record=read))
-            await self._tend(snapshot, now)
-            return None
+            return 0.0 if await self._tend(snapshot, now) else None
         await self._resolve(lane, snapshot)
         if self.is_off(snapshot):
             for waiter in lane.waiters:
@@ -777,7 +782,7 @@ class Engine(Generic[State]):
                 snapshot = rebuilt
             with self.live.turn(key, tried[-1].id):
                 async with self._renewing(key, lane):
-                    answer = await self._run(snapshot, tried)
+                    answer = await self._run(snapshot, tried, partial(self._record_step, snapshot))
                 started = snapshot
 
                 def decide(there: Snapshot) -> Act | None:
@@ -867,10 +872,16 @@ class Engine(Generic[State]):
             self._unreadable = {other: until for other, until in self._unreadable.items() if until > now}
         self._unreadable[key] = now + turns.PARKED_S
 
-    async def _run(self, snapshot: Snapshot, messages: list[Message]) -> Answer:
+    async def _run(
+        self,
+        snapshot: Snapshot,
+        messages: list[Message],
+        record_step: Callable[[str, Raw], Coroutine[Any, Any, None]] | None = None,
+    ) -> Answer:
         """Runs the handler on a fresh copy of the state. Raises `HandlerFailed`."""
         key = snapshot.row.key
         turn, opens = self._turn(snapshot, messages)
+        turn.begin_work = partial(self._work_of, snapshot, messages[0].number, record_step)
         outer = RUNNING.get()
         running = Running(key, outer)
         # A turn that a handler waits for must not wait for the slot that this handler holds.
@@ -897,7 +908,27 @@ class Engine(Generic[State]):
             self._pace_s = 0.8 * self._pace_s + 0.2 * took
             if self.store.observed is not None:
                 self.store.observed("turn", took)
-        return Answer(raw, opens, replies)
+        return Answer(raw, opens, replies, turn.work.set if turn.work is not None else turns.NOTHING)
+
+    def _work_of(
+        self, snapshot: Snapshot, number: int, record: Callable[[str, Raw], Coroutine[Any, Any, None]] | None
+    ) -> Work:
+        row, record_now = snapshot.row, snapshot.record
+        name = f"{row.born}.{number}"
+        return Work(
+            row.key, name, steps=record_now.steps, record=record, reminders=record_now.reminders, clock=self.clock
+        )
+
+    async def _record_step(self, started: Snapshot, name: str, result: Raw) -> None:
+        """Keeps what a step has given, whatever else has changed meanwhile: it has been done."""
+
+        def decide(there: Snapshot) -> Act | None:
+            same = (there.row.born, there.record.cursor) == (started.row.born, started.record.cursor)
+            if not same or name in there.record.steps:
+                return None
+            return turns.stepped(there, name, result, self.policy, at=self.clock())
+
+        await self._commit(self.store.cached(started.row.key) or started, decide)
 
     def _turn(self, snapshot: Snapshot, messages: list[Message]) -> tuple[Turn[State], bool]:
         """What the handler is given, on a fresh copy of the state, and whether it opens a session."""
@@ -971,6 +1002,7 @@ class Engine(Generic[State]):
             at=self.clock(),
             claim=claim if self._open else None,
             arriving=arriving,
+            reminders=answer.reminders,
         )
 
     def _failure(
@@ -1095,11 +1127,14 @@ class Engine(Generic[State]):
             after = rows[-1]
         return started
 
-    async def _tend(self, snapshot: Snapshot, now: float) -> None:
-        """Does what is due in a conversation without unread messages: ends the session, drops old log."""
+    async def _tend(self, snapshot: Snapshot, now: float) -> bool:
+        """Does what is due in a conversation without unread messages: brings reminders, ends the session, drops old log.
+
+        Answers whether there is something to answer now.
+        """
         row, record = snapshot.row, snapshot.record
         if not row.revision or row.due_at is None or row.due_at > now:
-            return
+            return False
         oldest: list[Message] = []
         if self.policy.retention_s is not None:
             oldest = await self.store.page(row.key, row.born, after=record.dropped, limit=turns.PAGE_DROPPED)
@@ -1107,9 +1142,10 @@ class Engine(Generic[State]):
         def decide(there: Snapshot) -> Act | None:
             if there.row.head != row.head or turns.unread(there):
                 return None
-            return turns.tended(there, self.policy, at=now, oldest=oldest)
+            return turns.tended(there, self.policy, at=now, oldest=oldest, off=self.is_off(there))
 
-        await self._commit(snapshot, decide)
+        after, said = await self._commit(snapshot, decide)
+        return bool(said) and bool(turns.unread(after))
 
     # -- switches -----------------------------------------------------------------------------------------------------------
 

@@ -4,9 +4,12 @@ waits."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from msgspec import Raw, Struct
+
+if TYPE_CHECKING:
+    from .work import Work
 
 State = TypeVar("State")
 
@@ -137,7 +140,18 @@ class Turn(Generic[State]):
     outside world should carry `turn.id`, which is the same each time.
     """
 
-    __slots__ = ("conversation", "history", "messages", "on_piece", "replies", "session", "state", "tenant")
+    __slots__ = (
+        "begin_work",
+        "conversation",
+        "history",
+        "messages",
+        "on_piece",
+        "replies",
+        "session",
+        "state",
+        "tenant",
+        "work",
+    )
 
     def __init__(
         self,
@@ -156,7 +170,10 @@ class Turn(Generic[State]):
         self.messages = messages
         self.history = history
         self.replies: list[Content] = []
-        self.on_piece: Callable[[str], None] | None = None  # chatkeep's own: shows a streamed reply as it is made
+        # What chatkeep puts here: it shows a streamed reply as it is made, and keeps steps and reminders.
+        self.on_piece: Callable[[str], None] | None = None
+        self.begin_work: Callable[[], Work] | None = None
+        self.work: Work | None = None
 
     @property
     def id(self) -> str:
@@ -176,3 +193,49 @@ class Turn(Generic[State]):
     def reply(self, content: Content) -> None:
         """Adds a reply, in order, before whatever the handler returns."""
         self.replies.append(content)
+
+    async def step(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """
+        Does something that must not be done twice, and answers its result: `await turn.step("charge", pay, 42)`.
+
+        Promised: the result is recorded before it is answered, so a turn that is tried again, here or elsewhere, gets
+        the recorded one and *function* is not called. Not promised: that it is never called twice. A process that dies
+        after the effect and before the record leaves nothing to know it by, so hand `turn.step_key(name)` to the other
+        side. A step that raises is not recorded. *function* may be async; its result is plain JSON of at most 64 KB.
+        """
+        return await self._working().step(name, function, args, kwargs)
+
+    def step_key(self, name: str) -> str:
+        """An idempotency key for step *name*: the same however often and wherever this turn is tried."""
+        return self._working().step_key(name)
+
+    def remind(self, after: str | float, name: str, data: Any = None, *, keep: bool = False) -> None:
+        """
+        Has the bot called again *after* a while ("2h", or seconds), unless the user writes before: `turn.remind("2h", "cart")`.
+
+        The turn that comes then has one message of role "event" whose content is `[{"type": "reminder", "name": ..., "data":
+        ...}]`. It comes once, survives restarts, and is set only if this turn is recorded. A reminder of the same name is
+        replaced; with *keep* it comes also when the user has written.
+        """
+        self._working().remind(after, name, data, keep=keep)
+
+    def cancel(self, name: str) -> None:
+        """Cancels a reminder; it is fine if there is none."""
+        self._working().cancel(name)
+
+    @property
+    def reminder(self) -> str:
+        """The name of the reminder that this turn is about; "" if it is about something else."""
+        part = (
+            self.message.content[0] if self.message.role == "event" and isinstance(self.message.content, list) else {}
+        )
+        return str(part["name"]) if part.get("type") == "reminder" else ""
+
+    def _working(self) -> Work:
+        if self.work is None:
+            if self.begin_work is None:
+                raise RuntimeError(
+                    "Steps and reminders belong to a turn that chatkeep runs; this one was made by hand."
+                )
+            self.work = self.begin_work()
+        return self.work

@@ -6,12 +6,14 @@ store writes, the engine waits; everything that can be right or wrong about a tu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
+import msgspec
 from msgspec import Raw, Struct, structs
 
-from .codec import NONE, RESERVED, Record
+from .codec import NONE, RESERVED, Record, Reminder
 from .drivers.base import Entry, Row
 from .model import ASKING, TALK, Content, Message, Role, Status
 
@@ -23,6 +25,8 @@ LOOK_AGAIN_S = 1.0
 
 PAGE_DROPPED = 500
 """Retention removes so many entries of one conversation at a time."""
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 DEAD_SHOWN = 100
 """So many numbers of messages set aside are kept in a record."""
@@ -213,9 +217,10 @@ def finished(
     at: float,
     claim: str | None = None,
     arriving: Draft | None = None,
+    reminders: Mapping[str, Reminder | None] = NOTHING,
 ) -> Act:
     """Records a turn: the new *state* (of a new session, if it *opens* one), the *replies*, and that *answered* are
-    answered.
+    answered. *reminders* are those that it set, or, with None, cancelled.
 
     *claim* is kept while work remains. *arriving*: the one message itself, when it is accepted and answered in this
     act.
@@ -240,8 +245,26 @@ def finished(
         begun=0,
         raised=0,
         retry_at=0.0,
+        steps={},
+        reminders=reminded(old.reminders, answered, reminders) if old.reminders or reminders else (),
     )
     return next_act(snapshot, record, policy, at=at, claim=claim if waiting else None, drafts=drafts)
+
+
+def reminded(
+    old: tuple[Reminder, ...], answered: list[Message], set_now: Mapping[str, Reminder | None] = NOTHING
+) -> tuple[Reminder, ...]:
+    """The reminders that stand after *answered*: a user who writes needs no reminding, but for those to be kept."""
+    wrote = any(message.role == "user" for message in answered)
+    kept = {reminder.name: reminder for reminder in old if reminder.keep or not wrote}
+    return tuple(reminder for reminder in {**kept, **set_now}.values() if reminder is not None)
+
+
+def stepped(snapshot: Snapshot, name: str, result: Raw, policy: Policy, *, at: float) -> Act:
+    """Records what a step of the turn that runs has given."""
+    row, record = snapshot.row, snapshot.record
+    record = structs.replace(record, steps={**record.steps, name: result})
+    return next_act(snapshot, record, policy, at=at, claim=row.claim, until=row.claimed_until)
 
 
 def passed_over(messages: list[Message]) -> Draft:
@@ -295,6 +318,7 @@ def set_aside(
         begun=0,
         raised=0,
         retry_at=0.0,
+        steps={},
     )
     return next_act(snapshot, record, policy, at=at, drafts=drafts)
 
@@ -304,7 +328,16 @@ def skipped(snapshot: Snapshot, policy: Policy, *, at: float) -> Act | None:
     waiting = unread(snapshot)
     if not waiting:
         return None
-    record = structs.replace(snapshot.record, cursor=snapshot.row.head + 1, begun=0, raised=0, retry_at=0.0)
+    old = snapshot.record
+    record = structs.replace(
+        old,
+        cursor=snapshot.row.head + 1,
+        begun=0,
+        raised=0,
+        retry_at=0.0,
+        steps={},
+        reminders=reminded(old.reminders, waiting),
+    )
     return next_act(snapshot, record, policy, at=at, drafts=[passed_over(waiting)])
 
 
@@ -322,8 +355,9 @@ def noted(snapshot: Snapshot, record: Record, note: Draft, policy: Policy, *, at
     return next_act(snapshot, record, policy, at=at, claim=row.claim, until=row.claimed_until, drafts=[note])
 
 
-def tended(snapshot: Snapshot, policy: Policy, *, at: float, oldest: list[Message]) -> Act:
-    """What the sweep writes when nothing is unread: an ended session closed, old log dropped, the next due time.
+def tended(snapshot: Snapshot, policy: Policy, *, at: float, oldest: list[Message], off: bool = False) -> Act:
+    """What the sweep writes when nothing is unread: reminders that are due, as events to be answered; an ended session
+    closed, old log dropped, the next due time. Where the bot is *off*, reminders wait.
 
     *oldest* are the first messages still in the log, one page. The state of an ended session is gone with this; its
     log stays.
@@ -337,10 +371,26 @@ def tended(snapshot: Snapshot, policy: Policy, *, at: float, oldest: list[Messag
         drop = kept[0].number - 1 if kept else oldest[-1].number if oldest else 0
         oldest_at = kept[0].created_at if kept else 0.0
         record = structs.replace(record, dropped=max(drop, record.dropped), oldest_at=oldest_at)
+    ringing = [reminder for reminder in record.reminders if reminder.at <= at]
+    if ringing and not off:
+        later = tuple(reminder for reminder in record.reminders if reminder.at > at)
+        return Act(
+            record=structs.replace(record, reminders=later),
+            drafts=tuple(map(rung, ringing)),
+            due_at=at,
+            drop=drop,
+        )
     due_at = next_due(record, policy, head=snapshot.row.head)
     if due_at is not None:
-        due_at = max(due_at, at + LOOK_AGAIN_S)
+        due_at = max(due_at, at + (PARKED_S if ringing else LOOK_AGAIN_S))
     return Act(record=record, due_at=due_at, drop=drop)
+
+
+def rung(reminder: Reminder) -> Draft:
+    """The event that a reminder brings. Its id lets it come only once, whoever brings it."""
+    part = {"type": "reminder", "name": reminder.name, "data": msgspec.json.decode(reminder.data)}
+    name = f"{RESERVED}reminder:{round(reminder.at * 1000)}:{reminder.name}"
+    return Draft(role="event", content=[part], id=name)
 
 
 def parked(snapshot: Snapshot, policy: Policy, *, at: float) -> Act:
@@ -384,6 +434,7 @@ def next_due(record: Record, policy: Policy, *, head: int) -> float | None:
     if policy.retention_s is not None and head > record.dropped:
         # (An oldest_at of 0 is not known: the sweep finds out.)
         dues.append(record.oldest_at + policy.retention_s)
+    dues += [reminder.at for reminder in record.reminders]
     return min(dues, default=None)
 
 

@@ -1,0 +1,104 @@
+"""What a turn does besides answering: steps whose results are recorded, and reminders.
+
+A step is something that must not be done twice, such as a charge. Its result is written to the conversation's record as
+soon as it is there, so a turn that is tried again gets it from there. If the process dies between the effect and the
+record, the step is done again under the same key: whoever is asked can tell by it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from .codec import Reminder, json_of
+from .drivers.base import Key
+from .errors import TooLarge, UsageError
+from .settings import Duration, seconds
+
+STEPS_MOST = 100
+RESULT_LIMIT = 64 * 1024
+NAME_MOST = 100
+REMINDERS_MOST = 20
+
+
+class NotInLog(BaseException):
+    """A step was asked for in a turn whose message is not in the log yet: it has to be, before anything is done for it."""
+
+
+class Work:
+    """Steps and reminders of one run of a turn. *record* writes a result; None: the message is not in the log yet."""
+
+    def __init__(
+        self,
+        key: Key,
+        name: str,
+        *,
+        steps: dict[str, Raw],
+        record: Callable[[str, Raw], Awaitable[None]] | None,
+        reminders: tuple[Reminder, ...],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._key = key
+        self._name = name
+        self._steps = dict(steps)
+        self._record = record
+        self._clock = clock
+        self.reminders = {reminder.name: reminder for reminder in reminders}
+        self.set: dict[str, Reminder | None] = {}
+        """What this turn has set, or, with None, cancelled."""
+
+    def step_key(self, name: str) -> str:
+        """Names a step for whoever carries it out: the same each time the turn is tried."""
+        return f"{self._name}.{name}"
+
+    async def step(self, name: str, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """The recorded result of step *name*; if there is none, that of *function*, recorded before it is given."""
+        if self._record is None:
+            raise NotInLog
+        self._check(name)
+        if name not in self._steps:
+            if len(self._steps) >= STEPS_MOST:
+                raise UsageError(f"{self._key}: a turn has at most {STEPS_MOST} steps; {name!r} was not done.")
+            found = function(*args, **kwargs)
+            raw = json_of(
+                self._key, await found if inspect.isawaitable(found) else found, f"the result of step {name!r}"
+            )
+            if len(raw) > RESULT_LIMIT:
+                raise TooLarge(
+                    f"{self._key}: the result of step {name!r} takes {len(raw):,} bytes, {RESULT_LIMIT:,} are allowed. It was done "
+                    "and could not be recorded; give back less, such as a reference."
+                )
+            await self._record(name, Raw(raw))
+            self._steps[name] = Raw(raw)
+        return msgspec.json.decode(self._steps[name])
+
+    def remind(self, after: Duration, name: str, data: Any, *, keep: bool) -> None:
+        """Sets reminder *name*, in place of an earlier one of that name."""
+        self._check(name)
+        try:
+            at = self._clock() + seconds(after)
+        except ValueError as fault:
+            raise UsageError(f"{self._key}: reminder {name!r}: {fault}. Nothing was set.") from None
+        raw = json_of(self._key, data, f"the data of reminder {name!r}")
+        there = {other for other, found in {**self.reminders, **self.set}.items() if found is not None}
+        if len(raw) > RESULT_LIMIT or len(there | {name}) > REMINDERS_MOST:
+            raise TooLarge(
+                f"{self._key}: a conversation has at most {REMINDERS_MOST} reminders, each with at most {RESULT_LIMIT:,} bytes of "
+                f"data; {name!r} was not set."
+            )
+        self.set[name] = Reminder(at=round(at, 3), name=name, data=Raw(raw), keep=keep)
+
+    def cancel(self, name: str) -> None:
+        """Cancels reminder *name*, if there is one."""
+        self.set[name] = None
+
+    def _check(self, name: str) -> None:
+        if not (isinstance(name, str) and 0 < len(name) <= NAME_MOST and name.isprintable()):
+            raise UsageError(
+                f"{self._key}: a step or reminder has a printable name of 1 to {NAME_MOST} characters, not {name!r:.60}."
+            )
