@@ -39,11 +39,13 @@ ALLOWED: dict[str, set[str]] = {
     "claims": set(),
     "handlers": {"model"},
     "grants": {"codec", "drivers.base", "errors", "register"},
+    "deliveries": {"codec", "model", "turns"},
     "work": {"codec", "drivers.base", "errors", "settings"},
     "register": {"codec", "drivers.base", "errors", "store", "turns"},
     "live": {"drivers.base", "errors", "model", "news", "store", "turns"},
     "engine": {
         "claims",
+        "deliveries",
         "handlers",
         "live",
         "news",
@@ -59,6 +61,7 @@ ALLOWED: dict[str, set[str]] = {
     "keep": {
         "engine",
         "handlers",
+        "deliveries",
         "journal",
         "live",
         "register",

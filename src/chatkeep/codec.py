@@ -47,6 +47,22 @@ class Reminder(Struct, array_like=True, frozen=True, gc=False):
     keep: bool = False
 
 
+class Delivery(Struct, array_like=True, frozen=True, gc=False):
+    """How far the replies of a conversation have gone out through its channel.
+
+    upto: what is numbered up to it is out, or was given up. sending: this one is just being sent, perhaps by somebody who died
+    of it. tries, at: attempts at the next one, and when it is tried again. parts: how many of its requests are done.
+    again: numbers to be sent once more.
+    """
+
+    upto: int = 0
+    sending: int = 0
+    tries: int = 0
+    at: float = 0.0
+    parts: int = 0
+    again: tuple[int, ...] = ()
+
+
 class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     """What the bot knows of a conversation, and how far it has read the log.
 
@@ -55,7 +71,7 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     handled. begun, raised, retry_at: attempts at the first unread message, how many of them raised, and when the next
     may start. off: the bot is switched off here. dropped: entries up to this number are gone by retention.
     oldest_at: time of the first one left (0: not known). dead: numbers set aside. steps: results of what the turn of the
-    first unread message has done so far, as JSON. reminders: what comes later.
+    first unread message has done so far, as JSON. reminders: what comes later. delivery: None where replies go nowhere.
     """
 
     format: int = FORMAT
@@ -74,6 +90,7 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     dead: tuple[int, ...] = ()
     steps: dict[str, Raw] = {}
     reminders: tuple[Reminder, ...] = ()
+    delivery: Delivery | None = None
 
 
 class Line(Struct, array_like=True, frozen=True):

@@ -26,9 +26,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from msgspec import Raw, Struct, structs
 from tenacity import RetryCallState, wait_exponential, wait_random
 
-from . import turns
+from . import deliveries, turns
 from .claims import WORKING, holder_gone, this_process
 from .codec import NONE, RESERVED, Reminder, StateCodec, entry_for, message_id
+from .deliveries import Outlet
 from .drivers.base import Claim, Entry, Key, Row
 from .errors import (
     BadMessage,
@@ -112,7 +113,7 @@ RUNNING: ContextVar[Running | None] = ContextVar("chatkeep turn", default=None)
 class Lane:
     """One conversation's work in this process: who waits for it, and the task that does it, if one runs."""
 
-    __slots__ = ("_claim", "_opening", "held", "reruns", "task", "waiters", "wake", "warm")
+    __slots__ = ("_claim", "_opening", "held", "reruns", "sending", "task", "waiters", "wake", "warm")
 
     def __init__(self, opening: str) -> None:
         self._opening = opening
@@ -120,6 +121,7 @@ class Lane:
         self.waiters: list[Waiter] = []
         self.task: asyncio.Task[None] | None = None
         self.wake = asyncio.Event()  # something new is in the log
+        self.sending = 0  # the message that this lane has said it would send
         self.warm = False  # what the cache holds is as new as the act that started this lane
         self.reruns = 0  # turns in a row that were thrown away because their input had changed
         self.held = False  # a call of `receive` does the work itself; no task may start
@@ -171,6 +173,7 @@ class Engine(Generic[State]):
         self.clock = clock
         self.handler: Handler[State] | None = None
         self.on_missing: Handler[State] | None = None
+        self.outlet: Outlet | None = None
         self.reads_on = settings.on_outage == "read"
         self.settings = settings
         self._timeout_s = seconds(settings.turn_timeout)
@@ -220,6 +223,8 @@ class Engine(Generic[State]):
             if self._journal is not None:
                 await self._journal.close()
             raise
+        if self.outlet is not None:
+            await self.outlet.open()
         self._open, self.live.ended = True, False
         self._streams = self._long_way = self.handler in STREAMING
         WORKING.add(self._name)
@@ -249,6 +254,8 @@ class Engine(Generic[State]):
                 self._threads = None
             WORKING.discard(self._name)
             self.live.close()
+            if self.outlet is not None:
+                await self.outlet.close()
             await self._news.close()
             await self.store.close()
             self._store_open = False
@@ -382,6 +389,7 @@ class Engine(Generic[State]):
         return (
             self._pace_s < self._quick_s
             and not self._long_way
+            and not self.goes_out(snapshot.row.key)
             and snapshot.row.claim is None
             and record.cursor == snapshot.row.head
             and not self._is_shared(snapshot.row.key)
@@ -503,6 +511,10 @@ class Engine(Generic[State]):
             raise Unavailable(f"{key}: earlier messages still wait in the journal; nothing was written to the store.")
         return await self._to_the_end(self._append(key, draft, owner), key)
 
+    async def note(self, key: Key, id: str, metadata: dict[str, Any]) -> None:
+        """Puts a note of chatkeep's own into the log, once for each *id*."""
+        await self._appended(key, self._draft(key, "", RESERVED + id, "system", metadata), "")
+
     async def _to_the_end(self, act: Coroutine[Any, Any, T], key: Key) -> T:
         """Runs *act* to its end: a caller that goes away in the middle leaves neither half an act nor a claim."""
         task = asyncio.create_task(act, name=f"chatkeep append {key}")
@@ -557,13 +569,14 @@ class Engine(Generic[State]):
             lane = self._lanes[key] = self._lane()
         now = self.clock()
         asking = draft.role in ASKING
-        works = asking and self.handler is not None and not self._off_here(key)
+        sends = draft.role in turns.OUTWARD and not draft.metadata.get("sent")
+        works = (asking and self.handler is not None and not self._off_here(key)) or (sends and self.goes_out(key))
         claim = None
-        if idle and works and self.policy.overlap != "debounce":
+        if idle and works and asking and self.policy.overlap != "debounce":
             claim = Claim(lane.claim, now + self.policy.claim_s)
         try:
             snapshot, number, known = await self.store.append(
-                key, draft.entry, at=now, due_at=now if asking else None, claim=claim, owner=owner
+                key, draft.entry, at=now, due_at=now if asking or sends else None, claim=claim, owner=owner
             )
         except BaseException as fault:
             if idle:
@@ -579,7 +592,7 @@ class Engine(Generic[State]):
             self._start(key, lane)
         else:
             self._leave(key, lane)
-            if asking and not self._off_here(key):
+            if sends or (asking and not self._off_here(key)):
                 self._news.tell_of_work()
         return snapshot, number, known, lane
 
@@ -713,6 +726,9 @@ class Engine(Generic[State]):
         snapshot = (self.store.cached(key) if lane.warm else None) or await self.store.reload(key)
         lane.warm = True
         now = self.clock()
+        sends = self.outlet is not None and self.goes_out(key) and turns.has_to_go(snapshot)
+        if sends and deliveries.delivery_of(snapshot).at <= now:
+            return await self._deliver(snapshot, lane)
         if not turns.unread(snapshot):
             # Nothing waits, so even what nobody answers (an operator's message) is as good as handled.
             read = structs.replace(snapshot.record, cursor=max(snapshot.record.cursor, snapshot.row.head))
@@ -793,12 +809,15 @@ class Engine(Generic[State]):
 
                 try:
                     # (The claim may have been renewed meanwhile.)
-                    _, said = await self._commit(self.store.cached(key) or snapshot, decide)
+                    after, said = await self._commit(self.store.cached(key) or snapshot, decide)
                 except (BadMessage, TooLarge) as refused:
                     raise self._handler_failed(key, refused) from refused
             if said is None:
                 return self._again(lane)
             lane.reruns = 0
+            before, now_sends = snapshot.record.delivery, after.record.delivery
+            if now_sends is not None and (before is None or before.sending != now_sends.sending):
+                lane.sending = now_sends.sending
             return 0.0
         except HookFailed as failure:
             self._fail(lane, failure)
@@ -857,6 +876,91 @@ class Engine(Generic[State]):
             if renewing is not None:
                 renewing.cancel()
                 await asyncio.gather(renewing, return_exceptions=True)
+
+    def goes_out(self, key: Key) -> bool:
+        """Whether what is replied in *key* goes out through a channel here."""
+        return self.outlet is not None and self.outlet.takes(key.id)
+
+    async def _deliver(self, snapshot: Snapshot, lane: Lane) -> float | None:
+        """Sends the next reply through its channel, under the claim, and notes what became of it."""
+        assert self.outlet is not None
+        row, delivery, now = snapshot.row, deliveries.delivery_of(snapshot), self.clock()
+        ours = row.claim == lane.claim
+        if row.claim and not ours and row.claimed_until > now and not self._orphaned(row.claim):
+            return None
+        message = await self._next_out(snapshot)
+        if message is None:  # what the record said was to go is not there, or needs no sending
+            await self._commit(snapshot, lambda there: turns.noticed(there, self.policy, at=now))
+            return 0.0
+        number = message.number
+        doubtful = delivery.sending == number and lane.sending != number
+        if lane.sending != number or not ours or delivery.sending != number:
+
+            def begin(there: Snapshot) -> Act | None:
+                same = (there.row.claim, deliveries.delivery_of(there)) == (row.claim, delivery)
+                return deliveries.begun(there, number, self.policy, token=lane.claim, at=now) if same else None
+
+            snapshot, said = await self._commit(snapshot, begin)
+            if said is None:
+                return self._again(lane)
+            lane.sending = number
+        async with self._renewing(row.key, lane):
+            sent = await self.outlet.send(
+                row.key.id, message.content, key=f"{row.born}.{number}", skip=delivery.parts, at=now
+            )
+        lane.sending = 0
+        retry_at = self.clock() + self._pause_after(delivery.tries + 1)
+
+        def note(there: Snapshot) -> Act | None:
+            # It was sent, whoever holds the claim by now.
+            if there.row.born != row.born:
+                return None
+            return deliveries.noted(
+                there,
+                number,
+                sent,
+                self.policy,
+                at=self.clock(),
+                retry_at=retry_at,
+                doubtful=doubtful or sent.status == "uncertain",
+                token=lane.claim,
+            )
+
+        await self._commit(self.store.cached(row.key) or snapshot, note)
+        if sent.status != "delivered":
+            log.warning("%s: reply %d was not delivered: %s, %s", row.key, number, sent.status, sent.reason)
+        return 0.0
+
+    async def _next_out(self, snapshot: Snapshot) -> Message | None:
+        upto, messages = deliveries.delivery_of(snapshot).upto, snapshot.messages
+        row, found = snapshot.row, list[Message]()
+        while upto < (messages[0].number - 1 if messages else row.head) and not any(map(turns.goes_out, found)):
+            page = await self.store.page(row.key, row.born, after=upto, limit=PAGE)
+            if not page:
+                break
+            found, upto = page, page[-1].number
+        following = deliveries.next_out(snapshot, found)
+        if isinstance(following, int):
+            page = await self.store.page(row.key, row.born, after=following - 1, limit=1)
+            following = page[0] if page and page[0].number == following else None
+        return following
+
+    async def resend(self, key: Key, number: int) -> None:
+        """Has a reply sent once more."""
+        name = fresh_token()
+        await self._commit(
+            await self.store.reload(key),
+            lambda there: deliveries.resent(there, number, name, self.policy, at=self.clock()),
+        )
+        if self.goes_out(key):
+            self._start(key, self._lanes.setdefault(key, self._lane()))
+        else:
+            self._news.tell_of_work()
+
+    def _pause_after(self, attempts: int) -> float:
+        attempt = RetryCallState(retry_object=cast(Any, None), fn=None, args=(), kwargs={})
+        attempt.attempt_number = attempts
+        return self._backoff(attempt)
 
     def _again(self, lane: Lane) -> float:
         """The pause before a turn that was thrown away runs again: none at first, then longer and longer."""
@@ -1003,15 +1107,14 @@ class Engine(Generic[State]):
             claim=claim if self._open else None,
             arriving=arriving,
             reminders=answer.reminders,
+            out=there.record.delivery is not None or self.goes_out(there.row.key),
         )
 
     def _failure(
         self, there: Snapshot, tried: list[Message], failure: HandlerFailed, arriving: Draft | None = None
     ) -> Act:
         now = self.clock()
-        attempt = RetryCallState(retry_object=cast(Any, None), fn=None, args=(), kwargs={})
-        attempt.attempt_number = there.record.raised + 1
-        retry_at = now + self._backoff(attempt)
+        retry_at = now + self._pause_after(there.record.raised + 1)
         return turns.failed(there, tried, _reason(failure), self.policy, at=now, retry_at=retry_at, arriving=arriving)
 
     def _handler_failed(self, key: Key, cause: BaseException) -> HandlerFailed:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, cast, get_args
+from typing import Any, Generic, Literal, Self, TypeVar, cast, get_args
 
 from msgspec import Struct, structs
 
 from .cache import Cache, CacheStatistics
-from .codec import RESERVED, StateCodec, key_for
+from .codec import LONGEST_ID, RESERVED, StateCodec, key_for
+from .deliveries import Outlet, Sending, sendings
 from .drivers import driver_for
 from .drivers.base import Driver, Index, Key, Row
 from .engine import EVERYWHERE, Engine, EngineStatistics, owned
@@ -21,7 +22,7 @@ from .model import Content, Conversation, Event, Message, Receipt, Role, State
 from .register import Register
 from .settings import Flag, seconds, settings_from, store_url
 from .store import Store
-from .turns import Snapshot, session_over, unread
+from .turns import Snapshot, goes_out, session_over, unread
 
 Record = TypeVar("Record", bound=Struct)
 F = TypeVar("F", bound=Callable[..., Any])
@@ -319,6 +320,53 @@ class Tenant(Generic[State]):
             "those that can be replayed."
         )
 
+    async def deliveries(self, conversation: str, *, limit: int = 200) -> list[Sending]:
+        """
+        How the sending of each reply stands, among the last *limit* entries of the log, oldest first.
+
+        Only for conversations whose replies go out through a channel. See `Sending` for the statuses.
+        """
+        key = self._key(conversation)
+        snapshot = await self._engine.store.load(key)
+        if snapshot is None or not (snapshot.record.delivery or self._engine.goes_out(key)):
+            return []
+        last = [m async for m in self.history(conversation, before=snapshot.row.head + 1, limit=limit)]
+        return sendings(last)
+
+    async def resend(self, conversation: str, number: int) -> None:
+        """
+        Sends a reply once more: one that failed, or of which nobody knows whether it was shown.
+
+        Raises `UsageError` when message *number* is none that goes out through a channel.
+        """
+        if not [
+            m async for m in self.history(conversation, after=number - 1, limit=1) if m.number == number and goes_out(m)
+        ]:
+            raise UsageError(
+                f"{conversation}: message {number} is no reply in its log; nothing was sent. deliveries() lists those there are."
+            )
+        await self._engine.resend(self._key(conversation), number)
+
+    async def note_status(
+        self,
+        conversation: str,
+        status: Literal["sent", "delivered", "read", "failed"],
+        *,
+        id: str = "",
+        until: float | None = None,
+        reason: str = "",
+        at: float | None = None,
+    ) -> None:
+        """
+        Records what a channel's platform says of a reply that was sent: the one it knows as *id*, or all *until* a time.
+
+        The same again has no second effect. `deliveries` shows it.
+        """
+        told = {"id": id, "until": until, "reason": reason, "at": at}
+        metadata = {"kind": "status", "status": status} | {name: value for name, value in told.items() if value}
+        which = id or f"until:{until}"
+        await self._engine.note(self._key(conversation), f"status:{status}:{which}"[: LONGEST_ID - 1], metadata)
+
     async def switch(self, on: bool, conversation: str | None = None, *, unread: str = "answer") -> None:
         """
         Switches the bot off, or on again: for one conversation, or for all of this tenant (on a Chatkeep: of all
@@ -467,6 +515,18 @@ class Chatkeep(Tenant[State]):
             raise Misconfigured("There is an on_missing hook already; a Chatkeep has one.")
         self._engine.on_missing = self._awaitable(hook)
         return hook
+
+    def deliver(self, outlet: Outlet) -> None:
+        """
+        Sends replies out through *outlet*, which says whose: see `chatkeep.channels.ChannelOutlet`.
+
+        In order, one at a time, each under a key that never changes; one that fails for the moment is tried again with
+        growing pauses, also by another instance after a crash. What became of it is in `deliveries`. Every instance on
+        the store that answers messages should have the same outlet.
+        """
+        if self._engine.is_open or self._engine.outlet is not None:
+            raise Misconfigured("A Chatkeep has one outlet, given before it is opened.")
+        self._engine.outlet = outlet
 
     def _awaitable(self, function: Callable[..., Any]) -> Handler[State]:
         if self._engine.is_open:

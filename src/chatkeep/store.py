@@ -364,7 +364,8 @@ class Store:
             if snapshot.row.revision and there.erased_at is None:
                 self._look_back(snapshot.row, structs.replace(snapshot.row, head=0))
             self._cache.drop(key)
-            return blank(key)
+            there_now = blank(key)
+            return structs.replace(there_now, row=structs.replace(there_now.row, owner=snapshot.row.owner))
         if self._look_back(snapshot.row, row):
             return await self.reload(key)
         news = [message_from(key, row.born, entry) for entry in there.entries]

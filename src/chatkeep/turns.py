@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct, structs
 
-from .codec import NONE, RESERVED, Record, Reminder
+from .codec import NONE, RESERVED, Delivery, Record, Reminder
 from .drivers.base import Entry, Row
 from .model import ASKING, TALK, Content, Message, Role, Status
 
@@ -22,6 +22,9 @@ PARKED_S = 30.0
 
 LOOK_AGAIN_S = 1.0
 """The sweep never sets a due time nearer than this, so that it cannot spin."""
+
+OUTWARD: frozenset[Role] = frozenset({"assistant", "operator"})
+"""Roles that a channel sends to the user."""
 
 PAGE_DROPPED = 500
 """Retention removes so many entries of one conversation at a time."""
@@ -218,9 +221,10 @@ def finished(
     claim: str | None = None,
     arriving: Draft | None = None,
     reminders: Mapping[str, Reminder | None] = NOTHING,
+    out: bool = False,
 ) -> Act:
     """Records a turn: the new *state* (of a new session, if it *opens* one), the *replies*, and that *answered* are
-    answered. *reminders* are those that it set, or, with None, cancelled.
+    answered. *reminders* are those that it set, or, with None, cancelled; *out*: the replies go out through a channel.
 
     *claim* is kept while work remains. *arriving*: the one message itself, when it is accepted and answered in this
     act.
@@ -248,7 +252,14 @@ def finished(
         steps={},
         reminders=reminded(old.reminders, answered, reminders) if old.reminders or reminders else (),
     )
-    return next_act(snapshot, record, policy, at=at, claim=claim if waiting else None, drafts=drafts)
+    if out:
+        delivery = old.delivery or Delivery(upto=old.cursor)
+        if replies and claim and not delivery.sending and not waits_to_go(snapshot, old):
+            # Whoever holds the claim sends the first reply at once, and says so in this same act.
+            delivery = structs.replace(delivery, sending=head + (2 if arriving else 1))
+        record = structs.replace(record, delivery=delivery)
+    keeps = bool(waiting) or (out and bool(replies))
+    return next_act(snapshot, record, policy, at=at, claim=claim if keeps else None, drafts=drafts)
 
 
 def reminded(
@@ -383,6 +394,9 @@ def tended(snapshot: Snapshot, policy: Policy, *, at: float, oldest: list[Messag
     due_at = next_due(record, policy, head=snapshot.row.head)
     if due_at is not None:
         due_at = max(due_at, at + (PARKED_S if ringing else LOOK_AGAIN_S))
+    if record.delivery is not None and waits_to_go(snapshot, record):
+        send_at = max(at, record.delivery.at)
+        due_at = send_at if due_at is None else min(due_at, send_at)
     return Act(record=record, due_at=due_at, drop=drop)
 
 
@@ -397,6 +411,40 @@ def parked(snapshot: Snapshot, policy: Policy, *, at: float) -> Act:
     """Leaves unread messages alone for a while: the bot is off here, or the state is newer than this code."""
     act = next_act(snapshot, snapshot.record, policy, at=at)
     return structs.replace(act, due_at=at + PARKED_S)
+
+
+def goes_out(message: Message | Draft) -> bool:
+    """Whether a channel sends *message*; what was written in the platform's own inbox is there already."""
+    return message.role in OUTWARD and not message.metadata.get("sent")
+
+
+def waits_to_go(snapshot: Snapshot, record: Record, drafts: Sequence[Draft] = ()) -> bool:
+    """Whether anything still has to be sent through a channel."""
+    delivery, messages = record.delivery, snapshot.messages
+    if delivery is None:
+        return False
+    unseen = delivery.upto < (messages[0].number - 1 if messages else snapshot.row.head)  # nobody knows what is there
+    return (
+        bool(delivery.again)
+        or unseen
+        or any(goes_out(message) for message in messages if message.number > delivery.upto)
+        or any(map(goes_out, drafts))
+    )
+
+
+def has_to_go(snapshot: Snapshot) -> bool:
+    """Whether anything has to be sent, also where nothing ever was: from the first message that is not handled on."""
+    record = snapshot.record
+    if record.delivery is None:
+        record = structs.replace(record, delivery=Delivery(upto=record.cursor))
+    return waits_to_go(snapshot, record)
+
+
+def noticed(snapshot: Snapshot, policy: Policy, *, at: float) -> Act:
+    """Nothing has to be sent after all: what was marked as such is gone."""
+    old = snapshot.record
+    record = structs.replace(old, delivery=Delivery(upto=snapshot.row.head))
+    return next_act(snapshot, record, policy, at=at)
 
 
 def next_act(
@@ -421,6 +469,12 @@ def next_act(
         old = snapshot.row.due_at
         if old is not None and due_at is not None and at < old <= due_at:
             due_at = old  # early is allowed, late is not, and what stays the same costs no index write
+    if record.delivery is not None:
+        if waits_to_go(snapshot, record, drafts):
+            send_at = max(at, record.delivery.at)
+            due_at = send_at if due_at is None else min(due_at, send_at)
+        else:
+            record = structs.replace(record, delivery=structs.replace(record.delivery, upto=head))
     if claim is not None and until is None:
         until = at + policy.claim_s
     return Act(record=record, drafts=tuple(drafts), claim=claim, claimed_until=until or 0.0, due_at=due_at)

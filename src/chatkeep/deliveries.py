@@ -1,0 +1,181 @@
+"""The rules of sending replies out through a channel, as pure functions: what goes next, what is noted, when to try again.
+
+Replies go out in the order of the log, one at a time, under a key that never changes. Before one is sent, the record says
+so; if the process dies then, nobody knows whether it went, so it is sent again and noted as doubtful.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal, Protocol
+
+from msgspec import Struct, structs
+
+from . import turns
+from .codec import Delivery
+from .model import Content, Message
+from .turns import Act, Policy, Snapshot
+
+TRIES = 12
+AGAIN_MOST = 100
+
+
+class Sent(Struct, frozen=True, kw_only=True):
+    """What became of sending a reply.
+
+    status: delivered (the platform has it, under *ids*), failed (it will not take it), uncertain (nobody knows), retry
+    (certainly not sent; *after* so many seconds, or when the pause says). parts: how many of the requests that the reply
+    takes are done with. counts: whether a retry counts as an attempt (not when our own account is at fault).
+    """
+
+    status: Literal["delivered", "failed", "uncertain", "retry"]
+    ids: tuple[str, ...] = ()
+    reason: str = ""
+    after: float | None = None
+    parts: int = 0
+    counts: bool = True
+
+
+class Sending(Struct, frozen=True, kw_only=True):
+    """How the delivery of one reply stands: what was noted last, and what the platform has told since.
+
+    status: waiting, delivered, read, failed or uncertain; ids: the platform's. doubtful: it may have been shown twice.
+    """
+
+    number: int
+    status: str
+    ids: tuple[str, ...] = ()
+    reason: str = ""
+    doubtful: bool = False
+    at: float = 0.0
+
+
+class Outlet(Protocol):
+    """Where replies go out: channels with their connections."""
+
+    def takes(self, conversation: str) -> bool:
+        """Whether replies of a conversation of this id go out here."""
+
+    async def send(self, conversation: str, content: Content, *, key: str, skip: int, at: float) -> Sent:
+        """Sends a reply, but for the first *skip* of the requests it takes. Raises nothing but cancellation."""
+
+    async def open(self) -> None:
+        """Gets ready to send."""
+
+    async def close(self) -> None:
+        """Gives everything back."""
+
+
+def delivery_of(snapshot: Snapshot) -> Delivery:
+    """Where sending stands. A conversation that begins to go out does so from what is not handled yet."""
+    return snapshot.record.delivery or Delivery(upto=snapshot.record.cursor)
+
+
+def next_out(snapshot: Snapshot, found: Iterable[Message] = ()) -> Message | int | None:
+    """The message to send next, *found* being those behind the cursor that the window has not; its number alone if it is to be
+    sent again and is not at hand."""
+    delivery = delivery_of(snapshot)
+    at_hand = {message.number: message for message in (*found, *snapshot.messages)}
+    if delivery.again:
+        return at_hand.get(delivery.again[0], delivery.again[0])
+    return next((m for _, m in sorted(at_hand.items()) if m.number > delivery.upto and turns.goes_out(m)), None)
+
+
+def begun(snapshot: Snapshot, number: int, policy: Policy, *, token: str, at: float) -> Act:
+    """Says that message *number* is about to be sent by whoever holds the claim *token*."""
+    delivery = structs.replace(delivery_of(snapshot), sending=number)
+    return turns.next_act(snapshot, structs.replace(snapshot.record, delivery=delivery), policy, at=at, claim=token)
+
+
+def noted(
+    snapshot: Snapshot,
+    number: int,
+    sent: Sent,
+    policy: Policy,
+    *,
+    at: float,
+    retry_at: float,
+    doubtful: bool,
+    token: str,
+) -> Act:
+    """Records what became of sending message *number*; the claim *token* is kept while there is more to do."""
+    row, old = snapshot.row, delivery_of(snapshot)
+    tries = old.tries + (sent.status != "retry" or sent.counts)
+    if sent.status == "retry" and tries >= TRIES:
+        sent = Sent(status="failed", ids=sent.ids, reason=f"given up after {tries} attempts: {sent.reason}")
+    if sent.status == "retry":
+        delivery = structs.replace(
+            old, sending=0, tries=tries, parts=sent.parts, at=retry_at if sent.after is None else at + sent.after
+        )
+        record = structs.replace(snapshot.record, delivery=delivery)
+        mine = row.claim == token
+        return turns.next_act(
+            snapshot,
+            record,
+            policy,
+            at=at,
+            claim=None if mine else row.claim,
+            until=None if mine else row.claimed_until,
+        )
+    again = tuple(other for other in old.again if other != number)
+    upto = old.upto if number in old.again else max(old.upto, number)
+    delivery = Delivery(upto=upto, again=again)
+    metadata: dict[str, Any] = {"kind": "delivery", "status": sent.status}
+    metadata |= {"ids": list(sent.ids)} if sent.ids else {}
+    metadata |= {"reason": sent.reason[:500]} if sent.reason else {}
+    metadata |= {"doubtful": True} if doubtful else {}
+    note = turns.note("delivery", f"{row.born}.{number}.{row.head}", first=number, last=number)
+    note = structs.replace(note, metadata=metadata)
+    record = structs.replace(snapshot.record, delivery=delivery)
+    act = turns.noted(snapshot, record, note, policy, at=at)
+    if row.claim == token and not turns.unread(snapshot) and not turns.waits_to_go(snapshot, record):
+        act = structs.replace(act, claim=None, claimed_until=0.0)
+    return act
+
+
+def resent(snapshot: Snapshot, number: int, name: str, policy: Policy, *, at: float) -> Act:
+    """Has message *number* sent once more."""
+    old = delivery_of(snapshot)
+    again = (*(other for other in old.again if other != number), number)[-AGAIN_MOST:]
+    record = structs.replace(snapshot.record, delivery=structs.replace(old, again=again, at=0.0, tries=0, parts=0))
+    note = turns.note("resend", name, first=number, last=number)
+    return turns.noted(snapshot, record, note, policy, at=at)
+
+
+def sendings(messages: Iterable[Message]) -> list[Sending]:
+    """How the delivery of each reply among *messages* stands, going by the notes among them."""
+    found: dict[int, Sending] = {}
+    owner: dict[str, int] = {}
+    for message in messages:
+        kind = message.metadata.get("kind") if message.role == "system" else None
+        if turns.goes_out(message):
+            found[message.number] = Sending(number=message.number, status="waiting", at=message.created_at)
+        elif kind == "delivery" and message.reply_to is not None:
+            note = message.metadata
+            sending = Sending(
+                number=message.reply_to,
+                status=note["status"],
+                ids=tuple(note.get("ids", ())),
+                reason=note.get("reason", ""),
+                doubtful=note.get("doubtful", False),
+                at=message.created_at,
+            )
+            found[message.reply_to] = sending
+            owner |= dict.fromkeys(sending.ids, message.reply_to)
+        elif kind == "status":
+            note = message.metadata
+            upto = note.get("until")
+            numbers = [owner[note["id"]]] if note.get("id") in owner else []
+            numbers += [n for n, s in found.items() if upto is not None and s.at <= upto and s.status in REACHED]
+            for number in numbers:
+                there = found[number]
+                if RANK.get(note["status"], 0) >= RANK.get(there.status, 0):
+                    found[number] = structs.replace(
+                        there, status=note["status"], reason=note.get("reason", ""), at=message.created_at
+                    )
+    return [found[number] for number in sorted(found)]
+
+
+REACHED = ("delivered", "uncertain")
+RANK = {"waiting": 0, "uncertain": 1, "sent": 2, "delivered": 2, "read": 3, "failed": 4}
+"""What the platform tells later counts if it says more; statuses come in any order."""

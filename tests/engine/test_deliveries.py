@@ -1,0 +1,266 @@
+"""Replies go out through a channel: in order, once each, tried again after failures, and what became of them is recorded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from chatkeep import Turn, UsageError
+from chatkeep.deliveries import Sent
+from tests.conftest import until
+
+ADA = "pigeon:loft-1:ada"
+
+
+class Loft:
+    """An outlet that writes down what it is given and answers as it is told; `then` gives the next answers."""
+
+    def __init__(self, *then: Sent) -> None:
+        self.sent: list[tuple[str, str, int]] = []
+        self.then = list(then)
+        self.gate: asyncio.Event | None = None
+        self.busy = 0
+        self.most = 0
+
+    def takes(self, conversation: str) -> bool:
+        """Pigeons only."""
+        return conversation.startswith("pigeon:")
+
+    async def open(self) -> None:
+        """Nothing to do."""
+
+    async def close(self) -> None:
+        """Nothing to do."""
+
+    async def send(self, conversation: str, content: Any, *, key: str, skip: int, at: float) -> Sent:
+        """Sends one."""
+        self.busy += 1
+        self.most = max(self.most, self.busy)
+        self.sent.append((key, content, skip))
+        if self.gate is not None:
+            await self.gate.wait()
+        await asyncio.sleep(0.002)
+        self.busy -= 1
+        return self.then.pop(0) if self.then else Sent(status="delivered", ids=(f"p{len(self.sent)}",))
+
+    @property
+    def texts(self) -> list[str]:
+        """What was sent."""
+        return [content for _, content, _ in self.sent]
+
+
+async def twice(turn: Turn[Any]) -> list[str]:
+    """Two replies to everything."""
+    return [f"{turn.text}-a", f"{turn.text}-b"]
+
+
+async def statuses(keep: Any) -> list[tuple[int, str]]:
+    """How each delivery of Ada's stands."""
+    return [(sending.number, sending.status) for sending in await keep.deliveries(ADA)]
+
+
+@pytest.fixture
+def sending(opened: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """`await sending(handler, loft)` gives an open Chatkeep that delivers through it."""
+    from chatkeep import Chatkeep
+
+    async def make(handler: Any, loft: Loft, **options: Any) -> Any:
+        begin = Chatkeep.open
+
+        async def with_outlet(self: Any) -> None:
+            self.deliver(loft)
+            await begin(self)
+
+        monkeypatch.setattr(Chatkeep, "open", with_outlet)
+        try:
+            return await opened(handler, **options)
+        finally:
+            monkeypatch.setattr(Chatkeep, "open", begin)
+
+    return make
+
+
+async def test_replies_go_out_in_order_once_and_only_through_their_channel(sending: Any) -> None:
+    """Ten messages at once; another conversation goes nowhere."""
+    loft = Loft()
+    keep = await sending(twice, loft)
+    await asyncio.gather(*(keep.accept(ADA, f"{n}", id=f"m{n}") for n in range(10)))
+    await keep.receive("web-bob", "hi", id="m1")
+    await until(lambda: len(loft.sent) == 20)
+    await asyncio.sleep(0.05)
+    told = [m.text async for m in keep.history(ADA) if m.role == "assistant"]
+
+    assert told == loft.texts
+    assert 20 == len({key for key, _, _ in loft.sent})
+    assert 1 == loft.most
+    assert ["delivered"] * 20 == [status for _, status in await statuses(keep)]
+    assert [] == await keep.deliveries("web-bob")
+    assert None is (await keep.conversation(ADA)).due_at
+
+
+async def test_a_failed_send_is_tried_again_under_the_same_key(sending: Any) -> None:
+    """Half of a reply's requests were done; the next one waits its turn."""
+    loft = Loft(
+        Sent(status="retry", reason="busy", after=0.05),
+        Sent(status="retry", reason="half", parts=1),
+        Sent(status="delivered", ids=("x1", "x2")),
+    )
+    keep = await sending(twice, loft)
+    await keep.accept(ADA, "hi", id="m1")
+    await until(lambda: len(loft.sent) == 4)
+    await until(lambda: statuses(keep))
+
+    assert ["hi-a", "hi-a", "hi-a", "hi-b"] == loft.texts
+    assert [0, 0, 1, 0] == [skip for _, _, skip in loft.sent]
+    assert 2 == len({key for key, _, _ in loft.sent})
+
+
+async def test_what_the_platform_refuses_is_set_aside_with_its_reason_and_can_be_sent_again(sending: Any) -> None:
+    """The next reply goes out; an operator mends the number and sends the first again."""
+    loft = Loft(Sent(status="failed", reason="no such number"))
+    keep = await sending(twice, loft)
+    await keep.accept(ADA, "hi", id="m1")
+    await until(lambda: len(loft.sent) == 2)
+
+    async def settled() -> bool:
+        return [status for _, status in await statuses(keep)] == ["failed", "delivered"]
+
+    await until(settled)
+
+    assert "no such number" == (await keep.deliveries(ADA))[0].reason
+    await keep.resend(ADA, 2)
+    await until(lambda: len(loft.sent) == 3)
+
+    async def mended() -> bool:
+        return [status for _, status in await statuses(keep)] == ["delivered", "delivered"]
+
+    await until(mended)
+
+    assert "hi-a" == loft.texts[2]
+    with pytest.raises(UsageError, match="is no reply"):
+        await keep.resend(ADA, 1)
+
+
+async def test_it_gives_up_in_the_end(sending: Any) -> None:
+    """After twelve attempts, with the last reason; our own account's fault does not count."""
+    busy = Sent(status="retry", reason="busy", after=0.001)
+    ours = Sent(status="retry", reason="our token expired", after=0.001, counts=False)
+    loft = Loft(*[ours] * 5, *[busy] * 12)
+    keep = await sending(twice, loft)
+    await keep.accept(ADA, "hi", id="m1")
+
+    async def given_up() -> bool:
+        return [status for _, status in await statuses(keep)] == ["failed", "delivered"]
+
+    await until(given_up, within=10.0)
+
+    assert "given up after 12 attempts: busy" == (await keep.deliveries(ADA))[0].reason
+    assert 18 == len(loft.sent)
+
+
+async def test_whoever_dies_while_sending_leaves_it_doubtful(sending: Any) -> None:
+    """The next instance sends it again under the same key, and says that it may have been shown twice."""
+    dying, living = Loft(), Loft()
+    dying.gate = asyncio.Event()
+    one = await sending(twice, dying, poll="10s")
+    await one.accept(ADA, "hi", id="m1")
+    await until(lambda: len(dying.sent) == 1)
+    lane = next(iter(one._engine._lanes.values()))
+    lane.task.cancel()  # what a kill leaves behind: the claim, and the word that it is being sent
+    await asyncio.wait([lane.task])
+    one._engine._lanes.clear()
+    await one.close()
+    two = await sending(twice, living)
+    await until(lambda: len(living.sent) == 2, within=15.0)
+
+    async def settled() -> bool:
+        return [status for _, status in await statuses(two)] == ["delivered", "delivered"]
+
+    await until(settled)
+
+    assert dying.sent[0] == living.sent[0]
+    assert [True, False] == [sending.doubtful for sending in await two.deliveries(ADA)]
+
+
+async def test_an_operator_writes_through_the_same_channel_also_while_the_bot_is_off(sending: Any) -> None:
+    """And first of all; what was written in the platform's own inbox is not sent again."""
+    loft = Loft()
+    keep = await sending(twice, loft)
+    await keep.switch(False, ADA)
+    await keep.accept(ADA, "help!", id="m1")
+    await keep.accept(ADA, "I am Kim. How can I help?", role="operator", id="o1")
+    await keep.accept(ADA, "written in the app", role="operator", id="o2", metadata={"sent": True})
+    await until(lambda: len(loft.sent) == 1)
+    await asyncio.sleep(0.05)
+
+    assert ["I am Kim. How can I help?"] == loft.texts
+    await keep.switch(True, ADA)
+    await until(lambda: len(loft.sent) == 3)
+
+    assert ["help!-a", "help!-b"] == loft.texts[1:]
+
+
+async def test_a_turn_that_ran_when_the_bot_was_switched_off_does_not_send(sending: Any) -> None:
+    """Human take-over is enforced by the state: what the bot made of it is thrown away."""
+    loft, begun, going = Loft(), asyncio.Event(), asyncio.Event()
+
+    async def slow(turn: Turn[Any]) -> str:
+        begun.set()
+        await going.wait()
+        return "too late"
+
+    keep = await sending(slow, loft)
+    await keep.accept(ADA, "hi", id="m1")
+    await begun.wait()
+    await keep.switch(False, ADA)
+    going.set()
+    await asyncio.sleep(0.1)
+
+    assert [] == loft.sent
+    assert ["hi"] == [m.text async for m in keep.history(ADA) if m.role != "system"]
+
+
+async def test_statuses_find_their_replies(sending: Any) -> None:
+    """In any order, again and again; "until" means all that were sent by then."""
+    loft = Loft()
+    keep = await sending(twice, loft)
+    await keep.accept(ADA, "hi", id="m1")
+
+    async def settled() -> bool:
+        return [status for _, status in await statuses(keep)] == ["delivered", "delivered"]
+
+    await until(settled)
+    for status in ("read", "delivered", "sent", "read"):
+        await keep.note_status(ADA, status, id="p1")
+    await keep.note_status(ADA, "failed", id="p2", reason="blocked")
+    await keep.note_status(ADA, "read", id="p9")
+    found = await keep.deliveries(ADA)
+
+    assert [("read", ""), ("failed", "blocked")] == [(sending.status, sending.reason) for sending in found]
+    await keep.accept(ADA, "more", id="m2")
+    await until(lambda: len(loft.sent) == 4)
+
+    async def all_out() -> bool:
+        return len([s for s in await keep.deliveries(ADA) if s.status == "delivered"]) == 2
+
+    await until(all_out)
+    await keep.note_status(ADA, "read", until=4e9)
+
+    assert ["read", "failed", "read", "read"] == [status for _, status in await statuses(keep)]
+
+
+async def test_two_instances_never_send_one_reply_twice(sending: Any) -> None:
+    """Both see everything that is due."""
+    one, two = Loft(), Loft()
+    first, second = await sending(twice, one), await sending(twice, two)
+    await asyncio.gather(
+        *(keep.accept(f"pigeon:l:{n}", f"{n}", id=f"m{n}") for n in range(20) for keep in (first, second))
+    )
+    await until(lambda: len(one.sent) + len(two.sent) >= 40, within=15.0)
+    await asyncio.sleep(0.2)
+    keys = [key for key, _, _ in (*one.sent, *two.sent)]
+
+    assert 40 == len(keys) == len(set(keys))
