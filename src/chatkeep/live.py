@@ -21,7 +21,7 @@ from .drivers.base import Key
 from .errors import ChatkeepError
 from .model import Erased, Event, Piece, StateChanged, Typing
 from .news import News
-from .store import PAGE, Store
+from .store import PAGE, Store, blank
 from .turns import Snapshot
 
 TELL_S = 0.05  # so long pieces of a reply are collected for other instances
@@ -231,8 +231,8 @@ class Watch:
             if self.number is None:
                 self.number = head
             self._erased = self.number > head  # it was begun anew, or set back, since somebody has seen that number
-            if snapshot is not None:
-                self._born, self._state = snapshot.row.born, self._live.shown(snapshot)
+            self._born = snapshot.row.born if snapshot is not None else ""
+            self._state = self._live.shown(snapshot or blank(self.key))
             self._live.ask(self.key)
         except BaseException:
             self._live.remove(self)

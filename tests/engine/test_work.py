@@ -117,6 +117,8 @@ async def nagging(turn: Turn[Any]) -> str | None:
         turn.cancel("cart")
         turn.cancel("visit")
         return "ok"
+    if turn.text == "thanks":
+        return "welcome"
     turn.remind("1h", "cart", {"items": turn.text})
     if turn.text == "book":
         turn.remind("2h", "visit", "tomorrow", keep=True)
@@ -171,10 +173,13 @@ async def test_a_user_who_writes_needs_no_reminding(opened: Any) -> None:
     assert {"Still there? {'items': 'book'}", "Still there? tomorrow"} == set(texts(await keep.conversation("ada"))[2:])
     await keep.receive("bob", "book", id="m1")
     await keep.receive("bob", "stop", id="m2")
+    await keep.receive("cyd", "book", id="m1")
+    await keep.receive("cyd", "thanks", id="m2")
     clock.ahead = 99_000.0
     await asyncio.sleep(0.15)
 
     assert ["noted", "ok"] == texts(await keep.conversation("bob"))
+    assert ["noted", "welcome", "Still there? tomorrow"] == texts(await keep.conversation("cyd"))
 
 
 async def test_reminders_wait_while_the_bot_is_off(opened: Any) -> None:

@@ -1,0 +1,51 @@
+"""Conversations on a chatkeep server, from Python: `Client`, and `SyncClient` for code without an event loop.
+
+async with Client("https://chat.example", token="ck_c_...") as client:
+    chat = client.conversation("ada")
+    receipt = await chat.send("hello")
+    async for event in chat.events():
+        ...
+"""
+
+try:
+    import aiohttp as _aiohttp  # noqa: F401
+except ModuleNotFoundError as missing:
+    raise ModuleNotFoundError(
+        "chatkeep.client needs aiohttp, which is not installed. Run: pip install 'chatkeep[client]'", name=missing.name
+    ) from missing
+
+from ..model import Piece, Typing
+from .blocking import SyncChat, SyncClient, SyncSlot
+from .chat import Chat, Client, Slot
+from .events import Ended, Event, MessageEvent, StateEvent
+from .refusals import Forbidden, KeyReused, NotFound, PreconditionFailed, Unauthorized
+from .values import Conversation, Created, Grant, Pending, Queued, Receipt, Redeemed, Share, Token
+
+__all__ = [
+    "Chat",
+    "Client",
+    "Conversation",
+    "Created",
+    "Ended",
+    "Event",
+    "Forbidden",
+    "Grant",
+    "KeyReused",
+    "MessageEvent",
+    "NotFound",
+    "Pending",
+    "Piece",
+    "PreconditionFailed",
+    "Queued",
+    "Receipt",
+    "Redeemed",
+    "Share",
+    "Slot",
+    "StateEvent",
+    "SyncChat",
+    "SyncClient",
+    "SyncSlot",
+    "Token",
+    "Typing",
+    "Unauthorized",
+]

@@ -1,0 +1,429 @@
+"""The words people use: `Client`, one `Chat` of it, and one `Slot` of a chat's state."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote, urlencode
+
+from msgspec import UNSET, Struct
+
+from ..codec import key_for
+from ..errors import HandlerFailed, UsageError
+from ..model import Content, Message
+from ..settings import Duration
+from .events import Event, follow
+from .link import Answer, Link, encode, pause
+from .outbox import Outbox
+from .refusals import NotFound, PreconditionFailed
+from .values import Conversation, Created, Grant, Pending, Queued, Receipt, Redeemed, Share, Token
+
+MERGE_PATCH = {"content-type": "application/merge-patch+json"}
+ASYNC = {"prefer": "respond-async"}
+MISSING: Any = object()
+
+
+class Messages(Struct):
+    """A page of a log, as it comes."""
+
+    messages: list[Message]
+
+
+class Conversations(Struct):
+    """A listing, as it comes."""
+
+    conversations: list[Conversation]
+
+
+class Tokens(Struct):
+    """A listing, as it comes."""
+
+    tokens: list[Grant]
+
+
+class Slot:
+    """One member of a conversation's state; the handle remembers the version it has seen.
+
+        cart = chat.slot("cart")
+        items = await cart.get([])
+        items.append("tea")
+        await cart.put(items)          # PreconditionFailed if someone else wrote since get()
+
+    etag: that version; "" when this handle has seen none, and then `put` only makes what is not there yet.
+    """
+
+    def __init__(self, link: Link, conversation: str, state: str, name: str) -> None:
+        self._link, self._state, self._name = link, state, name
+        self._path, self._about = f"{state}/{quote(name, safe='')}", f"{conversation}: slot {name!r}"
+        self.etag = ""
+
+    async def get(self, default: Any = MISSING) -> Any:
+        """The value. When there is none: *default*, or `NotFound` without one."""
+        try:
+            answer = await self._link.ask("GET", self._path, about=self._about)
+        except NotFound:
+            self.etag = ""
+            if default is MISSING:
+                raise
+            return default
+        self.etag = answer.etag
+        return answer.value
+
+    async def put(self, value: Any, *, overwrite: bool = False) -> Any:
+        """Replaces the value, if it is still the one that was seen; *overwrite*: whatever it is. Answers what is there.
+
+        Raises `PreconditionFailed`, which carries what is there now.
+        """
+        condition = {"if-match": "*"} if overwrite else _as_seen(self.etag)
+        answer = await _write_state(self._link, "PUT", self._path, value, condition, self._about)
+        there = answer.value
+        if not answer.repeated or there == value:  # else somebody has written after us, which this handle has not seen
+            self.etag = answer.etag
+        return there
+
+    async def patch(self, patch: Any) -> Any:
+        """Merges *patch* into the value, whatever it is (RFC 7396), and answers what is there then; a later `put` wants a
+        `get` before."""
+        asked = {self._name: patch}
+        answer = await _write_state(self._link, "PATCH", self._state, asked, MERGE_PATCH, self._about)
+        self.etag = ""
+        return (answer.value or {}).get(self._name)
+
+    async def clear(self) -> None:
+        """Takes it out of the state, whatever it is."""
+        await _write_state(self._link, "DELETE", self._path, UNSET, {}, self._about)
+        self.etag = ""
+
+
+class Chat:
+    """One conversation on the server. Nothing is asked before you ask something."""
+
+    def __init__(self, client: Client, id: str) -> None:
+        key_for("", id)
+        self.id = id
+        self._client, self._link = client, client._link
+        self._path = f"/v1/conversations/{quote(id, safe='')}"
+
+    async def send(
+        self, content: Content, *, id: str | None = None, metadata: Mapping[str, Any] | None = None
+    ) -> Receipt:
+        """
+        Sends a message and waits for the bot's answer.
+
+        A lost answer, a restart of the server, a full one: it is sent again, under the same id, which has no second
+        effect, until the client's timeout. Content, id and metadata are as in `Chatkeep.receive`.
+
+        Raises:
+            BadMessage, TooLarge, Unauthorized, Forbidden, NotFound, KeyReused: Nothing was touched.
+
+            Overloaded, Unavailable: Certainly not sent.
+
+            Uncertain: Perhaps it is there. Send it again under the id that the error names.
+
+            HandlerFailed: It is in the log and has no answer.
+        """
+        return await self._send(content, id, metadata, {})
+
+    async def accept(
+        self, content: Content, *, id: str | None = None, metadata: Mapping[str, Any] | None = None
+    ) -> Receipt:
+        """Sends a message and returns as soon as the server has it; the answer comes in `events` and `messages`."""
+        return await self._send(content, id, metadata, ASYNC)
+
+    async def post(self, content: Content, *, id: str | None = None, metadata: Mapping[str, Any] | None = None) -> str:
+        """
+        Puts a message into the queue on this host and answers its id: durable when this returns, server or no server.
+
+        It is sent in the order in which it was posted in this conversation, once, also by the next run of the program.
+        `send` does not wait behind it.
+        """
+        id = id or secrets.token_urlsafe(16)
+        await self._client._queue.put(self.id, id, encode(_message(content, None, metadata), self.id))
+        return id
+
+    async def read(self, *, messages: int = 20) -> Conversation:
+        """The conversation as it is now, with its last *messages*."""
+        return (await self._link.ask("GET", f"{self._path}?messages={messages}", about=self.id)).to(Conversation)
+
+    async def messages(
+        self, *, after: int | None = None, before: int | None = None, limit: int | None = None
+    ) -> list[Message]:
+        """A page of the log, oldest first: the last messages, or those numbered above *after* and below *before*."""
+        query = _query(after=after, before=before, limit=limit)
+        return (await self._link.ask("GET", f"{self._path}/messages{query}", about=self.id)).to(Messages).messages
+
+    async def events(self, *, after: int | None = None) -> AsyncGenerator[Event, None]:
+        """
+        What happens here, as it happens: every message numbered above *after*, in order, none lost and none twice;
+        without it, from now on.
+
+        Goes on where it was when the connection breaks or the server restarts, for as long as you iterate; ends after
+        `Ended`, or when the client is closed.
+        """
+        if after is None:
+            newest = await self.messages(limit=1)
+            after = newest[-1].number if newest else 0
+        async for event in follow(self._link, f"{self._path}/events", after, about=self.id):
+            yield event
+
+    async def state(self) -> Any:
+        """The state, as JSON."""
+        return (await self._link.ask("GET", f"{self._path}/state", about=self.id)).value
+
+    async def change(self, edit: Callable[[Any], Any]) -> Any:
+        """
+        Applies *edit* to the state and answers the state it leaves.
+
+        *edit* changes it in place, or returns another. When others write meanwhile it is applied again to the newer
+        state, so it must depend on nothing else. It counts once, also when answers are lost.
+        Raises `PreconditionFailed` when others are quicker until the client's timeout.
+        """
+        # One key for all attempts: the server makes one change of them, whichever comes through.
+        path, key, failures = f"{self._path}/state", secrets.token_urlsafe(16), 0
+        deadline = time.monotonic() + self._link.timeout_s
+        found = await self._link.ask("GET", path, about=self.id)
+        state, etag = found.value, found.etag
+        while True:
+            edited = copy.deepcopy(state)
+            returned = edit(edited)
+            edited = edited if returned is None else returned
+            try:
+                return (await _write_state(self._link, "PUT", path, edited, {"if-match": etag}, self.id, key=key)).value
+            except PreconditionFailed as newer:
+                if time.monotonic() > deadline:
+                    raise
+                state, etag = newer.state, newer.etag
+                failures += 1
+                await asyncio.sleep(pause(min(failures, 5), first=0.01))
+
+    async def patch(self, patch: Mapping[str, Any]) -> Any:
+        """Merges *patch* into the state, whatever it is now, and answers the new state; None takes a member out
+        (RFC 7396)."""
+        answer = await _write_state(self._link, "PATCH", f"{self._path}/state", dict(patch), MERGE_PATCH, self.id)
+        return answer.value
+
+    async def forget(self) -> None:
+        """Clears the state. The log stays; `erase` removes everything."""
+        await _write_state(self._link, "DELETE", f"{self._path}/state", UNSET, {}, self.id)
+
+    def slot(self, name: str) -> Slot:
+        """A handle on one member of the state."""
+        return Slot(self._link, self.id, f"{self._path}/state", name)
+
+    async def erase(self) -> None:
+        """Removes the conversation, its state, its tokens and shares. There is no way back."""
+        await self._link.ask("DELETE", self._path, about=self.id)
+
+    async def issue(
+        self, *, scopes: Sequence[str] | None = None, expires_in: float | None = None, label: str | None = None
+    ) -> Token:
+        """Makes a token for this conversation; the only time that it is shown. Wants a service key."""
+        asked = _given(scopes=scopes, expires_in=expires_in, label=label)
+        return (await self._link.ask("POST", f"{self._path}/tokens", asked, about=self.id, repeatable=False)).to(Token)
+
+    async def tokens(self) -> list[Grant]:
+        """The tokens and shares of this conversation. Wants a service key."""
+        return (await self._link.ask("GET", f"{self._path}/tokens", about=self.id)).to(Tokens).tokens
+
+    async def revoke(self, token_id: str = "current") -> None:
+        """Ends a token, or the client's own; within seconds everywhere."""
+        await self._link.ask("DELETE", f"{self._path}/tokens/{quote(token_id, safe='')}", about=self.id)
+
+    async def rotate(self, token_id: str = "current", *, grace: float | None = None) -> Token:
+        """Changes a token for a new one; the old one goes on for *grace* seconds. The client takes its own new one."""
+        path = f"{self._path}/tokens/{quote(token_id, safe='')}/rotate"
+        asked = _given(grace=grace)
+        token = (await self._link.ask("POST", path, asked, about=self.id, repeatable=False)).to(Token)
+        if token_id == "current":
+            self._link.token = token.token
+        return token
+
+    async def share(
+        self, *, scopes: Sequence[str] | None = None, expires_in: float | None = None, uses: int | None = None
+    ) -> Share:
+        """Makes an invitation that `Client.redeem` turns into a token."""
+        asked = _given(scopes=scopes, expires_in=expires_in, uses=uses)
+        return (await self._link.ask("POST", f"{self._path}/shares", asked, about=self.id, repeatable=False)).to(Share)
+
+    async def _send(
+        self, content: Content, id: str | None, metadata: Mapping[str, Any] | None, headers: Mapping[str, str]
+    ) -> Receipt:
+        id = id or secrets.token_urlsafe(16)
+        about = f"{self.id}: message {id!r}"
+        # In the body, not as Idempotency-Key: it may be any text, and a second try then waits for the answer.
+        asked = _message(content, id, metadata)
+        answer = await self._link.ask("POST", f"{self._path}/messages", asked, about=about, headers=headers)
+        return answer.to(Receipt)
+
+
+class Client:
+    """
+    Conversations on a chatkeep server.
+
+        async with Client("https://chat.example", token="ck_c_...") as client:
+            receipt = await client.conversation("ada").send("hello")
+
+    Args:
+        url: The server, with the path it is mounted under.
+
+        token: A conversation token or a service key. None: a visitor, who may create a conversation where the server
+        lets everybody; the client then takes the token it is given. `client.token = ...` gives it another.
+
+        queue: A local SQLite file for `Chat.post`; one for each process and server.
+
+        timeout: A call ends within it, with an answer or an error, however often it was tried.
+
+        attempt: A request that is not answered within it is made again.
+
+    Raises:
+        Misconfigured: Nothing was opened.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        *,
+        queue: str | None = None,
+        timeout: Duration = "60s",
+        attempt: Duration = "20s",
+    ) -> None:
+        self._link = Link(url, token, timeout=timeout, attempt=attempt)
+        self._outbox = Outbox(queue, self._link.url) if queue else None
+
+    @property
+    def token(self) -> str | None:
+        """What the client shows to the server."""
+        return self._link.token
+
+    @token.setter
+    def token(self, token: str | None) -> None:
+        """From now on, also for what waits in the queue."""
+        self._link.token = token
+
+    async def open(self) -> None:
+        """Makes ready, and starts to send what is in the queue. Asks the server nothing."""
+        await self._link.open()
+        if self._outbox is not None:
+            try:
+                await self._outbox.open(self._deliver)
+            except BaseException:
+                await self._link.close()
+                raise
+
+    async def close(self) -> None:
+        """Ends every connection. What is in the queue stays there."""
+        if self._outbox is not None:
+            await self._outbox.close()
+        await self._link.close()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def conversation(self, id: str) -> Chat:
+        """A handle on one conversation; it need not be there yet."""
+        return Chat(self, id)
+
+    async def create(self, id: str | None = None, *, owner: str | None = None) -> Created:
+        """Creates a conversation, or finds it. A visitor names neither *id* nor *owner*, and gets a token for it."""
+        created = (
+            await self._link.ask(
+                "POST",
+                "/v1/conversations",
+                _given(id=id, owner=owner),
+                about=id or "a new conversation",
+                repeatable=id is not None,
+            )
+        ).to(Created)
+        self._take(created.token)
+        return created
+
+    async def conversations(self, *, owner: str | None = None, limit: int | None = None) -> list[Conversation]:
+        """Conversations, last changed first, or those of an *owner*. Wants a service key."""
+        answer = await self._link.ask(
+            "GET", f"/v1/conversations{_query(owner=owner, limit=limit)}", about="conversations"
+        )
+        return answer.to(Conversations).conversations
+
+    async def redeem(self, share: str) -> Redeemed:
+        """Turns an invitation into a token of its conversation. A client without a token takes it."""
+        asked = {"share": share}
+        answer = await self._link.ask("POST", "/v1/shares/redeem", asked, about="this share", repeatable=False)
+        redeemed = answer.to(Redeemed)
+        self._take(redeemed.token)
+        return redeemed
+
+    @property
+    def pending(self) -> Pending:
+        """How many messages wait in the queue, how many were refused, and what is in the way."""
+        return self._queue.pending
+
+    async def drained(self) -> None:
+        """Waits until no message waits in the queue."""
+        await self._queue.drained()
+
+    async def refused(self) -> list[Queued]:
+        """Messages of the queue that the server did not take and will not take as they are, each with the reason."""
+        return await self._queue.refused()
+
+    async def retry(self, number: int) -> None:
+        """Puts a refused message back into the queue, at its old place."""
+        await self._queue.retry(number)
+
+    async def drop(self, number: int) -> None:
+        """Forgets a refused message."""
+        await self._queue.drop(number)
+
+    @property
+    def _queue(self) -> Outbox:
+        if self._outbox is None:
+            raise UsageError('This client has no queue; open it with queue="outbox.db". Nothing was done.')
+        return self._outbox
+
+    def _take(self, token: str) -> None:
+        if token and self._link.token is None:
+            self._link.token = token
+
+    async def _deliver(self, queued: Queued, told: Callable[[str], None]) -> None:
+        path = f"{self.conversation(queued.conversation)._path}/messages"
+        asked = _message(queued.content, queued.id, queued.metadata)
+        about = f"{queued.conversation}: message {queued.id!r}"
+        with suppress(HandlerFailed):  # it is in the log, which is all that was promised
+            await self._link.ask("POST", path, asked, about=about, headers=ASYNC, told=told)
+
+
+async def _write_state(
+    link: Link, method: str, path: str, value: Any, headers: Mapping[str, str], about: str, *, key: str = ""
+) -> Answer:
+    # By the key the server knows a write that it has done and whose answer was lost; by If-Match alone it could not be
+    # told from somebody else's.
+    keyed = {**headers, "idempotency-key": f'"{key or secrets.token_urlsafe(16)}"'}
+    return await link.ask(method, path, value, about=about, headers=keyed)
+
+
+def _message(content: Content, id: str | None, metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {"content": content} | _given(id=id, metadata=None if metadata is None else dict(metadata))
+
+
+def _as_seen(etag: str) -> dict[str, str]:
+    return {"if-match": etag} if etag else {"if-none-match": "*"}
+
+
+def _given(**asked: Any) -> dict[str, Any]:
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+def _query(**asked: Any) -> str:
+    return "?" + urlencode(given) if (given := _given(**asked)) else ""

@@ -1,0 +1,276 @@
+"""The way to the server: requests that are made again until they are answered, and errors that say what is true then.
+
+The one place that knows aiohttp. A request is only repeated when a second time does no harm: it carries an id, or the
+server certainly did nothing.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple, TypeVar
+
+import aiohttp
+import msgspec
+from msgspec import UNSET
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_before_delay, stop_never
+from yarl import URL
+
+from ..errors import BadMessage, ChatkeepError, Misconfigured, Unavailable, Uncertain, UsageError
+from ..settings import Duration, seconds
+from .refusals import Forbidden, NotFound, Unauthorized, refusal
+
+T = TypeVar("T")
+
+CONNECT_S = 5.0
+FIRST_PAUSE_S = 0.2
+LONGEST_PAUSE_S = 10.0
+SILENCE_S = 40.0  # the server's streams say something every 15 s
+IDLE_S = 4.0  # less than a server keeps a connection: nothing is sent into one that is just being closed
+
+HAPPENED = "Perhaps it was done. Do it again the same way, or read."
+NOTHING = "Nothing was done. Try again later."
+
+
+class Passing(Exception):
+    """A trouble that passes by itself. error: what to raise when nobody waits for that; after: the server's wish;
+    certain: nothing was done."""
+
+    def __init__(self, error: ChatkeepError, *, certain: bool, after: float = 0.0) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.certain = certain
+        self.after = after
+
+
+class Answer(NamedTuple):
+    """What the server said, when it was no refusal. repeated: an earlier attempt may have been done as well."""
+
+    headers: Mapping[str, str]
+    body: bytes
+    repeated: bool
+
+    @property
+    def etag(self) -> str:
+        """The version of what was answered."""
+        return self.headers.get("etag", "")
+
+    @property
+    def value(self) -> Any:
+        """The JSON that was answered; None when this token may not see it."""
+        return self.to(Any) if self.body else None
+
+    def to(self, kind: type[T]) -> T:
+        """The body as a *kind*."""
+        return decoded(self.body, kind)
+
+
+def decoded(raw: bytes | str, kind: type[T]) -> T:
+    """What the server said, as a *kind*."""
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as fault:
+        raise ChatkeepError(
+            f"The server's answer is not what this client understands ({fault}). Is it a chatkeep server, and no newer than the "
+            "client? What was asked for was done."
+        ) from fault
+
+
+class Link:
+    """One server, one token, any number of requests at a time."""
+
+    def __init__(self, url: str, token: str | None, *, timeout: Duration, attempt: Duration) -> None:
+        where = URL(url)
+        if where.scheme not in ("http", "https") or not where.host or where.user or where.query_string:
+            raise Misconfigured(f"{url.partition('@')[2] or url!r} is no server's address: write https://host/path.")
+        self.url = str(where).rstrip("/")
+        self.token = token
+        try:
+            self.timeout_s, self._attempt_s = seconds(timeout), seconds(attempt)
+        except ValueError as fault:
+            raise Misconfigured(f"timeout, attempt: {fault}.") from fault
+        self._session: aiohttp.ClientSession | None = None
+        self._reading: set[aiohttp.ClientResponse] = set()
+
+    @property
+    def token(self) -> str | None:
+        """What is shown to the server. Raises `Misconfigured` when it is given what no token can be."""
+        return self._token
+
+    @token.setter
+    def token(self, token: str | None) -> None:
+        """From now on."""
+        if token is not None and not (token.isascii() and token.isprintable() and token.strip()):
+            raise Misconfigured("This token is none: it is one line of letters and digits. Nothing was changed.")
+        self._token = token
+
+    async def open(self) -> None:
+        """Makes ready; connects to nobody yet."""
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S),  # streams must not starve requests
+            cookie_jar=aiohttp.DummyCookieJar(),
+            middlewares=[_once],
+            headers={"accept": "application/json"},
+        )
+
+    async def close(self) -> None:
+        """Ends every connection."""
+        if self._session is not None:
+            await self._session.close()
+        for said in list(self._reading):  # the session's close does not wake those who read
+            said.close()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anything can be asked."""
+        return self._session is not None and not self._session.closed
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: Any = UNSET,
+        *,
+        about: str,
+        headers: Mapping[str, str] | None = None,
+        repeatable: bool = True,
+        told: Callable[[str], None] | None = None,
+    ) -> Answer:
+        """
+        One request and its answer; made again while it fails in a way that passes, and is *repeatable* or was
+        certainly not done.
+
+        Ends within the timeout. With *told* it never gives up, not even for want of a valid token, and tells what is
+        in the way.
+        """
+        raw = None if body is UNSET else encode(body, about)
+        doubt = False
+
+        def again(fault: BaseException) -> bool:
+            nonlocal doubt
+            if not isinstance(fault, Passing):
+                return False
+            doubt = doubt or not fault.certain
+            if told is not None:
+                told(str(fault.error))
+            return repeatable or fault.certain
+
+        began = time.monotonic()
+        try:
+            async for attempt in AsyncRetrying(
+                retry=retry_if_exception(again),
+                wait=_pause,
+                stop=stop_never if told else stop_before_delay(self.timeout_s),
+                reraise=True,
+            ):
+                with attempt:
+                    left = self._attempt_s if told else began + self.timeout_s - time.monotonic()
+                    within = aiohttp.ClientTimeout(total=min(self._attempt_s, max(left, 0.05)), sock_connect=CONNECT_S)
+                    async with self._request(method, path, raw, headers or {}, within, about, told is not None) as said:
+                        return Answer(said.headers, await said.read(), doubt)
+        except (Unauthorized, Forbidden, NotFound) as refused:
+            if doubt:  # what was done the first time may be the very reason
+                raise Uncertain(f"{refused} An earlier attempt was not answered. {HAPPENED}") from refused
+            raise
+        except Passing as last:
+            error = last.error
+            if method == "GET" and isinstance(error, Uncertain):
+                error = Unavailable(f"{about}: {last.__cause__ or error}. Nothing was read. Try again later.")
+            elif doubt and not isinstance(error, Uncertain):
+                error = Uncertain(f"{error} An earlier attempt was not answered. {HAPPENED}")
+            raise error from last.__cause__
+        raise AssertionError("tenacity ends with an answer or an error")
+
+    @asynccontextmanager
+    async def stream(self, path: str, last: int, about: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The chunks of an event stream, from after the log number *last*. Raises `Passing`."""
+        headers = {"accept": "text/event-stream", "last-event-id": str(last)}
+        within = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)
+        async with self._request("GET", path, None, headers, within, about, False) as said:
+            yield said.content.iter_any()
+
+    @asynccontextmanager
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        raw: bytes | None,
+        headers: Mapping[str, str],
+        within: aiohttp.ClientTimeout,
+        about: str,
+        patient: bool,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        if self._session is None or self._session.closed:
+            raise UsageError(f"{about}: the client is not open; nothing was done. Use it in `async with Client(...)`.")
+        headers = {"content-type": "application/json", **headers} if raw is not None else dict(headers)
+        if self.token:
+            headers["authorization"] = f"Bearer {self.token}"
+        address = URL(self.url + path, encoded=True)
+        try:
+            async with self._session.request(
+                method, address, data=raw, headers=headers, timeout=within, allow_redirects=False
+            ) as said:
+                if said.status >= 300:
+                    error, passes = refusal(said.status, await said.read(), about)
+                    if passes or (patient and isinstance(error, Unauthorized)):
+                        after = _seconds(said.headers.get("retry-after", ""))
+                        raise Passing(error, certain=not isinstance(error, Uncertain), after=after)
+                    raise error
+                self._reading.add(said)
+                try:
+                    yield said
+                finally:
+                    self._reading.discard(said)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as fault:
+            raise Passing(Unavailable(f"{about}: {_words(fault)}. {NOTHING}"), certain=True) from fault
+        except (aiohttp.ClientError, _Broken, TimeoutError, OSError) as fault:
+            raise Passing(Uncertain(f"{about}: {_words(fault)}. {HAPPENED}"), certain=False) from fault
+
+
+def encode(value: Any, about: str) -> bytes:
+    """JSON as every reader understands it. Raises `BadMessage`."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except (ValueError, TypeError, RecursionError) as fault:
+        raise BadMessage(f"{about}: this is not JSON that every store keeps ({fault}); nothing was sent.") from fault
+
+
+def pause(failures: int, *, first: float = FIRST_PAUSE_S) -> float:
+    """How long to wait after so many failures in a row: twice as long each time, and never all clients together."""
+    return random.uniform(0.5, 1.0) * min(first * 2.0 ** min(failures - 1, 10), LONGEST_PAUSE_S)
+
+
+def _pause(state: RetryCallState) -> float:
+    fault = state.outcome.exception() if state.outcome else None
+    return pause(state.attempt_number) + (fault.after if isinstance(fault, Passing) else 0.0)
+
+
+class _Broken(Exception):
+    """A connection that ended in the middle."""
+
+
+async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    # aiohttp repeats a PUT or DELETE by itself when a kept connection breaks; whoever asked must know of that.
+    try:
+        return await handler(request)
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as fault:
+        raise _Broken(_words(fault)) from fault
+
+
+def _words(fault: BaseException) -> str:
+    return str(fault) or {"TimeoutError": "no answer in time"}.get(type(fault).__name__, type(fault).__name__)
+
+
+def _seconds(told: str) -> float:
+    if told.isdecimal():
+        return float(told)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(told).timestamp() - time.time()) if told else 0.0
+    except ValueError:
+        return 0.0

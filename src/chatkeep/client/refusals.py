@@ -1,0 +1,106 @@
+"""From a problem document to the error that says what to do next: the classes of `chatkeep.errors`, and a few that
+only a client meets."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from .. import errors
+from ..errors import ChatkeepError
+
+
+class Unauthorized(errors.UsageError):
+    """The token is missing, unknown, expired or revoked; nothing was touched. Give the client another one."""
+
+
+class Forbidden(errors.UsageError):
+    """The token is good and lacks the scope for this; nothing was touched."""
+
+
+class NotFound(errors.UsageError):
+    """There is no such thing, or it is somebody else's: the server tells nobody which."""
+
+
+class KeyReused(errors.UsageError):
+    """This message id stands for other content; nothing was touched. New content wants a new id."""
+
+
+class PreconditionFailed(errors.Conflict):
+    """Someone else wrote first. *state* and *etag* are what is there now."""
+
+    def __init__(self, message: str, *, etag: str, state: Any) -> None:
+        super().__init__(message)
+        self.etag = etag
+        self.state = state
+
+
+class Problem(Struct, kw_only=True):
+    """A problem document (RFC 9457)."""
+
+    type: str = "about:blank"
+    detail: str = ""
+    etag: str | None = None
+    state: Any = None
+
+    @property
+    def word(self) -> str:
+        """What chatkeep calls it; "" when something else than chatkeep has answered."""
+        return self.type.removeprefix("urn:chatkeep:") if self.type.startswith("urn:chatkeep:") else ""
+
+
+WORDS: dict[str, type[ChatkeepError]] = {
+    "bad-key": errors.BadKey,
+    "bad-message": errors.BadMessage,
+    "too-large": errors.TooLarge,
+    "unsupported": errors.Unsupported,
+    "conflict": errors.Conflict,
+    "overloaded": errors.Overloaded,
+    "rate-limited": errors.Overloaded,
+    "unavailable": errors.Unavailable,
+    "uncertain": errors.Uncertain,
+    "still-running": errors.Uncertain,
+    "corrupt": errors.Corrupt,
+    "handler-failed": errors.HandlerFailed,
+    "unauthorized": Unauthorized,
+    "forbidden": Forbidden,
+    "not-found": NotFound,
+    "key-reused": KeyReused,
+    "chatkeep-error": ChatkeepError,
+}
+STATUSES: dict[int, type[ChatkeepError]] = {
+    401: Unauthorized,
+    403: Forbidden,
+    404: NotFound,
+    413: errors.TooLarge,
+    429: errors.Overloaded,
+    **dict.fromkeys((408, 425, 500, 502, 503, 504), errors.Uncertain),
+}
+PASSING = (408, 425, 429, 502, 503, 504)
+NEXT: dict[type[ChatkeepError], str] = {
+    Unauthorized: "Give the client a token that is valid: client.token = ...",
+    Forbidden: "Use a token with that scope, or a service key.",
+    NotFound: "Check the id and whose token this is.",
+    KeyReused: "Send other content under an id of its own.",
+}
+
+
+def refusal(status: int, body: bytes, about: str) -> tuple[ChatkeepError, bool]:
+    """The error that an answer stands for, and whether it passes by itself. *about* names what was asked."""
+    try:
+        problem = msgspec.json.decode(body, type=Problem)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        problem = Problem()  # a proxy's page, for example
+    kind = WORDS.get(problem.word) or STATUSES.get(status, errors.UsageError if status < 500 else errors.Uncertain)
+    detail = problem.detail or f"The server answered {status} {_phrase(status)}."
+    text = " ".join(part for part in (f"{about}: {detail}", NEXT.get(kind, "")) if part)
+    if status == 412:
+        return PreconditionFailed(text, etag=problem.etag or "", state=problem.state), False
+    return kind(text), status in PASSING or problem.word == "still-running"
+
+
+def _phrase(status: int) -> str:
+    return HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else ""

@@ -1,0 +1,105 @@
+"""What the server answers, typed. Messages are `chatkeep.Message`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from .. import model
+from ..model import Content, Message
+
+
+class Receipt(model.Receipt, frozen=True, kw_only=True):
+    """What became of a message; see `chatkeep.Receipt`. The tenant is the credential's and not told."""
+
+    tenant: str = ""
+
+
+class Conversation(model.Conversation[Any], frozen=True, kw_only=True):
+    """A conversation at one instant; see `chatkeep.Conversation`.
+
+    In a listing there are no messages, no revision and no state; without the scope `state:read` there is no state.
+    """
+
+    tenant: str = ""
+    revision: str = ""
+    state: Any = None
+    messages: list[Message] = msgspec.field(default_factory=list)
+    due_at: float | None = None
+
+
+class Created(Struct, frozen=True, kw_only=True):
+    """A conversation that was created, or found (created=False).
+
+    token, scopes, expires_at: what opens it, when nobody in particular created it; shown this once.
+    """
+
+    id: str
+    revision: str = ""
+    created: bool = True
+    token: str = ""
+    scopes: list[str] = []
+    expires_at: float | None = None
+
+
+class Token(Struct, frozen=True, kw_only=True):
+    """A conversation token, shown this once. id: names it in `tokens` and `revoke`."""
+
+    id: str
+    token: str
+    scopes: list[str]
+    expires_at: float | None = None
+    label: str = ""
+
+
+class Share(Struct, frozen=True, kw_only=True):
+    """An invitation: `redeem` turns *share* into a token. url: the same as a link, relative to the server."""
+
+    id: str
+    share: str
+    url: str
+    expires_at: float | None = None
+
+
+class Redeemed(Struct, frozen=True, kw_only=True, rename={"conversation": "id"}):
+    """What a share was turned into: a token of *conversation*."""
+
+    conversation: str
+    token: str
+    scopes: list[str]
+    expires_at: float | None = None
+
+
+class Grant(Struct, frozen=True, kw_only=True):
+    """A token or share as the server lists it; the secret itself is not kept anywhere."""
+
+    id: str
+    kind: Literal["token", "share"]
+    scopes: list[str]
+    label: str = ""
+    created_at: float
+    expires_at: float | None = None
+    last_used_at: float | None = None
+    revoked: bool = False
+
+
+class Queued(Struct, frozen=True, kw_only=True):
+    """A message in the queue on this host. number: its place; reason: why the server refused it, "" while it waits."""
+
+    number: int
+    conversation: str
+    id: str
+    content: Content
+    metadata: dict[str, Any] | None
+    posted_at: float
+    reason: str
+
+
+class Pending(Struct, frozen=True, kw_only=True):
+    """How far the queue is. waiting, refused: how many messages; trouble: why they wait, "" while they go out."""
+
+    waiting: int
+    refused: int
+    trouble: str = ""

@@ -1,0 +1,99 @@
+"""A chatkeep server in a process of its own, which can be killed: `python -m tests.client.running FOLDER PORT`."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Self
+
+import uvicorn
+
+from chatkeep import Chatkeep, Turn
+from chatkeep.grants import create_key
+from chatkeep.server import create_app
+
+from ..acceptance.running import free_port, killed_when_late
+from ..conftest import until
+
+SLOW_S = 0.4
+
+
+def counting(url: str, **options: Any) -> Chatkeep[Any]:
+    """A bot that counts; "slow" takes a while, "fail" fails."""
+    keep: Chatkeep[Any] = Chatkeep(url, **({"retry_after": "1ms", "retry_longest": "5ms", "poll": "20ms"} | options))
+
+    @keep.on_message
+    async def bot(turn: Turn[Any]) -> str:
+        if turn.text == "fail":
+            raise RuntimeError("as asked")
+        if turn.text == "slow":
+            await asyncio.sleep(SLOW_S)
+        turn.state["count"] = turn.state.get("count", 0) + 1
+        return f"{turn.text} is number {turn.state['count']}"
+
+    return keep
+
+
+class Running:
+    """The server on *folder*, from `start` to `kill`, as often as wanted, always on one port and with one key."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def key(self) -> str:
+        """A service key."""
+        return (self.folder / "key").read_text()
+
+    def start(self) -> Self:
+        """Starts it and waits until it answers."""
+        command = [sys.executable, "-m", "tests.client.running", str(self.folder), str(self.port)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert self.process.stdout is not None
+        with killed_when_late(self.process):
+            assert b"ready\n" == self.process.stdout.readline()
+        return self
+
+    def kill(self) -> None:
+        """kill -9."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+        if self.process is not None and self.process.stdout is not None:
+            self.process.stdout.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self.kill()
+
+
+async def serve(folder: Path, port: int) -> None:
+    """Serves until killed."""
+    keep = counting(f"sqlite:///{folder}/chat.db")
+    async with keep:
+        if not (folder / "key").exists():
+            (folder / "key").write_text((await create_key(keep, "")).token)
+        listener = socket.create_server(("127.0.0.1", port))
+        # asyncio does that only where a socket names its protocol; without it each answer waits 40 ms.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        server = uvicorn.Server(uvicorn.Config(create_app(keep), log_level="critical", ws="none"))
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        await until(lambda: server.started)
+        print("ready", flush=True)
+        await task
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(Path(sys.argv[1]), int(sys.argv[2])))

@@ -1,0 +1,245 @@
+"""The queue on disk: durable when `post` returns, sent in order, once each, whatever is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import apsw
+import pytest
+
+from chatkeep import BadMessage, Misconfigured, UsageError
+from chatkeep.client import Client, SyncClient
+from chatkeep.client.outbox import Outbox
+from chatkeep.testing.proxy import Loss, Proxy
+
+from ..acceptance.running import free_port
+from ..conftest import until
+from .conftest import Place
+from .running import Running
+
+CONVERSATIONS = ("ada", "bob", "eve")
+
+
+def said(texts: list[str]) -> list[str]:
+    """Without the bot's answers."""
+    return [text for text in texts if "is number" not in text]
+
+
+async def test_what_is_posted_while_the_server_is_away_arrives_when_it_is_back(tmp_path: Path) -> None:
+    """In order, once, under the ids it was posted with; progress is reported."""
+    server = Running(tmp_path)
+    queue = str(tmp_path / "outbox.db")
+    with server:
+        pass  # it was there once: there is a key
+    try:
+        async with Client(server.url, server.key, queue=queue) as client:
+            ids = [await client.conversation("ada").post(f"m{n}", metadata={"n": n}) for n in range(5)]
+            again = await client.conversation("ada").post("m0", id=ids[0], metadata={"n": 0})
+            with pytest.raises(BadMessage, match="other content"):
+                await client.conversation("ada").post("other", id=ids[0])
+            await until(lambda: client.pending.trouble)
+            away = client.pending
+            await asyncio.to_thread(server.start)
+            await asyncio.wait_for(client.drained(), 20)
+            done = client.pending
+            log = await client.conversation("ada").messages()
+    finally:
+        server.kill()
+
+    assert (ids[0], 5, 0) == (again, away.waiting, away.refused)
+    assert "Nothing was done" in away.trouble
+    assert (0, 0, "") == (done.waiting, done.refused, done.trouble)
+    assert ids == [message.id for message in log if message.role == "user"]
+    assert [{"n": n} for n in range(5)] == [message.metadata for message in log if message.role == "user"]
+
+
+async def test_lost_answers_make_no_doubles(place: Place, tmp_path: Path) -> None:
+    """Every third answer is lost, in three conversations at once."""
+    seen = 0
+
+    def lose(request: bytes) -> Loss | None:
+        nonlocal seen
+        seen += b"POST" in request
+        return "reply" if b"POST" in request and seen % 3 == 0 else None
+
+    async with Proxy(place.port) as proxy, place.client(port=proxy.port, queue=str(tmp_path / "q.db")) as client:
+        proxy.lose = lose
+        for n in range(10):
+            for name in CONVERSATIONS:
+                await client.conversation(name).post(f"m{n}")
+        await asyncio.wait_for(client.drained(), 30)
+        logs = [await place_log(place, name) for name in CONVERSATIONS]
+
+    assert [[f"m{n}" for n in range(10)]] * 3 == [said(log) for log in logs]
+    assert proxy.lost["reply"] > 5
+
+
+async def place_log(place: Place, conversation: str) -> list[str]:
+    """What is in a log, as the server itself has it."""
+    return [message.text async for message in place.keep.history(conversation)]
+
+
+POSTING = """
+import asyncio, sys
+from chatkeep.client import Client
+
+async def main(url, key, queue, start):
+    async with Client(url, key, queue=queue) as client:
+        n = int(start)
+        while True:
+            name = ("ada", "bob", "eve")[n % 3]
+            await client.conversation(name).post(f"{name}-{n}", id=f"id-{n}")
+            print(n, flush=True)
+            n += 1
+            await asyncio.sleep(0.003)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+async def test_a_killed_program_loses_nothing_and_doubles_nothing(running: Running, tmp_path: Path) -> None:
+    """kill -9 at random moments, of the program and of the server: what post has answered is there, once, in order."""
+    queue, posted = str(tmp_path / "outbox.db"), 0
+    for turn in range(5):
+        command = [sys.executable, "-c", POSTING, running.url, running.key, queue, str(posted)]
+        program = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert program.stdout is not None
+        last = await asyncio.to_thread(lines_until, program, random.randint(20, 60))
+        if turn == 2:
+            running.kill()
+            last = max(last, await asyncio.to_thread(lines_until, program, 30))
+        program.send_signal(signal.SIGKILL)
+        last = max([last, *[int(line) for line in program.stdout.read().splitlines()]])
+        program.stdout.close()
+        program.wait()
+        posted = last + 1
+        if turn == 3:
+            await asyncio.to_thread(running.start)
+    async with Client(running.url, running.key, queue=queue) as client:
+        await asyncio.wait_for(client.drained(), 60)
+        logs = {
+            name: said([message.text for message in await client.conversation(name).messages(after=0, limit=500)])
+            for name in CONVERSATIONS
+        }
+
+    # A post that was killed before it answered may be there; the next program posted the same number again: the same id.
+    found = sorted(int(text.partition("-")[2]) for log in logs.values() for text in log)
+    assert list(range(posted)) == [n for n in found if n < posted]
+    assert len(found) <= posted + 1
+    for name, log in logs.items():
+        numbers = [int(text.partition("-")[2]) for text in log]
+        assert sorted(numbers) == numbers, name
+
+
+def lines_until(program: subprocess.Popen[bytes], count: int) -> int:
+    """Reads so many lines; the last one's number."""
+    assert program.stdout is not None
+    return [int(program.stdout.readline()) for _ in range(count)][-1]
+
+
+async def test_what_the_server_refuses_is_set_aside(place: Place, tmp_path: Path) -> None:
+    """With the reason, and without holding up what comes behind; it can be sent again or dropped."""
+    queue = str(tmp_path / "outbox.db")
+    async with place.client(queue=queue) as client:
+        chat = client.conversation("ada")
+        await chat.send("taken", id="m1")
+        await chat.post("first")
+        await chat.post("something else", id="m1")
+        await chat.post("x" * 300_000)
+        await chat.post("last")
+        await asyncio.wait_for(client.drained(), 10)
+    async with place.client(queue=queue) as client:
+        reused, large = await client.refused()
+        counted = client.pending
+        await client.retry(reused.number)
+        await asyncio.wait_for(client.drained(), 10)
+        await client.drop(reused.number)
+        await client.drop(large.number)
+        with pytest.raises(UsageError, match="no refused message"):
+            await client.drop(large.number)
+        after = (client.pending, await client.refused())
+
+    assert ("m1", "something else", "ada") == (reused.id, reused.content, reused.conversation)
+    assert "id of its own" in reused.reason
+    assert (0, 2) == (counted.waiting, counted.refused)
+    assert (0, 0, []) == (after[0].waiting, after[0].refused, after[1])
+    assert ["taken", "first", "last"] == said(await place_log(place, "ada"))
+
+
+async def test_a_post_that_is_cancelled_is_sent_or_not_there(place: Place, tmp_path: Path) -> None:
+    """Never in the file and forgotten until the next start."""
+    async with place.client(queue=str(tmp_path / "q.db")) as client:
+        for n in range(20):
+            posting = asyncio.create_task(client.conversation("ada").post(f"m{n}"))
+            await asyncio.sleep(random.random() / 1000)
+            posting.cancel()
+            await asyncio.gather(posting, return_exceptions=True)
+        await client.conversation("ada").post("last")
+        await asyncio.sleep(0.2)
+        await asyncio.wait_for(client.drained(), 10)
+        pending = client.pending
+    with apsw.Connection(str(tmp_path / "q.db")) as db:
+        left = db.execute("select count(*) from outbox").fetchall()
+
+    assert (0, 0, [(0,)]) == (pending.waiting, pending.refused, left)
+
+
+async def test_a_token_that_ended_holds_messages_up_and_refuses_none(place: Place, tmp_path: Path) -> None:
+    """They go out as soon as the client is given a good one."""
+    async with place.client("ck_c_gone", queue=str(tmp_path / "q.db")) as client:
+        await client.conversation("ada").post("tea")
+        await until(lambda: client.pending.trouble)
+        held = client.pending
+        client.token = place.key
+        await asyncio.wait_for(client.drained(), 10)
+
+    assert (1, 0) == (held.waiting, held.refused)
+    assert "client.token" in held.trouble
+    assert ["tea"] == said(await place_log(place, "ada"))
+
+
+async def test_a_queue_belongs_to_one_process_and_one_server(place: Place, tmp_path: Path) -> None:
+    """Two would overtake each other; another server would get what is not for it."""
+    queue = str(tmp_path / "q.db")
+    async with Client(f"http://127.0.0.1:{free_port()}", queue=queue) as client:
+        await client.conversation("ada").post("tea")
+        with pytest.raises(Misconfigured, match="another process"):
+            await Client(place.url, queue=queue).open()
+    with pytest.raises(Misconfigured, match="holds messages for http"):
+        await Client(place.url, queue=queue).open()
+    (tmp_path / "text.db").write_text("not a database at all, " * 100)
+    with pytest.raises(Misconfigured, match="cannot be used"):
+        await Client(place.url, queue=str(tmp_path / "text.db")).open()
+    async with place.client() as client:
+        with pytest.raises(UsageError, match="no queue"):
+            await client.conversation("ada").post("tea")
+
+
+async def test_the_file_is_durable_at_each_answer(tmp_path: Path) -> None:
+    """WAL with synchronous=FULL: nothing that was answered is only in memory."""
+    outbox = Outbox(str(tmp_path / "q.db"), "http://host")
+    await outbox.open(lambda queued, told: asyncio.Event().wait())  # type: ignore[arg-type, return-value]
+    assert outbox._db is not None
+    found = [outbox._db.pragma("journal_mode"), outbox._db.pragma("synchronous")]
+    await outbox.close()
+
+    assert ["wal", 2] == found
+    assert apsw.SQLITE_VERSION_NUMBER >= 3_051_003
+
+
+async def test_the_sync_client_has_the_queue_too(place: Place, tmp_path: Path) -> None:
+    """Posted from a plain thread, sent by the client's own."""
+
+    def use() -> tuple[int, int]:
+        with SyncClient(place.url, place.key, queue=str(tmp_path / "q.db")) as client:
+            client.conversation("ada").post("tea")
+            client.drained()
+            return client.pending.waiting, len(client.refused())
+
+    assert (0, 0) == await asyncio.to_thread(use)
+    assert ["tea"] == said(await place_log(place, "ada"))
