@@ -1,4 +1,4 @@
-"""The reference bots: small, complete, and meant to be read and copied. A new one is one file and one line in DEMOS."""
+"""The reference bots: small, complete, and meant to be read and copied. A new one is one file and one line in BOTS."""
 
 from __future__ import annotations
 
@@ -10,21 +10,27 @@ from ..keep import Chatkeep
 
 
 class Demo(NamedTuple):
-    """A bot that can be run: what people see as its name, and the function that builds its Chatkeep for a store URL."""
+    """A bot that can be run. Calling it makes its Chatkeep on a store; only then is its module imported."""
 
     title: str
-    build: str
+    module: str
+
+    def __call__(self, url: str, **options: Any) -> Chatkeep[Any]:
+        """The bot on the store *url*; nothing is opened yet. *options* are those of its `build`, and `Settings`."""
+        keep: Chatkeep[Any] = import_module(f".{self.module}", __package__).build(url, **options)
+        return keep
 
 
-DEMOS = {
-    "restaurant": Demo("Bella Napoli", "restaurant:build"),
+BOTS = {
+    "restaurant": Demo("Bella Napoli", "restaurant"),
+    "bulk": Demo("Printworks", "bulk"),
+    "tutoring": Demo("Tutor Desk", "tutoring"),
+    "salon": Demo("Studio Rosa", "salon"),
 }
 
 
-def demo_for(name: str, url: str) -> Chatkeep[Any]:
-    """The Chatkeep of demo *name* on the store *url*; nothing is opened yet. Raises `UsageError` for an unknown name."""
-    if name not in DEMOS:
-        raise UsageError(f"There is no demo {name!r}; there are: {', '.join(DEMOS)}. Nothing was opened.")
-    module, _, function = DEMOS[name].build.partition(":")
-    keep: Chatkeep[Any] = getattr(import_module(f".{module}", __package__), function)(url)
-    return keep
+def demo_for(name: str, url: str, **options: Any) -> Chatkeep[Any]:
+    """The Chatkeep of bot *name* on the store *url*; nothing is opened yet. Raises `UsageError` for an unknown name."""
+    if name not in BOTS:
+        raise UsageError(f"There is no demo {name!r}; there are: {', '.join(BOTS)}. Nothing was opened.")
+    return BOTS[name](url, **options)
