@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import os
-import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import UTC, datetime
@@ -20,15 +17,15 @@ import click
 import msgspec
 
 from . import __version__
-from .demos import DEMOS, demo_for
+from .demos import BOTS, demo_for
 from .drivers import driver_for
+from .drivers.base import Finding
 from .errors import ChatkeepError, Corrupt, HandlerFailed, StoreError, Uncertain, UsageError
 from .keep import Chatkeep, Tenant
 from .model import Conversation, Message
+from .settings import CONFIG, seconds
 
 T = TypeVar("T")
-
-DEMO_STORE = "sqlite:///chatkeep-demo.db"
 
 EXITS: dict[type[ChatkeepError], int] = {
     UsageError: 2,
@@ -72,6 +69,7 @@ def main() -> None:
       chatkeep list chatkeep-demo.db         what is in the store, also while the demo runs
       chatkeep show chatkeep-demo.db ada     one conversation: state, log, what was set aside
       chatkeep check redis://127.0.0.1/0     whether a store is durable, and fit to be used
+      chatkeep serve app:keep                your bot, over HTTP
 
     STORE is a URL (sqlite:///chat.db) or the path of an SQLite file. These commands never create a file and never
     answer a message; a server that has the store open is not disturbed.
@@ -91,10 +89,10 @@ def main() -> None:
 
 @main.command()
 @click.argument("bot", default="restaurant", metavar="[BOT]")
-@click.option("--store", default=DEMO_STORE, show_default=True, help="URL or SQLite file; created when there is none.")
+@click.option("--store", help="URL or SQLite file; created when there is none. Otherwise one of the bot's own.")
 @click.option("--port", default=8765, show_default=True, type=click.IntRange(0, 65535), help="0 takes any free one.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="An address of this machine's own.")
-def demo(bot: str, store: str, port: int, host: str) -> None:
+def demo(bot: str, store: str | None, port: int, host: str) -> None:
     """Runs a demo bot with a chat page and an HTTP API, until Ctrl-C.
 
     There is no sign-in, so it listens on this machine only.
@@ -105,77 +103,42 @@ def demo(bot: str, store: str, port: int, host: str) -> None:
       chatkeep demo restaurant --store orders.db --port 0
     """
     try:
-        import uvicorn
-
-        from .server import create_app
+        from .server import create_app, serving
+        from .server.settings import ServerSettings
     except ImportError as missing:
         raise UsageError(
             f"The demo needs {missing.name!r}, which is not installed. Run: pip install 'chatkeep[server]'"
         ) from missing
+    store = store or store_of(bot)
     keep = demo_for(bot, url_of(store))
     asyncio.run(
         opened(Chatkeep(url_of(store)), nothing)
     )  # what is wrong with the store is said here, not in a traceback
-    listener = listen(host, port)
-    shown = f"[{host}]" if ":" in host else host
-    click.echo(f"{DEMOS[bot].title} is open: http://{shown}:{listener.getsockname()[1]}/")
+    if not serving.is_loopback(host):
+        raise UsageError(
+            f"{host} can be reached from other machines, and the demo has no sign-in; nothing was started. Use 127.0.0.1."
+        )
+    listener = serving.listening(
+        host, port, hint="Perhaps a demo runs there already: open it, or start this one with --port 0."
+    )
+    click.echo(f"{BOTS[bot].title} is open: {serving.address(listener)}")
     store = without_secret(store).removeprefix("sqlite:///")
     click.echo(f"Everything said there is kept in {store}. Ctrl-C stops it.")
     click.echo(f"Order something, then kill it (kill -9 {os.getpid()}) and start it again: the order is still there.")
     click.echo(f"Look inside meanwhile, in another terminal: chatkeep list {store}")
-    config = uvicorn.Config(
-        create_app(keep, title=DEMOS[bot].title),
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        ws="none",
-        lifespan="on",
-        limit_concurrency=1000,
-        timeout_graceful_shutdown=5,
-    )
-    # uvicorn raises the signal that stopped it once more when everything is closed.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: sys.exit(0))
-    uvicorn.Server(config).run(sockets=[listener])
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens on this machine only. Raises `UsageError`."""
-    if host != "localhost" and not is_loopback(host):
-        raise UsageError(
-            f"{host} can be reached from other machines, and the demo has no sign-in; nothing was started. Use 127.0.0.1."
-        )
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(128)
-    except OSError as fault:
-        listener.close()
-        raise UsageError(
-            f"Port {port} of {host} cannot be used ({fault.strerror}); nothing was started. "
-            "Perhaps a demo runs there already: open it, or start this one with --port 0."
-        ) from fault
-    return listener
-
-
-def is_loopback(host: str) -> bool:
-    """Whether *host* is an address that only this machine can reach."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    app = create_app(keep, title=BOTS[bot].title, anonymous=True)
+    settings = ServerSettings(anonymous=True)
+    served = serving.Lived(app, settings, keep, ends=app.state.streams.end)
+    serving.serve(serving.configured(served, settings, patience_s=5.0), listener)
 
 
 @main.command()
 @click.argument("bot", metavar="BOT")
-@click.option("--store", default=DEMO_STORE, show_default=True, help="URL or SQLite file; created when there is none.")
+@click.option("--store", help="URL or SQLite file; created when there is none. Otherwise one of the bot's own.")
 @click.option(
     "--conversation", default="terminal", show_default=True, metavar="NAME", help="Which conversation to be in."
 )
-def chat(bot: str, store: str, conversation: str) -> None:
+def chat(bot: str, store: str | None, conversation: str) -> None:
     """Talks to a demo bot in the terminal; Ctrl-D or /quit ends it.
 
     What was said before is shown first. Messages may also come through a pipe, one a line.
@@ -185,11 +148,16 @@ def chat(bot: str, store: str, conversation: str) -> None:
       chatkeep chat restaurant --conversation ada
       echo "2 margherita" | chatkeep chat restaurant --store orders.db
     """
-    keep = demo_for(bot, url_of(store))
+    keep = demo_for(bot, url_of(store or store_of(bot)))
     try:
         asyncio.run(opened(keep, lambda: talk(keep, conversation)))
     except KeyboardInterrupt:
         click.echo()
+
+
+def store_of(bot: str) -> str:
+    """Where a demo bot keeps its conversations unless told otherwise."""
+    return "chatkeep-demo.db" if bot == "restaurant" else f"chatkeep-{bot}.db"
 
 
 async def talk(keep: Chatkeep[Any], conversation: str) -> None:
@@ -246,6 +214,9 @@ def said(message: Message) -> None:
     if message.role != "system":
         who = {"user": "you", "assistant": "bot"}.get(message.role, message.role)
         click.echo(f"{who}: {plain(message.text).replace(chr(10), chr(10) + '     ')}")
+        parts = [part for part in message.content if isinstance(part, dict)]
+        if choices := [str(button.get("text", "")) for part in parts for button in part.get("buttons", ())]:
+            click.echo("     " + " ".join(f"[{plain(choice, line=True)}]" for choice in choices))
 
 
 # -- stores -------------------------------------------------------------------------------------------------------------
@@ -364,7 +335,8 @@ def history(
 @tenant_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def erase(store: str, conversation: str, tenant: str, yes: bool) -> None:
-    """Removes a conversation with its whole log. There is no way back."""
+    """Removes a conversation with its whole log, and the tokens for it. There is no way back."""
+    from . import grants
 
     async def work(of: Tenant[Any]) -> None:
         found = await found_in(of, conversation, store)
@@ -373,9 +345,11 @@ def erase(store: str, conversation: str, tenant: str, yes: bool) -> None:
                 f"Erase {plain(conversation, line=True)} with its {found.head} log entries for ever?", abort=True
             )
         await of.erase(conversation)
+        await grants.forget(keep, tenant, conversation)
         click.echo(f"{plain(conversation, line=True)} is erased.")
 
-    look(store, tenant, work)
+    keep = existing(store)
+    asyncio.run(opened(keep, lambda: work(keep.tenant(tenant))))
 
 
 @main.command()
@@ -437,7 +411,16 @@ def check(store: str, as_json: bool, strict: bool) -> None:
       chatkeep check redis://127.0.0.1:6379/0
       chatkeep check postgresql://bot@db.example/chat --strict
     """
-    findings = asyncio.run(driver_for(url_of(store)).examine())
+    report(
+        asyncio.run(driver_for(url_of(store)).examine()),
+        what=without_secret(url_of(store)),
+        as_json=as_json,
+        strict=strict,
+    )
+
+
+def report(findings: list[Finding], *, what: str, as_json: bool = False, strict: bool = False) -> None:
+    """Prints what was found out about a store; ends the program when it is not fit."""
     for finding in findings:
         if as_json:
             tell(finding._asdict())
@@ -450,9 +433,125 @@ def check(store: str, as_json: bool, strict: bool) -> None:
     warned = [finding for finding in findings if finding.level == "warn"]
     if not as_json:
         verdict = "not fit" if failed else f"fit, with {len(warned)} to look at" if warned else "fit"
-        click.echo(f"{verdict}: {plain(without_secret(url_of(store)))}")
+        click.echo(f"{verdict}: {plain(what)}")
     if failed:
         sys.exit(UNFIT)
+
+
+# -- serving ------------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("app", required=False, metavar="[MODULE:ATTRIBUTE]")
+@click.option("--host", help="Where to listen; 127.0.0.1 unless told otherwise.")
+@click.option("--port", type=click.IntRange(0, 65535), help="8765 unless told otherwise; 0 takes any free one.")
+@click.option("--workers", type=click.IntRange(1), metavar="N", help="Processes, each with its own Chatkeep.")
+@click.option(
+    "--config", metavar="FILE", type=click.Path(dir_okay=False), help="Settings; chatkeep.toml if there is one."
+)
+@click.option("--check", "only_check", is_flag=True, help="Look at settings, application and store; start nothing.")
+def serve(
+    app: str | None, host: str | None, port: int | None, workers: int | None, config: str | None, only_check: bool
+) -> None:
+    """Serves a Chatkeep (or an ASGI application) over HTTP, until Ctrl-C or SIGTERM.
+
+    What is not said here comes from the environment (CHATKEEP_PORT, CHATKEEP_HOSTS, CHATKEEP_SESSION_TTL, ...), else
+    from the file; docs/settings.md has all names. On a stop it finishes running turns. SIGHUP reads the flags again.
+
+    \b
+    Examples:
+      chatkeep serve app:keep
+      chatkeep serve app:keep --host 0.0.0.0 --port 80 --workers 4 --config /etc/chatkeep.toml
+      chatkeep serve app:keep --check
+    """
+    if config or (not os.environ.get(CONFIG) and os.path.isfile("chatkeep.toml")):
+        os.environ[CONFIG] = os.path.abspath(config or "chatkeep.toml")
+    try:
+        from .server import serving
+        from .server.settings import server_settings_from
+    except ImportError as missing:
+        raise UsageError(
+            f"Serving needs {missing.name!r}, which is not installed. Run: pip install 'chatkeep[server]'"
+        ) from missing
+    said = {"app": app, "host": host, "port": port, "workers": workers}
+    settings = server_settings_from({name: value for name, value in said.items() if value is not None})
+    if not only_check:
+        serving.run(settings)
+        return
+    keep = serving.check(serving.loaded(settings.app), settings)
+    click.echo(f"ok    settings        {settings.app}: settings and application are fit to be served")
+    if keep is not None:
+        report(asyncio.run(keep._engine.store.driver.examine()), what=settings.app)
+
+
+# -- service keys -------------------------------------------------------------------------------------------------------
+
+
+@main.group()
+def key() -> None:
+    """Service keys: what backends and operators show to use the HTTP API of a whole tenant."""
+
+
+@key.command("create")
+@store_argument
+@click.option("--tenant", default="", metavar="NAME", help="Whose conversations; without it, the default one's.")
+@click.option("--label", default="", metavar="TEXT", help="What it is for.")
+@click.option("--expires", metavar="DURATION", help='When it ends by itself, such as "90d"; never, unless told.')
+@json_option
+def create_key(store: str, tenant: str, label: str, expires: str | None, as_json: bool) -> None:
+    """Makes a service key, and shows it this once.
+
+    \b
+    Example:
+      chatkeep key create chat.db --tenant salon --label ci --expires 90d
+    """
+    from . import grants
+
+    try:
+        expires_in = None if expires is None else seconds(expires)
+    except ValueError as fault:
+        raise UsageError(f"{fault}. No key was made.") from None
+    keep = existing(store)
+    issued = asyncio.run(opened(keep, lambda: grants.create_key(keep, tenant, label=label, expires_in=expires_in)))
+    if as_json:
+        tell(issued)
+        return
+    click.echo(issued.token)
+    click.echo(f"That is key {issued.id}; it is kept nowhere and not shown again.", err=True)
+
+
+@key.command("list")
+@store_argument
+@json_option
+def list_keys(store: str, as_json: bool) -> None:
+    """Lists the service keys of a store: what they are for, never what they are."""
+    from . import grants
+
+    keep = existing(store)
+    keys = asyncio.run(opened(keep, lambda: grants.list_keys(keep)))
+    for found in keys:
+        if as_json:
+            tell(found)
+            continue
+        ends = "revoked" if found.revoked else f"until {when(found.expires_at)}" if found.expires_at else "for ever"
+        used = f"last used {when(found.last_used_at)}" if found.last_used_at else "not used yet"
+        tenant, label = plain(found.tenant, line=True) or "(default)", plain(found.label, line=True) or "(no label)"
+        click.echo(f"{found.id}  tenant {tenant}  {label}  made {when(found.created_at)}, {ends}, {used}")
+    if not keys and not as_json:
+        click.echo("There are no service keys.")
+
+
+@key.command("revoke")
+@store_argument
+@click.argument("id", metavar="ID")
+def revoke_key(store: str, id: str) -> None:
+    """Ends a service key; every server on the store refuses it within two seconds."""
+    from . import grants
+
+    keep = existing(store)
+    if not asyncio.run(opened(keep, lambda: grants.revoke_key(keep, id))):
+        raise ChatkeepError(f"There is no key {plain(id, line=True)!r}. `chatkeep key list` has those there are.")
+    click.echo(f"Key {plain(id, line=True)} is revoked.")
 
 
 # -- what they share ----------------------------------------------------------------------------------------------------
@@ -470,7 +569,9 @@ def existing(store: str) -> Chatkeep[Any]:
     scheme, _, path = url.partition(":///")
     if scheme == "sqlite" and not os.path.isfile(path):
         raise UsageError(f"There is no file {path}; nothing was created. Name the store that the bot writes to.")
-    return Chatkeep(url, schema=0)
+    return Chatkeep(
+        url, schema=0, on_outage="refuse", journal=None, cache=None
+    )  # a server's journal is not ours to open
 
 
 def url_of(store: str) -> str:

@@ -443,6 +443,8 @@ class Engine(Generic[State]):
                 after, said = await self.store.commit(snapshot, decide, at=self.clock())
             except Duplicate:
                 return None
+        if failure is not None and said is not None:
+            self.statistics.dead += after.record.dead != snapshot.record.dead
         if said is None:
             self.statistics.reruns += 1
             self._share(key)
@@ -906,7 +908,7 @@ class Engine(Generic[State]):
             lane.sending = number
         async with self._renewing(row.key, lane):
             sent = await self.outlet.send(
-                row.key.id, message.content, key=f"{row.born}.{number}", skip=delivery.parts, at=now
+                row.key.id, message.content, key=f"{row.born}.{number}@{row.key.id}", skip=delivery.parts, at=now
             )
         lane.sending = 0
         retry_at = self.clock() + self._pause_after(delivery.tries + 1)

@@ -19,10 +19,10 @@ from msgspec import Struct, structs
 from .codec import key_for
 from .drivers.base import mark_of
 from .errors import UsageError
-from .register import Register
 
 if TYPE_CHECKING:
     from .keep import Chatkeep
+    from .register import Register
 
 Kind = Literal["service", "token", "share"]
 Scope = Literal["read", "send", "state:read", "state:write", "share", "erase"]
@@ -131,7 +131,7 @@ def id_of(name: str) -> str:
 
 def grants_of(keep: Chatkeep[Any]) -> Register[Grant]:
     """Where the grants of all tenants are kept."""
-    return Register(keep._engine.store, "access", Grant, clock=keep._engine.clock)
+    return keep.register("access", Grant)
 
 
 async def create_key(keep: Chatkeep[Any], tenant: str, *, label: str = "", expires_in: float | None = None) -> Issued:
@@ -151,7 +151,7 @@ async def list_keys(keep: Chatkeep[Any]) -> list[Listed]:
 async def revoke_key(keep: Chatkeep[Any], id: str) -> bool:
     """Ends a service key; False when there is no such key. Twice is fine."""
     name = await _found(keep, KEYS, id)
-    return name is not None and await _end(keep, name)
+    return name is not None and await _end(keep, name) is not None
 
 
 async def issue_token(
@@ -183,32 +183,39 @@ async def issue_share(
     tenant: str,
     conversation: str,
     *,
+    maker: str,
     scopes: Iterable[str] = TOKEN_SCOPES,
     expires_in: float = SHARE_S,
     uses: int = 1,
-    until: float | None = None,
-    family: str = "",
-) -> Issued:
-    """Makes a share of a conversation, to be redeemed *uses* times for tokens that expire by *until*.
+) -> Issued | None:
+    """Makes a share of a conversation, to be redeemed *uses* times; None when its maker has no right any more.
 
-    *family*: of the token that makes it; the share ends when that is revoked.
+    *maker* is the name of a grant. Neither the share nor what it is redeemed for outlives it, if that is a token.
     """
-    now = keep._engine.clock()
-    expires_at = now + expires_in
+    grants, now = grants_of(keep), keep._engine.clock()
+    held = await grants.get(maker)
+    token = held if held is not None and held.kind == "token" else None
+    until = token.expires_at if token else None
     grant = Grant(
         kind="share",
         tenant=tenant,
         conversation=conversation,
         scopes=checked(scopes),
-        family=family,
+        family=token.family if token else "",
         created_at=now,
-        expires_at=expires_at if until is None else min(expires_at, until),
+        expires_at=min(now + expires_in, until or now + expires_in),
         uses=uses,
         until=until,
     )
     owner = owner_of(tenant, conversation)
     await _tidy(keep, owner, now)
-    return await _issue(keep, grant, owner=owner)
+    issued = await _issue(keep, grant, owner=owner)
+    # Looked at only now: whoever revokes the maker ends the shares that are there by then.
+    held = await grants.get(maker)
+    if held is None or held.over(now):
+        await grants.erase(str(name_of(issued.token)))
+        return None
+    return issued
 
 
 async def redeem(keep: Chatkeep[Any], share: str) -> tuple[str, Issued] | None:
@@ -267,12 +274,13 @@ async def revoke(keep: Chatkeep[Any], tenant: str, conversation: str, id: str) -
     """Ends a token or share, what it was rotated from, and the shares it has made; False when there is no such thing."""
     owner = owner_of(tenant, conversation)
     name = await _found(keep, owner, id)
-    if name is None or not await _end(keep, name):
+    ended = await _end(keep, name) if name else None
+    if ended is None:
         return False
-    ended = await grants_of(keep).get(name)
-    async for other, grant in _grants(keep, owner):
-        if ended is not None and ended.kind == "token" and grant.family == ended.family and not grant.revoked:
-            await _end(keep, other)
+    if ended.kind == "token":
+        async for other, grant in _grants(keep, owner):
+            if grant.family == ended.family and not grant.revoked:
+                await _end(keep, other)
     return True
 
 
@@ -344,11 +352,11 @@ async def _grants(keep: Chatkeep[Any], owner: str) -> AsyncIterator[tuple[str, G
         yield name, grant
 
 
-async def _end(keep: Chatkeep[Any], name: str) -> bool:
+async def _end(keep: Chatkeep[Any], name: str) -> Grant | None:
     def end(held: Grant | None) -> Grant | None:
         return held and structs.replace(held, revoked=True)
 
-    return await grants_of(keep).change(name, end) is not None
+    return await grants_of(keep).change(name, end)
 
 
 async def _tidy(keep: Chatkeep[Any], owner: str, now: float) -> None:

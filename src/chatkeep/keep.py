@@ -13,7 +13,7 @@ from .cache import Cache, CacheStatistics
 from .codec import LONGEST_ID, RESERVED, StateCodec, key_for
 from .deliveries import Outlet, Sending, sendings
 from .drivers import driver_for
-from .drivers.base import Driver, Index, Key, Row
+from .drivers.base import Driver, Index, Key, Row, mark_of
 from .engine import EVERYWHERE, Engine, EngineStatistics, owned
 from .errors import BadMessage, Corrupt, Misconfigured, Replaced, Unavailable, Unsupported, UsageError
 from .handlers import Handler, handler_for
@@ -367,6 +367,14 @@ class Tenant(Generic[State]):
         which = id or f"until:{until}"
         await self._engine.note(self._key(conversation), f"status:{status}:{which}"[: LONGEST_ID - 1], metadata)
 
+    async def note_unknown(self, conversation: str, id: str, *, reason: str, raw: Any) -> None:
+        """Keeps something that came in through a channel and cannot be answered: shown with the log, and not dropped.
+
+        The same *id* again has no second effect.
+        """
+        metadata = {"kind": "unknown", "reason": reason[:500], "raw": raw}
+        await self._engine.note(self._key(conversation), f"unknown:{mark_of(self._key(id or '-'))}", metadata)
+
     async def switch(self, on: bool, conversation: str | None = None, *, unread: str = "answer") -> None:
         """
         Switches the bot off, or on again: for one conversation, or for all of this tenant (on a Chatkeep: of all
@@ -518,7 +526,7 @@ class Chatkeep(Tenant[State]):
 
     def deliver(self, outlet: Outlet) -> None:
         """
-        Sends replies out through *outlet*, which says whose: see `chatkeep.channels.ChannelOutlet`.
+        Sends replies out through *outlet*, which says whose: see `chatkeep.channels.outlet.ChannelOutlet`.
 
         In order, one at a time, each under a key that never changes; one that fails for the moment is tried again with
         growing pauses, also by another instance after a crash. What became of it is in `deliveries`. Every instance on

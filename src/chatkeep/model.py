@@ -190,9 +190,9 @@ class Turn(Generic[State]):
         """What the user wrote; several messages answered together are one a line."""
         return "\n".join(message.text for message in self.messages)
 
-    def reply(self, content: Content) -> None:
-        """Adds a reply, in order, before whatever the handler returns."""
-        self.replies.append(content)
+    def reply(self, content: Content | Part) -> None:
+        """Adds a reply, in order, before whatever the handler returns: text, a JSON part, or a list of parts."""
+        self.replies.append([content] if isinstance(content, dict) else content)
 
     async def step(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """

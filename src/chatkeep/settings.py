@@ -198,20 +198,25 @@ class Given(NamedTuple):
 def settings_from(options: Mapping[str, object]) -> Settings:
     """Settings from keyword arguments, the environment and the file. Raises `Misconfigured` with everything that is
     wrong in one message."""
-    known = Settings.__struct_fields__
-    faults = [f"{name} is not a setting{instead(name, known)}" for name in options if name not in known]
-    found, unread = given(Settings, options)
-    faults += unread
-    for name, (value, source) in found.items():
-        faults += [from_source(fault, source) for fault in faults_of(name, value)]
-    if value_of(found, "on_outage") == "journal" and not value_of(found, "journal"):
-        faults.append('on_outage="journal" needs journal="/path/to/journal.db", a file on this host')
+    found, faults = settings_given(options)
     if faults:
         raise Misconfigured("; ".join(faults) + ". Nothing was opened.")
     values: dict[str, Any] = {name: value for name, (value, _) in found.items()}
     if not isinstance(values.get("flags", Flags()), Flags):
         values["flags"] = Flags(values["flags"])
     return Settings(**values)
+
+
+def settings_given(options: Mapping[str, object]) -> tuple[dict[str, Given], list[str]]:
+    """What was given for the fields of `Settings`, and everything that is wrong with it."""
+    known = Settings.__struct_fields__
+    found, faults = given(Settings, options)
+    faults[:0] = [f"{name} is not a setting{instead(name, known)}" for name in options if name not in known]
+    for name, (value, source) in found.items():
+        faults += [from_source(fault, source) for fault in faults_of(name, value)]
+    if value_of(found, "on_outage") == "journal" and not value_of(found, "journal"):
+        faults.append('on_outage="journal" needs journal="/path/to/journal.db", a file on this host')
+    return found, faults
 
 
 def faults_of(name: str, value: object) -> list[str]:
@@ -323,7 +328,10 @@ def strangers(known: Collection[str]) -> list[str]:
     variables |= {f"{variable}_FILE" for variable in variables} | {CONFIG}
     there = [name for name in os.environ if name.startswith(PREFIX)]
     faults = [f"{name} is not a setting{instead(name, variables)}" for name in there if name not in variables]
-    file, path = file_settings()
+    try:
+        file, path = file_settings()
+    except Misconfigured:  # which `given` tells
+        return faults
     return faults + [
         from_source(f"{name} is not a setting{instead(name, known)}", path) for name in file if name not in known
     ]
@@ -349,7 +357,5 @@ def shown(name: str, value: object) -> str:
     """*value* as it may be printed."""
     if name not in SECRETS or value is None:
         return "Flags()" if isinstance(value, Flags) else repr(value)
-    parts = urlsplit(str(value))
-    return repr(
-        f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.netloc or parts.path else "***"
-    )
+    parts = urlsplit(value if isinstance(value, str) else "")
+    return repr(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.scheme else "***")

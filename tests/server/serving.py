@@ -13,7 +13,9 @@ from urllib.parse import quote
 import uvicorn
 
 from chatkeep import Chatkeep
+from chatkeep.grants import create_key
 from chatkeep.server import create_app
+from chatkeep.server.protocol import PromptProtocol
 
 PATIENCE_S = 10.0
 
@@ -32,25 +34,30 @@ class Answer(NamedTuple):
 
 
 class Client:
-    """Speaks HTTP/1.1 to one port, one connection a request."""
+    """Speaks HTTP/1.1 to one port, one connection a request, with a service key of the tenant ""."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, key: str) -> None:
         self.port = port
+        self.key = key
 
-    async def raw(self, request: bytes) -> Answer:
-        """Sends bytes as they are and reads to the end."""
+    async def raw(self, request: bytes, *, bodyless: bool = False) -> Answer:
+        """Sends bytes as they are and reads to the end; *bodyless*: as the answer to a HEAD."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             writer.write(request)
-            return await answer_from(reader)
+            return await answer_from(reader, bodyless=bodyless)
         finally:
             writer.close()
 
     async def ask(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> Answer:
-        """One request, with a JSON content type and a Host unless *headers* say otherwise."""
-        told = {"Host": f"127.0.0.1:{self.port}", "Connection": "close"}
+        """One request, with a JSON content type, a Host and the key unless *headers* say otherwise ("": not at all)."""
+        told = {
+            "Host": f"127.0.0.1:{self.port}",
+            "Connection": "close",
+            "Authorization": self.key and f"Bearer {self.key}",
+        }
         if body is not None:
             told |= {"Content-Type": "application/json", "Content-Length": str(len(body))}
         told |= headers or {}
@@ -62,9 +69,16 @@ class Client:
         return await self.ask("POST", path_of(conversation), json.dumps(message).encode(), headers)
 
     async def log(self, conversation: str, query: str = "") -> list[dict[str, Any]]:
-        """The messages of a conversation."""
-        found: list[dict[str, Any]] = (await self.ask("GET", path_of(conversation) + query)).json["messages"]
+        """The messages of a conversation; none when there is no such conversation."""
+        answer = await self.ask("GET", path_of(conversation) + query)
+        assert answer.status in (200, 404), answer
+        found: list[dict[str, Any]] = answer.json["messages"] if answer.status == 200 else []
         return found
+
+    def opening(self, method: str, path: str, *lines: str) -> bytes:
+        """A request with the key, up to and with the end of its headers."""
+        told = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {self.key}", *lines, "", ""]
+        return "\r\n".join(told).encode()
 
 
 def path_of(conversation: str) -> str:
@@ -72,28 +86,38 @@ def path_of(conversation: str) -> str:
     return f"/v1/conversations/{quote(conversation, safe='')}/messages"
 
 
-async def answer_from(reader: asyncio.StreamReader) -> Answer:
+async def answer_from(reader: asyncio.StreamReader, *, bodyless: bool = False) -> Answer:
     """The answer on a connection that ends after it."""
     async with asyncio.timeout(PATIENCE_S):
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
-        body = await reader.readexactly(int(headers.get("content-length", 0))) if head[0].split()[1] != "304" else b""
+        bodyless = bodyless or head[0].split()[1] in ("204", "304")
+        body = b"" if bodyless else await reader.readexactly(int(headers.get("content-length", 0)))
     return Answer(int(head[0].split()[1]), headers, body)
 
 
 @asynccontextmanager
 async def served(keep: Chatkeep[Any], **options: Any) -> AsyncIterator[Client]:
-    """Serves *keep* until the end of the block."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    """Serves *keep* until the end of the block, by `create_app(keep, **options)`."""
     app = create_app(keep, **({"title": "A bot"} | options))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="none", lifespan="on"))
+    async with serving(app) as port:
+        yield Client(port, (await create_key(keep, "")).token)
+
+
+@asynccontextmanager
+async def serving(app: Any) -> AsyncIterator[int]:
+    """Serves any application until the end of the block: its port."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # (asyncio does so for sockets that it makes itself)
+    config = uvicorn.Config(app, log_level="critical", ws="none", lifespan="on", http=PromptProtocol)
+    server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         async with asyncio.timeout(PATIENCE_S):
             while not server.started:
                 assert not task.done(), "the server did not start"
                 await asyncio.sleep(0.005)
-        yield Client(listener.getsockname()[1])
+        yield listener.getsockname()[1]
     finally:
         server.should_exit = True
         async with asyncio.timeout(PATIENCE_S):

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import apsw
 import pytest
+from fastapi import FastAPI
+from starlette.applications import Starlette
 
 from chatkeep import Chatkeep, Turn, Unavailable, Uncertain
 from chatkeep.drivers.memory import MemoryDriver
-from chatkeep.server import wire
+from chatkeep.grants import create_key
+from chatkeep.server import create_app, wire
 
 from ..conftest import until
-from .serving import Client, answer_from, path_of, served
+from .serving import Client, answer_from, path_of, served, serving
 
 PROBLEM = "application/problem+json"
 
@@ -61,21 +66,89 @@ async def test_a_message_is_answered_and_both_are_in_the_log() -> None:
 
 
 async def test_the_same_id_again_has_no_second_effect() -> None:
-    """In the body, in an Idempotency-Key with or without quotes; the body's id stands when there are both."""
+    """In the body, or in an Idempotency-Key with or without quotes: the recorded receipt, marked as replayed."""
     async with served(counting()) as client:
-        first = await client.post("ada", {"content": "tea", "id": "m1"})
+        first = await client.post("ada", {"content": "tea", "id": "m1", "metadata": {"b": 1, "a": 2}})
+        same = {"content": "tea", "metadata": {"a": 2, "b": 1}}
         others = [
-            await client.post("ada", {"content": "tea", "id": "m1"}),
-            await client.post("ada", {"content": "tea"}, {"Idempotency-Key": "m1"}),
-            await client.post("ada", {"content": "tea"}, {"Idempotency-Key": '"m1"'}),
-            await client.post("ada", {"content": "tea", "id": "m1"}, {"Idempotency-Key": "m2"}),
+            await client.post("ada", same | {"id": "m1"}),
+            await client.post("ada", same, {"Idempotency-Key": "m1"}),
+            await client.post("ada", same, {"Idempotency-Key": '"m1"'}),
+            await client.post("ada", same | {"id": "m1"}, {"Idempotency-Key": '"m1"'}),
+            await client.post("ada", same, {"Idempotency-Key": '"m1"', "Prefer": "respond-async"}),
         ]
         log = await client.log("ada")
 
-    assert [(200, True, first.json["replies"])] * 4 == [
-        (other.status, other.json["duplicate"], other.json["replies"]) for other in others
+    assert "idempotent-replayed" not in first.headers
+    assert [(200, "true", first.json | {"duplicate": True})] * 5 == [
+        (other.status, other.headers["idempotent-replayed"], other.json) for other in others
     ]
     assert 2 == len(log)
+    assert {"a": 2, "b": 1} == log[0]["metadata"]
+
+
+async def test_a_key_that_means_something_else_is_refused() -> None:
+    """Other content or metadata under a known key, two names at once, or what is no key: nothing is touched."""
+    async with served(counting()) as client:
+        await client.post("ada", {"content": [{"n": 1}], "id": "m1"})
+        reused = [
+            await client.post("ada", message, {"Idempotency-Key": '"m1"'})
+            for message in (
+                {"content": "tea"},
+                {"content": [{"n": True}]},
+                {"content": [{"n": 1.0}]},
+                {"content": [{"n": 1}], "metadata": {"a": 1}},
+            )
+        ]
+        bare = await client.post("ada", {"content": "tea", "id": "m1"})
+        different = await client.post("ada", {"content": [{"n": 1}], "id": "m1"}, {"Idempotency-Key": '"m2"'})
+        wrong = [
+            await client.post("ada", {"content": "x"}, {"Idempotency-Key": key})
+            for key in ('""', '"a', "a b", '"a"b"', "\u00e9", '"a\\b"')
+        ]
+        twice = await client.post("ada", {"content": "x"}, {"Idempotency-Key": "a", "idempotency-key": "b"})
+        escaped = await client.post("ada", {"content": "x"}, {"Idempotency-Key": r'"a\"b\\"'})
+        log = await client.log("ada")
+
+    assert [(422, PROBLEM, "urn:chatkeep:key-reused")] * 5 == [
+        (answer.status, answer.headers["content-type"], answer.json["type"]) for answer in [*reused, bare]
+    ]
+    assert [400] * 8 == [answer.status for answer in [different, *wrong, twice]]
+    assert 'a"b\\' == escaped.json["id"]
+    assert 4 == len(log)
+
+
+async def test_a_key_whose_message_is_being_answered_says_so() -> None:
+    """409 and when to ask again, instead of waiting; a body's id alone waits for the answer."""
+    keep: Chatkeep[Any] = Chatkeep("memory://")
+    thinking = asyncio.Event()
+
+    @keep.on_message
+    async def bot(turn: Turn[Any]) -> str:
+        await thinking.wait()
+        return "done"
+
+    key = {"Idempotency-Key": '"m1"'}
+    async with served(keep) as client:
+        first = asyncio.create_task(client.post("ada", {"content": "go"}, key))
+        await until(lambda: logged(client, "ada", 1))
+        early = await client.post("ada", {"content": "go"}, key)
+        later = await client.post("ada", {"content": "go"}, key | {"Prefer": "respond-async"})
+        other = await client.post("ada", {"content": "stop"}, key)
+        joined = asyncio.create_task(client.post("ada", {"content": "go", "id": "m1"}))
+        await asyncio.sleep(0.05)
+        waits = not joined.done()
+        thinking.set()
+        receipts = [(await first).json, (await joined).json, (await client.post("ada", {"content": "go"}, key)).json]
+
+    assert (409, "urn:chatkeep:still-running", "1") == (early.status, early.json["type"], early.headers["retry-after"])
+    assert (202, "accepted", True) == (later.status, later.json["status"], later.json["duplicate"])
+    assert (422, "urn:chatkeep:key-reused") == (other.status, other.json["type"])
+    assert waits
+    assert [("answered", False), ("answered", True), ("answered", True)] == [
+        (receipt["status"], receipt["duplicate"]) for receipt in receipts
+    ]
+    assert [receipts[0]["replies"]] * 2 == [receipt["replies"] for receipt in receipts[1:]]
 
 
 async def test_respond_async_answers_before_the_bot_does() -> None:
@@ -130,22 +203,22 @@ HOSTILE: dict[str, tuple[int, bytes, dict[str, str]]] = {
     "a name twice, inside": (400, b'{"content":[{"a":1,"a":2}]}', {}),
     "NaN": (400, b'{"content":[{"a":NaN}]}', {}),
     "infinity": (400, b'{"content":[{"a":-Infinity}]}', {}),
-    "too large a float": (422, b'{"content":[{"a":1e999}]}', {}),
+    "too large a float": (400, b'{"content":[{"a":1e999}]}', {}),
     "300 digits": (422, b'{"content":[{"a":' + b"9" * 300 + b"}]}", {}),
     "5000 digits": (400, b'{"content":[{"a":' + b"9" * 5000 + b"}]}", {}),
     "half a character": (400, b'{"content":"\\ud83c"}', {}),
     "half a character, inside": (400, b'{"content":[{"a":["\\udf55"]}]}', {}),
     "NUL": (422, b'{"content":"a\\u0000b"}', {}),
-    "NUL in the id": (422, b'{"content":"x","id":"\\u0000"}', {}),
-    "empty id": (422, b'{"content":"x","id":""}', {}),
-    "long id": (422, b'{"content":"x","id":"' + b"i" * 513 + b'"}', {}),
+    "NUL in the id": (400, b'{"content":"x","id":"\\u0000"}', {}),
+    "empty id": (400, b'{"content":"x","id":""}', {}),
+    "long id": (400, b'{"content":"x","id":"' + b"i" * 513 + b'"}', {}),
     "long key": (422, b'{"content":"x"}', {"Idempotency-Key": "k" * 513}),
     "not UTF-8": (400, b'{"content":"\xff"}', {}),
     "UTF-16": (400, '{"content":"x"}'.encode("utf-16"), {}),
     "byte order mark": (400, b'\xef\xbb\xbf{"content":"x"}', {}),
     "comment": (400, b'{"content":"x"/**/}', {}),
     "deep": (400, NESTED, {}),
-    "a hundred deep": (422, b'{"content":[{"a":' + b"[" * 100 + b"]" * 100 + b"}]}", {}),
+    "a hundred deep": (400, b'{"content":[{"a":' + b"[" * 100 + b"]" * 100 + b"}]}", {}),
     "over the message limit": (413, b'{"content":"' + b"x" * 300_000 + b'"}', {}),
     "a form": (415, b"content=x", {"Content-Type": "application/x-www-form-urlencoded"}),
     "text": (415, b'{"content":"x"}', {"Content-Type": "text/plain"}),
@@ -176,16 +249,11 @@ async def test_what_is_not_a_message_is_refused_and_leaves_nothing() -> None:
 
 async def test_a_body_over_the_limit_is_refused_before_it_is_read() -> None:
     """With a Content-Length nothing of it is read; in chunks, little more than the limit."""
-    async with served(counting(message_limit=1000)) as client:
-        declared = await client.raw(
-            b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99999999999\r\n\r\n"
-            % path_of("ada").encode()
-        )
+    async with served(counting(message_limit=1000, state_limit=1000)) as client:
+        kind = "Content-Type: application/json"
+        declared = await client.raw(client.opening("POST", path_of("ada"), kind, "Content-Length: 99999999999"))
         reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
-        writer.write(
-            b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
-            % path_of("ada").encode()
-        )
+        writer.write(client.opening("POST", path_of("ada"), kind, "Transfer-Encoding: chunked"))
         answered = asyncio.create_task(answer_from(reader))
         sent = 0
         try:
@@ -214,10 +282,8 @@ async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.M
     """Half a body, then silence: 408."""
     monkeypatch.setattr(wire, "PATIENCE_S", 0.1)
     async with served(counting()) as client:
-        answer = await client.raw(
-            b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{"
-            % path_of("ada").encode()
-        )
+        lines = ("Content-Type: application/json", "Content-Length: 50")
+        answer = await client.raw(client.opening("POST", path_of("ada"), *lines) + b"{")
 
     assert (408, PROBLEM) == (answer.status, answer.headers["content-type"])
 
@@ -271,7 +337,7 @@ async def test_an_id_that_cannot_be_is_refused() -> None:
         "/v1/conversations/x/message%73": 404,
         "/v1/conversations/x/messages/": 404,
         "/v1/%63onversations/x/messages": 404,
-        "/v1/conversations": 404,
+        "/v1": 404,
         "/chat.py": 404,
     }
     async with served(counting()) as client:
@@ -283,7 +349,7 @@ async def test_an_id_that_cannot_be_is_refused() -> None:
     assert {PROBLEM} == {answer.headers["content-type"] for answer in answers.values()}
     assert 400 == unescaped.status
     assert (405, PROBLEM) == (deleted.status, deleted.headers["content-type"])
-    assert {"GET", "HEAD", "POST"} == {method.strip() for method in deleted.headers["allow"].split(",")}
+    assert {"GET", "HEAD", "POST", "OPTIONS"} == {method.strip() for method in deleted.headers["allow"].split(",")}
 
 
 async def test_a_request_under_another_name_is_refused() -> None:
@@ -492,3 +558,173 @@ async def test_the_store_is_open_exactly_while_the_server_runs() -> None:
     assert (200, {"status": "ok"}) == (health.status, health.json)
     with pytest.raises(Unavailable):
         await keep.receive("ada", "x")
+
+
+# -- conversations ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_service_key_begins_conversations() -> None:
+    """201 once, 200 after; under its own id or one of the server's; Location leads there; what is no id is refused."""
+    keep = counting()
+    async with served(keep) as client:
+        first = await client.ask("POST", "/v1/conversations", b'{"id":"a/b","owner":"ada"}')
+        again = await client.ask("POST", "/v1/conversations", b'{"id":"a/b","owner":"eve"}')
+        named = [await client.ask("POST", "/v1/conversations", body) for body in (b"{}", None, b'{"owner":"ada"}')]
+        found = await client.ask("GET", first.headers["location"])
+        bad = {
+            body: (await client.ask("POST", "/v1/conversations", body)).status
+            for body in (b'{"id":""}', b'{"id":"\\u0000"}', b'{"id":1}', b'{"name":"x"}', b"[]", b'{"cookie":true}')
+        }
+        form = await client.ask("POST", "/v1/conversations", b"", {"Content-Type": "application/x-www-form-urlencoded"})
+
+    assert (201, {"id": "a/b", "revision": first.json["revision"], "created": True}) == (first.status, first.json)
+    assert "/v1/conversations/a%2Fb" == first.headers["location"]
+    assert (200, first.json | {"created": False}) == (again.status, again.json)
+    assert [201] * 3 == [answer.status for answer in named]
+    assert 3 == len({answer.json["id"] for answer in named})
+    assert (200, "a/b", "ada", []) == (found.status, found.json["id"], found.json["owner"], found.json["messages"])
+    assert f'"{first.json["revision"]}"' == found.headers["etag"]
+    assert [400, 400, 400, 400, 400, 422] == list(bad.values())
+    assert 415 == form.status
+
+
+async def test_a_conversation_is_shown_with_its_last_messages() -> None:
+    """As many as are asked for, also more than a turn's window; notes are left out; the state is there."""
+    keep = counting(history=3)
+    async with served(keep) as client:
+        for number in range(5):
+            await client.post("ada", {"content": f"m{number}"})
+            await keep.change("ada", lambda state: None)
+        answers = {
+            count: (await client.ask("GET", f"/v1/conversations/ada?messages={count}")).json for count in (0, 1, 7, 500)
+        }
+        usual = (await client.ask("GET", "/v1/conversations/ada")).json
+        log = await client.log("ada")
+        wrong = [
+            (await client.ask("GET", f"/v1/conversations/ada?{query}")).status for query in ("messages=501", "limit=1")
+        ]
+        nobody = await client.ask("GET", "/v1/conversations/bob")
+
+    assert {count: log[len(log) - min(count, 10) :] for count in answers} == {
+        count: answer["messages"] for count, answer in answers.items()
+    }
+    assert (15, 0, True, [], {"count": 5}, 1) == tuple(
+        usual[name] for name in ("head", "unread", "on", "dead", "state", "session")
+    )
+    assert log == usual["messages"]
+    assert [400, 400] == wrong
+    assert (404, "urn:chatkeep:not-found") == (nobody.status, nobody.json["type"])
+
+
+async def test_conversations_are_listed_and_erased() -> None:
+    """By owner, bounded; an erased one is gone, with its tokens, and erasing it twice is fine."""
+    keep = counting()
+    async with served(keep) as client:
+        for name, owner in (("a1", "ada"), ("a2", "ada"), ("b1", "bob")):
+            body = json.dumps({"id": name, "owner": owner}).encode()
+            await client.ask("POST", "/v1/conversations", body)
+        token = (await client.ask("POST", "/v1/conversations/a1/tokens", b'{"scopes":["read"]}')).json["token"]
+        lists = {
+            query: {
+                found["id"] for found in (await client.ask("GET", f"/v1/conversations{query}")).json["conversations"]
+            }
+            for query in ("", "?owner=ada", "?owner=eve")
+        }
+        one = (await client.ask("GET", "/v1/conversations?limit=1")).json["conversations"]
+        erased = [(await client.ask("DELETE", "/v1/conversations/a1")).status for _ in range(2)]
+        gone = await client.ask("GET", "/v1/conversations/a1")
+        refused = await client.ask("GET", "/v1/conversations/a1", headers={"Authorization": f"Bearer {token}"})
+
+    assert {"": {"a1", "a2", "b1"}, "?owner=ada": {"a1", "a2"}, "?owner=eve": set()} == lists
+    assert 1 == len(one)
+    assert {"id", "owner", "session", "head", "unread", "on", "dead", "updated_at"} == set(one[0])
+    assert [204, 204] == erased
+    assert 404 == gone.status
+    assert 401 == refused.status
+
+
+async def test_a_visitor_is_given_a_conversation_and_its_token() -> None:
+    """Only where the server lets visitors in; they choose neither id nor owner, and reach nothing else."""
+    async with served(counting()) as client:
+        closed = await client.ask("POST", "/v1/conversations", b"{}", {"Authorization": ""})
+    async with served(counting(), anonymous=True, visitor_scopes=["read", "send"]) as client:
+        made = await client.ask("POST", "/v1/conversations", b"{}", {"Authorization": ""})
+        key = {"Authorization": f"Bearer {made.json['token']}"}
+        chosen = [
+            (await client.ask("POST", "/v1/conversations", body, {"Authorization": ""})).status
+            for body in (b'{"id":"x"}', b'{"owner":"x"}')
+        ]
+        said = await client.post(made.json["id"], {"content": "tea"}, key)
+        other = await client.post("ada", {"content": "tea"}, key)
+        listed = await client.ask("GET", "/v1/conversations", headers=key)
+
+    assert (401, "Bearer") == (closed.status, closed.headers["www-authenticate"])
+    assert (201, {"id", "token", "scopes", "expires_at"}) == (made.status, set(made.json))
+    assert [400, 400] == chosen
+    assert "tea is number 1" == said.json["replies"][0]["content"]
+    assert (404, 403) == (other.status, listed.status)
+
+
+# -- mounted ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("parent", [FastAPI, Starlette])
+@pytest.mark.parametrize("opens", ["app", "keep"])
+async def test_it_can_be_mounted(parent: type[Starlette], opens: str) -> None:
+    """Under a prefix with a space; the parent's lifespan runs the application's, or opens the Chatkeep itself."""
+    keep = counting()
+    chat = create_app(keep, title="A bot")
+
+    @asynccontextmanager
+    async def life(app: Any) -> AsyncIterator[None]:
+        async with chat.router.lifespan_context(chat) if opens == "app" else keep:
+            yield
+
+    outer = parent(lifespan=life)
+    outer.mount("/my bot", chat)
+    async with serving(outer) as port:
+        client = Client(port, (await create_key(keep, "")).token)
+        at = "/my%20bot/v1/conversations"
+        made = await client.ask("POST", at, b'{"id":"a/b"}')
+        said = await client.ask("POST", f"{made.headers['location']}/messages", b'{"content":"tea"}')
+        page = await client.ask("GET", "/my%20bot/")
+        told = await client.ask("GET", "/my%20bot/openapi.json")
+        nothing = [await client.ask("GET", path) for path in ("/my%20bot/v1/x", "/v1/conversations")]
+
+    assert (201, f"{at}/a%2Fb") == (made.status, made.headers["location"])
+    assert (200, "a/b", "tea is number 1") == (
+        said.status,
+        said.json["conversation"],
+        said.json["replies"][0]["content"],
+    )
+    assert 200 == page.status
+    assert [{"url": "/my%20bot"}] == told.json["servers"]
+    assert [404, 404] == [answer.status for answer in nothing]
+    with pytest.raises(Unavailable):
+        await keep.receive("ada", "x")
+
+
+async def test_a_chatkeep_that_is_open_stays_open() -> None:
+    """Whoever has opened it closes it."""
+    async with counting() as keep:
+        async with served(keep) as client:
+            over_http = await client.post("ada", {"content": "x"})
+        after = await keep.receive("ada", "y")
+
+    assert ("x is number 1", "y is number 2") == (over_http.json["replies"][0]["content"], after.replies[0].text)
+
+
+async def test_a_bug_is_told_without_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """500 with every header that other answers have, and nothing of the exception."""
+    keep = counting()
+    async with served(keep) as client:
+        monkeypatch.setattr(wire, "message", None)
+        answer = await client.post("ada", {"content": "x"})
+
+    assert (500, PROBLEM, "no-store", "nosniff") == (
+        answer.status,
+        answer.headers["content-type"],
+        answer.headers["cache-control"],
+        answer.headers["x-content-type-options"],
+    )
+    assert b"NoneType" not in answer.body

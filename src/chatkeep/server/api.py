@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from http import HTTPStatus
 from typing import Any, NamedTuple, cast
+from urllib.parse import quote
 
 import msgspec
-from starlette.endpoints import HTTPEndpoint
+from msgspec import UNSET
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .. import errors
-from ..keep import Chatkeep
-from ..model import Message
-from . import wire
+from .. import errors, model, turns
+from ..keep import Chatkeep, Tenant
+from . import answers, state, wire
+from .access import ELSEWHERE, NOT_FOUND, Access, Principal, allows, clear_cookie, forbidden, same_origin, set_cookie
+from .telemetry import carried
+from .wire import Refused, Resource, as_json
 
 log = logging.getLogger("chatkeep.server")
 
 RETRY_AFTER_S = "1"
 LATER_ON = ("accepted", "journaled")  # durable, and not answered yet
+SMALL = 64 * 1024
+MERGE_PATCH = "application/merge-patch+json"
 
 
 class Problem(NamedTuple):
@@ -34,6 +40,7 @@ class Problem(NamedTuple):
 LATER = "Nothing was lost. Send the message again under the same id."
 
 PROBLEMS: dict[type[errors.ChatkeepError], Problem] = {
+    errors.UsageError: Problem(400),
     errors.BadKey: Problem(400),
     errors.BadMessage: Problem(422),
     errors.TooLarge: Problem(413),
@@ -48,37 +55,151 @@ PROBLEMS: dict[type[errors.ChatkeepError], Problem] = {
 }
 """Error to HTTP status: an error is told as the nearest of its classes that is listed."""
 
+WORDS = {
+    400: "bad-request",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not-found",
+    405: "method-not-allowed",
+    408: "timeout",
+    413: "too-large",
+    415: "unsupported-media-type",
+    429: "rate-limited",
+}
+"""Types of the refusals that have none of their own."""
 
-class Messages(HTTPEndpoint):
-    """/v1/conversations/{id}/messages"""
 
+class Conversations(Resource):
+    """/v1/conversations"""
+
+    @allows(service=True, visitor=True)
     async def post(self, request: Request) -> Response:
-        """Takes a message and answers with its receipt; with `Prefer: respond-async` before the bot has answered."""
-        keep, conversation = keep_of(request), name(request)
-        incoming = await wire.message(request, limit=4 * keep.settings.message_limit)
-        preferences = ",".join(request.headers.getlist("prefer")).replace(";", ",").split(",")
-        if "respond-async" not in [preference.strip().lower() for preference in preferences]:
-            receipt = await keep.receive(conversation, incoming.content, id=incoming.id)
-            return as_json(receipt, status=202 if receipt.status in LATER_ON else 200)
-        receipt = await keep.accept(conversation, incoming.content, id=incoming.id)
-        answer = as_json(receipt, status=202 if receipt.status in LATER_ON else 200)
-        answer.headers["preference-applied"] = "respond-async"
+        """Begins a conversation; a visitor is given a token for it."""
+        asked = await wire.body(request, wire.Beginning, limit=SMALL, needed=False)
+        if principal_of(request).kind == "visitor":
+            return await visit(request, asked)
+        if asked.cookie:
+            raise Refused(422, "no-cookie", "A service key gets no token and so no cookie; nothing was begun.")
+        tenant, id = tenant_of(request), asked.id
+        there = None if id is None else await tenant.conversation(id, messages=0)
+        begun = there or await tenant.begin(id if id is not None else fresh_id(), owner=asked.owner or "")
+        headers = {"location": location(request, begun.id)}
+        told = answers.Begun(begun.id, begun.revision, there is None)
+        return as_json(told, status=201 if there is None else 200, headers=headers)
+
+    @allows(service=True)
+    async def get(self, request: Request) -> Response:
+        """Conversations without their messages, last changed first; or those of one `owner`."""
+        asked = wire.query(request, wire.Listing)
+        listing = tenant_of(request).conversations(owner=asked.owner, limit=asked.limit)
+        return as_json(answers.Conversations([answers.summary(found) async for found in listing]))
+
+
+async def visit(request: Request, asked: wire.Beginning) -> Response:
+    """Begins a conversation for somebody whom nobody knows."""
+    if asked.id is not None or asked.owner is not None:
+        raise HTTPException(400, "Without a service key the server chooses id and owner; nothing was begun.")
+    if asked.cookie and not same_origin(request):
+        raise forbidden(ELSEWHERE)
+    begun = await tenant_of(request).begin(fresh_id())
+    access: Access = request.app.state.access
+    issued = await access.visit(begun.id)
+    told = answers.Visit(id=begun.id, scopes=issued.scopes, expires_at=issued.expires_at or 0.0)
+    if not asked.cookie:
+        told = msgspec.structs.replace(told, token=issued.token)
+    answer = as_json(told, status=201, headers={"location": location(request, begun.id)})
+    if asked.cookie:
+        set_cookie(request, answer, issued)
+    return answer
+
+
+class Conversation(Resource):
+    """/v1/conversations/{id}"""
+
+    @allows("read")
+    async def get(self, request: Request) -> Response:
+        """The conversation as it is now, with its last messages."""
+        asked = wire.query(request, wire.Shown)
+        found = await conversation(request, messages=asked.messages)
+        messages = [message for message in found.messages if message.role != "system"]
+        first = found.messages[0].number if found.messages else found.head + 1
+        if len(messages) < asked.messages and first > 1:
+            window = wire.Window(before=first, limit=asked.messages - len(messages))
+            messages = await talk(tenant_of(request), found.id, window) + messages
+        shown = state.plain_of(found.state) if shows_state(request) else UNSET
+        return as_json(answers.conversation(found, messages, shown), headers={"etag": f'"{found.revision}"'})
+
+    @allows("erase")
+    async def delete(self, request: Request) -> Response:
+        """Erases the conversation, and its tokens and shares with it. There is no way back."""
+        id, access = name(request), cast(Access, request.app.state.access)
+        await tenant_of(request).erase(id)
+        await access.forget(principal_of(request).tenant, id)
+        answer = Response(status_code=204)
+        if principal_of(request).by_cookie:
+            clear_cookie(answer)
         return answer
 
+
+class Messages(Resource):
+    """/v1/conversations/{id}/messages"""
+
+    @allows("send")
+    async def post(self, request: Request) -> Response:
+        """Takes a message and answers with its receipt; with `Prefer: respond-async` before the bot has answered."""
+        tenant, id = tenant_of(request), name(request)
+        incoming, keyed = await wire.message(request, limit=room(request))
+        later = "respond-async" in wire.preferences(request)
+        metadata = carried(incoming.metadata)
+        if later:
+            receipt = await tenant.accept(id, incoming.content, id=incoming.id, metadata=metadata)
+        else:
+            receipt = await tenant.receive(id, incoming.content, id=incoming.id, metadata=metadata, joins=not keyed)
+        headers = {"preference-applied": "respond-async"} if later else {}
+        if receipt.duplicate:
+            await refuse_other(tenant, receipt, incoming)
+            if keyed and not later and receipt.status == "accepted":
+                raise Refused(
+                    409,
+                    "still-running",
+                    "The message is in the log and being answered; its replies will be there. Ask again under the same key.",
+                    {"retry-after": RETRY_AFTER_S},
+                )
+            headers["idempotent-replayed"] = "true"
+        return as_json(answers.receipt(receipt), status=202 if receipt.status in LATER_ON else 200, headers=headers)
+
+    @allows("read")
     async def get(self, request: Request) -> Response:
         """A page of the log, oldest first: the last messages, or those around `after` and `before`."""
-        conversation, asked = name(request), wire.window(request)
-        return as_json({"messages": await talk(keep_of(request), conversation, asked)})
+        asked = wire.query(request, wire.Window)
+        found = await talk(tenant_of(request), name(request), asked)
+        if not found and principal_of(request).kind == "service":
+            await conversation(request, messages=0)  # an empty page of what is not there would hide that
+        return as_json(answers.Messages([answers.message(message) for message in found]))
 
 
-async def talk(keep: Chatkeep[Any], conversation: str, asked: wire.Window) -> list[Message]:
+async def refuse_other(tenant: Tenant[Any], receipt: model.Receipt, incoming: wire.Incoming) -> None:
+    """Refuses a message that says something else than the one recorded under its id."""
+    number = receipt.number
+    async for recorded in tenant.history(receipt.conversation, after=number - 1, before=number + 1, limit=1):
+        there = [recorded.role, recorded.content, answers.public(recorded.metadata)]
+        here = ["user", incoming.content, answers.public(incoming.metadata or {})]
+        if state.canonical(there) != state.canonical(here):
+            raise Refused(
+                422,
+                "key-reused",
+                f"Message {number} is recorded under this id and says something else; nothing was touched. Name each message once.",
+            )
+
+
+async def talk(tenant: Tenant[Any], id: str, asked: wire.Window) -> list[model.Message]:
     """As many messages as were *asked* for, if there are as many; chatkeep's own notes are left out."""
-    found: list[Message] = []
+    found: list[model.Message] = []
     after, before = asked.after, asked.before
     if after is None and before is None:
         before = wire.NEWEST
     while (missing := asked.limit - len(found)) > 0:
-        page = [message async for message in keep.history(conversation, after=after, before=before, limit=100)]
+        page = [message async for message in tenant.history(id, after=after, before=before, limit=100)]
         if not page:
             break
         shown = [message for message in page if message.role != "system"]
@@ -89,9 +210,127 @@ async def talk(keep: Chatkeep[Any], conversation: str, asked: wire.Window) -> li
     return found
 
 
+class State(Resource):
+    """/v1/conversations/{id}/state"""
+
+    slot: str | None = None
+
+    @allows("state:read")
+    async def get(self, request: Request) -> Response:
+        """The state as JSON, with an ETag of its value."""
+        found = await conversation(request, messages=0)
+        there = state.member(state.plain_of(found.state), self._slot(request))
+        if there is UNSET:
+            raise Refused(404, "not-found", "The state has no such slot.")
+        tag, known = state.etag(there), wire.tags(request, "if-none-match")
+        headers = {"etag": tag} | ({"chatkeep-stale": "true"} if found.stale else {})
+        if known is not None and state.is_in(tag, known):
+            return Response(status_code=304, headers=headers)
+        return as_json(there, headers=headers)
+
+    @allows("state:write")
+    async def put(self, request: Request) -> Response:
+        """Replaces it, if it is the one named in If-Match."""
+        precondition = preconditions(request)
+        if precondition.match is None and precondition.none_match is None:
+            raise Refused(
+                428,
+                "precondition-required",
+                "Say which value this replaces: If-Match with the ETag you have read, or *; for a new slot If-None-Match: *. "
+                "Nothing was changed.",
+            )
+        new = await wire.value(request, limit=room(request))
+        return await self._changed(request, lambda there: new, precondition)
+
+    @allows("state:write")
+    async def delete(self, request: Request) -> Response:
+        """Clears it."""
+        precondition = preconditions(request)
+        if await tenant_of(request).conversation(name(request), messages=0) is None:
+            await conversation(request, messages=0)  # nothing to clear; a service key is told so
+            if precondition.match is None:
+                return Response(status_code=204)
+        await self._changed(request, lambda there: UNSET, precondition)
+        return Response(status_code=204)
+
+    async def _changed(self, request: Request, edit: state.Edit, precondition: state.Precondition) -> Response:
+        slot, shows = self._slot(request), shows_state(request)
+        change = state.guarded(edit, precondition, slot, shows=shows)
+        tenant, id, key = tenant_of(request), name(request), wire.idempotency_key(request)
+        try:
+            after = await tenant.change(id, change, id=key)
+        except Refused as refused:
+            if refused.status_code != 412 or key is None or not await was_made(tenant, id, key):
+                raise
+            after = await conversation(request, messages=0)
+        there = state.member(state.plain_of(after.state), slot)
+        if not shows or there is UNSET:
+            return Response(status_code=204)
+        return as_json(there, headers={"etag": state.etag(there)})
+
+    def _slot(self, request: Request) -> str | None:
+        return request.path_params.get("slot")
+
+
+class WholeState(State):
+    """/v1/conversations/{id}/state"""
+
+    @allows("state:write")
+    async def patch(self, request: Request) -> Response:
+        """Merges a patch (RFC 7396) into the state, on top of whatever is there."""
+        precondition = preconditions(request)
+        patch = await wire.value(request, limit=room(request), media=MERGE_PATCH)
+        return await self._changed(request, lambda there: state.merged(there, patch), precondition)
+
+
+async def was_made(tenant: Tenant[Any], id: str, key: str) -> bool:
+    """Whether the change that *key* names is among the last entries of the log: then its precondition held once."""
+    noted = turns.note("change", key).id
+    return noted in [entry.id async for entry in tenant.history(id, before=wire.NEWEST, limit=wire.PAGE_MOST)]
+
+
+def preconditions(request: Request) -> state.Precondition:
+    """What the request says must hold for the write."""
+    return state.Precondition(wire.tags(request, "if-match"), wire.tags(request, "if-none-match"))
+
+
+def shows_state(request: Request) -> bool:
+    """Whether who asks may see the state."""
+    return "state:read" in principal_of(request).scopes
+
+
+async def conversation(request: Request, *, messages: int) -> model.Conversation[Any]:
+    """The conversation that is asked for; a token's own that has nothing in it yet reads as an empty one."""
+    tenant, id = tenant_of(request), name(request)
+    found = await tenant.conversation(id, messages=messages)
+    if found is None and principal_of(request).kind == "service":
+        raise HTTPException(404)
+    return found or blank(request)
+
+
+def blank(request: Request) -> model.Conversation[Any]:
+    """A conversation that has nothing in it yet."""
+    return model.Conversation(
+        tenant=principal_of(request).tenant,
+        id=name(request),
+        owner="",
+        revision="",
+        state=keep_of(request)._engine.states.kind(),
+        session=0,
+        messages=[],
+        head=0,
+        unread=0,
+        on=True,
+        dead=[],
+        updated_at=0.0,
+        due_at=None,
+    )
+
+
+@allows(anyone=True)
 async def get_health(request: Request) -> Response:
     """Says that the server runs."""
-    return as_json({"status": "ok"})
+    return as_json(answers.Health(status="ok"))
 
 
 def keep_of(request: Request) -> Chatkeep[Any]:
@@ -99,32 +338,55 @@ def keep_of(request: Request) -> Chatkeep[Any]:
     return cast(Chatkeep[Any], request.app.state.keep)
 
 
+def tenant_of(request: Request) -> Tenant[Any]:
+    """The tenant whose conversations who asks may see."""
+    return cast(Tenant[Any], request.state.tenant)
+
+
+def principal_of(request: Request) -> Principal:
+    """Who asks."""
+    return cast(Principal, request.state.principal)
+
+
 def name(request: Request) -> str:
-    """The conversation that is asked for; noted, so that a problem document can name it."""
-    request.state.conversation = wire.conversation_id(request)
+    """The conversation that is asked for."""
     return cast(str, request.state.conversation)
 
 
-def as_json(value: Any, *, status: int = 200) -> Response:
-    """An answer that nobody on the way may keep."""
-    return Response(msgspec.json.encode(value), status, {"cache-control": "no-store"}, "application/json")
+def room(request: Request) -> int:
+    """How long a body may be that holds a message or a state: JSON escapes take more room than what they stand for."""
+    settings = keep_of(request).settings
+    return 4 * max(settings.message_limit, settings.state_limit)
 
 
-def problem(request: Request, kind: str, status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
+def fresh_id() -> str:
+    """An id for a conversation that is given none."""
+    return secrets.token_urlsafe(16)
+
+
+def location(request: Request, id: str) -> str:
+    """The address of a conversation on this host."""
+    return f"{quote(request.scope.get('root_path', ''))}/v1/conversations/{quote(id, safe='')}"
+
+
+def problem(
+    request: Request, word: str, status: int, detail: str, headers: dict[str, str] | None = None, **told: Any
+) -> Response:
     """A problem document."""
-    told = {"type": kind, "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-    if conversation := getattr(request.state, "conversation", None):
-        told["conversation"] = conversation
-    raw = msgspec.json.encode(told)
-    return Response(raw, status, {"cache-control": "no-store", **(headers or {})}, "application/problem+json")
+    document = {"type": f"urn:chatkeep:{word}", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    if id := request.path_params.get("id"):
+        document["conversation"] = id
+    return Response(msgspec.json.encode(document | told), status, headers, "application/problem+json")
 
 
 async def on_refused_request(request: Request, fault: Exception) -> Response:
     """A request that never came to the core: not found, not allowed, not understood."""
     refused = cast(HTTPException, fault)
-    plain = {404: "There is nothing at this address.", 405: f"{request.method} is not possible here."}
-    detail = plain.get(refused.status_code, refused.detail)
-    return problem(request, "about:blank", refused.status_code, detail, dict(refused.headers or {}))
+    status, detail, headers = refused.status_code, refused.detail, dict(refused.headers or {})
+    if isinstance(refused, Refused):
+        return problem(request, refused.word, status, detail, headers, **refused.told)
+    plain = {404: NOT_FOUND, 405: f"{request.method} is not possible here."}
+    return problem(request, WORDS.get(status, "refused"), status, plain.get(status, detail), headers)
 
 
 async def on_error(request: Request, fault: Exception) -> Response:
@@ -135,9 +397,9 @@ async def on_error(request: Request, fault: Exception) -> Response:
         log.error("%s: %s", type(fault).__name__, fault)
     headers = {"retry-after": RETRY_AFTER_S} if status == 503 else {}
     word = "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in kind.__name__).lstrip("-")
-    return problem(request, f"urn:chatkeep:{word}", status, detail or str(fault), headers)
+    return problem(request, word, status, detail or str(fault), headers)
 
 
 async def on_crash(request: Request, fault: Exception) -> Response:
     """A bug; the server's log has the traceback."""
-    return problem(request, "about:blank", 500, "Something went wrong here. Send the message again under the same id.")
+    return problem(request, "bug", 500, "Something went wrong here. Send the message again under the same id.")

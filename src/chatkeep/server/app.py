@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.resources import files
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.convertors import Convertor, register_url_convertor
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import errors
 from ..keep import Chatkeep
-from . import api
+from . import api, operators, tokens, wire
+from .access import VISITOR_SCOPES, Access, allows
+from .events import Events, Streams
+from .health import get_ready
+from .openapi import document, get_openapi
+from .webhooks import ROUTES as INLETS
+from .webhooks import Webhooks
 
 HERE = ("localhost", "127.0.0.1", "[::1]")
 
+CLIENT = {"/client.js": ("client.js", "text/javascript")}
 PAGE = {
     "/": ("chat.html", "text/html"),
     "/chat.js": ("chat.js", "text/javascript"),
@@ -42,71 +48,127 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
 }
 
+GUARDS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+GUARDS_UNKEPT = [*GUARDS, (b"cache-control", b"no-store")]
 
-def create_app(keep: Chatkeep[Any], *, title: str, hosts: Sequence[str] = HERE) -> Starlette:
+# The order decides what a suffix means: /v1/conversations/a/state/messages is the slot "messages" of "a".
+ROUTES: list[BaseRoute] = [
+    wire.RawRoute("/v1/conversations/{id}/state/{slot}", api.State),
+    wire.RawRoute("/v1/conversations/{id}/messages", api.Messages),
+    wire.RawRoute("/v1/conversations/{id}/state", api.WholeState),
+    wire.RawRoute("/v1/conversations/{id}/events", Events),
+    *tokens.ROUTES,
+    *operators.ROUTES,
+    wire.RawRoute("/v1/conversations", api.Conversations),
+    wire.RawRoute("/v1/conversations/{id}", api.Conversation),
+    Route("/healthz", api.get_health),
+    Route("/readyz", allows(anyone=True)(get_ready)),
+    Route("/openapi.json", get_openapi),
+]
+
+
+def create_app(
+    keep: Chatkeep[Any],
+    *,
+    title: str | None = None,
+    hosts: Sequence[str] = HERE,
+    anonymous: bool = False,
+    visitor_scopes: Sequence[str] = VISITOR_SCOPES,
+    webhooks: Webhooks | None = None,
+    routes: Sequence[BaseRoute] = (),
+    middleware: Sequence[Middleware] = (),
+) -> Starlette:
     """
-    The API and a chat page over *keep*, which is opened and closed with the application.
+    The HTTP API over *keep*, as an ASGI application: to serve, or to mount into another.
 
-    There is no sign-in: whoever can reach it can read and write every conversation of the tenant "", so it answers
-    only requests that name one of *hosts*. That keeps out pages of other sites that point their own name here.
+    It opens *keep* when it starts and closes it when it ends. Mounted into FastAPI or Starlette, which do not start what
+    they mount, that is for the parent's lifespan to do:
+
+        @asynccontextmanager
+        async def life(app):
+            async with chat.router.lifespan_context(chat):     # or: async with keep
+                yield
+
+        chat = create_app(keep, hosts=["www.example.com"])
+        parent = FastAPI(lifespan=life)
+        parent.mount("/chat", chat)                            # the API is at /chat/v1/...
+
+    Args:
+        keep: What is served. If it is open already when the application starts, closing it is left to who opened it.
+
+        title: Of the chat page at /; without one there is no page.
+
+        hosts: The names by which requests may call this server; others are refused, which keeps out pages of other sites
+        that point their own name here. ["*"]: any.
+
+        anonymous: Whether anybody may begin a conversation and is given a token for it. Otherwise conversations belong
+        to service keys (`chatkeep key create`) and the tokens that these make.
+
+        visitor_scopes: What such a token allows.
+
+        webhooks: The channels that platforms post to, at /channels/whatsapp and so on. Their replies go out through
+        `Chatkeep.deliver`.
+
+        routes, middleware: More of Starlette's, such as metrics; the middleware runs before the request's host is looked at.
     """
 
     @asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
-        async with keep:
+        async with AsyncExitStack() as stack:
+            if not keep._engine.is_open:
+                await stack.enter_async_context(keep)
+            stack.push_async_callback(access.close)
+            stack.callback(app.state.streams.end)
             yield
 
+    access = Access(keep, anonymous=anonymous, visitor_scopes=visitor_scopes)
+    shown = CLIENT | (PAGE if title is not None else {})
     app = Starlette(
-        routes=[
-            Route("/v1/conversations/{id:anything}/messages", api.Messages),
-            Route("/healthz", api.get_health),
-            *[Route(path, static(name, kind, title)) for path, (name, kind) in PAGE.items()],
-        ],
+        routes=[*ROUTES, *INLETS, *routes, *[Route(path, static(*found, title or "")) for path, found in shown.items()]],
         middleware=[
             Middleware(Guarded),
+            *middleware,
             Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
         ],
         exception_handlers={
             HTTPException: api.on_refused_request,
             errors.ChatkeepError: api.on_error,
-            Exception: api.on_crash,
+            Exception: on_crash,
         },
         lifespan=life,
     )
-    app.state.keep = keep
+    app.state.keep, app.state.access, app.state.streams, app.state.limits = keep, access, Streams(), None
+    app.state.webhooks = webhooks or Webhooks()
+    app.state.openapi = document(app.routes)
     app.router.redirect_slashes = False
     return app
 
 
-def static(name: str, kind: str, title: str) -> Any:
-    """An endpoint that answers with a file of the page; the title is put into it."""
+def static(name: str, kind: str, title: str) -> Callable[[Request], Awaitable[Response]]:
+    """An endpoint that answers with a file of the page, or says that the reader's copy is still good; the title is put
+    into it."""
     text = (files(__package__) / "page" / name).read_text().replace("{{title}}", html.escape(title))
+    headers = {"cache-control": "no-cache", "etag": f'"{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}"'}
 
+    @allows(anyone=True)
     async def answer(request: Request) -> Response:
-        return Response(text, headers={"cache-control": "no-cache"}, media_type=kind)
+        known = request.headers.get("if-none-match", "")
+        if headers["etag"] in known:
+            return Response(status_code=304, headers=headers)
+        return Response(text, headers=headers, media_type=kind)
 
     return answer
 
 
-class Anything(Convertor[str]):
-    """A part of a path that may hold any character, also a slash or a line end."""
-
-    regex = "(?s:.*)"
-
-    def convert(self, value: str) -> str:
-        """As it is."""
-        return value
-
-    def to_string(self, value: str) -> str:
-        """As it is."""
-        return value
-
-
-register_url_convertor("anything", Anything())
+async def on_crash(request: Request, fault: Exception) -> Response:
+    """What a bug is answered with; Starlette does that outside of all middleware."""
+    answer = await api.on_crash(request, fault)
+    answer.headers.update(HEADERS | {"cache-control": "no-store"})
+    return answer
 
 
 class Guarded:
-    """Puts HEADERS on every answer."""
+    """Puts HEADERS on every answer, and lets nobody on the way keep it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -116,7 +178,9 @@ class Guarded:
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
+                told = message["headers"]
+                kept = any([name == b"cache-control" for name, _ in told])
+                message["headers"] = [*told, *(GUARDS if kept else GUARDS_UNKEPT)]
             await send(message)
 
         await self.app(scope, receive, send_guarded if scope["type"] == "http" else send)

@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 from ..errors import StoreError
 from ..live import Watch
 from ..model import Erased, Event, Message, Piece, StateChanged, Typing
-from . import state, wire
+from . import answers, state, wire
 from .access import allows
 
 log = logging.getLogger("chatkeep.server")
@@ -169,7 +169,7 @@ def written(events: Iterable[Event], shows: Callable[[Raw], Any] | None) -> Iter
     """
     for event in events:
         if isinstance(event, Message):
-            yield _event("message", event, number=event.number)
+            yield _event("message", answers.message(event), number=event.number)
         elif isinstance(event, Typing):
             yield _event("typing", event)
         elif isinstance(event, Piece):

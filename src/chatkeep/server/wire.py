@@ -1,4 +1,4 @@
-"""What comes in over HTTP, made safe: the one place where a request's path, query and JSON are parsed.
+"""What comes in over HTTP, made safe: the one place where a request's path, query, headers and JSON are parsed.
 
 Everything here ends in a value that is well-formed, or in an `HTTPException` that says what is wrong with the
 request. Whether a well-formed message can be stored is for the core to say.
@@ -8,103 +8,264 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
-from urllib.parse import unquote_to_bytes
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, TypeVar
+from urllib.parse import quote, unquote_to_bytes
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
+from starlette.endpoints import HTTPEndpoint
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Match, Route
+from starlette.types import Receive, Scope, Send
 
 from ..model import Content
 
-PREFIX, SUFFIX = b"/v1/conversations/", b"/messages"
+T = TypeVar("T", bound=Struct)
+
+JSON = "application/json"
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 PATIENCE_S = 15.0
+DEEPEST = 64
+"""Levels of nesting that a body may have: as many on every Python, and as many as can be stored."""
+
 PAGE_MOST = 500
 NEWEST = 2**53
 """Above every number of a log, and the largest that every JSON reader keeps exact."""
+
+Number = Annotated[int, Meta(ge=0, le=NEWEST)]
+Limit = Annotated[int, Meta(ge=1, le=PAGE_MOST)]
+Name = Annotated[str, Meta(min_length=1, max_length=512, pattern=r"^[^\x00]+$")]
+Owner = Annotated[str, Meta(max_length=512, pattern=r"^[^\x00]*$")]
+
+
+class Refused(HTTPException):
+    """A refusal with a type of its own: urn:chatkeep:*word*, and members of its problem document in *told*."""
+
+    def __init__(self, status: int, word: str, detail: str, headers: dict[str, str] | None = None, **told: Any) -> None:
+        super().__init__(status, detail, headers)
+        self.word = word
+        self.told = told
 
 
 class Incoming(Struct, forbid_unknown_fields=True):
     """A message as a client sends it."""
 
     content: Content
-    id: str | None = None
+    id: Name | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class Beginning(Struct, forbid_unknown_fields=True):
+    """A conversation to begin: *id* and *owner* for service keys only; with *cookie* a visitor's token goes into the cookie."""
+
+    id: Name | None = None
+    owner: Owner | None = None
+    cookie: bool = False
 
 
 class Window(Struct, forbid_unknown_fields=True):
     """Which part of a log a client asks for."""
 
-    after: int | None = None
-    before: int | None = None
-    limit: int = 100
+    after: Number | None = None
+    before: Number | None = None
+    limit: Limit = 100
 
 
-def conversation_id(request: Request) -> str:
-    """The conversation that the path names, whatever characters are in it.
+class Shown(Struct, forbid_unknown_fields=True):
+    """How many of its last messages a client wants with a conversation."""
 
-    Taken from the bytes that were sent: in the decoded path an escaped %2F looks like a separator.
+    messages: Annotated[int, Meta(ge=0, le=PAGE_MOST)] = 20
+
+
+class Listing(Struct, forbid_unknown_fields=True):
+    """Which conversations a client asks for."""
+
+    owner: Owner | None = None
+    limit: Limit = 100
+
+
+class RawRoute(Route):
+    """A route that looks at the bytes that were sent: in the decoded path an escaped %2F looks like a separator.
+
+    `{id}` stands for anything, also with slashes; other names for one segment. `path_params` are percent-decoded.
     """
-    path: bytes = request.scope["raw_path"].removeprefix(request.scope.get("root_path", "").encode())
-    if not (path.startswith(PREFIX) and path.endswith(SUFFIX)):
-        raise HTTPException(404)
-    try:
-        return unquote_to_bytes(path[len(PREFIX) : -len(SUFFIX)]).decode()
-    except UnicodeDecodeError:
-        raise HTTPException(
-            400, "The conversation id in the address is not percent-encoded UTF-8; nothing was touched."
-        ) from None
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        pattern = re.sub(
+            r"\\{(\w+)\\}", lambda name: rf"(?P<{name[1]}>{'.*' if name[1] == 'id' else '[^/]+'})", re.escape(path)
+        )
+        self._pattern = re.compile(pattern.encode())
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Whether the request is for this route; whatever its method, so that no other route can take it instead."""
+        found = self._pattern.fullmatch(raw_path(scope)) if scope["type"] == "http" else None
+        if found is None:
+            return Match.NONE, {}
+        try:
+            named = {name: unquote_to_bytes(value).decode() for name, value in found.groupdict().items()}
+        except UnicodeDecodeError:
+            raise Refused(400, "bad-key", "The address is not percent-encoded UTF-8; nothing was touched.") from None
+        return Match.FULL, {"endpoint": self.endpoint, "path_params": {**scope.get("path_params", {}), **named}}
 
 
-def window(request: Request) -> Window:
-    """The page of the log that the query asks for."""
+def raw_path(scope: Scope) -> bytes:
+    """The path as it was sent, without the prefix under which the application is mounted."""
+    raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
+    root: str = scope.get("root_path", "")
+    if root and scope["path"].startswith(root.rstrip("/") + "/"):
+        raw = b"/" + raw.split(b"/", root.rstrip("/").count("/") + 1)[-1]
+    return raw
+
+
+class Resource(HTTPEndpoint):
+    """What is at one address: a method for each HTTP method. HEAD is GET; OPTIONS says which there are.
+
+    (Looks up once what Starlette's own looks up with each request.)
+    """
+
+    methods: ClassVar[dict[str, str]] = {}
+
+    def __init_subclass__(cls) -> None:
+        found = {method: method.lower() for method in METHODS if hasattr(cls, method.lower())}
+        cls.methods = found | ({"HEAD": "get"} if "GET" in found else {})
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope, self.receive, self.send = scope, receive, send
+
+    async def dispatch(self) -> None:
+        """Serves one request."""
+        request = Request(self.scope, self.receive, self.send)
+        method = self.methods.get(request.method)
+        if method is None:
+            raise HTTPException(405, headers={"allow": ", ".join(self.methods)})
+        response = await getattr(self, method)(request)
+        await response(self.scope, self.receive, self.send)
+
+    async def options(self, request: Request) -> Response:
+        """The methods that are possible here."""
+        return Response(status_code=204, headers={"allow": ", ".join(self.methods)})
+
+
+def query(request: Request, kind: type[T]) -> T:
+    """The request's query as a *kind*, never guessed at."""
     given = request.query_params.multi_items()
     try:
         if len(dict(given)) < len(given):
             raise ValueError("a parameter is given twice")
-        if not all(value.isascii() and value.isdecimal() for _, value in given):
-            raise ValueError("the values are whole numbers")
-        found = msgspec.convert(dict(given), Window, strict=False)
-        if not (1 <= found.limit <= PAGE_MOST and max(found.after or 0, found.before or 0) <= NEWEST):
-            raise ValueError(f"limit is 1 to {PAGE_MOST}, after and before at most {NEWEST}")
+        plain = {name: value if name == "owner" else whole(value) for name, value in given}
+        msgspec.json.encode(plain)  # an owner that is half a character cannot be
+        return msgspec.convert(plain, kind)
     except ValueError as fault:
+        known = ", ".join(kind.__struct_fields__)
+        raise HTTPException(400, f"The query is {known}; this one is not understood: {fault}.") from None
+
+
+def whole(text: str) -> int:
+    """The whole number in *text*, which has nothing else in it."""
+    if not (text.isascii() and text.isdecimal() and len(text) < 20):
+        raise ValueError(f"{text[:20]!a} is not a whole number")
+    return int(text)
+
+
+async def body(request: Request, kind: type[T], *, limit: int, needed: bool = True) -> T:
+    """The request's body as a *kind*; without any, if none is *needed*, a blank one."""
+    if not needed and "content-type" not in request.headers and not await read(request, limit=limit):
+        return kind()
+    plain = await value(request, limit=limit)
+    try:
+        return msgspec.convert(plain, kind)
+    except ValueError as fault:
+        raise misread(str(fault)) from None
+
+
+async def value(request: Request, *, limit: int, media: str = JSON) -> Any:
+    """The JSON value in the request's body."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != media:
+        raise HTTPException(415, f"Send the body as {media}; nothing was touched.", {"accept": media})
+    return parsed(await read(request, limit=limit))
+
+
+async def message(request: Request, *, limit: int) -> tuple[Incoming, bool]:
+    """The message in the request's body, and whether an Idempotency-Key named it."""
+    key = idempotency_key(request)
+    found = await body(request, Incoming, limit=limit)
+    if key is not None and found.id not in (None, key):
         raise HTTPException(
-            400, f"The query is after, before and limit; this one is not understood: {fault}."
-        ) from None
-    return found
+            400, "The Idempotency-Key and the body's id differ; name the message once. Nothing was touched."
+        )
+    if key is not None:
+        found.id = key
+    return found, key is not None
 
 
-async def message(request: Request, *, limit: int) -> Incoming:
-    """The message in the request's body, with the Idempotency-Key as its id when the body names none."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise HTTPException(415, "Send the message as application/json; nothing was touched.")
+STRING = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])+)"')
+BARE = re.compile(r"[!#-~][!-~]*")
+
+
+def idempotency_key(request: Request) -> str | None:
+    """The request's Idempotency-Key: a quoted string, as the standard has it, or bare as most people send it."""
     keys = request.headers.getlist("idempotency-key")
+    if not keys:
+        return None
     if len(keys) > 1:
         raise HTTPException(400, "There is more than one Idempotency-Key; nothing was touched.")
-    found = parsed(await body(request, limit=limit))
-    if found.id is None and keys:
-        found.id = keys[0][1:-1] if len(keys[0]) > 2 and keys[0][0] == keys[0][-1] == '"' else keys[0]
-    return found
+    if quoted := STRING.fullmatch(keys[0]):
+        return re.sub(r"\\(.)", r"\1", quoted[1])
+    if BARE.fullmatch(keys[0]):
+        return keys[0]
+    raise HTTPException(400, 'An Idempotency-Key is ASCII text in quotes, like "8e03978e"; nothing was touched.')
 
 
-async def body(request: Request, *, limit: int) -> bytes:
+def preferences(request: Request) -> set[str]:
+    """What the client would like (RFC 7240), without parameters."""
+    given = ",".join(request.headers.getlist("prefer")).split(",") if "prefer" in request.headers else []
+    return {preference.partition(";")[0].strip().lower() for preference in given}
+
+
+TAG = re.compile(r'((?:W/)?)(?:"([!#-~]*)"|([!#-+\--~]+))')
+
+
+def tags(request: Request, name: str) -> set[str] | None:
+    """The entity tags in the header *name*, weak ones as they are; {"*"} for any; None when it is not there.
+
+    A tag without its quotes, which many clients forget, is the same tag.
+    """
+    given = request.headers.getlist(name)
+    if not given:
+        return None
+    parts = [part.strip() for part in ",".join(given).split(",")]
+    if parts == ["*"]:
+        return {"*"}
+    found = [TAG.fullmatch(part) for part in parts]
+    if "*" in parts or None in found:
+        raise HTTPException(400, f'{name} is * or entity tags in quotes, like "1c29"; nothing was touched.')
+    return {f'{tag[1]}"{tag[2] or tag[3] or ""}"' for tag in found if tag}
+
+
+async def read(request: Request, *, limit: int) -> bytes:
     """The request's body, refused as soon as it is known to be over *limit* bytes."""
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > limit:
         raise too_large(limit)
-    read = bytearray()
+    found = bytearray()
     try:
         async with asyncio.timeout(PATIENCE_S):
             async for chunk in request.stream():
-                read += chunk
-                if len(read) > limit:
+                found += chunk
+                if len(found) > limit:
                     raise too_large(limit)
     except TimeoutError:
-        raise HTTPException(408, "The request's body did not arrive in time; nothing was touched.") from None
+        raise HTTPException(
+            408, "The request's body did not arrive in time; nothing was touched.", {"connection": "close"}
+        ) from None
     except ClientDisconnect:
         raise HTTPException(400, "The request's body ended early; nothing was touched.") from None
-    return bytes(read)
+    return bytes(found)
 
 
 def too_large(limit: int) -> HTTPException:
@@ -114,22 +275,43 @@ def too_large(limit: int) -> HTTPException:
     )
 
 
-def parsed(raw: bytes) -> Incoming:
-    """The message in *raw*, read strictly: what two JSON readers could understand differently is refused."""
+def parsed(raw: bytes) -> Any:
+    """The JSON value in *raw*, read strictly: what two JSON readers could understand differently is refused."""
     try:
-        plain = json.loads(raw.decode(), object_pairs_hook=once, parse_constant=refuse)
-        msgspec.json.encode(plain)  # finds lone surrogates, wherever they are
-        return msgspec.convert(plain, Incoming)
-    except RecursionError:
-        fault = "it is nested too deeply"
+        if depth_over(raw, DEEPEST):
+            raise ValueError(f"it is nested more than {DEEPEST} levels deep")
+        plain = _decode(raw.decode())
+        if b"\\u" in raw:
+            msgspec.json.encode(plain)  # finds lone surrogates, wherever they are
     except UnicodeError:
-        fault = "it is not UTF-8, or holds half a character"
-    except ValueError as refused:
-        fault = str(refused)
-    raise HTTPException(
-        400,
-        f'The body is a JSON object like {{"content": "hello", "id": "42"}}; this one is not: {fault}. Nothing was touched.',
-    )
+        raise misread("it is not UTF-8, or holds half a character") from None
+    except ValueError as fault:
+        raise misread(str(fault)) from None
+    return plain
+
+
+def misread(fault: str) -> HTTPException:
+    """The refusal of a body that is not what is wanted."""
+    return HTTPException(400, f"The body is not the JSON that belongs here: {fault[:500]}. Nothing was touched.")
+
+
+# A string, whole or cut off, or a bracket. Possessive, so that no text makes it look at anything twice.
+TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
+
+
+def depth_over(raw: bytes, deepest: int) -> bool:
+    """Whether the JSON in *raw* is nested more deeply, seen in one pass without recursion."""
+    if raw.count(b"[") + raw.count(b"{") <= deepest:
+        return False
+    depth = 0
+    for token in TOKENS.finditer(raw):
+        if token[0] in (b"[", b"{"):
+            depth += 1
+            if depth > deepest:
+                return True
+        elif token[0] in (b"]", b"}"):
+            depth -= 1
+    return False
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -143,3 +325,19 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def refuse(constant: str) -> None:
     """NaN and the infinities are not JSON."""
     raise ValueError(f"{constant} is not JSON")
+
+
+def finite(text: str) -> float:
+    """The number in *text*, if a float can hold it."""
+    found = float(text)
+    if found in (float("inf"), float("-inf")):
+        raise ValueError(f"the number {text[:20]} is too large")
+    return found
+
+
+_decode = json.JSONDecoder(object_pairs_hook=once, parse_constant=refuse, parse_float=finite).decode
+
+
+def as_json(value: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """An answer in JSON."""
+    return Response(msgspec.json.encode(value), status, headers, JSON)

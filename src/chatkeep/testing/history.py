@@ -1,7 +1,8 @@
 """The history checker: compares what clients were told with what the store holds in the end, message by message.
 
 Sums can hide a loss behind a double; this looks at each message. A test's bot must put the id of every message it handles
-into its state, as `state["seen"]`, and answer each message with one reply.
+into its state, as `state["seen"]`, and answer each message with one reply. Any other bot that answers every message is
+judged by the messages that its replies say they answer.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from msgspec import Struct
@@ -31,11 +33,13 @@ class Told(Struct, frozen=True):
 
 
 class Held(Struct, frozen=True):
-    """What the store holds of one conversation in the end."""
+    """What the store holds of one conversation in the end. noted: with chatkeep's own notes, without which numbers have
+    gaps."""
 
     messages: list[Message]
     state: dict[str, Any]
     unread: int
+    noted: bool = True
 
 
 class Verdict(Struct, frozen=True):
@@ -70,11 +74,12 @@ async def collect(keep: Chatkeep[Any], *, within: float = 20.0) -> dict[str, Hel
         await asyncio.sleep(0.05)
 
 
-def check(told: Iterable[Told], held: Mapping[str, Held], *, lossy: bool = False) -> Verdict:
+def check(told: Iterable[Told], held: Mapping[str, Held], *, lossy: bool = False, any_bot: bool = False) -> Verdict:
     """Every broken promise, by name: lost, doubled, out of order, reply missing, and a few that should not be possible.
 
     *told* is in the order of time. *lossy*: the store was set back behind what it had answered; what is lost then is
-    counted, and everything that is still there must be one history all the same.
+    counted, and everything that is still there must be one history all the same. *any_bot*: one that keeps no
+    `state["seen"]`, and may answer a message with several replies.
     """
     by_name: dict[str, list[Told]] = {}
     for one in told:
@@ -85,7 +90,7 @@ def check(told: Iterable[Told], held: Mapping[str, Held], *, lossy: bool = False
         heard, found = by_name.get(name, []), held.get(name) or Held([], {}, 0)
         asked = [message for message in found.messages if message.role in ASKING]
         log = Counter(message.id for message in asked)
-        seen = found.state.get("seen", [])
+        seen = list(log) if any_bot else found.state.get("seen", [])
         effects = Counter(seen)
         told_of = {one.id for one in heard if one.acked}
         gone = sorted(told_of - log.keys())
@@ -101,13 +106,14 @@ def check(told: Iterable[Told], held: Mapping[str, Held], *, lossy: bool = False
         faults += [f"PHANTOM {name} {id}" for id in sorted(log.keys() - {one.id for one in heard})]
         faults += [f"UNHANDLED {name} {id}" for id in sorted(log.keys() - effects.keys())]
         faults += [f"FROM NOWHERE {name} {id}" for id in sorted(effects.keys() - log.keys())]
-        if log == effects and [message.id for message in asked] != seen:
+        if (log == effects and [message.id for message in asked] != seen) or out_of_order(found.messages):
             faults.append(f"OUT OF ORDER {name}")
-        if [message.number for message in found.messages] != list(range(1, len(found.messages) + 1)):
+        numbers = [message.number for message in found.messages]
+        if numbers != (list(range(1, len(numbers) + 1)) if found.noted else sorted(set(numbers))):
             faults.append(f"GAP {name}")
         if found.unread:
             faults.append(f"UNREAD {name} {found.unread}")
-        faults += wrong_replies(name, asked, found.messages, [] if lossy else heard)
+        faults += wrong_replies(name, asked, found.messages, [] if lossy else heard, any_bot=any_bot)
     return Verdict(faults, acked, unacked, lost)
 
 
@@ -124,7 +130,15 @@ def overtaken(name: str, heard: list[Told], numbers: Mapping[str, int]) -> list[
     return faults
 
 
-def wrong_replies(name: str, asked: list[Message], messages: list[Message], heard: list[Told]) -> list[str]:
+def out_of_order(messages: Iterable[Message]) -> bool:
+    """Whether a reply answers something that comes before what an earlier reply has answered."""
+    spans = [(m.reply_from or m.reply_to, m.reply_to) for m in messages if m.role == "assistant" and m.reply_to]
+    return any(after != before and after[0] <= before[1] for before, after in pairwise(spans))
+
+
+def wrong_replies(
+    name: str, asked: list[Message], messages: list[Message], heard: list[Told], *, any_bot: bool = False
+) -> list[str]:
     """What is wrong with the replies: missing, doubled, or other than a client was shown."""
     faults = []
     shown: dict[str, set[tuple[str, ...]]] = {}
@@ -138,8 +152,35 @@ def wrong_replies(name: str, asked: list[Message], messages: list[Message], hear
                 answers.setdefault(number, []).append(reply)
     for message in asked:
         found = answers.get(message.number, [])
-        if len(found) != 1:
-            faults.append(f"REPLY {'DOUBLED' if found else 'MISSING'} {name} {message.id}")
         texts = tuple([answer.text for answer in found])
+        # The replies of one turn are written in one act, side by side, and all answer the same.
+        once = len({(a.reply_from, a.reply_to, a.number - place) for place, a in enumerate(found)}) == 1
+        silent = not found and () in shown.get(message.id, ())
+        if not (once or silent if any_bot else len(found) == 1):
+            faults.append(f"REPLY {'DOUBLED' if found else 'MISSING'} {name} {message.id}")
         faults += [f"REPLY CHANGED {name} {message.id}: {seen}" for seen in shown.get(message.id, set()) - {texts}]
     return faults
+
+
+def wrong_sendings(name: str, due: Sequence[tuple[int, Any]], sent: Sequence[Any]) -> tuple[list[str], dict[int, int]]:
+    """
+    What is wrong with what a platform was sent of the replies that were *due* (number and body, in their order): left
+    out, out of order, not ours. And where in *sent* each reply begins.
+
+    The reply sent last may come again: whoever is killed while sending cannot know that it went.
+    """
+    faults: list[str] = []
+    begins: dict[int, int] = {}
+    done = 0
+    for place, body in enumerate(sent):
+        ahead = next((later for later in range(done, len(due)) if due[later][1] == body), None)
+        again = done and any(due[done - 1][0] == number and body == there for number, there in due[:done])
+        if again and ahead != done:
+            continue
+        if ahead is None:
+            faults.append(f"SENT FROM NOWHERE {name} {body}")
+            continue
+        faults += [f"NOT SENT {name} {number}" for number, _ in due[done:ahead]]
+        begins.setdefault(due[ahead][0], place)
+        done = ahead + 1
+    return faults + [f"NOT SENT {name} {number}" for number, _ in due[done:]], begins

@@ -1,0 +1,225 @@
+"""What a channel is: it reads what a platform posts to us, and writes what we post to the platform. Nothing here waits.
+
+    verify    who sent this? judged on the raw bytes, before anything is parsed
+    parse     what does it say? messages, statuses of our replies, and what is not understood; nothing is left out
+    requests  the HTTP requests that send a reply
+    outcome   what became of one, by the platform's own error codes
+
+Channels have no clock and no connection: times come as arguments (`at`, seconds since 1970), and `sender.send` is the one
+place that talks to the network.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, Protocol
+
+from msgspec import Struct
+
+from ..errors import ChatkeepError, Misconfigured
+from ..model import Content
+
+Pairs = Iterable[tuple[str, str]]
+"""Headers or a query as they came, repeated ones included; what Starlette's `.items()` and `.multi_items()` give."""
+
+
+class Refused(ChatkeepError):
+    """The request is not from the platform; answer 401. It always says the same, so that it teaches a forger nothing."""
+
+    def __init__(self) -> None:
+        super().__init__("This request is not signed by the platform; nothing was touched.")
+
+
+class Challenge(Struct, frozen=True):
+    """The answer to a platform that asks whether this address is ours: send *body* as text/plain."""
+
+    body: str
+
+
+class Received(Struct, frozen=True, kw_only=True):
+    """Something a customer did, ready for `Tenant.accept`.
+
+    conversation: one per customer and account, "channel:account:customer". account: our number, page or bot. to: where
+    an answer goes. id: the platform's, the same whenever this is delivered again. role: "user"; "event" for what is not
+    said (a reaction, an edit, a referral); "operator" for what a person of ours wrote in the platform's own inbox: it has
+    `sent` in its metadata, and is not sent again. at: when it was sent. metadata: the sender's name and the like;
+    what it replies to.
+    """
+
+    conversation: str
+    account: str
+    to: str
+    id: str
+    content: Content
+    role: Literal["user", "event", "operator"] = "user"
+    at: float | None = None
+    metadata: dict[str, Any] = {}
+
+
+Cause = Literal["recipient", "window", "content", "account"]
+
+
+class Delivered(Struct, frozen=True):
+    """The platform has it, under *id*."""
+
+    id: str
+
+
+class Retry(Struct, frozen=True):
+    """Certainly not sent; try again, after so many seconds if the platform says how many."""
+
+    reason: str
+    after: float | None = None
+
+
+class Failed(Struct, frozen=True):
+    """Certainly not sent, and the same again would fail again.
+
+    cause: recipient (this customer cannot be reached), window (the time in which the platform lets us answer is over; a
+    template may go), content (the platform does not take this message), account (our own credentials, permissions or
+    payment: nothing goes out until somebody repairs them).
+    """
+
+    reason: str
+    cause: Cause
+
+    @property
+    def permanent(self) -> bool:
+        """Whether it stays so without anybody's doing; an account can be repaired."""
+        return self.cause != "account"
+
+
+class Uncertain(Struct, frozen=True):
+    """Perhaps sent: the platform did not say, or not clearly."""
+
+    reason: str
+
+
+Outcome = Delivered | Retry | Failed | Uncertain
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    """What the platform tells of a message we sent.
+
+    id: its id there; empty when *until* says: everything that was sent up to then. key: the key it was sent under, where
+    the platform repeats it. to: the customer's address. error: why, when it failed. metadata: price and the like.
+    """
+
+    account: str
+    to: str
+    status: Literal["sent", "delivered", "read", "failed"]
+    id: str = ""
+    key: str = ""
+    at: float | None = None
+    until: float | None = None
+    error: Retry | Failed | None = None
+    metadata: dict[str, Any] = {}
+
+
+class Unknown(Struct, frozen=True, kw_only=True):
+    """Something in a signed request that is not understood, or not for us to answer: to be kept and shown.
+
+    reason: why it is here. raw: all of it. id: the platform's or a fingerprint, the same whenever it is delivered again.
+    conversation, account: when they can be told.
+    """
+
+    reason: str
+    raw: Any
+    id: str
+    conversation: str = ""
+    account: str = ""
+
+
+Inbound = Received | Status | Unknown
+
+
+class Request(Struct, frozen=True, kw_only=True):
+    """An HTTP request to send. key: names it, the same each time; a reply that takes several has key/0, key/1, ..."""
+
+    key: str
+    url: str
+    body: bytes
+    headers: dict[str, str]
+    method: str = "POST"
+
+    def __repr__(self) -> str:
+        return f"Request(key={self.key!r})"  # the rest holds secrets, and what people say to each other
+
+
+class Response(Struct, frozen=True):
+    """What came back. headers: names in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Channel(Protocol):
+    """One platform, with the secrets and accounts that its constructor was given; `Misconfigured` says which are wrong.
+
+    name: the first part of its conversations' ids. accounts: those that replies can go out from. idempotent: whether
+    sending the same key twice shows it only once; where it does not, an `Uncertain` request is for a person, or for the
+    platform's statuses, to decide.
+    """
+
+    name: str
+    accounts: frozenset[str]
+    idempotent: bool
+
+    def verify(self, method: str, headers: Pairs, query: Pairs, body: bytes, *, at: float) -> Challenge | None:
+        """Returns for a request that the platform has signed, with what to answer to its handshake. Raises `Refused`
+        for every other."""
+        ...
+
+    def parse(self, body: bytes, headers: Pairs = ()) -> list[Inbound]:
+        """All that is in a verified request, in order. Raises nothing: what cannot be read is `Unknown`."""
+        ...
+
+    def requests(self, content: Content, *, account: str, to: str, key: str, at: float) -> list[Request]:
+        """What to send, in this order, so that *to* sees *content*; none when there is nothing to see.
+
+        Raises `Unsupported` when the channel cannot show it, `Misconfigured` for an account without credentials.
+        """
+        ...
+
+    def notice(self, message: Received) -> Request | None:
+        """What to send, if anything, so that the customer sees that *message* has come and is being answered."""
+        ...
+
+    def outcome(self, response: Response) -> Outcome:
+        """What the platform's answer to one of `requests` means."""
+        ...
+
+
+def conversation_of(name: str, account: str, customer: str) -> str:
+    """The id of the conversation with *customer*."""
+    return f"{name}:{account}:{customer}"
+
+
+def address_of(conversation: str) -> tuple[str, str, str]:
+    """Channel, account and customer of a conversation: who a reply goes to. Raises ValueError for one of no channel."""
+    name, account, customer = conversation.split(":", 2)
+    return name, account, customer
+
+
+def header(headers: Pairs, name: str) -> str:
+    """The header of this name (in lower case). Raises `Refused` when it is missing, or there twice."""
+    found = [value for key, value in headers if key.lower() == name]
+    if len(found) != 1:
+        raise Refused
+    return found[0]
+
+
+def same(expected: Iterable[str], given: str) -> bool:
+    """Whether *given* is one of *expected*, in a time that tells nothing of them."""
+    raw = given.encode("utf-8", "surrogatepass")  # as bytes: text that is not ASCII makes compare_digest raise
+    return any([hmac.compare_digest(one.encode(), raw) for one in expected])
+
+
+def secrets_of(what: str, given: str | Sequence[str]) -> tuple[str, ...]:
+    """The secrets, all of them active. Raises `Misconfigured` when there is none, or an empty one: it signs anything."""
+    found = (given,) if isinstance(given, str) else tuple(given)
+    if not found or not all(isinstance(one, str) and one.strip() for one in found):
+        raise Misconfigured(f"{what} needs at least one secret, and none may be empty. Nothing was opened.")
+    return found

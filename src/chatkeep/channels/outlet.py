@@ -1,0 +1,124 @@
+"""Where replies go out: the channels of a Chatkeep with their connections and the pace that each account keeps.
+
+keep.deliver(ChannelOutlet(WhatsApp(...), Telegram(...), rates={"whatsapp:1550": 20}))
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+import aiohttp
+from aiolimiter import AsyncLimiter
+
+from ..deliveries import Sent
+from ..errors import ChatkeepError, Misconfigured
+from ..model import Content
+from .base import Cause, Channel, Delivered, Failed, Retry, address_of
+from .sender import TIMEOUT_S, send
+
+log = logging.getLogger("chatkeep")
+
+RATE = 40.0  # requests a second for one account, where nothing else is said: half of what the strictest platform allows
+REPAIR_S = 60.0  # our own account is at fault: somebody has to repair it, so nobody need hurry
+
+
+ADVICE: dict[Cause, str] = {
+    "window": "the time in which the platform lets us answer is over; a template may go",
+    "recipient": "this customer cannot be reached",
+    "content": "the platform does not take this message",
+    "account": "our account cannot send until it is repaired",
+}
+
+
+class ChannelOutlet:
+    """
+    Sends the replies of conversations that came in through one of *channels*; give it to `Chatkeep.deliver`.
+
+    Args:
+        rates: Requests a second for an account, by "channel:account"; RATE for the others.
+
+        concurrency: Requests of one account that are under way at once.
+
+        timeout: Seconds after which a request was not answered.
+
+    Raises:
+        Misconfigured: Two channels with one account, a rate that is none.
+    """
+
+    def __init__(
+        self,
+        *channels: Channel,
+        rates: Mapping[str, float] | None = None,
+        concurrency: int = 20,
+        timeout: float = TIMEOUT_S,
+    ) -> None:
+        self._channels: dict[tuple[str, str], Channel] = {}
+        for channel in channels:
+            for account in channel.accounts:
+                if self._channels.setdefault((channel.name, account), channel) is not channel:
+                    raise Misconfigured(f"Two channels have the account {channel.name}:{account}. Nothing was opened.")
+        self._rates = dict(rates or {})
+        if wrong := [account for account, rate in self._rates.items() if not rate > 0]:
+            raise Misconfigured(f"The rates of {', '.join(wrong)} must be above 0. Nothing was opened.")
+        self._concurrency = concurrency
+        self._timeout = timeout
+        self._pace: dict[str, tuple[AsyncLimiter, asyncio.Semaphore]] = {}
+        self._session: aiohttp.ClientSession | None = None
+
+    def takes(self, conversation: str) -> bool:
+        """Whether it came in through one of the channels."""
+        parts = conversation.split(":", 2)
+        return len(parts) == 3 and (parts[0], parts[1]) in self._channels
+
+    async def open(self) -> None:
+        """Gets ready to send."""
+        self._session = aiohttp.ClientSession(trust_env=False)
+
+    async def close(self) -> None:
+        """Closes its connections."""
+        session, self._session = self._session, None
+        self._pace.clear()
+        if session is not None:
+            await session.close()
+
+    async def send(self, conversation: str, content: Content, *, key: str, skip: int, at: float) -> Sent:
+        """Sends a reply, but for the first *skip* of its requests. What goes wrong is told, and raises nothing."""
+        name, account, to = address_of(conversation)
+        channel = self._channels[name, account]
+        try:
+            requests = channel.requests(content, account=account, to=to, key=key, at=at)
+        except Misconfigured as fault:
+            return Sent(status="retry", reason=str(fault), after=REPAIR_S, parts=skip, counts=False)
+        except ChatkeepError as fault:
+            return Sent(status="failed", reason=str(fault))
+        except Exception as fault:  # a bug of one channel must not hold up its conversation for ever
+            log.exception("%s: a reply cannot be made into a request.", conversation)
+            return Sent(status="failed", reason=f"{type(fault).__name__} in channel {name}")
+        if self._session is None:
+            return Sent(status="retry", reason="this instance stops", after=0.0, parts=skip, counts=False)
+        limiter, slots = self._pace_of(f"{name}:{account}")
+        ids: list[str] = []
+        for part, request in enumerate(requests[skip:], skip):
+            async with slots, limiter:
+                found = await send(self._session, channel, request, timeout=self._timeout)
+            if isinstance(found, Delivered):
+                ids.append(found.id)
+            elif isinstance(found, Retry):
+                return Sent(status="retry", reason=found.reason, after=found.after, parts=part)
+            elif isinstance(found, Failed) and not found.permanent:
+                log.error("%s:%s cannot send: %s", name, account, found.reason)
+                return Sent(status="retry", reason=found.reason, after=REPAIR_S, parts=part, counts=False)
+            else:
+                if isinstance(found, Failed):
+                    return Sent(status="failed", ids=tuple(ids), reason=f"{ADVICE[found.cause]} ({found.reason})")
+                return Sent(status="uncertain", ids=tuple(ids), reason=found.reason)
+        return Sent(status="delivered", ids=tuple(ids))
+
+    def _pace_of(self, account: str) -> tuple[AsyncLimiter, asyncio.Semaphore]:
+        if account not in self._pace:
+            rate = self._rates.get(account, RATE)
+            limiter = AsyncLimiter(max(rate, 1.0), max(rate, 1.0) / rate)
+            self._pace[account] = limiter, asyncio.Semaphore(self._concurrency)
+        return self._pace[account]

@@ -1,0 +1,320 @@
+"""Who may do what: recognises who asks, and checks the policy that every endpoint declares.
+
+    access = Access(keep, anonymous=True)       # one for an application: app.state.access
+    await access.close()                        # before keep is closed
+
+    class Messages(Resource):
+        @allows("read")                         # the tenant's service key, or the conversation's token with this scope
+        async def get(self, request): ...
+
+    @allows(service=True)                       # service keys only
+    @allows(service=True, visitor=True)         # and anonymous visitors, where the server lets them in
+    @allows(own=True)                           # service keys, and any token of the conversation
+    @allows(anyone=True)                        # no credentials are looked at
+
+Before the endpoint runs, `request.state` has `principal`, `tenant` (the `Tenant` to work on) and `conversation`. The
+conversation is the route's path parameter `id`, in that one place for the check and for the work; nothing is decided
+by `request.url`, which a Host header can bend. The endpoint's `policy` tells a test what was declared.
+
+A grant is looked at again after FRESH_S, so that a revocation is effective everywhere within two seconds, and a busy
+token costs one read a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable
+from functools import wraps
+from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from cachetools import TTLCache
+from msgspec import Struct, structs
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..errors import Misconfigured, StoreError, UsageError
+from ..grants import SCOPES, Grant, Issued, Scope, checked, forget, grants_of, id_of, issue_token, name_of
+from ..keep import Chatkeep
+from . import wire
+
+log = logging.getLogger("chatkeep.server")
+
+T = TypeVar("T")
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Coroutine[Any, Any, Response]])
+
+VISITOR_SCOPES: tuple[Scope, ...] = ("read", "send", "share")
+
+FRESH_S = 1.0
+"""What is known of a grant is looked at again after this long."""
+
+NOTED_S = 3600.0
+"""`last_used_at` is no finer than this: a write for each request would cost more than it tells."""
+
+HELD = 10_000
+TASKS_MOST = 100
+COOKIE = "__Host-chatkeep"
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+NOT_FOUND = "There is nothing at this address."
+"""The words for what is not there, and for what somebody else's token must not learn of."""
+
+ELSEWHERE = "This request does not come from a page of this host; nothing was done."
+REFUSED = (
+    "Send a valid credential as `Authorization: Bearer ...`: there is none here, or it is unknown, expired or revoked."
+)
+
+
+class Principal(Struct, frozen=True, kw_only=True):
+    """Who asks: a service key, a conversation's token, or a visitor without either. *name* is that of its grant."""
+
+    kind: Literal["service", "token", "visitor"]
+    tenant: str = ""
+    conversation: str = ""
+    scopes: frozenset[str] = frozenset()
+    id: str = ""
+    name: str = ""
+    expires_at: float | None = None
+    by_cookie: bool = False
+
+
+VISITOR = Principal(kind="visitor")
+
+
+class AccessPolicy(Struct, frozen=True, kw_only=True):
+    """Whom an endpoint lets in; see `allows`."""
+
+    scope: str = ""
+    service: bool = False
+    own: bool = False
+    visitor: bool = False
+    anyone: bool = False
+
+
+def allows(
+    scope: Scope | Literal[""] = "",
+    *,
+    service: bool = False,
+    own: bool = False,
+    visitor: bool = False,
+    anyone: bool = False,
+) -> Callable[[Endpoint], Endpoint]:
+    """
+    Declares, and checks, who may use an endpoint; the module's docstring has the cases.
+
+    Args:
+        scope: The conversation's own token needs it; a service key has all.
+
+        service: No token is let in.
+
+        own: Any token of the conversation is let in.
+
+        visitor: Somebody without credentials is let in, where the server lets visitors in.
+
+        anyone: Everybody is, and nobody looks at credentials.
+    """
+    policy = AccessPolicy(scope=scope, service=service, own=own, visitor=visitor, anyone=anyone)
+    if sum([bool(scope), service, own, anyone]) != 1:
+        raise Misconfigured(
+            "An endpoint allows a scope, service keys, a conversation's own tokens or anyone: one of these."
+        )
+
+    def guarded(endpoint: Endpoint) -> Endpoint:
+        @wraps(endpoint)
+        async def answer(*args: Any) -> Response:
+            request: Request = args[-1]
+            await request.app.state.access.admit(request, policy)
+            return await endpoint(*args)
+
+        answer.policy = policy  # type: ignore[attr-defined]
+        return answer  # type: ignore[return-value]
+
+    return guarded
+
+
+class Access:
+    """
+    Recognises who asks, for one application over *keep*.
+
+    Args:
+        anonymous: Whether visitors without credentials are let in, where an endpoint allows that.
+
+        visitor_scopes: What a visitor gets for the conversation that it makes.
+    """
+
+    def __init__(
+        self, keep: Chatkeep[Any], *, anonymous: bool = False, visitor_scopes: Iterable[str] = VISITOR_SCOPES
+    ) -> None:
+        self.keep = keep
+        self.anonymous = anonymous
+        try:
+            self.visitor_scopes = checked(visitor_scopes)
+        except UsageError as fault:
+            raise Misconfigured(f"visitor_scopes: {fault}") from None
+        self._grants = grants_of(keep)
+        self._clock = keep._engine.clock
+        self._looked: TTLCache[str, asyncio.Task[Grant | None]] = TTLCache(HELD, FRESH_S)
+        self._noted: TTLCache[str, bool] = TTLCache(HELD, NOTED_S)
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def close(self) -> None:
+        """Ends what is still being looked up or noted down."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._looked.clear()
+
+    async def who(self, request: Request) -> Principal:
+        """Who sent *request*; VISITOR without credentials, or with a cookie that says nothing any more.
+
+        Raises 401 for an Authorization header that gives no right, and 403 when a cookie may be used behind its
+        owner's back.
+        """
+        given = request.headers.getlist("authorization")
+        text = bearer(given) if given else cookie_of(request)
+        name = name_of(text)
+        grant = await self._grant(name) if name else None
+        kinds = ("service", "token") if given else ("token",)
+        if name is None or grant is None or grant.kind not in kinds or grant.over(self._clock()):
+            if given:
+                raise unauthorized()
+            return VISITOR
+        if not given and request.method not in SAFE and not same_origin(request):
+            raise forbidden(ELSEWHERE)
+        self._note_use(name, grant)
+        return Principal(
+            kind="service" if grant.kind == "service" else "token",
+            tenant=grant.tenant,
+            conversation=grant.conversation,
+            scopes=SCOPES if grant.kind == "service" else frozenset(grant.scopes),
+            id=id_of(name),
+            name=name,
+            expires_at=grant.expires_at,
+            by_cookie=not given,
+        )
+
+    async def admit(self, request: Request, policy: AccessPolicy) -> None:
+        """Lets *request* pass, with `principal`, `tenant` and `conversation` in its state, or raises what it is told."""
+        state, conversation = request.state, request.path_params.get("id")
+        principal = state.principal = VISITOR if policy.anyone else await self.who(request)
+        if not policy.anyone:
+            self._judge(principal, policy, conversation)
+            state.tenant = self.keep.tenant(principal.tenant)
+        if conversation is not None:
+            state.conversation = conversation
+        limits = getattr(request.app.state, "limits", None)
+        if limits is not None and (not policy.anyone or request.method not in SAFE):
+            await limits.admit(request, principal)
+
+    def _judge(self, principal: Principal, policy: AccessPolicy, conversation: str | None) -> None:
+        if principal.kind == "visitor":
+            if not (policy.visitor and self.anonymous):
+                raise unauthorized()
+        elif principal.kind == "token":
+            # First of all whose it is: who holds no right to it learns nothing, not even what it would take.
+            if conversation is not None and conversation != principal.conversation:
+                raise not_found()
+            if policy.service:
+                raise forbidden("This takes a service key; a conversation's token cannot do it.")
+            if policy.scope and policy.scope not in principal.scopes:
+                raise forbidden(f"This token has not the scope {policy.scope!r}, which this takes.")
+
+    async def holds(self, principal: Principal) -> bool:
+        """Whether the grant behind *principal* still stands, for streams that stay open. Cheap; ask every second or so."""
+        grant = await self._grant(principal.name) if principal.name else None
+        return grant is not None and not grant.over(self._clock())
+
+    async def visit(self, conversation: str) -> Issued:
+        """The token of a visitor who has made *conversation*."""
+        return await issue_token(self.keep, "", conversation, scopes=self.visitor_scopes, label="visitor")
+
+    async def forget(self, tenant: str, conversation: str) -> None:
+        """As `grants.forget`; here it is effective at once."""
+        await forget(self.keep, tenant, conversation)
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Lets go of what is known of grants, after one was ended here."""
+        self._looked.clear()
+
+    async def _grant(self, name: str) -> Grant | None:
+        """The grant, as it was at most FRESH_S ago; those who ask meanwhile wait for the same look."""
+        task = self._looked.get(name)
+        if task is None or (task.done() and (task.cancelled() or task.exception())):
+            task = self._looked[name] = self._start(self._grants.get(name))
+        return task.result() if task.done() else await asyncio.shield(task)
+
+    def _note_use(self, name: str, grant: Grant) -> None:
+        now = self._clock()
+        if now - (grant.last_used_at or 0.0) < NOTED_S or name in self._noted or len(self._tasks) >= TASKS_MOST:
+            return
+        self._noted[name] = True
+
+        def note(held: Grant | None) -> Grant | None:
+            return held and structs.replace(held, last_used_at=max(now, held.last_used_at or 0.0))
+
+        async def write() -> None:
+            try:
+                await self._grants.change(name, note)
+            except StoreError as fault:
+                log.info("The last use of token %s could not be noted: %s", id_of(name), type(fault).__name__)
+
+        self._start(write())
+
+    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work, name="chatkeep access")
+        self._tasks.add(task)  # the loop alone would let go of it
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def bearer(given: list[str]) -> str:
+    """The credential in the Authorization headers; "" if there is not exactly one that is of this kind."""
+    scheme, _, text = given[0].partition(" ")
+    return text.strip() if len(given) == 1 and scheme.lower() == "bearer" else ""
+
+
+def cookie_of(request: Request) -> str:
+    """The credential in the cookie; "" without one, or when there are two."""
+    cookies = [pair.strip() for line in request.headers.getlist("cookie") for pair in line.split(";")]
+    found = [text for name, _, text in (cookie.partition("=") for cookie in cookies) if name == COOKIE]
+    return found[0] if len(found) == 1 else ""
+
+
+def same_origin(request: Request) -> bool:
+    """Whether a browser says that a page of this very host sent *request*."""
+    sites, origins = request.headers.getlist("sec-fetch-site"), request.headers.getlist("origin")
+    if sites:
+        return sites == ["same-origin"]
+    host = request.headers.get("host", "").lower()
+    return len(origins) == 1 and bool(host) and urlsplit(origins[0].lower()).netloc == host
+
+
+def set_cookie(request: Request, response: Response, issued: Issued) -> None:
+    """Puts a token into the cookie, where no script reads it. Raises 403 unless a page of this host asks for it."""
+    if not same_origin(request):
+        raise forbidden(ELSEWHERE)
+    age = max(int((issued.expires_at or 0.0) - request.app.state.access._clock()), 0)
+    response.set_cookie(COOKIE, issued.token, max_age=age, path="/", secure=True, httponly=True, samesite="lax")
+
+
+def clear_cookie(response: Response) -> None:
+    """Has the browser forget the cookie."""
+    response.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="lax")
+
+
+def unauthorized() -> wire.Refused:
+    """401, the same whatever was asked for."""
+    return wire.Refused(401, "unauthorized", REFUSED, {"www-authenticate": "Bearer"})
+
+
+def forbidden(detail: str) -> wire.Refused:
+    """403."""
+    return wire.Refused(403, "forbidden", detail)
+
+
+def not_found() -> wire.Refused:
+    """404, the same for what is not there and for what is somebody else's."""
+    return wire.Refused(404, "not-found", NOT_FOUND)

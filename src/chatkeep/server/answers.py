@@ -1,0 +1,211 @@
+"""What the API answers with: the shapes on the wire, which are also those of /openapi.json."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from .. import model
+from ..deliveries import Sending
+from ..grants import Listed
+from ..model import Content, Status
+from .telemetry import TRACEPARENT
+
+
+class Message(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """One message of a conversation; *number* is its place in the log, *created_at* in seconds since 1970."""
+
+    id: str
+    number: int
+    role: Literal["user", "assistant", "operator", "event"]
+    content: Content
+    created_at: float
+    reply_to: int | None = None
+    reply_from: int | None = None
+    metadata: dict[str, Any] = {}
+
+
+class Messages(Struct, frozen=True):
+    """A page of the log, oldest first."""
+
+    messages: list[Message]
+
+
+class Switched(Struct, frozen=True):
+    """Whether the bot answers there now."""
+
+    on: bool
+
+
+class Deliveries(Struct, frozen=True):
+    """How the sending of each reply stands, oldest first."""
+
+    deliveries: list[Sending]
+
+
+class Receipt(Struct, frozen=True, kw_only=True):
+    """What became of a message. *duplicate*: it was there already, and the replies are the ones recorded then."""
+
+    conversation: str
+    id: str
+    number: int
+    status: Status
+    replies: list[Message]
+    duplicate: bool
+
+
+class Conversation(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A conversation at one instant. *stale*: the store is away, and this is what the server has seen last."""
+
+    id: str
+    owner: str
+    revision: str
+    session: int
+    head: int
+    unread: int
+    on: bool
+    dead: list[int]
+    updated_at: float
+    messages: list[Message]
+    state: Any | UnsetType = UNSET
+    stale: bool = False
+
+
+class Summary(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A conversation in a list. *fault*: why it cannot be read; its numbers then say nothing."""
+
+    id: str
+    owner: str
+    session: int
+    head: int
+    unread: int
+    on: bool
+    dead: list[int]
+    updated_at: float
+    fault: str = ""
+
+
+class Conversations(Struct, frozen=True):
+    """Conversations, last changed first."""
+
+    conversations: list[Summary]
+
+
+class Begun(Struct, frozen=True):
+    """A conversation that a service key has asked for; *created* when it was not there before."""
+
+    id: str
+    revision: str
+    created: bool
+
+
+class Visit(Struct, frozen=True, kw_only=True):
+    """A visitor's new conversation, and the token for it; without it when it is in the cookie."""
+
+    id: str
+    scopes: list[str]
+    expires_at: float
+    token: str | UnsetType = UNSET
+
+
+class Credential(Struct, frozen=True, kw_only=True):
+    """A new token, shown this once; without it when it is in the cookie. *id*: of the token, or of the conversation if a
+    share was redeemed."""
+
+    id: str
+    scopes: list[str]
+    expires_at: float | None
+    token: str | UnsetType = UNSET
+    label: str | UnsetType = UNSET
+
+
+class Share(Struct, frozen=True):
+    """A new share, shown this once; *url* opens the chat page with it."""
+
+    id: str
+    share: str
+    url: str
+    expires_at: float
+
+
+class Tokens(Struct, frozen=True):
+    """A conversation's tokens and shares."""
+
+    tokens: list[Listed]
+
+
+class Health(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Whether the server runs, or takes messages; *trouble*: why not."""
+
+    status: str
+    trouble: str = ""
+
+
+class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What went wrong (RFC 9457); *etag* and *state* say how things are when a precondition failed."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    conversation: str = ""
+    etag: str | UnsetType | None = UNSET
+    state: Any | UnsetType = UNSET
+
+
+def message(found: model.Message) -> Message:
+    """*found* as it is shown."""
+    return Message(
+        id=found.id,
+        number=found.number,
+        role=found.role,  # type: ignore[arg-type]  # notes of chatkeep itself have been left out
+        content=found.content,
+        created_at=found.created_at,
+        reply_to=found.reply_to,
+        reply_from=found.reply_from,
+        metadata=public(found.metadata),
+    )
+
+
+def receipt(found: model.Receipt) -> Receipt:
+    """*found* as it is shown."""
+    return Receipt(
+        conversation=found.conversation,
+        id=found.id,
+        number=found.number,
+        status=found.status,
+        replies=[message(reply) for reply in found.replies],
+        duplicate=found.duplicate,
+    )
+
+
+def conversation(found: model.Conversation[Any], messages: list[model.Message], state: Any) -> Conversation:
+    """*found* with *messages*, and with *state* unless that is UNSET."""
+    return Conversation(
+        id=found.id,
+        owner=found.owner,
+        revision=found.revision,
+        session=found.session,
+        head=found.head,
+        unread=found.unread,
+        on=found.on,
+        dead=found.dead,
+        updated_at=found.updated_at,
+        messages=[message(shown) for shown in messages],
+        state=state,
+        stale=found.stale,
+    )
+
+
+def summary(found: model.Conversation[Any]) -> Summary:
+    """*found* in a list."""
+    return msgspec.convert(found, Summary, from_attributes=True)
+
+
+def public(metadata: dict[str, Any]) -> dict[str, Any]:
+    """*metadata* without what the server has put there for itself."""
+    if TRACEPARENT not in metadata:
+        return metadata
+    return {name: value for name, value in metadata.items() if name != TRACEPARENT}

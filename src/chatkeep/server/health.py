@@ -1,0 +1,32 @@
+"""Whether messages are answered here now, for load balancers and people."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..keep import Chatkeep
+
+STOPPING = threading.Event()
+"""Set when this process was told to stop: it is not ready any more, and event streams end."""
+
+
+async def get_ready(request: Request) -> Response:
+    """200 while messages are answered here, else 503 with the reason, in words that name no host and no user."""
+    trouble = trouble_of(request.app.state.keep)
+    told = {"status": "not ready", "trouble": trouble} if trouble else {"status": "ready"}
+    headers = {"cache-control": "no-store"} | ({"retry-after": "1"} if trouble else {})
+    return Response(msgspec.json.encode(told), 503 if trouble else 200, headers, "application/json")
+
+
+def trouble_of(keep: Chatkeep[Any]) -> str:
+    """Why *keep* does not answer messages, as strangers may read it; "" when it does. The log has the details."""
+    if STOPPING.is_set():
+        return "this server is stopping"
+    if keep._engine.handler is None:
+        return "there is no handler"
+    return "the store is not reached" if keep.trouble else ""

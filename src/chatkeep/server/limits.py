@@ -1,0 +1,228 @@
+"""Rate limits: how much one token, conversation, tenant or network address may ask, counted over all instances.
+
+Two places ask: `admit`, once it is known who a request is from, and the middleware `Limited`, for those whose credentials
+were refused. Who is over a limit is remembered here until the window ends, and costs the store nothing more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from functools import lru_cache
+from hashlib import blake2b
+from math import ceil
+from typing import Any, Protocol
+
+import msgspec
+from limits import RateLimitItem, parse
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..drivers.base import Driver
+from ..errors import ChatkeepError
+from . import wire
+from .access import Principal
+from .counters import HELD, Counted, InMemory, counters_for
+
+log = logging.getLogger("chatkeep.server")
+
+PATIENCE_S = 0.5
+"""A count that takes longer is made here instead: a limiter must not be what holds a request up."""
+
+APART_S = 5.0
+"""So long everything is counted here after the store could not count."""
+
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+BEGINNINGS = ("/v1/conversations", "/v1/shares/redeem")
+
+WORDS = {
+    "peer": "this address",
+    "refused": "this address, with credentials that are not valid",
+    "begin": "this address, to begin or join conversations",
+    "token": "this token",
+    "conversation": "this conversation",
+    "tenant": "this tenant",
+}
+
+
+class Told(Protocol):
+    """What wants to know of each refusal."""
+
+    def limited(self, rate: str) -> None:
+        """A request was refused by this limit."""
+
+
+class Limits:
+    """The rate limits of one server. *rates*: by what is counted (see WORDS), such as {"token": "300/minute"}."""
+
+    def __init__(self, driver: Driver, rates: Mapping[str, str], *, told: Told | None = None) -> None:
+        self._rates: dict[str, RateLimitItem] = {name: parse(rate) for name, rate in rates.items()}
+        self._here = InMemory()
+        self._shared = counters_for(driver) or self._here
+        self._told = told
+        self._apart_until = 0.0
+        self._over: OrderedDict[str, float] = OrderedDict()
+
+    async def open(self) -> None:
+        """Connects to where hits are counted; the store is open."""
+        try:
+            await self._shared.open()
+        except Exception as fault:  # whatever the libraries raise: limits are no reason not to serve
+            log.warning(
+                "Rate limits are counted in this process only: %s cannot be used.",
+                type(self._shared).__name__,
+                exc_info=fault,
+            )
+            self._shared = self._here
+
+    async def close(self) -> None:
+        """Gives everything back."""
+        await self._shared.close()
+
+    async def admit(self, request: Request, principal: Principal) -> None:
+        """Counts a request; raises `wire.Refused` (429) when one of its limits is reached."""
+        peer = peer_of(request.scope)
+        named = {"peer": peer, "tenant": principal.tenant}
+        if principal.kind == "token":
+            named["token"] = principal.id
+        elif principal.kind == "visitor":
+            del named["tenant"]
+            if request.method == "POST" and wire.raw_path(request.scope).decode("latin-1") in BEGINNINGS:
+                named["begin"] = peer
+        if request.method not in SAFE and (conversation := request.path_params.get("id")):
+            named["conversation"] = f"{len(principal.tenant)}:{principal.tenant}{conversation}"
+        request.scope["chatkeep.counted"] = True
+        await self.hit(named)
+
+    async def hit(self, named: Mapping[str, str]) -> None:
+        """Counts a hit on each limit (by what it counts) of *named*. Raises `wire.Refused` when one is over."""
+        asked = {kind: key_of(kind, name) for kind, name in named.items() if kind in self._rates}
+        for kind, key in asked.items():
+            self._refuse_over(kind, key)
+        for (kind, key), counted in zip(asked.items(), await self._counted(asked), strict=True):
+            if counted.hits > self._rates[kind].amount:
+                self._over[key] = time.monotonic() + counted.left_s
+                while len(self._over) > HELD:
+                    self._over.popitem(last=False)
+                raise self._refusal(kind, counted.left_s)
+
+    def refuse_over(self, kind: str, name: str) -> None:
+        """Raises `wire.Refused` when *name* is known to be over the limit *kind*; counts nothing."""
+        if kind in self._rates:
+            self._refuse_over(kind, key_of(kind, name))
+
+    def _refuse_over(self, kind: str, key: str) -> None:
+        until = self._over.get(key)
+        if until is None:
+            return
+        left_s = until - time.monotonic()
+        if left_s > 0:
+            raise self._refusal(kind, left_s)
+        del self._over[key]
+
+    async def _counted(self, asked: Mapping[str, str]) -> list[Counted]:
+        now = time.monotonic()
+        hits = [(key, self._rates[kind].get_expiry(), self._rates[kind].amount) for kind, key in asked.items()]
+        if self._shared is not self._here and now >= self._apart_until:
+            try:
+                async with asyncio.timeout(PATIENCE_S):
+                    return await asyncio.gather(
+                        *(self._shared.hit(key, window_s, most=most) for key, window_s, most in hits)
+                    )
+            except Exception as fault:  # whatever the libraries raise
+                self._apart_until = time.monotonic() + APART_S
+                why = fault if isinstance(fault, ChatkeepError) else type(fault).__name__
+                log.warning(
+                    "Rate limits are counted in this process for %.0f s: the store does not count (%s).", APART_S, why
+                )
+        return [self._here.count(key, window_s, now) for key, window_s, _ in hits]
+
+    def _refusal(self, kind: str, left_s: float) -> wire.Refused:
+        if self._told is not None:
+            self._told.limited(kind)
+        again = max(1, ceil(left_s))
+        return wire.Refused(
+            429,
+            "rate-limited",
+            f"Too many requests from {WORDS[kind]}; this one was not looked at. Try again in {again} s.",
+            {"retry-after": str(again)},
+        )
+
+
+class Limited:
+    """Middleware: refuses addresses that are over a limit, and counts requests that nobody else counted."""
+
+    def __init__(self, app: ASGIApp, *, limits: Limits) -> None:
+        self.app = app
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        if scope["type"] != "http" or not wire.raw_path(scope).startswith(b"/v1/"):
+            await self.app(scope, receive, send)
+            return
+        peer = peer_of(scope)
+        try:
+            for kind in ("refused", "peer"):
+                self._limits.refuse_over(kind, peer)
+        except wire.Refused as over:
+            await refusal(over)(scope, receive, send)
+            return
+        status = 0
+
+        async def send_seen(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        await self.app(scope, receive, send_seen)
+        if "chatkeep.counted" not in scope:
+            await self._count("peer", peer)
+        if status == 401:
+            await self._count("refused", peer)
+
+    async def _count(self, kind: str, peer: str) -> None:
+        try:
+            await self._limits.hit({kind: peer})
+        except wire.Refused:
+            return  # this one was answered; the next is refused
+
+
+def refusal(over: wire.Refused) -> Response:
+    """The problem document where no application is around that would make one."""
+    told: dict[str, Any] = {
+        "type": f"urn:chatkeep:{over.word}",
+        "title": "Too Many Requests",
+        "status": 429,
+        "detail": over.detail,
+    }
+    headers = {"cache-control": "no-store", **(over.headers or {})}
+    return Response(msgspec.json.encode(told), 429, headers, "application/problem+json")
+
+
+def peer_of(scope: Scope) -> str:
+    """The network address that a request comes from; of IPv6 the /64, which is what one customer has."""
+    return network_of(scope["client"][0]) if scope.get("client") else ""
+
+
+@lru_cache(maxsize=4096)
+def network_of(host: str) -> str:
+    """What *host* is counted as."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv4Address):
+        return host
+    mapped = address.ipv4_mapped
+    return str(mapped or ipaddress.ip_network((int(address) >> 64 << 64, 64)))
+
+
+def key_of(kind: str, name: str) -> str:
+    """What a count is kept under: bounded, and no name of a user."""
+    return f"{kind}:{blake2b(name.encode(errors='surrogatepass'), digest_size=12).hexdigest()}"

@@ -1,0 +1,187 @@
+"""Logs for machines or for people, one line an event, without what users said and without secrets.
+
+What holds: no credential of ours, no password of a URL, no cookie and no Authorization header is in a line, wherever it
+came from; control characters are escaped, so a line is a line; an error that is not chatkeep's own is told by its kind and
+its places in the code, because its text may quote a message.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import time
+import traceback
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from secrets import token_hex
+from typing import Any, Protocol
+
+import msgspec
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..errors import ChatkeepError, HandlerFailed
+
+access_log = logging.getLogger("chatkeep.access")
+
+request_id: ContextVar[str] = ContextVar("chatkeep_request_id", default="")
+"""The request that is being served; every line of the log that is about it has it."""
+
+SECRET = re.compile(
+    r"ck_[a-z]_[A-Za-z0-9]+"
+    r"|(?<=://)[^\s/@]+(?=@)"
+    r"|(?i:(?<=cookie: ))[^\r\n]+"
+    r"|(?i:(?<=bearer )|(?<=basic )|(?<=cookie=)|(?<=password=)|(?<=secret=)|(?<=token=))[^\s;,&'\"]+"
+)
+QUOTING = re.compile(r"(the handler failed|was set aside|could not rebuild the state).*", re.DOTALL)
+"""Where the words of `HandlerFailed` go on with those of the bot's own error."""
+
+STEERING = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+STEERING |= {code: f"\\u{code:04x}" for code in (0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
+
+
+class Lines(logging.Formatter):
+    """Formats a record as one line: JSON, or text for people."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        super().__init__()
+        self._as_json = as_json
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        told: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC)
+            .isoformat(timespec="milliseconds")
+            .replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": line(message(record)),
+        }
+        if request := request_id.get():
+            told["request"] = request
+        told |= {name: safe(value) for name, value in record.__dict__.items() if name not in PLAIN}
+        if (fault := cause_of(record)) is not None:
+            told["error"] = [line(part) for part in told_of(fault)]
+        if self._as_json:
+            return msgspec.json.encode(told).decode()
+        head = f"{told.pop('time')} {told.pop('level'):<8}{told.pop('logger')}: {told.pop('message')}"
+        errors = told.pop("error", [])
+        return "\n    ".join([" ".join([head, *[f"{name}={value}" for name, value in told.items()]]), *errors])
+
+
+def cause_of(record: logging.LogRecord) -> BaseException | None:
+    """The error that a record is about, or what caused the one that it mentions."""
+    if record.exc_info and record.exc_info[1] is not None:
+        return record.exc_info[1]
+    mentioned = [part for part in record.args or () if isinstance(part, BaseException)]
+    return mentioned[0].__cause__ if mentioned else None
+
+
+def told_of(fault: BaseException) -> list[str]:
+    """An error and what caused it, each with its places in the code; only chatkeep's own errors with their words."""
+    told: list[str] = []
+    seen: set[int] = set()
+    cause: BaseException | None = fault
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        name = f"{type(cause).__module__}.{type(cause).__qualname__}"
+        told.append(f"{name}: {words(cause)}" if isinstance(cause, ChatkeepError) else name)
+        frames = traceback.extract_tb(cause.__traceback__)[-12:]
+        told += [f"  at {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames]
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return told
+
+
+def message(record: logging.LogRecord) -> str:
+    """What was logged; errors in it by what of their words is chatkeep's or the system's own."""
+    arguments = record.args
+    if not isinstance(arguments, tuple):
+        return record.getMessage()
+    plain = tuple(words(part) if isinstance(part, BaseException) else part for part in arguments)
+    return str(record.msg) % plain if plain else str(record.msg)
+
+
+def words(fault: BaseException) -> str:
+    """An error in words that quote nobody."""
+    if isinstance(fault, HandlerFailed):
+        return QUOTING.sub(r"\1", str(fault)) if QUOTING.search(str(fault)) else "the handler failed"
+    return str(fault) if isinstance(fault, ChatkeepError | OSError) else type(fault).__name__
+
+
+def line(text: str) -> str:
+    """*text* without secrets, as one line that steers no terminal."""
+    return SECRET.sub("***", text).translate(STEERING)
+
+
+def safe(value: object) -> object:
+    """A value as it may be logged."""
+    return value if isinstance(value, int | float | None) else line(str(value))
+
+
+def configure(*, as_json: bool, level: str) -> None:
+    """Sends the logs of everything in this process to standard error, in lines."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Lines(as_json=as_json))
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    logging.captureWarnings(True)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):  # theirs go the same way, and ours is the access log
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = name != "uvicorn.access"
+    logging.getLogger("uvicorn.error").setLevel("WARNING")
+    logging.getLogger("asyncio").setLevel("WARNING")
+
+
+class Requests(Protocol):
+    """What wants to know of each request that was answered."""
+
+    def answered(self, route: str, method: str, status: int, seconds: float) -> None:
+        """One request is over; *route* is its template, never its path."""
+
+
+PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
+"""What asks every few seconds."""
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class Observed:
+    """Middleware: names each request (`x-request-id`), logs it and counts it. Nothing that a client chose is told."""
+
+    def __init__(self, app: ASGIApp, *, metrics: Requests | None = None) -> None:
+        self.app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began, answered, status, name = time.perf_counter(), 0.0, 500, token_hex(8)
+        token = request_id.set(name)
+
+        async def send_named(message: Message) -> None:
+            nonlocal status, answered
+            if message["type"] == "http.response.start":
+                status, answered = message["status"], time.perf_counter() - began
+                MutableHeaders(scope=message)["x-request-id"] = name
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_named)
+        finally:
+            took = time.perf_counter() - began
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            route = route_of(scope)
+            if self._metrics is not None:
+                self._metrics.answered(route, method, status, answered or took)
+            level = logging.DEBUG if route in PROBES else logging.INFO
+            if access_log.isEnabledFor(level):
+                access_log.log(level, "%s %s %d", method, route, status, extra={"ms": round(took * 1000, 1)})
+            request_id.reset(token)
+
+
+def route_of(scope: Scope) -> str:
+    """The template of the route that answered, such as /v1/conversations/{id}/messages; "other" where there was none."""
+    return str(scope.get("route_path") or getattr(scope.get("route"), "path", None) or "other")

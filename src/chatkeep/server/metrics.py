@@ -1,0 +1,116 @@
+"""Numbers of one Chatkeep and of the HTTP requests to it, for Prometheus. No label holds what a user or client chose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sized
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import Metric
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..keep import Chatkeep
+from .health import trouble_of
+
+TURN_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+ACT_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+REQUEST_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0)
+
+COUNTS = {
+    "one_trip": "Turns that were recorded in a single act on the store",
+    "reruns": "Turns thrown away because their input had changed, and run again",
+    "duplicates": "Messages whose id was in the log already",
+    "failures": "Turns whose handler raised or took too long",
+    "dead": "Messages set aside after their last attempt (dead letters)",
+    "taken_over": "Turns taken over from a process that died",
+    "set_back": "Times the store held less than it had answered before",
+}
+GAUGES = {
+    "journaled": "Conversations with messages in the journal, waiting for the store",
+    "waiting": "Messages that wait for an answer in this process",
+    "lanes": "Conversations that are worked on in this process",
+}
+CACHE_COUNTS = {"hits": "found", "misses": "not found", "evictions": "pushed out"}
+
+
+class Metrics:
+    """All numbers of *keep* and its server, in a registry of their own."""
+
+    def __init__(self, keep: Chatkeep[Any]) -> None:
+        self._keep = keep
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._turns = Histogram(
+            "chatkeep_turn_seconds",
+            "Time from taking up messages to the recorded answer",
+            buckets=TURN_S,
+            registry=self.registry,
+        )
+        self._acts = Histogram(
+            "chatkeep_store_act_seconds", "Time of an act on the store", ["act"], buckets=ACT_S, registry=self.registry
+        )
+        self._requests = Histogram(
+            "chatkeep_http_request_seconds",
+            "Time until an HTTP request begins to be answered",
+            ["route", "method"],
+            buckets=REQUEST_S,
+            registry=self.registry,
+        )
+        self._answers = Counter(
+            "chatkeep_http_requests", "HTTP requests answered", ["route", "method", "status"], registry=self.registry
+        )
+        self._limited = Counter(
+            "chatkeep_rate_limited",
+            "Requests refused because a rate limit was reached",
+            ["rate"],
+            registry=self.registry,
+        )
+        self.streams: Sized = ()
+        self.registry.register(self)
+        keep.observe(self.observed)
+
+    def observed(self, name: str, seconds: float) -> None:
+        """Notes a turn or an act on the store."""
+        if name == "turn":
+            self._turns.observe(seconds)
+        else:
+            self._acts.labels(name).observe(seconds)
+
+    def answered(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Notes an HTTP request."""
+        self._requests.labels(route, method).observe(seconds)
+        self._answers.labels(route, method, str(status)).inc()
+
+    def limited(self, rate: str) -> None:
+        """Notes a request that a rate limit refused."""
+        self._limited.labels(rate).inc()
+
+    def describe(self) -> list[Metric]:
+        """None: what `collect` gives needs no description beforehand."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """What the Chatkeep counts itself, as it is now."""
+        counts, cache = self._keep.statistics.engine, self._keep.statistics.cache
+        yield GaugeMetricFamily("chatkeep_ready", "1 while messages are answered here", int(not trouble_of(self._keep)))
+        yield CounterMetricFamily("chatkeep_turns", "Turns recorded", counts.turns)
+        yield GaugeMetricFamily("chatkeep_event_streams", "Open event streams (SSE)", len(self.streams))
+        for name, said in COUNTS.items():
+            yield CounterMetricFamily(f"chatkeep_{name}", said, getattr(counts, name))
+        for name, said in GAUGES.items():
+            yield GaugeMetricFamily(f"chatkeep_{name}", said, getattr(counts, name))
+        for name, said in CACHE_COUNTS.items():
+            yield CounterMetricFamily(
+                f"chatkeep_cache_{name}", f"Conversations {said} in the cache", getattr(cache, name)
+            )
+        yield GaugeMetricFamily("chatkeep_cache_entries", "Conversations in the cache", cache.entries)
+        yield GaugeMetricFamily("chatkeep_cache_bytes", "Memory that the cache takes, roughly", cache.bytes)
+
+
+async def get_metrics(request: Request) -> Response:
+    """The numbers in Prometheus' text format; whoever may reach it may read it, for no name of a user is there."""
+    raw = generate_latest(request.app.state.metrics.registry)
+    return Response(raw, headers={"cache-control": "no-store"}, media_type="text/plain; version=0.0.4; charset=utf-8")

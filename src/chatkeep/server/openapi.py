@@ -1,0 +1,274 @@
+"""/openapi.json: made of the routes, their docstrings and policies, and of the same types that are parsed and answered."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from .. import __version__
+from . import answers, events, operators, tokens, wire
+from .access import COOKIE, AccessPolicy, allows
+
+SCHEMAS = "#/components/schemas/{name}"
+METHODS = ("get", "put", "post", "patch", "delete")
+
+KEY = {"Idempotency-Key": "Names the message or change: the same again has no second effect."}
+PREFER = {"Prefer": "`respond-async`: answer at once, before the bot has."}
+MATCH = {"If-Match": "ETags, or `*`: write only if the value is one of these."}
+NONE_MATCH = {"If-None-Match": "ETags, or `*`: only if the value is none of these."}
+
+HEADERS: dict[str, dict[str, Any]] = {
+    "Idempotency-Key": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
+    "Prefer": {"type": "string"},
+    "If-Match": {"type": "string", "pattern": '^"[A-Za-z0-9]{1,64}"$'},
+    "If-None-Match": {"type": "string", "pattern": '^"[A-Za-z0-9]{1,64}"$'},
+    "Last-Event-ID": {"type": "integer", "minimum": 0},
+}
+"""What the headers look like; more is understood than is told here, and nothing that is told here is refused."""
+
+NAMES: dict[str, dict[str, Any]] = {
+    "id": {"type": "string", "minLength": 1, "maxLength": 512, "pattern": r"^[^\x00]+$"},
+    "slot": {"type": "string", "minLength": 1, "pattern": r"^[^\x00]+$"},
+    "token": {"type": "string", "minLength": 1},
+    "number": {"type": "string", "pattern": "^[0-9]{1,15}$"},
+    "channel": {"type": "string", "minLength": 1},
+}
+"""What is in the path; percent-encoded, also its slashes."""
+
+TOLD = {
+    304: "It is the one that the client knows.",
+    400: "The request is not understood; nothing was touched.",
+    401: "No credentials, or none that are valid.",
+    403: "The token does not allow this.",
+    404: "There is nothing at this address, or it is somebody else's.",
+    408: "The body did not arrive in time.",
+    409: "Something else is going on there; see the type.",
+    412: "The state is another one; *etag* and *state* say which.",
+    413: "The body is too large.",
+    415: "The body is of another type.",
+    422: "Understood, and cannot be done; see the type.",
+    428: "A write without a precondition.",
+    429: "Too many requests; see Retry-After.",
+    500: "It is there and cannot be read, or the bot failed; see the type.",
+    503: "Not now; see Retry-After. Nothing was lost.",
+}
+
+
+class Operation(Struct, frozen=True, kw_only=True):
+    """What one method at one address takes and gives; the rest is known from its endpoint."""
+
+    takes: Any = None
+    media: str = wire.JSON
+    needed: bool = True
+    query: type[Struct] | None = None
+    headers: dict[str, str] = {}
+    gives: dict[int, Any]
+    answers_with: str = wire.JSON
+    refuses: tuple[int, ...] = ()
+
+
+ONE = "/v1/conversations/{id}"
+READ = (500, 503)
+WRITE = (409, 422, 500, 503)
+
+OPERATIONS: dict[tuple[str, str], Operation] = {
+    ("/v1/conversations", "post"): Operation(
+        takes=wire.Beginning,
+        needed=False,
+        gives={200: answers.Begun, 201: (answers.Begun, answers.Visit)},
+        refuses=WRITE,
+    ),
+    ("/v1/conversations", "get"): Operation(query=wire.Listing, gives={200: answers.Conversations}, refuses=READ),
+    (ONE, "get"): Operation(query=wire.Shown, gives={200: answers.Conversation}, refuses=READ),
+    (ONE, "delete"): Operation(gives={204: None}, refuses=WRITE),
+    (f"{ONE}/messages", "post"): Operation(
+        takes=wire.Incoming,
+        headers=KEY | PREFER,
+        gives={200: answers.Receipt, 202: answers.Receipt},
+        refuses=WRITE,
+    ),
+    (f"{ONE}/messages", "get"): Operation(query=wire.Window, gives={200: answers.Messages}, refuses=READ),
+    **{
+        (path, method): operation
+        for path in (f"{ONE}/state", f"{ONE}/state/{{slot}}")
+        for method, operation in {
+            "get": Operation(headers=NONE_MATCH, gives={200: Any, 304: None}, refuses=READ),
+            "put": Operation(
+                takes=Any, headers=MATCH | NONE_MATCH | KEY, gives={200: Any, 204: None}, refuses=(412, 428, *WRITE)
+            ),
+            "delete": Operation(headers=MATCH | KEY, gives={204: None}, refuses=(412, *WRITE)),
+        }.items()
+    },
+    (f"{ONE}/state", "patch"): Operation(
+        takes=Any,
+        media="application/merge-patch+json",
+        headers=MATCH | KEY,
+        gives={200: Any, 204: None},
+        refuses=(412, *WRITE),
+    ),
+    (f"{ONE}/events", "get"): Operation(
+        query=events.Since,
+        headers={"Last-Event-ID": "Number of the last message that the client has; wins over `after`."},
+        gives={200: str},
+        answers_with="text/event-stream",
+        refuses=READ,
+    ),
+    (f"{ONE}/tokens", "post"): Operation(
+        takes=tokens.NewToken, needed=False, gives={201: answers.Credential}, refuses=WRITE
+    ),
+    (f"{ONE}/tokens", "get"): Operation(gives={200: answers.Tokens}, refuses=READ),
+    (f"{ONE}/tokens/{{token}}", "delete"): Operation(gives={204: None}, refuses=WRITE),
+    (f"{ONE}/tokens/{{token}}/rotate", "post"): Operation(
+        takes=tokens.Rotation, needed=False, gives={201: answers.Credential}, refuses=WRITE
+    ),
+    (f"{ONE}/shares", "post"): Operation(
+        takes=tokens.NewShare, needed=False, gives={201: answers.Share}, refuses=WRITE
+    ),
+    ("/v1/shares/redeem", "post"): Operation(
+        takes=tokens.Redemption, gives={201: answers.Credential}, refuses=(403, 404, *WRITE)
+    ),
+    (f"{ONE}/bot", "put"): Operation(takes=operators.Switching, gives={200: answers.Switched}, refuses=WRITE),
+    (f"{ONE}/operator", "post"): Operation(
+        takes=operators.Written, gives={200: answers.Receipt, 201: answers.Receipt}, refuses=WRITE
+    ),
+    (f"{ONE}/deliveries", "get"): Operation(gives={200: answers.Deliveries}, refuses=READ),
+    (f"{ONE}/deliveries/{{number}}", "post"): Operation(gives={204: None}, refuses=WRITE),
+    ("/channels/{channel}", "get"): Operation(gives={200: None}, refuses=(404, *READ)),
+    ("/channels/{channel}", "post"): Operation(takes=Any, gives={200: None}, refuses=(401, 404, *WRITE)),
+    ("/healthz", "get"): Operation(gives={200: answers.Health}),
+    ("/readyz", "get"): Operation(gives={200: answers.Health, 503: answers.Health}),
+    ("/metrics", "get"): Operation(gives={200: str}, answers_with="text/plain"),
+    ("/openapi.json", "get"): Operation(gives={200: Any}),
+}
+"""Everything that can be asked; a test finds a route of ours that is missing here."""
+
+Schemas = dict[Any, Any]
+
+
+def document(routes: Iterable[BaseRoute]) -> dict[str, Any]:
+    """The OpenAPI document of *routes*."""
+    schemas, components = schemas_of(OPERATIONS.values())
+    paths: dict[str, dict[str, Any]] = {}
+    for path, method, endpoint in endpoints(routes):
+        if operation := OPERATIONS.get((path, method)):
+            paths.setdefault(path, {})[method] = described(path, method, endpoint, operation, schemas)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "chatkeep", "version": __version__, "description": "Durable conversations."},
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "responses": {
+                str(status): {"description": told, **content("application/problem+json", schemas[answers.Problem])}
+                for status, told in TOLD.items()
+            },
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE},
+            },
+        },
+    }
+
+
+def endpoints(routes: Iterable[BaseRoute]) -> Iterator[tuple[str, str, Any]]:
+    """Path, method and function of everything that *routes* let people ask."""
+    for route in routes:
+        if isinstance(route, Route):
+            if inspect.isclass(route.endpoint):
+                found = [(method, getattr(route.endpoint, method, None)) for method in METHODS]
+                yield from [(route.path, method, endpoint) for method, endpoint in found if endpoint is not None]
+            else:
+                yield route.path, "get", route.endpoint
+
+
+def schemas_of(operations: Iterable[Operation]) -> tuple[Schemas, dict[str, Any]]:
+    """The schema of every type that *operations* take or give, and the components that these refer to."""
+    types: dict[Any, None] = {answers.Problem: None}
+    choices: list[tuple[Any, ...]] = []
+    for operation in operations:
+        for found in (operation.takes, *operation.gives.values()):
+            if isinstance(found, tuple):
+                choices.append(found)
+            types |= dict.fromkeys(found if isinstance(found, tuple) else (found,))
+    known, components = msgspec.json.schema_components(types, ref_template=SCHEMAS)
+    schemas: Schemas = dict(zip(types, known, strict=True))
+    return schemas | {choice: {"anyOf": [schemas[kind] for kind in choice]} for choice in choices}, components
+
+
+def described(path: str, method: str, endpoint: Any, operation: Operation, schemas: Schemas) -> dict[str, Any]:
+    """One operation as OpenAPI has it."""
+    policy: AccessPolicy = endpoint.policy
+    refused = {*operation.refuses, 400} if "{" in path or operation.takes or operation.query else set(operation.refuses)
+    refused |= set() if policy.anyone else {401, 403, 404, 429, 503}
+    refused |= {408, 413, 415, 429} if operation.takes is not None else set()
+    responses = {str(status): {"$ref": f"#/components/responses/{status}"} for status in refused - set(operation.gives)}
+    for status, gives in operation.gives.items():
+        shown = {} if gives is None else content(operation.answers_with, schemas[gives])
+        responses[str(status)] = {"description": TOLD.get(status, "As asked."), **shown}
+    found: dict[str, Any] = {
+        "operationId": operation_id(path, method),
+        "summary": (inspect.getdoc(endpoint) or "").partition("\n")[0],
+        "parameters": parameters(path, operation),
+        "responses": dict(sorted(responses.items())),
+        "security": security(policy),
+    }
+    if operation.takes is not None:
+        found["requestBody"] = {"required": operation.needed, **content(operation.media, schemas[operation.takes])}
+    return found
+
+
+def parameters(path: str, operation: Operation) -> list[dict[str, Any]]:
+    """The parameters in path, query and headers."""
+    names = re.findall(r"{(\w+)}", path)
+    found = [{"name": name, "in": "path", "required": True, "schema": NAMES[name]} for name in names]
+    if operation.query is not None:
+        fields = msgspec.json.schema(operation.query)["$defs"][operation.query.__name__]["properties"]
+        found += [
+            {"name": name, "in": "query", "required": False, "schema": without_null(schema)}
+            for name, schema in fields.items()
+        ]
+    for name, told in operation.headers.items():
+        found.append({"name": name, "in": "header", "required": False, "schema": HEADERS[name], "description": told})
+    return found
+
+
+def without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """*schema* for a query, in which what is not given is left out."""
+    some = [choice for choice in schema.get("anyOf", []) if choice != {"type": "null"}]
+    return some[0] if len(some) == 1 else schema
+
+
+def security(policy: AccessPolicy) -> list[dict[str, list[str]]]:
+    """Which credentials an endpoint asks for."""
+    if policy.anyone:
+        return []
+    known = ["bearer"] if policy.service else ["bearer", "cookie"]
+    found: list[dict[str, list[str]]] = [{scheme: []} for scheme in known]
+    return [*found, {}] if policy.visitor else found
+
+
+def content(media: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """A body of one media type."""
+    return {"content": {media: {"schema": schema}}}
+
+
+def operation_id(path: str, method: str) -> str:
+    """A name for generated clients: getConversations, getConversation, getConversationMessages."""
+    words = re.findall(r"\w+", path.removeprefix("/v1").replace("conversations/{id}", "conversation"))
+    return method + "".join(word.capitalize() for word in words)
+
+
+@allows(anyone=True)
+async def get_openapi(request: Request) -> Response:
+    """This description of the API."""
+    told = request.app.state.openapi | {"servers": [{"url": quote(request.scope.get("root_path", "")) or "/"}]}
+    return wire.as_json(told)

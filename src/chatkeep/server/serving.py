@@ -1,0 +1,334 @@
+"""Runs an application as a service: loads it, puts the server around it, starts and stops its processes."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from types import FrameType
+from typing import Any, cast
+
+import uvicorn
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import Multiprocess
+
+from ..drivers.base import Ability
+from ..errors import ChatkeepError, Misconfigured, UsageError
+from ..grants import list_keys
+from ..keep import Chatkeep
+from ..settings import seconds
+from . import logs, telemetry
+from .access import allows
+from .app import create_app
+from .health import STOPPING
+from .limits import Limited, Limits
+from .metrics import Metrics, get_metrics
+from .protocol import PromptProtocol
+from .settings import ServerSettings, cors, server_settings_from
+
+log = logging.getLogger("chatkeep.server")
+
+CONNECTIONS = 10_000
+"""Connections that one process holds; more are answered 503."""
+
+FINISH_S = 5.0
+"""After a stop, requests may take this much longer than the longest turn."""
+
+
+def run(settings: ServerSettings) -> None:
+    """Serves until SIGINT or SIGTERM. Raises a `ChatkeepError` when it cannot begin."""
+    keep = check(loaded(settings.app), settings)
+    listener = listening(settings.host, settings.port)
+    os.environ["CHATKEEP_APP"] = settings.app  # worker processes read it
+    patience_s = (seconds(keep.settings.turn_timeout) if keep else 30.0) + FINISH_S
+    config = configured(f"{__name__}:application", settings, patience_s=patience_s)
+    logs.configure(as_json=settings.log_format == "json", level=settings.log_level)
+    log.info("Serving %s on %s with %d process(es).", settings.app, address(listener), settings.workers)
+    for said in cautions(settings, keep):
+        log.warning("%s", said)
+    if settings.workers > 1:
+        supervise(config, listener)
+    else:
+        serve(config, listener)
+
+
+def configured(app: ASGIApp | str, settings: ServerSettings, *, patience_s: float) -> uvicorn.Config:
+    """How uvicorn serves *app*, or what the function of that name makes; on a stop, requests have *patience_s* to end."""
+    return uvicorn.Config(
+        app,
+        factory=isinstance(app, str),
+        workers=settings.workers,
+        http=PromptProtocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=bool(settings.proxies),
+        forwarded_allow_ips=list(settings.proxies),
+        limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=int(patience_s),
+    )
+
+
+def serve(config: uvicorn.Config, listener: socket.socket) -> None:
+    """Serves in this process."""
+    # uvicorn raises the signal that stopped it once more when everything is closed.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit(0))
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    except SystemExit as end:
+        if end.code == STARTUP_FAILURE and FAULTS:
+            raise FAULTS[0] from None
+        raise
+
+
+def supervise(config: uvicorn.Config, listener: socket.socket) -> None:
+    """Serves in processes of their own; one that dies is followed by another."""
+    workers = Workers(config, [listener])
+    workers.run()
+    if any(process.exitcode == STARTUP_FAILURE for process in workers.processes):
+        raise Misconfigured("A worker process could not start, and all were stopped; its log says why.")
+
+
+class Workers(Multiprocess):
+    """uvicorn's worker processes; SIGHUP is passed on to them, instead of starting them anew."""
+
+    def handle_hup(self) -> None:
+        """Has every process read its flags again."""
+        for process in self.processes:
+            if process.pid is not None:
+                os.kill(process.pid, signal.SIGHUP)
+
+
+FAULTS: list[ChatkeepError] = []
+"""Why this process could not start; for `run`, because uvicorn only says that it could not."""
+
+
+def application() -> ASGIApp:
+    """What a process serves, by the settings in its environment."""
+    settings = server_settings_from({})
+    logs.configure(as_json=settings.log_format == "json", level=settings.log_level)
+    found = loaded(settings.app)
+    if not isinstance(found, Chatkeep):
+        return Lived(cast(ASGIApp, found), settings)
+    telemetry.trace_turns(found)
+    metrics = Metrics(found) if settings.metrics else None
+    limits = Limits(found._engine.store.driver, settings.rates, told=metrics) if settings.rates else None
+    app = create_app(
+        found,
+        title=settings.title or None,
+        hosts=settings.hosts,
+        anonymous=settings.anonymous,
+        visitor_scopes=settings.visitor_scopes,
+        routes=[Route("/metrics", allows(anyone=True)(get_metrics))] if metrics is not None else [],
+        middleware=[
+            Middleware(telemetry.Traced),
+            Middleware(logs.Observed, metrics=metrics),
+            *([Middleware(CORSMiddleware, **cors(settings.origins))] if settings.origins else []),
+            *([Middleware(Limited, limits=limits)] if limits is not None else []),
+        ],
+    )
+    app.state.metrics, app.state.limits = metrics, limits
+    if metrics is not None:
+        metrics.streams = app.state.streams
+    return Lived(app, settings, found, ends=app.state.streams.end, limits=limits)
+
+
+class Lived:
+    """An application with what a process needs around its life: signals, and one line about what went wrong."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: ServerSettings,
+        keep: Chatkeep[Any] | None = None,
+        *,
+        ends: Callable[[], None] = lambda: None,
+        limits: Limits | None = None,
+    ) -> None:
+        self.app = app
+        self._settings = settings
+        self._keep = keep
+        self._ends = ends
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request, or the life of the application."""
+        if scope["type"] != "lifespan":
+            await self.app(scope, receive, send)
+            return
+
+        began = False
+
+        async def send_told(message: Message) -> None:
+            nonlocal began
+            began = True
+            if message["type"] == "lifespan.startup.complete":
+                self._listen_to_signals()
+                if self._limits is not None:
+                    await self._limits.open()
+                await self._tell_who_may()
+            if message["type"].endswith(".failed"):
+                message = {"type": message["type"]}  # its text is a traceback, which may quote anything
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_told)
+        except Exception as fault:
+            if isinstance(fault, ChatkeepError):
+                FAULTS.append(fault)
+            if self._settings.workers > 1 or not isinstance(fault, ChatkeepError):
+                log.critical("The application could not be started or stopped.", exc_info=fault)
+            if not began:
+                await send({"type": "lifespan.startup.failed", "message": ""})
+        finally:
+            if self._limits is not None:
+                await self._limits.close()
+
+    def _listen_to_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        if hasattr(signal, "SIGHUP"):
+            loop.add_signal_handler(signal.SIGHUP, self._reload)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, partial(self._stop, loop, signal.getsignal(number)))
+
+    def _stop(self, loop: asyncio.AbstractEventLoop, stop: Any, number: int, frame: FrameType | None) -> None:
+        if STOPPING.is_set():
+            if number == signal.SIGINT:  # once more: at once
+                stop(number, frame)
+            return
+        STOPPING.set()
+
+        def go() -> None:
+            self._ends()
+            stop(number, frame)
+
+        loop.call_soon_threadsafe(loop.call_later, seconds(self._settings.drain), go)
+
+    def _reload(self) -> None:
+        if self._keep is None:
+            return
+        try:
+            self._keep.settings.flags.reload()
+        except Misconfigured as fault:
+            log.error("The flags stay as they were: %s", fault)
+        else:
+            log.info("The flags were read again.")
+
+    async def _tell_who_may(self) -> None:
+        if self._keep is None or self._settings.anonymous:
+            return
+        if not await list_keys(self._keep):
+            far = (
+                ""
+                if is_loopback(self._settings.host)
+                else f", and {self._settings.host} can be reached from other machines"
+            )
+            log.warning(
+                "Nobody can use this server: there is no service key, and anonymous is off%s. `chatkeep key create` makes one.",
+                far,
+            )
+
+
+# -- before it begins ---------------------------------------------------------------------------------------------------
+
+
+def loaded(app: str) -> object:
+    """What "module:attribute" names; the current directory is looked in first. Raises `UsageError`."""
+    module, colon, attribute = app.partition(":")
+    if not (module and colon and attribute):
+        raise UsageError(f'{app or "Nothing"} is not "module:attribute", such as app:keep; nothing was started.')
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = import_module(module)
+    except ModuleNotFoundError as missing:
+        if missing.name is None or not f"{module}.".startswith(f"{missing.name}."):
+            raise UsageError(
+                f"{module} needs {missing.name}, which is not installed; nothing was started."
+            ) from missing
+        raise UsageError(
+            f"There is no module {missing.name} in {os.getcwd()} or among what is installed; nothing was started."
+        ) from None
+    for name in attribute.split("."):
+        if not hasattr(found, name):
+            kinds = [other for other, value in vars(import_module(module)).items() if isinstance(value, Chatkeep)]
+            there = f"; it has the Chatkeep {', '.join(kinds)}" if kinds else ""
+            raise UsageError(f"{module} has no {attribute}{there}. Nothing was started.")
+        found = getattr(found, name)
+    return cast(object, found)
+
+
+def check(found: object, settings: ServerSettings) -> Chatkeep[Any] | None:
+    """The Chatkeep that is to be served; None for an ASGI application. Raises `UsageError` when it cannot be served."""
+    if not isinstance(found, Chatkeep):
+        if isinstance(found, type) or not callable(found):
+            what = "a class" if isinstance(found, type) else type(found).__name__
+            raise UsageError(f"{settings.app} is {what}, not a Chatkeep or an ASGI application; nothing was started.")
+        return None
+    if found._engine.handler is None:
+        raise UsageError(f"{settings.app} has no handler: decorate one with @keep.on_message. Nothing was started.")
+    if settings.workers > 1:
+        if Ability.SHARED not in found._engine.store.driver.abilities:
+            raise UsageError("The store of this Chatkeep belongs to one process; use --workers 1, or another store.")
+        if found.settings.journal:
+            raise UsageError("A journal belongs to one process; use --workers 1, or several services with one each.")
+    return found
+
+
+def cautions(settings: ServerSettings, keep: Chatkeep[Any] | None) -> list[str]:
+    """What somebody who starts this should know."""
+    said = []
+    if keep is not None and not is_loopback(settings.host) and settings.hosts == ServerSettings().hosts:
+        said.append(
+            'Requests must name this server as localhost; set hosts, such as CHATKEEP_HOSTS="chat.example.com".'
+        )
+    if settings.workers > 1 and settings.metrics and keep is not None:
+        said.append("Each process has its own /metrics: a scrape shows one of them. Run one process a port to see all.")
+    return said
+
+
+def listening(host: str, port: int, *, hint: str = "") -> socket.socket:
+    """A socket that listens there. Raises `UsageError`."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # asyncio sets it only on sockets that were made as TCP by name; without it an answer on a kept connection takes 40 ms.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.bind((host, port))
+        listener.listen(2048)
+        listener.set_inheritable(True)
+    except OSError as fault:
+        listener.close()
+        raise UsageError(
+            f"Port {port} of {host} cannot be used ({fault.strerror}); nothing was started. {hint}".strip()
+        ) from fault
+    return listener
+
+
+def address(listener: socket.socket) -> str:
+    """Where it listens, as a URL."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether *host* is an address that only this machine can reach."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,159 @@
+"""Every setting of `chatkeep serve`, its default and its limits; given like those of a Chatkeep (see chatkeep.settings)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_network
+from typing import Any, Literal, get_args
+
+from limits import parse
+from msgspec import Struct
+
+from ..errors import Misconfigured
+from ..grants import SCOPES
+from ..settings import Duration, Settings, from_source, given, seconds, settings_given, strangers
+
+LogFormat = Literal["text", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class ServerSettings(Struct, frozen=True, kw_only=True):
+    """How `chatkeep serve` runs an application.
+
+    app: what is served, "module:attribute": a Chatkeep, or an ASGI app. host, port: where it listens. workers: processes;
+    each has its own Chatkeep, so the store must be one that processes may share. title: of the chat page; without one there
+    is no page. hosts: the names that requests may use for this server. anonymous: whoever comes may begin a conversation, and
+    is handed a token with `visitor_scopes`. origins: pages of other origins that may use the API from a browser (CORS).
+    proxies: addresses or networks in front of the server whose X-Forwarded-For is believed; of nobody else's. metrics:
+    serve /metrics. log_format, log_level.
+    drain: so long the server says that it is not ready, and goes on, before it stops; for a load balancer to notice.
+
+    Rates are "60/minute" ("/second", "/hour", "/day"), or "off". Each counts requests:
+        rate_peer          of one network address (IPv6: of a /64)
+        rate_refused       of one address whose credentials were refused
+        rate_begin         of one address that begin a conversation anonymously or redeem a share
+        rate_token         with one conversation token
+        rate_conversation  that change one conversation
+        rate_tenant        of one tenant
+    """
+
+    app: str = ""
+    host: str = "127.0.0.1"
+    port: int = 8765
+    workers: int = 1
+    title: str = ""
+    hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
+    anonymous: bool = False
+    visitor_scopes: tuple[str, ...] = ("read", "send", "share")
+    origins: tuple[str, ...] = ()
+    proxies: tuple[str, ...] = ()
+    metrics: bool = True
+    log_format: LogFormat = "text"
+    log_level: LogLevel = "info"
+    drain: Duration = "0s"
+    rate_peer: str = "1200/minute"
+    rate_refused: str = "30/minute"
+    rate_begin: str = "60/hour"
+    rate_token: str = "300/minute"
+    rate_conversation: str = "60/minute"
+    rate_tenant: str = "off"
+
+    @property
+    def rates(self) -> dict[str, str]:
+        """The rate limits by what they count."""
+        names = [name for name in self.__struct_fields__ if name.startswith("rate_")]
+        return {name.removeprefix("rate_"): rate for name in names if (rate := getattr(self, name)) != "off"}
+
+
+CHOICES = {"log_format": get_args(LogFormat), "log_level": get_args(LogLevel)}
+RANGES = {"port": (0, 65_535), "workers": (1, 256)}
+KNOWN = (*ServerSettings.__struct_fields__, *Settings.__struct_fields__, "store")
+
+
+def server_settings_from(arguments: Mapping[str, object]) -> ServerSettings:
+    """Settings from arguments, the environment and the file. Raises `Misconfigured` with everything that is wrong in
+    one message, also with the names that mean nothing to anybody."""
+    found, faults = given(ServerSettings, arguments)
+    faults += [fault for fault in settings_given({})[1] if fault not in faults] + strangers(KNOWN)
+    values: dict[str, Any] = {}
+    for name, (value, source) in found.items():
+        fault = fault_of(name, value)
+        if fault:
+            faults.append(from_source(f"{name} {fault}", source))
+        values[name] = tuple(value) if isinstance(value, list) else value
+    if faults:
+        raise Misconfigured("; ".join(faults) + ". Nothing was started.")
+    return ServerSettings(**values)
+
+
+def fault_of(name: str, value: object) -> str:
+    """What is wrong with one value; "" when nothing is."""
+    kind = type(getattr(ServerSettings(), name))
+    if name == "drain":
+        try:
+            seconds(value)  # type: ignore[arg-type]
+        except ValueError as fault:
+            return f": {fault}"
+        return ""
+    if kind is tuple:
+        if (
+            not isinstance(value, Sequence)
+            or isinstance(value, str)
+            or not all(isinstance(part, str) for part in value)
+        ):
+            return f"is a list of text, not {value!r}"
+        return fault_in_list(name, value)
+    if type(value) is not kind:
+        return f"is {'true or false' if kind is bool else 'a whole number' if kind is int else 'text'}, not {value!r}"
+    if name in CHOICES and value not in CHOICES[name]:
+        return f"is one of {', '.join(CHOICES[name])}, not {value!r}"
+    if isinstance(value, int) and name in RANGES and not RANGES[name][0] <= value <= RANGES[name][1]:
+        return f"is from {RANGES[name][0]} to {RANGES[name][1]}, not {value}"
+    if name.startswith("rate_") and value != "off":
+        try:
+            if parse(str(value)).amount < 1:
+                return f"allows nothing: {value!r}"
+        except ValueError:
+            return f'is like "60/minute", or "off", not {value!r}'
+    return ""
+
+
+def fault_in_list(name: str, value: Sequence[str]) -> str:
+    """What is wrong with the parts of a list."""
+    if name == "visitor_scopes" and (wrong := [scope for scope in value if scope not in SCOPES]):
+        return f"has no {', '.join(wrong)}; there are: {', '.join(sorted(SCOPES))}"
+    if name == "origins" and (wrong := [origin for origin in value if not is_origin(origin)]):
+        return f'has {", ".join(wrong)}; an origin is like "https://shop.example", and "*" is not taken'
+    if name == "proxies":
+        for network in value:
+            try:
+                ip_network(network)
+            except ValueError as fault:
+                return f'has no address or network "{network}": {fault}'
+    return ""
+
+
+def is_origin(text: str) -> bool:
+    """Whether *text* is the origin of a page."""
+    scheme, _, rest = text.partition("://")
+    return scheme in ("http", "https") and bool(rest) and not set(rest) & set("/*?#@ ")
+
+
+def cors(origins: Sequence[str]) -> dict[str, Any]:
+    """Arguments of Starlette's CORSMiddleware: what the browser client uses, and no cookies."""
+    return {
+        "allow_origins": list(origins),
+        "allow_methods": ["GET", "POST", "PUT", "PATCH", "DELETE"],
+        "allow_headers": [
+            "authorization",
+            "content-type",
+            "idempotency-key",
+            "if-match",
+            "if-none-match",
+            "last-event-id",
+            "prefer",
+            "traceparent",
+        ],
+        "expose_headers": ["etag", "idempotent-replayed", "preference-applied", "retry-after", "x-request-id"],
+        "max_age": 600,
+    }

@@ -1,0 +1,121 @@
+"""The state of a conversation as a resource: its value as plain JSON, its ETag, its slots, and edits that look first.
+
+Every edit is a function that `Tenant.change` applies in one act, on top of whatever was written meanwhile; the
+precondition is looked at inside it, so that two writers can never both win from the same ETag.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Struct
+
+from .wire import Refused
+
+Edit = Callable[[Any], Any]
+"""Plain JSON to plain JSON; UNSET stands for what is not there."""
+
+
+def plain_of(state: Any) -> Any:
+    """The application's state as plain JSON."""
+    if hasattr(state, "model_dump"):
+        return state.model_dump(mode="json")
+    if is_dataclass(state):  # (msgspec leaves out what has the value of its class)
+        state = {slot.name: getattr(state, slot.name) for slot in fields(state)}
+    return msgspec.to_builtins(state, str_keys=True)
+
+
+def state_from(plain: Any, kind: type[Any]) -> Any:
+    """The application's state in *plain*. Raises `Refused` when it does not fit."""
+    try:
+        raw = msgspec.json.encode(plain)
+        if hasattr(kind, "model_validate_json"):
+            return kind.model_validate_json(raw)
+        return msgspec.json.decode(raw, type=kind)
+    except Exception as fault:  # the application's own types may raise anything
+        raise Refused(422, "bad-state", f"That does not fit the state: {fault!s:.500}. Nothing was changed.") from None
+
+
+def member(plain: Any, slot: str | None) -> Any:
+    """What is in *slot*, or all of it; UNSET when there is no such slot."""
+    if slot is None:
+        return plain
+    return plain.get(slot, UNSET) if isinstance(plain, dict) else UNSET
+
+
+def canonical(plain: Any) -> bytes:
+    """The one way to write *plain* as JSON."""
+    return msgspec.json.encode(plain, order="sorted")
+
+
+def etag(plain: Any) -> str:
+    """The strong entity tag of a value: the same exactly when the value is."""
+    return f'"{hashlib.blake2b(canonical(plain), digest_size=12).hexdigest()}"'
+
+
+def merged(target: Any, patch: Any) -> Any:
+    """*target* with *patch* merged into it as RFC 7396 has it; both stay as they are."""
+    if not isinstance(patch, dict):
+        return patch
+    found = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            found.pop(name, None)
+        else:
+            found[name] = merged(found.get(name), value)
+    return found
+
+
+class Precondition(Struct, frozen=True):
+    """What must hold for a write: If-Match and If-None-Match, as `wire.tags` reads them."""
+
+    match: set[str] | None
+    none_match: set[str] | None
+
+    def holds(self, there: Any) -> bool:
+        """Whether it holds for the value that is *there* (UNSET: none is)."""
+        tag = None if there is UNSET else etag(there)
+        fits = self.match is None or (tag is not None and (tag in self.match or "*" in self.match))
+        return fits and not (self.none_match is not None and tag is not None and is_in(tag, self.none_match))
+
+
+def is_in(tag: str, tags: set[str]) -> bool:
+    """Whether one of *tags* means the value with *tag*, compared weakly, as If-None-Match does."""
+    return "*" in tags or tag in tags or f"W/{tag}" in tags
+
+
+def guarded(edit: Edit, precondition: Precondition, slot: str | None, *, shows: bool) -> Callable[[Any], Any]:
+    """*edit*, on the whole state or on one *slot*, for `Tenant.change`.
+
+    Raises `Refused`, and so changes nothing, when the precondition does not hold (with the value that is there, if the
+    client is one to whom it *shows*), or when the result does not fit.
+    """
+
+    def apply(state: Any) -> Any:
+        plain = plain_of(state)
+        there = member(plain, slot)
+        if not precondition.holds(there):
+            told: dict[str, Any] = {"etag": None if there is UNSET else etag(there)}
+            told |= {"state": None if there is UNSET else there} if shows else {}
+            raise Refused(
+                412,
+                "precondition-failed",
+                "The state is not the one that this change was made for; nothing was changed. Change the one that is there now.",
+                **told,
+            )
+        changed = edit(there)
+        if slot is None:
+            return type(state)() if changed is UNSET else state_from(changed, type(state))
+        if not isinstance(plain, dict):
+            raise Refused(422, "bad-state", "The state is not an object, so it has no slots. Nothing was changed.")
+        rest = {name: value for name, value in plain.items() if name != slot}
+        after = state_from(rest if changed is UNSET else rest | {slot: changed}, type(state))
+        if changed is not UNSET and there is UNSET and member(plain_of(after), slot) is UNSET:
+            raise Refused(422, "bad-state", f"The state has no slot {slot!r:.60}. Nothing was changed.")
+        return after
+
+    return apply

@@ -1,0 +1,149 @@
+"""Traces with OpenTelemetry: a span for each request, turn and act on the store. Without opentelemetry-api, nothing.
+
+The request that brings a message leaves its trace context in the message's metadata ("traceparent", as W3C has it), so that
+the turn that answers it, perhaps later and in another process, belongs to the same trace. Spans say what was done and how it
+ended; no content, no state, no credential, and of an error only its kind.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..handlers import STREAMING
+from ..keep import Chatkeep
+from ..model import Turn
+from .logs import METHODS, route_of
+
+try:
+    from opentelemetry import context, trace
+    from opentelemetry.trace import SpanKind, StatusCode
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+except ImportError:
+    CAN_TRACE = False
+else:
+    CAN_TRACE = True
+    W3C = TraceContextTextMapPropagator()
+
+TRACEPARENT = "traceparent"
+NAME = "chatkeep"
+
+
+def carried(metadata: dict[str, Any] | None) -> dict[str, Any] | None:
+    """*metadata* of a message that comes in, with the trace context of now in place of whatever the sender put there."""
+    own = {name: value for name, value in (metadata or {}).items() if name != TRACEPARENT}
+    carrier: dict[str, str] = {}
+    if CAN_TRACE:
+        W3C.inject(carrier)
+    if TRACEPARENT in carrier:
+        own[TRACEPARENT] = carrier[TRACEPARENT]
+    return own or None
+
+
+class Traced:
+    """Middleware: a span for each request, as part of the caller's trace if there is one."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        if not CAN_TRACE or scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        came = {
+            name.decode("latin-1"): value.decode("latin-1")
+            for name, value in scope["headers"]
+            if name.startswith(b"trace")
+        }
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        tracer = trace.get_tracer(NAME)
+        span = tracer.start_span(method, context=W3C.extract(came), kind=SpanKind.SERVER)
+        token = context.attach(trace.set_span_in_context(span))
+        status = 500
+
+        async def send_seen(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_seen)
+        finally:
+            context.detach(token)
+            if span.is_recording():
+                route = route_of(scope)
+                span.update_name(f"{method} {route}")
+                span.set_attributes(
+                    {"http.request.method": method, "http.route": route, "http.response.status_code": status}
+                )
+                if status >= 500:
+                    span.set_status(StatusCode.ERROR)
+            span.end()
+
+
+def trace_turns(keep: Chatkeep[Any]) -> None:
+    """Has *keep* make a span for each turn and each act on the store; before it is opened, after its handler is there."""
+    if not CAN_TRACE:
+        return
+    engine = keep._engine
+    inner, also = engine.handler, engine.store.observed
+    for verb in ("receive", "accept"):
+        setattr(engine, verb, spanned(f"chatkeep.{verb}", getattr(engine, verb)))
+
+    async def traced(turn: Turn[Any]) -> Any:
+        assert inner is not None
+        came = turn.message.metadata.get(TRACEPARENT)
+        parent = W3C.extract({TRACEPARENT: came}) if isinstance(came, str) else context.Context()
+        span = trace.get_tracer(NAME).start_span("chatkeep.turn", context=parent, kind=SpanKind.CONSUMER)
+        # Not detached: what records this turn comes after the handler, in the same task, and belongs to it.
+        context.attach(trace.set_span_in_context(span))
+        try:
+            return await inner(turn)
+        except BaseException as fault:
+            span.set_status(StatusCode.ERROR)
+            span.set_attribute("error.type", type(fault).__qualname__)
+            raise
+        finally:
+            span.set_attribute("chatkeep.messages", len(turn.messages))
+            span.end()
+
+    def observed(name: str, seconds: float) -> None:
+        if also is not None:
+            also(name, seconds)
+        if (
+            name != "turn" and trace.get_current_span().get_span_context().is_valid
+        ):  # one that nobody asked for makes no trace
+            now = time.time_ns()
+            span = trace.get_tracer(NAME).start_span(
+                f"chatkeep.store.{name}", kind=SpanKind.CLIENT, start_time=now - int(seconds * 1e9)
+            )
+            span.end(now)
+
+    keep.observe(observed)
+    if inner is not None:
+        engine.handler = traced
+        if inner in STREAMING:
+            STREAMING.add(traced)
+
+
+def spanned(name: str, verb: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """*verb*, which takes a message, inside a span, and with the message carrying its trace context."""
+
+    async def inside(*arguments: Any, metadata: dict[str, Any] | None, **named: Any) -> Any:
+        with trace.get_tracer(NAME).start_as_current_span(
+            name, record_exception=False, set_status_on_exception=False
+        ) as span:
+            try:
+                receipt = await verb(*arguments, metadata=carried(metadata), **named)
+            except BaseException as fault:
+                span.set_status(StatusCode.ERROR)
+                span.set_attribute("error.type", type(fault).__qualname__)
+                raise
+            span.set_attributes({"chatkeep.status": receipt.status, "chatkeep.duplicate": receipt.duplicate})
+            return receipt
+
+    return inside

@@ -1,0 +1,204 @@
+"""The addresses at which tokens and shares are made, listed, exchanged and ended."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct, structs
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from .. import grants
+from ..errors import UsageError
+from ..grants import Issued, Scope
+from ..keep import Chatkeep
+from . import access, answers, wire
+from .access import Access, Principal, allows
+
+BODY_LIMIT = 16 * 1024
+DAY_S = 86_400.0
+OWN = "current"
+"""Names the token that a request is made with."""
+
+Label = Annotated[str, Meta(max_length=200)]
+
+
+class NewToken(Struct, forbid_unknown_fields=True):
+    """A token that is asked for."""
+
+    scopes: tuple[Scope, ...] = grants.TOKEN_SCOPES
+    expires_in: Annotated[float, Meta(gt=0, le=400 * DAY_S)] = grants.TOKEN_S
+    label: Label = ""
+
+
+class NewShare(Struct, forbid_unknown_fields=True):
+    """A share that is asked for; without *scopes*, what a token has by default, as far as its maker has it."""
+
+    scopes: list[Scope] | None = None
+    expires_in: Annotated[float, Meta(gt=0, le=7 * DAY_S)] = grants.SHARE_S
+    uses: Annotated[int, Meta(ge=1, le=100)] = 1
+
+
+class Rotation(Struct, forbid_unknown_fields=True):
+    """How long the old token goes on beside the new one, in seconds."""
+
+    grace: Annotated[float, Meta(ge=0, le=3600)] = 60.0
+
+
+class Redemption(Struct, forbid_unknown_fields=True):
+    """A share to be exchanged for a token; with *cookie* the token goes into the cookie."""
+
+    share: str
+    cookie: bool = False
+
+
+class Tokens(wire.Resource):
+    """/v1/conversations/{id}/tokens"""
+
+    @allows(service=True)
+    async def post(self, request: Request) -> Response:
+        """Makes a token; the only time that it is shown."""
+        asked = await wire.body(request, NewToken, limit=BODY_LIMIT, needed=False)
+        issued = await grants.issue_token(keep_of(request), tenant_of(request), name(request), **structs.asdict(asked))
+        return wire.as_json(issued, status=201)
+
+    @allows(service=True)
+    async def get(self, request: Request) -> Response:
+        """All tokens and shares of the conversation, without what they are."""
+        found = await grants.list_tokens(keep_of(request), tenant_of(request), name(request))
+        return wire.as_json(answers.Tokens(found))
+
+
+class Token(wire.Resource):
+    """/v1/conversations/{id}/tokens/{token}"""
+
+    @allows(own=True)
+    async def delete(self, request: Request) -> Response:
+        """Ends a token or a share; the token that asks can end itself."""
+        if not await grants.revoke(keep_of(request), tenant_of(request), name(request), id_of(request)):
+            raise access.not_found()
+        access_of(request).look_again()
+        answer = Response(status_code=204)
+        if principal_of(request).by_cookie:
+            access.clear_cookie(answer)
+        return answer
+
+
+class Rotated(wire.Resource):
+    """/v1/conversations/{id}/tokens/{token}/rotate"""
+
+    @allows(own=True)
+    async def post(self, request: Request) -> Response:
+        """Puts a new token in the place of another; whoever holds it in the cookie gets the new one there."""
+        asked = await wire.body(request, Rotation, limit=BODY_LIMIT, needed=False)
+        place = (tenant_of(request), name(request), id_of(request))
+        try:
+            issued = await grants.rotate(keep_of(request), *place, grace=asked.grace)
+        except UsageError as fault:
+            raise wire.Refused(409, "rotated", str(fault)) from None
+        if issued is None:
+            raise access.not_found()
+        access_of(request).look_again()
+        return answered(request, issued, by_cookie=principal_of(request).by_cookie)
+
+
+class Shares(wire.Resource):
+    """/v1/conversations/{id}/shares"""
+
+    @allows("share")
+    async def post(self, request: Request) -> Response:
+        """Makes a share of the conversation, with no more rights than its maker has."""
+        maker = principal_of(request)
+        asked = await wire.body(request, NewShare, limit=BODY_LIMIT, needed=False)
+        scopes = asked.scopes
+        if scopes is None:
+            scopes = [scope for scope in grants.TOKEN_SCOPES if scope in maker.scopes]
+        if more := [scope for scope in scopes if scope not in maker.scopes]:
+            raise access.forbidden(f"This token has not the scope {more[0]!r}, so it cannot share it.")
+        issued = await grants.issue_share(
+            keep_of(request),
+            maker.tenant,
+            name(request),
+            maker=maker.name,
+            scopes=scopes,
+            expires_in=asked.expires_in,
+            uses=asked.uses,
+        )
+        if issued is None:
+            raise access.unauthorized()
+        # Behind the #: that part of an address is never sent to a server, so no log has it.
+        url = f"{request.scope.get('root_path', '')}/#share={issued.token}"
+        return wire.as_json(answers.Share(issued.id, issued.token, url, issued.expires_at or 0.0), status=201)
+
+
+class Redeemed(wire.Resource):
+    """/v1/shares/redeem"""
+
+    @allows(anyone=True)
+    async def post(self, request: Request) -> Response:
+        """Exchanges a share for a token of its conversation."""
+        asked = await wire.body(request, Redemption, limit=BODY_LIMIT)
+        if asked.cookie and not access.same_origin(request):  # before the share is used up
+            raise access.forbidden(access.ELSEWHERE)
+        found = await grants.redeem(keep_of(request), asked.share)
+        if found is None:
+            raise wire.Refused(404, "not-found", "This share is unknown, expired or used up; ask for a new one.")
+        conversation, issued = found
+        return answered(request, issued, by_cookie=asked.cookie, conversation=conversation)
+
+
+def answered(request: Request, issued: Issued, *, by_cookie: bool, conversation: str = "") -> Response:
+    """The answer with a new token: in its body, or in the cookie and then not in its body."""
+    told = answers.Credential(id=conversation or issued.id, scopes=issued.scopes, expires_at=issued.expires_at)
+    if not by_cookie:
+        return wire.as_json(structs.replace(told, token=issued.token), status=201)
+    answer = wire.as_json(told, status=201)
+    access.set_cookie(request, answer, issued)
+    return answer
+
+
+def keep_of(request: Request) -> Chatkeep[Any]:
+    """The Chatkeep that the application serves."""
+    return access_of(request).keep
+
+
+def access_of(request: Request) -> Access:
+    """The application's access."""
+    found: Access = request.app.state.access
+    return found
+
+
+def principal_of(request: Request) -> Principal:
+    """Who asks."""
+    found: Principal = request.state.principal
+    return found
+
+
+def tenant_of(request: Request) -> str:
+    """Whose conversation it is."""
+    return principal_of(request).tenant
+
+
+def name(request: Request) -> str:
+    """The conversation that is asked for."""
+    found: str = request.state.conversation
+    return found
+
+
+def id_of(request: Request) -> str:
+    """The token that the address names. Raises 403 when somebody asks for more than its own, whether that exists or not."""
+    principal, asked = principal_of(request), request.path_params["token"]
+    own = asked == OWN or asked == principal.id
+    if principal.kind == "token" and not own:
+        raise access.forbidden("This takes a service key; a token can end or rotate only itself.")
+    return principal.id if own else str(asked)
+
+
+ROUTES: list[BaseRoute] = [
+    wire.RawRoute("/v1/conversations/{id}/tokens/{token}/rotate", Rotated),
+    wire.RawRoute("/v1/conversations/{id}/tokens/{token}", Token),
+    wire.RawRoute("/v1/conversations/{id}/tokens", Tokens),
+    wire.RawRoute("/v1/conversations/{id}/shares", Shares),
+    wire.RawRoute("/v1/shares/redeem", Redeemed),
+]

@@ -1,0 +1,142 @@
+"""Where platforms post: each webhook is answered only when all that is in it is durable, and may come any number of times."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from ..channels.base import Channel, Inbound, Received, Refused, Status, Unknown, conversation_of
+from ..errors import BadKey, BadMessage, TooLarge
+from ..keep import Chatkeep, Tenant
+from . import wire
+from .access import allows
+
+log = logging.getLogger("chatkeep.server")
+
+BODY_LIMIT = 3 * 1024 * 1024  # the largest that a platform posts
+DEADLINE_S = 4.0  # platforms wait 5 to 20 s for an answer, and come again when there is none
+
+TenantOf = Callable[[str, str], str]
+"""The tenant of an account: `tenant_of("whatsapp", "1550")`."""
+
+
+class Webhooks:
+    """
+    What comes in through *channels*, for the tenants that their accounts belong to; give it to `create_app(webhooks=)`.
+
+        Webhooks(WhatsApp(...), Telegram(...), tenant_of=lambda channel, account: SALONS[account])
+
+    Without *tenant_of* all of it belongs to the tenant "".
+    """
+
+    def __init__(self, *channels: Channel, tenant_of: TenantOf = lambda channel, account: "") -> None:
+        self.channels: dict[str, list[Channel]] = defaultdict(list)
+        for channel in channels:
+            self.channels[channel.name].append(channel)
+        self.tenant_of = tenant_of
+
+
+class Inlet(wire.Resource):
+    """/channels/{channel}"""
+
+    @allows(anyone=True)
+    async def get(self, request: Request) -> Response:
+        """The handshake in which a platform asks whether this address is ours."""
+        _, challenge = verified(request, b"")
+        return challenge or Response(status_code=200)
+
+    @allows(anyone=True)
+    async def post(self, request: Request) -> Response:
+        """Takes what a platform posts: 200 when all of it is durable, 401 when the platform has not signed it."""
+        body = await wire.read(request, limit=BODY_LIMIT)
+        channel, challenge = verified(request, body)
+        if challenge is not None:
+            return challenge
+        keep, webhooks = request.app.state.keep, request.app.state.webhooks
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                await take(keep, webhooks, channel, channel.parse(body, request.headers.items()))
+        except TimeoutError:
+            raise wire.Refused(
+                503, "unavailable", "Not all of it is stored yet; post it again.", {"retry-after": "1"}
+            ) from None
+        return Response(status_code=200)
+
+
+ROUTES: list[BaseRoute] = [wire.RawRoute("/channels/{channel}", Inlet)]
+
+
+def verified(request: Request, body: bytes) -> tuple[Channel, Response | None]:
+    """The channel that is posted to, and what to answer at once, if anything: of those with this name (two bots, say) the
+    one whose secret fits. Raises 401 for what the platform has not signed, always in the same words."""
+    webhooks: Webhooks = request.app.state.webhooks
+    channels = webhooks.channels.get(request.path_params["channel"], [])
+    if not channels:
+        raise wire.Refused(404, "not-found", "There is no such channel here.")
+    for channel in channels:
+        try:
+            challenge = channel.verify(
+                request.method, request.headers.items(), request.query_params.multi_items(), body, at=time.time()
+            )
+        except Refused:
+            continue
+        if challenge is None:
+            return channel, None
+        return channel, Response(challenge.body, headers={"cache-control": "no-store"}, media_type="text/plain")
+    raise wire.Refused(401, "unauthorized", "This request is not signed by the platform; nothing was touched.")
+
+
+def conversation_for(channel: Channel, item: Inbound) -> str:
+    """Where *item* belongs. A status does by the key that the reply was sent under: a platform may know its customers by
+    other names when it tells of them than when they write."""
+    account = item.account or "unknown"
+    if not isinstance(item, Status):
+        return item.conversation or conversation_of(channel.name, account, "unknown")
+    named = re.sub(r"/[0-9]+$", "", item.key.partition("@")[2])
+    return named if named.startswith(f"{channel.name}:{account}:") else conversation_of(channel.name, account, item.to)
+
+
+async def take(keep: Chatkeep[Any], webhooks: Webhooks, channel: Channel, items: Iterable[Inbound]) -> None:
+    """Makes *items* durable: those of one conversation in their order, conversations side by side."""
+    lines: dict[tuple[str, str], list[Inbound]] = defaultdict(list)
+    for item in items:
+        account = item.account or "unknown"
+        place = webhooks.tenant_of(channel.name, account), conversation_for(channel, item)
+        lines[place].append(item)
+
+    async def in_order(tenant: str, conversation: str, line: list[Inbound]) -> None:
+        for item in line:
+            await keep_one(keep.tenant(tenant), conversation, item)
+
+    done = await asyncio.gather(*(in_order(*place, line) for place, line in lines.items()), return_exceptions=True)
+    for fault in done:
+        if fault is not None:
+            raise fault
+
+
+async def keep_one(tenant: Tenant[Any], conversation: str, item: Inbound) -> None:
+    """Keeps one item. What cannot be stored as it is must not hold up the rest, and is not lost: it becomes a note."""
+    if isinstance(item, Status):
+        reason = item.error.reason if item.error is not None else ""
+        await tenant.note_status(conversation, item.status, id=item.id, until=item.until, reason=reason, at=item.at)
+        return
+    try:
+        if isinstance(item, Received):
+            metadata = item.metadata | ({"sent": True} if item.role == "operator" else {})
+            metadata |= {"sent_at": item.at} if item.at is not None else {}
+            await tenant.accept(conversation, item.content, id=item.id, role=item.role, metadata=metadata)
+            return
+        await tenant.note_unknown(conversation, item.id, reason=item.reason, raw=item.raw)
+    except (BadKey, BadMessage, TooLarge) as fault:
+        log.warning("An item of a webhook cannot be stored as it is; a note of it is: %s", type(fault).__name__)
+        raw = item.raw if isinstance(item, Unknown) else {"id": item.id}
+        await tenant.note_unknown(conversation, item.id, reason=f"it cannot be stored: {fault}", raw=str(raw)[:1000])

@@ -1,0 +1,206 @@
+"""What is read out of platforms' requests: a corpus with its golden results, and whatever chance makes of it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatkeep.channels import Instagram, Received, Status, Unknown, address_of
+from chatkeep.codec import entry_for, key_for, message_id
+
+from .samples import CHANNELS, CORPUS, case, shown
+
+CASES = sorted(CORPUS.glob("*.json"))
+
+WORDS = st.one_of(
+    st.text(max_size=8), st.sampled_from(["", "\0", "\ud800", "~x", "text", "hologram", "9" * 400, "x" * 600])
+)
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.just(10**400), WORDS),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(WORDS, inner, max_size=3)),
+    max_leaves=8,
+)
+
+
+def at(value: Any, path: tuple[Any, ...]) -> Any:
+    """What is at *path*."""
+    for step in path:
+        value = value[step]
+    return value
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place in a JSON value."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for name, item in inner for place in places(item, (*path, name)))]
+
+
+def put(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    """*value* with another thing at *path*."""
+    if not path:
+        return new
+    found = copy.deepcopy(value)
+    at(found, path[:-1])[path[-1]] = new
+    return found
+
+
+@pytest.mark.parametrize("path", CASES, ids=[path.stem for path in CASES])
+def test_the_corpus_is_read_as_recorded(path: Path) -> None:
+    """Each published kind of message, status and event becomes what its file says."""
+    found = case(path)
+    headers = [(name, value) for name, value in found.get("headers", [])]
+    parsed = CHANNELS[found["channel"]].parse(json.dumps(found["body"]).encode(), headers)
+
+    assert found["expected"] == shown(parsed)
+
+
+@pytest.mark.parametrize("path", CASES, ids=[path.stem for path in CASES])
+def test_a_redelivery_has_the_same_ids(path: Path) -> None:
+    """The same body, parsed again, names everything as before; within one body no two things share an id."""
+    found = case(path)
+    body, headers = json.dumps(found["body"]).encode(), [tuple(pair) for pair in found.get("headers", [])]
+    channel = CHANNELS[found["channel"]]
+    ids = [one.id for one in channel.parse(body, headers) if isinstance(one, Received | Unknown)]
+
+    assert ids == [one.id for one in channel.parse(body, headers) if isinstance(one, Received | Unknown)]
+    assert len(ids) == len(set(ids))
+
+
+def storable(one: Received) -> bool:
+    """Whether the core would take it; raises its refusal if not."""
+    key = key_for("", one.conversation)
+    message_id(key, one.id)
+    entry_for(key, one.content, id=one.id, role="user", created_at=0, limit=1 << 20, metadata=one.metadata)
+    return True
+
+
+@given(data=st.data(), new=JSON, path=st.sampled_from(CASES))
+def test_a_damaged_body_loses_nothing(data: Any, new: Any, path: Path) -> None:
+    """Whatever stands in whatever place: nothing is raised; what is in the body is in what is found; all of it can be stored."""
+    found = case(path)
+    body = put(found["body"], data.draw(st.sampled_from(places(found["body"]))), new)
+    parsed = CHANNELS[found["channel"]].parse(json.dumps(body).encode())
+    left = [id for id in ids_of(found["expected"]) if id in json.dumps(body)]
+
+    assert [] == [id for id in left if id not in json.dumps(shown(parsed))]
+    assert parsed or any(at(body, place) == [] for place in places(body))
+    assert all([storable(one) for one in parsed if isinstance(one, Received)])
+    assert all([key_for("", one.conversation) for one in parsed if isinstance(one, Unknown) and one.conversation])
+
+
+def ids_of(expected: list[dict[str, Any]]) -> list[str]:
+    """The platform's ids of all that is in a case."""
+    return [
+        one["id"] for kind in expected for one in kind.values() if not one.get("id", "sha256:").startswith("sha256:")
+    ]
+
+
+@given(body=st.one_of(st.binary(max_size=200), JSON.map(lambda value: json.dumps(value).encode())))
+def test_any_bytes_are_kept(body: bytes) -> None:
+    """A signed body that is not what is published is shown as one unknown thing, never raised and never dropped."""
+    for channel in CHANNELS.values():
+        assert all([isinstance(one, Unknown) for one in channel.parse(body)])
+        assert channel.parse(body) != [] or b"[]" in body
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\xef\xbb\xbf{}",
+        b"\x1f\x8b\x08",
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b"1" * 5000,
+        b"nul",
+        b"\xff\xfe{\0}\0",
+    ],
+    ids=["empty", "bom", "gzip", "deep list", "deep object", "long number", "cut", "utf-16"],
+)
+@pytest.mark.parametrize("name", CHANNELS)
+def test_hostile_bodies_are_one_unknown_thing(name: str, body: bytes) -> None:
+    """Nothing in a body takes the process down."""
+    assert [Unknown] == [type(one) for one in CHANNELS[name].parse(body)]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "[" * 100 + "]" * 100,
+        '{"a":' * 70 + "1" + "}" * 70,
+        "1" * 300,
+        "1e400",
+        "-1e300",
+        "NaN",
+        r'"\u0000\ud800"',
+        str(2**64),
+    ],
+)
+def test_what_no_store_can_hold_is_replaced(value: str) -> None:
+    """A message is kept although something beside it could not be."""
+    body = f'{{"conversation": "ada", "content": "hello", "id": "1", "metadata": {{"x": {value}}}}}'
+    found = CHANNELS["webhook"].parse(body.encode())[0]
+
+    assert isinstance(found, Received)
+    assert ("hello", True) == (found.content, storable(found))
+
+
+@pytest.mark.parametrize("id", ["~mine", "", "x" * 257, "é" * 129, "a\0b", "a\nb", "a\ud800", "\u202e"])
+def test_an_id_is_never_cleaned(id: str) -> None:
+    """Two customers, or two messages, must not become one: the item is shown as unknown instead."""
+    for member in ("id", "conversation"):
+        body = {"conversation": "ada", "content": "hello", "id": "1"} | {member: id}
+        assert [Unknown] == [type(one) for one in CHANNELS["webhook"].parse(json.dumps(body).encode())]
+
+
+def test_one_bad_item_does_not_spoil_the_others() -> None:
+    """F33: the good ones of a batch are messages, each bad one is shown with its reason."""
+    found = case(CORPUS / "whatsapp_one_bad_item.json")
+    parsed = CHANNELS["whatsapp"].parse(json.dumps(found["body"]).encode())
+
+    assert ["good", "good too"] == [one.content for one in parsed if isinstance(one, Received)]
+    assert [True] * 5 == [bool(one.reason) for one in parsed if isinstance(one, Unknown)]
+
+
+def test_an_echo_of_another_app_on_instagram_is_told_by_the_app_id() -> None:
+    """With app_id given, ours is a status and a person's is an operator's message, marked as sent."""
+    channel = Instagram(accounts={}, secrets="s", verify_tokens="t", app_id="4455")
+    body = case(CORPUS / "instagram_echoes.json")["body"]
+    path = ("entry", 0, "messaging", 0, "message", "app_id")
+    ours, theirs, nobodys = (
+        channel.parse(json.dumps(one).encode())[0] for one in (put(body, path, 4455), put(body, path, "9"), body)
+    )
+
+    assert isinstance(ours, Status)
+    assert isinstance(theirs, Received)
+    assert isinstance(nobodys, Received)
+    assert ("sent", "i_out1") == (ours.status, ours.id)
+    assert ("operator", "from somebody", {"sent": True}) == (theirs.role, theirs.content, theirs.metadata)
+
+
+def test_the_conversations_id_is_the_address() -> None:
+    """A reply finds its channel, account and customer in it, whatever is in the customer's own id."""
+    assert [
+        ("telegram", "123456", "-1001234567890/77"),
+        ("webhook", "shop", "a:b:c"),
+    ] == [address_of("telegram:123456:-1001234567890/77"), address_of("webhook:shop:a:b:c")]
+    for one in ("", "ada", "whatsapp:ada"):
+        with pytest.raises(ValueError, match="unpack"):
+            address_of(one)
+
+
+def test_a_customer_is_one_conversation_per_account() -> None:
+    """The same customer at two of our numbers talks in two conversations; with or without their number shown, in one."""
+    body = case(CORPUS / "whatsapp_text.json")["body"]
+    value = ("entry", 0, "changes", 0, "value")
+    elsewhere = put(body, (*value, "metadata", "phone_number_id"), "999")
+    hidden = put(put(body, (*value, "messages", 0, "from"), ""), (*value, "contacts", 0, "wa_id"), "")
+    names = [CHANNELS["whatsapp"].parse(json.dumps(one).encode())[0].conversation for one in (body, elsewhere, hidden)]  # type: ignore[union-attr]
+
+    assert ["whatsapp:200100300400500:DE.7700011122", "whatsapp:999:DE.7700011122", names[0]] == names

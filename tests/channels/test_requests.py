@@ -1,0 +1,405 @@
+"""What is sent so that a customer sees a reply: platform by platform, part by part."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatkeep.channels import Received, Webhook, WhatsApp
+from chatkeep.channels.parts import Room, in_bytes, in_units
+from chatkeep.errors import Misconfigured, Unsupported
+from chatkeep.model import Content
+
+from .samples import CHANNELS, META_SECRETS, NOW, WEBHOOK_SECRETS
+
+TO = {"whatsapp": "4915550001", "messenger": "6001", "instagram": "6001", "telegram": "8001", "webhook": "ada"}
+ACCOUNTS = {
+    "whatsapp": "200100300400500",
+    "messenger": "700800900",
+    "instagram": "17841400000",
+    "telegram": "123456",
+    "webhook": "shop",
+}
+YES_NO = {"type": "buttons", "text": "Sure?", "buttons": [{"id": "y", "text": "Yes"}, {"id": "n", "text": "No"}]}
+MENU = {
+    "type": "list",
+    "text": "What size?",
+    "button": "Sizes",
+    "sections": [
+        {"title": "Cups", "rows": [{"id": "s", "text": "Small", "description": "0.2 l"}]},
+        {"rows": [{"id": "l", "text": "Large"}]},
+    ],
+}
+PHOTO = {"type": "image", "url": "https://cdn.example/1.jpg", "text": "the menu"}
+FILE = {"type": "document", "media": "905", "name": "bill.pdf"}
+PLACE = {"type": "location", "latitude": 52.5, "longitude": 13.4, "name": "Café Anna", "address": "Am Ufer 3"}
+REMINDER = {
+    "type": "template",
+    "name": "reminder",
+    "language": "de",
+    "parameters": ["Ada", "10:00"],
+    "text": "See you at 10:00",
+}
+
+
+def sent(name: str, content: Content, *, to: str = "", key: str = "r1") -> list[dict[str, Any]]:
+    """The bodies that go out."""
+    requests = CHANNELS[name].requests(content, account=ACCOUNTS[name], to=to or TO[name], key=key, at=NOW)
+    return [json.loads(request.body) for request in requests]
+
+
+def whatsapp(kind: str, body: Any, key: str = "r1") -> dict[str, Any]:
+    """A WhatsApp message."""
+    told = {"messaging_product": "whatsapp", "recipient_type": "individual", "to": "4915550001"}
+    return {**told, "type": kind, kind: body, "biz_opaque_callback_data": key}
+
+
+def test_requests_go_to_the_account_with_its_token() -> None:
+    """Method, address and credentials of each platform."""
+    found = {
+        name: CHANNELS[name].requests("hello", account=ACCOUNTS[name], to=TO[name], key="r1", at=NOW)[0]
+        for name in CHANNELS
+    }
+
+    assert {
+        "whatsapp": "https://graph.facebook.com/v24.0/200100300400500/messages",
+        "messenger": "https://graph.facebook.com/v24.0/700800900/messages",
+        "instagram": "https://graph.facebook.com/v24.0/17841400000/messages",
+        "telegram": "https://api.telegram.org/bot123456:AAF-secret/sendMessage",
+        "webhook": "https://shop.example/replies",
+    } == {name: request.url for name, request in found.items()}
+    assert ["Bearer wa-token", "Bearer page-token", "Bearer ig-token", None, None] == [
+        request.headers.get("authorization") for request in found.values()
+    ]
+    assert {("POST", "r1", "application/json")} == {
+        (request.method, request.key, request.headers["content-type"]) for request in found.values()
+    }
+    assert {"Request(key='r1')"} == {repr(request) for request in found.values()}
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        ("Hello", [whatsapp("text", {"body": "Hello"})]),
+        (PHOTO, [whatsapp("image", {"link": "https://cdn.example/1.jpg", "caption": "the menu"})]),
+        (FILE, [whatsapp("document", {"id": "905", "filename": "bill.pdf"})]),
+        (
+            {"type": "voice", "media": "7", "text": "listen"},
+            [whatsapp("audio", {"id": "7"}, "r1/0"), whatsapp("text", {"body": "listen"}, "r1/1")],
+        ),
+        (
+            PLACE,
+            [whatsapp("location", {"latitude": 52.5, "longitude": 13.4, "name": "Café Anna", "address": "Am Ufer 3"})],
+        ),
+        (
+            REMINDER,
+            [
+                whatsapp(
+                    "template",
+                    {
+                        "name": "reminder",
+                        "language": {"code": "de"},
+                        "components": [
+                            {
+                                "type": "body",
+                                "parameters": [{"type": "text", "text": "Ada"}, {"type": "text", "text": "10:00"}],
+                            }
+                        ],
+                    },
+                )
+            ],
+        ),
+        (
+            YES_NO,
+            [
+                whatsapp(
+                    "interactive",
+                    {
+                        "type": "button",
+                        "body": {"text": "Sure?"},
+                        "action": {
+                            "buttons": [
+                                {"type": "reply", "reply": {"id": "y", "title": "Yes"}},
+                                {"type": "reply", "reply": {"id": "n", "title": "No"}},
+                            ]
+                        },
+                    },
+                )
+            ],
+        ),
+        (
+            MENU,
+            [
+                whatsapp(
+                    "interactive",
+                    {
+                        "type": "list",
+                        "body": {"text": "What size?"},
+                        "action": {
+                            "button": "Sizes",
+                            "sections": [
+                                {"title": "Cups", "rows": [{"id": "s", "title": "Small", "description": "0.2 l"}]},
+                                {"rows": [{"id": "l", "title": "Large"}]},
+                            ],
+                        },
+                    },
+                )
+            ],
+        ),
+        ({"type": "hologram", "text": "as text"}, [whatsapp("text", {"body": "as text"})]),
+    ],
+    ids=lambda value: value.get("type") if isinstance(value, dict) else "",
+)
+def test_whatsapp(part: Any, expected: list[dict[str, Any]]) -> None:
+    """Each part in the shape of the Cloud API."""
+    assert expected == sent("whatsapp", [part] if isinstance(part, dict) else part)
+
+
+def test_whatsapp_addresses_who_hides_their_number_by_user_id() -> None:
+    """A number goes into `to`, an id into `recipient`, never both."""
+    number, id = sent("whatsapp", "hi", to="+4915550001")[0], sent("whatsapp", "hi", to="US.99001")[0]
+
+    assert ("+4915550001", None) == (number.get("to"), number.get("recipient"))
+    assert (None, "US.99001") == (id.get("to"), id.get("recipient"))
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        ("Hello", [{"text": "Hello"}]),
+        (
+            PHOTO,
+            [{"attachment": {"type": "image", "payload": {"url": "https://cdn.example/1.jpg"}}}, {"text": "the menu"}],
+        ),
+        (FILE, [{"attachment": {"type": "file", "payload": {"attachment_id": "905"}}}]),
+        (PLACE, [{"text": "Café Anna\nAm Ufer 3\nhttps://www.openstreetmap.org/?mlat=52.5&mlon=13.4"}]),
+        (REMINDER, [{"text": "See you at 10:00"}]),
+        (
+            {
+                "type": "template",
+                "name": "",
+                "components": [{"template_type": "generic", "elements": [{"title": "x"}]}],
+            },
+            [
+                {
+                    "attachment": {
+                        "type": "template",
+                        "payload": {"template_type": "generic", "elements": [{"title": "x"}]},
+                    }
+                }
+            ],
+        ),
+        (
+            YES_NO,
+            [
+                {
+                    "text": "Sure?",
+                    "quick_replies": [
+                        {"content_type": "text", "title": "Yes", "payload": "y"},
+                        {"content_type": "text", "title": "No", "payload": "n"},
+                    ],
+                }
+            ],
+        ),
+    ],
+    ids=lambda value: value.get("type") if isinstance(value, dict) else "",
+)
+def test_messenger_and_instagram(part: Any, expected: list[dict[str, Any]]) -> None:
+    """Each part in the shape of the Send API; on Messenger marked, so that its echo is known."""
+    content = [part] if isinstance(part, dict) else part
+    messenger, instagram = sent("messenger", content), sent("instagram", content)
+
+    assert expected == [body["message"] for body in instagram]
+    assert expected == [
+        {name: value for name, value in body["message"].items() if name != "metadata"} for body in messenger
+    ]
+    assert {("6001", "RESPONSE")} == {(body["recipient"]["id"], body["messaging_type"]) for body in messenger}
+    assert [f"chatkeep:r1{f'/{at}' if len(messenger) > 1 else ''}" for at in range(len(messenger))] == [
+        body["message"]["metadata"] for body in messenger
+    ]
+
+
+@pytest.mark.parametrize(
+    ("part", "method", "body"),
+    [
+        ("Hello", "sendMessage", {"text": "Hello"}),
+        (PHOTO, "sendPhoto", {"photo": "https://cdn.example/1.jpg", "caption": "the menu"}),
+        (FILE, "sendDocument", {"document": "905"}),
+        (PLACE, "sendVenue", {"latitude": 52.5, "longitude": 13.4, "title": "Café Anna", "address": "Am Ufer 3"}),
+        ({"type": "location", "latitude": 1.0, "longitude": 2.0}, "sendLocation", {"latitude": 1.0, "longitude": 2.0}),
+        (REMINDER, "sendMessage", {"text": "See you at 10:00"}),
+        (
+            YES_NO,
+            "sendMessage",
+            {
+                "text": "Sure?",
+                "reply_markup": {
+                    "inline_keyboard": [[{"text": "Yes", "callback_data": "y"}], [{"text": "No", "callback_data": "n"}]]
+                },
+            },
+        ),
+        (
+            {"type": "buttons", "text": "Go?", "buttons": [{"id": "é" * 33, "text": "Yes"}]},
+            "sendMessage",
+            {
+                "text": "Go?",
+                "reply_markup": {"keyboard": [[{"text": "Yes"}]], "one_time_keyboard": True, "resize_keyboard": True},
+            },
+        ),
+    ],
+)
+def test_telegram(part: Any, method: str, body: dict[str, Any]) -> None:
+    """Each part is a method of the Bot API; ids that are too long to come back make buttons that send their text."""
+    content = [part] if isinstance(part, dict) else part
+    found = CHANNELS["telegram"].requests(content, account="123456", to="-100123/77", key="r1", at=NOW)
+
+    assert [method] == [request.url.rpartition("/")[2] for request in found]
+    assert [{"chat_id": "-100123", "message_thread_id": 77, **body}] == [json.loads(request.body) for request in found]
+
+
+def test_webhook_posts_the_reply_as_it_is() -> None:
+    """All parts in one body, under the reply's id."""
+    assert [{"conversation": "ada", "id": "r1", "content": ["x", 1]}] == sent("webhook", ["x", 1])  # type: ignore[list-item]
+
+
+def test_more_choices_than_fit_become_a_list_and_then_text() -> None:
+    """Nothing that can be chosen is left out."""
+
+    def buttons(number: int) -> Content:
+        return [
+            {
+                "type": "buttons",
+                "text": "Which?",
+                "buttons": [{"id": str(at), "text": f"No. {at}"} for at in range(number)],
+            }
+        ]
+
+    kinds = [sent("whatsapp", buttons(number))[0] for number in (3, 4, 10, 11)]
+
+    assert ["button", "list", "list", "text"] == [body.get("interactive", body)["type"] for body in kinds]
+    assert "Which?\n1. No. 0\n2. No. 1" == kinds[3]["text"]["body"][:24]
+    assert kinds[3]["text"]["body"].endswith("11. No. 10")
+    assert ["quick_replies", "text"] == [
+        max(sent("messenger", buttons(number))[0]["message"].keys() - {"metadata"}, key=len) for number in (13, 14)
+    ]
+
+
+def test_long_titles_are_cut_and_long_texts_go_before() -> None:
+    """A title keeps its id; a text that does not go above buttons is sent first, whole."""
+    text = "word " * 400
+    found = sent(
+        "whatsapp",
+        [{"type": "buttons", "text": text, "buttons": [{"id": "y", "text": "A title that is too long for it"}]}],
+    )
+
+    assert ["text", "interactive"] == [body["type"] for body in found]
+    assert text.split() == (found[0]["text"]["body"] + " " + found[1]["interactive"]["body"]["text"]).split()
+    assert {"id": "y", "title": "A title that is…"} == found[1]["interactive"]["action"]["buttons"][0]["reply"]
+
+
+@given(text=st.text(max_size=300), most=st.integers(4, 60), measure=st.sampled_from([in_units, in_bytes]))
+def test_a_text_in_pieces_is_whole(text: str, most: int, measure: Any) -> None:
+    """Each piece goes in, none is blank, and together they say the same."""
+    room = Room(most, measure)
+    found = list(room.pieces(text))
+
+    assert all([room.holds(piece) and piece.strip() for piece in found])
+    assert "".join(text.split()) == "".join("".join(found).split())
+
+
+def test_long_replies_are_several_requests_in_order_under_keys_of_their_own() -> None:
+    """So that each can be told of by the platform."""
+    text = "\n\n".join(["x" * 3000] * 3)
+    found = CHANNELS["telegram"].requests(
+        [{"type": "text", "text": text}, PHOTO], account="123456", to="1", key="r1", at=NOW
+    )
+
+    assert ["r1/0", "r1/1", "r1/2", "r1/3"] == [request.key for request in found]
+    assert {"instagram": 4, "messenger": 2, "whatsapp": 1} == {
+        name: len(sent(name, "é" * 2000 if name != "whatsapp" else "é" * 4096)) - (name == "messenger") * -1
+        for name in ("instagram", "messenger", "whatsapp")
+    }
+
+
+@pytest.mark.parametrize("name", ["whatsapp", "messenger", "instagram", "telegram"])
+@pytest.mark.parametrize("content", ["", " \n", [], [{"type": "text", "text": ""}]], ids=repr)
+def test_nothing_to_say_is_nothing_to_send(name: str, content: Content) -> None:
+    """Platforms refuse empty messages."""
+    assert [] == sent(name, content)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "hologram"},
+        {"type": "image", "url": 7},
+        {"type": "buttons", "text": "x"},
+        {"type": []},
+        {"type": "text"},
+        {"text": 1},
+    ],
+    ids=str,
+)
+def test_what_cannot_be_shown_is_refused_before_anything_is_sent(part: dict[str, Any]) -> None:
+    """Never silently left out."""
+    with pytest.raises(Unsupported, match="Nothing was sent"):
+        sent("whatsapp", [{"type": "text", "text": "hello"}, part])
+
+
+def test_a_template_without_text_is_refused_where_there_are_none() -> None:
+    """The part can say what to show instead."""
+    with pytest.raises(Unsupported, match="no template 'reminder'"):
+        sent("telegram", [{"type": "template", "name": "reminder"}])
+
+
+def test_an_account_without_credentials_is_misconfigured() -> None:
+    """The message names the account, and none of the tokens."""
+    for name in CHANNELS:
+        with pytest.raises(Misconfigured, match="other") as raised:
+            CHANNELS[name].requests("hi", account="other", to="1", key="r1", at=NOW)
+        assert "token" not in str(raised.value).replace("access token", "")
+
+
+def test_the_customer_sees_that_a_message_has_come() -> None:
+    """Read and typing on WhatsApp, typing elsewhere, and a tapped button of Telegram stops its clock."""
+
+    def notice(name: str, **more: Any) -> Any:
+        place = {"conversation": "c", "account": ACCOUNTS[name], "to": TO[name], "id": "m1", "content": "hi"}
+        request = CHANNELS[name].notice(Received(**{**place, **more}))
+        return request and (request.url.rpartition("/")[2], json.loads(request.body))
+
+    read = {"messaging_product": "whatsapp", "status": "read", "message_id": "m1", "typing_indicator": {"type": "text"}}
+    assert ("messages", read) == notice("whatsapp")
+    assert ("messages", {"recipient": {"id": "6001"}, "sender_action": "typing_on"}) == notice("messenger")
+    assert ("sendChatAction", {"chat_id": "8001", "action": "typing"}) == notice("telegram")
+    assert ("answerCallbackQuery", {"callback_query_id": "cb1"}) == notice("telegram", metadata={"callback": "cb1"})
+    assert [None] * 4 == [
+        notice("webhook"),
+        notice("telegram", role="event"),
+        notice("whatsapp", role="operator"),
+        notice("messenger", role="operator"),
+    ]
+
+
+def test_a_channel_says_which_accounts_it_can_send_from() -> None:
+    """So that each reply finds its channel; a webhook without an address for replies only listens."""
+    assert {name: {account} for name, account in ACCOUNTS.items()} == {
+        name: set(one.accounts) for name, one in CHANNELS.items()
+    }
+    assert frozenset() == Webhook("shop", secrets=WEBHOOK_SECRETS).accounts
+
+
+def test_the_api_may_be_elsewhere() -> None:
+    """A newer version, or a platform's partner."""
+    channel = WhatsApp(
+        accounts={"1": "t"}, secrets=META_SECRETS, verify_tokens="t", api="https://partner.example/v25.0/"
+    )
+
+    assert (
+        "https://partner.example/v25.0/1/messages"
+        == channel.requests("hi", account="1", to="2", key="r", at=NOW)[0].url
+    )

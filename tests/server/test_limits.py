@@ -1,0 +1,219 @@
+"""Rate limits: counted over all instances, bounded, not fooled by headers, and no reason to fail."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+from starlette.middleware import Middleware
+
+from chatkeep import Chatkeep
+from chatkeep.grants import create_key, issue_token
+from chatkeep.server import counters
+from chatkeep.server.counters import Counted, InMemory, InPostgresql, counters_for
+from chatkeep.server.limits import Limited, Limits, peer_of
+from chatkeep.server.wire import Refused
+from chatkeep.testing.proxy import Proxy
+
+from ..conftest import store_url
+from .service import service
+from .serving import Client, serving
+
+SHARED = ("redis", "postgresql")
+
+
+@pytest.fixture(params=SHARED)
+def shared_url(request: pytest.FixtureRequest, tmp_path: Any) -> str:
+    """A store whose counters all instances share."""
+    return store_url(request.param, request, tmp_path)
+
+
+@asynccontextmanager
+async def limited(url: str, rates: dict[str, str], **options: Any) -> AsyncIterator[tuple[Chatkeep[Any], Client]]:
+    """A server with *rates* on the store *url*, and a client without a key."""
+    from chatkeep.server import create_app
+
+    keep: Chatkeep[Any] = Chatkeep(url)
+    keep.on_message(lambda turn: f"you said {turn.text}")
+    limits = Limits(keep._engine.store.driver, rates)
+    app = create_app(keep, middleware=[Middleware(Limited, limits=limits)], **options)
+    app.state.limits = limits
+    async with keep:
+        await limits.open()
+        async with serving(app) as port:
+            yield keep, Client(port, "")
+        await limits.close()
+
+
+async def test_hits_are_counted_one_after_another_and_a_window_begins_again(url: str) -> None:
+    """On every store: 1, 2, 3 under one key, 1 under another; after the window 1 again; also when they come at once."""
+    async with Chatkeep(url) as keep:
+        found = counters_for(keep._engine.store.driver) or InMemory()
+        await found.open()
+        one = [(await found.hit("a", 1, most=9)).hits for _ in range(3)]
+        other = await found.hit("b", 100, most=0)
+        at_once = sorted(
+            [counted.hits for counted in await asyncio.gather(*(found.hit("c", 100, most=99) for _ in range(40)))]
+        )
+        await asyncio.sleep(1.1)
+        again = (await found.hit("a", 1, most=9)).hits
+        await found.close()
+
+    assert ([1, 2, 3], 1, list(range(1, 41)), 1) == (one, other.hits, at_once, again)
+    assert 90 < other.left_s <= 100
+
+
+async def test_instances_on_one_store_count_together(shared_url: str) -> None:
+    """Two servers, one token, a limit of 5: five requests in all are let through."""
+    async with (
+        limited(shared_url, {"token": "5/hour"}) as (keep, one),
+        limited(shared_url, {"token": "5/hour"}) as (_, two),
+    ):
+        token = (await issue_token(keep, "", "ada")).token
+        one.key = two.key = token
+        said = [(await client.ask("GET", "/v1/conversations/ada")).status for client in (one, two) * 4]
+
+    assert 5 == said.count(200)
+    assert 3 == said.count(429)
+
+
+async def test_over_the_limit_is_a_problem_document_with_the_time_to_wait() -> None:
+    """429, rate-limited, Retry-After; and the store is not asked again meanwhile."""
+    async with limited("memory://over", {"conversation": "2/minute"}) as (keep, client):
+        client.key = (await create_key(keep, "")).token
+        said = [await client.post("ada", {"content": str(number)}) for number in range(3)]
+        other = await client.post("bob", {"content": "hello"})
+        read = await client.ask("GET", "/v1/conversations/ada")
+
+    assert [200, 200, 429] == [answer.status for answer in said]
+    assert ("urn:chatkeep:rate-limited", 429) == (said[2].json["type"], said[2].json["status"])
+    assert "application/problem+json" == said[2].headers["content-type"]
+    assert 55 <= int(said[2].headers["retry-after"]) <= 60
+    assert (200, 200) == (other.status, read.status)
+
+
+@pytest.mark.parametrize("kind", ["peer", "tenant", "token", "begin", "refused"])
+async def test_each_limit_counts_what_it_says(kind: str) -> None:
+    """A limit of 2 lets two through, of its own kind only."""
+    async with limited(f"memory://{kind}", {kind: "2/minute"}, anonymous=True) as (keep, client):
+        service_key = (await create_key(keep, "")).token
+        token = (await issue_token(keep, "", "ada")).token
+        begin = ("POST", "/v1/conversations", b"{}")
+        asks: dict[str, tuple[str, tuple[Any, ...]]] = {
+            "peer": ("", begin),
+            "tenant": (service_key, ("GET", "/v1/conversations")),
+            "token": (token, ("GET", "/v1/conversations/ada")),
+            "begin": ("", begin),
+            "refused": ("ck_k_wrong", ("GET", "/v1/conversations/ada")),
+        }
+        client.key, ask = asks[kind]
+        said = [(await client.ask(*ask)).status for _ in range(4)]
+        client.key = token if kind == "tenant" else service_key
+        free = (await client.ask("GET", "/v1/conversations/ada/messages")).status
+
+    assert [429] * (1 if kind == "refused" else 2) == said[3 if kind == "refused" else 2 :]
+    assert 429 not in said[:2]
+    assert (429 if kind in ("peer", "refused", "tenant") else 404) == free
+
+
+async def test_a_header_does_not_make_another_peer_unless_a_trusted_proxy_says_so(tmp_path: Any) -> None:
+    """X-Forwarded-For is believed of nobody, and of 127.0.0.1 once it is named as a proxy; then only its last entry."""
+    said = {}
+    for trusted in ("", "127.0.0.1"):
+        folder = tmp_path / (trusted or "none")
+        folder.mkdir()
+        with service(folder, anonymous="true", rate_begin="2/hour", proxies=trusted) as server:
+            client = server.client()
+            said[trusted] = [
+                (await client.ask("POST", "/v1/conversations", b"{}", {"X-Forwarded-For": forwarded})).status
+                for forwarded in ("9.9.9.1", "9.9.9.2", "9.9.9.3", "6.6.6.6, 9.9.9.1", "7.7.7.7, 9.9.9.1")
+            ]
+
+    assert [201, 201, 429, 429, 429] == said[""]
+    assert [201, 201, 201, 201, 429] == said["127.0.0.1"]
+
+
+async def test_where_the_store_does_not_count_this_process_does(
+    request: pytest.FixtureRequest, tmp_path: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A store that goes away takes no request with it: limits are counted here, and it is said once."""
+    url = urlsplit(store_url("redis", request, tmp_path))
+    async with Proxy(url.port or 0) as proxy:
+        through = urlunsplit(url._replace(netloc=url.netloc.replace(f":{url.port}", f":{proxy.port}")))
+        async with Chatkeep(through) as keep:
+            limits = Limits(keep._engine.store.driver, {"peer": "3/hour"})
+            await limits.open()
+            await limits.hit({"peer": "a"})
+            proxy.silent = True
+            began = time.monotonic()
+            for _ in range(3):
+                await limits.hit({"peer": "a"})
+            took = time.monotonic() - began
+            with pytest.raises(Refused):
+                await limits.hit({"peer": "a"})
+            proxy.silent = False
+            await limits.close()
+
+    assert took < 1.5
+    assert 1 == caplog.text.count("counted in this process")
+
+
+async def test_what_a_process_remembers_is_bounded() -> None:
+    """A flood of addresses pushes out the oldest and no more."""
+    found = InMemory(held=100)
+    for number in range(1000):
+        await found.hit(str(number), 60, most=1)
+
+    assert 100 == len(found._windows)
+    assert Counted(2, 60) == found.count("999", 60, found._windows["999"][1] - 60)
+
+
+@pytest.mark.parametrize(
+    ("client", "peer"),
+    [
+        (("10.1.2.3", 5), "10.1.2.3"),
+        (("2001:db8:1:2:3:4:5:6", 5), "2001:db8:1:2::/64"),
+        (("::ffff:10.1.2.3", 5), "10.1.2.3"),
+        (None, ""),
+        (("unix", 0), "unix"),
+    ],
+)
+def test_a_peer_is_an_address_or_the_network_of_one_customer(client: Any, peer: str) -> None:
+    """With IPv6 one customer has 2**64 addresses."""
+    assert peer == peer_of({"type": "http", "client": client})
+
+
+async def test_rows_of_windows_that_are_over_are_removed(
+    request: pytest.FixtureRequest, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table of PostgreSQL does not grow for ever."""
+    async with Chatkeep(store_url("postgresql", request, tmp_path)) as keep:
+        driver: Any = keep._engine.store.driver
+        monkeypatch.setattr(counters, "TIDY_S", 0.0)
+        found = InPostgresql(driver)
+        await found.open()
+        await asyncio.gather(*(found.hit(str(number), 1, most=9) for number in range(20)))
+        await asyncio.sleep(1.2)
+        await found.hit("last", 100, most=9)
+        await found.close()
+        connection = await driver.connected()
+        left = await connection.fetch(f'SELECT key FROM "{driver.schema}".rates')
+        await connection.close()
+
+    assert ["last"] == [row["key"] for row in left]
+
+
+async def test_defaults_of_serve_limit_a_visitor(tmp_path: Any) -> None:
+    """Without a word about limits there are some; with empty rates there are none."""
+    with service(tmp_path, anonymous="true", rate_begin="1/hour", log_format="json") as server:
+        client = server.client()
+        said = [(await client.ask("POST", "/v1/conversations", b"{}")) for _ in range(2)]
+
+    assert [201, 429] == [answer.status for answer in said]
+    assert "begin or join" in json.loads(said[1].body)["detail"]

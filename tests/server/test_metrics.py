@@ -1,0 +1,150 @@
+"""/metrics: every number is there, counts what it says, and carries nothing that a user chose; alerts and dashboard fit."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from chatkeep import Chatkeep
+from chatkeep.server.metrics import Metrics
+
+from .service import service
+from .serving import Client
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+
+OURS = re.compile(r"\b(?:chatkeep|process)_[a-z_]+\b")
+
+
+async def numbers(client: Client) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
+    """Every sample by name and labels."""
+    found: dict[str, dict[tuple[tuple[str, str], ...], float]] = {}
+    for family in text_string_to_metric_families((await client.ask("GET", "/metrics")).body.decode()):
+        for sample in family.samples:
+            found.setdefault(sample.name, {})[tuple(sorted(sample.labels.items()))] = sample.value
+    return found
+
+
+async def test_what_happened_is_counted(tmp_path: Path) -> None:
+    """Turns, duplicates, failures, dead letters, acts, requests by route, refusals, streams, memory."""
+    with service(tmp_path, anonymous="true", attempts="2", rate_begin="1/hour") as server:
+        client = server.client()
+        begun = (await client.ask("POST", "/v1/conversations", b"{}")).json
+        await client.ask("POST", "/v1/conversations", b"{}")
+        client.key = begun["token"]
+        for id, text in [("1", "hello"), ("1", "hello"), ("2", "again"), ("3", "break it")]:
+            await client.post(begun["id"], {"content": text, "id": id})
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(client.opening("GET", f"/v1/conversations/{begun['id']}/events"))
+        await reader.readuntil(b"retry: 1000")
+        await client.ask("GET", "/nowhere/" + begun["id"])
+        found = await numbers(client)
+        writer.close()
+
+    route = ("route", "/v1/conversations/{id}/messages")
+    messages = {
+        status: found["chatkeep_http_requests_total"].get((("method", "POST"), route, ("status", status)))
+        for status in ("200", "500")
+    }
+    assert {"200": 3.0, "500": 1.0} == messages
+    assert [4.0, 1.0, 2.0, 1.0, 1.0] == [
+        found[f"chatkeep_{name}"][()]
+        for name in ("turns_total", "duplicates_total", "failures_total", "dead_total", "event_streams")
+    ]
+    assert 4.0 == found["chatkeep_turn_seconds_count"][()]
+    assert {"append", "read", "write", "scan"} <= {labels[0][1] for labels in found["chatkeep_store_act_seconds_count"]}
+    assert {(("rate", "begin"),): 1.0} == found["chatkeep_rate_limited_total"]
+    assert 1.0 == found["chatkeep_ready"][()]
+    assert found["process_resident_memory_bytes"][()] > 1e6
+    assert found["process_open_fds"][()] > 3
+
+
+async def test_no_label_holds_what_a_client_chose(tmp_path: Path) -> None:
+    """Conversations, tenants, ids, methods and paths of strangers stay out, however many there are."""
+    with service(tmp_path, anonymous="true") as server:
+        client = server.client()
+        begun = (await client.ask("POST", "/v1/conversations", b"{}")).json
+        client.key = begun["token"]
+        await client.post(begun["id"], {"content": "canary-text", "id": "canary-id"})
+        for path in ("/canary-path", "/v1/conversations/canary-conversation", "/v1/conversations/x/state/canary-slot"):
+            await client.ask("GET", path)
+            await client.ask("PROPFIND", path)
+        said = (await client.ask("GET", "/metrics")).body.decode()
+
+    there = [
+        word for word in ("canary", begun["id"].lower(), begun["token"].lower(), "propfind") if word in said.lower()
+    ]
+
+    assert [] == there
+
+
+async def test_without_metrics_there_is_no_such_address(tmp_path: Path) -> None:
+    """metrics = false."""
+    with service(tmp_path, metrics="false") as server:
+        answer = await server.client().ask("GET", "/metrics")
+
+    assert 404 == answer.status
+
+
+async def test_ready_says_no_while_the_store_is_away_and_yes_after() -> None:
+    """chatkeep_ready follows keep.trouble; two applications in one process keep their numbers apart."""
+    one, two = Chatkeep[Any]("memory://one"), Chatkeep[Any]("memory://two")
+    for keep in (one, two):
+        keep.on_message(lambda turn: "hello")
+    metrics, other = Metrics(one), Metrics(two)
+    before = metrics.registry.get_sample_value("chatkeep_ready")
+    async with one, two:
+        await one.receive("ada", "hello")
+        during = metrics.registry.get_sample_value("chatkeep_ready")
+
+    assert (0.0, 1.0) == (before, during)
+    assert (1.0, 0.0) == tuple(
+        found.registry.get_sample_value("chatkeep_turn_seconds_count") for found in (metrics, other)
+    )
+
+
+async def test_every_number_that_alerts_and_dashboard_name_is_there(tmp_path: Path) -> None:
+    """A rule over a metric that does not exist never fires."""
+    with service(tmp_path, anonymous="true", rate_begin="1/hour") as server:
+        client = server.client()
+        for _ in range(2):
+            await client.ask("POST", "/v1/conversations", b"{}")
+        there = set(await numbers(client))
+    groups = yaml.safe_load((DEPLOY / "alerts.yaml").read_text())["groups"]
+    dashboard = json.loads((DEPLOY / "dashboard.json").read_text())
+    asked = [rule["expr"] for group in groups for rule in group["rules"]]
+    asked += [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
+    named = {name for expression in asked for name in OURS.findall(expression)}
+
+    assert len(asked) > 20
+    assert set() == named - there
+
+
+def test_every_alert_says_what_is_wrong_and_what_to_do() -> None:
+    """A summary, a description, a severity, and a time that is no blip."""
+    rules = [
+        rule for group in yaml.safe_load((DEPLOY / "alerts.yaml").read_text())["groups"] for rule in group["rules"]
+    ]
+
+    assert [] == [rule["alert"] for rule in rules if not {"summary", "description"} <= rule["annotations"].keys()]
+    assert {"page", "ticket"} == {rule["labels"]["severity"] for rule in rules}
+    assert len(rules) == len({rule["alert"] for rule in rules})
+
+
+def test_dashboard_panels_do_not_overlap() -> None:
+    """Each place of the grid is one panel's; each panel has a title and each id is given once."""
+    panels = json.loads((DEPLOY / "dashboard.json").read_text())["panels"]
+    places: list[tuple[int, int]] = []
+    for panel in panels:
+        at = panel["gridPos"]
+        places += [(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])]
+
+    assert len(places) == len(set(places))
+    assert all(x < 24 for x, _ in places)
+    assert len(panels) == len({panel["id"] for panel in panels}) == len({panel["title"] for panel in panels})

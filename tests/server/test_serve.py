@@ -1,0 +1,221 @@
+"""`chatkeep serve`: what it loads and refuses, how it starts and stops, and the keys that open it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from .service import BOT, run, service
+
+SECRET_URL = "redis://bot:hunter2@127.0.0.1:1/0"
+
+
+async def test_a_bot_is_served_to_whoever_has_a_key(tmp_path: Path) -> None:
+    """A key made on the command line opens the API; without one it stays shut."""
+    with service(tmp_path) as server:
+        server.wait_for("Nobody can use this server")
+        key = run(tmp_path, "key", "create", "chat.db", "--label", "ci").stdout.strip()
+        answered = await server.client(key).post("ada", {"content": "hello"})
+        refused = await server.client().post("ada", {"content": "hello"})
+
+    assert (200, "you said hello{}") == (answered.status, answered.json["replies"][0]["content"])
+    assert 401 == refused.status
+
+
+def test_keys_are_listed_without_what_they_are_and_can_be_revoked(tmp_path: Path) -> None:
+    """A key is shown once; afterwards there is its id, its tenant and its label."""
+    tmp_path.joinpath("bot.py").write_text(BOT.format(url=f"sqlite:///{tmp_path}/chat.db"))
+    with service(tmp_path) as server:
+        server.wait_for("Nobody can use")
+    made = json.loads(run(tmp_path, "key", "create", "chat.db", "--tenant", "salon", "--label", "ci", "--json").stdout)
+    listed = run(tmp_path, "key", "list", "chat.db").stdout
+    revoked = run(tmp_path, "key", "revoke", "chat.db", made["id"])
+    after = run(tmp_path, "key", "list", "chat.db").stdout
+    unknown = run(tmp_path, "key", "revoke", "chat.db", "nobody")
+
+    assert (True, False) == (f"{made['id']}  tenant salon  ci" in listed, made["token"] in listed)
+    assert (0, True) == (revoked.returncode, "revoked" in after)
+    assert (1, True) == (unknown.returncode, "There is no key 'nobody'" in unknown.stderr)
+    assert 2 == run(tmp_path, "key", "create", "chat.db", "--expires", "soon").returncode
+
+
+@pytest.mark.parametrize(
+    ("app", "said"),
+    [
+        ("", 'Nothing is not "module:attribute"'),
+        ("bot", 'bot is not "module:attribute"'),
+        ("nobot:keep", "There is no module nobot"),
+        ("bot:kep", "bot has no kep; it has the Chatkeep keep"),
+        ("bot:BOT", "bot:BOT is str, not a Chatkeep"),
+        ("bot:Chatkeep", "bot:Chatkeep is a class, not a Chatkeep"),
+        ("bot:bare", "bot:bare has no handler"),
+        ("needy:keep", "needy needs nothing_of_that_name"),
+    ],
+)
+def test_what_cannot_be_served_is_told_in_one_line(tmp_path: Path, app: str, said: str) -> None:
+    """Each mistake has a sentence, and exit code 2."""
+    tmp_path.joinpath("bot.py").write_text(BOT.format(url="memory://x") + "\nBOT = ''\nbare = Chatkeep('memory://y')\n")
+    tmp_path.joinpath("needy.py").write_text("import nothing_of_that_name\n")
+    ended = run(tmp_path, "serve", *([app] if app else []), "--check")
+
+    assert (2, True, 1) == (ended.returncode, said in ended.stderr, len(ended.stderr.splitlines())), ended.stderr
+
+
+def test_check_says_whether_all_is_well_and_starts_nothing(tmp_path: Path) -> None:
+    """0 for a store that is fit; 7 for one that cannot be reached, whose password is not shown."""
+    tmp_path.joinpath("bot.py").write_text(BOT.format(url=f"sqlite:///{tmp_path}/chat.db"))
+    fit = run(tmp_path, "serve", "bot:keep", "--check")
+    tmp_path.joinpath("bot.py").write_text(BOT.format(url=SECRET_URL))
+    away = run(tmp_path, "serve", "bot:keep", "--check")
+
+    assert (0, False) == (fit.returncode, tmp_path.joinpath("chat.db").exists())
+    assert (7, False) == (away.returncode, "hunter2" in away.stdout + away.stderr), away.stdout
+
+
+def test_all_that_is_wrong_is_told_at_once_with_where_it_came_from(tmp_path: Path) -> None:
+    """Arguments, variables and the file are looked at together, the library's settings and the server's."""
+    tmp_path.joinpath("bot.py").write_text(BOT.format(url="memory://x"))
+    tmp_path.joinpath("chatkeep.toml").write_text('rate_token = "fast"\nhost_names = ["x"]\n')
+    ended = run(tmp_path, "serve", "bot:keep", "--check", prot="1", history="-1", port="x")
+    wanted = [
+        "port is not int: 'x' (CHATKEEP_PORT)",
+        "history must be a whole number of at least 0, not -1 (CHATKEEP_HISTORY)",
+        "CHATKEEP_PROT is not a setting; did you mean CHATKEEP_PORT?",
+        f'rate_token is like "60/minute", or "off", not \'fast\' ({tmp_path}/chatkeep.toml)',
+        "host_names is not a setting",
+    ]
+
+    assert (2, []) == (ended.returncode, [said for said in wanted if said not in ended.stderr]), ended.stderr
+
+
+def test_a_store_that_is_away_ends_the_start_with_one_line(tmp_path: Path) -> None:
+    """Exit code 3, the reason, no traceback, no password."""
+    tmp_path.joinpath("bot.py").write_text(BOT.format(url=SECRET_URL))
+    ended = run(tmp_path, "serve", "bot:keep", "--port", "0")
+
+    assert (3, True) == (ended.returncode, "chatkeep: redis://127.0.0.1:1/0" in ended.stderr), ended.stderr
+    assert (False, False) == ("Traceback" in ended.stderr, "hunter2" in ended.stderr), ended.stderr
+
+
+async def test_a_stop_lets_the_running_turn_finish_and_says_not_ready_first(tmp_path: Path) -> None:
+    """SIGTERM: 503 from /readyz while it drains; the turn that runs is answered; exit code 0."""
+    with service(tmp_path, anonymous="true", drain="1s") as server:
+        client = server.client()
+        begun = (await client.ask("POST", "/v1/conversations", b"{}")).json
+        client.key = begun["token"]
+        turn = asyncio.create_task(client.post(begun["id"], {"content": "wait a moment"}))
+        await asyncio.sleep(0.3)
+        server.process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.3)
+        ready = await client.ask("GET", "/readyz")
+        answered = await turn
+        code = await asyncio.to_thread(server.process.wait, 10)
+
+    assert (503, "this server is stopping") == (ready.status, ready.json["trouble"])
+    assert (200, 0) == (answered.status, code)
+
+
+async def test_a_stop_ends_event_streams_instead_of_waiting_for_them(tmp_path: Path) -> None:
+    """An open stream is told `end`, closing, and the process is gone soon after."""
+    with service(tmp_path, anonymous="true") as server:
+        client = server.client()
+        begun = (await client.ask("POST", "/v1/conversations", b"{}")).json
+        client.key = begun["token"]
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(client.opening("GET", f"/v1/conversations/{begun['id']}/events"))
+        await reader.readuntil(b"retry: 1000")
+        server.process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(5):
+            rest = await reader.read()
+        writer.close()
+        code = await asyncio.to_thread(server.process.wait, 5)
+
+    assert (True, 0) == (b"event: end" in rest and b"closing" in rest, code)
+
+
+async def test_several_processes_serve_one_store_and_stop_together(tmp_path: Path) -> None:
+    """A worker that is killed is followed by another; SIGTERM ends them all; memory:// is refused."""
+    tmp_path.joinpath("bot.py").write_text(BOT.format(url="memory://x"))
+    refused = run(tmp_path, "serve", "bot:keep", "--workers", "2", "--check")
+    with service(tmp_path, "--workers", "2", anonymous="true") as server:
+        await until_ready(server.client())
+        os.kill(int(workers(server.process.pid)[-1]), signal.SIGKILL)
+        await asyncio.sleep(1.5)
+        await until_ready(server.client())
+        client = server.client()
+        begun = (await client.ask("POST", "/v1/conversations", b"{}")).json
+        client.key = begun["token"]
+        answered = [(await client.post(begun["id"], {"content": str(number)})).status for number in range(6)]
+        code = await asyncio.to_thread(server.stop)
+
+    assert (2, True) == (refused.returncode, "belongs to one process" in refused.stderr)
+    assert ([200] * 6, 0) == (answered, code), server.log
+
+
+async def test_flags_are_read_again_on_sighup_and_a_broken_file_changes_nothing(tmp_path: Path) -> None:
+    """What a handler sees follows the file, without a restart."""
+    file = tmp_path / "settings.toml"
+    file.write_text("anonymous = true\n[flags]\nnew_menu = false\n")
+    said = []
+    with service(tmp_path, "--config", str(file)) as server:
+        client = server.client()
+        begun = (await client.ask("POST", "/v1/conversations", b"{}")).json
+        client.key = begun["token"]
+        for number, text in enumerate(["", "anonymous = true\n[flags]\nnew_menu = true\n", "[flags\n"]):
+            if text:
+                file.write_text(text)
+                server.process.send_signal(signal.SIGHUP)
+                server.wait_for("The flags", number)
+            answer = await client.post(begun["id"], {"content": "flags "})
+            said.append(answer.json["replies"][0]["content"])
+
+    assert ["{'new_menu': False}", "{'new_menu': True}", "{'new_menu': True}"] == [
+        text.removeprefix("you said flags ") for text in said
+    ]
+
+
+async def test_sighup_reaches_every_worker_and_restarts_none(tmp_path: Path) -> None:
+    """Each process reads the flags again and goes on."""
+    file = tmp_path / "settings.toml"
+    file.write_text("[flags]\nnew_menu = false\n")
+    with service(tmp_path, "--workers", "2", "--config", str(file), anonymous="true") as server:
+        await until_ready(server.client())
+        await asyncio.sleep(1.0)
+        before = workers(server.process.pid)
+        server.process.send_signal(signal.SIGHUP)
+        await asyncio.to_thread(server.wait_for, "The flags were read again", 2)
+
+    assert 2 <= len(before)
+    assert "Nobody can use" not in server.log
+    assert 1 == server.log.count("Serving bot:keep")
+
+
+def workers(parent: int) -> list[str]:
+    """The processes that *parent* has started."""
+    return Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+
+
+async def test_an_asgi_application_of_ones_own_is_served_too(tmp_path: Path) -> None:
+    """A Starlette or FastAPI application that mounts the server, or has nothing to do with it."""
+    bot = BOT + "\nfrom chatkeep.server import create_app\nkeep = create_app(keep, anonymous=True)\n"
+    with service(tmp_path, bot=bot) as server:
+        answer = await server.client().ask("GET", "/readyz")
+
+    assert 200 == answer.status
+
+
+async def until_ready(client: object) -> None:
+    """Waits until a server answers."""
+    for _ in range(200):
+        try:
+            if (await client.ask("GET", "/readyz")).status == 200:  # type: ignore[attr-defined]
+                return
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        await asyncio.sleep(0.05)
+    raise AssertionError("it is not ready")

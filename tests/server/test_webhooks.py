@@ -1,0 +1,231 @@
+"""Webhooks in, replies out: through real HTTP on both sides, on every store."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from chatkeep import Chatkeep, Turn
+from chatkeep.channels import Telegram, WhatsApp
+from chatkeep.channels.outlet import ChannelOutlet
+from chatkeep.errors import Unavailable
+from chatkeep.server.webhooks import Webhooks
+from tests.conftest import until
+
+from .platform import SECRET, Platform, platform, post_whatsapp, whatsapp_message, whatsapp_status
+from .serving import Client, served
+
+FAST = {"poll": "30ms", "retry_after": "5ms", "retry_longest": "20ms"}
+TENANTS = {"1550": "pizza", "1660": "pasta"}
+
+
+async def echo(turn: Turn[Any]) -> str:
+    """Counts and says it again."""
+    turn.state["count"] = turn.state.get("count", 0) + 1
+    return f"{turn.state['count']}: {turn.text}"
+
+
+@asynccontextmanager
+async def connected(
+    url: str, there: Platform, handler: Any = echo, **options: Any
+) -> AsyncIterator[tuple[Client, Any]]:
+    """A server with WhatsApp (two accounts, a tenant each) and Telegram, whose replies go to *there*."""
+    whatsapp = WhatsApp(
+        accounts={"1550": "token-a", "1660": "token-b"},
+        secrets=["an old secret", SECRET],
+        verify_tokens="v",
+        api=there.url,
+    )
+    telegram = Telegram(token="42:AAF", secrets="tg", api=there.url)
+    keep: Chatkeep[Any] = Chatkeep(url, **(FAST | options))
+    keep.on_message(handler)
+    keep.deliver(ChannelOutlet(whatsapp, telegram, timeout=0.5))
+    webhooks = Webhooks(whatsapp, telegram, tenant_of=lambda channel, account: TENANTS.get(account, ""))
+    async with served(keep, webhooks=webhooks) as client:
+        yield client, keep
+
+
+async def test_a_customer_is_answered_where_they_wrote(url: str) -> None:
+    """Two restaurants and Telegram; each answer goes to its own, and a redelivered webhook changes nothing."""
+    async with platform() as there, connected(url, there) as (client, keep):
+        posted = [whatsapp_message("4917", "hi", "wamid.1"), whatsapp_message("4917", "hi", "wamid.2", account="1660")]
+        assert [200, 200] == [(await post_whatsapp(client, *posted)).status for _ in range(2)]
+        update = {
+            "update_id": 7,
+            "message": {"message_id": 3, "date": 1763697600, "chat": {"id": 5, "type": "private"}, "text": "hey"},
+        }
+        secret = {"X-Telegram-Bot-Api-Secret-Token": "tg", "Authorization": ""}
+        assert 200 == (await client.ask("POST", "/channels/telegram", json.dumps(update).encode(), secret)).status
+        await until(lambda: len(there.sent) == 3)
+        await asyncio.sleep(0.1)
+
+        assert ["1: hey", "1: hi", "1: hi"] == sorted(there.texts)
+        assert {"/1550/messages", "/1660/messages", "/bot42:AAF/sendMessage"} == {told["path"] for told in there.sent}
+        assert ["whatsapp:1550:4917"] == [found.id async for found in keep.tenant("pizza").conversations()]
+        assert ["telegram:42:5"] == [found.id async for found in keep.tenant("").conversations()]
+
+
+async def test_what_the_platform_tells_of_a_reply_is_shown_with_it(url: str) -> None:
+    """Delivered, then read; also when it is told twice and in the wrong order."""
+    async with platform() as there, connected(url, there) as (client, keep):
+        await post_whatsapp(client, whatsapp_message("4917", "hi", "wamid.1"))
+        await until(lambda: len(there.sent) == 1)
+        for status in ("read", "delivered", "read"):
+            assert 200 == (await post_whatsapp(client, whatsapp_status("4917", "wamid.out1", status))).status
+        pizza = keep.tenant("pizza")
+
+        async def told() -> bool:
+            return [sending.status for sending in await pizza.deliveries("whatsapp:1550:4917")] == ["read"]
+
+        await until(told)
+        await post_whatsapp(client, whatsapp_message("4917", "more", "wamid.2"))
+        await until(lambda: len(there.sent) == 2)
+
+        assert ["1: hi", "2: more"] == there.texts
+
+
+async def test_a_status_belongs_to_the_reply_whatever_the_platform_calls_the_customer() -> None:
+    """WhatsApp repeats the key of the reply; the customer may be a user id in one and a phone number in the other."""
+    async with platform() as there, connected("memory://", there) as (client, keep):
+        await post_whatsapp(client, whatsapp_message("4917", "hi", "wamid.1"))
+        await until(lambda: len(there.sent) == 1)
+        key = there.sent[0]["biz_opaque_callback_data"]
+        await post_whatsapp(client, whatsapp_status("another-name", "wamid.out1", "read", key=key))
+        pizza = keep.tenant("pizza")
+
+        assert ["read"] == [sending.status for sending in await pizza.deliveries("whatsapp:1550:4917")]
+        assert ["whatsapp:1550:4917"] == [found.id async for found in pizza.conversations()]
+
+
+async def test_two_bots_of_one_platform_are_told_apart_by_their_secrets() -> None:
+    """And each answers for itself."""
+    async with platform() as there:
+        bots = [Telegram(token=f"{n}:AAF", secrets=f"tg{n}", api=there.url) for n in (1, 2)]
+        keep: Chatkeep[Any] = Chatkeep("memory://", **FAST)
+        keep.on_message(echo)
+        keep.deliver(ChannelOutlet(*bots))
+        async with served(keep, webhooks=Webhooks(*bots)) as client:
+            for n in (1, 2):
+                update = {
+                    "update_id": n,
+                    "message": {"message_id": 3, "date": 1, "chat": {"id": 5, "type": "private"}, "text": "hey"},
+                }
+                secret = {"X-Telegram-Bot-Api-Secret-Token": f"tg{n}", "Authorization": ""}
+                assert (
+                    200 == (await client.ask("POST", "/channels/telegram", json.dumps(update).encode(), secret)).status
+                )
+            await until(lambda: len(there.sent) == 2)
+
+        assert {"/bot1:AAF/sendMessage", "/bot2:AAF/sendMessage"} == {told["path"] for told in there.sent}
+
+
+async def test_a_webhook_is_acknowledged_only_when_all_of_it_is_durable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store fails for one of three; the whole post comes again; each is answered once."""
+    async with platform() as there, connected("memory://", there) as (client, keep):
+        accept, fail = type(keep._engine).accept, {"whatsapp:1550:2"}
+
+        async def sometimes(self: Any, key: Any, *args: Any, **options: Any) -> Any:
+            if key.id in fail:
+                raise Unavailable(f"{key}: not now")
+            return await accept(self, key, *args, **options)
+
+        monkeypatch.setattr(type(keep._engine), "accept", sometimes)
+        posted = [whatsapp_message(f"{n}", "hi", f"wamid.{n}") for n in (1, 2, 3)]
+        first = await post_whatsapp(client, *posted)
+        fail.clear()
+        second = await post_whatsapp(client, *posted)
+        await until(lambda: len(there.sent) == 3)
+        await asyncio.sleep(0.05)
+
+        assert (503, 200) == (first.status, second.status)
+        assert ["1: hi"] * 3 == there.texts
+
+
+async def test_one_bad_item_does_not_hold_up_the_rest() -> None:
+    """Too long for this bot, a kind that nobody knows: kept as notes; the others are answered."""
+    async with platform() as there, connected("memory://", there, message_limit=1000) as (client, keep):
+        odd = whatsapp_message("2", "", "wamid.2") | {"type": "hologram", "hologram": {"x": 1}}
+        posted = [whatsapp_message("1", "x" * 2000, "wamid.1"), odd, whatsapp_message("3", "hi", "wamid.3")]
+
+        assert 200 == (await post_whatsapp(client, *posted)).status == (await post_whatsapp(client, *posted)).status
+        await until(lambda: "1: hi" in there.texts)
+        log = [m async for m in keep.tenant("pizza").history("whatsapp:1550:1")]
+
+        assert ["unknown"] == [message.metadata["kind"] for message in log]
+        assert "2,0" in log[0].metadata["reason"]
+        assert [m async for m in keep.tenant("pizza").history("whatsapp:1550:2")]
+
+
+@pytest.mark.parametrize("secret", ["", "wrong"])
+async def test_what_is_not_signed_is_refused_in_the_same_words(secret: str) -> None:
+    """Constant answer, nothing stored; the handshake is answered only for the right token."""
+    async with platform() as there, connected("memory://", there) as (client, keep):
+        answer = await post_whatsapp(client, whatsapp_message("1", "hi", "wamid.1"), secret=secret)
+        ask = "/channels/whatsapp?hub.mode=subscribe&hub.verify_token={}&hub.challenge={}"
+        right = await client.ask("GET", ask.format("v", "1234"))
+        wrong = [await client.ask("GET", ask.format(*pair)) for pair in (("x", "1234"), ("v", "<script>"))]
+
+        assert 401 == answer.status
+        assert "not signed" in answer.json["detail"]
+        assert (200, b"1234") == (right.status, right.body)
+        assert "text/plain" in right.headers["content-type"]
+        assert [401, 401] == [refused.status for refused in wrong]
+        assert 404 == (await client.ask("POST", "/channels/pigeon", b"{}")).status
+        assert [] == [found async for found in keep.tenant("pizza").conversations()]
+
+
+async def test_the_platforms_own_codes_decide(url: str) -> None:
+    """Busy: again. The 24 hours are over: set aside. No answer: uncertain, and said so."""
+    window = {"error": {"code": 131047, "message": "Re-engagement message"}}
+    busy = {"error": {"code": 130429, "message": "Rate limit hit"}}
+    async with platform() as there, connected(url, there) as (client, keep):
+        there.then = [(400, busy), (400, window), 2.0]
+        for n in range(1, 4):
+            await post_whatsapp(client, whatsapp_message("4917", f"{n}", f"wamid.{n}"))
+        pizza = keep.tenant("pizza")
+
+        async def settled() -> bool:
+            found = await pizza.deliveries("whatsapp:1550:4917")
+            return len(found) == 3 and all(sending.status != "waiting" for sending in found)
+
+        await until(settled, within=15.0)
+        found = await pizza.deliveries("whatsapp:1550:4917")
+
+        assert ["failed", "uncertain", "delivered"] == [sending.status for sending in found]
+        assert "a template may go" in found[0].reason
+        assert [False, True, False] == [sending.doubtful for sending in found]
+
+
+async def test_a_person_takes_over_and_hands_back(url: str) -> None:
+    """Over HTTP with the restaurant's service key: the bot is silent, the person writes through WhatsApp, the bot goes on."""
+    from chatkeep.grants import create_key
+
+    async with platform() as there, connected(url, there) as (client, keep):
+        client.key = (await create_key(keep, "pizza")).token
+        await post_whatsapp(client, whatsapp_message("4917", "hi", "wamid.1"))
+        await until(lambda: len(there.sent) == 1)
+        place = "/v1/conversations/whatsapp:1550:4917"
+        assert (
+            201
+            == (await client.ask("POST", f"{place}/operator", b'{"content":"I am Kim","id":"o1","bot":false}')).status
+        )
+        await post_whatsapp(client, whatsapp_message("4917", "are you human?", "wamid.2"))
+        await until(lambda: len(there.sent) == 2)
+        await asyncio.sleep(0.1)
+        silent = list(there.texts)
+        assert 200 == (await client.ask("PUT", f"{place}/bot", b'{"on":true,"unread":"skip"}')).status
+        await post_whatsapp(client, whatsapp_message("4917", "thanks", "wamid.3"))
+        await until(lambda: len(there.sent) == 3)
+        deliveries = (await client.ask("GET", f"{place}/deliveries")).json["deliveries"]
+        again = await client.ask("POST", f"{place}/deliveries/{deliveries[1]['number']}")
+        await until(lambda: len(there.sent) == 4)
+
+        assert ["1: hi", "I am Kim"] == silent
+        assert ["2: thanks", "I am Kim"] == there.texts[2:]
+        assert 204 == again.status
+        assert [400, 404] == [(await client.ask("POST", f"{place}/deliveries/{n}")).status for n in ("1", "x")]
