@@ -1,224 +1,262 @@
-// The chat page. The log on the server is the truth; what is written here is kept in this browser, and sent again under
-// the same id, until the server has answered for it.
+// The chat page: shows what the client tells, and hands on what people type. Everything is put in as text.
 
-const POLL_MS = 1000;
-const TIMEOUT_MS = 40_000;
-const PAGE = 100;
+import { open } from "./client.js";
 
 const element = (id) => document.getElementById(id);
-const [log, form, text, status, empty, earlier] = ["log", "form", "text", "status", "empty", "earlier"].map(element);
-const room = document.querySelector("main");
+const [room, log, form, text, empty, earlier, typing, choices, newest, notice, status] =
+  "room log form text empty earlier typing choices newest notice status".split(" ").map(element);
+const submit = form.querySelector("button");
 
-const conversation = conversationHere();
-const address = `/v1/conversations/${encodeURIComponent(conversation)}/messages`;
-const shelf = `chatkeep:pending:${encodeURIComponent(conversation)}:`;
-const shown = new Map(); // message id -> its line in the log
+const STATUS = {
+  saved: "",
+  sending: "Sending…",
+  offline: "Offline. What you write is kept here and sent later.",
+  restored: "Back online. Everything was sent.",
+  failed: "",
+};
+const MARKS = { sending: "Sending", sent: "Sent", delivered: "Delivered" };
 
-let first = Infinity; // number of the earliest message that is shown
-let last = null; // every message up to this number is shown; null: nothing has been loaded
-let sending = false;
-let looking = null;
+const address = new URL(location.href);
+const chat = await open({ name: address.searchParams.get("c") ?? undefined });
+address.searchParams.set("c", chat.name);
+address.hash = "";
+history.replaceState(null, "", address);
 
-// -- which conversation -----------------------------------------------------------------------------------------------
+// -- the log ----------------------------------------------------------------------------------------------------------
 
-function conversationHere() {
-  const here = new URL(location.href);
-  let id = here.searchParams.get("c");
-  if (!id) {
-    id = localStorage.getItem("chatkeep:conversation") ?? crypto.randomUUID();
-    here.searchParams.set("c", id);
-    history.replaceState(null, "", here);
+const lines = new Map(); // message id -> its line
+let following = true; // whether the newest message stays in view
+
+function create(tag, className, words) {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  if (words !== undefined) made.textContent = words;
+  return made;
+}
+
+// A reply that was streamed goes on in the line in which it was made.
+function lineOf(message) {
+  const made = [...lines].find(([id]) => id.startsWith("piece:"));
+  if (made && message.status === "received" && message.reply_to !== undefined) {
+    lines.delete(made[0]);
+    lines.set(message.id, made[1]);
   }
-  localStorage.setItem("chatkeep:conversation", id);
-  return id;
+  if (!lines.has(message.id)) lines.set(message.id, create("li"));
+  return lines.get(message.id);
 }
 
-element("fresh").addEventListener("click", () => {
-  location.search = new URLSearchParams({ c: crypto.randomUUID() });
-});
-
-// -- what is not with the server yet ----------------------------------------------------------------------------------
-
-// One entry of localStorage for each message, so that two tabs on one conversation cannot overwrite each other's.
-function pending() {
-  const entries = Object.entries(localStorage).filter(([name]) => name.startsWith(shelf));
-  return entries.map(([, value]) => JSON.parse(value)).sort((a, b) => a.at - b.at);
+function show(message) {
+  const line = lineOf(message);
+  line.className = `${message.role} ${message.status}`;
+  line.ariaBusy = String(message.status === "streaming"); // read aloud when it is complete
+  line.replaceChildren(create("span", "unseen", message.role === "user" ? "You: " : message.role === "operator" ? "Agent: " : "Bot: "));
+  line.append(create("span", "said", message.text || textOfParts(message.content)));
+  const foot = create("small");
+  if (message.created_at) foot.append(timeOf(message.created_at));
+  if (message.role === "user") foot.append(...marksOf(message));
+  line.append(foot);
+  place(line, message);
 }
 
-const keep = (message) => localStorage.setItem(shelf + message.id, JSON.stringify(message));
-const done = (message) => localStorage.removeItem(shelf + message.id);
+const textOfParts = (content) =>
+  Array.isArray(content) ? content.map((part) => `[${part.type ?? "attachment"}]`).join(" ") : "";
 
-// -- talking to the server --------------------------------------------------------------------------------------------
+function timeOf(seconds) {
+  const date = new Date(seconds * 1000);
+  const today = date.toDateString() === new Date().toDateString();
+  const time = create("time", "", date.toLocaleString([], { ...(today ? {} : { day: "numeric", month: "short" }), hour: "2-digit", minute: "2-digit" }));
+  time.dateTime = date.toISOString();
+  time.title = date.toLocaleString();
+  return time;
+}
 
-class Problem extends Error {
-  constructor(status, detail) {
-    super(detail);
-    this.status = status;
-    this.final = status < 500 && ![408, 429].includes(status); // asking again is no use
+function marksOf({ id, number, status: state, error }) {
+  if (state !== "failed") {
+    const mark = create("span", "mark");
+    mark.append(create("span", "unseen", MARKS[state]));
+    mark.title = MARKS[state];
+    return [mark];
   }
+  const retry = create("button", "retry", "Try again");
+  retry.type = "button";
+  retry.addEventListener("click", () => (retry.remove(), chat.retry(id)));
+  return [create("span", "why", number ? error : `Not sent: ${error}`), retry];
 }
 
-async function ask(url, options = {}) {
-  const answer = await fetch(url, { ...options, cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS) });
-  if (answer.ok) return answer.json();
-  const said = await answer.json().catch(() => ({}));
-  throw new Problem(answer.status, said.detail ?? answer.statusText);
-}
-
-const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
-
-// Sends what is pending, one after the other and in order, for as long as that takes.
-async function send() {
-  if (sending) return;
-  sending = true;
-  for (let next, failures = 0; (next = pending()[0]); ) {
-    const { id, content } = next;
-    const seen = last;
-    try {
-      const body = JSON.stringify({ id, content });
-      const receipt = await ask(address, { method: "POST", headers: { "content-type": "application/json" }, body });
-      done(next);
-      if (seen !== null && receipt.number <= seen && !receipt.duplicate) location.reload(); // it was erased meanwhile
-      note(shown.get(id), receipt.status === "failed" ? "The bot could not answer this; your message is kept." : "");
-      failures = 0;
-      await look();
-    } catch (fault) {
-      if (fault.final) {
-        done(next);
-        refuse(shown.get(id), fault.message);
-      } else {
-        tell(fault);
-        failures += 1;
-        await pause(Math.min(500 * failures, 3000));
-      }
-    }
-  }
-  sending = false;
-}
-
-// Shows what is new in the log. A look that is under way may have been too early, so another one follows it.
-async function look() {
-  await looking;
-  looking = lookOnce().catch(tell);
-  await looking;
-}
-
-async function lookOnce() {
-  const { messages } = await ask(`${address}?limit=${PAGE}${last === null ? "" : `&after=${last}`}`);
-  tell(null);
-  if (last === null) earlier.hidden = messages.length < PAGE;
-  show(messages);
-  last = Math.max(last ?? 0, messages.at(-1)?.number ?? 0);
-  if (messages.length === PAGE) await lookOnce();
-}
-
-async function lookEarlier() {
-  const height = room.scrollHeight;
-  const { messages } = await ask(`${address}?limit=${PAGE}&before=${first}`);
-  show(messages, false);
-  earlier.hidden = messages.length < PAGE;
-  room.scrollTop += room.scrollHeight - height;
-}
-
-function tell(fault) {
-  const waiting = "Waiting for the server. What you write is kept here and sent when it is back.";
-  const said = !fault ? "" : fault instanceof Problem && fault.status !== 503 ? fault.message : waiting;
-  if (status.textContent !== said) status.textContent = said;
-}
-
-// -- what people see --------------------------------------------------------------------------------------------------
-
-const words = (content) =>
-  typeof content === "string" ? content : content.map((part) => part.text ?? `[${part.type ?? "attachment"}]`).join("\n");
-
-function show(messages, follow = true) {
-  const atEnd = room.scrollHeight - room.scrollTop - room.clientHeight < 80;
-  for (const message of messages) {
-    const line = shown.get(message.id) ?? lineFor(message);
-    line.dataset.number = message.number;
-    line.classList.remove("waiting");
-    line.title = new Date(message.created_at * 1000).toLocaleString();
-    if (line.querySelector("small").textContent === "sending") note(line, "");
-    place(line, message.number);
-    first = Math.min(first, message.number);
-  }
-  empty.hidden = shown.size > 0;
-  if (follow && atEnd && messages.length) room.scrollTop = room.scrollHeight;
-}
-
-// Log order; what has no number yet comes last.
-function place(line, number) {
-  let before = log.lastElementChild;
-  while (before && (before === line || Number(before.dataset.number ?? Infinity) > number)) {
-    before = before.previousElementSibling;
-  }
-  const target = before ? before.nextElementSibling : log.firstElementChild;
+// The order is the client's; nearly always the line belongs at the end, or is there already.
+function place(line, message) {
+  const at = chat.messages.findLastIndex(({ id }) => id === message.id);
+  const before = chat.messages.slice(0, Math.max(at, 0)).findLast(({ id }) => lines.get(id)?.parentNode);
+  const target = before ? lines.get(before.id).nextSibling : log.firstChild;
   if (target !== line) log.insertBefore(line, target);
 }
 
-function lineFor(message) {
-  const line = document.createElement("li");
-  const who = document.createElement("span");
-  const said = document.createElement("span");
-  line.className = message.role;
-  who.className = "unseen";
-  who.textContent = message.role === "user" ? "You: " : "Bot: ";
-  said.textContent = words(message.content);
-  line.append(who, said, document.createElement("small"));
-  shown.set(message.id, line);
-  return line;
+function settle() {
+  empty.hidden = chat.messages.length > 0;
+  earlier.hidden = !chat.more;
+  typing.hidden = !chat.typing || chat.status === "offline" || chat.messages.some((message) => message.status === "streaming");
+  offer();
+  if (following) room.scrollTop = room.scrollHeight;
+  newest.hidden = following || !newest.dataset.unseen;
 }
 
-function showPending(message) {
-  if (shown.has(message.id)) return;
-  const line = lineFor({ ...message, role: "user" });
-  line.classList.add("waiting");
-  note(line, "sending");
-  log.append(line);
-  empty.hidden = true;
-  room.scrollTop = room.scrollHeight;
+let settling = false;
+function soon() {
+  if (settling) return;
+  settling = true;
+  queueMicrotask(() => ((settling = false), settle()));
 }
 
-function refuse(line, why) {
-  line?.classList.replace("waiting", "refused");
-  note(line, `Not sent: ${why}`);
+chat.on("message", (message) => {
+  if (!following && message.role !== "user" && !lines.has(message.id)) newest.dataset.unseen = "yes";
+  show(message);
+  soon();
+});
+chat.on("remove", (id) => {
+  const line = lines.get(id);
+  // The line of a streamed reply waits for the message that takes its place, which comes in the same breath.
+  queueMicrotask(() => {
+    if (lines.get(id) !== line || chat.messages.some((message) => message.id === id)) return;
+    line.remove();
+    lines.delete(id);
+  });
+  soon();
+});
+chat.on("typing", soon);
+chat.on("status", tell);
+
+function tell() {
+  const problem = chat.status === "failed" ? chat.problem : null;
+  status.dataset.status = chat.status;
+  const said = STATUS[chat.status];
+  if (status.textContent !== said) status.textContent = said;
+  notice.hidden = !problem;
+  notice.firstElementChild.textContent = problem ? explain(problem) : "";
+  soon();
 }
 
-function note(line, words) {
-  const small = line?.querySelector("small");
-  if (!small) return;
-  small.textContent = words;
-  small.hidden = !words;
+function explain({ status: code, message }) {
+  if (code === 401) return "This chat can no longer be opened here. What you see is what this browser has kept.";
+  if (code === 404) return "This link was used already, or it has expired. Ask for a new one.";
+  return message;
 }
 
-// -- what people do ---------------------------------------------------------------------------------------------------
+// -- suggested replies --------------------------------------------------------------------------------------------------
+
+// The buttons of the last message: {"type": "buttons", "buttons": [...]}, or parts that are choices.
+function offer() {
+  const last = chat.messages.at(-1);
+  const parts = last?.role === "assistant" && Array.isArray(last.content) ? last.content : [];
+  const offered = parts.flatMap((part) => part.buttons ?? part.choices ?? (part.type === "choice" ? [part] : []));
+  const words = offered.map((each) => (typeof each === "string" ? each : String(each.text ?? each.title ?? each.id)));
+  if (choices.dataset.of === JSON.stringify([last?.id, words])) return;
+  choices.dataset.of = JSON.stringify([last?.id, words]);
+  const held = choices.contains(document.activeElement);
+  choices.replaceChildren(
+    ...words.map((word) => {
+      const button = create("button", "quiet", word);
+      button.type = "button";
+      button.addEventListener("click", () => write(word));
+      return button;
+    }),
+  );
+  choices.hidden = words.length === 0;
+  if (held && choices.hidden) text.focus();
+}
+
+// -- what people do -----------------------------------------------------------------------------------------------------
+
+function write(words) {
+  following = true;
+  chat.send(words);
+}
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  const content = text.value.trim();
-  if (!content) return;
-  const message = { id: crypto.randomUUID(), content, at: Math.max(Date.now(), (pending().at(-1)?.at ?? 0) + 1) };
-  keep(message);
-  showPending(message);
+  const words = text.value.trim();
+  if (!words) return;
   text.value = "";
+  drafted();
   text.focus();
-  send();
+  write(words);
 });
 
 text.addEventListener("keydown", (event) => {
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-  event.preventDefault();
-  form.requestSubmit();
+  if (event.isComposing) return;
+  if (event.key === "Enter" && !event.shiftKey) {
+    event.preventDefault();
+    form.requestSubmit();
+  } else if (event.key === "Escape") {
+    text.value = "";
+    drafted();
+  }
 });
 
-earlier.addEventListener("click", () => lookEarlier().catch(tell));
-addEventListener("online", look);
-
-// -- life -------------------------------------------------------------------------------------------------------------
-
-for (;;) {
-  pending().forEach(showPending);
-  await look();
-  send(); // also what another tab, or this page before it was closed, has left
-  await pause(POLL_MS);
+// What is half typed comes back after a refresh.
+const draft = `chatkeep:draft:${chat.name}`;
+function drafted() {
+  submit.disabled = !text.value.trim();
+  if (text.value) sessionStorage.setItem(draft, text.value);
+  else sessionStorage.removeItem(draft);
 }
+text.addEventListener("input", drafted);
+if (!text.value) text.value = sessionStorage.getItem(draft) ?? "";
+drafted();
+
+earlier.addEventListener("click", async () => {
+  following = false;
+  const height = room.scrollHeight - room.scrollTop;
+  earlier.disabled = true;
+  await chat.earlier().catch(() => {});
+  earlier.disabled = false;
+  settle();
+  room.scrollTop = room.scrollHeight - height;
+});
+
+room.addEventListener("scroll", () => {
+  following = room.scrollHeight - room.scrollTop - room.clientHeight < 80;
+  if (following) {
+    delete newest.dataset.unseen;
+    newest.hidden = true;
+  }
+});
+
+newest.addEventListener("click", () => {
+  following = true;
+  settle();
+  text.focus();
+});
+
+new ResizeObserver(() => following && (room.scrollTop = room.scrollHeight)).observe(room);
+
+function begin() {
+  location.assign(`?c=${Array.from(crypto.getRandomValues(new Uint8Array(8)), (byte) => byte.toString(16).padStart(2, "0")).join("")}`);
+}
+element("fresh").addEventListener("click", begin);
+notice.lastElementChild.addEventListener("click", begin);
+
+element("share").addEventListener("click", async () => {
+  const [dialog, link, copied] = ["sharing", "link", "copied"].map(element);
+  link.value = copied.textContent = "";
+  dialog.showModal();
+  try {
+    link.value = await chat.share();
+    link.select();
+  } catch (fault) {
+    copied.textContent = fault.status || chat.conversation === undefined ? fault.message : "The server cannot be reached now. Try again later.";
+  }
+  element("copy").disabled = !link.value;
+});
+element("copy").addEventListener("click", async () => {
+  const link = element("link");
+  link.select();
+  await navigator.clipboard.writeText(link.value).catch(() => document.execCommand("copy"));
+  element("copied").textContent = "Copied.";
+});
+
+addEventListener("hashchange", () => location.hash.includes("share=") && location.reload());
+
+chat.messages.forEach(show);
+tell();
+settle();
+document.body.dataset.ready = "yes";

@@ -1,0 +1,140 @@
+/** A JSON value. */
+export type Json = null | boolean | number | string | Json[] | { [name: string]: Json };
+
+/** Text, or a list of JSON parts such as `{ type: "text", text: "hello" }`. */
+export type Content = string | { [name: string]: Json }[];
+
+/**
+ * `sending`: kept here, and not with the server yet. `sent`: in the log on the server. `delivered`: the bot has dealt
+ * with it. `failed`: refused, or given up by the bot; `error` says why, and `retry` sends it again.
+ * `streaming`: a reply that is just being made. `received`: a reply, or anything else that is not from the user.
+ */
+export type MessageStatus = "sending" | "sent" | "delivered" | "failed" | "streaming" | "received";
+
+/** A message of the chat. A change of it is a new object under the same `id`. */
+export interface Message {
+  readonly id: string;
+  /** Its place in the log; undefined while the server does not have it. */
+  readonly number?: number;
+  readonly role: "user" | "assistant" | "operator" | "event";
+  readonly content: Content;
+  /** The text alone: the content, or its text parts, one a line. */
+  readonly text: string;
+  readonly status: MessageStatus;
+  readonly error?: string;
+  /** Seconds since 1970. */
+  readonly created_at?: number;
+  /** The first and the last message that this one answers, by their numbers. */
+  readonly reply_from?: number;
+  readonly reply_to?: number;
+  readonly metadata?: { [name: string]: Json };
+}
+
+/**
+ * `saved`: the server has everything. `sending`: something is on its way. `offline`: the server cannot be reached, and
+ * what is written is kept here. `restored`: for four seconds after that, when all has caught up. `failed`: a message
+ * was refused, or the chat cannot be opened here (`problem` is then set).
+ */
+export type Status = "saved" | "sending" | "offline" | "restored" | "failed";
+
+/** Why the chat is offline or cannot be opened: `status` and `type` are those of the server's problem document. */
+export interface Trouble {
+  readonly message: string;
+  readonly status?: number;
+  readonly type?: string;
+  readonly body?: { [name: string]: Json };
+}
+
+/** An answer of the server that is not a yes. */
+export class Problem extends Error implements Trouble {
+  readonly status: number;
+  readonly type: string;
+  readonly body: { [name: string]: Json };
+  /** Whether asking again would be answered the same. */
+  get final(): boolean;
+}
+
+export interface Options {
+  /** Where chatkeep's server is, without /v1. By default where this module came from. */
+  url?: string;
+  /** Names the chat in this browser. By default the one that was opened last; a new name begins another conversation. */
+  name?: string;
+  /** A conversation that your site has made, opened with your `token`; nothing of it is put into `storage`. */
+  conversation?: string;
+  /** The token for it, or a function that gets one: called when it is needed, and again when one is refused. */
+  token?: string | (() => string | Promise<string>);
+  /** Keeps the token in a cookie that no script can read. There is one such chat for each browser and host. */
+  cookie?: boolean;
+  /** A share to open. By default the one in the address (#share=...), which is taken out of it at once. */
+  share?: string;
+  /** Where name and token are kept between pages. By default localStorage. */
+  storage?: Pick<globalThis.Storage, "getItem" | "setItem" | "removeItem">;
+}
+
+/** One member of the state that page and bot share. What is written here is shown at once, and saved as soon as may be. */
+export interface Slot<Value> {
+  /** The value with this browser's unsaved changes; undefined when there is none, or none may be read. */
+  get(): Value | undefined;
+  /** Replaces it. Resolves when it is kept here. */
+  set(value: Value): Promise<void>;
+  /** Merges into it (RFC 7396: null removes): two people who change different fields both win. */
+  patch(patch: { [Name in keyof Value]?: Value[Name] | null }): Promise<void>;
+  clear(): Promise<void>;
+  /** Calls *hear* with the value now, and whenever it is another. Answers a function that ends that. */
+  subscribe(hear: (value: Value | undefined) => void): () => void;
+}
+
+export interface Events {
+  /** A message is new, or has changed. */
+  message: Message;
+  /** The message with this id is not shown any more: the streamed form of a reply, or one that was discarded. */
+  remove: string;
+  typing: boolean;
+  status: Status;
+  /** The state, from here or from there. */
+  state: unknown;
+  /** The conversation has begun on the server, or was opened by a share: its id. */
+  conversation: string;
+}
+
+/** A conversation, in this tab. All tabs of one browser on the same `name` agree. */
+export class Chat<State = { [name: string]: Json }> extends EventTarget {
+  /** In order: the log as far as it is loaded, a reply that is being made, what the server does not have yet. */
+  readonly messages: readonly Message[];
+  /** Whether the bot is at it. */
+  readonly typing: boolean;
+  readonly status: Status;
+  readonly problem: Trouble | null;
+  /** Whether there are earlier messages than the first of `messages`. */
+  readonly more: boolean;
+  readonly name: string;
+  /** The conversation's id on the server; undefined before the first message of a new chat. */
+  readonly conversation: string | undefined;
+  /** What the bot knows, with this browser's unsaved changes. Needs the scope state:read. */
+  readonly state: State | undefined;
+
+  on<Name extends keyof Events>(event: Name, hear: (detail: Events[Name]) => void): () => void;
+
+  /** Sends a message: shown and kept at once, sent in order, under one id however often that takes. */
+  send(content: Content, options?: { id?: string; metadata?: { [name: string]: Json } }): Promise<Message>;
+  /** Sends a failed message again: under its id, or as a new one if the bot had given it up. */
+  retry(id: string): Promise<unknown>;
+  /** Forgets a message that was not sent. */
+  discard(id: string): Promise<void>;
+  /** Loads up to *limit* messages from before the first; answers whether there are more. */
+  earlier(limit?: number): Promise<boolean>;
+  /** A link that opens this conversation in another browser: once, within ten minutes, with the same rights, by default. */
+  share(options?: { scopes?: string[]; expires_in?: number; uses?: number }): Promise<string>;
+  slot<Name extends keyof State & string>(name: Name): Slot<State[Name]>;
+
+  /** Lets go of everything; another tab goes on. What is not sent yet waits for the next page. */
+  close(): void;
+  /** Closes, and removes all that this browser keeps of the chat, unsent messages too. The server's copy stays. */
+  forget(): Promise<void>;
+}
+
+/** Opens the chat of this page as it was left: what is kept here at once, what the server has if it answers. */
+export function open<State = { [name: string]: Json }>(options?: Options): Promise<Chat<State>>;
+
+/** *value* with a JSON merge patch (RFC 7396) applied. */
+export function merged(value: unknown, patch: unknown): unknown;
