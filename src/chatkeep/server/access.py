@@ -174,7 +174,7 @@ class Access:
         """
         given = request.headers.getlist("authorization")
         text = bearer(given) if given else cookie_of(request)
-        name = name_of(text)
+        name = name_of(text, known=self._looked)
         grant = await self._grant(name) if name else None
         kinds = ("service", "token") if given else ("token",)
         if name is None or grant is None or grant.kind not in kinds or grant.over(self._clock()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import html
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.resources import files
@@ -124,7 +125,12 @@ def create_app(
     access = Access(keep, anonymous=anonymous, visitor_scopes=visitor_scopes)
     shown = CLIENT | (PAGE if title is not None else {})
     app = Starlette(
-        routes=[*ROUTES, *INLETS, *routes, *[Route(path, static(*found, title or "")) for path, found in shown.items()]],
+        routes=[
+            *ROUTES,
+            *INLETS,
+            *routes,
+            *[Route(path, static(*found, title or "")) for path, found in shown.items()],
+        ],
         middleware=[
             Middleware(Guarded),
             *middleware,
@@ -148,6 +154,8 @@ def static(name: str, kind: str, title: str) -> Callable[[Request], Awaitable[Re
     """An endpoint that answers with a file of the page, or says that the reader's copy is still good; the title is put
     into it."""
     text = (files(__package__) / "page" / name).read_text().replace("{{title}}", html.escape(title))
+    if name.endswith(".js"):
+        text = re.sub(r"(?m)^ *//.*\n", "", text)  # comments are for who reads the source, not for every phone
     headers = {"cache-control": "no-cache", "etag": f'"{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}"'}
 
     @allows(anyone=True)

@@ -6,7 +6,6 @@ request. Whether a well-formed message can be stored is for the core to say.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
+from ..handlers import in_time
 from ..model import Content
 
 T = TypeVar("T", bound=Struct)
@@ -253,12 +253,15 @@ async def read(request: Request, *, limit: int) -> bytes:
     if length.isdecimal() and int(length) > limit:
         raise too_large(limit)
     found = bytearray()
+
+    async def collect() -> None:
+        async for chunk in request.stream():
+            found.extend(chunk)
+            if len(found) > limit:
+                raise too_large(limit)
+
     try:
-        async with asyncio.timeout(PATIENCE_S):
-            async for chunk in request.stream():
-                found += chunk
-                if len(found) > limit:
-                    raise too_large(limit)
+        await in_time(collect(), PATIENCE_S)  # (a body that is there already needs no timer)
     except TimeoutError:
         raise HTTPException(
             408, "The request's body did not arrive in time; nothing was touched.", {"connection": "close"}
