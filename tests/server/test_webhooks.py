@@ -44,9 +44,9 @@ async def connected(
     telegram = Telegram(token="42:AAF", secrets="tg", api=there.url)
     keep: Chatkeep[Any] = Chatkeep(url, **(FAST | options))
     keep.on_message(handler)
-    keep.deliver(ChannelOutlet(whatsapp, telegram, timeout=0.5))
-    webhooks = Webhooks(whatsapp, telegram, tenant_of=lambda channel, account: TENANTS.get(account, ""))
-    async with served(keep, webhooks=webhooks) as client:
+    outlet = ChannelOutlet(whatsapp, telegram, timeout=1.0, tenant_of=lambda channel, account: TENANTS.get(account, ""))
+    keep.deliver(outlet)
+    async with served(keep) as client:
         yield client, keep
 
 
@@ -184,7 +184,7 @@ async def test_the_platforms_own_codes_decide(url: str) -> None:
     window = {"error": {"code": 131047, "message": "Re-engagement message"}}
     busy = {"error": {"code": 130429, "message": "Rate limit hit"}}
     async with platform() as there, connected(url, there) as (client, keep):
-        there.then = [(400, busy), (400, window), 2.0]
+        there.then = [(400, busy), (400, window), 4.0]
         for n in range(1, 4):
             await post_whatsapp(client, whatsapp_message("4917", f"{n}", f"wamid.{n}"))
         pizza = keep.tenant("pizza")

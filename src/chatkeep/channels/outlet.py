@@ -1,13 +1,15 @@
 """Where replies go out: the channels of a Chatkeep with their connections and the pace that each account keeps.
 
 keep.deliver(ChannelOutlet(WhatsApp(...), Telegram(...), rates={"whatsapp:1550": 20}))
+
+The server takes in what platforms post to /channels/whatsapp and so on by itself then.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import aiohttp
 from aiolimiter import AsyncLimiter
@@ -43,6 +45,9 @@ class ChannelOutlet:
 
         timeout: Seconds after which a request was not answered.
 
+        tenant_of: The tenant of an account, `tenant_of("whatsapp", "1550")`, for the server, which takes in what platforms
+        post to the same channels; without it all of it belongs to the tenant "".
+
     Raises:
         Misconfigured: Two channels with one account, a rate that is none.
     """
@@ -53,7 +58,10 @@ class ChannelOutlet:
         rates: Mapping[str, float] | None = None,
         concurrency: int = 20,
         timeout: float = TIMEOUT_S,
+        tenant_of: Callable[[str, str], str] = lambda channel, account: "",
     ) -> None:
+        self.channels = channels
+        self.tenant_of = tenant_of
         self._channels: dict[tuple[str, str], Channel] = {}
         for channel in channels:
             for account in channel.accounts:

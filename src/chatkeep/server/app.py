@@ -27,7 +27,7 @@ from .events import Events, Streams
 from .health import get_ready
 from .openapi import document, get_openapi
 from .webhooks import ROUTES as INLETS
-from .webhooks import Webhooks
+from .webhooks import Webhooks, webhooks_of
 
 HERE = ("localhost", "127.0.0.1", "[::1]")
 
@@ -107,8 +107,8 @@ def create_app(
 
         visitor_scopes: What such a token allows.
 
-        webhooks: The channels that platforms post to, at /channels/whatsapp and so on. Their replies go out through
-        `Chatkeep.deliver`.
+        webhooks: The channels that platforms post to, at /channels/whatsapp and so on; by default those that *keep* delivers
+        through (`Chatkeep.deliver`).
 
         routes, middleware: More of Starlette's, such as metrics; the middleware runs before the request's host is looked at.
     """
@@ -144,7 +144,7 @@ def create_app(
         lifespan=life,
     )
     app.state.keep, app.state.access, app.state.streams, app.state.limits = keep, access, Streams(), None
-    app.state.webhooks = webhooks or Webhooks()
+    app.state.webhooks = webhooks or webhooks_of(keep)
     app.state.openapi = document(app.routes)
     app.router.redirect_slashes = False
     return app

@@ -31,11 +31,10 @@ TenantOf = Callable[[str, str], str]
 
 class Webhooks:
     """
-    What comes in through *channels*, for the tenants that their accounts belong to; give it to `create_app(webhooks=)`.
+    What comes in through *channels*, for the tenants that their accounts belong to.
 
-        Webhooks(WhatsApp(...), Telegram(...), tenant_of=lambda channel, account: SALONS[account])
-
-    Without *tenant_of* all of it belongs to the tenant "".
+    `create_app` makes it of the channels that the Chatkeep delivers through; give it another where they differ:
+    `create_app(keep, webhooks=Webhooks(WhatsApp(...), tenant_of=...))`.
     """
 
     def __init__(self, *channels: Channel, tenant_of: TenantOf = lambda channel, account: "") -> None:
@@ -43,6 +42,13 @@ class Webhooks:
         for channel in channels:
             self.channels[channel.name].append(channel)
         self.tenant_of = tenant_of
+
+
+def webhooks_of(keep: Chatkeep[Any]) -> Webhooks:
+    """What comes in through the channels that *keep* delivers through."""
+    outlet = keep._engine.outlet
+    channels: tuple[Channel, ...] = getattr(outlet, "channels", ())
+    return Webhooks(*channels, tenant_of=outlet.tenant_of) if channels else Webhooks()  # type: ignore[union-attr]
 
 
 class Inlet(wire.Resource):
