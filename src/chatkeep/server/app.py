@@ -153,9 +153,7 @@ def create_app(
 def static(name: str, kind: str, title: str) -> Callable[[Request], Awaitable[Response]]:
     """An endpoint that answers with a file of the page, or says that the reader's copy is still good; the title is put
     into it."""
-    text = (files(__package__) / "page" / name).read_text().replace("{{title}}", html.escape(title))
-    if name.endswith(".js"):
-        text = re.sub(r"(?m)^ *//.*\n", "", text)  # comments are for who reads the source, not for every phone
+    text = given_out(name, (files(__package__) / "page" / name).read_text()).replace("{{title}}", html.escape(title))
     headers = {"cache-control": "no-cache", "etag": f'"{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}"'}
 
     @allows(anyone=True)
@@ -166,6 +164,11 @@ def static(name: str, kind: str, title: str) -> Callable[[Request], Awaitable[Re
         return Response(text, headers=headers, media_type=kind)
 
     return answer
+
+
+def given_out(name: str, text: str) -> str:
+    """A file of the page as it is served: scripts without comments and indentation, which are for who reads the source."""
+    return re.sub(r"(?m)^ *//.*\n|(?<=;) // .*$|^ +", "", text) if name.endswith(".js") else text
 
 
 async def on_crash(request: Request, fault: Exception) -> Response:
