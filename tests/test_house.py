@@ -80,7 +80,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 """The layer table of ARCHITECTURE.md: what each module of the core may import. What people see may import what is below."""
 
-PEOPLE = ("cli", "server", "demos", "testing", "channels", "adapters", "client")
+PEOPLE = ("cli", "simulate", "server", "demos", "testing", "channels", "adapters", "client")
 
 
 def modules() -> dict[str, Path]:

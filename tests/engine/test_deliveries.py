@@ -83,7 +83,7 @@ def sending(opened: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     return make
 
 
-async def test_replies_go_out_in_order_once_and_only_through_their_channel(sending: Any) -> None:
+async def test_I6_replies_go_out_in_order_once_and_only_through_their_channel(sending: Any) -> None:
     """Ten messages at once; another conversation goes nowhere."""
     loft = Loft()
     keep = await sending(twice, loft)
@@ -161,7 +161,7 @@ async def test_it_gives_up_in_the_end(sending: Any) -> None:
     assert 18 == len(loft.sent)
 
 
-async def test_whoever_dies_while_sending_leaves_it_doubtful(sending: Any) -> None:
+async def test_I6_whoever_dies_while_sending_leaves_it_doubtful(sending: Any) -> None:
     """The next instance sends it again under the same key, and says that it may have been shown twice."""
     dying, living = Loft(), Loft()
     dying.gate = asyncio.Event()

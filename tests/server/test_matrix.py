@@ -224,7 +224,7 @@ async def test_without_credentials_that_count_it_is_401_whatever_the_id(place: P
 
 
 @pytest.mark.parametrize("asked", ABOUT_ONE, ids=lambda asked: asked.name)
-async def test_anothers_conversation_is_as_if_it_were_not_there(place: Place, asked: Asked) -> None:
+async def test_I9_anothers_conversation_is_as_if_it_were_not_there(place: Place, asked: Asked) -> None:
     """BOLA: with all scopes of one's own, every other id is 404, byte for byte what an absent one is."""
     token = await place.token(*SCOPES)
     before = await place.all_of("bob")
@@ -269,7 +269,7 @@ async def test_one_s_own_conversation_takes_the_scope(place: Place, asked: Asked
 
 
 @pytest.mark.parametrize("asked", ASKED, ids=lambda asked: asked.name)
-async def test_a_service_key_has_its_tenant_and_no_other(place: Place, asked: Asked) -> None:
+async def test_I9_a_service_key_has_its_tenant_and_no_other(place: Place, asked: Asked) -> None:
     """It is let in everywhere; what it does under a name touches only what its own tenant has under that name."""
     before = [await place.all_of("ada"), await place.all_of("bob")]
     for id in ("ada", "bob"):
