@@ -29,7 +29,7 @@ from tenacity import RetryCallState, wait_exponential, wait_random
 from . import deliveries, turns
 from .claims import WORKING, holder_gone, this_process
 from .codec import NONE, RESERVED, Reminder, StateCodec, entry_for, message_id
-from .deliveries import Outlet
+from .deliveries import Outlet, Sent
 from .drivers.base import Claim, Entry, Key, Row
 from .errors import (
     BadMessage,
@@ -71,6 +71,7 @@ LOOKS_SKIPPED = 4  # so much longer are the pauses where news is heard: asking i
 SWEEP_PAGE = 100
 ORPHANS_S = 5.0
 UNREADABLE_MOST = 10_000
+SENT_MOST = 10_000
 SHARED_S = 60.0  # a conversation that others have written to is not answered in one trip for so long
 SHARED_MOST = 10_000
 LONG_S = 60.0  # a lane that would wait longer goes; the sweep finds the conversation again
@@ -201,6 +202,7 @@ class Engine(Generic[State]):
         self._threads: ThreadPoolExecutor | None = None
         self._unreadable: dict[Key, float] = {}  # not looked at again before
         self._look_for_orphans_at = 0.0
+        self._sent: OrderedDict[Key, tuple[str, int, Sent]] = OrderedDict()  # sent, and not noted yet
         self._streams = False  # the handler's reply is shown while it is made
         self._long_way = False  # a message has to be in the log before the handler runs
         self._open = False
@@ -522,6 +524,7 @@ class Engine(Generic[State]):
         task = asyncio.create_task(act, name=f"chatkeep append {key}")
         self._appending.add(task)
         task.add_done_callback(self._appending.discard)
+        task.add_done_callback(_heeded)
         return await asyncio.shield(task)
 
     async def _journaled(self, key: Key, draft: Draft, owner: str, fault: StoreError) -> Receipt:
@@ -895,8 +898,10 @@ class Engine(Generic[State]):
             await self._commit(snapshot, lambda there: turns.noticed(there, self.policy, at=now))
             return 0.0
         number = message.number
-        doubtful = delivery.sending == number and lane.sending != number
-        if lane.sending != number or not ours or delivery.sending != number:
+        known = self._sent.get(row.key)
+        sent = known[2] if known is not None and known[:2] == (row.born, number) else None
+        doubtful = sent is None and delivery.sending == number and lane.sending != number
+        if not ours or delivery.sending != number or (sent is None and lane.sending != number):
 
             def begin(there: Snapshot) -> Act | None:
                 same = (there.row.claim, deliveries.delivery_of(there)) == (row.claim, delivery)
@@ -906,10 +911,11 @@ class Engine(Generic[State]):
             if said is None:
                 return self._again(lane)
             lane.sending = number
-        async with self._renewing(row.key, lane):
-            sent = await self.outlet.send(
-                row.key.id, message.content, key=f"{row.born}.{number}@{row.key.id}", skip=delivery.parts, at=now
-            )
+        if sent is None:
+            async with self._renewing(row.key, lane):
+                sent = await self.outlet.send(
+                    row.key.id, message.content, key=f"{row.born}.{number}@{row.key.id}", skip=delivery.parts, at=now
+                )
         lane.sending = 0
         retry_at = self.clock() + self._pause_after(delivery.tries + 1)
 
@@ -928,7 +934,11 @@ class Engine(Generic[State]):
                 token=lane.claim,
             )
 
+        self._sent[row.key] = (row.born, number, sent)  # should the store be away now, it is known here all the same
+        if len(self._sent) > SENT_MOST:
+            self._sent.popitem(last=False)
         await self._commit(self.store.cached(row.key) or snapshot, note)
+        self._sent.pop(row.key, None)
         if sent.status != "delivered":
             log.warning("%s: reply %d was not delivered: %s, %s", row.key, number, sent.status, sent.reason)
         return 0.0
@@ -1408,6 +1418,12 @@ def cancelled_from_outside(cause: BaseException) -> bool:
     """Whether *cause* is the cancelling of the task that we run in, and not just an error of the handler's own tasks."""
     task = asyncio.current_task()
     return isinstance(cause, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
+def _heeded(task: asyncio.Task[Any]) -> None:
+    """Takes note of how *task* ended: its caller may have gone, and nobody need hear of it then."""
+    if not task.cancelled():
+        task.exception()
 
 
 def told(cause: BaseException) -> str:

@@ -10,6 +10,9 @@ import pytest
 
 from chatkeep import Turn, UsageError
 from chatkeep.deliveries import Sent
+from chatkeep.drivers import driver_for
+from chatkeep.errors import Unavailable
+from chatkeep.testing.crash import Wrapped, wrapped
 from tests.conftest import until
 
 ADA = "pigeon:loft-1:ada"
@@ -264,3 +267,38 @@ async def test_two_instances_never_send_one_reply_twice(sending: Any) -> None:
     keys = [key for key, _, _ in (*one.sent, *two.sent)]
 
     assert 40 == len(keys) == len(set(keys))
+
+
+@pytest.mark.parametrize("url", ["memory"], indirect=True)
+async def test_a_store_that_is_away_when_a_reply_was_sent_hears_of_it_later(sending: Any) -> None:
+    """The process knows that it was sent, so it is not sent again, and not called doubtful."""
+    away = False
+
+    class Away(Wrapped):
+        async def write(self, *args: Any, **options: Any) -> Any:
+            if away:
+                raise Unavailable("away")
+            return await self.inner.write(*args, **options)
+
+    class Shutting(Loft):
+        async def send(self, *args: Any, **options: Any) -> Sent:
+            nonlocal away
+            away = not self.sent
+            return await super().send(*args, **options)
+
+    loft = Shutting()
+    driver = wrapped(Away(driver_for(f"memory://{id(loft)}")))
+    keep = await sending(twice, loft, url=driver, store_timeout="100ms")
+    await keep.accept(ADA, "hi", id="m1")
+    await until(lambda: len(loft.sent) == 1)
+    await asyncio.sleep(0.5)
+    away = False
+
+    async def settled() -> bool:
+        return [status for _, status in await statuses(keep)] == ["delivered", "delivered"]
+
+    await until(settled, within=15.0)
+
+    assert ["hi-a", "hi-b"] == loft.texts
+    assert [False, False] == [sending.doubtful for sending in await keep.deliveries(ADA)]
+    assert None is (await keep.conversation(ADA)).due_at
