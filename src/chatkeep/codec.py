@@ -51,8 +51,8 @@ class Delivery(Struct, array_like=True, frozen=True, gc=False):
     """How far the replies of a conversation have gone out through its channel.
 
     upto: what is numbered up to it is out, or was given up. sending: this one is just being sent, perhaps by somebody who died
-    of it. tries, at: attempts at the next one, and when it is tried again. parts: how many of its requests are done.
-    again: numbers to be sent once more.
+    of it. tries, at: attempts at the next one, and when it is tried again. half, parts, done: a reply of which so many requests
+    are done, under these ids of the platform. again: numbers to be sent once more.
     """
 
     upto: int = 0
@@ -61,6 +61,8 @@ class Delivery(Struct, array_like=True, frozen=True, gc=False):
     at: float = 0.0
     parts: int = 0
     again: tuple[int, ...] = ()
+    half: int = 0
+    done: tuple[str, ...] = ()
 
 
 class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):

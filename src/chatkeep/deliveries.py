@@ -17,7 +17,10 @@ from .model import Content, Message
 from .turns import Act, Policy, Snapshot
 
 TRIES = 12
+GIVE_UP_S = 24 * 3600.0  # a reply is tried for a day, however often that is
+AFTER_MOST_S = 3600.0  # nobody makes us wait longer before we ask again
 AGAIN_MOST = 100
+IDS_MOST = 50
 
 
 class Sent(Struct, frozen=True, kw_only=True):
@@ -53,8 +56,8 @@ class Sending(Struct, frozen=True, kw_only=True):
 class Outlet(Protocol):
     """Where replies go out: channels with their connections."""
 
-    def takes(self, conversation: str) -> bool:
-        """Whether replies of a conversation of this id go out here."""
+    def takes(self, tenant: str, conversation: str) -> bool:
+        """Whether replies of this tenant's conversation go out here."""
 
     async def send(self, conversation: str, content: Content, *, key: str, skip: int, at: float) -> Sent:
         """Sends a reply, but for the first *skip* of the requests it takes. Raises nothing but cancellation."""
@@ -66,25 +69,35 @@ class Outlet(Protocol):
         """Gives everything back."""
 
 
-def delivery_of(snapshot: Snapshot) -> Delivery:
-    """Where sending stands. A conversation that begins to go out does so from what is not handled yet."""
-    return snapshot.record.delivery or Delivery(upto=snapshot.record.cursor)
-
-
 def next_out(snapshot: Snapshot, found: Iterable[Message] = ()) -> Message | int | None:
     """The message to send next, *found* being those behind the cursor that the window has not; its number alone if it is to be
     sent again and is not at hand."""
-    delivery = delivery_of(snapshot)
+    delivery = turns.delivery_of(snapshot)
     at_hand = {message.number: message for message in (*found, *snapshot.messages)}
     if delivery.again:
         return at_hand.get(delivery.again[0], delivery.again[0])
     return next((m for _, m in sorted(at_hand.items()) if m.number > delivery.upto and turns.goes_out(m)), None)
 
 
+def skipped(delivery: Delivery, number: int) -> int:
+    """How many of the requests of message *number* are done already."""
+    return delivery.parts if delivery.half == number else 0
+
+
 def begun(snapshot: Snapshot, number: int, policy: Policy, *, token: str, at: float) -> Act:
     """Says that message *number* is about to be sent by whoever holds the claim *token*."""
-    delivery = structs.replace(delivery_of(snapshot), sending=number)
+    delivery = structs.replace(turns.delivery_of(snapshot), sending=number)
     return turns.next_act(snapshot, structs.replace(snapshot.record, delivery=delivery), policy, at=at, claim=token)
+
+
+def nothing_to_send(snapshot: Snapshot, head: int, policy: Policy, *, at: float) -> Act | None:
+    """What was to be sent again is gone, or nothing of the log up to *head* has to be sent. None when there is more now."""
+    row, old = snapshot.row, turns.delivery_of(snapshot)
+    if not old.again and row.head != head:
+        return None
+    delivery = structs.replace(old, again=old.again[1:]) if old.again else Delivery(upto=head)
+    record = structs.replace(snapshot.record, delivery=delivery)
+    return turns.next_act(snapshot, record, policy, at=at, claim=row.claim, until=row.claimed_until)
 
 
 def noted(
@@ -94,35 +107,40 @@ def noted(
     policy: Policy,
     *,
     at: float,
+    since: float,
     retry_at: float,
     doubtful: bool,
     token: str,
-) -> Act:
-    """Records what became of sending message *number*; the claim *token* is kept while there is more to do."""
-    row, old = snapshot.row, delivery_of(snapshot)
+) -> Act | None:
+    """Records what became of sending message *number*, of time *since*; the claim *token* is kept while there is more to do.
+
+    None when there is nothing to record: somebody else has gone on meanwhile.
+    """
+    row, old = snapshot.row, turns.delivery_of(snapshot)
+    done_by_others = number <= old.upto and number not in old.again
     tries = old.tries + (sent.status != "retry" or sent.counts)
-    if sent.status == "retry" and tries >= TRIES:
-        sent = Sent(status="failed", ids=sent.ids, reason=f"given up after {tries} attempts: {sent.reason}")
-    if sent.status == "retry":
+    ids = (*(old.done if old.half == number else ()), *map(_storable, sent.ids))
+    status, reason = sent.status, sent.reason
+    if status == "retry" and tries >= TRIES and at - since >= GIVE_UP_S:
+        status, reason = "failed", f"given up after {tries} attempts: {reason}"
+    if status == "retry":
+        if done_by_others:
+            return None
+        if sent.after is not None and sent.after == sent.after:
+            retry_at = at + min(max(sent.after, 0.0), AFTER_MOST_S)
         delivery = structs.replace(
-            old, sending=0, tries=tries, parts=sent.parts, at=retry_at if sent.after is None else at + sent.after
+            old, sending=0, tries=tries, half=number, parts=sent.parts, done=ids[-IDS_MOST:], at=retry_at
         )
         record = structs.replace(snapshot.record, delivery=delivery)
         mine = row.claim == token
-        return turns.next_act(
-            snapshot,
-            record,
-            policy,
-            at=at,
-            claim=None if mine else row.claim,
-            until=None if mine else row.claimed_until,
-        )
+        claim, until = (None, None) if mine else (row.claim, row.claimed_until)
+        return turns.next_act(snapshot, record, policy, at=at, claim=claim, until=until)
     again = tuple(other for other in old.again if other != number)
     upto = old.upto if number in old.again else max(old.upto, number)
-    delivery = Delivery(upto=upto, again=again)
-    metadata: dict[str, Any] = {"kind": "delivery", "status": sent.status}
-    metadata |= {"ids": list(sent.ids)} if sent.ids else {}
-    metadata |= {"reason": sent.reason[:500]} if sent.reason else {}
+    delivery = old if done_by_others else Delivery(upto=upto, again=again)
+    metadata: dict[str, Any] = {"kind": "delivery", "status": status}
+    metadata |= {"ids": list(ids[-IDS_MOST:])} if ids else {}
+    metadata |= {"reason": _storable(reason)} if reason else {}
     metadata |= {"doubtful": True} if doubtful else {}
     note = turns.note("delivery", f"{row.born}.{number}.{row.head}", first=number, last=number)
     note = structs.replace(note, metadata=metadata)
@@ -134,12 +152,20 @@ def noted(
 
 
 def resent(snapshot: Snapshot, number: int, name: str, policy: Policy, *, at: float) -> Act:
-    """Has message *number* sent once more."""
-    old = delivery_of(snapshot)
-    again = (*(other for other in old.again if other != number), number)[-AGAIN_MOST:]
-    record = structs.replace(snapshot.record, delivery=structs.replace(old, again=again, at=0.0, tries=0, parts=0))
+    """Has message *number* sent once more; one that still waits is tried at once."""
+    old = turns.delivery_of(snapshot)
+    delivery = structs.replace(old, at=0.0, tries=0)
+    if number <= old.upto:
+        again = (*(other for other in old.again if other != number), number)[-AGAIN_MOST:]
+        delivery = structs.replace(delivery, again=again)
+    record = structs.replace(snapshot.record, delivery=delivery)
     note = turns.note("resend", name, first=number, last=number)
     return turns.noted(snapshot, record, note, policy, at=at)
+
+
+def _storable(text: str) -> str:
+    """What a platform has told, so that it can be kept whatever it is."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")[:500]
 
 
 def sendings(messages: Iterable[Message]) -> list[Sending]:

@@ -72,6 +72,7 @@ SWEEP_PAGE = 100
 ORPHANS_S = 5.0
 UNREADABLE_MOST = 10_000
 SENT_MOST = 10_000
+SEND_PAUSE_MOST_S = 600.0  # between two attempts to send a reply
 SHARED_S = 60.0  # a conversation that others have written to is not answered in one trip for so long
 SHARED_MOST = 10_000
 LONG_S = 60.0  # a lane that would wait longer goes; the sweep finds the conversation again
@@ -180,7 +181,8 @@ class Engine(Generic[State]):
         self._timeout_s = seconds(settings.turn_timeout)
         self._quick_s = seconds(settings.quick)
         self._poll_s = seconds(settings.poll)
-        first, longest = seconds(settings.retry_after), seconds(settings.retry_longest)
+        self._first = first = seconds(settings.retry_after)
+        longest = seconds(settings.retry_longest)
         self._longest_s = max(2 * longest, seconds(settings.max_wait), HOOK_PAUSE_S)
         self._backoff = wait_exponential(multiplier=first, max=longest) + wait_random(0, first)
         self._pace_s = self._quick_s  # how long handlers have taken lately; at first nobody knows
@@ -226,7 +228,13 @@ class Engine(Generic[State]):
                 await self._journal.close()
             raise
         if self.outlet is not None:
-            await self.outlet.open()
+            try:
+                await self.outlet.open()
+            except BaseException:
+                await self.store.close()
+                if self._journal is not None:
+                    await self._journal.close()
+                raise
         self._open, self.live.ended = True, False
         self._streams = self._long_way = self.handler in STREAMING
         WORKING.add(self._name)
@@ -618,6 +626,9 @@ class Engine(Generic[State]):
         lane.waiters.append(waiter)
         lane.wake.set()
         self._start(key, lane)
+        newest = self.store.cached(key) if self.goes_out(key) else None
+        if newest is not None and newest.row.born == waiter.born:  # the lane may have answered already, and be sending
+            await self._resolve(lane, newest)
         try:
             found = await answered
         finally:
@@ -732,7 +743,9 @@ class Engine(Generic[State]):
         lane.warm = True
         now = self.clock()
         sends = self.outlet is not None and self.goes_out(key) and turns.has_to_go(snapshot)
-        if sends and deliveries.delivery_of(snapshot).at <= now:
+        send_at = turns.delivery_of(snapshot).at if sends else None
+        if send_at is not None and send_at <= now:
+            await self._resolve(lane, snapshot)  # whoever waits for an answer need not wait for the platform
             return await self._deliver(snapshot, lane)
         if not turns.unread(snapshot):
             # Nothing waits, so even what nobody answers (an operator's message) is as good as handled.
@@ -745,7 +758,12 @@ class Engine(Generic[State]):
                 _answer(waiter, Outcome("off"))
             if snapshot.row.due_at is None or snapshot.row.due_at <= now:
                 await self._commit(
-                    snapshot, lambda there: turns.parked(there, self.policy, at=now) if self.is_off(there) else None
+                    snapshot,
+                    lambda there: (
+                        turns.parked(there, self.policy, at=now)
+                        if self.is_off(there) and there.row.claim in (None, lane.claim)
+                        else None
+                    ),
                 )
             return None
         row = snapshot.row
@@ -753,7 +771,8 @@ class Engine(Generic[State]):
             return None
         ready = turns.ready_at(snapshot, self.policy)
         if ready > now:
-            return min(ready - now, self._longest_s)  # a clock that was set back must not make it an hour
+            ready = ready if send_at is None else min(ready, send_at)
+            return min(max(ready - now, LOOK_S), self._longest_s)  # a clock that was set back must not make it an hour
         if row.claim != lane.claim:
             taken = await self._take(snapshot, lane, now)
             if taken is None:
@@ -884,19 +903,21 @@ class Engine(Generic[State]):
 
     def goes_out(self, key: Key) -> bool:
         """Whether what is replied in *key* goes out through a channel here."""
-        return self.outlet is not None and self.outlet.takes(key.id)
+        return self.outlet is not None and self.outlet.takes(key.tenant, key.id)
 
     async def _deliver(self, snapshot: Snapshot, lane: Lane) -> float | None:
         """Sends the next reply through its channel, under the claim, and notes what became of it."""
         assert self.outlet is not None
-        row, delivery, now = snapshot.row, deliveries.delivery_of(snapshot), self.clock()
+        row, delivery, now = snapshot.row, turns.delivery_of(snapshot), self.clock()
         ours = row.claim == lane.claim
         if row.claim and not ours and row.claimed_until > now and not self._orphaned(row.claim):
             return None
         message = await self._next_out(snapshot)
         if message is None:  # what the record said was to go is not there, or needs no sending
-            await self._commit(snapshot, lambda there: turns.noticed(there, self.policy, at=now))
-            return 0.0
+            await self._commit(
+                snapshot, lambda there: deliveries.nothing_to_send(there, row.head, self.policy, at=self.clock())
+            )
+            return self._again(lane)
         number = message.number
         known = self._sent.get(row.key)
         sent = known[2] if known is not None and known[:2] == (row.born, number) else None
@@ -904,7 +925,8 @@ class Engine(Generic[State]):
         if not ours or delivery.sending != number or (sent is None and lane.sending != number):
 
             def begin(there: Snapshot) -> Act | None:
-                same = (there.row.claim, deliveries.delivery_of(there)) == (row.claim, delivery)
+                now_there = (there.row.born, there.row.claim, turns.delivery_of(there))
+                same = now_there == (row.born, row.claim, delivery)
                 return deliveries.begun(there, number, self.policy, token=lane.claim, at=now) if same else None
 
             snapshot, said = await self._commit(snapshot, begin)
@@ -914,10 +936,14 @@ class Engine(Generic[State]):
         if sent is None:
             async with self._renewing(row.key, lane):
                 sent = await self.outlet.send(
-                    row.key.id, message.content, key=f"{row.born}.{number}@{row.key.id}", skip=delivery.parts, at=now
+                    row.key.id,
+                    message.content,
+                    key=f"{row.born}.{number}@{row.key.id}",
+                    skip=deliveries.skipped(delivery, number),
+                    at=now,
                 )
         lane.sending = 0
-        retry_at = self.clock() + self._pause_after(delivery.tries + 1)
+        retry_at = self.clock() + self._pause_after(delivery.tries + 1, SEND_PAUSE_MOST_S)
 
         def note(there: Snapshot) -> Act | None:
             # It was sent, whoever holds the claim by now.
@@ -929,6 +955,7 @@ class Engine(Generic[State]):
                 sent,
                 self.policy,
                 at=self.clock(),
+                since=message.created_at,
                 retry_at=retry_at,
                 doubtful=doubtful or sent.status == "uncertain",
                 token=lane.claim,
@@ -944,7 +971,7 @@ class Engine(Generic[State]):
         return 0.0
 
     async def _next_out(self, snapshot: Snapshot) -> Message | None:
-        upto, messages = deliveries.delivery_of(snapshot).upto, snapshot.messages
+        upto, messages = turns.delivery_of(snapshot).upto, snapshot.messages
         row, found = snapshot.row, list[Message]()
         while upto < (messages[0].number - 1 if messages else row.head) and not any(map(turns.goes_out, found)):
             page = await self.store.page(row.key, row.born, after=upto, limit=PAGE)
@@ -965,14 +992,17 @@ class Engine(Generic[State]):
             lambda there: deliveries.resent(there, number, name, self.policy, at=self.clock()),
         )
         if self.goes_out(key):
-            self._start(key, self._lanes.setdefault(key, self._lane()))
+            lane = self._lanes.setdefault(key, self._lane())
+            lane.warm = False
+            lane.wake.set()
+            self._start(key, lane)
         else:
             self._news.tell_of_work()
 
-    def _pause_after(self, attempts: int) -> float:
+    def _pause_after(self, attempts: int, longest: float | None = None) -> float:
         attempt = RetryCallState(retry_object=cast(Any, None), fn=None, args=(), kwargs={})
         attempt.attempt_number = attempts
-        return self._backoff(attempt)
+        return self._backoff(attempt) if longest is None else min(self._first * 2.0 ** min(attempts, 30), longest)
 
     def _again(self, lane: Lane) -> float:
         """The pause before a turn that was thrown away runs again: none at first, then longer and longer."""
@@ -1011,8 +1041,14 @@ class Engine(Generic[State]):
                 said = await in_time(cast("Handler[State]", self.handler)(turn), self._timeout_s)
             replies = replies_of(turn, said)
             raw = self.states.encode(key, turn.state)
-        except (Exception, asyncio.CancelledError) as cause:
+            if turn.work is not None and turn.work.refused:
+                raise NotInLog
+        except (Exception, asyncio.CancelledError, BaseExceptionGroup) as cause:
             if cancelled_from_outside(cause):
+                raise
+            if turn.work is not None and turn.work.refused:  # whatever the handler made of being refused a step
+                raise NotInLog from cause
+            if not isinstance(cause, Exception | asyncio.CancelledError):
                 raise
             self.statistics.failures += 1
             raise self._handler_failed(key, cause) from cause
@@ -1257,7 +1293,10 @@ class Engine(Generic[State]):
         def decide(there: Snapshot) -> Act | None:
             if there.row.head != row.head or turns.unread(there):
                 return None
-            return turns.tended(there, self.policy, at=now, oldest=oldest, off=self.is_off(there))
+            if there.row.claim and there.row.claimed_until > now and not self._orphaned(there.row.claim):
+                return None  # somebody is at work here
+            sends = self.goes_out(there.row.key)
+            return turns.tended(there, self.policy, at=now, oldest=oldest, off=self.is_off(there), sends=sends)
 
         after, said = await self._commit(snapshot, decide)
         return bool(said) and bool(turns.unread(after))

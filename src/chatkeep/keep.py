@@ -339,13 +339,15 @@ class Tenant(Generic[State]):
 
         Raises `UsageError` when message *number* is none that goes out through a channel.
         """
-        if not [
-            m async for m in self.history(conversation, after=number - 1, limit=1) if m.number == number and goes_out(m)
-        ]:
+        key = self._key(conversation)
+        snapshot = await self._engine.store.load(key)
+        channel = snapshot is not None and (snapshot.record.delivery is not None or self._engine.goes_out(key))
+        there = [m async for m in self.history(conversation, after=number - 1, limit=1) if m.number == number]
+        if not channel or not there or not goes_out(there[0]):
             raise UsageError(
                 f"{conversation}: message {number} is no reply in its log; nothing was sent. deliveries() lists those there are."
             )
-        await self._engine.resend(self._key(conversation), number)
+        await self._engine.resend(key, number)
 
     async def note_status(
         self,
@@ -360,12 +362,16 @@ class Tenant(Generic[State]):
         """
         Records what a channel's platform says of a reply that was sent: the one it knows as *id*, or all *until* a time.
 
-        The same again has no second effect. `deliveries` shows it.
+        The same again has no second effect, and what is told of a conversation that was erased has none at all. `deliveries`
+        shows it.
         """
+        key = self._key(conversation)
+        if (self._engine.store.cached(key) or await self._engine.store.load(key)) is None:
+            return
         told = {"id": id, "until": until, "reason": reason, "at": at}
         metadata = {"kind": "status", "status": status} | {name: value for name, value in told.items() if value}
         which = id or f"until:{until}"
-        await self._engine.note(self._key(conversation), f"status:{status}:{which}"[: LONGEST_ID - 1], metadata)
+        await self._engine.note(key, f"status:{status}:{which}"[: LONGEST_ID - 1], metadata)
 
     async def note_unknown(self, conversation: str, id: str, *, reason: str, raw: Any) -> None:
         """Keeps something that came in through a channel and cannot be answered: shown with the log, and not dropped.
@@ -535,6 +541,7 @@ class Chatkeep(Tenant[State]):
         if self._engine.is_open or self._engine.outlet is not None:
             raise Misconfigured("A Chatkeep has one outlet, given before it is opened.")
         self._engine.outlet = outlet
+        self._engine.store.widen()
 
     def _awaitable(self, function: Callable[..., Any]) -> Handler[State]:
         if self._engine.is_open:

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from .drivers.base import Key
-from .errors import ChatkeepError
+from .errors import ChatkeepError, Corrupt, Unsupported
 from .model import Erased, Event, Piece, StateChanged, Typing
 from .news import News
 from .store import PAGE, Store, blank
@@ -208,6 +208,8 @@ class Watch:
         self._born = ""
         self._state: Raw | None = None
         self._look_at = 0.0
+        self._pause_s = 0.0
+        self._changes = 0  # that we were told of
         self._fresh = False  # the cache is as new as what we were told of
         self._erased = self._over = False
         self._typing = False
@@ -232,7 +234,7 @@ class Watch:
                 self.number = head
             self._erased = self.number > head  # it was begun anew, or set back, since somebody has seen that number
             self._born = snapshot.row.born if snapshot is not None else ""
-            self._state = self._live.shown(snapshot or blank(self.key))
+            self._state = self._shown(snapshot or blank(self.key))
             self._live.ask(self.key)
         except BaseException:
             self._live.remove(self)
@@ -245,6 +247,7 @@ class Watch:
     def changed(self, *, here: bool) -> None:
         """Something was written: to be looked at."""
         self._fresh, self._look_at = here, 0.0
+        self._changes += 1
         self.wake.set()
 
     async def next(self, within_s: float) -> list[Event] | None:
@@ -272,12 +275,25 @@ class Watch:
         store, loop = self._live.store, asyncio.get_running_loop()
         snapshot = store.cached(self.key) if self._fresh else None
         self._fresh, self._look_at = False, loop.time() + self._live.pause_s
+        changes, self._pause_s = self._changes, self._live.pause_s
         try:
-            snapshot = snapshot or await store.load(self.key)
+            if snapshot is None or snapshot.row.head < (self.number or 0):
+                snapshot = await store.load(self.key)
+            if snapshot is not None and snapshot.row.head < (self.number or 0):
+                self._erased = True  # the store was set back: what is there now is another log
             return await self._news(snapshot)
         except ChatkeepError:
-            self._look_at = loop.time() + LOOK_S
+            self._pause_s = LOOK_S
             raise
+        finally:
+            # What has changed while we looked is looked at again at once.
+            self._look_at = loop.time() + self._pause_s if changes == self._changes else 0.0
+
+    def _shown(self, snapshot: Snapshot) -> Raw | None:
+        try:
+            return self._live.shown(snapshot)
+        except (Corrupt, Unsupported):  # the log can be shown all the same
+            return self._state
 
     async def _news(self, snapshot: Snapshot | None) -> list[Event]:
         if self._erased or (self._born and self._born != (snapshot.row.born if snapshot is not None else "")):
@@ -294,14 +310,14 @@ class Watch:
         if known:
             self.number = known[-1].number
         if self.number < row.head:  # there is more: at once
-            self._look_at = 0.0 if known else self._look_at
+            self._pause_s = 0.0 if known else self._pause_s
         elif row.head > snapshot.record.cursor:
-            self._look_at = asyncio.get_running_loop().time() + self._live.short_pause_s
+            self._pause_s = self._live.short_pause_s
             self._live.ask(self.key)
         else:
             self._live.quiet(self.key)
-        state = self._live.shown(snapshot)
-        if state != self._state:
+        state = self._shown(snapshot)
+        if state is not None and state != self._state:
             self._state = state
             events.append(StateChanged(state))
         return events

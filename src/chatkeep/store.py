@@ -37,6 +37,7 @@ T = TypeVar("T")
 log = logging.getLogger("chatkeep")
 
 PAGE = 200
+NOTES_A_MESSAGE = 5  # delivery, sent, delivered, read, and the message itself
 NOTE_LIMIT = 64 * 1024  # chatkeep's own notes are short, whatever the limit for messages is
 PATIENCE = 3  # conflicts in a row before a writer steps back for a moment
 
@@ -76,6 +77,10 @@ class Store:
         self._cache.clear()  # what was seen of it before it was closed may be of another store
         if self.shared is not None:
             self.shared.open(self.driver.epoch)
+
+    def widen(self) -> None:
+        """Makes room in the window for the notes that sending replies out leaves between what is said."""
+        self._window *= NOTES_A_MESSAGE
 
     async def close(self) -> None:
         """Closes the driver."""

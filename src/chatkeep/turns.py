@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Raw, Struct, structs
 
 from .codec import NONE, RESERVED, Delivery, Record, Reminder
-from .drivers.base import Entry, Row
+from .drivers.base import Entry, Key, Row
 from .model import ASKING, TALK, Content, Message, Role, Status
 
 PARKED_S = 30.0
@@ -253,7 +253,7 @@ def finished(
         reminders=reminded(old.reminders, answered, reminders) if old.reminders or reminders else (),
     )
     if out:
-        delivery = old.delivery or Delivery(upto=old.cursor)
+        delivery = delivery_of(snapshot)
         if replies and claim and not delivery.sending and not waits_to_go(snapshot, old):
             # Whoever holds the claim sends the first reply at once, and says so in this same act.
             delivery = structs.replace(delivery, sending=head + (2 if arriving else 1))
@@ -349,7 +349,11 @@ def skipped(snapshot: Snapshot, policy: Policy, *, at: float) -> Act | None:
         steps={},
         reminders=reminded(old.reminders, waiting),
     )
-    return next_act(snapshot, record, policy, at=at, drafts=[passed_over(waiting)])
+    row = snapshot.row
+    # (Whoever holds the claim may be sending; a turn of theirs sees that the cursor has moved.)
+    record = not_passed_over(snapshot, record)
+    drafts = [passed_over(waiting)]
+    return next_act(snapshot, record, policy, at=at, claim=row.claim, until=row.claimed_until, drafts=drafts)
 
 
 def released(snapshot: Snapshot, policy: Policy, *, at: float, retry_at: float | None = None) -> Act:
@@ -362,23 +366,38 @@ def noted(snapshot: Snapshot, record: Record, note: Draft, policy: Policy, *, at
     """Changes the record outside a turn. The note's id is what makes a second run of the same act harmless."""
     row = snapshot.row
     if not unread(snapshot):
-        record = structs.replace(record, cursor=row.head + 1)
+        record = structs.replace(not_passed_over(snapshot, record), cursor=row.head + 1)
     return next_act(snapshot, record, policy, at=at, claim=row.claim, until=row.claimed_until, drafts=[note])
 
 
-def tended(snapshot: Snapshot, policy: Policy, *, at: float, oldest: list[Message], off: bool = False) -> Act:
+def tended(
+    snapshot: Snapshot,
+    policy: Policy,
+    *,
+    at: float,
+    oldest: list[Message],
+    off: bool = False,
+    sends: bool = False,
+) -> Act:
     """What the sweep writes when nothing is unread: reminders that are due, as events to be answered; an ended session
-    closed, old log dropped, the next due time. Where the bot is *off*, reminders wait.
+    closed, old log dropped, the next due time. Where the bot is *off*, reminders wait; *sends*: its replies go out from
+    here.
 
     *oldest* are the first messages still in the log, one page. The state of an ended session is gone with this; its
     log stays.
     """
-    record = structs.replace(snapshot.record, cursor=snapshot.row.head)
+    record = structs.replace(not_passed_over(snapshot, snapshot.record), cursor=snapshot.row.head)
     if session_over(record, policy, at):
         record = structs.replace(record, state=NONE)
-    drop = 0
+    drop, waits = 0, waits_to_go(snapshot, record)
     if policy.retention_s is not None:
-        kept = [message for message in oldest if message.created_at + policy.retention_s > at]
+        # What has not gone out yet stays.
+        last = (
+            min([record.delivery.upto, *(number - 1 for number in record.delivery.again)])
+            if (sends and waits and record.delivery)
+            else snapshot.row.head
+        )
+        kept = [message for message in oldest if message.created_at + policy.retention_s > at or message.number > last]
         drop = kept[0].number - 1 if kept else oldest[-1].number if oldest else 0
         oldest_at = kept[0].created_at if kept else 0.0
         record = structs.replace(record, dropped=max(drop, record.dropped), oldest_at=oldest_at)
@@ -387,30 +406,55 @@ def tended(snapshot: Snapshot, policy: Policy, *, at: float, oldest: list[Messag
         later = tuple(reminder for reminder in record.reminders if reminder.at > at)
         return Act(
             record=structs.replace(record, reminders=later),
-            drafts=tuple(map(rung, ringing)),
+            drafts=tuple(rung(reminder, snapshot.row.head) for reminder in ringing),
             due_at=at,
             drop=drop,
         )
     due_at = next_due(record, policy, head=snapshot.row.head)
     if due_at is not None:
         due_at = max(due_at, at + (PARKED_S if ringing else LOOK_AGAIN_S))
-    if record.delivery is not None and waits_to_go(snapshot, record):
-        send_at = max(at, record.delivery.at)
+    if waits and record.delivery is not None:
+        # Where nobody here can send it, somebody else is to find it; looking ever less often.
+        waited = at - min((message.created_at for message in snapshot.messages if goes_out(message)), default=at)
+        send_at = max(at, record.delivery.at) if sends else at + max(PARKED_S, waited)
         due_at = send_at if due_at is None else min(due_at, send_at)
     return Act(record=record, due_at=due_at, drop=drop)
 
 
-def rung(reminder: Reminder) -> Draft:
-    """The event that a reminder brings. Its id lets it come only once, whoever brings it."""
+def rung(reminder: Reminder, head: int) -> Draft:
+    """The event that a reminder brings to a log of so many entries. Its id lets it come only once, whoever brings it."""
     part = {"type": "reminder", "name": reminder.name, "data": msgspec.json.decode(reminder.data)}
-    name = f"{RESERVED}reminder:{round(reminder.at * 1000)}:{reminder.name}"
+    name = f"{RESERVED}reminder:{round(reminder.at * 1000)}.{head}:{reminder.name}"
     return Draft(role="event", content=[part], id=name)
 
 
 def parked(snapshot: Snapshot, policy: Policy, *, at: float) -> Act:
     """Leaves unread messages alone for a while: the bot is off here, or the state is newer than this code."""
     act = next_act(snapshot, snapshot.record, policy, at=at)
-    return structs.replace(act, due_at=at + PARKED_S)
+    due_at = at + PARKED_S
+    if act.record.delivery is not None and waits_to_go(snapshot, act.record):
+        due_at = min(due_at, max(at, act.record.delivery.at))
+    return structs.replace(act, due_at=due_at)
+
+
+def delivery_of(snapshot: Snapshot) -> Delivery:
+    """Where sending stands. A conversation that begins to go out does so from what is not handled yet."""
+    return snapshot.record.delivery or Delivery(upto=snapshot.record.cursor)
+
+
+def of_a_channel(key: Key) -> bool:
+    """Whether *key* may be that of a channel's conversation, "channel:account:customer": only where channels are known is it
+    certain."""
+    return key.id.count(":") >= 2
+
+
+def not_passed_over(snapshot: Snapshot, record: Record) -> Record:
+    """*record*, before its cursor moves on: what an operator wrote in a channel's conversation before any turn is to go out
+    all the same, also if whoever writes this knows of no channel."""
+    behind_it = [m for m in snapshot.messages if m.number > snapshot.record.cursor and goes_out(m)]
+    if record.delivery is not None or not behind_it or not of_a_channel(snapshot.row.key):
+        return record
+    return structs.replace(record, delivery=delivery_of(snapshot))
 
 
 def goes_out(message: Message | Draft) -> bool:
@@ -434,17 +478,7 @@ def waits_to_go(snapshot: Snapshot, record: Record, drafts: Sequence[Draft] = ()
 
 def has_to_go(snapshot: Snapshot) -> bool:
     """Whether anything has to be sent, also where nothing ever was: from the first message that is not handled on."""
-    record = snapshot.record
-    if record.delivery is None:
-        record = structs.replace(record, delivery=Delivery(upto=record.cursor))
-    return waits_to_go(snapshot, record)
-
-
-def noticed(snapshot: Snapshot, policy: Policy, *, at: float) -> Act:
-    """Nothing has to be sent after all: what was marked as such is gone."""
-    old = snapshot.record
-    record = structs.replace(old, delivery=Delivery(upto=snapshot.row.head))
-    return next_act(snapshot, record, policy, at=at)
+    return waits_to_go(snapshot, structs.replace(snapshot.record, delivery=delivery_of(snapshot)))
 
 
 def next_act(

@@ -7,6 +7,7 @@ record, the step is done again under the same key: whoever is asked can tell by 
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
@@ -49,33 +50,49 @@ class Work:
         self._record = record
         self._clock = clock
         self.reminders = {reminder.name: reminder for reminder in reminders}
+        self.refused = False
+        """Something was asked for that needs the message in the log."""
+        self._at_work: dict[str, asyncio.Lock] = {}
         self.set: dict[str, Reminder | None] = {}
         """What this turn has set, or, with None, cancelled."""
 
     def step_key(self, name: str) -> str:
         """Names a step for whoever carries it out: the same each time the turn is tried."""
+        if self._record is None:  # the message has no number yet, so the key could be another next time
+            self.refused = True
+            raise NotInLog
         return f"{self._name}.{name}"
 
     async def step(self, name: str, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """The recorded result of step *name*; if there is none, that of *function*, recorded before it is given."""
         if self._record is None:
+            self.refused = True
             raise NotInLog
         self._check(name)
-        if name not in self._steps:
-            if len(self._steps) >= STEPS_MOST:
-                raise UsageError(f"{self._key}: a turn has at most {STEPS_MOST} steps; {name!r} was not done.")
-            found = function(*args, **kwargs)
-            raw = json_of(
-                self._key, await found if inspect.isawaitable(found) else found, f"the result of step {name!r}"
-            )
-            if len(raw) > RESULT_LIMIT:
-                raise TooLarge(
-                    f"{self._key}: the result of step {name!r} takes {len(raw):,} bytes, {RESULT_LIMIT:,} are allowed. It was done "
-                    "and could not be recorded; give back less, such as a reference."
-                )
-            await self._record(name, Raw(raw))
-            self._steps[name] = Raw(raw)
+        async with self._at_work.setdefault(name, asyncio.Lock()):  # asked for twice at once, it is done once
+            if name not in self._steps:
+                await self._do(name, function, args, kwargs, self._record)
         return msgspec.json.decode(self._steps[name])
+
+    async def _do(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+        record: Callable[[str, Raw], Awaitable[None]],
+    ) -> None:
+        if len(self._steps) >= STEPS_MOST:
+            raise UsageError(f"{self._key}: a turn has at most {STEPS_MOST} steps; {name!r} was not done.")
+        found = function(*args, **kwargs)
+        raw = json_of(self._key, await found if inspect.isawaitable(found) else found, f"the result of step {name!r}")
+        if len(raw) > RESULT_LIMIT:
+            raise TooLarge(
+                f"{self._key}: the result of step {name!r} takes {len(raw):,} bytes, {RESULT_LIMIT:,} are allowed. It was done "
+                "and could not be recorded; give back less, such as a reference."
+            )
+        await record(name, Raw(raw))
+        self._steps[name] = Raw(raw)
 
     def remind(self, after: Duration, name: str, data: Any, *, keep: bool) -> None:
         """Sets reminder *name*, in place of an earlier one of that name."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from chatkeep import Turn, UsageError
+from chatkeep import Turn, UsageError, deliveries
 from chatkeep.deliveries import Sent
 from chatkeep.drivers import driver_for
 from chatkeep.errors import Unavailable
@@ -28,9 +28,9 @@ class Loft:
         self.busy = 0
         self.most = 0
 
-    def takes(self, conversation: str) -> bool:
-        """Pigeons only."""
-        return conversation.startswith("pigeon:")
+    def takes(self, tenant: str, conversation: str) -> bool:
+        """Pigeons only, and not those of the evil."""
+        return conversation.startswith("pigeon:") and tenant != "evil"
 
     async def open(self) -> None:
         """Nothing to do."""
@@ -147,8 +147,9 @@ async def test_what_the_platform_refuses_is_set_aside_with_its_reason_and_can_be
         await keep.resend(ADA, 1)
 
 
-async def test_it_gives_up_in_the_end(sending: Any) -> None:
-    """After twelve attempts, with the last reason; our own account's fault does not count."""
+async def test_it_gives_up_in_the_end(sending: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a day and twelve attempts, with the last reason; our own account's fault does not count."""
+    monkeypatch.setattr(deliveries, "GIVE_UP_S", 0.0)
     busy = Sent(status="retry", reason="busy", after=0.001)
     ours = Sent(status="retry", reason="our token expired", after=0.001, counts=False)
     loft = Loft(*[ours] * 5, *[busy] * 12)

@@ -107,9 +107,10 @@ def test_every_route_declares_who_may_use_it() -> None:
 
     assert [] == [asked.name for asked, policy in found.items() if policy is None]
     assert MATRIX == {asked.name: policy for asked, policy in found.items() if asked.path.startswith("/v1")}
-    assert {AccessPolicy(anyone=True)} == {
+    assert {AccessPolicy(anyone=True), AccessPolicy(anyone=True, counted=False)} == {
         policy for asked, policy in found.items() if not asked.path.startswith("/v1")
     }
+    assert ["POST /channels/{channel}"] == [asked.name for asked, policy in found.items() if not policy.counted]
 
 
 ASKED = [Asked(*name.split(" ")) for name in MATRIX]

@@ -26,6 +26,14 @@ RATE = 40.0  # requests a second for one account, where nothing else is said: ha
 REPAIR_S = 60.0  # our own account is at fault: somebody has to repair it, so nobody need hurry
 
 
+def tenant_for(tenant_of: Callable[[str, str], str], channel: str, account: str) -> str | None:
+    """The tenant of an account; None for one that nobody knows."""
+    try:
+        return tenant_of(channel, account)
+    except LookupError:
+        return None
+
+
 ADVICE: dict[Cause, str] = {
     "window": "the time in which the platform lets us answer is over; a template may go",
     "recipient": "this customer cannot be reached",
@@ -75,10 +83,11 @@ class ChannelOutlet:
         self._pace: dict[str, tuple[AsyncLimiter, asyncio.Semaphore]] = {}
         self._session: aiohttp.ClientSession | None = None
 
-    def takes(self, conversation: str) -> bool:
-        """Whether it came in through one of the channels."""
-        parts = conversation.split(":", 2)
-        return len(parts) == 3 and (parts[0], parts[1]) in self._channels
+    def takes(self, tenant: str, conversation: str) -> bool:
+        """Whether it came in through one of the channels, and its account is this tenant's: nobody sends from another's."""
+        name, _, rest = conversation.partition(":")
+        account, colon, _ = rest.partition(":")
+        return bool(colon) and (name, account) in self._channels and tenant_for(self.tenant_of, name, account) == tenant
 
     async def open(self) -> None:
         """Gets ready to send."""
@@ -108,20 +117,25 @@ class ChannelOutlet:
             return Sent(status="retry", reason="this instance stops", after=0.0, parts=skip, counts=False)
         limiter, slots = self._pace_of(f"{name}:{account}")
         ids: list[str] = []
+        unknown = ""
         for part, request in enumerate(requests[skip:], skip):
             async with slots, limiter:
                 found = await send(self._session, channel, request, timeout=self._timeout)
             if isinstance(found, Delivered):
                 ids.append(found.id)
             elif isinstance(found, Retry):
-                return Sent(status="retry", reason=found.reason, after=found.after, parts=part)
+                return Sent(status="retry", ids=tuple(ids), reason=found.reason, after=found.after, parts=part)
             elif isinstance(found, Failed) and not found.permanent:
                 log.error("%s:%s cannot send: %s", name, account, found.reason)
-                return Sent(status="retry", reason=found.reason, after=REPAIR_S, parts=part, counts=False)
+                return Sent(
+                    status="retry", ids=tuple(ids), reason=found.reason, after=REPAIR_S, parts=part, counts=False
+                )
+            elif isinstance(found, Failed):
+                return Sent(status="failed", ids=tuple(ids), reason=f"{ADVICE[found.cause]} ({found.reason})")
             else:
-                if isinstance(found, Failed):
-                    return Sent(status="failed", ids=tuple(ids), reason=f"{ADVICE[found.cause]} ({found.reason})")
-                return Sent(status="uncertain", ids=tuple(ids), reason=found.reason)
+                unknown = unknown or found.reason  # the rest is to go out all the same
+        if unknown:
+            return Sent(status="uncertain", ids=tuple(ids), reason=unknown)
         return Sent(status="delivered", ids=tuple(ids))
 
     def _pace_of(self, account: str) -> tuple[AsyncLimiter, asyncio.Semaphore]:

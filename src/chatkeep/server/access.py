@@ -90,6 +90,7 @@ class AccessPolicy(Struct, frozen=True, kw_only=True):
     own: bool = False
     visitor: bool = False
     anyone: bool = False
+    counted: bool = True
 
 
 def allows(
@@ -99,6 +100,7 @@ def allows(
     own: bool = False,
     visitor: bool = False,
     anyone: bool = False,
+    counted: bool = True,
 ) -> Callable[[Endpoint], Endpoint]:
     """
     Declares, and checks, who may use an endpoint; the module's docstring has the cases.
@@ -113,8 +115,10 @@ def allows(
         visitor: Somebody without credentials is let in, where the server lets visitors in.
 
         anyone: Everybody is, and nobody looks at credentials.
+
+        counted: Requests count for the rate limits; not those that carry a signature, which come from few addresses.
     """
-    policy = AccessPolicy(scope=scope, service=service, own=own, visitor=visitor, anyone=anyone)
+    policy = AccessPolicy(scope=scope, service=service, own=own, visitor=visitor, anyone=anyone, counted=counted)
     if sum([bool(scope), service, own, anyone]) != 1:
         raise Misconfigured(
             "An endpoint allows a scope, service keys, a conversation's own tokens or anyone: one of these."
@@ -205,7 +209,7 @@ class Access:
         if conversation is not None:
             state.conversation = conversation
         limits = getattr(request.app.state, "limits", None)
-        if limits is not None and (not policy.anyone or request.method not in SAFE):
+        if limits is not None and policy.counted and (not policy.anyone or request.method not in SAFE):
             await limits.admit(request, principal)
 
     def _judge(self, principal: Principal, policy: AccessPolicy, conversation: str | None) -> None:

@@ -44,6 +44,7 @@ class Streams:
 
     def __init__(self) -> None:
         self._open: set[EventStream] = set()
+        self._ended = False
 
     def __len__(self) -> int:
         return len(self._open)
@@ -51,6 +52,8 @@ class Streams:
     def add(self, stream: EventStream) -> None:
         """Has *stream* ended with the others."""
         self._open.add(stream)
+        if self._ended:
+            stream.end("closing")
 
     def remove(self, stream: EventStream) -> None:
         """It is over."""
@@ -58,6 +61,7 @@ class Streams:
 
     def end(self) -> None:
         """Ends them all, because the server stops; their clients come back to another instance, or later."""
+        self._ended = True
         for stream in self._open:
             stream.end("closing")
 

@@ -10,11 +10,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from ..channels.base import Channel, Inbound, Received, Refused, Status, Unknown, conversation_of
+from ..channels.outlet import tenant_for
 from ..errors import BadKey, BadMessage, TooLarge
 from ..keep import Chatkeep, Tenant
 from . import wire
@@ -60,7 +62,7 @@ class Inlet(wire.Resource):
         _, challenge = verified(request, b"")
         return challenge or Response(status_code=200)
 
-    @allows(anyone=True)
+    @allows(anyone=True, counted=False)
     async def post(self, request: Request) -> Response:
         """Takes what a platform posts: 200 when all of it is durable, 401 when the platform has not signed it."""
         body = await wire.read(request, limit=BODY_LIMIT)
@@ -116,8 +118,17 @@ async def take(keep: Chatkeep[Any], webhooks: Webhooks, channel: Channel, items:
     lines: dict[tuple[str, str], list[Inbound]] = defaultdict(list)
     for item in items:
         account = item.account or "unknown"
-        place = webhooks.tenant_of(channel.name, account), conversation_for(channel, item)
-        lines[place].append(item)
+        tenant = tenant_for(webhooks.tenant_of, channel.name, account)
+        if tenant is None:  # it must not hold up what comes with it, and is not lost
+            log.error(
+                "A webhook tells of account %s:%s, which is no tenant's; it is kept in the tenant ''.",
+                channel.name,
+                account,
+            )
+            item = Unknown(
+                reason="no tenant has this account", raw=msgspec.to_builtins(item), id=item.id, account=account
+            )
+        lines[tenant or "", conversation_for(channel, item)].append(item)
 
     async def in_order(tenant: str, conversation: str, line: list[Inbound]) -> None:
         for item in line:
