@@ -844,6 +844,8 @@ class Engine(Generic[State]):
                 lane.sending = now_sends.sending
             return 0.0
         except HookFailed as failure:
+            self.statistics.failures += 1
+            log.warning("%s", failure, exc_info=failure.__cause__)
             self._fail(lane, failure)
             await self._give_back(key, lane, now + HOOK_PAUSE_S)
             return HOOK_PAUSE_S
@@ -1313,7 +1315,9 @@ class Engine(Generic[State]):
     async def _look_at_switches(self) -> None:
         found = await self.store.load(SWITCHES)
         if found is not None and found.record.state != NONE:
-            self._off = frozenset(SWITCH_STATES.decode(SWITCHES, found.record.state, 1))
+            before, self._off = self._off, frozenset(SWITCH_STATES.decode(SWITCHES, found.record.state, 1))
+            for scope in before - self._off if self.handler is not None else ():
+                await self.resume(None if scope == EVERYWHERE else scope[1:])  # another instance has lifted it
 
     async def switch(self, on: bool, *, scope: str) -> None:
         """Switches the bot for *scope*: EVERYWHERE, or "=" and a tenant. Other instances notice within `poll`."""
