@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 BOT ?= restaurant
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench bench-peers bench-pin soak pin clean
+.PHONY: demo test load check bench bench-peers bench-pin soak pin clean
 
 $(READY): constraints.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "chatkeep needs Python 3.11 or newer; try make PYTHON=python3.12")'
@@ -37,6 +37,10 @@ bench-peers: $(READY)  ## installs the peers that `make bench` compares with; No
 bench-pin:  ## after a change of the peers; needs uv
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \
 		--upgrade --group peers -o benchmarks/peers.txt
+
+load: $(READY)  ## a thousand simulated customers, instances and databases that are killed; then event streams
+	$(BIN)/python -m tests.acceptance.simulation build/simulation postgresql --channel whatsapp
+	$(BIN)/python -m benchmarks.streams
 
 soak: $(READY)  ## the kill test on every engine, for a quarter of an hour
 	CHATKEEP_KILLS=1500 $(BIN)/python -m pytest tests/acceptance/test_kill.py -s

@@ -402,6 +402,101 @@ def replay(store: str, conversation: str, number: int, tenant: str) -> None:
 
 @main.command()
 @store_argument
+@click.argument("to", type=click.Choice(["on", "off"]))
+@click.argument("conversation", required=False)
+@tenant_option
+@click.option("--everywhere", is_flag=True, help="For all tenants.")
+@click.option("--skip", is_flag=True, help="When it goes on: pass over what is unread, instead of answering it.")
+def switch(store: str, to: str, conversation: str | None, tenant: str, everywhere: bool, skip: bool) -> None:
+    """Switches the bot off, so that a person can take over, or on again.
+
+    For one conversation, for a tenant, or --everywhere. Messages are kept meanwhile. A turn that runs just then says nothing.
+
+    \b
+    Examples:
+      chatkeep switch chat.db off ada
+      chatkeep say chat.db ada "Kim here. How can I help?"
+      chatkeep switch chat.db on ada --skip
+    """
+    if everywhere and (conversation or tenant):
+        raise UsageError("--everywhere goes with no conversation and no tenant; nothing was switched.")
+    keep = existing(store)
+    of = keep if everywhere else keep.tenant(tenant)
+
+    async def work() -> None:
+        if conversation is not None:
+            await found_in(of, conversation, store)
+        await of.switch(to == "on", conversation, unread="skip" if skip else "answer")
+        where = plain(conversation, line=True) if conversation else "everywhere" if everywhere else f"tenant {tenant!r}"
+        click.echo(f"The bot is {to}: {where}.")
+
+    asyncio.run(opened(keep, work))
+
+
+@main.command()
+@store_argument
+@conversation_argument
+@click.argument("text")
+@tenant_option
+def say(store: str, conversation: str, text: str, tenant: str) -> None:
+    """Says something in a conversation as a person.
+
+    Whoever serves the bot on this store sends it through the conversation's channel, also while the bot is off.
+    """
+
+    async def work(of: Tenant[Any]) -> None:
+        await found_in(of, conversation, store)
+        receipt = await of.accept(conversation, text, role="operator")
+        click.echo(f"Message {receipt.number} is in the log.")
+
+    look(store, tenant, work)
+
+
+@main.command()
+@store_argument
+@conversation_argument
+@tenant_option
+@json_option
+def deliveries(store: str, conversation: str, tenant: str, as_json: bool) -> None:
+    """Lists how the sending of each reply through its channel stands."""
+
+    async def work(of: Tenant[Any]) -> None:
+        await found_in(of, conversation, store)
+        found = await of.deliveries(conversation)
+        for sending in found:
+            if as_json:
+                tell(sending)
+            else:
+                doubt = "  perhaps shown twice" if sending.doubtful else ""
+                reason = f"  [{plain(sending.reason, line=True)}]" if sending.reason else ""
+                click.echo(f"{sending.number:>6}  {when(sending.at)}  {sending.status:<9}{doubt}{reason}")
+        if not found and not as_json:
+            click.echo("Nothing goes out from here through a channel.")
+
+    look(store, tenant, work)
+
+
+@main.command()
+@store_argument
+@conversation_argument
+@click.argument("number", type=click.IntRange(1), metavar="NUMBER")
+@tenant_option
+def resend(store: str, conversation: str, number: int, tenant: str) -> None:
+    """Sends a reply once more: one that failed, or of which nobody knows.
+
+    `chatkeep deliveries` has the numbers; whoever serves the bot on this store sends it.
+    """
+
+    async def work(of: Tenant[Any]) -> None:
+        await found_in(of, conversation, store)
+        await of.resend(conversation, number)
+        click.echo(f"Message {number} is sent once more.")
+
+    look(store, tenant, work)
+
+
+@main.command()
+@store_argument
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON for each finding.")
 @click.option("--strict", is_flag=True, help="Warnings count as failures.")
 def check(store: str, as_json: bool, strict: bool) -> None:

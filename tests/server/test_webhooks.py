@@ -18,6 +18,7 @@ from chatkeep.server.webhooks import Webhooks
 from tests.conftest import until
 
 from .platform import SECRET, Platform, platform, post_whatsapp, whatsapp_message, whatsapp_status
+from .service import CHATKEEP
 from .serving import Client, served
 
 FAST = {"poll": "30ms", "retry_after": "5ms", "retry_longest": "20ms"}
@@ -229,3 +230,36 @@ async def test_a_person_takes_over_and_hands_back(url: str) -> None:
         assert ["2: thanks", "I am Kim"] == there.texts[2:]
         assert 204 == again.status
         assert [400, 404] == [(await client.ask("POST", f"{place}/deliveries/{n}")).status for n in ("1", "x")]
+
+
+@pytest.mark.parametrize("url", ["sqlite", "redis", "postgresql"], indirect=True)
+async def test_a_person_takes_over_from_the_command_line(url: str) -> None:
+    """Another process, which knows no channel: off, say, on, deliveries, resend."""
+    place = "whatsapp:1550:4917"
+
+    async def chatkeep(*words: str) -> str:
+        process = await asyncio.create_subprocess_exec(CHATKEEP, *words, stdout=-1, stderr=-2)
+        told = (await process.communicate())[0].decode()
+        assert 0 == process.returncode, told
+        return told
+
+    async with platform() as there, connected(url, there) as (client, _):
+        await post_whatsapp(client, whatsapp_message("4917", "hi", "wamid.1"))
+        await until(lambda: len(there.sent) == 1)
+        off = await chatkeep("switch", url, "off", place, "--tenant", "pizza")
+        await post_whatsapp(client, whatsapp_message("4917", "are you human?", "wamid.2"))
+        await chatkeep("say", url, place, "I am Kim", "--tenant", "pizza")
+        await until(lambda: len(there.sent) == 2, within=10.0)
+        await asyncio.sleep(0.2)
+        silent = list(there.texts)
+        await chatkeep("switch", url, "on", place, "--tenant", "pizza", "--skip")
+        await post_whatsapp(client, whatsapp_message("4917", "thanks", "wamid.3"))
+        await until(lambda: len(there.sent) == 3, within=10.0)
+        listed = await chatkeep("deliveries", url, place, "--tenant", "pizza", "--json")
+        number = json.loads(listed.splitlines()[1])["number"]
+        await chatkeep("resend", url, place, str(number), "--tenant", "pizza")
+        await until(lambda: len(there.sent) == 4, within=10.0)
+
+    assert "The bot is off" in off
+    assert ["1: hi", "I am Kim"] == silent
+    assert ["2: thanks", "I am Kim"] == there.texts[2:]
