@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -303,3 +304,128 @@ async def test_a_store_that_is_away_when_a_reply_was_sent_hears_of_it_later(send
     assert ["hi-a", "hi-b"] == loft.texts
     assert [False, False] == [sending.doubtful for sending in await keep.deliveries(ADA)]
     assert None is (await keep.conversation(ADA)).due_at
+
+
+class Clock:
+    """The time, and how far it was set on."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+
+async def all_delivered(keep: Any, count: int) -> None:
+    """Waits until so many replies of Ada's are delivered."""
+
+    async def settled() -> bool:
+        return [status for _, status in await statuses(keep)] == ["delivered"] * count
+
+    await until(settled, within=10.0)
+
+
+async def test_I9_nobody_sends_from_another_tenants_account(sending: Any) -> None:
+    """The same conversation id in another tenant is another conversation, and goes nowhere."""
+    loft = Loft()
+    keep = await sending(twice, loft)
+    await keep.tenant("evil").accept(ADA, "phish", role="operator")
+    await asyncio.sleep(0.2)
+
+    assert [] == loft.sent
+
+
+async def test_an_operators_first_message_goes_out_whoever_writes_next(sending: Any, opened: Any, url: str) -> None:
+    """Said and switched by a process that knows of no channel, before the one that does has seen it."""
+    desk = await opened(None, url=url)
+    await desk.accept(ADA, "hello", role="operator")
+    await desk.switch(False, ADA)
+    await desk.change(ADA, lambda state: None)
+    await desk.close()
+    loft = Loft()
+    await sending(twice, loft)
+    await until(lambda: loft.texts == ["hello"], within=10.0)
+
+
+async def test_sending_again_what_still_waits_does_not_send_it_twice(sending: Any) -> None:
+    """It is tried at once; the order stays."""
+    loft = Loft(Sent(status="retry", reason="account", after=30.0, counts=False))
+    keep = await sending(twice, loft)
+    await keep.accept(ADA, "hi", id="m1")
+    await until(lambda: len(loft.sent) == 1)
+    await asyncio.sleep(0.05)
+    await keep.resend(ADA, 3)
+    await all_delivered(keep, 2)
+
+    assert ["hi-a", "hi-a", "hi-b"] == loft.texts
+
+
+async def test_retention_keeps_what_has_not_gone_out(sending: Any) -> None:
+    """The account is repaired after an hour and a half; the log is kept for one."""
+    clock = Clock()
+    loft = Loft(*[Sent(status="retry", reason="account", after=3000.0, counts=False)] * 2)
+    keep = await sending(twice, loft, clock=clock, retention="1h")
+    await keep.accept(ADA, "hi", id="m1")
+    for hours in (1, 2):
+        await until(lambda hours=hours: len(loft.sent) == hours)
+        await asyncio.sleep(0.1)
+        clock.ahead += 3300.0
+    await until(lambda: len(loft.sent) == 4)
+
+    assert ["hi-a", "hi-a", "hi-a", "hi-b"] == loft.texts
+
+
+async def test_what_a_platform_says_is_kept_whatever_it_is(sending: Any) -> None:
+    """NUL, half a character, an endless pause: nothing of it breaks the conversation or is sent again."""
+    loft = Loft(
+        Sent(status="retry", reason="\ud83d", after=float("nan")),
+        Sent(status="retry", reason="later", after=-1e308),
+        Sent(status="delivered", ids=("a\0b",), reason="x" * 100_000),
+    )
+    keep = await sending(twice, loft)
+    await keep.accept(ADA, "hi", id="m1")
+    await all_delivered(keep, 2)
+
+    assert ("a\ufffdb",) == (await keep.deliveries(ADA))[0].ids
+    assert 4 == len(loft.sent)
+
+
+async def test_a_status_does_not_bring_an_erased_conversation_back(sending: Any) -> None:
+    """Platforms tell of what was sent for days."""
+    loft = Loft()
+    keep = await sending(twice, loft)
+    await keep.accept(ADA, "hi", id="m1")
+    await all_delivered(keep, 2)
+    await keep.erase(ADA)
+    await keep.note_status(ADA, "read", id="p2")
+
+    assert None is await keep.conversation(ADA)
+
+
+async def test_skipping_leaves_the_senders_claim_alone(sending: Any) -> None:
+    """An operator's message is on its way when the bot is handed back elsewhere: it is sent once."""
+    slow, idle = Loft(), Loft()
+    slow.gate = asyncio.Event()
+    one, two = await sending(twice, slow, poll="10s"), await sending(twice, idle)
+    await one.switch(False, ADA)
+    await one.accept(ADA, "are you human?", id="m1")
+    await one.accept(ADA, "I am Kim", role="operator")
+    await until(lambda: len(slow.sent) == 1)
+    await two.switch(True, ADA, unread="skip")
+    await asyncio.sleep(0.3)
+    slow.gate.set()
+    await all_delivered(two, 1)
+
+    assert (["I am Kim"], []) == (slow.texts, idle.texts)
+
+
+async def test_who_waits_for_an_answer_does_not_wait_for_the_platform(sending: Any) -> None:
+    """It is recorded; how long sending takes is another matter."""
+    loft = Loft()
+    loft.gate = asyncio.Event()
+    keep = await sending(twice, loft)
+    async with asyncio.timeout(5.0):
+        receipt = await keep.receive(ADA, "hi", id="m1")
+    loft.gate.set()
+
+    assert ["hi-a", "hi-b"] == [reply.text for reply in receipt.replies]

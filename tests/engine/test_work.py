@@ -215,3 +215,49 @@ async def test_a_turn_that_fails_sets_nothing(opened: Any) -> None:
     snapshot = await keep._engine.store.load(keep._key("ada"))
 
     assert () == snapshot.record.reminders
+
+
+async def test_steps_side_by_side_and_one_step_twice_at_once(opened: Any) -> None:
+    """In a task group, from the first message on: each is done once."""
+    done: list[str] = []
+
+    async def do(name: str) -> str:
+        done.append(name)
+        await asyncio.sleep(0.01)
+        return name
+
+    async def bot(turn: Turn[Any]) -> str:
+        if turn.text == "hi":
+            return "hi"
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(turn.step(name, do, name)) for name in ("a", "b", "a")]
+        return "".join(task.result() for task in tasks)
+
+    keep = await opened(bot)
+    for n in range(3):
+        await keep.receive("ada", "hi", id=f"h{n}")
+    told = [(await keep.receive("ada", "go", id=f"m{n}")).replies[0].text for n in range(2)]
+
+    assert ["aba", "aba"] == told
+    assert ["a", "b", "a", "b"] == done
+
+
+async def test_the_key_of_a_step_is_the_same_on_every_try(opened: Any) -> None:
+    """Also where the first try is made before the message has its number, and another comes in between."""
+    keys: list[str] = []
+
+    async def bot(turn: Turn[Any]) -> str:
+        if turn.text == "pay":
+            keys.append(turn.step_key("charge"))
+            if len(keys) == 1:
+                await keep.accept("ada", "me too", id="m2")
+                raise RuntimeError("no line")
+        return "ok"
+
+    keep = await opened(bot)
+    for n in range(3):
+        await keep.receive("ada", "hi", id=f"h{n}")
+    await keep.receive("ada", "pay", id="m1")
+
+    assert 2 == len(keys)
+    assert 1 == len(set(keys))

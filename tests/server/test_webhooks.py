@@ -103,6 +103,24 @@ async def test_a_status_belongs_to_the_reply_whatever_the_platform_calls_the_cus
         assert ["whatsapp:1550:4917"] == [found.id async for found in pizza.conversations()]
 
 
+async def test_an_account_that_nobody_knows_does_not_hold_up_the_others() -> None:
+    """What comes for it is kept as a note in the tenant "", and answered by nobody."""
+    async with platform() as there:
+        whatsapp = WhatsApp(accounts={"1550": "a", "1660": "b"}, secrets=SECRET, verify_tokens="v", api=there.url)
+        keep: Chatkeep[Any] = Chatkeep("memory://", **FAST)
+        keep.on_message(echo)
+        keep.deliver(ChannelOutlet(whatsapp, tenant_of=lambda channel, account: {"1550": "pizza"}[account]))
+        async with served(keep) as client:
+            posted = [whatsapp_message("1", "hi", "w1", account="1660"), whatsapp_message("2", "hi", "w2")]
+            answer = await post_whatsapp(client, *posted)
+            await until(lambda: len(there.sent) == 1)
+            notes = [m async for m in keep.history("whatsapp:1660:unknown")]
+
+        assert 200 == answer.status
+        assert ["1: hi"] == there.to("2")
+        assert ["no tenant has this account"] == [note.metadata["reason"] for note in notes]
+
+
 async def test_two_bots_of_one_platform_are_told_apart_by_their_secrets() -> None:
     """And each answers for itself."""
     async with platform() as there:
