@@ -17,8 +17,8 @@ $(READY): constraints.txt pyproject.toml
 demo: $(READY)  ## the main job: a restaurant bot with a chat page, on SQLite
 	$(BIN)/chatkeep demo $(BOT)
 
-test: $(READY)  ## every test but the long soak
-	$(BIN)/python -m pytest
+test: $(READY)  ## every test but the long soak, in two halves side by side
+	$(BIN)/python -m tests.halves
 
 check: $(READY)  ## linter, formatter, types, layers
 	$(BIN)/ruff check .

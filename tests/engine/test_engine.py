@@ -191,12 +191,17 @@ async def test_a_cancelled_call_leaves_all_or_nothing(opened: Any, warm: bool) -
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
     await keep.receive("ada", "last")
-    found = await keep.conversation("ada")
-    asked = [message.text async for message in keep.history("ada") if message.role == "user"]
+    asked: list[str] = []
 
-    assert asked == found.state["seen"]
+    async def settled() -> bool:
+        # An append whose caller has gone may come behind "last", and is answered then.
+        asked[:] = [message.text async for message in keep.history("ada") if message.role == "user"]
+        found = await keep.conversation("ada")
+        return asked == found.state["seen"] and found.unread == 0
+
+    await until(settled)
+
     assert len(set(asked)) >= len(asked) - 4 * warm
-    assert 0 == found.unread
 
 
 async def test_closing_finishes_running_turns_and_hands_back_the_rest(opened: Any) -> None:

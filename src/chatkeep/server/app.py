@@ -1,4 +1,4 @@
-"""Puts the application together: the API, the chat page, and what every answer carries."""
+"""Puts the application together: the API, the chat page, the operators' page, and what every answer carries."""
 
 from __future__ import annotations
 
@@ -32,6 +32,11 @@ from .webhooks import Webhooks, webhooks_of
 HERE = ("localhost", "127.0.0.1", "[::1]")
 
 CLIENT = {"/client.js": ("client.js", "text/javascript")}
+OPERATOR = {
+    "/operator": ("operator.html", "text/html"),
+    "/operator.js": ("operator.js", "text/javascript"),
+    "/operator.css": ("operator.css", "text/css"),
+}
 PAGE = {
     "/": ("chat.html", "text/html"),
     "/chat.js": ("chat.js", "text/javascript"),
@@ -97,7 +102,8 @@ def create_app(
     Args:
         keep: What is served. If it is open already when the application starts, closing it is left to who opened it.
 
-        title: Of the chat page at /; without one there is no page.
+        title: Of the chat page at /; without one there is no such page. The operators' page at /operator is always there, and
+        shows nothing without a service key.
 
         hosts: The names by which requests may call this server; others are refused, which keeps out pages of other sites
         that point their own name here. ["*"]: any.
@@ -123,7 +129,7 @@ def create_app(
             yield
 
     access = Access(keep, anonymous=anonymous, visitor_scopes=visitor_scopes)
-    shown = CLIENT | (PAGE if title is not None else {})
+    shown = CLIENT | OPERATOR | (PAGE if title is not None else {})
     app = Starlette(
         routes=[
             *ROUTES,
