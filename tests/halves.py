@@ -19,7 +19,7 @@ def main() -> int:
     second = [
         str(path)
         for path in rest
-        if path.is_dir() and (path / "__init__.py").is_file() or path.name.startswith("test_")
+        if (path.is_dir() and (path / "__init__.py").is_file()) or path.name.startswith("test_")
     ]
     halves = {"first": [str(HERE / name) for name in FIRST], "second": second}
     with tempfile.TemporaryDirectory() as folder:
