@@ -388,7 +388,7 @@ async def test_b7_instances_behind_a_load_balancer_share_sessions(url: str, tmp_
 
 @durable
 async def test_b8_operators_see_all_messages_and_look_into_sessions(url: str, tmp_path: Path) -> None:
-    """The API and the command line (the page has tests of its own in tests/web) show every message, from whom, how its sending stands, and the state."""
+    """API and command line show every message, from whom, how its sending stands, and the state; the page is in tests/web."""
     async with platform() as there, instance(tmp_path, "restaurant", url, there, orders="orders.db") as it:
         customers = [Customer(there, it, phone=phone) for phone in ("1", "2")]
         for customer in customers:
