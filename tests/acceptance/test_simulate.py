@@ -64,7 +64,20 @@ def test_I1_to_I6_three_servers_and_their_database_are_killed(tmp_path: Path, en
         channel,
         "--json",
     ]
-    command += ["--customers", "100", "--messages", "6", "--rate", "15", "--kills", "1", "--server-kills", "1"]
+    command += [
+        "--customers",
+        "100",
+        "--messages",
+        "6",
+        "--rate",
+        "15",
+        "--kills",
+        "1",
+        "--server-kills",
+        "1",
+        "--every",
+        "1",
+    ]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, check=False)
     print(ended.stdout)
 

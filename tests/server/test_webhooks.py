@@ -45,7 +45,7 @@ async def connected(
     telegram = Telegram(token="42:AAF", secrets="tg", api=there.url)
     keep: Chatkeep[Any] = Chatkeep(url, **(FAST | options))
     keep.on_message(handler)
-    outlet = ChannelOutlet(whatsapp, telegram, timeout=1.0, tenant_of=lambda channel, account: TENANTS.get(account, ""))
+    outlet = ChannelOutlet(whatsapp, telegram, timeout=4.0, tenant_of=lambda channel, account: TENANTS.get(account, ""))
     keep.deliver(outlet)
     async with served(keep) as client:
         yield client, keep
@@ -203,7 +203,7 @@ async def test_the_platforms_own_codes_decide(url: str) -> None:
     window = {"error": {"code": 131047, "message": "Re-engagement message"}}
     busy = {"error": {"code": 130429, "message": "Rate limit hit"}}
     async with platform() as there, connected(url, there) as (client, keep):
-        there.then = [(400, busy), (400, window), 4.0]
+        there.then = [(400, busy), (400, window), 12.0]
         for n in range(1, 4):
             await post_whatsapp(client, whatsapp_message("4917", f"{n}", f"wamid.{n}"))
         pizza = keep.tenant("pizza")
@@ -212,7 +212,7 @@ async def test_the_platforms_own_codes_decide(url: str) -> None:
             found = await pizza.deliveries("whatsapp:1550:4917")
             return len(found) == 3 and all(sending.status != "waiting" for sending in found)
 
-        await until(settled, within=15.0)
+        await until(settled, within=40.0)
         found = await pizza.deliveries("whatsapp:1550:4917")
 
         assert ["failed", "uncertain", "delivered"] == [sending.status for sending in found]
