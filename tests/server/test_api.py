@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -582,6 +583,7 @@ async def test_a_service_key_begins_conversations() -> None:
     assert (200, first.json | {"created": False}) == (again.status, again.json)
     assert [201] * 3 == [answer.status for answer in named]
     assert 3 == len({answer.json["id"] for answer in named})
+    assert all(re.fullmatch("[0-9a-f]{32}", answer.json["id"]) for answer in named)  # no option for a command line
     assert (200, "a/b", "ada", []) == (found.status, found.json["id"], found.json["owner"], found.json["messages"])
     assert f'"{first.json["revision"]}"' == found.headers["etag"]
     assert [400, 400, 400, 400, 400, 422] == list(bad.values())

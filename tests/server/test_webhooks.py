@@ -203,7 +203,7 @@ async def test_the_platforms_own_codes_decide(url: str) -> None:
     window = {"error": {"code": 131047, "message": "Re-engagement message"}}
     busy = {"error": {"code": 130429, "message": "Rate limit hit"}}
     async with platform() as there, connected(url, there) as (client, keep):
-        there.then = [(400, busy), (400, window), 12.0]
+        there.then = [(400, busy), (400, window), 6.0]
         for n in range(1, 4):
             await post_whatsapp(client, whatsapp_message("4917", f"{n}", f"wamid.{n}"))
         pizza = keep.tenant("pizza")

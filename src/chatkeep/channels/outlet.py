@@ -23,6 +23,7 @@ from .sender import TIMEOUT_S, send
 log = logging.getLogger("chatkeep")
 
 RATE = 40.0  # requests a second for one account, where nothing else is said: half of what the strictest platform allows
+IDLE_S = 2.0
 REPAIR_S = 60.0  # our own account is at fault: somebody has to repair it, so nobody need hurry
 
 
@@ -91,7 +92,10 @@ class ChannelOutlet:
 
     async def open(self) -> None:
         """Gets ready to send."""
-        self._session = aiohttp.ClientSession(trust_env=False)
+        # A connection that the platform closes just as we write to it leaves a reply uncertain, and servers give up idle
+        # ones after 5 s or more: ours are given up before.
+        connector = aiohttp.TCPConnector(keepalive_timeout=IDLE_S)
+        self._session = aiohttp.ClientSession(connector=connector, trust_env=False)
 
     async def close(self) -> None:
         """Closes its connections."""

@@ -143,7 +143,7 @@ class Chat:
         It is sent in the order in which it was posted in this conversation, once, also by the next run of the program.
         `send` does not wait behind it.
         """
-        id = id or secrets.token_urlsafe(16)
+        id = id or secrets.token_hex(16)
         await self._client._queue.put(self.id, id, encode(_message(content, None, metadata), self.id))
         return id
 
@@ -185,7 +185,7 @@ class Chat:
         Raises `PreconditionFailed` when others are quicker until the client's timeout.
         """
         # One key for all attempts: the server makes one change of them, whichever comes through.
-        path, key, failures = f"{self._path}/state", secrets.token_urlsafe(16), 0
+        path, key, failures = f"{self._path}/state", secrets.token_hex(16), 0
         deadline = time.monotonic() + self._link.timeout_s
         found = await self._link.ask("GET", path, about=self.id)
         state, etag = found.value, found.etag
@@ -254,7 +254,7 @@ class Chat:
     async def _send(
         self, content: Content, id: str | None, metadata: Mapping[str, Any] | None, headers: Mapping[str, str]
     ) -> Receipt:
-        id = id or secrets.token_urlsafe(16)
+        id = id or secrets.token_hex(16)
         about = f"{self.id}: message {id!r}"
         # In the body, not as Idempotency-Key: it may be any text, and a second try then waits for the answer.
         asked = _message(content, id, metadata)
@@ -409,7 +409,7 @@ async def _write_state(
 ) -> Answer:
     # By the key the server knows a write that it has done and whose answer was lost; by If-Match alone it could not be
     # told from somebody else's.
-    keyed = {**headers, "idempotency-key": f'"{key or secrets.token_urlsafe(16)}"'}
+    keyed = {**headers, "idempotency-key": f'"{key or secrets.token_hex(16)}"'}
     return await link.ask(method, path, value, about=about, headers=keyed)
 
 

@@ -360,8 +360,8 @@ def room(request: Request) -> int:
 
 
 def fresh_id() -> str:
-    """An id for a conversation that is given none."""
-    return secrets.token_urlsafe(16)
+    """An id for a conversation that is given none; one that a command line does not take for an option."""
+    return secrets.token_hex(16)
 
 
 def location(request: Request, id: str) -> str:
