@@ -1,11 +1,20 @@
-"""Who holds a claim, and whether that somebody still lives."""
+"""Claims: whose they are, whether that somebody still lives, and how they are kept while work takes its time."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from functools import cache
+
+from . import turns
+from .drivers.base import Key
+from .errors import StoreError
+from .store import Store, fresh_token
+from .turns import Act, Policy, Snapshot
 
 
 @cache
@@ -48,3 +57,58 @@ def holder_gone(claim: str) -> bool:
     except OSError:
         return False
     return False
+
+
+class Claims:
+    """The claims of one engine; all of their tokens open with its *name*."""
+
+    def __init__(self, store: Store, policy: Policy, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._policy = policy
+        self._clock = clock
+        self.name = f"{this_process()}:{fresh_token()}"
+
+    def open(self) -> None:
+        """From now on somebody works under them."""
+        WORKING.add(self.name)
+
+    def close(self) -> None:
+        """Nobody does any more."""
+        WORKING.discard(self.name)
+
+    def ours(self, claim: str | None) -> bool:
+        """Whether *claim* was taken by this engine."""
+        return claim is not None and claim.startswith(self.name)
+
+    def orphaned(self, claim: str) -> bool:
+        """Whether nobody works under *claim* any more, for certain: its process is dead, or it is a lost one of ours."""
+        return self.ours(claim) or holder_gone(claim)
+
+    @asynccontextmanager
+    async def renewing(self, key: Key, token: str) -> AsyncIterator[None]:
+        """Keeps the claim *token* from running out while a handler, or a platform, takes its time."""
+        loop, every_s = asyncio.get_running_loop(), self._policy.claim_s / 3
+        renewing: asyncio.Task[None] | None = None
+
+        def renewed(there: Snapshot) -> Act | None:
+            return turns.renewed(there, self._policy, at=self._clock()) if there.row.claim == token else None
+
+        async def renew() -> None:
+            while True:
+                with suppress(StoreError):
+                    newest = self._store.cached(key) or await self._store.reload(key)
+                    await self._store.commit_once(newest, renewed, at=self._clock())
+                await asyncio.sleep(every_s)
+
+        def begin() -> None:
+            nonlocal renewing
+            renewing = asyncio.create_task(renew(), name=f"chatkeep claim {key}")
+
+        alarm = loop.call_later(every_s, begin)  # most turns are over by then
+        try:
+            yield
+        finally:
+            alarm.cancel()
+            if renewing is not None:
+                renewing.cancel()
+                await asyncio.gather(renewing, return_exceptions=True)

@@ -14,10 +14,9 @@ import logging
 import random
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
-from contextvars import ContextVar
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from copy import deepcopy
 from functools import partial
 from operator import attrgetter
@@ -26,11 +25,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from msgspec import Raw, Struct, structs
 from tenacity import RetryCallState, wait_exponential, wait_random
 
-from . import deliveries, turns
-from .claims import WORKING, holder_gone, this_process
+from . import turns
+from .claims import Claims
 from .codec import NONE, RESERVED, Reminder, StateCodec, entry_for, message_id
-from .deliveries import Outlet, Sent
-from .drivers.base import Claim, Entry, Key, Row
+from .dispatch import Dispatch
+from .drivers.base import Claim, Entry, Key
 from .errors import (
     BadMessage,
     ChatkeepError,
@@ -49,11 +48,13 @@ from .errors import (
     UsageError,
 )
 from .handlers import STREAMING, Handler, in_time, replies_of
+from .lanes import RUNNING, Lane, Running, Waiter
 from .live import Live
 from .model import ASKING, Content, Message, Receipt, Role, State, Turn
 from .news import News
 from .settings import Settings, seconds
 from .store import PAGE, Store, fresh_token
+from .switches import SWITCHES, Switches
 from .turns import Act, Draft, Outcome, Snapshot
 from .work import NotInLog, Work
 
@@ -71,14 +72,9 @@ LOOKS_SKIPPED = 4  # so much longer are the pauses where news is heard: asking i
 SWEEP_PAGE = 100
 ORPHANS_S = 5.0
 UNREADABLE_MOST = 10_000
-SENT_MOST = 10_000
-SEND_PAUSE_MOST_S = 600.0  # between two attempts to send a reply
 SHARED_S = 60.0  # a conversation that others have written to is not answered in one trip for so long
 SHARED_MOST = 10_000
 LONG_S = 60.0  # a lane that would wait longer goes; the sweep finds the conversation again
-
-SWITCHES = Key(RESERVED + "chatkeep", "switches")
-EVERYWHERE = "*"
 
 
 class Answer(Struct, frozen=True):
@@ -88,52 +84,6 @@ class Answer(Struct, frozen=True):
     opens: bool
     replies: list[Content]
     reminders: Mapping[str, Reminder | None] = turns.NOTHING
-
-
-class Waiter(Struct):
-    """A call of `receive` that waits for what becomes of its message."""
-
-    born: str
-    number: int
-    answered: asyncio.Future[Outcome]
-
-
-class Running:
-    """A turn whose handler runs; tasks that it starts inherit it, and see when it is over."""
-
-    __slots__ = ("key", "outer", "over")
-
-    def __init__(self, key: Key, outer: Running | None) -> None:
-        self.key = key
-        self.outer = outer  # the turn that waits for this one
-        self.over = False
-
-
-RUNNING: ContextVar[Running | None] = ContextVar("chatkeep turn", default=None)
-
-
-class Lane:
-    """One conversation's work in this process: who waits for it, and the task that does it, if one runs."""
-
-    __slots__ = ("_claim", "_opening", "held", "reruns", "sending", "task", "waiters", "wake", "warm")
-
-    def __init__(self, opening: str) -> None:
-        self._opening = opening
-        self._claim = ""
-        self.waiters: list[Waiter] = []
-        self.task: asyncio.Task[None] | None = None
-        self.wake = asyncio.Event()  # something new is in the log
-        self.sending = 0  # the message that this lane has said it would send
-        self.warm = False  # what the cache holds is as new as the act that started this lane
-        self.reruns = 0  # turns in a row that were thrown away because their input had changed
-        self.held = False  # a call of `receive` does the work itself; no task may start
-
-    @property
-    def claim(self) -> str:
-        """The token under which this lane works."""
-        if not self._claim:
-            self._claim = f"{self._opening}:{fresh_token()}"
-        return self._claim
 
 
 class EngineStatistics(Struct, kw_only=True):
@@ -175,22 +125,23 @@ class Engine(Generic[State]):
         self.clock = clock
         self.handler: Handler[State] | None = None
         self.on_missing: Handler[State] | None = None
-        self.outlet: Outlet | None = None
         self.reads_on = settings.on_outage == "read"
         self.settings = settings
         self._timeout_s = seconds(settings.turn_timeout)
         self._quick_s = seconds(settings.quick)
         self._poll_s = seconds(settings.poll)
-        self._first = first = seconds(settings.retry_after)
+        first = seconds(settings.retry_after)
         longest = seconds(settings.retry_longest)
         self._longest_s = max(2 * longest, seconds(settings.max_wait), HOOK_PAUSE_S)
         self._backoff = wait_exponential(multiplier=first, max=longest) + wait_random(0, first)
         self._pace_s = self._quick_s  # how long handlers have taken lately; at first nobody knows
         self._lanes: dict[Key, Lane] = {}
-        self._name = f"{this_process()}:{fresh_token()}"  # opens the claims of this engine's lanes
+        self.claims = Claims(store, self.policy, clock)
+        self.dispatch = Dispatch(store, self.policy, self.claims, clock=clock, first=first)
+        self.switches = Switches(store, self.policy, clock)
+        self._takes = self.dispatch.takes
         self._appending: set[asyncio.Task[Any]] = set()
         self._slots = asyncio.Semaphore(settings.concurrency)
-        self._off: frozenset[str] = frozenset()
         self._journal = journal
         self._journal_trouble = ""
         self._shared: OrderedDict[Key, float] = OrderedDict()  # others write there too, lately
@@ -204,7 +155,6 @@ class Engine(Generic[State]):
         self._threads: ThreadPoolExecutor | None = None
         self._unreadable: dict[Key, float] = {}  # not looked at again before
         self._look_for_orphans_at = 0.0
-        self._sent: OrderedDict[Key, tuple[str, int, Sent]] = OrderedDict()  # sent, and not noted yet
         self._streams = False  # the handler's reply is shown while it is made
         self._long_way = False  # a message has to be in the log before the handler runs
         self._open = False
@@ -227,9 +177,9 @@ class Engine(Generic[State]):
             if self._journal is not None:
                 await self._journal.close()
             raise
-        if self.outlet is not None:
+        if self.dispatch.outlet is not None:
             try:
-                await self.outlet.open()
+                await self.dispatch.outlet.open()
             except BaseException:
                 await self.store.close()
                 if self._journal is not None:
@@ -237,7 +187,7 @@ class Engine(Generic[State]):
                 raise
         self._open, self.live.ended = True, False
         self._streams = self._long_way = self.handler in STREAMING
-        WORKING.add(self._name)
+        self.claims.open()
         if self.handler is not None or self._journal is not None:
             self._sweeper = asyncio.create_task(self._sweep_for_ever(), name="chatkeep sweep")
 
@@ -262,10 +212,10 @@ class Engine(Generic[State]):
             if self._threads is not None:
                 self._threads.shutdown(wait=False, cancel_futures=True)
                 self._threads = None
-            WORKING.discard(self._name)
+            self.claims.close()
             self.live.close()
-            if self.outlet is not None:
-                await self.outlet.close()
+            if self.dispatch.outlet is not None:
+                await self.dispatch.outlet.close()
             await self._news.close()
             await self.store.close()
             self._store_open = False
@@ -399,13 +349,13 @@ class Engine(Generic[State]):
         return (
             self._pace_s < self._quick_s
             and not self._long_way
-            and not self.goes_out(snapshot.row.key)
+            and not self._takes(snapshot.row.key)
             and snapshot.row.claim is None
             and record.cursor == snapshot.row.head
             and not self._is_shared(snapshot.row.key)
             and not (self._journal and self._journal.holds(snapshot.row.key))
             and self.policy.overlap != "debounce"
-            and not self.is_off(snapshot)
+            and not self.switches.is_off(snapshot)
             and not (self.on_missing and turns.session_over(record, self.policy, draft.created_at))
             and draft.id not in map(_id, snapshot.messages)
         )
@@ -514,7 +464,7 @@ class Engine(Generic[State]):
                 return self._receipt(key, draft.id, number, found, duplicate=True)
             if not joins:
                 return self._receipt(key, draft.id, number, Outcome("accepted"), duplicate=True)
-        if self.is_off(snapshot):
+        if self.switches.is_off(snapshot):
             return self._receipt(key, draft.id, number, Outcome("off"), duplicate=known)
         return await self._wait_for(key, lane, draft.id, snapshot, number, duplicate=known)
 
@@ -583,7 +533,7 @@ class Engine(Generic[State]):
         now = self.clock()
         asking = draft.role in ASKING
         sends = draft.role in turns.OUTWARD and not draft.metadata.get("sent")
-        works = (asking and self.handler is not None and not self._off_here(key)) or (sends and self.goes_out(key))
+        works = (asking and self.handler is not None and not self.switches.off(key)) or (sends and self._takes(key))
         claim = None
         if idle and works and asking and self.policy.overlap != "debounce":
             claim = Claim(lane.claim, now + self.policy.claim_s)
@@ -605,7 +555,7 @@ class Engine(Generic[State]):
             self._start(key, lane)
         else:
             self._leave(key, lane)
-            if sends or (asking and not self._off_here(key)):
+            if sends or (asking and not self.switches.off(key)):
                 self._news.tell_of_work()
         return snapshot, number, known, lane
 
@@ -626,7 +576,7 @@ class Engine(Generic[State]):
         lane.waiters.append(waiter)
         lane.wake.set()
         self._start(key, lane)
-        newest = self.store.cached(key) if self.goes_out(key) else None
+        newest = self.store.cached(key) if self._takes(key) else None
         if newest is not None and newest.row.born == waiter.born:  # the lane may have answered already, and be sending
             await self._resolve(lane, newest)
         try:
@@ -671,11 +621,7 @@ class Engine(Generic[State]):
     # -- work ---------------------------------------------------------------------------------------------------------------
 
     def _lane(self) -> Lane:
-        return Lane(self._name)
-
-    def _orphaned(self, claim: str) -> bool:
-        """Whether nobody works under *claim* any more, for certain: its process is dead, or it is a lost one of ours."""
-        return claim.startswith(self._name) or holder_gone(claim)
+        return Lane(self.claims.name)
 
     def _start(self, key: Key, lane: Lane) -> None:
         # Only a lane that is registered may work: two at once would take each other for lost.
@@ -742,32 +688,31 @@ class Engine(Generic[State]):
         snapshot = (self.store.cached(key) if lane.warm else None) or await self.store.reload(key)
         lane.warm = True
         now = self.clock()
-        sends = self.outlet is not None and self.goes_out(key) and turns.has_to_go(snapshot)
-        send_at = turns.delivery_of(snapshot).at if sends else None
+        send_at = self.dispatch.due(snapshot)
         if send_at is not None and send_at <= now:
             await self._resolve(lane, snapshot)  # whoever waits for an answer need not wait for the platform
-            return await self._deliver(snapshot, lane)
+            return await self.dispatch.deliver(snapshot, lane)
         if not turns.unread(snapshot):
             # Nothing waits, so even what nobody answers (an operator's message) is as good as handled.
             read = structs.replace(snapshot.record, cursor=max(snapshot.record.cursor, snapshot.row.head))
             await self._resolve(lane, structs.replace(snapshot, record=read))
             return 0.0 if await self._tend(snapshot, now) else None
         await self._resolve(lane, snapshot)
-        if self.is_off(snapshot):
+        if self.switches.is_off(snapshot):
             for waiter in lane.waiters:
-                _answer(waiter, Outcome("off"))
+                waiter.tell(Outcome("off"))
             if snapshot.row.due_at is None or snapshot.row.due_at <= now:
                 await self._commit(
                     snapshot,
                     lambda there: (
                         turns.parked(there, self.policy, at=now)
-                        if self.is_off(there) and there.row.claim in (None, lane.claim)
+                        if self.switches.is_off(there) and there.row.claim in (None, lane.claim)
                         else None
                     ),
                 )
             return None
         row = snapshot.row
-        if row.claim and row.claim != lane.claim and row.claimed_until > now and not self._orphaned(row.claim):
+        if row.claim and row.claim != lane.claim and row.claimed_until > now and not self.claims.orphaned(row.claim):
             return None
         ready = turns.ready_at(snapshot, self.policy)
         if ready > now:
@@ -797,7 +742,7 @@ class Engine(Generic[State]):
                 )
                 return turns.set_aside(there, first, reason, self.policy, at=now)
             # A claim that one of our own lanes has lost (the store failed it, say) is no attempt of the message's.
-            lost = (there.row.claim or "").startswith(self._name)
+            lost = self.claims.ours(there.row.claim)
             return turns.taken(there, self.policy, token=lane.claim, at=now, counted=not lost)
 
         if snapshot.row.claim is not None:
@@ -821,7 +766,7 @@ class Engine(Generic[State]):
                     return self._again(lane)
                 snapshot = rebuilt
             with self.live.turn(key, tried[-1].id):
-                async with self._renewing(key, lane):
+                async with self.claims.renewing(key, lane.claim):
                     answer = await self._run(snapshot, tried, partial(self._record_step, snapshot))
                 started = snapshot
 
@@ -875,125 +820,10 @@ class Engine(Generic[State]):
             )
             return None
 
-    @asynccontextmanager
-    async def _renewing(self, key: Key, lane: Lane) -> AsyncIterator[None]:
-        """Keeps the claim from running out while a handler takes its time."""
-        loop, every_s = asyncio.get_running_loop(), self.policy.claim_s / 3
-        renewing: asyncio.Task[None] | None = None
-
-        def renewed(there: Snapshot) -> Act | None:
-            return turns.renewed(there, self.policy, at=self.clock()) if there.row.claim == lane.claim else None
-
-        async def renew() -> None:
-            while True:
-                with suppress(StoreError):
-                    await self._commit(self.store.cached(key) or await self.store.reload(key), renewed)
-                await asyncio.sleep(every_s)
-
-        def begin() -> None:
-            nonlocal renewing
-            renewing = asyncio.create_task(renew(), name=f"chatkeep claim {key}")
-
-        alarm = loop.call_later(every_s, begin)  # most turns are over by then
-        try:
-            yield
-        finally:
-            alarm.cancel()
-            if renewing is not None:
-                renewing.cancel()
-                await asyncio.gather(renewing, return_exceptions=True)
-
-    def goes_out(self, key: Key) -> bool:
-        """Whether what is replied in *key* goes out through a channel here."""
-        return self.outlet is not None and self.outlet.takes(key.tenant, key.id)
-
-    async def _deliver(self, snapshot: Snapshot, lane: Lane) -> float | None:
-        """Sends the next reply through its channel, under the claim, and notes what became of it."""
-        assert self.outlet is not None
-        row, delivery, now = snapshot.row, turns.delivery_of(snapshot), self.clock()
-        ours = row.claim == lane.claim
-        if row.claim and not ours and row.claimed_until > now and not self._orphaned(row.claim):
-            return None
-        message = await self._next_out(snapshot)
-        if message is None:  # what the record said was to go is not there, or needs no sending
-            await self._commit(
-                snapshot, lambda there: deliveries.nothing_to_send(there, row.head, self.policy, at=self.clock())
-            )
-            return self._again(lane)
-        number = message.number
-        known = self._sent.get(row.key)
-        sent = known[2] if known is not None and known[:2] == (row.born, number) else None
-        doubtful = sent is None and delivery.sending == number and lane.sending != number
-        if not ours or delivery.sending != number or (sent is None and lane.sending != number):
-
-            def begin(there: Snapshot) -> Act | None:
-                now_there = (there.row.born, there.row.claim, turns.delivery_of(there))
-                same = now_there == (row.born, row.claim, delivery)
-                return deliveries.begun(there, number, self.policy, token=lane.claim, at=now) if same else None
-
-            snapshot, said = await self._commit(snapshot, begin)
-            if said is None:
-                return self._again(lane)
-            lane.sending = number
-        if sent is None:
-            async with self._renewing(row.key, lane):
-                sent = await self.outlet.send(
-                    row.key.id,
-                    message.content,
-                    key=f"{row.born}.{number}@{row.key.id}",
-                    skip=deliveries.skipped(delivery, number),
-                    at=now,
-                )
-        lane.sending = 0
-        retry_at = self.clock() + self._pause_after(delivery.tries + 1, SEND_PAUSE_MOST_S)
-
-        def note(there: Snapshot) -> Act | None:
-            # It was sent, whoever holds the claim by now.
-            if there.row.born != row.born:
-                return None
-            return deliveries.noted(
-                there,
-                number,
-                sent,
-                self.policy,
-                at=self.clock(),
-                since=message.created_at,
-                retry_at=retry_at,
-                doubtful=doubtful or sent.status == "uncertain",
-                token=lane.claim,
-            )
-
-        self._sent[row.key] = (row.born, number, sent)  # should the store be away now, it is known here all the same
-        if len(self._sent) > SENT_MOST:
-            self._sent.popitem(last=False)
-        await self._commit(self.store.cached(row.key) or snapshot, note)
-        self._sent.pop(row.key, None)
-        if sent.status != "delivered":
-            log.warning("%s: reply %d was not delivered: %s, %s", row.key, number, sent.status, sent.reason)
-        return 0.0
-
-    async def _next_out(self, snapshot: Snapshot) -> Message | None:
-        upto, messages = turns.delivery_of(snapshot).upto, snapshot.messages
-        row, found = snapshot.row, list[Message]()
-        while upto < (messages[0].number - 1 if messages else row.head) and not any(map(turns.goes_out, found)):
-            page = await self.store.page(row.key, row.born, after=upto, limit=PAGE)
-            if not page:
-                break
-            found, upto = page, page[-1].number
-        following = deliveries.next_out(snapshot, found)
-        if isinstance(following, int):
-            page = await self.store.page(row.key, row.born, after=following - 1, limit=1)
-            following = page[0] if page and page[0].number == following else None
-        return following
-
     async def resend(self, key: Key, number: int) -> None:
         """Has a reply sent once more."""
-        name = fresh_token()
-        await self._commit(
-            await self.store.reload(key),
-            lambda there: deliveries.resent(there, number, name, self.policy, at=self.clock()),
-        )
-        if self.goes_out(key):
+        await self.dispatch.resend(key, number)
+        if self._takes(key):
             lane = self._lanes.setdefault(key, self._lane())
             lane.warm = False
             lane.wake.set()
@@ -1001,17 +831,14 @@ class Engine(Generic[State]):
         else:
             self._news.tell_of_work()
 
-    def _pause_after(self, attempts: int, longest: float | None = None) -> float:
+    def _pause_after(self, attempts: int) -> float:
         attempt = RetryCallState(retry_object=cast(Any, None), fn=None, args=(), kwargs={})
         attempt.attempt_number = attempts
-        return self._backoff(attempt) if longest is None else min(self._first * 2.0 ** min(attempts, 30), longest)
+        return self._backoff(attempt)
 
     def _again(self, lane: Lane) -> float:
-        """The pause before a turn that was thrown away runs again: none at first, then longer and longer."""
         self.statistics.reruns += 1
-        lane.reruns += 1
-        lane.warm = False
-        return 0.0 if lane.reruns <= 2 else min(0.002 * 2**lane.reruns, 1.0)
+        return lane.again()
 
     def _put_off(self, key: Key) -> None:
         """Keeps the sweep from a conversation that cannot be read, so that it does not stand in the way of others."""
@@ -1157,7 +984,7 @@ class Engine(Generic[State]):
             claim=claim if self._open else None,
             arriving=arriving,
             reminders=answer.reminders,
-            out=there.record.delivery is not None or self.goes_out(there.row.key),
+            out=there.record.delivery is not None or self._takes(there.row.key),
         )
 
     def _failure(
@@ -1175,11 +1002,7 @@ class Engine(Generic[State]):
     async def _commit(
         self, snapshot: Snapshot, decide: Callable[[Snapshot], Act | None]
     ) -> tuple[Snapshot, list[Message] | None]:
-        """As `Store.commit`; a note that is in the log already was written by an earlier run of the same act."""
-        try:
-            return await self.store.commit(snapshot, decide, at=self.clock())
-        except Duplicate:
-            return await self.store.reload(snapshot.row.key), []
+        return await self.store.commit_once(snapshot, decide, at=self.clock())
 
     async def _resolve(self, lane: Lane, snapshot: Snapshot) -> None:
         for waiter in list(lane.waiters):
@@ -1187,24 +1010,23 @@ class Engine(Generic[State]):
                 erased = Conflict(
                     f"{snapshot.row.key} was erased while its message {waiter.number} waited for an answer."
                 )
-                _answer(waiter, erased)
+                waiter.tell(erased)
             elif (found := await self.outcome(snapshot, waiter.number)) is not None:
-                _answer(waiter, found)
+                waiter.tell(found)
         lane.waiters = [waiter for waiter in lane.waiters if not waiter.answered.done()]
 
     def _fail(self, lane: Lane, fault: BaseException) -> None:
         for waiter in lane.waiters:
             if isinstance(fault, Unavailable | asyncio.CancelledError):
                 # "Certainly not written" would be a lie: it has been, only its answer has not.
-                _answer(
-                    waiter,
+                waiter.tell(
                     Uncertain(
                         f"Message number {waiter.number} is in the log and will be answered, but not now "
                         f"({str(fault) or 'this instance stops'}). Send it again under the same id to get the answer."
                     ),
                 )
             else:
-                _answer(waiter, fault)
+                waiter.tell(fault)
         lane.waiters = []
 
     async def _hand_back(self, key: Key, lane: Lane) -> None:
@@ -1268,7 +1090,7 @@ class Engine(Generic[State]):
             rows = await self.store.rows("due", until=until, after=after, limit=SWEEP_PAGE)
             for row in rows:
                 due = (row.wake or 0.0) <= now or (
-                    row.claim and (row.due_at or 0.0) <= now and self._orphaned(row.claim)
+                    row.claim and (row.due_at or 0.0) <= now and self.claims.orphaned(row.claim)
                 )
                 put_off = self._unreadable.get(row.key, 0.0) > now or row.key == SWITCHES
                 if due and not put_off and row.key not in self._lanes and len(self._lanes) < room:
@@ -1295,89 +1117,51 @@ class Engine(Generic[State]):
         def decide(there: Snapshot) -> Act | None:
             if there.row.head != row.head or turns.unread(there):
                 return None
-            if there.row.claim and there.row.claimed_until > now and not self._orphaned(there.row.claim):
+            if there.row.claim and there.row.claimed_until > now and not self.claims.orphaned(there.row.claim):
                 return None  # somebody is at work here
-            sends = self.goes_out(there.row.key)
-            return turns.tended(there, self.policy, at=now, oldest=oldest, off=self.is_off(there), sends=sends)
+            sends = self._takes(there.row.key)
+            return turns.tended(there, self.policy, at=now, oldest=oldest, off=self.switches.is_off(there), sends=sends)
 
         after, said = await self._commit(snapshot, decide)
         return bool(said) and bool(turns.unread(after))
 
     # -- switches -----------------------------------------------------------------------------------------------------------
 
-    def is_off(self, snapshot: Snapshot) -> bool:
-        """Whether the bot is switched off for this conversation: itself, its tenant, or everywhere."""
-        return snapshot.record.off or self._off_here(snapshot.row.key)
-
-    def _off_here(self, key: Key) -> bool:
-        return bool(self._off) and (EVERYWHERE in self._off or "=" + key.tenant in self._off)
-
     async def _look_at_switches(self) -> None:
-        found = await self.store.load(SWITCHES)
-        if found is not None and found.record.state != NONE:
-            before, self._off = self._off, frozenset(SWITCH_STATES.decode(SWITCHES, found.record.state, 1))
-            for scope in before - self._off if self.handler is not None else ():
-                await self.resume(None if scope == EVERYWHERE else scope[1:])  # another instance has lifted it
+        for tenant in await self.switches.look():
+            if self.handler is not None:
+                await self.resume(tenant)  # another instance has lifted it
 
-    async def switch(self, on: bool, *, scope: str) -> None:
-        """Switches the bot for *scope*: EVERYWHERE, or "=" and a tenant. Other instances notice within `poll`."""
-
-        def flip(state: dict[str, bool]) -> None:
-            if on:
-                state.pop(scope, None)
-            else:
-                state[scope] = True
-
-        await self._note(SWITCHES, SWITCH_STATES, flip, kind="switch")
+    async def switch(self, on: bool, *, tenant: str | None, skips: bool) -> None:
+        """Switches the bot for a tenant, or for all; if it *skips*, what came while it was off is passed over first."""
+        if skips:
+            await self.switches.skip(tenant)
+        await self.switches.flip(on, tenant)
         await self._look_at_switches()
+        if on:
+            await self.resume(tenant)
 
-    async def switch_one(self, key: Key, on: bool) -> None:
+    async def switch_one(self, key: Key, on: bool, *, skips: bool) -> None:
         """Switches the bot for one conversation."""
         self._refuse_own(key, "would throw its own turn away; switch it when the turn is over")
-        note = turns.note("switch", fresh_token(), content="on" if on else "off")
-
-        def decide(there: Snapshot) -> Act | None:
-            record = structs.replace(there.record, off=not on)
-            return turns.noted(there, record, note, self.policy, at=self.clock())
-
-        await self._commit(await self.store.reload(key), decide)
-
-    async def skip(self, tenant: str | None, *, lifted: str) -> None:
-        """Before the switch *lifted* goes on: passes over what came while it was off, conversation by conversation."""
-        await self._each(tenant, lambda key: self.skip_one(key, lifted=lifted))
-
-    async def skip_one(self, key: Key, *, lifted: str = "") -> None:
-        """The same for one conversation; by default before its own switch goes on."""
-        snapshot = await self.store.load(key)
-        if snapshot is None or key == SWITCHES:
-            return
-        others = {EVERYWHERE, "=" + key.tenant} - {lifted}
-        if (snapshot.record.off and lifted) or others & self._off:
-            return  # it stays off
-        await self._commit(snapshot, lambda there: turns.skipped(there, self.policy, at=self.clock()))
+        if skips:
+            await self.switches.skip_one(key)
+        await self.switches.flip_one(key, on)
+        if on:
+            await self.resume_one(key)
 
     async def resume(self, tenant: str | None) -> None:
         """After a switch to on: answers what is unread."""
-        await self._each(tenant, self.resume_one)
+        await self.switches.each(tenant, self.resume_one)
 
     async def resume_one(self, key: Key) -> None:
         """The same for one conversation."""
         snapshot = await self.store.load(key)
-        if snapshot is None or not turns.unread(snapshot) or self.is_off(snapshot) or key == SWITCHES:
+        if snapshot is None or not turns.unread(snapshot) or self.switches.is_off(snapshot):
             return
         # (What finds no room here is found by the sweep, when it looks at parked conversations again.)
         if self.handler is not None and len(self._lanes) < self.settings.backlog:
             self._start(key, self._lanes.setdefault(key, self._lane()))
-
-    async def _each(self, tenant: str | None, act: Callable[[Key], Coroutine[Any, Any, None]]) -> None:
-        after: Row | None = None
-        while rows := await self.store.rows("key", tenant=tenant, after=after):
-            for row in rows:
-                try:
-                    await act(row.key)
-                except (Corrupt, Unsupported) as unreadable:
-                    log.error("%s", unreadable)
-            after = rows[-1]
 
     # -- state outside a turn -----------------------------------------------------------------------------------------------
 
@@ -1399,16 +1183,9 @@ class Engine(Generic[State]):
         """Applies *edit* to the state, on top of whatever others write meanwhile; it may run more than once."""
         self._refuse_closed(key)
         self._refuse_own(key, "would throw its own turn away; change turn.state")
-        name = None if id is None else message_id(key, id)
-        return await self._note(key, self.states, edit, kind="change", name=name)
-
-    async def _note(
-        self, key: Key, states: StateCodec[Any], edit: Callable[[Any], Any], *, kind: str, name: str | None = None
-    ) -> Snapshot:
-        snapshot = self.store.cached(key) or await self.store.reload(key)
-        now = self.clock()
-        note = turns.note(kind, name or fresh_token())
-        while self.on_missing and states is self.states and turns.session_over(snapshot.record, self.policy, now):
+        note = turns.note("change", fresh_token() if id is None else message_id(key, id))
+        snapshot, now = self.store.cached(key) or await self.store.reload(key), self.clock()
+        while self.on_missing and turns.session_over(snapshot.record, self.policy, now):
             stand_in = Message(id=note.id, number=snapshot.row.head + 1, role="system", content="", created_at=now)
             rebuilt = await self._rebuilt(snapshot, [stand_in])
             if rebuilt is not None:
@@ -1417,8 +1194,8 @@ class Engine(Generic[State]):
             snapshot = await self.store.reload(key)
 
         def decide(there: Snapshot) -> Act:
-            record = there.record
-            opens = record.state == NONE or (states is self.states and turns.session_over(record, self.policy, now))
+            record, states = there.record, self.states
+            opens = record.state == NONE or turns.session_over(record, self.policy, now)
             raw, schema = (states.fresh(key), states.schema) if opens else (record.state, record.schema)
             state = states.decode(key, raw, schema)
             changed = edit(state)
@@ -1437,9 +1214,6 @@ _id = attrgetter("id")
 
 class HookFailed(HandlerFailed):
     """on_missing raised: the message waits, and is not blamed."""
-
-
-SWITCH_STATES: StateCodec[dict[str, bool]] = StateCodec(dict, limit=1024 * 1024)
 
 
 def owned(messages: list[Message]) -> list[Message]:
@@ -1475,15 +1249,6 @@ def told(cause: BaseException) -> str:
         return f"{type(cause).__name__}: {cause}"
     except Exception:
         return type(cause).__name__
-
-
-def _answer(waiter: Waiter, found: Outcome | BaseException) -> None:
-    if waiter.answered.done():
-        return
-    if isinstance(found, Outcome):
-        waiter.answered.set_result(found)
-    else:
-        waiter.answered.set_exception(found)
 
 
 def _reason(failure: HandlerFailed) -> str:

@@ -14,7 +14,7 @@ from .codec import LONGEST_ID, RESERVED, StateCodec, key_for
 from .deliveries import Outlet, Sending, sendings
 from .drivers import driver_for
 from .drivers.base import Driver, Index, Key, Row, mark_of
-from .engine import EVERYWHERE, Engine, EngineStatistics, owned
+from .engine import Engine, EngineStatistics, owned
 from .errors import BadMessage, Corrupt, Misconfigured, Replaced, Unavailable, Unsupported, UsageError
 from .handlers import Handler, handler_for
 from .live import Watch
@@ -328,7 +328,7 @@ class Tenant(Generic[State]):
         """
         key = self._key(conversation)
         snapshot = await self._engine.store.load(key)
-        if snapshot is None or not (snapshot.record.delivery or self._engine.goes_out(key)):
+        if snapshot is None or not (snapshot.record.delivery or self._engine.dispatch.takes(key)):
             return []
         last = [m async for m in self.history(conversation, before=snapshot.row.head + 1, limit=limit)]
         return sendings(last)
@@ -341,7 +341,7 @@ class Tenant(Generic[State]):
         """
         key = self._key(conversation)
         snapshot = await self._engine.store.load(key)
-        channel = snapshot is not None and (snapshot.record.delivery is not None or self._engine.goes_out(key))
+        channel = snapshot is not None and (snapshot.record.delivery is not None or self._engine.dispatch.takes(key))
         there = [m async for m in self.history(conversation, after=number - 1, limit=1) if m.number == number]
         if not channel or not there or not goes_out(there[0]):
             raise UsageError(
@@ -393,21 +393,11 @@ class Tenant(Generic[State]):
         """
         if unread not in ("answer", "skip"):
             raise UsageError(f'unread is "answer" or "skip", not {unread!r}; nothing was switched.')
-        engine, skips = self._engine, on and unread == "skip"
+        skips = on and unread == "skip"
         if conversation is None:
-            scope = EVERYWHERE if self._scope is None else f"={self._tenant}"
-            if skips:
-                await engine.skip(self._scope, lifted=scope)
-            await engine.switch(on, scope=scope)
-            if on:
-                await engine.resume(self._scope)
+            await self._engine.switch(on, tenant=self._scope, skips=skips)
         else:
-            key = self._key(conversation)
-            if skips:
-                await engine.skip_one(key)
-            await engine.switch_one(key, on)
-            if on:
-                await engine.resume_one(key)
+            await self._engine.switch_one(self._key(conversation), on, skips=skips)
 
     @property
     def _scope(self) -> str | None:
@@ -431,7 +421,7 @@ class Tenant(Generic[State]):
             messages=owned(list(shown)),
             head=row.head,
             unread=len(unread(snapshot)),
-            on=not engine.is_off(snapshot),
+            on=not engine.switches.is_off(snapshot),
             dead=list(record.dead),
             updated_at=row.updated_at,
             due_at=row.due_at,
@@ -538,9 +528,9 @@ class Chatkeep(Tenant[State]):
         growing pauses, also by another instance after a crash. What became of it is in `deliveries`. Every instance on
         the store that answers messages should have the same outlet.
         """
-        if self._engine.is_open or self._engine.outlet is not None:
+        if self._engine.is_open or self._engine.dispatch.outlet is not None:
             raise Misconfigured("A Chatkeep has one outlet, given before it is opened.")
-        self._engine.outlet = outlet
+        self._engine.dispatch.outlet = outlet
         self._engine.store.widen()
 
     def _awaitable(self, function: Callable[..., Any]) -> Handler[State]:

@@ -25,7 +25,7 @@ from .cache import Cache, CacheStatistics
 from .circuit import Circuit
 from .codec import Record, body_of, entry_for, message_from, record_from
 from .drivers.base import Claim, Driver, Entry, Index, Key, Row
-from .errors import Conflict, Corrupt, Replaced, Unavailable, Uncertain
+from .errors import Conflict, Corrupt, Duplicate, Replaced, Unavailable, Uncertain
 from .model import Message
 from .turns import Act, Draft, Snapshot, plain_from
 
@@ -215,6 +215,15 @@ class Store:
             if self.shared is not None:
                 self.shared.put(after)
             return after, said
+
+    async def commit_once(
+        self, snapshot: Snapshot, decide: Decide, *, at: float
+    ) -> tuple[Snapshot, list[Message] | None]:
+        """As `commit`; a note that is in the log already was written by an earlier run of the same act."""
+        try:
+            return await self.commit(snapshot, decide, at=at)
+        except Duplicate:
+            return await self.reload(snapshot.row.key), []
 
     async def page(
         self, key: Key, born: str, *, after: int | None = None, before: int | None = None, limit: int

@@ -49,7 +49,7 @@ async def test_burst_takes_what_came_meanwhile_together(opened: Any) -> None:
 async def test_debounce_waits_until_the_user_is_quiet(opened: Any) -> None:
     """Three messages in quick succession, by accept: one turn, one answer, three originals."""
     seen: list[list[str]] = []
-    keep = await opened(slow(seen, 0), overlap="debounce", quiet="150ms", max_wait="5s")
+    keep = await opened(slow(seen, 0), overlap="debounce", quiet="500ms", max_wait="5s")
     for text in "abc":
         await keep.accept("ada", text)
         await asyncio.sleep(0.03)
@@ -72,11 +72,11 @@ async def test_debounce_waits_no_longer_than_max_wait(opened: Any) -> None:
 async def test_debounce_survives_the_process_that_waited(opened: Any) -> None:
     """The instance that took the messages closes before the user is quiet; another one gives the one answer."""
     seen: list[list[str]] = []
-    first = await opened(slow(seen, 0), overlap="debounce", quiet="100ms")
+    first = await opened(slow(seen, 0), overlap="debounce", quiet="700ms")
     for text in "ab":
         await first.accept("ada", text)
     await first.close()
-    second = await opened(slow(seen, 0), overlap="debounce", quiet="100ms")
+    second = await opened(slow(seen, 0), overlap="debounce", quiet="700ms")
     await until(lambda: answered(second, "ada", 2))
 
     assert [["a", "b"]] == seen

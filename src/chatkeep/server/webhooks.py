@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from ..channels.base import Channel, Inbound, Received, Refused, Status, Unknown, conversation_of
-from ..channels.outlet import tenant_for
+from ..channels.outlet import ChannelOutlet, tenant_for
 from ..errors import BadKey, BadMessage, TooLarge
 from ..keep import Chatkeep, Tenant
 from . import wire
@@ -48,9 +48,8 @@ class Webhooks:
 
 def webhooks_of(keep: Chatkeep[Any]) -> Webhooks:
     """What comes in through the channels that *keep* delivers through."""
-    outlet = keep._engine.outlet
-    channels: tuple[Channel, ...] = getattr(outlet, "channels", ())
-    return Webhooks(*channels, tenant_of=outlet.tenant_of) if channels else Webhooks()  # type: ignore[union-attr]
+    outlet = keep._engine.dispatch.outlet
+    return Webhooks(*outlet.channels, tenant_of=outlet.tenant_of) if isinstance(outlet, ChannelOutlet) else Webhooks()
 
 
 class Inlet(wire.Resource):
