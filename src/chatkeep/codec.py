@@ -341,9 +341,13 @@ def _checked(key: Key, raw: bytes, value: Any, what: str) -> bytes:
     looked at."""
     if (
         raw.rfind(b"null") >= 0  # what NaN and infinity are encoded as (rfind takes half the time of `in` here)
-        or raw.rfind(b"\\u0000") >= 0
-        or raw.count(b"{") + raw.count(b"[") > DEEPEST
-        or raw.translate(_DIGITS).rfind(_LONG_NUMBER) >= 0
+        or (b"\\" in raw and b"\\u0000" in raw)
+        # (Taking brackets out tells their number in a tenth of the time of counting them.)
+        or 2 * len(raw) - len(raw.replace(b"{", b"")) - len(raw.replace(b"[", b"")) > DEEPEST
+        or (
+            # (In 19 digits every third byte is one, six times: a look at these saves nearly everybody one at all.)
+            raw[::3].translate(_DIGITS).rfind(b"000000") >= 0 and raw.translate(_DIGITS).rfind(_LONG_NUMBER) >= 0
+        )
     ) and (reason := _unstorable(msgspec.to_builtins(value))):
         raise BadMessage(f"{key}: {what} holds {reason}, which cannot be stored everywhere. Nothing was touched.")
     return raw

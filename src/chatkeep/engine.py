@@ -16,7 +16,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from contextlib import suppress
 from copy import deepcopy
 from functools import partial
 from operator import attrgetter
@@ -860,14 +860,19 @@ class Engine(Generic[State]):
         outer = RUNNING.get()
         running = Running(key, outer)
         # A turn that a handler waits for must not wait for the slot that this handler holds.
-        slot: AbstractAsyncContextManager[Any] = nullcontext() if outer and not outer.over else self._slots
+        queues = outer is None or outer.over
         entered = RUNNING.set(running)
         began = time.perf_counter()
         try:
             if self._streams:
                 turn.on_piece = partial(self.live.say, key)
-            async with slot:
+            if queues:
+                await self._slots.acquire()
+            try:
                 said = await in_time(cast("Handler[State]", self.handler)(turn), self._timeout_s)
+            finally:
+                if queues:
+                    self._slots.release()
             replies = replies_of(turn, said)
             raw = self.states.encode(key, turn.state)
             if turn.work is not None and turn.work.refused:

@@ -83,6 +83,14 @@ def test_what_cannot_be_stored_everywhere_is_refused(content: Any) -> None:
             entry_for(ADA, "fine", id="m", role="user", created_at=1.0, limit=LIMIT, metadata=content[0])
 
 
+@pytest.mark.parametrize("number", [2**63, 2**64, -(2**63) - 1, 10**40])
+@pytest.mark.parametrize("before", range(6))
+def test_a_long_number_is_found_wherever_it_stands(number: int, before: int) -> None:
+    """Also by who looks at some of the bytes only."""
+    with pytest.raises(BadMessage, match="64 bits"):
+        entry_for(ADA, [{"x" * before: "y", "n": number, "z": "end"}], id="m", role="user", created_at=1.0, limit=LIMIT)
+
+
 def test_a_limit_is_in_bytes() -> None:
     """100 emoji are 400 bytes."""
     entry_for(ADA, "x" * 300, id="m", role="user", created_at=1.0, limit=350)
