@@ -29,6 +29,7 @@ from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
     ClusterDownError,
+    InvalidResponse,
     MovedError,
     NoPermissionError,
     NoScriptError,
@@ -36,6 +37,7 @@ from redis.exceptions import (
     RedisError,
     ResponseError,
 )
+from redis.exceptions import ConnectionError as RedisConnectionError
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from ..errors import ChatkeepError, Overloaded, Unavailable, Uncertain
@@ -63,6 +65,8 @@ def _opening(script: Script, keys: tuple[bytes, ...]) -> bytes:
 
 
 BATCH = 256
+READ_MOST = 1 << 16
+NO_ANSWER = object()
 FLYING = 2  # batches under way on one link
 WAITING = 10_000  # calls that may wait for one link
 REDIRECTS = 8  # of one call, in a cluster that is being moved about
@@ -227,23 +231,32 @@ class Link:
             await connection.disconnect(nowait=True)
 
     async def _read(self, connection: Connection) -> None:
-        while True:
-            answer: Any
-            try:
-                answer = await connection.read_response(
-                    disable_decoding=True, timeout=math.inf, disconnect_on_error=False
-                )
-            except (ResponseError, BusyLoadingError, AuthenticationError) as said:
-                answer = said
-            call = self._sent[0]
-            ended = call.ends_batch
-            self._servers.answer(self, call, answer)
-            self._sent.popleft()
-            if ended:
-                self._flying -= 1
-                self._rouse()
-            if not self._sent:
-                self._note()
+        # Many answers arrive at once, and redis-py's reading of each one costs more than what it says.
+        stream, answers = (
+            connection._reader,
+            hiredis.Reader(
+                protocolError=InvalidResponse, replyError=connection._parser.parse_error, notEnoughData=NO_ANSWER
+            ),
+        )
+        while stream is not None and (arrived := await stream.read(READ_MOST)):
+            answers.feed(arrived)
+            while (answer := answers.gets()) is not NO_ANSWER:
+                self._settle(answer)
+        raise RedisConnectionError("the server has closed the connection")
+
+    def _settle(self, answer: Any) -> None:
+        """Gives the oldest call its answer."""
+        if isinstance(answer, RedisConnectionError) and not isinstance(answer, BusyLoadingError | AuthenticationError):
+            raise answer
+        call = self._sent[0]
+        ended = call.ends_batch
+        self._servers.answer(self, call, answer)
+        self._sent.popleft()
+        if ended:
+            self._flying -= 1
+            self._rouse()
+        if not self._sent:
+            self._note()
 
     def _drop(self) -> None:
         """Ends the connection at once: nothing of what it still holds back may reach the server later."""
