@@ -7,12 +7,15 @@ import secrets
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from chatkeep import Chatkeep
 from chatkeep.testing.servers import PostgresServer, RedisServer
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext
 
 STORES = ("memory", "sqlite", "redis", "postgresql")
 FAST = {"poll": "20ms", "retry_after": "1ms", "retry_longest": "5ms"}
@@ -30,6 +33,24 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServe
     """A PostgreSQL for the whole run; tests keep apart by their schemas."""
     with PostgresServer(tmp_path_factory.mktemp("postgres")) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One browser for the tests of a file."""
+    from .web.browsing import launched
+
+    with launched() as browser:
+        yield browser
+
+
+@pytest.fixture
+def person(browser: Browser) -> Iterator[BrowserContext]:
+    """Somebody with a browser profile of their own."""
+    from .web.browsing import profile
+
+    with profile(browser) as context:
+        yield context
 
 
 @pytest.fixture(params=STORES)

@@ -141,6 +141,7 @@ def main() -> None:
     options.add_argument("--slow", type=float, default=0.02, help="seconds that the bot takes at most")
     options.add_argument("--down", type=float, default=0.0, help="seconds that the database stays away")
     given, more = options.parse_known_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
     with database(given.engine, given.folder) as (url, server):
         raise SystemExit(simulated(given, more, url, server))
 

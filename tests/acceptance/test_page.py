@@ -15,22 +15,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from ..web.browsing import launched, profile
+from ..web.browsing import profile
 from .running import Demo, chatkeep
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """One browser for all tests here."""
-    with launched() as browser:
-        yield browser
-
-
-@pytest.fixture
-def person(browser: Browser) -> Iterator[BrowserContext]:
-    """Somebody with a browser profile of their own."""
-    with profile(browser) as context:
-        yield context
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable
 from functools import wraps
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 from urllib.parse import urlsplit
 
 from cachetools import TTLCache
@@ -36,7 +36,7 @@ from starlette.responses import Response
 
 from ..errors import Misconfigured, StoreError, UsageError
 from ..grants import SCOPES, Grant, Issued, Scope, checked, forget, grants_of, id_of, issue_token, name_of
-from ..keep import Chatkeep
+from ..keep import Chatkeep, Tenant
 from . import wire
 
 log = logging.getLogger("chatkeep.server")
@@ -128,13 +128,38 @@ def allows(
         @wraps(endpoint)
         async def answer(*args: Any) -> Response:
             request: Request = args[-1]
-            await request.app.state.access.admit(request, policy)
+            await access_of(request).admit(request, policy)
             return await endpoint(*args)
 
         answer.policy = policy  # type: ignore[attr-defined]
         return answer  # type: ignore[return-value]
 
     return guarded
+
+
+def keep_of(request: Request) -> Chatkeep[Any]:
+    """The Chatkeep that the application serves."""
+    return cast("Chatkeep[Any]", request.app.state.keep)
+
+
+def access_of(request: Request) -> Access:
+    """The application's access."""
+    return cast(Access, request.app.state.access)
+
+
+def principal_of(request: Request) -> Principal:
+    """Who asks."""
+    return cast(Principal, request.state.principal)
+
+
+def tenant_of(request: Request) -> Tenant[Any]:
+    """The conversations that who asks may see."""
+    return cast("Tenant[Any]", request.state.tenant)
+
+
+def conversation_of(request: Request) -> str:
+    """The conversation that is asked for."""
+    return cast(str, request.state.conversation)
 
 
 class Access:
@@ -300,7 +325,7 @@ def set_cookie(request: Request, response: Response, issued: Issued) -> None:
     """Puts a token into the cookie, where no script reads it. Raises 403 unless a page of this host asks for it."""
     if not same_origin(request):
         raise forbidden(ELSEWHERE)
-    age = max(int((issued.expires_at or 0.0) - request.app.state.access._clock()), 0)
+    age = max(int((issued.expires_at or 0.0) - access_of(request)._clock()), 0)
     response.set_cookie(COOKIE, issued.token, max_age=age, path="/", secure=True, httponly=True, samesite="lax")
 
 

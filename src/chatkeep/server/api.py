@@ -15,9 +15,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from .. import errors, model, turns
-from ..keep import Chatkeep, Tenant
+from ..keep import Tenant
 from . import answers, state, wire
-from .access import ELSEWHERE, NOT_FOUND, Access, Principal, allows, clear_cookie, forbidden, same_origin, set_cookie
+from .access import (
+    ELSEWHERE,
+    NOT_FOUND,
+    access_of,
+    allows,
+    clear_cookie,
+    conversation_of,
+    forbidden,
+    keep_of,
+    principal_of,
+    same_origin,
+    set_cookie,
+    tenant_of,
+)
 from .telemetry import carried
 from .wire import Refused, Resource, as_json
 
@@ -102,7 +115,7 @@ async def visit(request: Request, asked: wire.Beginning) -> Response:
     if asked.cookie and not same_origin(request):
         raise forbidden(ELSEWHERE)
     begun = await tenant_of(request).begin(fresh_id())
-    access: Access = request.app.state.access
+    access = access_of(request)
     issued = await access.visit(begun.id)
     told = answers.Visit(id=begun.id, scopes=issued.scopes, expires_at=issued.expires_at or 0.0)
     if not asked.cookie:
@@ -132,7 +145,7 @@ class Conversation(Resource):
     @allows("erase")
     async def delete(self, request: Request) -> Response:
         """Erases the conversation, and its tokens and shares with it. There is no way back."""
-        id, access = name(request), cast(Access, request.app.state.access)
+        id, access = conversation_of(request), access_of(request)
         await tenant_of(request).erase(id)
         await access.forget(principal_of(request).tenant, id)
         answer = Response(status_code=204)
@@ -147,7 +160,7 @@ class Messages(Resource):
     @allows("send")
     async def post(self, request: Request) -> Response:
         """Takes a message and answers with its receipt; with `Prefer: respond-async` before the bot has answered."""
-        tenant, id = tenant_of(request), name(request)
+        tenant, id = tenant_of(request), conversation_of(request)
         incoming, keyed = await wire.message(request, limit=room(request))
         later = "respond-async" in wire.preferences(request)
         metadata = carried(incoming.metadata)
@@ -172,7 +185,7 @@ class Messages(Resource):
     async def get(self, request: Request) -> Response:
         """A page of the log, oldest first: the last messages, or those around `after` and `before`."""
         asked = wire.query(request, wire.Window)
-        found = await talk(tenant_of(request), name(request), asked)
+        found = await talk(tenant_of(request), conversation_of(request), asked)
         if not found and principal_of(request).kind == "service":
             await conversation(request, messages=0)  # an empty page of what is not there would hide that
         return as_json(answers.Messages([answers.message(message) for message in found]))
@@ -246,7 +259,7 @@ class State(Resource):
     async def delete(self, request: Request) -> Response:
         """Clears it."""
         precondition = preconditions(request)
-        if await tenant_of(request).conversation(name(request), messages=0) is None:
+        if await tenant_of(request).conversation(conversation_of(request), messages=0) is None:
             await conversation(request, messages=0)  # nothing to clear; a service key is told so
             if precondition.match is None:
                 return Response(status_code=204)
@@ -256,7 +269,7 @@ class State(Resource):
     async def _changed(self, request: Request, edit: state.Edit, precondition: state.Precondition) -> Response:
         slot, shows = self._slot(request), shows_state(request)
         change = state.guarded(edit, precondition, slot, shows=shows)
-        tenant, id, key = tenant_of(request), name(request), wire.idempotency_key(request)
+        tenant, id, key = tenant_of(request), conversation_of(request), wire.idempotency_key(request)
         try:
             after = await tenant.change(id, change, id=key)
         except Refused as refused:
@@ -301,7 +314,7 @@ def shows_state(request: Request) -> bool:
 
 async def conversation(request: Request, *, messages: int) -> model.Conversation[Any]:
     """The conversation that is asked for; a token's own that has nothing in it yet reads as an empty one."""
-    tenant, id = tenant_of(request), name(request)
+    tenant, id = tenant_of(request), conversation_of(request)
     found = await tenant.conversation(id, messages=messages)
     if found is None and principal_of(request).kind == "service":
         raise HTTPException(404)
@@ -312,7 +325,7 @@ def blank(request: Request) -> model.Conversation[Any]:
     """A conversation that has nothing in it yet."""
     return model.Conversation(
         tenant=principal_of(request).tenant,
-        id=name(request),
+        id=conversation_of(request),
         owner="",
         revision="",
         state=keep_of(request)._engine.states.kind(),
@@ -331,26 +344,6 @@ def blank(request: Request) -> model.Conversation[Any]:
 async def get_health(request: Request) -> Response:
     """Says that the server runs."""
     return as_json(answers.Health(status="ok"))
-
-
-def keep_of(request: Request) -> Chatkeep[Any]:
-    """The Chatkeep that this application serves."""
-    return cast(Chatkeep[Any], request.app.state.keep)
-
-
-def tenant_of(request: Request) -> Tenant[Any]:
-    """The tenant whose conversations who asks may see."""
-    return cast(Tenant[Any], request.state.tenant)
-
-
-def principal_of(request: Request) -> Principal:
-    """Who asks."""
-    return cast(Principal, request.state.principal)
-
-
-def name(request: Request) -> str:
-    """The conversation that is asked for."""
-    return cast(str, request.state.conversation)
 
 
 def room(request: Request) -> int:

@@ -23,7 +23,7 @@ from ..errors import StoreError
 from ..live import Watch
 from ..model import Erased, Event, Message, Piece, StateChanged, Typing
 from . import answers, state, wire
-from .access import allows
+from .access import access_of, allows, conversation_of, keep_of, principal_of, tenant_of
 
 log = logging.getLogger("chatkeep.server")
 
@@ -80,7 +80,7 @@ class Events(wire.Resource):
                 raise HTTPException(400, f"Last-Event-ID is a number of the log: {fault}.") from None
         if request.method == "HEAD":
             return Response(media_type="text/event-stream", headers={"cache-control": "no-store"})
-        watch = request.state.tenant.watch(request.state.conversation, after=after)
+        watch = tenant_of(request).watch(conversation_of(request), after=after)
         await watch.open()
         return EventStream(request, watch)
 
@@ -119,7 +119,7 @@ class EventStream(Response):
             raise found
 
     async def _talk(self, send: Send) -> None:
-        shows = self._plain if "state:read" in self._request.state.principal.scopes else None
+        shows = self._plain if "state:read" in principal_of(self._request).scopes else None
         try:
             await _sent(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             await self._say(send, b"retry: %d\n\n" % RETRY_MS)
@@ -133,7 +133,7 @@ class EventStream(Response):
     async def _happening(self) -> AsyncIterator[list[Event]]:
         """What happens, in portions; an empty one now and then. Ends with the reason why."""
         loop = asyncio.get_running_loop()
-        access, principal = self._request.app.state.access, self._request.state.principal
+        access, principal = access_of(self._request), principal_of(self._request)
         beat_at, check_at = loop.time() + BEAT_S, loop.time() + CHECK_S
         while not self._reason:
             events: list[Event] | None = []
@@ -159,7 +159,7 @@ class EventStream(Response):
 
     def _plain(self, raw: Raw) -> Any:
         """A state as GET /state shows it: what a stored one lacks is there as the application's type has it."""
-        states = self._request.app.state.keep._engine.states
+        states = keep_of(self._request)._engine.states
         return state.plain_of(states.decode(self._watch.key, raw, states.schema))
 
     async def _say(self, send: Send, text: bytes) -> None:

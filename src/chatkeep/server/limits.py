@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..drivers.base import Driver
 from ..errors import ChatkeepError
 from . import wire
-from .access import Principal
+from .access import SAFE, Principal
 from .counters import HELD, Counted, InMemory, counters_for
 
 log = logging.getLogger("chatkeep.server")
@@ -37,7 +37,6 @@ PATIENCE_S = 0.5
 APART_S = 5.0
 """So long everything is counted here after the store could not count."""
 
-SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 BEGINNINGS = ("/v1/conversations", "/v1/shares/redeem")
 
 WORDS = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta, Struct, structs
 from starlette.requests import Request
@@ -12,9 +12,8 @@ from starlette.routing import BaseRoute
 from .. import grants
 from ..errors import UsageError
 from ..grants import Issued, Scope
-from ..keep import Chatkeep
 from . import access, answers, wire
-from .access import Access, Principal, allows
+from .access import access_of, allows, conversation_of, keep_of, principal_of
 
 BODY_LIMIT = 16 * 1024
 DAY_S = 86_400.0
@@ -60,13 +59,15 @@ class Tokens(wire.Resource):
     async def post(self, request: Request) -> Response:
         """Makes a token; the only time that it is shown."""
         asked = await wire.body(request, NewToken, limit=BODY_LIMIT, needed=False)
-        issued = await grants.issue_token(keep_of(request), tenant_of(request), name(request), **structs.asdict(asked))
+        issued = await grants.issue_token(
+            keep_of(request), principal_of(request).tenant, conversation_of(request), **structs.asdict(asked)
+        )
         return wire.as_json(issued, status=201)
 
     @allows(service=True)
     async def get(self, request: Request) -> Response:
         """All tokens and shares of the conversation, without what they are."""
-        found = await grants.list_tokens(keep_of(request), tenant_of(request), name(request))
+        found = await grants.list_tokens(keep_of(request), principal_of(request).tenant, conversation_of(request))
         return wire.as_json(answers.Tokens(found))
 
 
@@ -76,7 +77,9 @@ class Token(wire.Resource):
     @allows(own=True)
     async def delete(self, request: Request) -> Response:
         """Ends a token or a share; the token that asks can end itself."""
-        if not await grants.revoke(keep_of(request), tenant_of(request), name(request), id_of(request)):
+        if not await grants.revoke(
+            keep_of(request), principal_of(request).tenant, conversation_of(request), id_of(request)
+        ):
             raise access.not_found()
         access_of(request).look_again()
         answer = Response(status_code=204)
@@ -92,7 +95,7 @@ class Rotated(wire.Resource):
     async def post(self, request: Request) -> Response:
         """Puts a new token in the place of another; whoever holds it in the cookie gets the new one there."""
         asked = await wire.body(request, Rotation, limit=BODY_LIMIT, needed=False)
-        place = (tenant_of(request), name(request), id_of(request))
+        place = (principal_of(request).tenant, conversation_of(request), id_of(request))
         try:
             issued = await grants.rotate(keep_of(request), *place, grace=asked.grace)
         except UsageError as fault:
@@ -119,7 +122,7 @@ class Shares(wire.Resource):
         issued = await grants.issue_share(
             keep_of(request),
             maker.tenant,
-            name(request),
+            conversation_of(request),
             maker=maker.name,
             scopes=scopes,
             expires_in=asked.expires_in,
@@ -156,34 +159,6 @@ def answered(request: Request, issued: Issued, *, by_cookie: bool, conversation:
     answer = wire.as_json(told, status=201)
     access.set_cookie(request, answer, issued)
     return answer
-
-
-def keep_of(request: Request) -> Chatkeep[Any]:
-    """The Chatkeep that the application serves."""
-    return access_of(request).keep
-
-
-def access_of(request: Request) -> Access:
-    """The application's access."""
-    found: Access = request.app.state.access
-    return found
-
-
-def principal_of(request: Request) -> Principal:
-    """Who asks."""
-    found: Principal = request.state.principal
-    return found
-
-
-def tenant_of(request: Request) -> str:
-    """Whose conversation it is."""
-    return principal_of(request).tenant
-
-
-def name(request: Request) -> str:
-    """The conversation that is asked for."""
-    found: str = request.state.conversation
-    return found
 
 
 def id_of(request: Request) -> str:
