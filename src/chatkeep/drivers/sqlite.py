@@ -34,6 +34,7 @@ Job = tuple[Act, "asyncio.Future[Any]"]
 
 APPLICATION_ID = 0x63686B70  # "chkp": says whose file this is
 BATCH = 256
+PAUSE_S, GATHER_S = 0.001, 0.004
 PAGE_BYTES = 2048  # a turn touches four pages and fills none of them: half the size, half the bytes to sync
 BUSY_MS = 10_000
 READERS = 2
@@ -64,7 +65,7 @@ class SqliteDriver:
         if not _fit():
             raise Misconfigured(f"SQLite {apsw.sqlite_lib_version()} can corrupt a shared WAL file; upgrade apsw.")
         self._inode = 0
-        self._writer = Worker(self._connect, self._committed, threads=1)
+        self._writer = Worker(self._connect, self._committed, threads=1, gathers=True)
         self._readers = Worker(self._connect, self._answered, threads=READERS)
         try:
             self.epoch = await self._writer.call(_epoch)
@@ -361,7 +362,12 @@ class SqliteDriver:
 
 
 class Worker:
-    """Threads that each own a connection and answer in batches whatever queued up meanwhile."""
+    """Threads that each own a connection and answer in batches whatever queued up meanwhile.
+
+    With *gathers*, and when the batch before had several acts in it, those that come wait until they are as many again, or
+    none has come for a millisecond, or four have passed: callers who are answered together come back one after the other,
+    and the first of them would else have a transaction of its own.
+    """
 
     def __init__(
         self,
@@ -369,11 +375,16 @@ class Worker:
         run: Callable[[apsw.Connection, list[Job]], list[Any]],
         *,
         threads: int,
+        gathers: bool = False,
     ) -> None:
         self._connect = connect
         self._run = run
         self._loop = asyncio.get_running_loop()
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._gathers = gathers
+        self._gathered: list[Job] = []
+        self._alarm: asyncio.TimerHandle | None = None
+        self._crowd = 1
         self._threads = [Thread(target=self._work, name="chatkeep-sqlite", daemon=True) for _ in range(threads)]
         for thread in self._threads:
             thread.start()
@@ -381,11 +392,36 @@ class Worker:
     def call(self, act: Callable[[apsw.Connection], T]) -> asyncio.Future[T]:
         """Queues *act*. Cancelling the future does not take it back."""
         answered: asyncio.Future[T] = self._loop.create_future()
-        self._jobs.put((act, answered))
+        job = (act, answered)
+        if self._crowd == 1 and not self._gathered:
+            self._jobs.put(job)
+            return answered
+        self._gathered.append(job)
+        if len(self._gathered) == 1:
+            self._look_again(self._loop.time() + GATHER_S)
+        elif len(self._gathered) == self._crowd:
+            self._loop.call_soon(self._hand_over)  # with what else comes in this tick
         return answered
+
+    def _look_again(self, until: float) -> None:
+        self._alarm = self._loop.call_later(PAUSE_S, self._look, len(self._gathered), until)
+
+    def _look(self, seen: int, until: float) -> None:
+        if len(self._gathered) > seen and self._loop.time() < until:
+            self._look_again(until)
+        else:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        jobs, self._gathered = self._gathered, []
+        for job in jobs:
+            self._jobs.put(job)
 
     async def close(self) -> None:
         """Answers what is queued, then closes the connections."""
+        self._hand_over()
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
@@ -412,19 +448,19 @@ class Worker:
                 # After a failed fsync the page cache may disagree with the disk: only a new connection reads what is there.
                 db.close(force=True)
                 db = None
-            self._loop.call_soon_threadsafe(_deliver, batch, answers)
+            self._loop.call_soon_threadsafe(self._deliver, batch, answers)
         if db is not None:
             db.close(force=True)
 
-
-def _deliver(batch: list[Job], answers: list[Any]) -> None:
-    for (_, answered), found in zip(batch, answers, strict=True):
-        if answered.cancelled():
-            continue
-        if isinstance(found, BaseException):
-            answered.set_exception(found)
-        else:
-            answered.set_result(found)
+    def _deliver(self, batch: list[Job], answers: list[Any]) -> None:
+        self._crowd = len(batch) if self._gathers else 1
+        for (_, answered), found in zip(batch, answers, strict=True):
+            if answered.cancelled():
+                continue
+            if isinstance(found, BaseException):
+                answered.set_exception(found)
+            else:
+                answered.set_result(found)
 
 
 def answer(db: apsw.Connection, batch: list[Job]) -> list[Any]:
