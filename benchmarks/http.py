@@ -27,6 +27,7 @@ from chatkeep import Chatkeep, Turn
 from chatkeep.grants import issue_token
 from chatkeep.server import create_app
 from chatkeep.server.protocol import PromptProtocol
+from chatkeep.server.serving import collect_less
 
 from . import work
 
@@ -111,7 +112,8 @@ async def serve_turns(folder: str, pipe: Connection) -> None:
 
 
 def child(main: Callable[[str, Connection], Awaitable[None]], folder: str, pipe: Connection) -> None:
-    """Runs one subject in this process."""
+    """Runs one subject in this process; each with the garbage collector as `chatkeep serve` sets it."""
+    collect_less()
     uvloop.run(main(folder, pipe))  # type: ignore[arg-type]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 import zlib
-from collections.abc import AsyncIterator, Container, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -105,15 +105,19 @@ def credential(kind: Kind) -> str:
     return said + base62(zlib.crc32(said.encode()), 6)
 
 
-def name_of(text: str, *, known: Container[str] = ()) -> str | None:
-    """The name that the grant of a credential has in the store; None if *text* is none, which needs no look-up, or is mistyped.
+def name_of(text: str) -> str | None:
+    """The name that the grant of a credential has in the store; None if *text* is none, which needs no look-up, or is mistyped."""
+    return None if mistyped(text) else digest_of(text)
 
-    The names in *known* are of credentials that were looked at lately: that they are well-formed need not be found out again.
-    """
-    if not SHAPE.fullmatch(text):
-        return None
-    name = sha256(text.encode()).hexdigest()
-    return name if name in known or text[-6:] == base62(zlib.crc32(text[:-6].encode()), 6) else None
+
+def digest_of(text: str) -> str | None:
+    """As `name_of`, for a credential that may be mistyped."""
+    return sha256(text.encode()).hexdigest() if SHAPE.fullmatch(text) else None
+
+
+def mistyped(text: str) -> bool:
+    """Whether the checksum of a credential is wrong."""
+    return text[-6:] != base62(zlib.crc32(text[:-6].encode()), 6)
 
 
 def base62(number: int, width: int) -> str:

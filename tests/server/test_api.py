@@ -384,7 +384,12 @@ async def test_every_answer_is_guarded() -> None:
         answers.append(await client.ask("GET", "/", headers={"Host": "evil.example"}))
 
     for answer in answers:
-        assert "default-src 'none'; script-src 'self'" in answer.headers["content-security-policy"]
+        data = answer.headers["content-type"] in ("application/json", "application/problem+json")
+        assert answer.headers["content-security-policy"].startswith("default-src 'none'; ")
+        assert ("script-src 'self'" in answer.headers["content-security-policy"]) == (not data)
+        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+        assert ("x-frame-options" in answer.headers) == (not data)
+        assert "same-origin" == answer.headers["cross-origin-resource-policy"]
         assert "unsafe" not in answer.headers["content-security-policy"]
         assert "nosniff" == answer.headers["x-content-type-options"]
     page = answers[0].body.decode()

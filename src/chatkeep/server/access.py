@@ -35,7 +35,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..errors import Misconfigured, StoreError, UsageError
-from ..grants import SCOPES, Grant, Issued, Scope, checked, forget, grants_of, id_of, issue_token, name_of
+from ..grants import SCOPES, Grant, Issued, Scope, checked, digest_of, forget, grants_of, id_of, issue_token, mistyped
 from ..keep import Chatkeep, Tenant
 from . import wire
 
@@ -203,8 +203,8 @@ class Access:
         """
         given = request.headers.getlist("authorization")
         text = bearer(given) if given else cookie_of(request)
-        name = name_of(text, known=self._looked)
-        grant = await self._grant(name) if name else None
+        name = digest_of(text)
+        grant = await self._grant(name, text) if name else None
         kinds = ("service", "token") if given else ("token",)
         if name is None or grant is None or grant.kind not in kinds or grant.over(self._clock()):
             if given:
@@ -268,9 +268,15 @@ class Access:
         """Lets go of what is known of grants, after one was ended here."""
         self._looked.clear()
 
-    async def _grant(self, name: str) -> Grant | None:
-        """The grant, as it was at most FRESH_S ago; those who ask meanwhile wait for the same look."""
-        task = self._looked.get(name)
+    async def _grant(self, name: str, text: str = "") -> Grant | None:
+        """The grant, as it was at most FRESH_S ago; those who ask meanwhile wait for the same look. What is mistyped in
+        *text* needs none."""
+        try:
+            task = self._looked[name]  # (`get` asks for the time twice)
+        except KeyError:
+            task = None
+            if text and mistyped(text):
+                return None
         if task is None or (task.done() and (task.cancelled() or task.exception())):
             task = self._looked[name] = self._start(self._grants.get(name))
         return task.result() if task.done() else await asyncio.shield(task)

@@ -53,9 +53,19 @@ HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
 }
+"""Of every answer but JSON."""
+
+HEADERS_OF_DATA = {
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "cross-origin-resource-policy": "same-origin",
+}
+"""Of JSON, which is no page. (Uvicorn looks each header over at 1.4 us apiece.)"""
 
 GUARDS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-GUARDS_UNKEPT = [*GUARDS, (b"cache-control", b"no-store")]
+GUARDS_OF_DATA = [(name.encode(), value.encode()) for name, value in HEADERS_OF_DATA.items()]
+UNKEPT = (b"cache-control", b"no-store")
+DATA = {b"application/json", b"application/problem+json"}
 
 # The order decides what a suffix means: /v1/conversations/a/state/messages is the slot "messages" of "a".
 ROUTES: list[BaseRoute] = [
@@ -185,7 +195,7 @@ async def on_crash(request: Request, fault: Exception) -> Response:
 
 
 class Guarded:
-    """Puts HEADERS on every answer, and lets nobody on the way keep it."""
+    """Puts HEADERS or HEADERS_OF_DATA on every answer, and lets nobody on the way keep it unless it says so."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -195,9 +205,13 @@ class Guarded:
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                told = message["headers"]
-                kept = any([name == b"cache-control" for name, _ in told])
-                message["headers"] = [*told, *(GUARDS if kept else GUARDS_UNKEPT)]
+                told, guards, kept = message["headers"], GUARDS, False
+                for name, value in told:
+                    if name == b"content-type" and value in DATA:
+                        guards = GUARDS_OF_DATA
+                    elif name == b"cache-control":
+                        kept = True
+                message["headers"] = [*told, *guards] if kept else [*told, *guards, UNKEPT]
             await send(message)
 
         await self.app(scope, receive, send_guarded if scope["type"] == "http" else send)

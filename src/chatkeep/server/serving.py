@@ -118,10 +118,18 @@ FAULTS: list[ChatkeepError] = []
 """Why this process could not start; for `run`, because uvicorn only says that it could not."""
 
 
+def collect_less() -> None:
+    """Has Python look for garbage less often, of this whole process.
+
+    Many open streams are many small objects that live long: looking through all of them stops everything for a quarter of a
+    second.
+    """
+    gc.set_threshold(10_000, 20, 50)
+
+
 def application() -> ASGIApp:
     """What a process serves, by the settings in its environment."""
-    # Many open streams are many small objects that live long: looking through all of them stops everything for a quarter of a second.
-    gc.set_threshold(10_000, 20, 50)
+    collect_less()
     settings = server_settings_from({})
     logs.configure(as_json=settings.log_format == "json", level=settings.log_level)
     found = loaded(settings.app)

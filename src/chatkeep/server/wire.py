@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar, cast
 from urllib.parse import quote, unquote_to_bytes
 
 import msgspec
@@ -107,10 +107,15 @@ class RawRoute(Route):
         if found is None:
             return Match.NONE, {}
         try:
-            named = {name: unquote_to_bytes(value).decode() for name, value in found.groupdict().items()}
+            named = {name: plain(value) for name, value in found.groupdict().items()}
         except UnicodeDecodeError:
             raise Refused(400, "bad-key", "The address is not percent-encoded UTF-8; nothing was touched.") from None
         return Match.FULL, {"endpoint": self.endpoint, "path_params": {**scope.get("path_params", {}), **named}}
+
+
+def plain(segment: bytes) -> str:
+    """A part of a path without its percent-encoding. Raises UnicodeDecodeError."""
+    return (unquote_to_bytes(segment) if b"%" in segment else segment).decode()
 
 
 def raw_path(scope: Scope) -> bytes:
@@ -252,22 +257,28 @@ async def read(request: Request, *, limit: int) -> bytes:
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > limit:
         raise too_large(limit)
-    found = bytearray()
-
-    async def collect() -> None:
-        async for chunk in request.stream():
-            found.extend(chunk)
-            if len(found) > limit:
-                raise too_large(limit)
-
     try:
-        await in_time(collect(), PATIENCE_S)  # (a body that is there already needs no timer)
+        # (A body that is there already needs no timer.)
+        return cast(bytes, await in_time(collected(request, limit), PATIENCE_S))
     except TimeoutError:
         raise HTTPException(
             408, "The request's body did not arrive in time; nothing was touched.", {"connection": "close"}
         ) from None
     except ClientDisconnect:
         raise HTTPException(400, "The request's body ended early; nothing was touched.") from None
+
+
+async def collected(request: Request, limit: int) -> bytes:
+    """The request's body, from the messages it comes in. (Starlette's `stream` is a generator for what is mostly one.)"""
+    found, more = bytearray(), True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        found += message.get("body", b"")
+        more = message.get("more_body", False)
+        if len(found) > limit:
+            raise too_large(limit)
     return bytes(found)
 
 
