@@ -170,6 +170,43 @@ async def test_acts_that_wait_share_a_commit(driver: SqliteDriver) -> None:
     assert 501 == len(await log_of(driver))
 
 
+async def test_who_was_answered_together_shares_the_next_commit_too(
+    driver: SqliteDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They come back one after the other; one that comes alone after that is kept waiting only once, and only for a moment.
+    What is called first is numbered first."""
+    batches: list[int] = []
+
+    def counted(db: apsw.Connection, batch: list[sqlite.Job]) -> list[Any]:
+        batches.append(len(batch))
+        return sqlite.commit(db, batch)
+
+    assert driver._writer is not None
+    monkeypatch.setattr(driver._writer, "_run", counted)
+    monkeypatch.setattr(sqlite, "PAUSE_S", 0.5)  # for slow machines
+    monkeypatch.setattr(sqlite, "GATHER_S", 10.0)
+    keys = [Key("", f"c{number}") for number in range(8)]
+    while batches[-1:] != [8]:
+        await asyncio.gather(*(say(driver, f"{len(batches)}.{key.id}", key) for key in keys))
+    before = len(batches)
+    calls = []
+    for key in keys:
+        calls.append(asyncio.create_task(say(driver, "later", key)))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    await asyncio.gather(*calls)
+
+    assert [8] == batches[before:]
+    calls = [asyncio.create_task(say(driver, f"alone {number}")) for number in range(3)]
+    await asyncio.wait_for(asyncio.gather(*calls), 5)
+    assert ["alone 0", "alone 1", "alone 2"] == await log_of(driver)
+    await asyncio.wait_for(say(driver, "last"), 5)
+    assert 1 == batches[-1]
+    await asyncio.wait_for(say(driver, "at once"), 5)
+    assert 1 == driver._writer._crowd
+    assert not driver._writer._gathered
+
+
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     """A disk that can fail, under every connection that is opened from now on."""
