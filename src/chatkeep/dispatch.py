@@ -41,7 +41,7 @@ class Dispatch:
 
     def due(self, snapshot: Snapshot) -> float | None:
         """When the next reply may go out; None if none has to."""
-        sends = self.outlet is not None and self.takes(snapshot.row.key) and turns.has_to_go(snapshot)
+        sends = self.takes(snapshot.row.key) and turns.has_to_go(snapshot)
         return turns.delivery_of(snapshot).at if sends else None
 
     async def deliver(self, snapshot: Snapshot, lane: Lane) -> float | None:

@@ -1,4 +1,5 @@
-"""Where things wait: receive -> work -> sweep. The one place with a clock, timers, tasks and retries.
+"""Where things wait: receive -> work -> sweep. With what it alone uses (lanes, claims, dispatch, switches, live) the one
+place with a clock, timers, tasks and retries.
 
 A message comes in by `receive` (answered in the call) or `accept` (answered by a worker here, or elsewhere, or after
 a restart). Both put it in the log. A *lane* then works on the conversation: one task per conversation and process,
@@ -1132,19 +1133,16 @@ class Engine(Generic[State]):
 
     # -- switches -----------------------------------------------------------------------------------------------------------
 
-    async def _look_at_switches(self) -> None:
-        for tenant in await self.switches.look():
-            if self.handler is not None:
-                await self.resume(tenant)  # another instance has lifted it
+    async def _look_at_switches(self, *lifted: str | None) -> None:
+        for tenant in dict.fromkeys([*lifted, *await self.switches.look()]):  # perhaps another instance has lifted some
+            await self.resume(tenant)
 
     async def switch(self, on: bool, *, tenant: str | None, skips: bool) -> None:
         """Switches the bot for a tenant, or for all; if it *skips*, what came while it was off is passed over first."""
         if skips:
             await self.switches.skip(tenant)
         await self.switches.flip(on, tenant)
-        await self._look_at_switches()
-        if on:
-            await self.resume(tenant)
+        await self._look_at_switches(*[tenant] * on)
 
     async def switch_one(self, key: Key, on: bool, *, skips: bool) -> None:
         """Switches the bot for one conversation."""
@@ -1157,7 +1155,8 @@ class Engine(Generic[State]):
 
     async def resume(self, tenant: str | None) -> None:
         """After a switch to on: answers what is unread."""
-        await self.switches.each(tenant, self.resume_one)
+        if self.handler is not None:
+            await self.switches.each(tenant, self.resume_one)
 
     async def resume_one(self, key: Key) -> None:
         """The same for one conversation."""

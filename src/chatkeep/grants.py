@@ -107,7 +107,8 @@ def credential(kind: Kind) -> str:
 
 def name_of(text: str) -> str | None:
     """The name that the grant of a credential has in the store; None if *text* is none, which needs no look-up, or is mistyped."""
-    return None if mistyped(text) else digest_of(text)
+    name = digest_of(text)
+    return None if name is None or mistyped(text) else name
 
 
 def digest_of(text: str) -> str | None:
@@ -116,7 +117,7 @@ def digest_of(text: str) -> str | None:
 
 
 def mistyped(text: str) -> bool:
-    """Whether the checksum of a credential is wrong."""
+    """Whether the checksum is wrong of what has the shape of a credential."""
     return text[-6:] != base62(zlib.crc32(text[:-6].encode()), 6)
 
 

@@ -150,7 +150,9 @@ def test_a_credential_is_256_random_bits() -> None:
     assert ["ck_k_", "ck_h_"] == [credential("service")[:5], credential("share")[:5]]
 
 
-@pytest.mark.parametrize("text", ["", "ck_c_", "ck_x_" + "0" * 49, "Bearer", "ck_c_" + "é" * 49, "0" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["", "ck_c_", "ck_x_" + "0" * 49, "Bearer", "ck_c_" + "é" * 49, "0" * 100_000, "\udcff" * 9]
+)
 def test_what_is_no_credential_names_no_grant(text: str) -> None:
     """Whatever is sent."""
     assert name_of(text) is None

@@ -109,7 +109,7 @@ class Shop:
         self.process.wait(PATIENCE_S)
 
 
-def bare(person: BrowserContext, address: str, options: str = "{}", *, at: str = "healthz") -> Page:
+def bare(person: BrowserContext, address: str, options: str = "{}", *, at: str = "client.js") -> Page:
     """A tab with nothing but the client on it, as `chat`."""
     page = person.new_page()
     page.goto(f"{address}{at}")

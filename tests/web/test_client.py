@@ -125,7 +125,7 @@ def test_a_leader_that_sleeps_is_replaced(shop: Shop, person: BrowserContext) ->
     key = f"chatkeep:{shop.address}v1/:{page.evaluate('chat.name')}"
     page.close()
     frozen = person.new_page()
-    frozen.goto(f"{shop.address}healthz")
+    frozen.goto(f"{shop.address}client.js")
     frozen.evaluate("(key) => { navigator.locks.request(key, () => new Promise(() => {})).catch(() => {}); }", key)
     awake = bare(person, shop.address)
     send(awake, "is anybody there")
@@ -273,11 +273,11 @@ def test_a_share_opens_the_chat_in_another_browser_once(shop: Shop, person: Brow
     wait(page, "said.includes('1: hello')")
     link = page.evaluate("chat.share()")
 
-    assert link.startswith(f"{shop.address}healthz#share=ck_h_")
+    assert link.startswith(f"{shop.address}client.js#share=ck_h_")
     with profile(browser) as friend, profile(browser) as stranger:
         theirs = bare(friend, link, at="")
         wait(theirs, "said.includes('1: hello')")
-        assert f"{shop.address}healthz" == theirs.url
+        assert f"{shop.address}client.js" == theirs.url
         send(theirs, "from my telephone")
         wait(page, "said.includes('2: from my telephone')")
         again(theirs)

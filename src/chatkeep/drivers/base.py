@@ -118,7 +118,6 @@ class Appended(NamedTuple):
 
 
 @lru_cache(maxsize=8192)
-@lru_cache(maxsize=8192)
 def mark_of(key: Key) -> str:
     """A short name for a key where the name itself must not stay, or has no room: tombstones, announcements."""
     return hashlib.blake2b(f"{len(key.tenant)}:{key.tenant}{key.id}".encode(), digest_size=16).hexdigest()

@@ -231,13 +231,10 @@ class Link:
             await connection.disconnect(nowait=True)
 
     async def _read(self, connection: Connection) -> None:
-        # Many answers arrive at once, and redis-py's reading of each one costs more than what it says.
-        stream, answers = (
-            connection._reader,
-            hiredis.Reader(
-                protocolError=InvalidResponse, replyError=connection._parser.parse_error, notEnoughData=NO_ANSWER
-            ),
-        )
+        # Many answers arrive at once, and redis-py's reading of each one costs more than what it says. The words of refusals are
+        # its parser's to understand.
+        refusals, stream = connection._parser.parse_error, connection._reader
+        answers = hiredis.Reader(protocolError=InvalidResponse, replyError=refusals, notEnoughData=NO_ANSWER)
         while stream is not None and (arrived := await stream.read(READ_MOST)):
             answers.feed(arrived)
             while (answer := answers.gets()) is not NO_ANSWER:

@@ -2,7 +2,7 @@
 host.
 
 One thread writes: whatever queued up while the last commit ran goes into the next BEGIN IMMEDIATE .. COMMIT, so that
-under load many acts share one fsync, and an act alone waits for nobody. Reads have threads and connections of their
+under load many acts share one fsync. Where acts come one at a time, none waits for another. Reads have threads and connections of their
 own. The statements are in sql/sqlite/queries.sql, the schema in the numbered files beside it.
 """
 
@@ -364,7 +364,7 @@ class SqliteDriver:
 class Worker:
     """Threads that each own a connection and answer in batches whatever queued up meanwhile.
 
-    With *gathers*, and when the batch before had several acts in it, those that come wait until they are as many again, or
+    With *gathers*, and when one of the last two batches had several acts in it, those that come wait until they are as many again, or
     none has come for a millisecond, or four have passed: callers who are answered together come back one after the other,
     and the first of them would else have a transaction of its own.
     """
@@ -384,7 +384,7 @@ class Worker:
         self._gathers = gathers
         self._gathered: list[Job] = []
         self._alarm: asyncio.TimerHandle | None = None
-        self._crowd = 1
+        self._crowd = self._last = 1  # the larger of the last two batches, and the last
         self._threads = [Thread(target=self._work, name="chatkeep-sqlite", daemon=True) for _ in range(threads)]
         for thread in self._threads:
             thread.start()
@@ -399,7 +399,9 @@ class Worker:
         self._gathered.append(job)
         if len(self._gathered) == 1:
             self._look_again(self._loop.time() + GATHER_S)
-        elif len(self._gathered) == self._crowd:
+        elif len(self._gathered) >= self._crowd and self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
             self._loop.call_soon(self._hand_over)  # with what else comes in this tick
         return answered
 
@@ -415,6 +417,7 @@ class Worker:
     def _hand_over(self) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
+            self._alarm = None
         jobs, self._gathered = self._gathered, []
         for job in jobs:
             self._jobs.put(job)
@@ -453,7 +456,8 @@ class Worker:
             db.close(force=True)
 
     def _deliver(self, batch: list[Job], answers: list[Any]) -> None:
-        self._crowd = len(batch) if self._gathers else 1
+        if self._gathers:
+            self._crowd, self._last = max(len(batch), self._last), len(batch)
         for (_, answered), found in zip(batch, answers, strict=True):
             if answered.cancelled():
                 continue

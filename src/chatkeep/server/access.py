@@ -1,6 +1,6 @@
 """Who may do what: recognises who asks, and checks the policy that every endpoint declares.
 
-    access = Access(keep, anonymous=True)       # one for an application: app.state.access
+    access = Access(keep, anonymous=True)       # one for an application: app.state.access, beside app.state.keep
     await access.close()                        # before keep is closed
 
     class Messages(Resource):
@@ -157,7 +157,7 @@ def tenant_of(request: Request) -> Tenant[Any]:
     return cast("Tenant[Any]", request.state.tenant)
 
 
-def conversation_of(request: Request) -> str:
+def conversation_asked(request: Request) -> str:
     """The conversation that is asked for."""
     return cast(str, request.state.conversation)
 

@@ -23,7 +23,7 @@ from .access import (
     access_of,
     allows,
     clear_cookie,
-    conversation_of,
+    conversation_asked,
     forbidden,
     keep_of,
     principal_of,
@@ -145,7 +145,7 @@ class Conversation(Resource):
     @allows("erase")
     async def delete(self, request: Request) -> Response:
         """Erases the conversation, and its tokens and shares with it. There is no way back."""
-        id, access = conversation_of(request), access_of(request)
+        id, access = conversation_asked(request), access_of(request)
         await tenant_of(request).erase(id)
         await access.forget(principal_of(request).tenant, id)
         answer = Response(status_code=204)
@@ -160,7 +160,7 @@ class Messages(Resource):
     @allows("send")
     async def post(self, request: Request) -> Response:
         """Takes a message and answers with its receipt; with `Prefer: respond-async` before the bot has answered."""
-        tenant, id = tenant_of(request), conversation_of(request)
+        tenant, id = tenant_of(request), conversation_asked(request)
         incoming, keyed = await wire.message(request, limit=room(request))
         later = "respond-async" in wire.preferences(request)
         metadata = carried(incoming.metadata)
@@ -185,7 +185,7 @@ class Messages(Resource):
     async def get(self, request: Request) -> Response:
         """A page of the log, oldest first: the last messages, or those around `after` and `before`."""
         asked = wire.query(request, wire.Window)
-        found = await talk(tenant_of(request), conversation_of(request), asked)
+        found = await talk(tenant_of(request), conversation_asked(request), asked)
         if not found and principal_of(request).kind == "service":
             await conversation(request, messages=0)  # an empty page of what is not there would hide that
         return as_json(answers.Messages([answers.message(message) for message in found]))
@@ -259,7 +259,7 @@ class State(Resource):
     async def delete(self, request: Request) -> Response:
         """Clears it."""
         precondition = preconditions(request)
-        if await tenant_of(request).conversation(conversation_of(request), messages=0) is None:
+        if await tenant_of(request).conversation(conversation_asked(request), messages=0) is None:
             await conversation(request, messages=0)  # nothing to clear; a service key is told so
             if precondition.match is None:
                 return Response(status_code=204)
@@ -269,7 +269,7 @@ class State(Resource):
     async def _changed(self, request: Request, edit: state.Edit, precondition: state.Precondition) -> Response:
         slot, shows = self._slot(request), shows_state(request)
         change = state.guarded(edit, precondition, slot, shows=shows)
-        tenant, id, key = tenant_of(request), conversation_of(request), wire.idempotency_key(request)
+        tenant, id, key = tenant_of(request), conversation_asked(request), wire.idempotency_key(request)
         try:
             after = await tenant.change(id, change, id=key)
         except Refused as refused:
@@ -314,7 +314,7 @@ def shows_state(request: Request) -> bool:
 
 async def conversation(request: Request, *, messages: int) -> model.Conversation[Any]:
     """The conversation that is asked for; a token's own that has nothing in it yet reads as an empty one."""
-    tenant, id = tenant_of(request), conversation_of(request)
+    tenant, id = tenant_of(request), conversation_asked(request)
     found = await tenant.conversation(id, messages=messages)
     if found is None and principal_of(request).kind == "service":
         raise HTTPException(404)
@@ -325,7 +325,7 @@ def blank(request: Request) -> model.Conversation[Any]:
     """A conversation that has nothing in it yet."""
     return model.Conversation(
         tenant=principal_of(request).tenant,
-        id=conversation_of(request),
+        id=conversation_asked(request),
         owner="",
         revision="",
         state=keep_of(request)._engine.states.kind(),

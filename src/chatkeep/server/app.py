@@ -123,8 +123,8 @@ def create_app(
 
         visitor_scopes: What such a token allows.
 
-        webhooks: The channels that platforms post to, at /channels/whatsapp and so on; by default those that *keep* delivers
-        through (`Chatkeep.deliver`).
+        webhooks: The channels that platforms post to, at /channels/whatsapp and so on; by default those of the
+        `ChannelOutlet` that *keep* delivers through (`Chatkeep.deliver`).
 
         routes, middleware: More of Starlette's, such as metrics; the middleware runs before the request's host is looked at.
     """

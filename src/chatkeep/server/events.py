@@ -23,7 +23,7 @@ from ..errors import StoreError
 from ..live import Watch
 from ..model import Erased, Event, Message, Piece, StateChanged, Typing
 from . import answers, state, wire
-from .access import access_of, allows, conversation_of, keep_of, principal_of, tenant_of
+from .access import access_of, allows, conversation_asked, keep_of, principal_of, tenant_of
 
 log = logging.getLogger("chatkeep.server")
 
@@ -80,7 +80,7 @@ class Events(wire.Resource):
                 raise HTTPException(400, f"Last-Event-ID is a number of the log: {fault}.") from None
         if request.method == "HEAD":
             return Response(media_type="text/event-stream", headers={"cache-control": "no-store"})
-        watch = tenant_of(request).watch(conversation_of(request), after=after)
+        watch = tenant_of(request).watch(conversation_asked(request), after=after)
         await watch.open()
         return EventStream(request, watch)
 

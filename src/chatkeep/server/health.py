@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..keep import Chatkeep
+from .access import keep_of
 
 STOPPING = threading.Event()
 """Set when this process was told to stop: it is not ready any more, and event streams end."""
@@ -17,7 +18,7 @@ STOPPING = threading.Event()
 
 async def get_ready(request: Request) -> Response:
     """200 while messages are answered here, else 503 with the reason, in words that name no host and no user."""
-    trouble = trouble_of(request.app.state.keep)
+    trouble = trouble_of(keep_of(request))
     told = {"status": "not ready", "trouble": trouble} if trouble else {"status": "ready"}
     headers = {"cache-control": "no-store"} | ({"retry-after": "1"} if trouble else {})
     return Response(msgspec.json.encode(told), 503 if trouble else 200, headers, "application/json")

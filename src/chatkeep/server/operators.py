@@ -11,7 +11,7 @@ from starlette.routing import BaseRoute
 
 from ..model import Content
 from . import answers, wire
-from .access import NOT_FOUND, allows, conversation_of, tenant_of
+from .access import NOT_FOUND, allows, conversation_asked, tenant_of
 
 BODY_LIMIT = 1024 * 1024
 
@@ -38,7 +38,7 @@ class Bot(wire.Resource):
     async def put(self, request: Request) -> Response:
         """Switches the bot off, so that a person can take over, or on again. A turn that runs meanwhile says nothing."""
         asked = await wire.body(request, Switching, limit=BODY_LIMIT)
-        tenant, conversation = tenant_of(request), conversation_of(request)
+        tenant, conversation = tenant_of(request), conversation_asked(request)
         await tenant.switch(asked.on, conversation, unread=asked.unread)
         return wire.as_json(answers.Switched(asked.on))
 
@@ -50,7 +50,7 @@ class OperatorMessages(wire.Resource):
     async def post(self, request: Request) -> Response:
         """Says something as a person, through the same channel; with `"bot": false` the bot is switched off before."""
         written = await wire.body(request, Written, limit=BODY_LIMIT)
-        tenant, conversation = tenant_of(request), conversation_of(request)
+        tenant, conversation = tenant_of(request), conversation_asked(request)
         if written.bot is not UNSET and not written.bot:
             await tenant.switch(False, conversation)
         receipt = await tenant.accept(conversation, written.content, id=written.id, role="operator")
@@ -65,7 +65,7 @@ class Deliveries(wire.Resource):
     @allows(service=True)
     async def get(self, request: Request) -> Response:
         """How the sending of each reply stands."""
-        found = await tenant_of(request).deliveries(conversation_of(request))
+        found = await tenant_of(request).deliveries(conversation_asked(request))
         return wire.as_json(answers.Deliveries(found))
 
 
@@ -79,7 +79,7 @@ class Resending(wire.Resource):
             number = wire.whole(request.path_params["number"])
         except ValueError:
             raise wire.Refused(404, "not-found", NOT_FOUND) from None
-        await tenant_of(request).resend(conversation_of(request), number)
+        await tenant_of(request).resend(conversation_asked(request), number)
         return Response(status_code=204)
 
 

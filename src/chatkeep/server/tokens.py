@@ -13,7 +13,7 @@ from .. import grants
 from ..errors import UsageError
 from ..grants import Issued, Scope
 from . import access, answers, wire
-from .access import access_of, allows, conversation_of, keep_of, principal_of
+from .access import access_of, allows, conversation_asked, keep_of, principal_of
 
 BODY_LIMIT = 16 * 1024
 DAY_S = 86_400.0
@@ -60,14 +60,14 @@ class Tokens(wire.Resource):
         """Makes a token; the only time that it is shown."""
         asked = await wire.body(request, NewToken, limit=BODY_LIMIT, needed=False)
         issued = await grants.issue_token(
-            keep_of(request), principal_of(request).tenant, conversation_of(request), **structs.asdict(asked)
+            keep_of(request), principal_of(request).tenant, conversation_asked(request), **structs.asdict(asked)
         )
         return wire.as_json(issued, status=201)
 
     @allows(service=True)
     async def get(self, request: Request) -> Response:
         """All tokens and shares of the conversation, without what they are."""
-        found = await grants.list_tokens(keep_of(request), principal_of(request).tenant, conversation_of(request))
+        found = await grants.list_tokens(keep_of(request), principal_of(request).tenant, conversation_asked(request))
         return wire.as_json(answers.Tokens(found))
 
 
@@ -78,7 +78,7 @@ class Token(wire.Resource):
     async def delete(self, request: Request) -> Response:
         """Ends a token or a share; the token that asks can end itself."""
         if not await grants.revoke(
-            keep_of(request), principal_of(request).tenant, conversation_of(request), id_of(request)
+            keep_of(request), principal_of(request).tenant, conversation_asked(request), id_of(request)
         ):
             raise access.not_found()
         access_of(request).look_again()
@@ -95,7 +95,7 @@ class Rotated(wire.Resource):
     async def post(self, request: Request) -> Response:
         """Puts a new token in the place of another; whoever holds it in the cookie gets the new one there."""
         asked = await wire.body(request, Rotation, limit=BODY_LIMIT, needed=False)
-        place = (principal_of(request).tenant, conversation_of(request), id_of(request))
+        place = (principal_of(request).tenant, conversation_asked(request), id_of(request))
         try:
             issued = await grants.rotate(keep_of(request), *place, grace=asked.grace)
         except UsageError as fault:
@@ -122,7 +122,7 @@ class Shares(wire.Resource):
         issued = await grants.issue_share(
             keep_of(request),
             maker.tenant,
-            conversation_of(request),
+            conversation_asked(request),
             maker=maker.name,
             scopes=scopes,
             expires_in=asked.expires_in,

@@ -20,7 +20,7 @@ from ..channels.outlet import ChannelOutlet, tenant_for
 from ..errors import BadKey, BadMessage, TooLarge
 from ..keep import Chatkeep, Tenant
 from . import wire
-from .access import allows
+from .access import allows, keep_of
 
 log = logging.getLogger("chatkeep.server")
 
@@ -68,7 +68,7 @@ class Inlet(wire.Resource):
         channel, challenge = verified(request, body)
         if challenge is not None:
             return challenge
-        keep, webhooks = request.app.state.keep, request.app.state.webhooks
+        keep, webhooks = keep_of(request), request.app.state.webhooks
         try:
             async with asyncio.timeout(DEADLINE_S):
                 await take(keep, webhooks, channel, channel.parse(body, request.headers.items()))

@@ -269,7 +269,7 @@ async def read(request: Request, *, limit: int) -> bytes:
 
 
 async def collected(request: Request, limit: int) -> bytes:
-    """The request's body, from the messages it comes in. (Starlette's `stream` is a generator for what is mostly one.)"""
+    """The request's body, from the messages it comes in; once. (Starlette's `stream` is a generator for what is mostly one.)"""
     found, more = bytearray(), True
     while more:
         message = await request.receive()
