@@ -61,7 +61,9 @@ async def test_an_instance_that_is_cold_answers_in_one_act(stand: Stand, cache: 
     """It begins from what the other has left, and the store is asked once, by the write itself."""
     clients, _, cold = await two(stand, cache, opening)
     requests: list[bytes] = []
-    stand.proxy.lose = requests.append  # (what else the instances do now, such as connecting once more, names no conversation)
+    stand.proxy.lose = (
+        requests.append
+    )  # (what else the instances do now, such as connecting once more, names no conversation)
     acts = cold.statistics.engine.one_trip
     await clients.send("ada", to=1)
 
