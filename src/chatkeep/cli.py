@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from io import FileIO
 from threading import Thread
@@ -18,6 +18,7 @@ import click
 import msgspec
 
 from . import __version__
+from .deliveries import Sending
 from .demos import BOTS, demo_for
 from .drivers import driver_for
 from .drivers.base import Finding
@@ -368,13 +369,7 @@ def dead(store: str, conversation: str, tenant: str, as_json: bool) -> None:
     async def work(of: Tenant[Any]) -> None:
         await found_in(of, conversation, store)
         letters = await of.dead_letters(conversation)
-        for message in letters:
-            if as_json:
-                tell(message)
-            else:
-                logged(message)
-        if not letters and not as_json:
-            click.echo("Nothing was set aside.")
+        listed(letters, logged, as_json=as_json, nothing="Nothing was set aside.")
 
     look(store, tenant, work)
 
@@ -463,15 +458,7 @@ def deliveries(store: str, conversation: str, tenant: str, as_json: bool) -> Non
     async def work(of: Tenant[Any]) -> None:
         await found_in(of, conversation, store)
         found = await of.deliveries(conversation)
-        for sending in found:
-            if as_json:
-                tell(sending)
-            else:
-                doubt = "  perhaps shown twice" if sending.doubtful else ""
-                reason = f"  [{plain(sending.reason, line=True)}]" if sending.reason else ""
-                click.echo(f"{sending.number:>6}  {when(sending.at)}  {sending.status:<9}{doubt}{reason}")
-        if not found and not as_json:
-            click.echo("Nothing goes out from here through a channel.")
+        listed(found, sent, as_json=as_json, nothing="Nothing goes out from here through a channel.")
 
     look(store, tenant, work)
 
@@ -803,6 +790,21 @@ def facts(found: Conversation[Any]) -> dict[str, Any]:
 def tell(value: Any) -> None:
     """Prints *value* as a line of JSON."""
     click.echo(msgspec.json.encode(value).decode())
+
+
+def listed(found: Sequence[T], show: Callable[[T], None], *, as_json: bool, nothing: str) -> None:
+    """Prints each of *found*, as JSON or as *show* does; people are told when there is *nothing*."""
+    for one in found:
+        (tell if as_json else show)(one)
+    if not found and not as_json:
+        click.echo(nothing)
+
+
+def sent(sending: Sending) -> None:
+    """Prints how the sending of one reply stands."""
+    doubt = "  perhaps shown twice" if sending.doubtful else ""
+    reason = f"  [{plain(sending.reason, line=True)}]" if sending.reason else ""
+    click.echo(f"{sending.number:>6}  {when(sending.at)}  {sending.status:<9}{doubt}{reason}")
 
 
 def logged(message: Message) -> None:
