@@ -41,7 +41,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from ..errors import ChatkeepError, Overloaded, Unavailable, Uncertain
-from .redis_acts import Act, Argument, Script, refusal
+from .redis_acts import Act, Argument, Home, Script, refusal
 
 log = logging.getLogger("chatkeep")
 
@@ -59,9 +59,9 @@ def pack_arguments(arguments: Sequence[Argument]) -> bytes:
 
 
 @lru_cache(maxsize=8192)
-def _opening(script: Script, keys: tuple[bytes, ...]) -> bytes:
-    """What an EVALSHA begins with: the same for each act of a kind on one conversation, and a third of its words."""
-    return pack_arguments((b"EVALSHA", script.sha, len(keys), *keys))
+def _opening(script: Script, home: Home) -> bytes:
+    """What an EVALSHA begins with: the same for each act of a kind on one conversation, and half of its words."""
+    return pack_arguments((b"EVALSHA", script.sha, len(home.keys), *home.keys, *home.names))
 
 
 BATCH = 256
@@ -339,9 +339,10 @@ class Servers:
 
     def act(self, act: Act) -> asyncio.Future[Any]:
         """Runs a script where its keys are."""
-        packed = b"*%d\r\n" % (len(act.arguments) + len(act.keys) + 3) + _opening(act.script, act.keys)
-        packed += pack_arguments(act.arguments)
-        return self._put(packed, act, key_slot(act.keys[0]) if self.site.cluster else None)
+        keys, names = act.home.keys, act.home.names
+        count = 3 + len(keys) + len(names) + len(act.arguments)
+        packed = b"*%d\r\n%b%b" % (count, _opening(act.script, act.home), pack_arguments(act.arguments))
+        return self._put(packed, act, key_slot(keys[0]) if self.site.cluster else None)
 
     def ask(self, *command: Argument, key: bytes = b"", address: Address | None = None) -> asyncio.Future[Any]:
         """Sends a plain command: to whoever has *key*, or to one server of a cluster."""
@@ -398,7 +399,7 @@ class Servers:
             return
         act = call.act
         if isinstance(answer, NoScriptError) and act is not None and not call.whole:
-            call.packed, call.whole = pack_command(act.command(whole=True)), True
+            call.packed, call.whole = pack_command(act.whole), True
             link.put(call, first=True)
         elif (
             isinstance(answer, AskError) and self.site.cluster and call.redirects < REDIRECTS

@@ -1,15 +1,15 @@
 -- ARGV: 2 member  3 mark  4 since  5 revision  6 at  7 recent  8 owner  9 due  10 claim  11 until  12 born  13 head  14 body
---       15 drop  16 "create" or "replace"  17 the revision to be replaced  18.. id, entry
+--       15 drop  16 the revision to be replaced, '' to create  17.. id, entry
 -- Answers the new head, or {"done" | "duplicate" | "conflict", row, entries, numbers of known ids}, or {"erased", mark}.
 local found, refusal = look()
 if refusal then return refusal end
-local creates = ARGV[16] == 'create'
+local creates = ARGV[16] == ''
 local numbers = {}
 if found then
   if found[1] == ARGV[5] then return {'done', whole(found)} end
-  numbers = known(18)
+  numbers = known(17)
   local verdict = next(numbers) and 'duplicate'
-    or (creates or found[1] ~= ARGV[17] or found[2] ~= ARGV[12]) and 'conflict'
+    or (creates or found[1] ~= ARGV[16] or found[2] ~= ARGV[12]) and 'conflict'
   if verdict then
     local head = tonumber(found[3])
     return {verdict, whole(found), between(head, tonumber(ARGV[4]) + 1, head, 200), flat(numbers)}
@@ -20,7 +20,7 @@ else
 end
 
 local row = {ARGV[5], ARGV[12], found and found[3] or ARGV[13], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11]}
-local head = put(found, row, ARGV[14], ARGV[2], 18, numbers)
+local head = put(found, row, ARGV[14], ARGV[2], 17, numbers)
 
 -- Retention: entries numbered up to *drop* go, and their ids are free again.
 local gone = math.min(tonumber(ARGV[15]), head) - (head - redis.call('LLEN', KEYS[3]))
