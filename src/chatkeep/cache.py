@@ -7,7 +7,6 @@ revision, and what people read is always read from the store. The cache saves re
 from __future__ import annotations
 
 from collections import OrderedDict
-from operator import attrgetter
 from typing import Any
 
 from msgspec import Struct
@@ -90,12 +89,9 @@ class Cache:
         return len(self._held)
 
 
-_content = attrgetter("content")
-
-
 def weigh(snapshot: Snapshot) -> int:
     """The memory a snapshot takes, estimated."""
-    contents: list[Any] = list(map(_content, snapshot.messages))
+    contents: list[Any] = [message.content for message in snapshot.messages]
     try:
         said = len("".join(contents))  # by far the quickest, and nearly always right
     except TypeError:

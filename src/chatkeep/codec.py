@@ -342,8 +342,11 @@ def _checked(key: Key, raw: bytes, value: Any, what: str) -> bytes:
     if (
         raw.rfind(b"null") >= 0  # what NaN and infinity are encoded as (rfind takes half the time of `in` here)
         or (b"\\" in raw and b"\\u0000" in raw)
-        # (Taking brackets out tells their number in a tenth of the time of counting them.)
-        or 2 * len(raw) - len(raw.replace(b"{", b"")) - len(raw.replace(b"[", b"")) > DEEPEST
+        # (Each level has two brackets. Taking them out tells their number in a tenth of the time of counting them.)
+        or (
+            len(raw) > 2 * DEEPEST
+            and 2 * len(raw) - len(raw.replace(b"{", b"")) - len(raw.replace(b"[", b"")) > DEEPEST
+        )
         or (
             # (In 19 digits every third byte is one, six times: a look at these saves nearly everybody one at all.)
             raw[::3].translate(_DIGITS).rfind(b"000000") >= 0 and raw.translate(_DIGITS).rfind(_LONG_NUMBER) >= 0

@@ -20,7 +20,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from copy import deepcopy
 from functools import partial
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from msgspec import Raw, Struct, structs
@@ -337,7 +336,7 @@ class Engine(Generic[State]):
             raise Overloaded(
                 f"{key}: {self.settings.backlog:,} messages wait in this process already; nothing was written. Try again later."
             )
-        now = round(self.clock(), 3)  # as it is stored
+        now = round(self.clock() * 1000) / 1000  # as it is stored
         name = message_id(key, id) if id is not None else fresh_token()
         limit = self.settings.message_limit
         entry = entry_for(key, content, id=name, role=role, created_at=now, limit=limit, metadata=metadata)
@@ -358,7 +357,7 @@ class Engine(Generic[State]):
             and self.policy.overlap != "debounce"
             and not self.switches.is_off(snapshot)
             and not (self.on_missing and turns.session_over(record, self.policy, draft.created_at))
-            and draft.id not in map(_id, snapshot.messages)
+            and draft.id not in [message.id for message in snapshot.messages]
         )
 
     async def _receive_in_one_trip(self, key: Key, lane: Lane, snapshot: Snapshot, draft: Draft) -> Receipt | None:
@@ -1211,9 +1210,6 @@ class Engine(Generic[State]):
 
         after, _ = await self._commit(snapshot, decide)
         return after
-
-
-_id = attrgetter("id")
 
 
 class HookFailed(HandlerFailed):

@@ -409,8 +409,8 @@ def fresh_token() -> str:
 
 
 def _message(key: Key, born: str, draft: Draft, entry: Entry, number: int, at: float) -> Message:
-    if not isinstance(draft.content, str):
-        # The caller may change its parts later; what is cached must stay what is stored.
+    if draft.metadata or not isinstance(draft.content, str):
+        # The caller may change these later; what is cached must stay what is stored.
         return message_from(key, born, structs.replace(entry, number=number))
     return Message(
         id=entry.id or f"{born}.{number}",

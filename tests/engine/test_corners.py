@@ -249,6 +249,30 @@ async def test_a_handler_may_do_what_it_likes_with_what_it_is_given(opened: Any)
     assert "ok" == again.replies[0].text
 
 
+async def test_a_caller_may_use_again_what_it_has_handed_in(opened: Any) -> None:
+    """Metadata and parts that the caller changes afterwards: the next turn sees them as they were recorded."""
+    seen: list[tuple[Any, Any]] = []
+
+    async def bot(turn: Turn[dict[str, Any]]) -> str:
+        seen.append(next(((was.content, was.metadata) for was in turn.history if was.id == "m"), ("", {})))
+        return "ok"
+
+    keep = await opened(bot)
+    for content in ("text", [{"type": "text", "text": "hi"}]):
+        await keep.erase("ada")
+        await keep.receive("ada", "before")
+        metadata = {"topic": {"name": "a"}}
+        await keep.receive("ada", content, id="m", metadata=metadata)
+        metadata["topic"]["name"] = "b"
+        if isinstance(content, list):
+            content[0]["text"] = "changed"
+        await keep.receive("ada", "after")
+
+    assert [("text", {"topic": {"name": "a"}}), ([{"type": "text", "text": "hi"}], {"topic": {"name": "a"}})] == seen[
+        2::3
+    ]
+
+
 async def test_plain_functions_get_as_many_threads_as_may_run(opened: Any) -> None:
     """Forty at once, half a second each, a timeout of one: none has to wait for a thread."""
     import time
