@@ -11,14 +11,15 @@ else.
 from __future__ import annotations
 
 import math
+import sys
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from functools import lru_cache
-from typing import Any, Generic, cast
+from typing import Annotated, Any, Generic, cast
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 
 from .drivers.base import Entry, Key
 from .errors import BadKey, BadMessage, Corrupt, Misconfigured, TooLarge, Unsupported
@@ -26,6 +27,7 @@ from .model import Content, Message, Role, State
 
 FORMAT = 1
 DEEPEST = 64
+PLAIN_LEVELS = 5  # deeper values are looked at by slower code; each level makes the type that says so twice as large
 LONGEST_ID = 512
 NONE = Raw(b"null")
 RESERVED = "~"
@@ -279,10 +281,6 @@ class StateCodec(Generic[State]):
         if self._pydantic:
             raw = _checked(key, cast(Any, state).model_dump_json().encode(), cast(Any, state).model_dump(), "the state")
         else:
-            if isinstance(state, dict) and not (_same_with_text_keys(state) or _text_keys(state)):
-                raise BadMessage(
-                    f"{key}: the state has a key that is no text, which JSON cannot keep. Nothing was stored."
-                )
             raw = json_of(key, state, "the state")
         if len(raw) > self._limit:
             raise TooLarge(
@@ -333,7 +331,49 @@ def json_of(key: Key, value: Any, what: str) -> bytes:
         raw = _encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as fault:
         raise BadMessage(f"{key}: {what} cannot be stored as JSON: {fault}. Nothing was touched.") from fault
-    return raw if isinstance(value, str) and "\0" not in value else _checked(key, raw, value, what)
+    if type(value) is str and "\0" not in value:
+        return raw
+    if type(value) in (dict, list) and _is_plain(value):
+        # (The first look is at one byte, and nearly always enough.)
+        return raw if b"\\" not in raw or b"\\u0000" not in raw else _checked(key, raw, value, what)
+    if not _has_text_keys(value):
+        raise BadMessage(f"{key}: {what} has a key that is no text, which JSON cannot keep. Nothing was touched.")
+    return _checked(key, raw, value, what)
+
+
+def _plain_at(levels: int) -> Any:
+    """The type of JSON of so many levels, but for its NUL characters, that every store keeps as it is."""
+    number = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+    finite = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+    scalar = str | number | finite | bool | None
+    if not levels:
+        return scalar
+    inner = _plain_at(levels - 1)
+    return scalar | list[inner] | dict[str, inner]  # type: ignore[valid-type]
+
+
+_Plain = msgspec.defstruct("_Plain", [("value", _plain_at(PLAIN_LEVELS))], array_like=True, gc=False)
+
+
+def _is_plain(value: Any) -> bool:
+    """The quick way to a yes for what can be stored; whoever gets a no has to look closer."""
+    try:
+        msgspec.convert((value,), _Plain)
+    except Exception:  # objects of other kinds may raise anything
+        return False
+    return True
+
+
+def _has_text_keys(value: Any) -> bool:
+    pending = [value]
+    for item in pending:  # which grows
+        if isinstance(item, dict):
+            if not all(isinstance(name, str) for name in item):
+                return False
+            pending += item.values()
+        elif isinstance(item, list | tuple):
+            pending += item
+    return True
 
 
 def _checked(key: Key, raw: bytes, value: Any, what: str) -> bytes:
@@ -342,11 +382,8 @@ def _checked(key: Key, raw: bytes, value: Any, what: str) -> bytes:
     if (
         raw.rfind(b"null") >= 0  # what NaN and infinity are encoded as (rfind takes half the time of `in` here)
         or (b"\\" in raw and b"\\u0000" in raw)
-        # (Each level has two brackets. Taking them out tells their number in a tenth of the time of counting them.)
-        or (
-            len(raw) > 2 * DEEPEST
-            and 2 * len(raw) - len(raw.replace(b"{", b"")) - len(raw.replace(b"[", b"")) > DEEPEST
-        )
+        # (Taking brackets out tells their number in a tenth of the time of counting them.)
+        or 2 * len(raw) - len(raw.replace(b"{", b"")) - len(raw.replace(b"[", b"")) > DEEPEST
         or (
             # (In 19 digits every third byte is one, six times: a look at these saves nearly everybody one at all.)
             raw[::3].translate(_DIGITS).rfind(b"000000") >= 0 and raw.translate(_DIGITS).rfind(_LONG_NUMBER) >= 0
@@ -354,26 +391,6 @@ def _checked(key: Key, raw: bytes, value: Any, what: str) -> bytes:
     ) and (reason := _unstorable(msgspec.to_builtins(value))):
         raise BadMessage(f"{key}: {what} holds {reason}, which cannot be stored everywhere. Nothing was touched.")
     return raw
-
-
-def _same_with_text_keys(value: dict[Any, Any]) -> bool:
-    """Whether every key is text already: the quick way to a yes, in two calls that are not Python."""
-    try:
-        return bool(msgspec.to_builtins(value, str_keys=True) == value)
-    except Exception:  # values that compare in their own way may raise anything
-        return False
-
-
-def _text_keys(value: dict[Any, Any]) -> bool:
-    for name, item in value.items():
-        if type(name) is not str:
-            return False
-        if type(item) is dict:
-            if not _text_keys(item):
-                return False
-        elif type(item) is list and not all([_text_keys(part) for part in item if type(part) is dict]):
-            return False
-    return True
 
 
 def _unstorable(value: Any) -> str:

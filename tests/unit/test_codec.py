@@ -7,10 +7,23 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgspec import Raw, structs
+from msgspec import Raw, json, structs, to_builtins
 
 from chatkeep import BadKey, BadMessage, Corrupt, TooLarge, Unsupported
-from chatkeep.codec import Record, StateCodec, body_of, entry_for, key_for, message_from, message_id, record_from
+from chatkeep.codec import (
+    Record,
+    StateCodec,
+    _has_text_keys,
+    _is_plain,
+    _unstorable,
+    body_of,
+    entry_for,
+    json_of,
+    key_for,
+    message_from,
+    message_id,
+    record_from,
+)
 from chatkeep.drivers.base import Entry, Key
 
 ADA = Key("salon", "ada")
@@ -70,6 +83,9 @@ BAD_CONTENT = {
     "a million deep": [{"x": nested(100_000)}],
     "an object": [{"x": object()}],
     "surrogate in a part": [{"x": "\udfff"}],
+    "a number for a key": [{1: "x"}],
+    "a number for a key, deep in lists": [{"x": [[{"y": ({2: 3},)}]]}],
+    "a key of bytes, below what is looked at quickly": [{"x": {"y": {"z": {"u": {"v": {b"w": 1}}}}}}],
 }
 
 
@@ -89,6 +105,44 @@ def test_a_long_number_is_found_wherever_it_stands(number: int, before: int) -> 
     """Also by who looks at some of the bytes only."""
     with pytest.raises(BadMessage, match="64 bits"):
         entry_for(ADA, [{"x" * before: "y", "n": number, "z": "end"}], id="m", role="user", created_at=1.0, limit=LIMIT)
+
+
+odd: Any = st.recursive(
+    plain
+    | st.floats()
+    | st.integers()
+    | st.text(st.characters(blacklist_categories=("Cs",)))
+    | st.datetimes()
+    | st.decimals()
+    | st.binary(max_size=5)
+    | st.sets(st.integers(), max_size=2),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.tuples(inner, inner)
+        | st.dictionaries(texts | st.integers() | st.dates() | st.binary(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@given(value=st.dictionaries(texts | st.integers(), odd, max_size=3) | st.lists(odd, max_size=3))
+@settings(max_examples=500)
+def test_the_quick_look_at_a_value_never_lets_through_what_the_slow_one_refuses(value: Any) -> None:
+    """What JSON can write at all is taken, quickly or slowly, just when each key is text and each part can be stored."""
+    try:
+        builtins = to_builtins(value)
+        json.encode(value)
+    except (TypeError, ValueError):
+        with pytest.raises(BadMessage):
+            json_of(ADA, value, "this")
+        return
+    good = _has_text_keys(value) and not _unstorable(builtins)
+    if good:
+        assert json.encode(value) == json_of(ADA, value, "this")
+    else:
+        assert not _is_plain(value) or "NUL" in _unstorable(builtins)
+        with pytest.raises(BadMessage):
+            json_of(ADA, value, "this")
 
 
 def test_a_limit_is_in_bytes() -> None:
