@@ -108,9 +108,9 @@ async def wire(url: str) -> dict[str, dict[str, float]]:
 
 
 def instances(engine: Engine, rounds: int, seconds: float) -> list[dict[str, float]]:
-    """Turns per second of one process with 64 conversations, and of two with 32 each, on one store; round by round."""
+    """Turns per second on one store, round by round: of *one* process with 64 conversations at once and *two* with 32 each,
+    which takes all there is of two cores; and with a turn at a time, which leaves some, of one *alone* and of a *pair*."""
     url, half = engine.store(), CONVERSATIONS // 2
-    found: list[dict[str, float]] = []
     with contextlib.ExitStack() as stack:
         processes: list[Process] = []
         for group, most in (("one", 2 * half), ("two-a", half), ("two-b", half)):
@@ -118,13 +118,17 @@ def instances(engine: Engine, rounds: int, seconds: float) -> list[dict[str, flo
             stack.callback(process.end)
             process.ask(fill=group, length=100, most=most, cap_s=20, seconds=seconds)
             processes.append(process)
-        alone, *both = processes
-        for _ in range(rounds):
-            one = alone.ask(measure="one", clients=2 * half, seconds=seconds)["turns_s"]
+        single, *both = processes
+
+        def two(clients: int) -> float:
             for process, group in zip(both, ("two-a", "two-b"), strict=True):
-                process.tell(measure=group, clients=half, seconds=seconds)
-            found.append({"one": one, "two": sum(process.answer()["turns_s"] for process in both)})
-    return found
+                process.tell(measure=group, clients=clients, seconds=seconds)
+            return float(sum(process.answer()["turns_s"] for process in both))
+
+        def one(clients: int) -> float:
+            return float(single.ask(measure="one", clients=clients, seconds=seconds)["turns_s"])
+
+        return [{"one": one(2 * half), "two": two(half), "alone": one(1), "pair": two(1)} for _ in range(rounds)]
 
 
 async def filled(url: str, lengths: list[int]) -> dict[int, list[str]]:
