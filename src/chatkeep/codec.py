@@ -281,7 +281,7 @@ class StateCodec(Generic[State]):
         if self._pydantic:
             raw = _checked(key, cast(Any, state).model_dump_json().encode(), cast(Any, state).model_dump(), "the state")
         else:
-            raw = json_of(key, state, "the state")
+            raw = json_of(key, state, "the state", keyed=True)
         if len(raw) > self._limit:
             raise TooLarge(
                 f"{key}: the state takes {len(raw):,} bytes, {self._limit:,} are allowed; nothing was stored. Keep less, or elsewhere."
@@ -325,8 +325,11 @@ class StateCodec(Generic[State]):
         return Raw(_encode(plain))
 
 
-def json_of(key: Key, value: Any, what: str) -> bytes:
-    """*value* as JSON, if every store can keep it. Raises `BadMessage`, naming the key and *what* it is."""
+def json_of(key: Key, value: Any, what: str, *, keyed: bool = False) -> bytes:
+    """*value* as JSON, if every store can keep it. Raises `BadMessage`, naming the key and *what* it is.
+
+    Keys that are numbers, dates and the like become text; of what is *keyed*, they must be text already.
+    """
     try:
         raw = _encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as fault:
@@ -335,8 +338,9 @@ def json_of(key: Key, value: Any, what: str) -> bytes:
         return raw
     if type(value) in (dict, list) and _is_plain(value):
         # (The first look is at one byte, and nearly always enough.)
-        return raw if b"\\" not in raw or b"\\u0000" not in raw else _checked(key, raw, value, what)
-    if not _has_text_keys(value):
+        if b"\\" not in raw or b"\\u0000" not in raw:
+            return raw
+    elif keyed and not _has_text_keys(value):
         raise BadMessage(f"{key}: {what} has a key that is no text, which JSON cannot keep. Nothing was touched.")
     return _checked(key, raw, value, what)
 

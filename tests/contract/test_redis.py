@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import gc
 import ipaddress
 import logging
 import os
@@ -12,6 +13,7 @@ import random
 import re
 import secrets
 import ssl
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -629,6 +631,20 @@ async def test_a_cancelled_caller_does_not_cancel_the_act(proxy: Proxy) -> None:
         assert ["first", "second", "third"] == await log_of(driver)
     finally:
         await driver.close()
+
+
+async def test_what_is_remembered_of_names_does_not_hold_a_driver_that_is_gone(server: RedisServer) -> None:
+    """Homes are found again by names; a thousand drivers opened and closed leave no thousand sets of buckets."""
+    driver = await opened_on(server.url)
+    await say(driver, "m")
+    assert await driver.scan("key", limit=5)
+    acts = weakref.ref(driver._acts)
+    bucket = weakref.ref(driver._acts.buckets[0])
+    await driver.close()
+    del driver
+    gc.collect()
+
+    assert (None, None) == (acts(), bucket())
 
 
 async def test_closing_leaves_no_task_and_no_socket(server: RedisServer) -> None:

@@ -83,9 +83,6 @@ BAD_CONTENT = {
     "a million deep": [{"x": nested(100_000)}],
     "an object": [{"x": object()}],
     "surrogate in a part": [{"x": "\udfff"}],
-    "a number for a key": [{1: "x"}],
-    "a number for a key, deep in lists": [{"x": [[{"y": ({2: 3},)}]]}],
-    "a key of bytes, below what is looked at quickly": [{"x": {"y": {"z": {"u": {"v": {b"w": 1}}}}}}],
 }
 
 
@@ -136,13 +133,30 @@ def test_the_quick_look_at_a_value_never_lets_through_what_the_slow_one_refuses(
         with pytest.raises(BadMessage):
             json_of(ADA, value, "this")
         return
-    good = _has_text_keys(value) and not _unstorable(builtins)
-    if good:
-        assert json.encode(value) == json_of(ADA, value, "this")
-    else:
-        assert not _is_plain(value) or "NUL" in _unstorable(builtins)
-        with pytest.raises(BadMessage):
-            json_of(ADA, value, "this")
+    for keyed in (False, True):
+        if _unstorable(builtins) or (keyed and not _has_text_keys(value)):
+            assert not _is_plain(value) or "NUL" in _unstorable(builtins)
+            with pytest.raises(BadMessage):
+                json_of(ADA, value, "this", keyed=keyed)
+        else:
+            assert json.encode(value) == json_of(ADA, value, "this", keyed=keyed)
+
+
+KEYED = {
+    "number": {1: "x"},
+    "deep in lists and tuples": {"x": [[{"y": ({2: 3},)}]]},
+    "below what is looked at quickly": {"x": {"y": {"z": {"u": {"v": {b"w": 1}}}}}},
+}
+
+
+@pytest.mark.parametrize("value", KEYED.values(), ids=KEYED)
+def test_a_state_has_text_for_keys_and_what_is_only_shown_need_not(value: dict[Any, Any]) -> None:
+    """A handler would look for 1 and find "1"; a part of a message is JSON to whoever gets it."""
+    with pytest.raises(BadMessage, match=r"salon/ada.*no text.*othing was touched"):
+        StateCodec(dict, limit=LIMIT).encode(ADA, value)
+    entry = entry_for(ADA, [value], id="m", role="user", created_at=1.0, limit=LIMIT, metadata=value)
+
+    assert [json.decode(json.encode(value))] == message_from(ADA, "born", entry).content
 
 
 def test_a_limit_is_in_bytes() -> None:

@@ -53,7 +53,7 @@ class Script(NamedTuple):
     sha: bytes
 
 
-class Home(Struct, frozen=True, eq=False):
+class Home(Struct, frozen=True, eq=False):  # found again as the object that it is, which takes no time
     """Where scripts work: their KEYS, and the ARGV that come first and say the same whenever they work there."""
 
     keys: tuple[bytes, ...]
@@ -120,6 +120,7 @@ class Acts:
     """Says the verbs for the store under *prefix*, once its *epoch* is known."""
 
     def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
         self.epoch = ""
         self.meta = f"{prefix}:meta".encode()
         self.channel = f"{prefix}:changed".encode()
@@ -127,7 +128,7 @@ class Acts:
 
     def bucket(self, member: bytes) -> Bucket:
         """Where a conversation is kept."""
-        return self.buckets[crc32(member) % BUCKETS]
+        return self.buckets[bucket_of(member)]
 
     def make(self, seen: str, epoch: str) -> Act:
         """Makes *epoch* the store's, if what was *seen* of it still holds; for `meta_of`."""
@@ -139,28 +140,28 @@ class Acts:
 
     def read(self, key: Key, tail: int) -> Act:
         """`Driver.read`."""
-        return Act(READ, _home(self, self.epoch, key, READS), [bounded(tail)])
+        return Act(READ, _home(self.prefix, self.epoch, key, READS), [bounded(tail)])
 
     def entries(self, key: Key, after: int | None, before: int | None, limit: int) -> Act:
         """`Driver.entries`."""
         way = "back" if after is None and before is not None else "on"
         bounds = [bounded(after or 0), bounded(FAR if before is None else before), bounded(limit)]
-        return Act(ENTRIES, _home(self, self.epoch, key, READS), [*bounds, way])
+        return Act(ENTRIES, _home(self.prefix, self.epoch, key, READS), [*bounds, way])
 
     def append(self, row: Row, entries: Sequence[Entry], tail: int) -> Act:
         """`Driver.append`; *row* is the one it would create."""
         arguments = [bounded(tail), *_fields(row), *_packed(entries)]
-        return Act(APPEND, _home(self, self.epoch, row.key), arguments, writes=True)
+        return Act(APPEND, _home(self.prefix, self.epoch, row.key), arguments, writes=True)
 
     def write(self, row: Row, replaces: str | None, entries: Sequence[Entry], since: int, drop: int) -> Act:
         """`Driver.write`."""
-        arguments = [bounded(since), *_fields(row), row.born, row.head, _small(row.body), bounded(drop), replaces or ""]
-        arguments += _packed(entries)
-        return Act(WRITE, _home(self, self.epoch, row.key), arguments, writes=True)
+        arguments = [bounded(since), *_fields(row), row.born, row.head, _small(row.body), bounded(drop)]
+        arguments += ("" if replaces is None else "=" + replaces, *_packed(entries))
+        return Act(WRITE, _home(self.prefix, self.epoch, row.key), arguments, writes=True)
 
     def erase(self, key: Key, at: float) -> Act:
         """`Driver.erase`."""
-        return Act(ERASE, _home(self, self.epoch, key), [_time(at), _time(at - TOMBSTONE_KEPT_S)], writes=True)
+        return Act(ERASE, _home(self.prefix, self.epoch, key), [_time(at), _time(at - TOMBSTONE_KEPT_S)], writes=True)
 
     def scan(
         self, index: Index, tenant: str | None, owner: str, until: float | None, after: Place | None, limit: int
@@ -178,32 +179,40 @@ class Acts:
         else:
             last = "+inf" if until is None or index == "recent" else _time(until)
             arguments += ["scores", last, *(("", "") if after is None else (_time(after[0]), after[1])), inside]
-        return [Act(SCAN, _index(bucket, index, self.epoch), arguments) for bucket in self.buckets]
+        return [Act(SCAN, _index(bucket.epoch, bucket.places[index], self.epoch), arguments) for bucket in self.buckets]
 
 
 READS = 3
 """How many of a conversation's KEYS a script needs that only reads."""
 
+HOMES = 4096
+"""How many are remembered, packed with the name of a script."""
 
-@lru_cache(maxsize=8192)
-def _home(acts: Acts, epoch: str, key: Key, count: int | None = None) -> Home:
+
+@lru_cache(maxsize=HOMES)
+def _home(prefix: str, epoch: str, key: Key, count: int | None = None) -> Home:
     """The home of a conversation, or its first *count* keys."""
     member = member_of(key)
-    bucket = acts.bucket(member)
+    bucket = Bucket(prefix, bucket_of(member))
     own = (bucket.start + part + member for part in (b"row:", b"log:", b"ids:"))
     keys = (bucket.epoch, *own, bucket.erased, *bucket.places.values())
     return Home(keys[:count], (epoch,) if count else (epoch, member, mark_of(key)))
 
 
 @lru_cache(maxsize=1024)
-def _index(bucket: Bucket, index: Index, epoch: str) -> Home:
-    """The home of one index."""
-    return Home((bucket.epoch, bucket.places[index]), (epoch,))
+def _index(copied: bytes, place: bytes, epoch: str) -> Home:
+    """The home of one index: its bucket's copy of the epoch, and its place."""
+    return Home((copied, place), (epoch,))
 
 
 def meta_of(reply: Any) -> Meta:
     """What META says, read or made: epoch, format, number of buckets, and the epoch that every bucket once had."""
     return Meta(*((word or b"").decode(errors="replace") for word in reply))
+
+
+def bucket_of(member: bytes) -> int:
+    """The number of the bucket in which a conversation is kept."""
+    return crc32(member) % BUCKETS
 
 
 def member_of(key: Key) -> bytes:
@@ -326,7 +335,7 @@ def bounded(number: int) -> int:
 def _time(at: float) -> bytes:
     if not isfinite(at):
         raise Unsupported(f"{at} is no time; nothing was done.")
-    return _digits(float(at))  # as repr does, in a sixth of the time
+    return _digits(float(at))  # reads back the same, as repr's do, in a sixth of the time
 
 
 def _fields(row: Row) -> list[Argument]:

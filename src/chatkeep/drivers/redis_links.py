@@ -41,7 +41,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from ..errors import ChatkeepError, Overloaded, Unavailable, Uncertain
-from .redis_acts import Act, Argument, Home, Script, refusal
+from .redis_acts import HOMES, Act, Argument, Home, Script, refusal
 
 log = logging.getLogger("chatkeep")
 
@@ -58,7 +58,7 @@ def pack_arguments(arguments: Sequence[Argument]) -> bytes:
     return packed[packed.index(b"\n") + 1 :]
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=HOMES)
 def _opening(script: Script, home: Home) -> bytes:
     """What an EVALSHA begins with: the same for each act of a kind on one conversation, and half of its words."""
     return pack_arguments((b"EVALSHA", script.sha, len(home.keys), *home.keys, *home.names))

@@ -1318,9 +1318,10 @@ class DriverContract:
         row = await written(driver, ADA, body=b"state")
         await driver.erase(ADA, at=50.0)
         erased = await refused(Conflict, driver.write(changed(row, "r", updated_at=99.0), replaces="second"))
-        never = await refused(Conflict, driver.write(changed(row, "r", key=BOB), replaces="second"))
+        for replaces in ("second", ""):
+            never = await refused(Conflict, driver.write(changed(row, "r", key=BOB), replaces=replaces))
 
-        assert [(None, 50.0), (None, None)] == [(erased.row, erased.erased_at), (never.row, never.erased_at)]
+            assert [(None, 50.0), (None, None)] == [(erased.row, erased.erased_at), (never.row, never.erased_at)]
 
     @clause
     async def test_an_announcement_is_heard_by_all_who_watch(self, one: Driver, two: Driver) -> None:

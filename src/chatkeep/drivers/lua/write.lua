@@ -1,5 +1,5 @@
 -- ARGV: 2 member  3 mark  4 since  5 revision  6 at  7 recent  8 owner  9 due  10 claim  11 until  12 born  13 head  14 body
---       15 drop  16 the revision to be replaced, '' to create  17.. id, entry
+--       15 drop  16 '=' and the revision to be replaced, or '' to create  17.. id, entry
 -- Answers the new head, or {"done" | "duplicate" | "conflict", row, entries, numbers of known ids}, or {"erased", mark}.
 local found, refusal = look()
 if refusal then return refusal end
@@ -9,7 +9,7 @@ if found then
   if found[1] == ARGV[5] then return {'done', whole(found)} end
   numbers = known(17)
   local verdict = next(numbers) and 'duplicate'
-    or (creates or found[1] ~= ARGV[16] or found[2] ~= ARGV[12]) and 'conflict'
+    or (creates or '=' .. found[1] ~= ARGV[16] or found[2] ~= ARGV[12]) and 'conflict'
   if verdict then
     local head = tonumber(found[3])
     return {verdict, whole(found), between(head, tonumber(ARGV[4]) + 1, head, 200), flat(numbers)}
