@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "drivers.memory": {"drivers.base", "errors"},
     "drivers.redis": {"drivers.base", "drivers.redis_acts", "drivers.redis_links", "drivers.redis_report", "errors"},
     "drivers.redis_acts": {"drivers.base", "drivers.packing", "errors"},
-    "drivers.redis_links": {"drivers.redis_acts", "errors"},
+    "drivers.redis_links": {"drivers.base", "drivers.redis_acts", "errors"},
     "drivers.redis_report": {"drivers.base", "drivers.redis_acts", "drivers.redis_links", "errors"},
     "drivers.postgresql": {"drivers.base", "drivers.statements", "errors"},
     "drivers.sqlite": {"drivers.base", "drivers.packing", "drivers.statements", "errors"},

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 
 from msgspec import Struct
 
-from .drivers.base import Key
+from .drivers.base import Key, settle
 from .store import fresh_token
 from .turns import Outcome
 
@@ -21,12 +21,7 @@ class Waiter(Struct):
 
     def tell(self, found: Outcome | BaseException) -> None:
         """Says what became of the message, if anybody still wants to know."""
-        if self.answered.done():
-            return
-        if isinstance(found, Outcome):
-            self.answered.set_result(found)
-        else:
-            self.answered.set_exception(found)
+        settle(self.answered, found)
 
 
 class Running:

@@ -8,10 +8,11 @@ driver.
 from __future__ import annotations
 
 import hashlib
+from asyncio import Future
 from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
 from functools import lru_cache
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from msgspec import Struct
 
@@ -121,6 +122,16 @@ class Appended(NamedTuple):
 def mark_of(key: Key) -> str:
     """A short name for a key where the name itself must not stay, or has no room: tombstones, announcements."""
     return hashlib.blake2b(f"{len(key.tenant)}:{key.tenant}{key.id}".encode(), digest_size=16).hexdigest()
+
+
+def settle(answered: Future[Any], answer: Any) -> None:
+    """Gives whoever waits, if anybody still does, the answer, or raises it there when it is an error."""
+    if answered.done():
+        return
+    if isinstance(answer, BaseException):
+        answered.set_exception(answer)
+    else:
+        answered.set_result(answer)
 
 
 class Finding(NamedTuple):

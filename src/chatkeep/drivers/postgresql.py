@@ -41,7 +41,7 @@ from ..errors import (
     Unavailable,
     Uncertain,
 )
-from .base import TOMBSTONE_KEPT_S, Ability, Appended, Claim, Entry, Finding, Index, Key, Row, created
+from .base import TOMBSTONE_KEPT_S, Ability, Appended, Claim, Entry, Finding, Index, Key, Row, created, settle
 from .statements import named, numbered
 
 log = logging.getLogger("chatkeep")
@@ -703,12 +703,7 @@ class Combiner:
 
 def _deliver(batch: list[Call], answers: list[Any]) -> None:
     for call, answer in zip(batch, answers, strict=True):
-        if call.answered.done():
-            continue
-        if isinstance(answer, BaseException):
-            call.answered.set_exception(answer)
-        else:
-            call.answered.set_result(answer)
+        settle(call.answered, answer)
 
 
 def _refuse(batch: list[Call], kind: type[ChatkeepError], said: str, cause: BaseException | None = None) -> None:

@@ -41,6 +41,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from ..errors import ChatkeepError, Overloaded, Unavailable, Uncertain
+from .base import settle
 from .redis_acts import HOMES, Act, Argument, Home, Script, refusal
 
 log = logging.getLogger("chatkeep")
@@ -102,12 +103,7 @@ class Call(Struct, eq=False):
 
     def settle(self, answer: Any) -> None:
         """Gives the caller, if one still waits, its answer or refusal."""
-        if self.answered.done():
-            return
-        if isinstance(answer, BaseException):
-            self.answered.set_exception(answer)
-        else:
-            self.answered.set_result(answer)
+        settle(self.answered, answer)
 
     @property
     def undone(self) -> str:

@@ -24,7 +24,7 @@ import apsw
 from msgspec import structs
 
 from ..errors import ChatkeepError, Conflict, Corrupt, Duplicate, Misconfigured, Replaced, Unavailable, Uncertain
-from .base import TOMBSTONE_KEPT_S, Ability, Appended, Claim, Entry, Finding, Index, Key, Row, created, mark_of
+from .base import TOMBSTONE_KEPT_S, Ability, Appended, Claim, Entry, Finding, Index, Key, Row, created, mark_of, settle
 from .packing import pack, unpack
 from .statements import named, numbered
 
@@ -459,12 +459,7 @@ class Worker:
         if self._gathers:
             self._crowd, self._last = max(len(batch), self._last), len(batch)
         for (_, answered), found in zip(batch, answers, strict=True):
-            if answered.cancelled():
-                continue
-            if isinstance(found, BaseException):
-                answered.set_exception(found)
-            else:
-                answered.set_result(found)
+            settle(answered, found)
 
 
 def answer(db: apsw.Connection, batch: list[Job]) -> list[Any]:
