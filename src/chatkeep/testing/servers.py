@@ -40,6 +40,7 @@ class Server:
     def __init__(self, folder: Path, *, port: int | None = None) -> None:
         self.folder = folder
         self.port = port or free_port()
+        self._may_move = port is None  # until it has once run on its port
         self.process: subprocess.Popen[bytes] | None = None
 
     def command(self) -> list[str]:
@@ -60,8 +61,16 @@ class Server:
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 said = (self.folder / "server.log").read_text(errors="replace")[-2000:]
+                if (
+                    self._may_move and "Address already in use" in said
+                ):  # somebody was quicker, or has the cluster's second port
+                    (self.folder / "server.log").unlink()
+                    self.port = free_port()
+                    self.start()
+                    return
                 raise RuntimeError(f"{self.command()[0]} did not start:\n{said}")
             time.sleep(0.005)
+        self._may_move = False
 
     def kill(self) -> None:
         """kill -9, and every process it has forked."""

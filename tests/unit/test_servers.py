@@ -1,0 +1,37 @@
+"""The servers that tests start."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from chatkeep.testing.servers import PostgresServer, RedisServer, Server
+
+
+@pytest.mark.parametrize("kind", ["redis", "a cluster's second port", "postgresql"])
+def test_a_server_whose_port_was_taken_meanwhile_starts_on_another(kind: str, tmp_path: Path) -> None:
+    """Between looking for a free port and listening on it somebody else may be quicker."""
+    more = ("--cluster-enabled", "yes") if "cluster" in kind else ()
+    server: Server = PostgresServer(tmp_path) if kind == "postgresql" else RedisServer("valkey-9", tmp_path, *more)
+    taken = server.port
+    with socket.socket() as quicker:
+        quicker.bind(("127.0.0.1", taken + (10_000 if more else 0)))
+        quicker.listen()
+        try:
+            server.start()
+
+            assert server.answers()
+            assert taken != server.port
+        finally:
+            server.stop()
+
+
+def test_a_server_that_is_wanted_on_one_port_fails_when_that_is_taken(tmp_path: Path) -> None:
+    """Whoever names a port has told others of it."""
+    with socket.socket() as quicker:
+        quicker.bind(("127.0.0.1", 0))
+        quicker.listen()
+        with pytest.raises(RuntimeError, match="already in use"):
+            RedisServer("valkey-9", tmp_path, port=quicker.getsockname()[1]).start()
