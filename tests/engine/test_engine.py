@@ -140,6 +140,15 @@ async def test_plain_functions_run_in_a_thread_and_generators_make_one_reply(ope
     assert ["one reply only"] == [reply.text for reply in (await keep.receive("ada", "hi")).replies]
 
 
+async def test_messages_that_are_handed_in_side_by_side_are_in_that_order(opened: Any) -> None:
+    """Twenty conversations, ten messages each, all in one tick: each log has its own in the order of the calls."""
+    keep = await opened(None)
+    names = [f"c{n}" for n in range(20)]
+    await asyncio.gather(*(keep.accept(name, f"{turn}") for turn in range(10) for name in names))
+
+    assert [[f"{turn}" for turn in range(10)]] * 20 == [await texts(keep, name) for name in names]
+
+
 async def test_replies_come_in_order_and_may_be_parts(opened: Any) -> None:
     """turn.reply, then what is returned: text, parts, several."""
 

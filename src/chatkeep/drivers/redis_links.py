@@ -16,6 +16,8 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from functools import lru_cache
+from itertools import takewhile
+from operator import attrgetter
 from typing import Any
 
 import hiredis
@@ -134,8 +136,8 @@ class Link:
         if len(self._waiting) >= WAITING:
             call.settle(Overloaded(f"{WAITING} calls wait for {self._name} already; {call.undone}. Try again later."))
             return
-        if first:
-            self._waiting.appendleft(call)
+        if first:  # but behind those that come back like it: they have their order
+            self._waiting.insert(sum(1 for _ in takewhile(attrgetter("whole"), self._waiting)), call)
         else:
             self._waiting.append(call)
         self.busy = True
