@@ -452,6 +452,25 @@ async def test_a_conversation_that_somebody_locks_holds_up_no_other(url: str) ->
     await driver.close()
 
 
+async def test_a_crowd_is_shared_by_the_connections(url: str) -> None:
+    """While one half waits for a lock, the other is done; and acts on one conversation go the same way, in their order."""
+    driver = await opened_on(f"{url}&timeout=20")
+    await say(driver, "a", ADA)
+    other = await asyncpg.connect(url.partition("?")[0])
+    async with other.transaction():
+        await other.fetch(f"select 1 from {driver.schema}.conversation for update")
+        keys = [*(ADA, *(Key("", f"{n}") for n in range(30))), *(ADA, *(Key("", f"{n}") for n in range(30, 60)))]
+        acts = [asyncio.create_task(say(driver, f"{n}", key)) for n, key in enumerate(keys)]
+        await asyncio.wait(acts[-30:], timeout=0.5)
+        done = [act.done() for act in acts]
+    await other.close()
+
+    assert [*[False] * 32, *[True] * 30] == done
+    assert [2, *[1] * 30, 3, *[1] * 30] == [await act for act in acts]
+    assert ["a", "0", "31"] == await log_of(driver)
+    await driver.close()
+
+
 async def test_batches_never_lock_crosswise(url: str) -> None:
     """Whatever order acts come in, two instances take the same keys in the same order."""
     drivers = [await opened_on(url) for _ in range(2)]

@@ -55,6 +55,7 @@ PASSED_ON = sorted(ASYNCPG.split())
 OLDEST = 13  # gen_random_uuid() is built in from there on
 BATCH = 256
 BATCH_BYTES = 1 << 20
+SHARE_LEAST = 4  # calls that are not worth a second transaction
 ATTEMPTS = 5  # for what PostgreSQL itself asks to be tried again
 FAR = 1 << 62
 MIGRATION_S = 60.0
@@ -547,6 +548,7 @@ class Combiner:
         self._idle: list[asyncio.Future[None]] = []
         self._connections: list[asyncpg.Connection | None] = [connection] + [None] * (size - 1)
         self._expiry: asyncio.TimerHandle | None = None
+        self._flying = 0
         self._down = False
         self._closing = False
         self._tasks = [
@@ -598,7 +600,11 @@ class Combiner:
                 if connection is None or connection.is_closed():
                     connection = self._connections[place] = await self._reconnected(place)
                 if connection is not None and (batch := self._taken()):
-                    await self._run(connection, batch)
+                    self._flying += len(batch)
+                    try:
+                        await self._run(connection, batch)
+                    finally:
+                        self._flying -= len(batch)
         finally:
             connection, self._connections[place] = self._connections[place], None
             if connection is not None:
@@ -633,16 +639,29 @@ class Combiner:
     def _taken(self) -> list[Call]:
         batch: list[Call] = []
         room = BATCH_BYTES
-        while self._calls and len(batch) < BATCH and room > 0:
+        # Not all at once: while the server works on one share, the callers of the other go on.
+        share = -(-(len(self._calls) + self._flying) // len(self._connections))
+        most = min(max(share, SHARE_LEAST), BATCH)
+        while self._calls and len(batch) < most and room > 0:
             if batch and self._calls[0].statement is not batch[0].statement:
                 break
             batch.append(self._calls.popleft())
             room -= batch[-1].item.bytes
+        if batch and batch[0].statement.writes:
+            if self._calls and len(batch) < BATCH and room > 0:
+                self._take_what_follows(batch)
+            batch.sort(key=lambda call: call.item.row.key)  # so that no two batches lock crosswise
         if self._calls:
             self._wake()
-        if len(batch) > 1 and batch[0].statement.writes:
-            batch.sort(key=lambda call: call.item.row.key)  # so that no two batches lock crosswise
         return batch
+
+    def _take_what_follows(self, batch: list[Call]) -> None:
+        """Acts on the same conversations go the same way, or the other connection might be quicker with them."""
+        keys = {call.item.row.key for call in batch}
+        if any(call.item.row.key in keys for call in self._calls):
+            waiting, self._calls = self._calls, deque()
+            for call in waiting:
+                (batch if call.item.row.key in keys else self._calls).append(call)
 
     async def _run(self, connection: asyncpg.Connection, batch: list[Call]) -> None:
         statement = batch[0].statement
