@@ -471,6 +471,38 @@ async def test_a_crowd_is_shared_by_the_connections(url: str) -> None:
     await driver.close()
 
 
+async def test_acts_on_one_conversation_wait_for_each_other_and_for_nobody_else(url: str) -> None:
+    """What comes later, while an act on it is under way, is done after it; what is in between is not held up."""
+    driver = await opened_on(f"{url}&timeout=20")
+    await asyncio.gather(say(driver, "a", ADA), say(driver, "a", BOB))
+    other = await asyncpg.connect(url.partition("?")[0])
+    async with other.transaction():
+        await other.fetch(f"select 1 from {driver.schema}.conversation where id = 'ada' for update")
+        first = [asyncio.create_task(say(driver, "b", key)) for key in (ADA, BOB)]
+        await asyncio.sleep(0.1)
+        later = [asyncio.create_task(say(driver, "c", key)) for key in (BOB, Key("", "carl"), ADA)]
+        await asyncio.wait(later, timeout=0.4)
+        done = [act.done() for act in (*first, *later)]
+    await other.close()
+
+    assert [False, False, False, True, False] == done
+    assert [2, 2, 3, 1, 3] == [await act for act in (*first, *later)]
+    assert (["a", "b", "c"], ["a", "b", "c"]) == (await log_of(driver), await log_of(driver, BOB))
+    await driver.close()
+
+
+async def test_closing_waits_for_acts_that_wait_for_each_other(url: str) -> None:
+    """One is under way, another waits for it, a third worker has nothing to do: all are done before it is closed."""
+    driver = await opened_on(f"{url}&connections=6")
+    acts: list[asyncio.Task[int]] = []
+    for turn in range(5):
+        acts += [asyncio.create_task(say(driver, f"{turn}.{n}", (ADA, BOB)[n % 2])) for n in range(30)]
+        await asyncio.sleep(0.001)
+    await asyncio.wait_for(driver.close(), 10)
+
+    assert [75, 75] == [max([await act for act in acts[start::2]]) for start in (0, 1)]
+
+
 async def test_batches_never_lock_crosswise(url: str) -> None:
     """Whatever order acts come in, two instances take the same keys in the same order."""
     drivers = [await opened_on(url) for _ in range(2)]

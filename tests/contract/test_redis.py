@@ -633,6 +633,24 @@ async def test_a_cancelled_caller_does_not_cancel_the_act(proxy: Proxy) -> None:
         await driver.close()
 
 
+async def test_calls_that_meet_a_server_without_scripts_keep_their_order(server: RedisServer) -> None:
+    """Some are on their way when the scripts are flushed, some come while these come back: none overtakes another."""
+    driver = await opened_on(server.url)
+    asked: list[str] = []
+    acts: list[asyncio.Task[int]] = []
+    for turn in range(60):
+        if turn % 6 == 0:
+            server.ask("SCRIPT", "FLUSH")
+        for n in range((1, 3, 40)[turn % 3]):
+            asked.append(f"{turn}.{n}")
+            acts.append(asyncio.create_task(say(driver, asked[-1])))
+        await asyncio.sleep(0 if turn % 2 else 0.0005)
+    await asyncio.gather(*acts)
+
+    assert asked == await log_of(driver)
+    await driver.close()
+
+
 async def test_what_is_remembered_of_names_does_not_hold_a_driver_that_is_gone(server: RedisServer) -> None:
     """Homes are found again by names; a thousand drivers opened and closed leave no thousand sets of buckets."""
     driver = await opened_on(server.url)

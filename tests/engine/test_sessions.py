@@ -269,11 +269,11 @@ async def test_replay_refuses_what_was_not_set_aside(opened: Any) -> None:
 async def test_a_session_that_another_instance_rebuilt_and_answered_is_not_answered_again(opened: Any) -> None:
     """Slow here, fast there: while one hook runs, its claim is lost to an instance that rebuilds, answers and is done."""
     runs: list[str] = []
-    held = asyncio.Event()
+    held, overtaken = asyncio.Event(), asyncio.Event()
 
     async def slow(turn: Turn[dict[str, Any]]) -> dict[str, Any]:
         held.set()
-        await asyncio.sleep(0.3)
+        await overtaken.wait()
         return {"by": "slow"}
 
     async def fast(turn: Turn[dict[str, Any]]) -> dict[str, Any]:
@@ -290,6 +290,7 @@ async def test_a_session_that_another_instance_rebuilt_and_answered_is_not_answe
     clock.now += 60  # the claim runs out, as if the first instance had been paused
     two = await opened(bot, on_missing=fast, clock=clock, turn_timeout="20s")
     await until(lambda: answered(two, "ada", 1))
+    overtaken.set()
     receipt = await asking
 
     assert (["fast"], ["fast"]) == (runs, [reply.text for reply in receipt.replies])

@@ -28,6 +28,18 @@ def test_a_server_whose_port_was_taken_meanwhile_starts_on_another(kind: str, tm
             server.stop()
 
 
+def test_a_server_is_not_taken_for_the_one_that_was_quicker(tmp_path: Path) -> None:
+    """Another server of the same kind answers on the port: this one goes elsewhere."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    with RedisServer("valkey-9", tmp_path / "a") as quicker:
+        second = RedisServer("valkey-9", tmp_path / "b")
+        second.port = quicker.port
+        with second:
+            assert second.port != quicker.port
+            assert b"process_id:%d\r\n" % second.process.pid in second.ask("INFO", "server")  # type: ignore[union-attr]
+
+
 def test_a_server_that_is_wanted_on_one_port_fails_when_that_is_taken(tmp_path: Path) -> None:
     """Whoever names a port has told others of it."""
     with socket.socket() as quicker:

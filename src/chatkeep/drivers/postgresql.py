@@ -55,6 +55,7 @@ PASSED_ON = sorted(ASYNCPG.split())
 OLDEST = 13  # gen_random_uuid() is built in from there on
 BATCH = 256
 BATCH_BYTES = 1 << 20
+SHARES = 2  # of what waits and flies, whatever the number of connections
 SHARE_LEAST = 4  # calls that are not worth a second transaction
 ATTEMPTS = 5  # for what PostgreSQL itself asks to be tried again
 FAR = 1 << 62
@@ -549,6 +550,7 @@ class Combiner:
         self._connections: list[asyncpg.Connection | None] = [connection] + [None] * (size - 1)
         self._expiry: asyncio.TimerHandle | None = None
         self._flying = 0
+        self._writing: set[Key] = set()  # what the batches under way change
         self._down = False
         self._closing = False
         self._tasks = [
@@ -559,7 +561,7 @@ class Combiner:
         """Queues *item*. Cancelling the future does not take it back."""
         answered: asyncio.Future[Any] = self._loop.create_future()
         self._calls.append(Call(statement, item, answered, self._loop.time()))
-        if len(self._calls) == 1:
+        if self._idle:
             self._wake()
         if self._expiry is None:
             self._expiry = self._loop.call_later(self._driver.timeout / 2, self._expire)
@@ -599,12 +601,21 @@ class Combiner:
                 connection = self._connections[place]
                 if connection is None or connection.is_closed():
                     connection = self._connections[place] = await self._reconnected(place)
-                if connection is not None and (batch := self._taken()):
+                if connection is None:
+                    continue
+                batch, keys = self._taken()
+                if batch:
                     self._flying += len(batch)
+                    self._writing |= keys
                     try:
                         await self._run(connection, batch)
                     finally:
                         self._flying -= len(batch)
+                        self._writing -= keys
+                elif self._closing:  # what is left waits for a batch under way, whose connection takes it then
+                    return
+                else:
+                    await self._woken()
         finally:
             connection, self._connections[place] = self._connections[place], None
             if connection is not None:
@@ -615,10 +626,13 @@ class Combiner:
 
     async def _something_waits(self) -> bool:
         while not self._calls and not self._closing:
-            idle: asyncio.Future[None] = self._loop.create_future()
-            self._idle.append(idle)
-            await idle
+            await self._woken()
         return bool(self._calls)
+
+    async def _woken(self) -> None:
+        idle: asyncio.Future[None] = self._loop.create_future()
+        self._idle.append(idle)
+        await idle
 
     async def _reconnected(self, place: int) -> asyncpg.Connection | None:
         self._wake()  # another connection may be there
@@ -636,32 +650,36 @@ class Combiner:
         self._down = False
         return connection
 
-    def _taken(self) -> list[Call]:
-        batch: list[Call] = []
-        room = BATCH_BYTES
-        # Not all at once: while the server works on one share, the callers of the other go on.
-        share = -(-(len(self._calls) + self._flying) // len(self._connections))
-        most = min(max(share, SHARE_LEAST), BATCH)
-        while self._calls and len(batch) < most and room > 0:
-            if batch and self._calls[0].statement is not batch[0].statement:
-                break
-            batch.append(self._calls.popleft())
-            room -= batch[-1].item.bytes
-        if batch and batch[0].statement.writes:
-            if self._calls and len(batch) < BATCH and room > 0:
-                self._take_what_follows(batch)
-            batch.sort(key=lambda call: call.item.row.key)  # so that no two batches lock crosswise
-        if self._calls:
-            self._wake()
-        return batch
+    def _taken(self) -> tuple[list[Call], set[Key]]:
+        """A share of what waits for one statement, and the conversations it writes to.
 
-    def _take_what_follows(self, batch: list[Call]) -> None:
-        """Acts on the same conversations go the same way, or the other connection might be quicker with them."""
-        keys = {call.item.row.key for call in batch}
-        if any(call.item.row.key in keys for call in self._calls):
-            waiting, self._calls = self._calls, deque()
-            for call in waiting:
-                (batch if call.item.row.key in keys else self._calls).append(call)
+        Not all at once: while the server works on one share, the callers of the other go on. Acts on a conversation that a batch
+        under way writes to wait for it, so that they are done in the order of the calls.
+        """
+        batch: list[Call] = []
+        keys: set[Key] = set()
+        later: list[Call] = []
+        open_places = sum(1 for place in self._connections if place is not None and not place.is_closed())
+        shares = min(SHARES, open_places if self._down else len(self._connections)) or 1
+        most = min(max(-(-(len(self._calls) + self._flying) // shares), SHARE_LEAST), BATCH)
+        room = BATCH_BYTES
+        statement = self._calls[0].statement if self._calls else None
+        while self._calls and len(batch) < most and room > 0 and self._calls[0].statement is statement:
+            call = self._calls.popleft()
+            if call.statement.writes:
+                key = call.item.row.key
+                if key in self._writing:
+                    later.append(call)
+                    continue
+                keys.add(key)
+            batch.append(call)
+            room -= call.item.bytes
+        self._calls.extendleft(reversed(later))
+        if batch and self._calls:
+            self._wake()
+        if len(batch) > 1 and batch[0].statement.writes:
+            batch.sort(key=lambda call: call.item.row.key)  # so that no two batches lock crosswise
+        return batch, keys
 
     async def _run(self, connection: asyncpg.Connection, batch: list[Call]) -> None:
         statement = batch[0].statement

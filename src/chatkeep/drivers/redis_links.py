@@ -122,6 +122,7 @@ class Link:
         self._servers = servers
         self._waiting: deque[Call] = deque()
         self._sent: deque[Call] = deque()
+        self._last_of_old: Call | None = None  # after it nothing comes back for want of a script
         self._flying = 0
         self._retiring = False
         self._fault = ""
@@ -131,19 +132,30 @@ class Link:
         self._alarm: asyncio.TimerHandle | None = None
         self._task = self._loop.create_task(self._run(), name=f"chatkeep redis link {address or servers.site.name}")
 
-    def put(self, call: Call, *, first: bool = False) -> None:
+    def put(self, call: Call) -> None:
         """Queues *call*; everything put in one tick leaves in one write."""
         if len(self._waiting) >= WAITING:
             call.settle(Overloaded(f"{WAITING} calls wait for {self._name} already; {call.undone}. Try again later."))
             return
-        if first:  # but behind those that come back like it: they have their order
-            self._waiting.insert(sum(1 for _ in takewhile(attrgetter("whole"), self._waiting)), call)
-        else:
-            self._waiting.append(call)
+        self._waiting.append(call)
         self.busy = True
         self._rouse()
         if self._alarm is None or call.deadline < self._alarm.when():
             self._set_alarm(call.deadline)
+
+    def put_again(self, call: Call) -> None:
+        """Queues *call*, which met a server without its script, before all that was put after it.
+
+        What left behind it meets the same and comes back too; until that is here nothing else leaves, or it would overtake.
+        """
+        call.packed, call.whole = pack_command(call.act.whole if call.act is not None else ()), True
+        self._waiting.insert(self._whole, call)
+        self._last_of_old = self._sent[-1]
+        self._rouse()
+
+    @property
+    def _whole(self) -> int:
+        return sum(1 for _ in takewhile(attrgetter("whole"), self._waiting))
 
     def retire(self) -> None:
         """Lets what is under way be answered, then connects anew: this server is no longer the one to talk to."""
@@ -209,10 +221,11 @@ class Link:
         reader.add_done_callback(lambda _: self._rouse())
         try:
             while not reader.done() and not (self._retiring and not self._sent):
-                if not self._waiting or self._flying >= FLYING or self._retiring:
+                ready = len(self._waiting) if self._last_of_old is None else self._whole
+                if not ready or self._flying >= FLYING or self._retiring:
                     await self._roused()
                     continue
-                batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+                batch = [self._waiting.popleft() for _ in range(min(BATCH, ready))]
                 for call in batch:
                     call.ends_batch = call is batch[-1]
                 self._sent.extend(batch)
@@ -247,6 +260,9 @@ class Link:
         ended = call.ends_batch
         self._servers.answer(self, call, answer)
         self._sent.popleft()
+        if call is self._last_of_old:
+            self._last_of_old = None
+            self._rouse()
         if ended:
             self._flying -= 1
             self._rouse()
@@ -263,6 +279,7 @@ class Link:
         for call in self._sent:
             call.settle(self._unanswered(call))
         self._sent.clear()
+        self._last_of_old = None
         self._note()
 
     def _unanswered(self, call: Call) -> ChatkeepError:
@@ -397,8 +414,7 @@ class Servers:
             return
         act = call.act
         if isinstance(answer, NoScriptError) and act is not None and not call.whole:
-            call.packed, call.whole = pack_command(act.whole), True
-            link.put(call, first=True)
+            link.put_again(call)
         elif (
             isinstance(answer, AskError) and self.site.cluster and call.redirects < REDIRECTS
         ):  # MovedError is one of them

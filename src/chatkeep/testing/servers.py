@@ -57,7 +57,7 @@ class Server:
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(self.command(), stdout=log, stderr=log, start_new_session=True)
         deadline = time.monotonic() + START_S
-        while not self.answers():
+        while not (self.answers() and self._listens()):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 said = (self.folder / "server.log").read_text(errors="replace")[-2000:]
@@ -92,6 +92,14 @@ class Server:
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, number)
+
+    def _listens(self) -> bool:
+        """Whether who answers on the port is this process, and not one that was quicker to take it."""
+        assert self.process is not None
+        with contextlib.suppress(psutil.Error):
+            links = psutil.Process(self.process.pid).net_connections("tcp")
+            return any(link.status == psutil.CONN_LISTEN and link.laddr.port == self.port for link in links)
+        return False
 
     def _family(self) -> list[psutil.Process]:
         # PostgreSQL's children leave its process group.
