@@ -436,15 +436,24 @@ async def test_a_deadlock_is_tried_again_inside(url: str) -> None:
     await driver.close()
 
 
+@contextlib.asynccontextmanager
+async def ada_locked(url: str, driver: PostgresqlDriver) -> AsyncIterator[None]:
+    """Somebody else's transaction holds a conversation's row."""
+    other = await asyncpg.connect(url.partition("?")[0])
+    try:
+        async with other.transaction():
+            await other.fetch(f"select 1 from {driver.schema}.conversation where id = 'ada' for update")
+            yield
+    finally:
+        await other.close()
+
+
 async def test_a_conversation_that_somebody_locks_holds_up_no_other(url: str) -> None:
     """Its act is certainly not done and says so; its neighbours in the batch are done."""
     driver = await opened_on(f"{url}&timeout=1&connections=2")
     await say(driver, "a", ADA)
-    other = await asyncpg.connect(url.partition("?")[0])
-    async with other.transaction():
-        await other.fetch(f"select 1 from {driver.schema}.conversation for update")
+    async with ada_locked(url, driver):
         answers = await asyncio.gather(say(driver, "b", ADA), say(driver, "b", BOB), return_exceptions=True)
-    await other.close()
 
     assert [Unavailable, int] == [type(answer) for answer in answers]
     assert "nothing was written" in str(answers[0])
@@ -453,17 +462,14 @@ async def test_a_conversation_that_somebody_locks_holds_up_no_other(url: str) ->
 
 
 async def test_a_crowd_is_shared_by_the_connections(url: str) -> None:
-    """While one half waits for a lock, the other is done; and acts on one conversation go the same way, in their order."""
+    """While one half waits for a lock, the other is done; and acts on one conversation are done in their order."""
     driver = await opened_on(f"{url}&timeout=20")
     await say(driver, "a", ADA)
-    other = await asyncpg.connect(url.partition("?")[0])
-    async with other.transaction():
-        await other.fetch(f"select 1 from {driver.schema}.conversation for update")
+    async with ada_locked(url, driver):
         keys = [*(ADA, *(Key("", f"{n}") for n in range(30))), *(ADA, *(Key("", f"{n}") for n in range(30, 60)))]
         acts = [asyncio.create_task(say(driver, f"{n}", key)) for n, key in enumerate(keys)]
         await asyncio.wait(acts[-30:], timeout=0.5)
         done = [act.done() for act in acts]
-    await other.close()
 
     assert [*[False] * 32, *[True] * 30] == done
     assert [2, *[1] * 30, 3, *[1] * 30] == [await act for act in acts]
@@ -475,15 +481,12 @@ async def test_acts_on_one_conversation_wait_for_each_other_and_for_nobody_else(
     """What comes later, while an act on it is under way, is done after it; what is in between is not held up."""
     driver = await opened_on(f"{url}&timeout=20")
     await asyncio.gather(say(driver, "a", ADA), say(driver, "a", BOB))
-    other = await asyncpg.connect(url.partition("?")[0])
-    async with other.transaction():
-        await other.fetch(f"select 1 from {driver.schema}.conversation where id = 'ada' for update")
+    async with ada_locked(url, driver):
         first = [asyncio.create_task(say(driver, "b", key)) for key in (ADA, BOB)]
         await asyncio.sleep(0.1)
         later = [asyncio.create_task(say(driver, "c", key)) for key in (BOB, Key("", "carl"), ADA)]
         await asyncio.wait(later, timeout=0.4)
         done = [act.done() for act in (*first, *later)]
-    await other.close()
 
     assert [False, False, False, True, False] == done
     assert [2, 2, 3, 1, 3] == [await act for act in (*first, *later)]

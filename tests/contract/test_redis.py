@@ -251,7 +251,7 @@ async def test_what_is_not_ours_is_corrupt_and_left_alone(store: Store, part: st
     """A key of another type under one of our names: no act gets half-way before it finds out."""
     driver = await opened_on(store.fresh)
     server = store.servers[0]
-    bucket = driver._acts.bucket(redis_acts.member_of(ADA))
+    bucket = driver._acts.buckets[redis_acts.bucket_of(redis_acts.member_of(ADA))]
     name = (bucket.start + part.encode()).decode()
     try:
         assert b"+OK\r\n" == server.ask("SET", name, "a diary")
@@ -1137,7 +1137,7 @@ async def test_a_slot_that_moved_is_followed(tmp_path: Path) -> None:
     try:
         url = "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in servers)
         driver = await opened_on(url)
-        bucket = driver._acts.bucket(redis_acts.member_of(ADA))
+        bucket = driver._acts.buckets[redis_acts.bucket_of(redis_acts.member_of(ADA))]
         slot = key_slot(bucket.epoch)
         owner = next(n for n, server in enumerate(servers) if b"MOVED" not in server.ask("GET", bucket.epoch.decode()))
         other = (owner + 1) % 3
@@ -1208,7 +1208,7 @@ async def test_a_slot_is_looked_for_when_its_server_is_gone(tmp_path: Path) -> N
     try:
         driver = await opened_on("redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in servers))
         await say(driver, "m")
-        name = driver._acts.bucket(redis_acts.member_of(ADA)).epoch
+        name = driver._acts.buckets[redis_acts.bucket_of(redis_acts.member_of(ADA))].epoch
         owner = next(n for n, server in enumerate(servers) if b"MOVED" not in server.ask("GET", name.decode()))
         other = (owner + 1) % 3
         await half_moved(servers, key_slot(name), owner, other)

@@ -642,13 +642,17 @@ class Combiner:
             connection = await _patiently(self._driver.connected, 0 if self._down else self._driver.timeout / 2)
         except ChatkeepError as refusal:
             self._down = True
-            if all(other is None or other.is_closed() for other in self._connections):
+            if not self._open:
                 waiting, self._calls = list(self._calls), deque()
                 kind = type(refusal) if isinstance(refusal, Unavailable) else Unavailable  # it was well configured once
                 _refuse(waiting, kind, str(refusal), refusal)
             return None
         self._down = False
         return connection
+
+    @property
+    def _open(self) -> int:
+        return sum(1 for place in self._connections if place is not None and not place.is_closed())
 
     def _taken(self) -> tuple[list[Call], set[Key]]:
         """A share of what waits for one statement, and the conversations it writes to.
@@ -659,8 +663,7 @@ class Combiner:
         batch: list[Call] = []
         keys: set[Key] = set()
         later: list[Call] = []
-        open_places = sum(1 for place in self._connections if place is not None and not place.is_closed())
-        shares = min(SHARES, open_places if self._down else len(self._connections)) or 1
+        shares = min(SHARES, self._open if self._down else len(self._connections)) or 1
         most = min(max(-(-(len(self._calls) + self._flying) // shares), SHARE_LEAST), BATCH)
         room = BATCH_BYTES
         statement = self._calls[0].statement if self._calls else None

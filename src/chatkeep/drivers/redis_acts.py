@@ -65,7 +65,7 @@ class Act(NamedTuple):
 
     script: Script
     home: Home
-    arguments: Sequence[Argument] = ()
+    arguments: Sequence[Argument]
     writes: bool = False
 
     @property
@@ -125,10 +125,6 @@ class Acts:
         self.meta = f"{prefix}:meta".encode()
         self.channel = f"{prefix}:changed".encode()
         self.buckets = [Bucket(prefix, number) for number in range(BUCKETS)]
-
-    def bucket(self, member: bytes) -> Bucket:
-        """Where a conversation is kept."""
-        return self.buckets[bucket_of(member)]
 
     def make(self, seen: str, epoch: str) -> Act:
         """Makes *epoch* the store's, if what was *seen* of it still holds; for `meta_of`."""

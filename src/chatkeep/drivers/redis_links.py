@@ -143,12 +143,12 @@ class Link:
         if self._alarm is None or call.deadline < self._alarm.when():
             self._set_alarm(call.deadline)
 
-    def put_again(self, call: Call) -> None:
-        """Queues *call*, which met a server without its script, before all that was put after it.
+    def put_again(self, call: Call, act: Act) -> None:
+        """Queues *call*, whose *act* met a server without its script, before all that was put after it.
 
         What left behind it meets the same and comes back too; until that is here nothing else leaves, or it would overtake.
         """
-        call.packed, call.whole = pack_command(call.act.whole if call.act is not None else ()), True
+        call.packed, call.whole = pack_command(act.whole), True
         self._waiting.insert(self._whole, call)
         self._last_of_old = self._sent[-1]
         self._rouse()
@@ -414,7 +414,7 @@ class Servers:
             return
         act = call.act
         if isinstance(answer, NoScriptError) and act is not None and not call.whole:
-            link.put_again(call)
+            link.put_again(call, act)
         elif (
             isinstance(answer, AskError) and self.site.cluster and call.redirects < REDIRECTS
         ):  # MovedError is one of them

@@ -61,9 +61,8 @@ class Server:
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 said = (self.folder / "server.log").read_text(errors="replace")[-2000:]
-                if (
-                    self._may_move and "Address already in use" in said
-                ):  # somebody was quicker, or has the cluster's second port
+                # Somebody was quicker, or has the second port of a cluster's server.
+                if self._may_move and "Address already in use" in said:
                     (self.folder / "server.log").unlink()
                     self.port = free_port()
                     self.start()
