@@ -146,7 +146,8 @@ class Driver(Protocol):
     """Six verbs over one store. Each is one atomic act that may be run again; each sees all that was answered before
     it.
 
-    Opened once, used from one event loop. Raises only chatkeep's errors: `Conflict` and `Duplicate` as below,
+    Used from one event loop, and only between an `open` that went well and `close`: before and after, every verb raises
+    `Unavailable`. Raises only chatkeep's errors: `Conflict` and `Duplicate` as below,
     `Unavailable` when certainly nothing was written, `Uncertain` when that is not known: no call waits for a silent
     store longer than its deadline. `Replaced` when a verb finds no row and the store's epoch is not the one it was
     opened with, and from `scan` then: an emptied store never answers "there is none". Cancelling the caller does not
@@ -155,10 +156,16 @@ class Driver(Protocol):
 
     abilities: frozenset[Ability]
     epoch: str
-    """Random, written once when the store is made: tells a store that was flushed or replaced from an empty one."""
+    """Random, written once when the store is made: tells a store that was flushed or replaced from an empty one. ""
+    until `open` has learnt all there is to learn, and when closed."""
 
     async def open(self) -> None:
-        """Makes or upgrades the schema and checks that the store is as durable as it says. Raises `Misconfigured`."""
+        """Makes or upgrades the schema and checks that the store is as durable as it says.
+
+        Raises `Misconfigured` when somebody has to mend something first, `Unavailable` when the store may come by itself.
+        An `open` that failed, was cancelled or was broken off by `close` leaves the driver closed and holds nothing;
+        it may be tried again. Raises `UsageError` when the driver is open or is being opened.
+        """
 
     async def examine(self) -> list[Finding]:
         """What somebody should know who means to run on this store; needs no `open` and changes nothing.
@@ -181,7 +188,8 @@ class Driver(Protocol):
         """
 
     async def close(self) -> None:
-        """Gives everything back. Twice is fine."""
+        """Has the acts under way answered and gives everything back. Twice is fine. Breaks off an `open` under way, which
+        raises `Unavailable` then."""
 
     async def read(self, key: Key, *, tail: int) -> tuple[Row, list[Entry]] | None:
         """The row and its last *tail* entries, oldest first, of one instant; None when there is none."""

@@ -13,8 +13,9 @@ from collections.abc import Callable, Collection, Sequence
 
 from msgspec import structs
 
-from ..errors import Conflict, Duplicate, Replaced, Unavailable
+from ..errors import Conflict, Duplicate, Replaced
 from .base import TOMBSTONE_KEPT_S, Ability, Appended, Claim, Entry, Finding, Index, Key, Row
+from .openable import Openable
 
 
 class Shelf:
@@ -32,21 +33,20 @@ class Shelf:
 SHELVES: dict[str, Shelf] = {}
 
 
-class MemoryDriver:
+class MemoryDriver(Openable):
     """The reference driver: each verb is plain code without an await in it, so each is one act."""
 
     abilities = frozenset({Ability.LOG, Ability.SCAN, Ability.WATCH})
 
     def __init__(self, url: str = "memory://") -> None:
+        super().__init__("this memory:// store")
         name = url.partition("://")[2]
         self._shelf = SHELVES.setdefault(name, Shelf()) if name else Shelf()
-        self.epoch = self._shelf.epoch
-        self._open = False
         self._heard: Callable[[list[str]], None] | None = None
 
-    async def open(self) -> None:
-        self.epoch = self._shelf.epoch
-        self._open = True
+    async def _start(self) -> str:
+        await asyncio.sleep(0)  # as any store, it takes a moment
+        return self._shelf.epoch
 
     async def examine(self) -> list[Finding]:
         return [Finding("warn", "durability", "memory:// is gone with its process; use sqlite:///chat.db to keep it")]
@@ -56,11 +56,11 @@ class MemoryDriver:
             asyncio.get_running_loop().call_soon(heard, list(marks))
 
     def watch(self, heard: Callable[[list[str]], None]) -> None:
+        self.refuse_closed("watched")
         self._heard = heard
         self._shelf.watching.append(heard)
 
-    async def close(self) -> None:
-        self._open = False
+    async def _stop(self) -> None:
         if self._heard is not None:
             self._shelf.watching.remove(self._heard)
             self._heard = None
@@ -171,9 +171,9 @@ class MemoryDriver:
             del shelf.erased[other]
 
     async def _come_in(self) -> None:
+        self.refuse_closed("done")
         await asyncio.sleep(0)  # as any store, it lets others go first
-        if not self._open:
-            raise Unavailable("This memory:// store is not open; nothing was done.")
+        self.refuse_closed("done")
 
     def _row(self, key: Key) -> Row | None:
         row = self._shelf.rows.get(key)

@@ -42,6 +42,7 @@ from ..errors import (
     Uncertain,
 )
 from .base import TOMBSTONE_KEPT_S, Ability, Appended, Claim, Entry, Finding, Index, Key, Row, created, settle
+from .openable import Openable
 from .statements import named, numbered
 
 log = logging.getLogger("chatkeep")
@@ -152,7 +153,7 @@ class Call(NamedTuple):
     since: float
 
 
-class PostgresqlDriver:
+class PostgresqlDriver(Openable):
     """One schema of a PostgreSQL database. See `Driver` for what each verb promises."""
 
     abilities = frozenset({Ability.SHARED, Ability.LOG, Ability.SCAN, Ability.WATCH, Ability.DURABLE})
@@ -179,9 +180,8 @@ class PostgresqlDriver:
                 f"postgresql://{place} was not opened: {'; '.join(wrong)}. chatkeep's options are {', '.join(OPTIONS)}; to asyncpg are "
                 f"passed on {', '.join(PASSED_ON)}."
             )
-        self.store = f"postgresql://{place}, schema {self.schema}"
+        super().__init__(f"postgresql://{place}, schema {self.schema}")
         self.pooler = "pooler" in own
-        self.epoch = ""
         if self.pooler:
             self.abilities -= {Ability.WATCH}  # LISTEN belongs to a session, and there is none
         self._dsn = urlunsplit(where._replace(scheme="postgresql", query=urlencode(options)))
@@ -194,7 +194,7 @@ class PostgresqlDriver:
         self._scans = Statement(self._sql("scan"), _only_arguments, _scan_answers)
         self._notify = Statement(self._sql("announce"), _only_arguments, _no_answers)
 
-    async def open(self) -> None:
+    async def _start(self) -> str:
         connection = await self._connect()
         try:
             with _given_up(connection, self.timeout):
@@ -213,7 +213,7 @@ class PostgresqlDriver:
             if isinstance(fault, ChatkeepError) or not isinstance(fault, Exception):
                 raise
             raise self._closed_door(fault) from fault
-        self.epoch = greeting["epoch"]
+        self.abilities |= {Ability.DURABLE}
         if careless := [name for name in ("fsync", "full_page_writes") if greeting[name] != "on"]:
             self.abilities -= {Ability.DURABLE}
             log.warning(
@@ -226,8 +226,10 @@ class PostgresqlDriver:
             "read": Combiner(self, "reader", self._reading),
             "announce": Combiner(self, "announcer", 1),
         }
+        epoch: str = greeting["epoch"]
+        return epoch
 
-    async def close(self) -> None:
+    async def _stop(self) -> None:
         combiners, self._combiners = self._combiners, {}
         listener, self._listener = self._listener, None
         if listener is not None:
@@ -291,11 +293,13 @@ class PostgresqlDriver:
         await self._combiner("write").call(self._acts, Act("erase", row, since=at - TOMBSTONE_KEPT_S))
 
     async def announce(self, marks: Collection[str]) -> None:
-        if Ability.WATCH in self.abilities and "announce" in self._combiners:
+        if Ability.WATCH in self.abilities:
+            announcer = self._combiner("announce")
             with contextlib.suppress(Unavailable):
-                await self._combiner("announce").call(self._notify, Other((self.schema, list(_payloads(marks)))))
+                await announcer.call(self._notify, Other((self.schema, list(_payloads(marks)))))
 
     def watch(self, heard: Callable[[list[str]], None]) -> None:
+        self.refuse_closed("watched")
         if Ability.WATCH in self.abilities:
             self._listener = asyncio.create_task(self._listen(heard), name="chatkeep postgresql listener")
 
@@ -313,8 +317,7 @@ class PostgresqlDriver:
             connection.terminate()
 
     def _combiner(self, name: str) -> Combiner:
-        if name not in self._combiners:
-            raise Unavailable(f"{self.store} is not open; nothing was done.")
+        self.refuse_closed("done")
         return self._combiners[name]
 
     def _sql(self, name: str) -> str:
@@ -323,6 +326,9 @@ class PostgresqlDriver:
     async def connected(self) -> asyncpg.Connection:
         """A connection to the store that was opened. Raises `Replaced` when it is another by now, `Unavailable` when
         there is none to be had."""
+        epoch = self.epoch
+        if not epoch:
+            raise Unavailable(f"{self.store} is not open; nothing was done.")
         connection = await self._connect()
         try:
             with _given_up(connection, self.timeout):
@@ -332,7 +338,7 @@ class PostgresqlDriver:
             if isinstance(fault, Exception):
                 raise self._closed_door(fault) from fault
             raise
-        if greeting is None or greeting["epoch"] != self.epoch:
+        if greeting is None or greeting["epoch"] != epoch:
             connection.terminate()
             raise Replaced(replaced(self.store))
         return connection

@@ -32,7 +32,8 @@ import msgspec
 from ..errors import Corrupt, Misconfigured, StoreError, Unavailable
 from . import redis_acts as acts
 from .base import Ability, Appended, Claim, Entry, Finding, Index, Key, Row, created
-from .redis_links import Address, Servers, Site, end, listen, log
+from .openable import Openable, end
+from .redis_links import Address, Servers, Site, listen, log
 from .redis_report import examined, foreign, judged, passing, reported, stored_epochs, stored_meta
 
 PAGE = 500  # rows that a scan has under way at once
@@ -52,28 +53,27 @@ EXAMPLES = {
 }
 
 
-class RedisDriver:
+class RedisDriver(Openable):
     """One Redis or Valkey, a cluster of them, or what Sentinel watches. See `Driver` for what each verb promises."""
 
     abilities = frozenset({Ability.LOG, Ability.SCAN, Ability.SHARED, Ability.WATCH, Ability.DURABLE})
 
     def __init__(self, url: str) -> None:
         self._site, prefix = site_of(url)
+        super().__init__(self._site.name)
         self._acts = acts.Acts(prefix)
         self._servers: Servers | None = None
         self._ear: asyncio.Task[None] | None = None
-        self.epoch = ""
 
-    async def open(self) -> None:
+    async def _start(self) -> str:
         self._servers = servers = Servers(self._site)
         try:
             await servers.start()
             reports = await reported(servers, self._acts)
             if wrong := [found.said for found in judged(reports) if found.level == "fail"]:
                 raise Misconfigured(" ".join(wrong))
-            self.epoch = self._acts.epoch = await self._made(servers)
-        except BaseException as fault:
-            await self.close()
+            epoch = await self._made(servers)
+        except Exception as fault:
             if not unfit(fault):
                 raise
             raise Misconfigured(f"{self._site.name} was not opened: {fault}") from fault
@@ -81,6 +81,8 @@ class RedisDriver:
         self.abilities = RedisDriver.abilities - ({Ability.DURABLE} if lost else set())
         if lost:
             log.warning("%s is a cache now: what was answered may be lost. %s", self._site.name, lost)
+        self._acts.epoch = epoch
+        return epoch
 
     async def examine(self) -> list[Finding]:
         servers = Servers(self._site)
@@ -92,7 +94,7 @@ class RedisDriver:
         finally:
             await servers.close()
 
-    async def close(self) -> None:
+    async def _stop(self) -> None:
         servers, self._servers = self._servers, None
         ear, self._ear = self._ear, None
         if ear is not None:
@@ -148,18 +150,18 @@ class RedisDriver:
             asked = self._acts.scan(index, tenant, owner, until, place, wanted)
             replies = await asyncio.gather(*(servers.act(act) for act in asked))
             places = acts.places_in(index, owner, replies)[:wanted]
-            found = await asyncio.gather(*(self._row_at(index, at) for at in places))
+            found = await asyncio.gather(*(self._row_at(servers, index, at) for at in places))
             rows += [row for row in found if row is not None]
             if len(places) < wanted:
                 break
             place = places[-1]
         return rows
 
-    async def _row_at(self, index: Index, at: acts.Place) -> Row | None:
+    async def _row_at(self, servers: Servers, index: Index, at: acts.Place) -> Row | None:
         """The row at a place of an index; none if it stands elsewhere by now, which is shown if it is still to come."""
         key = acts.key_of(at[1])
         try:
-            there = await self.read(key, tail=0)
+            there = acts.read_answer(key, await servers.act(self._acts.read(key, 0)))
         except Corrupt:
             # Whoever reads it is told what is wrong; the others must not have to wait for that.
             return Row(key=key, revision="", born="", due_at=at[0] if index == "due" else None)
@@ -209,8 +211,8 @@ class RedisDriver:
         return said.epoch
 
     def _opened(self, done: str) -> Servers:
-        if self._servers is None:
-            raise Unavailable(f"{self._site.name} is closed; nothing was {done}.")
+        self.refuse_closed(done)
+        assert self._servers is not None
         return self._servers
 
 

@@ -44,6 +44,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponen
 
 from ..errors import ChatkeepError, Overloaded, Unavailable, Uncertain
 from .base import settle
+from .openable import end
 from .redis_acts import HOMES, Act, Argument, Home, Script, refusal
 
 log = logging.getLogger("chatkeep")
@@ -550,13 +551,6 @@ def refused_by(fault: BaseException) -> str:
     if isinstance(fault, ResponseError) and not isinstance(fault, BusyLoadingError):
         return f"it refuses the connection ({fault})"
     return ""
-
-
-async def end(task: asyncio.Task[Any]) -> None:
-    """Cancels *task* until it has ended: asyncio.wait_for, which the library uses, may swallow a cancellation."""
-    while not task.done():
-        task.cancel()
-        await asyncio.wait([task], timeout=0.1)
 
 
 async def listen(servers: Servers, channel: bytes, heard: Callable[[bytes], None]) -> None:

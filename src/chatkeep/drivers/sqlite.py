@@ -25,6 +25,7 @@ from msgspec import structs
 
 from ..errors import ChatkeepError, Conflict, Corrupt, Duplicate, Misconfigured, Replaced, Unavailable, Uncertain
 from .base import TOMBSTONE_KEPT_S, Ability, Appended, Claim, Entry, Finding, Index, Key, Row, created, mark_of, settle
+from .openable import Openable
 from .packing import pack, unpack
 from .statements import named, numbered
 
@@ -43,7 +44,7 @@ SPACE_LEAST = 100_000_000
 OLDEST = (3, 51, 3)
 
 
-class SqliteDriver:
+class SqliteDriver(Openable):
     """One SQLite file. See `Driver` for what each verb promises."""
 
     abilities = frozenset({Ability.LOG, Ability.SCAN, Ability.DURABLE, Ability.SHARED})
@@ -56,23 +57,23 @@ class SqliteDriver:
                 "memory:// for no file at all."
             )
         self.path = path[1:]
-        self.epoch = ""
+        super().__init__(f"sqlite:///{self.path}")
         self._inode = 0
         self._writer: Worker | None = None
         self._readers: Worker | None = None
 
-    async def open(self) -> None:
+    async def _start(self) -> str:
         if not _fit():
             raise Misconfigured(f"SQLite {apsw.sqlite_lib_version()} can corrupt a shared WAL file; upgrade apsw.")
         self._inode = 0
         self._writer = Worker(self._connect, self._committed, threads=1, gathers=True)
         self._readers = Worker(self._connect, self._answered, threads=READERS)
+        epoch = await self._writer.call(_epoch)
         try:
-            self.epoch = await self._writer.call(_epoch)
             self._inode = os.stat(self.path).st_ino
-        except BaseException:
-            await self.close()
-            raise
+        except OSError as fault:
+            raise Unavailable(f"{self.store} was not opened: it was removed meanwhile ({fault}). Try again.") from fault
+        return epoch
 
     async def examine(self) -> list[Finding]:
         return await asyncio.to_thread(self._examined)
@@ -83,7 +84,7 @@ class SqliteDriver:
     def watch(self, heard: Callable[[list[str]], None]) -> None:
         """There is nothing to hear."""
 
-    async def close(self) -> None:
+    async def _stop(self) -> None:
         workers, self._writer, self._readers = (self._readers, self._writer), None, None
         for worker in workers:
             if worker is not None:
@@ -326,13 +327,13 @@ class SqliteDriver:
         ]
 
     def _reading(self) -> Worker:
-        if self._readers is None:
-            raise Unavailable(f"sqlite:///{self.path} is closed; nothing was read.")
+        self.refuse_closed("read")
+        assert self._readers is not None
         return self._readers
 
     def _writing(self) -> Worker:
-        if self._writer is None:
-            raise Unavailable(f"sqlite:///{self.path} is closed; nothing was written.")
+        self.refuse_closed("written")
+        assert self._writer is not None
         return self._writer
 
     def _connect(self) -> apsw.Connection:

@@ -992,6 +992,76 @@ class AnswersWhenClosed(Intact):
         pass
 
 
+@caught_by("a_driver_is_usable_only_when_its_epoch_is_known")
+class AnswersWhileItIsOpened(Intact):
+    """Its connections are there before it knows the epoch, and a healthy store looks like another one."""
+
+    async def _come_in(self) -> None:
+        await asyncio.sleep(0)
+        if self._starting is None:
+            self.refuse_closed("done")
+
+
+@caught_by("a_driver_is_usable_only_when_its_epoch_is_known")
+class EpochKnownTooEarly(Intact):
+    """It says its epoch first, and is usable later."""
+
+    async def _start(self) -> str:
+        self.epoch = self._shelf.epoch
+        await asyncio.sleep(0.02)
+        return await super()._start()
+
+
+@caught_by("an_open_that_was_cancelled_leaves_it_closed")
+class UsableAfterAFailedOpen(Intact):
+    """What was there of it when the open was broken off stays."""
+
+    async def open(self) -> None:
+        try:
+            await super().open()
+        except asyncio.CancelledError:
+            self.epoch, self.is_open = self._shelf.epoch, True
+            raise
+
+
+@caught_by("an_open_that_was_cancelled_leaves_it_closed")
+class OpenGoesOnWhenCancelled(Intact):
+    """Whoever opened it is gone, and nobody closes it."""
+
+    async def open(self) -> None:
+        await asyncio.shield(asyncio.ensure_future(super().open()))
+
+
+@caught_by("closing_breaks_off_an_open_under_way")
+class OpensAfterItWasClosed(Intact):
+    """What has not been opened yet has nothing to close."""
+
+    async def close(self) -> None:
+        if self.is_open:
+            await super().close()
+
+
+@caught_by("it_is_opened_once_at_a_time")
+class OpenedTwice(Intact):
+    """The second open takes the place of the first, which nobody closes any more."""
+
+    async def open(self) -> None:
+        self._starting = None
+        await super().open()
+
+
+@caught_by("an_act_is_settled_in_the_opening_it_began_in")
+class ActsWaitForTheNextOpening(Intact):
+    """What was not done when it was closed is done when it is open again."""
+
+    async def append(self, key: Key, entries: Sequence[Entry], **how: Any) -> Appended:
+        while True:
+            try:
+                return await super().append(key, entries, **how)
+            except Unavailable:
+                await asyncio.sleep(0.001)
+
+
 @caught_by("acts_under_way_are_answered_before_it_closes", "a_reopened_store_holds_everything")
 class LastActLost(Intact):
     """What was answered last was not on disk yet."""
@@ -1108,4 +1178,4 @@ class ExaminedOnlyWhenOpen(Intact):
     """It says nothing to somebody who has not opened it."""
 
     async def examine(self) -> list[Finding]:
-        return await super().examine() if self._open else []
+        return await super().examine() if self.is_open else []
