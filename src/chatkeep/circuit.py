@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from aiolimiter import AsyncLimiter
 from circuitbreaker import STATE_HALF_OPEN, CircuitBreaker
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from .errors import Replaced, StoreError, Unavailable, Uncertain
 
@@ -30,11 +30,21 @@ APART_S = 0.2  # failures that are closer than this, of acts that began before, 
 
 class Circuit:
     """Runs acts on a store. *patience_s*: how long an act whose outcome is unknown is run again. *replaced* is called
-    when another store answers in its place."""
+    when another store answers in its place; from then on every act is refused, until *look*, asked once a pause, finds
+    the right one there again."""
 
-    def __init__(self, *, patience_s: float, replaced: Callable[[Replaced], None] = lambda _: None) -> None:
-        self.trouble = ""
+    def __init__(
+        self,
+        *,
+        patience_s: float,
+        replaced: Callable[[Replaced], None] = lambda _: None,
+        look: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
+        self._trouble = ""
         self._tell_replaced = replaced
+        self._look = look
+        self._looked_at = 0.0
+        self._opening = 0  # an act says nothing of a store that was opened after the act began
         self._patience_s = patience_s
         self._breaker = CircuitBreaker(FAILURES, PAUSE_S, StoreError)
         self._budget = AsyncLimiter(AGAIN_A_S, 1.0)
@@ -42,18 +52,30 @@ class Circuit:
         self._probing = False
         self._replaced: Replaced | None = None
 
+    @property
+    def trouble(self) -> str:
+        """What is wrong with the store, as far as the last act has shown; "" when it answers."""
+        return self._trouble if self._replaced is None else str(self._replaced)
+
+    @property
+    def replaced(self) -> bool:
+        """Whether another store answers in its place."""
+        return self._replaced is not None
+
     def reset(self) -> None:
         """Forgets what was: the store has been opened anew."""
+        self._opening += 1
         self._breaker.reset()
-        self._replaced, self.trouble = None, ""
+        self._replaced, self._trouble, self._failed_at = None, "", 0.0
 
     async def settle(self, act: Callable[[], Awaitable[T]], *, once: bool = False) -> T:
         """The answer of *act*; while nobody can say whether it happened, runs the same act again, unless told *once*.
 
         Raises `Unavailable` without trying while the store is left alone.
         """
-        if self._replaced is not None:
-            raise Replaced(str(self._replaced))
+        opening = self._opening
+        if self._replaced is not None and not await self._is_back(opening):
+            raise Replaced(self.trouble)
         probes = self.trouble and self._breaker.state == STATE_HALF_OPEN and not self._probing
         if self.trouble and not probes and not self._breaker.closed:
             raise Unavailable(
@@ -66,12 +88,14 @@ class Circuit:
             else:
                 answer = await act()
         except Replaced as replaced:
-            if self._replaced is None:
-                self._replaced, self.trouble = replaced, str(replaced)
+            if self._replaced is None and opening == self._opening:
+                self._replaced = replaced
                 self._tell_replaced(replaced)
             raise
         except (Unavailable, Uncertain) as fault:
-            self.trouble = str(fault)
+            if opening != self._opening:
+                raise
+            self._trouble = str(fault)
             # A connection that breaks fails all that was on it: that is one failure, and not fifty.
             if (now := time.monotonic()) > self._failed_at + APART_S or began > self._failed_at:
                 self._failed_at = now
@@ -81,11 +105,25 @@ class Circuit:
                 raise
             return await self._again(act, fault)
         except StoreError:
-            self._answered()
+            self._answered(opening)
             raise
-        if self.trouble:
-            self._answered()
+        if self._trouble:
+            self._answered(opening)
         return answer
+
+    async def _is_back(self, opening: int) -> bool:
+        """Whether the store that was opened answers again where another one did."""
+        now = time.monotonic()
+        if self._look is None or now < self._looked_at + PAUSE_S:
+            return False
+        self._looked_at = now  # one looks for all
+        try:
+            await self._look()
+        except StoreError:
+            return False
+        if opening == self._opening:
+            self._replaced = None
+        return opening == self._opening
 
     async def _probe(self, act: Callable[[], Awaitable[T]]) -> T:
         """The pause is over: one asks for all."""
@@ -95,12 +133,14 @@ class Circuit:
         finally:
             self._probing = False
 
-    def _answered(self) -> None:
-        self.trouble = ""
-        self._breaker.reset()
+    def _answered(self, opening: int) -> None:
+        if opening == self._opening:
+            self._trouble = ""
+            self._breaker.reset()
 
     async def _again(self, act: Callable[[], Awaitable[T]], unknown: Uncertain) -> T:
         deadline = time.monotonic() + self._patience_s
+        opening = self._opening
 
         async def again() -> T:
             try:
@@ -108,6 +148,8 @@ class Circuit:
                     await self._budget.acquire()
             except TimeoutError:
                 raise unknown from None
+            if opening != self._opening:
+                raise unknown
             return await self.settle(act, once=True)
 
         def still_unknown(state: RetryCallState) -> T:
@@ -115,7 +157,9 @@ class Circuit:
             raise unknown
 
         patient = AsyncRetrying(
-            retry=retry_if_exception_type((Uncertain, Unavailable)),
+            retry=retry_if_exception(
+                lambda fault: isinstance(fault, Uncertain | Unavailable) and opening == self._opening
+            ),
             wait=wait_random_exponential(multiplier=0.05, max=1.0),
             stop=stop_after_delay(self._patience_s),
             retry_error_callback=still_unknown,

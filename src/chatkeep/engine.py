@@ -151,6 +151,8 @@ class Engine(Generic[State]):
         self.live = Live(store, self._news, shown=self._shown)
         self._work_waits = asyncio.Event()
         self._store_open = False
+        self._unopened = "the store has not been reached since the start"
+        self._life = asyncio.Lock()  # one opens or closes at a time
         self._sweeper: asyncio.Task[None] | None = None
         self._threads: ThreadPoolExecutor | None = None
         self._unreadable: dict[Key, float] = {}  # not looked at again before
@@ -163,28 +165,26 @@ class Engine(Generic[State]):
 
     async def open(self) -> None:
         """Opens the store and starts the sweep, which answers at once what a crash has left unread."""
-        if self._open:
-            raise Misconfigured("This Chatkeep is open already; nothing was done.")
-        if self._journal is not None:
-            await self._journal.open()
-        try:
-            await self._open_store()
-        except Unavailable as fault:
-            if self._journal is None:
-                raise
-            log.error("The store cannot be reached (%s); messages are taken into the journal until it can.", fault)
-        except BaseException:
-            if self._journal is not None:
-                await self._journal.close()
-            raise
-        if self.dispatch.outlet is not None:
+        async with self._life:
+            if self._open:
+                raise Misconfigured("This Chatkeep is open already; nothing was done.")
             try:
-                await self.dispatch.outlet.open()
-            except BaseException:
-                await self.store.close()
                 if self._journal is not None:
-                    await self._journal.close()
+                    await self._journal.open()
+                try:
+                    await self._open_store()
+                except Unavailable as fault:
+                    if self._journal is None:
+                        raise
+                    log.error("%s; messages are taken into the journal until it can be used.", fault)
+                if self.dispatch.outlet is not None:
+                    await self.dispatch.outlet.open()
+            except BaseException:
+                await self._close_stores()
                 raise
+            self._begin()
+
+    def _begin(self) -> None:
         self._open, self.live.ended = True, False
         self._streams = self._long_way = self.handler in STREAMING
         self.claims.open()
@@ -192,19 +192,33 @@ class Engine(Generic[State]):
             self._sweeper = asyncio.create_task(self._sweep_for_ever(), name="chatkeep sweep")
 
     async def _open_store(self) -> None:
+        """Opens the store, or leaves it closed: messages go to it when it is known to be the right one, and for whom the
+        bot is off."""
         try:
-            await self.store.open()
-            if self._journal is not None:
-                await self._journal.belong(self.store.driver.epoch)
+            await self.store.open(None if self._journal is None else self._journal.belong)
             await self._look_at_switches()
-        except BaseException:
+            self._news.open()
+        except BaseException as fault:
+            self._unopened = f"the store has not been opened since the start ({fault})"
             await self.store.close()
             raise
         self._store_open = True
-        self._news.open()
+
+    async def _close_stores(self) -> None:
+        self._store_open = False
+        try:
+            await self._news.close()
+            await self.store.close()
+        finally:
+            if self._journal is not None:
+                await self._journal.close()
 
     async def close(self) -> None:
         """Takes nothing new, lets running turns finish, hands the rest back, closes the store."""
+        async with self._life:
+            await self._end()
+
+    async def _end(self) -> None:
         self._open = False
         try:
             await self._stop()
@@ -214,13 +228,11 @@ class Engine(Generic[State]):
                 self._threads = None
             self.claims.close()
             self.live.close()
-            if self.dispatch.outlet is not None:
-                await self.dispatch.outlet.close()
-            await self._news.close()
-            await self.store.close()
-            self._store_open = False
-            if self._journal is not None:
-                await self._journal.close()
+            try:
+                if self.dispatch.outlet is not None:
+                    await self.dispatch.outlet.close()
+            finally:
+                await self._close_stores()
 
     @property
     def trouble(self) -> str:
@@ -228,7 +240,7 @@ class Engine(Generic[State]):
         if not self._open:
             return "this Chatkeep is not open"
         if not self._store_open:
-            return "the store has not been reached since the start"
+            return self._unopened
         return self.store.trouble or self._journal_trouble
 
     async def _stop(self) -> None:
@@ -252,6 +264,11 @@ class Engine(Generic[State]):
         for key, lane, _ in late:
             with suppress(ChatkeepError):
                 await self._give_back(key, lane, None)
+
+    @property
+    def reached(self) -> bool:
+        """Whether the store is open, and has answered the last act."""
+        return self._store_open and not self.store.trouble
 
     @property
     def is_open(self) -> bool:
@@ -348,6 +365,7 @@ class Engine(Generic[State]):
         record = snapshot.record
         return (
             self._pace_s < self._quick_s
+            and self._store_open
             and not self._long_way
             and not self._takes(snapshot.row.key)
             and snapshot.row.claim is None
@@ -469,6 +487,8 @@ class Engine(Generic[State]):
         return await self._wait_for(key, lane, draft.id, snapshot, number, duplicate=known)
 
     async def _appended(self, key: Key, draft: Draft, owner: str) -> tuple[Snapshot, int, bool, Lane]:
+        if not self._store_open:
+            raise Unavailable(f"{key}: {self._unopened}; nothing was written to the store.")
         if self._journal is not None and self._journal.holds(key):
             raise Unavailable(f"{key}: earlier messages still wait in the journal; nothing was written to the store.")
         return await self._to_the_end(self._append(key, draft, owner), key)
@@ -493,6 +513,7 @@ class Engine(Generic[State]):
         try:
             await self._to_the_end(self._journal.keep(key, draft.entry, at=draft.created_at, owner=owner), key)
         except StoreError as full:
+            self._journal_trouble = f"the journal cannot be written ({full})"
             raise fault from full  # what is said of the store: perhaps the message is in it
         self.statistics.journaled = len(self._journal)
         return self._receipt(key, draft.id, 0, Outcome("journaled"), duplicate=False)
@@ -503,17 +524,22 @@ class Engine(Generic[State]):
         async def take(key: Key, entries: list[Entry], owner: str) -> None:
             await self.store.hand_in(key, entries, at=self.clock(), owner=owner)
 
-        if self._journal is None or not len(self._journal):
+        if self._journal is None or not (len(self._journal) or self._journal_trouble):
             return
+        before, trouble = self._journal_trouble, ""
         try:
             count = await self._journal.hand_over(take)
-            self._journal_trouble = ""
+            if refused := self._journal.refused:
+                keys, fault = ", ".join(map(str, list(refused)[:5])), next(iter(refused.values()))
+                trouble = f"the journal holds messages of {len(refused)} conversations that cannot be given to the store: {keys} ({fault})"
             if count:
                 log.warning("%d messages of the journal were handed over to the store.", count)
                 self._news.tell_of_work()
         except StoreError as fault:  # what it keeps must not keep the sweep from the rest
-            self._journal_trouble = f"the journal waits to be handed over ({fault})"
-            log.warning("%s", self._journal_trouble)
+            trouble = f"the journal waits to be handed over ({fault})"
+        self._journal_trouble = trouble
+        if trouble and trouble != before:  # once, and not at every beat until it is over
+            log.warning("%s", trouble)
         self.statistics.journaled = len(self._journal)
 
     async def erase(self, key: Key) -> None:
@@ -1070,7 +1096,7 @@ class Engine(Generic[State]):
                 await self._look_at_switches()
                 self.statistics.set_back = self.store.set_back
                 trouble = ""
-            except StoreError as fault:
+            except (StoreError, Misconfigured) as fault:
                 if not trouble:  # once, and not at every beat until it is over
                     log.warning("The sweep could not look for work, and tries on: %s", fault)
                 trouble = str(fault)

@@ -96,7 +96,8 @@ class Overloaded(Unavailable):
 class Replaced(Unavailable):
     """The store was emptied, or another one has taken its place, while it was open; nothing was written.
 
-    It stays refused until the store is opened anew: conversations must not begin afresh behind anybody's back.
+    It stays refused until the right store answers again, or what is there is opened anew: conversations must not begin
+    afresh behind anybody's back.
     """
 
 

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from .codec import RESERVED
 from .drivers import driver_for
 from .drivers.base import ENTRIES_MOST, Entry, Key, Row
-from .errors import Conflict, Misconfigured
+from .errors import ChatkeepError, Conflict, Misconfigured, Unavailable, Uncertain
 from .store import fresh_token
 
 PAGE = 100
@@ -32,6 +32,7 @@ class Journal:
         self._path = path
         self._driver = driver_for(f"sqlite:///{path}")
         self._lock = FileLock(f"{path}.lock")
+        self.refused: dict[Key, ChatkeepError] = {}  # what the last hand-over could not give, and why
         self._holding: dict[Key, int] = {}  # key: how often something was put there
         self._writing: Counter[Key] = Counter()
 
@@ -45,13 +46,14 @@ class Journal:
             ) from taken
         except OSError as fault:
             raise Misconfigured(f"journal={self._path} cannot be used ({fault}); nothing was opened.") from fault
+        self._holding.clear()
         try:
             await self._driver.open()
+            async for row in self._rows():
+                self._put(row.key)
         except BaseException:
-            self._lock.release()
+            await self.close()
             raise
-        async for row in self._rows():
-            self._put(row.key)
 
     async def belong(self, epoch: str) -> None:
         """Notes whose messages these are: of the store with this *epoch*. Raises `Misconfigured` when they are another's."""
@@ -70,8 +72,10 @@ class Journal:
 
     async def close(self) -> None:
         """Closes the file; what it holds stays."""
-        await self._driver.close()
-        self._lock.release()
+        try:
+            await self._driver.close()
+        finally:
+            self._lock.release()
 
     def __len__(self) -> int:
         return len(self._holding)
@@ -100,20 +104,31 @@ class Journal:
     async def hand_over(self, take: HandOver) -> int:
         """Gives everything to *take*, each conversation in order, and lets go of what was taken; how many messages.
 
-        What *take* raises ends it; what it has not taken stays.
+        What is not taken stays. A conversation that *take* refuses is put into `refused` and holds up no other; when
+        the store does not answer (`Unavailable`, `Uncertain`) that is raised, and ends it.
         """
-        count = 0
+        count, self.refused = 0, {}
         for key in list(self._holding):
-            seen, taken = -1, 0
-            while seen != self._holding.get(key) or self._writing[key]:
-                seen = self._holding.get(key, 0)
-                while entries := await self._driver.entries(key, after=taken, limit=ENTRIES_MOST):
-                    found = await self._driver.read(key, tail=0)
-                    await take(key, entries, found[0].owner if found else "")
-                    count += len(entries)
-                    taken = entries[-1].number
-            # Nothing can come in between: acts of one process are done in the order in which they are asked for.
-            await self.erase(key)
+            try:
+                count += await self._give(key, take)
+            except (Unavailable, Uncertain):
+                raise
+            except ChatkeepError as refusal:
+                self.refused[key] = refusal
+        return count
+
+    async def _give(self, key: Key, take: HandOver) -> int:
+        count = 0
+        seen, taken = -1, 0
+        while seen != self._holding.get(key) or self._writing[key]:
+            seen = self._holding.get(key, 0)
+            while entries := await self._driver.entries(key, after=taken, limit=ENTRIES_MOST):
+                found = await self._driver.read(key, tail=0)
+                await take(key, entries, found[0].owner if found else "")
+                count += len(entries)
+                taken = entries[-1].number
+        # Nothing can come in between: acts of one process are done in the order in which they are asked for.
+        await self.erase(key)
         return count
 
     async def erase(self, key: Key) -> None:

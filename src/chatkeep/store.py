@@ -60,7 +60,10 @@ class Store:
         self.observed: Callable[[str, float], None] | None = None
         self.shared: SharedCache | None = None
         self.set_back = 0
-        self._circuit = Circuit(patience_s=patience_s, replaced=self._replaced)
+        self._circuit = Circuit(
+            patience_s=patience_s, replaced=self._replaced, look=lambda: driver.scan("due", limit=1)
+        )
+        self._open = False
         self._cache = cache
         self._window = window
         self._message_limit = message_limit
@@ -70,13 +73,16 @@ class Store:
         """What the cache did so far."""
         return self._cache.statistics
 
-    async def open(self) -> None:
-        """Opens the driver."""
+    async def open(self, fits: Callable[[str], Awaitable[None]] | None = None) -> None:
+        """Opens the driver. No act gets to it before *fits*, given the store's epoch, has raised nothing."""
         await self.driver.open()
+        if fits is not None:
+            await fits(self.driver.epoch)
         self._circuit.reset()
         self._cache.clear()  # what was seen of it before it was closed may be of another store
         if self.shared is not None:
             self.shared.open(self.driver.epoch)
+        self._open = True
 
     def widen(self) -> None:
         """Makes room in the window for the notes that sending replies out leaves between what is said."""
@@ -84,14 +90,22 @@ class Store:
 
     async def close(self) -> None:
         """Closes the driver."""
-        if self.shared is not None:
-            await self.shared.close()
-        await self.driver.close()
+        self._open = False
+        try:
+            if self.shared is not None:
+                await self.shared.close()
+        finally:
+            await self.driver.close()
 
     @property
     def trouble(self) -> str:
         """What is wrong with the store, as far as the last act has shown; "" when it answers."""
         return self._circuit.trouble
+
+    @property
+    def replaced(self) -> bool:
+        """Whether the store was emptied, or another one answers in its place."""
+        return self._circuit.replaced
 
     def cached(self, key: Key) -> Snapshot | None:
         """The newest snapshot this process has seen; the store may have moved on."""
@@ -257,6 +271,8 @@ class Store:
         self.changed(key)
 
     def _act(self, verb: str, act: Callable[[], Awaitable[T]]) -> Awaitable[T]:
+        if not self._open:
+            raise Unavailable("The store is not open; nothing was done. Try again when it is.")
         return self._circuit.settle(act) if self.observed is None else self._timed(verb, act, self.observed)
 
     async def _timed(self, verb: str, act: Callable[[], Awaitable[T]], observed: Callable[[str, float], None]) -> T:

@@ -483,7 +483,8 @@ async def test_a_newer_schema_is_refused_and_left_alone(driver: SqliteDriver, pa
 
 async def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     """And not made: it may be a typing error, or a disk that is not mounted."""
-    assert f"{tmp_path}/nowhere" in str(await refusal_to_open(f"{tmp_path}/nowhere/chat.db"))
+    with pytest.raises(Unavailable, match=f"{tmp_path}/nowhere"):
+        await opened_on(f"{tmp_path}/nowhere/chat.db")
     assert f"{tmp_path}" in str(await refusal_to_open(f"{tmp_path}"))
     assert {} == files_of(tmp_path)
 

@@ -164,3 +164,70 @@ async def test_nobody_waits_for_the_budget_longer_than_their_patience(monkeypatc
 
     assert [Uncertain] * 30 == [type(answer) for answer in told]
     assert time.monotonic() - began < 1.5
+
+
+async def test_an_act_says_nothing_of_a_store_that_was_opened_after_it_began() -> None:
+    """Whatever it is told late: the new opening is not refused, its trouble not cleared, and it is not run again there."""
+    for late in (Replaced("emptied"), Unavailable("down"), Uncertain("lost"), "there"):
+        through, answered = Circuit(patience_s=5.0), asyncio.Event()
+        asked = []
+
+        async def act(late: Any = late, asked: list[int] = asked, answered: asyncio.Event = answered) -> Any:
+            asked.append(1)
+            await answered.wait()
+            if isinstance(late, Exception):
+                raise late
+            return late
+
+        begun = asyncio.create_task(through.settle(act))
+        await asyncio.sleep(0)
+        through.reset()
+        with pytest.raises(Unavailable):
+            await through.settle(answers(Unavailable("of the new one")))
+        answered.set()
+        (answer,) = await asyncio.gather(begun, return_exceptions=True)
+
+        assert late == answer
+        assert [1] == asked
+        assert ("of the new one", False) == (through.trouble, through.replaced)
+        assert "there" == await through.settle(answers("there"))
+
+
+async def test_an_uncertain_act_is_not_run_again_on_a_store_opened_meanwhile() -> None:
+    """Its outcome stays unknown."""
+    through, act = Circuit(patience_s=5.0), answers(Uncertain("lost"))
+    begun = asyncio.create_task(through.settle(act))
+    await asyncio.sleep(0)
+    through.reset()
+    asked = act.asked  # type: ignore[attr-defined]
+    with pytest.raises(Uncertain, match="lost"):
+        await begun
+
+    assert asked == act.asked  # type: ignore[attr-defined]
+    assert "" == through.trouble
+
+
+async def test_a_replaced_store_is_looked_for_and_its_trouble_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No answer of an act that began before hides it; one looks, once a pause, and all go on when the right one is back."""
+    monkeypatch.setattr(circuit, "PAUSE_S", 0.05)
+    look, slow = answers(Replaced("another"), Unavailable("down"), "there"), asyncio.Event()
+    through = Circuit(patience_s=0.1, look=look)
+    begun = asyncio.create_task(through.settle(slow.wait))
+    await asyncio.sleep(0)
+    with pytest.raises(Replaced):
+        await through.settle(answers(Replaced("emptied")))
+    slow.set()
+    await begun
+
+    assert ("emptied", True) == (through.trouble, through.replaced)
+
+    act = answers("there")
+    for _ in range(2):
+        for _ in range(5):
+            with pytest.raises(Replaced, match="emptied"):
+                await through.settle(act)
+        await asyncio.sleep(0.06)
+
+    assert (2, 0) == (look.asked, act.asked)  # type: ignore[attr-defined]
+    assert "there" == await through.settle(act)
+    assert ("", False) == (through.trouble, through.replaced)

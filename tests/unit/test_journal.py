@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from chatkeep.drivers.base import Entry, Key
-from chatkeep.errors import Misconfigured, Unavailable
+from chatkeep.errors import Corrupt, Misconfigured, Unavailable
 from chatkeep.journal import Journal
 
 ADA, BOB = Key("", "ada"), Key("salon", "bob")
@@ -152,3 +152,41 @@ async def test_a_journal_keeps_to_its_store(tmp_path: Path) -> None:
         await kept.belong("shop")
     await kept.belong("clinic")
     await kept.close()
+
+
+async def test_a_conversation_that_is_refused_holds_up_no_other(tmp_path: Path) -> None:
+    """It stays, with the reason, and is given when it can be taken."""
+    kept, store = journal(tmp_path), Taker()
+    await kept.open()
+    for key in (ADA, BOB):
+        await kept.keep(key, Entry(0, "m", "u", b"hi"), at=1.0, owner="")
+    damaged = {ADA}
+
+    async def take(key: Key, entries: list[Entry], owner: str) -> None:
+        if key in damaged:
+            raise Corrupt("damaged")
+        await store(key, entries, owner)
+
+    assert 1 == await kept.hand_over(take)
+    assert (["damaged"], [ADA]) == ([str(fault) for fault in kept.refused.values()], list(kept.refused))
+    assert (True, False) == (kept.holds(ADA), kept.holds(BOB))
+
+    damaged.clear()
+
+    assert 1 == await kept.hand_over(take)
+    assert ({}, 0) == (kept.refused, len(kept))
+    await kept.close()
+
+
+async def test_a_journal_that_could_not_be_opened_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever opens it next finds no lock and no connection of the first."""
+    first, second = journal(tmp_path), journal(tmp_path)
+
+    async def unreadable(*_: object, **__: object) -> None:
+        raise Corrupt("damaged")
+
+    monkeypatch.setattr(first._driver, "scan", unreadable)
+    with pytest.raises(Corrupt):
+        await first.open()
+    await second.open()
+    await second.close()

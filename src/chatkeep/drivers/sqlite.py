@@ -341,7 +341,8 @@ class SqliteDriver(Openable):
         refusal: type[Misconfigured | Unavailable] = Unavailable if self.epoch else Misconfigured
         folder = os.path.dirname(os.path.abspath(self.path))
         if not os.path.isdir(folder):
-            raise refusal(f"sqlite:///{self.path} was not opened: there is no folder {folder}. Make it first.")
+            # A typing error, or a disk that is not mounted yet.
+            raise Unavailable(f"sqlite:///{self.path} was not opened: there is no folder {folder}. Make or mount it.")
         db: apsw.Connection | None = None
         try:
             db = apsw.Connection(self.path)

@@ -30,4 +30,11 @@ def trouble_of(keep: Chatkeep[Any]) -> str:
         return "this server is stopping"
     if keep._engine.handler is None:
         return "there is no handler"
-    return "the store is not reached" if keep.trouble else ""
+    engine = keep._engine
+    if not engine.trouble:
+        return ""
+    if engine.store.replaced:
+        return "the store was emptied, or another one has taken its place"
+    if not engine.is_open or not engine.reached:
+        return "the store is not reached"
+    return "messages wait in the journal"
