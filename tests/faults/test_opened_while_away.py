@@ -17,6 +17,7 @@ from chatkeep import Chatkeep, Misconfigured, Unavailable, Uncertain
 from chatkeep.drivers import driver_for, sqlite
 from chatkeep.drivers.base import Key
 from chatkeep.errors import Replaced
+from chatkeep.server.health import trouble_of
 from chatkeep.testing.history import Told, check, collect
 from chatkeep.testing.proxy import Proxy
 from chatkeep.testing.servers import PostgresServer, RedisServer, Server
@@ -131,6 +132,22 @@ async def test_a_driver_whose_store_goes_while_it_is_opened_is_closed(stand: Sta
     assert opened, "it went away at every request so far: there are more to be tried"
 
 
+async def test_an_open_that_was_cancelled_leaves_no_connection(stand: Stand) -> None:
+    """At whatever moment, and whether the store answers or is silent."""
+    for silent in (False, True):
+        for ticks in (*range(0, 40, 3), 80, 160, 640, 2560):
+            driver = driver_for(stand.url(timeout=0.3))
+            opening = asyncio.create_task(driver.open())
+            for tick in range(ticks):
+                stand.proxy.silent = silent and tick > ticks // 2
+                await asyncio.sleep(0)
+            opening.cancel()
+            await asyncio.wait([opening])
+            stand.proxy.silent = False
+            await driver.close()
+            await until(lambda: not stand.proxy._links, within=1.0)
+
+
 @pytest.mark.parametrize("pause_s", [0.1, 3.0])
 async def test_journal_until_a_store_comes_that_was_away_at_the_start(
     stand: Stand, opening: Any, tmp_path: Path, pause_s: float
@@ -145,7 +162,7 @@ async def test_journal_until_a_store_comes_that_was_away_at_the_start(
     talkers = Talkers(keep, clients.told)
     await talkers.say("ada", "meanwhile")
     await asyncio.sleep(pause_s)
-    away = keep.trouble
+    away, public = keep.trouble, trouble_of(keep)
     back(stand.proxy)
     await until(lambda: talkers.seen[-1] == "accepted")
     await asyncio.sleep(0.3)
@@ -156,6 +173,7 @@ async def test_journal_until_a_store_comes_that_was_away_at_the_start(
     assert {"journaled", "accepted"} == set(talkers.seen)
     assert [] == talkers.unexplained
     assert "not been opened" in away
+    assert ("the store is not reached", "") == (public, trouble_of(keep))
     assert [] == check(clients.told, await collect(keep)).faults
 
 
@@ -256,6 +274,7 @@ async def test_another_store_is_refused_until_the_right_one_is_back(
         with pytest.raises(Replaced):
             await keep.accept("bob", "1", id="1")
         assert "taken its place" in keep.trouble
+        assert "taken its place" in trouble_of(keep)
         await asyncio.sleep(0.07)
     back(stand.proxy, stand.server.port)
     await until(lambda: not keep.trouble)
@@ -357,11 +376,13 @@ async def test_a_damaged_conversation_holds_up_no_other(stand: Stand, opening: A
     back(stand.proxy)
     await until(lambda: keep.statistics.engine.journaled == 1)
     await until(lambda: "ada" in keep.trouble)
+    public = trouble_of(keep)
     statuses = [(await keep.accept(name, "4", id=f"{name}4")).status for name in ("ada", "bob", "zoe")]
     await mend()
     await until(lambda: not keep.trouble and keep.statistics.engine.journaled == 0)
     held = await collect(keep)
 
+    assert "messages wait in the journal" == public
     assert ["journaled", "accepted", "accepted"] == statuses
     for name in ("ada", "bob", "zoe"):
         told += [Told(name, f"{name}{number}", True) for number in range(1, 5)]
