@@ -345,17 +345,46 @@ def erase(store: str, conversation: str, tenant: str, yes: bool) -> None:
     from . import grants
 
     async def work(of: Tenant[Any]) -> None:
-        found = await found_in(of, conversation, store)
+        try:
+            what = f"{(await found_in(of, conversation, store)).head} log entries"
+        except Corrupt:
+            what = "log, which cannot be read,"
         if not yes:
-            click.confirm(
-                f"Erase {plain(conversation, line=True)} with its {found.head} log entries for ever?", abort=True
-            )
+            click.confirm(f"Erase {plain(conversation, line=True)} with its {what} for ever?", abort=True)
         await of.erase(conversation)
         await grants.forget(keep, tenant, conversation)
         click.echo(f"{plain(conversation, line=True)} is erased.")
 
     keep = existing(store)
     asyncio.run(opened(keep, lambda: work(keep.tenant(tenant))))
+
+
+@main.command()
+@store_argument
+@conversation_argument
+@click.argument("slot", required=False, metavar="[SLOT]")
+@tenant_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def forget(store: str, conversation: str, slot: str | None, tenant: str, yes: bool) -> None:
+    """Clears the state of a conversation, or one slot of it; the log stays.
+
+    The bot need not be able to read what is cleared. After all of it the next message begins a new session.
+
+    \b
+    Examples:
+      chatkeep forget chat.db ada
+      chatkeep forget chat.db ada cart --yes
+    """
+
+    async def work(of: Tenant[Any]) -> None:
+        await found_in(of, conversation, store)
+        what = f"slot {plain(slot, line=True)!r}" if slot else "the state"
+        if not yes:
+            click.confirm(f"Clear {what} of {plain(conversation, line=True)}?", abort=True)
+        await of.forget(conversation, slot)
+        click.echo(f"{what[0].upper()}{what[1:]} of {plain(conversation, line=True)} is cleared.")
+
+    look(store, tenant, work)
 
 
 @main.command()

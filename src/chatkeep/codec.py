@@ -10,24 +10,21 @@ else.
 
 from __future__ import annotations
 
-import math
-import sys
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import is_dataclass
+from contextlib import suppress
 from functools import lru_cache
-from typing import Annotated, Any, Generic, cast
+from typing import Any, Generic, cast
 
 import msgspec
-from msgspec import Meta, Raw, Struct
+from msgspec import Raw, Struct
 
 from .drivers.base import Entry, Key
-from .errors import BadKey, BadMessage, Corrupt, Misconfigured, TooLarge, Unsupported
+from .errors import BadKey, BadMessage, Corrupt, Misconfigured, TooLarge, Unsupported, UsageError
 from .model import Content, Message, Role, State
+from .shapes import Shape, Unfit, encoded, shared, told
 
 FORMAT = 1
-DEEPEST = 64
-PLAIN_LEVELS = 5  # deeper values are looked at by slower code; each level makes the type that says so twice as large
 LONGEST_ID = 512
 NONE = Raw(b"null")
 RESERVED = "~"
@@ -113,9 +110,6 @@ _decode = msgspec.json.Decoder().decode
 _decode_record = msgspec.json.Decoder(Record).decode
 _decode_line = msgspec.json.Decoder(Line).decode
 
-_DIGITS = bytes(48 if 48 <= byte < 58 else byte for byte in range(256))
-_LONG_NUMBER = b"0" * 19
-
 
 @lru_cache(maxsize=4096, typed=True)
 def key_for(tenant: str, conversation: str) -> Key:
@@ -174,10 +168,10 @@ def entry_for(
         )
     if metadata is not None and not isinstance(metadata, dict):
         raise BadMessage(f"{key}: metadata is a dict, not {type(metadata).__name__}; nothing was touched.")
-    said = json_of(key, content, "this message")
+    said = json_of(key, content, "content")
     extra = b""
     if metadata:
-        extra = b",%d,%d,%s" % (reply_to, reply_from, json_of(key, metadata, "its metadata"))
+        extra = b",%d,%d,%s" % (reply_to, reply_from, json_of(key, metadata, "metadata"))
     elif reply_to:
         extra = b",%d" % reply_to if reply_from == reply_to else b",%d,%d" % (reply_to, reply_from)
     rest = b"%d,%s%s]" % (round(created_at * 1000), said, extra)
@@ -244,6 +238,9 @@ class StateCodec(Generic[State]):
     *schema* is the number of its shape; `upgrades[n]` takes the plain JSON value of schema n to that of n + 1. Old
     states are upgraded when they are next loaded, and stored in the new shape with the next turn. With schema=0 states
     of any schema are shown as plain JSON, and none can be written.
+
+    Promised: what `encode` gives is read by `decode` as the same state (`Shape.encode` says what is the same), and `kind()`
+    was seen to be. Not promised: that a state is read by code of another shape, which upgrades are for.
     """
 
     def __init__(self, kind: type[State], *, schema: int = 1, upgrades: Upgrades | None = None, limit: int) -> None:
@@ -253,35 +250,44 @@ class StateCodec(Generic[State]):
         self.kind = kind
         self._upgrades = dict(upgrades or {})
         self._limit = limit
-        self._pydantic = hasattr(kind, "model_validate_json")
-        if not (kind is dict or self._pydantic or is_dataclass(kind) or issubclass(kind, Struct)):
-            raise Misconfigured(f"state={kind.__name__} is not a dict, dataclass, msgspec Struct or pydantic model.")
+        try:
+            self.shape: Shape[State] = Shape(kind)
+        except Exception as fault:
+            raise Misconfigured(str(fault)) from fault
         if missing := [n for n in range(min(self._upgrades, default=schema), schema) if n not in self._upgrades]:
             raise Misconfigured(f"schema={schema}, but upgrades has no step from {', '.join(map(str, missing))}.")
         try:
-            kind()
+            fresh, another = kind(), kind()
         except Exception as fault:
             raise Misconfigured(
-                f"state={kind.__name__} cannot be made without arguments ({fault}); give every field a default."
+                f"state={self.shape.name} cannot be made without arguments ({fault}); give every field a default."
             ) from fault
-        self._decode = msgspec.json.Decoder(kind).decode if not self._pydantic else kind.model_validate_json  # type: ignore[attr-defined]
+        try:
+            self.shape.encode(fresh)
+        except Unfit as unfit:
+            raise Misconfigured(
+                f"state={self.shape.name}: a fresh one would not come back from the store as it is: {unfit}. Give that "
+                "member another type, default or serializer, or keep it elsewhere."
+            ) from unfit
+        if member := shared(fresh, another, "state"):
+            raise Misconfigured(
+                f"state={self.shape.name}: {member} is shared by all fresh states; give it a default_factory."
+            )
 
-    def fresh(self, key: Key) -> Raw:
+    def fresh(self) -> Raw:
         """The state that a session starts with: `kind()`."""
-        return self.encode(key, self.kind())
+        return Raw(self.shape.encode(self.kind()))
 
     def encode(self, key: Key, state: State) -> Raw:
-        """*state* as JSON. Raises `BadMessage` or `TooLarge`, naming the key."""
-        if self.schema == 0 and state:
+        """*state* as JSON that will be read as the same state. Raises `BadMessage`, naming the key and the member, or `TooLarge`."""
+        if self.schema == 0:
             raise Unsupported(f"{key}: opened with schema=0, to look only; nothing was stored.")
-        if not isinstance(state, self.kind):
-            raise BadMessage(
-                f"{key}: the state is {type(state).__name__}, not {self.kind.__name__}; nothing was stored."
-            )
-        if self._pydantic:
-            raw = _checked(key, cast(Any, state).model_dump_json().encode(), cast(Any, state).model_dump(), "the state")
-        else:
-            raw = json_of(key, state, "the state", keyed=True)
+        if not isinstance(state, self.shape.type):
+            raise BadMessage(f"{key}: the state is {type(state).__name__}, not {self.shape.name}; nothing was stored.")
+        try:
+            raw = self.shape.encode(state)
+        except Unfit as unfit:
+            raise BadMessage(f"{key}: {unfit}. Nothing was stored. {self.shape.advice}") from unfit
         if len(raw) > self._limit:
             raise TooLarge(
                 f"{key}: the state takes {len(raw):,} bytes, {self._limit:,} are allowed; nothing was stored. Keep less, or elsewhere."
@@ -300,13 +306,47 @@ class StateCodec(Generic[State]):
         try:
             if schema < self.schema:
                 raw = self._upgraded(key, raw, schema)
-            return cast(State, self._decode(raw if not self._pydantic else bytes(raw)))
+            return self.shape.decode(raw)
         except Unsupported:
             raise
         except Exception as fault:  # the application's own types may raise anything
             raise Corrupt(
-                f"{key}: the state of schema {schema} is not a {self.kind.__name__}: {fault}. Nothing was changed."
+                f"{key}: the state of schema {schema} is not a {self.shape.name}: {told(fault)}. Nothing was changed. "
+                "Read it as plain JSON (chatkeep show), mend the code, or clear the state or the member (forget)."
             ) from fault
+
+    def cleared(self, key: Key, raw: Raw, schema: int, slot: str | None) -> tuple[Raw, int]:
+        """
+        What is left of *raw* when *slot* is cleared, or all of it, and its schema. What is cleared need not be readable.
+
+        A slot is taken out of the stored JSON, so that it is read as in a fresh state; other members stay as they are, also
+        those that cannot be read. Raises `UsageError` where there can be no such slot, and `BadMessage` when a state that
+        was readable would not be any more.
+        """
+        if slot is None:  # (Who only looks does not know what a fresh state is: without one, the session is over.)
+            return (self.fresh(), self.schema) if self.schema else (NONE, schema)
+        before = raw, schema
+        if 0 < schema < self.schema:
+            with suppress(Unsupported):
+                raw, schema = self._upgraded(key, raw, schema), self.schema
+        plain = _decode(raw)
+        if not isinstance(plain, dict):
+            raise UsageError(
+                f"{key}: the state is stored as no object, so it has no slots; nothing was changed. Clear all of it."
+            )
+        stored = {name for name, own in self.shape.stored_names.items() if own == slot}
+        if not stored and not self.shape.plain and slot not in plain:
+            raise UsageError(f"{key}: {self.shape.name} has no slot {slot!r:.60}; nothing was changed.")
+        left = Raw(_encode({name: value for name, value in plain.items() if name not in (stored or {slot})}))
+        try:
+            self.decode(key, left, schema)
+        except (Corrupt, Unsupported) as fault:
+            with suppress(Corrupt, Unsupported):
+                self.decode(key, *before)
+                raise BadMessage(
+                    f"{key}: without {slot!r:.60} the state cannot be read; nothing was changed. Clear all of it, or change it."
+                ) from fault
+        return left, schema
 
     def _upgraded(self, key: Key, raw: Raw, schema: int) -> Raw:
         plain = _decode(raw)
@@ -322,98 +362,21 @@ class StateCodec(Generic[State]):
                     f"{key}: upgrades[{step}] raised {type(fault).__name__}: {fault}. Nothing was changed and its messages stay "
                     "unread; mend the upgrade."
                 ) from fault
-        return Raw(_encode(plain))
+        try:
+            return Raw(encoded(plain, "the state"))
+        except Unfit as unfit:
+            raise Unsupported(
+                f"{key}: the upgrades to schema {self.schema} gave what is not plain JSON: {unfit}. Nothing was changed and its messages "
+                "stay unread; mend the upgrade."
+            ) from unfit
 
 
-def json_of(key: Key, value: Any, what: str, *, keyed: bool = False) -> bytes:
-    """*value* as JSON, if every store can keep it. Raises `BadMessage`, naming the key and *what* it is.
-
-    Keys that are numbers, dates and the like become text; of what is *keyed*, they must be text already.
-    """
+def json_of(key: Key, value: Any, what: str) -> bytes:
+    """*value* as JSON, if it is plain JSON and every store can keep it. Raises `BadMessage`, naming the key and the member of *what*."""
     try:
-        raw = _encode(value)
-    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as fault:
-        raise BadMessage(f"{key}: {what} cannot be stored as JSON: {fault}. Nothing was touched.") from fault
-    if type(value) is str and "\0" not in value:
-        return raw
-    if type(value) in (dict, list) and _is_plain(value):
-        # (The first look is at one byte, and nearly always enough.)
-        if b"\\" not in raw or b"\\u0000" not in raw:
-            return raw
-    elif keyed and not _has_text_keys(value):
-        raise BadMessage(f"{key}: {what} has a key that is no text, which JSON cannot keep. Nothing was touched.")
-    return _checked(key, raw, value, what)
-
-
-def _plain_at(levels: int) -> Any:
-    """The type of JSON of so many levels, but for its NUL characters, that every store keeps as it is."""
-    number = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-    finite = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
-    scalar = str | number | finite | bool | None
-    if not levels:
-        return scalar
-    inner = _plain_at(levels - 1)
-    return scalar | list[inner] | dict[str, inner]  # type: ignore[valid-type]
-
-
-_Plain = msgspec.defstruct("_Plain", [("value", _plain_at(PLAIN_LEVELS))], array_like=True, gc=False)
-
-
-def _is_plain(value: Any) -> bool:
-    """The quick way to a yes for what can be stored; whoever gets a no has to look closer."""
-    try:
-        msgspec.convert((value,), _Plain)
-    except Exception:  # objects of other kinds may raise anything
-        return False
-    return True
-
-
-def _has_text_keys(value: Any) -> bool:
-    pending = [value]
-    for item in pending:  # which grows
-        if isinstance(item, dict):
-            if not all(isinstance(name, str) for name in item):
-                return False
-            pending += item.values()
-        elif isinstance(item, list | tuple):
-            pending += item
-    return True
-
-
-def _checked(key: Key, raw: bytes, value: Any, what: str) -> bytes:
-    """Refuses what some engine or language would lose. Cheap tests on the bytes say whether the value itself must be
-    looked at."""
-    if (
-        raw.rfind(b"null") >= 0  # what NaN and infinity are encoded as (rfind takes half the time of `in` here)
-        or (b"\\" in raw and b"\\u0000" in raw)
-        # (Taking brackets out tells their number in a tenth of the time of counting them.)
-        or 2 * len(raw) - len(raw.replace(b"{", b"")) - len(raw.replace(b"[", b"")) > DEEPEST
-        or (
-            # (In 19 digits every third byte is one, six times: a look at these saves nearly everybody one at all.)
-            raw[::3].translate(_DIGITS).rfind(b"000000") >= 0 and raw.translate(_DIGITS).rfind(_LONG_NUMBER) >= 0
-        )
-    ) and (reason := _unstorable(msgspec.to_builtins(value))):
-        raise BadMessage(f"{key}: {what} holds {reason}, which cannot be stored everywhere. Nothing was touched.")
-    return raw
-
-
-def _unstorable(value: Any) -> str:
-    pending = [(value, 0)]
-    while pending:
-        item, depth = pending.pop()
-        if depth > DEEPEST + 1:
-            return f"more than {DEEPEST} levels of nesting"
-        if isinstance(item, str) and "\0" in item:
-            return "a NUL character"
-        if isinstance(item, float) and not math.isfinite(item):
-            return f"the number {item}"
-        if isinstance(item, int) and not -(2**63) <= item < 2**63:
-            return "a number of more than 64 bits"
-        if isinstance(item, dict):
-            pending += [(part, depth + 1) for pair in item.items() for part in pair]
-        elif isinstance(item, list | tuple):
-            pending += [(part, depth + 1) for part in item]
-    return ""
+        return encoded(value, what)
+    except Unfit as unfit:
+        raise BadMessage(f"{key}: {unfit}. Nothing was touched.") from unfit
 
 
 def _check(key: Key, body: bytes, opening: bytes, what: str) -> None:

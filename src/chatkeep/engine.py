@@ -462,7 +462,7 @@ class Engine(Generic[State]):
         """The state as people see it: of a live session, in today's shape."""
         key, record = snapshot.row.key, snapshot.record
         if turns.session_over(record, self.policy, self.clock()):
-            return self.states.fresh(key)
+            return self.states.fresh()
         if record.schema == self.states.schema:
             return record.state
         return self.states.encode(key, self.states.decode(key, record.state, record.schema))
@@ -928,7 +928,13 @@ class Engine(Generic[State]):
         row, record_now = snapshot.row, snapshot.record
         name = f"{row.born}.{number}"
         return Work(
-            row.key, name, steps=record_now.steps, record=record, reminders=record_now.reminders, clock=self.clock
+            row.key,
+            name,
+            steps=record_now.steps,
+            record=record,
+            reminders=record_now.reminders,
+            limit=self.settings.message_limit,
+            clock=self.clock,
         )
 
     async def _record_step(self, started: Snapshot, name: str, result: Raw) -> None:
@@ -946,7 +952,7 @@ class Engine(Generic[State]):
         """What the handler is given, on a fresh copy of the state, and whether it opens a session."""
         key, record, first = snapshot.row.key, snapshot.record, messages[0]
         opens = turns.session_over(record, self.policy, first.created_at, first.number)
-        raw, schema = (self.states.fresh(key), self.states.schema) if opens else (record.state, record.schema)
+        raw, schema = (self.states.fresh(), self.states.schema) if opens else (record.state, record.schema)
         turn = Turn(
             tenant=key.tenant,
             conversation=key.id,
@@ -970,7 +976,7 @@ class Engine(Generic[State]):
         turn, _ = self._turn(snapshot, messages)
         try:
             found = await in_time(cast("Handler[State]", self.on_missing)(turn), self._timeout_s)
-            raw = self.states.fresh(key) if found is None else self.states.encode(key, found)
+            raw = self.states.fresh() if found is None else self.states.encode(key, found)
         except (Exception, asyncio.CancelledError) as cause:
             if cancelled_from_outside(cause):
                 raise
@@ -1210,6 +1216,21 @@ class Engine(Generic[State]):
 
     async def change(self, key: Key, edit: Callable[[State], State | None], *, id: str | None = None) -> Snapshot:
         """Applies *edit* to the state, on top of whatever others write meanwhile; it may run more than once."""
+        states = self.states
+
+        def changed(raw: Raw, schema: int) -> tuple[Raw, int]:
+            state = states.decode(key, raw, schema)
+            given = edit(state)
+            return states.encode(key, state if given is None else given), states.schema
+
+        return await self._rewrite(key, changed, id)
+
+    async def clear(self, key: Key, slot: str | None, *, id: str | None = None) -> Snapshot:
+        """Clears one *slot* of the state, or all of it, which need not be readable for that."""
+        return await self._rewrite(key, lambda raw, schema: self.states.cleared(key, raw, schema, slot), id)
+
+    async def _rewrite(self, key: Key, rewritten: Callable[[Raw, int], tuple[Raw, int]], id: str | None) -> Snapshot:
+        """Puts what *rewritten* makes of the stored state and its schema in its place."""
         self._refuse_closed(key)
         self._refuse_own(key, "would throw its own turn away; change turn.state")
         note = turns.note("change", fresh_token() if id is None else message_id(key, id))
@@ -1225,13 +1246,10 @@ class Engine(Generic[State]):
         def decide(there: Snapshot) -> Act:
             record, states = there.record, self.states
             opens = record.state == NONE or turns.session_over(record, self.policy, now)
-            raw, schema = (states.fresh(key), states.schema) if opens else (record.state, record.schema)
-            state = states.decode(key, raw, schema)
-            changed = edit(state)
-            raw = states.encode(key, state if changed is None else changed)
-            if opens:
-                record = turns.opened(record, raw, states.schema, number=there.row.head + 1, at=now)
-            record = structs.replace(record, state=raw, schema=states.schema)
+            raw, schema = rewritten(*((states.fresh(), states.schema) if opens else (record.state, record.schema)))
+            if opens and raw != NONE:
+                record = turns.opened(record, raw, schema, number=there.row.head + 1, at=now)
+            record = structs.replace(record, state=raw, schema=schema)
             return turns.noted(there, record, note, self.policy, at=now)
 
         after, _ = await self._commit(snapshot, decide)

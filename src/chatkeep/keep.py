@@ -259,22 +259,19 @@ class Tenant(Generic[State]):
         """
         return self._shown(await self._engine.change(self._key(conversation), edit, id=id), None)
 
-    async def forget(self, conversation: str, slot: str | None = None) -> Conversation[State]:
-        """Clears one *slot* of the state, or all of it. The log stays; `erase` removes everything."""
-        fresh = self._engine.states.kind
+    async def forget(self, conversation: str, slot: str | None = None, *, id: str | None = None) -> Conversation[State]:
+        """
+        Clears one *slot* of the state, or all of it: it is then as in a fresh one. The log stays; `erase` removes everything.
 
-        def clear(state: State) -> State | None:
-            if slot is None:
-                return fresh()
-            if isinstance(state, dict):
-                state.pop(slot, None)
-                return None
-            if not hasattr(state, slot):
-                raise UsageError(f"{conversation}: {type(state).__name__} has no slot {slot!r}; nothing was changed.")
-            setattr(state, slot, getattr(fresh(), slot))
-            return None
-
-        return await self.change(conversation, clear)
+        The state need not be readable for that. If it still is not, because of another slot, the conversation is answered
+        without a state and with the reason in its `fault`. With an *id*, it is cleared once, however often it is asked for.
+        """
+        key = self._key(conversation)
+        snapshot = await self._engine.clear(key, slot, id=id)
+        try:
+            return self._shown(snapshot, None)
+        except (Corrupt, Unsupported) as fault:
+            return _unreadable(snapshot.row, str(fault))
 
     async def erase(self, conversation: str) -> None:
         """
@@ -409,7 +406,7 @@ class Tenant(Generic[State]):
     def _shown(self, snapshot: Snapshot, messages: int | None) -> Conversation[State]:
         row, record, engine = snapshot.row, snapshot.record, self._engine
         over = session_over(record, engine.policy, engine.clock())
-        raw, schema = (engine.states.fresh(row.key), engine.states.schema) if over else (record.state, record.schema)
+        raw, schema = (engine.states.fresh(), engine.states.schema) if over else (record.state, record.schema)
         shown = snapshot.messages if messages is None else snapshot.messages[-messages:] if messages else ()
         return Conversation(
             tenant=row.key.tenant,

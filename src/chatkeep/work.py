@@ -25,6 +25,7 @@ STEPS_MOST = 100
 RESULT_LIMIT = 64 * 1024
 NAME_MOST = 100
 REMINDERS_MOST = 20
+MESSAGE_ROOM = 64  # what the entry of a message has beside its content, at most
 
 
 class NotInLog(BaseException):
@@ -32,7 +33,10 @@ class NotInLog(BaseException):
 
 
 class Work:
-    """Steps and reminders of one run of a turn. *record* writes a result; None: the message is not in the log yet."""
+    """Steps and reminders of one run of a turn. *record* writes a result; None: the message is not in the log yet.
+
+    *limit*: bytes that a message may have, and so a reminder, which becomes one.
+    """
 
     def __init__(
         self,
@@ -42,6 +46,7 @@ class Work:
         steps: dict[str, Raw],
         record: Callable[[str, Raw], Awaitable[None]] | None,
         reminders: tuple[Reminder, ...],
+        limit: int = RESULT_LIMIT,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._key = key
@@ -49,6 +54,7 @@ class Work:
         self._steps = dict(steps)
         self._record = record
         self._clock = clock
+        self._limit = limit
         self.reminders = {reminder.name: reminder for reminder in reminders}
         self.refused = False
         """Something was asked for that needs the message in the log."""
@@ -102,11 +108,14 @@ class Work:
         except ValueError as fault:
             raise UsageError(f"{self._key}: reminder {name!r}: {fault}. Nothing was set.") from None
         raw = json_of(self._key, data, f"the data of reminder {name!r}")
+        # What could not become a message when its time has come would stand in the way of everything after it.
+        part = json_of(self._key, [{"type": "reminder", "name": name, "data": data}], f"reminder {name!r}")
         there = {other for other, found in {**self.reminders, **self.set}.items() if found is not None}
-        if len(raw) > RESULT_LIMIT or len(there | {name}) > REMINDERS_MOST:
+        limit = min(RESULT_LIMIT, self._limit - MESSAGE_ROOM)
+        if len(part) > limit or len(there | {name}) > REMINDERS_MOST:
             raise TooLarge(
-                f"{self._key}: a conversation has at most {REMINDERS_MOST} reminders, each with at most {RESULT_LIMIT:,} bytes of "
-                f"data; {name!r} was not set."
+                f"{self._key}: a conversation has at most {REMINDERS_MOST} reminders, each of at most {limit:,} bytes with its "
+                f"name and data; {name!r} was not set."
             )
         self.set[name] = Reminder(at=round(at, 3), name=name, data=Raw(raw), keep=keep)
 

@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from .. import errors, model, turns
 from ..keep import Tenant
+from ..shapes import Shape
 from . import answers, state, wire
 from .access import (
     ELSEWHERE,
@@ -62,7 +63,9 @@ PROBLEMS: dict[type[errors.ChatkeepError], Problem] = {
     errors.Unavailable: Problem(503, f"The store cannot be reached now. {LATER}"),
     errors.Uncertain: Problem(503, f"The store did not say whether your message was taken. {LATER}"),
     errors.Unsupported: Problem(503, "The conversation needs a newer version of this server. Nothing was lost."),
-    errors.Corrupt: Problem(500, "The conversation is there and cannot be read. Nothing was changed."),
+    errors.Corrupt: Problem(
+        500, "The conversation is there and cannot be read. Nothing was changed; its state can be cleared."
+    ),
     errors.HandlerFailed: Problem(500, "The bot could not answer; your message is kept."),
     errors.ChatkeepError: Problem(500, "Something is wrong with this server. Nothing was changed."),
 }
@@ -139,7 +142,7 @@ class Conversation(Resource):
         if len(messages) < asked.messages and first > 1:
             window = wire.Window(before=first, limit=asked.messages - len(messages))
             messages = await talk(tenant_of(request), found.id, window) + messages
-        shown = state.plain_of(found.state) if shows_state(request) else UNSET
+        shown = shape_of(request).json_of(found.state) if shows_state(request) else UNSET
         return as_json(answers.conversation(found, messages, shown), headers={"etag": f'"{found.revision}"'})
 
     @allows("erase")
@@ -232,7 +235,7 @@ class State(Resource):
     async def get(self, request: Request) -> Response:
         """The state as JSON, with an ETag of its value."""
         found = await conversation(request, messages=0)
-        there = state.member(state.plain_of(found.state), self._slot(request))
+        there = state.member(shape_of(request).json_of(found.state), self._slot(request))
         if there is UNSET:
             raise Refused(404, "not-found", "The state has no such slot.")
         tag, known = state.etag(there), wire.tags(request, "if-none-match")
@@ -257,18 +260,28 @@ class State(Resource):
 
     @allows("state:write")
     async def delete(self, request: Request) -> Response:
-        """Clears it."""
-        precondition = preconditions(request)
-        if await tenant_of(request).conversation(conversation_asked(request), messages=0) is None:
+        """Clears it, also where it cannot be read."""
+        tenant, id, precondition = tenant_of(request), conversation_asked(request), preconditions(request)
+        try:
+            there = await tenant.conversation(id, messages=0) is not None
+        except (
+            errors.Corrupt,
+            errors.Unsupported,
+        ):  # it is there; whether its state is all that is damaged is seen below
+            there = True
+        if not there:
             await conversation(request, messages=0)  # nothing to clear; a service key is told so
             if precondition.match is None:
                 return Response(status_code=204)
-        await self._changed(request, lambda there: UNSET, precondition)
+        if there and precondition.clears(self._slot(request)):
+            await tenant.forget(id, self._slot(request), id=wire.idempotency_key(request))
+        else:
+            await self._changed(request, lambda there: UNSET, precondition)
         return Response(status_code=204)
 
     async def _changed(self, request: Request, edit: state.Edit, precondition: state.Precondition) -> Response:
         slot, shows = self._slot(request), shows_state(request)
-        change = state.guarded(edit, precondition, slot, shows=shows)
+        change = state.guarded(edit, precondition, slot, shape=shape_of(request), shows=shows)
         tenant, id, key = tenant_of(request), conversation_asked(request), wire.idempotency_key(request)
         try:
             after = await tenant.change(id, change, id=key)
@@ -276,7 +289,7 @@ class State(Resource):
             if refused.status_code != 412 or key is None or not await was_made(tenant, id, key):
                 raise
             after = await conversation(request, messages=0)
-        there = state.member(state.plain_of(after.state), slot)
+        there = state.member(shape_of(request).json_of(after.state), slot)
         if not shows or there is UNSET:
             return Response(status_code=204)
         return as_json(there, headers={"etag": state.etag(there)})
@@ -305,6 +318,11 @@ async def was_made(tenant: Tenant[Any], id: str, key: str) -> bool:
 def preconditions(request: Request) -> state.Precondition:
     """What the request says must hold for the write."""
     return state.Precondition(wire.tags(request, "if-match"), wire.tags(request, "if-none-match"))
+
+
+def shape_of(request: Request) -> Shape[Any]:
+    """How states of this application look as JSON."""
+    return keep_of(request)._engine.states.shape
 
 
 def shows_state(request: Request) -> bool:

@@ -160,7 +160,7 @@ class EventStream(Response):
     def _plain(self, raw: Raw) -> Any:
         """A state as GET /state shows it: what a stored one lacks is there as the application's type has it."""
         states = keep_of(self._request)._engine.states
-        return state.plain_of(states.decode(self._watch.key, raw, states.schema))
+        return states.shape.json_of(states.decode(self._watch.key, raw, states.schema))
 
     async def _say(self, send: Send, text: bytes) -> None:
         await _sent(send, {"type": "http.response.body", "body": text, "more_body": True})

@@ -8,36 +8,30 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 import msgspec
 from msgspec import UNSET, Struct
 
+from ..shapes import Shape, Unfit, unknown
 from .wire import Refused
 
 Edit = Callable[[Any], Any]
 """Plain JSON to plain JSON; UNSET stands for what is not there."""
 
 
-def plain_of(state: Any) -> Any:
-    """The application's state as plain JSON."""
-    if hasattr(state, "model_dump"):
-        return state.model_dump(mode="json")
-    if is_dataclass(state):  # (msgspec leaves out what has the value of its class)
-        state = {slot.name: getattr(state, slot.name) for slot in fields(state)}
-    return msgspec.to_builtins(state, str_keys=True)
-
-
-def state_from(plain: Any, kind: type[Any]) -> Any:
-    """The application's state in *plain*. Raises `Refused` when it does not fit."""
+def state_from(plain: Any, shape: Shape[Any]) -> Any:
+    """The application's state in *plain*. Raises `Refused` when it does not fit, or has a member that the state has not."""
     try:
-        raw = msgspec.json.encode(plain)
-        if hasattr(kind, "model_validate_json"):
-            return kind.model_validate_json(raw)
-        return msgspec.json.decode(raw, type=kind)
+        made = shape.decode(msgspec.json.encode(plain))
+        lost = unknown(plain, made, shape.json_of(made))
+    except Unfit as unfit:
+        raise Refused(422, "bad-state", f"That does not fit the state: {unfit!s:.500}. Nothing was changed.") from None
     except Exception as fault:  # the application's own types may raise anything
         raise Refused(422, "bad-state", f"That does not fit the state: {fault!s:.500}. Nothing was changed.") from None
+    if lost:
+        raise Refused(422, "bad-state", f"The state has no slot {lost:.100}. Nothing was changed.")
+    return made
 
 
 def member(plain: Any, slot: str | None) -> Any:
@@ -76,6 +70,10 @@ class Precondition(Struct, frozen=True):
     match: set[str] | None
     none_match: set[str] | None
 
+    def clears(self, slot: str | None) -> bool:
+        """Whether *slot*, or the whole state, may be cleared whatever is in it."""
+        return self.none_match is None and (self.match is None or (slot is None and self.match == {"*"}))
+
     def holds(self, there: Any) -> bool:
         """Whether it holds for the value that is *there* (UNSET: none is)."""
         tag = None if there is UNSET else etag(there)
@@ -88,15 +86,17 @@ def is_in(tag: str, tags: set[str]) -> bool:
     return "*" in tags or tag in tags or f"W/{tag}" in tags
 
 
-def guarded(edit: Edit, precondition: Precondition, slot: str | None, *, shows: bool) -> Callable[[Any], Any]:
-    """*edit*, on the whole state or on one *slot*, for `Tenant.change`.
+def guarded(
+    edit: Edit, precondition: Precondition, slot: str | None, *, shape: Shape[Any], shows: bool
+) -> Callable[[Any], Any]:
+    """*edit*, on the whole state of that *shape* or on one *slot*, for `Tenant.change`.
 
     Raises `Refused`, and so changes nothing, when the precondition does not hold (with the value that is there, if the
     client is one to whom it *shows*), or when the result does not fit.
     """
 
     def apply(state: Any) -> Any:
-        plain = plain_of(state)
+        plain = shape.json_of(state)
         there = member(plain, slot)
         if not precondition.holds(there):
             told: dict[str, Any] = {"etag": None if there is UNSET else etag(there)}
@@ -109,13 +109,10 @@ def guarded(edit: Edit, precondition: Precondition, slot: str | None, *, shows: 
             )
         changed = edit(there)
         if slot is None:
-            return type(state)() if changed is UNSET else state_from(changed, type(state))
+            return shape.kind() if changed is UNSET else state_from(changed, shape)
         if not isinstance(plain, dict):
             raise Refused(422, "bad-state", "The state is not an object, so it has no slots. Nothing was changed.")
         rest = {name: value for name, value in plain.items() if name != slot}
-        after = state_from(rest if changed is UNSET else rest | {slot: changed}, type(state))
-        if changed is not UNSET and there is UNSET and member(plain_of(after), slot) is UNSET:
-            raise Refused(422, "bad-state", f"The state has no slot {slot!r:.60}. Nothing was changed.")
-        return after
+        return state_from(rest if changed is UNSET else rest | {slot: changed}, shape)
 
     return apply
