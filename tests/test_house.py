@@ -52,7 +52,7 @@ ALLOWED: dict[str, set[str]] = {
     "handlers": {"model"},
     "grants": {"codec", "drivers.base", "errors", "register"},
     "deliveries": {"codec", "model", "turns"},
-    "work": {"codec", "drivers.base", "errors", "settings"},
+    "work": {"codec", "drivers.base", "errors", "settings", "shapes"},
     "register": {"codec", "drivers.base", "errors", "store", "turns"},
     "live": {"drivers.base", "errors", "model", "news", "store", "turns"},
     "engine": {

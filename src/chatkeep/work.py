@@ -18,8 +18,9 @@ from msgspec import Raw
 
 from .codec import Reminder, json_of
 from .drivers.base import Key
-from .errors import TooLarge, UsageError
+from .errors import BadMessage, TooLarge, UsageError
 from .settings import Duration, seconds
+from .shapes import Unfit, encoded
 
 STEPS_MOST = 100
 RESULT_LIMIT = 64 * 1024
@@ -91,7 +92,13 @@ class Work:
         if len(self._steps) >= STEPS_MOST:
             raise UsageError(f"{self._key}: a turn has at most {STEPS_MOST} steps; {name!r} was not done.")
         found = function(*args, **kwargs)
-        raw = json_of(self._key, await found if inspect.isawaitable(found) else found, f"the result of step {name!r}")
+        found = await found if inspect.isawaitable(found) else found
+        try:
+            raw = encoded(found, f"the result of step {name!r}")
+        except Unfit as unfit:
+            raise BadMessage(
+                f"{self._key}: {unfit}. The step was done and could not be recorded; give back JSON's own types, such as a reference as text."
+            ) from unfit
         if len(raw) > RESULT_LIMIT:
             raise TooLarge(
                 f"{self._key}: the result of step {name!r} takes {len(raw):,} bytes, {RESULT_LIMIT:,} are allowed. It was done "

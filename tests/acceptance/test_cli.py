@@ -8,15 +8,17 @@ import os
 import pty
 import signal
 import socket
+import sqlite3
 import subprocess
 import time
 import urllib.request
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from chatkeep import Chatkeep, HandlerFailed, Turn
+from chatkeep import Chatkeep, Corrupt, HandlerFailed, Turn
 from chatkeep.testing.servers import RedisServer
 
 from ..conftest import store_url
@@ -257,6 +259,55 @@ def test_erasing_asks_first(store: Path) -> None:
     assert 1 == chatkeep("erase", "chat.db", "eve", "--yes", folder=store.parent)[0]
 
 
+def test_a_state_that_cannot_be_read_is_cleared(store: Path) -> None:
+    """`forget` asks first, and needs no type: the slot that is wrong, or all of it; the bot then reads it again."""
+
+    class Loose(msgspec.Struct):
+        seats: Any = 1
+        name: str = ""
+
+    class Order(msgspec.Struct):
+        seats: int = 1
+        name: str = ""
+
+    url = f"sqlite:///{store}"
+
+    async def spoil() -> None:
+        async with Chatkeep(url, state=Loose) as keep:
+            for name in ("kim", "lee"):
+                await keep.change(name, lambda state, name=name: Loose("two", name))
+
+    async def states() -> list[Order]:
+        async with Chatkeep(url, state=Order) as keep:
+            found = [await keep.conversation(name) for name in ("kim", "lee")]
+            return [conversation.state for conversation in found if conversation is not None]
+
+    asyncio.run(spoil())
+    with pytest.raises(Corrupt):
+        asyncio.run(states())
+    refused = chatkeep("forget", "chat.db", "kim", "seats", typed="n\n", folder=store.parent)
+    shown = chatkeep("show", "chat.db", "kim", folder=store.parent)
+    slot = chatkeep("forget", "chat.db", "kim", "seats", "--yes", folder=store.parent)
+    whole = chatkeep("forget", "chat.db", "lee", "--yes", folder=store.parent)
+
+    assert (1, True) == (refused[0], '"two"' in shown[1])
+    assert (0, "Slot 'seats' of kim is cleared.\n") == slot[:2]
+    assert (0, "The state of lee is cleared.\n") == whole[:2]
+    assert [Order(1, "kim"), Order()] == asyncio.run(states())
+    assert 1 == chatkeep("forget", "chat.db", "nobody", "--yes", folder=store.parent)[0]
+
+
+def test_what_is_damaged_can_be_erased(store: Path) -> None:
+    """It cannot be shown, and that is no reason to keep it."""
+    with sqlite3.connect(store) as db:
+        db.execute("update conversation set body = x'01' where id = 'eve'")
+    shown = chatkeep("show", "chat.db", "eve", folder=store.parent)
+    done = chatkeep("erase", "chat.db", "eve", "--yes", folder=store.parent)
+
+    assert (4, 0) == (shown[0], done[0])
+    assert 1 == chatkeep("show", "chat.db", "eve", folder=store.parent)[0]
+
+
 def test_what_people_wrote_cannot_steer_the_terminal(store: Path) -> None:
     """Escape sequences and direction marks are shown as text, in logs and in reasons."""
     for command in (("show", "eve"), ("history", "eve"), ("dead", "bob"), ("show", "bob"), ("history", "bob")):
@@ -298,7 +349,7 @@ def test_errors_say_what_to_do_and_how_the_program_ends(tmp_path: Path) -> None:
 def test_the_help_teaches(tmp_path: Path) -> None:
     """Each command says what it does, and the first page has examples and exit codes."""
     code, said, _ = chatkeep("--help", folder=tmp_path)
-    commands = ["demo", "chat", "list", "show", "history", "erase", "dead", "replay"]
+    commands = ["demo", "chat", "list", "show", "history", "erase", "forget", "dead", "replay"]
 
     assert 0 == code
     assert all(f"\n  {name} " in said for name in commands)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -98,13 +99,20 @@ async def test_a_step_that_cannot_be_recorded_says_so(opened: Any) -> None:
     async def bot(turn: Turn[Any]) -> str:
         if turn.text == "ok":
             return await turn.step("call", unlucky)
-        work = {"large": lambda: "x" * 70_000, "no json": object, "": lambda: 1}[turn.text]
+        work = {"large": lambda: "x" * 70_000, "no json": object, "price": lambda: [Decimal(1)], "": lambda: 1}[
+            turn.text
+        ]
         return await turn.step(turn.text, work)
 
     keep = await opened(bot, attempts=2)
 
     assert ["done"] == [reply.text for reply in (await keep.receive("ada", "ok", id="m0")).replies]
-    for said, why in (("large", "70,002 bytes"), ("no json", "cannot be stored"), ("", "printable name")):
+    for said, why in {
+        "large": "70,002 bytes.*was done and could not",
+        "no json": r"the result of step 'no json' is a object.*was done and could not",
+        "price": r"the result of step 'price'\[0\] is a Decimal.*was done and could not",
+        "": "printable name",
+    }.items():
         with pytest.raises(HandlerFailed, match=why):
             await keep.receive("ada", said, id=f"m-{said}")
 

@@ -12,6 +12,7 @@ import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic.alias_generators import to_camel
 
 from chatkeep import Chatkeep, Turn
 from chatkeep.grants import issue_token
@@ -311,6 +312,94 @@ async def test_a_state_that_does_not_fit_changes_nothing(kind: type[Any]) -> Non
     assert kind.__name__ == said.json["replies"][0]["content"]
     assert 204 == cleared.status
     assert ({"items": ["tea"]} | ({} if kind is dict else {"seats": 1})) == left.json
+
+
+class Camel(pydantic.BaseModel):
+    """With other names outside, a computed member, and a member that is never shown."""
+
+    model_config = pydantic.ConfigDict(alias_generator=to_camel, extra="forbid")
+    customer_name: str = ""
+    items: list[Ticket] = []
+    hidden: int = pydantic.Field(0, exclude=True)
+
+    @pydantic.computed_field
+    @property
+    def count(self) -> int:
+        """Derived."""
+        return len(self.items)
+
+
+@dataclass
+class Cart:
+    """With dataclasses in it."""
+
+    lines: list[Order] = field(default_factory=list)
+    by_name: dict[str, Booking] = field(default_factory=dict)
+
+
+async def test_a_member_that_the_state_has_not_is_refused_wherever_it_is() -> None:
+    """422 with its path, by PUT, PATCH and in a slot: 200 would say that it is kept."""
+    async with served(keeping(state=Cart)) as client:
+        good = await patch(client, {"lines": [{"seats": 2}], "by_name": {"a": {"seats": 3}}})
+        wrong = {
+            "nothing": await patch(client, {"nothing": 1}),
+            "lines[1].seat": await patch(client, {"lines": [{"seats": 2}, {"seat": 2}]}),
+            "by_name.a.seat": await patch(client, {"by_name": {"a": {"seat": 2}}}),
+            "lines[0].x": await put(client, f"{HERE}/lines", [{"x": 1}], if_match="*"),
+            "other": await put(client, HERE, {"other": 1}, if_match="*"),
+        }
+        after = await client.ask("GET", HERE)
+
+    assert 200 == good.status
+    for path, answer in wrong.items():
+        assert (422, "urn:chatkeep:bad-state") == (answer.status, answer.json["type"])
+        assert f"no slot {path}." in answer.json["detail"]
+    assert good.json == after.json
+
+
+async def test_what_is_shown_can_be_put_back() -> None:
+    """Also of a model with aliases, computed members and extra="forbid"; what is not shown cannot be written."""
+    async with served(keeping(state=Camel)) as client:
+        made = await patch(client, {"customer_name": "ada", "items": [{"seats": 2}]})
+        back = await put(client, HERE, made.json, if_match=made.headers["etag"])
+        alias = await patch(client, {"customerName": "bob"})
+        hidden = await patch(client, {"hidden": 5})
+        after = await client.ask("GET", HERE)
+
+    assert {"customer_name": "ada", "items": [{"items": [], "seats": 2}]} == made.json
+    assert [200, 422, 422] == [back.status, alias.status, hidden.status]
+    assert (made.json, made.headers["etag"]) == (after.json, after.headers["etag"])
+
+
+class Anything(pydantic.BaseModel):
+    """What older code stored."""
+
+    items: Any = []
+    seats: Any = 1
+
+
+@pytest.mark.parametrize("kind", [Order, Booking, Ticket])
+async def test_a_state_that_cannot_be_read_is_cleared(kind: type[Any]) -> None:
+    """By DELETE of the slot that is wrong, or of all; the rest says that it cannot be read."""
+    store = f"memory://broken-{kind.__name__}"
+    async with keeping(store, state=Anything) as old:
+        await old.change("ada", lambda state: Anything(seats="many", items=["tea"]))
+        await old.change("bob", lambda state: Anything(seats="many"))
+    async with served(keeping(store, state=kind)) as client:
+        unread = await client.ask("GET", HERE)
+        patched = await patch(client, {"seats": 2})
+        other = await client.ask("DELETE", f"{HERE}/nothing")
+        slot = await client.ask("DELETE", f"{HERE}/seats", headers={"Idempotency-Key": '"d1"'})
+        again = await client.ask("DELETE", f"{HERE}/seats", headers={"Idempotency-Key": '"d1"'})
+        after = await client.ask("GET", HERE)
+        whole = await client.ask("DELETE", HERE.replace("ada", "bob"), headers={"If-Match": "*"})
+        bob = await client.ask("GET", HERE.replace("ada", "bob"))
+
+    assert [(500, "urn:chatkeep:corrupt")] * 2 == [(a.status, a.json["type"]) for a in (unread, patched)]
+    assert "can be cleared" in unread.json["detail"]
+    assert [400, 204, 204] == [other.status, slot.status, again.status]
+    assert (200, {"items": ["tea"], "seats": 1}) == (after.status, after.json)
+    assert (204, 200, {"items": [], "seats": 1}) == (whole.status, bob.status, bob.json)
 
 
 async def test_what_cannot_be_stored_is_refused_and_leaves_the_state() -> None:
