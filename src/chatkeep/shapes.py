@@ -36,6 +36,7 @@ _DIGITS = bytes(48 if 48 <= byte < 58 else byte for byte in range(256))
 _LONG_NUMBER = b"0" * 19
 _ABSENT = object()
 COMPUTED = "__pydantic_computed_fields__"
+CHANGED = " would come back with another value"
 OBJECT_EQUALITY: Any = object.__eq__
 
 
@@ -205,11 +206,11 @@ class Shape(Generic[State]):
         except Exception as fault:  # the application's own types may raise anything
             raise Unfit(told(fault)) from fault
         try:
-            lost = difference(state, back, "state")
+            lost = difference(state, back)
         except Exception as fault:
             raise Unfit(f"state cannot be compared with what would come back ({fault!r:.200})") from fault
         if lost:
-            raise Unfit(lost)
+            raise Unfit(f"state{lost}")
         return raw
 
     def decode(self, raw: bytes | msgspec.Raw) -> State:
@@ -242,7 +243,7 @@ def _is_suspect(raw: bytes) -> bool:
     )
 
 
-def difference(before: Any, after: Any, path: str, seen: frozenset[tuple[int, int]] = frozenset()) -> str:
+def difference(before: Any, after: Any, seen: frozenset[tuple[int, int]] = frozenset()) -> str:
     """Which member of *before* is another in *after*, which was read from it, and how; "" when they are the same."""
     if before is after:
         return ""
@@ -252,45 +253,46 @@ def difference(before: Any, after: Any, path: str, seen: frozenset[tuple[int, in
             return ""
         if _names(kind) is None and _names(other) is None and _equal(before, after):
             return ""
-        return f"{path} is a {kind.__name__} and would come back as a {other.__name__}"
+        return f" is a {kind.__name__} and would come back as a {other.__name__}"
     if kind in LEAVES:
-        # (What is not even equal to itself is NaN.)
-        same = before == after or (before != before and after != after)
-        return "" if same else f"{path} would come back with another value"
+        return "" if _equal(before, after) else CHANGED
     if kind is list or kind is tuple:
         if len(before) != len(after):
-            return f"{path} would come back with {len(after)} items instead of {len(before)}"
-        if before == after and LEAVES.issuperset(map(type, before)):
+            return f" would come back with {len(after)} items instead of {len(before)}"
+        if LEAVES.issuperset(map(type, before)) and before == after:
             return ""
-        return _first(
-            difference(a, b, f"{path}[{n}]", seen) for n, (a, b) in enumerate(zip(before, after, strict=True))
-        )
+        return _first_lost(enumerate(before), after, seen)
     if kind is dict:
         if before.keys() != after.keys():
-            return f"{path} would come back with other keys"
-        if before == after and LEAVES.issuperset(map(type, before.values())):
+            return " would come back with other keys"
+        if LEAVES.issuperset(map(type, before.values())) and before == after:
             return ""
-        return _first(difference(inner, after[name], f"{path}[{name!r:.40}]", seen) for name, inner in before.items())
+        return _first_lost(before.items(), after, seen)
     names = _names(kind)
-    if names is None and kind.__eq__ is not OBJECT_EQUALITY:
-        return "" if _equal(before, after) else f"{path} would come back with another value"
-    if (id(before), id(after)) in seen:  # objects that hold each other
-        return ""
     if names is None:
+        if kind.__eq__ is not OBJECT_EQUALITY:
+            return "" if _equal(before, after) else CHANGED
+        if (id(before), id(after)) in seen:  # objects that hold each other
+            return ""
         seen |= {(id(before), id(after))}
     held, found = _held(before, names), _held(after, names)
-    if LEAVES.issuperset(map(type, held.values())) and held == found:
-        return ""
     for name, inner in held.items():
         if name not in found:
             if isinstance(getattr(kind, name, None), cached_property) or name in getattr(kind, COMPUTED, ()):
                 continue
-            return f"{path}.{name} is no member of {kind.__name__} that is stored, and would be lost"
-        if lost := difference(inner, found[name], f"{path}.{name}", seen):
-            return lost
-    for name in found:
-        if name not in held:
-            return f"{path}.{name} was deleted, and would come back"
+            return f".{name} is no member of {kind.__name__} that is stored, and would be lost"
+        if lost := difference(inner, found[name], seen):
+            return f".{name}{lost}"
+    for name in found.keys() - held.keys():
+        if not isinstance(getattr(kind, name, None), cached_property):
+            return f".{name} was deleted, and would come back"
+    return ""
+
+
+def _first_lost(pairs: Iterable[tuple[Any, Any]], after: Any, seen: frozenset[tuple[int, int]]) -> str:
+    for step, inner in pairs:
+        if lost := difference(inner, after[step], seen):
+            return _step(step) + lost
     return ""
 
 
@@ -319,6 +321,7 @@ def _first(reasons: Iterable[str]) -> str:
 
 
 def _equal(before: Any, after: Any) -> bool:
+    # (What is not even equal to itself is NaN.)
     return bool(before == after) or bool(before != before and after != after)
 
 
@@ -338,16 +341,18 @@ _names: Callable[[Any], tuple[str, ...] | None] = lru_cache(maxsize=1024)(_membe
 
 def _held(value: Any, names: tuple[str, ...] | None) -> dict[str, Any]:
     """The members that *value* has now: declared, private, and put there without being declared."""
-    held: dict[str, Any] = {}
-    if hasattr(value, "__dict__"):
-        # (Box[int]() notes its type in the instance.)
-        held = {name: inner for name, inner in vars(value).items() if name != "__orig_class__"}
-    for name in names or ():
-        if name not in held and (inner := getattr(value, name, _ABSENT)) is not _ABSENT:
-            held[name] = inner
+    held: dict[str, Any] = getattr(value, "__dict__", {})
+    if "__orig_class__" in held:  # (Box[int]() notes its type in the instance.)
+        held = {name: inner for name, inner in held.items() if name != "__orig_class__"}
+    if names is None:
+        return held
+    # (A dataclass leaves what has the value of its class to the class.)
+    if missing := [name for name in names if name not in held]:
+        there = {name: getattr(value, name, _ABSENT) for name in missing}
+        held = held | {name: inner for name, inner in there.items() if inner is not _ABSENT}
     for more in ("__pydantic_private__", "__pydantic_extra__"):
-        if names is not None and (inner := getattr(value, more, None)):
-            held |= inner
+        if inner := getattr(value, more, None):
+            held = held | inner
     return held
 
 

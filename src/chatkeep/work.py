@@ -97,7 +97,8 @@ class Work:
             raw = encoded(found, f"the result of step {name!r}")
         except Unfit as unfit:
             raise BadMessage(
-                f"{self._key}: {unfit}. The step was done and could not be recorded; give back JSON's own types, such as a reference as text."
+                f"{self._key}: {unfit}. The step was done and could not be recorded; give back JSON's own types, such as a "
+                "reference as text."
             ) from unfit
         if len(raw) > RESULT_LIMIT:
             raise TooLarge(
