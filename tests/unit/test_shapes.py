@@ -598,6 +598,52 @@ def test_a_validator_that_changes_a_value_is_refused() -> None:
         came_back(Crossed, lambda state: setattr(state, "begins", 5))
 
 
+@dataclass
+class Inner:
+    """In a model of another kind."""
+
+    name: str = ""
+    aside: Any = field(default=None, compare=False)
+
+
+class Outer(Struct):
+    """A Struct with dataclasses deep in it."""
+
+    inner: dict[str, list[Inner | None]] = {}
+
+
+class POuter(BaseModel):
+    """A pydantic model with dataclasses deep in it."""
+
+    inner: dict[str, list[Inner | None]] = {}
+
+
+class Blind(Struct):
+    """Says that all are equal."""
+
+    note: Any = None
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("kind", [Outer, POuter])
+def test_an_equality_that_leaves_members_out_is_not_believed(kind: Any) -> None:
+    """That of a dataclass, however deep it is, and one that people have written."""
+    state = kind(inner={"a": [None, Inner("x")]})
+    state.inner["a"][1].aside = (1,)
+    with pytest.raises(BadMessage, match=r"state\.inner\.a\[1\]\.aside is a tuple"):
+        came_back(kind, lambda fresh: state)
+    state.inner["a"][1] = Inner("x")
+    state.inner["a"][1].nane = 1
+    with pytest.raises(BadMessage, match=r"state\.inner\.a\[1\]\.nane is no member"):
+        came_back(kind, lambda fresh: state)
+    with pytest.raises(BadMessage, match=r"state\.note is a tuple"):
+        came_back(Blind, lambda fresh: Blind((1,)))
+
+
 def test_a_cycle_of_objects_is_refused() -> None:
     """With its member."""
     for kind in (Data, Packed, Model):
