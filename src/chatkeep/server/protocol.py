@@ -1,28 +1,104 @@
-"""Uvicorn's HTTP protocol, with a deadline and a limit for what comes before a request's body; uvicorn has neither.
+"""Uvicorn's HTTP protocol, with one budget and one deadline for everything of a request that is not its body; uvicorn has neither.
 
 uvicorn.Config(app, http=PromptProtocol)
+
+The one place that uses inner names of uvicorn; INNER lists them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+from http import HTTPStatus
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import msgspec
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+log = logging.getLogger("chatkeep.server")
 
 HEAD_S = 15.0
-HEAD_MOST = 64 * 1024
+"""From the first byte of a request, or from the connection, to the end of its headers. A body that brings nothing is looked at
+as often, and refused the second time: later than `wire.PATIENCE_S`, because the application's own refusal says more."""
+
+FRAMING_MOST = 64 * 1024
+"""Bytes of one request that are not its body: request line, headers, blank lines, sizes and extensions of chunks, trailers.
+So many are always taken, and never more than so many and a PIECE."""
+
+HEADERS_MOST = 100
+URL_MOST = 8 * 1024
+WAITING_MOST = 32
+"""Requests of one connection that wait for the answer to the one before them."""
+
+PIECE = 16 * 1024
+"""What the parser is given at a time. Where in it a request begins or its headers end the parser does not say, so a request is
+counted too much by at most this."""
+
+CONTROL = frozenset((b"connection", b"proxy-connection", b"content-length", b"transfer-encoding", b"upgrade"))
+"""What the parser obeys in trailers too, where it may not be (RFC 9110, 6.5.1)."""
+
+LINGER_S = 1.0
+LINGER_MOST = 1024 * 1024
+"""So long, and for at most so many bytes, the rest of a refused request is read and thrown away: a connection that is closed with
+bytes unread is reset, and its client may never see why."""
+
+INNER = {
+    "HttpToolsProtocol": (
+        "cycle",
+        "flow",
+        "headers",
+        "on_body",
+        "on_headers_complete",
+        "on_message_begin",
+        "on_message_complete",
+        "parser",
+        "pipeline",
+        "send_400_response",
+        "timeout_keep_alive",
+        "timeout_keep_alive_handler",
+        "timeout_keep_alive_task",
+        "url",
+        "_start_asgi_task",
+    ),
+    "RequestResponseCycle": (
+        "disconnected",
+        "keep_alive",
+        "message_event",
+        "more_body",
+        "response_complete",
+        "response_started",
+    ),
+    "FlowControl": ("pause_reading", "read_paused", "resume_reading"),
+    "ServerState": ("default_headers",),
+}
+"""Names of uvicorn's own that this file reads, sets or overrides, by class. The bounds of uvicorn in pyproject.toml are the
+versions that have them."""
+
+
+HEAD_TOO_LARGE = f"Request line and headers take more than {FRAMING_MOST:,} bytes."
+
+
+class TooMuch(Exception):
+    """Stops the parser in the middle of what it is given."""
 
 
 class PromptProtocol(HttpToolsProtocol):
-    """Hangs up on a client that does not finish its request line and headers within HEAD_S, or in HEAD_MOST bytes.
+    """
+    Refuses, and hangs up on, a client that does not come to the point.
 
-    The same clock runs for a body that nobody reads any more, because its request is answered already.
+    Whatever arrives and is not a body counts against FRAMING_MOST, and must go on arriving in time. What follows the headers
+    is never a header: trailers are read and dropped.
     """
 
     _deadline: asyncio.TimerHandle | None = None
+    _running: RequestResponseCycle | None = None
+    _verdict: tuple[int, str] | None = None
     _in_head = False
-    _size = 0
+    _owes = True  # a connection that says nothing is late as well
+    _progress = False
+    _deaf = False
+    _framing = 0
+    _piece = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Somebody is there, and has to say something."""
@@ -31,42 +107,174 @@ class PromptProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Something was said."""
-        super().data_received(data)
-        if self._in_head:
-            self._size += len(data)
-            if self._size > HEAD_MOST:
-                self._hang_up()
-        if self.cycle is None or self.cycle.response_complete:
+        if len(data) <= PIECE:
+            self._feed(data)
+            return
+        whole = memoryview(data)
+        for start in range(0, len(whole), PIECE):
+            self._feed(whole[start : start + PIECE])
+
+    def _feed(self, piece: bytes | memoryview) -> None:
+        size = len(piece)
+        self._framing += size
+        if self._deaf:
+            if self._framing > FRAMING_MOST + LINGER_MOST:
+                self.flow.pause_reading()
+            return
+        self._piece = size
+        self._owes = True
+        super().data_received(cast(bytes, piece))
+        if self._deaf:
+            return
+        if self._framing > FRAMING_MOST + PIECE:
+            if self._receiving():
+                self._refuse(
+                    413, f"Sizes of chunks, their extensions and trailers take more than {FRAMING_MOST:,} bytes."
+                )
+            else:
+                self._refuse(431, HEAD_TOO_LARGE)
+        elif self._owes:
             self._wait()
+        else:
+            self._stop()
+            if (
+                self.cycle.response_complete
+                and self.timeout_keep_alive_task is None
+                and not self.transport.is_closing()
+            ):
+                # The request was answered before its body had ended; uvicorn would keep this connection for ever.
+                self.timeout_keep_alive_task = self.loop.call_later(
+                    self.timeout_keep_alive, self.timeout_keep_alive_handler
+                )
 
     def on_message_begin(self) -> None:
-        """A request begins."""
-        self._in_head, self._size = True, 0
+        """A request begins; what of this piece belongs to the one before is counted for both."""
+        self._stop()
+        self._in_head = self._owes = True
+        self._framing = self._piece
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """The request is known; its body has a deadline of its own where it is read."""
-        self._in_head = False
+        """The request is known; uvicorn starts to serve it, or has it wait."""
         self._stop()
+        upgrade = self.parser.should_upgrade()
+        if self._framing > FRAMING_MOST + PIECE:
+            self._stop_parser(431, HEAD_TOO_LARGE)
+        if len(self.headers) > HEADERS_MOST:
+            self._stop_parser(431, f"There are more than {HEADERS_MOST} headers.")
+        if len(self.url) > URL_MOST:
+            self._stop_parser(414, f"The address is longer than {URL_MOST:,} bytes.")
+        if upgrade and has_body(self.headers):
+            self._stop_parser(400, "Nothing is upgraded here, and a request with `Upgrade` cannot have a body.")
         super().on_headers_complete()
+        self._in_head, self._progress = False, True
+        if upgrade:  # to the parser, what follows is another protocol; it must not become somebody's request
+            self.cycle.keep_alive, self._deaf = False, True
+        self.headers = []  # of the scope no more: the parser reports trailers as further headers
+        if len(self.pipeline) > WAITING_MOST:
+            self._stop_parser(400, f"More than {WAITING_MOST} requests wait on this connection.")
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body has come."""
+        self._framing -= len(body)
+        self._progress = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is there, with its trailers, which are dropped."""
+        if self.headers and not CONTROL.isdisjoint(name for name, _ in self.headers):
+            self._stop_parser(400, "A trailer says how the request or its connection is to be read.")
+        self._owes = False
+        super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is over."""
+        """It is over, also for the request that runs while others wait, which uvicorn does not tell."""
         self._stop()
+        self._leave(self._running)
         super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """Says what is wrong with what the parser does not take; uvicorn would say it into the middle of another answer."""
+        status, detail = self._verdict or (400, msg)
+        self._refuse(status, detail)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _stop_parser(self, status: int, detail: str) -> None:
+        self._verdict = status, detail
+        raise TooMuch
 
     def _wait(self) -> None:
         if self._deadline is None and not self.transport.is_closing():
-            self._deadline = self.loop.call_later(HEAD_S, self._hang_up)
+            self._deadline = self.loop.call_later(HEAD_S, self._look)
 
     def _stop(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
-    def _hang_up(self) -> None:
-        if not self.transport.is_closing():
+    def _look(self) -> None:
+        """Refuses a client that is late, unless it is this side that does not read, or the body goes on."""
+        self._deadline = None
+        if self.flow.read_paused or (self._progress and self._receiving()):
+            self._progress = False
+            self._wait()
+        elif self._in_head or self._receiving():
+            self._refuse(408, "The request did not arrive in time.")
+        elif self._running is None or self._running.response_complete:
             self.transport.close()
+
+    def _refuse(self, status: int, detail: str) -> None:
+        """Takes no more, says why, and hangs up; after the answer to an earlier request, if one is still to come."""
+        if self._deaf or self.transport.is_closing():
+            return
+        self._stop()
+        self._deaf = True
+        log.info("A connection is closed, refused with %d: %s", status, detail)
+        running, receiving = self._running, self._receiving()
+        if running is not None and not running.response_complete and not (receiving and running is self.cycle):
+            running.keep_alive = False
+            self.pipeline.clear()
+            self.flow.resume_reading()
+        elif receiving and self.cycle.response_started:
+            self.transport.close()
+        else:
+            if receiving:
+                self._leave(self.cycle)
+            cast(Corked, self.transport).end(self._answer(status, f"{detail} The request was not served."))
+            self.flow.resume_reading()
+            self._deadline = self.loop.call_later(LINGER_S, self.transport.close)
+
+    def _receiving(self) -> bool:
+        """Whether the body of a request that is not answered yet is still to come."""
+        cycle = self.cycle
+        return cycle is not None and not self._in_head and cycle.more_body and not cycle.response_complete
+
+    def _answer(self, status: int, detail: str) -> bytes:
+        title = HTTPStatus(status).phrase
+        body = msgspec.json.encode({"type": "about:blank", "title": title, "status": status, "detail": detail})
+        headers = [
+            *self.server_state.default_headers,
+            (b"content-type", b"application/problem+json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"cache-control", b"no-store"),
+            (b"connection", b"close"),
+        ]
+        lines = [f"HTTP/1.1 {status} {title}".encode(), *(name + b": " + value for name, value in headers), b"", body]
+        return b"\r\n".join(lines)
+
+    def _leave(self, cycle: RequestResponseCycle | None) -> None:
+        """Tells the application that nobody waits for its answer any more."""
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+
+
+def has_body(headers: list[tuple[bytes, bytes]]) -> bool:
+    """Whether a request with these *headers* has a body."""
+    return any(name == b"transfer-encoding" or (name == b"content-length" and value != b"0") for name, value in headers)
 
 
 class Corked:
@@ -85,6 +293,13 @@ class Corked:
         if not self._held:
             self._loop.call_soon(self._flush)
         self._held.append(data)
+
+    def end(self, data: bytes) -> None:
+        """Sends *data* as the last; the other side may still be heard."""
+        self.write(data)
+        self._flush()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
 
     def close(self) -> None:
         """Sends what is left, and closes."""

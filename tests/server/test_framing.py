@@ -1,0 +1,520 @@
+"""What of a request is not its body has one budget and one deadline, and nothing after the headers is a header."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+import tomllib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import pytest
+import uvicorn
+from packaging.requirements import Requirement
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from chatkeep import Chatkeep, Turn
+from chatkeep.server import protocol
+
+from .service import BOT, Service, service
+from .serving import answer_from, path_of, served, serving
+
+HURRIED = "from chatkeep.server import protocol, wire\nprotocol.HEAD_S = wire.PATIENCE_S = 1.0\n" + BOT
+MOST_MB = 30.0
+"""What the server's memory may grow by while a client floods it."""
+
+FLOOD = 64_000_000
+"""What a client sends if nobody stops it."""
+
+HOST = b"Host: localhost\r\n"
+GET = b"GET /healthz HTTP/1.1\r\n" + HOST
+WHOLE = GET + b"\r\n"
+POST = b"POST /v1/conversations HTTP/1.1\r\n" + HOST + b"Content-Type: application/json\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+BODY = CHUNKED + b"2\r\n{}\r\n"
+WAITS = b"POST /v1/conversations/ada/messages HTTP/1.1\r\n" + HOST
+
+
+class Element(NamedTuple):
+    """Something of a request that a client goes on with for ever. said: the statuses that it is answered with."""
+
+    opening: bytes
+    then: bytes
+    said: tuple[int, ...]
+
+
+ELEMENTS = {
+    "address": Element(b"GET /", b"a", (431,)),
+    "segments of the address": Element(b"GET ", b"/a", (431,)),
+    "parameters of the query": Element(b"GET /healthz?", b"a=b&", (431,)),
+    "blank lines first": Element(b"", b"\r\n", (431,)),
+    "blank lines after a request": Element(WHOLE, b"\r\n", (200,)),
+    "headers": Element(GET, b"X-A: " + b"b" * 995 + b"\r\n", (431,)),
+    "headers of nothing": Element(GET, b"a:\r\n", (431,)),
+    "a header's name": Element(GET, b"a", (431,)),
+    "a header's value": Element(GET + b"A: ", b"b", (431,)),
+    "a token": Element(GET + b"Authorization: Bearer ", b"b", (431,)),
+    "cookies": Element(GET + b"Cookie: ", b"a=b; ", (431,)),
+    "headers on a kept connection": Element(WHOLE + GET, b"X-A: b\r\n", (200, 431)),
+    "zeros of a chunk's size": Element(CHUNKED, b"0", (413,)),
+    "a chunk's extension": Element(CHUNKED + b"2;a=", b"b", (413,)),
+    "extensions of a chunk": Element(CHUNKED + b"2", b";a=b", (413,)),
+    "chunks of one byte": Element(CHUNKED, b"1\r\n \r\n", (413,)),
+    "chunks with extensions": Element(CHUNKED, b"1;abc=def\r\n \r\n", (413,)),
+    "zeros after 100 Continue": Element(CHUNKED.replace(HOST, HOST + b"Expect: 100-continue\r\n"), b"0", (100, 413)),
+    "trailers": Element(BODY + b"0\r\n", b"X-A: " + b"b" * 995 + b"\r\n", (413,)),
+    "trailers of nothing": Element(BODY + b"0\r\n", b"a:\r\n", (413,)),
+    "a trailer's name": Element(BODY + b"0\r\n", b"a", (413,)),
+    "a trailer's value": Element(BODY + b"0\r\nA: ", b"b", (413,)),
+    "trailers on a kept connection": Element(WHOLE + BODY + b"0\r\n", b"X-A: b\r\n", (200, 413)),
+    "trailers of what is answered": Element(
+        b"GET /healthz HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X-A: b\r\n", (200,)
+    ),
+    "a body": Element(CHUNKED + b"fffffff\r\n", b"a", (413,)),
+    "a body that nobody reads": Element(WAITS + b"Content-Length: 999999999\r\n\r\n", b"a", (401,)),
+    "what follows an upgrade": Element(GET + b"Connection: upgrade\r\nUpgrade: websocket\r\n\r\n", b"a", (200,)),
+    "what follows an upgrade with a body": Element(
+        CHUNKED.replace(HOST, HOST + b"Connection: upgrade\r\nUpgrade: h2c\r\n"), b"1\r\n \r\n", (400,)
+    ),
+    "a method": Element(b"", b"A", (400,)),
+    "what follows the end of a connection": Element(GET + b"Connection: close\r\n\r\n", WHOLE, (200,)),
+}
+"""One line for each element that has no end by itself."""
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A server of its own process, with a deadline of a second."""
+    with service(tmp_path_factory.mktemp("framing"), url="memory://", bot=HURRIED, anonymous="true") as running:
+        running.wait_for("Application startup complete")
+        yield running
+
+
+class Talk:
+    """What a client on a connection of its own has sent, and what it heard."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.heard = bytearray()
+        self.took_s = 0.0
+
+    @property
+    def said(self) -> tuple[int, ...]:
+        """The statuses of the answers."""
+        return tuple(int(status) for status in re.findall(rb"HTTP/1\.1 (\d+)", self.heard))
+
+
+async def talk(port: int, opening: bytes, then: bytes, *, pause_s: float = 0.0, most: int = FLOOD) -> Talk:
+    """Sends *opening*, and *then* again and again, until the server hangs up or *most* bytes are sent."""
+    told = Talk()
+    began = time.monotonic()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+
+    async def listen() -> None:
+        with suppress(ConnectionError):  # hanging up on one who still talks may be a reset
+            while heard := await reader.read(65536):
+                told.heard += heard
+
+    listening = asyncio.create_task(listen())
+    try:
+        writer.write(opening)
+        await asyncio.sleep(0.05)
+        while not listening.done() and told.sent < most:
+            writer.write(then)
+            told.sent += len(then)
+            with suppress(ConnectionError):
+                await writer.drain()
+            await asyncio.wait([listening], timeout=pause_s)
+        await asyncio.wait([listening], timeout=10)
+    finally:
+        listening.cancel()
+        writer.close()
+    told.took_s = time.monotonic() - began
+    return told
+
+
+class Watched:
+    """How a server fares meanwhile."""
+
+    memory_mb = 0.0
+    longest_s = 0.0
+    served = 0
+
+
+@asynccontextmanager
+async def watched(running: Service) -> AsyncIterator[Watched]:
+    """Asks the server something again and again, and looks at its memory."""
+    process, client, found = psutil.Process(running.process.pid), running.client(), Watched()
+    before = process.memory_info().rss
+
+    async def look() -> None:
+        while True:
+            began = time.monotonic()
+            assert 200 == (await client.ask("GET", "/healthz")).status
+            found.longest_s = max(found.longest_s, time.monotonic() - began)
+            found.memory_mb = max(found.memory_mb, (process.memory_info().rss - before) / 1e6)
+            found.served += 1
+            await asyncio.sleep(0.01)
+
+    looking = asyncio.create_task(look())
+    try:
+        yield found
+        while not (found.served or looking.done()):  # noqa: ASYNC110 (what was quick has ended before the first answer)
+            await asyncio.sleep(0.01)
+        if looking.done():
+            looking.result()
+    finally:
+        looking.cancel()
+
+
+@pytest.mark.parametrize("element", ELEMENTS.values(), ids=ELEMENTS)
+async def test_what_has_no_end_is_cut_off(running: Service, element: Element) -> None:
+    """Sent as fast as possible: it is refused, the connection is closed, memory stays as it was, others are served."""
+    portion = element.then * (64_000 // len(element.then))
+    async with watched(running) as found:
+        told = await talk(running.port, element.opening, portion)
+
+    assert element.said == told.said[: len(element.said)]
+    assert told.sent < FLOOD or told.took_s < 10
+    assert found.memory_mb < MOST_MB
+    assert found.longest_s < 2.0
+
+
+async def test_what_comes_byte_by_byte_has_a_deadline(running: Service) -> None:
+    """Each element, a portion at a time and for ever: every connection is closed soon, and has taken next to nothing."""
+    async with watched(running) as found:
+        told = await asyncio.gather(
+            *(talk(running.port, element.opening, element.then[:1], pause_s=0.05) for element in ELEMENTS.values()),
+            talk(running.port, b"", b"", pause_s=0.05),
+            talk(running.port, b"GET /hea", b"", pause_s=0.05),
+            talk(running.port, POST + b"Content-Length: 2\r\n\r\n", b"", pause_s=0.05),
+        )
+        took_s = dict(
+            zip([*ELEMENTS, "silence", "half a request line", "no body"], (one.took_s for one in told), strict=True)
+        )
+
+    assert {} == {name: spent_s for name, spent_s in took_s.items() if spent_s > 5}
+    assert [(), (408,), (408,)] == [one.said for one in told[-3:]]
+    assert found.memory_mb < MOST_MB
+
+
+# -- requests that wait ------------------------------------------------------------------------------------------------------
+
+
+async def test_requests_that_wait_are_few(running: Service) -> None:
+    """Ten thousand requests behind one that takes its time: that one is answered, and nothing of the others is kept."""
+    slow = json.dumps({"content": "wait"}).encode()
+    begun = await running.client().ask("POST", "/v1/conversations", b"{}")
+    token = begun.json["token"]
+    post = (
+        b"POST %s HTTP/1.1\r\n" % path_of(begun.json["id"]).encode()
+        + HOST
+        + b"Authorization: Bearer %s\r\nContent-Type: application/json\r\n" % token.encode()
+        + b"Content-Length: %d\r\n\r\n" % len(slow)
+        + slow
+    )
+    async with watched(running) as found:
+        told = await asyncio.gather(*(talk(running.port, post, WHOLE * 10_000) for _ in range(3)))
+
+    assert [(200,)] * 3 == [one.said for one in told]
+    assert found.memory_mb < MOST_MB
+    assert found.longest_s < 2.0
+
+
+async def test_a_few_requests_may_wait() -> None:
+    """As many as may wait are answered one after the other."""
+    async with served(silent()) as client:
+        reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+        writer.write(WHOLE * (protocol.WAITING_MOST + 1))
+        answers = [await answer_from(reader) for _ in range(protocol.WAITING_MOST + 1)]
+        writer.close()
+
+    assert {200} == {answer.status for answer in answers}
+
+
+# -- nothing after the headers is a header -----------------------------------------------------------------------------------
+
+TRAILERS = {
+    "Authorization": "Bearer {key}",
+    "Origin": "http://localhost",
+    "Host": "evil.example",
+    "Content-Type": "application/json",
+    "Expect": "100-continue",
+    "Cookie": "__Host-chatkeep=x",
+    "X-Forwarded-For": "10.0.0.1",
+    "X-Forwarded-Proto": "https",
+    "Idempotency-Key": '"mine"',
+    "If-Match": "*",
+    "If-None-Match": "*",
+    "Prefer": "respond-async",
+    "Last-Event-ID": "5",
+    "Sec-Fetch-Site": "same-origin",
+    "Sec-Fetch-Mode": "navigate",
+    "X-Request-ID": "mine",
+    "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+}
+"""Each header that something here looks at."""
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Says which headers a request has when its body has come."""
+    if scope["type"] == "lifespan":
+        while (message := await receive())["type"] != "lifespan.shutdown":
+            await send({"type": f"{message['type']}.complete"})
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    while (await receive()).get("more_body"):
+        pass
+    body = json.dumps([[name.decode(), value.decode()] for name, value in scope["headers"]]).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+
+
+@pytest.mark.parametrize("packets", [1, 2, 3], ids=["in one packet", "trailers apart", "on a kept connection"])
+@pytest.mark.parametrize("name", TRAILERS)
+async def test_a_trailer_is_no_header(name: str, packets: int) -> None:
+    """Neither of its request nor of the next one, however they come."""
+    head = b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
+    trailer = f"{name}: {TRAILERS[name]}\r\n\r\n".encode()
+    async with serving(echo) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        first: Any = None
+        for packet in {1: [head + trailer + WHOLE], 2: [head, trailer + WHOLE], 3: [head, trailer, WHOLE]}[packets]:
+            writer.write(packet)
+            await asyncio.sleep(0.02)
+        first, second = [await answer_from(reader) for _ in range(2)]
+        writer.close()
+
+    assert [["host", "localhost"], ["transfer-encoding", "chunked"]] == first.json
+    assert [["host", "localhost"]] == second.json
+
+
+@pytest.mark.parametrize(
+    "trailer",
+    [
+        "Content-Length: 1",
+        "Transfer-Encoding: identity",
+        "Connection: close",
+        "Connection: upgrade\r\nUpgrade: x",
+        "Upgrade: x",
+        "Proxy-Connection: close",
+    ],
+)
+async def test_a_trailer_that_the_parser_would_obey_is_refused(trailer: str) -> None:
+    """The request is not served, and neither is what comes after it."""
+    head = b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
+    async with serving(echo) as port:
+        told = await talk(port, head + trailer.encode() + b"\r\n\r\n" + WHOLE, WHOLE, most=len(WHOLE))
+
+    assert (400,) == told.said
+    assert told.took_s < 5
+
+
+def silent() -> Chatkeep[Any]:
+    """A Chatkeep whose bot says the message's text."""
+    keep: Chatkeep[Any] = Chatkeep("memory://")
+
+    @keep.on_message
+    async def bot(turn: Turn[Any]) -> str:
+        return turn.text
+
+    return keep
+
+
+@pytest.mark.parametrize("without", ["Authorization", "Content-Type", "Host", "Idempotency-Key", "Sec-Fetch-Site"])
+async def test_a_trailer_opens_no_door(without: str) -> None:
+    """The API answers as it does when the trailer is not there."""
+    async with served(silent(), anonymous=True) as client:
+        path = "/v1/conversations" if without == "Sec-Fetch-Site" else path_of("ada")
+        body = b'{"cookie":true}' if without == "Sec-Fetch-Site" else b'{"content":"x"}'
+        lines = {
+            "Host": "localhost",
+            "Authorization": f"Bearer {client.key}",
+            "Content-Type": "application/json",
+            "Transfer-Encoding": "chunked",
+        }
+        if without == "Sec-Fetch-Site":
+            del lines["Authorization"]
+        lines.pop(without, None)
+        head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        request = f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + b"%x\r\n%b\r\n0\r\n" % (len(body), body)
+        trailer = f"{without}: {TRAILERS[without].format(key=client.key)}\r\n".encode()
+        plain = await client.raw(request + b"\r\n")
+        given = await client.raw(request + trailer + b"\r\n")
+
+    assert plain.status == given.status
+    assert "set-cookie" not in given.headers
+    assert (200 if without == "Idempotency-Key" else 0) == (given.status if given.status == 200 else 0)
+    if given.status == 200:
+        assert "mine" != given.json["id"]
+
+
+# -- beside other answers ----------------------------------------------------------------------------------------------------
+
+
+class Streaming:
+    """An application whose answers take until somebody says so, or their client goes away."""
+
+    def __init__(self) -> None:
+        self.end = asyncio.Event()
+        self.left = asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        if scope["type"] == "lifespan":
+            await echo(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"10")]})
+        await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+        ending = asyncio.create_task(self.end.wait())
+        while not ending.done():
+            receiving = asyncio.ensure_future(receive())
+            await asyncio.wait([ending, receiving], return_when=asyncio.FIRST_COMPLETED)
+            if receiving.done() and receiving.result()["type"] == "http.disconnect":
+                self.left.set()
+                break
+            receiving.cancel()
+        ending.cancel()
+        await send({"type": "http.response.body", "body": b"ended"})
+
+
+async def test_a_stream_with_requests_behind_it_hears_of_its_end() -> None:
+    """The client goes away while others of its requests wait: the application is told, and nothing is left running."""
+    app = Streaming()
+    async with serving(app) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(WHOLE * 2)
+        await reader.readuntil(b"begun")
+        writer.close()
+        async with asyncio.timeout(5):
+            await app.left.wait()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [b"\x00\x01\r\n\r\n", GET + b"X-A: " + b"b" * 100_000, GET + b"a:\r\n" * 101 + b"\r\n", WHOLE * 100],
+    ids=["junk", "long", "headers", "requests"],
+)
+async def test_no_refusal_is_said_into_another_answer(bad: bytes) -> None:
+    """What is wrong with a request that came while another is answered ends the connection, after that answer."""
+    app = Streaming()
+    async with serving(app) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(WHOLE)
+        said = await reader.readuntil(b"begun")
+        writer.write(bad)
+        await asyncio.sleep(0.1)
+        app.end.set()
+        async with asyncio.timeout(5):
+            said += await reader.read()
+        writer.close()
+
+    assert 1 == said.count(b"HTTP/1.1")
+    assert said.endswith(b"begunended")
+
+
+async def test_a_body_that_ends_after_its_answer_leaves_the_connection_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deadline ends with the request: one that was refused before its body came does not take the next one along."""
+    monkeypatch.setattr(protocol, "HEAD_S", 0.3)
+    async with served(silent()) as client:
+        reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+        writer.write(WAITS + b"Content-Type: application/json\r\nContent-Length: 4\r\n\r\n")
+        refused = await answer_from(reader)
+        writer.write(b"1234")
+        await asyncio.sleep(0.6)
+        writer.write(WHOLE)
+        next_one = await answer_from(reader)
+        writer.close()
+
+    assert (401, 200) == (refused.status, next_one.status)
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (GET + b"a: b\r\n" * (protocol.HEADERS_MOST - 1) + b"\r\n", 200),
+        (GET + b"a: b\r\n" * protocol.HEADERS_MOST + b"\r\n", 431),
+        (GET + b"A: " + b"b" * 65_000 + b"\r\n\r\n", 200),
+        (GET + b"A: " + b"b" * 82_000 + b"\r\n\r\n", 431),
+        (WHOLE.replace(b"healthz", b"healthz?" + b"a" * (protocol.URL_MOST - 9)), 200),
+        (WHOLE.replace(b"healthz", b"healthz?" + b"a" * (protocol.URL_MOST - 8)), 414),
+        (CHUNKED + b"1\r\n \r\n" * 3000 + b"2\r\n{}\r\n0\r\n\r\n", 201),
+        (GET + b"Connection: upgrade\r\nUpgrade: h2c\r\n\r\n", 200),
+        (POST + b"Connection: upgrade\r\nUpgrade: h2c\r\nContent-Length: 2\r\n\r\n{}", 400),
+    ],
+    ids=[
+        "100 headers",
+        "101",
+        "64 KB",
+        "82 KB",
+        "address",
+        "long address",
+        "small chunks",
+        "upgrade",
+        "upgrade with a body",
+    ],
+)
+async def test_where_the_bounds_are(request_: bytes, status: int) -> None:
+    """What is allowed is served; what is not is told so, and its client can read it."""
+    async with served(silent(), anonymous=True) as client:
+        answer = await client.raw(request_)
+
+    assert status == answer.status
+    assert status < 300 or "application/problem+json" == answer.headers["content-type"]
+
+
+async def test_what_follows_an_upgrade_is_no_request() -> None:
+    """A proxy that passes `Upgrade` on takes it for the other protocol; here it must not become a request of somebody's."""
+    async with serving(echo) as port:
+        told = await talk(
+            port, GET + b"Connection: upgrade\r\nUpgrade: x\r\n\r\n", WHOLE, pause_s=0.1, most=len(WHOLE) * 3
+        )
+
+    assert (200,) == told.said
+
+
+# -- uvicorn's inner names ---------------------------------------------------------------------------------------------------
+
+
+async def test_uvicorn_has_what_is_used_of_it() -> None:
+    """Each of its inner names is there, and newer versions that nobody has tried are not installed with chatkeep."""
+    state = ServerState()
+    config = uvicorn.Config(echo, http=protocol.PromptProtocol)
+    config.load()
+    subjects: dict[str, Any] = {
+        "HttpToolsProtocol": HttpToolsProtocol(config, state, {}),
+        "RequestResponseCycle": RequestResponseCycle(
+            {},  # type: ignore[arg-type]
+            *[None] * 4,  # type: ignore[arg-type]
+            False,
+            [],
+            asyncio.Event(),
+            False,
+            True,
+            lambda: None,
+        ),
+        "FlowControl": FlowControl(None),  # type: ignore[arg-type]
+        "ServerState": state,
+    }
+    HttpToolsProtocol.on_message_begin(subjects["HttpToolsProtocol"])
+    missing = [
+        f"{kind}.{name}"
+        for kind, names in protocol.INNER.items()
+        for name in names
+        if not hasattr(subjects[kind], name)
+    ]
+    project = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text())
+    needed = [Requirement(line) for line in project["project"]["optional-dependencies"]["server"]]
+    pinned = next(one.specifier for one in needed if one.name == "uvicorn")
+
+    assert [] == missing
+    assert uvicorn.__version__ in pinned
+    assert "0.999" not in pinned
