@@ -40,6 +40,8 @@ from chatkeep.client import (
     PreconditionFailed,
     SyncClient,
     Unauthorized,
+    events,
+    link,
 )
 from chatkeep.testing.proxy import Loss, Proxy
 
@@ -421,3 +423,51 @@ def test_the_extra_is_only_imported_when_it_is_wanted() -> None:
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
     assert "chatkeep.client needs aiohttp, which is not installed. Run: pip install 'chatkeep[client]'" == said.strip()
+
+
+# -- answers without end -----------------------------------------------------------------------------------------------------
+
+ENDLESS = {
+    "an answer": (b"200 OK", b"application/json", b"[1,"),
+    "a refusal": (b"403 Forbidden", b"application/problem+json", b"[1,"),
+    "a line of an event": (b"200 OK", b"text/event-stream", b"a"),
+    "lines of an event": (b"200 OK", b"text/event-stream", b"data: a\n"),
+}
+
+
+@pytest.mark.parametrize(("status", "kind", "portion"), ENDLESS.values(), ids=ENDLESS)
+async def test_an_answer_without_end_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch, status: bytes, kind: bytes, portion: bytes
+) -> None:
+    """A server that goes on for ever is left, with an error that says so and what may have been done."""
+    monkeypatch.setattr(link, "LONGEST_ANSWER", 1_000_000)
+    monkeypatch.setattr(events, "LONGEST_ANSWER", 1_000_000)
+    sent = 0
+    served: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(b"HTTP/1.1 " + status + b"\r\nContent-Type: " + kind + b"\r\n\r\n")
+        try:
+            while sent < 50_000_000:
+                writer.write(portion * (64_000 // len(portion)))
+                await writer.drain()
+                sent += 64_000
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+            served.set_result(None)
+
+    server = await asyncio.start_server(flood, "127.0.0.1", 0)
+    try:
+        async with Client(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "x") as client:
+            chat = client.conversation("ada")
+            with pytest.raises(ChatkeepError, match="longer than 1,000,000"):
+                await (anext(chat.events()) if kind == b"text/event-stream" else chat.messages())
+        await served
+    finally:
+        server.close()
+        await server.wait_closed()
+
+    assert sent < 50_000_000

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.request import urlopen
 
 import psutil
 import pytest
@@ -94,7 +95,8 @@ ELEMENTS = {
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A server of its own process, with a deadline of a second."""
     with service(tmp_path_factory.mktemp("framing"), url="memory://", bot=HURRIED, anonymous="true") as running:
-        running.wait_for("Application startup complete")
+        with urlopen(f"http://127.0.0.1:{running.port}/healthz", timeout=20):
+            pass
         yield running
 
 

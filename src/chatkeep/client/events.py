@@ -11,8 +11,9 @@ from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct
 
+from ..errors import ChatkeepError
 from ..model import Message, Piece, Typing
-from .link import Link, Passing, decoded, pause
+from .link import LONGEST_ANSWER, Link, Passing, decoded, pause
 
 log = logging.getLogger("chatkeep.client")
 
@@ -93,9 +94,10 @@ async def follow(link: Link, path: str, after: int, *, about: str) -> AsyncGener
 
 
 async def frames(chunks: AsyncIterator[bytes]) -> AsyncIterator[Frame]:
-    """Server-sent events out of bytes, however they are cut (the WHATWG's rules)."""
+    """Server-sent events out of bytes, however they are cut (the WHATWG's rules). Raises `ChatkeepError` for an endless one."""
     decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
     kept: list[str] = []  # of a line that has not ended yet
+    held = 0  # characters of the event that has not ended yet
     half = False  # the last chunk ended with \r, which may be half of \r\n
     event, data, retry_ms = "", list[str](), None
     async for chunk in chunks:
@@ -104,6 +106,11 @@ async def frames(chunks: AsyncIterator[bytes]) -> AsyncIterator[Frame]:
         if half:
             text = text.removeprefix("\n")
         half = text.endswith("\r")
+        held += len(text)
+        if held > LONGEST_ANSWER:
+            raise ChatkeepError(
+                f"An event is longer than {LONGEST_ANSWER:,} characters, and the stream is not read on."
+            )
         if not LINE_END.search(text):
             kept.append(text)
             continue
@@ -122,3 +129,4 @@ async def frames(chunks: AsyncIterator[bytes]) -> AsyncIterator[Frame]:
                 if data or retry_ms is not None:
                     yield Frame((event or "message") if data else "", "\n".join(data), retry_ms)
                 event, data, retry_ms = "", [], None
+        held = len(left) + sum(map(len, data))

@@ -30,6 +30,7 @@ CONNECT_S = 5.0
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 10.0
 SILENCE_S = 40.0  # the server's streams say something every 15 s
+LONGEST_ANSWER = 64 * 1024 * 1024  # bytes; of an event stream: of one event
 IDLE_S = 4.0  # less than a server keeps a connection: nothing is sent into one that is just being closed
 
 HAPPENED = "Perhaps it was done. Do it again the same way, or read."
@@ -171,7 +172,7 @@ class Link:
                     left = self._attempt_s if told else began + self.timeout_s - time.monotonic()
                     within = aiohttp.ClientTimeout(total=min(self._attempt_s, max(left, 0.05)), sock_connect=CONNECT_S)
                     async with self._request(method, path, raw, headers or {}, within, about, told is not None) as said:
-                        return Answer(said.headers, await said.read(), doubt)
+                        return Answer(said.headers, await _whole(said, about), doubt)
         except (Unauthorized, Forbidden, NotFound) as refused:
             if doubt:  # what was done the first time may be the very reason
                 raise Uncertain(f"{refused} An earlier attempt was not answered. {HAPPENED}") from refused
@@ -215,7 +216,7 @@ class Link:
                 method, address, data=raw, headers=headers, timeout=within, allow_redirects=False
             ) as said:
                 if said.status >= 300:
-                    error, passes = refusal(said.status, await said.read(), about)
+                    error, passes = refusal(said.status, await _whole(said, about), about)
                     if passes or (patient and isinstance(error, Unauthorized)):
                         after = _seconds(said.headers.get("retry-after", ""))
                         raise Passing(error, certain=not isinstance(error, Uncertain), after=after)
@@ -229,6 +230,17 @@ class Link:
             raise Passing(Unavailable(f"{about}: {_words(fault)}. {NOTHING}"), certain=True) from fault
         except (aiohttp.ClientError, _Broken, TimeoutError, OSError) as fault:
             raise Passing(Uncertain(f"{about}: {_words(fault)}. {HAPPENED}"), certain=False) from fault
+
+
+async def _whole(said: aiohttp.ClientResponse, about: str) -> bytes:
+    raw = bytearray()
+    while more := await said.content.read(LONGEST_ANSWER + 1 - len(raw)):
+        raw += more
+        if len(raw) > LONGEST_ANSWER:
+            raise ChatkeepError(
+                f"{about}: the server's answer is longer than {LONGEST_ANSWER:,} bytes and was thrown away. {HAPPENED}"
+            )
+    return bytes(raw)
 
 
 def encode(value: Any, about: str) -> bytes:

@@ -42,6 +42,9 @@ LINGER_MOST = 1024 * 1024
 """So long, and for at most so many bytes, the rest of a refused request is read and thrown away: a connection that is closed with
 bytes unread is reset, and its client may never see why."""
 
+WORDS = {400: "bad-request", 408: "timeout", 413: "too-large", 414: "too-large", 431: "too-large"}
+"""Types of the problem documents."""
+
 INNER = {
     "HttpToolsProtocol": (
         "cycle",
@@ -254,7 +257,9 @@ class PromptProtocol(HttpToolsProtocol):
 
     def _answer(self, status: int, detail: str) -> bytes:
         title = HTTPStatus(status).phrase
-        body = msgspec.json.encode({"type": "about:blank", "title": title, "status": status, "detail": detail})
+        body = msgspec.json.encode(
+            {"type": f"urn:chatkeep:{WORDS[status]}", "title": title, "status": status, "detail": detail}
+        )
         headers = [
             *self.server_state.default_headers,
             (b"content-type", b"application/problem+json"),
