@@ -233,7 +233,7 @@ async def test_requests_that_wait_are_few(running: Service) -> None:
 
 async def test_a_few_requests_may_wait() -> None:
     """As many as may wait are answered one after the other."""
-    async with served(silent()) as client:
+    async with served(parrot()) as client:
         reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
         writer.write(WHOLE * (protocol.WAITING_MOST + 1))
         answers = [await answer_from(reader) for _ in range(protocol.WAITING_MOST + 1)]
@@ -320,7 +320,7 @@ async def test_a_trailer_that_the_parser_would_obey_is_refused(trailer: str) -> 
     assert told.took_s < 5
 
 
-def silent() -> Chatkeep[Any]:
+def parrot() -> Chatkeep[Any]:
     """A Chatkeep whose bot says the message's text."""
     keep: Chatkeep[Any] = Chatkeep("memory://")
 
@@ -334,7 +334,7 @@ def silent() -> Chatkeep[Any]:
 @pytest.mark.parametrize("without", ["Authorization", "Content-Type", "Host", "Idempotency-Key", "Sec-Fetch-Site"])
 async def test_a_trailer_opens_no_door(without: str) -> None:
     """The API answers as it does when the trailer is not there."""
-    async with served(silent(), anonymous=True) as client:
+    async with served(parrot(), anonymous=True) as client:
         path = "/v1/conversations" if without == "Sec-Fetch-Site" else path_of("ada")
         body = b'{"cookie":true}' if without == "Sec-Fetch-Site" else b'{"content":"x"}'
         lines = {
@@ -426,7 +426,7 @@ async def test_no_refusal_is_said_into_another_answer(bad: bytes) -> None:
 async def test_a_body_that_ends_after_its_answer_leaves_the_connection_open(monkeypatch: pytest.MonkeyPatch) -> None:
     """The deadline ends with the request: one that was refused before its body came does not take the next one along."""
     monkeypatch.setattr(protocol, "HEAD_S", 0.3)
-    async with served(silent()) as client:
+    async with served(parrot()) as client:
         reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
         writer.write(WAITS + b"Content-Type: application/json\r\nContent-Length: 4\r\n\r\n")
         refused = await answer_from(reader)
@@ -466,7 +466,7 @@ async def test_a_body_that_ends_after_its_answer_leaves_the_connection_open(monk
 )
 async def test_where_the_bounds_are(request_: bytes, status: int) -> None:
     """What is allowed is served; what is not is told so, and its client can read it."""
-    async with served(silent(), anonymous=True) as client:
+    async with served(parrot(), anonymous=True) as client:
         answer = await client.raw(request_)
 
     assert status == answer.status

@@ -50,6 +50,7 @@ INNER = {
         "cycle",
         "flow",
         "headers",
+        "loop",
         "on_body",
         "on_headers_complete",
         "on_message_begin",
@@ -57,9 +58,11 @@ INNER = {
         "parser",
         "pipeline",
         "send_400_response",
+        "server_state",
         "timeout_keep_alive",
         "timeout_keep_alive_handler",
         "timeout_keep_alive_task",
+        "transport",
         "url",
         "_start_asgi_task",
     ),
@@ -77,7 +80,6 @@ INNER = {
 """Names of uvicorn's own that this file reads, sets or overrides, by class. The bounds of uvicorn in pyproject.toml are the
 versions that have them."""
 
-
 HEAD_TOO_LARGE = f"Request line and headers take more than {FRAMING_MOST:,} bytes."
 
 
@@ -93,7 +95,9 @@ class PromptProtocol(HttpToolsProtocol):
     is never a header: trailers are read and dropped.
     """
 
-    _deadline: asyncio.TimerHandle | None = None
+    # One timer for many deadlines: to set and cancel one for each request costs more.
+    _timer: asyncio.TimerHandle | None = None
+    _since: float | None = None
     _running: RequestResponseCycle | None = None
     _verdict: tuple[int, str] | None = None
     _in_head = False
@@ -126,7 +130,7 @@ class PromptProtocol(HttpToolsProtocol):
             return
         self._piece = size
         self._owes = True
-        super().data_received(cast(bytes, piece))
+        super().data_received(piece)  # type: ignore[arg-type]  # (its parser takes any buffer)
         if self._deaf:
             return
         if self._framing > FRAMING_MOST + PIECE:
@@ -139,7 +143,7 @@ class PromptProtocol(HttpToolsProtocol):
         elif self._owes:
             self._wait()
         else:
-            self._stop()
+            self._since = None
             if (
                 self.cycle.response_complete
                 and self.timeout_keep_alive_task is None
@@ -152,14 +156,14 @@ class PromptProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A request begins; what of this piece belongs to the one before is counted for both."""
-        self._stop()
+        self._since = None
         self._in_head = self._owes = True
         self._framing = self._piece
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """The request is known; uvicorn starts to serve it, or has it wait."""
-        self._stop()
+        self._since = None
         upgrade = self.parser.should_upgrade()
         if self._framing > FRAMING_MOST + PIECE:
             self._stop_parser(431, HEAD_TOO_LARGE)
@@ -192,7 +196,8 @@ class PromptProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is over, also for the request that runs while others wait, which uvicorn does not tell."""
-        self._stop()
+        if self._timer is not None:
+            self._timer.cancel()
         self._leave(self._running)
         super().connection_lost(exc)
 
@@ -210,19 +215,22 @@ class PromptProtocol(HttpToolsProtocol):
         raise TooMuch
 
     def _wait(self) -> None:
-        if self._deadline is None and not self.transport.is_closing():
-            self._deadline = self.loop.call_later(HEAD_S, self._look)
-
-    def _stop(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+        """The clock runs from now, if it does not already."""
+        if self._since is None:
+            self._since = self.loop.time()
+        if self._timer is None:
+            self._timer = self.loop.call_later(HEAD_S, self._look)
 
     def _look(self) -> None:
         """Refuses a client that is late, unless it is this side that does not read, or the body goes on."""
-        self._deadline = None
-        if self.flow.read_paused or (self._progress and self._receiving()):
-            self._progress = False
+        self._timer = None
+        if self._since is None:
+            return
+        left_s = self._since + HEAD_S - self.loop.time()
+        if left_s > 0:
+            self._timer = self.loop.call_later(left_s, self._look)
+        elif self.flow.read_paused or (self._progress and self._receiving()):
+            self._progress, self._since = False, None
             self._wait()
         elif self._in_head or self._receiving():
             self._refuse(408, "The request did not arrive in time.")
@@ -233,8 +241,7 @@ class PromptProtocol(HttpToolsProtocol):
         """Takes no more, says why, and hangs up; after the answer to an earlier request, if one is still to come."""
         if self._deaf or self.transport.is_closing():
             return
-        self._stop()
-        self._deaf = True
+        self._deaf, self._since = True, None
         log.info("A connection is closed, refused with %d: %s", status, detail)
         running, receiving = self._running, self._receiving()
         if running is not None and not running.response_complete and not (receiving and running is self.cycle):
@@ -248,7 +255,7 @@ class PromptProtocol(HttpToolsProtocol):
                 self._leave(self.cycle)
             cast(Corked, self.transport).end(self._answer(status, f"{detail} The request was not served."))
             self.flow.resume_reading()
-            self._deadline = self.loop.call_later(LINGER_S, self.transport.close)
+            self.loop.call_later(LINGER_S, self.transport.close)
 
     def _receiving(self) -> bool:
         """Whether the body of a request that is not answered yet is still to come."""
