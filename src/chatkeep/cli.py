@@ -513,6 +513,25 @@ def resend(store: str, conversation: str, number: int, tenant: str) -> None:
 
 @main.command()
 @store_argument
+@click.argument("path", type=click.Path(dir_okay=False))
+@click.option("--replace", is_flag=True, help="Replaces PATH when it is there.")
+def backup(store: str, path: str, replace: bool) -> None:
+    """Copies an SQLite store into a new file at PATH, while others use it.
+
+    The copy is of one instant, and complete when it is there. To put it back: stop all that use the store, remove its
+    -wal and -shm, and move the copy into its place.
+
+    \b
+    Example:
+      chatkeep backup chat.db /backups/chat-monday.db
+    """
+    keep = existing(store)
+    asyncio.run(opened(keep, lambda: keep.backup(path, replace=replace)))
+    click.echo(f"{plain(without_secret(store), line=True)} is copied to {plain(path, line=True)}.")
+
+
+@main.command()
+@store_argument
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON for each finding.")
 @click.option("--strict", is_flag=True, help="Warnings count as failures.")
 def check(store: str, as_json: bool, strict: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from os import PathLike, fspath
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar, cast, get_args
 
@@ -561,6 +562,27 @@ class Chatkeep(Tenant[State]):
         """Has *function* called with what was done and the seconds it took: "turn" for each run of the handler, "read",
         "append", "write", "entries", "scan" and "erase" for each act on the store. For metrics; it must not raise."""
         self._engine.store.observed = function
+
+    async def backup(self, path: str | PathLike[str], *, replace: bool = False) -> None:
+        """
+        Copies the whole store into a new file at *path*, while everything runs: of one instant, and complete when it is there.
+
+        For SQLite. The copy is a store like any other: `Chatkeep("sqlite:///copy.db")`. Raises `UsageError` when *path* is
+        there already, unless told to *replace* it, and `Unsupported`, with what to use instead, on a store whose server
+        makes its own backups.
+        """
+        await self._engine.store.driver.backup(fspath(path), replace=replace)
+
+    async def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """
+        The rows of one SQL statement over the tables of an SQLite store, all tenants': to look into it in this process.
+
+            await keep.query("select tenant, id, chatkeep_json(body) ->> '$.state' from conversation where owner = ?", "eve")
+
+        It only reads: a statement that writes raises `UsageError`. The tables are chatkeep's own and may change with a version.
+        `Unsupported` on other stores, with what to use there.
+        """
+        return await self._engine.store.driver.query(sql, *parameters)
 
     def use_shared_cache(self, on: bool) -> None:
         """Switches the shared cache (`cache=`) off, or on again, while everything runs: only speed changes.

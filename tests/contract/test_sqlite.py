@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
 import random
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
+import time
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import apsw
 import pytest
 
-from chatkeep.drivers import driver_for, sqlite
+from chatkeep.drivers import driver_for, sqlite, sqlite_file
 from chatkeep.drivers.base import Entry, Key
 from chatkeep.drivers.sqlite import SqliteDriver
 from chatkeep.drivers.statements import named, numbered
-from chatkeep.errors import Conflict, Misconfigured, Unavailable, Uncertain, Unsupported
+from chatkeep.errors import Conflict, Misconfigured, Replaced, Unavailable, Uncertain, Unsupported, UsageError
 
 ADA = Key("", "ada")
 LOTS = 100_000
@@ -138,7 +144,7 @@ async def test_what_was_answered_is_in_the_files_at_that_moment(
     copy = tmp_path / "copy"
     copy.mkdir()
     for name in ("chat.db", "chat.db-wal"):
-        shutil.copy(tmp_path / name, copy)
+        subprocess.run(["cp", tmp_path / name, copy], check=True)  # reading them here is refused
     other = await opened_on(f"{copy}/chat.db")
     try:
         assert [f"m{n}" for n in range(20)] == await log_of(other)
@@ -774,3 +780,267 @@ async def test_every_statement_finds_what_it_needs_by_an_index(driver: SqliteDri
 
     assert {"scan_recent_all"} >= walked
     assert PLACES == {name: plans[name][0].removeprefix("SEARCH conversation USING INDEX ") for name in PLACES}
+
+
+# The file belongs to one SQLite
+
+
+def opens_of(file: str, folder: Path) -> dict[str, Callable[[], Any]]:
+    """Ways to open one of a store's files in Python."""
+    os.symlink(file, folder / "symlink")
+    os.link(file, folder / "hardlink")
+    return {
+        "open": lambda: open(file, "rb"),
+        "bytes": lambda: open(os.fsencode(file), "rb"),
+        "path": lambda: Path(file).read_bytes(),
+        "os.open": lambda: os.open(file, os.O_RDONLY),
+        "relative": lambda: open(os.path.relpath(file), "rb"),
+        "symlink": lambda: open(folder / "symlink", "rb"),
+        "hardlink": lambda: open(folder / "hardlink", "rb"),
+        "copy": lambda: shutil.copy(file, folder / "copy"),
+        "wal": lambda: open(f"{file}-wal", "rb"),
+        "shm": lambda: open(f"{file}-shm", "rb"),
+        "sqlite3": lambda: sqlite3.connect(file),
+        "sqlite3 path": lambda: sqlite3.connect(Path(file)),
+        "sqlite3 uri": lambda: sqlite3.connect(f"file:{quote(file)}?mode=ro", uri=True),
+        "sqlite3 uri with a host": lambda: sqlite3.connect(f"file://localhost{quote(file)}?immutable=1#x", uri=True),
+        "sqlite3 symlink": lambda: sqlite3.connect(folder / "symlink"),
+    }
+
+
+async def test_whatever_would_take_the_locks_away_is_refused(path: str, tmp_path: Path) -> None:
+    """While the store is open in this process, however its files are named; before and after, nothing is."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    strange = f"{tmp_path}/a b%41#?.db"
+    for file in (path, strange):
+        before = await opened_on(file)
+        await before.close()
+        shutil.copy(file, folder / "before")
+        driver = await opened_on(file)
+        try:
+            for name, opens in opens_of(file, folder).items():
+                with pytest.raises(UsageError, match=r"keep\.backup\(path\)") as refused:
+                    opens()
+
+                assert file in str(refused.value), name
+            other = open(folder / "before", "rb")  # noqa: SIM115
+            os.fdopen(os.dup(other.fileno())).close()
+            other.close()
+            with pytest.raises(FileNotFoundError):
+                open(folder / "nothing")  # noqa: SIM115
+        finally:
+            await driver.close()
+        for name in ("symlink", "hardlink"):
+            os.unlink(folder / name)
+        sqlite3.connect(file).close()
+        open(file, "rb").close()
+
+
+async def test_after_locks_were_taken_away_it_still_tidies_up(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has got past the refusal does not keep the last one who closes from ending the -wal."""
+    monkeypatch.setattr(sqlite_file, "_target", lambda path: None)
+    driver = await opened_on(path)
+    await say(driver, "before")
+    sqlite3.connect(path).execute("select count(*) from entry").fetchone()
+    open(path, "rb").close()
+    open(f"{path}-shm", "rb").close()
+    await say(driver, "after")
+    await driver.close()
+
+    assert [True, False, False] == [os.path.exists(path + suffix) for suffix in sqlite_file.SUFFIXES]
+    driver = await opened_on(path)
+    assert ["before", "after"] == await log_of(driver)
+    await driver.close()
+
+
+async def test_all_stores_of_a_process_are_opened_anew_together(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    """SQLite shares what it knows of a file within a process: one that stayed would hand the old to the others."""
+    one, two = await opened_on(path), await opened_on(path)
+    try:
+        for n in range(4):
+            await say(one, f"a{n}")
+            await say(two, f"b{n}")
+            os.unlink(f"{path}-wal")
+            if n == 2:
+                os.unlink(f"{path}-shm")
+            if n == 3:
+                await two.close()
+
+        assert [f"{x}{n}" for n in range(4) for x in "ab"] == await log_of(one)
+        await say(one, "end")
+    finally:
+        await one.close()
+        await two.close()
+    assert 4 == sum("opened anew" in record.message for record in caplog.records)
+    driver = await opened_on(path)
+    assert [*(f"{x}{n}" for n in range(4) for x in "ab"), "end"] == await log_of(driver)
+    await driver.close()
+
+
+async def test_closing_saves_what_a_removed_wal_held(path: str) -> None:
+    """Also when nothing has been asked of the store since."""
+    driver = await opened_on(path)
+    await say(driver, "a")
+    os.unlink(f"{path}-wal")
+    await driver.close()
+    driver = await opened_on(path)
+    assert ["a"] == await log_of(driver)
+    await driver.close()
+
+
+async def test_a_removal_during_a_commit_is_uncertain_and_the_same_act_settles_it(
+    driver: SqliteDriver, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It went into a file that nobody else finds: not acknowledged before it is where it belongs."""
+    commit = sqlite.commit
+
+    def interrupted(db: apsw.Connection, batch: list[sqlite.Job]) -> list[Any]:
+        answers = commit(db, batch)
+        monkeypatch.setattr(sqlite, "commit", commit)
+        os.unlink(f"{path}-wal")
+        return answers
+
+    monkeypatch.setattr(sqlite, "commit", interrupted)
+    entry = [Entry(0, "a", "user", b"x")]
+    with pytest.raises(Uncertain):
+        await driver.append(ADA, entry, revision="r", at=1.0)
+    again = await driver.append(ADA, entry, revision="r", at=1.0)
+
+    assert ("r", 1) == (again.row.revision, again.row.head)
+    assert ["a"] == await log_of(driver)
+
+
+async def test_files_of_two_databases_are_not_mixed(path: str) -> None:
+    """A file that was moved over an open one is not opened with the other's -wal; the process that had it open makes room."""
+    driver = await opened_on(path)
+    await say(driver, "a")
+    await driver.backup(f"{path}.copy")
+    await say(driver, "lost by who puts the copy there")
+    os.replace(f"{path}.copy", path)
+    outside = [sys.executable, "-c", "from chatkeep.cli import main; main()", "history", path, "ada"]
+    early = await asyncio.to_thread(subprocess.run, outside, capture_output=True, text=True)
+    with pytest.raises(Replaced):
+        await driver.read(ADA, tail=1)
+    await driver.close()
+
+    assert 3 == early.returncode
+    assert "another process has it open" in early.stderr
+    driver = await opened_on(path)
+    assert ["a"] == await log_of(driver)
+    assert [("ok",)] == await driver.query("pragma integrity_check")
+    await driver.close()
+
+
+async def test_one_process_writes_at_a_time_whatever_becomes_of_the_locks(
+    driver: SqliteDriver, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite's own lock is gone in the middle of a commit; another process waits all the same."""
+    monkeypatch.setattr(sqlite_file, "_target", lambda path: None)
+    commit, waited = sqlite.commit, []
+    other = subprocess.Popen(
+        [sys.executable, "-c", PROCESS.replace("{path}", path).replace("{body}", WRITES)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdin is not None
+    assert other.stdout is not None
+    await asyncio.to_thread(other.stdout.readline)
+
+    def slow(db: apsw.Connection, batch: list[sqlite.Job]) -> list[Any]:
+        assert other.stdin is not None
+        db.execute("begin immediate")
+        for suffix in sqlite_file.SUFFIXES:
+            open(path + suffix, "rb").close()
+        other.stdin.write("\n")
+        other.stdin.flush()
+        time.sleep(1.0)
+        waited.append(other.poll())
+        db.execute("rollback")
+        return commit(db, batch)
+
+    monkeypatch.setattr(sqlite, "commit", slow)
+    await say(driver, "a")
+    await asyncio.to_thread(other.wait, 30)
+    other.stdout.close()
+    other.stdin.close()
+
+    assert [None] == waited
+    assert ["a", "from outside"] == await log_of(driver)
+
+
+WRITES = """
+    await driver.append(Key("", "ada"), [Entry(0, "from outside", "user", b"x")], revision="outside", at=1.0)
+"""
+
+
+async def test_a_forked_child_takes_no_lock_away_and_keeps_none(driver: SqliteDriver, path: str) -> None:
+    """It may open the file as any other process may, closes what it has inherited, and outlives its parent."""
+    await say(driver, "a")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # this child runs nothing of ours
+        child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            found = sqlite3.connect(path).execute("select count(*) from entry").fetchone()
+            open(path, "rb").close()
+            os._exit(0 if found == (1,) else 1)
+        os._exit(2)
+
+    assert 0 == (await asyncio.to_thread(os.waitpid, child, 0))[1]
+    assert os.path.exists(f"{path}-wal")
+    await say(driver, "b")
+    assert ["a", "b"] == await log_of(driver)
+
+
+async def test_a_backup_is_whole_while_turns_run(driver: SqliteDriver, path: str, tmp_path: Path) -> None:
+    """It holds all that was answered when it was asked for, for no more eyes than the store, and is a store itself."""
+    os.chmod(path, 0o600)
+    stop = asyncio.Event()
+
+    async def go_on() -> int:
+        for n in range(100_000):
+            await say(driver, f"during{n}")
+            if stop.is_set():
+                return n
+        return 0
+
+    for n in range(50):
+        await say(driver, f"before{n}")
+    going = asyncio.create_task(go_on())
+    await driver.backup(f"{tmp_path}/copy.db")
+    stop.set()
+    await going
+    copy = await opened_on(f"{tmp_path}/copy.db")
+    log = await log_of(copy)
+    mode = os.stat(f"{tmp_path}/copy.db").st_mode & 0o777
+    sound, epoch = await copy.query("pragma integrity_check"), copy.epoch
+    await copy.close()
+
+    assert [f"before{n}" for n in range(50)] == log[:50]
+    assert [f"during{n}" for n in range(len(log) - 50)] == log[50:]
+    assert driver.epoch == epoch
+    assert [("ok",)] == sound
+    assert 0o600 == mode
+    with pytest.raises(UsageError, match="there already"):
+        await driver.backup(path, replace=True)
+    with pytest.raises(Unavailable, match="was not copied"):
+        await driver.backup(f"{tmp_path}/no folder/copy.db")
+
+
+async def test_sql_sees_bodies_as_json(driver: SqliteDriver) -> None:
+    """However they are packed."""
+    body = json.dumps({"state": {"cart": ["tea"] * 50}}).encode()
+    await say(driver, "a", body=body)
+
+    assert [(50,)] == await driver.query("select json_array_length(chatkeep_json(body), '$.state.cart') from entry")
+    assert [(None,)] == await driver.query("select chatkeep_json(null)")
+    for wrong in (
+        "insert into meta values ('a', 'b')",
+        "selec",
+        "select ?",
+        "attach '/tmp/x.db' as x; create table x.y (z)",
+    ):
+        with pytest.raises((UsageError, Unavailable)):
+            await driver.query(wrong)

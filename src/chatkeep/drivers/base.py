@@ -191,6 +191,17 @@ class Driver(Protocol):
         """Has the acts under way answered and gives everything back. Twice is fine. Breaks off an `open` under way, which
         raises `Unavailable` then."""
 
+    async def backup(self, path: str, *, replace: bool = False) -> None:
+        """Leaves a copy of the whole store, of one instant, in a new file at *path*: complete, or not there.
+
+        Acts go on meanwhile. Raises `UsageError` when something is at *path*, unless told to *replace* it, and
+        `Unsupported`, with what to use instead, where the engine has its own way.
+        """
+
+    async def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """The rows of one SQL statement that only reads. Raises `Unsupported`, with what to use instead, where people have
+        the engine's own clients for that."""
+
     async def read(self, key: Key, *, tail: int) -> tuple[Row, list[Entry]] | None:
         """The row and its last *tail* entries, oldest first, of one instant; None when there is none."""
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 from msgspec import structs
 
-from ..errors import Conflict, Duplicate, Replaced
+from ..errors import Conflict, Duplicate, Replaced, Unsupported
 from .base import TOMBSTONE_KEPT_S, Ability, Appended, Claim, Entry, Finding, Index, Key, Row
 from .openable import Openable
 
@@ -64,6 +65,14 @@ class MemoryDriver(Openable):
         if self._heard is not None:
             self._shelf.watching.remove(self._heard)
             self._heard = None
+
+    async def backup(self, path: str, *, replace: bool = False) -> None:
+        raise Unsupported(
+            f"memory:// is gone with its process; {path} was not written. Use sqlite:///chat.db to keep it."
+        )
+
+    async def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        raise Unsupported("memory:// knows no SQL; nothing was read. Use conversations() and history().")
 
     async def read(self, key: Key, *, tail: int) -> tuple[Row, list[Entry]] | None:
         await self._come_in()

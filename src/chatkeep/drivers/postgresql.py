@@ -40,6 +40,7 @@ from ..errors import (
     Replaced,
     Unavailable,
     Uncertain,
+    Unsupported,
 )
 from .base import TOMBSTONE_KEPT_S, Ability, Appended, Claim, Entry, Finding, Index, Key, Row, created, settle
 from .openable import Openable
@@ -236,6 +237,14 @@ class PostgresqlDriver(Openable):
             listener.cancel()
             await asyncio.wait([listener])
         await asyncio.gather(*(combiner.close() for combiner in combiners.values()))
+
+    async def backup(self, path: str, *, replace: bool = False) -> None:
+        raise Unsupported(
+            f"The server copies a postgresql:// store; {path} was not written. Use pg_dump (docs/postgresql.md)."
+        )
+
+    async def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        raise Unsupported("Nothing was read: ask the server with a client of its own (docs/postgresql.md).")
 
     async def read(self, key: Key, *, tail: int) -> tuple[Row, list[Entry]] | None:
         row, entries = await self._combiner("read").call(self._pages, Page(key, None, FAR, tail))

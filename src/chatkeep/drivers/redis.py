@@ -25,11 +25,12 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
-from ..errors import Corrupt, Misconfigured, StoreError, Unavailable
+from ..errors import Corrupt, Misconfigured, StoreError, Unavailable, Unsupported
 from . import redis_acts as acts
 from .base import Ability, Appended, Claim, Entry, Finding, Index, Key, Row, created
 from .openable import Openable, end
@@ -101,6 +102,14 @@ class RedisDriver(Openable):
             await end(ear)
         if servers is not None:
             await servers.close()
+
+    async def backup(self, path: str, *, replace: bool = False) -> None:
+        raise Unsupported(
+            f"The server copies a redis:// store; {path} was not written. Have it save itself (BGSAVE), and copy that."
+        )
+
+    async def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        raise Unsupported("Redis knows no SQL; nothing was read. Use conversations() and history().")
 
     async def read(self, key: Key, *, tail: int) -> tuple[Row, list[Entry]] | None:
         return acts.read_answer(key, await self._opened("read").act(self._acts.read(key, tail)))

@@ -14,8 +14,8 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Collection, Sequence
-from functools import cache
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import cache, partial
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
@@ -23,10 +23,21 @@ from typing import Any, TypeVar
 import apsw
 from msgspec import structs
 
-from ..errors import ChatkeepError, Conflict, Corrupt, Duplicate, Misconfigured, Replaced, Unavailable, Uncertain
+from ..errors import (
+    ChatkeepError,
+    Conflict,
+    Corrupt,
+    Duplicate,
+    Misconfigured,
+    Replaced,
+    Unavailable,
+    Uncertain,
+    UsageError,
+)
 from .base import TOMBSTONE_KEPT_S, Ability, Appended, Claim, Entry, Finding, Index, Key, Row, created, mark_of, settle
 from .openable import Openable
 from .packing import pack, unpack
+from .sqlite_file import BUSY_MS, Moved, OpenFile, Slot, hold
 from .statements import named, numbered
 
 T = TypeVar("T")
@@ -37,7 +48,6 @@ APPLICATION_ID = 0x63686B70  # "chkp": says whose file this is
 BATCH = 256
 PAUSE_S, GATHER_S = 0.001, 0.004
 PAGE_BYTES = 2048  # a turn touches four pages and fills none of them: half the size, half the bytes to sync
-BUSY_MS = 10_000
 READERS = 2
 SPACE_LEAST = 100_000_000
 # Before it, several connections on one WAL file can corrupt it (sqlite.org/wal.html, WAL-reset bug).
@@ -58,22 +68,18 @@ class SqliteDriver(Openable):
             )
         self.path = path[1:]
         super().__init__(f"sqlite:///{self.path}")
-        self._inode = 0
+        self._file: OpenFile | None = None
         self._writer: Worker | None = None
         self._readers: Worker | None = None
 
     async def _start(self) -> str:
         if not _fit():
             raise Misconfigured(f"SQLite {apsw.sqlite_lib_version()} can corrupt a shared WAL file; upgrade apsw.")
-        self._inode = 0
-        self._writer = Worker(self._connect, self._committed, threads=1, gathers=True)
-        self._readers = Worker(self._connect, self._answered, threads=READERS)
-        epoch = await self._writer.call(_epoch)
-        try:
-            self._inode = os.stat(self.path).st_ino
-        except OSError as fault:
-            raise Unavailable(f"{self.store} was not opened: it was removed meanwhile ({fault}). Try again.") from fault
-        return epoch
+        self._file = file = await asyncio.to_thread(self._take)
+        joined = partial(self._joined, file)
+        self._writer = Worker(file, joined, partial(self._committed, file), threads=1, gathers=True)
+        self._readers = Worker(file, joined, partial(self._answered, file), threads=READERS)
+        return await self._writer.call(_epoch)
 
     async def examine(self) -> list[Finding]:
         return await asyncio.to_thread(self._examined)
@@ -86,9 +92,12 @@ class SqliteDriver(Openable):
 
     async def _stop(self) -> None:
         workers, self._writer, self._readers = (self._readers, self._writer), None, None
+        file, self._file = self._file, None
         for worker in workers:
             if worker is not None:
                 await worker.close()
+        if file is not None:
+            await asyncio.to_thread(give_back, file, [slot for worker in workers if worker for slot in worker.slots])
 
     async def read(self, key: Key, *, tail: int) -> tuple[Row, list[Entry]] | None:
         def act(db: apsw.Connection) -> tuple[Row, list[Entry]] | None:
@@ -182,6 +191,12 @@ class SqliteDriver(Openable):
 
         await self._writing().call(act)
 
+    async def backup(self, path: str, *, replace: bool = False) -> None:
+        await asyncio.to_thread(self._backed_up, self._opened(), path, replace)
+
+    async def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        return await asyncio.to_thread(self._queried, self._opened(), sql, parameters)
+
     def _append(self, db: apsw.Connection, row: Row, entries: Sequence[Entry], tail: int) -> Appended:
         key = row.key
         ids = [entry.id for entry in entries]
@@ -273,23 +288,22 @@ class SqliteDriver(Openable):
             "and open it anew: that begins with what is there."
         )
 
-    def _committed(self, db: apsw.Connection, batch: list[Job]) -> list[Any]:
-        return (
-            commit(db, batch) if self._in_place() else [self._replaced("was removed, or is another file")] * len(batch)
-        )
+    def _committed(self, file: OpenFile, db: apsw.Connection, batch: list[Job]) -> list[Any]:
+        with file.writer():
+            self._refuse_moved(file)
+            answers = commit(db, batch)
+            # What went into a file that nobody else can find is lost with this process: nobody may hear of it.
+            if file.moved():
+                raise Moved(written=True)
+        return answers
 
-    def _answered(self, db: apsw.Connection, batch: list[Job]) -> list[Any]:
-        return (
-            answer(db, batch) if self._in_place() else [self._replaced("was removed, or is another file")] * len(batch)
-        )
+    def _answered(self, file: OpenFile, db: apsw.Connection, batch: list[Job]) -> list[Any]:
+        self._refuse_moved(file)
+        return answer(db, batch)
 
-    def _in_place(self) -> bool:
-        """Whether the file is still the one that was opened: what goes into one that was removed is lost with this
-        process."""
-        try:
-            return self._inode in (0, os.stat(self.path).st_ino)
-        except OSError:
-            return False
+    def _refuse_moved(self, file: OpenFile) -> None:
+        if file.moved():
+            raise self._replaced("was removed, or is another file") if file.replaced() else Moved(written=False)
 
     def _examined(self) -> list[Finding]:
         path = os.path.abspath(self.path)
@@ -326,6 +340,66 @@ class SqliteDriver(Openable):
             Finding("ok", "round trip", f"{took * 1000:.3f} ms for a small read"),
         ]
 
+    def _backed_up(self, file: OpenFile, path: str, replace: bool) -> None:
+        path = os.path.abspath(path)
+        if os.path.lexists(path) and (not replace or file.holds(path)):
+            raise UsageError(f"{path} is there already; nothing was written. Name another file.")
+        made = f"{path}.{secrets.token_hex(4)}.part"
+        try:
+            with self._looking(file) as db:
+                # Nobody may read in the copy what they may not read in the store.
+                os.close(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, os.stat(file.path).st_mode & 0o666))
+                with contextlib.closing(apsw.Connection(made)) as copy:
+                    with copy.backup("main", db, "main") as backup:
+                        backup.step(-1)
+                    copy.pragma("journal_mode", "delete")  # one file, whole as it is
+            if replace:
+                os.replace(made, path)
+            else:
+                _put(made, path)
+            _sync_folder(os.path.dirname(path))
+        except FileExistsError:
+            raise UsageError(f"{path} is there already; nothing was written. Name another file.") from None
+        except (OSError, apsw.Error) as fault:
+            raise Unavailable(
+                f"sqlite:///{self.path} was not copied to {path}: {fault}. Nothing is there; try again when that is mended."
+            ) from fault
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(made)
+
+    def _queried(self, file: OpenFile, sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+        with self._looking(file) as db:
+            try:
+                return db.execute(sql, parameters).fetchall()
+            except (apsw.SQLError, apsw.ReadOnlyError, apsw.BindingsError, apsw.AuthError) as fault:
+                raise UsageError(f"The statement was refused: {fault}. query() reads; nothing was changed.") from fault
+            except apsw.Error as fault:
+                raise _translated(fault, "Nothing was read") from fault
+
+    @contextlib.contextmanager
+    def _looking(self, file: OpenFile) -> Iterator[apsw.Connection]:
+        """A connection of its own, that can only read, on the files that are in place."""
+        slot = file.slot()
+        try:
+            if file.moved():
+                file.renew()
+            with slot.lock:
+                self._refuse_moved(file)
+                slot.db = apsw.Connection(file.path, flags=apsw.SQLITE_OPEN_READONLY)
+                slot.db.set_busy_timeout(BUSY_MS)
+                slot.db.create_scalar_function("chatkeep_json", _json, 1, deterministic=True)
+                yield slot.db
+        except Moved as moved:
+            raise Unavailable(f"sqlite:///{self.path}: {moved}. Nothing was done; try again.") from moved
+        finally:
+            file.drop(slot)
+
+    def _opened(self) -> OpenFile:
+        self.refuse_closed("done")
+        assert self._file is not None
+        return self._file
+
     def _reading(self) -> Worker:
         self.refuse_closed("read")
         assert self._readers is not None
@@ -336,13 +410,34 @@ class SqliteDriver(Openable):
         assert self._writer is not None
         return self._writer
 
-    def _connect(self) -> apsw.Connection:
-        # Once it was open, what goes wrong is the machine's doing and may pass.
-        refusal: type[Misconfigured | Unavailable] = Unavailable if self.epoch else Misconfigured
+    def _take(self) -> OpenFile:
         folder = os.path.dirname(os.path.abspath(self.path))
         if not os.path.isdir(folder):
             # A typing error, or a disk that is not mounted yet.
             raise Unavailable(f"sqlite:///{self.path} was not opened: there is no folder {folder}. Make or mount it.")
+        try:
+            return hold(self.path)
+        except OSError as fault:
+            raise Misconfigured(
+                f"sqlite:///{self.path} was not opened: {fault}. Name a file that chatkeep may write."
+            ) from fault
+
+    def _joined(self, file: OpenFile) -> apsw.Connection:
+        with file.joining() as first:
+            if not first:
+                self._refuse_moved(file)
+            db = self._connect()
+            try:
+                file.secure() if first else self._refuse_moved(file)
+            except BaseException:
+                db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+                db.close(force=True)
+                raise
+        return db
+
+    def _connect(self) -> apsw.Connection:
+        # Once it was open, what goes wrong is the machine's doing and may pass.
+        refusal: type[Misconfigured | Unavailable] = Unavailable if self.epoch else Misconfigured
         db: apsw.Connection | None = None
         try:
             db = apsw.Connection(self.path)
@@ -373,21 +468,26 @@ class Worker:
 
     def __init__(
         self,
+        file: OpenFile,
         connect: Callable[[], apsw.Connection],
         run: Callable[[apsw.Connection, list[Job]], list[Any]],
         *,
         threads: int,
         gathers: bool = False,
     ) -> None:
+        self._file = file
         self._connect = connect
         self._run = run
+        self.slots = [file.slot() for _ in range(threads)]
         self._loop = asyncio.get_running_loop()
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._gathers = gathers
         self._gathered: list[Job] = []
         self._alarm: asyncio.TimerHandle | None = None
         self._crowd = self._last = 1  # the larger of the last two batches, and the last
-        self._threads = [Thread(target=self._work, name="chatkeep-sqlite", daemon=True) for _ in range(threads)]
+        self._threads = [
+            Thread(target=self._work, args=(slot,), name="chatkeep-sqlite", daemon=True) for slot in self.slots
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -425,15 +525,14 @@ class Worker:
             self._jobs.put(job)
 
     async def close(self) -> None:
-        """Answers what is queued, then closes the connections."""
+        """Answers what is queued; the connections are left in their slots."""
         self._hand_over()
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
 
-    def _work(self) -> None:
-        db: apsw.Connection | None = None
+    def _work(self, slot: Slot) -> None:
         while (job := self._jobs.get()) is not None:
             batch = [job]
             with contextlib.suppress(Empty):
@@ -443,25 +542,57 @@ class Worker:
                         break
                     batch.append(job)
             try:
-                db = db or self._connect()
-                answers = self._run(db, batch)
+                answers = self._answers(slot, batch)
             except BaseException as fault:
-                if db is not None:
-                    _rollback(db)
                 answers = [_translated(fault, "Nothing was done")] * len(batch)
-            if any(isinstance(found, Uncertain) for found in answers) and db:
-                # After a failed fsync the page cache may disagree with the disk: only a new connection reads what is there.
-                db.close(force=True)
-                db = None
             self._loop.call_soon_threadsafe(self._deliver, batch, answers)
-        if db is not None:
-            db.close(force=True)
+
+    def _answers(self, slot: Slot, batch: list[Job], *, again: bool = True) -> list[Any]:
+        try:
+            return self._tried(slot, batch)
+        except Moved as moved:
+            said = f"sqlite:///{self._file.path}: {moved}"
+            try:
+                self._file.renew()
+            except (apsw.Error, ChatkeepError) as fault:
+                said, again = f"{said}; {fault}", False
+            if moved.written:
+                return [
+                    Uncertain(f"{said}. What was just written is perhaps there: send it again under its id.")
+                ] * len(batch)
+            if not again:
+                raise Unavailable(f"{said}. Nothing was done; try again.") from moved
+        return self._answers(slot, batch, again=False)
+
+    def _tried(self, slot: Slot, batch: list[Job]) -> list[Any]:
+        with slot.lock:
+            try:
+                slot.db = slot.db or self._connect()
+                answers = self._run(slot.db, batch)
+            except BaseException:
+                if slot.db is not None:
+                    _rollback(slot.db)
+                raise
+            if any(isinstance(found, Uncertain) for found in answers):
+                # After a failed fsync the page cache may disagree with the disk: only a new connection reads what is there.
+                slot.close(tidies=True)
+            return answers
 
     def _deliver(self, batch: list[Job], answers: list[Any]) -> None:
         if self._gathers:
             self._crowd, self._last = max(len(batch), self._last), len(batch)
         for (_, answered), found in zip(batch, answers, strict=True):
             settle(answered, found)
+
+
+def give_back(file: OpenFile, slots: list[Slot]) -> None:
+    """Closes the connections of one store, and gives its file back."""
+    try:
+        file.part()
+    finally:
+        for slot in slots:
+            file.drop(slot)
+        file.leave()
 
 
 def answer(db: apsw.Connection, batch: list[Job]) -> list[Any]:
@@ -587,6 +718,32 @@ def _entries(found: apsw.Cursor) -> list[Entry]:
     return [Entry(number, entry_id, role, unpack(body)) for number, entry_id, role, body in found]
 
 
+def _json(*bodies: Any) -> str | None:
+    [body] = bodies
+    return unpack(body).decode(errors="replace") if isinstance(body, bytes) else None
+
+
+def _put(made: str, path: str) -> None:
+    """Renames, and replaces nothing."""
+    try:
+        os.link(made, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if os.path.lexists(path):
+            raise FileExistsError(path) from None
+        os.rename(made, path)
+
+
+def _sync_folder(folder: str) -> None:
+    if hasattr(os, "O_DIRECTORY"):
+        found = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(found)
+        finally:
+            os.close(found)
+
+
 def _mark(key: Key) -> bytes:
     # A tombstone must not keep the name it erased.
     return bytes.fromhex(mark_of(key))
@@ -655,3 +812,4 @@ def _use_wal(db: apsw.Connection) -> None:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
+    db.execute("select count(*) from sqlite_schema").get  # noqa: B018  the first read makes -wal and -shm

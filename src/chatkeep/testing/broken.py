@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from msgspec import structs
@@ -1179,3 +1180,36 @@ class ExaminedOnlyWhenOpen(Intact):
 
     async def examine(self) -> list[Finding]:
         return await super().examine() if self.is_open else []
+
+
+@caught_by("a_backup_is_a_new_file_or_refused")
+class BackupPretended(Intact):
+    """It says that it is done, and has written nothing."""
+
+    async def backup(self, path: str, *, replace: bool = False) -> None:
+        pass
+
+
+@caught_by("a_backup_is_a_new_file_or_refused")
+class BackupReplaces(Intact):
+    """The last backup is gone when the next one begins."""
+
+    async def backup(self, path: str, *, replace: bool = False) -> None:
+        Path(path).write_text(secrets.token_hex(8))  # noqa: ASYNC240
+
+
+@caught_by("a_backup_is_a_new_file_or_refused")
+class BackupLeavesParts(Intact):
+    """It refuses, and leaves what it had begun."""
+
+    async def backup(self, path: str, *, replace: bool = False) -> None:
+        Path(f"{path}.part").write_text("half")  # noqa: ASYNC240
+        await super().backup(path, replace=replace)
+
+
+@caught_by("sql_reads_or_is_refused")
+class SqlSeesNothing(Intact):
+    """It answers that there is nothing, where it ought to say that it cannot."""
+
+    async def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        return []

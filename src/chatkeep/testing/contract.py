@@ -23,6 +23,8 @@ import random
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 from unittest import SkipTest
 
@@ -42,7 +44,7 @@ from ..drivers.base import (
     Key,
     Row,
 )
-from ..errors import ChatkeepError, Conflict, Duplicate, Replaced, Unavailable, UsageError
+from ..errors import ChatkeepError, Conflict, Duplicate, Replaced, Unavailable, Unsupported, UsageError
 
 E = TypeVar("E", bound=ChatkeepError)
 
@@ -1469,6 +1471,41 @@ class DriverContract:
             assert findings
             assert [] == [finding for finding in findings if finding.level == "fail"]
             assert all(isinstance(finding, Finding) and finding.subject and finding.said for finding in findings)
+
+    @clause
+    async def test_a_backup_is_a_new_file_or_refused(self, driver: Driver) -> None:
+        """Where there is one, it is there when the call returns, and takes the place of nothing unless told to."""
+        await written(driver, ADA, body=b"state")
+        with TemporaryDirectory() as folder:
+            copy = Path(folder) / "copy"
+            answered = (await together([driver.backup(str(copy))]))[0]
+            if isinstance(answered, Unsupported):
+                assert str(answered)
+                assert [] == list(copy.parent.iterdir())
+                return
+            assert answered is None
+            assert [copy] == list(copy.parent.iterdir())
+            held = copy.read_bytes()
+            await refused(UsageError, driver.backup(str(copy)))
+
+            assert held
+            assert held == copy.read_bytes()
+            await driver.backup(str(copy), replace=True)
+            assert [copy] == list(copy.parent.iterdir())
+
+    @clause
+    async def test_sql_reads_or_is_refused(self, driver: Driver) -> None:
+        """Where there is SQL, it sees what was answered, and changes nothing."""
+        answered = (await together([driver.query("select 1 + ?", 1)]))[0]
+        if isinstance(answered, Unsupported):
+            assert str(answered)
+            return
+        await written(driver, ADA, body=b"state")
+
+        assert [(2,)] == answered
+        assert [("ada",)] == await driver.query("select id from conversation where tenant = ?", ADA.tenant)
+        await refused(UsageError, driver.query("delete from conversation"))
+        assert (await found(driver, ADA))[0].key == ADA
 
     async def test_a_reopened_store_holds_everything(self) -> None:
         """Rows, logs, ids, indexes, marks and the epoch: what was answered before closing is there after opening."""
