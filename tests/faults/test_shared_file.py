@@ -27,7 +27,7 @@ import pytest
 from chatkeep import Chatkeep, ChatkeepError, Turn
 from chatkeep.drivers import sqlite_file
 
-MESSAGES = 60
+MESSAGES = 20
 
 
 # What somebody does to the file, in a bot's process
@@ -122,7 +122,8 @@ async def answer(turn: Turn[dict[str, Any]]) -> str:
 
 
 async def talk(file: str, name: str, what: str, rules: str) -> None:
-    """Talks, does *what* in the middle of it, goes on; says what was acknowledged and refused."""
+    """Talks, does *what* in the middle of it, goes on until told that it is enough, and a little more; says what was acknowledged
+    and refused."""
     keep: Chatkeep[Any] = Chatkeep(f"sqlite:///{file}", poll="50ms")
     keep.on_message(answer)
     async with keep:
@@ -130,19 +131,26 @@ async def talk(file: str, name: str, what: str, rules: str) -> None:
         await asyncio.to_thread(sys.stdin.readline)
         if rules == "bypassed":
             sqlite_file._target = lambda path: None  # type: ignore[assignment]
-        doing = None
-        for n in range(MESSAGES):
-            if n == MESSAGES // 3 and what:
-                doing = asyncio.create_task(asyncio.to_thread(globals()[what], file))
+        doing: asyncio.Task[None] | None = None
+        enough = asyncio.create_task(asyncio.to_thread(sys.stdin.readline))
+        n, left = 0, MESSAGES
+        while left:
             try:
                 await keep.receive(f"ada{n % 3}", "x", id=f"{name}.{n}")
                 print(f"done {name}.{n}", flush=True)
             except ChatkeepError as fault:
                 print(f"fault {type(fault).__name__}: {fault}", flush=True)
-        try:
-            await (doing or asyncio.sleep(0))
-        except ChatkeepError as refused:
-            print(f"refused {type(refused).__name__}: {refused}", flush=True)
+            n += 1
+            if n == MESSAGES and what:
+                doing = asyncio.create_task(asyncio.to_thread(globals()[what], file))
+            if n == MESSAGES and not what:
+                print("ready", flush=True)
+            if doing is not None and doing.done():
+                if fault := doing.exception():
+                    print(f"refused {type(fault).__name__}: {fault}", flush=True)
+                print("ready", flush=True)
+                doing = None
+            left -= enough.done()
         print("end", flush=True)
         await asyncio.sleep(60)
 
@@ -213,79 +221,100 @@ async def held(file: str) -> tuple[list[str], list[str]]:
     return sorted(ids), sound
 
 
-def sorted_set(ids: list[str]) -> list[str]:
-    """Those of *ids*, each once."""
-    return sorted(set(ids))
+async def ended(running: list[Bot], meanwhile: Callable[[], None] = lambda: None) -> tuple[list[str], str]:
+    """Lets them talk, does something *meanwhile*, and kills them; the ids they acknowledged, and what they have logged."""
+    for bot in running:
+        bot.go()
+    for bot in running:
+        await asyncio.to_thread(bot.until, "ready")
+    await asyncio.to_thread(meanwhile)
+    for bot in running:
+        bot.go()
+    for bot in running:
+        await asyncio.to_thread(bot.until, "end")
+    logged = "".join([bot.kill() for bot in running])
+    acknowledged = sorted(id for bot in running for id in bot.done)
+
+    assert [] == [line for bot in running for line in bot.told("fault")]
+    assert 2 * MESSAGES * len(running) <= len(acknowledged)
+    return acknowledged, logged
 
 
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("what", INSIDE)
-async def test_an_open_in_the_bots_process_is_refused(tmp_path: Path, what: Callable[[str], None], count: int) -> None:
+async def test_i1_an_open_in_the_bots_process_is_refused(
+    tmp_path: Path, what: Callable[[str], None], count: int
+) -> None:
     """With the way out in the error; the bot goes on."""
     file = f"{tmp_path}/chat.db"
     with bots(file, count, what.__name__) as running:
-        for bot in running:
-            bot.go()
-        for bot in running:
-            await asyncio.to_thread(bot.until, "end")
-        for bot in running:
-            bot.kill()
+        acknowledged, _ = await ended(running)
 
-    assert [] == [line for bot in running for line in bot.told("fault")]
     [refused] = running[0].told("refused")
     assert all(word in refused for word in ("UsageError", file, "keep.backup", "keep.query"))
-    assert (sorted([id for bot in running for id in bot.done]), ["ok"]) == await held(file)
+    assert (acknowledged, ["ok"]) == await held(file)
 
 
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("what", [*INSIDE, read_in_c])
-async def test_what_gets_past_the_refusal_loses_nothing(
+async def test_i1_what_gets_past_the_refusal_loses_nothing(
     tmp_path: Path, what: Callable[[str], None], count: int
 ) -> None:
-    """SQLite's locks are gone, in the middle of the talk; what is acknowledged then, and after that, is there."""
+    """SQLite's locks are gone, in the middle of the talk, and others come and go; what is acknowledged after that is there."""
     file = f"{tmp_path}/chat.db"
-    with bots(file, count, what.__name__, "bypassed") as running:
-        for bot in running:
-            bot.go()
-        for bot in running:
-            await asyncio.to_thread(bot.until, "end")
-        await asyncio.to_thread(look_outside, file)
-        late = Bot(file, "late")  # one that comes when the locks are gone
-        running.append(late)
-        late.until("open")
-        late.go()
-        await asyncio.to_thread(late.until, "end")
-        for bot in running:
-            bot.kill()
 
-    acknowledged = [id for bot in running for id in bot.done]
-    assert [] == [line for bot in running for line in (*bot.told("fault"), *bot.told("refused"))]
-    assert MESSAGES * (count + 1) == len(acknowledged)
-    assert (sorted(acknowledged), ["ok"]) == await held(file)
+    def others() -> None:
+        look_outside(file)
+        running.append(Bot(file, "late"))
+        running[-1].until("open")
+        running[-1].go()
+        running[-1].until("ready")
+
+    with bots(file, count, what.__name__, "bypassed") as running:
+        acknowledged, _ = await ended(running, others)
+
+    assert [] == [line for bot in running for line in bot.told("refused")]
+    assert [bot for bot in running if "late.0" in bot.done]
+    assert (acknowledged, ["ok"]) == await held(file)
 
 
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("what", OUTSIDE)
-async def test_what_happens_outside_is_noticed_before_the_answer(
+async def test_i1_what_happens_outside_is_noticed_before_the_answer(
     tmp_path: Path, what: Callable[[str], None], count: int
 ) -> None:
     """Nothing is acknowledged that a kill would lose; the files are opened anew, and the log says so."""
     file = f"{tmp_path}/chat.db"
     with bots(file, count) as running:
+        acknowledged, logged = await ended(running, lambda: what(file))
+
+    assert (acknowledged, ["ok"]) == await held(file)
+    assert (what is not look_outside) == ("opened anew" in logged)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_i1_a_backup_that_is_moved_over_the_file_is_what_there_is(tmp_path: Path, count: int) -> None:
+    """Nothing is acknowledged that would go into the old one; what the backup held is there, and nothing of the other is mixed into
+    it."""
+    file = f"{tmp_path}/chat.db"
+    with bots(file, count) as running:
         for bot in running:
             bot.go()
         for bot in running:
-            await asyncio.to_thread(bot.until, f"done {'a' if bot is running[0] else 'b1'}.{MESSAGES // 3}")
-        await asyncio.to_thread(what, file)
+            await asyncio.to_thread(bot.until, "ready")
+        copy = [sys.executable, "-c", "from chatkeep.cli import main; main()", "backup", file, f"{file}.copy"]
+        await asyncio.to_thread(subprocess.run, copy, check=True)
+        kept, _ = await held(f"{file}.copy")
         for bot in running:
-            await asyncio.to_thread(bot.until, "end")
-        logged = "".join(bot.kill() for bot in running)
+            bot.go()
+        await asyncio.to_thread(subprocess.run, ["mv", f"{file}.copy", file], check=True)
+        for bot in running:
+            await asyncio.to_thread(bot.until, "fault Replaced")
+            bot.kill()
 
-    acknowledged = [id for bot in running for id in bot.done]
-    assert [] == [line for bot in running for line in bot.told("fault")]
-    assert MESSAGES * count == len(acknowledged)
-    assert (sorted(acknowledged), ["ok"]) == await held(file)
-    assert (what is not look_outside) == ("opened anew" in logged)
+    before = {id for bot in running for id in bot.done}
+    assert set(kept) <= before
+    assert (kept, ["ok"]) == await held(file)
 
 
 if __name__ == "__main__":

@@ -303,7 +303,9 @@ class SqliteDriver(Openable):
 
     def _refuse_moved(self, file: OpenFile) -> None:
         if file.moved():
-            raise self._replaced("was removed, or is another file") if file.replaced() else Moved(written=False)
+            if file.made_way and file.replaced():
+                raise self._replaced("was removed, or is another file")
+            raise Moved(written=False)
 
     def _examined(self) -> list[Finding]:
         path = os.path.abspath(self.path)

@@ -76,6 +76,7 @@ class OpenFile:
         self._done_with: list[int] = []
         self.held: tuple[Identity | None, ...] = (_identity(os.fstat(self._database)), None, None)
         self.secured = False
+        self.made_way = False
         self._slots: list[Slot] = []
         self._first = Lock()
         self._writing = Lock()
@@ -158,15 +159,15 @@ class OpenFile:
         """Closes all connections of this process together, so that they are opened anew on the files that are there.
 
         What is in a `-wal` that somebody removed is brought into the database first: it is nowhere else. Where others have
-        gone on with a new `-wal`, they have done so. Does nothing when all is in place, or the database is another.
+        gone on with a new `-wal`, they have done so. Where another database stands at the path, nothing is opened anew.
         """
         with self._renewing:
             for slot in self._slots:
                 slot.lock.acquire()
             try:
-                if self.moved() and not self.replaced():
+                if self.moved():
                     with self.writer():
-                        self._renew()
+                        self._make_way() if self.replaced() else self._renew()
             finally:
                 for slot in self._slots:
                     slot.lock.release()
@@ -178,9 +179,7 @@ class OpenFile:
         ours = _found(self.path + "-shm") in (None, self.held[2])
         saves = bool(connections) and (ours or _is_empty(self.path + "-wal"))
         if saves:
-            busy, frames, copied = connections[0].execute("pragma wal_checkpoint(full)").get
-            if busy or frames != copied:
-                raise Unavailable(f"sqlite:///{self.path}-wal was removed; what is in it is not saved yet. Try again.")
+            self._save(connections[0])
         if ours:
             self._remove(lambda found, held: True)
         for slot in self._slots:
@@ -194,6 +193,20 @@ class OpenFile:
             "What was in it is in the database" if saves else "Another process had gone on with new ones",
         )
 
+    def _make_way(self) -> None:
+        """What is ours goes where it belongs and away from the path: SQLite would apply it to the database that stands there."""
+        if self.made_way:
+            return
+        self.made_way = True
+        for db in [slot.db for slot in self._slots if slot.db is not None][:1]:
+            self._save(db)
+            self._remove(lambda found, held: found == held)
+
+    def _save(self, db: apsw.Connection) -> None:
+        busy, frames, copied = db.execute("pragma wal_checkpoint(full)").get
+        if busy or frames != copied:
+            raise Unavailable(f"sqlite:///{self.path}: what is in its -wal is not saved yet. Try again.")
+
     def part(self) -> None:
         """Before the connections of the last store on the file are closed: gives our locks back, so that SQLite tidies up."""
         with _registry:
@@ -201,10 +214,7 @@ class OpenFile:
                 return
         self.renew()
         with _registry:
-            if self.replaced():
-                # SQLite would take what is ours for a part of the database that stands there now.
-                self._remove(lambda found, held: found == held)
-            elif self._shm is not None:
+            if self._shm is not None:
                 # Should SQLite's own have been taken away, they are back before ours go.
                 _lock(self._database, "read", SHARED, SHARED_BYTES, of="process")
                 _lock(self._shm, "read", IN_USE, of="process")
