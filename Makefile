@@ -36,7 +36,7 @@ bench-peers: $(READY)  ## installs the peers that `make bench` compares with; No
 
 bench-pin:  ## after a change of the peers; needs uv
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \
-		--upgrade --group peers -o benchmarks/peers.txt
+		--no-strip-extras --upgrade --group peers -o benchmarks/peers.txt
 
 load: $(READY)  ## a thousand simulated customers, instances and databases that are killed; then event streams
 	$(BIN)/python -m tests.acceptance.simulation build/simulation postgresql --channel whatsapp
