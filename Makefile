@@ -47,7 +47,7 @@ soak: $(READY)  ## the kill test on every engine, for a quarter of an hour
 
 pin:  ## after a change of dependencies; needs uv
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \
-		--upgrade --group dev --extra server pyproject.toml -o constraints.txt
+		--upgrade --group dev --all-extras pyproject.toml -o constraints.txt
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

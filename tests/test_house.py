@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
+from functools import cache
 from pathlib import Path
 
 import chatkeep
@@ -15,6 +18,7 @@ SRC = Path(chatkeep.__file__).parent
 
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "extras": {"errors"},
     "model": set(),
     "drivers.base": set(),
     "drivers.packing": set(),
@@ -30,9 +34,9 @@ ALLOWED: dict[str, set[str]] = {
         "errors",
     },
     "drivers.redis_acts": {"drivers.base", "drivers.packing", "errors"},
-    "drivers.redis_links": {"drivers.base", "drivers.openable", "drivers.redis_acts", "errors"},
+    "drivers.redis_links": {"drivers.base", "drivers.openable", "drivers.redis_acts", "errors", "extras"},
     "drivers.redis_report": {"drivers.base", "drivers.redis_acts", "drivers.redis_links", "errors"},
-    "drivers.postgresql": {"drivers.base", "drivers.openable", "drivers.statements", "errors"},
+    "drivers.postgresql": {"drivers.base", "drivers.openable", "drivers.statements", "errors", "extras"},
     "drivers.sqlite": {
         "drivers.base",
         "drivers.openable",
@@ -48,7 +52,7 @@ ALLOWED: dict[str, set[str]] = {
     "turns": {"codec", "drivers.base", "model"},
     "cache": {"turns", "drivers.base"},
     "circuit": {"errors"},
-    "shared_cache": {"drivers.base", "errors", "turns"},
+    "shared_cache": {"drivers.base", "errors", "extras", "turns"},
     "news": {"drivers.base", "errors"},
     "journal": {"codec", "store", "drivers", "drivers.base", "errors"},
     "store": {"cache", "circuit", "codec", "turns", "drivers.base", "model", "errors"},
@@ -105,6 +109,36 @@ ALLOWED: dict[str, set[str]] = {
 PEOPLE = ("cli", "simulate", "server", "demos", "testing", "channels", "adapters", "client")
 
 
+EXTRAS: dict[str, set[str]] = {
+    "server": {"server"},
+    "client": {"client"},
+    "simulate": {"client"},
+    "channels.outlet": {"channels"},
+    "channels.sender": {"channels"},
+    "drivers.redis": {"redis"},
+    "drivers.redis_links": {"redis"},
+    "drivers.redis_report": {"redis"},
+    "drivers.postgresql": {"postgres"},
+    "shared_cache": {"redis"},
+    "demos.concierge": {"agents"},
+}
+"""The extras that a module, or a package with all in it, is for; what is not listed does with what chatkeep itself requires."""
+
+OPTIONAL = {"server.telemetry": {"telemetry"}}
+"""The extras that a module uses where they are installed, and does without."""
+
+FOR_TESTS = ("testing.machine", "testing.servers")
+"""What only tests import, with the libraries of the group "dev"."""
+
+DISTRIBUTIONS = {
+    "prometheus_client": "prometheus-client",
+    "opentelemetry": "opentelemetry-api",
+    "pydantic_ai": "pydantic-ai-slim",
+}
+"""Libraries whose distribution has another name."""
+
+
+@cache
 def modules() -> dict[str, Path]:
     """Every module of the package by its dotted name under chatkeep."""
     found = {}
@@ -114,11 +148,21 @@ def modules() -> dict[str, Path]:
     return found
 
 
-def imports(name: str, path: Path) -> set[str]:
-    """The modules of ours that *path* imports when it runs, as opposed to for its type checker."""
+def running(path: Path) -> ast.Module:
+    """The code of *path* that runs; what is there for its type checker is taken out."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = [ast.Pass()]
+    return tree
+
+
+@cache
+def imports(name: str, path: Path, *, later: bool = True) -> set[str]:
+    """The modules of ours that *path* imports when it runs; with *later* false, only those that importing it imports."""
+    tree = running(path)
+    for node in ast.walk(tree):
+        if not later and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [ast.Pass()]
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     known = set(modules())
@@ -171,6 +215,89 @@ def test_the_import_table_can_fail() -> None:
     """A module that imports a floor above is seen."""
     assert "engine" in imports("keep", SRC / "keep.py")
     assert "drivers.base" in imports("drivers.memory", SRC / "drivers" / "memory.py")
+
+
+def required() -> dict[str, set[str]]:
+    """The distributions that pyproject.toml requires, by extra; "" is chatkeep itself."""
+    project = tomllib.loads((SRC.parents[1] / "pyproject.toml").read_text())["project"]
+    lists = {"": project["dependencies"]} | project["optional-dependencies"]
+    return {extra: {re.match(r"[\w.-]+", line)[0] for line in lines} for extra, lines in lists.items()}  # type: ignore[index]
+
+
+def extras_of(name: str) -> set[str]:
+    """The extras that the module *name* may count on."""
+    return next((EXTRAS[part] for part in (name, name.split(".")[0]) if part in EXTRAS), set())
+
+
+def libraries(tree: ast.AST) -> set[str]:
+    """The distributions of others that are imported in *tree*."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add((node.module or "").split(".")[0])
+    found -= {"chatkeep", *sys.stdlib_module_names}
+    return {DISTRIBUTIONS.get(name, name) for name in found}
+
+
+def told_by(tree: ast.Module) -> dict[str, set[str]]:
+    """The libraries that are imported inside `with from_extra(extra, ...)`, by extra."""
+    found: dict[str, set[str]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.With):
+            call = node.items[0].context_expr
+            if isinstance(call, ast.Call) and ast.unparse(call.func) == "from_extra":
+                extra = ast.literal_eval(call.args[0])
+                found[extra] = found.get(extra, set()) | libraries(ast.Module(node.body, []))
+    return found
+
+
+@cache
+def imported_with(name: str) -> set[str]:
+    """The modules of ours that are imported when *name* is."""
+    known = modules()
+    todo, seen = [name], set()
+    while todo:
+        one = todo.pop()
+        if one in known and one not in seen:
+            seen.add(one)
+            todo += [*imports(one, known[one], later=False), one.rpartition(".")[0]]
+    return seen
+
+
+def test_what_a_module_imports_is_brought_by_what_it_is_for() -> None:
+    """Its libraries are required by chatkeep or by an extra that the module is for, and so are those of the modules it imports."""
+    asked = required()
+    unasked, crossing = {}, {}
+    for name, path in modules().items():
+        brought = asked[""].union(*(asked[extra] for extra in extras_of(name) | OPTIONAL.get(name, set())))
+        others = {one for one in imported_with(name) if not extras_of(one) <= extras_of(name)}
+        if name not in FOR_TESTS and (more := libraries(running(path)) - brought):
+            unasked[name] = more
+        if others:
+            crossing[name] = others
+
+    assert ({}, {}) == (unasked, crossing)
+
+
+def test_a_missing_extra_is_told_wherever_it_is_imported() -> None:
+    """Each library of an extra is imported inside `with from_extra(...)`, which tells it. What `create_app` imports is told by the
+    package of the server."""
+    asked, known = required(), modules()
+    by_the_package = set().union(*(libraries(running(known[one])) for one in imported_with("server.app")))
+    untold = {}
+    for name, path in known.items():
+        told = told_by(running(path))
+        wrong = {extra: found - asked[extra] for extra, found in told.items() if found - asked[extra]}
+        bare = libraries(running(path)) - asked[""].union(*told.values())
+        if name.startswith("server."):
+            bare -= by_the_package
+        if name not in FOR_TESTS and (wrong or bare):
+            untold[name] = wrong, bare
+
+    assert {} == untold
+    assert "from_extra('server'" in ast.unparse(running(known["server"]))
 
 
 def test_everything_public_has_a_docstring() -> None:

@@ -108,13 +108,9 @@ def demo(bot: str, store: str | None, port: int, host: str) -> None:
       chatkeep demo
       chatkeep demo restaurant --store orders.db --port 0
     """
-    try:
-        from .server import create_app, serving
-        from .server.settings import ServerSettings
-    except ImportError as missing:
-        raise UsageError(
-            f"The demo needs {missing.name!r}, which is not installed. Run: pip install 'chatkeep[server]'"
-        ) from missing
+    from .server import create_app, serving
+    from .server.settings import ServerSettings
+
     store = store or store_of(bot)
     keep = demo_for(bot, url_of(store))
     asyncio.run(
@@ -601,13 +597,9 @@ def serve(
     """
     if config or (not os.environ.get(CONFIG) and os.path.isfile("chatkeep.toml")):
         os.environ[CONFIG] = os.path.abspath(config or "chatkeep.toml")
-    try:
-        from .server import serving
-        from .server.settings import server_settings_from
-    except ImportError as missing:
-        raise UsageError(
-            f"Serving needs {missing.name!r}, which is not installed. Run: pip install 'chatkeep[server]'"
-        ) from missing
+    from .server import serving
+    from .server.settings import server_settings_from
+
     said = {"app": app, "host": host, "port": port, "workers": workers}
     settings = server_settings_from({name: value for name, value in said.items() if value is not None})
     if not only_check:
@@ -671,12 +663,8 @@ def simulate(
       chatkeep simulate http://127.0.0.1:8001 http://127.0.0.1:8002 --duplicates 0.5 --faults 0.3 --json
       chatkeep simulate http://127.0.0.1:8765 --channel whatsapp --secret APP_SECRET --platform-port 9000
     """
-    try:
-        from . import simulate as kit
-    except ImportError as missing:
-        raise UsageError(
-            f"Simulating needs {missing.name!r}, which is not installed. Run: pip install 'chatkeep[client]'"
-        ) from missing
+    from . import simulate as kit
+
     if (channel == "api") == bool(secret) or (channel == "api" and (account or platform_port)):
         raise UsageError(
             "--secret, --account and --platform-port go with whatsapp or telegram, and --secret must. Nothing was sent."

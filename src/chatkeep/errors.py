@@ -2,7 +2,7 @@
 
     ChatkeepError
       UsageError        yours to fix; nothing was touched
-        BadKey  BadMessage  TooLarge  Unsupported  Misconfigured
+        BadKey  BadMessage  TooLarge  Unsupported  Misconfigured (MissingExtra)
       StoreError
         Conflict        someone else wrote first: reload and decide
         Duplicate       an entry with this id is in the log already
@@ -53,6 +53,10 @@ class Unsupported(UsageError):
 
 class Misconfigured(UsageError):
     """A setting is wrong; the message lists every one that is."""
+
+
+class MissingExtra(Misconfigured, ImportError):
+    """What an extra of chatkeep brings is not installed, or another version than chatkeep needs."""
 
 
 class StoreError(ChatkeepError):

@@ -19,15 +19,14 @@ from msgspec import Struct
 
 from .drivers.base import Key, mark_of
 from .errors import Misconfigured
+from .extras import from_extra
 from .turns import Snapshot
 
-try:
+with from_extra("redis", 'A shared cache (cache="redis://...")'):
     from redis.asyncio import BlockingConnectionPool, Redis
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
     from redis.exceptions import RedisError
-except ImportError as missing:
-    raise Misconfigured("cache=\"redis://...\" needs 'redis'; install chatkeep[redis].") from missing
 
 log = logging.getLogger("chatkeep")
 

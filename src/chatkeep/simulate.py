@@ -19,15 +19,18 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-import aiohttp
 import msgspec
-from aiohttp import web
 from msgspec import Struct
 
 from .channels import Channel, Telegram, WhatsApp
 from .errors import Unavailable, UsageError
+from .extras import from_extra
 from .model import ASKING, Message, text_of
 from .testing.history import Held, Told, check, wrong_sendings
+
+with from_extra("client", "chatkeep simulate"):
+    import aiohttp
+    from aiohttp import web
 
 PATIENCE_S = 60.0  # after which a customer gives a message up, and the end no longer waits for what is unread
 REQUEST_S = 40.0

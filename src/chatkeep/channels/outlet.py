@@ -11,28 +11,24 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
-import aiohttp
 from aiolimiter import AsyncLimiter
 
 from ..deliveries import Sent
 from ..errors import ChatkeepError, Misconfigured
+from ..extras import from_extra
 from ..model import Content
+from .accounts import Accounts
 from .base import Cause, Channel, Delivered, Failed, Retry, address_of
 from .sender import TIMEOUT_S, send
+
+with from_extra("channels", "Sending through channels (ChannelOutlet)"):
+    import aiohttp
 
 log = logging.getLogger("chatkeep")
 
 RATE = 40.0  # requests a second for one account, where nothing else is said: half of what the strictest platform allows
 IDLE_S = 2.0
 REPAIR_S = 60.0  # our own account is at fault: somebody has to repair it, so nobody need hurry
-
-
-def tenant_for(tenant_of: Callable[[str, str], str], channel: str, account: str) -> str | None:
-    """The tenant of an account; None for one that nobody knows."""
-    try:
-        return tenant_of(channel, account)
-    except LookupError:
-        return None
 
 
 ADVICE: dict[Cause, str] = {
@@ -43,7 +39,7 @@ ADVICE: dict[Cause, str] = {
 }
 
 
-class ChannelOutlet:
+class ChannelOutlet(Accounts):
     """
     Sends the replies of conversations that came in through one of *channels*; give it to `Chatkeep.deliver`.
 
@@ -69,13 +65,7 @@ class ChannelOutlet:
         timeout: float = TIMEOUT_S,
         tenant_of: Callable[[str, str], str] = lambda channel, account: "",
     ) -> None:
-        self.channels = channels
-        self.tenant_of = tenant_of
-        self._channels: dict[tuple[str, str], Channel] = {}
-        for channel in channels:
-            for account in channel.accounts:
-                if self._channels.setdefault((channel.name, account), channel) is not channel:
-                    raise Misconfigured(f"Two channels have the account {channel.name}:{account}. Nothing was opened.")
+        super().__init__(*channels, tenant_of=tenant_of)
         self._rates = dict(rates or {})
         if wrong := [account for account, rate in self._rates.items() if not rate > 0]:
             raise Misconfigured(f"The rates of {', '.join(wrong)} must be above 0. Nothing was opened.")
@@ -83,12 +73,6 @@ class ChannelOutlet:
         self._timeout = timeout
         self._pace: dict[str, tuple[AsyncLimiter, asyncio.Semaphore]] = {}
         self._session: aiohttp.ClientSession | None = None
-
-    def takes(self, tenant: str, conversation: str) -> bool:
-        """Whether it came in through one of the channels, and its account is this tenant's: nobody sends from another's."""
-        name, _, rest = conversation.partition(":")
-        account, colon, _ = rest.partition(":")
-        return bool(colon) and (name, account) in self._channels and tenant_for(self.tenant_of, name, account) == tenant
 
     async def open(self) -> None:
         """Gets ready to send."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-import aiohttp
-
+from ..extras import from_extra
 from .base import Channel, Failed, Outcome, Request, Response, Retry, Uncertain
+
+with from_extra("channels", "Sending through channels (ChannelOutlet)"):
+    import aiohttp
 
 TIMEOUT_S = 15.0
 LONGEST_ANSWER = 1 << 20

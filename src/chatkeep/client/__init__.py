@@ -7,13 +7,6 @@ async with Client("https://chat.example", token="ck_c_...") as client:
         ...
 """
 
-try:
-    import aiohttp as _aiohttp  # noqa: F401
-except ModuleNotFoundError as missing:
-    raise ModuleNotFoundError(
-        "chatkeep.client needs aiohttp, which is not installed. Run: pip install 'chatkeep[client]'", name=missing.name
-    ) from missing
-
 from ..model import Piece, Typing
 from .blocking import SyncChat, SyncClient, SyncSlot
 from .chat import Chat, Client, Slot

@@ -14,15 +14,18 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, TypeVar
 
-import aiohttp
 import msgspec
 from msgspec import UNSET
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_before_delay, stop_never
-from yarl import URL
 
 from ..errors import BadMessage, ChatkeepError, Misconfigured, Unavailable, Uncertain, UsageError
+from ..extras import from_extra
 from ..settings import Duration, seconds
 from .refusals import Forbidden, NotFound, Unauthorized, refusal
+
+with from_extra("client", "chatkeep.client"):
+    import aiohttp
+    from yarl import URL
 
 T = TypeVar("T")
 

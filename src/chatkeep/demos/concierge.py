@@ -1,5 +1,5 @@
-"""The salon's concierge: a bot with a model behind it, run by Pydantic AI. Needs `pip install pydantic-ai-slim[openai]`
-or the extra of another provider; nothing else in chatkeep imports it.
+"""The salon's concierge: a bot with a model behind it, run by Pydantic AI. Needs `pip install 'chatkeep[agents]'
+'pydantic-ai-slim[openai]'`, or the extra of another provider; nothing else in chatkeep imports it.
 
 The library keeps no memory, so the state is the memory: what model and tools said, exchange by exchange, and what the
 tools have noted. A turn that is tried again asks the model again; of what it says and notes only what is recorded counts.
@@ -10,13 +10,16 @@ from __future__ import annotations
 from typing import Any
 
 from msgspec import Struct, field
-from pydantic_ai import Agent, ModelMessagesTypeAdapter, RunContext
-from pydantic_ai.models import Model
 
+from ..extras import from_extra
 from ..keep import Chatkeep
 from ..model import Turn
 from .salon import SERVICES
 from .words import heard, unreadable
+
+with from_extra("agents", "The concierge"):
+    from pydantic_ai import Agent, ModelMessagesTypeAdapter, RunContext
+    from pydantic_ai.models import Model
 
 REMEMBERED = 20
 """Exchanges that the model is shown."""

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import cast
 from urllib.parse import urlsplit
 
-from ..errors import Misconfigured, Unsupported
+from ..errors import Unsupported
 from .base import Driver
 
 DRIVERS = {
@@ -20,23 +20,16 @@ DRIVERS = {
     "postgres": "postgresql:PostgresqlDriver",
 }
 
-EXTRAS = {"redis": "redis", "postgresql": "postgres"}
-"""The extra that installs what a driver's module needs."""
-
 
 def driver_for(url: str) -> Driver:
     """Builds the driver that *url* names; nothing is opened yet.
 
-    Raises `Unsupported` for a scheme without a driver, `Misconfigured` for a URL the driver cannot use.
+    Raises `Unsupported` for a scheme without a driver, `Misconfigured` for a URL the driver cannot use, `MissingExtra` (one of
+    these) for a driver whose extra is not installed.
     """
     scheme = urlsplit(url).scheme
     if scheme not in DRIVERS:
         known = ", ".join(f"{name}://" for name in DRIVERS)
         raise Unsupported(f"There is no driver for {scheme or url!r}; this version has {known}. Nothing was opened.")
     module, _, name = DRIVERS[scheme].partition(":")
-    try:
-        found = import_module(f".{module}", __package__)
-    except ImportError as missing:
-        extra = f"[{EXTRAS[module]}]" if module in EXTRAS else ""
-        raise Misconfigured(f"{scheme}:// needs {missing.name!r}; install chatkeep{extra}.") from missing
-    return cast(Driver, getattr(found, name)(url))
+    return cast(Driver, getattr(import_module(f".{module}", __package__), name)(url))

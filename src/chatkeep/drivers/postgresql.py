@@ -26,7 +26,6 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-import asyncpg
 from msgspec import structs
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, stop_never, wait_random_exponential
 
@@ -42,9 +41,13 @@ from ..errors import (
     Uncertain,
     Unsupported,
 )
+from ..extras import from_extra
 from .base import TOMBSTONE_KEPT_S, Ability, Appended, Claim, Entry, Finding, Index, Key, Row, created, settle
 from .openable import Openable
 from .statements import named, numbered
+
+with from_extra("postgres", "A PostgreSQL store (postgresql://)"):
+    import asyncpg
 
 log = logging.getLogger("chatkeep")
 

@@ -20,32 +20,35 @@ from itertools import takewhile
 from operator import attrgetter
 from typing import Any
 
-import hiredis
 from msgspec import Struct
-from redis.asyncio import Connection, Sentinel, SSLConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.crc import key_slot
-from redis.exceptions import (
-    AskError,
-    AuthenticationError,
-    BusyLoadingError,
-    ClusterDownError,
-    InvalidResponse,
-    MovedError,
-    NoPermissionError,
-    NoScriptError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-)
-from redis.exceptions import ConnectionError as RedisConnectionError
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from ..errors import ChatkeepError, Overloaded, Unavailable, Uncertain
+from ..extras import from_extra
 from .base import settle
 from .openable import end
 from .redis_acts import HOMES, Act, Argument, Home, Script, refusal
+
+with from_extra("redis", "A Redis store (redis://)"):
+    import hiredis
+    from redis.asyncio import Connection, Sentinel, SSLConnection
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+    from redis.crc import key_slot
+    from redis.exceptions import (
+        AskError,
+        AuthenticationError,
+        BusyLoadingError,
+        ClusterDownError,
+        InvalidResponse,
+        MovedError,
+        NoPermissionError,
+        NoScriptError,
+        ReadOnlyError,
+        RedisError,
+        ResponseError,
+    )
+    from redis.exceptions import ConnectionError as RedisConnectionError
 
 log = logging.getLogger("chatkeep")
 

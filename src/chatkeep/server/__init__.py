@@ -1,5 +1,8 @@
 """Conversations over HTTP, and a page to chat on: `create_app` makes a Starlette application of a Chatkeep."""
 
-from .app import create_app
+from ..extras import from_extra
+
+with from_extra("server", "chatkeep.server"):
+    from .app import create_app
 
 __all__ = ["create_app"]

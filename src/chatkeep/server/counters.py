@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..drivers.base import Driver
+from ..extras import from_extra
 
 if TYPE_CHECKING:
     from ..drivers.postgresql import PostgresqlDriver
@@ -89,7 +90,8 @@ class InRedis:
 
     async def open(self) -> None:
         """Connects with the first hit."""
-        from limits.aio.storage import RedisClusterStorage, RedisSentinelStorage, RedisStorage
+        with from_extra("server", "A rate limit"):
+            from limits.aio.storage import RedisClusterStorage, RedisSentinelStorage, RedisStorage
 
         site, prefix = self._driver._site, self._driver._acts.meta.decode().removesuffix(":meta")
         hosts = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in site.hosts)

@@ -18,16 +18,19 @@ from math import ceil
 from typing import Any, Protocol
 
 import msgspec
-from limits import RateLimitItem, parse
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..drivers.base import Driver
 from ..errors import ChatkeepError
+from ..extras import from_extra
 from . import wire
 from .access import SAFE, Principal
 from .counters import HELD, Counted, InMemory, counters_for
+
+with from_extra("server", "A rate limit"):
+    from limits import RateLimitItem, parse
 
 log = logging.getLogger("chatkeep.server")
 

@@ -13,7 +13,11 @@ from http import HTTPStatus
 from typing import Any, cast
 
 import msgspec
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from ..extras import from_extra
+
+with from_extra("server", "chatkeep serve"):
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 log = logging.getLogger("chatkeep.server")
 

@@ -16,16 +16,14 @@ from importlib import import_module
 from types import FrameType
 from typing import Any, cast
 
-import uvicorn
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.config import STARTUP_FAILURE
-from uvicorn.supervisors import Multiprocess
 
 from ..drivers.base import Ability
 from ..errors import ChatkeepError, Misconfigured, UsageError
+from ..extras import from_extra
 from ..grants import list_keys
 from ..keep import Chatkeep
 from ..settings import seconds
@@ -37,6 +35,11 @@ from .limits import Limited, Limits
 from .metrics import Metrics, get_metrics
 from .protocol import PromptProtocol
 from .settings import ServerSettings, cors, server_settings_from
+
+with from_extra("server", "chatkeep serve"):
+    import uvicorn
+    from uvicorn.config import STARTUP_FAILURE
+    from uvicorn.supervisors import Multiprocess
 
 log = logging.getLogger("chatkeep.server")
 

@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from ipaddress import ip_network
 from typing import Any, Literal, get_args
 
-from limits import parse
 from msgspec import Struct
 
 from ..errors import Misconfigured
+from ..extras import from_extra
 from ..grants import SCOPES
 from ..settings import Duration, Settings, from_source, given, seconds, settings_given, strangers
+
+with from_extra("server", "A rate limit"):
+    from limits import parse
 
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]

@@ -13,19 +13,18 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..extras import from_extra, is_installed
 from ..handlers import STREAMING
 from ..keep import Chatkeep
 from ..model import Turn
 from .logs import METHODS, route_of
 
-try:
-    from opentelemetry import context, trace
-    from opentelemetry.trace import SpanKind, StatusCode
-    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-except ImportError:
-    CAN_TRACE = False
-else:
-    CAN_TRACE = True
+CAN_TRACE = is_installed("opentelemetry.trace")
+if CAN_TRACE:
+    with from_extra("telemetry", "Tracing"):
+        from opentelemetry import context, trace
+        from opentelemetry.trace import SpanKind, StatusCode
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
     W3C = TraceContextTextMapPropagator()
 
 TRACEPARENT = "traceparent"

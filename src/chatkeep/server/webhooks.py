@@ -15,8 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from ..channels.accounts import Accounts, tenant_for
 from ..channels.base import Channel, Inbound, Received, Refused, Status, Unknown, conversation_of
-from ..channels.outlet import ChannelOutlet, tenant_for
 from ..errors import BadKey, BadMessage, TooLarge
 from ..keep import Chatkeep, Tenant
 from . import wire
@@ -49,7 +49,7 @@ class Webhooks:
 def webhooks_of(keep: Chatkeep[Any]) -> Webhooks:
     """What comes in through the channels that *keep* delivers through."""
     outlet = keep._engine.dispatch.outlet
-    return Webhooks(*outlet.channels, tenant_of=outlet.tenant_of) if isinstance(outlet, ChannelOutlet) else Webhooks()
+    return Webhooks(*outlet.channels, tenant_of=outlet.tenant_of) if isinstance(outlet, Accounts) else Webhooks()
 
 
 class Inlet(wire.Resource):

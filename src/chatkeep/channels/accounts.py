@@ -1,0 +1,39 @@
+"""Whose channels these are: channels by their accounts, and accounts by their tenants. What sends is in `outlet`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..errors import Misconfigured
+from .base import Channel
+
+
+class Accounts:
+    """
+    The *channels* of a Chatkeep, with the tenant that each of their accounts belongs to.
+
+    The server takes in what platforms post to them; `ChannelOutlet` also sends through them.
+    """
+
+    def __init__(self, *channels: Channel, tenant_of: Callable[[str, str], str]) -> None:
+        self.channels = channels
+        self.tenant_of = tenant_of
+        self._channels: dict[tuple[str, str], Channel] = {}
+        for channel in channels:
+            for account in channel.accounts:
+                if self._channels.setdefault((channel.name, account), channel) is not channel:
+                    raise Misconfigured(f"Two channels have the account {channel.name}:{account}. Nothing was opened.")
+
+    def takes(self, tenant: str, conversation: str) -> bool:
+        """Whether it came in through one of the channels, and its account is this tenant's: nobody sends from another's."""
+        name, _, rest = conversation.partition(":")
+        account, colon, _ = rest.partition(":")
+        return bool(colon) and (name, account) in self._channels and tenant_for(self.tenant_of, name, account) == tenant
+
+
+def tenant_for(tenant_of: Callable[[str, str], str], channel: str, account: str) -> str | None:
+    """The tenant of an account; None for one that nobody knows."""
+    try:
+        return tenant_of(channel, account)
+    except LookupError:
+        return None
