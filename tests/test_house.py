@@ -106,7 +106,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 """The layer table of ARCHITECTURE.md: what each module of the core may import. What people see may import what is below."""
 
-PEOPLE = ("cli", "simulate", "server", "demos", "testing", "channels", "adapters", "client")
+PEOPLE = ("__main__", "cli", "simulate", "server", "demos", "testing", "channels", "adapters", "client")
 
 
 EXTRAS: dict[str, set[str]] = {

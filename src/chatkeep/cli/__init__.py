@@ -1,0 +1,87 @@
+"""The command line: run a demo bot, talk to it, and look into a store while others use it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import click
+
+from .. import __version__
+from ..errors import ChatkeepError, Corrupt, HandlerFailed, StoreError, Uncertain, UsageError
+from . import bots, conversations, deliveries, keys, load, serving, stores
+from .printing import plain
+
+EXITS: dict[type[ChatkeepError], int] = {
+    UsageError: 2,
+    StoreError: 3,
+    Corrupt: 4,
+    Uncertain: 5,
+    HandlerFailed: 6,
+    ChatkeepError: 1,
+}
+"""Error to exit code: an error ends the program with the code of the nearest of its classes that is listed."""
+
+
+class Commands(click.Group):
+    """The commands; errors are told in one line and become exit codes."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except ChatkeepError as fault:
+            click.echo(f"chatkeep: {plain(str(fault))}", err=True)
+            return ctx.exit(next(EXITS[kind] for kind in type(fault).__mro__ if kind in EXITS))
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="chatkeep")
+def main() -> None:
+    """Durable conversations: run a demo bot, and look into the store it keeps.
+
+    \b
+    Try it:
+      chatkeep demo                          a restaurant with a chat page
+      chatkeep chat restaurant               the same bot, here in the terminal
+      chatkeep list chatkeep-demo.db         what is in the store, also while the demo runs
+      chatkeep show chatkeep-demo.db ada     one conversation: state, log, what was set aside
+      chatkeep check redis://127.0.0.1/0     whether a store is durable, and fit to be used
+      chatkeep serve app:keep                your bot, over HTTP
+
+    STORE is a URL (sqlite:///chat.db) or the path of an SQLite file. These commands never create a file and never
+    answer a message; a server that has the store open is not disturbed.
+
+    \b
+    Exit codes: 0 done, 1 not found, 2 used wrongly, 3 the store cannot be reached (try again), 4 damaged,
+    5 perhaps done (look), 6 the bot's code failed, 7 the store is not fit (check), 8 a message was lost,
+    doubled, put out of order or not answered (simulate).
+    """
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+for command in (
+    bots.demo,
+    bots.chat,
+    conversations.list_,
+    conversations.show,
+    conversations.history,
+    conversations.erase,
+    conversations.forget,
+    conversations.dead,
+    conversations.replay,
+    conversations.switch,
+    conversations.say,
+    deliveries.deliveries,
+    deliveries.resend,
+    stores.backup,
+    stores.check,
+    serving.serve,
+    load.simulate,
+    keys.key,
+):
+    main.add_command(command)

@@ -1,0 +1,137 @@
+"""Commands that run a bot: with a chat page, or in the terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from io import FileIO
+from threading import Thread
+from typing import Any
+
+import click
+
+from ..demos import BOTS, demo_for
+from ..errors import UsageError
+from ..keep import Chatkeep
+from .opening import nothing, opened, url_of, without_secret
+from .printing import said
+
+
+@click.command()
+@click.argument("bot", default="restaurant", metavar="[BOT]")
+@click.option("--store", help="URL or SQLite file; created when there is none. Otherwise one of the bot's own.")
+@click.option("--port", default=8765, show_default=True, type=click.IntRange(0, 65535), help="0 takes any free one.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="An address of this machine's own.")
+def demo(bot: str, store: str | None, port: int, host: str) -> None:
+    """Runs a demo bot with a chat page and an HTTP API, until Ctrl-C.
+
+    There is no sign-in, so it listens on this machine only.
+
+    \b
+    Examples:
+      chatkeep demo
+      chatkeep demo restaurant --store orders.db --port 0
+    """
+    from ..server import create_app, serving
+    from ..server.settings import ServerSettings
+
+    store = store or store_of(bot)
+    keep = demo_for(bot, url_of(store))
+    asyncio.run(
+        opened(Chatkeep(url_of(store)), nothing)
+    )  # what is wrong with the store is said here, not in a traceback
+    if not serving.is_loopback(host):
+        raise UsageError(
+            f"{host} can be reached from other machines, and the demo has no sign-in; nothing was started. Use 127.0.0.1."
+        )
+    listener = serving.listening(
+        host, port, hint="Perhaps a demo runs there already: open it, or start this one with --port 0."
+    )
+    click.echo(f"{BOTS[bot].title} is open: {serving.address(listener)}")
+    store = without_secret(store).removeprefix("sqlite:///")
+    click.echo(f"Everything said there is kept in {store}. Ctrl-C stops it.")
+    click.echo(f"Order something, then kill it (kill -9 {os.getpid()}) and start it again: the order is still there.")
+    click.echo(f"Look inside meanwhile, in another terminal: chatkeep list {store}")
+    app = create_app(keep, title=BOTS[bot].title, anonymous=True)
+    settings = ServerSettings(anonymous=True)
+    served = serving.Lived(app, settings, keep, ends=app.state.streams.end)
+    serving.serve(serving.configured(served, settings, patience_s=5.0), listener)
+
+
+@click.command()
+@click.argument("bot", metavar="BOT")
+@click.option("--store", help="URL or SQLite file; created when there is none. Otherwise one of the bot's own.")
+@click.option(
+    "--conversation", default="terminal", show_default=True, metavar="NAME", help="Which conversation to be in."
+)
+def chat(bot: str, store: str | None, conversation: str) -> None:
+    """Talks to a demo bot in the terminal; Ctrl-D or /quit ends it.
+
+    What was said before is shown first. Messages may also come through a pipe, one a line.
+
+    \b
+    Examples:
+      chatkeep chat restaurant --conversation ada
+      echo "2 margherita" | chatkeep chat restaurant --store orders.db
+    """
+    keep = demo_for(bot, url_of(store or store_of(bot)))
+    try:
+        asyncio.run(opened(keep, lambda: talk(keep, conversation)))
+    except KeyboardInterrupt:
+        click.echo()
+
+
+def store_of(bot: str) -> str:
+    """Where a demo bot keeps its conversations unless told otherwise."""
+    return "chatkeep-demo.db" if bot == "restaurant" else f"chatkeep-{bot}.db"
+
+
+async def talk(keep: Chatkeep[Any], conversation: str) -> None:
+    """Shows the log, then answers line by line what is typed."""
+    for _ in range(40):  # what was left unread is answered now, so it can be part of what is shown
+        found = await keep.conversation(conversation)
+        if found is None or not found.unread:
+            break
+        await asyncio.sleep(0.05)
+    seen = 0
+    async for message in keep.history(conversation):
+        seen = message.number
+        said(message)
+    typed_here = sys.stdin.isatty()
+    async for line in lines(prompt="you: " if typed_here else ""):
+        if line == "/quit":
+            return
+        if not line:
+            continue
+        receipt = await keep.receive(conversation, line)
+        async for message in keep.history(conversation, after=seen):
+            seen = message.number
+            if not (typed_here and message.id == receipt.id):
+                said(message)
+
+
+async def lines(*, prompt: str) -> AsyncIterator[str]:
+    """The lines of standard input. Read in a thread that may be left waiting, so that Ctrl-C ends the program at
+    once."""
+    loop, read = asyncio.get_running_loop(), asyncio.Queue[bytes](maxsize=1)
+    # Unbuffered, because Python cannot exit while a thread waits inside its buffered standard input.
+    source = FileIO(0, closefd=False)
+
+    def read_on() -> None:
+        while True:
+            line = source.readline(1 << 20)
+            asyncio.run_coroutine_threadsafe(read.put(line), loop).result()
+            if not line:
+                return
+
+    Thread(target=read_on, name="stdin", daemon=True).start()
+    while True:
+        click.echo(prompt, nl=False)
+        line = await read.get()
+        if not line:
+            if prompt:
+                click.echo()
+            return
+        yield line.decode(errors="replace").strip()

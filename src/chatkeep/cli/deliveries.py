@@ -1,0 +1,47 @@
+"""Commands about what goes out through channels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ..keep import Tenant
+from .opening import found_in, look
+from .options import conversation_argument, json_option, store_argument, tenant_option
+from .printing import listed, sent
+
+
+@click.command()
+@store_argument
+@conversation_argument
+@tenant_option
+@json_option
+def deliveries(store: str, conversation: str, tenant: str, as_json: bool) -> None:
+    """Lists how the sending of each reply through its channel stands."""
+
+    async def work(of: Tenant[Any]) -> None:
+        await found_in(of, conversation, store)
+        found = await of.deliveries(conversation)
+        listed(found, sent, as_json=as_json, nothing="Nothing goes out from here through a channel.")
+
+    look(store, tenant, work)
+
+
+@click.command()
+@store_argument
+@conversation_argument
+@click.argument("number", type=click.IntRange(1), metavar="NUMBER")
+@tenant_option
+def resend(store: str, conversation: str, number: int, tenant: str) -> None:
+    """Sends a reply once more: one that failed, or of which nobody knows.
+
+    `chatkeep deliveries` has the numbers; whoever serves the bot on this store sends it.
+    """
+
+    async def work(of: Tenant[Any]) -> None:
+        await found_in(of, conversation, store)
+        await of.resend(conversation, number)
+        click.echo(f"Message {number} is sent once more.")
+
+    look(store, tenant, work)

@@ -1,0 +1,80 @@
+"""Commands about service keys."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from ..errors import ChatkeepError, UsageError
+from ..settings import seconds
+from .opening import existing, opened
+from .options import json_option, store_argument
+from .printing import plain, tell, when
+
+
+@click.group()
+def key() -> None:
+    """Service keys: what backends and operators show to use the HTTP API of a whole tenant."""
+
+
+@key.command("create")
+@store_argument
+@click.option("--tenant", default="", metavar="NAME", help="Whose conversations; without it, the default one's.")
+@click.option("--label", default="", metavar="TEXT", help="What it is for.")
+@click.option("--expires", metavar="DURATION", help='When it ends by itself, such as "90d"; never, unless told.')
+@json_option
+def create_key(store: str, tenant: str, label: str, expires: str | None, as_json: bool) -> None:
+    """Makes a service key, and shows it this once.
+
+    \b
+    Example:
+      chatkeep key create chat.db --tenant salon --label ci --expires 90d
+    """
+    from .. import grants
+
+    try:
+        expires_in = None if expires is None else seconds(expires)
+    except ValueError as fault:
+        raise UsageError(f"{fault}. No key was made.") from None
+    keep = existing(store)
+    issued = asyncio.run(opened(keep, lambda: grants.create_key(keep, tenant, label=label, expires_in=expires_in)))
+    if as_json:
+        tell(issued)
+        return
+    click.echo(issued.token)
+    click.echo(f"That is key {issued.id}; it is kept nowhere and not shown again.", err=True)
+
+
+@key.command("list")
+@store_argument
+@json_option
+def list_keys(store: str, as_json: bool) -> None:
+    """Lists the service keys of a store: what they are for, never what they are."""
+    from .. import grants
+
+    keep = existing(store)
+    keys = asyncio.run(opened(keep, lambda: grants.list_keys(keep)))
+    for found in keys:
+        if as_json:
+            tell(found)
+            continue
+        ends = "revoked" if found.revoked else f"until {when(found.expires_at)}" if found.expires_at else "for ever"
+        used = f"last used {when(found.last_used_at)}" if found.last_used_at else "not used yet"
+        tenant, label = plain(found.tenant, line=True) or "(default)", plain(found.label, line=True) or "(no label)"
+        click.echo(f"{found.id}  tenant {tenant}  {label}  made {when(found.created_at)}, {ends}, {used}")
+    if not keys and not as_json:
+        click.echo("There are no service keys.")
+
+
+@key.command("revoke")
+@store_argument
+@click.argument("id", metavar="ID")
+def revoke_key(store: str, id: str) -> None:
+    """Ends a service key; every server on the store refuses it within two seconds."""
+    from .. import grants
+
+    keep = existing(store)
+    if not asyncio.run(opened(keep, lambda: grants.revoke_key(keep, id))):
+        raise ChatkeepError(f"There is no key {plain(id, line=True)!r}. `chatkeep key list` has those there are.")
+    click.echo(f"Key {plain(id, line=True)} is revoked.")

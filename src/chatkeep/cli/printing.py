@@ -1,0 +1,85 @@
+"""Prints what commands found, so that it cannot steer the reader's terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from ..deliveries import Sending
+from ..model import Conversation, Message
+
+T = TypeVar("T")
+
+HIDDEN = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
+HIDDEN |= {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+"""Characters that would steer the reader's terminal, or turn its text around."""
+
+
+def facts(found: Conversation[Any]) -> dict[str, Any]:
+    """Where a conversation stands."""
+    return {
+        "conversation": found.id,
+        "tenant": found.tenant,
+        "owner": found.owner,
+        "session": found.session,
+        "log": found.head,
+        "unread": found.unread,
+        "dead": found.dead,
+        "bot": "on" if found.on else "off",
+        "updated": when(found.updated_at),
+        "due": when(found.due_at) if found.due_at is not None else None,
+        "revision": found.revision,
+    }
+
+
+def tell(value: Any) -> None:
+    """Prints *value* as a line of JSON."""
+    click.echo(msgspec.json.encode(value).decode())
+
+
+def listed(found: Sequence[T], show: Callable[[T], None], *, as_json: bool, nothing: str) -> None:
+    """Prints each of *found*, as JSON or as *show* does; people are told when there is *nothing*."""
+    for one in found:
+        (tell if as_json else show)(one)
+    if not found and not as_json:
+        click.echo(nothing)
+
+
+def sent(sending: Sending) -> None:
+    """Prints how the sending of one reply stands."""
+    doubt = "  perhaps shown twice" if sending.doubtful else ""
+    reason = f"  [{plain(sending.reason, line=True)}]" if sending.reason else ""
+    click.echo(f"{sending.number:>6}  {when(sending.at)}  {sending.status:<9}{doubt}{reason}")
+
+
+def logged(message: Message) -> None:
+    """Prints a log entry with its number."""
+    text = plain(message.text) or plain(str(message.metadata), line=True)
+    reason = f"  [{plain(message.metadata['reason'], line=True)}]" if "reason" in message.metadata else ""
+    text = text.replace("\n", "\n" + " " * 12)
+    click.echo(f"{message.number:>6}  {when(message.created_at)}  {message.role:<9}  {text}{reason}")
+
+
+def when(at: float) -> str:
+    """A time as text, UTC."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def plain(text: str, *, line: bool = False) -> str:
+    """*text* with the characters made visible that would steer the terminal; as one *line* if so wanted."""
+    text = text.translate(HIDDEN)
+    return text.replace("\n", "\\n") if line else text
+
+
+def said(message: Message) -> None:
+    """Prints a message as people see it."""
+    if message.role != "system":
+        who = {"user": "you", "assistant": "bot"}.get(message.role, message.role)
+        click.echo(f"{who}: {plain(message.text).replace(chr(10), chr(10) + '     ')}")
+        parts = [part for part in message.content if isinstance(part, dict)]
+        if choices := [str(button.get("text", "")) for part in parts for button in part.get("buttons", ())]:
+            click.echo("     " + " ".join(f"[{plain(choice, line=True)}]" for choice in choices))

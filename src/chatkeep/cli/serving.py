@@ -1,0 +1,50 @@
+"""Serving a bot over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import click
+
+from ..settings import CONFIG
+from .stores import report
+
+
+@click.command()
+@click.argument("app", required=False, metavar="[MODULE:ATTRIBUTE]")
+@click.option("--host", help="Where to listen; 127.0.0.1 unless told otherwise.")
+@click.option("--port", type=click.IntRange(0, 65535), help="8765 unless told otherwise; 0 takes any free one.")
+@click.option("--workers", type=click.IntRange(1), metavar="N", help="Processes, each with its own Chatkeep.")
+@click.option(
+    "--config", metavar="FILE", type=click.Path(dir_okay=False), help="Settings; chatkeep.toml if there is one."
+)
+@click.option("--check", "only_check", is_flag=True, help="Look at settings, application and store; start nothing.")
+def serve(
+    app: str | None, host: str | None, port: int | None, workers: int | None, config: str | None, only_check: bool
+) -> None:
+    """Serves a Chatkeep (or an ASGI application) over HTTP, until Ctrl-C or SIGTERM.
+
+    What is not said here comes from the environment (CHATKEEP_PORT, CHATKEEP_HOSTS, CHATKEEP_SESSION_TTL, ...), else
+    from the file; docs/settings.md has all names. On a stop it finishes running turns. SIGHUP reads the flags again.
+
+    \b
+    Examples:
+      chatkeep serve app:keep
+      chatkeep serve app:keep --host 0.0.0.0 --port 80 --workers 4 --config /etc/chatkeep.toml
+      chatkeep serve app:keep --check
+    """
+    if config or (not os.environ.get(CONFIG) and os.path.isfile("chatkeep.toml")):
+        os.environ[CONFIG] = os.path.abspath(config or "chatkeep.toml")
+    from ..server import serving
+    from ..server.settings import server_settings_from
+
+    said = {"app": app, "host": host, "port": port, "workers": workers}
+    settings = server_settings_from({name: value for name, value in said.items() if value is not None})
+    if not only_check:
+        serving.run(settings)
+        return
+    keep = serving.check(serving.loaded(settings.app), settings)
+    click.echo(f"ok    settings        {settings.app}: settings and application are fit to be served")
+    if keep is not None:
+        report(asyncio.run(keep._engine.store.driver.examine()), what=settings.app)

@@ -1,0 +1,79 @@
+"""Commands about a store as a whole."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import click
+
+from ..drivers import driver_for
+from ..drivers.base import Finding
+from .opening import existing, opened, url_of, without_secret
+from .options import store_argument
+from .printing import plain, tell
+
+UNFIT = 7
+"""Exit code of `check` for a store that chatkeep should not be run on."""
+
+
+@click.command()
+@store_argument
+@click.argument("path", type=click.Path(dir_okay=False))
+@click.option("--replace", is_flag=True, help="Replaces PATH when it is there.")
+def backup(store: str, path: str, replace: bool) -> None:
+    """Copies an SQLite store into a new file at PATH, while others use it.
+
+    The copy is of one instant, and complete when it is there. To put it back: stop all that use the store, remove its
+    -wal and -shm, and move the copy into its place.
+
+    \b
+    Example:
+      chatkeep backup chat.db /backups/chat-monday.db
+    """
+    keep = existing(store)
+    asyncio.run(opened(keep, lambda: keep.backup(path, replace=replace)))
+    click.echo(f"{plain(without_secret(store), line=True)} is copied to {plain(path, line=True)}.")
+
+
+@click.command()
+@store_argument
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON for each finding.")
+@click.option("--strict", is_flag=True, help="Warnings count as failures.")
+def check(store: str, as_json: bool, strict: bool) -> None:
+    """Says in plain words whether a store is fit to keep conversations.
+
+    Versions, durability, eviction, clock, schema, permissions and the time of a round trip; nothing is changed. Exit code 0
+    when it is fit, 7 when something is wrong with it (with --strict: also when there is a warning).
+
+    \b
+    Examples:
+      chatkeep check chat.db
+      chatkeep check redis://127.0.0.1:6379/0
+      chatkeep check postgresql://bot@db.example/chat --strict
+    """
+    report(
+        asyncio.run(driver_for(url_of(store)).examine()),
+        what=without_secret(url_of(store)),
+        as_json=as_json,
+        strict=strict,
+    )
+
+
+def report(findings: list[Finding], *, what: str, as_json: bool = False, strict: bool = False) -> None:
+    """Prints what was found out about a store; ends the program when it is not fit."""
+    for finding in findings:
+        if as_json:
+            tell(finding._asdict())
+        else:
+            mark = {"ok": click.style("ok  ", fg="green"), "warn": click.style("warn", fg="yellow")}
+            click.echo(
+                f"{mark.get(finding.level, click.style('FAIL', fg='red'))}  {finding.subject:<14}  {plain(finding.said)}"
+            )
+    failed = [finding for finding in findings if finding.level == "fail" or (strict and finding.level == "warn")]
+    warned = [finding for finding in findings if finding.level == "warn"]
+    if not as_json:
+        verdict = "not fit" if failed else f"fit, with {len(warned)} to look at" if warned else "fit"
+        click.echo(f"{verdict}: {plain(what)}")
+    if failed:
+        sys.exit(UNFIT)
