@@ -36,6 +36,7 @@ CONFIG = "CHATKEEP_CONFIG"
 SECRETS = ("store", "cache")
 """Settings whose value may hold a password."""
 
+EXAMPLES = '"30s", "2m", "24h" or "250ms"'
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
@@ -46,10 +47,39 @@ def seconds(duration: Duration) -> float:
     elif isinstance(duration, str) and (parts := re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", duration.strip())):
         found = float(parts[1]) * UNITS[parts[2]]
     else:
-        raise ValueError(f'{duration!r} is not a duration; write "30m", "24h", "250ms" or seconds as a number')
+        number = "" if isinstance(duration, str) else ", or seconds as a number"
+        raise ValueError(f"{duration!r} is not a duration; write {EXAMPLES}{number}")
     if not 0 <= found < 1e9:
         raise ValueError(f"{duration!r} is out of range")
     return found
+
+
+def duration_fault(duration: object, source: str) -> str:
+    """What is wrong with a duration that came from *source*; "" when nothing is.
+
+    Only a program may leave the unit out: it passes a number, and its documentation says that those are seconds. Whoever
+    writes 30000 into a variable or a file may mean milliseconds.
+    """
+    if source and isinstance(duration, int | float) and not isinstance(duration, bool):
+        duration = str(duration)
+    if isinstance(duration, str) and re.fullmatch(r"\s*\d+(\.\d+)?\s*", duration):
+        return f"{duration!r} has no unit; write {EXAMPLES}"
+    try:
+        seconds(duration)  # type: ignore[arg-type]
+    except ValueError as fault:
+        return str(fault)
+    return ""
+
+
+def in_words(duration: Duration) -> str:
+    """A duration as people say it, by its two largest units: "8 hours 20 minutes"."""
+    left = round(seconds(duration) * 1000)
+    parts = []
+    for size, unit in ((86_400_000, "day"), (3_600_000, "hour"), (60_000, "minute"), (1000, "second"), (1, "millisecond")):
+        count, left = divmod(left, size)
+        if count and len(parts) < 2:
+            parts.append(f"{count:,} {unit}{'s' * (count != 1)}")
+    return " ".join(parts) or "0 seconds"
 
 
 Flag = bool | int | float | str
@@ -93,7 +123,7 @@ class Flags:
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """How a Chatkeep behaves. Durations are "30m", "24h", "250ms", or seconds as a number.
+    """How a Chatkeep behaves. Durations are "30m", "24h", "250ms", or seconds as a number; text needs its unit.
 
     session_ttl: idle time after which a conversation starts fresh (None: never; "0s": each message is a session of
     its own). retention: how long log entries are kept (None: for ever); looked after when a conversation is used or
@@ -187,6 +217,22 @@ NEVER_ZERO = ("retention", "turn_timeout", "poll", "max_wait")
 CHOICES = {"overlap": get_args(Overlap), "on_outage": get_args(OnOutage)}
 
 
+PLAUSIBLE: dict[str, tuple[Duration, Duration]] = {
+    "session_ttl": ("1m", "400d"),
+    "retention": ("1h", "4000d"),
+    "quiet": ("100ms", "1m"),
+    "max_wait": ("500ms", "10m"),
+    "turn_timeout": ("1s", "1h"),
+    "retry_after": ("10ms", "10m"),
+    "retry_longest": ("1s", "1d"),
+    "poll": ("50ms", "1m"),
+    "quick": ("0s", "1s"),
+    "store_timeout": ("500ms", "1m"),
+    "drain": ("0s", "5m"),
+}
+"""From where to where a duration is what somebody may well mean. Others are taken, and `serve --check` warns of them."""
+
+
 class Given(NamedTuple):
     """A value that somebody gave, and where."""
 
@@ -213,22 +259,22 @@ def settings_given(options: Mapping[str, object]) -> tuple[dict[str, Given], lis
     found, faults = given(Settings, options)
     faults[:0] = [f"{name} is not a setting{instead(name, known)}" for name in options if name not in known]
     for name, (value, source) in found.items():
-        faults += [from_source(fault, source) for fault in faults_of(name, value)]
+        faults += [from_source(fault, source) for fault in faults_of(name, value, source)]
     if value_of(found, "on_outage") == "journal" and not value_of(found, "journal"):
         faults.append('on_outage="journal" needs journal="/path/to/journal.db", a file on this host')
     return found, faults
 
 
-def faults_of(name: str, value: object) -> list[str]:
-    """What is wrong with one value."""
+def faults_of(name: str, value: object, source: str = "") -> list[str]:
+    """What is wrong with one value, which *source* gave ("": the program)."""
     try:
         if name in DURATIONS and not (value is None and name in ("session_ttl", "retention")):
+            if fault := duration_fault(value, source):
+                return [f"{name}: {fault}"]
             if seconds(value) == 0 and name in NEVER_ZERO:  # type: ignore[arg-type]
                 return [f"{name} must be more than 0"]
         elif name == "flags" and not isinstance(value, Flags):
             Flags(value)  # type: ignore[arg-type]
-    except ValueError as fault:
-        return [f"{name}: {fault}"]
     except Misconfigured as fault:
         return [str(fault).removesuffix(". Nothing was changed.")]
     if name in LEAST and (not isinstance(value, int) or isinstance(value, bool) or value < LEAST[name]):
@@ -303,8 +349,6 @@ def parsed(text: str, kind: Any) -> Any:
         return msgspec.convert(text, kind, strict=False)
     if getattr(kind, "__origin__", None) in (list, tuple):
         return kind.__origin__(part.strip() for part in text.split(",") if part.strip())
-    if float in get_args(kind) and re.fullmatch(r"\d+(\.\d+)?", text):
-        return float(text)
     return text
 
 

@@ -11,7 +11,7 @@ from msgspec import Struct
 from ..errors import Misconfigured
 from ..extras import from_extra
 from ..grants import SCOPES
-from ..settings import Duration, Settings, from_source, given, seconds, settings_given, strangers
+from ..settings import Duration, Settings, duration_fault, from_source, given, settings_given, strangers
 
 with from_extra("server", "A rate limit"):
     from limits import parse
@@ -80,7 +80,7 @@ def server_settings_from(arguments: Mapping[str, object]) -> ServerSettings:
     faults += [fault for fault in settings_given({})[1] if fault not in faults] + strangers(KNOWN)
     values: dict[str, Any] = {}
     for name, (value, source) in found.items():
-        fault = fault_of(name, value)
+        fault = fault_of(name, value, source)
         if fault:
             faults.append(from_source(f"{name} {fault}", source))
         values[name] = tuple(value) if isinstance(value, list) else value
@@ -89,15 +89,12 @@ def server_settings_from(arguments: Mapping[str, object]) -> ServerSettings:
     return ServerSettings(**values)
 
 
-def fault_of(name: str, value: object) -> str:
-    """What is wrong with one value; "" when nothing is."""
+def fault_of(name: str, value: object, source: str = "") -> str:
+    """What is wrong with one value, which *source* gave ("": an argument); "" when nothing is."""
     kind = type(getattr(ServerSettings(), name))
     if name == "drain":
-        try:
-            seconds(value)  # type: ignore[arg-type]
-        except ValueError as fault:
-            return f": {fault}"
-        return ""
+        fault = duration_fault(value, source)
+        return f"is no duration: {fault}" if fault else ""
     if kind is tuple:
         if (
             not isinstance(value, Sequence)
