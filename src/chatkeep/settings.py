@@ -75,7 +75,13 @@ def in_words(duration: Duration) -> str:
     """A duration as people say it, by its two largest units: "8 hours 20 minutes"."""
     left = round(seconds(duration) * 1000)
     parts = []
-    for size, unit in ((86_400_000, "day"), (3_600_000, "hour"), (60_000, "minute"), (1000, "second"), (1, "millisecond")):
+    for size, unit in (
+        (86_400_000, "day"),
+        (3_600_000, "hour"),
+        (60_000, "minute"),
+        (1000, "second"),
+        (1, "millisecond"),
+    ):
         count, left = divmod(left, size)
         if count and len(parts) < 2:
             parts.append(f"{count:,} {unit}{'s' * (count != 1)}")

@@ -17,7 +17,8 @@ from typing import cast
 import msgspec
 from msgspec import Struct
 
-from .drivers.base import Key, mark_of
+from .drivers.base import Finding, Key, mark_of
+from .drivers.url import host_fault
 from .errors import Misconfigured
 from .extras import from_extra
 from .turns import Snapshot
@@ -66,8 +67,10 @@ class SharedCache:
                 socket_connect_timeout=TIMEOUT_S,
                 retry=Retry(NoBackoff(), 0),
             )
-        except ValueError as fault:
-            raise Misconfigured(f"cache={url!r}: {fault}. Write redis://host:6379/0, or rediss:// with TLS.") from fault
+        except ValueError:
+            # Its words may quote the password, which the library takes for the port where it holds a slash.
+            wrong = host_fault(url) or "it is not the URL of a Redis"
+            raise Misconfigured(f"cache: {wrong}. Write redis://host:6379/0, or rediss:// with TLS.") from None
         self._redis = Redis.from_pool(pool)
         self.on = True
         self.statistics = SharedCacheStatistics()
@@ -79,6 +82,18 @@ class SharedCache:
     def open(self, epoch: str) -> None:
         """Holds conversations of the store with this epoch, and shows no others."""
         self._epoch = epoch
+
+    async def examine(self) -> list[Finding]:
+        """Whether it answers; for a look before anything is opened."""
+        began = time.monotonic()
+        try:
+            await self._redis.execute_command("PING")
+        except (RedisError, OSError) as fault:
+            said = f"it does not answer within {TIMEOUT_S:g} s ({type(fault).__name__}): turns are slower without it"
+            return [Finding("fail", "shared cache", said)]
+        finally:
+            await self._redis.aclose()
+        return [Finding("ok", "shared cache", f"it answers, within {1000 * (time.monotonic() - began):.1f} ms")]
 
     async def close(self) -> None:
         """Writes what waits and closes the connections."""
