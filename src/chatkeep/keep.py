@@ -314,8 +314,8 @@ class Tenant(Generic[State]):
                     owner="",
                 )
         raise UsageError(
-            f"{conversation}: message {number} was not set aside, or has left the log; nothing was done. dead_letters() lists "
-            "those that can be replayed."
+            f"{conversation}: message {number} was not set aside, or has left the log; nothing was done. Only "
+            "what is listed as set aside can be replayed."
         )
 
     async def deliveries(self, conversation: str, *, limit: int = 200) -> list[Sending]:
@@ -343,7 +343,7 @@ class Tenant(Generic[State]):
         there = [m async for m in self.history(conversation, after=number - 1, limit=1) if m.number == number]
         if not channel or not there or not goes_out(there[0]):
             raise UsageError(
-                f"{conversation}: message {number} is no reply in its log; nothing was sent. deliveries() lists those there are."
+                f"{conversation}: message {number} is no reply in its log; nothing was sent. The list of its deliveries has the numbers."
             )
         await self._engine.resend(key, number)
 

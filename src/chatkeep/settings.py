@@ -74,7 +74,7 @@ def duration_fault(duration: object, source: str) -> str:
 def in_words(duration: Duration) -> str:
     """A duration as people say it, by its two largest units: "8 hours 20 minutes"."""
     left = round(seconds(duration) * 1000)
-    parts = []
+    parts: list[str] = []
     for size, unit in (
         (86_400_000, "day"),
         (3_600_000, "hour"),
@@ -293,14 +293,27 @@ def faults_of(name: str, value: object, source: str = "") -> list[str]:
 
 
 def store_url() -> str:
-    """The store that the environment (CHATKEEP_STORE) or the file names. Raises `Misconfigured` when neither does."""
-    environment, faults = environment_settings({"store": str})
-    value, source = environment.get("store") or Given(file_settings()[0].get("store"), str(os.environ.get(CONFIG)))
-    if faults or not value:
+    """The store that the environment or the file names. Raises `Misconfigured` when neither does."""
+    value = named_store()
+    if value is None:
         raise Misconfigured(
-            f"There is no store{': ' * bool(faults)}{'; '.join(faults)}. Give Chatkeep a URL, set CHATKEEP_STORE, or write "
+            "There is no store. Give Chatkeep a URL, set CHATKEEP_STORE, or write "
             'store = "sqlite:///chat.db" into the file that CHATKEEP_CONFIG names. Nothing was opened.'
         )
+    return value
+
+
+def named_store() -> str | None:
+    """The store that the environment (CHATKEEP_STORE, or CHATKEEP_STORE_FILE) or the file names; None when neither does.
+
+    Raises `Misconfigured` when what names it cannot be read.
+    """
+    environment, faults = environment_settings({"store": str})
+    value, source = environment.get("store") or Given(file_settings()[0].get("store"), str(os.environ.get(CONFIG)))
+    if faults:
+        raise Misconfigured(f"There is no store: {'; '.join(faults)}. Nothing was opened.")
+    if not value:
+        return None
     if not isinstance(value, str):
         raise Misconfigured(from_source("store is the text of a URL", source) + ". Nothing was opened.")
     return value

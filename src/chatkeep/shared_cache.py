@@ -87,7 +87,7 @@ class SharedCache:
         """Whether it answers; for a look before anything is opened."""
         began = time.monotonic()
         try:
-            await self._redis.execute_command("PING")
+            await self._redis.get(self._name(Key("", "-")))
         except (RedisError, OSError) as fault:
             said = f"it does not answer within {TIMEOUT_S:g} s ({type(fault).__name__}): turns are slower without it"
             return [Finding("fail", "shared cache", said)]

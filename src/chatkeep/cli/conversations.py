@@ -11,11 +11,11 @@ import msgspec
 from ..errors import Corrupt, UsageError
 from ..keep import Tenant
 from .opening import existing, found_in, look, opened
-from .options import conversation_argument, json_option, limit_option, store_argument, tenant_option
-from .printing import facts, listed, logged, plain, tell, when
+from .options import StoreCommand, conversation_argument, json_option, limit_option, store_argument, tenant_option
+from .printing import columns, facts, listed, logged, plain, tell, when
 
 
-@click.command("list")
+@click.command("list", cls=StoreCommand)
 @store_argument
 @click.option("--tenant", metavar="NAME", help="Only this tenant's; without it, all.")
 @limit_option
@@ -32,24 +32,23 @@ def list_(store: str, tenant: str | None, limit: int, as_json: bool) -> None:
 
     async def work() -> None:
         of = keep if tenant is None else keep.tenant(tenant)
-        none = True
+        rows = []
         async for found in of.conversations(limit=limit):
-            none = False
             if as_json:
                 tell(facts(found))
             else:
-                waiting = f", {found.unread} unread" if found.unread else ""
-                aside = f", {len(found.dead)} set aside" if found.dead else ""
                 name = f"{found.tenant}/{found.id}" if found.tenant else found.id
-                facts_of_it = plain(found.fault, line=True) or f"{found.head} in the log{waiting}{aside}"
-                click.echo(f"{when(found.updated_at)}  {plain(name, line=True)}  ({facts_of_it})")
-        if none and not as_json:
-            click.echo("There are no conversations.")
+                notes = [f"{len(found.dead)} set aside"] * bool(found.dead) + ["bot is off"] * (not found.on)
+                note = plain(found.fault, line=True) or ", ".join(notes)
+                counts = ("?", "?") if found.fault else (str(found.head), str(found.unread))
+                rows.append((plain(name, line=True), *counts, when(found.updated_at), note))
+        if not as_json:
+            columns(("conversation", "messages", "unread", "changed", ""), rows, nothing="There are no conversations.")
 
     asyncio.run(opened(keep, work))
 
 
-@click.command()
+@click.command(cls=StoreCommand)
 @store_argument
 @conversation_argument
 @tenant_option
@@ -84,7 +83,7 @@ def show(store: str, conversation: str, tenant: str, as_json: bool) -> None:
     look(store, tenant, work)
 
 
-@click.command()
+@click.command(cls=StoreCommand)
 @store_argument
 @conversation_argument
 @tenant_option
@@ -114,7 +113,7 @@ def history(
     look(store, tenant, work)
 
 
-@click.command()
+@click.command(cls=StoreCommand)
 @store_argument
 @conversation_argument
 @tenant_option
@@ -138,7 +137,7 @@ def erase(store: str, conversation: str, tenant: str, yes: bool) -> None:
     asyncio.run(opened(keep, lambda: work(keep.tenant(tenant))))
 
 
-@click.command()
+@click.command(cls=StoreCommand)
 @store_argument
 @conversation_argument
 @click.argument("slot", required=False, metavar="[SLOT]")
@@ -166,7 +165,7 @@ def forget(store: str, conversation: str, slot: str | None, tenant: str, yes: bo
     look(store, tenant, work)
 
 
-@click.command()
+@click.command(cls=StoreCommand)
 @store_argument
 @conversation_argument
 @tenant_option
@@ -182,7 +181,7 @@ def dead(store: str, conversation: str, tenant: str, as_json: bool) -> None:
     look(store, tenant, work)
 
 
-@click.command()
+@click.command(cls=StoreCommand)
 @store_argument
 @conversation_argument
 @click.argument("number", type=click.IntRange(1), metavar="NUMBER")
@@ -203,7 +202,7 @@ def replay(store: str, conversation: str, number: int, tenant: str) -> None:
     look(store, tenant, work)
 
 
-@click.command()
+@click.command(cls=StoreCommand)
 @store_argument
 @click.argument("to", type=click.Choice(["on", "off"]))
 @click.argument("conversation", required=False)
@@ -236,7 +235,7 @@ def switch(store: str, to: str, conversation: str | None, tenant: str, everywher
     asyncio.run(opened(keep, work))
 
 
-@click.command()
+@click.command(cls=StoreCommand)
 @store_argument
 @conversation_argument
 @click.argument("text")

@@ -8,11 +8,11 @@ import click
 
 from ..keep import Tenant
 from .opening import found_in, look
-from .options import conversation_argument, json_option, store_argument, tenant_option
+from .options import StoreCommand, conversation_argument, json_option, store_argument, tenant_option
 from .printing import listed, sent
 
 
-@click.command()
+@click.command(cls=StoreCommand)
 @store_argument
 @conversation_argument
 @tenant_option
@@ -28,7 +28,7 @@ def deliveries(store: str, conversation: str, tenant: str, as_json: bool) -> Non
     look(store, tenant, work)
 
 
-@click.command()
+@click.command(cls=StoreCommand)
 @store_argument
 @conversation_argument
 @click.argument("number", type=click.IntRange(1), metavar="NUMBER")

@@ -9,7 +9,7 @@ import click
 from ..errors import ChatkeepError, UsageError
 from ..settings import seconds
 from .opening import existing, opened
-from .options import json_option, store_argument
+from .options import StoreCommand, json_option, store_argument
 from .printing import plain, tell, when
 
 
@@ -18,7 +18,7 @@ def key() -> None:
     """Service keys: what backends and operators show to use the HTTP API of a whole tenant."""
 
 
-@key.command("create")
+@key.command("create", cls=StoreCommand)
 @store_argument
 @click.option("--tenant", default="", metavar="NAME", help="Whose conversations; without it, the default one's.")
 @click.option("--label", default="", metavar="TEXT", help="What it is for.")
@@ -46,7 +46,7 @@ def create_key(store: str, tenant: str, label: str, expires: str | None, as_json
     click.echo(f"That is key {issued.id}; it is kept nowhere and not shown again.", err=True)
 
 
-@key.command("list")
+@key.command("list", cls=StoreCommand)
 @store_argument
 @json_option
 def list_keys(store: str, as_json: bool) -> None:
@@ -67,7 +67,7 @@ def list_keys(store: str, as_json: bool) -> None:
         click.echo("There are no service keys.")
 
 
-@key.command("revoke")
+@key.command("revoke", cls=StoreCommand)
 @store_argument
 @click.argument("id", metavar="ID")
 def revoke_key(store: str, id: str) -> None:

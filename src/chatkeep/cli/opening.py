@@ -60,6 +60,6 @@ async def found_in(of: Tenant[Any], conversation: str, store: str) -> Conversati
     if found is None:
         store = without_secret(store)
         raise ChatkeepError(
-            f"There is no conversation {plain(conversation, line=True)!r} in {store}. `chatkeep list {store}` has those there are."
+            f"There is no conversation {plain(conversation, line=True)!r} in {store}. `chatkeep list` has those there are."
         )
     return found

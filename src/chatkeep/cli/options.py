@@ -4,7 +4,37 @@ from __future__ import annotations
 
 import click
 
-store_argument = click.argument("store", metavar="STORE")
+from ..settings import named_store
+
+
+class StoreCommand(click.Command):
+    """A command on a store. STORE may be left out where the environment or the settings file names one.
+
+    So a password need not be on the command line, where every user of the machine can read it.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Reads the arguments as they are; if one is missing or does not fit, with the named store in front of them."""
+        try:
+            return super().parse_args(ctx, list(args))
+        except click.BadParameter as misfit:
+            store = named_store()
+            missing = isinstance(misfit, click.MissingParameter)
+            if store is None:
+                if missing:
+                    hint = "STORE may be left out where CHATKEEP_STORE or CHATKEEP_STORE_FILE is set."
+                    raise click.MissingParameter(hint, ctx=misfit.ctx, param=misfit.param) from None
+                raise
+            ctx.params.clear()
+            try:
+                return super().parse_args(ctx, [store, *args])
+            except click.UsageError:
+                if missing:
+                    raise
+                raise misfit from None
+
+
+store_argument = click.argument("store", metavar="[STORE]")
 conversation_argument = click.argument("conversation", metavar="CONVERSATION")
 tenant_option = click.option(
     "--tenant", default="", metavar="NAME", help="Whose conversation; without it, the default one's."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -47,6 +48,22 @@ def listed(found: Sequence[T], show: Callable[[T], None], *, as_json: bool, noth
         (tell if as_json else show)(one)
     if not found and not as_json:
         click.echo(nothing)
+
+
+def columns(names: Sequence[str], rows: Sequence[Sequence[str]], *, nothing: str) -> None:
+    """Prints a table; a terminal gets a line with the names of the columns above it, a pipe the rows alone."""
+    if not rows:
+        click.echo(nothing)
+        return
+    named = [names, *rows] if sys.stdout.isatty() else rows
+    widths = [max(map(len, column)) for column in zip(*named, strict=True)]
+    numeric = [all(cell.isdigit() or cell == "?" for cell in column) for column in zip(*rows, strict=True)]
+    for row in named:
+        cells = [
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, width, number in zip(row, widths, numeric, strict=True)
+        ]
+        click.echo("  ".join(cells).rstrip())
 
 
 def sent(sending: Sending) -> None:

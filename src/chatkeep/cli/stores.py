@@ -10,14 +10,14 @@ import click
 from ..drivers import driver_for
 from ..drivers.base import Finding
 from .opening import existing, opened, url_of, without_secret
-from .options import store_argument
+from .options import StoreCommand, store_argument
 from .printing import plain, tell
 
 UNFIT = 7
 """Exit code of `check` for a store that chatkeep should not be run on."""
 
 
-@click.command()
+@click.command(cls=StoreCommand)
 @store_argument
 @click.argument("path", type=click.Path(dir_okay=False))
 @click.option("--replace", is_flag=True, help="Replaces PATH when it is there.")
@@ -36,7 +36,7 @@ def backup(store: str, path: str, replace: bool) -> None:
     click.echo(f"{plain(without_secret(store), line=True)} is copied to {plain(path, line=True)}.")
 
 
-@click.command()
+@click.command(cls=StoreCommand)
 @store_argument
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON for each finding.")
 @click.option("--strict", is_flag=True, help="Warnings count as failures.")

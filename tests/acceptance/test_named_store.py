@@ -1,0 +1,125 @@
+"""Commands without STORE: the environment, a file with the URL, or the settings file names it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatkeep import Chatkeep, Turn
+
+from .running import PATIENCE_S, PROGRAM, plain_environment
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A store with two conversations."""
+    path = tmp_path / "chat.db"
+    keep: Chatkeep[Any] = Chatkeep(f"sqlite:///{path}")
+
+    @keep.on_message
+    async def bot(turn: Turn[Any]) -> str:
+        return "fine"
+
+    async def fill() -> None:
+        async with keep:
+            await keep.receive("ada", "hello")
+            await keep.tenant("salon").receive("bob", "hello")
+
+    asyncio.run(fill())
+    return path
+
+
+def ran(folder: Path, *arguments: str, **variables: str) -> tuple[int, str, str]:
+    """Runs a command with CHATKEEP_ *variables*: exit code, output, errors."""
+    named = {f"CHATKEEP_{name.upper()}": value for name, value in variables.items()}
+    done = subprocess.run(
+        [*PROGRAM, *arguments],
+        capture_output=True,
+        cwd=folder,
+        env=plain_environment() | named,
+        timeout=PATIENCE_S,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_every_command_takes_the_store_from_the_environment(store: Path) -> None:
+    """With one argument, with several, with an optional one, and in the group of keys."""
+    url = f"sqlite:///{store}"
+    commands = {
+        ("list",): "ada",
+        ("show", "ada"): "hello",
+        ("history", "ada", "--limit", "1"): "hello",
+        ("say", "ada", "Kim here"): "is in the log",
+        ("switch", "off", "ada"): "The bot is off: ada",
+        ("switch", "on"): "The bot is on: tenant ''",
+        ("dead", "ada"): "Nothing was set aside",
+        ("deliveries", "ada"): "Nothing goes out",
+        ("check",): "fit",
+        ("key", "create", "--label", "ci"): "ck_k_",
+        ("key", "list"): "ci",
+        ("erase", "ada", "--yes"): "is erased",
+    }
+    wrong = {}
+    for arguments, words in commands.items():
+        code, said, errors = ran(store.parent, *arguments, store=url)
+        if code or words not in said:
+            wrong[arguments] = (code, said, errors)
+
+    assert {} == wrong
+
+
+def test_a_file_with_the_url_and_the_settings_file_name_it_too(store: Path) -> None:
+    """So no password stands in the list of processes; a STORE that is given still counts."""
+    store.with_name("url").write_text(f"sqlite:///{store}\n")
+    store.with_name("x.toml").write_text(f'store = "sqlite:///{store}"\n')
+    by_file = ran(store.parent, "show", "ada", "--json", store_file="url")
+    by_config = ran(store.parent, "show", "ada", "--json", config="x.toml")
+    given = ran(store.parent, "show", str(store), "ada", "--json", store="sqlite:///missing.db")
+
+    assert ["ada"] * 3 == [json.loads(found[1])["conversation"] for found in (by_file, by_config, given)]
+
+
+def test_what_is_missing_is_told_with_the_way_out(store: Path) -> None:
+    """Without a store anywhere; with one, the argument that is really missing; and a file that is not there."""
+    nowhere = ran(store.parent, "list")
+    conversation = ran(store.parent, "show", store=f"sqlite:///{store}")
+    number = ran(store.parent, "replay", "chat.db", "ada", "first", store="sqlite:///other.db")
+    unreadable = ran(store.parent, "list", store_file="nothing")
+
+    assert (2, True) == (nowhere[0], "CHATKEEP_STORE" in nowhere[2])
+    assert (2, True) == (conversation[0], "Missing argument 'CONVERSATION'" in conversation[2])
+    assert (2, True) == (number[0], "'first' is not a valid integer" in number[2])
+    assert (2, True) == (unreadable[0], "CHATKEEP_STORE_FILE" in unreadable[2])
+
+
+def test_a_terminal_sees_the_names_of_the_columns(store: Path) -> None:
+    """A pipe gets the rows alone, in the same columns."""
+    leader, follower = pty.openpty()
+    done = subprocess.run(
+        [*PROGRAM, "list", "chat.db"], stdout=follower, cwd=store.parent, env=plain_environment(), timeout=PATIENCE_S
+    )
+    os.close(follower)
+    head, *rows = os.read(leader, 4096).decode().splitlines()
+    os.close(leader)
+    piped = ran(store.parent, "list", "chat.db")[1].splitlines()
+
+    assert (0, ["conversation", "messages", "unread", "changed"]) == (done.returncode, head.split())
+    assert {("ada", "2", "0"), ("salon/bob", "2", "0")} == {tuple(row.split()[:3]) for row in rows}
+    assert {tuple(row.split()) for row in rows} == {tuple(row.split()) for row in piped}
+
+
+def test_no_command_names_a_function_of_python(store: Path) -> None:
+    """Who works in a terminal is told of commands."""
+    for arguments in (("replay", "ada", "1"), ("resend", "ada", "1"), ("show", "eve"), ("key", "revoke", "x")):
+        code, _, errors = ran(store.parent, *arguments, store=f"sqlite:///{store}")
+
+        assert (True, False) == (code in (1, 2), "()" in errors), errors
