@@ -476,6 +476,7 @@ class Chatkeep(Tenant[State]):
         states = StateCodec(state, schema=schema, upgrades=upgrades, limit=settings.state_limit)
         cache = Cache(entries=settings.cache_entries, bytes=settings.cache_bytes)
         url = store_url() if url is None else url
+        self._url = url if isinstance(url, str) else type(url).__name__
         driver = driver_for(url) if isinstance(url, str) else url
         patience_s = seconds(settings.store_timeout)
         store = Store(

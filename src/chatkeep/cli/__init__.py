@@ -9,19 +9,11 @@ from typing import Any
 import click
 
 from .. import __version__
-from ..errors import ChatkeepError, Corrupt, HandlerFailed, StoreError, Uncertain, UsageError
+from ..errors import ChatkeepError
 from . import bots, conversations, deliveries, keys, load, serving, stores
+from . import dev as developing
+from .exits import exit_code
 from .printing import plain
-
-EXITS: dict[type[ChatkeepError], int] = {
-    UsageError: 2,
-    StoreError: 3,
-    Corrupt: 4,
-    Uncertain: 5,
-    HandlerFailed: 6,
-    ChatkeepError: 1,
-}
-"""Error to exit code: an error ends the program with the code of the nearest of its classes that is listed."""
 
 
 class Commands(click.Group):
@@ -33,7 +25,7 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except ChatkeepError as fault:
             click.echo(f"chatkeep: {plain(str(fault))}", err=True)
-            return ctx.exit(next(EXITS[kind] for kind in type(fault).__mro__ if kind in EXITS))
+            return ctx.exit(exit_code(fault))
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -44,14 +36,15 @@ def main() -> None:
     \b
     Try it:
       chatkeep demo                          a restaurant with a chat page
-      chatkeep chat restaurant               the same bot, here in the terminal
+      chatkeep dev app:keep                  your bot with a chat page, started anew when you save
+      chatkeep chat app:keep                 the same, here in the terminal; chat restaurant: the demo
       chatkeep list chatkeep-demo.db         what is in the store, also while the demo runs
       chatkeep show chatkeep-demo.db ada     one conversation: state, log, what was set aside
       chatkeep check redis://127.0.0.1/0     whether a store is durable, and fit to be used
       chatkeep serve app:keep                your bot, over HTTP
 
-    STORE is a URL (sqlite:///chat.db) or the path of an SQLite file. These commands never create a file and never
-    answer a message; a server that has the store open is not disturbed.
+    STORE is a URL (sqlite:///chat.db) or the path of an SQLite file; without one, CHATKEEP_STORE counts.
+    These commands never create a file and never answer a message; a server that has the store open is not disturbed.
 
     \b
     Exit codes: 0 done, 1 not found, 2 used wrongly, 3 the store cannot be reached (try again), 4 damaged,
@@ -67,6 +60,7 @@ def main() -> None:
 for command in (
     bots.demo,
     bots.chat,
+    developing.dev,
     conversations.list_,
     conversations.show,
     conversations.history,

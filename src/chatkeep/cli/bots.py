@@ -13,10 +13,12 @@ from typing import Any
 import click
 
 from ..demos import BOTS, demo_for
-from ..errors import UsageError
+from ..errors import HandlerFailed, UsageError
 from ..keep import Chatkeep
+from ..loading import check_handler, loaded
 from .opening import nothing, opened, url_of, without_secret
-from .printing import said
+from .printing import plain, said
+from .tracebacks import log_for_developers
 
 
 @click.command()
@@ -62,25 +64,43 @@ def demo(bot: str, store: str | None, port: int, host: str) -> None:
 
 @click.command()
 @click.argument("bot", metavar="BOT")
-@click.option("--store", help="URL or SQLite file; created when there is none. Otherwise one of the bot's own.")
+@click.option("--store", help="Of a demo bot: URL or SQLite file, created when there is none; or one of its own.")
 @click.option(
     "--conversation", default="terminal", show_default=True, metavar="NAME", help="Which conversation to be in."
 )
 def chat(bot: str, store: str | None, conversation: str) -> None:
-    """Talks to a demo bot in the terminal; Ctrl-D or /quit ends it.
+    """Talks to a bot in the terminal; Ctrl-D or /quit ends it.
+
+    BOT is yours, as MODULE:ATTRIBUTE, or the name of a demo.
 
     What was said before is shown first. Messages may also come through a pipe, one a line.
 
     \b
     Examples:
+      chatkeep chat app:keep
       chatkeep chat restaurant --conversation ada
       echo "2 margherita" | chatkeep chat restaurant --store orders.db
     """
-    keep = demo_for(bot, url_of(store or store_of(bot)))
+    keep = demo_for(bot, url_of(store or store_of(bot))) if bot in BOTS else own(bot, store)
     try:
         asyncio.run(opened(keep, lambda: talk(keep, conversation)))
     except KeyboardInterrupt:
         click.echo()
+
+
+def own(app: str, store: str | None) -> Chatkeep[Any]:
+    """The Chatkeep that *app* names, on its own store. Raises `UsageError`."""
+    if not set(app) & set(":/") and not app.endswith(".py"):
+        raise UsageError(
+            f'{app} is not "module:attribute", such as app:keep, and no demo; demos are: {", ".join(BOTS)}. Nothing was opened.'
+        )
+    if store is not None:
+        raise UsageError(f"{app} has a store of its own; --store goes with a demo. Nothing was opened.")
+    log_for_developers("WARNING")
+    keep = check_handler(loaded(app), app)
+    if keep is None:
+        raise UsageError(f"{app} is an application; name the Chatkeep that it serves. Nothing was opened.")
+    return keep
 
 
 def store_of(bot: str) -> str:
@@ -105,7 +125,13 @@ async def talk(keep: Chatkeep[Any], conversation: str) -> None:
             return
         if not line:
             continue
-        receipt = await keep.receive(conversation, line)
+        try:
+            receipt = await keep.receive(conversation, line)
+        except HandlerFailed as failed:
+            if not typed_here:
+                raise
+            click.echo(f"chatkeep: {plain(str(failed))}", err=True)
+            continue
         async for message in keep.history(conversation, after=seen):
             seen = message.number
             if not (typed_here and message.id == receipt.id):

@@ -11,10 +11,8 @@ import click
 import msgspec
 
 from ..errors import UsageError
+from .exits import UNCLEAN
 from .printing import plain, tell
-
-UNCLEAN = 8
-"""Exit code of `simulate` when a promise was broken."""
 
 SHARE = click.FloatRange(0.0, 1.0)
 

@@ -7,6 +7,7 @@ import os
 
 import click
 
+from ..loading import loaded
 from ..settings import CONFIG
 from .stores import report
 
@@ -44,7 +45,7 @@ def serve(
     if not only_check:
         serving.run(settings)
         return
-    keep = serving.check(serving.loaded(settings.app), settings)
+    keep = serving.check(loaded(settings.app), settings)
     click.echo(f"ok    settings        {settings.app}: settings and application are fit to be served")
     if keep is not None:
         report(asyncio.run(keep._engine.store.driver.examine()), what=settings.app)

@@ -9,12 +9,10 @@ import click
 
 from ..drivers import driver_for
 from ..drivers.base import Finding
+from .exits import UNFIT
 from .opening import existing, opened, url_of, without_secret
 from .options import StoreCommand, store_argument
 from .printing import plain, tell
-
-UNFIT = 7
-"""Exit code of `check` for a store that chatkeep should not be run on."""
 
 
 @click.command(cls=StoreCommand)

@@ -18,10 +18,12 @@ from secrets import token_hex
 from typing import Any, Protocol
 
 import msgspec
+from cachetools import TTLCache
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import ChatkeepError, HandlerFailed
+from ..places import chain_of, is_own, place_of
 
 access_log = logging.getLogger("chatkeep.access")
 
@@ -39,6 +41,9 @@ QUOTING = re.compile(r"(the handler failed|was set aside|could not rebuild the s
 
 STEERING = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 STEERING |= {code: f"\\u{code:04x}" for code in (0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+REPEATED_S = 60.0
+"""How often the whole way to the same error is written; the line itself, with the error's place, is written every time."""
+
 PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
 
 
@@ -48,6 +53,7 @@ class Lines(logging.Formatter):
     def __init__(self, *, as_json: bool) -> None:
         super().__init__()
         self._as_json = as_json
+        self._told: TTLCache[tuple[object, ...], bool] = TTLCache(1000, REPEATED_S)
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
@@ -62,13 +68,24 @@ class Lines(logging.Formatter):
         if request := request_id.get():
             told["request"] = request
         told |= {name: safe(value) for name, value in record.__dict__.items() if name not in PLAIN}
-        if (fault := cause_of(record)) is not None:
+        if (fault := cause_of(record)) is not None and self._is_new(fault):
             told["error"] = [line(part) for part in told_of(fault)]
         if self._as_json:
             return msgspec.json.encode(told).decode()
         head = f"{told.pop('time')} {told.pop('level'):<8}{told.pop('logger')}: {told.pop('message')}"
         errors = told.pop("error", [])
         return "\n    ".join([" ".join([head, *[f"{name}={value}" for name, value in told.items()]]), *errors])
+
+    def _is_new(self, fault: BaseException) -> bool:
+        """Whether the way to this error was not written lately: each attempt of a message fails in the same way."""
+        *_, root = chain_of(fault)
+        mark = (
+            type(root),
+            *[(frame.filename, frame.lineno) for frame in traceback.extract_tb(root.__traceback__)[-3:]],
+        )
+        known = mark in self._told
+        self._told.setdefault(mark, True)
+        return not known
 
 
 def cause_of(record: logging.LogRecord) -> BaseException | None:
@@ -82,15 +99,13 @@ def cause_of(record: logging.LogRecord) -> BaseException | None:
 def told_of(fault: BaseException) -> list[str]:
     """An error and what caused it, each with its places in the code; only chatkeep's own errors with their words."""
     told: list[str] = []
-    seen: set[int] = set()
-    cause: BaseException | None = fault
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
+    for cause in chain_of(fault):
         name = f"{type(cause).__module__}.{type(cause).__qualname__}"
         told.append(f"{name}: {words(cause)}" if isinstance(cause, ChatkeepError) else name)
         frames = traceback.extract_tb(cause.__traceback__)[-12:]
-        told += [f"  at {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames]
-        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+        for frame in frames:
+            code = f": {frame.line}" if frame.line and is_own(frame.filename) else ""
+            told.append(f"  at {frame.filename}:{frame.lineno} in {frame.name}{code}")
     return told
 
 
@@ -106,7 +121,10 @@ def message(record: logging.LogRecord) -> str:
 def words(fault: BaseException) -> str:
     """An error in words that quote nobody."""
     if isinstance(fault, HandlerFailed):
-        return QUOTING.sub(r"\1", str(fault)) if QUOTING.search(str(fault)) else "the handler failed"
+        told = QUOTING.sub(r"\1", str(fault)) if QUOTING.search(str(fault)) else "the handler failed"
+        *_, root = chain_of(fault)
+        place = place_of(root)
+        return f"{told}: {type(root).__name__} at {place}" if place and root is not fault else told
     return str(fault) if isinstance(fault, ChatkeepError | OSError) else type(fault).__name__
 
 

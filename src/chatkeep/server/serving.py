@@ -12,7 +12,6 @@ import socket
 import sys
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module
 from types import FrameType
 from typing import Any, cast
 
@@ -26,6 +25,7 @@ from ..errors import ChatkeepError, Misconfigured, UsageError
 from ..extras import from_extra
 from ..grants import list_keys
 from ..keep import Chatkeep
+from ..loading import check_handler, loaded
 from ..settings import seconds
 from . import logs, telemetry
 from .access import allows
@@ -135,7 +135,11 @@ def application() -> ASGIApp:
     collect_less()
     settings = server_settings_from({})
     logs.configure(as_json=settings.log_format == "json", level=settings.log_level)
-    found = loaded(settings.app)
+    return application_of(loaded(settings.app), settings)
+
+
+def application_of(found: object, settings: ServerSettings) -> Lived:
+    """*found*, a Chatkeep or an ASGI application, with the server around it."""
     if not isinstance(found, Chatkeep):
         return Lived(cast(ASGIApp, found), settings)
     telemetry.trace_turns(found)
@@ -260,47 +264,15 @@ class Lived:
 # -- before it begins ---------------------------------------------------------------------------------------------------
 
 
-def loaded(app: str) -> object:
-    """What "module:attribute" names; the current directory is looked in first. Raises `UsageError`."""
-    module, colon, attribute = app.partition(":")
-    if not (module and colon and attribute):
-        raise UsageError(f'{app or "Nothing"} is not "module:attribute", such as app:keep; nothing was started.')
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        found: Any = import_module(module)
-    except ModuleNotFoundError as missing:
-        if missing.name is None or not f"{module}.".startswith(f"{missing.name}."):
-            raise UsageError(
-                f"{module} needs {missing.name}, which is not installed; nothing was started."
-            ) from missing
-        raise UsageError(
-            f"There is no module {missing.name} in {os.getcwd()} or among what is installed; nothing was started."
-        ) from None
-    for name in attribute.split("."):
-        if not hasattr(found, name):
-            kinds = [other for other, value in vars(import_module(module)).items() if isinstance(value, Chatkeep)]
-            there = f"; it has the Chatkeep {', '.join(kinds)}" if kinds else ""
-            raise UsageError(f"{module} has no {attribute}{there}. Nothing was started.")
-        found = getattr(found, name)
-    return cast(object, found)
-
-
 def check(found: object, settings: ServerSettings) -> Chatkeep[Any] | None:
     """The Chatkeep that is to be served; None for an ASGI application. Raises `UsageError` when it cannot be served."""
-    if not isinstance(found, Chatkeep):
-        if isinstance(found, type) or not callable(found):
-            what = "a class" if isinstance(found, type) else type(found).__name__
-            raise UsageError(f"{settings.app} is {what}, not a Chatkeep or an ASGI application; nothing was started.")
-        return None
-    if found._engine.handler is None:
-        raise UsageError(f"{settings.app} has no handler: decorate one with @keep.on_message. Nothing was started.")
-    if settings.workers > 1:
-        if Ability.SHARED not in found._engine.store.driver.abilities:
+    keep = check_handler(found, settings.app)
+    if keep is not None and settings.workers > 1:
+        if Ability.SHARED not in keep._engine.store.driver.abilities:
             raise UsageError("The store of this Chatkeep belongs to one process; use --workers 1, or another store.")
-        if found.settings.journal:
+        if keep.settings.journal:
             raise UsageError("A journal belongs to one process; use --workers 1, or several services with one each.")
-    return found
+    return keep
 
 
 def cautions(settings: ServerSettings, keep: Chatkeep[Any] | None) -> list[str]:

@@ -1,0 +1,146 @@
+"""A bot while it is written: served with its page, and started anew at every save."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from multiprocessing.synchronize import Event
+from socket import socket
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..drivers.base import Ability
+from ..errors import ChatkeepError, UsageError
+from ..keep import Chatkeep
+from ..loading import BrokenModule, loaded, parted
+from ..places import place_of
+from .exits import exit_code
+from .opening import without_secret
+from .printing import plain
+from .tracebacks import log_for_developers, way_to
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LABEL = "chatkeep dev"
+KEY_S = 86_400.0
+PATIENCE_S = 3.0
+
+
+@click.command()
+@click.argument("app", metavar="MODULE:ATTRIBUTE")
+@click.option("--port", default=8765, show_default=True, type=click.IntRange(0, 65535), help="0 takes any free one.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="An address of this machine's own.")
+def dev(app: str, port: int, host: str) -> None:
+    """Runs your bot with a chat page and starts it anew when you save, until Ctrl-C.
+
+    Conversations are in the store, so they go on after each start. Anybody on this machine may talk to the bot; there are no
+    rate limits. Errors of the bot are shown with the line of yours that they come from.
+
+    \b
+    Example:
+      chatkeep dev app:keep
+    """
+    try:
+        from ..server import serving
+        from ..server.reloading import Reloader
+    except ImportError as missing:
+        raise UsageError(
+            f"This needs {missing.name!r}, which is not installed. Run: pip install 'chatkeep[server]'"
+        ) from missing
+    parted(app)
+    if not serving.is_loopback(host):
+        raise UsageError(
+            f"{host} can be reached from other machines, and there is no sign-in here; nothing was started. Use 127.0.0.1."
+        )
+    listener = serving.listening(host, port, hint="Take another with --port, or any free one with --port 0.")
+    sys.exit(Reloader(partial(attend, app), listener, click.echo).run())
+
+
+def attend(app: str, listener: socket, ready: Event, changed: list[str]) -> None:
+    """Serves *app* in a process of its own, until it is told to stop; *ready* is set when it serves, or waits to be mended."""
+    from ..server import serving
+    from ..server.settings import server_settings_from
+
+    began = monotonic()
+    log_for_developers("INFO")
+    # A file that is saved twice in a second with the same length would be taken for what was compiled before.
+    sys.dont_write_bytecode = True
+    try:
+        settings = server_settings_from({"app": app, "workers": 1, "anonymous": True, **NO_LIMITS})
+        if not settings.title:
+            settings = server_settings_from(
+                {"app": app, "workers": 1, "anonymous": True, **NO_LIMITS, "title": app.partition(":")[0]}
+            )
+        found = loaded(app)
+        keep = serving.check(found, settings)
+        greeting = partial(greet, app, keep, serving.address(listener), ready, changed, began)
+        served = Greeting(serving.application_of(found, settings), greeting)
+        serving.serve(serving.configured(served, settings, patience_s=PATIENCE_S), listener)
+    except BrokenModule as broken:
+        fault = broken.__cause__ or broken
+        click.echo(f"{place_of(fault)}: {app} cannot be started.", err=True)
+        for line in way_to(fault):
+            click.echo(f"    {line}", err=True)
+        click.echo("Waiting for the next save.", err=True)
+        listener.close()
+        ready.set()
+    except ChatkeepError as fault:
+        click.echo(f"chatkeep: {plain(str(fault))}", err=True)
+        sys.exit(exit_code(fault))
+
+
+NO_LIMITS = {f"rate_{name}": "off" for name in ("peer", "refused", "begin", "token", "conversation", "tenant")}
+
+
+async def greet(
+    app: str, keep: Chatkeep[Any] | None, address: str, ready: Event, changed: list[str], began: float
+) -> None:
+    """Says where everything is; after a change only that the bot runs again."""
+    from .. import grants
+
+    first = not ready.is_set()
+    ready.set()
+    if changed:
+        click.echo(f"{', '.join(changed)} changed: {app} runs again, after {monotonic() - began:.1f} s.")
+    if first or (keep is not None and changed and not lasts(keep)):
+        click.echo(f"{app} is open: {address}  (Ctrl-C stops it; a save of a .py or .toml file starts it anew)")
+        if keep is None:
+            return
+        store = without_secret(keep._url)
+        kept = (
+            f"kept in {store}" if lasts(keep) else f"in {store}, which every start empties; sqlite:///chat.db keeps it"
+        )
+        click.echo(f"What is said is {kept}.")
+        issued = await grants.create_key(keep, "", label=LABEL, expires_in=KEY_S)
+        click.echo(f"A service key, for a day: {issued.token}")
+        click.echo(f"The API: {address}openapi.json   people take over at {address}operator")
+        click.echo(
+            f"  curl -H 'Authorization: Bearer {issued.token}' -H 'Content-Type: application/json' "
+            f'-d \'{{"content": "hello"}}\' {address}v1/conversations/ada/messages'
+        )
+
+
+def lasts(keep: Chatkeep[Any]) -> bool:
+    """Whether the store outlives this process."""
+    return Ability.DURABLE in keep._engine.store.driver.abilities
+
+
+class Greeting:
+    """Calls *greet* when the application has started."""
+
+    def __init__(self, app: ASGIApp, greet: Any) -> None:
+        self.app = app
+        self._greet = greet
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request, or the life of the application."""
+
+        async def send_greeted(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                await self._greet()
+            await send(message)
+
+        await self.app(scope, receive, send_greeted if scope["type"] == "lifespan" else send)
