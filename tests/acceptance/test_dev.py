@@ -162,8 +162,10 @@ def test_a_bot_that_hangs_is_ended_by_a_save(tmp_path: Path) -> None:
     with dev(tmp_path, bot) as running:
         line = running.wait_for(r"curl -H 'Authorization: (.*?)' .* (http\S+)$")
         stuck = subprocess.Popen(
-            ["curl", "-s", "-H", f"Authorization: {line[1]}", "-H", "Content-Type: application/json"]
-            + ["-d", '{"content": "hello", "id": "1"}', line[2]],
+            [
+                *("curl", "-s", "-H", f"Authorization: {line[1]}", "-H", "Content-Type: application/json"),
+                *("-d", '{"content": "hello", "id": "1"}', line[2]),
+            ],
             stdout=subprocess.DEVNULL,
         )
         time.sleep(1)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
 import pytest
+
+from chatkeep.server.settings import KNOWN
 
 from .service import BOT, run, service
 
@@ -75,6 +78,56 @@ def test_check_says_whether_all_is_well_and_starts_nothing(tmp_path: Path) -> No
 
     assert (0, False) == (fit.returncode, tmp_path.joinpath("chat.db").exists())
     assert (7, False) == (away.returncode, "hunter2" in away.stdout + away.stderr), away.stdout
+
+
+def test_check_says_every_setting_in_words_with_where_it_came_from(tmp_path: Path) -> None:
+    """Of the server and of the Chatkeep: by argument, variable, file, the program itself, or nobody."""
+    bot = BOT.replace("Chatkeep({url!r})", "Chatkeep({url!r}, attempts=5)")
+    tmp_path.joinpath("bot.py").write_text(bot.format(url=f"sqlite:///{tmp_path}/chat.db"))
+    tmp_path.joinpath("chatkeep.toml").write_text('retention = "90d"\nhosts = ["a.example"]\n')
+    tmp_path.joinpath("ttl").write_text("1h\n")
+    ended = run(
+        tmp_path, "serve", "bot:keep", "--check", "--port", "9", session_ttl="30m", turn_timeout="8h", poll_file="ttl"
+    )
+    wanted = [
+        "ok    setting         port 9 (argument)",
+        "ok    setting         session_ttl 30 minutes (environment)",
+        f"ok    setting         retention 90 days ({tmp_path}/chatkeep.toml)",
+        f"ok    setting         hosts a.example ({tmp_path}/chatkeep.toml)",
+        "ok    setting         attempts 5 (program)",
+        "ok    setting         quick 50 milliseconds (default)",
+        "warn  setting         turn_timeout 8 hours (environment): unusual",
+        "warn  setting         poll 1 hour (file of CHATKEEP_POLL_FILE): unusual",
+        "fit, with 2 to look at: bot:keep",
+    ]
+
+    assert (0, []) == (ended.returncode, [line for line in wanted if line not in ended.stdout]), ended.stdout
+    assert set(KNOWN) - {"store", "flags"} == set(re.findall(r"setting         (\w+) ", ended.stdout))
+
+
+def test_check_looks_at_the_shared_cache_too(tmp_path: Path) -> None:
+    """One that does not answer makes every turn slower, in silence."""
+    tmp_path.joinpath("bot.py").write_text(BOT.format(url=f"sqlite:///{tmp_path}/chat.db"))
+    ended = run(tmp_path, "serve", "bot:keep", "--check", cache="redis://:hunter2@127.0.0.1:1/0")
+
+    assert (7, True) == (ended.returncode, "FAIL  shared cache    it does not answer" in ended.stdout), ended.stdout
+    assert "hunter2" not in ended.stdout
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+async def test_an_error_of_the_bot_is_told_with_its_line(tmp_path: Path, form: str) -> None:
+    """Each attempt is one line that names it; the whole way is written once, and never what the user wrote."""
+    with service(tmp_path, anonymous="true", log_format=form, attempts="3", retry_after="1ms") as server:
+        client = server.client()
+        begun = (await client.ask("POST", "/v1/conversations", b"{}")).json
+        client.key = begun["token"]
+        await client.post(begun["id"], {"content": "break CANARY"})
+        server.stop()
+    at = next(n for n, text in enumerate(BOT.splitlines(), 1) if "raise RuntimeError" in text)
+    attempts = server.log.count(f"the handler failed: RuntimeError at bot.py:{at} in bot")
+
+    assert (3, 1) == (attempts, server.log.count(f"at {tmp_path}/bot.py:{at} in bot")), server.log
+    assert "CANARY" not in server.log
 
 
 def test_all_that_is_wrong_is_told_at_once_with_where_it_came_from(tmp_path: Path) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+from typing import Any
 
 import click
 
+from ..drivers.base import Finding
+from ..keep import Chatkeep
 from ..loading import loaded
 from ..settings import CONFIG
 from .stores import report
@@ -37,15 +40,25 @@ def serve(
     """
     if config or (not os.environ.get(CONFIG) and os.path.isfile("chatkeep.toml")):
         os.environ[CONFIG] = os.path.abspath(config or "chatkeep.toml")
-    from ..server import serving
+    from ..server import in_force, serving
     from ..server.settings import server_settings_from
 
-    said = {"app": app, "host": host, "port": port, "workers": workers}
-    settings = server_settings_from({name: value for name, value in said.items() if value is not None})
+    options = {"app": app, "host": host, "port": port, "workers": workers}
+    said = {name: value for name, value in options.items() if value is not None}
+    settings = server_settings_from(said)
     if not only_check:
         serving.run(settings)
         return
     keep = serving.check(loaded(settings.app), settings)
     click.echo(f"ok    settings        {settings.app}: settings and application are fit to be served")
+    found = in_force.in_force(settings, said, keep)
     if keep is not None:
-        report(asyncio.run(keep._engine.store.driver.examine()), what=settings.app)
+        found += asyncio.run(examined(keep))
+    report(found, what=settings.app)
+
+
+async def examined(keep: Chatkeep[Any]) -> list[Finding]:
+    """What is to be said about the store of *keep*, and about its shared cache."""
+    store = keep._engine.store
+    found = await store.driver.examine()
+    return found if store.shared is None else found + await store.shared.examine()

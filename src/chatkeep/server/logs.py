@@ -23,7 +23,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import ChatkeepError, HandlerFailed
-from ..places import chain_of, is_own, place_of
+from ..places import chain_of, place_of
 
 access_log = logging.getLogger("chatkeep.access")
 
@@ -103,9 +103,7 @@ def told_of(fault: BaseException) -> list[str]:
         name = f"{type(cause).__module__}.{type(cause).__qualname__}"
         told.append(f"{name}: {words(cause)}" if isinstance(cause, ChatkeepError) else name)
         frames = traceback.extract_tb(cause.__traceback__)[-12:]
-        for frame in frames:
-            code = f": {frame.line}" if frame.line and is_own(frame.filename) else ""
-            told.append(f"  at {frame.filename}:{frame.lineno} in {frame.name}{code}")
+        told += [f"  at {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames]
     return told
 
 
