@@ -1,21 +1,34 @@
-# Needs only Python 3.11+, git and make; everything else goes into .venv.
+# Needs only Python 3.11+, git and make; everything else goes into .venv, or for the demo into .venv-demo, which is small.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BOT ?= restaurant
 READY := $(VENV)/.ready
+DEMO := .venv-demo
+PIP := python -m pip --disable-pip-version-check install --quiet
+OLD := import sys; sys.exit(sys.version_info < (3, 11) and "chatkeep needs Python 3.11 or newer; try make PYTHON=python3.12")
 
 .PHONY: demo test load check bench bench-peers bench-pin soak pin clean
 
 $(READY): constraints.txt pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "chatkeep needs Python 3.11 or newer; try make PYTHON=python3.12")'
+	@$(PYTHON) -c '$(OLD)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: $(READY)  ## the main job: a restaurant bot with a chat page, on SQLite
-	$(BIN)/chatkeep demo $(BOT)
+$(DEMO)/.ready: constraints-demo.txt pyproject.toml
+	@$(PYTHON) -c '$(OLD)'
+	@echo "Making $(DEMO), once: a Python environment of about 90 MB in this folder. rm -r $(DEMO) removes it."
+	@$(PYTHON) -m venv $(DEMO)
+	@echo "Downloading and installing chatkeep's server and what it needs, at pinned versions (28 packages) ..."
+	@$(DEMO)/bin/$(PIP) --require-hashes -r constraints-demo.txt
+	@$(DEMO)/bin/$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+	@echo "Done. $(DEMO)/bin/chatkeep is the command line; starting the demo ..."
+
+demo: $(DEMO)/.ready  ## the main job: a restaurant bot with a chat page, on SQLite
+	@$(DEMO)/bin/chatkeep demo $(BOT)
 
 test: $(READY)  ## every test but the long soak, in two halves side by side
 	$(BIN)/python -m tests.halves
@@ -48,6 +61,8 @@ soak: $(READY)  ## the kill test on every engine, for a quarter of an hour
 pin:  ## after a change of dependencies; needs uv
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \
 		--upgrade --group dev --all-extras pyproject.toml -o constraints.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \
+		--group demo --extra server -c constraints.txt pyproject.toml -o constraints-demo.txt
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis
