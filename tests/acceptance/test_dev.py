@@ -151,7 +151,7 @@ def test_an_error_of_the_bot_is_shown_once_with_its_line_first(tmp_path: Path) -
     assert (500, "one: 1") == (refused, answered)
     assert f"app.py:{line} in helped: warning: ada: the handler failed (ValueError: invalid literal" in running.said
     assert f"> app.py:{line} in helped\n    >     int(text)" in running.said
-    assert 1 == running.said.count("> app.py:10 in bot")
+    assert 1 == running.said.count("> app.py:9 in bot")
     assert 1 == running.said.count("of chatkeep)")
     assert "engine.py" not in running.said
 
@@ -208,3 +208,15 @@ def test_a_store_that_every_start_empties_is_said(tmp_path: Path) -> None:
         running.wait_for("A service key", 2)
 
     assert not os.path.exists(tmp_path / "chat.db")
+
+
+def test_one_talks_to_a_bot_of_ones_own_in_the_terminal(tmp_path: Path) -> None:
+    """On its own store, so that the next talk goes on; a store of another's is refused."""
+    tmp_path.joinpath("app.py").write_text(BOT)
+    first = chatkeep("chat", "app:keep", typed="hello\n", folder=tmp_path, within=PATIENCE_S)
+    second = chatkeep("chat", "app:keep", typed="hello\n", folder=tmp_path, within=PATIENCE_S)
+    refused = chatkeep("chat", "app:keep", "--store", "x.db", folder=tmp_path, within=PATIENCE_S)
+
+    assert (0, "you: hello\nbot: one: 1\n", "") == first
+    assert (0, first[1] + "you: hello\nbot: one: 2\n") == second[:2]
+    assert (2, True) == (refused[0], "has a store of its own" in refused[2])

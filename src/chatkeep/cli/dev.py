@@ -60,7 +60,10 @@ def dev(app: str, port: int, host: str) -> None:
 
 
 def attend(app: str, listener: socket, ready: Event, changed: list[str]) -> None:
-    """Serves *app* in a process of its own, until it is told to stop; *ready* is set when it serves, or waits to be mended."""
+    """Serves *app* in a process of its own, until it is told to stop; *ready* is set when it serves.
+
+    Ends with 0 when the application's own code cannot be imported: the next save may mend that.
+    """
     from ..server import serving
     from ..server.settings import server_settings_from
 
@@ -85,11 +88,11 @@ def attend(app: str, listener: socket, ready: Event, changed: list[str]) -> None
         for line in way_to(fault):
             click.echo(f"    {line}", err=True)
         click.echo("Waiting for the next save.", err=True)
-        listener.close()
-        ready.set()
     except ChatkeepError as fault:
         click.echo(f"chatkeep: {plain(str(fault))}", err=True)
         sys.exit(exit_code(fault))
+    finally:
+        listener.close()
 
 
 NO_LIMITS = {f"rate_{name}": "off" for name in ("peer", "refused", "begin", "token", "conversation", "tenant")}

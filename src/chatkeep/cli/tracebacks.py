@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import traceback
 from itertools import groupby
 
@@ -68,7 +69,7 @@ def way_to(fault: BaseException) -> list[str]:
             ]
             continue
         told += [plain(f"{'caused by ' * bool(told)}{words[0]}"), *map(plain, words[1:])]
-        frames = traceback.extract_tb(cause.__traceback__)
+        frames = [frame for frame in traceback.extract_tb(cause.__traceback__) if not imports(frame.filename)]
         for folded, group in groupby(frames, lambda frame: frame.filename.startswith(OURS)):
             some = list(group)
             if folded:
@@ -79,3 +80,8 @@ def way_to(fault: BaseException) -> list[str]:
                 told.append(f"{mark} {shortened(frame.filename)}:{frame.lineno} in {frame.name}")
                 told += [f"{mark}     {frame.line}"] * bool(frame.line)
     return told
+
+
+def imports(filename: str) -> bool:
+    """Whether a file is of Python's import machinery, which nobody looks for a mistake in."""
+    return filename.startswith("<frozen importlib") or filename.endswith(os.path.join("importlib", "__init__.py"))

@@ -41,20 +41,22 @@ class Reloader:
             signal.signal(number, lambda *_: self._over.set())
         known = stamps(Path.cwd())
         self._start([])
-        mourned = False
+        first, mourned = True, False
         while not self._over.wait(LOOK_S):
             ended = self._process.exitcode
-            if ended and not self._ready.is_set():
+            if ended and first:
                 return ended
+            first = first and not self._ready.is_set()
             if ended and not mourned:
                 mourned = True
                 self._tell(f"The server has ended (exit code {ended}); it starts again when a file changes.")
             before, known = known, stamps(Path.cwd())
             if changed := sorted({str(path.relative_to(Path.cwd())) for path, _ in before.items() ^ known.items()}):
                 self._end()
-                mourned = False
+                first, mourned = False, False
                 self._start(changed)
         self._end()
+        self._listener.close()
         return 0
 
     def _start(self, changed: list[str]) -> None:
