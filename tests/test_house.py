@@ -103,7 +103,7 @@ ALLOWED: dict[str, set[str]] = {
         "model",
         "errors",
     },
-    "places": set(),
+    "frames": set(),
     "": {"keep", "model", "errors"},
 }
 """The layer table of ARCHITECTURE.md: what each module of the core may import. What people see may import what is below."""

@@ -10,8 +10,8 @@ from types import ModuleType
 from typing import Any, cast
 
 from .errors import UsageError
+from .frames import place_of
 from .keep import Chatkeep
-from .places import place_of
 
 
 class BrokenModule(UsageError):

@@ -13,9 +13,9 @@ import click
 
 from ..drivers.base import Ability
 from ..errors import ChatkeepError, UsageError
+from ..frames import place_of
 from ..keep import Chatkeep
 from ..loading import BrokenModule, loaded, parted
-from ..places import place_of
 from .exits import exit_code
 from .opening import without_secret
 from .printing import plain

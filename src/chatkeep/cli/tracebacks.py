@@ -7,7 +7,7 @@ import os
 import traceback
 from itertools import groupby
 
-from ..places import OURS, chain_of, is_own, place_of, shortened
+from ..frames import OURS, chain_of, is_own, place_of, shortened
 from .printing import plain
 
 REMEMBERED = 1000

@@ -23,7 +23,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import ChatkeepError, HandlerFailed
-from ..places import chain_of, place_of
+from ..frames import chain_of, place_of
 
 access_log = logging.getLogger("chatkeep.access")
 
