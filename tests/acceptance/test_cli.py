@@ -426,3 +426,22 @@ def test_a_shared_store_can_be_looked_into(request: pytest.FixtureRequest, tmp_p
     assert "terminal" in listed[1]
     assert "2 margherita" in shown[1]
     assert (1, False) == (nobody[0], ":secret@" in nobody[2])
+
+
+def test_a_backup_is_a_store_and_replaces_nothing_unasked(tmp_path: Path) -> None:
+    """By another process than the bot's; on a store whose server does that, it says how."""
+    chatkeep("chat", "restaurant", "--store", "chat.db", typed="3 funghi\n", folder=tmp_path)
+    first = chatkeep("backup", "chat.db", "copy.db", folder=tmp_path)
+    again = chatkeep("backup", "chat.db", "copy.db", folder=tmp_path)
+    replaced = chatkeep("backup", "chat.db", "copy.db", "--replace", folder=tmp_path)
+    listed = [chatkeep("list", store, folder=tmp_path)[1] for store in ("chat.db", "copy.db")]
+    elsewhere = chatkeep("backup", "memory://", "other.db", folder=tmp_path)
+
+    assert (0, "chat.db is copied to copy.db.\n", "") == first
+    assert (2, 0) == (again[0], replaced[0])
+    assert "copy.db is there already; nothing was written" in again[2]
+    assert listed[0]
+    assert listed[0] == listed[1]
+    assert 2 == elsewhere[0]
+    assert "was not written" in elsewhere[2]
+    assert {"copy.db"} == {file.name for file in tmp_path.iterdir() if not file.name.startswith("chat")}
