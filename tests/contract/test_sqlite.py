@@ -837,6 +837,28 @@ async def test_whatever_would_take_the_locks_away_is_refused(path: str, tmp_path
         open(file, "rb").close()
 
 
+async def test_a_file_that_is_named_by_a_link_is_the_same_store(path: str, tmp_path: Path) -> None:
+    """Side by side with one that is opened by its name."""
+    one = await opened_on(path)
+    os.symlink(path, tmp_path / "link.db")
+    other = await opened_on(f"{tmp_path}/link.db")
+    await say(other, "a")
+    await say(one, "b")
+    await one.close()
+    await say(other, "c")
+    with pytest.raises(UsageError):
+        sqlite3.connect(path)
+    assert ["a", "b", "c"] == await log_of(other)
+    await other.close()
+    only = await opened_on(f"{tmp_path}/link.db")
+    await say(only, "d")
+    os.unlink(f"{path}-wal")
+    assert ["a", "b", "c", "d"] == await log_of(only)
+    await only.close()
+
+    assert {"chat.db", "link.db"} == set(os.listdir(tmp_path))
+
+
 async def test_after_locks_were_taken_away_it_still_tidies_up(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What has got past the refusal does not keep the last one who closes from ending the -wal."""
     monkeypatch.setattr(sqlite_file, "_target", lambda path: None)

@@ -68,7 +68,8 @@ class OpenFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._paths = (path, f"{path}-wal", f"{path}-shm")
+        real = os.path.realpath(path)  # where SQLite makes what it needs beside a file that was named by a link
+        self._paths = (path, *[real + suffix for suffix in SUFFIXES[1:]])
         self.users = 0
         # Closing a descriptor takes SQLite's locks away, so these stay open while a connection is.
         self._database = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -110,11 +111,15 @@ class OpenFile:
     def secure(self) -> None:
         """Notes which files the first connection has, and takes the locks that nothing in this process can take away."""
         with _registry:
-            self.held = (self.held[0], *(_found(self.path + suffix) for suffix in SUFFIXES[1:]))
-            self._shm = os.open(self.path + "-shm", os.O_RDWR)
-            if not (_lock(self._database, "read", SHARED, SHARED_BYTES) and _lock(self._shm, "read", IN_USE)):
+            self.held = (self.held[0], *[_found(path) for path in self._paths[1:]])
+            try:
+                shm = os.open(self._paths[2], os.O_RDWR)
+            except OSError as fault:
+                raise Unavailable(f"sqlite:///{self.path}-shm: {fault}; nothing was done. Try again.") from fault
+            if not (_lock(self._database, "read", SHARED, SHARED_BYTES) and _lock(shm, "read", IN_USE)):
+                self._done_with.append(shm)
                 raise Unavailable(f"sqlite:///{self.path} is locked by another program; nothing was done. Try again.")
-            self.secured = True
+            self._shm, self.secured = shm, True
             _guard()
 
     def holds(self, path: str) -> bool:
@@ -176,8 +181,9 @@ class OpenFile:
         connections = [slot.db for slot in self._slots if slot.db is not None]
         # Whoever opens the file joins the -shm that is there, or makes one: while it is ours, or nothing was written to the
         # new -wal, nobody has gone on.
-        ours = _found(self.path + "-shm") in (None, self.held[2])
-        saves = bool(connections) and (ours or _is_empty(self.path + "-wal"))
+        _, wal, shm = self._paths
+        ours = _found(shm) in (None, self.held[2])
+        saves = bool(connections) and (ours or _is_empty(wal))
         if saves:
             self._save(connections[0])
         if ours:
@@ -251,21 +257,21 @@ class OpenFile:
     def _whole(self) -> bool:
         in_use = _locked(self._database, SHARED, SHARED_BYTES)
         try:
-            shm = os.open(self.path + "-shm", os.O_RDWR)
+            shm = os.open(self._paths[2], os.O_RDWR)
         except OSError:
             return not in_use
         try:
             mapped = _locked(shm, IN_USE)
         finally:
             os.close(shm)  # no connection of this process is open yet
-        return _found(self.path + "-wal") is not None if in_use else not mapped
+        return _found(self._paths[1]) is not None if in_use else not mapped
 
     def _remove(self, which: Callable[[Identity, Identity | None], bool]) -> None:
-        for suffix, held in zip(SUFFIXES[1:], self.held[1:], strict=True):
-            found = _found(self.path + suffix)
+        for path, held in zip(self._paths[1:], self.held[1:], strict=True):
+            found = _found(path)
             if found is not None and which(found, held):
                 with suppress(FileNotFoundError):
-                    os.unlink(self.path + suffix)
+                    os.unlink(path)
 
     def _unlock(self) -> None:
         if self._shm is not None:
