@@ -85,8 +85,9 @@ class Claims:
         return self.ours(claim) or holder_gone(claim)
 
     @asynccontextmanager
-    async def renewing(self, key: Key, token: str) -> AsyncIterator[None]:
-        """Keeps the claim *token* from running out while a handler, or a platform, takes its time."""
+    async def renewing(self, key: Key, token: str, *, at_once: bool = False) -> AsyncIterator[None]:
+        """Keeps the claim *token* from running out while a handler, or a platform, takes its time; *at_once*: it was taken a
+        while ago."""
         loop, every_s = asyncio.get_running_loop(), self._policy.claim_s / 3
         renewing: asyncio.Task[None] | None = None
 
@@ -104,7 +105,7 @@ class Claims:
             nonlocal renewing
             renewing = asyncio.create_task(renew(), name=f"chatkeep claim {key}")
 
-        alarm = loop.call_later(every_s, begin)  # most turns are over by then
+        alarm = loop.call_later(0.0 if at_once else every_s, begin)  # most turns are over by then
         try:
             yield
         finally:

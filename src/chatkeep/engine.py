@@ -16,8 +16,8 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import Context, ContextVar
 from copy import deepcopy
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -47,11 +47,12 @@ from .errors import (
     Unsupported,
     UsageError,
 )
-from .handlers import STREAMING, Handler, in_time, replies_of
-from .lanes import RUNNING, Lane, Running, Waiter
+from .handlers import STREAMING, Handler, replies_of
+from .lanes import Lane, Waiter
 from .live import Live
 from .model import ASKING, Content, Message, Receipt, Role, State, Turn
 from .news import News
+from .runner import RUNNING, Fate, Run, Runner, told
 from .settings import Settings, seconds
 from .store import PAGE, Store, fresh_token
 from .switches import SWITCHES, Switches
@@ -77,6 +78,10 @@ SHARED_MOST = 10_000
 LONG_S = 60.0  # a lane that would wait longer goes; the sweep finds the conversation again
 
 
+RAN: ContextVar[Context | None] = ContextVar("chatkeep ran", default=None)
+"""The context of the handler whose turn the code of now records; only where somebody observes."""
+
+
 class Answer(Struct, frozen=True):
     """What a handler made of a turn."""
 
@@ -87,7 +92,8 @@ class Answer(Struct, frozen=True):
 
 
 class EngineStatistics(Struct, kw_only=True):
-    """Counts since the start; waiting, lanes and journaled (conversations with messages in the journal) are now.
+    """Counts since the start; waiting, lanes, journaled (conversations with messages in the journal) and abandoned (runs of
+    handlers that did not end when their time was over, and still run) are now.
 
     reruns: turns thrown away because their input had changed. set_back: how often the store was found to hold less
     than it had answered.
@@ -104,6 +110,7 @@ class EngineStatistics(Struct, kw_only=True):
     journaled: int = 0
     waiting: int = 0
     lanes: int = 0
+    abandoned: int = 0
 
 
 class Engine(Generic[State]):
@@ -141,7 +148,7 @@ class Engine(Generic[State]):
         self.switches = Switches(store, self.policy, clock)
         self._takes = self.dispatch.takes
         self._appending: set[asyncio.Task[Any]] = set()
-        self._slots = asyncio.Semaphore(settings.concurrency)
+        self.runner = Runner(settings.concurrency, self._timeout_s, self._count_abandoned)
         self._journal = journal
         self._journal_trouble = ""
         self._shared: OrderedDict[Key, float] = OrderedDict()  # others write there too, lately
@@ -154,7 +161,6 @@ class Engine(Generic[State]):
         self._unopened = "the store has not been reached since the start"
         self._life = asyncio.Lock()  # one opens or closes at a time
         self._sweeper: asyncio.Task[None] | None = None
-        self._threads: ThreadPoolExecutor | None = None
         self._unreadable: dict[Key, float] = {}  # not looked at again before
         self._look_for_orphans_at = 0.0
         self._streams = False  # the handler's reply is shown while it is made
@@ -187,6 +193,7 @@ class Engine(Generic[State]):
     def _begin(self) -> None:
         self._open, self.live.ended = True, False
         self._streams = self._long_way = self.handler in STREAMING
+        self.runner.open()
         self.claims.open()
         if self.handler is not None or self._journal is not None:
             self._sweeper = asyncio.create_task(self._sweep_for_ever(), name="chatkeep sweep")
@@ -223,9 +230,7 @@ class Engine(Generic[State]):
         try:
             await self._stop()
         finally:
-            if self._threads is not None:
-                self._threads.shutdown(wait=False, cancel_futures=True)
-                self._threads = None
+            await self.runner.close()
             self.claims.close()
             self.live.close()
             try:
@@ -236,12 +241,18 @@ class Engine(Generic[State]):
 
     @property
     def trouble(self) -> str:
-        """Why messages are not answered now, as far as is known; "" when they are."""
+        """What keeps messages from being answered now, or soon may, as far as is known; "" when nothing does."""
+        return self.outage or self.runner.trouble
+
+    @property
+    def outage(self) -> str:
+        """Why no message is answered now; "" when they are."""
         if not self._open:
             return "this Chatkeep is not open"
         if not self._store_open:
             return self._unopened
-        return self.store.trouble or self._journal_trouble
+        stuck = self.runner.trouble if self.runner.full else ""
+        return self.store.trouble or self._journal_trouble or stuck
 
     async def _stop(self) -> None:
         if self._sweeper is not None:
@@ -249,7 +260,7 @@ class Engine(Generic[State]):
             await asyncio.gather(self._sweeper, return_exceptions=True)
             self._sweeper = None
         await asyncio.gather(*self._appending, return_exceptions=True)
-        deadline = time.monotonic() + self._timeout_s + 1.0
+        deadline = time.monotonic() + self._timeout_s + self.runner.grace_s + 1.0
         while self._lanes and time.monotonic() < deadline:
             for lane in self._lanes.values():
                 lane.wake.set()
@@ -260,7 +271,7 @@ class Engine(Generic[State]):
         for _, _, task in late:
             task.cancel()
         if late:
-            await asyncio.wait([task for _, _, task in late], timeout=1.0)
+            await asyncio.wait([task for _, _, task in late], timeout=self.runner.grace_s + 1.0)
         for key, lane, _ in late:
             with suppress(ChatkeepError):
                 await self._give_back(key, lane, None)
@@ -275,11 +286,10 @@ class Engine(Generic[State]):
         """Whether messages are taken."""
         return self._open
 
-    def threads(self) -> ThreadPoolExecutor:
-        """Threads for handlers that are plain functions: as many as may run at once."""
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(self.settings.concurrency, thread_name_prefix="handler")
-        return self._threads
+    def _count_abandoned(self, count: int) -> None:
+        if count > self.statistics.abandoned:
+            log.warning("A handler still runs after its time was over, and was given up; %d do so now.", count)
+        self.statistics.abandoned = count
 
     # -- in -----------------------------------------------------------------------------------------------------------------
 
@@ -370,6 +380,7 @@ class Engine(Generic[State]):
             and not self._takes(snapshot.row.key)
             and snapshot.row.claim is None
             and record.cursor == snapshot.row.head
+            and not (self.runner.abandoned and self.runner.holds(snapshot.row.key))
             and not self._is_shared(snapshot.row.key)
             and not (self._journal and self._journal.holds(snapshot.row.key))
             and self.policy.overlap != "debounce"
@@ -390,12 +401,12 @@ class Engine(Generic[State]):
             created_at=draft.created_at,
             metadata=draft.metadata,
         )
-        failure: HandlerFailed | None = None
+        failure: TurnFailed | None = None
         try:
             answer = await self._run(snapshot, [arriving])
-        except HandlerFailed as raised:
+        except TurnFailed as raised:
             failure = raised
-        except (Unsupported, Corrupt):
+        except (Unsupported, Corrupt, NotBegun):
             return None  # nobody can answer it now: it goes into the log and waits there
         except NotInLog:
             self._long_way = True  # this handler takes steps: from now on the message comes first
@@ -405,7 +416,7 @@ class Engine(Generic[State]):
             if not turns.same_input(snapshot, now) or turns.unread(now) or now.row.claim:
                 return None
             if failure is not None:
-                return self._failure(now, [arriving], failure, draft)
+                return self._failure(now, [arriving], failure, arriving=draft, claim=lane.claim)
             return self._success(now, [arriving], answer, arriving=draft)
 
         try:
@@ -653,7 +664,11 @@ class Engine(Generic[State]):
         # Only a lane that is registered may work: two at once would take each other for lost.
         assert self._lanes.get(key) is lane
         if lane.task is None and not lane.held:
-            lane.task = asyncio.create_task(self._work(key, lane), name=f"chatkeep {key}")
+            # Not in the context of whoever sent the message: the lane answers others' messages too.
+            work = self._work(key, lane)
+            lane.task = asyncio.get_running_loop().create_task(
+                work, name=f"chatkeep {key}", context=self.runner.context()
+            )
             self.statistics.lanes = len(self._lanes)
 
     def _leave(self, key: Key, lane: Lane) -> None:
@@ -740,6 +755,10 @@ class Engine(Generic[State]):
         row = snapshot.row
         if row.claim and row.claim != lane.claim and row.claimed_until > now and not self.claims.orphaned(row.claim):
             return None
+        if self.runner.abandoned:
+            first = turns.unread(snapshot)[0]
+            if (earlier := self.runner.earlier(self.handler, key, first.id)) is not None:
+                return await self._outlast(snapshot, lane, earlier, first)
         ready = turns.ready_at(snapshot, self.policy)
         if ready > now:
             ready = ready if send_at is None else min(ready, send_at)
@@ -787,7 +806,8 @@ class Engine(Generic[State]):
             if self.on_missing and turns.session_over(
                 snapshot.record, self.policy, tried[0].created_at, tried[0].number
             ):
-                rebuilt = await self._rebuilt(snapshot, tried)
+                async with self.claims.renewing(key, lane.claim):
+                    rebuilt = await self._rebuilt(snapshot, tried)
                 if rebuilt is None:
                     return self._again(lane)
                 snapshot = rebuilt
@@ -814,13 +834,14 @@ class Engine(Generic[State]):
             if now_sends is not None and (before is None or before.sending != now_sends.sending):
                 lane.sending = now_sends.sending
             return 0.0
-        except HookFailed as failure:
-            self.statistics.failures += 1
+        except (HookFailed, NotBegun) as failure:
+            if isinstance(failure, HookFailed):
+                self.statistics.failures += 1
             log.warning("%s", failure, exc_info=failure.__cause__)
             self._fail(lane, failure)
             await self._give_back(key, lane, now + HOOK_PAUSE_S)
             return HOOK_PAUSE_S
-        except HandlerFailed as raised:
+        except TurnFailed as raised:
             failed = raised
             log.warning("%s", failed, exc_info=failed.__cause__)
             started = snapshot
@@ -829,13 +850,13 @@ class Engine(Generic[State]):
                 counts = (started.record.begun, started.record.raised)
                 if not turns.same_input(started, there) or counts != (there.record.begun, there.record.raised):
                     return None
-                return self._failure(there, tried, failed)
+                return self._failure(there, tried, failed, claim=lane.claim)
 
             after, noted = await self._commit(snapshot, note)
             if noted is None:
                 return self._again(lane)
             self.statistics.dead += after.record.dead != snapshot.record.dead
-            return max(0.0, min(turns.ready_at(after, self.policy) - self.clock(), self._longest_s))
+            return self._pause_until(turns.ready_at(after, self.policy))
         except (Unsupported, Corrupt) as unreadable:
             # Not the message's fault, and no retry will help until somebody acts: it stays unread, and is looked at now and then.
             log.error("%s", unreadable)
@@ -845,6 +866,56 @@ class Engine(Generic[State]):
                 lambda there: turns.parked(there, self.policy, at=now) if there.row.claim == lane.claim else None,
             )
             return None
+
+    async def _outlast(self, snapshot: Snapshot, lane: Lane, earlier: Run, first: Message) -> float | None:
+        """Waits while an abandoned run of the *first* unread message still runs: it must not run twice at once, here or
+        elsewhere, so the claim is kept. Each time that its next try is due counts as a failed one; when it has had them all it
+        is set aside, and the claim goes."""
+        key = snapshot.row.key
+        if snapshot.row.claim != lane.claim:
+            taken = await self._take(snapshot, lane, self.clock())
+            if taken is None:
+                return 0.0
+            snapshot = taken
+        started, changed = snapshot.record, False
+
+        def same(there: Snapshot) -> bool:
+            now_there = (there.record.cursor, there.record.begun, there.record.raised)
+            return there.row.claim == lane.claim and now_there == (started.cursor, started.begun, started.raised)
+
+        if lane.wake.set not in earlier.gone:
+            earlier.gone.append(lane.wake.set)
+        async with self.claims.renewing(key, lane.claim, at_once=True):
+            ready = turns.ready_at(snapshot, self.policy)
+            while self._open and earlier.still_runs and not changed and (left := ready - self.clock()) > 0:
+                try:
+                    async with asyncio.timeout(min(left, self._longest_s)):
+                        await lane.wake.wait()
+                except TimeoutError:
+                    continue
+                changed = True  # by whoever set the wake: what is there now is looked at first
+        if not self._open or (changed and earlier.still_runs):
+            return 0.0
+        if not earlier.still_runs:
+            after, _ = await self._commit(
+                self.store.cached(key) or snapshot,
+                lambda there: turns.released(there, self.policy, at=self.clock()) if same(there) else None,
+            )
+            return self._pause_until(turns.ready_at(after, self.policy))
+        self.statistics.failures += 1
+        ran = time.monotonic() - earlier.began
+        cause = TimeoutError(f"the handler still runs after {ran:.1f} s")
+        failed = self._handler_failed(key, cause, still_runs=True)
+        log.warning("%s", failed)
+        after, _ = await self._commit(
+            self.store.cached(key) or snapshot,
+            lambda there: self._failure(there, [first], failed, claim=lane.claim) if same(there) else None,
+        )
+        self.statistics.dead += after.record.dead != started.dead
+        return 0.0
+
+    def _pause_until(self, ready: float) -> float:
+        return max(0.0, min(ready - self.clock(), self._longest_s))
 
     async def resend(self, key: Key, number: int) -> None:
         """Has a reply sent once more."""
@@ -883,44 +954,49 @@ class Engine(Generic[State]):
         key = snapshot.row.key
         turn, opens = self._turn(snapshot, messages)
         turn.begin_work = partial(self._work_of, snapshot, messages[0].number, record_step)
-        outer = RUNNING.get()
-        running = Running(key, outer)
-        # A turn that a handler waits for must not wait for the slot that this handler holds.
-        queues = outer is None or outer.over
-        entered = RUNNING.set(running)
-        began = time.perf_counter()
-        try:
-            if self._streams:
-                turn.on_piece = partial(self.live.say, key)
-            if queues:
-                await self._slots.acquire()
-            try:
-                said = await in_time(cast("Handler[State]", self.handler)(turn), self._timeout_s)
-            finally:
-                if queues:
-                    self._slots.release()
+        if self._streams:
+            turn.on_piece = partial(self.live.say, key)
+
+        def answer(said: Any) -> Answer:
             replies = replies_of(turn, said)
             raw = self.states.encode(key, turn.state)
-            if turn.work is not None and turn.work.refused:
-                raise NotInLog
-        except (Exception, asyncio.CancelledError, BaseExceptionGroup) as cause:
-            if cancelled_from_outside(cause):
-                raise
-            if turn.work is not None and turn.work.refused:  # whatever the handler made of being refused a step
-                raise NotInLog from cause
-            if not isinstance(cause, Exception | asyncio.CancelledError):
-                raise
-            self.statistics.failures += 1
-            raise self._handler_failed(key, cause) from cause
+            return Answer(raw, opens, replies, turn.work.set if turn.work is not None else turns.NOTHING)
+
+        try:
+            run = await self._judged(key, messages, cast("Handler[State]", self.handler), turn, answer)
         finally:
-            running.over = True
-            RUNNING.reset(entered)
-            self.statistics.turns += 1
-            took = time.perf_counter() - began
-            self._pace_s = 0.8 * self._pace_s + 0.2 * took
-            if self.store.observed is not None:
-                self.store.observed("turn", took)
-        return Answer(raw, opens, replies, turn.work.set if turn.work is not None else turns.NOTHING)
+            turn.on_piece = None
+            turn.begin_work = None
+            work = turn.work
+            if work is not None:
+                work.over = True
+        self.statistics.turns += 1
+        self._pace_s = 0.8 * self._pace_s + 0.2 * run.took
+        if self.store.observed is not None:
+            self.store.observed("turn", run.took)
+            RAN.set(run.context)
+        if work is not None and work.refused:  # whatever the handler made of being refused a step
+            raise NotInLog
+        if run.fault is not None:
+            self.statistics.failures += 1
+            raise self._handler_failed(key, run.fault, still_runs=run.fate is Fate.ABANDONED)
+        return cast(Answer, run.value)
+
+    async def _judged(
+        self,
+        key: Key,
+        messages: list[Message],
+        handler: Handler[State],
+        turn: Turn[State],
+        then: Callable[[Any], Any],
+    ) -> Run:
+        """A run of the handler, or the hook, and how it ended. Raises `NotBegun`."""
+        run = await self.runner.run(key, [message.id for message in messages], handler, turn, then)
+        if run.fate is Fate.NOT_BEGUN:
+            raise NotBegun(
+                f"{key}: {run.fault}. Nothing was counted; the message stays unread and is tried again in {HOOK_PAUSE_S:g} s."
+            ) from run.fault
+        return run
 
     def _work_of(
         self, snapshot: Snapshot, number: int, record: Callable[[str, Raw], Coroutine[Any, Any, None]] | None
@@ -974,12 +1050,17 @@ class Engine(Generic[State]):
         """
         key, first = snapshot.row.key, messages[0]
         turn, _ = self._turn(snapshot, messages)
-        try:
-            found = await in_time(cast("Handler[State]", self.on_missing)(turn), self._timeout_s)
-            raw = self.states.fresh() if found is None else self.states.encode(key, found)
-        except (Exception, asyncio.CancelledError) as cause:
-            if cancelled_from_outside(cause):
-                raise
+
+        def state_of(found: Any) -> Raw:
+            return self.states.fresh() if found is None else self.states.encode(key, found)
+
+        cause: BaseException | None = None
+        if (earlier := self.runner.earlier(self.on_missing, key, first.id)) is not None:
+            cause = TimeoutError(f"it still runs after {time.monotonic() - earlier.began:.1f} s")
+        else:
+            run = await self._judged(key, messages[:1], cast("Handler[State]", self.on_missing), turn, state_of)
+            cause, raw = run.fault, run.value
+        if cause is not None:
             raise HookFailed(
                 f"{key}: on_missing could not rebuild the state ({told(cause)}). Nothing was changed; the message stays "
                 f"unread and is tried again in {HOOK_PAUSE_S:g} s."
@@ -1025,15 +1106,31 @@ class Engine(Generic[State]):
         )
 
     def _failure(
-        self, there: Snapshot, tried: list[Message], failure: HandlerFailed, arriving: Draft | None = None
+        self,
+        there: Snapshot,
+        tried: list[Message],
+        failure: TurnFailed,
+        *,
+        claim: str,
+        arriving: Draft | None = None,
     ) -> Act:
         now = self.clock()
         retry_at = now + self._pause_after(there.record.raised + 1)
-        return turns.failed(there, tried, _reason(failure), self.policy, at=now, retry_at=retry_at, arriving=arriving)
+        return turns.failed(
+            there,
+            tried,
+            _reason(failure),
+            self.policy,
+            at=now,
+            retry_at=retry_at,
+            arriving=arriving,
+            claim=claim if failure.still_runs else None,
+        )
 
-    def _handler_failed(self, key: Key, cause: BaseException) -> HandlerFailed:
-        failure = HandlerFailed(f"{key}: the handler failed ({told(cause)}); the message stays in the log.")
+    def _handler_failed(self, key: Key, cause: BaseException, *, still_runs: bool = False) -> TurnFailed:
+        failure = TurnFailed(f"{key}: the handler failed ({told(cause)}); the message stays in the log.")
         failure.__cause__ = cause
+        failure.still_runs = still_runs
         return failure
 
     async def _commit(
@@ -1256,8 +1353,18 @@ class Engine(Generic[State]):
         return after
 
 
+class TurnFailed(HandlerFailed):
+    """A failed attempt, which is counted. *still_runs*: the handler did not end when its time was over."""
+
+    still_runs = False
+
+
 class HookFailed(HandlerFailed):
-    """on_missing raised: the message waits, and is not blamed."""
+    """on_missing failed: the message waits, and is not blamed."""
+
+
+class NotBegun(HandlerFailed):
+    """There was no thread for the handler: the message waits, and is not blamed."""
 
 
 def owned(messages: list[Message]) -> list[Message]:
@@ -1275,28 +1382,11 @@ def owned(messages: list[Message]) -> list[Message]:
     ]
 
 
-def cancelled_from_outside(cause: BaseException) -> bool:
-    """Whether *cause* is the cancelling of the task that we run in, and not just an error of the handler's own tasks."""
-    task = asyncio.current_task()
-    return isinstance(cause, asyncio.CancelledError) and task is not None and task.cancelling() > 0
-
-
 def _heeded(task: asyncio.Task[Any]) -> None:
     """Takes note of how *task* ended: its caller may have gone, and nobody need hear of it then."""
     if not task.cancelled():
         task.exception()
 
 
-def told(cause: BaseException) -> str:
-    """An exception in words; even one that cannot put itself into words."""
-    try:
-        return f"{type(cause).__name__}: {cause}"
-    except Exception:
-        return type(cause).__name__
-
-
 def _reason(failure: HandlerFailed) -> str:
-    cause = failure.__cause__
-    text = str(failure) if cause is None else told(cause)
-    # A reason is stored in the log, so it must be storable whatever the handler has put into it.
-    return text.encode("utf-8", "replace").decode().replace("\0", "�")[:500]
+    return told(failure.__cause__ or failure)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
-from concurrent.futures import Executor
 from types import CoroutineType, coroutine
 from typing import Any, cast
 from weakref import WeakSet
@@ -22,9 +20,10 @@ STREAMING: WeakSet[Handler[Any]] = WeakSet()
 MOST = 400  # replies of one turn: what one act may carry (ENTRIES_MOST), with room for the message and notes
 
 
-def handler_for(function: Callable[..., Any], threads: Callable[[], Executor]) -> Handler[Any]:
-    """*function* as something to await: plain functions run in one of *threads*, the text of async generators is put
-    together."""
+def handler_for(
+    function: Callable[..., Any], in_thread: Callable[[Callable[..., Any], Turn[Any]], Awaitable[Any]]
+) -> Handler[Any]:
+    """*function* as something to await: plain functions run *in_thread*, the text of async generators is put together."""
     if inspect.isasyncgenfunction(function):
 
         async def whole(turn: Turn[Any]) -> str:
@@ -40,17 +39,10 @@ def handler_for(function: Callable[..., Any], threads: Callable[[], Executor]) -
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
         return cast(Handler[Any], function)
 
-    def guarded(turn: Turn[Any]) -> Any:
-        try:
-            return function(turn)
-        except StopIteration as stop:  # no future can carry it
-            raise RuntimeError("the handler raised StopIteration") from stop
+    async def threaded(turn: Turn[Any]) -> Any:
+        return await in_thread(function, turn)
 
-    async def in_thread(turn: Turn[Any]) -> Any:
-        context = contextvars.copy_context()
-        return await asyncio.get_running_loop().run_in_executor(threads(), context.run, guarded, turn)
-
-    return in_thread
+    return threaded
 
 
 async def in_time(running: Awaitable[Any], timeout_s: float) -> Any:

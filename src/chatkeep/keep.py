@@ -535,7 +535,7 @@ class Chatkeep(Tenant[State]):
     def _awaitable(self, function: Callable[..., Any]) -> Handler[State]:
         if self._engine.is_open:
             raise Misconfigured("This Chatkeep is open already; decorate its handler and hook before.")
-        return handler_for(function, self._engine.threads)
+        return handler_for(function, self._engine.runner.in_thread)
 
     def tenant(self, name: str) -> Tenant[State]:
         """The same surface over another tenant's conversations."""

@@ -1,13 +1,12 @@
-"""What one process knows of a conversation it works on: the lane, who waits in it, and whose turn runs."""
+"""What one process knows of a conversation it works on: the lane, and who waits in it."""
 
 from __future__ import annotations
 
 import asyncio
-from contextvars import ContextVar
 
 from msgspec import Struct
 
-from .drivers.base import Key, settle
+from .drivers.base import settle
 from .store import fresh_token
 from .turns import Outcome
 
@@ -22,20 +21,6 @@ class Waiter(Struct):
     def tell(self, found: Outcome | BaseException) -> None:
         """Says what became of the message, if anybody still wants to know."""
         settle(self.answered, found)
-
-
-class Running:
-    """A turn whose handler runs; tasks that it starts inherit it, and see when it is over."""
-
-    __slots__ = ("key", "outer", "over")
-
-    def __init__(self, key: Key, outer: Running | None) -> None:
-        self.key = key
-        self.outer = outer  # the turn that waits for this one
-        self.over = False
-
-
-RUNNING: ContextVar[Running | None] = ContextVar("chatkeep turn", default=None)
 
 
 class Lane:

@@ -235,7 +235,7 @@ class Turn(Generic[State]):
         if self.work is None:
             if self.begin_work is None:
                 raise RuntimeError(
-                    "Steps and reminders belong to a turn that chatkeep runs; this one was made by hand."
+                    "Steps and reminders belong to a turn that chatkeep runs; this one is over, or was made by hand."
                 )
             self.work = self.begin_work()
         return self.work

@@ -304,14 +304,18 @@ def failed(
     at: float,
     retry_at: float,
     arriving: Draft | None = None,
+    claim: str | None = None,
 ) -> Act:
-    """Counts an attempt that raised; a message that was tried alone is set aside when it has had its chances."""
+    """Counts an attempt that failed; a message that was tried alone is set aside when it has had its chances.
+
+    *claim*: kept until then, because the attempt still runs.
+    """
     record = snapshot.record
     raised, tries = record.raised + 1, record.begun + 1
     if len(tried) == 1 and (raised >= policy.max_raised or tries >= policy.max_begun):
         return set_aside(snapshot, tried[0].number, reason, policy, at=at, arriving=arriving)
     record = structs.replace(record, begun=tries, raised=raised, retry_at=retry_at)
-    return next_act(snapshot, record, policy, at=at, drafts=[arriving] if arriving else [])
+    return next_act(snapshot, record, policy, at=at, claim=claim, drafts=[arriving] if arriving else [])
 
 
 def set_aside(

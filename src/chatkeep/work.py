@@ -59,23 +59,29 @@ class Work:
         self.reminders = {reminder.name: reminder for reminder in reminders}
         self.refused = False
         """Something was asked for that needs the message in the log."""
+        self.over = False
+        """The turn is over: it was recorded, or given up, and nothing more is done for it."""
         self._at_work: dict[str, asyncio.Lock] = {}
         self.set: dict[str, Reminder | None] = {}
         """What this turn has set, or, with None, cancelled."""
 
     def step_key(self, name: str) -> str:
         """Names a step for whoever carries it out: the same each time the turn is tried."""
+        self._check(name)
         if self._record is None:  # the message has no number yet, so the key could be another next time
             self.refused = True
             raise NotInLog
         return f"{self._name}.{name}"
 
     async def step(self, name: str, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """The recorded result of step *name*; if there is none, that of *function*, recorded before it is given."""
+        """The recorded result of step *name*; if there is none, that of *function*, recorded before it is given.
+
+        A step that has begun is recorded also if its turn was given up meanwhile: it has been done.
+        """
+        self._check(name)
         if self._record is None:
             self.refused = True
             raise NotInLog
-        self._check(name)
         async with self._at_work.setdefault(name, asyncio.Lock()):  # asked for twice at once, it is done once
             if name not in self._steps:
                 await self._do(name, function, args, kwargs, self._record)
@@ -132,6 +138,8 @@ class Work:
         self.set[name] = None
 
     def _check(self, name: str) -> None:
+        if self.over:
+            raise UsageError(f"{self._key}: the turn that asks for {name!r} is over; nothing was done for it.")
         if not (isinstance(name, str) and 0 < len(name) <= NAME_MOST and name.isprintable()):
             raise UsageError(
                 f"{self._key}: a step or reminder has a printable name of 1 to {NAME_MOST} characters, not {name!r:.60}."

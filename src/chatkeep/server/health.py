@@ -31,7 +31,9 @@ def trouble_of(keep: Chatkeep[Any]) -> str:
     if keep._engine.handler is None:
         return "there is no handler"
     engine = keep._engine
-    if not engine.trouble:
+    if engine.runner.full:
+        return "too many handlers hang"
+    if not engine.outage:
         return ""
     if engine.store.replaced:
         return "the store was emptied, or another one has taken its place"

@@ -26,7 +26,7 @@ COUNTS = {
     "one_trip": "Turns that were recorded in a single act on the store",
     "reruns": "Turns thrown away because their input had changed, and run again",
     "duplicates": "Messages whose id was in the log already",
-    "failures": "Turns whose handler raised or took too long",
+    "failures": "Attempts that failed: the handler raised, took too long, or still runs from an earlier one",
     "dead": "Messages set aside after their last attempt (dead letters)",
     "taken_over": "Turns taken over from a process that died",
     "set_back": "Times the store held less than it had answered before",
@@ -35,6 +35,7 @@ GAUGES = {
     "journaled": "Conversations with messages in the journal, waiting for the store",
     "waiting": "Messages that wait for an answer in this process",
     "lanes": "Conversations that are worked on in this process",
+    "abandoned": "Handlers that still run after their time was over, and were given up",
 }
 CACHE_COUNTS = {"hits": "found", "misses": "not found", "evictions": "pushed out"}
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..engine import RAN
 from ..extras import from_extra, is_installed
 from ..handlers import STREAMING
 from ..keep import Chatkeep
@@ -98,7 +99,7 @@ def trace_turns(keep: Chatkeep[Any]) -> None:
         came = turn.message.metadata.get(TRACEPARENT)
         parent = W3C.extract({TRACEPARENT: came}) if isinstance(came, str) else context.Context()
         span = trace.get_tracer(NAME).start_span("chatkeep.turn", context=parent, kind=SpanKind.CONSUMER)
-        # Not detached: what records this turn comes after the handler, in the same task, and belongs to it.
+        # Not detached: what records this turn comes after the handler, and belongs to it.
         context.attach(trace.set_span_in_context(span))
         try:
             return await inner(turn)
@@ -113,12 +114,15 @@ def trace_turns(keep: Chatkeep[Any]) -> None:
     def observed(name: str, seconds: float) -> None:
         if also is not None:
             also(name, seconds)
-        if (
-            name != "turn" and trace.get_current_span().get_span_context().is_valid
-        ):  # one that nobody asked for makes no trace
+        ran = RAN.get()
+        current = trace.get_current_span() if ran is None else ran.run(trace.get_current_span)
+        if name != "turn" and current.get_span_context().is_valid:  # one that nobody asked for makes no trace
             now = time.time_ns()
             span = trace.get_tracer(NAME).start_span(
-                f"chatkeep.store.{name}", kind=SpanKind.CLIENT, start_time=now - int(seconds * 1e9)
+                f"chatkeep.store.{name}",
+                context=trace.set_span_in_context(current),
+                kind=SpanKind.CLIENT,
+                start_time=now - int(seconds * 1e9),
             )
             span.end(now)
 

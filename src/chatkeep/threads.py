@@ -1,0 +1,103 @@
+"""Threads for handlers that are plain functions: one for each that runs, so that one that hangs takes nobody else's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import time
+from collections.abc import Callable
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any
+
+ENDS_S = 1.0
+
+
+class Job:
+    """A call of a function in a thread. *began*: when the thread has begun it, by the monotonic clock; *over*: it has ended."""
+
+    __slots__ = ("_call", "_context", "_loop", "answered", "began", "ended", "over")
+
+    def __init__(self, call: Callable[[], Any], ended: Callable[[Job], None]) -> None:
+        self._call = call
+        self._context = contextvars.copy_context()
+        self._loop = asyncio.get_running_loop()
+        self.answered: asyncio.Future[tuple[Any, BaseException | None]] = self._loop.create_future()
+        self.began: float | None = None
+        self.over = False
+        self.ended = ended
+
+    def do(self, worker: Worker) -> bool:
+        """Calls the function, in *worker*; whether anybody is still there to hear of it."""
+        self.began = time.monotonic()
+        value, fault = None, None
+        try:
+            value = self._context.run(self._call)
+        except BaseException as raised:
+            fault = raised
+        try:
+            self._loop.call_soon_threadsafe(self._tell, worker, value, fault)
+        except RuntimeError:  # the loop is closed
+            return False
+        return True
+
+    def _tell(self, worker: Worker, value: Any, fault: BaseException | None) -> None:
+        self.over = True
+        if not self.answered.done():
+            self.answered.set_result((value, fault))
+        worker.threads.take_back(worker)
+        self.ended(self)
+
+
+class Worker(Thread):
+    """A thread that does one job after another. A daemon: one that hangs does not keep its process from ending."""
+
+    def __init__(self, threads: Threads) -> None:
+        super().__init__(name="chatkeep handler", daemon=True)
+        self.threads = threads
+        self.jobs: SimpleQueue[Job | None] = SimpleQueue()
+
+    def run(self) -> None:
+        """Does jobs until it is told to end."""
+        while (job := self.jobs.get()) is not None:
+            if not job.do(self):
+                return
+            del job
+
+
+class Threads:
+    """Begins each job at once: in a thread that is idle, else in a new one. At most *idle* are kept for later."""
+
+    def __init__(self, idle: int) -> None:
+        self._most = idle
+        self._idle: list[Worker] = []
+        self._open = True
+
+    def begin(self, call: Callable[[], Any], ended: Callable[[Job], None]) -> Job:
+        """Has a thread call *call*; *ended* is called with the job afterwards. Raises RuntimeError where no thread can be
+        started."""
+        job = Job(call, ended)
+        self._open = True
+        if self._idle:
+            worker = self._idle.pop()
+        else:
+            worker = Worker(self)
+            worker.start()
+        worker.jobs.put(job)
+        return job
+
+    def take_back(self, worker: Worker) -> None:
+        """Keeps an idle thread, or lets it end."""
+        if self._open and len(self._idle) < self._most:
+            self._idle.append(worker)
+        else:
+            worker.jobs.put(None)
+
+    def close(self) -> None:
+        """Ends the idle threads; those that work end after their job."""
+        self._open = False
+        idle, self._idle = self._idle, []
+        for worker in idle:
+            worker.jobs.put(None)
+        for worker in idle:
+            worker.join(ENDS_S)
