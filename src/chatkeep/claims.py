@@ -80,6 +80,10 @@ class Claims:
         """Whether *claim* was taken by this engine."""
         return claim is not None and claim.startswith(self.name)
 
+    def died(self, claim: str | None) -> bool:
+        """Whether the process of whoever held *claim*, and works no more, may have died: it is not this one."""
+        return claim is not None and not self.ours(claim) and not claim.startswith(this_process() + ":")
+
     def orphaned(self, claim: str) -> bool:
         """Whether nobody works under *claim* any more, for certain: its process is dead, or it is a lost one of ours."""
         return self.ours(claim) or holder_gone(claim)

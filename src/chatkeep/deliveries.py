@@ -84,10 +84,11 @@ def skipped(delivery: Delivery, number: int) -> int:
     return delivery.parts if delivery.half == number else 0
 
 
-def begun(snapshot: Snapshot, number: int, policy: Policy, *, token: str, at: float) -> Act:
-    """Says that message *number* is about to be sent by whoever holds the claim *token*."""
+def begun(snapshot: Snapshot, number: int, policy: Policy, *, token: str, at: float, died: bool = False) -> Act:
+    """Says that message *number* is about to be sent by whoever holds the claim *token*; *died*: as `turns.bereaved`."""
     delivery = structs.replace(turns.delivery_of(snapshot), sending=number)
-    return turns.next_act(snapshot, structs.replace(snapshot.record, delivery=delivery), policy, at=at, claim=token)
+    record = structs.replace(turns.bereaved(snapshot, died=died), delivery=delivery)
+    return turns.next_act(snapshot, record, policy, at=at, claim=token)
 
 
 def nothing_to_send(snapshot: Snapshot, head: int, policy: Policy, *, at: float) -> Act | None:

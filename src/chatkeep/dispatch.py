@@ -68,7 +68,10 @@ class Dispatch:
             def begin(there: Snapshot) -> Act | None:
                 now_there = (there.row.born, there.row.claim, turns.delivery_of(there))
                 same = now_there == (row.born, row.claim, delivery)
-                return deliveries.begun(there, number, self._policy, token=lane.claim, at=now) if same else None
+                died = self._claims.died(there.row.claim)
+                return (
+                    deliveries.begun(there, number, self._policy, token=lane.claim, at=now, died=died) if same else None
+                )
 
             snapshot, said = await self._store.commit_once(snapshot, begin, at=now)
             if said is None:

@@ -262,6 +262,7 @@ class Engine(Generic[State]):
         await asyncio.gather(*self._appending, return_exceptions=True)
         deadline = time.monotonic() + self._timeout_s + self.runner.grace_s + 1.0
         while self._lanes and time.monotonic() < deadline:
+            self.runner.places.turn_away()
             for lane in self._lanes.values():
                 lane.wake.set()
             tasks = [lane.task for lane in self._lanes.values() if lane.task]
@@ -763,36 +764,47 @@ class Engine(Generic[State]):
         if ready > now:
             ready = ready if send_at is None else min(ready, send_at)
             return min(max(ready - now, LOOK_S), self._longest_s)  # a clock that was set back must not make it an hour
-        if row.claim != lane.claim:
+        if not lane.alone and turns.is_suspect(snapshot, died=self.claims.died(row.claim)):
+            return await self._step_alone(key, lane, snapshot.record.begun)
+        if row.claim != lane.claim or snapshot.record.alone != lane.alone:
             taken = await self._take(snapshot, lane, now)
             if taken is None:
                 return 0.0
             snapshot = taken
         return await self._handle(snapshot, lane)
 
-    async def _take(self, snapshot: Snapshot, lane: Lane, now: float) -> Snapshot | None:
-        """Takes the claim: the snapshot to work on, or None when there is something else to do first.
+    async def _step_alone(self, key: Key, lane: Lane, rank: int) -> float | None:
+        """As `_step`, while no other handler runs in this process: what dies then, dies of this message.
 
-        A message that has brought down too many holders of it is set aside instead.
+        Waiting for that counts for nothing, for the claim is taken afterwards. The message that was least often the only
+        one comes first, so that the innocent ones are answered before the guilty one is tried again.
         """
+        outer = RUNNING.get()
+        async with self.runner.places.alone(rank, held=int(outer is not None and not outer.over)) as alone:
+            if not alone:
+                return 0.0
+            lane.alone, lane.warm = True, False
+            try:
+                return await self._step(key, lane)
+            finally:
+                lane.alone = False
+
+    async def _take(self, snapshot: Snapshot, lane: Lane, now: float) -> Snapshot | None:
+        """Takes the claim: the snapshot to work on, or None when there is something else to do first."""
         first = turns.unread(snapshot)[0].number
 
         def decide(there: Snapshot) -> Act | None:
             waiting = turns.unread(there)
             if there.row.claim != snapshot.row.claim or not waiting or waiting[0].number != first:
                 return None
-            if turns.begun(there) >= self.policy.max_begun:
-                reason = (
-                    f"each of {turns.begun(there)} attempts ended without an answer; the process may have died of it"
-                )
-                return turns.set_aside(there, first, reason, self.policy, at=now)
-            # A claim that one of our own lanes has lost (the store failed it, say) is no attempt of the message's.
-            lost = self.claims.ours(there.row.claim)
-            return turns.taken(there, self.policy, token=lane.claim, at=now, counted=not lost)
+            # (A claim that one of our own lanes has lost, because the store failed it, say, is nobody's death.)
+            died = self.claims.died(there.row.claim)
+            return turns.taken(there, self.policy, token=lane.claim, at=now, died=died, alone=lane.alone)
 
-        if snapshot.row.claim is not None:
+        if snapshot.row.claim not in (None, lane.claim):
             self.statistics.taken_over += 1
         after, said = await self._commit(snapshot, decide)
+        self.statistics.dead += after.record.dead != snapshot.record.dead
         return after if said is not None and after.row.claim == lane.claim else None
 
     async def _handle(self, snapshot: Snapshot, lane: Lane) -> float | None:
@@ -807,13 +819,14 @@ class Engine(Generic[State]):
                 snapshot.record, self.policy, tried[0].created_at, tried[0].number
             ):
                 async with self.claims.renewing(key, lane.claim):
-                    rebuilt = await self._rebuilt(snapshot, tried)
+                    rebuilt = await self._rebuilt(snapshot, tried, alone=lane.alone)
                 if rebuilt is None:
                     return self._again(lane)
                 snapshot = rebuilt
             with self.live.turn(key, tried[-1].id):
                 async with self.claims.renewing(key, lane.claim):
-                    answer = await self._run(snapshot, tried, partial(self._record_step, snapshot))
+                    record_step = partial(self._record_step, snapshot)
+                    answer = await self._run(snapshot, tried, record_step, alone=lane.alone)
                 started = snapshot
 
                 def decide(there: Snapshot) -> Act | None:
@@ -847,8 +860,7 @@ class Engine(Generic[State]):
             started = snapshot
 
             def note(there: Snapshot) -> Act | None:
-                counts = (started.record.begun, started.record.raised)
-                if not turns.same_input(started, there) or counts != (there.record.begun, there.record.raised):
+                if not turns.same_input(started, there) or attempts(started) != attempts(there):
                     return None
                 return self._failure(there, tried, failed, claim=lane.claim)
 
@@ -877,11 +889,10 @@ class Engine(Generic[State]):
             if taken is None:
                 return 0.0
             snapshot = taken
-        started, changed = snapshot.record, False
+        changed = False
 
         def same(there: Snapshot) -> bool:
-            now_there = (there.record.cursor, there.record.begun, there.record.raised)
-            return there.row.claim == lane.claim and now_there == (started.cursor, started.begun, started.raised)
+            return there.row.claim == lane.claim and attempts(there) == attempts(snapshot)
 
         if lane.wake.set not in earlier.gone:
             earlier.gone.append(lane.wake.set)
@@ -911,7 +922,7 @@ class Engine(Generic[State]):
             self.store.cached(key) or snapshot,
             lambda there: self._failure(there, [first], failed, claim=lane.claim) if same(there) else None,
         )
-        self.statistics.dead += after.record.dead != started.dead
+        self.statistics.dead += after.record.dead != snapshot.record.dead
         return 0.0
 
     def _pause_until(self, ready: float) -> float:
@@ -949,6 +960,8 @@ class Engine(Generic[State]):
         snapshot: Snapshot,
         messages: list[Message],
         record_step: Callable[[str, Raw], Coroutine[Any, Any, None]] | None = None,
+        *,
+        alone: bool = False,
     ) -> Answer:
         """Runs the handler on a fresh copy of the state. Raises `HandlerFailed`."""
         key = snapshot.row.key
@@ -963,7 +976,7 @@ class Engine(Generic[State]):
             return Answer(raw, opens, replies, turn.work.set if turn.work is not None else turns.NOTHING)
 
         try:
-            run = await self._judged(key, messages, cast("Handler[State]", self.handler), turn, answer)
+            run = await self._judged(key, messages, cast("Handler[State]", self.handler), turn, answer, alone)
         finally:
             turn.on_piece = None
             turn.begin_work = None
@@ -989,9 +1002,11 @@ class Engine(Generic[State]):
         handler: Handler[State],
         turn: Turn[State],
         then: Callable[[Any], Any],
+        alone: bool,
     ) -> Run:
         """A run of the handler, or the hook, and how it ended. Raises `NotBegun`."""
-        run = await self.runner.run(key, [message.id for message in messages], handler, turn, then)
+        ids = [message.id for message in messages]
+        run = await self.runner.run(key, ids, handler, turn, then, alone=alone)
         if run.fate is Fate.NOT_BEGUN:
             raise NotBegun(
                 f"{key}: {run.fault}. Nothing was counted; the message stays unread and is tried again in {HOOK_PAUSE_S:g} s."
@@ -1043,7 +1058,7 @@ class Engine(Generic[State]):
         found = turns.plain_history(snapshot, first, self.policy)
         return found or owned(turns.history(snapshot, first, self.policy))
 
-    async def _rebuilt(self, snapshot: Snapshot, messages: list[Message]) -> Snapshot | None:
+    async def _rebuilt(self, snapshot: Snapshot, messages: list[Message], *, alone: bool = False) -> Snapshot | None:
         """Opens a session with the state that the application's hook rebuilds, committed before the handler runs.
 
         None when another instance went ahead with this session: then what was rebuilt here is thrown away.
@@ -1058,7 +1073,8 @@ class Engine(Generic[State]):
         if (earlier := self.runner.earlier(self.on_missing, key, first.id)) is not None:
             cause = TimeoutError(f"it still runs after {time.monotonic() - earlier.began:.1f} s")
         else:
-            run = await self._judged(key, messages[:1], cast("Handler[State]", self.on_missing), turn, state_of)
+            hook = cast("Handler[State]", self.on_missing)
+            run = await self._judged(key, messages[:1], hook, turn, state_of, alone)
             cause, raw = run.fault, run.value
         if cause is not None:
             raise HookFailed(
@@ -1220,14 +1236,14 @@ class Engine(Generic[State]):
             until += self.policy.claim_s
             self._look_for_orphans_at = now + ORPHANS_S
         room = self.settings.concurrency * 2
-        while len(self._lanes) < room:
+        while self._busy < room:
             rows = await self.store.rows("due", until=until, after=after, limit=SWEEP_PAGE)
             for row in rows:
                 due = (row.wake or 0.0) <= now or (
                     row.claim and (row.due_at or 0.0) <= now and self.claims.orphaned(row.claim)
                 )
                 put_off = self._unreadable.get(row.key, 0.0) > now or row.key == SWITCHES
-                if due and not put_off and row.key not in self._lanes and len(self._lanes) < room:
+                if due and not put_off and row.key not in self._lanes and self._busy < room:
                     lane = self._lanes[row.key] = self._lane()
                     self._start(row.key, lane)
                     started += 1
@@ -1235,6 +1251,11 @@ class Engine(Generic[State]):
                 break
             after = rows[-1]
         return started
+
+    @property
+    def _busy(self) -> int:
+        """Lanes, but for those that wait to work alone: they must not keep the sweep from the others."""
+        return len(self._lanes) - self.runner.places.lonely
 
     async def _tend(self, snapshot: Snapshot, now: float) -> bool:
         """Does what is due in a conversation without unread messages: brings reminders, ends the session, drops old log.
@@ -1380,6 +1401,12 @@ def owned(messages: list[Message]) -> list[Message]:
         else structs.replace(message, content=deepcopy(message.content), metadata=deepcopy(message.metadata))
         for message in messages
     ]
+
+
+def attempts(snapshot: Snapshot) -> tuple[int, int, int, int]:
+    """Which attempt at which message a snapshot shows."""
+    record = snapshot.record
+    return record.cursor, record.begun, record.raised, record.deaths
 
 
 def _heeded(task: asyncio.Task[Any]) -> None:

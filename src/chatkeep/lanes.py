@@ -26,7 +26,7 @@ class Waiter(Struct):
 class Lane:
     """One conversation's work in this process: who waits for it, and the task that does it, if one runs."""
 
-    __slots__ = ("_claim", "_opening", "held", "reruns", "sending", "task", "waiters", "wake", "warm")
+    __slots__ = ("_claim", "_opening", "alone", "held", "reruns", "sending", "task", "waiters", "wake", "warm")
 
     def __init__(self, opening: str) -> None:
         self._opening = opening
@@ -37,6 +37,7 @@ class Lane:
         self.sending = 0  # the message that this lane has said it would send
         self.warm = False  # what the cache holds is as new as the act that started this lane
         self.reruns = 0  # turns in a row that were thrown away because their input had changed
+        self.alone = False  # no other handler runs in this process while this lane works
         self.held = False  # a call of `receive` does the work itself; no task may start
 
     def again(self) -> float:

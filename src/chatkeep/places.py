@@ -16,6 +16,9 @@ PATIENCE_S = 2.0
 """After so long newcomers wait, so that a suspect that waits for a quiet moment has its turn also where there is none."""
 
 
+Suspect = tuple[int, int, int, asyncio.Future[bool]]
+
+
 class Places:
     """Gives out *most* places, in the order of asking, and all of them together to one who has to run alone.
 
@@ -31,7 +34,7 @@ class Places:
         """So many wait to run alone."""
         self._taken = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._suspects: list[tuple[int, int, int, asyncio.Future[None]]] = []
+        self._suspects: list[Suspect] = []
         self._order = count()
         self._alone = False
         self._shut = False
@@ -70,11 +73,18 @@ class Places:
         self.blocked = blocked
         self._next()
 
+    def turn_away(self) -> None:
+        """Has those who wait to run alone wait no longer."""
+        for *_, admitted in self._suspects:
+            if not admitted.done():
+                admitted.set_result(False)
+
     @asynccontextmanager
-    async def alone(self, rank: int, *, held: int = 0) -> AsyncIterator[None]:
-        """Has all places for itself. The lowest *rank* comes first; *held*: so many places belong to who waits for this."""
+    async def alone(self, rank: int, *, held: int = 0) -> AsyncIterator[bool]:
+        """Has all places for itself, or, with False, was turned away. The lowest *rank* comes first; *held*: so many places
+        belong to who waits for this."""
         loop = asyncio.get_running_loop()
-        admitted: asyncio.Future[None] = loop.create_future()
+        admitted: asyncio.Future[bool] = loop.create_future()
         entry = (rank, next(self._order), held, admitted)
         if not self._suspects and not self._alone:
             self._settled = False
@@ -83,21 +93,25 @@ class Places:
         self.lonely += 1
         try:
             self._next()
-            await admitted
+            mine = await admitted
         except asyncio.CancelledError:
-            if admitted.done() and not admitted.cancelled():
-                self._open_again()
-            else:
-                self._suspects = [other for other in self._suspects if other is not entry]
-                heapq.heapify(self._suspects)
-                if not self._suspects and not self._alone:
-                    self._open_again()
+            self._leave(entry)
             raise
         finally:
             self.lonely -= 1
         try:
-            yield
+            yield mine
         finally:
+            self._leave(entry)
+
+    def _leave(self, entry: Suspect) -> None:
+        admitted = entry[3]
+        if admitted.done() and not admitted.cancelled() and admitted.result():
+            self._open_again()
+            return
+        self._suspects = [other for other in self._suspects if other is not entry]
+        heapq.heapify(self._suspects)
+        if not self._suspects and not self._alone:
             self._open_again()
 
     def _settle(self) -> None:
@@ -129,4 +143,4 @@ class Places:
             admitted = heapq.heappop(self._suspects)[3]
             if not admitted.done():  # (one that was cancelled goes)
                 self._alone = True
-                admitted.set_result(None)
+                admitted.set_result(True)

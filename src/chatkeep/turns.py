@@ -31,6 +31,9 @@ PAGE_DROPPED = 500
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
+SUSPECT = 2
+"""From so many deaths on, a message is tried alone. One alone says nothing: a deploy that kills is no reason to go slowly."""
+
 DEAD_SHOWN = 100
 """So many numbers of messages set aside are kept in a record."""
 
@@ -119,11 +122,11 @@ def opened(record: Record, state: Raw, schema: int, *, number: int, at: float) -
 def batch(snapshot: Snapshot, policy: Policy) -> list[Message]:
     """The unread messages that the next turn answers together.
 
-    After a first failure they are tried one by one, so that an innocent message does not share the fate of a guilty
-    one.
+    After a first failure, or death, they are tried one by one, so that an innocent message does not share the fate of a
+    guilty one.
     """
     waiting = unread(snapshot)
-    if policy.overlap in ("debounce", "burst") and not snapshot.record.begun:
+    if policy.overlap in ("debounce", "burst") and not (snapshot.record.begun or snapshot.record.deaths):
         return waiting
     return waiting[:1]
 
@@ -192,14 +195,34 @@ def same_input(before: Snapshot, now: Snapshot) -> bool:
     )
 
 
-def begun(snapshot: Snapshot) -> int:
-    """Attempts at the first unread message, with the one that a claim stands for."""
-    return snapshot.record.begun + (snapshot.row.claim is not None)
+def bereaved(snapshot: Snapshot, *, died: bool) -> Record:
+    """The record when the claim changes hands; *died*: because the process that held it did.
+
+    A death is none of the message's attempts, since whatever else ran there may have caused it; only one that ran alone has
+    nobody else to blame.
+    """
+    record = snapshot.record
+    if not died or not unread(snapshot):
+        return record
+    return structs.replace(record, deaths=record.deaths + 1, begun=record.begun + record.alone, alone=False)
 
 
-def taken(snapshot: Snapshot, policy: Policy, *, token: str, at: float, counted: bool = True) -> Act:
-    """Takes the claim: a free one, or one whose holder is gone; then the attempt it stood for is *counted*."""
-    record = structs.replace(snapshot.record, begun=begun(snapshot) if counted else snapshot.record.begun)
+def is_suspect(snapshot: Snapshot, *, died: bool) -> bool:
+    """Whether the first unread message may be what its processes die of, so that it has to be tried alone."""
+    return bereaved(snapshot, died=died).deaths >= SUSPECT
+
+
+def taken(snapshot: Snapshot, policy: Policy, *, token: str, at: float, died: bool = False, alone: bool = False) -> Act:
+    """Takes the claim: a free one, or one whose holder is gone; *died*: as `bereaved`. *alone*: nothing else runs meanwhile.
+
+    A message that was the end of too many processes that tried nothing else is set aside instead.
+    """
+    record = bereaved(snapshot, died=died)
+    if died and record.begun >= policy.max_begun:
+        reason = f"its process died {record.deaths} times while it was tried, {record.begun} times with no other handler beside it"
+        return set_aside(snapshot, unread(snapshot)[0].number, reason, policy, at=at)
+    if record.alone != alone:
+        record = structs.replace(record, alone=alone)
     return next_act(snapshot, record, policy, at=at, claim=token)
 
 
@@ -248,6 +271,8 @@ def finished(
         active_at=max(old.active_at, answered[-1].created_at),
         begun=0,
         raised=0,
+        deaths=0,
+        alone=False,
         retry_at=0.0,
         steps={},
         reminders=reminded(old.reminders, answered, reminders) if old.reminders or reminders else (),
@@ -314,7 +339,7 @@ def failed(
     raised, tries = record.raised + 1, record.begun + 1
     if len(tried) == 1 and (raised >= policy.max_raised or tries >= policy.max_begun):
         return set_aside(snapshot, tried[0].number, reason, policy, at=at, arriving=arriving)
-    record = structs.replace(record, begun=tries, raised=raised, retry_at=retry_at)
+    record = structs.replace(record, begun=tries, raised=raised, retry_at=retry_at, deaths=0, alone=False)
     return next_act(snapshot, record, policy, at=at, claim=claim, drafts=[arriving] if arriving else [])
 
 
@@ -332,6 +357,8 @@ def set_aside(
         dead=(*record.dead, number)[-DEAD_SHOWN:],
         begun=0,
         raised=0,
+        deaths=0,
+        alone=False,
         retry_at=0.0,
         steps={},
     )
@@ -349,6 +376,8 @@ def skipped(snapshot: Snapshot, policy: Policy, *, at: float) -> Act | None:
         cursor=snapshot.row.head + 1,
         begun=0,
         raised=0,
+        deaths=0,
+        alone=False,
         retry_at=0.0,
         steps={},
         reminders=reminded(old.reminders, waiting),
@@ -513,6 +542,8 @@ def next_act(
             due_at = send_at if due_at is None else min(due_at, send_at)
         else:
             record = structs.replace(record, delivery=structs.replace(record.delivery, upto=head))
+    if claim is None and record.alone:
+        record = structs.replace(record, alone=False)
     if claim is not None and until is None:
         until = at + policy.claim_s
     return Act(record=record, drafts=tuple(drafts), claim=claim, claimed_until=until or 0.0, due_at=due_at)

@@ -262,3 +262,13 @@ def test_a_body_is_plain_json() -> None:
     assert [1500, "hi", 2] == json.loads(entry.body)[1:]
     assert Record() == record_from(ADA, b"")
     assert Record() == record_from(ADA, body_of(ADA, Record()))
+
+
+def test_what_is_said_of_deaths_takes_no_room_where_there_were_none() -> None:
+    """A record without them is the same bytes as before there was anything to say."""
+    plain = body_of(ADA, Record(cursor=3))
+    told = body_of(ADA, Record(cursor=3, deaths=2, alone=True))
+
+    assert b"deaths" not in plain
+    assert b"alone" not in plain
+    assert (2, True) == (record_from(ADA, told).deaths, record_from(ADA, told).alone)

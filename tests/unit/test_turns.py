@@ -36,6 +36,8 @@ def snapshots(draw: Any) -> Snapshot:
         begun=draw(st.integers(0, 9)),
         raised=draw(st.integers(0, 4)),
         retry_at=AT + draw(st.integers(-5, 5)),
+        deaths=draw(st.integers(0, 4)),
+        alone=draw(st.booleans()),
     )
     row = Row(
         key=Key("", "ada"),
@@ -102,7 +104,12 @@ def test_a_finished_turn_answers_its_batch_and_nothing_else(
     for message in later:
         outcome = turns.outcome(after.record, message.number, list(after.messages[message.number :]))
         assert ("dropped" if policy.overlap == "drop" else None) == (outcome and outcome.status)
-    assert (0, 0) == (after.record.begun, after.record.raised)
+    assert (0, 0, 0, False) == (
+        after.record.begun,
+        after.record.raised,
+        after.record.deaths,
+        after.record.alone,
+    )
 
 
 @given(snapshots(), policies)
@@ -157,6 +164,65 @@ def test_a_message_that_only_fails_is_set_aside_in_the_end(snapshot: Snapshot, p
     outcome = turns.outcome(after.record, waiting[0].number, list(after.messages[waiting[0].number :]))
     assert outcome is not None
     assert ("failed", "boom") == (outcome.status, outcome.dead)
+
+
+@given(snapshots(), policies, st.lists(st.sampled_from(["dies", "given back", "renewed", "lost"]), max_size=40))
+def test_only_deaths_alone_are_attempts(snapshot: Snapshot, policy: Policy, fates: list[str]) -> None:
+    """A message is set aside after `max_begun` of them and never before, and tried alone from the second death on."""
+    waiting = turns.unread(snapshot)
+    if not waiting:
+        return
+    fresh = structs.replace(snapshot.record, begun=0, raised=0, deaths=0, alone=False)
+    now = structs.replace(snapshot, record=fresh, row=structs.replace(snapshot.row, claim=None))
+    deaths = alone_deaths = 0
+    died = False
+    for number, fate in enumerate(fates):
+        suspect = turns.is_suspect(now, died=died)
+
+        assert suspect == (deaths >= 2)
+        now = applied(now, turns.taken(now, policy, token=f"t{number}", at=AT, died=died, alone=suspect))
+        if alone_deaths == policy.max_begun:
+            assert waiting[1:] == turns.unread(now)
+            assert waiting[0].number in now.record.dead
+            assert (0, 0, False, None) == (now.record.begun, now.record.deaths, now.record.alone, now.row.claim)
+            return
+        assert (alone_deaths, deaths) == (now.record.begun, now.record.deaths)
+        assert waiting == turns.unread(now)
+        assert suspect == now.record.alone
+        if fate == "renewed":
+            now = applied(now, turns.renewed(now, policy, at=AT))
+            assert suspect == now.record.alone
+        if fate == "given back":
+            now = applied(now, turns.released(now, policy, at=AT))
+            assert not now.record.alone
+        died = fate == "dies"
+        deaths += died
+        alone_deaths += died and suspect
+
+
+@given(snapshots(), policies)
+def test_a_suspect_that_fails_as_others_do_is_none_any_more(snapshot: Snapshot, policy: Policy) -> None:
+    """Nor does the next message inherit what was suspected of one that was passed over."""
+    waiting = turns.unread(snapshot)
+    if not waiting:
+        return
+    skipped = turns.skipped(snapshot, policy, at=AT)
+    assert skipped is not None
+    for act in (
+        turns.failed(snapshot, waiting[:1], "why", policy, at=AT, retry_at=AT),
+        turns.set_aside(snapshot, waiting[0].number, "why", policy, at=AT),
+        skipped,
+    ):
+        assert not turns.is_suspect(applied(snapshot, act), died=True)
+
+
+def test_after_a_death_a_burst_is_taken_apart() -> None:
+    """An innocent message does not share the fate of a guilty one."""
+    messages = tuple(Message(id=f"{n}", number=n, role="user", content="x", created_at=AT) for n in (1, 2, 3))
+    snapshot = Snapshot(Row(key=Key("", "a"), revision="r", born="b", head=3, claim="c"), Record(), messages)
+    after = applied(snapshot, turns.taken(snapshot, Policy(overlap="burst"), token="t", at=AT, died=True))
+
+    assert (3, 1) == tuple(len(turns.batch(one, Policy(overlap="burst"))) for one in (snapshot, after))
 
 
 @given(snapshots(), policies)

@@ -1,0 +1,169 @@
+"""Processes that die with turns in flight: whoever did nothing is answered, whoever kills is found and set aside."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from chatkeep import Chatkeep
+
+from ..conftest import FAST, until
+
+WORKER = """
+import asyncio, os, sys
+from chatkeep import Chatkeep
+
+keep = Chatkeep(sys.argv[1], poll="50ms")
+
+@keep.on_message
+async def bot(turn):
+    print(turn.conversation, flush=True)
+    if turn.text == "poison":
+        await asyncio.sleep(0.05)
+        os._exit(9)
+    await asyncio.sleep(float(turn.text))
+    return "ok"
+
+async def main():
+    async with keep:
+        await asyncio.sleep(3600)
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture(params=["sqlite", "redis", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Any) -> str:
+    """A store that outlives its processes."""
+    from ..conftest import store_url
+
+    return store_url(request.param, request, tmp_path)
+
+
+class House:
+    """Processes that answer, started again whenever one dies; and a Chatkeep without a handler that sees what becomes of it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.desk: Chatkeep[Any] = Chatkeep(url, **FAST)
+        self.deaths = 0
+        self.began: Counter[str] = Counter()
+        self.began_now: set[str] = set()
+        self._processes: set[asyncio.subprocess.Process] = set()
+        self._slots: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> House:
+        await self.desk.open()
+        return self
+
+    async def __aexit__(self, *raised: object) -> None:
+        for slot in self._slots:
+            slot.cancel()
+        await asyncio.gather(*self._slots, return_exceptions=True)
+        await self.desk.close()
+
+    def serve(self, instances: int = 1) -> None:
+        """Keeps so many processes at work."""
+        self._slots += [asyncio.create_task(self._slot()) for _ in range(instances)]
+
+    async def _slot(self) -> None:
+        while True:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", WORKER, self.url, stdout=asyncio.subprocess.PIPE
+            )
+            self._processes.add(process)
+            assert process.stdout is not None
+            try:
+                async for line in process.stdout:
+                    self.began[line.decode().strip()] += 1
+                    self.began_now.add(line.decode().strip())
+                await process.wait()
+                self.deaths += 1
+            finally:
+                with suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+                self._processes.discard(process)
+
+    def kill(self) -> None:
+        """Kills whatever runs."""
+        self.began_now.clear()
+        for process in self._processes:
+            process.kill()
+
+    async def answered(self, names: list[str]) -> bool:
+        """Whether all of these conversations are answered."""
+        found = [await self.desk.conversation(name) for name in names]
+        return all(one is not None and not one.unread and not one.dead for one in found)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_innocent_messages_survive_eight_deaths(url: str, count: int) -> None:
+    """Killed each time that one of them is at work, and answered by the process that lives."""
+    names = [f"c{n}" for n in range(count)]
+    async with House(url) as house:
+        for name in names:
+            await house.desk.accept(name, "1")
+        house.serve()
+        for _ in range(8):
+            await until(lambda: house.began_now, within=30)
+            await asyncio.sleep(0.1)
+            house.kill()
+        assert not await house.answered(names[:1])
+        await until(lambda: house.answered(names), within=60)
+
+        for name in names:
+            talk = [(message.role, message.text) async for message in house.desk.history(name)]
+            assert [("user", "1"), ("assistant", "ok")] == talk
+
+
+async def test_after_a_single_death_all_are_tried_at_once(url: str) -> None:
+    """Fifty turns of a second each; one alone says nothing against any of them."""
+    names = [f"c{n}" for n in range(50)]
+    async with House(url) as house:
+        for name in names:
+            await house.desk.accept(name, "2")
+        house.serve()
+        await until(lambda: len(house.began_now) == 50, within=30)
+        house.kill()
+        began = time.monotonic()
+        await until(lambda: house.answered(names), within=40)
+
+        assert time.monotonic() - began < 20
+        assert {2} == set(house.began.values())
+
+
+@pytest.mark.parametrize("instances", [1, 2])
+async def test_a_message_that_kills_is_found_and_the_others_are_answered(url: str, instances: int) -> None:
+    """Twenty innocent turns are in flight with it, and more comes all the time."""
+    innocent, fresh = [f"c{n}" for n in range(20)], [f"fresh{n}" for n in range(15)]
+    async with House(url) as house:
+        for name in innocent[:10]:
+            await house.desk.accept(name, "0.3")
+        await house.desk.accept("killer", "poison", id="poison")
+        await house.desk.accept("killer", "0.01")
+        for name in innocent[10:]:
+            await house.desk.accept(name, "0.3")
+        house.serve(instances)
+        for name in fresh:
+            await asyncio.sleep(0.5)
+            await house.desk.accept(name, "0.01")
+
+        async def over() -> bool:
+            found = await house.desk.conversation("killer")
+            return found is not None and not found.unread
+
+        await until(over, within=200)
+        await until(lambda: house.answered(innocent + fresh), within=60)
+        letters = await house.desk.dead_letters("killer")
+
+        assert ["poison"] == [letter.id for letter in letters]
+        assert "with no other handler beside it" in letters[0].metadata["reason"]
+        assert "ok" == [message.text async for message in house.desk.history("killer")][-1]
+        assert 10 <= house.deaths <= 11
