@@ -6,6 +6,7 @@ typos and secret scanners need no look-up. The store holds its SHA-256 only, as 
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 import zlib
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["service", "token", "share"]
 Scope = Literal["read", "send", "state:read", "state:write", "share", "erase"]
+Holder = Literal["service", "user", "visitor", "holder"]
 
 SCOPES: frozenset[str] = frozenset(get_args(Scope))
 TOKEN_SCOPES: tuple[Scope, ...] = ("read", "send")
@@ -33,6 +35,9 @@ TOKEN_S = 30 * 86_400.0
 SHARE_S = 600.0
 
 KEYS = "keys"
+GUEST = "guest:"
+"""Begins the subject of a visitor, and of whoever has redeemed a share."""
+
 TIDIED = 4
 """So many grants of a conversation are looked at with each new one, to remove what is over."""
 
@@ -40,14 +45,16 @@ TIDIED = 4
 class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the store holds of a credential.
 
-    family: the first of a row of tokens that were rotated; shares have that of their maker. rotated: another has taken
-    its place, and it only lives out its grace. uses: how often a share can still be redeemed; until: when a token that it
-    gives expires at the latest.
+    subject: who holds it, as far as its maker has said; "": whoever has the conversation's tokens. family: the first
+    of a row of tokens that were rotated; shares have that of their maker. rotated: another has taken its place, and
+    it only lives out its grace. uses: how often a share can still be redeemed; until: when a token that it gives
+    expires at the latest.
     """
 
     kind: Kind = "token"
     tenant: str = ""
     conversation: str = ""
+    subject: str = ""
     scopes: tuple[str, ...] = ()
     label: str = ""
     family: str = ""
@@ -62,6 +69,13 @@ class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def over(self, now: float) -> bool:
         """Whether it gives no right any more."""
         return self.revoked or not self.uses or (self.expires_at is not None and self.expires_at <= now)
+
+    @property
+    def holder(self) -> Holder:
+        """What kind of holder this is: a backend, a user that it has named, a visitor, or a holder whom nobody has named."""
+        if self.kind == "service":
+            return "service"
+        return "holder" if not self.subject else "visitor" if self.subject.startswith(GUEST) else "user"
 
 
 class Issued(Struct, frozen=True, kw_only=True):
@@ -135,6 +149,23 @@ def id_of(name: str) -> str:
     return name[:16]
 
 
+def subject_of(grant: Grant) -> str:
+    """
+    Names the holder of a grant by an opaque text, which is safe to show and to use as a key.
+
+    The name is the same for all credentials of one holder: after a rotation, for each token that is made for the same
+    user, for every service key of a tenant. It is another one in another tenant, and tells neither tenant nor user.
+    """
+    who = {"service": ["service"], "holder": ["conversation", grant.conversation]}
+    said = json.dumps([grant.tenant, *who.get(grant.holder, ["subject", grant.subject])])
+    return sha256(said.encode()).hexdigest()[:32]
+
+
+def new_guest() -> str:
+    """Makes the subject of somebody whom nobody knows."""
+    return GUEST + secrets.token_hex(16)
+
+
 # -- grants -----------------------------------------------------------------------------------------------------------------
 
 
@@ -171,12 +202,18 @@ async def issue_token(
     scopes: Iterable[str] = TOKEN_SCOPES,
     expires_in: float = TOKEN_S,
     label: str = "",
+    subject: str = "",
 ) -> Issued:
-    """Makes a token for one conversation, which need not exist yet."""
+    """Makes a token for one conversation, which need not exist yet.
+
+    *subject* names the user whom the token is for. Clients keep apart what different users have written; without a
+    subject, all holders of the conversation's tokens count as one.
+    """
     now = keep._engine.clock()
     grant = Grant(
         tenant=tenant,
         conversation=conversation,
+        subject=subject,
         scopes=checked(scopes),
         label=label,
         created_at=now,
@@ -244,7 +281,13 @@ async def redeem(keep: Chatkeep[Any], share: str) -> tuple[str, Issued] | None:
         return None
     expires_in = TOKEN_S if given.until is None else min(TOKEN_S, given.until - now)
     issued = await issue_token(
-        keep, given.tenant, given.conversation, scopes=given.scopes, expires_in=expires_in, label="shared"
+        keep,
+        given.tenant,
+        given.conversation,
+        scopes=given.scopes,
+        expires_in=expires_in,
+        label="shared",
+        subject=new_guest(),
     )
     return given.conversation, issued
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,6 +22,7 @@ from chatkeep import Chatkeep, Turn
 from chatkeep.errors import Unavailable
 from chatkeep.grants import (
     DIGITS,
+    SCOPES,
     create_key,
     credential,
     forget,
@@ -390,6 +392,93 @@ async def test_keys_are_listed_expire_and_are_revoked(house: House, clock: Clock
     assert not await revoke_key(house.keep, "0" * 16)
     assert 401 == await house.may(last.token, "/v1/conversations")
     assert made.token not in repr(made)
+
+
+# -- who it is ---------------------------------------------------------------------------------------------------------------
+
+
+async def me(house: House, token: str) -> dict[str, Any]:
+    """What a credential is told of itself."""
+    answer = await house.ask("GET", "/v1/me", token=token)
+    assert 200 == answer.status, answer.body
+    return dict(answer.json)
+
+
+async def test_a_credential_is_told_what_it_is(house: House) -> None:
+    """Kind, tenant, scopes, conversation and end; the subject is opaque and tells nobody's name."""
+    unnamed = await me(house, await house.token("read", "send", expires_in=1000))
+    named = await me(house, await house.token("read", subject="ada@example.com", label="her telephone"))
+    service = await me(house, house.key)
+    visitor = await me(house, (await house.ask("POST", "/v1/conversations", {})).json["token"])
+
+    assert ("holder", "salon", "ada", ["read", "send"]) == tuple(
+        unnamed[name] for name in ("kind", "tenant", "conversation", "scopes")
+    )
+    assert 990 < unnamed["expires_at"] - time.time() < 1001
+    assert ("user", "salon", "ada") == (named["kind"], named["tenant"], named["conversation"])
+    assert not {"ada@", "telephone"} & set(re.findall(r"ada@|telephone", json.dumps(named)))
+    assert ("service", "salon", None, sorted(SCOPES)) == (
+        service["kind"],
+        service["tenant"],
+        service["expires_at"],
+        service["scopes"],
+    )
+    assert "conversation" not in service
+    assert ("visitor", "", ["read", "send", "share"]) == (visitor["kind"], visitor["tenant"], visitor["scopes"])
+    for told in (unnamed, named, service, visitor):
+        assert {"subject", "tenant", "kind", "scopes", "expires_at"} <= told.keys() <= {*unnamed}
+        assert re.fullmatch("[0-9a-f]{32}", told["subject"])
+
+
+async def test_a_subject_is_one_holder_and_no_other(house: House) -> None:
+    """The same for each token of one user, after a rotation, for each key of a tenant; another for everybody else."""
+    other = (await create_key(house.keep, "barber")).token
+    maker = await house.token("read", "share")
+    mine = [
+        [await house.token("read", subject="ada"), await house.token("send", subject="ada", conversation="bob")],
+        [maker, await house.token("send"), (await issue_token(house.keep, "salon", "ada")).token],
+        [(await house.redeem(await house.share(maker))).json["token"]],
+        [(await house.redeem(await house.share(maker))).json["token"]],
+        [(await house.ask("POST", "/v1/conversations", {})).json["token"]],
+        [(await house.ask("POST", "/v1/conversations", {})).json["token"]],
+        [house.key, (await create_key(house.keep, "salon")).token],
+        [other],
+        [await house.token("read", subject="bob")],
+        [await house.token("read", conversation="bob")],
+        [(await issue_token(house.keep, "barber", "ada")).token],
+        [(await issue_token(house.keep, "barber", "ada", subject="ada")).token],
+        [(await issue_token(house.keep, "salon", "x", subject="conversation")).token],
+    ]
+    for tokens, path in ((mine[0], ADA), (mine[1], ADA), (mine[2], ADA)):
+        rotated = await house.ask("POST", f"{path}/tokens/current/rotate", {}, token=tokens[0])
+        tokens.append(rotated.json["token"])
+    subjects = [{(await me(house, token))["subject"] for token in tokens} for tokens in mine]
+
+    assert [1] * len(mine) == [len(found) for found in subjects]
+    assert len(mine) == len(set.union(*subjects))
+
+
+async def test_a_request_that_names_another_subject_does_nothing(house: House) -> None:
+    """Chatkeep-Subject is held against the credential that came with it, a cookie too, before anything is done."""
+    token, path = await house.token("read", "send"), f"{ADA}/messages"
+    mine, theirs = (await me(house, token))["subject"], (await me(house, house.key))["subject"]
+    cookie, begun = await with_cookie(house)
+    own = {"Cookie": cookie, "Sec_Fetch_Site": "same-origin"}
+    visitor = (await house.ask("GET", "/v1/me", **own)).json["subject"]
+    hers = f"/v1/conversations/{begun.json['id']}/messages"
+    answers = [
+        await house.ask("POST", path, {"content": "hello"}, token=token, Chatkeep_Subject=subject)
+        for subject in (theirs, "x", mine)
+    ] + [
+        await house.ask("POST", hers, {"content": "hi"}, **own, Chatkeep_Subject=subject) for subject in (mine, visitor)
+    ]
+
+    assert [401, 401, 200, 401, 200] == [answer.status for answer in answers]
+    assert ["urn:chatkeep:other-subject"] * 2 == [answers[0].json["type"], answers[3].json["type"]]
+    assert 1 == len((await house.ask("GET", hers, **own)).json["messages"]) - 1
+    assert ["hello"] * 2 == [
+        message["content"] for message in (await house.ask("GET", path, token=token)).json["messages"]
+    ]
 
 
 # -- shares -----------------------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from tests.server.serving import Answer, answer_from, serving
 ID = "/v1/conversations/{id}"
 
 MATRIX = {
+    "GET /v1/me": AccessPolicy(own=True),
     "POST /v1/conversations": AccessPolicy(service=True, visitor=True),
     "GET /v1/conversations": AccessPolicy(service=True),
     f"GET {ID}": AccessPolicy(scope="read"),

@@ -9,7 +9,7 @@
 
     @allows(service=True)                       # service keys only
     @allows(service=True, visitor=True)         # and anonymous visitors, where the server lets them in
-    @allows(own=True)                           # service keys, and any token of the conversation
+    @allows(own=True)                           # service keys, and any token; if the route names a conversation, its own
     @allows(anyone=True)                        # no credentials are looked at
 
 Before the endpoint runs, `request.state` has `principal`, `tenant` (the `Tenant` to work on) and `conversation`. The
@@ -35,7 +35,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..errors import Misconfigured, StoreError, UsageError
-from ..grants import SCOPES, Grant, Issued, Scope, checked, digest_of, forget, grants_of, id_of, issue_token, mistyped
+from ..grants import (
+    SCOPES,
+    Grant,
+    Holder,
+    Issued,
+    Scope,
+    checked,
+    digest_of,
+    forget,
+    grants_of,
+    id_of,
+    issue_token,
+    mistyped,
+    new_guest,
+    subject_of,
+)
 from ..keep import Chatkeep, Tenant
 from . import wire
 
@@ -55,12 +70,16 @@ NOTED_S = 3600.0
 HELD = 10_000
 TASKS_MOST = 100
 COOKIE = "__Host-chatkeep"
+SUBJECT = "chatkeep-subject"
+"""The header that names whose credential the sender means to use, as /v1/me tells it."""
+
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 NOT_FOUND = "There is nothing at this address."
 """The words for what is not there, and for what somebody else's token must not learn of."""
 
 ELSEWHERE = "This request does not come from a page of this host; nothing was done."
+OTHER = "The credential is another subject's than `Chatkeep-Subject` says; nothing was done. Ask /v1/me whose it is."
 REFUSED = (
     "Send a valid credential as `Authorization: Bearer ...`: there is none here, or it is unknown, expired or revoked."
 )
@@ -77,6 +96,17 @@ class Principal(Struct, frozen=True, kw_only=True):
     name: str = ""
     expires_at: float | None = None
     by_cookie: bool = False
+    grant: Grant | None = None
+
+    @property
+    def subject(self) -> str:
+        """Names who asks, as `grants.subject_of`; "" without credentials. Made only where it is asked for."""
+        return "" if self.grant is None else subject_of(self.grant)
+
+    @property
+    def holder(self) -> Holder:
+        """What kind of holder asks."""
+        return "visitor" if self.grant is None else self.grant.holder
 
 
 VISITOR = Principal(kind="visitor")
@@ -222,6 +252,7 @@ class Access:
             name=name,
             expires_at=grant.expires_at,
             by_cookie=not given,
+            grant=grant,
         )
 
     async def admit(self, request: Request, policy: AccessPolicy) -> None:
@@ -229,6 +260,9 @@ class Access:
         state, conversation = request.state, request.path_params.get("id")
         principal = state.principal = VISITOR if policy.anyone else await self.who(request)
         if not policy.anyone:
+            # A cookie may be another person's than the page thinks: what one has written must not go in another's name.
+            if (wanted := request.headers.get(SUBJECT)) is not None and wanted != principal.subject:
+                raise wire.Refused(401, "other-subject", OTHER, {"www-authenticate": "Bearer"})
             self._judge(principal, policy, conversation)
             state.tenant = self.keep.tenant(principal.tenant)
         if conversation is not None:
@@ -257,7 +291,9 @@ class Access:
 
     async def visit(self, conversation: str) -> Issued:
         """The token of a visitor who has made *conversation*."""
-        return await issue_token(self.keep, "", conversation, scopes=self.visitor_scopes, label="visitor")
+        return await issue_token(
+            self.keep, "", conversation, scopes=self.visitor_scopes, label="visitor", subject=new_guest()
+        )
 
     async def forget(self, tenant: str, conversation: str) -> None:
         """As `grants.forget`; here it is effective at once."""

@@ -9,8 +9,9 @@ from msgspec import UNSET, Struct, UnsetType
 
 from .. import model
 from ..deliveries import Sending
-from ..grants import Listed
+from ..grants import Holder, Listed
 from ..model import Content, Status
+from .access import Principal
 from .telemetry import TRACEPARENT
 
 
@@ -121,6 +122,18 @@ class Credential(Struct, frozen=True, kw_only=True):
     label: str | UnsetType = UNSET
 
 
+class Me(Struct, frozen=True, kw_only=True):
+    """Who a credential stands for. *subject* is opaque and the same for all credentials of one holder; *conversation* is
+    left out for a service key, which has all of its tenant."""
+
+    subject: str
+    tenant: str
+    kind: Holder
+    scopes: list[str]
+    expires_at: float | None
+    conversation: str | UnsetType = UNSET
+
+
 class Share(Struct, frozen=True):
     """A new share, shown this once; *url* opens the chat page with it."""
 
@@ -153,6 +166,18 @@ class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
     conversation: str = ""
     etag: str | UnsetType | None = UNSET
     state: Any | UnsetType = UNSET
+
+
+def me(found: Principal) -> Me:
+    """*found* as it is shown to itself."""
+    return Me(
+        subject=found.subject,
+        tenant=found.tenant,
+        kind=found.holder,
+        scopes=sorted(found.scopes),
+        expires_at=found.expires_at,
+        conversation=UNSET if found.kind == "service" else found.conversation,
+    )
 
 
 def message(found: model.Message) -> Message:

@@ -21,14 +21,16 @@ OWN = "current"
 """Names the token that a request is made with."""
 
 Label = Annotated[str, Meta(max_length=200)]
+Subject = Annotated[str, Meta(max_length=512)]
 
 
 class NewToken(Struct, forbid_unknown_fields=True):
-    """A token that is asked for."""
+    """A token that is asked for; *subject*: the user whom it is for, under any name that stays the same."""
 
     scopes: tuple[Scope, ...] = grants.TOKEN_SCOPES
     expires_in: Annotated[float, Meta(gt=0, le=400 * DAY_S)] = grants.TOKEN_S
     label: Label = ""
+    subject: Subject = ""
 
 
 class NewShare(Struct, forbid_unknown_fields=True):
@@ -50,6 +52,15 @@ class Redemption(Struct, forbid_unknown_fields=True):
 
     share: str
     cookie: bool = False
+
+
+class Me(wire.Resource):
+    """/v1/me"""
+
+    @allows(own=True)
+    async def get(self, request: Request) -> Response:
+        """Who the credential stands for, and what it allows."""
+        return wire.as_json(answers.me(principal_of(request)))
 
 
 class Tokens(wire.Resource):
@@ -171,6 +182,7 @@ def id_of(request: Request) -> str:
 
 
 ROUTES: list[BaseRoute] = [
+    wire.RawRoute("/v1/me", Me),
     wire.RawRoute("/v1/conversations/{id}/tokens/{token}/rotate", Rotated),
     wire.RawRoute("/v1/conversations/{id}/tokens/{token}", Token),
     wire.RawRoute("/v1/conversations/{id}/tokens", Tokens),
