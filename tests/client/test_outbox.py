@@ -13,8 +13,10 @@ import apsw
 import pytest
 
 from chatkeep import BadMessage, Misconfigured, UsageError
-from chatkeep.client import Client, SyncClient
+from chatkeep.client import Client, NotFound, Pending, Queued, SyncClient
+from chatkeep.client.link import Reconsider
 from chatkeep.client.outbox import Outbox
+from chatkeep.grants import forget, issue_token
 from chatkeep.testing.proxy import Loss, Proxy
 
 from ..acceptance.running import free_port
@@ -189,18 +191,154 @@ async def test_a_post_that_is_cancelled_is_sent_or_not_there(place: Place, tmp_p
     assert (0, 0, [(0,)]) == (pending.waiting, pending.refused, left)
 
 
+async def token_for(place: Place, subject: str, tenant: str = "") -> str:
+    """A token of the conversation "ada" that is made for somebody."""
+    return (await issue_token(place.keep, tenant, "ada", subject=subject)).token
+
+
 async def test_a_token_that_ended_holds_messages_up_and_refuses_none(place: Place, tmp_path: Path) -> None:
-    """They go out as soon as the client is given a good one."""
-    async with place.client("ck_c_gone", queue=str(tmp_path / "q.db")) as client:
+    """They go out as soon as the client is given another one of the same subject."""
+    first, second = await token_for(place, "ada"), await token_for(place, "ada")
+    async with place.client(first, queue=str(tmp_path / "q.db")) as client:
         await client.conversation("ada").post("tea")
+        await asyncio.wait_for(client.drained(), 10)
+        await forget(place.keep, "", "ada")
+        await asyncio.sleep(1.1)
+        await client.conversation("ada").post("cake")
         await until(lambda: client.pending.trouble)
         held = client.pending
-        client.token = place.key
+        second = await token_for(place, "ada")
+        client.token = second
+        await until(lambda: client.pending.waiting)
         await asyncio.wait_for(client.drained(), 10)
 
     assert (1, 0) == (held.waiting, held.refused)
     assert "client.token" in held.trouble
-    assert ["tea"] == said(await place_log(place, "ada"))
+    assert ["tea", "cake"] == said(await place_log(place, "ada"))
+
+
+async def test_what_one_has_posted_goes_out_in_nobody_elses_name(place: Place, tmp_path: Path) -> None:
+    """Neither of another person nor of another tenant, in this run or the next; the writer's next token sends it."""
+    queue, tenants = str(tmp_path / "q.db"), ("acme", "globex")
+    ada = await token_for(place, "ada", "acme")
+    others = [await token_for(place, "eve", "acme"), await token_for(place, "ada", "globex")]
+    async with place.client(ada, queue=queue) as client:
+        await client.conversation("ada").post("hello")
+        await asyncio.wait_for(client.drained(), 10)
+        await forget(place.keep, "acme", "ada")
+        others[0] = await token_for(place, "eve", "acme")
+        await asyncio.sleep(1.1)
+        await client.conversation("ada").post("unsent", id="m")
+        await until(lambda: client.pending.trouble)
+        client.token = others[0]
+        await client.conversation("ada").post("from eve", id="m2")
+        await until(lambda: client.pending.waiting == 0 and client.pending.held == 1)
+        beside = (client.pending, await client.refused(), await client.adopt())
+    async with place.client(others[1], queue=queue) as client:
+        await client.conversation("ada").post("other", id="m")
+        await asyncio.wait_for(client.drained(), 10)
+        next_run = client.pending
+    logs = [[message.text async for message in place.keep.tenant(name).history("ada")] for name in tenants]
+    async with place.client(await token_for(place, "ada", "acme"), queue=queue) as client:
+        await asyncio.wait_for(client.drained(), 10)
+        done = client.pending
+    after = [message.text async for message in place.keep.tenant("acme").history("ada")]
+
+    assert ((0, 0, 1), [], 0) == (numbers(beside[0]), *beside[1:])
+    assert "another subject" in beside[0].trouble
+    assert (0, 0, 1) == numbers(next_run)
+    assert [["hello", "from eve"], ["other"]] == [said(log) for log in logs]
+    assert (0, 0, 0) == numbers(done)
+    assert ["hello", "from eve", "unsent"] == said(after)
+
+
+def numbers(pending: Pending) -> tuple[int, int, int]:
+    """What is counted."""
+    return pending.waiting, pending.refused, pending.held
+
+
+async def test_what_is_posted_before_a_credential_is_there_is_the_first_ones(place: Place, tmp_path: Path) -> None:
+    """In this run; what a run without any has left is nobody's known, kept, and sent on a word only."""
+    queue = str(tmp_path / "q.db")
+    async with place.client(None, queue=queue) as client:
+        await client.conversation("ada").post("left")
+        await until(lambda: client.pending.trouble)
+    async with place.client(None, queue=queue) as client:
+        await client.conversation("ada").post("first")
+        client.token = await token_for(place, "ada")
+        await asyncio.wait_for(client.drained(), 10)
+        first = client.pending
+        assert 1 == await client.adopt()
+        await asyncio.wait_for(client.drained(), 10)
+        adopted = client.pending
+
+    assert [(0, 0, 1), (0, 0, 0)] == [numbers(first), numbers(adopted)]
+    assert ["first", "left"] == said(await place_log(place, "ada"))
+
+
+async def test_a_rotated_token_sends_what_the_old_one_has_posted(running: Running, tmp_path: Path) -> None:
+    """Also when the server never had the time to say whose either is."""
+    queue = str(tmp_path / "q.db")
+    outbox = Outbox(queue, running.url)
+    outbox.use("ck_c_old")
+    sent: list[tuple[str | None, str]] = []
+
+    async def deliver(queued: Queued, token: str | None, told: object) -> None:
+        sent.append((token, str(queued.content)))
+        if token == "ck_c_old":
+            raise Reconsider
+
+    async def nobody(token: str, told: object) -> str:
+        raise NotFound("an older server")
+
+    await outbox.open(deliver, nobody)
+    try:
+        await outbox.put("ada", "m1", b'{"content":"tea"}')
+        await outbox.hand_over("ck_c_old", "ck_c_new")
+        outbox.use("ck_c_new")
+        await until(lambda: ("ck_c_new", "tea") in sent and not outbox.pending.waiting)
+        await asyncio.wait_for(outbox.drained(), 10)
+        pending = outbox.pending
+    finally:
+        await outbox.close()
+
+    assert (0, 0, 0) == numbers(pending)
+
+
+async def test_a_queue_of_an_older_release_is_moved_on_and_sent_on_a_word(place: Place, tmp_path: Path) -> None:
+    """It did not note whose its messages are: none is lost, and none goes out in just anybody's name."""
+    queue = str(tmp_path / "q.db")
+    with apsw.Connection(queue) as db:
+        db.execute(
+            "create table outbox (number integer primary key autoincrement, server text not null, conversation text not null,"
+            " id text not null, message blob not null, posted_at real not null, reason text not null default '',"
+            " unique (conversation, id)) strict;"
+            "create index waiting on outbox (conversation, number) where reason = '';"
+            "create index refused on outbox (number) where reason <> '';"
+        )
+        rows = [
+            (place.url, f"m{n}", b'{"content":"old %d"}' % n, float(n), reason)
+            for n, reason in enumerate(("", "", "no"))
+        ]
+        db.executemany(
+            "insert into outbox (server, conversation, id, message, posted_at, reason) values (?, 'ada', ?, ?, ?, ?)",
+            rows,
+        )
+    db.close()
+    async with place.client(queue=queue) as client:
+        await client.conversation("ada").post("new")
+        await asyncio.wait_for(client.drained(), 10)
+        before = client.pending
+        adopted = await client.adopt()
+        await asyncio.wait_for(client.drained(), 10)
+        after, refused = client.pending, await client.refused()
+    async with place.client(queue=queue) as client:
+        again = client.pending
+
+    assert (0, 0, 3) == numbers(before)
+    assert (3, (0, 1, 0), ["no"]) == (adopted, numbers(after), [queued.reason for queued in refused])
+    assert ["new", "old 0", "old 1"] == said(await place_log(place, "ada"))
+    assert again.held + again.refused == 1
 
 
 async def test_a_queue_belongs_to_one_process_and_one_server(place: Place, tmp_path: Path) -> None:
@@ -223,7 +361,7 @@ async def test_a_queue_belongs_to_one_process_and_one_server(place: Place, tmp_p
 async def test_the_file_is_durable_at_each_answer(tmp_path: Path) -> None:
     """WAL with synchronous=FULL: nothing that was answered is only in memory."""
     outbox = Outbox(str(tmp_path / "q.db"), "http://host")
-    await outbox.open(lambda queued, told: asyncio.Event().wait())  # type: ignore[arg-type, return-value]
+    await outbox.open(lambda queued, token, told: asyncio.Event().wait(), None)  # type: ignore[arg-type, return-value]
     assert outbox._db is not None
     found = [outbox._db.pragma("journal_mode"), outbox._db.pragma("synchronous")]
     await outbox.close()

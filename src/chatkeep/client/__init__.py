@@ -12,7 +12,7 @@ from .blocking import SyncChat, SyncClient, SyncSlot
 from .chat import Chat, Client, Slot
 from .events import Ended, Event, MessageEvent, StateEvent
 from .refusals import Forbidden, KeyReused, NotFound, PreconditionFailed, Unauthorized
-from .values import Conversation, Created, Grant, Pending, Queued, Receipt, Redeemed, Share, Token
+from .values import Conversation, Created, Grant, Me, Pending, Queued, Receipt, Redeemed, Share, Token
 
 __all__ = [
     "Chat",
@@ -24,6 +24,7 @@ __all__ = [
     "Forbidden",
     "Grant",
     "KeyReused",
+    "Me",
     "MessageEvent",
     "NotFound",
     "Pending",

@@ -191,10 +191,12 @@ class SyncClient:
     create = blocking(Client.create)
     conversations = blocking(Client.conversations)
     redeem = blocking(Client.redeem)
+    me = blocking(Client.me)
     drained = blocking(Client.drained)
     refused = blocking(Client.refused)
     retry = blocking(Client.retry)
     drop = blocking(Client.drop)
+    adopt = blocking(Client.adopt)
 
     @property
     def token(self) -> str | None:
@@ -203,7 +205,7 @@ class SyncClient:
 
     @token.setter
     def token(self, token: str | None) -> None:
-        """From now on, also for what waits in the queue."""
+        """From now on; of the queue, what the same subject has posted goes out."""
         self._inner.token = token
 
     @property

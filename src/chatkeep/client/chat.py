@@ -22,7 +22,7 @@ from .events import Event, follow
 from .link import Answer, Link, encode, pause
 from .outbox import Outbox
 from .refusals import NotFound, PreconditionFailed
-from .values import Conversation, Created, Grant, Pending, Queued, Receipt, Redeemed, Share, Token
+from .values import Conversation, Created, Grant, Me, Pending, Queued, Receipt, Redeemed, Share, Token
 
 MERGE_PATCH = {"content-type": "application/merge-patch+json"}
 ASYNC = {"prefer": "respond-async"}
@@ -221,10 +221,18 @@ class Chat:
         await self._link.ask("DELETE", self._path, about=self.id)
 
     async def issue(
-        self, *, scopes: Sequence[str] | None = None, expires_in: float | None = None, label: str | None = None
+        self,
+        *,
+        scopes: Sequence[str] | None = None,
+        expires_in: float | None = None,
+        label: str | None = None,
+        subject: str | None = None,
     ) -> Token:
-        """Makes a token for this conversation; the only time that it is shown. Wants a service key."""
-        asked = _given(scopes=scopes, expires_in=expires_in, label=label)
+        """Makes a token for this conversation; the only time that it is shown. Wants a service key.
+
+        *subject* names the user whom it is for, by any name that stays the same. Clients keep users apart by it.
+        """
+        asked = _given(scopes=scopes, expires_in=expires_in, label=label, subject=subject)
         return (await self._link.ask("POST", f"{self._path}/tokens", asked, about=self.id, repeatable=False)).to(Token)
 
     async def tokens(self) -> list[Grant]:
@@ -241,7 +249,9 @@ class Chat:
         asked = _given(grace=grace)
         token = (await self._link.ask("POST", path, asked, about=self.id, repeatable=False)).to(Token)
         if token_id == "current":
-            self._link.token = token.token
+            if self._client._outbox is not None and self._link.token is not None:
+                await self._client._outbox.hand_over(self._link.token, token.token)
+            self._client.token = token.token
         return token
 
     async def share(
@@ -296,6 +306,7 @@ class Client:
     ) -> None:
         self._link = Link(url, token, timeout=timeout, attempt=attempt)
         self._outbox = Outbox(queue, self._link.url) if queue else None
+        self.token = token
 
     @property
     def token(self) -> str | None:
@@ -304,15 +315,17 @@ class Client:
 
     @token.setter
     def token(self, token: str | None) -> None:
-        """From now on, also for what waits in the queue."""
+        """From now on; of the queue, what the same subject has posted goes out."""
         self._link.token = token
+        if self._outbox is not None:
+            self._outbox.use(token)
 
     async def open(self) -> None:
         """Makes ready, and starts to send what is in the queue. Asks the server nothing."""
         await self._link.open()
         if self._outbox is not None:
             try:
-                await self._outbox.open(self._deliver)
+                await self._outbox.open(self._deliver, self._name_of)
             except BaseException:
                 await self._link.close()
                 raise
@@ -357,6 +370,10 @@ class Client:
         )
         return answer.to(Conversations).conversations
 
+    async def me(self) -> Me:
+        """Who the client's credential stands for, and what it allows. Raises `Unauthorized` without a valid one."""
+        return (await self._link.ask("GET", "/v1/me", about="this credential")).to(Me)
+
     async def redeem(self, share: str) -> Redeemed:
         """Turns an invitation into a token of its conversation. A client without a token takes it."""
         asked = {"share": share}
@@ -367,11 +384,12 @@ class Client:
 
     @property
     def pending(self) -> Pending:
-        """How many messages wait in the queue, how many were refused, and what is in the way."""
+        """How many messages of this credential's subject wait in the queue, how many were refused, what is in the way, and
+        how many are held for others."""
         return self._queue.pending
 
     async def drained(self) -> None:
-        """Waits until no message waits in the queue."""
+        """Waits until no message of this credential's subject waits in the queue."""
         await self._queue.drained()
 
     async def refused(self) -> list[Queued]:
@@ -386,6 +404,14 @@ class Client:
         """Forgets a refused message."""
         await self._queue.drop(number)
 
+    async def adopt(self) -> int:
+        """Sends, as this credential's own, what nobody known has put into the queue; answers how many messages that are.
+
+        Those are posted without a credential, or with one that never reached the server, or by a release that did not
+        note whose they are. What is known as another subject's stays.
+        """
+        return await self._queue.adopt()
+
     @property
     def _queue(self) -> Outbox:
         if self._outbox is None:
@@ -394,14 +420,17 @@ class Client:
 
     def _take(self, token: str) -> None:
         if token and self._link.token is None:
-            self._link.token = token
+            self.token = token
 
-    async def _deliver(self, queued: Queued, told: Callable[[str], None]) -> None:
+    async def _name_of(self, token: str, told: Callable[[str], None]) -> str:
+        return (await self._link.ask("GET", "/v1/me", about="this credential", told=told, only=token)).to(Me).subject
+
+    async def _deliver(self, queued: Queued, token: str | None, told: Callable[[str], None]) -> None:
         path = f"{self.conversation(queued.conversation)._path}/messages"
         asked = _message(queued.content, queued.id, queued.metadata)
         about = f"{queued.conversation}: message {queued.id!r}"
         with suppress(HandlerFailed):  # it is in the log, which is all that was promised
-            await self._link.ask("POST", path, asked, about=about, headers=ASYNC, told=told)
+            await self._link.ask("POST", path, asked, about=about, headers=ASYNC, told=told, only=token)
 
 
 async def _write_state(

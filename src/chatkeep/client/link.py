@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_before_delay, stop_never
 
 from ..errors import BadMessage, ChatkeepError, Misconfigured, Unavailable, Uncertain, UsageError
@@ -49,6 +49,10 @@ class Passing(Exception):
         self.error = error
         self.certain = certain
         self.after = after
+
+
+class Reconsider(Exception):
+    """The client has another token by now than the one that a request was for; it was not sent with that."""
 
 
 class Answer(NamedTuple):
@@ -143,13 +147,14 @@ class Link:
         headers: Mapping[str, str] | None = None,
         repeatable: bool = True,
         told: Callable[[str], None] | None = None,
+        only: str | UnsetType | None = UNSET,
     ) -> Answer:
         """
         One request and its answer; made again while it fails in a way that passes, and is *repeatable* or was
         certainly not done.
 
         Ends within the timeout. With *told* it never gives up, not even for want of a valid token, and tells what is
-        in the way.
+        in the way. With *only* it is sent with that token or not at all: `Reconsider` when there is another.
         """
         raw = None if body is UNSET else encode(body, about)
         doubt = False
@@ -174,7 +179,9 @@ class Link:
                 with attempt:
                     left = self._attempt_s if told else began + self.timeout_s - time.monotonic()
                     within = aiohttp.ClientTimeout(total=min(self._attempt_s, max(left, 0.05)), sock_connect=CONNECT_S)
-                    async with self._request(method, path, raw, headers or {}, within, about, told is not None) as said:
+                    async with self._request(
+                        method, path, raw, headers or {}, within, about, told is not None, only
+                    ) as said:
                         return Answer(said.headers, await _whole(said, about), doubt)
         except (Unauthorized, Forbidden, NotFound) as refused:
             if doubt:  # what was done the first time may be the very reason
@@ -207,9 +214,12 @@ class Link:
         within: aiohttp.ClientTimeout,
         about: str,
         patient: bool,
+        only: str | UnsetType | None = UNSET,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         if self._session is None or self._session.closed:
             raise UsageError(f"{about}: the client is not open; nothing was done. Use it in `async with Client(...)`.")
+        if only is not UNSET and only != self.token:
+            raise Reconsider
         headers = {"content-type": "application/json", **headers} if raw is not None else dict(headers)
         if self.token:
             headers["authorization"] = f"Bearer {self.token}"

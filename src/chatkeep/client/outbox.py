@@ -2,15 +2,22 @@
 
 Once each comes from the ids: a message whose answer was lost is sent again under the id it was posted with. Each process
 has a file of its own, as two that send from one would overtake each other.
+
+A message belongs to the subject whose credential the client had when it was posted, and goes out with a credential of
+that subject only. As long as the server has not said whose a credential is, the message belongs to the credential itself
+(its SHA-256); what was posted without any belongs to the run of the program, and what an older release has queued to
+nobody.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from typing import Any, TypeVar, cast
 
 import apsw
@@ -19,6 +26,7 @@ from filelock import FileLock, Timeout
 
 from ..codec import key_for, message_id
 from ..errors import BadMessage, ChatkeepError, Misconfigured, Uncertain, UsageError
+from .link import Reconsider
 from .values import Pending, Queued
 
 log = logging.getLogger("chatkeep.client")
@@ -26,27 +34,54 @@ log = logging.getLogger("chatkeep.client")
 T = TypeVar("T")
 
 SENDERS = 8
+PRAGMAS = "pragma journal_mode = wal; pragma synchronous = full;"
 SCHEMA = """
-pragma journal_mode = wal;
-pragma synchronous = full;
 create table if not exists outbox (
     number integer primary key autoincrement,
     server text not null,
+    owner text not null,
     conversation text not null,
     id text not null,
     message blob not null,
     posted_at real not null,
-    reason text not null default '',
-    unique (conversation, id)
+    reason text not null default ''
 ) strict;
+create table if not exists subjects (credential text primary key, subject text not null) strict;
 create index if not exists waiting on outbox (conversation, number) where reason = '';
 create index if not exists refused on outbox (number) where reason <> '';
+create index if not exists ids on outbox (conversation, id);
 """
+OLDER = f"""
+begin immediate;
+alter table outbox rename to older;
+drop index waiting;
+drop index refused;
+{SCHEMA}
+insert into outbox select number, server, '', conversation, id, message, posted_at, reason from older;
+drop table older;
+commit;
+"""
+"""Moves on what was queued by a release that did not note whose it is."""
+
 COLUMNS = "number, conversation, id, message, posted_at, reason"
 
 BUSY_S = 1.0
+KNOWN_MOST = 100
+"""So many credentials are remembered with their subject."""
 
-Deliver = Callable[[Queued, Callable[[str], None]], Awaitable[None]]
+HELD = (
+    "Messages of another subject, or of nobody known, stay here. Give the client their credential; what nobody known has posted "
+    "goes out as this credential's after client.adopt()."
+)
+
+Told = Callable[[str], None]
+Deliver = Callable[[Queued, str | None, Told], Awaitable[None]]
+NameOf = Callable[[str, Told], Awaitable[str]]
+
+
+def credential_of(token: str) -> str:
+    """The owner of what is posted with *token*, as long as its subject is not known. (A subject has no colon.)"""
+    return f"credential:{sha256(token.encode()).hexdigest()}"
 
 
 class Outbox:
@@ -57,15 +92,26 @@ class Outbox:
         self._lock = FileLock(f"{path}.lock")
         self._thread: ThreadPoolExecutor | None = None
         self._db: apsw.Connection | None = None
-        self._senders: list[asyncio.Task[None]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._lanes: dict[str, bool] = {}  # conversations to be looked at; True: something came since somebody looked
         self._ready: asyncio.Queue[str] = asyncio.Queue()
         self._empty = asyncio.Event()
+        self._changed = asyncio.Event()  # there is another credential, or the first message for one
         self._trouble = ""
-        self._waiting = self._refused = 0
+        self._token: str | None = None
+        self._run = f"run:{secrets.token_hex(8)}"
+        self._first = True  # no credential was in hand yet in this run
+        self._asking = False  # whose the credential is may bring more to be sent
+        self._subjects: dict[str, str] = {}
+        self._totals: dict[str, list[int]] = {}  # by owner: how many wait, how many were refused
 
-    async def open(self, deliver: Deliver) -> None:
-        """Opens the file; what an earlier run has left in it goes out first. Raises `Misconfigured`."""
+    async def open(self, deliver: Deliver, name_of: NameOf) -> None:
+        """
+        Opens the file; what an earlier run has left in it goes out first.
+
+        *name_of* asks the server for the subject of a token, as long as it takes. Raises `Misconfigured`.
+        """
         try:
             self._lock.acquire(timeout=0)
         except Timeout as taken:
@@ -75,25 +121,26 @@ class Outbox:
         except OSError as fault:
             raise Misconfigured(f"queue={self._path} cannot be used ({fault}); nothing was opened.") from fault
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="chatkeep-outbox")
-        self._lanes, self._ready, self._waiting, self._refused = {}, asyncio.Queue(), 0, 0
+        self._lanes, self._ready = {}, asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
         try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._connect)
-            for conversation, waiting, refused in await self._do(_totals):
-                self._count(waiting, refused)
-                if waiting:
-                    self._wake(conversation)
+            await self._loop.run_in_executor(self._thread, self._connect)
+            self._subjects = dict(await self._do(_known))
+            self._asking = self._is_unnamed()
+            await self._look_again()
         except BaseException:
             await self.close()
             raise
-        self._count(0, 0)
-        self._senders = [asyncio.create_task(self._send(deliver), name="chatkeep-outbox") for _ in range(SENDERS)]
+        self._changed.set()
+        work = [self._keep_named(name_of), *[self._send(deliver) for _ in range(SENDERS)]]
+        self._tasks = [asyncio.create_task(each, name="chatkeep-outbox") for each in work]
 
     async def close(self) -> None:
         """Stops sending and closes the file; what it holds stays."""
-        senders, self._senders = self._senders, []
-        for sender in senders:
-            sender.cancel()
-        await asyncio.gather(*senders, return_exceptions=True)
+        tasks, self._tasks, self._loop = self._tasks, [], None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._thread is not None:
             thread, self._thread = self._thread, None
             await asyncio.get_running_loop().run_in_executor(thread, self._disconnect)
@@ -103,57 +150,93 @@ class Outbox:
     @property
     def pending(self) -> Pending:
         """How far it is."""
-        return Pending(waiting=self._waiting, refused=self._refused, trouble=self._trouble if self._waiting else "")
+        waiting, refused = self._counts()
+        held = sum(map(sum, self._totals.values())) - waiting - refused
+        trouble = self._trouble if waiting else HELD if held and not self._asking else ""
+        return Pending(waiting=waiting, refused=refused, held=held, trouble=trouble)
+
+    def use(self, token: str | None) -> None:
+        """Sends from now on what belongs to the subject of *token*. Any thread may say so."""
+        self._token, self._trouble = token, ""
+        self._asking = self._is_unnamed()
+        if self._asking:
+            self._empty.clear()
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._changed.set)
+
+    async def hand_over(self, before: str | None, after: str) -> None:
+        """Gives what was posted with one token, or without any in this run, to another token of the same holder."""
+        source = self._run if before is None else credential_of(before)
+        if (subject := self._subjects.get(source)) is not None:
+            await self._name(after, subject)
+            return
+        target = self._subjects.get(credential_of(after), credential_of(after))
+        await self._do(lambda db: db.execute("update outbox set owner = ? where owner = ?", (target, source)))
+        await self._look_again()
+
+    async def adopt(self) -> int:
+        """Gives what nobody known has posted to the owner in whose name is sent now; answers how many messages that are."""
+        owner = self._owners()[1]
+
+        def act(db: apsw.Connection) -> int:
+            nobodys = "(owner = '' or owner like 'credential:%' or owner like 'run:%')"
+            db.execute(f"update outbox set owner = ? where {nobodys} and owner <> ?", (owner, owner))
+            return db.changes()
+
+        adopted = await self._do(act)
+        await self._look_again()
+        return adopted
 
     async def put(self, conversation: str, id: str, message: bytes) -> None:
         """Makes a message durable here. The same once more changes nothing; other content under its id is refused."""
         message_id(key_for("", conversation), id)
+        owners = self._owners()
 
         def act(db: apsw.Connection) -> int:
-            db.execute(
-                "insert or ignore into outbox (server, conversation, id, message, posted_at) values (?, ?, ?, ?, ?)",
-                (self._server, conversation, id, message, time.time()),
-            )
-            if added := db.changes():
-                return added
-            same = "select 1 from outbox where conversation = ? and id = ? and message = ?"
-            if db.execute(same, (conversation, id, message)).fetchone() is None:
+            same = "select message from outbox where owner in (?, ?) and conversation = ? and id = ?"
+            found = db.execute(same, (*owners, conversation, id)).fetchone()
+            if found is not None and found[0] != message:
                 raise BadMessage(f"{conversation}: other content is queued under the id {id!r}; nothing was queued.")
-            return 0
+            if found is None:
+                db.execute(
+                    "insert into outbox (server, owner, conversation, id, message, posted_at) values (?, ?, ?, ?, ?, ?)",
+                    (self._server, owners[1], conversation, id, message, time.time()),
+                )
+            return int(found is None)
 
-        await self._settled(self._put(conversation, act))
+        await self._settled(self._put(conversation, owners[1], act))
 
     async def drained(self) -> None:
-        """Waits until no message waits."""
+        """Waits until no message waits that may go out with the client's credential."""
         await self._empty.wait()
 
     async def refused(self) -> list[Queued]:
         """What the server did not want, oldest first."""
-        return await self._do(
-            lambda db: [
-                _queued(row) for row in db.execute(f"select {COLUMNS} from outbox where reason <> '' order by number")
-            ]
-        )
+        owners = self._owners()
+        sql = f"select {COLUMNS} from outbox where owner in (?, ?) and reason <> '' order by number"
+        return await self._do(lambda db: [_queued(row) for row in db.execute(sql, owners)])
 
     async def retry(self, number: int) -> None:
         """Sends a refused message again."""
-        sql = "update outbox set reason = '' where number = ? and reason <> '' returning conversation"
-        await self._settled(self._one(sql, number, waiting=1))
+        await self._settled(self._one("update outbox set reason = ''", number, waiting=1))
 
     async def drop(self, number: int) -> None:
         """Forgets a refused message."""
-        sql = "delete from outbox where number = ? and reason <> '' returning conversation"
-        await self._settled(self._one(sql, number, waiting=0))
+        await self._settled(self._one("delete from outbox", number, waiting=0))
 
-    async def _put(self, conversation: str, act: Callable[[apsw.Connection], int]) -> None:
-        self._count(await self._do(act), 0)
+    async def _put(self, conversation: str, owner: str, act: Callable[[apsw.Connection], int]) -> None:
+        self._count(owner, await self._do(act), 0)
         self._wake(conversation)
+        if self._is_unnamed():
+            self._changed.set()
 
     async def _one(self, sql: str, number: int, *, waiting: int) -> None:
-        found = await self._do(lambda db: db.execute(sql, (number,)).fetchone())
+        which = "where number = ? and owner in (?, ?) and reason <> '' returning conversation, owner"
+        values = (number, *self._owners())
+        found = await self._do(lambda db: db.execute(f"{sql} {which}", values).fetchone())
         if found is None:
             raise UsageError(f"queue={self._path}: no refused message has the number {number}; nothing was done.")
-        self._count(waiting, -1)
+        self._count(str(found[1]), waiting, -1)
         if waiting:
             self._wake(str(found[0]))
 
@@ -161,13 +244,53 @@ class Outbox:
         # Who is cancelled meanwhile leaves the file changed all the same; it must be counted and sent then.
         await asyncio.shield(asyncio.create_task(act))
 
+    async def _keep_named(self, name_of: NameOf) -> None:
+        """Learns of each credential whose it is, once there is something in the queue."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            token = self._token
+            try:
+                if token is not None and self._first:
+                    self._first = False
+                    await self.hand_over(None, token)
+                self._asking = self._is_unnamed() and any(map(any, self._totals.values()))
+                await self._look_again()
+                if token is not None and self._asking:
+                    await self._name(token, await name_of(token, self._tell))
+            except Reconsider:
+                continue
+            except ChatkeepError as fault:  # an older server, for one: what is posted belongs to the credential alone
+                log.info("queue=%s: whose the credential is was not told: %s", self._path, fault)
+            except Exception as fault:
+                log.exception("queue=%s: %s", self._path, fault)  # noqa: TRY401
+                await asyncio.sleep(BUSY_S)
+            self._asking = False
+            self._count(self._run, 0, 0)
+
+    async def _name(self, token: str, subject: str) -> None:
+        """Notes whose a token is; what was posted with it is that subject's."""
+        credential = credential_of(token)
+
+        def act(db: apsw.Connection) -> None:
+            with db:
+                db.execute("insert or replace into subjects values (?, ?)", (credential, subject))
+                db.execute("delete from subjects where rowid <= (select max(rowid) from subjects) - ?", (KNOWN_MOST,))
+                db.execute("update outbox set owner = ? where owner = ?", (subject, credential))
+
+        await self._do(act)
+        self._subjects[credential] = subject
+        self._asking = False
+        await self._look_again()
+
     async def _send(self, deliver: Deliver) -> None:
         while True:
             conversation = await self._ready.get()
             self._lanes[conversation] = False
+            token, owners = self._token, self._owners()  # the message goes out with this token, or not at all
             try:
-                if (queued := await self._do(_first_of(conversation))) is not None:
-                    await self._settle(queued, deliver)
+                if (queued := await self._do(_first_of(conversation, owners))) is not None:
+                    await self._settle(queued, token, deliver)
                 elif not self._lanes[conversation]:
                     del self._lanes[conversation]
                     continue
@@ -177,18 +300,20 @@ class Outbox:
                 await asyncio.sleep(BUSY_S)
             self._ready.put_nowait(conversation)
 
-    async def _settle(self, queued: Queued, deliver: Deliver) -> None:
+    async def _settle(self, queued: Queued, token: str | None, deliver: Deliver) -> None:
+        values: list[Any] = [queued.number]
+        sql, refused = "delete from outbox where number = ?", 0
         try:
-            await deliver(queued, self._tell)
+            await deliver(queued, token, self._tell)
+        except Reconsider:
+            return
         except ChatkeepError as refusal:
-            reason = str(refusal)
-            await self._do(
-                lambda db: db.execute("update outbox set reason = ? where number = ?", (reason, queued.number))
-            )
-            self._count(-1, 1)
-        else:
-            await self._do(lambda db: db.execute("delete from outbox where number = ?", (queued.number,)))
-            self._count(-1, 0)
+            values = [str(refusal), queued.number]
+            sql, refused = "update outbox set reason = ? where number = ?", 1
+        # Under the owner that it has now: whose the credential is may have become known meanwhile.
+        owners = await self._do(lambda db: db.execute(f"{sql} returning owner", values).fetchall())
+        for (owner,) in owners:
+            self._count(str(owner), -1, refused)
         self._trouble = ""
 
     def _wake(self, conversation: str) -> None:
@@ -196,13 +321,38 @@ class Outbox:
             self._ready.put_nowait(conversation)
         self._lanes[conversation] = True
 
-    def _count(self, waiting: int, refused: int) -> None:
-        self._waiting += waiting
-        self._refused += refused
-        if self._waiting:
+    def _is_unnamed(self) -> bool:
+        return self._token is not None and credential_of(self._token) not in self._subjects
+
+    def _owners(self) -> tuple[str, str]:
+        """Whose messages go out now: those of the credential itself, and of the subject that it stands for."""
+        credential = self._run if self._token is None else credential_of(self._token)
+        return credential, self._subjects.get(credential, credential)
+
+    def _counts(self) -> tuple[int, int]:
+        mine = [self._totals.get(owner, [0, 0]) for owner in {*self._owners()}]
+        return sum(waiting for waiting, _ in mine), sum(refused for _, refused in mine)
+
+    def _count(self, owner: str, waiting: int, refused: int) -> None:
+        totals = self._totals.setdefault(owner, [0, 0])
+        totals[0] += waiting
+        totals[1] += refused
+        if self._counts()[0] or self._asking:
             self._empty.clear()
         else:
             self._empty.set()
+
+    async def _look_again(self) -> None:
+        """Counts anew, and wakes every conversation: others may go out now."""
+        found = await self._do(_counted)
+        self._totals = {}
+        for owner, conversation, waiting, refused in found:
+            totals = self._totals.setdefault(owner, [0, 0])
+            totals[0] += waiting
+            totals[1] += refused
+            if waiting:
+                self._wake(conversation)
+        self._count(self._run, 0, 0)  # only now is it known whether nothing waits
 
     def _tell(self, trouble: str) -> None:
         self._trouble = trouble
@@ -224,7 +374,9 @@ class Outbox:
     def _connect(self) -> None:
         try:
             self._db = apsw.Connection(self._path)
-            self._db.execute(SCHEMA).fetchall()  # it stops at each row that a pragma answers
+            self._db.execute(PRAGMAS).fetchall()  # it stops at each row that a pragma answers
+            columns = [row[1] for row in self._db.execute("pragma table_info(outbox)")]
+            self._db.execute(OLDER if columns and "owner" not in columns else SCHEMA).fetchall()
             other = self._db.execute("select server from outbox where server <> ? limit 1", (self._server,)).fetchone()
         except apsw.Error as fault:
             raise Misconfigured(f"queue={self._path} cannot be used ({fault}); nothing was opened.") from fault
@@ -239,17 +391,24 @@ class Outbox:
             self._db.close()
 
 
-def _totals(db: apsw.Connection) -> list[tuple[str, int, int]]:
+def _counted(db: apsw.Connection) -> list[tuple[str, str, int, int]]:
     # In the order in which each conversation's oldest message came.
-    sql = "select conversation, sum(reason = ''), sum(reason <> '') from outbox group by conversation order by min(number)"
-    return cast(list[tuple[str, int, int]], db.execute(sql).fetchall())
+    sql = (
+        "select owner, conversation, sum(reason = ''), sum(reason <> '') from outbox "
+        "group by owner, conversation order by min(number)"
+    )
+    return cast(list[tuple[str, str, int, int]], db.execute(sql).fetchall())
 
 
-def _first_of(conversation: str) -> Callable[[apsw.Connection], Queued | None]:
-    sql = f"select {COLUMNS} from outbox where conversation = ? and reason = '' order by number limit 1"
+def _known(db: apsw.Connection) -> list[tuple[str, str]]:
+    return cast(list[tuple[str, str]], db.execute("select credential, subject from subjects").fetchall())
+
+
+def _first_of(conversation: str, owners: tuple[str, str]) -> Callable[[apsw.Connection], Queued | None]:
+    sql = f"select {COLUMNS} from outbox where conversation = ? and owner in (?, ?) and reason = '' order by number limit 1"
 
     def act(db: apsw.Connection) -> Queued | None:
-        row = db.execute(sql, (conversation,)).fetchone()
+        row = db.execute(sql, (conversation, *owners)).fetchone()
         return None if row is None else _queued(row)
 
     return act

@@ -54,6 +54,21 @@ class Token(Struct, frozen=True, kw_only=True):
     label: str = ""
 
 
+class Me(Struct, frozen=True, kw_only=True):
+    """Who the client's credential stands for.
+
+    subject: opaque, and the same for all credentials of one holder. kind: "service", "user", "visitor" or "holder" (nobody
+    has said whom the token is for). conversation: the one that it opens; "" for a service key, which opens all.
+    """
+
+    subject: str
+    tenant: str
+    kind: str
+    scopes: list[str]
+    conversation: str = ""
+    expires_at: float | None = None
+
+
 class Share(Struct, frozen=True, kw_only=True):
     """An invitation: `redeem` turns *share* into a token. url: the same as a link, relative to the server."""
 
@@ -98,8 +113,10 @@ class Queued(Struct, frozen=True, kw_only=True):
 
 
 class Pending(Struct, frozen=True, kw_only=True):
-    """How far the queue is. waiting, refused: how many messages; trouble: why they wait, "" while they go out."""
+    """How far the queue is. waiting, refused: how many messages; trouble: why they wait, "" while they go out; held: how
+    many are another subject's, or nobody's known, and stay."""
 
     waiting: int
     refused: int
     trouble: str = ""
+    held: int = 0
