@@ -61,8 +61,10 @@ export interface Options {
   name?: string;
   /** A conversation that your site has made, opened with your `token`; nothing of it is put into `storage`. */
   conversation?: string;
-  /** The token for it, or a function that gets one: called when it is needed, and again when one is refused. */
-  token?: string | (() => string | Promise<string>);
+  /** The token for it, or a function that gets one: called when it is needed, and again when one is refused. null: nobody is signed in. */
+  token?: string | (() => string | null | Promise<string | null>);
+  /** Who is signed in, by any name that stays the same: whose things are shown before there is a token. */
+  user?: string;
   /** Keeps the token in a cookie that no script can read. There is one such chat for each browser and host. */
   cookie?: boolean;
   /** A share to open. By default the one in the address (#share=...), which is taken out of it at once. */
@@ -97,7 +99,7 @@ export interface Events {
   conversation: string;
 }
 
-/** A conversation, in this tab. All tabs of one browser on the same `name` agree. */
+/** A conversation, in this tab. All tabs of one browser on the same `name`, or with the same subject's token for one conversation, agree. */
 export class Chat<State = { [name: string]: Json }> extends EventTarget {
   /** In order: the log as far as it is loaded, a reply that is being made, what the server does not have yet. */
   readonly messages: readonly Message[];
@@ -105,6 +107,8 @@ export class Chat<State = { [name: string]: Json }> extends EventTarget {
   readonly typing: boolean;
   readonly status: Status;
   readonly problem: Trouble | null;
+  /** How much of what this subject has written here is not with the server. */
+  readonly unsent: number;
   /** Whether there are earlier messages than the first of `messages`. */
   readonly more: boolean;
   readonly name: string;
@@ -129,8 +133,16 @@ export class Chat<State = { [name: string]: Json }> extends EventTarget {
 
   /** Lets go of everything; another tab goes on. What is not sent yet waits for the next page. */
   close(): void;
-  /** Closes, and removes all that this browser keeps of the chat, unsent messages too. The server's copy stays. */
-  forget(): Promise<void>;
+  /** How much of this conversation others have not sent yet, and how much is of nobody known; neither is sent here. */
+  kept(): Promise<{ others: number; unknown: number }>;
+  /** Takes what is of nobody known as this subject's, and sends it. Ask the person first. */
+  adopt(): Promise<void>;
+  /**
+   * Closes, and removes all that this browser keeps of the chat, in every tab. The server's copy stays.
+   * Rejects with an error named "Unsent", with its `count`, while something is not sent and *unsent* does not say what
+   * becomes of it. "keep" leaves it for the next sign-in; not for visitors, whose right to the chat goes.
+   */
+  forget(options?: { unsent?: "discard" | "keep" }): Promise<void>;
 }
 
 /** Opens the chat of this page as it was left: what is kept here at once, what the server has if it answers. */

@@ -1,6 +1,10 @@
 // A conversation on a chatkeep server, kept over refreshes, tabs and lost networks; chatkeep.d.ts says what each method does.
 // What is not acknowledged lies in IndexedDB. One tab of each chat, the leader, sends it, listens to the server and tells
 // the others over a BroadcastChannel; one of them takes over when it closes.
+//
+// All that is kept belongs to a place: [server, subject, conversation]. The server says which subject a credential stands
+// for; nothing is shown to, or sent in the name of, another. Until the subject is known, a visitor's things are at
+// [server, "", name], and those of a conversation that a site has opened at [server, "?" + random, conversation].
 
 const PAGE = 50;
 const KEPT = 100; // messages that are kept in this browser, to be shown while the server is away
@@ -11,6 +15,8 @@ const POLL_MS = 2000;
 const LONGEST_MS = 15_000;
 const PATIENCE_MS = 3000;
 const RESTORED_MS = 4000;
+const MARK = 16; // a token is known again by its last letters; the others are 170 bits that nobody guesses
+const REMEMBERED = 50; // credentials whose subject is remembered, for each server
 
 export class Problem extends Error {
   constructor(status, body, after) {
@@ -35,7 +41,8 @@ export class Chat extends EventTarget {
   status = "saved"; // saved | sending | offline | restored | failed
   more = false; // there are earlier messages: earlier()
 
-  #url; #storage; #given; #mint; #cookie; #shelf; #channel; #me; // #me: {id, token, ...}, or {share}, or {}
+  #url; #written; #storage; #given; #user; #mint; #cookie; #shelf; #channel; #me; // #me: {id, token, subject, ...}, or {share}, or {}
+  #place; #proven; #first = true; #old; #doors; // #proven: the token of which the subject is known; #old: nobody else's name
   #log = new Map(); // by id, as the server has them
   #queue = []; // as IndexedDB has it
   #piece = null; // the reply that is being made: {turn, text, length}
@@ -43,22 +50,29 @@ export class Chat extends EventTarget {
   #handled = 0; #checked = 0; // the bot has dealt with all up to this number, we are sure of it up to that one
   #dead = new Set();
   #state; #known = new Map(); // slot -> {etag, value}, as last answered
-  #loading = null; #catching = null; #problem = null; #offline = false; #restored = false;
+  #identifying = null; #loading = null; #catching = null; #gone = false; #problem = null; #offline = false; #restored = false;
   #sending = new Bell(); #listening = new Bell();
   #end = new AbortController(); #reign = null; #waiting = null; #steals = false; #answered = false; #timers = {};
 
-  constructor({ url = new URL(".", import.meta.url).href, storage, name, conversation, token, cookie = false, share } = {}) {
+  constructor({ url = new URL(".", import.meta.url).href, storage, name, conversation, token, user, cookie = false, share } = {}) {
     super();
-    this.#url = String(url).replace(/\/*$/, "/v1/");
+    this.#written = String(url).replace(/\/*$/, "/v1/");
+    this.#url = new URL(this.#written, document.baseURI).href; // one server has one name, however it was written
     this.#storage = storage ?? safely(() => localStorage) ?? memory();
     this.#cookie = cookie;
     this.#given = conversation !== undefined;
+    if (user !== undefined) this.#user = `user:${user}`;
     if (typeof token === "function") this.#mint = token;
     share ??= shareInAddress();
-    const prefix = `chatkeep:${this.#url}`;
-    this.name = conversation ?? (share ? random() : (name ?? this.#read(prefix) ?? random()));
+    this.name = conversation ?? (share ? random() : (name ?? this.#read() ?? random()));
     if (this.#given) this.#me = { id: conversation, token: this.#mint ? undefined : token };
-    else this.#keep(share ? { share } : JSON.parse(this.#read(`${prefix}:${this.name}`) ?? "{}"), !share);
+    else {
+      const kept = this.#read(`:${this.name}`);
+      this.#old = kept !== undefined && this.#alone();
+      this.#keep(share ? { share, shared: true } : JSON.parse(kept ?? "{}"));
+    }
+    const { id, subject = this.#given ? `?${random()}` : "" } = this.#me;
+    this.#place = [this.#url, subject, subject ? id : this.name];
     this.loaded = this.#open();
   }
 
@@ -71,6 +85,10 @@ export class Chat extends EventTarget {
     return this.#problem ?? (refused ? { message: refused.error } : null);
   }
 
+  get unsent() {
+    return this.#queue.filter((item) => !item.sent).length;
+  }
+
   on(event, hear) {
     const listener = ({ detail }) => hear(detail);
     this.addEventListener(event, listener);
@@ -78,7 +96,7 @@ export class Chat extends EventTarget {
   }
 
   async send(content, { id = random(), metadata } = {}) {
-    await this.#edit((items, store) => store.put({ chat: this.name, id, content, metadata, at: Date.now() }));
+    await this.#edit((items, store) => store.put({ id, content, metadata, at: Date.now() }));
     this.#wake();
     return this.messages.find((message) => message.id === id);
   }
@@ -119,7 +137,7 @@ export class Chat extends EventTarget {
   }
 
   slot(name) {
-    const write = (op) => this.#write({ chat: this.name, slot: name, at: Date.now(), rev: random(), ...op });
+    const write = (op) => this.#write({ slot: name, at: Date.now(), rev: random(), ...op });
     const get = () => this.state?.[name];
     return {
       get,
@@ -134,18 +152,60 @@ export class Chat extends EventTarget {
     };
   }
 
+  async kept() {
+    const found = { others: 0, unknown: 0 };
+    for (const { chat, sent } of await this.#shelf.all()) if (!sent && !same(chat, this.#place)) {
+      if (this.#isUnknown(chat)) found.unknown++;
+      else if (chat[0] === this.#url && chat[2] === this.#place[2]) found.others++;
+    }
+    return found;
+  }
+
+  async adopt() {
+    if (isNobody(this.#place)) throw new Error("It is not known yet who this is.");
+    for (const { chat } of await this.#shelf.all()) if (this.#isUnknown(chat)) {
+      await this.#shelf.see(chat, undefined); // what somebody unknown has seen is not taken over
+      await this.#shelf.move(chat, this.#place);
+    }
+    await this.#edit(() => {});
+  }
+
   close() {
     this.#end.abort();
     this.#channel?.close();
+    this.#doors?.close();
   }
 
-  async forget() {
-    await this.#edit((items, store) => items.forEach((item) => store.delete(item.n)));
+  async forget({ unsent } = {}) {
+    if (unsent === "keep" && !this.#given) throw new TypeError("Nothing could send what a visitor keeps.");
+    const place = this.#place;
+    await this.#edit((items, store) => {
+      const left = items.filter((item) => !item.sent).length;
+      if (left && !["keep", "discard"].includes(unsent)) throw Object.assign(new Error(`${left} not sent yet; nothing was removed.`), { name: "Unsent", count: left });
+      if (unsent !== "keep") items.forEach((item) => store.delete(item.n));
+    });
+    this.#say({ event: "forgotten" });
+    const wiped = this.#leave(place);
+    await this.#shelf.note(this.#url, (pairs) => pairs.filter(([, subject]) => subject !== place[1]));
+    if (!this.#given) {
+      if (this.#read() === this.name) this.#unkeep("");
+      this.#unkeep(`:${this.name}`);
+    }
+    await wiped;
+  }
+
+  // Nothing of the chat is to be in this tab any more, nor in what it was just about to keep.
+  async #leave(place) {
+    this.#gone = true;
     this.close();
-    await this.#shelf.see(this.name, undefined);
-    const prefix = `chatkeep:${this.#url}`;
-    if (this.#read(prefix) === this.name) safely(() => this.#storage.removeItem(prefix));
-    safely(() => this.#storage.removeItem(`${prefix}:${this.name}`));
+    this.#drop({ message: GONE });
+    await this.#shelf.see(place, undefined);
+    if (this.#given || this.#old) await this.#shelf.see(this.name, undefined);
+  }
+
+  // The things of whom nobody knows: written before the subject was known, or by an older release.
+  #isUnknown(chat) {
+    return chat === this.name || (chat[0] === this.#url && chat[2] === this.#place[2] && chat[1][0] === "?");
   }
 
   // -- opening --------------------------------------------------------------------------------------------------------
@@ -153,47 +213,184 @@ export class Chat extends EventTarget {
   async #open() {
     this.#shelf = await Shelf.open();
     const { signal } = this.#end;
-    const key = `chatkeep:${this.#url}:${this.name}`;
-    if (globalThis.BroadcastChannel) {
-      this.#channel = new BroadcastChannel(key);
-      this.#channel.onmessage = ({ data }) => this.#hear(data);
-    }
-    for (const event of ["online", "pageshow"]) addEventListener(event, () => this.#wake(), { signal });
+    if (this.#old) await this.#shelf.move(this.name, this.#place);
+    if (!this.#given) await this.#shelf.move([this.#url, "", this.name], this.#place);
+    if (this.#mint) this.#doors = safely(() => new BroadcastChannel(`chatkeep:${this.#url}`));
+    if (this.#doors) this.#doors.onmessage = ({ data }) => data !== this.#me.subject && this.#recheck();
+    for (const event of ["online", "pageshow"]) addEventListener(event, ({ persisted }) => (persisted ? this.#recheck() : 0, this.#wake()), { signal });
     addEventListener("offline", () => this.#link(new Error("This device is offline.")), { signal });
     document.addEventListener("visibilitychange", () => document.hidden || this.#resume(), { signal });
 
-    const { messages = [], state, handled = 0, dead, more = false } = (await this.#shelf.seen(this.name)) ?? {};
+    if (this.#given) {
+      const last = await this.#shelf.whose(this.#url, this.#user ?? this.#me.token?.slice(-MARK));
+      if (last) {
+        this.#place = [this.#url, last, this.#me.id];
+        this.#doors?.postMessage(last);
+      } else await Promise.race([this.#identify().catch((fault) => this.#link(fault)), pause(PATIENCE_MS)]);
+    }
+    if (this.#first) await this.#enter();
+    this.#elect();
+    this.#resume();
+    // A server that does not answer must not keep people from what is here already.
+    if (this.#me.id && !this.#problem) await Promise.race([this.#load().catch((fault) => this.#link(fault)), pause(PATIENCE_MS)]);
+  }
+
+  #read(rest = "") {
+    const read = (url) => safely(() => this.#storage.getItem(`chatkeep:${url}${rest}`)) ?? undefined;
+    return read(this.#url) ?? read(this.#written);
+  }
+
+  #unkeep(rest) {
+    for (const url of [this.#url, this.#written]) safely(() => this.#storage.removeItem(`chatkeep:${url}${rest}`));
+  }
+
+  #keep(me) {
+    this.#me = me;
+    if (me.subject) this.#proven = me.token;
+    const write = (rest, value) => safely(() => {
+      this.#storage.setItem(`chatkeep:${this.#url}${rest}`, value);
+      if (this.#written !== this.#url) this.#storage.removeItem(`chatkeep:${this.#written}${rest}`);
+    });
+    write(`:${this.name}`, JSON.stringify(me));
+    // What somebody else has shared does not take the place of the chat that is one's own.
+    if (!me.shared || (me.id && this.#read() === undefined)) write("", this.name);
+  }
+
+  // Whether no other server has a chat of this name here: older releases kept what was written by the name alone.
+  #alone() {
+    const own = [this.#url, this.#written].map((url) => `chatkeep:${url}:${this.name}`);
+    const keys = [safely(() => localStorage), this.#storage].flatMap((storage) => Object.keys(storage ?? {}));
+    return keys.every((key) => own.includes(key) || !(key.startsWith("chatkeep:") && key.endsWith(`/v1/:${this.name}`)));
+  }
+
+  // -- whose it is ----------------------------------------------------------------------------------------------------
+
+  get #isProven() {
+    return Boolean(this.#me.subject) && this.#proven === this.#me.token && !(this.#mint && !this.#me.token);
+  }
+
+  // Sees to it that there is a credential, and goes on as the subject that it stands for.
+  #identify() {
+    if (this.#isProven) return undefined;
+    return (this.#identifying ??= this.#identifyOnce().finally(() => (this.#identifying = null)));
+  }
+
+  async #identifyOnce() {
+    if (this.#mint && !(this.#me.token ??= (await this.#mint()) || undefined)) {
+      await this.#become(null);
+      throw new Problem(401, { detail: "Nobody is signed in." });
+    }
+    const { token } = this.#me;
+    const mark = this.#given ? token?.slice(-MARK) : undefined;
+    let subject = await this.#shelf.whose(this.#url, mark);
+    if (!subject) {
+      const answer = await this.#fetch("me").catch((fault) => {
+        if (this.#mint && fault.status === 401) this.#me.token = undefined;
+        throw fault.status === 404 ? new Error("The server is older than this client.") : fault; // it may be about to be replaced
+      });
+      ({ subject } = await answer.json());
+    }
+    if (token !== this.#me.token) return;
+    if (this.#given) await this.#shelf.note(this.#url, (pairs) => [[mark, subject], [this.#user, subject], ...pairs]);
+    this.#proven = token;
+    await this.#become(subject);
+  }
+
+  // Goes on as *subject*, with what it has here; what is another's stays where it is, and is let go of in memory.
+  async #become(subject) {
+    const from = this.#place;
+    const place = [this.#url, subject ?? `?${random()}`, this.#me.id];
+    const nobody = isNobody(from);
+    if (this.#end.signal.aborted) return undefined;
+    if (!this.#given && this.#me.subject !== subject) {
+      this.#keep({ ...this.#me, subject });
+      this.#say({ event: "conversation", data: this.#me });
+    }
+    this.#me.subject = subject ?? undefined;
+    if (same(place, from) || (nobody && !subject)) return undefined;
+    // Begun before the place is another: what is written from now on goes there.
+    const moved = nobody && (!this.#given || this.#first) && this.#shelf.move(from, place);
+    if (!nobody) this.#drop();
+    this.#first = false;
+    this.#place = place;
+    await moved;
+    if (!this.#given) return this.#edit();
+    await this.#enter();
+    if (!subject) return undefined;
+    this.#doors?.postMessage(subject);
+    this.#say({ event: "hello" });
+    return void this.#load().catch((fault) => this.#link(fault));
+  }
+
+  // Another person is here in another tab: this tab's credential may be theirs too by now.
+  #recheck() {
+    if (!this.#mint || this.#end.signal.aborted) return;
+    this.#me.token = undefined;
+    Promise.resolve(this.#identify()).catch((fault) => this.#link(fault));
+  }
+
+  // Shows what is kept at this place, and joins the other tabs there.
+  async #enter() {
+    const place = this.#place;
+    this.#channel?.close();
+    this.#channel = safely(() => new BroadcastChannel(this.#line)); // alone where there is none
+    if (this.#channel) this.#channel.onmessage = ({ data }) => this.#hear(data);
+    this.#reign?.abort();
+    this.#waiting?.abort();
+    this.#wake();
+    const { messages = [], state, handled = 0, dead, more = false } = (await this.#shelf.seen(place)) ?? {};
+    if (place !== this.#place) return;
     messages.forEach((message) => this.#log.set(message.id, message));
     [this.#state, this.#handled, this.#dead, this.more] = [state, handled, new Set(dead), more];
     await this.#edit();
-    this.#elect(key);
-    this.#resume();
-    // A server that does not answer must not keep people from what is here already.
-    if (this.#me.id) await Promise.race([this.#load().catch((fault) => this.#link(fault)), pause(PATIENCE_MS)]);
   }
 
-  #read(key) {
-    return safely(() => this.#storage.getItem(key)) ?? undefined;
+  #drop(problem = null) {
+    [this.#offline, this.#problem] = [false, problem];
+    for (const held of [this.#log, this.#known, this.#dead]) held.clear();
+    this.#queue = [];
+    this.#handled = this.#checked = 0;
+    this.#piece = this.#seen = this.#loading = this.#catching = null;
+    this.#state = undefined;
+    this.more = false;
+    this.#takeTyping(false);
+    this.#update();
+    this.#emit("state", undefined);
   }
 
-  #keep(me, current = true) {
-    this.#me = me;
-    const prefix = `chatkeep:${this.#url}`;
-    safely(() => this.#storage.setItem(`${prefix}:${this.name}`, JSON.stringify(me)));
-    if (current) safely(() => this.#storage.setItem(prefix, this.name));
+  // What the tabs of this chat are joined by: a visitor's name stands for one credential, a site's conversation does not.
+  get #line() {
+    return `chatkeep:${JSON.stringify(this.#given ? this.#place : [this.#url, "", this.name])}`;
   }
 
   // -- asking ---------------------------------------------------------------------------------------------------------
 
-  async #ask(path, options = {}, again = true) {
-    const { method, body, headers, signal = AbortSignal.timeout(ASK_MS) } = options;
-    if (this.#mint && this.#me.id) this.#me.token ??= await this.#mint();
-    const { token } = this.#me;
+  // *place*: whose request this is. If somebody else is here meanwhile, it is not made, or its answer is not taken.
+  async #ask(path, options = {}, place = options.place, again = true) {
+    if (this.#me.id) await this.#identify();
+    place ??= this.#place;
+    if (place !== this.#place) throw MOVED;
+    let answer;
+    try {
+      answer = await this.#fetch(path, options);
+    } catch (fault) {
+      if (fault.status !== 401 || !this.#mint || !again) throw fault;
+      this.#me.token = undefined;
+      return this.#ask(path, options, place, false);
+    }
+    if (options.json) answer = await answer.json();
+    if (place !== this.#place) throw MOVED;
+    return answer;
+  }
+
+  async #fetch(path, { method, body, headers, signal = AbortSignal.timeout(ASK_MS) } = {}) {
+    const { token, subject } = this.#me;
     const answer = await fetch(this.#url + path, {
       method,
       body: body === undefined ? undefined : JSON.stringify(body),
       headers: {
         ...(token && { authorization: `Bearer ${token}` }),
+        ...(this.#cookie && subject && { "chatkeep-subject": subject }),
         ...(body !== undefined && { "content-type": "application/json" }),
         ...headers,
       },
@@ -201,10 +398,6 @@ export class Chat extends EventTarget {
       signal,
     });
     if (answer.ok) return answer;
-    if (answer.status === 401 && this.#mint && again) {
-      this.#me.token = undefined;
-      return this.#ask(path, options, false);
-    }
     const told = await answer.json().catch(() => ({}));
     throw new Problem(answer.status, told, answer.headers.get("retry-after"));
   }
@@ -213,17 +406,17 @@ export class Chat extends EventTarget {
     return this.#ask(`conversations/${encodeURIComponent(this.#me.id)}${path}`, options);
   }
 
-  async #json(path, options) {
-    return (await this.#here(path, options)).json();
+  #json(path, options) {
+    return this.#here(path, { ...options, json: true });
   }
 
   // Gets a conversation and the right to it: by the link that was opened, or a new one.
   async #begin() {
-    const { share } = this.#me;
+    const { share, shared } = this.#me;
     const body = { ...(share && { share }), ...(this.#cookie && { cookie: true }) };
     const answer = await this.#ask(share ? "shares/redeem" : "conversations", { method: "POST", body });
     const { id, token, scopes, expires_at } = await answer.json();
-    this.#tell("conversation", { id, token, scopes, expires_at });
+    if (!this.#gone) this.#tell("conversation", { id, token, scopes, expires_at, shared });
   }
 
   #load() {
@@ -267,8 +460,19 @@ export class Chat extends EventTarget {
 
   // -- leading: one tab sends and listens -----------------------------------------------------------------------------
 
-  async #elect(key) {
-    while (!this.#end.signal.aborted) {
+  async #elect() {
+    for (let failures = 0; !this.#end.signal.aborted; ) {
+      if (this.#given && isNobody(this.#place)) {
+        try {
+          await this.#identify();
+        } catch (fault) {
+          this.#link(fault);
+          await this.#sending.wait(fault.final ? undefined : backoff(failures++, fault.after));
+        }
+        continue;
+      }
+      failures = 0;
+      const key = this.#line;
       const steal = this.#steals;
       this.#steals = false;
       const waiting = (this.#waiting = new AbortController());
@@ -296,6 +500,7 @@ export class Chat extends EventTarget {
   // Sends what is queued, one after the other and in order, for as long as that takes.
   async #drain(signal) {
     for (let failures = 0; !signal.aborted; ) {
+      const place = this.#place;
       const [next, another] = this.#queue.filter((item) => !item.error && !item.sent);
       const settling = next?.slot !== undefined && !another ? next.at + SOON_MS - Date.now() : 0;
       if (!next && !this.#me.share) {
@@ -306,10 +511,12 @@ export class Chat extends EventTarget {
       else {
         try {
           if (!this.#me.id) await this.#begin();
-          else await (next.slot === undefined ? this.#post(next) : this.#put(next));
+          else if (!this.#isProven) await this.#identify();
+          else await (next.slot === undefined ? this.#post(next, place) : this.#put(next, place));
           failures = 0;
           this.#link(null);
         } catch (fault) {
+          if (fault === MOVED) continue;
           // Without the right to it, or the conversation, sending on is no use; a slot may be closed for itself.
           const closed = !next || [401, 404].includes(fault.status) || (fault.status === 403 && next.slot === undefined);
           if (fault.final && !closed) await this.#edit((items, store) => store.put({ ...next, error: fault.message }));
@@ -322,11 +529,11 @@ export class Chat extends EventTarget {
     }
   }
 
-  async #post(item) {
+  async #post(item, place) {
     const { id, content, metadata } = item;
     const body = { id, content, ...(metadata && { metadata }) };
     const headers = { prefer: "respond-async" };
-    const receipt = await this.#json("/messages", { method: "POST", body, headers });
+    const receipt = await this.#json("/messages", { method: "POST", body, headers, place });
     if (receipt.status === "answered") this.#handled = Math.max(this.#handled, receipt.number);
     if (receipt.status === "failed") this.#dead.add(receipt.number);
     if (!receipt.number) return this.#edit((items, store) => store.put({ ...item, sent: true })); // in the server's journal
@@ -336,36 +543,37 @@ export class Chat extends EventTarget {
   }
 
   // Applies a change to what the slot is now, however often others were there first.
-  async #put(item) {
+  async #put(item, place) {
     const path = `/state/${encodeURIComponent(item.slot)}`;
-    let now = this.#known.get(item.slot) ?? (await this.#slot(path));
+    let now = this.#known.get(item.slot) ?? (await this.#slot(path, place));
     for (let value; ; ) {
       value = applied(item, now.value);
       if (same(value, now.value)) break; // also when it was written, and only the answer got lost
       try {
         if (value === undefined) {
-          await this.#here(path, { method: "DELETE", headers: { "if-match": now.etag } });
+          await this.#here(path, { method: "DELETE", headers: { "if-match": now.etag }, place });
           now = {};
         } else {
           const headers = now.etag ? { "if-match": now.etag } : { "if-none-match": "*" };
-          const answer = await this.#here(path, { method: "PUT", body: value, headers });
+          const answer = await this.#here(path, { method: "PUT", body: value, headers, place });
           now = { etag: answer.headers.get("etag") ?? "*", value };
         }
         break;
       } catch (fault) {
         if (fault.status !== 412 && !(fault.status === 404 && now.etag)) throw fault;
-        now = fault.status === 412 && fault.body.etag ? { etag: fault.body.etag, value: fault.body.state } : await this.#slot(path);
+        now = fault.status === 412 && fault.body.etag ? { etag: fault.body.etag, value: fault.body.state } : await this.#slot(path, place);
       }
     }
+    if (place !== this.#place) throw MOVED;
     this.#known.set(item.slot, now);
     this.#tell("state", { state: { ...this.#state, [item.slot]: now.value } });
     // Somebody may have typed on while this was on its way.
     await this.#edit((items, store) => items.find(({ n, rev }) => n === item.n && rev === item.rev) && store.delete(item.n));
   }
 
-  async #slot(path) {
+  async #slot(path, place) {
     try {
-      const answer = await this.#here(path);
+      const answer = await this.#here(path, { place });
       return { etag: answer.headers.get("etag"), value: await answer.json() };
     } catch (fault) {
       if (fault.status === 404) return {};
@@ -408,7 +616,7 @@ export class Chat extends EventTarget {
       this.#tell("typing", { on: false });
       for (let rest = ""; ; ) {
         const { value, done } = await reader.read();
-        if (done) return;
+        if (done || signal.aborted) return;
         clearInterval(poll);
         clearTimeout(watch);
         watch = setTimeout(stop, QUIET_MS);
@@ -454,7 +662,9 @@ export class Chat extends EventTarget {
 
   async #hear({ event, data, seen }) {
     if (this.#end.signal.aborted) return;
-    if (event === "queue") {
+    if (event === "forgotten") {
+      await this.#leave(this.#place);
+    } else if (event === "queue") {
       await this.#edit();
     } else if (event !== "hello") {
       this.#answered = true;
@@ -493,8 +703,10 @@ export class Chat extends EventTarget {
     else if (event === "state") this.#takeState(data.state);
     else if (event === "link") this.#takeLink(data);
     else if (event === "conversation") {
+      const fresh = data.id !== this.#me.id;
       this.#keep(data);
-      this.#emit("conversation", data.id);
+      if (data.subject) this.#become(data.subject);
+      if (fresh) this.#emit("conversation", data.id);
       this.#wake();
     } else if (event === "end" && ["revoked", "erased"].includes(data.reason))
       this.#link(new Problem(401, { detail: `This conversation was ${data.reason === "erased" ? "erased" : "closed"}.`, ...data }));
@@ -512,7 +724,7 @@ export class Chat extends EventTarget {
     const arrived = new Set(messages.map((message) => message.id));
     if (this.#reign && this.#queue.some((item) => arrived.has(item.id)))
       this.#edit((items, store) => items.filter((item) => arrived.has(item.id)).forEach((item) => store.delete(item.n)));
-    this.#later("keep", 500, () => this.#reign && this.#shelf.see(this.name, this.#summary()));
+    this.#later("keep", 500, () => this.#reign && this.#shelf.see(this.#place, this.#summary()));
   }
 
   #takePiece({ turn, at, text }) {
@@ -544,11 +756,12 @@ export class Chat extends EventTarget {
     this.#state = state;
     for (const [name, { value }] of this.#known) if (!same(value, state?.[name])) this.#known.delete(name);
     this.#emit("state", this.state);
-    this.#later("keep", 500, () => this.#reign && this.#shelf.see(this.name, this.#summary()));
+    this.#later("keep", 500, () => this.#reign && this.#shelf.see(this.#place, this.#summary()));
   }
 
   // How the line to the server is: null when it has just answered.
   #link(fault) {
+    if (this.#gone || fault === MOVED) return;
     const data = { offline: Boolean(fault && !fault.final), problem: told(fault) };
     if (data.offline !== this.#offline || data.problem?.message !== this.#problem?.message) this.#tell("link", data);
   }
@@ -582,7 +795,11 @@ export class Chat extends EventTarget {
   }
 
   async #edit(change) {
-    this.#queue = await this.#shelf.edit(this.name, change);
+    if (this.#gone && change) throw new Error(GONE);
+    const place = this.#place;
+    const items = await this.#shelf.edit(place, change);
+    if (place !== this.#place) return this.#edit(change && (() => {})); // it is kept for the one who wrote it; another may be here now
+    this.#queue = this.#gone ? [] : items;
     if (change) this.#say({ event: "queue" });
     this.#update();
     if (!this.#offline) this.#sending.ring();
@@ -665,6 +882,7 @@ class Shelf {
     const shelf = new Shelf();
     const request = safely(() => indexedDB.open("chatkeep", 1));
     if (!request) return shelf;
+    // The schema is that of older releases, so that their pages which are still open do not stand in the way.
     request.onupgradeneeded = () => {
       request.result.createObjectStore("queue", { keyPath: "n", autoIncrement: true }).createIndex("chat", "chat");
       request.result.createObjectStore("seen");
@@ -675,27 +893,65 @@ class Shelf {
 
   async edit(chat, change) {
     if (!this.#db) {
-      change?.(this.#items, {
-        put: (item) => (this.#items = [...this.#items.filter(({ n }) => n !== item.n), { n: this.#next++, ...item }].sort((a, b) => a.n - b.n)),
+      const mine = () => this.#items.filter((item) => same(item.chat, chat));
+      change?.(mine(), {
+        put: (item) => (this.#items = [...this.#items.filter(({ n }) => n !== item.n), { n: this.#next++, ...item, chat }].sort((a, b) => a.n - b.n)),
         delete: (n) => (this.#items = this.#items.filter((item) => item.n !== n)),
       });
-      return this.#items;
+      return mine();
     }
-    const transaction = this.#db.transaction("queue", change ? "readwrite" : "readonly", { durability: "strict" });
-    const store = transaction.objectStore("queue");
-    if (change) change(await settled(store.index("chat").getAll(chat)), store);
-    const items = await settled(store.index("chat").getAll(chat));
-    if (change) await new Promise((done, failed) => Object.assign(transaction, { oncomplete: done, onabort: failed }));
+    const look = (store) => settled(store.index("chat").getAll(chat));
+    if (!change) return look(this.#stores("readonly")[0]);
+    const [queue, , done] = this.#stores("readwrite");
+    change(await look(queue), { put: (item) => queue.put({ ...item, chat }), delete: (n) => queue.delete(n) });
+    const items = await look(queue);
+    await done;
     return items;
   }
 
+  #stores(mode) {
+    const transaction = this.#db.transaction(["queue", "seen"], mode, { durability: "strict" });
+    const done = new Promise((resolve, reject) => Object.assign(transaction, { oncomplete: resolve, onabort: reject }));
+    done.catch(() => {});
+    return [transaction.objectStore("queue"), transaction.objectStore("seen"), done];
+  }
+
   async seen(chat) {
-    return this.#db && settled(this.#db.transaction("seen").objectStore("seen").get(chat));
+    return this.#db && settled(this.#stores("readonly")[1].get(chat));
   }
 
   async see(chat, summary) {
-    const store = this.#db?.transaction("seen", "readwrite").objectStore("seen");
-    return store && settled(summary ? store.put(summary, chat) : store.delete(chat));
+    if (!this.#db) return undefined;
+    const [, seen] = this.#stores("readwrite");
+    return settled(summary ? seen.put(summary, chat) : seen.delete(chat));
+  }
+
+  async all() {
+    return this.#db ? settled(this.#stores("readonly")[0].getAll()) : this.#items;
+  }
+
+  // Gives all that is kept at one place to another, at once or not at all.
+  async move(from, to) {
+    if (same(from, to)) return;
+    if (!this.#db) return void this.#items.forEach((item) => same(item.chat, from) && (item.chat = to));
+    const [queue, seen, done] = this.#stores("readwrite");
+    for (const item of await settled(queue.index("chat").getAll(from))) queue.put({ ...item, chat: to });
+    const [kept, there] = [await settled(seen.get(from)), await settled(seen.get(to))];
+    if (kept && !there) seen.put(kept, to);
+    if (kept) seen.delete(from);
+    await done;
+  }
+
+  // Which subject a credential stood for when it was last seen on a server.
+  async whose(url, credential) {
+    return credential && (await this.seen([url]))?.find(([known]) => known === credential)?.[1];
+  }
+
+  async note(url, change) {
+    if (!this.#db) return;
+    const [, seen] = this.#stores("readwrite");
+    const pairs = change((await settled(seen.get([url]))) ?? []);
+    await settled(seen.put(pairs.filter(([known], at) => known && pairs.findIndex(([other]) => other === known) === at).slice(0, REMEMBERED), [url]));
   }
 }
 
@@ -711,6 +967,9 @@ export function merged(value, patch) {
   return Object.fromEntries(members);
 }
 
+const MOVED = new Error("Somebody else is here now.");
+const GONE = "This chat was removed from this browser.";
+const isNobody = ([, subject]) => subject === "" || subject[0] === "?";
 const applied = (item, value) => (item.patch === undefined ? item.set : merged(value, item.patch));
 const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 const sorted = (name, value) => (isObject(value) ? Object.fromEntries(Object.entries(value).sort()) : value);

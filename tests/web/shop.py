@@ -1,15 +1,25 @@
-"""The server of these tests: a bot with a form, slow and streamed answers. `python -m tests.web.shop STORE PORT`."""
+"""The server of these tests: a bot with a form, slow and streamed answers. `python -m tests.web.shop STORE PORT`.
+
+A second server is mounted at /other. /token makes the tokens of a site with sign-in: `?tenant=`, `?user=`, `?id=`;
+/log has what a tenant's conversation says.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route
 
 from chatkeep import Chatkeep, Turn
+from chatkeep.grants import issue_token
 from chatkeep.server import create_app
 
 SCOPES = ("read", "send", "share", "state:read", "state:write")
@@ -40,7 +50,37 @@ async def bot(turn: Turn[Any]) -> AsyncIterator[str]:
 
 if __name__ == "__main__":
     store, port = sys.argv[1:]
-    keep = Chatkeep(store, retry_after="1ms", retry_longest="5ms", poll="100ms")
-    keep.on_message(bot)
-    app = create_app(keep, title="The shop", anonymous=True, visitor_scopes=SCOPES)
-    uvicorn.run(app, port=int(port), log_level="warning", ws="none", timeout_graceful_shutdown=1)
+    keep, other = (Chatkeep(url, retry_after="1ms", retry_longest="5ms", poll="100ms") for url in (store, "memory://"))
+
+    async def token(request: Request) -> Response:
+        """A token as the site's own backend makes it."""
+        asked = request.query_params
+        made = await issue_token(
+            keep, asked.get("tenant", ""), asked.get("id", "support"), scopes=SCOPES, subject=asked.get("user", "")
+        )
+        return JSONResponse(made.token)
+
+    async def log(request: Request) -> Response:
+        """What people have said in a conversation."""
+        asked = request.query_params
+        history = keep.tenant(asked.get("tenant", "")).history(asked.get("id", "support"))
+        return JSONResponse([message.text async for message in history if message.role == "user"])
+
+    apps = []
+    for served in (keep, other):
+        served.on_message(bot)
+        apps.append(create_app(served, title="The shop", anonymous=True, visitor_scopes=SCOPES))
+
+    @asynccontextmanager
+    async def life(app: Starlette) -> AsyncIterator[None]:
+        async with apps[0].router.lifespan_context(apps[0]), apps[1].router.lifespan_context(apps[1]):
+            yield
+
+    routes = [Route("/token", token), Route("/log", log), Mount("/other", apps[1]), Mount("/", apps[0])]
+    uvicorn.run(
+        Starlette(routes=routes, lifespan=life),
+        port=int(port),
+        log_level="warning",
+        ws="none",
+        timeout_graceful_shutdown=1,
+    )

@@ -183,8 +183,12 @@ def static(name: str, kind: str, title: str) -> Callable[[Request], Awaitable[Re
 
 
 def given_out(name: str, text: str) -> str:
-    """A file of the page as it is served: scripts without comments and indentation, which are for who reads the source."""
-    return re.sub(r"(?m)^ *//.*\n|(?<=;) // .*$|^ +", "", text) if name.endswith(".js") else text
+    """A file of the page as it is served: scripts without comments, blank lines, indentation and the spaces around
+    operators that no text has, which are for who reads the source."""
+    if not name.endswith(".js"):
+        return text
+    text = re.sub(r"(?m)^ *//.*\n|(?<=;) // .*$|^ +|^\n", "", text)
+    return re.sub(r" (=>|[!=]==|\?\?=?|&&=?|\|\|=?|[-+*<>]?=|[?:+*<>]) | (?=\{$)", r"\1", text, flags=re.M)
 
 
 async def on_crash(request: Request, fault: Exception) -> Response:

@@ -193,7 +193,7 @@ text.addEventListener("keydown", (event) => {
 });
 
 // What is half typed comes back after a refresh.
-const draft = `chatkeep:draft:${chat.name}`;
+const draft = `chatkeep:draft:${location.pathname}:${chat.name}`;
 function drafted() {
   submit.disabled = !text.value.trim();
   if (text.value) sessionStorage.setItem(draft, text.value);
