@@ -425,6 +425,25 @@ def test_the_extra_is_only_imported_when_it_is_wanted() -> None:
     assert "chatkeep.client needs aiohttp, which is not installed. Run: pip install 'chatkeep[client]'" == said.strip()
 
 
+async def test_a_client_is_told_who_it_is(place: Place) -> None:
+    """With a service key, a named user's token and a visitor's; without any it is refused."""
+    async with place.client() as client:
+        service = await client.me()
+        token = await client.conversation("ada").issue(subject="ada")
+    async with place.client(token.token) as client:
+        user = await client.me()
+    async with place.client(None) as client:
+        with pytest.raises(Unauthorized):
+            await client.me()
+        created = await client.create()
+        visitor = await client.me()
+
+    assert ("service", "") == (service.kind, service.conversation)
+    assert ("user", "ada", ["read", "send"]) == (user.kind, user.conversation, user.scopes)
+    assert ("visitor", created.id) == (visitor.kind, visitor.conversation)
+    assert 3 == len({service.subject, user.subject, visitor.subject})
+
+
 # -- answers without end -----------------------------------------------------------------------------------------------------
 
 ENDLESS = {
