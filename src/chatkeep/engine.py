@@ -174,6 +174,7 @@ class Engine(Generic[State]):
         async with self._life:
             if self._open:
                 raise Misconfigured("This Chatkeep is open already; nothing was done.")
+            self.runner.open()
             try:
                 if self._journal is not None:
                     await self._journal.open()
@@ -193,7 +194,6 @@ class Engine(Generic[State]):
     def _begin(self) -> None:
         self._open, self.live.ended = True, False
         self._streams = self._long_way = self.handler in STREAMING
-        self.runner.open()
         self.claims.open()
         if self.handler is not None or self._journal is not None:
             self._sweeper = asyncio.create_task(self._sweep_for_ever(), name="chatkeep sweep")

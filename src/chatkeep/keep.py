@@ -549,9 +549,10 @@ class Chatkeep(Tenant[State]):
 
     @property
     def trouble(self) -> str:
-        """Why messages are not answered now, for a readiness probe; "" when they are.
+        """Why messages are not answered now, or soon may not be; "" when nothing is wrong.
 
-        Says what the last act on the store has shown; the workers ask it every `poll`.
+        Says what the last act on the store has shown, which the workers ask every `poll`, and whether as many handlers hang
+        as may run at once.
         """
         return self._engine.trouble
 

@@ -216,6 +216,19 @@ def test_a_suspect_that_fails_as_others_do_is_none_any_more(snapshot: Snapshot, 
         assert not turns.is_suspect(applied(snapshot, act), died=True)
 
 
+@given(snapshots(), policies)
+def test_an_attempt_that_still_runs_keeps_the_claim_until_the_message_is_set_aside(
+    snapshot: Snapshot, policy: Policy
+) -> None:
+    """Between two attempts nobody else may take it; afterwards the next message may be answered by anybody."""
+    waiting = turns.unread(snapshot)
+    if not waiting:
+        return
+    act = turns.failed(snapshot, waiting[:1], "why", policy, at=AT, retry_at=AT, claim="t")
+
+    assert (None if waiting[0].number in act.record.dead else "t") == act.claim
+
+
 def test_after_a_death_a_burst_is_taken_apart() -> None:
     """An innocent message does not share the fate of a guilty one."""
     messages = tuple(Message(id=f"{n}", number=n, role="user", content="x", created_at=AT) for n in (1, 2, 3))
