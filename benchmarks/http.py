@@ -24,7 +24,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from chatkeep import Chatkeep, Turn
-from chatkeep.grants import issue_token
+from chatkeep.auth.credentials import issue_token
 from chatkeep.server import create_app
 from chatkeep.server.protocol import PromptProtocol
 from chatkeep.server.serving import collect_less

@@ -29,7 +29,7 @@ import psutil
 import uvloop
 
 from chatkeep import Chatkeep
-from chatkeep.grants import issue_token
+from chatkeep.auth.credentials import issue_token
 from chatkeep.server.settings import ServerSettings
 from tests.server.service import Service, service
 

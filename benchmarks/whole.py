@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from chatkeep import Chatkeep, Turn
-from chatkeep.codec import entry_for, key_for
+from chatkeep.conversation.codec import entry_for
+from chatkeep.conversation.keys import key_for
 
 from . import work
 

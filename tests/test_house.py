@@ -16,116 +16,37 @@ from chatkeep.drivers.base import Driver
 
 SRC = Path(chatkeep.__file__).parent
 
-ALLOWED: dict[str, set[str]] = {
+FLOORS: dict[str, set[str]] = {
     "errors": set(),
-    "extras": {"errors"},
     "model": set(),
-    "drivers.base": set(),
-    "drivers.packing": set(),
-    "drivers.statements": set(),
-    "drivers.openable": {"errors"},
-    "drivers.memory": {"drivers.base", "drivers.openable", "errors"},
-    "drivers.redis": {
-        "drivers.base",
-        "drivers.openable",
-        "drivers.redis_acts",
-        "drivers.redis_links",
-        "drivers.redis_report",
-        "errors",
-    },
-    "drivers.redis_acts": {"drivers.base", "drivers.packing", "errors"},
-    "drivers.redis_links": {"drivers.base", "drivers.openable", "drivers.redis_acts", "errors", "extras"},
-    "drivers.redis_report": {"drivers.base", "drivers.redis_acts", "drivers.redis_links", "errors"},
-    "drivers.postgresql": {"drivers.base", "drivers.openable", "drivers.statements", "errors", "extras"},
-    "drivers.sqlite": {
-        "drivers.base",
-        "drivers.openable",
-        "drivers.packing",
-        "drivers.sqlite_file",
-        "drivers.statements",
-        "errors",
-    },
-    "drivers.sqlite_file": {"errors"},
-    "drivers.url": set(),
-    "drivers": {"drivers.base", "drivers.url", "errors"},
-    "shapes": {"model"},
-    "codec": {"drivers.base", "model", "errors", "shapes"},
-    "turns": {"codec", "drivers.base", "model"},
-    "cache": {"turns", "drivers.base"},
-    "circuit": {"errors"},
-    "shared_cache": {"drivers.base", "drivers.url", "errors", "extras", "turns"},
-    "news": {"drivers.base", "errors"},
-    "journal": {"codec", "store", "drivers", "drivers.base", "errors"},
-    "store": {"cache", "circuit", "codec", "turns", "drivers.base", "model", "errors"},
-    "settings": {"turns", "errors"},
-    "claims": {"drivers.base", "errors", "store", "turns"},
-    "lanes": {"drivers.base", "store", "turns"},
-    "places": set(),
-    "threads": set(),
-    "runner": {"drivers.base", "model", "places", "threads"},
-    "dispatch": {"claims", "deliveries", "drivers.base", "lanes", "model", "store", "turns"},
-    "switches": {"codec", "drivers.base", "errors", "store", "turns"},
-    "handlers": {"model"},
-    "grants": {"codec", "drivers.base", "errors", "register"},
-    "deliveries": {"codec", "model", "turns"},
-    "work": {"codec", "drivers.base", "errors", "settings", "shapes"},
-    "register": {"codec", "drivers.base", "errors", "store", "turns"},
-    "live": {"drivers.base", "errors", "model", "news", "store", "turns"},
-    "engine": {
-        "claims",
-        "dispatch",
-        "lanes",
-        "switches",
-        "handlers",
-        "live",
-        "news",
-        "runner",
-        "store",
-        "work",
-        "settings",
-        "turns",
-        "codec",
-        "drivers.base",
-        "model",
-        "errors",
-    },
-    "keep": {
-        "engine",
-        "handlers",
-        "deliveries",
-        "journal",
-        "live",
-        "register",
-        "shared_cache",
-        "store",
-        "cache",
-        "settings",
-        "turns",
-        "codec",
-        "drivers",
-        "drivers.base",
-        "model",
-        "errors",
-    },
     "frames": set(),
-    "": {"keep", "model", "errors"},
+    "extras": {"errors"},
+    "drivers": {"errors", "extras"},
+    "conversation": {"drivers", "errors", "model"},
+    "settings": {"conversation", "errors"},
+    "storage": {"conversation", "drivers", "errors", "extras", "model"},
+    "auth": {"conversation", "drivers", "errors", "storage"},
+    "engine": {"conversation", "drivers", "errors", "model", "settings", "storage"},
+    "app": {"conversation", "drivers", "engine", "errors", "model", "settings", "storage"},
+    "": {"app", "engine", "errors", "model"},
 }
-"""The layer table of ARCHITECTURE.md: what each module of the core may import. What people see may import what is below."""
+"""What each package of the core may import, the ground first. What people meet (PEOPLE) may import all of these."""
 
-PEOPLE = ("__main__", "cli", "loading", "simulate", "server", "demos", "testing", "channels", "adapters", "client")
+PEOPLE = ("__main__", "cli", "loading", "server", "demos", "testing", "channels", "adapters", "client")
+
+BY_URL = {"app", "storage.shared_cache", "storage.spool"}
+"""Who reads URLs and makes what they name; everybody else above them knows `drivers.base` alone."""
 
 
 EXTRAS: dict[str, set[str]] = {
     "server": {"server"},
     "client": {"client"},
-    "simulate": {"client"},
+    "testing.loadtest": {"client"},
     "channels.outlet": {"channels"},
     "channels.sender": {"channels"},
     "drivers.redis": {"redis"},
-    "drivers.redis_links": {"redis"},
-    "drivers.redis_report": {"redis"},
     "drivers.postgresql": {"postgres"},
-    "shared_cache": {"redis"},
+    "storage.shared_cache": {"redis"},
     "demos.concierge": {"agents"},
 }
 """The extras that a module, or a package with all in it, is for; what is not listed does with what chatkeep itself requires."""
@@ -154,19 +75,20 @@ def modules() -> dict[str, Path]:
     return found
 
 
-def running(path: Path) -> ast.Module:
-    """The code of *path* that runs; what is there for its type checker is taken out."""
+def running(path: Path, *, types: bool = False) -> ast.Module:
+    """The code of *path* that runs; what is there for its type checker is taken out, unless *types* are asked for."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        if not types and isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             node.body = [ast.Pass()]
     return tree
 
 
 @cache
-def imports(name: str, path: Path, *, later: bool = True) -> set[str]:
-    """The modules of ours that *path* imports when it runs; with *later* false, only those that importing it imports."""
-    tree = running(path)
+def imports(name: str, path: Path, *, later: bool = True, types: bool = False) -> set[str]:
+    """The modules of ours that *path* imports when it runs; with *later* false, only those that importing it imports; with
+    *types*, also those for its type checker."""
+    tree = running(path, types=types)
     for node in ast.walk(tree):
         if not later and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [ast.Pass()]
@@ -191,22 +113,43 @@ def imports(name: str, path: Path, *, later: bool = True) -> set[str]:
     return found - {name}
 
 
-def test_each_module_imports_only_what_its_layer_may() -> None:
-    """No arrow points up."""
+def package(name: str) -> str:
+    """The package of the core that a module belongs to."""
+    return name.split(".")[0]
+
+
+def test_no_arrow_points_up() -> None:
+    """Each package imports only packages below it."""
     broken = {}
     for name, path in modules().items():
-        if name.split(".")[0] in PEOPLE:
+        if package(name) in PEOPLE:
             continue
-        assert name in ALLOWED, f"{name} has no line in the layer table"
-        if extra := imports(name, path) - ALLOWED[name]:
+        assert package(name) in FLOORS, f"{package(name)} has no line in the table of floors"
+        if extra := {package(one) for one in imports(name, path)} - FLOORS[package(name)] - {package(name)}:
             broken[name] = extra
 
     assert {} == broken
 
 
-def test_people_are_not_imported_by_the_core_and_there_is_no_cycle() -> None:
-    """Following imports from any module never leads back to it."""
-    graph = {name: imports(name, path) for name, path in modules().items()}
+def test_a_driver_is_known_by_its_contract_alone() -> None:
+    """Above the drivers only their contract is imported; and no driver imports another one."""
+    floors = [name for name in modules() if package(name) in FLOORS]
+    found = {name: {one for one in imports(name, modules()[name]) if package(one) == "drivers"} for name in floors}
+    above = {name: ones - {"drivers.base"} for name, ones in found.items() if package(name) != "drivers"}
+    families = {name.split(".")[1] for name in floors if name.count(".") == 2 and package(name) == "drivers"}
+    crossing = {
+        name: others
+        for name, ones in found.items()
+        if (others := {one.split(".")[1] for one in ones if one.count(".") == 2} & families - {*name.split(".")[1:2]})
+    }
+
+    assert BY_URL == {name for name, ones in above.items() if ones}
+    assert {} == crossing
+
+
+def test_there_is_no_cycle() -> None:
+    """Following imports from any module never leads back to it; imports for a type checker count too."""
+    graph = {name: imports(name, path, types=True) for name, path in modules().items()}
 
     def reached(name: str, seen: set[str]) -> set[str]:
         for next_one in graph.get(name, set()) - seen:
@@ -217,9 +160,9 @@ def test_people_are_not_imported_by_the_core_and_there_is_no_cycle() -> None:
     assert [] == [name for name in graph if name in reached(name, set())]
 
 
-def test_the_import_table_can_fail() -> None:
+def test_the_import_tables_can_fail() -> None:
     """A module that imports a floor above is seen."""
-    assert "engine" in imports("keep", SRC / "keep.py")
+    assert "engine.engine" in imports("app", SRC / "app.py")
     assert "drivers.base" in imports("drivers.memory", SRC / "drivers" / "memory.py")
 
 
@@ -232,7 +175,8 @@ def required() -> dict[str, set[str]]:
 
 def extras_of(name: str) -> set[str]:
     """The extras that the module *name* may count on."""
-    return next((EXTRAS[part] for part in (name, name.split(".")[0]) if part in EXTRAS), set())
+    parts = name.split(".")
+    return next((EXTRAS[part] for n in range(len(parts), 0, -1) if (part := ".".join(parts[:n])) in EXTRAS), set())
 
 
 def libraries(tree: ast.AST) -> set[str]:

@@ -1,5 +1,7 @@
 """Durable conversation state for chatbots."""
 
+from .app import Chatkeep, Tenant
+from .engine.turn import Turn
 from .errors import (
     BadKey,
     BadMessage,
@@ -19,8 +21,7 @@ from .errors import (
     Unsupported,
     UsageError,
 )
-from .keep import Chatkeep, Tenant
-from .model import Conversation, Message, Receipt, Turn
+from .model import Conversation, Message, Receipt
 
 __all__ = [
     "BadKey",

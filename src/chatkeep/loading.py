@@ -9,9 +9,9 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, cast
 
+from .app import Chatkeep
 from .errors import UsageError
 from .frames import place_of
-from .keep import Chatkeep
 
 
 class BrokenModule(UsageError):

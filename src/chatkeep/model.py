@@ -1,20 +1,17 @@
-"""The values people meet: messages, receipts, conversations, and the turn that a handler is given. Nothing here
-waits."""
+"""The values that people meet: messages, receipts, conversations and events. Nothing here waits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from msgspec import Raw, Struct
-
-if TYPE_CHECKING:
-    from .work import Work
 
 State = TypeVar("State")
 
 Role = Literal["user", "assistant", "operator", "system", "event"]
+
 Part = dict[str, Any]
+
 Content = str | list[Part]
 
 ASKING: frozenset[str] = frozenset({"user", "event"})
@@ -130,112 +127,3 @@ class Erased(Struct, frozen=True):
 
 
 Event = Message | StateChanged | Typing | Piece | Erased
-
-
-class Turn(Generic[State]):
-    """What a handler is given: the state to change, what the user wrote, and what was said before.
-
-    Change `state` in place or put another value there; it is recorded, together with the replies, when the handler
-    returns, and forgotten when it raises. A handler may run more than once for the same messages: what it does to the
-    outside world should carry `turn.id`, which is the same each time.
-    """
-
-    __slots__ = (
-        "begin_work",
-        "conversation",
-        "history",
-        "messages",
-        "on_piece",
-        "replies",
-        "session",
-        "state",
-        "tenant",
-        "work",
-    )
-
-    def __init__(
-        self,
-        *,
-        tenant: str,
-        conversation: str,
-        session: int,
-        state: State,
-        messages: list[Message],
-        history: list[Message],
-    ) -> None:
-        self.tenant = tenant
-        self.conversation = conversation
-        self.session = session
-        self.state = state
-        self.messages = messages
-        self.history = history
-        self.replies: list[Content] = []
-        # What chatkeep puts here: it shows a streamed reply as it is made, and keeps steps and reminders.
-        self.on_piece: Callable[[str], None] | None = None
-        self.begin_work: Callable[[], Work] | None = None
-        self.work: Work | None = None
-
-    @property
-    def id(self) -> str:
-        """Names what is being answered, the same each time it is tried: the id of the last message."""
-        return self.messages[-1].id
-
-    @property
-    def message(self) -> Message:
-        """The message to answer; the last one, if several are answered together."""
-        return self.messages[-1]
-
-    @property
-    def text(self) -> str:
-        """What the user wrote; several messages answered together are one a line."""
-        return "\n".join(message.text for message in self.messages)
-
-    def reply(self, content: Content | Part) -> None:
-        """Adds a reply, in order, before whatever the handler returns: text, a JSON part, or a list of parts."""
-        self.replies.append([content] if isinstance(content, dict) else content)
-
-    async def step(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """
-        Does something that must not be done twice, and answers its result: `await turn.step("charge", pay, 42)`.
-
-        Promised: the result is recorded before it is answered, so a turn that is tried again, here or elsewhere, gets
-        the recorded one and *function* is not called. Not promised: that it is never called twice. A process that dies
-        after the effect and before the record leaves nothing to know it by, so hand `turn.step_key(name)` to the other
-        side. A step that raises is not recorded. *function* may be async; its result is plain JSON of at most 64 KB.
-        """
-        return await self._working().step(name, function, args, kwargs)
-
-    def step_key(self, name: str) -> str:
-        """An idempotency key for step *name*: the same however often and wherever this turn is tried."""
-        return self._working().step_key(name)
-
-    def remind(self, after: str | float, name: str, data: Any = None, *, keep: bool = False) -> None:
-        """
-        Has the bot called again *after* a while ("2h", or seconds), unless the user writes before: `turn.remind("2h", "cart")`.
-
-        The turn that comes then has one message of role "event" whose content is `[{"type": "reminder", "name": ..., "data":
-        ...}]`. It comes once, survives restarts, and is set only if this turn is recorded. A reminder of the same name is
-        replaced; with *keep* it comes also when the user has written.
-        """
-        self._working().remind(after, name, data, keep=keep)
-
-    def cancel(self, name: str) -> None:
-        """Cancels a reminder; it is fine if there is none."""
-        self._working().cancel(name)
-
-    @property
-    def reminder(self) -> str:
-        """The name of the reminder that this turn is about; "" if it is about something else."""
-        part = (
-            self.message.content[0] if self.message.role == "event" and isinstance(self.message.content, list) else {}
-        )
-        return str(part["name"]) if part.get("type") == "reminder" else ""
-
-    def _working(self) -> Work:
-        if self.work is None:
-            if self.begin_work is None:
-                raise RuntimeError(
-                    "Steps and reminders belong to a turn that chatkeep runs; this one is over, or was made by hand."
-                )
-            self.work = self.begin_work()
-        return self.work

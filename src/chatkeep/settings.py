@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Struct
 
+from .conversation.snapshots import Policy
 from .errors import Misconfigured
-from .turns import Policy
 
 Overlap = Literal["queue", "debounce", "burst", "drop"]
 OnOutage = Literal["refuse", "read", "journal"]

@@ -31,8 +31,11 @@ from typing import Any
 from msgspec import structs
 
 from chatkeep import Chatkeep, ChatkeepError, Message, Turn, Unavailable
-from chatkeep.drivers import driver_for, postgresql, redis, sqlite
+from chatkeep.drivers import driver_for
 from chatkeep.drivers.base import Driver, Entry
+from chatkeep.drivers.postgresql import driver as postgresql
+from chatkeep.drivers.redis import driver as redis
+from chatkeep.drivers.sqlite import driver as sqlite
 from chatkeep.testing.crash import POINTS, CrashDriver, CrashPoint, Wrapped, wrapped
 from chatkeep.testing.history import Held, Told, Verdict, check, collect
 from chatkeep.testing.servers import PostgresServer, RedisServer, Server

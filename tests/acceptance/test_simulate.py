@@ -16,12 +16,12 @@ import pytest
 from chatkeep import Chatkeep, Turn
 from chatkeep.channels import Telegram, WhatsApp
 from chatkeep.channels.outlet import ChannelOutlet
-from chatkeep.deliveries import Sent
+from chatkeep.conversation.outbox import Sent
 from chatkeep.demos import demo_for
 from chatkeep.drivers import driver_for
 from chatkeep.server.webhooks import Webhooks
-from chatkeep.simulate import Api, Plan, Report, Simulation, bursts, latency, road, spelled
 from chatkeep.testing.crash import wrapped
+from chatkeep.testing.loadtest import Api, Plan, Report, Simulation, bursts, latency, road, spelled
 from chatkeep.testing.servers import free_port
 from tests.server.service import service
 from tests.server.serving import Client, served
@@ -167,7 +167,7 @@ async def test_replies_are_judged_where_customers_see_them(name: str, careless: 
     async with served(keep, webhooks=Webhooks(*channels)) as client:
         customers = road(name, key=client.key, secret="a-secret")
         if careless:  # the last ones are waited for
-            import chatkeep.simulate as kit
+            import chatkeep.testing.loadtest as kit
 
             with pytest.MonkeyPatch.context() as patched:
                 patched.setattr(kit, "PATIENCE_S", 3.0)

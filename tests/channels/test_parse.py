@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatkeep.channels import Instagram, Received, Status, Unknown, address_of
-from chatkeep.codec import entry_for, key_for, message_id
+from chatkeep.conversation.codec import entry_for
+from chatkeep.conversation.keys import key_for, message_id
 
 from .samples import CHANNELS, CORPUS, case, shown
 

@@ -168,7 +168,7 @@ async def test_cancelling_is_cancelling(served: Callable[[Answer], Awaitable[str
 
 def test_the_channels_import_no_client() -> None:
     """Reading and writing needs no network library; only sending does."""
-    heavy = ["aiohttp", "starlette", "chatkeep.engine", "chatkeep.store", "chatkeep.server"]
+    heavy = ["aiohttp", "starlette", "chatkeep.engine.engine", "chatkeep.storage.store", "chatkeep.server"]
     code = (
         "import sys; sys.modules['chatkeep'] = type(sys)('chatkeep'); sys.modules['chatkeep'].__path__ = [sys.argv[1]]\n"
         f"import chatkeep.channels; print([name for name in {heavy} if name in sys.modules])"

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from chatkeep import Chatkeep
+from chatkeep.auth.credentials import create_key
 from chatkeep.client import Client
-from chatkeep.grants import create_key
 
 from ..conftest import until
 from ..server.serving import served

@@ -13,7 +13,7 @@ from typing import Any, Self
 import uvicorn
 
 from chatkeep import Chatkeep, Turn
-from chatkeep.grants import create_key
+from chatkeep.auth.credentials import create_key
 from chatkeep.server import create_app
 
 from ..acceptance.running import free_port, killed_when_late

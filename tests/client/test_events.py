@@ -19,9 +19,9 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
 from chatkeep import Chatkeep, Message, Turn
+from chatkeep.auth.credentials import create_key
 from chatkeep.client import Chat, Client, Ended, Event, MessageEvent, NotFound, Piece, StateEvent, Typing
 from chatkeep.client.events import Frame, frames
-from chatkeep.grants import create_key
 from chatkeep.testing.proxy import Proxy
 
 from ..conftest import until

@@ -13,10 +13,10 @@ import apsw
 import pytest
 
 from chatkeep import BadMessage, Misconfigured, UsageError
+from chatkeep.auth.credentials import forget, issue_token
 from chatkeep.client import Client, NotFound, Pending, Queued, SyncClient
 from chatkeep.client.link import Reconsider
 from chatkeep.client.outbox import Outbox
-from chatkeep.grants import forget, issue_token
 from chatkeep.testing.proxy import Loss, Proxy
 
 from ..acceptance.running import free_port

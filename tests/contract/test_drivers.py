@@ -10,7 +10,7 @@ import apsw
 import pytest
 
 from chatkeep.drivers.base import Driver
-from chatkeep.drivers.sqlite import SqliteDriver
+from chatkeep.drivers.sqlite.driver import SqliteDriver
 from chatkeep.testing import DriverContract
 from chatkeep.testing.broken import Intact, empty_shelf
 

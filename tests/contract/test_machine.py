@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from chatkeep.drivers.base import Driver
-from chatkeep.drivers.sqlite import SqliteDriver
+from chatkeep.drivers.sqlite.driver import SqliteDriver
 from chatkeep.testing import BROKEN, Intact
 from chatkeep.testing.machine import DriverMachine
 

@@ -23,9 +23,9 @@ from hypothesis.stateful import run_state_machine_as_test
 from msgspec import structs
 
 from chatkeep import Chatkeep, Turn
-from chatkeep.drivers import postgresql
 from chatkeep.drivers.base import Ability, Claim, Driver, Entry, Key, Row
-from chatkeep.drivers.postgresql import PostgresqlDriver
+from chatkeep.drivers.postgresql import driver as postgresql
+from chatkeep.drivers.postgresql.driver import PostgresqlDriver
 from chatkeep.errors import BadMessage, ChatkeepError, Corrupt, Misconfigured, Replaced, Unavailable, Uncertain
 from chatkeep.testing import DriverContract
 from chatkeep.testing.machine import DriverMachine

@@ -28,9 +28,10 @@ from hypothesis.stateful import run_state_machine_as_test
 from msgspec import structs
 from redis.crc import key_slot
 
-from chatkeep.drivers import redis_acts, redis_links
 from chatkeep.drivers.base import Ability, Driver, Entry, Key, Row
-from chatkeep.drivers.redis import RedisDriver
+from chatkeep.drivers.redis import scripts as redis_acts
+from chatkeep.drivers.redis import transport as redis_links
+from chatkeep.drivers.redis.driver import RedisDriver
 from chatkeep.errors import Conflict, Corrupt, Misconfigured, Overloaded, Replaced, StoreError, Unavailable, Uncertain
 from chatkeep.testing import DriverContract
 from chatkeep.testing.machine import DriverMachine

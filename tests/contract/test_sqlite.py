@@ -23,9 +23,11 @@ from urllib.parse import quote
 import apsw
 import pytest
 
-from chatkeep.drivers import driver_for, sqlite, sqlite_file
+from chatkeep.drivers import driver_for
 from chatkeep.drivers.base import Entry, Key
-from chatkeep.drivers.sqlite import SqliteDriver
+from chatkeep.drivers.sqlite import driver as sqlite
+from chatkeep.drivers.sqlite import file as sqlite_file
+from chatkeep.drivers.sqlite.driver import SqliteDriver
 from chatkeep.drivers.statements import named, numbered
 from chatkeep.errors import Conflict, Misconfigured, Replaced, Unavailable, Uncertain, Unsupported, UsageError
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from chatkeep import Turn, UsageError, deliveries
-from chatkeep.deliveries import Sent
+from chatkeep import Turn, UsageError
+from chatkeep.conversation import outbox as deliveries
+from chatkeep.conversation.outbox import Sent
 from chatkeep.drivers import driver_for
 from chatkeep.errors import Unavailable
 from chatkeep.testing.crash import Wrapped, wrapped

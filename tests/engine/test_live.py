@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from chatkeep import Turn
-from chatkeep.live import Watch
+from chatkeep.engine.watch import Watch
 from chatkeep.model import Erased, Event, Message, Piece, StateChanged, Typing
 from tests.conftest import until
 

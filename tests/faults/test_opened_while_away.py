@@ -14,8 +14,9 @@ import asyncpg
 import pytest
 
 from chatkeep import Chatkeep, Misconfigured, Unavailable, Uncertain
-from chatkeep.drivers import driver_for, sqlite
+from chatkeep.drivers import driver_for
 from chatkeep.drivers.base import Key
+from chatkeep.drivers.sqlite import driver as sqlite
 from chatkeep.errors import Replaced
 from chatkeep.server.health import trouble_of
 from chatkeep.testing.history import Told, check, collect

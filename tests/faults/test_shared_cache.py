@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from chatkeep import Chatkeep
-from chatkeep.shared_cache import SharedCache
+from chatkeep.storage.shared_cache import SharedCache
 from chatkeep.testing.servers import RedisServer
 
 from ..conftest import until

@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 
 from chatkeep import Chatkeep, ChatkeepError, Turn
-from chatkeep.drivers import sqlite_file
+from chatkeep.drivers.sqlite import file as sqlite_file
 
 MESSAGES = 20
 

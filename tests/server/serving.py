@@ -13,7 +13,7 @@ from urllib.parse import quote
 import uvicorn
 
 from chatkeep import Chatkeep
-from chatkeep.grants import create_key
+from chatkeep.auth.credentials import create_key
 from chatkeep.server import create_app
 from chatkeep.server.protocol import PromptProtocol
 

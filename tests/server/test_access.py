@@ -19,8 +19,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from chatkeep import Chatkeep, Turn
-from chatkeep.errors import Unavailable
-from chatkeep.grants import (
+from chatkeep.auth.credentials import (
     DIGITS,
     SCOPES,
     create_key,
@@ -34,6 +33,7 @@ from chatkeep.grants import (
     revoke,
     revoke_key,
 )
+from chatkeep.errors import Unavailable
 from chatkeep.server import create_app
 from chatkeep.server.access import Access
 from tests.conftest import FAST, until

@@ -16,8 +16,8 @@ from fastapi import FastAPI
 from starlette.applications import Starlette
 
 from chatkeep import Chatkeep, Turn, Unavailable, Uncertain
+from chatkeep.auth.credentials import create_key
 from chatkeep.drivers.memory import MemoryDriver
-from chatkeep.grants import create_key
 from chatkeep.server import create_app, wire
 
 from ..conftest import until

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from chatkeep import Chatkeep, Turn
-from chatkeep.grants import issue_token
+from chatkeep.auth.credentials import issue_token
 from chatkeep.server import create_app, events
 from tests.conftest import until
 

@@ -14,7 +14,7 @@ import pytest
 from starlette.middleware import Middleware
 
 from chatkeep import Chatkeep
-from chatkeep.grants import create_key, issue_token
+from chatkeep.auth.credentials import create_key, issue_token
 from chatkeep.server import counters
 from chatkeep.server.counters import Counted, InMemory, InPostgresql, counters_for
 from chatkeep.server.limits import Limited, Limits, peer_of

@@ -16,7 +16,7 @@ from starlette.endpoints import HTTPEndpoint
 from starlette.routing import Route
 
 from chatkeep import Chatkeep, Turn
-from chatkeep.grants import SCOPES, create_key, credential, issue_token, list_tokens, revoke, revoke_key
+from chatkeep.auth.credentials import SCOPES, create_key, credential, issue_token, list_tokens, revoke, revoke_key
 from chatkeep.server import create_app
 from chatkeep.server.access import AccessPolicy
 from tests.conftest import FAST

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic.alias_generators import to_camel
 
 from chatkeep import Chatkeep, Turn
-from chatkeep.grants import issue_token
+from chatkeep.auth.credentials import issue_token
 from chatkeep.server import state
 
 from .serving import Answer, Client, path_of, served

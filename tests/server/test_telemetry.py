@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from starlette.middleware import Middleware
 
 from chatkeep import Chatkeep
-from chatkeep.grants import create_key
+from chatkeep.auth.credentials import create_key
 from chatkeep.server import create_app
 from chatkeep.server.logs import Observed
 from chatkeep.server.telemetry import Traced, carried, trace_turns
@@ -78,7 +78,7 @@ async def test_a_request_and_its_turn_are_one_trace_that_goes_on_the_callers(spa
         found["chatkeep.receive"],
         found["chatkeep.turn"],
     )
-    assert {"chatkeep.store.append", "chatkeep.store.write"} <= found.keys()
+    assert {"chatkeep.storage.store.append", "chatkeep.storage.store.write"} <= found.keys()
     assert "CANARY" not in "".join(span.to_json() for span in spans.get_finished_spans())
     (request,) = [span for span in spans.get_finished_spans() if span.name == f"POST {route}"]
     assert {"http.request.method": "POST", "http.route": route, "http.response.status_code": 200} == dict(

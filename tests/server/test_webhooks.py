@@ -222,7 +222,7 @@ async def test_the_platforms_own_codes_decide(url: str) -> None:
 
 async def test_a_person_takes_over_and_hands_back(url: str) -> None:
     """Over HTTP with the restaurant's service key: the bot is silent, the person writes through WhatsApp, the bot goes on."""
-    from chatkeep.grants import create_key
+    from chatkeep.auth.credentials import create_key
 
     async with platform() as there, connected(url, there) as (client, keep):
         client.key = (await create_key(keep, "pizza")).token

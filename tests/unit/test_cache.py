@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from msgspec import Raw
 
-from chatkeep.cache import Cache, weigh
-from chatkeep.codec import Record
+from chatkeep.conversation.record import Record
+from chatkeep.conversation.snapshots import Snapshot
 from chatkeep.drivers.base import Key, Row
-from chatkeep.turns import Snapshot
+from chatkeep.storage.cache import Cache, weigh
 
 
 def snapshot(name: str, head: int = 1, born: str = "b", size: int = 10, at: float = 0.0) -> Snapshot:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from chatkeep import circuit
-from chatkeep.circuit import Circuit
 from chatkeep.errors import Conflict, Replaced, Unavailable, Uncertain
+from chatkeep.storage import circuit_breaker as circuit
+from chatkeep.storage.circuit_breaker import Circuit
 
 
 def answers(*found: Any) -> Callable[[], Awaitable[Any]]:

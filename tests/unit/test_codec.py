@@ -10,19 +10,12 @@ from hypothesis import strategies as st
 from msgspec import Raw, json, structs
 
 from chatkeep import BadKey, BadMessage, Corrupt, TooLarge, Unsupported
-from chatkeep.codec import (
-    Record,
-    StateCodec,
-    body_of,
-    entry_for,
-    json_of,
-    key_for,
-    message_from,
-    message_id,
-    record_from,
-)
+from chatkeep.conversation.codec import body_of, entry_for, json_of, message_from, record_from
+from chatkeep.conversation.keys import key_for, message_id
+from chatkeep.conversation.record import Record
+from chatkeep.conversation.shapes import _fits, misfit
+from chatkeep.conversation.state import StateCodec
 from chatkeep.drivers.base import Entry, Key
-from chatkeep.shapes import _fits, misfit
 
 ADA = Key("salon", "ada")
 LIMIT = 256 * 1024
@@ -243,7 +236,7 @@ def test_two_swapped_rows_are_corrupt() -> None:
 
 def test_a_record_of_a_newer_format_is_refused() -> None:
     """It is not corrupt: it is newer."""
-    from chatkeep import codec
+    from chatkeep.conversation import codec
 
     body = body_of(ADA, Record(cursor=1)).replace(b'"format":1', b'"format":2')
     rest = body[18:]

@@ -41,7 +41,7 @@ USES = {
         "import chatkeep.server.settings",
         "import chatkeep.server.metrics",
     ],
-    "client": ["import chatkeep.client", "import chatkeep.client.link", "import chatkeep.simulate"],
+    "client": ["import chatkeep.client", "import chatkeep.client.link", "import chatkeep.testing.loadtest"],
     "channels": ["from chatkeep.channels.outlet import ChannelOutlet", "import chatkeep.channels.sender"],
     "agents": ["from chatkeep.demos.concierge import build"],
     "redis": [

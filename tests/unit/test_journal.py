@@ -9,7 +9,7 @@ import pytest
 
 from chatkeep.drivers.base import Entry, Key
 from chatkeep.errors import Corrupt, Misconfigured, Unavailable
-from chatkeep.journal import Journal
+from chatkeep.storage.spool import Journal
 
 ADA, BOB = Key("", "ada"), Key("salon", "bob")
 

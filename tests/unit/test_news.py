@@ -7,10 +7,10 @@ import secrets
 from collections.abc import Callable, Collection
 from typing import Any
 
-from chatkeep import news
 from chatkeep.drivers.base import Key
 from chatkeep.drivers.memory import MemoryDriver
-from chatkeep.news import News
+from chatkeep.engine import notifier as news
+from chatkeep.engine.notifier import News
 
 ADA, BOB = Key("", "ada"), Key("", "bob")
 

@@ -10,7 +10,7 @@ from msgspec import Struct, structs
 
 from chatkeep import Chatkeep, Turn
 from chatkeep.errors import BadKey, Corrupt, Uncertain
-from chatkeep.register import TRACES, Register
+from chatkeep.storage.records import TRACES, Register
 from tests.conftest import FAST
 
 

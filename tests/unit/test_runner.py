@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatkeep import places
 from chatkeep.drivers.base import Key
-from chatkeep.model import Message, Turn
-from chatkeep.places import Places
-from chatkeep.runner import RUNNING, CannotBegin, Fate, Run, Runner, judge, told
+from chatkeep.engine import places
+from chatkeep.engine.places import Places
+from chatkeep.engine.runner import RUNNING, CannotBegin, Fate, Run, Runner, judge, told
+from chatkeep.engine.turn import Turn
+from chatkeep.model import Message
 
 KEY = Key("", "ada")
 

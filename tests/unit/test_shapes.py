@@ -22,7 +22,8 @@ from pydantic import AliasPath, BaseModel, ConfigDict, Field, PrivateAttr, Secre
 from pydantic.alias_generators import to_camel
 
 from chatkeep import BadMessage, Corrupt, Misconfigured, UsageError
-from chatkeep.codec import StateCodec, json_of
+from chatkeep.conversation.codec import json_of
+from chatkeep.conversation.state import StateCodec
 from chatkeep.drivers.base import Key
 
 ADA = Key("", "ada")

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from chatkeep.codec import Record
+from chatkeep.conversation.record import Record
+from chatkeep.conversation.snapshots import Snapshot
 from chatkeep.drivers.base import Key, Row
 from chatkeep.errors import Misconfigured
 from chatkeep.model import Message
-from chatkeep.shared_cache import SharedCache
-from chatkeep.turns import Snapshot
+from chatkeep.storage.shared_cache import SharedCache
 
 ADA = Key("salon", "ada")
 SAID = Message(

@@ -8,18 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw, structs
 
-from chatkeep import turns
-from chatkeep.codec import Record
+from chatkeep.conversation import housekeeping, leases, snapshots, turns
+from chatkeep.conversation.record import Record
+from chatkeep.conversation.snapshots import Policy, Snapshot
 from chatkeep.drivers.base import Key, Row
 from chatkeep.model import Message
-from chatkeep.turns import Policy, Snapshot
 
 ROLES = ("user", "assistant", "operator", "system", "event")
 AT = 1000.0
 
 
 @st.composite
-def snapshots(draw: Any) -> Snapshot:
+def some_snapshots(draw: Any) -> Snapshot:
     """A conversation with a random log, a cursor somewhere in it, attempts, and perhaps a claim."""
     roles = draw(st.lists(st.sampled_from(ROLES), max_size=12))
     messages = tuple(
@@ -59,7 +59,7 @@ policies = st.builds(
 )
 
 
-def applied(snapshot: Snapshot, act: turns.Act) -> Snapshot:
+def applied(snapshot: Snapshot, act: snapshots.Act) -> Snapshot:
     """The snapshot that an act leaves."""
     head = snapshot.row.head
     said = tuple(
@@ -81,7 +81,7 @@ def applied(snapshot: Snapshot, act: turns.Act) -> Snapshot:
     return Snapshot(row, act.record, (*snapshot.messages, *said))
 
 
-@given(snapshots(), policies, st.lists(st.text(max_size=3), max_size=3))
+@given(some_snapshots(), policies, st.lists(st.text(max_size=3), max_size=3))
 def test_a_finished_turn_answers_its_batch_and_nothing_else(
     snapshot: Snapshot, policy: Policy, replies: list[str]
 ) -> None:
@@ -93,16 +93,16 @@ def test_a_finished_turn_answers_its_batch_and_nothing_else(
         snapshot, batch, list(replies), policy, state=Raw(b"{}"), schema=1, opens=False, at=AT, claim="c"
     )
     after = applied(snapshot, act)
-    later = [message for message in turns.unread(snapshot) if message not in batch]
+    later = [message for message in snapshots.unread(snapshot) if message not in batch]
 
-    assert ([] if policy.overlap == "drop" else later) == turns.unread(after)
+    assert ([] if policy.overlap == "drop" else later) == snapshots.unread(after)
     for message in batch:
         found = [entry for entry in after.messages if entry.number > message.number]
-        outcome = turns.outcome(after.record, message.number, found)
+        outcome = snapshots.outcome(after.record, message.number, found)
         assert outcome is not None
         assert ("answered", replies) == (outcome.status, [reply.content for reply in outcome.replies])
     for message in later:
-        outcome = turns.outcome(after.record, message.number, list(after.messages[message.number :]))
+        outcome = snapshots.outcome(after.record, message.number, list(after.messages[message.number :]))
         assert ("dropped" if policy.overlap == "drop" else None) == (outcome and outcome.status)
     assert (0, 0, 0, False) == (
         after.record.begun,
@@ -112,12 +112,12 @@ def test_a_finished_turn_answers_its_batch_and_nothing_else(
     )
 
 
-@given(snapshots(), policies)
+@given(some_snapshots(), policies)
 def test_something_unread_is_always_due_and_a_claim_is_only_kept_for_work(snapshot: Snapshot, policy: Policy) -> None:
     """The invariant behind every recovery: unread means due; and nobody holds a claim on nothing."""
-    waiting = turns.unread(snapshot)
-    acts = [turns.skipped(snapshot, policy, at=AT), turns.parked(snapshot, policy, at=AT)]
-    acts += [turns.taken(snapshot, policy, token="t", at=AT), turns.released(snapshot, policy, at=AT)]
+    waiting = snapshots.unread(snapshot)
+    acts = [turns.skipped(snapshot, policy, at=AT), housekeeping.parked(snapshot, policy, at=AT)]
+    acts += [leases.taken(snapshot, policy, token="t", at=AT), leases.released(snapshot, policy, at=AT)]
     if waiting:
         acts.append(turns.set_aside(snapshot, waiting[0].number, "why", policy, at=AT))
         acts.append(turns.failed(snapshot, waiting[:1], "why", policy, at=AT, retry_at=AT + 1))
@@ -130,16 +130,16 @@ def test_something_unread_is_always_due_and_a_claim_is_only_kept_for_work(snapsh
         if act is None:
             continue
         after = applied(snapshot, act)
-        if turns.unread(after):
+        if snapshots.unread(after):
             assert after.row.due_at is not None
         elif act.claim == "t":
             assert not waiting
 
 
-@given(snapshots(), policies)
+@given(some_snapshots(), policies)
 def test_an_idle_conversation_is_due_no_later_than_its_session_ends(snapshot: Snapshot, policy: Policy) -> None:
     """Early is allowed, late is not."""
-    waiting = turns.unread(snapshot)
+    waiting = snapshots.unread(snapshot)
     if not waiting:
         return
     act = turns.finished(snapshot, waiting, ["r"], policy, state=Raw(b"{}"), schema=1, opens=False, at=AT)
@@ -149,10 +149,10 @@ def test_an_idle_conversation_is_due_no_later_than_its_session_ends(snapshot: Sn
         assert act.due_at <= max(AT, act.record.active_at + policy.session_ttl_s)
 
 
-@given(snapshots(), policies)
+@given(some_snapshots(), policies)
 def test_a_message_that_only_fails_is_set_aside_in_the_end(snapshot: Snapshot, policy: Policy) -> None:
     """Whatever the counters say at first: three raises, or eight beginnings, and the next message has its turn."""
-    waiting = turns.unread(snapshot)
+    waiting = snapshots.unread(snapshot)
     if not waiting:
         return
     after = structs.replace(snapshot, record=structs.replace(snapshot.record, begun=0, raised=0))
@@ -160,16 +160,16 @@ def test_a_message_that_only_fails_is_set_aside_in_the_end(snapshot: Snapshot, p
         act = turns.failed(after, waiting[:1], "boom", policy, at=AT, retry_at=AT)
         after = applied(after, act)
         assert (attempt == 3) == (waiting[0].number in after.record.dead)
-    assert waiting[1:] == turns.unread(after)
-    outcome = turns.outcome(after.record, waiting[0].number, list(after.messages[waiting[0].number :]))
+    assert waiting[1:] == snapshots.unread(after)
+    outcome = snapshots.outcome(after.record, waiting[0].number, list(after.messages[waiting[0].number :]))
     assert outcome is not None
     assert ("failed", "boom") == (outcome.status, outcome.dead)
 
 
-@given(snapshots(), policies, st.lists(st.sampled_from(["dies", "given back", "renewed", "lost"]), max_size=40))
+@given(some_snapshots(), policies, st.lists(st.sampled_from(["dies", "given back", "renewed", "lost"]), max_size=40))
 def test_only_deaths_alone_are_attempts(snapshot: Snapshot, policy: Policy, fates: list[str]) -> None:
     """A message is set aside after `max_begun` of them and never before, and tried alone from the second death on."""
-    waiting = turns.unread(snapshot)
+    waiting = snapshots.unread(snapshot)
     if not waiting:
         return
     fresh = structs.replace(snapshot.record, begun=0, raised=0, deaths=0, alone=False)
@@ -177,33 +177,33 @@ def test_only_deaths_alone_are_attempts(snapshot: Snapshot, policy: Policy, fate
     deaths = alone_deaths = 0
     died = False
     for number, fate in enumerate(fates):
-        suspect = turns.is_suspect(now, died=died)
+        suspect = leases.is_suspect(now, died=died)
 
         assert suspect == (deaths >= 2)
-        now = applied(now, turns.taken(now, policy, token=f"t{number}", at=AT, died=died, alone=suspect))
+        now = applied(now, leases.taken(now, policy, token=f"t{number}", at=AT, died=died, alone=suspect))
         if alone_deaths == policy.max_begun:
-            assert waiting[1:] == turns.unread(now)
+            assert waiting[1:] == snapshots.unread(now)
             assert waiting[0].number in now.record.dead
             assert (0, 0, False, None) == (now.record.begun, now.record.deaths, now.record.alone, now.row.claim)
             return
         assert (alone_deaths, deaths) == (now.record.begun, now.record.deaths)
-        assert waiting == turns.unread(now)
+        assert waiting == snapshots.unread(now)
         assert suspect == now.record.alone
         if fate == "renewed":
-            now = applied(now, turns.renewed(now, policy, at=AT))
+            now = applied(now, leases.renewed(now, policy, at=AT))
             assert suspect == now.record.alone
         if fate == "given back":
-            now = applied(now, turns.released(now, policy, at=AT))
+            now = applied(now, leases.released(now, policy, at=AT))
             assert not now.record.alone
         died = fate == "dies"
         deaths += died
         alone_deaths += died and suspect
 
 
-@given(snapshots(), policies)
+@given(some_snapshots(), policies)
 def test_a_suspect_that_fails_as_others_do_is_none_any_more(snapshot: Snapshot, policy: Policy) -> None:
     """Nor does the next message inherit what was suspected of one that was passed over."""
-    waiting = turns.unread(snapshot)
+    waiting = snapshots.unread(snapshot)
     if not waiting:
         return
     skipped = turns.skipped(snapshot, policy, at=AT)
@@ -213,15 +213,15 @@ def test_a_suspect_that_fails_as_others_do_is_none_any_more(snapshot: Snapshot, 
         turns.set_aside(snapshot, waiting[0].number, "why", policy, at=AT),
         skipped,
     ):
-        assert not turns.is_suspect(applied(snapshot, act), died=True)
+        assert not leases.is_suspect(applied(snapshot, act), died=True)
 
 
-@given(snapshots(), policies)
+@given(some_snapshots(), policies)
 def test_an_attempt_that_still_runs_keeps_the_claim_until_the_message_is_set_aside(
     snapshot: Snapshot, policy: Policy
 ) -> None:
     """Between two attempts nobody else may take it; afterwards the next message may be answered by anybody."""
-    waiting = turns.unread(snapshot)
+    waiting = snapshots.unread(snapshot)
     if not waiting:
         return
     act = turns.failed(snapshot, waiting[:1], "why", policy, at=AT, retry_at=AT, claim="t")
@@ -233,15 +233,15 @@ def test_after_a_death_a_burst_is_taken_apart() -> None:
     """An innocent message does not share the fate of a guilty one."""
     messages = tuple(Message(id=f"{n}", number=n, role="user", content="x", created_at=AT) for n in (1, 2, 3))
     snapshot = Snapshot(Row(key=Key("", "a"), revision="r", born="b", head=3, claim="c"), Record(), messages)
-    after = applied(snapshot, turns.taken(snapshot, Policy(overlap="burst"), token="t", at=AT, died=True))
+    after = applied(snapshot, leases.taken(snapshot, Policy(overlap="burst"), token="t", at=AT, died=True))
 
     assert (3, 1) == tuple(len(turns.batch(one, Policy(overlap="burst"))) for one in (snapshot, after))
 
 
-@given(snapshots(), policies)
+@given(some_snapshots(), policies)
 def test_history_is_the_sessions_talk_without_what_is_still_unread(snapshot: Snapshot, policy: Policy) -> None:
     """No note of chatkeep's own, nothing of earlier sessions, nothing unread, at most so many."""
-    waiting = turns.unread(snapshot)
+    waiting = snapshots.unread(snapshot)
     if not waiting:
         return
     said = turns.history(snapshot, waiting[0], policy)
@@ -286,8 +286,8 @@ def test_the_quick_way_to_a_history_gives_the_same(
         for n, (role, back, why) in enumerate(log, 1)
     ]
     first = Message(id="first", number=len(log) + 1, role="user", content="?", created_at=1.0)
-    policy, before = Policy(history=size), turns.plain_from(messages[:cut], 1)
-    plain = turns.plain_from(messages[cut:], before)
+    policy, before = Policy(history=size), snapshots.plain_from(messages[:cut], 1)
+    plain = snapshots.plain_from(messages[cut:], before)
     row = Row(key=Key("", "a"), revision="r", born="b", head=len(log))
 
     for row_head, shown in ((len(log), messages[-8:]), (len(log) + 1, [*messages, first][-8:])):
@@ -302,12 +302,12 @@ def test_a_plain_talk_goes_the_quick_way(roles: list[Any], size: int) -> None:
     messages = [Message(id=f"{n}", number=n, role=role, content="x", created_at=1.0) for n, role in enumerate(roles, 1)]
     first = Message(id="first", number=len(roles) + 1, role="user", content="?", created_at=1.0)
     row = Row(key=Key("", "a"), revision="r", born="b", head=len(roles))
-    snapshot = Snapshot(row, Record(), tuple(messages), turns.plain_from(messages, 1))
+    snapshot = Snapshot(row, Record(), tuple(messages), snapshots.plain_from(messages, 1))
 
     assert messages[-size:] == turns.plain_history(snapshot, first, Policy(history=size))
 
 
-@given(snapshots(), st.sampled_from(["state", "cursor", "session", "born", "head", "off"]))
+@given(some_snapshots(), st.sampled_from(["state", "cursor", "session", "born", "head", "off"]))
 def test_a_changed_input_is_seen(snapshot: Snapshot, changed: str) -> None:
     """What a handler has not seen makes its result void; a later message or another claim does not."""
     record, row = snapshot.record, snapshot.row
@@ -325,12 +325,12 @@ def test_a_changed_input_is_seen(snapshot: Snapshot, changed: str) -> None:
     assert turns.same_input(snapshot, later)
 
 
-@given(snapshots(), policies)
+@given(some_snapshots(), policies)
 def test_what_the_sweep_writes_keeps_every_unread_message_and_never_spins(snapshot: Snapshot, policy: Policy) -> None:
     """It drops only what is handled and old, and asks to be called again later, not now."""
-    if turns.unread(snapshot):
+    if snapshots.unread(snapshot):
         return
-    act = turns.tended(snapshot, policy, at=AT, oldest=list(snapshot.messages))
+    act = housekeeping.tended(snapshot, policy, at=AT, oldest=list(snapshot.messages))
 
     assert act.due_at is None or act.due_at > AT
     if policy.retention_s is not None:

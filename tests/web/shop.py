@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from chatkeep import Chatkeep, Turn
-from chatkeep.grants import issue_token
+from chatkeep.auth.credentials import issue_token
 from chatkeep.server import create_app
 
 SCOPES = ("read", "send", "share", "state:read", "state:write")

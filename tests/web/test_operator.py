@@ -15,8 +15,8 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from playwright.sync_api import BrowserContext, Page, expect
 
 from chatkeep import Chatkeep, Turn
-from chatkeep.deliveries import Sent
-from chatkeep.grants import create_key, list_keys, revoke_key
+from chatkeep.auth.credentials import create_key, list_keys, revoke_key
+from chatkeep.conversation.outbox import Sent
 from chatkeep.model import Content
 
 from ..acceptance.running import chatkeep

@@ -9,18 +9,7 @@ from msgspec import Struct, convert
 
 from ..model import Content
 from . import meta, parts
-from .base import (
-    Challenge,
-    Inbound,
-    Outcome,
-    Pairs,
-    Received,
-    Request,
-    Response,
-    Status,
-    conversation_of,
-    secrets_of,
-)
+from .base import Challenge, Inbound, Outcome, Pairs, Received, Request, Response, Status, conversation_of, secrets_of
 from .bodies import each, filled, items, name, unknown
 
 REPLIES_MOST = 13

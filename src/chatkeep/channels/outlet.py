@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 
 from aiolimiter import AsyncLimiter
 
-from ..deliveries import Sent
+from ..conversation.outbox import Sent
 from ..errors import ChatkeepError, Misconfigured
 from ..extras import from_extra
 from ..model import Content

@@ -11,18 +11,7 @@ from msgspec import Struct, convert, field
 
 from ..model import Content
 from . import meta, parts
-from .base import (
-    Challenge,
-    Inbound,
-    Outcome,
-    Pairs,
-    Received,
-    Request,
-    Response,
-    Status,
-    conversation_of,
-    secrets_of,
-)
+from .base import Challenge, Inbound, Outcome, Pairs, Received, Request, Response, Status, conversation_of, secrets_of
 from .bodies import each, filled, items, name, storable, unknown
 
 TEXT, BODY, CAPTION = parts.Room(4096), parts.Room(1024), parts.Room(1024)

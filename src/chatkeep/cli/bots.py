@@ -12,9 +12,9 @@ from typing import Any
 
 import click
 
+from ..app import Chatkeep
 from ..demos import BOTS, demo_for
 from ..errors import HandlerFailed, UsageError
-from ..keep import Chatkeep
 from ..loading import check_handler, loaded
 from .opening import nothing, opened, url_of, without_secret
 from .printing import plain, said

@@ -8,8 +8,8 @@ from typing import Any
 import click
 import msgspec
 
+from ..app import Tenant
 from ..errors import Corrupt, UsageError
-from ..keep import Tenant
 from .opening import existing, found_in, look, opened
 from .options import StoreCommand, conversation_argument, json_option, limit_option, store_argument, tenant_option
 from .printing import columns, facts, listed, logged, plain, tell, when
@@ -120,7 +120,7 @@ def history(
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def erase(store: str, conversation: str, tenant: str, yes: bool) -> None:
     """Removes a conversation with its whole log, and the tokens for it. There is no way back."""
-    from .. import grants
+    from ..auth import credentials as grants
 
     async def work(of: Tenant[Any]) -> None:
         try:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..app import Chatkeep
 from ..drivers.base import Ability
 from ..errors import ChatkeepError, UsageError
 from ..frames import place_of
-from ..keep import Chatkeep
 from ..loading import BrokenModule, loaded, parted
 from .exits import exit_code
 from .opening import without_secret
@@ -102,7 +102,7 @@ async def greet(
     app: str, keep: Chatkeep[Any] | None, address: str, ready: Event, changed: list[str], began: float
 ) -> None:
     """Says where everything is; after a change only that the bot runs again."""
-    from .. import grants
+    from ..auth import credentials as grants
 
     first = not ready.is_set()
     ready.set()

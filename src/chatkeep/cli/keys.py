@@ -31,7 +31,7 @@ def create_key(store: str, tenant: str, label: str, expires: str | None, as_json
     Example:
       chatkeep key create chat.db --tenant salon --label ci --expires 90d
     """
-    from .. import grants
+    from ..auth import credentials as grants
 
     try:
         expires_in = None if expires is None else seconds(expires)
@@ -51,7 +51,7 @@ def create_key(store: str, tenant: str, label: str, expires: str | None, as_json
 @json_option
 def list_keys(store: str, as_json: bool) -> None:
     """Lists the service keys of a store: what they are for, never what they are."""
-    from .. import grants
+    from ..auth import credentials as grants
 
     keep = existing(store)
     keys = asyncio.run(opened(keep, lambda: grants.list_keys(keep)))
@@ -72,7 +72,7 @@ def list_keys(store: str, as_json: bool) -> None:
 @click.argument("id", metavar="ID")
 def revoke_key(store: str, id: str) -> None:
     """Ends a service key; every server on the store refuses it within two seconds."""
-    from .. import grants
+    from ..auth import credentials as grants
 
     keep = existing(store)
     if not asyncio.run(opened(keep, lambda: grants.revoke_key(keep, id))):

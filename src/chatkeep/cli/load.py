@@ -66,7 +66,7 @@ def simulate(
       chatkeep simulate http://127.0.0.1:8001 http://127.0.0.1:8002 --duplicates 0.5 --faults 0.3 --json
       chatkeep simulate http://127.0.0.1:8765 --channel whatsapp --secret APP_SECRET --platform-port 9000
     """
-    from .. import simulate as kit
+    from ..testing import loadtest as kit
 
     if (channel == "api") == bool(secret) or (channel == "api" and (account or platform_port)):
         raise UsageError(

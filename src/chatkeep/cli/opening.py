@@ -8,8 +8,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from ..app import Chatkeep, Tenant
 from ..errors import ChatkeepError, UsageError
-from ..keep import Chatkeep, Tenant
 from ..model import Conversation
 from .printing import plain
 

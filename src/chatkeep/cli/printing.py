@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from ..deliveries import Sending
+from ..conversation.outbox import Sending
 from ..model import Conversation, Message
 
 T = TypeVar("T")

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
+from ..app import Chatkeep
 from ..drivers.base import Finding
-from ..keep import Chatkeep
 from ..loading import loaded
 from ..settings import CONFIG
 from .stores import report

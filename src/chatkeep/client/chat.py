@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 
 from msgspec import UNSET, Struct
 
-from ..codec import key_for
+from ..conversation.keys import key_for
 from ..errors import HandlerFailed, UsageError
 from ..model import Content, Message
 from ..settings import Duration

@@ -24,7 +24,7 @@ import apsw
 import msgspec
 from filelock import FileLock, Timeout
 
-from ..codec import key_for, message_id
+from ..conversation.keys import key_for, message_id
 from ..errors import BadMessage, ChatkeepError, Misconfigured, Uncertain, UsageError
 from .link import Reconsider
 from .values import Pending, Queued

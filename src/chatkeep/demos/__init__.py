@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any, NamedTuple
 
+from ..app import Chatkeep
 from ..errors import UsageError
-from ..keep import Chatkeep
 
 
 class Demo(NamedTuple):

@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from msgspec import Struct, field
 
-from ..keep import Chatkeep
-from ..model import Part, Turn
+from ..app import Chatkeep
+from ..engine.turn import Turn
+from ..model import Part
 from .words import buttons, contact_in, heard, listed, mentioned, nearest, plain, reference, unreadable
 
 PRODUCTS = {"T-shirt": 690, "Hoodie": 1850, "Mug": 420, "Tote bag": 310, "Notebook": 280}

@@ -11,9 +11,9 @@ from typing import Any
 
 from msgspec import Struct, field
 
+from ..app import Chatkeep
+from ..engine.turn import Turn
 from ..extras import from_extra
-from ..keep import Chatkeep
-from ..model import Turn
 from .salon import SERVICES
 from .words import heard, unreadable
 

@@ -17,8 +17,9 @@ from typing import Any, Literal
 
 from msgspec import Struct, field
 
-from ..keep import Chatkeep
-from ..model import Part, Turn
+from ..app import Chatkeep
+from ..engine.turn import Turn
+from ..model import Part
 from .menus import HOUSES, House, price, prices, understood, with_extras
 from .orders import Orders, Placed
 from .words import buttons, heard, nearest, plain, reference, unreadable

@@ -15,8 +15,9 @@ from typing import Any, Literal, NamedTuple, cast
 
 from msgspec import Struct, field
 
-from ..keep import Chatkeep
-from ..model import Part, Turn
+from ..app import Chatkeep
+from ..engine.turn import Turn
+from ..model import Part
 from .words import (
     buttons,
     contact_in,

@@ -11,7 +11,8 @@ from datetime import UTC, date, datetime, timedelta
 from difflib import get_close_matches
 from typing import Any
 
-from ..model import Part, Turn
+from ..engine.turn import Turn
+from ..model import Part
 
 LONGEST = 300
 """Characters that a bot reads of one message."""

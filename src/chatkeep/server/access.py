@@ -34,8 +34,8 @@ from msgspec import Struct, structs
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..errors import Misconfigured, StoreError, UsageError
-from ..grants import (
+from ..app import Chatkeep, Tenant
+from ..auth.credentials import (
     SCOPES,
     Grant,
     Holder,
@@ -51,7 +51,7 @@ from ..grants import (
     new_guest,
     subject_of,
 )
-from ..keep import Chatkeep, Tenant
+from ..errors import Misconfigured, StoreError, UsageError
 from . import wire
 
 log = logging.getLogger("chatkeep.server")

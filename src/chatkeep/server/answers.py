@@ -8,8 +8,8 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from .. import model
-from ..deliveries import Sending
-from ..grants import Holder, Listed
+from ..auth.credentials import Holder, Listed
+from ..conversation.outbox import Sending
 from ..model import Content, Status
 from .access import Principal
 from .telemetry import TRACEPARENT

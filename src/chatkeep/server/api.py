@@ -14,9 +14,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .. import errors, model, turns
-from ..keep import Tenant
-from ..shapes import Shape
+from .. import errors, model
+from ..app import Tenant
+from ..conversation import commits
+from ..conversation.shapes import Shape
 from . import answers, state, wire
 from .access import (
     ELSEWHERE,
@@ -311,7 +312,7 @@ class WholeState(State):
 
 async def was_made(tenant: Tenant[Any], id: str, key: str) -> bool:
     """Whether the change that *key* names is among the last entries of the log: then its precondition held once."""
-    noted = turns.note("change", key).id
+    noted = commits.note("change", key).id
     return noted in [entry.id async for entry in tenant.history(id, before=wire.NEWEST, limit=wire.PAGE_MOST)]
 
 

@@ -20,7 +20,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import errors
-from ..keep import Chatkeep
+from ..app import Chatkeep
 from . import api, operators, tokens, wire
 from .access import VISITOR_SCOPES, Access, allows
 from .events import Events, Streams

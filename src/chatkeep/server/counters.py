@@ -15,8 +15,8 @@ from ..drivers.base import Driver
 from ..extras import from_extra
 
 if TYPE_CHECKING:
-    from ..drivers.postgresql import PostgresqlDriver
-    from ..drivers.redis import RedisDriver
+    from ..drivers.postgresql.driver import PostgresqlDriver
+    from ..drivers.redis.driver import RedisDriver
 
 HELD = 100_000
 """Windows that one process keeps in memory; the oldest go first."""
@@ -166,7 +166,7 @@ class InPostgresql:
 
     async def open(self) -> None:
         """Makes the table."""
-        from ..drivers.postgresql import Combiner, Statement, in_schema
+        from ..drivers.postgresql.driver import Combiner, Statement, in_schema
 
         connection = await self._driver.connected()
         try:

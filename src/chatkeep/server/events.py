@@ -19,8 +19,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from ..engine.watch import Watch
 from ..errors import StoreError
-from ..live import Watch
 from ..model import Erased, Event, Message, Piece, StateChanged, Typing
 from . import answers, state, wire
 from .access import access_of, allows, conversation_asked, keep_of, principal_of, tenant_of

@@ -9,7 +9,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..keep import Chatkeep
+from ..app import Chatkeep
 from .access import keep_of
 
 STOPPING = threading.Event()

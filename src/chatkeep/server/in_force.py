@@ -7,8 +7,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from ..app import Chatkeep
 from ..drivers.base import Finding
-from ..keep import Chatkeep
 from ..settings import DURATIONS, PLAUSIBLE, PREFIX, Given, Settings, given, in_words, seconds, shown
 from .settings import ServerSettings
 

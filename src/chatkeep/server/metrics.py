@@ -8,8 +8,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ..app import Chatkeep
 from ..extras import from_extra
-from ..keep import Chatkeep
 from .health import trouble_of
 
 with from_extra("server", "/metrics"):

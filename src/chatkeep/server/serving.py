@@ -20,11 +20,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..app import Chatkeep
+from ..auth.credentials import list_keys
 from ..drivers.base import Ability
 from ..errors import ChatkeepError, Misconfigured, UsageError
 from ..extras import from_extra
-from ..grants import list_keys
-from ..keep import Chatkeep
 from ..loading import check_handler, loaded
 from ..settings import seconds
 from . import logs, telemetry

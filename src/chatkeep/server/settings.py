@@ -8,9 +8,9 @@ from typing import Any, Literal, get_args
 
 from msgspec import Struct
 
+from ..auth.credentials import SCOPES
 from ..errors import Misconfigured
 from ..extras import from_extra
-from ..grants import SCOPES
 from ..settings import Duration, Settings, duration_fault, from_source, given, settings_given, strangers
 
 with from_extra("server", "A rate limit"):

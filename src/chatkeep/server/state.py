@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Struct
 
-from ..shapes import Shape, Unfit, unknown
+from ..conversation.shapes import Shape, Unfit, unknown
 from .wire import Refused
 
 Edit = Callable[[Any], Any]

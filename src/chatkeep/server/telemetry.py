@@ -13,11 +13,11 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..engine import RAN
+from ..app import Chatkeep
+from ..engine.engine import RAN
+from ..engine.hooks import STREAMING
+from ..engine.turn import Turn
 from ..extras import from_extra, is_installed
-from ..handlers import STREAMING
-from ..keep import Chatkeep
-from ..model import Turn
 from .logs import METHODS, route_of
 
 CAN_TRACE = is_installed("opentelemetry.trace")
@@ -119,7 +119,7 @@ def trace_turns(keep: Chatkeep[Any]) -> None:
         if name != "turn" and current.get_span_context().is_valid:  # one that nobody asked for makes no trace
             now = time.time_ns()
             span = trace.get_tracer(NAME).start_span(
-                f"chatkeep.store.{name}",
+                f"chatkeep.storage.store.{name}",
                 context=trace.set_span_in_context(current),
                 kind=SpanKind.CLIENT,
                 start_time=now - int(seconds * 1e9),

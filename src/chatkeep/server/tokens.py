@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from .. import grants
+from ..auth import credentials as grants
+from ..auth.credentials import Issued, Scope
 from ..errors import UsageError
-from ..grants import Issued, Scope
 from . import access, answers, wire
 from .access import access_of, allows, conversation_asked, keep_of, principal_of
 

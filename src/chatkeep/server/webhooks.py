@@ -15,10 +15,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from ..app import Chatkeep, Tenant
 from ..channels.accounts import Accounts, tenant_for
 from ..channels.base import Channel, Inbound, Received, Refused, Status, Unknown, conversation_of
 from ..errors import BadKey, BadMessage, TooLarge
-from ..keep import Chatkeep, Tenant
 from . import wire
 from .access import allows, keep_of
 

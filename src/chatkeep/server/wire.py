@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
-from ..handlers import in_time
+from ..engine.hooks import in_time
 from ..model import Content
 
 T = TypeVar("T", bound=Struct)

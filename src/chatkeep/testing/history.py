@@ -16,8 +16,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from ..app import Chatkeep
 from ..errors import Unavailable
-from ..keep import Chatkeep
 from ..model import ASKING, Message
 
 

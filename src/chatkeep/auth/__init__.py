@@ -1,0 +1,1 @@
+"""Credentials: who may do what."""

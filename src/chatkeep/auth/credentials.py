@@ -1,0 +1,426 @@
+"""Grants of access: the credentials that people hold, and what the store keeps of them.
+
+A credential is `ck_`, its kind (k service key, c conversation token, h share), 256 random bits and a checksum, so that
+typos and secret scanners need no look-up. The store holds its SHA-256 only, as the name of its grant.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import zlib
+from collections.abc import AsyncIterator, Iterable
+from contextlib import aclosing
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from msgspec import Struct, structs
+
+from ..conversation.keys import key_for
+from ..drivers.base import mark_of
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from ..app import Chatkeep
+    from ..storage.records import Register
+
+Kind = Literal["service", "token", "share"]
+Scope = Literal["read", "send", "state:read", "state:write", "share", "erase"]
+Holder = Literal["service", "user", "visitor", "holder"]
+
+SCOPES: frozenset[str] = frozenset(get_args(Scope))
+TOKEN_SCOPES: tuple[Scope, ...] = ("read", "send")
+TOKEN_S = 30 * 86_400.0
+SHARE_S = 600.0
+
+KEYS = "keys"
+GUEST = "guest:"
+"""Begins the subject of a visitor, and of whoever has redeemed a share."""
+
+TIDIED = 4
+"""So many grants of a conversation are looked at with each new one, to remove what is over."""
+
+
+class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the store holds of a credential.
+
+    subject: who holds it, as far as its maker has said; "": whoever has the conversation's tokens. family: the first
+    of a row of tokens that were rotated; shares have that of their maker. rotated: another has taken its place, and
+    it only lives out its grace. uses: how often a share can still be redeemed; until: when a token that it gives
+    expires at the latest.
+    """
+
+    kind: Kind = "token"
+    tenant: str = ""
+    conversation: str = ""
+    subject: str = ""
+    scopes: tuple[str, ...] = ()
+    label: str = ""
+    family: str = ""
+    created_at: float = 0.0
+    expires_at: float | None = None
+    last_used_at: float | None = None
+    revoked: bool = False
+    rotated: bool = False
+    uses: int = 1
+    until: float | None = None
+
+    def over(self, now: float) -> bool:
+        """Whether it gives no right any more."""
+        return self.revoked or not self.uses or (self.expires_at is not None and self.expires_at <= now)
+
+    @property
+    def holder(self) -> Holder:
+        """What kind of holder this is: a backend, a user that it has named, a visitor, or a holder whom nobody has named."""
+        if self.kind == "service":
+            return "service"
+        return "holder" if not self.subject else "visitor" if self.subject.startswith(GUEST) else "user"
+
+
+class Issued(Struct, frozen=True, kw_only=True):
+    """A new credential; *token* is shown this once and kept nowhere."""
+
+    id: str
+    token: str
+    scopes: list[str]
+    expires_at: float | None
+    label: str = ""
+
+    def __repr__(self) -> str:
+        return f"Issued(id={self.id!r})"
+
+
+class Listed(Struct, frozen=True, kw_only=True):
+    """A grant as people see it."""
+
+    id: str
+    kind: Kind
+    tenant: str
+    conversation: str
+    scopes: list[str]
+    label: str
+    created_at: float
+    expires_at: float | None
+    last_used_at: float | None
+    revoked: bool
+
+
+# -- credentials ------------------------------------------------------------------------------------------------------------
+
+LETTERS: dict[Kind, str] = {"service": "k", "token": "c", "share": "h"}
+SHAPE = re.compile(r"ck_[kch]_[0-9A-Za-z]{43}[0-9A-Za-z]{6}")
+DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+
+def credential(kind: Kind) -> str:
+    """A new one: prefix, 256 random bits, checksum."""
+    said = f"ck_{LETTERS[kind]}_{base62(secrets.randbits(256), 43)}"
+    return said + base62(zlib.crc32(said.encode()), 6)
+
+
+def name_of(text: str) -> str | None:
+    """The name that the grant of a credential has in the store; None if *text* is none, which needs no look-up, or is mistyped."""
+    name = digest_of(text)
+    return None if name is None or mistyped(text) else name
+
+
+def digest_of(text: str) -> str | None:
+    """As `name_of`, for a credential that may be mistyped."""
+    return sha256(text.encode()).hexdigest() if SHAPE.fullmatch(text) else None
+
+
+def mistyped(text: str) -> bool:
+    """Whether the checksum is wrong of what has the shape of a credential."""
+    return text[-6:] != base62(zlib.crc32(text[:-6].encode()), 6)
+
+
+def base62(number: int, width: int) -> str:
+    """*number* in *width* letters and digits."""
+    found = ""
+    while len(found) < width:
+        number, digit = divmod(number, 62)
+        found = DIGITS[digit] + found
+    return found
+
+
+def id_of(name: str) -> str:
+    """What people call a grant: the first letters of its name."""
+    return name[:16]
+
+
+def subject_of(grant: Grant) -> str:
+    """
+    Names the holder of a grant by an opaque text, which is safe to show and to use as a key.
+
+    The name is the same for all credentials of one holder: after a rotation, for each token that is made for the same
+    user, for every service key of a tenant. It is another one in another tenant, and tells neither tenant nor user.
+    """
+    who = {"service": ["service"], "holder": ["conversation", grant.conversation]}
+    said = json.dumps([grant.tenant, *who.get(grant.holder, ["subject", grant.subject])])
+    return sha256(said.encode()).hexdigest()[:32]
+
+
+def new_guest() -> str:
+    """Makes the subject of somebody whom nobody knows."""
+    return GUEST + secrets.token_hex(16)
+
+
+# -- grants -----------------------------------------------------------------------------------------------------------------
+
+
+def grants_of(keep: Chatkeep[Any]) -> Register[Grant]:
+    """Where the grants of all tenants are kept."""
+    return keep.register("access", Grant)
+
+
+async def create_key(keep: Chatkeep[Any], tenant: str, *, label: str = "", expires_in: float | None = None) -> Issued:
+    """Makes a service key: all rights over all conversations of *tenant*."""
+    key_for(tenant, "-")
+    now = keep._engine.clock()
+    expires_at = None if expires_in is None else now + expires_in
+    grant = Grant(kind="service", tenant=tenant, label=label, created_at=now, expires_at=expires_at)
+    return await _issue(keep, grant, owner=KEYS)
+
+
+async def list_keys(keep: Chatkeep[Any]) -> list[Listed]:
+    """All service keys of the store, the oldest first."""
+    return [shown(name, grant) async for name, grant in _grants(keep, KEYS)]
+
+
+async def revoke_key(keep: Chatkeep[Any], id: str) -> bool:
+    """Ends a service key; False when there is no such key. Twice is fine."""
+    name = await _found(keep, KEYS, id)
+    return name is not None and await _end(keep, name) is not None
+
+
+async def issue_token(
+    keep: Chatkeep[Any],
+    tenant: str,
+    conversation: str,
+    *,
+    scopes: Iterable[str] = TOKEN_SCOPES,
+    expires_in: float = TOKEN_S,
+    label: str = "",
+    subject: str = "",
+) -> Issued:
+    """Makes a token for one conversation, which need not exist yet.
+
+    *subject* names the user whom the token is for. Clients keep apart what different users have written; without a
+    subject, all holders of the conversation's tokens count as one.
+    """
+    now = keep._engine.clock()
+    grant = Grant(
+        tenant=tenant,
+        conversation=conversation,
+        subject=subject,
+        scopes=checked(scopes),
+        label=label,
+        created_at=now,
+        expires_at=now + expires_in,
+    )
+    owner = owner_of(tenant, conversation)
+    await _tidy(keep, owner, now)
+    return await _issue(keep, grant, owner=owner)
+
+
+async def issue_share(
+    keep: Chatkeep[Any],
+    tenant: str,
+    conversation: str,
+    *,
+    maker: str,
+    scopes: Iterable[str] = TOKEN_SCOPES,
+    expires_in: float = SHARE_S,
+    uses: int = 1,
+) -> Issued | None:
+    """Makes a share of a conversation, to be redeemed *uses* times; None when its maker has no right any more.
+
+    *maker* is the name of a grant. Neither the share nor what it is redeemed for outlives it, if that is a token.
+    """
+    grants, now = grants_of(keep), keep._engine.clock()
+    held = await grants.get(maker)
+    token = held if held is not None and held.kind == "token" else None
+    until = token.expires_at if token else None
+    grant = Grant(
+        kind="share",
+        tenant=tenant,
+        conversation=conversation,
+        scopes=checked(scopes),
+        family=token.family if token else "",
+        created_at=now,
+        expires_at=min(now + expires_in, until or now + expires_in),
+        uses=uses,
+        until=until,
+    )
+    owner = owner_of(tenant, conversation)
+    await _tidy(keep, owner, now)
+    issued = await _issue(keep, grant, owner=owner)
+    # Looked at only now: whoever revokes the maker ends the shares that are there by then.
+    held = await grants.get(maker)
+    if held is None or held.over(now):
+        await grants.erase(str(name_of(issued.token)))
+        return None
+    return issued
+
+
+async def redeem(keep: Chatkeep[Any], share: str) -> tuple[str, Issued] | None:
+    """The conversation, and a token for it, that a share stands for; None when it is unknown, expired or used up."""
+    name, now = name_of(share), keep._engine.clock()
+    given: Grant | None = None
+
+    def use(held: Grant | None) -> Grant | None:
+        nonlocal given
+        given = None if held is None or held.kind != "share" or held.over(now) else held
+        return given and structs.replace(given, uses=given.uses - 1)
+
+    # The use is counted first: an answer that gets lost costs a use, and never gives one too many.
+    if name is not None:
+        await grants_of(keep).change(name, use)
+    if given is None:
+        return None
+    expires_in = TOKEN_S if given.until is None else min(TOKEN_S, given.until - now)
+    issued = await issue_token(
+        keep,
+        given.tenant,
+        given.conversation,
+        scopes=given.scopes,
+        expires_in=expires_in,
+        label="shared",
+        subject=new_guest(),
+    )
+    return given.conversation, issued
+
+
+async def rotate(keep: Chatkeep[Any], tenant: str, conversation: str, id: str, *, grace: float) -> Issued | None:
+    """Makes a token that takes the place of another, which goes on for *grace* seconds; None when there is no such token.
+
+    Raises `UsageError` when it was rotated before: whoever has only the old one must not get a new one from it.
+    """
+    owner, grants, now = owner_of(tenant, conversation), grants_of(keep), keep._engine.clock()
+    name = await _found(keep, owner, id)
+    old = await grants.get(name) if name else None
+    if name is None or old is None or old.kind != "token" or old.over(now):
+        return None
+    # The new one is made first and ended again if the old one has moved on: nobody knows it before it is answered.
+    fresh = structs.replace(old, created_at=now, last_used_at=None, rotated=False)
+    issued = await _issue(keep, fresh, owner=owner)
+    done = False
+
+    def step_down(held: Grant | None) -> Grant | None:
+        nonlocal done
+        done = held is not None and not held.rotated and not held.over(now)
+        if held is None or not done:
+            return None
+        ends = now + grace
+        return structs.replace(held, rotated=True, expires_at=min(ends, held.expires_at or ends))
+
+    await grants.change(name, step_down)
+    if not done:
+        await grants.erase(str(name_of(issued.token)))
+        raise UsageError(f"{conversation}: the token {id} was rotated or revoked before; nothing was changed.")
+    return issued
+
+
+async def revoke(keep: Chatkeep[Any], tenant: str, conversation: str, id: str) -> bool:
+    """Ends a token or share, what it was rotated from, and the shares it has made; False when there is no such thing."""
+    owner = owner_of(tenant, conversation)
+    name = await _found(keep, owner, id)
+    ended = await _end(keep, name) if name else None
+    if ended is None:
+        return False
+    if ended.kind == "token":
+        async for other, grant in _grants(keep, owner):
+            if grant.family == ended.family and not grant.revoked:
+                await _end(keep, other)
+    return True
+
+
+async def list_tokens(keep: Chatkeep[Any], tenant: str, conversation: str) -> list[Listed]:
+    """All tokens and shares of a conversation, the oldest first."""
+    return [shown(name, grant) async for name, grant in _grants(keep, owner_of(tenant, conversation))]
+
+
+async def forget(keep: Chatkeep[Any], tenant: str, conversation: str) -> None:
+    """Removes all tokens and shares of a conversation; after `erase`, so that whoever was cut off can ask again."""
+    grants = grants_of(keep)
+    async for name in grants.owned(owner_of(tenant, conversation)):
+        await grants.erase(name)
+
+
+def shown(name: str, grant: Grant) -> Listed:
+    """A grant for people."""
+    return Listed(
+        id=id_of(name),
+        kind=grant.kind,
+        tenant=grant.tenant,
+        conversation=grant.conversation,
+        scopes=sorted(grant.scopes),
+        label=grant.label,
+        created_at=grant.created_at,
+        expires_at=grant.expires_at,
+        last_used_at=grant.last_used_at,
+        revoked=grant.revoked,
+    )
+
+
+def checked(scopes: Iterable[str]) -> tuple[str, ...]:
+    """*scopes* without repetition. Raises `UsageError` for one that there is not."""
+    found = tuple(dict.fromkeys(scopes))
+    if unknown := [scope for scope in found if scope not in SCOPES]:
+        raise UsageError(f"{unknown[0]!r:.40} is not a scope; there are {', '.join(get_args(Scope))}.")
+    return found
+
+
+def owner_of(tenant: str, conversation: str) -> str:
+    """Under which owner a conversation's grants are found."""
+    return mark_of(key_for(tenant, conversation))
+
+
+async def _issue(keep: Chatkeep[Any], grant: Grant, *, owner: str) -> Issued:
+    token = credential(grant.kind)
+    name = str(name_of(token))
+    made = structs.replace(grant, family=grant.family or id_of(name))
+    await grants_of(keep).change(name, lambda held: made, owner=owner)
+    return Issued(
+        id=id_of(name), token=token, scopes=list(grant.scopes), expires_at=grant.expires_at, label=grant.label
+    )
+
+
+async def _found(keep: Chatkeep[Any], owner: str, id: str) -> str | None:
+    """The name of the grant that people call *id*: the next in order, if it begins like that."""
+    if len(id) != len(id_of("0" * 64)):
+        return None
+    async with aclosing(grants_of(keep).owned(owner, after=id)) as names:
+        async for name in names:
+            return name if name.startswith(id) else None
+    return None
+
+
+async def _grants(keep: Chatkeep[Any], owner: str) -> AsyncIterator[tuple[str, Grant]]:
+    grants = grants_of(keep)
+    found = [(name, grant) async for name in grants.owned(owner) if (grant := await grants.get(name)) is not None]
+    for name, grant in sorted(found, key=lambda pair: pair[1].created_at):
+        yield name, grant
+
+
+async def _end(keep: Chatkeep[Any], name: str) -> Grant | None:
+    def end(held: Grant | None) -> Grant | None:
+        return held and structs.replace(held, revoked=True)
+
+    return await grants_of(keep).change(name, end)
+
+
+async def _tidy(keep: Chatkeep[Any], owner: str, now: float) -> None:
+    """Removes what is over among a few grants of a conversation, from a random place on.
+
+    Done with each new one, this keeps what is over a part of the whole, without ever looking at all of them.
+    """
+    grants, seen = grants_of(keep), 0
+    async with aclosing(grants.owned(owner, after=secrets.token_hex(8))) as names:
+        async for name in names:
+            grant = await grants.get(name)
+            if grant is not None and grant.expires_at is not None and grant.expires_at <= now:
+                await grants.erase(name)
+            if (seen := seen + 1) == TIDIED:
+                return

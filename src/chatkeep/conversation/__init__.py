@@ -1,0 +1,1 @@
+"""The rules of conversations, as pure functions: no await, no clock, no chance."""

@@ -1,0 +1,156 @@
+"""Records and messages to bytes and back; what cannot be stored everywhere is refused here, before anything is touched.
+
+Both forms are JSON text that any SQL engine can read, and both open with a checksum that is bound to the
+conversation's key, so that a flipped bit, a cut, or two swapped rows are seen as `Corrupt` and never as something
+else.
+
+    record   {"crc":"1c291ca3","schema":1,"state":{...},"cursor":4,...}
+    entry    ["1c291ca3",1763697600123,"text or parts",reply_to,reply_from,{metadata}]      (what is missing at the end is empty)
+"""
+
+from __future__ import annotations
+
+import zlib
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from ..drivers.base import Entry, Key
+from ..errors import BadMessage, Corrupt, TooLarge, Unsupported
+from ..model import Content, Message, Role
+from .record import FORMAT, Record
+from .shapes import Unfit, encoded
+
+LETTERS: dict[Role, str] = {"user": "u", "assistant": "a", "operator": "o", "system": "s", "event": "e"}
+
+ROLES = {letter: role for role, letter in LETTERS.items()}
+"""Roles as the store keeps them, in every entry."""
+
+
+class Line(Struct, array_like=True, frozen=True):
+    """An entry's body."""
+
+    crc: str
+    at: int
+    content: Content
+    reply_to: int = 0
+    reply_from: int = 0
+    metadata: dict[str, Any] = {}
+
+
+_encode = msgspec.json.Encoder().encode
+
+_decode_record = msgspec.json.Decoder(Record).decode
+
+_decode_line = msgspec.json.Decoder(Line).decode
+
+
+def entry_for(
+    key: Key,
+    content: Content,
+    *,
+    id: str,
+    role: Role,
+    created_at: float,
+    limit: int,
+    reply_to: int = 0,
+    reply_from: int = 0,
+    metadata: dict[str, Any] | None = None,
+) -> Entry:
+    """A log entry, ready to be stored. Raises `BadMessage` or `TooLarge`, naming the key."""
+    if not isinstance(content, str) and not (
+        isinstance(content, list) and all(isinstance(part, dict) for part in content)
+    ):
+        raise BadMessage(
+            f"{key}: content is text or a list of JSON objects, not {type(content).__name__}; nothing was touched."
+        )
+    if metadata is not None and not isinstance(metadata, dict):
+        raise BadMessage(f"{key}: metadata is a dict, not {type(metadata).__name__}; nothing was touched.")
+    said = json_of(key, content, "content")
+    extra = b""
+    if metadata:
+        extra = b",%d,%d,%s" % (reply_to, reply_from, json_of(key, metadata, "metadata"))
+    elif reply_to:
+        extra = b",%d" % reply_to if reply_from == reply_to else b",%d,%d" % (reply_to, reply_from)
+    rest = b"%d,%s%s]" % (round(created_at * 1000), said, extra)
+    if len(rest) > limit:
+        raise TooLarge(
+            f"{key}: this message takes {len(rest):,} bytes, {limit:,} are allowed; nothing was touched. Refer to attachments by URL."
+        )
+    return Entry(0, id, LETTERS[role], b'["%s",%s' % (_crc(key, rest), rest))
+
+
+def message_from(key: Key, born: str, entry: Entry) -> Message:
+    """The message in a log entry. Raises `Corrupt`."""
+    _check(key, entry.body, b'["', f"log entry {entry.number}")
+    try:
+        line = _decode_line(entry.body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as fault:
+        raise Corrupt(f"{key}: log entry {entry.number} cannot be read ({fault}). Nothing was changed.") from fault
+    role = ROLES.get(entry.role)
+    if role is None:
+        raise Corrupt(
+            f"{key}: log entry {entry.number} has the role {entry.role!r}, which there is not. Nothing was changed."
+        )
+    reply_to = line.reply_to or None
+    return Message(
+        id=entry.id or f"{born}.{entry.number}",
+        number=entry.number,
+        role=role,
+        content=line.content,
+        created_at=line.at / 1000,
+        reply_to=reply_to,
+        reply_from=line.reply_from or reply_to,
+        metadata=line.metadata,
+    )
+
+
+def body_of(key: Key, record: Record) -> bytes:
+    """The stored form of *record*."""
+    raw = _encode(record)
+    rest = b'"format":%d%s%s' % (FORMAT, b"," if len(raw) > 2 else b"", raw[1:])
+    return b'{"crc":"%s",%s' % (_crc(key, rest), rest)
+
+
+def record_from(key: Key, body: bytes) -> Record:
+    """The record in *body*; the blank one when it is empty. Raises `Corrupt`, or `Unsupported` if newer code wrote
+    it."""
+    if not body:
+        return Record()
+    _check(key, body, b'{"crc":"', "record")
+    try:
+        record = _decode_record(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as fault:
+        raise Corrupt(f"{key}: the record cannot be read ({fault}). Nothing was changed.") from fault
+    if record.format > FORMAT:
+        raise Unsupported(
+            f"{key}: the record has format {record.format}, this version reads up to {FORMAT}. Deploy the newer one."
+        )
+    return record
+
+
+def json_of(key: Key, value: Any, what: str) -> bytes:
+    """*value* as JSON, if it is plain JSON and every store can keep it. Raises `BadMessage`, naming the key and the member of *what*."""
+    try:
+        return encoded(value, what)
+    except Unfit as unfit:
+        raise BadMessage(f"{key}: {unfit}. Nothing was touched.") from unfit
+
+
+def _check(key: Key, body: bytes, opening: bytes, what: str) -> None:
+    rest = body[len(opening) + 10 :]
+    if body[: len(opening) + 10] != b'%s%s",' % (opening, _crc(key, rest)):
+        raise Corrupt(
+            f"{key}: the {what} is damaged (its checksum does not fit). Nothing was changed; restore it or erase the conversation."
+        )
+
+
+def _crc(key: Key, rest: bytes) -> bytes:
+    return b"%08x" % zlib.crc32(rest, _seed(key))
+
+
+@lru_cache(maxsize=4096)
+def _seed(key: Key) -> int:
+    return zlib.crc32(f"{len(key.tenant)}:{key.tenant}{key.id}".encode())

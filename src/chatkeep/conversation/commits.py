@@ -1,0 +1,82 @@
+"""The next row of a conversation: who holds the lease, what is noted, and when somebody has to look again."""
+
+from __future__ import annotations
+
+from msgspec import structs
+
+from ..model import Message
+from .keys import RESERVED
+from .record import NONE, Record
+from .snapshots import Act, Draft, Policy, Snapshot, not_passed_over, unread, waits_to_go
+
+
+def passed_over(messages: list[Message]) -> Draft:
+    """The note that *messages* are kept but will not be answered."""
+    return note("dropped", first=messages[0].number, last=messages[-1].number)
+
+
+def note(kind: str, name: str = "", *, content: str = "", first: int = 0, last: int = 0) -> Draft:
+    """A note of chatkeep's own, about the messages from *first* to *last*. With a *name* it can be written only once."""
+    return Draft(
+        id=f"{RESERVED}{kind}:{name}" if name else "",
+        role="system",
+        content=content,
+        reply_to=last,
+        reply_from=first,
+        metadata={"kind": kind},
+    )
+
+
+def noted(snapshot: Snapshot, record: Record, note: Draft, policy: Policy, *, at: float) -> Act:
+    """Changes the record outside a turn. The note's id is what makes a second run of the same act harmless."""
+    row = snapshot.row
+    if not unread(snapshot):
+        record = structs.replace(not_passed_over(snapshot, record), cursor=row.head + 1)
+    return next_act(snapshot, record, policy, at=at, claim=row.claim, until=row.claimed_until, drafts=[note])
+
+
+def next_act(
+    snapshot: Snapshot,
+    record: Record,
+    policy: Policy,
+    *,
+    at: float,
+    claim: str | None = None,
+    until: float | None = None,
+    drafts: list[Draft] | tuple[Draft, ...] = (),
+) -> Act:
+    """The whole next row, given the next record: who holds the claim and when somebody has to look again."""
+    head = snapshot.row.head + len(drafts)
+    if record.cursor < head:
+        due_at: float | None = max(at, record.retry_at)
+    else:
+        if policy.retention_s is not None and not record.oldest_at and snapshot.messages:
+            first = snapshot.messages[0]
+            record = structs.replace(record, oldest_at=first.created_at if first.number == record.dropped + 1 else 0.0)
+        due_at = next_due(record, policy, head=head)
+        old = snapshot.row.due_at
+        if old is not None and due_at is not None and at < old <= due_at:
+            due_at = old  # early is allowed, late is not, and what stays the same costs no index write
+    if record.delivery is not None:
+        if waits_to_go(snapshot, record, drafts):
+            send_at = max(at, record.delivery.at)
+            due_at = send_at if due_at is None else min(due_at, send_at)
+        else:
+            record = structs.replace(record, delivery=structs.replace(record.delivery, upto=head))
+    if claim is None and record.alone:
+        record = structs.replace(record, alone=False)
+    if claim is not None and until is None:
+        until = at + policy.claim_s
+    return Act(record=record, drafts=tuple(drafts), claim=claim, claimed_until=until or 0.0, due_at=due_at)
+
+
+def next_due(record: Record, policy: Policy, *, head: int) -> float | None:
+    """When an idle conversation has to be looked at: its session ends, or its oldest entries grow too old."""
+    dues = []
+    if policy.session_ttl_s is not None and record.state != NONE:
+        dues.append(record.active_at + policy.session_ttl_s)
+    if policy.retention_s is not None and head > record.dropped:
+        # (An oldest_at of 0 is not known: the sweep finds out.)
+        dues.append(record.oldest_at + policy.retention_s)
+    dues += [reminder.at for reminder in record.reminders]
+    return min(dues, default=None)

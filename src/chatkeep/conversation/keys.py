@@ -1,0 +1,57 @@
+"""Keys of conversations and ids of messages, as every store can keep them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from ..drivers.base import Key
+from ..errors import BadKey, BadMessage
+
+LONGEST_ID = 512
+
+RESERVED = "~"
+"""Tenants and message ids that start with it are chatkeep's own."""
+
+
+@lru_cache(maxsize=4096, typed=True)
+def key_for(tenant: str, conversation: str) -> Key:
+    """The key of a conversation. Raises `BadKey`."""
+    for what, text in (("tenant", tenant), ("conversation id", conversation)):
+        if not isinstance(text, str):
+            raise BadKey(f"The {what} must be text, not {type(text).__name__}; nothing was touched.")
+        if "\0" in text or (not text.isascii() and not _is_unicode(text)) or len(text.encode()) > LONGEST_ID:
+            raise BadKey(
+                f"The {what} {text[:40]!r} must be UTF-8 of at most {LONGEST_ID} bytes without NUL; nothing was touched."
+            )
+    if tenant.startswith(RESERVED):
+        raise BadKey(f"Tenants that start with {RESERVED!r} are chatkeep's own ({tenant[:40]!r}); nothing was touched.")
+    if not conversation:
+        raise BadKey(
+            f"The conversation id is empty (tenant {tenant!r}); nothing was touched. Give each conversation a name."
+        )
+    return Key(tenant, conversation)
+
+
+def message_id(key: Key, given: str) -> str:
+    """*given*, if it can be stored everywhere. Raises `BadMessage`."""
+    if isinstance(given, str) and given.isascii() and 0 < len(given) <= LONGEST_ID and "\0" not in given:
+        return given
+    if (
+        not isinstance(given, str)
+        or not given
+        or "\0" in given
+        or not _is_unicode(given)
+        or len(given.encode()) > LONGEST_ID
+    ):
+        raise BadMessage(
+            f"{key}: a message id is 1 to {LONGEST_ID} bytes of UTF-8 without NUL, not {given!r:.60}; nothing was touched."
+        )
+    return given
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,208 @@
+"""The rules of sending replies out through a channel, as pure functions: what goes next, what is noted, when to try again.
+
+Replies go out in the order of the log, one at a time, under a key that never changes. Before one is sent, the record says
+so; if the process dies then, nobody knows whether it went, so it is sent again and noted as doubtful.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal, Protocol
+
+from msgspec import Struct, structs
+
+from ..model import Content, Message
+from . import commits, leases, snapshots
+from .record import Delivery
+from .snapshots import Act, Policy, Snapshot
+
+TRIES = 12
+GIVE_UP_S = 24 * 3600.0  # a reply is tried for a day, however often that is
+AFTER_MOST_S = 3600.0  # nobody makes us wait longer before we ask again
+AGAIN_MOST = 100
+IDS_MOST = 50
+
+
+class Sent(Struct, frozen=True, kw_only=True):
+    """What became of sending a reply.
+
+    status: delivered (the platform has it, under *ids*), failed (it will not take it), uncertain (nobody knows), retry
+    (certainly not sent; *after* so many seconds, or when the pause says). parts: how many of the requests that the reply
+    takes are done with. counts: whether a retry counts as an attempt (not when our own account is at fault).
+    """
+
+    status: Literal["delivered", "failed", "uncertain", "retry"]
+    ids: tuple[str, ...] = ()
+    reason: str = ""
+    after: float | None = None
+    parts: int = 0
+    counts: bool = True
+
+
+class Sending(Struct, frozen=True, kw_only=True):
+    """How the delivery of one reply stands: what was noted last, and what the platform has told since.
+
+    status: waiting, delivered, read, failed or uncertain; ids: the platform's. doubtful: it may have been shown twice.
+    """
+
+    number: int
+    status: str
+    ids: tuple[str, ...] = ()
+    reason: str = ""
+    doubtful: bool = False
+    at: float = 0.0
+
+
+class Outlet(Protocol):
+    """Where replies go out: channels with their connections."""
+
+    def takes(self, tenant: str, conversation: str) -> bool:
+        """Whether replies of this tenant's conversation go out here."""
+
+    async def send(self, conversation: str, content: Content, *, key: str, skip: int, at: float) -> Sent:
+        """Sends a reply, but for the first *skip* of the requests it takes. Raises nothing but cancellation."""
+
+    async def open(self) -> None:
+        """Gets ready to send."""
+
+    async def close(self) -> None:
+        """Gives everything back."""
+
+
+def next_out(snapshot: Snapshot, found: Iterable[Message] = ()) -> Message | int | None:
+    """The message to send next, *found* being those behind the cursor that the window has not; its number alone if it is to be
+    sent again and is not at hand."""
+    delivery = snapshots.delivery_of(snapshot)
+    at_hand = {message.number: message for message in (*found, *snapshot.messages)}
+    if delivery.again:
+        return at_hand.get(delivery.again[0], delivery.again[0])
+    return next((m for _, m in sorted(at_hand.items()) if m.number > delivery.upto and snapshots.goes_out(m)), None)
+
+
+def skipped(delivery: Delivery, number: int) -> int:
+    """How many of the requests of message *number* are done already."""
+    return delivery.parts if delivery.half == number else 0
+
+
+def begun(snapshot: Snapshot, number: int, policy: Policy, *, token: str, at: float, died: bool = False) -> Act:
+    """Says that message *number* is about to be sent by whoever holds the claim *token*; *died*: as `leases.bereaved`."""
+    delivery = structs.replace(snapshots.delivery_of(snapshot), sending=number)
+    record = structs.replace(leases.bereaved(snapshot, died=died), delivery=delivery)
+    return commits.next_act(snapshot, record, policy, at=at, claim=token)
+
+
+def nothing_to_send(snapshot: Snapshot, head: int, policy: Policy, *, at: float) -> Act | None:
+    """What was to be sent again is gone, or nothing of the log up to *head* has to be sent. None when there is more now."""
+    row, old = snapshot.row, snapshots.delivery_of(snapshot)
+    if not old.again and row.head != head:
+        return None
+    delivery = structs.replace(old, again=old.again[1:]) if old.again else Delivery(upto=head)
+    record = structs.replace(snapshot.record, delivery=delivery)
+    return commits.next_act(snapshot, record, policy, at=at, claim=row.claim, until=row.claimed_until)
+
+
+def noted(
+    snapshot: Snapshot,
+    number: int,
+    sent: Sent,
+    policy: Policy,
+    *,
+    at: float,
+    since: float,
+    retry_at: float,
+    doubtful: bool,
+    token: str,
+) -> Act | None:
+    """Records what became of sending message *number*, of time *since*; the claim *token* is kept while there is more to do.
+
+    None when there is nothing to record: somebody else has gone on meanwhile.
+    """
+    row, old = snapshot.row, snapshots.delivery_of(snapshot)
+    done_by_others = number <= old.upto and number not in old.again
+    tries = old.tries + (sent.status != "retry" or sent.counts)
+    ids = (*(old.done if old.half == number else ()), *map(_storable, sent.ids))
+    status, reason = sent.status, sent.reason
+    if status == "retry" and tries >= TRIES and at - since >= GIVE_UP_S:
+        status, reason = "failed", f"given up after {tries} attempts: {reason}"
+    if status == "retry":
+        if done_by_others:
+            return None
+        if sent.after is not None and sent.after == sent.after:
+            retry_at = at + min(max(sent.after, 0.0), AFTER_MOST_S)
+        delivery = structs.replace(
+            old, sending=0, tries=tries, half=number, parts=sent.parts, done=ids[-IDS_MOST:], at=retry_at
+        )
+        record = structs.replace(snapshot.record, delivery=delivery)
+        mine = row.claim == token
+        claim, until = (None, None) if mine else (row.claim, row.claimed_until)
+        return commits.next_act(snapshot, record, policy, at=at, claim=claim, until=until)
+    again = tuple(other for other in old.again if other != number)
+    upto = old.upto if number in old.again else max(old.upto, number)
+    delivery = old if done_by_others else Delivery(upto=upto, again=again)
+    metadata: dict[str, Any] = {"kind": "delivery", "status": status}
+    metadata |= {"ids": list(ids[-IDS_MOST:])} if ids else {}
+    metadata |= {"reason": _storable(reason)} if reason else {}
+    metadata |= {"doubtful": True} if doubtful else {}
+    note = commits.note("delivery", f"{row.born}.{number}.{row.head}", first=number, last=number)
+    note = structs.replace(note, metadata=metadata)
+    record = structs.replace(snapshot.record, delivery=delivery)
+    act = commits.noted(snapshot, record, note, policy, at=at)
+    if row.claim == token and not snapshots.unread(snapshot) and not snapshots.waits_to_go(snapshot, record):
+        act = structs.replace(act, claim=None, claimed_until=0.0)
+    return act
+
+
+def resent(snapshot: Snapshot, number: int, name: str, policy: Policy, *, at: float) -> Act:
+    """Has message *number* sent once more; one that still waits is tried at once."""
+    old = snapshots.delivery_of(snapshot)
+    delivery = structs.replace(old, at=0.0, tries=0)
+    if number <= old.upto:
+        again = (*(other for other in old.again if other != number), number)[-AGAIN_MOST:]
+        delivery = structs.replace(delivery, again=again)
+    record = structs.replace(snapshot.record, delivery=delivery)
+    note = commits.note("resend", name, first=number, last=number)
+    return commits.noted(snapshot, record, note, policy, at=at)
+
+
+def _storable(text: str) -> str:
+    """What a platform has told, so that it can be kept whatever it is."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")[:500]
+
+
+def sendings(messages: Iterable[Message]) -> list[Sending]:
+    """How the delivery of each reply among *messages* stands, going by the notes among them."""
+    found: dict[int, Sending] = {}
+    owner: dict[str, int] = {}
+    for message in messages:
+        kind = message.metadata.get("kind") if message.role == "system" else None
+        if snapshots.goes_out(message):
+            found[message.number] = Sending(number=message.number, status="waiting", at=message.created_at)
+        elif kind == "delivery" and message.reply_to is not None:
+            note = message.metadata
+            sending = Sending(
+                number=message.reply_to,
+                status=note["status"],
+                ids=tuple(note.get("ids", ())),
+                reason=note.get("reason", ""),
+                doubtful=note.get("doubtful", False),
+                at=message.created_at,
+            )
+            found[message.reply_to] = sending
+            owner |= dict.fromkeys(sending.ids, message.reply_to)
+        elif kind == "status":
+            note = message.metadata
+            upto = note.get("until")
+            numbers = [owner[note["id"]]] if note.get("id") in owner else []
+            numbers += [n for n, s in found.items() if upto is not None and s.at <= upto and s.status in REACHED]
+            for number in numbers:
+                there = found[number]
+                if RANK.get(note["status"], 0) >= RANK.get(there.status, 0):
+                    found[number] = structs.replace(
+                        there, status=note["status"], reason=note.get("reason", ""), at=message.created_at
+                    )
+    return [found[number] for number in sorted(found)]
+
+
+REACHED = ("delivered", "uncertain")
+RANK = {"waiting": 0, "uncertain": 1, "sent": 2, "delivered": 2, "read": 3, "failed": 4}
+"""What the platform tells later counts if it says more; statuses come in any order."""

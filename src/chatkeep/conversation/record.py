@@ -1,0 +1,69 @@
+"""The record: what is stored of a conversation beside its log."""
+
+from __future__ import annotations
+
+from msgspec import Raw, Struct
+
+FORMAT = 1
+
+NONE = Raw(b"null")
+
+
+class Reminder(Struct, array_like=True, frozen=True, gc=False):
+    """An event that comes to a conversation at a time, unless the user writes before; *keep*: even then."""
+
+    at: float
+    name: str
+    data: Raw = NONE
+    keep: bool = False
+
+
+class Delivery(Struct, array_like=True, frozen=True, gc=False):
+    """How far the replies of a conversation have gone out through its channel.
+
+    upto: what is numbered up to it is out, or was given up. sending: this one is just being sent, perhaps by somebody who died
+    of it. tries, at: attempts at the next one, and when it is tried again. half, parts, done: a reply of which so many requests
+    are done, under these ids of the platform. again: numbers to be sent once more.
+    """
+
+    upto: int = 0
+    sending: int = 0
+    tries: int = 0
+    at: float = 0.0
+    parts: int = 0
+    again: tuple[int, ...] = ()
+    half: int = 0
+    done: tuple[str, ...] = ()
+
+
+class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
+    """What the bot knows of a conversation, and how far it has read the log.
+
+    schema, state: of the live session (null: there is none). session: its number. since: first entry number of the
+    session. cursor: everything numbered up to it is handled or needs no handling. active_at: time of the last message
+    handled. begun, raised, retry_at: attempts at the first unread message, how many of them raised, and when the next
+    may start. deaths: processes in a row that ended while it was in flight. alone: the claim was taken to try it alone, with no
+    other handler in that process. off: the bot is switched off here. dropped: entries up to this number are gone by retention.
+    oldest_at: time of the first one left (0: not known). dead: numbers set aside. steps: results of what the turn of the
+    first unread message has done so far, as JSON. reminders: what comes later. delivery: None where replies go nowhere.
+    """
+
+    format: int = FORMAT
+    schema: int = 1
+    state: Raw = NONE
+    session: int = 0
+    since: int = 1
+    cursor: int = 0
+    active_at: float = 0.0
+    begun: int = 0
+    raised: int = 0
+    retry_at: float = 0.0
+    off: bool = False
+    dropped: int = 0
+    oldest_at: float = 0.0
+    dead: tuple[int, ...] = ()
+    steps: dict[str, Raw] = {}
+    reminders: tuple[Reminder, ...] = ()
+    delivery: Delivery | None = None
+    deaths: int = 0
+    alone: bool = False

@@ -1,0 +1,166 @@
+"""A conversation at one revision, what may be written next, and what can be read off it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from msgspec import Struct, structs
+
+from ..drivers.base import Entry, Key, Row
+from ..model import ASKING, TALK, Content, Message, Role, Status
+from .record import Delivery, Record
+
+OUTWARD: frozenset[Role] = frozenset({"assistant", "operator"})
+"""Roles that a channel sends to the user."""
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class Policy(Struct, frozen=True, kw_only=True):
+    """The settings that rules depend on. Durations in seconds."""
+
+    overlap: str = "queue"
+    quiet_s: float = 1.5
+    max_wait_s: float = 10.0
+    session_ttl_s: float | None = None
+    retention_s: float | None = None
+    history: int = 20
+    max_raised: int = 3
+    max_begun: int = 8
+    claim_s: float = 35.0
+
+
+class Snapshot(Struct, frozen=True, gc=False):
+    """A conversation at one revision: its row, the record in it, and its last messages, dense up to row.head.
+
+    plain: from this number on all messages are `plain`, as far as is known.
+    """
+
+    row: Row
+    record: Record
+    messages: tuple[Message, ...]
+    plain: int = 1 << 62
+
+
+class Draft(Struct, frozen=True, kw_only=True, gc=False):
+    """A message without a number; created_at=0: of the act's time. *entry* is its stored form, if that was made
+    before."""
+
+    role: Role
+    content: Content
+    id: str = ""
+    reply_to: int = 0
+    reply_from: int = 0
+    created_at: float = 0.0
+    metadata: dict[str, Any] = {}
+    entry: Entry | None = None
+
+
+class Act(Struct, frozen=True, kw_only=True, gc=False):
+    """What to write: the next record, new entries, the claim to hold afterwards, when to look again, how much log to
+    drop."""
+
+    record: Record
+    drafts: tuple[Draft, ...] = ()
+    claim: str | None = None
+    claimed_until: float = 0.0
+    due_at: float | None = None
+    drop: int = 0
+
+
+class Outcome(Struct, frozen=True, gc=False):
+    """What became of one message: its status and replies, or the reason why it was set aside."""
+
+    status: Status
+    replies: list[Message] = []
+    dead: str = ""
+
+
+def unread(snapshot: Snapshot) -> list[Message]:
+    """What waits for an answer, oldest first."""
+    cursor = snapshot.record.cursor
+    if snapshot.row.head == cursor:
+        return []
+    return [message for message in snapshot.messages if message.number > cursor and message.role in ASKING]
+
+
+def plain(message: Message) -> bool:
+    """Whether a message is text that stands in its place, as nearly all are: a history needs neither sort nor copy it."""
+    return (
+        type(message.content) is str
+        and not message.metadata
+        and message.role in TALK
+        and (message.reply_to or message.number - 1) == message.number - 1
+    )
+
+
+def plain_from(messages: Sequence[Message], otherwise: int) -> int:
+    """The number from which on *messages* are plain; *otherwise* if all are."""
+    odd = [message.number for message in messages if not plain(message)]
+    return odd[-1] + 1 if odd else otherwise
+
+
+def delivery_of(snapshot: Snapshot) -> Delivery:
+    """Where sending stands. A conversation that begins to go out does so from what is not handled yet."""
+    return snapshot.record.delivery or Delivery(upto=snapshot.record.cursor)
+
+
+def of_a_channel(key: Key) -> bool:
+    """Whether *key* may be that of a channel's conversation, "channel:account:customer": only where channels are known is it
+    certain."""
+    return key.id.count(":") >= 2
+
+
+def not_passed_over(snapshot: Snapshot, record: Record) -> Record:
+    """*record*, before its cursor moves on: what an operator wrote in a channel's conversation before any turn is to go out
+    all the same, also if whoever writes this knows of no channel."""
+    behind_it = [m for m in snapshot.messages if m.number > snapshot.record.cursor and goes_out(m)]
+    if record.delivery is not None or not behind_it or not of_a_channel(snapshot.row.key):
+        return record
+    return structs.replace(record, delivery=delivery_of(snapshot))
+
+
+def goes_out(message: Message | Draft) -> bool:
+    """Whether a channel sends *message*; what was written in the platform's own inbox is there already."""
+    return message.role in OUTWARD and not message.metadata.get("sent")
+
+
+def waits_to_go(snapshot: Snapshot, record: Record, drafts: Sequence[Draft] = ()) -> bool:
+    """Whether anything still has to be sent through a channel."""
+    delivery, messages = record.delivery, snapshot.messages
+    if delivery is None:
+        return False
+    unseen = delivery.upto < (messages[0].number - 1 if messages else snapshot.row.head)  # nobody knows what is there
+    return (
+        bool(delivery.again)
+        or unseen
+        or any(goes_out(message) for message in messages if message.number > delivery.upto)
+        or any(map(goes_out, drafts))
+    )
+
+
+def has_to_go(snapshot: Snapshot) -> bool:
+    """Whether anything has to be sent, also where nothing ever was: from the first message that is not handled on."""
+    return waits_to_go(snapshot, structs.replace(snapshot.record, delivery=delivery_of(snapshot)))
+
+
+def behind(snapshot: Snapshot, number: int) -> list[Message]:
+    """The messages of the window that are numbered above *number*."""
+    count = snapshot.row.head - number
+    return list(snapshot.messages[-count:]) if count > 0 else []
+
+
+def outcome(record: Record, number: int, found: list[Message]) -> Outcome | None:
+    """What became of message *number*, given the entries *found* behind it; None while it is unread."""
+    if record.cursor < number:
+        return None
+    about = [
+        message for message in found if message.reply_to and (message.reply_from or 0) <= number <= message.reply_to
+    ]
+    replies = [message for message in about if message.role == "assistant"]
+    notes = {message.metadata.get("kind"): message.text for message in about if message.role == "system"}
+    if replies or not notes:
+        return Outcome("answered", replies)
+    return Outcome("failed", dead=notes["dead"]) if "dead" in notes else Outcome("dropped")

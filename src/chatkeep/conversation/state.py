@@ -1,0 +1,162 @@
+"""The application's state, to plain JSON and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Generic, cast
+
+import msgspec
+from msgspec import Raw
+
+from ..drivers.base import Key
+from ..errors import BadMessage, Corrupt, Misconfigured, TooLarge, Unsupported, UsageError
+from ..model import State
+from .record import NONE
+from .shapes import Shape, Unfit, encoded, shared, told
+
+Upgrades = Mapping[int, Callable[[Any], Any]]
+
+_encode = msgspec.json.Encoder().encode
+
+_decode = msgspec.json.Decoder().decode
+
+
+class StateCodec(Generic[State]):
+    """Turns the application's state into plain JSON and back: a dict, a dataclass, a msgspec Struct or a pydantic
+    model.
+
+    *schema* is the number of its shape; `upgrades[n]` takes the plain JSON value of schema n to that of n + 1. Old
+    states are upgraded when they are next loaded, and stored in the new shape with the next turn. With schema=0 states
+    of any schema are shown as plain JSON, and none can be written.
+
+    Promised: what `encode` gives is read by `decode` as the same state (`Shape.encode` says what is the same), and `kind()`
+    was seen to be. Not promised: that a state is read by code of another shape, which upgrades are for.
+    """
+
+    def __init__(self, kind: type[State], *, schema: int = 1, upgrades: Upgrades | None = None, limit: int) -> None:
+        if not isinstance(schema, int) or schema < 0:
+            raise Misconfigured(f"schema is a whole number from 1, or 0 to look only, not {schema!r}.")
+        self.schema = schema
+        self.kind = kind
+        self._upgrades = dict(upgrades or {})
+        self._limit = limit
+        try:
+            self.shape: Shape[State] = Shape(kind)
+        except Exception as fault:
+            raise Misconfigured(str(fault)) from fault
+        if missing := [n for n in range(min(self._upgrades, default=schema), schema) if n not in self._upgrades]:
+            raise Misconfigured(f"schema={schema}, but upgrades has no step from {', '.join(map(str, missing))}.")
+        try:
+            fresh, another = kind(), kind()
+        except Exception as fault:
+            raise Misconfigured(
+                f"state={self.shape.name} cannot be made without arguments ({fault}); give every field a default."
+            ) from fault
+        try:
+            self.shape.encode(fresh)
+        except Unfit as unfit:
+            raise Misconfigured(
+                f"state={self.shape.name}: a fresh one would not come back from the store as it is: {unfit}. Give that "
+                "member another type, default or serializer, or keep it elsewhere."
+            ) from unfit
+        if member := shared(fresh, another, "state"):
+            raise Misconfigured(
+                f"state={self.shape.name}: {member} is shared by all fresh states; give it a default_factory."
+            )
+
+    def fresh(self) -> Raw:
+        """The state that a session starts with: `kind()`."""
+        return Raw(self.shape.encode(self.kind()))
+
+    def encode(self, key: Key, state: State) -> Raw:
+        """*state* as JSON that will be read as the same state. Raises `BadMessage`, naming the key and the member, or `TooLarge`."""
+        if self.schema == 0:
+            raise Unsupported(f"{key}: opened with schema=0, to look only; nothing was stored.")
+        if not isinstance(state, self.shape.type):
+            raise BadMessage(f"{key}: the state is {type(state).__name__}, not {self.shape.name}; nothing was stored.")
+        try:
+            raw = self.shape.encode(state)
+        except Unfit as unfit:
+            raise BadMessage(f"{key}: {unfit}. Nothing was stored. {self.shape.advice}") from unfit
+        if len(raw) > self._limit:
+            raise TooLarge(
+                f"{key}: the state takes {len(raw):,} bytes, {self._limit:,} are allowed; nothing was stored. Keep less, or elsewhere."
+            )
+        return Raw(raw)
+
+    def decode(self, key: Key, raw: Raw, schema: int) -> State:
+        """The state in *raw*, upgraded. Raises `Unsupported` if newer code wrote it, `Corrupt` if it does not fit."""
+        if self.schema == 0:
+            return cast(State, _decode(raw))
+        if schema > self.schema:
+            raise Unsupported(
+                f"{key}: the state has schema {schema}, this code knows up to {self.schema}. Nothing was changed and its messages stay "
+                "unread; deploy the newer code."
+            )
+        try:
+            if schema < self.schema:
+                raw = self._upgraded(key, raw, schema)
+            return self.shape.decode(raw)
+        except Unsupported:
+            raise
+        except Exception as fault:  # the application's own types may raise anything
+            raise Corrupt(
+                f"{key}: the state of schema {schema} is not a {self.shape.name}: {told(fault)}. Nothing was changed. "
+                "Read it as plain JSON (chatkeep show), mend the code, or clear the state or the member (forget)."
+            ) from fault
+
+    def cleared(self, key: Key, raw: Raw, schema: int, slot: str | None) -> tuple[Raw, int]:
+        """
+        What is left of *raw* when *slot* is cleared, or all of it, and its schema. What is cleared need not be readable.
+
+        A slot is taken out of the stored JSON, so that it is read as in a fresh state; other members stay as they are, also
+        those that cannot be read. Raises `UsageError` where there can be no such slot, and `BadMessage` when a state that
+        was readable would not be any more.
+        """
+        if slot is None:  # (Who only looks does not know what a fresh state is: without one, the session is over.)
+            return (self.fresh(), self.schema) if self.schema else (NONE, schema)
+        before = raw, schema
+        if 0 < schema < self.schema:
+            with suppress(Unsupported):
+                raw, schema = self._upgraded(key, raw, schema), self.schema
+        plain = _decode(raw)
+        if not isinstance(plain, dict):
+            raise UsageError(
+                f"{key}: the state is stored as no object, so it has no slots; nothing was changed. Clear all of it."
+            )
+        stored = {name for name, own in self.shape.stored_names.items() if own == slot}
+        if not stored and not self.shape.plain and slot not in plain:
+            raise UsageError(f"{key}: {self.shape.name} has no slot {slot!r:.60}; nothing was changed.")
+        left = Raw(_encode({name: value for name, value in plain.items() if name not in (stored or {slot})}))
+        try:
+            self.decode(key, left, schema)
+        except (Corrupt, Unsupported) as fault:
+            with suppress(Corrupt, Unsupported):
+                self.decode(key, *before)
+                raise BadMessage(
+                    f"{key}: without {slot!r:.60} the state cannot be read; nothing was changed. Clear all of it, or change it."
+                ) from fault
+        return left, schema
+
+    def _upgraded(self, key: Key, raw: Raw, schema: int) -> Raw:
+        plain = _decode(raw)
+        for step in range(schema, self.schema):
+            if step not in self._upgrades:
+                raise Unsupported(
+                    f"{key}: the state has schema {step} and no upgrade leads on to {self.schema}. Add upgrades[{step}]."
+                )
+            try:
+                plain = self._upgrades[step](plain)
+            except Exception as fault:
+                raise Unsupported(
+                    f"{key}: upgrades[{step}] raised {type(fault).__name__}: {fault}. Nothing was changed and its messages stay "
+                    "unread; mend the upgrade."
+                ) from fault
+        try:
+            return Raw(encoded(plain, "the state"))
+        except Unfit as unfit:
+            raise Unsupported(
+                f"{key}: the upgrades to schema {self.schema} gave what is not plain JSON: {unfit}. Nothing was changed and its messages "
+                "stay unread; mend the upgrade."
+            ) from unfit

@@ -1,0 +1,212 @@
+"""The rules of conversations, as pure functions: no await, no clock, no chance. Times, tokens and ids are arguments.
+
+A `Snapshot` is a conversation at one revision; each rule looks at one and answers what to do or what to write. The
+store writes, the engine waits; everything that can be right or wrong about a turn is decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import Raw, structs
+
+from ..model import ASKING, TALK, Content, Message
+from .commits import next_act, note, passed_over
+from .record import Reminder
+from .reminders import reminded
+from .snapshots import NOTHING, Act, Draft, Policy, Snapshot, delivery_of, not_passed_over, unread, waits_to_go
+
+DEAD_SHOWN = 100
+"""So many numbers of messages set aside are kept in a record."""
+
+
+def batch(snapshot: Snapshot, policy: Policy) -> list[Message]:
+    """The unread messages that the next turn answers together.
+
+    After a first failure, or death, they are tried one by one, so that an innocent message does not share the fate of a
+    guilty one.
+    """
+    waiting = unread(snapshot)
+    if policy.overlap in ("debounce", "burst") and not (snapshot.record.begun or snapshot.record.deaths):
+        return waiting
+    return waiting[:1]
+
+
+def ready_at(snapshot: Snapshot, policy: Policy) -> float:
+    """When the next turn may begin: after the pause that follows a failure, and for debounce once the user is quiet."""
+    waiting = unread(snapshot)
+    ready = snapshot.record.retry_at
+    if policy.overlap == "debounce" and waiting:
+        quiet = min(waiting[-1].created_at + policy.quiet_s, waiting[0].created_at + policy.max_wait_s)
+        ready = max(ready, quiet)
+    return ready
+
+
+def plain_history(snapshot: Snapshot, first: Message, policy: Policy) -> list[Message]:
+    """As `history`, where that is a piece of the window as it is and nobody can change anything in it; else nothing."""
+    messages = snapshot.messages
+    if not messages or first.number < snapshot.row.head:
+        return []
+    start = max(snapshot.record.since, messages[0].number, first.number - policy.history)
+    if snapshot.plain > start:
+        return []
+    return list(messages[start - messages[0].number : first.number - messages[0].number])
+
+
+def history(snapshot: Snapshot, first: Message, policy: Policy) -> list[Message]:
+    """The talk of the current session before message *first*, the last ones, each reply behind what it answers.
+
+    In the log a reply may stand behind messages that came while it was made; those that are still unread do not
+    belong to it.
+    """
+    since, messages = snapshot.record.since, snapshot.messages
+    if first.number <= snapshot.row.head:
+        messages = tuple([m for m in messages if m.number < first.number or m.role not in ASKING])
+    said = [message for message in messages if message.role in TALK and message.number >= since]
+    if any([message.reply_to and message.reply_to != message.number - 1 for message in said]):
+        said.sort(key=lambda message: (message.reply_to or message.number, message.number))
+    return said[-policy.history :] if policy.history else []
+
+
+def same_input(before: Snapshot, now: Snapshot) -> bool:
+    """Whether a handler that saw *before* would see the same in *now*, so that its result may be written on top of
+    it."""
+    a, b = before.record, now.record
+    return before is now or (
+        before.row.born == now.row.born
+        and before.row.head <= now.row.head
+        and (a.cursor, a.session, a.schema, a.since, a.off) == (b.cursor, b.session, b.schema, b.since, b.off)
+        and a.state == b.state
+    )
+
+
+def finished(
+    snapshot: Snapshot,
+    answered: list[Message],
+    replies: list[Content],
+    policy: Policy,
+    *,
+    state: Raw,
+    schema: int,
+    opens: bool,
+    at: float,
+    claim: str | None = None,
+    arriving: Draft | None = None,
+    reminders: Mapping[str, Reminder | None] = NOTHING,
+    out: bool = False,
+) -> Act:
+    """Records a turn: the new *state* (of a new session, if it *opens* one), the *replies*, and that *answered* are
+    answered. *reminders* are those that it set, or, with None, cancelled; *out*: the replies go out through a channel.
+
+    *claim* is kept while work remains. *arriving*: the one message itself, when it is accepted and answered in this
+    act.
+    """
+    head = snapshot.row.head
+    first, last = (head + 1, head + 1) if arriving else (answered[0].number, answered[-1].number)
+    drafts = [arriving] if arriving else []
+    drafts += [Draft(role="assistant", content=reply, reply_to=last, reply_from=first) for reply in replies]
+    waiting = [message for message in unread(snapshot) if message.number > last]
+    if waiting and policy.overlap == "drop":
+        drafts.append(passed_over(waiting))
+        waiting = []
+    old = snapshot.record
+    record = structs.replace(
+        old,
+        state=state,
+        schema=schema,
+        session=old.session + opens,
+        since=first if opens else old.since,
+        cursor=waiting[0].number - 1 if waiting else head + len(drafts),
+        active_at=max(old.active_at, answered[-1].created_at),
+        begun=0,
+        raised=0,
+        deaths=0,
+        alone=False,
+        retry_at=0.0,
+        steps={},
+        reminders=reminded(old.reminders, answered, reminders) if old.reminders or reminders else (),
+    )
+    if out:
+        delivery = delivery_of(snapshot)
+        if replies and claim and not delivery.sending and not waits_to_go(snapshot, old):
+            # Whoever holds the claim sends the first reply at once, and says so in this same act.
+            delivery = structs.replace(delivery, sending=head + (2 if arriving else 1))
+        record = structs.replace(record, delivery=delivery)
+    keeps = bool(waiting) or (out and bool(replies))
+    return next_act(snapshot, record, policy, at=at, claim=claim if keeps else None, drafts=drafts)
+
+
+def stepped(snapshot: Snapshot, name: str, result: Raw, policy: Policy, *, at: float) -> Act:
+    """Records what a step of the turn that runs has given."""
+    row, record = snapshot.row, snapshot.record
+    record = structs.replace(record, steps={**record.steps, name: result})
+    return next_act(snapshot, record, policy, at=at, claim=row.claim, until=row.claimed_until)
+
+
+def failed(
+    snapshot: Snapshot,
+    tried: list[Message],
+    reason: str,
+    policy: Policy,
+    *,
+    at: float,
+    retry_at: float,
+    arriving: Draft | None = None,
+    claim: str | None = None,
+) -> Act:
+    """Counts an attempt that failed; a message that was tried alone is set aside when it has had its chances.
+
+    *claim*: kept until then, because the attempt still runs.
+    """
+    record = snapshot.record
+    raised, tries = record.raised + 1, record.begun + 1
+    if len(tried) == 1 and (raised >= policy.max_raised or tries >= policy.max_begun):
+        return set_aside(snapshot, tried[0].number, reason, policy, at=at, arriving=arriving)
+    record = structs.replace(record, begun=tries, raised=raised, retry_at=retry_at, deaths=0, alone=False)
+    return next_act(snapshot, record, policy, at=at, claim=claim, drafts=[arriving] if arriving else [])
+
+
+def set_aside(
+    snapshot: Snapshot, number: int, reason: str, policy: Policy, *, at: float, arriving: Draft | None = None
+) -> Act:
+    """Passes over a message that keeps failing and notes why; the next one is handled."""
+    record = snapshot.record
+    waiting = [later for later in unread(snapshot) if later.number > number]
+    why = note("dead", f"{snapshot.row.born}.{number}", content=reason, first=number, last=number)
+    drafts = [arriving, why] if arriving else [why]
+    record = structs.replace(
+        record,
+        cursor=waiting[0].number - 1 if waiting else snapshot.row.head + len(drafts),
+        dead=(*record.dead, number)[-DEAD_SHOWN:],
+        begun=0,
+        raised=0,
+        deaths=0,
+        alone=False,
+        retry_at=0.0,
+        steps={},
+    )
+    return next_act(snapshot, record, policy, at=at, drafts=drafts)
+
+
+def skipped(snapshot: Snapshot, policy: Policy, *, at: float) -> Act | None:
+    """Passes over everything unread without an answer; None when nothing is."""
+    waiting = unread(snapshot)
+    if not waiting:
+        return None
+    old = snapshot.record
+    record = structs.replace(
+        old,
+        cursor=snapshot.row.head + 1,
+        begun=0,
+        raised=0,
+        deaths=0,
+        alone=False,
+        retry_at=0.0,
+        steps={},
+        reminders=reminded(old.reminders, waiting),
+    )
+    row = snapshot.row
+    # (Whoever holds the claim may be sending; a turn of theirs sees that the cursor has moved.)
+    record = not_passed_over(snapshot, record)
+    drafts = [passed_over(waiting)]
+    return next_act(snapshot, record, policy, at=at, claim=row.claim, until=row.claimed_until, drafts=drafts)

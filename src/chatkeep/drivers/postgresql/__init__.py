@@ -1,0 +1,5 @@
+"""PostgreSQL."""
+
+from .driver import PostgresqlDriver
+
+__all__ = ["PostgresqlDriver"]

@@ -1,0 +1,5 @@
+"""Redis and Valkey."""
+
+from .driver import RedisDriver
+
+__all__ = ["RedisDriver"]

@@ -1,0 +1,296 @@
+"""redis:// rediss:// redis+cluster:// redis+sentinel://  Conversations in Redis 6.2+ or Valkey 8+, each in one hash slot.
+
+    redis://[user:password@]host[:port][/db]        one server (rediss: TLS)
+    redis+cluster://host:port[,host:port...]        the masters of a cluster
+    redis+sentinel://host:port[,host:port...]/name  the primary that Sentinel names
+
+Each verb is one script, run whole or not at all (drivers/lua/). It is as durable as the server: `appendonly yes`,
+`appendfsync always` and `maxmemory-policy noeviction`, or it calls itself a cache and says so. What the server does not
+promise nobody can: after a failover to a replica the last answered acts may be gone, and the revisions see to it that no
+conversation is mixed up by that.
+
+A user needs the keys PREFIX:*, the channel PREFIX:changed and +eval +evalsha +del +set +get +exists +hset +hdel +hget
++hmget +hlen +rpush +lrange +ltrim +llen +zadd +zrem +zscore +zcard +zcount +zrange +zrangebyscore +zrangebylex
++publish +subscribe +select +ping +info, in a cluster +asking and +cluster|slots, and +config|get +time so that more can be checked:
+
+    ACL SETUSER chatkeep on >SECRET ~chatkeep:* resetchannels &chatkeep:* +@read +@write +@scripting +@pubsub
+                         +@connection +info +config|get +time
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import secrets
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import msgspec
+
+from ...errors import Corrupt, Misconfigured, StoreError, Unavailable, Unsupported
+from ..base import Ability, Appended, Claim, Entry, Finding, Index, Key, Row, created
+from ..openable import Openable, end
+from . import scripts as acts
+from .check import examined, foreign, judged, passing, reported, stored_epochs, stored_meta
+from .transport import Address, Servers, Site, listen, log
+
+PAGE = 500  # rows that a scan has under way at once
+
+TLS = {"ca": "ssl_ca_certs", "cert": "ssl_certfile", "key": "ssl_keyfile"}
+OPTIONS = {
+    "redis": {"prefix", "timeout"},
+    "rediss": {"prefix", "timeout", *TLS},
+    "redis+cluster": {"prefix", "timeout", "tls", *TLS},
+    "redis+sentinel": {"prefix", "timeout", "tls", *TLS, "sentinel_user", "sentinel_password"},
+}
+EXAMPLES = {
+    "redis": "redis://127.0.0.1:6379/0",
+    "rediss": "rediss://user:password@host:6379/0?ca=/etc/ca.pem",
+    "redis+cluster": "redis+cluster://host1:6379,host2:6379",
+    "redis+sentinel": "redis+sentinel://host1:26379,host2:26379/mymaster",
+}
+
+
+class RedisDriver(Openable):
+    """One Redis or Valkey, a cluster of them, or what Sentinel watches. See `Driver` for what each verb promises."""
+
+    abilities = frozenset({Ability.LOG, Ability.SCAN, Ability.SHARED, Ability.WATCH, Ability.DURABLE})
+
+    def __init__(self, url: str) -> None:
+        self._site, prefix = site_of(url)
+        super().__init__(self._site.name)
+        self._acts = acts.Acts(prefix)
+        self._servers: Servers | None = None
+        self._ear: asyncio.Task[None] | None = None
+
+    async def _start(self) -> str:
+        self._servers = servers = Servers(self._site)
+        try:
+            await servers.start()
+            reports = await reported(servers, self._acts)
+            if wrong := [found.said for found in judged(reports) if found.level == "fail"]:
+                raise Misconfigured(" ".join(wrong))
+            epoch = await self._made(servers)
+        except Exception as fault:
+            if not unfit(fault):
+                raise
+            raise Misconfigured(f"{self._site.name} was not opened: {fault}") from fault
+        lost = passing(reports)
+        self.abilities = RedisDriver.abilities - ({Ability.DURABLE} if lost else set())
+        if lost:
+            log.warning("%s is a cache now: what was answered may be lost. %s", self._site.name, lost)
+        self._acts.epoch = epoch
+        return epoch
+
+    async def examine(self) -> list[Finding]:
+        servers = Servers(self._site)
+        try:
+            await servers.start()
+            return await examined(servers, self._acts)
+        except StoreError as fault:
+            return [Finding("fail", "reachable", f"{fault}")]
+        finally:
+            await servers.close()
+
+    async def _stop(self) -> None:
+        servers, self._servers = self._servers, None
+        ear, self._ear = self._ear, None
+        if ear is not None:
+            await end(ear)
+        if servers is not None:
+            await servers.close()
+
+    async def backup(self, path: str, *, replace: bool = False) -> None:
+        raise Unsupported(
+            f"The server copies a redis:// store; {path} was not written. Have it save itself (BGSAVE), and copy that."
+        )
+
+    async def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        raise Unsupported("Redis knows no SQL; nothing was read. Use conversations() and history().")
+
+    async def read(self, key: Key, *, tail: int) -> tuple[Row, list[Entry]] | None:
+        return acts.read_answer(key, await self._opened("read").act(self._acts.read(key, tail)))
+
+    async def append(
+        self,
+        key: Key,
+        entries: Sequence[Entry],
+        *,
+        revision: str,
+        at: float,
+        due_at: float | None = None,
+        claim: Claim | None = None,
+        tail: int = 0,
+        owner: str = "",
+    ) -> Appended:
+        row = created(key, revision=revision, at=at, due_at=due_at, claim=claim, owner=owner)
+        return acts.append_answer(key, await self._opened("written").act(self._acts.append(row, entries, tail)))
+
+    async def write(
+        self, row: Row, *, replaces: str | None, entries: Sequence[Entry] = (), since: int = 0, drop: int = 0
+    ) -> Row:
+        act = self._acts.write(row, replaces, entries, since, drop)
+        return acts.write_answer(row, await self._opened("written").act(act))
+
+    async def entries(
+        self, key: Key, *, after: int | None = None, before: int | None = None, limit: int
+    ) -> list[Entry]:
+        act = self._acts.entries(key, after, before, limit)
+        return acts.entries_answer(key, await self._opened("read").act(act))
+
+    async def scan(
+        self,
+        index: Index,
+        *,
+        tenant: str | None = None,
+        owner: str = "",
+        until: float | None = None,
+        after: Row | None = None,
+        limit: int,
+    ) -> list[Row]:
+        servers = self._opened("read")
+        place = None if after is None else acts.place_of(index, after)
+        rows: list[Row] = []
+        while len(rows) < limit:
+            wanted = min(limit - len(rows), PAGE)
+            asked = self._acts.scan(index, tenant, owner, until, place, wanted)
+            replies = await asyncio.gather(*(servers.act(act) for act in asked))
+            places = acts.places_in(index, owner, replies)[:wanted]
+            found = await asyncio.gather(*(self._row_at(servers, index, at) for at in places))
+            rows += [row for row in found if row is not None]
+            if len(places) < wanted:
+                break
+            place = places[-1]
+        return rows
+
+    async def _row_at(self, servers: Servers, index: Index, at: acts.Place) -> Row | None:
+        """The row at a place of an index; none if it stands elsewhere by now, which is shown if it is still to come."""
+        key = acts.key_of(at[1])
+        try:
+            there = acts.read_answer(key, await servers.act(self._acts.read(key, 0)))
+        except Corrupt:
+            # Whoever reads it is told what is wrong; the others must not have to wait for that.
+            return Row(key=key, revision="", born="", due_at=at[0] if index == "due" else None)
+        return there[0] if there and acts.place_of(index, there[0]) == at else None
+
+    async def erase(self, key: Key, *, at: float) -> None:
+        await self._opened("written").act(self._acts.erase(key, at))
+
+    async def announce(self, marks: Collection[str]) -> None:
+        servers = self._opened("announced")
+        with contextlib.suppress(StoreError):  # best effort: whoever missed it looks by itself in the end
+            await servers.ask(b"PUBLISH", self._acts.channel, msgspec.json.encode([self.epoch, *marks]))
+
+    def watch(self, heard: Callable[[list[str]], None]) -> None:
+        def hear(message: bytes) -> None:
+            try:
+                epoch, *marks = msgspec.json.decode(message, type=list[str])
+                if epoch == self.epoch:  # databases of one server share their channels
+                    heard(marks)
+            except Exception:
+                log.exception("%s: an announcement was lost: %r", self._site.name, message[:80])
+
+        servers = self._opened("watched")
+        self._ear = asyncio.create_task(listen(servers, self._acts.channel, hear), name="chatkeep redis watch")
+
+    async def _made(self, servers: Servers) -> str:
+        """The store's epoch; made, and copied to every bucket, when there is none."""
+        said, stored = await asyncio.gather(stored_meta(servers, self._acts), stored_epochs(servers, self._acts))
+        if emptied := said.epoch == said.copied != "" and stored != {said.epoch}:
+            # Somebody may just be making it: what was read after meta counts.
+            stored = await stored_epochs(servers, self._acts)
+            emptied = stored != {said.epoch}
+        if emptied:
+            log.error(
+                "%s: a part of this store was emptied, or another has taken its place. It gets a new epoch, so that whoever has "
+                "it open is refused and must start anew. Find out what happened to it.",
+                self._site.name,
+            )
+        if emptied or not said.epoch:
+            said = acts.meta_of(await servers.act(self._acts.make(said.epoch, secrets.token_hex(8))))
+        if wrong := foreign(said):
+            raise Misconfigured(wrong)
+        if {said.copied, *stored} != {said.epoch}:
+            copies = (servers.ask(b"SET", bucket.epoch, said.epoch, key=bucket.epoch) for bucket in self._acts.buckets)
+            await asyncio.gather(*copies)
+            await servers.ask(b"HSET", self._acts.meta, b"copied", said.epoch, key=self._acts.meta)
+        return said.epoch
+
+    def _opened(self, done: str) -> Servers:
+        self.refuse_closed(done)
+        assert self._servers is not None
+        return self._servers
+
+
+def unfit(fault: BaseException) -> bool:
+    """Whether opening again would not help: what is at the URL, or how one gets in, has to be mended first."""
+    return isinstance(fault, Misconfigured | Corrupt) or (
+        isinstance(fault, Unavailable) and fault.__cause__ is not None
+    )
+
+
+def site_of(url: str) -> tuple[Site, str]:
+    """What *url* says, and the prefix of the store's keys. Raises `Misconfigured`."""
+    parts = urlsplit(url)
+    scheme = parts.scheme
+    entry, _, hosts = parts.netloc.rpartition("@")
+    user, _, password = (unquote(word) for word in entry.partition(":"))
+    name = f"{scheme}://{hosts}{parts.path}"
+    known = OPTIONS[scheme]
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+
+    def wrong(said: str) -> Misconfigured:
+        return Misconfigured(
+            f"{name}: {said} A URL looks like {EXAMPLES[scheme]}; it may have ?{'=, '.join(sorted(known))}=."
+        )
+
+    if unknown := sorted(options.keys() - known):
+        raise wrong(f"there is no option {', '.join(unknown)}.")
+    prefix = options.get("prefix", "chatkeep")
+    if not re.fullmatch(r"[A-Za-z0-9_.:-]{1,100}", prefix):
+        raise wrong(f"the prefix {prefix!r} must be letters, digits and _ . : - only.")
+    try:
+        timeout = float(options.get("timeout", 5.0))
+    except ValueError:
+        timeout = 0.0
+    if not 0.0 < timeout < 3600.0:
+        raise wrong("timeout is a number of seconds.")
+    sentinel, cluster = scheme == "redis+sentinel", scheme == "redis+cluster"
+    path = unquote(parts.path.strip("/"))
+    if (sentinel and not path) or (cluster and path) or not (sentinel or cluster or re.fullmatch(r"\d*", path)):
+        raise wrong(
+            "a number of the database belongs behind the host, with Sentinel the name of the service, in a cluster nothing."
+        )
+    tls = {TLS[name]: value for name, value in options.items() if name in TLS}
+    secured = scheme == "rediss" or options.get("tls", "no") == "yes"
+    if options.get("tls", "no") not in ("yes", "no") or (tls and not secured):
+        raise wrong("tls is yes or no; ca, cert and key need tls=yes.")
+    if absent := [path for path in tls.values() if not os.path.isfile(path)]:
+        raise wrong(f"there is no file {', '.join(absent)}.")
+    if secured:
+        tls |= {"ssl_cert_reqs": "required"}
+    try:
+        places = tuple(_address(host, 26379 if sentinel else 6379) for host in hosts.split(","))
+    except ValueError:
+        raise wrong("it names no host and port.") from None
+    watcher = {"username": options.get("sentinel_user"), "password": options.get("sentinel_password")}
+    site = Site(
+        name=name,
+        hosts=places,
+        cluster=cluster,
+        service=path if sentinel else "",
+        access={"username": user or None, "password": password or None, "db": 0 if sentinel else int(path or 0), **tls},
+        sentinel_access=watcher | tls | {"ssl": secured},
+        timeout=timeout,
+    )
+    return site, prefix
+
+
+def _address(host: str, port: int) -> Address:
+    name, _, number = host.rpartition(":") if re.search(r":\d+$", host) else (host, "", port)
+    if not name:
+        raise ValueError(host)
+    return name.strip("[]"), int(number)

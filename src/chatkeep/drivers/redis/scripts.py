@@ -1,0 +1,374 @@
+"""What the verbs say to a Redis, and what its replies mean: key names, scripts, arguments. No connection is in here, so
+that whoever can carry an EVALSHA may use it.
+
+A conversation is a hash (its row), a list (its log) and a hash of ids; 64 buckets hold them, each in one hash slot with
+the sorted sets that find its conversations, the marks of its erasures and a copy of the store's epoch:
+
+    PREFIX:{12}:row:TENANT\\0ID   :log:..   :ids:..   PREFIX:{12}:due   :key   :owner   :recent   :erased   :epoch
+    PREFIX:meta                  epoch, format, number of buckets
+
+The scripts are the files in lua/; common.lua begins each of those that look at a row.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from hashlib import sha1
+from importlib.resources import files
+from math import isfinite
+from typing import Any, NamedTuple
+from zlib import crc32
+
+import msgspec
+from msgspec import Struct, structs
+
+from ...errors import ChatkeepError, Conflict, Corrupt, Duplicate, Replaced, Unavailable, Uncertain, Unsupported
+from ..base import TOMBSTONE_KEPT_S, Appended, Entry, Index, Key, Row, mark_of
+from ..packing import pack, unpack
+
+BUCKETS = 64  # part of the format: a key's bucket never changes
+FORMAT = 1
+
+PACKED_FROM = 2048  # a shorter body gains too little for the time it takes, and can be read in the server as it is
+
+Argument = bytes | str | int
+Place = tuple[float, bytes]  # where a row stands in an index: its score there (0 where names order) and its member
+
+
+class Script(NamedTuple):
+    """A script by its text and its name on the server."""
+
+    text: bytes
+    sha: bytes
+
+
+class Home(Struct, frozen=True, eq=False):  # found again as the object that it is, which takes no time
+    """Where scripts work: their KEYS, and the ARGV that come first and say the same whenever they work there."""
+
+    keys: tuple[bytes, ...]
+    names: tuple[Argument, ...] = ()
+
+
+class Act(NamedTuple):
+    """One run of a script. *writes*: unanswered, nobody knows whether it happened."""
+
+    script: Script
+    home: Home
+    arguments: Sequence[Argument]
+    writes: bool = False
+
+    @property
+    def whole(self) -> tuple[Argument, ...]:
+        """The command with the whole script in it, for a server that does not have it yet."""
+        keys = self.home.keys
+        return b"EVAL", self.script.text, len(keys), *keys, *self.home.names, *self.arguments
+
+
+META = (b"epoch", b"format", b"buckets", b"copied")
+
+
+class Meta(NamedTuple):
+    """What is said about the whole store; '' for what is not."""
+
+    epoch: str
+    format: str
+    buckets: str
+    copied: str
+
+
+def _script(*names: str) -> Script:
+    text = b"".join((files(__package__) / "lua" / f"{name}.lua").read_bytes() for name in names)
+    return Script(text, sha1(text, usedforsecurity=False).hexdigest().encode())
+
+
+READ = _script("common", "read")
+ENTRIES = _script("common", "entries")
+APPEND = _script("common", "append")
+WRITE = _script("common", "write")
+ERASE = _script("erase")
+SCAN = _script("scan")
+MAKE = _script("make")
+PROBE = _script("probe")
+
+
+class Bucket:
+    """The names of one bucket's keys."""
+
+    def __init__(self, prefix: str, number: int) -> None:
+        self.start = f"{prefix}:{{{number}}}:".encode()
+        self.epoch = self.start + b"epoch"
+        self.erased = self.start + b"erased"
+        self.places = {index: self.start + index.encode() for index in PLACES}
+
+
+PLACES: tuple[Index, ...] = ("due", "key", "owner", "recent")
+"""The indexes, in the order of the scripts' KEYS."""
+
+
+class Acts:
+    """Says the verbs for the store under *prefix*, once its *epoch* is known."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.epoch = ""
+        self.meta = f"{prefix}:meta".encode()
+        self.channel = f"{prefix}:changed".encode()
+        self.buckets = [Bucket(prefix, number) for number in range(BUCKETS)]
+
+    def make(self, seen: str, epoch: str) -> Act:
+        """Makes *epoch* the store's, if what was *seen* of it still holds; for `meta_of`."""
+        return Act(MAKE, Home((self.meta,)), [seen, epoch, FORMAT, BUCKETS])
+
+    def probe(self) -> Act:
+        """Answers what the user may not do to the store's keys."""
+        return Act(PROBE, Home((self.buckets[0].start + b"probe",)), [])
+
+    def read(self, key: Key, tail: int) -> Act:
+        """`Driver.read`."""
+        return Act(READ, _home(self.prefix, self.epoch, key, READS), [bounded(tail)])
+
+    def entries(self, key: Key, after: int | None, before: int | None, limit: int) -> Act:
+        """`Driver.entries`."""
+        way = "back" if after is None and before is not None else "on"
+        bounds = [bounded(after or 0), bounded(FAR if before is None else before), bounded(limit)]
+        return Act(ENTRIES, _home(self.prefix, self.epoch, key, READS), [*bounds, way])
+
+    def append(self, row: Row, entries: Sequence[Entry], tail: int) -> Act:
+        """`Driver.append`; *row* is the one it would create."""
+        arguments = [bounded(tail), *_fields(row), *_packed(entries)]
+        return Act(APPEND, _home(self.prefix, self.epoch, row.key), arguments, writes=True)
+
+    def write(self, row: Row, replaces: str | None, entries: Sequence[Entry], since: int, drop: int) -> Act:
+        """`Driver.write`."""
+        arguments = [bounded(since), *_fields(row), row.born, row.head, _small(row.body), bounded(drop)]
+        arguments += ("" if replaces is None else "=" + replaces, *_packed(entries))
+        return Act(WRITE, _home(self.prefix, self.epoch, row.key), arguments, writes=True)
+
+    def erase(self, key: Key, at: float) -> Act:
+        """`Driver.erase`."""
+        return Act(ERASE, _home(self.prefix, self.epoch, key), [_time(at), _time(at - TOMBSTONE_KEPT_S)], writes=True)
+
+    def scan(
+        self, index: Index, tenant: str | None, owner: str, until: float | None, after: Place | None, limit: int
+    ) -> list[Act]:
+        """The places of the next *limit* rows of each bucket."""
+        lead = owner.encode() + b"\0" if index == "owner" else b""
+        inside = lead if tenant is None else lead + tenant.encode() + b"\0"
+        arguments: list[Argument] = [bounded(limit)]
+        if index in ("key", "owner"):
+            start: Argument = b"[" + inside if inside else "-"
+            if after is not None:
+                start = b"(" + lead + after[1]
+            # Nothing that begins with a NUL is beyond one that begins with the byte after it.
+            arguments += ["names", start, b"(" + inside[:-1] + b"\1" if inside else "+"]
+        else:
+            last = "+inf" if until is None or index == "recent" else _time(until)
+            arguments += ["scores", last, *(("", "") if after is None else (_time(after[0]), after[1])), inside]
+        return [Act(SCAN, _index(bucket.epoch, bucket.places[index], self.epoch), arguments) for bucket in self.buckets]
+
+
+READS = 3
+"""How many of a conversation's KEYS a script needs that only reads."""
+
+HOMES = 4096
+"""How many are remembered, packed with the name of a script."""
+
+
+@lru_cache(maxsize=HOMES)
+def _home(prefix: str, epoch: str, key: Key, count: int | None = None) -> Home:
+    """The home of a conversation, or its first *count* keys."""
+    member = member_of(key)
+    bucket = Bucket(prefix, bucket_of(member))
+    own = (bucket.start + part + member for part in (b"row:", b"log:", b"ids:"))
+    keys = (bucket.epoch, *own, bucket.erased, *bucket.places.values())
+    return Home(keys[:count], (epoch,) if count else (epoch, member, mark_of(key)))
+
+
+@lru_cache(maxsize=1024)
+def _index(copied: bytes, place: bytes, epoch: str) -> Home:
+    """The home of one index: its bucket's copy of the epoch, and its place."""
+    return Home((copied, place), (epoch,))
+
+
+def meta_of(reply: Any) -> Meta:
+    """What META says, read or made: epoch, format, number of buckets, and the epoch that every bucket once had."""
+    return Meta(*((word or b"").decode(errors="replace") for word in reply))
+
+
+def bucket_of(member: bytes) -> int:
+    """The number of the bucket in which a conversation is kept."""
+    return crc32(member) % BUCKETS
+
+
+def member_of(key: Key) -> bytes:
+    """A key as it stands in names and indexes: sorted as bytes, these are sorted as keys, for no key holds a NUL."""
+    return f"{key.tenant}\0{key.id}".encode()
+
+
+def key_of(member: bytes) -> Key:
+    """The key that `member_of` was given."""
+    return Key(*member.decode().split("\0"))
+
+
+def place_of(index: Index, row: Row) -> Place:
+    """Where *row* stands in an index."""
+    if index == "due":
+        return row.wake or 0.0, member_of(row.key)
+    return float(-row.recent if index == "recent" else 0), member_of(row.key)
+
+
+def places_in(index: Index, owner: str, replies: Iterable[list[bytes]]) -> list[Place]:
+    """What the buckets answered to `Acts.scan`, merged."""
+    if index in ("key", "owner"):
+        start = len(owner.encode()) + 1 if index == "owner" else 0
+        return sorted((0.0, member[start:]) for reply in replies for member in reply)
+    return sorted(
+        (float(score), member) for reply in replies for member, score in zip(reply[::2], reply[1::2], strict=True)
+    )
+
+
+# What the replies mean
+
+
+def read_answer(key: Key, reply: Any) -> tuple[Row, list[Entry]] | None:
+    """The answer of `Acts.read`."""
+    return None if reply is None else (_row(key, reply[0]), entries_answer(key, reply[1]))
+
+
+def entries_answer(key: Key, reply: Any) -> list[Entry]:
+    """The answer of `Acts.entries`."""
+    first, stored = reply
+    try:
+        return [_entry(number, entry) for number, entry in enumerate(stored, first)]
+    except (ValueError, IndexError) as fault:
+        raise Corrupt(f"{key}: an entry of its log cannot be read ({fault}). Nothing was changed.") from fault
+
+
+def append_answer(key: Key, reply: Any) -> Appended:
+    """The answer of `Acts.append`. Raises `Conflict`."""
+    if reply[0] == b"erased":
+        row = None if reply[1] is None else _row(key, reply[1])
+        raise Conflict(
+            f"{key} was erased later than this act; nothing was written.", row=row, erased_at=float(reply[2])
+        )
+    return Appended(_row(key, reply[0]), entries_answer(key, reply[1]), _numbers(reply[2]))
+
+
+def write_answer(row: Row, reply: Any) -> Row:
+    """The answer of `Acts.write`. Raises `Conflict` and `Duplicate`."""
+    if isinstance(reply, int):
+        return row if reply == row.head else structs.replace(row, head=reply)
+    key, verdict = row.key, reply[0]
+    if verdict == b"erased":
+        at = None if reply[1] is None else float(reply[1])
+        said = "nothing is there" if at is None else "it was erased"
+        raise Conflict(f"{key}: {said}; nothing was written.", erased_at=at)
+    stored = _row(key, reply[1])
+    if verdict == b"done":
+        return stored
+    news = entries_answer(key, reply[2])
+    if verdict == b"duplicate":
+        known = _numbers(reply[3])
+        raise Duplicate(f"{key}: {', '.join(known)} is in the log", row=stored, numbers=known, entries=news)
+    raise Conflict(f"{key}: another revision is stored; nothing was written.", row=stored, entries=news)
+
+
+class Refused(Unavailable):
+    """The server answered, and will not do it."""
+
+
+CERTAIN = "LOADING READONLY CLUSTERDOWN TRYAGAIN MASTERDOWN OOM MISCONF NOPERM NOAUTH NOREPLICAS BUSY CROSSSLOT NOSCRIPT MOVED ASK"
+_WRAPPED = re.compile(rf"(?:^|[\s-])({'|'.join(CERTAIN.split())}|WRONGTYPE|CORRUPT|REPLACED)\b")
+_FORBIDDEN = re.compile(r"can't (?:run|access)|[Nn]o permissions")
+
+
+def refusal(words: str, act: Act | None) -> ChatkeepError:
+    """What an error reply means for *act*, or for a plain command. Redis before 7 wraps the words of an error that a script met."""
+    found = _WRAPPED.search(words)
+    code = found[1] if found else "NOPERM" if _FORBIDDEN.search(words) else ""
+    writes = act is not None and act.writes
+    done = "Nothing was written" if writes else "Nothing was read"
+    keys = act.home.keys if act is not None else ()
+    name = keys[1].decode(errors="replace").replace("\0", "/") if len(keys) > 1 else "its meta"
+    if code == "REPLACED":
+        return Replaced(
+            f"{done}: this store was emptied, or another has taken its place, since it was opened. Look at what happened to "
+            "it; then start chatkeep anew."
+        )
+    if code in ("CORRUPT", "WRONGTYPE"):
+        return Corrupt(f"{done}: what is stored at {name} is not what chatkeep put there ({words}). Restore it.")
+    if code == "NOPERM":
+        return Refused(f"{done}: its user may not do that ({words}). `chatkeep check` says what it needs.")
+    if code or not writes:
+        return Refused(f"{done}: the server says {words}. Try again when that is mended.")
+    return Uncertain(f"{name}: the server says {words}; perhaps it was written. Send it again under the same id.")
+
+
+# Fields and entries
+
+
+_digits = msgspec.json.Encoder().encode
+
+FAR = 1 << 53  # what a script's numbers hold exactly
+
+
+def bounded(number: int) -> int:
+    """*number*, or one as far out that a script can still count with."""
+    return number if -FAR <= number <= FAR else max(-FAR, min(FAR, number))
+
+
+def _time(at: float) -> bytes:
+    if not isfinite(at):
+        raise Unsupported(f"{at} is no time; nothing was done.")
+    return _digits(float(at))  # reads back the same, as repr's do, in a sixth of the time
+
+
+def _fields(row: Row) -> list[Argument]:
+    """revision at recent owner due claim until; what is not there is ''."""
+    due = "" if row.due_at is None else _time(row.due_at)
+    until = _time(row.claimed_until) if row.claimed_until else ""
+    return [row.revision, _time(row.updated_at), -row.recent, row.owner, due, row.claim or "", until]
+
+
+def _packed(entries: Sequence[Entry]) -> list[Argument]:
+    arguments: list[Argument] = []
+    for entry in entries:
+        id, role = entry.id.encode(), entry.role.encode()
+        arguments += (id, b"%d:%d:%b%b%b" % (len(id), len(role), id, role, _small(entry.body)))
+    return arguments
+
+
+def _small(body: bytes) -> bytes:
+    return pack(body) if len(body) >= PACKED_FROM or body[:1] in (b"\0", b"\1") else body
+
+
+def _entry(number: int, stored: bytes) -> Entry:
+    id_size, role_size, rest = stored.split(b":", 2)
+    middle = int(id_size)
+    end = middle + int(role_size)
+    return Entry(number, rest[:middle].decode(), rest[middle:end].decode(), unpack(rest[end:]))
+
+
+def _row(key: Key, stored: list[Any]) -> Row:
+    revision, born, head, at, _, owner, due, claim, until, body = stored
+    try:
+        return Row(
+            key=key,
+            revision=revision.decode(),
+            born=born.decode(),
+            head=int(head),
+            body=unpack(body or b""),
+            owner=(owner or b"").decode(),
+            updated_at=float(at),
+            due_at=float(due) if due else None,
+            claim=claim.decode() if claim else None,
+            claimed_until=float(until or 0.0),
+        )
+    except (ValueError, TypeError, AttributeError) as fault:
+        raise Corrupt(f"{key}: its row cannot be read ({fault}). Nothing was changed.") from fault
+
+
+def _numbers(flat: list[bytes]) -> dict[str, int]:
+    return {id.decode(): int(number) for id, number in zip(flat[::2], flat[1::2], strict=True)}

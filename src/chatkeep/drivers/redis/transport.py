@@ -1,0 +1,577 @@
+"""The connections of the Redis driver: one held link to each server that has something of the store.
+
+The calls of one event-loop tick leave in one write, and at most two such batches are under way on a link, so that what
+waits meanwhile goes together. Answers come in order. A call that never left is `Unavailable`; one that left and was not
+answered is `Uncertain` if it writes, and its connection is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import random
+import ssl
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from functools import lru_cache
+from itertools import takewhile
+from operator import attrgetter
+from typing import Any
+
+from msgspec import Struct
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+
+from ...errors import ChatkeepError, Overloaded, Unavailable, Uncertain
+from ...extras import from_extra
+from ..base import settle
+from ..openable import end
+from .scripts import HOMES, Act, Argument, Home, Script, refusal
+
+with from_extra("redis", "A Redis store (redis://)"):
+    import hiredis
+    from redis.asyncio import Connection, Sentinel, SSLConnection
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+    from redis.crc import key_slot
+    from redis.exceptions import (
+        AskError,
+        AuthenticationError,
+        BusyLoadingError,
+        ClusterDownError,
+        InvalidResponse,
+        MovedError,
+        NoPermissionError,
+        NoScriptError,
+        ReadOnlyError,
+        RedisError,
+        ResponseError,
+    )
+    from redis.exceptions import ConnectionError as RedisConnectionError
+
+log = logging.getLogger("chatkeep")
+
+Address = tuple[str, int]
+Command = tuple[Argument, ...]
+
+# redis-py's own is ten times slower; (hiredis' types say that a command has one word)
+pack_command: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment]
+
+
+def pack_arguments(arguments: Sequence[Argument]) -> bytes:
+    """*arguments* as a command carries them, without the count that opens it."""
+    packed = pack_command(tuple(arguments))
+    return packed[packed.index(b"\n") + 1 :]
+
+
+@lru_cache(maxsize=HOMES)
+def _opening(script: Script, home: Home) -> bytes:
+    """What an EVALSHA begins with: the same for each act of a kind on one conversation, and half of its words."""
+    return pack_arguments((b"EVALSHA", script.sha, len(home.keys), *home.keys, *home.names))
+
+
+BATCH = 256
+READ_MOST = 1 << 16
+NO_ANSWER = object()
+FLYING = 2  # batches under way on one link
+WAITING = 10_000  # calls that may wait for one link
+REDIRECTS = 8  # of one call, in a cluster that is being moved about
+PAUSE_S = 1.0  # the longest between two attempts to connect; the shortest is random
+
+
+class Site(Struct, frozen=True, kw_only=True):
+    """Where the servers are and how one gets in."""
+
+    name: str
+    """The URL without what is secret in it."""
+    hosts: tuple[Address, ...]
+    cluster: bool = False
+    service: str = ""
+    """What Sentinel calls the store; '' where there is none."""
+    access: dict[str, Any] = {}
+    """Arguments of a redis-py connection."""
+    sentinel_access: dict[str, Any] = {}
+    timeout: float = 5.0
+
+
+class Call(Struct, eq=False):
+    """One command on its way, and the future of its answer. Cancelling that does not take the command back."""
+
+    packed: bytes
+    act: Act | None
+    slot: int | None
+    deadline: float
+    answered: asyncio.Future[Any]
+    whole: bool = False
+    ends_batch: bool = False
+    redirects: int = 0
+
+    def settle(self, answer: Any) -> None:
+        """Gives the caller, if one still waits, its answer or refusal."""
+        settle(self.answered, answer)
+
+    @property
+    def undone(self) -> str:
+        """What certainly did not happen."""
+        return "nothing was written" if self.act and self.act.writes else "nothing was read"
+
+
+class Link:
+    """One server: a connection while there is one, what waits for it, and what it has not answered yet."""
+
+    def __init__(self, servers: Servers, address: Address | None) -> None:
+        self.address = address
+        self.busy = False
+        self._servers = servers
+        self._waiting: deque[Call] = deque()
+        self._sent: deque[Call] = deque()
+        self._last_of_old: Call | None = None  # after it nothing comes back for want of a script
+        self._flying = 0
+        self._retiring = False
+        self._fault = ""
+        self._connection: Connection | None = None
+        self._loop = asyncio.get_running_loop()
+        self._wake: asyncio.Future[None] | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        self._task = self._loop.create_task(self._run(), name=f"chatkeep redis link {address or servers.site.name}")
+
+    def put(self, call: Call) -> None:
+        """Queues *call*; everything put in one tick leaves in one write."""
+        if len(self._waiting) >= WAITING:
+            call.settle(Overloaded(f"{WAITING} calls wait for {self._name} already; {call.undone}. Try again later."))
+            return
+        self._waiting.append(call)
+        self.busy = True
+        self._rouse()
+        if self._alarm is None or call.deadline < self._alarm.when():
+            self._set_alarm(call.deadline)
+
+    def put_again(self, call: Call, act: Act) -> None:
+        """Queues *call*, whose *act* met a server without its script, before all that was put after it.
+
+        What left behind it meets the same and comes back too; until that is here nothing else leaves, or it would overtake.
+        """
+        call.packed, call.whole = pack_command(act.whole), True
+        self._waiting.insert(self._whole, call)
+        self._last_of_old = self._sent[-1]
+        self._rouse()
+
+    @property
+    def _whole(self) -> int:
+        return sum(1 for _ in takewhile(attrgetter("whole"), self._waiting))
+
+    def retire(self) -> None:
+        """Lets what is under way be answered, then connects anew: this server is no longer the one to talk to."""
+        self._retiring = True
+        self._rouse()
+
+    def take(self) -> list[Call]:
+        """What has not left yet, which is somebody else's from now on."""
+        calls = list(self._waiting)
+        self._waiting.clear()
+        self._note()
+        return calls
+
+    async def close(self) -> None:
+        """Drops the connection and whatever still hangs on it."""
+        await end(self._task)
+        if self._alarm is not None:
+            self._alarm.cancel()
+        for call in self.take():
+            call.settle(Unavailable(f"{self._name} was closed; {call.undone}."))
+
+    @property
+    def _name(self) -> str:
+        host = "" if self.address is None else f" ({self.address[0]}:{self.address[1]})"
+        return f"{self._servers.site.name}{host}"
+
+    async def _run(self) -> None:
+        while True:
+            while not self._waiting:
+                await self._roused()
+            with contextlib.suppress(RedisError, OSError):
+                self._connection = await self._connected()
+                self._fault = ""
+                await self._talk(self._connection)
+
+    async def _connected(self) -> Connection:
+        """A connection, as soon as there is one, for as long as anybody waits for it."""
+        attempts = AsyncRetrying(
+            wait=wait_random_exponential(multiplier=0.02, max=PAUSE_S),
+            retry=retry_if_exception_type((RedisError, OSError)),
+            stop=lambda _: not self._waiting,
+            reraise=True,
+        )
+        return await attempts(self._attempt)
+
+    async def _attempt(self) -> Connection:
+        try:
+            return await self._servers.connect(self.address)
+        except (RedisError, OSError) as fault:
+            self._fault = f"{type(fault).__name__}: {fault}"
+            if refused := refused_by(fault):
+                for call in self.take():
+                    error = Unavailable(f"{self._name}: {refused}; {call.undone}. Mend its URL or its user.")
+                    error.__cause__ = fault
+                    call.settle(error)
+            elif self.address is not None and self._servers.site.cluster:
+                await self._servers.lost(self)
+            raise
+
+    async def _talk(self, connection: Connection) -> None:
+        """Writes batches until the connection is lost; the answers are read beside it."""
+        reader = self._loop.create_task(self._read(connection), name="chatkeep redis reader")
+        reader.add_done_callback(lambda _: self._rouse())
+        try:
+            while not reader.done() and not (self._retiring and not self._sent):
+                ready = len(self._waiting) if self._last_of_old is None else self._whole
+                if not ready or self._flying >= FLYING or self._retiring:
+                    await self._roused()
+                    continue
+                batch = [self._waiting.popleft() for _ in range(min(BATCH, ready))]
+                for call in batch:
+                    call.ends_batch = call is batch[-1]
+                self._sent.extend(batch)
+                self._flying += 1
+                await connection.send_packed_command(b"".join([call.packed for call in batch]), check_health=False)
+            if not self._retiring:
+                await reader
+        except Exception as fault:
+            self._fault = self._fault or f"{type(fault).__name__}: {fault}"
+        finally:
+            reader.cancel()
+            await asyncio.wait([reader])
+            self._drop()
+            await connection.disconnect(nowait=True)
+
+    async def _read(self, connection: Connection) -> None:
+        # Many answers arrive at once, and redis-py's reading of each one costs more than what it says. The words of refusals are
+        # its parser's to understand.
+        refusals, stream = connection._parser.parse_error, connection._reader
+        answers = hiredis.Reader(protocolError=InvalidResponse, replyError=refusals, notEnoughData=NO_ANSWER)
+        while stream is not None and (arrived := await stream.read(READ_MOST)):
+            answers.feed(arrived)
+            while (answer := answers.gets()) is not NO_ANSWER:
+                self._settle(answer)
+        raise RedisConnectionError("the server has closed the connection")
+
+    def _settle(self, answer: Any) -> None:
+        """Gives the oldest call its answer."""
+        if isinstance(answer, RedisConnectionError) and not isinstance(answer, BusyLoadingError | AuthenticationError):
+            raise answer
+        call = self._sent[0]
+        ended = call.ends_batch
+        self._servers.answer(self, call, answer)
+        self._sent.popleft()
+        if call is self._last_of_old:
+            self._last_of_old = None
+            self._rouse()
+        if ended:
+            self._flying -= 1
+            self._rouse()
+        if not self._sent:
+            self._note()
+
+    def _drop(self) -> None:
+        """Ends the connection at once: nothing of what it still holds back may reach the server later."""
+        connection, self._connection = self._connection, None
+        if connection is not None and connection._writer is not None:
+            connection._writer.transport.abort()
+        self._flying = 0
+        self._retiring = False
+        for call in self._sent:
+            call.settle(self._unanswered(call))
+        self._sent.clear()
+        self._last_of_old = None
+        self._note()
+
+    def _unanswered(self, call: Call) -> ChatkeepError:
+        if call.act is not None and call.act.writes:
+            return Uncertain(
+                f"{self._name} did not answer ({self._fault}): perhaps it was written. Send it again under the same id."
+            )
+        return Unavailable(f"{self._name} did not answer ({self._fault}); {call.undone}. Try again.")
+
+    def _ring(self) -> None:
+        """The deadline of the oldest call: whoever waited too long is told so, and a silent connection is dropped."""
+        self._alarm = None
+        now = self._loop.time()
+        while self._waiting and self._waiting[0].deadline <= now:
+            call = self._waiting.popleft()
+            call.settle(Unavailable(f"{self._name} cannot be reached ({self._fault or 'busy'}); {call.undone}."))
+        if self._sent and self._sent[0].deadline <= now:
+            self._fault = f"silent for {self._servers.site.timeout:g} s"
+            if self._connection is not None and self._connection._writer is not None:
+                self._connection._writer.transport.abort()
+        self._note()
+        if oldest := [calls[0].deadline for calls in (self._waiting, self._sent) if calls]:
+            self._set_alarm(max(min(oldest), now + 0.01))
+
+    def _set_alarm(self, when: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = self._loop.call_at(when, self._ring)
+
+    def _note(self) -> None:
+        self.busy = bool(self._waiting or self._sent)
+        if not self.busy:
+            self._servers.quiet.set()
+
+    def _rouse(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    async def _roused(self) -> None:
+        self._wake = self._loop.create_future()
+        await self._wake
+
+
+class Servers:
+    """Knows which link a slot's calls take: to the one server, to the primary that Sentinel names, or through a cluster."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.quiet = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._links: dict[Address | None, Link] = {}
+        self._ranges: list[tuple[int, int, Address]] = []
+        self._slots: dict[int, Link] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._learning: asyncio.Task[None] | None = None
+        self._closed = False
+        if not site.cluster:
+            self._link(None)
+
+    async def start(self) -> None:
+        """Learns a cluster's slots."""
+        if self.site.cluster:
+            await self._learn()
+
+    async def close(self) -> None:
+        """Has what is under way answered, then gives everything back."""
+        self._closed = True
+        while any(link.busy for link in self._links.values()):
+            self.quiet.clear()
+            await self.quiet.wait()
+        await asyncio.gather(*map(end, self._tasks), *(link.close() for link in self._links.values()))
+
+    def act(self, act: Act) -> asyncio.Future[Any]:
+        """Runs a script where its keys are."""
+        keys, names = act.home.keys, act.home.names
+        count = 3 + len(keys) + len(names) + len(act.arguments)
+        packed = b"*%d\r\n%b%b" % (count, _opening(act.script, act.home), pack_arguments(act.arguments))
+        return self._put(packed, act, key_slot(keys[0]) if self.site.cluster else None)
+
+    def ask(self, *command: Argument, key: bytes = b"", address: Address | None = None) -> asyncio.Future[Any]:
+        """Sends a plain command: to whoever has *key*, or to one server of a cluster."""
+        slot = key_slot(key) if self.site.cluster and address is None else None
+        return self._put(pack_command(command), None, slot, address)
+
+    @property
+    def primaries(self) -> Sequence[Address | None]:
+        """Every server that has a part of the store."""
+        if not self.site.cluster:
+            return [None]
+        return sorted({address for _, _, address in self._ranges})
+
+    @property
+    def covered(self) -> int:
+        """How many of a cluster's 16384 slots somebody serves."""
+        return sum(end - start + 1 for start, end, _ in self._ranges)
+
+    def _put(
+        self, packed: bytes, act: Act | None, slot: int | None, address: Address | None = None
+    ) -> asyncio.Future[Any]:
+        call = Call(packed, act, slot, self._loop.time() + self.site.timeout, self._loop.create_future())
+        if self._closed:
+            call.settle(Unavailable(f"{self.site.name} is closed; {call.undone}."))
+        else:
+            self._route(call, address)
+        return call.answered
+
+    def _route(self, call: Call, address: Address | None = None) -> None:
+        if call.slot is None:
+            self._link(address).put(call)
+            return
+        link = self._slots.get(call.slot)
+        if link is None:
+            owners = [address for start, end, address in self._ranges if start <= call.slot <= end]
+            if not owners:
+                call.settle(
+                    Unavailable(f"{self.site.name}: no server has slot {call.slot}; {call.undone}. Mend the cluster.")
+                )
+                self._learn_soon()
+                return
+            link = self._slots[call.slot] = self._link(owners[0])
+        link.put(call)
+
+    def _link(self, address: Address | None) -> Link:
+        if address not in self._links:
+            self._links[address] = Link(self, address)
+        return self._links[address]
+
+    def answer(self, link: Link, call: Call, answer: Any) -> None:
+        """Gives *call* its answer, or sends it on to where the server says; it was not executed then."""
+        if not isinstance(answer, RedisError):
+            call.settle(answer)
+            return
+        act = call.act
+        if isinstance(answer, NoScriptError) and act is not None and not call.whole:
+            link.put_again(call, act)
+        elif (
+            isinstance(answer, AskError) and self.site.cluster and call.redirects < REDIRECTS
+        ):  # MovedError is one of them
+            call.redirects += 1
+            there = self._link((answer.host or self._host_of(link), answer.port))
+            if isinstance(answer, MovedError):
+                self._slots[answer.slot_id] = there
+                self._learn_soon()
+            else:
+                asking = Call(pack_command((b"ASKING",)), None, None, call.deadline, self._loop.create_future())
+                asking.answered.cancel()
+                there.put(asking)
+            there.put(call)
+        else:
+            if isinstance(answer, ReadOnlyError):
+                link.retire()
+            if isinstance(answer, ReadOnlyError | ClusterDownError):
+                self._learn_soon()
+            words = f"{answer.status_code} {answer}" if answer.status_code else str(answer)
+            call.settle(refusal(words, act))
+
+    async def connect(self, address: Address | None) -> Connection:
+        """A new connection to *address*, or to whoever is the store's primary now."""
+        async with asyncio.timeout(self.site.timeout / 2):  # so that a call may outlive a server that is gone
+            if address is None:
+                address = await self._primary()
+            kind = SSLConnection if self.site.access.get("ssl_cert_reqs") else Connection
+            connection = kind(host=address[0], port=address[1], **QUIET, **self.site.access)
+            try:
+                await connection.connect()  # type: ignore[no-untyped-call]
+                # A port that is open is not yet a server that takes commands: what is sent to it would be uncertain.
+                await connection.send_command("PING", check_health=False)
+                with contextlib.suppress(NoPermissionError):
+                    await connection.read_response()
+            except BaseException:
+                await connection.disconnect(nowait=True)
+                raise
+            return connection
+
+    async def connect_somewhere(self) -> Connection:
+        """A new connection to any server of the store: announcements go everywhere."""
+        return await self.connect(random.choice(self.primaries))
+
+    async def lost(self, link: Link) -> None:
+        """A cluster's server cannot be reached: whose are its slots now? Its calls go there."""
+        with contextlib.suppress(RedisError, OSError, Unavailable):
+            await self._learn()
+        for call in link.take():
+            self._route(call, link.address)
+
+    async def _primary(self) -> Address:
+        if not self.site.service:
+            return self.site.hosts[0]
+        access = {**QUIET, "socket_timeout": self.site.timeout / 4, **self.site.sentinel_access}
+        sentinel = Sentinel(self.site.hosts, sentinel_kwargs=access)  # type: ignore[no-untyped-call]
+        try:
+            host, port = await sentinel.discover_master(self.site.service)
+            return host, int(port)
+        finally:
+            await sentinel.aclose()
+
+    def _host_of(self, link: Link) -> str:
+        return (link.address or self.site.hosts[0])[0]
+
+    def _learn_soon(self) -> None:
+        if self.site.cluster and not self._closed and self._learning is None:
+            self._learning = self._spawn(self._learn_quietly())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(work, name="chatkeep redis slots")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _learn_quietly(self) -> None:
+        try:
+            await self._learn()
+        except (RedisError, OSError, Unavailable) as fault:
+            log.warning("%s: its slots could not be learnt: %s", self.site.name, fault)
+        finally:
+            self._learning = None
+
+    async def _learn(self) -> None:
+        """Asks one server after another which slots are whose."""
+        known = list(dict.fromkeys([*(address for _, _, address in self._ranges), *self.site.hosts]))
+        random.shuffle(known)
+        faults: list[str] = []
+        for address in known:
+            try:
+                connection = await self.connect(address)
+                try:
+                    async with asyncio.timeout(self.site.timeout):
+                        await connection.send_command("CLUSTER", "SLOTS", check_health=False)
+                        said: Any = await connection.read_response(disable_decoding=True)
+                finally:
+                    await connection.disconnect(nowait=True)
+            except (RedisError, OSError) as fault:
+                if refused := refused_by(fault):
+                    raise Unavailable(f"{self.site.name}: {refused}; nothing was done.") from fault
+                faults.append(f"{address[0]}:{address[1]}: {fault}")
+                continue
+            ranges = [
+                (start, end, ((owner[0] or b"").decode() or address[0], owner[1])) for start, end, owner, *_ in said
+            ]
+            if ranges:
+                self._ranges = ranges
+                self._slots.clear()
+                for stale in [a for a, link in self._links.items() if a not in self.primaries and not link.busy]:
+                    self._spawn(self._links.pop(stale).close())
+                return
+            faults.append(f"{address[0]}:{address[1]}: it serves no slot")
+        raise Unavailable(
+            f"{self.site.name}: no server says which slots are whose ({'; '.join(faults)}); nothing was done."
+        )
+
+
+QUIET: dict[str, Any] = {
+    # The library's own retries would run an act twice when only its answer was lost.
+    "retry": Retry(NoBackoff(), 0),
+    "socket_timeout": None,  # deadlines are ours
+    "protocol": 2,
+    "driver_info": None,
+}
+"""Of every connection: nothing is sent or sent again that we have not asked for."""
+
+
+def refused_by(fault: BaseException) -> str:
+    """What a server has against us that trying again does not mend; '' for nothing of the kind."""
+    if isinstance(fault, AuthenticationError):
+        return f"it does not let us in ({fault})"
+    if isinstance(fault.__context__, ssl.SSLError) or isinstance(fault, ssl.SSLError):
+        return f"no TLS connection can be made ({fault})"
+    if isinstance(fault, ResponseError) and not isinstance(fault, BusyLoadingError):
+        return f"it refuses the connection ({fault})"
+    return ""
+
+
+async def listen(servers: Servers, channel: bytes, heard: Callable[[bytes], None]) -> None:
+    """Has *heard* called with every message of a channel, on a connection of its own that comes back by itself."""
+    while True:
+        connection: Connection | None = None
+        try:
+            connection = await servers.connect_somewhere()
+            await connection.send_command("SUBSCRIBE", channel, check_health=False)
+            while True:
+                said: Any = await connection.read_response(
+                    disable_decoding=True, timeout=math.inf, disconnect_on_error=False
+                )
+                if said[0] == b"message":
+                    heard(said[2])
+        except (RedisError, OSError) as fault:
+            log.info("%s: announcements are interrupted (%s); listening again soon", servers.site.name, fault)
+        finally:
+            if connection is not None:
+                await connection.disconnect(nowait=True)
+        await asyncio.sleep(random.uniform(0, PAUSE_S))

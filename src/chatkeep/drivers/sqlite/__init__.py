@@ -1,0 +1,5 @@
+"""SQLite."""
+
+from .driver import SqliteDriver
+
+__all__ = ["SqliteDriver"]

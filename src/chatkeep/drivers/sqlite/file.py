@@ -1,0 +1,414 @@
+"""What an SQLite store's files need besides SQLite: that nothing in this process takes the locks away, that what
+happens to them from outside is noticed, and one writer at a time.
+
+SQLite locks with POSIX locks, and these belong to the process: when anything in it closes the file, whichever library
+opened it, all of them are gone, and the next client from outside takes itself for the only one and removes the `-wal`.
+So such opens are refused (an audit hook); where one gets past that, locks of our own still stand, which on Linux belong
+to the open file (F_OFD_SETLK); and the three files are compared with those that were opened, after each commit and
+before anybody hears of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from threading import Lock
+from typing import Any, Literal
+from urllib.parse import unquote
+
+import apsw
+
+from ...errors import Unavailable, UsageError
+
+log = logging.getLogger("chatkeep")
+
+Identity = tuple[int, int]  # device, inode
+Kind = Literal["read", "write", "free"]
+
+SUFFIXES = ("", "-wal", "-shm")
+BUSY_MS = 10_000
+# Where SQLite locks (sqlite.org/fileformat2.html, "lock-byte page", and wal.c). WRITER is a byte beside it, of our own.
+SHARED, SHARED_BYTES, WRITER = 0x40000002, 510, 0x40000200
+IN_USE = 128  # of the -shm, while it is mapped
+FLOCK = "hhqqi4x"
+
+
+class Moved(Exception):
+    """The `-wal` or `-shm` at the path is not the one that is open. *written*: a commit went there."""
+
+    def __init__(self, *, written: bool) -> None:
+        super().__init__("its -wal or -shm was removed or replaced while it was open")
+        self.written = written
+
+
+class Slot:
+    """One connection and who may use it: whoever holds the lock."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.db: apsw.Connection | None = None
+
+    def close(self, *, tidies: bool) -> None:
+        """Closes the connection, if there is one. *tidies*: as the last one it may end the `-wal` and remove it."""
+        if self.db is not None:
+            if not tidies:
+                self.db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            self.db.close(force=True)
+            self.db = None
+
+
+class OpenFile:
+    """One database file that this process has open, shared by all stores on it: `hold` gives it, `leave` takes it back."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        real = os.path.realpath(path)  # where SQLite makes what it needs beside a file that was named by a link
+        self._paths = (path, *[real + suffix for suffix in SUFFIXES[1:]])
+        self.users = 0
+        # Closing a descriptor takes SQLite's locks away, so these stay open while a connection is.
+        self._database = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._shm: int | None = None
+        self._done_with: list[int] = []
+        self.held: tuple[Identity | None, ...] = (_identity(os.fstat(self._database)), None, None)
+        self.secured = False
+        self.made_way = False
+        self._slots: list[Slot] = []
+        self._first = Lock()
+        self._writing = Lock()
+        self._renewing = Lock()
+
+    def slot(self) -> Slot:
+        """A place for one more connection."""
+        slot = Slot()
+        with self._renewing:
+            self._slots.append(slot)
+        return slot
+
+    def drop(self, slot: Slot) -> None:
+        """Closes the slot's connection, and takes the slot away."""
+        with slot.lock:
+            slot.close(tidies=not self.moved())
+        with self._renewing:
+            self._slots.remove(slot)
+
+    @contextmanager
+    def joining(self) -> Iterator[bool]:
+        """While a connection is opened: whether it is the first, after which `secure` is called. No other process of chatkeep
+        removes or makes the files meanwhile."""
+        with self._first:
+            if not self.secured:
+                with self.writer():
+                    yield True
+                return
+        yield False
+
+    def secure(self) -> None:
+        """Notes which files the first connection has, and takes the locks that nothing in this process can take away."""
+        with _registry:
+            self.held = (self.held[0], *[_found(path) for path in self._paths[1:]])
+            try:
+                shm = os.open(self._paths[2], os.O_RDWR)
+            except OSError as fault:
+                raise Unavailable(f"sqlite:///{self.path}-shm: {fault}; nothing was done. Try again.") from fault
+            if not (_lock(self._database, "read", SHARED, SHARED_BYTES) and _lock(shm, "read", IN_USE)):
+                self._done_with.append(shm)
+                raise Unavailable(f"sqlite:///{self.path} is locked by another program; nothing was done. Try again.")
+            self._shm, self.secured = shm, True
+            _guard()
+
+    def holds(self, path: str) -> bool:
+        """Whether *path* is one of the files that are open."""
+        return _found(path) in self.held
+
+    def replaced(self) -> bool:
+        """Whether the database at the path is not the one that is open."""
+        return _found(self.path) != self.held[0]
+
+    def moved(self) -> bool:
+        """Whether any of the three files at the path is not the one that is open."""
+        database, wal, shm = self._paths
+        return (_found(database), _found(wal), _found(shm)) != self.held
+
+    @contextmanager
+    def writer(self) -> Iterator[None]:
+        """Lets one process of chatkeep write at a time, whatever has become of SQLite's own locks."""
+        deadline, pause = time.monotonic() + BUSY_MS / 1000, 0.0002
+        if not self._writing.acquire(timeout=BUSY_MS / 1000):
+            raise self._busy()
+        try:
+            while not _lock(self._database, "write", WRITER):
+                if time.monotonic() > deadline:
+                    raise self._busy()
+                time.sleep(pause)
+                pause = min(pause * 2, 0.005)
+            try:
+                yield
+            finally:
+                _lock(self._database, "free", WRITER)
+        finally:
+            self._writing.release()
+
+    def _busy(self) -> Unavailable:
+        return Unavailable(
+            f"sqlite:///{self.path}: others have been writing for {BUSY_MS / 1000:g} s; nothing was written. Try again, and look "
+            "for a process that was stopped."
+        )
+
+    def renew(self) -> None:
+        """Closes all connections of this process together, so that they are opened anew on the files that are there.
+
+        What is in a `-wal` that somebody removed is brought into the database first: it is nowhere else. Where others have
+        gone on with a new `-wal`, they have done so. Where another database stands at the path, nothing is opened anew.
+        """
+        with self._renewing:
+            for slot in self._slots:
+                slot.lock.acquire()
+            try:
+                if self.moved():
+                    with self.writer():
+                        self._make_way() if self.replaced() else self._renew()
+            finally:
+                for slot in self._slots:
+                    slot.lock.release()
+
+    def _renew(self) -> None:
+        connections = [slot.db for slot in self._slots if slot.db is not None]
+        # Whoever opens the file joins the -shm that is there, or makes one: while it is ours, or nothing was written to the
+        # new -wal, nobody has gone on.
+        _, wal, shm = self._paths
+        ours = _found(shm) in (None, self.held[2])
+        saves = bool(connections) and (ours or _is_empty(wal))
+        if saves:
+            self._save(connections[0])
+        if ours:
+            self._remove(lambda found, held: True)
+        for slot in self._slots:
+            slot.close(tidies=False)
+        self._unlock()
+        self._close_descriptors()
+        log.error(
+            "sqlite:///%s: its -wal or -shm was removed or replaced while it was open. %s; the files were opened anew. Find out what "
+            "does that; `chatkeep backup` and keep.backup() make copies, and nothing has to be tidied up.",
+            self.path,
+            "What was in it is in the database" if saves else "Another process had gone on with new ones",
+        )
+
+    def _make_way(self) -> None:
+        """What is ours goes where it belongs and away from the path: SQLite would apply it to the database that stands there."""
+        if self.made_way:
+            return
+        self.made_way = True
+        for db in [slot.db for slot in self._slots if slot.db is not None][:1]:
+            self._save(db)
+            self._remove(lambda found, held: found == held)
+
+    def _save(self, db: apsw.Connection) -> None:
+        busy, frames, copied = db.execute("pragma wal_checkpoint(full)").get
+        if busy or frames != copied:
+            raise Unavailable(f"sqlite:///{self.path}: what is in its -wal is not saved yet. Try again.")
+
+    def part(self) -> None:
+        """Before the connections of the last store on the file are closed: gives our locks back, so that SQLite tidies up."""
+        with _registry:
+            if self.users > 1 or not self.secured:
+                return
+        self.renew()
+        with _registry:
+            if self._shm is not None:
+                # Should SQLite's own have been taken away, they are back before ours go.
+                _lock(self._database, "read", SHARED, SHARED_BYTES, of="process")
+                _lock(self._shm, "read", IN_USE, of="process")
+            self._unlock()
+
+    def leave(self) -> None:
+        """Gives the file back; no connection is left."""
+        with _registry:
+            self.users -= 1
+            if self.users or self not in _files:
+                return
+            self._unlock()
+            self._close_descriptors()
+            os.close(self._database)
+            _files.remove(self)
+
+    def forget(self) -> None:
+        """In a forked child: the locks stay the parent's, and end with it."""
+        for descriptor in (self._database, self._shm, *self._done_with):
+            if descriptor is not None:
+                os.close(descriptor)
+
+    def refuse_mixture(self) -> None:
+        """Raises `Unavailable` when others have a `-wal` open that is not the one at the path: to join them would mix two."""
+        for _ in range(100):
+            if self._whole():
+                return
+            time.sleep(0.01)  # somebody may be opening or closing it right now
+        raise Unavailable(
+            f"sqlite:///{self.path} was not opened: another process has it open, and its -wal, or the database itself, was removed "
+            "or replaced. That process sees to it within a second, if it is chatkeep; try again, or end it first."
+        )
+
+    def _whole(self) -> bool:
+        in_use = _locked(self._database, SHARED, SHARED_BYTES)
+        try:
+            shm = os.open(self._paths[2], os.O_RDWR)
+        except OSError:
+            return not in_use
+        try:
+            mapped = _locked(shm, IN_USE)
+        finally:
+            os.close(shm)  # no connection of this process is open yet
+        return _found(self._paths[1]) is not None if in_use else not mapped
+
+    def _remove(self, which: Callable[[Identity, Identity | None], bool]) -> None:
+        for path, held in zip(self._paths[1:], self.held[1:], strict=True):
+            found = _found(path)
+            if found is not None and which(found, held):
+                with suppress(FileNotFoundError):
+                    os.unlink(path)
+
+    def _unlock(self) -> None:
+        if self._shm is not None:
+            _lock(self._database, "free", SHARED, SHARED_BYTES)
+            _lock(self._shm, "free", IN_USE)
+            self._done_with.append(self._shm)
+        self._shm, self.secured = None, False
+        _guard()
+
+    def _close_descriptors(self) -> None:
+        while self._done_with:
+            os.close(self._done_with.pop())
+
+
+_registry = Lock()
+_files: list[OpenFile] = []
+_guarded: dict[Identity | None, OpenFile] = {}
+_hooked = False
+
+
+def hold(path: str) -> OpenFile:
+    """The file at *path*, made if there is none, for one more store of this process."""
+    path = os.path.abspath(path)
+    with _registry:
+        there = _found(path)
+        file = next((file for file in _files if file.held[0] == there), None) if there else None
+        if file is None:
+            file = OpenFile(path)
+            _files.append(file)
+        file.users += 1
+        if file.users > 1:
+            return file
+    try:
+        file.refuse_mixture()
+    except BaseException:
+        file.leave()
+        raise
+    return file
+
+
+def _guard() -> None:
+    """From now on, what would close one of the open files behind SQLite's back is refused in this process."""
+    global _guarded, _hooked
+    _guarded = {found: file for file in _files if file.secured for found in file.held if found}
+    if not _hooked:
+        _hooked = True
+        sys.addaudithook(_refuse)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=_forget)
+
+
+def _refuse(event: str, args: tuple[Any, ...]) -> None:
+    if not _guarded or (event != "open" and event != "sqlite3.connect"):
+        return
+    file = _guarded.get(_target(args[0]))
+    if file is not None:
+        raise UsageError(
+            f"{os.fsdecode(args[0])} belongs to sqlite:///{file.path}, which is open in this process. To open and close it here would "
+            "take SQLite's locks away, and with them what is acknowledged next; it was not opened. For a copy use `await "
+            "keep.backup(path)`, to read with SQL `await keep.query(sql)`; other processes may open it with any SQLite."
+        )
+
+
+def _target(path: Any) -> Identity | None:
+    """Which file an open would open; None where there is none."""
+    if isinstance(path, int):
+        return None
+    try:
+        if (found := _found(path)) is not None:
+            return found
+        name = os.fsdecode(path)
+        if not name.startswith("file:"):
+            return None
+        name = name[5:].partition("#")[0].partition("?")[0]
+        if name.startswith("//"):
+            name = "/" + name[2:].partition("/")[2]
+        return _found(unquote(name))
+    except (TypeError, ValueError):
+        return None
+
+
+def _forget() -> None:
+    global _registry, _guarded
+    for file in _files:
+        file.forget()
+    _files.clear()
+    _registry, _guarded = Lock(), {}
+
+
+def _identity(found: os.stat_result) -> Identity:
+    return found.st_dev, found.st_ino
+
+
+def _is_empty(path: str) -> bool:
+    try:
+        return os.stat(path).st_size == 0
+    except FileNotFoundError:
+        return True
+
+
+def _found(path: str) -> Identity | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+if sys.platform == "linux":
+    import fcntl
+
+    _KINDS: dict[Kind, int] = {"read": fcntl.F_RDLCK, "write": fcntl.F_WRLCK, "free": fcntl.F_UNLCK}
+
+    def _lock(fd: int, kind: Kind, start: int, length: int = 1, *, of: Literal["file", "process"] = "file") -> bool:
+        """Takes a lock, or gives it back, that belongs to the open file or, as SQLite's do, to the process; whether it was
+        granted. A file system that knows no such locks grants them."""
+        command = fcntl.F_OFD_SETLK if of == "file" else fcntl.F_SETLK
+        try:
+            fcntl.fcntl(fd, command, struct.pack(FLOCK, _KINDS[kind], os.SEEK_SET, start, length, 0))
+        except OSError as fault:
+            return fault.errno not in (errno.EAGAIN, errno.EACCES)
+        return True
+
+    def _locked(fd: int, start: int, length: int = 1) -> bool:
+        """Whether anybody has it locked."""
+        try:
+            found = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, start, length, 0))
+        except OSError:
+            return False
+        return bool(struct.unpack(FLOCK, found)[0] != fcntl.F_UNLCK)
+
+else:  # locks of an open file are Linux's
+
+    def _lock(fd: int, kind: Kind, start: int, length: int = 1, *, of: Literal["file", "process"] = "file") -> bool:
+        """Grants everything."""
+        return True
+
+    def _locked(fd: int, start: int, length: int = 1) -> bool:
+        """Knows of nothing."""
+        return False

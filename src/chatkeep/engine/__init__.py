@@ -1,0 +1,1 @@
+"""The only part that waits: for people, for handlers, for platforms and for time."""

@@ -1,0 +1,108 @@
+"""Handlers as people write them, and as the engine calls them."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from types import CoroutineType, coroutine
+from typing import Any, cast
+from weakref import WeakSet
+
+from ..model import Content, State
+from .turn import Turn
+
+Handler = Callable[[Turn[State]], Any]
+"""What `on_message` and `on_missing` are given, made awaitable by `handler_for`."""
+
+STREAMING: WeakSet[Handler[Any]] = WeakSet()
+"""Handlers whose reply is shown while it is made."""
+
+MOST = 400  # replies of one turn: what one act may carry (ENTRIES_MOST), with room for the message and notes
+
+
+def handler_for(
+    function: Callable[..., Any], in_thread: Callable[[Callable[..., Any], Turn[Any]], Awaitable[Any]]
+) -> Handler[Any]:
+    """*function* as something to await: plain functions run *in_thread*, the text of async generators is put together."""
+    if inspect.isasyncgenfunction(function):
+
+        async def whole(turn: Turn[Any]) -> str:
+            pieces = []
+            async for piece in cast(AsyncIterator[str], function(turn)):
+                pieces.append(piece)
+                if turn.on_piece is not None and isinstance(piece, str):
+                    turn.on_piece(piece)
+            return "".join(pieces)
+
+        STREAMING.add(whole)
+        return whole
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
+        return cast(Handler[Any], function)
+
+    async def threaded(turn: Turn[Any]) -> Any:
+        return await in_thread(function, turn)
+
+    return threaded
+
+
+async def in_time(running: Awaitable[Any], timeout_s: float) -> Any:
+    """What *running* gives. Raises TimeoutError after so many seconds.
+
+    It is begun at once: a handler that waits for nothing, as most do in a fast bot, is not worth a timer, which costs as much
+    as reading its state.
+    """
+    if type(running) is CoroutineType:
+        try:
+            awaited = running.send(None)
+        except StopIteration as done:
+            return done.value
+        running = _continued(running, awaited)
+    try:
+        async with asyncio.timeout(timeout_s) as limit:
+            return await running
+    except TimeoutError as late:
+        if limit.expired():
+            raise TimeoutError(f"it took longer than {timeout_s:g} s") from late
+        raise
+
+
+@coroutine
+def _continued(begun: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any, Any, Any]:
+    """Goes on with a coroutine that was begun and waits for *awaited*."""
+    try:
+        while True:
+            try:
+                sent = yield awaited
+            except BaseException as fault:
+                awaited = begun.throw(fault)
+            else:
+                awaited = begun.send(sent)
+    except StopIteration as done:
+        return done.value
+
+
+def replies_of(turn: Turn[Any], said: Any) -> list[Content]:
+    """All that a turn replies: what was added with turn.reply, then what the handler returned. Raises TypeError."""
+    added: list[Content] = []
+    for content in turn.replies:
+        added += [content] if isinstance(content, list) else contents(content)
+    replies = [*added, *contents(said)]
+    if len(replies) > MOST:
+        raise TypeError(f"a turn replies with at most {MOST} messages, not {len(replies)}")
+    return replies
+
+
+def contents(said: Any) -> list[Content]:
+    """What a handler returned, as replies: nothing, text, a JSON part, or a list of these. Raises TypeError."""
+    if said is None or said == "":
+        return []
+    if isinstance(said, str):
+        return [said]
+    if isinstance(said, dict):
+        return [[said]]
+    if isinstance(said, list | tuple):
+        return [content for part in said for content in contents(part)]
+    raise TypeError(
+        f"a handler returns text, a JSON part (a dict), a list of these, or None, not {type(said).__name__}"
+    )

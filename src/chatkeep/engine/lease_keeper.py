@@ -1,0 +1,119 @@
+"""Claims: whose they are, whether that somebody still lives, and how they are kept while work takes its time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import cache
+
+from ..conversation import leases
+from ..conversation.snapshots import Act, Policy, Snapshot
+from ..drivers.base import Key
+from ..errors import StoreError
+from ..storage.store import Store, fresh_token
+
+
+@cache
+def this_process() -> str:
+    """Opens every claim token; tells whether the holder of a claim still lives, if it ran on this host."""
+    return f"{_host()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+def _host() -> str:
+    # Containers may share a host's name, and then their process ids say nothing of each other.
+    try:
+        return f"{socket.gethostname()}/{os.stat('/proc/self/ns/pid').st_ino}".replace(":", "-")
+    except OSError:
+        return socket.gethostname().replace(":", "-")
+
+
+os.register_at_fork(after_in_child=this_process.cache_clear)
+
+
+WORKING: set[str] = set()
+"""Whose claims of this process somebody works under: the names of the engines that are open in it."""
+
+
+def holder_gone(claim: str) -> bool:
+    """Whether the process that holds *claim* is certainly dead: it ran on this host, and its process id says so.
+
+    Or it is this process, and the engine was closed. Being wrong costs a handler run twice, never a wrong result: what a
+    turn writes is checked against the revision.
+    """
+    host, pid, nonce = this_process().split(":")
+    parts = claim.split(":")
+    if os.name != "posix" or len(parts) < 3 or parts[0] != host or not parts[1].isdigit():
+        return False
+    if parts[1] == pid:
+        return parts[2] != nonce or ":".join(parts[:4]) not in WORKING
+    try:
+        os.kill(int(parts[1]), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+class Claims:
+    """The claims of one engine; all of their tokens open with its *name*."""
+
+    def __init__(self, store: Store, policy: Policy, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._policy = policy
+        self._clock = clock
+        self.name = f"{this_process()}:{fresh_token()}"
+
+    def open(self) -> None:
+        """From now on somebody works under them."""
+        WORKING.add(self.name)
+
+    def close(self) -> None:
+        """Nobody does any more."""
+        WORKING.discard(self.name)
+
+    def ours(self, claim: str | None) -> bool:
+        """Whether *claim* was taken by this engine."""
+        return claim is not None and claim.startswith(self.name)
+
+    def died(self, claim: str | None) -> bool:
+        """Whether the process of whoever held *claim*, and works no more, may have died: it is not this one."""
+        return claim is not None and not self.ours(claim) and not claim.startswith(this_process() + ":")
+
+    def orphaned(self, claim: str) -> bool:
+        """Whether nobody works under *claim* any more, for certain: its process is dead, or it is a lost one of ours."""
+        return self.ours(claim) or holder_gone(claim)
+
+    @asynccontextmanager
+    async def renewing(self, key: Key, token: str, *, at_once: bool = False) -> AsyncIterator[None]:
+        """Keeps the claim *token* from running out while a handler, or a platform, takes its time; *at_once*: it was taken a
+        while ago."""
+        loop, every_s = asyncio.get_running_loop(), self._policy.claim_s / 3
+        renewing: asyncio.Task[None] | None = None
+
+        def renewed(there: Snapshot) -> Act | None:
+            return leases.renewed(there, self._policy, at=self._clock()) if there.row.claim == token else None
+
+        async def renew() -> None:
+            while True:
+                with suppress(StoreError):
+                    newest = self._store.cached(key) or await self._store.reload(key)
+                    await self._store.commit_once(newest, renewed, at=self._clock())
+                await asyncio.sleep(every_s)
+
+        def begin() -> None:
+            nonlocal renewing
+            renewing = asyncio.create_task(renew(), name=f"chatkeep claim {key}")
+
+        alarm = loop.call_later(0.0 if at_once else every_s, begin)  # most turns are over by then
+        try:
+            yield
+        finally:
+            alarm.cancel()
+            if renewing is not None:
+                renewing.cancel()
+                await asyncio.gather(renewing, return_exceptions=True)

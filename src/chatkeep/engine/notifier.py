@@ -1,0 +1,131 @@
+"""What instances tell each other: this conversation has changed, there is work for whoever is free, and what is said
+in it just now.
+
+Told off the write path, a few times a second at most, and only so that nobody has to ask so often: news may get lost,
+and whoever waits for something goes on looking for it now and then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable
+
+from ..drivers.base import Ability, Driver, Key, mark_of
+from ..errors import ChatkeepError
+
+log = logging.getLogger("chatkeep")
+
+PAUSE_S = 0.02
+MARKS_MOST = 100
+KNOWN_MOST = 10_000
+WORK, ASK, WHISPER = "!", "?", "~"
+
+
+class News:
+    """Announces what changes here, and says what changed elsewhere: `changed` gets the keys, `work` is called when
+    some waits."""
+
+    def __init__(self, driver: Driver, *, changed: Callable[[Key], None], work: Callable[[], None]) -> None:
+        self._driver = driver
+        self._changed = changed
+        self._work = work
+        self._name = secrets.token_hex(4)  # ends every mark of ours: nobody has to hear their own news
+        self._untold: dict[Key, None] = {}
+        self._untold_work = False
+        self._whispered: list[str] = []
+        self.asked: Callable[[Key], None] = lambda key: None
+        self.heard: Callable[[Key, str], None] = lambda key, text: None
+        self._known: OrderedDict[str, Key] = OrderedDict()  # who may be meant by a mark
+        self._teller: asyncio.Task[None] | None = None
+        self.live = False
+
+    def open(self) -> None:
+        """Begins to listen, if the store can announce anything."""
+        self.live = Ability.WATCH in self._driver.abilities
+        if self.live:
+            self._driver.watch(self._heard)
+
+    async def close(self) -> None:
+        """Tells what is left to be told."""
+        self.live = False
+        while self._teller is not None:
+            await self._teller
+
+    def tell(self, key: Key) -> None:
+        """Something has changed in *key*."""
+        if self.live:
+            self._untold[key] = None
+            self._start()
+
+    def tell_of_work(self) -> None:
+        """Something is due that nobody here works on."""
+        if self.live:
+            self._untold_work = True
+            self._start()
+
+    def ask(self, key: Key) -> None:
+        """Somebody here wants to hear what is whispered about *key*: whoever may do so is `asked`."""
+        if self.live:
+            self._whispered.append(ASK + self._know(key))
+            self._start()
+
+    def whisper(self, key: Key, text: str) -> None:
+        """Tells those who asked about *key* a short line, which they have `heard`."""
+        if self.live:
+            self._whispered.append(WHISPER + self._know(key) + text)
+            self._start()
+
+    def expect(self, key: Key) -> None:
+        """Whoever waits for *key* wants to know."""
+        if self.live:
+            self._know(key)
+
+    def _start(self) -> None:
+        if self._teller is None:
+            self._teller = asyncio.create_task(self._tell(), name="chatkeep news")
+
+    async def _tell(self) -> None:
+        try:
+            await asyncio.sleep(PAUSE_S)
+            untold, self._untold = list(self._untold), {}
+            marks = [self._know(key) + self._name for key in untold]
+            if self._untold_work:
+                marks.append(WORK + self._name)
+                self._untold_work = False
+            whispered, self._whispered = self._whispered, []
+            marks += [mark + self._name for mark in dict.fromkeys(whispered)]
+            for first in range(0, len(marks), MARKS_MOST):
+                await self._driver.announce(marks[first : first + MARKS_MOST])
+        except ChatkeepError as fault:
+            log.debug("Not announced: %s", fault)
+        finally:
+            self._teller = None
+            if self._untold or self._untold_work or self._whispered:
+                self._start()
+
+    def _know(self, key: Key) -> str:
+        mark = mark_of(key)[:16]
+        self._known[mark] = key
+        self._known.move_to_end(mark)
+        if len(self._known) > KNOWN_MOST:
+            self._known.popitem(last=False)
+        return mark
+
+    def _heard(self, marks: list[str]) -> None:
+        for heard in marks:
+            mark, name = heard[:-8], heard[-8:]
+            if name == self._name:
+                continue
+            if mark == WORK:
+                self._work()
+            elif mark[:1] in (ASK, WHISPER):
+                key = self._known.get(mark[1:17])
+                if key is not None and mark[:1] == ASK:
+                    self.asked(key)
+                elif key is not None:
+                    self.heard(key, mark[17:])
+            elif (key := self._known.get(mark)) is not None:
+                self._changed(key)

@@ -1,0 +1,480 @@
+"""Runs handlers: each under a task of its own, with a place and a time limit; and judges how each run ended, in one table.
+
+    how a run ended                                          fate         what the engine does
+    it returned in time, and what it returned can be kept    ANSWERED     records it
+    it raised anything else than the next two; it was        FAILED       counts a failed attempt
+      cancelled by itself or by its own tasks; it ended
+      after its time, whatever it returned
+    SystemExit, KeyboardInterrupt                            EXITS        lets it end the process, as Python does
+    the call that waits for it was cancelled: close(), or    STOPPED      counts nothing, hands the message back
+      a caller that went away
+    its time and the grace are over, and it still runs       ABANDONED    counts a failed attempt; its place is free
+    no thread could be started for it                        NOT_BEGUN    counts nothing, tries again later
+
+An abandoned run is kept among `Runner.abandoned` until it ends; nothing that it does has an effect on its conversation any
+more. While it runs, its message is not run again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from contextvars import Context, ContextVar, copy_context
+from enum import Enum
+from functools import partial
+from types import CoroutineType
+from typing import Any
+
+from ..drivers.base import Key
+from .places import Places
+from .threads import Job, Threads
+from .turn import Turn
+
+log = logging.getLogger("chatkeep")
+
+GRACE_S = 1.0
+"""A handler whose time is over is cancelled, and has so long to end."""
+
+ABANDONED_MOST = 100
+"""With so many abandoned runs, or twice as many as there are places, no handler is begun before some of them end."""
+
+REASON_LONGEST = 500
+
+
+class Fate(Enum):
+    """How a run ended; the table is in the module's docstring."""
+
+    ANSWERED = "answered"
+    FAILED = "failed"
+    ABANDONED = "abandoned"
+    STOPPED = "stopped"
+    EXITS = "exits"
+    NOT_BEGUN = "not begun"
+
+
+class CannotBegin(Exception):
+    """There is no thread for a handler that needs one."""
+
+
+def judge(fault: BaseException | None, *, ended: bool = True, late: bool = False, stopped: bool = False) -> Fate:
+    """How a run ended that raised *fault*, or returned: the one place where exceptions of handlers are told apart.
+
+    *stopped*: it was cancelled from outside; *late*: its time was over before it ended.
+    """
+    if isinstance(fault, SystemExit | KeyboardInterrupt):
+        return Fate.EXITS
+    if stopped:
+        return Fate.STOPPED
+    if not ended:
+        return Fate.ABANDONED
+    if late:
+        return Fate.FAILED
+    if isinstance(fault, CannotBegin):
+        return Fate.NOT_BEGUN
+    return Fate.ANSWERED if fault is None else Fate.FAILED
+
+
+def told(fault: BaseException) -> str:
+    """An exception in words, as they may be stored; also of one that cannot put itself into words."""
+    kind = type(fault).__name__
+    try:
+        text = f"{kind}: {fault}"[:REASON_LONGEST]
+    except BaseException:  # its own __str__ may raise whatever it likes
+        text = kind
+    return text.encode("utf-8", "replace").decode().replace("\0", "�")
+
+
+RunnableHandler = Callable[[Turn[Any]], Awaitable[Any]]
+
+
+class Run:
+    """One run of a handler, under a task of its own; what the task does is to step through it.
+
+    key: whose turn it is. ids: the messages it answers. outer: the turn that waits for it. over: what it does has no effect
+    any more. began, took: by the monotonic clock. value, fault: what it returned or raised; fate: how that is judged.
+    """
+
+    # Most runs are over at once and need none of these set.
+    over = ended = late = abandoned = _pending = _dropped = False
+    cancelled: asyncio.CancelledError | None = None  # of whoever waits for it
+    value: Any = None
+    fault: BaseException | None = None
+    fate = Fate.ANSWERED
+    job: Job | None = None
+    waiter: asyncio.Future[None] | None = None
+    took = 0.0
+    task: asyncio.Task[None]
+    timer: asyncio.TimerHandle
+
+    def __init__(self, key: Key, ids: list[str], outer: Run | None, handler: RunnableHandler, context: Context) -> None:
+        self.key = key
+        self.ids = ids
+        self.outer = outer
+        self.handler = handler
+        self.context = context
+        self.began = 0.0
+        self.gone: list[Callable[[], None]] = []  # called when it ends, if it was abandoned before
+
+    @property
+    def still_runs(self) -> bool:
+        """Whether anything of it still runs, be it in a thread."""
+        return not self.ended or (self.job is not None and not self.job.over)
+
+    def begin(self, turn: Turn[Any]) -> None:
+        """Calls the handler and goes on until it waits for something, or has ended."""
+        self._step(self._first, turn)
+
+    def _first(self, turn: Turn[Any]) -> None:
+        RUNNING.set(self)
+        try:
+            found = self.handler(turn)
+        except StopIteration as stop:  # which would be taken for the end of a coroutine
+            raise RuntimeError("the handler raised StopIteration") from stop
+        self._coroutine: Coroutine[Any, Any, Any] = found if type(found) is CoroutineType else awaiting(found)
+        self._awaited = self._coroutine.send(None)
+        self._pending = True
+
+    def _step(self, step: Callable[..., Any], *given: Any) -> Any:
+        try:
+            return self.context.run(step, *given)
+        except StopIteration as done:
+            if not self.abandoned:
+                self.value = done.value
+        except (SystemExit, KeyboardInterrupt) as exits:
+            self.fault, self.ended = exits, True
+            return None  # it ends the loop, and whoever waits here with it
+        except BaseException as fault:
+            if not self.abandoned:
+                self.fault = fault
+        self.ended = True
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+        self.tell_gone()
+        return None
+
+    def send(self) -> Any:
+        """One step, for the task."""
+        if self._pending:  # what the handler has waited for since it began
+            self._pending = False
+            return self._awaited
+        return self._go_on(self._coroutine.send, None)
+
+    def throw(self, fault: BaseException) -> Any:
+        """The same with an exception, such as that of a cancellation."""
+        if self._pending:
+            self._pending = False
+            if asyncio.isfuture(self._awaited) and self._awaited.cancel():
+                return self._awaited  # as a task does that was cancelled before it begins to wait
+        return self._go_on(self._coroutine.throw, fault)
+
+    def _go_on(self, step: Callable[..., Any], given: Any) -> Any:
+        if not self._dropped:
+            awaited = self._step(step, given)
+            if not self.ended:
+                return awaited
+            if isinstance(self.fault, SystemExit | KeyboardInterrupt):
+                raise self.fault
+        raise StopIteration
+
+    def drop(self) -> None:
+        """Ends it whatever it does about that: it is not gone on with."""
+        if not self.ended:
+            self._dropped = self.ended = True
+            try:
+                self._coroutine.close()
+            except RuntimeError:
+                import ctypes
+
+                # It swallows this too. When it is freed Python asks it once more, where no loop runs any more: then it may
+                # spin for ever, so it is never freed.
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._coroutine))
+            except BaseException as fault:
+                log.warning("%s: a handler that was let go of raised %s", self.key, told(fault))
+            self.task.cancel()
+            self.tell_gone()
+
+    def tell_gone(self) -> None:
+        """Tells those who wait for its end, if it was abandoned."""
+        if self.gone and not self.still_runs:
+            gone, self.gone = self.gone, []
+            for tell in gone:
+                tell()
+
+
+RUNNING: ContextVar[Run | None] = ContextVar("chatkeep run", default=None)
+"""The run that the code of now belongs to; tasks that a handler starts inherit it, and see when it is over."""
+
+
+async def awaiting(found: Awaitable[Any]) -> Any:
+    """*found*, for which no coroutine stands, as one."""
+    return await found
+
+
+class Shell(Coroutine[Any, Any, None]):
+    """What the task does under which a handler runs: waits for a run, and steps through it.
+
+    The task is made beforehand, because that takes more time than a whole turn should. A handler that waits for nothing leaves
+    it to the next one.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, context: Context) -> None:
+        self._loop = loop
+        self._run: Run | None = None
+        self._parked: asyncio.Future[None] | None = None
+        self._over = False
+        self.task = asyncio.Task(self, loop=loop, name="chatkeep turn", context=context)
+
+    @property
+    def fit(self) -> bool:
+        """Whether a handler may run under it: the last one has not cancelled it."""
+        parked = self._parked is None or not self._parked.done()
+        return parked and not self._over and not self.task.cancelling()
+
+    def take(self, run: Run) -> None:
+        """Goes on with *run*, which has begun and waits for something."""
+        self._run = run
+        self.task.set_name(f"chatkeep turn {run.key}")
+        self._wake()
+
+    def end(self) -> None:
+        """Ends the task, in which nothing runs."""
+        self._over = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._parked is not None and not self._parked.done():
+            self._parked.set_result(None)
+
+    def send(self, value: Any) -> Any:
+        """One step, for the task."""
+        if self._run is not None:
+            return self._run.send()
+        if self._over:
+            raise StopIteration
+        self._parked = self._loop.create_future()
+        return self._parked.__await__().send(None)
+
+    def throw(self, kind: Any, value: Any = None, traceback: Any = None) -> Any:
+        """The same with an exception."""
+        fault = kind if isinstance(kind, BaseException) else value or kind()
+        if self._run is not None:
+            return self._run.throw(fault)
+        self._over = True
+        raise fault
+
+    def close(self) -> None:
+        """Nothing is held here."""
+
+    def __await__(self) -> Any:
+        raise TypeError("nobody waits for this")
+
+
+class Runner:
+    """Runs handlers for one engine. *changed* is called with the number of abandoned runs when it changes."""
+
+    def __init__(self, places: int, timeout_s: float, changed: Callable[[int], None]) -> None:
+        self.places = Places(places)
+        self.grace_s = GRACE_S
+        self.abandoned: set[Run] = set()
+        self.most = max(ABANDONED_MOST, 2 * places)
+        self._timeout_s = timeout_s
+        self._changed = changed
+        self._threads = Threads(places)
+        self._context = copy_context()
+        self._shell: Shell | None = None
+
+    def open(self) -> None:
+        """Handlers see the context variables of now, and nothing of whoever sent their message."""
+        self._context = copy_context()
+        self._context.run(RUNNING.set, None)
+
+    async def close(self) -> None:
+        """Lets go of what still runs: tasks end, threads that hang are left to themselves."""
+        for run in list(self.abandoned):
+            run.drop()
+        if self._shell is not None:
+            self._shell.end()
+            self._shell = None
+        self._threads.close()
+        await asyncio.sleep(0)
+
+    def context(self) -> Context:
+        """A context for a task that works on a conversation: that of `open`, and which turn waits for it."""
+        context, running = self._context.copy(), RUNNING.get()
+        if running is not None:
+            context.run(RUNNING.set, running)
+        return context
+
+    @property
+    def full(self) -> bool:
+        """Whether so many runs were abandoned that no handler is begun."""
+        return len(self.abandoned) >= self.most
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong when as many handlers hang as there are places; else ""."""
+        count = len(self.abandoned)
+        if count < self.places.most:
+            return ""
+        more = "; no handler is begun before some of them end" if self.full else ""
+        return f"{count} handlers still run after their time was over (turn_timeout){more}"
+
+    def earlier(self, handler: object, key: Key, id: str) -> Run | None:
+        """A run of *handler* for message *id* that was abandoned and still runs."""
+        found = (run for run in self.abandoned if run.handler is handler and run.key == key and id in run.ids)
+        return next(found, None)
+
+    def holds(self, key: Key) -> bool:
+        """Whether any run of this conversation was abandoned and still runs."""
+        return any(run.key == key for run in self.abandoned)
+
+    async def in_thread(self, function: Callable[[Turn[Any]], Any], turn: Turn[Any]) -> Any:
+        """What the plain function *function* returns, called in a thread, on behalf of the run of now."""
+        run = RUNNING.get()
+        assert run is not None
+        try:
+            run.job = self._threads.begin(partial(function, turn), lambda _: run.tell_gone())
+        except RuntimeError as none_left:
+            raise CannotBegin(f"no thread could be started for the handler ({none_left})") from none_left
+        value, fault = await run.job.answered
+        if fault is not None:
+            raise fault
+        return value
+
+    async def run(
+        self,
+        key: Key,
+        ids: list[str],
+        handler: RunnableHandler,
+        turn: Turn[Any],
+        then: Callable[[Any], Any],
+        *,
+        alone: bool = False,
+    ) -> Run:
+        """Runs the handler when there is a place (who is *alone* has all), and then makes of what it returned what is to be
+        kept. Never raises what the handler raised, but for SystemExit and KeyboardInterrupt."""
+        outer = RUNNING.get()
+        run = Run(key, ids, outer, handler, self._context.copy())
+        # A turn that a handler waits for must not wait for the place that this handler holds.
+        queues = not alone and (outer is None or outer.over)
+        if queues and not self.places.take_at_once():
+            await self.places.take()
+        run.began = time.monotonic()
+        try:
+            shell = self._begin(run, turn)
+            if not run.ended:
+                await self._wait(run, shell)
+                if run.still_runs:
+                    self._abandon(run)
+            if run.fault is None and not (run.late or run.abandoned):
+                self._keep(run, then)
+        finally:
+            run.over = True
+            run.took = time.monotonic() - run.began
+            if queues:
+                self.places.give_back()
+        stopped = run.cancelled is not None
+        run.fate = judge(run.fault, ended=not run.abandoned, late=run.late, stopped=stopped)
+        if run.fate is Fate.EXITS and run.fault is not None:
+            raise run.fault
+        if run.cancelled is not None:
+            raise run.cancelled
+        if run.late:
+            late = TimeoutError(f"it took longer than {self._timeout_s:g} s{', and still runs' * run.abandoned}")
+            late.__cause__ = run.fault
+            run.fault = late
+        return run
+
+    def _begin(self, run: Run, turn: Turn[Any]) -> Shell:
+        # The handler begins at once, and not when the loop comes to it: most wait for nothing, and are over then.
+        loop, current, shell = asyncio.get_running_loop(), asyncio.current_task(), self._shell
+        if shell is None or not shell.fit:
+            shell = Shell(loop, self._context.copy())
+        self._shell = None  # (a handler may begin another one)
+        run.task = shell.task
+        if current is not None:
+            asyncio.tasks._leave_task(loop, current)
+        asyncio.tasks._enter_task(loop, shell.task)
+        try:
+            run.begin(turn)
+        finally:
+            asyncio.tasks._leave_task(loop, shell.task)
+            if current is not None:
+                asyncio.tasks._enter_task(loop, current)
+        if run.ended:
+            if self._shell is None and shell.fit:
+                self._shell = shell
+            else:
+                shell.end()
+        return shell
+
+    def _keep(self, run: Run, then: Callable[[Any], Any]) -> None:
+        try:
+            run.value = then(run.value)
+        except BaseException as fault:  # types of the application's own may raise anything
+            run.fault = fault
+
+    async def _wait(self, run: Run, shell: Shell) -> None:
+        loop = asyncio.get_running_loop()
+        run.waiter = loop.create_future()
+        run.timer = loop.call_later(self._timeout_s, self._too_late, run)
+        shell.take(run)
+        try:
+            await run.waiter
+        except asyncio.CancelledError as cancelled:
+            run.cancelled = cancelled
+            await self._stop(run)
+        finally:
+            run.timer.cancel()
+
+    def _too_late(self, run: Run) -> None:
+        loop = asyncio.get_running_loop()
+        if run.ended:
+            return
+        if run.job is not None and not run.job.over:  # its time began when its thread began
+            left = (run.job.began or time.monotonic()) + self._timeout_s - time.monotonic()
+            if left > 0:
+                run.timer = loop.call_later(left, self._too_late, run)
+                return
+        else:
+            run.task.cancel()
+        run.late = True
+        run.timer = loop.call_later(self.grace_s, self._give_up, run)
+
+    def _give_up(self, run: Run) -> None:
+        if not run.ended and run.waiter is not None and not run.waiter.done():
+            self._abandon(run)
+            run.waiter.set_result(None)
+
+    async def _stop(self, run: Run) -> None:
+        """Cancels a run whose caller was cancelled, and gives it the grace."""
+        run.timer.cancel()
+        if not run.ended and (run.job is None or run.job.over):
+            loop = asyncio.get_running_loop()
+            run.waiter = loop.create_future()
+            run.timer = loop.call_later(self.grace_s, self._give_up, run)
+            run.task.cancel()
+            with suppress(asyncio.CancelledError):  # told twice: without the grace
+                await run.waiter
+
+    def _abandon(self, run: Run) -> None:
+        if run.abandoned:
+            return
+        run.over = run.abandoned = True
+        self.abandoned.add(run)
+        run.gone.append(partial(self._gone, run))
+        self._count()
+        if run.job is not None:
+            run.task.cancel()  # which only waits for its thread
+
+    def _gone(self, run: Run) -> None:
+        self.abandoned.discard(run)
+        self._count()
+
+    def _count(self) -> None:
+        self._changed(len(self.abandoned))
+        if self.places.blocked != self.full:
+            self.places.block(self.full)

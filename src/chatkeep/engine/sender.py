@@ -1,0 +1,139 @@
+"""Sends replies out through the outlet, one conversation at a time under its claim, and notes what became of them."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+
+from ..conversation import outbox as deliveries
+from ..conversation import snapshots
+from ..conversation.outbox import Outlet, Sent
+from ..conversation.snapshots import Act, Policy, Snapshot
+from ..drivers.base import Key
+from ..model import Message
+from ..storage.store import PAGE, Store, fresh_token
+from .lease_keeper import Claims
+from .worker import Lane
+
+log = logging.getLogger("chatkeep")
+
+SENT_MOST = 10_000
+PAUSE_MOST_S = 600.0  # between two attempts to send a reply
+
+
+class Dispatch:
+    """The way out of one engine. *first*: seconds before a reply that failed for the moment is sent again the first time."""
+
+    def __init__(
+        self, store: Store, policy: Policy, claims: Claims, *, clock: Callable[[], float], first: float
+    ) -> None:
+        self.outlet: Outlet | None = None
+        self._store = store
+        self._policy = policy
+        self._claims = claims
+        self._clock = clock
+        self._first = first
+        self._sent: OrderedDict[Key, tuple[str, int, Sent]] = OrderedDict()  # sent, and not noted yet
+
+    def takes(self, key: Key) -> bool:
+        """Whether what is replied in *key* goes out through a channel here."""
+        return self.outlet is not None and self.outlet.takes(key.tenant, key.id)
+
+    def due(self, snapshot: Snapshot) -> float | None:
+        """When the next reply may go out; None if none has to."""
+        sends = self.takes(snapshot.row.key) and snapshots.has_to_go(snapshot)
+        return snapshots.delivery_of(snapshot).at if sends else None
+
+    async def deliver(self, snapshot: Snapshot, lane: Lane) -> float | None:
+        """Sends the next reply through its channel, under the claim, and notes what became of it."""
+        assert self.outlet is not None
+        row, delivery, now = snapshot.row, snapshots.delivery_of(snapshot), self._clock()
+        ours = row.claim == lane.claim
+        if row.claim and not ours and row.claimed_until > now and not self._claims.orphaned(row.claim):
+            return None
+        message = await self._next_out(snapshot)
+        if message is None:  # what the record said was to go is not there, or needs no sending
+            await self._store.commit_once(
+                snapshot,
+                lambda there: deliveries.nothing_to_send(there, row.head, self._policy, at=self._clock()),
+                at=now,
+            )
+            return lane.again()
+        number = message.number
+        known = self._sent.get(row.key)
+        sent = known[2] if known is not None and known[:2] == (row.born, number) else None
+        doubtful = sent is None and delivery.sending == number and lane.sending != number
+        if not ours or delivery.sending != number or (sent is None and lane.sending != number):
+
+            def begin(there: Snapshot) -> Act | None:
+                now_there = (there.row.born, there.row.claim, snapshots.delivery_of(there))
+                same = now_there == (row.born, row.claim, delivery)
+                died = self._claims.died(there.row.claim)
+                return (
+                    deliveries.begun(there, number, self._policy, token=lane.claim, at=now, died=died) if same else None
+                )
+
+            snapshot, said = await self._store.commit_once(snapshot, begin, at=now)
+            if said is None:
+                return lane.again()
+            lane.sending = number
+        if sent is None:
+            async with self._claims.renewing(row.key, lane.claim):
+                sent = await self.outlet.send(
+                    row.key.id,
+                    message.content,
+                    key=f"{row.born}.{number}@{row.key.id}",
+                    skip=deliveries.skipped(delivery, number),
+                    at=now,
+                )
+        lane.sending = 0
+        retry_at = self._clock() + min(self._first * 2.0 ** min(delivery.tries + 1, 30), PAUSE_MOST_S)
+
+        def note(there: Snapshot) -> Act | None:
+            # It was sent, whoever holds the claim by now.
+            if there.row.born != row.born:
+                return None
+            return deliveries.noted(
+                there,
+                number,
+                sent,
+                self._policy,
+                at=self._clock(),
+                since=message.created_at,
+                retry_at=retry_at,
+                doubtful=doubtful or sent.status == "uncertain",
+                token=lane.claim,
+            )
+
+        self._sent[row.key] = (row.born, number, sent)  # should the store be away now, it is known here all the same
+        if len(self._sent) > SENT_MOST:
+            self._sent.popitem(last=False)
+        await self._store.commit_once(self._store.cached(row.key) or snapshot, note, at=self._clock())
+        self._sent.pop(row.key, None)
+        if sent.status != "delivered":
+            log.warning("%s: reply %d was not delivered: %s, %s", row.key, number, sent.status, sent.reason)
+        return 0.0
+
+    async def _next_out(self, snapshot: Snapshot) -> Message | None:
+        upto, messages = snapshots.delivery_of(snapshot).upto, snapshot.messages
+        row, found = snapshot.row, list[Message]()
+        while upto < (messages[0].number - 1 if messages else row.head) and not any(map(snapshots.goes_out, found)):
+            page = await self._store.page(row.key, row.born, after=upto, limit=PAGE)
+            if not page:
+                break
+            found, upto = page, page[-1].number
+        following = deliveries.next_out(snapshot, found)
+        if isinstance(following, int):
+            page = await self._store.page(row.key, row.born, after=following - 1, limit=1)
+            following = page[0] if page and page[0].number == following else None
+        return following
+
+    async def resend(self, key: Key, number: int) -> None:
+        """Notes that a reply is to be sent once more."""
+        name = fresh_token()
+        await self._store.commit_once(
+            await self._store.reload(key),
+            lambda there: deliveries.resent(there, number, name, self._policy, at=self._clock()),
+            at=self._clock(),
+        )

@@ -1,0 +1,54 @@
+"""What one process knows of a conversation it works on: the lane, and who waits in it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from msgspec import Struct
+
+from ..conversation.snapshots import Outcome
+from ..drivers.base import settle
+from ..storage.store import fresh_token
+
+
+class Waiter(Struct):
+    """A call of `receive` that waits for what becomes of its message."""
+
+    born: str
+    number: int
+    answered: asyncio.Future[Outcome]
+
+    def tell(self, found: Outcome | BaseException) -> None:
+        """Says what became of the message, if anybody still wants to know."""
+        settle(self.answered, found)
+
+
+class Lane:
+    """One conversation's work in this process: who waits for it, and the task that does it, if one runs."""
+
+    __slots__ = ("_claim", "_opening", "alone", "held", "reruns", "sending", "task", "waiters", "wake", "warm")
+
+    def __init__(self, opening: str) -> None:
+        self._opening = opening
+        self._claim = ""
+        self.waiters: list[Waiter] = []
+        self.task: asyncio.Task[None] | None = None
+        self.wake = asyncio.Event()  # something new is in the log
+        self.sending = 0  # the message that this lane has said it would send
+        self.warm = False  # what the cache holds is as new as the act that started this lane
+        self.reruns = 0  # turns in a row that were thrown away because their input had changed
+        self.alone = False  # no other handler runs in this process while this lane works
+        self.held = False  # a call of `receive` does the work itself; no task may start
+
+    def again(self) -> float:
+        """The pause before what was thrown away is done again: none at first, then longer and longer."""
+        self.reruns += 1
+        self.warm = False
+        return 0.0 if self.reruns <= 2 else min(0.002 * 2**self.reruns, 1.0)
+
+    @property
+    def claim(self) -> str:
+        """The token under which this lane works."""
+        if not self._claim:
+            self._claim = f"{self._opening}:{fresh_token()}"
+        return self._claim

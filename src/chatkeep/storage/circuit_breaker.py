@@ -1,0 +1,167 @@
+"""What stands between chatkeep and a store that is in trouble: a circuit breaker, a retry budget, and the word on how
+it is.
+
+After FAILURES in a row the store is left alone for PAUSE_S, then asked once more; callers are told at once instead of
+waiting for another deadline. Acts whose outcome is unknown are run again, at most AGAIN_A_S a second over all callers:
+a store that comes back is not met by everything that has piled up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TypeVar
+
+from aiolimiter import AsyncLimiter
+from circuitbreaker import STATE_HALF_OPEN, CircuitBreaker
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from ..errors import Replaced, StoreError, Unavailable, Uncertain
+
+T = TypeVar("T")
+
+FAILURES = 5
+PAUSE_S = 1.0
+AGAIN_A_S = 1000
+APART_S = 0.2  # failures that are closer than this, of acts that began before, are one
+
+
+class Circuit:
+    """Runs acts on a store. *patience_s*: how long an act whose outcome is unknown is run again. *replaced* is called
+    when another store answers in its place; from then on every act is refused, until *look*, asked once a pause, finds
+    the right one there again."""
+
+    def __init__(
+        self,
+        *,
+        patience_s: float,
+        replaced: Callable[[Replaced], None] = lambda _: None,
+        look: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
+        self._trouble = ""
+        self._tell_replaced = replaced
+        self._look = look
+        self._looked_at = 0.0
+        self._opening = 0  # an act says nothing of a store that was opened after the act began
+        self._patience_s = patience_s
+        self._breaker = CircuitBreaker(FAILURES, PAUSE_S, StoreError)
+        self._budget = AsyncLimiter(AGAIN_A_S, 1.0)
+        self._failed_at = 0.0
+        self._probing = False
+        self._replaced: Replaced | None = None
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with the store, as far as the last act has shown; "" when it answers."""
+        return self._trouble if self._replaced is None else str(self._replaced)
+
+    @property
+    def replaced(self) -> bool:
+        """Whether another store answers in its place."""
+        return self._replaced is not None
+
+    def reset(self) -> None:
+        """Forgets what was: the store has been opened anew."""
+        self._opening += 1
+        self._breaker.reset()
+        self._replaced, self._trouble, self._failed_at = None, "", 0.0
+
+    async def settle(self, act: Callable[[], Awaitable[T]], *, once: bool = False) -> T:
+        """The answer of *act*; while nobody can say whether it happened, runs the same act again, unless told *once*.
+
+        Raises `Unavailable` without trying while the store is left alone.
+        """
+        opening = self._opening
+        if self._replaced is not None and not await self._is_back(opening):
+            raise Replaced(self.trouble)
+        probes = self.trouble and self._breaker.state == STATE_HALF_OPEN and not self._probing
+        if self.trouble and not probes and not self._breaker.closed:
+            raise Unavailable(
+                f"The store does not answer ({self.trouble}); nothing was done. It is asked again within {PAUSE_S:g} s."
+            )
+        began = time.monotonic()
+        try:
+            if probes:
+                answer = await self._probe(act)
+            else:
+                answer = await act()
+        except Replaced as replaced:
+            if self._replaced is None and opening == self._opening:
+                self._replaced = replaced
+                self._tell_replaced(replaced)
+            raise
+        except (Unavailable, Uncertain) as fault:
+            if opening != self._opening:
+                raise
+            self._trouble = str(fault)
+            # A connection that breaks fails all that was on it: that is one failure, and not fifty.
+            if (now := time.monotonic()) > self._failed_at + APART_S or began > self._failed_at:
+                self._failed_at = now
+                with suppress(StoreError), self._breaker:
+                    raise
+            if once or not isinstance(fault, Uncertain):
+                raise
+            return await self._again(act, fault)
+        except StoreError:
+            self._answered(opening)
+            raise
+        if self._trouble:
+            self._answered(opening)
+        return answer
+
+    async def _is_back(self, opening: int) -> bool:
+        """Whether the store that was opened answers again where another one did."""
+        now = time.monotonic()
+        if self._look is None or now < self._looked_at + PAUSE_S:
+            return False
+        self._looked_at = now  # one looks for all
+        try:
+            await self._look()
+        except StoreError:
+            return False
+        if opening == self._opening:
+            self._replaced = None
+        return opening == self._opening
+
+    async def _probe(self, act: Callable[[], Awaitable[T]]) -> T:
+        """The pause is over: one asks for all."""
+        self._probing = True
+        try:
+            return await act()
+        finally:
+            self._probing = False
+
+    def _answered(self, opening: int) -> None:
+        if opening == self._opening:
+            self._trouble = ""
+            self._breaker.reset()
+
+    async def _again(self, act: Callable[[], Awaitable[T]], unknown: Uncertain) -> T:
+        deadline = time.monotonic() + self._patience_s
+        opening = self._opening
+
+        async def again() -> T:
+            try:
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    await self._budget.acquire()
+            except TimeoutError:
+                raise unknown from None
+            if opening != self._opening:
+                raise unknown
+            return await self.settle(act, once=True)
+
+        def still_unknown(state: RetryCallState) -> T:
+            # (That the store was not even asked this time does not make the first time undone.)
+            raise unknown
+
+        patient = AsyncRetrying(
+            retry=retry_if_exception(
+                lambda fault: isinstance(fault, Uncertain | Unavailable) and opening == self._opening
+            ),
+            wait=wait_random_exponential(multiplier=0.05, max=1.0),
+            stop=stop_after_delay(self._patience_s),
+            retry_error_callback=still_unknown,
+        )
+        return await patient(again)

@@ -1,0 +1,98 @@
+"""Small durable records beside the conversations: grants of access, links of channels, and their like.
+
+A register keeps one record under each name, in the store and through the same acts as a conversation, under a tenant
+of chatkeep's own ("~access"). Its rows are never due, so no sweep, session end or retention comes near them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from typing import Generic, TypeVar
+
+from msgspec import Struct, structs
+
+from ..conversation import commits
+from ..conversation.keys import RESERVED, key_for
+from ..conversation.record import NONE
+from ..conversation.snapshots import Act, Snapshot
+from ..conversation.state import StateCodec
+from ..drivers.base import Key, Row
+from ..errors import Duplicate
+from .store import PAGE, Store, fresh_token
+
+Kind = TypeVar("Kind", bound=Struct)
+
+RECORD_LIMIT = 64 * 1024
+
+TRACES = 16
+"""So many notes of the last changes stay in a record's log: an act that is run again must find its own."""
+
+
+class Register(Generic[Kind]):
+    """
+    Records of one *kind*, a msgspec Struct that can be made without arguments, in one *space* of the store.
+
+    Nothing is kept here: `get` asks the store, and shows every change that was answered before, on any instance.
+    """
+
+    def __init__(self, store: Store, space: str, kind: type[Kind], *, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._tenant = RESERVED + space
+        self._states = StateCodec(kind, limit=RECORD_LIMIT)
+        self._clock = clock
+
+    async def get(self, name: str) -> Kind | None:
+        """The record under *name*; None when there is none."""
+        snapshot = await self._store.load(self._key(name))
+        return None if snapshot is None else self._held(snapshot)
+
+    async def change(self, name: str, edit: Callable[[Kind | None], Kind | None], *, owner: str = "") -> Kind | None:
+        """
+        Puts what *edit* makes of the record in its place, atomically, and answers the record as it is then.
+
+        *edit* is given None where there is no record, and answers None to leave everything as it is. When others
+        write meanwhile it is called again with what they wrote, so it must depend on nothing else and must not wait;
+        what it raises comes through, and nothing is written. It is applied once, also where the store's answer was
+        lost. *owner* finds the record again by `owned`; it is set when the record is made.
+        """
+        key, note = self._key(name), commits.note("change", fresh_token())
+        snapshot = await self._store.reload(key)
+        if not snapshot.row.revision:
+            snapshot = structs.replace(snapshot, row=structs.replace(snapshot.row, owner=owner))
+
+        def decide(there: Snapshot) -> Act | None:
+            held = self._held(there)
+            changed = edit(held)
+            if changed is None or changed == held:
+                return None
+            head = there.row.head + 1
+            drop = max(head - TRACES, 0)
+            state = self._states.encode(key, changed)
+            record = structs.replace(there.record, state=state, cursor=head, dropped=drop)
+            return Act(record=record, drafts=(note,), drop=drop)
+
+        try:
+            after, _ = await self._store.commit(snapshot, decide, at=self._clock())
+        except Duplicate:  # an earlier run of this very act was written after all
+            after = await self._store.reload(key)
+        return self._held(after)
+
+    async def erase(self, name: str) -> None:
+        """Removes the record under *name*; nothing remains but the mark that refuses acts of before."""
+        await self._store.erase(self._key(name), at=self._clock())
+
+    async def owned(self, owner: str, *, after: str = "") -> AsyncGenerator[str, None]:
+        """The names of the records of *owner*, in order, from behind *after*."""
+        last = Row(key=Key(self._tenant, after), revision="", born="", owner=owner) if after else None
+        while rows := await self._store.rows("owner", tenant=self._tenant, owner=owner, after=last, limit=PAGE):
+            for row in rows:
+                yield row.key.id
+            last = rows[-1]
+
+    def _key(self, name: str) -> Key:
+        return Key(self._tenant, key_for("", name).id)
+
+    def _held(self, there: Snapshot) -> Kind | None:
+        if there.record.state == NONE:
+            return None
+        return self._states.decode(there.row.key, there.record.state, there.record.schema)

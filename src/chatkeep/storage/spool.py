@@ -1,0 +1,147 @@
+"""Messages that came while the store was away: kept in a local SQLite file, durable, until the store has them.
+
+The journal is a store of its own, with the same keys and entries, so that what it holds can be handed over as it is:
+in order, under the ids it came with, which is what makes a second hand-over harmless. Each process has a file of its
+own: one that did not know what another has put there would let later messages overtake.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from filelock import FileLock, Timeout
+
+from ..conversation.keys import RESERVED
+from ..drivers import driver_for
+from ..drivers.base import ENTRIES_MOST, Entry, Key, Row
+from ..errors import ChatkeepError, Conflict, Misconfigured, Unavailable, Uncertain
+from .store import fresh_token
+
+PAGE = 100
+WHOSE = Key(RESERVED + "chatkeep", "journal")
+
+HandOver = Callable[[Key, list[Entry], str], Awaitable[None]]
+
+
+class Journal:
+    """What the SQLite file at *path* holds for the real store."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._driver = driver_for(f"sqlite:///{path}")
+        self._lock = FileLock(f"{path}.lock")
+        self.refused: dict[Key, ChatkeepError] = {}  # what the last hand-over could not give, and why
+        self._holding: dict[Key, int] = {}  # key: how often something was put there
+        self._writing: Counter[Key] = Counter()
+
+    async def open(self) -> None:
+        """Opens the file; what an earlier run has left in it will be handed over. Raises `Misconfigured`."""
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as taken:
+            raise Misconfigured(
+                f"journal={self._path} is in use by another process; nothing was opened. Give each process a journal of its own."
+            ) from taken
+        except OSError as fault:
+            raise Misconfigured(f"journal={self._path} cannot be used ({fault}); nothing was opened.") from fault
+        self._holding.clear()
+        try:
+            await self._driver.open()
+            async for row in self._rows():
+                self._put(row.key)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def belong(self, epoch: str) -> None:
+        """Notes whose messages these are: of the store with this *epoch*. Raises `Misconfigured` when they are another's."""
+        found = await self._driver.read(WHOSE, tail=1)
+        if found is not None and found[1][0].body.decode() != epoch:
+            if self._holding:
+                raise Misconfigured(
+                    f"journal={self._path} holds messages of {len(self._holding)} conversations for another store; nothing was handed "
+                    "over. Give each store a journal of its own; to let go of what is in this one, delete it."
+                )
+            await self._driver.erase(WHOSE, at=0.0)
+            found = None
+        if found is None:
+            mine = [Entry(0, "", "", epoch.encode())]
+            await self._driver.append(WHOSE, mine, revision=fresh_token(), at=time.time())
+
+    async def close(self) -> None:
+        """Closes the file; what it holds stays."""
+        try:
+            await self._driver.close()
+        finally:
+            self._lock.release()
+
+    def __len__(self) -> int:
+        return len(self._holding)
+
+    def holds(self, key: Key) -> bool:
+        """Whether messages of *key* wait here; later ones must then wait behind them."""
+        return key in self._holding
+
+    async def keep(self, key: Key, entry: Entry, *, at: float, owner: str) -> None:
+        """Makes *entry* durable here."""
+        self._put(key)
+        self._writing[key] += 1
+        try:
+            while True:
+                try:
+                    await self._driver.append(key, [entry], revision=fresh_token(), at=at, due_at=at, owner=owner)
+                    break
+                except Conflict as taken:  # handed over a moment ago, by a clock that was ahead
+                    at = max(at, taken.erased_at or 0.0) + 0.001
+        finally:
+            self._put(key)  # again: a hand-over that looked before this was written must look once more
+            self._writing[key] -= 1
+            if not self._writing[key]:
+                del self._writing[key]
+
+    async def hand_over(self, take: HandOver) -> int:
+        """Gives everything to *take*, each conversation in order, and lets go of what was taken; how many messages.
+
+        What is not taken stays. A conversation that *take* refuses is put into `refused` and holds up no other; when
+        the store does not answer (`Unavailable`, `Uncertain`) that is raised, and ends it.
+        """
+        count, self.refused = 0, {}
+        for key in list(self._holding):
+            try:
+                count += await self._give(key, take)
+            except (Unavailable, Uncertain):
+                raise
+            except ChatkeepError as refusal:
+                self.refused[key] = refusal
+        return count
+
+    async def _give(self, key: Key, take: HandOver) -> int:
+        count = 0
+        seen, taken = -1, 0
+        while seen != self._holding.get(key) or self._writing[key]:
+            seen = self._holding.get(key, 0)
+            while entries := await self._driver.entries(key, after=taken, limit=ENTRIES_MOST):
+                found = await self._driver.read(key, tail=0)
+                await take(key, entries, found[0].owner if found else "")
+                count += len(entries)
+                taken = entries[-1].number
+        # Nothing can come in between: acts of one process are done in the order in which they are asked for.
+        await self.erase(key)
+        return count
+
+    async def erase(self, key: Key) -> None:
+        """Lets go of whatever is here of *key*."""
+        self._holding.pop(key, None)
+        await self._driver.erase(key, at=0.0)
+
+    def _put(self, key: Key) -> None:
+        self._holding[key] = self._holding.get(key, 0) + 1
+
+    async def _rows(self) -> AsyncIterator[Row]:
+        after: Row | None = None
+        while rows := await self._driver.scan("due", after=after, limit=PAGE):
+            for row in rows:
+                yield row
+            after = rows[-1]

@@ -1,0 +1,441 @@
+"""The one way to a driver: decodes what it answers, keeps the newest snapshots, and writes an act however often that
+takes.
+
+`commit` is the loop that everything rests on: decide what to write from a snapshot, write it if the store still holds
+that revision, else decide again from what is there now. An act whose outcome is unknown is run again as it is;
+drivers recognise their own traces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import secrets
+import time
+from binascii import b2a_base64
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from msgspec import structs
+
+from ..conversation.codec import body_of, entry_for, message_from, record_from
+from ..conversation.record import Record
+from ..conversation.snapshots import Act, Draft, Snapshot, plain_from
+from ..drivers.base import Claim, Driver, Entry, Index, Key, Row
+from ..errors import Conflict, Corrupt, Duplicate, Replaced, Unavailable, Uncertain
+from ..model import Message
+from .cache import Cache, CacheStatistics
+from .circuit_breaker import Circuit
+
+if TYPE_CHECKING:
+    from .shared_cache import SharedCache
+
+T = TypeVar("T")
+
+log = logging.getLogger("chatkeep")
+
+PAGE = 200
+NOTES_A_MESSAGE = 5  # delivery, sent, delivered, read, and the message itself
+NOTE_LIMIT = 64 * 1024  # chatkeep's own notes are short, whatever the limit for messages is
+PATIENCE = 3  # conflicts in a row before a writer steps back for a moment
+
+Decide = Callable[[Snapshot], Act | None]
+
+
+class Store:
+    """Conversations as snapshots over one driver. *window*: how many last messages a snapshot holds, at least.
+
+    *changed* is called with each key that was written to, after it is durable, *seen* with each that was read, *observed*,
+    if there is one, with each act's verb and the seconds it took.
+    """
+
+    def __init__(
+        self, driver: Driver, *, cache: Cache, window: int, message_limit: int, patience_s: float = 5.0
+    ) -> None:
+        self.driver = driver
+        self.changed: Callable[[Key], None] = lambda key: None
+        self.seen: Callable[[Key], None] = lambda key: None
+        self.observed: Callable[[str, float], None] | None = None
+        self.shared: SharedCache | None = None
+        self.set_back = 0
+        self._circuit = Circuit(
+            patience_s=patience_s, replaced=self._replaced, look=lambda: driver.scan("due", limit=1)
+        )
+        self._open = False
+        self._cache = cache
+        self._window = window
+        self._message_limit = message_limit
+
+    @property
+    def statistics(self) -> CacheStatistics:
+        """What the cache did so far."""
+        return self._cache.statistics
+
+    async def open(self, fits: Callable[[str], Awaitable[None]] | None = None) -> None:
+        """Opens the driver. No act gets to it before *fits*, given the store's epoch, has raised nothing."""
+        await self.driver.open()
+        if fits is not None:
+            await fits(self.driver.epoch)
+        self._circuit.reset()
+        self._cache.clear()  # what was seen of it before it was closed may be of another store
+        if self.shared is not None:
+            self.shared.open(self.driver.epoch)
+        self._open = True
+
+    def widen(self) -> None:
+        """Makes room in the window for the notes that sending replies out leaves between what is said."""
+        self._window *= NOTES_A_MESSAGE
+
+    async def close(self) -> None:
+        """Closes the driver."""
+        self._open = False
+        try:
+            if self.shared is not None:
+                await self.shared.close()
+        finally:
+            await self.driver.close()
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with the store, as far as the last act has shown; "" when it answers."""
+        return self._circuit.trouble
+
+    @property
+    def replaced(self) -> bool:
+        """Whether the store was emptied, or another one answers in its place."""
+        return self._circuit.replaced
+
+    def cached(self, key: Key) -> Snapshot | None:
+        """The newest snapshot this process has seen; the store may have moved on."""
+        return self._cache.get(key)
+
+    async def fetched(self, key: Key) -> Snapshot | None:
+        """What other instances have left in the shared cache; the store may have moved on from there too."""
+        found = await self.shared.get(key) if self.shared is not None else None
+        return None if found is None else self._keep(found)
+
+    def forget(self, key: Key) -> None:
+        """Lets go of what is cached: it is known to be old."""
+        self._cache.drop(key)
+
+    async def load(self, key: Key, *, again: bool = True) -> Snapshot | None:
+        """The conversation as it is now; None when there is none."""
+        known = self._cache.peek(key)
+        found = await self._act("read", lambda: self.driver.read(key, tail=self._window))
+        if found is None:
+            self._cache.drop(key)
+            return None
+        if known is not None:
+            self._look_back(known.row, found[0])
+        self.seen(key)
+        return self._keep(await self._complete(self._decoded(*found), again=again))
+
+    async def reload(self, key: Key, *, again: bool = True) -> Snapshot:
+        """As `load`, with the blank snapshot where there is none."""
+        return await self.load(key, again=again) or blank(key)
+
+    async def append(
+        self, key: Key, entry: Entry, *, at: float, due_at: float | None, claim: Claim | None, owner: str
+    ) -> tuple[Snapshot, int, bool]:
+        """Adds *entry* to the log, unless its id is there: the snapshot it leaves, the entry's number, and whether it
+        was known."""
+        cached = self._cache.get(key)
+        tail = self._window if cached is None else 4
+        while True:
+            revision = fresh_token()
+            append = partial(self.driver.append, key, [entry], revision=revision, at=at, due_at=due_at)
+            try:
+                row, entries, known = await self._act("append", partial(append, claim=claim, tail=tail, owner=owner))
+                break
+            except Conflict as there:
+                # Older than an erasure by another clock: it was asked for after it, so it belongs behind it.
+                at = max(at, there.erased_at or 0.0) + 0.001
+        if cached is not None and self._look_back(cached.row, row):
+            cached = None
+        news = [message_from(key, row.born, found) for found in entries]
+        if cached is not None and self._continued(cached, row, news):
+            news = [message for message in news if message.number > cached.row.head]
+            snapshot = self._grown(cached, row, record_from(key, row.body), news)
+        elif cached is None:
+            snapshot = self._decoded(row, entries)
+        else:
+            snapshot = Snapshot(row, Record(), ())  # too far behind to be brought up to date
+        number = known.get(entry.id, row.head)
+        try:
+            snapshot = self._keep(await self._complete(snapshot)) if snapshot.messages else await self.reload(key)
+        except Unavailable as fault:
+            raise Uncertain(
+                f"{key}: message {entry.id} is in the log as number {number}, and will be answered; what became of it could not "
+                f"be read ({fault}). Send it again under the same id to get the answer."
+            ) from fault
+        finally:
+            if row.revision == revision:
+                self.changed(key)
+        if snapshot.row.born != row.born:
+            raise Conflict(f"{key} was erased while message {entry.id} was written.")
+        return snapshot, number, entry.id in known and row.revision != revision
+
+    async def hand_in(self, key: Key, entries: list[Entry], *, at: float, owner: str) -> None:
+        """Adds *entries* that were accepted elsewhere before, in order; those whose ids are there already, not again."""
+        while True:
+            append = partial(self.driver.append, key, entries, revision=fresh_token(), at=at, due_at=at, owner=owner)
+            try:
+                await self._act("append", append)
+                break
+            except Conflict as there:
+                at = max(at, there.erased_at or 0.0) + 0.001
+        self._cache.drop(key)
+        self.changed(key)
+
+    async def commit(self, snapshot: Snapshot, decide: Decide, *, at: float) -> tuple[Snapshot, list[Message] | None]:
+        """Writes what *decide* makes of the snapshot, on top of whatever others wrote meanwhile.
+
+        Answers the snapshot it leaves and the entries it added, or, when *decide* gives None, the newest snapshot and
+        None. Raises `Duplicate` when one of the ids is in the log already, `Uncertain` when the store kept silent to the end.
+        """
+        key = snapshot.row.key
+        conflicts = 0
+        while True:
+            act = decide(snapshot)
+            if act is None:
+                return snapshot, None
+            row, entries = self._encoded(snapshot, act, at)
+            # With the last entry that is known already, so that a conflict shows whether it is still the same log.
+            replaces, since = snapshot.row.revision or None, max(snapshot.row.head - 1, 0)
+            write = partial(self.driver.write, row, replaces=replaces, entries=entries, since=since, drop=act.drop)
+            try:
+                stored = await self._act("write", write)
+                if stored.head != row.head + len(entries):
+                    raise Corrupt(f"{key}: the store numbered the log to {stored.head}, not {row.head + len(entries)}.")
+            except Conflict as there:
+                conflicts += 1
+                if conflicts > PATIENCE:
+                    await asyncio.sleep(secrets.randbelow(1 << min(conflicts, 8)) / 1000)
+                at = max(at, (there.erased_at or 0.0) + 0.001)
+                snapshot = await self._moved(snapshot, there)
+                continue
+            except BaseException:
+                # Perhaps written, perhaps by the time this is read: only the store knows.
+                self._cache.drop(key)
+                raise
+            said = [
+                _message(key, row.born, draft, entry, number, at)
+                for number, (draft, entry) in enumerate(zip(act.drafts, entries, strict=True), row.head + 1)
+            ]
+            after = self._keep(self._grown(snapshot, stored, act.record, said))
+            self.changed(key)
+            if self.shared is not None:
+                self.shared.put(after)
+            return after, said
+
+    async def commit_once(
+        self, snapshot: Snapshot, decide: Decide, *, at: float
+    ) -> tuple[Snapshot, list[Message] | None]:
+        """As `commit`; a note that is in the log already was written by an earlier run of the same act."""
+        try:
+            return await self.commit(snapshot, decide, at=at)
+        except Duplicate:
+            return await self.reload(snapshot.row.key), []
+
+    async def page(
+        self, key: Key, born: str, *, after: int | None = None, before: int | None = None, limit: int
+    ) -> list[Message]:
+        """Log entries, oldest first; `Driver.entries` says which."""
+        found = await self._act("entries", lambda: self.driver.entries(key, after=after, before=before, limit=limit))
+        return [message_from(key, born, entry) for entry in found]
+
+    async def rows(
+        self,
+        index: Index,
+        *,
+        tenant: str | None = None,
+        owner: str = "",
+        until: float | None = None,
+        after: Row | None = None,
+        limit: int = PAGE,
+    ) -> list[Row]:
+        """A page of conversations, undecoded."""
+        return await self._act(
+            "scan", lambda: self.driver.scan(index, tenant=tenant, owner=owner, until=until, after=after, limit=limit)
+        )
+
+    async def erase(self, key: Key, *, at: float) -> None:
+        """Removes everything of *key*."""
+        self._cache.drop(key)
+        await self._act("erase", lambda: self.driver.erase(key, at=at))
+        self._cache.drop(key)
+        if self.shared is not None:
+            await self.shared.drop(key)
+        self.changed(key)
+
+    def _act(self, verb: str, act: Callable[[], Awaitable[T]]) -> Awaitable[T]:
+        if not self._open:
+            raise Unavailable("The store is not open; nothing was done. Try again when it is.")
+        return self._circuit.settle(act) if self.observed is None else self._timed(verb, act, self.observed)
+
+    async def _timed(self, verb: str, act: Callable[[], Awaitable[T]], observed: Callable[[str, float], None]) -> T:
+        began = time.perf_counter()
+        try:
+            return await self._circuit.settle(act)
+        finally:
+            observed(verb, time.perf_counter() - began)
+
+    def _replaced(self, replaced: Replaced) -> None:
+        log.critical("%s", replaced)
+        self._cache.clear()
+
+    def _continued(self, known: Snapshot, row: Row, news: list[Message]) -> bool:
+        """Whether *news*, the last entries of the log now, overlap with what is *known* and say the same there.
+
+        If they say something else the store was set back, and went on from there.
+        """
+        if known.row.born != row.born or not news or not known.messages or news[0].number > known.row.head:
+            return False
+        held = {message.number: message for message in known.messages}
+        both = [(held[message.number], message) for message in news if message.number in held]
+        if all((a.id, a.role, a.created_at) == (b.id, b.role, b.created_at) for a, b in both):
+            return bool(both)
+        self._tell_set_back(row.key, row.head, known.row.head)
+        return False
+
+    def _look_back(self, known: Row, found: Row) -> bool:
+        """Whether the store holds less than it has answered before: it was set back, to a backup or a stale copy.
+
+        What is lost cannot be brought back from here. What can be promised is that nothing of it is mixed into what
+        the store holds now: all that is cached goes.
+        """
+        if known.born != found.born or known.head <= found.head:
+            return False
+        self._tell_set_back(found.key, found.head, known.head)
+        return True
+
+    def _tell_set_back(self, key: Key, head: int, known: int) -> None:
+        self.set_back += 1
+        log.error(
+            "%s: the log has %d entries, and is not the one that had %d: the store was set back, and what came after is lost. "
+            "Conversations go on from what it holds. Look for a failover to a stale replica, or a restored backup.",
+            key,
+            head,
+            known,
+        )
+        self._cache.clear()
+
+    def _encoded(self, snapshot: Snapshot, act: Act, at: float) -> tuple[Row, list[Entry]]:
+        old = snapshot.row
+        revision = fresh_token()
+        row = Row(
+            key=old.key,
+            revision=revision,
+            born=old.born or revision,
+            head=old.head,
+            body=body_of(old.key, act.record),
+            owner=old.owner,
+            updated_at=max(at, old.updated_at),
+            due_at=act.due_at,
+            claim=act.claim,
+            claimed_until=act.claimed_until,
+        )
+        return row, [draft.entry or self._entry(old.key, draft, at) for draft in act.drafts]
+
+    def _entry(self, key: Key, draft: Draft, at: float) -> Entry:
+        return entry_for(
+            key,
+            draft.content,
+            id=draft.id,
+            role=draft.role,
+            created_at=draft.created_at or at,
+            limit=self._message_limit if draft.role != "system" else NOTE_LIMIT,
+            reply_to=draft.reply_to,
+            reply_from=draft.reply_from,
+            metadata=draft.metadata,
+        )
+
+    def _decoded(self, row: Row, entries: list[Entry]) -> Snapshot:
+        messages = tuple([message_from(row.key, row.born, entry) for entry in entries])
+        if not row.body and any(message.reply_to for message in messages):
+            raise Corrupt(
+                f"{row.key}: the record is empty, but it was written before: there are replies. Nothing was changed."
+            )
+        plain = plain_from(messages, messages[0].number if messages else row.head + 1)
+        return self._windowed(row, record_from(row.key, row.body), messages, plain)
+
+    def _grown(self, known: Snapshot, row: Row, record: Record, news: list[Message]) -> Snapshot:
+        """What is *known*, with what came after it."""
+        return self._windowed(row, record, (*known.messages, *news), plain_from(news, known.plain))
+
+    def _windowed(self, row: Row, record: Record, messages: tuple[Message, ...], plain: int) -> Snapshot:
+        """The record stands for the body, so the body is let go. What is kept is the window before the cursor, and all
+        that is behind it: what waits must not push out the talk that it belongs to."""
+        surplus = len(messages) - self._window - max(row.head - record.cursor, 0)
+        return Snapshot(structs.replace(row, body=b""), record, messages[surplus:] if surplus > 0 else messages, plain)
+
+    async def _complete(self, snapshot: Snapshot, *, again: bool = True) -> Snapshot:
+        """Fetches what belongs into the snapshot and was not in the tail that was read."""
+        row, record = snapshot.row, snapshot.record
+        start = snapshot.messages[0].number if snapshot.messages else row.head + 1
+        seen = max(record.cursor - self._window, record.dropped)
+        missing: list[Message] = []
+        while start > seen + 1:
+            found = await self.page(row.key, row.born, after=seen, before=start, limit=PAGE)
+            if not found and again:  # retention was quicker: the record that we hold is older than the log
+                return await self.reload(row.key, again=False)
+            if not found:
+                raise Corrupt(f"{row.key}: log entries {seen + 1} to {start - 1} are missing. Nothing was changed.")
+            missing += found
+            seen = found[-1].number
+        return structs.replace(snapshot, messages=(*missing, *snapshot.messages)) if missing else snapshot
+
+    async def _moved(self, snapshot: Snapshot, there: Conflict) -> Snapshot:
+        """The snapshot that a conflict shows."""
+        key, row = snapshot.row.key, there.row
+        if row is None:
+            if snapshot.row.revision and there.erased_at is None:
+                self._look_back(snapshot.row, structs.replace(snapshot.row, head=0))
+            self._cache.drop(key)
+            there_now = blank(key)
+            return structs.replace(there_now, row=structs.replace(there_now.row, owner=snapshot.row.owner))
+        if self._look_back(snapshot.row, row):
+            return await self.reload(key)
+        news = [message_from(key, row.born, entry) for entry in there.entries]
+        if self._continued(snapshot, row, news) and news[-1].number == row.head:
+            news = [message for message in news if message.number > snapshot.row.head]
+            return self._keep(self._grown(snapshot, row, record_from(key, row.body), news))
+        return await self.reload(key)
+
+    def _keep(self, snapshot: Snapshot) -> Snapshot:
+        self._cache.put(snapshot)
+        return snapshot
+
+
+def blank(key: Key) -> Snapshot:
+    """The snapshot of a conversation that does not exist yet."""
+    return Snapshot(Row(key=key, revision="", born=""), Record(), (), plain=1)
+
+
+_URLSAFE = bytes.maketrans(b"+/", b"-_")
+_random = random.Random(secrets.token_bytes(32))
+os.register_at_fork(after_in_child=lambda: _random.seed(secrets.token_bytes(32)))
+
+
+def fresh_token() -> str:
+    """A random token for a revision, claim or id: 72 bits, unique, and no secret (asking the system costs 10 us)."""
+    return b2a_base64(_random.randbytes(9), newline=False).translate(_URLSAFE).decode()
+
+
+def _message(key: Key, born: str, draft: Draft, entry: Entry, number: int, at: float) -> Message:
+    if draft.metadata or not isinstance(draft.content, str):
+        # The caller may change these later; what is cached must stay what is stored.
+        return message_from(key, born, structs.replace(entry, number=number))
+    return Message(
+        id=entry.id or f"{born}.{number}",
+        number=number,
+        role=draft.role,
+        content=draft.content,
+        created_at=round((draft.created_at or at) * 1000) / 1000,  # as the codec does, to the bit
+        reply_to=draft.reply_to or None,
+        reply_from=draft.reply_from or None,
+        metadata=draft.metadata,
+    )
