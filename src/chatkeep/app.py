@@ -11,9 +11,9 @@ from typing import Any, Generic, Literal, Self, TypeVar, cast, get_args
 from msgspec import Struct, structs
 
 from .conversation.keys import LONGEST_ID, RESERVED, key_for
-from .conversation.outbox import Outlet, Sending, sendings
-from .conversation.sessions import session_over
-from .conversation.snapshots import Snapshot, goes_out, unread
+from .conversation.outbox import Delivery, Outlet, list_deliveries
+from .conversation.sessions import is_session_over
+from .conversation.snapshots import Snapshot, is_outbound, unread_messages
 from .conversation.state import StateCodec
 from .drivers import driver_for
 from .drivers.base import Driver, Index, Key, Row, mark_of
@@ -24,7 +24,7 @@ from .errors import BadMessage, Corrupt, Misconfigured, Replaced, Unavailable, U
 from .model import Content, Conversation, Event, Message, Receipt, Role, State
 from .settings import Flag, seconds, settings_from, store_url
 from .storage.cache import Cache, CacheStatistics
-from .storage.records import Register
+from .storage.records import Records
 from .storage.store import Store
 
 Record = TypeVar("Record", bound=Struct)
@@ -320,18 +320,18 @@ class Tenant(Generic[State]):
             "what is listed as set aside can be replayed."
         )
 
-    async def deliveries(self, conversation: str, *, limit: int = 200) -> list[Sending]:
+    async def deliveries(self, conversation: str, *, limit: int = 200) -> list[Delivery]:
         """
         How the sending of each reply stands, among the last *limit* entries of the log, oldest first.
 
-        Only for conversations whose replies go out through a channel. See `Sending` for the statuses.
+        Only for conversations whose replies go out through a channel. See `Delivery` for the statuses.
         """
         key = self._key(conversation)
         snapshot = await self._engine.store.load(key)
         if snapshot is None or not (snapshot.record.delivery or self._engine.dispatch.takes(key)):
             return []
         last = [m async for m in self.history(conversation, before=snapshot.row.head + 1, limit=limit)]
-        return sendings(last)
+        return list_deliveries(last)
 
     async def resend(self, conversation: str, number: int) -> None:
         """
@@ -343,7 +343,7 @@ class Tenant(Generic[State]):
         snapshot = await self._engine.store.load(key)
         channel = snapshot is not None and (snapshot.record.delivery is not None or self._engine.dispatch.takes(key))
         there = [m async for m in self.history(conversation, after=number - 1, limit=1) if m.number == number]
-        if not channel or not there or not goes_out(there[0]):
+        if not channel or not there or not is_outbound(there[0]):
             raise UsageError(
                 f"{conversation}: message {number} is no reply in its log; nothing was sent. The list of its deliveries has the numbers."
             )
@@ -408,7 +408,7 @@ class Tenant(Generic[State]):
 
     def _shown(self, snapshot: Snapshot, messages: int | None) -> Conversation[State]:
         row, record, engine = snapshot.row, snapshot.record, self._engine
-        over = session_over(record, engine.policy, engine.clock())
+        over = is_session_over(record, engine.policy, engine.clock())
         raw, schema = (engine.states.fresh(), engine.states.schema) if over else (record.state, record.schema)
         shown = snapshot.messages if messages is None else snapshot.messages[-messages:] if messages else ()
         return Conversation(
@@ -420,7 +420,7 @@ class Tenant(Generic[State]):
             session=record.session,
             messages=owned(list(shown)),
             head=row.head,
-            unread=len(unread(snapshot)),
+            unread=len(unread_messages(snapshot)),
             on=not engine.switches.is_off(snapshot),
             dead=list(record.dead),
             updated_at=row.updated_at,
@@ -490,9 +490,9 @@ class Chatkeep(Tenant[State]):
             store.shared = SharedCache(settings.cache)
         journal = None
         if settings.on_outage == "journal" and settings.journal:
-            from .storage.spool import Journal
+            from .storage.spool import Spool
 
-            journal = Journal(settings.journal)
+            journal = Spool(settings.journal)
         super().__init__(Engine(store, settings, states, journal=journal, clock=clock), "")
 
     def on_message(self, handler: F) -> F:
@@ -558,9 +558,9 @@ class Chatkeep(Tenant[State]):
         """
         return self._engine.trouble
 
-    def register(self, space: str, kind: type[Record]) -> Register[Record]:
-        """Records of chatkeep's own in this store, beside the conversations: see `Register`."""
-        return Register(self._engine.store, space, kind, clock=self._engine.clock)
+    def register(self, space: str, kind: type[Record]) -> Records[Record]:
+        """Records of chatkeep's own in this store, beside the conversations: see `Records`."""
+        return Records(self._engine.store, space, kind, clock=self._engine.clock)
 
     def observe(self, function: Callable[[str, float], None]) -> None:
         """Has *function* called with what was done and the seconds it took: "turn" for each run of the handler, "read",

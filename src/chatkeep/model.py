@@ -108,7 +108,7 @@ class Typing(Struct, frozen=True):
     on: bool
 
 
-class Piece(Struct, frozen=True):
+class Delta(Struct, frozen=True):
     """A part of a reply that is being made in turn *turn*: what comes *at* that many characters; at 0 it begins anew."""
 
     turn: str
@@ -126,4 +126,4 @@ class Erased(Struct, frozen=True):
     """The conversation was erased; nothing comes after this."""
 
 
-Event = Message | StateChanged | Typing | Piece | Erased
+Event = Message | StateChanged | Typing | Delta | Erased

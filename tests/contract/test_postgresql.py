@@ -23,7 +23,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from msgspec import structs
 
 from chatkeep import Chatkeep, Turn
-from chatkeep.drivers.base import Ability, Claim, Driver, Entry, Key, Row
+from chatkeep.drivers.base import Ability, Driver, Entry, Key, Lease, Row
 from chatkeep.drivers.postgresql import driver as postgresql
 from chatkeep.drivers.postgresql.driver import PostgresqlDriver
 from chatkeep.errors import BadMessage, ChatkeepError, Corrupt, Misconfigured, Replaced, Unavailable, Uncertain
@@ -826,7 +826,7 @@ async def test_a_user_who_owns_nothing_needs_what_the_docs_say(chat: str, url: s
 
     await run_sql(url, grants[2])
     driver = await opened_on(chat)
-    row = (await driver.append(ADA, [Entry(0, "a", "u", b"")], revision="r1", at=1.0, claim=Claim("c", 2.0))).row
+    row = (await driver.append(ADA, [Entry(0, "a", "u", b"")], revision="r1", at=1.0, claim=Lease("c", 2.0))).row
     await driver.write(structs.replace(row, revision="r2"), replaces="r1", drop=1)
     await driver.scan("recent", limit=1)
     await driver.erase(ADA, at=2.0)

@@ -9,7 +9,7 @@ from typing import Any
 
 from chatkeep import Message
 from chatkeep.demos import demo_for
-from chatkeep.model import Piece
+from chatkeep.model import Delta
 
 from ..conftest import until
 from .talking import Clock, as_json, bot_on, labels, told
@@ -88,7 +88,7 @@ async def test_a_longer_answer_comes_word_by_word(tmp_path: Path) -> None:
     async def watched(keep: Any) -> None:
         async with aclosing(keep.follow("ada")) as events:
             async for event in events:
-                if isinstance(event, Piece):
+                if isinstance(event, Delta):
                     pieces.append(event.text)
                 elif isinstance(event, Message) and event.role == "assistant":
                     return

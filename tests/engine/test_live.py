@@ -10,7 +10,7 @@ import pytest
 
 from chatkeep import Turn
 from chatkeep.engine.watch import Watch
-from chatkeep.model import Erased, Event, Message, Piece, StateChanged, Typing
+from chatkeep.model import Delta, Erased, Event, Message, StateChanged, Typing
 from tests.conftest import until
 
 ANNOUNCING = ("memory", "redis", "postgresql")
@@ -123,7 +123,7 @@ async def test_a_reply_is_streamed_and_recorded_whole(opened: Any) -> None:
         await keep.accept("ada", "tell me", id="m1")
         teller.say("Once ", "upon ")
         events: list[Event] = []
-        while not any(isinstance(event, Piece) and event.text.endswith("upon ") for event in events):
+        while not any(isinstance(event, Delta) and event.text.endswith("upon ") for event in events):
             events += await seen(watch, 1)
         async with keep.watch("ada") as joined:
             caught_up = await seen(joined, 2)
@@ -131,12 +131,12 @@ async def test_a_reply_is_streamed_and_recorded_whole(opened: Any) -> None:
             rest, joined_rest = await seen(watch, 2), await seen(joined, 2)
 
     assert ["tell me"] == said(events)
-    assert "Once upon " == "".join(event.text for event in events if isinstance(event, Piece))
-    assert [Typing(True), Piece("m1", 0, "Once upon ")] == caught_up
+    assert "Once upon " == "".join(event.text for event in events if isinstance(event, Delta))
+    assert [Typing(True), Delta("m1", 0, "Once upon ")] == caught_up
     for found in (rest, joined_rest):
         assert ["Once upon a time."] == said(found)
         assert [Typing(False)] == [event for event in found if isinstance(event, Typing)]
-        assert {10} >= {event.at for event in found if isinstance(event, Piece)}
+        assert {10} >= {event.at for event in found if isinstance(event, Delta)}
     assert ["tell me", "Once upon a time."] == [m.text for m in (await keep.conversation("ada")).messages]
 
 
@@ -152,8 +152,8 @@ async def test_a_reply_that_begins_again_is_shown_again(opened: Any) -> None:
             events += await seen(watch, 1)
 
     assert ["tell me", "No"] == said(events)
-    assert {0} == {event.at for event in events if isinstance(event, Piece)} or "No" not in [
-        event.text for event in events if isinstance(event, Piece)
+    assert {0} == {event.at for event in events if isinstance(event, Delta)} or "No" not in [
+        event.text for event in events if isinstance(event, Delta)
     ]
 
 
@@ -166,14 +166,14 @@ async def test_another_instance_sees_it_all(opened: Any) -> None:
         await works.accept("ada", "tell me", id="m1")
         teller.say("Once ")
         events: list[Event] = []
-        while not any(isinstance(event, Piece) for event in events):
+        while not any(isinstance(event, Delta) for event in events):
             events += await seen(early, 1, within=5.0)
         teller.say("upon " * 500)
         async with shows.watch("ada") as late:
             text = ""
             while len(text) < 2505:
                 for event in await seen(late, 1, within=5.0):
-                    if isinstance(event, Piece):
+                    if isinstance(event, Delta):
                         text = text[: event.at] + event.text
             teller.say("a time.", None)
             rest = await seen(late, 2, within=5.0)

@@ -11,7 +11,7 @@ import pytest
 
 from chatkeep.errors import Conflict, Replaced, Unavailable, Uncertain
 from chatkeep.storage import circuit_breaker as circuit
-from chatkeep.storage.circuit_breaker import Circuit
+from chatkeep.storage.circuit_breaker import StoreCircuitBreaker
 
 
 def answers(*found: Any) -> Callable[[], Awaitable[Any]]:
@@ -32,7 +32,7 @@ def answers(*found: Any) -> Callable[[], Awaitable[Any]]:
 async def test_a_store_that_fails_in_a_row_is_left_alone_and_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """After FAILURES nobody waits for it any more, until the pause is over; one good answer and all is well."""
     monkeypatch.setattr(circuit, "PAUSE_S", 0.05)
-    through, act = Circuit(patience_s=0.1), answers(Unavailable("down"))
+    through, act = StoreCircuitBreaker(patience_s=0.1), answers(Unavailable("down"))
     for _ in range(circuit.FAILURES + 3):
         with pytest.raises(Unavailable):
             await through.settle(act, once=True)
@@ -48,7 +48,7 @@ async def test_a_store_that_fails_in_a_row_is_left_alone_and_asked_again(monkeyp
 
 async def test_a_refusal_is_an_answer() -> None:
     """Conflicts say that the store is well, however many there are."""
-    through, act = Circuit(patience_s=0.1), answers(Conflict("somebody else"))
+    through, act = StoreCircuitBreaker(patience_s=0.1), answers(Conflict("somebody else"))
     for _ in range(2 * circuit.FAILURES):
         with pytest.raises(Conflict):
             await through.settle(act, once=True)
@@ -58,7 +58,7 @@ async def test_a_refusal_is_an_answer() -> None:
 
 async def test_what_fails_together_is_one_failure() -> None:
     """A connection that breaks fails all that was on it; the store is asked on."""
-    through, broken = Circuit(patience_s=0.1), asyncio.Event()
+    through, broken = StoreCircuitBreaker(patience_s=0.1), asyncio.Event()
 
     async def on_the_connection() -> None:
         await broken.wait()
@@ -76,21 +76,21 @@ async def test_an_unknown_outcome_is_settled_by_the_same_act() -> None:
     """It runs again until somebody knows; that the store could not be asked in between makes nothing undone."""
     act = answers(Uncertain("lost"), Unavailable("away"), Uncertain("lost"), "there")
 
-    assert "there" == await Circuit(patience_s=5.0).settle(act)
+    assert "there" == await StoreCircuitBreaker(patience_s=5.0).settle(act)
 
 
 async def test_an_outcome_that_stays_unknown_is_told_as_that() -> None:
     """Not as "certainly not written", although the last attempts could not even be made."""
     began = time.monotonic()
     with pytest.raises(Uncertain):
-        await Circuit(patience_s=0.2).settle(answers(Uncertain("lost"), Unavailable("away")))
+        await StoreCircuitBreaker(patience_s=0.2).settle(answers(Uncertain("lost"), Unavailable("away")))
 
     assert time.monotonic() - began < 3
 
 
 async def test_a_replaced_store_is_refused_until_it_is_opened_anew() -> None:
     """No later act is even tried on it."""
-    through, act = Circuit(patience_s=0.1), answers("there")
+    through, act = StoreCircuitBreaker(patience_s=0.1), answers("there")
     with pytest.raises(Replaced):
         await through.settle(answers(Replaced("another store")))
     with pytest.raises(Replaced):
@@ -105,7 +105,7 @@ async def test_a_replaced_store_is_refused_until_it_is_opened_anew() -> None:
 async def test_acts_run_again_within_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two hundred acts that were on a broken connection do not all come back at once."""
     monkeypatch.setattr(circuit, "AGAIN_A_S", 50)
-    through, again = Circuit(patience_s=10.0), []
+    through, again = StoreCircuitBreaker(patience_s=10.0), []
 
     async def one() -> None:
         first = True
@@ -129,7 +129,7 @@ async def test_acts_run_again_within_a_budget(monkeypatch: pytest.MonkeyPatch) -
 
 async def test_when_the_pause_is_over_one_asks_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that is still silent holds up one caller and not everybody; its answer lets all in."""
-    through = Circuit(patience_s=0.1)
+    through = StoreCircuitBreaker(patience_s=0.1)
     monkeypatch.setattr(through._breaker, "_recovery_timeout", 0.05)
     for _ in range(circuit.FAILURES):
         with pytest.raises(Unavailable):
@@ -154,7 +154,7 @@ async def test_when_the_pause_is_over_one_asks_for_all(monkeypatch: pytest.Monke
 async def test_nobody_waits_for_the_budget_longer_than_their_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many stand before them."""
     monkeypatch.setattr(circuit, "AGAIN_A_S", 1)
-    through, began = Circuit(patience_s=0.3), time.monotonic()
+    through, began = StoreCircuitBreaker(patience_s=0.3), time.monotonic()
 
     async def act() -> None:
         await asyncio.sleep(0.01)
@@ -169,7 +169,7 @@ async def test_nobody_waits_for_the_budget_longer_than_their_patience(monkeypatc
 async def test_an_act_says_nothing_of_a_store_that_was_opened_after_it_began() -> None:
     """Whatever it is told late: the new opening is not refused, its trouble not cleared, and it is not run again there."""
     for late in (Replaced("emptied"), Unavailable("down"), Uncertain("lost"), "there"):
-        through, answered = Circuit(patience_s=5.0), asyncio.Event()
+        through, answered = StoreCircuitBreaker(patience_s=5.0), asyncio.Event()
         asked = []
 
         async def act(late: Any = late, asked: list[int] = asked, answered: asyncio.Event = answered) -> Any:
@@ -195,7 +195,7 @@ async def test_an_act_says_nothing_of_a_store_that_was_opened_after_it_began() -
 
 async def test_an_uncertain_act_is_not_run_again_on_a_store_opened_meanwhile() -> None:
     """Its outcome stays unknown."""
-    through, act = Circuit(patience_s=5.0), answers(Uncertain("lost"))
+    through, act = StoreCircuitBreaker(patience_s=5.0), answers(Uncertain("lost"))
     begun = asyncio.create_task(through.settle(act))
     await asyncio.sleep(0)
     through.reset()
@@ -211,7 +211,7 @@ async def test_a_replaced_store_is_looked_for_and_its_trouble_comes_first(monkey
     """No answer of an act that began before hides it; one looks, once a pause, and all go on when the right one is back."""
     monkeypatch.setattr(circuit, "PAUSE_S", 0.05)
     look, slow = answers(Replaced("another"), Unavailable("down"), "there"), asyncio.Event()
-    through = Circuit(patience_s=0.1, look=look)
+    through = StoreCircuitBreaker(patience_s=0.1, look=look)
     begun = asyncio.create_task(through.settle(slow.wait))
     await asyncio.sleep(0)
     with pytest.raises(Replaced):

@@ -9,14 +9,14 @@ import pytest
 
 from chatkeep.drivers.base import Entry, Key
 from chatkeep.errors import Corrupt, Misconfigured, Unavailable
-from chatkeep.storage.spool import Journal
+from chatkeep.storage.spool import Spool
 
 ADA, BOB = Key("", "ada"), Key("salon", "bob")
 
 
-def journal(folder: Path) -> Journal:
+def journal(folder: Path) -> Spool:
     """A journal on the test's file."""
-    return Journal(f"{folder}/journal.db")
+    return Spool(f"{folder}/journal.db")
 
 
 class Taker:

@@ -10,7 +10,7 @@ from typing import Any
 from chatkeep.drivers.base import Key
 from chatkeep.drivers.memory import MemoryDriver
 from chatkeep.engine import notifier as news
-from chatkeep.engine.notifier import News
+from chatkeep.engine.notifier import Notifier
 
 ADA, BOB = Key("", "ada"), Key("", "bob")
 
@@ -30,11 +30,11 @@ class Counting(MemoryDriver):
         await super().announce(marks)
 
 
-async def instance(url: str, heard: list[Any]) -> tuple[Counting, News]:
+async def instance(url: str, heard: list[Any]) -> tuple[Counting, Notifier]:
     """An instance that notes what it hears."""
     driver = Counting(url)
     await driver.open()
-    told = News(driver, changed=heard.append, work=lambda: heard.append("work"))
+    told = Notifier(driver, changed=heard.append, work=lambda: heard.append("work"))
     told.open()
     return driver, told
 

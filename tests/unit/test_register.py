@@ -10,7 +10,7 @@ from msgspec import Struct, structs
 
 from chatkeep import Chatkeep, Turn
 from chatkeep.errors import BadKey, Corrupt, Uncertain
-from chatkeep.storage.records import TRACES, Register
+from chatkeep.storage.records import TRACES, Records
 from tests.conftest import FAST
 
 
@@ -21,9 +21,9 @@ class Card(Struct, frozen=True, kw_only=True):
     label: str = ""
 
 
-def cards(keep: Chatkeep[Any]) -> Register[Card]:
+def cards(keep: Chatkeep[Any]) -> Records[Card]:
     """The register of cards of *keep*'s store."""
-    return Register(keep._engine.store, "cards", Card, clock=keep._engine.clock)
+    return Records(keep._engine.store, "cards", Card, clock=keep._engine.clock)
 
 
 def counted(held: Card | None) -> Card:
@@ -97,7 +97,7 @@ async def test_records_are_found_by_their_owner(opened: Any) -> None:
 async def test_registers_and_conversations_do_not_see_each_other(opened: Any) -> None:
     """Same name, different space; no tenant and no listing shows a register's rows."""
     keep = await opened()
-    other = Register(keep._engine.store, "stamps", Card, clock=keep._engine.clock)
+    other = Records(keep._engine.store, "stamps", Card, clock=keep._engine.clock)
     await cards(keep).change("a", counted, owner="ada")
 
     assert await other.get("a") is None
@@ -168,7 +168,7 @@ async def test_a_record_that_cannot_be_read_is_never_taken_for_none(opened: Any)
 
     keep = await opened()
     await cards(keep).change("a", counted)
-    stamps = Register(keep._engine.store, "cards", Stamp, clock=keep._engine.clock)
+    stamps = Records(keep._engine.store, "cards", Stamp, clock=keep._engine.clock)
 
     with pytest.raises(Corrupt):
         await stamps.get("a")

@@ -59,7 +59,7 @@ policies = st.builds(
 )
 
 
-def applied(snapshot: Snapshot, act: snapshots.Act) -> Snapshot:
+def applied(snapshot: Snapshot, act: snapshots.Commit) -> Snapshot:
     """The snapshot that an act leaves."""
     head = snapshot.row.head
     said = tuple(
@@ -86,23 +86,23 @@ def test_a_finished_turn_answers_its_batch_and_nothing_else(
     snapshot: Snapshot, policy: Policy, replies: list[str]
 ) -> None:
     """Afterwards the batch is answered with those replies, later messages still wait (or are noted as dropped)."""
-    batch = turns.batch(snapshot, policy)
+    batch = turns.choose_batch(snapshot, policy)
     if not batch:
         return
-    act = turns.finished(
+    act = turns.finish_turn(
         snapshot, batch, list(replies), policy, state=Raw(b"{}"), schema=1, opens=False, at=AT, claim="c"
     )
     after = applied(snapshot, act)
-    later = [message for message in snapshots.unread(snapshot) if message not in batch]
+    later = [message for message in snapshots.unread_messages(snapshot) if message not in batch]
 
-    assert ([] if policy.overlap == "drop" else later) == snapshots.unread(after)
+    assert ([] if policy.overlap == "drop" else later) == snapshots.unread_messages(after)
     for message in batch:
         found = [entry for entry in after.messages if entry.number > message.number]
-        outcome = snapshots.outcome(after.record, message.number, found)
+        outcome = snapshots.find_outcome(after.record, message.number, found)
         assert outcome is not None
         assert ("answered", replies) == (outcome.status, [reply.content for reply in outcome.replies])
     for message in later:
-        outcome = snapshots.outcome(after.record, message.number, list(after.messages[message.number :]))
+        outcome = snapshots.find_outcome(after.record, message.number, list(after.messages[message.number :]))
         assert ("dropped" if policy.overlap == "drop" else None) == (outcome and outcome.status)
     assert (0, 0, 0, False) == (
         after.record.begun,
@@ -115,14 +115,14 @@ def test_a_finished_turn_answers_its_batch_and_nothing_else(
 @given(some_snapshots(), policies)
 def test_something_unread_is_always_due_and_a_claim_is_only_kept_for_work(snapshot: Snapshot, policy: Policy) -> None:
     """The invariant behind every recovery: unread means due; and nobody holds a claim on nothing."""
-    waiting = snapshots.unread(snapshot)
-    acts = [turns.skipped(snapshot, policy, at=AT), housekeeping.parked(snapshot, policy, at=AT)]
-    acts += [leases.taken(snapshot, policy, token="t", at=AT), leases.released(snapshot, policy, at=AT)]
+    waiting = snapshots.unread_messages(snapshot)
+    acts = [turns.skip_unread(snapshot, policy, at=AT), housekeeping.park(snapshot, policy, at=AT)]
+    acts += [leases.take_lease(snapshot, policy, token="t", at=AT), leases.release_lease(snapshot, policy, at=AT)]
     if waiting:
         acts.append(turns.set_aside(snapshot, waiting[0].number, "why", policy, at=AT))
-        acts.append(turns.failed(snapshot, waiting[:1], "why", policy, at=AT, retry_at=AT + 1))
+        acts.append(turns.fail_turn(snapshot, waiting[:1], "why", policy, at=AT, retry_at=AT + 1))
         acts.append(
-            turns.finished(
+            turns.finish_turn(
                 snapshot, waiting[:1], ["r"], policy, state=Raw(b"{}"), schema=1, opens=True, at=AT, claim="t"
             )
         )
@@ -130,7 +130,7 @@ def test_something_unread_is_always_due_and_a_claim_is_only_kept_for_work(snapsh
         if act is None:
             continue
         after = applied(snapshot, act)
-        if snapshots.unread(after):
+        if snapshots.unread_messages(after):
             assert after.row.due_at is not None
         elif act.claim == "t":
             assert not waiting
@@ -139,10 +139,10 @@ def test_something_unread_is_always_due_and_a_claim_is_only_kept_for_work(snapsh
 @given(some_snapshots(), policies)
 def test_an_idle_conversation_is_due_no_later_than_its_session_ends(snapshot: Snapshot, policy: Policy) -> None:
     """Early is allowed, late is not."""
-    waiting = snapshots.unread(snapshot)
+    waiting = snapshots.unread_messages(snapshot)
     if not waiting:
         return
-    act = turns.finished(snapshot, waiting, ["r"], policy, state=Raw(b"{}"), schema=1, opens=False, at=AT)
+    act = turns.finish_turn(snapshot, waiting, ["r"], policy, state=Raw(b"{}"), schema=1, opens=False, at=AT)
 
     if policy.session_ttl_s is not None:
         assert act.due_at is not None
@@ -152,16 +152,16 @@ def test_an_idle_conversation_is_due_no_later_than_its_session_ends(snapshot: Sn
 @given(some_snapshots(), policies)
 def test_a_message_that_only_fails_is_set_aside_in_the_end(snapshot: Snapshot, policy: Policy) -> None:
     """Whatever the counters say at first: three raises, or eight beginnings, and the next message has its turn."""
-    waiting = snapshots.unread(snapshot)
+    waiting = snapshots.unread_messages(snapshot)
     if not waiting:
         return
     after = structs.replace(snapshot, record=structs.replace(snapshot.record, begun=0, raised=0))
     for attempt in range(1, 4):
-        act = turns.failed(after, waiting[:1], "boom", policy, at=AT, retry_at=AT)
+        act = turns.fail_turn(after, waiting[:1], "boom", policy, at=AT, retry_at=AT)
         after = applied(after, act)
         assert (attempt == 3) == (waiting[0].number in after.record.dead)
-    assert waiting[1:] == snapshots.unread(after)
-    outcome = snapshots.outcome(after.record, waiting[0].number, list(after.messages[waiting[0].number :]))
+    assert waiting[1:] == snapshots.unread_messages(after)
+    outcome = snapshots.find_outcome(after.record, waiting[0].number, list(after.messages[waiting[0].number :]))
     assert outcome is not None
     assert ("failed", "boom") == (outcome.status, outcome.dead)
 
@@ -169,7 +169,7 @@ def test_a_message_that_only_fails_is_set_aside_in_the_end(snapshot: Snapshot, p
 @given(some_snapshots(), policies, st.lists(st.sampled_from(["dies", "given back", "renewed", "lost"]), max_size=40))
 def test_only_deaths_alone_are_attempts(snapshot: Snapshot, policy: Policy, fates: list[str]) -> None:
     """A message is set aside after `max_begun` of them and never before, and tried alone from the second death on."""
-    waiting = snapshots.unread(snapshot)
+    waiting = snapshots.unread_messages(snapshot)
     if not waiting:
         return
     fresh = structs.replace(snapshot.record, begun=0, raised=0, deaths=0, alone=False)
@@ -180,20 +180,20 @@ def test_only_deaths_alone_are_attempts(snapshot: Snapshot, policy: Policy, fate
         suspect = leases.is_suspect(now, died=died)
 
         assert suspect == (deaths >= 2)
-        now = applied(now, leases.taken(now, policy, token=f"t{number}", at=AT, died=died, alone=suspect))
+        now = applied(now, leases.take_lease(now, policy, token=f"t{number}", at=AT, died=died, alone=suspect))
         if alone_deaths == policy.max_begun:
-            assert waiting[1:] == snapshots.unread(now)
+            assert waiting[1:] == snapshots.unread_messages(now)
             assert waiting[0].number in now.record.dead
             assert (0, 0, False, None) == (now.record.begun, now.record.deaths, now.record.alone, now.row.claim)
             return
         assert (alone_deaths, deaths) == (now.record.begun, now.record.deaths)
-        assert waiting == snapshots.unread(now)
+        assert waiting == snapshots.unread_messages(now)
         assert suspect == now.record.alone
         if fate == "renewed":
-            now = applied(now, leases.renewed(now, policy, at=AT))
+            now = applied(now, leases.renew_lease(now, policy, at=AT))
             assert suspect == now.record.alone
         if fate == "given back":
-            now = applied(now, leases.released(now, policy, at=AT))
+            now = applied(now, leases.release_lease(now, policy, at=AT))
             assert not now.record.alone
         died = fate == "dies"
         deaths += died
@@ -203,13 +203,13 @@ def test_only_deaths_alone_are_attempts(snapshot: Snapshot, policy: Policy, fate
 @given(some_snapshots(), policies)
 def test_a_suspect_that_fails_as_others_do_is_none_any_more(snapshot: Snapshot, policy: Policy) -> None:
     """Nor does the next message inherit what was suspected of one that was passed over."""
-    waiting = snapshots.unread(snapshot)
+    waiting = snapshots.unread_messages(snapshot)
     if not waiting:
         return
-    skipped = turns.skipped(snapshot, policy, at=AT)
+    skipped = turns.skip_unread(snapshot, policy, at=AT)
     assert skipped is not None
     for act in (
-        turns.failed(snapshot, waiting[:1], "why", policy, at=AT, retry_at=AT),
+        turns.fail_turn(snapshot, waiting[:1], "why", policy, at=AT, retry_at=AT),
         turns.set_aside(snapshot, waiting[0].number, "why", policy, at=AT),
         skipped,
     ):
@@ -221,10 +221,10 @@ def test_an_attempt_that_still_runs_keeps_the_claim_until_the_message_is_set_asi
     snapshot: Snapshot, policy: Policy
 ) -> None:
     """Between two attempts nobody else may take it; afterwards the next message may be answered by anybody."""
-    waiting = snapshots.unread(snapshot)
+    waiting = snapshots.unread_messages(snapshot)
     if not waiting:
         return
-    act = turns.failed(snapshot, waiting[:1], "why", policy, at=AT, retry_at=AT, claim="t")
+    act = turns.fail_turn(snapshot, waiting[:1], "why", policy, at=AT, retry_at=AT, claim="t")
 
     assert (None if waiting[0].number in act.record.dead else "t") == act.claim
 
@@ -233,18 +233,18 @@ def test_after_a_death_a_burst_is_taken_apart() -> None:
     """An innocent message does not share the fate of a guilty one."""
     messages = tuple(Message(id=f"{n}", number=n, role="user", content="x", created_at=AT) for n in (1, 2, 3))
     snapshot = Snapshot(Row(key=Key("", "a"), revision="r", born="b", head=3, claim="c"), Record(), messages)
-    after = applied(snapshot, leases.taken(snapshot, Policy(overlap="burst"), token="t", at=AT, died=True))
+    after = applied(snapshot, leases.take_lease(snapshot, Policy(overlap="burst"), token="t", at=AT, died=True))
 
-    assert (3, 1) == tuple(len(turns.batch(one, Policy(overlap="burst"))) for one in (snapshot, after))
+    assert (3, 1) == tuple(len(turns.choose_batch(one, Policy(overlap="burst"))) for one in (snapshot, after))
 
 
 @given(some_snapshots(), policies)
 def test_history_is_the_sessions_talk_without_what_is_still_unread(snapshot: Snapshot, policy: Policy) -> None:
     """No note of chatkeep's own, nothing of earlier sessions, nothing unread, at most so many."""
-    waiting = snapshots.unread(snapshot)
+    waiting = snapshots.unread_messages(snapshot)
     if not waiting:
         return
-    said = turns.history(snapshot, waiting[0], policy)
+    said = turns.collect_history(snapshot, waiting[0], policy)
 
     assert len(said) <= policy.history
     assert not [message for message in said if message.role == "system" or message.number < snapshot.record.since]
@@ -260,7 +260,7 @@ def test_history_puts_a_reply_behind_what_it_answers() -> None:
     )
     snapshot = Snapshot(Row(key=Key("", "a"), revision="r", born="b", head=5), Record(cursor=2), messages)
 
-    assert [1, 4, 2, 5] == [message.number for message in turns.history(snapshot, messages[2], Policy())]
+    assert [1, 4, 2, 5] == [message.number for message in turns.collect_history(snapshot, messages[2], Policy())]
 
 
 @given(
@@ -292,8 +292,8 @@ def test_the_quick_way_to_a_history_gives_the_same(
 
     for row_head, shown in ((len(log), messages[-8:]), (len(log) + 1, [*messages, first][-8:])):
         snapshot = Snapshot(structs.replace(row, head=row_head), Record(since=since), tuple(shown), plain)
-        found = turns.plain_history(snapshot, first, policy)
-        assert not found or found == turns.history(snapshot, first, policy)
+        found = turns.slice_plain_history(snapshot, first, policy)
+        assert not found or found == turns.collect_history(snapshot, first, policy)
 
 
 @given(st.lists(st.sampled_from(["user", "assistant"]), min_size=1, max_size=12), st.integers(1, 5))
@@ -304,7 +304,7 @@ def test_a_plain_talk_goes_the_quick_way(roles: list[Any], size: int) -> None:
     row = Row(key=Key("", "a"), revision="r", born="b", head=len(roles))
     snapshot = Snapshot(row, Record(), tuple(messages), snapshots.plain_from(messages, 1))
 
-    assert messages[-size:] == turns.plain_history(snapshot, first, Policy(history=size))
+    assert messages[-size:] == turns.slice_plain_history(snapshot, first, Policy(history=size))
 
 
 @given(some_snapshots(), st.sampled_from(["state", "cursor", "session", "born", "head", "off"]))
@@ -321,16 +321,16 @@ def test_a_changed_input_is_seen(snapshot: Snapshot, changed: str) -> None:
     }[changed]
     later = structs.replace(snapshot, row=structs.replace(row, revision="r2", head=row.head + 1, claim="other"))
 
-    assert not turns.same_input(snapshot, other)
-    assert turns.same_input(snapshot, later)
+    assert not turns.has_same_input(snapshot, other)
+    assert turns.has_same_input(snapshot, later)
 
 
 @given(some_snapshots(), policies)
 def test_what_the_sweep_writes_keeps_every_unread_message_and_never_spins(snapshot: Snapshot, policy: Policy) -> None:
     """It drops only what is handled and old, and asks to be called again later, not now."""
-    if snapshots.unread(snapshot):
+    if snapshots.unread_messages(snapshot):
         return
-    act = housekeeping.tended(snapshot, policy, at=AT, oldest=list(snapshot.messages))
+    act = housekeeping.do_housekeeping(snapshot, policy, at=AT, oldest=list(snapshot.messages))
 
     assert act.due_at is None or act.due_at > AT
     if policy.retention_s is not None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Route
 
-from chatkeep.server.app import given_out
+from chatkeep.server.app import serve_file
 
 from .browsing import ROOT, Shop, again, bare, profile, said, send, wait
 from .shop import STORY
@@ -54,8 +54,8 @@ def test_it_is_small_and_needs_nothing() -> None:
     """Under 10 KB gzipped, as it is served; one module, no import, no dependency."""
     source = (CLIENT / "chatkeep.js").read_text()
 
-    assert 10_000 > len(gzip.compress(given_out("client.js", source).encode(), 9))
-    assert [] == [text for text in re.findall(r'"[^"\n]*"', source) if given_out("client.js", text) != text]
+    assert 10_000 > len(gzip.compress(serve_file("client.js", source).encode(), 9))
+    assert [] == [text for text in re.findall(r'"[^"\n]*"', source) if serve_file("client.js", text) != text]
     assert [] == re.findall(r"^import |\bimport\(|require\(", source, re.M)
     assert {} == json.loads((CLIENT / "package.json").read_text()).get("dependencies", {})
 

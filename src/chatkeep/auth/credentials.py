@@ -23,7 +23,7 @@ from ..errors import UsageError
 
 if TYPE_CHECKING:
     from ..app import Chatkeep
-    from ..storage.records import Register
+    from ..storage.records import Records
 
 Kind = Literal["service", "token", "share"]
 Scope = Literal["read", "send", "state:read", "state:write", "share", "erase"]
@@ -169,7 +169,7 @@ def new_guest() -> str:
 # -- grants -----------------------------------------------------------------------------------------------------------------
 
 
-def grants_of(keep: Chatkeep[Any]) -> Register[Grant]:
+def grants_of(keep: Chatkeep[Any]) -> Records[Grant]:
     """Where the grants of all tenants are kept."""
     return keep.register("access", Grant)
 

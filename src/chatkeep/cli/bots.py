@@ -58,7 +58,7 @@ def demo(bot: str, store: str | None, port: int, host: str) -> None:
     click.echo(f"Look inside meanwhile, in another terminal: chatkeep list {store}")
     app = create_app(keep, title=BOTS[bot].title, anonymous=True)
     settings = ServerSettings(anonymous=True)
-    served = serving.Lived(app, settings, keep, ends=app.state.streams.end)
+    served = serving.Lifespan(app, settings, keep, ends=app.state.streams.end)
     serving.serve(serving.configured(served, settings, patience_s=5.0), listener)
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from ..conversation.outbox import Sending
+from ..conversation.outbox import Delivery
 from ..model import Conversation, Message
 
 T = TypeVar("T")
@@ -66,7 +66,7 @@ def columns(names: Sequence[str], rows: Sequence[Sequence[str]], *, nothing: str
         click.echo("  ".join(cells).rstrip())
 
 
-def sent(sending: Sending) -> None:
+def sent(sending: Delivery) -> None:
     """Prints how the sending of one reply stands."""
     doubt = "  perhaps shown twice" if sending.doubtful else ""
     reason = f"  [{plain(sending.reason, line=True)}]" if sending.reason else ""

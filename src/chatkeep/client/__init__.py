@@ -7,7 +7,7 @@ async with Client("https://chat.example", token="ck_c_...") as client:
         ...
 """
 
-from ..model import Piece, Typing
+from ..model import Delta, Typing
 from .blocking import SyncChat, SyncClient, SyncSlot
 from .chat import Chat, Client, Slot
 from .events import Ended, Event, MessageEvent, StateEvent
@@ -19,6 +19,7 @@ __all__ = [
     "Client",
     "Conversation",
     "Created",
+    "Delta",
     "Ended",
     "Event",
     "Forbidden",
@@ -28,7 +29,6 @@ __all__ = [
     "MessageEvent",
     "NotFound",
     "Pending",
-    "Piece",
     "PreconditionFailed",
     "Queued",
     "Receipt",

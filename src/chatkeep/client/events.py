@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from msgspec import Struct
 
 from ..errors import ChatkeepError
-from ..model import Message, Piece, Typing
+from ..model import Delta, Message, Typing
 from .link import LONGEST_ANSWER, Link, Passing, decoded, pause
 
 log = logging.getLogger("chatkeep.client")
@@ -39,9 +39,9 @@ class Ended(Struct, frozen=True, kw_only=True):
     reason: Literal["revoked", "erased"]
 
 
-Event = MessageEvent | StateEvent | Typing | Piece | Ended
+Event = MessageEvent | StateEvent | Typing | Delta | Ended
 
-KINDS: dict[str, type[Any]] = {"message": Message, "state": StateEvent, "typing": Typing, "piece": Piece}
+KINDS: dict[str, type[Any]] = {"message": Message, "state": StateEvent, "typing": Typing, "piece": Delta}
 
 
 class End(Struct):

@@ -7,15 +7,15 @@ from msgspec import structs
 from ..model import Message
 from .keys import RESERVED
 from .record import NONE, Record
-from .snapshots import Act, Draft, Policy, Snapshot, not_passed_over, unread, waits_to_go
+from .snapshots import Commit, Draft, Policy, Snapshot, has_outbound, keep_outbound, unread_messages
 
 
-def passed_over(messages: list[Message]) -> Draft:
+def note_passed_over(messages: list[Message]) -> Draft:
     """The note that *messages* are kept but will not be answered."""
-    return note("dropped", first=messages[0].number, last=messages[-1].number)
+    return make_note("dropped", first=messages[0].number, last=messages[-1].number)
 
 
-def note(kind: str, name: str = "", *, content: str = "", first: int = 0, last: int = 0) -> Draft:
+def make_note(kind: str, name: str = "", *, content: str = "", first: int = 0, last: int = 0) -> Draft:
     """A note of chatkeep's own, about the messages from *first* to *last*. With a *name* it can be written only once."""
     return Draft(
         id=f"{RESERVED}{kind}:{name}" if name else "",
@@ -27,15 +27,15 @@ def note(kind: str, name: str = "", *, content: str = "", first: int = 0, last: 
     )
 
 
-def noted(snapshot: Snapshot, record: Record, note: Draft, policy: Policy, *, at: float) -> Act:
+def commit_note(snapshot: Snapshot, record: Record, note: Draft, policy: Policy, *, at: float) -> Commit:
     """Changes the record outside a turn. The note's id is what makes a second run of the same act harmless."""
     row = snapshot.row
-    if not unread(snapshot):
-        record = structs.replace(not_passed_over(snapshot, record), cursor=row.head + 1)
-    return next_act(snapshot, record, policy, at=at, claim=row.claim, until=row.claimed_until, drafts=[note])
+    if not unread_messages(snapshot):
+        record = structs.replace(keep_outbound(snapshot, record), cursor=row.head + 1)
+    return next_commit(snapshot, record, policy, at=at, claim=row.claim, until=row.claimed_until, drafts=[note])
 
 
-def next_act(
+def next_commit(
     snapshot: Snapshot,
     record: Record,
     policy: Policy,
@@ -44,7 +44,7 @@ def next_act(
     claim: str | None = None,
     until: float | None = None,
     drafts: list[Draft] | tuple[Draft, ...] = (),
-) -> Act:
+) -> Commit:
     """The whole next row, given the next record: who holds the claim and when somebody has to look again."""
     head = snapshot.row.head + len(drafts)
     if record.cursor < head:
@@ -58,7 +58,7 @@ def next_act(
         if old is not None and due_at is not None and at < old <= due_at:
             due_at = old  # early is allowed, late is not, and what stays the same costs no index write
     if record.delivery is not None:
-        if waits_to_go(snapshot, record, drafts):
+        if has_outbound(snapshot, record, drafts):
             send_at = max(at, record.delivery.at)
             due_at = send_at if due_at is None else min(due_at, send_at)
         else:
@@ -67,7 +67,7 @@ def next_act(
         record = structs.replace(record, alone=False)
     if claim is not None and until is None:
         until = at + policy.claim_s
-    return Act(record=record, drafts=tuple(drafts), claim=claim, claimed_until=until or 0.0, due_at=due_at)
+    return Commit(record=record, drafts=tuple(drafts), claim=claim, claimed_until=until or 0.0, due_at=due_at)
 
 
 def next_due(record: Record, policy: Policy, *, head: int) -> float | None:

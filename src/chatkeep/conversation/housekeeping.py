@@ -5,11 +5,11 @@ from __future__ import annotations
 from msgspec import structs
 
 from ..model import Message
-from .commits import next_act, next_due
+from .commits import next_commit, next_due
 from .record import NONE
-from .reminders import rung
-from .sessions import session_over
-from .snapshots import Act, Policy, Snapshot, goes_out, not_passed_over, waits_to_go
+from .reminders import ring_reminder
+from .sessions import is_session_over
+from .snapshots import Commit, Policy, Snapshot, has_outbound, is_outbound, keep_outbound
 
 PARKED_S = 30.0
 """A conversation whose bot is off is looked at again after this long, in case it was switched on and nobody told us."""
@@ -21,7 +21,7 @@ PAGE_DROPPED = 500
 """Retention removes so many entries of one conversation at a time."""
 
 
-def tended(
+def do_housekeeping(
     snapshot: Snapshot,
     policy: Policy,
     *,
@@ -29,7 +29,7 @@ def tended(
     oldest: list[Message],
     off: bool = False,
     sends: bool = False,
-) -> Act:
+) -> Commit:
     """What the sweep writes when nothing is unread: reminders that are due, as events to be answered; an ended session
     closed, old log dropped, the next due time. Where the bot is *off*, reminders wait; *sends*: its replies go out from
     here.
@@ -37,10 +37,10 @@ def tended(
     *oldest* are the first messages still in the log, one page. The state of an ended session is gone with this; its
     log stays.
     """
-    record = structs.replace(not_passed_over(snapshot, snapshot.record), cursor=snapshot.row.head)
-    if session_over(record, policy, at):
+    record = structs.replace(keep_outbound(snapshot, snapshot.record), cursor=snapshot.row.head)
+    if is_session_over(record, policy, at):
         record = structs.replace(record, state=NONE)
-    drop, waits = 0, waits_to_go(snapshot, record)
+    drop, waits = 0, has_outbound(snapshot, record)
     if policy.retention_s is not None:
         # What has not gone out yet stays.
         last = (
@@ -55,9 +55,9 @@ def tended(
     ringing = [reminder for reminder in record.reminders if reminder.at <= at]
     if ringing and not off:
         later = tuple(reminder for reminder in record.reminders if reminder.at > at)
-        return Act(
+        return Commit(
             record=structs.replace(record, reminders=later),
-            drafts=tuple(rung(reminder, snapshot.row.head) for reminder in ringing),
+            drafts=tuple(ring_reminder(reminder, snapshot.row.head) for reminder in ringing),
             due_at=at,
             drop=drop,
         )
@@ -66,16 +66,16 @@ def tended(
         due_at = max(due_at, at + (PARKED_S if ringing else LOOK_AGAIN_S))
     if waits and record.delivery is not None:
         # Where nobody here can send it, somebody else is to find it; looking ever less often.
-        waited = at - min((message.created_at for message in snapshot.messages if goes_out(message)), default=at)
+        waited = at - min((message.created_at for message in snapshot.messages if is_outbound(message)), default=at)
         send_at = max(at, record.delivery.at) if sends else at + max(PARKED_S, waited)
         due_at = send_at if due_at is None else min(due_at, send_at)
-    return Act(record=record, due_at=due_at, drop=drop)
+    return Commit(record=record, due_at=due_at, drop=drop)
 
 
-def parked(snapshot: Snapshot, policy: Policy, *, at: float) -> Act:
+def park(snapshot: Snapshot, policy: Policy, *, at: float) -> Commit:
     """Leaves unread messages alone for a while: the bot is off here, or the state is newer than this code."""
-    act = next_act(snapshot, snapshot.record, policy, at=at)
+    act = next_commit(snapshot, snapshot.record, policy, at=at)
     due_at = at + PARKED_S
-    if act.record.delivery is not None and waits_to_go(snapshot, act.record):
+    if act.record.delivery is not None and has_outbound(snapshot, act.record):
         due_at = min(due_at, max(at, act.record.delivery.at))
     return structs.replace(act, due_at=due_at)

@@ -4,52 +4,54 @@ from __future__ import annotations
 
 from msgspec import structs
 
-from .commits import next_act
+from .commits import next_commit
 from .record import Record
-from .snapshots import Act, Policy, Snapshot, unread
+from .snapshots import Commit, Policy, Snapshot, unread_messages
 from .turns import set_aside
 
 SUSPECT = 2
 """From so many deaths on, a message is tried alone. One alone says nothing: a deploy that kills is no reason to go slowly."""
 
 
-def bereaved(snapshot: Snapshot, *, died: bool) -> Record:
+def count_death(snapshot: Snapshot, *, died: bool) -> Record:
     """The record when the claim changes hands; *died*: because the process that held it did.
 
     A death is none of the message's attempts, since whatever else ran there may have caused it; only one that ran alone has
     nobody else to blame.
     """
     record = snapshot.record
-    if not died or not unread(snapshot):
+    if not died or not unread_messages(snapshot):
         return record
     return structs.replace(record, deaths=record.deaths + 1, begun=record.begun + record.alone, alone=False)
 
 
 def is_suspect(snapshot: Snapshot, *, died: bool) -> bool:
     """Whether the first unread message may be what its processes die of, so that it has to be tried alone."""
-    return bereaved(snapshot, died=died).deaths >= SUSPECT
+    return count_death(snapshot, died=died).deaths >= SUSPECT
 
 
-def taken(snapshot: Snapshot, policy: Policy, *, token: str, at: float, died: bool = False, alone: bool = False) -> Act:
-    """Takes the claim: a free one, or one whose holder is gone; *died*: as `bereaved`. *alone*: nothing else runs meanwhile.
+def take_lease(
+    snapshot: Snapshot, policy: Policy, *, token: str, at: float, died: bool = False, alone: bool = False
+) -> Commit:
+    """Takes the claim: a free one, or one whose holder is gone; *died*: as `count_death`. *alone*: nothing else runs meanwhile.
 
     A message that was the end of too many processes that tried nothing else is set aside instead.
     """
-    record = bereaved(snapshot, died=died)
+    record = count_death(snapshot, died=died)
     if died and record.begun >= policy.max_begun:
         reason = f"its process died {record.deaths} times while it was tried, {record.begun} times with no other handler beside it"
-        return set_aside(snapshot, unread(snapshot)[0].number, reason, policy, at=at)
+        return set_aside(snapshot, unread_messages(snapshot)[0].number, reason, policy, at=at)
     if record.alone != alone:
         record = structs.replace(record, alone=alone)
-    return next_act(snapshot, record, policy, at=at, claim=token)
+    return next_commit(snapshot, record, policy, at=at, claim=token)
 
 
-def renewed(snapshot: Snapshot, policy: Policy, *, at: float) -> Act:
+def renew_lease(snapshot: Snapshot, policy: Policy, *, at: float) -> Commit:
     """Keeps the claim that is held for as long again."""
-    return next_act(snapshot, snapshot.record, policy, at=at, claim=snapshot.row.claim)
+    return next_commit(snapshot, snapshot.record, policy, at=at, claim=snapshot.row.claim)
 
 
-def released(snapshot: Snapshot, policy: Policy, *, at: float, retry_at: float | None = None) -> Act:
+def release_lease(snapshot: Snapshot, policy: Policy, *, at: float, retry_at: float | None = None) -> Commit:
     """Gives the claim back without counting an attempt; others may go on at once, or from *retry_at*."""
     record = snapshot.record if retry_at is None else structs.replace(snapshot.record, retry_at=retry_at)
-    return next_act(snapshot, record, policy, at=at)
+    return next_commit(snapshot, record, policy, at=at)

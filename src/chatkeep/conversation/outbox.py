@@ -13,8 +13,8 @@ from msgspec import Struct, structs
 
 from ..model import Content, Message
 from . import commits, leases, snapshots
-from .record import Delivery
-from .snapshots import Act, Policy, Snapshot
+from .record import OutboxState
+from .snapshots import Commit, Policy, Snapshot
 
 TRIES = 12
 GIVE_UP_S = 24 * 3600.0  # a reply is tried for a day, however often that is
@@ -39,7 +39,7 @@ class Sent(Struct, frozen=True, kw_only=True):
     counts: bool = True
 
 
-class Sending(Struct, frozen=True, kw_only=True):
+class Delivery(Struct, frozen=True, kw_only=True):
     """How the delivery of one reply stands: what was noted last, and what the platform has told since.
 
     status: waiting, delivered, read, failed or uncertain; ids: the platform's. doubtful: it may have been shown twice.
@@ -69,39 +69,41 @@ class Outlet(Protocol):
         """Gives everything back."""
 
 
-def next_out(snapshot: Snapshot, found: Iterable[Message] = ()) -> Message | int | None:
+def next_reply(snapshot: Snapshot, found: Iterable[Message] = ()) -> Message | int | None:
     """The message to send next, *found* being those behind the cursor that the window has not; its number alone if it is to be
     sent again and is not at hand."""
     delivery = snapshots.delivery_of(snapshot)
     at_hand = {message.number: message for message in (*found, *snapshot.messages)}
     if delivery.again:
         return at_hand.get(delivery.again[0], delivery.again[0])
-    return next((m for _, m in sorted(at_hand.items()) if m.number > delivery.upto and snapshots.goes_out(m)), None)
+    return next((m for _, m in sorted(at_hand.items()) if m.number > delivery.upto and snapshots.is_outbound(m)), None)
 
 
-def skipped(delivery: Delivery, number: int) -> int:
+def parts_done(delivery: OutboxState, number: int) -> int:
     """How many of the requests of message *number* are done already."""
     return delivery.parts if delivery.half == number else 0
 
 
-def begun(snapshot: Snapshot, number: int, policy: Policy, *, token: str, at: float, died: bool = False) -> Act:
-    """Says that message *number* is about to be sent by whoever holds the claim *token*; *died*: as `leases.bereaved`."""
+def begin_sending(
+    snapshot: Snapshot, number: int, policy: Policy, *, token: str, at: float, died: bool = False
+) -> Commit:
+    """Says that message *number* is about to be sent by whoever holds the claim *token*; *died*: as `leases.count_death`."""
     delivery = structs.replace(snapshots.delivery_of(snapshot), sending=number)
-    record = structs.replace(leases.bereaved(snapshot, died=died), delivery=delivery)
-    return commits.next_act(snapshot, record, policy, at=at, claim=token)
+    record = structs.replace(leases.count_death(snapshot, died=died), delivery=delivery)
+    return commits.next_commit(snapshot, record, policy, at=at, claim=token)
 
 
-def nothing_to_send(snapshot: Snapshot, head: int, policy: Policy, *, at: float) -> Act | None:
+def note_nothing_to_send(snapshot: Snapshot, head: int, policy: Policy, *, at: float) -> Commit | None:
     """What was to be sent again is gone, or nothing of the log up to *head* has to be sent. None when there is more now."""
     row, old = snapshot.row, snapshots.delivery_of(snapshot)
     if not old.again and row.head != head:
         return None
-    delivery = structs.replace(old, again=old.again[1:]) if old.again else Delivery(upto=head)
+    delivery = structs.replace(old, again=old.again[1:]) if old.again else OutboxState(upto=head)
     record = structs.replace(snapshot.record, delivery=delivery)
-    return commits.next_act(snapshot, record, policy, at=at, claim=row.claim, until=row.claimed_until)
+    return commits.next_commit(snapshot, record, policy, at=at, claim=row.claim, until=row.claimed_until)
 
 
-def noted(
+def note_delivery(
     snapshot: Snapshot,
     number: int,
     sent: Sent,
@@ -112,7 +114,7 @@ def noted(
     retry_at: float,
     doubtful: bool,
     token: str,
-) -> Act | None:
+) -> Commit | None:
     """Records what became of sending message *number*, of time *since*; the claim *token* is kept while there is more to do.
 
     None when there is nothing to record: somebody else has gone on meanwhile.
@@ -135,24 +137,24 @@ def noted(
         record = structs.replace(snapshot.record, delivery=delivery)
         mine = row.claim == token
         claim, until = (None, None) if mine else (row.claim, row.claimed_until)
-        return commits.next_act(snapshot, record, policy, at=at, claim=claim, until=until)
+        return commits.next_commit(snapshot, record, policy, at=at, claim=claim, until=until)
     again = tuple(other for other in old.again if other != number)
     upto = old.upto if number in old.again else max(old.upto, number)
-    delivery = old if done_by_others else Delivery(upto=upto, again=again)
+    delivery = old if done_by_others else OutboxState(upto=upto, again=again)
     metadata: dict[str, Any] = {"kind": "delivery", "status": status}
     metadata |= {"ids": list(ids[-IDS_MOST:])} if ids else {}
     metadata |= {"reason": _storable(reason)} if reason else {}
     metadata |= {"doubtful": True} if doubtful else {}
-    note = commits.note("delivery", f"{row.born}.{number}.{row.head}", first=number, last=number)
+    note = commits.make_note("delivery", f"{row.born}.{number}.{row.head}", first=number, last=number)
     note = structs.replace(note, metadata=metadata)
     record = structs.replace(snapshot.record, delivery=delivery)
-    act = commits.noted(snapshot, record, note, policy, at=at)
-    if row.claim == token and not snapshots.unread(snapshot) and not snapshots.waits_to_go(snapshot, record):
+    act = commits.commit_note(snapshot, record, note, policy, at=at)
+    if row.claim == token and not snapshots.unread_messages(snapshot) and not snapshots.has_outbound(snapshot, record):
         act = structs.replace(act, claim=None, claimed_until=0.0)
     return act
 
 
-def resent(snapshot: Snapshot, number: int, name: str, policy: Policy, *, at: float) -> Act:
+def resend_reply(snapshot: Snapshot, number: int, name: str, policy: Policy, *, at: float) -> Commit:
     """Has message *number* sent once more; one that still waits is tried at once."""
     old = snapshots.delivery_of(snapshot)
     delivery = structs.replace(old, at=0.0, tries=0)
@@ -160,8 +162,8 @@ def resent(snapshot: Snapshot, number: int, name: str, policy: Policy, *, at: fl
         again = (*(other for other in old.again if other != number), number)[-AGAIN_MOST:]
         delivery = structs.replace(delivery, again=again)
     record = structs.replace(snapshot.record, delivery=delivery)
-    note = commits.note("resend", name, first=number, last=number)
-    return commits.noted(snapshot, record, note, policy, at=at)
+    note = commits.make_note("resend", name, first=number, last=number)
+    return commits.commit_note(snapshot, record, note, policy, at=at)
 
 
 def _storable(text: str) -> str:
@@ -169,17 +171,17 @@ def _storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")[:500]
 
 
-def sendings(messages: Iterable[Message]) -> list[Sending]:
+def list_deliveries(messages: Iterable[Message]) -> list[Delivery]:
     """How the delivery of each reply among *messages* stands, going by the notes among them."""
-    found: dict[int, Sending] = {}
+    found: dict[int, Delivery] = {}
     owner: dict[str, int] = {}
     for message in messages:
         kind = message.metadata.get("kind") if message.role == "system" else None
-        if snapshots.goes_out(message):
-            found[message.number] = Sending(number=message.number, status="waiting", at=message.created_at)
+        if snapshots.is_outbound(message):
+            found[message.number] = Delivery(number=message.number, status="waiting", at=message.created_at)
         elif kind == "delivery" and message.reply_to is not None:
             note = message.metadata
-            sending = Sending(
+            sending = Delivery(
                 number=message.reply_to,
                 status=note["status"],
                 ids=tuple(note.get("ids", ())),

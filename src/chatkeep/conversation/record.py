@@ -18,7 +18,7 @@ class Reminder(Struct, array_like=True, frozen=True, gc=False):
     keep: bool = False
 
 
-class Delivery(Struct, array_like=True, frozen=True, gc=False):
+class OutboxState(Struct, array_like=True, frozen=True, gc=False):
     """How far the replies of a conversation have gone out through its channel.
 
     upto: what is numbered up to it is out, or was given up. sending: this one is just being sent, perhaps by somebody who died
@@ -64,6 +64,6 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     dead: tuple[int, ...] = ()
     steps: dict[str, Raw] = {}
     reminders: tuple[Reminder, ...] = ()
-    delivery: Delivery | None = None
+    delivery: OutboxState | None = None
     deaths: int = 0
     alone: bool = False

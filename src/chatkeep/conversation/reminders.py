@@ -12,7 +12,7 @@ from .record import Reminder
 from .snapshots import NOTHING, Draft
 
 
-def reminded(
+def keep_reminders(
     old: tuple[Reminder, ...], answered: list[Message], set_now: Mapping[str, Reminder | None] = NOTHING
 ) -> tuple[Reminder, ...]:
     """The reminders that stand after *answered*: a user who writes needs no reminding, but for those to be kept."""
@@ -21,7 +21,7 @@ def reminded(
     return tuple(reminder for reminder in {**kept, **set_now}.values() if reminder is not None)
 
 
-def rung(reminder: Reminder, head: int) -> Draft:
+def ring_reminder(reminder: Reminder, head: int) -> Draft:
     """The event that a reminder brings to a log of so many entries. Its id lets it come only once, whoever brings it."""
     part = {"type": "reminder", "name": reminder.name, "data": msgspec.json.decode(reminder.data)}
     name = f"{RESERVED}reminder:{round(reminder.at * 1000)}.{head}:{reminder.name}"

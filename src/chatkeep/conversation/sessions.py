@@ -8,7 +8,7 @@ from .record import NONE, Record
 from .snapshots import Policy
 
 
-def session_over(record: Record, policy: Policy, at: float, number: int = 0) -> bool:
+def is_session_over(record: Record, policy: Policy, at: float, number: int = 0) -> bool:
     """Whether message *number*, of time *at*, finds no live session. Judged by its time: a backlog expires nothing."""
     ttl = policy.session_ttl_s
     if record.state == NONE:
@@ -16,6 +16,6 @@ def session_over(record: Record, policy: Policy, at: float, number: int = 0) -> 
     return ttl is not None and (ttl == 0 or at - record.active_at >= ttl) and record.since != number
 
 
-def opened(record: Record, state: Raw, schema: int, *, number: int, at: float) -> Record:
+def open_session(record: Record, state: Raw, schema: int, *, number: int, at: float) -> Record:
     """The record with a new session in it that begins with entry *number*."""
     return structs.replace(record, state=state, schema=schema, session=record.session + 1, since=number, active_at=at)

@@ -10,7 +10,7 @@ from msgspec import Struct, structs
 
 from ..drivers.base import Entry, Key, Row
 from ..model import ASKING, TALK, Content, Message, Role, Status
-from .record import Delivery, Record
+from .record import OutboxState, Record
 
 OUTWARD: frozenset[Role] = frozenset({"assistant", "operator"})
 """Roles that a channel sends to the user."""
@@ -35,7 +35,7 @@ class Policy(Struct, frozen=True, kw_only=True):
 class Snapshot(Struct, frozen=True, gc=False):
     """A conversation at one revision: its row, the record in it, and its last messages, dense up to row.head.
 
-    plain: from this number on all messages are `plain`, as far as is known.
+    plain: from this number on all messages are `is_plain`, as far as is known.
     """
 
     row: Row
@@ -58,7 +58,7 @@ class Draft(Struct, frozen=True, kw_only=True, gc=False):
     entry: Entry | None = None
 
 
-class Act(Struct, frozen=True, kw_only=True, gc=False):
+class Commit(Struct, frozen=True, kw_only=True, gc=False):
     """What to write: the next record, new entries, the claim to hold afterwards, when to look again, how much log to
     drop."""
 
@@ -78,7 +78,7 @@ class Outcome(Struct, frozen=True, gc=False):
     dead: str = ""
 
 
-def unread(snapshot: Snapshot) -> list[Message]:
+def unread_messages(snapshot: Snapshot) -> list[Message]:
     """What waits for an answer, oldest first."""
     cursor = snapshot.record.cursor
     if snapshot.row.head == cursor:
@@ -86,7 +86,7 @@ def unread(snapshot: Snapshot) -> list[Message]:
     return [message for message in snapshot.messages if message.number > cursor and message.role in ASKING]
 
 
-def plain(message: Message) -> bool:
+def is_plain(message: Message) -> bool:
     """Whether a message is text that stands in its place, as nearly all are: a history needs neither sort nor copy it."""
     return (
         type(message.content) is str
@@ -98,36 +98,36 @@ def plain(message: Message) -> bool:
 
 def plain_from(messages: Sequence[Message], otherwise: int) -> int:
     """The number from which on *messages* are plain; *otherwise* if all are."""
-    odd = [message.number for message in messages if not plain(message)]
+    odd = [message.number for message in messages if not is_plain(message)]
     return odd[-1] + 1 if odd else otherwise
 
 
-def delivery_of(snapshot: Snapshot) -> Delivery:
+def delivery_of(snapshot: Snapshot) -> OutboxState:
     """Where sending stands. A conversation that begins to go out does so from what is not handled yet."""
-    return snapshot.record.delivery or Delivery(upto=snapshot.record.cursor)
+    return snapshot.record.delivery or OutboxState(upto=snapshot.record.cursor)
 
 
-def of_a_channel(key: Key) -> bool:
+def may_be_channel_key(key: Key) -> bool:
     """Whether *key* may be that of a channel's conversation, "channel:account:customer": only where channels are known is it
     certain."""
     return key.id.count(":") >= 2
 
 
-def not_passed_over(snapshot: Snapshot, record: Record) -> Record:
+def keep_outbound(snapshot: Snapshot, record: Record) -> Record:
     """*record*, before its cursor moves on: what an operator wrote in a channel's conversation before any turn is to go out
     all the same, also if whoever writes this knows of no channel."""
-    behind_it = [m for m in snapshot.messages if m.number > snapshot.record.cursor and goes_out(m)]
-    if record.delivery is not None or not behind_it or not of_a_channel(snapshot.row.key):
+    behind_it = [m for m in snapshot.messages if m.number > snapshot.record.cursor and is_outbound(m)]
+    if record.delivery is not None or not behind_it or not may_be_channel_key(snapshot.row.key):
         return record
     return structs.replace(record, delivery=delivery_of(snapshot))
 
 
-def goes_out(message: Message | Draft) -> bool:
+def is_outbound(message: Message | Draft) -> bool:
     """Whether a channel sends *message*; what was written in the platform's own inbox is there already."""
     return message.role in OUTWARD and not message.metadata.get("sent")
 
 
-def waits_to_go(snapshot: Snapshot, record: Record, drafts: Sequence[Draft] = ()) -> bool:
+def has_outbound(snapshot: Snapshot, record: Record, drafts: Sequence[Draft] = ()) -> bool:
     """Whether anything still has to be sent through a channel."""
     delivery, messages = record.delivery, snapshot.messages
     if delivery is None:
@@ -136,23 +136,23 @@ def waits_to_go(snapshot: Snapshot, record: Record, drafts: Sequence[Draft] = ()
     return (
         bool(delivery.again)
         or unseen
-        or any(goes_out(message) for message in messages if message.number > delivery.upto)
-        or any(map(goes_out, drafts))
+        or any(is_outbound(message) for message in messages if message.number > delivery.upto)
+        or any(map(is_outbound, drafts))
     )
 
 
-def has_to_go(snapshot: Snapshot) -> bool:
+def must_send(snapshot: Snapshot) -> bool:
     """Whether anything has to be sent, also where nothing ever was: from the first message that is not handled on."""
-    return waits_to_go(snapshot, structs.replace(snapshot.record, delivery=delivery_of(snapshot)))
+    return has_outbound(snapshot, structs.replace(snapshot.record, delivery=delivery_of(snapshot)))
 
 
-def behind(snapshot: Snapshot, number: int) -> list[Message]:
+def messages_after(snapshot: Snapshot, number: int) -> list[Message]:
     """The messages of the window that are numbered above *number*."""
     count = snapshot.row.head - number
     return list(snapshot.messages[-count:]) if count > 0 else []
 
 
-def outcome(record: Record, number: int, found: list[Message]) -> Outcome | None:
+def find_outcome(record: Record, number: int, found: list[Message]) -> Outcome | None:
     """What became of message *number*, given the entries *found* behind it; None while it is unread."""
     if record.cursor < number:
         return None

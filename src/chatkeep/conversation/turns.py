@@ -11,22 +11,32 @@ from collections.abc import Mapping
 from msgspec import Raw, structs
 
 from ..model import ASKING, TALK, Content, Message
-from .commits import next_act, note, passed_over
+from .commits import make_note, next_commit, note_passed_over
 from .record import Reminder
-from .reminders import reminded
-from .snapshots import NOTHING, Act, Draft, Policy, Snapshot, delivery_of, not_passed_over, unread, waits_to_go
+from .reminders import keep_reminders
+from .snapshots import (
+    NOTHING,
+    Commit,
+    Draft,
+    Policy,
+    Snapshot,
+    delivery_of,
+    has_outbound,
+    keep_outbound,
+    unread_messages,
+)
 
 DEAD_SHOWN = 100
 """So many numbers of messages set aside are kept in a record."""
 
 
-def batch(snapshot: Snapshot, policy: Policy) -> list[Message]:
+def choose_batch(snapshot: Snapshot, policy: Policy) -> list[Message]:
     """The unread messages that the next turn answers together.
 
     After a first failure, or death, they are tried one by one, so that an innocent message does not share the fate of a
     guilty one.
     """
-    waiting = unread(snapshot)
+    waiting = unread_messages(snapshot)
     if policy.overlap in ("debounce", "burst") and not (snapshot.record.begun or snapshot.record.deaths):
         return waiting
     return waiting[:1]
@@ -34,7 +44,7 @@ def batch(snapshot: Snapshot, policy: Policy) -> list[Message]:
 
 def ready_at(snapshot: Snapshot, policy: Policy) -> float:
     """When the next turn may begin: after the pause that follows a failure, and for debounce once the user is quiet."""
-    waiting = unread(snapshot)
+    waiting = unread_messages(snapshot)
     ready = snapshot.record.retry_at
     if policy.overlap == "debounce" and waiting:
         quiet = min(waiting[-1].created_at + policy.quiet_s, waiting[0].created_at + policy.max_wait_s)
@@ -42,8 +52,8 @@ def ready_at(snapshot: Snapshot, policy: Policy) -> float:
     return ready
 
 
-def plain_history(snapshot: Snapshot, first: Message, policy: Policy) -> list[Message]:
-    """As `history`, where that is a piece of the window as it is and nobody can change anything in it; else nothing."""
+def slice_plain_history(snapshot: Snapshot, first: Message, policy: Policy) -> list[Message]:
+    """As `collect_history`, where that is a piece of the window as it is and nobody can change anything in it; else nothing."""
     messages = snapshot.messages
     if not messages or first.number < snapshot.row.head:
         return []
@@ -53,7 +63,7 @@ def plain_history(snapshot: Snapshot, first: Message, policy: Policy) -> list[Me
     return list(messages[start - messages[0].number : first.number - messages[0].number])
 
 
-def history(snapshot: Snapshot, first: Message, policy: Policy) -> list[Message]:
+def collect_history(snapshot: Snapshot, first: Message, policy: Policy) -> list[Message]:
     """The talk of the current session before message *first*, the last ones, each reply behind what it answers.
 
     In the log a reply may stand behind messages that came while it was made; those that are still unread do not
@@ -68,7 +78,7 @@ def history(snapshot: Snapshot, first: Message, policy: Policy) -> list[Message]
     return said[-policy.history :] if policy.history else []
 
 
-def same_input(before: Snapshot, now: Snapshot) -> bool:
+def has_same_input(before: Snapshot, now: Snapshot) -> bool:
     """Whether a handler that saw *before* would see the same in *now*, so that its result may be written on top of
     it."""
     a, b = before.record, now.record
@@ -80,7 +90,7 @@ def same_input(before: Snapshot, now: Snapshot) -> bool:
     )
 
 
-def finished(
+def finish_turn(
     snapshot: Snapshot,
     answered: list[Message],
     replies: list[Content],
@@ -94,7 +104,7 @@ def finished(
     arriving: Draft | None = None,
     reminders: Mapping[str, Reminder | None] = NOTHING,
     out: bool = False,
-) -> Act:
+) -> Commit:
     """Records a turn: the new *state* (of a new session, if it *opens* one), the *replies*, and that *answered* are
     answered. *reminders* are those that it set, or, with None, cancelled; *out*: the replies go out through a channel.
 
@@ -105,9 +115,9 @@ def finished(
     first, last = (head + 1, head + 1) if arriving else (answered[0].number, answered[-1].number)
     drafts = [arriving] if arriving else []
     drafts += [Draft(role="assistant", content=reply, reply_to=last, reply_from=first) for reply in replies]
-    waiting = [message for message in unread(snapshot) if message.number > last]
+    waiting = [message for message in unread_messages(snapshot) if message.number > last]
     if waiting and policy.overlap == "drop":
-        drafts.append(passed_over(waiting))
+        drafts.append(note_passed_over(waiting))
         waiting = []
     old = snapshot.record
     record = structs.replace(
@@ -124,26 +134,26 @@ def finished(
         alone=False,
         retry_at=0.0,
         steps={},
-        reminders=reminded(old.reminders, answered, reminders) if old.reminders or reminders else (),
+        reminders=keep_reminders(old.reminders, answered, reminders) if old.reminders or reminders else (),
     )
     if out:
         delivery = delivery_of(snapshot)
-        if replies and claim and not delivery.sending and not waits_to_go(snapshot, old):
+        if replies and claim and not delivery.sending and not has_outbound(snapshot, old):
             # Whoever holds the claim sends the first reply at once, and says so in this same act.
             delivery = structs.replace(delivery, sending=head + (2 if arriving else 1))
         record = structs.replace(record, delivery=delivery)
     keeps = bool(waiting) or (out and bool(replies))
-    return next_act(snapshot, record, policy, at=at, claim=claim if keeps else None, drafts=drafts)
+    return next_commit(snapshot, record, policy, at=at, claim=claim if keeps else None, drafts=drafts)
 
 
-def stepped(snapshot: Snapshot, name: str, result: Raw, policy: Policy, *, at: float) -> Act:
+def record_step(snapshot: Snapshot, name: str, result: Raw, policy: Policy, *, at: float) -> Commit:
     """Records what a step of the turn that runs has given."""
     row, record = snapshot.row, snapshot.record
     record = structs.replace(record, steps={**record.steps, name: result})
-    return next_act(snapshot, record, policy, at=at, claim=row.claim, until=row.claimed_until)
+    return next_commit(snapshot, record, policy, at=at, claim=row.claim, until=row.claimed_until)
 
 
-def failed(
+def fail_turn(
     snapshot: Snapshot,
     tried: list[Message],
     reason: str,
@@ -153,7 +163,7 @@ def failed(
     retry_at: float,
     arriving: Draft | None = None,
     claim: str | None = None,
-) -> Act:
+) -> Commit:
     """Counts an attempt that failed; a message that was tried alone is set aside when it has had its chances.
 
     *claim*: kept until then, because the attempt still runs.
@@ -163,16 +173,16 @@ def failed(
     if len(tried) == 1 and (raised >= policy.max_raised or tries >= policy.max_begun):
         return set_aside(snapshot, tried[0].number, reason, policy, at=at, arriving=arriving)
     record = structs.replace(record, begun=tries, raised=raised, retry_at=retry_at, deaths=0, alone=False)
-    return next_act(snapshot, record, policy, at=at, claim=claim, drafts=[arriving] if arriving else [])
+    return next_commit(snapshot, record, policy, at=at, claim=claim, drafts=[arriving] if arriving else [])
 
 
 def set_aside(
     snapshot: Snapshot, number: int, reason: str, policy: Policy, *, at: float, arriving: Draft | None = None
-) -> Act:
+) -> Commit:
     """Passes over a message that keeps failing and notes why; the next one is handled."""
     record = snapshot.record
-    waiting = [later for later in unread(snapshot) if later.number > number]
-    why = note("dead", f"{snapshot.row.born}.{number}", content=reason, first=number, last=number)
+    waiting = [later for later in unread_messages(snapshot) if later.number > number]
+    why = make_note("dead", f"{snapshot.row.born}.{number}", content=reason, first=number, last=number)
     drafts = [arriving, why] if arriving else [why]
     record = structs.replace(
         record,
@@ -185,12 +195,12 @@ def set_aside(
         retry_at=0.0,
         steps={},
     )
-    return next_act(snapshot, record, policy, at=at, drafts=drafts)
+    return next_commit(snapshot, record, policy, at=at, drafts=drafts)
 
 
-def skipped(snapshot: Snapshot, policy: Policy, *, at: float) -> Act | None:
+def skip_unread(snapshot: Snapshot, policy: Policy, *, at: float) -> Commit | None:
     """Passes over everything unread without an answer; None when nothing is."""
-    waiting = unread(snapshot)
+    waiting = unread_messages(snapshot)
     if not waiting:
         return None
     old = snapshot.record
@@ -203,10 +213,10 @@ def skipped(snapshot: Snapshot, policy: Policy, *, at: float) -> Act | None:
         alone=False,
         retry_at=0.0,
         steps={},
-        reminders=reminded(old.reminders, waiting),
+        reminders=keep_reminders(old.reminders, waiting),
     )
     row = snapshot.row
     # (Whoever holds the claim may be sending; a turn of theirs sees that the cursor has moved.)
-    record = not_passed_over(snapshot, record)
-    drafts = [passed_over(waiting)]
-    return next_act(snapshot, record, policy, at=at, claim=row.claim, until=row.claimed_until, drafts=drafts)
+    record = keep_outbound(snapshot, record)
+    drafts = [note_passed_over(waiting)]
+    return next_commit(snapshot, record, policy, at=at, claim=row.claim, until=row.claimed_until, drafts=drafts)

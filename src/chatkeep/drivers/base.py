@@ -88,14 +88,14 @@ class Row(Struct, frozen=True, kw_only=True, gc=False):
         return int(self.updated_at // RECENT_GRAIN_S)
 
 
-class Claim(NamedTuple):
+class Lease(NamedTuple):
     """Asks for the right to work on a conversation alone, so that work is not done twice."""
 
     token: str
     until: float
 
 
-def created(key: Key, *, revision: str, at: float, due_at: float | None, claim: Claim | None, owner: str) -> Row:
+def create_row(key: Key, *, revision: str, at: float, due_at: float | None, claim: Lease | None, owner: str) -> Row:
     """The row that an append makes where there is none, but for its head."""
     return Row(
         key=key,
@@ -213,7 +213,7 @@ class Driver(Protocol):
         revision: str,
         at: float,
         due_at: float | None = None,
-        claim: Claim | None = None,
+        claim: Lease | None = None,
         tail: int = 0,
         owner: str = "",
     ) -> Appended:

@@ -15,7 +15,7 @@ from typing import Any
 from msgspec import structs
 
 from ..errors import Conflict, Duplicate, Replaced, Unsupported
-from .base import TOMBSTONE_KEPT_S, Ability, Appended, Claim, Entry, Finding, Index, Key, Row
+from .base import TOMBSTONE_KEPT_S, Ability, Appended, Entry, Finding, Index, Key, Lease, Row
 from .openable import Openable
 
 
@@ -87,7 +87,7 @@ class MemoryDriver(Openable):
         revision: str,
         at: float,
         due_at: float | None = None,
-        claim: Claim | None = None,
+        claim: Lease | None = None,
         tail: int = 0,
         owner: str = "",
     ) -> Appended:
@@ -102,7 +102,7 @@ class MemoryDriver(Openable):
             return Appended(row, self._after(key, row.head - tail), known)
         head = self._add(key, row.head, [entry for entry in entries if entry.id not in known])
         dues = [due for due in (row.due_at, due_at) if due is not None]
-        granted = claim if claim and row.claim is None else Claim(row.claim, row.claimed_until) if row.claim else None
+        granted = claim if claim and row.claim is None else Lease(row.claim, row.claimed_until) if row.claim else None
         row = structs.replace(
             row,
             revision=revision,

@@ -29,9 +29,9 @@ from ..conversation import commits, housekeeping, leases, sessions, snapshots, t
 from ..conversation.codec import entry_for
 from ..conversation.keys import RESERVED, message_id
 from ..conversation.record import NONE, Reminder
-from ..conversation.snapshots import Act, Draft, Outcome, Snapshot
+from ..conversation.snapshots import Commit, Draft, Outcome, Snapshot
 from ..conversation.state import StateCodec
-from ..drivers.base import Claim, Entry, Key
+from ..drivers.base import Entry, Key, Lease
 from ..errors import (
     BadMessage,
     ChatkeepError,
@@ -53,18 +53,18 @@ from ..model import ASKING, Content, Message, Receipt, Role, State
 from ..settings import Settings, seconds
 from ..storage.store import PAGE, Store, fresh_token
 from .hooks import STREAMING, Handler, replies_of
-from .lease_keeper import Claims
-from .notifier import News
-from .pauses import SWITCHES, Switches
+from .lease_keeper import LeaseKeeper
+from .notifier import Notifier
+from .pauses import PAUSES, Pauses
 from .runner import RUNNING, Fate, Run, Runner, told
-from .sender import Dispatch
+from .sender import Sender
 from .turn import Turn
-from .watch import Live
+from .watch import WatchHub
 from .work import NotInLog, Work
-from .worker import Lane, Waiter
+from .worker import Waiter, Worker
 
 if TYPE_CHECKING:
-    from ..storage.spool import Journal
+    from ..storage.spool import Spool
 
 T = TypeVar("T")
 
@@ -126,7 +126,7 @@ class Engine(Generic[State]):
         settings: Settings,
         states: StateCodec[State],
         *,
-        journal: Journal | None = None,
+        journal: Spool | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.store = store
@@ -146,20 +146,20 @@ class Engine(Generic[State]):
         self._longest_s = max(2 * longest, seconds(settings.max_wait), HOOK_PAUSE_S)
         self._backoff = wait_exponential(multiplier=first, max=longest) + wait_random(0, first)
         self._pace_s = self._quick_s  # how long handlers have taken lately; at first nobody knows
-        self._lanes: dict[Key, Lane] = {}
-        self.claims = Claims(store, self.policy, clock)
-        self.dispatch = Dispatch(store, self.policy, self.claims, clock=clock, first=first)
-        self.switches = Switches(store, self.policy, clock)
+        self._lanes: dict[Key, Worker] = {}
+        self.claims = LeaseKeeper(store, self.policy, clock)
+        self.dispatch = Sender(store, self.policy, self.claims, clock=clock, first=first)
+        self.switches = Pauses(store, self.policy, clock)
         self._takes = self.dispatch.takes
         self._appending: set[asyncio.Task[Any]] = set()
         self.runner = Runner(settings.concurrency, self._timeout_s, self._count_abandoned)
         self._journal = journal
         self._journal_trouble = ""
         self._shared: OrderedDict[Key, float] = OrderedDict()  # others write there too, lately
-        self._news = News(store.driver, changed=self._changed_elsewhere, work=self._hear_of_work)
+        self._news = Notifier(store.driver, changed=self._changed_elsewhere, work=self._hear_of_work)
         store.changed = self._changed_here
         store.seen = self._news.expect
-        self.live = Live(store, self._news, shown=self._shown)
+        self.live = WatchHub(store, self._news, shown=self._shown)
         self._work_waits = asyncio.Event()
         self._store_open = False
         self._unopened = "the store has not been reached since the start"
@@ -390,11 +390,11 @@ class Engine(Generic[State]):
             and not (self._journal and self._journal.holds(snapshot.row.key))
             and self.policy.overlap != "debounce"
             and not self.switches.is_off(snapshot)
-            and not (self.on_missing and sessions.session_over(record, self.policy, draft.created_at))
+            and not (self.on_missing and sessions.is_session_over(record, self.policy, draft.created_at))
             and draft.id not in [message.id for message in snapshot.messages]
         )
 
-    async def _receive_in_one_trip(self, key: Key, lane: Lane, snapshot: Snapshot, draft: Draft) -> Receipt | None:
+    async def _receive_in_one_trip(self, key: Key, lane: Worker, snapshot: Snapshot, draft: Draft) -> Receipt | None:
         """Runs the handler on the cached snapshot and writes message, replies and state at once; None: it must go the
         long way."""
         number = snapshot.row.head + 1
@@ -417,8 +417,8 @@ class Engine(Generic[State]):
             self._long_way = True  # this handler takes steps: from now on the message comes first
             return None
 
-        def decide(now: Snapshot) -> Act | None:
-            if not turns.same_input(snapshot, now) or snapshots.unread(now) or now.row.claim:
+        def decide(now: Snapshot) -> Commit | None:
+            if not turns.has_same_input(snapshot, now) or snapshots.unread_messages(now) or now.row.claim:
                 return None
             if failure is not None:
                 return self._failure(now, [arriving], failure, arriving=draft, claim=lane.claim)
@@ -477,7 +477,7 @@ class Engine(Generic[State]):
     def _shown(self, snapshot: Snapshot) -> Raw:
         """The state as people see it: of a live session, in today's shape."""
         key, record = snapshot.row.key, snapshot.record
-        if sessions.session_over(record, self.policy, self.clock()):
+        if sessions.is_session_over(record, self.policy, self.clock()):
             return self.states.fresh()
         if record.schema == self.states.schema:
             return record.state
@@ -502,7 +502,7 @@ class Engine(Generic[State]):
             return self._receipt(key, draft.id, number, Outcome("off"), duplicate=known)
         return await self._wait_for(key, lane, draft.id, snapshot, number, duplicate=known)
 
-    async def _appended(self, key: Key, draft: Draft, owner: str) -> tuple[Snapshot, int, bool, Lane]:
+    async def _appended(self, key: Key, draft: Draft, owner: str) -> tuple[Snapshot, int, bool, Worker]:
         if not self._store_open:
             raise Unavailable(f"{key}: {self._unopened}; nothing was written to the store.")
         if self._journal is not None and self._journal.holds(key):
@@ -564,7 +564,7 @@ class Engine(Generic[State]):
             await self._journal.erase(key)
         await self.store.erase(key, at=self.clock())
 
-    async def _append(self, key: Key, draft: Draft, owner: str) -> tuple[Snapshot, int, bool, Lane]:
+    async def _append(self, key: Key, draft: Draft, owner: str) -> tuple[Snapshot, int, bool, Worker]:
         """Writes the message to the log, with the claim if this process is idle here, and sees to it that a lane
         works on it."""
         assert draft.entry is not None
@@ -578,7 +578,7 @@ class Engine(Generic[State]):
         works = (asking and self.handler is not None and not self.switches.off(key)) or (sends and self._takes(key))
         claim = None
         if idle and works and asking and self.policy.overlap != "debounce":
-            claim = Claim(lane.claim, now + self.policy.claim_s)
+            claim = Lease(lane.claim, now + self.policy.claim_s)
         try:
             snapshot, number, known = await self.store.append(
                 key, draft.entry, at=now, due_at=now if asking or sends else None, claim=claim, owner=owner
@@ -604,7 +604,7 @@ class Engine(Generic[State]):
     async def _wait_for(
         self,
         key: Key,
-        lane: Lane,
+        lane: Worker,
         id: str,
         snapshot: Snapshot,
         number: int,
@@ -649,7 +649,7 @@ class Engine(Generic[State]):
             return None
         found: list[Message] = []
         if snapshot.messages and snapshot.messages[0].number <= number + 1:
-            found = snapshots.behind(snapshot, number)
+            found = snapshots.messages_after(snapshot, number)
         else:
             # Replies stand in the order of what they answer: the first to something later ends the search.
             seen = number
@@ -658,14 +658,14 @@ class Engine(Generic[State]):
                 seen = page[-1].number
                 if any((message.reply_from or 0) > number for message in page):
                     break
-        return snapshots.outcome(snapshot.record, number, found)
+        return snapshots.find_outcome(snapshot.record, number, found)
 
     # -- work ---------------------------------------------------------------------------------------------------------------
 
-    def _lane(self) -> Lane:
-        return Lane(self.claims.name)
+    def _lane(self) -> Worker:
+        return Worker(self.claims.name)
 
-    def _start(self, key: Key, lane: Lane) -> None:
+    def _start(self, key: Key, lane: Worker) -> None:
         # Only a lane that is registered may work: two at once would take each other for lost.
         assert self._lanes.get(key) is lane
         if lane.task is None and not lane.held:
@@ -676,7 +676,7 @@ class Engine(Generic[State]):
             )
             self.statistics.lanes = len(self._lanes)
 
-    def _leave(self, key: Key, lane: Lane) -> None:
+    def _leave(self, key: Key, lane: Worker) -> None:
         """Ends a lane that no task works on, unless somebody has come to wait in it."""
         if lane.task is None and not lane.held and self._lanes.get(key) is lane:
             if lane.waiters or (lane.wake.is_set() and self._open):
@@ -684,7 +684,7 @@ class Engine(Generic[State]):
             else:
                 del self._lanes[key]
 
-    async def _work(self, key: Key, lane: Lane) -> None:
+    async def _work(self, key: Key, lane: Worker) -> None:
         """Handles what is unread in one conversation, in order, and goes when nothing is."""
         looks = 0
         try:
@@ -729,7 +729,7 @@ class Engine(Generic[State]):
             self._leave(key, lane)
             self.statistics.lanes = len(self._lanes)
 
-    async def _step(self, key: Key, lane: Lane) -> float | None:
+    async def _step(self, key: Key, lane: Worker) -> float | None:
         """One step: 0 when there may be more to do, a pause to make first, None when there is nothing to do here."""
         snapshot = (self.store.cached(key) if lane.warm else None) or await self.store.reload(key)
         lane.warm = True
@@ -738,7 +738,7 @@ class Engine(Generic[State]):
         if send_at is not None and send_at <= now:
             await self._resolve(lane, snapshot)  # whoever waits for an answer need not wait for the platform
             return await self.dispatch.deliver(snapshot, lane)
-        if not snapshots.unread(snapshot):
+        if not snapshots.unread_messages(snapshot):
             # Nothing waits, so even what nobody answers (an operator's message) is as good as handled.
             read = structs.replace(snapshot.record, cursor=max(snapshot.record.cursor, snapshot.row.head))
             await self._resolve(lane, structs.replace(snapshot, record=read))
@@ -751,7 +751,7 @@ class Engine(Generic[State]):
                 await self._commit(
                     snapshot,
                     lambda there: (
-                        housekeeping.parked(there, self.policy, at=now)
+                        housekeeping.park(there, self.policy, at=now)
                         if self.switches.is_off(there) and there.row.claim in (None, lane.claim)
                         else None
                     ),
@@ -761,7 +761,7 @@ class Engine(Generic[State]):
         if row.claim and row.claim != lane.claim and row.claimed_until > now and not self.claims.orphaned(row.claim):
             return None
         if self.runner.abandoned:
-            first = snapshots.unread(snapshot)[0]
+            first = snapshots.unread_messages(snapshot)[0]
             if (earlier := self.runner.earlier(self.handler, key, first.id)) is not None:
                 return await self._outlast(snapshot, lane, earlier, first)
         ready = turns.ready_at(snapshot, self.policy)
@@ -777,7 +777,7 @@ class Engine(Generic[State]):
             snapshot = taken
         return await self._handle(snapshot, lane)
 
-    async def _step_alone(self, key: Key, lane: Lane, rank: int) -> float | None:
+    async def _step_alone(self, key: Key, lane: Worker, rank: int) -> float | None:
         """As `_step`, while no other handler runs in this process: what dies then, dies of this message.
 
         Waiting for that counts for nothing, for the claim is taken afterwards. The message that was least often the only
@@ -793,17 +793,17 @@ class Engine(Generic[State]):
             finally:
                 lane.alone = False
 
-    async def _take(self, snapshot: Snapshot, lane: Lane, now: float) -> Snapshot | None:
+    async def _take(self, snapshot: Snapshot, lane: Worker, now: float) -> Snapshot | None:
         """Takes the claim: the snapshot to work on, or None when there is something else to do first."""
-        first = snapshots.unread(snapshot)[0].number
+        first = snapshots.unread_messages(snapshot)[0].number
 
-        def decide(there: Snapshot) -> Act | None:
-            waiting = snapshots.unread(there)
+        def decide(there: Snapshot) -> Commit | None:
+            waiting = snapshots.unread_messages(there)
             if there.row.claim != snapshot.row.claim or not waiting or waiting[0].number != first:
                 return None
             # (A claim that one of our own lanes has lost, because the store failed it, say, is nobody's death.)
             died = self.claims.died(there.row.claim)
-            return leases.taken(there, self.policy, token=lane.claim, at=now, died=died, alone=lane.alone)
+            return leases.take_lease(there, self.policy, token=lane.claim, at=now, died=died, alone=lane.alone)
 
         if snapshot.row.claim not in (None, lane.claim):
             self.statistics.taken_over += 1
@@ -811,15 +811,15 @@ class Engine(Generic[State]):
         self.statistics.dead += after.record.dead != snapshot.record.dead
         return after if said is not None and after.row.claim == lane.claim else None
 
-    async def _handle(self, snapshot: Snapshot, lane: Lane) -> float | None:
+    async def _handle(self, snapshot: Snapshot, lane: Worker) -> float | None:
         """Runs one turn under the claim."""
         key = snapshot.row.key
-        tried = turns.batch(snapshot, self.policy)
+        tried = turns.choose_batch(snapshot, self.policy)
         if not tried:
             return 0.0
         now = self.clock()
         try:
-            if self.on_missing and sessions.session_over(
+            if self.on_missing and sessions.is_session_over(
                 snapshot.record, self.policy, tried[0].created_at, tried[0].number
             ):
                 async with self.claims.renewing(key, lane.claim):
@@ -833,9 +833,9 @@ class Engine(Generic[State]):
                     answer = await self._run(snapshot, tried, record_step, alone=lane.alone)
                 started = snapshot
 
-                def decide(there: Snapshot) -> Act | None:
+                def decide(there: Snapshot) -> Commit | None:
                     # (Whoever has lost the claim was taken for dead: somebody else runs this turn, and will say what it does.)
-                    if there.row.claim != lane.claim or not turns.same_input(started, there):
+                    if there.row.claim != lane.claim or not turns.has_same_input(started, there):
                         return None
                     return self._success(there, tried, answer, claim=lane.claim)
 
@@ -863,8 +863,8 @@ class Engine(Generic[State]):
             log.warning("%s", failed, exc_info=failed.__cause__)
             started = snapshot
 
-            def note(there: Snapshot) -> Act | None:
-                if not turns.same_input(started, there) or attempts(started) != attempts(there):
+            def note(there: Snapshot) -> Commit | None:
+                if not turns.has_same_input(started, there) or attempts(started) != attempts(there):
                     return None
                 return self._failure(there, tried, failed, claim=lane.claim)
 
@@ -879,13 +879,11 @@ class Engine(Generic[State]):
             self._fail(lane, unreadable)
             await self._commit(
                 snapshot,
-                lambda there: (
-                    housekeeping.parked(there, self.policy, at=now) if there.row.claim == lane.claim else None
-                ),
+                lambda there: housekeeping.park(there, self.policy, at=now) if there.row.claim == lane.claim else None,
             )
             return None
 
-    async def _outlast(self, snapshot: Snapshot, lane: Lane, earlier: Run, first: Message) -> float | None:
+    async def _outlast(self, snapshot: Snapshot, lane: Worker, earlier: Run, first: Message) -> float | None:
         """Waits while an abandoned run of the *first* unread message still runs: it must not run twice at once, here or
         elsewhere, so the claim is kept. Each time that its next try is due counts as a failed one; when it has had them all it
         is set aside, and the claim goes."""
@@ -916,7 +914,7 @@ class Engine(Generic[State]):
         if not earlier.still_runs:
             after, _ = await self._commit(
                 self.store.cached(key) or snapshot,
-                lambda there: leases.released(there, self.policy, at=self.clock()) if same(there) else None,
+                lambda there: leases.release_lease(there, self.policy, at=self.clock()) if same(there) else None,
             )
             return self._pause_until(turns.ready_at(after, self.policy))
         self.statistics.failures += 1
@@ -950,7 +948,7 @@ class Engine(Generic[State]):
         attempt.attempt_number = attempts
         return self._backoff(attempt)
 
-    def _again(self, lane: Lane) -> float:
+    def _again(self, lane: Worker) -> float:
         self.statistics.reruns += 1
         return lane.again()
 
@@ -1037,18 +1035,18 @@ class Engine(Generic[State]):
     async def _record_step(self, started: Snapshot, name: str, result: Raw) -> None:
         """Keeps what a step has given, whatever else has changed meanwhile: it has been done."""
 
-        def decide(there: Snapshot) -> Act | None:
+        def decide(there: Snapshot) -> Commit | None:
             same = (there.row.born, there.record.cursor) == (started.row.born, started.record.cursor)
             if not same or name in there.record.steps:
                 return None
-            return turns.stepped(there, name, result, self.policy, at=self.clock())
+            return turns.record_step(there, name, result, self.policy, at=self.clock())
 
         await self._commit(self.store.cached(started.row.key) or started, decide)
 
     def _turn(self, snapshot: Snapshot, messages: list[Message]) -> tuple[Turn[State], bool]:
         """What the handler is given, on a fresh copy of the state, and whether it opens a session."""
         key, record, first = snapshot.row.key, snapshot.record, messages[0]
-        opens = sessions.session_over(record, self.policy, first.created_at, first.number)
+        opens = sessions.is_session_over(record, self.policy, first.created_at, first.number)
         raw, schema = (self.states.fresh(), self.states.schema) if opens else (record.state, record.schema)
         turn = Turn(
             tenant=key.tenant,
@@ -1061,8 +1059,8 @@ class Engine(Generic[State]):
         return turn, opens
 
     def _history(self, snapshot: Snapshot, first: Message) -> list[Message]:
-        found = turns.plain_history(snapshot, first, self.policy)
-        return found or owned(turns.history(snapshot, first, self.policy))
+        found = turns.slice_plain_history(snapshot, first, self.policy)
+        return found or owned(turns.collect_history(snapshot, first, self.policy))
 
     async def _rebuilt(self, snapshot: Snapshot, messages: list[Message], *, alone: bool = False) -> Snapshot | None:
         """Opens a session with the state that the application's hook rebuilds, committed before the handler runs.
@@ -1088,13 +1086,15 @@ class Engine(Generic[State]):
                 f"unread and is tried again in {HOOK_PAUSE_S:g} s."
             ) from cause
         session = snapshot.record.session + 1
-        note = commits.note("rebuilt", f"{snapshot.row.born}.{session}")
+        note = commits.make_note("rebuilt", f"{snapshot.row.born}.{session}")
 
-        def decide(there: Snapshot) -> Act | None:
-            if not turns.same_input(snapshot, there):
+        def decide(there: Snapshot) -> Commit | None:
+            if not turns.has_same_input(snapshot, there):
                 return None
-            record = sessions.opened(there.record, raw, self.states.schema, number=first.number, at=first.created_at)
-            return commits.noted(there, record, note, self.policy, at=self.clock())
+            record = sessions.open_session(
+                there.record, raw, self.states.schema, number=first.number, at=first.created_at
+            )
+            return commits.commit_note(there, record, note, self.policy, at=self.clock())
 
         try:
             after, said = await self.store.commit(snapshot, decide, at=self.clock())
@@ -1111,8 +1111,8 @@ class Engine(Generic[State]):
         *,
         claim: str | None = None,
         arriving: Draft | None = None,
-    ) -> Act:
-        return turns.finished(
+    ) -> Commit:
+        return turns.finish_turn(
             there,
             tried,
             answer.replies,
@@ -1135,10 +1135,10 @@ class Engine(Generic[State]):
         *,
         claim: str,
         arriving: Draft | None = None,
-    ) -> Act:
+    ) -> Commit:
         now = self.clock()
         retry_at = now + self._pause_after(there.record.raised + 1)
-        return turns.failed(
+        return turns.fail_turn(
             there,
             tried,
             _reason(failure),
@@ -1156,11 +1156,11 @@ class Engine(Generic[State]):
         return failure
 
     async def _commit(
-        self, snapshot: Snapshot, decide: Callable[[Snapshot], Act | None]
+        self, snapshot: Snapshot, decide: Callable[[Snapshot], Commit | None]
     ) -> tuple[Snapshot, list[Message] | None]:
         return await self.store.commit_once(snapshot, decide, at=self.clock())
 
-    async def _resolve(self, lane: Lane, snapshot: Snapshot) -> None:
+    async def _resolve(self, lane: Worker, snapshot: Snapshot) -> None:
         for waiter in list(lane.waiters):
             if waiter.born != snapshot.row.born:
                 erased = Conflict(
@@ -1171,7 +1171,7 @@ class Engine(Generic[State]):
                 waiter.tell(found)
         lane.waiters = [waiter for waiter in lane.waiters if not waiter.answered.done()]
 
-    def _fail(self, lane: Lane, fault: BaseException) -> None:
+    def _fail(self, lane: Worker, fault: BaseException) -> None:
         for waiter in lane.waiters:
             if isinstance(fault, Unavailable | asyncio.CancelledError):
                 # "Certainly not written" would be a lie: it has been, only its answer has not.
@@ -1185,12 +1185,12 @@ class Engine(Generic[State]):
                 waiter.tell(fault)
         lane.waiters = []
 
-    async def _hand_back(self, key: Key, lane: Lane) -> None:
+    async def _hand_back(self, key: Key, lane: Worker) -> None:
         """On the way out: gives the claim back, so that another instance, or the next start, goes on at once."""
         await self._give_back(key, lane, None)
         self._fail(lane, Unavailable(f"{key}: this instance is stopping"))
 
-    async def _give_back(self, key: Key, lane: Lane, retry_at: float | None) -> None:
+    async def _give_back(self, key: Key, lane: Worker, retry_at: float | None) -> None:
         snapshot = self.store.cached(key) or await self.store.load(key)
         if snapshot is None or snapshot.row.claim not in (lane.claim, None):
             return
@@ -1198,12 +1198,12 @@ class Engine(Generic[State]):
             await self._commit(
                 snapshot,
                 lambda there: (
-                    leases.released(there, self.policy, at=self.clock(), retry_at=retry_at)
+                    leases.release_lease(there, self.policy, at=self.clock(), retry_at=retry_at)
                     if there.row.claim == lane.claim
                     else None
                 ),
             )
-        if snapshots.unread(snapshot):
+        if snapshots.unread_messages(snapshot):
             self._news.tell_of_work()
 
     # -- sweep --------------------------------------------------------------------------------------------------------------
@@ -1248,7 +1248,7 @@ class Engine(Generic[State]):
                 due = (row.wake or 0.0) <= now or (
                     row.claim and (row.due_at or 0.0) <= now and self.claims.orphaned(row.claim)
                 )
-                put_off = self._unreadable.get(row.key, 0.0) > now or row.key == SWITCHES
+                put_off = self._unreadable.get(row.key, 0.0) > now or row.key == PAUSES
                 if due and not put_off and row.key not in self._lanes and self._busy < room:
                     lane = self._lanes[row.key] = self._lane()
                     self._start(row.key, lane)
@@ -1275,18 +1275,18 @@ class Engine(Generic[State]):
         if self.policy.retention_s is not None:
             oldest = await self.store.page(row.key, row.born, after=record.dropped, limit=housekeeping.PAGE_DROPPED)
 
-        def decide(there: Snapshot) -> Act | None:
-            if there.row.head != row.head or snapshots.unread(there):
+        def decide(there: Snapshot) -> Commit | None:
+            if there.row.head != row.head or snapshots.unread_messages(there):
                 return None
             if there.row.claim and there.row.claimed_until > now and not self.claims.orphaned(there.row.claim):
                 return None  # somebody is at work here
             sends = self._takes(there.row.key)
-            return housekeeping.tended(
+            return housekeeping.do_housekeeping(
                 there, self.policy, at=now, oldest=oldest, off=self.switches.is_off(there), sends=sends
             )
 
         after, said = await self._commit(snapshot, decide)
-        return bool(said) and bool(snapshots.unread(after))
+        return bool(said) and bool(snapshots.unread_messages(after))
 
     # -- switches -----------------------------------------------------------------------------------------------------------
 
@@ -1318,7 +1318,7 @@ class Engine(Generic[State]):
     async def resume_one(self, key: Key) -> None:
         """The same for one conversation."""
         snapshot = await self.store.load(key)
-        if snapshot is None or not snapshots.unread(snapshot) or self.switches.is_off(snapshot):
+        if snapshot is None or not snapshots.unread_messages(snapshot) or self.switches.is_off(snapshot):
             return
         # (What finds no room here is found by the sweep, when it looks at parked conversations again.)
         if self.handler is not None and len(self._lanes) < self.settings.backlog:
@@ -1329,11 +1329,13 @@ class Engine(Generic[State]):
     async def begin(self, key: Key, *, owner: str) -> Snapshot:
         """Creates the conversation before anything is said in it; the one there is, if there is one."""
         self._refuse_closed(key)
-        note = commits.note("begun", fresh_token())
+        note = commits.make_note("begun", fresh_token())
 
-        def decide(there: Snapshot) -> Act | None:
+        def decide(there: Snapshot) -> Commit | None:
             return (
-                None if there.row.revision else commits.noted(there, there.record, note, self.policy, at=self.clock())
+                None
+                if there.row.revision
+                else commits.commit_note(there, there.record, note, self.policy, at=self.clock())
             )
 
         snapshot = await self.store.reload(key)
@@ -1361,9 +1363,9 @@ class Engine(Generic[State]):
         """Puts what *rewritten* makes of the stored state and its schema in its place."""
         self._refuse_closed(key)
         self._refuse_own(key, "would throw its own turn away; change turn.state")
-        note = commits.note("change", fresh_token() if id is None else message_id(key, id))
+        note = commits.make_note("change", fresh_token() if id is None else message_id(key, id))
         snapshot, now = self.store.cached(key) or await self.store.reload(key), self.clock()
-        while self.on_missing and sessions.session_over(snapshot.record, self.policy, now):
+        while self.on_missing and sessions.is_session_over(snapshot.record, self.policy, now):
             stand_in = Message(id=note.id, number=snapshot.row.head + 1, role="system", content="", created_at=now)
             rebuilt = await self._rebuilt(snapshot, [stand_in])
             if rebuilt is not None:
@@ -1371,14 +1373,14 @@ class Engine(Generic[State]):
                 break
             snapshot = await self.store.reload(key)
 
-        def decide(there: Snapshot) -> Act:
+        def decide(there: Snapshot) -> Commit:
             record, states = there.record, self.states
-            opens = record.state == NONE or sessions.session_over(record, self.policy, now)
+            opens = record.state == NONE or sessions.is_session_over(record, self.policy, now)
             raw, schema = rewritten(*((states.fresh(), states.schema) if opens else (record.state, record.schema)))
             if opens and raw != NONE:
-                record = sessions.opened(record, raw, schema, number=there.row.head + 1, at=now)
+                record = sessions.open_session(record, raw, schema, number=there.row.head + 1, at=now)
             record = structs.replace(record, state=raw, schema=schema)
-            return commits.noted(there, record, note, self.policy, at=now)
+            return commits.commit_note(there, record, note, self.policy, at=now)
 
         after, _ = await self._commit(snapshot, decide)
         return after

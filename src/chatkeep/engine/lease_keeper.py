@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import cache
 
 from ..conversation import leases
-from ..conversation.snapshots import Act, Policy, Snapshot
+from ..conversation.snapshots import Commit, Policy, Snapshot
 from ..drivers.base import Key
 from ..errors import StoreError
 from ..storage.store import Store, fresh_token
@@ -38,7 +38,7 @@ WORKING: set[str] = set()
 """Whose claims of this process somebody works under: the names of the engines that are open in it."""
 
 
-def holder_gone(claim: str) -> bool:
+def is_holder_gone(claim: str) -> bool:
     """Whether the process that holds *claim* is certainly dead: it ran on this host, and its process id says so.
 
     Or it is this process, and the engine was closed. Being wrong costs a handler run twice, never a wrong result: what a
@@ -59,7 +59,7 @@ def holder_gone(claim: str) -> bool:
     return False
 
 
-class Claims:
+class LeaseKeeper:
     """The claims of one engine; all of their tokens open with its *name*."""
 
     def __init__(self, store: Store, policy: Policy, clock: Callable[[], float]) -> None:
@@ -86,7 +86,7 @@ class Claims:
 
     def orphaned(self, claim: str) -> bool:
         """Whether nobody works under *claim* any more, for certain: its process is dead, or it is a lost one of ours."""
-        return self.ours(claim) or holder_gone(claim)
+        return self.ours(claim) or is_holder_gone(claim)
 
     @asynccontextmanager
     async def renewing(self, key: Key, token: str, *, at_once: bool = False) -> AsyncIterator[None]:
@@ -95,8 +95,8 @@ class Claims:
         loop, every_s = asyncio.get_running_loop(), self._policy.claim_s / 3
         renewing: asyncio.Task[None] | None = None
 
-        def renewed(there: Snapshot) -> Act | None:
-            return leases.renewed(there, self._policy, at=self._clock()) if there.row.claim == token else None
+        def renewed(there: Snapshot) -> Commit | None:
+            return leases.renew_lease(there, self._policy, at=self._clock()) if there.row.claim == token else None
 
         async def renew() -> None:
             while True:

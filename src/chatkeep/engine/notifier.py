@@ -24,7 +24,7 @@ KNOWN_MOST = 10_000
 WORK, ASK, WHISPER = "!", "?", "~"
 
 
-class News:
+class Notifier:
     """Announces what changes here, and says what changed elsewhere: `changed` gets the keys, `work` is called when
     some waits."""
 

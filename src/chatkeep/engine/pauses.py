@@ -11,7 +11,7 @@ from msgspec import structs
 from ..conversation import commits, sessions, turns
 from ..conversation.keys import RESERVED
 from ..conversation.record import NONE
-from ..conversation.snapshots import Act, Policy, Snapshot
+from ..conversation.snapshots import Commit, Policy, Snapshot
 from ..conversation.state import StateCodec
 from ..drivers.base import Key, Row
 from ..errors import Corrupt, Unsupported
@@ -19,12 +19,12 @@ from ..storage.store import Store, fresh_token
 
 log = logging.getLogger("chatkeep")
 
-SWITCHES = Key(RESERVED + "chatkeep", "switches")
+PAUSES = Key(RESERVED + "chatkeep", "switches")
 STATES: StateCodec[dict[str, bool]] = StateCodec(dict, limit=1024 * 1024)
 EVERYWHERE = "*"
 
 
-class Switches:
+class Pauses:
     """What is switched off, as far as this instance knows; a tenant of None is all of them."""
 
     def __init__(self, store: Store, policy: Policy, clock: Callable[[], float]) -> None:
@@ -43,37 +43,37 @@ class Switches:
 
     async def look(self) -> list[str | None]:
         """Looks at what other instances have switched; answers the tenants for which the bot is on again."""
-        found = await self._store.load(SWITCHES)
+        found = await self._store.load(PAUSES)
         if found is None or found.record.state == NONE:
             return []
-        before, self._off = self._off, frozenset(STATES.decode(SWITCHES, found.record.state, 1))
+        before, self._off = self._off, frozenset(STATES.decode(PAUSES, found.record.state, 1))
         return [None if scope == EVERYWHERE else scope[1:] for scope in before - self._off]
 
     async def flip(self, on: bool, tenant: str | None) -> None:
         """Switches the bot for a tenant; this instance and the others notice when they look."""
-        scope, note, now = _scope(tenant), commits.note("switch", fresh_token()), self._clock()
+        scope, note, now = _scope(tenant), commits.make_note("switch", fresh_token()), self._clock()
 
-        def decide(there: Snapshot) -> Act:
+        def decide(there: Snapshot) -> Commit:
             record, opens = there.record, there.record.state == NONE
-            off = {} if opens else STATES.decode(SWITCHES, record.state, 1)
+            off = {} if opens else STATES.decode(PAUSES, record.state, 1)
             if on:
                 off.pop(scope, None)
             else:
                 off[scope] = True
-            raw = STATES.encode(SWITCHES, off)
+            raw = STATES.encode(PAUSES, off)
             if opens:
-                record = sessions.opened(record, raw, STATES.schema, number=there.row.head + 1, at=now)
-            return commits.noted(there, structs.replace(record, state=raw), note, self._policy, at=now)
+                record = sessions.open_session(record, raw, STATES.schema, number=there.row.head + 1, at=now)
+            return commits.commit_note(there, structs.replace(record, state=raw), note, self._policy, at=now)
 
-        await self._store.commit_once(await self._store.reload(SWITCHES), decide, at=now)
+        await self._store.commit_once(await self._store.reload(PAUSES), decide, at=now)
 
     async def flip_one(self, key: Key, on: bool) -> None:
         """Switches the bot for one conversation."""
-        note = commits.note("switch", fresh_token(), content="on" if on else "off")
+        note = commits.make_note("switch", fresh_token(), content="on" if on else "off")
 
-        def decide(there: Snapshot) -> Act:
+        def decide(there: Snapshot) -> Commit:
             record = structs.replace(there.record, off=not on)
-            return commits.noted(there, record, note, self._policy, at=self._clock())
+            return commits.commit_note(there, record, note, self._policy, at=self._clock())
 
         await self._store.commit_once(await self._store.reload(key), decide, at=self._clock())
 
@@ -90,7 +90,7 @@ class Switches:
         if (snapshot.record.off and lifted) or others & self._off:
             return  # it stays off
         now = self._clock()
-        await self._store.commit_once(snapshot, lambda there: turns.skipped(there, self._policy, at=now), at=now)
+        await self._store.commit_once(snapshot, lambda there: turns.skip_unread(there, self._policy, at=now), at=now)
 
     async def each(self, tenant: str | None, act: Callable[[Key], Coroutine[Any, Any, None]]) -> None:
         """Does *act* to every conversation of a tenant; those that cannot be read are told and passed over."""
@@ -98,7 +98,7 @@ class Switches:
         while rows := await self._store.rows("key", tenant=tenant, after=after):
             for row in rows:
                 try:
-                    if row.key != SWITCHES:
+                    if row.key != PAUSES:
                         await act(row.key)
                 except (Corrupt, Unsupported) as unreadable:
                     log.error("%s", unreadable)

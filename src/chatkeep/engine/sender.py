@@ -9,12 +9,12 @@ from collections.abc import Callable
 from ..conversation import outbox as deliveries
 from ..conversation import snapshots
 from ..conversation.outbox import Outlet, Sent
-from ..conversation.snapshots import Act, Policy, Snapshot
+from ..conversation.snapshots import Commit, Policy, Snapshot
 from ..drivers.base import Key
 from ..model import Message
 from ..storage.store import PAGE, Store, fresh_token
-from .lease_keeper import Claims
-from .worker import Lane
+from .lease_keeper import LeaseKeeper
+from .worker import Worker
 
 log = logging.getLogger("chatkeep")
 
@@ -22,11 +22,11 @@ SENT_MOST = 10_000
 PAUSE_MOST_S = 600.0  # between two attempts to send a reply
 
 
-class Dispatch:
+class Sender:
     """The way out of one engine. *first*: seconds before a reply that failed for the moment is sent again the first time."""
 
     def __init__(
-        self, store: Store, policy: Policy, claims: Claims, *, clock: Callable[[], float], first: float
+        self, store: Store, policy: Policy, claims: LeaseKeeper, *, clock: Callable[[], float], first: float
     ) -> None:
         self.outlet: Outlet | None = None
         self._store = store
@@ -42,10 +42,10 @@ class Dispatch:
 
     def due(self, snapshot: Snapshot) -> float | None:
         """When the next reply may go out; None if none has to."""
-        sends = self.takes(snapshot.row.key) and snapshots.has_to_go(snapshot)
+        sends = self.takes(snapshot.row.key) and snapshots.must_send(snapshot)
         return snapshots.delivery_of(snapshot).at if sends else None
 
-    async def deliver(self, snapshot: Snapshot, lane: Lane) -> float | None:
+    async def deliver(self, snapshot: Snapshot, lane: Worker) -> float | None:
         """Sends the next reply through its channel, under the claim, and notes what became of it."""
         assert self.outlet is not None
         row, delivery, now = snapshot.row, snapshots.delivery_of(snapshot), self._clock()
@@ -56,7 +56,7 @@ class Dispatch:
         if message is None:  # what the record said was to go is not there, or needs no sending
             await self._store.commit_once(
                 snapshot,
-                lambda there: deliveries.nothing_to_send(there, row.head, self._policy, at=self._clock()),
+                lambda there: deliveries.note_nothing_to_send(there, row.head, self._policy, at=self._clock()),
                 at=now,
             )
             return lane.again()
@@ -66,12 +66,14 @@ class Dispatch:
         doubtful = sent is None and delivery.sending == number and lane.sending != number
         if not ours or delivery.sending != number or (sent is None and lane.sending != number):
 
-            def begin(there: Snapshot) -> Act | None:
+            def begin(there: Snapshot) -> Commit | None:
                 now_there = (there.row.born, there.row.claim, snapshots.delivery_of(there))
                 same = now_there == (row.born, row.claim, delivery)
                 died = self._claims.died(there.row.claim)
                 return (
-                    deliveries.begun(there, number, self._policy, token=lane.claim, at=now, died=died) if same else None
+                    deliveries.begin_sending(there, number, self._policy, token=lane.claim, at=now, died=died)
+                    if same
+                    else None
                 )
 
             snapshot, said = await self._store.commit_once(snapshot, begin, at=now)
@@ -84,17 +86,17 @@ class Dispatch:
                     row.key.id,
                     message.content,
                     key=f"{row.born}.{number}@{row.key.id}",
-                    skip=deliveries.skipped(delivery, number),
+                    skip=deliveries.parts_done(delivery, number),
                     at=now,
                 )
         lane.sending = 0
         retry_at = self._clock() + min(self._first * 2.0 ** min(delivery.tries + 1, 30), PAUSE_MOST_S)
 
-        def note(there: Snapshot) -> Act | None:
+        def note(there: Snapshot) -> Commit | None:
             # It was sent, whoever holds the claim by now.
             if there.row.born != row.born:
                 return None
-            return deliveries.noted(
+            return deliveries.note_delivery(
                 there,
                 number,
                 sent,
@@ -118,12 +120,12 @@ class Dispatch:
     async def _next_out(self, snapshot: Snapshot) -> Message | None:
         upto, messages = snapshots.delivery_of(snapshot).upto, snapshot.messages
         row, found = snapshot.row, list[Message]()
-        while upto < (messages[0].number - 1 if messages else row.head) and not any(map(snapshots.goes_out, found)):
+        while upto < (messages[0].number - 1 if messages else row.head) and not any(map(snapshots.is_outbound, found)):
             page = await self._store.page(row.key, row.born, after=upto, limit=PAGE)
             if not page:
                 break
             found, upto = page, page[-1].number
-        following = deliveries.next_out(snapshot, found)
+        following = deliveries.next_reply(snapshot, found)
         if isinstance(following, int):
             page = await self._store.page(row.key, row.born, after=following - 1, limit=1)
             following = page[0] if page and page[0].number == following else None
@@ -134,6 +136,6 @@ class Dispatch:
         name = fresh_token()
         await self._store.commit_once(
             await self._store.reload(key),
-            lambda there: deliveries.resent(there, number, name, self._policy, at=self._clock()),
+            lambda there: deliveries.resend_reply(there, number, name, self._policy, at=self._clock()),
             at=self._clock(),
         )

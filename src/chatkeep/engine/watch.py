@@ -4,7 +4,7 @@ The log is the truth, and whoever watches is given all of it, in order, from whe
 that still runs (typing, the pieces of a streamed reply) is only shown: it is kept nowhere, may begin again, and the
 recorded reply replaces it. Watchers pull: a slow one gets more at a time and costs no more memory.
 
-Instances tell each other by `News`: that a log has changed, and, to whoever asks, what a turn says meanwhile.
+Instances tell each other by `Notifier`: that a log has changed, and, to whoever asks, what a turn says meanwhile.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from msgspec import Raw, Struct
 from ..conversation.snapshots import Snapshot
 from ..drivers.base import Key
 from ..errors import ChatkeepError, Corrupt, Unsupported
-from ..model import Erased, Event, Piece, StateChanged, Typing
+from ..model import Delta, Erased, Event, StateChanged, Typing
 from ..storage.store import PAGE, Store, blank
-from .notifier import News
+from .notifier import Notifier
 
 TELL_S = 0.05  # so long pieces of a reply are collected for other instances
 TOLD_MOST = 1000  # characters that one announcement carries
@@ -33,7 +33,7 @@ SELDOM_S = 5.0  # and any other one so often
 SURE_S = 15.0  # where news is heard: in case some of it got lost
 
 
-class Speech(Struct, eq=False):
+class StreamedReply(Struct, eq=False):
     """What a running turn has said so far."""
 
     turn: str
@@ -41,20 +41,20 @@ class Speech(Struct, eq=False):
     told: int = -1  # how much of it other instances know; -1: not even that it runs
 
 
-class Live:
-    """Who watches what in this process, and what its turns say; with `News`, also those of other instances.
+class WatchHub:
+    """Who watches what in this process, and what its turns say; with `Notifier`, also those of other instances.
 
     *shown* answers a conversation's state as people see it.
     """
 
-    def __init__(self, store: Store, news: News, *, shown: Callable[[Snapshot], Raw]) -> None:
+    def __init__(self, store: Store, news: Notifier, *, shown: Callable[[Snapshot], Raw]) -> None:
         self.store = store
         self.shown = shown
         self.ended = False
         self._news = news
         self._watches: dict[Key, set[Watch]] = {}
-        self._here: dict[Key, Speech] = {}
-        self._elsewhere: dict[Key, Speech] = {}
+        self._here: dict[Key, StreamedReply] = {}
+        self._elsewhere: dict[Key, StreamedReply] = {}
         self._wanted: OrderedDict[Key, float] = OrderedDict()
         self._teller: asyncio.TimerHandle | None = None
         news.asked, news.heard = self.asked, self.heard
@@ -89,7 +89,7 @@ class Live:
     @contextmanager
     def turn(self, key: Key, name: str) -> Iterator[None]:
         """While a turn runs, up to its commit."""
-        speech = self._here[key] = Speech(name)
+        speech = self._here[key] = StreamedReply(name)
         self._say(key)
         try:
             yield
@@ -151,13 +151,13 @@ class Live:
                 self._elsewhere.pop(key, None)
             elif speech is None or speech.turn != turn or at > len(speech.text):
                 if at == 0:
-                    self._elsewhere[key] = Speech(turn, text)
+                    self._elsewhere[key] = StreamedReply(turn, text)
                 else:
                     self.ask(key)  # something got lost
             elif at == len(speech.text):
                 speech.text += text
             elif not speech.text.startswith(text, at):  # (it may be told again to somebody who came later)
-                self._elsewhere[key] = Speech(turn, speech.text[:at] + text)
+                self._elsewhere[key] = StreamedReply(turn, speech.text[:at] + text)
             self._wake(key)
 
     def quiet(self, key: Key) -> None:
@@ -172,7 +172,7 @@ class Live:
 
     # -- watches
 
-    def speech(self, key: Key) -> Speech | None:
+    def speech(self, key: Key) -> StreamedReply | None:
         """What is being said in *key* now."""
         return self._here.get(key) or self._elsewhere.get(key)
 
@@ -199,7 +199,7 @@ class Watch:
     *after*: from which number of the log; None: only what comes from now on. Setting *wake* ends a `next` that waits.
     """
 
-    def __init__(self, live: Live, key: Key, after: int | None) -> None:
+    def __init__(self, live: WatchHub, key: Key, after: int | None) -> None:
         self.key = key
         self.number = after
         """The log is known up to here."""
@@ -213,7 +213,7 @@ class Watch:
         self._fresh = False  # the cache is as new as what we were told of
         self._erased = self._over = False
         self._typing = False
-        self._speech: Speech | None = None
+        self._speech: StreamedReply | None = None
         self._heard = 0  # characters of it
 
     async def __aenter__(self) -> Watch:
@@ -332,6 +332,6 @@ class Watch:
         if speech is not self._speech:
             self._speech, self._heard = speech, 0
         if speech is not None and len(speech.text) > self._heard:
-            events.append(Piece(speech.turn, self._heard, speech.text[self._heard :]))
+            events.append(Delta(speech.turn, self._heard, speech.text[self._heard :]))
             self._heard = len(speech.text)
         return events

@@ -23,7 +23,7 @@ class Waiter(Struct):
         settle(self.answered, found)
 
 
-class Lane:
+class Worker:
     """One conversation's work in this process: who waits for it, and the task that does it, if one runs."""
 
     __slots__ = ("_claim", "_opening", "alone", "held", "reruns", "sending", "task", "waiters", "wake", "warm")

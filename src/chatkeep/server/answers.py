@@ -9,7 +9,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from .. import model
 from ..auth.credentials import Holder, Listed
-from ..conversation.outbox import Sending
+from ..conversation.outbox import Delivery
 from ..model import Content, Status
 from .access import Principal
 from .telemetry import TRACEPARENT
@@ -43,7 +43,7 @@ class Switched(Struct, frozen=True):
 class Deliveries(Struct, frozen=True):
     """How the sending of each reply stands, oldest first."""
 
-    deliveries: list[Sending]
+    deliveries: list[Delivery]
 
 
 class Receipt(Struct, frozen=True, kw_only=True):

@@ -312,7 +312,7 @@ class WholeState(State):
 
 async def was_made(tenant: Tenant[Any], id: str, key: str) -> bool:
     """Whether the change that *key* names is among the last entries of the log: then its precondition held once."""
-    noted = commits.note("change", key).id
+    noted = commits.make_note("change", key).id
     return noted in [entry.id async for entry in tenant.history(id, before=wire.NEWEST, limit=wire.PAGE_MOST)]
 
 

@@ -148,7 +148,7 @@ def create_app(
             *[Route(path, static(*found, title or "")) for path, found in shown.items()],
         ],
         middleware=[
-            Middleware(Guarded),
+            Middleware(SecurityHeaders),
             *middleware,
             Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
         ],
@@ -169,7 +169,7 @@ def create_app(
 def static(name: str, kind: str, title: str) -> Callable[[Request], Awaitable[Response]]:
     """An endpoint that answers with a file of the page, or says that the reader's copy is still good; the title is put
     into it."""
-    text = given_out(name, (files(__package__) / "page" / name).read_text()).replace("{{title}}", html.escape(title))
+    text = serve_file(name, (files(__package__) / "page" / name).read_text()).replace("{{title}}", html.escape(title))
     headers = {"cache-control": "no-cache", "etag": f'"{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}"'}
 
     @allows(anyone=True)
@@ -182,7 +182,7 @@ def static(name: str, kind: str, title: str) -> Callable[[Request], Awaitable[Re
     return answer
 
 
-def given_out(name: str, text: str) -> str:
+def serve_file(name: str, text: str) -> str:
     """A file of the page as it is served: scripts without comments, blank lines, indentation and the spaces around
     operators that no text has, which are for who reads the source."""
     if not name.endswith(".js"):
@@ -198,7 +198,7 @@ async def on_crash(request: Request, fault: Exception) -> Response:
     return answer
 
 
-class Guarded:
+class SecurityHeaders:
     """Puts HEADERS or HEADERS_OF_DATA on every answer, and lets nobody on the way keep it unless it says so."""
 
     def __init__(self, app: ASGIApp) -> None:

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from ..engine.watch import Watch
 from ..errors import StoreError
-from ..model import Erased, Event, Message, Piece, StateChanged, Typing
+from ..model import Delta, Erased, Event, Message, StateChanged, Typing
 from . import answers, state, wire
 from .access import access_of, allows, conversation_asked, keep_of, principal_of, tenant_of
 
@@ -176,7 +176,7 @@ def written(events: Iterable[Event], shows: Callable[[Raw], Any] | None) -> Iter
             yield _event("message", answers.message(event), number=event.number)
         elif isinstance(event, Typing):
             yield _event("typing", event)
-        elif isinstance(event, Piece):
+        elif isinstance(event, Delta):
             yield _event("piece", event)
         elif isinstance(event, StateChanged) and shows is not None:
             plain = shows(event.state)

@@ -113,7 +113,7 @@ class PromptProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Somebody is there, and has to say something."""
-        super().connection_made(cast(asyncio.Transport, Corked(transport, self.loop)))
+        super().connection_made(cast(asyncio.Transport, BufferedTransport(transport, self.loop)))
         self._wait()
 
     def data_received(self, data: bytes) -> None:
@@ -257,7 +257,7 @@ class PromptProtocol(HttpToolsProtocol):
         else:
             if receiving:
                 self._leave(self.cycle)
-            cast(Corked, self.transport).end(self._answer(status, f"{detail} The request was not served."))
+            cast(BufferedTransport, self.transport).end(self._answer(status, f"{detail} The request was not served."))
             self.flow.resume_reading()
             self.loop.call_later(LINGER_S, self.transport.close)
 
@@ -293,7 +293,7 @@ def has_body(headers: list[tuple[bytes, bytes]]) -> bool:
     return any(name == b"transfer-encoding" or (name == b"content-length" and value != b"0") for name, value in headers)
 
 
-class Corked:
+class BufferedTransport:
     """A transport whose writes of one tick leave as one: an answer's head and body in one packet, and in one system call."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:

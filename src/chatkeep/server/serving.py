@@ -138,10 +138,10 @@ def application() -> ASGIApp:
     return application_of(loaded(settings.app), settings)
 
 
-def application_of(found: object, settings: ServerSettings) -> Lived:
+def application_of(found: object, settings: ServerSettings) -> Lifespan:
     """*found*, a Chatkeep or an ASGI application, with the server around it."""
     if not isinstance(found, Chatkeep):
-        return Lived(cast(ASGIApp, found), settings)
+        return Lifespan(cast(ASGIApp, found), settings)
     telemetry.trace_turns(found)
     metrics = Metrics(found) if settings.metrics else None
     limits = Limits(found._engine.store.driver, settings.rates, told=metrics) if settings.rates else None
@@ -162,10 +162,10 @@ def application_of(found: object, settings: ServerSettings) -> Lived:
     app.state.metrics, app.state.limits = metrics, limits
     if metrics is not None:
         metrics.streams = app.state.streams
-    return Lived(app, settings, found, ends=app.state.streams.end, limits=limits)
+    return Lifespan(app, settings, found, ends=app.state.streams.end, limits=limits)
 
 
-class Lived:
+class Lifespan:
     """An application with what a process needs around its life: signals, and one line about what went wrong."""
 
     def __init__(

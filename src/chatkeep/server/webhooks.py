@@ -52,7 +52,7 @@ def webhooks_of(keep: Chatkeep[Any]) -> Webhooks:
     return Webhooks(*outlet.channels, tenant_of=outlet.tenant_of) if isinstance(outlet, Accounts) else Webhooks()
 
 
-class Inlet(wire.Resource):
+class WebhookEndpoint(wire.Resource):
     """/channels/{channel}"""
 
     @allows(anyone=True)
@@ -79,7 +79,7 @@ class Inlet(wire.Resource):
         return Response(status_code=200)
 
 
-ROUTES: list[BaseRoute] = [wire.RawRoute("/channels/{channel}", Inlet)]
+ROUTES: list[BaseRoute] = [wire.RawRoute("/channels/{channel}", WebhookEndpoint)]
 
 
 def verified(request: Request, body: bytes) -> tuple[Channel, Response | None]:

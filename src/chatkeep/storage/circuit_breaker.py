@@ -28,7 +28,7 @@ AGAIN_A_S = 1000
 APART_S = 0.2  # failures that are closer than this, of acts that began before, are one
 
 
-class Circuit:
+class StoreCircuitBreaker:
     """Runs acts on a store. *patience_s*: how long an act whose outcome is unknown is run again. *replaced* is called
     when another store answers in its place; from then on every act is refused, until *look*, asked once a pause, finds
     the right one there again."""

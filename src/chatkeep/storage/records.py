@@ -14,7 +14,7 @@ from msgspec import Struct, structs
 from ..conversation import commits
 from ..conversation.keys import RESERVED, key_for
 from ..conversation.record import NONE
-from ..conversation.snapshots import Act, Snapshot
+from ..conversation.snapshots import Commit, Snapshot
 from ..conversation.state import StateCodec
 from ..drivers.base import Key, Row
 from ..errors import Duplicate
@@ -28,7 +28,7 @@ TRACES = 16
 """So many notes of the last changes stay in a record's log: an act that is run again must find its own."""
 
 
-class Register(Generic[Kind]):
+class Records(Generic[Kind]):
     """
     Records of one *kind*, a msgspec Struct that can be made without arguments, in one *space* of the store.
 
@@ -55,12 +55,12 @@ class Register(Generic[Kind]):
         what it raises comes through, and nothing is written. It is applied once, also where the store's answer was
         lost. *owner* finds the record again by `owned`; it is set when the record is made.
         """
-        key, note = self._key(name), commits.note("change", fresh_token())
+        key, note = self._key(name), commits.make_note("change", fresh_token())
         snapshot = await self._store.reload(key)
         if not snapshot.row.revision:
             snapshot = structs.replace(snapshot, row=structs.replace(snapshot.row, owner=owner))
 
-        def decide(there: Snapshot) -> Act | None:
+        def decide(there: Snapshot) -> Commit | None:
             held = self._held(there)
             changed = edit(held)
             if changed is None or changed == held:
@@ -69,7 +69,7 @@ class Register(Generic[Kind]):
             drop = max(head - TRACES, 0)
             state = self._states.encode(key, changed)
             record = structs.replace(there.record, state=state, cursor=head, dropped=drop)
-            return Act(record=record, drafts=(note,), drop=drop)
+            return Commit(record=record, drafts=(note,), drop=drop)
 
         try:
             after, _ = await self._store.commit(snapshot, decide, at=self._clock())

@@ -25,7 +25,7 @@ WHOSE = Key(RESERVED + "chatkeep", "journal")
 HandOver = Callable[[Key, list[Entry], str], Awaitable[None]]
 
 
-class Journal:
+class Spool:
     """What the SQLite file at *path* holds for the real store."""
 
     def __init__(self, path: str) -> None:

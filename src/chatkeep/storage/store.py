@@ -23,12 +23,12 @@ from msgspec import structs
 
 from ..conversation.codec import body_of, entry_for, message_from, record_from
 from ..conversation.record import Record
-from ..conversation.snapshots import Act, Draft, Snapshot, plain_from
-from ..drivers.base import Claim, Driver, Entry, Index, Key, Row
+from ..conversation.snapshots import Commit, Draft, Snapshot, plain_from
+from ..drivers.base import Driver, Entry, Index, Key, Lease, Row
 from ..errors import Conflict, Corrupt, Duplicate, Replaced, Unavailable, Uncertain
 from ..model import Message
 from .cache import Cache, CacheStatistics
-from .circuit_breaker import Circuit
+from .circuit_breaker import StoreCircuitBreaker
 
 if TYPE_CHECKING:
     from .shared_cache import SharedCache
@@ -42,7 +42,7 @@ NOTES_A_MESSAGE = 5  # delivery, sent, delivered, read, and the message itself
 NOTE_LIMIT = 64 * 1024  # chatkeep's own notes are short, whatever the limit for messages is
 PATIENCE = 3  # conflicts in a row before a writer steps back for a moment
 
-Decide = Callable[[Snapshot], Act | None]
+Decide = Callable[[Snapshot], Commit | None]
 
 
 class Store:
@@ -61,7 +61,7 @@ class Store:
         self.observed: Callable[[str, float], None] | None = None
         self.shared: SharedCache | None = None
         self.set_back = 0
-        self._circuit = Circuit(
+        self._circuit = StoreCircuitBreaker(
             patience_s=patience_s, replaced=self._replaced, look=lambda: driver.scan("due", limit=1)
         )
         self._open = False
@@ -138,7 +138,7 @@ class Store:
         return await self.load(key, again=again) or blank(key)
 
     async def append(
-        self, key: Key, entry: Entry, *, at: float, due_at: float | None, claim: Claim | None, owner: str
+        self, key: Key, entry: Entry, *, at: float, due_at: float | None, claim: Lease | None, owner: str
     ) -> tuple[Snapshot, int, bool]:
         """Adds *entry* to the log, unless its id is there: the snapshot it leaves, the entry's number, and whether it
         was known."""
@@ -323,7 +323,7 @@ class Store:
         )
         self._cache.clear()
 
-    def _encoded(self, snapshot: Snapshot, act: Act, at: float) -> tuple[Row, list[Entry]]:
+    def _encoded(self, snapshot: Snapshot, act: Commit, at: float) -> tuple[Row, list[Entry]]:
         old = snapshot.row
         revision = fresh_token()
         row = Row(

@@ -36,12 +36,12 @@ from ..drivers.base import (
     TOMBSTONE_KEPT_S,
     Ability,
     Appended,
-    Claim,
     Driver,
     Entry,
     Finding,
     Index,
     Key,
+    Lease,
     Row,
 )
 from ..errors import ChatkeepError, Conflict, Duplicate, Replaced, Unavailable, Unsupported, UsageError
@@ -171,7 +171,7 @@ class DriverContract:
     async def test_an_append_creates_the_row_and_answers_what_it_left(self, driver: Driver) -> None:
         """A first append makes a row with nothing in it but what was said."""
         answer = await driver.append(
-            ADA, said("m1", "m2"), revision="r1", at=5.0, due_at=7.0, claim=Claim("c", 9.0), tail=9, owner="eve"
+            ADA, said("m1", "m2"), revision="r1", at=5.0, due_at=7.0, claim=Lease("c", 9.0), tail=9, owner="eve"
         )
         row = Row(
             key=ADA,
@@ -253,7 +253,7 @@ class DriverContract:
         """Not the log, and neither revision, time, due time, claim nor owner."""
         await driver.append(ADA, said("a", "b"), revision="r1", at=1.0, due_at=9.0)
         before = await found(driver, ADA)
-        claim = Claim("c", 99.0)
+        claim = Lease("c", 99.0)
         answer = await driver.append(
             ADA, said("b", "a"), revision="r2", at=2.0, due_at=3.0, claim=claim, tail=1, owner="eve"
         )
@@ -298,11 +298,11 @@ class DriverContract:
     async def test_a_claim_is_granted_only_where_there_is_none(self, driver: Driver) -> None:
         """A held claim stays as it is, even one that ran out by any clock; a write gives it back."""
         await driver.append(ADA, said("a"), revision="r1", at=1.0)
-        second = await driver.append(ADA, said("b"), revision="r2", at=2.0, claim=Claim("mine", 10.0))
-        third = await driver.append(ADA, said("c"), revision="r3", at=999.0, claim=Claim("yours", 2000.0))
+        second = await driver.append(ADA, said("b"), revision="r2", at=2.0, claim=Lease("mine", 10.0))
+        third = await driver.append(ADA, said("c"), revision="r3", at=999.0, claim=Lease("yours", 2000.0))
         fourth = await driver.append(ADA, said("d"), revision="r4", at=999.0)
         freed = await driver.write(changed(fourth.row, "r5", claim=None, claimed_until=0.0), replaces="r4")
-        fifth = await driver.append(ADA, said("e"), revision="r6", at=999.0, claim=Claim("yours", 2000.0))
+        fifth = await driver.append(ADA, said("e"), revision="r6", at=999.0, claim=Lease("yours", 2000.0))
 
         assert [("mine", 10.0)] * 3 == [
             (answer.row.claim, answer.row.claimed_until) for answer in (second, third, fourth)
@@ -316,7 +316,7 @@ class DriverContract:
         await one.append(BOB, said("first"), revision="r", at=1.0)
         for key in (ADA, BOB):
             acts = [
-                (one, two, three)[n % 3].append(key, said(f"m{n}"), revision=f"r{n}", at=1.0, claim=Claim(f"c{n}", 5.0))
+                (one, two, three)[n % 3].append(key, said(f"m{n}"), revision=f"r{n}", at=1.0, claim=Lease(f"c{n}", 5.0))
                 for n in range(15)
             ]
             answers = await everyone(acts)
@@ -339,8 +339,8 @@ class DriverContract:
     async def test_an_append_may_run_again_when_its_answer_was_lost(self, driver: Driver) -> None:
         """The same act finds its own revision and answers the same row and tail, even when its entries have no id."""
         for key, entries in ((ADA, said("a", "b")), (BOB, said("", ""))):
-            first = await driver.append(key, entries, revision="r1", at=1.0, claim=Claim("c", 5.0), tail=9)
-            again = await driver.append(key, entries, revision="r1", at=1.0, claim=Claim("c", 5.0), tail=9)
+            first = await driver.append(key, entries, revision="r1", at=1.0, claim=Lease("c", 5.0), tail=9)
+            again = await driver.append(key, entries, revision="r1", at=1.0, claim=Lease("c", 5.0), tail=9)
             second = await driver.append(key, entries[:1], revision="r2", at=2.0, tail=9)
             twice = await driver.append(key, entries[:1], revision="r2", at=2.0, tail=9)
 
@@ -351,7 +351,7 @@ class DriverContract:
     @clause
     async def test_an_append_may_run_again_late(self, driver: Driver) -> None:
         """After another act took its place the ids tell: nothing is written twice, no claim is taken again."""
-        act: dict[str, Any] = {"revision": "r1", "at": 1.0, "claim": Claim("c", 5.0), "due_at": 2.0}
+        act: dict[str, Any] = {"revision": "r1", "at": 1.0, "claim": Lease("c", 5.0), "due_at": 2.0}
         row = (await driver.append(ADA, said("a"), **act)).row
         row = await driver.write(changed(row, "r2", claim=None, claimed_until=0.0, due_at=None), replaces="r1")
         answer = await driver.append(ADA, said("a"), **act, tail=9)
@@ -736,13 +736,13 @@ class DriverContract:
         """It wakes at the later of due time and end of claim, whoever set them, and at once when the claim is given
         back."""
         need(driver, Ability.SCAN)
-        await driver.append(ADA, said("m"), revision="r1", at=1.0, due_at=10.0, claim=Claim("c", 50.0))
+        await driver.append(ADA, said("m"), revision="r1", at=1.0, due_at=10.0, claim=Lease("c", 50.0))
         await driver.append(BOB, said("m"), revision="r1", at=1.0, due_at=20.0)
 
         assert ["bob"] == await names(driver, "due", until=49.9)
         assert ["bob", "ada"] == await names(driver, "due", until=50.0)
 
-        row = (await driver.append(BOB, said("n"), revision="r2", at=1.0, claim=Claim("d", 60.0))).row
+        row = (await driver.append(BOB, said("n"), revision="r2", at=1.0, claim=Lease("d", 60.0))).row
 
         assert ["ada", "bob"] == await names(driver, "due", until=99.0)
         assert [] == await names(driver, "due", until=49.9)
@@ -1212,7 +1212,7 @@ class DriverContract:
             assert (seen.head, seen.revision in (row.revision, act.revision)) == (len(log), True)
             row = await driver.write(act, replaces=row.revision, entries=entries)
 
-            say: dict[str, Any] = {"revision": f"a{ticks}", "at": 1.0, "claim": Claim(f"c{ticks}", 5.0)}
+            say: dict[str, Any] = {"revision": f"a{ticks}", "at": 1.0, "claim": Lease(f"c{ticks}", 5.0)}
             entries = said(*(f"{ticks}.{n} said" for n in range(3)))
             await abandoned(driver.append(ADA, entries, **say), ticks)
             seen, log = await found(driver, ADA)

@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 from msgspec import structs
 
-from ..drivers.base import Ability, Appended, Claim, Driver, Entry, Key, Row
+from ..drivers.base import Ability, Appended, Driver, Entry, Key, Lease, Row
 from ..errors import Conflict, Duplicate
 from .contract import INDEXES, LOTS, paged, said
 
@@ -76,7 +76,7 @@ def append(
     revision: str,
     at: float,
     due_at: float | None,
-    claim: Claim | None,
+    claim: Lease | None,
     tail: int,
     owner: str,
 ) -> tuple[Store, Any]:
@@ -94,7 +94,7 @@ def append(
     elif not new:
         return store, Appended(row, tail_of(log, row, tail), known)
     log = (*log, *numbered(new, row.head))
-    held = Claim(row.claim, row.claimed_until) if row.claim is not None else claim
+    held = Lease(row.claim, row.claimed_until) if row.claim is not None else claim
     dues = {due for due in (row.due_at, due_at) if due is not None}
     row = structs.replace(
         row,
@@ -206,7 +206,7 @@ class Say(NamedTuple):
     ids: list[str]
     at: float
     due_at: float | None
-    claim: Claim | None
+    claim: Lease | None
     tail: int
     owner: str
 
@@ -268,7 +268,7 @@ ids = st.lists(st.sampled_from(["", "m1", "m2", "m3", "m4", "m5"]), max_size=3).
     lambda ids: len(ids) - ids.count("") == len(set(ids) - {""})
 )
 few = st.integers(0, 12)
-claims = st.builds(Claim, st.sampled_from(["c1", "c2"]), times)
+claims = st.builds(Lease, st.sampled_from(["c1", "c2"]), times)
 fields = st.fixed_dictionaries(
     {"updated_at": times},
     optional={

@@ -3,7 +3,7 @@ processes.
 
 A verb is one round trip: one statement that calls one function, in a transaction of its own. What queues up while
 statements are under way goes into the next one, so that under load many acts share one trip and one commit, and an
-act alone waits for nobody. The functions and tables are in the numbered files of sql/postgresql/.
+act alone waits for nobody. The functions and tables are in the numbered files of sql/.
 
 Options behind the `?`: `schema=chatkeep`, `timeout=5` (seconds a call may take), `connections=4` (half of them
 write), `pooler=transaction` (behind one that hands out connections by transaction). What else asyncpg knows, such as
@@ -42,7 +42,7 @@ from ...errors import (
     Unsupported,
 )
 from ...extras import from_extra
-from ..base import TOMBSTONE_KEPT_S, Ability, Appended, Claim, Entry, Finding, Index, Key, Row, created, settle
+from ..base import TOMBSTONE_KEPT_S, Ability, Appended, Entry, Finding, Index, Key, Lease, Row, create_row, settle
 from ..openable import Openable
 from ..statements import named, numbered
 
@@ -261,11 +261,11 @@ class PostgresqlDriver(Openable):
         revision: str,
         at: float,
         due_at: float | None = None,
-        claim: Claim | None = None,
+        claim: Lease | None = None,
         tail: int = 0,
         owner: str = "",
     ) -> Appended:
-        row = created(key, revision=revision, at=at, due_at=due_at, claim=claim, owner=owner)
+        row = create_row(key, revision=revision, at=at, due_at=due_at, claim=claim, owner=owner)
         act = Act("append", row, None, entries, tail)
         appended: Appended = await self._combiner("write").call(self._acts, act)
         return appended

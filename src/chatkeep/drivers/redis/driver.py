@@ -4,7 +4,7 @@
     redis+cluster://host:port[,host:port...]        the masters of a cluster
     redis+sentinel://host:port[,host:port...]/name  the primary that Sentinel names
 
-Each verb is one script, run whole or not at all (drivers/lua/). It is as durable as the server: `appendonly yes`,
+Each verb is one script, run whole or not at all (lua/). It is as durable as the server: `appendonly yes`,
 `appendfsync always` and `maxmemory-policy noeviction`, or it calls itself a cache and says so. What the server does not
 promise nobody can: after a failover to a replica the last answered acts may be gone, and the revisions see to it that no
 conversation is mixed up by that.
@@ -31,7 +31,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import msgspec
 
 from ...errors import Corrupt, Misconfigured, StoreError, Unavailable, Unsupported
-from ..base import Ability, Appended, Claim, Entry, Finding, Index, Key, Row, created
+from ..base import Ability, Appended, Entry, Finding, Index, Key, Lease, Row, create_row
 from ..openable import Openable, end
 from . import scripts as acts
 from .check import examined, foreign, judged, passing, reported, stored_epochs, stored_meta
@@ -122,11 +122,11 @@ class RedisDriver(Openable):
         revision: str,
         at: float,
         due_at: float | None = None,
-        claim: Claim | None = None,
+        claim: Lease | None = None,
         tail: int = 0,
         owner: str = "",
     ) -> Appended:
-        row = created(key, revision=revision, at=at, due_at=due_at, claim=claim, owner=owner)
+        row = create_row(key, revision=revision, at=at, due_at=due_at, claim=claim, owner=owner)
         return acts.append_answer(key, await self._opened("written").act(self._acts.append(row, entries, tail)))
 
     async def write(

@@ -3,7 +3,7 @@ host.
 
 One thread writes: whatever queued up while the last commit ran goes into the next BEGIN IMMEDIATE .. COMMIT, so that
 under load many acts share one fsync. Where acts come one at a time, none waits for another. Reads have threads and connections of their
-own. The statements are in sql/sqlite/queries.sql, the schema in the numbered files beside it.
+own. The statements are in sql/queries.sql, the schema in the numbered files beside it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,20 @@ from ...errors import (
     Uncertain,
     UsageError,
 )
-from ..base import TOMBSTONE_KEPT_S, Ability, Appended, Claim, Entry, Finding, Index, Key, Row, created, mark_of, settle
+from ..base import (
+    TOMBSTONE_KEPT_S,
+    Ability,
+    Appended,
+    Entry,
+    Finding,
+    Index,
+    Key,
+    Lease,
+    Row,
+    create_row,
+    mark_of,
+    settle,
+)
 from ..openable import Openable
 from ..packing import pack, unpack
 from ..statements import named, numbered
@@ -114,11 +127,11 @@ class SqliteDriver(Openable):
         revision: str,
         at: float,
         due_at: float | None = None,
-        claim: Claim | None = None,
+        claim: Lease | None = None,
         tail: int = 0,
         owner: str = "",
     ) -> Appended:
-        row = created(key, revision=revision, at=at, due_at=due_at, claim=claim, owner=owner)
+        row = create_row(key, revision=revision, at=at, due_at=due_at, claim=claim, owner=owner)
 
         def act(db: apsw.Connection) -> Appended:
             return self._append(db, row, entries, tail)
