@@ -88,7 +88,7 @@ async def wire(url: str) -> dict[str, dict[str, float]]:
         async def accepted(step: int) -> None:
             turns = engine.statistics.turns
             await keep.accept("warm", "and a pedicure, please " * 8, id=f"accepted.{step}")
-            while engine.statistics.turns == turns or engine.statistics.lanes:  # noqa: ASYNC110
+            while engine.statistics.turns == turns or engine.statistics.workers:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
 
         for name, act in (("receive", received), ("accept", accepted)):

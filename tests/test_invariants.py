@@ -222,13 +222,13 @@ async def test_I10_memory_tasks_and_lanes_come_back_to_zero(opened: Any) -> None
     keep = await opened(count, cache_entries=50)
     tracemalloc.start()
     await asyncio.gather(*(keep.accept(f"c{n}", "hello") for n in range(100)))
-    await until(lambda: keep.statistics.engine.lanes == 0)
+    await until(lambda: keep.statistics.engine.workers == 0)
     for _ in range(2):
         for n in range(1000):
             await keep.receive(f"c{n}", "hello")
     held = keep.statistics
 
-    assert (50, 0, 0) == (held.cache.entries, held.engine.waiting, held.engine.lanes)
+    assert (50, 0, 0) == (held.cache.entries, held.engine.waiting, held.engine.workers)
     gc.collect()
     before = tracemalloc.get_traced_memory()[0]
     for n in range(1000):

@@ -92,7 +92,7 @@ class BareCombiner:
         self.pool = await pool(url, LANES + 1, BARE)
         self.cache: dict[str, tuple[int, bytes, deque[str]]] = {}
         self.waiting: list[tuple[asyncio.Future[bool], str, int, bytes, bytes]] = []
-        self.lanes: set[asyncio.Task[None]] = set()
+        self.workers: set[asyncio.Task[None]] = set()
         self.free = [await self.pool.acquire() for _ in range(LANES)]
 
     async def fill(self, conversation: str, messages: int) -> None:
@@ -128,12 +128,12 @@ class BareCombiner:
         answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.waiting.append((answered, conversation, revision, raw, body))
         if self.free:
-            lane = asyncio.create_task(self._lane(self.free.pop()))
-            self.lanes.add(lane)
-            lane.add_done_callback(self.lanes.discard)
+            worker = asyncio.create_task(self._worker_for(self.free.pop()))
+            self.workers.add(worker)
+            worker.add_done_callback(self.workers.discard)
         return answered
 
-    async def _lane(self, link: Any) -> None:
+    async def _worker_for(self, link: Any) -> None:
         while self.waiting:
             batch, self.waiting = self.waiting[:BATCH], self.waiting[BATCH:]
             calls, *arrays = zip(*batch, strict=True)

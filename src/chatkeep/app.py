@@ -182,17 +182,17 @@ class Tenant(Generic[State]):
         snapshot = await self._engine.store.load(key)
         if snapshot is None:
             return
-        page, born = self._engine.store.page, snapshot.row.born
+        page, incarnation = self._engine.store.page, snapshot.row.incarnation
         if after is None and before is not None and limit is not None:
             newest: list[Message] = []
-            while limit > 0 and (found := await page(key, born, before=before, limit=min(limit, PAGE))):
+            while limit > 0 and (found := await page(key, incarnation, before=before, limit=min(limit, PAGE))):
                 newest[:0] = found
                 before, limit = found[0].number, limit - len(found)
             for message in newest:
                 yield message
             return
         seen, left = after or 0, limit if limit is not None else snapshot.row.head + (1 << 40)
-        while left > 0 and (found := await page(key, born, after=seen, before=before, limit=min(left, PAGE))):
+        while left > 0 and (found := await page(key, incarnation, after=seen, before=before, limit=min(left, PAGE))):
             for message in found:
                 yield message
             seen, left = found[-1].number, left - len(found)
@@ -291,7 +291,11 @@ class Tenant(Generic[State]):
         snapshot = await self._engine.store.load(key)
         letters = []
         for number in snapshot.record.dead if snapshot else ():
-            page = await self._engine.store.page(key, snapshot.row.born, after=number - 1, limit=1) if snapshot else []
+            page = (
+                await self._engine.store.page(key, snapshot.row.incarnation, after=number - 1, limit=1)
+                if snapshot
+                else []
+            )
             if snapshot and page and page[0].number == number:
                 found = await self._engine.outcome(snapshot, number)
                 reason = {"reason": found.dead if found else ""}
@@ -328,7 +332,7 @@ class Tenant(Generic[State]):
         """
         key = self._key(conversation)
         snapshot = await self._engine.store.load(key)
-        if snapshot is None or not (snapshot.record.delivery or self._engine.dispatch.takes(key)):
+        if snapshot is None or not (snapshot.record.delivery or self._engine.sender.takes(key)):
             return []
         last = [m async for m in self.history(conversation, before=snapshot.row.head + 1, limit=limit)]
         return list_deliveries(last)
@@ -341,7 +345,7 @@ class Tenant(Generic[State]):
         """
         key = self._key(conversation)
         snapshot = await self._engine.store.load(key)
-        channel = snapshot is not None and (snapshot.record.delivery is not None or self._engine.dispatch.takes(key))
+        channel = snapshot is not None and (snapshot.record.delivery is not None or self._engine.sender.takes(key))
         there = [m async for m in self.history(conversation, after=number - 1, limit=1) if m.number == number]
         if not channel or not there or not is_outbound(there[0]):
             raise UsageError(
@@ -421,7 +425,7 @@ class Tenant(Generic[State]):
             messages=owned(list(shown)),
             head=row.head,
             unread=len(unread_messages(snapshot)),
-            on=not engine.switches.is_off(snapshot),
+            on=not engine.pauses.is_off(snapshot),
             dead=list(record.dead),
             updated_at=row.updated_at,
             due_at=row.due_at,
@@ -529,9 +533,9 @@ class Chatkeep(Tenant[State]):
         growing pauses, also by another instance after a crash. What became of it is in `deliveries`. Every instance on
         the store that answers messages should have the same outlet.
         """
-        if self._engine.is_open or self._engine.dispatch.outlet is not None:
+        if self._engine.is_open or self._engine.sender.outlet is not None:
             raise Misconfigured("A Chatkeep has one outlet, given before it is opened.")
-        self._engine.dispatch.outlet = outlet
+        self._engine.sender.outlet = outlet
         self._engine.store.widen()
 
     def _awaitable(self, function: Callable[..., Any]) -> Handler[State]:

@@ -26,8 +26,8 @@ Overlap = Literal["queue", "debounce", "burst", "drop"]
 OnOutage = Literal["refuse", "read", "journal"]
 Duration = str | int | float
 
-CLAIM_S = 10.0
-"""A claim lasts so long and is renewed while its turn runs: an instance that died with its host is followed after it."""
+LEASE_S = 10.0
+"""A lease lasts so long and is renewed while its turn runs: an instance that died with its host is followed after it."""
 
 PREFIX = "CHATKEEP_"
 CONFIG = "CHATKEEP_CONFIG"
@@ -92,7 +92,7 @@ Flag = bool | int | float | str
 
 
 class Flags:
-    """What an operator switches per tenant without a deploy; handlers read it, nobody writes it.
+    """What an operator pauses per tenant without a deploy; handlers read it, nobody writes it.
 
     In the file, [flags] holds for every tenant and [flags.salon] for one:
 
@@ -193,7 +193,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             history=self.history,
             max_raised=self.attempts,
             max_begun=max(8, self.attempts + 5),
-            claim_s=min(seconds(self.turn_timeout) + 5.0, CLAIM_S),
+            lease_s=min(seconds(self.turn_timeout) + 5.0, LEASE_S),
         )
 
 

@@ -354,7 +354,7 @@ async def test_b6_while_the_bot_is_off_messages_are_kept_and_shown(url: str, sco
 
 
 async def switch(url: str, scope: str, customer: Customer, operator: Client, *, on: bool) -> None:
-    """For a conversation over HTTP; wider switches have only the library, which any process on the store may use."""
+    """For a conversation over HTTP; wider pauses have only the library, which any process on the store may use."""
     if scope == "conversation":
         body = json.dumps({"on": on}).encode()
         assert (await operator.ask("PUT", place(customer.conversation, "bot"), body)).status == 200

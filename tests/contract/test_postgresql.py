@@ -203,7 +203,7 @@ async def test_a_log_that_was_tampered_with_is_corrupt(driver: PostgresqlDriver,
 
 async def test_the_common_turn_is_a_hot_update(driver: PostgresqlDriver, url: str) -> None:
     """It changes revision, head and body in the same page: no index learns of it."""
-    row = Row(key=ADA, revision="r0", born="r0", updated_at=600.0, body=b"x" * 900)
+    row = Row(key=ADA, revision="r0", incarnation="r0", updated_at=600.0, body=b"x" * 900)
     row = await driver.write(row, replaces=None)
     for turn in range(100):
         new = structs.replace(row, revision=f"r{turn + 1}", body=b"%d" % turn * 300, updated_at=600.0 + turn / 10)
@@ -232,7 +232,10 @@ async def test_no_plan_walks_a_table_that_has_grown(driver: PostgresqlDriver, ur
     if first == "append":
         rows = [(await driver.append(key, [Entry(0, "0", "u", b"")], revision="r", at=1.0)).row for key in keys]
     else:
-        rows = [await driver.write(Row(key=key, revision="r", born="r", updated_at=1.0), replaces=None) for key in keys]
+        rows = [
+            await driver.write(Row(key=key, revision="r", incarnation="r", updated_at=1.0), replaces=None)
+            for key in keys
+        ]
     for turn in range(1, 41):
         entries = [Entry(0, f"{turn} of {first}", "u", b""), Entry(0, "", "a", b"")]
         acts = [
@@ -316,7 +319,7 @@ async def test_a_lost_commit_is_uncertain_and_the_same_act_settles_it(
                 uncertain += 1
                 raise
 
-        row = Row(key=ADA, revision="", born="")
+        row = Row(key=ADA, revision="", incarnation="")
         for turn in range(12):
             await settled(lambda turn=turn: counted(lambda: say(driver, f"a{turn}")))
             row, _ = await settled(lambda: driver.read(ADA, tail=0))
@@ -826,7 +829,7 @@ async def test_a_user_who_owns_nothing_needs_what_the_docs_say(chat: str, url: s
 
     await run_sql(url, grants[2])
     driver = await opened_on(chat)
-    row = (await driver.append(ADA, [Entry(0, "a", "u", b"")], revision="r1", at=1.0, claim=Lease("c", 2.0))).row
+    row = (await driver.append(ADA, [Entry(0, "a", "u", b"")], revision="r1", at=1.0, lease=Lease("c", 2.0))).row
     await driver.write(structs.replace(row, revision="r2"), replaces="r1", drop=1)
     await driver.scan("recent", limit=1)
     await driver.erase(ADA, at=2.0)

@@ -258,7 +258,7 @@ async def test_what_is_not_ours_is_corrupt_and_left_alone(store: Store, part: st
         assert b"+OK\r\n" == server.ask("SET", name, "a diary")
         prefix = name.partition(":")[0]
         before = keys_of(server, prefix)
-        row = Row(key=ADA, revision="r", born="r", owner="eve", updated_at=1.0, due_at=1.0)
+        row = Row(key=ADA, revision="r", incarnation="r", owner="eve", updated_at=1.0, due_at=1.0)
         acts = [
             lambda: driver.append(ADA, [Entry(0, "m", "user", b"")], revision="r", at=1.0, due_at=1.0, owner="eve"),
             lambda: driver.write(row, replaces=None, entries=[Entry(0, "m", "user", b"")], drop=1),
@@ -342,7 +342,7 @@ async def test_a_full_server_does_no_part_of_an_act(store: Store) -> None:
         assert (f"revision of m{done - 1}", done) == ((await driver.read(ADA, tail=0))[0].revision, done)
 
         server.ask("CONFIG", "SET", "maxmemory", "1mb")
-        created = Row(key=Key("", "new"), revision="r", born="r", owner="eve", due_at=1.0)
+        created = Row(key=Key("", "new"), revision="r", incarnation="r", owner="eve", due_at=1.0)
         with pytest.raises(Unavailable, match="OOM"):
             await driver.write(created, replaces=None, entries=[Entry(0, "m", "user", b"")])
         assert None is await driver.read(created.key, tail=0)
@@ -417,10 +417,10 @@ async def test_every_verb_is_one_round_trip(proxy: Proxy) -> None:
         await driver.scan("due", until=0.5, limit=100)
         await driver.erase(ADA, at=0.5)
         trips = []
-        row = Row(key=BOB, revision="r", born="r", updated_at=1.0)
+        row = Row(key=BOB, revision="r", incarnation="r", updated_at=1.0)
         for act in (
             lambda: driver.append(BOB, [Entry(0, "m", "user", b"")], revision="q", at=1.0, tail=5),
-            lambda: driver.write(structs.replace(row, revision="w", born="q"), replaces="q"),
+            lambda: driver.write(structs.replace(row, revision="w", incarnation="q"), replaces="q"),
             lambda: driver.write(structs.replace(row, revision="v"), replaces="r"),
             lambda: driver.read(BOB, tail=5),
             lambda: driver.entries(BOB, after=0, limit=5),

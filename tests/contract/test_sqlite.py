@@ -575,13 +575,13 @@ WORKING = """
         await driver.append(Key("", "ada"), entries, **act)
         answer = await driver.append(Key("claims", f"{n}"), entries, **act)
         await driver.erase(Key("gone", f"{n}"), at=1.0)
-        if answer.row.claim == f"OWN.{n}":
+        if answer.row.lease == f"OWN.{n}":
             print(n)
 """
 
 
 async def test_processes_work_on_one_file(driver: SqliteDriver, path: str) -> None:
-    """Each new id once, no gap, none refused, and claims have one winner among processes too."""
+    """Each new id once, no gap, none refused, and leases have one winner among processes too."""
     told = await in_processes(3, path, WORKING)
     ids = await log_of(driver)
 

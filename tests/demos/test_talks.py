@@ -16,9 +16,9 @@ BULK = [
     Line("that's all", ("Where shall we deliver?",), {"complete": True, "asked": "delivery"}),
     Line("500 tote bags", ("500 tote bags",), {"lines": {"Mug": 200, "Hoodie": 1000, "Tote bag": 500}}),
     Line(
-        "5 Mug Lane, Bath",
-        ("We deliver to 5 Mug Lane, Bath", "How can we reach you?"),
-        {"delivery": "5 Mug Lane, Bath"},
+        "5 Mug Worker, Bath",
+        ("We deliver to 5 Mug Worker, Bath", "How can we reach you?"),
+        {"delivery": "5 Mug Worker, Bath"},
     ),
     Line("call me", ("I need an email",), {"contact": ""}),
     Line("actually 300 mugs", ("300 mugs", "How can we reach you?"), {"asked": "contact"}),

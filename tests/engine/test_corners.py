@@ -384,10 +384,10 @@ async def test_a_store_that_was_set_back_and_went_on_elsewhere_is_not_mixed_with
     await here.receive("ada", "lost")
     shelf.rows, shelf.logs, shelf.ids = backup
     there = await opened(bot, url=url)
-    here._engine._news.live = False  # and nobody tells it
+    here._engine._notifier.live = False  # and nobody tells it
     await there.receive("ada", "two")
     receipt = await here.receive("ada", "three")
 
     assert ["one", "re one", "two", "re two"] == seen[-1]
     assert "re three" == receipt.replies[0].text
-    assert 1 == here._engine.store.set_back
+    assert 1 == here._engine.store.rolled_back

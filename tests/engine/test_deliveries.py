@@ -174,10 +174,10 @@ async def test_I6_whoever_dies_while_sending_leaves_it_doubtful(sending: Any) ->
     one = await sending(twice, dying, poll="10s")
     await one.accept(ADA, "hi", id="m1")
     await until(lambda: len(dying.sent) == 1)
-    lane = next(iter(one._engine._lanes.values()))
-    lane.task.cancel()  # what a kill leaves behind: the claim, and the word that it is being sent
-    await asyncio.wait([lane.task])
-    one._engine._lanes.clear()
+    worker = next(iter(one._engine._workers.values()))
+    worker.task.cancel()  # what a kill leaves behind: the lease, and the word that it is being sent
+    await asyncio.wait([worker.task])
+    one._engine._workers.clear()
     await one.close()
     two = await sending(twice, living)
     await until(lambda: len(living.sent) == 2, within=15.0)

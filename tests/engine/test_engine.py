@@ -266,11 +266,11 @@ async def test_a_message_that_kills_its_process_is_set_aside_after_ten_deaths(op
         await keep.open()
         dead = asyncio.create_task(until(lambda: answered(desk, "ada", 2)))
         await asyncio.wait([dead, asyncio.create_task(started.wait())], return_when=asyncio.FIRST_COMPLETED)
-        # As a kill would: nothing is handed back, and the claim looks like that of another host.
-        for lane in keep._engine._lanes.values():
-            lane._claim = "gone"
-            if lane.task:
-                lane.task.cancel()
+        # As a kill would: nothing is handed back, and the lease looks like that of another host.
+        for worker in keep._engine._workers.values():
+            worker._claim = "gone"
+            if worker.task:
+                worker.task.cancel()
         await asyncio.sleep(0)
         dead.cancel()
         await asyncio.gather(dead, return_exceptions=True)
@@ -278,9 +278,9 @@ async def test_a_message_that_kills_its_process_is_set_aside_after_ten_deaths(op
         found = await driver.read(Key("", "ada"), tail=0)
         assert found is not None
         row = found[0]
-        if row.claim is None:
+        if row.lease is None:
             break
-        expired = structs.replace(row, revision=f"r{starts}", claim="elsewhere:1:1:1", claimed_until=0.0)
+        expired = structs.replace(row, revision=f"r{starts}", lease="elsewhere:1:1:1", leased_until=0.0)
         await driver.write(expired, replaces=row.revision)
     await driver.close()
 
@@ -444,7 +444,7 @@ async def test_a_message_over_the_limit_is_refused_and_nothing_touched(opened: A
 
 
 async def test_a_slow_turn_keeps_its_claim(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Longer than a claim lasts: it is renewed meanwhile, nobody takes over, and it is written as it was made."""
+    """Longer than a lease lasts: it is renewed meanwhile, nobody takes over, and it is written as it was made."""
     monkeypatch.setattr("chatkeep.settings.CLAIM_S", 0.2)
     runs: list[str] = []
 

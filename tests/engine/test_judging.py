@@ -321,7 +321,7 @@ async def test_a_process_without_threads_left_counts_nothing(monkeypatch: pytest
 async def test_two_instances_do_not_run_a_message_whose_run_hangs(
     kind: str, opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The claim is kept while the message is to be tried; then it is set aside, and the other instance may go on."""
+    """The lease is kept while the message is to be tried; then it is set aside, and the other instance may go on."""
     monkeypatch.setattr("chatkeep.settings.CLAIM_S", 0.6)
     bot = Bot()
     bot.act = bot.release.wait if kind == "sync" else swallows
@@ -469,7 +469,7 @@ async def test_close_ends_in_time_whatever_hangs() -> None:
 
 
 async def test_a_handler_sees_the_context_of_open_and_of_no_caller() -> None:
-    """Neither of whoever sent its message nor of whoever woke the lane; its own variables stay its own."""
+    """Neither of whoever sent its message nor of whoever woke the worker; its own variables stay its own."""
     user = contextvars.ContextVar("user", default="nobody")
     seen = []
 

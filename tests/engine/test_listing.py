@@ -15,7 +15,7 @@ from .test_sessions import Clock
 
 
 async def test_conversations_are_listed_last_changed_first_and_by_owner(opened: Any) -> None:
-    """To the minute; switches and other rows of chatkeep's own are neither shown nor counted."""
+    """To the minute; pauses and other rows of chatkeep's own are neither shown nor counted."""
     clock = Clock()
     keep = await opened(count, clock=clock)
     for n in range(250):

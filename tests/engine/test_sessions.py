@@ -267,7 +267,7 @@ async def test_replay_refuses_what_was_not_set_aside(opened: Any) -> None:
 
 
 async def test_a_session_that_another_instance_rebuilt_and_answered_is_not_answered_again(opened: Any) -> None:
-    """Slow here, fast there: while one hook runs, its claim is lost to an instance that rebuilds, answers and is done."""
+    """Slow here, fast there: while one hook runs, its lease is lost to an instance that rebuilds, answers and is done."""
     runs: list[str] = []
     held, overtaken = asyncio.Event(), asyncio.Event()
 
@@ -287,7 +287,7 @@ async def test_a_session_that_another_instance_rebuilt_and_answered_is_not_answe
     one = await opened(bot, on_missing=slow, clock=clock, turn_timeout="20s")
     asking = asyncio.create_task(one.receive("ada", "hi", id="m"))
     await held.wait()
-    clock.now += 60  # the claim runs out, as if the first instance had been paused
+    clock.now += 60  # the lease runs out, as if the first instance had been paused
     two = await opened(bot, on_missing=fast, clock=clock, turn_timeout="20s")
     await until(lambda: answered(two, "ada", 1))
     overtaken.set()

@@ -84,7 +84,7 @@ async def test_f6_what_a_zombie_brings_is_thrown_away(url: str, opening: Any) ->
     try:
         said = [await asyncio.to_thread(zombie.stdout.readline)]
         zombie.send_signal(signal.SIGSTOP)
-        # Its claim lasts ten seconds. Stores have no clock, so one that is ahead is as good as having waited.
+        # Its lease lasts ten seconds. Stores have no clock, so one that is ahead is as good as having waited.
         other = await opening(url, clock=lambda: time.time() + 20)
         await until(lambda: other.statistics.engine.taken_over)
         clients = Clients([other])
@@ -92,7 +92,7 @@ async def test_f6_what_a_zombie_brings_is_thrown_away(url: str, opening: Any) ->
         zombie.send_signal(signal.SIGCONT)
         said += [await asyncio.to_thread(zombie.stdout.readline)]
         texts = [message.text async for message in other.history("ada")]
-        await other.close()  # by its clock every claim of the zombie's has run out
+        await other.close()  # by its clock every lease of the zombie's has run out
         zombie.stdin.write("\n")
         zombie.stdin.flush()
         said += [await asyncio.to_thread(zombie.stdout.readline) for _ in range(2)]
@@ -126,7 +126,7 @@ async def test_f9_cancelled_callers_leave_nothing_half_done(url: str, opening: A
     assert ([], 200) == (verdict.faults, verdict.acked)
     assert 0 < acked < 200, "every caller was cancelled, or none"
     assert verdict.unacked > 0, "no caller was cancelled between a commit and its answer"
-    assert [(0, 0)] * 2 == [(keep.statistics.engine.waiting, keep.statistics.engine.lanes) for keep in keeps]
+    assert [(0, 0)] * 2 == [(keep.statistics.engine.waiting, keep.statistics.engine.workers) for keep in keeps]
 
 
 async def test_f12_a_herd_on_one_conversation_holds_up_no_other(url: str, opening: Any) -> None:
@@ -169,7 +169,7 @@ async def test_work_is_heard_of_at_once(url: str, opening: Any) -> None:
     """Accepted by an instance that has no bot, answered by one that asks the store only every half minute."""
     desk = await opening(url, None)
     bot = await opening(url, poll="30s")
-    await until(lambda: bot.statistics.engine.lanes == 0)
+    await until(lambda: bot.statistics.engine.workers == 0)
     await asyncio.sleep(0.2)  # until it listens
     took = []
     for number in range(1, 6):
@@ -182,7 +182,7 @@ async def test_work_is_heard_of_at_once(url: str, opening: Any) -> None:
 
 
 async def test_who_closes_hands_over_at_once(url: str, opening: Any) -> None:
-    """Closed in the middle of a long queue: the other instance goes on with it, long before the claim would have run out."""
+    """Closed in the middle of a long queue: the other instance goes on with it, long before the lease would have run out."""
 
     async def slower(turn: Turn[dict[str, Any]]) -> str:
         await asyncio.sleep(0.03)
@@ -213,7 +213,7 @@ async def test_an_idle_store_is_asked_little_however_much_it_holds(stand: Stand,
     keep = await opening(stand.url(), poll="250ms")
 
     async def asked() -> int:
-        await until(lambda: keep.statistics.engine.lanes == 0)
+        await until(lambda: keep.statistics.engine.workers == 0)
         await asyncio.sleep(0.1)
         before = stand.proxy.trips
         await asyncio.sleep(1.0)

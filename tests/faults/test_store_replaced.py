@@ -113,12 +113,12 @@ async def test_f20_a_failover_to_a_stale_replica_is_a_declared_loss(
             held = await collect(keeps[0])
             for keep in keeps:
                 await keep.close()
-            set_back = [keep._engine.store.set_back for keep in keeps]
+            rolled_back = [keep._engine.store.rolled_back for keep in keeps]
     verdict = check(clients.told, held, lossy=True)
 
     assert [] == verdict.faults
     assert 12 == verdict.lost
-    assert sum(set_back) > 0
+    assert sum(rolled_back) > 0
     assert any("set back" in said.message for said in caplog.records)
     for found in held.values():
         replies = [message.text for message in found.messages if message.role == "assistant"]
@@ -136,4 +136,4 @@ async def test_f20_a_store_that_is_well_is_never_said_to_be_set_back(tmp_path: P
         await clients.send("ada")
 
     assert [] == (await clients.verdict()).faults
-    assert [0, 0] == [keep._engine.store.set_back for keep in keeps]
+    assert [0, 0] == [keep._engine.store.rolled_back for keep in keeps]

@@ -714,7 +714,7 @@ async def test_a_turn_that_runs_is_finished_when_its_token_ends(tmp_path: Path) 
     async with housed(f"sqlite:///{tmp_path}/chat.db", settings={"quick": "0ms"}) as house:
         token = await house.token()
         asked = asyncio.create_task(house.ask("POST", f"{ADA}/messages", {"content": "slowly"}, token=token))
-        await until(lambda: house.keep._engine.statistics.lanes)
+        await until(lambda: house.keep._engine.statistics.workers)
         await house.ask("DELETE", f"{ADA}/tokens/current", token=token)
         answer = await asked
 

@@ -312,7 +312,7 @@ async def test_a_connection_that_is_kept_serves_one_request_after_the_other(monk
 
 async def at_rest(keep: Chatkeep[Any]) -> bool:
     """Whether nothing waits and nothing runs."""
-    return not (keep.statistics.engine.waiting or keep.statistics.engine.lanes)
+    return not (keep.statistics.engine.waiting or keep.statistics.engine.workers)
 
 
 async def test_a_storm_of_clients_that_go_away_mixes_nothing_up(url: str) -> None:

@@ -10,9 +10,9 @@ from chatkeep.drivers.base import Key, Row
 from chatkeep.storage.cache import Cache, weigh
 
 
-def snapshot(name: str, head: int = 1, born: str = "b", size: int = 10, at: float = 0.0) -> Snapshot:
+def snapshot(name: str, head: int = 1, incarnation: str = "b", size: int = 10, at: float = 0.0) -> Snapshot:
     """A small conversation."""
-    row = Row(key=Key("", name), revision=f"{at}", born=born, head=head, updated_at=at)
+    row = Row(key=Key("", name), revision=f"{at}", incarnation=incarnation, head=head, updated_at=at)
     return Snapshot(row, Record(state=Raw(b"x" * size)), ())
 
 
@@ -50,7 +50,7 @@ def test_an_older_answer_that_arrives_late_does_not_replace_a_newer_one() -> Non
     cache.put(snapshot("a", head=5, at=2.0))
     cache.put(snapshot("a", head=5, at=1.0))
     assert 2.0 == cache.get(Key("", "a")).row.updated_at  # type: ignore[union-attr]
-    cache.put(snapshot("a", head=1, born="c"))
+    cache.put(snapshot("a", head=1, incarnation="c"))
 
     assert 1 == cache.get(Key("", "a")).row.head  # type: ignore[union-attr]
     cache.drop(Key("", "a"))
@@ -59,7 +59,7 @@ def test_an_older_answer_that_arrives_late_does_not_replace_a_newer_one() -> Non
 
 
 def test_without_entries_nothing_is_held() -> None:
-    """cache_entries=0 switches it off."""
+    """cache_entries=0 pauses it off."""
     cache = Cache(entries=0, bytes=10**6)
     cache.put(snapshot("a"))
 

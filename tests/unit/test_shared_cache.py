@@ -18,7 +18,7 @@ ADA = Key("salon", "ada")
 SAID = Message(
     id="m", number=1, role="user", content=[{"type": "text", "text": "hi"}], created_at=1.5, metadata={"a": 1}
 )
-SNAPSHOT = Snapshot(Row(key=ADA, revision="r", born="b", head=1, updated_at=1.25), Record(cursor=1), (SAID,))
+SNAPSHOT = Snapshot(Row(key=ADA, revision="r", incarnation="b", head=1, updated_at=1.25), Record(cursor=1), (SAID,))
 
 
 async def written(url: str, epoch: str = "e") -> SharedCache:

@@ -20,7 +20,7 @@ AT = 1000.0
 
 @st.composite
 def some_snapshots(draw: Any) -> Snapshot:
-    """A conversation with a random log, a cursor somewhere in it, attempts, and perhaps a claim."""
+    """A conversation with a random log, a cursor somewhere in it, attempts, and perhaps a lease."""
     roles = draw(st.lists(st.sampled_from(ROLES), max_size=12))
     messages = tuple(
         Message(id=f"m{n}", number=n, role=role, content="x", created_at=AT - 100 + n)
@@ -42,10 +42,10 @@ def some_snapshots(draw: Any) -> Snapshot:
     row = Row(
         key=Key("", "ada"),
         revision="r",
-        born="b",
+        incarnation="b",
         head=len(roles),
         due_at=draw(st.none() | st.floats(AT - 50, AT + 5000)),
-        claim=draw(st.none() | st.just("c")),
+        lease=draw(st.none() | st.just("c")),
     )
     return Snapshot(row, record, messages)
 
@@ -76,7 +76,7 @@ def applied(snapshot: Snapshot, act: snapshots.Commit) -> Snapshot:
         for n, draft in enumerate(act.drafts, head + 1)
     )
     row = structs.replace(
-        snapshot.row, head=head + len(said), due_at=act.due_at, claim=act.claim, claimed_until=act.claimed_until
+        snapshot.row, head=head + len(said), due_at=act.due_at, lease=act.lease, leased_until=act.leased_until
     )
     return Snapshot(row, act.record, (*snapshot.messages, *said))
 
@@ -90,7 +90,7 @@ def test_a_finished_turn_answers_its_batch_and_nothing_else(
     if not batch:
         return
     act = turns.finish_turn(
-        snapshot, batch, list(replies), policy, state=Raw(b"{}"), schema=1, opens=False, at=AT, claim="c"
+        snapshot, batch, list(replies), policy, state=Raw(b"{}"), schema=1, opens=False, at=AT, lease="c"
     )
     after = applied(snapshot, act)
     later = [message for message in snapshots.unread_messages(snapshot) if message not in batch]
@@ -114,7 +114,7 @@ def test_a_finished_turn_answers_its_batch_and_nothing_else(
 
 @given(some_snapshots(), policies)
 def test_something_unread_is_always_due_and_a_claim_is_only_kept_for_work(snapshot: Snapshot, policy: Policy) -> None:
-    """The invariant behind every recovery: unread means due; and nobody holds a claim on nothing."""
+    """The invariant behind every recovery: unread means due; and nobody holds a lease on nothing."""
     waiting = snapshots.unread_messages(snapshot)
     acts = [turns.skip_unread(snapshot, policy, at=AT), housekeeping.park(snapshot, policy, at=AT)]
     acts += [leases.take_lease(snapshot, policy, token="t", at=AT), leases.release_lease(snapshot, policy, at=AT)]
@@ -123,7 +123,7 @@ def test_something_unread_is_always_due_and_a_claim_is_only_kept_for_work(snapsh
         acts.append(turns.fail_turn(snapshot, waiting[:1], "why", policy, at=AT, retry_at=AT + 1))
         acts.append(
             turns.finish_turn(
-                snapshot, waiting[:1], ["r"], policy, state=Raw(b"{}"), schema=1, opens=True, at=AT, claim="t"
+                snapshot, waiting[:1], ["r"], policy, state=Raw(b"{}"), schema=1, opens=True, at=AT, lease="t"
             )
         )
     for act in acts:
@@ -132,7 +132,7 @@ def test_something_unread_is_always_due_and_a_claim_is_only_kept_for_work(snapsh
         after = applied(snapshot, act)
         if snapshots.unread_messages(after):
             assert after.row.due_at is not None
-        elif act.claim == "t":
+        elif act.lease == "t":
             assert not waiting
 
 
@@ -173,7 +173,7 @@ def test_only_deaths_alone_are_attempts(snapshot: Snapshot, policy: Policy, fate
     if not waiting:
         return
     fresh = structs.replace(snapshot.record, begun=0, raised=0, deaths=0, alone=False)
-    now = structs.replace(snapshot, record=fresh, row=structs.replace(snapshot.row, claim=None))
+    now = structs.replace(snapshot, record=fresh, row=structs.replace(snapshot.row, lease=None))
     deaths = alone_deaths = 0
     died = False
     for number, fate in enumerate(fates):
@@ -184,7 +184,7 @@ def test_only_deaths_alone_are_attempts(snapshot: Snapshot, policy: Policy, fate
         if alone_deaths == policy.max_begun:
             assert waiting[1:] == snapshots.unread_messages(now)
             assert waiting[0].number in now.record.dead
-            assert (0, 0, False, None) == (now.record.begun, now.record.deaths, now.record.alone, now.row.claim)
+            assert (0, 0, False, None) == (now.record.begun, now.record.deaths, now.record.alone, now.row.lease)
             return
         assert (alone_deaths, deaths) == (now.record.begun, now.record.deaths)
         assert waiting == snapshots.unread_messages(now)
@@ -224,15 +224,15 @@ def test_an_attempt_that_still_runs_keeps_the_claim_until_the_message_is_set_asi
     waiting = snapshots.unread_messages(snapshot)
     if not waiting:
         return
-    act = turns.fail_turn(snapshot, waiting[:1], "why", policy, at=AT, retry_at=AT, claim="t")
+    act = turns.fail_turn(snapshot, waiting[:1], "why", policy, at=AT, retry_at=AT, lease="t")
 
-    assert (None if waiting[0].number in act.record.dead else "t") == act.claim
+    assert (None if waiting[0].number in act.record.dead else "t") == act.lease
 
 
 def test_after_a_death_a_burst_is_taken_apart() -> None:
     """An innocent message does not share the fate of a guilty one."""
     messages = tuple(Message(id=f"{n}", number=n, role="user", content="x", created_at=AT) for n in (1, 2, 3))
-    snapshot = Snapshot(Row(key=Key("", "a"), revision="r", born="b", head=3, claim="c"), Record(), messages)
+    snapshot = Snapshot(Row(key=Key("", "a"), revision="r", incarnation="b", head=3, lease="c"), Record(), messages)
     after = applied(snapshot, leases.take_lease(snapshot, Policy(overlap="burst"), token="t", at=AT, died=True))
 
     assert (3, 1) == tuple(len(turns.choose_batch(one, Policy(overlap="burst"))) for one in (snapshot, after))
@@ -258,7 +258,7 @@ def test_history_puts_a_reply_behind_what_it_answers() -> None:
         Message(id=f"{n}", number=n, role=role, content=f"{n}", created_at=1.0, reply_to=to, reply_from=to)  # type: ignore[arg-type]
         for n, (role, to) in enumerate(log, 1)
     )
-    snapshot = Snapshot(Row(key=Key("", "a"), revision="r", born="b", head=5), Record(cursor=2), messages)
+    snapshot = Snapshot(Row(key=Key("", "a"), revision="r", incarnation="b", head=5), Record(cursor=2), messages)
 
     assert [1, 4, 2, 5] == [message.number for message in turns.collect_history(snapshot, messages[2], Policy())]
 
@@ -288,7 +288,7 @@ def test_the_quick_way_to_a_history_gives_the_same(
     first = Message(id="first", number=len(log) + 1, role="user", content="?", created_at=1.0)
     policy, before = Policy(history=size), snapshots.plain_from(messages[:cut], 1)
     plain = snapshots.plain_from(messages[cut:], before)
-    row = Row(key=Key("", "a"), revision="r", born="b", head=len(log))
+    row = Row(key=Key("", "a"), revision="r", incarnation="b", head=len(log))
 
     for row_head, shown in ((len(log), messages[-8:]), (len(log) + 1, [*messages, first][-8:])):
         snapshot = Snapshot(structs.replace(row, head=row_head), Record(since=since), tuple(shown), plain)
@@ -301,7 +301,7 @@ def test_a_plain_talk_goes_the_quick_way(roles: list[Any], size: int) -> None:
     """Else it would be quick for nobody."""
     messages = [Message(id=f"{n}", number=n, role=role, content="x", created_at=1.0) for n, role in enumerate(roles, 1)]
     first = Message(id="first", number=len(roles) + 1, role="user", content="?", created_at=1.0)
-    row = Row(key=Key("", "a"), revision="r", born="b", head=len(roles))
+    row = Row(key=Key("", "a"), revision="r", incarnation="b", head=len(roles))
     snapshot = Snapshot(row, Record(), tuple(messages), snapshots.plain_from(messages, 1))
 
     assert messages[-size:] == turns.slice_plain_history(snapshot, first, Policy(history=size))
@@ -309,17 +309,17 @@ def test_a_plain_talk_goes_the_quick_way(roles: list[Any], size: int) -> None:
 
 @given(some_snapshots(), st.sampled_from(["state", "cursor", "session", "born", "head", "off"]))
 def test_a_changed_input_is_seen(snapshot: Snapshot, changed: str) -> None:
-    """What a handler has not seen makes its result void; a later message or another claim does not."""
+    """What a handler has not seen makes its result void; a later message or another lease does not."""
     record, row = snapshot.record, snapshot.row
     other = {
         "state": structs.replace(snapshot, record=structs.replace(record, state=Raw(b'{"x":1}'))),
         "cursor": structs.replace(snapshot, record=structs.replace(record, cursor=record.cursor + 1)),
         "session": structs.replace(snapshot, record=structs.replace(record, session=record.session + 1)),
         "off": structs.replace(snapshot, record=structs.replace(record, off=True)),
-        "born": structs.replace(snapshot, row=structs.replace(row, born="other")),
+        "born": structs.replace(snapshot, row=structs.replace(row, incarnation="other")),
         "head": structs.replace(snapshot, row=structs.replace(row, head=row.head - 1)),
     }[changed]
-    later = structs.replace(snapshot, row=structs.replace(row, revision="r2", head=row.head + 1, claim="other"))
+    later = structs.replace(snapshot, row=structs.replace(row, revision="r2", head=row.head + 1, lease="other"))
 
     assert not turns.has_same_input(snapshot, other)
     assert turns.has_same_input(snapshot, later)

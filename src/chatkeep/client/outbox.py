@@ -94,7 +94,7 @@ class Outbox:
         self._db: apsw.Connection | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._lanes: dict[str, bool] = {}  # conversations to be looked at; True: something came since somebody looked
+        self._workers: dict[str, bool] = {}  # conversations to be looked at; True: something came since somebody looked
         self._ready: asyncio.Queue[str] = asyncio.Queue()
         self._empty = asyncio.Event()
         self._changed = asyncio.Event()  # there is another credential, or the first message for one
@@ -121,7 +121,7 @@ class Outbox:
         except OSError as fault:
             raise Misconfigured(f"queue={self._path} cannot be used ({fault}); nothing was opened.") from fault
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="chatkeep-outbox")
-        self._lanes, self._ready = {}, asyncio.Queue()
+        self._workers, self._ready = {}, asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         try:
             await self._loop.run_in_executor(self._thread, self._connect)
@@ -286,13 +286,13 @@ class Outbox:
     async def _send(self, deliver: Deliver) -> None:
         while True:
             conversation = await self._ready.get()
-            self._lanes[conversation] = False
+            self._workers[conversation] = False
             token, owners = self._token, self._owners()  # the message goes out with this token, or not at all
             try:
                 if (queued := await self._do(_first_of(conversation, owners))) is not None:
                     await self._settle(queued, token, deliver)
-                elif not self._lanes[conversation]:
-                    del self._lanes[conversation]
+                elif not self._workers[conversation]:
+                    del self._workers[conversation]
                     continue
             except Exception as fault:  # a full disk, or a bug: the message stays, and its conversation waits
                 log.exception("queue=%s: %s", self._path, fault)  # noqa: TRY401
@@ -317,9 +317,9 @@ class Outbox:
         self._trouble = ""
 
     def _wake(self, conversation: str) -> None:
-        if conversation not in self._lanes:
+        if conversation not in self._workers:
             self._ready.put_nowait(conversation)
-        self._lanes[conversation] = True
+        self._workers[conversation] = True
 
     def _is_unnamed(self) -> bool:
         return self._token is not None and credential_of(self._token) not in self._subjects

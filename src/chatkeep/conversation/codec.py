@@ -82,7 +82,7 @@ def entry_for(
     return Entry(0, id, LETTERS[role], b'["%s",%s' % (_crc(key, rest), rest))
 
 
-def message_from(key: Key, born: str, entry: Entry) -> Message:
+def message_from(key: Key, incarnation: str, entry: Entry) -> Message:
     """The message in a log entry. Raises `Corrupt`."""
     _check(key, entry.body, b'["', f"log entry {entry.number}")
     try:
@@ -96,7 +96,7 @@ def message_from(key: Key, born: str, entry: Entry) -> Message:
         )
     reply_to = line.reply_to or None
     return Message(
-        id=entry.id or f"{born}.{entry.number}",
+        id=entry.id or f"{incarnation}.{entry.number}",
         number=entry.number,
         role=role,
         content=line.content,

@@ -32,7 +32,7 @@ def commit_note(snapshot: Snapshot, record: Record, note: Draft, policy: Policy,
     row = snapshot.row
     if not unread_messages(snapshot):
         record = structs.replace(keep_outbound(snapshot, record), cursor=row.head + 1)
-    return next_commit(snapshot, record, policy, at=at, claim=row.claim, until=row.claimed_until, drafts=[note])
+    return next_commit(snapshot, record, policy, at=at, lease=row.lease, until=row.leased_until, drafts=[note])
 
 
 def next_commit(
@@ -41,11 +41,11 @@ def next_commit(
     policy: Policy,
     *,
     at: float,
-    claim: str | None = None,
+    lease: str | None = None,
     until: float | None = None,
     drafts: list[Draft] | tuple[Draft, ...] = (),
 ) -> Commit:
-    """The whole next row, given the next record: who holds the claim and when somebody has to look again."""
+    """The whole next row, given the next record: who holds the lease and when somebody has to look again."""
     head = snapshot.row.head + len(drafts)
     if record.cursor < head:
         due_at: float | None = max(at, record.retry_at)
@@ -63,11 +63,11 @@ def next_commit(
             due_at = send_at if due_at is None else min(due_at, send_at)
         else:
             record = structs.replace(record, delivery=structs.replace(record.delivery, upto=head))
-    if claim is None and record.alone:
+    if lease is None and record.alone:
         record = structs.replace(record, alone=False)
-    if claim is not None and until is None:
-        until = at + policy.claim_s
-    return Commit(record=record, drafts=tuple(drafts), claim=claim, claimed_until=until or 0.0, due_at=due_at)
+    if lease is not None and until is None:
+        until = at + policy.lease_s
+    return Commit(record=record, drafts=tuple(drafts), lease=lease, leased_until=until or 0.0, due_at=due_at)
 
 
 def next_due(record: Record, policy: Policy, *, head: int) -> float | None:

@@ -14,7 +14,7 @@ SUSPECT = 2
 
 
 def count_death(snapshot: Snapshot, *, died: bool) -> Record:
-    """The record when the claim changes hands; *died*: because the process that held it did.
+    """The record when the lease changes hands; *died*: because the process that held it did.
 
     A death is none of the message's attempts, since whatever else ran there may have caused it; only one that ran alone has
     nobody else to blame.
@@ -33,7 +33,7 @@ def is_suspect(snapshot: Snapshot, *, died: bool) -> bool:
 def take_lease(
     snapshot: Snapshot, policy: Policy, *, token: str, at: float, died: bool = False, alone: bool = False
 ) -> Commit:
-    """Takes the claim: a free one, or one whose holder is gone; *died*: as `count_death`. *alone*: nothing else runs meanwhile.
+    """Takes the lease: a free one, or one whose holder is gone; *died*: as `count_death`. *alone*: nothing else runs meanwhile.
 
     A message that was the end of too many processes that tried nothing else is set aside instead.
     """
@@ -43,15 +43,15 @@ def take_lease(
         return set_aside(snapshot, unread_messages(snapshot)[0].number, reason, policy, at=at)
     if record.alone != alone:
         record = structs.replace(record, alone=alone)
-    return next_commit(snapshot, record, policy, at=at, claim=token)
+    return next_commit(snapshot, record, policy, at=at, lease=token)
 
 
 def renew_lease(snapshot: Snapshot, policy: Policy, *, at: float) -> Commit:
-    """Keeps the claim that is held for as long again."""
-    return next_commit(snapshot, snapshot.record, policy, at=at, claim=snapshot.row.claim)
+    """Keeps the lease that is held for as long again."""
+    return next_commit(snapshot, snapshot.record, policy, at=at, lease=snapshot.row.lease)
 
 
 def release_lease(snapshot: Snapshot, policy: Policy, *, at: float, retry_at: float | None = None) -> Commit:
-    """Gives the claim back without counting an attempt; others may go on at once, or from *retry_at*."""
+    """Gives the lease back without counting an attempt; others may go on at once, or from *retry_at*."""
     record = snapshot.record if retry_at is None else structs.replace(snapshot.record, retry_at=retry_at)
     return next_commit(snapshot, record, policy, at=at)

@@ -87,10 +87,10 @@ def parts_done(delivery: OutboxState, number: int) -> int:
 def begin_sending(
     snapshot: Snapshot, number: int, policy: Policy, *, token: str, at: float, died: bool = False
 ) -> Commit:
-    """Says that message *number* is about to be sent by whoever holds the claim *token*; *died*: as `leases.count_death`."""
+    """Says that message *number* is about to be sent by whoever holds the lease *token*; *died*: as `leases.count_death`."""
     delivery = structs.replace(snapshots.delivery_of(snapshot), sending=number)
     record = structs.replace(leases.count_death(snapshot, died=died), delivery=delivery)
-    return commits.next_commit(snapshot, record, policy, at=at, claim=token)
+    return commits.next_commit(snapshot, record, policy, at=at, lease=token)
 
 
 def note_nothing_to_send(snapshot: Snapshot, head: int, policy: Policy, *, at: float) -> Commit | None:
@@ -100,7 +100,7 @@ def note_nothing_to_send(snapshot: Snapshot, head: int, policy: Policy, *, at: f
         return None
     delivery = structs.replace(old, again=old.again[1:]) if old.again else OutboxState(upto=head)
     record = structs.replace(snapshot.record, delivery=delivery)
-    return commits.next_commit(snapshot, record, policy, at=at, claim=row.claim, until=row.claimed_until)
+    return commits.next_commit(snapshot, record, policy, at=at, lease=row.lease, until=row.leased_until)
 
 
 def note_delivery(
@@ -115,7 +115,7 @@ def note_delivery(
     doubtful: bool,
     token: str,
 ) -> Commit | None:
-    """Records what became of sending message *number*, of time *since*; the claim *token* is kept while there is more to do.
+    """Records what became of sending message *number*, of time *since*; the lease *token* is kept while there is more to do.
 
     None when there is nothing to record: somebody else has gone on meanwhile.
     """
@@ -135,9 +135,9 @@ def note_delivery(
             old, sending=0, tries=tries, half=number, parts=sent.parts, done=ids[-IDS_MOST:], at=retry_at
         )
         record = structs.replace(snapshot.record, delivery=delivery)
-        mine = row.claim == token
-        claim, until = (None, None) if mine else (row.claim, row.claimed_until)
-        return commits.next_commit(snapshot, record, policy, at=at, claim=claim, until=until)
+        mine = row.lease == token
+        lease, until = (None, None) if mine else (row.lease, row.leased_until)
+        return commits.next_commit(snapshot, record, policy, at=at, lease=lease, until=until)
     again = tuple(other for other in old.again if other != number)
     upto = old.upto if number in old.again else max(old.upto, number)
     delivery = old if done_by_others else OutboxState(upto=upto, again=again)
@@ -145,12 +145,12 @@ def note_delivery(
     metadata |= {"ids": list(ids[-IDS_MOST:])} if ids else {}
     metadata |= {"reason": _storable(reason)} if reason else {}
     metadata |= {"doubtful": True} if doubtful else {}
-    note = commits.make_note("delivery", f"{row.born}.{number}.{row.head}", first=number, last=number)
+    note = commits.make_note("delivery", f"{row.incarnation}.{number}.{row.head}", first=number, last=number)
     note = structs.replace(note, metadata=metadata)
     record = structs.replace(snapshot.record, delivery=delivery)
     act = commits.commit_note(snapshot, record, note, policy, at=at)
-    if row.claim == token and not snapshots.unread_messages(snapshot) and not snapshots.has_outbound(snapshot, record):
-        act = structs.replace(act, claim=None, claimed_until=0.0)
+    if row.lease == token and not snapshots.unread_messages(snapshot) and not snapshots.has_outbound(snapshot, record):
+        act = structs.replace(act, lease=None, leased_until=0.0)
     return act
 
 

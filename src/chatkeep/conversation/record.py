@@ -42,7 +42,7 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     schema, state: of the live session (null: there is none). session: its number. since: first entry number of the
     session. cursor: everything numbered up to it is handled or needs no handling. active_at: time of the last message
     handled. begun, raised, retry_at: attempts at the first unread message, how many of them raised, and when the next
-    may start. deaths: processes in a row that ended while it was in flight. alone: the claim was taken to try it alone, with no
+    may start. deaths: processes in a row that ended while it was in flight. alone: the lease was taken to try it alone, with no
     other handler in that process. off: the bot is switched off here. dropped: entries up to this number are gone by retention.
     oldest_at: time of the first one left (0: not known). dead: numbers set aside. steps: results of what the turn of the
     first unread message has done so far, as JSON. reminders: what comes later. delivery: None where replies go nowhere.

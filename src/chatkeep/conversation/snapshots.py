@@ -29,7 +29,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     history: int = 20
     max_raised: int = 3
     max_begun: int = 8
-    claim_s: float = 35.0
+    lease_s: float = 35.0
 
 
 class Snapshot(Struct, frozen=True, gc=False):
@@ -59,13 +59,13 @@ class Draft(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Commit(Struct, frozen=True, kw_only=True, gc=False):
-    """What to write: the next record, new entries, the claim to hold afterwards, when to look again, how much log to
+    """What to write: the next record, new entries, the lease to hold afterwards, when to look again, how much log to
     drop."""
 
     record: Record
     drafts: tuple[Draft, ...] = ()
-    claim: str | None = None
-    claimed_until: float = 0.0
+    lease: str | None = None
+    leased_until: float = 0.0
     due_at: float | None = None
     drop: int = 0
 

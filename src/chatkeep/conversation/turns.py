@@ -83,7 +83,7 @@ def has_same_input(before: Snapshot, now: Snapshot) -> bool:
     it."""
     a, b = before.record, now.record
     return before is now or (
-        before.row.born == now.row.born
+        before.row.incarnation == now.row.incarnation
         and before.row.head <= now.row.head
         and (a.cursor, a.session, a.schema, a.since, a.off) == (b.cursor, b.session, b.schema, b.since, b.off)
         and a.state == b.state
@@ -100,7 +100,7 @@ def finish_turn(
     schema: int,
     opens: bool,
     at: float,
-    claim: str | None = None,
+    lease: str | None = None,
     arriving: Draft | None = None,
     reminders: Mapping[str, Reminder | None] = NOTHING,
     out: bool = False,
@@ -108,7 +108,7 @@ def finish_turn(
     """Records a turn: the new *state* (of a new session, if it *opens* one), the *replies*, and that *answered* are
     answered. *reminders* are those that it set, or, with None, cancelled; *out*: the replies go out through a channel.
 
-    *claim* is kept while work remains. *arriving*: the one message itself, when it is accepted and answered in this
+    *lease* is kept while work remains. *arriving*: the one message itself, when it is accepted and answered in this
     act.
     """
     head = snapshot.row.head
@@ -138,19 +138,19 @@ def finish_turn(
     )
     if out:
         delivery = delivery_of(snapshot)
-        if replies and claim and not delivery.sending and not has_outbound(snapshot, old):
-            # Whoever holds the claim sends the first reply at once, and says so in this same act.
+        if replies and lease and not delivery.sending and not has_outbound(snapshot, old):
+            # Whoever holds the lease sends the first reply at once, and says so in this same act.
             delivery = structs.replace(delivery, sending=head + (2 if arriving else 1))
         record = structs.replace(record, delivery=delivery)
     keeps = bool(waiting) or (out and bool(replies))
-    return next_commit(snapshot, record, policy, at=at, claim=claim if keeps else None, drafts=drafts)
+    return next_commit(snapshot, record, policy, at=at, lease=lease if keeps else None, drafts=drafts)
 
 
 def record_step(snapshot: Snapshot, name: str, result: Raw, policy: Policy, *, at: float) -> Commit:
     """Records what a step of the turn that runs has given."""
     row, record = snapshot.row, snapshot.record
     record = structs.replace(record, steps={**record.steps, name: result})
-    return next_commit(snapshot, record, policy, at=at, claim=row.claim, until=row.claimed_until)
+    return next_commit(snapshot, record, policy, at=at, lease=row.lease, until=row.leased_until)
 
 
 def fail_turn(
@@ -162,18 +162,18 @@ def fail_turn(
     at: float,
     retry_at: float,
     arriving: Draft | None = None,
-    claim: str | None = None,
+    lease: str | None = None,
 ) -> Commit:
     """Counts an attempt that failed; a message that was tried alone is set aside when it has had its chances.
 
-    *claim*: kept until then, because the attempt still runs.
+    *lease*: kept until then, because the attempt still runs.
     """
     record = snapshot.record
     raised, tries = record.raised + 1, record.begun + 1
     if len(tried) == 1 and (raised >= policy.max_raised or tries >= policy.max_begun):
         return set_aside(snapshot, tried[0].number, reason, policy, at=at, arriving=arriving)
     record = structs.replace(record, begun=tries, raised=raised, retry_at=retry_at, deaths=0, alone=False)
-    return next_commit(snapshot, record, policy, at=at, claim=claim, drafts=[arriving] if arriving else [])
+    return next_commit(snapshot, record, policy, at=at, lease=lease, drafts=[arriving] if arriving else [])
 
 
 def set_aside(
@@ -182,7 +182,7 @@ def set_aside(
     """Passes over a message that keeps failing and notes why; the next one is handled."""
     record = snapshot.record
     waiting = [later for later in unread_messages(snapshot) if later.number > number]
-    why = make_note("dead", f"{snapshot.row.born}.{number}", content=reason, first=number, last=number)
+    why = make_note("dead", f"{snapshot.row.incarnation}.{number}", content=reason, first=number, last=number)
     drafts = [arriving, why] if arriving else [why]
     record = structs.replace(
         record,
@@ -216,7 +216,7 @@ def skip_unread(snapshot: Snapshot, policy: Policy, *, at: float) -> Commit | No
         reminders=keep_reminders(old.reminders, waiting),
     )
     row = snapshot.row
-    # (Whoever holds the claim may be sending; a turn of theirs sees that the cursor has moved.)
+    # (Whoever holds the lease may be sending; a turn of theirs sees that the cursor has moved.)
     record = keep_outbound(snapshot, record)
     drafts = [note_passed_over(waiting)]
-    return next_commit(snapshot, record, policy, at=at, claim=row.claim, until=row.claimed_until, drafts=drafts)
+    return next_commit(snapshot, record, policy, at=at, lease=row.lease, until=row.leased_until, drafts=drafts)

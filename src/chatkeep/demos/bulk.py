@@ -115,7 +115,7 @@ def correct(order: BulkOrder, said: str) -> str:
     left = re.sub(r"\b(?:and|add|also|please|actually|change|make|set|to|it)\b|[0-9.,']", "", words)
     for product in mentioned(words, PRODUCTS):
         left = re.sub(rf"\b{re.escape(plain(product))}s?\b", "", left)
-    # "Mug Lane 5" is an address, "500 mugs" is not.
+    # "Mug Worker 5" is an address, "500 mugs" is not.
     return take_products(order, words) if order.asked != "delivery" or not left.strip() else ""
 
 

@@ -61,26 +61,26 @@ class Row(Struct, frozen=True, kw_only=True, gc=False):
     """One conversation's record as the store sees it.
 
     revision: random token of the act that wrote it, chosen by the caller; never a counter.
-    born: the revision it was created with; tells this incarnation from one before an erasure.
+    incarnation: the revision it was created with; tells this incarnation from one before an erasure.
     head: number of the last log entry.
-    due_at: when somebody has to look at it (None: never). claim: token of whoever works on it, until claimed_until.
+    due_at: when somebody has to look at it (None: never). lease: token of whoever works on it, until leased_until.
     """
 
     key: Key
     revision: str
-    born: str
+    incarnation: str
     head: int = 0
     body: bytes = b""
     owner: str = ""
     updated_at: float = 0.0
     due_at: float | None = None
-    claim: str | None = None
-    claimed_until: float = 0.0
+    lease: str | None = None
+    leased_until: float = 0.0
 
     @property
     def wake(self) -> float | None:
-        """When the `due` index shows it: a claimed row stays hidden until its claim runs out."""
-        return None if self.due_at is None else max(self.due_at, self.claimed_until)
+        """When the `due` index shows it: a leased row stays hidden until its lease runs out."""
+        return None if self.due_at is None else max(self.due_at, self.leased_until)
 
     @property
     def recent(self) -> int:
@@ -95,17 +95,17 @@ class Lease(NamedTuple):
     until: float
 
 
-def create_row(key: Key, *, revision: str, at: float, due_at: float | None, claim: Lease | None, owner: str) -> Row:
+def create_row(key: Key, *, revision: str, at: float, due_at: float | None, lease: Lease | None, owner: str) -> Row:
     """The row that an append makes where there is none, but for its head."""
     return Row(
         key=key,
         revision=revision,
-        born=revision,
+        incarnation=revision,
         owner=owner,
         updated_at=at,
         due_at=due_at,
-        claim=claim.token if claim else None,
-        claimed_until=claim.until if claim else 0.0,
+        lease=lease.token if lease else None,
+        leased_until=lease.until if lease else 0.0,
     )
 
 
@@ -213,7 +213,7 @@ class Driver(Protocol):
         revision: str,
         at: float,
         due_at: float | None = None,
-        claim: Lease | None = None,
+        lease: Lease | None = None,
         tail: int = 0,
         owner: str = "",
     ) -> Appended:
@@ -222,7 +222,7 @@ class Driver(Protocol):
 
         There is at least one entry. Numbers in *entries* are ignored; their ids are distinct, or empty. When every id
         is known nothing changes, not even the revision. Else the row gets *revision*, updated_at *at*, the earlier of
-        the two due times, and the claim if it has none. *owner* is set on creation. Run again, it finds its own
+        the two due times, and the lease if it has none. *owner* is set on creation. Run again, it finds its own
         revision or its ids and answers the same. Raises `Conflict` with erased_at when *at* is not later than an
         erasure of this key.
         """
@@ -230,13 +230,13 @@ class Driver(Protocol):
     async def write(
         self, row: Row, *, replaces: str | None, entries: Sequence[Entry] = (), since: int = 0, drop: int = 0
     ) -> Row:
-        """Puts *row* (its head is ignored) and adds *entries*, if the stored revision is *replaces* and the born is
-        row.born.
+        """Puts *row* (its head is ignored) and adds *entries*, if the stored revision is *replaces* and the incarnation is
+        row.incarnation.
 
-        replaces=None only creates: then row.born == row.revision, and numbering starts after row.head. Entries
+        replaces=None only creates: then row.incarnation == row.revision, and numbering starts after row.head. Entries
         numbered up to *drop* are removed in the same act. Answers the row as stored, with the new head. Tested in
         this order: row.revision is the stored one: done before, answers the stored row. One of the ids is known:
-        `Duplicate`. Other revision or born: `Conflict`; so too when it would create a row and the key was erased at
+        `Duplicate`. Other revision or incarnation: `Conflict`; so too when it would create a row and the key was erased at
         or after row.updated_at. Both carry the stored row and up to 200 entries after *since*; a conflict with no row
         has erased_at if a mark of an erasure is there, of whatever time.
         """

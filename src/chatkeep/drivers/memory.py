@@ -87,7 +87,7 @@ class MemoryDriver(Openable):
         revision: str,
         at: float,
         due_at: float | None = None,
-        claim: Lease | None = None,
+        lease: Lease | None = None,
         tail: int = 0,
         owner: str = "",
     ) -> Appended:
@@ -96,21 +96,21 @@ class MemoryDriver(Openable):
         self._refuse_erased(key, at)
         known = self._known(key, entries)
         if row is None:
-            row = Row(key=key, revision=revision, born=revision, owner=owner)
+            row = Row(key=key, revision=revision, incarnation=revision, owner=owner)
             self._shelf.rows[key] = row
         elif row.revision == revision or (entries and all(entry.id in known for entry in entries)):
             return Appended(row, self._after(key, row.head - tail), known)
         head = self._add(key, row.head, [entry for entry in entries if entry.id not in known])
         dues = [due for due in (row.due_at, due_at) if due is not None]
-        granted = claim if claim and row.claim is None else Lease(row.claim, row.claimed_until) if row.claim else None
+        granted = lease if lease and row.lease is None else Lease(row.lease, row.leased_until) if row.lease else None
         row = structs.replace(
             row,
             revision=revision,
             head=head,
             updated_at=at,
             due_at=min(dues, default=None),
-            claim=granted.token if granted else None,
-            claimed_until=granted.until if granted else 0.0,
+            lease=granted.token if granted else None,
+            leased_until=granted.until if granted else 0.0,
         )
         self._shelf.rows[key] = row
         return Appended(row, self._after(key, row.head - tail), known)
@@ -127,7 +127,7 @@ class MemoryDriver(Openable):
             raise Duplicate(f"{key}: known ids", row=stored, numbers=known, entries=self._after(key, since)[:200])
         if stored is None and replaces is not None:
             raise Conflict(f"{key}: nothing is there", erased_at=self._shelf.erased.get(key))
-        if (stored.revision if stored else None) != replaces or (stored and stored.born != row.born):
+        if (stored.revision if stored else None) != replaces or (stored and stored.incarnation != row.incarnation):
             raise Conflict(f"{key}: revision moved on", row=stored, entries=self._after(key, since)[:200])
         if stored is None:
             self._refuse_erased(key, row.updated_at)

@@ -1,9 +1,9 @@
-"""Where things wait: receive -> work -> sweep. With what it alone uses (lanes, claims, dispatch, switches, live) the one
+"""Where things wait: receive -> work -> sweep. With what it alone uses (workers, leases, sender, pauses, live) the one
 place with a clock, timers, tasks and retries.
 
 A message comes in by `receive` (answered in the call) or `accept` (answered by a worker here, or elsewhere, or after
-a restart). Both put it in the log. A *lane* then works on the conversation: one task per conversation and process,
-which takes the claim, runs the handler on what is unread and commits, until nothing is. When the handler is quick and
+a restart). Both put it in the log. A *worker* then works on the conversation: one task per conversation and process,
+which takes the lease, runs the handler on what is unread and commits, until nothing is. When the handler is quick and
 nothing else is going on, `receive` does all of that in one write. `sweep` finds through the `due` index whatever a
 crash, a failure or time has left.
 """
@@ -79,7 +79,7 @@ ORPHANS_S = 5.0
 UNREADABLE_MOST = 10_000
 SHARED_S = 60.0  # a conversation that others have written to is not answered in one trip for so long
 SHARED_MOST = 10_000
-LONG_S = 60.0  # a lane that would wait longer goes; the sweep finds the conversation again
+LONG_S = 60.0  # a worker that would wait longer goes; the sweep finds the conversation again
 
 
 RAN: ContextVar[Context | None] = ContextVar("chatkeep ran", default=None)
@@ -96,10 +96,10 @@ class Answer(Struct, frozen=True):
 
 
 class EngineStatistics(Struct, kw_only=True):
-    """Counts since the start; waiting, lanes, journaled (conversations with messages in the journal) and abandoned (runs of
+    """Counts since the start; waiting, workers, journaled (conversations with messages in the journal) and abandoned (runs of
     handlers that did not end when their time was over, and still run) are now.
 
-    reruns: turns thrown away because their input had changed. set_back: how often the store was found to hold less
+    reruns: turns thrown away because their input had changed. rolled_back: how often the store was found to hold less
     than it had answered.
     """
 
@@ -110,10 +110,10 @@ class EngineStatistics(Struct, kw_only=True):
     failures: int = 0
     dead: int = 0
     taken_over: int = 0
-    set_back: int = 0
+    rolled_back: int = 0
     journaled: int = 0
     waiting: int = 0
-    lanes: int = 0
+    workers: int = 0
     abandoned: int = 0
 
 
@@ -146,20 +146,20 @@ class Engine(Generic[State]):
         self._longest_s = max(2 * longest, seconds(settings.max_wait), HOOK_PAUSE_S)
         self._backoff = wait_exponential(multiplier=first, max=longest) + wait_random(0, first)
         self._pace_s = self._quick_s  # how long handlers have taken lately; at first nobody knows
-        self._lanes: dict[Key, Worker] = {}
-        self.claims = LeaseKeeper(store, self.policy, clock)
-        self.dispatch = Sender(store, self.policy, self.claims, clock=clock, first=first)
-        self.switches = Pauses(store, self.policy, clock)
-        self._takes = self.dispatch.takes
+        self._workers: dict[Key, Worker] = {}
+        self.leases = LeaseKeeper(store, self.policy, clock)
+        self.sender = Sender(store, self.policy, self.leases, clock=clock, first=first)
+        self.pauses = Pauses(store, self.policy, clock)
+        self._takes = self.sender.takes
         self._appending: set[asyncio.Task[Any]] = set()
         self.runner = Runner(settings.concurrency, self._timeout_s, self._count_abandoned)
-        self._journal = journal
+        self._spool = journal
         self._journal_trouble = ""
         self._shared: OrderedDict[Key, float] = OrderedDict()  # others write there too, lately
-        self._news = Notifier(store.driver, changed=self._changed_elsewhere, work=self._hear_of_work)
+        self._notifier = Notifier(store.driver, changed=self._changed_elsewhere, work=self._hear_of_work)
         store.changed = self._changed_here
-        store.seen = self._news.expect
-        self.live = WatchHub(store, self._news, shown=self._shown)
+        store.seen = self._notifier.expect
+        self.live = WatchHub(store, self._notifier, shown=self._shown)
         self._work_waits = asyncio.Event()
         self._store_open = False
         self._unopened = "the store has not been reached since the start"
@@ -180,16 +180,16 @@ class Engine(Generic[State]):
                 raise Misconfigured("This Chatkeep is open already; nothing was done.")
             self.runner.open()
             try:
-                if self._journal is not None:
-                    await self._journal.open()
+                if self._spool is not None:
+                    await self._spool.open()
                 try:
                     await self._open_store()
                 except Unavailable as fault:
-                    if self._journal is None:
+                    if self._spool is None:
                         raise
                     log.error("%s; messages are taken into the journal until it can be used.", fault)
-                if self.dispatch.outlet is not None:
-                    await self.dispatch.outlet.open()
+                if self.sender.outlet is not None:
+                    await self.sender.outlet.open()
             except BaseException:
                 await self._close_stores()
                 raise
@@ -198,17 +198,17 @@ class Engine(Generic[State]):
     def _begin(self) -> None:
         self._open, self.live.ended = True, False
         self._streams = self._long_way = self.handler in STREAMING
-        self.claims.open()
-        if self.handler is not None or self._journal is not None:
+        self.leases.open()
+        if self.handler is not None or self._spool is not None:
             self._sweeper = asyncio.create_task(self._sweep_for_ever(), name="chatkeep sweep")
 
     async def _open_store(self) -> None:
         """Opens the store, or leaves it closed: messages go to it when it is known to be the right one, and for whom the
         bot is off."""
         try:
-            await self.store.open(None if self._journal is None else self._journal.belong)
+            await self.store.open(None if self._spool is None else self._spool.belong)
             await self._look_at_switches()
-            self._news.open()
+            self._notifier.open()
         except BaseException as fault:
             self._unopened = f"the store has not been opened since the start ({fault})"
             await self.store.close()
@@ -218,11 +218,11 @@ class Engine(Generic[State]):
     async def _close_stores(self) -> None:
         self._store_open = False
         try:
-            await self._news.close()
+            await self._notifier.close()
             await self.store.close()
         finally:
-            if self._journal is not None:
-                await self._journal.close()
+            if self._spool is not None:
+                await self._spool.close()
 
     async def close(self) -> None:
         """Takes nothing new, lets running turns finish, hands the rest back, closes the store."""
@@ -235,11 +235,11 @@ class Engine(Generic[State]):
             await self._stop()
         finally:
             await self.runner.close()
-            self.claims.close()
+            self.leases.close()
             self.live.close()
             try:
-                if self.dispatch.outlet is not None:
-                    await self.dispatch.outlet.close()
+                if self.sender.outlet is not None:
+                    await self.sender.outlet.close()
             finally:
                 await self._close_stores()
 
@@ -265,21 +265,21 @@ class Engine(Generic[State]):
             self._sweeper = None
         await asyncio.gather(*self._appending, return_exceptions=True)
         deadline = time.monotonic() + self._timeout_s + self.runner.grace_s + 1.0
-        while self._lanes and time.monotonic() < deadline:
+        while self._workers and time.monotonic() < deadline:
             self.runner.places.turn_away()
-            for lane in self._lanes.values():
-                lane.wake.set()
-            tasks = [lane.task for lane in self._lanes.values() if lane.task]
-            # (A lane without a task is a call of `receive` that does the work itself.)
+            for worker in self._workers.values():
+                worker.wake.set()
+            tasks = [worker.task for worker in self._workers.values() if worker.task]
+            # (A worker without a task is a call of `receive` that does the work itself.)
             await (asyncio.wait(tasks, timeout=1.0) if tasks else asyncio.sleep(LOOK_S))
-        late = [(key, lane, lane.task) for key, lane in self._lanes.items() if lane.task]
+        late = [(key, worker, worker.task) for key, worker in self._workers.items() if worker.task]
         for _, _, task in late:
             task.cancel()
         if late:
             await asyncio.wait([task for _, _, task in late], timeout=self.runner.grace_s + 1.0)
-        for key, lane, _ in late:
+        for key, worker, _ in late:
             with suppress(ChatkeepError):
-                await self._give_back(key, lane, None)
+                await self._give_back(key, worker, None)
 
     @property
     def reached(self) -> bool:
@@ -316,20 +316,20 @@ class Engine(Generic[State]):
         draft = self._draft(key, content, id, role, metadata)
         self.statistics.waiting += 1
         try:
-            if key not in self._lanes:
+            if key not in self._workers:
                 snapshot = self.store.cached(key)
                 if snapshot is None and self.store.shared is not None:
                     snapshot = await self.store.fetched(key)
-                if key not in self._lanes and snapshot is not None and self._in_one_trip(snapshot, draft):
-                    lane = self._lanes[key] = self._lane()
-                    lane.held = True
+                if key not in self._workers and snapshot is not None and self._in_one_trip(snapshot, draft):
+                    worker = self._workers[key] = self._worker_for()
+                    worker.held = True
                     try:
-                        receipt = await self._receive_in_one_trip(key, lane, snapshot, draft)
+                        receipt = await self._receive_in_one_trip(key, worker, snapshot, draft)
                     except (Unavailable, Uncertain) as fault:
                         return await self._journaled(key, draft, owner, fault)
                     finally:
-                        lane.held = False
-                        self._leave(key, lane)
+                        worker.held = False
+                        self._leave(key, worker)
                     if receipt is not None:
                         return receipt
             return await self._receive_in_two(key, draft, owner, joins)
@@ -364,7 +364,7 @@ class Engine(Generic[State]):
 
     def _draft(self, key: Key, content: Content, id: str | None, role: Role, metadata: dict[str, Any] | None) -> Draft:
         self._refuse_closed(key)
-        if self.statistics.waiting >= self.settings.backlog or len(self._lanes) >= self.settings.backlog:
+        if self.statistics.waiting >= self.settings.backlog or len(self._workers) >= self.settings.backlog:
             raise Overloaded(
                 f"{key}: {self.settings.backlog:,} messages wait in this process already; nothing was written. Try again later."
             )
@@ -383,18 +383,18 @@ class Engine(Generic[State]):
             and self._store_open
             and not self._long_way
             and not self._takes(snapshot.row.key)
-            and snapshot.row.claim is None
+            and snapshot.row.lease is None
             and record.cursor == snapshot.row.head
             and not (self.runner.abandoned and self.runner.holds(snapshot.row.key))
             and not self._is_shared(snapshot.row.key)
-            and not (self._journal and self._journal.holds(snapshot.row.key))
+            and not (self._spool and self._spool.holds(snapshot.row.key))
             and self.policy.overlap != "debounce"
-            and not self.switches.is_off(snapshot)
+            and not self.pauses.is_off(snapshot)
             and not (self.on_missing and sessions.is_session_over(record, self.policy, draft.created_at))
             and draft.id not in [message.id for message in snapshot.messages]
         )
 
-    async def _receive_in_one_trip(self, key: Key, lane: Worker, snapshot: Snapshot, draft: Draft) -> Receipt | None:
+    async def _receive_in_one_trip(self, key: Key, worker: Worker, snapshot: Snapshot, draft: Draft) -> Receipt | None:
         """Runs the handler on the cached snapshot and writes message, replies and state at once; None: it must go the
         long way."""
         number = snapshot.row.head + 1
@@ -418,10 +418,10 @@ class Engine(Generic[State]):
             return None
 
         def decide(now: Snapshot) -> Commit | None:
-            if not turns.has_same_input(snapshot, now) or snapshots.unread_messages(now) or now.row.claim:
+            if not turns.has_same_input(snapshot, now) or snapshots.unread_messages(now) or now.row.lease:
                 return None
             if failure is not None:
-                return self._failure(now, [arriving], failure, arriving=draft, claim=lane.claim)
+                return self._failure(now, [arriving], failure, arriving=draft, lease=worker.lease)
             return self._success(now, [arriving], answer, arriving=draft)
 
         try:
@@ -447,8 +447,8 @@ class Engine(Generic[State]):
         if failure is None:
             self.statistics.one_trip += 1
             return self._receipt(key, draft.id, number, Outcome("answered", said[1:]), duplicate=False)
-        lane.warm, lane.held = True, False
-        return await self._wait_for(key, lane, draft.id, after, number, duplicate=False, cause=failure)
+        worker.warm, worker.held = True, False
+        return await self._wait_for(key, worker, draft.id, after, number, duplicate=False, cause=failure)
 
     def _is_shared(self, key: Key) -> bool:
         """Whether other instances write here too: then what is cached is likely old, and a handler run on it wasted."""
@@ -461,17 +461,17 @@ class Engine(Generic[State]):
             self._shared.popitem(last=False)
 
     def _changed_here(self, key: Key) -> None:
-        self._news.tell(key)
+        self._notifier.tell(key)
         self.live.changed(key, here=True)
 
     def _changed_elsewhere(self, key: Key) -> None:
         """Another instance has written to *key*: what is cached is old, and what somebody here waits for may be there."""
-        lane = self._lanes.get(key)
-        if lane is None:
+        worker = self._workers.get(key)
+        if worker is None:
             self.store.forget(key)
         else:
-            lane.warm = False
-            lane.wake.set()
+            worker.warm = False
+            worker.wake.set()
         self.live.changed(key, here=False)
 
     def _shown(self, snapshot: Snapshot) -> Raw:
@@ -488,7 +488,7 @@ class Engine(Generic[State]):
 
     async def _receive_in_two(self, key: Key, draft: Draft, owner: str, joins: bool) -> Receipt:
         try:
-            snapshot, number, known, lane = await self._appended(key, draft, owner)
+            snapshot, number, known, worker = await self._appended(key, draft, owner)
         except (Unavailable, Uncertain) as fault:
             return await self._journaled(key, draft, owner, fault)
         if known:
@@ -498,14 +498,14 @@ class Engine(Generic[State]):
                 return self._receipt(key, draft.id, number, found, duplicate=True)
             if not joins:
                 return self._receipt(key, draft.id, number, Outcome("accepted"), duplicate=True)
-        if self.switches.is_off(snapshot):
+        if self.pauses.is_off(snapshot):
             return self._receipt(key, draft.id, number, Outcome("off"), duplicate=known)
-        return await self._wait_for(key, lane, draft.id, snapshot, number, duplicate=known)
+        return await self._wait_for(key, worker, draft.id, snapshot, number, duplicate=known)
 
     async def _appended(self, key: Key, draft: Draft, owner: str) -> tuple[Snapshot, int, bool, Worker]:
         if not self._store_open:
             raise Unavailable(f"{key}: {self._unopened}; nothing was written to the store.")
-        if self._journal is not None and self._journal.holds(key):
+        if self._spool is not None and self._spool.holds(key):
             raise Unavailable(f"{key}: earlier messages still wait in the journal; nothing was written to the store.")
         return await self._to_the_end(self._append(key, draft, owner), key)
 
@@ -514,7 +514,7 @@ class Engine(Generic[State]):
         await self._appended(key, self._draft(key, "", RESERVED + id, "system", metadata), "")
 
     async def _to_the_end(self, act: Coroutine[Any, Any, T], key: Key) -> T:
-        """Runs *act* to its end: a caller that goes away in the middle leaves neither half an act nor a claim."""
+        """Runs *act* to its end: a caller that goes away in the middle leaves neither half an act nor a lease."""
         task = asyncio.create_task(act, name=f"chatkeep append {key}")
         self._appending.add(task)
         task.add_done_callback(self._appending.discard)
@@ -524,14 +524,14 @@ class Engine(Generic[State]):
     async def _journaled(self, key: Key, draft: Draft, owner: str, fault: StoreError) -> Receipt:
         """Takes the message into the journal, if there is one: under the same id, so it does no harm if the store has
         it after all."""
-        if self._journal is None or isinstance(fault, Overloaded | Replaced) or draft.entry is None:
+        if self._spool is None or isinstance(fault, Overloaded | Replaced) or draft.entry is None:
             raise fault
         try:
-            await self._to_the_end(self._journal.keep(key, draft.entry, at=draft.created_at, owner=owner), key)
+            await self._to_the_end(self._spool.keep(key, draft.entry, at=draft.created_at, owner=owner), key)
         except StoreError as full:
             self._journal_trouble = f"the journal cannot be written ({full})"
             raise fault from full  # what is said of the store: perhaps the message is in it
-        self.statistics.journaled = len(self._journal)
+        self.statistics.journaled = len(self._spool)
         return self._receipt(key, draft.id, 0, Outcome("journaled"), duplicate=False)
 
     async def _hand_over(self) -> None:
@@ -540,71 +540,71 @@ class Engine(Generic[State]):
         async def take(key: Key, entries: list[Entry], owner: str) -> None:
             await self.store.hand_in(key, entries, at=self.clock(), owner=owner)
 
-        if self._journal is None or not (len(self._journal) or self._journal_trouble):
+        if self._spool is None or not (len(self._spool) or self._journal_trouble):
             return
         before, trouble = self._journal_trouble, ""
         try:
-            count = await self._journal.hand_over(take)
-            if refused := self._journal.refused:
+            count = await self._spool.hand_over(take)
+            if refused := self._spool.refused:
                 keys, fault = ", ".join(map(str, list(refused)[:5])), next(iter(refused.values()))
                 trouble = f"the journal holds messages of {len(refused)} conversations that cannot be given to the store: {keys} ({fault})"
             if count:
                 log.warning("%d messages of the journal were handed over to the store.", count)
-                self._news.tell_of_work()
+                self._notifier.tell_of_work()
         except StoreError as fault:  # what it keeps must not keep the sweep from the rest
             trouble = f"the journal waits to be handed over ({fault})"
         self._journal_trouble = trouble
         if trouble and trouble != before:  # once, and not at every beat until it is over
             log.warning("%s", trouble)
-        self.statistics.journaled = len(self._journal)
+        self.statistics.journaled = len(self._spool)
 
     async def erase(self, key: Key) -> None:
         """Removes everything of *key*, here and in the store."""
-        if self._journal is not None and self._open:
-            await self._journal.erase(key)
+        if self._spool is not None and self._open:
+            await self._spool.erase(key)
         await self.store.erase(key, at=self.clock())
 
     async def _append(self, key: Key, draft: Draft, owner: str) -> tuple[Snapshot, int, bool, Worker]:
-        """Writes the message to the log, with the claim if this process is idle here, and sees to it that a lane
+        """Writes the message to the log, with the lease if this process is idle here, and sees to it that a worker
         works on it."""
         assert draft.entry is not None
-        lane = self._lanes.get(key)
-        idle = lane is None
-        if lane is None:
-            lane = self._lanes[key] = self._lane()
+        worker = self._workers.get(key)
+        idle = worker is None
+        if worker is None:
+            worker = self._workers[key] = self._worker_for()
         now = self.clock()
         asking = draft.role in ASKING
         sends = draft.role in snapshots.OUTWARD and not draft.metadata.get("sent")
-        works = (asking and self.handler is not None and not self.switches.off(key)) or (sends and self._takes(key))
-        claim = None
+        works = (asking and self.handler is not None and not self.pauses.off(key)) or (sends and self._takes(key))
+        lease = None
         if idle and works and asking and self.policy.overlap != "debounce":
-            claim = Lease(lane.claim, now + self.policy.claim_s)
+            lease = Lease(worker.lease, now + self.policy.lease_s)
         try:
             snapshot, number, known = await self.store.append(
-                key, draft.entry, at=now, due_at=now if asking or sends else None, claim=claim, owner=owner
+                key, draft.entry, at=now, due_at=now if asking or sends else None, lease=lease, owner=owner
             )
         except BaseException as fault:
             if idle:
-                self._leave(key, lane)
-            if isinstance(fault, Uncertain):  # a claim of ours may stand there
+                self._leave(key, worker)
+            if isinstance(fault, Uncertain):  # a lease of ours may stand there
                 self._look_for_orphans_at = 0.0
             raise
         if idle:
-            lane.warm = True
-        lane = self._lanes.setdefault(key, lane)  # the one found before the write may have ended since
+            worker.warm = True
+        worker = self._workers.setdefault(key, worker)  # the one found before the write may have ended since
         if works:
-            lane.wake.set()
-            self._start(key, lane)
+            worker.wake.set()
+            self._start(key, worker)
         else:
-            self._leave(key, lane)
-            if sends or (asking and not self.switches.off(key)):
-                self._news.tell_of_work()
-        return snapshot, number, known, lane
+            self._leave(key, worker)
+            if sends or (asking and not self.pauses.off(key)):
+                self._notifier.tell_of_work()
+        return snapshot, number, known, worker
 
     async def _wait_for(
         self,
         key: Key,
-        lane: Worker,
+        worker: Worker,
         id: str,
         snapshot: Snapshot,
         number: int,
@@ -613,19 +613,21 @@ class Engine(Generic[State]):
         cause: HandlerFailed | None = None,
     ) -> Receipt:
         answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        waiter = Waiter(snapshot.row.born, number, answered)
-        lane = self._lanes.setdefault(key, lane)
-        lane.waiters.append(waiter)
-        lane.wake.set()
-        self._start(key, lane)
+        waiter = Waiter(snapshot.row.incarnation, number, answered)
+        worker = self._workers.setdefault(key, worker)
+        worker.waiters.append(waiter)
+        worker.wake.set()
+        self._start(key, worker)
         newest = self.store.cached(key) if self._takes(key) else None
-        if newest is not None and newest.row.born == waiter.born:  # the lane may have answered already, and be sending
-            await self._resolve(lane, newest)
+        if (
+            newest is not None and newest.row.incarnation == waiter.incarnation
+        ):  # the worker may have answered already, and be sending
+            await self._resolve(worker, newest)
         try:
             found = await answered
         finally:
-            if waiter in lane.waiters:
-                lane.waiters.remove(waiter)
+            if waiter in worker.waiters:
+                worker.waiters.remove(waiter)
         if found.dead:
             raise HandlerFailed(
                 f"{key}: message {id} (number {number}) was set aside: {found.dead}. It stays in the log; replay it when that is mended."
@@ -653,7 +655,7 @@ class Engine(Generic[State]):
         else:
             # Replies stand in the order of what they answer: the first to something later ends the search.
             seen = number
-            while page := await self.store.page(snapshot.row.key, snapshot.row.born, after=seen, limit=PAGE):
+            while page := await self.store.page(snapshot.row.key, snapshot.row.incarnation, after=seen, limit=PAGE):
                 found += page
                 seen = page[-1].number
                 if any((message.reply_from or 0) > number for message in page):
@@ -662,43 +664,43 @@ class Engine(Generic[State]):
 
     # -- work ---------------------------------------------------------------------------------------------------------------
 
-    def _lane(self) -> Worker:
-        return Worker(self.claims.name)
+    def _worker_for(self) -> Worker:
+        return Worker(self.leases.name)
 
-    def _start(self, key: Key, lane: Worker) -> None:
-        # Only a lane that is registered may work: two at once would take each other for lost.
-        assert self._lanes.get(key) is lane
-        if lane.task is None and not lane.held:
-            # Not in the context of whoever sent the message: the lane answers others' messages too.
-            work = self._work(key, lane)
-            lane.task = asyncio.get_running_loop().create_task(
+    def _start(self, key: Key, worker: Worker) -> None:
+        # Only a worker that is registered may work: two at once would take each other for lost.
+        assert self._workers.get(key) is worker
+        if worker.task is None and not worker.held:
+            # Not in the context of whoever sent the message: the worker answers others' messages too.
+            work = self._work(key, worker)
+            worker.task = asyncio.get_running_loop().create_task(
                 work, name=f"chatkeep {key}", context=self.runner.context()
             )
-            self.statistics.lanes = len(self._lanes)
+            self.statistics.workers = len(self._workers)
 
-    def _leave(self, key: Key, lane: Worker) -> None:
-        """Ends a lane that no task works on, unless somebody has come to wait in it."""
-        if lane.task is None and not lane.held and self._lanes.get(key) is lane:
-            if lane.waiters or (lane.wake.is_set() and self._open):
-                self._start(key, lane)
+    def _leave(self, key: Key, worker: Worker) -> None:
+        """Ends a worker that no task works on, unless somebody has come to wait in it."""
+        if worker.task is None and not worker.held and self._workers.get(key) is worker:
+            if worker.waiters or (worker.wake.is_set() and self._open):
+                self._start(key, worker)
             else:
-                del self._lanes[key]
+                del self._workers[key]
 
-    async def _work(self, key: Key, lane: Worker) -> None:
+    async def _work(self, key: Key, worker: Worker) -> None:
         """Handles what is unread in one conversation, in order, and goes when nothing is."""
         looks = 0
         try:
             while True:
-                lane.wake.clear()
+                worker.wake.clear()
                 try:
-                    pause = await (self._step(key, lane) if self._open else self._hand_back(key, lane))
+                    pause = await (self._step(key, worker) if self._open else self._hand_back(key, worker))
                 except ChatkeepError as fault:
                     log.warning("%s: %s", key, fault)
-                    if isinstance(fault, Unavailable | Uncertain):  # our claim stands, and nobody works under it
+                    if isinstance(fault, Unavailable | Uncertain):  # our lease stands, and nobody works under it
                         self._look_for_orphans_at = 0.0
                     if isinstance(fault, Corrupt | Unsupported):
                         self._put_off(key)
-                    self._fail(lane, fault)
+                    self._fail(worker, fault)
                     return
                 if not self._open:
                     if pause is None:
@@ -707,112 +709,112 @@ class Engine(Generic[State]):
                 if pause == 0.0:
                     looks = 0
                     continue
-                if (pause is None or pause > LONG_S) and not lane.waiters:
-                    if not lane.wake.is_set():
+                if (pause is None or pause > LONG_S) and not worker.waiters:
+                    if not worker.wake.is_set():
                         return
                     continue
                 if pause is None:
                     # Somebody else works on it, or has just finished: look again, ever less often.
-                    skipped = LOOKS_SKIPPED if self._news.live else 0
+                    skipped = LOOKS_SKIPPED if self._notifier.live else 0
                     pause = min(LOOK_S * 2 ** (looks + skipped), LOOK_LONGEST_S * 2 ** (skipped // 2))
                     looks = min(looks + 1, 8)
-                    self._news.expect(key)
-                    lane.warm = False
+                    self._notifier.expect(key)
+                    worker.warm = False
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):  # (asyncio.wait_for may swallow a cancellation on 3.11)
-                        await lane.wake.wait()
+                        await worker.wake.wait()
         except BaseException as fault:
-            self._fail(lane, fault)
+            self._fail(worker, fault)
             raise
         finally:
-            lane.task = None
-            self._leave(key, lane)
-            self.statistics.lanes = len(self._lanes)
+            worker.task = None
+            self._leave(key, worker)
+            self.statistics.workers = len(self._workers)
 
-    async def _step(self, key: Key, lane: Worker) -> float | None:
+    async def _step(self, key: Key, worker: Worker) -> float | None:
         """One step: 0 when there may be more to do, a pause to make first, None when there is nothing to do here."""
-        snapshot = (self.store.cached(key) if lane.warm else None) or await self.store.reload(key)
-        lane.warm = True
+        snapshot = (self.store.cached(key) if worker.warm else None) or await self.store.reload(key)
+        worker.warm = True
         now = self.clock()
-        send_at = self.dispatch.due(snapshot)
+        send_at = self.sender.due(snapshot)
         if send_at is not None and send_at <= now:
-            await self._resolve(lane, snapshot)  # whoever waits for an answer need not wait for the platform
-            return await self.dispatch.deliver(snapshot, lane)
+            await self._resolve(worker, snapshot)  # whoever waits for an answer need not wait for the platform
+            return await self.sender.deliver(snapshot, worker)
         if not snapshots.unread_messages(snapshot):
             # Nothing waits, so even what nobody answers (an operator's message) is as good as handled.
             read = structs.replace(snapshot.record, cursor=max(snapshot.record.cursor, snapshot.row.head))
-            await self._resolve(lane, structs.replace(snapshot, record=read))
+            await self._resolve(worker, structs.replace(snapshot, record=read))
             return 0.0 if await self._tend(snapshot, now) else None
-        await self._resolve(lane, snapshot)
-        if self.switches.is_off(snapshot):
-            for waiter in lane.waiters:
+        await self._resolve(worker, snapshot)
+        if self.pauses.is_off(snapshot):
+            for waiter in worker.waiters:
                 waiter.tell(Outcome("off"))
             if snapshot.row.due_at is None or snapshot.row.due_at <= now:
                 await self._commit(
                     snapshot,
                     lambda there: (
                         housekeeping.park(there, self.policy, at=now)
-                        if self.switches.is_off(there) and there.row.claim in (None, lane.claim)
+                        if self.pauses.is_off(there) and there.row.lease in (None, worker.lease)
                         else None
                     ),
                 )
             return None
         row = snapshot.row
-        if row.claim and row.claim != lane.claim and row.claimed_until > now and not self.claims.orphaned(row.claim):
+        if row.lease and row.lease != worker.lease and row.leased_until > now and not self.leases.orphaned(row.lease):
             return None
         if self.runner.abandoned:
             first = snapshots.unread_messages(snapshot)[0]
             if (earlier := self.runner.earlier(self.handler, key, first.id)) is not None:
-                return await self._outlast(snapshot, lane, earlier, first)
+                return await self._outlast(snapshot, worker, earlier, first)
         ready = turns.ready_at(snapshot, self.policy)
         if ready > now:
             ready = ready if send_at is None else min(ready, send_at)
             return min(max(ready - now, LOOK_S), self._longest_s)  # a clock that was set back must not make it an hour
-        if not lane.alone and leases.is_suspect(snapshot, died=self.claims.died(row.claim)):
-            return await self._step_alone(key, lane, snapshot.record.begun)
-        if row.claim != lane.claim or snapshot.record.alone != lane.alone:
-            taken = await self._take(snapshot, lane, now)
+        if not worker.alone and leases.is_suspect(snapshot, died=self.leases.died(row.lease)):
+            return await self._step_alone(key, worker, snapshot.record.begun)
+        if row.lease != worker.lease or snapshot.record.alone != worker.alone:
+            taken = await self._take(snapshot, worker, now)
             if taken is None:
                 return 0.0
             snapshot = taken
-        return await self._handle(snapshot, lane)
+        return await self._handle(snapshot, worker)
 
-    async def _step_alone(self, key: Key, lane: Worker, rank: int) -> float | None:
+    async def _step_alone(self, key: Key, worker: Worker, rank: int) -> float | None:
         """As `_step`, while no other handler runs in this process: what dies then, dies of this message.
 
-        Waiting for that counts for nothing, for the claim is taken afterwards. The message that was least often the only
+        Waiting for that counts for nothing, for the lease is taken afterwards. The message that was least often the only
         one comes first, so that the innocent ones are answered before the guilty one is tried again.
         """
         outer = RUNNING.get()
         async with self.runner.places.alone(rank, held=int(outer is not None and not outer.over)) as alone:
             if not alone:
                 return 0.0
-            lane.alone, lane.warm = True, False
+            worker.alone, worker.warm = True, False
             try:
-                return await self._step(key, lane)
+                return await self._step(key, worker)
             finally:
-                lane.alone = False
+                worker.alone = False
 
-    async def _take(self, snapshot: Snapshot, lane: Worker, now: float) -> Snapshot | None:
-        """Takes the claim: the snapshot to work on, or None when there is something else to do first."""
+    async def _take(self, snapshot: Snapshot, worker: Worker, now: float) -> Snapshot | None:
+        """Takes the lease: the snapshot to work on, or None when there is something else to do first."""
         first = snapshots.unread_messages(snapshot)[0].number
 
         def decide(there: Snapshot) -> Commit | None:
             waiting = snapshots.unread_messages(there)
-            if there.row.claim != snapshot.row.claim or not waiting or waiting[0].number != first:
+            if there.row.lease != snapshot.row.lease or not waiting or waiting[0].number != first:
                 return None
-            # (A claim that one of our own lanes has lost, because the store failed it, say, is nobody's death.)
-            died = self.claims.died(there.row.claim)
-            return leases.take_lease(there, self.policy, token=lane.claim, at=now, died=died, alone=lane.alone)
+            # (A lease that one of our own workers has lost, because the store failed it, say, is nobody's death.)
+            died = self.leases.died(there.row.lease)
+            return leases.take_lease(there, self.policy, token=worker.lease, at=now, died=died, alone=worker.alone)
 
-        if snapshot.row.claim not in (None, lane.claim):
+        if snapshot.row.lease not in (None, worker.lease):
             self.statistics.taken_over += 1
         after, said = await self._commit(snapshot, decide)
         self.statistics.dead += after.record.dead != snapshot.record.dead
-        return after if said is not None and after.row.claim == lane.claim else None
+        return after if said is not None and after.row.lease == worker.lease else None
 
-    async def _handle(self, snapshot: Snapshot, lane: Worker) -> float | None:
-        """Runs one turn under the claim."""
+    async def _handle(self, snapshot: Snapshot, worker: Worker) -> float | None:
+        """Runs one turn under the lease."""
         key = snapshot.row.key
         tried = turns.choose_batch(snapshot, self.policy)
         if not tried:
@@ -822,41 +824,41 @@ class Engine(Generic[State]):
             if self.on_missing and sessions.is_session_over(
                 snapshot.record, self.policy, tried[0].created_at, tried[0].number
             ):
-                async with self.claims.renewing(key, lane.claim):
-                    rebuilt = await self._rebuilt(snapshot, tried, alone=lane.alone)
+                async with self.leases.renewing(key, worker.lease):
+                    rebuilt = await self._rebuilt(snapshot, tried, alone=worker.alone)
                 if rebuilt is None:
-                    return self._again(lane)
+                    return self._again(worker)
                 snapshot = rebuilt
             with self.live.turn(key, tried[-1].id):
-                async with self.claims.renewing(key, lane.claim):
+                async with self.leases.renewing(key, worker.lease):
                     record_step = partial(self._record_step, snapshot)
-                    answer = await self._run(snapshot, tried, record_step, alone=lane.alone)
+                    answer = await self._run(snapshot, tried, record_step, alone=worker.alone)
                 started = snapshot
 
                 def decide(there: Snapshot) -> Commit | None:
-                    # (Whoever has lost the claim was taken for dead: somebody else runs this turn, and will say what it does.)
-                    if there.row.claim != lane.claim or not turns.has_same_input(started, there):
+                    # (Whoever has lost the lease was taken for dead: somebody else runs this turn, and will say what it does.)
+                    if there.row.lease != worker.lease or not turns.has_same_input(started, there):
                         return None
-                    return self._success(there, tried, answer, claim=lane.claim)
+                    return self._success(there, tried, answer, lease=worker.lease)
 
                 try:
-                    # (The claim may have been renewed meanwhile.)
+                    # (The lease may have been renewed meanwhile.)
                     after, said = await self._commit(self.store.cached(key) or snapshot, decide)
                 except (BadMessage, TooLarge) as refused:
                     raise self._handler_failed(key, refused) from refused
             if said is None:
-                return self._again(lane)
-            lane.reruns = 0
+                return self._again(worker)
+            worker.reruns = 0
             before, now_sends = snapshot.record.delivery, after.record.delivery
             if now_sends is not None and (before is None or before.sending != now_sends.sending):
-                lane.sending = now_sends.sending
+                worker.sending = now_sends.sending
             return 0.0
         except (HookFailed, NotBegun) as failure:
             if isinstance(failure, HookFailed):
                 self.statistics.failures += 1
             log.warning("%s", failure, exc_info=failure.__cause__)
-            self._fail(lane, failure)
-            await self._give_back(key, lane, now + HOOK_PAUSE_S)
+            self._fail(worker, failure)
+            await self._give_back(key, worker, now + HOOK_PAUSE_S)
             return HOOK_PAUSE_S
         except TurnFailed as raised:
             failed = raised
@@ -866,46 +868,48 @@ class Engine(Generic[State]):
             def note(there: Snapshot) -> Commit | None:
                 if not turns.has_same_input(started, there) or attempts(started) != attempts(there):
                     return None
-                return self._failure(there, tried, failed, claim=lane.claim)
+                return self._failure(there, tried, failed, lease=worker.lease)
 
             after, noted = await self._commit(snapshot, note)
             if noted is None:
-                return self._again(lane)
+                return self._again(worker)
             self.statistics.dead += after.record.dead != snapshot.record.dead
             return self._pause_until(turns.ready_at(after, self.policy))
         except (Unsupported, Corrupt) as unreadable:
             # Not the message's fault, and no retry will help until somebody acts: it stays unread, and is looked at now and then.
             log.error("%s", unreadable)
-            self._fail(lane, unreadable)
+            self._fail(worker, unreadable)
             await self._commit(
                 snapshot,
-                lambda there: housekeeping.park(there, self.policy, at=now) if there.row.claim == lane.claim else None,
+                lambda there: (
+                    housekeeping.park(there, self.policy, at=now) if there.row.lease == worker.lease else None
+                ),
             )
             return None
 
-    async def _outlast(self, snapshot: Snapshot, lane: Worker, earlier: Run, first: Message) -> float | None:
+    async def _outlast(self, snapshot: Snapshot, worker: Worker, earlier: Run, first: Message) -> float | None:
         """Waits while an abandoned run of the *first* unread message still runs: it must not run twice at once, here or
-        elsewhere, so the claim is kept. Each time that its next try is due counts as a failed one; when it has had them all it
-        is set aside, and the claim goes."""
+        elsewhere, so the lease is kept. Each time that its next try is due counts as a failed one; when it has had them all it
+        is set aside, and the lease goes."""
         key = snapshot.row.key
-        if snapshot.row.claim != lane.claim:
-            taken = await self._take(snapshot, lane, self.clock())
+        if snapshot.row.lease != worker.lease:
+            taken = await self._take(snapshot, worker, self.clock())
             if taken is None:
                 return 0.0
             snapshot = taken
         changed = False
 
         def same(there: Snapshot) -> bool:
-            return there.row.claim == lane.claim and attempts(there) == attempts(snapshot)
+            return there.row.lease == worker.lease and attempts(there) == attempts(snapshot)
 
-        if lane.wake.set not in earlier.gone:
-            earlier.gone.append(lane.wake.set)
-        async with self.claims.renewing(key, lane.claim, at_once=True):
+        if worker.wake.set not in earlier.gone:
+            earlier.gone.append(worker.wake.set)
+        async with self.leases.renewing(key, worker.lease, at_once=True):
             ready = turns.ready_at(snapshot, self.policy)
             while self._open and earlier.still_runs and not changed and (left := ready - self.clock()) > 0:
                 try:
                     async with asyncio.timeout(min(left, self._longest_s)):
-                        await lane.wake.wait()
+                        await worker.wake.wait()
                 except TimeoutError:
                     continue
                 changed = True  # by whoever set the wake: what is there now is looked at first
@@ -924,7 +928,7 @@ class Engine(Generic[State]):
         log.warning("%s", failed)
         after, _ = await self._commit(
             self.store.cached(key) or snapshot,
-            lambda there: self._failure(there, [first], failed, claim=lane.claim) if same(there) else None,
+            lambda there: self._failure(there, [first], failed, lease=worker.lease) if same(there) else None,
         )
         self.statistics.dead += after.record.dead != snapshot.record.dead
         return 0.0
@@ -934,23 +938,23 @@ class Engine(Generic[State]):
 
     async def resend(self, key: Key, number: int) -> None:
         """Has a reply sent once more."""
-        await self.dispatch.resend(key, number)
+        await self.sender.resend(key, number)
         if self._takes(key):
-            lane = self._lanes.setdefault(key, self._lane())
-            lane.warm = False
-            lane.wake.set()
-            self._start(key, lane)
+            worker = self._workers.setdefault(key, self._worker_for())
+            worker.warm = False
+            worker.wake.set()
+            self._start(key, worker)
         else:
-            self._news.tell_of_work()
+            self._notifier.tell_of_work()
 
     def _pause_after(self, attempts: int) -> float:
         attempt = RetryCallState(retry_object=cast(Any, None), fn=None, args=(), kwargs={})
         attempt.attempt_number = attempts
         return self._backoff(attempt)
 
-    def _again(self, lane: Worker) -> float:
+    def _again(self, worker: Worker) -> float:
         self.statistics.reruns += 1
-        return lane.again()
+        return worker.again()
 
     def _put_off(self, key: Key) -> None:
         """Keeps the sweep from a conversation that cannot be read, so that it does not stand in the way of others."""
@@ -1021,7 +1025,7 @@ class Engine(Generic[State]):
         self, snapshot: Snapshot, number: int, record: Callable[[str, Raw], Coroutine[Any, Any, None]] | None
     ) -> Work:
         row, record_now = snapshot.row, snapshot.record
-        name = f"{row.born}.{number}"
+        name = f"{row.incarnation}.{number}"
         return Work(
             row.key,
             name,
@@ -1036,7 +1040,7 @@ class Engine(Generic[State]):
         """Keeps what a step has given, whatever else has changed meanwhile: it has been done."""
 
         def decide(there: Snapshot) -> Commit | None:
-            same = (there.row.born, there.record.cursor) == (started.row.born, started.record.cursor)
+            same = (there.row.incarnation, there.record.cursor) == (started.row.incarnation, started.record.cursor)
             if not same or name in there.record.steps:
                 return None
             return turns.record_step(there, name, result, self.policy, at=self.clock())
@@ -1086,7 +1090,7 @@ class Engine(Generic[State]):
                 f"unread and is tried again in {HOOK_PAUSE_S:g} s."
             ) from cause
         session = snapshot.record.session + 1
-        note = commits.make_note("rebuilt", f"{snapshot.row.born}.{session}")
+        note = commits.make_note("rebuilt", f"{snapshot.row.incarnation}.{session}")
 
         def decide(there: Snapshot) -> Commit | None:
             if not turns.has_same_input(snapshot, there):
@@ -1109,7 +1113,7 @@ class Engine(Generic[State]):
         tried: list[Message],
         answer: Answer,
         *,
-        claim: str | None = None,
+        lease: str | None = None,
         arriving: Draft | None = None,
     ) -> Commit:
         return turns.finish_turn(
@@ -1121,7 +1125,7 @@ class Engine(Generic[State]):
             schema=self.states.schema,
             opens=answer.opens,
             at=self.clock(),
-            claim=claim if self._open else None,
+            lease=lease if self._open else None,
             arriving=arriving,
             reminders=answer.reminders,
             out=there.record.delivery is not None or self._takes(there.row.key),
@@ -1133,7 +1137,7 @@ class Engine(Generic[State]):
         tried: list[Message],
         failure: TurnFailed,
         *,
-        claim: str,
+        lease: str,
         arriving: Draft | None = None,
     ) -> Commit:
         now = self.clock()
@@ -1146,7 +1150,7 @@ class Engine(Generic[State]):
             at=now,
             retry_at=retry_at,
             arriving=arriving,
-            claim=claim if failure.still_runs else None,
+            lease=lease if failure.still_runs else None,
         )
 
     def _handler_failed(self, key: Key, cause: BaseException, *, still_runs: bool = False) -> TurnFailed:
@@ -1160,19 +1164,19 @@ class Engine(Generic[State]):
     ) -> tuple[Snapshot, list[Message] | None]:
         return await self.store.commit_once(snapshot, decide, at=self.clock())
 
-    async def _resolve(self, lane: Worker, snapshot: Snapshot) -> None:
-        for waiter in list(lane.waiters):
-            if waiter.born != snapshot.row.born:
+    async def _resolve(self, worker: Worker, snapshot: Snapshot) -> None:
+        for waiter in list(worker.waiters):
+            if waiter.incarnation != snapshot.row.incarnation:
                 erased = Conflict(
                     f"{snapshot.row.key} was erased while its message {waiter.number} waited for an answer."
                 )
                 waiter.tell(erased)
             elif (found := await self.outcome(snapshot, waiter.number)) is not None:
                 waiter.tell(found)
-        lane.waiters = [waiter for waiter in lane.waiters if not waiter.answered.done()]
+        worker.waiters = [waiter for waiter in worker.waiters if not waiter.answered.done()]
 
-    def _fail(self, lane: Worker, fault: BaseException) -> None:
-        for waiter in lane.waiters:
+    def _fail(self, worker: Worker, fault: BaseException) -> None:
+        for waiter in worker.waiters:
             if isinstance(fault, Unavailable | asyncio.CancelledError):
                 # "Certainly not written" would be a lie: it has been, only its answer has not.
                 waiter.tell(
@@ -1183,28 +1187,28 @@ class Engine(Generic[State]):
                 )
             else:
                 waiter.tell(fault)
-        lane.waiters = []
+        worker.waiters = []
 
-    async def _hand_back(self, key: Key, lane: Worker) -> None:
-        """On the way out: gives the claim back, so that another instance, or the next start, goes on at once."""
-        await self._give_back(key, lane, None)
-        self._fail(lane, Unavailable(f"{key}: this instance is stopping"))
+    async def _hand_back(self, key: Key, worker: Worker) -> None:
+        """On the way out: gives the lease back, so that another instance, or the next start, goes on at once."""
+        await self._give_back(key, worker, None)
+        self._fail(worker, Unavailable(f"{key}: this instance is stopping"))
 
-    async def _give_back(self, key: Key, lane: Worker, retry_at: float | None) -> None:
+    async def _give_back(self, key: Key, worker: Worker, retry_at: float | None) -> None:
         snapshot = self.store.cached(key) or await self.store.load(key)
-        if snapshot is None or snapshot.row.claim not in (lane.claim, None):
+        if snapshot is None or snapshot.row.lease not in (worker.lease, None):
             return
-        if snapshot.row.claim is not None:
+        if snapshot.row.lease is not None:
             await self._commit(
                 snapshot,
                 lambda there: (
                     leases.release_lease(there, self.policy, at=self.clock(), retry_at=retry_at)
-                    if there.row.claim == lane.claim
+                    if there.row.lease == worker.lease
                     else None
                 ),
             )
         if snapshots.unread_messages(snapshot):
-            self._news.tell_of_work()
+            self._notifier.tell_of_work()
 
     # -- sweep --------------------------------------------------------------------------------------------------------------
 
@@ -1219,7 +1223,7 @@ class Engine(Generic[State]):
                 if self.handler is not None:
                     await self.sweep()
                 await self._look_at_switches()
-                self.statistics.set_back = self.store.set_back
+                self.statistics.rolled_back = self.store.rolled_back
                 trouble = ""
             except (StoreError, Misconfigured) as fault:
                 if not trouble:  # once, and not at every beat until it is over
@@ -1238,20 +1242,20 @@ class Engine(Generic[State]):
         started, after, now = 0, None, self.clock()
         until = now
         if now >= self._look_for_orphans_at:
-            # A claim hides its conversation until it runs out; those of a process that died on this host need not wait.
-            until += self.policy.claim_s
+            # A lease hides its conversation until it runs out; those of a process that died on this host need not wait.
+            until += self.policy.lease_s
             self._look_for_orphans_at = now + ORPHANS_S
         room = self.settings.concurrency * 2
         while self._busy < room:
             rows = await self.store.rows("due", until=until, after=after, limit=SWEEP_PAGE)
             for row in rows:
                 due = (row.wake or 0.0) <= now or (
-                    row.claim and (row.due_at or 0.0) <= now and self.claims.orphaned(row.claim)
+                    row.lease and (row.due_at or 0.0) <= now and self.leases.orphaned(row.lease)
                 )
                 put_off = self._unreadable.get(row.key, 0.0) > now or row.key == PAUSES
-                if due and not put_off and row.key not in self._lanes and self._busy < room:
-                    lane = self._lanes[row.key] = self._lane()
-                    self._start(row.key, lane)
+                if due and not put_off and row.key not in self._workers and self._busy < room:
+                    worker = self._workers[row.key] = self._worker_for()
+                    self._start(row.key, worker)
                     started += 1
             if len(rows) < SWEEP_PAGE:
                 break
@@ -1261,7 +1265,7 @@ class Engine(Generic[State]):
     @property
     def _busy(self) -> int:
         """Lanes, but for those that wait to work alone: they must not keep the sweep from the others."""
-        return len(self._lanes) - self.runner.places.lonely
+        return len(self._workers) - self.runner.places.lonely
 
     async def _tend(self, snapshot: Snapshot, now: float) -> bool:
         """Does what is due in a conversation without unread messages: brings reminders, ends the session, drops old log.
@@ -1273,56 +1277,58 @@ class Engine(Generic[State]):
             return False
         oldest: list[Message] = []
         if self.policy.retention_s is not None:
-            oldest = await self.store.page(row.key, row.born, after=record.dropped, limit=housekeeping.PAGE_DROPPED)
+            oldest = await self.store.page(
+                row.key, row.incarnation, after=record.dropped, limit=housekeeping.PAGE_DROPPED
+            )
 
         def decide(there: Snapshot) -> Commit | None:
             if there.row.head != row.head or snapshots.unread_messages(there):
                 return None
-            if there.row.claim and there.row.claimed_until > now and not self.claims.orphaned(there.row.claim):
+            if there.row.lease and there.row.leased_until > now and not self.leases.orphaned(there.row.lease):
                 return None  # somebody is at work here
             sends = self._takes(there.row.key)
             return housekeeping.do_housekeeping(
-                there, self.policy, at=now, oldest=oldest, off=self.switches.is_off(there), sends=sends
+                there, self.policy, at=now, oldest=oldest, off=self.pauses.is_off(there), sends=sends
             )
 
         after, said = await self._commit(snapshot, decide)
         return bool(said) and bool(snapshots.unread_messages(after))
 
-    # -- switches -----------------------------------------------------------------------------------------------------------
+    # -- pauses -----------------------------------------------------------------------------------------------------------
 
     async def _look_at_switches(self, *lifted: str | None) -> None:
-        for tenant in dict.fromkeys([*lifted, *await self.switches.look()]):  # perhaps another instance has lifted some
+        for tenant in dict.fromkeys([*lifted, *await self.pauses.look()]):  # perhaps another instance has lifted some
             await self.resume(tenant)
 
     async def switch(self, on: bool, *, tenant: str | None, skips: bool) -> None:
         """Switches the bot for a tenant, or for all; if it *skips*, what came while it was off is passed over first."""
         if skips:
-            await self.switches.skip(tenant)
-        await self.switches.flip(on, tenant)
+            await self.pauses.skip(tenant)
+        await self.pauses.flip(on, tenant)
         await self._look_at_switches(*[tenant] * on)
 
     async def switch_one(self, key: Key, on: bool, *, skips: bool) -> None:
         """Switches the bot for one conversation."""
         self._refuse_own(key, "would throw its own turn away; switch it when the turn is over")
         if skips:
-            await self.switches.skip_one(key)
-        await self.switches.flip_one(key, on)
+            await self.pauses.skip_one(key)
+        await self.pauses.flip_one(key, on)
         if on:
             await self.resume_one(key)
 
     async def resume(self, tenant: str | None) -> None:
         """After a switch to on: answers what is unread."""
         if self.handler is not None:
-            await self.switches.each(tenant, self.resume_one)
+            await self.pauses.each(tenant, self.resume_one)
 
     async def resume_one(self, key: Key) -> None:
         """The same for one conversation."""
         snapshot = await self.store.load(key)
-        if snapshot is None or not snapshots.unread_messages(snapshot) or self.switches.is_off(snapshot):
+        if snapshot is None or not snapshots.unread_messages(snapshot) or self.pauses.is_off(snapshot):
             return
         # (What finds no room here is found by the sweep, when it looks at parked conversations again.)
-        if self.handler is not None and len(self._lanes) < self.settings.backlog:
-            self._start(key, self._lanes.setdefault(key, self._lane()))
+        if self.handler is not None and len(self._workers) < self.settings.backlog:
+            self._start(key, self._workers.setdefault(key, self._worker_for()))
 
     # -- state outside a turn -----------------------------------------------------------------------------------------------
 

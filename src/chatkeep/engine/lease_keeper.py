@@ -19,7 +19,7 @@ from ..storage.store import Store, fresh_token
 
 @cache
 def this_process() -> str:
-    """Opens every claim token; tells whether the holder of a claim still lives, if it ran on this host."""
+    """Opens every lease token; tells whether the holder of a lease still lives, if it ran on this host."""
     return f"{_host()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
@@ -35,17 +35,17 @@ os.register_at_fork(after_in_child=this_process.cache_clear)
 
 
 WORKING: set[str] = set()
-"""Whose claims of this process somebody works under: the names of the engines that are open in it."""
+"""Whose leases of this process somebody works under: the names of the engines that are open in it."""
 
 
-def is_holder_gone(claim: str) -> bool:
-    """Whether the process that holds *claim* is certainly dead: it ran on this host, and its process id says so.
+def is_holder_gone(lease: str) -> bool:
+    """Whether the process that holds *lease* is certainly dead: it ran on this host, and its process id says so.
 
     Or it is this process, and the engine was closed. Being wrong costs a handler run twice, never a wrong result: what a
     turn writes is checked against the revision.
     """
     host, pid, nonce = this_process().split(":")
-    parts = claim.split(":")
+    parts = lease.split(":")
     if os.name != "posix" or len(parts) < 3 or parts[0] != host or not parts[1].isdigit():
         return False
     if parts[1] == pid:
@@ -60,7 +60,7 @@ def is_holder_gone(claim: str) -> bool:
 
 
 class LeaseKeeper:
-    """The claims of one engine; all of their tokens open with its *name*."""
+    """The leases of one engine; all of their tokens open with its *name*."""
 
     def __init__(self, store: Store, policy: Policy, clock: Callable[[], float]) -> None:
         self._store = store
@@ -76,27 +76,27 @@ class LeaseKeeper:
         """Nobody does any more."""
         WORKING.discard(self.name)
 
-    def ours(self, claim: str | None) -> bool:
-        """Whether *claim* was taken by this engine."""
-        return claim is not None and claim.startswith(self.name)
+    def ours(self, lease: str | None) -> bool:
+        """Whether *lease* was taken by this engine."""
+        return lease is not None and lease.startswith(self.name)
 
-    def died(self, claim: str | None) -> bool:
-        """Whether the process of whoever held *claim*, and works no more, may have died: it is not this one."""
-        return claim is not None and not self.ours(claim) and not claim.startswith(this_process() + ":")
+    def died(self, lease: str | None) -> bool:
+        """Whether the process of whoever held *lease*, and works no more, may have died: it is not this one."""
+        return lease is not None and not self.ours(lease) and not lease.startswith(this_process() + ":")
 
-    def orphaned(self, claim: str) -> bool:
-        """Whether nobody works under *claim* any more, for certain: its process is dead, or it is a lost one of ours."""
-        return self.ours(claim) or is_holder_gone(claim)
+    def orphaned(self, lease: str) -> bool:
+        """Whether nobody works under *lease* any more, for certain: its process is dead, or it is a lost one of ours."""
+        return self.ours(lease) or is_holder_gone(lease)
 
     @asynccontextmanager
     async def renewing(self, key: Key, token: str, *, at_once: bool = False) -> AsyncIterator[None]:
-        """Keeps the claim *token* from running out while a handler, or a platform, takes its time; *at_once*: it was taken a
+        """Keeps the lease *token* from running out while a handler, or a platform, takes its time; *at_once*: it was taken a
         while ago."""
-        loop, every_s = asyncio.get_running_loop(), self._policy.claim_s / 3
+        loop, every_s = asyncio.get_running_loop(), self._policy.lease_s / 3
         renewing: asyncio.Task[None] | None = None
 
         def renewed(there: Snapshot) -> Commit | None:
-            return leases.renew_lease(there, self._policy, at=self._clock()) if there.row.claim == token else None
+            return leases.renew_lease(there, self._policy, at=self._clock()) if there.row.lease == token else None
 
         async def renew() -> None:
             while True:
@@ -107,7 +107,7 @@ class LeaseKeeper:
 
         def begin() -> None:
             nonlocal renewing
-            renewing = asyncio.create_task(renew(), name=f"chatkeep claim {key}")
+            renewing = asyncio.create_task(renew(), name=f"chatkeep lease {key}")
 
         alarm = loop.call_later(0.0 if at_once else every_s, begin)  # most turns are over by then
         try:

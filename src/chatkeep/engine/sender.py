@@ -1,4 +1,4 @@
-"""Sends replies out through the outlet, one conversation at a time under its claim, and notes what became of them."""
+"""Sends replies out through the outlet, one conversation at a time under its lease, and notes what became of them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Sender:
     """The way out of one engine. *first*: seconds before a reply that failed for the moment is sent again the first time."""
 
     def __init__(
-        self, store: Store, policy: Policy, claims: LeaseKeeper, *, clock: Callable[[], float], first: float
+        self, store: Store, policy: Policy, leases: LeaseKeeper, *, clock: Callable[[], float], first: float
     ) -> None:
         self.outlet: Outlet | None = None
         self._store = store
         self._policy = policy
-        self._claims = claims
+        self._leases = leases
         self._clock = clock
         self._first = first
         self._sent: OrderedDict[Key, tuple[str, int, Sent]] = OrderedDict()  # sent, and not noted yet
@@ -45,12 +45,12 @@ class Sender:
         sends = self.takes(snapshot.row.key) and snapshots.must_send(snapshot)
         return snapshots.delivery_of(snapshot).at if sends else None
 
-    async def deliver(self, snapshot: Snapshot, lane: Worker) -> float | None:
-        """Sends the next reply through its channel, under the claim, and notes what became of it."""
+    async def deliver(self, snapshot: Snapshot, worker: Worker) -> float | None:
+        """Sends the next reply through its channel, under the lease, and notes what became of it."""
         assert self.outlet is not None
         row, delivery, now = snapshot.row, snapshots.delivery_of(snapshot), self._clock()
-        ours = row.claim == lane.claim
-        if row.claim and not ours and row.claimed_until > now and not self._claims.orphaned(row.claim):
+        ours = row.lease == worker.lease
+        if row.lease and not ours and row.leased_until > now and not self._leases.orphaned(row.lease):
             return None
         message = await self._next_out(snapshot)
         if message is None:  # what the record said was to go is not there, or needs no sending
@@ -59,42 +59,42 @@ class Sender:
                 lambda there: deliveries.note_nothing_to_send(there, row.head, self._policy, at=self._clock()),
                 at=now,
             )
-            return lane.again()
+            return worker.again()
         number = message.number
         known = self._sent.get(row.key)
-        sent = known[2] if known is not None and known[:2] == (row.born, number) else None
-        doubtful = sent is None and delivery.sending == number and lane.sending != number
-        if not ours or delivery.sending != number or (sent is None and lane.sending != number):
+        sent = known[2] if known is not None and known[:2] == (row.incarnation, number) else None
+        doubtful = sent is None and delivery.sending == number and worker.sending != number
+        if not ours or delivery.sending != number or (sent is None and worker.sending != number):
 
             def begin(there: Snapshot) -> Commit | None:
-                now_there = (there.row.born, there.row.claim, snapshots.delivery_of(there))
-                same = now_there == (row.born, row.claim, delivery)
-                died = self._claims.died(there.row.claim)
+                now_there = (there.row.incarnation, there.row.lease, snapshots.delivery_of(there))
+                same = now_there == (row.incarnation, row.lease, delivery)
+                died = self._leases.died(there.row.lease)
                 return (
-                    deliveries.begin_sending(there, number, self._policy, token=lane.claim, at=now, died=died)
+                    deliveries.begin_sending(there, number, self._policy, token=worker.lease, at=now, died=died)
                     if same
                     else None
                 )
 
             snapshot, said = await self._store.commit_once(snapshot, begin, at=now)
             if said is None:
-                return lane.again()
-            lane.sending = number
+                return worker.again()
+            worker.sending = number
         if sent is None:
-            async with self._claims.renewing(row.key, lane.claim):
+            async with self._leases.renewing(row.key, worker.lease):
                 sent = await self.outlet.send(
                     row.key.id,
                     message.content,
-                    key=f"{row.born}.{number}@{row.key.id}",
+                    key=f"{row.incarnation}.{number}@{row.key.id}",
                     skip=deliveries.parts_done(delivery, number),
                     at=now,
                 )
-        lane.sending = 0
+        worker.sending = 0
         retry_at = self._clock() + min(self._first * 2.0 ** min(delivery.tries + 1, 30), PAUSE_MOST_S)
 
         def note(there: Snapshot) -> Commit | None:
-            # It was sent, whoever holds the claim by now.
-            if there.row.born != row.born:
+            # It was sent, whoever holds the lease by now.
+            if there.row.incarnation != row.incarnation:
                 return None
             return deliveries.note_delivery(
                 there,
@@ -105,10 +105,14 @@ class Sender:
                 since=message.created_at,
                 retry_at=retry_at,
                 doubtful=doubtful or sent.status == "uncertain",
-                token=lane.claim,
+                token=worker.lease,
             )
 
-        self._sent[row.key] = (row.born, number, sent)  # should the store be away now, it is known here all the same
+        self._sent[row.key] = (
+            row.incarnation,
+            number,
+            sent,
+        )  # should the store be away now, it is known here all the same
         if len(self._sent) > SENT_MOST:
             self._sent.popitem(last=False)
         await self._store.commit_once(self._store.cached(row.key) or snapshot, note, at=self._clock())
@@ -121,13 +125,13 @@ class Sender:
         upto, messages = snapshots.delivery_of(snapshot).upto, snapshot.messages
         row, found = snapshot.row, list[Message]()
         while upto < (messages[0].number - 1 if messages else row.head) and not any(map(snapshots.is_outbound, found)):
-            page = await self._store.page(row.key, row.born, after=upto, limit=PAGE)
+            page = await self._store.page(row.key, row.incarnation, after=upto, limit=PAGE)
             if not page:
                 break
             found, upto = page, page[-1].number
         following = deliveries.next_reply(snapshot, found)
         if isinstance(following, int):
-            page = await self._store.page(row.key, row.born, after=following - 1, limit=1)
+            page = await self._store.page(row.key, row.incarnation, after=following - 1, limit=1)
             following = page[0] if page and page[0].number == following else None
         return following
 

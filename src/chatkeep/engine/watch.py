@@ -51,7 +51,7 @@ class WatchHub:
         self.store = store
         self.shown = shown
         self.ended = False
-        self._news = news
+        self._notifier = news
         self._watches: dict[Key, set[Watch]] = {}
         self._here: dict[Key, StreamedReply] = {}
         self._elsewhere: dict[Key, StreamedReply] = {}
@@ -67,12 +67,12 @@ class WatchHub:
     @property
     def pause_s(self) -> float:
         """After how long a conversation where nothing was heard of is looked at again."""
-        return SURE_S if self._news.live else SELDOM_S
+        return SURE_S if self._notifier.live else SELDOM_S
 
     @property
     def short_pause_s(self) -> float:
         """The same while a message waits there."""
-        return SELDOM_S if self._news.live else LOOK_S
+        return SELDOM_S if self._notifier.live else LOOK_S
 
     def close(self) -> None:
         """Ends every watch."""
@@ -96,7 +96,7 @@ class WatchHub:
         finally:
             del self._here[key]
             if speech.told >= 0:
-                self._news.whisper(key, msgspec.json.encode((name, -1, "")).decode())
+                self._notifier.whisper(key, msgspec.json.encode((name, -1, "")).decode())
             self._wake(key)
 
     def say(self, key: Key, text: str) -> None:
@@ -120,7 +120,7 @@ class WatchHub:
             start = max(speech.told, 0)
             for at in range(start, max(len(speech.text), start + 1), TOLD_MOST):
                 told = (speech.turn, at, speech.text[at : at + TOLD_MOST])
-                self._news.whisper(key, msgspec.json.encode(told).decode())
+                self._notifier.whisper(key, msgspec.json.encode(told).decode())
             speech.told = len(speech.text)
 
     # -- what others tell
@@ -166,9 +166,9 @@ class WatchHub:
 
     def ask(self, key: Key) -> None:
         """Has other instances tell what a turn in *key* says, if one runs there."""
-        self._news.expect(key)
+        self._notifier.expect(key)
         if key not in self._here:
-            self._news.ask(key)
+            self._notifier.ask(key)
 
     # -- watches
 
@@ -233,7 +233,7 @@ class Watch:
             if self.number is None:
                 self.number = head
             self._erased = self.number > head  # it was begun anew, or set back, since somebody has seen that number
-            self._born = snapshot.row.born if snapshot is not None else ""
+            self._born = snapshot.row.incarnation if snapshot is not None else ""
             self._state = self._shown(snapshot or blank(self.key))
             self._live.ask(self.key)
         except BaseException:
@@ -281,7 +281,7 @@ class Watch:
                 snapshot = await store.load(self.key)
             if snapshot is not None and snapshot.row.head < (self.number or 0):
                 self._erased = True  # the store was set back: what is there now is another log
-            return await self._news(snapshot)
+            return await self._notifier(snapshot)
         except ChatkeepError:
             self._pause_s = LOOK_S
             raise
@@ -295,17 +295,17 @@ class Watch:
         except (Corrupt, Unsupported):  # the log can be shown all the same
             return self._state
 
-    async def _news(self, snapshot: Snapshot | None) -> list[Event]:
-        if self._erased or (self._born and self._born != (snapshot.row.born if snapshot is not None else "")):
+    async def _notifier(self, snapshot: Snapshot | None) -> list[Event]:
+        if self._erased or (self._born and self._born != (snapshot.row.incarnation if snapshot is not None else "")):
             self._over = True
             return [Erased()]
         if snapshot is None:
             return []
         assert self.number is not None
-        row, self._born = snapshot.row, snapshot.row.born
+        row, self._born = snapshot.row, snapshot.row.incarnation
         known = [message for message in snapshot.messages if message.number > self.number]
         if row.head > self.number and (not known or known[0].number > self.number + 1):
-            known = await self._live.store.page(self.key, row.born, after=self.number, limit=PAGE)
+            known = await self._live.store.page(self.key, row.incarnation, after=self.number, limit=PAGE)
         events: list[Event] = [message for message in known if message.role != "system"]
         if known:
             self.number = known[-1].number

@@ -1,4 +1,4 @@
-"""What one process knows of a conversation it works on: the lane, and who waits in it."""
+"""What one process knows of a conversation it works on: the worker, and who waits in it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..storage.store import fresh_token
 class Waiter(Struct):
     """A call of `receive` that waits for what becomes of its message."""
 
-    born: str
+    incarnation: str
     number: int
     answered: asyncio.Future[Outcome]
 
@@ -34,10 +34,10 @@ class Worker:
         self.waiters: list[Waiter] = []
         self.task: asyncio.Task[None] | None = None
         self.wake = asyncio.Event()  # something new is in the log
-        self.sending = 0  # the message that this lane has said it would send
-        self.warm = False  # what the cache holds is as new as the act that started this lane
+        self.sending = 0  # the message that this worker has said it would send
+        self.warm = False  # what the cache holds is as new as the act that started this worker
         self.reruns = 0  # turns in a row that were thrown away because their input had changed
-        self.alone = False  # no other handler runs in this process while this lane works
+        self.alone = False  # no other handler runs in this process while this worker works
         self.held = False  # a call of `receive` does the work itself; no task may start
 
     def again(self) -> float:
@@ -47,8 +47,8 @@ class Worker:
         return 0.0 if self.reruns <= 2 else min(0.002 * 2**self.reruns, 1.0)
 
     @property
-    def claim(self) -> str:
-        """The token under which this lane works."""
+    def lease(self) -> str:
+        """The token under which this worker works."""
         if not self._claim:
             self._claim = f"{self._opening}:{fresh_token()}"
         return self._claim

@@ -34,7 +34,7 @@ COUNTS = {
 GAUGES = {
     "journaled": "Conversations with messages in the journal, waiting for the store",
     "waiting": "Messages that wait for an answer in this process",
-    "lanes": "Conversations that are worked on in this process",
+    "workers": "Conversations that are worked on in this process",
     "abandoned": "Handlers that still run after their time was over, and were given up",
 }
 CACHE_COUNTS = {"hits": "found", "misses": "not found", "evictions": "pushed out"}

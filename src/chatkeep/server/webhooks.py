@@ -48,7 +48,7 @@ class Webhooks:
 
 def webhooks_of(keep: Chatkeep[Any]) -> Webhooks:
     """What comes in through the channels that *keep* delivers through."""
-    outlet = keep._engine.dispatch.outlet
+    outlet = keep._engine.sender.outlet
     return Webhooks(*outlet.channels, tenant_of=outlet.tenant_of) if isinstance(outlet, Accounts) else Webhooks()
 
 

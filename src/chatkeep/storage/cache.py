@@ -60,7 +60,7 @@ class Cache:
         held = self._held.get(key)
         if held is not None:
             old, new = held[0].row, snapshot.row
-            if old.born == new.born and (old.head, old.updated_at) > (new.head, new.updated_at):
+            if old.incarnation == new.incarnation and (old.head, old.updated_at) > (new.head, new.updated_at):
                 return
             self.statistics.bytes -= held[1]
         weight = weigh(snapshot)

@@ -83,7 +83,7 @@ class Records(Generic[Kind]):
 
     async def owned(self, owner: str, *, after: str = "") -> AsyncGenerator[str, None]:
         """The names of the records of *owner*, in order, from behind *after*."""
-        last = Row(key=Key(self._tenant, after), revision="", born="", owner=owner) if after else None
+        last = Row(key=Key(self._tenant, after), revision="", incarnation="", owner=owner) if after else None
         while rows := await self._store.rows("owner", tenant=self._tenant, owner=owner, after=last, limit=PAGE):
             for row in rows:
                 yield row.key.id

@@ -60,7 +60,7 @@ class Store:
         self.seen: Callable[[Key], None] = lambda key: None
         self.observed: Callable[[str, float], None] | None = None
         self.shared: SharedCache | None = None
-        self.set_back = 0
+        self.rolled_back = 0
         self._circuit = StoreCircuitBreaker(
             patience_s=patience_s, replaced=self._replaced, look=lambda: driver.scan("due", limit=1)
         )
@@ -138,7 +138,7 @@ class Store:
         return await self.load(key, again=again) or blank(key)
 
     async def append(
-        self, key: Key, entry: Entry, *, at: float, due_at: float | None, claim: Lease | None, owner: str
+        self, key: Key, entry: Entry, *, at: float, due_at: float | None, lease: Lease | None, owner: str
     ) -> tuple[Snapshot, int, bool]:
         """Adds *entry* to the log, unless its id is there: the snapshot it leaves, the entry's number, and whether it
         was known."""
@@ -148,14 +148,14 @@ class Store:
             revision = fresh_token()
             append = partial(self.driver.append, key, [entry], revision=revision, at=at, due_at=due_at)
             try:
-                row, entries, known = await self._act("append", partial(append, claim=claim, tail=tail, owner=owner))
+                row, entries, known = await self._act("append", partial(append, lease=lease, tail=tail, owner=owner))
                 break
             except Conflict as there:
                 # Older than an erasure by another clock: it was asked for after it, so it belongs behind it.
                 at = max(at, there.erased_at or 0.0) + 0.001
         if cached is not None and self._look_back(cached.row, row):
             cached = None
-        news = [message_from(key, row.born, found) for found in entries]
+        news = [message_from(key, row.incarnation, found) for found in entries]
         if cached is not None and self._continued(cached, row, news):
             news = [message for message in news if message.number > cached.row.head]
             snapshot = self._grown(cached, row, record_from(key, row.body), news)
@@ -174,7 +174,7 @@ class Store:
         finally:
             if row.revision == revision:
                 self.changed(key)
-        if snapshot.row.born != row.born:
+        if snapshot.row.incarnation != row.incarnation:
             raise Conflict(f"{key} was erased while message {entry.id} was written.")
         return snapshot, number, entry.id in known and row.revision != revision
 
@@ -222,7 +222,7 @@ class Store:
                 self._cache.drop(key)
                 raise
             said = [
-                _message(key, row.born, draft, entry, number, at)
+                _message(key, row.incarnation, draft, entry, number, at)
                 for number, (draft, entry) in enumerate(zip(act.drafts, entries, strict=True), row.head + 1)
             ]
             after = self._keep(self._grown(snapshot, stored, act.record, said))
@@ -241,11 +241,11 @@ class Store:
             return await self.reload(snapshot.row.key), []
 
     async def page(
-        self, key: Key, born: str, *, after: int | None = None, before: int | None = None, limit: int
+        self, key: Key, incarnation: str, *, after: int | None = None, before: int | None = None, limit: int
     ) -> list[Message]:
         """Log entries, oldest first; `Driver.entries` says which."""
         found = await self._act("entries", lambda: self.driver.entries(key, after=after, before=before, limit=limit))
-        return [message_from(key, born, entry) for entry in found]
+        return [message_from(key, incarnation, entry) for entry in found]
 
     async def rows(
         self,
@@ -292,7 +292,12 @@ class Store:
 
         If they say something else the store was set back, and went on from there.
         """
-        if known.row.born != row.born or not news or not known.messages or news[0].number > known.row.head:
+        if (
+            known.row.incarnation != row.incarnation
+            or not news
+            or not known.messages
+            or news[0].number > known.row.head
+        ):
             return False
         held = {message.number: message for message in known.messages}
         both = [(held[message.number], message) for message in news if message.number in held]
@@ -307,13 +312,13 @@ class Store:
         What is lost cannot be brought back from here. What can be promised is that nothing of it is mixed into what
         the store holds now: all that is cached goes.
         """
-        if known.born != found.born or known.head <= found.head:
+        if known.incarnation != found.incarnation or known.head <= found.head:
             return False
         self._tell_set_back(found.key, found.head, known.head)
         return True
 
     def _tell_set_back(self, key: Key, head: int, known: int) -> None:
-        self.set_back += 1
+        self.rolled_back += 1
         log.error(
             "%s: the log has %d entries, and is not the one that had %d: the store was set back, and what came after is lost. "
             "Conversations go on from what it holds. Look for a failover to a stale replica, or a restored backup.",
@@ -329,14 +334,14 @@ class Store:
         row = Row(
             key=old.key,
             revision=revision,
-            born=old.born or revision,
+            incarnation=old.incarnation or revision,
             head=old.head,
             body=body_of(old.key, act.record),
             owner=old.owner,
             updated_at=max(at, old.updated_at),
             due_at=act.due_at,
-            claim=act.claim,
-            claimed_until=act.claimed_until,
+            lease=act.lease,
+            leased_until=act.leased_until,
         )
         return row, [draft.entry or self._entry(old.key, draft, at) for draft in act.drafts]
 
@@ -354,7 +359,7 @@ class Store:
         )
 
     def _decoded(self, row: Row, entries: list[Entry]) -> Snapshot:
-        messages = tuple([message_from(row.key, row.born, entry) for entry in entries])
+        messages = tuple([message_from(row.key, row.incarnation, entry) for entry in entries])
         if not row.body and any(message.reply_to for message in messages):
             raise Corrupt(
                 f"{row.key}: the record is empty, but it was written before: there are replies. Nothing was changed."
@@ -379,7 +384,7 @@ class Store:
         seen = max(record.cursor - self._window, record.dropped)
         missing: list[Message] = []
         while start > seen + 1:
-            found = await self.page(row.key, row.born, after=seen, before=start, limit=PAGE)
+            found = await self.page(row.key, row.incarnation, after=seen, before=start, limit=PAGE)
             if not found and again:  # retention was quicker: the record that we hold is older than the log
                 return await self.reload(row.key, again=False)
             if not found:
@@ -399,7 +404,7 @@ class Store:
             return structs.replace(there_now, row=structs.replace(there_now.row, owner=snapshot.row.owner))
         if self._look_back(snapshot.row, row):
             return await self.reload(key)
-        news = [message_from(key, row.born, entry) for entry in there.entries]
+        news = [message_from(key, row.incarnation, entry) for entry in there.entries]
         if self._continued(snapshot, row, news) and news[-1].number == row.head:
             news = [message for message in news if message.number > snapshot.row.head]
             return self._keep(self._grown(snapshot, row, record_from(key, row.body), news))
@@ -412,7 +417,7 @@ class Store:
 
 def blank(key: Key) -> Snapshot:
     """The snapshot of a conversation that does not exist yet."""
-    return Snapshot(Row(key=key, revision="", born=""), Record(), (), plain=1)
+    return Snapshot(Row(key=key, revision="", incarnation=""), Record(), (), plain=1)
 
 
 _URLSAFE = bytes.maketrans(b"+/", b"-_")
@@ -421,16 +426,16 @@ os.register_at_fork(after_in_child=lambda: _random.seed(secrets.token_bytes(32))
 
 
 def fresh_token() -> str:
-    """A random token for a revision, claim or id: 72 bits, unique, and no secret (asking the system costs 10 us)."""
+    """A random token for a revision, lease or id: 72 bits, unique, and no secret (asking the system costs 10 us)."""
     return b2a_base64(_random.randbytes(9), newline=False).translate(_URLSAFE).decode()
 
 
-def _message(key: Key, born: str, draft: Draft, entry: Entry, number: int, at: float) -> Message:
+def _message(key: Key, incarnation: str, draft: Draft, entry: Entry, number: int, at: float) -> Message:
     if draft.metadata or not isinstance(draft.content, str):
         # The caller may change these later; what is cached must stay what is stored.
-        return message_from(key, born, structs.replace(entry, number=number))
+        return message_from(key, incarnation, structs.replace(entry, number=number))
     return Message(
-        id=entry.id or f"{born}.{number}",
+        id=entry.id or f"{incarnation}.{number}",
         number=number,
         role=draft.role,
         content=draft.content,

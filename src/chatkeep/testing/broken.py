@@ -274,23 +274,23 @@ class ClaimAlwaysGranted(Intact):
 
     async def append(self, key: Key, entries: Sequence[Entry], **how: Any) -> Appended:
         if row := self._shelf.rows.get(key):
-            self._shelf.rows[key] = structs.replace(row, claim=None if how.get("claim") else row.claim)
+            self._shelf.rows[key] = structs.replace(row, lease=None if how.get("lease") else row.lease)
         answer = await super().append(key, entries, **how)
-        if how.get("claim"):
-            token, until = how["claim"]
-            self._shelf.rows[key] = row = structs.replace(answer.row, claim=token, claimed_until=until)
+        if how.get("lease"):
+            token, until = how["lease"]
+            self._shelf.rows[key] = row = structs.replace(answer.row, lease=token, leased_until=until)
             return answer._replace(row=row)
         return answer
 
 
 @caught_by("a_claim_is_granted_only_where_there_is_none")
 class ExpiredClaimsGranted(Intact):
-    """The driver looks at the time and gives away a claim that has run out: the lost attempt is never counted."""
+    """The driver looks at the time and gives away a lease that has run out: the lost attempt is never counted."""
 
     async def append(self, key: Key, entries: Sequence[Entry], **how: Any) -> Appended:
         row = self._shelf.rows.get(key)
-        if row and row.claimed_until <= how["at"]:
-            self._shelf.rows[key] = structs.replace(row, claim=None, claimed_until=0.0)
+        if row and row.leased_until <= how["at"]:
+            self._shelf.rows[key] = structs.replace(row, lease=None, leased_until=0.0)
         return await super().append(key, entries, **how)
 
 
@@ -337,8 +337,8 @@ class ClaimsNeverGivenBack(Intact):
 
     async def write(self, row: Row, **how: Any) -> Row:
         stored = self._shelf.rows.get(row.key)
-        if stored and row.claim is None:
-            row = structs.replace(row, claim=stored.claim, claimed_until=stored.claimed_until)
+        if stored and row.lease is None:
+            row = structs.replace(row, lease=stored.lease, leased_until=stored.leased_until)
         return await super().write(row, **how)
 
 
@@ -385,7 +385,7 @@ class LastWriterWins(Intact):
         except Conflict as conflict:
             if conflict.row is None:
                 raise
-            again = structs.replace(row, born=conflict.row.born)
+            again = structs.replace(row, incarnation=conflict.row.incarnation)
             return await self.write(again, **how | {"replaces": conflict.row.revision})
 
 
@@ -487,7 +487,7 @@ class BornAgainAndAgain(Intact):
 
     async def append(self, key: Key, entries: Sequence[Entry], **how: Any) -> Appended:
         answer = await super().append(key, entries, **how)
-        self._shelf.rows[key] = row = structs.replace(answer.row, born=answer.row.revision)
+        self._shelf.rows[key] = row = structs.replace(answer.row, incarnation=answer.row.revision)
         return answer._replace(row=row)
 
 
@@ -497,7 +497,7 @@ class BornUnchecked(Intact):
 
     async def write(self, row: Row, **how: Any) -> Row:
         if stored := self._shelf.rows.get(row.key):
-            row = structs.replace(row, born=stored.born)
+            row = structs.replace(row, incarnation=stored.incarnation)
         return await super().write(row, **how)
 
 

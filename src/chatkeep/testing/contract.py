@@ -171,18 +171,18 @@ class DriverContract:
     async def test_an_append_creates_the_row_and_answers_what_it_left(self, driver: Driver) -> None:
         """A first append makes a row with nothing in it but what was said."""
         answer = await driver.append(
-            ADA, said("m1", "m2"), revision="r1", at=5.0, due_at=7.0, claim=Lease("c", 9.0), tail=9, owner="eve"
+            ADA, said("m1", "m2"), revision="r1", at=5.0, due_at=7.0, lease=Lease("c", 9.0), tail=9, owner="eve"
         )
         row = Row(
             key=ADA,
             revision="r1",
-            born="r1",
+            incarnation="r1",
             head=2,
             owner="eve",
             updated_at=5.0,
             due_at=7.0,
-            claim="c",
-            claimed_until=9.0,
+            lease="c",
+            leased_until=9.0,
         )
         tail = [Entry(1, "m1", "user", b"m1"), Entry(2, "m2", "user", b"m2")]
 
@@ -191,15 +191,15 @@ class DriverContract:
 
     @clause
     async def test_a_bare_append_asks_for_no_more_than_its_entries(self, driver: Driver) -> None:
-        """What was not asked for stays empty: no due time, no claim, no owner, no tail."""
+        """What was not asked for stays empty: no due time, no lease, no owner, no tail."""
         answer = await driver.append(ADA, said("m1"), revision="r1", at=5.0)
 
-        assert Appended(Row(key=ADA, revision="r1", born="r1", head=1, updated_at=5.0), [], {}) == answer
+        assert Appended(Row(key=ADA, revision="r1", incarnation="r1", head=1, updated_at=5.0), [], {}) == answer
 
     @clause
     async def test_an_append_changes_only_what_it_says(self, driver: Driver) -> None:
-        """On a row that is there it sets revision, head and time; body, born, owner, due time and claim stay."""
-        row = await written(driver, ADA, body=b"state", owner="eve", due_at=3.0, claim="c", claimed_until=4.0)
+        """On a row that is there it sets revision, head and time; body, incarnation, owner, due time and lease stay."""
+        row = await written(driver, ADA, body=b"state", owner="eve", due_at=3.0, lease="c", leased_until=4.0)
         answer = await driver.append(ADA, said("m1"), revision="r9", at=50.0)
 
         assert structs.replace(row, revision="r9", head=row.head + 1, updated_at=50.0) == answer.row
@@ -250,12 +250,12 @@ class DriverContract:
 
     @clause
     async def test_an_append_of_known_ids_changes_nothing(self, driver: Driver) -> None:
-        """Not the log, and neither revision, time, due time, claim nor owner."""
+        """Not the log, and neither revision, time, due time, lease nor owner."""
         await driver.append(ADA, said("a", "b"), revision="r1", at=1.0, due_at=9.0)
         before = await found(driver, ADA)
-        claim = Lease("c", 99.0)
+        lease = Lease("c", 99.0)
         answer = await driver.append(
-            ADA, said("b", "a"), revision="r2", at=2.0, due_at=3.0, claim=claim, tail=1, owner="eve"
+            ADA, said("b", "a"), revision="r2", at=2.0, due_at=3.0, lease=lease, tail=1, owner="eve"
         )
 
         assert Appended(before[0], before[1][-1:], {"a": 1, "b": 2}) == answer
@@ -264,7 +264,7 @@ class DriverContract:
     @clause
     async def test_ids_that_a_write_brought_are_known_to_appends(self, driver: Driver) -> None:
         """There is one log: what came with a write is found by an append, on a created row and on a changed one."""
-        created = Row(key=ADA, revision="r1", born="r1", updated_at=1.0)
+        created = Row(key=ADA, revision="r1", incarnation="r1", updated_at=1.0)
         row = await driver.write(created, replaces=None, entries=said("a"))
         row = await driver.write(changed(row, "r2"), replaces="r1", entries=said("b"))
         answer = await driver.append(ADA, said("a", "b"), revision="r3", at=2.0)
@@ -296,19 +296,19 @@ class DriverContract:
 
     @clause
     async def test_a_claim_is_granted_only_where_there_is_none(self, driver: Driver) -> None:
-        """A held claim stays as it is, even one that ran out by any clock; a write gives it back."""
+        """A held lease stays as it is, even one that ran out by any clock; a write gives it back."""
         await driver.append(ADA, said("a"), revision="r1", at=1.0)
-        second = await driver.append(ADA, said("b"), revision="r2", at=2.0, claim=Lease("mine", 10.0))
-        third = await driver.append(ADA, said("c"), revision="r3", at=999.0, claim=Lease("yours", 2000.0))
+        second = await driver.append(ADA, said("b"), revision="r2", at=2.0, lease=Lease("mine", 10.0))
+        third = await driver.append(ADA, said("c"), revision="r3", at=999.0, lease=Lease("yours", 2000.0))
         fourth = await driver.append(ADA, said("d"), revision="r4", at=999.0)
-        freed = await driver.write(changed(fourth.row, "r5", claim=None, claimed_until=0.0), replaces="r4")
-        fifth = await driver.append(ADA, said("e"), revision="r6", at=999.0, claim=Lease("yours", 2000.0))
+        freed = await driver.write(changed(fourth.row, "r5", lease=None, leased_until=0.0), replaces="r4")
+        fifth = await driver.append(ADA, said("e"), revision="r6", at=999.0, lease=Lease("yours", 2000.0))
 
         assert [("mine", 10.0)] * 3 == [
-            (answer.row.claim, answer.row.claimed_until) for answer in (second, third, fourth)
+            (answer.row.lease, answer.row.leased_until) for answer in (second, third, fourth)
         ]
-        assert (None, 0.0) == (freed.claim, freed.claimed_until)
-        assert ("yours", 2000.0) == (fifth.row.claim, fifth.row.claimed_until)
+        assert (None, 0.0) == (freed.lease, freed.leased_until)
+        assert ("yours", 2000.0) == (fifth.row.lease, fifth.row.leased_until)
 
     @clause
     async def test_one_of_many_racing_claims_is_granted(self, one: Driver, two: Driver, three: Driver) -> None:
@@ -316,14 +316,14 @@ class DriverContract:
         await one.append(BOB, said("first"), revision="r", at=1.0)
         for key in (ADA, BOB):
             acts = [
-                (one, two, three)[n % 3].append(key, said(f"m{n}"), revision=f"r{n}", at=1.0, claim=Lease(f"c{n}", 5.0))
+                (one, two, three)[n % 3].append(key, said(f"m{n}"), revision=f"r{n}", at=1.0, lease=Lease(f"c{n}", 5.0))
                 for n in range(15)
             ]
             answers = await everyone(acts)
-            granted = [n for n, answer in enumerate(answers) if answer.row.claim == f"c{n}"]
+            granted = [n for n, answer in enumerate(answers) if answer.row.lease == f"c{n}"]
 
             assert 1 == len(granted)
-            assert {f"c{granted[0]}"} == {answer.row.claim for answer in answers}
+            assert {f"c{granted[0]}"} == {answer.row.lease for answer in answers}
 
     @clause
     async def test_an_append_sets_the_owner_only_on_creation(self, driver: Driver) -> None:
@@ -339,8 +339,8 @@ class DriverContract:
     async def test_an_append_may_run_again_when_its_answer_was_lost(self, driver: Driver) -> None:
         """The same act finds its own revision and answers the same row and tail, even when its entries have no id."""
         for key, entries in ((ADA, said("a", "b")), (BOB, said("", ""))):
-            first = await driver.append(key, entries, revision="r1", at=1.0, claim=Lease("c", 5.0), tail=9)
-            again = await driver.append(key, entries, revision="r1", at=1.0, claim=Lease("c", 5.0), tail=9)
+            first = await driver.append(key, entries, revision="r1", at=1.0, lease=Lease("c", 5.0), tail=9)
+            again = await driver.append(key, entries, revision="r1", at=1.0, lease=Lease("c", 5.0), tail=9)
             second = await driver.append(key, entries[:1], revision="r2", at=2.0, tail=9)
             twice = await driver.append(key, entries[:1], revision="r2", at=2.0, tail=9)
 
@@ -350,10 +350,10 @@ class DriverContract:
 
     @clause
     async def test_an_append_may_run_again_late(self, driver: Driver) -> None:
-        """After another act took its place the ids tell: nothing is written twice, no claim is taken again."""
-        act: dict[str, Any] = {"revision": "r1", "at": 1.0, "claim": Lease("c", 5.0), "due_at": 2.0}
+        """After another act took its place the ids tell: nothing is written twice, no lease is taken again."""
+        act: dict[str, Any] = {"revision": "r1", "at": 1.0, "lease": Lease("c", 5.0), "due_at": 2.0}
         row = (await driver.append(ADA, said("a"), **act)).row
-        row = await driver.write(changed(row, "r2", claim=None, claimed_until=0.0, due_at=None), replaces="r1")
+        row = await driver.write(changed(row, "r2", lease=None, leased_until=0.0, due_at=None), replaces="r1")
         answer = await driver.append(ADA, said("a"), **act, tail=9)
 
         assert (row, [1], {"a": 1}) == (answer.row, numbers(answer.tail), answer.known)
@@ -366,21 +366,21 @@ class DriverContract:
         first = Row(
             key=ADA,
             revision="r1",
-            born="r1",
+            incarnation="r1",
             body=b"one",
             owner="eve",
             updated_at=50.5,
             due_at=60.25,
-            claim="c",
-            claimed_until=70.125,
+            lease="c",
+            leased_until=70.125,
         )
         created = await driver.write(first, replaces=None, entries=said("a"))
 
         assert structs.replace(first, head=1) == created
         assert (created, [Entry(1, "a", "user", b"a")]) == await driver.read(ADA, tail=9)
 
-        second = changed(created, "r2", head=99, body=b"", owner="bob", updated_at=40.0, due_at=None, claim=None)
-        second = structs.replace(second, claimed_until=0.0)
+        second = changed(created, "r2", head=99, body=b"", owner="bob", updated_at=40.0, due_at=None, lease=None)
+        second = structs.replace(second, leased_until=0.0)
         stored = await driver.write(second, replaces="r1", entries=said("b", "c"))
 
         assert structs.replace(second, head=3) == stored
@@ -389,7 +389,7 @@ class DriverContract:
     @clause
     async def test_a_write_may_be_of_the_row_alone(self, driver: Driver) -> None:
         """A row without entries is a conversation too."""
-        created = await driver.write(Row(key=ADA, revision="r1", born="r1", body=b"x"), replaces=None)
+        created = await driver.write(Row(key=ADA, revision="r1", incarnation="r1", body=b"x"), replaces=None)
         stored = await driver.write(changed(created, "r2", body=b"y"), replaces="r1")
 
         assert (0, 0) == (created.head, stored.head)
@@ -410,7 +410,7 @@ class DriverContract:
     @clause
     async def test_a_write_cannot_change_what_is_not_there(self, driver: Driver) -> None:
         """A row that was to be replaced and is gone is not created in passing."""
-        act = Row(key=ADA, revision="r2", born="r1", updated_at=9.0)
+        act = Row(key=ADA, revision="r2", incarnation="r1", updated_at=9.0)
         conflict = await refused(Conflict, driver.write(act, replaces="r1", entries=said("a")))
 
         assert (None, []) == (conflict.row, list(conflict.entries))
@@ -444,7 +444,9 @@ class DriverContract:
         """One conversation comes of it, with the entries of one of them."""
         acts = [
             (one, two, three)[n % 3].write(
-                Row(key=ADA, revision=f"r{n}", born=f"r{n}", updated_at=1.0), replaces=None, entries=said(f"m{n}")
+                Row(key=ADA, revision=f"r{n}", incarnation=f"r{n}", updated_at=1.0),
+                replaces=None,
+                entries=said(f"m{n}"),
             )
             for n in range(12)
         ]
@@ -453,7 +455,7 @@ class DriverContract:
         row, log = await found(one, ADA)
 
         assert [row] == winners
-        assert row.revision == row.born
+        assert row.revision == row.incarnation
         assert ["m" + row.revision[1:]] == [entry.id for entry in log]
         assert [row] * 11 == [answer.row for answer in answers if isinstance(answer, Conflict)]
 
@@ -488,7 +490,7 @@ class DriverContract:
     @clause
     async def test_a_write_may_run_again_when_its_answer_was_lost(self, driver: Driver) -> None:
         """Its own revision is the stored one: done before. It gets the stored row, and nothing happens twice."""
-        created = Row(key=ADA, revision="r1", born="r1", body=b"one", updated_at=1.0)
+        created = Row(key=ADA, revision="r1", incarnation="r1", body=b"one", updated_at=1.0)
         first = await driver.write(created, replaces=None, entries=said("a", ""))
 
         assert first == await driver.write(created, replaces=None, entries=said("a", ""))
@@ -563,8 +565,8 @@ class DriverContract:
 
         assert row == await driver.write(changed(row, "r2"), replaces="gone", entries=said("b", "a"))
         await refused(Duplicate, driver.write(changed(row, "r3"), replaces="gone", entries=said("b")))
-        await refused(Duplicate, driver.write(changed(row, "r3", born="gone"), replaces="r2", entries=said("b")))
-        await refused(Duplicate, driver.write(changed(row, "r3", born="r3"), replaces=None, entries=said("b")))
+        await refused(Duplicate, driver.write(changed(row, "r3", incarnation="gone"), replaces="r2", entries=said("b")))
+        await refused(Duplicate, driver.write(changed(row, "r3", incarnation="r3"), replaces=None, entries=said("b")))
         await refused(Conflict, driver.write(changed(row, "r3"), replaces="gone", entries=said("c")))
 
     @clause
@@ -574,14 +576,14 @@ class DriverContract:
         write = await driver.write(changed(append.row, "r2"), replaces="r1")
         later = await driver.append(ADA, said("b"), revision="r3", at=2.0)
         conflict = await refused(Conflict, driver.write(changed(write, "r4"), replaces="r2"))
-        created = await driver.write(Row(key=BOB, revision="q1", born="q1"), replaces=None)
+        created = await driver.write(Row(key=BOB, revision="q1", incarnation="q1"), replaces=None)
         later_bob = await driver.append(BOB, said("b"), revision="q2", at=2.0)
 
         assert conflict.row is not None
         assert {"r1"} == {
-            row.born for row in (append.row, write, later.row, conflict.row, (await found(driver, ADA))[0])
+            row.incarnation for row in (append.row, write, later.row, conflict.row, (await found(driver, ADA))[0])
         }
-        assert {"q1"} == {row.born for row in (created, later_bob.row, (await found(driver, BOB))[0])}
+        assert {"q1"} == {row.incarnation for row in (created, later_bob.row, (await found(driver, BOB))[0])}
 
     @clause
     async def test_a_writer_of_an_erased_conversation_loses_against_the_next_one(self, driver: Driver) -> None:
@@ -600,7 +602,7 @@ class DriverContract:
     @clause
     async def test_creation_numbers_on_from_the_given_head(self, driver: Driver) -> None:
         """So that a log whose beginning is gone can be moved in; only a creation does that."""
-        created = Row(key=ADA, revision="r1", born="r1", head=40, updated_at=1.0)
+        created = Row(key=ADA, revision="r1", incarnation="r1", head=40, updated_at=1.0)
         row = await driver.write(created, replaces=None, entries=said("a", "b"))
         bare = await driver.write(structs.replace(created, key=BOB), replaces=None)
         answer = await driver.append(BOB, said("a"), revision="r2", at=2.0, tail=9)
@@ -733,21 +735,21 @@ class DriverContract:
 
     @clause
     async def test_a_claimed_row_is_not_due_until_its_claim_runs_out(self, driver: Driver) -> None:
-        """It wakes at the later of due time and end of claim, whoever set them, and at once when the claim is given
+        """It wakes at the later of due time and end of lease, whoever set them, and at once when the lease is given
         back."""
         need(driver, Ability.SCAN)
-        await driver.append(ADA, said("m"), revision="r1", at=1.0, due_at=10.0, claim=Lease("c", 50.0))
+        await driver.append(ADA, said("m"), revision="r1", at=1.0, due_at=10.0, lease=Lease("c", 50.0))
         await driver.append(BOB, said("m"), revision="r1", at=1.0, due_at=20.0)
 
         assert ["bob"] == await names(driver, "due", until=49.9)
         assert ["bob", "ada"] == await names(driver, "due", until=50.0)
 
-        row = (await driver.append(BOB, said("n"), revision="r2", at=1.0, claim=Lease("d", 60.0))).row
+        row = (await driver.append(BOB, said("n"), revision="r2", at=1.0, lease=Lease("d", 60.0))).row
 
         assert ["ada", "bob"] == await names(driver, "due", until=99.0)
         assert [] == await names(driver, "due", until=49.9)
 
-        await driver.write(changed(row, "r3", claim=None, claimed_until=0.0), replaces="r2")
+        await driver.write(changed(row, "r3", lease=None, leased_until=0.0), replaces="r2")
 
         assert ["bob"] == await names(driver, "due", until=49.9)
 
@@ -823,12 +825,12 @@ class DriverContract:
                 row = Row(
                     key=Key(tenant, f"{n}"),
                     revision="r",
-                    born="r",
+                    incarnation="r",
                     body=b"%d" % n,
                     owner=chance.choice(["", "eve", "bob"]),
                     updated_at=chance.choice([0.0, 100.0, 130.0, 1e9]),
                     due_at=chance.choice([None, 0.0, 50.0, 50.0, 1e9]),
-                    claimed_until=chance.choice([0.0, 0.0, 70.0]),
+                    leased_until=chance.choice([0.0, 0.0, 70.0]),
                 )
                 await driver.write(row, replaces=None)
         rows = [(await found(driver, Key(tenant, f"{n}")))[0] for tenant in ("", "t", "t/") for n in range(10)]
@@ -876,7 +878,7 @@ class DriverContract:
     async def test_every_index_shows_the_row_as_it_is_stored(self, driver: Driver) -> None:
         """Whole, body and all, after each kind of act."""
         need(driver, Ability.SCAN)
-        row = await written(driver, ADA, body=b"state", owner="eve", due_at=3.0, claim="c", claimed_until=4.0)
+        row = await written(driver, ADA, body=b"state", owner="eve", due_at=3.0, lease="c", leased_until=4.0)
         for _ in range(3):
             for index in INDEXES:
                 assert [row] == await driver.scan(index, owner="eve", limit=9)
@@ -903,13 +905,13 @@ class DriverContract:
 
         assert (
             Appended(
-                Row(key=ADA, revision="r2", born="r2", head=2, updated_at=11.0),
+                Row(key=ADA, revision="r2", incarnation="r2", head=2, updated_at=11.0),
                 [Entry(1, "b", "user", b"b"), Entry(2, "a", "user", b"a")],
                 {},
             )
             == answer
         )
-        assert row.born != answer.row.born
+        assert row.incarnation != answer.row.incarnation
         assert others == await found(driver, BOB)
 
     @clause
@@ -969,24 +971,24 @@ class DriverContract:
 
             answer = await driver.append(key, said("b"), revision="new", at=10.001)
 
-            assert ("new", 1) == (answer.row.born, answer.row.head)
+            assert ("new", 1) == (answer.row.incarnation, answer.row.head)
 
     @clause
     async def test_a_creation_from_before_an_erasure_is_refused(self, driver: Driver) -> None:
         """A write that would create the conversation, by the time of its row."""
-        await driver.write(Row(key=ADA, revision="r1", born="r1", updated_at=1.0), replaces=None)
+        await driver.write(Row(key=ADA, revision="r1", incarnation="r1", updated_at=1.0), replaces=None)
         await driver.erase(ADA, at=10.0)
         for at in (1.0, 10.0):
-            act = Row(key=ADA, revision="late", born="late", updated_at=at)
+            act = Row(key=ADA, revision="late", incarnation="late", updated_at=at)
             conflict = await refused(Conflict, driver.write(act, replaces=None, entries=said("a")))
 
             assert (None, 10.0, []) == (conflict.row, conflict.erased_at, list(conflict.entries))
         assert None is await driver.read(ADA, tail=9)
         assert [] == await driver.entries(ADA, after=0, limit=9)
 
-        await driver.write(Row(key=ADA, revision="new", born="new", updated_at=10.5), replaces=None)
+        await driver.write(Row(key=ADA, revision="new", incarnation="new", updated_at=10.5), replaces=None)
 
-        assert "new" == (await found(driver, ADA))[0].born
+        assert "new" == (await found(driver, ADA))[0].incarnation
 
     @clause
     async def test_the_mark_outlives_a_new_conversation_of_that_key(self, driver: Driver) -> None:
@@ -1062,14 +1064,14 @@ class DriverContract:
 
     @clause
     async def test_any_text_survives_where_there_is_text(self, driver: Driver) -> None:
-        """In entry ids, roles, owners, revisions and claims, and no two of them are taken for the same."""
+        """In entry ids, roles, owners, revisions and leases, and no two of them are taken for the same."""
         for n, text in enumerate(NASTY):
             key = Key("texts", f"{n}")
             row = (await driver.append(key, [Entry(0, text, text, b"")], revision=text, at=1.0, owner=text)).row
-            act = changed(row, f"{text}!", claim=text, claimed_until=9.0)
+            act = changed(row, f"{text}!", lease=text, leased_until=9.0)
             row = await driver.write(act, replaces=text)
 
-            assert (text, text, text) == (row.born, row.owner, row.claim)
+            assert (text, text, text) == (row.incarnation, row.owner, row.lease)
             assert (row, [Entry(1, text, text, b"")]) == await driver.read(key, tail=9)
             if Ability.SCAN in driver.abilities:
                 assert [row] == await driver.scan("owner", tenant="texts", owner=text, limit=9)
@@ -1106,13 +1108,13 @@ class DriverContract:
         """To the last bit: a mark or a page that is off by a hair lets the wrong act through."""
         for n, at in enumerate((1763697600.1234567, 0.1 + 0.2, 1e-9, 4102444800.000001, 0.0)):
             key = Key("times", f"{n}")
-            row = Row(key=key, revision="r", born="r", updated_at=at, due_at=at, claim="c", claimed_until=at)
+            row = Row(key=key, revision="r", incarnation="r", updated_at=at, due_at=at, lease="c", leased_until=at)
 
             assert row == await driver.write(row, replaces=None)
             assert row == (await found(driver, key))[0]
             answer = await driver.append(key, said("a"), revision="r2", at=at, due_at=at)
 
-            assert (at, at, at) == (answer.row.updated_at, answer.row.due_at, answer.row.claimed_until)
+            assert (at, at, at) == (answer.row.updated_at, answer.row.due_at, answer.row.leased_until)
             await driver.erase(key, at=at)
 
             assert at == (await refused(Conflict, driver.append(key, said("a"), revision="r", at=at))).erased_at
@@ -1126,7 +1128,7 @@ class DriverContract:
         await one.erase(BOB, at=100.0)
         for turn in range(3):
             keys = [Key(f"{turn}", f"{n}") for n in range(20)]
-            fresh = [Row(key=key, revision="r", born="r", updated_at=1.0) for key in keys]
+            fresh = [Row(key=key, revision="r", incarnation="r", updated_at=1.0) for key in keys]
             acts: list[Awaitable[Any]] = []
             for n, key in enumerate(keys):
                 driver = (one, two)[n % 2]
@@ -1212,7 +1214,7 @@ class DriverContract:
             assert (seen.head, seen.revision in (row.revision, act.revision)) == (len(log), True)
             row = await driver.write(act, replaces=row.revision, entries=entries)
 
-            say: dict[str, Any] = {"revision": f"a{ticks}", "at": 1.0, "claim": Lease(f"c{ticks}", 5.0)}
+            say: dict[str, Any] = {"revision": f"a{ticks}", "at": 1.0, "lease": Lease(f"c{ticks}", 5.0)}
             entries = said(*(f"{ticks}.{n} said" for n in range(3)))
             await abandoned(driver.append(ADA, entries, **say), ticks)
             seen, log = await found(driver, ADA)
@@ -1374,7 +1376,7 @@ class DriverContract:
         await refused(Replaced, driver.append(ADA, said("a"), revision="r1", at=2.0))
         await refused(Replaced, driver.append(BOB, said("a"), revision="r2", at=2.0))
         await refused(Replaced, driver.write(changed(row, "r3"), replaces="second"))
-        created = Row(key=BOB, revision="r4", born="r4", updated_at=2.0)
+        created = Row(key=BOB, revision="r4", incarnation="r4", updated_at=2.0)
         await refused(Replaced, driver.write(created, replaces=None))
         await refused(Replaced, driver.entries(ADA, after=0, limit=5))
         await refused(Replaced, driver.erase(ADA, at=3.0))
@@ -1512,7 +1514,7 @@ class DriverContract:
         driver = await self.open_driver()
         try:
             need(driver, Ability.DURABLE)
-            await written(driver, ADA, body=b"state", owner="eve", due_at=3.0, claim="c", claimed_until=4.0)
+            await written(driver, ADA, body=b"state", owner="eve", due_at=3.0, lease="c", leased_until=4.0)
             await driver.append(ADA, said("a", "b"), revision="r1", at=2.0)
             await driver.erase(BOB, at=10.0)
             epoch, before = driver.epoch, await found(driver, ADA)

@@ -76,7 +76,7 @@ def append(
     revision: str,
     at: float,
     due_at: float | None,
-    claim: Lease | None,
+    lease: Lease | None,
     tail: int,
     owner: str,
 ) -> tuple[Store, Any]:
@@ -88,13 +88,13 @@ def append(
     known = {entry.id: there[entry.id] for entry in entries if entry.id in there}
     new = [entry for entry in entries if entry.id not in known]
     if row is None:
-        row = Row(key=key, revision="", born=revision, owner=owner)
+        row = Row(key=key, revision="", incarnation=revision, owner=owner)
     elif row.revision == revision:
         return store, Appended(row, tail_of(log, row, tail), ANY)
     elif not new:
         return store, Appended(row, tail_of(log, row, tail), known)
     log = (*log, *numbered(new, row.head))
-    held = Lease(row.claim, row.claimed_until) if row.claim is not None else claim
+    held = Lease(row.lease, row.leased_until) if row.lease is not None else lease
     dues = {due for due in (row.due_at, due_at) if due is not None}
     row = structs.replace(
         row,
@@ -102,8 +102,8 @@ def append(
         head=row.head + len(new),
         updated_at=at,
         due_at=min(dues) if dues else None,
-        claim=held.token if held else None,
-        claimed_until=held.until if held else 0.0,
+        lease=held.token if held else None,
+        leased_until=held.until if held else 0.0,
     )
     return put(store, row, log), Appended(row, tail_of(log, row, tail), known)
 
@@ -120,7 +120,7 @@ def write(
             return store, stored
         if known:
             return store, Refusal(Duplicate, stored, news, known, ANY)
-        if (stored.revision, stored.born) != (replaces, row.born):
+        if (stored.revision, stored.incarnation) != (replaces, row.incarnation):
             return store, Refusal(Conflict, stored, news, ANY, ANY)
     elif replaces is not None:
         return store, Refusal(Conflict, None, [], ANY, ANY)
@@ -206,7 +206,7 @@ class Say(NamedTuple):
     ids: list[str]
     at: float
     due_at: float | None
-    claim: Lease | None
+    lease: Lease | None
     tail: int
     owner: str
 
@@ -268,19 +268,19 @@ ids = st.lists(st.sampled_from(["", "m1", "m2", "m3", "m4", "m5"]), max_size=3).
     lambda ids: len(ids) - ids.count("") == len(set(ids) - {""})
 )
 few = st.integers(0, 12)
-claims = st.builds(Lease, st.sampled_from(["c1", "c2"]), times)
+leases = st.builds(Lease, st.sampled_from(["c1", "c2"]), times)
 fields = st.fixed_dictionaries(
     {"updated_at": times},
     optional={
         "body": st.sampled_from([b"", b"\0", b"\1", b"state" * 20]),
         "owner": st.sampled_from(OWNERS),
         "due_at": dues,
-        "claim": st.sampled_from([None, "c1", "c2"]),
-        "claimed_until": times,
+        "lease": st.sampled_from([None, "c1", "c2"]),
+        "leased_until": times,
         "head": few,
     },
 )
-says = st.builds(Say, keys, ids.filter(bool), times, dues, st.none() | claims, few, st.sampled_from(OWNERS))
+says = st.builds(Say, keys, ids.filter(bool), times, dues, st.none() | leases, few, st.sampled_from(OWNERS))
 puts = st.builds(
     Put,
     keys,
@@ -363,18 +363,18 @@ class DriverMachine(RuleBasedStateMachine):
     def _planned(self, plan: Any) -> Act:
         revision = f"r{len(self._acts)}"
         match plan:
-            case Say(key, ids, at, due_at, claim, tail, owner):
-                how = {"revision": revision, "at": at, "due_at": due_at, "claim": claim, "tail": tail, "owner": owner}
+            case Say(key, ids, at, due_at, lease, tail, owner):
+                how = {"revision": revision, "at": at, "due_at": due_at, "lease": lease, "tail": tail, "owner": owner}
                 return Act("append", (key, said(*ids)), how)
             case Put(key, seen, makes, crossed, ids, since, drop, fields):
                 rows = self._rows[::-1]
                 how = {"replaces": None, "entries": said(*ids), "since": since, "drop": drop}
                 if makes or not rows:
-                    return Act("write", (Row(key=key, revision=revision, born=revision, **fields),), how)
+                    return Act("write", (Row(key=key, revision=revision, incarnation=revision, **fields),), how)
                 row = rows[seen % len(rows)]
                 how["replaces"] = row.revision
-                born = rows[(seen + crossed) % len(rows)].born
-                return Act("write", (structs.replace(row, revision=revision, born=born, **fields),), how)
+                incarnation = rows[(seen + crossed) % len(rows)].incarnation
+                return Act("write", (structs.replace(row, revision=revision, incarnation=incarnation, **fields),), how)
             case Wipe(key, at):
                 return Act("erase", (key,), {"at": at})
             case Look(key, tail):

@@ -261,11 +261,11 @@ class PostgresqlDriver(Openable):
         revision: str,
         at: float,
         due_at: float | None = None,
-        claim: Lease | None = None,
+        lease: Lease | None = None,
         tail: int = 0,
         owner: str = "",
     ) -> Appended:
-        row = create_row(key, revision=revision, at=at, due_at=due_at, claim=claim, owner=owner)
+        row = create_row(key, revision=revision, at=at, due_at=due_at, lease=lease, owner=owner)
         act = Act("append", row, None, entries, tail)
         appended: Appended = await self._combiner("write").call(self._acts, act)
         return appended
@@ -301,7 +301,7 @@ class PostgresqlDriver(Openable):
         return rows
 
     async def erase(self, key: Key, *, at: float) -> None:
-        row = Row(key=key, revision="", born="", updated_at=at)
+        row = Row(key=key, revision="", incarnation="", updated_at=at)
         await self._combiner("write").call(self._acts, Act("erase", row, since=at - TOMBSTONE_KEPT_S))
 
     async def announce(self, marks: Collection[str]) -> None:
@@ -820,9 +820,9 @@ def _act_arguments(acts: list[Act]) -> tuple[Any, ...]:
     numbers: list[float | None] = []
     entries: list[Entry] = []
     for kind, row, replaces, added, since, drop in acts:
-        texts += (kind, *row.key, row.revision, row.born, replaces, row.owner, row.claim)
+        texts += (kind, *row.key, row.revision, row.incarnation, replaces, row.owner, row.lease)
         asked = any([entry.id for entry in added])
-        numbers += (row.updated_at, row.recent, row.due_at, row.claimed_until, row.head, since, drop, len(added), asked)
+        numbers += (row.updated_at, row.recent, row.due_at, row.leased_until, row.head, since, drop, len(added), asked)
         entries += added
     return (
         texts,
@@ -905,14 +905,14 @@ def _row(key: Key, found: Sequence[Any]) -> Row:
     return Row(
         key=key,
         revision=found[1],
-        born=found[2],
+        incarnation=found[2],
         head=found[3],
         body=found[4],
         owner=found[5],
         updated_at=found[6],
         due_at=found[7],
-        claim=found[8],
-        claimed_until=found[9],
+        lease=found[8],
+        leased_until=found[9],
     )
 
 

@@ -122,11 +122,11 @@ class RedisDriver(Openable):
         revision: str,
         at: float,
         due_at: float | None = None,
-        claim: Lease | None = None,
+        lease: Lease | None = None,
         tail: int = 0,
         owner: str = "",
     ) -> Appended:
-        row = create_row(key, revision=revision, at=at, due_at=due_at, claim=claim, owner=owner)
+        row = create_row(key, revision=revision, at=at, due_at=due_at, lease=lease, owner=owner)
         return acts.append_answer(key, await self._opened("written").act(self._acts.append(row, entries, tail)))
 
     async def write(
@@ -173,7 +173,7 @@ class RedisDriver(Openable):
             there = acts.read_answer(key, await servers.act(self._acts.read(key, 0)))
         except Corrupt:
             # Whoever reads it is told what is wrong; the others must not have to wait for that.
-            return Row(key=key, revision="", born="", due_at=at[0] if index == "due" else None)
+            return Row(key=key, revision="", incarnation="", due_at=at[0] if index == "due" else None)
         return there[0] if there and acts.place_of(index, there[0]) == at else None
 
     async def erase(self, key: Key, *, at: float) -> None:

@@ -142,7 +142,7 @@ class Acts:
 
     def write(self, row: Row, replaces: str | None, entries: Sequence[Entry], since: int, drop: int) -> Act:
         """`Driver.write`."""
-        arguments = [bounded(since), *_fields(row), row.born, row.head, _small(row.body), bounded(drop)]
+        arguments = [bounded(since), *_fields(row), row.incarnation, row.head, _small(row.body), bounded(drop)]
         arguments += ("" if replaces is None else "=" + replaces, *_packed(entries))
         return Act(WRITE, _home(self.prefix, self.epoch, row.key), arguments, writes=True)
 
@@ -326,10 +326,10 @@ def _time(at: float) -> bytes:
 
 
 def _fields(row: Row) -> list[Argument]:
-    """revision at recent owner due claim until; what is not there is ''."""
+    """revision at recent owner due lease until; what is not there is ''."""
     due = "" if row.due_at is None else _time(row.due_at)
-    until = _time(row.claimed_until) if row.claimed_until else ""
-    return [row.revision, _time(row.updated_at), -row.recent, row.owner, due, row.claim or "", until]
+    until = _time(row.leased_until) if row.leased_until else ""
+    return [row.revision, _time(row.updated_at), -row.recent, row.owner, due, row.lease or "", until]
 
 
 def _packed(entries: Sequence[Entry]) -> list[Argument]:
@@ -352,19 +352,19 @@ def _entry(number: int, stored: bytes) -> Entry:
 
 
 def _row(key: Key, stored: list[Any]) -> Row:
-    revision, born, head, at, _, owner, due, claim, until, body = stored
+    revision, incarnation, head, at, _, owner, due, lease, until, body = stored
     try:
         return Row(
             key=key,
             revision=revision.decode(),
-            born=born.decode(),
+            incarnation=incarnation.decode(),
             head=int(head),
             body=unpack(body or b""),
             owner=(owner or b"").decode(),
             updated_at=float(at),
             due_at=float(due) if due else None,
-            claim=claim.decode() if claim else None,
-            claimed_until=float(until or 0.0),
+            lease=lease.decode() if lease else None,
+            leased_until=float(until or 0.0),
         )
     except (ValueError, TypeError, AttributeError) as fault:
         raise Corrupt(f"{key}: its row cannot be read ({fault}). Nothing was changed.") from fault

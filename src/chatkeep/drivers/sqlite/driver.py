@@ -127,11 +127,11 @@ class SqliteDriver(Openable):
         revision: str,
         at: float,
         due_at: float | None = None,
-        claim: Lease | None = None,
+        lease: Lease | None = None,
         tail: int = 0,
         owner: str = "",
     ) -> Appended:
-        row = create_row(key, revision=revision, at=at, due_at=due_at, claim=claim, owner=owner)
+        row = create_row(key, revision=revision, at=at, due_at=due_at, lease=lease, owner=owner)
 
         def act(db: apsw.Connection) -> Appended:
             return self._append(db, row, entries, tail)
@@ -254,11 +254,11 @@ class SqliteDriver(Openable):
                 key.tenant,
                 key.id,
                 replaces,
-                row.born,
+                row.incarnation,
                 row.recent,
                 row.due_at,
-                row.claim,
-                row.claimed_until,
+                row.lease,
+                row.leased_until,
                 row.owner,
                 *ids,
             )
@@ -676,14 +676,14 @@ def _values(row: Row, body: bytes) -> dict[str, Any]:
         "tenant": row.key.tenant,
         "id": row.key.id,
         "revision": row.revision,
-        "born": row.born,
+        "born": row.incarnation,
         "body": body,
         "owner": row.owner,
         "at": row.updated_at,
         "recent": row.recent,
         "due_at": row.due_at,
-        "claim": row.claim,
-        "claimed_until": row.claimed_until,
+        "claim": row.lease,
+        "claimed_until": row.leased_until,
     }
 
 
@@ -692,18 +692,18 @@ def _numbered(ids: Sequence[str]) -> dict[str, str]:
 
 
 def _row(key: Key, found: tuple[Any, ...]) -> Row:
-    revision, born, head, body, owner, updated_at, due_at, claim, claimed_until = found
+    revision, incarnation, head, body, owner, updated_at, due_at, lease, leased_until = found
     return Row(
         key=key,
         revision=revision,
-        born=born,
+        incarnation=incarnation,
         head=head,
         body=unpack(body),
         owner=owner,
         updated_at=updated_at,
         due_at=due_at,
-        claim=claim,
-        claimed_until=claimed_until,
+        lease=lease,
+        leased_until=leased_until,
     )
 
 
