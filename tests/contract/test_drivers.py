@@ -11,8 +11,8 @@ import pytest
 
 from chatkeep.drivers.base import Driver
 from chatkeep.drivers.sqlite.driver import SqliteDriver
-from chatkeep.testing import DriverContract
-from chatkeep.testing.broken import Intact, empty_shelf
+from chatkeep.testing import DriverContract, Intact
+from chatkeep.testing.contract.broken import empty_shelf
 
 
 class TestMemory(DriverContract):

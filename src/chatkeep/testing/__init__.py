@@ -10,7 +10,6 @@ import sys
 if "pytest" in sys.modules:  # so that a failed clause shows what was compared
     sys.modules["pytest"].register_assert_rewrite(f"{__name__}.contract", f"{__name__}.machine")
 
-from .broken import BROKEN, Intact
-from .contract import DriverContract
+from .contract import BROKEN, DriverContract, Intact
 
 __all__ = ["BROKEN", "DriverContract", "Intact"]

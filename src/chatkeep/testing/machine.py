@@ -31,7 +31,7 @@ from msgspec import structs
 
 from ..drivers.base import Ability, Appended, Driver, Entry, Key, Lease, Row
 from ..errors import Conflict, Duplicate
-from .contract import INDEXES, LOTS, paged, said
+from .contract.steps import INDEXES, LOTS, paged, said
 
 KEYS = (Key("", "ab"), Key("a", "b"), Key("", "AB"))
 OWNERS = ("", "eve", "bob")

@@ -1,0 +1,72 @@
+"""What every driver must do, one test for each clause. Say how yours is opened, and run it under pytest:
+
+    class TestMine(DriverContract):
+        @pytest.fixture(autouse=True)
+        def fresh_store(self, tmp_path):
+            self.url = f"mine://{tmp_path}/chat"
+
+        async def open_driver(self):
+            driver = MyDriver(self.url)
+            await driver.open()
+            return driver
+
+        async def empty_store(self):
+            shutil.rmtree(...)
+
+Tests are coroutines: they need pytest-asyncio in auto mode, or its mark on the class.
+
+Each file of this package has the clauses of one subject and, below them, the drivers that break them.
+"""
+
+from __future__ import annotations
+
+from .announcements import Announcements
+from .appending import Appending
+from .backups import Backups
+from .batches import Batches
+from .broken import BROKEN, Intact
+from .conflicts import Conflicts
+from .durability import Durability
+from .epochs import Epochs
+from .erasing import Erasing
+from .examining import Examining
+from .ids import Ids
+from .indexes import Indexes
+from .leases import Leases
+from .logs import Logs
+from .numbering import Numbering
+from .opening import Opening
+from .queries import Queries
+from .reading import Reading
+from .retention import Retention
+from .retries import Retries
+from .values import Values
+from .writing import Writing
+
+__all__ = ["BROKEN", "DriverContract", "Intact"]
+
+
+class DriverContract(
+    Reading,
+    Logs,
+    Appending,
+    Numbering,
+    Ids,
+    Writing,
+    Conflicts,
+    Retries,
+    Retention,
+    Leases,
+    Indexes,
+    Erasing,
+    Values,
+    Batches,
+    Opening,
+    Epochs,
+    Durability,
+    Announcements,
+    Examining,
+    Backups,
+    Queries,
+):
+    """The clauses of `Driver`. What a driver has no ability for is skipped."""

@@ -1,0 +1,328 @@
+"""Clauses on what `erase` leaves: nothing but a mark against acts that come late. The drivers that break them stand below."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from typing import Any
+
+from ...drivers.base import TOMBSTONE_KEPT_S, Ability, Appended, Driver, Entry, Index, Key, Row
+from ...errors import Conflict
+from .broken import Intact, caught_by
+from .clauses import Clauses, clause
+from .steps import ADA, BOB, INDEXES, LOTS, changed, found, names, numbers, refused, said, together, written
+
+
+class Erasing(Clauses):
+    """What `erase` leaves: nothing but a mark against acts that come late."""
+
+    @clause
+    async def test_an_erasure_leaves_nothing(self, driver: Driver) -> None:
+        """Neither row, log, ids nor a place in any index; a new conversation begins at 1."""
+        row = await written(driver, ADA, body=b"state", owner="eve", due_at=3.0)
+        await driver.append(ADA, said("a", "b"), revision="r1", at=2.0)
+        await driver.append(BOB, said("a"), revision="r1", at=2.0, due_at=1.0, owner="eve")
+        others = await found(driver, BOB)
+        await driver.erase(ADA, at=10.0)
+
+        assert None is await driver.read(ADA, tail=9)
+        assert [] == await driver.entries(ADA, after=0, limit=9)
+        assert [] == await driver.entries(ADA, before=99, limit=9)
+        if Ability.SCAN in driver.abilities:
+            assert [["bob"]] * 4 == [await names(driver, index, owner="eve") for index in INDEXES]
+
+        answer = await driver.append(ADA, said("b", "a"), revision="r2", at=11.0, tail=9)
+
+        assert (
+            Appended(
+                Row(key=ADA, revision="r2", incarnation="r2", head=2, updated_at=11.0),
+                [Entry(1, "b", "user", b"b"), Entry(2, "a", "user", b"a")],
+                {},
+            )
+            == answer
+        )
+        assert row.incarnation != answer.row.incarnation
+        assert others == await found(driver, BOB)
+
+    @clause
+    async def test_erasing_twice_or_nothing_is_fine(self, driver: Driver) -> None:
+        """What is not there is gone as well as what was."""
+        await driver.erase(ADA, at=1.0)
+        await driver.append(ADA, said("a"), revision="r1", at=2.0)
+        await driver.erase(ADA, at=3.0)
+        await driver.erase(ADA, at=3.0)
+
+        assert None is await driver.read(ADA, tail=9)
+
+    @clause
+    async def test_an_erasure_among_racing_appends_leaves_no_orphan(
+        self, one: Driver, two: Driver, three: Driver
+    ) -> None:
+        """Whatever comes before it is gone, whatever comes after it is whole."""
+        for turn in range(5):
+            at = 100.0 * turn
+            acts: list[Awaitable[Any]] = [
+                (one, two, three)[n % 3].append(ADA, said(f"m{n}"), revision=f"{turn}.{n}", at=at + n, tail=LOTS)
+                for n in range(1, 16)
+            ]
+            acts[7:7] = [two.erase(ADA, at=at + 5)]
+            for answer in await together(acts):
+                if isinstance(answer, Appended):
+                    assert list(range(1, answer.row.head + 1)) == numbers(answer.tail)
+                else:
+                    assert answer is None or answer.erased_at is not None
+            there = await one.read(ADA, tail=LOTS)
+            log = await two.entries(ADA, after=0, limit=LOTS)
+            if there is not None:
+                assert list(range(1, there[0].head + 1)) == numbers(there[1])
+                assert log == there[1]
+            else:
+                assert [] == log
+            await three.erase(ADA, at=at + 50)
+            answer = await one.append(ADA, said("m1"), revision=f"{turn}", at=at + 51, tail=9)
+
+            assert (1, [1], {}) == (answer.row.head, numbers(answer.tail), answer.known)
+            await one.erase(ADA, at=at + 60)
+
+    @clause
+    async def test_an_append_from_before_an_erasure_is_refused(self, driver: Driver) -> None:
+        """Not later than the mark means refused, and the refusal names the mark; a later one is welcome."""
+        for row_is_there in (True, False):
+            key = ADA if row_is_there else BOB
+            if row_is_there:
+                await driver.append(key, said("a"), revision="r1", at=1.0)
+            await driver.erase(key, at=10.0)
+            for at in (1.0, 9.999, 10.0):
+                conflict = await refused(Conflict, driver.append(key, said("b"), revision="late", at=at))
+
+                assert (None, 10.0) == (conflict.row, conflict.erased_at)
+            assert None is await driver.read(key, tail=9)
+            assert [] == await driver.entries(key, after=0, limit=9)
+
+            answer = await driver.append(key, said("b"), revision="new", at=10.001)
+
+            assert ("new", 1) == (answer.row.incarnation, answer.row.head)
+
+    @clause
+    async def test_a_creation_from_before_an_erasure_is_refused(self, driver: Driver) -> None:
+        """A write that would create the conversation, by the time of its row."""
+        await driver.write(Row(key=ADA, revision="r1", incarnation="r1", updated_at=1.0), replaces=None)
+        await driver.erase(ADA, at=10.0)
+        for at in (1.0, 10.0):
+            act = Row(key=ADA, revision="late", incarnation="late", updated_at=at)
+            conflict = await refused(Conflict, driver.write(act, replaces=None, entries=said("a")))
+
+            assert (None, 10.0, []) == (conflict.row, conflict.erased_at, list(conflict.entries))
+        assert None is await driver.read(ADA, tail=9)
+        assert [] == await driver.entries(ADA, after=0, limit=9)
+
+        await driver.write(Row(key=ADA, revision="new", incarnation="new", updated_at=10.5), replaces=None)
+
+        assert "new" == (await found(driver, ADA))[0].incarnation
+
+    @clause
+    async def test_the_mark_outlives_a_new_conversation_of_that_key(self, driver: Driver) -> None:
+        """A delayed append of the old one does not get into the new one, not even where the new one knows its id."""
+        await driver.append(ADA, said("a"), revision="r1", at=1.0)
+        await driver.erase(ADA, at=10.0)
+        row = (await driver.append(ADA, said("a"), revision="r2", at=11.0)).row
+        for ids in ("b", "a"), ("b",), ("a",):
+            conflict = await refused(Conflict, driver.append(ADA, said(*ids), revision="late", at=9.0))
+
+            assert (row, 10.0) == (conflict.row, conflict.erased_at)
+        assert (row, [1]) == ((await found(driver, ADA))[0], numbers((await found(driver, ADA))[1]))
+
+        row = await driver.write(changed(row, "r3", updated_at=12.0), replaces="r2")
+        await refused(Conflict, driver.append(ADA, said("b"), revision="late", at=9.0))
+
+        assert 2 == (await driver.append(ADA, said("b"), revision="r4", at=13.0)).row.head
+
+    @clause
+    async def test_the_mark_is_not_earlier_than_the_row_it_erased(self, driver: Driver) -> None:
+        """An eraser whose clock is behind still wins against every act that the row had seen."""
+        await driver.append(ADA, said("a"), revision="r1", at=100.0)
+        await driver.erase(ADA, at=10.0)
+        conflict = await refused(Conflict, driver.append(ADA, said("a"), revision="r1", at=100.0))
+
+        assert 100.0 == conflict.erased_at
+        assert None is await driver.read(ADA, tail=9)
+
+    @clause
+    async def test_the_mark_never_goes_back(self, driver: Driver) -> None:
+        """A second erasure with an earlier time takes nothing away from the first."""
+        await driver.erase(ADA, at=100.0)
+        await driver.erase(ADA, at=50.0)
+        conflict = await refused(Conflict, driver.append(ADA, said("a"), revision="r", at=70.0))
+
+        assert 100.0 == conflict.erased_at
+
+        await driver.erase(ADA, at=150.0)
+
+        assert 150.0 == (await refused(Conflict, driver.append(ADA, said("a"), revision="r", at=120.0))).erased_at
+
+    @clause
+    async def test_the_mark_stands_as_long_as_promised(self, driver: Driver) -> None:
+        """Other erasures do not sweep it away too early, and it concerns no key but its own."""
+        await driver.erase(ADA, at=1000.0)
+        await driver.erase(BOB, at=1000.0 + TOMBSTONE_KEPT_S - 1)
+        await refused(Conflict, driver.append(ADA, said("a"), revision="r", at=1000.0))
+        for key in (Key("", "ad"), Key("", "adaa"), Key("a", "da"), Key("t", "ada"), Key("", "Ada")):
+            assert 1 == (await driver.append(key, said("a"), revision="r", at=1.0)).row.head
+
+
+# Drivers that break these clauses
+
+
+@caught_by("an_erasure_leaves_nothing", "every_index_shows_the_row_as_it_is_stored")
+class ScansShowGhosts(Intact):
+    """The recent index is not told of changes and erasures."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self._first: dict[Key, Row] = {}
+
+    async def append(self, key: Key, entries: Sequence[Entry], **how: Any) -> Appended:
+        answer = await super().append(key, entries, **how)
+        self._first.setdefault(key, answer.row)
+        return answer
+
+    async def scan(self, index: Index, *, limit: int, **how: Any) -> list[Row]:
+        return list(self._first.values()) if index == "recent" else await super().scan(index, limit=limit, **how)
+
+
+@caught_by("an_erasure_leaves_nothing", "an_erasure_among_racing_appends_leaves_no_orphan")
+class EraseLeavesIds(Intact):
+    """The next conversation of that key is told that its messages are known."""
+
+    async def erase(self, key: Key, *, at: float) -> None:
+        ids = self._shelf.ids.get(key, {})
+        await super().erase(key, at=at)
+        self._shelf.ids[key] = ids
+
+
+@caught_by("an_erasure_leaves_nothing", "an_erasure_among_racing_appends_leaves_no_orphan")
+class EraseLeavesEntries(Intact):
+    """Entries hang on the key, and stay when the row goes."""
+
+    async def erase(self, key: Key, *, at: float) -> None:
+        log = self._shelf.logs.get(key, {})
+        await super().erase(key, at=at)
+        self._shelf.logs[key] = log
+
+    def _after(self, key: Key, number: int) -> list[Entry]:
+        return [entry for found, entry in sorted(self._shelf.logs.get(key, {}).items()) if found > number]
+
+
+@caught_by("erasing_twice_or_nothing_is_fine", raises=KeyError)
+class ErasingNothingFails(Intact):
+    """Nothing to erase is an error."""
+
+    async def erase(self, key: Key, *, at: float) -> None:
+        if key not in self._shelf.rows:
+            raise KeyError(key)
+        await super().erase(key, at=at)
+
+
+@caught_by(
+    "an_append_from_before_an_erasure_is_refused",
+    "a_creation_from_before_an_erasure_is_refused",
+    "the_mark_outlives_a_new_conversation_of_that_key",
+    "the_mark_is_not_earlier_than_the_row_it_erased",
+)
+class NoTombstone(Intact):
+    """A delayed act brings back what was erased."""
+
+    def _refuse_erased(self, key: Key, at: float) -> None:
+        pass
+
+
+@caught_by("an_append_from_before_an_erasure_is_refused", "the_mark_never_goes_back")
+class MarkNotNamed(Intact):
+    """The refused caller cannot tell an erasure from a race."""
+
+    def _refuse_erased(self, key: Key, at: float) -> None:
+        try:
+            super()._refuse_erased(key, at)
+        except Conflict as conflict:
+            conflict.erased_at = None
+            raise
+
+
+@caught_by("an_append_from_before_an_erasure_is_refused", "a_creation_from_before_an_erasure_is_refused")
+class SameTimeIsLater(Intact):
+    """An act of the very time of the mark passes."""
+
+    def _refuse_erased(self, key: Key, at: float) -> None:
+        if at != self._shelf.erased.get(key):
+            super()._refuse_erased(key, at)
+
+
+@caught_by("a_creation_from_before_an_erasure_is_refused")
+class CreationsUnmarked(Intact):
+    """Only appends look at the mark."""
+
+    async def write(self, row: Row, **how: Any) -> Row:
+        mark = self._shelf.erased.pop(row.key, None)
+        try:
+            return await super().write(row, **how)
+        finally:
+            if mark is not None:
+                self._shelf.erased[row.key] = mark
+
+
+@caught_by("the_mark_outlives_a_new_conversation_of_that_key")
+class MarkGoneWithANewConversation(Intact):
+    """The mark is looked at only where there is no row."""
+
+    def _refuse_erased(self, key: Key, at: float) -> None:
+        if key not in self._shelf.rows:
+            super()._refuse_erased(key, at)
+
+
+@caught_by("the_mark_outlives_a_new_conversation_of_that_key")
+class KnownBeforeTheMark(Intact):
+    """A delayed append whose ids the new conversation has is answered from it."""
+
+    async def append(self, key: Key, entries: Sequence[Entry], **how: Any) -> Appended:
+        row, known = self._shelf.rows.get(key), self._known(key, entries)
+        if row and all(entry.id in known for entry in entries):
+            return Appended(row, self._after(key, row.head - how.get("tail", 0)), known)
+        return await super().append(key, entries, **how)
+
+
+@caught_by("the_mark_is_not_earlier_than_the_row_it_erased")
+class MarkIgnoresTheRow(Intact):
+    """The mark is the eraser's time, however far its clock is behind."""
+
+    async def erase(self, key: Key, *, at: float) -> None:
+        before = self._shelf.erased.get(key, at)
+        await super().erase(key, at=at)
+        self._shelf.erased[key] = max(at, before)
+
+
+@caught_by("the_mark_never_goes_back")
+class MarkGoesBack(Intact):
+    """The last erasure sets the mark, whenever it was asked for."""
+
+    async def erase(self, key: Key, *, at: float) -> None:
+        self._shelf.erased.pop(key, None)
+        await super().erase(key, at=at)
+
+
+@caught_by("the_mark_stands_as_long_as_promised")
+class MarksForgottenSoon(Intact):
+    """A mark stands for an hour."""
+
+    async def erase(self, key: Key, *, at: float) -> None:
+        await super().erase(key, at=at)
+        for other in [other for other, mark in self._shelf.erased.items() if mark < at - 3600]:
+            del self._shelf.erased[other]
+
+
+@caught_by("the_mark_stands_as_long_as_promised", raises=Conflict)
+class MarksOfTooMany(Intact):
+    """A mark is found by a key that is only similar."""
+
+    def _refuse_erased(self, key: Key, at: float) -> None:
+        for other in list(self._shelf.erased):
+            if other.id.lower() == key.id.lower():
+                super()._refuse_erased(other, at)

@@ -1,0 +1,270 @@
+"""Clauses on finding conversations with `scan`. The drivers that break them stand below."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import structs
+
+from ...drivers.base import RECENT_GRAIN_S, Ability, Appended, Driver, Entry, Index, Key, Row
+from .broken import Intact, caught_by
+from .clauses import Clauses, clause
+from .steps import ADA, INDEXES, LOTS, changed, found, names, need, paged, said, written
+
+
+class Indexes(Clauses):
+    """Finding conversations with `scan`."""
+
+    @clause
+    async def test_scan_by_key_goes_by_tenant_and_id(self, driver: Driver) -> None:
+        """In the order of code points, over all tenants or within one."""
+        need(driver, Ability.SCAN)
+        keys = [Key(tenant, name) for tenant in ("", "b", "a") for name in ("z", "Z", "é", "a/b", "a", "😀", "\uffff")]
+        for key in keys:
+            await driver.append(key, said("m"), revision="r", at=1.0)
+
+        assert sorted(keys) == [row.key for row in await driver.scan("key", limit=LOTS)]
+        assert sorted(key for key in keys if key.tenant == "b") == [
+            row.key for row in await driver.scan("key", tenant="b", limit=LOTS)
+        ]
+        assert [] == await driver.scan("key", tenant="nobody", limit=LOTS)
+
+    @clause
+    async def test_scan_by_due_shows_what_has_to_be_looked_at(self, driver: Driver) -> None:
+        """Earliest first, up to and including `until`, and nothing that has no due time."""
+        need(driver, Ability.SCAN)
+        for name, due_at in (("c", 30.0), ("a", 20.0), ("never", None), ("b", 10.0), ("d", 40.5)):
+            await driver.append(Key("t", name), said("m"), revision="r", at=1.0, due_at=due_at)
+        await driver.append(Key("u", "e"), said("m"), revision="r", at=1.0, due_at=15.0)
+
+        assert ["b", "e", "a", "c", "d"] == await names(driver, "due")
+        assert ["b", "e", "a", "c"] == await names(driver, "due", until=30.0)
+        assert ["b", "e", "a"] == await names(driver, "due", until=29.999)
+        assert ["b", "a", "c"] == await names(driver, "due", until=40.0, tenant="t")
+        assert [] == await names(driver, "due", until=9.0)
+        assert ["b", "e"] == await names(driver, "due", limit=2)
+        assert [] == await names(driver, "due", limit=0)
+
+    @clause
+    async def test_scan_by_owner_shows_the_conversations_of_one(self, driver: Driver) -> None:
+        """By id within a tenant; of another's, and of nobody's, none."""
+        need(driver, Ability.SCAN)
+        for tenant, name, owner in (
+            ("", "b", "eve"),
+            ("", "c", "bob"),
+            ("", "a", "eve"),
+            ("", "d", ""),
+            ("t", "e", "eve"),
+        ):
+            await driver.append(Key(tenant, name), said("m"), revision="r", at=1.0, owner=owner)
+
+        assert ["a", "b"] == await names(driver, "owner", tenant="", owner="eve")
+        assert ["e"] == await names(driver, "owner", tenant="t", owner="eve")
+        assert ["a", "b", "e"] == await names(driver, "owner", owner="eve")
+        assert ["a"] == await names(driver, "owner", tenant="", owner="eve", limit=1)
+        assert [] == await names(driver, "owner", tenant="", owner="ev")
+        assert [] == await names(driver, "owner", tenant="", owner="")
+        assert [] == await names(driver, "owner", owner="")
+
+    @clause
+    async def test_a_new_owner_moves_the_row_in_the_index(self, driver: Driver) -> None:
+        """Written to another, or to nobody, it is found there and no longer here."""
+        need(driver, Ability.SCAN)
+        row = (await driver.append(ADA, said("m"), revision="r1", at=1.0, owner="eve")).row
+        row = await driver.write(changed(row, "r2", owner="bob"), replaces="r1")
+
+        assert ([], ["ada"]) == (await names(driver, "owner", owner="eve"), await names(driver, "owner", owner="bob"))
+
+        row = await driver.write(changed(row, "r3", owner=""), replaces="r2")
+
+        assert [] == await names(driver, "owner", owner="bob")
+
+        await driver.write(changed(row, "r4", owner="eve"), replaces="r3")
+
+        assert ["ada"] == await names(driver, "owner", tenant="", owner="eve")
+
+    @clause
+    async def test_scan_by_recent_shows_the_last_changed_first(self, driver: Driver) -> None:
+        """In steps of a minute, and by tenant and id within one, so that a quick exchange reorders nothing."""
+        need(driver, Ability.SCAN)
+        step = RECENT_GRAIN_S
+        for name, at in (("c", 5 * step), ("a", 7 * step + 9), ("b", 7 * step + 1), ("d", 9 * step)):
+            await driver.append(Key("", name), said("m"), revision="r1", at=at)
+        await driver.append(Key("t", "a"), said("m"), revision="r1", at=7 * step)
+
+        assert ["d", "a", "b", "a", "c"] == await names(driver, "recent")
+        assert ["d", "a", "b", "c"] == await names(driver, "recent", tenant="")
+        assert ["d", "a"] == await names(driver, "recent", limit=2)
+
+        await driver.append(Key("", "b"), said("n"), revision="r2", at=8 * step - 1)
+        row = (await found(driver, Key("", "c")))[0]
+        await driver.write(changed(row, "r2", updated_at=8 * step), replaces="r1")
+
+        assert ["d", "c", "a", "b"] == await names(driver, "recent", tenant="")
+
+    @clause
+    async def test_pages_of_any_size_show_each_row_once_and_in_order(self, driver: Driver) -> None:
+        """Also where many rows stand at the same place of the index."""
+        need(driver, Ability.SCAN)
+        chance = random.Random(3)
+        for tenant in ("", "t", "t/"):
+            for n in range(10):
+                row = Row(
+                    key=Key(tenant, f"{n}"),
+                    revision="r",
+                    incarnation="r",
+                    body=b"%d" % n,
+                    owner=chance.choice(["", "eve", "bob"]),
+                    updated_at=chance.choice([0.0, 100.0, 130.0, 1e9]),
+                    due_at=chance.choice([None, 0.0, 50.0, 50.0, 1e9]),
+                    leased_until=chance.choice([0.0, 0.0, 70.0]),
+                )
+                await driver.write(row, replaces=None)
+        rows = [(await found(driver, Key(tenant, f"{n}")))[0] for tenant in ("", "t", "t/") for n in range(10)]
+        for within in (None, "", "t", "t/"):
+            near = [row for row in rows if within in (None, row.key.tenant)]
+            expected: dict[Index, list[Row]] = {
+                "key": sorted(near, key=lambda row: row.key),
+                "due": [row for row in near if row.due_at is not None and (row.wake or 0.0) <= 70.0],
+                "owner": sorted((row for row in near if row.owner == "eve"), key=lambda row: row.key),
+                "recent": sorted(near, key=lambda row: (-(row.updated_at // RECENT_GRAIN_S), row.key)),
+            }
+            for index, wanted in expected.items():
+                for size in (1, 2, 3, 7, LOTS):
+                    shown = await paged(driver, index, size, tenant=within, owner="eve", until=70.0)
+                    if index == "due":  # where it leaves the order of ties open
+                        assert sorted(row.wake or 0.0 for row in wanted) == [row.wake for row in shown]
+                        shown, wanted = (sorted(some, key=lambda row: row.key) for some in (shown, wanted))
+
+                    assert wanted == shown
+
+    @clause
+    async def test_paging_goes_on_though_what_was_shown_has_moved(self, driver: Driver) -> None:
+        """The place behind the last page is where that row stood when it was shown."""
+        need(driver, Ability.SCAN)
+        for n in range(4):
+            await driver.append(
+                Key("", f"{n}"), said("m"), revision="r", at=1000.0 - 60 * n, due_at=float(n), owner="eve"
+            )
+        for index in ("due", "recent", "key", "owner"):
+            last_row = (await driver.scan(index, owner="eve", limit=2))[-1]
+            row = (await found(driver, last_row.key))[0]
+            moved = changed(row, f"{index}", due_at=99.0, updated_at=9000.0)
+            await driver.write(moved, replaces=row.revision)
+            rest = [row.key.id for row in await driver.scan(index, owner="eve", after=last_row, limit=9)]
+
+            assert ["2", "3"] == [name for name in rest if name in "23"]
+            assert "0" not in rest
+            await driver.write(structs.replace(row, revision=f"{index} back"), replaces=f"{index}")
+        last_row = (await driver.scan("key", limit=2))[-1]
+        await driver.erase(last_row.key, at=9000.0)
+
+        assert ["2", "3"] == [row.key.id for row in await driver.scan("key", after=last_row, limit=9)]
+
+    @clause
+    async def test_every_index_shows_the_row_as_it_is_stored(self, driver: Driver) -> None:
+        """Whole, body and all, after each kind of act."""
+        need(driver, Ability.SCAN)
+        row = await written(driver, ADA, body=b"state", owner="eve", due_at=3.0, lease="c", leased_until=4.0)
+        for _ in range(3):
+            for index in INDEXES:
+                assert [row] == await driver.scan(index, owner="eve", limit=9)
+            row = (await driver.append(ADA, said(f"{row.head}"), revision=f"{row.head}", at=row.updated_at + 100)).row
+
+
+# Drivers that break these clauses
+
+
+@caught_by("scan_by_key_goes_by_tenant_and_id")
+class OrderedLikePeople(Intact):
+    """Keys are compared without regard to case, as a collation does."""
+
+    async def scan(self, index: Index, *, limit: int, **how: Any) -> list[Row]:
+        rows = await super().scan(index, limit=1 << 30, **how)
+        return (
+            sorted(rows, key=lambda row: [part.lower() for part in row.key])[:limit] if index == "key" else rows[:limit]
+        )
+
+
+@caught_by("scan_by_due_shows_what_has_to_be_looked_at")
+class UntilIsExcluded(Intact):
+    """What is due right now is shown a moment later."""
+
+    async def scan(self, index: Index, **how: Any) -> list[Row]:
+        rows = await super().scan(index, **how)
+        return [row for row in rows if index != "due" or how.get("until") is None or row.wake != how["until"]]
+
+
+@caught_by("scan_by_owner_shows_the_conversations_of_one")
+class OwnersByPrefix(Intact):
+    """An owner index that is searched by the beginning of the name."""
+
+    async def scan(self, index: Index, *, owner: str = "", limit: int, **how: Any) -> list[Row]:
+        if index != "owner":
+            return await super().scan(index, owner=owner, limit=limit, **how)
+        rows = await super().scan("key", limit=1 << 30, **how)
+        return [row for row in rows if row.owner.startswith(owner)][:limit]
+
+
+@caught_by("a_new_owner_moves_the_row_in_the_index")
+class OwnerIndexStuck(Intact):
+    """The owner index keeps whom it was told first."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self._first: dict[Key, str] = {}
+
+    async def append(self, key: Key, entries: Sequence[Entry], *, owner: str = "", **how: Any) -> Appended:
+        self._first.setdefault(key, owner)
+        return await super().append(key, entries, owner=owner, **how)
+
+    async def scan(self, index: Index, *, owner: str = "", **how: Any) -> list[Row]:
+        if index != "owner":
+            return await super().scan(index, owner=owner, **how)
+        return [row for row in await super().scan("key", **how) if self._first.get(row.key) == owner]
+
+
+@caught_by("scan_by_recent_shows_the_last_changed_first")
+class RecentToTheSecond(Intact):
+    """Every turn moves its row in the recent index."""
+
+    async def scan(self, index: Index, *, limit: int, **how: Any) -> list[Row]:
+        rows = await super().scan(index, limit=1 << 30, **how)
+        return (sorted(rows, key=lambda row: (-row.updated_at, row.key)) if index == "recent" else rows)[:limit]
+
+
+@caught_by("scan_by_key_goes_by_tenant_and_id", "scan_by_recent_shows_the_last_changed_first")
+class AllTenants(Intact):
+    """One tenant is shown the conversations of the others."""
+
+    async def scan(self, index: Index, *, tenant: str | None = None, **how: Any) -> list[Row]:
+        return await super().scan(index, **how)
+
+
+@caught_by("pages_of_any_size_show_each_row_once_and_in_order")
+class TiesLostOverPages(Intact):
+    """The next page begins behind the whole place where the last one ended."""
+
+    async def scan(self, index: Index, *, after: Row | None = None, limit: int, **how: Any) -> list[Row]:
+        rows = await super().scan(index, after=after, limit=1 << 30, **how)
+        if after and index == "due":
+            rows = [row for row in rows if row.wake != after.wake]
+        return rows[:limit]
+
+
+@caught_by("paging_goes_on_though_what_was_shown_has_moved")
+class PlaceLookedUpAgain(Intact):
+    """The place of the last page is where its last row stands now."""
+
+    async def scan(self, index: Index, *, after: Row | None = None, **how: Any) -> list[Row]:
+        return await super().scan(index, after=after and self._shelf.rows.get(after.key), **how)
+
+
+@caught_by("every_index_shows_the_row_as_it_is_stored")
+class ScansWithoutBodies(Intact):
+    """An index is thought to need no bodies."""
+
+    async def scan(self, index: Index, **how: Any) -> list[Row]:
+        return [structs.replace(row, body=b"") for row in await super().scan(index, **how)]

@@ -1,0 +1,112 @@
+"""Clauses on paging through a log with `entries`. The drivers that break them stand below."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...drivers.base import Driver, Entry, Key
+from ...errors import Conflict
+from .broken import Intact, caught_by
+from .clauses import Clauses, clause
+from .steps import ADA, changed, numbers, refused, said
+
+
+class Logs(Clauses):
+    """Paging through a log with `entries`."""
+
+    @clause
+    async def test_entries_go_forward_from_after(self, driver: Driver) -> None:
+        """The first *limit* numbered above it, oldest first."""
+        await driver.append(ADA, said(*"abcdefg"), revision="r1", at=1.0)
+        for after, limit, expected in (
+            (0, 3, "abc"),
+            (3, 3, "def"),
+            (6, 3, "g"),
+            (7, 3, ""),
+            (99, 3, ""),
+            (2, 0, ""),
+            (0, 99, "abcdefg"),
+        ):
+            assert expected == "".join(entry.id for entry in await driver.entries(ADA, after=after, limit=limit))
+
+    @clause
+    async def test_entries_go_back_from_before(self, driver: Driver) -> None:
+        """The last *limit* numbered below it, oldest first; without any bound, from the beginning."""
+        await driver.append(ADA, said(*"abcdefg"), revision="r1", at=1.0)
+        for before, limit, expected in (
+            (8, 3, "efg"),
+            (5, 3, "bcd"),
+            (2, 3, "a"),
+            (1, 3, ""),
+            (99, 1, "g"),
+            (5, 0, ""),
+            (99, 99, "abcdefg"),
+        ):
+            assert expected == "".join(entry.id for entry in await driver.entries(ADA, before=before, limit=limit))
+
+    @clause
+    async def test_entries_between_two_numbers_go_forward(self, driver: Driver) -> None:
+        """With both bounds, the first *limit* between them, neither included."""
+        await driver.append(ADA, said(*"abcdefg"), revision="r1", at=1.0)
+        for after, before, limit, expected in (
+            (2, 6, 9, "cde"),
+            (2, 6, 2, "cd"),
+            (2, 3, 9, ""),
+            (6, 2, 9, ""),
+            (0, 99, 1, "a"),
+            (2, 6, 0, ""),
+        ):
+            page = await driver.entries(ADA, after=after, before=before, limit=limit)
+
+            assert expected == "".join(entry.id for entry in page)
+
+    @clause
+    async def test_numbers_beyond_the_log_are_no_error(self, driver: Driver) -> None:
+        """Bounds that lie far outside are answered like any others."""
+        row = (await driver.append(ADA, said("a", "b"), revision="r1", at=1.0)).row
+        far = 10**15
+
+        assert [1, 2] == numbers(await driver.entries(ADA, before=far, limit=far))
+        assert [] == await driver.entries(ADA, after=far, limit=far)
+        assert [] == list((await refused(Conflict, driver.write(changed(row, "w"), replaces="x", since=far))).entries)
+        assert [1, 2] == numbers((await driver.append(ADA, said("a"), revision="r2", at=1.0, tail=far)).tail)
+
+
+# Drivers that break these clauses
+
+
+@caught_by("entries_go_forward_from_after")
+class AfterIsIncluded(Intact):
+    """`after` is taken for the first number of the page."""
+
+    async def entries(self, key: Key, *, after: int | None = None, **how: Any) -> list[Entry]:
+        return await super().entries(key, after=None if after is None else after - 1, **how)
+
+
+@caught_by("entries_go_back_from_before")
+class BeforeGivesTheFirst(Intact):
+    """Going back begins at the beginning of the log."""
+
+    async def entries(self, key: Key, *, after: int | None = None, **how: Any) -> list[Entry]:
+        return await super().entries(key, after=after or 0, **how)
+
+
+@caught_by("entries_between_two_numbers_go_forward")
+class BetweenGivesTheLast(Intact):
+    """With both bounds the page lies at the upper one."""
+
+    async def entries(
+        self, key: Key, *, after: int | None = None, before: int | None = None, limit: int
+    ) -> list[Entry]:
+        page = await super().entries(key, after=after, before=before, limit=1 << 30)
+        return page[-limit:] if after and before else page[:limit] if after is not None else page[-limit:]
+
+
+@caught_by("numbers_beyond_the_log_are_no_error", raises=OverflowError)
+class SmallNumbersOnly(Intact):
+    """Numbers are put into 32 bits somewhere."""
+
+    async def entries(self, key: Key, *, limit: int, **how: Any) -> list[Entry]:
+        if limit >= 1 << 31:
+            raise OverflowError("int too big to convert")
+        return await super().entries(key, limit=limit, **how)
