@@ -103,15 +103,13 @@ async def test_a_rebuilt_state_that_could_not_be_read_is_the_hooks_fault(opened:
 
 
 async def test_what_is_no_json_is_refused_wherever_it_would_be_stored(opened: Any) -> None:
-    """Parts, metadata, results of steps and the data of reminders: each would be something else when it is read."""
+    """Parts, metadata and the data of reminders: each would be something else when it is read."""
     price = {"price": Decimal("9.90")}
 
     async def bot(turn: Turn[Any]) -> Any:
         match turn.text:
             case "part":
                 return {"type": "offer", **price}
-            case "step":
-                await turn.step("pay", lambda: price)
             case "reminder":
                 turn.remind("1h", "later", price)
         return "ok"
@@ -119,7 +117,6 @@ async def test_what_is_no_json_is_refused_wherever_it_would_be_stored(opened: An
     keep = await opened(bot, attempts=1)
     for way, named in {
         "part": r"content\[0\]\.price is a Decimal",
-        "step": r"the result of step 'pay'\.price is a Decimal",
         "reminder": r"the data of reminder 'later'\.price is a Decimal",
     }.items():
         with pytest.raises(HandlerFailed, match=named):

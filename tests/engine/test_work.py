@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from datetime import date
 from decimal import Decimal
 from typing import Any
 
@@ -99,7 +101,7 @@ async def test_a_step_that_cannot_be_recorded_says_so(opened: Any) -> None:
     async def bot(turn: Turn[Any]) -> str:
         if turn.text == "ok":
             return await turn.step("call", unlucky)
-        work = {"large": lambda: "x" * 70_000, "no json": object, "price": lambda: [Decimal(1)], "": lambda: 1}[
+        work = {"large": lambda: "x" * 70_000, "no json": object, "endless": lambda: [math.inf], "": lambda: 1}[
             turn.text
         ]
         return await turn.step(turn.text, work)
@@ -110,11 +112,35 @@ async def test_a_step_that_cannot_be_recorded_says_so(opened: Any) -> None:
     for said, why in {
         "large": "70,002 bytes.*was done and could not",
         "no json": r"the result of step 'no json' is a object.*was done and could not",
-        "price": r"the result of step 'price'\[0\] is a Decimal.*was done and could not",
+        "endless": r"the result of step 'endless'\[0\] is the number inf.*was done and could not",
         "": "printable name",
     }.items():
         with pytest.raises(HandlerFailed, match=why):
             await keep.receive("ada", said, id=f"m-{said}")
+
+
+async def test_a_step_is_done_once_whatever_type_its_result_has(opened: Any) -> None:
+    """Its result comes as JSON has it, the first time as each time after."""
+    results = {"pair": (1, [(2,)]), "price": {"price": Decimal("9.90")}, "day": date(2026, 1, 2), "count": {1: "one"}}
+    done: list[str] = []
+    seen: list[Any] = []
+
+    async def bot(turn: Turn[Any]) -> str:
+        def work() -> Any:
+            done.append(turn.text)
+            return results[turn.text]
+
+        seen.append(await turn.step("work", work))
+        if seen.count(seen[-1]) == 1:
+            raise OSError("once more")
+        return "ok"
+
+    keep = await opened(bot, attempts=3)
+    for name in results:
+        await keep.receive("ada", name)
+
+    assert list(results) == done
+    assert [[1, [[2]]], {"price": "9.90"}, "2026-01-02", {"1": "one"}] == seen[::2] == seen[1::2]
 
 
 async def nagging(turn: Turn[Any]) -> str | None:

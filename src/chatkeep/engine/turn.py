@@ -78,7 +78,8 @@ class Turn(Generic[State]):
         Promised: the result is recorded before it is answered, so a turn that is tried again, here or elsewhere, gets
         the recorded one and *function* is not called. Not promised: that it is never called twice. A process that dies
         after the effect and before the record leaves nothing to know it by, so hand `turn.step_key(name)` to the other
-        side. A step that raises is not recorded. *function* may be async; its result is plain JSON of at most 64 KB.
+        side. A step that raises is not recorded. *function* may be async; its result is at most 64 KB of JSON, and is answered as JSON
+        has it: a tuple as a list, a date as text.
         """
         return await self._working().step(name, function, args, kwargs)
 

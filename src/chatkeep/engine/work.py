@@ -100,13 +100,18 @@ class Work:
             raise UsageError(f"{self._key}: a turn has at most {STEPS_MOST} steps; {name!r} was not done.")
         found = function(*args, **kwargs)
         found = await found if inspect.isawaitable(found) else found
+        about = f"the result of step {name!r}"
         try:
-            raw = encoded(found, f"the result of step {name!r}")
+            raw = encoded(found, about)
         except Unfit as unfit:
-            raise BadMessage(
-                f"{self._key}: {unfit}. The step was done and could not be recorded; give back JSON's own types, such as a "
-                "reference as text."
-            ) from unfit
+            # It was done, and a refusal would have it done again: what JSON has a form for is recorded in that form.
+            try:
+                raw = encoded(with_lists(msgspec.to_builtins(found, str_keys=True)), about)
+            except (Unfit, TypeError, ValueError, RecursionError):
+                raise BadMessage(
+                    f"{self._key}: {unfit}. The step was done and could not be recorded; give back JSON's own types, such as a "
+                    "reference as text."
+                ) from unfit
         if len(raw) > RESULT_LIMIT:
             raise TooLarge(
                 f"{self._key}: the result of step {name!r} takes {len(raw):,} bytes, {RESULT_LIMIT:,} are allowed. It was done "
@@ -145,3 +150,12 @@ class Work:
             raise UsageError(
                 f"{self._key}: a step or reminder has a printable name of 1 to {NAME_MOST} characters, not {name!r:.60}."
             )
+
+
+def with_lists(value: Any) -> Any:
+    """*value* with a list for each tuple, as JSON has it."""
+    if isinstance(value, list | tuple):
+        return [with_lists(one) for one in value]
+    if isinstance(value, dict):
+        return {name: with_lists(one) for name, one in value.items()}
+    return value
