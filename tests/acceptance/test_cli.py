@@ -285,9 +285,9 @@ def test_a_state_that_cannot_be_read_is_cleared(store: Path) -> None:
     asyncio.run(spoil())
     with pytest.raises(Corrupt):
         asyncio.run(states())
-    refused = chatkeep("forget", "chat.db", "kim", "seats", typed="n\n", folder=store.parent)
+    refused = chatkeep("forget", "chat.db", "kim", "--slot", "seats", typed="n\n", folder=store.parent)
     shown = chatkeep("show", "chat.db", "kim", folder=store.parent)
-    slot = chatkeep("forget", "chat.db", "kim", "seats", "--yes", folder=store.parent)
+    slot = chatkeep("forget", "chat.db", "kim", "--slot", "seats", "--yes", folder=store.parent)
     whole = chatkeep("forget", "chat.db", "lee", "--yes", folder=store.parent)
 
     assert (1, True) == (refused[0], '"two"' in shown[1])

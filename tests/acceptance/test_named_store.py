@@ -58,6 +58,7 @@ def test_every_command_takes_the_store_from_the_environment(store: Path) -> None
         ("list",): "ada",
         ("show", "ada"): "hello",
         ("history", "ada", "--limit", "1"): "hello",
+        ("forget", "ada", "--slot", "n", "--yes"): "is cleared",
         ("say", "ada", "Kim here"): "is in the log",
         ("switch", "off", "ada"): "The bot is off: ada",
         ("switch", "on"): "The bot is on: tenant ''",

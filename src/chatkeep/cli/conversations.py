@@ -140,7 +140,7 @@ def erase(store: str, conversation: str, tenant: str, yes: bool) -> None:
 @click.command(cls=StoreCommand)
 @store_argument
 @conversation_argument
-@click.argument("slot", required=False, metavar="[SLOT]")
+@click.option("--slot", metavar="NAME", help="Only this slot of the state.")
 @tenant_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def forget(store: str, conversation: str, slot: str | None, tenant: str, yes: bool) -> None:
@@ -151,7 +151,7 @@ def forget(store: str, conversation: str, slot: str | None, tenant: str, yes: bo
     \b
     Examples:
       chatkeep forget chat.db ada
-      chatkeep forget chat.db ada cart --yes
+      chatkeep forget chat.db ada --slot cart --yes
     """
 
     async def work(of: Tenant[Any]) -> None:

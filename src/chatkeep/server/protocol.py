@@ -176,7 +176,11 @@ class PromptProtocol(HttpToolsProtocol):
         if len(self.url) > URL_MOST:
             self._stop_parser(414, f"The address is longer than {URL_MOST:,} bytes.")
         if upgrade and has_body(self.headers):
-            self._stop_parser(400, "Nothing is upgraded here, and a request with `Upgrade` cannot have a body.")
+            self._stop_parser(
+                400,
+                "Nothing is upgraded here, and a request with `Upgrade` cannot have a body. Send HTTP/1.1 without it (Java: "
+                "`version(HTTP_1_1)`, curl: `--http1.1`).",
+            )
         super().on_headers_complete()
         self._in_head, self._progress = False, True
         if upgrade:  # to the parser, what follows is another protocol; it must not become somebody's request
