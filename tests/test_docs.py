@@ -39,9 +39,9 @@ def test_the_first_screen_of_the_readme_is_true(tmp_path: Path, monkeypatch: pyt
 def test_the_tour_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The first bot of the tour prints its answer; every other block at least compiles."""
     monkeypatch.chdir(tmp_path)
-    first, *rest = blocks("docs/start.md")
+    first, *rest = blocks("docs/tutorial/start.md")
     exec(first, {"__name__": "__main__"})
-    for block in [*rest, *blocks("docs/stores.md")]:
+    for block in [*rest, *blocks("docs/reference/stores.md")]:
         compile(block, "docs", "exec", flags=__import__("ast").PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
     assert "That was message 1." == capsys.readouterr().out.strip()
@@ -49,7 +49,7 @@ def test_the_tour_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
 
 def test_the_links_lead_somewhere() -> None:
     """Every relative link of every page names a file."""
-    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
     links = [
         (page, link) for page in pages for link in re.findall(r"\]\(([^)#]+?)\)", page.read_text()) if "://" not in link
     ]

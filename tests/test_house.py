@@ -297,6 +297,6 @@ def test_importing_chatkeep_imports_no_extra() -> None:
 
 def test_every_driver_of_the_table_is_documented() -> None:
     """The capability table in the docs lists the drivers that there are."""
-    docs = (SRC.parents[1] / "docs" / "stores.md").read_text()
+    docs = (SRC.parents[1] / "docs" / "reference" / "stores.md").read_text()
 
     assert [] == [scheme for scheme in DRIVERS if f"`{scheme}://" not in docs]

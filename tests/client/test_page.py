@@ -1,4 +1,4 @@
-"""docs/client.md is true: its Python runs."""
+"""docs/how-to/client.md is true: its Python runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from chatkeep.client import Chat, Client, Slot, SyncChat, SyncClient, SyncSlot
 
 from .conftest import Place
 
-PAGE = (Path(__file__).parents[2] / "docs" / "client.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "client.md").read_text()
 FIRST, SECOND, STATE, EVENTS, QUEUE = re.findall(r"```python\n(.*?)```", PAGE, re.S)
 
 

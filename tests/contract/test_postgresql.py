@@ -34,7 +34,7 @@ from chatkeep.testing.servers import PostgresServer, postgres_binary, unprivileg
 
 ADA, BOB = Key("", "ada"), Key("", "bob")
 LOTS = 100_000
-DOCS = Path(__file__).parents[2] / "docs" / "postgresql.md"
+DOCS = Path(__file__).parents[2] / "docs" / "how-to" / "postgresql.md"
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from chatkeep.errors import Misconfigured
 from chatkeep.server.settings import KNOWN, ServerSettings, server_settings_from
 from chatkeep.settings import Flags, Settings, environment_settings, settings_from, store_url
 
-DOCS = Path(chatkeep.server.__file__).parents[3] / "docs" / "settings.md"
+DOCS = Path(chatkeep.server.__file__).parents[3] / "docs" / "reference" / "settings.md"
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ def test_flags_are_reloaded_whole_or_not_at_all(file: Path) -> None:
 
 
 def test_every_setting_is_in_the_docs_with_its_default() -> None:
-    """docs/settings.md has one row for each, and none that does not exist."""
+    """docs/reference/settings.md has one row for each, and none that does not exist."""
     kinds: tuple[type[Struct], ...] = (Settings, ServerSettings)
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", DOCS.read_text(), re.MULTILINE))
     wanted = {name: getattr(kind(), name) for kind in kinds for name in kind.__struct_fields__ if name != "flags"}

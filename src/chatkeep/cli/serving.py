@@ -30,7 +30,7 @@ def serve(
     """Serves a Chatkeep (or an ASGI application) over HTTP, until Ctrl-C or SIGTERM.
 
     What is not said here comes from the environment (CHATKEEP_PORT, CHATKEEP_HOSTS, CHATKEEP_SESSION_TTL, ...), else
-    from the file; docs/settings.md has all names. On a stop it finishes running turns. SIGHUP reads the flags again.
+    from the file; docs/reference/settings.md has all names. On a stop it finishes running turns. SIGHUP reads the flags again.
 
     \b
     Examples:

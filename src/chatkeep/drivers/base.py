@@ -29,7 +29,7 @@ TOMBSTONE_KEPT_S = 7 * 86_400.0
 
 
 class Ability(StrEnum):
-    """What a driver can do beyond the six verbs; the contract tests what it declares, docs/stores.md shows it."""
+    """What a driver can do beyond the six verbs; the contract tests what it declares, docs/reference/stores.md shows it."""
 
     SHARED = "several processes may open it at once"
     LOG = "the whole log is kept, not only its tail"

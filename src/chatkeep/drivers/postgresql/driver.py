@@ -243,11 +243,11 @@ class PostgresqlDriver(Openable):
 
     async def backup(self, path: str, *, replace: bool = False) -> None:
         raise Unsupported(
-            f"The server copies a postgresql:// store; {path} was not written. Use pg_dump (docs/postgresql.md)."
+            f"The server copies a postgresql:// store; {path} was not written. Use pg_dump (docs/how-to/postgresql.md)."
         )
 
     async def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        raise Unsupported("Nothing was read: ask the server with a client of its own (docs/postgresql.md).")
+        raise Unsupported("Nothing was read: ask the server with a client of its own (docs/how-to/postgresql.md).")
 
     async def read(self, key: Key, *, tail: int) -> tuple[Row, list[Entry]] | None:
         row, entries = await self._combiner("read").call(self._pages, Page(key, None, FAR, tail))
@@ -451,7 +451,7 @@ class PostgresqlDriver(Openable):
         if code == "42501":
             said += (
                 f" Let somebody who may run: create schema if not exists {self.schema}; grant usage, create on schema {self.schema} to "
-                "this user. docs/postgresql.md has what a user needs that may create nothing."
+                "this user. docs/how-to/postgresql.md has what a user needs that may create nothing."
             )
         if code in YOURS_TO_FIX or isinstance(fault, asyncpg.ClientConfigurationError | ValueError):
             return Misconfigured(said) if not self.epoch else Unavailable(said)
@@ -516,7 +516,7 @@ class PostgresqlDriver(Openable):
                 )
             )
         except asyncpg.InsufficientPrivilegeError as fault:
-            said.append((False, "fail", "permissions", f"{fault}; docs/postgresql.md has what this user needs"))
+            said.append((False, "fail", "permissions", f"{fault}; docs/how-to/postgresql.md has what this user needs"))
         return [Finding("ok" if fine else otherwise, subject, text) for fine, otherwise, subject, text in said]
 
     async def _examined_schema(
