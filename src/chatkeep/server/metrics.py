@@ -29,7 +29,7 @@ COUNTS = {
     "failures": "Attempts that failed: the handler raised, took too long, or still runs from an earlier one",
     "dead": "Messages set aside after their last attempt (dead letters)",
     "taken_over": "Turns taken over from a process that died",
-    "set_back": "Times the store held less than it had answered before",
+    "rolled_back": "Times the store held less than it had answered before",
 }
 GAUGES = {
     "journaled": "Conversations with messages in the journal, waiting for the store",

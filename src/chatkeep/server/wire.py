@@ -142,7 +142,7 @@ class Resource(HTTPEndpoint):
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope, self.receive, self.send = scope, receive, send
 
-    async def sender(self) -> None:
+    async def dispatch(self) -> None:
         """Serves one request."""
         request = Request(self.scope, self.receive, self.send)
         method = self.methods.get(request.method)
