@@ -1,27 +1,135 @@
-"""The README and the docs are true: their Python runs."""
+"""The README and the docs are true: their Python runs, their links lead somewhere, and each page can be found."""
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import inspect
+import os
 import re
+import secrets
+import signal
+import subprocess
+import sys
 import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+from starlette.testclient import TestClient
+
+from chatkeep import Chatkeep, Turn
 
 ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+KINDS = ("tutorial", "how-to", "reference", "explanation")
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
+
+ENVIRONMENT = {
+    "APP_SECRET": "app secret",
+    "BOT_TOKEN": "42:token",
+    "TELEGRAM_SECRET": "hush",
+    "WEBHOOK_SECRET": "whsec_" + "YWJj" * 8,
+    "WHATSAPP_TOKEN": "token",
+    "WHATSAPP_VERIFY_TOKEN": "hello",
+}
+"""What the pages read from the environment; the values are of the kind that the platforms take."""
 
 
-def blocks(name: str) -> list[str]:
+class Block(NamedTuple):
+    """A Python block of a page, with what the comment before it says: "" (it runs), "fragment", or which test runs it."""
+
+    page: str
+    line: int
+    code: str
+    mark: str
+
+
+def blocks(page: Path) -> list[Block]:
     """The Python blocks of a page."""
-    return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.S)
+    text = page.read_text()
+    found = re.finditer(r"(?:^<!-- (fragment|run by [\w/.]+)\b.*? -->\n+)?^```python\n(.*?)^```$", text, re.M | re.S)
+    return [
+        Block(str(page.relative_to(ROOT)), text[: match.start(2)].count("\n") + 1, match[2], match[1] or "")
+        for match in found
+    ]
+
+
+ALL = [block for page in PAGES for block in blocks(page)]
+RUN = sorted({block.page for block in ALL if not block.mark})
+
+
+def compiled(block: Block, tree: ast.Module | None = None) -> Any:
+    """The code of a block, whose lines are those of its page."""
+    tree = tree or ast.parse(block.code)
+    ast.increment_lineno(tree, block.line - 1)
+    return compile(tree, block.page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+def test_no_python_is_hidden_from_these_tests() -> None:
+    """Python stands in fences of that name, at the left edge, and nowhere else."""
+    fences = {page.name: len(re.findall(r"^\s*(?:```|~~~) *py", page.read_text(), re.M)) for page in PAGES}
+    indented = r"^ {4}(?:from \w+ import |import \w+$|keep = |await |async )"
+
+    assert sum(fences.values()) == len(ALL)
+    assert [] == [page.name for page in PAGES if re.search(indented, without_fences(page), re.M)]
+
+
+@pytest.mark.parametrize("page", RUN)
+def test_the_python_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Block after block, in an empty folder. A block that decorates a handler, or awaits, and makes no Chatkeep of its own is
+    given a fresh one; if it awaits, an open one with a conversation "ada" in it."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    run(page)
+
+
+def run(page: str) -> dict[str, Any]:
+    """Runs the blocks of a page, and returns the names that they have made."""
+    names: dict[str, Any] = {"__name__": "__main__", "Chatkeep": Chatkeep, "Turn": Turn}
+    for block in ALL:
+        if block.page != page or block.mark:
+            continue
+        code = compiled(block)
+        awaits = bool(code.co_flags & inspect.CO_COROUTINE)
+        makes = re.search(r"^keep = ", block.code, re.M)
+        if not makes and ("keep" not in names or "@keep.on_" in block.code or awaits):
+            names["keep"] = Chatkeep("memory://")
+        if not awaits:
+            exec(code, names)
+        elif makes:
+            asyncio.run(eval(code, names))
+        else:
+            asyncio.run(run_open(code, names))
+    return names
+
+
+async def run_open(code: Any, names: dict[str, Any]) -> None:
+    """Runs a block that awaits, while the Chatkeep that it was given is open."""
+    keep = names["keep"]
+    keep.on_message(lambda turn: turn.state.update(seats=2))
+    async with keep:
+        await keep.receive("ada", "hello")
+        await eval(code, names)
+
+
+@pytest.mark.parametrize("block", [block for block in ALL if block.mark], ids=lambda b: f"{b.page}:{b.line}")
+def test_what_is_not_run_here_compiles_and_imports_what_there_is(block: Block) -> None:
+    """A fragment is Python, and every name that it imports exists; what another test runs is run by a test that is there."""
+    compiled(block)
+    imports = [node for node in ast.walk(ast.parse(block.code)) if isinstance(node, ast.Import | ast.ImportFrom)]
+    ours = [node for node in imports if ast.unparse(node).split()[1].partition(".")[0] == "chatkeep"]
+    exec(compile(ast.Module(ours, []), block.page, "exec"), {})
+    if block.mark != "fragment":
+        assert (ROOT / block.mark.removeprefix("run by ")).exists()
 
 
 def test_the_first_screen_of_the_readme_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its bot runs as it stands, and each comment behind a line says what the line gives."""
     monkeypatch.chdir(tmp_path)
-    code = blocks("README.md")[0]
+    code = blocks(ROOT / "README.md")[0].code
     setup, _, inside = code.partition("async with keep:")
     comments = dict(re.findall(r"^    (\S[^#\n]*?) +# (.*)$", inside, re.M))
     names: dict[str, Any] = {}
@@ -36,22 +144,134 @@ def test_the_first_screen_of_the_readme_is_true(tmp_path: Path, monkeypatch: pyt
     assert (True, True) == (found["again"].duplicate, found["again"].replies == found["receipt"].replies)
 
 
-def test_the_tour_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The first bot of the tour prints its answer; every other block at least compiles."""
+def test_the_first_bot_of_the_tour_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It prints its answer."""
     monkeypatch.chdir(tmp_path)
-    first, *rest = blocks("docs/tutorial/start.md")
-    exec(first, {"__name__": "__main__"})
-    for block in [*rest, *blocks("docs/reference/stores.md")]:
-        compile(block, "docs", "exec", flags=__import__("ast").PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    exec(blocks(DOCS / "tutorial" / "start.md")[0].code, {"__name__": "__main__"})
 
     assert "That was message 1." == capsys.readouterr().out.strip()
 
 
-def test_the_links_lead_somewhere() -> None:
-    """Every relative link of every page names a file."""
-    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
-    links = [
-        (page, link) for page in pages for link in re.findall(r"\]\(([^)#]+?)\)", page.read_text()) if "://" not in link
+def test_the_applications_of_the_page_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The endpoint, the mounted API and the page answer with either lifespan; the worker answers what was left, and ends at
+    SIGTERM."""
+    monkeypatch.chdir(tmp_path)
+    page = "docs/how-to/application.md"
+    first, mounted, other = [block.code for block in ALL if block.page == page and not block.mark][:3]
+    names: dict[str, Any] = {}
+    exec(first + mounted, names)
+    found = [answers_of(names["app"])]
+    exec(
+        first
+        + other
+        + f"app = FastAPI(lifespan=lifespan)\napp.mount('/chat', chat)\n{first.partition('(lifespan=lifespan)')[2]}",
+        names,
+    )
+    found.append(answers_of(names["app"]))
+
+    assert [
+        (["That was message 1."], "That was message 1.", 200, 200),
+        (["That was message 2."], "That was message 1.", 200, 404),
+    ] == found
+
+    names = run(page)
+    asyncio.run(accepted("sqlite:///chat.db", "bob", "hello"))
+    asyncio.run(ended(names["work"]))
+
+    assert ["hello", "That was message 1."] == asyncio.run(log("sqlite:///chat.db", "bob"))
+
+
+def answers_of(app: Any) -> tuple[list[str], str, int, int]:
+    """What the application of the page answers: its endpoint, a message over the mounted API, readiness, the chat page."""
+    with TestClient(app, base_url="http://www.example.com") as http:
+        said = http.post("/hook/ada", params={"id": secrets.token_hex(4), "text": "hello"}).json()
+        begun = http.post("/chat/v1/conversations").json()
+        sent = http.post(
+            f"/chat/v1/conversations/{begun['id']}/messages",
+            json={"content": "hello"},
+            headers={"Authorization": f"Bearer {begun['token']}"},
+        ).json()
+        return said, sent["replies"][0]["content"], *(http.get(f"/chat/{at}").status_code for at in ("readyz", ""))
+
+
+async def accepted(url: str, conversation: str, content: str) -> None:
+    """Leaves a message in a store."""
+    async with Chatkeep(url) as keep:
+        await keep.accept(conversation, content)
+
+
+async def ended(work: Callable[[], Any]) -> None:
+    """Runs a worker for a second, and ends it as a supervisor does."""
+    asyncio.get_running_loop().call_later(1, os.kill, os.getpid(), signal.SIGTERM)
+    await work()
+
+
+async def log(url: str, conversation: str) -> list[str]:
+    """What was said in a conversation."""
+    async with Chatkeep(url) as keep:
+        return [message.text async for message in keep.history(conversation)]
+
+
+def test_the_tests_of_the_page_pass(tmp_path: Path) -> None:
+    """Those of docs/how-to/testing.md, by pytest."""
+    code = "\n".join(block.code for block in ALL if block.page == "docs/how-to/testing.md")
+    (tmp_path / "test_bot.py").write_text(code)
+    command = [sys.executable, "-m", "pytest", "-q", "-o", "asyncio_mode=auto", "-p", "no:cacheprovider", "test_bot.py"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert f"{code.count('def test_')} passed" in ran.stdout, ran.stdout
+
+
+def links(page: Path) -> Iterator[str]:
+    """The relative links of a page, without its code."""
+    text = re.sub(r"`[^`\n]*`", "", without_fences(page))
+    return (link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link)
+
+
+def without_fences(page: Path) -> str:
+    """The text of a page without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as both the site and GitHub make them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
+    """Every relative link names a file, and a heading in it; a page of docs/ links only within docs/, which the site holds."""
+    for link in links(page):
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+        assert not page.is_relative_to(DOCS) or target.is_relative_to(DOCS), f"{link} leads out of the site"
+
+
+def test_code_names_pages_that_there_are() -> None:
+    """So do error texts, comments and deployment files."""
+    files: Callable[[str], Iterator[Path]] = ROOT.rglob
+    named = [
+        (path.relative_to(ROOT), name)
+        for pattern in ("src/**/*.py", "tests/**/*.py", "deploy/*", "clients/**/*.js", "*.md")
+        for path in files(pattern)
+        if path.is_file() and not {".venv", ".venv-docs", "node_modules"} & set(path.parts)
+        for name in re.findall(r"\bdocs/[\w/-]+\.md\b", path.read_text())
     ]
 
-    assert [] == [(page.name, link) for page, link in links if not (page.parent / link).exists()]
+    assert [] != named
+    assert [] == [(str(path), name) for path, name in named if not (ROOT / name).exists()]
+
+
+def test_every_page_is_in_the_index_and_in_the_navigation() -> None:
+    """docs/index.md links each page, and mkdocs.yml shows it under its kind."""
+    there = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")} - {"index.md"}
+    navigation = re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2])
+
+    assert there == {link.partition("#")[0] for link in links(DOCS / "index.md")}
+    assert sorted({"index.md"} | there) == sorted(navigation)
+    assert set(KINDS) == {page.partition("/")[0] for page in there}

@@ -77,7 +77,7 @@ class Tenant(Generic[State]):
             content: Text, or a list of JSON parts; attachments by reference.
 
             id: The sender's id of this message, such as a webhook's. Without one, a redelivery cannot be told from a
-            new message.
+                new message.
 
             role: "user" or "event".
 
@@ -86,7 +86,7 @@ class Tenant(Generic[State]):
             owner: Whose conversation it is, if this message creates it.
 
             joins: Waits for the answer also when the message is known and somebody works on it already; False gives a
-            receipt with status "accepted" and `duplicate` at once.
+                receipt with status "accepted" and `duplicate` at once.
 
         Raises:
             BadKey, BadMessage, TooLarge: Nothing was touched.
@@ -448,16 +448,16 @@ class Chatkeep(Tenant[State]):
 
     Args:
         url: The store: sqlite:///chat.db (a file here), sqlite:////var/chat.db, memory:// ...; or a `Driver`. None: what
-        CHATKEEP_STORE says, or `store` in the settings file.
+            CHATKEEP_STORE says, or `store` in the settings file.
 
         state: What a session's state is: dict (the default), a dataclass, a msgspec Struct or a pydantic model, made
-        without arguments.
+            without arguments.
 
         schema: The number of the state's shape, from 1. Count it up when old states do not fit any more. 0: look only; any
-        state is shown as plain JSON and none can be written.
+            state is shown as plain JSON and none can be written.
 
         upgrades: For each older schema n, a function from the plain JSON value of n to that of n + 1; run when a
-        state is next loaded.
+            state is next loaded.
 
         clock: The time, in seconds since 1970.
 
