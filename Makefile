@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 BOT ?= restaurant
 READY := $(VENV)/.ready
 DEMO := .venv-demo
+SITE := .venv-docs
 PIP := python -m pip --disable-pip-version-check install --quiet
 OLD := import sys; sys.exit(sys.version_info < (3, 11) and "chatkeep needs Python 3.11 or newer; try make PYTHON=python3.12")
 
-.PHONY: demo test packaging load check bench bench-peers bench-pin soak pin clean
+.PHONY: demo test docs packaging load check bench bench-peers bench-pin soak pin clean
 
 $(READY): constraints.txt pyproject.toml
 	@$(PYTHON) -c '$(OLD)'
@@ -32,6 +33,15 @@ demo: $(DEMO)/.ready  ## the main job: a restaurant bot with a chat page, on SQL
 
 test: $(READY)  ## every test but the long soak, in two halves side by side
 	$(BIN)/python -m tests.halves
+
+docs: $(SITE)/.ready  ## the documentation as a site in build/docs; a broken link is an error; needs no network once installed
+	$(SITE)/bin/zensical build --strict
+
+$(SITE)/.ready: constraints-docs.txt
+	@$(PYTHON) -c '$(OLD)'
+	$(PYTHON) -m venv $(SITE)
+	$(SITE)/bin/$(PIP) --require-hashes -r constraints-docs.txt
+	@touch $@
 
 packaging: $(READY)  ## each extra alone, the container's installation, the lowest versions, the peers' pins; wants an index
 	$(BIN)/python -m tests.packaging $(NAMES)
@@ -67,6 +77,8 @@ pin:  ## after a change of dependencies; needs uv
 		--upgrade --group dev --all-extras pyproject.toml -o constraints.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \
 		--group demo --extra server -c constraints.txt pyproject.toml -o constraints-demo.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \
+		--upgrade --group docs -o constraints-docs.txt
 
 clean:
-	rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) $(SITE) build/docs .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
