@@ -31,7 +31,7 @@ with from_extra("redis", 'A shared cache (cache="redis://...")'):
 
 log = logging.getLogger("chatkeep")
 
-FORMAT = 1
+FORMAT = 2
 KEPT_S = 3600
 TIMEOUT_S = 0.25
 CONNECTIONS = 16
