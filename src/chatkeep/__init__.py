@@ -1,7 +1,9 @@
 """Durable conversation state for chatbots."""
 
-from .app import Chatkeep, Tenant
+from .app import Chatkeep, Reply, Statistics, Tenant
+from .conversation.outbox import Delivery, DeliveryStatus
 from .engine.turn import Turn
+from .engine.watch import Watch
 from .errors import (
     BadKey,
     BadMessage,
@@ -21,7 +23,21 @@ from .errors import (
     Unsupported,
     UsageError,
 )
-from .model import Conversation, Message, Receipt
+from .model import (
+    Content,
+    Conversation,
+    Delta,
+    Erased,
+    Event,
+    Message,
+    Part,
+    Receipt,
+    Role,
+    StateChanged,
+    Status,
+    Typing,
+)
+from .settings import Duration, Flags, OnOutage, Options, Overlap, Settings
 
 __all__ = [
     "BadKey",
@@ -29,24 +45,44 @@ __all__ = [
     "Chatkeep",
     "ChatkeepError",
     "Conflict",
+    "Content",
     "Conversation",
     "Corrupt",
+    "Delivery",
     "DeliveryFailed",
+    "DeliveryStatus",
+    "Delta",
     "Duplicate",
+    "Duration",
+    "Erased",
+    "Event",
+    "Flags",
     "HandlerFailed",
     "Message",
     "Misconfigured",
+    "OnOutage",
+    "Options",
+    "Overlap",
     "Overloaded",
+    "Part",
     "Receipt",
     "Replaced",
+    "Reply",
+    "Role",
+    "Settings",
+    "StateChanged",
+    "Statistics",
+    "Status",
     "StoreError",
     "Tenant",
     "TooLarge",
     "Turn",
+    "Typing",
     "Unavailable",
     "Uncertain",
     "Unsupported",
     "UsageError",
+    "Watch",
 ]
 
 __version__ = "0.1.0"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from os import PathLike, fspath
 from types import TracebackType
-from typing import Any, Generic, Literal, Self, TypeVar, cast, get_args
+from typing import Any, Generic, Literal, Self, TypeVar, Unpack, cast, get_args, overload
 
 from msgspec import Struct, structs
 
@@ -19,20 +19,24 @@ from .drivers import driver_for
 from .drivers.base import Driver, Index, Key, Row, mark_of
 from .engine.engine import Engine, EngineStatistics, owned
 from .engine.hooks import Handler, handler_for
+from .engine.turn import Turn
 from .engine.watch import Watch
 from .errors import BadMessage, Corrupt, Misconfigured, Replaced, Unavailable, Unsupported, UsageError
-from .model import Content, Conversation, Event, Message, Receipt, Role, State
-from .settings import Flag, seconds, settings_from, store_url
+from .model import Content, Conversation, Event, Message, Part, Receipt, Role, State
+from .settings import Flag, Options, seconds, settings_from, store_url
 from .storage.cache import Cache, CacheStatistics
 from .storage.records import Records
 from .storage.store import Store
 
 Record = TypeVar("Record", bound=Struct)
-F = TypeVar("F", bound=Callable[..., Any])
+
+Reply = Content | Part | Sequence[Content | Part] | None
+"""What a handler may return."""
+
+Said = TypeVar("Said", bound=Reply | Awaitable[Reply] | AsyncIterator[str])
 
 PAGE = 100
 FOLLOW_S = 60.0
-DICT = cast(Any, dict)  # the default state; a type checker then sees Chatkeep[Any]
 
 
 class Statistics(Struct, frozen=True):
@@ -450,7 +454,7 @@ class Chatkeep(Tenant[State]):
         url: The store: sqlite:///chat.db (a file here), sqlite:////var/chat.db, memory:// ...; or a `Driver`. None: what
             CHATKEEP_STORE says, or `store` in the settings file.
 
-        state: What a session's state is: dict (the default), a dataclass, a msgspec Struct or a pydantic model, made
+        state: What a session's state is: a dict (None, the default), a dataclass, a msgspec Struct or a pydantic model, made
             without arguments.
 
         schema: The number of the state's shape, from 1. Count it up when old states do not fit any more. 0: look only; any
@@ -471,15 +475,16 @@ class Chatkeep(Tenant[State]):
         self,
         url: str | Driver | None = None,
         *,
-        state: type[State] = DICT,
+        state: type[State] | None = None,
         schema: int = 1,
         upgrades: Mapping[int, Callable[[Any], Any]] | None = None,
         clock: Callable[[], float] = time.time,
-        **options: object,
+        **options: Unpack[Options],
     ) -> None:
         self.settings = settings_from(options)
         settings = self.settings
-        states = StateCodec(state, schema=schema, upgrades=upgrades, limit=settings.state_limit)
+        kind = cast(type[State], dict) if state is None else state
+        states = StateCodec(kind, schema=schema, upgrades=upgrades, limit=settings.state_limit)
         cache = Cache(entries=settings.cache_entries, bytes=settings.cache_bytes)
         url = store_url() if url is None else url
         self._url = url if isinstance(url, str) else type(url).__name__
@@ -499,7 +504,7 @@ class Chatkeep(Tenant[State]):
             journal = Spool(settings.journal)
         super().__init__(Engine(store, settings, states, journal=journal, clock=clock), "")
 
-    def on_message(self, handler: F) -> F:
+    def on_message(self, handler: Callable[[Turn[State]], Said]) -> Callable[[Turn[State]], Said]:
         """
         Decorates the bot: takes a `Turn`, returns the reply.
 
@@ -511,7 +516,15 @@ class Chatkeep(Tenant[State]):
         self._engine.handler = self._awaitable(handler)
         return handler
 
-    def on_missing(self, hook: F) -> F:
+    @overload
+    def on_missing(
+        self, hook: Callable[[Turn[State]], Awaitable[State | None]]
+    ) -> Callable[[Turn[State]], Awaitable[State | None]]: ...
+
+    @overload
+    def on_missing(self, hook: Callable[[Turn[State]], State | None]) -> Callable[[Turn[State]], State | None]: ...
+
+    def on_missing(self, hook: Callable[[Turn[State]], Any]) -> Callable[[Turn[State]], Any]:
         """
         Decorates the hook that rebuilds a session's state from the application's own data.
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal
 
 from msgspec import Raw, Struct
 
-State = TypeVar("State")
+if TYPE_CHECKING:
+    # A default is Python 3.13's; type checkers know it from typing_extensions, which nobody needs to have installed.
+    from typing_extensions import TypeVar
+
+    State = TypeVar("State", default=dict[str, Any])
+else:
+    from typing import TypeVar
+
+    State = TypeVar("State")
 
 Role = Literal["user", "assistant", "operator", "system", "event"]
 

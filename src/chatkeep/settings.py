@@ -10,10 +10,11 @@ import os
 import re
 import tomllib
 from collections.abc import Collection, Mapping
+from datetime import timedelta
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, get_args, get_type_hints
+from typing import Any, Literal, NamedTuple, TypedDict, get_args, get_type_hints
 from urllib.parse import urlsplit
 
 import msgspec
@@ -24,7 +25,7 @@ from .errors import Misconfigured
 
 Overlap = Literal["queue", "debounce", "burst", "drop"]
 OnOutage = Literal["refuse", "read", "journal"]
-Duration = str | int | float
+Duration = str | int | float | timedelta
 
 LEASE_S = 10.0
 """A lease lasts so long and is renewed while its turn runs: an instance that died with its host is followed after it."""
@@ -41,8 +42,10 @@ UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
 def seconds(duration: Duration) -> float:
-    """The seconds in "30m", "1.5h", "250ms", "7d" or a plain number. Raises ValueError."""
-    if isinstance(duration, int | float) and not isinstance(duration, bool):
+    """The seconds in "30m", "1.5h", "250ms", "7d", a timedelta or a plain number. Raises ValueError."""
+    if isinstance(duration, timedelta):
+        found = duration.total_seconds()
+    elif isinstance(duration, int | float) and not isinstance(duration, bool):
         found = float(duration)
     elif isinstance(duration, str) and (parts := re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", duration.strip())):
         found = float(parts[1]) * UNITS[parts[2]]
@@ -129,7 +132,7 @@ class Flags:
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """How a Chatkeep behaves. Durations are "30m", "24h", "250ms", or seconds as a number; text needs its unit.
+    """How a Chatkeep behaves. Durations are "30m", "24h", "250ms", a timedelta, or seconds as a number; text needs its unit.
 
     session_ttl: idle time after which a conversation starts fresh (None: never; "0s": each message is a session of
     its own). retention: how long log entries are kept (None: for ever); looked after when a conversation is used or
@@ -195,6 +198,34 @@ class Settings(Struct, frozen=True, kw_only=True):
             max_begun=max(8, self.attempts + 5),
             lease_s=min(seconds(self.turn_timeout) + 5.0, LEASE_S),
         )
+
+
+class Options(TypedDict, total=False):
+    """The settings as keyword arguments of `Chatkeep`, for type checkers and editors; `Settings` says what each means."""
+
+    session_ttl: Duration | None
+    retention: Duration | None
+    history: int
+    overlap: Overlap
+    quiet: Duration
+    max_wait: Duration
+    turn_timeout: Duration
+    concurrency: int
+    backlog: int
+    attempts: int
+    retry_after: Duration
+    retry_longest: Duration
+    poll: Duration
+    cache_entries: int
+    cache_bytes: int
+    message_limit: int
+    state_limit: int
+    quick: Duration
+    store_timeout: Duration
+    on_outage: OnOutage
+    journal: str | None
+    cache: str | None
+    flags: Flags | Mapping[str, Any]
 
 
 LEAST = {

@@ -39,6 +39,9 @@ class Sent(Struct, frozen=True, kw_only=True):
     counts: bool = True
 
 
+DeliveryStatus = Literal["waiting", "delivered", "read", "failed", "uncertain"]
+
+
 class Delivery(Struct, frozen=True, kw_only=True):
     """How the delivery of one reply stands: what was noted last, and what the platform has told since.
 
@@ -46,7 +49,7 @@ class Delivery(Struct, frozen=True, kw_only=True):
     """
 
     number: int
-    status: str
+    status: DeliveryStatus
     ids: tuple[str, ...] = ()
     reason: str = ""
     doubtful: bool = False

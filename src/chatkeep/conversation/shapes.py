@@ -219,7 +219,7 @@ class Shape(Generic[State]):
         """The state in *raw*. Raises what its type raises."""
         if self._decode is None:
             return cast("State", cast(Any, self.kind).model_validate_json(bytes(raw), by_alias=False, by_name=True))
-        return self._decode(raw)
+        return cast("State", self._decode(raw))
 
     def json_of(self, state: State) -> Any:
         """*state* as plain JSON, as `decode` takes it, for people to see and change."""

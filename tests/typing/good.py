@@ -1,0 +1,114 @@
+"""What people write, as a strict type checker has to take it."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, assert_type
+
+from chatkeep import (
+    Chatkeep,
+    Conversation,
+    Delivery,
+    Delta,
+    Erased,
+    Event,
+    Message,
+    Options,
+    Receipt,
+    Settings,
+    StateChanged,
+    Tenant,
+    Turn,
+    Typing,
+    Watch,
+)
+
+
+@dataclass
+class Order:
+    """A state."""
+
+    dishes: list[str] = field(default_factory=list)
+
+
+keep = Chatkeep("sqlite:///chat.db", session_ttl="30m", retention=timedelta(days=30), overlap="burst", history=5)
+assert_type(keep, Chatkeep[dict[str, Any]])
+
+
+@keep.on_message
+async def bot(turn: Turn) -> str:
+    """A handler of the default state."""
+    assert_type(turn.state, dict[str, Any])
+    cart = turn.state.setdefault("cart", [])
+    cart.append(turn.text)
+    return f"{len(cart)} in your cart"
+
+
+@keep.on_missing
+async def rebuild(turn: Turn) -> dict[str, Any]:
+    """A hook of the default state."""
+    return {"cart": []}
+
+
+orders = Chatkeep("memory://", state=Order, on_outage="read")
+assert_type(orders, Chatkeep[Order])
+
+
+@orders.on_message
+def plain(turn: Turn[Order]) -> list[str | dict[str, Any]] | None:
+    """A plain function; text and parts."""
+    turn.state.dishes.append(turn.text)
+    return ["noted", {"type": "image", "url": "https://example.com/a.png"}]
+
+
+@orders.on_missing
+def remembered(turn: Turn[Order]) -> Order | None:
+    """A plain hook."""
+    return None
+
+
+streaming = Chatkeep("memory://", state=Order)
+
+
+@streaming.on_message
+async def streamed(turn: Turn[Order]) -> AsyncIterator[str]:
+    """A streamed reply."""
+    yield "a"
+    yield "b"
+
+
+def made(url: str, options: Options) -> Chatkeep[Order]:
+    """Options that are passed on."""
+    return Chatkeep(url, state=Order, **options)
+
+
+async def use() -> None:
+    """The words of a Chatkeep and of a tenant."""
+    async with keep:
+        assert_type(await keep.receive("ada", "hello", id="1"), Receipt)
+        assert_type(keep.settings, Settings)
+        salon = keep.tenant("salon")
+        assert_type(salon, Tenant[dict[str, Any]])
+        assert_type(await salon.conversation("ada"), Conversation[dict[str, Any]] | None)
+        await orders.change("ada", lambda state: state.dishes.clear())
+        deliveries: list[Delivery] = await keep.deliveries("ada")
+        assert [delivery.status for delivery in deliveries] == []
+        async with keep.watch("ada") as watch:
+            assert_type(watch, Watch)
+        async for event in keep.follow("ada"):
+            shown(event)
+
+
+def shown(event: Event) -> str:
+    """Every kind of event has a name."""
+    match event:
+        case Message():
+            return event.text
+        case Delta():
+            return event.text
+        case Typing():
+            return str(event.on)
+        case StateChanged():
+            return str(event.state)
+        case Erased():
+            return ""
