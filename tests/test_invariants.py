@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from chatkeep import Corrupt, HandlerFailed, Turn, Unavailable, Uncertain
+from chatkeep import Corrupt, HandlerFailed, NotOpen, Turn, Unavailable, Uncertain
 from chatkeep.drivers import driver_for
 from chatkeep.drivers.base import Key
 
@@ -210,9 +210,9 @@ async def test_I8_unavailable_is_never_absent(opened: Any) -> None:
     keep = await opened(count)
     await keep.receive("ada", "hello")
     await keep.close()
-    with pytest.raises(Unavailable):
+    with pytest.raises(NotOpen):
         await keep.receive("ada", "hello?")
-    with pytest.raises(Unavailable):
+    with pytest.raises(NotOpen):
         await keep.change("ada", lambda state: None)
 
 

@@ -53,6 +53,12 @@ class Tenant(Generic[State]):
         self._engine = engine
         self._tenant = tenant
 
+    @property
+    def _opened(self) -> Engine[State]:
+        """The engine, for a call that acts on the store: it must come from where this Chatkeep was opened."""
+        self._engine.store.confinement.check()
+        return self._engine
+
     async def receive(
         self,
         conversation: str,
@@ -95,6 +101,8 @@ class Tenant(Generic[State]):
         Raises:
             BadKey, BadMessage, TooLarge: Nothing was touched.
 
+            NotOpen: Not inside `async with keep:`, or in another event loop, thread or process. Nothing was touched.
+
             Overloaded, Unavailable: Certainly not written. Send it again later, under the same id.
 
             Uncertain: Perhaps written. Send it again under the same id.
@@ -107,7 +115,7 @@ class Tenant(Generic[State]):
             )
         key = self._key(conversation)
         _check_names(key, id, owner)
-        return await self._engine.receive(key, content, id=id, role=role, metadata=metadata, owner=owner, joins=joins)
+        return await self._opened.receive(key, content, id=id, role=role, metadata=metadata, owner=owner, joins=joins)
 
     async def accept(
         self,
@@ -132,7 +140,7 @@ class Tenant(Generic[State]):
             )
         key = self._key(conversation)
         _check_names(key, id, owner)
-        return await self._engine.accept(key, content, id=id, role=role, metadata=metadata, owner=owner)
+        return await self._opened.accept(key, content, id=id, role=role, metadata=metadata, owner=owner)
 
     async def begin(self, conversation: str, *, owner: str = "") -> Conversation[State]:
         """
@@ -142,7 +150,7 @@ class Tenant(Generic[State]):
         """
         key = self._key(conversation)
         _check_names(key, None, owner)
-        return self._shown(await self._engine.begin(key, owner=owner), None)
+        return self._shown(await self._opened.begin(key, owner=owner), None)
 
     @property
     def flags(self) -> Mapping[str, Flag]:
@@ -160,7 +168,7 @@ class Tenant(Generic[State]):
         """
         key = self._key(conversation)
         try:
-            snapshot = await self._engine.store.load(key)
+            snapshot = await self._opened.store.load(key)
         except Unavailable as away:
             snapshot = self._engine.store.cached(key)
             if snapshot is None or not self._engine.reads_on or isinstance(away, Replaced):
@@ -183,7 +191,7 @@ class Tenant(Generic[State]):
         entries that are added meanwhile are seen, entries that retention removes are not.
         """
         key = self._key(conversation)
-        snapshot = await self._engine.store.load(key)
+        snapshot = await self._opened.store.load(key)
         if snapshot is None:
             return
         page, incarnation = self._engine.store.page, snapshot.row.incarnation
@@ -236,7 +244,7 @@ class Tenant(Generic[State]):
         left = limit if limit is not None else 1 << 40
         index: Index = "owner" if owner is not None else by
         while True:
-            rows = await self._engine.store.rows(index, tenant=self._scope, owner=owner or "", after=after, limit=PAGE)
+            rows = await self._opened.store.rows(index, tenant=self._scope, owner=owner or "", after=after, limit=PAGE)
             for row in rows:
                 if row.key.tenant.startswith(RESERVED):
                     continue
@@ -264,7 +272,7 @@ class Tenant(Generic[State]):
         written. A conversation that does not exist, or whose session is over, gets a new session. A turn that runs
         meanwhile is run again on the changed state. With an *id*, the change is made once, however often it is asked for.
         """
-        return self._shown(await self._engine.change(self._key(conversation), edit, id=id), None)
+        return self._shown(await self._opened.change(self._key(conversation), edit, id=id), None)
 
     async def forget(self, conversation: str, slot: str | None = None, *, id: str | None = None) -> Conversation[State]:
         """
@@ -274,7 +282,7 @@ class Tenant(Generic[State]):
         without a state and with the reason in its `fault`. With an *id*, it is cleared once, however often it is asked for.
         """
         key = self._key(conversation)
-        snapshot = await self._engine.clear(key, slot, id=id)
+        snapshot = await self._opened.clear(key, slot, id=id)
         try:
             return self._shown(snapshot, None)
         except (Corrupt, Unsupported) as fault:
@@ -287,12 +295,12 @@ class Tenant(Generic[State]):
         When this returns no read on any instance shows it. A message that was on its way, or comes later, begins a new
         conversation; a turn that was running writes nothing.
         """
-        await self._engine.erase(self._key(conversation))
+        await self._opened.erase(self._key(conversation))
 
     async def dead_letters(self, conversation: str) -> list[Message]:
         """The messages that were set aside and are still in the log, oldest first, each with its `metadata["reason"]`."""
         key = self._key(conversation)
-        snapshot = await self._engine.store.load(key)
+        snapshot = await self._opened.store.load(key)
         letters = []
         for number in snapshot.record.dead if snapshot else ():
             page = (
@@ -315,7 +323,7 @@ class Tenant(Generic[State]):
         for message in await self.dead_letters(conversation):
             if message.number == number:
                 metadata = {name: value for name, value in message.metadata.items() if name != "reason"}
-                return await self._engine.accept(
+                return await self._opened.accept(
                     self._key(conversation),
                     message.content,
                     id=f"{RESERVED}replay:{number}",
@@ -335,7 +343,7 @@ class Tenant(Generic[State]):
         Only for conversations whose replies go out through a channel. See `Delivery` for the statuses.
         """
         key = self._key(conversation)
-        snapshot = await self._engine.store.load(key)
+        snapshot = await self._opened.store.load(key)
         if snapshot is None or not (snapshot.record.delivery or self._engine.sender.takes(key)):
             return []
         last = [m async for m in self.history(conversation, before=snapshot.row.head + 1, limit=limit)]
@@ -348,14 +356,14 @@ class Tenant(Generic[State]):
         Raises `UsageError` when message *number* is none that goes out through a channel.
         """
         key = self._key(conversation)
-        snapshot = await self._engine.store.load(key)
+        snapshot = await self._opened.store.load(key)
         channel = snapshot is not None and (snapshot.record.delivery is not None or self._engine.sender.takes(key))
         there = [m async for m in self.history(conversation, after=number - 1, limit=1) if m.number == number]
         if not channel or not there or not is_outbound(there[0]):
             raise UsageError(
                 f"{conversation}: message {number} is no reply in its log; nothing was sent. The list of its deliveries has the numbers."
             )
-        await self._engine.resend(key, number)
+        await self._opened.resend(key, number)
 
     async def note_status(
         self,
@@ -374,12 +382,12 @@ class Tenant(Generic[State]):
         shows it.
         """
         key = self._key(conversation)
-        if (self._engine.store.cached(key) or await self._engine.store.load(key)) is None:
+        if (self._opened.store.cached(key) or await self._engine.store.load(key)) is None:
             return
         told = {"id": id, "until": until, "reason": reason, "at": at}
         metadata = {"kind": "status", "status": status} | {name: value for name, value in told.items() if value}
         which = id or f"until:{until}"
-        await self._engine.note(key, f"status:{status}:{which}"[: LONGEST_ID - 1], metadata)
+        await self._opened.note(key, f"status:{status}:{which}"[: LONGEST_ID - 1], metadata)
 
     async def note_unknown(self, conversation: str, id: str, *, reason: str, raw: Any) -> None:
         """Keeps something that came in through a channel and cannot be answered: shown with the log, and not dropped.
@@ -387,7 +395,7 @@ class Tenant(Generic[State]):
         The same *id* again has no second effect.
         """
         metadata = {"kind": "unknown", "reason": reason[:500], "raw": raw}
-        await self._engine.note(self._key(conversation), f"unknown:{mark_of(self._key(id or '-'))}", metadata)
+        await self._opened.note(self._key(conversation), f"unknown:{mark_of(self._key(id or '-'))}", metadata)
 
     async def switch(self, on: bool, conversation: str | None = None, *, unread: str = "answer") -> None:
         """
@@ -403,9 +411,9 @@ class Tenant(Generic[State]):
             raise UsageError(f'unread is "answer" or "skip", not {unread!r}; nothing was switched.')
         skips = on and unread == "skip"
         if conversation is None:
-            await self._engine.switch(on, tenant=self._scope, skips=skips)
+            await self._opened.switch(on, tenant=self._scope, skips=skips)
         else:
-            await self._engine.switch_one(self._key(conversation), on, skips=skips)
+            await self._opened.switch_one(self._key(conversation), on, skips=skips)
 
     @property
     def _scope(self) -> str | None:
@@ -592,7 +600,7 @@ class Chatkeep(Tenant[State]):
         there already, unless told to *replace* it, and `Unsupported`, with what to use instead, on a store whose server
         makes its own backups.
         """
-        await self._engine.store.driver.backup(fspath(path), replace=replace)
+        await self._opened.store.driver.backup(fspath(path), replace=replace)
 
     async def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """
@@ -603,7 +611,7 @@ class Chatkeep(Tenant[State]):
         It only reads: a statement that writes raises `UsageError`. The tables are chatkeep's own and may change with a version.
         `Unsupported` on other stores, with what to use there.
         """
-        return await self._engine.store.driver.query(sql, *parameters)
+        return await self._opened.store.driver.query(sql, *parameters)
 
     def use_shared_cache(self, on: bool) -> None:
         """Switches the shared cache (`cache=`) off, or on again, while everything runs: only speed changes.
@@ -618,7 +626,11 @@ class Chatkeep(Tenant[State]):
         shared.on = on
 
     async def open(self) -> None:
-        """Opens the store and starts the workers; what a crash has left unread is answered now."""
+        """
+        Opens the store and starts the workers; what a crash has left unread is answered now.
+
+        From then on until it is closed, it belongs to this event loop and process: calls from elsewhere raise `NotOpen`.
+        """
         await self._engine.open()
 
     async def close(self) -> None:

@@ -2,7 +2,7 @@
 
     ChatkeepError
       UsageError        yours to fix; nothing was touched
-        BadKey  BadMessage  TooLarge  Unsupported  Misconfigured (MissingExtra)
+        BadKey  BadMessage  TooLarge  Unsupported  NotOpen  Misconfigured (MissingExtra)
       StoreError
         Conflict        someone else wrote first: reload and decide
         Duplicate       an entry with this id is in the log already
@@ -49,6 +49,10 @@ class TooLarge(UsageError):
 
 class Unsupported(UsageError):
     """This store, version or option cannot do that."""
+
+
+class NotOpen(UsageError):
+    """The Chatkeep is not open here: never opened, closed again, or opened in another event loop, thread or process."""
 
 
 class Misconfigured(UsageError):

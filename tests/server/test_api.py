@@ -15,7 +15,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.applications import Starlette
 
-from chatkeep import Chatkeep, Turn, Unavailable, Uncertain
+from chatkeep import Chatkeep, NotOpen, Turn, Unavailable, Uncertain
 from chatkeep.auth.credentials import create_key
 from chatkeep.drivers.memory import MemoryDriver
 from chatkeep.server import create_app, wire
@@ -562,7 +562,7 @@ async def test_the_store_is_open_exactly_while_the_server_runs() -> None:
         health = await client.ask("GET", "/healthz")
 
     assert (200, {"status": "ok"}) == (health.status, health.json)
-    with pytest.raises(Unavailable):
+    with pytest.raises(NotOpen):
         await keep.receive("ada", "x")
 
 
@@ -707,8 +707,33 @@ async def test_it_can_be_mounted(parent: type[Starlette], opens: str) -> None:
     assert 200 == page.status
     assert [{"url": "/my%20bot"}] == told.json["servers"]
     assert [404, 404] == [answer.status for answer in nothing]
-    with pytest.raises(Unavailable):
+    with pytest.raises(NotOpen):
         await keep.receive("ada", "x")
+
+
+@pytest.mark.parametrize("parent", [FastAPI, Starlette])
+async def test_mounted_and_never_opened_says_so(parent: type[Starlette], caplog: pytest.LogCaptureFixture) -> None:
+    """Every route and the probe of readiness; the log has the lines to write, once."""
+    keep, outer = counting(), parent()
+    async with counting() as other:
+        token = (await create_key(other, "")).token
+    outer.mount("/chat", create_app(keep, title="A bot", anonymous=True))
+    async with serving(outer) as port:
+        client, at = Client(port, ""), "/chat/v1/conversations"
+        key = Client(port, token)
+        told = [
+            await client.ask("POST", at, b"{}"),
+            await key.ask("POST", at, b"{}"),
+            await key.ask("GET", f"{at}/ada/messages"),
+            await key.ask("POST", f"{at}/ada/messages", b'{"content":"tea"}'),
+            await key.ask("GET", f"{at}/ada/events"),
+        ]
+        ready = await client.ask("GET", "/chat/readyz")
+
+    assert {(500, "urn:chatkeep:not-open")} == {(answer.status, answer.json["type"]) for answer in told}
+    assert all("lifespan" in answer.json["detail"] for answer in told)
+    assert (503, True) == (ready.status, "not open" in ready.json["trouble"])
+    assert 1 == len([one for one in caplog.records if "async with keep" in one.getMessage()])
 
 
 async def test_a_chatkeep_that_is_open_stays_open() -> None:

@@ -163,7 +163,7 @@ class Engine(Generic[State]):
         self._work_waits = asyncio.Event()
         self._store_open = False
         self._unopened = "the store has not been reached since the start"
-        self._life = asyncio.Lock()  # one opens or closes at a time
+        self._life: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._unreadable: dict[Key, float] = {}  # not looked at again before
         self._look_for_orphans_at = 0.0
@@ -175,9 +175,12 @@ class Engine(Generic[State]):
 
     async def open(self) -> None:
         """Opens the store and starts the sweep, which answers at once what a crash has left unread."""
-        async with self._life:
+        self.store.confinement.refuse_elsewhere()
+        async with self._one_at_a_time():
             if self._open:
                 raise Misconfigured("This Chatkeep is open already; nothing was done.")
+            self.store.confinement.begin()
+            self._work_waits = asyncio.Event()  # the last one belongs to the loop of the last opening
             self.runner.open()
             try:
                 if self._spool is not None:
@@ -190,10 +193,20 @@ class Engine(Generic[State]):
                     log.error("%s; messages are taken into the journal until it can be used.", fault)
                 if self.sender.outlet is not None:
                     await self.sender.outlet.open()
-            except BaseException:
-                await self._close_stores()
+            except BaseException as fault:
+                try:
+                    await self._close_stores()
+                finally:
+                    self.store.confinement.end(fault)
                 raise
             self._begin()
+
+    def _one_at_a_time(self) -> asyncio.Lock:
+        """What one who opens or closes holds; each loop has its own, because a lock belongs to the loop that waited for it."""
+        loop = asyncio.get_running_loop()
+        if self._life is None or self._life[0] is not loop:
+            self._life = loop, asyncio.Lock()
+        return self._life[1]
 
     def _begin(self) -> None:
         self._open, self.live.ended = True, False
@@ -226,7 +239,8 @@ class Engine(Generic[State]):
 
     async def close(self) -> None:
         """Takes nothing new, lets running turns finish, hands the rest back, closes the store."""
-        async with self._life:
+        self.store.confinement.refuse_elsewhere()
+        async with self._one_at_a_time():
             await self._end()
 
     async def _end(self) -> None:
@@ -241,7 +255,10 @@ class Engine(Generic[State]):
                 if self.sender.outlet is not None:
                     await self.sender.outlet.close()
             finally:
-                await self._close_stores()
+                try:
+                    await self._close_stores()
+                finally:
+                    self.store.confinement.end()
 
     @property
     def trouble(self) -> str:
@@ -349,10 +366,8 @@ class Engine(Generic[State]):
         return self._receipt(key, draft.id, number, found or Outcome("accepted"), duplicate=known)
 
     def _refuse_closed(self, key: Key) -> None:
-        if not self._open:
-            raise Unavailable(
-                f"{key}: this Chatkeep is not open; nothing was written. Use it inside `async with keep:`."
-            )
+        if not self._open:  # where it was never opened, or elsewhere, `Confinement.check` has refused the call
+            raise Unavailable(f"{key}: this Chatkeep is being opened or closed; nothing was written. Try again later.")
 
     def _refuse_own(self, key: Key, why: str) -> None:
         """Refuses what a handler must not do to the conversation whose turn it runs."""

@@ -225,6 +225,7 @@ class Watch:
 
     async def open(self) -> None:
         """Begins; looks where the log is."""
+        self._live.store.confinement.check()
         self._live.add(self)
         self._fresh = True  # unless we are told otherwise while it is read
         try:
@@ -259,6 +260,7 @@ class Watch:
         loop = asyncio.get_running_loop()
         until = loop.time() + within_s
         while not (self._over or self._live.ended):
+            self._live.store.confinement.check()
             woken = self.wake.is_set()
             self.wake.clear()
             events = await self._looked() if loop.time() >= self._look_at else []

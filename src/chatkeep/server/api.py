@@ -59,6 +59,11 @@ PROBLEMS: dict[type[errors.ChatkeepError], Problem] = {
     errors.BadKey: Problem(400),
     errors.BadMessage: Problem(422),
     errors.TooLarge: Problem(413),
+    errors.NotOpen: Problem(
+        500,
+        "The Chatkeep behind this server is not open here, so nothing is answered; nothing was written. The application that "
+        "mounts it has to open it in its own lifespan: `async with keep: yield`. The log has the lines.",
+    ),
     errors.Conflict: Problem(409, "The conversation was erased meanwhile; your message went with it."),
     errors.Overloaded: Problem(503, f"Too many messages wait here; yours was not taken. {LATER}"),
     errors.Unavailable: Problem(503, f"The store cannot be reached now. {LATER}"),
@@ -405,7 +410,11 @@ async def on_error(request: Request, fault: Exception) -> Response:
     """An error of chatkeep, as PROBLEMS has it."""
     kind = next(kind for kind in type(fault).__mro__ if kind in PROBLEMS)
     status, detail = PROBLEMS[kind]
-    if detail:
+    if isinstance(fault, errors.NotOpen):
+        if not request.app.state.told_not_open:  # once: it stays so until somebody mends the program
+            request.app.state.told_not_open = True
+            log.critical("%s: %s", type(fault).__name__, fault)
+    elif detail:
         log.error("%s: %s", type(fault).__name__, fault)
     headers = {"retry-after": RETRY_AFTER_S} if status == 503 else {}
     word = "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in kind.__name__).lstrip("-")

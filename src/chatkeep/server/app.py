@@ -160,6 +160,7 @@ def create_app(
         lifespan=life,
     )
     app.state.keep, app.state.access, app.state.streams, app.state.limits = keep, access, Streams(), None
+    app.state.told_not_open = False
     app.state.webhooks = webhooks or webhooks_of(keep)
     app.state.openapi = document(app.routes)
     app.router.redirect_slashes = False

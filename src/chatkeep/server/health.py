@@ -37,6 +37,8 @@ def trouble_of(keep: Chatkeep[Any]) -> str:
         return ""
     if engine.store.replaced:
         return "the store was emptied, or another one has taken its place"
-    if not engine.is_open or not engine.reached:
+    if not engine.is_open:
+        return "the Chatkeep is not open; the application has to open it in its lifespan"
+    if not engine.reached:
         return "the store is not reached"
     return "messages wait in the journal"

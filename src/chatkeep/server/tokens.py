@@ -11,7 +11,7 @@ from starlette.routing import BaseRoute
 
 from ..auth import credentials as grants
 from ..auth.credentials import Issued, Scope
-from ..errors import UsageError
+from ..errors import NotOpen, UsageError
 from . import access, answers, wire
 from .access import access_of, allows, conversation_asked, keep_of, principal_of
 
@@ -109,6 +109,8 @@ class Rotated(wire.Resource):
         place = (principal_of(request).tenant, conversation_asked(request), id_of(request))
         try:
             issued = await grants.rotate(keep_of(request), *place, grace=asked.grace)
+        except NotOpen:
+            raise
         except UsageError as fault:
             raise wire.Refused(409, "rotated", str(fault)) from None
         if issued is None:

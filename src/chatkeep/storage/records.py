@@ -36,7 +36,7 @@ class Records(Generic[Kind]):
     """
 
     def __init__(self, store: Store, space: str, kind: type[Kind], *, clock: Callable[[], float]) -> None:
-        self._store = store
+        self._unconfined = store
         self._tenant = RESERVED + space
         self._states = StateCodec(kind, limit=RECORD_LIMIT)
         self._clock = clock
@@ -88,6 +88,11 @@ class Records(Generic[Kind]):
             for row in rows:
                 yield row.key.id
             last = rows[-1]
+
+    @property
+    def _store(self) -> Store:
+        self._unconfined.confinement.check()
+        return self._unconfined
 
     def _key(self, name: str) -> Key:
         return Key(self._tenant, key_for("", name).id)

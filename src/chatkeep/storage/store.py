@@ -29,6 +29,7 @@ from ..errors import Conflict, Corrupt, Duplicate, Replaced, Unavailable, Uncert
 from ..model import Message
 from .cache import Cache, CacheStatistics
 from .circuit_breaker import StoreCircuitBreaker
+from .confinement import Confinement
 
 if TYPE_CHECKING:
     from .shared_cache import SharedCache
@@ -64,6 +65,7 @@ class Store:
         self._circuit = StoreCircuitBreaker(
             patience_s=patience_s, replaced=self._replaced, look=lambda: driver.scan("due", limit=1)
         )
+        self.confinement = Confinement()
         self._open = False
         self._cache = cache
         self._window = window
