@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import pytest
 from starlette.testclient import TestClient
 
+import chatkeep
 from chatkeep import Chatkeep, Turn
 
 ROOT = Path(__file__).parents[1]
@@ -275,3 +276,10 @@ def test_every_page_is_in_the_index_and_in_the_navigation() -> None:
     assert there == {link.partition("#")[0] for link in links(DOCS / "index.md")}
     assert sorted({"index.md"} | there) == sorted(navigation)
     assert set(KINDS) == {page.partition("/")[0] for page in there}
+
+
+def test_the_reference_shows_all_that_is_exported() -> None:
+    """docs/reference/api.md lists every name of `chatkeep`, each once."""
+    shown = re.findall(r"^ {8}- (\w+)$", (DOCS / "reference" / "api.md").read_text(), re.M)
+
+    assert sorted(chatkeep.__all__) == sorted(shown)
