@@ -223,7 +223,7 @@ class Tenant(Generic[State]):
 
         Promised: every `Message` of the log but chatkeep's own notes, in order, each once, from number *after* on (None:
         what comes from now on), also after outages of the store. `StateChanged` when the state is another. `Typing` and
-        `Piece` show a turn that runs and are kept nowhere: pieces of a streamed reply may begin again at 0, and the
+        `Delta` show a turn that runs and are kept nowhere: pieces of a streamed reply may begin again at 0, and the
         message that follows replaces them. Other instances' pieces are seen only on stores that announce changes. Ends
         with `Erased`, or when this Chatkeep is closed.
         """

@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from chatkeep import Chatkeep, Message, Turn
 from chatkeep.auth.credentials import create_key
-from chatkeep.client import Chat, Client, Ended, Event, MessageEvent, NotFound, Piece, StateEvent, Typing
+from chatkeep.client import Chat, Client, Delta, Ended, Event, MessageEvent, NotFound, StateEvent, Typing
 from chatkeep.client.events import Frame, frames
 from chatkeep.testing.proxy import Proxy
 
@@ -129,7 +129,7 @@ async def test_a_reply_is_told_as_it_is_made() -> None:
 
     said = ""
     for event in events:
-        if isinstance(event, Piece):
+        if isinstance(event, Delta):
             said = said[: event.at] + event.text
     assert "one two three" == said
     assert isinstance(events[-1], MessageEvent)
