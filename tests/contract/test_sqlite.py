@@ -861,6 +861,39 @@ async def test_a_file_that_is_named_by_a_link_is_the_same_store(path: str, tmp_p
     assert {"chat.db", "link.db"} == set(os.listdir(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["chat.db", "hard.db", "link.db"])
+async def test_a_store_stays_where_it_was_opened(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a chdir, or by a second name of its file, each connection that is opened later is on the same files."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    relative = SqliteDriver("sqlite:///chat.db")
+    later = SqliteDriver("sqlite:///chat.db")
+    await relative.open()
+    await say(relative, "a")
+    if name == "hard.db":
+        os.link("chat.db", name)
+    if name == "link.db":
+        os.symlink("chat.db", name)
+    other = await opened_on(f"{tmp_path}/{name}")
+    await say(other, "b")
+    monkeypatch.chdir("elsewhere")
+    await later.open()
+    await say(later, "c")
+    await relative.close()
+    if name == "link.db":
+        os.unlink(tmp_path / name)
+    os.unlink(tmp_path / "chat.db-wal")
+    with contextlib.suppress(Unavailable):
+        await say(other, "d")
+    await say(later, "e")
+
+    assert ["a", "b", "c", "d", "e"] == await log_of(other)
+    await other.close()
+    await later.close()
+    assert [] == list((tmp_path / "elsewhere").iterdir())
+    assert {"chat.db", "elsewhere", name} - {"link.db"} == set(os.listdir(tmp_path))
+
+
 async def test_after_locks_were_taken_away_it_still_tidies_up(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What has got past the refusal does not keep the last one who closes from ending the -wal."""
     monkeypatch.setattr(sqlite_file, "_target", lambda path: None)

@@ -80,6 +80,7 @@ class SqliteDriver(Openable):
                 "memory:// for no file at all."
             )
         self.path = path[1:]
+        self._absolute = os.path.abspath(self.path)  # a later chdir leaves the store where it is
         super().__init__(f"sqlite:///{self.path}")
         self._file: OpenFile | None = None
         self._writer: Worker | None = None
@@ -321,7 +322,7 @@ class SqliteDriver(Openable):
             raise Moved(written=False)
 
     def _examined(self) -> list[Finding]:
-        path = os.path.abspath(self.path)
+        path = self._absolute
         folder = os.path.dirname(path)
         if not os.access(folder, os.W_OK):
             return [Finding("fail", "permissions", f"the folder {folder} is not there, or may not be written")]
@@ -401,7 +402,7 @@ class SqliteDriver(Openable):
                 file.renew()
             with slot.lock:
                 self._refuse_moved(file)
-                slot.db = apsw.Connection(file.path, flags=apsw.SQLITE_OPEN_READONLY)
+                slot.db = apsw.Connection(file.real, flags=apsw.SQLITE_OPEN_READONLY)
                 slot.db.set_busy_timeout(BUSY_MS)
                 slot.db.create_scalar_function("chatkeep_json", _json, 1, deterministic=True)
                 yield slot.db
@@ -426,12 +427,12 @@ class SqliteDriver(Openable):
         return self._writer
 
     def _take(self) -> OpenFile:
-        folder = os.path.dirname(os.path.abspath(self.path))
+        folder = os.path.dirname(self._absolute)
         if not os.path.isdir(folder):
             # A typing error, or a disk that is not mounted yet.
             raise Unavailable(f"sqlite:///{self.path} was not opened: there is no folder {folder}. Make or mount it.")
         try:
-            return hold(self.path)
+            return hold(self._absolute)
         except OSError as fault:
             raise Misconfigured(
                 f"sqlite:///{self.path} was not opened: {fault}. Name a file that chatkeep may write."
@@ -441,7 +442,7 @@ class SqliteDriver(Openable):
         with file.joining() as first:
             if not first:
                 self._refuse_moved(file)
-            db = self._connect()
+            db = self._connect(file)
             try:
                 file.secure() if first else self._refuse_moved(file)
             except BaseException:
@@ -450,14 +451,14 @@ class SqliteDriver(Openable):
                 raise
         return db
 
-    def _connect(self) -> apsw.Connection:
+    def _connect(self, file: OpenFile) -> apsw.Connection:
         # Once it was open, what goes wrong is the machine's doing and may pass.
         refusal: type[Misconfigured | Unavailable] = Unavailable if self.epoch else Misconfigured
         db: apsw.Connection | None = None
         try:
-            db = apsw.Connection(self.path)
+            db = apsw.Connection(file.real)
             db.set_busy_timeout(BUSY_MS)
-            _migrate(db, os.path.abspath(self.path))
+            _migrate(db, file.path)
             _use_wal(db)
             db.execute("pragma synchronous = full; pragma cache_size = -16000; pragma journal_size_limit = 67108864")
         except BaseException as fault:

@@ -68,11 +68,12 @@ class OpenFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        real = os.path.realpath(path)  # where SQLite makes what it needs beside a file that was named by a link
-        self._paths = (path, *[real + suffix for suffix in SUFFIXES[1:]])
+        # All connections are opened by this one path: by another name, a link or after a chdir, SQLite would make another -wal.
+        self.real = os.path.realpath(path)
+        self._paths = tuple(self.real + suffix for suffix in SUFFIXES)
         self.users = 0
         # Closing a descriptor takes SQLite's locks away, so these stay open while a connection is.
-        self._database = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._database = os.open(self.real, os.O_RDWR | os.O_CREAT, 0o644)
         self._shm: int | None = None
         self._done_with: list[int] = []
         self.held: tuple[Identity | None, ...] = (_identity(os.fstat(self._database)), None, None)
@@ -128,7 +129,7 @@ class OpenFile:
 
     def replaced(self) -> bool:
         """Whether the database at the path is not the one that is open."""
-        return _found(self.path) != self.held[0]
+        return _found(self.real) != self.held[0]
 
     def moved(self) -> bool:
         """Whether any of the three files at the path is not the one that is open."""
