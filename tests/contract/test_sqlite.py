@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import random
@@ -839,6 +840,34 @@ async def test_whatever_would_take_the_locks_away_is_refused(path: str, tmp_path
         open(file, "rb").close()
 
 
+async def test_what_copies_a_folder_gets_on_beside_an_open_store(
+    driver: SqliteDriver, path: str, tmp_path: Path
+) -> None:
+    """The refusal is an error of opening a file, as copying tools expect it: the other files are copied."""
+    folder = tmp_path / "copies"
+    Path(f"{tmp_path}/notes").write_text("mine")
+    with pytest.raises(shutil.Error, match="belongs to sqlite:///"):
+        shutil.copytree(tmp_path, folder, ignore=lambda *_: ["copies"])
+    with pytest.raises(PermissionError) as refused:
+        open(path, "rb")  # noqa: SIM115
+
+    assert isinstance(refused.value, UsageError)
+    assert errno.EACCES == refused.value.errno
+    assert "mine" == Path(f"{folder}/notes").read_text()
+
+
+async def test_what_is_no_ordinary_file_is_no_store(tmp_path: Path) -> None:
+    """A pipe, a device, a folder: refused before it is touched, and `check` says the same."""
+    os.mkfifo(tmp_path / "pipe")
+    for name in (f"{tmp_path}/pipe", "/dev/null", f"{tmp_path}", f"{tmp_path}/a\0b", f"{tmp_path}/{'x' * 300}"):
+        before = set(os.listdir(tmp_path))
+        await refusal_to_open(name)
+
+        assert before == set(os.listdir(tmp_path))
+    for name in (f"{tmp_path}/pipe", "/dev/null", f"{tmp_path}"):
+        assert "fail" in [found.level for found in await SqliteDriver(f"sqlite:///{name}").examine()]
+
+
 async def test_a_file_that_is_named_by_a_link_is_the_same_store(path: str, tmp_path: Path) -> None:
     """Side by side with one that is opened by its name."""
     one = await opened_on(path)
@@ -1041,7 +1070,12 @@ async def test_a_forked_child_takes_no_lock_away_and_keeps_none(driver: SqliteDr
     if child == 0:
         with contextlib.suppress(BaseException):
             found = sqlite3.connect(path).execute("select count(*) from entry").fetchone()
-            open(path, "rb").close()
+            inherited = driver._file
+            assert inherited is not None
+            assert (False, None) == (inherited.secured, inherited._shm)
+            with open(path, "rb") as mine:
+                inherited.leave()
+                mine.read(1)
             os._exit(0 if found == (1,) else 1)
         os._exit(2)
 

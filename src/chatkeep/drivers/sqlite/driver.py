@@ -333,6 +333,8 @@ class SqliteDriver(Openable):
         ]
         if not os.path.exists(path):
             return [*findings, Finding("ok", "file", f"{path} will be made when it is first opened")]
+        if not os.path.isfile(path):
+            return [*findings, Finding("fail", "file", f"{path} is no ordinary file")]
         if not os.access(path, os.W_OK):
             return [*findings, Finding("fail", "permissions", f"{path} may not be written")]
         try:
@@ -433,7 +435,7 @@ class SqliteDriver(Openable):
             raise Unavailable(f"sqlite:///{self.path} was not opened: there is no folder {folder}. Make or mount it.")
         try:
             return hold(self._absolute)
-        except OSError as fault:
+        except (OSError, ValueError) as fault:
             raise Misconfigured(
                 f"sqlite:///{self.path} was not opened: {fault}. Name a file that chatkeep may write."
             ) from fault

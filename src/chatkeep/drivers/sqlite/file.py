@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import stat
 import struct
 import sys
 import time
@@ -24,7 +25,7 @@ from urllib.parse import unquote
 
 import apsw
 
-from ...errors import Unavailable, UsageError
+from ...errors import Misconfigured, Unavailable, UsageError
 
 log = logging.getLogger("chatkeep")
 
@@ -37,6 +38,11 @@ BUSY_MS = 10_000
 SHARED, SHARED_BYTES, WRITER = 0x40000002, 510, 0x40000200
 IN_USE = 128  # of the -shm, while it is mapped
 FLOCK = "hhqqi4x"
+NONE = -1  # no descriptor: whatever is asked of it is refused
+
+
+class OpenRefused(UsageError, PermissionError):
+    """A file of an open store was about to be opened beside it. Programs that copy whole folders expect an `OSError`."""
 
 
 class Moved(Exception):
@@ -72,6 +78,9 @@ class OpenFile:
         self.real = os.path.realpath(path)
         self._paths = tuple(self.real + suffix for suffix in SUFFIXES)
         self.users = 0
+        with suppress(FileNotFoundError):
+            if not stat.S_ISREG(os.stat(self.real).st_mode):
+                raise Misconfigured(f"{path} is no ordinary file: nothing can be kept there. Name another file.")
         # Closing a descriptor takes SQLite's locks away, so these stay open while a connection is.
         self._database = os.open(self.real, os.O_RDWR | os.O_CREAT, 0o644)
         self._shm: int | None = None
@@ -243,6 +252,9 @@ class OpenFile:
         for descriptor in (self._database, self._shm, *self._done_with):
             if descriptor is not None:
                 os.close(descriptor)
+        # Their numbers will be other files of the child.
+        self._database, self._shm, self._done_with, self.secured = NONE, None, [], False
+        self.held = (None, None, None)
 
     def refuse_mixture(self) -> None:
         """Raises `Unavailable` when others have a `-wal` open that is not the one at the path: to join them would mix two."""
@@ -325,14 +337,16 @@ def _guard() -> None:
 
 
 def _refuse(event: str, args: tuple[Any, ...]) -> None:
-    if not _guarded or (event != "open" and event != "sqlite3.connect"):
+    # Python calls this for every event of the process: the others are to cost next to nothing.
+    if (event != "open" and event != "sqlite3.connect") or not _guarded:
         return
     file = _guarded.get(_target(args[0]))
     if file is not None:
-        raise UsageError(
+        raise OpenRefused(
+            errno.EACCES,
             f"{os.fsdecode(args[0])} belongs to sqlite:///{file.path}, which is open in this process. To open and close it here would "
             "take SQLite's locks away, and with them what is acknowledged next; it was not opened. For a copy use `await "
-            "keep.backup(path)`, to read with SQL `await keep.query(sql)`; other processes may open it with any SQLite."
+            "keep.backup(path)`, to read with SQL `await keep.query(sql)`; other processes may open it with any SQLite.",
         )
 
 
