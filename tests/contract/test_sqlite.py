@@ -1127,11 +1127,113 @@ async def test_sql_sees_bodies_as_json(driver: SqliteDriver) -> None:
 
     assert [(50,)] == await driver.query("select json_array_length(chatkeep_json(body), '$.state.cart') from entry")
     assert [(None,)] == await driver.query("select chatkeep_json(null)")
-    for wrong in (
-        "insert into meta values ('a', 'b')",
-        "selec",
-        "select ?",
-        "attach '/tmp/x.db' as x; create table x.y (z)",
-    ):
-        with pytest.raises((UsageError, Unavailable)):
-            await driver.query(wrong)
+
+
+ENDLESS = "with recursive c(n) as (select 1 union all select n + 1 from c) select count(*) from c"
+READS = (
+    "select 1;  -- and nothing else",
+    "pragma integrity_check",
+    "PRAGMA Table_Info(entry)",
+    "pragma journal_mode",
+    "select name from pragma_index_list('entry')",
+    "select value from json_each('[1]')",
+    "explain query plan select * from entry",
+    "with recursive c(n) as (select 1 union all select n + 1 from c where n < 3) select n from c",
+)
+REFUSED = (
+    "insert into meta values ('a', 'b')",
+    "selec",
+    "select ?",
+    "attach 'new.db' as x",
+    "attach '/etc/passwd' as x",
+    "vacuum into 'new.db'",
+    "create temp table x (y)",
+    "begin immediate",
+    "select 1; select 2",
+    "pragma journal_mode = delete",
+    "pragma locking_mode = exclusive",
+    "pragma wal_checkpoint",
+    "pragma optimize",
+    "pragma writable_schema = 1",
+    "select load_extension('x')",
+    "select 1\0",
+    "select json('{')",
+    "select zeroblob(1 << 40)",
+)
+
+
+async def test_a_query_reads_and_does_nothing_else(
+    driver: SqliteDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it may not do, and what is no statement, is refused as the caller's to fix; the store and the folder stay as they are."""
+    monkeypatch.chdir(tmp_path)
+    await say(driver, "a")
+    before = set(os.listdir(tmp_path))
+    for statement in READS:
+        assert await driver.query(statement), statement
+    wrong: Any
+    for wrong in [(text,) for text in REFUSED] + [("select ?", value) for value in (object(), 1 << 70, "\ud800")]:
+        with pytest.raises(UsageError, match="was refused"):
+            await driver.query(*wrong)
+    with pytest.raises(UsageError, match="was refused"):
+        await driver.query(5)  # type: ignore[arg-type]
+
+    assert before == set(os.listdir(tmp_path))
+    await say(driver, "b")
+    assert [("wal",)] == await driver.query("pragma journal_mode")
+
+
+@pytest.mark.parametrize("way", ["query", "backup"])
+async def test_a_long_look_holds_nothing_up(way: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A statement, or a copy, ends when nobody waits for it, when the files are opened anew and when the store is closed."""
+    monkeypatch.setattr(sqlite, "PAGES", 1, raising=False)
+    driver = await opened_on(path)
+    await say(driver, "a", body=os.urandom(500_000))
+    copies = 0
+
+    async def look() -> None:
+        nonlocal copies
+        if way == "query":
+            await driver.query(ENDLESS)
+        while way == "backup":
+            copies += 1
+            await driver.backup(f"{path}.{copies}")
+
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(look(), 0.3)
+    looking = asyncio.create_task(look())
+    await asyncio.sleep(0.3)
+    os.unlink(f"{path}-wal")
+    assert 2 == await asyncio.wait_for(say(driver, "b"), 5)
+    if way == "query":
+        with pytest.raises(Unavailable, match="opened anew"):
+            await asyncio.wait_for(looking, 5)
+        looking = asyncio.create_task(look())
+        await asyncio.sleep(0.3)
+    await asyncio.wait_for(driver.close(), 5)
+    with pytest.raises(Unavailable):
+        await asyncio.wait_for(looking, 5)
+
+    assert [] == [thread for thread in threading.enumerate() if thread.name.startswith("chatkeep")]
+    assert [] == [name for name in os.listdir(os.path.dirname(path)) if name.endswith(".part")]
+
+
+async def test_many_looks_are_few_at_a_time(driver: SqliteDriver) -> None:
+    """The others wait for their turn, and are refused when the store is closed meanwhile."""
+    looks = [asyncio.create_task(driver.query(ENDLESS)) for _ in range(30)]
+    await asyncio.sleep(0.5)
+
+    assert threading.active_count() < 20
+    await asyncio.wait_for(driver.close(), 5)
+    assert {Unavailable} == set(map(type, await asyncio.gather(*looks, return_exceptions=True)))
+
+
+async def test_a_process_ends_while_a_statement_runs(path: str) -> None:
+    """A program whose loop has ended, with the store left open."""
+    body = f"    asyncio.create_task(driver.query({ENDLESS!r}))\n    await asyncio.sleep(0.3)\n    return"
+    code = PROCESS.replace("{path}", path).replace("{body}", body)
+    ended = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", code], input="\n", capture_output=True, text=True, timeout=20
+    )
+
+    assert (0, "") == (ended.returncode, ended.stderr)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache, partial
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import apsw
 from msgspec import structs
@@ -62,7 +62,61 @@ BATCH = 256
 PAUSE_S, GATHER_S = 0.001, 0.004
 PAGE_BYTES = 2048  # a turn touches four pages and fills none of them: half the size, half the bytes to sync
 READERS = 2
+LOOKERS = 4  # statements of `query` and backups at a time
+LOOKS = 10_000  # steps of a statement, about 0.2 ms, until it notices that it is to stop
+PAGES = 1000  # of a backup, likewise
 SPACE_LEAST = 100_000_000
+READING = frozenset({apsw.SQLITE_SELECT, apsw.SQLITE_READ, apsw.SQLITE_FUNCTION, apsw.SQLITE_RECURSIVE})
+# Pragmas that describe the file whatever is given to them, and those that only do so while nothing is.
+DESCRIPTIONS = frozenset(
+    {
+        "integrity_check",
+        "quick_check",
+        "foreign_key_check",
+        "table_info",
+        "table_xinfo",
+        "table_list",
+        "index_list",
+        "index_info",
+        "index_xinfo",
+        "foreign_key_list",
+        "database_list",
+        "collation_list",
+        "function_list",
+        "module_list",
+        "pragma_list",
+        "compile_options",
+    }
+)
+SETTINGS = frozenset(
+    {
+        "application_id",
+        "user_version",
+        "schema_version",
+        "data_version",
+        "encoding",
+        "page_size",
+        "page_count",
+        "freelist_count",
+        "max_page_count",
+        "auto_vacuum",
+        "journal_mode",
+        "synchronous",
+        "cache_size",
+    }
+)
+# What is no fault of a statement.
+MACHINES = (
+    apsw.BusyError,
+    apsw.LockedError,
+    apsw.IOError,
+    apsw.CantOpenError,
+    apsw.CorruptError,
+    apsw.NotADBError,
+    apsw.NoMemError,
+    apsw.FullError,
+    apsw.ProtocolError,
+)
 # Before it, several connections on one WAL file can corrupt it (sqlite.org/wal.html, WAL-reset bug).
 OLDEST = (3, 51, 3)
 
@@ -85,11 +139,14 @@ class SqliteDriver(Openable):
         self._file: OpenFile | None = None
         self._writer: Worker | None = None
         self._readers: Worker | None = None
+        self._lookers: dict[Slot, asyncio.Future[Any]] = {}
+        self._places = asyncio.Semaphore(LOOKERS)
 
     async def _start(self) -> str:
         if not _fit():
             raise Misconfigured(f"SQLite {apsw.sqlite_lib_version()} can corrupt a shared WAL file; upgrade apsw.")
         self._file = file = await asyncio.to_thread(self._take)
+        self._places = asyncio.Semaphore(LOOKERS)
         joined = partial(self._joined, file)
         self._writer = Worker(file, joined, partial(self._committed, file), threads=1, gathers=True)
         self._readers = Worker(file, joined, partial(self._answered, file), threads=READERS)
@@ -107,6 +164,10 @@ class SqliteDriver(Openable):
     async def _stop(self) -> None:
         workers, self._writer, self._readers = (self._readers, self._writer), None, None
         file, self._file = self._file, None
+        for slot in self._lookers:
+            slot.broken_off = "it is being closed"
+        if self._lookers:
+            await asyncio.wait(list(self._lookers.values()))
         for worker in workers:
             if worker is not None:
                 await worker.close()
@@ -206,10 +267,38 @@ class SqliteDriver(Openable):
         await self._writing().call(act)
 
     async def backup(self, path: str, *, replace: bool = False) -> None:
-        await asyncio.to_thread(self._backed_up, self._opened(), path, replace)
+        await self._looked(lambda file, slot: self._backed_up(file, slot, path, replace))
 
     async def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        return await asyncio.to_thread(self._queried, self._opened(), sql, parameters)
+        return await self._looked(lambda file, slot: self._queried(file, slot, sql, parameters))
+
+    async def _looked(self, act: Callable[[OpenFile, Slot], T]) -> T:
+        """Runs what may take long in a thread of its own. It ends when its caller is cancelled and when the store is closed, and a
+        process does not wait for it."""
+        async with self._places:
+            file, slot, loop = self._opened(), Slot(), asyncio.get_running_loop()
+            ended: asyncio.Future[Any] = loop.create_future()  # with the answer, or the error as a value
+
+            def look() -> None:
+                found: Any
+                try:
+                    found = act(file, slot)
+                except BaseException as fault:
+                    found = fault
+                with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                    loop.call_soon_threadsafe(ended.set_result, found)
+
+            Thread(target=look, name="chatkeep-sqlite", daemon=True).start()
+            self._lookers[slot] = ended
+            ended.add_done_callback(lambda _: self._lookers.pop(slot))
+            try:
+                await asyncio.wait([ended])
+            finally:
+                slot.broken_off = "nobody waits for the answer any more"
+        found = ended.result()
+        if isinstance(found, BaseException):
+            raise found
+        return cast("T", found)
 
     def _append(self, db: apsw.Connection, row: Row, entries: Sequence[Entry], tail: int) -> Appended:
         key = row.key
@@ -358,18 +447,22 @@ class SqliteDriver(Openable):
             Finding("ok", "round trip", f"{took * 1000:.3f} ms for a small read"),
         ]
 
-    def _backed_up(self, file: OpenFile, path: str, replace: bool) -> None:
+    def _backed_up(self, file: OpenFile, slot: Slot, path: str, replace: bool) -> None:
         path = os.path.abspath(path)
         if os.path.lexists(path) and (not replace or file.holds(path)):
             raise UsageError(f"{path} is there already; nothing was written. Name another file.")
         made = f"{path}.{secrets.token_hex(4)}.part"
         try:
-            with self._looking(file) as db:
+            with self._looking(file, slot) as db:
                 # Nobody may read in the copy what they may not read in the store.
                 os.close(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, os.stat(file.path).st_mode & 0o666))
                 with contextlib.closing(apsw.Connection(made)) as copy:
+                    db.execute("begin; select count(*) from sqlite_schema").get  # noqa: B018  all its pages are of this instant
                     with copy.backup("main", db, "main") as backup:
-                        backup.step(-1)
+                        while not backup.done:
+                            if slot.broken_off:
+                                raise apsw.InterruptError("interrupted")
+                            backup.step(PAGES)
                     copy.pragma("journal_mode", "delete")  # one file, whole as it is
             if replace:
                 os.replace(made, path)
@@ -386,30 +479,41 @@ class SqliteDriver(Openable):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(made)
 
-    def _queried(self, file: OpenFile, sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
-        with self._looking(file) as db:
+    def _queried(self, file: OpenFile, slot: Slot, sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+        with self._looking(file, slot) as db:
+            db.authorizer = _reads
+            db.exec_trace = _one_statement()
             try:
                 return db.execute(sql, parameters).fetchall()
-            except (apsw.SQLError, apsw.ReadOnlyError, apsw.BindingsError, apsw.AuthError) as fault:
-                raise UsageError(f"The statement was refused: {fault}. query() reads; nothing was changed.") from fault
-            except apsw.Error as fault:
+            except apsw.InterruptError:
+                raise
+            except MACHINES as fault:
                 raise _translated(fault, "Nothing was read") from fault
+            except (apsw.Error, TypeError, ValueError, OverflowError) as fault:
+                raise UsageError(
+                    f"The statement was refused: {fault}. query() runs one statement that reads; nothing was changed."
+                ) from fault
 
     @contextlib.contextmanager
-    def _looking(self, file: OpenFile) -> Iterator[apsw.Connection]:
-        """A connection of its own, that can only read, on the files that are in place."""
-        slot = file.slot()
+    def _looking(self, file: OpenFile, slot: Slot) -> Iterator[apsw.Connection]:
+        """The slot's connection, that can only read, on the files that are in place, until it is broken off."""
+        file.add(slot)
         try:
-            if file.moved():
-                file.renew()
+            file.renew()
             with slot.lock:
                 self._refuse_moved(file)
                 slot.db = apsw.Connection(file.real, flags=apsw.SQLITE_OPEN_READONLY)
                 slot.db.set_busy_timeout(BUSY_MS)
                 slot.db.create_scalar_function("chatkeep_json", _json, 1, deterministic=True)
+                # Connection.interrupt does nothing between two steps; this is asked at the next one.
+                slot.db.set_progress_handler(lambda: bool(slot.broken_off), LOOKS)
                 yield slot.db
         except Moved as moved:
             raise Unavailable(f"sqlite:///{self.path}: {moved}. Nothing was done; try again.") from moved
+        except apsw.InterruptError as fault:
+            raise Unavailable(
+                f"sqlite:///{self.path} was not read to the end: {slot.broken_off}. Nothing was done; try again."
+            ) from fault
         finally:
             file.drop(slot)
 
@@ -496,7 +600,7 @@ class Worker:
         self._file = file
         self._connect = connect
         self._run = run
-        self.slots = [file.slot() for _ in range(threads)]
+        self.slots = [file.add(Slot()) for _ in range(threads)]
         self._loop = asyncio.get_running_loop()
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._gathers = gathers
@@ -734,6 +838,30 @@ def _tail(db: apsw.Connection, conversation: int, head: int, tail: int) -> list[
 
 def _entries(found: apsw.Cursor) -> list[Entry]:
     return [Entry(number, entry_id, role, unpack(body)) for number, entry_id, role, body in found]
+
+
+def _reads(action: int, what: str | None, value: str | None, database: str | None, within: str | None) -> int:
+    """Whether SQLite may do one thing that a statement asks for: to read, and nothing else."""
+    if action == apsw.SQLITE_PRAGMA:
+        name = (what or "").lower()
+        allowed = name in DESCRIPTIONS or (name in SETTINGS and value is None)
+    else:
+        allowed = action in READING
+    return apsw.SQLITE_OK if allowed else apsw.SQLITE_DENY
+
+
+def _one_statement() -> Callable[[apsw.Cursor, str, Any], bool]:
+    """Refuses the second statement of a text, before it runs."""
+    begun = False
+
+    def begin(cursor: apsw.Cursor, statement: str, bindings: Any) -> bool:
+        nonlocal begun
+        if begun and cursor.has_vdbe:  # a comment has none
+            raise ValueError("it is more than one statement")
+        begun = True
+        return True
+
+    return begin
 
 
 def _json(*bodies: Any) -> str | None:

@@ -54,11 +54,12 @@ class Moved(Exception):
 
 
 class Slot:
-    """One connection and who may use it: whoever holds the lock."""
+    """One connection and who may use it: whoever holds the lock. *broken_off*: why whoever reads at length is to stop."""
 
     def __init__(self) -> None:
         self.lock = Lock()
         self.db: apsw.Connection | None = None
+        self.broken_off = ""
 
     def close(self, *, tidies: bool) -> None:
         """Closes the connection, if there is one. *tidies*: as the last one it may end the `-wal` and remove it."""
@@ -93,9 +94,8 @@ class OpenFile:
         self._writing = Lock()
         self._renewing = Lock()
 
-    def slot(self) -> Slot:
-        """A place for one more connection."""
-        slot = Slot()
+    def add(self, slot: Slot) -> Slot:
+        """Takes in a place for one more connection."""
         with self._renewing:
             self._slots.append(slot)
         return slot
@@ -176,7 +176,11 @@ class OpenFile:
         What is in a `-wal` that somebody removed is brought into the database first: it is nowhere else. Where others have
         gone on with a new `-wal`, they have done so. Where another database stands at the path, nothing is opened anew.
         """
+        if not self.moved():
+            return
         with self._renewing:
+            for slot in self._slots:
+                slot.broken_off = "its files are opened anew"
             for slot in self._slots:
                 slot.lock.acquire()
             try:
