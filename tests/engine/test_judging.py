@@ -442,6 +442,48 @@ async def test_a_caller_that_goes_away_is_no_failure(opened: Any) -> None:
     assert (0, 0) == (keep.statistics.engine.failures, keep.statistics.engine.dead)
 
 
+async def test_a_run_that_goes_on_without_its_caller_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    """It has all of its time, as any other: its message is not blamed, and is answered by a run of its own afterwards."""
+    runs = 0
+
+    def bot(turn: Turn[Any]) -> str:
+        nonlocal runs
+        if turn.text == "slow":
+            runs += 1
+            time.sleep(TIME_S * 0.8 if runs == 1 else 0)
+        return "ok"
+
+    async with kept(bot) as keep:
+        await keep.receive("ada", "first")
+        going = asyncio.create_task(keep.receive("ada", "slow", id="1"))
+        await until(lambda: runs)
+        going.cancel()
+        receipt = await keep.receive("ada", "slow", id="1")
+
+        assert ["ok"] == [reply.text for reply in receipt.replies]
+        assert (2, 0, 0) == (runs, keep.statistics.engine.failures, keep.statistics.engine.dead)
+    assert "nobody waits for it" in caplog.text
+    assert "time was over" not in caplog.text
+
+
+async def test_a_run_that_goes_on_without_its_caller_is_late_when_its_time_is_over() -> None:
+    """Then each try that comes due is a failed one."""
+    bot = Bot()
+    bot.act = bot.release.wait
+    async with kept(bot.sync) as keep:
+        await keep.receive("ada", "first")
+        began = time.monotonic()
+        going = asyncio.create_task(keep.receive("ada", "poison", id="1"))
+        await until(lambda: bot.runs["poison"])
+        going.cancel()
+        with pytest.raises(HandlerFailed, match="still runs"):
+            await keep.receive("ada", "poison", id="1")
+
+        assert TIME_S + 0.1 <= time.monotonic() - began < 3
+        assert (1, 2) == (bot.runs["poison"], keep.statistics.engine.failures)
+        bot.release.set()
+
+
 async def test_close_ends_in_time_whatever_hangs() -> None:
     """Tasks that swallow everything are let go of, threads are left to themselves, and the messages are handed back."""
     for kind in ("async_", "sync"):

@@ -97,7 +97,7 @@ class Answer(Struct, frozen=True):
 
 class EngineStatistics(Struct, kw_only=True):
     """Counts since the start; waiting, workers, journaled (conversations with messages in the journal) and abandoned (runs of
-    handlers that did not end when their time was over, and still run) are now.
+    handlers that were given up, because their time was over or their caller went away, and still run) are now.
 
     reruns: turns thrown away because their input had changed. rolled_back: how often the store was found to hold less
     than it had answered.
@@ -309,8 +309,6 @@ class Engine(Generic[State]):
         return self._open
 
     def _count_abandoned(self, count: int) -> None:
-        if count > self.statistics.abandoned:
-            log.warning("A handler still runs after its time was over, and was given up; %d do so now.", count)
         self.statistics.abandoned = count
 
     # -- in -----------------------------------------------------------------------------------------------------------------
@@ -904,8 +902,8 @@ class Engine(Generic[State]):
 
     async def _outlast(self, snapshot: Snapshot, worker: Worker, earlier: Run, first: Message) -> float | None:
         """Waits while an abandoned run of the *first* unread message still runs: it must not run twice at once, here or
-        elsewhere, so the lease is kept. Each time that its next try is due counts as a failed one; when it has had them all it
-        is set aside, and the lease goes."""
+        elsewhere, so the lease is kept. Once the time of that run is over, each time that the message's next try is due counts
+        as a failed one; when it has had them all it is set aside, and the lease goes."""
         key = snapshot.row.key
         if snapshot.row.lease != worker.lease:
             taken = await self._take(snapshot, worker, self.clock())
@@ -920,7 +918,7 @@ class Engine(Generic[State]):
         if worker.wake.set not in earlier.gone:
             earlier.gone.append(worker.wake.set)
         async with self.leases.renewing(key, worker.lease, at_once=True):
-            ready = turns.ready_at(snapshot, self.policy)
+            ready = max(turns.ready_at(snapshot, self.policy), self.clock() + self.runner.time_left(earlier))
             while self._open and earlier.still_runs and not changed and (left := ready - self.clock()) > 0:
                 try:
                     async with asyncio.timeout(min(left, self._longest_s)):

@@ -12,7 +12,7 @@
     no thread could be started for it                        NOT_BEGUN    counts nothing, tries again later
 
 An abandoned run is kept among `Runner.abandoned` until it ends; nothing that it does has an effect on its conversation any
-more. While it runs, its message is not run again.
+more. While it runs, its message is not run again. A stopped run that does not end, such as one in a thread, is kept there too.
 """
 
 from __future__ import annotations
@@ -117,6 +117,13 @@ class Run:
         self.context = context
         self.began = 0.0
         self.gone: list[Callable[[], None]] = []  # called when it ends, if it was abandoned before
+
+    @property
+    def time_began(self) -> float:
+        """Since when its time counts: since its thread has begun, if it has one."""
+        if self.job is None or self.job.over:
+            return self.began
+        return self.job.began or time.monotonic()
 
     @property
     def still_runs(self) -> bool:
@@ -316,11 +323,18 @@ class Runner:
     @property
     def trouble(self) -> str:
         """What is wrong when as many handlers hang as there are places; else ""."""
-        count = len(self.abandoned)
+        if self.full:
+            return f"{len(self.abandoned)} handlers still run that were given up (turn_timeout); no handler is begun before some of them end"
+        count = sum(self.time_left(run) <= 0 for run in self.abandoned)
         if count < self.places.most:
             return ""
-        more = "; no handler is begun before some of them end" if self.full else ""
-        return f"{count} handlers still run after their time was over (turn_timeout){more}"
+        return f"{count} handlers still run after their time was over (turn_timeout)"
+
+    def time_left(self, run: Run) -> float:
+        """How long an abandoned run may still go on before it is late: one whose caller went away may have time left."""
+        if run.late:
+            return 0.0
+        return max(0.0, run.time_began + self._timeout_s + self.grace_s - time.monotonic())
 
     def earlier(self, handler: object, key: Key, id: str) -> Run | None:
         """A run of *handler* for message *id* that was abandoned and still runs."""
@@ -435,7 +449,7 @@ class Runner:
         if run.ended:
             return
         if run.job is not None and not run.job.over:  # its time began when its thread began
-            left = (run.job.began or time.monotonic()) + self._timeout_s - time.monotonic()
+            left = run.time_began + self._timeout_s - time.monotonic()
             if left > 0:
                 run.timer = loop.call_later(left, self._too_late, run)
                 return
@@ -465,6 +479,8 @@ class Runner:
             return
         run.over = run.abandoned = True
         self.abandoned.add(run)
+        why = "after its time was over" if run.late else "though nobody waits for it any more"
+        log.warning("%s: a handler still runs %s, and was given up.", run.key, why)
         run.gone.append(partial(self._gone, run))
         self._count()
         if run.job is not None:

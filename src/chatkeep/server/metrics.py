@@ -35,7 +35,7 @@ GAUGES = {
     "journaled": "Conversations with messages in the journal, waiting for the store",
     "waiting": "Messages that wait for an answer in this process",
     "workers": "Conversations that are worked on in this process",
-    "abandoned": "Handlers that still run after their time was over, and were given up",
+    "abandoned": "Handlers that were given up, because their time was over or their caller went away, and still run",
 }
 CACHE_COUNTS = {"hits": "found", "misses": "not found", "evictions": "pushed out"}
 
