@@ -276,6 +276,51 @@ async def test_only_so_many_may_hang(kind: str) -> None:
         assert "answered" == (await waiting).status
 
 
+async def test_a_turn_that_another_comes_to_wait_for_does_not_wait_for_its_place() -> None:
+    """Also when it waited for one before."""
+    keep: Chatkeep[Any]
+    begun, waits = asyncio.Event(), asyncio.Event()
+
+    async def bot(turn: Turn[Any]) -> str:
+        if turn.text != "asks":
+            return "inner"
+        begun.set()
+        await waits.wait()
+        receipt = await keep.receive("inner", "hi", id="1")
+        return receipt.replies[0].text
+
+    async with kept(bot, concurrency=1, attempts=1) as keep:
+        asking = asyncio.create_task(keep.receive("outer", "asks"))
+        await begun.wait()
+        await keep.accept("inner", "hi", id="1")
+        await until(lambda: keep._engine.runner.places._waiting)
+        waits.set()
+
+        assert "inner" == (await asking).replies[0].text
+
+
+async def test_a_handler_that_accepts_for_others_begins_no_more_of_them_than_there_are_places() -> None:
+    """It does not wait for them."""
+    keep: Chatkeep[Any]
+    now = most = 0
+
+    async def bot(turn: Turn[Any]) -> str:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        if turn.text == "asks":
+            for n in range(6):
+                await keep.accept(f"c{n}", "hi")
+        await asyncio.sleep(0.05)
+        now -= 1
+        return "ok"
+
+    async with kept(bot, turn_timeout="5s") as keep:
+        await keep.receive("outer", "asks")
+        await until(lambda: keep.statistics.engine.turns == 7)
+        assert 2 == most
+
+
 async def test_what_waits_for_a_place_has_not_begun_its_time() -> None:
     """Six, one after the other, each takes nearly all of its time: none is late, and none is counted."""
 

@@ -27,6 +27,15 @@ async def bot(turn):
     if turn.text == "poison":
         await asyncio.sleep(0.05)
         os._exit(9)
+    if turn.text.startswith("asks "):
+        await keep.receive("inner", turn.text.replace("asks", "kills"), id="1")
+        return "ok"
+    if turn.text.startswith("kills "):
+        with open(turn.text.removeprefix("kills "), "a") as deaths:
+            print(file=deaths)
+            if deaths.tell() < 4:
+                os._exit(9)
+        return "ok"
     await asyncio.sleep(float(turn.text))
     return "ok"
 
@@ -167,3 +176,13 @@ async def test_a_message_that_kills_is_found_and_the_others_are_answered(url: st
         assert "with no other handler beside it" in letters[0].metadata["reason"]
         assert "ok" == [message.text async for message in house.desk.history("killer")][-1]
         assert 10 <= house.deaths <= 11
+
+
+async def test_a_suspect_that_another_turn_waits_for_runs_beside_it(url: str, tmp_path: Any) -> None:
+    """It kills three processes; the turn that asks it is a suspect by then, too, and neither waits for the end of the other."""
+    async with House(url) as house:
+        await house.desk.accept("outer", f"asks {tmp_path / 'deaths'}")
+        house.serve()
+        await until(lambda: house.answered(["outer", "inner"]), within=25)
+
+        assert 3 == house.deaths

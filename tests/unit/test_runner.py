@@ -234,15 +234,15 @@ class Crowd:
 
     async def takes(self, name: str, seconds: float = 0.01) -> None:
         """Holds a place for a while."""
-        await self.places.take()
+        await self.places.take(name)
         try:
             await self._is_in(name, seconds)
         finally:
             self.places.give_back()
 
-    async def alone(self, name: str, rank: int = 0, seconds: float = 0.01, *, held: int = 0) -> None:
+    async def alone(self, name: str, rank: int = 0, seconds: float = 0.01) -> None:
         """Holds all of them."""
-        async with self.places.alone(rank, held=held):
+        async with self.places.alone(name, rank):
             assert not self.inside
             await self._is_in(name, seconds)
 
@@ -286,6 +286,49 @@ async def test_a_suspect_is_not_starved_and_does_not_starve() -> None:
     assert second > first + 3
 
 
+async def test_who_is_let_by_waits_neither_for_a_place_nor_to_run_alone() -> None:
+    """Nothing is taken for it, and the others wait on in their order."""
+    places = Places(1)
+    assert places.take_at_once()
+    waiting = [asyncio.create_task(places.take(name)) for name in ("ada", "bob", "ada")]
+    suspects = {name: asyncio.create_task(enters(places, name)) for name in ("ada", "bob")}
+    await asyncio.sleep(0.05)
+    places.let_by("ada")
+    await asyncio.sleep(0)
+
+    assert [True, False, True] == [task.done() for task in waiting]
+    assert (False, False) == (waiting[0].result(), waiting[2].result())
+    assert (False, 1) == (await suspects["ada"], places.lonely)
+    places.give_back()
+    assert await waiting[1]
+    assert not suspects["bob"].done()
+    places.give_back()
+    assert await asyncio.wait_for(suspects["bob"], 1)
+    assert (0, 0) == (places._taken, places.lonely)
+
+
+async def enters(places: Places, name: str) -> bool:
+    """Waits to run alone, and answers whether it may."""
+    async with places.alone(name, 0) as alone:
+        return alone
+
+
+async def test_a_suspect_that_goes_away_lets_the_next_one_in() -> None:
+    """Also the first in the row, while the gate is closed for newcomers."""
+    places = Places(2)
+    assert places.take_at_once()
+    first, second = asyncio.create_task(enters(places, "a")), asyncio.create_task(enters(places, "b"))
+    await asyncio.sleep(0.2)
+    newcomer = asyncio.create_task(places.take("c"))
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.sleep(0.01)
+    places.give_back()
+
+    assert await asyncio.wait_for(second, 1)
+    assert await asyncio.wait_for(newcomer, 1)
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(
@@ -311,7 +354,7 @@ def test_whoever_goes_away_leaves_its_place_to_others(crowd: list[tuple[str, int
         assert [] == [found for found in results if isinstance(found, Exception)]
         await asyncio.wait_for(there.takes("last"), 1)
         await asyncio.wait_for(there.alone("alone"), 1)
-        assert (0, False, False) == (there.places.lonely, there.places._alone, there.places._shut)
+        assert (0, 0, False) == (there.places.lonely, there.places._taken, there.places._shut)
 
     with suppress(asyncio.CancelledError):
         asyncio.run(play())

@@ -630,6 +630,10 @@ class Engine(Generic[State]):
         worker = self._workers.setdefault(key, worker)
         worker.waiters.append(waiter)
         worker.wake.set()
+        if worker.context is None:
+            worker.context = self.runner.context()
+        if self.runner.join(worker.context):
+            self.runner.places.let_by(key)
         self._start(key, worker)
         newest = self.store.cached(key) if self._takes(key) else None
         if (
@@ -686,9 +690,9 @@ class Engine(Generic[State]):
         if worker.task is None and not worker.held:
             # Not in the context of whoever sent the message: the worker answers others' messages too.
             work = self._work(key, worker)
-            worker.task = asyncio.get_running_loop().create_task(
-                work, name=f"chatkeep {key}", context=self.runner.context()
-            )
+            if worker.context is None:
+                worker.context = self.runner.context()
+            worker.task = asyncio.get_running_loop().create_task(work, name=f"chatkeep {key}", context=worker.context)
             self.statistics.workers = len(self._workers)
 
     def _leave(self, key: Key, worker: Worker) -> None:
@@ -783,7 +787,8 @@ class Engine(Generic[State]):
         if ready > now:
             ready = ready if send_at is None else min(ready, send_at)
             return min(max(ready - now, LOOK_S), self._longest_s)  # a clock that was set back must not make it an hour
-        if not worker.alone and leases.is_suspect(snapshot, died=self.leases.died(row.lease)):
+        # (One that another turn waits for would wait for the end of that turn: it runs beside it, and is not marked alone.)
+        if not (worker.alone or self.runner.awaited) and leases.is_suspect(snapshot, died=self.leases.died(row.lease)):
             return await self._step_alone(key, worker, snapshot.record.begun)
         if row.lease != worker.lease or snapshot.record.alone != worker.alone:
             taken = await self._take(snapshot, worker, now)
@@ -798,8 +803,7 @@ class Engine(Generic[State]):
         Waiting for that counts for nothing, for the lease is taken afterwards. The message that was least often the only
         one comes first, so that the innocent ones are answered before the guilty one is tried again.
         """
-        outer = RUNNING.get()
-        async with self.runner.places.alone(rank, held=int(outer is not None and not outer.over)) as alone:
+        async with self.runner.places.alone(key, rank) as alone:
             if not alone:
                 return 0.0
             worker.alone, worker.warm = True, False

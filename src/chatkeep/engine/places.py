@@ -16,7 +16,8 @@ PATIENCE_S = 2.0
 """After so long newcomers wait, so that a suspect that waits for a quiet moment has its turn also where there is none."""
 
 
-Suspect = tuple[int, int, int, asyncio.Future[bool]]
+Waiter = tuple[object, asyncio.Future[bool]]
+Suspect = tuple[int, int, object, asyncio.Future[bool]]
 
 
 class Places:
@@ -24,42 +25,45 @@ class Places:
 
     Whoever has to run alone lets the others go first: it waits for a moment in which nobody has a place or waits for one,
     and after `PATIENCE_S` for those only that have one already. Afterwards the others are let in before the next one.
+    Whoever waits here must not be waited for by one who has a place: see `let_by`.
     """
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.blocked = False
         """No place is given out for now."""
-        self.lonely = 0
-        """So many wait to run alone."""
         self._taken = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[Waiter] = deque()
         self._suspects: list[Suspect] = []
         self._order = count()
-        self._alone = False
         self._shut = False
         self._settled = True
         self._timers: list[asyncio.TimerHandle] = []
 
+    @property
+    def lonely(self) -> int:
+        """How many wait to run alone."""
+        return len(self._suspects)
+
     def take_at_once(self) -> bool:
         """Takes a place if one is free and nobody waits for it."""
-        free = not (self._alone or self._shut or self.blocked or self._waiting) and self._taken < self.most
+        free = not (self._shut or self.blocked or self._waiting) and self._taken < self.most
         self._taken += free
         return free
 
-    async def take(self) -> None:
-        """Waits for a place."""
+    async def take(self, who: object) -> bool:
+        """Waits for a place; False: *who* goes without one (`let_by`)."""
         if self.take_at_once():
-            return
-        given = asyncio.get_running_loop().create_future()
-        self._waiting.append(given)
+            return True
+        given: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting.append((who, given))
         try:
-            await given
+            return await given
         except asyncio.CancelledError:
-            if given.done() and not given.cancelled():
+            self._waiting = deque(entry for entry in self._waiting if entry[1] is not given)
+            if given.done() and not given.cancelled() and given.result():
                 self.give_back()
-            elif given in self._waiting:
-                self._waiting.remove(given)
+            self._next()
             raise
 
     def give_back(self) -> None:
@@ -73,6 +77,16 @@ class Places:
         self.blocked = blocked
         self._next()
 
+    def let_by(self, who: object) -> None:
+        """Has *who* wait no longer: one who has a place waits for it, so it goes without."""
+        for waiter, given in self._waiting:
+            if waiter == who and not given.done():
+                given.set_result(False)
+        self._waiting = deque(entry for entry in self._waiting if not entry[1].done())
+        for _, _, suspect, admitted in self._suspects:
+            if suspect == who and not admitted.done():
+                admitted.set_result(False)
+
     def turn_away(self) -> None:
         """Has those who wait to run alone wait no longer."""
         for *_, admitted in self._suspects:
@@ -80,38 +94,32 @@ class Places:
                 admitted.set_result(False)
 
     @asynccontextmanager
-    async def alone(self, rank: int, *, held: int = 0) -> AsyncIterator[bool]:
-        """Has all places for itself, or, with False, was turned away. The lowest *rank* comes first; *held*: so many places
-        belong to who waits for this."""
+    async def alone(self, who: object, rank: int) -> AsyncIterator[bool]:
+        """Has all places for itself, or, with False, was turned away. The lowest *rank* comes first."""
         loop = asyncio.get_running_loop()
         admitted: asyncio.Future[bool] = loop.create_future()
-        entry = (rank, next(self._order), held, admitted)
-        if not self._suspects and not self._alone:
+        if not self._suspects:
             self._settled = False
-            self._timers = [loop.call_later(SETTLE_S, self._settle), loop.call_later(PATIENCE_S, self._shut_out)]
+            self._timers += [loop.call_later(SETTLE_S, self._settle), loop.call_later(PATIENCE_S, self._shut_out)]
+        entry = (rank, next(self._order), who, admitted)
         heapq.heappush(self._suspects, entry)
-        self.lonely += 1
         try:
             self._next()
-            mine = await admitted
-        except asyncio.CancelledError:
-            self._leave(entry)
-            raise
-        finally:
-            self.lonely -= 1
-        try:
-            yield mine
+            yield await admitted
         finally:
             self._leave(entry)
 
     def _leave(self, entry: Suspect) -> None:
         admitted = entry[3]
         if admitted.done() and not admitted.cancelled() and admitted.result():
+            self._taken -= self.most
             self._open_again()
             return
         self._suspects = [other for other in self._suspects if other is not entry]
         heapq.heapify(self._suspects)
-        if not self._suspects and not self._alone:
+        if self._suspects:
+            self._next()
+        else:
             self._open_again()
 
     def _settle(self) -> None:
@@ -123,7 +131,7 @@ class Places:
         self._next()
 
     def _open_again(self) -> None:
-        self._alone = self._shut = False
+        self._shut = False
         for timer in self._timers:
             timer.cancel()
         self._timers, self._settled = [], True
@@ -132,15 +140,15 @@ class Places:
         self._next()
 
     def _next(self) -> None:
-        if self._alone or self.blocked:
+        if self.blocked:
             return
         while self._waiting and not self._shut and self._taken < self.most:
-            given = self._waiting.popleft()
+            _, given = self._waiting.popleft()
             if not given.done():
                 self._taken += 1
-                given.set_result(None)
-        while self._suspects and self._settled and self._taken <= self._suspects[0][2] and not self._alone:
+                given.set_result(True)
+        while self._suspects and self._settled and not self._taken:
             admitted = heapq.heappop(self._suspects)[3]
             if not admitted.done():  # (one that was cancelled goes)
-                self._alone = True
+                self._taken = self.most
                 admitted.set_result(True)

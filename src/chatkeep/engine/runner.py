@@ -309,11 +309,24 @@ class Runner:
         await asyncio.sleep(0)
 
     def context(self) -> Context:
-        """A context for a task that works on a conversation: that of `open`, and which turn waits for it."""
-        context, running = self._context.copy(), RUNNING.get()
-        if running is not None:
+        """A context for a task that works on a conversation: that of `open`."""
+        return self._context.copy()
+
+    def join(self, context: Context) -> bool:
+        """Says, in the context of a task, that the turn of now waits for what the task does; whether there is such a turn."""
+        running = RUNNING.get()
+        if running is None or running.over:
+            return False
+        earlier = context.get(RUNNING)
+        if earlier is None or earlier.over:
             context.run(RUNNING.set, running)
-        return context
+        return True
+
+    @property
+    def awaited(self) -> bool:
+        """Whether the turn of another handler, which has not ended, waits for what the task of now does."""
+        outer = RUNNING.get()
+        return outer is not None and not outer.over
 
     @property
     def full(self) -> bool:
@@ -324,7 +337,8 @@ class Runner:
     def trouble(self) -> str:
         """What is wrong when as many handlers hang as there are places; else ""."""
         if self.full:
-            return f"{len(self.abandoned)} handlers still run that were given up (turn_timeout); no handler is begun before some of them end"
+            more = "no handler is begun before some of them end"
+            return f"{len(self.abandoned)} handlers still run that were given up (turn_timeout); {more}"
         count = sum(self.time_left(run) <= 0 for run in self.abandoned)
         if count < self.places.most:
             return ""
@@ -375,7 +389,7 @@ class Runner:
         # A turn that a handler waits for must not wait for the place that this handler holds.
         queues = not alone and (outer is None or outer.over)
         if queues and not self.places.take_at_once():
-            await self.places.take()
+            queues = await self.places.take(key)
         run.began = time.monotonic()
         try:
             shell = self._begin(run, turn)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context
 
 from msgspec import Struct
 
@@ -26,13 +27,14 @@ class Waiter(Struct):
 class Worker:
     """One conversation's work in this process: who waits for it, and the task that does it, if one runs."""
 
-    __slots__ = ("_claim", "_opening", "alone", "held", "reruns", "sending", "task", "waiters", "wake", "warm")
+    __slots__ = ("_claim", "_opening", "alone", "context", "held", "reruns", "sending", "task", "waiters", "wake", "warm")
 
     def __init__(self, opening: str) -> None:
         self._opening = opening
         self._claim = ""
         self.waiters: list[Waiter] = []
         self.task: asyncio.Task[None] | None = None
+        self.context: Context | None = None  # that of its task; which turn waits for this worker stands in it
         self.wake = asyncio.Event()  # something new is in the log
         self.sending = 0  # the message that this worker has said it would send
         self.warm = False  # what the cache holds is as new as the act that started this worker
