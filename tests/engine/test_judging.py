@@ -367,7 +367,7 @@ async def test_two_instances_do_not_run_a_message_whose_run_hangs(
     kind: str, opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The lease is kept while the message is to be tried; then it is set aside, and the other instance may go on."""
-    monkeypatch.setattr("chatkeep.settings.CLAIM_S", 0.6)
+    monkeypatch.setattr("chatkeep.settings.LEASE_S", 0.6)
     bot = Bot()
     bot.act = bot.release.wait if kind == "sync" else swallows
     options = {"turn_timeout": TIME_S, "attempts": 2, "retry_after": "1.2s", "retry_longest": "2s"}

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from chatkeep import Chatkeep
+from chatkeep.drivers.base import Key
 
 from ..conftest import FAST, until
 
@@ -19,7 +20,7 @@ WORKER = """
 import asyncio, os, sys
 from chatkeep import Chatkeep
 
-keep = Chatkeep(sys.argv[1], poll="50ms")
+keep = Chatkeep(sys.argv[1], poll="50ms", concurrency=int(sys.argv[2]))
 
 @keep.on_message
 async def bot(turn):
@@ -58,8 +59,9 @@ def url(request: pytest.FixtureRequest, tmp_path: Any) -> str:
 class House:
     """Processes that answer, started again whenever one dies; and a Chatkeep without a handler that sees what becomes of it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, concurrency: int = 100) -> None:
         self.url = url
+        self.concurrency = concurrency
         self.desk: Chatkeep[Any] = Chatkeep(url, **FAST)
         self.deaths = 0
         self.began: Counter[str] = Counter()
@@ -84,7 +86,7 @@ class House:
     async def _slot(self) -> None:
         while True:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-c", WORKER, self.url, stdout=asyncio.subprocess.PIPE
+                sys.executable, "-c", WORKER, self.url, str(self.concurrency), stdout=asyncio.subprocess.PIPE
             )
             self._processes.add(process)
             assert process.stdout is not None
@@ -176,6 +178,25 @@ async def test_a_message_that_kills_is_found_and_the_others_are_answered(url: st
         assert "with no other handler beside it" in letters[0].metadata["reason"]
         assert "ok" == [message.text async for message in house.desk.history("killer")][-1]
         assert 10 <= house.deaths <= 11
+
+
+async def test_what_only_waits_for_a_place_is_in_no_death(url: str) -> None:
+    """Neither killed twice nor tried alone afterwards."""
+    names = [f"c{n}" for n in range(12)]
+    async with House(url, concurrency=4) as house:
+        for name in names:
+            await house.desk.accept(name, "1")
+        house.serve()
+        for _ in range(2):
+            await until(lambda: len(house.began_now) == 4, within=30)
+            await asyncio.sleep(0.2)
+            house.kill()
+        assert house.desk._engine is not None
+        rows = [await house.desk._engine.store.load(Key("", name)) for name in names]
+        held = [name for name, row in zip(names, rows, strict=True) if row is not None and row.row.lease]
+
+        assert set(held) == {name for name in names if house.began[name]}
+        await until(lambda: house.answered(names), within=30)
 
 
 async def test_a_suspect_that_another_turn_waits_for_runs_beside_it(url: str, tmp_path: Any) -> None:

@@ -791,6 +791,8 @@ class Engine(Generic[State]):
         if not (worker.alone or self.runner.awaited) and leases.is_suspect(snapshot, died=self.leases.died(row.lease)):
             return await self._step_alone(key, worker, snapshot.record.begun)
         if row.lease != worker.lease or snapshot.record.alone != worker.alone:
+            if not (worker.admitted or self.runner.awaited):
+                return await self._step_admitted(key, worker)
             taken = await self._take(snapshot, worker, now)
             if taken is None:
                 return 0.0
@@ -806,11 +808,26 @@ class Engine(Generic[State]):
         async with self.runner.places.alone(key, rank) as alone:
             if not alone:
                 return 0.0
-            worker.alone, worker.warm = True, False
+            worker.alone, worker.admitted, worker.warm = True, True, False
             try:
                 return await self._step(key, worker)
             finally:
-                worker.alone = False
+                worker.alone = worker.admitted = False
+
+    async def _step_admitted(self, key: Key, worker: Worker) -> float | None:
+        """As `_step`, with a place: the lease is taken afterwards, so that what only waits here is in nobody's hands, and the
+        death of this process is none of its deaths."""
+        places = self.runner.places
+        if not places.take_at_once():
+            worker.warm = False
+            if not await places.take(key):
+                return 0.0
+        worker.admitted = True
+        try:
+            return await self._step(key, worker)
+        finally:
+            worker.admitted = False
+            places.give_back()
 
     async def _take(self, snapshot: Snapshot, worker: Worker, now: float) -> Snapshot | None:
         """Takes the lease: the snapshot to work on, or None when there is something else to do first."""
@@ -842,14 +859,14 @@ class Engine(Generic[State]):
                 snapshot.record, self.policy, tried[0].created_at, tried[0].number
             ):
                 async with self.leases.renewing(key, worker.lease):
-                    rebuilt = await self._rebuilt(snapshot, tried, alone=worker.alone)
+                    rebuilt = await self._rebuilt(snapshot, tried, admitted=worker.admitted)
                 if rebuilt is None:
                     return self._again(worker)
                 snapshot = rebuilt
             with self.live.turn(key, tried[-1].id):
                 async with self.leases.renewing(key, worker.lease):
                     record_step = partial(self._record_step, snapshot)
-                    answer = await self._run(snapshot, tried, record_step, alone=worker.alone)
+                    answer = await self._run(snapshot, tried, record_step, admitted=worker.admitted)
                 started = snapshot
 
                 def decide(there: Snapshot) -> Commit | None:
@@ -986,7 +1003,7 @@ class Engine(Generic[State]):
         messages: list[Message],
         record_step: Callable[[str, Raw], Coroutine[Any, Any, None]] | None = None,
         *,
-        alone: bool = False,
+        admitted: bool = False,
     ) -> Answer:
         """Runs the handler on a fresh copy of the state. Raises `HandlerFailed`."""
         key = snapshot.row.key
@@ -1001,7 +1018,7 @@ class Engine(Generic[State]):
             return Answer(raw, opens, replies, turn.work.set if turn.work is not None else snapshots.NOTHING)
 
         try:
-            run = await self._judged(key, messages, cast("Handler[State]", self.handler), turn, answer, alone)
+            run = await self._judged(key, messages, cast("Handler[State]", self.handler), turn, answer, admitted)
         finally:
             turn.on_piece = None
             turn.begin_work = None
@@ -1027,11 +1044,11 @@ class Engine(Generic[State]):
         handler: Handler[State],
         turn: Turn[State],
         then: Callable[[Any], Any],
-        alone: bool,
+        admitted: bool,
     ) -> Run:
         """A run of the handler, or the hook, and how it ended. Raises `NotBegun`."""
         ids = [message.id for message in messages]
-        run = await self.runner.run(key, ids, handler, turn, then, alone=alone)
+        run = await self.runner.run(key, ids, handler, turn, then, admitted=admitted)
         if run.fate is Fate.NOT_BEGUN:
             raise NotBegun(
                 f"{key}: {run.fault}. Nothing was counted; the message stays unread and is tried again in {HOOK_PAUSE_S:g} s."
@@ -1083,7 +1100,7 @@ class Engine(Generic[State]):
         found = turns.slice_plain_history(snapshot, first, self.policy)
         return found or owned(turns.collect_history(snapshot, first, self.policy))
 
-    async def _rebuilt(self, snapshot: Snapshot, messages: list[Message], *, alone: bool = False) -> Snapshot | None:
+    async def _rebuilt(self, snapshot: Snapshot, messages: list[Message], *, admitted: bool = False) -> Snapshot | None:
         """Opens a session with the state that the application's hook rebuilds, committed before the handler runs.
 
         None when another instance went ahead with this session: then what was rebuilt here is thrown away.
@@ -1099,7 +1116,7 @@ class Engine(Generic[State]):
             cause = TimeoutError(f"it still runs after {time.monotonic() - earlier.began:.1f} s")
         else:
             hook = cast("Handler[State]", self.on_missing)
-            run = await self._judged(key, messages[:1], hook, turn, state_of, alone)
+            run = await self._judged(key, messages[:1], hook, turn, state_of, admitted)
             cause, raw = run.fault, run.value
         if cause is not None:
             raise HookFailed(

@@ -380,14 +380,14 @@ class Runner:
         turn: Turn[Any],
         then: Callable[[Any], Any],
         *,
-        alone: bool = False,
+        admitted: bool = False,
     ) -> Run:
-        """Runs the handler when there is a place (who is *alone* has all), and then makes of what it returned what is to be
+        """Runs the handler when there is a place (who is *admitted* has one), and then makes of what it returned what is to be
         kept. Never raises what the handler raised, but for SystemExit and KeyboardInterrupt."""
         outer = RUNNING.get()
         run = Run(key, ids, outer, handler, self._context.copy())
         # A turn that a handler waits for must not wait for the place that this handler holds.
-        queues = not alone and (outer is None or outer.over)
+        queues = not admitted and (outer is None or outer.over)
         if queues and not self.places.take_at_once():
             queues = await self.places.take(key)
         run.began = time.monotonic()

@@ -27,7 +27,20 @@ class Waiter(Struct):
 class Worker:
     """One conversation's work in this process: who waits for it, and the task that does it, if one runs."""
 
-    __slots__ = ("_claim", "_opening", "alone", "context", "held", "reruns", "sending", "task", "waiters", "wake", "warm")
+    __slots__ = (
+        "_claim",
+        "_opening",
+        "admitted",
+        "alone",
+        "context",
+        "held",
+        "reruns",
+        "sending",
+        "task",
+        "waiters",
+        "wake",
+        "warm",
+    )
 
     def __init__(self, opening: str) -> None:
         self._opening = opening
@@ -40,6 +53,7 @@ class Worker:
         self.warm = False  # what the cache holds is as new as the act that started this worker
         self.reruns = 0  # turns in a row that were thrown away because their input had changed
         self.alone = False  # no other handler runs in this process while this worker works
+        self.admitted = False  # it has a place already, or all of them
         self.held = False  # a call of `receive` does the work itself; no task may start
 
     def again(self) -> float:
