@@ -529,6 +529,31 @@ async def test_a_run_that_goes_on_without_its_caller_is_late_when_its_time_is_ov
         bot.release.set()
 
 
+async def test_of_a_burst_that_hangs_only_the_first_message_is_set_aside() -> None:
+    """The others are answered beside it: they are blamed for nothing that they had not been the first of."""
+    seen: list[list[str]] = []
+
+    async def bot(turn: Turn[Any]) -> str:
+        seen.append([message.text for message in turn.messages])
+        if turn.text == "first":
+            await asyncio.sleep(0.2)
+        if "poison" in turn.text:
+            await swallows()
+        return "ok"
+
+    async with kept(bot, overlap="burst") as keep:
+        first = asyncio.create_task(keep.receive("ada", "first"))
+        await asyncio.sleep(0.05)
+        texts = ["poison", "one", "two"]
+        found = await asyncio.gather(*(keep.receive("ada", text) for text in texts), return_exceptions=True)
+        await first
+
+        assert isinstance(found[0], HandlerFailed)
+        assert ["answered", "answered"] == [getattr(receipt, "status", receipt) for receipt in found[1:]]
+        assert [texts, ["one", "two"]] == seen[1:]
+        assert 1 == keep.statistics.engine.dead
+
+
 async def test_close_ends_in_time_whatever_hangs() -> None:
     """Tasks that swallow everything are let go of, threads are left to themselves, and the messages are handed back."""
     for kind in ("async_", "sync"):

@@ -214,6 +214,89 @@ async def test_what_cancels_the_task_of_a_thread_leaves_it_among_the_abandoned()
         assert not runner.abandoned
 
 
+async def test_a_run_keeps_none_of_the_earlier_ones() -> None:
+    """Each begins the next one in a task that it leaves behind, and ends."""
+    chains: list[int] = []
+
+    async with running() as runner:
+        tasks = []
+
+        async def bot(turn: Turn[Any]) -> str:
+            chain, found = 0, RUNNING.get()
+            while found is not None:
+                chain, found = chain + 1, found.outer
+            chains.append(chain)
+            await asyncio.sleep(0.01)
+            if len(chains) < 20:
+                tasks.append(asyncio.create_task(run(runner, bot)))
+                await asyncio.sleep(0.001)
+            return "ok"
+
+        await run(runner, bot)
+        while len(chains) < 20:
+            await asyncio.sleep(0.01)
+        await asyncio.gather(*tasks)
+
+    assert max(chains) <= 3  # (one that has ended stays while the one that it began runs)
+
+
+async def test_what_a_run_raises_after_it_was_given_up_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    """Once, whatever kind of handler it was."""
+    release = threading.Event()
+
+    def plain(turn: Turn[Any]) -> None:
+        release.wait()
+        raise ValueError("in a thread")
+
+    async def stubborn(turn: Turn[Any]) -> None:
+        while not release.is_set():
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.01)
+        raise ValueError("in a task")
+
+    async with running() as runner:
+
+        async def bot(turn: Turn[Any]) -> Any:
+            return await runner.in_thread(plain, turn)
+
+        for handler in (bot, stubborn):
+            assert Fate.ABANDONED is (await run(runner, handler)).fate
+        release.set()
+        for _ in range(100):
+            await asyncio.sleep(0.01 * bool(runner.abandoned))
+
+    said = [record for record in caplog.records if "has raised" in record.message]
+    assert {"WARNING"} == {record.levelname for record in said}
+    assert ["ValueError: in a task", "ValueError: in a thread"] == sorted(
+        record.message.split("raised ")[1] for record in said
+    )
+
+
+def test_a_thread_whose_loop_has_ended_is_not_counted_in_the_next_one() -> None:
+    """Nobody would hear of its end."""
+    release, counts = threading.Event(), []
+    runner = Runner(1, 0.05, counts.append)
+    runner.grace_s = 0.01
+
+    async def hang() -> None:
+        async def bot(turn: Turn[Any]) -> Any:
+            return await runner.in_thread(lambda turn: release.wait(), turn)
+
+        runner.open()
+        assert Fate.ABANDONED is (await run(runner, bot)).fate
+        await runner.close()
+
+    async def again() -> None:
+        runner.open()
+        assert (0, set()) == (counts[-1], runner.abandoned)
+        await runner.close()
+
+    asyncio.run(hang())
+    assert 1 == counts[-1]
+    release.set()
+    asyncio.run(again())
+
+
 # -- places -----------------------------------------------------------------------------------------------------------------
 
 

@@ -1034,8 +1034,10 @@ class Engine(Generic[State]):
             raise NotInLog
         if run.fault is not None:
             self.statistics.failures += 1
-            raise self._handler_failed(key, run.fault, still_runs=run.fate is Fate.ABANDONED)
-        return cast(Answer, run.value)
+            fault, run.fault = run.fault, None
+            raise self._handler_failed(key, fault, still_runs=run.fate is Fate.ABANDONED)
+        value, run.value = run.value, None  # (a task that the handler has left behind keeps the run)
+        return cast(Answer, value)
 
     async def _judged(
         self,

@@ -156,6 +156,8 @@ class Run:
         except BaseException as fault:
             if not self.abandoned:
                 self.fault = fault
+            else:
+                self.tell_fault(fault)
         self.ended = True
         if self.waiter is not None and not self.waiter.done():
             self.waiter.set_result(None)
@@ -202,6 +204,11 @@ class Run:
                 log.warning("%s: a handler that was let go of raised %s", self.key, told(fault))
             self.task.cancel()
             self.tell_gone()
+
+    def tell_fault(self, fault: BaseException) -> None:
+        """Notes what it has raised after it was given up, where nobody else hears of it."""
+        if not isinstance(fault, asyncio.CancelledError):
+            log.warning("%s: a handler that was given up has raised %s", self.key, told(fault), exc_info=fault)
 
     def tell_gone(self) -> None:
         """Tells those who wait for its end, if it was abandoned."""
@@ -297,6 +304,10 @@ class Runner:
         """Handlers see the context variables of now, and nothing of whoever sent their message."""
         self._context = copy_context()
         self._context.run(RUNNING.set, None)
+        self.abandoned = {
+            run for run in self.abandoned if run.still_runs
+        }  # an earlier loop may have ended with some of them
+        self._count()
 
     async def close(self) -> None:
         """Lets go of what still runs: tasks end, threads that hang are left to themselves."""
@@ -351,8 +362,11 @@ class Runner:
         return max(0.0, run.time_began + self._timeout_s + self.grace_s - time.monotonic())
 
     def earlier(self, handler: object, key: Key, id: str) -> Run | None:
-        """A run of *handler* for message *id* that was abandoned and still runs."""
-        found = (run for run in self.abandoned if run.handler is handler and run.key == key and id in run.ids)
+        """A run of *handler* that was abandoned and still runs, and for which message *id* is blamed: the first that it had.
+
+        The others that it had with it are tried again beside it, when the first one has been set aside.
+        """
+        found = (run for run in self.abandoned if run.handler is handler and run.key == key and run.ids[0] == id)
         return next(found, None)
 
     def holds(self, key: Key) -> bool:
@@ -364,13 +378,18 @@ class Runner:
         run = RUNNING.get()
         assert run is not None
         try:
-            run.job = self._threads.begin(partial(function, turn), lambda _: run.tell_gone())
+            run.job = self._threads.begin(partial(function, turn), partial(self._thread_ended, run))
         except RuntimeError as none_left:
             raise CannotBegin(f"no thread could be started for the handler ({none_left})") from none_left
         value, fault = await run.job.answered
         if fault is not None:
             raise fault
         return value
+
+    def _thread_ended(self, run: Run, unheard: BaseException | None) -> None:
+        if unheard is not None:
+            run.tell_fault(unheard)
+        run.tell_gone()
 
     async def run(
         self,
@@ -385,9 +404,11 @@ class Runner:
         """Runs the handler when there is a place (who is *admitted* has one), and then makes of what it returned what is to be
         kept. Never raises what the handler raised, but for SystemExit and KeyboardInterrupt."""
         outer = RUNNING.get()
+        if outer is not None and outer.over:  # nobody waits for this
+            outer = None
         run = Run(key, ids, outer, handler, self._context.copy())
         # A turn that a handler waits for must not wait for the place that this handler holds.
-        queues = not admitted and (outer is None or outer.over)
+        queues = not admitted and outer is None
         if queues and not self.places.take_at_once():
             queues = await self.places.take(key)
         run.began = time.monotonic()
@@ -401,6 +422,7 @@ class Runner:
                 self._keep(run, then)
         finally:
             run.over = True
+            run.outer = None  # what it has left behind, such as a task, keeps no other run alive
             run.took = time.monotonic() - run.began
             if queues:
                 self.places.give_back()

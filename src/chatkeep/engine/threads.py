@@ -14,18 +14,24 @@ ENDS_S = 1.0
 
 
 class Job:
-    """A call of a function in a thread. *began*: when the thread has begun it, by the monotonic clock; *over*: it has ended."""
+    """A call of a function in a thread. *began*: when the thread has begun it, by the monotonic clock; *over*: it has ended,
+    or the loop that would hear of that has."""
 
-    __slots__ = ("_call", "_context", "_loop", "answered", "began", "ended", "over")
+    __slots__ = ("_call", "_context", "_loop", "_over", "answered", "began", "ended")
 
-    def __init__(self, call: Callable[[], Any], ended: Callable[[Job], None]) -> None:
+    def __init__(self, call: Callable[[], Any], ended: Callable[[BaseException | None], None]) -> None:
         self._call = call
         self._context = contextvars.copy_context()
         self._loop = asyncio.get_running_loop()
         self.answered: asyncio.Future[tuple[Any, BaseException | None]] = self._loop.create_future()
         self.began: float | None = None
-        self.over = False
+        self._over = False
         self.ended = ended
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is heard of it."""
+        return self._over or self._loop.is_closed()
 
     def do(self, worker: Worker) -> bool:
         """Calls the function, in *worker*; whether anybody is still there to hear of it."""
@@ -42,11 +48,12 @@ class Job:
         return True
 
     def _tell(self, worker: Worker, value: Any, fault: BaseException | None) -> None:
-        self.over = True
-        if not self.answered.done():
+        self._over = True
+        heard = not self.answered.done()
+        if heard:
             self.answered.set_result((value, fault))
         worker.threads.take_back(worker)
-        self.ended(self)
+        self.ended(None if heard else fault)
 
 
 class Worker(Thread):
@@ -73,8 +80,8 @@ class Threads:
         self._idle: list[Worker] = []
         self._open = True
 
-    def begin(self, call: Callable[[], Any], ended: Callable[[Job], None]) -> Job:
-        """Has a thread call *call*; *ended* is called with the job afterwards. Raises RuntimeError where no thread can be
+    def begin(self, call: Callable[[], Any], ended: Callable[[BaseException | None], None]) -> Job:
+        """Has a thread call *call*; *ended* is called afterwards, with what it raised if nobody waits for it. Raises RuntimeError where no thread can be
         started."""
         job = Job(call, ended)
         self._open = True
