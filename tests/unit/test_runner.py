@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -18,6 +19,7 @@ from chatkeep.engine.places import Places
 from chatkeep.engine.runner import RUNNING, CannotBegin, Fate, Run, Runner, judge, told
 from chatkeep.engine.turn import Turn
 from chatkeep.model import Message
+from tests.conftest import until
 
 KEY = Key("", "ada")
 
@@ -233,8 +235,7 @@ async def test_a_run_keeps_none_of_the_earlier_ones() -> None:
             return "ok"
 
         await run(runner, bot)
-        while len(chains) < 20:
-            await asyncio.sleep(0.01)
+        await until(lambda: len(chains) >= 20)
         await asyncio.gather(*tasks)
 
     assert max(chains) <= 3  # (one that has ended stays while the one that it began runs)
@@ -441,3 +442,31 @@ def test_whoever_goes_away_leaves_its_place_to_others(crowd: list[tuple[str, int
 
     with suppress(asyncio.CancelledError):
         asyncio.run(play())
+
+
+async def waits_for_nothing(turn: Turn[Any]) -> str:
+    """Ends within its first step, as most do."""
+    return "ok"
+
+
+async def waits_once(turn: Turn[Any]) -> str:
+    """Has a task of its own, and a timer."""
+    await asyncio.sleep(0)
+    return "ok"
+
+
+@pytest.mark.parametrize("bot", [waits_for_nothing, waits_once])
+async def test_a_run_leaves_no_circle_of_garbage(bot: Any) -> None:
+    """What it made goes when it ends, and not when garbage is collected, which would cost more than the run (I10)."""
+    async with running(timeout_s=5.0) as runner:
+        await run(runner, bot)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(20):
+                await run(runner, bot)
+            left = [found for found in gc.get_objects() if isinstance(found, Run)]
+        finally:
+            gc.enable()
+
+    assert [] == left

@@ -17,7 +17,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from contextvars import Context, ContextVar
 from copy import deepcopy
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -80,10 +79,6 @@ UNREADABLE_MOST = 10_000
 SHARED_S = 60.0  # a conversation that others have written to is not answered in one trip for so long
 SHARED_MOST = 10_000
 LONG_S = 60.0  # a worker that would wait longer goes; the sweep finds the conversation again
-
-
-RAN: ContextVar[Context | None] = ContextVar("chatkeep ran", default=None)
-"""The context of the handler whose turn the code of now records; only where somebody observes."""
 
 
 class Answer(Struct, frozen=True):
@@ -1029,7 +1024,6 @@ class Engine(Generic[State]):
         self._pace_s = 0.8 * self._pace_s + 0.2 * run.took
         if self.store.observed is not None:
             self.store.observed("turn", run.took)
-            RAN.set(run.context)
         if work is not None and work.refused:  # whatever the handler made of being refused a step
             raise NotInLog
         if run.fault is not None:
@@ -1050,7 +1044,9 @@ class Engine(Generic[State]):
     ) -> Run:
         """A run of the handler, or the hook, and how it ended. Raises `NotBegun`."""
         ids = [message.id for message in messages]
-        run = await self.runner.run(key, ids, handler, turn, then, admitted=admitted)
+        run = await self.runner.run(
+            key, ids, handler, turn, then, admitted=admitted, observed=self.store.observed is not None
+        )
         if run.fate is Fate.NOT_BEGUN:
             raise NotBegun(
                 f"{key}: {run.fault}. Nothing was counted; the message stays unread and is tried again in {HOOK_PAUSE_S:g} s."

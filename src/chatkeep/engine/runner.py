@@ -210,6 +210,12 @@ class Run:
         if not isinstance(fault, asyncio.CancelledError):
             log.warning("%s: a handler that was given up has raised %s", self.key, told(fault), exc_info=fault)
 
+    def release(self) -> None:
+        """Lets go of what it ran in, which refers to it: circles of garbage would cost more than the run itself."""
+        del self.context, self.task
+        if self.waiter is not None:
+            del self.timer
+
     def tell_gone(self) -> None:
         """Tells those who wait for its end, if it was abandoned."""
         if self.gone and not self.still_runs:
@@ -220,6 +226,10 @@ class Run:
 
 RUNNING: ContextVar[Run | None] = ContextVar("chatkeep run", default=None)
 """The run that the code of now belongs to; tasks that a handler starts inherit it, and see when it is over."""
+
+
+RAN: ContextVar[Context | None] = ContextVar("chatkeep ran", default=None)
+"""The context of the handler whose turn the code of now records; only where somebody observes."""
 
 
 async def awaiting(found: Awaitable[Any]) -> Any:
@@ -252,6 +262,12 @@ class Shell(Coroutine[Any, Any, None]):
         self._run = run
         self.task.set_name(f"chatkeep turn {run.key}")
         self._wake()
+
+    def leave(self) -> None:
+        """Lets go of the run that has ended here, and of the task that has ended with it."""
+        if self._run is not None:
+            self._run = None
+            del self.task
 
     def end(self) -> None:
         """Ends the task, in which nothing runs."""
@@ -400,9 +416,11 @@ class Runner:
         then: Callable[[Any], Any],
         *,
         admitted: bool = False,
+        observed: bool = False,
     ) -> Run:
         """Runs the handler when there is a place (who is *admitted* has one), and then makes of what it returned what is to be
-        kept. Never raises what the handler raised, but for SystemExit and KeyboardInterrupt."""
+        kept. Never raises what the handler raised, but for SystemExit and KeyboardInterrupt. Where turns are *observed*, RAN
+        is set."""
         outer = RUNNING.get()
         if outer is not None and outer.over:  # nobody waits for this
             outer = None
@@ -426,6 +444,11 @@ class Runner:
             run.took = time.monotonic() - run.began
             if queues:
                 self.places.give_back()
+        if run.ended and not run.abandoned:
+            if observed:
+                RAN.set(run.context)
+            run.release()
+            shell.leave()
         stopped = run.cancelled is not None
         run.fate = judge(run.fault, ended=not run.abandoned, late=run.late, stopped=stopped)
         if run.fate is Fate.EXITS and run.fault is not None:

@@ -81,8 +81,10 @@ class Threads:
         self._open = True
 
     def begin(self, call: Callable[[], Any], ended: Callable[[BaseException | None], None]) -> Job:
-        """Has a thread call *call*; *ended* is called afterwards, with what it raised if nobody waits for it. Raises RuntimeError where no thread can be
-        started."""
+        """Has a thread call *call*; *ended* is called afterwards, with what it raised if nobody waits for it.
+
+        Raises RuntimeError where no thread can be started.
+        """
         job = Job(call, ended)
         self._open = True
         if self._idle:

@@ -14,8 +14,8 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..app import Chatkeep
-from ..engine.engine import RAN
 from ..engine.hooks import STREAMING
+from ..engine.runner import RAN
 from ..engine.turn import Turn
 from ..extras import from_extra, is_installed
 from .logs import METHODS, route_of
