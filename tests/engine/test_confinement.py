@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import os
 import pickle
+import signal
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from functools import partial
 from typing import Any
@@ -182,6 +183,7 @@ def test_a_forked_child_is_refused(tmp_path: Any, runs: str) -> None:
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
+        signal.alarm(20)  # what waits for threads of the parent waits for ever
         try:
             own = asyncio.new_event_loop() if runs == "a loop of its own" else loop
             told = own.run_until_complete(refusals(keep))
