@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from chatkeep import Chatkeep, HandlerFailed, Turn, UsageError
+from chatkeep import Chatkeep, HandlerFailed, Turn, Uncertain, UsageError
+from chatkeep.drivers.base import Key
 
 from ..conftest import FAST, until
 
@@ -578,6 +579,39 @@ async def test_close_ends_in_time_whatever_hangs() -> None:
             assert [] == [task for task in asyncio.all_tasks() if task.get_name().startswith("chatkeep turn")]
         bot.release.set()
         await until(lambda: not [thread for thread in threading.enumerate() if thread.name == "chatkeep handler"])
+
+
+async def test_close_begins_nothing_that_waits_for_a_place(tmp_path: Any) -> None:
+    """What waits is in the log by then; it is handed back, and answered by the next start."""
+    bot, url = Bot(), f"sqlite:///{tmp_path}/c.db"
+    bot.act = bot.release.wait
+    options: dict[str, Any] = FAST | {"turn_timeout": TIME_S, "concurrency": 1}
+    keep: Chatkeep[Any] = Chatkeep(url, **options, attempts=1)
+    keep.on_message(bot.sync)
+    keep._engine.runner.grace_s = 0.1
+    keep._engine.runner.most = 1
+    await keep.open()
+    await keep.receive("ada", "first")
+    with pytest.raises(HandlerFailed):
+        await keep.receive("hung", "poison")
+    keep._engine._pace_s = (
+        0.0  # as if handlers were quick, so that the handler may run before its message is in the log
+    )
+    waiting = asyncio.create_task(keep.receive("ada", "hi", id="1"))
+    await until(lambda: keep._engine.runner.places._waiting)
+
+    assert 1 == (await keep.conversation("ada")).unread
+    await asyncio.wait_for(keep.close(), 5)
+    with pytest.raises(Uncertain, match="in the log"):
+        await asyncio.wait_for(waiting, 0.1)
+    bot.release.set()
+    await asyncio.sleep(0.1)
+    assert 0 == bot.runs["hi"]
+    async with Chatkeep(url, **options) as again:
+        assert again._engine is not None
+        row = await again._engine.store.load(Key("", "ada"))
+        assert row is not None
+        assert (None, 1) == (row.row.lease, (await again.conversation("ada")).unread)
 
 
 async def test_a_handler_sees_the_context_of_open_and_of_no_caller() -> None:

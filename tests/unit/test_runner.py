@@ -19,7 +19,6 @@ from chatkeep.engine.places import Places
 from chatkeep.engine.runner import RUNNING, CannotBegin, Fate, Run, Runner, judge, told
 from chatkeep.engine.turn import Turn
 from chatkeep.model import Message
-from tests.conftest import until
 
 KEY = Key("", "ada")
 
@@ -219,6 +218,7 @@ async def test_what_cancels_the_task_of_a_thread_leaves_it_among_the_abandoned()
 async def test_a_run_keeps_none_of_the_earlier_ones() -> None:
     """Each begins the next one in a task that it leaves behind, and ends."""
     chains: list[int] = []
+    all_began = asyncio.Event()
 
     async with running() as runner:
         tasks = []
@@ -232,10 +232,12 @@ async def test_a_run_keeps_none_of_the_earlier_ones() -> None:
             if len(chains) < 20:
                 tasks.append(asyncio.create_task(run(runner, bot)))
                 await asyncio.sleep(0.001)
+            else:
+                all_began.set()
             return "ok"
 
         await run(runner, bot)
-        await until(lambda: len(chains) >= 20)
+        await asyncio.wait_for(all_began.wait(), 5)
         await asyncio.gather(*tasks)
 
     assert max(chains) <= 3  # (one that has ended stays while the one that it began runs)

@@ -55,6 +55,7 @@ from .hooks import STREAMING, Handler, replies_of
 from .lease_keeper import LeaseKeeper
 from .notifier import Notifier
 from .pauses import PAUSES, Pauses
+from .places import TurnedAway
 from .runner import RUNNING, Fate, Run, Runner, told
 from .sender import Sender
 from .turn import Turn
@@ -383,8 +384,8 @@ class Engine(Generic[State]):
         return Draft(role=role, content=content, id=name, created_at=now, metadata=metadata or {}, entry=entry)
 
     def _in_one_trip(self, snapshot: Snapshot, draft: Draft) -> bool:
-        """Whether the handler may run before the message is in the log: nobody else is there, and it will not take
-        long."""
+        """Whether the handler may run before the message is in the log: it may begin at once, nobody else is there, and it
+        will not take long."""
         record = snapshot.record
         return (
             self._pace_s < self._quick_s
@@ -393,6 +394,7 @@ class Engine(Generic[State]):
             and not self._takes(snapshot.row.key)
             and snapshot.row.lease is None
             and record.cursor == snapshot.row.head
+            and (self.runner.places.free or self.runner.awaited)
             and not (self.runner.abandoned and self.runner.holds(snapshot.row.key))
             and not self._is_shared(snapshot.row.key)
             and not (self._spool and self._spool.holds(snapshot.row.key))
@@ -706,6 +708,8 @@ class Engine(Generic[State]):
                 worker.wake.clear()
                 try:
                     pause = await (self._step(key, worker) if self._open else self._hand_back(key, worker))
+                except TurnedAway:
+                    pause = 0.0  # this Chatkeep closes
                 except ChatkeepError as fault:
                     log.warning("%s: %s", key, fault)
                     if isinstance(fault, Unavailable | Uncertain):  # our lease stands, and nobody works under it

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
 
+from ..errors import Unavailable
+
 SETTLE_S = 0.2
 """So long the first suspect waits before it may run alone: what is found in the same sweep comes before it."""
 
@@ -18,6 +20,10 @@ PATIENCE_S = 2.0
 
 Waiter = tuple[object, asyncio.Future[bool]]
 Suspect = tuple[int, int, object, asyncio.Future[bool]]
+
+
+class TurnedAway(Unavailable):
+    """Whoever waited for a place waits no longer, and has none: nothing is begun any more."""
 
 
 class Places:
@@ -45,14 +51,19 @@ class Places:
         """How many wait to run alone."""
         return len(self._suspects)
 
+    @property
+    def free(self) -> bool:
+        """Whether there is a place that nobody waits for."""
+        return self._taken < self.most and not (self._shut or self.blocked or self._waiting)
+
     def take_at_once(self) -> bool:
         """Takes a place if one is free and nobody waits for it."""
-        free = not (self._shut or self.blocked or self._waiting) and self._taken < self.most
+        free = self._taken < self.most and not (self._shut or self.blocked or self._waiting)
         self._taken += free
         return free
 
     async def take(self, who: object) -> bool:
-        """Waits for a place; False: *who* goes without one (`let_by`)."""
+        """Waits for a place; False: *who* goes without one (`let_by`). Raises `TurnedAway`."""
         if self.take_at_once():
             return True
         given: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -61,7 +72,7 @@ class Places:
             return await given
         except asyncio.CancelledError:
             self._waiting = deque(entry for entry in self._waiting if entry[1] is not given)
-            if given.done() and not given.cancelled() and given.result():
+            if given.done() and not given.cancelled() and given.exception() is None and given.result():
                 self.give_back()
             self._next()
             raise
@@ -88,7 +99,13 @@ class Places:
                 admitted.set_result(False)
 
     def turn_away(self) -> None:
-        """Has those who wait to run alone wait no longer."""
+        """Has all who wait here wait no longer."""
+        for _, given in self._waiting:
+            if not given.done():
+                given.set_exception(
+                    TurnedAway("This Chatkeep is closing; the handler was not begun, and nothing was written.")
+                )
+        self._waiting.clear()
         for *_, admitted in self._suspects:
             if not admitted.done():
                 admitted.set_result(False)
