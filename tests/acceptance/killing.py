@@ -98,8 +98,8 @@ def hook_sqlite(crash: CrashPoint) -> None:
     """Crash points inside a transaction: between its statements, before its commit, and after it, before anybody knows."""
     connect = sqlite.SqliteDriver._connect
 
-    def hooked(self: sqlite.SqliteDriver) -> Any:
-        db = connect(self)
+    def hooked(self: sqlite.SqliteDriver, *arguments: Any) -> Any:
+        db = connect(self, *arguments)
         db.set_update_hook(lambda kind, base, table, rowid: crash("sqlite:entry") if table == "entry" else None)
         db.set_commit_hook(lambda: bool(crash("sqlite:commit")))
         db.set_wal_hook(lambda *_: crash("sqlite:committed") or 0)  # replaces the automatic checkpoint

@@ -498,7 +498,7 @@ class Engine(Generic[State]):
 
     async def _receive_in_two(self, key: Key, draft: Draft, owner: str, joins: bool) -> Receipt:
         try:
-            snapshot, number, known, worker = await self._appended(key, draft, owner)
+            snapshot, number, known, worker = await self._appended(key, draft, owner, waits=True)
         except (Unavailable, Uncertain) as fault:
             return await self._journaled(key, draft, owner, fault)
         if known:
@@ -512,12 +512,14 @@ class Engine(Generic[State]):
             return self._receipt(key, draft.id, number, Outcome("off"), duplicate=known)
         return await self._wait_for(key, worker, draft.id, snapshot, number, duplicate=known)
 
-    async def _appended(self, key: Key, draft: Draft, owner: str) -> tuple[Snapshot, int, bool, Worker]:
+    async def _appended(
+        self, key: Key, draft: Draft, owner: str, *, waits: bool = False
+    ) -> tuple[Snapshot, int, bool, Worker]:
         if not self._store_open:
             raise Unavailable(f"{key}: {self._unopened}; nothing was written to the store.")
         if self._spool is not None and self._spool.holds(key):
             raise Unavailable(f"{key}: earlier messages still wait in the journal; nothing was written to the store.")
-        return await self._to_the_end(self._append(key, draft, owner), key)
+        return await self._to_the_end(self._append(key, draft, owner, waits=waits), key)
 
     async def note(self, key: Key, id: str, metadata: dict[str, Any]) -> None:
         """Puts a note of chatkeep's own into the log, once for each *id*."""
@@ -574,9 +576,9 @@ class Engine(Generic[State]):
             await self._spool.erase(key)
         await self.store.erase(key, at=self.clock())
 
-    async def _append(self, key: Key, draft: Draft, owner: str) -> tuple[Snapshot, int, bool, Worker]:
+    async def _append(self, key: Key, draft: Draft, owner: str, *, waits: bool) -> tuple[Snapshot, int, bool, Worker]:
         """Writes the message to the log, with the lease if this process is idle here, and sees to it that a worker
-        works on it."""
+        works on it. *waits*: the caller waits for the answer."""
         assert draft.entry is not None
         worker = self._workers.get(key)
         idle = worker is None
@@ -604,6 +606,8 @@ class Engine(Generic[State]):
         worker = self._workers.setdefault(key, worker)  # the one found before the write may have ended since
         if works:
             worker.wake.set()
+            if waits:
+                self._join(key, worker)
             self._start(key, worker)
         else:
             self._leave(key, worker)
@@ -627,10 +631,7 @@ class Engine(Generic[State]):
         worker = self._workers.setdefault(key, worker)
         worker.waiters.append(waiter)
         worker.wake.set()
-        if worker.context is None:
-            worker.context = self.runner.context()
-        if self.runner.join(worker.context):
-            self.runner.places.let_by(key)
+        self._join(key, worker)
         self._start(key, worker)
         newest = self.store.cached(key) if self._takes(key) else None
         if (
@@ -691,6 +692,14 @@ class Engine(Generic[State]):
                 worker.context = self.runner.context()
             worker.task = asyncio.get_running_loop().create_task(work, name=f"chatkeep {key}", context=worker.context)
             self.statistics.workers = len(self._workers)
+
+    def _join(self, key: Key, worker: Worker) -> None:
+        """Says that the turn of now, if there is one, waits for the worker: so it waits for no place, and may not wait for that
+        turn."""
+        if worker.context is None:
+            worker.context = self.runner.context()
+        if self.runner.join(worker.context):
+            self.runner.places.let_by(key)
 
     def _leave(self, key: Key, worker: Worker) -> None:
         """Ends a worker that no task works on, unless somebody has come to wait in it."""

@@ -429,6 +429,8 @@ class Runner:
         queues = not admitted and outer is None
         if queues and not self.places.take_at_once():
             queues = await self.places.take(key)
+            if not queues:  # meanwhile a turn has come to wait for this one
+                run.outer = RUNNING.get()
         run.began = time.monotonic()
         try:
             shell = self._begin(run, turn)
