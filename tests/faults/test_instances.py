@@ -114,7 +114,9 @@ async def test_f9_cancelled_callers_leave_nothing_half_done(url: str, opening: A
     async def impatient(number: int) -> None:
         await asyncio.sleep(random.random() * 0.5)
         with suppress(TimeoutError):
-            async with asyncio.timeout(random.random() * 0.03):
+            async with asyncio.timeout(
+                random.random() ** 3 * 0.5
+            ):  # on a slow machine some are answered, on a fast one not all
                 await clients.send(f"c{number % 10}", str(number))
 
     await asyncio.gather(*(impatient(number) for number in range(200)))
