@@ -251,7 +251,7 @@ async def test_i1_an_open_in_the_bots_process_is_refused(
         acknowledged, _ = await ended(running)
 
     [refused] = running[0].told("refused")
-    assert all(word in refused for word in ("UsageError", file, "keep.backup", "keep.query"))
+    assert all(word in refused for word in ("OpenRefused", file, "keep.backup", "keep.query"))
     assert (acknowledged, ["ok"]) == await held(file)
 
 
