@@ -1116,8 +1116,125 @@ async def test_a_backup_is_whole_while_turns_run(driver: SqliteDriver, path: str
     assert 0o600 == mode
     with pytest.raises(UsageError, match="there already"):
         await driver.backup(path, replace=True)
-    with pytest.raises(Unavailable, match="was not copied"):
-        await driver.backup(f"{tmp_path}/no folder/copy.db")
+
+
+DIES = """
+    for n in range(300):
+        await driver.append(Key("", f"old{n % 7}"), [Entry(0, f"m{n}", "user", b"x" * 900)], revision=f"r{n}", at=1.0)
+    import os
+    os.kill(os.getpid(), 9)
+"""
+
+
+async def killed_on(path: str) -> None:
+    """Leaves a store there whose process was killed, with what it had not brought into the database in its -wal."""
+    code = PROCESS.replace("{path}", path).replace("{body}", DIES)
+    await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", code], input="\n", text=True, stdout=subprocess.DEVNULL
+    )
+    assert os.path.getsize(f"{path}-wal") > 100_000
+
+
+async def names_in(path: str) -> set[str]:
+    """The conversations of a sound store."""
+    opened = await opened_on(path)
+    try:
+        assert [("ok",)] == await opened.query("pragma integrity_check")
+        return {name for (name,) in await opened.query("select distinct substr(id, 1, 3) from conversation")}
+    finally:
+        await opened.close()
+
+
+async def test_a_backup_replaces_all_of_a_store_that_was_killed(
+    driver: SqliteDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its -wal is not applied to the copy; and whenever the machine stops meanwhile, one of the two is there, or none."""
+    await say(driver, "a")
+    (tmp_path / "old").mkdir()
+    old = f"{tmp_path}/old/old.db"
+    await killed_on(old)
+    unlink, replace, states = os.unlink, os.replace, 0
+
+    def seen() -> None:
+        nonlocal states
+        states += 1
+        shutil.copytree(tmp_path / "old", tmp_path / f"state {states}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", lambda name: (seen(), unlink(name))[1])
+        patch.setattr(os, "replace", lambda one, other: (seen(), replace(one, other))[1])
+        await driver.backup(old, replace=True)
+
+    assert {"ada"} == await names_in(old)
+    assert ["old.db"] == os.listdir(tmp_path / "old")
+    assert states >= 4
+    for state in range(1, states + 1):
+        assert await names_in(f"{tmp_path}/state {state}/old.db") in ({"old"}, set(), {"ada"})
+
+
+async def test_a_backup_replaces_no_store_that_is_open(driver: SqliteDriver, tmp_path: Path) -> None:
+    """In this process or another one; its files are left as they are."""
+    await say(driver, "a")
+    other = await opened_on(f"{tmp_path}/other.db")
+    await say(other, "a", Key("", "old"))
+    with pytest.raises(UsageError, match="is open"):
+        await driver.backup(f"{tmp_path}/other.db", replace=True)
+    await say(other, "b", Key("", "old"))
+    await other.close()
+    assert {"old"} == await names_in(f"{tmp_path}/other.db")
+    code = PROCESS.replace("{path}", f"{tmp_path}/other.db").replace(
+        "{body}", "    print('open', flush=True)\n    await asyncio.to_thread(input)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        await asyncio.to_thread(process.stdout.readline)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        await asyncio.to_thread(process.stdout.readline)
+        for _ in range(2):
+            with pytest.raises(UsageError, match="is open"):
+                await driver.backup(f"{tmp_path}/other.db", replace=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{tmp_path}/other.db")
+    finally:
+        await asyncio.to_thread(process.communicate, "\n")
+
+
+async def test_a_backup_that_cannot_be_is_the_callers_to_mend(driver: SqliteDriver, path: str, tmp_path: Path) -> None:
+    """With the reason, no name but the caller's, and nothing written; what can be named in bytes is."""
+    await say(driver, "a")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "gone.db-wal").write_bytes(b"of an earlier one")
+    before = set(os.listdir(tmp_path))
+    wrong: dict[Any, str] = {
+        path: "there already",
+        f"{path}-journal": "part of another database",
+        f"{path}-wal": "part of another database",
+        f"{path}-shm": "part of another database",
+        f"{tmp_path}/other.db-JOURNAL": "part of another database",
+        f"{tmp_path}/gone.db": "of an earlier database",
+        f"{tmp_path}/no folder/copy.db": "there is no folder",
+        f"{tmp_path}/{'x' * 300}": "File name too long",
+        f"{tmp_path}/a\0b": "null",
+        f"{tmp_path}/folder": "there already",
+        5: "not int",
+    }
+    for target, reason in wrong.items():
+        with pytest.raises(UsageError, match=reason) as refused:
+            await driver.backup(target)
+
+        assert ".part" not in str(refused.value)
+    for target in (path, f"{path}-wal", f"{path}-journal", f"{tmp_path}/folder", "/dev/null"):
+        with pytest.raises(UsageError):
+            await driver.backup(target, replace=True)
+
+    assert before == set(os.listdir(tmp_path))
+    await driver.backup(f"{tmp_path}/gone.db", replace=True)
+    await driver.backup(os.fsencode(f"{tmp_path}/{'x' * 250}"))  # type: ignore[arg-type]
+    assert before | {"gone.db", "x" * 250} == set(os.listdir(tmp_path)) | {"gone.db-wal"}
+    assert {"ada"} == await names_in(f"{tmp_path}/gone.db")
 
 
 async def test_sql_sees_bodies_as_json(driver: SqliteDriver) -> None:

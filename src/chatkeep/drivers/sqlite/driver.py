@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache, partial
@@ -51,7 +53,7 @@ from ..base import (
 from ..openable import Openable
 from ..packing import pack, unpack
 from ..statements import named, numbered
-from .file import BUSY_MS, Moved, OpenFile, Slot, hold
+from .file import ASIDE, BUSY_MS, Moved, OpenFile, Slot, beside, hold, replacing, sync_folder
 
 T = TypeVar("T")
 Act = Callable[[apsw.Connection], Any]
@@ -64,6 +66,8 @@ PAGE_BYTES = 2048  # a turn touches four pages and fills none of them: half the 
 READERS = 2
 LOOKERS = 4  # statements of `query` and backups at a time
 LOOKS = 10_000  # steps of a statement, about 0.2 ms, until it notices that it is to stop
+# Why a backup cannot be written that its caller can mend.
+NOT_THERE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 PAGES = 1000  # of a backup, likewise
 SPACE_LEAST = 100_000_000
 READING = frozenset({apsw.SQLITE_SELECT, apsw.SQLITE_READ, apsw.SQLITE_FUNCTION, apsw.SQLITE_RECURSIVE})
@@ -448,35 +452,39 @@ class SqliteDriver(Openable):
         ]
 
     def _backed_up(self, file: OpenFile, slot: Slot, path: str, replace: bool) -> None:
-        path = os.path.abspath(path)
-        if os.path.lexists(path) and (not replace or file.holds(path)):
-            raise UsageError(f"{path} is there already; nothing was written. Name another file.")
-        made = f"{path}.{secrets.token_hex(4)}.part"
+        path = _target(file, path, replace)
+        folder, name = os.path.split(path)
+        made = os.path.join(folder, f"{name[:32]}.{secrets.token_hex(4)}.part")
         try:
             with self._looking(file, slot) as db:
                 # Nobody may read in the copy what they may not read in the store.
-                os.close(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, os.stat(file.path).st_mode & 0o666))
+                os.close(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, os.stat(file.real).st_mode & 0o666))
                 with contextlib.closing(apsw.Connection(made)) as copy:
                     db.execute("begin; select count(*) from sqlite_schema").get  # noqa: B018  all its pages are of this instant
                     with copy.backup("main", db, "main") as backup:
-                        while not backup.done:
-                            if slot.broken_off:
-                                raise apsw.InterruptError("interrupted")
+                        while not backup.done and not slot.broken_off:
                             backup.step(PAGES)
+                    if slot.broken_off:
+                        raise apsw.InterruptError("interrupted")
                     copy.pragma("journal_mode", "delete")  # one file, whole as it is
             if replace:
-                os.replace(made, path)
+                with replacing(path):
+                    os.replace(made, path)
             else:
                 _put(made, path)
-            _sync_folder(os.path.dirname(path))
+            sync_folder(path)
+        except ChatkeepError:
+            raise
         except FileExistsError:
             raise UsageError(f"{path} is there already; nothing was written. Name another file.") from None
         except (OSError, apsw.Error) as fault:
-            raise Unavailable(
-                f"sqlite:///{self.path} was not copied to {path}: {fault}. Nothing is there; try again when that is mended."
+            said = fault.strerror if isinstance(fault, OSError) else fault
+            refusal = UsageError if isinstance(fault, OSError) and fault.errno in NOT_THERE else Unavailable
+            raise refusal(
+                f"sqlite:///{self.path} was not copied to {path}: {said}. Nothing is there; try again when that is mended."
             ) from fault
         finally:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 os.unlink(made)
 
     def _queried(self, file: OpenFile, slot: Slot, sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
@@ -869,6 +877,33 @@ def _json(*bodies: Any) -> str | None:
     return unpack(body).decode(errors="replace") if isinstance(body, bytes) else None
 
 
+def _target(file: OpenFile, path: str, replace: bool) -> str:
+    """The absolute path of a backup. Raises `UsageError` when no copy can be put there."""
+    try:
+        path = os.path.abspath(os.fsdecode(path))
+        there = os.lstat(path)
+    except FileNotFoundError:
+        there = None
+    except (OSError, TypeError, ValueError) as fault:
+        said = fault.strerror if isinstance(fault, OSError) else fault
+        raise UsageError(f"{path!r} can be no backup: {said}; nothing was written. Name another file.") from fault
+    folder = os.path.dirname(path)
+    wrong = ""
+    if path.lower().endswith(ASIDE):
+        wrong = "has a name that SQLite gives to a part of another database"
+    elif not os.path.isdir(folder):
+        wrong = f"can be no backup: there is no folder {folder}"
+    elif there is None and not replace and (left := beside(path)):
+        wrong = f"is not there, but {', '.join(left)} of an earlier database is, and would be applied to the copy"
+    elif there is not None and (not replace or file.holds(path)):
+        wrong = "is there already"
+    elif there is not None and not (stat.S_ISREG(there.st_mode) or stat.S_ISLNK(there.st_mode)):
+        wrong = "is no ordinary file"
+    if wrong:
+        raise UsageError(f"{path} {wrong}; nothing was written. Name another file.")
+    return path
+
+
 def _put(made: str, path: str) -> None:
     """Renames, and replaces nothing."""
     try:
@@ -879,15 +914,6 @@ def _put(made: str, path: str) -> None:
         if os.path.lexists(path):
             raise FileExistsError(path) from None
         os.rename(made, path)
-
-
-def _sync_folder(folder: str) -> None:
-    if hasattr(os, "O_DIRECTORY"):
-        found = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(found)
-        finally:
-            os.close(found)
 
 
 def _mark(key: Key) -> bytes:

@@ -33,6 +33,7 @@ Identity = tuple[int, int]  # device, inode
 Kind = Literal["read", "write", "free"]
 
 SUFFIXES = ("", "-wal", "-shm")
+ASIDE = ("-wal", "-journal", "-shm")  # SQLite makes them beside a database, and applies them to whatever stands there
 BUSY_MS = 10_000
 # Where SQLite locks (sqlite.org/fileformat2.html, "lock-byte page", and wal.c). WRITER is a byte beside it, of our own.
 SHARED, SHARED_BYTES, WRITER = 0x40000002, 510, 0x40000200
@@ -134,7 +135,8 @@ class OpenFile:
 
     def holds(self, path: str) -> bool:
         """Whether *path* is one of the files that are open."""
-        return _found(path) in self.held
+        found = _found(path)
+        return found is not None and found in self.held
 
     def replaced(self) -> bool:
         """Whether the database at the path is not the one that is open."""
@@ -327,6 +329,48 @@ def hold(path: str) -> OpenFile:
         file.leave()
         raise
     return file
+
+
+def beside(path: str) -> list[str]:
+    """What SQLite would take for parts of a database at *path*."""
+    return [path + suffix for suffix in ASIDE if os.path.lexists(path + suffix)]
+
+
+@contextmanager
+def replacing(path: str) -> Iterator[None]:
+    """While another database is put in the place of the one at *path*: nothing that belonged to that one is left. Raises
+    `UsageError` when anybody has it open."""
+    opened: list[int] = []
+    in_use = f"{path} is open, here or in another process; nothing was written. Close it first, or name another file."
+    try:
+        for name, start, length in ((path, SHARED, SHARED_BYTES), (f"{path}-shm", IN_USE, 1)):
+            if _found(name) in _guarded:
+                raise UsageError(in_use)
+            with suppress(FileNotFoundError):
+                opened.append(os.open(name, os.O_RDWR))
+                if not _lock(opened[-1], "write", start, length):
+                    raise UsageError(in_use)
+        if left := beside(path):
+            # The database goes first: without its -wal or -journal it may be half of two states, while what stands beside no
+            # database, or an empty one, SQLite throws away. A crash in between leaves no database at the path, never a mixture.
+            for name in (path, *left):
+                with suppress(FileNotFoundError):
+                    os.unlink(name)
+                sync_folder(path)
+        yield
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+
+
+def sync_folder(path: str) -> None:
+    """Has the names in the folder of *path* last."""
+    if hasattr(os, "O_DIRECTORY"):
+        found = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(found)
+        finally:
+            os.close(found)
 
 
 def _guard() -> None:
