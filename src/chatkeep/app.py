@@ -597,8 +597,8 @@ class Chatkeep(Tenant[State]):
         Copies the whole store into a new file at *path*, while everything runs: of one instant, and complete when it is there.
 
         For SQLite. The copy is a store like any other: `Chatkeep("sqlite:///copy.db")`. Raises `UsageError` when *path* is
-        there already, unless told to *replace* it, and `Unsupported`, with what to use instead, on a store whose server
-        makes its own backups.
+        there already, unless told to *replace* it, and when a store that is there is open; `Unsupported`, with what to use
+        instead, on a store whose server makes its own backups.
         """
         await self._opened.store.driver.backup(fspath(path), replace=replace)
 

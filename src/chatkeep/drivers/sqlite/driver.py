@@ -397,6 +397,7 @@ class SqliteDriver(Openable):
 
     def _committed(self, file: OpenFile, db: apsw.Connection, batch: list[Job]) -> list[Any]:
         with file.writer():
+            # A commit may checkpoint: what is in a -wal that others have left for a new one must not get over their pages.
             self._refuse_moved(file)
             answers = commit(db, batch)
             # What went into a file that nobody else can find is lost with this process: nobody may hear of it.
