@@ -25,10 +25,12 @@ FLOORS: dict[str, set[str]] = {
     "conversation": {"drivers", "errors", "model"},
     "settings": {"conversation", "errors"},
     "storage": {"conversation", "drivers", "errors", "extras", "model"},
-    "auth": {"conversation", "drivers", "errors", "storage"},
     "engine": {"conversation", "drivers", "errors", "model", "settings", "storage"},
-    "app": {"conversation", "drivers", "engine", "errors", "model", "settings", "storage"},
-    "": {"app", "conversation", "engine", "errors", "model", "settings"},
+    "core": {"conversation", "drivers", "engine", "model", "storage"},
+    "tenant": {"conversation", "drivers", "engine", "errors", "model", "settings"},
+    "app": {"conversation", "core", "drivers", "engine", "errors", "model", "settings", "storage", "tenant"},
+    "auth": {"app", "conversation", "drivers", "errors", "storage"},
+    "": {"app", "conversation", "engine", "errors", "model", "settings", "tenant"},
 }
 """What each package of the core may import, the ground first. What people meet (PEOPLE) may import all of these."""
 

@@ -1,9 +1,9 @@
 """Durable conversation state for chatbots."""
 
-from .app import Chatkeep, Reply, Statistics, Tenant
+from .app import Chatkeep, Reply, Statistics
 from .conversation.outbox import Delivery, DeliveryStatus
+from .engine.instruments import Instrument, Intake
 from .engine.turn import Turn
-from .engine.watch import Watch
 from .errors import (
     BadKey,
     BadMessage,
@@ -39,6 +39,7 @@ from .model import (
     Typing,
 )
 from .settings import Duration, Flags, OnOutage, Options, Overlap, Settings
+from .tenant import Tenant, Unread
 
 __all__ = [
     "BadKey",
@@ -59,6 +60,8 @@ __all__ = [
     "Event",
     "Flags",
     "HandlerFailed",
+    "Instrument",
+    "Intake",
     "Message",
     "Misconfigured",
     "NotOpen",
@@ -82,9 +85,9 @@ __all__ = [
     "Typing",
     "Unavailable",
     "Uncertain",
+    "Unread",
     "Unsupported",
     "UsageError",
-    "Watch",
 ]
 
 __version__ = "0.1.0"

@@ -9,7 +9,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, cast
 
-from .app import Chatkeep
+from .app import Chatkeep, core_of
 from .errors import UsageError
 from .frames import place_of
 
@@ -95,6 +95,6 @@ def check_handler(found: object, app: str) -> Chatkeep[Any] | None:
             hint = offered(import_module(parted(app)[0]))
             raise UsageError(f"{app} is {what}, not a Chatkeep or an ASGI application{hint}. Nothing was started.")
         return None
-    if found._engine.handler is None:
+    if not core_of(found).has_handler:
         raise UsageError(f"{app} has no handler: decorate one with @keep.on_message. Nothing was started.")
     return found

@@ -60,14 +60,14 @@ def text_of(content: Content) -> str:
     return "\n".join(str(part["text"]) for part in content if "text" in part)
 
 
-Status = Literal["answered", "accepted", "off", "dropped", "failed", "journaled"]
+Status = Literal["answered", "accepted", "paused", "dropped", "failed", "journaled"]
 
 
 class Receipt(Struct, frozen=True, kw_only=True):
     """What became of a message that is in the log.
 
     status: answered (handled; *replies* may still be empty if the bot had nothing to say), accepted (durable, to be
-    answered by a worker), off (kept and shown; the bot is switched off), dropped (kept, passed over: overlap="drop",
+    answered by a worker), paused (kept and shown; the bot is silent here), dropped (kept, passed over: overlap="drop",
     or skipped by an operator), failed (set aside after its last attempt; only a redelivery is told so, the first call
     raises `HandlerFailed`), journaled (the store was away: durable in this host's journal, without a number yet, to be
     handed over and answered). duplicate: its id was in the log already; replies are the ones recorded then, and the
@@ -87,7 +87,7 @@ class Conversation(Struct, Generic[State], frozen=True, kw_only=True):
     """A conversation at one instant.
 
     state: of the live session; fresh when the session is over. session: its number, from 1; 0 before the first turn.
-    messages: the last ones of the log, oldest first. unread: how many wait for an answer. on: the bot answers here.
+    messages: the last ones of the log, oldest first. unread: how many wait for an answer. paused: the bot is silent here.
     dead: numbers of messages that were set aside. due_at: when it will be looked at next. fault: in a listing, why this one
     cannot be read; its state is then None and its counts say nothing. stale: the store is away, and this is what this process
     has seen last (on_outage="read").
@@ -102,7 +102,7 @@ class Conversation(Struct, Generic[State], frozen=True, kw_only=True):
     messages: list[Message]
     head: int
     unread: int
-    on: bool
+    paused: bool
     dead: list[int]
     updated_at: float
     due_at: float | None

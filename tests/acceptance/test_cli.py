@@ -285,16 +285,16 @@ def test_a_state_that_cannot_be_read_is_cleared(store: Path) -> None:
     asyncio.run(spoil())
     with pytest.raises(Corrupt):
         asyncio.run(states())
-    refused = chatkeep("forget", "chat.db", "kim", "--slot", "seats", typed="n\n", folder=store.parent)
+    refused = chatkeep("clear", "chat.db", "kim", "--slot", "seats", typed="n\n", folder=store.parent)
     shown = chatkeep("show", "chat.db", "kim", folder=store.parent)
-    slot = chatkeep("forget", "chat.db", "kim", "--slot", "seats", "--yes", folder=store.parent)
-    whole = chatkeep("forget", "chat.db", "lee", "--yes", folder=store.parent)
+    slot = chatkeep("clear", "chat.db", "kim", "--slot", "seats", "--yes", folder=store.parent)
+    whole = chatkeep("clear", "chat.db", "lee", "--yes", folder=store.parent)
 
     assert (1, True) == (refused[0], '"two"' in shown[1])
     assert (0, "Slot 'seats' of kim is cleared.\n") == slot[:2]
     assert (0, "The state of lee is cleared.\n") == whole[:2]
     assert [Order(1, "kim"), Order()] == asyncio.run(states())
-    assert 1 == chatkeep("forget", "chat.db", "nobody", "--yes", folder=store.parent)[0]
+    assert 1 == chatkeep("clear", "chat.db", "nobody", "--yes", folder=store.parent)[0]
 
 
 def test_what_is_damaged_can_be_erased(store: Path) -> None:
@@ -349,7 +349,7 @@ def test_errors_say_what_to_do_and_how_the_program_ends(tmp_path: Path) -> None:
 def test_the_help_teaches(tmp_path: Path) -> None:
     """Each command says what it does, and the first page has examples and exit codes."""
     code, said, _ = chatkeep("--help", folder=tmp_path)
-    commands = ["demo", "chat", "list", "show", "history", "erase", "forget", "dead", "replay"]
+    commands = ["demo", "chat", "list", "show", "history", "erase", "clear", "pause", "resume", "dead", "replay"]
 
     assert 0 == code
     assert all(f"\n  {name} " in said for name in commands)

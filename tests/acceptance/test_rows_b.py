@@ -332,7 +332,7 @@ async def test_b6_while_the_bot_is_off_messages_are_kept_and_shown(url: str, sco
         operator = await it.operator("bella")
         for customer in (ada, bob, eve):
             await customer.ask("a water", "Total: €2.00")
-        await switch(url, scope, ada, operator, on=False)
+        await pause(url, scope, ada, operator, paused=True)
         await asyncio.sleep(0.5)
         await it.restart()
         for customer in (ada, bob, eve):
@@ -342,25 +342,29 @@ async def test_b6_while_the_bot_is_off_messages_are_kept_and_shown(url: str, sco
         await asyncio.sleep(0.5)
         silent = [customer for customer in (ada, bob, eve) if not any("€6.00" in text for text in customer.heard)]
         found = (await operator.ask("GET", place(ada.conversation))).json
-        await switch(url, scope, ada, operator, on=True)
+        await pause(url, scope, ada, operator, paused=False)
         put_forward(
             tmp_path, 31
-        )  # after a wide switch, other instances look again at what they put aside within half a minute
+        )  # after a wide pause, other instances look again at what they put aside within half a minute
         for customer in everybody[scope]:
             await customer.hear("Total: €6.00")
 
     assert everybody[scope] == silent
-    assert (False, 1, "2 water") == (found["on"], found["unread"], found["messages"][-1]["content"])
+    assert (True, 1, "2 water") == (found["paused"], found["unread"], found["messages"][-1]["content"])
 
 
-async def switch(url: str, scope: str, customer: Customer, operator: Client, *, on: bool) -> None:
+async def pause(url: str, scope: str, customer: Customer, operator: Client, *, paused: bool) -> None:
     """For a conversation over HTTP; wider pauses have only the library, which any process on the store may use."""
     if scope == "conversation":
-        body = json.dumps({"on": on}).encode()
+        body = json.dumps({"paused": paused}).encode()
         assert (await operator.ask("PUT", place(customer.conversation, "bot"), body)).status == 200
         return
     async with Chatkeep(url, schema=0) as keep:
-        await (keep.tenant("bella") if scope == "restaurant" else keep).switch(on)
+        bella = keep.tenant("bella")
+        if scope == "restaurant":
+            await (bella.pause() if paused else bella.resume())
+        else:
+            await (keep.pause_all() if paused else keep.resume_all())
 
 
 @durable

@@ -57,8 +57,8 @@ async def test_a_message_is_answered_and_the_log_has_what_the_receipt_says(place
         receipt = await chat.send("tea", id="m1", metadata={"from": "web"})
         again = await chat.send("tea", id="m1", metadata={"from": "web"})
         await chat.send([{"type": "text", "text": "cake"}])
-        log = await chat.messages()
-        page = await chat.messages(after=1, before=4, limit=1)
+        log = await chat.history()
+        page = await chat.history(after=1, before=4, limit=1)
         seen = await chat.read(messages=1)
 
     assert ("ada", "m1", 1, "answered", False) == (
@@ -111,7 +111,7 @@ async def test_refusals_say_what_to_do_next(place: Place) -> None:
         with pytest.raises(HandlerFailed, match="kept"):
             await chat.send("fail")
         with pytest.raises(NotFound, match="bob"):
-            await client.conversation("bob").messages()
+            await client.conversation("bob").history()
         with pytest.raises(TooLarge):
             await chat.send("x" * 300_000)
         with pytest.raises(BadMessage, match="nothing was sent"):
@@ -124,12 +124,12 @@ async def test_refusals_say_what_to_do_next(place: Place) -> None:
         with pytest.raises(Forbidden, match="send"):
             await chat.send("more")
         with pytest.raises(NotFound):
-            await client.conversation("bob").messages()
+            await client.conversation("bob").history()
         client.token = "ck_c_wrong"
         with pytest.raises(Unauthorized, match=r"client\.token"):
-            await chat.messages()
+            await chat.history()
     with pytest.raises(UsageError, match="not open"):
-        await chat.messages()
+        await chat.history()
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ async def test_a_lost_answer_has_no_second_effect(place: Place, loss: Loss) -> N
     async with Proxy(place.port) as proxy, place.client(port=proxy.port) as client:
         proxy.lose = lambda request: loss if b"POST" in request and proxy.lost[loss] < 2 else None
         receipt = await client.conversation("ada").send("tea")
-        log = await client.conversation("ada").messages()
+        log = await client.conversation("ada").history()
 
     assert (2, "answered") == (proxy.lost[loss], receipt.status)
     assert ["tea", "tea is number 1"] == [message.text for message in log]
@@ -168,7 +168,7 @@ async def test_a_server_that_is_killed_in_the_middle_of_a_send_answers_once(runn
         running.kill()
         await asyncio.to_thread(running.start)
         receipt = await sending
-        log = await chat.messages()
+        log = await chat.history()
 
     assert ["slow is number 1"] == [reply.text for reply in receipt.replies]
     assert ["slow", "slow is number 1"] == [message.text for message in log]
@@ -200,7 +200,7 @@ async def test_what_passes_is_waited_for_and_what_does_not_is_not() -> None:
         async with Client(f"http://127.0.0.1:{listener.getsockname()[1]}{path}", "secret") as client:
             began = time.monotonic()
             try:
-                await client.conversation("ada").messages()
+                await client.conversation("ada").history()
             except ChatkeepError as refused:
                 took[path] = type(refused)
             else:
@@ -237,7 +237,7 @@ async def test_silence_is_uncertain_and_names_the_id(place: Place) -> None:
         with pytest.raises(Uncertain, match="m1"):
             await chat.send("tea", id="m1")
         with pytest.raises(Unavailable, match="Nothing was read"):
-            await chat.messages()
+            await chat.history()
         with pytest.raises(Uncertain):  # a refusal now says nothing of the attempt before
             await chat.erase()
 
@@ -305,7 +305,7 @@ async def test_a_slot_is_written_only_over_what_was_seen(place: Place) -> None:
         await mine.clear()
         gone = await mine.get("nothing")
         await chat.patch({"vip": True})
-        await chat.forget()
+        await chat.clear()
         state = await chat.state()
 
     assert ["tea"] == refused.value.state
@@ -338,7 +338,7 @@ async def test_a_visitor_gets_a_token_and_shares_it(place: Place) -> None:
         await chat.send("tea")
         share = await chat.share(expires_in=60)
         redeemed = await laptop.redeem(share.share)
-        seen = await laptop.conversation(redeemed.conversation).messages()
+        seen = await laptop.conversation(redeemed.conversation).history()
         with pytest.raises(NotFound):
             await laptop.redeem(share.share)
         before = laptop.token
@@ -347,7 +347,7 @@ async def test_a_visitor_gets_a_token_and_shares_it(place: Place) -> None:
         await laptop.conversation(created.id).revoke()
         await asyncio.sleep(1.2)
         with pytest.raises(Unauthorized):
-            await laptop.conversation(created.id).messages()
+            await laptop.conversation(created.id).history()
         await service.conversation(created.id).erase()
 
     assert (created.token, created.id) == (phone.token, redeemed.conversation)
@@ -483,7 +483,7 @@ async def test_an_answer_without_end_is_not_kept(
         async with Client(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "x") as client:
             chat = client.conversation("ada")
             with pytest.raises(ChatkeepError, match="longer than 1,000,000"):
-                await (anext(chat.events()) if kind == b"text/event-stream" else chat.messages())
+                await (anext(chat.events()) if kind == b"text/event-stream" else chat.history())
         await served
     finally:
         server.close()

@@ -97,7 +97,7 @@ async def test_what_happens_is_told_in_order(place: Place) -> None:
         for _ in range(120):
             await chat.send("tea")
         await asyncio.wait_for(following, 20)
-        log = await chat.messages(after=2, limit=500)
+        log = await chat.history(after=2, limit=500)
 
     assert list(range(3, 247)) == [message.number for message in messages(events)]
     assert log == messages(events)

@@ -49,7 +49,7 @@ async def test_what_is_posted_while_the_server_is_away_arrives_when_it_is_back(t
             await asyncio.to_thread(server.start)
             await asyncio.wait_for(client.drained(), 20)
             done = client.pending
-            log = await client.conversation("ada").messages()
+            log = await client.conversation("ada").history()
     finally:
         server.kill()
 
@@ -125,7 +125,7 @@ async def test_a_killed_program_loses_nothing_and_doubles_nothing(running: Runni
     async with Client(running.url, running.key, queue=queue) as client:
         await asyncio.wait_for(client.drained(), 60)
         logs = {
-            name: said([message.text for message in await client.conversation(name).messages(after=0, limit=500)])
+            name: said([message.text for message in await client.conversation(name).history(after=0, limit=500)])
             for name in CONVERSATIONS
         }
 

@@ -1003,7 +1003,7 @@ async def talked(url: str) -> None:
         await keep.tenant("salon").receive(
             "bob", [{"type": "text", "text": "Nice"}, {"type": "image", "url": "x"}], id="m1"
         )
-        await keep.switch(False)
+        await keep.pause_all()
 
 
 async def test_the_views_show_what_was_said(url: str) -> None:

@@ -86,7 +86,7 @@ async def test_a_longer_answer_comes_word_by_word(tmp_path: Path) -> None:
     pieces: list[str] = []
 
     async def watched(keep: Any) -> None:
-        async with aclosing(keep.follow("ada")) as events:
+        async with aclosing(keep.events("ada")) as events:
             async for event in events:
                 if isinstance(event, Delta):
                     pieces.append(event.text)

@@ -15,6 +15,7 @@ import pytest
 from msgspec import Struct
 
 from chatkeep import Chatkeep, NotOpen, Tenant, Turn, Unavailable, UsageError
+from chatkeep.app import core_of
 from chatkeep.errors import ChatkeepError
 
 FAST: dict[str, Any] = {"poll": "50ms", "retry_after": "20ms"}
@@ -54,8 +55,8 @@ def calls(keep: Chatkeep[Any]) -> Iterator[tuple[str, Callable[[], Awaitable[Any
             ]
             named = {one: ARGUMENTS[one] for one in needed}
             yield f"{type(face).__name__}.{name}", partial(called, getattr(face, name), named)
-    yield "Watch.open", lambda: keep.watch("ada").open()
-    cards = keep.register("cards", Card)
+    yield "Watch.open", lambda: core_of(keep).watch("", "ada").open()
+    cards = core_of(keep).records("cards", Card)
     yield "Records.get", lambda: cards.get("ada")
     yield "Records.change", lambda: cards.change("ada", lambda card: Card("x"))
     yield "Records.erase", lambda: cards.erase("ada")
@@ -120,7 +121,7 @@ async def test_never_opened_says_how_to_open_it(url: str) -> None:
         await keep.receive("ada", "hello")
 
     async with keep:
-        watch = keep.watch("ada")
+        watch = core_of(keep).watch("", "ada")
         await watch.open()
 
     assert all_say(await refusals(keep), "was closed")
@@ -136,7 +137,7 @@ async def test_another_thread_is_refused_and_nothing_is_written(url: str) -> Non
     async with keep:
         loop = asyncio.get_running_loop()
         await keep.receive("ada", "1")
-        async with keep.watch("ada", after=0) as watch:
+        async with core_of(keep).watch("", "ada", after=0) as watch:
             await watch.next(1)
 
             assert all_say(await in_a_thread(lambda: refusals(keep)), "run_coroutine_threadsafe")

@@ -95,14 +95,14 @@ async def test_ids_of_chatkeeps_own_notes_cannot_be_taken(opened: Any) -> None:
 
 
 async def test_a_handler_that_would_undo_its_own_turn_is_told_so(opened: Any) -> None:
-    """change, receive and switch on the conversation whose turn it is: a clear error, not an endless rerun."""
+    """change, receive and pause in the conversation whose turn it is: a clear error, not an endless rerun."""
     faults: list[str] = []
 
     async def bot(turn: Turn[dict[str, Any]]) -> str:
         for act in (
             keep.change("ada", lambda state: state.update(x=1)),
             keep.receive("ada", "me"),
-            keep.switch(False, "ada"),
+            keep.pause("ada"),
         ):
             try:
                 await act

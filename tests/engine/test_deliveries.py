@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from chatkeep import Turn, UsageError
+from chatkeep.app import core_of
 from chatkeep.conversation import outbox as deliveries
 from chatkeep.conversation.outbox import Sent
 from chatkeep.drivers import driver_for
@@ -195,7 +196,7 @@ async def test_an_operator_writes_through_the_same_channel_also_while_the_bot_is
     """And first of all; what was written in the platform's own inbox is not sent again."""
     loft = Loft()
     keep = await sending(twice, loft)
-    await keep.switch(False, ADA)
+    await keep.pause(ADA)
     await keep.accept(ADA, "help!", id="m1")
     await keep.accept(ADA, "I am Kim. How can I help?", role="operator", id="o1")
     await keep.accept(ADA, "written in the app", role="operator", id="o2", metadata={"sent": True})
@@ -203,13 +204,13 @@ async def test_an_operator_writes_through_the_same_channel_also_while_the_bot_is
     await asyncio.sleep(0.05)
 
     assert ["I am Kim. How can I help?"] == loft.texts
-    await keep.switch(True, ADA)
+    await keep.resume(ADA)
     await until(lambda: len(loft.sent) == 3)
 
     assert ["help!-a", "help!-b"] == loft.texts[1:]
 
 
-async def test_a_turn_that_ran_when_the_bot_was_switched_off_does_not_send(sending: Any) -> None:
+async def test_a_turn_that_ran_when_the_bot_was_paused_does_not_send(sending: Any) -> None:
     """Human take-over is enforced by the state: what the bot made of it is thrown away."""
     loft, begun, going = Loft(), asyncio.Event(), asyncio.Event()
 
@@ -221,7 +222,7 @@ async def test_a_turn_that_ran_when_the_bot_was_switched_off_does_not_send(sendi
     keep = await sending(slow, loft)
     await keep.accept(ADA, "hi", id="m1")
     await begun.wait()
-    await keep.switch(False, ADA)
+    await keep.pause(ADA)
     going.set()
     await asyncio.sleep(0.1)
 
@@ -240,9 +241,9 @@ async def test_statuses_find_their_replies(sending: Any) -> None:
 
     await until(settled)
     for status in ("read", "delivered", "sent", "read"):
-        await keep.note_status(ADA, status, id="p1")
-    await keep.note_status(ADA, "failed", id="p2", reason="blocked")
-    await keep.note_status(ADA, "read", id="p9")
+        await core_of(keep).note_status("", ADA, status, id="p1")
+    await core_of(keep).note_status("", ADA, "failed", id="p2", reason="blocked")
+    await core_of(keep).note_status("", ADA, "read", id="p9")
     found = await keep.deliveries(ADA)
 
     assert [("read", ""), ("failed", "blocked")] == [(sending.status, sending.reason) for sending in found]
@@ -253,7 +254,7 @@ async def test_statuses_find_their_replies(sending: Any) -> None:
         return len([s for s in await keep.deliveries(ADA) if s.status == "delivered"]) == 2
 
     await until(all_out)
-    await keep.note_status(ADA, "read", until=4e9)
+    await core_of(keep).note_status("", ADA, "read", until=4e9)
 
     assert ["read", "failed", "read", "read"] == [status for _, status in await statuses(keep)]
 
@@ -337,10 +338,10 @@ async def test_I9_nobody_sends_from_another_tenants_account(sending: Any) -> Non
 
 
 async def test_an_operators_first_message_goes_out_whoever_writes_next(sending: Any, opened: Any, url: str) -> None:
-    """Said and switched by a process that knows of no channel, before the one that does has seen it."""
+    """Said and paused by a process that knows of no channel, before the one that does has seen it."""
     desk = await opened(None, url=url)
     await desk.accept(ADA, "hello", role="operator")
-    await desk.switch(False, ADA)
+    await desk.pause(ADA)
     await desk.change(ADA, lambda state: None)
     await desk.close()
     loft = Loft()
@@ -398,7 +399,7 @@ async def test_a_status_does_not_bring_an_erased_conversation_back(sending: Any)
     await keep.accept(ADA, "hi", id="m1")
     await all_delivered(keep, 2)
     await keep.erase(ADA)
-    await keep.note_status(ADA, "read", id="p2")
+    await core_of(keep).note_status("", ADA, "read", id="p2")
 
     assert None is await keep.conversation(ADA)
 
@@ -408,11 +409,11 @@ async def test_skipping_leaves_the_senders_claim_alone(sending: Any) -> None:
     slow, idle = Loft(), Loft()
     slow.gate = asyncio.Event()
     one, two = await sending(twice, slow, poll="10s"), await sending(twice, idle)
-    await one.switch(False, ADA)
+    await one.pause(ADA)
     await one.accept(ADA, "are you human?", id="m1")
     await one.accept(ADA, "I am Kim", role="operator")
     await until(lambda: len(slow.sent) == 1)
-    await two.switch(True, ADA, unread="skip")
+    await two.resume(ADA, unread="skip")
     await asyncio.sleep(0.3)
     slow.gate.set()
     await all_delivered(two, 1)

@@ -356,8 +356,8 @@ async def test_state_may_be_typed(opened: Any, kind: Any) -> None:
 
     assert ["1", "2", "3"] == said
     assert kind(stage="cart", cart=["a", "b", "c"]) == (await keep.conversation("ada")).state
-    assert kind(stage="cart") == (await keep.forget("ada", "cart")).state
-    assert kind() == (await keep.forget("ada")).state
+    assert kind(stage="cart") == (await keep.clear("ada", "cart")).state
+    assert kind() == (await keep.clear("ada")).state
 
 
 async def test_old_states_are_upgraded_when_they_are_loaded(opened: Any) -> None:

@@ -21,8 +21,8 @@ async def test_conversations_are_listed_last_changed_first_and_by_owner(opened: 
     for n in range(250):
         await keep.receive(f"c{n:03d}", "hi", owner=f"user-{n % 2}")
         clock.now += 70 if n > 240 else 0
-    await keep.switch(False)
-    await keep.switch(True)
+    await keep.pause_all()
+    await keep.resume_all()
     listed = [c.id async for c in keep.conversations()]
 
     assert [f"c{n}" for n in range(249, 241, -1)] == listed[:8]

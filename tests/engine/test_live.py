@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from chatkeep import Turn
+from chatkeep.app import core_of
 from chatkeep.engine.watch import Watch
 from chatkeep.model import Delta, Erased, Event, Message, StateChanged, Typing
 from tests.conftest import until
@@ -60,7 +61,7 @@ async def test_a_watcher_sees_the_log_the_state_and_nothing_twice(opened: Any) -
     """From now on, from a number on, and with `follow` as a plain loop."""
     keep = await opened(echo)
     await keep.receive("ada", "one", id="m1")
-    async with keep.watch("ada") as now, keep.watch("ada", after=1) as later:
+    async with core_of(keep).watch("", "ada") as now, core_of(keep).watch("", "ada", after=1) as later:
         await keep.receive("ada", "two", id="m2")
         await keep.receive("ada", "three", id="m3")
         first, second = await seen(now, 5), await seen(later, 6)
@@ -70,7 +71,7 @@ async def test_a_watcher_sees_the_log_the_state_and_nothing_twice(opened: Any) -
         assert [b'{"last":"three"}'] == [bytes(event.state) for event in first if isinstance(event, StateChanged)][-1:]
         assert [] == await now.next(0.05)
     followed = []
-    async for event in keep.follow("ada", after=0):
+    async for event in keep.events("ada", after=0):
         followed += said([event])
         if len(followed) == 6:
             break
@@ -83,7 +84,7 @@ async def test_a_long_log_is_given_page_by_page_and_whole(opened: Any) -> None:
     keep = await opened()
     for n in range(1, 451):
         await keep.accept("ada", f"{n}", role="operator")
-    async with keep.watch("ada", after=0) as watch:
+    async with core_of(keep).watch("", "ada", after=0) as watch:
         events = await seen(watch, 450)
 
     assert [f"{n}" for n in range(1, 451)] == said(events)
@@ -92,7 +93,7 @@ async def test_a_long_log_is_given_page_by_page_and_whole(opened: Any) -> None:
 async def test_a_conversation_that_is_not_there_yet_can_be_watched(opened: Any) -> None:
     """And its end is told."""
     keep = await opened(echo)
-    async with keep.watch("ada") as watch:
+    async with core_of(keep).watch("", "ada") as watch:
         assert [] == await watch.next(0.02)
         await keep.receive("ada", "hi", id="m1")
 
@@ -106,7 +107,7 @@ async def test_a_conversation_that_is_not_there_yet_can_be_watched(opened: Any) 
 async def test_closing_ends_every_watch(opened: Any) -> None:
     """So that a server can stop."""
     keep = await opened(echo)
-    async with keep.watch("ada") as watch:
+    async with core_of(keep).watch("", "ada") as watch:
         waiting = asyncio.create_task(watch.next(30.0))
         await asyncio.sleep(0.02)
         await keep.close()
@@ -119,13 +120,13 @@ async def test_a_reply_is_streamed_and_recorded_whole(opened: Any) -> None:
     """Pieces as they are made; who comes in the middle gets all so far; the message replaces them."""
     teller = Teller()
     keep = await opened(teller.bot)
-    async with keep.watch("ada") as watch:
+    async with core_of(keep).watch("", "ada") as watch:
         await keep.accept("ada", "tell me", id="m1")
         teller.say("Once ", "upon ")
         events: list[Event] = []
         while not any(isinstance(event, Delta) and event.text.endswith("upon ") for event in events):
             events += await seen(watch, 1)
-        async with keep.watch("ada") as joined:
+        async with core_of(keep).watch("", "ada") as joined:
             caught_up = await seen(joined, 2)
             teller.say("a time.", None)
             rest, joined_rest = await seen(watch, 2), await seen(joined, 2)
@@ -144,7 +145,7 @@ async def test_a_reply_that_begins_again_is_shown_again(opened: Any) -> None:
     """The handler failed in the middle: pieces begin at 0; only what was said last is recorded."""
     teller = Teller()
     keep = await opened(teller.bot)
-    async with keep.watch("ada") as watch:
+    async with core_of(keep).watch("", "ada") as watch:
         await keep.accept("ada", "tell me", id="m1")
         teller.say("Hm, let me think ", "!", "No", None)
         events: list[Event] = []
@@ -162,14 +163,14 @@ async def test_another_instance_sees_it_all(opened: Any) -> None:
     """The log at once, and a streamed reply while it is made, whoever comes when."""
     teller = Teller()
     works, shows = await opened(teller.bot, poll="10s"), await opened(None, poll="10s")
-    async with shows.watch("ada") as early:
+    async with core_of(shows).watch("", "ada") as early:
         await works.accept("ada", "tell me", id="m1")
         teller.say("Once ")
         events: list[Event] = []
         while not any(isinstance(event, Delta) for event in events):
             events += await seen(early, 1, within=5.0)
         teller.say("upon " * 500)
-        async with shows.watch("ada") as late:
+        async with core_of(shows).watch("", "ada") as late:
             text = ""
             while len(text) < 2505:
                 for event in await seen(late, 1, within=5.0):
@@ -190,7 +191,7 @@ async def test_another_instance_sees_it_all(opened: Any) -> None:
 async def test_without_announcements_the_log_is_asked_for(opened: Any) -> None:
     """Another Chatkeep on the same file writes: it is seen within seconds."""
     one, two = await opened(echo), await opened(None)
-    async with two.watch("ada") as watch:
+    async with core_of(two).watch("", "ada") as watch:
         await one.receive("ada", "hi", id="m1")
 
         assert ["hi", "you said hi"] == said(await seen(watch, 2, within=8.0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from chatkeep import Turn
+from chatkeep import Instrument, Turn
 from tests.conftest import until
 
 
@@ -18,8 +18,8 @@ async def counting(turn: Turn[Any]) -> str:
 async def test_a_conversation_can_begin_before_anything_is_said(opened: Any) -> None:
     """It is there, it is its owner's, and nothing is in it; beginning again changes nothing; then it goes on as any."""
     keep = await opened(counting)
-    first = await keep.begin("ada", owner="u1")
-    again = await keep.begin("ada", owner="u2")
+    first = await keep.create("ada", owner="u1")
+    again = await keep.create("ada", owner="u2")
 
     assert (first.revision, "u1") == (again.revision, again.owner)
     assert ["ada"] == [found.id async for found in keep.conversations(owner="u1")]
@@ -30,7 +30,7 @@ async def test_a_conversation_can_begin_before_anything_is_said(opened: Any) -> 
 async def test_two_begin_at_once(opened: Any) -> None:
     """One of them is first, and both see the same conversation."""
     keep = await opened(counting)
-    found = await asyncio.gather(*(keep.begin("ada", owner=f"u{n}") for n in range(5)))
+    found = await asyncio.gather(*(keep.create("ada", owner=f"u{n}") for n in range(5)))
 
     assert 1 == len({conversation.owner for conversation in found})
     assert 1 == len({conversation.head for conversation in found})
@@ -83,10 +83,10 @@ async def test_who_does_not_join_is_told_that_it_runs(opened: Any) -> None:
     keep = await opened(slow, quick="0ms")
     first = asyncio.create_task(keep.receive("ada", "go", id="m1"))
     await begun.wait()
-    second = await keep.receive("ada", "go", id="m1", joins=False)
+    second = await keep.receive("ada", "go", id="m1", wait_if_duplicate=False)
     going.set()
     answered = await first
-    third = await keep.receive("ada", "go", id="m1", joins=False)
+    third = await keep.receive("ada", "go", id="m1", wait_if_duplicate=False)
 
     assert ("accepted", True, []) == (second.status, second.duplicate, second.replies)
     assert ("answered", False) == (answered.status, answered.duplicate)
@@ -97,7 +97,12 @@ async def test_turns_and_acts_are_observed(opened: Any) -> None:
     """Each with its name and how long it took."""
     keep = await opened(counting)
     seen: list[tuple[str, float]] = []
-    keep.observe(lambda name, seconds: seen.append((name, seconds)))
+
+    class Seeing(Instrument):
+        def measured(self, name: str, seconds: float) -> None:
+            seen.append((name, seconds))
+
+    keep.instruments.append(Seeing())
     await keep.receive("ada", "hi", id="m1")
     await keep.conversation("ada")
     await until(lambda: {"turn", "append", "write", "read"} <= {name for name, _ in seen})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
@@ -192,8 +193,8 @@ async def test_forget_clears_a_slot_or_the_state_and_keeps_the_log(opened: Any) 
     await keep.receive("ada", "hi")
     await keep.change("ada", lambda state: state.update(vip=True))
 
-    assert {"seen": ["hi"]} == (await keep.forget("ada", "vip")).state
-    assert {} == (await keep.forget("ada")).state
+    assert {"seen": ["hi"]} == (await keep.clear("ada", "vip")).state
+    assert {} == (await keep.clear("ada")).state
     assert ["hi", "1: hi"] == await texts(keep, "ada")
 
 
@@ -224,35 +225,39 @@ async def test_tenants_never_see_each_other(opened: Any) -> None:
 
 
 @pytest.mark.parametrize("scope", ["all", "tenant", "conversation"])
-async def test_the_switch_keeps_messages_and_answers_them_when_it_goes_on(opened: Any, scope: str) -> None:
-    """Off: kept and shown, not answered, on every instance, also after a restart. On again: answered in order."""
+async def test_a_pause_keeps_messages_and_a_resume_answers_them(opened: Any, scope: str) -> None:
+    """Paused: kept and shown, not answered, on every instance. Resumed: answered in order."""
     keep = await opened(count)
     salon = keep.tenant("salon")
     await salon.receive("ada", "before")
-    place: tuple[Any, ...] = {"all": (keep,), "tenant": (salon,), "conversation": (salon, "ada")}[scope]
-    await place[0].switch(False, *place[1:])
+    pause, resume = {
+        "all": (keep.pause_all, keep.resume_all),
+        "tenant": (salon.pause, salon.resume),
+        "conversation": (partial(salon.pause, "ada"), partial(salon.resume, "ada")),
+    }[scope]
+    await pause()
     other = await opened(count)
-    receipts = [await instance.tenant("salon").receive("ada", "while off") for instance in (keep, other)]
+    receipts = [await instance.tenant("salon").receive("ada", "while paused") for instance in (keep, other)]
     await salon.accept("ada", "me too")
     elsewhere = await keep.tenant("barber").receive("ada", "hi")
     await asyncio.sleep(0.1)
 
-    assert ["off", "off"] == [receipt.status for receipt in receipts]
-    assert ("off" if scope == "all" else "answered") == elsewhere.status
-    assert ["before", "1: before", "while off", "while off", "me too"] == await texts(salon, "ada")
+    assert ["paused", "paused"] == [receipt.status for receipt in receipts]
+    assert ("paused" if scope == "all" else "answered") == elsewhere.status
+    assert ["before", "1: before", "while paused", "while paused", "me too"] == await texts(salon, "ada")
 
-    await place[0].switch(True, *place[1:])
+    await resume()
     await until(lambda: answered(salon, "ada", 5))
 
-    assert ["2: while off", "3: while off", "4: me too"] == (await texts(salon, "ada"))[-3:]
+    assert ["2: while paused", "3: while paused", "4: me too"] == (await texts(salon, "ada"))[-3:]
 
 
-async def test_the_switch_can_skip_what_came_while_it_was_off(opened: Any) -> None:
+async def test_a_resume_can_skip_what_came_meanwhile(opened: Any) -> None:
     """unread="skip": shown, never answered; the next message is."""
     keep = await opened(count)
-    await keep.switch(False)
+    await keep.pause_all()
     await keep.receive("ada", "nobody hears me")
-    await keep.switch(True, unread="skip")
+    await keep.resume_all(unread="skip")
 
     assert "1: hi" == (await keep.receive("ada", "hi")).replies[0].text
     assert 0 == (await keep.conversation("ada")).unread

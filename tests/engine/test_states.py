@@ -172,13 +172,13 @@ async def test_what_cannot_be_read_is_cleared_and_goes_on(opened: Any, kind: Any
         await keep.conversation("ada")
     with pytest.raises(Corrupt, match="ada"):
         await keep.change("ada", lambda state: None)
-    found = await keep.forget("ada", "seats")
+    found = await keep.clear("ada", "seats")
 
     assert (1, "ada", "") == (found.state.seats, found.state.name, found.fault)
     assert "1 seats" == (await keep.receive("ada", "hi")).replies[0].text
-    half = await keep.forget("bob", "seats")
+    half = await keep.clear("bob", "seats")
     assert (None, True) == (half.state, "cart" in half.fault)
-    whole = await keep.forget("bob")
+    whole = await keep.clear("bob")
     assert (1, "", []) == (whole.state.seats, whole.state.name, whole.state.cart)
     assert "1 seats" == (await keep.receive("bob", "hi")).replies[0].text
     assert "hello?" in [message.text async for message in keep.history("bob")]
@@ -189,7 +189,7 @@ async def test_a_message_that_waits_behind_an_unreadable_state_is_answered_when_
     keep = await spoiled(opened, Order)
     with pytest.raises(Corrupt, match="ada"):
         await keep.receive("ada", "7", id="m")
-    await keep.forget("ada")
+    await keep.clear("ada")
 
     assert "7 seats" == (await keep.receive("ada", "7", id="m")).replies[0].text
 
@@ -198,11 +198,11 @@ async def test_forgetting_is_done_once_and_on_top_of_others(opened: Any) -> None
     """With an id; twenty at once among changes leave nothing else changed."""
     keep = await opened(seating, state=Order)
     await keep.change("ada", lambda state: Order(seats=5, name="ada"))
-    await keep.forget("ada", "seats", id="f1")
+    await keep.clear("ada", "seats", id="f1")
     await keep.change("ada", lambda state: setattr(state, "seats", 6))
-    again = await keep.forget("ada", "seats", id="f1")
+    again = await keep.clear("ada", "seats", id="f1")
     more = [keep.change("ada", lambda state, n=n: state.cart.append(str(n))) for n in range(10)]
-    await asyncio.gather(*more, *(keep.forget("ada", "name") for _ in range(10)))
+    await asyncio.gather(*more, *(keep.clear("ada", "name") for _ in range(10)))
     found = (await keep.conversation("ada")).state
 
     assert 6 == again.state.seats
@@ -214,12 +214,12 @@ async def test_who_only_looks_may_clear(opened: Any) -> None:
     keep = await opened(seating, state=Order, schema=3, upgrades={1: dict, 2: dict})
     await keep.receive("ada", "4")
     viewer = await opened(None, schema=0)
-    await viewer.forget("ada", "seats")
+    await viewer.clear("ada", "seats")
     assert 1 == (await keep.conversation("ada")).state.seats
     await keep.receive("ada", "5")
     before = await keep.conversation("ada")
-    await viewer.forget("ada")
-    await viewer.forget("nobody")
+    await viewer.clear("ada")
+    await viewer.clear("nobody")
     after = await keep.receive("ada", "hi")
 
     assert "1 seats" == after.replies[0].text

@@ -221,12 +221,12 @@ async def test_reminders_wait_while_the_bot_is_off(opened: Any) -> None:
     clock = Clock()
     keep = await opened(nagging, clock=clock)
     await keep.receive("ada", "pizza", id="m1")
-    await keep.switch(False, "ada")
+    await keep.pause("ada")
     clock.ahead = 3700.0
     await asyncio.sleep(0.15)
 
     assert ["noted"] == texts(await keep.conversation("ada"))
-    await keep.switch(True, "ada")
+    await keep.resume("ada")
     clock.ahead += 40.0
 
     async def reminded() -> bool:

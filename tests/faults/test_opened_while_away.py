@@ -286,11 +286,11 @@ async def test_another_store_is_refused_until_the_right_one_is_back(
 
 
 async def test_the_bot_is_off_from_the_first_message_on(stand: Stand, opening: Any, tmp_path: Path) -> None:
-    """It was switched off elsewhere; this instance learns so before it gives the store any message to answer."""
+    """It was paused elsewhere; this instance learns so before it gives the store any message to answer."""
     first = await opening(stand.straight())
     await first.accept("ada", "1", id="1")
     await until(lambda: first.statistics.engine.turns == 1)
-    await first.switch(False)
+    await first.pause_all()
     await first.close()
     gone(stand.proxy)
     keep = await opening(stand.url(timeout=3), on_outage="journal", journal=f"{tmp_path}/journal.db", **QUICK)

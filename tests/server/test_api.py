@@ -615,8 +615,8 @@ async def test_a_conversation_is_shown_with_its_last_messages() -> None:
     assert {count: log[len(log) - min(count, 10) :] for count in answers} == {
         count: answer["messages"] for count, answer in answers.items()
     }
-    assert (15, 0, True, [], {"count": 5}, 1) == tuple(
-        usual[name] for name in ("head", "unread", "on", "dead", "state", "session")
+    assert (15, 0, False, [], {"count": 5}, 1) == tuple(
+        usual[name] for name in ("head", "unread", "paused", "dead", "state", "session")
     )
     assert log == usual["messages"]
     assert [400, 400] == wrong
@@ -644,7 +644,7 @@ async def test_conversations_are_listed_and_erased() -> None:
 
     assert {"": {"a1", "a2", "b1"}, "?owner=ada": {"a1", "a2"}, "?owner=eve": set()} == lists
     assert 1 == len(one)
-    assert {"id", "owner", "session", "head", "unread", "on", "dead", "updated_at"} == set(one[0])
+    assert {"id", "owner", "session", "head", "unread", "paused", "dead", "updated_at"} == set(one[0])
     assert [204, 204] == erased
     assert 404 == gone.status
     assert 401 == refused.status

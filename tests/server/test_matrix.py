@@ -56,7 +56,7 @@ MATRIX = {
 BODIES: dict[str, Any] = {
     f"POST {ID}/messages": {"content": "in"},
     f"POST {ID}/operator": {"content": "in"},
-    f"PUT {ID}/bot": {"on": False},
+    f"PUT {ID}/bot": {"paused": True},
     f"PUT {ID}/state": {"mine": 1},
     f"PATCH {ID}/state": {"mine": 1},
     f"PUT {ID}/state/{{slot}}": 1,

@@ -17,7 +17,7 @@ from chatkeep import Chatkeep
 from chatkeep.auth.credentials import create_key
 from chatkeep.server import create_app
 from chatkeep.server.logs import Observed
-from chatkeep.server.telemetry import Traced, carried, trace_turns
+from chatkeep.server.telemetry import Traced, Tracing, carried
 
 from ..conftest import FAST, until
 from .serving import Client, serving
@@ -43,7 +43,7 @@ def traced(url: str, handler: Any) -> Chatkeep[Any]:
     keep: Chatkeep[Any] = Chatkeep(url, **FAST)
     if handler is not None:
         keep.on_message(handler)
-    trace_turns(keep)
+    keep.instruments.append(Tracing())
     return keep
 
 
@@ -92,7 +92,7 @@ async def test_the_turn_in_another_process_belongs_to_the_trace_of_the_request(
     """Accepted by a Chatkeep without a bot, answered by another one on the same store."""
     url = f"sqlite:///{tmp_path}/chat.db"
     one: Chatkeep[Any] = Chatkeep(url)
-    trace_turns(one)
+    one.instruments.append(Tracing())
     async with one:
         with trace.get_tracer("test").start_as_current_span("caller") as caller:
             await one.accept("ada", "hello")

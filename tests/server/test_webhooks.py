@@ -231,13 +231,13 @@ async def test_a_person_takes_over_and_hands_back(url: str) -> None:
         place = "/v1/conversations/whatsapp:1550:4917"
         assert (
             201
-            == (await client.ask("POST", f"{place}/operator", b'{"content":"I am Kim","id":"o1","bot":false}')).status
+            == (await client.ask("POST", f"{place}/operator", b'{"content":"I am Kim","id":"o1","paused":true}')).status
         )
         await post_whatsapp(client, whatsapp_message("4917", "are you human?", "wamid.2"))
         await until(lambda: len(there.sent) == 2)
         await asyncio.sleep(0.1)
         silent = list(there.texts)
-        assert 200 == (await client.ask("PUT", f"{place}/bot", b'{"on":true,"unread":"skip"}')).status
+        assert 200 == (await client.ask("PUT", f"{place}/bot", b'{"paused":false,"unread":"skip"}')).status
         await post_whatsapp(client, whatsapp_message("4917", "thanks", "wamid.3"))
         await until(lambda: len(there.sent) == 3)
         deliveries = (await client.ask("GET", f"{place}/deliveries")).json["deliveries"]
@@ -252,7 +252,7 @@ async def test_a_person_takes_over_and_hands_back(url: str) -> None:
 
 @pytest.mark.parametrize("url", ["sqlite", "redis", "postgresql"], indirect=True)
 async def test_a_person_takes_over_from_the_command_line(url: str) -> None:
-    """Another process, which knows no channel: off, say, on, deliveries, resend."""
+    """Another process, which knows no channel: pause, say, resume, deliveries, resend."""
     place = "whatsapp:1550:4917"
 
     async def chatkeep(*words: str) -> str:
@@ -264,13 +264,13 @@ async def test_a_person_takes_over_from_the_command_line(url: str) -> None:
     async with platform() as there, connected(url, there) as (client, _):
         await post_whatsapp(client, whatsapp_message("4917", "hi", "wamid.1"))
         await until(lambda: len(there.sent) == 1)
-        off = await chatkeep("switch", url, "off", place, "--tenant", "pizza")
+        paused = await chatkeep("pause", url, place, "--tenant", "pizza")
         await post_whatsapp(client, whatsapp_message("4917", "are you human?", "wamid.2"))
         await chatkeep("say", url, place, "I am Kim", "--tenant", "pizza")
         await until(lambda: len(there.sent) == 2, within=10.0)
         await asyncio.sleep(0.2)
         silent = list(there.texts)
-        await chatkeep("switch", url, "on", place, "--tenant", "pizza", "--skip")
+        await chatkeep("resume", url, place, "--tenant", "pizza", "--skip")
         await post_whatsapp(client, whatsapp_message("4917", "thanks", "wamid.3"))
         await until(lambda: len(there.sent) == 3, within=10.0)
         listed = await chatkeep("deliveries", url, place, "--tenant", "pizza", "--json")
@@ -278,6 +278,6 @@ async def test_a_person_takes_over_from_the_command_line(url: str) -> None:
         await chatkeep("resend", url, place, str(number), "--tenant", "pizza")
         await until(lambda: len(there.sent) == 4, within=10.0)
 
-    assert "The bot is off" in off
+    assert "The bot is paused" in paused
     assert ["1: hi", "I am Kim"] == silent
     assert ["2: thanks", "I am Kim"] == there.texts[2:]

@@ -20,7 +20,6 @@ from chatkeep import (
     Tenant,
     Turn,
     Typing,
-    Watch,
 )
 
 
@@ -93,9 +92,11 @@ async def use() -> None:
         await orders.change("ada", lambda state: state.dishes.clear())
         deliveries: list[Delivery] = await keep.deliveries("ada")
         assert [delivery.status for delivery in deliveries] == []
-        async with keep.watch("ada") as watch:
-            assert_type(watch, Watch)
-        async for event in keep.follow("ada"):
+        await keep.pause("ada")
+        await salon.resume("ada", unread="skip")
+        async for found in keep.all_conversations():
+            assert_type(found, Conversation[dict[str, Any]])
+        async for event in keep.events("ada"):
             shown(event)
 
 

@@ -195,12 +195,12 @@ def test_a_message_comes_back_as_it_was(content: Any, at: int, span: tuple[int, 
     state=st.dictionaries(texts, plain, max_size=5),
     cursor=st.integers(0, 2**40),
     dead=st.lists(st.integers(1, 1000), max_size=4),
-    off=st.booleans(),
+    paused=st.booleans(),
 )
-def test_a_record_comes_back_as_it_was(state: dict[str, Any], cursor: int, dead: list[int], off: bool) -> None:
+def test_a_record_comes_back_as_it_was(state: dict[str, Any], cursor: int, dead: list[int], paused: bool) -> None:
     """Record and state, through their bytes."""
     states: StateCodec[Any] = StateCodec(dict, limit=10**6)
-    record = Record(state=states.encode(ADA, state), cursor=cursor, dead=tuple(dead), off=off, session=3)
+    record = Record(state=states.encode(ADA, state), cursor=cursor, dead=tuple(dead), paused=paused, session=3)
     found = record_from(ADA, body_of(ADA, record))
 
     assert record == found

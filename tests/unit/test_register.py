@@ -118,8 +118,8 @@ async def test_no_sweep_session_end_or_retention_touches_a_record(opened: Any) -
     await register.change("a", counted)
     before = await keep._engine.store.rows("key", tenant="~cards")
 
-    await keep.switch(False)
-    await keep.switch(True, unread="skip")
+    await keep.pause_all()
+    await keep.resume_all(unread="skip")
     await asyncio.sleep(0.15)
 
     assert [None] == [row.due_at for row in before]

@@ -307,7 +307,7 @@ def test_a_plain_talk_goes_the_quick_way(roles: list[Any], size: int) -> None:
     assert messages[-size:] == turns.slice_plain_history(snapshot, first, Policy(history=size))
 
 
-@given(some_snapshots(), st.sampled_from(["state", "cursor", "session", "born", "head", "off"]))
+@given(some_snapshots(), st.sampled_from(["state", "cursor", "session", "born", "head", "paused"]))
 def test_a_changed_input_is_seen(snapshot: Snapshot, changed: str) -> None:
     """What a handler has not seen makes its result void; a later message or another lease does not."""
     record, row = snapshot.record, snapshot.row
@@ -315,7 +315,7 @@ def test_a_changed_input_is_seen(snapshot: Snapshot, changed: str) -> None:
         "state": structs.replace(snapshot, record=structs.replace(record, state=Raw(b'{"x":1}'))),
         "cursor": structs.replace(snapshot, record=structs.replace(record, cursor=record.cursor + 1)),
         "session": structs.replace(snapshot, record=structs.replace(record, session=record.session + 1)),
-        "off": structs.replace(snapshot, record=structs.replace(record, off=True)),
+        "paused": structs.replace(snapshot, record=structs.replace(record, paused=True)),
         "born": structs.replace(snapshot, row=structs.replace(row, incarnation="other")),
         "head": structs.replace(snapshot, row=structs.replace(row, head=row.head - 1)),
     }[changed]

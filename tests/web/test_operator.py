@@ -129,7 +129,7 @@ def test_an_operator_sees_the_conversations_of_their_tenant_only(
     """Last changed first, filtered by owner; the key is in no address and goes with the tab's session."""
     asked: list[str] = []
     person.on("request", lambda request: asked.append(request.url))
-    service.portal.call(lambda: service.keep.tenant("salon").begin("ada", owner="Ada L."))
+    service.portal.call(lambda: service.keep.tenant("salon").create("ada", owner="Ada L."))
     service.receive("ada", "hello")
     service.receive("bob", "good morning")
     service.receive("carl", "a funghi", tenant="pizza")
@@ -189,7 +189,7 @@ def test_a_person_takes_over_and_hands_back(service: Service, person: BrowserCon
     switch.click()
     expect(switch).not_to_be_checked()
     service.receive("ada", "are you human?")
-    expect(page.locator("#list a")).to_contain_text("bot off")
+    expect(page.locator("#list a")).to_contain_text("bot paused")
     page.get_by_label("Write as a person").fill("I am Kim.")
     page.get_by_label("Write as a person").press("Enter")
     expect(page.locator("#log li").last).to_contain_text("I am Kim.")

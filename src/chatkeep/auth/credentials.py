@@ -13,17 +13,15 @@ import zlib
 from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from msgspec import Struct, structs
 
+from ..app import Chatkeep, core_of
 from ..conversation.keys import key_for
 from ..drivers.base import mark_of
 from ..errors import UsageError
-
-if TYPE_CHECKING:
-    from ..app import Chatkeep
-    from ..storage.records import Records
+from ..storage.records import Records
 
 Kind = Literal["service", "token", "share"]
 Scope = Literal["read", "send", "state:read", "state:write", "share", "erase"]
@@ -171,13 +169,13 @@ def new_guest() -> str:
 
 def grants_of(keep: Chatkeep[Any]) -> Records[Grant]:
     """Where the grants of all tenants are kept."""
-    return keep.register("access", Grant)
+    return core_of(keep).records("access", Grant)
 
 
 async def create_key(keep: Chatkeep[Any], tenant: str, *, label: str = "", expires_in: float | None = None) -> Issued:
     """Makes a service key: all rights over all conversations of *tenant*."""
     key_for(tenant, "-")
-    now = keep._engine.clock()
+    now = core_of(keep).clock()
     expires_at = None if expires_in is None else now + expires_in
     grant = Grant(kind="service", tenant=tenant, label=label, created_at=now, expires_at=expires_at)
     return await _issue(keep, grant, owner=KEYS)
@@ -209,7 +207,7 @@ async def issue_token(
     *subject* names the user whom the token is for. Clients keep apart what different users have written; without a
     subject, all holders of the conversation's tokens count as one.
     """
-    now = keep._engine.clock()
+    now = core_of(keep).clock()
     grant = Grant(
         tenant=tenant,
         conversation=conversation,
@@ -238,7 +236,7 @@ async def issue_share(
 
     *maker* is the name of a grant. Neither the share nor what it is redeemed for outlives it, if that is a token.
     """
-    grants, now = grants_of(keep), keep._engine.clock()
+    grants, now = grants_of(keep), core_of(keep).clock()
     held = await grants.get(maker)
     token = held if held is not None and held.kind == "token" else None
     until = token.expires_at if token else None
@@ -266,7 +264,7 @@ async def issue_share(
 
 async def redeem(keep: Chatkeep[Any], share: str) -> tuple[str, Issued] | None:
     """The conversation, and a token for it, that a share stands for; None when it is unknown, expired or used up."""
-    name, now = name_of(share), keep._engine.clock()
+    name, now = name_of(share), core_of(keep).clock()
     given: Grant | None = None
 
     def use(held: Grant | None) -> Grant | None:
@@ -297,7 +295,7 @@ async def rotate(keep: Chatkeep[Any], tenant: str, conversation: str, id: str, *
 
     Raises `UsageError` when it was rotated before: whoever has only the old one must not get a new one from it.
     """
-    owner, grants, now = owner_of(tenant, conversation), grants_of(keep), keep._engine.clock()
+    owner, grants, now = owner_of(tenant, conversation), grants_of(keep), core_of(keep).clock()
     name = await _found(keep, owner, id)
     old = await grants.get(name) if name else None
     if name is None or old is None or old.kind != "token" or old.over(now):

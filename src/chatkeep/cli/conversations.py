@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import click
 import msgspec
 
-from ..app import Tenant
+from ..app import Chatkeep
 from ..errors import Corrupt, UsageError
+from ..tenant import Tenant, Unread
 from .opening import existing, found_in, look, opened
 from .options import StoreCommand, conversation_argument, json_option, limit_option, store_argument, tenant_option
 from .printing import columns, facts, listed, logged, plain, tell, when
@@ -31,14 +33,14 @@ def list_(store: str, tenant: str | None, limit: int, as_json: bool) -> None:
     keep = existing(store)
 
     async def work() -> None:
-        of = keep if tenant is None else keep.tenant(tenant)
+        every = keep.all_conversations if tenant is None else keep.tenant(tenant).conversations
         rows = []
-        async for found in of.conversations(limit=limit):
+        async for found in every(limit=limit):
             if as_json:
                 tell(facts(found))
             else:
                 name = f"{found.tenant}/{found.id}" if found.tenant else found.id
-                notes = [f"{len(found.dead)} set aside"] * bool(found.dead) + ["bot is off"] * (not found.on)
+                notes = [f"{len(found.dead)} set aside"] * bool(found.dead) + ["paused"] * found.paused
                 note = plain(found.fault, line=True) or ", ".join(notes)
                 counts = ("?", "?") if found.fault else (str(found.head), str(found.unread))
                 rows.append((plain(name, line=True), *counts, when(found.updated_at), note))
@@ -143,15 +145,15 @@ def erase(store: str, conversation: str, tenant: str, yes: bool) -> None:
 @click.option("--slot", metavar="NAME", help="Only this slot of the state.")
 @tenant_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def forget(store: str, conversation: str, slot: str | None, tenant: str, yes: bool) -> None:
+def clear(store: str, conversation: str, slot: str | None, tenant: str, yes: bool) -> None:
     """Clears the state of a conversation, or one slot of it; the log stays.
 
     The bot need not be able to read what is cleared. After all of it the next message begins a new session.
 
     \b
     Examples:
-      chatkeep forget chat.db ada
-      chatkeep forget chat.db ada --slot cart --yes
+      chatkeep clear chat.db ada
+      chatkeep clear chat.db ada --slot cart --yes
     """
 
     async def work(of: Tenant[Any]) -> None:
@@ -159,7 +161,7 @@ def forget(store: str, conversation: str, slot: str | None, tenant: str, yes: bo
         what = f"slot {plain(slot, line=True)!r}" if slot else "the state"
         if not yes:
             click.confirm(f"Clear {what} of {plain(conversation, line=True)}?", abort=True)
-        await of.forget(conversation, slot)
+        await of.clear(conversation, slot)
         click.echo(f"{what[0].upper()}{what[1:]} of {plain(conversation, line=True)} is cleared.")
 
     look(store, tenant, work)
@@ -202,37 +204,99 @@ def replay(store: str, conversation: str, number: int, tenant: str) -> None:
     look(store, tenant, work)
 
 
+def one_or_more(ctx: click.Context, param: click.Parameter, conversation: str | None) -> str | None:
+    """Wants one conversation, or else the words for several: nobody silences them all by leaving out a name."""
+    several = "--everywhere" if ctx.params.get("everywhere") else "--all" if ctx.params.get("whole") else ""
+    if several and conversation is not None:
+        raise click.BadParameter(f"{several} goes with no conversation; nothing was changed.", ctx, param)
+    if not several and conversation is None:
+        hint = "Name a conversation; or --all for the whole tenant, --everywhere for all tenants."
+        raise click.MissingParameter(hint, ctx, param)
+    return conversation
+
+
 @click.command(cls=StoreCommand)
 @store_argument
-@click.argument("to", type=click.Choice(["on", "off"]))
-@click.argument("conversation", required=False)
+@click.argument("conversation", required=False, callback=one_or_more)
 @tenant_option
-@click.option("--everywhere", is_flag=True, help="For all tenants.")
-@click.option("--skip", is_flag=True, help="When it goes on: pass over what is unread, instead of answering it.")
-def switch(store: str, to: str, conversation: str | None, tenant: str, everywhere: bool, skip: bool) -> None:
-    """Switches the bot off, so that a person can take over, or on again.
+@click.option("--all", "whole", is_flag=True, is_eager=True, help="For all conversations of the tenant.")
+@click.option("--everywhere", is_eager=True, is_flag=True, help="For all tenants.")
+def pause(store: str, conversation: str | None, tenant: str, whole: bool, everywhere: bool) -> None:
+    """Silences the bot, so that a person can take over.
 
-    For one conversation, for a tenant, or --everywhere. Messages are kept meanwhile. A turn that runs just then says nothing.
+    For one conversation, for --all of a tenant, or --everywhere. Messages are kept meanwhile. A turn that runs just then says nothing.
 
     \b
     Examples:
-      chatkeep switch chat.db off ada
+      chatkeep pause chat.db ada
       chatkeep say chat.db ada "Kim here. How can I help?"
-      chatkeep switch chat.db on ada --skip
+      chatkeep resume chat.db ada --skip
+      chatkeep pause chat.db --all --tenant salon-7
     """
-    if everywhere and (conversation or tenant):
-        raise UsageError("--everywhere goes with no conversation and no tenant; nothing was switched.")
+
+    async def work(keep: Chatkeep[Any], of: Tenant[Any]) -> None:
+        await (keep.pause_all() if everywhere else of.pause(conversation))
+        click.echo(f"The bot is paused: {where(conversation, tenant, everywhere)}.")
+
+    in_scope(store, conversation, tenant, everywhere, work)
+
+
+@click.command(cls=StoreCommand)
+@store_argument
+@click.argument("conversation", required=False, callback=one_or_more)
+@tenant_option
+@click.option(
+    "--all", "whole", is_flag=True, is_eager=True, help="Lifts `pause --all`; a conversation's own pause stays."
+)
+@click.option(
+    "--everywhere",
+    is_flag=True,
+    is_eager=True,
+    help="Lifts `pause --everywhere`; a tenant's or conversation's own pause stays.",
+)
+@click.option("--skip", is_flag=True, help="Pass over what came while it was paused, instead of answering it.")
+def resume(store: str, conversation: str | None, tenant: str, whole: bool, everywhere: bool, skip: bool) -> None:
+    """Lets the bot answer again, what came meanwhile too.
+
+    For one conversation, for --all of a tenant, or --everywhere, as it was paused.
+
+    \b
+    Examples:
+      chatkeep resume chat.db ada
+      chatkeep resume chat.db --all --tenant salon-7 --skip
+    """
+    unread: Unread = "skip" if skip else "answer"
+
+    async def work(keep: Chatkeep[Any], of: Tenant[Any]) -> None:
+        await (keep.resume_all(unread=unread) if everywhere else of.resume(conversation, unread=unread))
+        click.echo(f"The bot answers: {where(conversation, tenant, everywhere)}.")
+
+    in_scope(store, conversation, tenant, everywhere, work)
+
+
+def where(conversation: str | None, tenant: str, everywhere: bool) -> str:
+    """Where a bot is paused or resumed, in words."""
+    return plain(conversation, line=True) if conversation else "everywhere" if everywhere else f"tenant {tenant!r}"
+
+
+def in_scope(
+    store: str,
+    conversation: str | None,
+    tenant: str,
+    everywhere: bool,
+    work: Callable[[Chatkeep[Any], Tenant[Any]], Awaitable[None]],
+) -> None:
+    """Does *work* on an open store, when what it is to be done to is there."""
+    if everywhere and tenant:
+        raise UsageError("--everywhere goes with no tenant; nothing was changed.")
     keep = existing(store)
-    of = keep if everywhere else keep.tenant(tenant)
 
-    async def work() -> None:
+    async def there() -> None:
         if conversation is not None:
-            await found_in(of, conversation, store)
-        await of.switch(to == "on", conversation, unread="skip" if skip else "answer")
-        where = plain(conversation, line=True) if conversation else "everywhere" if everywhere else f"tenant {tenant!r}"
-        click.echo(f"The bot is {to}: {where}.")
+            await found_in(keep.tenant(tenant), conversation, store)
+        await work(keep, keep.tenant(tenant))
 
-    asyncio.run(opened(keep, work))
+    asyncio.run(opened(keep, there))
 
 
 @click.command(cls=StoreCommand)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ..app import Tenant
+from ..tenant import Tenant
 from .opening import found_in, look
 from .options import StoreCommand, conversation_argument, json_option, store_argument, tenant_option
 from .printing import listed, sent

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..app import Chatkeep
+from ..app import Chatkeep, core_of
 from ..drivers.base import Ability
 from ..errors import ChatkeepError, UsageError
 from ..frames import place_of
@@ -112,7 +112,7 @@ async def greet(
         click.echo(f"{app} is open: {address}  (Ctrl-C stops it; a save of a .py or .toml file starts it anew)")
         if keep is None:
             return
-        store = without_secret(keep._url)
+        store = without_secret(core_of(keep).url)
         kept = (
             f"kept in {store}" if lasts(keep) else f"in {store}, which every start empties; sqlite:///chat.db keeps it"
         )
@@ -128,7 +128,7 @@ async def greet(
 
 def lasts(keep: Chatkeep[Any]) -> bool:
     """Whether the store outlives this process."""
-    return Ability.DURABLE in keep._engine.store.driver.abilities
+    return Ability.DURABLE in core_of(keep).abilities
 
 
 class Greeting:

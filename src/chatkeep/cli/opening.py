@@ -8,9 +8,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from ..app import Chatkeep, Tenant
+from ..app import Chatkeep
 from ..errors import ChatkeepError, UsageError
 from ..model import Conversation
+from ..tenant import Tenant
 from .printing import plain
 
 T = TypeVar("T")

@@ -22,7 +22,7 @@ class StoreCommand(click.Command):
             missing = isinstance(misfit, click.MissingParameter)
             if store is None:
                 if missing:
-                    hint = "STORE may be left out where CHATKEEP_STORE or CHATKEEP_STORE_FILE is set."
+                    hint = f"{misfit.message} STORE may be left out where CHATKEEP_STORE or CHATKEEP_STORE_FILE is set.".strip()
                     raise click.MissingParameter(hint, ctx=misfit.ctx, param=misfit.param) from None
                 raise
             ctx.params.clear()

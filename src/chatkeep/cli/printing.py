@@ -30,7 +30,7 @@ def facts(found: Conversation[Any]) -> dict[str, Any]:
         "log": found.head,
         "unread": found.unread,
         "dead": found.dead,
-        "bot": "on" if found.on else "off",
+        "bot": "paused" if found.paused else "answers",
         "updated": when(found.updated_at),
         "due": when(found.due_at) if found.due_at is not None else None,
         "revision": found.revision,

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ..app import Chatkeep
+from ..app import Chatkeep, core_of
 from ..drivers.base import Finding
 from ..loading import loaded
 from ..settings import CONFIG
@@ -59,6 +59,4 @@ def serve(
 
 async def examined(keep: Chatkeep[Any]) -> list[Finding]:
     """What is to be said about the store of *keep*, and about its shared cache."""
-    store = keep._engine.store
-    found = await store.driver.examine()
-    return found if store.shared is None else found + await store.shared.examine()
+    return await core_of(keep).examine()

@@ -133,7 +133,7 @@ class Chat:
     async def accept(
         self, content: Content, *, id: str | None = None, metadata: Mapping[str, Any] | None = None
     ) -> Receipt:
-        """Sends a message and returns as soon as the server has it; the answer comes in `events` and `messages`."""
+        """Sends a message and returns as soon as the server has it; the answer comes in `events` and `history`."""
         return await self._send(content, id, metadata, ASYNC)
 
     async def post(self, content: Content, *, id: str | None = None, metadata: Mapping[str, Any] | None = None) -> str:
@@ -151,7 +151,7 @@ class Chat:
         """The conversation as it is now, with its last *messages*."""
         return (await self._link.ask("GET", f"{self._path}?messages={messages}", about=self.id)).to(Conversation)
 
-    async def messages(
+    async def history(
         self, *, after: int | None = None, before: int | None = None, limit: int | None = None
     ) -> list[Message]:
         """A page of the log, oldest first: the last messages, or those numbered above *after* and below *before*."""
@@ -167,7 +167,7 @@ class Chat:
         `Ended`, or when the client is closed.
         """
         if after is None:
-            newest = await self.messages(limit=1)
+            newest = await self.history(limit=1)
             after = newest[-1].number if newest else 0
         async for event in follow(self._link, f"{self._path}/events", after, about=self.id):
             yield event
@@ -208,8 +208,11 @@ class Chat:
         answer = await _write_state(self._link, "PATCH", f"{self._path}/state", dict(patch), MERGE_PATCH, self.id)
         return answer.value
 
-    async def forget(self) -> None:
-        """Clears the state. The log stays; `erase` removes everything."""
+    async def clear(self, slot: str | None = None) -> None:
+        """Clears the state, or one *slot* of it. The log stays; `erase` removes everything."""
+        if slot is not None:
+            await self.slot(slot).clear()
+            return
         await _write_state(self._link, "DELETE", f"{self._path}/state", UNSET, {}, self.id)
 
     def slot(self, name: str) -> Slot:

@@ -12,7 +12,7 @@ from .sessions import is_session_over
 from .snapshots import Commit, Policy, Snapshot, has_outbound, is_outbound, keep_outbound
 
 PARKED_S = 30.0
-"""A conversation whose bot is off is looked at again after this long, in case it was switched on and nobody told us."""
+"""A paused conversation is looked at again after this long, in case it was resumed and nobody told us."""
 
 LOOK_AGAIN_S = 1.0
 """The sweep never sets a due time nearer than this, so that it cannot spin."""
@@ -27,11 +27,11 @@ def do_housekeeping(
     *,
     at: float,
     oldest: list[Message],
-    off: bool = False,
+    paused: bool = False,
     sends: bool = False,
 ) -> Commit:
     """What the sweep writes when nothing is unread: reminders that are due, as events to be answered; an ended session
-    closed, old log dropped, the next due time. Where the bot is *off*, reminders wait; *sends*: its replies go out from
+    closed, old log dropped, the next due time. Where the bot is *paused*, reminders wait; *sends*: its replies go out from
     here.
 
     *oldest* are the first messages still in the log, one page. The state of an ended session is gone with this; its
@@ -53,7 +53,7 @@ def do_housekeeping(
         oldest_at = kept[0].created_at if kept else 0.0
         record = structs.replace(record, dropped=max(drop, record.dropped), oldest_at=oldest_at)
     ringing = [reminder for reminder in record.reminders if reminder.at <= at]
-    if ringing and not off:
+    if ringing and not paused:
         later = tuple(reminder for reminder in record.reminders if reminder.at > at)
         return Commit(
             record=structs.replace(record, reminders=later),
@@ -73,7 +73,7 @@ def do_housekeeping(
 
 
 def park(snapshot: Snapshot, policy: Policy, *, at: float) -> Commit:
-    """Leaves unread messages alone for a while: the bot is off here, or the state is newer than this code."""
+    """Leaves unread messages alone for a while: the bot is paused here, or the state is newer than this code."""
     act = next_commit(snapshot, snapshot.record, policy, at=at)
     due_at = at + PARKED_S
     if act.record.delivery is not None and has_outbound(snapshot, act.record):

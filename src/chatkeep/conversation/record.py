@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from msgspec import Raw, Struct
+from msgspec import Raw, Struct, field
 
 FORMAT = 1
 
@@ -43,7 +43,7 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     session. cursor: everything numbered up to it is handled or needs no handling. active_at: time of the last message
     handled. begun, raised, retry_at: attempts at the first unread message, how many of them raised, and when the next
     may start. deaths: processes in a row that ended while it was in flight. alone: the lease was taken to try it alone, with no
-    other handler in that process. off: the bot is switched off here. dropped: entries up to this number are gone by retention.
+    other handler in that process. paused: the bot is silent here. dropped: entries up to this number are gone by retention.
     oldest_at: time of the first one left (0: not known). dead: numbers set aside. steps: results of what the turn of the
     first unread message has done so far, as JSON. reminders: what comes later. delivery: None where replies go nowhere.
     """
@@ -58,7 +58,7 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     begun: int = 0
     raised: int = 0
     retry_at: float = 0.0
-    off: bool = False
+    paused: bool = field(default=False, name="off")
     dropped: int = 0
     oldest_at: float = 0.0
     dead: tuple[int, ...] = ()

@@ -85,7 +85,7 @@ def has_same_input(before: Snapshot, now: Snapshot) -> bool:
     return before is now or (
         before.row.incarnation == now.row.incarnation
         and before.row.head <= now.row.head
-        and (a.cursor, a.session, a.schema, a.since, a.off) == (b.cursor, b.session, b.schema, b.since, b.off)
+        and (a.cursor, a.session, a.schema, a.since, a.paused) == (b.cursor, b.session, b.schema, b.since, b.paused)
         and a.state == b.state
     )
 

@@ -52,6 +52,7 @@ from ..model import ASKING, Content, Message, Receipt, Role, State
 from ..settings import Settings, seconds
 from ..storage.store import PAGE, Store, fresh_token
 from .hooks import STREAMING, Handler, replies_of
+from .instruments import Instrument, surround_intake
 from .lease_keeper import LeaseKeeper
 from .notifier import Notifier
 from .pauses import PAUSES, Pauses
@@ -130,6 +131,8 @@ class Engine(Generic[State]):
         self.policy = settings.policy()
         self.statistics = EngineStatistics()
         self.clock = clock
+        self.instruments: list[Instrument] = []
+        store.instruments = self.instruments
         self.handler: Handler[State] | None = None
         self.on_missing: Handler[State] | None = None
         self.reads_on = settings.on_outage == "read"
@@ -213,10 +216,10 @@ class Engine(Generic[State]):
 
     async def _open_store(self) -> None:
         """Opens the store, or leaves it closed: messages go to it when it is known to be the right one, and for whom the
-        bot is off."""
+        bot is paused."""
         try:
             await self.store.open(None if self._spool is None else self._spool.belong)
-            await self._look_at_switches()
+            await self._look_at_pauses()
             self._notifier.open()
         except BaseException as fault:
             self._unopened = f"the store has not been opened since the start ({fault})"
@@ -318,9 +321,27 @@ class Engine(Generic[State]):
         role: Role,
         metadata: dict[str, Any] | None,
         owner: str,
-        joins: bool = True,
+        wait_if_duplicate: bool = True,
     ) -> Receipt:
-        """Accepts a message and waits for its answer; for that of a known one only if it *joins*."""
+        """Accepts a message and waits for its answer; for that of a known one only if *wait_if_duplicate*."""
+        if not self.instruments:
+            return await self._receive(key, content, id, role, metadata, owner, wait_if_duplicate)
+        stack, intake = surround_intake(self.instruments, "receive", metadata)
+        with stack:
+            asked = content, id, role, intake.metadata or None, owner
+            intake.receipt = await self._receive(key, *asked, wait_if_duplicate)
+            return intake.receipt
+
+    async def _receive(
+        self,
+        key: Key,
+        content: Content,
+        id: str | None,
+        role: Role,
+        metadata: dict[str, Any] | None,
+        owner: str,
+        wait_if_duplicate: bool,
+    ) -> Receipt:
         self._refuse_own(key, "would wait for itself; use accept")
         if self.handler is None:
             raise Misconfigured("There is no handler: decorate one with @keep.on_message. Nothing was written.")
@@ -343,7 +364,7 @@ class Engine(Generic[State]):
                         self._leave(key, worker)
                     if receipt is not None:
                         return receipt
-            return await self._receive_in_two(key, draft, owner, joins)
+            return await self._receive_in_two(key, draft, owner, wait_if_duplicate)
         finally:
             self.statistics.waiting -= 1
 
@@ -351,6 +372,16 @@ class Engine(Generic[State]):
         self, key: Key, content: Content, *, id: str | None, role: Role, metadata: dict[str, Any] | None, owner: str
     ) -> Receipt:
         """Makes a message durable; a worker answers it."""
+        if not self.instruments:
+            return await self._accept(key, content, id, role, metadata, owner)
+        stack, intake = surround_intake(self.instruments, "accept", metadata)
+        with stack:
+            intake.receipt = await self._accept(key, content, id, role, intake.metadata or None, owner)
+            return intake.receipt
+
+    async def _accept(
+        self, key: Key, content: Content, id: str | None, role: Role, metadata: dict[str, Any] | None, owner: str
+    ) -> Receipt:
         draft = self._draft(key, content, id, role, metadata)
         try:
             snapshot, number, known, _ = await self._appended(key, draft, owner)
@@ -399,7 +430,7 @@ class Engine(Generic[State]):
             and not self._is_shared(snapshot.row.key)
             and not (self._spool and self._spool.holds(snapshot.row.key))
             and self.policy.overlap != "debounce"
-            and not self.pauses.is_off(snapshot)
+            and not self.pauses.is_paused(snapshot)
             and not (self.on_missing and sessions.is_session_over(record, self.policy, draft.created_at))
             and draft.id not in [message.id for message in snapshot.messages]
         )
@@ -496,7 +527,7 @@ class Engine(Generic[State]):
     def _hear_of_work(self) -> None:
         self._work_waits.set()
 
-    async def _receive_in_two(self, key: Key, draft: Draft, owner: str, joins: bool) -> Receipt:
+    async def _receive_in_two(self, key: Key, draft: Draft, owner: str, wait_if_duplicate: bool) -> Receipt:
         try:
             snapshot, number, known, worker = await self._appended(key, draft, owner, waits=True)
         except (Unavailable, Uncertain) as fault:
@@ -506,10 +537,10 @@ class Engine(Generic[State]):
             found = await self.outcome(snapshot, number)
             if found is not None:
                 return self._receipt(key, draft.id, number, found, duplicate=True)
-            if not joins:
+            if not wait_if_duplicate:
                 return self._receipt(key, draft.id, number, Outcome("accepted"), duplicate=True)
-        if self.pauses.is_off(snapshot):
-            return self._receipt(key, draft.id, number, Outcome("off"), duplicate=known)
+        if self.pauses.is_paused(snapshot):
+            return self._receipt(key, draft.id, number, Outcome("paused"), duplicate=known)
         return await self._wait_for(key, worker, draft.id, snapshot, number, duplicate=known)
 
     async def _appended(
@@ -587,7 +618,7 @@ class Engine(Generic[State]):
         now = self.clock()
         asking = draft.role in ASKING
         sends = draft.role in snapshots.OUTWARD and not draft.metadata.get("sent")
-        works = (asking and self.handler is not None and not self.pauses.off(key)) or (sends and self._takes(key))
+        works = (asking and self.handler is not None and not self.pauses.covers(key)) or (sends and self._takes(key))
         lease = None
         if idle and works and asking and self.policy.overlap != "debounce":
             lease = Lease(worker.lease, now + self.policy.lease_s)
@@ -611,7 +642,7 @@ class Engine(Generic[State]):
             self._start(key, worker)
         else:
             self._leave(key, worker)
-            if sends or (asking and not self.pauses.off(key)):
+            if sends or (asking and not self.pauses.covers(key)):
                 self._notifier.tell_of_work()
         return snapshot, number, known, worker
 
@@ -771,15 +802,15 @@ class Engine(Generic[State]):
             await self._resolve(worker, structs.replace(snapshot, record=read))
             return 0.0 if await self._tend(snapshot, now) else None
         await self._resolve(worker, snapshot)
-        if self.pauses.is_off(snapshot):
+        if self.pauses.is_paused(snapshot):
             for waiter in worker.waiters:
-                waiter.tell(Outcome("off"))
+                waiter.tell(Outcome("paused"))
             if snapshot.row.due_at is None or snapshot.row.due_at <= now:
                 await self._commit(
                     snapshot,
                     lambda there: (
                         housekeeping.park(there, self.policy, at=now)
-                        if self.pauses.is_off(there) and there.row.lease in (None, worker.lease)
+                        if self.pauses.is_paused(there) and there.row.lease in (None, worker.lease)
                         else None
                     ),
                 )
@@ -1026,7 +1057,8 @@ class Engine(Generic[State]):
             return Answer(raw, opens, replies, turn.work.set if turn.work is not None else snapshots.NOTHING)
 
         try:
-            run = await self._judged(key, messages, cast("Handler[State]", self.handler), turn, answer, admitted)
+            handler = cast("Handler[State]", self.handler)
+            run = await self._judged(key, messages, handler, turn, answer, admitted)
         finally:
             turn.on_piece = None
             turn.begin_work = None
@@ -1035,8 +1067,8 @@ class Engine(Generic[State]):
                 work.over = True
         self.statistics.turns += 1
         self._pace_s = 0.8 * self._pace_s + 0.2 * run.took
-        if self.store.observed is not None:
-            self.store.observed("turn", run.took)
+        for instrument in self.instruments:
+            instrument.measured("turn", run.took)
         if work is not None and work.refused:  # whatever the handler made of being refused a step
             raise NotInLog
         if run.fault is not None:
@@ -1058,7 +1090,14 @@ class Engine(Generic[State]):
         """A run of the handler, or the hook, and how it ended. Raises `NotBegun`."""
         ids = [message.id for message in messages]
         run = await self.runner.run(
-            key, ids, handler, turn, then, admitted=admitted, observed=self.store.observed is not None
+            key,
+            ids,
+            handler,
+            turn,
+            then,
+            admitted=admitted,
+            observed=bool(self.instruments),
+            instruments=self.instruments if handler is self.handler else (),
         )
         if run.fate is Fate.NOT_BEGUN:
             raise NotBegun(
@@ -1267,7 +1306,7 @@ class Engine(Generic[State]):
                 await self._hand_over()
                 if self.handler is not None:
                     await self.sweep()
-                await self._look_at_switches()
+                await self._look_at_pauses()
                 self.statistics.rolled_back = self.store.rolled_back
                 trouble = ""
             except (StoreError, Misconfigured) as fault:
@@ -1333,7 +1372,7 @@ class Engine(Generic[State]):
                 return None  # somebody is at work here
             sends = self._takes(there.row.key)
             return housekeeping.do_housekeeping(
-                there, self.policy, at=now, oldest=oldest, off=self.pauses.is_off(there), sends=sends
+                there, self.policy, at=now, oldest=oldest, paused=self.pauses.is_paused(there), sends=sends
             )
 
         after, said = await self._commit(snapshot, decide)
@@ -1341,35 +1380,40 @@ class Engine(Generic[State]):
 
     # -- pauses -----------------------------------------------------------------------------------------------------------
 
-    async def _look_at_switches(self, *lifted: str | None) -> None:
+    async def _look_at_pauses(self, *lifted: str | None) -> None:
         for tenant in dict.fromkeys([*lifted, *await self.pauses.look()]):  # perhaps another instance has lifted some
-            await self.resume(tenant)
+            if self.handler is not None:
+                await self.pauses.each(tenant, self._answer_unread)
 
-    async def switch(self, on: bool, *, tenant: str | None, skips: bool) -> None:
-        """Switches the bot for a tenant, or for all; if it *skips*, what came while it was off is passed over first."""
+    async def pause(self, tenant: str | None) -> None:
+        """Silences the bot for a tenant, or for all."""
+        await self.pauses.pause(tenant)
+        await self._look_at_pauses()
+
+    async def resume(self, tenant: str | None, *, skips: bool) -> None:
+        """Lets it answer again; if it *skips*, what came meanwhile is passed over first."""
         if skips:
             await self.pauses.skip(tenant)
-        await self.pauses.flip(on, tenant)
-        await self._look_at_switches(*[tenant] * on)
+        await self.pauses.resume(tenant)
+        await self._look_at_pauses(tenant)
 
-    async def switch_one(self, key: Key, on: bool, *, skips: bool) -> None:
-        """Switches the bot for one conversation."""
-        self._refuse_own(key, "would throw its own turn away; switch it when the turn is over")
+    async def pause_one(self, key: Key) -> None:
+        """Silences the bot in one conversation."""
+        self._refuse_own(key, "would throw its own turn away; pause it when the turn is over")
+        await self.pauses.pause_one(key)
+
+    async def resume_one(self, key: Key, *, skips: bool) -> None:
+        """Lets it answer in one conversation again."""
+        self._refuse_own(key, "would throw its own turn away; resume it when the turn is over")
         if skips:
             await self.pauses.skip_one(key)
-        await self.pauses.flip_one(key, on)
-        if on:
-            await self.resume_one(key)
+        await self.pauses.resume_one(key)
+        await self._answer_unread(key)
 
-    async def resume(self, tenant: str | None) -> None:
-        """After a switch to on: answers what is unread."""
-        if self.handler is not None:
-            await self.pauses.each(tenant, self.resume_one)
-
-    async def resume_one(self, key: Key) -> None:
-        """The same for one conversation."""
+    async def _answer_unread(self, key: Key) -> None:
+        """Starts work on a conversation that is not paused any more."""
         snapshot = await self.store.load(key)
-        if snapshot is None or not snapshots.unread_messages(snapshot) or self.pauses.is_off(snapshot):
+        if snapshot is None or not snapshots.unread_messages(snapshot) or self.pauses.is_paused(snapshot):
             return
         # (What finds no room here is found by the sweep, when it looks at parked conversations again.)
         if self.handler is not None and len(self._workers) < self.settings.backlog:
@@ -1377,7 +1421,7 @@ class Engine(Generic[State]):
 
     # -- state outside a turn -----------------------------------------------------------------------------------------------
 
-    async def begin(self, key: Key, *, owner: str) -> Snapshot:
+    async def create(self, key: Key, *, owner: str) -> Snapshot:
         """Creates the conversation before anything is said in it; the one there is, if there is one."""
         self._refuse_closed(key)
         note = commits.make_note("begun", fresh_token())

@@ -1,4 +1,4 @@
-"""Switches that silence the bot: for one conversation (in its record), for a tenant, or everywhere (in a record of their own)."""
+"""Pauses, in which the bot is silent: of one conversation (in its record), of a tenant, or of all (in a record of their own)."""
 
 from __future__ import annotations
 
@@ -25,70 +25,84 @@ EVERYWHERE = "*"
 
 
 class Pauses:
-    """What is switched off, as far as this instance knows; a tenant of None is all of them."""
+    """What is paused, as far as this instance knows; a tenant of None is all of them."""
 
     def __init__(self, store: Store, policy: Policy, clock: Callable[[], float]) -> None:
         self._store = store
         self._policy = policy
         self._clock = clock
-        self._off: frozenset[str] = frozenset()
+        self._paused: frozenset[str] = frozenset()
 
-    def is_off(self, snapshot: Snapshot) -> bool:
-        """Whether the bot is switched off for this conversation: itself, its tenant, or everywhere."""
-        return snapshot.record.off or self.off(snapshot.row.key)
+    def is_paused(self, snapshot: Snapshot) -> bool:
+        """Whether the bot is silent in this conversation: it, its tenant, or everything is paused."""
+        return snapshot.record.paused or self.covers(snapshot.row.key)
 
-    def off(self, key: Key) -> bool:
-        """Whether it is off for the tenant of *key*, or everywhere."""
-        return bool(self._off) and not self._off.isdisjoint((EVERYWHERE, _scope(key.tenant)))
+    def covers(self, key: Key) -> bool:
+        """Whether the tenant of *key*, or everything, is paused."""
+        return bool(self._paused) and not self._paused.isdisjoint((EVERYWHERE, _scope(key.tenant)))
 
     async def look(self) -> list[str | None]:
-        """Looks at what other instances have switched; answers the tenants for which the bot is on again."""
+        """Looks at what other instances have paused; answers the tenants for which the bot answers again."""
         found = await self._store.load(PAUSES)
         if found is None or found.record.state == NONE:
             return []
-        before, self._off = self._off, frozenset(STATES.decode(PAUSES, found.record.state, 1))
-        return [None if scope == EVERYWHERE else scope[1:] for scope in before - self._off]
+        before, self._paused = self._paused, frozenset(STATES.decode(PAUSES, found.record.state, 1))
+        return [None if scope == EVERYWHERE else scope[1:] for scope in before - self._paused]
 
-    async def flip(self, on: bool, tenant: str | None) -> None:
-        """Switches the bot for a tenant; this instance and the others notice when they look."""
+    async def pause(self, tenant: str | None) -> None:
+        """Silences the bot for a tenant; this instance and the others notice when they look."""
+        await self._put(tenant, paused=True)
+
+    async def resume(self, tenant: str | None) -> None:
+        """Lets it answer again for a tenant."""
+        await self._put(tenant, paused=False)
+
+    async def pause_one(self, key: Key) -> None:
+        """Silences the bot in one conversation."""
+        await self._put_one(key, paused=True)
+
+    async def resume_one(self, key: Key) -> None:
+        """Lets it answer in one conversation again."""
+        await self._put_one(key, paused=False)
+
+    async def _put(self, tenant: str | None, *, paused: bool) -> None:
         scope, note, now = _scope(tenant), commits.make_note("switch", fresh_token()), self._clock()
 
         def decide(there: Snapshot) -> Commit:
             record, opens = there.record, there.record.state == NONE
-            off = {} if opens else STATES.decode(PAUSES, record.state, 1)
-            if on:
-                off.pop(scope, None)
+            scopes = {} if opens else STATES.decode(PAUSES, record.state, 1)
+            if paused:
+                scopes[scope] = True
             else:
-                off[scope] = True
-            raw = STATES.encode(PAUSES, off)
+                scopes.pop(scope, None)
+            raw = STATES.encode(PAUSES, scopes)
             if opens:
                 record = sessions.open_session(record, raw, STATES.schema, number=there.row.head + 1, at=now)
             return commits.commit_note(there, structs.replace(record, state=raw), note, self._policy, at=now)
 
         await self._store.commit_once(await self._store.reload(PAUSES), decide, at=now)
 
-    async def flip_one(self, key: Key, on: bool) -> None:
-        """Switches the bot for one conversation."""
-        note = commits.make_note("switch", fresh_token(), content="on" if on else "off")
+    async def _put_one(self, key: Key, *, paused: bool) -> None:
+        note = commits.make_note("switch", fresh_token(), content="off" if paused else "on")
 
         def decide(there: Snapshot) -> Commit:
-            record = structs.replace(there.record, off=not on)
+            record = structs.replace(there.record, paused=paused)
             return commits.commit_note(there, record, note, self._policy, at=self._clock())
 
         await self._store.commit_once(await self._store.reload(key), decide, at=self._clock())
 
     async def skip(self, tenant: str | None) -> None:
-        """Before the switch of a tenant goes on: passes over what came while it was off, conversation by conversation."""
+        """Before a tenant is resumed: passes over what came while it was paused, conversation by conversation."""
         await self.each(tenant, lambda key: self.skip_one(key, lifted=_scope(tenant)))
 
     async def skip_one(self, key: Key, *, lifted: str = "") -> None:
-        """The same for one conversation; by default before its own switch goes on."""
+        """The same for one conversation; by default before that itself is resumed."""
         snapshot = await self._store.load(key)
         if snapshot is None:
             return
         others = {EVERYWHERE, _scope(key.tenant)} - {lifted}
-        if (snapshot.record.off and lifted) or others & self._off:
-            return  # it stays off
+        if (snapshot.record.paused and lifted) or others & self._paused:
+            return  # it stays paused
         now = self._clock()
         await self._store.commit_once(snapshot, lambda there: turns.skip_unread(there, self._policy, at=now), at=now)
 

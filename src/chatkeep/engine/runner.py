@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from enum import Enum
@@ -29,6 +29,7 @@ from types import CoroutineType
 from typing import Any
 
 from ..drivers.base import Key
+from .instruments import Instrument, surrounded
 from .places import Places
 from .threads import Job, Threads
 from .turn import Turn
@@ -109,12 +110,21 @@ class Run:
     task: asyncio.Task[None]
     timer: asyncio.TimerHandle
 
-    def __init__(self, key: Key, ids: list[str], outer: Run | None, handler: RunnableHandler, context: Context) -> None:
+    def __init__(
+        self,
+        key: Key,
+        ids: list[str],
+        outer: Run | None,
+        handler: RunnableHandler,
+        context: Context,
+        instruments: Sequence[Instrument] = (),
+    ) -> None:
         self.key = key
         self.ids = ids
         self.outer = outer
         self.handler = handler
         self.context = context
+        self.instruments = instruments
         self.began = 0.0
         self.gone: list[Callable[[], None]] = []  # called when it ends, if it was abandoned before
 
@@ -137,7 +147,7 @@ class Run:
     def _first(self, turn: Turn[Any]) -> None:
         RUNNING.set(self)
         try:
-            found = self.handler(turn)
+            found = self.handler(turn) if not self.instruments else surrounded(self.instruments, self.handler, turn)
         except StopIteration as stop:  # which would be taken for the end of a coroutine
             raise RuntimeError("the handler raised StopIteration") from stop
         self._coroutine: Coroutine[Any, Any, Any] = found if type(found) is CoroutineType else awaiting(found)
@@ -417,14 +427,15 @@ class Runner:
         *,
         admitted: bool = False,
         observed: bool = False,
+        instruments: Sequence[Instrument] = (),
     ) -> Run:
         """Runs the handler when there is a place (who is *admitted* has one), and then makes of what it returned what is to be
         kept. Never raises what the handler raised, but for SystemExit and KeyboardInterrupt. Where turns are *observed*, RAN
-        is set."""
+        is set; *instruments* surround the handler."""
         outer = RUNNING.get()
         if outer is not None and outer.over:  # nobody waits for this
             outer = None
-        run = Run(key, ids, outer, handler, self._context.copy())
+        run = Run(key, ids, outer, handler, self._context.copy(), instruments)
         # A turn that a handler waits for must not wait for the place that this handler holds.
         queues = not admitted and outer is None
         if queues and not self.places.take_at_once():

@@ -34,7 +34,7 @@ from msgspec import Struct, structs
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..app import Chatkeep, Tenant
+from ..app import Chatkeep, core_of
 from ..auth.credentials import (
     SCOPES,
     Grant,
@@ -52,6 +52,7 @@ from ..auth.credentials import (
     subject_of,
 )
 from ..errors import Misconfigured, StoreError, UsageError
+from ..tenant import Tenant
 from . import wire
 
 log = logging.getLogger("chatkeep.server")
@@ -212,7 +213,7 @@ class Access:
         except UsageError as fault:
             raise Misconfigured(f"visitor_scopes: {fault}") from None
         self._grants = grants_of(keep)
-        self._clock = keep._engine.clock
+        self._clock = core_of(keep).clock
         self._looked: TTLCache[str, asyncio.Task[Grant | None]] = TTLCache(HELD, FRESH_S)
         self._noted: TTLCache[str, bool] = TTLCache(HELD, NOTED_S)
         self._tasks: set[asyncio.Task[Any]] = set()

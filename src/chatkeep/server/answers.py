@@ -34,10 +34,10 @@ class Messages(Struct, frozen=True):
     messages: list[Message]
 
 
-class Switched(Struct, frozen=True):
-    """Whether the bot answers there now."""
+class BotStatus(Struct, frozen=True):
+    """Whether the bot is silent there now."""
 
-    on: bool
+    paused: bool
 
 
 class Deliveries(Struct, frozen=True):
@@ -66,7 +66,7 @@ class Conversation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     session: int
     head: int
     unread: int
-    on: bool
+    paused: bool
     dead: list[int]
     updated_at: float
     messages: list[Message]
@@ -82,7 +82,7 @@ class Summary(Struct, frozen=True, kw_only=True, omit_defaults=True):
     session: int
     head: int
     unread: int
-    on: bool
+    paused: bool
     dead: list[int]
     updated_at: float
     fault: str = ""
@@ -215,7 +215,7 @@ def conversation(found: model.Conversation[Any], messages: list[model.Message], 
         session=found.session,
         head=found.head,
         unread=found.unread,
-        on=found.on,
+        paused=found.paused,
         dead=found.dead,
         updated_at=found.updated_at,
         messages=[message(shown) for shown in messages],

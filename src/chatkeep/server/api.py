@@ -15,9 +15,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from .. import errors, model
-from ..app import Tenant
+from ..app import core_of
 from ..conversation import commits
 from ..conversation.shapes import Shape
+from ..tenant import Tenant
 from . import answers, state, wire
 from .access import (
     ELSEWHERE,
@@ -104,7 +105,7 @@ class Conversations(Resource):
             raise Refused(422, "no-cookie", "A service key gets no token and so no cookie; nothing was begun.")
         tenant, id = tenant_of(request), asked.id
         there = None if id is None else await tenant.conversation(id, messages=0)
-        begun = there or await tenant.begin(id if id is not None else fresh_id(), owner=asked.owner or "")
+        begun = there or await tenant.create(id if id is not None else fresh_id(), owner=asked.owner or "")
         headers = {"location": location(request, begun.id)}
         told = answers.Begun(begun.id, begun.revision, there is None)
         return as_json(told, status=201 if there is None else 200, headers=headers)
@@ -123,7 +124,7 @@ async def visit(request: Request, asked: wire.Beginning) -> Response:
         raise HTTPException(400, "Without a service key the server chooses id and owner; nothing was begun.")
     if asked.cookie and not same_origin(request):
         raise forbidden(ELSEWHERE)
-    begun = await tenant_of(request).begin(fresh_id())
+    begun = await tenant_of(request).create(fresh_id())
     access = access_of(request)
     issued = await access.visit(begun.id)
     told = answers.Visit(id=begun.id, scopes=issued.scopes, expires_at=issued.expires_at or 0.0)
@@ -176,7 +177,9 @@ class Messages(Resource):
         if later:
             receipt = await tenant.accept(id, incoming.content, id=incoming.id, metadata=metadata)
         else:
-            receipt = await tenant.receive(id, incoming.content, id=incoming.id, metadata=metadata, joins=not keyed)
+            receipt = await tenant.receive(
+                id, incoming.content, id=incoming.id, metadata=metadata, wait_if_duplicate=not keyed
+            )
         headers = {"preference-applied": "respond-async"} if later else {}
         if receipt.duplicate:
             await refuse_other(tenant, receipt, incoming)
@@ -280,7 +283,7 @@ class State(Resource):
             if precondition.match is None:
                 return Response(status_code=204)
         if there and precondition.clears(self._slot(request)):
-            await tenant.forget(id, self._slot(request), id=wire.idempotency_key(request))
+            await tenant.clear(id, self._slot(request), id=wire.idempotency_key(request))
         else:
             await self._changed(request, lambda there: UNSET, precondition)
         return Response(status_code=204)
@@ -328,7 +331,7 @@ def preconditions(request: Request) -> state.Precondition:
 
 def shape_of(request: Request) -> Shape[Any]:
     """How states of this application look as JSON."""
-    return keep_of(request)._engine.states.shape
+    return core_of(keep_of(request)).states.shape
 
 
 def shows_state(request: Request) -> bool:
@@ -352,12 +355,12 @@ def blank(request: Request) -> model.Conversation[Any]:
         id=conversation_asked(request),
         owner="",
         revision="",
-        state=keep_of(request)._engine.states.kind(),
+        state=core_of(keep_of(request)).states.kind(),
         session=0,
         messages=[],
         head=0,
         unread=0,
-        on=True,
+        paused=False,
         dead=[],
         updated_at=0.0,
         due_at=None,

@@ -20,7 +20,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import errors
-from ..app import Chatkeep
+from ..app import Chatkeep, core_of
 from . import api, operators, tokens, wire
 from .access import VISITOR_SCOPES, Access, allows
 from .events import Events, Streams
@@ -132,7 +132,7 @@ def create_app(
     @asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            if not keep._engine.is_open:
+            if not core_of(keep).is_open:
                 await stack.enter_async_context(keep)
             stack.push_async_callback(access.close)
             stack.callback(app.state.streams.end)

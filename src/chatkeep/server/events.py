@@ -19,11 +19,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from ..app import core_of
 from ..engine.watch import Watch
 from ..errors import StoreError
 from ..model import Delta, Erased, Event, Message, StateChanged, Typing
 from . import answers, state, wire
-from .access import access_of, allows, conversation_asked, keep_of, principal_of, tenant_of
+from .access import access_of, allows, conversation_asked, keep_of, principal_of
 
 log = logging.getLogger("chatkeep.server")
 
@@ -80,7 +81,7 @@ class Events(wire.Resource):
                 raise HTTPException(400, f"Last-Event-ID is a number of the log: {fault}.") from None
         if request.method == "HEAD":
             return Response(media_type="text/event-stream", headers={"cache-control": "no-store"})
-        watch = tenant_of(request).watch(conversation_asked(request), after=after)
+        watch = core_of(keep_of(request)).watch(principal_of(request).tenant, conversation_asked(request), after=after)
         await watch.open()
         return EventStream(request, watch)
 
@@ -159,7 +160,7 @@ class EventStream(Response):
 
     def _plain(self, raw: Raw) -> Any:
         """A state as GET /state shows it: what a stored one lacks is there as the application's type has it."""
-        states = keep_of(self._request)._engine.states
+        states = core_of(keep_of(self._request)).states
         return states.shape.json_of(states.decode(self._watch.key, raw, states.schema))
 
     async def _say(self, send: Send, text: bytes) -> None:

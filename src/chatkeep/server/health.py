@@ -9,7 +9,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..app import Chatkeep
+from ..app import Chatkeep, core_of
 from .access import keep_of
 
 STOPPING = threading.Event()
@@ -28,17 +28,4 @@ def trouble_of(keep: Chatkeep[Any]) -> str:
     """Why *keep* does not answer messages, as strangers may read it; "" when it does. The log has the details."""
     if STOPPING.is_set():
         return "this server is stopping"
-    if keep._engine.handler is None:
-        return "there is no handler"
-    engine = keep._engine
-    if engine.runner.full:
-        return "too many handlers hang"
-    if not engine.outage:
-        return ""
-    if engine.store.replaced:
-        return "the store was emptied, or another one has taken its place"
-    if not engine.is_open:
-        return "the Chatkeep is not open; the application has to open it in its lifespan"
-    if not engine.reached:
-        return "the store is not reached"
-    return "messages wait in the journal"
+    return core_of(keep).trouble

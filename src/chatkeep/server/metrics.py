@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..app import Chatkeep
+from ..engine.instruments import Instrument
 from ..extras import from_extra
 from .health import trouble_of
 
@@ -40,7 +41,7 @@ GAUGES = {
 CACHE_COUNTS = {"hits": "found", "misses": "not found", "evictions": "pushed out"}
 
 
-class Metrics:
+class Metrics(Instrument):
     """All numbers of *keep* and its server, in a registry of their own."""
 
     def __init__(self, keep: Chatkeep[Any]) -> None:
@@ -74,9 +75,9 @@ class Metrics:
         )
         self.streams: Sized = ()
         self.registry.register(self)
-        keep.observe(self.observed)
+        keep.instruments.append(self)
 
-    def observed(self, name: str, seconds: float) -> None:
+    def measured(self, name: str, seconds: float) -> None:
         """Notes a turn or an act on the store."""
         if name == "turn":
             self._turns.observe(seconds)

@@ -137,7 +137,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("/v1/shares/redeem", "post"): Operation(
         takes=tokens.Redemption, gives={201: answers.Credential}, refuses=(403, 404, *WRITE)
     ),
-    (f"{ONE}/bot", "put"): Operation(takes=operators.Switching, gives={200: answers.Switched}, refuses=WRITE),
+    (f"{ONE}/bot", "put"): Operation(takes=operators.Pausing, gives={200: answers.BotStatus}, refuses=WRITE),
     (f"{ONE}/operator", "post"): Operation(
         takes=operators.Written, gives={200: answers.Receipt, 201: answers.Receipt}, refuses=WRITE
     ),

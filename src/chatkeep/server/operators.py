@@ -16,19 +16,19 @@ from .access import NOT_FOUND, allows, conversation_asked, tenant_of
 BODY_LIMIT = 1024 * 1024
 
 
-class Switching(Struct, forbid_unknown_fields=True):
-    """Whether the bot answers here; when it goes on again, what is *unread* is answered or skipped."""
+class Pausing(Struct, forbid_unknown_fields=True):
+    """Whether the bot is silent here; when it answers again, what is *unread* is answered or skipped."""
 
-    on: bool
+    paused: bool
     unread: Literal["answer", "skip"] = "answer"
 
 
 class Written(Struct, forbid_unknown_fields=True):
-    """What an operator writes. *bot*: the switch that goes with it, in the same breath."""
+    """What an operator writes. *paused*: pauses the bot before, or resumes it afterwards."""
 
     content: Content
     id: str | None = None
-    bot: bool | UnsetType = UNSET
+    paused: bool | UnsetType = UNSET
 
 
 class Bot(wire.Resource):
@@ -36,11 +36,14 @@ class Bot(wire.Resource):
 
     @allows(service=True)
     async def put(self, request: Request) -> Response:
-        """Switches the bot off, so that a person can take over, or on again. A turn that runs meanwhile says nothing."""
-        asked = await wire.body(request, Switching, limit=BODY_LIMIT)
+        """Pauses the bot, so that a person can take over, or resumes it. A turn that runs meanwhile says nothing."""
+        asked = await wire.body(request, Pausing, limit=BODY_LIMIT)
         tenant, conversation = tenant_of(request), conversation_asked(request)
-        await tenant.switch(asked.on, conversation, unread=asked.unread)
-        return wire.as_json(answers.Switched(asked.on))
+        if asked.paused:
+            await tenant.pause(conversation)
+        else:
+            await tenant.resume(conversation, unread=asked.unread)
+        return wire.as_json(answers.BotStatus(asked.paused))
 
 
 class OperatorMessages(wire.Resource):
@@ -48,14 +51,14 @@ class OperatorMessages(wire.Resource):
 
     @allows(service=True)
     async def post(self, request: Request) -> Response:
-        """Says something as a person, through the same channel; with `"bot": false` the bot is switched off before."""
+        """Says something as a person, through the same channel; with `"paused": true` the bot is paused before."""
         written = await wire.body(request, Written, limit=BODY_LIMIT)
         tenant, conversation = tenant_of(request), conversation_asked(request)
-        if written.bot is not UNSET and not written.bot:
-            await tenant.switch(False, conversation)
+        if written.paused is True:
+            await tenant.pause(conversation)
         receipt = await tenant.accept(conversation, written.content, id=written.id, role="operator")
-        if written.bot is True:
-            await tenant.switch(True, conversation)
+        if written.paused is False:
+            await tenant.resume(conversation)
         return wire.as_json(answers.receipt(receipt), status=200 if receipt.duplicate else 201)
 
 

@@ -20,7 +20,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..app import Chatkeep
+from ..app import Chatkeep, core_of
 from ..auth.credentials import list_keys
 from ..drivers.base import Ability
 from ..errors import ChatkeepError, Misconfigured, UsageError
@@ -142,9 +142,10 @@ def application_of(found: object, settings: ServerSettings) -> Lifespan:
     """*found*, a Chatkeep or an ASGI application, with the server around it."""
     if not isinstance(found, Chatkeep):
         return Lifespan(cast(ASGIApp, found), settings)
-    telemetry.trace_turns(found)
+    if telemetry.CAN_TRACE:
+        found.instruments.append(telemetry.Tracing())
     metrics = Metrics(found) if settings.metrics else None
-    limits = Limits(found._engine.store.driver, settings.rates, told=metrics) if settings.rates else None
+    limits = Limits(core_of(found).driver, settings.rates, told=metrics) if settings.rates else None
     app = create_app(
         found,
         title=settings.title or None,
@@ -268,7 +269,7 @@ def check(found: object, settings: ServerSettings) -> Chatkeep[Any] | None:
     """The Chatkeep that is to be served; None for an ASGI application. Raises `UsageError` when it cannot be served."""
     keep = check_handler(found, settings.app)
     if keep is not None and settings.workers > 1:
-        if Ability.SHARED not in keep._engine.store.driver.abilities:
+        if Ability.SHARED not in core_of(keep).abilities:
             raise UsageError("The store of this Chatkeep belongs to one process; use --workers 1, or another store.")
         if keep.settings.journal:
             raise UsageError("A journal belongs to one process; use --workers 1, or several services with one each.")

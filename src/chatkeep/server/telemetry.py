@@ -8,13 +8,13 @@ ended; no content, no state, no credential, and of an error only its kind.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..app import Chatkeep
-from ..engine.hooks import STREAMING
+from ..engine.instruments import Instrument, Intake
 from ..engine.runner import RAN
 from ..engine.turn import Turn
 from ..extras import from_extra, is_installed
@@ -24,7 +24,7 @@ CAN_TRACE = is_installed("opentelemetry.trace")
 if CAN_TRACE:
     with from_extra("telemetry", "Tracing"):
         from opentelemetry import context, trace
-        from opentelemetry.trace import SpanKind, StatusCode
+        from opentelemetry.trace import Span, SpanKind, StatusCode
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
     W3C = TraceContextTextMapPropagator()
 
@@ -85,35 +85,40 @@ class Traced:
             span.end()
 
 
-def trace_turns(keep: Chatkeep[Any]) -> None:
-    """Has *keep* make a span for each turn and each act on the store; before it is opened, after its handler is there."""
-    if not CAN_TRACE:
-        return
-    engine = keep._engine
-    inner, also = engine.handler, engine.store.observed
-    for verb in ("receive", "accept"):
-        setattr(engine, verb, spanned(f"chatkeep.{verb}", getattr(engine, verb)))
+class Tracing(Instrument):
+    """Makes a span for each message that comes in, each turn and each act on the store."""
 
-    async def traced(turn: Turn[Any]) -> Any:
-        assert inner is not None
+    @contextmanager
+    def intake(self, intake: Intake) -> Iterator[None]:
+        """Surrounds a message that comes in, which carries its trace context on."""
+        tracer = trace.get_tracer(NAME)
+        with tracer.start_as_current_span(
+            f"chatkeep.{intake.verb}", record_exception=False, set_status_on_exception=False
+        ) as span:
+            intake.metadata = carried(intake.metadata) or {}
+            with marked(span):
+                yield
+            if intake.receipt is not None:
+                status, duplicate = intake.receipt.status, intake.receipt.duplicate
+                span.set_attributes({"chatkeep.status": status, "chatkeep.duplicate": duplicate})
+
+    @contextmanager
+    def turn(self, turn: Turn[Any]) -> Iterator[None]:
+        """Surrounds a run of the handler, as part of the trace of the message that it answers."""
         came = turn.message.metadata.get(TRACEPARENT)
         parent = W3C.extract({TRACEPARENT: came}) if isinstance(came, str) else context.Context()
         span = trace.get_tracer(NAME).start_span("chatkeep.turn", context=parent, kind=SpanKind.CONSUMER)
         # Not detached: what records this turn comes after the handler, and belongs to it.
         context.attach(trace.set_span_in_context(span))
         try:
-            return await inner(turn)
-        except BaseException as fault:
-            span.set_status(StatusCode.ERROR)
-            span.set_attribute("error.type", type(fault).__qualname__)
-            raise
+            with marked(span):
+                yield
         finally:
             span.set_attribute("chatkeep.messages", len(turn.messages))
             span.end()
 
-    def observed(name: str, seconds: float) -> None:
-        if also is not None:
-            also(name, seconds)
+    def measured(self, name: str, seconds: float) -> None:
+        """Makes the span of an act on the store, if it was done for a message or turn that has one."""
         ran = RAN.get()
         current = trace.get_current_span() if ran is None else ran.run(trace.get_current_span)
         if name != "turn" and current.get_span_context().is_valid:  # one that nobody asked for makes no trace
@@ -126,27 +131,13 @@ def trace_turns(keep: Chatkeep[Any]) -> None:
             )
             span.end(now)
 
-    keep.observe(observed)
-    if inner is not None:
-        engine.handler = traced
-        if inner in STREAMING:
-            STREAMING.add(traced)
 
-
-def spanned(name: str, verb: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """*verb*, which takes a message, inside a span, and with the message carrying its trace context."""
-
-    async def inside(*arguments: Any, metadata: dict[str, Any] | None, **named: Any) -> Any:
-        with trace.get_tracer(NAME).start_as_current_span(
-            name, record_exception=False, set_status_on_exception=False
-        ) as span:
-            try:
-                receipt = await verb(*arguments, metadata=carried(metadata), **named)
-            except BaseException as fault:
-                span.set_status(StatusCode.ERROR)
-                span.set_attribute("error.type", type(fault).__qualname__)
-                raise
-            span.set_attributes({"chatkeep.status": receipt.status, "chatkeep.duplicate": receipt.duplicate})
-            return receipt
-
-    return inside
+@contextmanager
+def marked(span: Span) -> Iterator[None]:
+    """Marks *span* as failed by what is raised inside, of which it says only the kind."""
+    try:
+        yield
+    except BaseException as fault:
+        span.set_status(StatusCode.ERROR)
+        span.set_attribute("error.type", type(fault).__qualname__)
+        raise

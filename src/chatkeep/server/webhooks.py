@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from ..app import Chatkeep, Tenant
+from ..app import Chatkeep, core_of
 from ..channels.accounts import Accounts, tenant_for
 from ..channels.base import Channel, Inbound, Received, Refused, Status, Unknown, conversation_of
 from ..errors import BadKey, BadMessage, TooLarge
@@ -48,7 +48,7 @@ class Webhooks:
 
 def webhooks_of(keep: Chatkeep[Any]) -> Webhooks:
     """What comes in through the channels that *keep* delivers through."""
-    outlet = keep._engine.sender.outlet
+    outlet = core_of(keep).outlet
     return Webhooks(*outlet.channels, tenant_of=outlet.tenant_of) if isinstance(outlet, Accounts) else Webhooks()
 
 
@@ -131,7 +131,7 @@ async def take(keep: Chatkeep[Any], webhooks: Webhooks, channel: Channel, items:
 
     async def in_order(tenant: str, conversation: str, line: list[Inbound]) -> None:
         for item in line:
-            await keep_one(keep.tenant(tenant), conversation, item)
+            await keep_one(keep, tenant, conversation, item)
 
     done = await asyncio.gather(*(in_order(*place, line) for place, line in lines.items()), return_exceptions=True)
     for fault in done:
@@ -139,20 +139,25 @@ async def take(keep: Chatkeep[Any], webhooks: Webhooks, channel: Channel, items:
             raise fault
 
 
-async def keep_one(tenant: Tenant[Any], conversation: str, item: Inbound) -> None:
+async def keep_one(keep: Chatkeep[Any], tenant: str, conversation: str, item: Inbound) -> None:
     """Keeps one item. What cannot be stored as it is must not hold up the rest, and is not lost: it becomes a note."""
+    core = core_of(keep)
     if isinstance(item, Status):
         reason = item.error.reason if item.error is not None else ""
-        await tenant.note_status(conversation, item.status, id=item.id, until=item.until, reason=reason, at=item.at)
+        await core.note_status(
+            tenant, conversation, item.status, id=item.id, until=item.until, reason=reason, at=item.at
+        )
         return
     try:
         if isinstance(item, Received):
             metadata = item.metadata | ({"sent": True} if item.role == "operator" else {})
             metadata |= {"sent_at": item.at} if item.at is not None else {}
-            await tenant.accept(conversation, item.content, id=item.id, role=item.role, metadata=metadata)
+            await keep.tenant(tenant).accept(conversation, item.content, id=item.id, role=item.role, metadata=metadata)
             return
-        await tenant.note_unknown(conversation, item.id, reason=item.reason, raw=item.raw)
+        await core.note_unknown(tenant, conversation, item.id, reason=item.reason, raw=item.raw)
     except (BadKey, BadMessage, TooLarge) as fault:
         log.warning("An item of a webhook cannot be stored as it is; a note of it is: %s", type(fault).__name__)
         raw = item.raw if isinstance(item, Unknown) else {"id": item.id}
-        await tenant.note_unknown(conversation, item.id, reason=f"it cannot be stored: {fault}", raw=str(raw)[:1000])
+        await core.note_unknown(
+            tenant, conversation, item.id, reason=f"it cannot be stored: {fault}", raw=str(raw)[:1000]
+        )

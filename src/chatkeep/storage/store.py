@@ -15,9 +15,9 @@ import random
 import secrets
 import time
 from binascii import b2a_base64
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from msgspec import structs
 
@@ -46,11 +46,18 @@ PATIENCE = 3  # conflicts in a row before a writer steps back for a moment
 Decide = Callable[[Snapshot], Commit | None]
 
 
+class Measured(Protocol):
+    """What is told how long each act took; see `Instrument`."""
+
+    def measured(self, name: str, seconds: float) -> None:
+        """Takes an act's verb and how long it took."""
+
+
 class Store:
     """Conversations as snapshots over one driver. *window*: how many last messages a snapshot holds, at least.
 
-    *changed* is called with each key that was written to, after it is durable, *seen* with each that was read, *observed*,
-    if there is one, with each act's verb and the seconds it took.
+    *changed* is called with each key that was written to, after it is durable, *seen* with each that was read. Each of
+    *instruments* is told each act's verb and the seconds it took.
     """
 
     def __init__(
@@ -59,7 +66,7 @@ class Store:
         self.driver = driver
         self.changed: Callable[[Key], None] = lambda key: None
         self.seen: Callable[[Key], None] = lambda key: None
-        self.observed: Callable[[str, float], None] | None = None
+        self.instruments: Sequence[Measured] = ()
         self.shared: SharedCache | None = None
         self.rolled_back = 0
         self._circuit = StoreCircuitBreaker(
@@ -276,14 +283,16 @@ class Store:
     def _act(self, verb: str, act: Callable[[], Awaitable[T]]) -> Awaitable[T]:
         if not self._open:
             raise Unavailable("The store is not open; nothing was done. Try again when it is.")
-        return self._circuit.settle(act) if self.observed is None else self._timed(verb, act, self.observed)
+        return self._timed(verb, act) if self.instruments else self._circuit.settle(act)
 
-    async def _timed(self, verb: str, act: Callable[[], Awaitable[T]], observed: Callable[[str, float], None]) -> T:
+    async def _timed(self, verb: str, act: Callable[[], Awaitable[T]]) -> T:
         began = time.perf_counter()
         try:
             return await self._circuit.settle(act)
         finally:
-            observed(verb, time.perf_counter() - began)
+            took = time.perf_counter() - began
+            for instrument in self.instruments:
+                instrument.measured(verb, took)
 
     def _replaced(self, replaced: Replaced) -> None:
         log.critical("%s", replaced)

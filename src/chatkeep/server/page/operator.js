@@ -182,13 +182,13 @@ function showList(conversations) {
   if (focused !== document.activeElement && list.contains(focused)) focused.focus({ preventScroll: true });
 }
 
-function showRow(row, { id, owner, unread, dead, on, fault, updated_at }) {
+function showRow(row, { id, owner, unread, dead, paused, fault, updated_at }) {
   const link = row.firstChild ?? row.appendChild(create("a"));
   link.href = `#${encodeURIComponent(id)}`;
   if (id === here?.id) link.ariaCurrent = "true";
   else link.removeAttribute("aria-current");
   const marks = create("span", "marks");
-  if (!on) marks.append(create("span", "mark off", "bot off"));
+  if (paused) marks.append(create("span", "mark off", "bot paused"));
   if (unread) marks.append(create("span", "mark", `${unread} unread`));
   if (dead.length) marks.append(create("span", "mark bad", `${dead.length} dead`));
   if (fault) marks.append(create("span", "mark bad", fault));
@@ -345,12 +345,12 @@ function hear(place, kind, data) {
 }
 
 function showFacts(found) {
-  const { id, owner, session, revision, head, unread, on, dead, updated_at } = found;
+  const { id, owner, session, revision, head, unread, paused, dead, updated_at } = found;
   here.dead = new Set(dead);
   bot.disabled = false;
-  bot.ariaChecked = String(on);
-  bot.textContent = on ? "Bot answers" : "Bot is off";
-  skipping.hidden = on;
+  bot.ariaChecked = String(!paused);
+  bot.textContent = paused ? "Bot is paused" : "Bot answers";
+  skipping.hidden = !paused;
   const told = { Conversation: id, Owner: owner, Session: session, Revision: revision, "Last message": head, Unread: unread };
   told.Dead = dead.join(", ") || "none";
   told.Changed = new Date(updated_at * 1000).toLocaleString();
@@ -418,8 +418,8 @@ earlier.addEventListener("click", () =>
 // -- taking over ------------------------------------------------------------------------------------------------------
 
 bot.addEventListener("click", () => {
-  const on = bot.ariaChecked !== "true";
-  const body = { on, ...(on && { unread: skip.checked ? "skip" : "answer" }) };
+  const paused = bot.ariaChecked === "true";
+  const body = { paused, ...(!paused && { unread: skip.checked ? "skip" : "answer" }) };
   act(bot, ({ id }) => ask(`${at(id)}/bot`, { method: "PUT", body }));
 });
 

@@ -1,0 +1,138 @@
+"""What chatkeep's own server, channels and command line need of a Chatkeep, and applications do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, Literal, TypeVar
+
+from msgspec import Struct
+
+from .conversation.keys import LONGEST_ID, key_for
+from .conversation.outbox import Outlet
+from .conversation.state import StateCodec
+from .drivers.base import Ability, Driver, Finding, Key, mark_of
+from .engine.engine import Engine
+from .engine.watch import Watch
+from .model import State
+from .storage.records import Records
+
+Record = TypeVar("Record", bound=Struct)
+
+
+class Core(Generic[State]):
+    """The inside of one Chatkeep, from `chatkeep.app.core_of`."""
+
+    def __init__(self, engine: Engine[State], url: str) -> None:
+        self._engine = engine
+        self.url = url
+        """The URL of the store, or the name of the driver that was given; it may hold a password."""
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """The time, in seconds since 1970."""
+        return self._engine.clock
+
+    @property
+    def driver(self) -> Driver:
+        """The driver of the store."""
+        return self._engine.store.driver
+
+    @property
+    def abilities(self) -> frozenset[Ability]:
+        """What the driver can do."""
+        return self._engine.store.driver.abilities
+
+    @property
+    def states(self) -> StateCodec[State]:
+        """How states are read, written and described."""
+        return self._engine.states
+
+    @property
+    def outlet(self) -> Outlet | None:
+        """Where replies go out, if anywhere."""
+        return self._engine.sender.outlet
+
+    @property
+    def is_open(self) -> bool:
+        """Whether messages are taken."""
+        return self._engine.is_open
+
+    @property
+    def has_handler(self) -> bool:
+        """Whether there is a bot that answers."""
+        return self._engine.handler is not None
+
+    @property
+    def trouble(self) -> str:
+        """Why messages are not answered here, in words for strangers, which name no host and no user; "" when they are."""
+        engine = self._engine
+        if engine.handler is None:
+            return "there is no handler"
+        if engine.runner.full:
+            return "too many handlers hang"
+        if not engine.outage:
+            return ""
+        if engine.store.replaced:
+            return "the store was emptied, or another one has taken its place"
+        if not engine.is_open:
+            return "the Chatkeep is not open; the application has to open it in its lifespan"
+        if not engine.reached:
+            return "the store is not reached"
+        return "messages wait in the journal"
+
+    def records(self, space: str, kind: type[Record]) -> Records[Record]:
+        """Small records of chatkeep's own in this store, beside the conversations: see `Records`."""
+        return Records(self._engine.store, space, kind, clock=self._engine.clock)
+
+    def watch(self, tenant: str, conversation: str, *, after: int | None = None) -> Watch:
+        """What `Tenant.events` gives, for a server: several events at a time, and with a time-out.
+
+        *after*: from which number of the log; None: what comes from now on.
+        """
+        return Watch(self._engine.live, key_for(tenant, conversation), after)
+
+    async def note_status(
+        self,
+        tenant: str,
+        conversation: str,
+        status: Literal["sent", "delivered", "read", "failed"],
+        *,
+        id: str = "",
+        until: float | None = None,
+        reason: str = "",
+        at: float | None = None,
+    ) -> None:
+        """
+        Records what a channel's platform says of a reply that was sent: the one it knows as *id*, or all *until* a time.
+
+        The same again has no second effect, and what is told of a conversation that was erased has none at all.
+        `Tenant.deliveries` shows it.
+        """
+        key = key_for(tenant, conversation)
+        engine = self._opened
+        if (engine.store.cached(key) or await engine.store.load(key)) is None:
+            return
+        told = {"id": id, "until": until, "reason": reason, "at": at}
+        metadata = {"kind": "status", "status": status} | {name: value for name, value in told.items() if value}
+        which = id or f"until:{until}"
+        await engine.note(key, f"status:{status}:{which}"[: LONGEST_ID - 1], metadata)
+
+    async def note_unknown(self, tenant: str, conversation: str, id: str, *, reason: str, raw: Any) -> None:
+        """Keeps something that came in through a channel and cannot be answered: shown with the log, and not dropped.
+
+        The same *id* again has no second effect.
+        """
+        metadata = {"kind": "unknown", "reason": reason[:500], "raw": raw}
+        mark = mark_of(Key(tenant, id or "-"))
+        await self._opened.note(key_for(tenant, conversation), f"unknown:{mark}", metadata)
+
+    async def examine(self) -> list[Finding]:
+        """What is to be said about the store, and about the shared cache."""
+        store = self._engine.store
+        found = await store.driver.examine()
+        return found if store.shared is None else found + await store.shared.examine()
+
+    @property
+    def _opened(self) -> Engine[State]:
+        self._engine.store.confinement.check()
+        return self._engine

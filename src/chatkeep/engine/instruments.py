@@ -1,0 +1,71 @@
+"""What looks at a Chatkeep while it works: metrics, traces, a log of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from ..model import Receipt
+from .turn import Turn
+
+
+class Intake(Struct):
+    """A message that comes in, as an `Instrument` sees it.
+
+    verb: "receive" or "accept". metadata: the message's own; what an instrument adds is recorded with the message.
+    receipt: the answer, once there is one.
+    """
+
+    verb: Literal["receive", "accept"]
+    metadata: dict[str, Any]
+    receipt: Receipt | None = None
+
+
+class Instrument:
+    """
+    Looks at what a Chatkeep does: override what you want to see, and append an instance to `keep.instruments`.
+
+        class SlowTurns(Instrument):
+            def measured(self, name: str, seconds: float) -> None:
+                if name == "turn" and seconds > 1:
+                    print(f"a turn took {seconds:.1f} s")
+
+        keep.instruments.append(SlowTurns())
+
+    The methods are called in the event loop of the Chatkeep, so they must not wait; what they raise fails what they look at.
+    """
+
+    def intake(self, intake: Intake) -> AbstractContextManager[None]:
+        """Surrounds a call of `receive` or `accept`; the receipt is in *intake* at the end of one that succeeded."""
+        return nullcontext()
+
+    def turn(self, turn: Turn[Any]) -> AbstractContextManager[None]:
+        """Surrounds a run of the handler, in the context in which the handler runs."""
+        return nullcontext()
+
+    def measured(self, name: str, seconds: float) -> None:
+        """Takes how long something took: "turn" for each run of the handler; "read", "append", "write", "entries", "scan"
+        and "erase" for each act on the store."""
+
+
+def surround_intake(
+    instruments: Sequence[Instrument], verb: Literal["receive", "accept"], metadata: dict[str, Any] | None
+) -> tuple[ExitStack, Intake]:
+    """Enters what each of *instruments* puts around a message that comes in."""
+    stack, intake = ExitStack(), Intake(verb, dict(metadata or {}))
+    for instrument in instruments:
+        stack.enter_context(instrument.intake(intake))
+    return stack, intake
+
+
+async def surrounded(
+    instruments: Sequence[Instrument], handler: Callable[[Turn[Any]], Awaitable[Any]], turn: Turn[Any]
+) -> Any:
+    """What *handler* makes of *turn*, inside what each of *instruments* puts around it."""
+    with ExitStack() as stack:
+        for instrument in instruments:
+            stack.enter_context(instrument.turn(turn))
+        return await handler(turn)

@@ -1,0 +1,440 @@
+"""The conversations of one tenant: `Tenant`, and what `Chatkeep` has in common with it. Thin; the engine does the work."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Generic, Literal, get_args
+
+from msgspec import structs
+
+from .conversation.keys import RESERVED, key_for
+from .conversation.outbox import Delivery, list_deliveries
+from .conversation.sessions import is_session_over
+from .conversation.snapshots import Snapshot, is_outbound, unread_messages
+from .drivers.base import Index, Key, Row
+from .engine.engine import Engine, owned
+from .engine.watch import Watch
+from .errors import BadMessage, Corrupt, Replaced, Unavailable, Unsupported, UsageError
+from .model import Content, Conversation, Event, Message, Receipt, Role, State
+from .settings import Flag
+
+PAGE = 100
+WAIT_S = 60.0
+
+Unread = Literal["answer", "skip"]
+"""What becomes of the messages that came in while the bot was paused."""
+
+
+class Surface(Generic[State]):
+    """The conversations of one tenant: what `Chatkeep` and `Tenant` have in common."""
+
+    def __init__(self, engine: Engine[State], tenant: str) -> None:
+        self._engine = engine
+        self._tenant = tenant
+
+    @property
+    def _opened(self) -> Engine[State]:
+        """The engine, for a call that acts on the store: it must come from where this Chatkeep was opened."""
+        self._engine.store.confinement.check()
+        return self._engine
+
+    async def receive(
+        self,
+        conversation: str,
+        content: Content,
+        *,
+        id: str | None = None,
+        role: Role = "user",
+        metadata: dict[str, Any] | None = None,
+        owner: str = "",
+        wait_if_duplicate: bool = True,
+    ) -> Receipt:
+        """
+        Records a message and answers it in this call.
+
+        Promised: when this returns, message, new state and replies are durable, and recorded together. A message
+        whose *id* is in the log already has no second effect; the receipt then carries the replies recorded for it
+        and `duplicate` is True. While the handler raises, it is tried again, with growing pauses; `HandlerFailed`
+        comes when the message was set aside. Cancelling the call does not take back a message that is in the log: it
+        is answered anyway.
+
+        Not promised: that the handler runs once. What it does to the outside world should carry `turn.id`.
+
+        Args:
+            conversation: Names the conversation; any text, 1 to 512 bytes of UTF-8.
+
+            content: Text, or a list of JSON parts; attachments by reference.
+
+            id: The sender's id of this message, such as a webhook's. Without one, a redelivery cannot be told from a
+                new message.
+
+            role: "user" or "event".
+
+            metadata: JSON kept with the message.
+
+            owner: Whose conversation it is, if this message creates it.
+
+            wait_if_duplicate: Waits for the answer also when the message is known and somebody works on it already; False
+                gives a receipt with status "accepted" and `duplicate` at once.
+
+        Raises:
+            BadKey, BadMessage, TooLarge: Nothing was touched.
+
+            NotOpen: Not inside `async with keep:`, or in another event loop, thread or process. Nothing was touched.
+
+            Overloaded, Unavailable: Certainly not written. Send it again later, under the same id.
+
+            Uncertain: Perhaps written. Send it again under the same id.
+
+            HandlerFailed: It is in the log and has no answer.
+        """
+        if role not in ("user", "event"):
+            raise BadMessage(
+                f"{conversation}: nobody answers a message of role {role!r}; use accept. Nothing was touched."
+            )
+        key = self._key(conversation)
+        _check_names(key, id, owner)
+        return await self._opened.receive(
+            key, content, id=id, role=role, metadata=metadata, owner=owner, wait_if_duplicate=wait_if_duplicate
+        )
+
+    async def accept(
+        self,
+        conversation: str,
+        content: Content,
+        *,
+        id: str | None = None,
+        role: Role = "user",
+        metadata: dict[str, Any] | None = None,
+        owner: str = "",
+    ) -> Receipt:
+        """
+        Records a message and returns; a worker answers it, here or, after a crash, wherever the store is opened next.
+
+        When this returns, the message is durable. Roles other than "user" and "event" are kept and shown, and not
+        answered. For a message whose *id* is known, the receipt has what became of it. Arguments and errors as for
+        `receive`.
+        """
+        if role not in get_args(Role):
+            raise BadMessage(
+                f"{conversation}: a role is one of {', '.join(get_args(Role))}, not {role!r}. Nothing was touched."
+            )
+        key = self._key(conversation)
+        _check_names(key, id, owner)
+        return await self._opened.accept(key, content, id=id, role=role, metadata=metadata, owner=owner)
+
+    async def create(self, conversation: str, *, owner: str = "") -> Conversation[State]:
+        """
+        Creates a conversation before anything is said in it, and answers it; the one there is, if there is one.
+
+        *owner* is whose it is; of one that exists already it is not changed.
+        """
+        key = self._key(conversation)
+        _check_names(key, None, owner)
+        return self._shown(await self._opened.create(key, owner=owner), None)
+
+    @property
+    def flags(self) -> Mapping[str, Flag]:
+        """The feature flags of this tenant, as the settings have them now: a handler asks keep.tenant(turn.tenant).flags."""
+        return self._engine.settings.flags.of(self._tenant)
+
+    async def conversation(self, conversation: str, *, messages: int | None = None) -> Conversation[State] | None:
+        """
+        The conversation as it is now, with its last messages; None when there is none.
+
+        Always read from the store, never from a cache, so it shows every act that was answered before, on any
+        instance; only with on_outage="read", while the store is away, what this process has seen last, marked
+        `stale`. Raises `Corrupt` when it is there and cannot be read, `Unsupported` when its state is newer than
+        this code.
+        """
+        key = self._key(conversation)
+        try:
+            snapshot = await self._opened.store.load(key)
+        except Unavailable as away:
+            snapshot = self._engine.store.cached(key)
+            if snapshot is None or not self._engine.reads_on or isinstance(away, Replaced):
+                raise
+            return structs.replace(self._shown(snapshot, messages), stale=True)
+        return None if snapshot is None else self._shown(snapshot, messages)
+
+    async def history(
+        self,
+        conversation: str,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[Message]:
+        """
+        The log, oldest first, of all sessions: what is numbered above *after* and below *before*.
+
+        With *before* and *limit* and no *after*, the last *limit* of them. Read page by page while you iterate;
+        entries that are added meanwhile are seen, entries that retention removes are not.
+        """
+        key = self._key(conversation)
+        snapshot = await self._opened.store.load(key)
+        if snapshot is None:
+            return
+        page, incarnation = self._engine.store.page, snapshot.row.incarnation
+        if after is None and before is not None and limit is not None:
+            newest: list[Message] = []
+            while limit > 0 and (found := await page(key, incarnation, before=before, limit=min(limit, PAGE))):
+                newest[:0] = found
+                before, limit = found[0].number, limit - len(found)
+            for message in newest:
+                yield message
+            return
+        seen, left = after or 0, limit if limit is not None else snapshot.row.head + (1 << 40)
+        while left > 0 and (found := await page(key, incarnation, after=seen, before=before, limit=min(left, PAGE))):
+            for message in found:
+                yield message
+            seen, left = found[-1].number, left - len(found)
+
+    async def events(self, conversation: str, *, after: int | None = None) -> AsyncIterator[Event]:
+        """
+        What happens in a conversation, as it happens, on whichever instance: `async for event in keep.events("ada")`.
+
+        Promised: every `Message` of the log but chatkeep's own notes, in order, each once, from number *after* on (None:
+        what comes from now on), also after outages of the store. `StateChanged` when the state is another. `Typing` and
+        `Delta` show a turn that runs and are kept nowhere: pieces of a streamed reply may begin again at 0, and the
+        message that follows replaces them. Other instances' pieces are seen only on stores that announce changes. Ends
+        with `Erased`, or when this Chatkeep is closed.
+        """
+        async with Watch(self._engine.live, self._key(conversation), after) as watch:
+            while (events := await watch.next(WAIT_S)) is not None:
+                for event in events:
+                    yield event
+
+    async def conversations(
+        self, *, owner: str | None = None, by: Index = "recent", limit: int | None = None
+    ) -> AsyncIterator[Conversation[State]]:
+        """
+        This tenant's conversations without their messages: last changed first (to the minute), or by="key"; or those of an
+        *owner*.
+
+        One that cannot be read does not end the list: it is shown with the reason in its `fault`.
+        """
+        async for conversation in self._listed(self._tenant, owner=owner, by=by, limit=limit):
+            yield conversation
+
+    async def _listed(
+        self, tenant: str | None, *, owner: str | None, by: Index, limit: int | None
+    ) -> AsyncIterator[Conversation[State]]:
+        after: Row | None = None
+        left = limit if limit is not None else 1 << 40
+        index: Index = "owner" if owner is not None else by
+        while True:
+            rows = await self._opened.store.rows(index, tenant=tenant, owner=owner or "", after=after, limit=PAGE)
+            for row in rows:
+                if row.key.tenant.startswith(RESERVED):
+                    continue
+                if left <= 0:
+                    return
+                left -= 1
+                try:
+                    snapshot = await self._engine.store.load(row.key)
+                    if snapshot is not None:
+                        yield self._shown(snapshot, 0)
+                except (Corrupt, Unsupported) as fault:
+                    yield _unreadable(row, str(fault))
+            if len(rows) < PAGE or left <= 0:
+                return
+            after = rows[-1]
+
+    async def change(
+        self, conversation: str, edit: Callable[[State], State | None], *, id: str | None = None
+    ) -> Conversation[State]:
+        """
+        Applies *edit* to the state outside a turn, and answers the conversation it leaves.
+
+        *edit* changes the state in place, or returns another. When others write meanwhile it is applied again to the
+        newer state, so it must depend on nothing else and must not wait; what it raises is raised here, and nothing is
+        written. A conversation that does not exist, or whose session is over, gets a new session. A turn that runs
+        meanwhile is run again on the changed state. With an *id*, the change is made once, however often it is asked for.
+        """
+        return self._shown(await self._opened.change(self._key(conversation), edit, id=id), None)
+
+    async def clear(self, conversation: str, slot: str | None = None, *, id: str | None = None) -> Conversation[State]:
+        """
+        Clears one *slot* of the state, or all of it: it is then as in a fresh one. The log stays; `erase` removes everything.
+
+        The state need not be readable for that. If it still is not, because of another slot, the conversation is answered
+        without a state and with the reason in its `fault`. With an *id*, it is cleared once, however often it is asked for.
+        """
+        key = self._key(conversation)
+        snapshot = await self._opened.clear(key, slot, id=id)
+        try:
+            return self._shown(snapshot, None)
+        except (Corrupt, Unsupported) as fault:
+            return _unreadable(snapshot.row, str(fault))
+
+    async def erase(self, conversation: str) -> None:
+        """
+        Removes state, log, ids and every trace in the indexes. There is no way back.
+
+        When this returns no read on any instance shows it. A message that was on its way, or comes later, begins a new
+        conversation; a turn that was running writes nothing.
+        """
+        await self._opened.erase(self._key(conversation))
+
+    async def dead_letters(self, conversation: str) -> list[Message]:
+        """The messages that were set aside and are still in the log, oldest first, each with its `metadata["reason"]`."""
+        key = self._key(conversation)
+        snapshot = await self._opened.store.load(key)
+        letters = []
+        for number in snapshot.record.dead if snapshot else ():
+            page = (
+                await self._engine.store.page(key, snapshot.row.incarnation, after=number - 1, limit=1)
+                if snapshot
+                else []
+            )
+            if snapshot and page and page[0].number == number:
+                found = await self._engine.outcome(snapshot, number)
+                reason = {"reason": found.dead if found else ""}
+                letters.append(structs.replace(page[0], metadata=page[0].metadata | reason))
+        return letters
+
+    async def replay(self, conversation: str, number: int) -> Receipt:
+        """
+        Accepts the content of a message that was set aside once more, as a new message at the end of the log.
+
+        Replaying the same one twice has no second effect. Raises `UsageError` when *number* was not set aside.
+        """
+        for message in await self.dead_letters(conversation):
+            if message.number == number:
+                metadata = {name: value for name, value in message.metadata.items() if name != "reason"}
+                return await self._opened.accept(
+                    self._key(conversation),
+                    message.content,
+                    id=f"{RESERVED}replay:{number}",
+                    role=message.role,
+                    metadata=metadata | {"replay_of": number},
+                    owner="",
+                )
+        raise UsageError(
+            f"{conversation}: message {number} was not set aside, or has left the log; nothing was done. Only "
+            "what is listed as set aside can be replayed."
+        )
+
+    async def deliveries(self, conversation: str, *, limit: int = 200) -> list[Delivery]:
+        """
+        How the sending of each reply stands, among the last *limit* entries of the log, oldest first.
+
+        Only for conversations whose replies go out through a channel. See `Delivery` for the statuses.
+        """
+        key = self._key(conversation)
+        snapshot = await self._opened.store.load(key)
+        if snapshot is None or not (snapshot.record.delivery or self._engine.sender.takes(key)):
+            return []
+        last = [m async for m in self.history(conversation, before=snapshot.row.head + 1, limit=limit)]
+        return list_deliveries(last)
+
+    async def resend(self, conversation: str, number: int) -> None:
+        """
+        Sends a reply once more: one that failed, or of which nobody knows whether it was shown.
+
+        Raises `UsageError` when message *number* is none that goes out through a channel.
+        """
+        key = self._key(conversation)
+        snapshot = await self._opened.store.load(key)
+        channel = snapshot is not None and (snapshot.record.delivery is not None or self._engine.sender.takes(key))
+        there = [m async for m in self.history(conversation, after=number - 1, limit=1) if m.number == number]
+        if not channel or not there or not is_outbound(there[0]):
+            raise UsageError(
+                f"{conversation}: message {number} is no reply in its log; nothing was sent. The list of its deliveries has the numbers."
+            )
+        await self._opened.resend(key, number)
+
+    async def pause(self, conversation: str | None = None) -> None:
+        """
+        Silences the bot: for one conversation, or without one for all of this tenant.
+
+        While it is paused, messages are kept and shown, and not answered; a turn that runs just then says nothing. Durable.
+        Other instances on the store notice within `poll`.
+        """
+        if conversation is None:
+            await self._opened.pause(self._tenant)
+        else:
+            await self._opened.pause_one(self._key(conversation))
+
+    async def resume(self, conversation: str | None = None, *, unread: Unread = "answer") -> None:
+        """
+        Lets the bot answer again: in one conversation, or without one in all of this tenant.
+
+        What is *unread* is answered as `overlap` says, or, with unread="skip", passed over (but for what comes in that very
+        moment). A conversation answers when neither it, nor its tenant, nor everything is paused. Other instances look at
+        what they have put aside within half a minute.
+        """
+        skips = skips_unread(unread)
+        if conversation is None:
+            await self._opened.resume(self._tenant, skips=skips)
+        else:
+            await self._opened.resume_one(self._key(conversation), skips=skips)
+
+    def _key(self, conversation: str) -> Key:
+        return key_for(self._tenant, conversation)
+
+    def _shown(self, snapshot: Snapshot, messages: int | None) -> Conversation[State]:
+        row, record, engine = snapshot.row, snapshot.record, self._engine
+        over = is_session_over(record, engine.policy, engine.clock())
+        raw, schema = (engine.states.fresh(), engine.states.schema) if over else (record.state, record.schema)
+        shown = snapshot.messages if messages is None else snapshot.messages[-messages:] if messages else ()
+        return Conversation(
+            tenant=row.key.tenant,
+            id=row.key.id,
+            owner=row.owner,
+            revision=row.revision,
+            state=engine.states.decode(row.key, raw, schema),
+            session=record.session,
+            messages=owned(list(shown)),
+            head=row.head,
+            unread=len(unread_messages(snapshot)),
+            paused=engine.pauses.is_paused(snapshot),
+            dead=list(record.dead),
+            updated_at=row.updated_at,
+            due_at=row.due_at,
+        )
+
+
+class Tenant(Surface[State]):
+    """All conversations of one tenant; no other tenant's can be seen or touched through it."""
+
+    @property
+    def name(self) -> str:
+        """Which tenant this is."""
+        return self._tenant
+
+
+def _check_names(key: Key, id: str | None, owner: str) -> None:
+    if isinstance(id, str) and id.startswith(RESERVED):
+        raise BadMessage(
+            f"{key}: message ids that start with {RESERVED!r} are chatkeep's own ({id[:60]!r}); nothing was touched."
+        )
+    if owner:
+        key_for("", owner)  # an owner is text that every store can keep
+
+
+def _unreadable(row: Row, fault: str) -> Conversation[Any]:
+    return Conversation(
+        tenant=row.key.tenant,
+        id=row.key.id,
+        owner=row.owner,
+        revision=row.revision,
+        state=None,
+        session=0,
+        messages=[],
+        head=row.head,
+        unread=0,
+        paused=False,
+        dead=[],
+        updated_at=row.updated_at,
+        due_at=row.due_at,
+        fault=fault,
+    )
+
+
+def skips_unread(unread: str) -> bool:
+    """Whether *unread* messages are passed over. Raises `UsageError` for any other word."""
+    if unread not in get_args(Unread):
+        raise UsageError(f'unread is "answer" or "skip", not {unread!r}; nothing was resumed.')
+    return unread == "skip"
