@@ -270,7 +270,7 @@ PLAUSIBLE: dict[str, tuple[Duration, Duration]] = {
 """From where to where a duration is what somebody may well mean. Others are taken, and `serve --check` warns of them."""
 
 
-class Given(NamedTuple):
+class GivenValue(NamedTuple):
     """A value that somebody gave, and where."""
 
     value: object
@@ -290,7 +290,7 @@ def settings_from(options: Mapping[str, object]) -> Settings:
     return Settings(**values)
 
 
-def settings_given(options: Mapping[str, object]) -> tuple[dict[str, Given], list[str]]:
+def settings_given(options: Mapping[str, object]) -> tuple[dict[str, GivenValue], list[str]]:
     """What was given for the fields of `Settings`, and everything that is wrong with it."""
     known = Settings.__struct_fields__
     found, faults = given(Settings, options)
@@ -340,7 +340,7 @@ def named_store() -> str | None:
     Raises `Misconfigured` when what names it cannot be read.
     """
     environment, faults = environment_settings({"store": str})
-    value, source = environment.get("store") or Given(file_settings()[0].get("store"), str(os.environ.get(CONFIG)))
+    value, source = environment.get("store") or GivenValue(file_settings()[0].get("store"), str(os.environ.get(CONFIG)))
     if faults:
         raise Misconfigured(f"There is no store: {'; '.join(faults)}. Nothing was opened.")
     if not value:
@@ -353,7 +353,7 @@ def named_store() -> str | None:
 # -- where settings come from -------------------------------------------------------------------------------------------
 
 
-def given(kind: type[Struct], arguments: Mapping[str, object]) -> tuple[dict[str, Given], list[str]]:
+def given(kind: type[Struct], arguments: Mapping[str, object]) -> tuple[dict[str, GivenValue], list[str]]:
     """What was given for the fields of *kind*, each from the source that counts; and what could not be read."""
     fields = get_type_hints(kind)
     environment, faults = environment_settings({name: fields[name] for name in fields if name != "flags"})
@@ -361,13 +361,13 @@ def given(kind: type[Struct], arguments: Mapping[str, object]) -> tuple[dict[str
         file, path = file_settings()
     except Misconfigured as fault:
         file, path, faults = {}, "", [*faults, str(fault)]
-    found = {name: Given(file[name], path) for name in fields if name in file}
+    found = {name: GivenValue(file[name], path) for name in fields if name in file}
     found |= environment
-    found |= {name: Given(value) for name, value in arguments.items() if name in fields}
+    found |= {name: GivenValue(value) for name, value in arguments.items() if name in fields}
     return found, faults
 
 
-def environment_settings(fields: Mapping[str, Any]) -> tuple[dict[str, Given], list[str]]:
+def environment_settings(fields: Mapping[str, Any]) -> tuple[dict[str, GivenValue], list[str]]:
     """What CHATKEEP_ variables say about *fields* (name to type), and what of it is not understood.
 
     An empty variable says nothing, as `${NAME:-}` in a compose file means it.
@@ -386,7 +386,7 @@ def environment_settings(fields: Mapping[str, Any]) -> tuple[dict[str, Given], l
             text = os.environ.get(variable)
         if text:
             try:
-                found[name] = Given(parsed(text, kind), variable)
+                found[name] = GivenValue(parsed(text, kind), variable)
             except msgspec.ValidationError:
                 wanted = getattr(kind, "__name__", str(kind))
                 faults.append(from_source(f"{name} is not {wanted}: {shown(name, text)}", variable))
@@ -444,7 +444,7 @@ def from_source(fault: str, source: str) -> str:
     return f"{fault} ({source})" if source else fault
 
 
-def value_of(found: Mapping[str, Given], name: str) -> object:
+def value_of(found: Mapping[str, GivenValue], name: str) -> object:
     """What was given for *name*, if anything."""
     return found[name].value if name in found else None
 

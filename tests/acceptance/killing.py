@@ -37,7 +37,7 @@ from chatkeep.drivers.postgresql import driver as postgresql
 from chatkeep.drivers.redis import driver as redis
 from chatkeep.drivers.sqlite import driver as sqlite
 from chatkeep.testing.crash import POINTS, CrashDriver, CrashPoint, Wrapped, wrapped
-from chatkeep.testing.history import Held, Told, Verdict, check, collect
+from chatkeep.testing.history import DeliveryReport, StoredConversation, Verdict, check, collect
 from chatkeep.testing.servers import PostgresServer, RedisServer, Server
 
 ENGINES = ("sqlite", "redis", "postgresql")
@@ -162,7 +162,7 @@ class Clients:
 
     def __init__(self, ports: list[int]) -> None:
         self.ports = ports
-        self.told: list[Told] = []
+        self.told: list[DeliveryReport] = []
         self.unanswered: list[tuple[str, str]] = []
         self.errors: dict[str, int] = {}
         self.stopping = False
@@ -187,13 +187,13 @@ class Clients:
                 continue
             else:
                 sent += 1
-            self.told.append(Told(name, id, False))
+            self.told.append(DeliveryReport(name, id, False))
             how = chosen.choice(("receive", "accept"))
             answer = await self.ask(links, chosen.choice(self.ports), how, name, id)
             if answer is None:
                 self.unanswered.append((name, id))
             else:
-                self.told.append(Told(name, id, True, *answer))
+                self.told.append(DeliveryReport(name, id, True, *answer))
         for _, writer in links.values():
             writer.transport.abort()
 
@@ -226,7 +226,7 @@ class Clients:
         await asyncio.gather(*(self.work(number) for number in range(CLIENTS)))
 
 
-async def drained(url: str, runs: Path) -> dict[str, Held]:
+async def drained(url: str, runs: Path) -> dict[str, StoredConversation]:
     """What the store holds when it is opened once more and has answered everything."""
     async with keep_on(url, runs) as keep:
         held = await collect(keep)

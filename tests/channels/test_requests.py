@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatkeep.channels import Received, Webhook, WhatsApp
-from chatkeep.channels.parts import Room, in_bytes, in_units
+from chatkeep.channels.parts import TextLimit, in_bytes, in_units
 from chatkeep.errors import Misconfigured, Unsupported
 from chatkeep.model import Content
 
@@ -304,7 +304,7 @@ def test_long_titles_are_cut_and_long_texts_go_before() -> None:
 @given(text=st.text(max_size=300), most=st.integers(4, 60), measure=st.sampled_from([in_units, in_bytes]))
 def test_a_text_in_pieces_is_whole(text: str, most: int, measure: Any) -> None:
     """Each piece goes in, none is blank, and together they say the same."""
-    room = Room(most, measure)
+    room = TextLimit(most, measure)
     found = list(room.pieces(text))
 
     assert all([room.holds(piece) and piece.strip() for piece in found])

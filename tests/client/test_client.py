@@ -343,7 +343,7 @@ async def test_a_visitor_gets_a_token_and_shares_it(place: Place) -> None:
             await laptop.redeem(share.share)
         before = laptop.token
         rotated = await laptop.conversation(created.id).rotate(grace=0)
-        grants = await service.conversation(created.id).tokens()
+        credentials = await service.conversation(created.id).tokens()
         await laptop.conversation(created.id).revoke()
         await asyncio.sleep(1.2)
         with pytest.raises(Unauthorized):
@@ -353,7 +353,7 @@ async def test_a_visitor_gets_a_token_and_shares_it(place: Place) -> None:
     assert (created.token, created.id) == (phone.token, redeemed.conversation)
     assert ["tea", "tea is number 1"] == [message.text for message in seen]
     assert (rotated.token, True) == (laptop.token, before != laptop.token)
-    assert {"token", "share"} == {grant.kind for grant in grants}
+    assert {"token", "share"} == {grant.kind for grant in credentials}
 
 
 async def test_a_service_creates_and_lists(place: Place) -> None:

@@ -15,7 +15,7 @@ import pytest
 from chatkeep import BadMessage, Misconfigured, UsageError
 from chatkeep.auth.credentials import forget, issue_token
 from chatkeep.client import Client, NotFound, Pending, Queued, SyncClient
-from chatkeep.client.link import Reconsider
+from chatkeep.client.link import TokenChanged
 from chatkeep.client.outbox import Outbox
 from chatkeep.testing.proxy import Loss, Proxy
 
@@ -286,7 +286,7 @@ async def test_a_rotated_token_sends_what_the_old_one_has_posted(running: Runnin
     async def deliver(queued: Queued, token: str | None, told: object) -> None:
         sent.append((token, str(queued.content)))
         if token == "ck_c_old":
-            raise Reconsider
+            raise TokenChanged
 
     async def nobody(token: str, told: object) -> str:
         raise NotFound("an older server")

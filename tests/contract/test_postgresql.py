@@ -810,24 +810,24 @@ async def test_a_user_who_may_create_nothing_is_told_what_to_ask_for(chat: str) 
 
 
 async def test_a_user_who_owns_nothing_needs_what_the_docs_say(chat: str, url: str) -> None:
-    """The owner runs the migrations; without the grants the user is refused, with them every verb works."""
+    """The owner runs the migrations; without the credentials the user is refused, with them every verb works."""
     await (await opened_on(url)).close()
     refusal = await refusal_to_open(chat)
 
     assert isinstance(refusal, Misconfigured)
     assert "permission denied" in str(refusal)
 
-    grants = [adapted(block, chat) for block in documented("sql") if block.startswith("grant")]
+    credentials = [adapted(block, chat) for block in documented("sql") if block.startswith("grant")]
 
-    assert 3 == len(grants)
-    for grant in grants[:2]:
+    assert 3 == len(credentials)
+    for grant in credentials[:2]:
         await run_sql(url, grant)
     await run_sql(url, "revoke execute on function CK.commit_acts from public")
     failed = [finding for finding in await PostgresqlDriver(chat).examine() if finding.level == "fail"]
 
     assert [("permissions", "this user lacks execute on commit_acts")] == [finding[1:] for finding in failed]
 
-    await run_sql(url, grants[2])
+    await run_sql(url, credentials[2])
     driver = await opened_on(chat)
     row = (await driver.append(ADA, [Entry(0, "a", "u", b"")], revision="r1", at=1.0, lease=Lease("c", 2.0))).row
     await driver.write(structs.replace(row, revision="r2"), replaces="r1", drop=1)

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 import pytest
 
 from chatkeep import Chatkeep, Turn, Unavailable, Uncertain
-from chatkeep.testing.history import Told, Verdict, check, collect
+from chatkeep.testing.history import DeliveryReport, Verdict, check, collect
 from chatkeep.testing.proxy import Proxy
 from chatkeep.testing.servers import PostgresServer, RedisServer, Server
 
@@ -113,7 +113,7 @@ class Clients:
 
     def __init__(self, keeps: Sequence[Chatkeep[Any]]) -> None:
         self.keeps = keeps
-        self.told: list[Told] = []
+        self.told: list[DeliveryReport] = []
         self.faults: list[Exception] = []
         self.longest_s = 0.0
         self.acked_at = 0.0
@@ -123,7 +123,7 @@ class Clients:
         """Sends one message to the next Chatkeep; whether it was acknowledged."""
         id = id or str(next(self._ids))
         keep = self.keeps[(next(self._places) if to is None else to) % len(self.keeps)]
-        self.told.append(Told(name, id, False))
+        self.told.append(DeliveryReport(name, id, False))
         began = time.monotonic()
         try:
             receipt = await getattr(keep, how)(name, id, id=id)
@@ -133,7 +133,7 @@ class Clients:
         finally:
             self.longest_s = max(self.longest_s, time.monotonic() - began)
         shown = [reply.text for reply in receipt.replies] if receipt.status == "answered" else None
-        self.told.append(Told(name, id, True, shown, receipt.duplicate))
+        self.told.append(DeliveryReport(name, id, True, shown, receipt.duplicate))
         self.acked_at = time.monotonic()
         assert all(text.endswith(f": {id}") for text in shown or []), f"{id} was given the answer of another: {shown}"
         return True

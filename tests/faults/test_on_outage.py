@@ -12,7 +12,7 @@ import pytest
 
 from chatkeep import Unavailable, Uncertain
 from chatkeep.drivers.base import Key
-from chatkeep.testing.history import Told, check, collect
+from chatkeep.testing.history import DeliveryReport, check, collect
 
 from ..conftest import until
 from .conftest import Clients, Stand
@@ -78,12 +78,12 @@ async def test_read_shows_what_was_seen_last_and_says_that_it_is_old(stand: Stan
 async def test_journal_takes_messages_and_hands_them_over_in_order(stand: Stand, opening: Any, tmp_path: Path) -> None:
     """Taken while the store is away, redeliveries too; when it is back, each is there once, in order, and answered."""
     keep = await opening(url_of(stand), on_outage="journal", journal=f"{tmp_path}/journal.db", **QUICK)
-    told: list[Told] = []
+    told: list[DeliveryReport] = []
 
     async def send(name: str, id: str, how: str) -> str:
-        told.append(Told(name, id, False))
+        told.append(DeliveryReport(name, id, False))
         receipt = await getattr(keep, how)(name, id, id=id)
-        told.append(Told(name, id, True))
+        told.append(DeliveryReport(name, id, True))
         return str(receipt.status)
 
     said = [await send("ada", "1", "receive")]

@@ -19,7 +19,7 @@ from chatkeep.drivers.base import Key
 from chatkeep.drivers.sqlite import driver as sqlite
 from chatkeep.errors import Replaced
 from chatkeep.server.health import trouble_of
-from chatkeep.testing.history import Told, check, collect
+from chatkeep.testing.history import DeliveryReport, check, collect
 from chatkeep.testing.proxy import Proxy
 from chatkeep.testing.servers import PostgresServer, RedisServer, Server
 
@@ -71,7 +71,7 @@ def gone_after(proxy: Proxy, passing: int, loss: str) -> None:
 class Talkers:
     """Accept messages of many conversations all the time; remember what they were told, and whether it was explained."""
 
-    def __init__(self, keep: Chatkeep[Any], told: list[Told]) -> None:
+    def __init__(self, keep: Chatkeep[Any], told: list[DeliveryReport]) -> None:
         self.keep, self.told = keep, told
         self.seen: list[str] = []
         self.unexplained: list[str] = []
@@ -86,7 +86,7 @@ class Talkers:
 
     async def say(self, name: str, id: str) -> None:
         """Sends a message until it is taken."""
-        self.told.append(Told(name, id, False))
+        self.told.append(DeliveryReport(name, id, False))
         while True:
             try:
                 receipt = await self.keep.accept(name, id, id=id)
@@ -97,7 +97,7 @@ class Talkers:
                 if not self.keep.trouble:
                     self.unexplained.append(str(fault))
                 await asyncio.sleep(0.02)
-        self.told.append(Told(name, id, True))
+        self.told.append(DeliveryReport(name, id, True))
 
     async def stop(self) -> None:
         """No more messages."""
@@ -183,7 +183,7 @@ async def test_journal_while_the_store_goes_in_the_middle_of_an_opening(
     stand: Stand, opening: Any, tmp_path: Path, loss: str
 ) -> None:
     """After each number of requests that pass: all is journaled until it stays, and nothing is called emptied."""
-    told: list[Told] = []
+    told: list[DeliveryReport] = []
     for passing in range(7):
         gone(stand.proxy)
         keep = await opening(stand.url(timeout=1), on_outage="journal", journal=f"{tmp_path}/{passing}.db", **QUICK)
@@ -364,7 +364,7 @@ async def test_a_damaged_conversation_holds_up_no_other(stand: Stand, opening: A
     """Of three in the journal one cannot be given to the store: the others are, `trouble` names it, and it is given when
     it is mended."""
     keep = await opening(stand.url(timeout=1), on_outage="journal", journal=f"{tmp_path}/journal.db", **QUICK)
-    told: list[Told] = []
+    told: list[DeliveryReport] = []
     for name in ("ada", "bob", "zoe"):
         await keep.receive(name, "1", id=f"{name}1")
     keep._engine.store._cache.clear()
@@ -386,7 +386,7 @@ async def test_a_damaged_conversation_holds_up_no_other(stand: Stand, opening: A
     assert "messages wait in the journal" == public
     assert ["journaled", "accepted", "accepted"] == statuses
     for name in ("ada", "bob", "zoe"):
-        told += [Told(name, f"{name}{number}", True) for number in range(1, 5)]
+        told += [DeliveryReport(name, f"{name}{number}", True) for number in range(1, 5)]
     assert [] == check(told, held).faults
 
 
@@ -402,7 +402,7 @@ async def test_a_locked_file_is_a_store_that_is_away(
             holder = apsw.Connection(f"{folder}/chat.db")
             holder.execute("begin immediate")
         keep = await opening(url, on_outage="journal", journal=f"{tmp_path}/journal{holds}.db", **QUICK)
-        told: list[Told] = []
+        told: list[DeliveryReport] = []
         talkers = Talkers(keep, told)
         await asyncio.sleep(0.3)
         away = keep.trouble

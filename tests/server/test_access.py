@@ -26,13 +26,13 @@ from chatkeep.auth.credentials import (
     create_key,
     credential,
     forget,
-    grants_of,
     issue_token,
     list_keys,
     list_tokens,
     name_of,
     revoke,
     revoke_key,
+    stored_credentials,
 )
 from chatkeep.errors import Unavailable
 from chatkeep.server import create_app
@@ -134,7 +134,7 @@ async def house(tmp_path: Path, clock: Clock) -> AsyncIterator[House]:
 
 @given(st.sampled_from(["service", "token", "share"]), st.integers(0, 53), st.sampled_from(DIGITS))
 def test_a_typo_is_seen_without_a_look_up(kind: Any, place: int, letter: str) -> None:
-    """One letter that is wrong, anywhere, and it names no grant."""
+    """One letter that is wrong, anywhere, and it names no stored."""
     text = credential(kind)
     wrong = text[:place] + letter + text[place + 1 :]
 
@@ -313,14 +313,14 @@ async def test_the_last_use_is_noted_coarsely(house: House, clock: Clock, tmp_pa
 async def test_noting_a_last_use_brings_no_grant_back(house: House) -> None:
     """One that was erased while its use was being noted stays erased."""
     name = str(name_of(await house.token()))
-    held = await grants_of(house.keep).get(name)
+    held = await stored_credentials(house.keep).get(name)
     assert held is not None
     await forget(house.keep, "salon", "ada")
     access = Access(house.keep)
     access._note_use(name, held)
     await asyncio.gather(*access._tasks)
 
-    assert await grants_of(house.keep).get(name) is None
+    assert await stored_credentials(house.keep).get(name) is None
 
 
 async def test_a_busy_token_costs_one_read_a_second(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -910,7 +910,7 @@ async def test_no_credential_leaks(house: House, everything_logged: pytest.LogCa
 async def test_grants_are_plain_records(house: House) -> None:
     """What an operator finds in the store says whose it is and what it is for."""
     token = await house.token("read", label="phone")
-    held = await grants_of(house.keep).get(str(name_of(token)))
+    held = await stored_credentials(house.keep).get(str(name_of(token)))
 
     assert held is not None
     assert ("token", "salon", "ada", ("read",), "phone") == (

@@ -17,7 +17,7 @@ from chatkeep import Chatkeep
 from chatkeep.auth.credentials import create_key, issue_token
 from chatkeep.server import counters
 from chatkeep.server.counters import Counted, InMemory, InPostgresql, counters_for
-from chatkeep.server.limits import Limited, Limits, peer_of
+from chatkeep.server.limits import Limits, RateLimitMiddleware, peer_of
 from chatkeep.server.wire import Refused
 from chatkeep.testing.proxy import Proxy
 
@@ -42,7 +42,7 @@ async def limited(url: str, rates: dict[str, str], **options: Any) -> AsyncItera
     keep: Chatkeep[Any] = Chatkeep(url)
     keep.on_message(lambda turn: f"you said {turn.text}")
     limits = Limits(keep._engine.store.driver, rates)
-    app = create_app(keep, middleware=[Middleware(Limited, limits=limits)], **options)
+    app = create_app(keep, middleware=[Middleware(RateLimitMiddleware, limits=limits)], **options)
     app.state.limits = limits
     async with keep:
         await limits.open()

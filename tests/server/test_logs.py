@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from chatkeep.errors import Unavailable
-from chatkeep.server.logs import Lines, line, request_id
+from chatkeep.server.logs import LineFormatter, line, request_id
 
 from .service import service
 
@@ -140,8 +140,8 @@ def test_an_error_is_told_by_kind_and_place_and_ours_with_words() -> None:
             raise Unavailable("ada: the store is away") from fault
     except Unavailable:
         record = logging.getLogger("x").makeRecord("x", 40, "f", 1, "it failed\nbadly", (), sys.exc_info())
-    told = json.loads(Lines(as_json=True).format(record))
-    text = Lines(as_json=False).format(record)
+    told = json.loads(LineFormatter(as_json=True).format(record))
+    text = LineFormatter(as_json=False).format(record)
 
     assert ["chatkeep.errors.Unavailable: ada: the store is away", "builtins.ValueError"] == [
         part for part in told["error"] if not part.startswith("  at ")
@@ -156,7 +156,7 @@ def test_extras_are_kept_and_made_safe() -> None:
     token = request_id.set("r1")
     extra: dict[str, Any] = {"ms": 1.5, "who": "a\nb", "thing": ["x"]}
     record = logging.getLogger("x").makeRecord("x", 20, "f", 1, "done", (), None, extra=extra)
-    told = json.loads(Lines(as_json=True).format(record))
+    told = json.loads(LineFormatter(as_json=True).format(record))
     request_id.reset(token)
 
     assert {"request": "r1", "ms": 1.5, "who": "a\\x0ab", "thing": "['x']"} == {

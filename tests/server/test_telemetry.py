@@ -16,8 +16,8 @@ from starlette.middleware import Middleware
 from chatkeep import Chatkeep
 from chatkeep.auth.credentials import create_key
 from chatkeep.server import create_app
-from chatkeep.server.logs import Observed
-from chatkeep.server.telemetry import Traced, Tracing, carried
+from chatkeep.server.logs import RequestLogMiddleware
+from chatkeep.server.telemetry import Tracing, TracingMiddleware, carried
 
 from ..conftest import FAST, until
 from .serving import Client, serving
@@ -64,7 +64,7 @@ def context_of(span: ReadableSpan) -> trace.SpanContext:
 async def test_a_request_and_its_turn_are_one_trace_that_goes_on_the_callers(spans: InMemorySpanExporter) -> None:
     """HTTP request > receive > turn, under the caller's span; store acts within."""
     keep = traced("memory://trace", lambda turn: f"you said {turn.text}")
-    app = create_app(keep, middleware=[Middleware(Traced), Middleware(Observed)])
+    app = create_app(keep, middleware=[Middleware(TracingMiddleware), Middleware(RequestLogMiddleware)])
     async with keep, serving(app) as port:
         client = Client(port, (await create_key(keep, "")).token)
         answer = await client.post("ada", {"content": "CANARY"}, {"traceparent": CALLER})

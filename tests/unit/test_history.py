@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from chatkeep import Message
-from chatkeep.testing.history import Held, Told, check, wrong_sendings
+from chatkeep.testing.history import DeliveryReport, StoredConversation, check, wrong_sendings
 
 
 def entry(number: int, id: str, *, to: int | None = None, since: int | None = None, text: str = "ok") -> Message:
@@ -18,12 +18,12 @@ def entry(number: int, id: str, *, to: int | None = None, since: int | None = No
 
 GOOD = [entry(1, "a"), entry(2, "b"), entry(3, "r1", to=2, since=1), entry(4, "r2", to=2, since=1), entry(6, "c")]
 GOOD += [entry(7, "r3", to=6, since=6)]
-TOLD = [Told("ada", id, acked) for id in "abc" for acked in (False, True)]
+TOLD = [DeliveryReport("ada", id, acked) for id in "abc" for acked in (False, True)]
 
 
-def faults(messages: list[Message], told: list[Told] = TOLD, *, unread: int = 0) -> list[str]:
+def faults(messages: list[Message], told: list[DeliveryReport] = TOLD, *, unread: int = 0) -> list[str]:
     """What is found wrong, in words without names."""
-    held = {"ada": Held(messages, {}, unread, noted=False)}
+    held = {"ada": StoredConversation(messages, {}, unread, noted=False)}
     return [fault.replace(" ada", "") for fault in check(told, held, any_bot=True).faults]
 
 
@@ -52,8 +52,8 @@ def test_each_broken_promise_is_told_by_name(fault: str, messages: list[Message]
 
 def test_a_bot_may_say_nothing_if_that_is_what_it_said() -> None:
     """An answer without replies is one; other replies than those shown are not."""
-    silent = [*TOLD, Told("ada", "c", acked=True, replies=[])]
-    other = [*TOLD, Told("ada", "c", acked=True, replies=["no"])]
+    silent = [*TOLD, DeliveryReport("ada", "c", acked=True, replies=[])]
+    other = [*TOLD, DeliveryReport("ada", "c", acked=True, replies=["no"])]
 
     assert [] == faults(GOOD[:-1], silent)
     assert ["REPLY CHANGED c: ('no',)"] == faults(GOOD, other)

@@ -1,7 +1,7 @@
-"""Grants of access: the credentials that people hold, and what the store keeps of them.
+"""Access: the credentials that people hold, and what the store keeps of them.
 
 A credential is `ck_`, its kind (k service key, c conversation token, h share), 256 random bits and a checksum, so that
-typos and secret scanners need no look-up. The store holds its SHA-256 only, as the name of its grant.
+typos and secret scanners need no look-up. The store holds its SHA-256 only, as the name of its record.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ GUEST = "guest:"
 """Begins the subject of a visitor, and of whoever has redeemed a share."""
 
 TIDIED = 4
-"""So many grants of a conversation are looked at with each new one, to remove what is over."""
+"""So many credentials of a conversation are looked at with each new one, to remove what is over."""
 
 
-class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class StoredCredential(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the store holds of a credential.
 
     subject: who holds it, as far as its maker has said; "": whoever has the conversation's tokens. family: the first
@@ -90,7 +90,7 @@ class Issued(Struct, frozen=True, kw_only=True):
 
 
 class Listed(Struct, frozen=True, kw_only=True):
-    """A grant as people see it."""
+    """A credential as people see it."""
 
     id: str
     kind: Kind
@@ -104,7 +104,7 @@ class Listed(Struct, frozen=True, kw_only=True):
     revoked: bool
 
 
-# -- credentials ------------------------------------------------------------------------------------------------------------
+# -- credentials as text --------------------------------------------------------------------------------------------------
 
 LETTERS: dict[Kind, str] = {"service": "k", "token": "c", "share": "h"}
 SHAPE = re.compile(r"ck_[kch]_[0-9A-Za-z]{43}[0-9A-Za-z]{6}")
@@ -118,7 +118,7 @@ def credential(kind: Kind) -> str:
 
 
 def name_of(text: str) -> str | None:
-    """The name that the grant of a credential has in the store; None if *text* is none, which needs no look-up, or is mistyped."""
+    """The name under which the store has a credential; None if *text* is none, which needs no look-up, or is mistyped."""
     name = digest_of(text)
     return None if name is None or mistyped(text) else name
 
@@ -143,19 +143,19 @@ def base62(number: int, width: int) -> str:
 
 
 def id_of(name: str) -> str:
-    """What people call a grant: the first letters of its name."""
+    """What people call a credential: the first letters of its name."""
     return name[:16]
 
 
-def subject_of(grant: Grant) -> str:
+def subject_of(stored: StoredCredential) -> str:
     """
-    Names the holder of a grant by an opaque text, which is safe to show and to use as a key.
+    Names the holder of a credential by an opaque text, which is safe to show and to use as a key.
 
     The name is the same for all credentials of one holder: after a rotation, for each token that is made for the same
     user, for every service key of a tenant. It is another one in another tenant, and tells neither tenant nor user.
     """
-    who = {"service": ["service"], "holder": ["conversation", grant.conversation]}
-    said = json.dumps([grant.tenant, *who.get(grant.holder, ["subject", grant.subject])])
+    who = {"service": ["service"], "holder": ["conversation", stored.conversation]}
+    said = json.dumps([stored.tenant, *who.get(stored.holder, ["subject", stored.subject])])
     return sha256(said.encode()).hexdigest()[:32]
 
 
@@ -164,12 +164,12 @@ def new_guest() -> str:
     return GUEST + secrets.token_hex(16)
 
 
-# -- grants -----------------------------------------------------------------------------------------------------------------
+# -- what the store holds of them -----------------------------------------------------------------------------------------
 
 
-def grants_of(keep: Chatkeep[Any]) -> Records[Grant]:
-    """Where the grants of all tenants are kept."""
-    return core_of(keep).records("access", Grant)
+def stored_credentials(keep: Chatkeep[Any]) -> Records[StoredCredential]:
+    """Where the credentials of all tenants are kept."""
+    return core_of(keep).records("access", StoredCredential)
 
 
 async def create_key(keep: Chatkeep[Any], tenant: str, *, label: str = "", expires_in: float | None = None) -> Issued:
@@ -177,13 +177,13 @@ async def create_key(keep: Chatkeep[Any], tenant: str, *, label: str = "", expir
     key_for(tenant, "-")
     now = core_of(keep).clock()
     expires_at = None if expires_in is None else now + expires_in
-    grant = Grant(kind="service", tenant=tenant, label=label, created_at=now, expires_at=expires_at)
-    return await _issue(keep, grant, owner=KEYS)
+    stored = StoredCredential(kind="service", tenant=tenant, label=label, created_at=now, expires_at=expires_at)
+    return await _issue(keep, stored, owner=KEYS)
 
 
 async def list_keys(keep: Chatkeep[Any]) -> list[Listed]:
     """All service keys of the store, the oldest first."""
-    return [shown(name, grant) async for name, grant in _grants(keep, KEYS)]
+    return [shown(name, stored) async for name, stored in _stored(keep, KEYS)]
 
 
 async def revoke_key(keep: Chatkeep[Any], id: str) -> bool:
@@ -208,7 +208,7 @@ async def issue_token(
     subject, all holders of the conversation's tokens count as one.
     """
     now = core_of(keep).clock()
-    grant = Grant(
+    stored = StoredCredential(
         tenant=tenant,
         conversation=conversation,
         subject=subject,
@@ -219,7 +219,7 @@ async def issue_token(
     )
     owner = owner_of(tenant, conversation)
     await _tidy(keep, owner, now)
-    return await _issue(keep, grant, owner=owner)
+    return await _issue(keep, stored, owner=owner)
 
 
 async def issue_share(
@@ -234,13 +234,13 @@ async def issue_share(
 ) -> Issued | None:
     """Makes a share of a conversation, to be redeemed *uses* times; None when its maker has no right any more.
 
-    *maker* is the name of a grant. Neither the share nor what it is redeemed for outlives it, if that is a token.
+    *maker* is the name of a stored credential. Neither the share nor what it is redeemed for outlives it, if that is a token.
     """
-    grants, now = grants_of(keep), core_of(keep).clock()
-    held = await grants.get(maker)
+    records, now = stored_credentials(keep), core_of(keep).clock()
+    held = await records.get(maker)
     token = held if held is not None and held.kind == "token" else None
     until = token.expires_at if token else None
-    grant = Grant(
+    stored = StoredCredential(
         kind="share",
         tenant=tenant,
         conversation=conversation,
@@ -253,11 +253,11 @@ async def issue_share(
     )
     owner = owner_of(tenant, conversation)
     await _tidy(keep, owner, now)
-    issued = await _issue(keep, grant, owner=owner)
+    issued = await _issue(keep, stored, owner=owner)
     # Looked at only now: whoever revokes the maker ends the shares that are there by then.
-    held = await grants.get(maker)
+    held = await records.get(maker)
     if held is None or held.over(now):
-        await grants.erase(str(name_of(issued.token)))
+        await records.erase(str(name_of(issued.token)))
         return None
     return issued
 
@@ -265,16 +265,16 @@ async def issue_share(
 async def redeem(keep: Chatkeep[Any], share: str) -> tuple[str, Issued] | None:
     """The conversation, and a token for it, that a share stands for; None when it is unknown, expired or used up."""
     name, now = name_of(share), core_of(keep).clock()
-    given: Grant | None = None
+    given: StoredCredential | None = None
 
-    def use(held: Grant | None) -> Grant | None:
+    def use(held: StoredCredential | None) -> StoredCredential | None:
         nonlocal given
         given = None if held is None or held.kind != "share" or held.over(now) else held
         return given and structs.replace(given, uses=given.uses - 1)
 
     # The use is counted first: an answer that gets lost costs a use, and never gives one too many.
     if name is not None:
-        await grants_of(keep).change(name, use)
+        await stored_credentials(keep).change(name, use)
     if given is None:
         return None
     expires_in = TOKEN_S if given.until is None else min(TOKEN_S, given.until - now)
@@ -295,9 +295,9 @@ async def rotate(keep: Chatkeep[Any], tenant: str, conversation: str, id: str, *
 
     Raises `UsageError` when it was rotated before: whoever has only the old one must not get a new one from it.
     """
-    owner, grants, now = owner_of(tenant, conversation), grants_of(keep), core_of(keep).clock()
+    owner, records, now = owner_of(tenant, conversation), stored_credentials(keep), core_of(keep).clock()
     name = await _found(keep, owner, id)
-    old = await grants.get(name) if name else None
+    old = await records.get(name) if name else None
     if name is None or old is None or old.kind != "token" or old.over(now):
         return None
     # The new one is made first and ended again if the old one has moved on: nobody knows it before it is answered.
@@ -305,7 +305,7 @@ async def rotate(keep: Chatkeep[Any], tenant: str, conversation: str, id: str, *
     issued = await _issue(keep, fresh, owner=owner)
     done = False
 
-    def step_down(held: Grant | None) -> Grant | None:
+    def step_down(held: StoredCredential | None) -> StoredCredential | None:
         nonlocal done
         done = held is not None and not held.rotated and not held.over(now)
         if held is None or not done:
@@ -313,9 +313,9 @@ async def rotate(keep: Chatkeep[Any], tenant: str, conversation: str, id: str, *
         ends = now + grace
         return structs.replace(held, rotated=True, expires_at=min(ends, held.expires_at or ends))
 
-    await grants.change(name, step_down)
+    await records.change(name, step_down)
     if not done:
-        await grants.erase(str(name_of(issued.token)))
+        await records.erase(str(name_of(issued.token)))
         raise UsageError(f"{conversation}: the token {id} was rotated or revoked before; nothing was changed.")
     return issued
 
@@ -328,37 +328,37 @@ async def revoke(keep: Chatkeep[Any], tenant: str, conversation: str, id: str) -
     if ended is None:
         return False
     if ended.kind == "token":
-        async for other, grant in _grants(keep, owner):
-            if grant.family == ended.family and not grant.revoked:
+        async for other, stored in _stored(keep, owner):
+            if stored.family == ended.family and not stored.revoked:
                 await _end(keep, other)
     return True
 
 
 async def list_tokens(keep: Chatkeep[Any], tenant: str, conversation: str) -> list[Listed]:
     """All tokens and shares of a conversation, the oldest first."""
-    return [shown(name, grant) async for name, grant in _grants(keep, owner_of(tenant, conversation))]
+    return [shown(name, stored) async for name, stored in _stored(keep, owner_of(tenant, conversation))]
 
 
 async def forget(keep: Chatkeep[Any], tenant: str, conversation: str) -> None:
     """Removes all tokens and shares of a conversation; after `erase`, so that whoever was cut off can ask again."""
-    grants = grants_of(keep)
-    async for name in grants.owned(owner_of(tenant, conversation)):
-        await grants.erase(name)
+    records = stored_credentials(keep)
+    async for name in records.owned(owner_of(tenant, conversation)):
+        await records.erase(name)
 
 
-def shown(name: str, grant: Grant) -> Listed:
-    """A grant for people."""
+def shown(name: str, stored: StoredCredential) -> Listed:
+    """A credential for people."""
     return Listed(
         id=id_of(name),
-        kind=grant.kind,
-        tenant=grant.tenant,
-        conversation=grant.conversation,
-        scopes=sorted(grant.scopes),
-        label=grant.label,
-        created_at=grant.created_at,
-        expires_at=grant.expires_at,
-        last_used_at=grant.last_used_at,
-        revoked=grant.revoked,
+        kind=stored.kind,
+        tenant=stored.tenant,
+        conversation=stored.conversation,
+        scopes=sorted(stored.scopes),
+        label=stored.label,
+        created_at=stored.created_at,
+        expires_at=stored.expires_at,
+        last_used_at=stored.last_used_at,
+        revoked=stored.revoked,
     )
 
 
@@ -371,54 +371,54 @@ def checked(scopes: Iterable[str]) -> tuple[str, ...]:
 
 
 def owner_of(tenant: str, conversation: str) -> str:
-    """Under which owner a conversation's grants are found."""
+    """Under which owner a conversation's credentials are found."""
     return mark_of(key_for(tenant, conversation))
 
 
-async def _issue(keep: Chatkeep[Any], grant: Grant, *, owner: str) -> Issued:
-    token = credential(grant.kind)
+async def _issue(keep: Chatkeep[Any], stored: StoredCredential, *, owner: str) -> Issued:
+    token = credential(stored.kind)
     name = str(name_of(token))
-    made = structs.replace(grant, family=grant.family or id_of(name))
-    await grants_of(keep).change(name, lambda held: made, owner=owner)
+    made = structs.replace(stored, family=stored.family or id_of(name))
+    await stored_credentials(keep).change(name, lambda held: made, owner=owner)
     return Issued(
-        id=id_of(name), token=token, scopes=list(grant.scopes), expires_at=grant.expires_at, label=grant.label
+        id=id_of(name), token=token, scopes=list(stored.scopes), expires_at=stored.expires_at, label=stored.label
     )
 
 
 async def _found(keep: Chatkeep[Any], owner: str, id: str) -> str | None:
-    """The name of the grant that people call *id*: the next in order, if it begins like that."""
+    """The name of the credential that people call *id*: the next in order, if it begins like that."""
     if len(id) != len(id_of("0" * 64)):
         return None
-    async with aclosing(grants_of(keep).owned(owner, after=id)) as names:
+    async with aclosing(stored_credentials(keep).owned(owner, after=id)) as names:
         async for name in names:
             return name if name.startswith(id) else None
     return None
 
 
-async def _grants(keep: Chatkeep[Any], owner: str) -> AsyncIterator[tuple[str, Grant]]:
-    grants = grants_of(keep)
-    found = [(name, grant) async for name in grants.owned(owner) if (grant := await grants.get(name)) is not None]
-    for name, grant in sorted(found, key=lambda pair: pair[1].created_at):
-        yield name, grant
+async def _stored(keep: Chatkeep[Any], owner: str) -> AsyncIterator[tuple[str, StoredCredential]]:
+    records = stored_credentials(keep)
+    found = [(name, stored) async for name in records.owned(owner) if (stored := await records.get(name)) is not None]
+    for name, stored in sorted(found, key=lambda pair: pair[1].created_at):
+        yield name, stored
 
 
-async def _end(keep: Chatkeep[Any], name: str) -> Grant | None:
-    def end(held: Grant | None) -> Grant | None:
+async def _end(keep: Chatkeep[Any], name: str) -> StoredCredential | None:
+    def end(held: StoredCredential | None) -> StoredCredential | None:
         return held and structs.replace(held, revoked=True)
 
-    return await grants_of(keep).change(name, end)
+    return await stored_credentials(keep).change(name, end)
 
 
 async def _tidy(keep: Chatkeep[Any], owner: str, now: float) -> None:
-    """Removes what is over among a few grants of a conversation, from a random place on.
+    """Removes what is over among a few credentials of a conversation, from a random place on.
 
     Done with each new one, this keeps what is over a part of the whole, without ever looking at all of them.
     """
-    grants, seen = grants_of(keep), 0
-    async with aclosing(grants.owned(owner, after=secrets.token_hex(8))) as names:
+    records, seen = stored_credentials(keep), 0
+    async with aclosing(records.owned(owner, after=secrets.token_hex(8))) as names:
         async for name in names:
-            grant = await grants.get(name)
-            if grant is not None and grant.expires_at is not None and grant.expires_at <= now:
-                await grants.erase(name)
+            stored = await records.get(name)
+            if stored is not None and stored.expires_at is not None and stored.expires_at <= now:
+                await records.erase(name)
             if (seen := seen + 1) == TIDIED:
                 return

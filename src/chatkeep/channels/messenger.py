@@ -13,7 +13,7 @@ from .base import Challenge, Inbound, Outcome, Pairs, Received, Request, Respons
 from .bodies import each, filled, items, name, unknown
 
 REPLIES_MOST = 13
-TITLE = parts.Room(20)
+TITLE = parts.TextLimit(20)
 
 MEDIA = {
     "image": "image",
@@ -43,7 +43,7 @@ class Messenger:
     name = "messenger"
     idempotent = False
     _object = "page"
-    _room = parts.Room(2000)
+    _room = parts.TextLimit(2000)
 
     def __init__(
         self,
@@ -181,7 +181,7 @@ class Instagram(Messenger):
 
     name = "instagram"
     _object = "instagram"
-    _room = parts.Room(1000, parts.in_bytes)
+    _room = parts.TextLimit(1000, parts.in_bytes)
 
     def _marked(self, message: dict[str, Any], key: str) -> dict[str, Any]:
         return message
@@ -193,7 +193,7 @@ class Instagram(Messenger):
 # What comes in: the published shapes, as far as they are read.
 
 
-class Party(Struct):
+class Participant(Struct):
     """A customer, by an id that only this account knows them by; or the account."""
 
     id: str
@@ -267,8 +267,8 @@ class Seen(Struct):
 class Envelope(Struct, kw_only=True):
     """An event: who, when, and one of these."""
 
-    sender: Party
-    recipient: Party
+    sender: Participant
+    recipient: Participant
     timestamp: int
     message: Message | None = None
     postback: Postback | None = None
@@ -353,7 +353,7 @@ def _text(value: Any) -> str:
 # What goes out.
 
 
-def _messages(part: parts.Part, room: parts.Room) -> list[dict[str, Any]]:
+def _messages(part: parts.Part, room: parts.TextLimit) -> list[dict[str, Any]]:
     match part:
         case parts.Text():
             return [{"text": piece} for piece in room.pieces(part.text)]

@@ -157,7 +157,7 @@ def in_bytes(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass"))
 
 
-class Room(Struct, frozen=True):
+class TextLimit(Struct, frozen=True):
     """How much text goes into a place of the platform, and how it counts."""
 
     most: int
@@ -183,7 +183,7 @@ class Room(Struct, frozen=True):
 
     def short(self, text: str) -> str:
         """*text*, cut with an ellipsis if it does not go in."""
-        return text if self.holds(text) else next(Room(self.most - 3, self.measure).pieces(text), "") + "…"
+        return text if self.holds(text) else next(TextLimit(self.most - 3, self.measure).pieces(text), "") + "…"
 
 
 def numbered(text: str, choices: list[Choice]) -> str:

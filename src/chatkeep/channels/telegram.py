@@ -32,7 +32,7 @@ from .base import (
 )
 from .bodies import filled, items, name, unknown
 
-TEXT, CAPTION, DATA = parts.Room(4096), parts.Room(1024), parts.Room(64, parts.in_bytes)
+TEXT, CAPTION, DATA = parts.TextLimit(4096), parts.TextLimit(1024), parts.TextLimit(64, parts.in_bytes)
 
 SEND: dict[str, tuple[str, str]] = {
     "image": ("sendPhoto", "photo"),
@@ -216,7 +216,7 @@ class File(Struct):
     file_size: int = 0
 
 
-class Place(Struct):
+class Location(Struct):
     """A location."""
 
     latitude: float
@@ -226,7 +226,7 @@ class Place(Struct):
 class Venue(Struct):
     """A location with a name."""
 
-    location: Place
+    location: Location
     title: str = ""
     address: str = ""
 
@@ -264,7 +264,7 @@ class Message(Struct, kw_only=True):
     sticker: File | None = None
     document: File | None = None
     venue: Venue | None = None  # comes with `location` beside it
-    location: Place | None = None
+    location: Location | None = None
     contact: Contact | None = None
 
     @property

@@ -14,8 +14,8 @@ from . import meta, parts
 from .base import Challenge, Inbound, Outcome, Pairs, Received, Request, Response, Status, conversation_of, secrets_of
 from .bodies import each, filled, items, name, storable, unknown
 
-TEXT, BODY, CAPTION = parts.Room(4096), parts.Room(1024), parts.Room(1024)
-BUTTON, ROW, DESCRIPTION = parts.Room(20), parts.Room(24), parts.Room(72)
+TEXT, BODY, CAPTION = parts.TextLimit(4096), parts.TextLimit(1024), parts.TextLimit(1024)
+BUTTON, ROW, DESCRIPTION = parts.TextLimit(20), parts.TextLimit(24), parts.TextLimit(72)
 BUTTONS_MOST, ROWS_MOST = 3, 10
 
 MEDIA: dict[str, str] = {"voice": "audio", "animation": "video"}
@@ -126,7 +126,7 @@ class Envelope(Struct, kw_only=True):
     errors: list[dict[str, Any]] = []
 
 
-class Words(Struct):
+class TextBody(Struct):
     """A text."""
 
     body: str
@@ -145,7 +145,7 @@ class File(Struct):
     animated: bool = False
 
 
-class Tapped(Struct):
+class Selection(Struct):
     """A row or a button of an interactive message."""
 
     id: str
@@ -165,8 +165,8 @@ class Interactive(Struct):
     """The answer to an interactive message."""
 
     type: str
-    button_reply: Tapped | None = None
-    list_reply: Tapped | None = None
+    button_reply: Selection | None = None
+    list_reply: Selection | None = None
     nfm_reply: Form | None = None
 
 
@@ -177,7 +177,7 @@ class Button(Struct):
     payload: str = ""
 
 
-class Place(Struct):
+class Location(Struct):
     """A location."""
 
     latitude: float
@@ -327,7 +327,7 @@ def _content(told: Envelope, raw: Any) -> Content:
     """What a message says. Raises ValueError, LookupError or TypeError when it is not of the published shape."""
     match told.type:
         case "text":
-            return convert(raw, Words).body
+            return convert(raw, TextBody).body
         case kind if kind in FILES:
             file = convert(raw, File)
             media = parts.Media(
@@ -346,8 +346,8 @@ def _content(told: Envelope, raw: Any) -> Content:
             button = convert(raw, Button)
             return [parts.plain(parts.Pressed(button.payload or button.text, button.text))]
         case "location":
-            place = convert(raw, Place)
-            return [parts.plain(parts.Location(**{part: getattr(place, part) for part in Place.__struct_fields__}))]
+            place = convert(raw, Location)
+            return [parts.plain(parts.Location(**{part: getattr(place, part) for part in Location.__struct_fields__}))]
         case "contacts":
             cards = convert(raw, list[Card])
             return [

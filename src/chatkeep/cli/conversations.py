@@ -122,7 +122,7 @@ def history(
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def erase(store: str, conversation: str, tenant: str, yes: bool) -> None:
     """Removes a conversation with its whole log, and the tokens for it. There is no way back."""
-    from ..auth import credentials as grants
+    from ..auth import credentials
 
     async def work(of: Tenant[Any]) -> None:
         try:
@@ -132,7 +132,7 @@ def erase(store: str, conversation: str, tenant: str, yes: bool) -> None:
         if not yes:
             click.confirm(f"Erase {plain(conversation, line=True)} with its {what} for ever?", abort=True)
         await of.erase(conversation)
-        await grants.forget(keep, tenant, conversation)
+        await credentials.forget(keep, tenant, conversation)
         click.echo(f"{plain(conversation, line=True)} is erased.")
 
     keep = existing(store)

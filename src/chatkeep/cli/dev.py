@@ -102,7 +102,7 @@ async def greet(
     app: str, keep: Chatkeep[Any] | None, address: str, ready: Event, changed: list[str], began: float
 ) -> None:
     """Says where everything is; after a change only that the bot runs again."""
-    from ..auth import credentials as grants
+    from ..auth import credentials
 
     first = not ready.is_set()
     ready.set()
@@ -117,7 +117,7 @@ async def greet(
             f"kept in {store}" if lasts(keep) else f"in {store}, which every start empties; sqlite:///chat.db keeps it"
         )
         click.echo(f"What is said is {kept}.")
-        issued = await grants.create_key(keep, "", label=LABEL, expires_in=KEY_S)
+        issued = await credentials.create_key(keep, "", label=LABEL, expires_in=KEY_S)
         click.echo(f"A service key, for a day: {issued.token}")
         click.echo(f"The API: {address}openapi.json   people take over at {address}operator")
         click.echo(

@@ -31,14 +31,14 @@ def create_key(store: str, tenant: str, label: str, expires: str | None, as_json
     Example:
       chatkeep key create chat.db --tenant salon --label ci --expires 90d
     """
-    from ..auth import credentials as grants
+    from ..auth import credentials
 
     try:
         expires_in = None if expires is None else seconds(expires)
     except ValueError as fault:
         raise UsageError(f"{fault}. No key was made.") from None
     keep = existing(store)
-    issued = asyncio.run(opened(keep, lambda: grants.create_key(keep, tenant, label=label, expires_in=expires_in)))
+    issued = asyncio.run(opened(keep, lambda: credentials.create_key(keep, tenant, label=label, expires_in=expires_in)))
     if as_json:
         tell(issued)
         return
@@ -51,10 +51,10 @@ def create_key(store: str, tenant: str, label: str, expires: str | None, as_json
 @json_option
 def list_keys(store: str, as_json: bool) -> None:
     """Lists the service keys of a store: what they are for, never what they are."""
-    from ..auth import credentials as grants
+    from ..auth import credentials
 
     keep = existing(store)
-    keys = asyncio.run(opened(keep, lambda: grants.list_keys(keep)))
+    keys = asyncio.run(opened(keep, lambda: credentials.list_keys(keep)))
     for found in keys:
         if as_json:
             tell(found)
@@ -72,9 +72,9 @@ def list_keys(store: str, as_json: bool) -> None:
 @click.argument("id", metavar="ID")
 def revoke_key(store: str, id: str) -> None:
     """Ends a service key; every server on the store refuses it within two seconds."""
-    from ..auth import credentials as grants
+    from ..auth import credentials
 
     keep = existing(store)
-    if not asyncio.run(opened(keep, lambda: grants.revoke_key(keep, id))):
+    if not asyncio.run(opened(keep, lambda: credentials.revoke_key(keep, id))):
         raise ChatkeepError(f"There is no key {plain(id, line=True)!r}. `chatkeep key list` has those there are.")
     click.echo(f"Key {plain(id, line=True)} is revoked.")

@@ -12,18 +12,18 @@ from .blocking import SyncChat, SyncClient, SyncSlot
 from .chat import Chat, Client, Slot
 from .events import Ended, Event, MessageEvent, StateEvent
 from .refusals import Forbidden, KeyReused, NotFound, PreconditionFailed, Unauthorized
-from .values import Conversation, Created, Grant, Me, Pending, Queued, Receipt, Redeemed, Share, Token
+from .values import Conversation, Created, Credential, Me, Pending, Queued, Receipt, Redeemed, Share, Token
 
 __all__ = [
     "Chat",
     "Client",
     "Conversation",
     "Created",
+    "Credential",
     "Delta",
     "Ended",
     "Event",
     "Forbidden",
-    "Grant",
     "KeyReused",
     "Me",
     "MessageEvent",

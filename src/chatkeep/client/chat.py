@@ -22,7 +22,7 @@ from .events import Event, follow
 from .link import Answer, Link, encode, pause
 from .outbox import Outbox
 from .refusals import NotFound, PreconditionFailed
-from .values import Conversation, Created, Grant, Me, Pending, Queued, Receipt, Redeemed, Share, Token
+from .values import Conversation, Created, Credential, Me, Pending, Queued, Receipt, Redeemed, Share, Token
 
 MERGE_PATCH = {"content-type": "application/merge-patch+json"}
 ASYNC = {"prefer": "respond-async"}
@@ -44,7 +44,7 @@ class Conversations(Struct):
 class Tokens(Struct):
     """A listing, as it comes."""
 
-    tokens: list[Grant]
+    tokens: list[Credential]
 
 
 class Slot:
@@ -238,7 +238,7 @@ class Chat:
         asked = _given(scopes=scopes, expires_in=expires_in, label=label, subject=subject)
         return (await self._link.ask("POST", f"{self._path}/tokens", asked, about=self.id, repeatable=False)).to(Token)
 
-    async def tokens(self) -> list[Grant]:
+    async def tokens(self) -> list[Credential]:
         """The tokens and shares of this conversation. Wants a service key."""
         return (await self._link.ask("GET", f"{self._path}/tokens", about=self.id)).to(Tokens).tokens
 

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from ..errors import ChatkeepError
 from ..model import Delta, Message, Typing
-from .link import LONGEST_ANSWER, Link, Passing, decoded, pause
+from .link import LONGEST_ANSWER, Link, TemporaryFailure, decoded, pause
 
 log = logging.getLogger("chatkeep.client")
 
@@ -44,7 +44,7 @@ Event = MessageEvent | StateEvent | Typing | Delta | Ended
 KINDS: dict[str, type[Any]] = {"message": Message, "state": StateEvent, "typing": Typing, "piece": Delta}
 
 
-class End(Struct):
+class StreamEnd(Struct):
     """The server ends the stream."""
 
     reason: str
@@ -73,7 +73,7 @@ async def follow(link: Link, path: str, after: int, *, about: str) -> AsyncGener
                     if frame.retry_ms is not None:
                         first_s = frame.retry_ms / 1000
                     if frame.event == "end":
-                        if (reason := decoded(frame.data, End).reason) in ("revoked", "erased"):
+                        if (reason := decoded(frame.data, StreamEnd).reason) in ("revoked", "erased"):
                             yield Ended(reason="revoked" if reason == "revoked" else "erased")
                             return
                         break
@@ -85,7 +85,7 @@ async def follow(link: Link, path: str, after: int, *, about: str) -> AsyncGener
                             continue
                         after, event = event.number, MessageEvent(event)
                     yield event
-        except Passing as fault:
+        except TemporaryFailure as fault:
             after_s = fault.after
             log.info("event stream: %s", fault)
         if link.is_open:

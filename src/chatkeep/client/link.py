@@ -40,7 +40,7 @@ HAPPENED = "Perhaps it was done. Do it again the same way, or read."
 NOTHING = "Nothing was done. Try again later."
 
 
-class Passing(Exception):
+class TemporaryFailure(Exception):
     """A trouble that passes by itself. error: what to raise when nobody waits for that; after: the server's wish;
     certain: nothing was done."""
 
@@ -51,7 +51,7 @@ class Passing(Exception):
         self.after = after
 
 
-class Reconsider(Exception):
+class TokenChanged(Exception):
     """The client has another token by now than the one that a request was for; it was not sent with that."""
 
 
@@ -154,14 +154,14 @@ class Link:
         certainly not done.
 
         Ends within the timeout. With *told* it never gives up, not even for want of a valid token, and tells what is
-        in the way. With *only* it is sent with that token or not at all: `Reconsider` when there is another.
+        in the way. With *only* it is sent with that token or not at all: `TokenChanged` when there is another.
         """
         raw = None if body is UNSET else encode(body, about)
         doubt = False
 
         def again(fault: BaseException) -> bool:
             nonlocal doubt
-            if not isinstance(fault, Passing):
+            if not isinstance(fault, TemporaryFailure):
                 return False
             doubt = doubt or not fault.certain
             if told is not None:
@@ -187,7 +187,7 @@ class Link:
             if doubt:  # what was done the first time may be the very reason
                 raise Uncertain(f"{refused} An earlier attempt was not answered. {HAPPENED}") from refused
             raise
-        except Passing as last:
+        except TemporaryFailure as last:
             error = last.error
             if method == "GET" and isinstance(error, Uncertain):
                 error = Unavailable(f"{about}: {last.__cause__ or error}. Nothing was read. Try again later.")
@@ -198,7 +198,7 @@ class Link:
 
     @asynccontextmanager
     async def stream(self, path: str, last: int, about: str) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The chunks of an event stream, from after the log number *last*. Raises `Passing`."""
+        """The chunks of an event stream, from after the log number *last*. Raises `TemporaryFailure`."""
         headers = {"accept": "text/event-stream", "last-event-id": str(last)}
         within = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)
         async with self._request("GET", path, None, headers, within, about, False) as said:
@@ -219,7 +219,7 @@ class Link:
         if self._session is None or self._session.closed:
             raise UsageError(f"{about}: the client is not open; nothing was done. Use it in `async with Client(...)`.")
         if only is not UNSET and only != self.token:
-            raise Reconsider
+            raise TokenChanged
         headers = {"content-type": "application/json", **headers} if raw is not None else dict(headers)
         if self.token:
             headers["authorization"] = f"Bearer {self.token}"
@@ -232,7 +232,7 @@ class Link:
                     error, passes = refusal(said.status, await _whole(said, about), about)
                     if passes or (patient and isinstance(error, Unauthorized)):
                         after = _seconds(said.headers.get("retry-after", ""))
-                        raise Passing(error, certain=not isinstance(error, Uncertain), after=after)
+                        raise TemporaryFailure(error, certain=not isinstance(error, Uncertain), after=after)
                     raise error
                 self._reading.add(said)
                 try:
@@ -240,9 +240,9 @@ class Link:
                 finally:
                     self._reading.discard(said)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as fault:
-            raise Passing(Unavailable(f"{about}: {_words(fault)}. {NOTHING}"), certain=True) from fault
+            raise TemporaryFailure(Unavailable(f"{about}: {_words(fault)}. {NOTHING}"), certain=True) from fault
         except (aiohttp.ClientError, _Broken, TimeoutError, OSError) as fault:
-            raise Passing(Uncertain(f"{about}: {_words(fault)}. {HAPPENED}"), certain=False) from fault
+            raise TemporaryFailure(Uncertain(f"{about}: {_words(fault)}. {HAPPENED}"), certain=False) from fault
 
 
 async def _whole(said: aiohttp.ClientResponse, about: str) -> bytes:
@@ -271,7 +271,7 @@ def pause(failures: int, *, first: float = FIRST_PAUSE_S) -> float:
 
 def _pause(state: RetryCallState) -> float:
     fault = state.outcome.exception() if state.outcome else None
-    return pause(state.attempt_number) + (fault.after if isinstance(fault, Passing) else 0.0)
+    return pause(state.attempt_number) + (fault.after if isinstance(fault, TemporaryFailure) else 0.0)
 
 
 class _Broken(Exception):

@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 
 from ..conversation.keys import key_for, message_id
 from ..errors import BadMessage, ChatkeepError, Misconfigured, Uncertain, UsageError
-from .link import Reconsider
+from .link import TokenChanged
 from .values import Pending, Queued
 
 log = logging.getLogger("chatkeep.client")
@@ -258,7 +258,7 @@ class Outbox:
                 await self._look_again()
                 if token is not None and self._asking:
                     await self._name(token, await name_of(token, self._tell))
-            except Reconsider:
+            except TokenChanged:
                 continue
             except ChatkeepError as fault:  # an older server, for one: what is posted belongs to the credential alone
                 log.info("queue=%s: whose the credential is was not told: %s", self._path, fault)
@@ -305,7 +305,7 @@ class Outbox:
         sql, refused = "delete from outbox where number = ?", 0
         try:
             await deliver(queued, token, self._tell)
-        except Reconsider:
+        except TokenChanged:
             return
         except ChatkeepError as refusal:
             values = [str(refusal), queued.number]

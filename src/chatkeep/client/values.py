@@ -87,7 +87,7 @@ class Redeemed(Struct, frozen=True, kw_only=True, rename={"conversation": "id"})
     expires_at: float | None = None
 
 
-class Grant(Struct, frozen=True, kw_only=True):
+class Credential(Struct, frozen=True, kw_only=True):
     """A token or share as the server lists it; the secret itself is not kept anywhere."""
 
     id: str

@@ -16,7 +16,7 @@ Before the endpoint runs, `request.state` has `principal`, `tenant` (the `Tenant
 conversation is the route's path parameter `id`, in that one place for the check and for the work; nothing is decided
 by `request.url`, which a Host header can bend. The endpoint's `policy` tells a test what was declared.
 
-A grant is looked at again after FRESH_S, so that a revocation is effective everywhere within two seconds, and a busy
+A credential is looked at again after FRESH_S, so that a revocation is effective everywhere within two seconds, and a busy
 token costs one read a second.
 """
 
@@ -37,18 +37,18 @@ from starlette.responses import Response
 from ..app import Chatkeep, core_of
 from ..auth.credentials import (
     SCOPES,
-    Grant,
     Holder,
     Issued,
     Scope,
+    StoredCredential,
     checked,
     digest_of,
     forget,
-    grants_of,
     id_of,
     issue_token,
     mistyped,
     new_guest,
+    stored_credentials,
     subject_of,
 )
 from ..errors import Misconfigured, StoreError, UsageError
@@ -63,7 +63,7 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Coroutine[Any, Any, Response]
 VISITOR_SCOPES: tuple[Scope, ...] = ("read", "send", "share")
 
 FRESH_S = 1.0
-"""What is known of a grant is looked at again after this long."""
+"""What is known of a credential is looked at again after this long."""
 
 NOTED_S = 3600.0
 """`last_used_at` is no finer than this: a write for each request would cost more than it tells."""
@@ -87,7 +87,7 @@ REFUSED = (
 
 
 class Principal(Struct, frozen=True, kw_only=True):
-    """Who asks: a service key, a conversation's token, or a visitor without either. *name* is that of its grant."""
+    """Who asks: a service key, a conversation's token, or a visitor without either. *name* is that of its stored credential."""
 
     kind: Literal["service", "token", "visitor"]
     tenant: str = ""
@@ -97,17 +97,17 @@ class Principal(Struct, frozen=True, kw_only=True):
     name: str = ""
     expires_at: float | None = None
     by_cookie: bool = False
-    grant: Grant | None = None
+    stored: StoredCredential | None = None
 
     @property
     def subject(self) -> str:
-        """Names who asks, as `grants.subject_of`; "" without credentials. Made only where it is asked for."""
-        return "" if self.grant is None else subject_of(self.grant)
+        """Names who asks, as `credentials.subject_of`; "" without credentials. Made only where it is asked for."""
+        return "" if self.stored is None else subject_of(self.stored)
 
     @property
     def holder(self) -> Holder:
         """What kind of holder asks."""
-        return "visitor" if self.grant is None else self.grant.holder
+        return "visitor" if self.stored is None else self.stored.holder
 
 
 VISITOR = Principal(kind="visitor")
@@ -212,9 +212,9 @@ class Access:
             self.visitor_scopes = checked(visitor_scopes)
         except UsageError as fault:
             raise Misconfigured(f"visitor_scopes: {fault}") from None
-        self._grants = grants_of(keep)
+        self._records = stored_credentials(keep)
         self._clock = core_of(keep).clock
-        self._looked: TTLCache[str, asyncio.Task[Grant | None]] = TTLCache(HELD, FRESH_S)
+        self._looked: TTLCache[str, asyncio.Task[StoredCredential | None]] = TTLCache(HELD, FRESH_S)
         self._noted: TTLCache[str, bool] = TTLCache(HELD, NOTED_S)
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -235,25 +235,25 @@ class Access:
         given = request.headers.getlist("authorization")
         text = bearer(given) if given else cookie_of(request)
         name = digest_of(text)
-        grant = await self._grant(name, text) if name else None
+        stored = await self._find(name, text) if name else None
         kinds = ("service", "token") if given else ("token",)
-        if name is None or grant is None or grant.kind not in kinds or grant.over(self._clock()):
+        if name is None or stored is None or stored.kind not in kinds or stored.over(self._clock()):
             if given:
                 raise unauthorized()
             return VISITOR
         if not given and request.method not in SAFE and not same_origin(request):
             raise forbidden(ELSEWHERE)
-        self._note_use(name, grant)
+        self._note_use(name, stored)
         return Principal(
-            kind="service" if grant.kind == "service" else "token",
-            tenant=grant.tenant,
-            conversation=grant.conversation,
-            scopes=SCOPES if grant.kind == "service" else frozenset(grant.scopes),
+            kind="service" if stored.kind == "service" else "token",
+            tenant=stored.tenant,
+            conversation=stored.conversation,
+            scopes=SCOPES if stored.kind == "service" else frozenset(stored.scopes),
             id=id_of(name),
             name=name,
-            expires_at=grant.expires_at,
+            expires_at=stored.expires_at,
             by_cookie=not given,
-            grant=grant,
+            stored=stored,
         )
 
     async def admit(self, request: Request, policy: AccessPolicy) -> None:
@@ -286,9 +286,9 @@ class Access:
                 raise forbidden(f"This token has not the scope {policy.scope!r}, which this takes.")
 
     async def holds(self, principal: Principal) -> bool:
-        """Whether the grant behind *principal* still stands, for streams that stay open. Cheap; ask every second or so."""
-        grant = await self._grant(principal.name) if principal.name else None
-        return grant is not None and not grant.over(self._clock())
+        """Whether the credential behind *principal* still stands, for streams that stay open. Cheap; ask every second or so."""
+        stored = await self._find(principal.name) if principal.name else None
+        return stored is not None and not stored.over(self._clock())
 
     async def visit(self, conversation: str) -> Issued:
         """The token of a visitor who has made *conversation*."""
@@ -297,16 +297,16 @@ class Access:
         )
 
     async def forget(self, tenant: str, conversation: str) -> None:
-        """As `grants.forget`; here it is effective at once."""
+        """As `credentials.forget`; here it is effective at once."""
         await forget(self.keep, tenant, conversation)
         self.look_again()
 
     def look_again(self) -> None:
-        """Lets go of what is known of grants, after one was ended here."""
+        """Lets go of what is known of credentials, after one was ended here."""
         self._looked.clear()
 
-    async def _grant(self, name: str, text: str = "") -> Grant | None:
-        """The grant, as it was at most FRESH_S ago; those who ask meanwhile wait for the same look. What is mistyped in
+    async def _find(self, name: str, text: str = "") -> StoredCredential | None:
+        """The credential, as it was at most FRESH_S ago; those who ask meanwhile wait for the same look. What is mistyped in
         *text* needs none."""
         try:
             task = self._looked[name]  # (`get` asks for the time twice)
@@ -315,21 +315,21 @@ class Access:
             if text and mistyped(text):
                 return None
         if task is None or (task.done() and (task.cancelled() or task.exception())):
-            task = self._looked[name] = self._start(self._grants.get(name))
+            task = self._looked[name] = self._start(self._records.get(name))
         return task.result() if task.done() else await asyncio.shield(task)
 
-    def _note_use(self, name: str, grant: Grant) -> None:
+    def _note_use(self, name: str, stored: StoredCredential) -> None:
         now = self._clock()
-        if now - (grant.last_used_at or 0.0) < NOTED_S or name in self._noted or len(self._tasks) >= TASKS_MOST:
+        if now - (stored.last_used_at or 0.0) < NOTED_S or name in self._noted or len(self._tasks) >= TASKS_MOST:
             return
         self._noted[name] = True
 
-        def note(held: Grant | None) -> Grant | None:
+        def note(held: StoredCredential | None) -> StoredCredential | None:
             return held and structs.replace(held, last_used_at=max(now, held.last_used_at or 0.0))
 
         async def write() -> None:
             try:
-                await self._grants.change(name, note)
+                await self._records.change(name, note)
             except StoreError as fault:
                 log.info("The last use of token %s could not be noted: %s", id_of(name), type(fault).__name__)
 

@@ -94,7 +94,7 @@ class Conversations(Struct, frozen=True):
     conversations: list[Summary]
 
 
-class Begun(Struct, frozen=True):
+class CreatedConversation(Struct, frozen=True):
     """A conversation that a service key has asked for; *created* when it was not there before."""
 
     id: str

@@ -98,7 +98,7 @@ class Conversations(Resource):
     @allows(service=True, visitor=True)
     async def post(self, request: Request) -> Response:
         """Begins a conversation; a visitor is given a token for it."""
-        asked = await wire.body(request, wire.Beginning, limit=SMALL, needed=False)
+        asked = await wire.body(request, wire.NewConversation, limit=SMALL, needed=False)
         if principal_of(request).kind == "visitor":
             return await visit(request, asked)
         if asked.cookie:
@@ -107,18 +107,18 @@ class Conversations(Resource):
         there = None if id is None else await tenant.conversation(id, messages=0)
         begun = there or await tenant.create(id if id is not None else fresh_id(), owner=asked.owner or "")
         headers = {"location": location(request, begun.id)}
-        told = answers.Begun(begun.id, begun.revision, there is None)
+        told = answers.CreatedConversation(begun.id, begun.revision, there is None)
         return as_json(told, status=201 if there is None else 200, headers=headers)
 
     @allows(service=True)
     async def get(self, request: Request) -> Response:
         """Conversations without their messages, last changed first; or those of one `owner`."""
-        asked = wire.query(request, wire.Listing)
+        asked = wire.query(request, wire.ListQuery)
         listing = tenant_of(request).conversations(owner=asked.owner, limit=asked.limit)
         return as_json(answers.Conversations([answers.summary(found) async for found in listing]))
 
 
-async def visit(request: Request, asked: wire.Beginning) -> Response:
+async def visit(request: Request, asked: wire.NewConversation) -> Response:
     """Begins a conversation for somebody whom nobody knows."""
     if asked.id is not None or asked.owner is not None:
         raise HTTPException(400, "Without a service key the server chooses id and owner; nothing was begun.")
@@ -142,12 +142,12 @@ class Conversation(Resource):
     @allows("read")
     async def get(self, request: Request) -> Response:
         """The conversation as it is now, with its last messages."""
-        asked = wire.query(request, wire.Shown)
+        asked = wire.query(request, wire.ConversationQuery)
         found = await conversation(request, messages=asked.messages)
         messages = [message for message in found.messages if message.role != "system"]
         first = found.messages[0].number if found.messages else found.head + 1
         if len(messages) < asked.messages and first > 1:
-            window = wire.Window(before=first, limit=asked.messages - len(messages))
+            window = wire.LogWindow(before=first, limit=asked.messages - len(messages))
             messages = await talk(tenant_of(request), found.id, window) + messages
         shown = shape_of(request).json_of(found.state) if shows_state(request) else UNSET
         return as_json(answers.conversation(found, messages, shown), headers={"etag": f'"{found.revision}"'})
@@ -196,7 +196,7 @@ class Messages(Resource):
     @allows("read")
     async def get(self, request: Request) -> Response:
         """A page of the log, oldest first: the last messages, or those around `after` and `before`."""
-        asked = wire.query(request, wire.Window)
+        asked = wire.query(request, wire.LogWindow)
         found = await talk(tenant_of(request), conversation_asked(request), asked)
         if not found and principal_of(request).kind == "service":
             await conversation(request, messages=0)  # an empty page of what is not there would hide that
@@ -217,7 +217,7 @@ async def refuse_other(tenant: Tenant[Any], receipt: model.Receipt, incoming: wi
             )
 
 
-async def talk(tenant: Tenant[Any], id: str, asked: wire.Window) -> list[model.Message]:
+async def talk(tenant: Tenant[Any], id: str, asked: wire.LogWindow) -> list[model.Message]:
     """As many messages as were *asked* for, if there are as many; chatkeep's own notes are left out."""
     found: list[model.Message] = []
     after, before = asked.after, asked.before

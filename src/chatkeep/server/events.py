@@ -34,7 +34,7 @@ SLOW_S = 30.0
 RETRY_MS = 1000
 
 
-class Since(Struct, forbid_unknown_fields=True):
+class EventsQuery(Struct, forbid_unknown_fields=True):
     """From which number of the log a client wants to know; None: only what comes from now on."""
 
     after: wire.Number | None = None
@@ -73,7 +73,7 @@ class Events(wire.Resource):
     @allows("read")
     async def get(self, request: Request) -> Response:
         """Streams what happens, from `Last-Event-ID` or `after` on."""
-        after = wire.query(request, Since).after
+        after = wire.query(request, EventsQuery).after
         if (known := request.headers.get("last-event-id")) is not None:
             try:
                 after = min(wire.whole(known), wire.NEWEST)

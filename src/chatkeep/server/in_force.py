@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from ..app import Chatkeep
 from ..drivers.base import Finding
-from ..settings import DURATIONS, PLAUSIBLE, PREFIX, Given, Settings, given, in_words, seconds, shown
+from ..settings import DURATIONS, PLAUSIBLE, PREFIX, GivenValue, Settings, given, in_words, seconds, shown
 from .settings import ServerSettings
 
 ELSEWHERE = ("flags",)
@@ -22,7 +22,7 @@ def in_force(settings: ServerSettings, arguments: Mapping[str, object], keep: Ch
     return found if keep is None else found + findings(keep.settings, given(Settings, {})[0])
 
 
-def findings(settings: Struct, told: Mapping[str, Given]) -> list[Finding]:
+def findings(settings: Struct, told: Mapping[str, GivenValue]) -> list[Finding]:
     """The settings of one kind; *told* is what was given for them outside of the program."""
     default, found = type(settings)(), []
     for name in settings.__struct_fields__:

@@ -1,6 +1,6 @@
 """Rate limits: how much one token, conversation, tenant or network address may ask, counted over all instances.
 
-Two places ask: `admit`, once it is known who a request is from, and the middleware `Limited`, for those whose credentials
+Two places ask: `admit`, once it is known who a request is from, and the middleware `RateLimitMiddleware`, for those whose credentials
 were refused. Who is over a limit is remembered here until the window ends, and costs the store nothing more.
 """
 
@@ -52,7 +52,7 @@ WORDS = {
 }
 
 
-class Told(Protocol):
+class RefusalCounter(Protocol):
     """What wants to know of each refusal."""
 
     def limited(self, rate: str) -> None:
@@ -62,7 +62,7 @@ class Told(Protocol):
 class Limits:
     """The rate limits of one server. *rates*: by what is counted (see WORDS), such as {"token": "300/minute"}."""
 
-    def __init__(self, driver: Driver, rates: Mapping[str, str], *, told: Told | None = None) -> None:
+    def __init__(self, driver: Driver, rates: Mapping[str, str], *, told: RefusalCounter | None = None) -> None:
         self._rates: dict[str, RateLimitItem] = {name: parse(rate) for name, rate in rates.items()}
         self._here = InMemory()
         self._shared = counters_for(driver) or self._here
@@ -156,7 +156,7 @@ class Limits:
         )
 
 
-class Limited:
+class RateLimitMiddleware:
     """Middleware: refuses addresses that are over a limit, and counts requests that nobody else counted."""
 
     def __init__(self, app: ASGIApp, *, limits: Limits) -> None:

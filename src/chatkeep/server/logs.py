@@ -47,7 +47,7 @@ REPEATED_S = 60.0
 PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
 
 
-class Lines(logging.Formatter):
+class LineFormatter(logging.Formatter):
     """Formats a record as one line: JSON, or text for people."""
 
     def __init__(self, *, as_json: bool) -> None:
@@ -139,7 +139,7 @@ def safe(value: object) -> object:
 def configure(*, as_json: bool, level: str) -> None:
     """Sends the logs of everything in this process to standard error, in lines."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Lines(as_json=as_json))
+    handler.setFormatter(LineFormatter(as_json=as_json))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     logging.captureWarnings(True)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):  # theirs go the same way, and ours is the access log
@@ -162,7 +162,7 @@ PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
-class Observed:
+class RequestLogMiddleware:
     """Middleware: names each request (`x-request-id`), logs it and counts it. Nothing that a client chose is told."""
 
     def __init__(self, app: ASGIApp, *, metrics: Requests | None = None) -> None:

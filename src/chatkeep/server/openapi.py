@@ -83,13 +83,13 @@ WRITE = (409, 422, 500, 503)
 OPERATIONS: dict[tuple[str, str], Operation] = {
     ("/v1/me", "get"): Operation(gives={200: answers.Me}, refuses=READ),
     ("/v1/conversations", "post"): Operation(
-        takes=wire.Beginning,
+        takes=wire.NewConversation,
         needed=False,
-        gives={200: answers.Begun, 201: (answers.Begun, answers.Visit)},
+        gives={200: answers.CreatedConversation, 201: (answers.CreatedConversation, answers.Visit)},
         refuses=WRITE,
     ),
-    ("/v1/conversations", "get"): Operation(query=wire.Listing, gives={200: answers.Conversations}, refuses=READ),
-    (ONE, "get"): Operation(query=wire.Shown, gives={200: answers.Conversation}, refuses=READ),
+    ("/v1/conversations", "get"): Operation(query=wire.ListQuery, gives={200: answers.Conversations}, refuses=READ),
+    (ONE, "get"): Operation(query=wire.ConversationQuery, gives={200: answers.Conversation}, refuses=READ),
     (ONE, "delete"): Operation(gives={204: None}, refuses=WRITE),
     (f"{ONE}/messages", "post"): Operation(
         takes=wire.Incoming,
@@ -97,7 +97,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         gives={200: answers.Receipt, 202: answers.Receipt},
         refuses=WRITE,
     ),
-    (f"{ONE}/messages", "get"): Operation(query=wire.Window, gives={200: answers.Messages}, refuses=READ),
+    (f"{ONE}/messages", "get"): Operation(query=wire.LogWindow, gives={200: answers.Messages}, refuses=READ),
     **{
         (path, method): operation
         for path in (f"{ONE}/state", f"{ONE}/state/{{slot}}")
@@ -117,7 +117,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         refuses=(412, *WRITE),
     ),
     (f"{ONE}/events", "get"): Operation(
-        query=events.Since,
+        query=events.EventsQuery,
         headers={"Last-Event-ID": "Number of the last message that the client has; wins over `after`."},
         gives={200: str},
         answers_with="text/event-stream",

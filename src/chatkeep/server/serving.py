@@ -31,7 +31,7 @@ from . import logs, telemetry
 from .access import allows
 from .app import create_app
 from .health import STOPPING
-from .limits import Limited, Limits
+from .limits import Limits, RateLimitMiddleware
 from .metrics import Metrics, get_metrics
 from .protocol import PromptProtocol
 from .settings import ServerSettings, cors, server_settings_from
@@ -154,10 +154,10 @@ def application_of(found: object, settings: ServerSettings) -> Lifespan:
         visitor_scopes=settings.visitor_scopes,
         routes=[Route("/metrics", allows(anyone=True)(get_metrics))] if metrics is not None else [],
         middleware=[
-            Middleware(telemetry.Traced),
-            Middleware(logs.Observed, metrics=metrics),
+            Middleware(telemetry.TracingMiddleware),
+            Middleware(logs.RequestLogMiddleware, metrics=metrics),
             *([Middleware(CORSMiddleware, **cors(settings.origins))] if settings.origins else []),
-            *([Middleware(Limited, limits=limits)] if limits is not None else []),
+            *([Middleware(RateLimitMiddleware, limits=limits)] if limits is not None else []),
         ],
     )
     app.state.metrics, app.state.limits = metrics, limits

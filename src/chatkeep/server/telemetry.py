@@ -43,7 +43,7 @@ def carried(metadata: dict[str, Any] | None) -> dict[str, Any] | None:
     return own or None
 
 
-class Traced:
+class TracingMiddleware:
     """Middleware: a span for each request, as part of the caller's trace if there is one."""
 
     def __init__(self, app: ASGIApp) -> None:

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from ..auth import credentials as grants
+from ..auth import credentials
 from ..auth.credentials import Issued, Scope
 from ..errors import NotOpen, UsageError
 from . import access, answers, wire
@@ -27,8 +27,8 @@ Subject = Annotated[str, Meta(max_length=512)]
 class NewToken(Struct, forbid_unknown_fields=True):
     """A token that is asked for; *subject*: the user whom it is for, under any name that stays the same."""
 
-    scopes: tuple[Scope, ...] = grants.TOKEN_SCOPES
-    expires_in: Annotated[float, Meta(gt=0, le=400 * DAY_S)] = grants.TOKEN_S
+    scopes: tuple[Scope, ...] = credentials.TOKEN_SCOPES
+    expires_in: Annotated[float, Meta(gt=0, le=400 * DAY_S)] = credentials.TOKEN_S
     label: Label = ""
     subject: Subject = ""
 
@@ -37,7 +37,7 @@ class NewShare(Struct, forbid_unknown_fields=True):
     """A share that is asked for; without *scopes*, what a token has by default, as far as its maker has it."""
 
     scopes: list[Scope] | None = None
-    expires_in: Annotated[float, Meta(gt=0, le=7 * DAY_S)] = grants.SHARE_S
+    expires_in: Annotated[float, Meta(gt=0, le=7 * DAY_S)] = credentials.SHARE_S
     uses: Annotated[int, Meta(ge=1, le=100)] = 1
 
 
@@ -70,7 +70,7 @@ class Tokens(wire.Resource):
     async def post(self, request: Request) -> Response:
         """Makes a token; the only time that it is shown."""
         asked = await wire.body(request, NewToken, limit=BODY_LIMIT, needed=False)
-        issued = await grants.issue_token(
+        issued = await credentials.issue_token(
             keep_of(request), principal_of(request).tenant, conversation_asked(request), **structs.asdict(asked)
         )
         return wire.as_json(issued, status=201)
@@ -78,7 +78,9 @@ class Tokens(wire.Resource):
     @allows(service=True)
     async def get(self, request: Request) -> Response:
         """All tokens and shares of the conversation, without what they are."""
-        found = await grants.list_tokens(keep_of(request), principal_of(request).tenant, conversation_asked(request))
+        found = await credentials.list_tokens(
+            keep_of(request), principal_of(request).tenant, conversation_asked(request)
+        )
         return wire.as_json(answers.Tokens(found))
 
 
@@ -88,7 +90,7 @@ class Token(wire.Resource):
     @allows(own=True)
     async def delete(self, request: Request) -> Response:
         """Ends a token or a share; the token that asks can end itself."""
-        if not await grants.revoke(
+        if not await credentials.revoke(
             keep_of(request), principal_of(request).tenant, conversation_asked(request), id_of(request)
         ):
             raise access.not_found()
@@ -108,7 +110,7 @@ class Rotated(wire.Resource):
         asked = await wire.body(request, Rotation, limit=BODY_LIMIT, needed=False)
         place = (principal_of(request).tenant, conversation_asked(request), id_of(request))
         try:
-            issued = await grants.rotate(keep_of(request), *place, grace=asked.grace)
+            issued = await credentials.rotate(keep_of(request), *place, grace=asked.grace)
         except NotOpen:
             raise
         except UsageError as fault:
@@ -129,10 +131,10 @@ class Shares(wire.Resource):
         asked = await wire.body(request, NewShare, limit=BODY_LIMIT, needed=False)
         scopes = asked.scopes
         if scopes is None:
-            scopes = [scope for scope in grants.TOKEN_SCOPES if scope in maker.scopes]
+            scopes = [scope for scope in credentials.TOKEN_SCOPES if scope in maker.scopes]
         if more := [scope for scope in scopes if scope not in maker.scopes]:
             raise access.forbidden(f"This token has not the scope {more[0]!r}, so it cannot share it.")
-        issued = await grants.issue_share(
+        issued = await credentials.issue_share(
             keep_of(request),
             maker.tenant,
             conversation_asked(request),
@@ -157,7 +159,7 @@ class Redeemed(wire.Resource):
         asked = await wire.body(request, Redemption, limit=BODY_LIMIT)
         if asked.cookie and not access.same_origin(request):  # before the share is used up
             raise access.forbidden(access.ELSEWHERE)
-        found = await grants.redeem(keep_of(request), asked.share)
+        found = await credentials.redeem(keep_of(request), asked.share)
         if found is None:
             raise wire.Refused(404, "not-found", "This share is unknown, expired or used up; ask for a new one.")
         conversation, issued = found

@@ -59,7 +59,7 @@ class Incoming(Struct, forbid_unknown_fields=True):
     metadata: dict[str, Any] | None = None
 
 
-class Beginning(Struct, forbid_unknown_fields=True):
+class NewConversation(Struct, forbid_unknown_fields=True):
     """A conversation to begin: *id* and *owner* for service keys only; with *cookie* a visitor's token goes into the cookie."""
 
     id: Name | None = None
@@ -67,7 +67,7 @@ class Beginning(Struct, forbid_unknown_fields=True):
     cookie: bool = False
 
 
-class Window(Struct, forbid_unknown_fields=True):
+class LogWindow(Struct, forbid_unknown_fields=True):
     """Which part of a log a client asks for."""
 
     after: Number | None = None
@@ -75,13 +75,13 @@ class Window(Struct, forbid_unknown_fields=True):
     limit: Limit = 100
 
 
-class Shown(Struct, forbid_unknown_fields=True):
+class ConversationQuery(Struct, forbid_unknown_fields=True):
     """How many of its last messages a client wants with a conversation."""
 
     messages: Annotated[int, Meta(ge=0, le=PAGE_MOST)] = 20
 
 
-class Listing(Struct, forbid_unknown_fields=True):
+class ListQuery(Struct, forbid_unknown_fields=True):
     """Which conversations a client asks for."""
 
     owner: Owner | None = None

@@ -1,4 +1,4 @@
-"""Small durable records beside the conversations: grants of access, links of channels, and their like.
+"""Small durable records beside the conversations: credentials of access, links of channels, and their like.
 
 A register keeps one record under each name, in the store and through the same acts as a conversation, under a tenant
 of chatkeep's own ("~access"). Its rows are never due, so no sweep, session end or retention comes near them.

@@ -21,7 +21,7 @@ from ..errors import Unavailable
 from ..model import ASKING, Message
 
 
-class Told(Struct, frozen=True):
+class DeliveryReport(Struct, frozen=True):
     """What a client knows of one delivery, at the moment it learns it: sent (no answer yet), or acked, with the texts of
     the replies it was shown and whether it was told that the message was there before."""
 
@@ -32,7 +32,7 @@ class Told(Struct, frozen=True):
     duplicate: bool = False
 
 
-class Held(Struct, frozen=True):
+class StoredConversation(Struct, frozen=True):
     """What the store holds of one conversation in the end. noted: with chatkeep's own notes, without which numbers have
     gaps."""
 
@@ -53,7 +53,7 @@ class Verdict(Struct, frozen=True):
     lost: int = 0
 
 
-async def collect(keep: Chatkeep[Any], *, within: float = 20.0) -> dict[str, Held]:
+async def collect(keep: Chatkeep[Any], *, within: float = 20.0) -> dict[str, StoredConversation]:
     """Waits until the store answers and nothing is unread, for so many seconds, and takes out every conversation.
 
     Nobody may write meanwhile.
@@ -65,7 +65,9 @@ async def collect(keep: Chatkeep[Any], *, within: float = 20.0) -> dict[str, Hel
             found = [one async for one in keep.conversations(by="key")]
             if late or not any([one.unread for one in found]):
                 return {
-                    one.id: Held([message async for message in keep.history(one.id)], one.state, one.unread)
+                    one.id: StoredConversation(
+                        [message async for message in keep.history(one.id)], one.state, one.unread
+                    )
                     for one in found
                 }
         except Unavailable:
@@ -74,20 +76,26 @@ async def collect(keep: Chatkeep[Any], *, within: float = 20.0) -> dict[str, Hel
         await asyncio.sleep(0.05)
 
 
-def check(told: Iterable[Told], held: Mapping[str, Held], *, lossy: bool = False, any_bot: bool = False) -> Verdict:
+def check(
+    told: Iterable[DeliveryReport],
+    held: Mapping[str, StoredConversation],
+    *,
+    lossy: bool = False,
+    any_bot: bool = False,
+) -> Verdict:
     """Every broken promise, by name: lost, doubled, out of order, reply missing, and a few that should not be possible.
 
     *told* is in the order of time. *lossy*: the store was set back behind what it had answered; what is lost then is
     counted, and everything that is still there must be one history all the same. *any_bot*: one that keeps no
     `state["seen"]`, and may answer a message with several replies.
     """
-    by_name: dict[str, list[Told]] = {}
+    by_name: dict[str, list[DeliveryReport]] = {}
     for one in told:
         by_name.setdefault(one.conversation, []).append(one)
     faults: list[str] = []
     acked = unacked = lost = 0
     for name in by_name.keys() | held.keys():
-        heard, found = by_name.get(name, []), held.get(name) or Held([], {}, 0)
+        heard, found = by_name.get(name, []), held.get(name) or StoredConversation([], {}, 0)
         asked = [message for message in found.messages if message.role in ASKING]
         log = Counter(message.id for message in asked)
         seen = list(log) if any_bot else found.state.get("seen", [])
@@ -117,7 +125,7 @@ def check(told: Iterable[Told], held: Mapping[str, Held], *, lossy: bool = False
     return Verdict(faults, acked, unacked, lost)
 
 
-def overtaken(name: str, heard: list[Told], numbers: Mapping[str, int]) -> list[str]:
+def overtaken(name: str, heard: list[DeliveryReport], numbers: Mapping[str, int]) -> list[str]:
     """Messages that stand in the log before one that was acknowledged before they were first sent."""
     faults, latest = [], 0
     floor: dict[str, int] = {}
@@ -137,7 +145,7 @@ def out_of_order(messages: Iterable[Message]) -> bool:
 
 
 def wrong_replies(
-    name: str, asked: list[Message], messages: list[Message], heard: list[Told], *, any_bot: bool = False
+    name: str, asked: list[Message], messages: list[Message], heard: list[DeliveryReport], *, any_bot: bool = False
 ) -> list[str]:
     """What is wrong with the replies: missing, doubled, or other than a client was shown."""
     faults = []

@@ -26,7 +26,7 @@ from ..channels import Channel, Telegram, WhatsApp
 from ..errors import Unavailable, UsageError
 from ..extras import from_extra
 from ..model import ASKING, Message, text_of
-from .history import Held, Told, check, wrong_sendings
+from .history import DeliveryReport, StoredConversation, check, wrong_sendings
 
 with from_extra("client", "chatkeep simulate"):
     import aiohttp
@@ -72,7 +72,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     talk: Sequence[str] = tuple(TALK.splitlines())
 
 
-class Said(NamedTuple):
+class SentMessage(NamedTuple):
     """A message of a customer."""
 
     conversation: str
@@ -101,30 +101,30 @@ class Api:
     def __init__(self, key: str) -> None:
         self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
 
-    def said(self, run: int, customer: int, place: int, text: str) -> Said:
+    def said(self, run: int, customer: int, place: int, text: str) -> SentMessage:
         """In a conversation such as sim-12345678-7."""
         name = f"sim-{run}-{customer}"
-        return Said(name, name, f"{run}.{customer}.{place}", text)
+        return SentMessage(name, name, f"{run}.{customer}.{place}", text)
 
-    def post(self, said: Said) -> Post:
+    def post(self, said: SentMessage) -> Post:
         """To the conversation's messages, named by the body's id."""
         body = msgspec.json.encode({"id": said.id, "content": said.text})
         return Post(f"/v1/conversations/{quote(said.conversation, safe='')}/messages", self._headers, body)
 
 
-class WhatsAppRoad:
+class WhatsAppTransport:
     """Customers on WhatsApp: signed webhooks."""
 
     def __init__(self, secret: str, account: str) -> None:
         self._secret, self._account = secret, account
         self.channel: Channel | None = WhatsApp(accounts={account: "-"}, secrets=secret, verify_tokens="-")
 
-    def said(self, run: int, customer: int, place: int, text: str) -> Said:
+    def said(self, run: int, customer: int, place: int, text: str) -> SentMessage:
         """From a number that nobody has."""
         number = f"999{run}{customer:05}"
-        return Said(f"whatsapp:{self._account}:{number}", number, f"wamid.{run}.{customer}.{place}", text)
+        return SentMessage(f"whatsapp:{self._account}:{number}", number, f"wamid.{run}.{customer}.{place}", text)
 
-    def post(self, said: Said) -> Post:
+    def post(self, said: SentMessage) -> Post:
         """As the platform posts it."""
         message = {"from": said.customer, "id": said.id, "type": "text", "text": {"body": said.text}}
         value = {
@@ -138,19 +138,19 @@ class WhatsAppRoad:
         return Post("/channels/whatsapp", {"X-Hub-Signature-256": signed, "Content-Type": "application/json"}, body)
 
 
-class TelegramRoad:
+class TelegramTransport:
     """Customers on Telegram: webhooks with the secret token."""
 
     def __init__(self, secret: str, account: str) -> None:
         self._secret, self._account = secret, account
         self.channel: Channel | None = Telegram(token=f"{account}:-", secrets=secret)
 
-    def said(self, run: int, customer: int, place: int, text: str) -> Said:
+    def said(self, run: int, customer: int, place: int, text: str) -> SentMessage:
         """In a private chat."""
         chat = f"{run}{customer:05}"
-        return Said(f"telegram:{self._account}:{chat}", chat, f"1{customer:05}{place:05}", text)
+        return SentMessage(f"telegram:{self._account}:{chat}", chat, f"1{customer:05}{place:05}", text)
 
-    def post(self, said: Said) -> Post:
+    def post(self, said: SentMessage) -> Post:
         """As the platform posts it."""
         chat = {"id": int(said.customer), "type": "private"}
         message = {"message_id": int(said.id), "date": int(time.time()), "chat": chat, "text": said.text}
@@ -159,14 +159,14 @@ class TelegramRoad:
         return Post("/channels/telegram", headers, body)
 
 
-Road = Api | WhatsAppRoad | TelegramRoad
+Road = Api | WhatsAppTransport | TelegramTransport
 
 
 def road(channel: str, *, key: str, secret: str = "", account: str | None = None) -> Road:
     """How customers of *channel* reach the server: "api", "whatsapp" or "telegram"."""
     if channel == "whatsapp":
-        return WhatsAppRoad(secret, account or "1550")
-    return TelegramRoad(secret, account or "42") if channel == "telegram" else Api(key)
+        return WhatsAppTransport(secret, account or "1550")
+    return TelegramTransport(secret, account or "42") if channel == "telegram" else Api(key)
 
 
 class Platform:
@@ -262,7 +262,7 @@ class Simulation:
         self.platform = Platform()
         self._port = platform_port
         self._session: aiohttp.ClientSession
-        self._told: list[Told] = []
+        self._told: list[DeliveryReport] = []
         self._first: dict[tuple[str, str], float] = {}
         self._customers: dict[str, str] = {}
         self._acks: dict[tuple[str, str], float] = {}
@@ -317,7 +317,7 @@ class Simulation:
         """One customer's talk: bursts, each after the answer to the one before, and repetitions of what was said."""
         plan = self.plan
         dice = random.Random(f"{plan.seed}.{number}")
-        again: list[Said] = []
+        again: list[SentMessage] = []
         for burst in bursts(plan, dice):
             said = [
                 self.road.said(self.run_number, number, place, plan.talk[place % len(plan.talk)]) for place in burst
@@ -342,14 +342,14 @@ class Simulation:
         for one in again:
             await self._say(one, dice)
 
-    async def _say(self, said: Said, dice: random.Random) -> None:
+    async def _say(self, said: SentMessage, dice: random.Random) -> None:
         """Sends a message until the server has taken it and, where the answer comes back this way, answered it."""
         name, began, pause = (said.conversation, said.id), time.monotonic(), PAUSES_S[0]
         self._customers[said.conversation] = said.customer
         self._first.setdefault(name, began)
         later = self.road.channel is None and dice.random() < LATER
         while time.monotonic() - began < PATIENCE_S:
-            self._told.append(Told(*name, acked=False))
+            self._told.append(DeliveryReport(*name, acked=False))
             answer = await self._post(self.road.post(said), dice, later=later)
             if answer is None:
                 continue
@@ -360,7 +360,9 @@ class Simulation:
                 receipt = msgspec.json.decode(body) if self.road.channel is None else {}
                 answered = receipt.get("status") == "answered"
                 texts = [text_of(reply["content"]) for reply in receipt["replies"]] if answered else None
-                self._told.append(Told(*name, acked=True, replies=texts, duplicate=receipt.get("duplicate", False)))
+                self._told.append(
+                    DeliveryReport(*name, acked=True, replies=texts, duplicate=receipt.get("duplicate", False))
+                )
                 if answered:
                     self._answers.setdefault(name, now)
                 if receipt.get("status") not in ("accepted", "journaled"):
@@ -419,7 +421,7 @@ class Simulation:
     async def _judge(self, seconds: float) -> Report:
         """Reads every conversation back, and says what the customers would complain about."""
         deadline, readers = time.monotonic() + PATIENCE_S, asyncio.Semaphore(READERS)
-        held: dict[str, Held] = {}
+        held: dict[str, StoredConversation] = {}
 
         async def read(name: str) -> None:
             async with readers:
@@ -451,7 +453,7 @@ class Simulation:
             faults=faults,
         )
 
-    async def _held(self, name: str, deadline: float) -> Held | None:
+    async def _held(self, name: str, deadline: float) -> StoredConversation | None:
         """What the server holds of a conversation, as soon as nothing in it is unread; None when it has none."""
         path = f"/v1/conversations/{quote(name, safe='')}"
         while True:
@@ -470,7 +472,7 @@ class Simulation:
         state = found.get("state")
         # A bot's own reminders are nobody's messages.
         talk = [message for message in messages if message.role != "event"]
-        return Held(talk, state if isinstance(state, dict) else {}, found["unread"], noted=False)
+        return StoredConversation(talk, state if isinstance(state, dict) else {}, found["unread"], noted=False)
 
     async def _get(self, path: str, deadline: float) -> Any:
         """What is there, from whichever server answers; None for 404. Raises `Unavailable` when time is over."""
@@ -488,7 +490,9 @@ class Simulation:
                 )
             await asyncio.sleep(0.25)
 
-    async def _on_screen(self, channel: Channel, name: str, found: Held, deadline: float) -> tuple[list[str], int]:
+    async def _on_screen(
+        self, channel: Channel, name: str, found: StoredConversation, deadline: float
+    ) -> tuple[list[str], int]:
         """What is wrong with what a customer saw of the replies, and how many came twice; when all of it should be there."""
         _, account, customer = name.split(":", 2)
         due = [
