@@ -38,7 +38,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServe
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """One browser for the tests of a file."""
-    from .web.browsing import launched
+    from .support.browsing import launched
 
     with launched() as browser:
         yield browser
@@ -47,7 +47,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def person(browser: Browser) -> Iterator[BrowserContext]:
     """Somebody with a browser profile of their own."""
-    from .web.browsing import profile
+    from .support.browsing import profile
 
     with profile(browser) as context:
         yield context

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from ..web.browsing import profile
-from .running import Demo, chatkeep
+from ..support.browsing import profile
+from ..support.program import Demo, chatkeep
 
 
 @pytest.fixture

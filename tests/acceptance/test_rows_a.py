@@ -8,9 +8,9 @@ from pathlib import Path
 
 from playwright.sync_api import expect
 
-from ..web.browsing import launched, profile
-from .rows import Visitor, durable, instance, put_forward
-from .running import Demo
+from ..support.browsing import launched, profile
+from ..support.program import Demo
+from ..support.rows import Visitor, durable, instance, put_forward
 from .test_page import ask, opened, ready, settled
 
 ORDER = (

@@ -16,8 +16,8 @@ from chatkeep.auth.credentials import create_key
 from chatkeep.client import Client
 
 from ..conftest import until
-from ..server.serving import served
-from .running import Running, counting
+from ..support.client_server import Running, counting
+from ..support.serving import served
 
 
 class Place(NamedTuple):

@@ -19,10 +19,10 @@ from chatkeep.client.link import Reconsider
 from chatkeep.client.outbox import Outbox
 from chatkeep.testing.proxy import Loss, Proxy
 
-from ..acceptance.running import free_port
 from ..conftest import until
+from ..support.client_server import Running
+from ..support.program import free_port
 from .conftest import Place
-from .running import Running
 
 CONVERSATIONS = ("ada", "bob", "eve")
 

@@ -9,7 +9,7 @@ import pytest
 
 from chatkeep import HandlerFailed
 
-from .talking import FAST, as_json, told
+from ..support.talking import FAST, as_json, told
 
 pydantic_ai = pytest.importorskip("pydantic_ai", reason="NOT RUN: needs pydantic-ai-slim")
 

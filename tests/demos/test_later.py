@@ -12,7 +12,7 @@ from chatkeep.demos import demo_for
 from chatkeep.model import Delta
 
 from ..conftest import until
-from .talking import Clock, as_json, bot_on, labels, told
+from ..support.talking import Clock, as_json, bot_on, labels, told
 
 HOUR = 3600.0
 

@@ -21,7 +21,7 @@ from chatkeep.drivers.memory import MemoryDriver
 from chatkeep.server import create_app, wire
 
 from ..conftest import until
-from .serving import Client, answer_from, path_of, served, serving
+from ..support.serving import Client, answer_from, path_of, served, serving
 
 PROBLEM = "application/problem+json"
 

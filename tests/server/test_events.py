@@ -16,7 +16,7 @@ from chatkeep.auth.credentials import issue_token
 from chatkeep.server import create_app, events
 from tests.conftest import until
 
-from .serving import Client, served, serving
+from ..support.serving import Client, served, serving
 
 
 async def echo(turn: Turn[Any]) -> str:

@@ -22,8 +22,8 @@ from chatkeep.server.wire import Refused
 from chatkeep.testing.proxy import Proxy
 
 from ..conftest import store_url
-from .service import service
-from .serving import Client, serving
+from ..support.service import service
+from ..support.serving import Client, serving
 
 SHARED = ("redis", "postgresql")
 

@@ -19,7 +19,7 @@ from chatkeep import Chatkeep, Turn
 from chatkeep.server import protocol, wire
 
 from ..conftest import until
-from .serving import Answer, Client, answer_from, path_of, served
+from ..support.serving import Answer, Client, answer_from, path_of, served
 
 PROBLEM = "application/problem+json"
 

@@ -20,7 +20,8 @@ from chatkeep.auth.credentials import SCOPES, create_key, credential, issue_toke
 from chatkeep.server import create_app
 from chatkeep.server.access import AccessPolicy
 from tests.conftest import FAST
-from tests.server.serving import Answer, answer_from, serving
+
+from ..support.serving import Answer, answer_from, serving
 
 ID = "/v1/conversations/{id}"
 

@@ -20,7 +20,7 @@ from chatkeep.server.logs import Observed
 from chatkeep.server.telemetry import Traced, Tracing, carried
 
 from ..conftest import FAST, until
-from .serving import Client, serving
+from ..support.serving import Client, serving
 
 EXPORTER = InMemorySpanExporter()
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

@@ -1,4 +1,4 @@
-"""A chatkeep server in a process of its own, which can be killed: `python -m tests.client.running FOLDER PORT`."""
+"""A chatkeep server in a process of its own, which can be killed: `python -m tests.support.client_server FOLDER PORT`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from chatkeep import Chatkeep, Turn
 from chatkeep.auth.credentials import create_key
 from chatkeep.server import create_app
 
-from ..acceptance.running import free_port, killed_when_late
 from ..conftest import until
+from .program import free_port, killed_when_late
 
 SLOW_S = 0.4
 
@@ -57,7 +57,7 @@ class Running:
 
     def start(self) -> Self:
         """Starts it and waits until it answers."""
-        command = [sys.executable, "-m", "tests.client.running", str(self.folder), str(self.port)]
+        command = [sys.executable, "-m", "tests.support.client_server", str(self.folder), str(self.port)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert self.process.stdout is not None
         with killed_when_late(self.process):

@@ -22,7 +22,7 @@ from chatkeep import Chatkeep, Corrupt, HandlerFailed, Turn
 from chatkeep.testing.servers import RedisServer
 
 from ..conftest import store_url
-from .running import PATIENCE_S, PROGRAM, Demo, chatkeep, free_port, killed_when_late, plain_environment
+from ..support.program import PATIENCE_S, PROGRAM, Demo, chatkeep, free_port, killed_when_late, plain_environment
 
 
 def post(address: str, conversation: str, content: str, store: Path) -> dict[str, Any]:
