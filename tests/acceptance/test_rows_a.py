@@ -9,9 +9,9 @@ from pathlib import Path
 from playwright.sync_api import expect
 
 from ..support.browsing import launched, profile
+from ..support.chat_page import ask, opened, ready, settled
 from ..support.program import Demo
 from ..support.rows import Visitor, durable, instance, put_forward
-from .test_page import ask, opened, ready, settled
 
 ORDER = (
     ("200 mugs", "200 mugs: €756.00"),

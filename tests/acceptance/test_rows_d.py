@@ -10,10 +10,10 @@ from typing import Any
 from playwright.sync_api import expect
 
 from ..support.browsing import launched, profile
+from ..support.chat_page import ask, opened, ready, settled, write
 from ..support.program import Demo
 from ..support.rows import Visitor, answered, durable, instance, place
 from ..support.serving import Client
-from .test_page import ask, opened, ready, settled, write
 
 FIRST, OTHERS = ["Maya Lind", "Jonas Weber", "Priya Nair"], ["Tomas Silva", "Ada Okoro"]
 """Who teaches math at high school, as the desk shows them."""

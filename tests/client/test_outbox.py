@@ -19,10 +19,9 @@ from chatkeep.client.link import Reconsider
 from chatkeep.client.outbox import Outbox
 from chatkeep.testing.proxy import Loss, Proxy
 
-from ..conftest import until
-from ..support.client_server import Running
+from ..support.client_server import Place, Running
 from ..support.program import free_port
-from .conftest import Place
+from ..support.waiting import until
 
 CONVERSATIONS = ("ada", "bob", "eve")
 

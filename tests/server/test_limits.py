@@ -21,9 +21,9 @@ from chatkeep.server.limits import Limited, Limits, peer_of
 from chatkeep.server.wire import Refused
 from chatkeep.testing.proxy import Proxy
 
-from ..conftest import store_url
 from ..support.service import service
 from ..support.serving import Client, serving
+from ..support.stores import store_url
 
 SHARED = ("redis", "postgresql")
 
