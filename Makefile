@@ -66,7 +66,7 @@ bench-pin:  ## after a change of the peers; needs uv
 		--upgrade --group peers -o benchmarks/peers.txt
 
 load: $(READY)  ## a thousand simulated customers, instances and databases that are killed; then event streams
-	$(BIN)/python -m tests.acceptance.simulation build/simulation postgresql --channel whatsapp
+	$(BIN)/python -m tests.support.simulation build/simulation postgresql --channel whatsapp
 	$(BIN)/python -m benchmarks.streams
 
 soak: $(READY)  ## the kill test on every engine, for a quarter of an hour

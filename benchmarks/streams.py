@@ -31,7 +31,7 @@ import uvloop
 from chatkeep import Chatkeep
 from chatkeep.auth.credentials import issue_token
 from chatkeep.server.settings import ServerSettings
-from tests.server.service import Service, service
+from tests.support.service import Service, service
 
 from .engines import ENGINES
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,11 +12,12 @@ import pytest
 from chatkeep import Chatkeep
 from chatkeep.testing.servers import PostgresServer, RedisServer
 
+pytest.register_assert_rewrite("tests.support")  # what fails in there is shown as in a test
+
+from .support.stores import FAST, STORES, store_url  # noqa: E402
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext
-
-STORES = ("memory", "sqlite", "redis", "postgresql")
-FAST = {"poll": "20ms", "retry_after": "1ms", "retry_longest": "5ms"}
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +37,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServe
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """One browser for the tests of a file."""
-    from .web.browsing import launched
+    from .support.browsing import launched
 
     with launched() as browser:
         yield browser
@@ -47,7 +46,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def person(browser: Browser) -> Iterator[BrowserContext]:
     """Somebody with a browser profile of their own."""
-    from .web.browsing import profile
+    from .support.browsing import profile
 
     with profile(browser) as context:
         yield context
@@ -57,20 +56,6 @@ def person(browser: Browser) -> Iterator[BrowserContext]:
 def url(request: pytest.FixtureRequest, tmp_path: Any) -> str:
     """A store that several Chatkeeps of one test may open."""
     return store_url(request.param, request, tmp_path)
-
-
-def store_url(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
-    """A fresh store of *kind*."""
-    name = secrets.token_hex(8)
-    match kind:
-        case "memory":
-            return f"memory://{name}"
-        case "sqlite":
-            return f"sqlite:///{folder}/chat.db"
-        case "redis":
-            return f"{request.getfixturevalue('valkey').url}?prefix={name}"
-        case _:
-            return f"{request.getfixturevalue('postgres').url}?schema=t{name}"
 
 
 @pytest.fixture
@@ -108,16 +93,3 @@ def nothing_left() -> Iterator[None]:
         thread.join(2)
 
     assert [] == [thread for thread in ours if thread.is_alive()]
-
-
-async def until(reached: Callable[[], Any], *, within: float = 5.0) -> None:
-    """Waits for *reached* to be true; fails when it is not in time."""
-    deadline = asyncio.get_running_loop().time() + within
-    while True:
-        found = reached()
-        if asyncio.iscoroutine(found):
-            found = await found
-        if found:
-            return
-        assert asyncio.get_running_loop().time() < deadline, "it did not happen in time"
-        await asyncio.sleep(0.005)

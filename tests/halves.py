@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-FIRST = ("acceptance", "channels", "client", "contract")
+FIRST = ("acceptance", "channels", "client", "drivers")
 
 
 def main() -> int:

@@ -15,6 +15,7 @@ from chatkeep.drivers import DRIVERS
 from chatkeep.drivers.base import Driver
 
 SRC = Path(chatkeep.__file__).parent
+TESTS = Path(__file__).parent
 
 FLOORS: dict[str, set[str]] = {
     "errors": set(),
@@ -303,3 +304,22 @@ def test_every_driver_of_the_table_is_documented() -> None:
     docs = (SRC.parents[1] / "docs" / "reference" / "stores.md").read_text()
 
     assert [] == [scheme for scheme in DRIVERS if f"`{scheme}://" not in docs]
+
+
+def modules_imported(source: str) -> set[str]:
+    """The last names of all modules that *source* may import, `from package import module` among them."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            found |= {name.rpartition(".")[2] for name in names}
+    return found
+
+
+def test_no_test_module_is_imported_by_another() -> None:
+    """What several test modules share lies in tests/support; neither a module of tests nor a conftest is imported."""
+    own = {path.stem for path in [*TESTS.rglob("test_*.py"), *TESTS.rglob("conftest.py")]}
+    sources = {str(path.relative_to(TESTS)): path.read_text() for path in TESTS.rglob("*.py")}
+
+    assert {} == {name: found for name, source in sources.items() if (found := modules_imported(source) & own)}

@@ -13,18 +13,8 @@ from chatkeep import Corrupt, HandlerFailed, NotOpen, Turn, Unavailable, Uncerta
 from chatkeep.drivers import driver_for
 from chatkeep.drivers.base import Key
 
-from .conftest import until
-
-
-async def count(turn: Turn[dict[str, Any]]) -> str:
-    """Counts, and says so."""
-    turn.state.setdefault("seen", []).append(turn.text)
-    return f"{len(turn.state['seen'])}: {turn.text}"
-
-
-async def texts(keep: Any, name: str) -> list[str]:
-    """The log as texts, without chatkeep's notes."""
-    return [message.text async for message in keep.history(name) if message.role != "system"]
+from .support.counting import answered, count, texts
+from .support.waiting import until
 
 
 async def test_I1_an_accepted_message_is_answered_by_whoever_opens_the_store_next(opened: Any) -> None:
@@ -35,12 +25,6 @@ async def test_I1_an_accepted_message_is_answered_by_whoever_opens_the_store_nex
     await until(lambda: answered(bot, "ada", receipt.number))
 
     assert ["hello", "1: hello"] == await texts(desk, "ada")
-
-
-async def answered(keep: Any, name: str, number: int) -> bool:
-    """Whether message *number* is behind the cursor."""
-    found = await keep.conversation(name)
-    return found is not None and found.head > number and found.unread == 0
 
 
 async def test_I2_state_replies_and_cursor_change_together_or_not_at_all(opened: Any) -> None:

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from .killing import ENGINES, PLANTS, points_of
+from ..support.killing import ENGINES, PLANTS, points_of
 
 KILLS = int(os.environ.get("CHATKEEP_KILLS", "100"))
 
 
 def killing(folder: Path, *options: str, kills: int = 12) -> subprocess.CompletedProcess[str]:
     """Runs the supervisor in a process of its own."""
-    command = [sys.executable, "-m", "tests.acceptance.killing", str(folder), *options, "--kills", str(kills)]
+    command = [sys.executable, "-m", "tests.support.killing", str(folder), *options, "--kills", str(kills)]
     root = Path(__file__).parents[2]
     return subprocess.run(command, capture_output=True, text=True, timeout=60 + 2 * kills, cwd=root, check=False)
 

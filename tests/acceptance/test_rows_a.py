@@ -8,10 +8,10 @@ from pathlib import Path
 
 from playwright.sync_api import expect
 
-from ..web.browsing import launched, profile
-from .rows import Visitor, durable, instance, put_forward
-from .running import Demo
-from .test_page import ask, opened, ready, settled
+from ..support.browsing import launched, profile
+from ..support.chat_page import ask, opened, ready, settled
+from ..support.program import Demo
+from ..support.rows import Visitor, durable, instance, put_forward
 
 ORDER = (
     ("200 mugs", "200 mugs: €756.00"),

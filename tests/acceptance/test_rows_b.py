@@ -17,10 +17,10 @@ import pytest
 from chatkeep import Chatkeep
 from chatkeep.demos.menus import BELLA, SAKURA
 
-from ..conftest import store_url
-from ..server.platform import platform
-from ..server.serving import Client
-from .rows import Customer, Instance, durable, instance, place, put_forward, text_of
+from ..support.platform import platform
+from ..support.rows import Customer, Instance, durable, instance, place, put_forward, text_of
+from ..support.serving import Client
+from ..support.stores import store_url
 
 ORDER = (
     ("hello", "Your cart is empty"),

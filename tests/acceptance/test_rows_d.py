@@ -9,11 +9,11 @@ from typing import Any
 
 from playwright.sync_api import expect
 
-from ..server.serving import Client
-from ..web.browsing import launched, profile
-from .rows import Visitor, answered, durable, instance, place
-from .running import Demo
-from .test_page import ask, opened, ready, settled, write
+from ..support.browsing import launched, profile
+from ..support.chat_page import ask, opened, ready, settled, write
+from ..support.program import Demo
+from ..support.rows import Visitor, answered, durable, instance, place
+from ..support.serving import Client
 
 FIRST, OTHERS = ["Maya Lind", "Jonas Weber", "Priya Nair"], ["Tomas Silva", "Ada Okoro"]
 """Who teaches math at high school, as the desk shows them."""

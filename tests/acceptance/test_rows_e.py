@@ -12,8 +12,8 @@ from typing import Any
 
 import psutil
 
-from ..server.platform import SECRET, platform, post_whatsapp, whatsapp_message
-from .rows import Customer, Visitor, answered, durable, instance, place, text_of
+from ..support.platform import SECRET, platform, post_whatsapp, whatsapp_message
+from ..support.rows import Customer, Visitor, answered, durable, instance, place, text_of
 
 SALON = {"1550": "rosa"}
 SOAK = int(os.environ.get("CHATKEEP_SOAK", "1"))

@@ -23,11 +23,11 @@ from chatkeep.server.webhooks import Webhooks
 from chatkeep.testing.crash import wrapped
 from chatkeep.testing.loadtest import Api, Plan, Report, Simulation, bursts, latency, road, spelled
 from chatkeep.testing.servers import free_port
-from tests.server.service import service
-from tests.server.serving import Client, served
 
-from .killing import ForgetfulDriver
-from .running import PATIENCE_S, PROGRAM, chatkeep, plain_environment
+from ..support.killing import ForgetfulDriver
+from ..support.program import PATIENCE_S, PROGRAM, chatkeep, plain_environment
+from ..support.service import service
+from ..support.serving import Client, served
 
 ROOT = Path(__file__).parents[2]
 HARD = Plan(customers=20, rate=200.0, messages=6, bursts=0.4, duplicates=0.5, reorder=0.3, faults=0.3, seed=7)
@@ -53,11 +53,11 @@ async def simulated(client: Client, plan: Plan = HARD) -> Report:
 @pytest.mark.slow
 @pytest.mark.parametrize(("engine", "channel"), [("postgresql", "api"), ("redis", "whatsapp")])
 def test_I1_to_I6_three_servers_and_their_database_are_killed(tmp_path: Path, engine: str, channel: str) -> None:
-    """A hundred customers notice nothing but some waiting; `python -m tests.acceptance.simulation` has a thousand."""
+    """A hundred customers notice nothing but some waiting; `python -m tests.support.simulation` has a thousand."""
     command = [
         sys.executable,
         "-m",
-        "tests.acceptance.simulation",
+        "tests.support.simulation",
         str(tmp_path),
         engine,
         "--channel",

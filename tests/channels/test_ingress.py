@@ -10,7 +10,7 @@ from typing import Any
 from chatkeep import Turn
 from chatkeep.channels import Inbound, Received
 
-from .samples import CHANNELS, CORPUS, case
+from ..support.samples import CHANNELS, CORPUS, case
 
 
 def posted() -> list[list[Inbound]]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from chatkeep.channels import Delivered, Failed, Outcome, Response, Retry, Uncertain
 
-from .samples import CHANNELS
+from ..support.samples import CHANNELS
 
 META = ["whatsapp", "messenger", "instagram"]
 

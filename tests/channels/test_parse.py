@@ -15,7 +15,7 @@ from chatkeep.channels import Instagram, Received, Status, Unknown, address_of
 from chatkeep.conversation.codec import entry_for
 from chatkeep.conversation.keys import key_for, message_id
 
-from .samples import CHANNELS, CORPUS, case, shown
+from ..support.samples import CHANNELS, CORPUS, case, shown
 
 CASES = sorted(CORPUS.glob("*.json"))
 

@@ -14,7 +14,7 @@ from chatkeep.channels.parts import TextLimit, in_bytes, in_units
 from chatkeep.errors import Misconfigured, Unsupported
 from chatkeep.model import Content
 
-from .samples import CHANNELS, META_SECRETS, NOW, WEBHOOK_SECRETS
+from ..support.samples import CHANNELS, META_SECRETS, NOW, WEBHOOK_SECRETS
 
 TO = {"whatsapp": "4915550001", "messenger": "6001", "instagram": "6001", "telegram": "8001", "webhook": "ada"}
 ACCOUNTS = {

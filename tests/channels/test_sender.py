@@ -15,7 +15,7 @@ from aiohttp import web
 from chatkeep.channels import Channel, Delivered, Failed, Outcome, Retry, Telegram, Uncertain, Webhook
 from chatkeep.channels.sender import send
 
-from .samples import NOW, WEBHOOK_SECRETS
+from ..support.samples import NOW, WEBHOOK_SECRETS
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 OK = {"ok": True, "result": {"message_id": 31}}

@@ -16,7 +16,7 @@ from standardwebhooks.webhooks import Webhook as Reference
 from chatkeep.channels import Challenge, Instagram, Messenger, Refused, Telegram, Webhook, WhatsApp
 from chatkeep.errors import Misconfigured
 
-from .samples import (
+from ..support.samples import (
     CHANNELS,
     META_SECRETS,
     NOW,

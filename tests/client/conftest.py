@@ -4,40 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import psutil
 import pytest
 
-from chatkeep import Chatkeep
 from chatkeep.auth.credentials import create_key
-from chatkeep.client import Client
 
-from ..conftest import until
-from ..server.serving import served
-from .running import Running, counting
-
-
-class Place(NamedTuple):
-    """A server in this process: its address, a service key, and the Chatkeep behind it."""
-
-    port: int
-    key: str
-    keep: Chatkeep[Any]
-
-    @property
-    def url(self) -> str:
-        """Its address."""
-        return f"http://127.0.0.1:{self.port}"
-
-    @asynccontextmanager
-    async def client(self, token: str | None = "", *, port: int = 0, **options: Any) -> AsyncIterator[Client]:
-        """A client of it, with the service key unless a *token* (None: none) says otherwise; through a *port*, if given."""
-        url = f"http://127.0.0.1:{port or self.port}"
-        async with Client(url, self.key if token == "" else token, **options) as client:
-            yield client
+from ..support.client_server import Place, Running, counting
+from ..support.serving import served
+from ..support.waiting import until
 
 
 @pytest.fixture

@@ -45,9 +45,8 @@ from chatkeep.client import (
 )
 from chatkeep.testing.proxy import Loss, Proxy
 
-from ..acceptance.running import free_port
-from .conftest import Place
-from .running import Running
+from ..support.client_server import Place, Running
+from ..support.program import free_port
 
 
 async def test_a_message_is_answered_and_the_log_has_what_the_receipt_says(place: Place) -> None:

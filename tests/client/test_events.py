@@ -24,10 +24,9 @@ from chatkeep.client import Chat, Client, Delta, Ended, Event, MessageEvent, Not
 from chatkeep.client.events import Frame, frames
 from chatkeep.testing.proxy import Proxy
 
-from ..conftest import until
-from ..server.serving import served
-from .conftest import Place
-from .running import Running
+from ..support.client_server import Place, Running
+from ..support.serving import served
+from ..support.waiting import until
 
 STREAM = (
     "\ufeffretry: 1000\n\n: beat\n\nevent: piece\r\nid: 7\r\ndata: tea\r\n\r\nevent: typing\rdata: one\rdata:two\r\r"

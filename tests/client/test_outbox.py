@@ -19,10 +19,9 @@ from chatkeep.client.link import TokenChanged
 from chatkeep.client.outbox import Outbox
 from chatkeep.testing.proxy import Loss, Proxy
 
-from ..acceptance.running import free_port
-from ..conftest import until
-from .conftest import Place
-from .running import Running
+from ..support.client_server import Place, Running
+from ..support.program import free_port
+from ..support.waiting import until
 
 CONVERSATIONS = ("ada", "bob", "eve")
 

@@ -15,7 +15,7 @@ import pytest
 from chatkeep import client as package
 from chatkeep.client import Chat, Client, Slot, SyncChat, SyncClient, SyncSlot
 
-from .conftest import Place
+from ..support.client_server import Place
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "client.md").read_text()
 FIRST, SECOND, STATE, EVENTS, QUEUE = re.findall(r"```python\n(.*?)```", PAGE, re.S)

@@ -9,7 +9,8 @@ import pytest
 
 from chatkeep import HandlerFailed
 
-from .talking import FAST, as_json, told
+from ..support.stores import FAST
+from ..support.talking import as_json, told
 
 pydantic_ai = pytest.importorskip("pydantic_ai", reason="NOT RUN: needs pydantic-ai-slim")
 

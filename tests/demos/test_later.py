@@ -11,8 +11,8 @@ from chatkeep import Message
 from chatkeep.demos import demo_for
 from chatkeep.model import Delta
 
-from ..conftest import until
-from .talking import Clock, as_json, bot_on, labels, told
+from ..support.talking import Clock, as_json, bot_on, labels, told
+from ..support.waiting import until
 
 HOUR = 3600.0
 

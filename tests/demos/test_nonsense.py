@@ -16,7 +16,7 @@ from chatkeep import Message
 from chatkeep.demos import BOTS, bulk, restaurant, salon, tutoring
 from chatkeep.demos.menus import BELLA
 
-from .talking import bot_on, labels, told
+from ..support.talking import bot_on, labels, told
 
 WORDS = {
     "bulk": "hello 200 25 7 1,000 mugs hoodies t-shirt change remove delivery to contact ada@example.com confirm done no summary "

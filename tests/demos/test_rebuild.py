@@ -13,7 +13,7 @@ import pytest
 from chatkeep import Chatkeep, HandlerFailed
 from chatkeep.demos.orders import Orders, Placed
 
-from .talking import Clock, as_json, bot_on, told
+from ..support.talking import Clock, as_json, bot_on, told
 
 ORDERS = "orders-of-the-house.db"
 CART = ("hello", "2 margherita with olives")

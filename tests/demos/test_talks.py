@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .talking import Line, bot_on, check
+from ..support.talking import Line, bot_on, check
 
 BULK = [
     Line("hello", ("What shall we print", "200 mugs"), {"asked": "product"}),

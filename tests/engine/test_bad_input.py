@@ -10,7 +10,7 @@ import pytest
 
 from chatkeep import Corrupt, UsageError
 
-from ..test_invariants import count, texts
+from ..support.counting import count, texts
 
 DEEP: Any = "bottom"
 for _ in range(1_000_000):

@@ -16,9 +16,10 @@ from chatkeep.drivers.base import Key
 from chatkeep.drivers.memory import SHELVES
 from chatkeep.testing.crash import Wrapped, wrapped
 
-from ..conftest import FAST, until
-from ..test_invariants import answered, count, texts
-from .test_sessions import Clock
+from ..support.clock import Clock
+from ..support.counting import answered, count, texts
+from ..support.stores import FAST
+from ..support.waiting import until
 
 
 async def test_what_waits_does_not_push_the_talk_out_of_the_history(opened: Any) -> None:

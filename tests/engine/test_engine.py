@@ -15,8 +15,8 @@ from chatkeep import Chatkeep, HandlerFailed, Misconfigured, Overloaded, TooLarg
 from chatkeep.drivers import driver_for
 from chatkeep.testing.crash import UncertainDriver, wrapped
 
-from ..conftest import until
-from ..test_invariants import answered, count, texts
+from ..support.counting import answered, count, texts
+from ..support.waiting import until
 
 
 async def test_a_handler_that_fails_twice_and_then_works_answers_the_same_call(opened: Any) -> None:

@@ -19,7 +19,8 @@ import pytest
 from chatkeep import Chatkeep, HandlerFailed, Turn, Uncertain, UsageError
 from chatkeep.drivers.base import Key
 
-from ..conftest import FAST, until
+from ..support.stores import FAST
+from ..support.waiting import until
 
 TIME_S = 0.3
 WAYS = ("one trip", "long way", "accept")

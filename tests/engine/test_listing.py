@@ -10,8 +10,8 @@ import pytest
 
 from chatkeep import Unsupported
 
-from ..test_invariants import count
-from .test_sessions import Clock
+from ..support.clock import Clock
+from ..support.counting import count
 
 
 async def test_conversations_are_listed_last_changed_first_and_by_owner(opened: Any) -> None:

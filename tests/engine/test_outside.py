@@ -6,7 +6,8 @@ import asyncio
 from typing import Any
 
 from chatkeep import Instrument, Turn
-from tests.conftest import until
+
+from ..support.waiting import until
 
 
 async def counting(turn: Turn[Any]) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 
 from chatkeep import Turn
 
-from ..conftest import until
-from ..test_invariants import answered, count, texts
+from ..support.counting import answered, count, texts
+from ..support.waiting import until
 
 
 def slow(seen: list[list[str]], pause: float = 0.05) -> Any:

@@ -10,19 +10,9 @@ import pytest
 
 from chatkeep import BadKey, HandlerFailed, Turn, UsageError
 
-from ..conftest import until
-from ..test_invariants import answered, count, texts
-
-
-class Clock:
-    """A clock that tests turn."""
-
-    def __init__(self) -> None:
-        self.now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        self.now += 0.001
-        return self.now
+from ..support.clock import Clock
+from ..support.counting import answered, count, texts
+from ..support.waiting import until
 
 
 async def shows(turn: Turn[dict[str, Any]]) -> str:

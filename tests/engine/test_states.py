@@ -12,7 +12,8 @@ import pydantic
 import pytest
 
 from chatkeep import BadMessage, Corrupt, HandlerFailed, TooLarge, Turn, UsageError
-from tests.conftest import until
+
+from ..support.waiting import until
 
 
 @dataclass

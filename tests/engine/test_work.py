@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from chatkeep import HandlerFailed, Turn
-from tests.conftest import until
+
+from ..support.waiting import until
 
 
 class Till:

@@ -14,7 +14,8 @@ import pytest
 from chatkeep import Chatkeep
 from chatkeep.drivers.base import Key
 
-from ..conftest import FAST, until
+from ..support.stores import FAST
+from ..support.waiting import until
 
 WORKER = """
 import asyncio, os, sys
@@ -51,7 +52,7 @@ asyncio.run(main())
 @pytest.fixture(params=["sqlite", "redis", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Any) -> str:
     """A store that outlives its processes."""
-    from ..conftest import store_url
+    from ..support.stores import store_url
 
     return store_url(request.param, request, tmp_path)
 

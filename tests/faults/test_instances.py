@@ -16,8 +16,8 @@ import pytest
 
 from chatkeep import Turn
 
-from ..conftest import until
-from .conftest import Clients, Stand, note
+from ..support.stand import Clients, Stand, note
+from ..support.waiting import until
 
 
 async def slow(turn: Turn[dict[str, Any]]) -> str:

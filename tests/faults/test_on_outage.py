@@ -14,8 +14,8 @@ from chatkeep import Unavailable, Uncertain
 from chatkeep.drivers.base import Key
 from chatkeep.testing.history import DeliveryReport, check, collect
 
-from ..conftest import until
-from .conftest import Clients, Stand
+from ..support.stand import Clients, Stand
+from ..support.waiting import until
 
 QUICK = {"store_timeout": "200ms"}
 

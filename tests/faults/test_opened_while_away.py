@@ -23,8 +23,9 @@ from chatkeep.testing.history import DeliveryReport, check, collect
 from chatkeep.testing.proxy import Proxy
 from chatkeep.testing.servers import PostgresServer, RedisServer, Server
 
-from ..conftest import FAST, until
-from .conftest import Clients, Stand, note
+from ..support.stand import Clients, Stand, note
+from ..support.stores import FAST
+from ..support.waiting import until
 
 QUICK = {"store_timeout": "200ms"}
 

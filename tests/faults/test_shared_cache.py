@@ -14,8 +14,8 @@ from chatkeep import Chatkeep
 from chatkeep.storage.shared_cache import SharedCache
 from chatkeep.testing.servers import RedisServer
 
-from ..conftest import until
-from .conftest import Clients, Stand
+from ..support.stand import Clients, Stand
+from ..support.waiting import until
 
 pytestmark = pytest.mark.parametrize("stand", ["postgresql"], indirect=True)
 

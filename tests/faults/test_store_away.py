@@ -17,8 +17,8 @@ from chatkeep.drivers.sqlite import driver as sqlite
 from chatkeep.testing.proxy import Loss
 from chatkeep.testing.servers import RedisServer
 
-from ..conftest import until
-from .conftest import Clients, Stand
+from ..support.stand import Clients, Stand
+from ..support.waiting import until
 
 
 @pytest.mark.parametrize("how", ["kill", "stop"])

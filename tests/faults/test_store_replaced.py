@@ -15,8 +15,8 @@ from chatkeep.testing.history import check, collect
 from chatkeep.testing.proxy import Proxy
 from chatkeep.testing.servers import RedisServer
 
-from ..conftest import until
-from .conftest import Clients, Stand
+from ..support.stand import Clients, Stand
+from ..support.waiting import until
 
 
 async def test_f19_an_emptied_server_is_not_begun_afresh(

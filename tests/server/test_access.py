@@ -37,8 +37,10 @@ from chatkeep.auth.credentials import (
 from chatkeep.errors import Unavailable
 from chatkeep.server import create_app
 from chatkeep.server.access import Access
-from tests.conftest import FAST, until
-from tests.server.serving import Answer, Client, served, serving
+
+from ..support.serving import Answer, Client, served, serving
+from ..support.stores import FAST
+from ..support.waiting import until
 
 ADA = "/v1/conversations/ada"
 COOKIE = "__Host-chatkeep"

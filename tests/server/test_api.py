@@ -20,8 +20,8 @@ from chatkeep.auth.credentials import create_key
 from chatkeep.drivers.memory import MemoryDriver
 from chatkeep.server import create_app, wire
 
-from ..conftest import until
-from .serving import Client, answer_from, path_of, served, serving
+from ..support.serving import Client, answer_from, path_of, served, serving
+from ..support.waiting import until
 
 PROBLEM = "application/problem+json"
 

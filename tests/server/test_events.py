@@ -14,9 +14,9 @@ import pytest
 from chatkeep import Chatkeep, Turn
 from chatkeep.auth.credentials import issue_token
 from chatkeep.server import create_app, events
-from tests.conftest import until
 
-from .serving import Client, served, serving
+from ..support.serving import Client, served, serving
+from ..support.waiting import until
 
 
 async def echo(turn: Turn[Any]) -> str:

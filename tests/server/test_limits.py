@@ -21,9 +21,9 @@ from chatkeep.server.limits import Limits, RateLimitMiddleware, peer_of
 from chatkeep.server.wire import Refused
 from chatkeep.testing.proxy import Proxy
 
-from ..conftest import store_url
-from .service import service
-from .serving import Client, serving
+from ..support.service import service
+from ..support.serving import Client, serving
+from ..support.stores import store_url
 
 SHARED = ("redis", "postgresql")
 

@@ -18,8 +18,8 @@ from starlette.exceptions import HTTPException
 from chatkeep import Chatkeep, Turn
 from chatkeep.server import protocol, wire
 
-from ..conftest import until
-from .serving import Answer, Client, answer_from, path_of, served
+from ..support.serving import Answer, Client, answer_from, path_of, served
+from ..support.waiting import until
 
 PROBLEM = "application/problem+json"
 

@@ -14,7 +14,7 @@ import pytest
 from chatkeep.errors import Unavailable
 from chatkeep.server.logs import LineFormatter, line, request_id
 
-from .service import service
+from ..support.service import service
 
 BOT = """
 import logging, warnings

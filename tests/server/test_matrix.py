@@ -19,8 +19,9 @@ from chatkeep import Chatkeep, Turn
 from chatkeep.auth.credentials import SCOPES, create_key, credential, issue_token, list_tokens, revoke, revoke_key
 from chatkeep.server import create_app
 from chatkeep.server.access import AccessPolicy
-from tests.conftest import FAST
-from tests.server.serving import Answer, answer_from, serving
+
+from ..support.serving import Answer, answer_from, serving
+from ..support.stores import FAST
 
 ID = "/v1/conversations/{id}"
 

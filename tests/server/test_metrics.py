@@ -14,8 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from chatkeep import Chatkeep
 from chatkeep.server.metrics import Metrics
 
-from .service import service
-from .serving import Client
+from ..support.service import service
+from ..support.serving import Client
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 

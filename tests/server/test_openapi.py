@@ -14,7 +14,7 @@ from chatkeep import Chatkeep, Turn
 from chatkeep.server import create_app, openapi
 from chatkeep.server.app import CLIENT, OPERATOR, ROUTES
 
-from .serving import served
+from ..support.serving import served
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 

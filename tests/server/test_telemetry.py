@@ -19,8 +19,9 @@ from chatkeep.server import create_app
 from chatkeep.server.logs import RequestLogMiddleware
 from chatkeep.server.telemetry import Tracing, TracingMiddleware, carried
 
-from ..conftest import FAST, until
-from .serving import Client, serving
+from ..support.serving import Client, serving
+from ..support.stores import FAST
+from ..support.waiting import until
 
 EXPORTER = InMemorySpanExporter()
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

@@ -15,11 +15,11 @@ from chatkeep.channels import Telegram, WhatsApp
 from chatkeep.channels.outlet import ChannelOutlet
 from chatkeep.errors import Unavailable
 from chatkeep.server.webhooks import Webhooks
-from tests.conftest import until
 
-from .platform import SECRET, Platform, platform, post_whatsapp, whatsapp_message, whatsapp_status
-from .service import CHATKEEP
-from .serving import Client, served
+from ..support.platform import SECRET, Platform, platform, post_whatsapp, whatsapp_message, whatsapp_status
+from ..support.service import CHATKEEP
+from ..support.serving import Client, served
+from ..support.waiting import until
 
 FAST = {"poll": "30ms", "retry_after": "5ms", "retry_longest": "20ms"}
 TENANTS = {"1550": "pizza", "1660": "pasta"}

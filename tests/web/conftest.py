@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .browsing import Shop
+from ..support.browsing import Shop
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from playwright.sync_api import Browser, BrowserContext, Page, Route
 
 from chatkeep.server.app import serve_file
 
-from .browsing import ROOT, Shop, again, bare, profile, said, send, wait
-from .shop import STORY
+from ..support.browsing import ROOT, Shop, again, bare, profile, said, send, wait
+from ..support.shop import STORY
 
 CLIENT = ROOT / "clients" / "js"
 TEN = [f"message {number}" for number in range(10)]

@@ -19,10 +19,10 @@ from chatkeep.auth.credentials import create_key, list_keys, revoke_key
 from chatkeep.conversation.outbox import Sent
 from chatkeep.model import Content
 
-from ..acceptance.running import chatkeep
-from ..server.serving import served
-from .browsing import Shop
-from .shop import STORY
+from ..support.browsing import Shop
+from ..support.program import chatkeep
+from ..support.serving import served
+from ..support.shop import STORY
 
 MARKUP = "<script>document.title='run'</script><img src=x onerror=\"document.title='run'\">"
 HOSTILE = f"{MARKUP} \u202egnp.exe\u200b\x07 \U0001f469\u200d\U0001f373 "

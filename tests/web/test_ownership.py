@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from .browsing import Shop, again, bare, said, send, wait
+from ..support.browsing import Shop, again, bare, said, send, wait
 
 SITE = """{ conversation: 'support', ...given, token: async () => {
     const who = given.who ?? localStorage.who;

@@ -1,6 +1,6 @@
 """Drivers that each break a clause of the contract, and the tests of the contract that must catch them.
 
-A suite that nobody has seen fail proves nothing: `tests/contract/test_the_suite.py` runs every line of BROKEN. Each
+A suite that nobody has seen fail proves nothing: `tests/testing/test_contract.py` runs every line of BROKEN. Each
 is the memory driver with one thing done wrong, mostly a thing that a real driver got wrong once. It stands in the file
 of the first clause that it breaks.
 """

@@ -21,7 +21,7 @@ from typing import Any, Self
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from ..acceptance.running import PATIENCE_S, free_port, plain_environment
+from .program import PATIENCE_S, free_port, plain_environment
 
 PLACES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = [
@@ -68,7 +68,7 @@ def profile(browser: Browser, **options: Any) -> Iterator[BrowserContext]:
 
 
 class Shop:
-    """`tests.web.shop` in a process of its own; use it in a with statement."""
+    """`tests.support.shop` in a process of its own; use it in a with statement."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.port = folder, free_port()
@@ -90,7 +90,7 @@ class Shop:
 
     def start(self) -> None:
         """Starts it, on the same store and port as before, and waits until it answers."""
-        command = [sys.executable, "-m", "tests.web.shop", f"sqlite:///{self.folder}/shop.db", str(self.port)]
+        command = [sys.executable, "-m", "tests.support.shop", f"sqlite:///{self.folder}/shop.db", str(self.port)]
         with (self.folder / "shop.err").open("ab") as errors:
             self.process = subprocess.Popen(command, stderr=errors, cwd=ROOT, env=plain_environment())
         deadline = time.monotonic() + PATIENCE_S

@@ -11,7 +11,8 @@ from msgspec import Struct, structs
 from chatkeep import Chatkeep, Turn
 from chatkeep.errors import BadKey, Corrupt, Uncertain
 from chatkeep.storage.records import TRACES, Records
-from tests.conftest import FAST
+
+from ..support.stores import FAST
 
 
 class Card(Struct, frozen=True, kw_only=True):

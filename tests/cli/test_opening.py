@@ -14,7 +14,7 @@ import pytest
 
 from chatkeep import Chatkeep, Turn
 
-from .running import PATIENCE_S, PROGRAM, plain_environment
+from ..support.program import PATIENCE_S, PROGRAM, plain_environment
 
 
 @pytest.fixture

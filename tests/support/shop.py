@@ -1,4 +1,4 @@
-"""The server of these tests: a bot with a form, slow and streamed answers. `python -m tests.web.shop STORE PORT`.
+"""The server of these tests: a bot with a form, slow and streamed answers. `python -m tests.support.shop STORE PORT`.
 
 A second server is mounted at /other. /token makes the tokens of a site with sign-in: `?tenant=`, `?user=`, `?id=`;
 /log has what a tenant's conversation says.

@@ -16,7 +16,8 @@ from chatkeep.conversation.outbox import Sent
 from chatkeep.drivers import driver_for
 from chatkeep.errors import Unavailable
 from chatkeep.testing.crash import Wrapped, wrapped
-from tests.conftest import until
+
+from ..support.waiting import until
 
 ADA = "pigeon:loft-1:ada"
 

@@ -1,5 +1,5 @@
 """The simulated customers against three real servers on one store, all of which are killed meanwhile:
-`python -m tests.acceptance.simulation FOLDER ENGINE`.
+`python -m tests.support.simulation FOLDER ENGINE`.
 
 Three `chatkeep serve` share a database server. Customers (`chatkeep simulate`) repeat and overtake themselves and hang up; the
 servers and the database are killed with SIGKILL and started again on what they had. Prints the verdict of the customers.
@@ -23,7 +23,7 @@ from pathlib import Path
 from chatkeep.testing.servers import Server, free_port
 
 from .killing import SERVERS
-from .running import PATIENCE_S, PROGRAM, chatkeep
+from .program import PATIENCE_S, PROGRAM, chatkeep
 
 ENGINES = tuple(SERVERS)
 CHANNELS = ("api", "whatsapp", "telegram")

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from .running import PROGRAM, chatkeep, plain_environment
+from ..support.program import PROGRAM, chatkeep, plain_environment
 
 PATIENCE_S = 60.0
 

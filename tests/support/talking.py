@@ -13,7 +13,8 @@ import msgspec
 from chatkeep import Chatkeep, Message, Receipt
 from chatkeep.demos import demo_for
 
-FAST = {"poll": "20ms", "retry_after": "1ms", "retry_longest": "5ms"}
+from .stores import FAST
+
 SATURDAY = 1_795_255_200.0
 """2026-11-21, 10:00 UTC: what the bots take for today."""
 

@@ -1,4 +1,4 @@
-"""Kills real processes under load and checks every message afterwards: `python -m tests.acceptance.killing FOLDER ENGINE`.
+"""Kills real processes under load and checks every message afterwards: `python -m tests.support.killing FOLDER ENGINE`.
 
 Two instances serve on loopback ports. Clients, in a process that survives everything, go to either one at random, send
 new messages by receive and accept, and send again what was not answered, or was answered long ago. A supervisor kills

@@ -1,4 +1,4 @@
-"""A chatkeep server in a process of its own, which can be killed: `python -m tests.client.running FOLDER PORT`."""
+"""A chatkeep server in a process of its own, which can be killed: `python -m tests.support.client_server FOLDER PORT`."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import uvicorn
 
 from chatkeep import Chatkeep, Turn
 from chatkeep.auth.credentials import create_key
+from chatkeep.client import Client
 from chatkeep.server import create_app
 
-from ..acceptance.running import free_port, killed_when_late
-from ..conftest import until
+from .program import free_port, killed_when_late
+from .waiting import until
 
 SLOW_S = 0.4
 
@@ -57,7 +60,7 @@ class Running:
 
     def start(self) -> Self:
         """Starts it and waits until it answers."""
-        command = [sys.executable, "-m", "tests.client.running", str(self.folder), str(self.port)]
+        command = [sys.executable, "-m", "tests.support.client_server", str(self.folder), str(self.port)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert self.process.stdout is not None
         with killed_when_late(self.process):
@@ -77,6 +80,26 @@ class Running:
 
     def __exit__(self, *exc: object) -> None:
         self.kill()
+
+
+class Place(NamedTuple):
+    """A server in this process: its address, a service key, and the Chatkeep behind it."""
+
+    port: int
+    key: str
+    keep: Chatkeep[Any]
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @asynccontextmanager
+    async def client(self, token: str | None = "", *, port: int = 0, **options: Any) -> AsyncIterator[Client]:
+        """A client of it, with the service key unless a *token* (None: none) says otherwise; through a *port*, if given."""
+        url = f"http://127.0.0.1:{port or self.port}"
+        async with Client(url, self.key if token == "" else token, **options) as client:
+            yield client
 
 
 async def serve(folder: Path, port: int) -> None:

@@ -12,7 +12,8 @@ from chatkeep import Turn
 from chatkeep.app import core_of
 from chatkeep.engine.watch import Watch
 from chatkeep.model import Delta, Erased, Event, Message, StateChanged, Typing
-from tests.conftest import until
+
+from ..support.waiting import until
 
 ANNOUNCING = ("memory", "redis", "postgresql")
 

@@ -13,7 +13,7 @@ import pytest
 
 from chatkeep.server.settings import KNOWN
 
-from .service import BOT, run, service
+from ..support.service import BOT, run, service
 
 SECRET_URL = "redis://bot:hunter2@127.0.0.1:1/0"
 

@@ -24,10 +24,10 @@ import pytest
 from chatkeep.demos import BOTS
 from chatkeep.settings import seconds
 
-from ..server.platform import SECRET, Platform, post_whatsapp, whatsapp_message
-from ..server.service import CHATKEEP, environment, run
-from ..server.serving import Answer, Client
-from .running import free_port
+from .platform import SECRET, Platform, post_whatsapp, whatsapp_message
+from .program import free_port
+from .service import CHATKEEP, environment, run
+from .serving import Answer, Client
 
 PATIENCE_S = 20.0
 durable = pytest.mark.parametrize("url", ["sqlite", "redis", "postgresql"], indirect=True)

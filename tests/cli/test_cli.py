@@ -21,8 +21,8 @@ import pytest
 from chatkeep import Chatkeep, Corrupt, HandlerFailed, Turn
 from chatkeep.testing.servers import RedisServer
 
-from ..conftest import store_url
-from .running import PATIENCE_S, PROGRAM, Demo, chatkeep, free_port, killed_when_late, plain_environment
+from ..support.program import PATIENCE_S, PROGRAM, Demo, chatkeep, free_port, killed_when_late, plain_environment
+from ..support.stores import store_url
 
 
 def post(address: str, conversation: str, content: str, store: Path) -> dict[str, Any]:

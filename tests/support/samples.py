@@ -13,7 +13,7 @@ import msgspec
 
 from chatkeep.channels import Channel, Inbound, Instagram, Messenger, Telegram, Webhook, WhatsApp
 
-CORPUS = Path(__file__).parent / "corpus"
+CORPUS = Path(__file__).parents[1] / "channels" / "corpus"
 NOW = 1_763_700_000.0
 
 META_SECRETS = ["new-app-secret", "old-app-secret"]

@@ -25,8 +25,8 @@ from uvicorn.server import ServerState
 from chatkeep import Chatkeep, Turn
 from chatkeep.server import protocol
 
-from .service import BOT, Service, service
-from .serving import answer_from, path_of, served, serving
+from ..support.service import BOT, Service, service
+from ..support.serving import answer_from, path_of, served, serving
 
 HURRIED = "from chatkeep.server import protocol, wire\nprotocol.HEAD_S = wire.PATIENCE_S = 1.0\n" + BOT
 MOST_MB = 30.0

@@ -1,0 +1,25 @@
+"""The stores that tests run on: a fresh one of any kind, and settings that make a Chatkeep impatient."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+import pytest
+
+STORES = ("memory", "sqlite", "redis", "postgresql")
+FAST = {"poll": "20ms", "retry_after": "1ms", "retry_longest": "5ms"}
+
+
+def store_url(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
+    """A fresh store of *kind*."""
+    name = secrets.token_hex(8)
+    match kind:
+        case "memory":
+            return f"memory://{name}"
+        case "sqlite":
+            return f"sqlite:///{folder}/chat.db"
+        case "redis":
+            return f"{request.getfixturevalue('valkey').url}?prefix={name}"
+        case _:
+            return f"{request.getfixturevalue('postgres').url}?schema=t{name}"
