@@ -16,9 +16,10 @@ from .conversation.state import StateCodec
 from .core import Core
 from .drivers import driver_for
 from .drivers.base import Driver, Index
-from .engine.engine import Engine, EngineStatistics
+from .engine.engine import Engine
 from .engine.hooks import Handler, handler_for
 from .engine.instruments import Instrument
+from .engine.statistics import EngineStatistics
 from .engine.turn import Turn
 from .errors import Misconfigured, UsageError
 from .model import Content, Conversation, Part, State

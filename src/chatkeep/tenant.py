@@ -10,9 +10,10 @@ from msgspec import structs
 from .conversation.keys import RESERVED, key_for
 from .conversation.outbox import Delivery, list_deliveries
 from .conversation.sessions import is_session_over
-from .conversation.snapshots import Snapshot, is_outbound, unread_messages
+from .conversation.snapshots import Snapshot, copy_messages, is_outbound, unread_messages
 from .drivers.base import Index, Key, Row
-from .engine.engine import Engine, owned
+from .engine.engine import Engine
+from .engine.outcomes import read_outcome
 from .engine.watch import Watch
 from .errors import BadMessage, Corrupt, Replaced, Unavailable, Unsupported, UsageError
 from .model import Content, Conversation, Event, Message, Receipt, Role, State
@@ -289,7 +290,7 @@ class Surface(Generic[State]):
                 else []
             )
             if snapshot and page and page[0].number == number:
-                found = await self._engine.outcome(snapshot, number)
+                found = await read_outcome(self._engine.store, snapshot, number)
                 reason = {"reason": found.dead if found else ""}
                 letters.append(structs.replace(page[0], metadata=page[0].metadata | reason))
         return letters
@@ -386,7 +387,7 @@ class Surface(Generic[State]):
             revision=row.revision,
             state=engine.states.decode(row.key, raw, schema),
             session=record.session,
-            messages=owned(list(shown)),
+            messages=copy_messages(shown),
             head=row.head,
             unread=len(unread_messages(snapshot)),
             paused=engine.pauses.is_paused(snapshot),

@@ -17,14 +17,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from copy import deepcopy
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from msgspec import Raw, Struct, structs
-from tenacity import RetryCallState, wait_exponential, wait_random
 
 from ..conversation import commits, housekeeping, leases, sessions, snapshots, turns
+from ..conversation.backoff import backoff
 from ..conversation.codec import entry_for
 from ..conversation.keys import RESERVED, message_id
 from ..conversation.record import NONE, Reminder
@@ -46,23 +45,24 @@ from ..errors import (
     Unavailable,
     Uncertain,
     Unsupported,
-    UsageError,
 )
 from ..model import ASKING, Content, Message, Receipt, Role, State
 from ..settings import Settings, seconds
-from ..storage.store import PAGE, Store, fresh_token
+from ..storage.store import Store, fresh_token
 from .hooks import STREAMING, Handler, replies_of
 from .instruments import Instrument, surround_intake
 from .lease_keeper import LeaseKeeper
 from .notifier import Notifier
+from .outcomes import Waiter, read_outcome
 from .pauses import PAUSES, Pauses
 from .places import TurnedAway
-from .runner import RUNNING, Fate, Run, Runner, told
+from .runner import Fate, Run, Runner, refuse_own_turn, told
 from .sender import Sender
+from .statistics import EngineStatistics
 from .turn import Turn
 from .watch import WatchHub
 from .work import NotInLog, Work
-from .worker import Waiter, Worker
+from .worker import Worker
 
 if TYPE_CHECKING:
     from ..storage.spool import Spool
@@ -90,28 +90,6 @@ class Answer(Struct, frozen=True):
     opens: bool
     replies: list[Content]
     reminders: Mapping[str, Reminder | None] = snapshots.NOTHING
-
-
-class EngineStatistics(Struct, kw_only=True):
-    """Counts since the start; waiting, workers, journaled (conversations with messages in the journal) and abandoned (runs of
-    handlers that were given up, because their time was over or their caller went away, and still run) are now.
-
-    reruns: turns thrown away because their input had changed. rolled_back: how often the store was found to hold less
-    than it had answered.
-    """
-
-    turns: int = 0
-    one_trip: int = 0
-    reruns: int = 0
-    duplicates: int = 0
-    failures: int = 0
-    dead: int = 0
-    taken_over: int = 0
-    rolled_back: int = 0
-    journaled: int = 0
-    waiting: int = 0
-    workers: int = 0
-    abandoned: int = 0
 
 
 class Engine(Generic[State]):
@@ -143,7 +121,7 @@ class Engine(Generic[State]):
         first = seconds(settings.retry_after)
         longest = seconds(settings.retry_longest)
         self._longest_s = max(2 * longest, seconds(settings.max_wait), HOOK_PAUSE_S)
-        self._backoff = wait_exponential(multiplier=first, max=longest) + wait_random(0, first)
+        self._retry_first_s, self._retry_longest_s = first, longest
         self._pace_s = self._quick_s  # how long handlers have taken lately; at first nobody knows
         self._workers: dict[Key, Worker] = {}
         self.leases = LeaseKeeper(store, self.policy, clock)
@@ -342,7 +320,7 @@ class Engine(Generic[State]):
         owner: str,
         wait_if_duplicate: bool,
     ) -> Receipt:
-        self._refuse_own(key, "would wait for itself; use accept")
+        refuse_own_turn(key, "would wait for itself; use accept")
         if self.handler is None:
             raise Misconfigured("There is no handler: decorate one with @keep.on_message. Nothing was written.")
         draft = self._draft(key, content, id, role, metadata)
@@ -387,20 +365,12 @@ class Engine(Generic[State]):
             snapshot, number, known, _ = await self._appended(key, draft, owner)
         except (Unavailable, Uncertain) as fault:
             return await self._journaled(key, draft, owner, fault)
-        found = await self.outcome(snapshot, number) if known else None
+        found = await read_outcome(self.store, snapshot, number) if known else None
         return self._receipt(key, draft.id, number, found or Outcome("accepted"), duplicate=known)
 
     def _refuse_closed(self, key: Key) -> None:
         if not self._open:  # where it was never opened, or elsewhere, `Confinement.check` has refused the call
             raise Unavailable(f"{key}: this Chatkeep is being opened or closed; nothing was written. Try again later.")
-
-    def _refuse_own(self, key: Key, why: str) -> None:
-        """Refuses what a handler must not do to the conversation whose turn it runs."""
-        running = RUNNING.get()
-        while running is not None:
-            if running.key == key and not running.over:
-                raise UsageError(f"{key}: a handler that does this to its own conversation {why}. Nothing was done.")
-            running = running.outer
 
     def _draft(self, key: Key, content: Content, id: str | None, role: Role, metadata: dict[str, Any] | None) -> Draft:
         self._refuse_closed(key)
@@ -534,7 +504,7 @@ class Engine(Generic[State]):
             return await self._journaled(key, draft, owner, fault)
         if known:
             self.statistics.duplicates += 1
-            found = await self.outcome(snapshot, number)
+            found = await read_outcome(self.store, snapshot, number)
             if found is not None:
                 return self._receipt(key, draft.id, number, found, duplicate=True)
             if not wait_if_duplicate:
@@ -687,26 +657,9 @@ class Engine(Generic[State]):
             id=id,
             number=number,
             status=found.status,
-            replies=owned(found.replies),
+            replies=snapshots.copy_messages(found.replies),
             duplicate=duplicate,
         )
-
-    async def outcome(self, snapshot: Snapshot, number: int) -> Outcome | None:
-        """What became of a message, with as much of the log behind it as is needed to know."""
-        if snapshot.record.cursor < number:
-            return None
-        found: list[Message] = []
-        if snapshot.messages and snapshot.messages[0].number <= number + 1:
-            found = snapshots.messages_after(snapshot, number)
-        else:
-            # Replies stand in the order of what they answer: the first to something later ends the search.
-            seen = number
-            while page := await self.store.page(snapshot.row.key, snapshot.row.incarnation, after=seen, limit=PAGE):
-                found += page
-                seen = page[-1].number
-                if any((message.reply_from or 0) > number for message in page):
-                    break
-        return snapshots.find_outcome(snapshot.record, number, found)
 
     # -- work ---------------------------------------------------------------------------------------------------------------
 
@@ -1020,11 +973,6 @@ class Engine(Generic[State]):
         else:
             self._notifier.tell_of_work()
 
-    def _pause_after(self, attempts: int) -> float:
-        attempt = RetryCallState(retry_object=cast(Any, None), fn=None, args=(), kwargs={})
-        attempt.attempt_number = attempts
-        return self._backoff(attempt)
-
     def _again(self, worker: Worker) -> float:
         self.statistics.reruns += 1
         return worker.again()
@@ -1141,14 +1089,14 @@ class Engine(Generic[State]):
             conversation=key.id,
             session=record.session + opens,
             state=self.states.decode(key, raw, schema),
-            messages=owned(messages),
+            messages=snapshots.copy_messages(messages),
             history=[] if opens else self._history(snapshot, first),
         )
         return turn, opens
 
     def _history(self, snapshot: Snapshot, first: Message) -> list[Message]:
         found = turns.slice_plain_history(snapshot, first, self.policy)
-        return found or owned(turns.collect_history(snapshot, first, self.policy))
+        return found or snapshots.copy_messages(turns.collect_history(snapshot, first, self.policy))
 
     async def _rebuilt(self, snapshot: Snapshot, messages: list[Message], *, admitted: bool = False) -> Snapshot | None:
         """Opens a session with the state that the application's hook rebuilds, committed before the handler runs.
@@ -1225,7 +1173,9 @@ class Engine(Generic[State]):
         arriving: Draft | None = None,
     ) -> Commit:
         now = self.clock()
-        retry_at = now + self._pause_after(there.record.raised + 1)
+        first_s = self._retry_first_s
+        failures, jitter_s = there.record.raised + 1, random.uniform(0.0, first_s)
+        retry_at = now + backoff(failures, first_s=first_s, longest_s=self._retry_longest_s, jitter_s=jitter_s)
         return turns.fail_turn(
             there,
             tried,
@@ -1255,7 +1205,7 @@ class Engine(Generic[State]):
                     f"{snapshot.row.key} was erased while its message {waiter.number} waited for an answer."
                 )
                 waiter.tell(erased)
-            elif (found := await self.outcome(snapshot, waiter.number)) is not None:
+            elif (found := await read_outcome(self.store, snapshot, waiter.number)) is not None:
                 waiter.tell(found)
         worker.waiters = [waiter for waiter in worker.waiters if not waiter.answered.done()]
 
@@ -1399,12 +1349,12 @@ class Engine(Generic[State]):
 
     async def pause_one(self, key: Key) -> None:
         """Silences the bot in one conversation."""
-        self._refuse_own(key, "would throw its own turn away; pause it when the turn is over")
+        refuse_own_turn(key, "would throw its own turn away; pause it when the turn is over")
         await self.pauses.pause_one(key)
 
     async def resume_one(self, key: Key, *, skips: bool) -> None:
         """Lets it answer in one conversation again."""
-        self._refuse_own(key, "would throw its own turn away; resume it when the turn is over")
+        refuse_own_turn(key, "would throw its own turn away; resume it when the turn is over")
         if skips:
             await self.pauses.skip_one(key)
         await self.pauses.resume_one(key)
@@ -1457,7 +1407,7 @@ class Engine(Generic[State]):
     async def _rewrite(self, key: Key, rewritten: Callable[[Raw, int], tuple[Raw, int]], id: str | None) -> Snapshot:
         """Puts what *rewritten* makes of the stored state and its schema in its place."""
         self._refuse_closed(key)
-        self._refuse_own(key, "would throw its own turn away; change turn.state")
+        refuse_own_turn(key, "would throw its own turn away; change turn.state")
         note = commits.make_note("change", fresh_token() if id is None else message_id(key, id))
         snapshot, now = self.store.cached(key) or await self.store.reload(key), self.clock()
         while self.on_missing and sessions.is_session_over(snapshot.record, self.policy, now):
@@ -1493,21 +1443,6 @@ class HookFailed(HandlerFailed):
 
 class NotBegun(HandlerFailed):
     """There was no thread for the handler: the message waits, and is not blamed."""
-
-
-def owned(messages: list[Message]) -> list[Message]:
-    """*messages* for somebody to keep or change: what they share with the cache is copied."""
-    for message in messages:
-        if message.metadata or type(message.content) is not str:
-            break
-    else:
-        return list(messages)
-    return [
-        message
-        if isinstance(message.content, str) and not message.metadata
-        else structs.replace(message, content=deepcopy(message.content), metadata=deepcopy(message.metadata))
-        for message in messages
-    ]
 
 
 def attempts(snapshot: Snapshot) -> tuple[int, int, int, int]:

@@ -29,6 +29,7 @@ from types import CoroutineType
 from typing import Any
 
 from ..drivers.base import Key
+from ..errors import UsageError
 from .instruments import Instrument, surrounded
 from .places import Places
 from .threads import Job, Threads
@@ -240,6 +241,15 @@ RUNNING: ContextVar[Run | None] = ContextVar("chatkeep run", default=None)
 
 RAN: ContextVar[Context | None] = ContextVar("chatkeep ran", default=None)
 """The context of the handler whose turn the code of now records; only where somebody observes."""
+
+
+def refuse_own_turn(key: Key, why: str) -> None:
+    """Refuse what a handler must not do to the conversation whose turn it runs. Raises `UsageError`."""
+    running = RUNNING.get()
+    while running is not None:
+        if running.key == key and not running.over:
+            raise UsageError(f"{key}: a handler that does this to its own conversation {why}. Nothing was done.")
+        running = running.outer
 
 
 async def awaiting(found: Awaitable[Any]) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from ..conversation import outbox as deliveries
 from ..conversation import snapshots
+from ..conversation.backoff import backoff
 from ..conversation.outbox import Outlet, Sent
 from ..conversation.snapshots import Commit, Policy, Snapshot
 from ..drivers.base import Key
@@ -90,7 +91,8 @@ class Sender:
                     at=now,
                 )
         worker.sending = 0
-        retry_at = self._clock() + min(self._first * 2.0 ** min(delivery.tries + 1, 30), PAUSE_MOST_S)
+        pause_s = backoff(delivery.tries + 2, first_s=self._first, longest_s=PAUSE_MOST_S)
+        retry_at = self._clock() + pause_s
 
         def note(there: Snapshot) -> Commit | None:
             # It was sent, whoever holds the lease by now.

@@ -5,23 +5,8 @@ from __future__ import annotations
 import asyncio
 from contextvars import Context
 
-from msgspec import Struct
-
-from ..conversation.snapshots import Outcome
-from ..drivers.base import settle
 from ..storage.store import fresh_token
-
-
-class Waiter(Struct):
-    """A call of `receive` that waits for what becomes of its message."""
-
-    incarnation: str
-    number: int
-    answered: asyncio.Future[Outcome]
-
-    def tell(self, found: Outcome | BaseException) -> None:
-        """Says what became of the message, if anybody still wants to know."""
-        settle(self.answered, found)
+from .outcomes import Waiter
 
 
 class Worker:
