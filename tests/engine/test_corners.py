@@ -356,7 +356,7 @@ async def test_a_clock_that_is_set_back_makes_no_retry_wait_for_an_hour(opened: 
         return "ok"
 
     keep = await opened(bot, clock=clock, max_wait="50ms")
-    keep._engine._longest_s = 0.05
+    keep._engine.workers.loop.longest_s = 0.05
 
     async def ticking() -> bool:
         clock.now += 100
@@ -384,7 +384,7 @@ async def test_a_store_that_was_set_back_and_went_on_elsewhere_is_not_mixed_with
     await here.receive("ada", "lost")
     shelf.rows, shelf.logs, shelf.ids = backup
     there = await opened(bot, url=url)
-    here._engine._notifier.live = False  # and nobody tells it
+    here._engine.notifier.live = False  # and nobody tells it
     await there.receive("ada", "two")
     receipt = await here.receive("ada", "three")
 

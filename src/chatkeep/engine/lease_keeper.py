@@ -67,6 +67,8 @@ class LeaseKeeper:
         self._policy = policy
         self._clock = clock
         self.name = f"{this_process()}:{fresh_token()}"
+        self.lost = False
+        """A lease of ours may stand that nobody works under: the next sweep looks for it."""
 
     def open(self) -> None:
         """From now on somebody works under them."""

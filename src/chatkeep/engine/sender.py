@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Protocol
 
 from ..conversation import outbox as deliveries
 from ..conversation import snapshots
@@ -15,12 +16,25 @@ from ..drivers.base import Key
 from ..model import Message
 from ..storage.store import PAGE, Store, fresh_token
 from .lease_keeper import LeaseKeeper
-from .worker import Worker
 
 log = logging.getLogger("chatkeep")
 
 SENT_MOST = 10_000
 PAUSE_MOST_S = 600.0  # between two attempts to send a reply
+
+
+class Holder(Protocol):
+    """Whoever works on a conversation under a lease."""
+
+    sending: int
+    """The message that the holder has said it would send; 0 for none."""
+
+    @property
+    def lease(self) -> str:
+        """The token of the lease."""
+
+    def again(self) -> float:
+        """Tell the pause before what was thrown away is done again."""
 
 
 class Sender:
@@ -46,7 +60,7 @@ class Sender:
         sends = self.takes(snapshot.row.key) and snapshots.must_send(snapshot)
         return snapshots.delivery_of(snapshot).at if sends else None
 
-    async def deliver(self, snapshot: Snapshot, worker: Worker) -> float | None:
+    async def deliver(self, snapshot: Snapshot, worker: Holder) -> float | None:
         """Sends the next reply through its channel, under the lease, and notes what became of it."""
         assert self.outlet is not None
         row, delivery, now = snapshot.row, snapshots.delivery_of(snapshot), self._clock()
