@@ -44,7 +44,7 @@ from .sender import Sender
 from .shared import Shared
 from .turn_processor import NotBegun, TurnFailed, TurnProcessor
 from .work import NotInLog
-from .worker import Worker
+from .worker import IDLE, Worker
 from .workers import Workers
 
 T = TypeVar("T")
@@ -254,7 +254,8 @@ class Intake:
         if failure is None:
             self._shared.statistics.one_trip += 1
             return _make_receipt(key, draft.id, number, Outcome("answered", said[1:]), duplicate=False)
-        worker.warm, worker.held = True, False
+        worker.warm = True
+        worker.move(IDLE)  # from here on its task does the work
         return await self._wait_for(key, worker, draft.id, after, number, duplicate=False, cause=failure)
 
     def _is_contended(self, key: Key) -> bool:

@@ -11,6 +11,7 @@ import logging
 import time
 from contextlib import suppress
 from contextvars import Context
+from enum import Enum
 from functools import partial
 from typing import Any
 
@@ -42,19 +43,44 @@ LOOKS_SKIPPED = 4  # so much longer are the pauses where news is heard: asking i
 LONG_S = 60.0  # a worker that would wait longer goes; the sweep finds the conversation again
 
 
+class WorkerState(Enum):
+    """Who does the work on a conversation just now, and with what."""
+
+    IDLE = "idle"
+    """Nobody: the worker was just made, or its task has just ended."""
+    HELD = "held"
+    """A call of `receive`, in one trip; no task may start."""
+    WORKING = "working"
+    """Its task, which has no place for a handler: the runner waits for one."""
+    ADMITTED = "admitted"
+    """Its task, with one of the places."""
+    ALONE = "alone"
+    """Its task, with all places: no other handler runs in this process."""
+
+
+IDLE, HELD, WORKING, ADMITTED, ALONE = WorkerState
+
+NEXT = {
+    IDLE: (HELD, WORKING),
+    HELD: (IDLE,),
+    WORKING: (IDLE, ADMITTED, ALONE),
+    ADMITTED: (WORKING,),
+    ALONE: (WORKING,),
+}
+"""The states that may follow each state. From ADMITTED none leads to ALONE: who waits for all places must not have one."""
+
+
 class Worker:
-    """One conversation's work in this process: who waits for it, and the task that does it, if one runs."""
+    """One conversation's work in this process: its state, who waits for it, and the task that does it, if one runs."""
 
     __slots__ = (
-        "_claim",
+        "_lease",
         "_opening",
-        "admitted",
-        "alone",
         "context",
-        "held",
         "key",
         "reruns",
         "sending",
+        "state",
         "task",
         "waiters",
         "wake",
@@ -63,8 +89,9 @@ class Worker:
 
     def __init__(self, key: Key, opening: str) -> None:
         self.key = key
+        self.state = IDLE
         self._opening = opening
-        self._claim = ""
+        self._lease = ""
         self.waiters: list[Waiter] = []
         self.task: asyncio.Task[None] | None = None
         self.context: Context | None = None  # that of its task; which turn waits for this worker stands in it
@@ -72,9 +99,17 @@ class Worker:
         self.sending = 0  # the message that this worker has said it would send
         self.warm = False  # what the cache holds is as new as the act that started this worker
         self.reruns = 0  # turns in a row that were thrown away because their input had changed
-        self.alone = False  # no other handler runs in this process while this worker works
-        self.admitted = False  # it has a place already, or all of them
-        self.held = False  # a call of `receive` does the work itself; no task may start
+
+    def move(self, state: WorkerState) -> None:
+        """Change to *state*. Raises RuntimeError where `NEXT` has no such change: then two would work at once."""
+        if state not in NEXT[self.state]:
+            raise RuntimeError(f"{self.key}: a worker that is {self.state.value} cannot become {state.value}.")
+        self.state = state
+
+    @property
+    def has_place(self) -> bool:
+        """Whether a handler may begin at once: this worker has a place, or all of them."""
+        return self.state is ADMITTED or self.state is ALONE
 
     def again(self) -> float:
         """Tell the pause before what was thrown away is done again: none at first, then longer and longer."""
@@ -85,9 +120,9 @@ class Worker:
     @property
     def lease(self) -> str:
         """The token under which this worker works."""
-        if not self._claim:
-            self._claim = f"{self._opening}:{fresh_token()}"
-        return self._claim
+        if not self._lease:
+            self._lease = f"{self._opening}:{fresh_token()}"
+        return self._lease
 
     async def resolve(self, store: Store, snapshot: Snapshot) -> None:
         """Tell those who wait here what became of their messages, as far as *snapshot* shows."""
@@ -217,12 +252,13 @@ class WorkLoop:
             ready = ready if send_at is None else min(ready, send_at)
             return min(max(ready - now, LOOK_S), self.longest_s)  # a clock that was set back must not make it an hour
         # (One that another turn waits for would wait for the end of that turn: it runs beside it, and is not marked alone.)
-        if not (worker.alone or self._runner.awaited) and leases.is_suspect(
-            snapshot, died=self._leases.died(row.lease)
-        ):
+        alone, beside = worker.state is ALONE, self._runner.awaited
+        if not (alone or beside) and leases.is_suspect(snapshot, died=self._leases.died(row.lease)):
+            if worker.has_place:
+                return 0.0  # the place is given back first: while somebody has one, nobody is alone
             return await self._step_alone(worker, snapshot.record.begun)
-        if row.lease != worker.lease or snapshot.record.alone != worker.alone:
-            if not (worker.admitted or self._runner.awaited):
+        if row.lease != worker.lease or snapshot.record.alone != alone:
+            if not (worker.has_place or beside):
                 return await self._step_admitted(worker)
             taken = await self._take(snapshot, worker, now)
             if taken is None:
@@ -239,11 +275,12 @@ class WorkLoop:
         async with self._runner.places.alone(worker.key, rank) as alone:
             if not alone:
                 return 0.0
-            worker.alone, worker.admitted, worker.warm = True, True, False
+            worker.move(ALONE)
+            worker.warm = False
             try:
                 return await self._step(worker)
             finally:
-                worker.alone = worker.admitted = False
+                worker.move(WORKING)
 
     async def _step_admitted(self, worker: Worker) -> float | None:
         """Do a step with a place: the lease is taken afterwards, so that what only waits here is in nobody's hands, and the
@@ -253,11 +290,11 @@ class WorkLoop:
             worker.warm = False
             if not await places.take(worker.key):
                 return 0.0
-        worker.admitted = True
+        worker.move(ADMITTED)
         try:
             return await self._step(worker)
         finally:
-            worker.admitted = False
+            worker.move(WORKING)
             places.give_back()
 
     async def _take(self, snapshot: Snapshot, worker: Worker, now: float) -> Snapshot | None:
@@ -269,8 +306,8 @@ class WorkLoop:
             if there.row.lease != snapshot.row.lease or not waiting or waiting[0].number != first:
                 return None
             # (A lease that one of our own workers has lost, because the store failed it, say, is nobody's death.)
-            died = self._leases.died(there.row.lease)
-            return leases.take_lease(there, self._policy, token=worker.lease, at=now, died=died, alone=worker.alone)
+            died, alone = self._leases.died(there.row.lease), worker.state is ALONE
+            return leases.take_lease(there, self._policy, token=worker.lease, at=now, died=died, alone=alone)
 
         if snapshot.row.lease not in (None, worker.lease):
             self._shared.statistics.taken_over += 1
@@ -290,14 +327,14 @@ class WorkLoop:
                 snapshot.record, self._policy, tried[0].created_at, tried[0].number
             ):
                 async with self._leases.renewing(key, worker.lease):
-                    rebuilt = await self._turns.rebuild(snapshot, tried, admitted=worker.admitted)
+                    rebuilt = await self._turns.rebuild(snapshot, tried, admitted=worker.has_place)
                 if rebuilt is None:
                     return self._again(worker)
                 snapshot = rebuilt
             with self._live.turn(key, tried[-1].id):
                 async with self._leases.renewing(key, worker.lease):
                     record_step = partial(self._turns.record_step, snapshot)
-                    answer = await self._turns.run(snapshot, tried, record_step, admitted=worker.admitted)
+                    answer = await self._turns.run(snapshot, tried, record_step, admitted=worker.has_place)
                 started = snapshot
 
                 def decide(there: Snapshot) -> Commit | None:

@@ -19,7 +19,7 @@ from ..settings import seconds
 from .lease_keeper import LeaseKeeper
 from .runner import Runner
 from .shared import Shared
-from .worker import LOOK_S, Worker, WorkLoop
+from .worker import HELD, IDLE, LOOK_S, WORKING, Worker, WorkLoop
 
 log = logging.getLogger("chatkeep")
 
@@ -57,24 +57,26 @@ class Workers:
     def hold(self, key: Key) -> Worker:
         """Register a new worker for a call that does the work itself: no task starts before `release`."""
         worker = self.by_key[key] = self.make(key)
-        worker.held = True
+        worker.move(HELD)
         return worker
 
     def release(self, worker: Worker) -> None:
         """End what `hold` began."""
-        worker.held = False
+        if worker.state is HELD:  # (else its task has gone on with the work)
+            worker.move(IDLE)
         self.leave(worker)
 
     def start(self, worker: Worker) -> None:
         """Start the task of *worker*, unless it runs, or a call does the work."""
         # Only a worker that is registered may work: two at once would take each other for lost.
         assert self.by_key.get(worker.key) is worker
-        if worker.task is None and not worker.held:
+        if worker.state is IDLE:
             # Not in the context of whoever sent the message: the worker answers others' messages too.
             work = self._run(worker)
             if worker.context is None:
                 worker.context = self._runner.context()
             name = f"chatkeep {worker.key}"
+            worker.move(WORKING)
             worker.task = asyncio.get_running_loop().create_task(work, name=name, context=worker.context)
             self._count()
 
@@ -88,7 +90,7 @@ class Workers:
 
     def leave(self, worker: Worker) -> None:
         """End a worker that nobody works with, unless somebody has come to wait in it."""
-        if worker.task is None and not worker.held and self.by_key.get(worker.key) is worker:
+        if worker.state is IDLE and self.by_key.get(worker.key) is worker:
             if worker.waiters or (worker.wake.is_set() and self._shared.open):
                 self.start(worker)
             else:
@@ -133,6 +135,7 @@ class Workers:
             raise
         finally:
             worker.task = None
+            worker.move(IDLE)
             self.leave(worker)
             self._count()
 
