@@ -228,17 +228,7 @@ class WorkLoop:
             return 0.0 if await self._tend(snapshot, now) else None
         await worker.resolve(self._store, snapshot)
         if self._pauses.is_paused(snapshot):
-            for waiter in worker.waiters:
-                waiter.tell(Outcome("paused"))
-            if snapshot.row.due_at is None or snapshot.row.due_at <= now:
-                await self._shared.commit(
-                    snapshot,
-                    lambda there: (
-                        housekeeping.park(there, self._policy, at=now)
-                        if self._pauses.is_paused(there) and there.row.lease in (None, worker.lease)
-                        else None
-                    ),
-                )
+            await self._park_paused(snapshot, worker, now)
             return None
         row = snapshot.row
         if row.lease and row.lease != worker.lease and row.leased_until > now and not self._leases.orphaned(row.lease):
@@ -265,6 +255,19 @@ class WorkLoop:
                 return 0.0
             snapshot = taken
         return await self._handle(snapshot, worker)
+
+    async def _park_paused(self, snapshot: Snapshot, worker: Worker, now: float) -> None:
+        """Tell those who wait that the bot is paused, and put the conversation off for the sweep."""
+        for waiter in worker.waiters:
+            waiter.tell(Outcome("paused"))
+
+        def park(there: Snapshot) -> Commit | None:
+            if not self._pauses.is_paused(there) or there.row.lease not in (None, worker.lease):
+                return None
+            return housekeeping.park(there, self._policy, at=now)
+
+        if snapshot.row.due_at is None or snapshot.row.due_at <= now:
+            await self._shared.commit(snapshot, park)
 
     async def _step_alone(self, worker: Worker, rank: int) -> float | None:
         """Do a step while no other handler runs in this process: what dies then, dies of this message.
