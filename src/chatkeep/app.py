@@ -167,7 +167,7 @@ class Chatkeep(Surface[State]):
     def _awaitable(self, function: Callable[..., Any]) -> Handler[State]:
         if self._engine.is_open:
             raise Misconfigured("This Chatkeep is open already; decorate its handler and hook before.")
-        return handler_for(function, self._engine.runner.in_thread)
+        return handler_for(function, self._engine.runner.call_in_thread)
 
     def tenant(self, name: str) -> Tenant[State]:
         """The same surface over another tenant's conversations."""

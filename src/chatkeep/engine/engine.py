@@ -57,7 +57,7 @@ class Engine(Generic[State]):
         shared = Shared(store, settings, states, clock)
         self.shared = shared
         self.notifier = notifier = Notifier(store.driver, changed=self._changed_elsewhere, work=self._hear_of_work)
-        self.live = WatchHub(store, notifier, shown=shared.show_state)
+        self.live = WatchHub(store, notifier, show_state=shared.show_state)
         self.leases = leases = LeaseKeeper(store, shared.policy, clock)
         first_s = seconds(settings.retry_after)
         self.sender = sender = Sender(store, shared.policy, leases, clock=clock, first=first_s)
@@ -233,7 +233,7 @@ class Engine(Generic[State]):
 
     def _changed_here(self, key: Key) -> None:
         self.notifier.tell(key)
-        self.live.changed(key, here=True)
+        self.live.note_change(key, here=True)
 
     def _changed_elsewhere(self, key: Key) -> None:
         """Another instance has written to *key*: what is cached is old, and what somebody here waits for may be there."""
@@ -243,7 +243,7 @@ class Engine(Generic[State]):
         else:
             worker.warm = False
             worker.wake.set()
-        self.live.changed(key, here=False)
+        self.live.note_change(key, here=False)
 
     def _hear_of_work(self) -> None:
         self.sweeper.hear_of_work()

@@ -193,7 +193,7 @@ class Intake:
             and row.lease is None
             and record.cursor == row.head
             and (runner.places.free or runner.awaited)
-            and not (runner.abandoned and runner.holds(row.key))
+            and not (runner.abandoned and runner.has_abandoned(row.key))
             and not self._is_contended(row.key)
             and not (self._journal and self._journal.holds(row.key))
             and policy.overlap != "debounce"

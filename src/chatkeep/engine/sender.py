@@ -33,7 +33,7 @@ class Holder(Protocol):
     def lease(self) -> str:
         """The token of the lease."""
 
-    def again(self) -> float:
+    def back_off(self) -> float:
         """Tell the pause before what was thrown away is done again."""
 
 
@@ -65,7 +65,7 @@ class Sender:
         assert self.outlet is not None
         row, delivery, now = snapshot.row, snapshots.delivery_of(snapshot), self._clock()
         ours = row.lease == worker.lease
-        if row.lease and not ours and row.leased_until > now and not self._leases.orphaned(row.lease):
+        if row.lease and not ours and row.leased_until > now and not self._leases.is_orphaned(row.lease):
             return None
         message = await self._next_out(snapshot)
         if message is None:  # what the record said was to go is not there, or needs no sending
@@ -74,7 +74,7 @@ class Sender:
                 lambda there: deliveries.note_nothing_to_send(there, row.head, self._policy, at=self._clock()),
                 at=now,
             )
-            return worker.again()
+            return worker.back_off()
         number = message.number
         known = self._sent.get(row.key)
         sent = known[2] if known is not None and known[:2] == (row.incarnation, number) else None
@@ -84,7 +84,7 @@ class Sender:
             def begin(there: Snapshot) -> Commit | None:
                 now_there = (there.row.incarnation, there.row.lease, snapshots.delivery_of(there))
                 same = now_there == (row.incarnation, row.lease, delivery)
-                died = self._leases.died(there.row.lease)
+                died = self._leases.may_have_died(there.row.lease)
                 return (
                     deliveries.begin_sending(there, number, self._policy, token=worker.lease, at=now, died=died)
                     if same
@@ -93,10 +93,10 @@ class Sender:
 
             snapshot, said = await self._store.commit_once(snapshot, begin, at=now)
             if said is None:
-                return worker.again()
+                return worker.back_off()
             worker.sending = number
         if sent is None:
-            async with self._leases.renewing(row.key, worker.lease):
+            async with self._leases.keep_alive(row.key, worker.lease):
                 sent = await self.outlet.send(
                     row.key.id,
                     message.content,

@@ -114,7 +114,7 @@ class Sweeper:
             rows = await self._store.rows("due", until=until, after=after, limit=SWEEP_PAGE)
             for row in rows:
                 due = (row.wake or 0.0) <= now or (
-                    row.lease and (row.due_at or 0.0) <= now and self._leases.orphaned(row.lease)
+                    row.lease and (row.due_at or 0.0) <= now and self._leases.is_orphaned(row.lease)
                 )
                 put_off = workers.is_put_off(row.key, now) or row.key == PAUSES
                 if due and not put_off and row.key not in workers.by_key and workers.busy < room:
@@ -129,7 +129,7 @@ class Sweeper:
         """Look at what is paused, and have what waits answered for each tenant for which that was *lifted*, here or elsewhere."""
         for tenant in dict.fromkeys([*lifted, *await self._pauses.look()]):  # perhaps another instance has lifted some
             if self._turns.handler is not None:
-                await self._pauses.each(tenant, self.answer_unread)
+                await self._pauses.for_each(tenant, self.answer_unread)
 
     async def answer_unread(self, key: Key) -> None:
         """Start work on a conversation that is not paused any more."""

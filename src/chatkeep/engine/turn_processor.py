@@ -21,8 +21,8 @@ from ..drivers.base import Key
 from ..errors import Duplicate, HandlerFailed
 from ..model import Content, Message, State
 from ..settings import seconds
-from .hooks import STREAMING, Handler, replies_of
-from .runner import Fate, Run, Runner, told
+from .hooks import STREAMING, Handler, collect_replies
+from .runner import Fate, Run, Runner, describe_fault
 from .shared import Shared
 from .turn import Turn
 from .work import NotInLog, Work
@@ -106,7 +106,7 @@ class TurnProcessor(Generic[State]):
             turn.on_piece = partial(self._say, key)
 
         def answer(said: Any) -> Answer:
-            replies = replies_of(turn, said)
+            replies = collect_replies(turn, said)
             raw = shared.states.encode(key, turn.state)
             return Answer(raw, opens, replies, turn.work.set if turn.work is not None else snapshots.NOTHING)
 
@@ -135,7 +135,7 @@ class TurnProcessor(Generic[State]):
 
     def make_failure(self, key: Key, cause: BaseException, *, still_runs: bool = False) -> TurnFailed:
         """Make the error for an attempt that failed because of *cause*."""
-        failure = TurnFailed(f"{key}: the handler failed ({told(cause)}); the message stays in the log.")
+        failure = TurnFailed(f"{key}: the handler failed ({describe_fault(cause)}); the message stays in the log.")
         failure.__cause__ = cause
         failure.still_runs = still_runs
         return failure
@@ -182,7 +182,7 @@ class TurnProcessor(Generic[State]):
         return turns.fail_turn(
             there,
             tried,
-            told(failure.__cause__ or failure),
+            describe_fault(failure.__cause__ or failure),
             self._shared.policy,
             at=now,
             retry_at=retry_at,
@@ -216,7 +216,7 @@ class TurnProcessor(Generic[State]):
             return states.fresh() if found is None else states.encode(key, found)
 
         cause: BaseException | None = None
-        if (earlier := self._runner.earlier(self.on_missing, key, first.id)) is not None:
+        if (earlier := self._runner.find_abandoned(self.on_missing, key, first.id)) is not None:
             cause = TimeoutError(f"it still runs after {time.monotonic() - earlier.began:.1f} s")
         else:
             hook = cast("Handler[State]", self.on_missing)
@@ -224,7 +224,7 @@ class TurnProcessor(Generic[State]):
             cause, raw = run.fault, run.value
         if cause is not None:
             raise HookFailed(
-                f"{key}: on_missing could not rebuild the state ({told(cause)}). Nothing was changed; the message stays "
+                f"{key}: on_missing could not rebuild the state ({describe_fault(cause)}). Nothing was changed; the message stays "
                 f"unread and is tried again in {HOOK_PAUSE_S:g} s."
             ) from cause
         session = snapshot.record.session + 1

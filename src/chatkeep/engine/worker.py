@@ -57,6 +57,8 @@ class WorkerState(Enum):
     ALONE = "alone"
     """Its task, with all places: no other handler runs in this process."""
 
+    __hash__ = object.__hash__  # there is one of each, and Enum's own hash, in Python, would cost a turn 1 %
+
 
 IDLE, HELD, WORKING, ADMITTED, ALONE = WorkerState
 
@@ -111,7 +113,7 @@ class Worker:
         """Whether a handler may begin at once: this worker has a place, or all of them."""
         return self.state is ADMITTED or self.state is ALONE
 
-    def again(self) -> float:
+    def back_off(self) -> float:
         """Tell the pause before what was thrown away is done again: none at first, then longer and longer."""
         self.reruns += 1
         self.warm = False
@@ -231,11 +233,16 @@ class WorkLoop:
             await self._park_paused(snapshot, worker, now)
             return None
         row = snapshot.row
-        if row.lease and row.lease != worker.lease and row.leased_until > now and not self._leases.orphaned(row.lease):
+        if (
+            row.lease
+            and row.lease != worker.lease
+            and row.leased_until > now
+            and not self._leases.is_orphaned(row.lease)
+        ):
             return None
         if self._runner.abandoned:
             first = snapshots.unread_messages(snapshot)[0]
-            if (earlier := self._runner.earlier(self._turns.handler, key, first.id)) is not None:
+            if (earlier := self._runner.find_abandoned(self._turns.handler, key, first.id)) is not None:
                 return await self._outlast(snapshot, worker, earlier, first)
         ready = turns.ready_at(snapshot, self._policy)
         if ready > now:
@@ -243,7 +250,7 @@ class WorkLoop:
             return min(max(ready - now, LOOK_S), self.longest_s)  # a clock that was set back must not make it an hour
         # (One that another turn waits for would wait for the end of that turn: it runs beside it, and is not marked alone.)
         alone, beside = worker.state is ALONE, self._runner.awaited
-        if not (alone or beside) and leases.is_suspect(snapshot, died=self._leases.died(row.lease)):
+        if not (alone or beside) and leases.is_suspect(snapshot, died=self._leases.may_have_died(row.lease)):
             if worker.has_place:
                 return 0.0  # the place is given back first: while somebody has one, nobody is alone
             return await self._step_alone(worker, snapshot.record.begun)
@@ -275,7 +282,7 @@ class WorkLoop:
         Waiting for that counts for nothing, for the lease is taken afterwards. The message that was least often the only
         one comes first, so that the innocent ones are answered before the guilty one is tried again.
         """
-        async with self._runner.places.alone(worker.key, rank) as alone:
+        async with self._runner.places.take_all(worker.key, rank) as alone:
             if not alone:
                 return 0.0
             worker.move(ALONE)
@@ -309,7 +316,7 @@ class WorkLoop:
             if there.row.lease != snapshot.row.lease or not waiting or waiting[0].number != first:
                 return None
             # (A lease that one of our own workers has lost, because the store failed it, say, is nobody's death.)
-            died, alone = self._leases.died(there.row.lease), worker.state is ALONE
+            died, alone = self._leases.may_have_died(there.row.lease), worker.state is ALONE
             return leases.take_lease(there, self._policy, token=worker.lease, at=now, died=died, alone=alone)
 
         if snapshot.row.lease not in (None, worker.lease):
@@ -329,13 +336,13 @@ class WorkLoop:
             if self._turns.on_missing and sessions.is_session_over(
                 snapshot.record, self._policy, tried[0].created_at, tried[0].number
             ):
-                async with self._leases.renewing(key, worker.lease):
+                async with self._leases.keep_alive(key, worker.lease):
                     rebuilt = await self._turns.rebuild(snapshot, tried, admitted=worker.has_place)
                 if rebuilt is None:
                     return self._again(worker)
                 snapshot = rebuilt
-            with self._live.turn(key, tried[-1].id):
-                async with self._leases.renewing(key, worker.lease):
+            with self._live.show_turn(key, tried[-1].id):
+                async with self._leases.keep_alive(key, worker.lease):
                     record_step = partial(self._turns.record_step, snapshot)
                     answer = await self._turns.run(snapshot, tried, record_step, admitted=worker.has_place)
                 started = snapshot
@@ -371,7 +378,7 @@ class WorkLoop:
             started = snapshot
 
             def note(there: Snapshot) -> Commit | None:
-                if not turns.has_same_input(started, there) or attempts(started) != attempts(there):
+                if not turns.has_same_input(started, there) or identify_attempt(started) != identify_attempt(there):
                     return None
                 return self._turns.fail(there, tried, failed, lease=worker.lease)
 
@@ -405,11 +412,11 @@ class WorkLoop:
         changed = False
 
         def same(there: Snapshot) -> bool:
-            return there.row.lease == worker.lease and attempts(there) == attempts(snapshot)
+            return there.row.lease == worker.lease and identify_attempt(there) == identify_attempt(snapshot)
 
         if worker.wake.set not in earlier.gone:
             earlier.gone.append(worker.wake.set)
-        async with self._leases.renewing(key, worker.lease, at_once=True):
+        async with self._leases.keep_alive(key, worker.lease, at_once=True):
             ready = max(turns.ready_at(snapshot, self._policy), self._clock() + self._runner.time_left(earlier))
             while self._shared.open and earlier.still_runs and not changed and (left := ready - self._clock()) > 0:
                 try:
@@ -455,7 +462,7 @@ class WorkLoop:
         def decide(there: Snapshot) -> Commit | None:
             if there.row.head != row.head or snapshots.unread_messages(there):
                 return None
-            if there.row.lease and there.row.leased_until > now and not self._leases.orphaned(there.row.lease):
+            if there.row.lease and there.row.leased_until > now and not self._leases.is_orphaned(there.row.lease):
                 return None  # somebody is at work here
             sends = self._sender.takes(there.row.key)
             return housekeeping.do_housekeeping(
@@ -490,13 +497,13 @@ class WorkLoop:
 
     def _again(self, worker: Worker) -> float:
         self._shared.statistics.reruns += 1
-        return worker.again()
+        return worker.back_off()
 
     def _pause_until(self, ready: float) -> float:
         return max(0.0, min(ready - self._clock(), self.longest_s))
 
 
-def attempts(snapshot: Snapshot) -> tuple[int, int, int, int]:
+def identify_attempt(snapshot: Snapshot) -> tuple[int, int, int, int]:
     """Name the attempt, and the message, that a snapshot shows."""
     record = snapshot.record
     return record.cursor, record.begun, record.raised, record.deaths

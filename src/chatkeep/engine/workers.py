@@ -74,7 +74,7 @@ class Workers:
             # Not in the context of whoever sent the message: the worker answers others' messages too.
             work = self._run(worker)
             if worker.context is None:
-                worker.context = self._runner.context()
+                worker.context = self._runner.make_context()
             name = f"chatkeep {worker.key}"
             worker.move(WORKING)
             worker.task = asyncio.get_running_loop().create_task(work, name=name, context=worker.context)
@@ -84,7 +84,7 @@ class Workers:
         """Say that the turn of now, if there is one, waits for *worker*: so it waits for no place, and may not wait for that
         turn."""
         if worker.context is None:
-            worker.context = self._runner.context()
+            worker.context = self._runner.make_context()
         if self._runner.join(worker.context):
             self._runner.places.let_by(worker.key)
 
