@@ -279,6 +279,46 @@ def test_everything_public_has_a_docstring() -> None:
     assert [] == bare
 
 
+def attributes(kind: ast.ClassDef) -> set[str]:
+    """What the `__init__` of a class puts on `self`."""
+    init = next((node for node in kind.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"), None)
+    return {
+        node.attr
+        for node in (ast.walk(init) if init is not None else ())
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self"
+    }
+
+
+def test_no_class_of_the_engine_does_everything() -> None:
+    """At most 400 lines and 15 attributes: what takes more is several parts."""
+    found = {
+        f"{name}.{node.name}": (1 + (node.end_lineno or 0) - node.lineno, len(attributes(node)))
+        for name, path in modules().items()
+        if package(name) == "engine"
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef)
+    }
+
+    assert {} == {name: size for name, size in found.items() if size[0] > 400 or size[1] > 15}
+    assert found["engine.engine.Engine"][1] > 5, "attributes are not seen"
+
+
+def test_parts_of_the_engine_know_nothing_private_of_each_other() -> None:
+    """Nor does anybody who uses the engine: `_names` are reached through `self` alone."""
+    reached = []
+    for name, path in modules().items():
+        if package(name) in ("engine", "core", "tenant"):
+            reached += [
+                f"{name}: {ast.unparse(node)}"
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.Attribute)
+                and re.match("_[a-z]", node.attr)
+                and ast.unparse(node.value) not in ("self", "cls", "asyncio.tasks")
+            ]
+
+    assert [] == reached
+
+
 def test_importing_chatkeep_imports_no_extra() -> None:
     """Whoever wants a library gets no server, and no driver before a URL names it."""
     heavy = [

@@ -16,9 +16,10 @@ from .conversation.state import StateCodec
 from .core import Core
 from .drivers import driver_for
 from .drivers.base import Driver, Index
-from .engine.engine import Engine, EngineStatistics
+from .engine.engine import Engine
 from .engine.hooks import Handler, handler_for
 from .engine.instruments import Instrument
+from .engine.statistics import EngineStatistics
 from .engine.turn import Turn
 from .errors import Misconfigured, UsageError
 from .model import Content, Conversation, Part, State
@@ -114,7 +115,7 @@ class Chatkeep(Surface[State]):
     @property
     def instruments(self) -> list[Instrument]:
         """What looks at the work of this Chatkeep, such as metrics: append an `Instrument`."""
-        return self._engine.instruments
+        return self._engine.shared.instruments
 
     def on_message(self, handler: Callable[[Turn[State]], Said]) -> Callable[[Turn[State]], Said]:
         """
@@ -123,9 +124,9 @@ class Chatkeep(Surface[State]):
         A reply is text, a JSON part (a dict), a list of these, or None; an async generator of text makes one reply. A
         plain function runs in a thread. State and replies are recorded when it returns; when it raises, nothing is.
         """
-        if self._engine.handler is not None:
+        if self._engine.turns.handler is not None:
             raise Misconfigured("There is a handler already; a Chatkeep has one.")
-        self._engine.handler = self._awaitable(handler)
+        self._engine.turns.handler = self._awaitable(handler)
         return handler
 
     @overload
@@ -145,9 +146,9 @@ class Chatkeep(Surface[State]):
         message stays unread, is tried again, and `receive` raises `HandlerFailed`: never does a bot see an empty
         state by mistake.
         """
-        if self._engine.on_missing is not None:
+        if self._engine.turns.on_missing is not None:
             raise Misconfigured("There is an on_missing hook already; a Chatkeep has one.")
-        self._engine.on_missing = self._awaitable(hook)
+        self._engine.turns.on_missing = self._awaitable(hook)
         return hook
 
     def deliver(self, outlet: Outlet) -> None:
@@ -166,7 +167,7 @@ class Chatkeep(Surface[State]):
     def _awaitable(self, function: Callable[..., Any]) -> Handler[State]:
         if self._engine.is_open:
             raise Misconfigured("This Chatkeep is open already; decorate its handler and hook before.")
-        return handler_for(function, self._engine.runner.in_thread)
+        return handler_for(function, self._engine.runner.call_in_thread)
 
     def tenant(self, name: str) -> Tenant[State]:
         """The same surface over another tenant's conversations."""
@@ -229,11 +230,11 @@ class Chatkeep(Surface[State]):
 
     async def pause_all(self) -> None:
         """As `pause`, for every tenant. It adds to what is paused, and a `resume` of one tenant does not lift it."""
-        await self._opened.pause(None)
+        await self._opened.changes.pause(None)
 
     async def resume_all(self, *, unread: Unread = "answer") -> None:
         """Lifts `pause_all`; see `resume`. Tenants and conversations that are paused themselves stay so."""
-        await self._opened.resume(None, skips=skips_unread(unread))
+        await self._opened.changes.resume(None, skips=skips_unread(unread))
 
     async def open(self) -> None:
         """

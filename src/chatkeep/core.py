@@ -30,7 +30,7 @@ class Core(Generic[State]):
     @property
     def clock(self) -> Callable[[], float]:
         """The time, in seconds since 1970."""
-        return self._engine.clock
+        return self._engine.shared.clock
 
     @property
     def driver(self) -> Driver:
@@ -45,7 +45,7 @@ class Core(Generic[State]):
     @property
     def states(self) -> StateCodec[State]:
         """How states are read, written and described."""
-        return self._engine.states
+        return self._engine.shared.states
 
     @property
     def outlet(self) -> Outlet | None:
@@ -60,13 +60,13 @@ class Core(Generic[State]):
     @property
     def has_handler(self) -> bool:
         """Whether there is a bot that answers."""
-        return self._engine.handler is not None
+        return self._engine.turns.handler is not None
 
     @property
     def trouble(self) -> str:
         """Why messages are not answered here, in words for strangers, which name no host and no user; "" when they are."""
         engine = self._engine
-        if engine.handler is None:
+        if engine.turns.handler is None:
             return "there is no handler"
         if engine.runner.full:
             return "too many handlers hang"
@@ -82,7 +82,7 @@ class Core(Generic[State]):
 
     def records(self, space: str, kind: type[Record]) -> Records[Record]:
         """Small records of chatkeep's own in this store, beside the conversations: see `Records`."""
-        return Records(self._engine.store, space, kind, clock=self._engine.clock)
+        return Records(self._engine.store, space, kind, clock=self._engine.shared.clock)
 
     def watch(self, tenant: str, conversation: str, *, after: int | None = None) -> Watch:
         """What `Tenant.events` gives, for a server: several events at a time, and with a time-out.
@@ -115,7 +115,7 @@ class Core(Generic[State]):
         told = {"id": id, "until": until, "reason": reason, "at": at}
         metadata = {"kind": "status", "status": status} | {name: value for name, value in told.items() if value}
         which = id or f"until:{until}"
-        await engine.note(key, f"status:{status}:{which}"[: LONGEST_ID - 1], metadata)
+        await engine.intake.note(key, f"status:{status}:{which}"[: LONGEST_ID - 1], metadata)
 
     async def note_unknown(self, tenant: str, conversation: str, id: str, *, reason: str, raw: Any) -> None:
         """Keeps something that came in through a channel and cannot be answered: shown with the log, and not dropped.
@@ -124,7 +124,7 @@ class Core(Generic[State]):
         """
         metadata = {"kind": "unknown", "reason": reason[:500], "raw": raw}
         mark = mark_of(Key(tenant, id or "-"))
-        await self._opened.note(key_for(tenant, conversation), f"unknown:{mark}", metadata)
+        await self._opened.intake.note(key_for(tenant, conversation), f"unknown:{mark}", metadata)
 
     async def examine(self) -> list[Finding]:
         """What is to be said about the store, and about the shared cache."""

@@ -10,9 +10,10 @@ from msgspec import structs
 from .conversation.keys import RESERVED, key_for
 from .conversation.outbox import Delivery, list_deliveries
 from .conversation.sessions import is_session_over
-from .conversation.snapshots import Snapshot, is_outbound, unread_messages
+from .conversation.snapshots import Snapshot, copy_messages, is_outbound, unread_messages
 from .drivers.base import Index, Key, Row
-from .engine.engine import Engine, owned
+from .engine.engine import Engine
+from .engine.outcomes import read_outcome
 from .engine.watch import Watch
 from .errors import BadMessage, Corrupt, Replaced, Unavailable, Unsupported, UsageError
 from .model import Content, Conversation, Event, Message, Receipt, Role, State
@@ -94,7 +95,7 @@ class Surface(Generic[State]):
             )
         key = self._key(conversation)
         _check_names(key, id, owner)
-        return await self._opened.receive(
+        return await self._opened.intake.receive(
             key, content, id=id, role=role, metadata=metadata, owner=owner, wait_if_duplicate=wait_if_duplicate
         )
 
@@ -121,7 +122,7 @@ class Surface(Generic[State]):
             )
         key = self._key(conversation)
         _check_names(key, id, owner)
-        return await self._opened.accept(key, content, id=id, role=role, metadata=metadata, owner=owner)
+        return await self._opened.intake.accept(key, content, id=id, role=role, metadata=metadata, owner=owner)
 
     async def create(self, conversation: str, *, owner: str = "") -> Conversation[State]:
         """
@@ -131,12 +132,12 @@ class Surface(Generic[State]):
         """
         key = self._key(conversation)
         _check_names(key, None, owner)
-        return self._shown(await self._opened.create(key, owner=owner), None)
+        return self._shown(await self._opened.changes.create(key, owner=owner), None)
 
     @property
     def flags(self) -> Mapping[str, Flag]:
         """The feature flags of this tenant, as the settings have them now: a handler asks keep.tenant(turn.tenant).flags."""
-        return self._engine.settings.flags.of(self._tenant)
+        return self._engine.shared.settings.flags.of(self._tenant)
 
     async def conversation(self, conversation: str, *, messages: int | None = None) -> Conversation[State] | None:
         """
@@ -152,7 +153,7 @@ class Surface(Generic[State]):
             snapshot = await self._opened.store.load(key)
         except Unavailable as away:
             snapshot = self._engine.store.cached(key)
-            if snapshot is None or not self._engine.reads_on or isinstance(away, Replaced):
+            if snapshot is None or self._engine.shared.settings.on_outage != "read" or isinstance(away, Replaced):
                 raise
             return structs.replace(self._shown(snapshot, messages), stale=True)
         return None if snapshot is None else self._shown(snapshot, messages)
@@ -252,7 +253,7 @@ class Surface(Generic[State]):
         written. A conversation that does not exist, or whose session is over, gets a new session. A turn that runs
         meanwhile is run again on the changed state. With an *id*, the change is made once, however often it is asked for.
         """
-        return self._shown(await self._opened.change(self._key(conversation), edit, id=id), None)
+        return self._shown(await self._opened.changes.change(self._key(conversation), edit, id=id), None)
 
     async def clear(self, conversation: str, slot: str | None = None, *, id: str | None = None) -> Conversation[State]:
         """
@@ -262,7 +263,7 @@ class Surface(Generic[State]):
         without a state and with the reason in its `fault`. With an *id*, it is cleared once, however often it is asked for.
         """
         key = self._key(conversation)
-        snapshot = await self._opened.clear(key, slot, id=id)
+        snapshot = await self._opened.changes.clear(key, slot, id=id)
         try:
             return self._shown(snapshot, None)
         except (Corrupt, Unsupported) as fault:
@@ -275,7 +276,7 @@ class Surface(Generic[State]):
         When this returns no read on any instance shows it. A message that was on its way, or comes later, begins a new
         conversation; a turn that was running writes nothing.
         """
-        await self._opened.erase(self._key(conversation))
+        await self._opened.changes.erase(self._key(conversation))
 
     async def dead_letters(self, conversation: str) -> list[Message]:
         """The messages that were set aside and are still in the log, oldest first, each with its `metadata["reason"]`."""
@@ -289,7 +290,7 @@ class Surface(Generic[State]):
                 else []
             )
             if snapshot and page and page[0].number == number:
-                found = await self._engine.outcome(snapshot, number)
+                found = await read_outcome(self._engine.store, snapshot, number)
                 reason = {"reason": found.dead if found else ""}
                 letters.append(structs.replace(page[0], metadata=page[0].metadata | reason))
         return letters
@@ -303,7 +304,7 @@ class Surface(Generic[State]):
         for message in await self.dead_letters(conversation):
             if message.number == number:
                 metadata = {name: value for name, value in message.metadata.items() if name != "reason"}
-                return await self._opened.accept(
+                return await self._opened.intake.accept(
                     self._key(conversation),
                     message.content,
                     id=f"{RESERVED}replay:{number}",
@@ -343,7 +344,7 @@ class Surface(Generic[State]):
             raise UsageError(
                 f"{conversation}: message {number} is no reply in its log; nothing was sent. The list of its deliveries has the numbers."
             )
-        await self._opened.resend(key, number)
+        await self._opened.changes.resend(key, number)
 
     async def pause(self, conversation: str | None = None) -> None:
         """
@@ -353,9 +354,9 @@ class Surface(Generic[State]):
         Other instances on the store notice within `poll`.
         """
         if conversation is None:
-            await self._opened.pause(self._tenant)
+            await self._opened.changes.pause(self._tenant)
         else:
-            await self._opened.pause_one(self._key(conversation))
+            await self._opened.changes.pause_one(self._key(conversation))
 
     async def resume(self, conversation: str | None = None, *, unread: Unread = "answer") -> None:
         """
@@ -367,29 +368,29 @@ class Surface(Generic[State]):
         """
         skips = skips_unread(unread)
         if conversation is None:
-            await self._opened.resume(self._tenant, skips=skips)
+            await self._opened.changes.resume(self._tenant, skips=skips)
         else:
-            await self._opened.resume_one(self._key(conversation), skips=skips)
+            await self._opened.changes.resume_one(self._key(conversation), skips=skips)
 
     def _key(self, conversation: str) -> Key:
         return key_for(self._tenant, conversation)
 
     def _shown(self, snapshot: Snapshot, messages: int | None) -> Conversation[State]:
-        row, record, engine = snapshot.row, snapshot.record, self._engine
-        over = is_session_over(record, engine.policy, engine.clock())
-        raw, schema = (engine.states.fresh(), engine.states.schema) if over else (record.state, record.schema)
+        row, record, shared = snapshot.row, snapshot.record, self._engine.shared
+        over = is_session_over(record, shared.policy, shared.clock())
+        raw, schema = (shared.states.fresh(), shared.states.schema) if over else (record.state, record.schema)
         shown = snapshot.messages if messages is None else snapshot.messages[-messages:] if messages else ()
         return Conversation(
             tenant=row.key.tenant,
             id=row.key.id,
             owner=row.owner,
             revision=row.revision,
-            state=engine.states.decode(row.key, raw, schema),
+            state=shared.states.decode(row.key, raw, schema),
             session=record.session,
-            messages=owned(list(shown)),
+            messages=copy_messages(shown),
             head=row.head,
             unread=len(unread_messages(snapshot)),
-            paused=engine.pauses.is_paused(snapshot),
+            paused=self._engine.pauses.is_paused(snapshot),
             dead=list(record.dead),
             updated_at=row.updated_at,
             due_at=row.due_at,

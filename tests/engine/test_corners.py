@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from copy import deepcopy
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 from msgspec import structs
 
 from chatkeep import BadMessage, HandlerFailed, Misconfigured, Turn, Unavailable, Uncertain, UsageError
+from chatkeep.conversation import commits
+from chatkeep.conversation.snapshots import Commit, Snapshot
 from chatkeep.drivers import driver_for
 from chatkeep.drivers.base import Key
 from chatkeep.drivers.memory import SHELVES
@@ -357,7 +360,7 @@ async def test_a_clock_that_is_set_back_makes_no_retry_wait_for_an_hour(opened: 
         return "ok"
 
     keep = await opened(bot, clock=clock, max_wait="50ms")
-    keep._engine._longest_s = 0.05
+    keep._engine.workers.loop.longest_s = 0.05
 
     async def ticking() -> bool:
         clock.now += 100
@@ -385,10 +388,39 @@ async def test_a_store_that_was_set_back_and_went_on_elsewhere_is_not_mixed_with
     await here.receive("ada", "lost")
     shelf.rows, shelf.logs, shelf.ids = backup
     there = await opened(bot, url=url)
-    here._engine._notifier.live = False  # and nobody tells it
+    here._engine.notifier.live = False  # and nobody tells it
     await there.receive("ada", "two")
     receipt = await here.receive("ada", "three")
 
     assert ["one", "re one", "two", "re two"] == seen[-1]
     assert "re three" == receipt.replies[0].text
     assert 1 == here._engine.store.rolled_back
+
+
+async def test_a_message_that_turns_suspect_while_it_waits_for_a_place_is_tried_alone(opened: Any) -> None:
+    """Its second death is noted by another instance meanwhile: the place is given back before all of them are asked for."""
+    release, running = asyncio.Event(), asyncio.Event()
+
+    async def bot(turn: Turn[dict[str, Any]]) -> str:
+        if turn.text == "hold":
+            running.set()
+            await release.wait()
+        return f"re {turn.text}"
+
+    desk, keep = await opened(), await opened(bot, concurrency=1)
+    await keep.accept("eve", "hold")
+    await running.wait()
+    await desk.accept("ada", "hi")
+    await until(lambda: keep._engine.runner.places._waiting)
+    store, note = desk._engine.store, commits.make_note("change", "deaths")
+
+    def die(there: Snapshot) -> Commit:
+        record = structs.replace(there.record, deaths=2)
+        return commits.commit_note(there, record, note, desk._engine.shared.policy, at=time.time())
+
+    await store.commit(await store.reload(Key("", "ada")), die, at=time.time())
+    release.set()
+    await until(lambda: answered(desk, "ada", 1))
+
+    assert ["hi", "re hi"] == await texts(desk, "ada")
+    assert "re on" == (await asyncio.wait_for(keep.receive("eve", "on"), 5)).replies[-1].text

@@ -346,7 +346,7 @@ async def test_a_process_without_threads_left_counts_nothing(monkeypatch: pytest
             raise RuntimeError("can't start new thread")
         begun(thread)
 
-    monkeypatch.setattr("chatkeep.engine.engine.HOOK_PAUSE_S", 0.05)
+    monkeypatch.setattr("chatkeep.engine.worker.HOOK_PAUSE_S", 0.05)
     bot = Bot()
     async with kept(bot.sync, attempts=1) as keep:
         monkeypatch.setattr(threading.Thread, "start", none_left)
@@ -595,7 +595,7 @@ async def test_close_begins_nothing_that_waits_for_a_place(tmp_path: Any) -> Non
     await keep.receive("ada", "first")
     with pytest.raises(HandlerFailed):
         await keep.receive("hung", "poison")
-    keep._engine._pace_s = (
+    keep._engine.turns.pace_s = (
         0.0  # as if handlers were quick, so that the handler may run before its message is in the log
     )
     waiting = asyncio.create_task(keep.receive("ada", "hi", id="1"))
@@ -651,7 +651,7 @@ async def test_a_handler_sees_the_context_of_open_and_of_no_caller() -> None:
 
 async def test_a_hook_that_hangs_is_not_blamed_and_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The message waits for as long as it hangs; then it is answered."""
-    monkeypatch.setattr("chatkeep.engine.engine.HOOK_PAUSE_S", 0.05)
+    monkeypatch.setattr("chatkeep.engine.worker.HOOK_PAUSE_S", 0.05)
     release, runs = threading.Event(), 0
 
     def hook(turn: Turn[Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from chatkeep.drivers.base import Key
 from chatkeep.engine import places
 from chatkeep.engine.places import Places
-from chatkeep.engine.runner import RUNNING, CannotBegin, Fate, Run, Runner, judge, told
+from chatkeep.engine.runner import RUNNING, CannotBegin, Fate, Run, Runner, describe_fault, judge
 from chatkeep.engine.turn import Turn
 from chatkeep.model import Message
 
@@ -63,7 +63,7 @@ def test_the_table(fault: BaseException | None, how: dict[str, bool], fate: Fate
 @given(st.text())
 def test_every_reason_can_be_stored(text: str) -> None:
     """Whatever an exception says."""
-    said = told(ValueError(text))
+    said = describe_fault(ValueError(text))
 
     assert len(said) <= 500
     assert "\0" not in said.encode().decode()
@@ -177,7 +177,7 @@ async def test_a_thread_is_used_again_and_a_lost_one_is_replaced() -> None:
     async with running(1) as runner:
 
         async def bot(turn: Turn[Any]) -> Any:
-            return await runner.in_thread(plain, turn)
+            return await runner.call_in_thread(plain, turn)
 
         fates = [(await run(runner, bot)).fate for _ in range(5)]
         assert 1 == len(runner.abandoned)
@@ -202,13 +202,13 @@ async def test_what_cancels_the_task_of_a_thread_leaves_it_among_the_abandoned()
             task = asyncio.current_task()
             assert task is not None
             asyncio.get_running_loop().call_later(0.02, task.cancel)
-            return await runner.in_thread(lambda turn: release.wait(), turn)
+            return await runner.call_in_thread(lambda turn: release.wait(), turn)
 
         found = await run(runner, bot)
 
         assert (Fate.ABANDONED, True) == (found.fate, found in runner.abandoned)
-        assert found is runner.earlier(bot, KEY, "1")
-        assert runner.earlier(bot, KEY, "2") is None
+        assert found is runner.find_abandoned(bot, KEY, "1")
+        assert runner.find_abandoned(bot, KEY, "2") is None
         release.set()
         for _ in range(10):
             await asyncio.sleep(0.01)
@@ -260,7 +260,7 @@ async def test_what_a_run_raises_after_it_was_given_up_is_said(caplog: pytest.Lo
     async with running() as runner:
 
         async def bot(turn: Turn[Any]) -> Any:
-            return await runner.in_thread(plain, turn)
+            return await runner.call_in_thread(plain, turn)
 
         for handler in (bot, stubborn):
             assert Fate.ABANDONED is (await run(runner, handler)).fate
@@ -283,7 +283,7 @@ def test_a_thread_whose_loop_has_ended_is_not_counted_in_the_next_one() -> None:
 
     async def hang() -> None:
         async def bot(turn: Turn[Any]) -> Any:
-            return await runner.in_thread(lambda turn: release.wait(), turn)
+            return await runner.call_in_thread(lambda turn: release.wait(), turn)
 
         runner.open()
         assert Fate.ABANDONED is (await run(runner, bot)).fate
@@ -328,7 +328,7 @@ class Crowd:
 
     async def alone(self, name: str, rank: int = 0, seconds: float = 0.01) -> None:
         """Holds all of them."""
-        async with self.places.alone(name, rank):
+        async with self.places.take_all(name, rank):
             assert not self.inside
             await self._is_in(name, seconds)
 
@@ -395,7 +395,7 @@ async def test_who_is_let_by_waits_neither_for_a_place_nor_to_run_alone() -> Non
 
 async def enters(places: Places, name: str) -> bool:
     """Waits to run alone, and answers whether it may."""
-    async with places.alone(name, 0) as alone:
+    async with places.take_all(name, 0) as alone:
         return alone
 
 

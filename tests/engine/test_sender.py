@@ -176,10 +176,10 @@ async def test_I6_whoever_dies_while_sending_leaves_it_doubtful(sending: Any) ->
     one = await sending(twice, dying, poll="10s")
     await one.accept(ADA, "hi", id="m1")
     await until(lambda: len(dying.sent) == 1)
-    worker = next(iter(one._engine._workers.values()))
+    worker = next(iter(one._engine.workers.by_key.values()))
     worker.task.cancel()  # what a kill leaves behind: the lease, and the word that it is being sent
     await asyncio.wait([worker.task])
-    one._engine._workers.clear()
+    one._engine.workers.by_key.clear()
     await one.close()
     two = await sending(twice, living)
     await until(lambda: len(living.sent) == 2, within=15.0)

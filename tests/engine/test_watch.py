@@ -181,7 +181,7 @@ async def test_another_instance_sees_it_all(opened: Any) -> None:
             rest = await seen(late, 2, within=5.0)
             while not said(rest):
                 rest += await seen(late, 1, within=5.0)
-            await until(lambda: shows._engine.live.speech(late.key) is None)
+            await until(lambda: shows._engine.live.find_speech(late.key) is None)
 
     assert ["tell me"] == said(events)
     assert "Once " + "upon " * 500 == text

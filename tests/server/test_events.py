@@ -248,7 +248,7 @@ async def test_streams_survive_a_store_that_is_away(postgres: Any) -> None:
                 proxy.refusing = True
                 proxy.cut()
                 await asyncio.sleep(0.5)
-                keep._engine.live.changed(keep._key("ada"), here=False)
+                keep._engine.live.note_change(keep._key("ada"), here=False)
                 await asyncio.sleep(1.5)
                 proxy.refusing = False
 

@@ -146,14 +146,14 @@ async def test_two_bots_of_one_platform_are_told_apart_by_their_secrets() -> Non
 async def test_a_webhook_is_acknowledged_only_when_all_of_it_is_durable(monkeypatch: pytest.MonkeyPatch) -> None:
     """The store fails for one of three; the whole post comes again; each is answered once."""
     async with platform() as there, connected("memory://", there) as (client, keep):
-        accept, fail = type(keep._engine).accept, {"whatsapp:1550:2"}
+        accept, fail = type(keep._engine.intake).accept, {"whatsapp:1550:2"}
 
         async def sometimes(self: Any, key: Any, *args: Any, **options: Any) -> Any:
             if key.id in fail:
                 raise Unavailable(f"{key}: not now")
             return await accept(self, key, *args, **options)
 
-        monkeypatch.setattr(type(keep._engine), "accept", sometimes)
+        monkeypatch.setattr(type(keep._engine.intake), "accept", sometimes)
         posted = [whatsapp_message(f"{n}", "hi", f"wamid.{n}") for n in (1, 2, 3)]
         first = await post_whatsapp(client, *posted)
         fail.clear()

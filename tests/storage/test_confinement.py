@@ -216,10 +216,10 @@ def test_closed_and_opened_in_another_loop_it_works_as_before(url: str) -> None:
     async def use(text: str) -> tuple[str, list[bool]]:
         twice = await asyncio.gather(keep.open(), keep.open(), return_exceptions=True)
         try:
-            assert keep._engine._sweeper is not None
+            assert keep._engine.sweeper.task is not None
             await asyncio.sleep(0.2)
             return (await keep.receive("ada", text)).replies[0].text, [
-                keep._engine._sweeper.done(),
+                keep._engine.sweeper.task.done(),
                 isinstance(twice[1], UsageError),
             ]
         finally:

@@ -24,7 +24,7 @@ class Card(Struct, frozen=True, kw_only=True):
 
 def cards(keep: Chatkeep[Any]) -> Records[Card]:
     """The register of cards of *keep*'s store."""
-    return Records(keep._engine.store, "cards", Card, clock=keep._engine.clock)
+    return Records(keep._engine.store, "cards", Card, clock=keep._engine.shared.clock)
 
 
 def counted(held: Card | None) -> Card:
@@ -98,7 +98,7 @@ async def test_records_are_found_by_their_owner(opened: Any) -> None:
 async def test_registers_and_conversations_do_not_see_each_other(opened: Any) -> None:
     """Same name, different space; no tenant and no listing shows a register's rows."""
     keep = await opened()
-    other = Records(keep._engine.store, "stamps", Card, clock=keep._engine.clock)
+    other = Records(keep._engine.store, "stamps", Card, clock=keep._engine.shared.clock)
     await cards(keep).change("a", counted, owner="ada")
 
     assert await other.get("a") is None
@@ -169,7 +169,7 @@ async def test_a_record_that_cannot_be_read_is_never_taken_for_none(opened: Any)
 
     keep = await opened()
     await cards(keep).change("a", counted)
-    stamps = Records(keep._engine.store, "cards", Stamp, clock=keep._engine.clock)
+    stamps = Records(keep._engine.store, "cards", Stamp, clock=keep._engine.shared.clock)
 
     with pytest.raises(Corrupt):
         await stamps.get("a")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from types import MappingProxyType
 from typing import Any
 
@@ -94,6 +95,21 @@ def is_plain(message: Message) -> bool:
         and message.role in TALK
         and (message.reply_to or message.number - 1) == message.number - 1
     )
+
+
+def copy_messages(messages: Sequence[Message]) -> list[Message]:
+    """Copy *messages* for somebody to keep or change: whatever of them could be changed in place is a copy."""
+    for message in messages:
+        if message.metadata or type(message.content) is not str:
+            break
+    else:
+        return list(messages)
+    return [
+        message
+        if isinstance(message.content, str) and not message.metadata
+        else structs.replace(message, content=deepcopy(message.content), metadata=deepcopy(message.metadata))
+        for message in messages
+    ]
 
 
 def plain_from(messages: Sequence[Message], otherwise: int) -> int:

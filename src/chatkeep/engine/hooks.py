@@ -46,7 +46,7 @@ def handler_for(
     return threaded
 
 
-async def in_time(running: Awaitable[Any], timeout_s: float) -> Any:
+async def run_in_time(running: Awaitable[Any], timeout_s: float) -> Any:
     """What *running* gives. Raises TimeoutError after so many seconds.
 
     It is begun at once: a handler that waits for nothing, as most do in a fast bot, is not worth a timer, which costs as much
@@ -57,7 +57,7 @@ async def in_time(running: Awaitable[Any], timeout_s: float) -> Any:
             awaited = running.send(None)
         except StopIteration as done:
             return done.value
-        running = _continued(running, awaited)
+        running = _go_on(running, awaited)
     try:
         async with asyncio.timeout(timeout_s) as limit:
             return await running
@@ -68,7 +68,7 @@ async def in_time(running: Awaitable[Any], timeout_s: float) -> Any:
 
 
 @coroutine
-def _continued(begun: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any, Any, Any]:
+def _go_on(begun: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any, Any, Any]:
     """Goes on with a coroutine that was begun and waits for *awaited*."""
     try:
         while True:
@@ -82,18 +82,18 @@ def _continued(begun: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any, 
         return done.value
 
 
-def replies_of(turn: Turn[Any], said: Any) -> list[Content]:
+def collect_replies(turn: Turn[Any], said: Any) -> list[Content]:
     """All that a turn replies: what was added with turn.reply, then what the handler returned. Raises TypeError."""
     added: list[Content] = []
     for content in turn.replies:
-        added += [content] if isinstance(content, list) else contents(content)
-    replies = [*added, *contents(said)]
+        added += [content] if isinstance(content, list) else split_contents(content)
+    replies = [*added, *split_contents(said)]
     if len(replies) > MOST:
         raise TypeError(f"a turn replies with at most {MOST} messages, not {len(replies)}")
     return replies
 
 
-def contents(said: Any) -> list[Content]:
+def split_contents(said: Any) -> list[Content]:
     """What a handler returned, as replies: nothing, text, a JSON part, or a list of these. Raises TypeError."""
     if said is None or said == "":
         return []
@@ -102,7 +102,7 @@ def contents(said: Any) -> list[Content]:
     if isinstance(said, dict):
         return [[said]]
     if isinstance(said, list | tuple):
-        return [content for part in said for content in contents(part)]
+        return [content for part in said for content in split_contents(part)]
     raise TypeError(
         f"a handler returns text, a JSON part (a dict), a list of these, or None, not {type(said).__name__}"
     )

@@ -61,7 +61,7 @@ def surround_intake(
     return stack, intake
 
 
-async def surrounded(
+async def run_surrounded(
     instruments: Sequence[Instrument], handler: Callable[[Turn[Any]], Awaitable[Any]], turn: Turn[Any]
 ) -> Any:
     """What *handler* makes of *turn*, inside what each of *instruments* puts around it."""

@@ -1,4 +1,4 @@
-"""Claims: whose they are, whether that somebody still lives, and how they are kept while work takes its time."""
+"""Leases: whose they are, whether that somebody still lives, and how they are kept while work takes its time."""
 
 from __future__ import annotations
 
@@ -67,6 +67,8 @@ class LeaseKeeper:
         self._policy = policy
         self._clock = clock
         self.name = f"{this_process()}:{fresh_token()}"
+        self.lost = False
+        """A lease of ours may stand that nobody works under: the next sweep looks for it."""
 
     def open(self) -> None:
         """From now on somebody works under them."""
@@ -76,33 +78,33 @@ class LeaseKeeper:
         """Nobody does any more."""
         WORKING.discard(self.name)
 
-    def ours(self, lease: str | None) -> bool:
+    def is_ours(self, lease: str | None) -> bool:
         """Whether *lease* was taken by this engine."""
         return lease is not None and lease.startswith(self.name)
 
-    def died(self, lease: str | None) -> bool:
+    def may_have_died(self, lease: str | None) -> bool:
         """Whether the process of whoever held *lease*, and works no more, may have died: it is not this one."""
-        return lease is not None and not self.ours(lease) and not lease.startswith(this_process() + ":")
+        return lease is not None and not self.is_ours(lease) and not lease.startswith(this_process() + ":")
 
-    def orphaned(self, lease: str) -> bool:
+    def is_orphaned(self, lease: str) -> bool:
         """Whether nobody works under *lease* any more, for certain: its process is dead, or it is a lost one of ours."""
-        return self.ours(lease) or is_holder_gone(lease)
+        return self.is_ours(lease) or is_holder_gone(lease)
 
     @asynccontextmanager
-    async def renewing(self, key: Key, token: str, *, at_once: bool = False) -> AsyncIterator[None]:
+    async def keep_alive(self, key: Key, token: str, *, at_once: bool = False) -> AsyncIterator[None]:
         """Keeps the lease *token* from running out while a handler, or a platform, takes its time; *at_once*: it was taken a
         while ago."""
         loop, every_s = asyncio.get_running_loop(), self._policy.lease_s / 3
         renewing: asyncio.Task[None] | None = None
 
-        def renewed(there: Snapshot) -> Commit | None:
+        def renew_once(there: Snapshot) -> Commit | None:
             return leases.renew_lease(there, self._policy, at=self._clock()) if there.row.lease == token else None
 
         async def renew() -> None:
             while True:
                 with suppress(StoreError):
                     newest = self._store.cached(key) or await self._store.reload(key)
-                    await self._store.commit_once(newest, renewed, at=self._clock())
+                    await self._store.commit_once(newest, renew_once, at=self._clock())
                 await asyncio.sleep(every_s)
 
         def begin() -> None:

@@ -93,7 +93,7 @@ class Pauses:
 
     async def skip(self, tenant: str | None) -> None:
         """Before a tenant is resumed: passes over what came while it was paused, conversation by conversation."""
-        await self.each(tenant, lambda key: self.skip_one(key, lifted=_scope(tenant)))
+        await self.for_each(tenant, lambda key: self.skip_one(key, lifted=_scope(tenant)))
 
     async def skip_one(self, key: Key, *, lifted: str = "") -> None:
         """The same for one conversation; by default before that itself is resumed."""
@@ -106,7 +106,7 @@ class Pauses:
         now = self._clock()
         await self._store.commit_once(snapshot, lambda there: turns.skip_unread(there, self._policy, at=now), at=now)
 
-    async def each(self, tenant: str | None, act: Callable[[Key], Coroutine[Any, Any, None]]) -> None:
+    async def for_each(self, tenant: str | None, act: Callable[[Key], Coroutine[Any, Any, None]]) -> None:
         """Does *act* to every conversation of a tenant; those that cannot be read are told and passed over."""
         after: Row | None = None
         while rows := await self._store.rows("key", tenant=tenant, after=after):

@@ -111,7 +111,7 @@ class Places:
                 admitted.set_result(False)
 
     @asynccontextmanager
-    async def alone(self, who: object, rank: int) -> AsyncIterator[bool]:
+    async def take_all(self, who: object, rank: int) -> AsyncIterator[bool]:
         """Has all places for itself, or, with False, was turned away. The lowest *rank* comes first."""
         loop = asyncio.get_running_loop()
         admitted: asyncio.Future[bool] = loop.create_future()

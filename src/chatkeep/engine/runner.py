@@ -29,7 +29,8 @@ from types import CoroutineType
 from typing import Any
 
 from ..drivers.base import Key
-from .instruments import Instrument, surrounded
+from ..errors import UsageError
+from .instruments import Instrument, run_surrounded
 from .places import Places
 from .threads import Job, Threads
 from .turn import Turn
@@ -78,7 +79,7 @@ def judge(fault: BaseException | None, *, ended: bool = True, late: bool = False
     return Fate.ANSWERED if fault is None else Fate.FAILED
 
 
-def told(fault: BaseException) -> str:
+def describe_fault(fault: BaseException) -> str:
     """An exception in words, as they may be stored; also of one that cannot put itself into words."""
     kind = type(fault).__name__
     try:
@@ -142,15 +143,15 @@ class Run:
 
     def begin(self, turn: Turn[Any]) -> None:
         """Calls the handler and goes on until it waits for something, or has ended."""
-        self._step(self._first, turn)
+        self._step(self._call_handler, turn)
 
-    def _first(self, turn: Turn[Any]) -> None:
+    def _call_handler(self, turn: Turn[Any]) -> None:
         RUNNING.set(self)
         try:
-            found = self.handler(turn) if not self.instruments else surrounded(self.instruments, self.handler, turn)
+            found = self.handler(turn) if not self.instruments else run_surrounded(self.instruments, self.handler, turn)
         except StopIteration as stop:  # which would be taken for the end of a coroutine
             raise RuntimeError("the handler raised StopIteration") from stop
-        self._coroutine: Coroutine[Any, Any, Any] = found if type(found) is CoroutineType else awaiting(found)
+        self._coroutine: Coroutine[Any, Any, Any] = found if type(found) is CoroutineType else wait_for(found)
         self._awaited = self._coroutine.send(None)
         self._pending = True
 
@@ -211,14 +212,16 @@ class Run:
                 # spin for ever, so it is never freed.
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._coroutine))
             except BaseException as fault:
-                log.warning("%s: a handler that was let go of raised %s", self.key, told(fault))
+                log.warning("%s: a handler that was let go of raised %s", self.key, describe_fault(fault))
             self.task.cancel()
             self.tell_gone()
 
     def tell_fault(self, fault: BaseException) -> None:
         """Notes what it has raised after it was given up, where nobody else hears of it."""
         if not isinstance(fault, asyncio.CancelledError):
-            log.warning("%s: a handler that was given up has raised %s", self.key, told(fault), exc_info=fault)
+            log.warning(
+                "%s: a handler that was given up has raised %s", self.key, describe_fault(fault), exc_info=fault
+            )
 
     def release(self) -> None:
         """Lets go of what it ran in, which refers to it: circles of garbage would cost more than the run itself."""
@@ -242,7 +245,16 @@ RAN: ContextVar[Context | None] = ContextVar("chatkeep ran", default=None)
 """The context of the handler whose turn the code of now records; only where somebody observes."""
 
 
-async def awaiting(found: Awaitable[Any]) -> Any:
+def refuse_own_turn(key: Key, why: str) -> None:
+    """Refuse what a handler must not do to the conversation whose turn it runs. Raises `UsageError`."""
+    running = RUNNING.get()
+    while running is not None:
+        if running.key == key and not running.over:
+            raise UsageError(f"{key}: a handler that does this to its own conversation {why}. Nothing was done.")
+        running = running.outer
+
+
+async def wait_for(found: Awaitable[Any]) -> Any:
     """*found*, for which no coroutine stands, as one."""
     return await found
 
@@ -345,7 +357,7 @@ class Runner:
         self._threads.close()
         await asyncio.sleep(0)
 
-    def context(self) -> Context:
+    def make_context(self) -> Context:
         """A context for a task that works on a conversation: that of `open`."""
         return self._context.copy()
 
@@ -387,7 +399,7 @@ class Runner:
             return 0.0
         return max(0.0, run.time_began + self._timeout_s + self.grace_s - time.monotonic())
 
-    def earlier(self, handler: object, key: Key, id: str) -> Run | None:
+    def find_abandoned(self, handler: object, key: Key, id: str) -> Run | None:
         """A run of *handler* that was abandoned and still runs, and for which message *id* is blamed: the first that it had.
 
         The others that it had with it are tried again beside it, when the first one has been set aside.
@@ -395,11 +407,11 @@ class Runner:
         found = (run for run in self.abandoned if run.handler is handler and run.key == key and run.ids[0] == id)
         return next(found, None)
 
-    def holds(self, key: Key) -> bool:
+    def has_abandoned(self, key: Key) -> bool:
         """Whether any run of this conversation was abandoned and still runs."""
         return any(run.key == key for run in self.abandoned)
 
-    async def in_thread(self, function: Callable[[Turn[Any]], Any], turn: Turn[Any]) -> Any:
+    async def call_in_thread(self, function: Callable[[Turn[Any]], Any], turn: Turn[Any]) -> Any:
         """What the plain function *function* returns, called in a thread, on behalf of the run of now."""
         run = RUNNING.get()
         assert run is not None

@@ -5,21 +5,36 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Protocol
 
 from ..conversation import outbox as deliveries
 from ..conversation import snapshots
+from ..conversation.backoff import backoff
 from ..conversation.outbox import Outlet, Sent
 from ..conversation.snapshots import Commit, Policy, Snapshot
 from ..drivers.base import Key
 from ..model import Message
 from ..storage.store import PAGE, Store, fresh_token
 from .lease_keeper import LeaseKeeper
-from .worker import Worker
 
 log = logging.getLogger("chatkeep")
 
 SENT_MOST = 10_000
 PAUSE_MOST_S = 600.0  # between two attempts to send a reply
+
+
+class Holder(Protocol):
+    """Whoever works on a conversation under a lease."""
+
+    sending: int
+    """The message that the holder has said it would send; 0 for none."""
+
+    @property
+    def lease(self) -> str:
+        """The token of the lease."""
+
+    def back_off(self) -> float:
+        """Tell the pause before what was thrown away is done again."""
 
 
 class Sender:
@@ -45,12 +60,12 @@ class Sender:
         sends = self.takes(snapshot.row.key) and snapshots.must_send(snapshot)
         return snapshots.delivery_of(snapshot).at if sends else None
 
-    async def deliver(self, snapshot: Snapshot, worker: Worker) -> float | None:
+    async def deliver(self, snapshot: Snapshot, worker: Holder) -> float | None:
         """Sends the next reply through its channel, under the lease, and notes what became of it."""
         assert self.outlet is not None
         row, delivery, now = snapshot.row, snapshots.delivery_of(snapshot), self._clock()
         ours = row.lease == worker.lease
-        if row.lease and not ours and row.leased_until > now and not self._leases.orphaned(row.lease):
+        if row.lease and not ours and row.leased_until > now and not self._leases.is_orphaned(row.lease):
             return None
         message = await self._next_out(snapshot)
         if message is None:  # what the record said was to go is not there, or needs no sending
@@ -59,7 +74,7 @@ class Sender:
                 lambda there: deliveries.note_nothing_to_send(there, row.head, self._policy, at=self._clock()),
                 at=now,
             )
-            return worker.again()
+            return worker.back_off()
         number = message.number
         known = self._sent.get(row.key)
         sent = known[2] if known is not None and known[:2] == (row.incarnation, number) else None
@@ -69,7 +84,7 @@ class Sender:
             def begin(there: Snapshot) -> Commit | None:
                 now_there = (there.row.incarnation, there.row.lease, snapshots.delivery_of(there))
                 same = now_there == (row.incarnation, row.lease, delivery)
-                died = self._leases.died(there.row.lease)
+                died = self._leases.may_have_died(there.row.lease)
                 return (
                     deliveries.begin_sending(there, number, self._policy, token=worker.lease, at=now, died=died)
                     if same
@@ -78,10 +93,10 @@ class Sender:
 
             snapshot, said = await self._store.commit_once(snapshot, begin, at=now)
             if said is None:
-                return worker.again()
+                return worker.back_off()
             worker.sending = number
         if sent is None:
-            async with self._leases.renewing(row.key, worker.lease):
+            async with self._leases.keep_alive(row.key, worker.lease):
                 sent = await self.outlet.send(
                     row.key.id,
                     message.content,
@@ -90,7 +105,8 @@ class Sender:
                     at=now,
                 )
         worker.sending = 0
-        retry_at = self._clock() + min(self._first * 2.0 ** min(delivery.tries + 1, 30), PAUSE_MOST_S)
+        pause_s = backoff(delivery.tries + 2, first_s=self._first, longest_s=PAUSE_MOST_S)
+        retry_at = self._clock() + pause_s
 
         def note(there: Snapshot) -> Commit | None:
             # It was sent, whoever holds the lease by now.

@@ -81,11 +81,11 @@ class Turn(Generic[State]):
         side. A step that raises is not recorded. *function* may be async; its result is at most 64 KB of JSON, and is answered as JSON
         has it: a tuple as a list, a date as text.
         """
-        return await self._working().step(name, function, args, kwargs)
+        return await self._begin_work().step(name, function, args, kwargs)
 
     def step_key(self, name: str) -> str:
         """An idempotency key for step *name*: the same however often and wherever this turn is tried."""
-        return self._working().step_key(name)
+        return self._begin_work().step_key(name)
 
     def remind(self, after: str | float, name: str, data: Any = None, *, keep: bool = False) -> None:
         """
@@ -95,11 +95,11 @@ class Turn(Generic[State]):
         ...}]`. It comes once, survives restarts, and is set only if this turn is recorded. A reminder of the same name is
         replaced; with *keep* it comes also when the user has written.
         """
-        self._working().remind(after, name, data, keep=keep)
+        self._begin_work().remind(after, name, data, keep=keep)
 
     def cancel(self, name: str) -> None:
         """Cancels a reminder; it is fine if there is none."""
-        self._working().cancel(name)
+        self._begin_work().cancel(name)
 
     @property
     def reminder(self) -> str:
@@ -109,7 +109,7 @@ class Turn(Generic[State]):
         )
         return str(part["name"]) if part.get("type") == "reminder" else ""
 
-    def _working(self) -> Work:
+    def _begin_work(self) -> Work:
         if self.work is None:
             if self.begin_work is None:
                 raise RuntimeError(

@@ -44,12 +44,12 @@ class StreamedReply(Struct, eq=False):
 class WatchHub:
     """Who watches what in this process, and what its turns say; with `Notifier`, also those of other instances.
 
-    *shown* answers a conversation's state as people see it.
+    *show_state* answers a conversation's state as people see it.
     """
 
-    def __init__(self, store: Store, news: Notifier, *, shown: Callable[[Snapshot], Raw]) -> None:
+    def __init__(self, store: Store, news: Notifier, *, show_state: Callable[[Snapshot], Raw]) -> None:
         self.store = store
-        self.shown = shown
+        self.show_state = show_state
         self.ended = False
         self._notifier = news
         self._watches: dict[Key, set[Watch]] = {}
@@ -57,7 +57,7 @@ class WatchHub:
         self._elsewhere: dict[Key, StreamedReply] = {}
         self._wanted: OrderedDict[Key, float] = OrderedDict()
         self._teller: asyncio.TimerHandle | None = None
-        news.asked, news.heard = self.asked, self.heard
+        news.asked, news.heard = self.hear_question, self.hear
 
     @property
     def watching(self) -> int:
@@ -87,7 +87,7 @@ class WatchHub:
     # -- turns of this process
 
     @contextmanager
-    def turn(self, key: Key, name: str) -> Iterator[None]:
+    def show_turn(self, key: Key, name: str) -> Iterator[None]:
         """While a turn runs, up to its commit."""
         speech = self._here[key] = StreamedReply(name)
         self._say(key)
@@ -125,12 +125,12 @@ class WatchHub:
 
     # -- what others tell
 
-    def changed(self, key: Key, *, here: bool) -> None:
+    def note_change(self, key: Key, *, here: bool) -> None:
         """Something was written to *key*: *here* means that the cache has it."""
         for watch in self._watches.get(key, ()):
-            watch.changed(here=here)
+            watch.note_change(here=here)
 
-    def asked(self, key: Key) -> None:
+    def hear_question(self, key: Key) -> None:
         """Somebody elsewhere watches *key*, and wants to know what its turn says."""
         self._wanted[key] = asyncio.get_running_loop().time() + WANTED_S
         self._wanted.move_to_end(key)
@@ -140,7 +140,7 @@ class WatchHub:
             self._here[key].told = -1  # whoever asks has heard nothing yet
             self._say(key)
 
-    def heard(self, key: Key, told: str) -> None:
+    def hear(self, key: Key, told: str) -> None:
         """What a turn in another instance has said."""
         if key not in self._watches:
             return
@@ -160,7 +160,7 @@ class WatchHub:
                 self._elsewhere[key] = StreamedReply(turn, speech.text[:at] + text)
             self._wake(key)
 
-    def quiet(self, key: Key) -> None:
+    def forget_elsewhere(self, key: Key) -> None:
         """Nothing waits in *key*: whatever was said elsewhere is recorded, or was given up."""
         self._elsewhere.pop(key, None)
 
@@ -172,7 +172,7 @@ class WatchHub:
 
     # -- watches
 
-    def speech(self, key: Key) -> StreamedReply | None:
+    def find_speech(self, key: Key) -> StreamedReply | None:
         """What is being said in *key* now."""
         return self._here.get(key) or self._elsewhere.get(key)
 
@@ -235,7 +235,7 @@ class Watch:
                 self.number = head
             self._erased = self.number > head  # it was begun anew, or set back, since somebody has seen that number
             self._born = snapshot.row.incarnation if snapshot is not None else ""
-            self._state = self._shown(snapshot or blank(self.key))
+            self._state = self._show_state(snapshot or blank(self.key))
             self._live.ask(self.key)
         except BaseException:
             self._live.remove(self)
@@ -245,7 +245,7 @@ class Watch:
         """Ends."""
         self._live.remove(self)
 
-    def changed(self, *, here: bool) -> None:
+    def note_change(self, *, here: bool) -> None:
         """Something was written: to be looked at."""
         self._fresh, self._look_at = here, 0.0
         self._changes += 1
@@ -263,8 +263,8 @@ class Watch:
             self._live.store.confinement.check()
             woken = self.wake.is_set()
             self.wake.clear()
-            events = await self._looked() if loop.time() >= self._look_at else []
-            events += self._listened()
+            events = await self._look() if loop.time() >= self._look_at else []
+            events += self._listen()
             if events or woken or loop.time() >= until:
                 return events
             with suppress(TimeoutError):
@@ -272,7 +272,7 @@ class Watch:
                     await self.wake.wait()
         return None
 
-    async def _looked(self) -> list[Event]:
+    async def _look(self) -> list[Event]:
         """What the log and the state have that was not given yet."""
         store, loop = self._live.store, asyncio.get_running_loop()
         snapshot = store.cached(self.key) if self._fresh else None
@@ -283,7 +283,7 @@ class Watch:
                 snapshot = await store.load(self.key)
             if snapshot is not None and snapshot.row.head < (self.number or 0):
                 self._erased = True  # the store was set back: what is there now is another log
-            return await self._notifier(snapshot)
+            return await self._list_events(snapshot)
         except ChatkeepError:
             self._pause_s = LOOK_S
             raise
@@ -291,13 +291,13 @@ class Watch:
             # What has changed while we looked is looked at again at once.
             self._look_at = loop.time() + self._pause_s if changes == self._changes else 0.0
 
-    def _shown(self, snapshot: Snapshot) -> Raw | None:
+    def _show_state(self, snapshot: Snapshot) -> Raw | None:
         try:
-            return self._live.shown(snapshot)
+            return self._live.show_state(snapshot)
         except (Corrupt, Unsupported):  # the log can be shown all the same
             return self._state
 
-    async def _notifier(self, snapshot: Snapshot | None) -> list[Event]:
+    async def _list_events(self, snapshot: Snapshot | None) -> list[Event]:
         if self._erased or (self._born and self._born != (snapshot.row.incarnation if snapshot is not None else "")):
             self._over = True
             return [Erased()]
@@ -317,16 +317,16 @@ class Watch:
             self._pause_s = self._live.short_pause_s
             self._live.ask(self.key)
         else:
-            self._live.quiet(self.key)
-        state = self._shown(snapshot)
+            self._live.forget_elsewhere(self.key)
+        state = self._show_state(snapshot)
         if state is not None and state != self._state:
             self._state = state
             events.append(StateChanged(state))
         return events
 
-    def _listened(self) -> list[Event]:
+    def _listen(self) -> list[Event]:
         """What a running turn has said that was not given yet."""
-        speech = self._live.speech(self.key)
+        speech = self._live.find_speech(self.key)
         events: list[Event] = []
         if (speech is not None) != self._typing:
             self._typing = speech is not None

@@ -106,7 +106,7 @@ class Work:
         except Unfit as unfit:
             # It was done, and a refusal would have it done again: what JSON has a form for is recorded in that form.
             try:
-                raw = encoded(with_lists(msgspec.to_builtins(found, str_keys=True)), about)
+                raw = encoded(replace_tuples(msgspec.to_builtins(found, str_keys=True)), about)
             except (Unfit, TypeError, ValueError, RecursionError):
                 raise BadMessage(
                     f"{self._key}: {unfit}. The step was done and could not be recorded; give back JSON's own types, such as a "
@@ -152,10 +152,10 @@ class Work:
             )
 
 
-def with_lists(value: Any) -> Any:
+def replace_tuples(value: Any) -> Any:
     """*value* with a list for each tuple, as JSON has it."""
     if isinstance(value, list | tuple):
-        return [with_lists(one) for one in value]
+        return [replace_tuples(one) for one in value]
     if isinstance(value, dict):
-        return {name: with_lists(one) for name, one in value.items()}
+        return {name: replace_tuples(one) for name, one in value.items()}
     return value

@@ -1,50 +1,99 @@
-"""What one process knows of a conversation it works on: the worker, and who waits in it."""
+"""The work on one conversation in this process: its worker, and what the worker does until nothing is left to do.
+
+A worker takes the lease, runs what is unread through the `TurnProcessor`, sends replies out through the `Sender`, and does
+what is due. Knows nothing of how messages come in, of other conversations' workers, or of the sweep.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
+from contextlib import suppress
 from contextvars import Context
+from enum import Enum
+from functools import partial
+from typing import Any
 
-from msgspec import Struct
+from msgspec import structs
 
-from ..conversation.snapshots import Outcome
-from ..drivers.base import settle
-from ..storage.store import fresh_token
+from ..conversation import housekeeping, leases, sessions, snapshots, turns
+from ..conversation.snapshots import Commit, Outcome, Snapshot
+from ..drivers.base import Key
+from ..errors import BadMessage, Conflict, Corrupt, TooLarge, Unavailable, Uncertain, Unsupported
+from ..model import Message
+from ..settings import seconds
+from ..storage.store import Store, fresh_token
+from .lease_keeper import LeaseKeeper
+from .notifier import Notifier
+from .outcomes import Waiter, read_outcome
+from .pauses import Pauses
+from .places import TurnedAway
+from .runner import Run, Runner
+from .sender import Sender
+from .shared import Shared
+from .turn_processor import HOOK_PAUSE_S, HookFailed, NotBegun, TurnFailed, TurnProcessor
+from .watch import WatchHub
+
+log = logging.getLogger("chatkeep")
+
+LOOK_S = 0.02
+LOOK_LONGEST_S = 0.5
+LOOKS_SKIPPED = 4  # so much longer are the pauses where news is heard: asking is then only for when it gets lost
+LONG_S = 60.0  # a worker that would wait longer goes; the sweep finds the conversation again
 
 
-class Waiter(Struct):
-    """A call of `receive` that waits for what becomes of its message."""
+class WorkerState(Enum):
+    """Who does the work on a conversation just now, and with what."""
 
-    incarnation: str
-    number: int
-    answered: asyncio.Future[Outcome]
+    IDLE = "idle"
+    """Nobody: the worker was just made, or its task has just ended."""
+    HELD = "held"
+    """A call of `receive`, in one trip; no task may start."""
+    WORKING = "working"
+    """Its task, which has no place for a handler: the runner waits for one."""
+    ADMITTED = "admitted"
+    """Its task, with one of the places."""
+    ALONE = "alone"
+    """Its task, with all places: no other handler runs in this process."""
 
-    def tell(self, found: Outcome | BaseException) -> None:
-        """Says what became of the message, if anybody still wants to know."""
-        settle(self.answered, found)
+    __hash__ = object.__hash__  # there is one of each, and Enum's own hash, in Python, would cost a turn 1 %
+
+
+IDLE, HELD, WORKING, ADMITTED, ALONE = WorkerState
+
+NEXT = {
+    IDLE: (HELD, WORKING),
+    HELD: (IDLE,),
+    WORKING: (IDLE, ADMITTED, ALONE),
+    ADMITTED: (WORKING,),
+    ALONE: (WORKING,),
+}
+"""The states that may follow each state. From ADMITTED none leads to ALONE: who waits for all places must not have one."""
 
 
 class Worker:
-    """One conversation's work in this process: who waits for it, and the task that does it, if one runs."""
+    """One conversation's work in this process: its state, who waits for it, and the task that does it, if one runs."""
 
     __slots__ = (
-        "_claim",
+        "_lease",
         "_opening",
-        "admitted",
-        "alone",
         "context",
-        "held",
+        "key",
         "reruns",
         "sending",
+        "state",
         "task",
         "waiters",
         "wake",
         "warm",
     )
 
-    def __init__(self, opening: str) -> None:
+    def __init__(self, key: Key, opening: str) -> None:
+        self.key = key
+        self.state = IDLE
         self._opening = opening
-        self._claim = ""
+        self._lease = ""
         self.waiters: list[Waiter] = []
         self.task: asyncio.Task[None] | None = None
         self.context: Context | None = None  # that of its task; which turn waits for this worker stands in it
@@ -52,12 +101,20 @@ class Worker:
         self.sending = 0  # the message that this worker has said it would send
         self.warm = False  # what the cache holds is as new as the act that started this worker
         self.reruns = 0  # turns in a row that were thrown away because their input had changed
-        self.alone = False  # no other handler runs in this process while this worker works
-        self.admitted = False  # it has a place already, or all of them
-        self.held = False  # a call of `receive` does the work itself; no task may start
 
-    def again(self) -> float:
-        """The pause before what was thrown away is done again: none at first, then longer and longer."""
+    def move(self, state: WorkerState) -> None:
+        """Change to *state*. Raises RuntimeError where `NEXT` has no such change: then two would work at once."""
+        if state not in NEXT[self.state]:
+            raise RuntimeError(f"{self.key}: a worker that is {self.state.value} cannot become {state.value}.")
+        self.state = state
+
+    @property
+    def has_place(self) -> bool:
+        """Whether a handler may begin at once: this worker has a place, or all of them."""
+        return self.state is ADMITTED or self.state is ALONE
+
+    def back_off(self) -> float:
+        """Tell the pause before what was thrown away is done again: none at first, then longer and longer."""
         self.reruns += 1
         self.warm = False
         return 0.0 if self.reruns <= 2 else min(0.002 * 2**self.reruns, 1.0)
@@ -65,6 +122,388 @@ class Worker:
     @property
     def lease(self) -> str:
         """The token under which this worker works."""
-        if not self._claim:
-            self._claim = f"{self._opening}:{fresh_token()}"
-        return self._claim
+        if not self._lease:
+            self._lease = f"{self._opening}:{fresh_token()}"
+        return self._lease
+
+    async def resolve(self, store: Store, snapshot: Snapshot) -> None:
+        """Tell those who wait here what became of their messages, as far as *snapshot* shows."""
+        for waiter in list(self.waiters):
+            if waiter.incarnation != snapshot.row.incarnation:
+                erased = Conflict(f"{self.key} was erased while its message {waiter.number} waited for an answer.")
+                waiter.tell(erased)
+            elif (found := await read_outcome(store, snapshot, waiter.number)) is not None:
+                waiter.tell(found)
+        self.waiters = [waiter for waiter in self.waiters if not waiter.answered.done()]
+
+    def fail(self, fault: BaseException) -> None:
+        """Tell those who wait here that they wait in vain, because of *fault*."""
+        for waiter in self.waiters:
+            if isinstance(fault, Unavailable | asyncio.CancelledError):
+                # "Certainly not written" would be a lie: it has been, only its answer has not.
+                waiter.tell(
+                    Uncertain(
+                        f"Message number {waiter.number} is in the log and will be answered, but not now "
+                        f"({str(fault) or 'this instance stops'}). Send it again under the same id to get the answer."
+                    ),
+                )
+            else:
+                waiter.tell(fault)
+        self.waiters = []
+
+
+class WorkLoop:
+    """What the workers of one engine do."""
+
+    def __init__(
+        self,
+        shared: Shared[Any],
+        *,
+        turns: TurnProcessor[Any],
+        runner: Runner,
+        leases: LeaseKeeper,
+        sender: Sender,
+        pauses: Pauses,
+        notifier: Notifier,
+        live: WatchHub,
+    ) -> None:
+        settings = shared.settings
+        self._shared = shared
+        self._store = shared.store
+        self._policy = shared.policy
+        self._clock = shared.clock
+        self._turns = turns
+        self._runner = runner
+        self._leases = leases
+        self._sender = sender
+        self._pauses = pauses
+        self._notifier = notifier
+        self._live = live
+        self.longest_s = max(2 * seconds(settings.retry_longest), seconds(settings.max_wait), HOOK_PAUSE_S)
+        """A pause is never longer, whatever the clock says."""
+
+    async def run(self, worker: Worker) -> None:
+        """Handle what is unread in one conversation, in order, until nothing is; raises what ends that before."""
+        looks = 0
+        while True:
+            worker.wake.clear()
+            try:
+                pause = await (self._step(worker) if self._shared.open else self._hand_back(worker))
+            except TurnedAway:
+                pause = 0.0  # this Chatkeep closes
+            if not self._shared.open:
+                if pause is None:
+                    return
+                continue
+            if pause == 0.0:
+                looks = 0
+                continue
+            if (pause is None or pause > LONG_S) and not worker.waiters:
+                if not worker.wake.is_set():
+                    return
+                continue
+            if pause is None:
+                # Somebody else works on it, or has just finished: look again, ever less often.
+                skipped = LOOKS_SKIPPED if self._notifier.live else 0
+                pause = min(LOOK_S * 2 ** (looks + skipped), LOOK_LONGEST_S * 2 ** (skipped // 2))
+                looks = min(looks + 1, 8)
+                self._notifier.expect(worker.key)
+                worker.warm = False
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):  # (asyncio.wait_for may swallow a cancellation on 3.11)
+                    await worker.wake.wait()
+
+    async def _step(self, worker: Worker) -> float | None:
+        """Do one step: 0 when there may be more to do, a pause to make first, None when there is nothing to do here."""
+        key = worker.key
+        snapshot = (self._store.cached(key) if worker.warm else None) or await self._store.reload(key)
+        worker.warm = True
+        now = self._clock()
+        send_at = self._sender.due(snapshot)
+        if send_at is not None and send_at <= now:
+            await worker.resolve(self._store, snapshot)  # whoever waits for an answer need not wait for the platform
+            return await self._sender.deliver(snapshot, worker)
+        if not snapshots.unread_messages(snapshot):
+            # Nothing waits, so even what nobody answers (an operator's message) is as good as handled.
+            read = structs.replace(snapshot.record, cursor=max(snapshot.record.cursor, snapshot.row.head))
+            await worker.resolve(self._store, structs.replace(snapshot, record=read))
+            return 0.0 if await self._tend(snapshot, now) else None
+        await worker.resolve(self._store, snapshot)
+        if self._pauses.is_paused(snapshot):
+            await self._park_paused(snapshot, worker, now)
+            return None
+        row = snapshot.row
+        if (
+            row.lease
+            and row.lease != worker.lease
+            and row.leased_until > now
+            and not self._leases.is_orphaned(row.lease)
+        ):
+            return None
+        if self._runner.abandoned:
+            first = snapshots.unread_messages(snapshot)[0]
+            if (earlier := self._runner.find_abandoned(self._turns.handler, key, first.id)) is not None:
+                return await self._outlast(snapshot, worker, earlier, first)
+        ready = turns.ready_at(snapshot, self._policy)
+        if ready > now:
+            ready = ready if send_at is None else min(ready, send_at)
+            return min(max(ready - now, LOOK_S), self.longest_s)  # a clock that was set back must not make it an hour
+        # (One that another turn waits for would wait for the end of that turn: it runs beside it, and is not marked alone.)
+        alone, beside = worker.state is ALONE, self._runner.awaited
+        if not (alone or beside) and leases.is_suspect(snapshot, died=self._leases.may_have_died(row.lease)):
+            if worker.has_place:
+                return 0.0  # the place is given back first: while somebody has one, nobody is alone
+            return await self._step_alone(worker, snapshot.record.begun)
+        if row.lease != worker.lease or snapshot.record.alone != alone:
+            if not (worker.has_place or beside):
+                return await self._step_admitted(worker)
+            taken = await self._take(snapshot, worker, now)
+            if taken is None:
+                return 0.0
+            snapshot = taken
+        return await self._handle(snapshot, worker)
+
+    async def _park_paused(self, snapshot: Snapshot, worker: Worker, now: float) -> None:
+        """Tell those who wait that the bot is paused, and put the conversation off for the sweep."""
+        for waiter in worker.waiters:
+            waiter.tell(Outcome("paused"))
+
+        def park(there: Snapshot) -> Commit | None:
+            if not self._pauses.is_paused(there) or there.row.lease not in (None, worker.lease):
+                return None
+            return housekeeping.park(there, self._policy, at=now)
+
+        if snapshot.row.due_at is None or snapshot.row.due_at <= now:
+            await self._shared.commit(snapshot, park)
+
+    async def _step_alone(self, worker: Worker, rank: int) -> float | None:
+        """Do a step while no other handler runs in this process: what dies then, dies of this message.
+
+        Waiting for that counts for nothing, for the lease is taken afterwards. The message that was least often the only
+        one comes first, so that the innocent ones are answered before the guilty one is tried again.
+        """
+        async with self._runner.places.take_all(worker.key, rank) as alone:
+            if not alone:
+                return 0.0
+            worker.move(ALONE)
+            worker.warm = False
+            try:
+                return await self._step(worker)
+            finally:
+                worker.move(WORKING)
+
+    async def _step_admitted(self, worker: Worker) -> float | None:
+        """Do a step with a place: the lease is taken afterwards, so that what only waits here is in nobody's hands, and the
+        death of this process is none of its deaths."""
+        places = self._runner.places
+        if not places.take_at_once():
+            worker.warm = False
+            if not await places.take(worker.key):
+                return 0.0
+        worker.move(ADMITTED)
+        try:
+            return await self._step(worker)
+        finally:
+            worker.move(WORKING)
+            places.give_back()
+
+    async def _take(self, snapshot: Snapshot, worker: Worker, now: float) -> Snapshot | None:
+        """Take the lease: the snapshot to work on, or None when there is something else to do first."""
+        first = snapshots.unread_messages(snapshot)[0].number
+
+        def decide(there: Snapshot) -> Commit | None:
+            waiting = snapshots.unread_messages(there)
+            if there.row.lease != snapshot.row.lease or not waiting or waiting[0].number != first:
+                return None
+            # (A lease that one of our own workers has lost, because the store failed it, say, is nobody's death.)
+            died, alone = self._leases.may_have_died(there.row.lease), worker.state is ALONE
+            return leases.take_lease(there, self._policy, token=worker.lease, at=now, died=died, alone=alone)
+
+        if snapshot.row.lease not in (None, worker.lease):
+            self._shared.statistics.taken_over += 1
+        after, said = await self._shared.commit(snapshot, decide)
+        self._shared.statistics.dead += after.record.dead != snapshot.record.dead
+        return after if said is not None and after.row.lease == worker.lease else None
+
+    async def _handle(self, snapshot: Snapshot, worker: Worker) -> float | None:
+        """Run one turn under the lease."""
+        key = snapshot.row.key
+        tried = turns.choose_batch(snapshot, self._policy)
+        if not tried:
+            return 0.0
+        now = self._clock()
+        try:
+            if self._turns.on_missing and sessions.is_session_over(
+                snapshot.record, self._policy, tried[0].created_at, tried[0].number
+            ):
+                async with self._leases.keep_alive(key, worker.lease):
+                    rebuilt = await self._turns.rebuild(snapshot, tried, admitted=worker.has_place)
+                if rebuilt is None:
+                    return self._again(worker)
+                snapshot = rebuilt
+            with self._live.show_turn(key, tried[-1].id):
+                async with self._leases.keep_alive(key, worker.lease):
+                    record_step = partial(self._turns.record_step, snapshot)
+                    answer = await self._turns.run(snapshot, tried, record_step, admitted=worker.has_place)
+                started = snapshot
+
+                def decide(there: Snapshot) -> Commit | None:
+                    # (Whoever has lost the lease was taken for dead: somebody else runs this turn, and will say what it does.)
+                    if there.row.lease != worker.lease or not turns.has_same_input(started, there):
+                        return None
+                    return self._turns.finish(there, tried, answer, lease=worker.lease)
+
+                try:
+                    # (The lease may have been renewed meanwhile.)
+                    after, said = await self._shared.commit(self._store.cached(key) or snapshot, decide)
+                except (BadMessage, TooLarge) as refused:
+                    raise self._turns.make_failure(key, refused) from refused
+            if said is None:
+                return self._again(worker)
+            worker.reruns = 0
+            before, now_sends = snapshot.record.delivery, after.record.delivery
+            if now_sends is not None and (before is None or before.sending != now_sends.sending):
+                worker.sending = now_sends.sending
+            return 0.0
+        except (HookFailed, NotBegun) as failure:
+            if isinstance(failure, HookFailed):
+                self._shared.statistics.failures += 1
+            log.warning("%s", failure, exc_info=failure.__cause__)
+            worker.fail(failure)
+            await self.give_back(worker, now + HOOK_PAUSE_S)
+            return HOOK_PAUSE_S
+        except TurnFailed as raised:
+            failed = raised
+            log.warning("%s", failed, exc_info=failed.__cause__)
+            started = snapshot
+
+            def note(there: Snapshot) -> Commit | None:
+                if not turns.has_same_input(started, there) or identify_attempt(started) != identify_attempt(there):
+                    return None
+                return self._turns.fail(there, tried, failed, lease=worker.lease)
+
+            after, noted = await self._shared.commit(snapshot, note)
+            if noted is None:
+                return self._again(worker)
+            self._shared.statistics.dead += after.record.dead != snapshot.record.dead
+            return self._pause_until(turns.ready_at(after, self._policy))
+        except (Unsupported, Corrupt) as unreadable:
+            # Not the message's fault, and no retry will help until somebody acts: it stays unread, and is looked at now and then.
+            log.error("%s", unreadable)
+            worker.fail(unreadable)
+            await self._shared.commit(
+                snapshot,
+                lambda there: (
+                    housekeeping.park(there, self._policy, at=now) if there.row.lease == worker.lease else None
+                ),
+            )
+            return None
+
+    async def _outlast(self, snapshot: Snapshot, worker: Worker, earlier: Run, first: Message) -> float | None:
+        """Wait while an abandoned run of the *first* unread message still runs: it must not run twice at once, here or
+        elsewhere, so the lease is kept. Once the time of that run is over, each time that the message's next try is due counts
+        as a failed one; when it has had them all it is set aside, and the lease goes."""
+        key = snapshot.row.key
+        if snapshot.row.lease != worker.lease:
+            taken = await self._take(snapshot, worker, self._clock())
+            if taken is None:
+                return 0.0
+            snapshot = taken
+        changed = False
+
+        def same(there: Snapshot) -> bool:
+            return there.row.lease == worker.lease and identify_attempt(there) == identify_attempt(snapshot)
+
+        if worker.wake.set not in earlier.gone:
+            earlier.gone.append(worker.wake.set)
+        async with self._leases.keep_alive(key, worker.lease, at_once=True):
+            ready = max(turns.ready_at(snapshot, self._policy), self._clock() + self._runner.time_left(earlier))
+            while self._shared.open and earlier.still_runs and not changed and (left := ready - self._clock()) > 0:
+                try:
+                    async with asyncio.timeout(min(left, self.longest_s)):
+                        await worker.wake.wait()
+                except TimeoutError:
+                    continue
+                changed = True  # by whoever set the wake: what is there now is looked at first
+        if not self._shared.open or (changed and earlier.still_runs):
+            return 0.0
+        if not earlier.still_runs:
+            after, _ = await self._shared.commit(
+                self._store.cached(key) or snapshot,
+                lambda there: leases.release_lease(there, self._policy, at=self._clock()) if same(there) else None,
+            )
+            return self._pause_until(turns.ready_at(after, self._policy))
+        self._shared.statistics.failures += 1
+        ran = time.monotonic() - earlier.began
+        cause = TimeoutError(f"the handler still runs after {ran:.1f} s")
+        failed = self._turns.make_failure(key, cause, still_runs=True)
+        log.warning("%s", failed)
+        after, _ = await self._shared.commit(
+            self._store.cached(key) or snapshot,
+            lambda there: self._turns.fail(there, [first], failed, lease=worker.lease) if same(there) else None,
+        )
+        self._shared.statistics.dead += after.record.dead != snapshot.record.dead
+        return 0.0
+
+    async def _tend(self, snapshot: Snapshot, now: float) -> bool:
+        """Do what is due in a conversation without unread messages: brings reminders, ends the session, drops old log.
+
+        Tell whether there is something to answer now.
+        """
+        row, record = snapshot.row, snapshot.record
+        if not row.revision or row.due_at is None or row.due_at > now:
+            return False
+        oldest: list[Message] = []
+        if self._policy.retention_s is not None:
+            oldest = await self._store.page(
+                row.key, row.incarnation, after=record.dropped, limit=housekeeping.PAGE_DROPPED
+            )
+
+        def decide(there: Snapshot) -> Commit | None:
+            if there.row.head != row.head or snapshots.unread_messages(there):
+                return None
+            if there.row.lease and there.row.leased_until > now and not self._leases.is_orphaned(there.row.lease):
+                return None  # somebody is at work here
+            sends = self._sender.takes(there.row.key)
+            return housekeeping.do_housekeeping(
+                there, self._policy, at=now, oldest=oldest, paused=self._pauses.is_paused(there), sends=sends
+            )
+
+        after, said = await self._shared.commit(snapshot, decide)
+        return bool(said) and bool(snapshots.unread_messages(after))
+
+    async def _hand_back(self, worker: Worker) -> None:
+        """Give the lease back on the way out, so that another instance, or the next start, goes on at once."""
+        await self.give_back(worker)
+        worker.fail(Unavailable(f"{worker.key}: this instance is stopping"))
+
+    async def give_back(self, worker: Worker, retry_at: float | None = None) -> None:
+        """Give the lease back, if it is this worker's; others may go on at once, or from *retry_at*."""
+        key = worker.key
+        snapshot = self._store.cached(key) or await self._store.load(key)
+        if snapshot is None or snapshot.row.lease not in (worker.lease, None):
+            return
+        if snapshot.row.lease is not None:
+            await self._shared.commit(
+                snapshot,
+                lambda there: (
+                    leases.release_lease(there, self._policy, at=self._clock(), retry_at=retry_at)
+                    if there.row.lease == worker.lease
+                    else None
+                ),
+            )
+        if snapshots.unread_messages(snapshot):
+            self._notifier.tell_of_work()
+
+    def _again(self, worker: Worker) -> float:
+        self._shared.statistics.reruns += 1
+        return worker.back_off()
+
+    def _pause_until(self, ready: float) -> float:
+        return max(0.0, min(ready - self._clock(), self.longest_s))
+
+
+def identify_attempt(snapshot: Snapshot) -> tuple[int, int, int, int]:
+    """Name the attempt, and the message, that a snapshot shows."""
+    record = snapshot.record
+    return record.cursor, record.begun, record.raised, record.deaths

@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
-from ..engine.hooks import in_time
+from ..engine.hooks import run_in_time
 from ..model import Content
 
 T = TypeVar("T", bound=Struct)
@@ -259,7 +259,7 @@ async def read(request: Request, *, limit: int) -> bytes:
         raise too_large(limit)
     try:
         # (A body that is there already needs no timer.)
-        return cast(bytes, await in_time(collected(request, limit), PATIENCE_S))
+        return cast(bytes, await run_in_time(collected(request, limit), PATIENCE_S))
     except TimeoutError:
         raise HTTPException(
             408, "The request's body did not arrive in time; nothing was touched.", {"connection": "close"}

@@ -1,0 +1,401 @@
+"""Takes messages in: into the log, where a worker answers them, or, where nothing else is going on and the handler is quick,
+answered in the same write (one trip).
+
+Knows that there are workers, and has one started; nothing of what a worker does, or of the sweep.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from ..conversation import sessions, snapshots, turns
+from ..conversation.codec import entry_for
+from ..conversation.keys import RESERVED, message_id
+from ..conversation.snapshots import Commit, Draft, Outcome, Snapshot
+from ..drivers.base import Key, Lease
+from ..errors import (
+    BadMessage,
+    Corrupt,
+    Duplicate,
+    HandlerFailed,
+    Misconfigured,
+    Overloaded,
+    StoreError,
+    TooLarge,
+    Unavailable,
+    Uncertain,
+    Unsupported,
+)
+from ..model import ASKING, Content, Message, Receipt, Role
+from ..settings import seconds
+from ..storage.store import fresh_token
+from .instruments import surround_intake
+from .journal import Journal
+from .lease_keeper import LeaseKeeper
+from .notifier import Notifier
+from .outcomes import Waiter, read_outcome
+from .pauses import Pauses
+from .runner import Runner, refuse_own_turn
+from .sender import Sender
+from .shared import Shared
+from .turn_processor import NotBegun, TurnFailed, TurnProcessor
+from .work import NotInLog
+from .worker import IDLE, Worker
+from .workers import Workers
+
+T = TypeVar("T")
+
+CONTENDED_S = 60.0  # a conversation that others have written to is not answered in one trip for so long
+CONTENDED_MOST = 10_000
+
+
+class Intake:
+    """The way in to one engine."""
+
+    def __init__(
+        self,
+        shared: Shared[Any],
+        *,
+        workers: Workers,
+        turns: TurnProcessor[Any],
+        runner: Runner,
+        leases: LeaseKeeper,
+        sender: Sender,
+        pauses: Pauses,
+        notifier: Notifier,
+        journal: Journal | None,
+    ) -> None:
+        self._shared = shared
+        self._store = shared.store
+        self._workers = workers
+        self._turns = turns
+        self._runner = runner
+        self._leases = leases
+        self._sender = sender
+        self._pauses = pauses
+        self._notifier = notifier
+        self._journal = journal
+        self._quick_s = seconds(shared.settings.quick)
+        self._appending: set[asyncio.Task[Any]] = set()
+        self._contended: OrderedDict[Key, float] = OrderedDict()  # others write there too, lately
+
+    async def receive(
+        self,
+        key: Key,
+        content: Content,
+        *,
+        id: str | None,
+        role: Role,
+        metadata: dict[str, Any] | None,
+        owner: str,
+        wait_if_duplicate: bool = True,
+    ) -> Receipt:
+        """Accept a message and wait for its answer; for that of a known one only if *wait_if_duplicate*."""
+        if not self._shared.instruments:
+            return await self._receive(key, content, id, role, metadata, owner, wait_if_duplicate)
+        stack, intake = surround_intake(self._shared.instruments, "receive", metadata)
+        with stack:
+            asked = content, id, role, intake.metadata or None, owner
+            intake.receipt = await self._receive(key, *asked, wait_if_duplicate)
+            return intake.receipt
+
+    async def accept(
+        self, key: Key, content: Content, *, id: str | None, role: Role, metadata: dict[str, Any] | None, owner: str
+    ) -> Receipt:
+        """Make a message durable; a worker answers it."""
+        if not self._shared.instruments:
+            return await self._accept(key, content, id, role, metadata, owner)
+        stack, intake = surround_intake(self._shared.instruments, "accept", metadata)
+        with stack:
+            intake.receipt = await self._accept(key, content, id, role, intake.metadata or None, owner)
+            return intake.receipt
+
+    async def finish(self) -> None:
+        """Wait for the messages that are on their way into the log."""
+        await asyncio.gather(*self._appending, return_exceptions=True)
+
+    async def note(self, key: Key, id: str, metadata: dict[str, Any]) -> None:
+        """Put a note of chatkeep's own into the log, once for each *id*."""
+        await self._append_to_the_end(key, self._draft(key, "", RESERVED + id, "system", metadata), "")
+
+    async def _receive(
+        self,
+        key: Key,
+        content: Content,
+        id: str | None,
+        role: Role,
+        metadata: dict[str, Any] | None,
+        owner: str,
+        wait_if_duplicate: bool,
+    ) -> Receipt:
+        refuse_own_turn(key, "would wait for itself; use accept")
+        if self._turns.handler is None:
+            raise Misconfigured("There is no handler: decorate one with @keep.on_message. Nothing was written.")
+        draft = self._draft(key, content, id, role, metadata)
+        self._shared.statistics.waiting += 1
+        try:
+            if key not in self._workers.by_key:
+                snapshot = self._store.cached(key)
+                if snapshot is None and self._store.shared is not None:
+                    snapshot = await self._store.fetched(key)
+                if key not in self._workers.by_key and snapshot is not None and self._fits_one_trip(snapshot, draft):
+                    worker = self._workers.hold(key)
+                    try:
+                        receipt = await self._receive_in_one_trip(key, worker, snapshot, draft)
+                    except (Unavailable, Uncertain) as fault:
+                        return await self._journaled(key, draft, owner, fault)
+                    finally:
+                        self._workers.release(worker)
+                    if receipt is not None:
+                        return receipt
+            return await self._receive_in_two_trips(key, draft, owner, wait_if_duplicate)
+        finally:
+            self._shared.statistics.waiting -= 1
+
+    async def _accept(
+        self, key: Key, content: Content, id: str | None, role: Role, metadata: dict[str, Any] | None, owner: str
+    ) -> Receipt:
+        draft = self._draft(key, content, id, role, metadata)
+        try:
+            snapshot, number, known, _ = await self._append_to_the_end(key, draft, owner)
+        except (Unavailable, Uncertain) as fault:
+            return await self._journaled(key, draft, owner, fault)
+        found = await read_outcome(self._store, snapshot, number) if known else None
+        return _make_receipt(key, draft.id, number, found or Outcome("accepted"), duplicate=known)
+
+    def _draft(self, key: Key, content: Content, id: str | None, role: Role, metadata: dict[str, Any] | None) -> Draft:
+        self._shared.refuse_closed(key)
+        shared = self._shared
+        backlog, limit = shared.settings.backlog, shared.settings.message_limit
+        if shared.statistics.waiting >= backlog or len(self._workers.by_key) >= backlog:
+            raise Overloaded(
+                f"{key}: {backlog:,} messages wait in this process already; nothing was written. Try again later."
+            )
+        now = round(shared.clock() * 1000) / 1000  # as it is stored
+        name = message_id(key, id) if id is not None else fresh_token()
+        entry = entry_for(key, content, id=name, role=role, created_at=now, limit=limit, metadata=metadata)
+        return Draft(role=role, content=content, id=name, created_at=now, metadata=metadata or {}, entry=entry)
+
+    def _fits_one_trip(self, snapshot: Snapshot, draft: Draft) -> bool:
+        """Whether the handler may run before the message is in the log: it may begin at once, nobody else is there, and it
+        will not take long."""
+        record, row = snapshot.record, snapshot.row
+        turns, runner, policy = self._turns, self._runner, self._shared.policy
+        return (
+            turns.pace_s < self._quick_s
+            and not self._shared.unopened
+            and not turns.log_first
+            and not self._sender.takes(row.key)
+            and row.lease is None
+            and record.cursor == row.head
+            and (runner.places.free or runner.awaited)
+            and not (runner.abandoned and runner.has_abandoned(row.key))
+            and not self._is_contended(row.key)
+            and not (self._journal and self._journal.holds(row.key))
+            and policy.overlap != "debounce"
+            and not self._pauses.is_paused(snapshot)
+            and not (turns.on_missing and sessions.is_session_over(record, policy, draft.created_at))
+            and draft.id not in [message.id for message in snapshot.messages]
+        )
+
+    async def _receive_in_one_trip(self, key: Key, worker: Worker, snapshot: Snapshot, draft: Draft) -> Receipt | None:
+        """Run the handler on the cached snapshot and write message, replies and state at once; None: it must go the
+        long way."""
+        number = snapshot.row.head + 1
+        arriving = Message(
+            id=draft.id,
+            number=number,
+            role=draft.role,
+            content=draft.content,
+            created_at=draft.created_at,
+            metadata=draft.metadata,
+        )
+        failure: TurnFailed | None = None
+        try:
+            answer = await self._turns.run(snapshot, [arriving])
+        except TurnFailed as raised:
+            failure = raised
+        except (Unsupported, Corrupt, NotBegun):
+            return None  # nobody can answer it now: it goes into the log and waits there
+        except NotInLog:
+            return None  # this handler takes steps: from now on the message comes first
+
+        def decide(now: Snapshot) -> Commit | None:
+            if not turns.has_same_input(snapshot, now) or snapshots.unread_messages(now) or now.row.lease:
+                return None
+            if failure is not None:
+                return self._turns.fail(now, [arriving], failure, arriving=draft, lease=worker.lease)
+            return self._turns.finish(now, [arriving], answer, arriving=draft)
+
+        try:
+            after, said = await self._store.commit(snapshot, decide, at=self._shared.clock())
+        except Duplicate:
+            return None
+        except (BadMessage, TooLarge) as refused:
+            if failure is not None:
+                raise
+            # The handler's own output cannot be stored: that is a failure of the handler, and is counted as one.
+            failure = self._turns.make_failure(key, refused)
+            try:
+                after, said = await self._store.commit(snapshot, decide, at=self._shared.clock())
+            except Duplicate:
+                return None
+        if failure is not None and said is not None:
+            self._shared.statistics.dead += after.record.dead != snapshot.record.dead
+        if said is None:
+            self._shared.statistics.reruns += 1
+            self._note_contention(key)
+            return None
+        number = said[0].number
+        if failure is None:
+            self._shared.statistics.one_trip += 1
+            return _make_receipt(key, draft.id, number, Outcome("answered", said[1:]), duplicate=False)
+        worker.warm = True
+        worker.move(IDLE)  # from here on its task does the work
+        return await self._wait_for(key, worker, draft.id, after, number, duplicate=False, cause=failure)
+
+    def _is_contended(self, key: Key) -> bool:
+        """Whether other instances write here too: then what is cached is likely old, and a handler run on it wasted."""
+        return bool(self._contended) and self._contended.get(key, 0.0) > time.monotonic()
+
+    def _note_contention(self, key: Key) -> None:
+        self._contended[key] = time.monotonic() + CONTENDED_S
+        self._contended.move_to_end(key)
+        if len(self._contended) > CONTENDED_MOST:
+            self._contended.popitem(last=False)
+
+    async def _receive_in_two_trips(self, key: Key, draft: Draft, owner: str, wait_if_duplicate: bool) -> Receipt:
+        try:
+            snapshot, number, known, worker = await self._append_to_the_end(key, draft, owner, waits=True)
+        except (Unavailable, Uncertain) as fault:
+            return await self._journaled(key, draft, owner, fault)
+        if known:
+            self._shared.statistics.duplicates += 1
+            found = await read_outcome(self._store, snapshot, number)
+            if found is not None:
+                return _make_receipt(key, draft.id, number, found, duplicate=True)
+            if not wait_if_duplicate:
+                return _make_receipt(key, draft.id, number, Outcome("accepted"), duplicate=True)
+        if self._pauses.is_paused(snapshot):
+            return _make_receipt(key, draft.id, number, Outcome("paused"), duplicate=known)
+        return await self._wait_for(key, worker, draft.id, snapshot, number, duplicate=known)
+
+    async def _append_to_the_end(
+        self, key: Key, draft: Draft, owner: str, *, waits: bool = False
+    ) -> tuple[Snapshot, int, bool, Worker]:
+        if self._shared.unopened:
+            raise Unavailable(f"{key}: {self._shared.unopened}; nothing was written to the store.")
+        if self._journal is not None and self._journal.holds(key):
+            raise Unavailable(f"{key}: earlier messages still wait in the journal; nothing was written to the store.")
+        return await self._to_the_end(self._append(key, draft, owner, waits=waits), key)
+
+    async def _append(self, key: Key, draft: Draft, owner: str, *, waits: bool) -> tuple[Snapshot, int, bool, Worker]:
+        """Write the message to the log, with the lease if this process is idle here, and see to it that a worker
+        works on it. *waits*: the caller waits for the answer."""
+        assert draft.entry is not None
+        worker = self._workers.by_key.get(key)
+        idle = worker is None
+        if worker is None:
+            worker = self._workers.register(key)
+        now = self._shared.clock()
+        asking = draft.role in ASKING
+        sends = draft.role in snapshots.OUTWARD and not draft.metadata.get("sent")
+        answers = asking and self._turns.handler is not None and not self._pauses.covers(key)
+        works = answers or (sends and self._sender.takes(key))
+        lease = None
+        if idle and works and asking and self._shared.policy.overlap != "debounce":
+            lease = Lease(worker.lease, now + self._shared.policy.lease_s)
+        try:
+            snapshot, number, known = await self._store.append(
+                key, draft.entry, at=now, due_at=now if asking or sends else None, lease=lease, owner=owner
+            )
+        except BaseException as fault:
+            if idle:
+                self._workers.leave(worker)
+            if isinstance(fault, Uncertain):  # a lease of ours may stand there
+                self._leases.lost = True
+            raise
+        if idle:
+            worker.warm = True
+        worker = self._workers.by_key.setdefault(key, worker)  # the one found before the write may have ended since
+        if works:
+            worker.wake.set()
+            if waits:
+                self._workers.join(worker)
+            self._workers.start(worker)
+        else:
+            self._workers.leave(worker)
+            if sends or (asking and not self._pauses.covers(key)):
+                self._notifier.tell_of_work()
+        return snapshot, number, known, worker
+
+    async def _to_the_end(self, act: Coroutine[Any, Any, T], key: Key) -> T:
+        """Run *act* to its end: a caller that goes away in the middle leaves neither half an act nor a lease."""
+        task = asyncio.create_task(act, name=f"chatkeep append {key}")
+        self._appending.add(task)
+        task.add_done_callback(self._appending.discard)
+        task.add_done_callback(_look_at_end)
+        return await asyncio.shield(task)
+
+    async def _journaled(self, key: Key, draft: Draft, owner: str, fault: StoreError) -> Receipt:
+        """Have the journal keep a message that the store has refused with *fault*, if there is a journal; else raise *fault*."""
+        if self._journal is None:
+            raise fault
+        await self._to_the_end(self._journal.keep(key, draft, owner, fault), key)
+        return _make_receipt(key, draft.id, 0, Outcome("journaled"), duplicate=False)
+
+    async def _wait_for(
+        self,
+        key: Key,
+        worker: Worker,
+        id: str,
+        snapshot: Snapshot,
+        number: int,
+        *,
+        duplicate: bool,
+        cause: HandlerFailed | None = None,
+    ) -> Receipt:
+        answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        waiter = Waiter(snapshot.row.incarnation, number, answered)
+        worker = self._workers.by_key.setdefault(key, worker)
+        worker.waiters.append(waiter)
+        worker.wake.set()
+        self._workers.join(worker)
+        self._workers.start(worker)
+        newest = self._store.cached(key) if self._sender.takes(key) else None
+        if newest is not None and newest.row.incarnation == waiter.incarnation:
+            # The worker may have answered already, and be sending.
+            await worker.resolve(self._store, newest)
+        try:
+            found = await answered
+        finally:
+            if waiter in worker.waiters:
+                worker.waiters.remove(waiter)
+        if found.dead:
+            raise HandlerFailed(
+                f"{key}: message {id} (number {number}) was set aside: {found.dead}. It stays in the log; replay it when that is mended."
+            ) from cause
+        return _make_receipt(key, id, number, found, duplicate=duplicate)
+
+
+def _make_receipt(key: Key, id: str, number: int, found: Outcome, *, duplicate: bool) -> Receipt:
+    """Say what became of message *id*, with replies that the caller may keep and change."""
+    return Receipt(
+        tenant=key.tenant,
+        conversation=key.id,
+        id=id,
+        number=number,
+        status=found.status,
+        replies=snapshots.copy_messages(found.replies),
+        duplicate=duplicate,
+    )
+
+
+def _look_at_end(task: asyncio.Task[Any]) -> None:
+    """Look at how *task* ended, so that asyncio does not warn of it: its caller may have gone."""
+    if not task.cancelled():
+        task.exception()

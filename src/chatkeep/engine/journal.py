@@ -1,0 +1,73 @@
+"""Keeps messages on this host while the store is away, and gives the store what was kept (`on_outage="journal"`).
+
+Knows the spool and the store; nothing of callers, workers or handlers.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from ..conversation.snapshots import Draft
+from ..drivers.base import Entry, Key
+from ..errors import Overloaded, Replaced, StoreError
+from .notifier import Notifier
+from .shared import Shared
+
+if TYPE_CHECKING:
+    from ..storage.spool import Spool
+
+log = logging.getLogger("chatkeep")
+
+
+class Journal:
+    """The spool of one engine, and what is wrong with it."""
+
+    def __init__(self, shared: Shared[Any], spool: Spool, notifier: Notifier) -> None:
+        self.spool = spool
+        self.trouble = ""
+        """Why messages cannot be kept, or what was kept cannot be handed over; "" when nothing is wrong."""
+        self._shared = shared
+        self._notifier = notifier
+
+    def holds(self, key: Key) -> bool:
+        """Whether messages of *key* wait here."""
+        return self.spool.holds(key)
+
+    async def keep(self, key: Key, draft: Draft, owner: str, fault: StoreError) -> None:
+        """Keep a message that the store has refused with *fault*: under the same id, so it does no harm if the store has it
+        after all. Raises *fault* if the message cannot be kept."""
+        if isinstance(fault, Overloaded | Replaced) or draft.entry is None:
+            raise fault
+        try:
+            await self.spool.keep(key, draft.entry, at=draft.created_at, owner=owner)
+        except StoreError as full:
+            self.trouble = f"the journal cannot be written ({full})"
+            raise fault from full  # what is said of the store: perhaps the message is in it
+        self._count()
+
+    async def hand_over(self) -> None:
+        """Give the store what was kept."""
+        if not (len(self.spool) or self.trouble):
+            return
+        before, trouble = self.trouble, ""
+        try:
+            count = await self.spool.hand_over(self._take)
+            if refused := self.spool.refused:
+                keys, fault = ", ".join(map(str, list(refused)[:5])), next(iter(refused.values()))
+                trouble = f"the journal holds messages of {len(refused)} conversations that cannot be given to the store: {keys} ({fault})"
+            if count:
+                log.warning("%d messages of the journal were handed over to the store.", count)
+                self._notifier.tell_of_work()
+        except StoreError as fault:  # what it keeps must not keep the sweep from the rest
+            trouble = f"the journal waits to be handed over ({fault})"
+        self.trouble = trouble
+        if trouble and trouble != before:  # once, and not at every beat until it is over
+            log.warning("%s", trouble)
+        self._count()
+
+    async def _take(self, key: Key, entries: list[Entry], owner: str) -> None:
+        await self._shared.store.hand_in(key, entries, at=self._shared.clock(), owner=owner)
+
+    def _count(self) -> None:
+        self._shared.statistics.journaled = len(self.spool)

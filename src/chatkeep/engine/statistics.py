@@ -1,0 +1,27 @@
+"""What one engine has counted since the start."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class EngineStatistics(Struct, kw_only=True):
+    """Counts since the start; waiting, workers, journaled (conversations with messages in the journal) and abandoned (runs of
+    handlers that were given up, because their time was over or their caller went away, and still run) are now.
+
+    reruns: turns thrown away because their input had changed. rolled_back: how often the store was found to hold less
+    than it had answered.
+    """
+
+    turns: int = 0
+    one_trip: int = 0
+    reruns: int = 0
+    duplicates: int = 0
+    failures: int = 0
+    dead: int = 0
+    taken_over: int = 0
+    rolled_back: int = 0
+    journaled: int = 0
+    waiting: int = 0
+    workers: int = 0
+    abandoned: int = 0

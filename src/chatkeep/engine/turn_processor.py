@@ -1,0 +1,305 @@
+"""Makes a turn of a snapshot and its messages, has the runner run the handler on it, and says what to write of the result.
+
+Knows handlers, states and rules; nothing of workers, leases, waiting callers or the sweep.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
+from typing import Any, Generic, cast
+
+from msgspec import Raw, Struct
+
+from ..conversation import commits, sessions, snapshots, turns
+from ..conversation.backoff import backoff
+from ..conversation.record import Reminder
+from ..conversation.snapshots import Commit, Draft, Snapshot
+from ..drivers.base import Key
+from ..errors import Duplicate, HandlerFailed
+from ..model import Content, Message, State
+from ..settings import seconds
+from .hooks import STREAMING, Handler, collect_replies
+from .runner import Fate, Run, Runner, describe_fault
+from .shared import Shared
+from .turn import Turn
+from .work import NotInLog, Work
+
+HOOK_PAUSE_S = 5.0
+"""The pause before a message is tried again that waits because of the hook, or of a thread that could not be started."""
+
+RecordStep = Callable[[str, Raw], Coroutine[Any, Any, None]]
+
+
+class Answer(Struct, frozen=True):
+    """What a handler made of a turn."""
+
+    state: Raw
+    opens: bool
+    replies: list[Content]
+    reminders: Mapping[str, Reminder | None] = snapshots.NOTHING
+
+
+class TurnFailed(HandlerFailed):
+    """A failed attempt, which is counted. *still_runs*: the handler did not end when its time was over."""
+
+    still_runs = False
+
+
+class HookFailed(HandlerFailed):
+    """on_missing failed: the message waits, and is not blamed."""
+
+
+class NotBegun(HandlerFailed):
+    """There was no thread for the handler: the message waits, and is not blamed."""
+
+
+class TurnProcessor(Generic[State]):
+    """The bot of one engine, turn by turn. *takes*: whether the replies of a conversation go out through a channel here; *say* is
+    given the pieces of a streamed reply."""
+
+    def __init__(
+        self,
+        shared: Shared[State],
+        runner: Runner,
+        *,
+        takes: Callable[[Key], bool],
+        say: Callable[[Key, str], None],
+    ) -> None:
+        self.handler: Handler[State] | None = None
+        self.on_missing: Handler[State] | None = None
+        self.pace_s = seconds(shared.settings.quick)
+        """How long handlers have taken lately; at first nobody knows, and none is taken for quick."""
+        self.log_first = False
+        """A message has to be in the log before this handler runs: its reply is streamed, or it takes steps."""
+        self._shared = shared
+        self._runner = runner
+        self._takes = takes
+        self._say = say
+        self._streams = False
+        self._retry_first_s = seconds(shared.settings.retry_after)
+        self._retry_longest_s = seconds(shared.settings.retry_longest)
+
+    def open(self) -> None:
+        """Look at what kind of handler there is."""
+        self._streams = self.log_first = self.handler in STREAMING
+
+    async def run(
+        self,
+        snapshot: Snapshot,
+        messages: list[Message],
+        record_step: RecordStep | None = None,
+        *,
+        admitted: bool = False,
+    ) -> Answer:
+        """Run the handler on a fresh copy of the state. *record_step* None: the messages are not in the log yet; *admitted*: the
+        caller has a place.
+
+        Raises `TurnFailed`, `NotBegun`, and `NotInLog` for a handler that takes steps on messages that are not in the log.
+        """
+        key, shared = snapshot.row.key, self._shared
+        turn, opens = self._make_turn(snapshot, messages)
+        turn.begin_work = partial(self._make_work, snapshot, messages[0].number, record_step)
+        if self._streams:
+            turn.on_piece = partial(self._say, key)
+
+        def answer(said: Any) -> Answer:
+            replies = collect_replies(turn, said)
+            raw = shared.states.encode(key, turn.state)
+            return Answer(raw, opens, replies, turn.work.set if turn.work is not None else snapshots.NOTHING)
+
+        try:
+            handler = cast("Handler[State]", self.handler)
+            run = await self._run_judged(key, messages, handler, turn, answer, admitted)
+        finally:
+            turn.on_piece = None
+            turn.begin_work = None
+            work = turn.work
+            if work is not None:
+                work.over = True
+        shared.statistics.turns += 1
+        self.pace_s = 0.8 * self.pace_s + 0.2 * run.took
+        for instrument in shared.instruments:
+            instrument.measured("turn", run.took)
+        if work is not None and work.refused:  # whatever the handler made of being refused a step
+            self.log_first = True
+            raise NotInLog
+        if run.fault is not None:
+            shared.statistics.failures += 1
+            fault, run.fault = run.fault, None
+            raise self.make_failure(key, fault, still_runs=run.fate is Fate.ABANDONED)
+        value, run.value = run.value, None  # (a task that the handler has left behind keeps the run)
+        return cast(Answer, value)
+
+    def make_failure(self, key: Key, cause: BaseException, *, still_runs: bool = False) -> TurnFailed:
+        """Make the error for an attempt that failed because of *cause*."""
+        failure = TurnFailed(f"{key}: the handler failed ({describe_fault(cause)}); the message stays in the log.")
+        failure.__cause__ = cause
+        failure.still_runs = still_runs
+        return failure
+
+    def finish(
+        self,
+        there: Snapshot,
+        tried: list[Message],
+        answer: Answer,
+        *,
+        lease: str | None = None,
+        arriving: Draft | None = None,
+    ) -> Commit:
+        """Make the commit of a turn that was answered; *lease* and *arriving* as in `turns.finish_turn`."""
+        shared = self._shared
+        return turns.finish_turn(
+            there,
+            tried,
+            answer.replies,
+            shared.policy,
+            state=answer.state,
+            schema=shared.states.schema,
+            opens=answer.opens,
+            at=shared.clock(),
+            lease=lease if shared.open else None,
+            arriving=arriving,
+            reminders=answer.reminders,
+            out=there.record.delivery is not None or self._takes(there.row.key),
+        )
+
+    def fail(
+        self,
+        there: Snapshot,
+        tried: list[Message],
+        failure: TurnFailed,
+        *,
+        lease: str,
+        arriving: Draft | None = None,
+    ) -> Commit:
+        """Make the commit of an attempt that failed; *lease* is kept while the handler still runs."""
+        now, first_s = self._shared.clock(), self._retry_first_s
+        failures, jitter_s = there.record.raised + 1, random.uniform(0.0, first_s)
+        retry_at = now + backoff(failures, first_s=first_s, longest_s=self._retry_longest_s, jitter_s=jitter_s)
+        return turns.fail_turn(
+            there,
+            tried,
+            describe_fault(failure.__cause__ or failure),
+            self._shared.policy,
+            at=now,
+            retry_at=retry_at,
+            arriving=arriving,
+            lease=lease if failure.still_runs else None,
+        )
+
+    async def record_step(self, started: Snapshot, name: str, result: Raw) -> None:
+        """Record what a step of the turn on *started* has given, whatever else has changed meanwhile: the step has been done."""
+        shared = self._shared
+
+        def decide(there: Snapshot) -> Commit | None:
+            same = (there.row.incarnation, there.record.cursor) == (started.row.incarnation, started.record.cursor)
+            if not same or name in there.record.steps:
+                return None
+            return turns.record_step(there, name, result, shared.policy, at=shared.clock())
+
+        await shared.commit(shared.store.cached(started.row.key) or started, decide)
+
+    async def rebuild(self, snapshot: Snapshot, messages: list[Message], *, admitted: bool = False) -> Snapshot | None:
+        """Open a session with the state that the application's hook rebuilds, committed before the handler runs.
+
+        None when another instance went ahead with this session: then what was rebuilt here is thrown away. Raises `HookFailed`
+        and `NotBegun`.
+        """
+        key, first, shared = snapshot.row.key, messages[0], self._shared
+        states = shared.states
+        turn, _ = self._make_turn(snapshot, messages)
+
+        def state_of(found: Any) -> Raw:
+            return states.fresh() if found is None else states.encode(key, found)
+
+        cause: BaseException | None = None
+        if (earlier := self._runner.find_abandoned(self.on_missing, key, first.id)) is not None:
+            cause = TimeoutError(f"it still runs after {time.monotonic() - earlier.began:.1f} s")
+        else:
+            hook = cast("Handler[State]", self.on_missing)
+            run = await self._run_judged(key, messages[:1], hook, turn, state_of, admitted)
+            cause, raw = run.fault, run.value
+        if cause is not None:
+            raise HookFailed(
+                f"{key}: on_missing could not rebuild the state ({describe_fault(cause)}). Nothing was changed; the message stays "
+                f"unread and is tried again in {HOOK_PAUSE_S:g} s."
+            ) from cause
+        session = snapshot.record.session + 1
+        note = commits.make_note("rebuilt", f"{snapshot.row.incarnation}.{session}")
+
+        def decide(there: Snapshot) -> Commit | None:
+            if not turns.has_same_input(snapshot, there):
+                return None
+            record = sessions.open_session(there.record, raw, states.schema, number=first.number, at=first.created_at)
+            return commits.commit_note(there, record, note, shared.policy, at=shared.clock())
+
+        try:
+            after, said = await shared.store.commit(snapshot, decide, at=shared.clock())
+        except Duplicate:  # somebody rebuilt this session before us, and may have gone on with it
+            shared.store.forget(key)
+            return None
+        return after if said is not None else None
+
+    async def _run_judged(
+        self,
+        key: Key,
+        messages: list[Message],
+        handler: Handler[State],
+        turn: Turn[State],
+        then: Callable[[Any], Any],
+        admitted: bool,
+    ) -> Run:
+        """Run the handler, or the hook, and have it judged how the run ended. Raises `NotBegun`."""
+        ids = [message.id for message in messages]
+        instruments = self._shared.instruments
+        run = await self._runner.run(
+            key,
+            ids,
+            handler,
+            turn,
+            then,
+            admitted=admitted,
+            observed=bool(instruments),
+            instruments=instruments if handler is self.handler else (),
+        )
+        if run.fate is Fate.NOT_BEGUN:
+            raise NotBegun(
+                f"{key}: {run.fault}. Nothing was counted; the message stays unread and is tried again in {HOOK_PAUSE_S:g} s."
+            ) from run.fault
+        return run
+
+    def _make_turn(self, snapshot: Snapshot, messages: list[Message]) -> tuple[Turn[State], bool]:
+        """Make what the handler is given, on a fresh copy of the state; also whether it opens a session."""
+        key, record, first = snapshot.row.key, snapshot.record, messages[0]
+        states, policy = self._shared.states, self._shared.policy
+        opens = sessions.is_session_over(record, policy, first.created_at, first.number)
+        raw, schema = (states.fresh(), states.schema) if opens else (record.state, record.schema)
+        turn = Turn(
+            tenant=key.tenant,
+            conversation=key.id,
+            session=record.session + opens,
+            state=states.decode(key, raw, schema),
+            messages=snapshots.copy_messages(messages),
+            history=[] if opens else self._collect_history(snapshot, first),
+        )
+        return turn, opens
+
+    def _collect_history(self, snapshot: Snapshot, first: Message) -> list[Message]:
+        policy = self._shared.policy
+        found = turns.slice_plain_history(snapshot, first, policy)
+        return found or snapshots.copy_messages(turns.collect_history(snapshot, first, policy))
+
+    def _make_work(self, snapshot: Snapshot, number: int, record: RecordStep | None) -> Work:
+        row, record_now = snapshot.row, snapshot.record
+        return Work(
+            row.key,
+            f"{row.incarnation}.{number}",
+            steps=record_now.steps,
+            record=record,
+            reminders=record_now.reminders,
+            limit=self._shared.settings.message_limit,
+            clock=self._shared.clock,
+        )

@@ -1,0 +1,150 @@
+"""The workers of one engine: at most one for each conversation, from when it is needed to when nothing is left to do.
+
+Knows when a worker begins and ends, and how its end is told; nothing of what a worker does, which is the `WorkLoop`'s, or of how
+messages come in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+from typing import Any
+
+from ..conversation import housekeeping
+from ..drivers.base import Key
+from ..errors import ChatkeepError, Corrupt, Unavailable, Uncertain, Unsupported
+from ..settings import seconds
+from .lease_keeper import LeaseKeeper
+from .runner import Runner
+from .shared import Shared
+from .worker import HELD, IDLE, LOOK_S, WORKING, Worker, WorkLoop
+
+log = logging.getLogger("chatkeep")
+
+UNREADABLE_MOST = 10_000
+
+
+class Workers:
+    """Who works on which conversation in this process."""
+
+    def __init__(self, shared: Shared[Any], *, runner: Runner, leases: LeaseKeeper, loop: WorkLoop) -> None:
+        self.by_key: dict[Key, Worker] = {}
+        self._shared = shared
+        self._runner = runner
+        self._leases = leases
+        self.loop = loop
+        self._turn_timeout_s = seconds(shared.settings.turn_timeout)
+        self._unreadable: dict[Key, float] = {}  # not looked at again before
+
+    @property
+    def busy(self) -> int:
+        """How many there are, but for those that wait to work alone: they must not keep the sweep from the others."""
+        return len(self.by_key) - self._runner.places.lonely
+
+    def make(self, key: Key) -> Worker:
+        """Make a worker, which is not registered yet."""
+        return Worker(key, self._leases.name)
+
+    def register(self, key: Key) -> Worker:
+        """Give the worker of *key*, a new one if there is none."""
+        worker = self.by_key.get(key)
+        if worker is None:
+            worker = self.by_key[key] = self.make(key)
+        return worker
+
+    def hold(self, key: Key) -> Worker:
+        """Register a new worker for a call that does the work itself: no task starts before `release`."""
+        worker = self.by_key[key] = self.make(key)
+        worker.move(HELD)
+        return worker
+
+    def release(self, worker: Worker) -> None:
+        """End what `hold` began."""
+        if worker.state is HELD:  # (else its task has gone on with the work)
+            worker.move(IDLE)
+        self.leave(worker)
+
+    def start(self, worker: Worker) -> None:
+        """Start the task of *worker*, unless it runs, or a call does the work."""
+        # Only a worker that is registered may work: two at once would take each other for lost.
+        assert self.by_key.get(worker.key) is worker
+        if worker.state is IDLE:
+            # Not in the context of whoever sent the message: the worker answers others' messages too.
+            work = self._run(worker)
+            if worker.context is None:
+                worker.context = self._runner.make_context()
+            name = f"chatkeep {worker.key}"
+            worker.move(WORKING)
+            worker.task = asyncio.get_running_loop().create_task(work, name=name, context=worker.context)
+            self._count()
+
+    def join(self, worker: Worker) -> None:
+        """Say that the turn of now, if there is one, waits for *worker*: so it waits for no place, and may not wait for that
+        turn."""
+        if worker.context is None:
+            worker.context = self._runner.make_context()
+        if self._runner.join(worker.context):
+            self._runner.places.let_by(worker.key)
+
+    def leave(self, worker: Worker) -> None:
+        """End a worker that nobody works with, unless somebody has come to wait in it."""
+        if worker.state is IDLE and self.by_key.get(worker.key) is worker:
+            if worker.waiters or (worker.wake.is_set() and self._shared.open):
+                self.start(worker)
+            else:
+                del self.by_key[worker.key]
+
+    def is_put_off(self, key: Key, now: float) -> bool:
+        """Whether *key* could not be read lately, and is not to be looked at yet."""
+        return self._unreadable.get(key, 0.0) > now
+
+    async def stop(self) -> None:
+        """Let running turns finish, hand the rest back, and cancel what takes too long."""
+        by_key, places, grace_s = self.by_key, self._runner.places, self._runner.grace_s
+        deadline = time.monotonic() + self._turn_timeout_s + grace_s + 1.0
+        while by_key and time.monotonic() < deadline:
+            places.turn_away()
+            for worker in by_key.values():
+                worker.wake.set()
+            tasks = [worker.task for worker in by_key.values() if worker.task]
+            # (A worker without a task is a call of `receive` that does the work itself.)
+            await (asyncio.wait(tasks, timeout=1.0) if tasks else asyncio.sleep(LOOK_S))
+        late = [(worker, worker.task) for worker in by_key.values() if worker.task]
+        for _, task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait([task for _, task in late], timeout=grace_s + 1.0)
+        for worker, _ in late:
+            with suppress(ChatkeepError):
+                await self.loop.give_back(worker)
+
+    async def _run(self, worker: Worker) -> None:
+        try:
+            await self.loop.run(worker)
+        except ChatkeepError as fault:
+            log.warning("%s: %s", worker.key, fault)
+            if isinstance(fault, Unavailable | Uncertain):  # our lease stands, and nobody works under it
+                self._leases.lost = True
+            if isinstance(fault, Corrupt | Unsupported):
+                self._put_off(worker.key)
+            worker.fail(fault)
+        except BaseException as fault:
+            worker.fail(fault)
+            raise
+        finally:
+            worker.task = None
+            worker.move(IDLE)
+            self.leave(worker)
+            self._count()
+
+    def _put_off(self, key: Key) -> None:
+        """Keep the sweep from a conversation that cannot be read, so that it does not stand in the way of others."""
+        now = self._shared.clock()
+        if len(self._unreadable) >= UNREADABLE_MOST:
+            self._unreadable = {other: until for other, until in self._unreadable.items() if until > now}
+        self._unreadable[key] = now + housekeeping.PARKED_S
+
+    def _count(self) -> None:
+        self._shared.statistics.workers = len(self.by_key)
