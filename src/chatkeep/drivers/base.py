@@ -61,7 +61,7 @@ class Row(Struct, frozen=True, kw_only=True, gc=False):
     """One conversation's record as the store sees it.
 
     revision: random token of the act that wrote it, chosen by the caller; never a counter.
-    incarnation: the revision it was created with; tells this incarnation from one before an erasure.
+    incarnation: the revision it was first created with; tells this incarnation from one before an erasure.
     head: number of the last log entry.
     due_at: when somebody has to look at it (None: never). lease: token of whoever works on it, until leased_until.
     """
@@ -233,12 +233,12 @@ class Driver(Protocol):
         """Puts *row* (its head is ignored) and adds *entries*, if the stored revision is *replaces* and the incarnation is
         row.incarnation.
 
-        replaces=None only creates: then row.incarnation == row.revision, and numbering starts after row.head. Entries
-        numbered up to *drop* are removed in the same act. Answers the row as stored, with the new head. Tested in
-        this order: row.revision is the stored one: done before, answers the stored row. One of the ids is known:
-        `Duplicate`. Other revision or incarnation: `Conflict`; so too when it would create a row and the key was erased at
-        or after row.updated_at. Both carry the stored row and up to 200 entries after *since*; a conflict with no row
-        has erased_at if a mark of an erasure is there, of whatever time.
+        replaces=None only creates: it keeps row.incarnation, be it row.revision or that of a conversation which is moved
+        here, and numbering starts after row.head. Entries numbered up to *drop* are removed in the same act. Answers the
+        row as stored, with the new head. Tested in this order: row.revision is the stored one: done before, answers the
+        stored row. One of the ids is known: `Duplicate`. Other revision or incarnation: `Conflict`; so too when it would
+        create a row and the key was erased at or after row.updated_at. Both carry the stored row and up to 200 entries
+        after *since*; a conflict with no row has erased_at if a mark of an erasure is there, of whatever time.
         """
 
     async def entries(

@@ -370,7 +370,8 @@ class DriverMachine(RuleBasedStateMachine):
                 rows = self._rows[::-1]
                 how = {"replaces": None, "entries": said(*ids), "since": since, "drop": drop}
                 if makes or not rows:
-                    return Act("write", (Row(key=key, revision=revision, incarnation=revision, **fields),), how)
+                    incarnation = "moved here" if crossed else revision
+                    return Act("write", (Row(key=key, revision=revision, incarnation=incarnation, **fields),), how)
                 row = rows[seen % len(rows)]
                 how["replaces"] = row.revision
                 incarnation = rows[(seen + crossed) % len(rows)].incarnation

@@ -23,7 +23,7 @@ returning number, head;
 
 -- name: create
 insert into conversation (tenant, id, revision, born, head, body, owner, updated_at, recent, due_at, claim, claimed_until)
-select :tenant, :id, :revision, :revision, :head + :added, :body, :owner, :at, :recent, :due_at, :claim, :claimed_until
+select :tenant, :id, :revision, :born, :head + :added, :body, :owner, :at, :recent, :due_at, :claim, :claimed_until
 where not exists (select 1 from tombstone where key = :mark and mark >= :at)
 on conflict (tenant, id) do nothing
 returning number, head;
