@@ -713,7 +713,7 @@ asyncio.run(PostgresqlDriver(sys.argv[1]).open())
 """
 
 
-@pytest.mark.parametrize("step", [1, 2, 3])
+@pytest.mark.parametrize("step", [1, 2, 3, 4])
 async def test_a_migration_that_is_killed_midway_is_run_again(url: str, step: int) -> None:
     """kill -9 inside the transaction: nothing of that step is there, and whoever opens next makes the rest."""
     process = subprocess.Popen([sys.executable, "-c", MIGRATING, url, f"{step}"], stdout=subprocess.PIPE, text=True)

@@ -149,9 +149,10 @@ class Driver(Protocol):
     Used from one event loop, and only between an `open` that went well and `close`: before and after, every verb raises
     `Unavailable`. Raises only chatkeep's errors: `Conflict` and `Duplicate` as below,
     `Unavailable` when certainly nothing was written, `Uncertain` when that is not known: no call waits for a silent
-    store longer than its deadline. `Replaced` when a verb finds no row and the store's epoch is not the one it was
-    opened with, and from `scan` then: an emptied store never answers "there is none". Cancelling the caller does not
-    cancel the act.
+    store longer than its deadline. `Replaced` when the store's epoch is not the one it was opened with: from `append`,
+    `write`, `erase` and `scan` always, so that whoever gives the store another epoch has fenced off all that have it
+    open; from `read` and `entries` where they find no row: an emptied store never answers "there is none". Cancelling
+    the caller does not cancel the act.
     """
 
     abilities: frozenset[Ability]

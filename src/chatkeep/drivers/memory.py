@@ -92,6 +92,7 @@ class MemoryDriver(Openable):
         owner: str = "",
     ) -> Appended:
         await self._come_in()
+        self._refuse_replaced()
         row = self._row(key)
         self._refuse_erased(key, at)
         known = self._known(key, entries)
@@ -119,6 +120,7 @@ class MemoryDriver(Openable):
         self, row: Row, *, replaces: str | None, entries: Sequence[Entry] = (), since: int = 0, drop: int = 0
     ) -> Row:
         await self._come_in()
+        self._refuse_replaced()
         key = row.key
         stored = self._row(key)
         if stored and stored.revision == row.revision:
@@ -170,6 +172,7 @@ class MemoryDriver(Openable):
 
     async def erase(self, key: Key, *, at: float) -> None:
         await self._come_in()
+        self._refuse_replaced()
         shelf = self._shelf
         row = self._row(key)
         shelf.rows.pop(key, None)

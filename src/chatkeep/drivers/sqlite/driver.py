@@ -200,6 +200,7 @@ class SqliteDriver(Openable):
         row = create_row(key, revision=revision, at=at, due_at=due_at, lease=lease, owner=owner)
 
         def act(db: apsw.Connection) -> Appended:
+            self._refuse_replaced(db)
             return self._append(db, row, entries, tail)
 
         return await self._writing().call(act)
@@ -208,6 +209,7 @@ class SqliteDriver(Openable):
         self, row: Row, *, replaces: str | None, entries: Sequence[Entry] = (), since: int = 0, drop: int = 0
     ) -> Row:
         def act(db: apsw.Connection) -> Row:
+            self._refuse_replaced(db)
             return self._write(db, row, replaces, entries, since, drop)
 
         return await self._writing().call(act)
@@ -260,6 +262,7 @@ class SqliteDriver(Openable):
 
     async def erase(self, key: Key, *, at: float) -> None:
         def act(db: apsw.Connection) -> None:
+            self._refuse_replaced(db)
             found = self._find(db, key)
             mark = max(at, found[1].updated_at) if found else at
             db.execute(sql("bury"), {"mark": _mark(key), "at": mark})
@@ -336,7 +339,6 @@ class SqliteDriver(Openable):
         key = row.key
         ids = [entry.id for entry in entries if entry.id]
         if replaces is None:
-            self._refuse_replaced(db)
             values = _values(row, pack(row.body)) | {"added": len(entries), "head": row.head, "mark": _mark(key)}
             found = db.execute(sql("create"), values).fetchone()
         else:

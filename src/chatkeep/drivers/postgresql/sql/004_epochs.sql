@@ -1,0 +1,51 @@
+-- Every writing act compares the epoch, also where the row is there: once for all that go together.
+
+-- Everything that is waiting, sorted by key. texts: kind, tenant, id, revision, born, replaces, owner, claim of each act; numbers:
+-- updated_at, recent, due_at, claimed_until, head, since, drop, added, asked; rows: new bodies; the rest: all entries, one behind
+-- the other.
+create or replace function chatkeep.commit_acts(
+    epoch text, texts text[], numbers float8[], rows bytea[], ids text[], roles text[], bodies bytea[]
+) returns setof chatkeep.answer language plpgsql volatile
+set enable_seqscan = off set plan_cache_mode = force_generic_plan as $$
+declare
+    t     int;
+    n     int;
+    place int := 0;
+    refusal chatkeep.answer;
+begin
+    -- For this transaction: what chatkeep answers is durable, whatever the role or the database prefers.
+    if current_setting('synchronous_commit') = 'off' then
+        perform set_config('synchronous_commit', 'on', true);
+    end if;
+    -- Whoever gives the store a new epoch under a lock that excludes this one has waited for every act under the old one, and
+    -- none comes after. An expression has a snapshot of its own, taken after the lock.
+    lock table chatkeep.conversation in row exclusive mode;
+    if chatkeep.is_replaced(epoch) then
+        refusal.verdict := 'replaced';
+        return query select (refusal).* from generate_series(1, cardinality(rows));
+        return;
+    end if;
+    for act in 0 .. cardinality(rows) - 1 loop
+        t := act * 8;
+        n := act * 9;
+        case texts[t + 1]
+            when 'append' then
+                return next chatkeep.append(
+                    epoch, texts[t + 2], texts[t + 3], texts[t + 4], texts[t + 7], texts[t + 8],
+                    numbers[n + 1], numbers[n + 2]::bigint, numbers[n + 3], numbers[n + 4], numbers[n + 6]::bigint,
+                    place, numbers[n + 8]::int, numbers[n + 9] > 0, ids, roles, bodies);
+            when 'write' then
+                return next chatkeep.write(
+                    epoch, texts[t + 2], texts[t + 3], texts[t + 4], texts[t + 5], texts[t + 6], texts[t + 7], texts[t + 8],
+                    numbers[n + 1], numbers[n + 2]::bigint, numbers[n + 3], numbers[n + 4], numbers[n + 5]::bigint,
+                    numbers[n + 6]::bigint, numbers[n + 7]::bigint, rows[act + 1],
+                    place, numbers[n + 8]::int, numbers[n + 9] > 0, ids, roles, bodies);
+            else
+                return next chatkeep.erase(epoch, texts[t + 2], texts[t + 3], numbers[n + 1], numbers[n + 6]);
+        end case;
+        place := place + numbers[n + 8]::int;
+    end loop;
+end
+$$;
+
+update chatkeep.meta set value = '4' where name = 'schema';
