@@ -11,7 +11,9 @@ conversation is mixed up by that.
 
 A user needs the keys PREFIX:*, the channel PREFIX:changed and +eval +evalsha +del +set +get +exists +hset +hdel +hget
 +hmget +hlen +rpush +lrange +ltrim +llen +zadd +zrem +zscore +zcard +zcount +zrange +zrangebyscore +zrangebylex
-+publish +subscribe +select +ping +info, in a cluster +asking and +cluster|slots, and +config|get +time so that more can be checked:
++publish +subscribe +select +ping +info, in a cluster +asking and +cluster|slots, +script|load so that
+acts on one conversation keep their order on a server that has lost its scripts, and +config|get +time so that more can
+be checked:
 
     ACL SETUSER chatkeep on >SECRET ~chatkeep:* resetchannels &chatkeep:* +@read +@write +@scripting +@pubsub
                          +@connection +info +config|get +time

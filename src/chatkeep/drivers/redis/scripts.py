@@ -89,6 +89,7 @@ APPEND = _script("common", "append")
 WRITE = _script("common", "write")
 ERASE = _script("erase")
 SCAN = _script("scan")
+VERBS = (READ, ENTRIES, APPEND, WRITE, ERASE, SCAN)
 MAKE = _script("make")
 PROBE = _script("probe")
 
