@@ -22,7 +22,7 @@ RECENT_GRAIN_S = 60.0
 """The `recent` index moves in steps this wide, so that an ordinary turn does not have to touch it."""
 
 ENTRIES_MOST = 500
-"""No act carries more entries than this."""
+"""No act carries more entries than this, or asks for more by their ids."""
 
 TOMBSTONE_KEPT_S = 7 * 86_400.0
 """How long (by the callers' own times) an erasure must go on refusing acts that are older than itself."""
@@ -243,12 +243,19 @@ class Driver(Protocol):
         """
 
     async def entries(
-        self, key: Key, *, after: int | None = None, before: int | None = None, limit: int
+        self,
+        key: Key,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        ids: Collection[str] | None = None,
+        limit: int = ENTRIES_MOST,
     ) -> list[Entry]:
         """Log entries, oldest first: the first *limit* numbered above *after*, or else the last *limit* numbered
         below *before*.
 
-        With both, the first *limit* between the two.
+        With both, the first *limit* between the two. With *ids* (at most ENTRIES_MOST), which goes without bounds, the
+        entries that have one of these ids, wherever they stand; "" is no id.
         """
 
     async def scan(

@@ -15,7 +15,7 @@ from typing import Any
 from msgspec import structs
 
 from ..errors import Conflict, Duplicate, Replaced, Unsupported
-from .base import TOMBSTONE_KEPT_S, Ability, Appended, Entry, Finding, Index, Key, Lease, Row
+from .base import ENTRIES_MOST, TOMBSTONE_KEPT_S, Ability, Appended, Entry, Finding, Index, Key, Lease, Row
 from .openable import Openable
 
 
@@ -141,10 +141,18 @@ class MemoryDriver(Openable):
         return row
 
     async def entries(
-        self, key: Key, *, after: int | None = None, before: int | None = None, limit: int
+        self,
+        key: Key,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        ids: Collection[str] | None = None,
+        limit: int = ENTRIES_MOST,
     ) -> list[Entry]:
         await self._come_in()
         self._row(key)
+        if ids is not None:
+            return [entry for entry in self._after(key, 0) if entry.id and entry.id in ids][:limit]
         found = [entry for entry in self._after(key, after or 0) if before is None or entry.number < before]
         return found[:limit] if after is not None or before is None else found[-limit:] if limit else []
 

@@ -151,9 +151,19 @@ def read(store: Store, key: Key, *, tail: int) -> tuple[Store, Any]:
     return store, (row, tail_of(log, row, tail))
 
 
-def entries(store: Store, key: Key, *, after: int | None, before: int | None, limit: int) -> tuple[Store, Any]:
+def entries(
+    store: Store,
+    key: Key,
+    *,
+    after: int | None = None,
+    before: int | None = None,
+    ids: Sequence[str] | None = None,
+    limit: int,
+) -> tuple[Store, Any]:
     """`Driver.entries`."""
     _, log = store.talks.get(key, (None, ()))
+    if ids is not None:
+        return store, [entry for entry in log if entry.id and entry.id in ids][:limit]
     found = [entry for entry in log if (after or 0) < entry.number < (LOTS if before is None else before)]
     backwards = after is None and before is not None
     return store, found[max(len(found) - limit, 0) :] if backwards else found[:limit]
@@ -247,6 +257,14 @@ class Turn(NamedTuple):
     limit: int
 
 
+class Pick(NamedTuple):
+    """Entries by their ids."""
+
+    key: Key
+    ids: list[str]
+    limit: int
+
+
 class Again(NamedTuple):
     """The act that was done so many acts ago, once more."""
 
@@ -299,6 +317,7 @@ plans = st.one_of(
     st.builds(Wipe, keys, times),
     st.builds(Look, keys, few),
     st.builds(Turn, keys, st.none() | few, st.none() | few, few),
+    st.builds(Pick, keys, ids, few),
     st.builds(Again, few),
 )
 connections = st.integers(0, CONNECTIONS - 1)
@@ -382,6 +401,8 @@ class DriverMachine(RuleBasedStateMachine):
                 return Act("read", (key,), {"tail": tail})
             case Turn(key, after, before, limit):
                 return Act("entries", (key,), {"after": after, "before": before, "limit": limit})
+            case Pick(key, ids, limit):
+                return Act("entries", (key,), {"ids": ids, "limit": limit})
             case Again(back) if self._acts:
                 return self._acts[-1 - back % len(self._acts)]
         return Act("read", (KEYS[0],), {"tail": 1})

@@ -30,7 +30,7 @@ from ...errors import (
     Unavailable,
     Unsupported,
 )
-from ..base import TOMBSTONE_KEPT_S, Ability, Appended, Entry, Finding, Index, Key, Lease, Row, create_row
+from ..base import ENTRIES_MOST, TOMBSTONE_KEPT_S, Ability, Appended, Entry, Finding, Index, Key, Lease, Row, create_row
 from ..openable import Openable
 from .check import examined, passing
 from .transport import BATCH_BYTES, Connections, Site, Statement, replaced
@@ -90,9 +90,10 @@ class Other(NamedTuple):
     """Anything that goes alone: the parameters of its statement."""
 
     arguments: tuple[Any, ...]
+    subject: str = "The index"
 
     def __str__(self) -> str:
-        return "The index"
+        return self.subject
 
     @property
     def bytes(self) -> int:
@@ -113,6 +114,7 @@ class PostgresqlDriver(Openable):
         self._connections: Connections | None = None
         self._acts = Statement(site.sql("commit_acts"), _act_arguments, _act_answers, writes=True)
         self._pages = Statement(site.sql("read_logs"), _page_arguments, _page_answers)
+        self._picks = Statement(site.sql("pick_entries"), _only_arguments, _pick_answers)
         self._scans = Statement(site.sql("scan"), _only_arguments, _scan_answers)
         self._notify = Statement(site.sql("announce"), _only_arguments, _no_answers)
 
@@ -172,8 +174,17 @@ class PostgresqlDriver(Openable):
         return stored
 
     async def entries(
-        self, key: Key, *, after: int | None = None, before: int | None = None, limit: int
+        self,
+        key: Key,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        ids: Collection[str] | None = None,
+        limit: int = ENTRIES_MOST,
     ) -> list[Entry]:
+        if ids is not None:
+            found: list[Entry] = await self._opened("read").read(self._picks, Other((*key, list(ids), limit), str(key)))
+            return found
         first = 0 if after is None and before is None else after
         page = Page(key, first, FAR if before is None else before, limit)
         _, entries = await self._opened("read").read(self._pages, page)
@@ -325,6 +336,13 @@ def _page_answers(pages: list[Page], found: list[Any]) -> list[Any]:
 
 def _only_arguments(items: list[Other]) -> tuple[Any, ...]:
     return items[0].arguments
+
+
+def _pick_answers(picks: list[Other], found: list[Any]) -> list[Any]:
+    return [
+        Replaced(f"{pick}: {replaced('the store')}") if answer[0] == "replaced" else _entries(answer)
+        for pick, answer in zip(picks, found, strict=True)
+    ]
 
 
 def _scan_answers(_: list[Other], found: list[Any]) -> list[Any]:

@@ -33,7 +33,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import msgspec
 
 from ...errors import Corrupt, Misconfigured, StoreError, Unavailable, Unsupported
-from ..base import Ability, Appended, Entry, Finding, Index, Key, Lease, Row, create_row
+from ..base import ENTRIES_MOST, Ability, Appended, Entry, Finding, Index, Key, Lease, Row, create_row
 from ..openable import Openable, end
 from . import scripts as acts
 from .check import examined, foreign, judged, passing, reported, stored_epochs, stored_meta
@@ -138,10 +138,18 @@ class RedisDriver(Openable):
         return acts.write_answer(row, await self._opened("written").act(act))
 
     async def entries(
-        self, key: Key, *, after: int | None = None, before: int | None = None, limit: int
+        self,
+        key: Key,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        ids: Collection[str] | None = None,
+        limit: int = ENTRIES_MOST,
     ) -> list[Entry]:
-        act = self._acts.entries(key, after, before, limit)
-        return acts.entries_answer(key, await self._opened("read").act(act))
+        servers = self._opened("read")
+        if ids is not None:
+            return acts.picked_answer(key, await servers.act(self._acts.picked(key, ids, limit)))
+        return acts.entries_answer(key, await servers.act(self._acts.entries(key, after, before, limit)))
 
     async def scan(
         self,

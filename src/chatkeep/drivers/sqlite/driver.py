@@ -24,6 +24,7 @@ from ...errors import (
     Misconfigured,
 )
 from ..base import (
+    ENTRIES_MOST,
     TOMBSTONE_KEPT_S,
     Ability,
     Appended,
@@ -120,7 +121,13 @@ class SqliteDriver(Openable):
         return await self._opened("written").write(act)
 
     async def entries(
-        self, key: Key, *, after: int | None = None, before: int | None = None, limit: int
+        self,
+        key: Key,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        ids: Collection[str] | None = None,
+        limit: int = ENTRIES_MOST,
     ) -> list[Entry]:
         above = {
             "tenant": key.tenant,
@@ -129,8 +136,12 @@ class SqliteDriver(Openable):
             "before": min(before, 1 << 62) if before is not None else 1 << 62,
         }
 
+        asked = list(ids) if ids is not None else []
+
         def act(db: apsw.Connection) -> list[Entry]:
             self._find(db, key)
+            if ids is not None:
+                return _entries(db.execute(sql("with_ids", ids=len(asked)), above | _numbered(asked)))
             if after is None and before is not None:
                 return _entries(db.execute(sql("before"), above))[::-1]
             return _entries(db.execute(sql("between"), {**above, "after": min(after or 0, 1 << 62)}))

@@ -34,6 +34,7 @@ class Epochs(Clauses):
         created = Row(key=BOB, revision="r4", incarnation="r4", updated_at=2.0)
         await refused(Replaced, driver.write(created, replaces=None))
         await refused(Replaced, driver.entries(ADA, after=0, limit=5))
+        await refused(Replaced, driver.entries(ADA, ids=["a"]))
         await refused(Replaced, driver.erase(ADA, at=3.0))
         if Ability.SCAN in driver.abilities:
             for index in INDEXES:

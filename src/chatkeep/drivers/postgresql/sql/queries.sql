@@ -6,6 +6,9 @@ select * from chatkeep.commit_acts($1, $2, $3, $4, $5, $6, $7);
 -- name: read_logs
 select * from chatkeep.read_logs($1, $2, $3, $4);
 
+-- name: pick_entries
+select * from chatkeep.pick_entries($1, $2, $3, $4, $5);
+
 -- name: scan
 select * from chatkeep.scan($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
 

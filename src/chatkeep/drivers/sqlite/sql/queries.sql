@@ -55,6 +55,10 @@ where c.tenant = :tenant and c.id = :id and e.number > :after and e.number < :be
 select e.number, e.id, e.role, cast(e.body as blob) from conversation c join entry e on e.conversation = c.number
 where c.tenant = :tenant and c.id = :id and e.number < :before order by e.number desc limit :limit;
 
+-- name: with_ids
+select e.number, e.id, e.role, cast(e.body as blob) from conversation c join entry e on e.conversation = c.number
+where c.tenant = :tenant and c.id = :id and e.id in ({ids}) and e.id <> '' order by e.number limit :limit;
+
 -- name: drop
 delete from entry where conversation = :conversation and number <= :drop;
 

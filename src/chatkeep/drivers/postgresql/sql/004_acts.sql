@@ -48,4 +48,29 @@ begin
 end
 $$;
 
+-- The entries that have one of these ids, of one instant.
+create function chatkeep.pick_entries(epoch text, tenant text, id text, asked text[], most bigint)
+returns chatkeep.answer language plpgsql stable
+set enable_seqscan = off set plan_cache_mode = force_generic_plan as $$
+#variable_conflict use_column
+declare
+    answer chatkeep.answer;
+    home   bigint;
+begin
+    select c.number into home from chatkeep.conversation c where c.tenant = pick_entries.tenant and c.id = pick_entries.id;
+    if not found then
+        answer.verdict := case when chatkeep.is_replaced(epoch) then 'replaced' else 'absent' end;
+        return answer;
+    end if;
+    select array_agg(p.number), array_agg(p.id), array_agg(p.role), array_agg(p.body)
+    into answer.numbers, answer.ids, answer.roles, answer.bodies
+    from (
+        select e.number, e.id, e.role, e.body from chatkeep.entry e
+        where -e.conversation = -home and e.id = any (asked) and e.id <> '' order by e.number limit most
+    ) p;
+    answer.verdict := 'found';
+    return answer;
+end
+$$;
+
 update chatkeep.meta set value = '4' where name = 'schema';
