@@ -274,10 +274,11 @@ class Driver(Protocol):
         recent: last changed first, in steps of RECENT_GRAIN_S, then by (tenant, id). tenant=None: all tenants.
         """
 
-    async def erase(self, key: Key, *, at: float) -> None:
+    async def erase(self, key: Key, *, at: float, revision: str | None = None) -> None:
         """Removes the row, its entries and every index entry, and leaves a mark at max(at, row.updated_at).
 
         For TOMBSTONE_KEPT_S an append that is not later than the mark is refused, also after the key was created
         anew, and so is a write that would create it. (A write on a row needs no such check: an older one cannot know
-        that row's revision.)
+        that row's revision.) With *revision* the row is removed only while it has that revision: where another is
+        stored, nothing is done and `Conflict` carries the row.
         """

@@ -178,11 +178,13 @@ class MemoryDriver(Openable):
             rows = [row for row in rows if place(row) > place(after)]
         return sorted(rows, key=place)[:limit]
 
-    async def erase(self, key: Key, *, at: float) -> None:
+    async def erase(self, key: Key, *, at: float, revision: str | None = None) -> None:
         await self._come_in()
         self._refuse_replaced()
         shelf = self._shelf
         row = self._row(key)
+        if row is not None and revision not in (None, row.revision):
+            raise Conflict(f"{key}: revision moved on", row=row)
         shelf.rows.pop(key, None)
         shelf.logs.pop(key, None)
         shelf.ids.pop(key, None)

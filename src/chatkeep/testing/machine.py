@@ -132,8 +132,10 @@ def write(
     return put(store, row, log), row
 
 
-def erase(store: Store, key: Key, *, at: float) -> tuple[Store, Any]:
+def erase(store: Store, key: Key, *, at: float, revision: str | None) -> tuple[Store, Any]:
     """`Driver.erase`."""
+    if key in store.talks and revision not in (None, store.talks[key].row.revision):
+        return store, Refusal(Conflict, store.talks[key].row, [], ANY, ANY)
     seen = [
         at,
         store.marks.get(key, at),
@@ -235,10 +237,11 @@ class Put(NamedTuple):
 
 
 class Wipe(NamedTuple):
-    """An erasure."""
+    """An erasure, of any revision or (*seen*) of one that was seen some answers ago."""
 
     key: Key
     at: float
+    seen: int | None
 
 
 class Look(NamedTuple):
@@ -314,7 +317,7 @@ plans = st.one_of(
     says,
     puts,
     puts,
-    st.builds(Wipe, keys, times),
+    st.builds(Wipe, keys, times, st.none() | st.integers(0, 4)),
     st.builds(Look, keys, few),
     st.builds(Turn, keys, st.none() | few, st.none() | few, few),
     st.builds(Pick, keys, ids, few),
@@ -395,8 +398,9 @@ class DriverMachine(RuleBasedStateMachine):
                 how["replaces"] = row.revision
                 incarnation = rows[(seen + crossed) % len(rows)].incarnation
                 return Act("write", (structs.replace(row, revision=revision, incarnation=incarnation, **fields),), how)
-            case Wipe(key, at):
-                return Act("erase", (key,), {"at": at})
+            case Wipe(key, at, seen):
+                of = None if seen is None or not self._rows else self._rows[-1 - seen % len(self._rows)].revision
+                return Act("erase", (key,), {"at": at, "revision": of})
             case Look(key, tail):
                 return Act("read", (key,), {"tail": tail})
             case Turn(key, after, before, limit):

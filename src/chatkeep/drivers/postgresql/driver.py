@@ -50,7 +50,8 @@ PAYLOAD = 7_900  # NOTIFY takes less than 8000 bytes
 class Act(NamedTuple):
     """An append, a write or an erasure on its way.
 
-    since: of an append, its tail; of an erasure, the time from which on marks are kept.
+    replaces: of an erasure too, the only revision that it may erase. since: of an append, its tail; of an erasure, the
+    time from which on marks are kept.
     """
 
     kind: Literal["append", "write", "erase"]
@@ -205,9 +206,9 @@ class PostgresqlDriver(Openable):
         rows: list[Row] = await self._opened("read").read(self._scans, scan)
         return rows
 
-    async def erase(self, key: Key, *, at: float) -> None:
+    async def erase(self, key: Key, *, at: float, revision: str | None = None) -> None:
         row = Row(key=key, revision="", incarnation="", updated_at=at)
-        await self._opened("written").write(self._acts, Act("erase", row, since=at - TOMBSTONE_KEPT_S))
+        await self._opened("written").write(self._acts, Act("erase", row, revision, since=at - TOMBSTONE_KEPT_S))
 
     async def announce(self, marks: Collection[str]) -> None:
         if Ability.WATCH in self.abilities:

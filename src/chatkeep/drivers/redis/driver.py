@@ -186,8 +186,8 @@ class RedisDriver(Openable):
             return Row(key=key, revision="", incarnation="", due_at=at[0] if index == "due" else None)
         return there[0] if there and acts.place_of(index, there[0]) == at else None
 
-    async def erase(self, key: Key, *, at: float) -> None:
-        await self._opened("written").act(self._acts.erase(key, at))
+    async def erase(self, key: Key, *, at: float, revision: str | None = None) -> None:
+        acts.erase_answer(key, await self._opened("written").act(self._acts.erase(key, at, revision)))
 
     async def announce(self, marks: Collection[str]) -> None:
         servers = self._opened("announced")

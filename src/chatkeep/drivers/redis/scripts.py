@@ -88,7 +88,7 @@ ENTRIES = _script("common", "entries")
 PICKED = _script("common", "picked")
 APPEND = _script("common", "append")
 WRITE = _script("common", "write")
-ERASE = _script("erase")
+ERASE = _script("common", "erase")
 SCAN = _script("scan")
 VERBS = (READ, ENTRIES, PICKED, APPEND, WRITE, ERASE, SCAN)
 MAKE = _script("make")
@@ -153,9 +153,10 @@ class Acts:
         arguments += ("" if replaces is None else "=" + replaces, *_packed(entries))
         return Act(WRITE, _home(self.prefix, self.epoch, row.key), arguments, writes=True)
 
-    def erase(self, key: Key, at: float) -> Act:
+    def erase(self, key: Key, at: float, revision: str | None) -> Act:
         """`Driver.erase`."""
-        return Act(ERASE, _home(self.prefix, self.epoch, key), [_time(at), _time(at - TOMBSTONE_KEPT_S)], writes=True)
+        arguments: list[Argument] = [_time(at), _time(at - TOMBSTONE_KEPT_S), "" if revision is None else "=" + revision]
+        return Act(ERASE, _home(self.prefix, self.epoch, key), arguments, writes=True)
 
     def scan(
         self, index: Index, tenant: str | None, owner: str, until: float | None, after: Place | None, limit: int
@@ -292,6 +293,12 @@ def write_answer(row: Row, reply: Any) -> Row:
         known = _numbers(reply[3])
         raise Duplicate(f"{key}: {', '.join(known)} is in the log", row=stored, numbers=known, entries=news)
     raise Conflict(f"{key}: another revision is stored; nothing was written.", row=stored, entries=news)
+
+
+def erase_answer(key: Key, reply: Any) -> None:
+    """The answer of `Acts.erase`. Raises `Conflict`."""
+    if not isinstance(reply, int):
+        raise Conflict(f"{key}: another revision is stored; nothing was erased.", row=_row(key, reply))
 
 
 class Refused(Unavailable):

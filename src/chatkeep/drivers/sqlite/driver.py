@@ -176,10 +176,12 @@ class SqliteDriver(Openable):
 
         return await self._opened("read").read(act)
 
-    async def erase(self, key: Key, *, at: float) -> None:
+    async def erase(self, key: Key, *, at: float, revision: str | None = None) -> None:
         def act(db: apsw.Connection) -> None:
             self._refuse_replaced(db)
             found = self._find(db, key)
+            if found and revision not in (None, found[1].revision):
+                raise Conflict(f"{key}: revision {revision} is not the stored one", row=found[1])
             mark = max(at, found[1].updated_at) if found else at
             db.execute(sql("bury"), {"mark": _mark(key), "at": mark})
             db.execute(sql("forget_marks"), {"before": at - TOMBSTONE_KEPT_S})

@@ -139,6 +139,6 @@ class EpochComparedWhereNothingIs(Intact):
 class ErasuresUnfenced(Intact):
     """What is to be erased may go from whatever store answers."""
 
-    async def erase(self, key: Key, *, at: float) -> None:
+    async def erase(self, key: Key, *, at: float, revision: str | None = None) -> None:
         self.epoch = self._shelf.epoch
-        await super().erase(key, at=at)
+        await super().erase(key, at=at, revision=revision)

@@ -1,8 +1,52 @@
--- Every writing act compares the epoch, also where the row is there: once for all that go together.
+-- An erasure may be of one revision only: wanted, or null for any.
+drop function chatkeep.erase;
+create function chatkeep.erase(epoch text, tenant text, id text, wanted text, at float8, forget float8)
+returns chatkeep.answer language plpgsql volatile as $$
+#variable_conflict use_column
+declare
+    answer chatkeep.answer;
+    home   bigint;
+    mark   float8;
+begin
+    loop
+        delete from chatkeep.conversation c where c.tenant = erase.tenant and c.id = erase.id
+          and (wanted is null or c.revision = wanted)
+        returning c.number, greatest(c.updated_at, at) into home, mark;
+        exit when found;
+        if wanted is not null then
+            select * into answer from chatkeep.look(erase.tenant, erase.id, null, 0, 0, 0);
+            if found then
+                continue when answer.revision = wanted;
+                answer.verdict := 'conflict';
+                return answer;
+            end if;
+        end if;
+        if chatkeep.is_replaced(epoch) then
+            answer.verdict := 'replaced';
+            return answer;
+        end if;
+        -- Nothing to lock: a row that is made and taken away again keeps creations out until the mark is there.
+        mark := at;
+        insert into chatkeep.conversation
+            (tenant, id, born, owner, created_at, recent, claimed_until, updated_at, head, revision, body)
+        values (erase.tenant, erase.id, '', '', at, 0, 0, at, 0, '', '') on conflict do nothing;
+        if found then
+            wanted := null;
+        end if;
+    end loop;
+    delete from chatkeep.entry e where e.conversation = home;
+    insert into chatkeep.tombstone as t (key, mark) values (chatkeep.tombstone_key(erase.tenant, erase.id), mark)
+    on conflict on constraint tombstone_pkey do update set mark = greatest(t.mark, excluded.mark);
+    delete from chatkeep.tombstone t
+    where t.key in (select o.key from chatkeep.tombstone o where o.mark < forget limit 100 for update skip locked);
+    answer.verdict := 'done';
+    return answer;
+end
+$$;
 
--- Everything that is waiting, sorted by key. texts: kind, tenant, id, revision, born, replaces, owner, claim of each act; numbers:
--- updated_at, recent, due_at, claimed_until, head, since, drop, added, asked; rows: new bodies; the rest: all entries, one behind
--- the other.
+-- Everything that is waiting, sorted by key; it compares the epoch also where the rows are there. texts: kind, tenant, id, revision,
+-- born, replaces, owner, claim of each act; numbers: updated_at, recent, due_at, claimed_until, head, since, drop, added, asked;
+-- rows: new bodies; the rest: all entries, one behind the other.
 create or replace function chatkeep.commit_acts(
     epoch text, texts text[], numbers float8[], rows bytea[], ids text[], roles text[], bodies bytea[]
 ) returns setof chatkeep.answer language plpgsql volatile
@@ -41,7 +85,7 @@ begin
                     numbers[n + 6]::bigint, numbers[n + 7]::bigint, rows[act + 1],
                     place, numbers[n + 8]::int, numbers[n + 9] > 0, ids, roles, bodies);
             else
-                return next chatkeep.erase(epoch, texts[t + 2], texts[t + 3], numbers[n + 1], numbers[n + 6]);
+                return next chatkeep.erase(epoch, texts[t + 2], texts[t + 3], texts[t + 6], numbers[n + 1], numbers[n + 6]);
         end case;
         place := place + numbers[n + 8]::int;
     end loop;
