@@ -229,17 +229,26 @@ class Driver(Protocol):
         """
 
     async def write(
-        self, row: Row, *, replaces: str | None, entries: Sequence[Entry] = (), since: int = 0, drop: int = 0
+        self,
+        row: Row,
+        *,
+        replaces: str | None,
+        entries: Sequence[Entry] = (),
+        since: int = 0,
+        drop: int = 0,
+        blank: Collection[int] = (),
     ) -> Row:
         """Puts *row* (its head is ignored) and adds *entries*, if the stored revision is *replaces* and the incarnation is
         row.incarnation.
 
         replaces=None only creates: it keeps row.incarnation, be it row.revision or that of a conversation which is moved
-        here, and numbering starts after row.head. Entries numbered up to *drop* are removed in the same act. Answers the
-        row as stored, with the new head. Tested in this order: row.revision is the stored one: done before, answers the
-        stored row. One of the ids is known: `Duplicate`. Other revision or incarnation: `Conflict`; so too when it would
-        create a row and the key was erased at or after row.updated_at. Both carry the stored row and up to 200 entries
-        after *since*; a conflict with no row has erased_at if a mark of an erasure is there, of whatever time.
+        here, and numbering starts after row.head. In the same act entries numbered up to *drop* are removed, and those
+        numbered in *blank* (at most ENTRIES_MOST; what is not there is passed over) lose their bodies, which become b"",
+        and keep number, id and role. Answers the row as stored, with the new head. Tested in this order: row.revision is
+        the stored one: done before, answers the stored row. One of the ids is known: `Duplicate`. Other revision or
+        incarnation: `Conflict`; so too when it would create a row and the key was erased at or after row.updated_at.
+        Both carry the stored row and up to 200 entries after *since*; a conflict with no row has erased_at if a mark of
+        an erasure is there, of whatever time.
         """
 
     async def entries(

@@ -117,7 +117,14 @@ class MemoryDriver(Openable):
         return Appended(row, self._after(key, row.head - tail), known)
 
     async def write(
-        self, row: Row, *, replaces: str | None, entries: Sequence[Entry] = (), since: int = 0, drop: int = 0
+        self,
+        row: Row,
+        *,
+        replaces: str | None,
+        entries: Sequence[Entry] = (),
+        since: int = 0,
+        drop: int = 0,
+        blank: Collection[int] = (),
     ) -> Row:
         await self._come_in()
         self._refuse_replaced()
@@ -138,6 +145,8 @@ class MemoryDriver(Openable):
         log = self._shelf.logs.get(key, {})
         for number in [number for number in log if number <= drop] if drop else ():
             self._shelf.ids[key].pop(log.pop(number).id, None)
+        for number in log.keys() & set(blank):
+            log[number] = structs.replace(log[number], body=b"")
         return row
 
     async def entries(

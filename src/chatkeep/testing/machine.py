@@ -109,7 +109,14 @@ def append(
 
 
 def write(
-    store: Store, row: Row, *, replaces: str | None, entries: Sequence[Entry], since: int, drop: int
+    store: Store,
+    row: Row,
+    *,
+    replaces: str | None,
+    entries: Sequence[Entry],
+    since: int,
+    drop: int,
+    blank: Sequence[int],
 ) -> tuple[Store, Any]:
     """`Driver.write`."""
     stored, log = store.talks.get(row.key, (None, ()))
@@ -128,6 +135,7 @@ def write(
         return store, Refusal(Conflict, None, [], ANY, store.marks[row.key])
     head = row.head if stored is None else stored.head
     log = tuple(entry for entry in (*log, *numbered(entries, head)) if entry.number > drop)
+    log = tuple(structs.replace(entry, body=b"") if entry.number in blank else entry for entry in log)
     row = structs.replace(row, head=head + len(entries))
     return put(store, row, log), row
 
@@ -233,6 +241,7 @@ class Put(NamedTuple):
     ids: list[str]
     since: int
     drop: int
+    blank: list[int]
     fields: dict[str, Any]
 
 
@@ -311,6 +320,7 @@ puts = st.builds(
     ids,
     few,
     few,
+    st.just([]) | st.lists(few, max_size=3),
     fields,
 )
 plans = st.one_of(
@@ -388,9 +398,9 @@ class DriverMachine(RuleBasedStateMachine):
             case Say(key, ids, at, due_at, lease, tail, owner):
                 how = {"revision": revision, "at": at, "due_at": due_at, "lease": lease, "tail": tail, "owner": owner}
                 return Act("append", (key, said(*ids)), how)
-            case Put(key, seen, makes, crossed, ids, since, drop, fields):
+            case Put(key, seen, makes, crossed, ids, since, drop, blank, fields):
                 rows = self._rows[::-1]
-                how = {"replaces": None, "entries": said(*ids), "since": since, "drop": drop}
+                how = {"replaces": None, "entries": said(*ids), "since": since, "drop": drop, "blank": blank}
                 if makes or not rows:
                     incarnation = "moved here" if crossed else revision
                     return Act("write", (Row(key=key, revision=revision, incarnation=incarnation, **fields),), how)

@@ -60,6 +60,7 @@ class Act(NamedTuple):
     entries: Sequence[Entry] = ()
     since: float = 0
     drop: int = 0
+    blank: Collection[int] = ()
 
     def __str__(self) -> str:
         return str(self.row.key)
@@ -168,9 +169,16 @@ class PostgresqlDriver(Openable):
         return appended
 
     async def write(
-        self, row: Row, *, replaces: str | None, entries: Sequence[Entry] = (), since: int = 0, drop: int = 0
+        self,
+        row: Row,
+        *,
+        replaces: str | None,
+        entries: Sequence[Entry] = (),
+        since: int = 0,
+        drop: int = 0,
+        blank: Collection[int] = (),
     ) -> Row:
-        act = Act("write", row, replaces, entries, since, drop)
+        act = Act("write", row, replaces, entries, since, drop, blank)
         stored: Row = await self._opened("written").write(self._acts, act)
         return stored
 
@@ -271,7 +279,7 @@ def _act_arguments(acts: list[Act]) -> tuple[Any, ...]:
     texts: list[str | None] = []
     numbers: list[float | None] = []
     entries: list[Entry] = []
-    for kind, row, replaces, added, since, drop in acts:
+    for kind, row, replaces, added, since, drop, _ in acts:
         texts += (kind, *row.key, row.revision, row.incarnation, replaces, row.owner, row.lease)
         asked = any([entry.id for entry in added])
         numbers += (row.updated_at, row.recent, row.due_at, row.leased_until, row.head, since, drop, len(added), asked)
@@ -283,6 +291,7 @@ def _act_arguments(acts: list[Act]) -> tuple[Any, ...]:
         [entry.id for entry in entries],
         [entry.role for entry in entries],
         [entry.body for entry in entries],
+        [f"{{{','.join(map(str, act.blank))}}}" if act.blank else None for act in acts],
     )
 
 

@@ -132,9 +132,16 @@ class RedisDriver(Openable):
         return acts.append_answer(key, await self._opened("written").act(self._acts.append(row, entries, tail)))
 
     async def write(
-        self, row: Row, *, replaces: str | None, entries: Sequence[Entry] = (), since: int = 0, drop: int = 0
+        self,
+        row: Row,
+        *,
+        replaces: str | None,
+        entries: Sequence[Entry] = (),
+        since: int = 0,
+        drop: int = 0,
+        blank: Collection[int] = (),
     ) -> Row:
-        act = self._acts.write(row, replaces, entries, since, drop)
+        act = self._acts.write(row, replaces, entries, since, drop, blank)
         return acts.write_answer(row, await self._opened("written").act(act))
 
     async def entries(

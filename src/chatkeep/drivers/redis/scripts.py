@@ -147,15 +147,21 @@ class Acts:
         arguments = [bounded(tail), *_fields(row), *_packed(entries)]
         return Act(APPEND, _home(self.prefix, self.epoch, row.key), arguments, writes=True)
 
-    def write(self, row: Row, replaces: str | None, entries: Sequence[Entry], since: int, drop: int) -> Act:
+    def write(
+        self, row: Row, replaces: str | None, entries: Sequence[Entry], since: int, drop: int, blank: Collection[int]
+    ) -> Act:
         """`Driver.write`."""
         arguments = [bounded(since), *_fields(row), row.incarnation, row.head, _small(row.body), bounded(drop)]
-        arguments += ("" if replaces is None else "=" + replaces, *_packed(entries))
+        arguments += ("" if replaces is None else "=" + replaces, " ".join(map(str, blank)), *_packed(entries))
         return Act(WRITE, _home(self.prefix, self.epoch, row.key), arguments, writes=True)
 
     def erase(self, key: Key, at: float, revision: str | None) -> Act:
         """`Driver.erase`."""
-        arguments: list[Argument] = [_time(at), _time(at - TOMBSTONE_KEPT_S), "" if revision is None else "=" + revision]
+        arguments: list[Argument] = [
+            _time(at),
+            _time(at - TOMBSTONE_KEPT_S),
+            "" if revision is None else "=" + revision,
+        ]
         return Act(ERASE, _home(self.prefix, self.epoch, key), arguments, writes=True)
 
     def scan(

@@ -112,11 +112,18 @@ class SqliteDriver(Openable):
         return await self._opened("written").write(act)
 
     async def write(
-        self, row: Row, *, replaces: str | None, entries: Sequence[Entry] = (), since: int = 0, drop: int = 0
+        self,
+        row: Row,
+        *,
+        replaces: str | None,
+        entries: Sequence[Entry] = (),
+        since: int = 0,
+        drop: int = 0,
+        blank: Collection[int] = (),
     ) -> Row:
         def act(db: apsw.Connection) -> Row:
             self._refuse_replaced(db)
-            return self._write(db, row, replaces, entries, since, drop)
+            return self._write(db, row, replaces, entries, since, drop, blank)
 
         return await self._opened("written").write(act)
 
@@ -226,7 +233,14 @@ class SqliteDriver(Openable):
         return Appended(structs.replace(row, head=head), _tail(db, number, head, tail), {})
 
     def _write(
-        self, db: apsw.Connection, row: Row, replaces: str | None, entries: Sequence[Entry], since: int, drop: int
+        self,
+        db: apsw.Connection,
+        row: Row,
+        replaces: str | None,
+        entries: Sequence[Entry],
+        since: int,
+        drop: int,
+        blank: Collection[int],
     ) -> Row:
         key = row.key
         ids = [entry.id for entry in entries if entry.id]
@@ -257,6 +271,8 @@ class SqliteDriver(Openable):
             _add(db, number, head, entries)
             if drop:
                 db.execute(sql("drop"), {"conversation": number, "drop": drop})
+            for blanked in blank:
+                db.execute(sql("blank"), {"conversation": number, "number": blanked})
             return structs.replace(row, head=head)
         there = self._find(db, key)
         if there is None:

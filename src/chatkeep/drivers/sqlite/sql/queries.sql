@@ -62,6 +62,9 @@ where c.tenant = :tenant and c.id = :id and e.id in ({ids}) and e.id <> '' order
 -- name: drop
 delete from entry where conversation = :conversation and number <= :drop;
 
+-- name: blank
+update entry set body = x'' where conversation = :conversation and number = :number;
+
 -- name: mark
 select mark from tombstone where key = :mark and mark >= :at;
 
