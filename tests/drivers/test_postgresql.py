@@ -24,8 +24,8 @@ from msgspec import structs
 
 from chatkeep import Chatkeep, Turn
 from chatkeep.drivers.base import Ability, Driver, Entry, Key, Lease, Row
-from chatkeep.drivers.postgresql import driver as postgresql
 from chatkeep.drivers.postgresql.driver import PostgresqlDriver
+from chatkeep.drivers.postgresql.transport import migrations
 from chatkeep.errors import BadMessage, ChatkeepError, Corrupt, Misconfigured, Replaced, Unavailable, Uncertain
 from chatkeep.testing import DriverContract
 from chatkeep.testing.machine import DriverMachine
@@ -425,7 +425,7 @@ async def test_a_deadlock_is_tried_again_inside(url: str) -> None:
     )  # or its patience with locks ends before PostgreSQL looks for a deadlock
     await asyncio.gather(say(driver, "a", ADA), say(driver, "a", BOB))
     other = await asyncpg.connect(url.partition("?")[0])
-    lock = f"select 1 from {driver.schema}.conversation where id = $1 for update"
+    lock = f"select 1 from {driver._site.schema}.conversation where id = $1 for update"
     async with other.transaction():
         await other.execute("set local deadlock_timeout = '20s'")  # so that it is the driver who is told
         await other.fetch(lock, "bob")
@@ -445,7 +445,7 @@ async def ada_locked(url: str, driver: PostgresqlDriver) -> AsyncIterator[None]:
     other = await asyncpg.connect(url.partition("?")[0])
     try:
         async with other.transaction():
-            await other.fetch(f"select 1 from {driver.schema}.conversation where id = 'ada' for update")
+            await other.fetch(f"select 1 from {driver._site.schema}.conversation where id = 'ada' for update")
             yield
     finally:
         await other.close()
@@ -530,7 +530,7 @@ async def test_a_read_only_server_is_unavailable_and_left(url: str) -> None:
     """After a failover the old primary answers 25006: nothing was written, and the connection is not used again."""
     driver = await opened_on(f"{url}&connections=2")
     await say(driver, "before")
-    connection = driver._combiners["write"]._connections[0]
+    connection = driver.connections.writer._connections[0]
     assert connection is not None
     await connection.execute("set default_transaction_read_only = on")
     with pytest.raises(Unavailable, match=r"nothing was written.*ReadOnly"):
@@ -713,7 +713,7 @@ asyncio.run(PostgresqlDriver(sys.argv[1]).open())
 """
 
 
-@pytest.mark.parametrize("step", [1, 2, 3])
+@pytest.mark.parametrize("step", [1, 2, 3, 4])
 async def test_a_migration_that_is_killed_midway_is_run_again(url: str, step: int) -> None:
     """kill -9 inside the transaction: nothing of that step is there, and whoever opens next makes the rest."""
     process = subprocess.Popen([sys.executable, "-c", MIGRATING, url, f"{step}"], stdout=subprocess.PIPE, text=True)
@@ -844,7 +844,7 @@ async def test_the_files_run_as_they_are(postgres: PostgresServer) -> None:
     await run_sql(postgres.url, "create schema chatkeep")
     try:
         connection = await asyncpg.connect(postgres.url)
-        for file in postgresql.migrations():
+        for file in migrations():
             await connection.execute(file)
         await connection.close()
         driver = await opened_on(postgres.url)

@@ -227,6 +227,22 @@ async def test_the_server_may_forget_its_scripts(driver: RedisDriver, server: Re
     assert 90 == len(await log_of(driver))
 
 
+async def test_no_act_is_overtaken_for_want_of_its_script(driver: RedisDriver, server: RedisServer) -> None:
+    """A server that was started anew has no script, but for one that somebody else has used: every connection brings all."""
+    for turn in range(5):
+        server.ask("SCRIPT", "FLUSH")
+        server.ask("EVAL", redis_acts.APPEND.text.decode(), "0")
+        server.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await asyncio.sleep(0.05)
+        key = Key("", f"{turn}")
+        created, appended = await asyncio.gather(
+            driver.write(Row(key=key, revision="w", incarnation="w"), replaces=None),
+            driver.append(key, [Entry(0, "m", "user", b"hello")], revision="a", at=1.0),
+        )
+
+        assert ("w", "w", 1) == (created.revision, appended.row.incarnation, appended.row.head)
+
+
 async def test_an_ordinary_turn_touches_no_index(driver: RedisDriver, server: RedisServer) -> None:
     """Revision, head, body and time change, and the log grows: three writes, and no sorted set among them."""
     row = (await driver.append(ADA, [Entry(0, "m", "user", b"")], revision="r", at=60.0, due_at=100.0, owner="eve")).row

@@ -26,9 +26,10 @@ import pytest
 
 from chatkeep.drivers import driver_for
 from chatkeep.drivers.base import Entry, Key
-from chatkeep.drivers.sqlite import driver as sqlite
+from chatkeep.drivers.sqlite import backup as sqlite_backup
 from chatkeep.drivers.sqlite import file as sqlite_file
-from chatkeep.drivers.sqlite.driver import SqliteDriver
+from chatkeep.drivers.sqlite import transport as sqlite
+from chatkeep.drivers.sqlite.driver import SqliteDriver, sql
 from chatkeep.drivers.statements import named, numbered
 from chatkeep.errors import Conflict, Misconfigured, Replaced, Unavailable, Uncertain, Unsupported, UsageError
 
@@ -129,11 +130,10 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 async def test_every_connection_keeps_a_synced_write_ahead_log(driver: SqliteDriver) -> None:
     """WAL and synchronous=FULL on the writer; a reader of the same file sees WAL too."""
-    assert driver._writer is not None
-    assert driver._readers is not None
+    assert driver._connections is not None
     pragmas = ("journal_mode", "synchronous", "application_id", "user_version")
-    writer = await driver._writer.call(lambda db: [db.pragma(name) for name in pragmas])
-    reader = await driver._readers.call(lambda db: db.pragma("journal_mode"))
+    writer = await driver._connections.writer.call(lambda db: [db.pragma(name) for name in pragmas])
+    reader = await driver._connections.readers.call(lambda db: db.pragma("journal_mode"))
 
     assert (["wal", 2, 0x63686B70, len(numbered("sqlite"))], "wal") == (writer, reader)
 
@@ -165,8 +165,8 @@ async def test_acts_that_wait_share_a_commit(driver: SqliteDriver) -> None:
         commits += 1
         return False
 
-    assert driver._writer is not None
-    await driver._writer.call(lambda db: db.set_commit_hook(count))
+    assert driver._connections is not None
+    await driver._connections.writer.call(lambda db: db.set_commit_hook(count))
     commits = 0
     await say(driver, "alone")
 
@@ -190,8 +190,8 @@ async def test_who_was_answered_together_shares_the_next_commit_too(
         batches.append(len(batch))
         return sqlite.commit(db, batch)
 
-    assert driver._writer is not None
-    monkeypatch.setattr(driver._writer, "_run", counted)
+    assert driver._connections is not None
+    monkeypatch.setattr(driver._connections.writer, "_run", counted)
     monkeypatch.setattr(sqlite, "PAUSE_S", 0.5)  # for slow machines
     monkeypatch.setattr(sqlite, "GATHER_S", 10.0)
     keys = [Key("", f"c{number}") for number in range(8)]
@@ -212,8 +212,8 @@ async def test_who_was_answered_together_shares_the_next_commit_too(
     for number in range(2):
         await asyncio.wait_for(say(driver, f"last {number}"), 5)
     assert [1, 1] == batches[-2:]
-    assert 1 == driver._writer._crowd
-    assert not driver._writer._gathered
+    assert 1 == driver._connections.writer._crowd
+    assert not driver._connections.writer._gathered
 
 
 @pytest.fixture
@@ -382,7 +382,7 @@ async def test_a_file_whose_schema_another_made_meanwhile_is_not_foreign(
             asked += 1
             if asked == moment + 1 and not cursor.connection.in_transaction:
                 other = connection(file)
-                sqlite._migrate(other, file)
+                sqlite.migrate(other, file)
                 other.close()
             return True
 
@@ -401,7 +401,7 @@ async def test_a_file_whose_schema_another_made_meanwhile_is_not_foreign(
 
 KILLED = """
 import itertools, os, signal, apsw
-from chatkeep.drivers.sqlite import driver as sqlite
+from chatkeep.drivers.sqlite import transport as sqlite
 for step in itertools.count(1):
     pid = os.fork()
     if pid == 0:
@@ -414,7 +414,7 @@ for step in itertools.count(1):
                 os.kill(os.getpid(), signal.SIGKILL)
             return True
         db.exec_trace = trace
-        sqlite._migrate(db, "x")
+        sqlite.migrate(db, "x")
         os._exit(0)
     if os.waitpid(pid, 0)[1] == 0:
         break
@@ -773,12 +773,12 @@ async def test_every_statement_finds_what_it_needs_by_an_index(driver: SqliteDri
 
     def explain(db: apsw.Connection) -> None:
         for name in named("sqlite"):
-            statement = sqlite.sql(name, ids=1, rows=1)
+            statement = sql(name, ids=1, rows=1)
             values: Any = dict.fromkeys(re.findall(r":(\w+)", statement)) or (None,) * statement.count("?")
             plans[name] = [row[3] for row in db.execute(f"explain query plan {statement}", values)]
 
-    assert driver._writer is not None
-    await driver._writer.call(explain)
+    assert driver._connections is not None
+    await driver._connections.writer.call(explain)
     walked = {name for name, plan in plans.items() if any(re.match(r"SCAN (?!CONSTANT)", step) for step in plan)}
 
     assert {"scan_recent_all"} >= walked
@@ -1070,8 +1070,8 @@ async def test_a_forked_child_takes_no_lock_away_and_keeps_none(driver: SqliteDr
     if child == 0:
         with contextlib.suppress(BaseException):
             found = sqlite3.connect(path).execute("select count(*) from entry").fetchone()
-            inherited = driver._file
-            assert inherited is not None
+            assert driver._connections is not None
+            inherited = driver._connections.file
             assert (False, None) == (inherited.secured, inherited._shm)
             with open(path, "rb") as mine:
                 inherited.leave()
@@ -1303,7 +1303,7 @@ async def test_a_query_reads_and_does_nothing_else(
 @pytest.mark.parametrize("way", ["query", "backup"])
 async def test_a_long_look_holds_nothing_up(way: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A statement, or a copy, ends when nobody waits for it, when the files are opened anew and when the store is closed."""
-    monkeypatch.setattr(sqlite, "PAGES", 1, raising=False)
+    monkeypatch.setattr(sqlite_backup, "PAGES", 1)
     driver = await opened_on(path)
     await say(driver, "a", body=os.urandom(500_000))
     copies = 0

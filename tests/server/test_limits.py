@@ -202,8 +202,8 @@ async def test_rows_of_windows_that_are_over_are_removed(
         await asyncio.sleep(1.2)
         await found.hit("last", 100, most=9)
         await found.close()
-        connection = await driver.connected()
-        left = await connection.fetch(f'SELECT key FROM "{driver.schema}".rates')
+        connection = await driver.connections.connected()
+        left = await connection.fetch(f'SELECT key FROM "{driver._site.schema}".rates')
         await connection.close()
 
     assert ["last"] == [row["key"] for row in left]

@@ -35,7 +35,8 @@ from chatkeep.drivers import driver_for
 from chatkeep.drivers.base import Driver, Entry
 from chatkeep.drivers.postgresql import driver as postgresql
 from chatkeep.drivers.redis import driver as redis
-from chatkeep.drivers.sqlite import driver as sqlite
+from chatkeep.drivers.sqlite import driver as sqlite_driver
+from chatkeep.drivers.sqlite import transport as sqlite
 from chatkeep.testing.crash import POINTS, CrashDriver, CrashPoint, Wrapped, wrapped
 from chatkeep.testing.history import DeliveryReport, StoredConversation, Verdict, check, collect
 from chatkeep.testing.servers import PostgresServer, RedisServer, Server
@@ -52,7 +53,7 @@ PATIENCE_S = 10.0
 GONE = "gone-"  # conversations that are erased while they are used
 
 SERVERS = {"redis": lambda folder: RedisServer("valkey-9", folder), "postgresql": PostgresServer}
-DRIVERS = (sqlite, redis, postgresql)  # imported once, before every fork
+DRIVERS = (sqlite_driver, redis, postgresql)  # imported once, before every fork
 
 
 # -- an instance ----------------------------------------------------------------------------------------------------------
@@ -96,16 +97,16 @@ def keep_on(url: str, runs: Path, *, crash: CrashPoint | None = None, plant: str
 
 def hook_sqlite(crash: CrashPoint) -> None:
     """Crash points inside a transaction: between its statements, before its commit, and after it, before anybody knows."""
-    connect = sqlite.SqliteDriver._connect
+    connect = sqlite.Connections._connect
 
-    def hooked(self: sqlite.SqliteDriver, *arguments: Any) -> Any:
+    def hooked(self: sqlite.Connections, *arguments: Any) -> Any:
         db = connect(self, *arguments)
         db.set_update_hook(lambda kind, base, table, rowid: crash("sqlite:entry") if table == "entry" else None)
         db.set_commit_hook(lambda: bool(crash("sqlite:commit")))
         db.set_wal_hook(lambda *_: crash("sqlite:committed") or 0)  # replaces the automatic checkpoint
         return db
 
-    sqlite.SqliteDriver._connect = hooked  # type: ignore[method-assign]
+    sqlite.Connections._connect = hooked  # type: ignore[method-assign]
 
 
 def plain(id: str) -> str:

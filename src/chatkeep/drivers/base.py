@@ -22,7 +22,7 @@ RECENT_GRAIN_S = 60.0
 """The `recent` index moves in steps this wide, so that an ordinary turn does not have to touch it."""
 
 ENTRIES_MOST = 500
-"""No act carries more entries than this."""
+"""No act carries more entries than this, or asks for more by their ids."""
 
 TOMBSTONE_KEPT_S = 7 * 86_400.0
 """How long (by the callers' own times) an erasure must go on refusing acts that are older than itself."""
@@ -61,7 +61,7 @@ class Row(Struct, frozen=True, kw_only=True, gc=False):
     """One conversation's record as the store sees it.
 
     revision: random token of the act that wrote it, chosen by the caller; never a counter.
-    incarnation: the revision it was created with; tells this incarnation from one before an erasure.
+    incarnation: the revision it was first created with; tells this incarnation from one before an erasure.
     head: number of the last log entry.
     due_at: when somebody has to look at it (None: never). lease: token of whoever works on it, until leased_until.
     """
@@ -149,9 +149,10 @@ class Driver(Protocol):
     Used from one event loop, and only between an `open` that went well and `close`: before and after, every verb raises
     `Unavailable`. Raises only chatkeep's errors: `Conflict` and `Duplicate` as below,
     `Unavailable` when certainly nothing was written, `Uncertain` when that is not known: no call waits for a silent
-    store longer than its deadline. `Replaced` when a verb finds no row and the store's epoch is not the one it was
-    opened with, and from `scan` then: an emptied store never answers "there is none". Cancelling the caller does not
-    cancel the act.
+    store longer than its deadline. `Replaced` when the store's epoch is not the one it was opened with: from `append`,
+    `write`, `erase` and `scan` always, so that whoever gives the store another epoch has fenced off all that have it
+    open; from `read` and `entries` where they find no row: an emptied store never answers "there is none". Cancelling
+    the caller does not cancel the act.
     """
 
     abilities: frozenset[Ability]
@@ -228,26 +229,42 @@ class Driver(Protocol):
         """
 
     async def write(
-        self, row: Row, *, replaces: str | None, entries: Sequence[Entry] = (), since: int = 0, drop: int = 0
+        self,
+        row: Row,
+        *,
+        replaces: str | None,
+        entries: Sequence[Entry] = (),
+        since: int = 0,
+        drop: int = 0,
+        blank: Collection[int] = (),
     ) -> Row:
         """Puts *row* (its head is ignored) and adds *entries*, if the stored revision is *replaces* and the incarnation is
         row.incarnation.
 
-        replaces=None only creates: then row.incarnation == row.revision, and numbering starts after row.head. Entries
-        numbered up to *drop* are removed in the same act. Answers the row as stored, with the new head. Tested in
-        this order: row.revision is the stored one: done before, answers the stored row. One of the ids is known:
-        `Duplicate`. Other revision or incarnation: `Conflict`; so too when it would create a row and the key was erased at
-        or after row.updated_at. Both carry the stored row and up to 200 entries after *since*; a conflict with no row
-        has erased_at if a mark of an erasure is there, of whatever time.
+        replaces=None only creates: it keeps row.incarnation, be it row.revision or that of a conversation which is moved
+        here, and numbering starts after row.head. In the same act entries numbered up to *drop* are removed, and those
+        numbered in *blank* (at most ENTRIES_MOST; what is not there is passed over) lose their bodies, which become b"",
+        and keep number, id and role. Answers the row as stored, with the new head. Tested in this order: row.revision is
+        the stored one: done before, answers the stored row. One of the ids is known: `Duplicate`. Other revision or
+        incarnation: `Conflict`; so too when it would create a row and the key was erased at or after row.updated_at.
+        Both carry the stored row and up to 200 entries after *since*; a conflict with no row has erased_at if a mark of
+        an erasure is there, of whatever time.
         """
 
     async def entries(
-        self, key: Key, *, after: int | None = None, before: int | None = None, limit: int
+        self,
+        key: Key,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        ids: Collection[str] | None = None,
+        limit: int = ENTRIES_MOST,
     ) -> list[Entry]:
         """Log entries, oldest first: the first *limit* numbered above *after*, or else the last *limit* numbered
         below *before*.
 
-        With both, the first *limit* between the two.
+        With both, the first *limit* between the two. With *ids* (at most ENTRIES_MOST), which goes without bounds, the
+        entries that have one of these ids, wherever they stand; "" is no id.
         """
 
     async def scan(
@@ -266,10 +283,11 @@ class Driver(Protocol):
         recent: last changed first, in steps of RECENT_GRAIN_S, then by (tenant, id). tenant=None: all tenants.
         """
 
-    async def erase(self, key: Key, *, at: float) -> None:
+    async def erase(self, key: Key, *, at: float, revision: str | None = None) -> None:
         """Removes the row, its entries and every index entry, and leaves a mark at max(at, row.updated_at).
 
         For TOMBSTONE_KEPT_S an append that is not later than the mark is refused, also after the key was created
         anew, and so is a write that would create it. (A write on a row needs no such check: an older one cannot know
-        that row's revision.)
+        that row's revision.) With *revision* the row is removed only while it has that revision: where another is
+        stored, nothing is done and `Conflict` carries the row.
         """

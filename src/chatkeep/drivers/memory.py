@@ -15,7 +15,7 @@ from typing import Any
 from msgspec import structs
 
 from ..errors import Conflict, Duplicate, Replaced, Unsupported
-from .base import TOMBSTONE_KEPT_S, Ability, Appended, Entry, Finding, Index, Key, Lease, Row
+from .base import ENTRIES_MOST, TOMBSTONE_KEPT_S, Ability, Appended, Entry, Finding, Index, Key, Lease, Row
 from .openable import Openable
 
 
@@ -92,6 +92,7 @@ class MemoryDriver(Openable):
         owner: str = "",
     ) -> Appended:
         await self._come_in()
+        self._refuse_replaced()
         row = self._row(key)
         self._refuse_erased(key, at)
         known = self._known(key, entries)
@@ -116,9 +117,17 @@ class MemoryDriver(Openable):
         return Appended(row, self._after(key, row.head - tail), known)
 
     async def write(
-        self, row: Row, *, replaces: str | None, entries: Sequence[Entry] = (), since: int = 0, drop: int = 0
+        self,
+        row: Row,
+        *,
+        replaces: str | None,
+        entries: Sequence[Entry] = (),
+        since: int = 0,
+        drop: int = 0,
+        blank: Collection[int] = (),
     ) -> Row:
         await self._come_in()
+        self._refuse_replaced()
         key = row.key
         stored = self._row(key)
         if stored and stored.revision == row.revision:
@@ -136,13 +145,23 @@ class MemoryDriver(Openable):
         log = self._shelf.logs.get(key, {})
         for number in [number for number in log if number <= drop] if drop else ():
             self._shelf.ids[key].pop(log.pop(number).id, None)
+        for number in log.keys() & set(blank):
+            log[number] = structs.replace(log[number], body=b"")
         return row
 
     async def entries(
-        self, key: Key, *, after: int | None = None, before: int | None = None, limit: int
+        self,
+        key: Key,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        ids: Collection[str] | None = None,
+        limit: int = ENTRIES_MOST,
     ) -> list[Entry]:
         await self._come_in()
         self._row(key)
+        if ids is not None:
+            return [entry for entry in self._after(key, 0) if entry.id and entry.id in ids][:limit]
         found = [entry for entry in self._after(key, after or 0) if before is None or entry.number < before]
         return found[:limit] if after is not None or before is None else found[-limit:] if limit else []
 
@@ -168,10 +187,13 @@ class MemoryDriver(Openable):
             rows = [row for row in rows if place(row) > place(after)]
         return sorted(rows, key=place)[:limit]
 
-    async def erase(self, key: Key, *, at: float) -> None:
+    async def erase(self, key: Key, *, at: float, revision: str | None = None) -> None:
         await self._come_in()
+        self._refuse_replaced()
         shelf = self._shelf
         row = self._row(key)
+        if row is not None and revision not in (None, row.revision):
+            raise Conflict(f"{key}: revision moved on", row=row)
         shelf.rows.pop(key, None)
         shelf.logs.pop(key, None)
         shelf.ids.pop(key, None)

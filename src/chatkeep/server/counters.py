@@ -166,17 +166,19 @@ class InPostgresql:
 
     async def open(self) -> None:
         """Makes the table."""
-        from ..drivers.postgresql.driver import Combiner, Statement, in_schema
+        from ..drivers.postgresql.transport import Combiner, Statement, in_schema
 
-        connection = await self._driver.connected()
+        connections = self._driver.connections
+        schema = connections.site.schema
+        connection = await connections.connected()
         try:
-            await connection.execute(in_schema(TABLE, self._driver.schema))
+            await connection.execute(in_schema(TABLE, schema))
         except BaseException:
             connection.terminate()
             raise
-        self._hits = Statement(in_schema(HITS, self._driver.schema), columns, answers)
-        self._tidy = Statement(in_schema(TIDY, self._driver.schema), lambda _: (), lambda items, _: [None] * len(items))
-        self._combiner = Combiner(self._driver, "limiter", 1, connection)
+        self._hits = Statement(in_schema(HITS, schema), columns, answers)
+        self._tidy = Statement(in_schema(TIDY, schema), lambda _: (), lambda items, _: [None] * len(items))
+        self._combiner = Combiner(connections, "limiter", 1, connection)
 
     async def hit(self, key: str, window_s: int, *, most: int) -> Counted:
         """Counts one hit."""

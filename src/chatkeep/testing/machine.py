@@ -109,7 +109,14 @@ def append(
 
 
 def write(
-    store: Store, row: Row, *, replaces: str | None, entries: Sequence[Entry], since: int, drop: int
+    store: Store,
+    row: Row,
+    *,
+    replaces: str | None,
+    entries: Sequence[Entry],
+    since: int,
+    drop: int,
+    blank: Sequence[int],
 ) -> tuple[Store, Any]:
     """`Driver.write`."""
     stored, log = store.talks.get(row.key, (None, ()))
@@ -128,12 +135,15 @@ def write(
         return store, Refusal(Conflict, None, [], ANY, store.marks[row.key])
     head = row.head if stored is None else stored.head
     log = tuple(entry for entry in (*log, *numbered(entries, head)) if entry.number > drop)
+    log = tuple(structs.replace(entry, body=b"") if entry.number in blank else entry for entry in log)
     row = structs.replace(row, head=head + len(entries))
     return put(store, row, log), row
 
 
-def erase(store: Store, key: Key, *, at: float) -> tuple[Store, Any]:
+def erase(store: Store, key: Key, *, at: float, revision: str | None) -> tuple[Store, Any]:
     """`Driver.erase`."""
+    if key in store.talks and revision not in (None, store.talks[key].row.revision):
+        return store, Refusal(Conflict, store.talks[key].row, [], ANY, ANY)
     seen = [
         at,
         store.marks.get(key, at),
@@ -151,9 +161,19 @@ def read(store: Store, key: Key, *, tail: int) -> tuple[Store, Any]:
     return store, (row, tail_of(log, row, tail))
 
 
-def entries(store: Store, key: Key, *, after: int | None, before: int | None, limit: int) -> tuple[Store, Any]:
+def entries(
+    store: Store,
+    key: Key,
+    *,
+    after: int | None = None,
+    before: int | None = None,
+    ids: Sequence[str] | None = None,
+    limit: int,
+) -> tuple[Store, Any]:
     """`Driver.entries`."""
     _, log = store.talks.get(key, (None, ()))
+    if ids is not None:
+        return store, [entry for entry in log if entry.id and entry.id in ids][:limit]
     found = [entry for entry in log if (after or 0) < entry.number < (LOTS if before is None else before)]
     backwards = after is None and before is not None
     return store, found[max(len(found) - limit, 0) :] if backwards else found[:limit]
@@ -221,14 +241,16 @@ class Put(NamedTuple):
     ids: list[str]
     since: int
     drop: int
+    blank: list[int]
     fields: dict[str, Any]
 
 
 class Wipe(NamedTuple):
-    """An erasure."""
+    """An erasure, of any revision or (*seen*) of one that was seen some answers ago."""
 
     key: Key
     at: float
+    seen: int | None
 
 
 class Look(NamedTuple):
@@ -244,6 +266,14 @@ class Turn(NamedTuple):
     key: Key
     after: int | None
     before: int | None
+    limit: int
+
+
+class Pick(NamedTuple):
+    """Entries by their ids."""
+
+    key: Key
+    ids: list[str]
     limit: int
 
 
@@ -290,15 +320,17 @@ puts = st.builds(
     ids,
     few,
     few,
+    st.just([]) | st.lists(few, max_size=3),
     fields,
 )
 plans = st.one_of(
     says,
     puts,
     puts,
-    st.builds(Wipe, keys, times),
+    st.builds(Wipe, keys, times, st.none() | st.integers(0, 4)),
     st.builds(Look, keys, few),
     st.builds(Turn, keys, st.none() | few, st.none() | few, few),
+    st.builds(Pick, keys, ids, few),
     st.builds(Again, few),
 )
 connections = st.integers(0, CONNECTIONS - 1)
@@ -366,21 +398,25 @@ class DriverMachine(RuleBasedStateMachine):
             case Say(key, ids, at, due_at, lease, tail, owner):
                 how = {"revision": revision, "at": at, "due_at": due_at, "lease": lease, "tail": tail, "owner": owner}
                 return Act("append", (key, said(*ids)), how)
-            case Put(key, seen, makes, crossed, ids, since, drop, fields):
+            case Put(key, seen, makes, crossed, ids, since, drop, blank, fields):
                 rows = self._rows[::-1]
-                how = {"replaces": None, "entries": said(*ids), "since": since, "drop": drop}
+                how = {"replaces": None, "entries": said(*ids), "since": since, "drop": drop, "blank": blank}
                 if makes or not rows:
-                    return Act("write", (Row(key=key, revision=revision, incarnation=revision, **fields),), how)
+                    incarnation = "moved here" if crossed else revision
+                    return Act("write", (Row(key=key, revision=revision, incarnation=incarnation, **fields),), how)
                 row = rows[seen % len(rows)]
                 how["replaces"] = row.revision
                 incarnation = rows[(seen + crossed) % len(rows)].incarnation
                 return Act("write", (structs.replace(row, revision=revision, incarnation=incarnation, **fields),), how)
-            case Wipe(key, at):
-                return Act("erase", (key,), {"at": at})
+            case Wipe(key, at, seen):
+                of = None if seen is None or not self._rows else self._rows[-1 - seen % len(self._rows)].revision
+                return Act("erase", (key,), {"at": at, "revision": of})
             case Look(key, tail):
                 return Act("read", (key,), {"tail": tail})
             case Turn(key, after, before, limit):
                 return Act("entries", (key,), {"after": after, "before": before, "limit": limit})
+            case Pick(key, ids, limit):
+                return Act("entries", (key,), {"ids": ids, "limit": limit})
             case Again(back) if self._acts:
                 return self._acts[-1 - back % len(self._acts)]
         return Act("read", (KEYS[0],), {"tail": 1})

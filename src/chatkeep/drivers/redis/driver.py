@@ -11,7 +11,9 @@ conversation is mixed up by that.
 
 A user needs the keys PREFIX:*, the channel PREFIX:changed and +eval +evalsha +del +set +get +exists +hset +hdel +hget
 +hmget +hlen +rpush +lrange +ltrim +llen +zadd +zrem +zscore +zcard +zcount +zrange +zrangebyscore +zrangebylex
-+publish +subscribe +select +ping +info, in a cluster +asking and +cluster|slots, and +config|get +time so that more can be checked:
++publish +subscribe +select +ping +info, in a cluster +asking and +cluster|slots, +script|load so that
+acts on one conversation keep their order on a server that has lost its scripts, and +config|get +time so that more can
+be checked:
 
     ACL SETUSER chatkeep on >SECRET ~chatkeep:* resetchannels &chatkeep:* +@read +@write +@scripting +@pubsub
                          +@connection +info +config|get +time
@@ -31,7 +33,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import msgspec
 
 from ...errors import Corrupt, Misconfigured, StoreError, Unavailable, Unsupported
-from ..base import Ability, Appended, Entry, Finding, Index, Key, Lease, Row, create_row
+from ..base import ENTRIES_MOST, Ability, Appended, Entry, Finding, Index, Key, Lease, Row, create_row
 from ..openable import Openable, end
 from . import scripts as acts
 from .check import examined, foreign, judged, passing, reported, stored_epochs, stored_meta
@@ -130,16 +132,31 @@ class RedisDriver(Openable):
         return acts.append_answer(key, await self._opened("written").act(self._acts.append(row, entries, tail)))
 
     async def write(
-        self, row: Row, *, replaces: str | None, entries: Sequence[Entry] = (), since: int = 0, drop: int = 0
+        self,
+        row: Row,
+        *,
+        replaces: str | None,
+        entries: Sequence[Entry] = (),
+        since: int = 0,
+        drop: int = 0,
+        blank: Collection[int] = (),
     ) -> Row:
-        act = self._acts.write(row, replaces, entries, since, drop)
+        act = self._acts.write(row, replaces, entries, since, drop, blank)
         return acts.write_answer(row, await self._opened("written").act(act))
 
     async def entries(
-        self, key: Key, *, after: int | None = None, before: int | None = None, limit: int
+        self,
+        key: Key,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        ids: Collection[str] | None = None,
+        limit: int = ENTRIES_MOST,
     ) -> list[Entry]:
-        act = self._acts.entries(key, after, before, limit)
-        return acts.entries_answer(key, await self._opened("read").act(act))
+        servers = self._opened("read")
+        if ids is not None:
+            return acts.picked_answer(key, await servers.act(self._acts.picked(key, ids, limit)))
+        return acts.entries_answer(key, await servers.act(self._acts.entries(key, after, before, limit)))
 
     async def scan(
         self,
@@ -176,8 +193,8 @@ class RedisDriver(Openable):
             return Row(key=key, revision="", incarnation="", due_at=at[0] if index == "due" else None)
         return there[0] if there and acts.place_of(index, there[0]) == at else None
 
-    async def erase(self, key: Key, *, at: float) -> None:
-        await self._opened("written").act(self._acts.erase(key, at))
+    async def erase(self, key: Key, *, at: float, revision: str | None = None) -> None:
+        acts.erase_answer(key, await self._opened("written").act(self._acts.erase(key, at, revision)))
 
     async def announce(self, marks: Collection[str]) -> None:
         servers = self._opened("announced")

@@ -13,7 +13,7 @@ The scripts are the files in lua/; common.lua begins each of those that look at 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from hashlib import sha1
 from importlib.resources import files
@@ -85,10 +85,12 @@ def _script(*names: str) -> Script:
 
 READ = _script("common", "read")
 ENTRIES = _script("common", "entries")
+PICKED = _script("common", "picked")
 APPEND = _script("common", "append")
 WRITE = _script("common", "write")
-ERASE = _script("erase")
+ERASE = _script("common", "erase")
 SCAN = _script("scan")
+VERBS = (READ, ENTRIES, PICKED, APPEND, WRITE, ERASE, SCAN)
 MAKE = _script("make")
 PROBE = _script("probe")
 
@@ -135,20 +137,32 @@ class Acts:
         bounds = [bounded(after or 0), bounded(FAR if before is None else before), bounded(limit)]
         return Act(ENTRIES, _home(self.prefix, self.epoch, key, READS), [*bounds, way])
 
+    def picked(self, key: Key, ids: Collection[str], limit: int) -> Act:
+        """`Driver.entries`, by ids."""
+        asked = [id.encode() for id in ids if id]
+        return Act(PICKED, _home(self.prefix, self.epoch, key, LOOKS_UP), [bounded(limit), *asked])
+
     def append(self, row: Row, entries: Sequence[Entry], tail: int) -> Act:
         """`Driver.append`; *row* is the one it would create."""
         arguments = [bounded(tail), *_fields(row), *_packed(entries)]
         return Act(APPEND, _home(self.prefix, self.epoch, row.key), arguments, writes=True)
 
-    def write(self, row: Row, replaces: str | None, entries: Sequence[Entry], since: int, drop: int) -> Act:
+    def write(
+        self, row: Row, replaces: str | None, entries: Sequence[Entry], since: int, drop: int, blank: Collection[int]
+    ) -> Act:
         """`Driver.write`."""
         arguments = [bounded(since), *_fields(row), row.incarnation, row.head, _small(row.body), bounded(drop)]
-        arguments += ("" if replaces is None else "=" + replaces, *_packed(entries))
+        arguments += ("" if replaces is None else "=" + replaces, " ".join(map(str, blank)), *_packed(entries))
         return Act(WRITE, _home(self.prefix, self.epoch, row.key), arguments, writes=True)
 
-    def erase(self, key: Key, at: float) -> Act:
+    def erase(self, key: Key, at: float, revision: str | None) -> Act:
         """`Driver.erase`."""
-        return Act(ERASE, _home(self.prefix, self.epoch, key), [_time(at), _time(at - TOMBSTONE_KEPT_S)], writes=True)
+        arguments: list[Argument] = [
+            _time(at),
+            _time(at - TOMBSTONE_KEPT_S),
+            "" if revision is None else "=" + revision,
+        ]
+        return Act(ERASE, _home(self.prefix, self.epoch, key), arguments, writes=True)
 
     def scan(
         self, index: Index, tenant: str | None, owner: str, until: float | None, after: Place | None, limit: int
@@ -171,6 +185,9 @@ class Acts:
 
 READS = 3
 """How many of a conversation's KEYS a script needs that only reads."""
+
+LOOKS_UP = 4
+"""As READS, of a script that looks for ids too."""
 
 HOMES = 4096
 """How many are remembered, packed with the name of a script."""
@@ -240,8 +257,17 @@ def read_answer(key: Key, reply: Any) -> tuple[Row, list[Entry]] | None:
 def entries_answer(key: Key, reply: Any) -> list[Entry]:
     """The answer of `Acts.entries`."""
     first, stored = reply
+    return _log(key, enumerate(stored, first))
+
+
+def picked_answer(key: Key, reply: Any) -> list[Entry]:
+    """The answer of `Acts.picked`."""
+    return _log(key, zip(reply[::2], reply[1::2], strict=True))
+
+
+def _log(key: Key, stored: Iterable[tuple[int, bytes]]) -> list[Entry]:
     try:
-        return [_entry(number, entry) for number, entry in enumerate(stored, first)]
+        return [_entry(int(number), entry) for number, entry in stored]
     except (ValueError, IndexError) as fault:
         raise Corrupt(f"{key}: an entry of its log cannot be read ({fault}). Nothing was changed.") from fault
 
@@ -273,6 +299,12 @@ def write_answer(row: Row, reply: Any) -> Row:
         known = _numbers(reply[3])
         raise Duplicate(f"{key}: {', '.join(known)} is in the log", row=stored, numbers=known, entries=news)
     raise Conflict(f"{key}: another revision is stored; nothing was written.", row=stored, entries=news)
+
+
+def erase_answer(key: Key, reply: Any) -> None:
+    """The answer of `Acts.erase`. Raises `Conflict`."""
+    if not isinstance(reply, int):
+        raise Conflict(f"{key}: another revision is stored; nothing was erased.", row=_row(key, reply))
 
 
 class Refused(Unavailable):

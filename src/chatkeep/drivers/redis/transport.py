@@ -27,7 +27,7 @@ from ...errors import ChatkeepError, Overloaded, Unavailable, Uncertain
 from ...extras import from_extra
 from ..base import settle
 from ..openable import end
-from .scripts import HOMES, Act, Argument, Home, Script, refusal
+from .scripts import HOMES, VERBS, Act, Argument, Home, Script, refusal
 
 with from_extra("redis", "A Redis store (redis://)"):
     import hiredis
@@ -207,7 +207,7 @@ class Link:
 
     async def _attempt(self) -> Connection:
         try:
-            return await self._servers.connect(self.address)
+            return await self._servers.connect(self.address, loads=VERBS)
         except (RedisError, OSError) as fault:
             self._fault = f"{type(fault).__name__}: {fault}"
             if refused := refused_by(fault):
@@ -440,8 +440,11 @@ class Servers:
             words = f"{answer.status_code} {answer}" if answer.status_code else str(answer)
             call.settle(refusal(words, act))
 
-    async def connect(self, address: Address | None) -> Connection:
-        """A new connection to *address*, or to whoever is the store's primary now."""
+    async def connect(self, address: Address | None, *, loads: Sequence[Script] = ()) -> Connection:
+        """A new connection to *address*, or to whoever is the store's primary now, which has the scripts that it *loads*.
+
+        An act whose script were missing would come back, and be overtaken by those behind it whose scripts are there.
+        """
         async with asyncio.timeout(self.site.timeout / 2):  # so that a call may outlive a server that is gone
             if address is None:
                 address = await self._primary()
@@ -450,9 +453,13 @@ class Servers:
             try:
                 await connection.connect()  # type: ignore[no-untyped-call]
                 # A port that is open is not yet a server that takes commands: what is sent to it would be uncertain.
-                await connection.send_command("PING", check_health=False)
+                commands = (b"PING",), *((b"SCRIPT", b"LOAD", script.text) for script in loads)
+                await connection.send_packed_command(b"".join(map(pack_command, commands)), check_health=False)
                 with contextlib.suppress(NoPermissionError):
                     await connection.read_response()
+                for _ in loads:
+                    with contextlib.suppress(ResponseError):  # who may not load it sends it whole when it is missing
+                        await connection.read_response()
             except BaseException:
                 await connection.disconnect(nowait=True)
                 raise

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
+from typing import Any
 
-from ...drivers.base import Ability, Driver, Key, Row
-from ...errors import Conflict, Replaced
+from ...drivers.base import Ability, Appended, Driver, Entry, Key, Row
+from ...errors import Replaced
 from .broken import Intact, caught_by
 from .clauses import Clauses, clause
 from .steps import ADA, BOB, INDEXES, changed, found, refused, said, together, written
@@ -32,6 +34,7 @@ class Epochs(Clauses):
         created = Row(key=BOB, revision="r4", incarnation="r4", updated_at=2.0)
         await refused(Replaced, driver.write(created, replaces=None))
         await refused(Replaced, driver.entries(ADA, after=0, limit=5))
+        await refused(Replaced, driver.entries(ADA, ids=["a"]))
         await refused(Replaced, driver.erase(ADA, at=3.0))
         if Ability.SCAN in driver.abilities:
             for index in INDEXES:
@@ -56,10 +59,32 @@ class Epochs(Clauses):
             await refused(Replaced, driver.append(BOB, said("a"), revision="r1", at=3.0))
             if Ability.SCAN in driver.abilities:
                 await refused(Replaced, driver.scan("due", limit=5))
-            answers = await together([driver.write(changed(row, "r2"), replaces="second")])
+            await refused(Replaced, driver.write(changed(row, "r2"), replaces="second"))
 
-            assert isinstance(answers[0], Conflict | Replaced)
             assert ("other", 1) == ((await found(other, ADA))[0].revision, (await found(other, ADA))[0].head)
+        finally:
+            await other.close()
+
+    @clause
+    async def test_no_act_changes_what_a_replaced_store_holds(self, driver: Driver) -> None:
+        """Not even where the other store holds the very row that the act was made for, as a copy of this one does."""
+        row = await written(driver, ADA, body=b"state")
+        await self.empty_store()
+        other = await self.open_driver()
+        try:
+            copy = await other.write(row, replaces=None)
+            await refused(Replaced, driver.append(ADA, said("a"), revision="r1", at=3.0))
+            await refused(Replaced, driver.write(changed(row, "r2"), replaces="second", entries=said("b")))
+            await refused(Replaced, driver.write(row, replaces="first"))
+            await refused(Replaced, driver.write(row, replaces=None))
+            await refused(Replaced, driver.erase(ADA, at=4.0))
+            for answer in await together(
+                [driver.append(ADA, said(f"m{n}"), revision=f"{n}", at=5.0) for n in range(9)]
+            ):
+                assert isinstance(answer, Replaced)
+
+            assert (copy, []) == await found(other, ADA)
+            assert 1 == (await other.append(ADA, said("a"), revision="r3", at=3.0)).row.head - row.head
         finally:
             await other.close()
 
@@ -91,3 +116,29 @@ class EpochComparedByScansOnly(Intact):
 
     def _row(self, key: Key) -> Row | None:
         return self._shelf.rows.get(key)
+
+
+@caught_by("no_act_changes_what_a_replaced_store_holds")
+class EpochComparedWhereNothingIs(Intact):
+    """Where a row is found it is taken for one of this store."""
+
+    async def append(self, key: Key, entries: Sequence[Entry], **how: Any) -> Appended:
+        self._look_at(key)
+        return await super().append(key, entries, **how)
+
+    async def write(self, row: Row, **how: Any) -> Row:
+        self._look_at(row.key)
+        return await super().write(row, **how)
+
+    def _look_at(self, key: Key) -> None:
+        if key in self._shelf.rows:
+            self.epoch = self._shelf.epoch
+
+
+@caught_by("no_act_changes_what_a_replaced_store_holds")
+class ErasuresUnfenced(Intact):
+    """What is to be erased may go from whatever store answers."""
+
+    async def erase(self, key: Key, *, at: float, revision: str | None = None) -> None:
+        self.epoch = self._shelf.epoch
+        await super().erase(key, at=at, revision=revision)

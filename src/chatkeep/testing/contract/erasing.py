@@ -168,6 +168,53 @@ class Erasing(Clauses):
         for key in (Key("", "ad"), Key("", "adaa"), Key("a", "da"), Key("t", "ada"), Key("", "Ada")):
             assert 1 == (await driver.append(key, said("a"), revision="r", at=1.0)).row.head
 
+    @clause
+    async def test_an_erasure_may_be_of_one_revision_only(self, driver: Driver) -> None:
+        """Where the row has moved on it stays, and the refusal shows it; where it is gone already all is well."""
+        row = await written(driver, ADA, body=b"state", owner="eve", due_at=3.0)
+        for revision in ("first", "", "nobody's"):
+            conflict = await refused(Conflict, driver.erase(ADA, at=10.0, revision=revision))
+
+            assert (row, []) == (conflict.row, list(conflict.entries))
+        assert row == (await found(driver, ADA))[0]
+        assert 2 == (await driver.append(BOB, said("a", "b"), revision="r1", at=1.0)).row.head
+
+        await driver.erase(ADA, at=10.0, revision="second")
+        await driver.erase(ADA, at=10.0, revision="second")
+
+        assert None is await driver.read(ADA, tail=9)
+        assert [] == await driver.entries(ADA, after=0, limit=9)
+        assert 10.0 == (await refused(Conflict, driver.append(ADA, said("a"), revision="r1", at=10.0))).erased_at
+
+        row = (await driver.append(ADA, said("a"), revision="r2", at=11.0)).row
+        conflict = await refused(Conflict, driver.erase(ADA, at=12.0, revision="second"))
+
+        assert row == conflict.row == (await found(driver, ADA))[0]
+        assert 2 == (await driver.append(ADA, said("b"), revision="r3", at=11.5)).row.head, "a refusal left a mark"
+
+    @clause
+    async def test_an_erasure_of_one_revision_loses_no_racing_act(self, one: Driver, two: Driver) -> None:
+        """Either it was first and the append began anew, or the append was first and nothing is erased."""
+        for turn in range(20):
+            key = Key("", f"{turn}")
+            before = (await one.append(key, said("a"), revision="r1", at=1.0)).row
+            acts: list[Awaitable[Any]] = [
+                one.erase(key, at=2.0, revision="r1"),
+                two.append(key, said("b"), revision="r2", at=3.0),
+            ]
+            if turn % 2:
+                erased, appended = await together(acts)
+            else:
+                appended, erased = await together(acts[::-1])
+            row = (await found(two, key))[0]
+
+            assert appended.row == row
+            if erased is None:
+                assert ("r2", 1) == (row.incarnation, row.head)
+            else:
+                assert isinstance(erased, Conflict)
+                assert (before.incarnation, 2, row) == (row.incarnation, row.head, erased.row)
+
 
 # Drivers that break these clauses
 
@@ -193,9 +240,9 @@ class ScansShowGhosts(Intact):
 class EraseLeavesIds(Intact):
     """The next conversation of that key is told that its messages are known."""
 
-    async def erase(self, key: Key, *, at: float) -> None:
+    async def erase(self, key: Key, *, at: float, revision: str | None = None) -> None:
         ids = self._shelf.ids.get(key, {})
-        await super().erase(key, at=at)
+        await super().erase(key, at=at, revision=revision)
         self._shelf.ids[key] = ids
 
 
@@ -203,9 +250,9 @@ class EraseLeavesIds(Intact):
 class EraseLeavesEntries(Intact):
     """Entries hang on the key, and stay when the row goes."""
 
-    async def erase(self, key: Key, *, at: float) -> None:
+    async def erase(self, key: Key, *, at: float, revision: str | None = None) -> None:
         log = self._shelf.logs.get(key, {})
-        await super().erase(key, at=at)
+        await super().erase(key, at=at, revision=revision)
         self._shelf.logs[key] = log
 
     def _after(self, key: Key, number: int) -> list[Entry]:
@@ -216,10 +263,10 @@ class EraseLeavesEntries(Intact):
 class ErasingNothingFails(Intact):
     """Nothing to erase is an error."""
 
-    async def erase(self, key: Key, *, at: float) -> None:
+    async def erase(self, key: Key, *, at: float, revision: str | None = None) -> None:
         if key not in self._shelf.rows:
             raise KeyError(key)
-        await super().erase(key, at=at)
+        await super().erase(key, at=at, revision=revision)
 
 
 @caught_by(
@@ -293,9 +340,9 @@ class KnownBeforeTheMark(Intact):
 class MarkIgnoresTheRow(Intact):
     """The mark is the eraser's time, however far its clock is behind."""
 
-    async def erase(self, key: Key, *, at: float) -> None:
+    async def erase(self, key: Key, *, at: float, revision: str | None = None) -> None:
         before = self._shelf.erased.get(key, at)
-        await super().erase(key, at=at)
+        await super().erase(key, at=at, revision=revision)
         self._shelf.erased[key] = max(at, before)
 
 
@@ -303,17 +350,17 @@ class MarkIgnoresTheRow(Intact):
 class MarkGoesBack(Intact):
     """The last erasure sets the mark, whenever it was asked for."""
 
-    async def erase(self, key: Key, *, at: float) -> None:
+    async def erase(self, key: Key, *, at: float, revision: str | None = None) -> None:
         self._shelf.erased.pop(key, None)
-        await super().erase(key, at=at)
+        await super().erase(key, at=at, revision=revision)
 
 
 @caught_by("the_mark_stands_as_long_as_promised")
 class MarksForgottenSoon(Intact):
     """A mark stands for an hour."""
 
-    async def erase(self, key: Key, *, at: float) -> None:
-        await super().erase(key, at=at)
+    async def erase(self, key: Key, *, at: float, revision: str | None = None) -> None:
+        await super().erase(key, at=at, revision=revision)
         for other in [other for other, mark in self._shelf.erased.items() if mark < at - 3600]:
             del self._shelf.erased[other]
 
@@ -326,3 +373,32 @@ class MarksOfTooMany(Intact):
         for other in list(self._shelf.erased):
             if other.id.lower() == key.id.lower():
                 super()._refuse_erased(other, at)
+
+
+@caught_by("an_erasure_may_be_of_one_revision_only", "an_erasure_of_one_revision_loses_no_racing_act")
+class ErasesWhateverIsThere(Intact):
+    """The revision is not looked at."""
+
+    async def erase(self, key: Key, *, at: float, revision: str | None = None) -> None:
+        await super().erase(key, at=at)
+
+
+@caught_by("an_erasure_may_be_of_one_revision_only", raises=Conflict)
+class NothingIsAnotherRevision(Intact):
+    """Where the row is gone, as after the first run of the same act, the erasure is refused."""
+
+    async def erase(self, key: Key, *, at: float, revision: str | None = None) -> None:
+        if revision is not None and key not in self._shelf.rows:
+            raise Conflict(f"{key}: nothing is there")
+        await super().erase(key, at=at, revision=revision)
+
+
+@caught_by("an_erasure_of_one_revision_loses_no_racing_act")
+class LooksThenErases(Intact):
+    """The revision is compared in one act and the row erased in the next."""
+
+    async def erase(self, key: Key, *, at: float, revision: str | None = None) -> None:
+        there = await self.read(key, tail=0)
+        if there is not None and revision not in (None, there[0].revision):
+            raise Conflict(f"{key}: revision moved on", row=there[0])
+        await super().erase(key, at=at)

@@ -72,6 +72,22 @@ class Leases(Clauses):
         assert ["bob"] == await names(driver, "due", until=99.0)
         assert None is ada.wake
 
+    @clause
+    async def test_where_there_is_no_claim_its_time_says_nothing(self, driver: Driver) -> None:
+        """A time without a token, as a write may leave it, is overwritten by the next append, with a lease or without."""
+        for key, lease, until in ((ADA, None, 0.0), (BOB, Lease("mine", 30.0), 30.0)):
+            row = (await driver.append(key, said("a"), revision="r1", at=1.0, due_at=10.0)).row
+            row = await driver.write(changed(row, "r2", leased_until=70.0), replaces="r1")
+
+            assert (None, 70.0, 70.0) == (row.lease, row.leased_until, row.wake)
+
+            row = (await driver.append(key, said("b"), revision="r3", at=2.0, lease=lease)).row
+
+            assert (lease and lease.token, until, until or 10.0) == (row.lease, row.leased_until, row.wake)
+            assert row == (await found(driver, key))[0]
+        if Ability.SCAN in driver.abilities:
+            assert ["ada"] == await names(driver, "due", until=29.0)
+
 
 # Drivers that break these clauses
 
@@ -111,3 +127,16 @@ class WakeIgnoresClaims(Intact):
             return await super().scan(index, until=until, limit=limit, **how)
         rows = [row for row in await super().scan("key", limit=1 << 30, **how) if row.due_at is not None]
         return [row for row in rows if until is None or (row.due_at or 0.0) <= until][:limit]
+
+
+@caught_by("where_there_is_no_claim_its_time_says_nothing")
+class TimeKeptWithoutAClaim(Intact):
+    """An append without a lease leaves the time of one that nobody holds."""
+
+    async def append(self, key: Key, entries: Sequence[Entry], **how: Any) -> Appended:
+        before = self._shelf.rows.get(key)
+        answer = await super().append(key, entries, **how)
+        if before is None or answer.row.lease is not None:
+            return answer
+        self._shelf.rows[key] = row = structs.replace(answer.row, leased_until=before.leased_until)
+        return answer._replace(row=row)

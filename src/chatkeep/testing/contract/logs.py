@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
-from ...drivers.base import Driver, Entry, Key
+from ...drivers.base import ENTRIES_MOST, Driver, Entry, Key
 from ...errors import Conflict
 from .broken import Intact, caught_by
 from .clauses import Clauses, clause
-from .steps import ADA, changed, numbers, refused, said
+from .steps import ADA, BOB, changed, numbers, refused, said
 
 
 class Logs(Clauses):
@@ -71,6 +72,28 @@ class Logs(Clauses):
         assert [] == list((await refused(Conflict, driver.write(changed(row, "w"), replaces="x", since=far))).entries)
         assert [1, 2] == numbers((await driver.append(ADA, said("a"), revision="r2", at=1.0, tail=far)).tail)
 
+    @clause
+    async def test_entries_are_found_by_their_ids(self, driver: Driver) -> None:
+        """In the order of the log, whatever the order asked in; what is not there, or has no id, is not found."""
+        row = (await driver.append(ADA, said("a", "b", "", "c", "", "d"), revision="r1", at=1.0)).row
+        await driver.append(BOB, said("x", "a"), revision="r1", at=1.0)
+
+        assert [Entry(2, "b", "user", b"b"), Entry(6, "d", "user", b"d")] == await driver.entries(ADA, ids=["d", "b"])
+        for ids, expected in (
+            (["c", "a", "nobody", "x", ""], [1, 4]),
+            (["a", "a"], [1]),
+            ([""], []),
+            ([], []),
+            ([f"{n}" for n in range(ENTRIES_MOST - 1)] + ["d"], [6]),
+        ):
+            assert expected == numbers(await driver.entries(ADA, ids=ids))
+        assert [1, 2] == numbers(await driver.entries(ADA, ids=list("dcba"), limit=2))
+        assert [] == await driver.entries(Key("t", "ada"), ids=["a"])
+
+        await driver.write(changed(row, "r2"), replaces="r1", drop=2)
+
+        assert [4] == numbers(await driver.entries(ADA, ids=["a", "b", "c"]))
+
 
 # Drivers that break these clauses
 
@@ -96,9 +119,9 @@ class BetweenGivesTheLast(Intact):
     """With both bounds the page lies at the upper one."""
 
     async def entries(
-        self, key: Key, *, after: int | None = None, before: int | None = None, limit: int
+        self, key: Key, *, after: int | None = None, before: int | None = None, limit: int = ENTRIES_MOST, **how: Any
     ) -> list[Entry]:
-        page = await super().entries(key, after=after, before=before, limit=1 << 30)
+        page = await super().entries(key, after=after, before=before, limit=1 << 30, **how)
         return page[-limit:] if after and before else page[:limit] if after is not None else page[-limit:]
 
 
@@ -106,7 +129,27 @@ class BetweenGivesTheLast(Intact):
 class SmallNumbersOnly(Intact):
     """Numbers are put into 32 bits somewhere."""
 
-    async def entries(self, key: Key, *, limit: int, **how: Any) -> list[Entry]:
+    async def entries(self, key: Key, *, limit: int = ENTRIES_MOST, **how: Any) -> list[Entry]:
         if limit >= 1 << 31:
             raise OverflowError("int too big to convert")
         return await super().entries(key, limit=limit, **how)
+
+
+@caught_by("entries_are_found_by_their_ids")
+class AsTheyAreAskedFor(Intact):
+    """Each id is looked up in turn."""
+
+    async def entries(self, key: Key, *, ids: Collection[str] | None = None, **how: Any) -> list[Entry]:
+        page: list[Entry] = []
+        for asked in [None] if ids is None else [[id] for id in ids]:
+            page += await super().entries(key, ids=asked, **how)
+        return page
+
+
+@caught_by("entries_are_found_by_their_ids")
+class NoIdIsAnId(Intact):
+    """What has no id is found under the empty one."""
+
+    async def entries(self, key: Key, *, ids: Collection[str] | None = None, **how: Any) -> list[Entry]:
+        page = await super().entries(key, **how)
+        return page if ids is None else [entry for entry in page if entry.id in ids]

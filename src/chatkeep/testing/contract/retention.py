@@ -1,20 +1,21 @@
-"""Clauses on the beginning of a log that a `write` drops. The drivers that break them stand below."""
+"""Clauses on what a `write` takes out of a log: its beginning, or bodies of entries. The drivers that break them stand below."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from msgspec import structs
 
 from ...drivers.base import Driver, Entry, Row
-from ...errors import Duplicate
+from ...errors import Conflict, Duplicate
 from .broken import Intact, caught_by
 from .clauses import Clauses, clause
-from .steps import ADA, changed, found, numbers, said
+from .steps import ADA, BOB, changed, found, numbers, refused, said
 
 
 class Retention(Clauses):
-    """The beginning of a log that a `write` drops."""
+    """What a `write` takes out of the log: its beginning, or the bodies of single entries."""
 
     @clause
     async def test_a_write_drops_the_beginning_of_the_log(self, driver: Driver) -> None:
@@ -47,6 +48,48 @@ class Retention(Clauses):
 
         assert ({"c": 3}, [3, 4]) == (answer.known, numbers(answer.tail))
         assert [(3, "c"), (4, "a"), (5, "b")] == [(entry.number, entry.id) for entry in (await found(driver, ADA))[1]]
+
+    @clause
+    async def test_a_write_takes_the_bodies_of_single_entries(self, driver: Driver) -> None:
+        """Number, id and role stay, so that the log stays dense and the id known; what is not there is passed over."""
+        row = (await driver.append(ADA, said("a", "b", "", "c"), revision="r1", at=1.0)).row
+        await driver.append(BOB, said("a", "b"), revision="r1", at=1.0)
+        _, log = await found(driver, ADA)
+        others = await found(driver, BOB)
+        row = await driver.write(
+            changed(row, "r2", body=b"state"), replaces="r1", entries=said("d"), blank=[2, 3, 3, 0, -1, 6, 99]
+        )
+        blank = [Entry(2, "b", "user", b""), Entry(3, "", "user", b"")]
+
+        assert (5, b"state") == (row.head, row.body)
+        assert (row, [log[0], *blank, log[3], Entry(5, "d", "user", b"d")]) == await found(driver, ADA)
+        assert blank[:1] == await driver.entries(ADA, ids=["b"])
+        assert {"b": 2} == (await driver.append(ADA, said("b"), revision="r3", at=2.0)).known
+        assert others == await found(driver, BOB)
+
+        row = await driver.write(changed(row, "r4"), replaces="r2", drop=2, blank={1, 2, 3, 5})
+        row = await driver.write(changed(row, "r5"), replaces="r4", entries=said("e"), blank=range(1, 500))
+
+        assert [(3, b""), (4, b""), (5, b""), (6, b"")] == [
+            (entry.number, entry.body) for entry in (await found(driver, ADA))[1]
+        ]
+
+    @clause
+    async def test_a_refused_write_takes_nothing_out_of_the_log(self, driver: Driver) -> None:
+        """Neither on a conflict nor for a known id; and run again after others it takes nothing either."""
+        row = (await driver.append(ADA, said("a", "b"), revision="r1", at=1.0)).row
+        log = await found(driver, ADA)
+        act = changed(row, "r2")
+        await refused(Conflict, driver.write(act, replaces="r0", drop=1, blank=[2]))
+        await refused(Duplicate, driver.write(act, replaces="r1", entries=said("a"), drop=1, blank=[2]))
+
+        assert log == await found(driver, ADA)
+
+        await driver.write(act, replaces="r1", blank=[1])
+        await driver.append(ADA, said("c"), revision="r3", at=2.0)
+        await refused(Conflict, driver.write(act, replaces="r1", blank=[3]))
+
+        assert [b"", b"b", b"c"] == [entry.body for entry in (await found(driver, ADA))[1]]
 
 
 # Drivers that break these clauses
@@ -81,3 +124,37 @@ class DropKeepsIds(Intact):
         stored = await super().write(row, **how)
         self._shelf.ids[row.key] = before | self._shelf.ids.get(row.key, {})
         return stored
+
+
+@caught_by("a_write_takes_the_bodies_of_single_entries")
+class BlankIsGone(Intact):
+    """An entry without a body is thought to be no entry."""
+
+    async def write(self, row: Row, *, blank: Collection[int] = (), **how: Any) -> Row:
+        stored = await super().write(row, **how)
+        for number in blank:
+            self._shelf.logs.get(row.key, {}).pop(number, None)
+        return stored
+
+
+@caught_by("a_write_takes_the_bodies_of_single_entries")
+class BlankForgetsTheId(Intact):
+    """The id goes with the body, and the message that is redelivered comes in again."""
+
+    async def write(self, row: Row, *, blank: Collection[int] = (), **how: Any) -> Row:
+        stored = await super().write(row, blank=blank, **how)
+        log = self._shelf.logs.get(row.key, {})
+        for number in log.keys() & set(blank):
+            self._shelf.ids[row.key].pop(log[number].id, None)
+        return stored
+
+
+@caught_by("a_refused_write_takes_nothing_out_of_the_log")
+class BlankBeforeItLooks(Intact):
+    """The bodies are gone before the revision is compared."""
+
+    async def write(self, row: Row, *, blank: Collection[int] = (), **how: Any) -> Row:
+        log = self._shelf.logs.get(row.key, {})
+        for number in log.keys() & set(blank):
+            log[number] = structs.replace(log[number], body=b"")
+        return await super().write(row, **how)

@@ -79,6 +79,23 @@ class Writing(Clauses):
         assert {"q1"} == {row.incarnation for row in (created, later_bob.row, (await found(driver, BOB))[0])}
 
     @clause
+    async def test_a_creation_keeps_the_incarnation_that_it_brings(self, driver: Driver) -> None:
+        """A conversation that is moved here stays the one it was, and every later act gives that incarnation back."""
+        moved = Row(key=ADA, revision="r7", incarnation="r1", head=6, body=b"state", updated_at=5.0)
+        created = await driver.write(moved, replaces=None, entries=said("g"))
+
+        assert structs.replace(moved, head=7) == created
+        assert (created, [Entry(7, "g", "user", b"g")]) == await driver.read(ADA, tail=9)
+        assert created == await driver.write(moved, replaces=None, entries=said("g"))
+
+        append = await driver.append(ADA, said("h"), revision="r8", at=6.0)
+        stale = changed(append.row, "r9", incarnation="r7")
+        await refused(Conflict, driver.write(stale, replaces="r8"))
+        write = await driver.write(changed(append.row, "r9"), replaces="r8")
+
+        assert ("r1", "r1", 8) == (append.row.incarnation, write.incarnation, write.head)
+
+    @clause
     async def test_a_writer_of_an_erased_conversation_loses_against_the_next_one(self, driver: Driver) -> None:
         """Born is compared: even where a delayed append gave the new conversation the revision that the writer saw."""
         await driver.append(ADA, said("a"), revision="r1", at=1.0)
@@ -144,6 +161,16 @@ class BornAgainAndAgain(Intact):
         answer = await super().append(key, entries, **how)
         self._shelf.rows[key] = row = structs.replace(answer.row, incarnation=answer.row.revision)
         return answer._replace(row=row)
+
+
+@caught_by("a_creation_keeps_the_incarnation_that_it_brings")
+class BornWhereItIsMade(Intact):
+    """A creation is the beginning of an incarnation, whatever the row says."""
+
+    async def write(self, row: Row, *, replaces: str | None, **how: Any) -> Row:
+        if replaces is None:
+            row = structs.replace(row, incarnation=row.revision)
+        return await super().write(row, replaces=replaces, **how)
 
 
 @caught_by("a_writer_of_an_erased_conversation_loses_against_the_next_one")

@@ -1,10 +1,13 @@
 -- Every statement of drivers/postgresql.py, beside the functions of 002. "chatkeep." becomes the schema in use.
 
 -- name: commit_acts
-select * from chatkeep.commit_acts($1, $2, $3, $4, $5, $6, $7);
+select * from chatkeep.commit_acts($1, $2, $3, $4, $5, $6, $7, $8);
 
 -- name: read_logs
 select * from chatkeep.read_logs($1, $2, $3, $4);
+
+-- name: pick_entries
+select * from chatkeep.pick_entries($1, $2, $3, $4, $5);
 
 -- name: scan
 select * from chatkeep.scan($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);

@@ -6,11 +6,11 @@ local FIELDS = {'revision', 'born', 'head', 'at', 'recent', 'owner', 'due', 'cla
 
 -- The row without its body, or nothing; and the refusal of the act, if it must be refused.
 local function look()
+  if redis.call('GET', KEYS[1]) ~= ARGV[1] then return nil, redis.error_reply('REPLACED epoch') end
   local found = redis.call('HMGET', KEYS[2], unpack(FIELDS))
   if found[1] and found[2] and tonumber(found[3]) then return found end
   if redis.call('EXISTS', KEYS[2]) == 1 then return nil, redis.error_reply('CORRUPT row') end
   if redis.call('EXISTS', KEYS[3]) == 1 then return nil, redis.error_reply('CORRUPT row') end
-  if redis.call('GET', KEYS[1]) ~= ARGV[1] then return nil, redis.error_reply('REPLACED epoch') end
   return nil, nil
 end
 

@@ -1,9 +1,13 @@
 -- ARGV: 2 member  3 mark  4 at  5 the time before which marks may be forgotten
--- A damaged row is erased like any other.
-local found = redis.call('HMGET', KEYS[2], 'at', 'owner')
-if redis.call('EXISTS', KEYS[2]) == 0 and redis.call('GET', KEYS[1]) ~= ARGV[1] then
-  return redis.error_reply('REPLACED epoch')
+--       6 '=' and the only revision that may be erased, or '' for any.  Answers 1, or the row of another revision.
+-- A damaged row is erased like any other, unless by its revision.
+if ARGV[6] ~= '' then
+  local there, refusal = look()
+  if refusal then return refusal end
+  if there and '=' .. there[1] ~= ARGV[6] then return whole(there) end
 end
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('REPLACED epoch') end
+local found = redis.call('HMGET', KEYS[2], 'at', 'owner')
 local at = ARGV[4]
 for _, other in ipairs({found[1] or at, redis.call('ZSCORE', KEYS[5], ARGV[3]) or at}) do
   if (tonumber(other) or 0) > tonumber(at) then at = other end

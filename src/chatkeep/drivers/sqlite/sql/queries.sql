@@ -23,7 +23,7 @@ returning number, head;
 
 -- name: create
 insert into conversation (tenant, id, revision, born, head, body, owner, updated_at, recent, due_at, claim, claimed_until)
-select :tenant, :id, :revision, :revision, :head + :added, :body, :owner, :at, :recent, :due_at, :claim, :claimed_until
+select :tenant, :id, :revision, :born, :head + :added, :body, :owner, :at, :recent, :due_at, :claim, :claimed_until
 where not exists (select 1 from tombstone where key = :mark and mark >= :at)
 on conflict (tenant, id) do nothing
 returning number, head;
@@ -55,8 +55,15 @@ where c.tenant = :tenant and c.id = :id and e.number > :after and e.number < :be
 select e.number, e.id, e.role, cast(e.body as blob) from conversation c join entry e on e.conversation = c.number
 where c.tenant = :tenant and c.id = :id and e.number < :before order by e.number desc limit :limit;
 
+-- name: with_ids
+select e.number, e.id, e.role, cast(e.body as blob) from conversation c join entry e on e.conversation = c.number
+where c.tenant = :tenant and c.id = :id and e.id in ({ids}) and e.id <> '' order by e.number limit :limit;
+
 -- name: drop
 delete from entry where conversation = :conversation and number <= :drop;
+
+-- name: blank
+update entry set body = x'' where conversation = :conversation and number = :number;
 
 -- name: mark
 select mark from tombstone where key = :mark and mark >= :at;

@@ -1,0 +1,97 @@
+"""A copy of the whole file, of one instant, that is complete or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+
+import apsw
+
+from ...errors import ChatkeepError, Unavailable, UsageError
+from .file import ASIDE, OpenFile, Slot, beside, replacing, sync_folder
+from .transport import Connections
+
+# Why a backup cannot be written that its caller can mend.
+NOT_THERE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+PAGES = 1000  # of a backup, until it notices that it is to stop
+
+
+def back_up(connections: Connections, slot: Slot, path: str, replace: bool) -> None:
+    """Copies the store to *path*, unless *slot* is broken off."""
+    file = connections.file
+    path = _target(file, path, replace)
+    folder, name = os.path.split(path)
+    made = os.path.join(folder, f"{name[:32]}.{secrets.token_hex(4)}.part")
+    try:
+        with connections.looking(slot) as db:
+            # Nobody may read in the copy what they may not read in the store.
+            os.close(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, os.stat(file.real).st_mode & 0o666))
+            with contextlib.closing(apsw.Connection(made)) as copy:
+                db.execute("begin; select count(*) from sqlite_schema").get  # noqa: B018  all its pages are of this instant
+                with copy.backup("main", db, "main") as backup:
+                    while not backup.done and not slot.broken_off:
+                        backup.step(PAGES)
+                if slot.broken_off:
+                    raise apsw.InterruptError("interrupted")
+                copy.pragma("journal_mode", "delete")  # one file, whole as it is
+        if replace:
+            with replacing(path):
+                os.replace(made, path)
+        else:
+            _put(made, path)
+        sync_folder(path)
+    except ChatkeepError:
+        raise
+    except FileExistsError:
+        raise UsageError(f"{path} is there already; nothing was written. Name another file.") from None
+    except (OSError, apsw.Error) as fault:
+        said = fault.strerror if isinstance(fault, OSError) else fault
+        refusal = UsageError if isinstance(fault, OSError) and fault.errno in NOT_THERE else Unavailable
+        raise refusal(
+            f"sqlite:///{file.path} was not copied to {path}: {said}. Nothing is there; try again when that is mended."
+        ) from fault
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(made)
+
+
+def _target(file: OpenFile, path: str, replace: bool) -> str:
+    """The absolute path of a backup. Raises `UsageError` when no copy can be put there."""
+    try:
+        path = os.path.abspath(os.fsdecode(path))
+        there = os.lstat(path)
+    except FileNotFoundError:
+        there = None
+    except (OSError, TypeError, ValueError) as fault:
+        said = fault.strerror if isinstance(fault, OSError) else fault
+        raise UsageError(f"{path!r} can be no backup: {said}; nothing was written. Name another file.") from fault
+    folder = os.path.dirname(path)
+    wrong = ""
+    if path.lower().endswith(ASIDE):
+        wrong = "has a name that SQLite gives to a part of another database"
+    elif not os.path.isdir(folder):
+        wrong = f"can be no backup: there is no folder {folder}"
+    elif there is None and not replace and (left := beside(path)):
+        wrong = f"is not there, but {', '.join(left)} of an earlier database is, and would be applied to the copy"
+    elif there is not None and (not replace or file.holds(path)):
+        wrong = "is there already"
+    elif there is not None and not (stat.S_ISREG(there.st_mode) or stat.S_ISLNK(there.st_mode)):
+        wrong = "is no ordinary file"
+    if wrong:
+        raise UsageError(f"{path} {wrong}; nothing was written. Name another file.")
+    return path
+
+
+def _put(made: str, path: str) -> None:
+    """Renames, and replaces nothing."""
+    try:
+        os.link(made, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if os.path.lexists(path):
+            raise FileExistsError(path) from None
+        os.rename(made, path)
