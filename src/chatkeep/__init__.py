@@ -2,7 +2,7 @@
 
 from .app import Chatkeep, Reply, Statistics
 from .conversation.outbox import Delivery, DeliveryStatus
-from .engine.instruments import Instrument, Intake
+from .engine.instruments import Arrival, Instrument
 from .engine.turn import Turn
 from .errors import (
     BadKey,
@@ -42,6 +42,7 @@ from .settings import Duration, Flags, OnOutage, Options, Overlap, Settings
 from .tenant import Tenant, Unread
 
 __all__ = [
+    "Arrival",
     "BadKey",
     "BadMessage",
     "Chatkeep",
@@ -61,7 +62,6 @@ __all__ = [
     "Flags",
     "HandlerFailed",
     "Instrument",
-    "Intake",
     "Message",
     "Misconfigured",
     "NotOpen",

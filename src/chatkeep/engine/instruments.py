@@ -12,7 +12,7 @@ from ..model import Receipt
 from .turn import Turn
 
 
-class Intake(Struct):
+class Arrival(Struct):
     """A message that comes in, as an `Instrument` sees it.
 
     verb: "receive" or "accept". metadata: the message's own; what an instrument adds is recorded with the message.
@@ -38,8 +38,8 @@ class Instrument:
     The methods are called in the event loop of the Chatkeep, so they must not wait; what they raise fails what they look at.
     """
 
-    def intake(self, intake: Intake) -> AbstractContextManager[None]:
-        """Surrounds a call of `receive` or `accept`; the receipt is in *intake* at the end of one that succeeded."""
+    def arrival(self, arrival: Arrival) -> AbstractContextManager[None]:
+        """Surrounds a call of `receive` or `accept`; the receipt is in *arrival* at the end of one that succeeded."""
         return nullcontext()
 
     def turn(self, turn: Turn[Any]) -> AbstractContextManager[None]:
@@ -51,14 +51,14 @@ class Instrument:
         and "erase" for each act on the store."""
 
 
-def surround_intake(
+def surround_arrival(
     instruments: Sequence[Instrument], verb: Literal["receive", "accept"], metadata: dict[str, Any] | None
-) -> tuple[ExitStack, Intake]:
+) -> tuple[ExitStack, Arrival]:
     """Enters what each of *instruments* puts around a message that comes in."""
-    stack, intake = ExitStack(), Intake(verb, dict(metadata or {}))
+    stack, arrival = ExitStack(), Arrival(verb, dict(metadata or {}))
     for instrument in instruments:
-        stack.enter_context(instrument.intake(intake))
-    return stack, intake
+        stack.enter_context(instrument.arrival(arrival))
+    return stack, arrival
 
 
 async def run_surrounded(

@@ -33,7 +33,7 @@ from ..errors import (
 from ..model import ASKING, Content, Message, Receipt, Role
 from ..settings import seconds
 from ..storage.store import fresh_token
-from .instruments import surround_intake
+from .instruments import surround_arrival
 from .journal import Journal
 from .lease_keeper import LeaseKeeper
 from .notifier import Notifier
@@ -97,11 +97,11 @@ class Intake:
         """Accept a message and wait for its answer; for that of a known one only if *wait_if_duplicate*."""
         if not self._shared.instruments:
             return await self._receive(key, content, id, role, metadata, owner, wait_if_duplicate)
-        stack, intake = surround_intake(self._shared.instruments, "receive", metadata)
+        stack, arrival = surround_arrival(self._shared.instruments, "receive", metadata)
         with stack:
-            asked = content, id, role, intake.metadata or None, owner
-            intake.receipt = await self._receive(key, *asked, wait_if_duplicate)
-            return intake.receipt
+            asked = content, id, role, arrival.metadata or None, owner
+            arrival.receipt = await self._receive(key, *asked, wait_if_duplicate)
+            return arrival.receipt
 
     async def accept(
         self, key: Key, content: Content, *, id: str | None, role: Role, metadata: dict[str, Any] | None, owner: str
@@ -109,10 +109,10 @@ class Intake:
         """Make a message durable; a worker answers it."""
         if not self._shared.instruments:
             return await self._accept(key, content, id, role, metadata, owner)
-        stack, intake = surround_intake(self._shared.instruments, "accept", metadata)
+        stack, arrival = surround_arrival(self._shared.instruments, "accept", metadata)
         with stack:
-            intake.receipt = await self._accept(key, content, id, role, intake.metadata or None, owner)
-            return intake.receipt
+            arrival.receipt = await self._accept(key, content, id, role, arrival.metadata or None, owner)
+            return arrival.receipt
 
     async def finish(self) -> None:
         """Wait for the messages that are on their way into the log."""

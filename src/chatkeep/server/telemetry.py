@@ -14,7 +14,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..engine.instruments import Instrument, Intake
+from ..engine.instruments import Arrival, Instrument
 from ..engine.runner import RAN
 from ..engine.turn import Turn
 from ..extras import from_extra, is_installed
@@ -89,17 +89,17 @@ class Tracing(Instrument):
     """Makes a span for each message that comes in, each turn and each act on the store."""
 
     @contextmanager
-    def intake(self, intake: Intake) -> Iterator[None]:
+    def arrival(self, arrival: Arrival) -> Iterator[None]:
         """Surrounds a message that comes in, which carries its trace context on."""
         tracer = trace.get_tracer(NAME)
         with tracer.start_as_current_span(
-            f"chatkeep.{intake.verb}", record_exception=False, set_status_on_exception=False
+            f"chatkeep.{arrival.verb}", record_exception=False, set_status_on_exception=False
         ) as span:
-            intake.metadata = carried(intake.metadata) or {}
+            arrival.metadata = carried(arrival.metadata) or {}
             with marked(span):
                 yield
-            if intake.receipt is not None:
-                status, duplicate = intake.receipt.status, intake.receipt.duplicate
+            if arrival.receipt is not None:
+                status, duplicate = arrival.receipt.status, arrival.receipt.duplicate
                 span.set_attributes({"chatkeep.status": status, "chatkeep.duplicate": duplicate})
 
     @contextmanager
