@@ -298,6 +298,19 @@ def test_importing_chatkeep_imports_no_extra() -> None:
     assert "[]" == said.strip()
 
 
+def test_the_redis_driver_without_its_transport_needs_no_redis_py() -> None:
+    """The verbs, the scripts and what is said of a store serve any transport: only `transport` knows a client library."""
+    names = [name for name in modules() if name.startswith("drivers.redis") and not name.endswith(".transport")]
+    code = (
+        f"import sys, importlib; [importlib.import_module('chatkeep.' + name) for name in {names}]; "
+        "print([name for name in sys.modules if name.partition('.')[0] in ('redis', 'hiredis')])"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+    assert {"drivers.redis.driver", "drivers.redis.scripts", "drivers.redis.check"} <= set(names)
+    assert "[]" == said.strip()
+
+
 def test_every_driver_of_the_table_is_documented() -> None:
     """The capability table in the docs lists the drivers that there are."""
     docs = (SRC.parents[1] / "docs" / "reference" / "stores.md").read_text()

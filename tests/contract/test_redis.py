@@ -38,6 +38,8 @@ from chatkeep.testing.machine import DriverMachine
 from chatkeep.testing.proxy import Proxy
 from chatkeep.testing.servers import RedisServer, redis_cluster, redis_sentinel, stop_all
 
+from .plain_transport import PlainTransport
+
 ADA = Key("", "ada")
 BOB = Key("", "bob")
 LOTS = 100_000
@@ -111,6 +113,17 @@ def on(kind: str) -> Any:
 @on("valkey-9")
 class TestValkey9(RedisContract):
     """Valkey 9."""
+
+
+@on("valkey-9")
+class TestAnotherTransport(RedisContract):
+    """Valkey 9, over a transport that is not redis-py."""
+
+    async def open_driver(self) -> Driver:
+        """Another driver on it."""
+        driver = RedisDriver(self.url, PlainTransport)
+        await driver.open()
+        return driver
 
 
 @on("valkey-8")

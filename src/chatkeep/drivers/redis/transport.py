@@ -28,6 +28,7 @@ from ...extras import from_extra
 from ..base import settle
 from ..openable import end
 from .scripts import HOMES, Act, Argument, Home, Script, refusal
+from .seam import Address, Site
 
 with from_extra("redis", "A Redis store (redis://)"):
     import hiredis
@@ -52,7 +53,6 @@ with from_extra("redis", "A Redis store (redis://)"):
 
 log = logging.getLogger("chatkeep")
 
-Address = tuple[str, int]
 Command = tuple[Argument, ...]
 
 # redis-py's own is ten times slower; (hiredis' types say that a command has one word)
@@ -78,21 +78,6 @@ FLYING = 2  # batches under way on one link
 WAITING = 10_000  # calls that may wait for one link
 REDIRECTS = 8  # of one call, in a cluster that is being moved about
 PAUSE_S = 1.0  # the longest between two attempts to connect; the shortest is random
-
-
-class Site(Struct, frozen=True, kw_only=True):
-    """Where the servers are and how one gets in."""
-
-    name: str
-    """The URL without what is secret in it."""
-    hosts: tuple[Address, ...]
-    cluster: bool = False
-    service: str = ""
-    """What Sentinel calls the store; '' where there is none."""
-    access: dict[str, Any] = {}
-    """Arguments of a redis-py connection."""
-    sentinel_access: dict[str, Any] = {}
-    timeout: float = 5.0
 
 
 class Call(Struct, eq=False):
@@ -458,9 +443,26 @@ class Servers:
                 raise
             return connection
 
-    async def connect_somewhere(self) -> Connection:
-        """A new connection to any server of the store: announcements go everywhere."""
-        return await self.connect(random.choice(self.primaries))
+    async def listen(self, channel: bytes, heard: Callable[[bytes], None]) -> None:
+        """Has *heard* called with every message of a channel, on a connection of its own that comes back by itself."""
+        while True:
+            connection: Connection | None = None
+            try:
+                # Announcements go everywhere.
+                connection = await self.connect(random.choice(self.primaries))
+                await connection.send_command("SUBSCRIBE", channel, check_health=False)
+                while True:
+                    said: Any = await connection.read_response(
+                        disable_decoding=True, timeout=math.inf, disconnect_on_error=False
+                    )
+                    if said[0] == b"message":
+                        heard(said[2])
+            except (RedisError, OSError) as fault:
+                log.info("%s: announcements are interrupted (%s); listening again soon", self.site.name, fault)
+            finally:
+                if connection is not None:
+                    await connection.disconnect(nowait=True)
+            await asyncio.sleep(random.uniform(0, PAUSE_S))
 
     async def lost(self, link: Link) -> None:
         """A cluster's server cannot be reached: whose are its slots now? Its calls go there."""
@@ -554,24 +556,3 @@ def refused_by(fault: BaseException) -> str:
     if isinstance(fault, ResponseError) and not isinstance(fault, BusyLoadingError):
         return f"it refuses the connection ({fault})"
     return ""
-
-
-async def listen(servers: Servers, channel: bytes, heard: Callable[[bytes], None]) -> None:
-    """Has *heard* called with every message of a channel, on a connection of its own that comes back by itself."""
-    while True:
-        connection: Connection | None = None
-        try:
-            connection = await servers.connect_somewhere()
-            await connection.send_command("SUBSCRIBE", channel, check_health=False)
-            while True:
-                said: Any = await connection.read_response(
-                    disable_decoding=True, timeout=math.inf, disconnect_on_error=False
-                )
-                if said[0] == b"message":
-                    heard(said[2])
-        except (RedisError, OSError) as fault:
-            log.info("%s: announcements are interrupted (%s); listening again soon", servers.site.name, fault)
-        finally:
-            if connection is not None:
-                await connection.disconnect(nowait=True)
-        await asyncio.sleep(random.uniform(0, PAUSE_S))
