@@ -49,7 +49,7 @@ USES = {
         "Chatkeep('rediss://127.0.0.1:1/0')",
         "Chatkeep('redis+cluster://127.0.0.1:1')",
         "asyncio.run(opened(Chatkeep('memory://', cache='redis://127.0.0.1:1/0')))",
-        "import chatkeep.drivers.redis",
+        "import chatkeep.drivers.redis.transport",
     ],
     "postgres": ["Chatkeep('postgresql://a@127.0.0.1:1/a')", "import chatkeep.drivers.postgresql"],
 }
@@ -161,7 +161,7 @@ def test_the_server_does_without_telemetry_and_channels(tmp_path: Path) -> None:
     ("extra", "library", "use", "range_"),
     [
         ("server", "uvicorn", "import chatkeep.server.serving", "uvicorn"),
-        ("redis", "redis", "import chatkeep.drivers.redis", "redis"),
+        ("redis", "redis", "import chatkeep.drivers.redis.transport", "redis"),
         ("telemetry", "opentelemetry/trace", "import chatkeep.server.telemetry", "opentelemetry-api"),
     ],
 )

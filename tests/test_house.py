@@ -10,6 +10,8 @@ import tomllib
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 import chatkeep
 from chatkeep.drivers import DRIVERS
 from chatkeep.drivers.base import Driver
@@ -337,6 +339,47 @@ def test_importing_chatkeep_imports_no_extra() -> None:
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
     assert "[]" == said.strip()
+
+
+def test_the_redis_driver_without_its_transport_needs_no_redis_py() -> None:
+    """The verbs, the scripts and what is said of a store serve any transport: only `transport` knows a client library."""
+    names = [name for name in modules() if name.startswith("drivers.redis") and not name.endswith(".transport")]
+    code = (
+        f"import sys, importlib; [importlib.import_module('chatkeep.' + name) for name in {names}]; "
+        "print([name for name in sys.modules if name.partition('.')[0] in ('redis', 'hiredis')])"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+    assert {"drivers.redis.driver", "drivers.redis.scripts", "drivers.redis.check"} <= set(names)
+    assert "[]" == said.strip()
+
+
+@pytest.mark.parametrize("name", sorted(name for name in modules() if name.startswith("drivers.")))
+def test_inner_names_of_a_library_are_used_in_one_place(name: str) -> None:
+    """What a driver uses of a library's private attributes is listed in its INNER, and each of them is used once."""
+    tree = ast.parse(modules()[name].read_text())
+    defined = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and is_own(node)}
+    defined |= {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    used = [
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and re.match("_(?!_|replace$)", node.attr) and node.attr not in defined
+    ]
+    listed: tuple[str, ...] = next(
+        (
+            ast.literal_eval(node.value)
+            for node in tree.body
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "INNER"
+        ),
+        (),
+    )
+
+    assert sorted(listed) == sorted(used)
+
+
+def is_own(node: ast.Attribute) -> bool:
+    """Whether a class gives itself this attribute."""
+    return isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self"
 
 
 def test_every_driver_of_the_table_is_documented() -> None:

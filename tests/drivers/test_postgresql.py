@@ -12,7 +12,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import AsyncIterator, Awaitable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,13 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 from msgspec import structs
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 from chatkeep import Chatkeep, Turn
 from chatkeep.drivers.base import Ability, Driver, Entry, Key, Lease, Row
 from chatkeep.drivers.postgresql.driver import PostgresqlDriver
-from chatkeep.drivers.postgresql.transport import migrations
+from chatkeep.drivers.postgresql.transport import INNER, migrations
 from chatkeep.errors import BadMessage, ChatkeepError, Corrupt, Misconfigured, Replaced, Unavailable, Uncertain
 from chatkeep.testing import DriverContract
 from chatkeep.testing.machine import DriverMachine
@@ -1101,3 +1105,18 @@ async def test_an_examination_says_what_an_operator_should_know(driver: Postgres
     assert {"ok", "warn"} >= {finding.level for finding in said.values()}
     assert driver.epoch == said["epoch"].said
     assert ["fail"] == [finding.level for finding in nowhere]
+
+
+def test_the_inner_names_of_asyncpg_are_there_and_its_version_is_bounded() -> None:
+    """What the transport uses of a connection beyond the public API: another minor version is tried before it is allowed."""
+    project = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text())
+    [pinned] = [
+        needed.specifier
+        for needed in map(Requirement, project["project"]["optional-dependencies"]["postgres"])
+        if needed.name == "asyncpg"
+    ]
+    installed = Version(version("asyncpg"))
+
+    assert [] == [name for name in INNER if not hasattr(asyncpg.Connection, name)]
+    assert installed in pinned
+    assert f"{installed.major}.{installed.minor + 1}.0" not in pinned

@@ -13,8 +13,10 @@ import random
 import re
 import secrets
 import ssl
+import tomllib
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,17 +28,23 @@ from cryptography.x509.oid import NameOID
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 from msgspec import structs
+from packaging.requirements import Requirement
+from packaging.version import Version
+from redis.asyncio import Connection
 from redis.crc import key_slot
 
 from chatkeep.drivers.base import Ability, Driver, Entry, Key, Row
 from chatkeep.drivers.redis import scripts as redis_acts
 from chatkeep.drivers.redis import transport as redis_links
 from chatkeep.drivers.redis.driver import RedisDriver
+from chatkeep.drivers.redis.transport import INNER
 from chatkeep.errors import Conflict, Corrupt, Misconfigured, Overloaded, Replaced, StoreError, Unavailable, Uncertain
 from chatkeep.testing import DriverContract
 from chatkeep.testing.machine import DriverMachine
 from chatkeep.testing.proxy import Proxy
 from chatkeep.testing.servers import RedisServer, redis_cluster, redis_sentinel, stop_all
+
+from tests.support.plain_transport import PlainTransport
 
 ADA = Key("", "ada")
 BOB = Key("", "bob")
@@ -111,6 +119,17 @@ def on(kind: str) -> Any:
 @on("valkey-9")
 class TestValkey9(RedisContract):
     """Valkey 9."""
+
+
+@on("valkey-9")
+class TestAnotherTransport(RedisContract):
+    """Valkey 9, over a transport that is not redis-py."""
+
+    async def open_driver(self) -> Driver:
+        """Another driver on it."""
+        driver = RedisDriver(self.url, PlainTransport)
+        await driver.open()
+        return driver
 
 
 @on("valkey-8")
@@ -1293,3 +1312,18 @@ async def test_a_service_that_sentinel_does_not_know_is_unavailable(tmp_path: Pa
             await opened_on(watched["url"].replace("/chat", "/nobody?timeout=0.5"))
     finally:
         stop_all(watched)
+
+
+def test_the_inner_names_of_redis_are_there_and_its_version_is_bounded() -> None:
+    """What the transport uses of a connection beyond the public API: another minor version is tried before it is allowed."""
+    project = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text())
+    [pinned] = [
+        needed.specifier
+        for needed in map(Requirement, project["project"]["optional-dependencies"]["redis"])
+        if needed.name == "redis"
+    ]
+    installed = Version(version("redis"))
+
+    assert [] == [name for name in INNER if not hasattr(Connection(), name)]
+    assert installed in pinned
+    assert f"{installed.major}.{installed.minor + 1}.0" not in pinned

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ...errors import StoreError
 from ..base import Finding
 from . import scripts as acts
-from .transport import Address, Servers
+from .seam import Address, Transport
 
 OLDEST = {"redis": (6, 2), "valkey": (8, 0)}
 SKEW_S = 1.0
@@ -35,12 +35,12 @@ class Report(NamedTuple):
         return (self.settings or {}).get(setting, self.info.get(told))
 
 
-async def reported(servers: Servers, said: acts.Acts) -> list[Report]:
+async def reported(servers: Transport, said: acts.Acts) -> list[Report]:
     """What every server that has a part of the store says, in one round trip."""
     return list(await asyncio.gather(*(_reported(servers, said, address) for address in servers.primaries)))
 
 
-async def _reported(servers: Servers, said: acts.Acts, address: Address | None) -> Report:
+async def _reported(servers: Transport, said: acts.Acts, address: Address | None) -> Report:
     asked = [(b"INFO",), (b"CONFIG", b"GET", b"append*"), (b"CONFIG", b"GET", b"maxmemory*")]
     answers: list[Any] = await asyncio.gather(
         *(servers.ask(*command, address=address) for command in asked),
@@ -162,12 +162,12 @@ def _role(report: Report) -> list[Finding]:
     return [Finding("ok", "role", f"{report.name}primary")]
 
 
-async def stored_meta(servers: Servers, said: acts.Acts) -> acts.Meta:
+async def stored_meta(servers: Transport, said: acts.Acts) -> acts.Meta:
     """What is written about the store as a whole."""
     return acts.meta_of(await servers.ask(b"HMGET", said.meta, *acts.META, key=said.meta))
 
 
-async def stored_epochs(servers: Servers, said: acts.Acts) -> set[str]:
+async def stored_epochs(servers: Transport, said: acts.Acts) -> set[str]:
     """The epochs in the buckets: one, unless the store is new or somebody has emptied a part of it."""
     copies = await asyncio.gather(*(servers.ask(b"GET", bucket.epoch, key=bucket.epoch) for bucket in said.buckets))
     return {(copy or b"").decode() for copy in copies}
@@ -182,7 +182,7 @@ def foreign(meta: acts.Meta) -> str:
     return ""
 
 
-async def examined(servers: Servers, said: acts.Acts) -> list[Finding]:
+async def examined(servers: Transport, said: acts.Acts) -> list[Finding]:
     """Everything that can be found out without changing anything."""
     found = [Finding("ok", "reachable", servers.site.name), *judged(await reported(servers, said))]
     for address in servers.primaries:
@@ -207,7 +207,7 @@ async def examined(servers: Servers, said: acts.Acts) -> list[Finding]:
     return found
 
 
-async def _timed(servers: Servers, address: Address | None) -> list[Finding]:
+async def _timed(servers: Transport, address: Address | None) -> list[Finding]:
     """The clock, against half a round trip, and how long one takes."""
     host = "" if address is None else f"{address[0]}:{address[1]} "
     trips = []

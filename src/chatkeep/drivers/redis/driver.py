@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import re
 import secrets
@@ -37,7 +38,9 @@ from ..base import ENTRIES_MOST, Ability, Appended, Entry, Finding, Index, Key, 
 from ..openable import Openable, end
 from . import scripts as acts
 from .check import examined, foreign, judged, passing, reported, stored_epochs, stored_meta
-from .transport import Address, Servers, Site, listen, log
+from .seam import Address, Site, Transport
+
+log = logging.getLogger("chatkeep")
 
 PAGE = 500  # rows that a scan has under way at once
 
@@ -61,15 +64,20 @@ class RedisDriver(Openable):
 
     abilities = frozenset({Ability.LOG, Ability.SCAN, Ability.SHARED, Ability.WATCH, Ability.DURABLE})
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, transport: Callable[[Site], Transport] | None = None) -> None:
+        if transport is None:  # who brings another one needs no redis-py
+            from .transport import Servers
+
+            transport = Servers
+        self._transport = transport
         self._site, prefix = site_of(url)
         super().__init__(self._site.name)
         self._acts = acts.Acts(prefix)
-        self._servers: Servers | None = None
+        self._servers: Transport | None = None
         self._ear: asyncio.Task[None] | None = None
 
     async def _start(self) -> str:
-        self._servers = servers = Servers(self._site)
+        self._servers = servers = self._transport(self._site)
         try:
             await servers.start()
             reports = await reported(servers, self._acts)
@@ -88,7 +96,7 @@ class RedisDriver(Openable):
         return epoch
 
     async def examine(self) -> list[Finding]:
-        servers = Servers(self._site)
+        servers = self._transport(self._site)
         try:
             await servers.start()
             return await examined(servers, self._acts)
@@ -183,7 +191,7 @@ class RedisDriver(Openable):
             place = places[-1]
         return rows
 
-    async def _row_at(self, servers: Servers, index: Index, at: acts.Place) -> Row | None:
+    async def _row_at(self, servers: Transport, index: Index, at: acts.Place) -> Row | None:
         """The row at a place of an index; none if it stands elsewhere by now, which is shown if it is still to come."""
         key = acts.key_of(at[1])
         try:
@@ -211,9 +219,9 @@ class RedisDriver(Openable):
                 log.exception("%s: an announcement was lost: %r", self._site.name, message[:80])
 
         servers = self._opened("watched")
-        self._ear = asyncio.create_task(listen(servers, self._acts.channel, hear), name="chatkeep redis watch")
+        self._ear = asyncio.create_task(servers.listen(self._acts.channel, hear), name="chatkeep redis watch")
 
-    async def _made(self, servers: Servers) -> str:
+    async def _made(self, servers: Transport) -> str:
         """The store's epoch; made, and copied to every bucket, when there is none."""
         said, stored = await asyncio.gather(stored_meta(servers, self._acts), stored_epochs(servers, self._acts))
         if emptied := said.epoch == said.copied != "" and stored != {said.epoch}:
@@ -236,7 +244,7 @@ class RedisDriver(Openable):
             await servers.ask(b"HSET", self._acts.meta, b"copied", said.epoch, key=self._acts.meta)
         return said.epoch
 
-    def _opened(self, done: str) -> Servers:
+    def _opened(self, done: str) -> Transport:
         self.refuse_closed(done)
         assert self._servers is not None
         return self._servers

@@ -1,0 +1,63 @@
+"""What the Redis driver asks of whatever carries its acts. redis-py is one way (`transport`); a service that takes commands over
+HTTP is served by another implementation, and needs none of redis-py."""
+
+from __future__ import annotations
+
+from asyncio import Future
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from .scripts import Act, Argument
+
+Address = tuple[str, int]
+
+
+class Site(Struct, frozen=True, kw_only=True):
+    """Where the servers are and how one gets in."""
+
+    name: str
+    """The URL without what is secret in it."""
+    hosts: tuple[Address, ...]
+    cluster: bool = False
+    service: str = ""
+    """What Sentinel calls the store; '' where there is none."""
+    access: dict[str, Any] = {}
+    """Arguments of a redis-py connection."""
+    sentinel_access: dict[str, Any] = {}
+    timeout: float = 5.0
+
+
+class Transport(Protocol):
+    """Carries acts and plain commands to the servers of one store, from `start` until `close`.
+
+    Every call is answered or refused on its own, within the site's timeout, and not taken back when its caller is cancelled.
+    A refusal is one of chatkeep's errors: `Unavailable` when the command certainly did not run, `Uncertain` when an act that
+    writes may have run. The calls on one slot reach the server in the order in which they were made.
+    """
+
+    site: Site
+
+    async def start(self) -> None:
+        """Learns which servers have a part of the store."""
+
+    async def close(self) -> None:
+        """Has what is under way answered, then gives everything back."""
+
+    def act(self, act: Act) -> Future[Any]:
+        """Runs a script where its keys are."""
+
+    def ask(self, *command: Argument, key: bytes = b"", address: Address | None = None) -> Future[Any]:
+        """Sends a plain command: to whoever has *key*, or to one server of a cluster."""
+
+    @property
+    def primaries(self) -> Sequence[Address | None]:
+        """Every server that has a part of the store."""
+
+    @property
+    def covered(self) -> int:
+        """How many of a cluster's 16384 slots somebody serves."""
+
+    async def listen(self, channel: bytes, heard: Callable[[bytes], None]) -> None:
+        """Has *heard* called with every message of a channel, until cancelled."""
