@@ -31,6 +31,8 @@ FLOORS: dict[str, set[str]] = {
     "tenant": {"conversation", "drivers", "engine", "errors", "model", "settings"},
     "app": {"conversation", "core", "drivers", "engine", "errors", "model", "settings", "storage", "tenant"},
     "auth": {"app", "conversation", "drivers", "errors", "storage"},
+    "loop_thread": {"errors"},
+    "blocking": {"app", "loop_thread", "model", "tenant"},
     "": {"app", "conversation", "engine", "errors", "model", "settings", "tenant"},
 }
 """What each package of the core may import, the ground first. What people meet (PEOPLE) may import all of these."""
