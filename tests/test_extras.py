@@ -27,7 +27,7 @@ sys.meta_path.insert(0, Hidden())
 LIBRARIES = {
     "server": ["starlette", "uvicorn", "httptools", "cachetools", "limits", "prometheus_client"],
     "client": ["aiohttp", "yarl"],
-    "channels": ["aiohttp"],
+    "channels": ["aiohttp", "aiolimiter"],
     "agents": ["pydantic_ai"],
     "redis": ["redis", "hiredis"],
     "postgres": ["asyncpg"],

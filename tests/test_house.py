@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -23,16 +24,19 @@ FLOORS: dict[str, set[str]] = {
     "errors": set(),
     "model": set(),
     "frames": set(),
+    "bounded": set(),
     "extras": {"errors"},
     "drivers": {"errors", "extras"},
     "conversation": {"drivers", "errors", "model"},
     "settings": {"conversation", "errors"},
     "storage": {"conversation", "drivers", "errors", "extras", "model"},
-    "engine": {"conversation", "drivers", "errors", "model", "settings", "storage"},
+    "engine": {"bounded", "conversation", "drivers", "errors", "model", "settings", "storage"},
     "core": {"conversation", "drivers", "engine", "model", "storage"},
     "tenant": {"conversation", "drivers", "engine", "errors", "model", "settings"},
     "app": {"conversation", "core", "drivers", "engine", "errors", "model", "settings", "storage", "tenant"},
     "auth": {"app", "conversation", "drivers", "errors", "storage"},
+    "loop_thread": {"errors"},
+    "blocking": {"app", "loop_thread", "model", "tenant"},
     "": {"app", "conversation", "engine", "errors", "model", "settings", "tenant"},
 }
 """What each package of the core may import, the ground first. What people meet (PEOPLE) may import all of these."""
@@ -321,24 +325,58 @@ def test_parts_of_the_engine_know_nothing_private_of_each_other() -> None:
     assert [] == reached
 
 
-def test_importing_chatkeep_imports_no_extra() -> None:
-    """Whoever wants a library gets no server, and no driver before a URL names it."""
-    heavy = [
-        "starlette",
-        "uvicorn",
-        "apsw",
-        "zstandard",
-        "pydantic",
-        "click",
-        "hypothesis",
-        "pytest",
-        "redis",
-        "asyncpg",
-    ]
-    code = f"import sys, chatkeep; print([name for name in {heavy} if name in sys.modules])"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+LIGHT = {"chatkeep", "msgspec", "tenacity", "typing_extensions"}
+"""The packages beside the standard library that `import chatkeep` may load."""
 
-    assert "[]" == said.strip()
+HEAVY = {
+    "argparse", "bz2", "csv", "ctypes", "dbm", "difflib", "email", "glob", "html", "http", "importlib.metadata",
+    "importlib.resources", "json", "lzma", "multiprocessing", "optparse", "pathlib", "pickle", "pprint", "shutil", "sqlite3",
+    "tarfile", "tempfile", "tomllib", "unittest", "urllib.request", "xml", "zipfile",
+}  # fmt: skip
+"""What of the standard library costs a millisecond or more, and neither asyncio nor msgspec has imported."""
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The modules that are there after *statement*, in a fresh interpreter."""
+    code = f"import sys; before = set(sys.modules); {statement}; print(*sorted(set(sys.modules) - before))"
+    # (-S: the site's own start-up imports much, and not the same everywhere.)
+    paths = os.pathsep.join(dict.fromkeys(filter(None, [str(SRC.parent), *sys.path])))
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+    return set(done.stdout.split())
+
+
+def others(loaded: set[str]) -> set[str]:
+    """The packages among *loaded* that are not of the standard library."""
+    tops = {name.partition(".")[0] for name in loaded} - set(sys.stdlib_module_names)
+    return {name for name in tops if not name.startswith("_sysconfigdata")}
+
+
+def test_importing_chatkeep_is_light() -> None:
+    """A process that only wants the library, such as a function that is started for one message, loads no extra, no driver before a
+    URL names it, and of the standard library nothing heavy but what asyncio and msgspec need."""
+    loaded = loaded_by("import chatkeep")
+
+    assert LIGHT >= others(loaded)
+    assert set() == HEAVY & loaded - loaded_by("import asyncio, msgspec")
+    assert [] == [
+        name
+        for name in loaded
+        if re.match(r"chatkeep\.(drivers\.(?!base|url)|server|cli|client|channels|testing)", name)
+    ]
+
+
+def test_the_commands_load_neither_a_server_nor_a_driver() -> None:
+    """`chatkeep --help` is quick; what one command needs is imported when it runs."""
+    loaded = loaded_by("import chatkeep.cli")
+
+    assert {*LIGHT, "click"} >= others(loaded)
+    assert {"multiprocessing", "importlib.metadata", "email"}.isdisjoint(loaded)
 
 
 def test_the_redis_driver_without_its_transport_needs_no_redis_py() -> None:

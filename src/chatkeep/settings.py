@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Collection, Mapping
 from datetime import timedelta
-from difflib import get_close_matches
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypedDict, get_args, get_type_hints
 from urllib.parse import urlsplit
@@ -378,7 +375,8 @@ def environment_settings(fields: Mapping[str, Any]) -> tuple[dict[str, GivenValu
         if text := os.environ.get(f"{variable}_FILE"):
             variable += "_FILE"
             try:
-                text = Path(text).read_text().strip()
+                with open(text) as file:
+                    text = file.read().strip()
             except (OSError, UnicodeError) as fault:
                 faults.append(from_source(f"{name} cannot be read: {type(fault).__name__}", variable))
                 continue
@@ -407,8 +405,11 @@ def file_settings() -> tuple[dict[str, Any], str]:
     path = os.environ.get(CONFIG, "")
     if not path:
         return {}, ""
+    import tomllib  # a hundredth of a second is saved where there is no file
+
     try:
-        return tomllib.loads(Path(path).read_text()), path
+        with open(path) as file:
+            return tomllib.loads(file.read()), path
     except OSError as fault:
         raise Misconfigured(f"The settings in {path} cannot be read: {fault.strerror}. Nothing was opened.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
@@ -435,6 +436,8 @@ def strangers(known: Collection[str]) -> list[str]:
 
 def instead(name: str, known: Collection[str]) -> str:
     """What was perhaps meant by *name*, to be put behind "is not a setting"."""
+    from difflib import get_close_matches  # only an error needs it
+
     near = get_close_matches(name, known, n=1, cutoff=0.75)
     return f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(sorted(known))}"
 

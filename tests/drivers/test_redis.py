@@ -43,7 +43,6 @@ from chatkeep.testing import DriverContract
 from chatkeep.testing.machine import DriverMachine
 from chatkeep.testing.proxy import Proxy
 from chatkeep.testing.servers import RedisServer, redis_cluster, redis_sentinel, stop_all
-
 from tests.support.plain_transport import PlainTransport
 
 ADA = Key("", "ada")

@@ -11,7 +11,7 @@ import pytest
 
 from chatkeep.errors import Conflict, Replaced, Unavailable, Uncertain
 from chatkeep.storage import circuit_breaker as circuit
-from chatkeep.storage.circuit_breaker import StoreCircuitBreaker
+from chatkeep.storage.circuit_breaker import RetryBudget, StoreCircuitBreaker
 
 
 def answers(*found: Any) -> Callable[[], Awaitable[Any]]:
@@ -129,8 +129,8 @@ async def test_acts_run_again_within_a_budget(monkeypatch: pytest.MonkeyPatch) -
 
 async def test_when_the_pause_is_over_one_asks_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that is still silent holds up one caller and not everybody; its answer lets all in."""
+    monkeypatch.setattr(circuit, "PAUSE_S", 0.05)
     through = StoreCircuitBreaker(patience_s=0.1)
-    monkeypatch.setattr(through._breaker, "_recovery_timeout", 0.05)
     for _ in range(circuit.FAILURES):
         with pytest.raises(Unavailable):
             await through.settle(answers(Unavailable("down")), once=True)
@@ -231,3 +231,40 @@ async def test_a_replaced_store_is_looked_for_and_its_trouble_comes_first(monkey
     assert (2, 0) == (look.asked, act.asked)  # type: ignore[attr-defined]
     assert "there" == await through.settle(act)
     assert ("", False) == (through.trouble, through.replaced)
+
+
+async def test_the_budget_is_a_rate_with_one_second_of_burst() -> None:
+    """After a quiet second a second's worth goes at once, then the rate; a token that would come too late is not taken."""
+    budget, began = RetryBudget(100), time.monotonic()
+    at_once = [await budget.take(began) for _ in range(101)]  # (the last ones may fall to rounding)
+
+    assert [True] * 99 == at_once[:99]
+    assert not at_once[100]
+    assert time.monotonic() - began < 0.5
+
+    assert not await budget.take(time.monotonic() - 1.0)
+    for _ in range(30):
+        assert await budget.take(time.monotonic() + 5.0)
+    assert 0.25 < time.monotonic() - began < 2
+
+
+async def test_an_unknown_outcome_stays_unknown_when_the_store_is_opened_anew_meanwhile() -> None:
+    """Also when the attempt that was under way says that nothing was written: the first one may have been."""
+    through, asked, answered = StoreCircuitBreaker(patience_s=5.0), asyncio.Event(), asyncio.Event()
+    first = True
+
+    async def act() -> None:
+        nonlocal first
+        if first:
+            first = False
+            raise Uncertain("lost")
+        asked.set()
+        await answered.wait()
+        raise Unavailable("away")
+
+    begun = asyncio.create_task(through.settle(act))
+    await asyncio.wait_for(asked.wait(), 5)
+    through.reset()
+    answered.set()
+    with pytest.raises(Uncertain, match="lost"):
+        await begun

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chatkeep import Chatkeep, Turn
+from chatkeep.blocking import BlockingChatkeep
 
 
 @dataclass
@@ -59,3 +60,12 @@ async def use() -> None:
     await keep.receive("ada", 7)  # error: arg-type
     await keep.change("ada", lambda state: state.total)  # error: attr-defined
     await keep.recieve("ada", "hello")  # error: attr-defined
+
+
+def from_a_thread() -> None:
+    """The verbs of a `BlockingChatkeep` have the arguments of the Chatkeep's."""
+    chat = BlockingChatkeep(keep)
+    chat.receive("ada", "hello", idd="1")  # error: call-arg
+    chat.receive(1, "hello")  # error: arg-type
+    chat.change("ada", lambda state: state.cuont)  # error: attr-defined
+    chat.tenant("salon").resume(unread="later")  # error: arg-type

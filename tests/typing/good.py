@@ -21,6 +21,7 @@ from chatkeep import (
     Turn,
     Typing,
 )
+from chatkeep.blocking import BlockingChatkeep, BlockingTenant
 
 
 @dataclass
@@ -97,6 +98,25 @@ async def use() -> None:
         async for found in keep.all_conversations():
             assert_type(found, Conversation[dict[str, Any]])
         async for event in keep.events("ada"):
+            shown(event)
+
+
+def use_from_a_thread() -> None:
+    """The same words without an event loop."""
+    with BlockingChatkeep(orders) as chat:
+        assert_type(chat, BlockingChatkeep[Order])
+        assert_type(chat.receive("ada", "hello", id="1"), Receipt)
+        assert_type(chat.conversation("ada"), Conversation[Order] | None)
+        assert_type(chat.change("ada", lambda state: state.dishes.clear()), Conversation[Order])
+        assert_type(chat.query("select 1"), list[tuple[Any, ...]])
+        for message in chat.history("ada", limit=3):
+            assert_type(message, Message)
+        for found in chat.all_conversations(by="key"):
+            assert_type(found, Conversation[Order])
+        salon = chat.tenant("salon")
+        assert_type(salon, BlockingTenant[Order])
+        assert_type(salon.create("ada", owner="eve"), Conversation[Order])
+        for event in salon.events("ada", after=0):
             shown(event)
 
 

@@ -11,8 +11,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
-from aiolimiter import AsyncLimiter
-
 from ..conversation.outbox import Sent
 from ..errors import ChatkeepError, Misconfigured
 from ..extras import from_extra
@@ -23,6 +21,7 @@ from .sender import TIMEOUT_S, send
 
 with from_extra("channels", "Sending through channels (ChannelOutlet)"):
     import aiohttp
+    from aiolimiter import AsyncLimiter
 
 log = logging.getLogger("chatkeep")
 

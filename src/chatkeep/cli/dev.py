@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from functools import partial
-from multiprocessing.synchronize import Event
 from socket import socket
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,8 @@ from .printing import plain
 from .tracebacks import log_for_developers, way_to
 
 if TYPE_CHECKING:
+    from multiprocessing.synchronize import Event
+
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LABEL = "chatkeep dev"

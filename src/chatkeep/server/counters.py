@@ -7,10 +7,10 @@ this one included, and how many seconds it still lasts.
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from ..bounded import Newest
 from ..drivers.base import Driver
 from ..extras import from_extra
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..drivers.redis.driver import RedisDriver
 
 HELD = 100_000
-"""Windows that one process keeps in memory; the oldest go first."""
+"""Windows that one process keeps in memory; those without a hit for longest go first."""
 
 TIDY_S = 60.0
 
@@ -56,8 +56,7 @@ class InMemory:
     """Counters of this process."""
 
     def __init__(self, *, held: int = HELD) -> None:
-        self._held = held
-        self._windows: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._windows: Newest[str, tuple[int, float]] = Newest(held)
 
     async def open(self) -> None:
         """Nothing is needed."""
@@ -71,10 +70,7 @@ class InMemory:
         hits, ends = self._windows.get(key, (0, 0.0))
         if ends <= now:
             hits, ends = 0, now + window_s
-            self._windows.pop(key, None)
         self._windows[key] = hits + 1, ends
-        if len(self._windows) > self._held:
-            self._windows.popitem(last=False)
         return Counted(hits + 1, ends - now)
 
     async def close(self) -> None:

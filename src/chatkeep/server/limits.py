@@ -10,7 +10,6 @@ import asyncio
 import ipaddress
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Mapping
 from functools import lru_cache
 from hashlib import blake2b
@@ -22,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..bounded import Newest
 from ..drivers.base import Driver
 from ..errors import ChatkeepError
 from ..extras import from_extra
@@ -68,7 +68,7 @@ class Limits:
         self._shared = counters_for(driver) or self._here
         self._told = told
         self._apart_until = 0.0
-        self._over: OrderedDict[str, float] = OrderedDict()
+        self._over: Newest[str, float] = Newest(HELD)
 
     async def open(self) -> None:
         """Connects to where hits are counted; the store is open."""
@@ -109,8 +109,6 @@ class Limits:
         for (kind, key), counted in zip(asked.items(), await self._counted(asked), strict=True):
             if counted.hits > self._rates[kind].amount:
                 self._over[key] = time.monotonic() + counted.left_s
-                while len(self._over) > HELD:
-                    self._over.popitem(last=False)
                 raise self._refusal(kind, counted.left_s)
 
     def refuse_over(self, kind: str, name: str) -> None:

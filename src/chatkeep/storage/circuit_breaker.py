@@ -1,22 +1,17 @@
-"""What stands between chatkeep and a store that is in trouble: a circuit breaker, a retry budget, and the word on how
-it is.
+"""What stands between chatkeep and a store that is in trouble: a circuit breaker and a retry budget.
 
-After FAILURES in a row the store is left alone for PAUSE_S, then asked once more; callers are told at once instead of
-waiting for another deadline. Acts whose outcome is unknown are run again, at most AGAIN_A_S a second over all callers:
-a store that comes back is not met by everything that has piled up.
+After FAILURES in a row the store is left alone for PAUSE_S, then one caller asks for all; the others are told at once
+instead of waiting for another deadline. Acts whose outcome is unknown are run again, at most AGAIN_A_S a second over all
+callers: a store that comes back is not met by everything that has piled up.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import TypeVar
-
-from aiolimiter import AsyncLimiter
-from circuitbreaker import STATE_HALF_OPEN, CircuitBreaker
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from ..errors import Replaced, StoreError, Unavailable, Uncertain
 
@@ -26,6 +21,27 @@ FAILURES = 5
 PAUSE_S = 1.0
 AGAIN_A_S = 1000
 APART_S = 0.2  # failures that are closer than this, of acts that began before, are one
+FIRST_WAIT_S = 0.05
+LONGEST_WAIT_S = 1.0
+
+
+class RetryBudget:
+    """A token bucket: *rate* attempts a second, and up to *rate* at once after a quiet second."""
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._empty_at = 0.0  # until when every token is taken that will have come by then
+
+    async def take(self, deadline: float) -> bool:
+        """Waits for a token; takes none, and returns False at once, if it would come after *deadline*."""
+        now = time.monotonic()
+        at = max(self._empty_at, now - 1.0) + 1.0 / self._rate
+        if at > deadline:
+            return False
+        self._empty_at = at
+        if at > now:
+            await asyncio.sleep(at - now)
+        return True
 
 
 class StoreCircuitBreaker:
@@ -46,8 +62,8 @@ class StoreCircuitBreaker:
         self._looked_at = 0.0
         self._opening = 0  # an act says nothing of a store that was opened after the act began
         self._patience_s = patience_s
-        self._breaker = CircuitBreaker(FAILURES, PAUSE_S, StoreError)
-        self._budget = AsyncLimiter(AGAIN_A_S, 1.0)
+        self._budget = RetryBudget(AGAIN_A_S)
+        self._failures = 0  # in a row; at FAILURES the circuit is open
         self._failed_at = 0.0
         self._probing = False
         self._replaced: Replaced | None = None
@@ -65,8 +81,7 @@ class StoreCircuitBreaker:
     def reset(self) -> None:
         """Forgets what was: the store has been opened anew."""
         self._opening += 1
-        self._breaker.reset()
-        self._replaced, self._trouble, self._failed_at = None, "", 0.0
+        self._replaced, self._trouble, self._failures, self._failed_at = None, "", 0, 0.0
 
     async def settle(self, act: Callable[[], Awaitable[T]], *, once: bool = False) -> T:
         """The answer of *act*; while nobody can say whether it happened, runs the same act again, unless told *once*.
@@ -76,8 +91,8 @@ class StoreCircuitBreaker:
         opening = self._opening
         if self._replaced is not None and not await self._is_back(opening):
             raise Replaced(self.trouble)
-        probes = self.trouble and self._breaker.state == STATE_HALF_OPEN and not self._probing
-        if self.trouble and not probes and not self._breaker.closed:
+        probes = self._failures >= FAILURES
+        if probes and (self._probing or time.monotonic() < self._failed_at + PAUSE_S):
             raise Unavailable(
                 f"The store does not answer ({self.trouble}); nothing was done. It is asked again within {PAUSE_S:g} s."
             )
@@ -99,8 +114,7 @@ class StoreCircuitBreaker:
             # A connection that breaks fails all that was on it: that is one failure, and not fifty.
             if (now := time.monotonic()) > self._failed_at + APART_S or began > self._failed_at:
                 self._failed_at = now
-                with suppress(StoreError), self._breaker:
-                    raise
+                self._failures += 1
             if once or not isinstance(fault, Uncertain):
                 raise
             return await self._again(act, fault)
@@ -135,33 +149,19 @@ class StoreCircuitBreaker:
 
     def _answered(self, opening: int) -> None:
         if opening == self._opening:
-            self._trouble = ""
-            self._breaker.reset()
+            self._trouble, self._failures = "", 0
 
     async def _again(self, act: Callable[[], Awaitable[T]], unknown: Uncertain) -> T:
-        deadline = time.monotonic() + self._patience_s
-        opening = self._opening
-
-        async def again() -> T:
+        """Runs *act* again, with growing pauses, until its outcome is known; raises *unknown* if it stays so."""
+        deadline, opening, longest = time.monotonic() + self._patience_s, self._opening, FIRST_WAIT_S
+        while await self._budget.take(deadline) and opening == self._opening:
             try:
-                async with asyncio.timeout(deadline - time.monotonic()):
-                    await self._budget.acquire()
-            except TimeoutError:
-                raise unknown from None
-            if opening != self._opening:
-                raise unknown
-            return await self.settle(act, once=True)
-
-        def still_unknown(state: RetryCallState) -> T:
-            # (That the store was not even asked this time does not make the first time undone.)
-            raise unknown
-
-        patient = AsyncRetrying(
-            retry=retry_if_exception(
-                lambda fault: isinstance(fault, Uncertain | Unavailable) and opening == self._opening
-            ),
-            wait=wait_random_exponential(multiplier=0.05, max=1.0),
-            stop=stop_after_delay(self._patience_s),
-            retry_error_callback=still_unknown,
-        )
-        return await patient(again)
+                return await self.settle(act, once=True)
+            except (Uncertain, Unavailable):
+                # (That the store was not even asked this time does not make the first time undone.)
+                pause = min(random.uniform(0.0, longest), deadline - time.monotonic())
+            if pause <= 0.0:
+                break
+            await asyncio.sleep(pause)
+            longest = min(2 * longest, LONGEST_WAIT_S)
+        raise unknown

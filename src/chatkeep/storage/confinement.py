@@ -88,6 +88,6 @@ class Confinement:
             )
         raise NotOpen(
             "This Chatkeep was opened in another event loop; nothing was done. From another thread, hand the call over to that "
-            'loop: `asyncio.run_coroutine_threadsafe(keep.receive("ada", "hello"), loop).result()`. Or make and open a Chatkeep '
-            "in the loop that is to use it."
+            'loop: `asyncio.run_coroutine_threadsafe(keep.receive("ada", "hello"), loop).result()`. Code without an event loop '
+            "opens it with `chatkeep.blocking.BlockingChatkeep(keep)`. Or make and open a Chatkeep in the loop that is to use it."
         )
