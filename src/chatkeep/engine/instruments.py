@@ -39,22 +39,22 @@ class Instrument:
     """
 
     def intake(self, intake: Intake) -> AbstractContextManager[None]:
-        """Surround a call of `receive` or `accept`; the receipt is in *intake* at the end of one that succeeded."""
+        """Surrounds a call of `receive` or `accept`; the receipt is in *intake* at the end of one that succeeded."""
         return nullcontext()
 
     def turn(self, turn: Turn[Any]) -> AbstractContextManager[None]:
-        """Surround a run of the handler, in the context in which the handler runs."""
+        """Surrounds a run of the handler, in the context in which the handler runs."""
         return nullcontext()
 
     def measured(self, name: str, seconds: float) -> None:
-        """Take how long something took: "turn" for each run of the handler; "read", "append", "write", "entries", "scan"
+        """Takes how long something took: "turn" for each run of the handler; "read", "append", "write", "entries", "scan"
         and "erase" for each act on the store."""
 
 
 def surround_intake(
     instruments: Sequence[Instrument], verb: Literal["receive", "accept"], metadata: dict[str, Any] | None
 ) -> tuple[ExitStack, Intake]:
-    """Enter what each of *instruments* puts around a message that comes in."""
+    """Enters what each of *instruments* puts around a message that comes in."""
     stack, intake = ExitStack(), Intake(verb, dict(metadata or {}))
     for instrument in instruments:
         stack.enter_context(instrument.intake(intake))
@@ -64,7 +64,7 @@ def surround_intake(
 async def run_surrounded(
     instruments: Sequence[Instrument], handler: Callable[[Turn[Any]], Awaitable[Any]], turn: Turn[Any]
 ) -> Any:
-    """Run *handler* on *turn*, inside what each of *instruments* puts around it."""
+    """What *handler* makes of *turn*, inside what each of *instruments* puts around it."""
     with ExitStack() as stack:
         for instrument in instruments:
             stack.enter_context(instrument.turn(turn))
