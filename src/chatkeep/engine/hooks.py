@@ -24,7 +24,7 @@ MOST = 400  # replies of one turn: what one act may carry (ENTRIES_MOST), with r
 def handler_for(
     function: Callable[..., Any], in_thread: Callable[[Callable[..., Any], Turn[Any]], Awaitable[Any]]
 ) -> Handler[Any]:
-    """*function* as something to await: plain functions run *in_thread*, the text of async generators is put together."""
+    """Make *function* something to await: plain functions run *in_thread*, the text of async generators is put together."""
     if inspect.isasyncgenfunction(function):
 
         async def whole(turn: Turn[Any]) -> str:
@@ -47,7 +47,7 @@ def handler_for(
 
 
 async def run_in_time(running: Awaitable[Any], timeout_s: float) -> Any:
-    """What *running* gives. Raises TimeoutError after so many seconds.
+    """Wait for what *running* gives. Raises TimeoutError after so many seconds.
 
     It is begun at once: a handler that waits for nothing, as most do in a fast bot, is not worth a timer, which costs as much
     as reading its state.
@@ -69,7 +69,7 @@ async def run_in_time(running: Awaitable[Any], timeout_s: float) -> Any:
 
 @coroutine
 def _go_on(begun: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any, Any, Any]:
-    """Goes on with a coroutine that was begun and waits for *awaited*."""
+    """Go on with a coroutine that was begun and waits for *awaited*."""
     try:
         while True:
             try:
@@ -83,7 +83,7 @@ def _go_on(begun: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any, Any,
 
 
 def collect_replies(turn: Turn[Any], said: Any) -> list[Content]:
-    """All that a turn replies: what was added with turn.reply, then what the handler returned. Raises TypeError."""
+    """Collect all that a turn replies: what was added with turn.reply, then what the handler returned. Raises TypeError."""
     added: list[Content] = []
     for content in turn.replies:
         added += [content] if isinstance(content, list) else split_contents(content)
@@ -94,7 +94,7 @@ def collect_replies(turn: Turn[Any], said: Any) -> list[Content]:
 
 
 def split_contents(said: Any) -> list[Content]:
-    """What a handler returned, as replies: nothing, text, a JSON part, or a list of these. Raises TypeError."""
+    """Make replies of what a handler returned: nothing, text, a JSON part, or a list of these. Raises TypeError."""
     if said is None or said == "":
         return []
     if isinstance(said, str):

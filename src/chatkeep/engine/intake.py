@@ -181,7 +181,7 @@ class Intake:
         return Draft(role=role, content=content, id=name, created_at=now, metadata=metadata or {}, entry=entry)
 
     def _fits_one_trip(self, snapshot: Snapshot, draft: Draft) -> bool:
-        """Whether the handler may run before the message is in the log: it may begin at once, nobody else is there, and it
+        """Tell whether the handler may run before the message is in the log: it may begin at once, nobody else is there, and it
         will not take long."""
         record, row = snapshot.record, snapshot.row
         turns, runner, policy = self._turns, self._runner, self._shared.policy
@@ -259,7 +259,7 @@ class Intake:
         return await self._wait_for(key, worker, draft.id, after, number, duplicate=False, cause=failure)
 
     def _is_contended(self, key: Key) -> bool:
-        """Whether other instances write here too: then what is cached is likely old, and a handler run on it wasted."""
+        """Tell whether other instances write here too: then what is cached is likely old, and a handler run on it wasted."""
         return bool(self._contended) and self._contended.get(key, 0.0) > time.monotonic()
 
     def _note_contention(self, key: Key) -> None:

@@ -31,7 +31,7 @@ class Journal:
         self._notifier = notifier
 
     def holds(self, key: Key) -> bool:
-        """Whether messages of *key* wait here."""
+        """Tell whether messages of *key* wait here."""
         return self.spool.holds(key)
 
     async def keep(self, key: Key, draft: Draft, owner: str, fault: StoreError) -> None:

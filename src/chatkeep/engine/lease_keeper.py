@@ -19,7 +19,7 @@ from ..storage.store import Store, fresh_token
 
 @cache
 def this_process() -> str:
-    """Opens every lease token; tells whether the holder of a lease still lives, if it ran on this host."""
+    """Give the beginning of every lease token of this process; on this host it tells whether the holder of a lease still lives."""
     return f"{_host()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
@@ -39,7 +39,7 @@ WORKING: set[str] = set()
 
 
 def is_holder_gone(lease: str) -> bool:
-    """Whether the process that holds *lease* is certainly dead: it ran on this host, and its process id says so.
+    """Tell whether the process that holds *lease* is certainly dead: it ran on this host, and its process id says so.
 
     Or it is this process, and the engine was closed. Being wrong costs a handler run twice, never a wrong result: what a
     turn writes is checked against the revision.
@@ -71,28 +71,28 @@ class LeaseKeeper:
         """A lease of ours may stand that nobody works under: the next sweep looks for it."""
 
     def open(self) -> None:
-        """From now on somebody works under them."""
+        """Say that somebody works under the leases from now on."""
         WORKING.add(self.name)
 
     def close(self) -> None:
-        """Nobody does any more."""
+        """Say that nobody works under the leases any more."""
         WORKING.discard(self.name)
 
     def is_ours(self, lease: str | None) -> bool:
-        """Whether *lease* was taken by this engine."""
+        """Tell whether *lease* was taken by this engine."""
         return lease is not None and lease.startswith(self.name)
 
     def may_have_died(self, lease: str | None) -> bool:
-        """Whether the process of whoever held *lease*, and works no more, may have died: it is not this one."""
+        """Tell whether the process of whoever held *lease*, and works no more, may have died: it is not this one."""
         return lease is not None and not self.is_ours(lease) and not lease.startswith(this_process() + ":")
 
     def is_orphaned(self, lease: str) -> bool:
-        """Whether nobody works under *lease* any more, for certain: its process is dead, or it is a lost one of ours."""
+        """Tell whether nobody works under *lease* any more, for certain: its process is dead, or it is a lost one of ours."""
         return self.is_ours(lease) or is_holder_gone(lease)
 
     @asynccontextmanager
     async def keep_alive(self, key: Key, token: str, *, at_once: bool = False) -> AsyncIterator[None]:
-        """Keeps the lease *token* from running out while a handler, or a platform, takes its time; *at_once*: it was taken a
+        """Keep the lease *token* from running out while a handler, or a platform, takes its time; *at_once*: it was taken a
         while ago."""
         loop, every_s = asyncio.get_running_loop(), self._policy.lease_s / 3
         renewing: asyncio.Task[None] | None = None

@@ -43,43 +43,43 @@ class Notifier:
         self.live = False
 
     def open(self) -> None:
-        """Begins to listen, if the store can announce anything."""
+        """Begin to listen, if the store can announce anything."""
         self.live = Ability.WATCH in self._driver.abilities
         if self.live:
             self._driver.watch(self._heard)
 
     async def close(self) -> None:
-        """Tells what is left to be told."""
+        """Announce what is left to be announced."""
         self.live = False
         while self._teller is not None:
             await self._teller
 
     def tell(self, key: Key) -> None:
-        """Something has changed in *key*."""
+        """Announce that something has changed in *key*."""
         if self.live:
             self._untold[key] = None
             self._start()
 
     def tell_of_work(self) -> None:
-        """Something is due that nobody here works on."""
+        """Announce that something is due that nobody here works on."""
         if self.live:
             self._untold_work = True
             self._start()
 
     def ask(self, key: Key) -> None:
-        """Somebody here wants to hear what is whispered about *key*: whoever may do so is `asked`."""
+        """Ask other instances for what is whispered about *key*: each of them is `asked`."""
         if self.live:
             self._whispered.append(ASK + self._know(key))
             self._start()
 
     def whisper(self, key: Key, text: str) -> None:
-        """Tells those who asked about *key* a short line, which they have `heard`."""
+        """Tell those who asked about *key* a short line, which they have `heard`."""
         if self.live:
             self._whispered.append(WHISPER + self._know(key) + text)
             self._start()
 
     def expect(self, key: Key) -> None:
-        """Whoever waits for *key* wants to know."""
+        """Remember *key*, so that news of it is understood: somebody here waits for it."""
         if self.live:
             self._know(key)
 

@@ -34,15 +34,15 @@ class Pauses:
         self._paused: frozenset[str] = frozenset()
 
     def is_paused(self, snapshot: Snapshot) -> bool:
-        """Whether the bot is silent in this conversation: it, its tenant, or everything is paused."""
+        """Tell whether the bot is silent in this conversation: it, its tenant, or everything is paused."""
         return snapshot.record.paused or self.covers(snapshot.row.key)
 
     def covers(self, key: Key) -> bool:
-        """Whether the tenant of *key*, or everything, is paused."""
+        """Tell whether the tenant of *key*, or everything, is paused."""
         return bool(self._paused) and not self._paused.isdisjoint((EVERYWHERE, _scope(key.tenant)))
 
     async def look(self) -> list[str | None]:
-        """Looks at what other instances have paused; answers the tenants for which the bot answers again."""
+        """Look at what other instances have paused; give the tenants for which the bot answers again."""
         found = await self._store.load(PAUSES)
         if found is None or found.record.state == NONE:
             return []
@@ -50,19 +50,19 @@ class Pauses:
         return [None if scope == EVERYWHERE else scope[1:] for scope in before - self._paused]
 
     async def pause(self, tenant: str | None) -> None:
-        """Silences the bot for a tenant; this instance and the others notice when they look."""
+        """Silence the bot for a tenant; this instance and the others notice when they look."""
         await self._put(tenant, paused=True)
 
     async def resume(self, tenant: str | None) -> None:
-        """Lets it answer again for a tenant."""
+        """Let the bot answer again for a tenant."""
         await self._put(tenant, paused=False)
 
     async def pause_one(self, key: Key) -> None:
-        """Silences the bot in one conversation."""
+        """Silence the bot in one conversation."""
         await self._put_one(key, paused=True)
 
     async def resume_one(self, key: Key) -> None:
-        """Lets it answer in one conversation again."""
+        """Let the bot answer in one conversation again."""
         await self._put_one(key, paused=False)
 
     async def _put(self, tenant: str | None, *, paused: bool) -> None:
@@ -92,11 +92,11 @@ class Pauses:
         await self._store.commit_once(await self._store.reload(key), decide, at=self._clock())
 
     async def skip(self, tenant: str | None) -> None:
-        """Before a tenant is resumed: passes over what came while it was paused, conversation by conversation."""
+        """Pass over what came while a tenant was paused, conversation by conversation; before the tenant is resumed."""
         await self.for_each(tenant, lambda key: self.skip_one(key, lifted=_scope(tenant)))
 
     async def skip_one(self, key: Key, *, lifted: str = "") -> None:
-        """The same for one conversation; by default before that itself is resumed."""
+        """Pass over what came in one conversation; by default before the conversation itself is resumed."""
         snapshot = await self._store.load(key)
         if snapshot is None:
             return
@@ -107,7 +107,7 @@ class Pauses:
         await self._store.commit_once(snapshot, lambda there: turns.skip_unread(there, self._policy, at=now), at=now)
 
     async def for_each(self, tenant: str | None, act: Callable[[Key], Coroutine[Any, Any, None]]) -> None:
-        """Does *act* to every conversation of a tenant; those that cannot be read are told and passed over."""
+        """Do *act* to every conversation of a tenant; those that cannot be read are told and passed over."""
         after: Row | None = None
         while rows := await self._store.rows("key", tenant=tenant, after=after):
             for row in rows:

@@ -57,13 +57,13 @@ class Places:
         return self._taken < self.most and not (self._shut or self.blocked or self._waiting)
 
     def take_at_once(self) -> bool:
-        """Takes a place if one is free and nobody waits for it."""
+        """Take a place if one is free and nobody waits for it."""
         free = self._taken < self.most and not (self._shut or self.blocked or self._waiting)
         self._taken += free
         return free
 
     async def take(self, who: object) -> bool:
-        """Waits for a place; False: *who* goes without one (`let_by`). Raises `TurnedAway`."""
+        """Wait for a place; False: *who* goes without one (`let_by`). Raises `TurnedAway`."""
         if self.take_at_once():
             return True
         given: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -78,18 +78,18 @@ class Places:
             raise
 
     def give_back(self) -> None:
-        """Gives a place to whoever waits longest."""
+        """Give a place to whoever waits longest."""
         self._taken -= 1
         if self._waiting or self._suspects:
             self._next()
 
     def block(self, blocked: bool) -> None:
-        """Says whether places are given out at all."""
+        """Say whether places are given out at all."""
         self.blocked = blocked
         self._next()
 
     def let_by(self, who: object) -> None:
-        """Has *who* wait no longer: one who has a place waits for it, so it goes without."""
+        """Have *who* wait no longer: one who has a place waits for it, so it goes without."""
         for waiter, given in self._waiting:
             if waiter == who and not given.done():
                 given.set_result(False)
@@ -99,7 +99,7 @@ class Places:
                 admitted.set_result(False)
 
     def turn_away(self) -> None:
-        """Has all who wait here wait no longer."""
+        """Have all who wait here wait no longer."""
         for _, given in self._waiting:
             if not given.done():
                 given.set_exception(
@@ -112,7 +112,7 @@ class Places:
 
     @asynccontextmanager
     async def take_all(self, who: object, rank: int) -> AsyncIterator[bool]:
-        """Has all places for itself, or, with False, was turned away. The lowest *rank* comes first."""
+        """Wait for all places; False: was turned away. The lowest *rank* comes first."""
         loop = asyncio.get_running_loop()
         admitted: asyncio.Future[bool] = loop.create_future()
         if not self._suspects:

@@ -62,7 +62,7 @@ class CannotBegin(Exception):
 
 
 def judge(fault: BaseException | None, *, ended: bool = True, late: bool = False, stopped: bool = False) -> Fate:
-    """How a run ended that raised *fault*, or returned: the one place where exceptions of handlers are told apart.
+    """Judge how a run ended that raised *fault*, or returned: the one place where exceptions of handlers are told apart.
 
     *stopped*: it was cancelled from outside; *late*: its time was over before it ended.
     """
@@ -80,7 +80,7 @@ def judge(fault: BaseException | None, *, ended: bool = True, late: bool = False
 
 
 def describe_fault(fault: BaseException) -> str:
-    """An exception in words, as they may be stored; also of one that cannot put itself into words."""
+    """Put an exception into words, as they may be stored; also of one that cannot put itself into words."""
     kind = type(fault).__name__
     try:
         text = f"{kind}: {fault}"[:REASON_LONGEST]
@@ -142,7 +142,7 @@ class Run:
         return not self.ended or (self.job is not None and not self.job.over)
 
     def begin(self, turn: Turn[Any]) -> None:
-        """Calls the handler and goes on until it waits for something, or has ended."""
+        """Call the handler and go on until it waits for something, or has ended."""
         self._step(self._call_handler, turn)
 
     def _call_handler(self, turn: Turn[Any]) -> None:
@@ -176,14 +176,14 @@ class Run:
         return None
 
     def send(self) -> Any:
-        """One step, for the task."""
+        """Do one step, for the task."""
         if self._pending:  # what the handler has waited for since it began
             self._pending = False
             return self._awaited
         return self._go_on(self._coroutine.send, None)
 
     def throw(self, fault: BaseException) -> Any:
-        """The same with an exception, such as that of a cancellation."""
+        """Do one step with an exception, such as that of a cancellation."""
         if self._pending:
             self._pending = False
             if asyncio.isfuture(self._awaited) and self._awaited.cancel():
@@ -200,7 +200,7 @@ class Run:
         raise StopIteration
 
     def drop(self) -> None:
-        """Ends it whatever it does about that: it is not gone on with."""
+        """End the run, whatever it does about that: nobody goes on with it."""
         if not self.ended:
             self._dropped = self.ended = True
             try:
@@ -217,20 +217,20 @@ class Run:
             self.tell_gone()
 
     def tell_fault(self, fault: BaseException) -> None:
-        """Notes what it has raised after it was given up, where nobody else hears of it."""
+        """Log what the run has raised after it was given up, where nobody else hears of it."""
         if not isinstance(fault, asyncio.CancelledError):
             log.warning(
                 "%s: a handler that was given up has raised %s", self.key, describe_fault(fault), exc_info=fault
             )
 
     def release(self) -> None:
-        """Lets go of what it ran in, which refers to it: circles of garbage would cost more than the run itself."""
+        """Let go of what the run ran in, which refers to the run: circles of garbage would cost more than the run itself."""
         del self.context, self.task
         if self.waiter is not None:
             del self.timer
 
     def tell_gone(self) -> None:
-        """Tells those who wait for its end, if it was abandoned."""
+        """Tell those who wait for its end, if it was abandoned."""
         if self.gone and not self.still_runs:
             gone, self.gone = self.gone, []
             for tell in gone:
@@ -255,7 +255,7 @@ def refuse_own_turn(key: Key, why: str) -> None:
 
 
 async def wait_for(found: Awaitable[Any]) -> Any:
-    """*found*, for which no coroutine stands, as one."""
+    """Wait for *found*, for which no coroutine stands."""
     return await found
 
 
@@ -280,19 +280,19 @@ class Shell(Coroutine[Any, Any, None]):
         return parked and not self._over and not self.task.cancelling()
 
     def take(self, run: Run) -> None:
-        """Goes on with *run*, which has begun and waits for something."""
+        """Go on with *run*, which has begun and waits for something."""
         self._run = run
         self.task.set_name(f"chatkeep turn {run.key}")
         self._wake()
 
     def leave(self) -> None:
-        """Lets go of the run that has ended here, and of the task that has ended with it."""
+        """Let go of the run that has ended here, and of the task that has ended with it."""
         if self._run is not None:
             self._run = None
             del self.task
 
     def end(self) -> None:
-        """Ends the task, in which nothing runs."""
+        """End the task, in which nothing runs."""
         self._over = True
         self._wake()
 
@@ -301,7 +301,7 @@ class Shell(Coroutine[Any, Any, None]):
             self._parked.set_result(None)
 
     def send(self, value: Any) -> Any:
-        """One step, for the task."""
+        """Do one step, for the task."""
         if self._run is not None:
             return self._run.send()
         if self._over:
@@ -310,7 +310,7 @@ class Shell(Coroutine[Any, Any, None]):
         return self._parked.__await__().send(None)
 
     def throw(self, kind: Any, value: Any = None, traceback: Any = None) -> Any:
-        """The same with an exception."""
+        """Do one step with an exception."""
         fault = kind if isinstance(kind, BaseException) else value or kind()
         if self._run is not None:
             return self._run.throw(fault)
@@ -318,7 +318,7 @@ class Shell(Coroutine[Any, Any, None]):
         raise fault
 
     def close(self) -> None:
-        """Nothing is held here."""
+        """Do nothing: nothing is held here."""
 
     def __await__(self) -> Any:
         raise TypeError("nobody waits for this")
@@ -339,7 +339,7 @@ class Runner:
         self._shell: Shell | None = None
 
     def open(self) -> None:
-        """Handlers see the context variables of now, and nothing of whoever sent their message."""
+        """Have handlers see the context variables of now, and nothing of whoever sent their message."""
         self._context = copy_context()
         self._context.run(RUNNING.set, None)
         self.abandoned = {
@@ -348,7 +348,7 @@ class Runner:
         self._count()
 
     async def close(self) -> None:
-        """Lets go of what still runs: tasks end, threads that hang are left to themselves."""
+        """Let go of what still runs: tasks end, threads that hang are left to themselves."""
         for run in list(self.abandoned):
             run.drop()
         if self._shell is not None:
@@ -358,11 +358,11 @@ class Runner:
         await asyncio.sleep(0)
 
     def make_context(self) -> Context:
-        """A context for a task that works on a conversation: that of `open`."""
+        """Make a context for a task that works on a conversation: that of `open`."""
         return self._context.copy()
 
     def join(self, context: Context) -> bool:
-        """Says, in the context of a task, that the turn of now waits for what the task does; whether there is such a turn."""
+        """Say, in the context of a task, that the turn of now waits for what the task does; tell whether there is such a turn."""
         running = RUNNING.get()
         if running is None or running.over:
             return False
@@ -394,13 +394,13 @@ class Runner:
         return f"{count} handlers still run after their time was over (turn_timeout)"
 
     def time_left(self, run: Run) -> float:
-        """How long an abandoned run may still go on before it is late: one whose caller went away may have time left."""
+        """Tell how long an abandoned run may still go on before it is late: one whose caller went away may have time left."""
         if run.late:
             return 0.0
         return max(0.0, run.time_began + self._timeout_s + self.grace_s - time.monotonic())
 
     def find_abandoned(self, handler: object, key: Key, id: str) -> Run | None:
-        """A run of *handler* that was abandoned and still runs, and for which message *id* is blamed: the first that it had.
+        """Find a run of *handler* that was abandoned and still runs, and for which message *id* is blamed: the first that it had.
 
         The others that it had with it are tried again beside it, when the first one has been set aside.
         """
@@ -408,11 +408,11 @@ class Runner:
         return next(found, None)
 
     def has_abandoned(self, key: Key) -> bool:
-        """Whether any run of this conversation was abandoned and still runs."""
+        """Tell whether any run of this conversation was abandoned and still runs."""
         return any(run.key == key for run in self.abandoned)
 
     async def call_in_thread(self, function: Callable[[Turn[Any]], Any], turn: Turn[Any]) -> Any:
-        """What the plain function *function* returns, called in a thread, on behalf of the run of now."""
+        """Call the plain function *function* in a thread, on behalf of the run of now, and give what it returns."""
         run = RUNNING.get()
         assert run is not None
         try:
@@ -441,7 +441,7 @@ class Runner:
         observed: bool = False,
         instruments: Sequence[Instrument] = (),
     ) -> Run:
-        """Runs the handler when there is a place (who is *admitted* has one), and then makes of what it returned what is to be
+        """Run the handler when there is a place (who is *admitted* has one), and then make of what it returned what is to be
         kept. Never raises what the handler raised, but for SystemExit and KeyboardInterrupt. Where turns are *observed*, RAN
         is set; *instruments* surround the handler."""
         outer = RUNNING.get()
@@ -548,7 +548,7 @@ class Runner:
             run.waiter.set_result(None)
 
     async def _stop(self, run: Run) -> None:
-        """Cancels a run whose caller was cancelled, and gives it the grace."""
+        """Cancel a run whose caller was cancelled, and give it the grace."""
         run.timer.cancel()
         if not run.ended and (run.job is None or run.job.over):
             loop = asyncio.get_running_loop()

@@ -52,16 +52,16 @@ class Sender:
         self._sent: OrderedDict[Key, tuple[str, int, Sent]] = OrderedDict()  # sent, and not noted yet
 
     def takes(self, key: Key) -> bool:
-        """Whether what is replied in *key* goes out through a channel here."""
+        """Tell whether what is replied in *key* goes out through a channel here."""
         return self.outlet is not None and self.outlet.takes(key.tenant, key.id)
 
     def due(self, snapshot: Snapshot) -> float | None:
-        """When the next reply may go out; None if none has to."""
+        """Tell when the next reply may go out; None if none has to."""
         sends = self.takes(snapshot.row.key) and snapshots.must_send(snapshot)
         return snapshots.delivery_of(snapshot).at if sends else None
 
     async def deliver(self, snapshot: Snapshot, worker: Holder) -> float | None:
-        """Sends the next reply through its channel, under the lease, and notes what became of it."""
+        """Send the next reply through its channel, under the lease, and note what became of it."""
         assert self.outlet is not None
         row, delivery, now = snapshot.row, snapshots.delivery_of(snapshot), self._clock()
         ours = row.lease == worker.lease
@@ -152,7 +152,7 @@ class Sender:
         return following
 
     async def resend(self, key: Key, number: int) -> None:
-        """Notes that a reply is to be sent once more."""
+        """Note that a reply is to be sent once more."""
         name = fresh_token()
         await self._store.commit_once(
             await self._store.reload(key),

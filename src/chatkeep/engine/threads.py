@@ -34,7 +34,7 @@ class Job:
         return self._over or self._loop.is_closed()
 
     def do(self, worker: Worker) -> bool:
-        """Calls the function, in *worker*; whether anybody is still there to hear of it."""
+        """Call the function, in *worker*; tell whether anybody is still there to hear of it."""
         self.began = time.monotonic()
         value, fault = None, None
         try:
@@ -65,7 +65,7 @@ class Worker(Thread):
         self.jobs: SimpleQueue[Job | None] = SimpleQueue()
 
     def run(self) -> None:
-        """Does jobs until it is told to end."""
+        """Do jobs until it is told to end."""
         while (job := self.jobs.get()) is not None:
             if not job.do(self):
                 return
@@ -81,7 +81,7 @@ class Threads:
         self._open = True
 
     def begin(self, call: Callable[[], Any], ended: Callable[[BaseException | None], None]) -> Job:
-        """Has a thread call *call*; *ended* is called afterwards, with what it raised if nobody waits for it.
+        """Have a thread call *call*; *ended* is called afterwards, with what it raised if nobody waits for it.
 
         Raises RuntimeError where no thread can be started.
         """
@@ -96,14 +96,14 @@ class Threads:
         return job
 
     def take_back(self, worker: Worker) -> None:
-        """Keeps an idle thread, or lets it end."""
+        """Keep an idle thread, or let it end."""
         if self._open and len(self._idle) < self._most:
             self._idle.append(worker)
         else:
             worker.jobs.put(None)
 
     def close(self) -> None:
-        """Ends the idle threads; those that work end after their job."""
+        """End the idle threads; those that work end after their job."""
         self._open = False
         idle, self._idle = self._idle, []
         for worker in idle:

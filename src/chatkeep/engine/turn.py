@@ -68,12 +68,12 @@ class Turn(Generic[State]):
         return "\n".join(message.text for message in self.messages)
 
     def reply(self, content: Content | Part) -> None:
-        """Adds a reply, in order, before whatever the handler returns: text, a JSON part, or a list of parts."""
+        """Add a reply, in order, before whatever the handler returns: text, a JSON part, or a list of parts."""
         self.replies.append([content] if isinstance(content, dict) else content)
 
     async def step(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """
-        Does something that must not be done twice, and answers its result: `await turn.step("charge", pay, 42)`.
+        Do something that must not be done twice, and give its result: `await turn.step("charge", pay, 42)`.
 
         Promised: the result is recorded before it is answered, so a turn that is tried again, here or elsewhere, gets
         the recorded one and *function* is not called. Not promised: that it is never called twice. A process that dies
@@ -84,12 +84,12 @@ class Turn(Generic[State]):
         return await self._begin_work().step(name, function, args, kwargs)
 
     def step_key(self, name: str) -> str:
-        """An idempotency key for step *name*: the same however often and wherever this turn is tried."""
+        """Give an idempotency key for step *name*: the same however often and wherever this turn is tried."""
         return self._begin_work().step_key(name)
 
     def remind(self, after: str | float, name: str, data: Any = None, *, keep: bool = False) -> None:
         """
-        Has the bot called again *after* a while ("2h", or seconds), unless the user writes before: `turn.remind("2h", "cart")`.
+        Have the bot called again *after* a while ("2h", or seconds), unless the user writes before: `turn.remind("2h", "cart")`.
 
         The turn that comes then has one message of role "event" whose content is `[{"type": "reminder", "name": ..., "data":
         ...}]`. It comes once, survives restarts, and is set only if this turn is recorded. A reminder of the same name is
@@ -98,7 +98,7 @@ class Turn(Generic[State]):
         self._begin_work().remind(after, name, data, keep=keep)
 
     def cancel(self, name: str) -> None:
-        """Cancels a reminder; it is fine if there is none."""
+        """Cancel a reminder; it is fine if there is none."""
         self._begin_work().cancel(name)
 
     @property

@@ -75,7 +75,7 @@ class WatchHub:
         return SELDOM_S if self._notifier.live else LOOK_S
 
     def close(self) -> None:
-        """Ends every watch."""
+        """End every watch."""
         self.ended = True
         if self._teller is not None:
             self._teller.cancel()
@@ -88,7 +88,7 @@ class WatchHub:
 
     @contextmanager
     def show_turn(self, key: Key, name: str) -> Iterator[None]:
-        """While a turn runs, up to its commit."""
+        """Show that a turn runs, up to its commit."""
         speech = self._here[key] = StreamedReply(name)
         self._say(key)
         try:
@@ -100,7 +100,7 @@ class WatchHub:
             self._wake(key)
 
     def say(self, key: Key, text: str) -> None:
-        """The turn that runs in *key* goes on with *text*."""
+        """Show that the turn that runs in *key* goes on with *text*."""
         self._here[key].text += text
         self._say(key)
 
@@ -126,12 +126,12 @@ class WatchHub:
     # -- what others tell
 
     def note_change(self, key: Key, *, here: bool) -> None:
-        """Something was written to *key*: *here* means that the cache has it."""
+        """Note that something was written to *key*; *here*: the cache has it."""
         for watch in self._watches.get(key, ()):
             watch.note_change(here=here)
 
     def hear_question(self, key: Key) -> None:
-        """Somebody elsewhere watches *key*, and wants to know what its turn says."""
+        """Hear that somebody elsewhere watches *key*, and wants to know what its turn says."""
         self._wanted[key] = asyncio.get_running_loop().time() + WANTED_S
         self._wanted.move_to_end(key)
         if len(self._wanted) > WANTED_MOST:
@@ -141,7 +141,7 @@ class WatchHub:
             self._say(key)
 
     def hear(self, key: Key, told: str) -> None:
-        """What a turn in another instance has said."""
+        """Hear what a turn in another instance has said."""
         if key not in self._watches:
             return
         with suppress(msgspec.MsgspecError):
@@ -161,11 +161,11 @@ class WatchHub:
             self._wake(key)
 
     def forget_elsewhere(self, key: Key) -> None:
-        """Nothing waits in *key*: whatever was said elsewhere is recorded, or was given up."""
+        """Forget what was said elsewhere: nothing waits in *key*, so it is recorded, or was given up."""
         self._elsewhere.pop(key, None)
 
     def ask(self, key: Key) -> None:
-        """Has other instances tell what a turn in *key* says, if one runs there."""
+        """Have other instances tell what a turn in *key* says, if one runs there."""
         self._notifier.expect(key)
         if key not in self._here:
             self._notifier.ask(key)
@@ -173,15 +173,15 @@ class WatchHub:
     # -- watches
 
     def find_speech(self, key: Key) -> StreamedReply | None:
-        """What is being said in *key* now."""
+        """Find what is being said in *key* now."""
         return self._here.get(key) or self._elsewhere.get(key)
 
     def add(self, watch: Watch) -> None:
-        """Begins to tell *watch* what happens."""
+        """Begin to tell *watch* what happens."""
         self._watches.setdefault(watch.key, set()).add(watch)
 
     def remove(self, watch: Watch) -> None:
-        """Ends that."""
+        """Tell *watch* nothing more."""
         watches = self._watches.get(watch.key, set())
         watches.discard(watch)
         if not watches:
@@ -194,7 +194,7 @@ class WatchHub:
 
 
 class Watch:
-    """One who watches a conversation: `async with watch:`, then `next()` again and again.
+    """A watch on a conversation: `async with watch:`, then `next()` again and again.
 
     *after*: from which number of the log; None: only what comes from now on. Setting *wake* ends a `next` that waits.
     """
@@ -224,7 +224,7 @@ class Watch:
         self.close()
 
     async def open(self) -> None:
-        """Begins; looks where the log is."""
+        """Begin: look where the log is."""
         self._live.store.confinement.check()
         self._live.add(self)
         self._fresh = True  # unless we are told otherwise while it is read
@@ -242,17 +242,17 @@ class Watch:
             raise
 
     def close(self) -> None:
-        """Ends."""
+        """End the watch."""
         self._live.remove(self)
 
     def note_change(self, *, here: bool) -> None:
-        """Something was written: to be looked at."""
+        """Note that something was written, which is to be looked at."""
         self._fresh, self._look_at = here, 0.0
         self._changes += 1
         self.wake.set()
 
     async def next(self, within_s: float) -> list[Event] | None:
-        """What has happened since, as soon as something has; nothing when nothing does *within_s* seconds.
+        """Wait for what has happened since, as soon as something has; nothing when nothing does *within_s* seconds.
 
         None when it is over: erased, or this Chatkeep is closed. Raises what the store raises; it can be asked again
         then, and nothing is left out.
@@ -273,7 +273,7 @@ class Watch:
         return None
 
     async def _look(self) -> list[Event]:
-        """What the log and the state have that was not given yet."""
+        """Read what the log and the state have that was not given yet."""
         store, loop = self._live.store, asyncio.get_running_loop()
         snapshot = store.cached(self.key) if self._fresh else None
         self._fresh, self._look_at = False, loop.time() + self._live.pause_s
@@ -325,7 +325,7 @@ class Watch:
         return events
 
     def _listen(self) -> list[Event]:
-        """What a running turn has said that was not given yet."""
+        """Collect what a running turn has said that was not given yet."""
         speech = self._live.find_speech(self.key)
         events: list[Event] = []
         if (speech is not None) != self._typing:

@@ -67,7 +67,7 @@ class Work:
         """What this turn has set, or, with None, cancelled."""
 
     def step_key(self, name: str) -> str:
-        """Names a step for whoever carries it out: the same each time the turn is tried."""
+        """Name a step for whoever carries it out: the same each time the turn is tried."""
         self._check(name)
         if self._record is None:  # the message has no number yet, so the key could be another next time
             self.refused = True
@@ -75,7 +75,7 @@ class Work:
         return f"{self._name}.{name}"
 
     async def step(self, name: str, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """The recorded result of step *name*; if there is none, that of *function*, recorded before it is given.
+        """Give the recorded result of step *name*; if there is none, that of *function*, recorded before it is given.
 
         A step that has begun is recorded also if its turn was given up meanwhile: it has been done.
         """
@@ -121,7 +121,7 @@ class Work:
         self._steps[name] = Raw(raw)
 
     def remind(self, after: Duration, name: str, data: Any, *, keep: bool) -> None:
-        """Sets reminder *name*, in place of an earlier one of that name."""
+        """Set reminder *name*, in place of an earlier one of that name."""
         self._check(name)
         try:
             at = self._clock() + seconds(after)
@@ -140,7 +140,7 @@ class Work:
         self.set[name] = Reminder(at=round(at, 3), name=name, data=Raw(raw), keep=keep)
 
     def cancel(self, name: str) -> None:
-        """Cancels reminder *name*, if there is one."""
+        """Cancel reminder *name*, if there is one."""
         self.set[name] = None
 
     def _check(self, name: str) -> None:
@@ -153,7 +153,7 @@ class Work:
 
 
 def replace_tuples(value: Any) -> Any:
-    """*value* with a list for each tuple, as JSON has it."""
+    """Replace each tuple in *value* by a list, as JSON has it."""
     if isinstance(value, list | tuple):
         return [replace_tuples(one) for one in value]
     if isinstance(value, dict):

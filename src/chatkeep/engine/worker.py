@@ -446,7 +446,7 @@ class WorkLoop:
         return 0.0
 
     async def _tend(self, snapshot: Snapshot, now: float) -> bool:
-        """Do what is due in a conversation without unread messages: brings reminders, ends the session, drops old log.
+        """Do what is due in a conversation without unread messages: bring reminders, end the session, drop old log.
 
         Tell whether there is something to answer now.
         """

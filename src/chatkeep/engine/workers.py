@@ -97,7 +97,7 @@ class Workers:
                 del self.by_key[worker.key]
 
     def is_put_off(self, key: Key, now: float) -> bool:
-        """Whether *key* could not be read lately, and is not to be looked at yet."""
+        """Tell whether *key* could not be read lately, and is not to be looked at yet."""
         return self._unreadable.get(key, 0.0) > now
 
     async def stop(self) -> None:
