@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from copy import deepcopy
 from typing import Any
 
@@ -340,6 +341,23 @@ async def test_opening_twice_and_decorating_late_are_refused(opened: Any) -> Non
     late = await opened(None)
     with pytest.raises(Misconfigured, match="open already"):
         late.on_message(count)
+
+
+async def test_a_clock_that_is_ahead_hides_no_work_from_the_others(opened: Any) -> None:
+    """What one instance accepts, or rings for, another answers at once, though its own clock is an hour behind."""
+    ahead = Clock()
+    ahead.now += 3600
+
+    async def bot(turn: Turn[dict[str, Any]]) -> str:
+        return "here"
+
+    away = await opened(clock=ahead)
+    await away.accept("ada", "hello", id="m1")
+    shown = await away.conversation("ada")
+    keep = await opened(bot)
+    await until(lambda: answered(keep, "ada", 1))
+
+    assert shown.due_at == shown.updated_at > time.time() + 3000
 
 
 async def test_a_clock_that_is_set_back_makes_no_retry_wait_for_an_hour(opened: Any) -> None:

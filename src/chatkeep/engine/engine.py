@@ -30,7 +30,7 @@ from ..conversation.keys import RESERVED, message_id
 from ..conversation.record import NONE, Reminder
 from ..conversation.snapshots import Commit, Draft, Outcome, Snapshot
 from ..conversation.state import StateCodec
-from ..drivers.base import Entry, Key, Lease
+from ..drivers.base import AT_ONCE, Entry, Key, Lease
 from ..errors import (
     BadMessage,
     ChatkeepError,
@@ -624,7 +624,7 @@ class Engine(Generic[State]):
             lease = Lease(worker.lease, now + self.policy.lease_s)
         try:
             snapshot, number, known = await self.store.append(
-                key, draft.entry, at=now, due_at=now if asking or sends else None, lease=lease, owner=owner
+                key, draft.entry, at=now, due_at=AT_ONCE if asking or sends else None, lease=lease, owner=owner
             )
         except BaseException as fault:
             if idle:
