@@ -39,6 +39,7 @@ class Ability(StrEnum):
     SCAN = "conversations can be found by key, due time, owner and recency"
     WATCH = "a change made elsewhere is announced"
     DURABLE = "what was answered survives kill -9 and power loss"
+    EPOCH = "a store that was emptied, replaced or fenced off is told from the one that was opened"
 
 
 class Key(NamedTuple):

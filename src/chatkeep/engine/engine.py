@@ -54,6 +54,7 @@ from ..storage.store import PAGE, Store, fresh_token
 from .hooks import STREAMING, Handler, replies_of
 from .instruments import Instrument, surround_intake
 from .lease_keeper import LeaseKeeper
+from .needs import refuse_lacking
 from .notifier import Notifier
 from .pauses import PAUSES, Pauses
 from .places import TurnedAway
@@ -178,6 +179,7 @@ class Engine(Generic[State]):
         async with self._one_at_a_time():
             if self._open:
                 raise Misconfigured("This Chatkeep is open already; nothing was done.")
+            refuse_lacking(self.store.driver.abilities, self.settings, answers=self.handler is not None)
             self.store.confinement.begin()
             self._work_waits = asyncio.Event()  # the last one belongs to the loop of the last opening
             self.runner.open()
