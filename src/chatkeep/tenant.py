@@ -393,7 +393,7 @@ class Surface(Generic[State]):
             paused=self._engine.pauses.is_paused(snapshot),
             dead=list(record.dead),
             updated_at=row.updated_at,
-            due_at=row.due_at,
+            due_at=_due_at(row),
         )
 
 
@@ -415,6 +415,11 @@ def _check_names(key: Key, id: str | None, owner: str) -> None:
         key_for("", owner)  # an owner is text that every store can keep
 
 
+def _due_at(row: Row) -> float | None:
+    """When it is looked at next, for people: what is due at once is due since it was changed."""
+    return None if row.due_at is None else max(row.due_at, row.updated_at)
+
+
 def _unreadable(row: Row, fault: str) -> Conversation[Any]:
     return Conversation(
         tenant=row.key.tenant,
@@ -429,7 +434,7 @@ def _unreadable(row: Row, fault: str) -> Conversation[Any]:
         paused=False,
         dead=[],
         updated_at=row.updated_at,
-        due_at=row.due_at,
+        due_at=_due_at(row),
         fault=fault,
     )
 

@@ -11,7 +11,7 @@ from msgspec import Raw, structs
 from chatkeep.conversation import housekeeping, leases, snapshots, turns
 from chatkeep.conversation.record import Record
 from chatkeep.conversation.snapshots import Policy, Snapshot
-from chatkeep.drivers.base import Key, Row
+from chatkeep.drivers.base import AT_ONCE, Key, Row
 from chatkeep.model import Message
 
 ROLES = ("user", "assistant", "operator", "system", "event")
@@ -132,6 +132,7 @@ def test_something_unread_is_always_due_and_a_claim_is_only_kept_for_work(snapsh
         after = applied(snapshot, act)
         if snapshots.unread_messages(after):
             assert after.row.due_at is not None
+            assert after.row.due_at == AT_ONCE or after.row.due_at > AT, "whose clock is right is not known"
         elif act.lease == "t":
             assert not waiting
 

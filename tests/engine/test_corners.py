@@ -6,17 +6,28 @@ import asyncio
 import secrets
 import time
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec import structs
 
-from chatkeep import BadMessage, HandlerFailed, Misconfigured, Turn, Unavailable, Uncertain, UsageError
+from chatkeep import (
+    BadMessage,
+    Chatkeep,
+    HandlerFailed,
+    Misconfigured,
+    Turn,
+    Unavailable,
+    Uncertain,
+    Unsupported,
+    UsageError,
+)
 from chatkeep.conversation import commits
 from chatkeep.conversation.snapshots import Commit, Snapshot
 from chatkeep.drivers import driver_for
-from chatkeep.drivers.base import Key
-from chatkeep.drivers.memory import SHELVES
+from chatkeep.drivers.base import Ability, Key
+from chatkeep.drivers.memory import SHELVES, MemoryDriver
 from chatkeep.testing.crash import Wrapped, wrapped
 
 from ..support.clock import Clock
@@ -344,6 +355,41 @@ async def test_opening_twice_and_decorating_late_are_refused(opened: Any) -> Non
     late = await opened(None)
     with pytest.raises(Misconfigured, match="open already"):
         late.on_message(count)
+
+
+async def test_a_store_that_lacks_what_is_needed_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """At the start, with what is lacking and which setting asks for it; without these the store can be used."""
+    monkeypatch.setattr(MemoryDriver, "abilities", MemoryDriver.abilities - {Ability.SCAN, Ability.EPOCH})
+    keep: Chatkeep[Any] = Chatkeep("memory://", on_outage="journal", journal=f"{tmp_path}/journal.db", retention="9d")
+    keep.on_message(lambda turn: "hello")
+    with pytest.raises(Unsupported) as refused:
+        await keep.open()
+
+    for said in ("on_message", "SCAN", "retention", 'on_outage="journal" needs EPOCH', "was not opened"):
+        assert said in str(refused.value)
+    assert [] == list(tmp_path.iterdir())
+
+    async with Chatkeep("memory://") as writes:
+        await writes.accept("ada", "hello")
+
+        assert 1 == (await writes.conversation("ada")).head
+
+
+async def test_a_clock_that_is_ahead_hides_no_work_from_the_others(opened: Any) -> None:
+    """What one instance accepts, or rings for, another answers at once, though its own clock is an hour behind."""
+    ahead = Clock()
+    ahead.now += 3600
+
+    async def bot(turn: Turn[dict[str, Any]]) -> str:
+        return "here"
+
+    away = await opened(clock=ahead)
+    await away.accept("ada", "hello", id="m1")
+    shown = await away.conversation("ada")
+    keep = await opened(bot)
+    await until(lambda: answered(keep, "ada", 1))
+
+    assert shown.due_at == shown.updated_at > time.time() + 3000
 
 
 async def test_a_clock_that_is_set_back_makes_no_retry_wait_for_an_hour(opened: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import structs
 
+from ..drivers.base import AT_ONCE
 from ..model import Message
 from .keys import RESERVED
 from .record import NONE, Record
@@ -48,7 +49,7 @@ def next_commit(
     """The whole next row, given the next record: who holds the lease and when somebody has to look again."""
     head = snapshot.row.head + len(drafts)
     if record.cursor < head:
-        due_at: float | None = max(at, record.retry_at)
+        due_at: float | None = not_before(record.retry_at, at=at)
     else:
         if policy.retention_s is not None and not record.oldest_at and snapshot.messages:
             first = snapshot.messages[0]
@@ -59,7 +60,7 @@ def next_commit(
             due_at = old  # early is allowed, late is not, and what stays the same costs no index write
     if record.delivery is not None:
         if has_outbound(snapshot, record, drafts):
-            send_at = max(at, record.delivery.at)
+            send_at = not_before(record.delivery.at, at=at)
             due_at = send_at if due_at is None else min(due_at, send_at)
         else:
             record = structs.replace(record, delivery=structs.replace(record.delivery, upto=head))
@@ -68,6 +69,11 @@ def next_commit(
     if lease is not None and until is None:
         until = at + policy.lease_s
     return Commit(record=record, drafts=tuple(drafts), lease=lease, leased_until=until or 0.0, due_at=due_at)
+
+
+def not_before(time: float, *, at: float) -> float:
+    """The due time of what may be done from *time* on: at once if that has come *at* this moment."""
+    return AT_ONCE if time <= at else time
 
 
 def next_due(record: Record, policy: Policy, *, head: int) -> float | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from msgspec import structs
 
+from ..drivers.base import AT_ONCE
 from ..model import Message
-from .commits import next_commit, next_due
+from .commits import next_commit, next_due, not_before
 from .record import NONE
 from .reminders import ring_reminder
 from .sessions import is_session_over
@@ -58,7 +59,7 @@ def do_housekeeping(
         return Commit(
             record=structs.replace(record, reminders=later),
             drafts=tuple(ring_reminder(reminder, snapshot.row.head) for reminder in ringing),
-            due_at=at,
+            due_at=AT_ONCE,
             drop=drop,
         )
     due_at = next_due(record, policy, head=snapshot.row.head)
@@ -67,7 +68,7 @@ def do_housekeeping(
     if waits and record.delivery is not None:
         # Where nobody here can send it, somebody else is to find it; looking ever less often.
         waited = at - min((message.created_at for message in snapshot.messages if is_outbound(message)), default=at)
-        send_at = max(at, record.delivery.at) if sends else at + max(PARKED_S, waited)
+        send_at = not_before(record.delivery.at, at=at) if sends else at + max(PARKED_S, waited)
         due_at = send_at if due_at is None else min(due_at, send_at)
     return Commit(record=record, due_at=due_at, drop=drop)
 
@@ -77,5 +78,5 @@ def park(snapshot: Snapshot, policy: Policy, *, at: float) -> Commit:
     act = next_commit(snapshot, snapshot.record, policy, at=at)
     due_at = at + PARKED_S
     if act.record.delivery is not None and has_outbound(snapshot, act.record):
-        due_at = min(due_at, max(at, act.record.delivery.at))
+        due_at = min(due_at, not_before(act.record.delivery.at, at=at))
     return structs.replace(act, due_at=due_at)

@@ -24,6 +24,9 @@ RECENT_GRAIN_S = 60.0
 ENTRIES_MOST = 500
 """No act carries more entries than this, or asks for more by their ids."""
 
+AT_ONCE = 0.0
+"""The due time of what has to be looked at now. It has come by every clock, also where the writer's is ahead."""
+
 TOMBSTONE_KEPT_S = 7 * 86_400.0
 """How long (by the callers' own times) an erasure must go on refusing acts that are older than itself."""
 
@@ -36,6 +39,7 @@ class Ability(StrEnum):
     SCAN = "conversations can be found by key, due time, owner and recency"
     WATCH = "a change made elsewhere is announced"
     DURABLE = "what was answered survives kill -9 and power loss"
+    EPOCH = "a store that was emptied, replaced or fenced off is told from the one that was opened"
 
 
 class Key(NamedTuple):
@@ -63,7 +67,7 @@ class Row(Struct, frozen=True, kw_only=True, gc=False):
     revision: random token of the act that wrote it, chosen by the caller; never a counter.
     incarnation: the revision it was first created with; tells this incarnation from one before an erasure.
     head: number of the last log entry.
-    due_at: when somebody has to look at it (None: never). lease: token of whoever works on it, until leased_until.
+    due_at: when somebody has to look at it (None: never; AT_ONCE: now). lease: token of whoever works on it, until leased_until.
     """
 
     key: Key

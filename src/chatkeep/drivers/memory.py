@@ -37,7 +37,7 @@ SHELVES: dict[str, Shelf] = {}
 class MemoryDriver(Openable):
     """The reference driver: each verb is plain code without an await in it, so each is one act."""
 
-    abilities = frozenset({Ability.LOG, Ability.SCAN, Ability.WATCH})
+    abilities = frozenset({Ability.LOG, Ability.SCAN, Ability.WATCH, Ability.EPOCH})
 
     def __init__(self, url: str = "memory://") -> None:
         super().__init__("this memory:// store")

@@ -24,6 +24,7 @@ from .changes import Changes
 from .intake import Intake
 from .journal import Journal
 from .lease_keeper import LeaseKeeper
+from .needs import refuse_lacking
 from .notifier import Notifier
 from .pauses import Pauses
 from .runner import Runner
@@ -152,6 +153,8 @@ class Engine(Generic[State]):
         async with self._one_at_a_time():
             if self.is_open:
                 raise Misconfigured("This Chatkeep is open already; nothing was done.")
+            abilities, settings = self.store.driver.abilities, self.shared.settings
+            refuse_lacking(abilities, settings, answers=self.shared.handler is not None)
             self.store.confinement.begin()
             self.runner.open()
             try:

@@ -16,7 +16,7 @@ from ..conversation import sessions, snapshots, turns
 from ..conversation.codec import entry_for
 from ..conversation.keys import RESERVED, message_id
 from ..conversation.snapshots import Commit, Draft, Outcome, Snapshot
-from ..drivers.base import Key, Lease
+from ..drivers.base import AT_ONCE, Key, Lease
 from ..errors import (
     BadMessage,
     Corrupt,
@@ -311,7 +311,7 @@ class Intake:
             lease = Lease(worker.lease, now + self._shared.policy.lease_s)
         try:
             snapshot, number, known = await self._store.append(
-                key, draft.entry, at=now, due_at=now if asking or sends else None, lease=lease, owner=owner
+                key, draft.entry, at=now, due_at=AT_ONCE if asking or sends else None, lease=lease, owner=owner
             )
         except BaseException as fault:
             if idle:

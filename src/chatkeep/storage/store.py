@@ -24,7 +24,7 @@ from msgspec import structs
 from ..conversation.codec import body_of, entry_for, message_from, record_from
 from ..conversation.record import Record
 from ..conversation.snapshots import Commit, Draft, Snapshot, plain_from
-from ..drivers.base import Driver, Entry, Index, Key, Lease, Row
+from ..drivers.base import AT_ONCE, Driver, Entry, Index, Key, Lease, Row
 from ..errors import Conflict, Corrupt, Duplicate, Replaced, Unavailable, Uncertain
 from ..model import Message
 from .cache import Cache, CacheStatistics
@@ -190,7 +190,9 @@ class Store:
     async def hand_in(self, key: Key, entries: list[Entry], *, at: float, owner: str) -> None:
         """Adds *entries* that were accepted elsewhere before, in order; those whose ids are there already, not again."""
         while True:
-            append = partial(self.driver.append, key, entries, revision=fresh_token(), at=at, due_at=at, owner=owner)
+            append = partial(
+                self.driver.append, key, entries, revision=fresh_token(), at=at, due_at=AT_ONCE, owner=owner
+            )
             try:
                 await self._act("append", append)
                 break

@@ -106,7 +106,7 @@ class Other(NamedTuple):
 class PostgresqlDriver(Openable):
     """One schema of a PostgreSQL database. See `Driver` for what each verb promises."""
 
-    abilities = frozenset({Ability.SHARED, Ability.LOG, Ability.SCAN, Ability.WATCH, Ability.DURABLE})
+    abilities = frozenset({Ability.SHARED, Ability.LOG, Ability.SCAN, Ability.WATCH, Ability.DURABLE, Ability.EPOCH})
 
     def __init__(self, url: str) -> None:
         self._site = site = site_of(url)

@@ -62,7 +62,7 @@ EXAMPLES = {
 class RedisDriver(Openable):
     """One Redis or Valkey, a cluster of them, or what Sentinel watches. See `Driver` for what each verb promises."""
 
-    abilities = frozenset({Ability.LOG, Ability.SCAN, Ability.SHARED, Ability.WATCH, Ability.DURABLE})
+    abilities = frozenset({Ability.LOG, Ability.SCAN, Ability.SHARED, Ability.WATCH, Ability.DURABLE, Ability.EPOCH})
 
     def __init__(self, url: str, transport: Callable[[Site], Transport] | None = None) -> None:
         if transport is None:  # who brings another one needs no redis-py

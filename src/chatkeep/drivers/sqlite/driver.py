@@ -49,7 +49,7 @@ from .transport import Connections, replaced, take
 class SqliteDriver(Openable):
     """One SQLite file. See `Driver` for what each verb promises."""
 
-    abilities = frozenset({Ability.LOG, Ability.SCAN, Ability.DURABLE, Ability.SHARED})
+    abilities = frozenset({Ability.LOG, Ability.SCAN, Ability.DURABLE, Ability.SHARED, Ability.EPOCH})
 
     def __init__(self, url: str) -> None:
         path = url.partition("://")[2]

@@ -10,7 +10,7 @@ from ...drivers.base import Ability, Appended, Driver, Entry, Key, Row
 from ...errors import Replaced
 from .broken import Intact, caught_by
 from .clauses import Clauses, clause
-from .steps import ADA, BOB, INDEXES, changed, found, refused, said, together, written
+from .steps import ADA, BOB, INDEXES, changed, found, need, refused, said, together, written
 
 
 class Epochs(Clauses):
@@ -19,11 +19,13 @@ class Epochs(Clauses):
     @clause
     async def test_a_store_has_one_epoch(self, one: Driver, two: Driver) -> None:
         """Every driver on it names the same, and it is not empty."""
+        need(one, Ability.EPOCH)
         assert one.epoch == two.epoch != ""
 
     @clause
     async def test_an_emptied_store_is_not_taken_for_an_empty_one(self, driver: Driver) -> None:
         """What was flushed has not "never been there": no verb says so, and none begins anything afresh."""
+        need(driver, Ability.EPOCH)
         row = await written(driver, ADA, body=b"state")
         await self.empty_store()
         await refused(Replaced, driver.read(ADA, tail=1))
@@ -50,6 +52,7 @@ class Epochs(Clauses):
     @clause
     async def test_a_store_that_was_replaced_is_another(self, driver: Driver) -> None:
         """Nor when somebody else has opened the emptied store, and has begun the same conversation in it."""
+        need(driver, Ability.EPOCH)
         row = await written(driver, ADA, body=b"state")
         await self.empty_store()
         other = await self.open_driver()
@@ -68,6 +71,7 @@ class Epochs(Clauses):
     @clause
     async def test_no_act_changes_what_a_replaced_store_holds(self, driver: Driver) -> None:
         """Not even where the other store holds the very row that the act was made for, as a copy of this one does."""
+        need(driver, Ability.EPOCH)
         row = await written(driver, ADA, body=b"state")
         await self.empty_store()
         other = await self.open_driver()

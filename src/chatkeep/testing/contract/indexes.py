@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import structs
 
-from ...drivers.base import RECENT_GRAIN_S, Ability, Appended, Driver, Entry, Index, Key, Row
+from ...drivers.base import AT_ONCE, RECENT_GRAIN_S, Ability, Appended, Driver, Entry, Index, Key, Row
 from .broken import Intact, caught_by
 from .clauses import Clauses, clause
 from .steps import ADA, INDEXES, LOTS, changed, found, names, need, paged, said, written
@@ -46,6 +46,30 @@ class Indexes(Clauses):
         assert [] == await names(driver, "due", until=9.0)
         assert ["b", "e"] == await names(driver, "due", limit=2)
         assert [] == await names(driver, "due", limit=0)
+
+    @clause
+    async def test_what_is_due_at_once_comes_first(self, driver: Driver) -> None:
+        """By any clock, and whatever was due before; only a lease hides it."""
+        need(driver, Ability.SCAN)
+        await driver.append(Key("", "a"), said("m"), revision="r", at=1.0, due_at=0.5)
+        await driver.append(Key("", "b"), said("m"), revision="r", at=1e10, due_at=AT_ONCE)
+        await driver.append(Key("", "c"), said("m"), revision="r1", at=1.0, due_at=7.0)
+        row = (await driver.append(Key("", "c"), said("n"), revision="r2", at=2.0, due_at=AT_ONCE)).row
+        leased = Row(
+            key=Key("", "d"), revision="r", incarnation="r", due_at=AT_ONCE, lease="c", leased_until=5.0, updated_at=1.0
+        )
+        await driver.write(leased, replaces=None)
+
+        assert (0.0, 0.0) == (row.due_at, row.wake)
+        assert ["b", "c"] == sorted(await names(driver, "due", until=AT_ONCE))
+        assert ["b", "c"] == sorted((await names(driver, "due"))[:2])
+        assert ["a", "d"] == (await names(driver, "due"))[2:]
+        assert ["b", "c"] == sorted(row.key.id for row in await paged(driver, "due", 1, until=0.25))
+
+        row = await driver.write(changed(row, "r3", due_at=9.0), replaces="r2")
+        await driver.write(changed(row, "r4", due_at=AT_ONCE), replaces="r3")
+
+        assert ["b", "c"] == sorted(await names(driver, "due", until=AT_ONCE))
 
     @clause
     async def test_scan_by_owner_shows_the_conversations_of_one(self, driver: Driver) -> None:
@@ -268,3 +292,21 @@ class ScansWithoutBodies(Intact):
 
     async def scan(self, index: Index, **how: Any) -> list[Row]:
         return [structs.replace(row, body=b"") for row in await super().scan(index, **how)]
+
+
+@caught_by("what_is_due_at_once_comes_first")
+class ZeroIsNever(Intact):
+    """A due time of 0 is taken for none."""
+
+    async def scan(self, index: Index, **how: Any) -> list[Row]:
+        return [row for row in await super().scan(index, **how) if index != "due" or row.due_at]
+
+
+@caught_by("what_is_due_at_once_comes_first")
+class NotBeforeItWasWritten(Intact):
+    """What is due at once is due at the writer's time."""
+
+    async def append(self, key: Key, entries: Sequence[Entry], *, at: float, **how: Any) -> Appended:
+        if how.get("due_at") is not None:
+            how["due_at"] = max(how["due_at"], at)
+        return await super().append(key, entries, at=at, **how)

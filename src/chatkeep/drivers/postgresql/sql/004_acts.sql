@@ -206,4 +206,19 @@ begin
 end
 $$;
 
+-- What is due at once has the due time 0, and is shown as due since it was changed.
+create or replace view chatkeep.conversations as
+select c.tenant, c.id, nullif(c.owner, '') as owner,
+       chatkeep.state(c.body) as state,
+       case when chatkeep.json(c.body) is not null then coalesce(chatkeep.whole(chatkeep.json(c.body) -> 'session'), 0) end as session,
+       c.head as messages,
+       (select count(*) from chatkeep.entry e
+        where e.conversation = c.number and e.role in ('u', 'e')
+          and e.number > coalesce(chatkeep.whole(chatkeep.json(c.body) -> 'cursor'), 0)) as unread,
+       chatkeep.moment(c.created_at) as created_at, chatkeep.moment(c.updated_at) as updated_at,
+       case when c.due_at is not null then chatkeep.moment(greatest(c.due_at, c.updated_at)) end as due_at,
+       chatkeep.json(c.body) is null and c.body <> '' as damaged
+from chatkeep.conversation c
+where left(c.tenant, 1) <> '~';
+
 update chatkeep.meta set value = '4' where name = 'schema';
