@@ -162,6 +162,61 @@ async def shares_of_shares(site: Site) -> object:
     return said
 
 
+# -- what holds others up ---------------------------------------------------------------------------------------------------
+
+HELD_S = 0.05
+"""No request holds the event loop longer, on a machine that does nothing else."""
+
+
+class LoopWatch:
+    """Notes for how long the event loop was held at most: time that passed, and in which this process worked."""
+
+    def __init__(self) -> None:
+        self.most = 0.0
+
+    async def watch(self) -> None:
+        """Looks every 2 ms, until it is cancelled."""
+        while True:
+            wall, worked = time.monotonic(), time.process_time()
+            await asyncio.sleep(0.002)
+            self.most = max(self.most, min(time.monotonic() - wall, time.process_time() - worked))
+
+
+MANY = 1_000_000
+BODIES = {
+    "deep and wide": b'{"content":"x","metadata":{"a":' + b"[" * 60 + b"{}," * MANY + b"{}" + b"]" * 60 + b"}}",
+    "wide, as long as a message may be": b'{"content":"x","metadata":{"a":[' + b"{}," * 340_000 + b"{}]}}",
+    "numbers": b'{"content":"x","metadata":{"a":[' + b"1," * 520_000 + b"1]}}",
+    "names": b'{"content":"x","metadata":{' + b",".join(b'"%d":1' % name for name in range(100_000)) + b"}}",
+    "as many as may be": b'{"content":"x","metadata":{"a":[' + b"{}," * 6_600 + b"{}]}}",
+    "closing brackets": b'{"content":"x"' + b"]" * MANY,
+    "a string of brackets": b'{"content":"' + b"[{,]}" * 50_000 + b'"}',
+    "escapes": b'{"content":"' + b"\\u00e9" * 100_000 + b'"}',
+}
+
+
+@expects(
+    {
+        "statuses": dict(zip(BODIES, [413, 400, 400, 400, 200, 400, 200, 200], strict=True)),
+        "states": [413, 400, 200],
+        "held": True,
+    }
+)
+async def bodies_hold_the_loop(site: Site) -> object:
+    """Bodies that are slow to decode, as message and as state; meanwhile the loop is never held, by whatever they are."""
+    token, watch = await site.token("send"), LoopWatch()
+    watching = asyncio.create_task(watch.watch())
+    statuses, states = {}, []
+    for name, body in BODIES.items():
+        headers = {"Authorization": f"Bearer {token}"}
+        statuses[name] = (await site.client.ask("POST", f"{ADA}/messages", body, headers)).status
+    for body in (b"[" * 5 * MANY, b'{"a":[' + b"{}," * MANY + b"1]}", b'{"a":"' + b"\\n" * 400_000 + b'"}'):
+        headers = {"Authorization": f"Bearer {site.key}", "If-Match": "*"}
+        states.append((await site.client.ask("PUT", "/v1/conversations/bob/state", body, headers)).status)
+    watching.cancel()
+    return {"statuses": statuses, "states": states, "held": watch.most < 3 * HELD_S or watch.most}
+
+
 # -- the table is made ------------------------------------------------------------------------------------------------------
 
 
