@@ -125,7 +125,7 @@ export class Chat extends EventTarget {
 
   async share(options = {}) {
     if (!this.#me.id) throw new Error("There is nothing to share yet: send a message first.");
-    const { share } = await this.#json("/shares", { method: "POST", body: { scopes: this.#me.scopes, ...options } });
+    const { share } = await this.#json("/shares", { method: "POST", body: { scopes: this.#me.scopes.filter((scope) => scope !== "share"), ...options } });
     return `${location.origin}${location.pathname}#share=${share}`;
   }
 

@@ -119,12 +119,29 @@ async def test_each_limit_counts_what_it_says(kind: str) -> None:
 
     assert [429] * (1 if kind == "refused" else 2) == said[3 if kind == "refused" else 2 :]
     assert 429 not in said[:2]
-    assert (429 if kind in ("peer", "refused", "tenant") else 404) == free
+    assert (429 if kind in ("peer", "tenant") else 404) == free
+
+
+async def test_bad_credentials_lock_nobody_else_out() -> None:
+    """Over the limit on refused credentials, bad ones get 429, good ones from the same address are served; none counts for `peer`."""
+    async with limited("memory://bad", {"refused": "3/minute", "peer": "10/minute"}) as (keep, client):
+        good = [(await create_key(keep, "")).token, (await issue_token(keep, "", "ada")).token]
+        bad = [(await client.ask("GET", "/v1/conversations/ada")).status for _ in range(20)]
+        served = []
+        for client.key in good:
+            served.append((await client.ask("GET", "/v1/conversations/ada/messages")).status)
+        client.key = "ck_k_wrong"
+        again = await client.ask("GET", "/v1/conversations/ada")
+
+    assert [401] * 4 + [429] * 16 == bad
+    assert [404, 200] == served
+    assert (429, "urn:chatkeep:rate-limited") == (again.status, again.json["type"])
+    assert 0 < int(again.headers["retry-after"]) <= 60
 
 
 async def test_a_header_does_not_make_another_peer_unless_a_trusted_proxy_says_so(tmp_path: Any) -> None:
     """X-Forwarded-For is believed of nobody, and of 127.0.0.1 once it is named as a proxy; then only its last entry."""
-    said = {}
+    said, warned = {}, {}
     for trusted in ("", "127.0.0.1"):
         folder = tmp_path / (trusted or "none")
         folder.mkdir()
@@ -135,8 +152,16 @@ async def test_a_header_does_not_make_another_peer_unless_a_trusted_proxy_says_s
                 for forwarded in ("9.9.9.1", "9.9.9.2", "9.9.9.3", "6.6.6.6, 9.9.9.1", "7.7.7.7, 9.9.9.1")
             ]
 
-    assert [201, 201, 429, 429, 429] == said[""]
-    assert [201, 201, 201, 201, 429] == said["127.0.0.1"]
+            junk = [
+                (await client.ask("POST", "/v1/conversations", b"{}", {"X-Forwarded-For": forwarded})).status
+                for forwarded in ("junk-1", "junk-2", "junk-3")
+            ]
+            said[trusted] += junk
+            warned[trusted] = server.log.count("not listed in `proxies`")
+
+    assert [201, 201, 429, 429, 429, 429, 429, 429] == said[""]
+    assert [201, 201, 201, 201, 429, 201, 201, 429] == said["127.0.0.1"]
+    assert {"": 1, "127.0.0.1": 0} == warned
 
 
 async def test_where_the_store_does_not_count_this_process_does(

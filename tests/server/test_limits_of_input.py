@@ -55,7 +55,7 @@ NASTY = st.recursive(
 @given(NASTY, st.integers(0, 8))
 def test_depth_is_counted_as_a_parser_would(value: Any, deepest: int) -> None:
     """Brackets in strings, escaped quotes and backslashes do not count."""
-    assert (depth(value) > deepest) == wire.depth_over(json.dumps(value).encode(), deepest)
+    assert (depth(value) > deepest) == bool(wire.overfull(json.dumps(value).encode(), deepest=deepest))
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,12 @@ KEYS = "keys"
 GUEST = "guest:"
 """Begins the subject of a visitor, and of whoever has redeemed a share."""
 
+REUSE_S = 7 * 86_400.0
+"""So long a rotated token is kept after its grace, so that its use is seen and ends its family."""
+
+DEEPEST = 8
+"""Levels of shares that were made from what a share was redeemed for."""
+
 TIDIED = 4
 """So many credentials of a conversation are looked at with each new one, to remove what is over."""
 
@@ -44,9 +50,9 @@ class StoredCredential(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the store holds of a credential.
 
     subject: who holds it, as far as its maker has said; "": whoever has the conversation's tokens. family: the first
-    of a row of tokens that were rotated; shares have that of their maker. rotated: another has taken its place, and
-    it only lives out its grace. uses: how often a share can still be redeemed; until: when a token that it gives
-    expires at the latest.
+    of a row of tokens that were rotated, or the credential itself. ancestors: the families that it comes from by shares,
+    the first maker first; it ends with each of them. rotated: another has taken its place, and it only lives out its
+    grace. uses: how often a share can still be redeemed; until: when a token that it gives expires at the latest.
     """
 
     kind: Kind = "token"
@@ -56,6 +62,7 @@ class StoredCredential(Struct, frozen=True, kw_only=True, omit_defaults=True):
     scopes: tuple[str, ...] = ()
     label: str = ""
     family: str = ""
+    ancestors: tuple[str, ...] = ()
     created_at: float = 0.0
     expires_at: float | None = None
     last_used_at: float | None = None
@@ -67,6 +74,14 @@ class StoredCredential(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def over(self, now: float) -> bool:
         """Whether it gives no right any more."""
         return self.revoked or not self.uses or (self.expires_at is not None and self.expires_at <= now)
+
+    def reused(self, now: float) -> bool:
+        """Whether its use at *now* says that two hold it: another has taken its place, and its grace is over."""
+        return self.rotated and not self.revoked and self.over(now)
+
+    def comes_from(self, family: str) -> bool:
+        """Whether it is of *family*, or was made through a share by somebody of it; such a credential ends with it."""
+        return self.family == family or family in self.ancestors
 
     @property
     def holder(self) -> Holder:
@@ -201,17 +216,19 @@ async def issue_token(
     expires_in: float = TOKEN_S,
     label: str = "",
     subject: str = "",
+    ancestors: tuple[str, ...] = (),
 ) -> Issued:
     """Makes a token for one conversation, which need not exist yet.
 
     *subject* names the user whom the token is for. Clients keep apart what different users have written; without a
-    subject, all holders of the conversation's tokens count as one.
+    subject, all holders of the conversation's tokens count as one. *ancestors*: the families that the token ends with.
     """
     now = core_of(keep).clock()
     stored = StoredCredential(
         tenant=tenant,
         conversation=conversation,
         subject=subject,
+        ancestors=ancestors,
         scopes=checked(scopes),
         label=label,
         created_at=now,
@@ -235,17 +252,23 @@ async def issue_share(
     """Makes a share of a conversation, to be redeemed *uses* times; None when its maker has no right any more.
 
     *maker* is the name of a stored credential. Neither the share nor what it is redeemed for outlives it, if that is a token.
+    Raises `UsageError` for the share of a share of a share, and so on, more than DEEPEST times.
     """
     records, now = stored_credentials(keep), core_of(keep).clock()
     held = await records.get(maker)
     token = held if held is not None and held.kind == "token" else None
     until = token.expires_at if token else None
+    ancestors = (*token.ancestors, token.family) if token else ()
+    if len(ancestors) > 2 * DEEPEST:  # a maker and its share on each level
+        raise UsageError(
+            f"{conversation}: this token comes from {DEEPEST} shares, one of the other, and makes no more."
+        )
     stored = StoredCredential(
         kind="share",
         tenant=tenant,
         conversation=conversation,
         scopes=checked(scopes),
-        family=token.family if token else "",
+        ancestors=ancestors,
         created_at=now,
         expires_at=min(now + expires_in, until or now + expires_in),
         uses=uses,
@@ -263,8 +286,11 @@ async def issue_share(
 
 
 async def redeem(keep: Chatkeep[Any], share: str) -> tuple[str, Issued] | None:
-    """The conversation, and a token for it, that a share stands for; None when it is unknown, expired or used up."""
-    name, now = name_of(share), core_of(keep).clock()
+    """The conversation, and a token for it, that a share stands for; None when it is unknown, expired or used up.
+
+    The token ends with the share, and with the token that has made the share.
+    """
+    records, name, now = stored_credentials(keep), name_of(share), core_of(keep).clock()
     given: StoredCredential | None = None
 
     def use(held: StoredCredential | None) -> StoredCredential | None:
@@ -274,8 +300,8 @@ async def redeem(keep: Chatkeep[Any], share: str) -> tuple[str, Issued] | None:
 
     # The use is counted first: an answer that gets lost costs a use, and never gives one too many.
     if name is not None:
-        await stored_credentials(keep).change(name, use)
-    if given is None:
+        await records.change(name, use)
+    if name is None or given is None:
         return None
     expires_in = TOKEN_S if given.until is None else min(TOKEN_S, given.until - now)
     issued = await issue_token(
@@ -286,7 +312,13 @@ async def redeem(keep: Chatkeep[Any], share: str) -> tuple[str, Issued] | None:
         expires_in=expires_in,
         label="shared",
         subject=new_guest(),
+        ancestors=(*given.ancestors, given.family),
     )
+    # Looked at only now: whoever revokes the share, or its maker, ends the tokens that are there by then.
+    held = await records.get(name)
+    if held is None or held.revoked:
+        await records.erase(str(name_of(issued.token)))
+        return None
     return given.conversation, issued
 
 
@@ -321,17 +353,47 @@ async def rotate(keep: Chatkeep[Any], tenant: str, conversation: str, id: str, *
 
 
 async def revoke(keep: Chatkeep[Any], tenant: str, conversation: str, id: str) -> bool:
-    """Ends a token or share, what it was rotated from, and the shares it has made; False when there is no such thing."""
+    """Ends a token or share, and whatever comes from it; False when there is no such thing.
+
+    With a token end those that it was rotated from or to, the shares that were made with one of them, what these were
+    redeemed for, and so on downwards; with a share what it was redeemed for.
+    """
     owner = owner_of(tenant, conversation)
     name = await _found(keep, owner, id)
     ended = await _end(keep, name) if name else None
     if ended is None:
         return False
-    if ended.kind == "token":
-        async for other, stored in _stored(keep, owner):
-            if stored.family == ended.family and not stored.revoked:
-                await _end(keep, other)
+    await _end_family(keep, owner, ended.family)
     return True
+
+
+async def end_reused(keep: Chatkeep[Any], stored: StoredCredential) -> None:
+    """Ends the family of a token that was used after its grace: its thief and its holder cannot be told apart."""
+    await _end_family(keep, owner_of(stored.tenant, stored.conversation), stored.family)
+
+
+async def _end_family(keep: Chatkeep[Any], owner: str, family: str) -> None:
+    # Until nothing more is found: what is made meanwhile, from something that was not ended yet, is there by the next look.
+    # Whatever is made later sees that its maker has ended.
+    found = True
+    while found:
+        found = False
+        async for name, stored in _stored(keep, owner):
+            if not stored.revoked and stored.comes_from(family):
+                await _end(keep, name)
+                found = True
+
+
+async def list_related(keep: Chatkeep[Any], stored: StoredCredential) -> list[Listed]:
+    """The tokens and shares of a conversation that the holder of the token *stored* may end, the oldest first.
+
+    They are those of its family and of its subject, and whatever comes from these.
+    """
+    held = [pair async for pair in _stored(keep, owner_of(stored.tenant, stored.conversation))]
+    families = {stored.family} | {
+        other.family for _, other in held if stored.subject and other.subject == stored.subject
+    }
+    return [shown(name, other) for name, other in held if any(other.comes_from(family) for family in families)]
 
 
 async def list_tokens(keep: Chatkeep[Any], tenant: str, conversation: str) -> list[Listed]:
@@ -418,7 +480,8 @@ async def _tidy(keep: Chatkeep[Any], owner: str, now: float) -> None:
     async with aclosing(records.owned(owner, after=secrets.token_hex(8))) as names:
         async for name in names:
             stored = await records.get(name)
-            if stored is not None and stored.expires_at is not None and stored.expires_at <= now:
+            kept_s = REUSE_S if stored is not None and stored.rotated and not stored.revoked else 0.0
+            if stored is not None and stored.expires_at is not None and stored.expires_at + kept_s <= now:
                 await records.erase(name)
             if (seen := seen + 1) == TIDIED:
                 return

@@ -154,7 +154,7 @@ class Engine(Generic[State]):
             if self.is_open:
                 raise Misconfigured("This Chatkeep is open already; nothing was done.")
             abilities, settings = self.store.driver.abilities, self.shared.settings
-            refuse_lacking(abilities, settings, answers=self.shared.handler is not None)
+            refuse_lacking(abilities, settings, answers=self.turns.handler is not None)
             self.store.confinement.begin()
             self.runner.open()
             try:

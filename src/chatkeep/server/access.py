@@ -43,6 +43,7 @@ from ..auth.credentials import (
     StoredCredential,
     checked,
     digest_of,
+    end_reused,
     forget,
     id_of,
     issue_token,
@@ -238,6 +239,10 @@ class Access:
         stored = await self._find(name, text) if name else None
         kinds = ("service", "token") if given else ("token",)
         if name is None or stored is None or stored.kind not in kinds or stored.over(self._clock()):
+            if stored is not None and stored.kind in kinds and stored.reused(self._clock()):
+                log.warning("The rotated token %s was used after its grace; its family is ended.", id_of(str(name)))
+                await end_reused(self.keep, stored)
+                self.look_again()
             if given:
                 raise unauthorized()
             return VISITOR

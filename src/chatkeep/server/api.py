@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from http import HTTPStatus
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 from urllib.parse import quote
 
 import msgspec
@@ -171,7 +171,7 @@ class Messages(Resource):
     async def post(self, request: Request) -> Response:
         """Takes a message and answers with its receipt; with `Prefer: respond-async` before the bot has answered."""
         tenant, id = tenant_of(request), conversation_asked(request)
-        incoming, keyed = await wire.message(request, limit=room(request))
+        incoming, keyed = await wire.message(request, limit=room(request, "message_limit"))
         later = "respond-async" in wire.preferences(request)
         metadata = carried(incoming.metadata)
         if later:
@@ -264,7 +264,7 @@ class State(Resource):
                 "Say which value this replaces: If-Match with the ETag you have read, or *; for a new slot If-None-Match: *. "
                 "Nothing was changed.",
             )
-        new = await wire.value(request, limit=room(request))
+        new = await wire.value(request, limit=room(request, "state_limit"))
         return await self._changed(request, lambda there: new, precondition)
 
     @allows("state:write")
@@ -314,7 +314,7 @@ class WholeState(State):
     async def patch(self, request: Request) -> Response:
         """Merges a patch (RFC 7396) into the state, on top of whatever is there."""
         precondition = preconditions(request)
-        patch = await wire.value(request, limit=room(request), media=MERGE_PATCH)
+        patch = await wire.value(request, limit=room(request, "state_limit"), media=MERGE_PATCH)
         return await self._changed(request, lambda there: state.merged(there, patch), precondition)
 
 
@@ -373,10 +373,9 @@ async def get_health(request: Request) -> Response:
     return as_json(answers.Health(status="ok"))
 
 
-def room(request: Request) -> int:
-    """How long a body may be that holds a message or a state: JSON escapes take more room than what they stand for."""
-    settings = keep_of(request).settings
-    return 4 * max(settings.message_limit, settings.state_limit)
+def room(request: Request, limit: Literal["message_limit", "state_limit"]) -> int:
+    """How long a body may be whose content has that *limit*: JSON escapes take more room than what they stand for."""
+    return 4 * int(getattr(keep_of(request).settings, limit))
 
 
 def fresh_id() -> str:

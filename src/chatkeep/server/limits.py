@@ -1,7 +1,8 @@
 """Rate limits: how much one token, conversation, tenant or network address may ask, counted over all instances.
 
-Two places ask: `admit`, once it is known who a request is from, and the middleware `RateLimitMiddleware`, for those whose credentials
-were refused. Who is over a limit is remembered here until the window ends, and costs the store nothing more.
+Two places ask: `admit`, once it is known who a request is from, and the middleware `RateLimitMiddleware`, for the others. Credentials
+that were refused are limited by themselves: whoever sends good ones from the same address is served. Who is over a limit is
+remembered here until the window ends, and costs the store nothing more.
 """
 
 from __future__ import annotations
@@ -155,7 +156,11 @@ class Limits:
 
 
 class RateLimitMiddleware:
-    """Middleware: refuses addresses that are over a limit, and counts requests that nobody else counted."""
+    """Middleware: refuses addresses that are over a limit, and counts requests that nobody else counted.
+
+    A credential of 256 bits cannot be guessed, so a flood of bad ones is no reason to turn good ones away: the limit on refused
+    credentials only makes a 429 of their 401, and they count for no other limit.
+    """
 
     def __init__(self, app: ASGIApp, *, limits: Limits) -> None:
         self.app = app
@@ -168,23 +173,29 @@ class RateLimitMiddleware:
             return
         peer = peer_of(scope)
         try:
-            for kind in ("refused", "peer"):
-                self._limits.refuse_over(kind, peer)
+            self._limits.refuse_over("peer", peer)
         except wire.Refused as over:
             await refusal(over)(scope, receive, send)
             return
-        status = 0
+        status, replaced = 0, False
 
         async def send_seen(message: Message) -> None:
-            nonlocal status
+            nonlocal status, replaced
             status = message.get("status", status)
-            await send(message)
+            if message.get("status") == 401:
+                try:
+                    self._limits.refuse_over("refused", peer)
+                except wire.Refused as over:
+                    replaced = True
+                    await refusal(over)(scope, receive, send)
+            if not replaced:
+                await send(message)
 
         await self.app(scope, receive, send_seen)
-        if "chatkeep.counted" not in scope:
-            await self._count("peer", peer)
-        if status == 401:
+        if status == 401 and not replaced:
             await self._count("refused", peer)
+        elif status != 401 and "chatkeep.counted" not in scope:
+            await self._count("peer", peer)
 
     async def _count(self, kind: str, peer: str) -> None:
         try:

@@ -12,8 +12,9 @@ from starlette.routing import BaseRoute
 from ..model import Content
 from . import answers, wire
 from .access import NOT_FOUND, allows, conversation_asked, tenant_of
+from .api import room
 
-BODY_LIMIT = 1024 * 1024
+SMALL = 16 * 1024
 
 
 class Pausing(Struct, forbid_unknown_fields=True):
@@ -37,7 +38,7 @@ class Bot(wire.Resource):
     @allows(service=True)
     async def put(self, request: Request) -> Response:
         """Pauses the bot, so that a person can take over, or resumes it. A turn that runs meanwhile says nothing."""
-        asked = await wire.body(request, Pausing, limit=BODY_LIMIT)
+        asked = await wire.body(request, Pausing, limit=SMALL)
         tenant, conversation = tenant_of(request), conversation_asked(request)
         if asked.paused:
             await tenant.pause(conversation)
@@ -52,7 +53,7 @@ class OperatorMessages(wire.Resource):
     @allows(service=True)
     async def post(self, request: Request) -> Response:
         """Says something as a person, through the same channel; with `"paused": true` the bot is paused before."""
-        written = await wire.body(request, Written, limit=BODY_LIMIT)
+        written = await wire.body(request, Written, limit=room(request, "message_limit"))
         tenant, conversation = tenant_of(request), conversation_asked(request)
         if written.paused is True:
             await tenant.pause(conversation)

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import FrameType
 from typing import Any, cast
@@ -39,6 +39,7 @@ from .settings import ServerSettings, cors, server_settings_from
 with from_extra("server", "chatkeep serve"):
     import uvicorn
     from uvicorn.config import STARTUP_FAILURE
+    from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
     from uvicorn.supervisors import Multiprocess
 
 log = logging.getLogger("chatkeep.server")
@@ -79,8 +80,7 @@ def configured(app: ASGIApp | str, settings: ServerSettings, *, patience_s: floa
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=bool(settings.proxies),
-        forwarded_allow_ips=list(settings.proxies),
+        proxy_headers=False,  # `Forwarded` does it
         limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=int(patience_s),
     )
@@ -166,6 +166,45 @@ def application_of(found: object, settings: ServerSettings) -> Lifespan:
     return Lifespan(app, settings, found, ends=app.state.streams.end, limits=limits)
 
 
+FORWARDING = frozenset((b"x-forwarded-for", b"forwarded", b"x-real-ip"))
+
+
+class Forwarded:
+    """Believes what listed proxies say of where a request comes from, and says once that another address says so."""
+
+    def __init__(self, app: ASGIApp, proxies: Sequence[str]) -> None:
+        self.app = app
+        self._believed = ProxyHeadersMiddleware(cast(Any, self._served), list(proxies))
+        self._told = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request, or the life of the application."""
+        if scope["type"] != "http" or FORWARDING.isdisjoint(name for name, _ in scope["headers"]):
+            await self.app(scope, receive, send)
+            return
+        client = scope.get("client")
+        peer = client[0] if client else ""
+        if peer in self._believed.trusted_hosts:
+            scope["chatkeep.proxy"] = client
+            await self._believed(cast(Any, scope), cast(Any, receive), cast(Any, send))
+            return
+        if not self._told:
+            self._told = True
+            log.warning(
+                "%s sends forwarding headers and is not listed in `proxies`, so they are not believed. If it is your proxy, "
+                "everybody behind it counts as one address for the rate limits: list it. This is said once.",
+                peer or "A client without an address",
+            )
+        await self.app(scope, receive, send)
+
+    async def _served(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            ipaddress.ip_address(scope["client"][0])
+        except ValueError:  # a proxy that passes on anything: what is no address counts as the proxy itself
+            scope["client"] = scope["chatkeep.proxy"]
+        await self.app(scope, receive, send)
+
+
 class Lifespan:
     """An application with what a process needs around its life: signals, and one line about what went wrong."""
 
@@ -178,7 +217,7 @@ class Lifespan:
         ends: Callable[[], None] = lambda: None,
         limits: Limits | None = None,
     ) -> None:
-        self.app = app
+        self.app = Forwarded(app, settings.proxies)
         self._settings = settings
         self._keep = keep
         self._ends = ends

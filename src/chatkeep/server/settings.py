@@ -33,7 +33,7 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
 
     Rates are "60/minute" ("/second", "/hour", "/day"), or "off". Each counts requests:
         rate_peer          of one network address (IPv6: of a /64)
-        rate_refused       of one address whose credentials were refused
+        rate_refused       of one address whose credentials were refused; good ones from there are served
         rate_begin         of one address that begin a conversation anonymously or redeem a share
         rate_token         with one conversation token
         rate_conversation  that change one conversation

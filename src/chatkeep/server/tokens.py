@@ -75,12 +75,14 @@ class Tokens(wire.Resource):
         )
         return wire.as_json(issued, status=201)
 
-    @allows(service=True)
+    @allows(own=True)
     async def get(self, request: Request) -> Response:
-        """All tokens and shares of the conversation, without what they are."""
-        found = await credentials.list_tokens(
-            keep_of(request), principal_of(request).tenant, conversation_asked(request)
-        )
+        """Tokens and shares of the conversation, without what they are: a token is shown those that it may end."""
+        keep, principal = keep_of(request), principal_of(request)
+        if principal.kind == "token" and principal.stored is not None:
+            found = await credentials.list_related(keep, principal.stored)
+        else:
+            found = await credentials.list_tokens(keep, principal.tenant, conversation_asked(request))
         return wire.as_json(answers.Tokens(found))
 
 
@@ -89,14 +91,18 @@ class Token(wire.Resource):
 
     @allows(own=True)
     async def delete(self, request: Request) -> Response:
-        """Ends a token or a share; the token that asks can end itself."""
-        if not await credentials.revoke(
-            keep_of(request), principal_of(request).tenant, conversation_asked(request), id_of(request)
-        ):
+        """Ends a token or a share, and what comes from it; a token can end itself, and those that it is shown."""
+        keep, principal, asked = keep_of(request), principal_of(request), request.path_params["token"]
+        id = principal.id if asked == OWN else asked
+        if principal.kind == "token" and principal.stored is not None and id != principal.id:
+            related = await credentials.list_related(keep, principal.stored)
+            if id not in [found.id for found in related]:
+                raise access.forbidden("A token can end itself, the others of its holder, and what comes from these.")
+        if not await credentials.revoke(keep, principal.tenant, conversation_asked(request), id):
             raise access.not_found()
         access_of(request).look_again()
         answer = Response(status_code=204)
-        if principal_of(request).by_cookie:
+        if principal.by_cookie and not await access_of(request).holds(principal):
             access.clear_cookie(answer)
         return answer
 
@@ -108,7 +114,7 @@ class Rotated(wire.Resource):
     async def post(self, request: Request) -> Response:
         """Puts a new token in the place of another; whoever holds it in the cookie gets the new one there."""
         asked = await wire.body(request, Rotation, limit=BODY_LIMIT, needed=False)
-        place = (principal_of(request).tenant, conversation_asked(request), id_of(request))
+        place = (principal_of(request).tenant, conversation_asked(request), rotated_asked(request))
         try:
             issued = await credentials.rotate(keep_of(request), *place, grace=asked.grace)
         except NotOpen:
@@ -134,15 +140,20 @@ class Shares(wire.Resource):
             scopes = [scope for scope in credentials.TOKEN_SCOPES if scope in maker.scopes]
         if more := [scope for scope in scopes if scope not in maker.scopes]:
             raise access.forbidden(f"This token has not the scope {more[0]!r}, so it cannot share it.")
-        issued = await credentials.issue_share(
-            keep_of(request),
-            maker.tenant,
-            conversation_asked(request),
-            maker=maker.name,
-            scopes=scopes,
-            expires_in=asked.expires_in,
-            uses=asked.uses,
-        )
+        try:
+            issued = await credentials.issue_share(
+                keep_of(request),
+                maker.tenant,
+                conversation_asked(request),
+                maker=maker.name,
+                scopes=scopes,
+                expires_in=asked.expires_in,
+                uses=asked.uses,
+            )
+        except NotOpen:
+            raise
+        except UsageError as fault:
+            raise access.forbidden(str(fault)) from None
         if issued is None:
             raise access.unauthorized()
         # Behind the #: that part of an address is never sent to a server, so no log has it.
@@ -176,12 +187,12 @@ def answered(request: Request, issued: Issued, *, by_cookie: bool, conversation:
     return answer
 
 
-def id_of(request: Request) -> str:
-    """The token that the address names. Raises 403 when somebody asks for more than its own, whether that exists or not."""
+def rotated_asked(request: Request) -> str:
+    """The token that is to be rotated. Raises 403 when a token asks for another than itself, whether that exists or not."""
     principal, asked = principal_of(request), request.path_params["token"]
     own = asked == OWN or asked == principal.id
     if principal.kind == "token" and not own:
-        raise access.forbidden("This takes a service key; a token can end or rotate only itself.")
+        raise access.forbidden("This takes a service key; a token can rotate only itself.")
     return principal.id if own else str(asked)
 
 

@@ -6,6 +6,7 @@ request. Whether a well-formed message can be stored is for the core to say.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Callable
@@ -31,6 +32,13 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 PATIENCE_S = 15.0
 DEEPEST = 64
 """Levels of nesting that a body may have: as many on every Python, and as many as can be stored."""
+
+TOKENS_MOST = 20_000
+"""Strings, commas and brackets that a body may have: what a text holds is decoded at 4 ns a byte, what is made of small things at
+250. (A list of so many numbers, an object of half as many members.)"""
+
+LARGE = 128 * 1024
+"""A body of more bytes is decoded in a thread, so that nobody else waits for it."""
 
 PAGE_MOST = 500
 NEWEST = 2**53
@@ -192,7 +200,8 @@ async def value(request: Request, *, limit: int, media: str = JSON) -> Any:
     """The JSON value in the request's body."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != media:
         raise HTTPException(415, f"Send the body as {media}; nothing was touched.", {"accept": media})
-    return parsed(await read(request, limit=limit))
+    raw = await read(request, limit=limit)
+    return parsed(raw) if len(raw) <= LARGE else await asyncio.to_thread(parsed, raw)
 
 
 async def message(request: Request, *, limit: int) -> tuple[Incoming, bool]:
@@ -292,8 +301,8 @@ def too_large(limit: int) -> HTTPException:
 def parsed(raw: bytes) -> Any:
     """The JSON value in *raw*, read strictly: what two JSON readers could understand differently is refused."""
     try:
-        if depth_over(raw, DEEPEST):
-            raise ValueError(f"it is nested more than {DEEPEST} levels deep")
+        if fault := overfull(raw):
+            raise ValueError(fault)
         plain = _decode(raw.decode())
         if b"\\u" in raw:
             msgspec.json.encode(plain)  # finds lone surrogates, wherever they are
@@ -309,23 +318,28 @@ def misread(fault: str) -> HTTPException:
     return HTTPException(400, f"The body is not the JSON that belongs here: {fault[:500]}. Nothing was touched.")
 
 
-# A string, whole or cut off, or a bracket. Possessive, so that no text makes it look at anything twice.
-TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
+# A string, whole or cut off, a comma or a bracket. Possessive, so that no text makes it look at anything twice.
+TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]|,', re.DOTALL)
 
 
-def depth_over(raw: bytes, deepest: int) -> bool:
-    """Whether the JSON in *raw* is nested more deeply, seen in one pass without recursion."""
-    if raw.count(b"[") + raw.count(b"{") <= deepest:
-        return False
+def overfull(raw: bytes, *, deepest: int = DEEPEST, most: int = TOKENS_MOST) -> str:
+    """Why the JSON in *raw* is not to be decoded: too deep, or of too many things; "" when it may be.
+
+    Seen in one pass without recursion, which ends at the first thing too many.
+    """
+    if len(raw) <= most and raw.count(b"[") + raw.count(b"{") <= deepest:
+        return ""
     depth = 0
-    for token in TOKENS.finditer(raw):
+    for count, token in enumerate(TOKENS.finditer(raw)):
+        if count >= most:
+            return f"it is made of more than {most:,} strings, commas and brackets"
         if token[0] in (b"[", b"{"):
             depth += 1
             if depth > deepest:
-                return True
+                return f"it is nested more than {deepest} levels deep"
         elif token[0] in (b"]", b"}"):
             depth -= 1
-    return False
+    return ""
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,234 @@
+"""What was tried against the server from outside, as one table: the attack, what is expected, and what is measured.
+
+Each attack is a coroutine that makes the attempt over real connections and returns what it has seen; its row holds what it must see.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatkeep import Chatkeep
+from chatkeep.auth.credentials import create_key
+from tests.conftest import FAST
+from tests.server.serving import Answer, Client, served
+
+ADA = "/v1/conversations/ada"
+
+
+class Site:
+    """A server that lets visitors in, over a Chatkeep whose clock can be put forward."""
+
+    def __init__(self, keep: Chatkeep[Any], client: Client, key: str) -> None:
+        self.keep = keep
+        self.client = client
+        self.key = key
+
+    async def ask(
+        self, method: str, path: str, body: Any = None, /, token: str = "", headers: dict[str, str] | None = None
+    ) -> Answer:
+        """One request with a JSON body and a credential."""
+        told = ({"Authorization": f"Bearer {token}"} if token else {}) | (headers or {})
+        return await self.client.ask(method, path, None if body is None else json.dumps(body).encode(), told)
+
+    async def made(self, path: str, body: Any, token: str) -> Any:
+        """What a request made, which must succeed."""
+        answer = await self.ask("POST", path, body, token=token)
+        assert 201 == answer.status, answer.body
+        return answer.json
+
+    async def token(self, *scopes: str, conversation: str = "ada", **asked: Any) -> str:
+        """A token that the service key has made."""
+        path = f"/v1/conversations/{conversation}/tokens"
+        return str((await self.made(path, asked | {"scopes": scopes}, self.key))["token"])
+
+    async def shared(self, token: str, *scopes: str, uses: int = 1) -> tuple[str, str]:
+        """A share that *token* has made, and what it was redeemed for."""
+        share = str((await self.made(f"{ADA}/shares", {"scopes": scopes, "uses": uses}, token))["share"])
+        return share, str((await self.made("/v1/shares/redeem", {"share": share}, ""))["token"])
+
+    async def reads(self, *tokens: str) -> list[int]:
+        """What reading the conversation with each of *tokens* is answered with."""
+        return [(await self.ask("GET", f"{ADA}/messages", token=token)).status for token in tokens]
+
+
+AHEAD = [0.0]
+"""How far the clock of the Chatkeep is ahead."""
+
+Attack = Callable[[Site], Awaitable[object]]
+TABLE: dict[str, tuple[Attack, object]] = {}
+"""By name: the attack, and what is expected."""
+
+
+def expects(expected: object) -> Callable[[Attack], Attack]:
+    """Puts an attack into TABLE."""
+
+    def row(attack: Attack) -> Attack:
+        TABLE[attack.__name__] = attack, expected
+        return attack
+
+    return row
+
+
+# -- tokens and shares ------------------------------------------------------------------------------------------------------
+
+
+@expects({"before": [200] * 4, "after": [401] * 4, "shares": [401, 404, 404], "the service key's other token": [200]})
+async def shares_outlive_their_maker(site: Site) -> object:
+    """Who held a token for a moment made a share from it, redeemed it, and shared on from there; then its holder ends the token."""
+    token, other = await site.token("read", "share"), await site.token("read")
+    share, guest = await site.shared(token, "read", "share", uses=9)
+    onward, second = await site.shared(guest, "read", "share", uses=9)
+    rotated = str((await site.made(f"{ADA}/tokens/current/rotate", {"grace": 60}, guest))["token"])
+    before = await site.reads(token, guest, second, rotated)
+    assert 204 == (await site.ask("DELETE", f"{ADA}/tokens/current", token=token)).status
+    tried = [await site.ask("POST", f"{ADA}/shares", {}, token=second)]
+    tried += [await site.ask("POST", "/v1/shares/redeem", {"share": stolen}) for stolen in (share, onward)]
+    return {
+        "before": before,
+        "after": await site.reads(token, guest, second, rotated),
+        "shares": [answer.status for answer in tried],
+        "the service key's other token": await site.reads(other),
+    }
+
+
+@expects({"guest": [401], "maker": [200], "share": 404})
+async def guest_ends_its_maker(site: Site) -> object:
+    """Who has redeemed a share ends its own token; the one that the share was made with is not touched. A share ends its guests."""
+    token = await site.token("read", "share")
+    share, guest = await site.shared(token, "read", uses=9)
+    listed = (await site.ask("GET", f"{ADA}/tokens", token=token)).json["tokens"]
+    [id] = [found["id"] for found in listed if found["kind"] == "share"]
+    assert 204 == (await site.ask("DELETE", f"{ADA}/tokens/{id}", token=token)).status
+    again = await site.ask("POST", "/v1/shares/redeem", {"share": share})
+    return {"guest": await site.reads(guest), "maker": await site.reads(token), "share": again.status}
+
+
+@expects({"in its grace": [200, 200], "after it": [401, 401], "shared from it": [401], "others": [200]})
+async def rotated_token_is_used_again(site: Site) -> object:
+    """A thief has the token that its holder has rotated: whichever of them is late, the family ends."""
+    old, other = await site.token("read", "share"), await site.token("read")
+    new = str((await site.made(f"{ADA}/tokens/current/rotate", {"grace": 30}, old))["token"])
+    _, guest = await site.shared(new, "read")
+    in_grace = await site.reads(old, new)
+    AHEAD[0] = 31
+    return {
+        "in its grace": in_grace,
+        "after it": await site.reads(old, new),
+        "shared from it": await site.reads(guest),
+        "others": await site.reads(other),
+    }
+
+
+@expects(
+    {"seen": 3, "guest sees": 1, "guest ends maker": 403, "ends": 204, "after": [401], "own": [200], "foreign": 403}
+)
+async def devices_are_seen_and_ended(site: Site) -> object:
+    """A visitor sees its token, its share and its guest's token, and ends the last; the guest sees and ends itself alone."""
+    token, foreign = await site.token("read", "share"), await site.token("read")
+    _, guest = await site.shared(token, "read")
+    mine = (await site.ask("GET", f"{ADA}/tokens", token=token)).json["tokens"]
+    seen = (await site.ask("GET", f"{ADA}/tokens", token=guest)).json["tokens"]
+    everything = (await site.ask("GET", f"{ADA}/tokens", token=site.key)).json["tokens"]
+    own = next(found["id"] for found in mine if not found["label"] and found["kind"] == "token")
+    [strange] = {found["id"] for found in everything} - {found["id"] for found in mine}
+    return {
+        "seen": len(mine),
+        "guest sees": len(seen),
+        "guest ends maker": (await site.ask("DELETE", f"{ADA}/tokens/{own}", token=guest)).status,
+        "foreign": (await site.ask("DELETE", f"{ADA}/tokens/{strange}", token=token)).status,
+        "ends": (await site.ask("DELETE", f"{ADA}/tokens/{seen[0]['id']}", token=token)).status,
+        "after": await site.reads(guest),
+        "own": await site.reads(foreign),
+    }
+
+
+@expects([201] * 8 + [403])
+async def shares_of_shares(site: Site) -> object:
+    """A chain of shares, each made from what the one before was redeemed for: the ninth is refused."""
+    said, token = [], await site.token("read", "share")
+    for _ in range(9):
+        answer = await site.ask("POST", f"{ADA}/shares", {"scopes": ["read", "share"]}, token=token)
+        said.append(answer.status)
+        if answer.status == 201:
+            redeemed = await site.ask("POST", "/v1/shares/redeem", {"share": answer.json["share"]})
+            token = redeemed.json["token"]
+    return said
+
+
+# -- what holds others up ---------------------------------------------------------------------------------------------------
+
+HELD_S = 0.05
+"""No request holds the event loop longer, on a machine that does nothing else."""
+
+
+class LoopWatch:
+    """Notes for how long the event loop was held at most: time that passed, and in which this process worked."""
+
+    def __init__(self) -> None:
+        self.most = 0.0
+
+    async def watch(self) -> None:
+        """Looks every 2 ms, until it is cancelled."""
+        while True:
+            wall, worked = time.monotonic(), time.process_time()
+            await asyncio.sleep(0.002)
+            self.most = max(self.most, min(time.monotonic() - wall, time.process_time() - worked))
+
+
+MANY = 1_000_000
+BODIES = {
+    "deep and wide": b'{"content":"x","metadata":{"a":' + b"[" * 60 + b"{}," * MANY + b"{}" + b"]" * 60 + b"}}",
+    "wide, as long as a message may be": b'{"content":"x","metadata":{"a":[' + b"{}," * 340_000 + b"{}]}}",
+    "numbers": b'{"content":"x","metadata":{"a":[' + b"1," * 520_000 + b"1]}}",
+    "names": b'{"content":"x","metadata":{' + b",".join(b'"%d":1' % name for name in range(100_000)) + b"}}",
+    "as many as may be": b'{"content":"x","metadata":{"a":[' + b"{}," * 6_600 + b"{}]}}",
+    "closing brackets": b'{"content":"x"' + b"]" * MANY,
+    "a string of brackets": b'{"content":"' + b"[{,]}" * 50_000 + b'"}',
+    "escapes": b'{"content":"' + b"\\u00e9" * 100_000 + b'"}',
+}
+
+
+@expects(
+    {
+        "statuses": dict(zip(BODIES, [413, 400, 400, 400, 200, 400, 200, 200], strict=True)),
+        "states": [413, 400, 200],
+        "held": True,
+    }
+)
+async def bodies_hold_the_loop(site: Site) -> object:
+    """Bodies that are slow to decode, as message and as state; meanwhile the loop is never held, by whatever they are."""
+    token, watch = await site.token("send"), LoopWatch()
+    watching = asyncio.create_task(watch.watch())
+    statuses, states = {}, []
+    for name, body in BODIES.items():
+        headers = {"Authorization": f"Bearer {token}"}
+        statuses[name] = (await site.client.ask("POST", f"{ADA}/messages", body, headers)).status
+    for body in (b"[" * 5 * MANY, b'{"a":[' + b"{}," * MANY + b"1]}", b'{"a":"' + b"\\n" * 400_000 + b'"}'):
+        headers = {"Authorization": f"Bearer {site.key}", "If-Match": "*"}
+        states.append((await site.client.ask("PUT", "/v1/conversations/bob/state", body, headers)).status)
+    watching.cancel()
+    return {"statuses": statuses, "states": states, "held": watch.most < 3 * HELD_S or watch.most}
+
+
+# -- the table is made ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TABLE)
+async def test_attack(name: str, tmp_path: Path) -> None:
+    """What is measured is what is expected."""
+    attack, expected = TABLE[name]
+    AHEAD[0] = 0.0
+    keep: Chatkeep[Any] = Chatkeep(f"sqlite:///{tmp_path}/chat.db", clock=lambda: time.time() + AHEAD[0], **FAST)
+    keep.on_message(lambda turn: f"you said {turn.text[:20]}")
+    async with asyncio.timeout(60), served(keep, anonymous=True) as client:
+        site = Site(keep, Client(client.port, ""), (await create_key(keep, "")).token)
+        measured = await attack(site)
+
+    assert expected == measured
