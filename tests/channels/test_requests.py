@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatkeep.channels import Received, Webhook, WhatsApp
+from chatkeep.channels import Received, Unknown, Webhook, WhatsApp
 from chatkeep.channels.parts import TextLimit, in_bytes, in_units
 from chatkeep.errors import Misconfigured, Unsupported
 from chatkeep.model import Content
@@ -365,7 +365,7 @@ def test_an_account_without_credentials_is_misconfigured() -> None:
 
 
 def test_the_customer_sees_that_a_message_has_come() -> None:
-    """Read and typing on WhatsApp, typing elsewhere, and a tapped button of Telegram stops its clock."""
+    """Read and typing on WhatsApp, typing elsewhere."""
 
     def notice(name: str, **more: Any) -> Any:
         place = {"conversation": "c", "account": ACCOUNTS[name], "to": TO[name], "id": "m1", "content": "hi"}
@@ -376,13 +376,33 @@ def test_the_customer_sees_that_a_message_has_come() -> None:
     assert ("messages", read) == notice("whatsapp")
     assert ("messages", {"recipient": {"id": "6001"}, "sender_action": "typing_on"}) == notice("messenger")
     assert ("sendChatAction", {"chat_id": "8001", "action": "typing"}) == notice("telegram")
-    assert ("answerCallbackQuery", {"callback_query_id": "cb1"}) == notice("telegram", metadata={"callback": "cb1"})
     assert [None] * 4 == [
         notice("webhook"),
         notice("telegram", role="event"),
         notice("whatsapp", role="operator"),
         notice("messenger", role="operator"),
     ]
+
+
+def test_only_a_tapped_button_of_telegram_waits_to_be_acknowledged() -> None:
+    """Whether the tap is understood or not."""
+    place = {"conversation": "c", "account": "a", "to": "t", "id": "m1", "content": "hi"}
+    tapped: list[Any] = [
+        Received(**place, metadata={"callback": "cb1"}),
+        Unknown(reason="odd", raw={"callback_query": {"id": "cb1"}}, id="7"),
+    ]
+    others: list[Any] = [
+        Received(**place),
+        *(Unknown(reason="odd", raw=raw, id="7") for raw in ({}, "x", {"message": 1})),
+    ]
+    found = [CHANNELS["telegram"].acknowledge(one) for one in tapped]
+
+    for request in found:
+        assert request is not None
+        assert request.url.endswith("/answerCallbackQuery")
+        assert {"callback_query_id": "cb1"} == json.loads(request.body)
+    assert {None} == {CHANNELS["telegram"].acknowledge(one) for one in others}
+    assert {None} == {CHANNELS[name].acknowledge(one) for name in CHANNELS if name != "telegram" for one in tapped}
 
 
 def test_a_channel_says_which_accounts_it_can_send_from() -> None:

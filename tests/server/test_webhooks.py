@@ -22,6 +22,7 @@ from .service import CHATKEEP
 from .serving import Client, served
 
 FAST = {"poll": "30ms", "retry_after": "5ms", "retry_longest": "20ms"}
+TELEGRAM_SECRET = "tg"
 TENANTS = {"1550": "pizza", "1660": "pasta"}
 
 
@@ -42,7 +43,7 @@ async def connected(
         verify_tokens="v",
         api=there.url,
     )
-    telegram = Telegram(token="42:AAF", secrets="tg", api=there.url)
+    telegram = Telegram(token="42:AAF", secrets=TELEGRAM_SECRET, api=there.url)
     keep: Chatkeep[Any] = Chatkeep(url, **(FAST | options))
     keep.on_message(handler)
     outlet = ChannelOutlet(whatsapp, telegram, timeout=4.0, tenant_of=lambda channel, account: TENANTS.get(account, ""))
@@ -60,7 +61,7 @@ async def test_a_customer_is_answered_where_they_wrote(url: str) -> None:
             "update_id": 7,
             "message": {"message_id": 3, "date": 1763697600, "chat": {"id": 5, "type": "private"}, "text": "hey"},
         }
-        secret = {"X-Telegram-Bot-Api-Secret-Token": "tg", "Authorization": ""}
+        secret = {"X-Telegram-Bot-Api-Secret-Token": TELEGRAM_SECRET, "Authorization": ""}
         assert 200 == (await client.ask("POST", "/channels/telegram", json.dumps(update).encode(), secret)).status
         await until(lambda: len(there.sent) == 3)
         await asyncio.sleep(0.1)
@@ -69,6 +70,50 @@ async def test_a_customer_is_answered_where_they_wrote(url: str) -> None:
         assert {"/1550/messages", "/1660/messages", "/bot42:AAF/sendMessage"} == {told["path"] for told in there.sent}
         assert ["whatsapp:1550:4917"] == [found.id async for found in keep.tenant("pizza").conversations()]
         assert ["telegram:42:5"] == [found.id async for found in keep.tenant("").conversations()]
+
+
+def telegram_tap(n: int, **callback: Any) -> bytes:
+    """A tapped button, as Telegram posts it."""
+    there = {"message_id": 9, "date": 1, "chat": {"id": 5, "type": "private"}}
+    told = {"id": f"tap{n}", "from": {"id": 5, "first_name": "Uma"}, "chat_instance": "1", "message": there}
+    return json.dumps({"update_id": n, "callback_query": told | callback}).encode()
+
+
+async def test_a_tapped_button_stops_spinning() -> None:
+    """Whatever becomes of the tap: answered, kept while the bot is paused, redelivered, or not understood."""
+    headers = {"X-Telegram-Bot-Api-Secret-Token": TELEGRAM_SECRET, "Authorization": ""}
+    async with platform() as there, connected("memory://", there) as (client, keep):
+        taps = [telegram_tap(1, data="yes"), telegram_tap(1, data="yes"), telegram_tap(2, game_short_name="chess")]
+        for tap in taps:
+            assert 200 == (await client.ask("POST", "/channels/telegram", tap, headers)).status
+        await until(lambda: len(there.sent) == 4)
+        await keep.pause()
+        await client.ask("POST", "/channels/telegram", telegram_tap(3, data="no"), headers)
+        await until(lambda: len(there.sent) == 5)
+
+        stopped = [told["callback_query_id"] for told in there.sent if told["path"].endswith("/answerCallbackQuery")]
+        assert ["tap1", "tap1", "tap2", "tap3"] == sorted(stopped)
+
+
+@pytest.mark.parametrize("typing", [False, True])
+async def test_customers_see_that_their_message_has_come_if_it_is_wanted(typing: bool) -> None:
+    """And only where the bot is about to answer: not for a redelivery, not while it is paused."""
+    async with platform() as there:
+        whatsapp = WhatsApp(accounts={"1550": "a"}, secrets=SECRET, verify_tokens="v", api=there.url)
+        keep: Chatkeep[Any] = Chatkeep("memory://", **FAST)
+        keep.on_message(echo)
+        keep.deliver(ChannelOutlet(whatsapp, typing=typing))
+        async with served(keep) as client:
+            await post_whatsapp(client, whatsapp_message("1", "hi", "w1"))
+            await until(lambda: len(there.sent) == 1 + typing)
+            await post_whatsapp(client, whatsapp_message("1", "hi", "w1"))
+            await keep.pause()
+            await post_whatsapp(client, whatsapp_message("1", "hi", "w2"))
+            await asyncio.sleep(0.2)
+
+        shown = [told["message_id"] for told in there.sent if "typing_indicator" in told]
+        assert ["w1"] * typing == shown
+        assert 1 + typing == len(there.sent)
 
 
 async def test_what_the_platform_tells_of_a_reply_is_shown_with_it(url: str) -> None:

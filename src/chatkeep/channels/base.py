@@ -183,6 +183,10 @@ class Channel(Protocol):
         """
         ...
 
+    def acknowledge(self, item: Received | Unknown) -> Request | None:
+        """What to send, if anything, so that the platform stops waiting for *item*: a button that was tapped, say."""
+        ...
+
     def notice(self, message: Received) -> Request | None:
         """What to send, if anything, so that the customer sees that *message* has come and is being answered."""
         ...

@@ -29,6 +29,7 @@ from .base import (
     Request,
     Response,
     Retry,
+    Unknown,
     conversation_of,
     header,
     same,
@@ -101,6 +102,10 @@ class Webhook:
         signatures = " ".join(_signature(one, _signed(key, stamp, body)) for one in self._keys)
         told = {"webhook-id": key, "webhook-timestamp": stamp, "webhook-signature": signatures}
         return [Request(key=key, url=self._url, headers={"content-type": "application/json", **told}, body=body)]
+
+    def acknowledge(self, item: Received | Unknown) -> Request | None:
+        """Nothing: the answer to its POST is enough."""
+        return None
 
     def notice(self, message: Received) -> Request | None:
         """Nothing: the answer to its POST is enough."""

@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute
 from ..app import Chatkeep, core_of
 from ..channels.accounts import Accounts, tenant_for
 from ..channels.base import Channel, Inbound, Received, Refused, Status, Unknown, conversation_of
+from ..conversation.outbox import Outlet
 from ..errors import BadKey, BadMessage, TooLarge
 from . import wire
 from .access import allows, keep_of
@@ -131,7 +132,7 @@ async def take(keep: Chatkeep[Any], webhooks: Webhooks, channel: Channel, items:
 
     async def in_order(tenant: str, conversation: str, line: list[Inbound]) -> None:
         for item in line:
-            await keep_one(keep, tenant, conversation, item)
+            await keep_one(keep, channel, tenant, conversation, item)
 
     done = await asyncio.gather(*(in_order(*place, line) for place, line in lines.items()), return_exceptions=True)
     for fault in done:
@@ -139,8 +140,9 @@ async def take(keep: Chatkeep[Any], webhooks: Webhooks, channel: Channel, items:
             raise fault
 
 
-async def keep_one(keep: Chatkeep[Any], tenant: str, conversation: str, item: Inbound) -> None:
-    """Keeps one item. What cannot be stored as it is must not hold up the rest, and is not lost: it becomes a note."""
+async def keep_one(keep: Chatkeep[Any], channel: Channel, tenant: str, conversation: str, item: Inbound) -> None:
+    """Keeps one item, and has the platform told so. What cannot be stored as it is must not hold up the rest, and is not
+    lost: it becomes a note."""
     core = core_of(keep)
     if isinstance(item, Status):
         reason = item.error.reason if item.error is not None else ""
@@ -152,12 +154,24 @@ async def keep_one(keep: Chatkeep[Any], tenant: str, conversation: str, item: In
         if isinstance(item, Received):
             metadata = item.metadata | ({"sent": True} if item.role == "operator" else {})
             metadata |= {"sent_at": item.at} if item.at is not None else {}
-            await keep.tenant(tenant).accept(conversation, item.content, id=item.id, role=item.role, metadata=metadata)
+            receipt = await keep.tenant(tenant).accept(
+                conversation, item.content, id=item.id, role=item.role, metadata=metadata
+            )
+            answering = receipt.status == "accepted" and not receipt.duplicate and item.role == "user"
+            show(core.outlet, channel, item, answering=answering and not core.is_paused(tenant, conversation))
             return
         await core.note_unknown(tenant, conversation, item.id, reason=item.reason, raw=item.raw)
+        show(core.outlet, channel, item)
     except (BadKey, BadMessage, TooLarge) as fault:
         log.warning("An item of a webhook cannot be stored as it is; a note of it is: %s", type(fault).__name__)
         raw = item.raw if isinstance(item, Unknown) else {"id": item.id}
         await core.note_unknown(
             tenant, conversation, item.id, reason=f"it cannot be stored: {fault}", raw=str(raw)[:1000]
         )
+        show(core.outlet, channel, item)
+
+
+def show(outlet: Outlet | None, channel: Channel, item: Received | Unknown, *, answering: bool = False) -> None:
+    """Has the platform told that *item* is kept, where replies go out from here; *answering*: and will be answered."""
+    if isinstance(outlet, Accounts):
+        outlet.show_received(channel, item, answering=answering)
