@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,10 +13,11 @@ from typing import Any
 import pytest
 
 from chatkeep import Chatkeep, Turn
-from chatkeep.channels import Telegram, WhatsApp
+from chatkeep.channels import Telegram, Webhook, WhatsApp
 from chatkeep.channels.outlet import ChannelOutlet
 from chatkeep.errors import Unavailable
 from chatkeep.server.webhooks import Webhooks
+from tests.channels.samples import webhook_signed
 from tests.conftest import until
 
 from .platform import SECRET, Platform, platform, post_whatsapp, whatsapp_message, whatsapp_status
@@ -164,6 +167,52 @@ async def test_an_account_that_nobody_knows_does_not_hold_up_the_others() -> Non
         assert 200 == answer.status
         assert ["1: hi"] == there.to("2")
         assert ["no tenant has this account"] == [note.metadata["reason"] for note in notes]
+
+
+@pytest.mark.parametrize(("known", "sends"), [("1550", "1550"), ("1550 1770", "1550"), ("1550", "")])
+async def test_what_could_not_be_answered_is_a_note_and_runs_no_handler(
+    known: str, sends: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A number of the app without a token, or whose token the outlet has not: nothing waits to go out, and the log says so."""
+    async with platform() as there:
+        bot: dict[str, Any] = {"secrets": SECRET, "verify_tokens": "v", "api": there.url}
+        keep: Chatkeep[Any] = Chatkeep("memory://", **FAST)
+        keep.on_message(echo)
+        if sends:
+            keep.deliver(ChannelOutlet(WhatsApp(accounts=dict.fromkeys(sends.split(), "a"), **bot)))
+        webhooks = Webhooks(WhatsApp(accounts=dict.fromkeys(known.split(), "a"), **bot))
+        async with served(keep, webhooks=webhooks) as client:
+            posted = [whatsapp_message("1", "hi", f"w{account}", account=account) for account in ("1770", "1550")]
+            assert [200, 200] == [(await post_whatsapp(client, *posted)).status for _ in range(2)]
+
+            async def answered() -> bool:
+                return ["1: hi"] == [m.text async for m in keep.history("whatsapp:1550:1") if m.role == "assistant"]
+
+            await until(answered)
+            log = [(m.role, m.metadata.get("reason")) async for m in keep.history("whatsapp:1770:1")]
+            waiting = await keep.deliveries("whatsapp:1770:1")
+
+        assert [("system", "nothing here can send from this account")] == log
+        assert [] == waiting
+        assert "whatsapp:1770" in caplog.text
+        assert sends == "" or ["1: hi"] == there.to("1")
+
+
+async def test_a_webhook_without_an_address_for_replies_is_answered_all_the_same() -> None:
+    """It only listens, and whoever posts knows so: its replies are read, and not sent."""
+    secret = "whsec_" + base64.b64encode(bytes(24)).decode()
+    keep: Chatkeep[Any] = Chatkeep("memory://", **FAST)
+    keep.on_message(echo)
+    keep.deliver(ChannelOutlet(Webhook("shop", secrets=secret)))
+    async with served(keep) as client:
+        body = json.dumps({"conversation": "ada", "content": "hi", "id": "1"}).encode()
+        headers = dict(webhook_signed(body, secret, at=time.time())) | {"Authorization": ""}
+        assert 200 == (await client.ask("POST", "/channels/webhook", body, headers)).status
+
+        async def answered() -> bool:
+            return ["1: hi"] == [m.text async for m in keep.history("webhook:shop:ada") if m.role == "assistant"]
+
+        await until(answered)
 
 
 async def test_two_bots_of_one_platform_are_told_apart_by_their_secrets() -> None:

@@ -54,6 +54,7 @@ class Messenger:
 
     name = "messenger"
     idempotent = False
+    one_way = False
     _object = "page"
     _room = parts.TextLimit(2000)
 

@@ -65,6 +65,7 @@ class Telegram:
 
     name = "telegram"
     idempotent = False
+    one_way = False
 
     def __init__(self, *, token: str, secrets: str | Sequence[str], api: str = "https://api.telegram.org") -> None:
         if not re.fullmatch("[0-9]{1,20}:[A-Za-z0-9_-]{1,128}", token):

@@ -62,6 +62,7 @@ class Webhook:
             raise Misconfigured(f"Webhook({account!r}): url is not an http(s) address.")
         self.account = account
         self.accounts = frozenset([account] if url else [])
+        self.one_way = not url
         self._keys = [_key(secret) for secret in secrets_of(f"Webhook({account!r}, secrets=...)", secrets)]
         self._url = url
 

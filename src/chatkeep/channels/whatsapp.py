@@ -48,6 +48,7 @@ class WhatsApp:
 
     name = "whatsapp"
     idempotent = False
+    one_way = False
 
     def __init__(
         self,

@@ -113,6 +113,14 @@ def conversation_for(channel: Channel, item: Inbound) -> str:
     return named if named.startswith(f"{channel.name}:{account}:") else conversation_of(channel.name, account, item.to)
 
 
+def can_answer(outlet: Outlet | None, channel: Channel, tenant: str, item: Received) -> bool:
+    """Whether a reply to *item* can go out: a platform also posts what is for accounts of an app that are not ours. Where this
+    process has no outlet, another one sends, with the same tokens."""
+    if channel.one_way:
+        return True
+    return outlet.takes(tenant, item.conversation) if outlet is not None else item.account in channel.accounts
+
+
 async def take(keep: Chatkeep[Any], webhooks: Webhooks, channel: Channel, items: Iterable[Inbound]) -> None:
     """Makes *items* durable: those of one conversation in their order, conversations side by side."""
     lines: dict[tuple[str, str], list[Inbound]] = defaultdict(list)
@@ -128,7 +136,18 @@ async def take(keep: Chatkeep[Any], webhooks: Webhooks, channel: Channel, items:
             item = Unknown(
                 reason="no tenant has this account", raw=msgspec.to_builtins(item), id=item.id, account=account
             )
-        lines[tenant or "", conversation_for(channel, item)].append(item)
+        conversation = conversation_for(channel, item)
+        if isinstance(item, Received) and not can_answer(core_of(keep).outlet, channel, tenant or "", item):
+            log.error(
+                "A webhook brings a message for the account %s:%s, which nothing here can send from (no token, or not in the "
+                "outlet); it is kept as a note in the tenant %r, and no handler runs for it.",
+                channel.name,
+                account,
+                tenant,
+            )
+            reason = "nothing here can send from this account"
+            item = Unknown(reason=reason, raw=msgspec.to_builtins(item), id=item.id, account=account)
+        lines[tenant or "", conversation].append(item)
 
     async def in_order(tenant: str, conversation: str, line: list[Inbound]) -> None:
         for item in line:
