@@ -91,6 +91,12 @@ class Core(Generic[State]):
         """
         return Watch(self._engine.live, key_for(tenant, conversation), after)
 
+    def is_paused(self, tenant: str, conversation: str) -> bool:
+        """Whether the bot is silent in a conversation, as far as this process knows; asks nobody."""
+        key, engine = key_for(tenant, conversation), self._opened
+        cached = engine.store.cached(key)
+        return engine.pauses.covers(key) if cached is None else engine.pauses.is_paused(cached)
+
     async def note_status(
         self,
         tenant: str,

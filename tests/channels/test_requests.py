@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatkeep.channels import Received, Webhook, WhatsApp
+from chatkeep.channels import Instagram, Messenger, Received, Unknown, Webhook, WhatsApp
+from chatkeep.channels.graphemes import is_boundary
 from chatkeep.channels.parts import TextLimit, in_bytes, in_units
+from chatkeep.channels.telegram import TEXT as TELEGRAM_TEXT
+from chatkeep.channels.whatsapp import BODY, BUTTON, TEXT
 from chatkeep.errors import Misconfigured, Unsupported
 from chatkeep.model import Content
 
@@ -311,6 +315,69 @@ def test_a_text_in_pieces_is_whole(text: str, most: int, measure: Any) -> None:
     assert "".join(text.split()) == "".join("".join(found).split())
 
 
+SYMBOLS = {
+    "family": "👨\u200d👩\u200d👧\u200d👦",
+    "flag": "🇧🇷",
+    "flag of a region": "🏴" + "".join(chr(0xE0000 + ord(one)) for one in "gbsct") + "\U000e007f",
+    "skin": "👍🏽",
+    "skin and job": "👩🏾\u200d🚀",
+    "rainbow": "🏳\ufe0f\u200d🌈",
+    "keycap": "1\ufe0f\u20e3",
+    "heart": "❤\ufe0f",
+    "accent": "e\u0301",
+    "two accents": "a\u0323\u0302",
+    "vowel sign": "का",
+    "conjunct": "क्ष",
+    "thai": "กำ",
+    "syllable": "\u1112\u1161\u11ab",
+    "half-width": "\uff76\uff9e",
+    "line end": "\r\n.",
+}
+LIMITS = {
+    "whatsapp": TEXT,
+    "whatsapp body": BODY,
+    "telegram": TELEGRAM_TEXT,
+    "messenger": Messenger._room,
+    "instagram": Instagram._room,
+    "title": BUTTON,
+}
+
+
+@pytest.mark.parametrize("room", LIMITS.values(), ids=LIMITS)
+@pytest.mark.parametrize("symbol", SYMBOLS.values(), ids=SYMBOLS)
+def test_no_visible_symbol_is_cut(symbol: str, room: TextLimit) -> None:
+    """Wherever it stands, alone, after a space, or in a row of its kind; nothing is lost, and each piece goes in."""
+    whole = symbol.strip()
+    row = symbol * (room.most // room.measure(symbol) * 2 + 1)
+    ends = range(room.most - room.measure(symbol) - 2, room.most + 1)
+    texts = [
+        row,
+        "x" + row,
+        *("a" * end + symbol + "Z" for end in ends),
+        *("a" * (end - 1) + " " + whole for end in ends),
+    ]
+    for text in texts:
+        found = list(room.pieces(text))
+        assert all(room.holds(piece) for piece in found)
+        assert "".join(text.split()) == "".join("".join(found).split())
+        assert text.count(whole) == sum(piece.count(whole) for piece in found)
+        assert all(is_boundary(piece + "Z", len(piece)) for piece in found)
+        short = room.short(text)
+        assert room.holds(short)
+        assert short == text or text.startswith(short[:-1])
+
+
+def test_what_is_one_symbol_and_too_long_is_cut_all_the_same() -> None:
+    """A letter under a thousand accents holds nothing up, and takes no time that grows with its square."""
+    text = "e" + "\u0301" * 100_000
+    begun = time.perf_counter()
+    found = list(TELEGRAM_TEXT.pieces(text))
+
+    assert text == "".join(found)
+    assert 25 == len(found)
+    assert time.perf_counter() - begun < 5.0
+
+
 def test_long_replies_are_several_requests_in_order_under_keys_of_their_own() -> None:
     """So that each can be told of by the platform."""
     text = "\n\n".join(["x" * 3000] * 3)
@@ -365,7 +432,7 @@ def test_an_account_without_credentials_is_misconfigured() -> None:
 
 
 def test_the_customer_sees_that_a_message_has_come() -> None:
-    """Read and typing on WhatsApp, typing elsewhere, and a tapped button of Telegram stops its clock."""
+    """Read and typing on WhatsApp, typing elsewhere."""
 
     def notice(name: str, **more: Any) -> Any:
         place = {"conversation": "c", "account": ACCOUNTS[name], "to": TO[name], "id": "m1", "content": "hi"}
@@ -376,13 +443,33 @@ def test_the_customer_sees_that_a_message_has_come() -> None:
     assert ("messages", read) == notice("whatsapp")
     assert ("messages", {"recipient": {"id": "6001"}, "sender_action": "typing_on"}) == notice("messenger")
     assert ("sendChatAction", {"chat_id": "8001", "action": "typing"}) == notice("telegram")
-    assert ("answerCallbackQuery", {"callback_query_id": "cb1"}) == notice("telegram", metadata={"callback": "cb1"})
     assert [None] * 4 == [
         notice("webhook"),
         notice("telegram", role="event"),
         notice("whatsapp", role="operator"),
         notice("messenger", role="operator"),
     ]
+
+
+def test_only_a_tapped_button_of_telegram_waits_to_be_acknowledged() -> None:
+    """Whether the tap is understood or not."""
+    place = {"conversation": "c", "account": "a", "to": "t", "id": "m1", "content": "hi"}
+    tapped: list[Any] = [
+        Received(**place, metadata={"callback": "cb1"}),
+        Unknown(reason="odd", raw={"callback_query": {"id": "cb1"}}, id="7"),
+    ]
+    others: list[Any] = [
+        Received(**place),
+        *(Unknown(reason="odd", raw=raw, id="7") for raw in ({}, "x", {"message": 1})),
+    ]
+    found = [CHANNELS["telegram"].acknowledge(one) for one in tapped]
+
+    for request in found:
+        assert request is not None
+        assert request.url.endswith("/answerCallbackQuery")
+        assert {"callback_query_id": "cb1"} == json.loads(request.body)
+    assert {None} == {CHANNELS["telegram"].acknowledge(one) for one in others}
+    assert {None} == {CHANNELS[name].acknowledge(one) for name in CHANNELS if name != "telegram" for one in tapped}
 
 
 def test_a_channel_says_which_accounts_it_can_send_from() -> None:

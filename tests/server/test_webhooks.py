@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,17 +13,19 @@ from typing import Any
 import pytest
 
 from chatkeep import Chatkeep, Turn
-from chatkeep.channels import Telegram, WhatsApp
+from chatkeep.channels import Telegram, Webhook, WhatsApp
 from chatkeep.channels.outlet import ChannelOutlet
 from chatkeep.errors import Unavailable
 from chatkeep.server.webhooks import Webhooks
 
 from ..support.platform import SECRET, Platform, platform, post_whatsapp, whatsapp_message, whatsapp_status
+from ..support.samples import webhook_signed
 from ..support.service import CHATKEEP
 from ..support.serving import Client, served
 from ..support.waiting import until
 
 FAST = {"poll": "30ms", "retry_after": "5ms", "retry_longest": "20ms"}
+TELEGRAM_SECRET = "tg"
 TENANTS = {"1550": "pizza", "1660": "pasta"}
 
 
@@ -42,7 +46,7 @@ async def connected(
         verify_tokens="v",
         api=there.url,
     )
-    telegram = Telegram(token="42:AAF", secrets="tg", api=there.url)
+    telegram = Telegram(token="42:AAF", secrets=TELEGRAM_SECRET, api=there.url)
     keep: Chatkeep[Any] = Chatkeep(url, **(FAST | options))
     keep.on_message(handler)
     outlet = ChannelOutlet(whatsapp, telegram, timeout=4.0, tenant_of=lambda channel, account: TENANTS.get(account, ""))
@@ -60,7 +64,7 @@ async def test_a_customer_is_answered_where_they_wrote(url: str) -> None:
             "update_id": 7,
             "message": {"message_id": 3, "date": 1763697600, "chat": {"id": 5, "type": "private"}, "text": "hey"},
         }
-        secret = {"X-Telegram-Bot-Api-Secret-Token": "tg", "Authorization": ""}
+        secret = {"X-Telegram-Bot-Api-Secret-Token": TELEGRAM_SECRET, "Authorization": ""}
         assert 200 == (await client.ask("POST", "/channels/telegram", json.dumps(update).encode(), secret)).status
         await until(lambda: len(there.sent) == 3)
         await asyncio.sleep(0.1)
@@ -69,6 +73,50 @@ async def test_a_customer_is_answered_where_they_wrote(url: str) -> None:
         assert {"/1550/messages", "/1660/messages", "/bot42:AAF/sendMessage"} == {told["path"] for told in there.sent}
         assert ["whatsapp:1550:4917"] == [found.id async for found in keep.tenant("pizza").conversations()]
         assert ["telegram:42:5"] == [found.id async for found in keep.tenant("").conversations()]
+
+
+def telegram_tap(n: int, **callback: Any) -> bytes:
+    """A tapped button, as Telegram posts it."""
+    there = {"message_id": 9, "date": 1, "chat": {"id": 5, "type": "private"}}
+    told = {"id": f"tap{n}", "from": {"id": 5, "first_name": "Uma"}, "chat_instance": "1", "message": there}
+    return json.dumps({"update_id": n, "callback_query": told | callback}).encode()
+
+
+async def test_a_tapped_button_stops_spinning() -> None:
+    """Whatever becomes of the tap: answered, kept while the bot is paused, redelivered, or not understood."""
+    headers = {"X-Telegram-Bot-Api-Secret-Token": TELEGRAM_SECRET, "Authorization": ""}
+    async with platform() as there, connected("memory://", there) as (client, keep):
+        taps = [telegram_tap(1, data="yes"), telegram_tap(1, data="yes"), telegram_tap(2, game_short_name="chess")]
+        for tap in taps:
+            assert 200 == (await client.ask("POST", "/channels/telegram", tap, headers)).status
+        await until(lambda: len(there.sent) == 4)
+        await keep.pause()
+        await client.ask("POST", "/channels/telegram", telegram_tap(3, data="no"), headers)
+        await until(lambda: len(there.sent) == 5)
+
+        stopped = [told["callback_query_id"] for told in there.sent if told["path"].endswith("/answerCallbackQuery")]
+        assert ["tap1", "tap1", "tap2", "tap3"] == sorted(stopped)
+
+
+@pytest.mark.parametrize("typing", [False, True])
+async def test_customers_see_that_their_message_has_come_if_it_is_wanted(typing: bool) -> None:
+    """And only where the bot is about to answer: not for a redelivery, not while it is paused."""
+    async with platform() as there:
+        whatsapp = WhatsApp(accounts={"1550": "a"}, secrets=SECRET, verify_tokens="v", api=there.url)
+        keep: Chatkeep[Any] = Chatkeep("memory://", **FAST)
+        keep.on_message(echo)
+        keep.deliver(ChannelOutlet(whatsapp, typing=typing))
+        async with served(keep) as client:
+            await post_whatsapp(client, whatsapp_message("1", "hi", "w1"))
+            await until(lambda: len(there.sent) == 1 + typing)
+            await post_whatsapp(client, whatsapp_message("1", "hi", "w1"))
+            await keep.pause()
+            await post_whatsapp(client, whatsapp_message("1", "hi", "w2"))
+            await asyncio.sleep(0.2)
+
+        shown = [told["message_id"] for told in there.sent if "typing_indicator" in told]
+        assert ["w1"] * typing == shown
+        assert 1 + typing == len(there.sent)
 
 
 async def test_what_the_platform_tells_of_a_reply_is_shown_with_it(url: str) -> None:
@@ -119,6 +167,52 @@ async def test_an_account_that_nobody_knows_does_not_hold_up_the_others() -> Non
         assert 200 == answer.status
         assert ["1: hi"] == there.to("2")
         assert ["no tenant has this account"] == [note.metadata["reason"] for note in notes]
+
+
+@pytest.mark.parametrize(("known", "sends"), [("1550", "1550"), ("1550 1770", "1550"), ("1550", "")])
+async def test_what_could_not_be_answered_is_a_note_and_runs_no_handler(
+    known: str, sends: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A number of the app without a token, or whose token the outlet has not: nothing waits to go out, and the log says so."""
+    async with platform() as there:
+        bot: dict[str, Any] = {"secrets": SECRET, "verify_tokens": "v", "api": there.url}
+        keep: Chatkeep[Any] = Chatkeep("memory://", **FAST)
+        keep.on_message(echo)
+        if sends:
+            keep.deliver(ChannelOutlet(WhatsApp(accounts=dict.fromkeys(sends.split(), "a"), **bot)))
+        webhooks = Webhooks(WhatsApp(accounts=dict.fromkeys(known.split(), "a"), **bot))
+        async with served(keep, webhooks=webhooks) as client:
+            posted = [whatsapp_message("1", "hi", f"w{account}", account=account) for account in ("1770", "1550")]
+            assert [200, 200] == [(await post_whatsapp(client, *posted)).status for _ in range(2)]
+
+            async def answered() -> bool:
+                return ["1: hi"] == [m.text async for m in keep.history("whatsapp:1550:1") if m.role == "assistant"]
+
+            await until(answered)
+            log = [(m.role, m.metadata.get("reason")) async for m in keep.history("whatsapp:1770:1")]
+            waiting = await keep.deliveries("whatsapp:1770:1")
+
+        assert [("system", "nothing here can send from this account")] == log
+        assert [] == waiting
+        assert "whatsapp:1770" in caplog.text
+        assert sends == "" or ["1: hi"] == there.to("1")
+
+
+async def test_a_webhook_without_an_address_for_replies_is_answered_all_the_same() -> None:
+    """It only listens, and whoever posts knows so: its replies are read, and not sent."""
+    secret = "whsec_" + base64.b64encode(bytes(24)).decode()
+    keep: Chatkeep[Any] = Chatkeep("memory://", **FAST)
+    keep.on_message(echo)
+    keep.deliver(ChannelOutlet(Webhook("shop", secrets=secret)))
+    async with served(keep) as client:
+        body = json.dumps({"conversation": "ada", "content": "hi", "id": "1"}).encode()
+        headers = dict(webhook_signed(body, secret, at=time.time())) | {"Authorization": ""}
+        assert 200 == (await client.ask("POST", "/channels/webhook", body, headers)).status
+
+        async def answered() -> bool:
+            return ["1: hi"] == [m.text async for m in keep.history("webhook:shop:ada") if m.role == "assistant"]
+
+        await until(answered)
 
 
 async def test_two_bots_of_one_platform_are_told_apart_by_their_secrets() -> None:

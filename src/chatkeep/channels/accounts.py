@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..errors import Misconfigured
-from .base import Channel
+from .base import Channel, Received, Unknown
 
 
 class Accounts:
@@ -23,6 +23,9 @@ class Accounts:
             for account in channel.accounts:
                 if self._channels.setdefault((channel.name, account), channel) is not channel:
                     raise Misconfigured(f"Two channels have the account {channel.name}:{account}. Nothing was opened.")
+
+    def show_received(self, channel: Channel, item: Received | Unknown, *, answering: bool) -> None:
+        """Tells the platform that *item* has come. Nothing here: `ChannelOutlet` has the connections."""
 
     def takes(self, tenant: str, conversation: str) -> bool:
         """Whether it came in through one of the channels, and its account is this tenant's: nobody sends from another's."""

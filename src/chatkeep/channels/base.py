@@ -160,12 +160,13 @@ class Channel(Protocol):
 
     name: the first part of its conversations' ids. accounts: those that replies can go out from. idempotent: whether
     sending the same key twice shows it only once; where it does not, an `Uncertain` request is for a person, or for the
-    platform's statuses, to decide.
+    platform's statuses, to decide. one_way: whether it only listens, and replies are not for it to send.
     """
 
     name: str
     accounts: frozenset[str]
     idempotent: bool
+    one_way: bool
 
     def verify(self, method: str, headers: Pairs, query: Pairs, body: bytes, *, at: float) -> Challenge | None:
         """Returns for a request that the platform has signed, with what to answer to its handshake. Raises `Refused`
@@ -181,6 +182,10 @@ class Channel(Protocol):
 
         Raises `Unsupported` when the channel cannot show it, `Misconfigured` for an account without credentials.
         """
+        ...
+
+    def acknowledge(self, item: Received | Unknown) -> Request | None:
+        """What to send, if anything, so that the platform stops waiting for *item*: a button that was tapped, say."""
         ...
 
     def notice(self, message: Received) -> Request | None:

@@ -9,7 +9,19 @@ from msgspec import Struct, convert
 
 from ..model import Content
 from . import meta, parts
-from .base import Challenge, Inbound, Outcome, Pairs, Received, Request, Response, Status, conversation_of, secrets_of
+from .base import (
+    Challenge,
+    Inbound,
+    Outcome,
+    Pairs,
+    Received,
+    Request,
+    Response,
+    Status,
+    Unknown,
+    conversation_of,
+    secrets_of,
+)
 from .bodies import each, filled, items, name, unknown
 
 REPLIES_MOST = 13
@@ -42,6 +54,7 @@ class Messenger:
 
     name = "messenger"
     idempotent = False
+    one_way = False
     _object = "page"
     _room = parts.TextLimit(2000)
 
@@ -88,6 +101,10 @@ class Messenger:
             )
             for one, message in zip(keys, messages, strict=True)
         ]
+
+    def acknowledge(self, item: Received | Unknown) -> Request | None:
+        """Nothing: the platform does not wait."""
+        return None
 
     def notice(self, message: Received) -> Request | None:
         """Shows "typing" until the answer comes or 20 s have passed."""

@@ -16,7 +16,7 @@ from ..errors import ChatkeepError, Misconfigured
 from ..extras import from_extra
 from ..model import Content
 from .accounts import Accounts
-from .base import Cause, Channel, Delivered, Failed, Retry, address_of
+from .base import Cause, Channel, Delivered, Failed, Received, Request, Retry, Unknown, address_of
 from .sender import TIMEOUT_S, send
 
 with from_extra("channels", "Sending through channels (ChannelOutlet)"):
@@ -27,6 +27,7 @@ log = logging.getLogger("chatkeep")
 
 RATE = 40.0  # requests a second for one account, where nothing else is said: half of what the strictest platform allows
 IDLE_S = 2.0
+SHOWING_MOST, SHOWING_S = 1000, 5.0  # what shows that a message has come: under way at once, and for so long
 REPAIR_S = 60.0  # our own account is at fault: somebody has to repair it, so nobody need hurry
 
 
@@ -49,6 +50,9 @@ class ChannelOutlet(Accounts):
 
         timeout: Seconds after which a request was not answered.
 
+        typing: Whether customers see that their message has come and is being answered: "typing", and blue ticks on WhatsApp. It
+        takes a request for each message. A tapped button is answered in any case.
+
         tenant_of: The tenant of an account, `tenant_of("whatsapp", "1550")`, for the server, which takes in what platforms
         post to the same channels; without it all of it belongs to the tenant "".
 
@@ -62,6 +66,7 @@ class ChannelOutlet(Accounts):
         rates: Mapping[str, float] | None = None,
         concurrency: int = 20,
         timeout: float = TIMEOUT_S,
+        typing: bool = False,
         tenant_of: Callable[[str, str], str] = lambda channel, account: "",
     ) -> None:
         super().__init__(*channels, tenant_of=tenant_of)
@@ -70,8 +75,10 @@ class ChannelOutlet(Accounts):
             raise Misconfigured(f"The rates of {', '.join(wrong)} must be above 0. Nothing was opened.")
         self._concurrency = concurrency
         self._timeout = timeout
+        self._typing = typing
         self._pace: dict[str, tuple[AsyncLimiter, asyncio.Semaphore]] = {}
         self._session: aiohttp.ClientSession | None = None
+        self._showing: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Gets ready to send."""
@@ -84,6 +91,9 @@ class ChannelOutlet(Accounts):
         """Closes its connections."""
         session, self._session = self._session, None
         self._pace.clear()
+        for task in self._showing:
+            task.cancel()
+        await asyncio.gather(*self._showing, return_exceptions=True)
         if session is not None:
             await session.close()
 
@@ -124,6 +134,30 @@ class ChannelOutlet(Accounts):
         if unknown:
             return Sent(status="uncertain", ids=tuple(ids), reason=unknown)
         return Sent(status="delivered", ids=tuple(ids))
+
+    def show_received(self, channel: Channel, item: Received | Unknown, *, answering: bool) -> None:
+        """
+        Tells the platform in the background that *item* has come, and with `typing` the customer, if it is *answering*.
+
+        It is done once and never again: what customers see of it is over in seconds.
+        """
+        try:
+            request = channel.acknowledge(item)
+            if request is None and self._typing and answering and isinstance(item, Received):
+                request = channel.notice(item)
+        except Exception as fault:  # a bug of one channel must not hold up what it has taken in
+            log.warning("%s: it cannot be shown that a message has come: %s", channel.name, type(fault).__name__)
+            return
+        if request is None or self._session is None or len(self._showing) >= SHOWING_MOST:
+            return
+        task = asyncio.create_task(self._show(self._session, channel, request))
+        self._showing.add(task)
+        task.add_done_callback(self._showing.discard)
+
+    async def _show(self, session: aiohttp.ClientSession, channel: Channel, request: Request) -> None:
+        found = await send(session, channel, request, timeout=SHOWING_S)
+        if not isinstance(found, Delivered):
+            log.info("%s: it was not shown that a message has come: %s", channel.name, found.reason)
 
     def _pace_of(self, account: str) -> tuple[AsyncLimiter, asyncio.Semaphore]:
         if account not in self._pace:

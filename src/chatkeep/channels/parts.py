@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from ..errors import Unsupported
 from ..model import Content
+from .graphemes import is_boundary, last_boundary
 
 MediaType = Literal["image", "video", "audio", "voice", "document", "sticker", "animation"]
 
@@ -168,13 +169,16 @@ class TextLimit(Struct, frozen=True):
         return self.measure(text) <= self.most
 
     def pieces(self, text: str) -> Iterator[str]:
-        """*text* in pieces that go in, cut where a paragraph, a line or a word ends if there is such a place."""
+        """*text* in pieces that go in, cut where a paragraph, a line or a word ends if there is such a place, else between two
+        visible symbols; a symbol is cut only where it alone is too long."""
         while not self.holds(text):
             piece = text[: self.most]
             while not self.holds(piece):
                 piece = piece[: min(len(piece) - 1, len(piece) * self.most // self.measure(piece))]
-            ends = (piece.rfind(mark) for mark in ("\n\n", "\n", " "))
-            cut = next((end for end in ends if end > len(piece) // 4), len(piece))
+            ends = (_last(mark, piece, text) for mark in ("\n\n", "\n", " "))
+            cut = (
+                next((end for end in ends if end > len(piece) // 4), 0) or last_boundary(text, len(piece)) or len(piece)
+            )
             if text[:cut].strip():
                 yield text[:cut].rstrip()
             text = text[cut:].lstrip()
@@ -184,6 +188,14 @@ class TextLimit(Struct, frozen=True):
     def short(self, text: str) -> str:
         """*text*, cut with an ellipsis if it does not go in."""
         return text if self.holds(text) else next(TextLimit(self.most - 3, self.measure).pieces(text), "") + "…"
+
+
+def _last(mark: str, piece: str, text: str) -> int:
+    """The last place of *mark* in *piece*, with which *text* begins, where no symbol goes on behind it; -1 for none."""
+    end = piece.rfind(mark)
+    while end > 0 and not is_boundary(text, end + len(mark)):
+        end = piece.rfind(mark, 0, end)
+    return end
 
 
 def numbered(text: str, choices: list[Choice]) -> str:

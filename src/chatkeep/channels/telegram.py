@@ -25,6 +25,7 @@ from .base import (
     Response,
     Retry,
     Uncertain,
+    Unknown,
     conversation_of,
     header,
     same,
@@ -64,6 +65,7 @@ class Telegram:
 
     name = "telegram"
     idempotent = False
+    one_way = False
 
     def __init__(self, *, token: str, secrets: str | Sequence[str], api: str = "https://api.telegram.org") -> None:
         if not re.fullmatch("[0-9]{1,20}:[A-Za-z0-9_-]{1,128}", token):
@@ -99,12 +101,15 @@ class Telegram:
             for number, (method, body) in enumerate(calls)
         ]
 
+    def acknowledge(self, item: Received | Unknown) -> Request | None:
+        """Stops the clock on a tapped button, also on one whose tap is not understood."""
+        callback = item.metadata.get("callback") if isinstance(item, Received) else _tap_of(item.raw)
+        return self._call(item.id, "answerCallbackQuery", {"callback_query_id": callback}) if callback else None
+
     def notice(self, message: Received) -> Request | None:
-        """Stops the clock on a tapped button; otherwise shows "typing" for 5 s."""
+        """Shows "typing" for 5 s."""
         if message.role != "user":
             return None
-        if callback := message.metadata.get("callback"):
-            return self._call(message.id, "answerCallbackQuery", {"callback_query_id": callback})
         chat, _, topic = message.to.partition("/")
         place = {"chat_id": chat, **({"message_thread_id": int(topic)} if topic else {})}
         return self._call(message.id, "sendChatAction", {**place, "action": "typing"})
@@ -361,6 +366,14 @@ def _media(kind: parts.MediaType, file: File, caption: str) -> dict[str, Any]:
             size=file.file_size,
         )
     )
+
+
+def _tap_of(update: Any) -> str:
+    """The id of the tap in an update that is not understood; "" when it is none."""
+    try:
+        return name(update["callback_query"]["id"])
+    except (LookupError, TypeError, ValueError):
+        return ""
 
 
 def _label(message: Message, data: str) -> str:

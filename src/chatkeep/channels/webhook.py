@@ -29,6 +29,7 @@ from .base import (
     Request,
     Response,
     Retry,
+    Unknown,
     conversation_of,
     header,
     same,
@@ -61,6 +62,7 @@ class Webhook:
             raise Misconfigured(f"Webhook({account!r}): url is not an http(s) address.")
         self.account = account
         self.accounts = frozenset([account] if url else [])
+        self.one_way = not url
         self._keys = [_key(secret) for secret in secrets_of(f"Webhook({account!r}, secrets=...)", secrets)]
         self._url = url
 
@@ -101,6 +103,10 @@ class Webhook:
         signatures = " ".join(_signature(one, _signed(key, stamp, body)) for one in self._keys)
         told = {"webhook-id": key, "webhook-timestamp": stamp, "webhook-signature": signatures}
         return [Request(key=key, url=self._url, headers={"content-type": "application/json", **told}, body=body)]
+
+    def acknowledge(self, item: Received | Unknown) -> Request | None:
+        """Nothing: the answer to its POST is enough."""
+        return None
 
     def notice(self, message: Received) -> Request | None:
         """Nothing: the answer to its POST is enough."""

@@ -11,7 +11,19 @@ from msgspec import Struct, convert, field
 
 from ..model import Content
 from . import meta, parts
-from .base import Challenge, Inbound, Outcome, Pairs, Received, Request, Response, Status, conversation_of, secrets_of
+from .base import (
+    Challenge,
+    Inbound,
+    Outcome,
+    Pairs,
+    Received,
+    Request,
+    Response,
+    Status,
+    Unknown,
+    conversation_of,
+    secrets_of,
+)
 from .bodies import each, filled, items, name, storable, unknown
 
 TEXT, BODY, CAPTION = parts.TextLimit(4096), parts.TextLimit(1024), parts.TextLimit(1024)
@@ -36,6 +48,7 @@ class WhatsApp:
 
     name = "whatsapp"
     idempotent = False
+    one_way = False
 
     def __init__(
         self,
@@ -66,6 +79,10 @@ class WhatsApp:
             self._post(f"{key}/{number}" if len(bodies) > 1 else key, account, to, body)
             for number, body in enumerate(bodies)
         ]
+
+    def acknowledge(self, item: Received | Unknown) -> Request | None:
+        """Nothing: the platform does not wait."""
+        return None
 
     def notice(self, message: Received) -> Request | None:
         """Two blue ticks, and "typing" until the answer comes or 25 s have passed."""

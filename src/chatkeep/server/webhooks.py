@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute
 from ..app import Chatkeep, core_of
 from ..channels.accounts import Accounts, tenant_for
 from ..channels.base import Channel, Inbound, Received, Refused, Status, Unknown, conversation_of
+from ..conversation.outbox import Outlet
 from ..errors import BadKey, BadMessage, TooLarge
 from . import wire
 from .access import allows, keep_of
@@ -112,6 +113,14 @@ def conversation_for(channel: Channel, item: Inbound) -> str:
     return named if named.startswith(f"{channel.name}:{account}:") else conversation_of(channel.name, account, item.to)
 
 
+def can_answer(outlet: Outlet | None, channel: Channel, tenant: str, item: Received) -> bool:
+    """Whether a reply to *item* can go out: a platform also posts what is for accounts of an app that are not ours. Where this
+    process has no outlet, another one sends, with the same tokens."""
+    if channel.one_way:
+        return True
+    return outlet.takes(tenant, item.conversation) if outlet is not None else item.account in channel.accounts
+
+
 async def take(keep: Chatkeep[Any], webhooks: Webhooks, channel: Channel, items: Iterable[Inbound]) -> None:
     """Makes *items* durable: those of one conversation in their order, conversations side by side."""
     lines: dict[tuple[str, str], list[Inbound]] = defaultdict(list)
@@ -127,11 +136,22 @@ async def take(keep: Chatkeep[Any], webhooks: Webhooks, channel: Channel, items:
             item = Unknown(
                 reason="no tenant has this account", raw=msgspec.to_builtins(item), id=item.id, account=account
             )
-        lines[tenant or "", conversation_for(channel, item)].append(item)
+        conversation = conversation_for(channel, item)
+        if isinstance(item, Received) and not can_answer(core_of(keep).outlet, channel, tenant or "", item):
+            log.error(
+                "A webhook brings a message for the account %s:%s, which nothing here can send from (no token, or not in the "
+                "outlet); it is kept as a note in the tenant %r, and no handler runs for it.",
+                channel.name,
+                account,
+                tenant,
+            )
+            reason = "nothing here can send from this account"
+            item = Unknown(reason=reason, raw=msgspec.to_builtins(item), id=item.id, account=account)
+        lines[tenant or "", conversation].append(item)
 
     async def in_order(tenant: str, conversation: str, line: list[Inbound]) -> None:
         for item in line:
-            await keep_one(keep, tenant, conversation, item)
+            await keep_one(keep, channel, tenant, conversation, item)
 
     done = await asyncio.gather(*(in_order(*place, line) for place, line in lines.items()), return_exceptions=True)
     for fault in done:
@@ -139,8 +159,9 @@ async def take(keep: Chatkeep[Any], webhooks: Webhooks, channel: Channel, items:
             raise fault
 
 
-async def keep_one(keep: Chatkeep[Any], tenant: str, conversation: str, item: Inbound) -> None:
-    """Keeps one item. What cannot be stored as it is must not hold up the rest, and is not lost: it becomes a note."""
+async def keep_one(keep: Chatkeep[Any], channel: Channel, tenant: str, conversation: str, item: Inbound) -> None:
+    """Keeps one item, and has the platform told so. What cannot be stored as it is must not hold up the rest, and is not
+    lost: it becomes a note."""
     core = core_of(keep)
     if isinstance(item, Status):
         reason = item.error.reason if item.error is not None else ""
@@ -152,12 +173,24 @@ async def keep_one(keep: Chatkeep[Any], tenant: str, conversation: str, item: In
         if isinstance(item, Received):
             metadata = item.metadata | ({"sent": True} if item.role == "operator" else {})
             metadata |= {"sent_at": item.at} if item.at is not None else {}
-            await keep.tenant(tenant).accept(conversation, item.content, id=item.id, role=item.role, metadata=metadata)
+            receipt = await keep.tenant(tenant).accept(
+                conversation, item.content, id=item.id, role=item.role, metadata=metadata
+            )
+            answering = receipt.status == "accepted" and not receipt.duplicate and item.role == "user"
+            show(core.outlet, channel, item, answering=answering and not core.is_paused(tenant, conversation))
             return
         await core.note_unknown(tenant, conversation, item.id, reason=item.reason, raw=item.raw)
+        show(core.outlet, channel, item)
     except (BadKey, BadMessage, TooLarge) as fault:
         log.warning("An item of a webhook cannot be stored as it is; a note of it is: %s", type(fault).__name__)
         raw = item.raw if isinstance(item, Unknown) else {"id": item.id}
         await core.note_unknown(
             tenant, conversation, item.id, reason=f"it cannot be stored: {fault}", raw=str(raw)[:1000]
         )
+        show(core.outlet, channel, item)
+
+
+def show(outlet: Outlet | None, channel: Channel, item: Received | Unknown, *, answering: bool = False) -> None:
+    """Has the platform told that *item* is kept, where replies go out from here; *answering*: and will be answered."""
+    if isinstance(outlet, Accounts):
+        outlet.show_received(channel, item, answering=answering)
