@@ -17,7 +17,7 @@ import pytest
 from chatkeep import Chatkeep
 from chatkeep.auth.credentials import create_key
 from tests.conftest import FAST
-from tests.server.serving import Answer, Client, served
+from tests.support.serving import Answer, Client, served
 
 ADA = "/v1/conversations/ada"
 
