@@ -38,6 +38,8 @@ from chatkeep.testing.machine import DriverMachine
 from chatkeep.testing.proxy import Proxy
 from chatkeep.testing.servers import RedisServer, redis_cluster, redis_sentinel, stop_all
 
+pytestmark = pytest.mark.server
+
 ADA = Key("", "ada")
 BOB = Key("", "bob")
 LOTS = 100_000
