@@ -14,7 +14,7 @@ from chatkeep.drivers import driver_for
 from chatkeep.drivers.base import Key
 
 from .support.counting import answered, count, texts
-from .support.waiting import until
+from .support.waiting import takes, until
 
 
 async def test_I1_an_accepted_message_is_answered_by_whoever_opens_the_store_next(opened: Any) -> None:
@@ -102,7 +102,7 @@ async def test_I5_messages_are_handled_in_log_order_one_at_a_time(opened: Any) -
         nonlocal running, most
         running += 1
         most = max(most, running)
-        await asyncio.sleep(0.001)
+        await takes(0.001)
         running -= 1
         return await count(turn)
 
