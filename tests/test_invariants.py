@@ -200,6 +200,7 @@ async def test_I8_unavailable_is_never_absent(opened: Any) -> None:
         await keep.change("ada", lambda state: None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("url", ["memory"], indirect=True)
 async def test_I10_memory_tasks_and_lanes_come_back_to_zero(opened: Any) -> None:
     """Two thousand conversations with a cache of fifty: what is held afterwards is the cache, and little else."""
