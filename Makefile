@@ -7,9 +7,12 @@ READY := $(VENV)/.ready
 DEMO := .venv-demo
 SITE := .venv-docs
 PIP := python -m pip --disable-pip-version-check install --quiet
+# Most tests wait, so there are more workers than processors; the slow tests come first (tests/conftest.py) and stay so.
+WORKERS := -n 3 --dist loadgroup --no-loadscope-reorder
+QUICK := $(addprefix tests/,channels conversation drivers engine storage testing test_extras.py test_house.py test_invariants.py)
 OLD := import sys; sys.exit(sys.version_info < (3, 11) and "chatkeep needs Python 3.11 or newer; try make PYTHON=python3.12")
 
-.PHONY: demo test docs packaging load check bench bench-peers bench-pin soak pin clean
+.PHONY: demo quick test docs packaging load check bench bench-peers bench-pin soak pin clean
 
 $(READY): constraints.txt pyproject.toml
 	@$(PYTHON) -c '$(OLD)'
@@ -31,8 +34,11 @@ $(DEMO)/.ready: constraints-demo.txt pyproject.toml
 demo: $(DEMO)/.ready  ## the main job: a restaurant bot with a chat page, on SQLite
 	@$(DEMO)/bin/chatkeep demo $(BOT)
 
-test: $(READY)  ## every test but the long soak, in two halves side by side
-	$(BIN)/python -m tests.halves
+quick: $(READY)  ## what needs no server, no browser and no other program: rules, drivers and engine on memory and SQLite
+	$(BIN)/python -m pytest $(WORKERS) -m "not server and not slow" $(QUICK)
+
+test: $(READY)  ## every test but the long soak
+	$(BIN)/python -m pytest $(WORKERS)
 
 docs: $(SITE)/.ready  ## the documentation as a site in build/docs; a broken link is an error; needs no network once installed
 	$(SITE)/bin/zensical build --strict

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from chatkeep import Chatkeep
-from chatkeep.testing.servers import PostgresServer, RedisServer
+from chatkeep.testing.servers import PostgresServer, RedisServer, Server
 
 pytest.register_assert_rewrite("tests.support")  # what fails in there is shown as in a test
 
@@ -18,6 +19,76 @@ from .support.stores import FAST, STORES, store_url  # noqa: E402
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext
+
+SERVED = {"valkey", "postgres", "servers", "browser", "redis", "postgresql"}
+"""The fixtures, and the kinds of store, with which a test needs a server or a browser."""
+
+
+# How long an example takes says something about the machine, which is busy here, and nothing about the code.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Has each failure named when it happens, and not only at the end."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Failures(config))
+
+
+class Failures:
+    """Prints the name of a test as soon as the test fails."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Called by pytest for each phase of each test."""
+        terminal = self.config.pluginmanager.get_plugin("terminalreporter")
+        if report.failed and terminal is not None:
+            terminal.write_line(f"\n{report.nodeid} failed in its {report.when} ({report.duration:.0f} s)")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """Makes a report fit to be sent by a worker: some tests log, or fail with, text that is not UTF-8."""
+    return sendable((yield))
+
+
+def sendable(value: Any) -> Any:
+    """The same, with half characters written as an escape."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {sendable(name): sendable(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(sendable, value))
+    return value
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what needs a server, and puts the slow tests first: with several workers, the others run beside them."""
+    for item in items:
+        values = (
+            item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
+        )
+        if SERVED & {*getattr(item, "fixturenames", ()), *(value for value in values if isinstance(value, str))}:
+            item.add_marker("server")
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture(autouse=True)
+def server_only_where_marked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """`make quick` leaves out what is marked; a test without the mark that starts a database server fails."""
+
+    def refused(server: Server) -> NoReturn:
+        raise AssertionError(f"{type(server).__name__} is started by a test that is not marked: pytest.mark.server")
+
+    with pytest.MonkeyPatch.context() as patch:
+        if request.node.get_closest_marker("server") is None:
+            patch.setattr(Server, "start", refused)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ import pytest
 import chatkeep
 from chatkeep.drivers import DRIVERS
 from chatkeep.drivers.base import Driver
+from chatkeep.testing.servers import RedisServer
 
 SRC = Path(chatkeep.__file__).parent
 TESTS = Path(__file__).parent
@@ -444,3 +445,69 @@ def test_no_test_module_is_imported_by_another() -> None:
     sources = {str(path.relative_to(TESTS)): path.read_text() for path in TESTS.rglob("*.py")}
 
     assert {} == {name: found for name, source in sources.items() if (found := modules_imported(source) & own)}
+
+
+def test_what_is_not_marked_starts_no_server(tmp_path: Path) -> None:
+    """`make quick` leaves out what has the mark `server`; without the mark nothing gets that far."""
+    with pytest.raises(AssertionError, match="RedisServer is started by a test that is not marked"):
+        RedisServer("valkey-9", tmp_path).start()
+
+
+SLEEPS = {
+    "acceptance/test_rows_a.py": 1,
+    "acceptance/test_rows_b.py": 2,
+    "cli/test_dev.py": 2,
+    "client/test_client.py": 1,
+    "client/test_events.py": 3,
+    "client/test_outbox.py": 2,
+    "demos/test_later.py": 1,
+    "drivers/test_postgresql.py": 15,
+    "drivers/test_redis.py": 20,
+    "drivers/test_sqlite.py": 4,
+    "engine/test_corners.py": 5,
+    "engine/test_engine.py": 10,
+    "engine/test_judging.py": 23,
+    "engine/test_notifier.py": 2,
+    "engine/test_overlap.py": 2,
+    "engine/test_runner.py": 10,
+    "engine/test_sender.py": 10,
+    "engine/test_sessions.py": 2,
+    "engine/test_watch.py": 1,
+    "engine/test_work.py": 7,
+    "faults/test_deaths.py": 3,
+    "faults/test_instances.py": 7,
+    "faults/test_opened_while_away.py": 6,
+    "faults/test_shared_file.py": 1,
+    "packaging/__main__.py": 1,
+    "packaging/promises.py": 2,
+    "server/test_limits_of_input.py": 1,
+    "server/test_protocol.py": 1,
+    "server/test_serving.py": 4,
+    "support/browsing.py": 1,
+    "support/killing.py": 7,
+    "support/rows.py": 4,
+    "support/service.py": 1,
+    "support/serving.py": 1,
+    "support/shop.py": 2,
+    "support/simulation.py": 2,
+    "support/stand.py": 2,
+}
+"""How many fixed sleeps the files of the tests still have; the numbers only fall."""
+
+
+def fixed_sleeps(source: str) -> int:
+    """How often *source* sleeps for a time that stands in it."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    sleeps = [call.args for call in calls if ast.unparse(call.func) in ("asyncio.sleep", "time.sleep")]
+    numbers = [
+        [part.value for one in args for part in ast.walk(one) if isinstance(part, ast.Constant)] for args in sleeps
+    ]
+    return len([found for found in numbers if any(isinstance(number, int | float) and number for number in found)])
+
+
+def test_tests_wait_for_what_is_to_happen() -> None:
+    """With `until` of tests/support/waiting.py; a time that has to pass, or is wasted on purpose, is named by its helpers."""
+    found = {str(path.relative_to(TESTS)): fixed_sleeps(path.read_text()) for path in TESTS.rglob("*.py")}
+
+    assert {} == {name: number for name, number in found.items() if number > SLEEPS.get(name, 0)}
+    assert 2 == fixed_sleeps("await asyncio.sleep(0.1 if slow else 0); time.sleep(1); await asyncio.sleep(0)")

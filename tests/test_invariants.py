@@ -14,7 +14,7 @@ from chatkeep.drivers import driver_for
 from chatkeep.drivers.base import Key
 
 from .support.counting import answered, count, texts
-from .support.waiting import until
+from .support.waiting import takes, until
 
 
 async def test_I1_an_accepted_message_is_answered_by_whoever_opens_the_store_next(opened: Any) -> None:
@@ -102,7 +102,7 @@ async def test_I5_messages_are_handled_in_log_order_one_at_a_time(opened: Any) -
         nonlocal running, most
         running += 1
         most = max(most, running)
-        await asyncio.sleep(0.001)
+        await takes(0.001)
         running -= 1
         return await count(turn)
 
@@ -200,6 +200,7 @@ async def test_I8_unavailable_is_never_absent(opened: Any) -> None:
         await keep.change("ada", lambda state: None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("url", ["memory"], indirect=True)
 async def test_I10_memory_tasks_and_lanes_come_back_to_zero(opened: Any) -> None:
     """Two thousand conversations with a cache of fifty: what is held afterwards is the cache, and little else."""

@@ -21,6 +21,7 @@ from ..support.platform import platform
 from ..support.rows import Customer, Instance, durable, instance, place, put_forward, text_of
 from ..support.serving import Client
 from ..support.stores import store_url
+from ..support.waiting import nothing_happens_for, time_passes
 
 ORDER = (
     ("hello", "Your cart is empty"),
@@ -139,7 +140,7 @@ async def test_b1_what_is_written_while_the_server_is_down_is_answered_when_it_i
         await customer.ask("2 margherita", "Total: €15.00")
         code = await it.stop()
         writing = asyncio.create_task(customer.ask("a water", "Total: €17.00"))
-        await asyncio.sleep(0.2)
+        await time_passes(0.2)
         await it.start()
         answer = await asyncio.wait_for(writing, AT_ONCE_S)
 
@@ -218,7 +219,7 @@ async def test_b3_a_rebuild_that_fails_is_told_and_never_an_empty_cart(url: str,
         write(tmp_path, "update orders set items = '{\"haggis\": 2}'")
         heard = len(customer.heard)
         await customer.say("cart")
-        await asyncio.sleep(0.5)
+        await nothing_happens_for(0.5)
         found = (await operator.ask("GET", place(customer.conversation))).json
         silent, told = customer.heard[heard:], it.log
         write(tmp_path, "update orders set items = '{\"margherita\": 2}'")
@@ -333,13 +334,13 @@ async def test_b6_while_the_bot_is_off_messages_are_kept_and_shown(url: str, sco
         for customer in (ada, bob, eve):
             await customer.ask("a water", "Total: €2.00")
         await pause(url, scope, ada, operator, paused=True)
-        await asyncio.sleep(0.5)
+        await time_passes(0.5)
         await it.restart()
         for customer in (ada, bob, eve):
             await customer.say("2 water")
             if customer not in everybody[scope]:
                 await customer.hear("Total: €6.00")
-        await asyncio.sleep(0.5)
+        await nothing_happens_for(0.5)
         silent = [customer for customer in (ada, bob, eve) if not any("€6.00" in text for text in customer.heard)]
         found = (await operator.ask("GET", place(ada.conversation))).json
         await pause(url, scope, ada, operator, paused=False)

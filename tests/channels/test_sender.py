@@ -16,6 +16,7 @@ from chatkeep.channels import Channel, Delivered, Failed, Outcome, Retry, Telegr
 from chatkeep.channels.sender import send
 
 from ..support.samples import NOW, WEBHOOK_SECRETS
+from ..support.waiting import takes
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 OK = {"ok": True, "result": {"message_id": 31}}
@@ -88,7 +89,7 @@ async def test_no_answer_is_uncertain(kind: str, expected: type, served: Callabl
     """A server that hangs, drips, or hangs up in the middle; harmless only where the same key shows once."""
 
     async def hang(request: web.Request) -> web.Response:
-        await asyncio.sleep(30)
+        await takes(30)
         return web.Response()
 
     async def drip(request: web.Request) -> web.StreamResponse:
@@ -96,7 +97,7 @@ async def test_no_answer_is_uncertain(kind: str, expected: type, served: Callabl
         await answer.prepare(request)
         while True:
             await answer.write(b" ")
-            await asyncio.sleep(0.05)
+            await takes(0.05)
 
     async def cut(request: web.Request) -> web.StreamResponse:
         answer = web.StreamResponse(headers={"content-length": "1000"})
@@ -156,7 +157,7 @@ async def test_cancelling_is_cancelling(served: Callable[[Answer], Awaitable[str
 
     async def hang(request: web.Request) -> web.Response:
         begun.set()
-        await asyncio.sleep(30)
+        await takes(30)
         return web.Response()
 
     task = asyncio.create_task(tried(await served(hang)))

@@ -390,6 +390,7 @@ def test_check_says_whether_a_store_is_fit(tmp_path: Path, valkey: Any, postgres
     assert {"level", "subject", "said"} == set(json.loads(named[1].splitlines()[0]))
 
 
+@pytest.mark.server
 def test_check_finds_what_makes_a_store_unfit(tmp_path: Path) -> None:
     """A cache is only warned of, unless asked to be strict; what evicts, or is not there, is not fit."""
     folders = [tmp_path / name for name in ("loose", "evicting")]

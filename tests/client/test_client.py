@@ -47,6 +47,7 @@ from chatkeep.testing.proxy import Loss, Proxy
 
 from ..support.client_server import Place, Running
 from ..support.program import free_port
+from ..support.waiting import time_passes, until
 
 
 async def test_a_message_is_answered_and_the_log_has_what_the_receipt_says(place: Place) -> None:
@@ -163,7 +164,7 @@ async def test_a_server_that_is_killed_in_the_middle_of_a_send_answers_once(runn
     async with Client(running.url, running.key) as client:
         chat = client.conversation("ada")
         sending = asyncio.create_task(chat.send("slow"))
-        await asyncio.sleep(0.2)
+        await until(chat.history)
         running.kill()
         await asyncio.to_thread(running.start)
         receipt = await sending
@@ -246,7 +247,7 @@ async def test_closing_ends_the_calls_that_still_wait(place: Place) -> None:
     async with place.client() as other:
         async with place.client() as client:
             sending = asyncio.create_task(client.conversation("ada").send("slow", id="m1"))
-            await asyncio.sleep(0.2)
+            await until(other.conversation("ada").history)
         with pytest.raises((Uncertain, UsageError)):
             await asyncio.wait_for(sending, 5)
         receipt = await other.conversation("ada").send("slow", id="m1")
@@ -344,7 +345,7 @@ async def test_a_visitor_gets_a_token_and_shares_it(place: Place) -> None:
         rotated = await laptop.conversation(created.id).rotate(grace=0)
         credentials = await service.conversation(created.id).tokens()
         await laptop.conversation(created.id).revoke()
-        await asyncio.sleep(1.2)
+        await time_passes(1.2)
         with pytest.raises(Unauthorized):
             await laptop.conversation(created.id).history()
         await service.conversation(created.id).erase()

@@ -26,7 +26,7 @@ from chatkeep.testing.proxy import Proxy
 
 from ..support.client_server import Place, Running
 from ..support.serving import served
-from ..support.waiting import until
+from ..support.waiting import takes, until
 
 STREAM = (
     "\ufeffretry: 1000\n\n: beat\n\nevent: piece\r\nid: 7\r\ndata: tea\r\n\r\nevent: typing\rdata: one\rdata:two\r\r"
@@ -113,7 +113,7 @@ async def test_a_reply_is_told_as_it_is_made() -> None:
     async def bot(turn: Turn[Any]) -> AsyncIterator[str]:
         for word in ("one ", "two ", "three"):
             yield word
-            await asyncio.sleep(0.1)
+            await takes(0.1)
 
     async with (
         keep,

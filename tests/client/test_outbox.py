@@ -21,7 +21,7 @@ from chatkeep.testing.proxy import Loss, Proxy
 
 from ..support.client_server import Place, Running
 from ..support.program import free_port
-from ..support.waiting import until
+from ..support.waiting import time_passes, until
 
 CONVERSATIONS = ("ada", "bob", "eve")
 
@@ -202,7 +202,7 @@ async def test_a_token_that_ended_holds_messages_up_and_refuses_none(place: Plac
         await client.conversation("ada").post("tea")
         await asyncio.wait_for(client.drained(), 10)
         await forget(place.keep, "", "ada")
-        await asyncio.sleep(1.1)
+        await time_passes(1.1)
         await client.conversation("ada").post("cake")
         await until(lambda: client.pending.trouble)
         held = client.pending
@@ -226,7 +226,7 @@ async def test_what_one_has_posted_goes_out_in_nobody_elses_name(place: Place, t
         await asyncio.wait_for(client.drained(), 10)
         await forget(place.keep, "acme", "ada")
         others[0] = await token_for(place, "eve", "acme")
-        await asyncio.sleep(1.1)
+        await time_passes(1.1)
         await client.conversation("ada").post("unsent", id="m")
         await until(lambda: client.pending.trouble)
         client.token = others[0]

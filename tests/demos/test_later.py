@@ -12,7 +12,7 @@ from chatkeep.demos import demo_for
 from chatkeep.model import Delta
 
 from ..support.talking import Clock, as_json, bot_on, labels, told
-from ..support.waiting import until
+from ..support.waiting import nothing_happens_for, until
 
 HOUR = 3600.0
 
@@ -41,7 +41,7 @@ async def test_a_half_filled_form_is_asked_about_once(tmp_path: Path) -> None:
     async with bot_on("tutoring", url, tmp_path, clock=clock) as keep:
         await came(keep, "Shall we finish your booking?\nWhat is the student's name?")
         clock.now += 5 * HOUR
-        await asyncio.sleep(0.1)
+        await nothing_happens_for(0.1)
         after = await keep.receive("ada", "Ada")
         asked = told(await replies(keep)).count("Shall we finish")
 

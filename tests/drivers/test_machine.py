@@ -32,12 +32,14 @@ def histories(made: Callable[[str], Driver], url: str) -> Callable[[], DriverMac
     return fresh_store
 
 
+@pytest.mark.slow
 def test_memory() -> None:
     """The reference agrees with a model that does not know it."""
     how = settings(max_examples=300, stateful_step_count=40, deadline=None)
     run_state_machine_as_test(histories(Intact, "memory://"), settings=how)
 
 
+@pytest.mark.slow
 def test_sqlite(tmp_path: Path) -> None:
     """Three connections on one file, a new file for each history."""
     how = settings(max_examples=120, stateful_step_count=30, deadline=None)

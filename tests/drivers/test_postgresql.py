@@ -36,6 +36,8 @@ from chatkeep.testing.machine import DriverMachine
 from chatkeep.testing.proxy import Loss, Proxy
 from chatkeep.testing.servers import PostgresServer, postgres_binary, unprivileged
 
+pytestmark = pytest.mark.server
+
 ADA, BOB = Key("", "ada"), Key("", "bob")
 LOTS = 100_000
 DOCS = Path(__file__).parents[2] / "docs" / "how-to" / "postgresql.md"

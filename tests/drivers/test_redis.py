@@ -45,6 +45,8 @@ from chatkeep.testing.proxy import Proxy
 from chatkeep.testing.servers import RedisServer, redis_cluster, redis_sentinel, stop_all
 from tests.support.plain_transport import PlainTransport
 
+pytestmark = pytest.mark.server
+
 ADA = Key("", "ada")
 BOB = Key("", "bob")
 LOTS = 100_000

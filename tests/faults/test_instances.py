@@ -17,12 +17,12 @@ import pytest
 from chatkeep import Turn
 
 from ..support.stand import Clients, Stand, note
-from ..support.waiting import until
+from ..support.waiting import takes, time_passes, until
 
 
 async def slow(turn: Turn[dict[str, Any]]) -> str:
     """A bot that takes its time: long enough for another instance to come in between."""
-    await asyncio.sleep(0.003)
+    await takes(0.003)
     return await note(turn)
 
 
@@ -187,7 +187,7 @@ async def test_who_closes_hands_over_at_once(url: str, opening: Any) -> None:
     """Closed in the middle of a long queue: the other instance goes on with it, long before the lease would have run out."""
 
     async def slower(turn: Turn[dict[str, Any]]) -> str:
-        await asyncio.sleep(0.03)
+        await takes(0.03)
         return await note(turn)
 
     poll = "30s" if not url.startswith("sqlite") else "50ms"  # processes on a file do not hear of each other
@@ -218,7 +218,7 @@ async def test_an_idle_store_is_asked_little_however_much_it_holds(stand: Stand,
         await until(lambda: keep.statistics.engine.workers == 0)
         await asyncio.sleep(0.1)
         before = stand.proxy.trips
-        await asyncio.sleep(1.0)
+        await time_passes(1.0)
         return stand.proxy.trips - before
 
     counts = []

@@ -25,7 +25,7 @@ from chatkeep.testing.servers import PostgresServer, RedisServer, Server
 
 from ..support.stand import Clients, Stand, note
 from ..support.stores import FAST
-from ..support.waiting import until
+from ..support.waiting import nothing_happens_for, takes, time_passes, until
 
 QUICK = {"store_timeout": "200ms"}
 
@@ -83,7 +83,7 @@ class Talkers:
         while True:
             count += 1
             await self.say(name if count % 2 else f"{name}.{count}", f"{name}.{count}")
-            await asyncio.sleep(0.02)
+            await takes(0.02)
 
     async def say(self, name: str, id: str) -> None:
         """Sends a message until it is taken."""
@@ -167,7 +167,7 @@ async def test_journal_until_a_store_comes_that_was_away_at_the_start(
     away, public = keep.trouble, trouble_of(keep)
     back(stand.proxy)
     await until(lambda: talkers.seen[-1] == "accepted")
-    await asyncio.sleep(0.3)
+    await nothing_happens_for(0.3)
     await talkers.stop()
     await until(lambda: not keep.trouble and keep.statistics.engine.journaled == 0)
     await talkers.say("ada", "after")
@@ -244,7 +244,7 @@ async def test_messages_for_one_store_do_not_get_into_another_that_comes_in_its_
     stand.proxy.delay_s = 0.01  # so that messages come while it is being found out
     back(stand.proxy, other.port)
     await until(lambda: "another store" in keep.trouble)
-    await asyncio.sleep(0.3)
+    await nothing_happens_for(0.3)
     wrong = list(talkers.seen)
     back(stand.proxy, stand.server.port)
     stand.proxy.delay_s = 0.0
@@ -277,7 +277,7 @@ async def test_another_store_is_refused_until_the_right_one_is_back(
             await keep.accept("bob", "1", id="1")
         assert "taken its place" in keep.trouble
         assert "taken its place" in trouble_of(keep)
-        await asyncio.sleep(0.07)
+        await time_passes(0.07)
     back(stand.proxy, stand.server.port)
     await until(lambda: not keep.trouble)
     await clients.insist("ada")

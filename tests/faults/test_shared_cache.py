@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from chatkeep.storage.shared_cache import SharedCache
 from chatkeep.testing.servers import RedisServer
 
 from ..support.stand import Clients, Stand
-from ..support.waiting import until
+from ..support.waiting import nothing_happens_for, until
 
 pytestmark = pytest.mark.parametrize("stand", ["postgresql"], indirect=True)
 
@@ -171,6 +170,6 @@ async def test_an_erasure_is_not_undone_by_an_entry_on_its_way(stand: Stand, cac
     await clients.send("eve", to=0)
     await cold.erase("eve")
     await written(warm)
-    await asyncio.sleep(0.5)
+    await nothing_happens_for(0.5)
 
     assert before == set(await kept(cold))

@@ -18,7 +18,7 @@ from chatkeep.testing.proxy import Loss
 from chatkeep.testing.servers import RedisServer
 
 from ..support.stand import Clients, Stand
-from ..support.waiting import until
+from ..support.waiting import nothing_happens_for, time_passes, until
 
 
 @pytest.mark.parametrize("how", ["kill", "stop"])
@@ -28,9 +28,9 @@ async def test_f15_a_restarted_server_is_found_again(stand: Stand, opening: Any,
     clients = Clients(keeps)
     stop = asyncio.Event()
     working = asyncio.create_task(clients.until(stop))
-    await asyncio.sleep(0.3)
+    await until(lambda: clients.acked_at)
     await asyncio.to_thread(getattr(stand.server, how))
-    await asyncio.sleep(1.0)
+    await time_passes(1.0)
     troubles = [keep.trouble for keep in keeps]
     await stand.start()
     back = time.monotonic()
@@ -53,9 +53,9 @@ async def test_f16_a_second_of_silence_is_waited_out(stand: Stand, opening: Any)
     clients = Clients(keeps)
     stop = asyncio.Event()
     working = asyncio.create_task(clients.until(stop))
-    await asyncio.sleep(0.2)
+    await until(lambda: clients.acked_at)
     stand.proxy.silent = True
-    await asyncio.sleep(1.0)
+    await time_passes(1.0)
     stand.proxy.silent = False
     stop.set()
     await working
@@ -79,7 +79,7 @@ async def test_f16_silence_for_ever_ends_every_call_in_time(stand: Stand, openin
     await until(lambda: clients.faults)
     most = 0
     for _ in range(20):
-        await asyncio.sleep(0.1)
+        await time_passes(0.1)
         most = max(most, len(asyncio.all_tasks()) - tasks)
         assert "" != keep.trouble
     stop.set()
@@ -96,7 +96,7 @@ async def test_f16_silence_for_ever_ends_every_call_in_time(stand: Stand, openin
     assert closed < 5.0
     again = await opening(stand.url())
     clients.keeps = [again]
-    await asyncio.sleep(0.3)  # what was held up on its way arrives now, from a client that has long gone
+    await nothing_happens_for(0.3)  # what was held up on its way arrives now, from a client that has long gone
     assert [] == (await clients.verdict()).faults
 
 
@@ -154,7 +154,7 @@ async def test_f23_a_full_server_refuses_and_goes_on(stand: Stand, opening: Any)
         refused = [await clients.send(f"c{number}", f"full {number}") for number in range(4)]
     finally:
         stand.server.ask("CONFIG", "SET", "maxmemory", "0")
-    await asyncio.sleep(1.0)  # after five refusals the store is left alone for a second
+    await time_passes(1.0)  # after five refusals the store is left alone for a second
     for number in range(8):
         await clients.insist(f"c{number % 4}")
     verdict = await clients.verdict()

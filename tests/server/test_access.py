@@ -40,7 +40,7 @@ from chatkeep.server.access import Access
 
 from ..support.serving import Answer, Client, served, serving
 from ..support.stores import FAST
-from ..support.waiting import until
+from ..support.waiting import nothing_happens_for, takes, time_passes, until
 
 ADA = "/v1/conversations/ada"
 COOKIE = "__Host-chatkeep"
@@ -105,7 +105,7 @@ class House:
 
 async def bot(turn: Turn[Any]) -> str:
     """Says it again; after a while, if it is asked to."""
-    await asyncio.sleep(0.5 if turn.text == "slowly" else 0)
+    await takes(0.5 if turn.text == "slowly" else 0)
     return turn.text
 
 
@@ -308,7 +308,7 @@ async def test_the_last_use_is_noted_coarsely(house: House, clock: Clock, tmp_pa
     await house.may(token)
     async with housed(f"sqlite:///{tmp_path}/chat.db", clock=clock) as other:
         await other.may(token)
-        await asyncio.sleep(0.1)
+        await nothing_happens_for(0.1)
     assert before == await revisions()
 
 
@@ -337,7 +337,7 @@ async def test_a_busy_token_costs_one_read_a_second(house: House, monkeypatch: p
 
     await house.may(token)
     await until(lambda: not [task for task in asyncio.all_tasks() if task.get_name() == "chatkeep access"])
-    await asyncio.sleep(1.1)
+    await time_passes(1.1)
     monkeypatch.setattr(driver, "read", counting)
     answers = await asyncio.gather(*[house.may(token) for _ in range(40)])
 
@@ -755,7 +755,7 @@ async def test_tokens_and_shares_go_with_their_conversation(house: House) -> Non
     assert 204 == (await house.ask("DELETE", ADA, token=token)).status
     assert [401, 404] == [await house.may(token), (await house.redeem(share)).status]
     assert 200 == await house.may(other, "/v1/conversations/bob/messages")
-    await asyncio.sleep(0.05)  # (a last use that was being noted must not bring anything back)
+    await nothing_happens_for(0.05)  # (a last use that was being noted must not bring anything back)
     assert before == await names()
 
 

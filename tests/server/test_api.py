@@ -21,7 +21,7 @@ from chatkeep.drivers.memory import MemoryDriver
 from chatkeep.server import create_app, wire
 
 from ..support.serving import Client, answer_from, path_of, served, serving
-from ..support.waiting import until
+from ..support.waiting import nothing_happens_for, until
 
 PROBLEM = "application/problem+json"
 
@@ -137,7 +137,7 @@ async def test_a_key_whose_message_is_being_answered_says_so() -> None:
         later = await client.post("ada", {"content": "go"}, key | {"Prefer": "respond-async"})
         other = await client.post("ada", {"content": "stop"}, key)
         joined = asyncio.create_task(client.post("ada", {"content": "go", "id": "m1"}))
-        await asyncio.sleep(0.05)
+        await nothing_happens_for(0.05)
         waits = not joined.done()
         thinking.set()
         receipts = [(await first).json, (await joined).json, (await client.post("ada", {"content": "go"}, key)).json]

@@ -16,7 +16,7 @@ from chatkeep.auth.credentials import issue_token
 from chatkeep.server import create_app, events
 
 from ..support.serving import Client, served, serving
-from ..support.waiting import until
+from ..support.waiting import time_passes, until
 
 
 async def echo(turn: Turn[Any]) -> str:
@@ -247,16 +247,15 @@ async def test_streams_survive_a_store_that_is_away(postgres: Any) -> None:
             async with stream(client, "ada") as watched:
                 proxy.refusing = True
                 proxy.cut()
-                await asyncio.sleep(0.5)
+                await time_passes(0.5)
                 keep._engine.live.note_change(keep._key("ada"), here=False)
-                await asyncio.sleep(1.5)
+                await time_passes(1.5)
                 proxy.refusing = False
 
                 async def posted() -> bool:
-                    await asyncio.sleep(0.3)
                     return (await client.post("ada", {"content": "two", "id": "m2"})).status == 200
 
-                await until(posted, within=30.0)
+                await until(posted, within=30.0, every=0.3)
                 found = await watched.only("message", 2, within=15.0)
 
     assert ["two", "you said two"] == [data["content"] for _, data, _ in found]

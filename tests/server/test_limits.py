@@ -24,6 +24,7 @@ from chatkeep.testing.proxy import Proxy
 from ..support.service import service
 from ..support.serving import Client, serving
 from ..support.stores import store_url
+from ..support.waiting import time_passes
 
 SHARED = ("redis", "postgresql")
 
@@ -61,7 +62,7 @@ async def test_hits_are_counted_one_after_another_and_a_window_begins_again(url:
         at_once = sorted(
             [counted.hits for counted in await asyncio.gather(*(found.hit("c", 100, most=99) for _ in range(40)))]
         )
-        await asyncio.sleep(1.1)
+        await time_passes(1.1)
         again = (await found.hit("a", 1, most=9)).hits
         await found.close()
 
@@ -224,7 +225,7 @@ async def test_rows_of_windows_that_are_over_are_removed(
         found = InPostgresql(driver)
         await found.open()
         await asyncio.gather(*(found.hit(str(number), 1, most=9) for number in range(20)))
-        await asyncio.sleep(1.2)
+        await time_passes(1.2)
         await found.hit("last", 100, most=9)
         await found.close()
         connection = await driver.connections.connected()

@@ -19,7 +19,7 @@ from chatkeep import Chatkeep, Turn
 from chatkeep.server import protocol, wire
 
 from ..support.serving import Answer, Client, answer_from, path_of, served
-from ..support.waiting import until
+from ..support.waiting import nothing_happens_for, takes, until
 
 PROBLEM = "application/problem+json"
 
@@ -30,7 +30,7 @@ def echoing(url: str = "memory://", **options: Any) -> Chatkeep[Any]:
 
     @keep.on_message
     async def bot(turn: Turn[Any]) -> str:
-        await asyncio.sleep(0.001)
+        await takes(0.001)
         return f"{turn.conversation}: {turn.text}"
 
     return keep
@@ -206,7 +206,7 @@ async def test_a_body_that_ends_early_leaves_nothing() -> None:
             writer.write(client.opening("POST", path_of("ada"), *lines) + b'{"content":"x"}'[:cut])
             await writer.drain()
             writer.close()
-        await asyncio.sleep(0.05)
+        await nothing_happens_for(0.05)
         kept = [found.id async for found in keep.conversations()]
 
     assert [] == kept
@@ -300,7 +300,7 @@ async def test_a_connection_that_is_kept_serves_one_request_after_the_other(monk
         reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
         for request in (one, one[:20], one[20:], one + one):
             writer.write(request)
-            await asyncio.sleep(0.15)
+            await takes(0.15)
         answers = [await answer_from(reader) for _ in range(4)]
         writer.close()
 

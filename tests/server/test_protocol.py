@@ -27,6 +27,7 @@ from chatkeep.server import protocol
 
 from ..support.service import BOT, Service, service
 from ..support.serving import answer_from, path_of, served, serving
+from ..support.waiting import nothing_happens_for, takes, until
 
 HURRIED = "from chatkeep.server import protocol, wire\nprotocol.HEAD_S = wire.PATIENCE_S = 1.0\n" + BOT
 MOST_MB = 30.0
@@ -128,7 +129,7 @@ async def talk(port: int, opening: bytes, then: bytes, *, pause_s: float = 0.0, 
     listening = asyncio.create_task(listen())
     try:
         writer.write(opening)
-        await asyncio.sleep(0.05)
+        await takes(0.05)
         while not listening.done() and told.sent < most:
             writer.write(then)
             told.sent += len(then)
@@ -169,8 +170,7 @@ async def watched(running: Service) -> AsyncIterator[Watched]:
     looking = asyncio.create_task(look())
     try:
         yield found
-        while not (found.served or looking.done()):  # noqa: ASYNC110 (what was quick has ended before the first answer)
-            await asyncio.sleep(0.01)
+        await until(lambda: found.served or looking.done())  # (what was quick has ended before the first answer)
         if looking.done():
             looking.result()
     finally:
@@ -291,7 +291,7 @@ async def test_a_trailer_is_no_header(name: str, packets: int) -> None:
         first: Any = None
         for packet in {1: [head + trailer + WHOLE], 2: [head, trailer + WHOLE], 3: [head, trailer, WHOLE]}[packets]:
             writer.write(packet)
-            await asyncio.sleep(0.02)
+            await takes(0.02)
         first, second = [await answer_from(reader) for _ in range(2)]
         writer.close()
 
@@ -413,7 +413,7 @@ async def test_no_refusal_is_said_into_another_answer(bad: bytes) -> None:
         writer.write(WHOLE)
         said = await reader.readuntil(b"begun")
         writer.write(bad)
-        await asyncio.sleep(0.1)
+        await nothing_happens_for(0.1)
         app.end.set()
         async with asyncio.timeout(5):
             said += await reader.read()
@@ -431,7 +431,7 @@ async def test_a_body_that_ends_after_its_answer_leaves_the_connection_open(monk
         writer.write(WAITS + b"Content-Type: application/json\r\nContent-Length: 4\r\n\r\n")
         refused = await answer_from(reader)
         writer.write(b"1234")
-        await asyncio.sleep(0.6)
+        await nothing_happens_for(0.6)
         writer.write(WHOLE)
         next_one = await answer_from(reader)
         writer.close()

@@ -14,6 +14,7 @@ import pytest
 from chatkeep.server.settings import KNOWN
 
 from ..support.service import BOT, run, service
+from ..support.waiting import until
 
 SECRET_URL = "redis://bot:hunter2@127.0.0.1:1/0"
 
@@ -197,8 +198,9 @@ async def test_several_processes_serve_one_store_and_stop_together(tmp_path: Pat
     refused = run(tmp_path, "serve", "bot:keep", "--workers", "2", "--check")
     with service(tmp_path, "--workers", "2", anonymous="true") as server:
         await until_ready(server.client())
-        os.kill(int(workers(server.process.pid)[-1]), signal.SIGKILL)
-        await asyncio.sleep(1.5)
+        killed = workers(server.process.pid)[-1]
+        os.kill(int(killed), signal.SIGKILL)
+        await until(lambda: killed not in workers(server.process.pid))
         await until_ready(server.client())
         client = server.client()
         begun = (await client.ask("POST", "/v1/conversations", b"{}")).json

@@ -21,7 +21,7 @@ from chatkeep.server.telemetry import Tracing, TracingMiddleware, carried
 
 from ..support.serving import Client, serving
 from ..support.stores import FAST
-from ..support.waiting import until
+from ..support.waiting import takes, until
 
 EXPORTER = InMemorySpanExporter()
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -126,7 +126,7 @@ async def test_a_turn_that_fails_says_so_without_its_words(spans: InMemorySpanEx
     """The span has the error's kind; the messages of two talks do not mix their traces."""
 
     async def handler(turn: Any) -> str:
-        await asyncio.sleep(0.01)
+        await takes(0.01)
         if turn.text == "break":
             raise RuntimeError("CANARY")
         return "ok"

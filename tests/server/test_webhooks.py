@@ -22,7 +22,7 @@ from ..support.platform import SECRET, Platform, platform, post_whatsapp, whatsa
 from ..support.samples import webhook_signed
 from ..support.service import CHATKEEP
 from ..support.serving import Client, served
-from ..support.waiting import until
+from ..support.waiting import nothing_happens_for, until
 
 FAST = {"poll": "30ms", "retry_after": "5ms", "retry_longest": "20ms"}
 TELEGRAM_SECRET = "tg"
@@ -67,7 +67,7 @@ async def test_a_customer_is_answered_where_they_wrote(url: str) -> None:
         secret = {"X-Telegram-Bot-Api-Secret-Token": TELEGRAM_SECRET, "Authorization": ""}
         assert 200 == (await client.ask("POST", "/channels/telegram", json.dumps(update).encode(), secret)).status
         await until(lambda: len(there.sent) == 3)
-        await asyncio.sleep(0.1)
+        await nothing_happens_for(0.1)
 
         assert ["1: hey", "1: hi", "1: hi"] == sorted(there.texts)
         assert {"/1550/messages", "/1660/messages", "/bot42:AAF/sendMessage"} == {told["path"] for told in there.sent}
@@ -253,7 +253,7 @@ async def test_a_webhook_is_acknowledged_only_when_all_of_it_is_durable(monkeypa
         fail.clear()
         second = await post_whatsapp(client, *posted)
         await until(lambda: len(there.sent) == 3)
-        await asyncio.sleep(0.05)
+        await nothing_happens_for(0.05)
 
         assert (503, 200) == (first.status, second.status)
         assert ["1: hi"] * 3 == there.texts
@@ -329,7 +329,7 @@ async def test_a_person_takes_over_and_hands_back(url: str) -> None:
         )
         await post_whatsapp(client, whatsapp_message("4917", "are you human?", "wamid.2"))
         await until(lambda: len(there.sent) == 2)
-        await asyncio.sleep(0.1)
+        await nothing_happens_for(0.1)
         silent = list(there.texts)
         assert 200 == (await client.ask("PUT", f"{place}/bot", b'{"paused":false,"unread":"skip"}')).status
         await post_whatsapp(client, whatsapp_message("4917", "thanks", "wamid.3"))
@@ -362,7 +362,7 @@ async def test_a_person_takes_over_from_the_command_line(url: str) -> None:
         await post_whatsapp(client, whatsapp_message("4917", "are you human?", "wamid.2"))
         await chatkeep("say", url, place, "I am Kim", "--tenant", "pizza")
         await until(lambda: len(there.sent) == 2, within=10.0)
-        await asyncio.sleep(0.2)
+        await nothing_happens_for(0.2)
         silent = list(there.texts)
         await chatkeep("resume", url, place, "--tenant", "pizza", "--skip")
         await post_whatsapp(client, whatsapp_message("4917", "thanks", "wamid.3"))

@@ -13,6 +13,8 @@ from chatkeep.errors import Conflict, Replaced, Unavailable, Uncertain
 from chatkeep.storage import circuit_breaker as circuit
 from chatkeep.storage.circuit_breaker import RetryBudget, StoreCircuitBreaker
 
+from ..support.waiting import takes, time_passes, until
+
 
 def answers(*found: Any) -> Callable[[], Awaitable[Any]]:
     """An act that answers these, one after another, and counts in `.asked`; the last one for ever."""
@@ -40,7 +42,7 @@ async def test_a_store_that_fails_in_a_row_is_left_alone_and_asked_again(monkeyp
     assert circuit.FAILURES == act.asked  # type: ignore[attr-defined]
     assert "down" == through.trouble
 
-    await asyncio.sleep(0.06)
+    await time_passes(0.06)
 
     assert "there" == await through.settle(answers("there"))
     assert "" == through.trouble
@@ -114,7 +116,7 @@ async def test_acts_run_again_within_a_budget(monkeypatch: pytest.MonkeyPatch) -
             nonlocal first
             if first:
                 first = False
-                await asyncio.sleep(0.01)
+                await takes(0.01)
                 raise Uncertain("lost")
             again.append(time.monotonic())
 
@@ -134,7 +136,7 @@ async def test_when_the_pause_is_over_one_asks_for_all(monkeypatch: pytest.Monke
     for _ in range(circuit.FAILURES):
         with pytest.raises(Unavailable):
             await through.settle(answers(Unavailable("down")), once=True)
-    await asyncio.sleep(0.06)
+    await time_passes(0.06)
     speaks, asked = asyncio.Event(), []
 
     async def silent() -> str:
@@ -143,7 +145,7 @@ async def test_when_the_pause_is_over_one_asks_for_all(monkeypatch: pytest.Monke
         return "there"
 
     acts = [asyncio.create_task(through.settle(silent, once=True)) for _ in range(20)]
-    await asyncio.sleep(0.01)
+    await until(lambda: sum(act.done() for act in acts) == 19)
     speaks.set()
     found = await asyncio.gather(*acts, return_exceptions=True)
 
@@ -157,7 +159,7 @@ async def test_nobody_waits_for_the_budget_longer_than_their_patience(monkeypatc
     through, began = StoreCircuitBreaker(patience_s=0.3), time.monotonic()
 
     async def act() -> None:
-        await asyncio.sleep(0.01)
+        await takes(0.01)
         raise Uncertain("lost")
 
     told = await asyncio.gather(*(through.settle(act) for _ in range(30)), return_exceptions=True)
@@ -226,7 +228,7 @@ async def test_a_replaced_store_is_looked_for_and_its_trouble_comes_first(monkey
         for _ in range(5):
             with pytest.raises(Replaced, match="emptied"):
                 await through.settle(act)
-        await asyncio.sleep(0.06)
+        await time_passes(0.06)
 
     assert (2, 0) == (look.asked, act.asked)  # type: ignore[attr-defined]
     assert "there" == await through.settle(act)

@@ -18,6 +18,8 @@ from chatkeep import Chatkeep, NotOpen, Tenant, Turn, Unavailable, UsageError
 from chatkeep.app import core_of
 from chatkeep.errors import ChatkeepError
 
+from ..support.waiting import nothing_happens_for
+
 FAST: dict[str, Any] = {"poll": "50ms", "retry_after": "20ms"}
 ARGUMENTS: dict[str, Any] = {
     "conversation": "ada",
@@ -217,7 +219,7 @@ def test_closed_and_opened_in_another_loop_it_works_as_before(url: str) -> None:
         twice = await asyncio.gather(keep.open(), keep.open(), return_exceptions=True)
         try:
             assert keep._engine.sweeper.task is not None
-            await asyncio.sleep(0.2)
+            await nothing_happens_for(0.2)
             return (await keep.receive("ada", text)).replies[0].text, [
                 keep._engine.sweeper.task.done(),
                 isinstance(twice[1], UsageError),

@@ -13,6 +13,7 @@ from chatkeep.errors import BadKey, Corrupt, Uncertain
 from chatkeep.storage.records import TRACES, Records
 
 from ..support.stores import FAST
+from ..support.waiting import nothing_happens_for
 
 
 class Card(Struct, frozen=True, kw_only=True):
@@ -121,7 +122,7 @@ async def test_no_sweep_session_end_or_retention_touches_a_record(opened: Any) -
 
     await keep.pause_all()
     await keep.resume_all(unread="skip")
-    await asyncio.sleep(0.15)
+    await nothing_happens_for(0.15)
 
     assert [None] == [row.due_at for row in before]
     assert before == await keep._engine.store.rows("key", tenant="~cards")

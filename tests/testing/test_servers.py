@@ -9,6 +9,8 @@ import pytest
 
 from chatkeep.testing.servers import PostgresServer, RedisServer, Server
 
+pytestmark = pytest.mark.server
+
 
 @pytest.mark.parametrize("kind", ["redis", "a cluster's second port", "postgresql"])
 def test_a_server_whose_port_was_taken_meanwhile_starts_on_another(kind: str, tmp_path: Path) -> None:
