@@ -10,8 +10,8 @@ from chatkeep.engine.worker import ADMITTED, ALONE, HELD, IDLE, NEXT, WORKING, W
 
 def worker_in(state: WorkerState) -> Worker:
     """A worker that has come to *state* by the changes that there are."""
-    worker = Worker(Key("", "ada"), "host:1:ab:cd")
-    for step in {IDLE: (), HELD: (HELD,), WORKING: (WORKING,)}.get(state, (WORKING, state)):
+    worker = Worker(Key("", "ada"), "host:1:ab:cd", HELD if state is HELD else IDLE)
+    for step in {IDLE: (), HELD: (), WORKING: (WORKING,)}.get(state, (WORKING, state)):
         worker.move(step)
     return worker
 
@@ -35,7 +35,7 @@ async def test_whoever_has_a_place_does_not_ask_for_all_and_nobody_works_twice()
     never = {(HELD, WORKING), (WORKING, HELD), (ADMITTED, ALONE), (ALONE, ADMITTED), (ADMITTED, IDLE), (ALONE, IDLE)}
 
     assert set() == {(state, to) for state, following in NEXT.items() for to in following} & never
-    assert set(WorkerState) == set(NEXT) == {to for following in NEXT.values() for to in following}
+    assert set(WorkerState) == set(NEXT) == {HELD} | {to for following in NEXT.values() for to in following}
 
 
 async def test_a_place_is_had_by_the_admitted_and_the_lone_alone() -> None:

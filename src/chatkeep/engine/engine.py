@@ -57,6 +57,7 @@ class Engine(Generic[State]):
     ) -> None:
         shared = Shared(store, settings, states, clock)
         self.shared = shared
+        self.store = store
         self.notifier = notifier = Notifier(store.driver, changed=self._changed_elsewhere, work=self._hear_of_work)
         self.live = WatchHub(store, notifier, show_state=shared.show_state)
         self.leases = leases = LeaseKeeper(store, shared.policy, clock)
@@ -111,11 +112,6 @@ class Engine(Generic[State]):
         store.instruments = shared.instruments
         store.changed = self._changed_here
         store.seen = notifier.expect
-
-    @property
-    def store(self) -> Store:
-        """Where the conversations are."""
-        return self.shared.store
 
     @property
     def statistics(self) -> EngineStatistics:

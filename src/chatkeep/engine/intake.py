@@ -136,13 +136,14 @@ class Intake:
         if self._turns.handler is None:
             raise Misconfigured("There is no handler: decorate one with @keep.on_message. Nothing was written.")
         draft = self._draft(key, content, id, role, metadata)
-        self._shared.statistics.waiting += 1
+        statistics, workers = self._shared.statistics, self._workers.by_key
+        statistics.waiting += 1
         try:
-            if key not in self._workers.by_key:
+            if key not in workers:
                 snapshot = self._store.cached(key)
                 if snapshot is None and self._store.shared is not None:
                     snapshot = await self._store.fetched(key)
-                if key not in self._workers.by_key and snapshot is not None and self._fits_one_trip(snapshot, draft):
+                if key not in workers and snapshot is not None and self._fits_one_trip(snapshot, draft):
                     worker = self._workers.hold(key)
                     try:
                         receipt = await self._receive_in_one_trip(key, worker, snapshot, draft)
@@ -154,7 +155,7 @@ class Intake:
                         return receipt
             return await self._receive_in_two_trips(key, draft, owner, wait_if_duplicate)
         finally:
-            self._shared.statistics.waiting -= 1
+            statistics.waiting -= 1
 
     async def _accept(
         self, key: Key, content: Content, id: str | None, role: Role, metadata: dict[str, Any] | None, owner: str

@@ -63,13 +63,14 @@ class WorkerState(Enum):
 IDLE, HELD, WORKING, ADMITTED, ALONE = WorkerState
 
 NEXT = {
-    IDLE: (HELD, WORKING),
+    IDLE: (WORKING,),
     HELD: (IDLE,),
     WORKING: (IDLE, ADMITTED, ALONE),
     ADMITTED: (WORKING,),
     ALONE: (WORKING,),
 }
-"""The states that may follow each state. From ADMITTED none leads to ALONE: who waits for all places must not have one."""
+"""The states that may follow each state; a worker begins IDLE or HELD. From ADMITTED none leads to ALONE: who waits for all places
+must not have one."""
 
 
 class Worker:
@@ -89,9 +90,9 @@ class Worker:
         "warm",
     )
 
-    def __init__(self, key: Key, opening: str) -> None:
+    def __init__(self, key: Key, opening: str, state: WorkerState = IDLE) -> None:
         self.key = key
-        self.state = IDLE
+        self.state = state
         self._opening = opening
         self._lease = ""
         self.waiters: list[Waiter] = []

@@ -56,8 +56,7 @@ class Workers:
 
     def hold(self, key: Key) -> Worker:
         """Register a new worker for a call that does the work itself: no task starts before `release`."""
-        worker = self.by_key[key] = self.make(key)
-        worker.move(HELD)
+        worker = self.by_key[key] = Worker(key, self._leases.name, HELD)
         return worker
 
     def release(self, worker: Worker) -> None:
