@@ -19,7 +19,8 @@ from msgspec import Struct
 Index = Literal["key", "due", "owner", "recent"]
 
 RECENT_GRAIN_S = 60.0
-"""The `recent` index moves in steps this wide, so that an ordinary turn does not have to touch it."""
+"""The `recent` index moves in steps this wide, so that an ordinary turn does not have to touch it; within a step rows are
+put in order when they are asked for."""
 
 ENTRIES_MOST = 500
 """No act carries more entries than this, or asks for more by their ids."""
@@ -88,7 +89,7 @@ class Row(Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def recent(self) -> int:
-        """Its place in the `recent` index."""
+        """Its place in the `recent` index, to the step."""
         return int(self.updated_at // RECENT_GRAIN_S)
 
 
@@ -284,7 +285,8 @@ class Driver(Protocol):
         """Rows in index order, from behind *after* (the last row of the page before); never invents one.
 
         key: by (tenant, id). due: by wake, only those up to *until*. owner: those of *owner* in *tenant*, by id.
-        recent: last changed first, in steps of RECENT_GRAIN_S, then by (tenant, id). tenant=None: all tenants.
+        recent: last changed first, by updated_at, then by (tenant, id). tenant=None: all tenants. Rows are whole, with
+        their bodies.
         """
 
     async def erase(self, key: Key, *, at: float, revision: str | None = None) -> None:

@@ -245,6 +245,6 @@ PLACES: dict[Index, Callable[[Row], tuple[object, ...]]] = {
     "key": lambda row: row.key,
     "due": lambda row: (row.wake or 0.0, row.key),
     "owner": lambda row: row.key,
-    "recent": lambda row: (-row.recent, row.key),
+    "recent": lambda row: (-row.updated_at, row.key),
 }
 """Where a row stands in each index."""

@@ -188,7 +188,7 @@ def shown(store: Store) -> list[Any]:
         found.append(sorted(near, key=lambda row: row.key))
         found.append(sorted((row for row in near if row.wake is not None), key=lambda row: (row.wake or 0.0, row.key)))
         found.append(sorted((row for row in near if row.owner == "eve"), key=lambda row: row.key))
-        found.append(sorted(near, key=lambda row: (-(row.updated_at // 60.0), row.key)))
+        found.append(sorted(near, key=lambda row: (-row.updated_at, row.key)))
     return found
 
 

@@ -118,6 +118,7 @@ class PostgresqlDriver(Openable):
         self._pages = Statement(site.sql("read_logs"), _page_arguments, _page_answers)
         self._picks = Statement(site.sql("pick_entries"), _only_arguments, _pick_answers)
         self._scans = Statement(site.sql("scan"), _only_arguments, _scan_answers)
+        self._recent = Statement(site.sql("scan_recent"), _only_arguments, _scan_answers)
         self._notify = Statement(site.sql("announce"), _only_arguments, _no_answers)
 
     @property
@@ -209,9 +210,14 @@ class PostgresqlDriver(Openable):
         after: Row | None = None,
         limit: int,
     ) -> list[Row]:
-        place = ("", "", -math.inf, FAR) if after is None else (*after.key, after.wake, after.recent)
-        scan = Other((index, tenant, owner, math.inf if until is None else until, *place, limit))
-        rows: list[Row] = await self._opened("read").read(self._scans, scan)
+        if index == "recent":
+            newest = ("", "", FAR, 0.0) if after is None else (*after.key, after.recent, after.updated_at)
+            statement, scan = self._recent, Other((tenant, *newest, limit))
+        else:
+            place = ("", "", -math.inf, FAR) if after is None else (*after.key, after.wake, after.recent)
+            statement = self._scans
+            scan = Other((index, tenant, owner, math.inf if until is None else until, *place, limit))
+        rows: list[Row] = await self._opened("read").read(statement, scan)
         return rows
 
     async def erase(self, key: Key, *, at: float, revision: str | None = None) -> None:

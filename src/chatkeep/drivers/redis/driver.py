@@ -177,19 +177,56 @@ class RedisDriver(Openable):
         limit: int,
     ) -> list[Row]:
         servers = self._opened("read")
+        if index == "recent":
+            return await self._scan_recent(servers, tenant, after, limit)
         place = None if after is None else acts.place_of(index, after)
         rows: list[Row] = []
         while len(rows) < limit:
             wanted = min(limit - len(rows), PAGE)
-            asked = self._acts.scan(index, tenant, owner, until, place, wanted)
-            replies = await asyncio.gather(*(servers.act(act) for act in asked))
-            places = acts.places_in(index, owner, replies)[:wanted]
+            places = await self._places(servers, index, tenant, owner, until, place, wanted)
             found = await asyncio.gather(*(self._row_at(servers, index, at) for at in places))
             rows += [row for row in found if row is not None]
             if len(places) < wanted:
                 break
             place = places[-1]
         return rows
+
+    async def _scan_recent(self, servers: Transport, tenant: str | None, after: Row | None, limit: int) -> list[Row]:
+        """Step by step: the index has the steps, and within one only the rows know which was changed last."""
+        place = None if after is None else acts.step_of(after)
+        rows: list[Row] = []
+        held: list[acts.Place] = []
+        wanted = limit
+        while len(rows) < limit:
+            wanted = min(wanted, PAGE)
+            places = await self._places(servers, "recent", tenant, "", None, place, wanted)
+            ended = len(places) < wanted
+            held += places
+            # The last step may go on on the next page.
+            whole = [at for at in held if ended or at[0] != held[-1][0]]
+            held = held[len(whole) :]
+            found = await asyncio.gather(*(self._row_at(servers, "recent", at) for at in whole))
+            shown = sorted((row for row in found if row is not None), key=acts.moment_of)
+            rows += [row for row in shown if after is None or acts.moment_of(row) > acts.moment_of(after)]
+            if ended:
+                break
+            place = places[-1]
+            wanted *= 2
+        return rows[:limit]
+
+    async def _places(
+        self,
+        servers: Transport,
+        index: Index,
+        tenant: str | None,
+        owner: str,
+        until: float | None,
+        place: acts.Place | None,
+        wanted: int,
+    ) -> list[acts.Place]:
+        asked = self._acts.scan(index, tenant, owner, until, place, wanted)
+        replies = await asyncio.gather(*(servers.act(act) for act in asked))
+        return acts.places_in(index, owner, replies)[:wanted]
 
     async def _row_at(self, servers: Transport, index: Index, at: acts.Place) -> Row | None:
         """The row at a place of an index; none if it stands elsewhere by now, which is shown if it is still to come."""
@@ -198,7 +235,7 @@ class RedisDriver(Openable):
             there = acts.read_answer(key, await servers.act(self._acts.read(key, 0)))
         except Corrupt:
             # Whoever reads it is told what is wrong; the others must not have to wait for that.
-            return Row(key=key, revision="", incarnation="", due_at=at[0] if index == "due" else None)
+            return acts.unreadable(index, key, at)
         return there[0] if there and acts.place_of(index, there[0]) == at else None
 
     async def erase(self, key: Key, *, at: float, revision: str | None = None) -> None:

@@ -25,7 +25,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from ...errors import ChatkeepError, Conflict, Corrupt, Duplicate, Replaced, Unavailable, Uncertain, Unsupported
-from ..base import TOMBSTONE_KEPT_S, Appended, Entry, Index, Key, Row, mark_of
+from ..base import RECENT_GRAIN_S, TOMBSTONE_KEPT_S, Appended, Entry, Index, Key, Row, mark_of
 from ..packing import pack, unpack
 
 BUCKETS = 64  # part of the format: a key's bucket never changes
@@ -234,6 +234,22 @@ def place_of(index: Index, row: Row) -> Place:
     if index == "due":
         return row.wake or 0.0, member_of(row.key)
     return float(-row.recent if index == "recent" else 0), member_of(row.key)
+
+
+def step_of(row: Row) -> Place:
+    """A place before all others of *row*'s step of the index `recent`: no member is so short."""
+    return float(-row.recent), b"\0"
+
+
+def moment_of(row: Row) -> Place:
+    """Where *row* stands among those changed lately, exactly."""
+    return -row.updated_at, member_of(row.key)
+
+
+def unreadable(index: Index, key: Key, at: Place) -> Row:
+    """What stands for a row that cannot be read, at its place of an index."""
+    changed = -at[0] * RECENT_GRAIN_S if index == "recent" else 0.0
+    return Row(key=key, revision="", incarnation="", updated_at=changed, due_at=at[0] if index == "due" else None)
 
 
 def places_in(index: Index, owner: str, replies: Iterable[list[bytes]]) -> list[Place]:

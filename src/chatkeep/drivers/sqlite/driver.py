@@ -175,6 +175,7 @@ class SqliteDriver(Openable):
             "id": after.key.id if after else "",
             "wake": -1e300 if after is None else after.wake,
             "recent": after.recent if after else 1 << 62,
+            "updated_at": after.updated_at if after else 0.0,
         }
 
         def act(db: apsw.Connection) -> list[Row]:

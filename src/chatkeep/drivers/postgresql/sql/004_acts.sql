@@ -206,6 +206,32 @@ begin
 end
 $$;
 
+-- A page of the index `recent`, behind the row that was last shown. The index has the step, and a step is put in order here: an
+-- index on updated_at would move with every turn.
+create function chatkeep.scan_recent(
+    epoch text, within text, last_tenant text, last_id text, last_recent bigint, last_updated_at float8, most bigint
+) returns setof chatkeep.conversation language plpgsql stable
+set enable_seqscan = off set plan_cache_mode = force_generic_plan as $$
+#variable_conflict use_column
+begin
+    if chatkeep.is_replaced(epoch) then
+        return query select (null::chatkeep.conversation).*;
+    elsif within is null then
+        return query select c.* from chatkeep.conversation c
+            where c.recent <= last_recent
+              and (c.recent < last_recent or c.updated_at < last_updated_at
+                   or (c.updated_at = last_updated_at and (c.tenant, c.id) > (last_tenant, last_id)))
+            order by c.recent desc, c.updated_at desc, c.tenant, c.id limit most;
+    else
+        return query select c.* from chatkeep.conversation c
+            where c.tenant || '' = within and c.recent <= last_recent
+              and (c.recent < last_recent or c.updated_at < last_updated_at
+                   or (c.updated_at = last_updated_at and c.id > last_id))
+            order by c.recent desc, c.updated_at desc, c.id limit most;
+    end if;
+end
+$$;
+
 -- What is due at once has the due time 0, and is shown as due since it was changed.
 create or replace view chatkeep.conversations as
 select c.tenant, c.id, nullif(c.owner, '') as owner,

@@ -12,6 +12,9 @@ select * from chatkeep.pick_entries($1, $2, $3, $4, $5);
 -- name: scan
 select * from chatkeep.scan($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
 
+-- name: scan_recent
+select * from chatkeep.scan_recent($1, $2, $3, $4, $5, $6, $7);
+
 -- name: announce
 -- Nothing is lost with an announcement, so its commit need not wait for the disk. ($1, the epoch, is of no use here.)
 select $1::text, set_config('synchronous_commit', 'off', true), pg_notify($2, piece) from unnest($3::text[]) piece;

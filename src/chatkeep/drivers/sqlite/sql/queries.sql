@@ -108,10 +108,12 @@ order by tenant, id limit :limit;
 
 -- name: scan_recent
 select tenant, id, revision, born, head, cast(body as blob), owner, updated_at, due_at, claim, claimed_until from conversation
-where tenant = :within and recent <= :recent and (recent < :recent or id > :id)
-order by recent desc, id limit :limit;
+where tenant = :within and recent <= :recent
+  and (recent < :recent or updated_at < :updated_at or (updated_at = :updated_at and id > :id))
+order by recent desc, updated_at desc, id limit :limit;
 
 -- name: scan_recent_all
 select tenant, id, revision, born, head, cast(body as blob), owner, updated_at, due_at, claim, claimed_until from conversation
-where recent <= :recent and (recent < :recent or (tenant, id) > (:tenant, :id))
-order by recent desc, tenant, id limit :limit;
+where recent <= :recent
+  and (recent < :recent or updated_at < :updated_at or (updated_at = :updated_at and (tenant, id) > (:tenant, :id)))
+order by recent desc, updated_at desc, tenant, id limit :limit;
