@@ -60,6 +60,7 @@ PROBLEMS: dict[type[errors.ChatkeepError], Problem] = {
     errors.BadKey: Problem(400),
     errors.BadMessage: Problem(422),
     errors.TooLarge: Problem(413),
+    errors.OtherOwner: Problem(409),  # (only a service key names an owner, and it may see all of its tenant)
     errors.NotOpen: Problem(
         500,
         "The Chatkeep behind this server is not open here, so nothing is answered; nothing was written. The application that "
@@ -105,7 +106,7 @@ class Conversations(Resource):
             raise Refused(422, "no-cookie", "A service key gets no token and so no cookie; nothing was begun.")
         tenant, id = tenant_of(request), asked.id
         there = None if id is None else await tenant.conversation(id, messages=0)
-        begun = there or await tenant.create(id if id is not None else fresh_id(), owner=asked.owner or "")
+        begun = await tenant.create(id if id is not None else fresh_id(), owner=asked.owner or "")
         headers = {"location": location(request, begun.id)}
         told = answers.CreatedConversation(begun.id, begun.revision, there is None)
         return as_json(told, status=201 if there is None else 200, headers=headers)
