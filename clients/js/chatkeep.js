@@ -117,8 +117,8 @@ export class Chat extends EventTarget {
 
   async earlier(limit = PAGE) {
     const first = Math.min(...[...this.#log.values()].map((message) => message.number));
-    const { messages } = await this.#json(`/messages?before=${Number.isFinite(first) ? first : 1}&limit=${limit}`);
-    this.more = messages.length === limit;
+    const { messages, truncated } = await this.#json(`/messages?before=${Number.isFinite(first) ? first : 1}&limit=${limit}`);
+    this.more = messages.length === limit || !!truncated;
     this.#take("message", messages);
     return this.more;
   }

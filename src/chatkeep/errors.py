@@ -2,7 +2,7 @@
 
     ChatkeepError
       UsageError        yours to fix; nothing was touched
-        BadKey  BadMessage  TooLarge  Unsupported  NotOpen  Misconfigured (MissingExtra)
+        BadKey  BadMessage  TooLarge  OtherOwner  Unsupported  NotOpen  Misconfigured (MissingExtra)
       StoreError
         Conflict        someone else wrote first: reload and decide
         Duplicate       an entry with this id is in the log already
@@ -45,6 +45,14 @@ class BadMessage(UsageError):
 
 class TooLarge(UsageError):
     """The message or state is over its limit."""
+
+
+class OtherOwner(UsageError):
+    """The conversation exists and is somebody else's: *owner* is whose, "" if it has no owner."""
+
+    def __init__(self, message: str, *, owner: str = "") -> None:
+        super().__init__(message)
+        self.owner = owner
 
 
 class Unsupported(UsageError):

@@ -15,7 +15,7 @@ from .drivers.base import Index, Key, Row
 from .engine.engine import Engine
 from .engine.outcomes import read_outcome
 from .engine.watch import Watch
-from .errors import BadMessage, Corrupt, Replaced, Unavailable, Unsupported, UsageError
+from .errors import BadMessage, Corrupt, OtherOwner, Replaced, Unavailable, Unsupported, UsageError
 from .model import Content, Conversation, Event, Message, Receipt, Role, State
 from .settings import Flag
 
@@ -128,11 +128,19 @@ class Surface(Generic[State]):
         """
         Creates a conversation before anything is said in it, and answers it; the one there is, if there is one.
 
-        *owner* is whose it is; of one that exists already it is not changed.
+        *owner* is whose it is. Raises `OtherOwner` when the conversation exists and is not that owner's, who is never changed.
         """
         key = self._key(conversation)
         _check_names(key, None, owner)
-        return self._shown(await self._opened.changes.create(key, owner=owner), None)
+        snapshot = await self._opened.changes.create(key, owner=owner)
+        if owner and snapshot.row.owner != owner:
+            whose = f"belongs to {snapshot.row.owner!r}" if snapshot.row.owner else "has no owner"
+            raise OtherOwner(
+                f"{key}: the conversation exists and {whose}, so it was not created for {owner!r}; nothing was changed. "
+                "Use another id, or leave the owner out to have the conversation as it is.",
+                owner=snapshot.row.owner,
+            )
+        return self._shown(snapshot, None)
 
     @property
     def flags(self) -> Mapping[str, Flag]:

@@ -26,6 +26,7 @@ from chatkeep import (
     ChatkeepError,
     HandlerFailed,
     Misconfigured,
+    OtherOwner,
     TooLarge,
     Unavailable,
     Uncertain,
@@ -362,6 +363,8 @@ async def test_a_service_creates_and_lists(place: Place) -> None:
         first = await client.create("ada", owner="lovelace")
         again = await client.create("ada")
         other = await client.create()
+        with pytest.raises(OtherOwner, match="belongs to 'lovelace'"):
+            await client.create("ada", owner="byron")
         mine = await client.conversations(owner="lovelace")
         issued = await client.conversation("ada").issue(scopes=["read"], expires_in=60, label="ci")
         everything = await client.conversations(limit=10)

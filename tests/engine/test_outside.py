@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from chatkeep import Instrument, Turn
+import pytest
+
+from chatkeep import Instrument, OtherOwner, Turn
 
 from ..support.waiting import until
 
@@ -17,24 +19,33 @@ async def counting(turn: Turn[Any]) -> str:
 
 
 async def test_a_conversation_can_begin_before_anything_is_said(opened: Any) -> None:
-    """It is there, it is its owner's, and nothing is in it; beginning again changes nothing; then it goes on as any."""
+    """It is there, it is its owner's, and nothing is in it; for another owner it is refused; then it goes on as any."""
     keep = await opened(counting)
     first = await keep.create("ada", owner="u1")
-    again = await keep.create("ada", owner="u2")
+    again = [await keep.create("ada", owner=owner) for owner in ("u1", "")]
+    with pytest.raises(OtherOwner, match=r"belongs to 'u1'.*nothing was changed") as refused:
+        await keep.create("ada", owner="u2")
+    await keep.create("nobody's")
+    with pytest.raises(OtherOwner, match="has no owner"):
+        await keep.create("nobody's", owner="u2")
 
-    assert (first.revision, "u1") == (again.revision, again.owner)
+    assert [(first.revision, "u1")] * 2 == [(found.revision, found.owner) for found in again]
+    assert "u1" == refused.value.owner
     assert ["ada"] == [found.id async for found in keep.conversations(owner="u1")]
-    assert 0 == again.unread
+    assert 0 == again[0].unread
     assert ["1"] == [reply.text for reply in (await keep.receive("ada", "hi", id="m1")).replies]
 
 
 async def test_two_begin_at_once(opened: Any) -> None:
-    """One of them is first, and both see the same conversation."""
+    """For one owner all see the same conversation; for several, one has it and the others are told whose it is."""
     keep = await opened(counting)
-    found = await asyncio.gather(*(keep.create("ada", owner=f"u{n}") for n in range(5)))
+    found = await asyncio.gather(*(keep.create("ada", owner="u1") for _ in range(5)))
+    raced = await asyncio.gather(*(keep.create("bob", owner=f"u{n}") for n in range(5)), return_exceptions=True)
+    lost = [fault for fault in raced if isinstance(fault, OtherOwner)]
+    [won] = [conversation for conversation in raced if not isinstance(conversation, BaseException)]
 
-    assert 1 == len({conversation.owner for conversation in found})
     assert 1 == len({conversation.head for conversation in found})
+    assert [won.owner] * 4 == [fault.owner for fault in lost]
 
 
 async def test_a_change_with_an_id_is_made_once(opened: Any) -> None:

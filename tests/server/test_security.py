@@ -8,16 +8,21 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.middleware import Middleware
 
-from chatkeep import Chatkeep
+from chatkeep import Chatkeep, Turn
+from chatkeep.app import core_of
 from chatkeep.auth.credentials import create_key
+from chatkeep.server import create_app, limits, protocol
 from tests.conftest import FAST
-from tests.support.serving import Answer, Client, served
+from tests.support.serving import Answer, Client, serving
 
 ADA = "/v1/conversations/ada"
 
@@ -217,17 +222,105 @@ async def bodies_hold_the_loop(site: Site) -> object:
     return {"statuses": statuses, "states": states, "held": watch.most < 3 * HELD_S or watch.most}
 
 
+# -- what stays open --------------------------------------------------------------------------------------------------------
+
+
+@expects({"silent": "cut off", "reads": 12})
+async def answers_are_not_read(site: Site) -> object:
+    """A client that asks twelve times for a megabyte and reads nothing is cut off (systems hold four of them); one that reads has all."""
+    token = await site.token("send", "read")
+    for _ in range(8):
+        assert 200 == (await site.ask("POST", f"{ADA}/messages", {"content": "x" * 250_000}, token=token)).status
+    asked = 12 * Client(0, token).opening("GET", f"{ADA}/messages")
+    found = {}
+    for name, pause_s in (("silent", 2.0), ("reads", 0.0)):
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.client.port, limit=4096)
+        writer.write(asked)
+        await asyncio.sleep(pause_s)
+        got, end = b"", time.monotonic() + 5
+        with suppress(ConnectionError, TimeoutError):
+            while got.count(b"HTTP/1.1 200") < 12 or not got.endswith(b"}"):
+                async with asyncio.timeout(end - time.monotonic()):
+                    piece = await reader.read(1 << 20)
+                if not piece:
+                    break
+                got += piece
+        writer.close()
+        found[name] = got.count(b"HTTP/1.1 200")
+    return {"silent": "cut off" if found["silent"] < 12 else "served", "reads": found["reads"]}
+
+
+@expects({"largest": True, "truncated": True, "back": list(range(1, 17)), "on": list(range(1, 17))})
+async def page_is_large(site: Site) -> object:
+    """A page ends after a megabyte, and says so; page by page, in both directions, everything is there once."""
+    token = await site.token("send", "read")
+    for _ in range(8):
+        assert 200 == (await site.ask("POST", f"{ADA}/messages", {"content": "x" * 250_000}, token=token)).status
+    pages = []
+
+    async def numbers(query: str) -> list[int]:
+        pages.append(await site.ask("GET", f"{ADA}/messages?limit=500&{query}", token=token))
+        return [message["number"] for message in pages[-1].json["messages"]]
+
+    back, on = await numbers(""), await numbers("after=0")
+    while more := await numbers(f"before={back[0]}"):
+        back = more + back
+    while more := await numbers(f"after={on[-1]}"):
+        on += more
+    largest = max(len(page.body) for page in pages)
+    return {"largest": largest < 1_400_000 or largest, "truncated": pages[0].json["truncated"], "back": back, "on": on}
+
+
+@expects({"token": {200: 2, 429: 2}, "other token": 200, "streams": [200, 200, 429], "afterwards": [200]})
+async def many_at_once(site: Site) -> object:
+    """Of four posts at once with one token, where two may be under way, and of three streams, where two may be open."""
+    token, other = await site.token("send", "read"), await site.token("send", "read", conversation="bob")
+    posts = [
+        asyncio.create_task(site.ask("POST", f"{ADA}/messages", {"content": "slowly"}, token=token)) for _ in range(4)
+    ]
+    await asyncio.sleep(0.2)
+    free = await site.ask("POST", "/v1/conversations/bob/messages", {"content": "hello"}, token=other)
+    statuses = Counter([(await post).status for post in posts])
+    streams, links = [], []
+    for _ in range(3):
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.client.port)
+        writer.write(Client(0, token).opening("GET", f"{ADA}/events"))
+        streams.append(int((await reader.readuntil(b"\r\n")).split()[1]))
+        links.append(writer)
+    for writer in links:
+        writer.close()
+    await asyncio.sleep(0.2)
+    return {
+        "token": dict(statuses),
+        "other token": free.status,
+        "streams": streams,
+        "afterwards": await site.reads(token),
+    }
+
+
+async def bot(turn: Turn[Any]) -> str:
+    """Says it again; after a while, if it is asked to."""
+    await asyncio.sleep(0.6 if turn.text == "slowly" else 0)
+    return f"you said {turn.text[:20]}"
+
+
 # -- the table is made ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", TABLE)
-async def test_attack(name: str, tmp_path: Path) -> None:
-    """What is measured is what is expected."""
+async def test_attack(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured is what is expected. Times are shorter and numbers smaller than the server's own."""
     attack, expected = TABLE[name]
     AHEAD[0] = 0.0
+    monkeypatch.setattr(protocol, "TAKEN_S", 0.5)
+    monkeypatch.setattr(limits, "UNDER_WAY", {"token": 2, "peer": 4, "streams": 2})
     keep: Chatkeep[Any] = Chatkeep(f"sqlite:///{tmp_path}/chat.db", clock=lambda: time.time() + AHEAD[0], **FAST)
-    keep.on_message(lambda turn: f"you said {turn.text[:20]}")
-    async with asyncio.timeout(60), served(keep, anonymous=True) as client:
+    keep.on_message(bot)
+    counting = limits.Limits(core_of(keep).driver, {})
+    app = create_app(keep, anonymous=True, middleware=[Middleware(limits.RateLimitMiddleware, limits=counting)])
+    app.state.limits = counting
+    async with asyncio.timeout(60), serving(app) as port:
+        client = Client(port, "")
         site = Site(keep, Client(client.port, ""), (await create_key(keep, "")).token)
         measured = await attack(site)
 

@@ -33,6 +33,7 @@ class Messages(Struct):
     """A page of a log, as it comes."""
 
     messages: list[Message]
+    truncated: bool = False
 
 
 class Conversations(Struct):
@@ -155,8 +156,19 @@ class Chat:
         self, *, after: int | None = None, before: int | None = None, limit: int | None = None
     ) -> list[Message]:
         """A page of the log, oldest first: the last messages, or those numbered above *after* and below *before*."""
-        query = _query(after=after, before=before, limit=limit)
-        return (await self._link.ask("GET", f"{self._path}/messages{query}", about=self.id)).to(Messages).messages
+        found: list[Message] = []
+        wanted = 100 if limit is None else limit
+        while True:
+            query = _query(after=after, before=before, limit=wanted - len(found) if found else limit)
+            page = (await self._link.ask("GET", f"{self._path}/messages{query}", about=self.id)).to(Messages)
+            found = found + page.messages if after is not None else page.messages + found
+            if not page.truncated or len(found) >= wanted:
+                return found
+            # The server ends a page that is large; what was asked for goes on from there.
+            if after is not None:
+                after = page.messages[-1].number
+            else:
+                before = page.messages[0].number
 
     async def events(self, *, after: int | None = None) -> AsyncGenerator[Event, None]:
         """

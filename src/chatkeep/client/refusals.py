@@ -56,6 +56,7 @@ WORDS: dict[str, type[ChatkeepError]] = {
     "bad-key": errors.BadKey,
     "bad-message": errors.BadMessage,
     "too-large": errors.TooLarge,
+    "other-owner": errors.OtherOwner,
     "unsupported": errors.Unsupported,
     "conflict": errors.Conflict,
     "overloaded": errors.Overloaded,

@@ -28,10 +28,11 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     metadata: dict[str, Any] = {}
 
 
-class Messages(Struct, frozen=True):
-    """A page of the log, oldest first."""
+class Messages(Struct, frozen=True, omit_defaults=True):
+    """A page of the log, oldest first. *truncated*: it ended before `limit`, because it is large; the rest is another page."""
 
     messages: list[Message]
+    truncated: bool = False
 
 
 class BotStatus(Struct, frozen=True):

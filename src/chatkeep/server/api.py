@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any, Literal, NamedTuple, cast
 from urllib.parse import quote
@@ -42,6 +43,12 @@ log = logging.getLogger("chatkeep.server")
 RETRY_AFTER_S = "1"
 LATER_ON = ("accepted", "journaled")  # durable, and not answered yet
 SMALL = 64 * 1024
+PAGE_BYTES = 1024 * 1024
+"""A page of the log ends with the message that makes it so long."""
+
+FIRST_READ = 20
+"""So many entries of a log are read first: how large they are is not known before, and a hundred may be 25 MB."""
+
 MERGE_PATCH = "application/merge-patch+json"
 
 
@@ -60,6 +67,7 @@ PROBLEMS: dict[type[errors.ChatkeepError], Problem] = {
     errors.BadKey: Problem(400),
     errors.BadMessage: Problem(422),
     errors.TooLarge: Problem(413),
+    errors.OtherOwner: Problem(409),  # (only a service key names an owner, and it may see all of its tenant)
     errors.NotOpen: Problem(
         500,
         "The Chatkeep behind this server is not open here, so nothing is answered; nothing was written. The application that "
@@ -105,7 +113,7 @@ class Conversations(Resource):
             raise Refused(422, "no-cookie", "A service key gets no token and so no cookie; nothing was begun.")
         tenant, id = tenant_of(request), asked.id
         there = None if id is None else await tenant.conversation(id, messages=0)
-        begun = there or await tenant.create(id if id is not None else fresh_id(), owner=asked.owner or "")
+        begun = await tenant.create(id if id is not None else fresh_id(), owner=asked.owner or "")
         headers = {"location": location(request, begun.id)}
         told = answers.CreatedConversation(begun.id, begun.revision, there is None)
         return as_json(told, status=201 if there is None else 200, headers=headers)
@@ -148,7 +156,8 @@ class Conversation(Resource):
         first = found.messages[0].number if found.messages else found.head + 1
         if len(messages) < asked.messages and first > 1:
             window = wire.LogWindow(before=first, limit=asked.messages - len(messages))
-            messages = await talk(tenant_of(request), found.id, window) + messages
+            messages = (await talk(tenant_of(request), found.id, window))[0] + messages
+        messages = messages[-fitting(reversed(messages)) :] if messages else []
         shown = shape_of(request).json_of(found.state) if shows_state(request) else UNSET
         return as_json(answers.conversation(found, messages, shown), headers={"etag": f'"{found.revision}"'})
 
@@ -197,10 +206,10 @@ class Messages(Resource):
     async def get(self, request: Request) -> Response:
         """A page of the log, oldest first: the last messages, or those around `after` and `before`."""
         asked = wire.query(request, wire.LogWindow)
-        found = await talk(tenant_of(request), conversation_asked(request), asked)
+        found, truncated = await talk(tenant_of(request), conversation_asked(request), asked)
         if not found and principal_of(request).kind == "service":
             await conversation(request, messages=0)  # an empty page of what is not there would hide that
-        return as_json(answers.Messages([answers.message(message) for message in found]))
+        return as_json(answers.Messages([answers.message(message) for message in found], truncated))
 
 
 async def refuse_other(tenant: Tenant[Any], receipt: model.Receipt, incoming: wire.Incoming) -> None:
@@ -217,14 +226,17 @@ async def refuse_other(tenant: Tenant[Any], receipt: model.Receipt, incoming: wi
             )
 
 
-async def talk(tenant: Tenant[Any], id: str, asked: wire.LogWindow) -> list[model.Message]:
-    """As many messages as were *asked* for, if there are as many; chatkeep's own notes are left out."""
+async def talk(tenant: Tenant[Any], id: str, asked: wire.LogWindow) -> tuple[list[model.Message], bool]:
+    """As many messages as were *asked* for, if there are as many, and whether they end early because they are large;
+    chatkeep's own notes are left out."""
     found: list[model.Message] = []
     after, before = asked.after, asked.before
     if after is None and before is None:
         before = wire.NEWEST
+    read = FIRST_READ
     while (missing := asked.limit - len(found)) > 0:
-        page = [message async for message in tenant.history(id, after=after, before=before, limit=100)]
+        page = [message async for message in tenant.history(id, after=after, before=before, limit=read)]
+        read = 100
         if not page:
             break
         shown = [message for message in page if message.role != "system"]
@@ -232,7 +244,21 @@ async def talk(tenant: Tenant[Any], id: str, asked: wire.LogWindow) -> list[mode
             found, before = shown[-missing:] + found, page[0].number
         else:
             found, after = found + shown[:missing], page[-1].number
-    return found
+        fits = fitting(reversed(found) if asked.after is None else found)
+        if fits < len(found):
+            return found[-fits:] if asked.after is None else found[:fits], True
+    return found, False
+
+
+def fitting(messages: Iterable[model.Message]) -> int:
+    """How many of *messages* are a page; at least one."""
+    size = count = 0
+    for message in messages:
+        if size >= PAGE_BYTES:
+            break
+        size += len(msgspec.json.encode((message.content, message.metadata)))
+        count += 1
+    return count
 
 
 class State(Resource):

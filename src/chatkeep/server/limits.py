@@ -11,6 +11,7 @@ import asyncio
 import ipaddress
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
 from hashlib import blake2b
@@ -43,6 +44,9 @@ APART_S = 5.0
 
 BEGINNINGS = ("/v1/conversations", "/v1/shares/redeem")
 
+UNDER_WAY = {"token": 32, "peer": 512, "streams": 32}
+"""Requests that may run at once: of one token, of the tokens and visitors of one address, and event streams of one token."""
+
 WORDS = {
     "peer": "this address",
     "refused": "this address, with credentials that are not valid",
@@ -70,6 +74,7 @@ class Limits:
         self._told = told
         self._apart_until = 0.0
         self._over: Newest[str, float] = Newest(HELD)
+        self._under_way: Counter[tuple[str, str]] = Counter()
 
     async def open(self) -> None:
         """Connects to where hits are counted; the store is open."""
@@ -100,7 +105,38 @@ class Limits:
         if request.method not in SAFE and (conversation := request.path_params.get("id")):
             named["conversation"] = f"{len(principal.tenant)}:{principal.tenant}{conversation}"
         request.scope["chatkeep.counted"] = True
+        self._enter(request.scope, principal, peer)
         await self.hit(named)
+
+    def _enter(self, scope: Scope, principal: Principal, peer: str) -> None:
+        """Notes that a request runs; `leave` takes it back. Service keys may have as many under way as there are connections."""
+        if principal.kind == "service":
+            return
+        streams = scope["method"] == "GET" and wire.raw_path(scope).endswith(b"/events")
+        held = [("streams", principal.id)] if streams else [("peer", peer)]
+        if principal.kind == "token" and not streams:
+            held.append(("token", principal.id))
+        for kind, name in held:
+            if self._under_way[kind, name] >= UNDER_WAY[kind]:
+                if self._told is not None:
+                    self._told.limited(f"under-way-{kind}")
+                what = "event streams are open" if streams else "requests are under way"
+                raise wire.Refused(
+                    429,
+                    "rate-limited",
+                    f"{UNDER_WAY[kind]} {what} from {WORDS['peer' if kind == 'peer' else 'token']}; this one was not looked at. Try again "
+                    "when one of them has ended.",
+                    {"retry-after": "1"},
+                )
+        self._under_way.update(held)
+        scope["chatkeep.under_way"] = held
+
+    def leave(self, scope: Scope) -> None:
+        """Notes that a request has ended."""
+        for key in scope.get("chatkeep.under_way", ()):
+            self._under_way[key] -= 1
+            if not self._under_way[key]:
+                del self._under_way[key]
 
     async def hit(self, named: Mapping[str, str]) -> None:
         """Counts a hit on each limit (by what it counts) of *named*. Raises `wire.Refused` when one is over."""
@@ -191,7 +227,10 @@ class RateLimitMiddleware:
             if not replaced:
                 await send(message)
 
-        await self.app(scope, receive, send_seen)
+        try:
+            await self.app(scope, receive, send_seen)
+        finally:
+            self._limits.leave(scope)
         if status == 401 and not replaced:
             await self._count("refused", peer)
         elif status != 401 and "chatkeep.counted" not in scope:

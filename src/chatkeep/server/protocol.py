@@ -46,6 +46,11 @@ LINGER_MOST = 1024 * 1024
 """So long, and for at most so many bytes, the rest of a refused request is read and thrown away: a connection that is closed with
 bytes unread is reset, and its client may never see why."""
 
+TAKEN_S = 30.0
+TAKEN_LEAST = 64 * 1024
+"""A client must take what it is answered: all that waits for it, or at least so many bytes, in each such time. Else its connection
+is cut off, since what waits is memory."""
+
 WORDS = {400: "bad-request", 408: "timeout", 413: "too-large", 414: "too-large", 431: "too-large"}
 """Types of the problem documents."""
 
@@ -298,12 +303,18 @@ def has_body(headers: list[tuple[bytes, bytes]]) -> bool:
 
 
 class BufferedTransport:
-    """A transport whose writes of one tick leave as one: an answer's head and body in one packet, and in one system call."""
+    """
+    A transport whose writes of one tick leave as one: an answer's head and body in one packet, and in one system call.
+
+    It is cut off when its other side does not take what was written, also after it was closed, which waits for that for ever.
+    """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._loop = loop
         self._held: list[bytes] = []
+        self._written = 0
+        self._watched = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -329,4 +340,28 @@ class BufferedTransport:
     def _flush(self) -> None:
         held, self._held = self._held, []
         if held and not self._transport.is_closing():
-            self._transport.write(b"".join(held))
+            data = b"".join(held)
+            self._written += len(data)
+            self._transport.write(data)
+            if not self._watched and (waits := self._transport.get_write_buffer_size()):
+                self._watch(waits)
+
+    def _watch(self, waits: int) -> None:
+        self._watched = True
+        self._loop.call_later(TAKEN_S, self._look, self._written, self._written - waits)
+
+    def _look(self, written: int, taken: int) -> None:
+        self._watched = False
+        waits = self._transport.get_write_buffer_size()
+        now_taken = self._written - waits
+        if not waits:
+            return
+        if now_taken >= min(written, taken + TAKEN_LEAST):
+            self._watch(waits)
+            return
+        log.info(
+            "A connection is cut off: %d bytes of its answer wait, and its client took next to nothing for %g s.",
+            waits,
+            TAKEN_S,
+        )
+        self._transport.abort()

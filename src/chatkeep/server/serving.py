@@ -145,7 +145,7 @@ def application_of(found: object, settings: ServerSettings) -> Lifespan:
     if telemetry.CAN_TRACE:
         found.instruments.append(telemetry.Tracing())
     metrics = Metrics(found) if settings.metrics else None
-    limits = Limits(core_of(found).driver, settings.rates, told=metrics) if settings.rates else None
+    limits = Limits(core_of(found).driver, settings.rates, told=metrics)
     app = create_app(
         found,
         title=settings.title or None,
@@ -157,7 +157,7 @@ def application_of(found: object, settings: ServerSettings) -> Lifespan:
             Middleware(telemetry.TracingMiddleware),
             Middleware(logs.RequestLogMiddleware, metrics=metrics),
             *([Middleware(CORSMiddleware, **cors(settings.origins))] if settings.origins else []),
-            *([Middleware(RateLimitMiddleware, limits=limits)] if limits is not None else []),
+            Middleware(RateLimitMiddleware, limits=limits),
         ],
     )
     app.state.metrics, app.state.limits = metrics, limits
