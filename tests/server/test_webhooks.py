@@ -138,6 +138,22 @@ async def test_what_the_platform_tells_of_a_reply_is_shown_with_it(url: str) -> 
         assert ["1: hi", "2: more"] == there.texts
 
 
+async def test_a_status_may_overtake_the_answer_to_the_send(url: str) -> None:
+    """The platform posts that the message failed before it has answered the request that sent it."""
+    async with platform() as there, connected(url, there) as (client, keep):
+        there.then = [0.5]
+        await post_whatsapp(client, whatsapp_message("4917", "hi", "wamid.1"))
+        await until(lambda: not there.then)
+        assert 200 == (await post_whatsapp(client, whatsapp_status("4917", "wamid.out1", "failed"))).status
+        await until(lambda: len(there.sent) == 1)
+
+        async def failed() -> bool:
+            stands = await keep.tenant("pizza").deliveries("whatsapp:1550:4917")
+            return [("failed", ("wamid.out1",))] == [(one.status, one.ids) for one in stands]
+
+        await until(failed)
+
+
 async def test_a_status_belongs_to_the_reply_whatever_the_platform_calls_the_customer() -> None:
     """WhatsApp repeats the key of the reply; the customer may be a user id in one and a phone number in the other."""
     async with platform() as there, connected("memory://", there) as (client, keep):
