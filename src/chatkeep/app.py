@@ -162,6 +162,8 @@ class Chatkeep(Surface[State]):
         if self._engine.is_open or self._engine.sender.outlet is not None:
             raise Misconfigured("A Chatkeep has one outlet, given before it is opened.")
         self._engine.sender.outlet = outlet
+        if (attach := getattr(outlet, "attach", None)) is not None:  # it keeps records of its own in the store
+            attach(self._core)
         self._engine.store.widen()
 
     def _awaitable(self, function: Callable[..., Any]) -> Handler[State]:

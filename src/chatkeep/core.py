@@ -91,6 +91,11 @@ class Core(Generic[State]):
         """
         return Watch(self._engine.live, key_for(tenant, conversation), after)
 
+    async def exists(self, tenant: str, conversation: str) -> bool:
+        """Whether there is such a conversation; asks the store unless it was seen lately."""
+        key, store = key_for(tenant, conversation), self._opened.store
+        return (store.cached(key) or await store.load(key)) is not None
+
     def is_paused(self, tenant: str, conversation: str) -> bool:
         """Whether the bot is silent in a conversation, as far as this process knows; asks nobody."""
         key, engine = key_for(tenant, conversation), self._opened

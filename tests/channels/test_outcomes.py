@@ -188,7 +188,9 @@ def test_telegram_says_how_long_to_wait_and_where_a_group_went() -> None:
     }
 
     assert Retry("429: Too Many Requests", 5.0) == outcome("telegram", 429, body)
-    assert Failed("400: Bad Request: x (the chat is now -1001)", "recipient") == outcome("telegram", 400, moved)
+    assert Failed("400: Bad Request: x (the chat is now -1001)", "recipient", "-1001") == outcome(
+        "telegram", 400, moved
+    )
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,110 @@ async def test_what_the_platform_tells_of_a_reply_is_shown_with_it(url: str) -> 
         assert ["1: hi", "2: more"] == there.texts
 
 
+async def test_one_customer_under_several_names_has_one_conversation(url: str) -> None:
+    """Known by the number, then by both, by either alone, and by a new number: replies go to the newest address."""
+
+    async def tell(item: dict[str, Any]) -> None:
+        sent = len(there.sent)
+        assert 200 == (await post_whatsapp(client, item)).status
+        await until(lambda: len(there.sent) == sent + 1)
+
+    changed = {"body": "", "type": "user_changed_number", "wa_id": "4918", "user_id": "DE.2"}
+    async with platform() as there, connected(url, there) as (client, keep):
+        await tell(whatsapp_message("4917", "a", "w1"))
+        await tell(whatsapp_message("4917", "b", "w2") | {"from_user_id": "DE.1"})
+        await tell(whatsapp_message("", "c", "w3") | {"from_user_id": "DE.1"})
+        await tell(whatsapp_message("4917", "d", "w4"))
+        await tell(whatsapp_message("4917", "", "w5") | {"from_user_id": "DE.1", "type": "system", "system": changed})
+        await tell(whatsapp_message("4918", "e", "w6"))
+        await tell(whatsapp_message("4918", "f", "w7") | {"from_user_id": "DE.2"})
+        first = ["1: a", "2: b", "3: c", "4: d", "5: ", "6: e", "7: f"]
+        assert first == there.texts
+        assert ["4917", "4917", "DE.1", "4917", "4918", "4918", "4918"] == [
+            told.get("to") or told["recipient"] for told in there.sent
+        ]
+        pizza = keep.tenant("pizza")
+        assert ["whatsapp:1550:4917"] == [found.id async for found in pizza.conversations()]
+
+        await tell(whatsapp_message("4918", "mine now", "w8") | {"from_user_id": "DE.9"})
+        assert ["1: mine now"] == there.texts[len(first) :]  # the number has another owner: no word of the first one's
+
+
+@pytest.mark.parametrize("told_first", [True, False])
+async def test_a_group_that_becomes_a_supergroup_goes_on(told_first: bool, url: str) -> None:
+    """Its conversation and state stay; what was to go to the old group goes to the new one, told of it or refused."""
+    old, new = -400, -100400
+    headers = {"X-Telegram-Bot-Api-Secret-Token": TELEGRAM_SECRET, "Authorization": ""}
+
+    async def tell(n: int, chat: int, **said: Any) -> None:
+        message = {"message_id": n, "date": 1, "from": {"id": 5}, "chat": {"id": chat, "type": "group"}} | said
+        update = json.dumps({"update_id": n, "message": message}).encode()
+        assert 200 == (await client.ask("POST", "/channels/telegram", update, headers)).status
+
+    moved = {"ok": False, "error_code": 400, "description": "Bad Request: group chat was upgraded to a supergroup chat"}
+    async with platform() as there, connected(url, there) as (client, keep):
+        await tell(1, old, text="a")
+        await until(lambda: len(there.sent) == 1)
+        if told_first:
+            await tell(2, old, migrate_to_chat_id=new)
+            await tell(3, new, migrate_from_chat_id=old)
+        else:
+            there.then = [(400, moved | {"parameters": {"migrate_to_chat_id": new}})]
+        await tell(4, new if told_first else old, text="b")
+        await until(lambda: len(there.sent) == 2)
+        await tell(5, new, text="c")
+        await until(lambda: len(there.sent) == 3)
+
+        assert ["1: a", "2: b", "3: c"] == there.texts
+        assert [str(old), str(new), str(new)] == [told["chat_id"] for told in there.sent]
+        assert [f"telegram:42:{old}"] == [found.id async for found in keep.tenant("").conversations()]
+
+
+async def test_looking_a_customer_up_takes_one_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where names may change: one when a message comes, one when a reply goes; none for a person on Telegram."""
+    from chatkeep.storage.records import Records
+
+    reads = 0
+    get = Records.get
+
+    async def counted(self: Any, name: str) -> Any:
+        nonlocal reads
+        reads += "aliases" in self._tenant
+        return await get(self, name)
+
+    monkeypatch.setattr(Records, "get", counted)
+    async with platform() as there, connected("memory://", there) as (client, _):
+        for n in range(1, 4):
+            await post_whatsapp(client, whatsapp_message("4917", "hi", f"w{n}") | {"from_user_id": "DE.1"})
+            await until(lambda n=n: len(there.sent) == n)  # type: ignore[misc]
+            if n == 1:
+                reads = 0
+        assert 4 == reads
+        message = {"message_id": 1, "date": 1, "chat": {"id": 5, "type": "private"}, "text": "hi"}
+        headers = {"X-Telegram-Bot-Api-Secret-Token": TELEGRAM_SECRET, "Authorization": ""}
+        await client.ask(
+            "POST", "/channels/telegram", json.dumps({"update_id": 1, "message": message}).encode(), headers
+        )
+        await until(lambda: len(there.sent) == 4)
+        assert 4 == reads
+
+
+async def test_a_status_may_overtake_the_answer_to_the_send(url: str) -> None:
+    """The platform posts that the message failed before it has answered the request that sent it."""
+    async with platform() as there, connected(url, there) as (client, keep):
+        there.then = [0.5]
+        await post_whatsapp(client, whatsapp_message("4917", "hi", "wamid.1"))
+        await until(lambda: not there.then)
+        assert 200 == (await post_whatsapp(client, whatsapp_status("4917", "wamid.out1", "failed"))).status
+        await until(lambda: len(there.sent) == 1)
+
+        async def failed() -> bool:
+            stands = await keep.tenant("pizza").deliveries("whatsapp:1550:4917")
+            return [("failed", ("wamid.out1",))] == [(one.status, one.ids) for one in stands]
+
+        await until(failed)
+
+
 async def test_a_status_belongs_to_the_reply_whatever_the_platform_calls_the_customer() -> None:
     """WhatsApp repeats the key of the reply; the customer may be a user id in one and a phone number in the other."""
     async with platform() as there, connected("memory://", there) as (client, keep):

@@ -62,9 +62,9 @@ def shown(found: list[Inbound]) -> list[dict[str, Any]]:
     return [
         {
             type(one).__name__: {
-                member: value if member == "raw" else msgspec.to_builtins(value)
+                member: value if member == "raw" else json.loads(msgspec.json.encode(value))
                 for member, value in msgspec.structs.asdict(one).items()
-                if value not in (None, "", {})
+                if value not in (None, "", {}, ())
             }
         }
         for one in found

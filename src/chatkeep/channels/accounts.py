@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+from ..core import Core
 from ..errors import Misconfigured
+from .aliases import Aliases
 from .base import Channel, Received, Unknown
 
 
@@ -18,11 +21,16 @@ class Accounts:
     def __init__(self, *channels: Channel, tenant_of: Callable[[str, str], str]) -> None:
         self.channels = channels
         self.tenant_of = tenant_of
+        self.aliases: Aliases | None = None
         self._channels: dict[tuple[str, str], Channel] = {}
         for channel in channels:
             for account in channel.accounts:
                 if self._channels.setdefault((channel.name, account), channel) is not channel:
                     raise Misconfigured(f"Two channels have the account {channel.name}:{account}. Nothing was opened.")
+
+    def attach(self, core: Core[Any]) -> None:
+        """Has the names of customers kept in the store of *core*; `Chatkeep.deliver` calls it."""
+        self.aliases = Aliases(core)
 
     def show_received(self, channel: Channel, item: Received | Unknown, *, answering: bool) -> None:
         """Tells the platform that *item* has come. Nothing here: `ChannelOutlet` has the connections."""

@@ -44,7 +44,8 @@ class Received(Struct, frozen=True, kw_only=True):
     an answer goes. id: the platform's, the same whenever this is delivered again. role: "user"; "event" for what is not
     said (a reaction, an edit, a referral); "operator" for what a person of ours wrote in the platform's own inbox: it has
     `sent` in its metadata, and is not sent again. at: when it was sent. metadata: the sender's name and the like;
-    what it replies to.
+    what it replies to. names: the conversations that it can belong to where a customer has several names, the surest first;
+    former: those under names that these have just taken the place of.
     """
 
     conversation: str
@@ -55,6 +56,8 @@ class Received(Struct, frozen=True, kw_only=True):
     role: Literal["user", "event", "operator"] = "user"
     at: float | None = None
     metadata: dict[str, Any] = {}
+    names: tuple[str, ...] = ()
+    former: tuple[str, ...] = ()
 
 
 Cause = Literal["recipient", "window", "content", "account"]
@@ -74,7 +77,7 @@ class Retry(Struct, frozen=True):
 
 
 class Failed(Struct, frozen=True):
-    """Certainly not sent, and the same again would fail again.
+    """Certainly not sent, and the same again would fail again; moved_to: unless it goes to this address.
 
     cause: recipient (this customer cannot be reached), window (the time in which the platform lets us answer is over; a
     template may go), content (the platform does not take this message), account (our own credentials, permissions or
@@ -83,6 +86,7 @@ class Failed(Struct, frozen=True):
 
     reason: str
     cause: Cause
+    moved_to: str = ""
 
     @property
     def permanent(self) -> bool:
@@ -121,7 +125,7 @@ class Unknown(Struct, frozen=True, kw_only=True):
     """Something in a signed request that is not understood, or not for us to answer: to be kept and shown.
 
     reason: why it is here. raw: all of it. id: the platform's or a fingerprint, the same whenever it is delivered again.
-    conversation, account: when they can be told.
+    conversation, account: when they can be told. to, names, former: as of `Received`, where it shows them.
     """
 
     reason: str
@@ -129,6 +133,9 @@ class Unknown(Struct, frozen=True, kw_only=True):
     id: str
     conversation: str = ""
     account: str = ""
+    to: str = ""
+    names: tuple[str, ...] = ()
+    former: tuple[str, ...] = ()
 
 
 Inbound = Received | Status | Unknown
@@ -182,6 +189,10 @@ class Channel(Protocol):
 
         Raises `Unsupported` when the channel cannot show it, `Misconfigured` for an account without credentials.
         """
+        ...
+
+    def may_move(self, to: str) -> bool:
+        """Whether a customer with this address may have another one by now, so that it is looked up before a reply goes out."""
         ...
 
     def acknowledge(self, item: Received | Unknown) -> Request | None:

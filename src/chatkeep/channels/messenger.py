@@ -102,6 +102,10 @@ class Messenger:
             for one, message in zip(keys, messages, strict=True)
         ]
 
+    def may_move(self, to: str) -> bool:
+        """Never: an id for this account stays."""
+        return False
+
     def acknowledge(self, item: Received | Unknown) -> Request | None:
         """Nothing: the platform does not wait."""
         return None

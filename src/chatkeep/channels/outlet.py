@@ -15,8 +15,8 @@ from ..conversation.outbox import Sent
 from ..errors import ChatkeepError, Misconfigured
 from ..extras import from_extra
 from ..model import Content
-from .accounts import Accounts
-from .base import Cause, Channel, Delivered, Failed, Received, Request, Retry, Unknown, address_of
+from .accounts import Accounts, tenant_for
+from .base import Cause, Channel, Delivered, Failed, Received, Request, Retry, Unknown, address_of, conversation_of
 from .sender import TIMEOUT_S, send
 
 with from_extra("channels", "Sending through channels (ChannelOutlet)"):
@@ -101,6 +101,12 @@ class ChannelOutlet(Accounts):
         """Sends a reply, but for the first *skip* of its requests. What goes wrong is told, and raises nothing."""
         name, account, to = address_of(conversation)
         channel = self._channels[name, account]
+        tenant = tenant_for(self.tenant_of, name, account) or ""
+        try:
+            if self.aliases is not None and channel.may_move(to):
+                to = await self.aliases.address_of(tenant, conversation)
+        except ChatkeepError as fault:
+            return Sent(status="retry", reason=str(fault), parts=skip, counts=False)
         try:
             requests = channel.requests(content, account=account, to=to, key=key, at=at)
         except Misconfigured as fault:
@@ -127,6 +133,14 @@ class ChannelOutlet(Accounts):
                 return Sent(
                     status="retry", ids=tuple(ids), reason=found.reason, after=REPAIR_S, parts=part, counts=False
                 )
+            elif isinstance(found, Failed) and found.moved_to and found.moved_to != to and self.aliases is not None:
+                # The platform tells the new address to who sends to the old one.
+                moved = conversation_of(name, account, found.moved_to)
+                try:
+                    await self.aliases.move(tenant, conversation, moved, found.moved_to)
+                except ChatkeepError as fault:
+                    return Sent(status="retry", ids=tuple(ids), reason=str(fault), parts=part, counts=False)
+                return Sent(status="retry", ids=tuple(ids), reason=found.reason, after=0.0, parts=part)
             elif isinstance(found, Failed):
                 return Sent(status="failed", ids=tuple(ids), reason=f"{ADVICE[found.cause]} ({found.reason})")
             else:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
-from msgspec import Struct, convert, field
+from msgspec import Struct, convert, field, structs
 
 from ..errors import Misconfigured
 from ..model import Content
@@ -101,6 +101,10 @@ class Telegram:
             for number, (method, body) in enumerate(calls)
         ]
 
+    def may_move(self, to: str) -> bool:
+        """Groups: they become supergroups, with another id."""
+        return to.startswith("-") and "/" not in to
+
     def acknowledge(self, item: Received | Unknown) -> Request | None:
         """Stops the clock on a tapped button, also on one whose tap is not understood."""
         callback = item.metadata.get("callback") if isinstance(item, Received) else _tap_of(item.raw)
@@ -130,7 +134,7 @@ class Telegram:
         if code in (401, 404):
             return Failed(reason, "account")
         if code == 403 or (code == 400 and (moved or GONE.search(told.description))):
-            return Failed(reason, "recipient")
+            return Failed(reason, "recipient", str(told.parameters.migrate_to_chat_id or ""))
         return Failed(reason, "content") if 400 <= code < 500 and code != 408 else Uncertain(reason)
 
     def _call(self, key: str, method: str, body: dict[str, Any]) -> Request:
@@ -142,7 +146,8 @@ class Telegram:
         try:
             yield self._received(id, item)
         except (ValueError, LookupError, TypeError) as fault:
-            yield unknown(item, str(fault), account=self.account, conversation=self._whereabouts(item), id=id)
+            odd = unknown(item, str(fault), account=self.account, conversation=self._whereabouts(item), id=id)
+            yield self._moved(odd)
 
     def _received(self, id: str, item: dict[str, Any]) -> Received:
         update = convert(item, Update)
@@ -166,6 +171,7 @@ class Telegram:
             account=self.account,
             to=message.place,
             id=id,
+            names=(conversation_of("telegram", self.account, message.place),) if self.may_move(message.place) else (),
             role=role,  # type: ignore[arg-type]
             content=content,
             at=float(message.edit_date or message.date) if not update.callback_query else None,
@@ -181,6 +187,23 @@ class Telegram:
                 **metadata,
             ),
         )
+
+    def _moved(self, odd: Unknown) -> Unknown:
+        """The same, with the names of the group where it tells that a group is a supergroup now."""
+        message = odd.raw.get("message")
+        if not isinstance(message, dict) or not odd.conversation:
+            return odd
+        here = odd.conversation.rpartition(":")[2]
+        for member in ("migrate_to_chat_id", "migrate_from_chat_id"):
+            if isinstance(other := message.get(member), int):
+                old, new = (here, str(other)) if member == "migrate_to_chat_id" else (str(other), here)
+                names = {"names": (new,), "former": (old,)}
+                named = {
+                    kind: tuple(conversation_of("telegram", self.account, one) for one in ids)
+                    for kind, ids in names.items()
+                }
+                return structs.replace(odd, reason="the group is a supergroup now", to=new, **named)
+        return odd
 
     def _whereabouts(self, item: dict[str, Any]) -> str:
         """The conversation of an update that is not understood, if it has a chat."""

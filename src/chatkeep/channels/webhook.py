@@ -104,6 +104,10 @@ class Webhook:
         told = {"webhook-id": key, "webhook-timestamp": stamp, "webhook-signature": signatures}
         return [Request(key=key, url=self._url, headers={"content-type": "application/json", **told}, body=body)]
 
+    def may_move(self, to: str) -> bool:
+        """Never: its ids are the other system's own."""
+        return False
+
     def acknowledge(self, item: Received | Unknown) -> Request | None:
         """Nothing: the answer to its POST is enough."""
         return None

@@ -80,6 +80,10 @@ class WhatsApp:
             for number, body in enumerate(bodies)
         ]
 
+    def may_move(self, to: str) -> bool:
+        """Always: numbers change, and are hidden or shown."""
+        return True
+
     def acknowledge(self, item: Received | Unknown) -> Request | None:
         """Nothing: the platform does not wait."""
         return None
@@ -308,6 +312,7 @@ def _message(account: str, contacts: list[Contact], item: dict[str, Any], *, ech
     # Without any id of the sender, the only contact of the only message is who it is.
     who = mine[0] if mine else contacts[0] if len(contacts) == 1 and not phone and not user_id else Contact()
     phone, user_id = phone or who.wa_id, user_id or who.user_id
+    names = tuple(conversation_of("whatsapp", account, name(one)) for one in (user_id, phone) if one)
     conversation = conversation_of("whatsapp", account, name(user_id or phone))
     id = name(told.id)
     if told.group_id:
@@ -318,10 +323,16 @@ def _message(account: str, contacts: list[Contact], item: dict[str, Any], *, ech
     except (ValueError, LookupError, TypeError) as fault:
         yield unknown(item, f"{told.type}: {fault}", account=account, conversation=conversation, id=id)
         return
+    to, former = name(phone or user_id), tuple[str, ...]()
+    if told.type == "system" and (changed := _changed(item["system"], user_id)):
+        to = changed[-1]
+        former, names = names, tuple(conversation_of("whatsapp", account, one) for one in changed)
     yield Received(
         conversation=conversation,
         account=account,
-        to=name(phone or user_id),
+        to=to,
+        names=names,
+        former=tuple(one for one in former if one not in names),
         id=id,
         content=content,
         role="operator" if echo else "event" if told.type in ("reaction", "system") else "user",
@@ -338,6 +349,14 @@ def _message(account: str, contacts: list[Contact], item: dict[str, Any], *, ech
             sent=echo or None,
         ),
     )
+
+
+def _changed(raw: Any, user_id: str) -> tuple[str, ...]:
+    """The customer's names after a change of their number; none when it is another event."""
+    change = convert(raw, System)
+    if change.type not in ("user_changed_number", "customer_changed_number", "user_changed_user_id"):
+        return ()
+    return tuple(name(one) for one in (change.user_id or user_id, change.wa_id) if one)
 
 
 def _content(told: Envelope, raw: Any) -> Content:

@@ -175,39 +175,70 @@ def _storable(text: str) -> str:
 
 
 def list_deliveries(messages: Iterable[Message]) -> list[Delivery]:
-    """How the delivery of each reply among *messages* stands, going by the notes among them."""
+    """How the delivery of each reply among *messages* stands, going by the notes among them.
+
+    What a platform tells may be in the log before the note that the reply was sent, so it is looked at when all notes are known.
+    """
     found: dict[int, Delivery] = {}
     owner: dict[str, int] = {}
+    noted: dict[int, int] = {}  # where in the log the last sending of a reply was noted
+    since: dict[int, float] = {}  # the earliest time at which the platform can have had it
+    statuses: list[Message] = []
     for message in messages:
         kind = message.metadata.get("kind") if message.role == "system" else None
         if snapshots.is_outbound(message):
             found[message.number] = Delivery(number=message.number, status="waiting", at=message.created_at)
+            since[message.number] = message.created_at
         elif kind == "delivery" and message.reply_to is not None:
-            note = message.metadata
-            sending = Delivery(
-                number=message.reply_to,
+            note, number = message.metadata, message.reply_to
+            if number in noted or number not in since:  # sent again, or a reply that is not among the messages
+                since[number] = message.created_at
+            noted[number] = message.number
+            found[number] = Delivery(
+                number=number,
                 status=note["status"],
                 ids=tuple(note.get("ids", ())),
                 reason=note.get("reason", ""),
                 doubtful=note.get("doubtful", False),
                 at=message.created_at,
             )
-            found[message.reply_to] = sending
-            owner |= dict.fromkeys(sending.ids, message.reply_to)
+            owner |= dict.fromkeys(found[number].ids, number)
         elif kind == "status":
-            note = message.metadata
-            upto = note.get("until")
-            numbers = [owner[note["id"]]] if note.get("id") in owner else []
-            numbers += [n for n, s in found.items() if upto is not None and s.at <= upto and s.status in REACHED]
-            for number in numbers:
-                there = found[number]
-                if RANK.get(note["status"], 0) >= RANK.get(there.status, 0):
-                    found[number] = structs.replace(
-                        there, status=note["status"], reason=note.get("reason", ""), at=message.created_at
-                    )
+            statuses.append(message)
+    since |= _platform_times(found, owner, statuses)
+    for status in statuses:
+        id, upto = status.metadata.get("id"), status.metadata.get("until")
+        numbers = (
+            [owner[id]] if id in owner and (status.number > noted[owner[id]] or id in found[owner[id]].ids) else []
+        )
+        numbers += [n for n, one in found.items() if upto is not None and since[n] <= upto and one.status in REACHED]
+        for number in numbers:
+            found[number] = _after_status(found[number], status)
     return [found[number] for number in sorted(found)]
 
 
+def _platform_times(found: dict[int, Delivery], owner: dict[str, int], statuses: Iterable[Message]) -> dict[int, float]:
+    """When the platform had each reply, by its own clock, by which it also says up to when all was read."""
+    times: dict[int, float] = {}
+    for status in statuses:
+        id, at = status.metadata.get("id"), status.metadata.get("at")
+        number = owner.get(id) if id else None
+        if number is not None and at is not None and id in found[number].ids and status.metadata["status"] in ON_TIME:
+            times[number] = min(at, times.get(number, at))
+    return times
+
+
+def _after_status(there: Delivery, status: Message) -> Delivery:
+    """How a reply stands after the platform has told *status* of it, which counts if it says more."""
+    note = status.metadata
+    says = "delivered" if note["status"] == "sent" else note["status"]  # the platform has it
+    if RANK.get(says, 0) < RANK.get(there.status, 0):
+        return there
+    return structs.replace(there, status=says, reason=note.get("reason", ""), at=status.created_at)
+
+
 REACHED = ("delivered", "uncertain")
-RANK = {"waiting": 0, "uncertain": 1, "sent": 2, "delivered": 2, "read": 3, "failed": 4}
+ON_TIME = ("sent", "delivered")
+"""Statuses that are told when a reply has come to the platform, or to the customer; later ones say nothing of that."""
+RANK = {"waiting": 0, "uncertain": 1, "delivered": 2, "read": 3, "failed": 4}
 """What the platform tells later counts if it says more; statuses come in any order."""

@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute
 
 from ..app import Chatkeep, core_of
 from ..channels.accounts import Accounts, tenant_for
+from ..channels.aliases import Aliases
 from ..channels.base import Channel, Inbound, Received, Refused, Status, Unknown, conversation_of
 from ..conversation.outbox import Outlet
 from ..errors import BadKey, BadMessage, TooLarge
@@ -123,6 +124,9 @@ def can_answer(outlet: Outlet | None, channel: Channel, tenant: str, item: Recei
 
 async def take(keep: Chatkeep[Any], webhooks: Webhooks, channel: Channel, items: Iterable[Inbound]) -> None:
     """Makes *items* durable: those of one conversation in their order, conversations side by side."""
+    core = core_of(keep)
+    kept = core.outlet.aliases if isinstance(core.outlet, Accounts) else None
+    aliases = kept or Aliases(core)
     lines: dict[tuple[str, str], list[Inbound]] = defaultdict(list)
     for item in items:
         account = item.account or "unknown"
@@ -137,7 +141,9 @@ async def take(keep: Chatkeep[Any], webhooks: Webhooks, channel: Channel, items:
                 reason="no tenant has this account", raw=msgspec.to_builtins(item), id=item.id, account=account
             )
         conversation = conversation_for(channel, item)
-        if isinstance(item, Received) and not can_answer(core_of(keep).outlet, channel, tenant or "", item):
+        if isinstance(item, Received | Unknown) and item.names:
+            conversation = await aliases.conversation_of(tenant or "", item)
+        if isinstance(item, Received) and not can_answer(core.outlet, channel, tenant or "", item):
             log.error(
                 "A webhook brings a message for the account %s:%s, which nothing here can send from (no token, or not in the "
                 "outlet); it is kept as a note in the tenant %r, and no handler runs for it.",

@@ -1,0 +1,90 @@
+"""Customers who are known by several names: the conversation goes on under the first one, replies go to the newest address.
+
+A platform shows two names together when one takes the other's place: a phone number and a user id, an old number and a new one, a
+group and the supergroup that it has become. Each name has a record then, which later messages are looked up by.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct, structs
+
+from ..core import Core
+from ..drivers.base import Key, mark_of
+from .base import Received, Unknown, address_of
+
+
+class Alias(Struct, frozen=True, kw_only=True):
+    """What is known of one name, or of the conversation itself.
+
+    conversation: where all that comes under this name belongs. person: the name that only this customer has, as far as it is
+    known: a number may be somebody else's next year. to: the newest address.
+    """
+
+    conversation: str = ""
+    person: str = ""
+    to: str = ""
+
+
+class Aliases:
+    """The names of customers, as records of one store."""
+
+    def __init__(self, core: Core[Any]) -> None:
+        self._core = core
+        self._records = core.records("aliases", Alias)
+
+    async def conversation_of(self, tenant: str, item: Received | Unknown) -> str:
+        """The conversation that *item* belongs to. One read where all its names are known, or it has one; more, and writes, only
+        where two names are shown together for the first time, or the address is a new one."""
+        names = item.names
+        held = await self._get(tenant, names[0])
+        if held is None and len(names) == 1 and not item.former:
+            return names[0]
+        known = held is not None and not item.former and (len(names) == 1 or held.person == names[0])
+        if held is not None and known and held.to == item.to:
+            return held.conversation
+        found = {names[0]: held}
+        for name in (*names[1:], *item.former):
+            found[name] = await self._get(tenant, name)
+        conversation = await self._first(tenant, item, found)
+        person = names[0] if len(names) > 1 else ""
+        # The record that is looked at first comes last, so that what is cut off here is done again by the redelivery.
+        for name in reversed(dict.fromkeys((*names, *item.former, conversation))):
+            mine = item.former[0] if name in item.former else person
+            await self._put(tenant, name, Alias(conversation=conversation, person=mine, to=item.to))
+        return conversation
+
+    async def address_of(self, tenant: str, conversation: str) -> str:
+        """Where replies of *conversation* go; one read."""
+        held = await self._get(tenant, conversation)
+        return held.to if held is not None and held.to else address_of(conversation)[2]
+
+    async def move(self, tenant: str, conversation: str, name: str, to: str) -> None:
+        """Records that the customer of *conversation* is known as *name* from now on, and is reached at *to*."""
+        moved = Alias(conversation=conversation, person=name, to=to)
+        for one in (conversation, name):
+            await self._put(tenant, one, moved)
+
+    async def _first(self, tenant: str, item: Received | Unknown, found: dict[str, Alias | None]) -> str:
+        """The conversation that these names belong to: what a record says, else the first one that is there."""
+        person = item.names[0]
+        for name, held in found.items():
+            another = (
+                held is not None and name != person and name not in item.former and held.person not in ("", person)
+            )
+            if held is not None and not another:
+                return held.conversation
+        for name in (*item.former, *(name for name, held in found.items() if held is None)):
+            if await self._core.exists(tenant, name):
+                return name
+        return (*item.former, person)[0]
+
+    async def _get(self, tenant: str, name: str) -> Alias | None:
+        return await self._records.get(mark_of(Key(tenant, name)))
+
+    async def _put(self, tenant: str, name: str, alias: Alias) -> None:
+        def edit(there: Alias | None) -> Alias:
+            return structs.replace(alias, person=alias.person or (there.person if there is not None else ""))
+
+        await self._records.change(mark_of(Key(tenant, name)), edit)

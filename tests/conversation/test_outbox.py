@@ -1,0 +1,75 @@
+"""How the delivery of replies stands, going by notes and by what platforms tell in any order, by clocks of their own."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from typing import Any
+
+import pytest
+
+from chatkeep.conversation.outbox import list_deliveries
+from chatkeep.model import Message
+
+SKEW_S = 40.0
+
+
+def log(*entries: dict[str, Any]) -> list[Message]:
+    """A log in which each entry comes a second after the one before; the first is number 1."""
+    plain: dict[str, Any] = {"role": "system", "content": ""}
+    return [
+        Message(**{**plain, "id": f"{n}", "number": n, "created_at": 1000.0 + n, **entry})
+        for n, entry in enumerate(entries, 1)
+    ]
+
+
+def sent(number: int, id: str, status: str = "delivered") -> dict[str, Any]:
+    """The note that reply *number* was sent."""
+    return {"reply_to": number, "metadata": {"kind": "delivery", "status": status, "ids": [id]}}
+
+
+def told(status: str, id: str = "", **more: Any) -> dict[str, Any]:
+    """The note of what the platform tells."""
+    return {"metadata": {"kind": "status", "status": status, **({"id": id} if id else {}), **more}}
+
+
+REPLY = {"role": "assistant", "content": "hi"}
+
+
+@pytest.mark.parametrize(
+    ("statuses", "stands"),
+    [
+        ([told("failed", "m1", reason="131026: not there")], "failed"),
+        ([told("sent", "m1"), told("delivered", "m1")], "delivered"),
+        ([told("delivered", "m1"), told("read", "m1")], "read"),
+        ([told("delivered", "m1"), told("failed", "m1")], "failed"),
+        ([told("read", "another")], "delivered"),
+        ([told("sent", "m1", at=1001.5 - SKEW_S), told("read", until=1001.5 - SKEW_S)], "read"),
+        ([told("sent", "m1", at=1001.5 + SKEW_S), told("read", until=1001.5)], "delivered"),
+        ([told("read", until=1001.5)], "read"),
+        ([told("read", until=900.0)], "delivered"),
+    ],
+)
+def test_statuses_come_in_any_order(statuses: list[dict[str, Any]], stands: str) -> None:
+    """Before the note that the reply was sent, behind it, and mixed: it stands the same in the end."""
+    for entries in permutations([sent(1, "m1"), *statuses]):
+        (found,) = list_deliveries(log(REPLY, *entries))
+        assert stands == found.status
+
+
+def test_what_was_told_of_the_first_sending_says_nothing_of_the_second() -> None:
+    """Sent again, a reply is delivered until the platform tells of it anew; a late word on the first one counts."""
+    again = [REPLY, sent(1, "m1"), told("failed", "m1"), told("read", until=1002.5), sent(1, "m2")]
+
+    assert ["delivered"] == [one.status for one in list_deliveries(log(*again))]
+    assert ["read"] == [one.status for one in list_deliveries(log(*again, told("read", "m2")))]
+    assert ["read"] == [one.status for one in list_deliveries(log(*again, told("read", "m1")))]
+    assert ["read"] == [one.status for one in list_deliveries(log(*again, told("read", until=1009.0)))]
+
+
+def test_a_watermark_reaches_only_what_was_sent_before_it() -> None:
+    """And by the platform's clock, where it has told when it had the reply."""
+    entries = [REPLY, sent(1, "m1"), told("sent", "m1", at=500.0), REPLY, sent(4, "m2"), told("sent", "m2", at=503.0)]
+
+    for until, stands in ((499.0, 0), (500.0, 1), (502.0, 1), (503.0, 2)):
+        found = list_deliveries(log(*entries, told("read", until=until)))
+        assert stands == [one.status for one in found].count("read")
