@@ -167,7 +167,10 @@ _running: set[LoopThread] = set()
 
 @cache
 def _register_stop() -> None:
-    # (What `atexit` calls comes too late: by then no executor takes work any more, and closing a store needs one.)
+    # What `atexit` calls comes too late: by then no executor takes work any more, and closing a store needs one. What is registered here
+    # last is called first, so that executors, which register themselves when they are imported, end after it.
+    import concurrent.futures.thread  # noqa: F401
+
     getattr(threading, "_register_atexit", atexit.register)(_stop_all)
 
 

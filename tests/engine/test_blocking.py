@@ -384,3 +384,22 @@ def test_the_pages_wsgi_application_serves_from_forked_workers_and_threads(tmp_p
     for line in done.stdout.splitlines()[::2]:
         assert {*re.findall(r"\[.*?\]", line)} == {*re.findall(r"\[.*?\]", three), "[6]"}
         assert 5 == len(re.findall(r"\[.*?\]", line))
+
+
+def test_the_end_of_the_process_closes_what_was_opened_first_and_later(tmp_path: Path) -> None:
+    """Also where the first one needed no executor, so that executors were imported after it was opened."""
+    code = """
+from chatkeep import Chatkeep
+from chatkeep.blocking import BlockingChatkeep
+class Telling(Chatkeep):
+    async def close(self):
+        await super().close()
+        print("closed", flush=True)
+first, later = BlockingChatkeep(Telling("memory://")), BlockingChatkeep(Telling("sqlite:///chat.db"))
+first.open()
+later.open()
+later.create("ada")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+
+    assert ("closed\nclosed\n", "", 0) == (done.stdout, done.stderr, done.returncode)
