@@ -31,7 +31,7 @@ PREFIX = "CHATKEEP_"
 CONFIG = "CHATKEEP_CONFIG"
 """Names the TOML file; without it there is none."""
 
-SECRETS = ("store", "cache")
+SECRETS = ("store", "cache", "metrics_token")
 """Settings whose value may hold a password."""
 
 EXAMPLES = '"30s", "2m", "24h" or "250ms"'
@@ -454,7 +454,7 @@ def value_of(found: Mapping[str, GivenValue], name: str) -> object:
 
 def shown(name: str, value: object) -> str:
     """*value* as it may be printed."""
-    if name not in SECRETS or value is None:
+    if name not in SECRETS or not value:
         return "Flags()" if isinstance(value, Flags) else repr(value)
     parts = urlsplit(value if isinstance(value, str) else "")
     return repr(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.scheme else "***")

@@ -148,3 +148,22 @@ def test_dashboard_panels_do_not_overlap() -> None:
     assert len(places) == len(set(places))
     assert all(x < 24 for x, _ in places)
     assert len(panels) == len({panel["id"] for panel in panels}) == len({panel["title"] for panel in panels})
+
+
+async def test_numbers_are_for_this_machine_or_who_has_the_token(tmp_path: Path) -> None:
+    """Without a token a request that a proxy has passed on is refused; with one, whoever has it is answered and nobody else."""
+    said = {}
+    for token in ("", "prometheus-7"):
+        folder = tmp_path / (token or "none")
+        folder.mkdir()
+        with service(folder, metrics_token=token) as server:
+            client = server.client()
+            tried: list[dict[str, str]] = [
+                {},
+                {"X-Forwarded-For": "9.9.9.9"},
+                {"Authorization": "Bearer prometheus-7"},
+                {"Authorization": "Bearer prometheus"},
+            ]
+            said[token] = [(await client.ask("GET", "/metrics", headers=headers)).status for headers in tried]
+
+    assert {"": [200, 401, 200, 200], "prometheus-7": [401, 401, 200, 401]} == said

@@ -18,6 +18,7 @@ import pytest
 from starlette.middleware import Middleware
 
 from chatkeep import Chatkeep, Turn
+from chatkeep import client as clients
 from chatkeep.app import core_of
 from chatkeep.auth.credentials import create_key
 from chatkeep.server import create_app, limits, protocol
@@ -30,7 +31,8 @@ ADA = "/v1/conversations/ada"
 class Site:
     """A server that lets visitors in, over a Chatkeep whose clock can be put forward."""
 
-    def __init__(self, keep: Chatkeep[Any], client: Client, key: str) -> None:
+    def __init__(self, keep: Chatkeep[Any], client: Client, key: str, folder: Path) -> None:
+        self.folder = folder
         self.keep = keep
         self.client = client
         self.key = key
@@ -298,6 +300,42 @@ async def many_at_once(site: Site) -> object:
     }
 
 
+# -- what is told without need ----------------------------------------------------------------------------------------------
+
+
+@expects({"write only": (412, False, False), "reads too": (412, True, True)})
+async def etags_reveal_the_state(site: Site) -> object:
+    """A token that may write the state and not read it gets no ETag, which is made of the value, when its precondition fails."""
+    found = {}
+    for name, scopes in (("write only", ["state:write"]), ("reads too", ["state:write", "state:read"])):
+        token = await site.token(*scopes)
+        answer = await site.ask("PUT", f"{ADA}/state", {"a": 1}, token=token, headers={"If-Match": '"x"'})
+        found[name] = (answer.status, "etag" in answer.json, "state" in answer.json)
+    return found
+
+
+@expects({"files": {0o600}, "existing": 0o644})
+async def files_are_read_by_others(site: Site) -> object:
+    """The store's files and the client's queue are for their owner alone; a file that was there keeps its mode."""
+    folder = site.folder
+    there = folder / "there.queue"
+    there.touch(0o644)
+    for queue in (folder / "new.queue", there):
+        async with clients.Client(f"http://127.0.0.1:{site.client.port}", token=site.key, queue=str(queue)):
+            modes = {file.name: file.stat().st_mode & 0o777 for file in folder.iterdir() if file.is_file()}
+    return {
+        "files": {mode for name, mode in modes.items() if not name.startswith("there.queue")},
+        "existing": modes["there.queue"],
+    }
+
+
+@expects((200, True))
+async def root_without_a_page(site: Site) -> object:
+    """Whoever opens the address of a server without a chat page is told what it is."""
+    answer = await site.ask("GET", "/")
+    return answer.status, b"/openapi.json" in answer.body
+
+
 async def bot(turn: Turn[Any]) -> str:
     """Says it again; after a while, if it is asked to."""
     await asyncio.sleep(0.6 if turn.text == "slowly" else 0)
@@ -321,7 +359,7 @@ async def test_attack(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     app.state.limits = counting
     async with asyncio.timeout(60), serving(app) as port:
         client = Client(port, "")
-        site = Site(keep, Client(client.port, ""), (await create_key(keep, "")).token)
+        site = Site(keep, client, (await create_key(keep, "")).token, tmp_path)
         measured = await attack(site)
 
     assert expected == measured

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from hashlib import sha256
 from typing import Any, TypeVar, cast
 
@@ -89,7 +91,7 @@ class Outbox:
 
     def __init__(self, path: str, server: str) -> None:
         self._path, self._server = path, server
-        self._lock = FileLock(f"{path}.lock")
+        self._lock = FileLock(f"{path}.lock", mode=0o600)
         self._thread: ThreadPoolExecutor | None = None
         self._db: apsw.Connection | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -373,6 +375,10 @@ class Outbox:
 
     def _connect(self) -> None:
         try:
+            with suppress(
+                OSError
+            ):  # what is wrong with the path is said below; SQLite itself would make a file that all may read
+                os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
             self._db = apsw.Connection(self._path)
             self._db.execute(PRAGMAS).fetchall()  # it stops at each row that a pragma answers
             columns = [row[1] for row in self._db.execute("pragma table_info(outbox)")]

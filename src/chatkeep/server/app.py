@@ -8,7 +8,9 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.resources import files
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -66,6 +68,12 @@ GUARDS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 GUARDS_OF_DATA = [(name.encode(), value.encode()) for name, value in HEADERS_OF_DATA.items()]
 UNKEPT = (b"cache-control", b"no-store")
 DATA = {b"application/json", b"application/problem+json"}
+
+PROBES = (b"/healthz", b"/readyz")
+ABOUT = (
+    "This is the HTTP API of a chatbot, served by chatkeep. /openapi.json describes it; /operator is the page for operators. There is no "
+    "chat page here: it needs a title (`title`, CHATKEEP_TITLE).\n"
+)
 
 # The order decides what a suffix means: /v1/conversations/a/state/messages is the slot "messages" of "a".
 ROUTES: list[BaseRoute] = [
@@ -145,12 +153,13 @@ def create_app(
             *ROUTES,
             *INLETS,
             *routes,
+            *([Route("/", get_about)] if title is None else []),
             *[Route(path, static(*found, title or "")) for path, found in shown.items()],
         ],
         middleware=[
             Middleware(SecurityHeaders),
             *middleware,
-            Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
+            Middleware(Hosts, allowed_hosts=list(hosts), www_redirect=False),
         ],
         exception_handlers={
             HTTPException: api.on_refused_request,
@@ -197,6 +206,38 @@ async def on_crash(request: Request, fault: Exception) -> Response:
     answer = await api.on_crash(request, fault)
     answer.headers.update(HEADERS | {"cache-control": "no-store"})
     return answer
+
+
+def is_number(host: str) -> bool:
+    """Whether a Host header names no host: a network address, or nothing."""
+    try:
+        return not host or bool(ip_address(urlsplit(f"//{host}").hostname or ""))
+    except ValueError:
+        return False
+
+
+class Hosts(TrustedHostMiddleware):
+    """Refuses requests that name another server, or two; probes, which call a server by its number, are let through."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        if scope["type"] == "http":
+            given = [value for name, value in scope["headers"] if name == b"host"]
+            if len(given) > 1:
+                await Response("There is more than one Host header.", 400, media_type="text/plain")(
+                    scope, receive, send
+                )
+                return
+            if is_number(b"".join(given).decode("latin-1")) and wire.raw_path(scope) in PROBES:
+                await self.app(scope, receive, send)
+                return
+        await super().__call__(scope, receive, send)
+
+
+@allows(anyone=True)
+async def get_about(request: Request) -> Response:
+    """Says what is here, where there is no page."""
+    return Response(ABOUT, media_type="text/plain")
 
 
 class SecurityHeaders:

@@ -256,7 +256,7 @@ def refusal(over: wire.Refused) -> Response:
 
 
 def peer_of(scope: Scope) -> str:
-    """The network address that a request comes from; of IPv6 the /64, which is what one customer has."""
+    """The network address that a request comes from; of IPv6 the /64, which is what one customer has at least."""
     return network_of(scope["client"][0]) if scope.get("client") else ""
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Sized
+from ipaddress import ip_address
 from typing import Any
 
 from starlette.requests import Request
@@ -12,6 +14,7 @@ from ..app import Chatkeep
 from ..engine.instruments import Instrument
 from ..extras import from_extra
 from .health import trouble_of
+from .wire import Refused
 
 with from_extra("server", "/metrics"):
     from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
@@ -115,7 +118,24 @@ class Metrics(Instrument):
         yield GaugeMetricFamily("chatkeep_cache_bytes", "Memory that the cache takes, roughly", cache.bytes)
 
 
+def may_read(request: Request) -> bool:
+    """Whether who asks has the token for the numbers or, where there is none, is a program of this machine and no proxy."""
+    token = str(request.app.state.metrics_token)
+    if token:
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        return secrets.compare_digest(given.encode(), token.encode())
+    forwarded = any(name in request.headers for name in ("x-forwarded-for", "forwarded", "x-real-ip"))
+    try:
+        return not forwarded and request.client is not None and ip_address(request.client.host).is_loopback
+    except ValueError:
+        return False
+
+
 async def get_metrics(request: Request) -> Response:
-    """The numbers in Prometheus' text format; whoever may reach it may read it, for no name of a user is there."""
+    """The numbers in Prometheus' text format. No name of a user is there, but they say how busy this server is."""
+    if not may_read(request):
+        raise Refused(
+            401, "unauthorized", "Send `metrics_token` as `Authorization: Bearer ...`, or ask from this machine."
+        )
     raw = generate_latest(request.app.state.metrics.registry)
     return Response(raw, headers={"cache-control": "no-store"}, media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -161,6 +161,7 @@ def application_of(found: object, settings: ServerSettings) -> Lifespan:
         ],
     )
     app.state.metrics, app.state.limits = metrics, limits
+    app.state.metrics_token = settings.metrics_token
     if metrics is not None:
         metrics.streams = app.state.streams
     return Lifespan(app, settings, found, ends=app.state.streams.end, limits=limits)
@@ -243,8 +244,14 @@ class Lifespan:
                 message = {"type": message["type"]}  # its text is a traceback, which may quote anything
             await send(message)
 
+        async def receive_told() -> Message:
+            message = await receive()
+            if message["type"] == "lifespan.shutdown" and self._limits is not None:
+                await self._limits.close()  # before the store, whose connections they use
+            return message
+
         try:
-            await self.app(scope, receive, send_told)
+            await self.app(scope, receive_told, send_told)
         except Exception as fault:
             if isinstance(fault, ChatkeepError):
                 FAULTS.append(fault)

@@ -28,7 +28,7 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     is no page. hosts: the names that requests may use for this server. anonymous: whoever comes may begin a conversation, and
     is handed a token with `visitor_scopes`. origins: pages of other origins that may use the API from a browser (CORS).
     proxies: addresses or networks in front of the server whose X-Forwarded-For is believed; of nobody else's. metrics:
-    serve /metrics. log_format, log_level.
+    serve /metrics: to who sends metrics_token as a bearer token; without one, to this machine only. log_format, log_level.
     drain: so long the server says that it is not ready, and goes on, before it stops; for a load balancer to notice.
 
     Rates are "60/minute" ("/second", "/hour", "/day"), or "off". Each counts requests:
@@ -51,6 +51,7 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     origins: tuple[str, ...] = ()
     proxies: tuple[str, ...] = ()
     metrics: bool = True
+    metrics_token: str = ""
     log_format: LogFormat = "text"
     log_level: LogLevel = "info"
     drain: Duration = "0s"

@@ -99,8 +99,10 @@ def guarded(
         plain = shape.json_of(state)
         there = member(plain, slot)
         if not precondition.holds(there):
-            told: dict[str, Any] = {"etag": None if there is UNSET else etag(there)}
-            told |= {"state": None if there is UNSET else there} if shows else {}
+            # An ETag is made of the value, so it is told only to whom the value is shown.
+            told: dict[str, Any] = {"etag": None, "state": None} if shows else {}
+            if shows and there is not UNSET:
+                told = {"etag": etag(there), "state": there}
             raise Refused(
                 412,
                 "precondition-failed",

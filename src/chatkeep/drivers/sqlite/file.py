@@ -84,7 +84,7 @@ class OpenFile:
             if not stat.S_ISREG(os.stat(self.real).st_mode):
                 raise Misconfigured(f"{path} is no ordinary file: nothing can be kept there. Name another file.")
         # Closing a descriptor takes SQLite's locks away, so these stay open while a connection is.
-        self._database = os.open(self.real, os.O_RDWR | os.O_CREAT, 0o644)
+        self._database = os.open(self.real, os.O_RDWR | os.O_CREAT, 0o600)
         self._shm: int | None = None
         self._done_with: list[int] = []
         self.held: tuple[Identity | None, ...] = (_identity(os.fstat(self._database)), None, None)
