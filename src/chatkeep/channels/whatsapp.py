@@ -49,6 +49,7 @@ class WhatsApp:
     name = "whatsapp"
     idempotent = False
     one_way = False
+    rate = 40.0  # of 80 messages a second for a number
 
     def __init__(
         self,

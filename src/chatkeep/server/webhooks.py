@@ -84,6 +84,10 @@ class WebhookEndpoint(wire.Resource):
 ROUTES: list[BaseRoute] = [wire.RawRoute("/channels/{channel}", WebhookEndpoint)]
 
 
+REASONS = ("missing", "wrong", "old")
+"""Why a request is refused; of several channels with one name, what comes last here is told."""
+
+
 def verified(request: Request, body: bytes) -> tuple[Channel, Response | None]:
     """The channel that is posted to, and what to answer at once, if anything: of those with this name (two bots, say) the
     one whose secret fits. Raises 401 for what the platform has not signed, always in the same words."""
@@ -91,16 +95,21 @@ def verified(request: Request, body: bytes) -> tuple[Channel, Response | None]:
     channels = webhooks.channels.get(request.path_params["channel"], [])
     if not channels:
         raise wire.Refused(404, "not-found", "There is no such channel here.")
+    why = Refused("missing")
     for channel in channels:
         try:
             challenge = channel.verify(
                 request.method, request.headers.items(), request.query_params.multi_items(), body, at=time.time()
             )
-        except Refused:
+        except Refused as refusal:
+            why = max(why, refusal, key=lambda one: REASONS.index(one.reason))
             continue
         if challenge is None:
             return channel, None
         return channel, Response(challenge.body, headers={"cache-control": "no-store"}, media_type="text/plain")
+    log.warning(
+        "A request to /channels/%s was refused: its signature, or secret token, is %s.", channels[0].name, why.reason
+    )
     raise wire.Refused(401, "unauthorized", "This request is not signed by the platform; nothing was touched.")
 
 
