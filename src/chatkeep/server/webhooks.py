@@ -23,6 +23,7 @@ from ..conversation.outbox import Outlet
 from ..errors import BadKey, BadMessage, TooLarge
 from . import wire
 from .access import allows, keep_of
+from .limits import Limits, peer_of
 
 log = logging.getLogger("chatkeep.server")
 
@@ -60,14 +61,14 @@ class WebhookEndpoint(wire.Resource):
     @allows(anyone=True)
     async def get(self, request: Request) -> Response:
         """The handshake in which a platform asks whether this address is ours."""
-        _, challenge = verified(request, b"")
+        _, challenge = await verified(request, b"")
         return challenge or Response(status_code=200)
 
     @allows(anyone=True, counted=False)
     async def post(self, request: Request) -> Response:
         """Takes what a platform posts: 200 when all of it is durable, 401 when the platform has not signed it."""
         body = await wire.read(request, limit=BODY_LIMIT)
-        channel, challenge = verified(request, body)
+        channel, challenge = await verified(request, body)
         if challenge is not None:
             return challenge
         keep, webhooks = keep_of(request), request.app.state.webhooks
@@ -88,7 +89,7 @@ REASONS = ("missing", "wrong", "old")
 """Why a request is refused; of several channels with one name, what comes last here is told."""
 
 
-def verified(request: Request, body: bytes) -> tuple[Channel, Response | None]:
+async def verified(request: Request, body: bytes) -> tuple[Channel, Response | None]:
     """The channel that is posted to, and what to answer at once, if anything: of those with this name (two bots, say) the
     one whose secret fits. Raises 401 for what the platform has not signed, always in the same words."""
     webhooks: Webhooks = request.app.state.webhooks
@@ -107,6 +108,9 @@ def verified(request: Request, body: bytes) -> tuple[Channel, Response | None]:
         if challenge is None:
             return channel, None
         return channel, Response(challenge.body, headers={"cache-control": "no-store"}, media_type="text/plain")
+    limits: Limits | None = request.app.state.limits
+    if limits is not None:  # only what is refused counts, so that nobody keeps a platform out that shares their address
+        await limits.hit({"refused": f"webhooks:{peer_of(request.scope)}"})
     log.warning(
         "A request to /channels/%s was refused: its signature, or secret token, is %s.", channels[0].name, why.reason
     )
