@@ -127,6 +127,11 @@ def conversation_for(channel: Channel, item: Inbound) -> str:
     return named if named.startswith(f"{channel.name}:{account}:") else conversation_of(channel.name, account, item.to)
 
 
+def plain_of(item: Inbound) -> Any:
+    """An item as JSON, to be kept in a note."""
+    return msgspec.json.decode(msgspec.json.encode(item))
+
+
 def can_answer(outlet: Outlet | None, channel: Channel, tenant: str, item: Received) -> bool:
     """Whether a reply to *item* can go out: a platform also posts what is for accounts of an app that are not ours. Where this
     process has no outlet, another one sends, with the same tokens."""
@@ -150,9 +155,7 @@ async def take(keep: Chatkeep[Any], webhooks: Webhooks, channel: Channel, items:
                 channel.name,
                 account,
             )
-            item = Unknown(
-                reason="no tenant has this account", raw=msgspec.to_builtins(item), id=item.id, account=account
-            )
+            item = Unknown(reason="no tenant has this account", raw=plain_of(item), id=item.id, account=account)
         conversation = conversation_for(channel, item)
         if isinstance(item, Received | Unknown) and item.names:
             conversation = await aliases.conversation_of(tenant or "", item)
@@ -165,7 +168,7 @@ async def take(keep: Chatkeep[Any], webhooks: Webhooks, channel: Channel, items:
                 tenant,
             )
             reason = "nothing here can send from this account"
-            item = Unknown(reason=reason, raw=msgspec.to_builtins(item), id=item.id, account=account)
+            item = Unknown(reason=reason, raw=plain_of(item), id=item.id, account=account)
         lines[tenant or "", conversation].append(item)
 
     async def in_order(tenant: str, conversation: str, line: list[Inbound]) -> None:
