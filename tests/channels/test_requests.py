@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from chatkeep.channels import Instagram, Messenger, Received, Unknown, Webhook, WhatsApp
 from chatkeep.channels.graphemes import is_boundary
+from chatkeep.channels.outlet import ChannelOutlet
 from chatkeep.channels.parts import TextLimit, in_bytes, in_units
 from chatkeep.channels.telegram import TEXT as TELEGRAM_TEXT
 from chatkeep.channels.whatsapp import BODY, BUTTON, TEXT
@@ -490,3 +491,16 @@ def test_the_api_may_be_elsewhere() -> None:
         "https://partner.example/v25.0/1/messages"
         == channel.requests("hi", account="1", to="2", key="r", at=NOW)[0].url
     )
+
+
+@pytest.mark.parametrize(("name", "published"), [("telegram", 30), ("whatsapp", 80)])
+async def test_no_second_has_more_requests_than_the_platform_publishes(name: str, published: int) -> None:
+    """Not even the first one, in which a burst goes out at once."""
+    limiter, _ = ChannelOutlet(CHANNELS[name])._pace_of(f"{name}:{ACCOUNTS[name]}", CHANNELS[name].rate)
+    at_once = 0
+    while limiter.has_capacity():
+        await limiter.acquire()
+        at_once += 1
+
+    assert 1 <= at_once <= limiter.max_rate
+    assert limiter.max_rate + limiter.max_rate / limiter.time_period <= published

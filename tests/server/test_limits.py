@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import time
 from collections.abc import AsyncIterator
@@ -15,11 +16,14 @@ from starlette.middleware import Middleware
 
 from chatkeep import Chatkeep
 from chatkeep.auth.credentials import create_key, issue_token
+from chatkeep.channels import Webhook
 from chatkeep.server import counters
 from chatkeep.server.counters import Counted, InMemory, InPostgresql, counters_for
 from chatkeep.server.limits import Limits, RateLimitMiddleware, peer_of
+from chatkeep.server.webhooks import Webhooks
 from chatkeep.server.wire import Refused
 from chatkeep.testing.proxy import Proxy
+from tests.channels.samples import webhook_signed
 
 from ..support.service import service
 from ..support.serving import Client, serving
@@ -243,3 +247,21 @@ async def test_defaults_of_serve_limit_a_visitor(tmp_path: Any) -> None:
 
     assert [201, 429] == [answer.status for answer in said]
     assert "begin or join" in json.loads(said[1].body)["detail"]
+
+
+async def test_unsigned_webhooks_are_counted_by_address_and_signed_ones_are_taken() -> None:
+    """Guessing a secret ends soon; the platform goes on, also from the same address, and so does the rest of the API."""
+    secret = "whsec_" + base64.b64encode(b"7" * 24).decode()
+    webhooks = Webhooks(Webhook("shop", secrets=secret))
+
+    async def post(n: int, key: str = secret) -> int:
+        body = json.dumps({"conversation": "ada", "content": "hi", "id": f"{n}"}).encode()
+        headers = dict(webhook_signed(body, key, at=time.time()))
+        return (await client.ask("POST", "/channels/webhook", body, headers)).status
+
+    wrong = "whsec_" + base64.b64encode(bytes(24)).decode()
+    async with limited("memory://", {"refused": "3/hour"}, webhooks=webhooks) as (_, client):
+        assert [401, 401, 401, 429, 429] == [await post(n, wrong) for n in range(5)]
+        assert [200] * 5 == [await post(n) for n in range(5)]
+        assert 429 == (await client.ask("GET", "/channels/webhook")).status
+        assert 401 == (await client.ask("GET", "/v1/conversations")).status

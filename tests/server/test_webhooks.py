@@ -378,6 +378,31 @@ async def test_one_bad_item_does_not_hold_up_the_rest() -> None:
         assert [m async for m in keep.tenant("pizza").history("whatsapp:1550:2")]
 
 
+@pytest.mark.parametrize(
+    ("late", "secret", "reason"),
+    [(0, None, "missing"), (0, bytes(24), "wrong"), (400, b"7" * 24, "old"), (400, bytes(24), "wrong")],
+)
+async def test_the_log_says_why_a_request_was_refused(
+    late: int, secret: bytes | None, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the channel, and with nothing of what is secret; the answer is the same for all."""
+    right = "whsec_" + base64.b64encode(b"7" * 24).decode()
+    keep: Chatkeep[Any] = Chatkeep("memory://", **FAST)
+    async with served(keep, webhooks=Webhooks(Webhook("shop", secrets=right))) as client:
+        body = json.dumps({"conversation": "ada", "content": "a word", "id": "1"}).encode()
+        key = "whsec_" + base64.b64encode(secret or b"").decode()
+        signed = dict(webhook_signed(body, key, at=time.time() - late)) if secret is not None else {}
+        answer = await client.ask("POST", "/channels/webhook", body, signed | {"Authorization": ""})
+    told = [record.getMessage() for record in caplog.records if "refused" in record.getMessage()]
+
+    assert (401, "This request is not signed by the platform; nothing was touched.") == (
+        answer.status,
+        answer.json["detail"],
+    )
+    assert [f"A request to /channels/webhook was refused: its signature, or secret token, is {reason}."] == told
+    assert not any(one in caplog.text for one in (right, key[6:] or "-" * 99, "a word"))
+
+
 @pytest.mark.parametrize("secret", ["", "wrong"])
 async def test_what_is_not_signed_is_refused_in_the_same_words(secret: str) -> None:
     """Constant answer, nothing stored; the handshake is answered only for the right token."""

@@ -25,10 +25,14 @@ Pairs = Iterable[tuple[str, str]]
 
 
 class Refused(ChatkeepError):
-    """The request is not from the platform; answer 401. It always says the same, so that it teaches a forger nothing."""
+    """The request is not from the platform; answer 401. It always says the same, so that it teaches a forger nothing.
 
-    def __init__(self) -> None:
+    reason: for the log: missing (there is no signature, or no token), old (it was right, but not now), or wrong.
+    """
+
+    def __init__(self, reason: Literal["missing", "wrong", "old"] = "wrong") -> None:
         super().__init__("This request is not signed by the platform; nothing was touched.")
+        self.reason = reason
 
 
 class Challenge(Struct, frozen=True):
@@ -167,13 +171,15 @@ class Channel(Protocol):
 
     name: the first part of its conversations' ids. accounts: those that replies can go out from. idempotent: whether
     sending the same key twice shows it only once; where it does not, an `Uncertain` request is for a person, or for the
-    platform's statuses, to decide. one_way: whether it only listens, and replies are not for it to send.
+    platform's statuses, to decide. one_way: whether it only listens, and replies are not for it to send. rate: the
+    requests a second that one account may send where nothing else is said, well within what the platform publishes.
     """
 
     name: str
     accounts: frozenset[str]
     idempotent: bool
     one_way: bool
+    rate: float
 
     def verify(self, method: str, headers: Pairs, query: Pairs, body: bytes, *, at: float) -> Challenge | None:
         """Returns for a request that the platform has signed, with what to answer to its handshake. Raises `Refused`
@@ -223,7 +229,7 @@ def header(headers: Pairs, name: str) -> str:
     """The header of this name (in lower case). Raises `Refused` when it is missing, or there twice."""
     found = [value for key, value in headers if key.lower() == name]
     if len(found) != 1:
-        raise Refused
+        raise Refused("wrong" if found else "missing")
     return found[0]
 
 

@@ -55,6 +55,7 @@ class Messenger:
     name = "messenger"
     idempotent = False
     one_way = False
+    rate = 40.0
     _object = "page"
     _room = parts.TextLimit(2000)
 

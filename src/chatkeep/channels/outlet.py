@@ -25,7 +25,7 @@ with from_extra("channels", "Sending through channels (ChannelOutlet)"):
 
 log = logging.getLogger("chatkeep")
 
-RATE = 40.0  # requests a second for one account, where nothing else is said: half of what the strictest platform allows
+BURST_S = 0.2  # so much of a second's requests may go at once: in no second more than the rate and a fifth of it
 IDLE_S = 2.0
 SHOWING_MOST, SHOWING_S = 1000, 5.0  # what shows that a message has come: under way at once, and for so long
 REPAIR_S = 60.0  # our own account is at fault: somebody has to repair it, so nobody need hurry
@@ -44,7 +44,7 @@ class ChannelOutlet(Accounts):
     Sends the replies of conversations that came in through one of *channels*; give it to `Chatkeep.deliver`.
 
     Args:
-        rates: Requests a second for an account, by "channel:account"; RATE for the others.
+        rates: Requests a second for an account, by "channel:account"; the channel's own `rate` for the others.
 
         concurrency: Requests of one account that are under way at once.
 
@@ -118,7 +118,7 @@ class ChannelOutlet(Accounts):
             return Sent(status="failed", reason=f"{type(fault).__name__} in channel {name}")
         if self._session is None:
             return Sent(status="retry", reason="this instance stops", after=0.0, parts=skip, counts=False)
-        limiter, slots = self._pace_of(f"{name}:{account}")
+        limiter, slots = self._pace_of(f"{name}:{account}", channel.rate)
         ids: list[str] = []
         unknown = ""
         for part, request in enumerate(requests[skip:], skip):
@@ -173,9 +173,10 @@ class ChannelOutlet(Accounts):
         if not isinstance(found, Delivered):
             log.info("%s: it was not shown that a message has come: %s", channel.name, found.reason)
 
-    def _pace_of(self, account: str) -> tuple[AsyncLimiter, asyncio.Semaphore]:
+    def _pace_of(self, account: str, usual: float) -> tuple[AsyncLimiter, asyncio.Semaphore]:
         if account not in self._pace:
-            rate = self._rates.get(account, RATE)
-            limiter = AsyncLimiter(max(rate, 1.0), max(rate, 1.0) / rate)
+            rate = self._rates.get(account, usual)
+            burst = max(rate * BURST_S, 1.0)
+            limiter = AsyncLimiter(burst, burst / rate)
             self._pace[account] = limiter, asyncio.Semaphore(self._concurrency)
         return self._pace[account]

@@ -66,6 +66,7 @@ class Telegram:
     name = "telegram"
     idempotent = False
     one_way = False
+    rate = 25.0  # of 30 messages a second for a bot
 
     def __init__(self, *, token: str, secrets: str | Sequence[str], api: str = "https://api.telegram.org") -> None:
         if not re.fullmatch("[0-9]{1,20}:[A-Za-z0-9_-]{1,128}", token):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from msgspec import Struct, convert, field
+from msgspec import Struct, convert, field, structs
 
 from ..model import Content
 from . import meta, parts
@@ -33,6 +33,9 @@ BUTTONS_MOST, ROWS_MOST = 3, 10
 MEDIA: dict[str, str] = {"voice": "audio", "animation": "video"}
 """How WhatsApp calls our kinds of media, where the names differ."""
 
+EVENTS = ("reaction", "system", "edit", "revoke")
+"""The types of what a customer does, and does not say."""
+
 STATUSES = {"sent": "sent", "delivered": "delivered", "read": "read", "played": "read", "failed": "failed"}
 
 
@@ -49,6 +52,7 @@ class WhatsApp:
     name = "whatsapp"
     idempotent = False
     one_way = False
+    rate = 40.0  # of 80 messages a second for a number
 
     def __init__(
         self,
@@ -251,6 +255,19 @@ class Reaction(Struct):
     emoji: str = ""
 
 
+class Edit(Struct):
+    """A message that was changed, with what it says now."""
+
+    original_message_id: str
+    message: dict[str, Any]
+
+
+class Revoke(Struct):
+    """A message that was taken back."""
+
+    original_message_id: str
+
+
 class System(Struct):
     """A change of the customer's number or identity."""
 
@@ -335,7 +352,7 @@ def _message(account: str, contacts: list[Contact], item: dict[str, Any], *, ech
         former=tuple(one for one in former if one not in names),
         id=id,
         content=content,
-        role="operator" if echo else "event" if told.type in ("reaction", "system") else "user",
+        role="operator" if echo else "event" if told.type in EVENTS else "user",
         at=float(int(told.timestamp)),
         metadata=filled(
             name=who.profile.name,
@@ -418,6 +435,16 @@ def _content(told: Envelope, raw: Any) -> Content:
                     **filled(text=system.body, phone=system.wa_id, user_id=system.user_id, customer=system.customer),
                 }
             ]
+        case "edit":
+            edit = convert(raw, Edit)
+            kind = edit.message.get("type", "")
+            if kind in EVENTS:
+                raise ValueError(f"an edit to what is of type {kind!r} is not known")
+            said = _content(structs.replace(told, type=kind), edit.message.get(kind))
+            parts_now = [parts.plain(parts.Text(said))] if isinstance(said, str) else said
+            return [{"type": "edited", "message": name(edit.original_message_id)}, *parts_now]
+        case "revoke":
+            return [{"type": "deleted", "message": name(convert(raw, Revoke).original_message_id)}]
         case "unsupported":
             reason = "; ".join(meta.reason_of(error) for error in told.errors)
             return [{"type": "unsupported", "reason": reason or "the platform does not pass it on"}]

@@ -23,6 +23,7 @@ from ..conversation.outbox import Outlet
 from ..errors import BadKey, BadMessage, TooLarge
 from . import wire
 from .access import allows, keep_of
+from .limits import Limits, peer_of
 
 log = logging.getLogger("chatkeep.server")
 
@@ -60,14 +61,14 @@ class WebhookEndpoint(wire.Resource):
     @allows(anyone=True)
     async def get(self, request: Request) -> Response:
         """The handshake in which a platform asks whether this address is ours."""
-        _, challenge = verified(request, b"")
+        _, challenge = await verified(request, b"")
         return challenge or Response(status_code=200)
 
     @allows(anyone=True, counted=False)
     async def post(self, request: Request) -> Response:
         """Takes what a platform posts: 200 when all of it is durable, 401 when the platform has not signed it."""
         body = await wire.read(request, limit=BODY_LIMIT)
-        channel, challenge = verified(request, body)
+        channel, challenge = await verified(request, body)
         if challenge is not None:
             return challenge
         keep, webhooks = keep_of(request), request.app.state.webhooks
@@ -84,23 +85,35 @@ class WebhookEndpoint(wire.Resource):
 ROUTES: list[BaseRoute] = [wire.RawRoute("/channels/{channel}", WebhookEndpoint)]
 
 
-def verified(request: Request, body: bytes) -> tuple[Channel, Response | None]:
+REASONS = ("missing", "wrong", "old")
+"""Why a request is refused; of several channels with one name, what comes last here is told."""
+
+
+async def verified(request: Request, body: bytes) -> tuple[Channel, Response | None]:
     """The channel that is posted to, and what to answer at once, if anything: of those with this name (two bots, say) the
     one whose secret fits. Raises 401 for what the platform has not signed, always in the same words."""
     webhooks: Webhooks = request.app.state.webhooks
     channels = webhooks.channels.get(request.path_params["channel"], [])
     if not channels:
         raise wire.Refused(404, "not-found", "There is no such channel here.")
+    why = Refused("missing")
     for channel in channels:
         try:
             challenge = channel.verify(
                 request.method, request.headers.items(), request.query_params.multi_items(), body, at=time.time()
             )
-        except Refused:
+        except Refused as refusal:
+            why = max(why, refusal, key=lambda one: REASONS.index(one.reason))
             continue
         if challenge is None:
             return channel, None
         return channel, Response(challenge.body, headers={"cache-control": "no-store"}, media_type="text/plain")
+    limits: Limits | None = request.app.state.limits
+    if limits is not None:  # only what is refused counts, so that nobody keeps a platform out that shares their address
+        await limits.hit({"refused": f"webhooks:{peer_of(request.scope)}"})
+    log.warning(
+        "A request to /channels/%s was refused: its signature, or secret token, is %s.", channels[0].name, why.reason
+    )
     raise wire.Refused(401, "unauthorized", "This request is not signed by the platform; nothing was touched.")
 
 
@@ -112,6 +125,11 @@ def conversation_for(channel: Channel, item: Inbound) -> str:
         return item.conversation or conversation_of(channel.name, account, "unknown")
     named = re.sub(r"/[0-9]+$", "", item.key.partition("@")[2])
     return named if named.startswith(f"{channel.name}:{account}:") else conversation_of(channel.name, account, item.to)
+
+
+def plain_of(item: Inbound) -> Any:
+    """An item as JSON, to be kept in a note."""
+    return msgspec.json.decode(msgspec.json.encode(item))
 
 
 def can_answer(outlet: Outlet | None, channel: Channel, tenant: str, item: Received) -> bool:
@@ -137,9 +155,7 @@ async def take(keep: Chatkeep[Any], webhooks: Webhooks, channel: Channel, items:
                 channel.name,
                 account,
             )
-            item = Unknown(
-                reason="no tenant has this account", raw=msgspec.to_builtins(item), id=item.id, account=account
-            )
+            item = Unknown(reason="no tenant has this account", raw=plain_of(item), id=item.id, account=account)
         conversation = conversation_for(channel, item)
         if isinstance(item, Received | Unknown) and item.names:
             conversation = await aliases.conversation_of(tenant or "", item)
@@ -152,7 +168,7 @@ async def take(keep: Chatkeep[Any], webhooks: Webhooks, channel: Channel, items:
                 tenant,
             )
             reason = "nothing here can send from this account"
-            item = Unknown(reason=reason, raw=msgspec.to_builtins(item), id=item.id, account=account)
+            item = Unknown(reason=reason, raw=plain_of(item), id=item.id, account=account)
         lines[tenant or "", conversation].append(item)
 
     async def in_order(tenant: str, conversation: str, line: list[Inbound]) -> None:
