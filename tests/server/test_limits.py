@@ -23,7 +23,7 @@ from chatkeep.server.limits import Limits, RateLimitMiddleware, peer_of
 from chatkeep.server.webhooks import Webhooks
 from chatkeep.server.wire import Refused
 from chatkeep.testing.proxy import Proxy
-from tests.channels.samples import webhook_signed
+from tests.support.samples import webhook_signed
 
 from ..support.service import service
 from ..support.serving import Client, serving

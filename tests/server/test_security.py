@@ -22,8 +22,8 @@ from chatkeep import client as clients
 from chatkeep.app import core_of
 from chatkeep.auth.credentials import create_key
 from chatkeep.server import create_app, limits, protocol
-from tests.conftest import FAST
 from tests.support.serving import Answer, Client, serving
+from tests.support.stores import FAST
 
 ADA = "/v1/conversations/ada"
 
