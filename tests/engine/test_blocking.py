@@ -22,6 +22,8 @@ from chatkeep import Chatkeep, NotOpen, Tenant, Turn, Unavailable, Uncertain, Us
 from chatkeep.blocking import BlockingChatkeep, BlockingTenant
 from chatkeep.loop_thread import LoopThread, Words
 
+from ..support.waiting import takes
+
 
 def counting(url: str, **options: Any) -> Chatkeep[Any]:
     """A bot that numbers what it is told."""
@@ -234,7 +236,7 @@ def test_closing_waits_for_what_runs(url: str) -> None:
     @keep.on_message
     async def bot(turn: Turn) -> str:
         began.set()
-        await asyncio.sleep(0.3)
+        await takes(0.3)
         runs.append(turn.text)
         return "done"
 
@@ -296,7 +298,7 @@ def test_a_call_that_is_still_waiting_at_the_end_is_told() -> None:
 
     async def wait() -> None:
         waits.set()
-        await asyncio.sleep(60)
+        await takes(60)
 
     async def items() -> Any:
         yield 1

@@ -24,6 +24,7 @@ from chatkeep.auth.credentials import create_key
 from chatkeep.server import create_app, limits, protocol
 from tests.support.serving import Answer, Client, serving
 from tests.support.stores import FAST
+from tests.support.waiting import takes, time_passes
 
 ADA = "/v1/conversations/ada"
 
@@ -185,7 +186,7 @@ class LoopWatch:
         """Looks every 2 ms, until it is cancelled."""
         while True:
             wall, worked = time.monotonic(), time.process_time()
-            await asyncio.sleep(0.002)
+            await time_passes(0.002)
             self.most = max(self.most, min(time.monotonic() - wall, time.process_time() - worked))
 
 
@@ -280,7 +281,7 @@ async def many_at_once(site: Site) -> object:
     posts = [
         asyncio.create_task(site.ask("POST", f"{ADA}/messages", {"content": "slowly"}, token=token)) for _ in range(4)
     ]
-    await asyncio.sleep(0.2)
+    await time_passes(0.2)
     free = await site.ask("POST", "/v1/conversations/bob/messages", {"content": "hello"}, token=other)
     statuses = Counter([(await post).status for post in posts])
     streams, links = [], []
@@ -291,7 +292,7 @@ async def many_at_once(site: Site) -> object:
         links.append(writer)
     for writer in links:
         writer.close()
-    await asyncio.sleep(0.2)
+    await time_passes(0.2)
     return {
         "token": dict(statuses),
         "other token": free.status,
@@ -338,7 +339,7 @@ async def root_without_a_page(site: Site) -> object:
 
 async def bot(turn: Turn[Any]) -> str:
     """Says it again; after a while, if it is asked to."""
-    await asyncio.sleep(0.6 if turn.text == "slowly" else 0)
+    await takes(0.6 if turn.text == "slowly" else 0)
     return f"you said {turn.text[:20]}"
 
 

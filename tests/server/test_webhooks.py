@@ -112,7 +112,7 @@ async def test_customers_see_that_their_message_has_come_if_it_is_wanted(typing:
             await post_whatsapp(client, whatsapp_message("1", "hi", "w1"))
             await keep.pause()
             await post_whatsapp(client, whatsapp_message("1", "hi", "w2"))
-            await asyncio.sleep(0.2)
+            await nothing_happens_for(0.2)
 
         shown = [told["message_id"] for told in there.sent if "typing_indicator" in told]
         assert ["w1"] * typing == shown
