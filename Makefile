@@ -8,7 +8,7 @@ DEMO := .venv-demo
 SITE := .venv-docs
 PIP := python -m pip --disable-pip-version-check install --quiet
 # Most tests wait, so there are more workers than processors; the slow tests come first (tests/conftest.py) and stay so.
-WORKERS := -n 3 --dist loadgroup --no-loadscope-reorder
+WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
 QUICK := $(addprefix tests/,channels conversation drivers engine storage testing test_extras.py test_house.py test_invariants.py)
 OLD := import sys; sys.exit(sys.version_info < (3, 11) and "chatkeep needs Python 3.11 or newer; try make PYTHON=python3.12")
 

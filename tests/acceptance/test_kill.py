@@ -13,9 +13,6 @@ import pytest
 
 from ..support.killing import ENGINES, PLANTS, points_of
 
-# One after the other: beside each other they starve, and what starves proves little.
-pytestmark = pytest.mark.xdist_group("kill")
-
 KILLS = int(os.environ.get("CHATKEEP_KILLS", "100"))
 
 

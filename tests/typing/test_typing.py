@@ -16,7 +16,7 @@ import pytest
 from chatkeep.errors import Misconfigured
 from chatkeep.settings import Flags, Options, Settings, seconds, settings_from
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("typing")]  # mypy runs once for all of them
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 
