@@ -34,7 +34,7 @@ from chatkeep import Chatkeep, ChatkeepError, Message, Turn, Unavailable
 from chatkeep.drivers import driver_for
 from chatkeep.drivers.base import Driver, Entry
 from chatkeep.drivers.postgresql import driver as postgresql
-from chatkeep.drivers.redis import driver as redis
+from chatkeep.drivers.redis import transport as redis  # redis-py with it
 from chatkeep.drivers.sqlite import driver as sqlite_driver
 from chatkeep.drivers.sqlite import transport as sqlite
 from chatkeep.testing.crash import POINTS, CrashDriver, CrashPoint, Wrapped, wrapped
@@ -53,7 +53,8 @@ PATIENCE_S = 10.0
 GONE = "gone-"  # conversations that are erased while they are used
 
 SERVERS = {"redis": lambda folder: RedisServer("valkey-9", folder), "postgresql": PostgresServer}
-DRIVERS = (sqlite_driver, redis, postgresql)  # imported once, before every fork
+DRIVERS = (sqlite_driver, redis, postgresql)
+"""Imported once, before every fork: an instance that imports them itself is killed before it can serve anybody."""
 
 
 # -- an instance ----------------------------------------------------------------------------------------------------------
