@@ -165,7 +165,7 @@ async def test_a_server_that_is_killed_in_the_middle_of_a_send_answers_once(runn
     async with Client(running.url, running.key) as client:
         chat = client.conversation("ada")
         sending = asyncio.create_task(chat.send("slow"))
-        await until(chat.history)
+        await until(client.conversations)
         running.kill()
         await asyncio.to_thread(running.start)
         receipt = await sending
