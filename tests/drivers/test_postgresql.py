@@ -828,7 +828,8 @@ async def test_a_user_who_owns_nothing_needs_what_the_docs_say(chat: str, url: s
     assert 3 == len(credentials)
     for grant in credentials[:2]:
         await run_sql(url, grant)
-    await run_sql(url, "revoke execute on function CK.commit_acts from public")
+    eight = "text, text[], float8[], bytea[], text[], text[], bytea[], text[]"
+    await run_sql(url, f"revoke execute on function CK.commit_acts({eight}) from public")
     failed = [finding for finding in await PostgresqlDriver(chat).examine() if finding.level == "fail"]
 
     assert [("permissions", "this user lacks execute on commit_acts")] == [finding[1:] for finding in failed]
