@@ -816,17 +816,17 @@ async def test_a_user_who_may_create_nothing_is_told_what_to_ask_for(chat: str) 
 
 
 async def test_a_user_who_owns_nothing_needs_what_the_docs_say(chat: str, url: str) -> None:
-    """The owner runs the migrations; without the credentials the user is refused, with them every verb works."""
+    """The owner runs the migrations; without the grants the user is refused, with them every verb works."""
     await (await opened_on(url)).close()
     refusal = await refusal_to_open(chat)
 
     assert isinstance(refusal, Misconfigured)
     assert "permission denied" in str(refusal)
 
-    credentials = [adapted(block, chat) for block in documented("sql") if block.startswith("grant")]
+    grants = [adapted(block, chat) for block in documented("sql") if block.startswith("grant")]
 
-    assert 3 == len(credentials)
-    for grant in credentials[:2]:
+    assert 3 == len(grants)
+    for grant in grants[:2]:
         await run_sql(url, grant)
     eight = "text, text[], float8[], bytea[], text[], text[], bytea[], text[]"
     await run_sql(url, f"revoke execute on function CK.commit_acts({eight}) from public")
