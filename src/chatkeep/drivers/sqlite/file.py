@@ -450,7 +450,7 @@ if sys.platform == "linux":
 
     def _lock(fd: int, kind: Kind, start: int, length: int = 1, *, of: Literal["file", "process"] = "file") -> bool:
         """Takes a lock, or gives it back, that belongs to the open file or, as SQLite's do, to the process; whether it was
-        granted. A file system that knows no such locks credentials them."""
+        granted. A file system that knows no such locks grants them."""
         command = fcntl.F_OFD_SETLK if of == "file" else fcntl.F_SETLK
         try:
             fcntl.fcntl(fd, command, struct.pack(FLOCK, _KINDS[kind], os.SEEK_SET, start, length, 0))
