@@ -7,8 +7,8 @@ READY := $(VENV)/.ready
 DEMO := .venv-demo
 SITE := .venv-docs
 PIP := python -m pip --disable-pip-version-check install --quiet
-# Most tests wait, so there are more workers than processors; the slow tests come first (tests/conftest.py) and stay so.
-WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
+# The slow tests come first (tests/conftest.py) and stay so; more workers than processors make tests time out.
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 QUICK := $(addprefix tests/,channels conversation drivers engine storage testing test_extras.py test_house.py test_invariants.py)
 OLD := import sys; sys.exit(sys.version_info < (3, 11) and "chatkeep needs Python 3.11 or newer; try make PYTHON=python3.12")
 
@@ -37,8 +37,8 @@ demo: $(DEMO)/.ready  ## the main job: a restaurant bot with a chat page, on SQL
 quick: $(READY)  ## what needs no server, no browser and no other program: rules, drivers and engine on memory and SQLite
 	$(BIN)/python -m pytest $(WORKERS) -m "not server and not slow" $(QUICK)
 
-test: $(READY)  ## every test but the long soak
-	$(BIN)/python -m pytest $(WORKERS)
+test: $(READY)  ## every test but the long soak; what fails beside others has to pass alone
+	$(BIN)/python -m pytest $(WORKERS) || { [ $$? = 1 ] && $(BIN)/python -m pytest --last-failed; }
 
 docs: $(SITE)/.ready  ## the documentation as a site in build/docs; a broken link is an error; needs no network once installed
 	$(SITE)/bin/zensical build --strict
