@@ -66,6 +66,10 @@ def sendable(value: Any) -> Any:
     return value
 
 
+CROSSING = {"acceptance", "faults", "web"}
+"""Folders of tests that start servers wherever they want."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what needs a server, and puts the slow tests first: with several workers, the others run beside them."""
@@ -73,7 +77,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         values = (
             item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
         )
-        if SERVED & {*getattr(item, "fixturenames", ()), *(value for value in values if isinstance(value, str))}:
+        folder = item.path.relative_to(item.config.rootpath / "tests").parts[0]
+        named = {folder, *getattr(item, "fixturenames", ()), *(value for value in values if isinstance(value, str))}
+        if named & (SERVED | CROSSING):
             item.add_marker("server")
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 

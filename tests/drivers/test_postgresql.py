@@ -834,7 +834,7 @@ async def test_a_user_who_owns_nothing_needs_what_the_docs_say(chat: str, url: s
 
     assert [("permissions", "this user lacks execute on commit_acts")] == [finding[1:] for finding in failed]
 
-    await run_sql(url, credentials[2])
+    await run_sql(url, grants[2])
     driver = await opened_on(chat)
     row = (await driver.append(ADA, [Entry(0, "a", "u", b"")], revision="r1", at=1.0, lease=Lease("c", 2.0))).row
     await driver.write(structs.replace(row, revision="r2"), replaces="r1", drop=1)
