@@ -66,8 +66,8 @@ def sendable(value: Any) -> Any:
     return value
 
 
-CROSSING = {"acceptance", "faults", "web"}
-"""Folders of tests that start servers wherever they want."""
+CROSSING = {"acceptance", "cli", "client", "demos", "faults", "server", "web"}
+"""Folders that `make quick` leaves out, whose tests start servers wherever they want, be it with `request.getfixturevalue`."""
 
 
 @pytest.hookimpl(tryfirst=True)
