@@ -119,14 +119,14 @@ class Core(Generic[State]):
         The same again has no second effect, and what is told of a conversation that was erased has none at all.
         `Tenant.deliveries` shows it.
         """
-        key = key_for(tenant, conversation)
-        engine = self._opened
-        if (engine.store.cached(key) or await engine.store.load(key)) is None:
+        if not await self.exists(tenant, conversation):
             return
         told = {"id": id, "until": until, "reason": reason, "at": at}
         metadata = {"kind": "status", "status": status} | {name: value for name, value in told.items() if value}
         which = id or f"until:{until}"
-        await engine.intake.note(key, f"status:{status}:{which}"[: LONGEST_ID - 1], metadata)
+        await self._opened.intake.note(
+            key_for(tenant, conversation), f"status:{status}:{which}"[: LONGEST_ID - 1], metadata
+        )
 
     async def note_unknown(self, tenant: str, conversation: str, id: str, *, reason: str, raw: Any) -> None:
         """Keeps something that came in through a channel and cannot be answered: shown with the log, and not dropped.

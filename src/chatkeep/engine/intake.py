@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from ..bounded import Newest
 from ..conversation import sessions, snapshots, turns
 from ..conversation.codec import entry_for
 from ..conversation.keys import RESERVED, message_id
@@ -81,7 +81,7 @@ class Intake:
         self._journal = journal
         self._quick_s = seconds(shared.settings.quick)
         self._appending: set[asyncio.Task[Any]] = set()
-        self._contended: OrderedDict[Key, float] = OrderedDict()  # others write there too, lately
+        self._contended: Newest[Key, float] = Newest(CONTENDED_MOST)  # others write there too, lately
 
     async def receive(
         self,
@@ -220,10 +220,8 @@ class Intake:
             answer = await self._turns.run(snapshot, [arriving])
         except TurnFailed as raised:
             failure = raised
-        except (Unsupported, Corrupt, NotBegun):
-            return None  # nobody can answer it now: it goes into the log and waits there
-        except NotInLog:
-            return None  # this handler takes steps: from now on the message comes first
+        except (Unsupported, Corrupt, NotBegun, NotInLog):
+            return None  # nobody can answer it now, or only once it is in the log, where it waits
 
         def decide(now: Snapshot) -> Commit | None:
             if not turns.has_same_input(snapshot, now) or snapshots.unread_messages(now) or now.row.lease:
@@ -265,9 +263,6 @@ class Intake:
 
     def _note_contention(self, key: Key) -> None:
         self._contended[key] = time.monotonic() + CONTENDED_S
-        self._contended.move_to_end(key)
-        if len(self._contended) > CONTENDED_MOST:
-            self._contended.popitem(last=False)
 
     async def _receive_in_two_trips(self, key: Key, draft: Draft, owner: str, wait_if_duplicate: bool) -> Receipt:
         try:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import OrderedDict
 from collections.abc import Callable
 
+from ..bounded import Newest
 from ..drivers.base import Ability, Driver, Key, mark_of
 from ..errors import ChatkeepError
 
@@ -38,7 +38,7 @@ class Notifier:
         self._whispered: list[str] = []
         self.asked: Callable[[Key], None] = lambda key: None
         self.heard: Callable[[Key, str], None] = lambda key, text: None
-        self._known: OrderedDict[str, Key] = OrderedDict()  # who may be meant by a mark
+        self._known: Newest[str, Key] = Newest(KNOWN_MOST)  # who may be meant by a mark
         self._teller: asyncio.Task[None] | None = None
         self.live = False
 
@@ -109,9 +109,6 @@ class Notifier:
     def _know(self, key: Key) -> str:
         mark = mark_of(key)[:16]
         self._known[mark] = key
-        self._known.move_to_end(mark)
-        if len(self._known) > KNOWN_MOST:
-            self._known.popitem(last=False)
         return mark
 
     def _heard(self, marks: list[str]) -> None:

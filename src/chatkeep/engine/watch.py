@@ -10,13 +10,13 @@ Instances tell each other by `Notifier`: that a log has changed, and, to whoever
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import msgspec
 from msgspec import Raw, Struct
 
+from ..bounded import Newest
 from ..conversation.snapshots import Snapshot
 from ..drivers.base import Key
 from ..errors import ChatkeepError, Corrupt, Unsupported
@@ -55,7 +55,7 @@ class WatchHub:
         self._watches: dict[Key, set[Watch]] = {}
         self._here: dict[Key, StreamedReply] = {}
         self._elsewhere: dict[Key, StreamedReply] = {}
-        self._wanted: OrderedDict[Key, float] = OrderedDict()
+        self._wanted: Newest[Key, float] = Newest(WANTED_MOST)
         self._teller: asyncio.TimerHandle | None = None
         news.asked, news.heard = self.hear_question, self.hear
 
@@ -133,9 +133,6 @@ class WatchHub:
     def hear_question(self, key: Key) -> None:
         """Hear that somebody elsewhere watches *key*, and wants to know what its turn says."""
         self._wanted[key] = asyncio.get_running_loop().time() + WANTED_S
-        self._wanted.move_to_end(key)
-        if len(self._wanted) > WANTED_MOST:
-            self._wanted.popitem(last=False)
         if key in self._here:
             self._here[key].told = -1  # whoever asks has heard nothing yet
             self._say(key)

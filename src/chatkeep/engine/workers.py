@@ -43,15 +43,11 @@ class Workers:
         """How many there are, but for those that wait to work alone: they must not keep the sweep from the others."""
         return len(self.by_key) - self._runner.places.lonely
 
-    def make(self, key: Key) -> Worker:
-        """Make a worker, which is not registered yet."""
-        return Worker(key, self._leases.name)
-
     def register(self, key: Key) -> Worker:
         """Give the worker of *key*, a new one if there is none."""
         worker = self.by_key.get(key)
         if worker is None:
-            worker = self.by_key[key] = self.make(key)
+            worker = self.by_key[key] = Worker(key, self._leases.name)
         return worker
 
     def hold(self, key: Key) -> Worker:

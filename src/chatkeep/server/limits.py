@@ -57,6 +57,10 @@ WORDS = {
 }
 
 
+FORWARDING = frozenset((b"x-forwarded-for", b"forwarded", b"x-real-ip"))
+"""The headers by which proxies say for whom they ask."""
+
+
 class RefusalCounter(Protocol):
     """What wants to know of each refusal."""
 
@@ -253,6 +257,11 @@ def refusal(over: wire.Refused) -> Response:
     }
     headers = {"cache-control": "no-store", **(over.headers or {})}
     return Response(msgspec.json.encode(told), 429, headers, "application/problem+json")
+
+
+def is_forwarded(scope: Scope) -> bool:
+    """Whether a request says that a proxy has passed it on."""
+    return not FORWARDING.isdisjoint(name for name, _ in scope["headers"])
 
 
 def peer_of(scope: Scope) -> str:

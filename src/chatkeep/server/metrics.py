@@ -14,6 +14,7 @@ from ..app import Chatkeep
 from ..engine.instruments import Instrument
 from ..extras import from_extra
 from .health import trouble_of
+from .limits import is_forwarded
 from .wire import Refused
 
 with from_extra("server", "/metrics"):
@@ -124,9 +125,12 @@ def may_read(request: Request) -> bool:
     if token:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
         return secrets.compare_digest(given.encode(), token.encode())
-    forwarded = any(name in request.headers for name in ("x-forwarded-for", "forwarded", "x-real-ip"))
     try:
-        return not forwarded and request.client is not None and ip_address(request.client.host).is_loopback
+        return (
+            not is_forwarded(request.scope)
+            and request.client is not None
+            and ip_address(request.client.host).is_loopback
+        )
     except ValueError:
         return False
 

@@ -31,7 +31,7 @@ from . import logs, telemetry
 from .access import allows
 from .app import create_app
 from .health import STOPPING
-from .limits import Limits, RateLimitMiddleware
+from .limits import Limits, RateLimitMiddleware, is_forwarded
 from .metrics import Metrics, get_metrics
 from .protocol import PromptProtocol
 from .settings import ServerSettings, cors, server_settings_from
@@ -167,9 +167,6 @@ def application_of(found: object, settings: ServerSettings) -> Lifespan:
     return Lifespan(app, settings, found, ends=app.state.streams.end, limits=limits)
 
 
-FORWARDING = frozenset((b"x-forwarded-for", b"forwarded", b"x-real-ip"))
-
-
 class Forwarded:
     """Believes what listed proxies say of where a request comes from, and says once that another address says so."""
 
@@ -180,7 +177,7 @@ class Forwarded:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request, or the life of the application."""
-        if scope["type"] != "http" or FORWARDING.isdisjoint(name for name, _ in scope["headers"]):
+        if scope["type"] != "http" or not is_forwarded(scope):
             await self.app(scope, receive, send)
             return
         client = scope.get("client")
