@@ -22,6 +22,7 @@ from .errors import Misconfigured
 
 Overlap = Literal["queue", "debounce", "burst", "drop"]
 OnOutage = Literal["refuse", "read", "journal"]
+Outside = Literal["merge", "rerun"]
 Duration = str | int | float | timedelta
 
 LEASE_S = 10.0
@@ -139,6 +140,9 @@ class Settings(Struct, frozen=True, kw_only=True):
         burst     the first is answered at once; what comes meanwhile is answered together in the next turn
         debounce  waits until the user has been quiet for `quiet`, at most `max_wait`, then answers all together
         drop      what comes meanwhile is kept and shown, and not answered
+    outside: what happens to a turn whose state was changed from outside while its handler ran (`change`, a slot saved on a page):
+        merge     different members were changed: both changes are kept, and the replies; the same member: as rerun
+        rerun     the turn is thrown away and the handler runs again on what is there now
     turn_timeout: a handler that takes longer has failed. concurrency: handlers that run at once in this process.
     backlog: messages that may wait in this process; more are refused with `Overloaded`.
     attempts: a message whose handler raised so often is set aside. retry_after, retry_longest: the pause after a
@@ -161,6 +165,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     overlap: Overlap = "queue"
     quiet: Duration = "1.5s"
     max_wait: Duration = "10s"
+    outside: Outside = "merge"
     turn_timeout: Duration = "30s"
     concurrency: int = 100
     backlog: int = 10_000
@@ -206,6 +211,7 @@ class Options(TypedDict, total=False):
     overlap: Overlap
     quiet: Duration
     max_wait: Duration
+    outside: Outside
     turn_timeout: Duration
     concurrency: int
     backlog: int
@@ -248,7 +254,7 @@ DURATIONS = (
     "store_timeout",
 )
 NEVER_ZERO = ("retention", "turn_timeout", "poll", "max_wait")
-CHOICES = {"overlap": get_args(Overlap), "on_outage": get_args(OnOutage)}
+CHOICES = {"overlap": get_args(Overlap), "on_outage": get_args(OnOutage), "outside": get_args(Outside)}
 
 
 PLAUSIBLE: dict[str, tuple[Duration, Duration]] = {

@@ -23,6 +23,7 @@ from .snapshots import (
     delivery_of,
     has_outbound,
     keep_outbound,
+    messages_after,
     unread_messages,
 )
 
@@ -87,6 +88,27 @@ def has_same_input(before: Snapshot, now: Snapshot) -> bool:
         and before.row.head <= now.row.head
         and (a.cursor, a.session, a.schema, a.since, a.paused) == (b.cursor, b.session, b.schema, b.since, b.paused)
         and a.state == b.state
+    )
+
+
+def is_same_turn(before: Snapshot, now: Snapshot, first: Message, *, opens: bool) -> bool:
+    """Whether the turn that began on *before* with message *first* is still to be answered in *now*, in the same session.
+
+    The state may be another. A turn that *opens* a session may find that a change from outside has opened it meanwhile. Where
+    *first* is not in the log yet, nothing but notes may have come into it.
+    """
+    a, b = before.record, now.record
+    cursor, came = b.cursor, messages_after(now, before.row.head)
+    if first.number > before.row.head and now.row.head == cursor and all(message.role == "system" for message in came):
+        cursor = a.cursor
+    return (
+        before.row.incarnation == now.row.incarnation
+        and before.row.head <= now.row.head
+        and (a.cursor, a.paused) == (cursor, b.paused)
+        and (
+            (a.session, a.since) == (b.session, b.since)
+            or (opens and (b.session, b.since) == (a.session + 1, first.number))
+        )
     )
 
 
