@@ -151,6 +151,20 @@ class Chatkeep(Surface[State]):
         self._engine.turns.on_missing = self._awaitable(hook)
         return hook
 
+    def on_failure(self, hook: Callable[[Turn[State]], Said]) -> Callable[[Turn[State]], Said]:
+        """
+        Decorates the hook that says what a user is told whose message could not be answered.
+
+        It runs when a message is set aside because its handler kept failing (`retry_for`, `attempts`), is given the `Turn`, with
+        the last reason in `turn.failure`, and returns a reply as a handler does, or None. The reply is recorded together with
+        the dead letter. Nothing else of the turn is kept. When the hook fails, or a message is set aside because processes died
+        of it, `failure_reply` is said.
+        """
+        if self._engine.turns.on_failure is not None:
+            raise Misconfigured("There is an on_failure hook already; a Chatkeep has one.")
+        self._engine.turns.on_failure = self._awaitable(hook)
+        return hook
+
     def deliver(self, outlet: Outlet) -> None:
         """
         Sends replies out through *outlet*, which says whose: see `chatkeep.channels.outlet.ChannelOutlet`.

@@ -67,11 +67,12 @@ class Receipt(Struct, frozen=True, kw_only=True):
     """What became of a message that is in the log.
 
     status: answered (handled; *replies* may still be empty if the bot had nothing to say), accepted (durable, to be
-    answered by a worker), paused (kept and shown; the bot is silent here), dropped (kept, passed over: overlap="drop",
-    or skipped by an operator), failed (set aside after its last attempt; only a redelivery is told so, the first call
-    raises `HandlerFailed`), journaled (the store was away: durable in this host's journal, without a number yet, to be
-    handed over and answered). duplicate: its id was in the log already; replies are the ones recorded then, and the
-    content recorded first stands.
+    answered by a worker), paused (kept and shown; the bot is silent here), dropped (passed over: overlap="drop", or skipped by
+    an operator; or its conversation was erased meanwhile, and the message with it), failed (set aside after its last attempt;
+    *replies* are what the user was told instead of an answer; only a redelivery is told so, the first call raises
+    `HandlerFailed`), journaled (the store was away: durable in this host's journal, without a number yet, to be handed over
+    and answered). duplicate: its id was in the log already; replies are the ones recorded then, and the content recorded
+    first stands.
     """
 
     tenant: str

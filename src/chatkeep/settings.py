@@ -146,8 +146,10 @@ class Settings(Struct, frozen=True, kw_only=True):
         rerun     the turn is thrown away and the handler runs again on what is there now
     turn_timeout: a handler that takes longer has failed. concurrency: handlers that run at once in this process.
     backlog: messages that may wait in this process; more are refused with `Overloaded`.
-    attempts: a message whose handler raised so often is set aside. retry_after, retry_longest: the pause after a
-    failure, doubled each time, with jitter. poll: how often the store is asked for work that another process, or a
+    retry_for: a message whose handler fails is tried again for so long after its first failure, and then set aside; attempts:
+    it is set aside earlier when its handler has failed so often (None: however often). retry_after, retry_longest: the pause
+    after a failure, doubled each time, with jitter. failure_reply: what a user is told whose message was set aside, where no
+    `on_failure` says it (None: nothing). poll: how often the store is asked for work that another process, or a
     crash, has left. cache_entries, cache_bytes: bounds of the local cache (0 entries: none). quick: a handler that
     has lately been faster than this is run before the message is written, which saves a round trip; a slower one
     after. store_timeout: an act whose outcome the store does not tell is run again for so long.
@@ -171,9 +173,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     turn_timeout: Duration = "30s"
     concurrency: int = 100
     backlog: int = 10_000
-    attempts: int = 3
+    retry_for: Duration = "10m"
+    attempts: int | None = None
     retry_after: Duration = "200ms"
     retry_longest: Duration = "30s"
+    failure_reply: str | None = None
     poll: Duration = "1s"
     cache_entries: int = 10_000
     cache_bytes: int = 128 * 1024 * 1024
@@ -199,8 +203,9 @@ class Settings(Struct, frozen=True, kw_only=True):
             retention_s=None if self.retention is None else seconds(self.retention),
             history=self.history,
             history_bytes=self.history_bytes,
+            retry_for_s=seconds(self.retry_for),
             max_raised=self.attempts,
-            max_begun=max(8, self.attempts + 5),
+            max_begun=max(8, (self.attempts or 0) + 5),
             lease_s=min(seconds(self.turn_timeout) + 5.0, LEASE_S),
         )
 
@@ -219,9 +224,11 @@ class Options(TypedDict, total=False):
     turn_timeout: Duration
     concurrency: int
     backlog: int
-    attempts: int
+    retry_for: Duration
+    attempts: int | None
     retry_after: Duration
     retry_longest: Duration
+    failure_reply: str | None
     poll: Duration
     cache_entries: int
     cache_bytes: int
@@ -246,7 +253,7 @@ LEAST = {
     "message_limit": 1,
     "state_limit": 2,
 }
-OPTIONAL = ("session_ttl", "retention", "history_bytes")
+OPTIONAL = ("session_ttl", "retention", "history_bytes", "attempts")
 """Settings that may be None."""
 
 DURATIONS = (
@@ -255,6 +262,7 @@ DURATIONS = (
     "quiet",
     "max_wait",
     "turn_timeout",
+    "retry_for",
     "retry_after",
     "retry_longest",
     "poll",
@@ -271,6 +279,7 @@ PLAUSIBLE: dict[str, tuple[Duration, Duration]] = {
     "quiet": ("100ms", "1m"),
     "max_wait": ("500ms", "10m"),
     "turn_timeout": ("1s", "1h"),
+    "retry_for": ("1s", "1d"),
     "retry_after": ("10ms", "10m"),
     "retry_longest": ("1s", "1d"),
     "poll": ("50ms", "1m"),
@@ -331,7 +340,7 @@ def faults_of(name: str, value: object, source: str = "") -> list[str]:
         return [f"{name} must be a whole number of at least {LEAST[name]}, not {value!r}"]
     if name in CHOICES and value not in CHOICES[name]:
         return [f"{name} is one of {', '.join(CHOICES[name])}, not {value!r}"]
-    if name in ("journal", "cache") and not (value is None or (isinstance(value, str) and value)):
+    if name in ("journal", "cache", "failure_reply") and not (value is None or (isinstance(value, str) and value)):
         return [f"{name} is text, not {shown(name, value)}"]
     return []
 

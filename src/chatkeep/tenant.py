@@ -56,8 +56,8 @@ class Surface(Generic[State]):
         Promised: when this returns, message, new state and replies are durable, and recorded together. A message
         whose *id* is in the log already has no second effect; the receipt then carries the replies recorded for it
         and `duplicate` is True. While the handler raises, it is tried again, with growing pauses; `HandlerFailed`
-        comes when the message was set aside. Cancelling the call does not take back a message that is in the log: it
-        is answered anyway.
+        comes when the message was set aside, or has failed three times: its text says until when it is tried again.
+        Cancelling the call does not take back a message that is in the log: it is answered anyway.
 
         Not promised: that the handler runs once. What it does to the outside world should carry `turn.id`.
 
@@ -87,7 +87,7 @@ class Surface(Generic[State]):
 
             Uncertain: Perhaps written. Send it again under the same id.
 
-            HandlerFailed: It is in the log and has no answer.
+            HandlerFailed: It is in the log and has no answer. If it is tried again, the answer can be had under the same id.
         """
         if role not in ("user", "event"):
             raise BadMessage(

@@ -152,8 +152,8 @@ def test_an_idle_conversation_is_due_no_later_than_its_session_ends(snapshot: Sn
 
 @given(some_snapshots(), policies)
 def test_a_message_that_only_fails_is_set_aside_in_the_end(snapshot: Snapshot, policy: Policy) -> None:
-    """Whatever the counters say at first: three raises, or eight beginnings, and the next message has its turn."""
-    waiting = snapshots.unread_messages(snapshot)
+    """After so many attempts, where a number is given, and the next message has its turn."""
+    waiting, policy = snapshots.unread_messages(snapshot), structs.replace(policy, max_raised=3)
     if not waiting:
         return
     after = structs.replace(snapshot, record=structs.replace(snapshot.record, begun=0, raised=0))
@@ -165,6 +165,49 @@ def test_a_message_that_only_fails_is_set_aside_in_the_end(snapshot: Snapshot, p
     outcome = snapshots.find_outcome(after.record, waiting[0].number, list(after.messages[waiting[0].number :]))
     assert outcome is not None
     assert ("failed", "boom") == (outcome.status, outcome.dead)
+
+
+@given(
+    some_snapshots(),
+    policies,
+    st.lists(st.tuples(st.floats(0, 100), st.sampled_from(["raises", "raises", "hangs", "final"])), max_size=30),
+)
+def test_a_message_is_tried_for_a_time(snapshot: Snapshot, policy: Policy, failures: list[tuple[float, str]]) -> None:
+    """From its first failure on, however often it raises; one that hangs has a number of chances, one that is sure to fail none.
+    What is said instead of an answer is in the same act, and the next message has a time of its own."""
+    waiting = snapshots.unread_messages(snapshot)
+    if not waiting:
+        return
+    record = structs.replace(snapshot.record, begun=0, raised=0, failed_at=0.0)
+    now, at, hung, first = structs.replace(snapshot, record=record), AT, 0, 0.0
+    for pause, kind in failures:
+        at += pause
+        first = first or at
+        hung += kind == "hangs"
+        act = turns.fail_turn(
+            now,
+            waiting[:1],
+            "boom",
+            policy,
+            at=at,
+            retry_at=at + 50,
+            lease="t" if kind == "hangs" else None,
+            final=kind == "final",
+            replies=["sorry"],
+        )
+        now = applied(now, act)
+        ends = kind == "final" or at >= first + 600 or hung >= 8
+
+        assert ends == (waiting[0].number in now.record.dead)
+        if ends:
+            outcome = snapshots.find_outcome(now.record, waiting[0].number, list(now.messages[waiting[0].number :]))
+            assert outcome is not None
+            assert ("failed", ["sorry"], "boom") == (outcome.status, [r.text for r in outcome.replies], outcome.dead)
+            assert waiting[1:] == snapshots.unread_messages(now)
+            assert (0, 0, 0.0) == (now.record.begun, now.record.raised, now.record.failed_at)
+            return
+        assert now.record.retry_at == min(at + 50, first + 600)
+        assert waiting == snapshots.unread_messages(now)
 
 
 @given(some_snapshots(), policies, st.lists(st.sampled_from(["dies", "given back", "renewed", "lost"]), max_size=40))

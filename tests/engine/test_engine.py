@@ -101,17 +101,16 @@ async def test_a_state_that_cannot_be_stored_is_a_failed_turn(opened: Any, value
 
 @pytest.mark.parametrize("warm", [False, True])
 async def test_a_reply_that_cannot_be_stored_is_a_failed_turn(opened: Any, warm: bool) -> None:
-    """A reply with a NUL in it, or one of 10 MB."""
+    """A reply of 10 MB; test_hooks has others."""
 
     async def bot(turn: Turn[dict[str, Any]]) -> str:
-        return {"nul": "a\0b", "big": "x" * 10_000_000}.get(turn.text, "ok")
+        return {"big": "x" * 10_000_000}.get(turn.text, "ok")
 
     keep = await opened(bot, attempts=1)
     for _ in range(5 * warm):
         await keep.receive("ada", "hi")
-    for bad in ("nul", "big"):
-        with pytest.raises(HandlerFailed, match="ada"):
-            await keep.receive("ada", bad)
+    with pytest.raises(HandlerFailed, match="ada"):
+        await keep.receive("ada", "big")
 
     assert "ok" == (await keep.receive("ada", "good")).replies[0].text
 

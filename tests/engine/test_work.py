@@ -296,3 +296,36 @@ async def test_the_key_of_a_step_is_the_same_on_every_try(opened: Any) -> None:
 
     assert 2 == len(keys)
     assert 1 == len(set(keys))
+
+
+@pytest.mark.parametrize("kind", ["plain", "plain with a loop", "async"])
+async def test_a_step_that_nobody_awaits_is_refused(opened: Any, kind: str) -> None:
+    """The bot must not say that it was done. A plain function is told at once, another handler when it returns."""
+    paid: list[int] = []
+    ran: list[str] = []
+
+    async def pay() -> None:
+        paid.append(1)
+
+    def plain(turn: Turn[Any]) -> str:
+        ran.append("begun")
+        if kind == "plain":
+            turn.step("charge", pay)
+        else:
+            asyncio.run(turn.step("charge", pay))
+        ran.append("went on")
+        return "charged"
+
+    async def bot(turn: Turn[Any]) -> str:
+        ran.append("begun")
+        turn.step("charge", pay)
+        return "charged"
+
+    keep = await opened(plain if kind.startswith("plain") else bot)
+    with pytest.raises(HandlerFailed, match=r"ada.*await turn\.step"):
+        await keep.receive("ada", "buy")
+
+    assert [] == paid
+    assert {"begun"} == set(ran)
+    assert 1 == len(ran)
+    assert ["buy"] == [message.text async for message in keep.history("ada") if message.role != "system"]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 STORES = ("memory", "sqlite", "redis", "postgresql")
-FAST = {"poll": "20ms", "retry_after": "1ms", "retry_longest": "5ms"}
+FAST: dict[str, Any] = {"poll": "20ms", "retry_after": "1ms", "retry_longest": "5ms", "attempts": 3}
 
 
 def store_url(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:

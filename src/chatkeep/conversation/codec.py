@@ -21,12 +21,15 @@ from ..drivers.base import Entry, Key
 from ..errors import BadMessage, Corrupt, TooLarge, Unsupported
 from ..model import Content, Message, Role
 from .record import FORMAT, Record
-from .shapes import Unfit, encoded
+from .shapes import Unfit, encoded, repaired
 
 LETTERS: dict[Role, str] = {"user": "u", "assistant": "a", "operator": "o", "system": "s", "event": "e"}
 
 ROLES = {letter: role for role, letter in LETTERS.items()}
 """Roles as the store keeps them, in every entry."""
+
+
+REPLY_ROOM = 64  # what a reply's entry has beside its content, at most
 
 
 class Line(Struct, array_like=True, frozen=True):
@@ -80,6 +83,26 @@ def entry_for(
             f"{key}: this message takes {len(rest):,} bytes, {limit:,} are allowed; nothing was touched. Refer to attachments by URL."
         )
     return Entry(0, id, LETTERS[role], b'["%s",%s' % (_crc(key, rest), rest))
+
+
+def make_storable(key: Key, content: Content, *, limit: int) -> Content:
+    """*content* as a reply that can be stored; repaired, if it has to be. Raises `BadMessage` or `TooLarge`, naming the key."""
+    if type(content) is str and content.isascii() and "\0" not in content and len(content) * 6 < limit - REPLY_ROOM:
+        return content  # (in JSON one character takes six bytes at most)
+    try:
+        _check_reply(key, content, limit)
+    except BadMessage:
+        try:
+            content = repaired(content)
+        except RecursionError:
+            raise BadMessage(f"{key}: the reply is nested too deeply; nothing was touched.") from None
+        _check_reply(key, content, limit)
+    return content
+
+
+def _check_reply(key: Key, content: Content, limit: int) -> None:
+    # (Its number and time are not known yet; these take as much room as any.)
+    entry_for(key, content, id="", role="assistant", created_at=1e10, limit=limit, reply_to=10**9, reply_from=10**9 - 1)
 
 
 def message_from(key: Key, incarnation: str, entry: Entry) -> Message:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec import structs
 
+from ..model import Content
 from .commits import next_commit
 from .record import Record
 from .snapshots import Commit, Policy, Snapshot, unread_messages
@@ -31,16 +34,27 @@ def is_suspect(snapshot: Snapshot, *, died: bool) -> bool:
 
 
 def take_lease(
-    snapshot: Snapshot, policy: Policy, *, token: str, at: float, died: bool = False, alone: bool = False
+    snapshot: Snapshot,
+    policy: Policy,
+    *,
+    token: str,
+    at: float,
+    died: bool = False,
+    alone: bool = False,
+    replies: Sequence[Content] = (),
+    out: bool = False,
 ) -> Commit:
     """Takes the lease: a free one, or one whose holder is gone; *died*: as `count_death`. *alone*: nothing else runs meanwhile.
 
-    A message that was the end of too many processes that tried nothing else is set aside instead.
+    A message that was the end of too many processes that tried nothing else is set aside instead; *replies*, *out*: as in
+    `set_aside`.
     """
     record = count_death(snapshot, died=died)
-    if died and record.begun >= policy.max_begun:
-        reason = f"its process died {record.deaths} times while it was tried, {record.begun} times with no other handler beside it"
-        return set_aside(snapshot, unread_messages(snapshot)[0].number, reason, policy, at=at)
+    if died and record.begun - record.raised >= policy.max_begun:
+        alone_deaths = record.begun - record.raised
+        reason = f"its process died {record.deaths} times while it was tried, {alone_deaths} times with no other handler beside it"
+        number = unread_messages(snapshot)[0].number
+        return set_aside(snapshot, number, reason, policy, at=at, replies=replies, out=out)
     if record.alone != alone:
         record = structs.replace(record, alone=alone)
     return next_commit(snapshot, record, policy, at=at, lease=token)

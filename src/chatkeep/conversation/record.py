@@ -42,10 +42,11 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     schema, state: of the live session (null: there is none). session: its number. since: first entry number of the
     session. cursor: everything numbered up to it is handled or needs no handling. active_at: time of the last message
     handled. begun, raised, retry_at: attempts at the first unread message, how many of them raised, and when the next
-    may start. deaths: processes in a row that ended while it was in flight. alone: the lease was taken to try it alone, with no
-    other handler in that process. paused: the bot is silent here. dropped: entries up to this number are gone by retention.
-    oldest_at: time of the first one left (0: not known). dead: numbers set aside. steps: results of what the turn of the
-    first unread message has done so far, as JSON. reminders: what comes later. delivery: None where replies go nowhere.
+    may start; failed_at: when the first of them failed. deaths: processes in a row that ended while it was in flight. alone: the
+    lease was taken to try it alone, with no other handler in that process. paused: the bot is silent here. dropped: entries up
+    to this number are gone by retention. oldest_at: time of the first one left (0: not known). dead: numbers set aside. steps:
+    results of what the turn of the first unread message has done so far, as JSON. reminders: what comes later. delivery: None
+    where replies go nowhere.
     """
 
     format: int = FORMAT
@@ -67,3 +68,4 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     delivery: OutboxState | None = None
     deaths: int = 0
     alone: bool = False
+    failed_at: float = 0.0

@@ -64,6 +64,21 @@ def encoded(value: Any, what: str) -> bytes:
     return raw
 
 
+def repaired(value: Any) -> Any:
+    """*value* with what no store can hold put so that every one can, where that says nearly the same: NUL and half characters as
+    U+FFFD, numbers without end or of more than 64 bits as text, tuples as lists."""
+    if isinstance(value, str):
+        # (As UTF-16 the halves of one character, which a stream may have torn apart, come together again.)
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "\ufffd")
+    if isinstance(value, dict):
+        return {repaired(name): repaired(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [repaired(item) for item in value]
+    if type(value) in NUMBERS and _reason(value):
+        return str(value)
+    return value
+
+
 def _plain_at(levels: int) -> Any:
     """The type of JSON of so many levels, but for its NUL characters, that every store keeps as it is."""
     number = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]

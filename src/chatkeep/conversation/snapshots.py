@@ -29,7 +29,8 @@ class Policy(Struct, frozen=True, kw_only=True):
     retention_s: float | None = None
     history: int = 20
     history_bytes: int | None = None
-    max_raised: int = 3
+    retry_for_s: float = 600.0
+    max_raised: int | None = None
     max_begun: int = 8
     lease_s: float = 35.0
 
@@ -73,7 +74,7 @@ class Commit(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Outcome(Struct, frozen=True, gc=False):
-    """What became of one message: its status and replies, or the reason why it was set aside."""
+    """What became of one message: its status and replies, and the reason if it was set aside."""
 
     status: Status
     replies: list[Message] = []
@@ -178,6 +179,6 @@ def find_outcome(record: Record, number: int, found: list[Message]) -> Outcome |
     ]
     replies = [message for message in about if message.role == "assistant"]
     notes = {message.metadata.get("kind"): message.text for message in about if message.role == "system"}
-    if replies or not notes:
-        return Outcome("answered", replies)
-    return Outcome("failed", dead=notes["dead"]) if "dead" in notes else Outcome("dropped")
+    if "dead" in notes:
+        return Outcome("failed", replies, notes["dead"])
+    return Outcome("answered", replies) if replies or not notes else Outcome("dropped")

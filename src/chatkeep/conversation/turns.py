@@ -6,14 +6,14 @@ store writes, the engine waits; everything that can be right or wrong about a tu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import dropwhile, islice
 
 from msgspec import Raw, json, structs
 
 from ..model import ASKING, TALK, Content, Message
 from .commits import make_note, next_commit, note_passed_over
-from .record import Reminder
+from .record import Record, Reminder
 from .reminders import keep_reminders
 from .snapshots import (
     NOTHING,
@@ -197,6 +197,7 @@ def finish_turn(
         deaths=0,
         alone=False,
         retry_at=0.0,
+        failed_at=0.0,
         steps={},
         reminders=keep_reminders(old.reminders, answered, reminders) if old.reminders or reminders else (),
     )
@@ -217,6 +218,22 @@ def record_step(snapshot: Snapshot, name: str, result: Raw, policy: Policy, *, a
     return next_commit(snapshot, record, policy, at=at, lease=row.lease, until=row.leased_until)
 
 
+def is_last_attempt(
+    record: Record, tried: list[Message], policy: Policy, *, at: float, hangs: bool = False, final: bool = False
+) -> bool:
+    """Whether messages whose attempt fails *at* this time have had their chances; *hangs* and *final* as in `fail_turn`.
+
+    Who was tried together with others has not. Handlers that hang, and deaths, have a count of their own.
+    """
+    raised, tries = record.raised + (not hangs), record.begun + 1
+    return len(tried) == 1 and (
+        final
+        or at >= (record.failed_at or at) + policy.retry_for_s
+        or (policy.max_raised is not None and (tries if hangs else raised) >= policy.max_raised)
+        or tries - raised >= policy.max_begun
+    )
+
+
 def fail_turn(
     snapshot: Snapshot,
     tried: list[Message],
@@ -227,36 +244,61 @@ def fail_turn(
     retry_at: float,
     arriving: Draft | None = None,
     lease: str | None = None,
+    final: bool = False,
+    replies: Sequence[Content] = (),
+    out: bool = False,
 ) -> Commit:
     """Counts an attempt that failed; a message that was tried alone is set aside when it has had its chances.
 
-    *lease*: kept until then, because the attempt still runs.
+    *lease*: kept until then, because the attempt still runs: it hangs. *final*: another attempt would fail like this one.
+    *replies*, *out*: as in `set_aside`.
     """
-    record = snapshot.record
-    raised, tries = record.raised + 1, record.begun + 1
-    if len(tried) == 1 and (raised >= policy.max_raised or tries >= policy.max_begun):
-        return set_aside(snapshot, tried[0].number, reason, policy, at=at, arriving=arriving)
-    record = structs.replace(record, begun=tries, raised=raised, retry_at=retry_at, deaths=0, alone=False)
+    record, hangs = snapshot.record, lease is not None
+    if is_last_attempt(record, tried, policy, at=at, hangs=hangs, final=final):
+        return set_aside(snapshot, tried[0].number, reason, policy, at=at, arriving=arriving, replies=replies, out=out)
+    failed_at = record.failed_at or at
+    record = structs.replace(
+        record,
+        begun=record.begun + 1,
+        raised=record.raised + (not hangs),
+        failed_at=failed_at,
+        # (The last attempt is made when the time is over, and not a pause later.)
+        retry_at=min(retry_at, failed_at + policy.retry_for_s),
+        deaths=0,
+        alone=False,
+    )
     return next_commit(snapshot, record, policy, at=at, lease=lease, drafts=[arriving] if arriving else [])
 
 
 def set_aside(
-    snapshot: Snapshot, number: int, reason: str, policy: Policy, *, at: float, arriving: Draft | None = None
+    snapshot: Snapshot,
+    number: int,
+    reason: str,
+    policy: Policy,
+    *,
+    at: float,
+    arriving: Draft | None = None,
+    replies: Sequence[Content] = (),
+    out: bool = False,
 ) -> Commit:
-    """Passes over a message that keeps failing and notes why; the next one is handled."""
+    """Passes over a message that keeps failing and notes why; the next one is handled. *replies*: what is said to the user
+    instead of an answer; *out*: through a channel."""
     record = snapshot.record
     waiting = [later for later in unread_messages(snapshot) if later.number > number]
     why = make_note("dead", f"{snapshot.row.incarnation}.{number}", content=reason, first=number, last=number)
     drafts = [arriving, why] if arriving else [why]
+    drafts += [Draft(role="assistant", content=reply, reply_to=number, reply_from=number) for reply in replies]
     record = structs.replace(
         record,
         cursor=waiting[0].number - 1 if waiting else snapshot.row.head + len(drafts),
         dead=(*record.dead, number)[-DEAD_SHOWN:],
+        delivery=delivery_of(snapshot) if out and replies else record.delivery,
         begun=0,
         raised=0,
         deaths=0,
         alone=False,
         retry_at=0.0,
+        failed_at=0.0,
         steps={},
     )
     return next_commit(snapshot, record, policy, at=at, drafts=drafts)
@@ -276,6 +318,7 @@ def skip_unread(snapshot: Snapshot, policy: Policy, *, at: float) -> Commit | No
         deaths=0,
         alone=False,
         retry_at=0.0,
+        failed_at=0.0,
         steps={},
         reminders=keep_reminders(old.reminders, waiting),
     )

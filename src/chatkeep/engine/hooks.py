@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from types import CoroutineType, coroutine
 from typing import Any, cast
 from weakref import WeakSet
 
+from ..conversation.shapes import repaired
+from ..errors import BadMessage
 from ..model import Content, State
 from .turn import Turn
 
@@ -28,12 +30,22 @@ def handler_for(
     if inspect.isasyncgenfunction(function):
 
         async def whole(turn: Turn[Any]) -> str:
-            pieces = []
-            async for piece in cast(AsyncIterator[str], function(turn)):
+            pieces, half = [], ""
+            stream = cast("AsyncGenerator[Any, None]", function(turn))
+            async for piece in stream:
+                if piece is None:  # as models' APIs send it where they have nothing to say
+                    continue
+                if not isinstance(piece, str):
+                    await stream.aclose()
+                    raise BadMessage(f"a handler that streams yields text, not {type(piece).__name__}")
+                if half or not piece.isascii():
+                    piece, half = _split_half(half + piece)
+                if "\0" in piece:
+                    piece = repaired(piece)
                 pieces.append(piece)
-                if turn.on_piece is not None and isinstance(piece, str):
+                if turn.on_piece is not None and piece:
                     turn.on_piece(piece)
-            return "".join(pieces)
+            return "".join([*pieces, "\ufffd" * bool(half)])
 
         STREAMING.add(whole)
         return whole
@@ -82,19 +94,31 @@ def _go_on(begun: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any, Any,
         return done.value
 
 
+def _split_half(text: str) -> tuple[str, str]:
+    """Take off the first half of a character from the end of *text*, until its other half comes; what else cannot be stored is
+    repaired."""
+    half = text[-1:] if "\ud800" <= text[-1:] < "\udc00" else ""
+    whole = text[:-1] if half else text
+    try:
+        whole.encode()
+    except UnicodeEncodeError:
+        whole = repaired(whole)
+    return whole, half
+
+
 def collect_replies(turn: Turn[Any], said: Any) -> list[Content]:
-    """Collect all that a turn replies: what was added with turn.reply, then what the handler returned. Raises TypeError."""
+    """Collect all that a turn replies: what was added with turn.reply, then what the handler returned. Raises `BadMessage`."""
     added: list[Content] = []
     for content in turn.replies:
         added += [content] if isinstance(content, list) else split_contents(content)
     replies = [*added, *split_contents(said)]
     if len(replies) > MOST:
-        raise TypeError(f"a turn replies with at most {MOST} messages, not {len(replies)}")
+        raise BadMessage(f"a turn replies with at most {MOST} messages, not {len(replies)}")
     return replies
 
 
 def split_contents(said: Any) -> list[Content]:
-    """Make replies of what a handler returned: nothing, text, a JSON part, or a list of these. Raises TypeError."""
+    """Make replies of what a handler returned: nothing, text, a JSON part, or a list of these. Raises `BadMessage`."""
     if said is None or said == "":
         return []
     if isinstance(said, str):
@@ -103,6 +127,6 @@ def split_contents(said: Any) -> list[Content]:
         return [[said]]
     if isinstance(said, list | tuple):
         return [content for part in said for content in split_contents(part)]
-    raise TypeError(
+    raise BadMessage(
         f"a handler returns text, a JSON part (a dict), a list of these, or None, not {type(said).__name__}"
     )

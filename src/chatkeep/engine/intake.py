@@ -240,7 +240,7 @@ class Intake:
             if failure is not None:
                 raise
             # The handler's own output cannot be stored: that is a failure of the handler, and is counted as one.
-            failure = self._turns.make_failure(key, refused)
+            failure = await self._turns.fail_attempt(snapshot, [arriving], refused)
             try:
                 after, said = await self._store.commit(snapshot, decide, at=self._shared.clock())
             except Duplicate:

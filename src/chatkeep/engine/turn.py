@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Generic
 
 from ..model import Content, Message, Part, State
@@ -20,6 +20,7 @@ class Turn(Generic[State]):
     __slots__ = (
         "begin_work",
         "conversation",
+        "failure",
         "history",
         "messages",
         "on_piece",
@@ -47,6 +48,7 @@ class Turn(Generic[State]):
         self.messages = messages
         self.history = history
         self.replies: list[Content] = []
+        self.failure = ""
         # What chatkeep puts here: it shows a streamed reply as it is made, and keeps steps and reminders.
         self.on_piece: Callable[[str], None] | None = None
         self.begin_work: Callable[[], Work] | None = None
@@ -71,7 +73,7 @@ class Turn(Generic[State]):
         """Add a reply, in order, before whatever the handler returns: text, a JSON part, or a list of parts."""
         self.replies.append([content] if isinstance(content, dict) else content)
 
-    async def step(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def step(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
         """
         Do something that must not be done twice, and give its result: `await turn.step("charge", pay, 42)`.
 
@@ -79,9 +81,10 @@ class Turn(Generic[State]):
         the recorded one and *function* is not called. Not promised: that it is never called twice. A process that dies
         after the effect and before the record leaves nothing to know it by, so hand `turn.step_key(name)` to the other
         side. A step that raises is not recorded. *function* may be async; its result is at most 64 KB of JSON, and is answered as JSON
-        has it: a tuple as a list, a date as text.
+        has it: a tuple as a list, a date as text. In a handler that is a plain function, which cannot await it, it raises
+        `UsageError`, and a turn that has not awaited it fails.
         """
-        return await self._begin_work().step(name, function, args, kwargs)
+        return self._begin_work().step(name, function, args, kwargs)
 
     def step_key(self, name: str) -> str:
         """Give an idempotency key for step *name*: the same however often and wherever this turn is tried."""

@@ -5,9 +5,10 @@ Knows handlers, states and rules; nothing of workers, leases, waiting callers or
 
 from __future__ import annotations
 
+import logging
 import random
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, Generic, cast
 
@@ -15,10 +16,11 @@ from msgspec import Raw, Struct
 
 from ..conversation import commits, sessions, snapshots, turns
 from ..conversation.backoff import backoff
+from ..conversation.codec import make_storable
 from ..conversation.record import Reminder
 from ..conversation.snapshots import Commit, Draft, Snapshot
 from ..drivers.base import Key
-from ..errors import Duplicate, HandlerFailed
+from ..errors import BadMessage, Corrupt, Duplicate, HandlerFailed, TooLarge, Unsupported, UsageError
 from ..model import Content, Message, State
 from ..settings import seconds
 from .hooks import STREAMING, Handler, collect_replies
@@ -26,6 +28,8 @@ from .runner import Fate, Run, Runner, describe_fault
 from .shared import Shared
 from .turn import Turn
 from .work import NotInLog, Work
+
+log = logging.getLogger("chatkeep")
 
 HOOK_PAUSE_S = 5.0
 """The pause before a message is tried again that waits because of the hook, or of a thread that could not be started."""
@@ -43,9 +47,17 @@ class Answer(Struct, frozen=True):
 
 
 class TurnFailed(HandlerFailed):
-    """A failed attempt, which is counted. *still_runs*: the handler did not end when its time was over."""
+    """
+    A failed attempt, which is counted.
 
+    at: when it failed. still_runs: the handler did not end when its time was over. final: another attempt would fail like
+    this one. replies: what the user is told if the message is set aside.
+    """
+
+    at = 0.0
     still_runs = False
+    final = False
+    replies: Sequence[Content] = ()
 
 
 class HookFailed(HandlerFailed):
@@ -70,6 +82,7 @@ class TurnProcessor(Generic[State]):
     ) -> None:
         self.handler: Handler[State] | None = None
         self.on_missing: Handler[State] | None = None
+        self.on_failure: Handler[State] | None = None
         self.pace_s = seconds(shared.settings.quick)
         """How long handlers have taken lately; at first nobody knows, and none is taken for quick."""
         self.log_first = False
@@ -106,7 +119,10 @@ class TurnProcessor(Generic[State]):
             turn.on_piece = partial(self._say, key)
 
         def answer(said: Any) -> Answer:
-            replies = collect_replies(turn, said)
+            limit = shared.settings.message_limit
+            replies = [make_storable(key, reply, limit=limit) for reply in collect_replies(turn, said)]
+            if turn.work is not None:
+                turn.work.refuse_unawaited()
             raw = shared.states.encode(key, turn.state)
             return Answer(raw, opens, replies, turn.work.set if turn.work is not None else snapshots.NOTHING)
 
@@ -129,16 +145,71 @@ class TurnProcessor(Generic[State]):
         if run.fault is not None:
             shared.statistics.failures += 1
             fault, run.fault = run.fault, None
-            raise self.make_failure(key, fault, still_runs=run.fate is Fate.ABANDONED)
+            raise await self.fail_attempt(
+                snapshot, messages, fault, still_runs=run.fate is Fate.ABANDONED, admitted=admitted
+            )
         value, run.value = run.value, None  # (a task that the handler has left behind keeps the run)
         return cast(Answer, value)
+
+    async def fail_attempt(
+        self,
+        snapshot: Snapshot,
+        tried: list[Message],
+        cause: BaseException,
+        *,
+        still_runs: bool = False,
+        admitted: bool = False,
+    ) -> TurnFailed:
+        """Make the error for an attempt that failed because of *cause*; if it was the message's last one, with what the user is told."""
+        shared, record = self._shared, snapshot.record
+        failure = self.make_failure(snapshot.row.key, cause, still_runs=still_runs)
+        at, final = failure.at, failure.final
+        if turns.is_last_attempt(record, tried, shared.policy, at=at, hangs=still_runs, final=final):
+            failure.replies = await self._excuse(snapshot, tried, failure, admitted)
+        return failure
 
     def make_failure(self, key: Key, cause: BaseException, *, still_runs: bool = False) -> TurnFailed:
         """Make the error for an attempt that failed because of *cause*."""
         failure = TurnFailed(f"{key}: the handler failed ({describe_fault(cause)}); the message stays in the log.")
         failure.__cause__ = cause
+        failure.at = self._shared.clock()
         failure.still_runs = still_runs
+        # What cannot be recorded, or a wrong use of the turn, will be no better next time, and every run may cost money.
+        failure.final = isinstance(cause, BadMessage | TooLarge) or type(cause) is UsageError
         return failure
+
+    async def _excuse(
+        self, snapshot: Snapshot, tried: list[Message], failure: TurnFailed, admitted: bool
+    ) -> Sequence[Content]:
+        """Make what the user is told instead of an answer, by the hook `on_failure` or by `failure_reply`."""
+        key, limit = snapshot.row.key, self._shared.settings.message_limit
+        otherwise = self.excuses(tried[0])
+        if self.on_failure is None:
+            return otherwise
+        try:
+            turn, _ = self._make_turn(snapshot, tried)
+            turn.failure = describe_fault(failure.__cause__ or failure)
+
+            def keep(said: Any) -> list[Content]:
+                return [make_storable(key, reply, limit=limit) for reply in collect_replies(turn, said)]
+
+            run = await self._run_judged(key, tried, self.on_failure, turn, keep, admitted)
+        except (NotBegun, Corrupt, Unsupported) as fault:
+            log.warning("%s: on_failure could not be called: %s", key, fault)
+            return otherwise
+        if run.fault is not None:
+            log.warning("%s: on_failure failed: %s", key, describe_fault(run.fault), exc_info=run.fault)
+            return otherwise
+        return cast("list[Content]", run.value)
+
+    def excuses(self, message: Message) -> Sequence[Content]:
+        """Give what a user is told whose *message* was set aside, where no hook says it."""
+        text = self._shared.settings.failure_reply
+        return [text] if text and message.role == "user" else ()
+
+    def goes_out(self, snapshot: Snapshot) -> bool:
+        """Tell whether replies of this conversation go out through a channel."""
+        return snapshot.record.delivery is not None or self._takes(snapshot.row.key)
 
     def finish(
         self,
@@ -173,7 +244,7 @@ class TurnProcessor(Generic[State]):
             lease=lease if shared.open else None,
             arriving=arriving,
             reminders=answer.reminders,
-            out=there.record.delivery is not None or self._takes(there.row.key),
+            out=self.goes_out(there),
         )
 
     def _merge_outside(
@@ -201,8 +272,8 @@ class TurnProcessor(Generic[State]):
         arriving: Draft | None = None,
     ) -> Commit:
         """Make the commit of an attempt that failed; *lease* is kept while the handler still runs."""
-        now, first_s = self._shared.clock(), self._retry_first_s
-        failures, jitter_s = there.record.raised + 1, random.uniform(0.0, first_s)
+        now, first_s = failure.at, self._retry_first_s
+        failures, jitter_s = there.record.begun + 1, random.uniform(0.0, first_s)
         retry_at = now + backoff(failures, first_s=first_s, longest_s=self._retry_longest_s, jitter_s=jitter_s)
         return turns.fail_turn(
             there,
@@ -213,6 +284,9 @@ class TurnProcessor(Generic[State]):
             retry_at=retry_at,
             arriving=arriving,
             lease=lease if failure.still_runs else None,
+            final=failure.final,
+            replies=failure.replies,
+            out=self.goes_out(there),
         )
 
     async def record_step(self, started: Snapshot, name: str, result: Raw) -> None:
@@ -325,6 +399,7 @@ class TurnProcessor(Generic[State]):
             steps=record_now.steps,
             record=record,
             reminders=record_now.reminders,
+            confinement=self._shared.store.confinement,
             limit=self._shared.settings.message_limit,
             clock=self._shared.clock,
         )

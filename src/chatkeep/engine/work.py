@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -22,6 +22,7 @@ from ..conversation.shapes import Unfit, encoded
 from ..drivers.base import Key
 from ..errors import BadMessage, TooLarge, UsageError
 from ..settings import Duration, seconds
+from ..storage.confinement import Confinement
 
 STEPS_MOST = 100
 RESULT_LIMIT = 64 * 1024
@@ -48,6 +49,7 @@ class Work:
         steps: dict[str, Raw],
         record: Callable[[str, Raw], Awaitable[None]] | None,
         reminders: tuple[Reminder, ...],
+        confinement: Confinement,
         limit: int = RESULT_LIMIT,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -57,6 +59,8 @@ class Work:
         self._record = record
         self._clock = clock
         self._limit = limit
+        self._confinement = confinement
+        self._unawaited: dict[object, Coroutine[Any, Any, Any]] = {}  # steps that were asked for and have not begun
         self.reminders = {reminder.name: reminder for reminder in reminders}
         self.refused = False
         """Something was asked for that needs the message in the log."""
@@ -74,11 +78,33 @@ class Work:
             raise NotInLog
         return f"{self._name}.{name}"
 
-    async def step(self, name: str, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def step(self, name: str, function: Callable[..., Any], args: Any, kwargs: Any) -> Coroutine[Any, Any, Any]:
         """Give the recorded result of step *name*; if there is none, that of *function*, recorded before it is given.
 
         A step that has begun is recorded also if its turn was given up meanwhile: it has been done.
         """
+        if not self._confinement.is_inside:
+            raise UsageError(
+                f"{self._key}: turn.step has to be awaited in the event loop of the Chatkeep, and this is a thread of a plain "
+                f"function; step {name!r:.60} was not done. Make the handler `async def` and write `await turn.step(...)`."
+            )
+        self._check(name)
+        asked = object()
+        step = self._unawaited[asked] = self._step(asked, name, function, args, kwargs)
+        return step
+
+    def refuse_unawaited(self) -> None:
+        """Refuse a turn that has asked for a step and did not await it. Raises `UsageError`."""
+        if self._unawaited:
+            for step in self._unawaited.values():
+                step.close()
+            raise UsageError(
+                f"{self._key}: the handler has called turn.step {len(self._unawaited)} times without awaiting it, so nothing was done "
+                "for that. Write `await turn.step(...)`."
+            )
+
+    async def _step(self, asked: object, name: str, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        self._unawaited.pop(asked, None)
         self._check(name)
         if self._record is None:
             self.refused = True

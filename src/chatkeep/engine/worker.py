@@ -20,7 +20,7 @@ from msgspec import structs
 from ..conversation import housekeeping, leases, sessions, snapshots, turns
 from ..conversation.snapshots import Commit, Outcome, Snapshot
 from ..drivers.base import Key
-from ..errors import BadMessage, Conflict, Corrupt, TooLarge, Unavailable, Uncertain, Unsupported
+from ..errors import BadMessage, Conflict, Corrupt, HandlerFailed, TooLarge, Unavailable, Uncertain, Unsupported
 from ..model import Message
 from ..settings import seconds
 from ..storage.store import Store, fresh_token
@@ -29,7 +29,7 @@ from .notifier import Notifier
 from .outcomes import Waiter, read_outcome
 from .pauses import Pauses
 from .places import TurnedAway
-from .runner import Run, Runner
+from .runner import Run, Runner, describe_fault
 from .sender import Sender
 from .shared import Shared
 from .turn_processor import HOOK_PAUSE_S, HookFailed, NotBegun, TurnFailed, TurnProcessor
@@ -40,6 +40,7 @@ log = logging.getLogger("chatkeep")
 LOOK_S = 0.02
 LOOK_LONGEST_S = 0.5
 LOOKS_SKIPPED = 4  # so much longer are the pauses where news is heard: asking is then only for when it gets lost
+TRIES_AWAITED = 3  # so many failures are waited for by a call of `receive`: what a moment mends is over by then
 LONG_S = 60.0  # a worker that would wait longer goes; the sweep finds the conversation again
 
 
@@ -247,6 +248,7 @@ class WorkLoop:
                 return await self._outlast(snapshot, worker, earlier, first)
         ready = turns.ready_at(snapshot, self._policy)
         if ready > now:
+            self._tell_failing(worker, snapshot)
             ready = ready if send_at is None else min(ready, send_at)
             return min(max(ready - now, LOOK_S), self.longest_s)  # a clock that was set back must not make it an hour
         # (One that another turn waits for would wait for the end of that turn: it runs beside it, and is not marked alone.)
@@ -318,7 +320,11 @@ class WorkLoop:
                 return None
             # (A lease that one of our own workers has lost, because the store failed it, say, is nobody's death.)
             died, alone = self._leases.may_have_died(there.row.lease), worker.state is ALONE
-            return leases.take_lease(there, self._policy, token=worker.lease, at=now, died=died, alone=alone)
+            # (What is said instead of an answer is a text: the hook might be what its processes die of.)
+            replies, out = self._turns.excuses(waiting[0]), self._turns.goes_out(there)
+            return leases.take_lease(
+                there, self._policy, token=worker.lease, at=now, died=died, alone=alone, replies=replies, out=out
+            )
 
         if snapshot.row.lease not in (None, worker.lease):
             self._shared.statistics.taken_over += 1
@@ -358,7 +364,9 @@ class WorkLoop:
                     # (The lease may have been renewed meanwhile.)
                     after, said = await self._shared.commit(self._store.cached(key) or snapshot, decide)
                 except (BadMessage, TooLarge) as refused:
-                    raise self._turns.make_failure(key, refused) from refused
+                    raise await self._turns.fail_attempt(
+                        snapshot, tried, refused, admitted=worker.has_place
+                    ) from refused
             if said is None:
                 return self._again(worker)
             worker.reruns = 0
@@ -379,7 +387,10 @@ class WorkLoop:
             started = snapshot
 
             def note(there: Snapshot) -> Commit | None:
-                if not turns.has_same_input(started, there) or identify_attempt(started) != identify_attempt(there):
+                # (Also if the state has changed meanwhile: who changes it all the time must not have the handler fail without a pause.)
+                if not turns.is_same_turn(started, there, tried[0], opens=True):
+                    return None
+                if identify_attempt(started) != identify_attempt(there):
                     return None
                 return self._turns.fail(there, tried, failed, lease=worker.lease)
 
@@ -387,6 +398,7 @@ class WorkLoop:
             if noted is None:
                 return self._again(worker)
             self._shared.statistics.dead += after.record.dead != snapshot.record.dead
+            self._tell_failing(worker, after, failed)
             return self._pause_until(turns.ready_at(after, self._policy))
         except (Unsupported, Corrupt) as unreadable:
             # Not the message's fault, and no retry will help until somebody acts: it stays unread, and is looked at now and then.
@@ -437,14 +449,30 @@ class WorkLoop:
         self._shared.statistics.failures += 1
         ran = time.monotonic() - earlier.began
         cause = TimeoutError(f"the handler still runs after {ran:.1f} s")
-        failed = self._turns.make_failure(key, cause, still_runs=True)
+        failed = await self._turns.fail_attempt(snapshot, [first], cause, still_runs=True, admitted=worker.has_place)
         log.warning("%s", failed)
         after, _ = await self._shared.commit(
             self._store.cached(key) or snapshot,
             lambda there: self._turns.fail(there, [first], failed, lease=worker.lease) if same(there) else None,
         )
         self._shared.statistics.dead += after.record.dead != snapshot.record.dead
+        self._tell_failing(worker, after, failed)
         return 0.0
+
+    def _tell_failing(self, worker: Worker, snapshot: Snapshot, cause: TurnFailed | None = None) -> None:
+        """Tell those who wait here that the answer may take long, once the first unread message has failed so often that no
+        moment will mend it."""
+        record = snapshot.record
+        if record.failed_at and record.begun >= (self._policy.max_raised or TRIES_AWAITED):
+            until = time.strftime("%H:%M:%S UTC", time.gmtime(record.failed_at + self._policy.retry_for_s))
+            why = f" ({describe_fault(cause.__cause__ or cause)})" if cause else ""
+            failing = HandlerFailed(
+                f"{worker.key}: message number {snapshots.unread_messages(snapshot)[0].number} has no answer yet: its handler has "
+                f"failed {record.begun} times{why}. It is in the log and is tried again until {until}; what came after it waits. "
+                "Send a message again under the same id to get its answer."
+            )
+            failing.__cause__ = cause
+            worker.fail(failing)
 
     async def _tend(self, snapshot: Snapshot, now: float) -> bool:
         """Do what is due in a conversation without unread messages: bring reminders, end the session, drop old log.

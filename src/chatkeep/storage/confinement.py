@@ -55,6 +55,14 @@ class Confinement:
         self._loop, self._before = None, "closed" if failed is None else f"not opened ({failed})"
         self._failed = failed if isinstance(failed, Unavailable) else None
 
+    @property
+    def is_inside(self) -> bool:
+        """Whether the caller is where the Chatkeep was opened."""
+        try:
+            return asyncio.get_running_loop() is self._loop and self._forks == forks
+        except RuntimeError:  # no loop runs here
+            return False
+
     def check(self) -> None:
         """Raises `NotOpen` unless the caller is where the Chatkeep was opened; `Unavailable` where its store was away then."""
         try:

@@ -1,0 +1,121 @@
+"""What a handler says becomes replies that can be stored, or is refused at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from chatkeep import Delta, HandlerFailed, Message, Turn
+
+HALVES = "\ud83d", "\ude00"
+
+
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize(
+    ("said", "stored"),
+    [
+        ("a\0b", "a�b"),
+        ("half \ud83d", "half �"),
+        ("".join(HALVES), "😀"),
+        (
+            [{"text": "a\0b", "x\0": [float("inf"), 10**30, (1, 2)]}],
+            [{"text": "a�b", "x�": ["inf", str(10**30), [1, 2]]}],
+        ),
+    ],
+)
+async def test_a_reply_is_repaired_as_text_that_comes_in_is(opened: Any, said: Any, stored: Any, warm: bool) -> None:
+    """By both ways, and also what `turn.reply` adds: nobody is left without an answer for the sake of a character."""
+
+    async def bot(turn: Turn[Any]) -> Any:
+        turn.reply(said)
+        return said
+
+    keep = await opened(bot)
+    for _ in range(5 * warm):
+        await keep.receive("bob", "hi")
+
+    assert [stored] * 2 == [reply.content for reply in (await keep.receive("bob", "hi")).replies]
+    assert [stored] * 2 == [m.content async for m in keep.history("bob") if m.role == "assistant"][-2:]
+
+
+UNFIT: dict[str, Any] = {
+    "a number": 3,
+    "a Decimal in a part": [{"price": Decimal("1.5")}],
+    "a key that is no text": [{1: "x"}],
+    "10 MB": "x" * 10_000_000,
+    "10 MB beyond ASCII": "é" * 5_000_000,
+    "too many": ["x"] * 1000,
+}
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("what", UNFIT)
+async def test_what_cannot_be_stored_fails_once(opened: Any, what: str, warm: bool, plain: bool) -> None:
+    """The handler, which was paid for, would give the same again."""
+    runs: list[str] = []
+
+    def answer(turn: Turn[Any]) -> Any:
+        runs.append(turn.text)
+        return UNFIT[what] if turn.text == "bad" else "ok"
+
+    async def bot(turn: Turn[Any]) -> Any:
+        return answer(turn)
+
+    keep = await opened(answer if plain else bot)
+    for _ in range(5 * warm):
+        await keep.receive("ada", "hi")
+    with pytest.raises(HandlerFailed, match=r"ada.*set aside"):
+        await keep.receive("ada", "bad")
+
+    assert 1 == runs.count("bad")
+    assert "ok" == (await keep.receive("ada", "good")).replies[0].text
+
+
+async def test_a_stream_passes_over_none_and_joins_torn_characters(opened: Any) -> None:
+    """What is shown while it is made is what is recorded."""
+
+    async def bot(turn: Turn[Any]) -> AsyncIterator[Any]:
+        for piece in (None, "Hel", "", "lo ", HALVES[0], None, HALVES[1], "\0", "\ude00", "!", HALVES[0]):
+            yield piece
+
+    keep = await opened(bot)
+    await keep.create("ada")
+    shown: list[Any] = []
+
+    async def watch() -> None:
+        async for event in keep.events("ada"):
+            shown.append(event)
+            if isinstance(event, Message) and event.role == "assistant":
+                return
+
+    watching = asyncio.create_task(watch())
+    receipt = await keep.receive("ada", "hi")
+    await watching
+    pieces = "".join(event.text for event in shown if isinstance(event, Delta))
+
+    assert "Hello 😀��!�" == receipt.replies[0].text
+    assert pieces in ("", "Hello 😀��!")
+
+
+async def test_a_stream_of_another_type_is_refused_at_that_piece(opened: Any) -> None:
+    """And once; its generator is closed."""
+    made: list[Any] = []
+
+    async def bot(turn: Turn[Any]) -> AsyncIterator[Any]:
+        try:
+            for piece in ("a", {"type": "image"}, "b", "c"):
+                made.append(piece)
+                yield piece
+        finally:
+            made.append("closed")
+
+    keep = await opened(bot)
+    with pytest.raises(HandlerFailed, match="yields text, not dict"):
+        await keep.receive("ada", "hi")
+
+    assert ["a", {"type": "image"}, "closed"] == made
