@@ -2,7 +2,7 @@
 
     ChatkeepError
       UsageError        yours to fix; nothing was touched
-        BadKey  BadMessage  TooLarge  OtherOwner  Unsupported  NotOpen  Misconfigured (MissingExtra)
+        BadKey  BadMessage (KeyReused)  TooLarge  OtherOwner  Unsupported  NotOpen  Misconfigured (MissingExtra)
       StoreError
         Conflict        someone else wrote first: reload and decide
         Duplicate       an entry with this id is in the log already
@@ -41,6 +41,10 @@ class BadKey(UsageError):
 
 class BadMessage(UsageError):
     """The message or state holds something that cannot be stored everywhere."""
+
+
+class KeyReused(BadMessage):
+    """This message id stands for other content; nothing was touched. New content wants a new id."""
 
 
 class TooLarge(UsageError):

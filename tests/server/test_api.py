@@ -474,7 +474,7 @@ async def test_messages_at_once_lose_nothing(store: str, tmp_path: Path) -> None
 
 async def test_a_message_that_the_bot_fails_at_is_kept_and_its_secrets_too() -> None:
     """500, without the exception's words; the message is in the log, and a redelivery is told that it failed."""
-    keep: Chatkeep[Any] = Chatkeep("memory://", retry_after="1ms", retry_longest="1ms")
+    keep: Chatkeep[Any] = Chatkeep("memory://", retry_after="1ms", retry_longest="1ms", attempts=3)
 
     @keep.on_message
     async def bot(turn: Turn[Any]) -> str:

@@ -378,6 +378,23 @@ async def test_one_bad_item_does_not_hold_up_the_rest() -> None:
         assert [m async for m in keep.tenant("pizza").history("whatsapp:1550:2")]
 
 
+async def test_another_text_under_an_id_that_is_known_is_kept_as_a_note(caplog: pytest.LogCaptureFixture) -> None:
+    """The platform is told that it has come, the bot answers once, and nothing is lost in silence."""
+    async with platform() as there, connected("memory://", there) as (client, keep):
+        for text in ("pizza", "pizza", "pasta"):
+            assert 200 == (await post_whatsapp(client, whatsapp_message("1", text, "wamid.1"))).status
+        await until(lambda: "1: pizza" in there.texts)
+        log = [m async for m in keep.tenant("pizza").history("whatsapp:1550:1")]
+        notes = [m.metadata for m in log if m.metadata.get("kind") == "unknown"]
+
+        assert ["pizza"] == [m.text for m in log if m.role == "user"]
+        assert 1 == len(notes)
+        assert "says something else" in notes[0]["reason"]
+        assert "pasta" in str(notes[0]["raw"])
+        assert "KeyReused" in caplog.text
+        assert ["1: pizza"] == there.texts
+
+
 @pytest.mark.parametrize(
     ("late", "secret", "reason"),
     [(0, None, "missing"), (0, bytes(24), "wrong"), (400, b"7" * 24, "old"), (400, bytes(24), "wrong")],

@@ -7,11 +7,12 @@ async with Client("https://chat.example", token="ck_c_...") as client:
         ...
 """
 
+from ..errors import KeyReused
 from ..model import Delta, Typing
 from .blocking import SyncChat, SyncClient, SyncSlot
 from .chat import Chat, Client, Slot
 from .events import Ended, Event, MessageEvent, StateEvent
-from .refusals import Forbidden, KeyReused, NotFound, PreconditionFailed, Unauthorized
+from .refusals import Forbidden, NotFound, PreconditionFailed, Unauthorized
 from .values import Conversation, Created, Credential, Me, Pending, Queued, Receipt, Redeemed, Share, Token
 
 __all__ = [

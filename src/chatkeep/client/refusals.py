@@ -25,10 +25,6 @@ class NotFound(errors.UsageError):
     """There is no such thing, or it is somebody else's: the server tells nobody which."""
 
 
-class KeyReused(errors.UsageError):
-    """This message id stands for other content; nothing was touched. New content wants a new id."""
-
-
 class PreconditionFailed(errors.Conflict):
     """Someone else wrote first. *state* and *etag* are what is there now."""
 
@@ -69,7 +65,7 @@ WORDS: dict[str, type[ChatkeepError]] = {
     "unauthorized": Unauthorized,
     "forbidden": Forbidden,
     "not-found": NotFound,
-    "key-reused": KeyReused,
+    "key-reused": errors.KeyReused,
     "chatkeep-error": ChatkeepError,
 }
 STATUSES: dict[int, type[ChatkeepError]] = {
@@ -85,7 +81,7 @@ NEXT: dict[type[ChatkeepError], str] = {
     Unauthorized: "Give the client a token that is valid: client.token = ...",
     Forbidden: "Use a token with that scope, or a service key.",
     NotFound: "Check the id and whose token this is.",
-    KeyReused: "Send other content under an id of its own.",
+    errors.KeyReused: "Send other content under an id of its own.",
 }
 
 

@@ -19,9 +19,11 @@ from ..conversation.snapshots import Commit, Draft, Outcome, Snapshot
 from ..drivers.base import AT_ONCE, Key, Lease
 from ..errors import (
     BadMessage,
+    Conflict,
     Corrupt,
     Duplicate,
     HandlerFailed,
+    KeyReused,
     Misconfigured,
     Overloaded,
     StoreError,
@@ -48,6 +50,9 @@ from .worker import IDLE, Worker
 from .workers import Workers
 
 T = TypeVar("T")
+
+ERASED = Outcome("dropped")
+"""What became of a message whose conversation was erased while the message was on its way, or waited: it went with it."""
 
 CONTENDED_S = 60.0  # a conversation that others have written to is not answered in one trip for so long
 CONTENDED_MOST = 10_000
@@ -165,6 +170,10 @@ class Intake:
             snapshot, number, known, _ = await self._append_to_the_end(key, draft, owner)
         except (Unavailable, Uncertain) as fault:
             return await self._journaled(key, draft, owner, fault)
+        except Conflict:
+            return _make_receipt(key, draft.id, 0, ERASED, duplicate=False)
+        if known:
+            _refuse_other_content(key, draft, snapshot, number)
         found = await read_outcome(self._store, snapshot, number) if known else None
         return _make_receipt(key, draft.id, number, found or Outcome("accepted"), duplicate=known)
 
@@ -271,7 +280,10 @@ class Intake:
             snapshot, number, known, worker = await self._append_to_the_end(key, draft, owner, waits=True)
         except (Unavailable, Uncertain) as fault:
             return await self._journaled(key, draft, owner, fault)
+        except Conflict:
+            return _make_receipt(key, draft.id, 0, ERASED, duplicate=False)
         if known:
+            _refuse_other_content(key, draft, snapshot, number)
             self._shared.statistics.duplicates += 1
             found = await read_outcome(self._store, snapshot, number)
             if found is not None:
@@ -378,6 +390,17 @@ class Intake:
                 f"{key}: message {id} (number {number}) was set aside: {found.dead}. It stays in the log; replay it when that is mended."
             ) from cause
         return _make_receipt(key, id, number, found, duplicate=duplicate)
+
+
+def _refuse_other_content(key: Key, draft: Draft, snapshot: Snapshot, number: int) -> None:
+    """Refuse a message that says something else than the one that is in the log under its id, as far as that one is at hand.
+    Raises `KeyReused`."""
+    at = number - snapshot.messages[0].number if snapshot.messages else -1
+    if at >= 0 and snapshot.messages[at].content != draft.content:
+        raise KeyReused(
+            f"{key}: message {number} is recorded under the id {draft.id!r} and says something else; nothing was touched. Give each "
+            "message an id of its own, and send one again with the content that it had."
+        )
 
 
 def _make_receipt(key: Key, id: str, number: int, found: Outcome, *, duplicate: bool) -> Receipt:

@@ -20,7 +20,7 @@ from msgspec import structs
 from ..conversation import housekeeping, leases, sessions, snapshots, turns
 from ..conversation.snapshots import Commit, Outcome, Snapshot
 from ..drivers.base import Key
-from ..errors import BadMessage, Conflict, Corrupt, HandlerFailed, TooLarge, Unavailable, Uncertain, Unsupported
+from ..errors import BadMessage, Corrupt, HandlerFailed, TooLarge, Unavailable, Uncertain, Unsupported
 from ..model import Message
 from ..settings import seconds
 from ..storage.store import Store, fresh_token
@@ -132,8 +132,7 @@ class Worker:
         """Tell those who wait here what became of their messages, as far as *snapshot* shows."""
         for waiter in list(self.waiters):
             if waiter.incarnation != snapshot.row.incarnation:
-                erased = Conflict(f"{self.key} was erased while its message {waiter.number} waited for an answer.")
-                waiter.tell(erased)
+                waiter.tell(Outcome("dropped"))  # it was erased with its conversation
             elif (found := await read_outcome(store, snapshot, waiter.number)) is not None:
                 waiter.tell(found)
         self.waiters = [waiter for waiter in self.waiters if not waiter.answered.done()]

@@ -66,6 +66,7 @@ PROBLEMS: dict[type[errors.ChatkeepError], Problem] = {
     errors.UsageError: Problem(400),
     errors.BadKey: Problem(400),
     errors.BadMessage: Problem(422),
+    errors.KeyReused: Problem(422),
     errors.TooLarge: Problem(413),
     errors.OtherOwner: Problem(409),  # (only a service key names an owner, and it may see all of its tenant)
     errors.NotOpen: Problem(

@@ -20,7 +20,7 @@ from ..channels.accounts import Accounts, tenant_for
 from ..channels.aliases import Aliases
 from ..channels.base import Channel, Inbound, Received, Refused, Status, Unknown, conversation_of
 from ..conversation.outbox import Outlet
-from ..errors import BadKey, BadMessage, TooLarge
+from ..errors import BadKey, BadMessage, KeyReused, TooLarge
 from . import wire
 from .access import allows, keep_of
 from .limits import Limits, peer_of
@@ -206,6 +206,8 @@ async def keep_one(keep: Chatkeep[Any], channel: Channel, tenant: str, conversat
     except (BadKey, BadMessage, TooLarge) as fault:
         log.warning("An item of a webhook cannot be stored as it is; a note of it is: %s", type(fault).__name__)
         raw = item.raw if isinstance(item, Unknown) else {"id": item.id}
+        if isinstance(fault, KeyReused):
+            raw = plain_of(item)
         await core.note_unknown(
             tenant, conversation, item.id, reason=f"it cannot be stored: {fault}", raw=str(raw)[:1000]
         )
