@@ -22,7 +22,7 @@ SOAK = int(os.environ.get("CHATKEEP_SOAK", "1"))
 MOODY = """
 import asyncio
 
-keep = Chatkeep(STORE, clock=clock, retry_after="200ms", turn_timeout="1s", poll="100ms", **OPTIONS)
+keep = Chatkeep(STORE, clock=clock, retry_after="200ms", turn_timeout="1s", poll="100ms", attempts=3, **OPTIONS)
 
 @keep.on_message
 async def bot(turn):

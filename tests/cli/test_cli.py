@@ -193,7 +193,7 @@ def test_the_demo_keeps_to_this_machine(tmp_path: Path) -> None:
 def store(tmp_path: Path) -> Path:
     """A store with a tenant's conversation, one whose text steers terminals, and a message that was set aside."""
     path = tmp_path / "chat.db"
-    keep: Chatkeep[Any] = Chatkeep(f"sqlite:///{path}", retry_after="1ms", retry_longest="1ms")
+    keep: Chatkeep[Any] = Chatkeep(f"sqlite:///{path}", retry_after="1ms", retry_longest="1ms", attempts=3)
 
     @keep.on_message
     async def bot(turn: Turn[Any]) -> str:

@@ -24,7 +24,7 @@ PATIENCE_S = 60.0
 BOT = """
 from chatkeep import Chatkeep, Turn
 
-keep = Chatkeep("sqlite:///chat.db", retry_after="1ms", retry_longest="1ms")
+keep = Chatkeep("sqlite:///chat.db", retry_after="1ms", retry_longest="1ms", attempts=3)
 
 
 @keep.on_message

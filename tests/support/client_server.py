@@ -27,7 +27,9 @@ SLOW_S = 0.4
 
 def counting(url: str, **options: Any) -> Chatkeep[Any]:
     """A bot that counts; "slow" takes a while, "fail" fails."""
-    keep: Chatkeep[Any] = Chatkeep(url, **({"retry_after": "1ms", "retry_longest": "5ms", "poll": "20ms"} | options))
+    keep: Chatkeep[Any] = Chatkeep(
+        url, **({"retry_after": "1ms", "retry_longest": "5ms", "poll": "20ms", "attempts": 3} | options)
+    )
 
     @keep.on_message
     async def bot(turn: Turn[Any]) -> str:

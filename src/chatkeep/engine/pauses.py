@@ -32,6 +32,8 @@ class Pauses:
         self._policy = policy
         self._clock = clock
         self._paused: frozenset[str] = frozenset()
+        self._looks = 0
+        self._seen = 0  # which of the looks was the last whose answer counted
 
     def is_paused(self, snapshot: Snapshot) -> bool:
         """Tell whether the bot is silent in this conversation: it, its tenant, or everything is paused."""
@@ -43,9 +45,12 @@ class Pauses:
 
     async def look(self) -> list[str | None]:
         """Look at what other instances have paused; give the tenants for which the bot answers again."""
+        self._looks = look = self._looks + 1
         found = await self._store.load(PAUSES)
-        if found is None or found.record.state == NONE:
+        # (A look that began before a pause was written may end after the one that has seen it.)
+        if look < self._seen or found is None or found.record.state == NONE:
             return []
+        self._seen = look
         before, self._paused = self._paused, frozenset(STATES.decode(PAUSES, found.record.state, 1))
         return [None if scope == EVERYWHERE else scope[1:] for scope in before - self._paused]
 
