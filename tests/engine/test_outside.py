@@ -359,3 +359,26 @@ async def test_a_change_opens_the_session_of_the_message_that_waits(opened: Any)
     second = await slow.beside(keep)
 
     assert ["I was shown ['hi', 'I was shown []']"] == [reply.text for reply in second.replies]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_changes_do_not_push_the_talk_out_of_the_history(opened: Any, restarted: bool) -> None:
+    """Each leaves a note in the log, and somebody may type for long between two messages."""
+
+    async def bot(turn: Turn[Any]) -> str:
+        return " ".join(message.text for message in turn.history)
+
+    options = {"history": 4}
+    keep = await opened(bot, **options)
+    for text in ("a", "b", "c"):
+        await keep.receive("ada", text)
+    for n in range(30):
+        await keep.change("ada", lambda state, n=n: state.update(form=n))
+    if restarted:
+        keep = await opened(bot, **options)
+    first = await keep.receive("ada", "d")
+    await keep.change("ada", lambda state: state.update(form="done"))
+    second = await keep.receive("ada", "e")
+
+    assert "b a c a b a" == first.replies[0].text
+    assert "c a b a d b a c a b a" == second.replies[0].text

@@ -83,6 +83,18 @@ def collect_history(snapshot: Snapshot, first: Message, policy: Policy) -> list[
     return fit_history(said, policy, cut=bool(messages) and messages[0].number > since)
 
 
+def lacks_history(snapshot: Snapshot, policy: Policy) -> bool:
+    """Whether more of the session's talk may be in the log than in the snapshot, whose place notes have taken."""
+    messages, record = snapshot.messages, snapshot.record
+    if not messages or snapshot.plain <= messages[0].number:
+        return False
+    first = messages[0].number
+    return (
+        first > max(record.since, record.dropped + 1)
+        and sum(message.role in TALK for message in messages) <= policy.history
+    )
+
+
 def fit_history(said: list[Message], policy: Policy, *, cut: bool) -> list[Message]:
     """The last messages of *said*, as many and as large as the settings allow, from the first message of a turn on.
 

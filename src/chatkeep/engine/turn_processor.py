@@ -113,6 +113,8 @@ class TurnProcessor(Generic[State]):
         Raises `TurnFailed`, `NotBegun`, and `NotInLog` for a handler that takes steps on messages that are not in the log.
         """
         key, shared = snapshot.row.key, self._shared
+        if turns.lacks_history(snapshot, shared.policy):
+            snapshot = await shared.store.reach_back(snapshot)
         turn, opens = self._make_turn(snapshot, messages)
         turn.begin_work = partial(self._make_work, snapshot, messages[0].number, record_step)
         if self._streams:

@@ -76,6 +76,7 @@ class Store:
         self._open = False
         self._cache = cache
         self._window = window
+        self._window_with_notes = window * NOTES_A_MESSAGE
         self._message_limit = message_limit
 
     @property
@@ -145,6 +146,19 @@ class Store:
     async def reload(self, key: Key, *, again: bool = True) -> Snapshot:
         """As `load`, with the blank snapshot where there is none."""
         return await self.load(key, again=again) or blank(key)
+
+    async def reach_back(self, snapshot: Snapshot) -> Snapshot:
+        """*snapshot* with a page of the messages before its first one."""
+        row, start = snapshot.row, snapshot.messages[0].number
+        after = max(start - 1 - PAGE, snapshot.record.dropped)
+        found = await self.page(row.key, row.incarnation, after=after, before=start, limit=PAGE)
+        if not found or found[-1].number != start - 1:  # erased, or dropped, meanwhile
+            return snapshot
+        grown = structs.replace(snapshot, messages=(*found, *snapshot.messages))
+        held = self._cache.peek(row.key)
+        if held is not None and held.row.revision == row.revision:
+            self._keep(self._windowed(row, snapshot.record, grown.messages, snapshot.plain))
+        return grown
 
     async def append(
         self, key: Key, entry: Entry, *, at: float, due_at: float | None, lease: Lease | None, owner: str
@@ -387,7 +401,10 @@ class Store:
     def _windowed(self, row: Row, record: Record, messages: tuple[Message, ...], plain: int) -> Snapshot:
         """The record stands for the body, so the body is let go. What is kept is the window before the cursor, and all
         that is behind it: what waits must not push out the talk that it belongs to."""
-        surplus = len(messages) - self._window - max(row.head - record.cursor, 0)
+        window = self._window
+        if messages and plain > messages[0].number:  # notes, perhaps, which must not push out the talk
+            window = max(window, self._window_with_notes)
+        surplus = len(messages) - window - max(row.head - record.cursor, 0)
         return Snapshot(structs.replace(row, body=b""), record, messages[surplus:] if surplus > 0 else messages, plain)
 
     async def _complete(self, snapshot: Snapshot, *, again: bool = True) -> Snapshot:
