@@ -586,8 +586,8 @@ async def test_close_begins_nothing_that_waits_for_a_place(tmp_path: Any) -> Non
     """What waits is in the log by then; it is handed back, and answered by the next start."""
     bot, url = Bot(), f"sqlite:///{tmp_path}/c.db"
     bot.act = bot.release.wait
-    options: dict[str, Any] = FAST | {"turn_timeout": TIME_S, "concurrency": 1}
-    keep: Chatkeep[Any] = Chatkeep(url, **options, attempts=1)
+    options: dict[str, Any] = FAST | {"turn_timeout": TIME_S, "concurrency": 1, "attempts": 1}
+    keep: Chatkeep[Any] = Chatkeep(url, **options)
     keep.on_message(bot.sync)
     keep._engine.runner.grace_s = 0.1
     keep._engine.runner.most = 1
