@@ -25,7 +25,7 @@ import apsw
 import pytest
 
 from chatkeep.drivers import driver_for
-from chatkeep.drivers.base import Entry, Key
+from chatkeep.drivers.base import Append, Entries, Entry, Erase, Key, Read
 from chatkeep.drivers.sqlite import backup as sqlite_backup
 from chatkeep.drivers.sqlite import file as sqlite_file
 from chatkeep.drivers.sqlite import transport as sqlite
@@ -70,13 +70,13 @@ async def refusal_to_open(path: str) -> Misconfigured:
 
 async def say(driver: SqliteDriver, id: str, key: Key = ADA, body: bytes = b"hello", role: str = "user") -> int:
     """One append; the number it was given."""
-    answer = await driver.append(key, [Entry(0, id, role, body)], revision=f"revision of {id}", at=1.0)
+    answer = await driver.append(Append(key, [Entry(0, id, role, body)], revision=f"revision of {id}", at=1.0))
     return answer.row.head
 
 
 async def log_of(driver: SqliteDriver, key: Key = ADA) -> list[str]:
     """The ids of a conversation, which must be dense."""
-    entries = await driver.entries(key, after=0, limit=LOTS)
+    entries = await driver.entries(Entries(key, after=0, limit=LOTS))
 
     assert list(range(1, len(entries) + 1)) == [entry.number for entry in entries]
     return [entry.id for entry in entries]
@@ -132,8 +132,8 @@ async def test_every_connection_keeps_a_synced_write_ahead_log(driver: SqliteDri
     """WAL and synchronous=FULL on the writer; a reader of the same file sees WAL too."""
     assert driver._connections is not None
     pragmas = ("journal_mode", "synchronous", "application_id", "user_version")
-    writer = await driver._connections.writer.call(lambda db: [db.pragma(name) for name in pragmas])
-    reader = await driver._connections.readers.call(lambda db: db.pragma("journal_mode"))
+    writer = await driver._connections.writer.call(lambda db, _: [db.pragma(name) for name in pragmas], None)
+    reader = await driver._connections.readers.call(lambda db, _: db.pragma("journal_mode"), None)
 
     assert (["wal", 2, 0x63686B70, len(numbered("sqlite"))], "wal") == (writer, reader)
 
@@ -166,7 +166,7 @@ async def test_acts_that_wait_share_a_commit(driver: SqliteDriver) -> None:
         return False
 
     assert driver._connections is not None
-    await driver._connections.writer.call(lambda db: db.set_commit_hook(count))
+    await driver._connections.writer.call(lambda db, _: db.set_commit_hook(count), None)
     commits = 0
     await say(driver, "alone")
 
@@ -610,17 +610,17 @@ async def test_an_act_that_fails_inside_sqlite_fails_alone(driver: SqliteDriver,
     assert [7, 20] == refused
     assert {Unavailable} == {type(answers[place]) for place in refused}
     assert {f"m{n}" for n in range(30)} == set(await log_of(driver))
-    assert None is await driver.read(Key("", "new"), tail=1)
+    assert None is await driver.read(Read(Key("", "new"), tail=1))
 
 
 async def test_a_read_that_fails_fails_alone(driver: SqliteDriver) -> None:
     """The reads of its batch, and those after it, are answered."""
     await say(driver, "m1")
     for _ in range(3):
-        acts: list[Awaitable[Any]] = [driver.read(ADA, tail=1) for _ in range(20)]
-        acts[5:5] = [driver.entries(ADA, after=10**30, limit=1)]
+        acts: list[Awaitable[Any]] = [driver.read(Read(ADA, tail=1)) for _ in range(20)]
+        acts[5:5] = [driver.entries(Entries(ADA, after=10**30, limit=1))]
         answers = await asyncio.gather(*acts, return_exceptions=True)
-        await driver.read(ADA, tail=1)
+        await driver.read(Read(ADA, tail=1))
 
         assert 20 == len([answer for answer in answers if isinstance(answer, tuple)])
 
@@ -693,7 +693,7 @@ async def test_an_erased_name_is_nowhere_in_the_tables(driver: SqliteDriver, pat
     """The mark of an erasure must not keep what it erased."""
     key = Key("the tenant", "somebody@example.org")
     await say(driver, "private", key, body=b"private")
-    await driver.erase(key, at=2.0)
+    await driver.erase(Erase(key, at=2.0))
     db = apsw.Connection(path)
     stored = [value for table in COLUMNS for row in db.execute(f"select * from {table}") for value in row]
     db.close()
@@ -702,7 +702,7 @@ async def test_an_erased_name_is_nowhere_in_the_tables(driver: SqliteDriver, pat
         value for value in stored if "somebody" in str(value) or "private" in str(value) or "tenant" in str(value)
     ]
     with pytest.raises(Conflict):
-        await driver.append(key, [], revision="r", at=1.0)
+        await driver.append(Append(key, [], revision="r", at=1.0))
 
 
 # What it uses
@@ -715,7 +715,7 @@ async def test_closing_leaves_no_thread_and_no_file_open(path: str, tmp_path: Pa
         driver = await opened_on(path)
         try:
             await asyncio.gather(*(say(driver, f"{turn}.{n}") for n in range(5)))
-            await asyncio.gather(*(driver.read(ADA, tail=1) for _ in range(20)))
+            await asyncio.gather(*(driver.read(Read(ADA, tail=1)) for _ in range(20)))
         finally:
             await driver.close()
         await refusal_to_open(f"{tmp_path}/diary")
@@ -745,7 +745,7 @@ async def test_the_write_ahead_log_stays_bounded_under_load(driver: SqliteDriver
 
     async def keep_reading() -> None:
         while busy:
-            await asyncio.gather(*(driver.read(ADA, tail=3) for _ in range(8)))
+            await asyncio.gather(*(driver.read(Read(ADA, tail=3)) for _ in range(8)))
 
     readers = [asyncio.create_task(keep_reading()) for _ in range(4)]
     longest = 0
@@ -771,14 +771,14 @@ async def test_every_statement_finds_what_it_needs_by_an_index(driver: SqliteDri
     """None walks a whole table, except the operator's look at what is recent in all tenants."""
     plans: dict[str, list[str]] = {}
 
-    def explain(db: apsw.Connection) -> None:
+    def explain(db: apsw.Connection, _: None) -> None:
         for name in named("sqlite"):
             statement = sql(name, ids=1, rows=1)
             values: Any = dict.fromkeys(re.findall(r":(\w+)", statement)) or (None,) * statement.count("?")
             plans[name] = [row[3] for row in db.execute(f"explain query plan {statement}", values)]
 
     assert driver._connections is not None
-    await driver._connections.writer.call(explain)
+    await driver._connections.writer.call(explain, None)
     walked = {name for name, plan in plans.items() if any(re.match(r"SCAN (?!CONSTANT)", step) for step in plan)}
 
     assert {"scan_recent_all"} >= walked
@@ -990,8 +990,8 @@ async def test_a_removal_during_a_commit_is_uncertain_and_the_same_act_settles_i
     monkeypatch.setattr(sqlite, "commit", interrupted)
     entry = [Entry(0, "a", "user", b"x")]
     with pytest.raises(Uncertain):
-        await driver.append(ADA, entry, revision="r", at=1.0)
-    again = await driver.append(ADA, entry, revision="r", at=1.0)
+        await driver.append(Append(ADA, entry, revision="r", at=1.0))
+    again = await driver.append(Append(ADA, entry, revision="r", at=1.0))
 
     assert ("r", 1) == (again.row.revision, again.row.head)
     assert ["a"] == await log_of(driver)
@@ -1007,7 +1007,7 @@ async def test_files_of_two_databases_are_not_mixed(path: str) -> None:
     outside = [sys.executable, "-c", "from chatkeep.cli import main; main()", "history", path, "ada"]
     early = await asyncio.to_thread(subprocess.run, outside, capture_output=True, text=True)
     with pytest.raises(Replaced):
-        await driver.read(ADA, tail=1)
+        await driver.read(Read(ADA, tail=1))
     await driver.close()
 
     assert 3 == early.returncode

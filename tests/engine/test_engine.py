@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from chatkeep import Chatkeep, HandlerFailed, Misconfigured, Overloaded, TooLarge, Turn, Uncertain, Unsupported
 from chatkeep.drivers import driver_for
+from chatkeep.drivers.base import Read, Write
 from chatkeep.testing.crash import UncertainDriver, wrapped
 
 from ..support.counting import answered, count, texts
@@ -275,13 +276,13 @@ async def test_a_message_that_kills_its_process_is_set_aside_after_ten_deaths(op
         dead.cancel()
         await asyncio.gather(dead, return_exceptions=True)
         await keep.close()
-        found = await driver.read(Key("", "ada"), tail=0)
+        found = await driver.read(Read(Key("", "ada"), tail=0))
         assert found is not None
         row = found[0]
         if row.lease is None:
             break
         expired = structs.replace(row, revision=f"r{starts}", lease="elsewhere:1:1:1", leased_until=0.0)
-        await driver.write(expired, replaces=row.revision)
+        await driver.write(Write(expired, replaces=row.revision))
     await driver.close()
 
     assert 10 == starts

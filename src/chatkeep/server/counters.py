@@ -128,7 +128,7 @@ class Hit(NamedTuple):
         return "A rate limit"
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         """About how much it sends."""
         return 64
 
