@@ -16,6 +16,8 @@ from .carried import Carried, find_unknown, put_back
 from .record import NONE
 from .shapes import Shape, Unfit, difference, encoded, is_frozen, shared, told
 
+WRITTEN_MOST = 4096
+
 Upgrades = Mapping[int, Callable[[Any], Any]]
 
 _encode = msgspec.json.Encoder().encode
@@ -42,6 +44,8 @@ class StateCodec(Generic[State]):
         self.kind = kind
         self._upgrades = dict(upgrades or {})
         self._limit = limit
+        self._written_here: set[int] = set()
+        """Hashes of states that this codec has written lately: there is nothing in them that its type does not know."""
         try:
             self.shape: Shape[State] = Shape(kind)
         except Exception as fault:
@@ -85,6 +89,10 @@ class StateCodec(Generic[State]):
             raise BadMessage(f"{key}: {unfit}. Nothing was stored. {self.shape.advice}") from unfit
         if carried is not None:
             raw = self._put_back(carried, state, raw)
+        elif not self.shape.plain:
+            if len(self._written_here) >= WRITTEN_MOST:
+                self._written_here.clear()
+            self._written_here.add(hash(raw))
         if len(raw) > self._limit:
             raise TooLarge(
                 f"{key}: the state takes {len(raw):,} bytes, {self._limit:,} are allowed; nothing was stored. Keep less, or elsewhere."
@@ -118,7 +126,7 @@ class StateCodec(Generic[State]):
         Not of a state that was upgraded: what an upgrade leaves out, or the new type, is meant to go.
         """
         state = self.decode(key, raw, schema)
-        if self.shape.plain or schema != self.schema:
+        if self.shape.plain or schema != self.schema or hash(bytes(raw)) in self._written_here:
             return state, None
         try:
             known = self.shape.write(state)
