@@ -102,6 +102,12 @@ class Core(Generic[State]):
         cached = engine.store.cached(key)
         return engine.pauses.covers(key) if cached is None else engine.pauses.is_paused(cached)
 
+    async def clear(
+        self, tenant: str, conversation: str, slot: str | None, *, look: Callable[[State], None], id: str | None = None
+    ) -> None:
+        """As `Tenant.clear`, when *look*, given the state, raises nothing."""
+        await self._opened.changes.clear(key_for(tenant, conversation), slot, look=look, id=id)
+
     async def note_status(
         self,
         tenant: str,

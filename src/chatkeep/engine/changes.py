@@ -77,15 +77,25 @@ class Changes(Generic[State]):
         states = self._shared.states
 
         def changed(raw: Raw, schema: int) -> tuple[Raw, int]:
-            state = states.decode(key, raw, schema)
+            state, carried = states.take_apart(key, raw, schema)
             given = edit(state)
-            return states.encode(key, state if given is None else given), states.schema
+            return states.encode(key, state if given is None else given, carried), states.schema
 
         return await self._rewrite(key, changed, id)
 
-    async def clear(self, key: Key, slot: str | None, *, id: str | None = None) -> Snapshot:
-        """Clear one *slot* of the state, or all of it, which need not be readable for that."""
-        return await self._rewrite(key, lambda raw, schema: self._shared.states.cleared(key, raw, schema, slot), id)
+    async def clear(
+        self, key: Key, slot: str | None, *, look: Callable[[State], None] | None = None, id: str | None = None
+    ) -> Snapshot:
+        """Clear one *slot* of the state, or all of it, which need not be readable for that, unless somebody has to *look* at it
+        before, and refuses by raising."""
+        states = self._shared.states
+
+        def cleared(raw: Raw, schema: int) -> tuple[Raw, int]:
+            if look is not None:
+                look(states.decode(key, raw, schema))
+            return states.cleared(key, raw, schema, slot)
+
+        return await self._rewrite(key, cleared, id)
 
     async def erase(self, key: Key) -> None:
         """Remove everything of *key*, here and in the store."""
