@@ -28,6 +28,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     session_ttl_s: float | None = None
     retention_s: float | None = None
     history: int = 20
+    history_bytes: int | None = None
     max_raised: int = 3
     max_begun: int = 8
     lease_s: float = 35.0

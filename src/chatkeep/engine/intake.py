@@ -224,11 +224,13 @@ class Intake:
             return None  # nobody can answer it now, or only once it is in the log, where it waits
 
         def decide(now: Snapshot) -> Commit | None:
-            if not turns.has_same_input(snapshot, now) or snapshots.unread_messages(now) or now.row.lease:
+            if snapshots.unread_messages(now) or now.row.lease:
                 return None
             if failure is not None:
+                if not turns.has_same_input(snapshot, now):
+                    return None
                 return self._turns.fail(now, [arriving], failure, arriving=draft, lease=worker.lease)
-            return self._turns.finish(now, [arriving], answer, arriving=draft)
+            return self._turns.finish(snapshot, now, [arriving], answer, arriving=draft)
 
         try:
             after, said = await self._store.commit(snapshot, decide, at=self._shared.clock())

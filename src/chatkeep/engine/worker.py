@@ -350,9 +350,9 @@ class WorkLoop:
 
                 def decide(there: Snapshot) -> Commit | None:
                     # (Whoever has lost the lease was taken for dead: somebody else runs this turn, and will say what it does.)
-                    if there.row.lease != worker.lease or not turns.has_same_input(started, there):
+                    if there.row.lease != worker.lease:
                         return None
-                    return self._turns.finish(there, tried, answer, lease=worker.lease)
+                    return self._turns.finish(started, there, tried, answer, lease=worker.lease)
 
                 try:
                     # (The lease may have been renewed meanwhile.)
