@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from msgspec import structs
 
-from ..drivers.base import AT_ONCE
+from ..drivers.base import AT_ONCE, Row
 from ..model import Message
 from .commits import next_commit, next_due, not_before
-from .record import NONE
+from .record import NONE, Record
 from .reminders import ring_reminder
 from .sessions import is_session_over
 from .snapshots import Commit, Policy, Snapshot, has_outbound, is_outbound, keep_outbound
@@ -71,6 +71,13 @@ def do_housekeeping(
         send_at = not_before(record.delivery.at, at=at) if sends else at + max(PARKED_S, waited)
         due_at = send_at if due_at is None else min(due_at, send_at)
     return Commit(record=record, due_at=due_at, drop=drop)
+
+
+def may_wait(row: Row, record: Record, *, soon: float) -> bool:
+    """Whether nobody waits for what is due, and nobody will until *soon*: at most a session has ended, or entries are old
+    enough to be dropped."""
+    sent = record.delivery is None or (record.delivery.upto >= row.head and not record.delivery.again)
+    return record.cursor >= row.head and sent and not any(reminder.at <= soon for reminder in record.reminders)
 
 
 def park(snapshot: Snapshot, policy: Policy, *, at: float) -> Commit:

@@ -463,6 +463,8 @@ class WorkLoop:
         def decide(there: Snapshot) -> Commit | None:
             if there.row.head != row.head or snapshots.unread_messages(there):
                 return None
+            if there.row.due_at is None or there.row.due_at > now:
+                return None  # another instance was quicker
             if there.row.lease and there.row.leased_until > now and not self._leases.is_orphaned(there.row.lease):
                 return None  # somebody is at work here
             sends = self._sender.takes(there.row.key)
