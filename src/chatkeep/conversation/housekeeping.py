@@ -52,7 +52,9 @@ def do_housekeeping(
         kept = [message for message in oldest if message.created_at + policy.retention_s > at or message.number > last]
         drop = kept[0].number - 1 if kept else oldest[-1].number if oldest else 0
         oldest_at = kept[0].created_at if kept else 0.0
-        record = structs.replace(record, dropped=max(drop, record.dropped), oldest_at=oldest_at)
+        dropped = max(drop, record.dropped)
+        dead = tuple(number for number in record.dead if number > dropped)
+        record = structs.replace(record, dropped=dropped, oldest_at=oldest_at, dead=dead)
     ringing = [reminder for reminder in record.reminders if reminder.at <= at]
     if ringing and not paused:
         later = tuple(reminder for reminder in record.reminders if reminder.at > at)

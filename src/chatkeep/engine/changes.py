@@ -11,7 +11,7 @@ from typing import Generic
 
 from msgspec import Raw, structs
 
-from ..conversation import commits, sessions
+from ..conversation import commits, dead_letters, sessions
 from ..conversation.keys import message_id
 from ..conversation.record import NONE
 from ..conversation.snapshots import Commit, Snapshot
@@ -117,6 +117,18 @@ class Changes(Generic[State]):
             await self._pauses.skip_one(key)
         await self._pauses.resume_one(key)
         await self._sweeper.answer_unread(key)
+
+    async def dismiss(self, key: Key, number: int) -> bool:
+        """Close a dead letter; tell whether the message was set aside at all."""
+        snapshot = await self._store.reload(key)
+        if number not in snapshot.record.dead:
+            note = dead_letters.note_id(snapshot.row.incarnation, number)
+            return bool(await self._store.find(key, snapshot.row.incarnation, [note]))
+        await self._shared.commit(
+            snapshot,
+            lambda there: dead_letters.dismiss_letter(there, number, self._shared.policy, at=self._shared.clock()),
+        )
+        return True
 
     async def resend(self, key: Key, number: int) -> None:
         """Have a reply sent once more."""

@@ -258,6 +258,11 @@ class Store:
         found = await self._act("entries", lambda: self.driver.entries(key, after=after, before=before, limit=limit))
         return [message_from(key, incarnation, entry) for entry in found]
 
+    async def find(self, key: Key, incarnation: str, ids: Sequence[str]) -> list[Message]:
+        """The log entries that have one of *ids*, wherever they stand."""
+        found = await self._act("entries", lambda: self.driver.entries(key, ids=ids))
+        return [message_from(key, incarnation, entry) for entry in found]
+
     async def rows(
         self,
         index: Index,
