@@ -390,8 +390,8 @@ class Surface(Generic[State]):
         Lets the bot answer again: in one conversation, or without one in all of this tenant.
 
         What is *unread* is answered as `overlap` says, or, with unread="skip", passed over (but for what comes in that very
-        moment). A conversation answers when neither it, nor its tenant, nor everything is paused. Other instances look at
-        what they have put aside within half a minute.
+        moment). A conversation answers when neither it, nor its tenant, nor everything is paused. The resume of a tenant goes
+        through its conversations; should this process die meanwhile, another one that has the store open goes on.
         """
         skips = skips_unread(unread)
         if conversation is None:

@@ -356,7 +356,7 @@ class Store:
             head=old.head,
             body=body_of(old.key, act.record),
             owner=old.owner,
-            updated_at=max(at, old.updated_at),
+            updated_at=old.updated_at if act.untouched and old.revision else max(at, old.updated_at),
             due_at=act.due_at,
             lease=act.lease,
             leased_until=act.leased_until,
