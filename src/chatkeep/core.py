@@ -12,11 +12,15 @@ from .conversation.outbox import Outlet
 from .conversation.state import StateCodec
 from .drivers.base import Ability, Driver, Finding, Key, mark_of
 from .engine.engine import Engine
+from .engine.outcomes import page_dead_letters
 from .engine.watch import Watch
-from .model import State
+from .model import DeadLetter, State
 from .storage.records import Records
 
 Record = TypeVar("Record", bound=Struct)
+
+LOOKED_AT = 2000
+"""So many conversations are looked at for one page of dead letters, however few there are."""
 
 
 class Core(Generic[State]):
@@ -95,6 +99,17 @@ class Core(Generic[State]):
         """Whether there is such a conversation; asks the store unless it was seen lately."""
         key, store = key_for(tenant, conversation), self._opened.store
         return (store.cached(key) or await store.load(key)) is not None
+
+    async def dead_letters(self, tenant: str, *, after: str, limit: int) -> tuple[list[DeadLetter], str | None]:
+        """A page of a tenant's dead letters, for a server: it looks at LOOKED_AT conversations behind *after* at most.
+
+        With the conversation to go on behind; None at the end.
+        """
+        behind = key_for(tenant, after) if after else None
+        letters, last = await page_dead_letters(
+            self._opened.store, tenant, after=behind, limit=limit, rows_most=LOOKED_AT
+        )
+        return letters, None if last is None else last.id
 
     def is_paused(self, tenant: str, conversation: str) -> bool:
         """Whether the bot is silent in a conversation, as far as this process knows; asks nobody."""

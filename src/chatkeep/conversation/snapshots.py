@@ -62,7 +62,7 @@ class Draft(Struct, frozen=True, kw_only=True, gc=False):
 
 class Commit(Struct, frozen=True, kw_only=True, gc=False):
     """What to write: the next record, new entries, the lease to hold afterwards, when to look again, how much log to
-    drop."""
+    drop. *untouched*: nobody did anything, so the time of the last change stays."""
 
     record: Record
     drafts: tuple[Draft, ...] = ()
@@ -70,6 +70,7 @@ class Commit(Struct, frozen=True, kw_only=True, gc=False):
     leased_until: float = 0.0
     due_at: float | None = None
     drop: int = 0
+    untouched: bool = False
 
 
 class Outcome(Struct, frozen=True, gc=False):

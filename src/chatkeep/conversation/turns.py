@@ -13,6 +13,7 @@ from msgspec import Raw, json, structs
 
 from ..model import ASKING, TALK, Content, Message
 from .commits import make_note, next_commit, note_passed_over
+from .dead_letters import close_replayed
 from .record import Reminder
 from .reminders import keep_reminders
 from .snapshots import (
@@ -192,6 +193,7 @@ def finish_turn(
         since=first if opens else old.since,
         cursor=waiting[0].number - 1 if waiting else head + len(drafts),
         active_at=max(old.active_at, answered[-1].created_at),
+        dead=close_replayed(old.dead, answered) if old.dead else (),
         begun=0,
         raised=0,
         deaths=0,
@@ -243,15 +245,17 @@ def fail_turn(
 def set_aside(
     snapshot: Snapshot, number: int, reason: str, policy: Policy, *, at: float, arriving: Draft | None = None
 ) -> Commit:
-    """Passes over a message that keeps failing and notes why; the next one is handled."""
-    record = snapshot.record
-    waiting = [later for later in unread_messages(snapshot) if later.number > number]
+    """Passes over a message that keeps failing and notes why; the next one is handled. A replay that fails takes the place of
+    the dead letter that it repeats."""
+    record, unread = snapshot.record, unread_messages(snapshot)
+    waiting = [later for later in unread if later.number > number]
+    dead = close_replayed(record.dead, [message for message in unread if message.number == number])
     why = make_note("dead", f"{snapshot.row.incarnation}.{number}", content=reason, first=number, last=number)
     drafts = [arriving, why] if arriving else [why]
     record = structs.replace(
         record,
         cursor=waiting[0].number - 1 if waiting else snapshot.row.head + len(drafts),
-        dead=(*record.dead, number)[-DEAD_SHOWN:],
+        dead=(*dead, number)[-DEAD_SHOWN:],
         begun=0,
         raised=0,
         deaths=0,

@@ -40,6 +40,9 @@ TOKENS_MOST = 20_000
 LARGE = 128 * 1024
 """A body of more bytes is decoded in a thread, so that nobody else waits for it."""
 
+TEXTS = ("owner", "behind")
+"""Parameters that are text; all others are whole numbers."""
+
 PAGE_MOST = 500
 NEWEST = 2**53
 """Above every number of a log, and the largest that every JSON reader keeps exact."""
@@ -170,7 +173,7 @@ def query(request: Request, kind: type[T]) -> T:
     try:
         if len(dict(given)) < len(given):
             raise ValueError("a parameter is given twice")
-        plain = {name: value if name == "owner" else whole(value) for name, value in given}
+        plain = {name: value if name in TEXTS else whole(value) for name, value in given}
         msgspec.json.encode(plain)  # an owner that is half a character cannot be
         return msgspec.convert(plain, kind)
     except ValueError as fault:

@@ -257,6 +257,11 @@ class Store:
         found = await self._act(self.driver.entries, Entries(key, after, before, limit=limit))
         return [message_from(key, incarnation, entry) for entry in found]
 
+    async def find(self, key: Key, incarnation: str, ids: Sequence[str]) -> list[Message]:
+        """The log entries that have one of *ids*, wherever they stand."""
+        found = await self._act("entries", lambda: self.driver.entries(key, ids=ids))
+        return [message_from(key, incarnation, entry) for entry in found]
+
     async def rows(
         self,
         index: Index,
@@ -348,7 +353,7 @@ class Store:
             head=old.head,
             body=body_of(old.key, act.record),
             owner=old.owner,
-            updated_at=max(at, old.updated_at),
+            updated_at=old.updated_at if act.untouched and old.revision else max(at, old.updated_at),
             due_at=act.due_at,
             lease=act.lease,
             leased_until=act.leased_until,
