@@ -285,8 +285,8 @@ async def issue_share(
     return issued
 
 
-async def redeem(keep: Chatkeep[Any], share: str) -> tuple[str, Issued] | None:
-    """The conversation, and a token for it, that a share stands for; None when it is unknown, expired or used up.
+async def redeem(keep: Chatkeep[Any], share: str) -> tuple[str, str, Issued] | None:
+    """The tenant and conversation that a share stands for, and a token for it; None when it is unknown, expired or used up.
 
     The token ends with the share, and with the token that has made the share.
     """
@@ -319,7 +319,7 @@ async def redeem(keep: Chatkeep[Any], share: str) -> tuple[str, Issued] | None:
     if held is None or held.revoked:
         await records.erase(str(name_of(issued.token)))
         return None
-    return given.conversation, issued
+    return given.tenant, given.conversation, issued
 
 
 async def rotate(keep: Chatkeep[Any], tenant: str, conversation: str, id: str, *, grace: float) -> Issued | None:

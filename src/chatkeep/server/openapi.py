@@ -81,7 +81,7 @@ READ = (500, 503)
 WRITE = (409, 422, 500, 503)
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
-    ("/v1/me", "get"): Operation(gives={200: answers.Me}, refuses=READ),
+    ("/v1/me", "get"): Operation(query=tokens.MeQuery, gives={200: answers.Me}, refuses=READ),
     ("/v1/conversations", "post"): Operation(
         takes=wire.NewConversation,
         needed=False,
