@@ -19,6 +19,10 @@ from .storage.records import Records
 Record = TypeVar("Record", bound=Struct)
 
 
+LOOKED_AT = 2000
+"""So many conversations are looked at for one page of those that are paused, however few there are."""
+
+
 class Core(Generic[State]):
     """The inside of one Chatkeep, from `chatkeep.app.core_of`."""
 
@@ -101,6 +105,28 @@ class Core(Generic[State]):
         key, engine = key_for(tenant, conversation), self._opened
         cached = engine.store.cached(key)
         return engine.pauses.covers(key) if cached is None else engine.pauses.is_paused(cached)
+
+    async def find_paused(self) -> list[str | None]:
+        """The tenants that are paused as a whole; None among them: everything is. Asks the store."""
+        await self._opened.sweeper.look_at_pauses()
+        return self._engine.pauses.scopes
+
+    async def page_paused(self, tenant: str | None, *, after: Key | None, limit: int) -> tuple[list[Key], Key | None]:
+        """A page of the conversations that are paused themselves, behind *after*: it looks at LOOKED_AT of them at most.
+
+        With the key to go on behind; None at the end.
+        """
+        return await self._opened.pauses.page(tenant, after=after, limit=limit, rows_most=LOOKED_AT)
+
+    async def cache_is_on(self) -> bool:
+        """Whether instances that have a shared cache use it. Asks the store."""
+        await self._opened.sweeper.look_at_pauses()
+        return not self._engine.pauses.cache_is_off
+
+    async def switch_cache(self, on: bool) -> None:
+        """Switches the shared cache off, or on again, on all instances: the others notice within `poll`. Durable."""
+        await self._opened.pauses.switch_cache(on)
+        await self._engine.sweeper.look_at_pauses()
 
     async def note_status(
         self,

@@ -33,6 +33,9 @@ TOKEN_S = 30 * 86_400.0
 SHARE_S = 600.0
 
 KEYS = "keys"
+EVERYWHERE = "everywhere"
+"""Among the scopes of a service key: what concerns all tenants is allowed too."""
+
 GUEST = "guest:"
 """Begins the subject of a visitor, and of whoever has redeemed a share."""
 
@@ -187,12 +190,17 @@ def stored_credentials(keep: Chatkeep[Any]) -> Records[StoredCredential]:
     return core_of(keep).records("access", StoredCredential)
 
 
-async def create_key(keep: Chatkeep[Any], tenant: str, *, label: str = "", expires_in: float | None = None) -> Issued:
-    """Makes a service key: all rights over all conversations of *tenant*."""
+async def create_key(
+    keep: Chatkeep[Any], tenant: str, *, label: str = "", expires_in: float | None = None, everywhere: bool = False
+) -> Issued:
+    """Makes a service key: all rights over all conversations of *tenant*; *everywhere*: and over switches that concern all."""
     key_for(tenant, "-")
     now = core_of(keep).clock()
     expires_at = None if expires_in is None else now + expires_in
-    stored = StoredCredential(kind="service", tenant=tenant, label=label, created_at=now, expires_at=expires_at)
+    scopes = (EVERYWHERE,) if everywhere else ()
+    stored = StoredCredential(
+        kind="service", tenant=tenant, scopes=scopes, label=label, created_at=now, expires_at=expires_at
+    )
     return await _issue(keep, stored, owner=KEYS)
 
 

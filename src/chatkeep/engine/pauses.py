@@ -9,19 +9,23 @@ from typing import Any
 from msgspec import structs
 
 from ..conversation import commits, sessions, turns
+from ..conversation.codec import record_from
 from ..conversation.keys import RESERVED
 from ..conversation.record import NONE
 from ..conversation.snapshots import Commit, Policy, Snapshot
 from ..conversation.state import StateCodec
 from ..drivers.base import Key, Row
 from ..errors import Corrupt, Unsupported
-from ..storage.store import Store, fresh_token
+from ..model import OffBy
+from ..storage.store import PAGE, Store, fresh_token
 
 log = logging.getLogger("chatkeep")
 
 PAUSES = Key(RESERVED + "chatkeep", "switches")
 STATES: StateCodec[dict[str, bool]] = StateCodec(dict, limit=1024 * 1024)
 EVERYWHERE = "*"
+CACHE = "!cache"
+"""Stands among what is paused while the shared cache is switched off: what all instances look at anyway."""
 
 
 class Pauses:
@@ -41,21 +45,66 @@ class Pauses:
         """Tell whether the tenant of *key*, or everything, is paused."""
         return bool(self._paused) and not self._paused.isdisjoint((EVERYWHERE, _scope(key.tenant)))
 
+    def find_reasons(self, key: Key, paused: bool) -> list[OffBy]:
+        """Tell what silences the bot in a conversation that is itself *paused*, or not: it, its tenant, everything."""
+        found: list[OffBy] = ["conversation"] if paused else []
+        if self._paused:
+            found += ["tenant"] if _scope(key.tenant) in self._paused else []
+            found += ["everywhere"] if EVERYWHERE in self._paused else []
+        return found
+
+    @property
+    def scopes(self) -> list[str | None]:
+        """The tenants that are paused as a whole; None among them: everything is."""
+        return [_tenant(scope) for scope in sorted(self._paused - {CACHE})]
+
+    @property
+    def cache_is_off(self) -> bool:
+        """Whether the shared cache is switched off on all instances."""
+        return CACHE in self._paused
+
+    async def page(
+        self, tenant: str | None, *, after: Key | None, limit: int, rows_most: int
+    ) -> tuple[list[Key], Key | None]:
+        """Give conversations of a tenant that are paused themselves, from behind *after* on, having looked at *rows_most* at most.
+
+        With the key to go on behind; None at the end.
+        """
+        found: list[Key] = []
+        last = None if after is None else Row(key=after, revision="", incarnation="")
+        while rows_most > 0:
+            rows = await self._store.rows("key", tenant=tenant, after=last, limit=min(PAGE, rows_most))
+            for row in rows:
+                if not row.key.tenant.startswith(RESERVED) and _is_paused(row):
+                    found.append(row.key)
+                    if len(found) >= limit:
+                        return found, row.key
+            if len(rows) < min(PAGE, rows_most):
+                return found, None
+            rows_most, last = rows_most - len(rows), rows[-1]
+        return found, None if last is None else last.key
+
     async def look(self) -> list[str | None]:
         """Look at what other instances have paused; give the tenants for which the bot answers again."""
         found = await self._store.load(PAUSES)
         if found is None or found.record.state == NONE:
             return []
         before, self._paused = self._paused, frozenset(STATES.decode(PAUSES, found.record.state, 1))
-        return [None if scope == EVERYWHERE else scope[1:] for scope in before - self._paused]
+        if self._store.shared is not None and CACHE in before ^ self._paused:
+            self._store.shared.on = not self.cache_is_off
+        return [_tenant(scope) for scope in before - self._paused - {CACHE}]
 
     async def pause(self, tenant: str | None) -> None:
         """Silence the bot for a tenant; this instance and the others notice when they look."""
-        await self._put(tenant, paused=True)
+        await self._put(_scope(tenant), there=True)
 
     async def resume(self, tenant: str | None) -> None:
         """Let the bot answer again for a tenant."""
-        await self._put(tenant, paused=False)
+        await self._put(_scope(tenant), there=False)
+
+    async def switch_cache(self, on: bool) -> None:
+        """Switch the shared cache off, or on again; this instance and the others notice when they look."""
+        await self._put(CACHE, there=not on)
 
     async def pause_one(self, key: Key) -> None:
         """Silence the bot in one conversation."""
@@ -65,20 +114,20 @@ class Pauses:
         """Let the bot answer in one conversation again."""
         await self._put_one(key, paused=False)
 
-    async def _put(self, tenant: str | None, *, paused: bool) -> None:
-        scope, note, now = _scope(tenant), commits.make_note("switch", fresh_token()), self._clock()
+    async def _put(self, scope: str, *, there: bool) -> None:
+        note, now = commits.make_note("switch", fresh_token()), self._clock()
 
-        def decide(there: Snapshot) -> Commit:
-            record, opens = there.record, there.record.state == NONE
+        def decide(found: Snapshot) -> Commit:
+            record, opens = found.record, found.record.state == NONE
             scopes = {} if opens else STATES.decode(PAUSES, record.state, 1)
-            if paused:
+            if there:
                 scopes[scope] = True
             else:
                 scopes.pop(scope, None)
             raw = STATES.encode(PAUSES, scopes)
             if opens:
-                record = sessions.open_session(record, raw, STATES.schema, number=there.row.head + 1, at=now)
-            return commits.commit_note(there, structs.replace(record, state=raw), note, self._policy, at=now)
+                record = sessions.open_session(record, raw, STATES.schema, number=found.row.head + 1, at=now)
+            return commits.commit_note(found, structs.replace(record, state=raw), note, self._policy, at=now)
 
         await self._store.commit_once(await self._store.reload(PAUSES), decide, at=now)
 
@@ -121,3 +170,14 @@ class Pauses:
 
 def _scope(tenant: str | None) -> str:
     return EVERYWHERE if tenant is None else "=" + tenant
+
+
+def _tenant(scope: str) -> str | None:
+    return None if scope == EVERYWHERE else scope[1:]
+
+
+def _is_paused(row: Row) -> bool:
+    try:
+        return record_from(row.key, row.body).paused
+    except (Corrupt, Unsupported):  # the list of conversations shows it, with the fault
+        return False

@@ -257,7 +257,7 @@ class Access:
             kind="service" if stored.kind == "service" else "token",
             tenant=stored.tenant,
             conversation=stored.conversation,
-            scopes=SCOPES if stored.kind == "service" else frozenset(stored.scopes),
+            scopes=SCOPES.union(stored.scopes) if stored.kind == "service" else frozenset(stored.scopes),
             id=id_of(name),
             name=name,
             expires_at=stored.expires_at,

@@ -44,8 +44,8 @@ PAGE_MOST = 500
 NEWEST = 2**53
 """Above every number of a log, and the largest that every JSON reader keeps exact."""
 
-TEXTS = frozenset(("owner", "conversation"))
-"""Parameters of queries that are text; the others are whole numbers."""
+TEXTS = ("owner", "behind", "conversation")
+"""Parameters that are text; all others are whole numbers."""
 
 Number = Annotated[int, Meta(ge=0, le=NEWEST)]
 Limit = Annotated[int, Meta(ge=1, le=PAGE_MOST)]
