@@ -284,7 +284,7 @@ export class Chat extends EventTarget {
     const mark = this.#given ? token?.slice(-MARK) : undefined;
     let subject = await this.#shelf.whose(this.#url, mark);
     if (!subject) {
-      const answer = await this.#fetch("me").catch((fault) => {
+      const answer = await this.#fetch(this.#cookie && this.#me.id ? `me?conversation=${encodeURIComponent(this.#me.id)}` : "me").catch((fault) => {
         if (this.#mint && fault.status === 401) this.#me.token = undefined;
         throw fault.status === 404 ? new Error("The server is older than this client.") : fault; // it may be about to be replaced
       });

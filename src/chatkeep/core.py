@@ -20,7 +20,7 @@ from .storage.records import Records
 Record = TypeVar("Record", bound=Struct)
 
 LOOKED_AT = 2000
-"""So many conversations are looked at for one page of dead letters, however few there are."""
+"""So many conversations are looked at for one page of dead letters, or of paused ones, however few there are."""
 
 
 class Core(Generic[State]):
@@ -122,6 +122,28 @@ class Core(Generic[State]):
     ) -> None:
         """As `Tenant.clear`, when *look*, given the state, raises nothing."""
         await self._opened.changes.clear(key_for(tenant, conversation), slot, look=look, id=id)
+
+    async def find_paused(self) -> list[str | None]:
+        """The tenants that are paused as a whole; None among them: everything is. Asks the store."""
+        await self._opened.sweeper.look_at_pauses()
+        return self._engine.pauses.scopes
+
+    async def page_paused(self, tenant: str | None, *, after: Key | None, limit: int) -> tuple[list[Key], Key | None]:
+        """A page of the conversations that are paused themselves, behind *after*: it looks at LOOKED_AT of them at most.
+
+        With the key to go on behind; None at the end.
+        """
+        return await self._opened.pauses.page(tenant, after=after, limit=limit, rows_most=LOOKED_AT)
+
+    async def cache_is_on(self) -> bool:
+        """Whether instances that have a shared cache use it. Asks the store."""
+        await self._opened.sweeper.look_at_pauses()
+        return not self._engine.pauses.cache_is_off
+
+    async def switch_cache(self, on: bool) -> None:
+        """Switches the shared cache off, or on again, on all instances: the others notice within `poll`. Durable."""
+        await self._opened.pauses.switch_cache(on)
+        await self._engine.sweeper.look_at_pauses()
 
     async def note_status(
         self,

@@ -259,7 +259,7 @@ class Store:
 
     async def find(self, key: Key, incarnation: str, ids: Sequence[str]) -> list[Message]:
         """The log entries that have one of *ids*, wherever they stand."""
-        found = await self._act("entries", lambda: self.driver.entries(key, ids=ids))
+        found = await self._act(self.driver.entries, Entries(key, ids=ids))
         return [message_from(key, incarnation, entry) for entry in found]
 
     async def rows(
