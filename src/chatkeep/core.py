@@ -7,14 +7,14 @@ from typing import Any, Generic, Literal, TypeVar
 
 from msgspec import Struct
 
-from .conversation.keys import LONGEST_ID, key_for
+from .conversation.keys import LONGEST_ID, key_for, refuse_reserved
 from .conversation.outbox import Outlet
 from .conversation.state import StateCodec
 from .drivers.base import Ability, Driver, Finding, Key, mark_of
 from .engine.engine import Engine
 from .engine.outcomes import page_dead_letters
 from .engine.watch import Watch
-from .model import DeadLetter, State
+from .model import Content, DeadLetter, Receipt, Role, State
 from .storage.records import Records
 
 Record = TypeVar("Record", bound=Struct)
@@ -144,6 +144,25 @@ class Core(Generic[State]):
         """Switches the shared cache off, or on again, on all instances: the others notice within `poll`. Durable."""
         await self._opened.pauses.switch_cache(on)
         await self._engine.sweeper.look_at_pauses()
+
+    async def accept_from(
+        self,
+        channel: str,
+        tenant: str,
+        conversation: str,
+        content: Content,
+        *,
+        id: str,
+        role: Role,
+        metadata: dict[str, Any],
+    ) -> Receipt:
+        """Records a message that came in through *channel*, as `Tenant.accept` does; what is answered goes out through it, from
+        whichever process sends there. "": it came through one that only listens."""
+        key = key_for(tenant, conversation)
+        refuse_reserved(key, id)
+        return await self._opened.intake.accept(
+            key, content, id=id, role=role, metadata=metadata, owner="", channel=channel
+        )
 
     async def note_status(
         self,

@@ -35,7 +35,7 @@ class Message(Struct, frozen=True, kw_only=True, gc=False):
     number: its place, from 1, without gaps. id: the caller's, or chatkeep's own; a reply's never changes once it is
     recorded. content: text, or a list of JSON parts such as {"type": "image", "url": "..."}; attachments are referred
     to, not held. created_at: seconds since 1970, UTC. reply_to: number of the last message it answers; reply_from: of
-    the first.
+    the first. channel: the name of the channel that it came in through and that its replies go out through, such as "whatsapp".
     """
 
     id: str
@@ -46,6 +46,7 @@ class Message(Struct, frozen=True, kw_only=True, gc=False):
     reply_to: int | None = None
     reply_from: int | None = None
     metadata: dict[str, Any] = {}
+    channel: str = ""
 
     @property
     def text(self) -> str:

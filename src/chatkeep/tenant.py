@@ -7,7 +7,7 @@ from typing import Any, Generic, Literal, get_args
 
 from msgspec import structs
 
-from .conversation.keys import RESERVED, key_for
+from .conversation.keys import RESERVED, key_for, refuse_reserved
 from .conversation.outbox import Delivery, list_deliveries
 from .conversation.sessions import is_session_over
 from .conversation.snapshots import Snapshot, copy_messages, is_outbound, unread_messages
@@ -435,10 +435,7 @@ class Tenant(Surface[State]):
 
 
 def _check_names(key: Key, id: str | None, owner: str) -> None:
-    if isinstance(id, str) and id.startswith(RESERVED):
-        raise BadMessage(
-            f"{key}: message ids that start with {RESERVED!r} are chatkeep's own ({id[:60]!r}); nothing was touched."
-        )
+    refuse_reserved(key, id)
     if owner:
         key_for("", owner)  # an owner is text that every store can keep
 

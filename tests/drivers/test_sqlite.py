@@ -349,7 +349,7 @@ async def test_two_files_have_two_epochs(driver: SqliteDriver, tmp_path: Path) -
 
 
 OPENING = """
-    await driver.append(Key("", "ada"), [Entry(0, "mOWN", "user", b"")], revision="rOWN", at=1.0)
+    await driver.append(Append(Key("", "ada"), [Entry(0, "mOWN", "user", b"")], "rOWN", 1.0))
     print(driver.epoch)
 """
 
@@ -573,9 +573,9 @@ WORKING = """
     for n in range(150):
         entries = [Entry(0, f"shared{n}", "user", b""), Entry(0, f"OWN.{n}", "user", b"")]
         act = {"revision": f"OWN.{n}", "at": 1.0, "lease": Lease(f"OWN.{n}", 5.0)}
-        await driver.append(Key("", "ada"), entries, **act)
-        answer = await driver.append(Key("claims", f"{n}"), entries, **act)
-        await driver.erase(Key("gone", f"{n}"), at=1.0)
+        await driver.append(Append(Key("", "ada"), entries, **act))
+        answer = await driver.append(Append(Key("claims", f"{n}"), entries, **act))
+        await driver.erase(Erase(Key("gone", f"{n}"), at=1.0))
         if answer.row.lease == f"OWN.{n}":
             print(n)
 """
@@ -1057,7 +1057,7 @@ async def test_one_process_writes_at_a_time_whatever_becomes_of_the_locks(
 
 
 WRITES = """
-    await driver.append(Key("", "ada"), [Entry(0, "from outside", "user", b"x")], revision="outside", at=1.0)
+    await driver.append(Append(Key("", "ada"), [Entry(0, "from outside", "user", b"x")], "outside", 1.0))
 """
 
 
@@ -1120,7 +1120,7 @@ async def test_a_backup_is_whole_while_turns_run(driver: SqliteDriver, path: str
 
 DIES = """
     for n in range(300):
-        await driver.append(Key("", f"old{n % 7}"), [Entry(0, f"m{n}", "user", b"x" * 900)], revision=f"r{n}", at=1.0)
+        await driver.append(Append(Key("", f"old{n % 7}"), [Entry(0, f"m{n}", "user", b"x" * 900)], f"r{n}", 1.0))
     import os
     os.kill(os.getpid(), 9)
 """

@@ -40,7 +40,7 @@ def do_housekeeping(
     *oldest* are the first messages still in the log, one page. The state of an ended session is gone with this; its
     log stays.
     """
-    record = structs.replace(keep_outbound(snapshot, snapshot.record), cursor=snapshot.row.head)
+    record = keep_outbound(snapshot, structs.replace(snapshot.record, cursor=snapshot.row.head))
     if is_session_over(record, policy, at):
         record = structs.replace(record, state=NONE)
     drop, waits = 0, has_outbound(snapshot, record)

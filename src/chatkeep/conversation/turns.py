@@ -24,7 +24,6 @@ from .snapshots import (
     Snapshot,
     delivery_of,
     has_outbound,
-    keep_outbound,
     messages_after,
     unread_messages,
 )
@@ -285,6 +284,5 @@ def skip_unread(snapshot: Snapshot, policy: Policy, *, at: float) -> Commit | No
     )
     row = snapshot.row
     # (Whoever holds the lease may be sending; a turn of theirs sees that the cursor has moved.)
-    record = keep_outbound(snapshot, record)
     drafts = [note_passed_over(waiting)]
     return next_commit(snapshot, record, policy, at=at, lease=row.lease, until=row.leased_until, drafts=drafts)
