@@ -149,7 +149,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     attempts: a message whose handler raised so often is set aside. retry_after, retry_longest: the pause after a
     failure, doubled each time, with jitter. poll: how often the store is asked for work that another process, or a
     crash, has left. cache_entries, cache_bytes: bounds of the local cache (0 entries: none). quick: a handler that
-    has lately been faster than this is run before the message is written, which saves a round trip; a slower one
+    has lately been faster than this is run before the message is written, which saves a commit; a slower one
     after. store_timeout: an act whose outcome the store does not tell is run again for so long.
     on_outage: what happens while the store does not answer:
         refuse    `Unavailable`; nothing is acknowledged that is not in the store
