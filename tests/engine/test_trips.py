@@ -10,7 +10,7 @@ import pytest
 
 from chatkeep import Chatkeep, HandlerFailed, Turn, Unavailable
 from chatkeep.drivers import driver_for
-from chatkeep.drivers.base import Driver, Key
+from chatkeep.drivers.base import Driver, Key, Read
 from chatkeep.testing.crash import Wrapped, wrapped
 
 from ..support.clock import Clock
@@ -242,7 +242,7 @@ async def test_the_oldest_entry_of_a_new_conversation_is_known(counted: Opened, 
     await keep.receive("ada", "hi")
     driver = driver_for(url)
     await driver.open()
-    found = await driver.read(Key("", "ada"), tail=1)
+    found = await driver.read(Read(Key("", "ada"), tail=1))
     await driver.close()
 
     assert found is not None
