@@ -25,7 +25,7 @@ import apsw
 import pytest
 
 from chatkeep.drivers import driver_for
-from chatkeep.drivers.base import Append, Entries, Entry, Erase, Key, Read
+from chatkeep.drivers.base import COUNTERS_KEPT_S, Append, Count, Entries, Entry, Erase, Key, Read
 from chatkeep.drivers.sqlite import backup as sqlite_backup
 from chatkeep.drivers.sqlite import file as sqlite_file
 from chatkeep.drivers.sqlite import transport as sqlite
@@ -136,6 +136,40 @@ async def test_every_connection_keeps_a_synced_write_ahead_log(driver: SqliteDri
     reader = await driver._connections.readers.call(lambda db, _: db.pragma("journal_mode"), None)
 
     assert (["wal", 2, 0x63686B70, len(numbered("sqlite"))], "wal") == (writer, reader)
+
+
+async def test_only_counters_are_committed_without_a_flush(
+    driver: SqliteDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alone they do not wait for the disk; with an act in their transaction they do, and the writer is as before afterwards."""
+    seen: list[tuple[int, int]] = []
+    committed = sqlite._committed
+
+    def noted(db: apsw.Connection, batch: list[sqlite.Job]) -> list[Any]:
+        seen.append((len(batch), db.pragma("synchronous")))
+        return committed(db, batch)
+
+    assert driver._connections is not None
+    monkeypatch.setattr(sqlite, "_committed", noted)
+    await driver.count(Count("a", 60.0, 1.0))
+    await driver.count(Count("a", 60.0, 1.0))
+    answers = await asyncio.gather(
+        say(driver, "m1"), driver.count(Count("a", 60.0, 1.0)), driver.count(Count("a", 60.0, 1.0))
+    )
+
+    assert 4 == answers[2].hits
+    assert {(1, 1)} == {*seen[:2]}
+    assert all(level == 2 for size, level in seen[2:] if size > 1)
+    assert 2 == await driver._connections.writer.call(lambda db, _: db.pragma("synchronous"), None)
+
+
+async def test_counters_whose_windows_ended_long_ago_are_removed(driver: SqliteDriver) -> None:
+    """The table does not grow for ever."""
+    for n in range(20):
+        await driver.count(Count(f"{n}", 60.0, float(n)))
+    await driver.count(Count("last", 60.0, 100.0 + COUNTERS_KEPT_S))
+
+    assert [("last",)] == await driver.query("select name from counter")
 
 
 async def test_what_was_answered_is_in_the_files_at_that_moment(

@@ -31,10 +31,13 @@ from ...errors import (
     Unsupported,
 )
 from ..base import (
+    COUNTERS_KEPT_S,
     TOMBSTONE_KEPT_S,
     Ability,
     Append,
     Appended,
+    Count,
+    Counted,
     Entries,
     Entry,
     Erase,
@@ -58,6 +61,7 @@ ASYNCPG = (
 )
 PASSED_ON = sorted(ASYNCPG.split())
 FAR = 1 << 62
+TIDY_S = 60.0  # between two removals of counters whose windows ended long ago
 PAYLOAD = 7_900  # NOTIFY takes less than 8000 bytes
 
 
@@ -74,7 +78,7 @@ class Announcement(NamedTuple):
 class PostgresqlDriver(Openable):
     """One schema of a PostgreSQL database. See `Driver` for what each verb promises."""
 
-    abilities = frozenset({Ability.SHARED, Ability.LOG, Ability.SCAN, Ability.WATCH, Ability.DURABLE, Ability.EPOCH})
+    abilities = frozenset(Ability)
 
     def __init__(self, url: str) -> None:
         self._site = site = site_of(url)
@@ -87,6 +91,9 @@ class PostgresqlDriver(Openable):
         self._picks = Statement(site.sql("pick_entries"), _pick_arguments, _pick_answers, alone=True)
         self._scans = Statement(site.sql("scan"), _scan_arguments, _scan_answers, alone=True)
         self._recent = Statement(site.sql("scan_recent"), _recent_arguments, _scan_answers, alone=True)
+        self._counts = Statement(site.sql("count_hits"), _count_arguments, _count_answers, writes=True)
+        self._forget = Statement(site.sql("forget_counters"), _forget_arguments, _no_answers, writes=True, alone=True)
+        self._tidy_at = 0.0
         self._notify = Statement(site.sql("announce"), _announce_arguments, _no_answers, alone=True)
 
     @property
@@ -142,6 +149,15 @@ class PostgresqlDriver(Openable):
 
     async def erase(self, act: Erase) -> None:
         await self._opened("written").write(self._acts, act)
+
+    async def count(self, act: Count) -> Counted:
+        connections = self._opened("counted")
+        counting = connections.count(self._counts, act)
+        if act.at > self._tidy_at:
+            self._tidy_at = act.at + TIDY_S
+            connections.count(self._forget, act).add_done_callback(lambda done: done.cancelled() or done.exception())
+        counted: Counted = await counting
+        return counted
 
     async def announce(self, marks: Collection[str]) -> None:
         if Ability.WATCH in self.abilities:
@@ -325,11 +341,28 @@ def _scan_answers(_: list[Scan], found: list[Any]) -> list[Any]:
     return [[_row(Key(row["tenant"], row["id"]), (None, *[row[name] for name in COLUMNS])) for row in found]]
 
 
+def _count_arguments(acts: list[Count]) -> tuple[Any, ...]:
+    return (
+        [act.name for act in acts],
+        [float(act.window_s) for act in acts],
+        [act.at for act in acts],
+        [act.cost for act in acts],
+    )
+
+
+def _count_answers(_: list[Count], found: list[Any]) -> list[Any]:
+    return [Counted(hits, ends) for hits, ends in found]
+
+
+def _forget_arguments(acts: list[Count]) -> tuple[Any, ...]:
+    return (acts[0].at - COUNTERS_KEPT_S,)
+
+
 def _announce_arguments(announcements: list[Announcement]) -> tuple[Any, ...]:
     return tuple(announcements[0])
 
 
-def _no_answers(_: list[Announcement], found: list[Any]) -> list[Any]:
+def _no_answers(_: list[Any], found: list[Any]) -> list[Any]:
     return [None]
 
 

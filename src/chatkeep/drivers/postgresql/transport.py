@@ -1,4 +1,5 @@
-"""The connections of the PostgreSQL driver: some that write, some that read, one that announces and one that listens.
+"""The connections of the PostgreSQL driver: some that write, some that read, one that announces, one that counts and one
+that listens.
 
 Each has one statement under way; what queues up meanwhile goes into the next one. A call that was never sent is
 `Unavailable`; one that was sent and not answered is `Uncertain` if it writes, and its connection is dropped.
@@ -126,7 +127,8 @@ class Connections:
         self.writer = Combiner(self, "writer", self.site.connections // 2, connection)
         self.readers = Combiner(self, "reader", (self.site.connections + 1) // 2)
         self.announcer = Combiner(self, "announcer", 1)
-        self._combiners = [self.writer, self.readers, self.announcer]
+        self.counter = Combiner(self, "counter", 1)
+        self._combiners = [self.writer, self.readers, self.announcer, self.counter]
         self.epoch = greeting["epoch"]
         return greeting
 
@@ -141,6 +143,10 @@ class Connections:
     def announce(self, statement: Statement, act: Any) -> asyncio.Future[Any]:
         """Runs *statement* on *act*, beside all else."""
         return self.announcer.call(statement, act)
+
+    def count(self, statement: Statement, act: Any) -> asyncio.Future[Any]:
+        """Runs *statement* on *act*, beside all else, and on what else waits for it."""
+        return self.counter.call(statement, act)
 
     def listen(self, heard: Callable[[list[str]], None]) -> None:
         """Has *heard* called with what is announced, on a connection of its own that comes back by itself."""

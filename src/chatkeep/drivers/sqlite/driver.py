@@ -24,10 +24,13 @@ from ...errors import (
     Misconfigured,
 )
 from ..base import (
+    COUNTERS_KEPT_S,
     TOMBSTONE_KEPT_S,
     Ability,
     Append,
     Appended,
+    Count,
+    Counted,
     Entries,
     Entry,
     Erase,
@@ -53,7 +56,7 @@ FAR = 1 << 62
 class SqliteDriver(Openable):
     """One SQLite file. See `Driver` for what each verb promises."""
 
-    abilities = frozenset({Ability.LOG, Ability.SCAN, Ability.DURABLE, Ability.SHARED, Ability.EPOCH})
+    abilities = frozenset({Ability.LOG, Ability.SCAN, Ability.DURABLE, Ability.SHARED, Ability.EPOCH, Ability.COUNT})
 
     def __init__(self, url: str) -> None:
         path = url.partition("://")[2]
@@ -105,6 +108,9 @@ class SqliteDriver(Openable):
 
     async def erase(self, act: Erase) -> None:
         await self._opened("written").write(self._erase, act)
+
+    async def count(self, act: Count) -> Counted:
+        return await self._opened("counted").write(self._count, act, durable=False)
 
     async def backup(self, path: str, *, replace: bool = False) -> None:
         connections = self._opened("done")
@@ -163,6 +169,11 @@ class SqliteDriver(Openable):
         if found:
             db.execute(sql("erase_entries"), {"conversation": found[0]})
             db.execute(sql("erase"), {"conversation": found[0]})
+
+    def _count(self, db: apsw.Connection, act: Count) -> Counted:
+        db.execute(sql("forget_counters"), {"before": act.at - COUNTERS_KEPT_S})
+        values = {"name": act.name, "at": act.at, "window": act.window_s, "cost": act.cost}
+        return Counted(*db.execute(sql("count"), values).get)
 
     def _append(self, db: apsw.Connection, act: Append) -> Appended:
         self._refuse_replaced(db)
