@@ -316,6 +316,7 @@ COLUMNS = {
     "conversation": "number tenant! id! revision! born! head! body! owner! updated_at! recent! due_at claim claimed_until!",
     "entry": "conversation! number! id! role! body!",
     "tombstone": "key! mark!",
+    "counter": "name! hits! ends!",
 }
 INDEXES = {
     "conversation_wake": (False, True, "wake"),
@@ -324,6 +325,8 @@ INDEXES = {
     "entry_number": (True, False, "conversation number"),
     "entry_id": (True, True, "conversation id"),
     "tombstone_mark": (False, False, "mark"),
+    "counter_ends": (False, False, "ends"),
+    "sqlite_autoindex_counter_1": (True, False, "name"),
     "sqlite_autoindex_conversation_1": (True, False, "tenant id"),
     "sqlite_autoindex_meta_1": (True, False, "name"),
     "sqlite_autoindex_tombstone_1": (True, False, "key"),
@@ -383,7 +386,7 @@ async def test_two_files_have_two_epochs(driver: SqliteDriver, tmp_path: Path) -
 
 
 OPENING = """
-    await driver.append(Key("", "ada"), [Entry(0, "mOWN", "user", b"")], revision="rOWN", at=1.0)
+    await driver.append(Append(Key("", "ada"), [Entry(0, "mOWN", "user", b"")], revision="rOWN", at=1.0))
     print(driver.epoch)
 """
 
@@ -607,9 +610,9 @@ WORKING = """
     for n in range(150):
         entries = [Entry(0, f"shared{n}", "user", b""), Entry(0, f"OWN.{n}", "user", b"")]
         act = {"revision": f"OWN.{n}", "at": 1.0, "lease": Lease(f"OWN.{n}", 5.0)}
-        await driver.append(Key("", "ada"), entries, **act)
-        answer = await driver.append(Key("claims", f"{n}"), entries, **act)
-        await driver.erase(Key("gone", f"{n}"), at=1.0)
+        await driver.append(Append(Key("", "ada"), entries, **act))
+        answer = await driver.append(Append(Key("claims", f"{n}"), entries, **act))
+        await driver.erase(Erase(Key("gone", f"{n}"), at=1.0))
         if answer.row.lease == f"OWN.{n}":
             print(n)
 """
@@ -1091,7 +1094,7 @@ async def test_one_process_writes_at_a_time_whatever_becomes_of_the_locks(
 
 
 WRITES = """
-    await driver.append(Key("", "ada"), [Entry(0, "from outside", "user", b"x")], revision="outside", at=1.0)
+    await driver.append(Append(Key("", "ada"), [Entry(0, "from outside", "user", b"x")], revision="outside", at=1.0))
 """
 
 
@@ -1154,7 +1157,7 @@ async def test_a_backup_is_whole_while_turns_run(driver: SqliteDriver, path: str
 
 DIES = """
     for n in range(300):
-        await driver.append(Key("", f"old{n % 7}"), [Entry(0, f"m{n}", "user", b"x" * 900)], revision=f"r{n}", at=1.0)
+        await driver.append(Append(Key("", f"old{n % 7}"), [Entry(0, f"m{n}", "user", b"x" * 900)], f"r{n}", 1.0))
     import os
     os.kill(os.getpid(), 9)
 """

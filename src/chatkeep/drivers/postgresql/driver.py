@@ -50,7 +50,8 @@ from ..base import (
 )
 from ..openable import Openable
 from .check import examined, passing
-from .transport import Connections, Site, Statement, replaced
+from .seam import Site, Statement, Transport
+from .transport import Connections, replaced
 
 log = logging.getLogger("chatkeep")
 
@@ -85,7 +86,7 @@ class PostgresqlDriver(Openable):
         super().__init__(site.store)
         if site.pooler:
             self.abilities -= {Ability.WATCH}  # LISTEN belongs to a session, and there is none
-        self._connections: Connections | None = None
+        self._connections: Transport | None = None
         self._acts = Statement(site.sql("commit_acts"), _act_arguments, _act_answers, writes=True)
         self._pages = Statement(site.sql("read_logs"), _page_arguments, _page_answers)
         self._picks = Statement(site.sql("pick_entries"), _pick_arguments, _pick_answers, alone=True)
@@ -95,11 +96,6 @@ class PostgresqlDriver(Openable):
         self._forget = Statement(site.sql("forget_counters"), _forget_arguments, _no_answers, writes=True, alone=True)
         self._tidy_at = 0.0
         self._notify = Statement(site.sql("announce"), _announce_arguments, _no_answers, alone=True)
-
-    @property
-    def connections(self) -> Connections:
-        """Those of the store that is open, for what else is kept in its database."""
-        return self._opened("done")
 
     async def _start(self) -> str:
         self._connections = connections = Connections(self._site)
@@ -171,9 +167,9 @@ class PostgresqlDriver(Openable):
             connections.listen(heard)
 
     async def examine(self) -> list[Finding]:
-        return await examined(self._connections or Connections(self._site))
+        return await examined(Connections(self._site))
 
-    def _opened(self, done: str) -> Connections:
+    def _opened(self, done: str) -> Transport:
         self.refuse_closed(done)
         assert self._connections is not None
         return self._connections

@@ -11,19 +11,18 @@ import asyncio
 import contextlib
 import logging
 import random
-import re
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, NamedTuple
 
-from msgspec import Struct
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, stop_never, wait_random_exponential
 
 from ...errors import BadMessage, ChatkeepError, Corrupt, Misconfigured, Replaced, Unavailable, Uncertain
 from ...extras import from_extra
 from ..base import Key, settle
-from ..statements import named, numbered
+from ..statements import numbered
+from .seam import Site, Statement, in_schema
 
 with from_extra("postgres", "A PostgreSQL store (postgresql://)"):
     import asyncpg
@@ -51,39 +50,6 @@ ONE_ITEM = (*BAD_DATA, *DAMAGED, LOCKED)  # what one item may do to its batch
 READ_ONLY = "25006"
 
 POOLER = "Behind a pooler by transaction (PgBouncer, Supavisor), say ?pooler=transaction."
-
-
-class Site(Struct, frozen=True, kw_only=True):
-    """Where the store is and how one gets in."""
-
-    store: str
-    """The URL without what is secret in it, and the schema."""
-    dsn: str
-    schema: str
-    pooler: bool = False
-    """Whether connections belong to a pooler, which hands them out by transaction."""
-    target: str = "read-write"
-    timeout: float = 5.0
-    connections: int = 4
-
-    def sql(self, name: str) -> str:
-        """The named statement of sql/queries.sql, for this schema."""
-        return in_schema(named("postgresql")[name], self.schema)
-
-
-class Statement(NamedTuple):
-    """One function, run over as many acts as are waiting for it.
-
-    arguments: what the acts are as its parameters, after the epoch. answers: what each of them is told; a refusal is
-    an exception among them. writes: when the answer is lost, nobody knows whether it was done. alone: it takes one act at
-    a time.
-    """
-
-    sql: str
-    arguments: Callable[[list[Any]], tuple[Any, ...]]
-    answers: Callable[[list[Any], list[Any]], list[Any]]
-    writes: bool = False
-    alone: bool = False
 
 
 class Call(NamedTuple):
@@ -560,11 +526,6 @@ def replaced(store: str) -> str:
         f"{store} was emptied, or another one has taken its place, since it was opened; nothing was written. Restore it, or restart to "
         "begin with what is there now."
     )
-
-
-def in_schema(sql: str, schema: str) -> str:
-    """*sql* for another schema than `chatkeep`."""
-    return re.sub(r"\bchatkeep\.(?=\w)", f'"{schema}".', sql)
 
 
 def migrations() -> list[str]:

@@ -48,6 +48,7 @@ from ..statements import named
 from .backup import back_up
 from .check import examined, fit
 from .query import run_query
+from .seam import Transport
 from .transport import Connections, replaced, take
 
 FAR = 1 << 62
@@ -68,7 +69,7 @@ class SqliteDriver(Openable):
         self.path = path[1:]
         self._absolute = os.path.abspath(self.path)  # a later chdir leaves the store where it is
         super().__init__(f"sqlite:///{self.path}")
-        self._connections: Connections | None = None
+        self._connections: Transport | None = None
 
     async def _start(self) -> str:
         if not fit():
@@ -264,7 +265,7 @@ class SqliteDriver(Openable):
         if found is None or found[0] != self.epoch:
             raise replaced(self.path, "was emptied")
 
-    def _opened(self, done: str) -> Connections:
+    def _opened(self, done: str) -> Transport:
         self.refuse_closed(done)
         assert self._connections is not None
         return self._connections
