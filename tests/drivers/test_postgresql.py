@@ -43,9 +43,19 @@ from chatkeep.drivers.base import (
     Scan,
     Write,
 )
+from chatkeep.drivers.postgresql import transport
 from chatkeep.drivers.postgresql.driver import PostgresqlDriver
 from chatkeep.drivers.postgresql.transport import INNER, migrations
-from chatkeep.errors import BadMessage, ChatkeepError, Corrupt, Misconfigured, Replaced, Unavailable, Uncertain
+from chatkeep.errors import (
+    BadMessage,
+    ChatkeepError,
+    Corrupt,
+    Misconfigured,
+    Overloaded,
+    Replaced,
+    Unavailable,
+    Uncertain,
+)
 from chatkeep.testing import DriverContract
 from chatkeep.testing.machine import DriverMachine
 from chatkeep.testing.proxy import Loss, Proxy
@@ -186,6 +196,17 @@ async def test_a_verb_is_one_round_trip(postgres: PostgresServer, url: str) -> N
         await driver.close()
 
     assert dict.fromkeys(("append", "write", "read", "entries", "scan", "erase"), 1) == trips
+
+
+async def test_calls_do_not_pile_up_without_bound(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only so many wait; the others are told at once that nothing was written, and each that waits is answered."""
+    monkeypatch.setattr(transport, "WAITING", 50)
+    driver = await opened_on(url)
+    answers = await asyncio.gather(*(say(driver, f"m{n}") for n in range(80)), return_exceptions=True)
+
+    assert [int] * 50 + [Overloaded] * 30 == list(map(type, answers))
+    assert 51 == await say(driver, "after")
+    await driver.close()
 
 
 async def test_counters_whose_windows_ended_long_ago_are_removed(

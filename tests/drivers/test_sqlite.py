@@ -31,7 +31,16 @@ from chatkeep.drivers.sqlite import file as sqlite_file
 from chatkeep.drivers.sqlite import transport as sqlite
 from chatkeep.drivers.sqlite.driver import SqliteDriver, sql
 from chatkeep.drivers.statements import named, numbered
-from chatkeep.errors import Conflict, Misconfigured, Replaced, Unavailable, Uncertain, Unsupported, UsageError
+from chatkeep.errors import (
+    Conflict,
+    Misconfigured,
+    Overloaded,
+    Replaced,
+    Unavailable,
+    Uncertain,
+    Unsupported,
+    UsageError,
+)
 
 ADA = Key("", "ada")
 LOTS = 100_000
@@ -161,6 +170,29 @@ async def test_only_counters_are_committed_without_a_flush(
     assert {(1, 1)} == {*seen[:2]}
     assert all(level == 2 for size, level in seen[2:] if size > 1)
     assert 2 == await driver._connections.writer.call(lambda db, _: db.pragma("synchronous"), None)
+
+
+async def test_acts_do_not_pile_up_without_bound(driver: SqliteDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a slow disk only so many wait; the others are told at once that nothing was written."""
+    goes_on, began = threading.Event(), threading.Event()
+
+    def slow(db: apsw.Connection, _: None) -> None:
+        began.set()
+        goes_on.wait(10)
+
+    monkeypatch.setattr(sqlite, "WAITING", 50)
+    assert driver._connections is not None
+    busy = driver._connections.write(slow, None)
+    await asyncio.to_thread(began.wait, 10)
+    acts = [asyncio.create_task(say(driver, f"m{n}")) for n in range(80)]
+    await asyncio.wait(acts, timeout=0.2)
+    refused = [act for act in acts if act.done()]
+    goes_on.set()
+    answers = await asyncio.gather(busy, *acts, return_exceptions=True)
+
+    assert [Overloaded] * 30 == [type(act.exception()) for act in refused]
+    assert [f"m{n}" for n in range(50)] == await log_of(driver)
+    assert 51 == len([answer for answer in answers if not isinstance(answer, BaseException)])
 
 
 async def test_counters_whose_windows_ended_long_ago_are_removed(driver: SqliteDriver) -> None:

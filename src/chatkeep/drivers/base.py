@@ -286,6 +286,9 @@ class Counted(NamedTuple):
     ends: float
 
 
+WAITING = 10_000
+"""No more acts wait for one connection of a store, or its writer; who comes then is told at once (`Overloaded`)."""
+
 COUNTERS_KEPT_S = 3600.0
 """How long at least (by the callers' own times) a counter is kept after its window ended: clocks may differ."""
 

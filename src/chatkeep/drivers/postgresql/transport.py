@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, stop_never, wait_random_exponential
 
-from ...errors import BadMessage, ChatkeepError, Corrupt, Misconfigured, Replaced, Unavailable, Uncertain
+from ...errors import BadMessage, ChatkeepError, Corrupt, Misconfigured, Overloaded, Replaced, Unavailable, Uncertain
 from ...extras import from_extra
-from ..base import Key, settle
+from ..base import WAITING, Key, settle
 from ..statements import numbered
 from .seam import Site, Statement, in_schema
 
@@ -281,6 +281,10 @@ class Combiner:
     def call(self, statement: Statement, act: Any) -> asyncio.Future[Any]:
         """Queues *act*. Cancelling the future does not take it back."""
         answered: asyncio.Future[Any] = self._loop.create_future()
+        if len(self._calls) >= WAITING:
+            said = f"{act}: {WAITING} acts wait for {self._at.site.store} already; nothing was done. Try again later."
+            settle(answered, Overloaded(said))
+            return answered
         self._calls.append(Call(statement, act, answered, self._loop.time()))
         if self._idle:
             self._wake()

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import apsw
 
-from ...errors import ChatkeepError, Corrupt, Misconfigured, Replaced, Unavailable, Uncertain
-from ..base import settle
+from ...errors import ChatkeepError, Corrupt, Misconfigured, Overloaded, Replaced, Unavailable, Uncertain
+from ..base import WAITING, settle
 from ..statements import numbered
 from .file import BUSY_MS, Moved, OpenFile, Slot, hold
 
@@ -223,6 +223,10 @@ class Worker:
     def call(self, do: Callable[[apsw.Connection, A], T], act: A, durable: bool = True) -> asyncio.Future[T]:
         """Queues *act*. Cancelling the future does not take it back."""
         answered: asyncio.Future[T] = self._loop.create_future()
+        if self._jobs.qsize() + len(self._gathered) >= WAITING:
+            said = f"{WAITING} acts wait for sqlite:///{self._file.path} already; nothing was done. Try again later."
+            settle(answered, Overloaded(said))
+            return answered
         job = Job(do, act, answered, durable)
         if self._crowd == 1 and not self._gathered:
             self._jobs.put(job)
