@@ -27,10 +27,35 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from chatkeep import Chatkeep, Turn
-from chatkeep.drivers.base import Ability, Append, Driver, Entries, Entry, Erase, Key, Lease, Read, Row, Scan, Write
+from chatkeep.drivers.base import (
+    COUNTERS_KEPT_S,
+    Ability,
+    Append,
+    Count,
+    Driver,
+    Entries,
+    Entry,
+    Erase,
+    Key,
+    Lease,
+    Read,
+    Row,
+    Scan,
+    Write,
+)
+from chatkeep.drivers.postgresql import transport
 from chatkeep.drivers.postgresql.driver import PostgresqlDriver
 from chatkeep.drivers.postgresql.transport import INNER, migrations
-from chatkeep.errors import BadMessage, ChatkeepError, Corrupt, Misconfigured, Replaced, Unavailable, Uncertain
+from chatkeep.errors import (
+    BadMessage,
+    ChatkeepError,
+    Corrupt,
+    Misconfigured,
+    Overloaded,
+    Replaced,
+    Unavailable,
+    Uncertain,
+)
 from chatkeep.testing import DriverContract
 from chatkeep.testing.machine import DriverMachine
 from chatkeep.testing.proxy import Loss, Proxy
@@ -171,6 +196,31 @@ async def test_a_verb_is_one_round_trip(postgres: PostgresServer, url: str) -> N
         await driver.close()
 
     assert dict.fromkeys(("append", "write", "read", "entries", "scan", "erase"), 1) == trips
+
+
+async def test_calls_do_not_pile_up_without_bound(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only so many wait; the others are told at once that nothing was written, and each that waits is answered."""
+    monkeypatch.setattr(transport, "WAITING", 50)
+    driver = await opened_on(url)
+    answers = await asyncio.gather(*(say(driver, f"m{n}") for n in range(80)), return_exceptions=True)
+
+    assert [int] * 50 + [Overloaded] * 30 == list(map(type, answers))
+    assert 51 == await say(driver, "after")
+    await driver.close()
+
+
+async def test_counters_whose_windows_ended_long_ago_are_removed(
+    driver: PostgresqlDriver, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table does not grow for ever, and costs no flush to disk."""
+    await asyncio.gather(*(driver.count(Count(f"{n}", 60.0, float(n))) for n in range(20)))
+    await driver.count(Count("last", 60.0, 100.0 + COUNTERS_KEPT_S))
+    await driver.count(Count("last", 60.0, 101.0 + COUNTERS_KEPT_S))
+    left = await run_sql(url, "select name, hits from CK.counter")
+    [kind] = await run_sql(url, "select relpersistence from pg_class where oid = 'CK.counter'::regclass")
+
+    assert [("last", 2)] == [tuple(row) for row in left]
+    assert b"u" == kind[0]
 
 
 async def test_acts_that_wait_share_a_commit(driver: PostgresqlDriver) -> None:

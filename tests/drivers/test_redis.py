@@ -33,7 +33,21 @@ from packaging.version import Version
 from redis.asyncio import Connection
 from redis.crc import key_slot
 
-from chatkeep.drivers.base import Ability, Append, Driver, Entries, Entry, Erase, Key, Read, Row, Scan, Write
+from chatkeep.drivers.base import (
+    COUNTERS_KEPT_S,
+    Ability,
+    Append,
+    Count,
+    Driver,
+    Entries,
+    Entry,
+    Erase,
+    Key,
+    Read,
+    Row,
+    Scan,
+    Write,
+)
 from chatkeep.drivers.redis import scripts as redis_acts
 from chatkeep.drivers.redis import transport as redis_links
 from chatkeep.drivers.redis.driver import RedisDriver
@@ -396,6 +410,14 @@ async def test_a_full_server_does_no_part_of_an_act(store: Store) -> None:
     finally:
         server.ask("CONFIG", "SET", "maxmemory", "0")
         await driver.close()
+
+
+async def test_counters_expire_and_ask_for_no_right_of_their_own(driver: RedisDriver, server: RedisServer) -> None:
+    """The server lets go of one some time after its window."""
+    await driver.count(Count("peer:a", 60.0, 1.0))
+    left_ms = int(server.ask("PTTL", "chatkeep:count:peer:a").strip(b":\r\n"))
+
+    assert 60_000 < left_ms <= (60 + COUNTERS_KEPT_S) * 1000
 
 
 async def test_a_scan_does_not_invent_what_moves_meanwhile(driver: RedisDriver) -> None:

@@ -25,13 +25,22 @@ import apsw
 import pytest
 
 from chatkeep.drivers import driver_for
-from chatkeep.drivers.base import Append, Entries, Entry, Erase, Key, Read
+from chatkeep.drivers.base import COUNTERS_KEPT_S, Append, Count, Entries, Entry, Erase, Key, Read
 from chatkeep.drivers.sqlite import backup as sqlite_backup
 from chatkeep.drivers.sqlite import file as sqlite_file
 from chatkeep.drivers.sqlite import transport as sqlite
 from chatkeep.drivers.sqlite.driver import SqliteDriver, sql
 from chatkeep.drivers.statements import named, numbered
-from chatkeep.errors import Conflict, Misconfigured, Replaced, Unavailable, Uncertain, Unsupported, UsageError
+from chatkeep.errors import (
+    Conflict,
+    Misconfigured,
+    Overloaded,
+    Replaced,
+    Unavailable,
+    Uncertain,
+    Unsupported,
+    UsageError,
+)
 
 ADA = Key("", "ada")
 LOTS = 100_000
@@ -136,6 +145,63 @@ async def test_every_connection_keeps_a_synced_write_ahead_log(driver: SqliteDri
     reader = await driver._connections.readers.call(lambda db, _: db.pragma("journal_mode"), None)
 
     assert (["wal", 2, 0x63686B70, len(numbered("sqlite"))], "wal") == (writer, reader)
+
+
+async def test_only_counters_are_committed_without_a_flush(
+    driver: SqliteDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alone they do not wait for the disk; with an act in their transaction they do, and the writer is as before afterwards."""
+    seen: list[tuple[int, int]] = []
+    committed = sqlite._committed
+
+    def noted(db: apsw.Connection, batch: list[sqlite.Job]) -> list[Any]:
+        seen.append((len(batch), db.pragma("synchronous")))
+        return committed(db, batch)
+
+    assert driver._connections is not None
+    monkeypatch.setattr(sqlite, "_committed", noted)
+    await driver.count(Count("a", 60.0, 1.0))
+    await driver.count(Count("a", 60.0, 1.0))
+    answers = await asyncio.gather(
+        say(driver, "m1"), driver.count(Count("a", 60.0, 1.0)), driver.count(Count("a", 60.0, 1.0))
+    )
+
+    assert 4 == answers[2].hits
+    assert {(1, 1)} == {*seen[:2]}
+    assert all(level == 2 for size, level in seen[2:] if size > 1)
+    assert 2 == await driver._connections.writer.call(lambda db, _: db.pragma("synchronous"), None)
+
+
+async def test_acts_do_not_pile_up_without_bound(driver: SqliteDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a slow disk only so many wait; the others are told at once that nothing was written."""
+    goes_on, began = threading.Event(), threading.Event()
+
+    def slow(db: apsw.Connection, _: None) -> None:
+        began.set()
+        goes_on.wait(10)
+
+    monkeypatch.setattr(sqlite, "WAITING", 50)
+    assert driver._connections is not None
+    busy = driver._connections.write(slow, None)
+    await asyncio.to_thread(began.wait, 10)
+    acts = [asyncio.create_task(say(driver, f"m{n}")) for n in range(80)]
+    await asyncio.wait(acts, timeout=0.2)
+    refused = [act for act in acts if act.done()]
+    goes_on.set()
+    answers = await asyncio.gather(busy, *acts, return_exceptions=True)
+
+    assert [Overloaded] * 30 == [type(act.exception()) for act in refused]
+    assert [f"m{n}" for n in range(50)] == await log_of(driver)
+    assert 51 == len([answer for answer in answers if not isinstance(answer, BaseException)])
+
+
+async def test_counters_whose_windows_ended_long_ago_are_removed(driver: SqliteDriver) -> None:
+    """The table does not grow for ever."""
+    for n in range(20):
+        await driver.count(Count(f"{n}", 60.0, float(n)))
+    await driver.count(Count("last", 60.0, 100.0 + COUNTERS_KEPT_S))
+
+    assert [("last",)] == await driver.query("select name from counter")
 
 
 async def test_what_was_answered_is_in_the_files_at_that_moment(
@@ -282,6 +348,7 @@ COLUMNS = {
     "conversation": "number tenant! id! revision! born! head! body! owner! updated_at! recent! due_at claim claimed_until!",
     "entry": "conversation! number! id! role! body!",
     "tombstone": "key! mark!",
+    "counter": "name! hits! ends!",
 }
 INDEXES = {
     "conversation_wake": (False, True, "wake"),
@@ -290,6 +357,8 @@ INDEXES = {
     "entry_number": (True, False, "conversation number"),
     "entry_id": (True, True, "conversation id"),
     "tombstone_mark": (False, False, "mark"),
+    "counter_ends": (False, False, "ends"),
+    "sqlite_autoindex_counter_1": (True, False, "name"),
     "sqlite_autoindex_conversation_1": (True, False, "tenant id"),
     "sqlite_autoindex_meta_1": (True, False, "name"),
     "sqlite_autoindex_tombstone_1": (True, False, "key"),
@@ -349,7 +418,7 @@ async def test_two_files_have_two_epochs(driver: SqliteDriver, tmp_path: Path) -
 
 
 OPENING = """
-    await driver.append(Append(Key("", "ada"), [Entry(0, "mOWN", "user", b"")], "rOWN", 1.0))
+    await driver.append(Append(Key("", "ada"), [Entry(0, "mOWN", "user", b"")], revision="rOWN", at=1.0))
     print(driver.epoch)
 """
 
@@ -1057,7 +1126,7 @@ async def test_one_process_writes_at_a_time_whatever_becomes_of_the_locks(
 
 
 WRITES = """
-    await driver.append(Append(Key("", "ada"), [Entry(0, "from outside", "user", b"x")], "outside", 1.0))
+    await driver.append(Append(Key("", "ada"), [Entry(0, "from outside", "user", b"x")], revision="outside", at=1.0))
 """
 
 

@@ -42,6 +42,7 @@ class Ability(StrEnum):
     WATCH = "a change made elsewhere is announced"
     DURABLE = "what was answered survives kill -9 and power loss"
     EPOCH = "a store that was emptied, replaced or fenced off is told from the one that was opened"
+    COUNT = "hits of a rate limit are counted for all who have the store open"
 
 
 class Key(NamedTuple):
@@ -253,6 +254,45 @@ class Erase(Act, frozen=True, gc=False):
     revision: str | None = None
 
 
+class Count(Act, frozen=True, gc=False):
+    """Counts *cost* hits on *name* in its window, which begins with the first hit and lasts *window_s*.
+
+    A window that has ended at *at* is over, and the next one begins. Times are those of the callers: where their clocks
+    differ, a window ends for nobody later than *window_s* after that caller's *at*. Hits of all who have the store open go
+    into the same windows, none is lost to another one at the same time; run again, it counts again. What is over goes by
+    itself. Counters are no part of any conversation and need not be durable. Needs COUNT, else `Unsupported`.
+
+    Answer: `Counted`. *cost* 0 counts nothing, and tells.
+    """
+
+    name: str
+    window_s: float
+    at: float
+    cost: int = 1
+
+    @property
+    def key(self) -> Key:
+        """What it changes, as the other acts have it."""
+        return Key("", self.name)
+
+    def __str__(self) -> str:
+        return "A rate limit"
+
+
+class Counted(NamedTuple):
+    """What `count` leaves: hits in the window, these included, and when it ends."""
+
+    hits: int
+    ends: float
+
+
+WAITING = 10_000
+"""No more acts wait for one connection of a store, or its writer; who comes then is told at once (`Overloaded`)."""
+
+COUNTERS_KEPT_S = 3600.0
+"""How long at least (by the callers' own times) a counter is kept after its window ended: clocks may differ."""
+
+
 @lru_cache(maxsize=8192)
 def mark_of(key: Key) -> str:
     """A short name for a key where the name itself must not stay, or has no room: tombstones, announcements."""
@@ -355,3 +395,6 @@ class Driver(Protocol):
 
     async def erase(self, act: Erase) -> None:
         """See `Erase`."""
+
+    async def count(self, act: Count) -> Counted:
+        """See `Count`. Not one of the six verbs: a driver without COUNT raises `Unsupported`."""

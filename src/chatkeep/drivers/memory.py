@@ -14,12 +14,15 @@ from typing import Any
 
 from msgspec import structs
 
+from ..bounded import Newest
 from ..errors import Conflict, Duplicate, Replaced, Unsupported
 from .base import (
     TOMBSTONE_KEPT_S,
     Ability,
     Append,
     Appended,
+    Count,
+    Counted,
     Entries,
     Entry,
     Erase,
@@ -33,6 +36,9 @@ from .base import (
 )
 from .openable import Openable
 
+COUNTERS = 100_000
+"""Counters that a store keeps; those without a hit for longest go first."""
+
 
 class Shelf:
     """All that one store holds."""
@@ -43,6 +49,7 @@ class Shelf:
         self.logs: dict[Key, dict[int, Entry]] = {}
         self.ids: dict[Key, dict[str, int]] = {}
         self.erased: dict[Key, float] = {}
+        self.counters: Newest[str, Counted] = Newest(COUNTERS)
         self.watching: list[Callable[[list[str]], None]] = []
 
 
@@ -52,7 +59,7 @@ SHELVES: dict[str, Shelf] = {}
 class MemoryDriver(Openable):
     """The reference driver: each verb is plain code without an await in it, so each is one act."""
 
-    abilities = frozenset({Ability.LOG, Ability.SCAN, Ability.WATCH, Ability.EPOCH})
+    abilities = frozenset({Ability.LOG, Ability.SCAN, Ability.WATCH, Ability.EPOCH, Ability.COUNT})
 
     def __init__(self, url: str = "memory://") -> None:
         super().__init__("this memory:// store")
@@ -180,6 +187,16 @@ class MemoryDriver(Openable):
         shelf.erased[key] = max(at, row.updated_at if row else at, shelf.erased.get(key, at))
         for other in [other for other, mark in shelf.erased.items() if mark < at - TOMBSTONE_KEPT_S]:
             del shelf.erased[other]
+
+    async def count(self, act: Count) -> Counted:
+        await self._come_in()
+        at, ends = act.at, act.at + act.window_s
+        counters = self._shelf.counters
+        found = counters.get(act.name)
+        if found is None or found.ends <= at:
+            found = Counted(0, ends)
+        counters[act.name] = counted = Counted(found.hits + act.cost, min(found.ends, ends))
+        return counted
 
     async def _come_in(self) -> None:
         self.refuse_closed("done")

@@ -31,10 +31,13 @@ from ...errors import (
     Unsupported,
 )
 from ..base import (
+    COUNTERS_KEPT_S,
     TOMBSTONE_KEPT_S,
     Ability,
     Append,
     Appended,
+    Count,
+    Counted,
     Entries,
     Entry,
     Erase,
@@ -47,7 +50,8 @@ from ..base import (
 )
 from ..openable import Openable
 from .check import examined, passing
-from .transport import Connections, Site, Statement, replaced
+from .seam import Site, Statement, Transport
+from .transport import Connections, replaced
 
 log = logging.getLogger("chatkeep")
 
@@ -58,6 +62,7 @@ ASYNCPG = (
 )
 PASSED_ON = sorted(ASYNCPG.split())
 FAR = 1 << 62
+TIDY_S = 60.0  # between two removals of counters whose windows ended long ago
 PAYLOAD = 7_900  # NOTIFY takes less than 8000 bytes
 
 
@@ -74,25 +79,23 @@ class Announcement(NamedTuple):
 class PostgresqlDriver(Openable):
     """One schema of a PostgreSQL database. See `Driver` for what each verb promises."""
 
-    abilities = frozenset({Ability.SHARED, Ability.LOG, Ability.SCAN, Ability.WATCH, Ability.DURABLE, Ability.EPOCH})
+    abilities = frozenset(Ability)
 
     def __init__(self, url: str) -> None:
         self._site = site = site_of(url)
         super().__init__(site.store)
         if site.pooler:
             self.abilities -= {Ability.WATCH}  # LISTEN belongs to a session, and there is none
-        self._connections: Connections | None = None
+        self._connections: Transport | None = None
         self._acts = Statement(site.sql("commit_acts"), _act_arguments, _act_answers, writes=True)
         self._pages = Statement(site.sql("read_logs"), _page_arguments, _page_answers)
         self._picks = Statement(site.sql("pick_entries"), _pick_arguments, _pick_answers, alone=True)
         self._scans = Statement(site.sql("scan"), _scan_arguments, _scan_answers, alone=True)
         self._recent = Statement(site.sql("scan_recent"), _recent_arguments, _scan_answers, alone=True)
+        self._counts = Statement(site.sql("count_hits"), _count_arguments, _count_answers, writes=True)
+        self._forget = Statement(site.sql("forget_counters"), _forget_arguments, _no_answers, writes=True, alone=True)
+        self._tidy_at = 0.0
         self._notify = Statement(site.sql("announce"), _announce_arguments, _no_answers, alone=True)
-
-    @property
-    def connections(self) -> Connections:
-        """Those of the store that is open, for what else is kept in its database."""
-        return self._opened("done")
 
     async def _start(self) -> str:
         self._connections = connections = Connections(self._site)
@@ -143,6 +146,15 @@ class PostgresqlDriver(Openable):
     async def erase(self, act: Erase) -> None:
         await self._opened("written").write(self._acts, act)
 
+    async def count(self, act: Count) -> Counted:
+        connections = self._opened("counted")
+        counting = connections.count(self._counts, act)
+        if act.at > self._tidy_at:
+            self._tidy_at = act.at + TIDY_S
+            connections.count(self._forget, act).add_done_callback(lambda done: done.cancelled() or done.exception())
+        counted: Counted = await counting
+        return counted
+
     async def announce(self, marks: Collection[str]) -> None:
         if Ability.WATCH in self.abilities:
             connections = self._opened("announced")
@@ -155,9 +167,9 @@ class PostgresqlDriver(Openable):
             connections.listen(heard)
 
     async def examine(self) -> list[Finding]:
-        return await examined(self._connections or Connections(self._site))
+        return await examined(Connections(self._site))
 
-    def _opened(self, done: str) -> Connections:
+    def _opened(self, done: str) -> Transport:
         self.refuse_closed(done)
         assert self._connections is not None
         return self._connections
@@ -325,11 +337,28 @@ def _scan_answers(_: list[Scan], found: list[Any]) -> list[Any]:
     return [[_row(Key(row["tenant"], row["id"]), (None, *[row[name] for name in COLUMNS])) for row in found]]
 
 
+def _count_arguments(acts: list[Count]) -> tuple[Any, ...]:
+    return (
+        [act.name for act in acts],
+        [float(act.window_s) for act in acts],
+        [act.at for act in acts],
+        [act.cost for act in acts],
+    )
+
+
+def _count_answers(_: list[Count], found: list[Any]) -> list[Any]:
+    return [Counted(hits, ends) for hits, ends in found]
+
+
+def _forget_arguments(acts: list[Count]) -> tuple[Any, ...]:
+    return (acts[0].at - COUNTERS_KEPT_S,)
+
+
 def _announce_arguments(announcements: list[Announcement]) -> tuple[Any, ...]:
     return tuple(announcements[0])
 
 
-def _no_answers(_: list[Announcement], found: list[Any]) -> list[Any]:
+def _no_answers(_: list[Any], found: list[Any]) -> list[Any]:
     return [None]
 
 

@@ -1,4 +1,5 @@
-"""The connections of the PostgreSQL driver: some that write, some that read, one that announces and one that listens.
+"""The connections of the PostgreSQL driver: some that write, some that read, one that announces, one that counts and one
+that listens.
 
 Each has one statement under way; what queues up meanwhile goes into the next one. A call that was never sent is
 `Unavailable`; one that was sent and not answered is `Uncertain` if it writes, and its connection is dropped.
@@ -10,19 +11,18 @@ import asyncio
 import contextlib
 import logging
 import random
-import re
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, NamedTuple
 
-from msgspec import Struct
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, stop_never, wait_random_exponential
 
-from ...errors import BadMessage, ChatkeepError, Corrupt, Misconfigured, Replaced, Unavailable, Uncertain
+from ...errors import BadMessage, ChatkeepError, Corrupt, Misconfigured, Overloaded, Replaced, Unavailable, Uncertain
 from ...extras import from_extra
-from ..base import Key, settle
-from ..statements import named, numbered
+from ..base import WAITING, Key, settle
+from ..statements import numbered
+from .seam import Site, Statement, in_schema
 
 with from_extra("postgres", "A PostgreSQL store (postgresql://)"):
     import asyncpg
@@ -50,39 +50,6 @@ ONE_ITEM = (*BAD_DATA, *DAMAGED, LOCKED)  # what one item may do to its batch
 READ_ONLY = "25006"
 
 POOLER = "Behind a pooler by transaction (PgBouncer, Supavisor), say ?pooler=transaction."
-
-
-class Site(Struct, frozen=True, kw_only=True):
-    """Where the store is and how one gets in."""
-
-    store: str
-    """The URL without what is secret in it, and the schema."""
-    dsn: str
-    schema: str
-    pooler: bool = False
-    """Whether connections belong to a pooler, which hands them out by transaction."""
-    target: str = "read-write"
-    timeout: float = 5.0
-    connections: int = 4
-
-    def sql(self, name: str) -> str:
-        """The named statement of sql/queries.sql, for this schema."""
-        return in_schema(named("postgresql")[name], self.schema)
-
-
-class Statement(NamedTuple):
-    """One function, run over as many acts as are waiting for it.
-
-    arguments: what the acts are as its parameters, after the epoch. answers: what each of them is told; a refusal is
-    an exception among them. writes: when the answer is lost, nobody knows whether it was done. alone: it takes one act at
-    a time.
-    """
-
-    sql: str
-    arguments: Callable[[list[Any]], tuple[Any, ...]]
-    answers: Callable[[list[Any], list[Any]], list[Any]]
-    writes: bool = False
-    alone: bool = False
 
 
 class Call(NamedTuple):
@@ -126,7 +93,8 @@ class Connections:
         self.writer = Combiner(self, "writer", self.site.connections // 2, connection)
         self.readers = Combiner(self, "reader", (self.site.connections + 1) // 2)
         self.announcer = Combiner(self, "announcer", 1)
-        self._combiners = [self.writer, self.readers, self.announcer]
+        self.counter = Combiner(self, "counter", 1)
+        self._combiners = [self.writer, self.readers, self.announcer, self.counter]
         self.epoch = greeting["epoch"]
         return greeting
 
@@ -141,6 +109,10 @@ class Connections:
     def announce(self, statement: Statement, act: Any) -> asyncio.Future[Any]:
         """Runs *statement* on *act*, beside all else."""
         return self.announcer.call(statement, act)
+
+    def count(self, statement: Statement, act: Any) -> asyncio.Future[Any]:
+        """Runs *statement* on *act*, beside all else, and on what else waits for it."""
+        return self.counter.call(statement, act)
 
     def listen(self, heard: Callable[[list[str]], None]) -> None:
         """Has *heard* called with what is announced, on a connection of its own that comes back by itself."""
@@ -309,6 +281,10 @@ class Combiner:
     def call(self, statement: Statement, act: Any) -> asyncio.Future[Any]:
         """Queues *act*. Cancelling the future does not take it back."""
         answered: asyncio.Future[Any] = self._loop.create_future()
+        if len(self._calls) >= WAITING:
+            said = f"{act}: {WAITING} acts wait for {self._at.site.store} already; nothing was done. Try again later."
+            settle(answered, Overloaded(said))
+            return answered
         self._calls.append(Call(statement, act, answered, self._loop.time()))
         if self._idle:
             self._wake()
@@ -554,11 +530,6 @@ def replaced(store: str) -> str:
         f"{store} was emptied, or another one has taken its place, since it was opened; nothing was written. Restore it, or restart to "
         "begin with what is there now."
     )
-
-
-def in_schema(sql: str, schema: str) -> str:
-    """*sql* for another schema than `chatkeep`."""
-    return re.sub(r"\bchatkeep\.(?=\w)", f'"{schema}".', sql)
 
 
 def migrations() -> list[str]:

@@ -34,7 +34,22 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import msgspec
 
 from ...errors import Corrupt, Misconfigured, StoreError, Unavailable, Unsupported
-from ..base import Ability, Append, Appended, Entries, Entry, Erase, Finding, Index, Read, Row, Scan, Write
+from ..base import (
+    Ability,
+    Append,
+    Appended,
+    Count,
+    Counted,
+    Entries,
+    Entry,
+    Erase,
+    Finding,
+    Index,
+    Read,
+    Row,
+    Scan,
+    Write,
+)
 from ..openable import Openable, end
 from . import scripts as acts
 from .check import examined, foreign, judged, passing, reported, stored_epochs, stored_meta
@@ -62,7 +77,7 @@ EXAMPLES = {
 class RedisDriver(Openable):
     """One Redis or Valkey, a cluster of them, or what Sentinel watches. See `Driver` for what each verb promises."""
 
-    abilities = frozenset({Ability.LOG, Ability.SCAN, Ability.SHARED, Ability.WATCH, Ability.DURABLE, Ability.EPOCH})
+    abilities = frozenset(Ability)
 
     def __init__(self, url: str, transport: Callable[[Site], Transport] | None = None) -> None:
         if transport is None:  # who brings another one needs no redis-py
@@ -188,6 +203,9 @@ class RedisDriver(Openable):
 
     async def erase(self, act: Erase) -> None:
         acts.erase_answer(act, await self._opened("written").act(self._acts.erase(act)))
+
+    async def count(self, act: Count) -> Counted:
+        return acts.count_answer(await self._opened("counted").act(self._acts.count(act)))
 
     async def announce(self, marks: Collection[str]) -> None:
         servers = self._opened("announced")

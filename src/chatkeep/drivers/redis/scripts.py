@@ -6,6 +6,7 @@ the sorted sets that find its conversations, the marks of its erasures and a cop
 
     PREFIX:{12}:row:TENANT\\0ID   :log:..   :ids:..   PREFIX:{12}:due   :key   :owner   :recent   :erased   :epoch
     PREFIX:meta                  epoch, format, number of buckets
+    PREFIX:count:NAME            hits of a rate limit, until its window has ended
 
 The scripts are the files in lua/; common.lua begins each of those that look at a row.
 """
@@ -17,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from hashlib import sha1
 from importlib.resources import files
-from math import isfinite
+from math import ceil, isfinite
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -26,10 +27,13 @@ from msgspec import Struct, structs
 
 from ...errors import ChatkeepError, Conflict, Corrupt, Duplicate, Replaced, Unavailable, Uncertain, Unsupported
 from ..base import (
+    COUNTERS_KEPT_S,
     RECENT_GRAIN_S,
     TOMBSTONE_KEPT_S,
     Append,
     Appended,
+    Count,
+    Counted,
     Entries,
     Entry,
     Erase,
@@ -105,7 +109,8 @@ APPEND = _script("common", "append")
 WRITE = _script("common", "write")
 ERASE = _script("common", "erase")
 SCAN = _script("scan")
-VERBS = (READ, ENTRIES, PICKED, APPEND, WRITE, ERASE, SCAN)
+COUNT = _script("count")
+VERBS = (READ, ENTRIES, PICKED, APPEND, WRITE, ERASE, SCAN, COUNT)
 MAKE = _script("make")
 PROBE = _script("probe")
 
@@ -190,6 +195,12 @@ class Acts:
             last = "+inf" if until is None or index == "recent" else _time(until)
             arguments += ["scores", last, *(("", "") if after is None else (_time(after[0]), after[1])), inside]
         return [Act(SCAN, _index(bucket.epoch, bucket.places[index], self.epoch), arguments) for bucket in self.buckets]
+
+    def count(self, act: Count) -> Act:
+        """`Driver.count`."""
+        home = Home((f"{self.prefix}:count:{act.name}".encode(),))
+        kept_ms = ceil((act.window_s + COUNTERS_KEPT_S) * 1000)
+        return Act(COUNT, home, [_time(act.window_s), _time(act.at), act.cost, kept_ms], writes=True)
 
 
 READS = 3
@@ -333,6 +344,11 @@ def erase_answer(act: Erase, reply: Any) -> None:
     """The answer of `Acts.erase`. Raises `Conflict`."""
     if not isinstance(reply, int):
         raise Conflict(f"{act.key}: another revision is stored; nothing was erased.", row=_row(act.key, reply))
+
+
+def count_answer(reply: Any) -> Counted:
+    """The answer of `Acts.count`."""
+    return Counted(int(reply[0]), float(reply[1]))
 
 
 class Refused(Unavailable):

@@ -24,10 +24,13 @@ from ...errors import (
     Misconfigured,
 )
 from ..base import (
+    COUNTERS_KEPT_S,
     TOMBSTONE_KEPT_S,
     Ability,
     Append,
     Appended,
+    Count,
+    Counted,
     Entries,
     Entry,
     Erase,
@@ -45,6 +48,7 @@ from ..statements import named
 from .backup import back_up
 from .check import examined, fit
 from .query import run_query
+from .seam import Transport
 from .transport import Connections, replaced, take
 
 FAR = 1 << 62
@@ -53,7 +57,7 @@ FAR = 1 << 62
 class SqliteDriver(Openable):
     """One SQLite file. See `Driver` for what each verb promises."""
 
-    abilities = frozenset({Ability.LOG, Ability.SCAN, Ability.DURABLE, Ability.SHARED, Ability.EPOCH})
+    abilities = frozenset({Ability.LOG, Ability.SCAN, Ability.DURABLE, Ability.SHARED, Ability.EPOCH, Ability.COUNT})
 
     def __init__(self, url: str) -> None:
         path = url.partition("://")[2]
@@ -65,7 +69,7 @@ class SqliteDriver(Openable):
         self.path = path[1:]
         self._absolute = os.path.abspath(self.path)  # a later chdir leaves the store where it is
         super().__init__(f"sqlite:///{self.path}")
-        self._connections: Connections | None = None
+        self._connections: Transport | None = None
 
     async def _start(self) -> str:
         if not fit():
@@ -105,6 +109,9 @@ class SqliteDriver(Openable):
 
     async def erase(self, act: Erase) -> None:
         await self._opened("written").write(self._erase, act)
+
+    async def count(self, act: Count) -> Counted:
+        return await self._opened("counted").write(self._count, act, durable=False)
 
     async def backup(self, path: str, *, replace: bool = False) -> None:
         connections = self._opened("done")
@@ -163,6 +170,11 @@ class SqliteDriver(Openable):
         if found:
             db.execute(sql("erase_entries"), {"conversation": found[0]})
             db.execute(sql("erase"), {"conversation": found[0]})
+
+    def _count(self, db: apsw.Connection, act: Count) -> Counted:
+        db.execute(sql("forget_counters"), {"before": act.at - COUNTERS_KEPT_S})
+        values = {"name": act.name, "at": act.at, "window": act.window_s, "cost": act.cost}
+        return Counted(*db.execute(sql("count"), values).get)
 
     def _append(self, db: apsw.Connection, act: Append) -> Appended:
         self._refuse_replaced(db)
@@ -253,7 +265,7 @@ class SqliteDriver(Openable):
         if found is None or found[0] != self.epoch:
             raise replaced(self.path, "was emptied")
 
-    def _opened(self, done: str) -> Connections:
+    def _opened(self, done: str) -> Transport:
         self.refuse_closed(done)
         assert self._connections is not None
         return self._connections

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import apsw
 
-from ...errors import ChatkeepError, Corrupt, Misconfigured, Replaced, Unavailable, Uncertain
-from ..base import settle
+from ...errors import ChatkeepError, Corrupt, Misconfigured, Overloaded, Replaced, Unavailable, Uncertain
+from ..base import WAITING, settle
 from ..statements import numbered
 from .file import BUSY_MS, Moved, OpenFile, Slot, hold
 
@@ -32,6 +32,7 @@ class Job(NamedTuple):
     do: Callable[[apsw.Connection, Any], Any]
     act: Any
     answered: asyncio.Future[Any]
+    durable: bool
 
 
 APPLICATION_ID = 0x63686B70  # "chkp": says whose file this is
@@ -59,9 +60,10 @@ class Connections:
         """Has *do* called with *act* on one instant of the store, beside others."""
         return self.readers.call(do, act)
 
-    def write(self, do: Callable[[apsw.Connection, A], T], act: A) -> asyncio.Future[T]:
-        """Has *do* called with *act* in a transaction, shared with what else waits."""
-        return self.writer.call(do, act)
+    def write(self, do: Callable[[apsw.Connection, A], T], act: A, *, durable: bool = True) -> asyncio.Future[T]:
+        """Has *do* called with *act* in a transaction, shared with what else waits; answered before it is on the disk where
+        nothing in the transaction is *durable*."""
+        return self.writer.call(do, act, durable)
 
     async def close(self) -> None:
         """Has what is under way answered, breaks off who looks for long, and gives the file back."""
@@ -218,10 +220,14 @@ class Worker:
         for thread in self._threads:
             thread.start()
 
-    def call(self, do: Callable[[apsw.Connection, A], T], act: A) -> asyncio.Future[T]:
+    def call(self, do: Callable[[apsw.Connection, A], T], act: A, durable: bool = True) -> asyncio.Future[T]:
         """Queues *act*. Cancelling the future does not take it back."""
         answered: asyncio.Future[T] = self._loop.create_future()
-        job = Job(do, act, answered)
+        if self._jobs.qsize() + len(self._gathered) >= WAITING:
+            said = f"{WAITING} acts wait for sqlite:///{self._file.path} already; nothing was done. Try again later."
+            settle(answered, Overloaded(said))
+            return answered
+        job = Job(do, act, answered, durable)
         if self._crowd == 1 and not self._gathered:
             self._jobs.put(job)
             return answered
@@ -351,6 +357,17 @@ def answer(db: apsw.Connection, batch: list[Job]) -> list[Any]:
 
 def commit(db: apsw.Connection, batch: list[Job]) -> list[Any]:
     """Runs acts in one transaction; each is checked and answered, or refused, on its own."""
+    if any([job.durable for job in batch]):
+        return _committed(db, batch)
+    # In a WAL "normal" writes the same pages, and leaves the flush to the next commit that is durable.
+    db.execute("pragma synchronous = normal")
+    try:
+        return _committed(db, batch)
+    finally:
+        db.execute("pragma synchronous = full")
+
+
+def _committed(db: apsw.Connection, batch: list[Job]) -> list[Any]:
     try:
         db.execute("begin immediate")
         answers = [_attempt(job, db) for job in batch]
@@ -359,7 +376,7 @@ def commit(db: apsw.Connection, batch: list[Job]) -> list[Any]:
         if len(batch) == 1 or isinstance(fault, apsw.BusyError):
             return [translated(fault, "Nothing was written")] * len(batch)
         # One act failed half-way: alone, it fails alone.
-        return [commit(db, [job])[0] for job in batch]
+        return [_committed(db, [job])[0] for job in batch]
     try:
         db.execute("commit")
     except apsw.Error as fault:
