@@ -1,5 +1,5 @@
-"""What people, bots and operators cannot mean well: hidden and piled-up characters, endless texts, malformed parts. Both pages stay usable and
-show what comes before and after, at the first load and as it comes."""
+"""Hidden and piled-up characters, endless texts, malformed parts: both pages stay usable and show what comes before and after, at the
+first load and as it comes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ..support.serving import served
 
 LAST = "This is urgent."
 HIDDEN = {
-    "zero width spaces": ("\u200b" * 70_000, "U+200B × 70,000"),
-    "joiners": ("\u200d" * 70_000, "U+200D × 70,000"),
-    "line turned around": ("\u202e" * 1000, "U+202E × 1,000"),
-    "tags": ("\U000e0041" * 50_000, "U+E0041 × 50,000"),
-    "variation selectors": ("\ufe0f" * 70_000, "× 70,000"),
-    "fillers": ("\u3164" * 70_000, "U+3164 × 70,000"),
+    "zero width spaces": ("\u200b" * 70_000, "U+200B \u00d7 70,000"),
+    "joiners": ("\u200d" * 70_000, "U+200D \u00d7 70,000"),
+    "line turned around": ("\u202e" * 1000, "U+202E \u00d7 1,000"),
+    "tags": ("\U000e0041" * 50_000, "U+E0041 \u00d7 50,000"),
+    "variation selectors": ("\ufe0f" * 70_000, "\u00d7 70,000"),
+    "fillers": ("\u3164" * 70_000, "U+3164 \u00d7 70,000"),
     "of all kinds": ("\u200b\u2060\u00ad\u200e\u061c" * 10_000, "50,000 hidden characters"),
     "accents": ("a" + "\u0301\u0316" * 40_000, "79,992 more accents"),
     "line breaks": ("x" + "\n" * 100_000 + "y", "100,000 blanks"),
@@ -93,10 +93,12 @@ def running() -> Iterator[Service]:
     async def bot(turn: Turn[Any]) -> None:
         turn.reply(service.says.pop(0) if service.says else f"heard: {turn.text}")
 
-    with start_blocking_portal() as portal:
-        with portal.wrap_async_context_manager(served(keep, title="Chat", anonymous=True)) as client:
-            service = Service(portal, keep, client.port)
-            yield service
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(served(keep, title="Chat", anonymous=True)) as client,
+    ):
+        service = Service(portal, keep, client.port)
+        yield service
 
 
 @pytest.fixture
@@ -179,8 +181,13 @@ def test_a_message_that_cannot_be_drawn_is_told_and_the_others_are_shown(
     desk = service.desk(person, service.conversation())
     for page in (chat, desk):
         page.add_init_script(
-            """const write = Date.prototype.toISOString; let first = true;
-            Date.prototype.toISOString = function () { if (first && document.body) { first = false; throw new Error("no time"); } return write.call(this); };"""
+            """const write = Date.prototype.toISOString;
+            let first = true;
+            Date.prototype.toISOString = function () {
+              if (!first || !document.body) return write.call(this);
+              first = false;
+              throw new Error("no time");
+            };"""
         )
         page.reload()
         expect(page.locator("#log li")).to_have_count(2)
@@ -202,7 +209,20 @@ def test_an_error_of_the_page_is_told(service: Service, person: BrowserContext) 
 
 def test_what_scripts_need_is_left_alone(service: Service, person: BrowserContext) -> None:
     """Persian, Hebrew with points, Thai, Hindi, a family, a flag of flags, keycaps: as they were written, for those who talk."""
-    words = "می\u200cخواهم שָׁלוֹם ‎abc‏ ที่นี่ क्\u200dष 👩\u200d👩\u200d👧 🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f 1\ufe0f⃣ ❤\ufe0f Z͑ͫ"
+    words = " ".join(
+        [
+            "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+            "\u05e9\u05b8\u05c1\u05dc\u05d5\u05b9\u05dd",
+            "\u200eabc\u200f",
+            "\u0e17\u0e35\u0e48\u0e19\u0e35\u0e48",
+            "\u0915\u094d\u200d\u0937",
+            "\U0001f469\u200d\U0001f469\u200d\U0001f467",
+            "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",
+            "1\ufe0f\u20e3",
+            "\u2764\ufe0f",
+            "Z\u0351\u036b",
+        ]
+    )
     chat = opened(person, service.address)
     write(chat, words)
     expect(chat.locator("#log li.assistant .said")).to_have_text(f"heard: {words}")
