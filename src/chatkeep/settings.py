@@ -355,7 +355,7 @@ def named_store() -> str | None:
     environment, faults = environment_settings({"store": str})
     value, source = environment.get("store") or GivenValue(file_settings()[0].get("store"), str(os.environ.get(CONFIG)))
     if faults:
-        raise Misconfigured(f"There is no store: {'; '.join(faults)}. Nothing was opened.")
+        raise Misconfigured(f"The {'; '.join(faults)}. Nothing was opened.")
     if not value:
         return None
     if not isinstance(value, str):
@@ -394,7 +394,10 @@ def environment_settings(fields: Mapping[str, Any]) -> tuple[dict[str, GivenValu
                 with open(text) as file:
                     text = file.read().strip()
             except (OSError, UnicodeError) as fault:
-                faults.append(from_source(f"{name} cannot be read: {type(fault).__name__}", variable))
+                words = fault.strerror if isinstance(fault, OSError) else "it is not UTF-8"
+                faults.append(
+                    from_source(f"{name} is to be read from the file {text}, which cannot be read: {words}", variable)
+                )
                 continue
         else:
             text = os.environ.get(variable)

@@ -367,7 +367,11 @@ class Surface(Generic[State]):
         snapshot = await self._opened.store.load(key)
         channel = snapshot is not None and (snapshot.record.delivery is not None or self._engine.sender.takes(key))
         there = [m async for m in self.history(conversation, after=number - 1, limit=1) if m.number == number]
-        if not channel or not there or not is_outbound(there[0]):
+        if not channel:
+            raise UsageError(
+                f"{conversation}: its replies go out through no channel, as far as this store and this process know; nothing was sent."
+            )
+        if not there or not is_outbound(there[0]):
             raise UsageError(
                 f"{conversation}: message {number} is no reply in its log; nothing was sent. The list of its deliveries has the numbers."
             )
