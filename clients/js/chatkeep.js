@@ -417,9 +417,7 @@ export class Chat extends EventTarget {
   // Gets a conversation and the right to it: by the link that was opened, or a new one.
   async #begin() {
     const { share, shared } = this.#me;
-    // The cookie of one's own chat is not given up for what somebody else has shared.
-    const cookie = this.#cookie && !(shared && ![undefined, this.name].includes(this.#read()));
-    const body = { ...(share && { share }), ...(cookie && { cookie: true }) };
+    const body = { ...(share && { share }), ...(this.#cookie && { cookie: true }) };
     const answer = await this.#ask(share ? "shares/redeem" : "conversations", { method: "POST", body });
     const { id, token, scopes, expires_at } = await answer.json();
     if (!this.#gone) this.#tell("conversation", { id, token, scopes, expires_at, shared });
