@@ -29,6 +29,7 @@ from .errors import (
 from .model import (
     Content,
     Conversation,
+    DeadLetter,
     Delta,
     Erased,
     Event,
@@ -53,6 +54,7 @@ __all__ = [
     "Content",
     "Conversation",
     "Corrupt",
+    "DeadLetter",
     "Delivery",
     "DeliveryFailed",
     "DeliveryStatus",

@@ -151,7 +151,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     after a failure, doubled each time, with jitter. failure_reply: what a user is told whose message was set aside, where no
     `on_failure` says it (None: nothing). poll: how often the store is asked for work that another process, or a
     crash, has left. cache_entries, cache_bytes: bounds of the local cache (0 entries: none). quick: a handler that
-    has lately been faster than this is run before the message is written, which saves a round trip; a slower one
+    has lately been faster than this is run before the message is written, which saves a commit; a slower one
     after. store_timeout: an act whose outcome the store does not tell is run again for so long.
     on_outage: what happens while the store does not answer:
         refuse    `Unavailable`; nothing is acknowledged that is not in the store
@@ -364,7 +364,7 @@ def named_store() -> str | None:
     environment, faults = environment_settings({"store": str})
     value, source = environment.get("store") or GivenValue(file_settings()[0].get("store"), str(os.environ.get(CONFIG)))
     if faults:
-        raise Misconfigured(f"There is no store: {'; '.join(faults)}. Nothing was opened.")
+        raise Misconfigured(f"The {'; '.join(faults)}. Nothing was opened.")
     if not value:
         return None
     if not isinstance(value, str):
@@ -403,7 +403,10 @@ def environment_settings(fields: Mapping[str, Any]) -> tuple[dict[str, GivenValu
                 with open(text) as file:
                     text = file.read().strip()
             except (OSError, UnicodeError) as fault:
-                faults.append(from_source(f"{name} cannot be read: {type(fault).__name__}", variable))
+                words = fault.strerror if isinstance(fault, OSError) else "it is not UTF-8"
+                faults.append(
+                    from_source(f"{name} is to be read from the file {text}, which cannot be read: {words}", variable)
+                )
                 continue
         else:
             text = os.environ.get(variable)

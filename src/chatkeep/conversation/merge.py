@@ -184,16 +184,20 @@ def _merge_items(base: Any, earlier: list[Any], later: list[Any], path: tuple[st
 
 
 def _keyed(items: list[Any]) -> dict[tuple[str, Hashable, int], Any]:
-    """Items by what makes them the same item: kind of name, name, and how many of that name stand before."""
-    keyed: dict[tuple[str, Hashable, int], Any] = {}
+    return dict(zip(key_items(items), items, strict=True))
+
+
+def key_items(items: list[Any]) -> list[tuple[str, Hashable, int]]:
+    """What makes each of *items* the same item in another list: kind of name, name, and how many of that name stand before."""
+    keys: list[tuple[str, Hashable, int]] = []
     seen: dict[tuple[str, Hashable], int] = {}
     for item in items:
         id = item.get("id") if isinstance(item, dict) else None
         name: tuple[str, Hashable]
         name = ("id", id) if isinstance(id, str) or type(id) is int else ("value", plain(item).decode())
         seen[name] = count = seen.get(name, -1) + 1
-        keyed[(*name, count)] = item
-    return keyed
+        keys.append((*name, count))
+    return keys
 
 
 def _apply(rule: Rule, base: Any, earlier: Any, later: Any, path: tuple[str, ...], lose: Lose) -> Any:

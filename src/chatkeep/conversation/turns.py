@@ -13,6 +13,7 @@ from msgspec import Raw, json, structs
 
 from ..model import ASKING, TALK, Content, Message
 from .commits import make_note, next_commit, note_passed_over
+from .dead_letters import close_replayed
 from .record import Record, Reminder
 from .reminders import keep_reminders
 from .snapshots import (
@@ -23,7 +24,6 @@ from .snapshots import (
     Snapshot,
     delivery_of,
     has_outbound,
-    keep_outbound,
     messages_after,
     unread_messages,
 )
@@ -204,6 +204,7 @@ def finish_turn(
         since=first if opens else old.since,
         cursor=waiting[0].number - 1 if waiting else head + len(drafts),
         active_at=max(old.active_at, answered[-1].created_at),
+        dead=close_replayed(old.dead, answered) if old.dead else (),
         begun=0,
         raised=0,
         deaths=0,
@@ -293,17 +294,18 @@ def set_aside(
     replies: Sequence[Content] = (),
     out: bool = False,
 ) -> Commit:
-    """Passes over a message that keeps failing and notes why; the next one is handled. *replies*: what is said to the user
-    instead of an answer; *out*: through a channel."""
-    record = snapshot.record
-    waiting = [later for later in unread_messages(snapshot) if later.number > number]
+    """Passes over a message that keeps failing and notes why; the next one is handled. A replay that fails takes the place of
+    the dead letter that it repeats. *replies*: what is said to the user instead of an answer; *out*: through a channel."""
+    record, unread = snapshot.record, unread_messages(snapshot)
+    waiting = [later for later in unread if later.number > number]
+    dead = close_replayed(record.dead, [message for message in unread if message.number == number])
     why = make_note("dead", f"{snapshot.row.incarnation}.{number}", content=reason, first=number, last=number)
     drafts = [arriving, why] if arriving else [why]
     drafts += [Draft(role="assistant", content=reply, reply_to=number, reply_from=number) for reply in replies]
     record = structs.replace(
         record,
         cursor=waiting[0].number - 1 if waiting else snapshot.row.head + len(drafts),
-        dead=(*record.dead, number)[-DEAD_SHOWN:],
+        dead=(*dead, number)[-DEAD_SHOWN:],
         delivery=delivery_of(snapshot) if out and replies else record.delivery,
         begun=0,
         raised=0,
@@ -336,6 +338,5 @@ def skip_unread(snapshot: Snapshot, policy: Policy, *, at: float) -> Commit | No
     )
     row = snapshot.row
     # (Whoever holds the lease may be sending; a turn of theirs sees that the cursor has moved.)
-    record = keep_outbound(snapshot, record)
     drafts = [note_passed_over(waiting)]
     return next_commit(snapshot, record, policy, at=at, lease=row.lease, until=row.leased_until, drafts=drafts)

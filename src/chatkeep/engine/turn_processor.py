@@ -16,6 +16,7 @@ from msgspec import Raw, Struct
 
 from ..conversation import commits, sessions, snapshots, turns
 from ..conversation.backoff import backoff
+from ..conversation.carried import Carried
 from ..conversation.codec import make_storable
 from ..conversation.record import Reminder
 from ..conversation.snapshots import Commit, Draft, Snapshot
@@ -115,7 +116,7 @@ class TurnProcessor(Generic[State]):
         key, shared = snapshot.row.key, self._shared
         if turns.lacks_history(snapshot, shared.policy):
             snapshot = await shared.store.reach_back(snapshot)
-        turn, opens = self._make_turn(snapshot, messages)
+        turn, opens, carried = self._make_turn(snapshot, messages)
         turn.begin_work = partial(self._make_work, snapshot, messages[0].number, record_step)
         if self._streams:
             turn.on_piece = partial(self._say, key)
@@ -125,7 +126,8 @@ class TurnProcessor(Generic[State]):
             replies = [make_storable(key, reply, limit=limit) for reply in collect_replies(turn, said)]
             if turn.work is not None:
                 turn.work.refuse_unawaited()
-            raw = shared.states.encode(key, turn.state)
+            goes_on = carried is None or not shared.states.is_another(turn.state, carried)
+            raw = shared.states.encode(key, turn.state, carried if goes_on else None)
             return Answer(raw, opens, replies, turn.work.set if turn.work is not None else snapshots.NOTHING)
 
         try:
@@ -189,7 +191,7 @@ class TurnProcessor(Generic[State]):
         if self.on_failure is None:
             return otherwise
         try:
-            turn, _ = self._make_turn(snapshot, tried)
+            turn, _, _ = self._make_turn(snapshot, tried)
             turn.failure = describe_fault(failure.__cause__ or failure)
 
             def keep(said: Any) -> list[Content]:
@@ -311,7 +313,7 @@ class TurnProcessor(Generic[State]):
         """
         key, first, shared = snapshot.row.key, messages[0], self._shared
         states = shared.states
-        turn, _ = self._make_turn(snapshot, messages)
+        turn, _, _ = self._make_turn(snapshot, messages)
 
         def state_of(found: Any) -> Raw:
             return states.fresh() if found is None else states.encode(key, found)
@@ -372,21 +374,23 @@ class TurnProcessor(Generic[State]):
             ) from run.fault
         return run
 
-    def _make_turn(self, snapshot: Snapshot, messages: list[Message]) -> tuple[Turn[State], bool]:
-        """Make what the handler is given, on a fresh copy of the state; also whether it opens a session."""
+    def _make_turn(self, snapshot: Snapshot, messages: list[Message]) -> tuple[Turn[State], bool, Carried | None]:
+        """Make what the handler is given, on a fresh copy of the state; also whether it opens a session, and what the state has
+        no place for."""
         key, record, first = snapshot.row.key, snapshot.record, messages[0]
         states, policy = self._shared.states, self._shared.policy
         opens = sessions.is_session_over(record, policy, first.created_at, first.number)
         raw, schema = (states.fresh(), states.schema) if opens else (record.state, record.schema)
+        state, carried = states.take_apart(key, raw, schema)
         turn = Turn(
             tenant=key.tenant,
             conversation=key.id,
             session=record.session + opens,
-            state=states.decode(key, raw, schema),
+            state=state,
             messages=snapshots.copy_messages(messages),
             history=[] if opens else self._collect_history(snapshot, first),
         )
-        return turn, opens
+        return turn, opens, carried
 
     def _collect_history(self, snapshot: Snapshot, first: Message) -> list[Message]:
         policy = self._shared.policy
