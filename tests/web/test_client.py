@@ -51,10 +51,10 @@ def refuse(route: Route) -> None:
 
 
 def test_it_is_small_and_needs_nothing() -> None:
-    """Under 10 KB gzipped, as it is served; one module, no import, no dependency."""
+    """Under 11 KB gzipped, as it is served; one module, no import, no dependency."""
     source = (CLIENT / "chatkeep.js").read_text()
 
-    assert 10_000 > len(gzip.compress(serve_file("client.js", source).encode(), 9))
+    assert 11_000 > len(gzip.compress(serve_file("client.js", source).encode(), 9))
     assert [] == [text for text in re.findall(r'"[^"\n]*"', source) if serve_file("client.js", text) != text]
     assert [] == re.findall(r"^import |\bimport\(|require\(", source, re.M)
     assert {} == json.loads((CLIENT / "package.json").read_text()).get("dependencies", {})
