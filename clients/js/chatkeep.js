@@ -290,7 +290,7 @@ export class Chat extends EventTarget {
     const mark = this.#given ? token?.slice(-MARK) : undefined;
     let subject = await this.#shelf.whose(this.#url, mark);
     if (!subject) {
-      const answer = await this.#fetch("me").catch((fault) => {
+      const answer = await this.#fetch(this.#cookie && this.#me.id ? `me?conversation=${encodeURIComponent(this.#me.id)}` : "me").catch((fault) => {
         if (this.#mint && fault.status === 401) this.#me.token = undefined;
         throw fault.status === 404 ? new Error("The server is older than this client.") : fault; // it may be about to be replaced
       });
@@ -429,9 +429,7 @@ export class Chat extends EventTarget {
   // Gets a conversation and the right to it: by the link that was opened, or a new one.
   async #begin() {
     const { share, shared } = this.#me;
-    // The cookie of one's own chat is not given up for what somebody else has shared.
-    const cookie = this.#cookie && !(shared && ![undefined, this.name].includes(this.#read()));
-    const body = { ...(share && { share }), ...(cookie && { cookie: true }) };
+    const body = { ...(share && { share }), ...(this.#cookie && { cookie: true }) };
     const answer = await this.#ask(share ? "shares/redeem" : "conversations", { method: "POST", body });
     const { id, token, scopes, expires_at } = await answer.json();
     if (!this.#gone) this.#tell("conversation", { id, token, scopes, expires_at, shared });

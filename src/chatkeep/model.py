@@ -54,6 +54,13 @@ class Message(Struct, frozen=True, kw_only=True, gc=False):
         return text_of(self.content)
 
 
+class DeadLetter(Message, frozen=True, kw_only=True, gc=False):
+    """A message that was set aside and is not closed yet, with the conversation that it is in; `metadata["reason"]` says why."""
+
+    tenant: str
+    conversation: str
+
+
 def text_of(content: Content) -> str:
     """The text in *content*."""
     if isinstance(content, str):
@@ -84,14 +91,18 @@ class Receipt(Struct, frozen=True, kw_only=True):
     duplicate: bool = False
 
 
+OffBy = Literal["conversation", "tenant", "everywhere"]
+"""What was paused, where the bot is silent."""
+
+
 class Conversation(Struct, Generic[State], frozen=True, kw_only=True):
     """A conversation at one instant.
 
     state: of the live session; fresh when the session is over. session: its number, from 1; 0 before the first turn.
-    messages: the last ones of the log, oldest first. unread: how many wait for an answer. paused: the bot is silent here.
-    dead: numbers of messages that were set aside. due_at: when it will be looked at next. fault: in a listing, why this one
-    cannot be read; its state is then None and its counts say nothing. stale: the store is away, and this is what this process
-    has seen last (on_outage="read").
+    messages: the last ones of the log, oldest first. unread: how many wait for an answer. paused: the bot is silent here;
+    off_by: because of what. dead: numbers of messages that were set aside, until each is dismissed or its replay is answered.
+    due_at: when it will be looked at next. fault: in a listing, why this one cannot be read; its state is then None and its
+    counts say nothing. stale: the store is away, and this is what this process has seen last (on_outage="read").
     """
 
     tenant: str
@@ -107,6 +118,7 @@ class Conversation(Struct, Generic[State], frozen=True, kw_only=True):
     dead: list[int]
     updated_at: float
     due_at: float | None
+    off_by: list[OffBy] = []
     fault: str = ""
     stale: bool = False
 

@@ -15,6 +15,7 @@ from chatkeep.conversation import housekeeping
 from chatkeep.conversation import outbox as deliveries
 from chatkeep.conversation.outbox import Sent
 from chatkeep.drivers import driver_for
+from chatkeep.drivers.base import Write
 from chatkeep.errors import Unavailable
 from chatkeep.testing.crash import Wrapped, wrapped
 
@@ -281,10 +282,10 @@ async def test_a_store_that_is_away_when_a_reply_was_sent_hears_of_it_later(send
     away = False
 
     class Away(Wrapped):
-        async def write(self, *args: Any, **options: Any) -> Any:
+        async def write(self, act: Write) -> Any:
             if away:
                 raise Unavailable("away")
-            return await self.inner.write(*args, **options)
+            return await self.inner.write(act)
 
     class Shutting(Loft):
         async def send(self, *args: Any, **options: Any) -> Sent:

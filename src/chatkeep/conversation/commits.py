@@ -64,9 +64,8 @@ def next_commit(
     if record.cursor < head:
         due_at: float | None = not_before(record.retry_at, at=at)
     else:
-        if policy.retention_s is not None and not record.oldest_at and snapshot.messages:
-            first = snapshot.messages[0]
-            record = structs.replace(record, oldest_at=first.created_at if first.number == record.dropped + 1 else 0.0)
+        if policy.retention_s is not None and not record.oldest_at:
+            record = structs.replace(record, oldest_at=find_oldest(snapshot, record, drafts, at=at))
         due_at = next_due(record, policy, head=head)
         old = snapshot.row.due_at
         if old is not None and due_at is not None and at < old <= due_at:
@@ -82,6 +81,14 @@ def next_commit(
     if lease is not None and until is None:
         until = at + policy.lease_s
     return Commit(record=record, drafts=tuple(drafts), lease=lease, leased_until=until or 0.0, due_at=due_at)
+
+
+def find_oldest(snapshot: Snapshot, record: Record, drafts: list[Draft] | tuple[Draft, ...], *, at: float) -> float:
+    """The time of the first entry that is left in the log, *drafts* among them; 0 where the window does not show it."""
+    if snapshot.row.head == record.dropped:
+        return (drafts[0].created_at or at) if drafts else 0.0
+    first = snapshot.messages[0] if snapshot.messages else None
+    return first.created_at if first is not None and first.number == record.dropped + 1 else 0.0
 
 
 def not_before(time: float, *, at: float) -> float:

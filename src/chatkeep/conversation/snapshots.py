@@ -28,6 +28,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     session_ttl_s: float | None = None
     retention_s: float | None = None
     history: int = 20
+    history_bytes: int | None = None
     max_raised: int = 3
     max_begun: int = 8
     lease_s: float = 35.0
@@ -61,7 +62,7 @@ class Draft(Struct, frozen=True, kw_only=True, gc=False):
 
 class Commit(Struct, frozen=True, kw_only=True, gc=False):
     """What to write: the next record, new entries, the lease to hold afterwards, when to look again, how much log to
-    drop."""
+    drop. *untouched*: nobody did anything, so the time of the last change stays."""
 
     record: Record
     drafts: tuple[Draft, ...] = ()
@@ -69,6 +70,7 @@ class Commit(Struct, frozen=True, kw_only=True, gc=False):
     leased_until: float = 0.0
     due_at: float | None = None
     drop: int = 0
+    untouched: bool = False
 
 
 class Outcome(Struct, frozen=True, gc=False):

@@ -213,7 +213,7 @@ function choose() {
     else row.firstChild.removeAttribute("aria-current");
   }
   if (!id) return;
-  here = { id, end: new AbortController(), lines: new Map(), seen: 0, first: 0, sendings: new Map(), dead: new Set(), made: [] };
+  here = { id, end: new AbortController(), lines: new Map(), seen: 0, first: 0, sendings: new Map(), dead: new Set(), reasons: new Map(), made: [] };
   name.replaceChildren(...visible(id));
   for (const part of [making, earlier, trouble, skipping, form]) part.hidden = true; // writing would begin what is not there
   bot.disabled = true;
@@ -258,7 +258,9 @@ async function load(place) {
 // What no event tells: the numbers, and how sending stands.
 async function look(place) {
   const [found, { deliveries }] = await Promise.all([json(`${at(place.id)}?messages=0`), json(`${at(place.id)}/deliveries`)]);
+  const { dead_letters } = found.dead.length ? await json(`${at(place.id)}/dead-letters`) : { dead_letters: [] };
   if (place !== here) return;
+  place.reasons = new Map(dead_letters.map((letter) => [letter.number, letter.reason]));
   place.sendings = new Map(deliveries.map((sending) => [sending.number, sending]));
   showFacts(found);
   for (const line of place.lines.values()) showFoot(line);
@@ -386,21 +388,27 @@ function showFoot(line) {
   const { number } = line.message;
   const sending = here.sendings.get(number);
   const foot = line.querySelector(".foot");
-  const shown = JSON.stringify([sending, here.dead.has(number)]);
+  const shown = JSON.stringify([sending, here.dead.has(number), here.reasons.get(number)]);
   if (foot.shown === shown) return; // who is about to press a button here must not lose it
   foot.shown = shown;
   foot.replaceChildren();
-  if (here.dead.has(number)) foot.append(create("span", "mark bad", "dead: the bot failed on it"));
+  const button = (words, path, method) => {
+    const made = create("button", "quiet", words);
+    made.type = "button";
+    made.addEventListener("click", () => act(made, ({ id }) => ask(`${at(id)}/${path}/${number}`, { method })));
+    foot.append(made);
+  };
+  if (here.dead.has(number)) {
+    foot.append(create("span", "mark bad", "dead: the bot failed on it"), create("span", "faint", here.reasons.get(number) ?? ""));
+    button("Try again", "dead-letters", "POST");
+    button("Dismiss", "dead-letters", "DELETE");
+  }
   if (!sending) return;
   const bad = ["failed", "uncertain"].includes(sending.status);
   foot.append(create("span", bad ? "mark bad" : "mark", sending.status));
   if (sending.doubtful) foot.append(create("span", "faint", "perhaps shown twice"));
   if (sending.reason) foot.append(create("span", "faint", sending.reason));
-  if (!bad) return;
-  const again = create("button", "quiet", "Send again");
-  again.type = "button";
-  again.addEventListener("click", () => act(again, ({ id }) => ask(`${at(id)}/deliveries/${number}`, { method: "POST" })));
-  foot.append(again);
+  if (bad) button("Send again", "deliveries", "POST");
 }
 
 earlier.addEventListener("click", () =>
