@@ -43,7 +43,9 @@ export class Chat extends EventTarget {
 
   #url; #written; #storage; #given; #user; #mint; #cookie; #shelf; #channel; #me; // #me: {id, token, subject, ...}, or {share}, or {}
   #place; #proven; #first = true; #old; #doors; // #proven: the token of which the subject is known; #old: nobody else's name
-  #log = new Map(); // by id, as the server has them
+  #log = new Log(); // as the server has them
+  #drawn = { logged: [], others: [] }; // what `messages` was made of last
+  #toldState; // the state that was told last, as text
   #queue = []; // as IndexedDB has it
   #piece = null; // the reply that is being made: {turn, text, length}
   #seen = null; // every message up to this number is in #log; null: nothing was loaded
@@ -120,8 +122,8 @@ export class Chat extends EventTarget {
   }
 
   async earlier(limit = PAGE) {
-    const first = Math.min(...[...this.#log.values()].map((message) => message.number));
-    const { messages, truncated } = await this.#json(`/messages?before=${Number.isFinite(first) ? first : 1}&limit=${limit}`);
+    const first = this.#log.ordered[0]?.number ?? 1;
+    const { messages, truncated } = await this.#json(`/messages?before=${first}&limit=${limit}`);
     this.more = messages.length === limit || !!truncated;
     this.#take("message", messages);
     return this.more;
@@ -280,7 +282,7 @@ export class Chat extends EventTarget {
   }
 
   async #identifyOnce() {
-    if (this.#mint && !(this.#me.token ??= (await this.#mint()) || undefined)) {
+    if (this.#mint && !(this.#me.token ??= (await this.#minted()) || undefined)) {
       await this.#become(null);
       throw new Problem(401, { detail: "Nobody is signed in." });
     }
@@ -298,6 +300,16 @@ export class Chat extends EventTarget {
     if (this.#given) await this.#shelf.note(this.#url, (pairs) => [[mark, subject], [this.#user, subject], ...pairs]);
     this.#proven = token;
     await this.#become(subject);
+  }
+
+  // What the site's token function gives. If it throws, that is told, and it is asked again; without a line it may well throw.
+  async #minted() {
+    try {
+      return await Promise.race([this.#mint(), pause(ASK_MS).then(() => Promise.reject(new Error(`it gave nothing within ${ASK_MS / 1000} s`)))]);
+    } catch (fault) {
+      if (navigator.onLine === false || /fetch|network|load failed/i.test(fault?.message ?? "")) throw fault;
+      throw Object.assign(new Error(`The page could not get a token: ${fault?.message ?? fault}`, { cause: fault }), { ours: true });
+    }
   }
 
   // Goes on as *subject*, with what it has here; what is another's stays where it is, and is let go of in memory.
@@ -344,7 +356,7 @@ export class Chat extends EventTarget {
     this.#wake();
     const { messages = [], state, handled = 0, dead, more = false } = (await this.#shelf.seen(place)) ?? {};
     if (place !== this.#place) return;
-    messages.forEach((message) => this.#log.set(message.id, message));
+    messages.forEach((message) => this.#log.set(message));
     [this.#state, this.#handled, this.#dead, this.more] = [state, handled, new Set(dead), more];
     await this.#edit();
   }
@@ -359,7 +371,7 @@ export class Chat extends EventTarget {
     this.more = false;
     this.#takeTyping(false);
     this.#update();
-    this.#emit("state", undefined);
+    this.#tellState();
   }
 
   // What the tabs of this chat are joined by: a visitor's name stands for one credential, a site's conversation does not.
@@ -428,7 +440,7 @@ export class Chat extends EventTarget {
   }
 
   async #loadOnce() {
-    const kept = [...this.#log.values()];
+    const kept = [...this.#log.ordered];
     const found = await this.#json(`?messages=${PAGE}`);
     const first = found.messages[0]?.number ?? found.head + 1;
     // What is kept here may end long before, and an erased conversation begins again at 1.
@@ -719,7 +731,7 @@ export class Chat extends EventTarget {
 
   #takeMessages(messages, seen) {
     for (const message of messages) {
-      this.#log.set(message.id, message);
+      this.#log.set(message);
       if (message.reply_to) this.#handled = Math.max(this.#handled, message.reply_to);
       if (message.role === "assistant" && message.number > (this.#seen ?? 0)) this.#piece = null;
     }
@@ -759,14 +771,14 @@ export class Chat extends EventTarget {
   #takeState(state) {
     this.#state = state;
     for (const [name, { value }] of this.#known) if (!same(value, state?.[name])) this.#known.delete(name);
-    this.#emit("state", this.state);
+    this.#tellState();
     this.#later("keep", 500, () => this.#reign && this.#shelf.see(this.#place, this.#summary()));
   }
 
   // How the line to the server is: null when it has just answered.
   #link(fault) {
     if (this.#gone || fault === MOVED) return;
-    const data = { offline: Boolean(fault && !fault.final), problem: told(fault) };
+    const data = { offline: Boolean(fault && !fault.final && !fault.ours), problem: told(fault) };
     if (data.offline !== this.#offline || data.problem?.message !== this.#problem?.message) this.#tell("link", data);
   }
 
@@ -807,32 +819,41 @@ export class Chat extends EventTarget {
     if (change) this.#say({ event: "queue" });
     this.#update();
     if (!this.#offline) this.#sending.ring();
-    if (this.#queue.some((item) => item.slot !== undefined)) this.#emit("state", this.state);
+    if (this.#queue.some((item) => item.slot !== undefined)) this.#tellState();
+  }
+
+  // The state, if it is another than the one that was told last.
+  #tellState() {
+    const state = this.state;
+    const text = JSON.stringify(state, sorted);
+    if (text === this.#toldState) return;
+    this.#toldState = text;
+    this.#emit("state", state);
   }
 
   #update() {
-    const before = new Map(this.messages.map((message) => [message.id, message]));
-    const shown = (message, status, error) => {
-      const last = before.get(message.id);
-      const text = textOf(message.content);
-      const unchanged = last && last.status === status && last.error === error && last.number === message.number && last.text === text;
-      return unchanged ? last : { ...message, text, status, error };
-    };
-    const logged = [...this.#log.values()].sort((a, b) => a.number - b.number).map((message) => {
-      if (message.role !== "user") return shown(message, "received");
-      if (this.#dead.has(message.number)) return shown(message, "failed", "The bot could not answer this; your message is kept.");
-      return shown(message, message.number <= this.#handled ? "delivered" : "sent");
-    });
-    const made = this.#piece ? [shown({ id: `piece:${this.#piece.turn}`, role: "assistant", content: this.#piece.text }, "streaming")] : [];
+    const last = this.#drawn;
+    const [version, handled, dead] = [this.#log.version, this.#handled, this.#dead];
+    // Most of what happens leaves the log as it was: a piece of a reply, typing, the line to the server.
+    const logged = last.version === version && last.handled === handled && last.dead === dead ? last.logged : this.#drawLog();
+    const before = new Map(last.others.map((message) => [message.id, message]));
+    const made = this.#piece ? [shown({ id: `piece:${this.#piece.turn}`, role: "assistant", content: this.#piece.text }, before, "streaming")] : [];
     const local = this.#queue
       .filter((item) => item.id && !this.#log.has(item.id))
       .map(({ id, content, metadata, at, error, sent }) =>
-        shown({ id, content, metadata, role: "user", created_at: at / 1000 }, error ? "failed" : sent ? "sent" : "sending", error),
+        shown({ id, content, metadata, role: "user", created_at: at / 1000 }, before, error ? "failed" : sent ? "sent" : "sending", error),
       );
-    this.messages = [...logged, ...made, ...local];
-    const now = new Set(this.messages.map((message) => message.id));
-    for (const id of before.keys()) if (!now.has(id)) this.#emit("remove", id);
-    for (const message of this.messages) if (before.get(message.id) !== message) this.#emit("message", message);
+    const others = [...made, ...local];
+    this.#drawn = { version, handled, dead, logged, others };
+    this.messages = [...logged, ...others];
+    const now = new Set(others.map((message) => message.id));
+    for (const { id } of last.others) if (!now.has(id) && !this.#log.has(id)) this.#emit("remove", id);
+    if (logged !== last.logged) {
+      const old = new Map([...last.logged, ...last.others].map((message) => [message.id, message]));
+      for (const { id } of last.logged) if (!this.#log.has(id) && !now.has(id)) this.#emit("remove", id);
+      for (const message of logged) if (old.get(message.id) !== message) this.#emit("message", message);
+    }
+    for (const message of others) if (before.get(message.id) !== message) this.#emit("message", message);
 
     const refused = this.#queue.some((item) => item.error);
     const going = this.#queue.some((item) => !item.error && !item.sent);
@@ -841,8 +862,17 @@ export class Chat extends EventTarget {
     if (status !== this.status) this.#emit("status", (this.status = status));
   }
 
+  #drawLog() {
+    const before = new Map([...this.#drawn.logged, ...this.#drawn.others].map((message) => [message.id, message]));
+    return this.#log.ordered.map((message) => {
+      if (message.role !== "user") return shown(message, before, "received");
+      if (this.#dead.has(message.number)) return shown(message, before, "failed", "The bot could not answer this; your message is kept.");
+      return shown(message, before, message.number <= this.#handled ? "delivered" : "sent");
+    });
+  }
+
   #summary() {
-    const messages = [...this.#log.values()].sort((a, b) => a.number - b.number).slice(-KEPT);
+    const messages = this.#log.ordered.slice(-KEPT);
     return { messages, state: this.#state, handled: this.#handled, dead: [...this.#dead], more: messages[0]?.number > 1 };
   }
 
@@ -853,6 +883,51 @@ export class Chat extends EventTarget {
   #later(what, ms, act) {
     clearTimeout(this.#timers[what]);
     this.#timers[what] = setTimeout(() => this.#end.signal.aborted || act(), ms);
+  }
+}
+
+// The messages of the log by id, and in their order, which is made again only when one came that does not belong at the end.
+class Log {
+  version = 0; // another one after each change
+  #byId = new Map();
+  #ordered = [];
+  #settled = true;
+
+  get ordered() {
+    if (!this.#settled) this.#ordered = [...this.#byId.values()].sort((a, b) => a.number - b.number);
+    this.#settled = true;
+    return this.#ordered;
+  }
+
+  has(id) {
+    return this.#byId.has(id);
+  }
+
+  get(id) {
+    return this.#byId.get(id);
+  }
+
+  set(message) {
+    const old = this.#byId.get(message.id);
+    const last = this.#ordered.length - 1;
+    this.#byId.set(message.id, message);
+    this.version++;
+    if (!this.#settled) return;
+    if (!old && !(message.number <= this.#ordered[last]?.number)) this.#ordered.push(message);
+    else if (old?.number === message.number) this.#ordered[this.#ordered.lastIndexOf(old)] = message;
+    else this.#settled = false;
+  }
+
+  delete(id) {
+    if (this.#byId.delete(id)) this.#settled = false;
+    this.version++;
+  }
+
+  clear() {
+    this.#byId.clear();
+    this.#ordered = [];
+    this.#settled = true;
+    this.version++;
   }
 }
 
@@ -969,6 +1044,14 @@ export function merged(value, patch) {
     else members.set(name, merged(members.get(name), part));
   }
   return Object.fromEntries(members);
+}
+
+// *message* as it is shown, with its *status*: the very same object as before if nothing of it has changed.
+function shown(message, before, status, error) {
+  const last = before.get(message.id);
+  const text = textOf(message.content);
+  const unchanged = last && last.status === status && last.error === error && last.number === message.number && last.text === text;
+  return unchanged ? last : { ...message, text, status, error };
 }
 
 const MOVED = new Error("Somebody else is here now.");

@@ -63,7 +63,7 @@ async def follow(link: Link, path: str, after: int, *, about: str) -> AsyncGener
 
     When the connection ends it goes on where it was, for ever. Raises when the server refuses.
     """
-    failures, first_s = 0, 1.0
+    failures, first_s, state = 0, 1.0, None
     while link.is_open:
         after_s = 0.0
         try:
@@ -84,6 +84,10 @@ async def follow(link: Link, path: str, after: int, *, about: str) -> AsyncGener
                         if event.number <= after:
                             continue
                         after, event = event.number, MessageEvent(event)
+                    elif isinstance(event, StateEvent):
+                        if event == state:
+                            continue  # a new connection begins with it
+                        state = event
                     yield event
         except TemporaryFailure as fault:
             after_s = fault.after
