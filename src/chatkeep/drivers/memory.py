@@ -15,7 +15,7 @@ from typing import Any
 from msgspec import structs
 
 from ..errors import Conflict, Duplicate, Replaced, Unsupported
-from .base import ENTRIES_MOST, TOMBSTONE_KEPT_S, Ability, Appended, Entry, Finding, Index, Key, Lease, Row
+from .base import ENTRIES_MOST, TOMBSTONE_KEPT_S, Ability, Appended, Entry, Finding, Index, Key, Lease, Pool, Row
 from .openable import Openable
 
 
@@ -65,6 +65,9 @@ class MemoryDriver(Openable):
         if self._heard is not None:
             self._shelf.watching.remove(self._heard)
             self._heard = None
+
+    def pool(self) -> Pool:
+        return Pool()
 
     async def backup(self, path: str, *, replace: bool = False) -> None:
         raise Unsupported(

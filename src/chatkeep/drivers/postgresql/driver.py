@@ -30,7 +30,20 @@ from ...errors import (
     Unavailable,
     Unsupported,
 )
-from ..base import ENTRIES_MOST, TOMBSTONE_KEPT_S, Ability, Appended, Entry, Finding, Index, Key, Lease, Row, create_row
+from ..base import (
+    ENTRIES_MOST,
+    TOMBSTONE_KEPT_S,
+    Ability,
+    Appended,
+    Entry,
+    Finding,
+    Index,
+    Key,
+    Lease,
+    Pool,
+    Row,
+    create_row,
+)
 from ..openable import Openable
 from .check import examined, passing
 from .transport import BATCH_BYTES, Connections, Site, Statement, replaced
@@ -139,6 +152,9 @@ class PostgresqlDriver(Openable):
         connections, self._connections = self._connections, None
         if connections is not None:
             await connections.close()
+
+    def pool(self) -> Pool:
+        return self._connections.pool() if self._connections is not None else Pool()
 
     async def backup(self, path: str, *, replace: bool = False) -> None:
         raise Unsupported(

@@ -34,7 +34,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import msgspec
 
 from ...errors import Corrupt, Misconfigured, StoreError, Unavailable, Unsupported
-from ..base import ENTRIES_MOST, Ability, Appended, Entry, Finding, Index, Key, Lease, Row, create_row
+from ..base import ENTRIES_MOST, Ability, Appended, Entry, Finding, Index, Key, Lease, Pool, Row, create_row
 from ..openable import Openable, end
 from . import scripts as acts
 from .check import examined, foreign, judged, passing, reported, stored_epochs, stored_meta
@@ -112,6 +112,9 @@ class RedisDriver(Openable):
             await end(ear)
         if servers is not None:
             await servers.close()
+
+    def pool(self) -> Pool:
+        return self._servers.pool() if self._servers is not None else Pool()
 
     async def backup(self, path: str, *, replace: bool = False) -> None:
         raise Unsupported(

@@ -33,6 +33,7 @@ from ..base import (
     Index,
     Key,
     Lease,
+    Pool,
     Row,
     create_row,
     mark_of,
@@ -198,6 +199,9 @@ class SqliteDriver(Openable):
                 db.execute(sql("erase"), {"conversation": found[0]})
 
         await self._opened("written").write(act)
+
+    def pool(self) -> Pool:
+        return self._connections.pool() if self._connections is not None else Pool()
 
     async def backup(self, path: str, *, replace: bool = False) -> None:
         connections = self._opened("done")

@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 import apsw
 
 from ...errors import ChatkeepError, Corrupt, Misconfigured, Replaced, Unavailable, Uncertain
-from ..base import settle
+from ..base import Pool, settle
 from ..statements import numbered
 from .file import BUSY_MS, Moved, OpenFile, Slot, hold
 
@@ -54,6 +54,13 @@ class Connections:
     def write(self, act: Callable[[apsw.Connection], T]) -> asyncio.Future[T]:
         """Runs *act* in a transaction, shared with what else waits."""
         return self.writer.call(act)
+
+    def pool(self) -> Pool:
+        """The connections that acts use."""
+        workers = (self.readers, self.writer)
+        slots = [slot for worker in workers for slot in worker.slots]
+        opened = sum(slot.db is not None for slot in slots)
+        return Pool(opened, len(slots), sum(worker.waiting for worker in workers))
 
     async def close(self) -> None:
         """Has what is under way answered, breaks off who looks for long, and gives the file back."""
@@ -209,6 +216,11 @@ class Worker:
         ]
         for thread in self._threads:
             thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """How many acts no thread has taken up yet."""
+        return self._jobs.qsize() + len(self._gathered)
 
     def call(self, act: Callable[[apsw.Connection], T]) -> asyncio.Future[T]:
         """Queues *act*. Cancelling the future does not take it back."""

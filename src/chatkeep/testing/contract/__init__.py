@@ -36,6 +36,7 @@ from .leases import Leases
 from .logs import Logs
 from .numbering import Numbering
 from .opening import Opening
+from .pools import Pools
 from .queries import Queries
 from .reading import Reading
 from .retention import Retention
@@ -68,5 +69,6 @@ class DriverContract(
     Examining,
     Backups,
     Queries,
+    Pools,
 ):
     """The clauses of `Driver`. What a driver has no ability for is skipped."""
