@@ -197,19 +197,20 @@ async def test_replies_that_do_not_go_out_pools_and_hung_handlers_are_counted(tm
     """By channel and cause, with nothing of the customer in a label; what waits says why in `deliveries`."""
     async with platform() as there:
         bot = CHANNEL_BOT.format(secret=SECRET, api=there.url)
-        with service(tmp_path, bot=bot, anonymous="true", retry_after="1h", retry_longest="1h") as server:
+        with service(tmp_path, bot=bot, anonymous="true") as server:
             client = server.client()
-            window = {"error": {"code": 131047, "message": "more than 24 hours"}}
-            there.then += [(500, {"error": {}}), (400, window)]
+            window = (400, {"error": {"code": 131047, "message": "more than 24 hours"}})
+            busy = (429, {"error": {"code": 130429, "message": "Rate limit hit"}})
 
-            async def told() -> dict[tuple[tuple[str, str], ...], float]:
-                return (await numbers(client)).get("chatkeep_deliveries_total", {})
+            async def tried() -> float:
+                return sum((await numbers(client))["chatkeep_deliveries_total"].values())
 
-            for n, customer in enumerate(("4917", "4918", "4919"), 1):
+            for n, (customer, answers) in enumerate((("4918", [window]), ("4919", []), ("4917", [busy] * 1000))):
+                there.then += answers
                 await post_whatsapp(client, whatsapp_message(customer, "hi", f"wamid.{n}"))
 
                 async def counted(n: int = n) -> bool:
-                    return sum((await told()).values()) == n
+                    return await tried() > n
 
                 await until(counted, within=15.0)
             await post_whatsapp(client, whatsapp_message("4920", "hang", "wamid.9"))
@@ -230,7 +231,9 @@ async def test_replies_that_do_not_go_out_pools_and_hung_handlers_are_counted(tm
         return (("cause", cause), ("channel", "whatsapp"), ("status", status))
 
     deliveries = found["chatkeep_deliveries_total"]
-    assert {label("retry", "platform"): 1.0, label("failed", "window"): 1.0, label("delivered", "none"): 1.0} == {
+    retries = deliveries[label("retry", "platform")]
+    assert retries >= 1
+    assert {label("retry", "platform"): retries, label("failed", "window"): 1.0, label("delivered", "none"): 1.0} == {
         labels: count for labels, count in deliveries.items() if count
     }
     assert 2 * 13 == len(deliveries)  # both channels are there before anything is sent
@@ -238,5 +241,5 @@ async def test_replies_that_do_not_go_out_pools_and_hung_handlers_are_counted(tm
     assert 1 <= found["chatkeep_store_connections"][()] <= found["chatkeep_store_connections_most"][()]
     assert 0 == found["chatkeep_store_acts_waiting"][()]
     (waiting,) = map(json.loads, listed.stdout.splitlines())
-    assert ("waiting", 1) == (waiting["status"], waiting["tries"])
-    assert "500" in waiting["reason"]
+    assert ("waiting", True) == (waiting["status"], waiting["tries"] >= 1)
+    assert "130429" in waiting["reason"] or "429" in waiting["reason"]

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from ..app import Chatkeep, core_of
 from ..channels.accounts import Accounts
+from ..channels.base import Channel
 from ..engine.instruments import Instrument
 from ..extras import from_extra
 from .health import trouble_of
@@ -96,7 +97,7 @@ class Metrics(Instrument):
             registry=self.registry,
         )
         outlet = core_of(keep).outlet
-        channels = outlet.channels if isinstance(outlet, Accounts) else ()
+        channels: tuple[Channel, ...] = outlet.channels if isinstance(outlet, Accounts) else ()
         for channel in channels:
             for status, cause in OUTCOMES:  # a number that is not there before cannot be seen to grow
                 self._deliveries.labels(channel.name, status, cause)
