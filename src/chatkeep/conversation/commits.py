@@ -8,7 +8,17 @@ from ..drivers.base import AT_ONCE
 from ..model import Message
 from .keys import RESERVED
 from .record import NONE, Record
-from .snapshots import Commit, Draft, Policy, Snapshot, has_outbound, keep_outbound, unread_messages
+from .snapshots import (
+    Commit,
+    Draft,
+    Policy,
+    Snapshot,
+    has_outbound,
+    is_outbound,
+    keep_outbound,
+    messages_after,
+    unread_messages,
+)
 
 
 def note_passed_over(messages: list[Message]) -> Draft:
@@ -31,8 +41,10 @@ def make_note(kind: str, name: str = "", *, content: str = "", first: int = 0, l
 def commit_note(snapshot: Snapshot, record: Record, note: Draft, policy: Policy, *, at: float) -> Commit:
     """Changes the record outside a turn. The note's id is what makes a second run of the same act harmless."""
     row = snapshot.row
-    if not unread_messages(snapshot):
-        record = structs.replace(keep_outbound(snapshot, record), cursor=row.head + 1)
+    # What an operator wrote before any turn is passed by the sweep of who may know a channel for it, not by a note.
+    waits = record.delivery is None and any(map(is_outbound, messages_after(snapshot, record.cursor)))
+    if not waits and not unread_messages(snapshot):
+        record = structs.replace(record, cursor=row.head + 1)
     return next_commit(snapshot, record, policy, at=at, lease=row.lease, until=row.leased_until, drafts=[note])
 
 
@@ -48,6 +60,7 @@ def next_commit(
 ) -> Commit:
     """The whole next row, given the next record: who holds the lease and when somebody has to look again."""
     head = snapshot.row.head + len(drafts)
+    record = keep_outbound(snapshot, record)
     if record.cursor < head:
         due_at: float | None = not_before(record.retry_at, at=at)
     else:

@@ -104,14 +104,22 @@ class Intake:
             return arrival.receipt
 
     async def accept(
-        self, key: Key, content: Content, *, id: str | None, role: Role, metadata: dict[str, Any] | None, owner: str
+        self,
+        key: Key,
+        content: Content,
+        *,
+        id: str | None,
+        role: Role,
+        metadata: dict[str, Any] | None,
+        owner: str,
+        channel: str = "",
     ) -> Receipt:
-        """Make a message durable; a worker answers it."""
+        """Make a message durable; a worker answers it. *channel*: the one that it came in through."""
         if not self._shared.instruments:
-            return await self._accept(key, content, id, role, metadata, owner)
+            return await self._accept(key, content, id, role, metadata, owner, channel)
         stack, arrival = surround_arrival(self._shared.instruments, "accept", metadata)
         with stack:
-            arrival.receipt = await self._accept(key, content, id, role, arrival.metadata or None, owner)
+            arrival.receipt = await self._accept(key, content, id, role, arrival.metadata or None, owner, channel)
             return arrival.receipt
 
     async def finish(self) -> None:
@@ -157,9 +165,16 @@ class Intake:
             statistics.waiting -= 1
 
     async def _accept(
-        self, key: Key, content: Content, id: str | None, role: Role, metadata: dict[str, Any] | None, owner: str
+        self,
+        key: Key,
+        content: Content,
+        id: str | None,
+        role: Role,
+        metadata: dict[str, Any] | None,
+        owner: str,
+        channel: str,
     ) -> Receipt:
-        draft = self._draft(key, content, id, role, metadata)
+        draft = self._draft(key, content, id, role, metadata, channel)
         try:
             snapshot, number, known, _ = await self._append_to_the_end(key, draft, owner)
         except (Unavailable, Uncertain) as fault:
@@ -167,7 +182,15 @@ class Intake:
         found = await read_outcome(self._store, snapshot, number) if known else None
         return _make_receipt(key, draft.id, number, found or Outcome("accepted"), duplicate=known)
 
-    def _draft(self, key: Key, content: Content, id: str | None, role: Role, metadata: dict[str, Any] | None) -> Draft:
+    def _draft(
+        self,
+        key: Key,
+        content: Content,
+        id: str | None,
+        role: Role,
+        metadata: dict[str, Any] | None,
+        channel: str = "",
+    ) -> Draft:
         self._shared.refuse_closed(key)
         shared = self._shared
         backlog, limit = shared.settings.backlog, shared.settings.message_limit
@@ -177,7 +200,8 @@ class Intake:
             )
         now = round(shared.clock() * 1000) / 1000  # as it is stored
         name = message_id(key, id) if id is not None else fresh_token()
-        entry = entry_for(key, content, id=name, role=role, created_at=now, limit=limit, metadata=metadata)
+        told: dict[str, Any] = {"role": role, "created_at": now, "metadata": metadata, "channel": channel}
+        entry = entry_for(key, content, id=name, limit=limit, **told)
         return Draft(role=role, content=content, id=name, created_at=now, metadata=metadata or {}, entry=entry)
 
     def _may_run_first(self, key: Key) -> bool:
@@ -240,11 +264,13 @@ class Intake:
             return None  # nobody can answer it now, or only once it is in the log, where it waits
 
         def decide(now: Snapshot) -> Commit | None:
-            if not turns.has_same_input(snapshot, now) or snapshots.unread_messages(now) or now.row.lease:
+            if snapshots.unread_messages(now) or now.row.lease:
                 return None
             if failure is not None:
+                if not turns.has_same_input(snapshot, now):
+                    return None
                 return self._turns.fail(now, [arriving], failure, arriving=draft, lease=worker.lease)
-            return self._turns.finish(now, [arriving], answer, arriving=draft)
+            return self._turns.finish(snapshot, now, [arriving], answer, arriving=draft)
 
         try:
             after, said = await self._store.commit(snapshot, decide, at=self._shared.clock())

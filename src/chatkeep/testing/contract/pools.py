@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from ...drivers.base import Driver, Key, Pool
+from ...drivers.base import Append, Driver, Key, Pool
 from .broken import Intact, caught_by
 from .clauses import Clauses, clause
 from .steps import said
@@ -17,7 +17,8 @@ class Pools(Clauses):
     async def test_a_pool_is_within_its_bounds_and_empties(self, driver: Driver) -> None:
         """While acts are under way and afterwards; then none waits, and a closed driver has no connection."""
         acts = [
-            asyncio.ensure_future(driver.append(Key("", f"c{n}"), said("m"), revision="r", at=1.0)) for n in range(50)
+            asyncio.ensure_future(driver.append(Append(Key("", f"c{n}"), said("m"), revision="r", at=1.0)))
+            for n in range(50)
         ]
         seen = [driver.pool()]
         for act in acts:
