@@ -355,7 +355,7 @@ class Surface(Generic[State]):
         if snapshot is None or not (snapshot.record.delivery or self._engine.sender.takes(key)):
             return []
         last = [m async for m in self.history(conversation, before=snapshot.row.head + 1, limit=limit)]
-        return list_deliveries(last)
+        return list_deliveries(last, snapshot.record.delivery)
 
     async def resend(self, conversation: str, number: int) -> None:
         """

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
 import logging
+import re
 import secrets
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from chatkeep.errors import Unavailable
-from chatkeep.server.logs import LineFormatter, line, request_id
+from chatkeep.server.logs import LineFormatter, LineHandler, RequestLogMiddleware, access_log, line, request_id
 
 from ..support.service import service
 
@@ -162,3 +166,84 @@ def test_extras_are_kept_and_made_safe() -> None:
     assert {"request": "r1", "ms": 1.5, "who": "a\\x0ab", "thing": "['x']"} == {
         name: told[name] for name in ("request", "ms", "who", "thing")
     }
+
+
+class Stream(io.StringIO):
+    """Remembers each write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.writes.append(text)
+        return super().write(text)
+
+
+async def serve_one(status: int = 200) -> None:
+    """One request, through the middleware that logs it."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["route_path"] = "/v1/conversations/{id}/messages"
+        await send({"type": "http.response.start", "status": status, "headers": []})
+
+    async def nothing(*_: Any) -> None:
+        pass
+
+    await RequestLogMiddleware(app)({"type": "http", "method": "POST"}, nothing, nothing)
+
+
+@pytest.fixture
+def lines() -> Iterator[Stream]:
+    """What the logs of this process say, as JSON."""
+    stream, root = Stream(), logging.getLogger()
+    handler = LineHandler(stream)
+    handler.setFormatter(LineFormatter(as_json=True))
+    level = access_log.level
+    root.addHandler(handler)
+    access_log.setLevel("INFO")
+    yield stream
+    access_log.setLevel(level)
+    root.removeHandler(handler)
+
+
+async def test_lines_of_the_access_log_are_written_together_and_others_at_once(lines: Stream) -> None:
+    """In the order in which they were said; nothing stays behind, also when the loop has ended."""
+    for status in (200, 404):
+        await serve_one(status)
+    held = list(lines.writes)
+    logging.getLogger("bot").warning("something else")
+    await serve_one(500)
+    await asyncio.sleep(0)
+    said = [json.loads(told)["message"] for told in lines.getvalue().splitlines()]
+
+    assert [] == held
+    route = "POST /v1/conversations/{id}/messages"
+    assert [f"{route} 200", f"{route} 404", "something else", f"{route} 500"] == said
+    assert [2, 1, 1] == [len(write.splitlines()) for write in lines.writes]
+
+
+def test_what_is_held_is_written_when_the_process_ends(lines: Stream) -> None:
+    """`logging.shutdown` flushes; another loop writes its own lines."""
+    for _ in range(2):
+        asyncio.run(serve_one())
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+
+    assert 2 == len(lines.getvalue().splitlines())
+
+
+async def test_a_line_of_the_access_log_is_made_as_any_other(lines: Stream) -> None:
+    """By hand, with the members that the formatter gives to every record, in their order."""
+    await serve_one()
+    record = logging.makeLogRecord({"name": "chatkeep.other", "levelname": "INFO", "msg": "x", "ms": 0.5})
+    token = request_id.set("r")
+    other = json.loads(LineFormatter(as_json=True).format(record))
+    request_id.reset(token)
+    await asyncio.sleep(0)
+    told = json.loads(lines.getvalue())
+
+    assert list(other) == list(told)
+    assert ("info", "chatkeep.access", 16) == (told["level"], told["logger"], len(told["request"]))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", told["time"])
+    assert [type(value) for value in other.values()] == [type(value) for value in told.values()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,34 @@ from prometheus_client.parser import text_string_to_metric_families
 from chatkeep import Chatkeep
 from chatkeep.server.metrics import Metrics
 
-from ..support.service import service
+from ..support.platform import SECRET, platform, post_whatsapp, whatsapp_message
+from ..support.service import CHATKEEP, service
 from ..support.serving import Client
+from ..support.waiting import until
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
 OURS = re.compile(r"\b(?:chatkeep|process)_[a-z_]+\b")
+
+
+CHANNEL_BOT = """
+import asyncio
+from chatkeep import Chatkeep
+from chatkeep.channels import Telegram, WhatsApp
+from chatkeep.channels.outlet import ChannelOutlet
+keep = Chatkeep({{url!r}}, turn_timeout="200ms", attempts=1)
+keep.deliver(ChannelOutlet(
+    WhatsApp(accounts={{{{"1550": "token"}}}}, secrets={secret!r}, verify_tokens="v", api={api!r}),
+    Telegram(token="42:AAF", secrets="tg", api={api!r}),
+))
+
+@keep.on_message
+def bot(turn):
+    if turn.text == "hang":
+        import time
+        time.sleep(3)
+    return "ok"
+"""
 
 
 async def numbers(client: Client) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
@@ -111,7 +134,8 @@ async def test_ready_says_no_while_the_store_is_away_and_yes_after() -> None:
 
 async def test_every_number_that_alerts_and_dashboard_name_is_there(tmp_path: Path) -> None:
     """A rule over a metric that does not exist never fires."""
-    with service(tmp_path, anonymous="true", rate_begin="1/hour") as server:
+    bot = CHANNEL_BOT.format(secret=SECRET, api="http://127.0.0.1:1")
+    with service(tmp_path, bot=bot, anonymous="true", rate_begin="1/hour") as server:
         client = server.client()
         for _ in range(2):
             await client.ask("POST", "/v1/conversations", b"{}")
@@ -167,3 +191,55 @@ async def test_numbers_are_for_this_machine_or_who_has_the_token(tmp_path: Path)
             said[token] = [(await client.ask("GET", "/metrics", headers=headers)).status for headers in tried]
 
     assert {"": [200, 401, 200, 200], "prometheus-7": [401, 401, 200, 401]} == said
+
+
+async def test_replies_that_do_not_go_out_pools_and_hung_handlers_are_counted(tmp_path: Path) -> None:
+    """By channel and cause, with nothing of the customer in a label; what waits says why in `deliveries`."""
+    async with platform() as there:
+        bot = CHANNEL_BOT.format(secret=SECRET, api=there.url)
+        with service(tmp_path, bot=bot, anonymous="true") as server:
+            client = server.client()
+            window = (400, {"error": {"code": 131047, "message": "more than 24 hours"}})
+            busy = (429, {"error": {"code": 130429, "message": "Rate limit hit"}})
+
+            async def tried() -> float:
+                return sum((await numbers(client))["chatkeep_deliveries_total"].values())
+
+            for n, (customer, answers) in enumerate((("4918", [window]), ("4919", []), ("4917", [busy] * 1000))):
+                there.then += answers
+                await post_whatsapp(client, whatsapp_message(customer, "hi", f"wamid.{n}"))
+
+                async def counted(n: int = n) -> bool:
+                    return await tried() > n
+
+                await until(counted, within=15.0)
+            await post_whatsapp(client, whatsapp_message("4920", "hang", "wamid.9"))
+
+            async def hangs() -> bool:
+                return (await numbers(client))["chatkeep_abandoned"][()] == 1.0
+
+            await until(hangs, within=15.0)
+            found, said = await numbers(client), (await client.ask("GET", "/metrics")).body.decode()
+        listed = subprocess.run(
+            [CHATKEEP, "deliveries", f"sqlite:///{tmp_path}/chat.db", "whatsapp:1550:4917", "--json"],
+            capture_output=True,
+            check=True,
+            text=True,
+        )
+
+    def label(status: str, cause: str) -> tuple[tuple[str, str], ...]:
+        return (("cause", cause), ("channel", "whatsapp"), ("status", status))
+
+    deliveries = found["chatkeep_deliveries_total"]
+    retries = deliveries[label("retry", "platform")]
+    assert retries >= 1
+    assert {label("retry", "platform"): retries, label("failed", "window"): 1.0, label("delivered", "none"): 1.0} == {
+        labels: count for labels, count in deliveries.items() if count
+    }
+    assert 2 * 13 == len(deliveries)  # both channels are there before anything is sent
+    assert [] == [word for word in ("4917", "1550", "wamid") if word in said]
+    assert 1 <= found["chatkeep_store_connections"][()] <= found["chatkeep_store_connections_most"][()]
+    assert 0 == found["chatkeep_store_acts_waiting"][()]
+    (waiting,) = map(json.loads, listed.stdout.splitlines())
+    assert ("waiting", True) == (waiting["status"], waiting["tries"] >= 1)
+    assert "130429" in waiting["reason"] or "429" in waiting["reason"]

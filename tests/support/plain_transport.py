@@ -8,7 +8,7 @@ from typing import Any
 
 import hiredis
 
-from chatkeep.drivers.base import settle
+from chatkeep.drivers.base import Pool, settle
 from chatkeep.drivers.redis.scripts import Act, Argument, refusal
 from chatkeep.drivers.redis.seam import Address, Site
 from chatkeep.errors import Unavailable
@@ -36,6 +36,9 @@ class PlainTransport:
         if task is not None:
             self._calls.put_nowait(None)
             await task
+
+    def pool(self) -> Pool:
+        return Pool()
 
     def act(self, act: Act) -> asyncio.Future[Any]:
         """Runs a script."""

@@ -11,6 +11,8 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
+from msgspec import structs
+
 from ..conversation.outbox import Sent
 from ..errors import ChatkeepError, Misconfigured
 from ..extras import from_extra
@@ -99,6 +101,10 @@ class ChannelOutlet(Accounts):
 
     async def send(self, conversation: str, content: Content, *, key: str, skip: int, at: float) -> Sent:
         """Sends a reply, but for the first *skip* of its requests. What goes wrong is told, and raises nothing."""
+        sent = await self._send(conversation, content, key=key, skip=skip, at=at)
+        return structs.replace(sent, channel=address_of(conversation)[0])
+
+    async def _send(self, conversation: str, content: Content, *, key: str, skip: int, at: float) -> Sent:
         name, account, to = address_of(conversation)
         channel = self._channels[name, account]
         tenant = tenant_for(self.tenant_of, name, account) or ""
@@ -106,18 +112,20 @@ class ChannelOutlet(Accounts):
             if self.aliases is not None and channel.may_move(to):
                 to = await self.aliases.address_of(tenant, conversation)
         except ChatkeepError as fault:
-            return Sent(status="retry", reason=str(fault), parts=skip, counts=False)
+            return Sent(status="retry", reason=str(fault), parts=skip, counts=False, cause="store")
         try:
             requests = channel.requests(content, account=account, to=to, key=key, at=at)
         except Misconfigured as fault:
-            return Sent(status="retry", reason=str(fault), after=REPAIR_S, parts=skip, counts=False)
+            return Sent(status="retry", reason=str(fault), after=REPAIR_S, parts=skip, counts=False, cause="account")
         except ChatkeepError as fault:
-            return Sent(status="failed", reason=str(fault))
+            return Sent(status="failed", reason=str(fault), cause="content")
         except Exception as fault:  # a bug of one channel must not hold up its conversation for ever
             log.exception("%s: a reply cannot be made into a request.", conversation)
-            return Sent(status="failed", reason=f"{type(fault).__name__} in channel {name}")
+            return Sent(status="failed", reason=f"{type(fault).__name__} in channel {name}", cause="bug")
         if self._session is None:
-            return Sent(status="retry", reason="this instance stops", after=0.0, parts=skip, counts=False)
+            return Sent(
+                status="retry", reason="this instance stops", after=0.0, parts=skip, counts=False, cause="stopping"
+            )
         limiter, slots = self._pace_of(f"{name}:{account}", channel.rate)
         ids: list[str] = []
         unknown = ""
@@ -127,11 +135,24 @@ class ChannelOutlet(Accounts):
             if isinstance(found, Delivered):
                 ids.append(found.id)
             elif isinstance(found, Retry):
-                return Sent(status="retry", ids=tuple(ids), reason=found.reason, after=found.after, parts=part)
+                return Sent(
+                    status="retry",
+                    ids=tuple(ids),
+                    reason=found.reason,
+                    after=found.after,
+                    parts=part,
+                    cause="platform",
+                )
             elif isinstance(found, Failed) and not found.permanent:
                 log.error("%s:%s cannot send: %s", name, account, found.reason)
                 return Sent(
-                    status="retry", ids=tuple(ids), reason=found.reason, after=REPAIR_S, parts=part, counts=False
+                    status="retry",
+                    ids=tuple(ids),
+                    reason=found.reason,
+                    after=REPAIR_S,
+                    parts=part,
+                    counts=False,
+                    cause=found.cause,
                 )
             elif isinstance(found, Failed) and found.moved_to and found.moved_to != to and self.aliases is not None:
                 # The platform tells the new address to who sends to the old one.
@@ -139,14 +160,19 @@ class ChannelOutlet(Accounts):
                 try:
                     await self.aliases.move(tenant, conversation, moved, found.moved_to)
                 except ChatkeepError as fault:
-                    return Sent(status="retry", ids=tuple(ids), reason=str(fault), parts=part, counts=False)
-                return Sent(status="retry", ids=tuple(ids), reason=found.reason, after=0.0, parts=part)
+                    return Sent(
+                        status="retry", ids=tuple(ids), reason=str(fault), parts=part, counts=False, cause="store"
+                    )
+                return Sent(
+                    status="retry", ids=tuple(ids), reason=found.reason, after=0.0, parts=part, cause="recipient"
+                )
             elif isinstance(found, Failed):
-                return Sent(status="failed", ids=tuple(ids), reason=f"{ADVICE[found.cause]} ({found.reason})")
+                reason = f"{ADVICE[found.cause]} ({found.reason})"
+                return Sent(status="failed", ids=tuple(ids), reason=reason, cause=found.cause)
             else:
                 unknown = unknown or found.reason  # the rest is to go out all the same
         if unknown:
-            return Sent(status="uncertain", ids=tuple(ids), reason=unknown)
+            return Sent(status="uncertain", ids=tuple(ids), reason=unknown, cause="unclear")
         return Sent(status="delivered", ids=tuple(ids))
 
     def show_received(self, channel: Channel, item: Received | Unknown, *, answering: bool) -> None:

@@ -69,7 +69,8 @@ def sent(sending: Delivery) -> None:
     """Prints how the sending of one reply stands."""
     doubt = "  perhaps shown twice" if sending.doubtful else ""
     reason = f"  [{plain(sending.reason, line=True)}]" if sending.reason else ""
-    click.echo(f"{sending.number:>6}  {when(sending.at)}  {sending.status:<9}{doubt}{reason}")
+    tries = f"  tried {sending.tries} times" if sending.tries else ""
+    click.echo(f"{sending.number:>6}  {when(sending.at)}  {sending.status:<9}{doubt}{tries}{reason}")
 
 
 def logged(message: Message) -> None:

@@ -28,7 +28,8 @@ class Sent(Struct, frozen=True, kw_only=True):
 
     status: delivered (the platform has it, under *ids*), failed (it will not take it), uncertain (nobody knows), retry
     (certainly not sent; *after* so many seconds, or when the pause says). parts: how many of the requests that the reply
-    takes are done with. counts: whether a retry counts as an attempt (not when our own account is at fault).
+    takes are done with. counts: whether a retry counts as an attempt (not when our own account is at fault). channel, cause: through
+    which channel, and why it was not delivered, each of a fixed set; for those who count.
     """
 
     status: Literal["delivered", "failed", "uncertain", "retry"]
@@ -37,6 +38,8 @@ class Sent(Struct, frozen=True, kw_only=True):
     after: float | None = None
     parts: int = 0
     counts: bool = True
+    channel: str = ""
+    cause: str = ""
 
 
 DeliveryStatus = Literal["waiting", "delivered", "read", "failed", "uncertain"]
@@ -45,7 +48,8 @@ DeliveryStatus = Literal["waiting", "delivered", "read", "failed", "uncertain"]
 class Delivery(Struct, frozen=True, kw_only=True):
     """How the delivery of one reply stands: what was noted last, and what the platform has told since.
 
-    status: waiting, delivered, read, failed or uncertain; ids: the platform's. doubtful: it may have been shown twice.
+    status: waiting, delivered, read, failed or uncertain; ids: the platform's. reason: why it failed, or, of one that waits, why
+    the last try did; tries: how often a waiting one was tried. doubtful: it may have been shown twice.
     """
 
     number: int
@@ -54,6 +58,7 @@ class Delivery(Struct, frozen=True, kw_only=True):
     reason: str = ""
     doubtful: bool = False
     at: float = 0.0
+    tries: int = 0
 
 
 class Outlet(Protocol):
@@ -135,7 +140,14 @@ def note_delivery(
         if sent.after is not None and sent.after == sent.after:
             retry_at = at + min(max(sent.after, 0.0), AFTER_MOST_S)
         delivery = structs.replace(
-            old, sending=0, tries=tries, half=number, parts=sent.parts, done=ids[-IDS_MOST:], at=retry_at
+            old,
+            sending=0,
+            tries=tries,
+            half=number,
+            parts=sent.parts,
+            done=ids[-IDS_MOST:],
+            at=retry_at,
+            reason=_storable(reason),
         )
         record = structs.replace(snapshot.record, delivery=delivery)
         mine = row.lease == token
@@ -174,8 +186,8 @@ def _storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")[:500]
 
 
-def list_deliveries(messages: Iterable[Message]) -> list[Delivery]:
-    """How the delivery of each reply among *messages* stands, going by the notes among them.
+def list_deliveries(messages: Iterable[Message], outbox: OutboxState | None = None) -> list[Delivery]:
+    """How the delivery of each reply among *messages* stands, going by the notes among them, and by *outbox* for what waits.
 
     What a platform tells may be in the log before the note that the reply was sent, so it is looked at when all notes are known.
     """
@@ -214,6 +226,9 @@ def list_deliveries(messages: Iterable[Message]) -> list[Delivery]:
         numbers += [n for n, one in found.items() if upto is not None and since[n] <= upto and one.status in REACHED]
         for number in numbers:
             found[number] = _after_status(found[number], status)
+    tried = found.get(outbox.half) if outbox is not None else None
+    if outbox is not None and tried is not None and tried.status == "waiting":
+        found[tried.number] = structs.replace(tried, reason=outbox.reason, tries=outbox.tries)
     return [found[number] for number in sorted(found)]
 
 

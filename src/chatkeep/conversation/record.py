@@ -24,8 +24,8 @@ class OutboxState(Struct, array_like=True, frozen=True, gc=False, forbid_unknown
     """How far the replies of a conversation have gone out through its channel.
 
     upto: what is numbered up to it is out, or was given up. sending: this one is just being sent, perhaps by somebody who died
-    of it. tries, at: attempts at the next one, and when it is tried again. half, parts, done: a reply of which so many requests
-    are done, under these ids of the platform. again: numbers to be sent once more.
+    of it. tries, at, reason: attempts at the next one, when it is tried again, and why the last one failed. half, parts, done:
+    a reply of which so many requests are done, under these ids of the platform. again: numbers to be sent once more.
     """
 
     upto: int = 0
@@ -36,6 +36,7 @@ class OutboxState(Struct, array_like=True, frozen=True, gc=False, forbid_unknown
     again: tuple[int, ...] = ()
     half: int = 0
     done: tuple[str, ...] = ()
+    reason: str = ""
 
 
 class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False, forbid_unknown_fields=True):

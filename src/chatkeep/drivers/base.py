@@ -317,6 +317,15 @@ class Finding(NamedTuple):
     said: str
 
 
+class Pool(NamedTuple):
+    """The connections of a driver at one moment: how many are *open*, how many there may be at *most*, and how many acts are *waiting*
+    for one."""
+
+    open: int = 0
+    most: int = 0
+    waiting: int = 0
+
+
 class Driver(Protocol):
     """Six verbs over one store. Each is one atomic act that may be run again; each sees all that was answered before
     it.
@@ -366,6 +375,9 @@ class Driver(Protocol):
     async def close(self) -> None:
         """Has the acts under way answered and gives everything back. Twice is fine. Breaks off an `open` under way, which
         raises `Unavailable` then."""
+
+    def pool(self) -> Pool:
+        """The connections that acts use, as they are now; none where the store needs none, and none when closed. Asks nobody."""
 
     async def backup(self, path: str, *, replace: bool = False) -> None:
         """Leaves a copy of the whole store, of one instant, in a new file at *path*: complete, or not there.

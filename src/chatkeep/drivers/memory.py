@@ -29,6 +29,7 @@ from .base import (
     Finding,
     Index,
     Key,
+    Pool,
     Read,
     Row,
     Scan,
@@ -87,6 +88,9 @@ class MemoryDriver(Openable):
         if self._heard is not None:
             self._shelf.watching.remove(self._heard)
             self._heard = None
+
+    def pool(self) -> Pool:
+        return Pool()
 
     async def backup(self, path: str, *, replace: bool = False) -> None:
         raise Unsupported(

@@ -63,7 +63,9 @@ class Engine(Generic[State]):
         self.live = WatchHub(store, notifier, show_state=shared.show_state)
         self.leases = leases = LeaseKeeper(store, shared.policy, clock)
         first_s = seconds(settings.retry_after)
-        self.sender = sender = Sender(store, shared.policy, leases, clock=clock, first=first_s)
+        self.sender = sender = Sender(
+            store, shared.policy, leases, clock=clock, first=first_s, instruments=shared.instruments
+        )
         self.pauses = pauses = Pauses(store, shared.policy, clock)
         self.runner = runner = Runner(settings.concurrency, seconds(settings.turn_timeout), self._count_abandoned)
         self.turns = turns = TurnProcessor(shared, runner, takes=sender.takes, say=self.live.say)

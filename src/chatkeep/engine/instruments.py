@@ -49,6 +49,13 @@ class Instrument:
         """Take the duration of something: "turn" for each run of the handler; "read", "append", "write", "entries", "scan"
         and "erase" for each act on the store."""
 
+    def sent(self, channel: str, status: str, cause: str) -> None:
+        """Takes what became of an attempt to send a reply through *channel*.
+
+        status: "delivered", "failed" (for good), "uncertain", or "retry" (it is tried again). cause: why it was not delivered,
+        of a fixed set: see docs/reference/metrics.md.
+        """
+
 
 def surround_arrival(
     instruments: Sequence[Instrument], verb: Literal["receive", "accept"], metadata: dict[str, Any] | None

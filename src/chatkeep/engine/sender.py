@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ..bounded import Newest
@@ -15,6 +15,7 @@ from ..conversation.snapshots import Commit, Policy, Snapshot
 from ..drivers.base import Key
 from ..model import Message
 from ..storage.store import PAGE, Store, fresh_token
+from .instruments import Instrument
 from .lease_keeper import LeaseKeeper
 
 log = logging.getLogger("chatkeep")
@@ -38,10 +39,18 @@ class Holder(Protocol):
 
 
 class Sender:
-    """The way out of one engine. *first*: seconds before a reply that failed for the moment is sent again the first time."""
+    """The way out of one engine. *first*: seconds before a reply that failed for the moment is sent again the first time. Each of
+    *instruments* is told what became of each attempt."""
 
     def __init__(
-        self, store: Store, policy: Policy, leases: LeaseKeeper, *, clock: Callable[[], float], first: float
+        self,
+        store: Store,
+        policy: Policy,
+        leases: LeaseKeeper,
+        *,
+        clock: Callable[[], float],
+        first: float,
+        instruments: Sequence[Instrument] = (),
     ) -> None:
         self.outlet: Outlet | None = None
         self._store = store
@@ -49,6 +58,7 @@ class Sender:
         self._leases = leases
         self._clock = clock
         self._first = first
+        self._instruments = instruments
         self._sent: Newest[Key, tuple[str, int, Sent]] = Newest(SENT_MOST)  # sent, and not noted yet
 
     def takes(self, key: Key) -> bool:
@@ -126,8 +136,11 @@ class Sender:
 
         # Should the store be away now, it is known here all the same.
         self._sent[row.key] = (row.incarnation, number, sent)
-        await self._store.commit_once(self._store.cached(row.key) or snapshot, note, at=self._clock())
+        _, said = await self._store.commit_once(self._store.cached(row.key) or snapshot, note, at=self._clock())
         self._sent.pop(row.key, None)
+        status = said[0].metadata["status"] if said else sent.status  # (what was tried long enough has failed)
+        for instrument in self._instruments:
+            instrument.sent(sent.channel, status, sent.cause)
         if sent.status != "delivered":
             log.warning("%s: reply %d was not delivered: %s, %s", row.key, number, sent.status, sent.reason)
         return 0.0

@@ -7,15 +7,17 @@ its places in the code, because its text may quote a message.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import sys
 import time
 import traceback
+from contextlib import nullcontext, suppress
 from contextvars import ContextVar
-from datetime import UTC, datetime
+from functools import lru_cache
 from secrets import token_hex
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO, cast
 
 import msgspec
 from cachetools import TTLCache
@@ -44,6 +46,7 @@ STEERING |= {code: f"\\u{code:04x}" for code in (0x2028, 0x2029, *range(0x202A, 
 REPEATED_S = 60.0
 """How often the whole way to the same error is written; the line itself, with the error's place, is written every time."""
 
+NUMBERS = (int, float, type(None))
 PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
 
 
@@ -54,13 +57,19 @@ class LineFormatter(logging.Formatter):
         super().__init__()
         self._as_json = as_json
         self._told: TTLCache[tuple[object, ...], bool] = TTLCache(1000, REPEATED_S)
+        self._second = (0, "")
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
+        if self._as_json and record.name == access_log.name and "ms" in record.__dict__:
+            # By hand, for every request pays for it; the texts are of a fixed set, so each is made safe once.
+            text = text_of_access(*cast("tuple[str, str, int]", record.args))
+            return (
+                f'{{"time":"{self._time(record.created)}","level":"{record.levelname.lower()}","logger":"{record.name}",'
+                f'"message":{text},"request":"{request_id.get()}","ms":{record.__dict__["ms"]}}}'
+            )
         told: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC)
-            .isoformat(timespec="milliseconds")
-            .replace("+00:00", "Z"),
+            "time": self._time(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": line(message(record)),
@@ -75,6 +84,15 @@ class LineFormatter(logging.Formatter):
         head = f"{told.pop('time')} {told.pop('level'):<8}{told.pop('logger')}: {told.pop('message')}"
         errors = told.pop("error", [])
         return "\n    ".join([" ".join([head, *[f"{name}={value}" for name, value in told.items()]]), *errors])
+
+    def _time(self, created: float) -> str:
+        """The time in UTC. (The second is put into words once, for all the lines of it.)"""
+        second, words = self._second
+        if second != int(created):
+            second = int(created)
+            words = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self._second = second, words
+        return f"{words}.{int(created % 1 * 1000):03}Z"
 
     def _is_new(self, fault: BaseException) -> bool:
         """Whether the way to this error was not written lately: each attempt of a message fails in the same way."""
@@ -131,14 +149,60 @@ def line(text: str) -> str:
     return SECRET.sub("***", text).translate(STEERING)
 
 
+@lru_cache(1024)
+def text_of_access(method: str, route: str, status: int) -> str:
+    """What is said of a request, as JSON."""
+    return msgspec.json.encode(line(f"{method} {route} {status}")).decode()
+
+
 def safe(value: object) -> object:
     """A value as it may be logged."""
-    return value if isinstance(value, int | float | None) else line(str(value))
+    return value if isinstance(value, NUMBERS) else line(str(value))
+
+
+class LineHandler(logging.StreamHandler[TextIO]):
+    """Writes lines; those of the access log are held until the event loop has done what it can do now, and written together.
+
+    Whatever else is logged is written at once, behind what was held.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._held: list[str] = []
+        self._due: asyncio.AbstractEventLoop | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Takes one record; the lock is held."""
+        loop = asyncio._get_running_loop() if record.name == access_log.name else None
+        if loop is None:
+            self._write_held()
+            super().emit(record)
+            return
+        try:
+            self._held.append(self.format(record))
+        except Exception:
+            self.handleError(record)
+        if self._due is not loop:
+            self._due = loop
+            loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Writes what is held."""
+        with self.lock or nullcontext():
+            self._write_held()
+            super().flush()
+
+    def _write_held(self) -> None:
+        held, self._held, self._due = self._held, [], None
+        if held:
+            held.append("")
+            with suppress(OSError, ValueError):  # nobody may read it any more
+                self.stream.write(self.terminator.join(held))
 
 
 def configure(*, as_json: bool, level: str) -> None:
     """Sends the logs of everything in this process to standard error, in lines."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = LineHandler(sys.stderr)
     handler.setFormatter(LineFormatter(as_json=as_json))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     logging.captureWarnings(True)
@@ -194,7 +258,10 @@ class RequestLogMiddleware:
                 self._metrics.answered(route, method, status, answered or took)
             level = logging.DEBUG if route in PROBES else logging.INFO
             if access_log.isEnabledFor(level):
-                access_log.log(level, "%s %s %d", method, route, status, extra={"ms": round(took * 1000, 1)})
+                # (As `access_log.log` does, which would look for its caller's place in the code first.)
+                said, extra = (method, route, status), {"ms": round(took * 1000, 1)}
+                record = access_log.makeRecord(access_log.name, level, __file__, 0, "%s %s %d", said, None, extra=extra)
+                access_log.handle(record)
             request_id.reset(token)
 
 

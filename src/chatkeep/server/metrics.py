@@ -10,7 +10,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..app import Chatkeep
+from ..app import Chatkeep, core_of
+from ..channels.accounts import Accounts
+from ..channels.base import Channel
 from ..engine.instruments import Instrument
 from ..extras import from_extra
 from .health import trouble_of
@@ -41,6 +43,17 @@ GAUGES = {
     "waiting": "Messages that wait for an answer in this process",
     "workers": "Conversations that are worked on in this process",
     "abandoned": "Handlers that were given up, because their time was over or their caller went away, and still run",
+}
+OUTCOMES = (
+    ("delivered", "none"),
+    ("uncertain", "unclear"),
+    *(("failed", cause) for cause in ("window", "recipient", "content", "account", "platform", "bug")),
+    *(("retry", cause) for cause in ("platform", "account", "recipient", "store", "stopping")),
+)
+POOL = {
+    "connections": ("Open connections to the store", "open"),
+    "connections_most": ("Connections to the store that there may be", "most"),
+    "acts_waiting": ("Acts that wait for a connection to the store", "waiting"),
 }
 CACHE_COUNTS = {"hits": "found", "misses": "not found", "evictions": "pushed out"}
 
@@ -77,6 +90,17 @@ class Metrics(Instrument):
             ["rate"],
             registry=self.registry,
         )
+        self._deliveries = Counter(
+            "chatkeep_deliveries",
+            "Attempts to send a reply through a channel, and what became of them",
+            ["channel", "status", "cause"],
+            registry=self.registry,
+        )
+        outlet = core_of(keep).outlet
+        channels: tuple[Channel, ...] = outlet.channels if isinstance(outlet, Accounts) else ()
+        for channel in channels:
+            for status, cause in OUTCOMES:  # a number that is not there before cannot be seen to grow
+                self._deliveries.labels(channel.name, status, cause)
         self.streams: Sized = ()
         self.registry.register(self)
         keep.instruments.append(self)
@@ -87,6 +111,10 @@ class Metrics(Instrument):
             self._turns.observe(seconds)
         else:
             self._acts.labels(name).observe(seconds)
+
+    def sent(self, channel: str, status: str, cause: str) -> None:
+        """Notes an attempt to send a reply."""
+        self._deliveries.labels(channel or "other", status, cause or "none").inc()
 
     def answered(self, route: str, method: str, status: int, seconds: float) -> None:
         """Notes an HTTP request."""
@@ -104,6 +132,7 @@ class Metrics(Instrument):
     def collect(self) -> Iterator[Metric]:
         """What the Chatkeep counts itself, as it is now."""
         counts, cache = self._keep.statistics.engine, self._keep.statistics.cache
+        pool = core_of(self._keep).driver.pool()
         yield GaugeMetricFamily("chatkeep_ready", "1 while messages are answered here", int(not trouble_of(self._keep)))
         yield CounterMetricFamily("chatkeep_turns", "Turns recorded", counts.turns)
         yield GaugeMetricFamily("chatkeep_event_streams", "Open event streams (SSE)", len(self.streams))
@@ -115,6 +144,8 @@ class Metrics(Instrument):
             yield CounterMetricFamily(
                 f"chatkeep_cache_{name}", f"Conversations {said} in the cache", getattr(cache, name)
             )
+        for name, (said, part) in POOL.items():
+            yield GaugeMetricFamily(f"chatkeep_store_{name}", said, getattr(pool, part))
         yield GaugeMetricFamily("chatkeep_cache_entries", "Conversations in the cache", cache.entries)
         yield GaugeMetricFamily("chatkeep_cache_bytes", "Memory that the cache takes, roughly", cache.bytes)
 

@@ -326,6 +326,13 @@ def cautions(settings: ServerSettings, keep: Chatkeep[Any] | None) -> list[str]:
         said.append(
             'Requests must name this server as localhost; set hosts, such as CHATKEEP_HOSTS="chat.example.com".'
         )
+    if settings.workers > 1 and keep is not None:
+        said.append(
+            f"The {settings.workers} processes share one port, so the messages of a conversation come to any of them: each reads what "
+            "another has written, and a handler runs again where two answer one conversation at once. A message takes about twice the "
+            "processor time of one that always comes to the same process. Where that matters, run a process a port and have the "
+            "proxy choose by the path: docs/how-to/server.md has the lines."
+        )
     if settings.workers > 1 and settings.metrics and keep is not None:
         said.append("Each process has its own /metrics: a scrape shows one of them. Run one process a port to see all.")
     return said

@@ -43,6 +43,7 @@ from ..base import (
     Erase,
     Finding,
     Key,
+    Pool,
     Read,
     Row,
     Scan,
@@ -110,6 +111,9 @@ class PostgresqlDriver(Openable):
         connections, self._connections = self._connections, None
         if connections is not None:
             await connections.close()
+
+    def pool(self) -> Pool:
+        return self._connections.pool() if self._connections is not None else Pool()
 
     async def backup(self, path: str, *, replace: bool = False) -> None:
         raise Unsupported(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from msgspec import Struct
 
+from ..base import Pool
 from ..statements import named
 
 
@@ -62,6 +63,9 @@ class Transport(Protocol):
 
     async def close(self) -> None:
         """Has what is under way answered, then gives everything back."""
+
+    def pool(self) -> Pool:
+        """The connections that acts use."""
 
     def read(self, statement: Statement, act: Any) -> Future[Any]:
         """Runs *statement* on *act*, and on what else waits for it."""

@@ -20,7 +20,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, stop_n
 
 from ...errors import BadMessage, ChatkeepError, Corrupt, Misconfigured, Overloaded, Replaced, Unavailable, Uncertain
 from ...extras import from_extra
-from ..base import WAITING, Key, settle
+from ..base import WAITING, Key, Pool, settle
 from ..statements import numbered
 from .seam import Site, Statement, in_schema
 
@@ -117,6 +117,11 @@ class Connections:
     def listen(self, heard: Callable[[list[str]], None]) -> None:
         """Has *heard* called with what is announced, on a connection of its own that comes back by itself."""
         self._listener = asyncio.create_task(self._listen(heard), name="chatkeep postgresql listener")
+
+    def pool(self) -> Pool:
+        """The connections that acts use."""
+        pools = [combiner.pool() for combiner in self._combiners]
+        return Pool(*map(sum, zip(*pools, strict=True))) if pools else Pool()
 
     async def close(self) -> None:
         """Has what is under way answered, then gives everything back."""
@@ -300,6 +305,10 @@ class Combiner:
         await asyncio.gather(*self._tasks)
         if self._expiry is not None:
             self._expiry.cancel()
+
+    def pool(self) -> Pool:
+        """Its connections, and what has not left yet."""
+        return Pool(self._open, len(self._connections), len(self._calls))
 
     def _wake(self) -> None:
         while self._idle:

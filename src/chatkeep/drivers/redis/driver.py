@@ -45,6 +45,7 @@ from ..base import (
     Erase,
     Finding,
     Index,
+    Pool,
     Read,
     Row,
     Scan,
@@ -127,6 +128,9 @@ class RedisDriver(Openable):
             await end(ear)
         if servers is not None:
             await servers.close()
+
+    def pool(self) -> Pool:
+        return self._servers.pool() if self._servers is not None else Pool()
 
     async def backup(self, path: str, *, replace: bool = False) -> None:
         raise Unsupported(

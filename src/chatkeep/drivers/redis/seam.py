@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
+from ..base import Pool
 from .scripts import Act, Argument
 
 Address = tuple[str, int]
@@ -44,6 +45,9 @@ class Transport(Protocol):
 
     async def close(self) -> None:
         """Has what is under way answered, then gives everything back."""
+
+    def pool(self) -> Pool:
+        """The connections that acts use."""
 
     def act(self, act: Act) -> Future[Any]:
         """Runs a script where its keys are."""

@@ -25,7 +25,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponen
 
 from ...errors import ChatkeepError, Overloaded, Unavailable, Uncertain
 from ...extras import from_extra
-from ..base import WAITING, settle
+from ..base import WAITING, Pool, settle
 from ..openable import end
 from .scripts import HOMES, VERBS, Act, Argument, Home, Script, refusal
 from .seam import Address, Site
@@ -144,6 +144,10 @@ class Link:
     @property
     def _whole(self) -> int:
         return sum(1 for _ in takewhile(attrgetter("whole"), self._waiting))
+
+    def pool(self) -> Pool:
+        """The connection, if there is one, and what has not left yet."""
+        return Pool(self._connection is not None, 1, len(self._waiting))
 
     def retire(self) -> None:
         """Lets what is under way be answered, then connects anew: this server is no longer the one to talk to."""
@@ -337,6 +341,11 @@ class Servers:
             self.quiet.clear()
             await self.quiet.wait()
         await asyncio.gather(*map(end, self._tasks), *(link.close() for link in self._links.values()))
+
+    def pool(self) -> Pool:
+        """One connection to each server that acts go to."""
+        pools = [link.pool() for link in self._links.values()]
+        return Pool(*map(sum, zip(*pools, strict=True))) if pools else Pool()
 
     def act(self, act: Act) -> asyncio.Future[Any]:
         """Runs a script where its keys are."""

@@ -36,6 +36,7 @@ from ..base import (
     Erase,
     Finding,
     Key,
+    Pool,
     Read,
     Row,
     Scan,
@@ -112,6 +113,9 @@ class SqliteDriver(Openable):
 
     async def count(self, act: Count) -> Counted:
         return await self._opened("counted").write(self._count, act, durable=False)
+
+    def pool(self) -> Pool:
+        return self._connections.pool() if self._connections is not None else Pool()
 
     async def backup(self, path: str, *, replace: bool = False) -> None:
         connections = self._opened("done")

@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 
 import apsw
 
+from ..base import Pool
 from .file import OpenFile, Slot
 
 T = TypeVar("T")
@@ -28,6 +29,9 @@ class Transport(Protocol):
 
     async def close(self) -> None:
         """Has what is under way answered, breaks off who looks for long, and gives the file back."""
+
+    def pool(self) -> Pool:
+        """The connections that acts use."""
 
     def read(self, do: Callable[[apsw.Connection, A], T], act: A) -> Future[T]:
         """Has *do* called with *act* on one instant of the store, beside others."""

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import apsw
 
 from ...errors import ChatkeepError, Corrupt, Misconfigured, Overloaded, Replaced, Unavailable, Uncertain
-from ..base import WAITING, settle
+from ..base import WAITING, Pool, settle
 from ..statements import numbered
 from .file import BUSY_MS, Moved, OpenFile, Slot, hold
 
@@ -64,6 +64,13 @@ class Connections:
         """Has *do* called with *act* in a transaction, shared with what else waits; answered before it is on the disk where
         nothing in the transaction is *durable*."""
         return self.writer.call(do, act, durable)
+
+    def pool(self) -> Pool:
+        """The connections that acts use."""
+        workers = (self.readers, self.writer)
+        slots = [slot for worker in workers for slot in worker.slots]
+        opened = sum(slot.db is not None for slot in slots)
+        return Pool(opened, len(slots), sum(worker.waiting for worker in workers))
 
     async def close(self) -> None:
         """Has what is under way answered, breaks off who looks for long, and gives the file back."""
@@ -219,6 +226,11 @@ class Worker:
         ]
         for thread in self._threads:
             thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """How many acts no thread has taken up yet."""
+        return self._jobs.qsize() + len(self._gathered)
 
     def call(self, do: Callable[[apsw.Connection, A], T], act: A, durable: bool = True) -> asyncio.Future[T]:
         """Queues *act*. Cancelling the future does not take it back."""

@@ -37,6 +37,7 @@ from .leases import Leases
 from .logs import Logs
 from .numbering import Numbering
 from .opening import Opening
+from .pools import Pools
 from .queries import Queries
 from .reading import Reading
 from .retention import Retention
@@ -70,5 +71,6 @@ class DriverContract(
     Backups,
     Queries,
     Counting,
+    Pools,
 ):
     """The clauses of `Driver`. What a driver has no ability for is skipped."""
