@@ -84,15 +84,15 @@ class Limits:
         """Sees whether hits are counted for all servers on the store, which is open."""
         if not self._rates:
             return
-        why: object = "the store has not the ability COUNT"
-        if self._shared is not self._here:
-            try:
-                await self._shared.open()
-                return
-            except ChatkeepError as fault:  # limits are no reason not to serve
-                why = fault
-        log.warning("Rate limits are counted in this process only, each server for itself: %s.", why)
-        self._shared = self._here
+        if self._shared is self._here:
+            log.warning(
+                "Rate limits are counted in this process only, each server for itself: the store has not the ability COUNT."
+            )
+            return
+        try:
+            await self._shared.open()
+        except ChatkeepError as fault:  # limits are no reason not to serve
+            self._count_apart(fault)
 
     async def close(self) -> None:
         """Gives everything back."""
@@ -176,12 +176,13 @@ class Limits:
                 async with asyncio.timeout(PATIENCE_S):
                     return await asyncio.gather(*(self._shared.hit(key, window_s) for key, window_s in hits))
             except (ChatkeepError, TimeoutError) as fault:
-                self._apart_until = time.monotonic() + APART_S
-                why = fault if isinstance(fault, ChatkeepError) else f"no answer within {PATIENCE_S:g} s"
-                log.warning(
-                    "Rate limits are counted in this process for %.0f s: the store does not count (%s).", APART_S, why
-                )
+                self._count_apart(fault)
         return [self._here.count(key, window_s, now) for key, window_s in hits]
+
+    def _count_apart(self, fault: ChatkeepError | TimeoutError) -> None:
+        self._apart_until = time.monotonic() + APART_S
+        why = fault if isinstance(fault, ChatkeepError) else f"no answer within {PATIENCE_S:g} s"
+        log.warning("Rate limits are counted in this process for %.0f s: the store does not count (%s).", APART_S, why)
 
     def _refusal(self, kind: str, left_s: float) -> wire.Refused:
         if self._told is not None:
