@@ -140,7 +140,8 @@ class Sender:
     async def _next_out(self, snapshot: Snapshot) -> Message | None:
         upto, messages = snapshots.delivery_of(snapshot).upto, snapshot.messages
         row, found = snapshot.row, list[Message]()
-        while upto < (messages[0].number - 1 if messages else row.head) and not any(map(snapshots.is_outbound, found)):
+        held = messages and not snapshots.is_cut(snapshot)
+        while upto < (messages[0].number - 1 if held else row.head) and not any(map(snapshots.is_outbound, found)):
             page = await self._store.page(row.key, row.incarnation, after=upto, limit=PAGE)
             if not page:
                 break

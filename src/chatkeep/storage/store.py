@@ -23,10 +23,22 @@ from msgspec import structs
 
 from ..conversation.codec import body_of, entry_for, message_from, record_from
 from ..conversation.record import Record
-from ..conversation.snapshots import Commit, Draft, Snapshot, plain_from
+from ..conversation.snapshots import (
+    HELD,
+    Commit,
+    Draft,
+    Snapshot,
+    choose_beyond,
+    is_cut,
+    is_used_up,
+    keep_outbound,
+    plain_from,
+    shorten,
+    unread_messages,
+)
 from ..drivers.base import AT_ONCE, Driver, Entry, Index, Key, Lease, Row
 from ..errors import Conflict, Corrupt, Duplicate, Replaced, Unavailable, Uncertain
-from ..model import Message
+from ..model import ASKING, TALK, Message
 from .cache import Cache, CacheStatistics
 from .circuit_breaker import StoreCircuitBreaker
 from .confinement import Confinement
@@ -39,6 +51,7 @@ T = TypeVar("T")
 log = logging.getLogger("chatkeep")
 
 PAGE = 200
+LOOKS_BACK = 5  # pages in which the last replies are looked for, behind what waits
 NOTES_A_MESSAGE = 5  # delivery, sent, delivered, read, and the message itself
 NOTE_LIMIT = 64 * 1024  # chatkeep's own notes are short, whatever the limit for messages is
 PATIENCE = 3  # conflicts in a row before a writer steps back for a moment
@@ -210,6 +223,8 @@ class Store:
         key = snapshot.row.key
         conflicts = 0
         while True:
+            if is_used_up(snapshot):
+                snapshot = await self.reload(key)
             act = decide(snapshot)
             if act is None:
                 return snapshot, None
@@ -238,7 +253,7 @@ class Store:
             ]
             after = self._keep(self._grown(snapshot, stored, act.record, said))
             self.changed(key)
-            if self.shared is not None:
+            if self.shared is not None and not is_cut(after):
                 self.shared.put(after)
             return after, said
 
@@ -257,6 +272,17 @@ class Store:
         """Log entries, oldest first; `Driver.entries` says which."""
         found = await self._act("entries", lambda: self.driver.entries(key, after=after, before=before, limit=limit))
         return [message_from(key, incarnation, entry) for entry in found]
+
+    async def last(self, snapshot: Snapshot) -> tuple[list[Message], int]:
+        """The last messages of the log, and how many wait, also where *snapshot* holds only the first of them."""
+        messages, count = list(snapshot.messages), len(unread_messages(snapshot))
+        if not is_cut(snapshot):
+            return messages, count
+        row, seen = snapshot.row, messages[-1].number
+        while found := await self.page(row.key, row.incarnation, after=seen, before=row.head + 1, limit=PAGE):
+            count += sum(1 for message in found if message.role in ASKING)
+            messages, seen = (messages + found)[-max(self._window, 1) :], found[-1].number
+        return messages, count
 
     async def rows(
         self,
@@ -312,7 +338,7 @@ class Store:
             or news[0].number > known.row.head
         ):
             return False
-        held = {message.number: message for message in known.messages}
+        held = {message.number: message for message in (*known.messages, *known.beyond)}
         both = [(held[message.number], message) for message in news if message.number in held]
         if all((a.id, a.role, a.created_at) == (b.id, b.role, b.created_at) for a, b in both):
             return bool(both)
@@ -382,17 +408,32 @@ class Store:
 
     def _grown(self, known: Snapshot, row: Row, record: Record, news: list[Message]) -> Snapshot:
         """What is *known*, with what came after it."""
-        return self._windowed(row, record, (*known.messages, *news), plain_from(news, known.plain))
+        plain = plain_from(news, known.plain)
+        if not is_cut(known):
+            return self._windowed(row, record, (*known.messages, *news), plain)
+        beyond = choose_beyond((*known.beyond, *news), self._window)
+        return self._windowed(row, record, known.messages, plain, beyond)
 
-    def _windowed(self, row: Row, record: Record, messages: tuple[Message, ...], plain: int) -> Snapshot:
-        """The record stands for the body, so the body is let go. What is kept is the window before the cursor, and all
-        that is behind it: what waits must not push out the talk that it belongs to."""
-        surplus = len(messages) - self._window - max(row.head - record.cursor, 0)
-        return Snapshot(structs.replace(row, body=b""), record, messages[surplus:] if surplus > 0 else messages, plain)
+    def _windowed(
+        self,
+        row: Row,
+        record: Record,
+        messages: tuple[Message, ...],
+        plain: int,
+        beyond: tuple[Message, ...] = (),
+    ) -> Snapshot:
+        """The record stands for the body, so the body is let go. What is kept is the window before the cursor, and what
+        is behind it as far as `shorten` says: what waits must not push out the talk that it belongs to."""
+        end = messages[-1].number if messages else row.head
+        surplus = len(messages) - self._window - max(end - record.cursor, 0)
+        messages = messages[surplus:] if surplus > 0 else messages
+        return shorten(Snapshot(structs.replace(row, body=b""), record, messages, plain, beyond), self._window)
 
     async def _complete(self, snapshot: Snapshot, *, again: bool = True) -> Snapshot:
         """Fetches what belongs into the snapshot and was not in the tail that was read."""
         row, record = snapshot.row, snapshot.record
+        if is_cut(snapshot):
+            return await self.reload(row.key) if is_used_up(snapshot) else snapshot
         start = snapshot.messages[0].number if snapshot.messages else row.head + 1
         seen = max(record.cursor - self._window, record.dropped)
         missing: list[Message] = []
@@ -404,7 +445,32 @@ class Store:
                 raise Corrupt(f"{row.key}: log entries {seen + 1} to {start - 1} are missing. Nothing was changed.")
             missing += found
             seen = found[-1].number
-        return structs.replace(snapshot, messages=(*missing, *snapshot.messages)) if missing else snapshot
+            so_far = structs.replace(snapshot, row=structs.replace(row, head=seen), messages=tuple(missing))
+            waiting = unread_messages(so_far)
+            if waiting and seen >= record.cursor + HELD and row.head > seen + HELD:
+                beyond = choose_beyond(await self._last_replies(snapshot, seen), self._window)
+                return structs.replace(snapshot, messages=so_far.messages, beyond=beyond)
+            if not waiting and len(missing) > self._window + HELD:
+                # What nobody answers is as good as handled, and need not be held.
+                record = structs.replace(keep_outbound(so_far, record), cursor=seen)
+                missing = missing[-self._window :] if self._window else []
+                snapshot = structs.replace(snapshot, record=record)
+        return self._windowed(row, record, (*missing, *snapshot.messages), snapshot.plain) if missing else snapshot
+
+    async def _last_replies(self, snapshot: Snapshot, seen: int) -> list[Message]:
+        """The end of the log behind number *seen*, as far back as it takes to have the last replies in it, within bounds."""
+        last = list(snapshot.messages)
+        for _ in range(LOOKS_BACK):
+            replies = sum(1 for message in last if message.role in TALK and message.role not in ASKING)
+            before = last[0].number if last else snapshot.row.head + 1
+            if replies >= self._window or before <= seen + 1:
+                break
+            key, incarnation = snapshot.row.key, snapshot.row.incarnation
+            found = await self.page(key, incarnation, after=max(seen, before - PAGE - 1), before=before, limit=PAGE)
+            if not found:
+                break
+            last[:0] = found
+        return last
 
     async def _moved(self, snapshot: Snapshot, there: Conflict) -> Snapshot:
         """The snapshot that a conflict shows."""
@@ -424,7 +490,10 @@ class Store:
         return await self.reload(key)
 
     def _keep(self, snapshot: Snapshot) -> Snapshot:
-        self._cache.put(snapshot)
+        if is_used_up(snapshot):
+            self._cache.drop(snapshot.row.key)
+        else:
+            self._cache.put(snapshot)
         return snapshot
 
 
