@@ -39,7 +39,7 @@ from ..conversation.snapshots import (
 from ..drivers.base import AT_ONCE, Driver, Entry, Index, Key, Lease, Row
 from ..errors import Conflict, Corrupt, Duplicate, Replaced, Unavailable, Uncertain
 from ..model import ASKING, TALK, Message
-from .cache import Cache, CacheStatistics
+from .cache import Cache, CacheStatistics, Place
 from .circuit_breaker import StoreCircuitBreaker
 from .confinement import Confinement
 
@@ -145,13 +145,12 @@ class Store:
 
     async def load(self, key: Key, *, again: bool = True) -> Snapshot | None:
         """The conversation as it is now; None when there is none."""
-        known = self._cache.peek(key)
+        known = self._cache.last_place(key)
         found = await self._act("read", lambda: self.driver.read(key, tail=self._window))
         if found is None:
             self._cache.drop(key)
             return None
-        if known is not None:
-            self._look_back(known.row, found[0])
+        self._look_back(known, found[0])
         self.seen(key)
         return self._keep(await self._complete(self._decoded(*found), again=again))
 
@@ -164,7 +163,7 @@ class Store:
     ) -> tuple[Snapshot, int, bool]:
         """Adds *entry* to the log, unless its id is there: the snapshot it leaves, the entry's number, and whether it
         was known."""
-        cached = self._cache.get(key)
+        cached, place = self._cache.get(key), self._cache.last_place(key)
         tail = self._window if cached is None else 4
         while True:
             revision = fresh_token()
@@ -175,7 +174,8 @@ class Store:
             except Conflict as there:
                 # Older than an erasure by another clock: it was asked for after it, so it belongs behind it.
                 at = max(at, there.erased_at or 0.0) + 0.001
-        if cached is not None and self._look_back(cached.row, row):
+        before = row.head - (row.revision == revision and entry.id not in known)  # without the entry of this act
+        if self._look_back(place, row, head=before):
             cached = None
         news = [message_from(key, row.incarnation, found) for found in entries]
         if cached is not None and self._continued(cached, row, news):
@@ -345,15 +345,17 @@ class Store:
         self._tell_set_back(row.key, row.head, known.row.head)
         return False
 
-    def _look_back(self, known: Row, found: Row) -> bool:
-        """Whether the store holds less than it has answered before: it was set back, to a backup or a stale copy.
+    def _look_back(self, known: Place | None, found: Row, *, head: int | None = None) -> bool:
+        """Whether the store holds less than it has answered before: it was set back, to a backup or a stale copy. *head*:
+        where the log ended before the act that *found* it.
 
         What is lost cannot be brought back from here. What can be promised is that nothing of it is mixed into what
         the store holds now: all that is cached goes.
         """
-        if known.incarnation != found.incarnation or known.head <= found.head:
+        head = found.head if head is None else head
+        if known is None or known.incarnation != found.incarnation or known.head <= head:
             return False
-        self._tell_set_back(found.key, found.head, known.head)
+        self._tell_set_back(found.key, head, known.head)
         return True
 
     def _tell_set_back(self, key: Key, head: int, known: int) -> None:
@@ -365,7 +367,9 @@ class Store:
             head,
             known,
         )
-        self._cache.clear()
+        # How far the other logs went is kept, so that it is told of each that has lost something.
+        self._cache.forget_place(key)
+        self._cache.distrust()
 
     def _encoded(self, snapshot: Snapshot, act: Commit, at: float) -> tuple[Row, list[Entry]]:
         old = snapshot.row
@@ -477,11 +481,11 @@ class Store:
         key, row = snapshot.row.key, there.row
         if row is None:
             if snapshot.row.revision and there.erased_at is None:
-                self._look_back(snapshot.row, structs.replace(snapshot.row, head=0))
+                self._look_back(_place(snapshot.row), structs.replace(snapshot.row, head=0))
             self._cache.drop(key)
             there_now = blank(key)
             return structs.replace(there_now, row=structs.replace(there_now.row, owner=snapshot.row.owner))
-        if self._look_back(snapshot.row, row):
+        if self._look_back(_place(snapshot.row), row):
             return await self.reload(key)
         news = [message_from(key, row.incarnation, entry) for entry in there.entries]
         if self._continued(snapshot, row, news) and news[-1].number == row.head:
@@ -495,6 +499,10 @@ class Store:
         else:
             self._cache.put(snapshot)
         return snapshot
+
+
+def _place(row: Row) -> Place:
+    return Place(row.incarnation, row.head)
 
 
 def blank(key: Key) -> Snapshot:
