@@ -65,7 +65,7 @@ class Sender:
         assert self.outlet is not None
         row, delivery, now = snapshot.row, snapshots.delivery_of(snapshot), self._clock()
         ours = row.lease == worker.lease
-        if row.lease and not ours and row.leased_until > now and not self._leases.is_orphaned(row.lease):
+        if not ours and self._leases.is_held(row):
             return None
         message = await self._next_out(snapshot)
         if message is None:  # what the record said was to go is not there, or needs no sending

@@ -234,12 +234,7 @@ class WorkLoop:
             await self._park_paused(snapshot, worker, now)
             return None
         row = snapshot.row
-        if (
-            row.lease
-            and row.lease != worker.lease
-            and row.leased_until > now
-            and not self._leases.is_orphaned(row.lease)
-        ):
+        if row.lease != worker.lease and self._leases.is_held(row):
             return None
         if self._runner.abandoned:
             first = snapshots.unread_messages(snapshot)[0]
@@ -465,7 +460,7 @@ class WorkLoop:
                 return None
             if there.row.due_at is None or there.row.due_at > now:
                 return None  # another instance was quicker
-            if there.row.lease and there.row.leased_until > now and not self._leases.is_orphaned(there.row.lease):
+            if self._leases.is_held(there.row):
                 return None  # somebody is at work here
             sends = self._sender.takes(there.row.key)
             return housekeeping.do_housekeeping(
