@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import Struct, structs
 
-from ..drivers.base import Entry, Key, Row
+from ..drivers.base import Entry, Row
 from ..model import ASKING, TALK, Content, Message, Role, Status
 from .record import OutboxState, Record
 
@@ -28,6 +28,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     session_ttl_s: float | None = None
     retention_s: float | None = None
     history: int = 20
+    history_bytes: int | None = None
     max_raised: int = 3
     max_begun: int = 8
     lease_s: float = 35.0
@@ -63,7 +64,7 @@ class Draft(Struct, frozen=True, kw_only=True, gc=False):
 
 class Commit(Struct, frozen=True, kw_only=True, gc=False):
     """What to write: the next record, new entries, the lease to hold afterwards, when to look again, how much log to
-    drop."""
+    drop. *untouched*: nobody did anything, so the time of the last change stays."""
 
     record: Record
     drafts: tuple[Draft, ...] = ()
@@ -71,6 +72,7 @@ class Commit(Struct, frozen=True, kw_only=True, gc=False):
     leased_until: float = 0.0
     due_at: float | None = None
     drop: int = 0
+    untouched: bool = False
 
 
 class Outcome(Struct, frozen=True, gc=False):
@@ -105,7 +107,7 @@ def shorten(snapshot: Snapshot, window: int) -> Snapshot:
     waiting = unread_messages(snapshot)
     first = waiting[0].number if waiting else snapshot.row.head + 1
     # What nobody answers is as good as handled.
-    record = structs.replace(keep_outbound(snapshot, snapshot.record), cursor=first - 1)
+    record = keep_outbound(snapshot, structs.replace(snapshot.record, cursor=first - 1))
     last = waiting[:HELD][-1].number if waiting else first
     last = last if snapshot.row.head - last > HELD else snapshot.row.head
     messages = tuple([m for m in snapshot.messages if first - window <= m.number <= last])
@@ -163,19 +165,15 @@ def delivery_of(snapshot: Snapshot) -> OutboxState:
     return snapshot.record.delivery or OutboxState(upto=snapshot.record.cursor)
 
 
-def may_be_channel_key(key: Key) -> bool:
-    """Whether *key* may be that of a channel's conversation, "channel:account:customer": only where channels are known is it
-    certain."""
-    return key.id.count(":") >= 2
-
-
 def keep_outbound(snapshot: Snapshot, record: Record) -> Record:
-    """*record*, before its cursor moves on: what an operator wrote in a channel's conversation before any turn is to go out
-    all the same, also if whoever writes this knows of no channel."""
-    behind_it = [m for m in snapshot.messages if m.number > snapshot.record.cursor and is_outbound(m)]
-    if record.delivery is not None or not (behind_it or is_cut(snapshot)) or not may_be_channel_key(snapshot.row.key):
+    """*record*, whose cursor moves on: where that passes what a channel brought, what follows goes out through the channel, also
+    if whoever writes this knows of no channel."""
+    old = snapshot.record.cursor
+    if record.delivery is not None or record.cursor <= old:
         return record
-    return structs.replace(record, delivery=delivery_of(snapshot))
+    unseen = is_cut(snapshot) and record.cursor > snapshot.messages[-1].number  # it may be like what is held
+    passed = (message for message in snapshot.messages if unseen or old < message.number <= record.cursor)
+    return structs.replace(record, delivery=delivery_of(snapshot)) if any(m.channel for m in passed) else record
 
 
 def is_outbound(message: Message | Draft) -> bool:
@@ -204,7 +202,9 @@ def must_send(snapshot: Snapshot) -> bool:
 
 
 def messages_after(snapshot: Snapshot, number: int) -> list[Message]:
-    """The messages of the window that are numbered above *number*; the window reaches to the end of the log."""
+    """The messages of the window that are numbered above *number*, as far as they are held."""
+    if is_cut(snapshot):
+        return [message for message in (*snapshot.messages, *snapshot.beyond) if message.number > number]
     count = snapshot.row.head - number
     return list(snapshot.messages[-count:]) if count > 0 else []
 

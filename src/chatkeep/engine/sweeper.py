@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
-from ..conversation import snapshots
 from ..drivers.base import Key
 from ..errors import Misconfigured, StoreError
 from ..settings import seconds
@@ -118,17 +117,15 @@ class Sweeper:
         self._backlog.look_again()
         await self.look_at_pauses()
 
-    async def look_at_pauses(self, *lifted: str | None) -> None:
-        """Look at what is paused, and have what waits answered for each tenant for which that was *lifted*, here or elsewhere."""
-        for tenant in dict.fromkeys([*lifted, *await self._pauses.look()]):  # perhaps another instance has lifted some
-            if self._turns.handler is not None:
-                await self._pauses.for_each(tenant, self.answer_unread)
+    async def look_at_pauses(self) -> None:
+        """Look at what is paused, and have what waits answered where that was lifted, by whomever."""
+        lifted, unfinished = await self._pauses.look()
+        for tenant in lifted:
+            await self._pauses.wake(tenant, self.start_on, rewrites=False)
+        for resumption in unfinished:
+            await self._pauses.finish(resumption, self.start_on)
 
-    async def answer_unread(self, key: Key) -> None:
-        """Start work on a conversation that is not paused any more."""
-        snapshot = await self._store.load(key)
-        if snapshot is None or not snapshots.unread_messages(snapshot) or self._pauses.is_paused(snapshot):
-            return
-        # (What finds no room here is found by the sweep, when it looks at parked conversations again.)
+    def start_on(self, key: Key) -> None:
+        """Start work on a conversation that is paused no more. (What finds no room here is found by the sweep.)"""
         if self._turns.handler is not None and len(self._workers.by_key) < self._shared.settings.backlog:
             self._workers.start(self._workers.register(key))
