@@ -30,7 +30,7 @@ FLOORS: dict[str, set[str]] = {
     "drivers": {"bounded", "errors", "extras"},
     "conversation": {"drivers", "errors", "model"},
     "settings": {"conversation", "errors"},
-    "storage": {"conversation", "drivers", "errors", "extras", "model"},
+    "storage": {"bounded", "conversation", "drivers", "errors", "extras", "model"},
     "engine": {"bounded", "conversation", "drivers", "errors", "model", "settings", "storage"},
     "core": {"conversation", "drivers", "engine", "model", "storage"},
     "tenant": {"conversation", "drivers", "engine", "errors", "model", "settings"},

@@ -22,6 +22,7 @@ from .errors import Misconfigured
 
 Overlap = Literal["queue", "debounce", "burst", "drop"]
 OnOutage = Literal["refuse", "read", "journal"]
+OnReplaced = Literal["refuse", "reopen"]
 Outside = Literal["merge", "rerun"]
 Duration = str | int | float | timedelta
 
@@ -158,6 +159,9 @@ class Settings(Struct, frozen=True, kw_only=True):
         read      as refuse, and `conversation` shows what this process has seen last, marked `stale`
         journal   as refuse for reads; messages are written to a local SQLite file, durable, acknowledged with status
                   "journaled", and handed over to the store, in order and once, when it is back
+    on_replaced: what happens when the store was emptied, or another one answers in its place, while it is open:
+        refuse    `Replaced`, until the right one is back or this is opened anew: nothing begins afresh behind anybody's back
+        reopen    what is there now is opened within a `poll` and begun with, for who rebuilds with `on_missing`
     journal: that file, one for each process and store. cache: a Redis or Valkey that instances share, redis://...,
     in front of the store; never trusted, and its loss costs only time. flags: see `Flags`.
     """
@@ -186,6 +190,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     quick: Duration = "50ms"
     store_timeout: Duration = "5s"
     on_outage: OnOutage = "refuse"
+    on_replaced: OnReplaced = "refuse"
     journal: str | None = None
     cache: str | None = None
     flags: Flags = Flags()
@@ -237,6 +242,7 @@ class Options(TypedDict, total=False):
     quick: Duration
     store_timeout: Duration
     on_outage: OnOutage
+    on_replaced: OnReplaced
     journal: str | None
     cache: str | None
     flags: Flags | Mapping[str, Any]
@@ -270,7 +276,12 @@ DURATIONS = (
     "store_timeout",
 )
 NEVER_ZERO = ("retention", "turn_timeout", "poll", "max_wait")
-CHOICES = {"overlap": get_args(Overlap), "on_outage": get_args(OnOutage), "outside": get_args(Outside)}
+CHOICES = {
+    "overlap": get_args(Overlap),
+    "on_outage": get_args(OnOutage),
+    "on_replaced": get_args(OnReplaced),
+    "outside": get_args(Outside),
+}
 
 
 PLAUSIBLE: dict[str, tuple[Duration, Duration]] = {

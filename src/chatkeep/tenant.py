@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Generic, Literal, get_args
 
 from msgspec import structs
@@ -143,7 +143,7 @@ class Surface(Generic[State]):
                 "Use another id, or leave the owner out to have the conversation as it is.",
                 owner=snapshot.row.owner,
             )
-        return self._shown(snapshot, None)
+        return await self._show_written(snapshot)
 
     @property
     def flags(self) -> Mapping[str, Flag]:
@@ -166,8 +166,8 @@ class Surface(Generic[State]):
             snapshot = self._engine.store.cached(key)
             if snapshot is None or self._engine.shared.settings.on_outage != "read" or isinstance(away, Replaced):
                 raise
-            return structs.replace(self._shown(snapshot, messages), stale=True)
-        return None if snapshot is None else self._shown(snapshot, messages)
+            return structs.replace(self._shown(snapshot, messages, *_held(snapshot)), stale=True)
+        return None if snapshot is None else await self._show(snapshot, messages)
 
     async def history(
         self,
@@ -246,7 +246,7 @@ class Surface(Generic[State]):
                 try:
                     snapshot = await self._engine.store.load(row.key)
                     if snapshot is not None:
-                        yield self._shown(snapshot, 0)
+                        yield await self._show(snapshot, 0)
                 except (Corrupt, Unsupported) as fault:
                     yield _unreadable(row, str(fault))
             if len(rows) < PAGE or left <= 0:
@@ -264,7 +264,7 @@ class Surface(Generic[State]):
         written. A conversation that does not exist, or whose session is over, gets a new session. A turn that runs
         meanwhile is run again on the changed state. With an *id*, the change is made once, however often it is asked for.
         """
-        return self._shown(await self._opened.changes.change(self._key(conversation), edit, id=id), None)
+        return await self._show_written(await self._opened.changes.change(self._key(conversation), edit, id=id))
 
     async def clear(self, conversation: str, slot: str | None = None, *, id: str | None = None) -> Conversation[State]:
         """
@@ -276,7 +276,7 @@ class Surface(Generic[State]):
         key = self._key(conversation)
         snapshot = await self._opened.changes.clear(key, slot, id=id)
         try:
-            return self._shown(snapshot, None)
+            return await self._show_written(snapshot)
         except (Corrupt, Unsupported) as fault:
             return _unreadable(snapshot.row, str(fault))
 
@@ -406,11 +406,22 @@ class Surface(Generic[State]):
     def _key(self, conversation: str) -> Key:
         return key_for(self._tenant, conversation)
 
-    def _shown(self, snapshot: Snapshot, messages: int | None) -> Conversation[State]:
+    async def _show(self, snapshot: Snapshot, messages: int | None) -> Conversation[State]:
+        return self._shown(snapshot, messages, *await self._engine.store.last(snapshot))
+
+    async def _show_written(self, snapshot: Snapshot) -> Conversation[State]:
+        try:
+            return await self._show(snapshot, None)
+        except Unavailable:  # which would say that nothing was written
+            return self._shown(snapshot, None, *_held(snapshot))
+
+    def _shown(
+        self, snapshot: Snapshot, messages: int | None, last: Sequence[Message] = (), unread: int = 0
+    ) -> Conversation[State]:
         row, record, shared = snapshot.row, snapshot.record, self._engine.shared
         over = is_session_over(record, shared.policy, shared.clock())
         raw, schema = (shared.states.fresh(), shared.states.schema) if over else (record.state, record.schema)
-        shown = snapshot.messages if messages is None else snapshot.messages[-messages:] if messages else ()
+        shown = last if messages is None else last[-messages:] if messages else ()
         return Conversation(
             tenant=row.key.tenant,
             id=row.key.id,
@@ -420,7 +431,7 @@ class Surface(Generic[State]):
             session=record.session,
             messages=copy_messages(shown),
             head=row.head,
-            unread=len(unread_messages(snapshot)),
+            unread=unread,
             paused=bool(off_by := self._engine.pauses.find_reasons(row.key, record.paused)),
             off_by=off_by,
             dead=list(record.dead),
@@ -442,6 +453,11 @@ def _check_names(key: Key, id: str | None, owner: str) -> None:
     refuse_reserved(key, id)
     if owner:
         key_for("", owner)  # an owner is text that every store can keep
+
+
+def _held(snapshot: Snapshot) -> tuple[Sequence[Message], int]:
+    """The last messages, and how many wait, as far as is known without the store."""
+    return (*snapshot.messages, *snapshot.beyond), len(unread_messages(snapshot))
 
 
 def _due_at(row: Row) -> float | None:

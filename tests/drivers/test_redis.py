@@ -8,11 +8,13 @@ import datetime
 import gc
 import ipaddress
 import logging
+import math
 import os
 import random
 import re
 import secrets
 import ssl
+import time
 import tomllib
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -58,6 +60,7 @@ from chatkeep.testing.machine import DriverMachine
 from chatkeep.testing.proxy import Proxy
 from chatkeep.testing.servers import RedisServer, redis_cluster, redis_sentinel, stop_all
 from tests.support.plain_transport import PlainTransport
+from tests.support.waiting import time_passes
 
 pytestmark = pytest.mark.server
 
@@ -1339,6 +1342,42 @@ async def test_a_failover_is_followed(tmp_path: Path) -> None:
             await driver.announce(["m"])
             await asyncio.sleep(0.01)
         await driver.close()
+    finally:
+        stop_all(watched)
+
+
+async def test_a_switch_is_followed_though_the_old_primary_lives_on(tmp_path: Path) -> None:
+    """The sentinels switch, and the old primary, which is not told for seconds, still takes what it is sent: what was answered a
+    second after the switch or later is on the new one."""
+    watched = redis_sentinel("valkey-9", tmp_path)
+    watcher, old = watched["sentinels"][0], watched["primary"]
+    try:
+        driver = await opened_on(f"{watched['url']}?timeout=2")
+        await say(driver, "before")
+        found = {finding.subject: finding for finding in await driver.examine()}
+        old.ask("WAIT", "1", "1000")
+        watcher.ask("SENTINEL", "FAILOVER", "chat")
+        named, answered, began = math.inf, list[str](), time.monotonic()
+        while time.monotonic() < min(named + 5, began + 15):
+            if named == math.inf and str(old.port).encode() not in watcher.ask(
+                "SENTINEL", "GET-MASTER-ADDR-BY-NAME", "chat"
+            ):
+                named = time.monotonic()
+            id = f"{len(answered)}-{time.monotonic()}"
+            begun = time.monotonic()
+            with contextlib.suppress(Unavailable, Uncertain):
+                await say(driver, id)
+                answered += [id] if begun > named + 1 else []
+            await time_passes(0.02)
+        await driver.close()
+        anew = await opened_on(f"{watched['url']}?timeout=2")  # on whom the sentinels name
+        kept = set(await log_of(anew))
+        await anew.close()
+
+        assert "min-replicas-to-write" in found["role"].said
+        assert named < math.inf
+        assert len(answered) > 20
+        assert [] == [id for id in answered if id not in kept]
     finally:
         stop_all(watched)
 

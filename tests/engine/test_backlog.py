@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,8 @@ from chatkeep import Turn
 from chatkeep.engine.backlog import TIDYING
 
 from ..support.clock import Clock
-from ..support.counting import count
-from ..support.waiting import until
+from ..support.counting import answered, count
+from ..support.waiting import takes, until
 
 
 async def test_a_backlog_is_worked_off_without_waiting_for_the_next_poll(opened: Any) -> None:
@@ -133,3 +134,22 @@ async def none_due(keep: Any, clock: Callable[[], float]) -> bool:
 async def fewer(keep: Any, clock: Callable[[], float], most: int) -> bool:
     """Whether less than *most* are."""
     return await due(keep, clock()) < most
+
+
+async def test_clocks_that_differ_do_not_make_two_instances_run_one_message(opened: Any) -> None:
+    """One instance's clock is a minute ahead, one's a minute behind: while a handler runs nobody else begins, and all is answered."""
+    runs: list[str] = []
+
+    async def bot(turn: Turn[dict[str, Any]]) -> str:
+        runs.append(turn.text)
+        await takes(0.3)
+        return "ok"
+
+    keeps = [await opened(bot, clock=lambda ahead=ahead: time.time() + ahead) for ahead in (0.0, 60.0, -60.0)]
+    for place, keep in enumerate(keeps):
+        await keep.accept(f"c{place}", f"{place}", id="1")
+    await until(lambda: len(runs) >= 3)
+    for place in range(3):
+        await until(lambda place=place: answered(keeps[0], f"c{place}", 1))
+
+    assert ["0", "1", "2"] == sorted(runs)

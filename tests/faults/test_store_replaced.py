@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 
-from chatkeep.errors import Replaced
+from chatkeep import Chatkeep, Turn
+from chatkeep.app import core_of
+from chatkeep.errors import Replaced, Unavailable, Uncertain
 from chatkeep.testing.history import check, collect
 from chatkeep.testing.proxy import Proxy
 from chatkeep.testing.servers import RedisServer
 
-from ..support.stand import Clients, Stand
-from ..support.waiting import until
+from ..support.stand import Clients, Stand, note
+from ..support.stores import FAST
+from ..support.waiting import time_passes, until
 
 
 async def test_f19_an_emptied_server_is_not_begun_afresh(
@@ -24,15 +29,7 @@ async def test_f19_an_emptied_server_is_not_begun_afresh(
 ) -> None:
     """FLUSHALL, or the schema dropped: everything is refused and the operator told, until somebody opens it anew."""
 
-    async def empty() -> None:
-        if isinstance(stand.server, RedisServer):
-            stand.server.ask("FLUSHALL")
-            return
-        connection = await asyncpg.connect(stand.straight().partition("?")[0])
-        await connection.execute(f"drop schema {stand.name} cascade")
-        await connection.close()
-
-    await refused_until_opened_anew(stand.straight(), empty, opening, caplog)
+    await refused_until_opened_anew(stand.straight(), partial(empty, stand), opening, caplog)
 
 
 async def test_f19_a_removed_file_is_not_begun_afresh(
@@ -78,6 +75,126 @@ async def refused_until_opened_anew(url: str, empty: Any, opening: Any, caplog: 
 
     assert anew._engine.store.driver.epoch not in epochs
     assert ([], 1) == ((verdict := await clients.verdict()).faults, verdict.acked)
+
+
+async def test_f19_a_store_that_was_emptied_is_opened_anew_where_that_is_asked_for(stand: Stand, opening: Any) -> None:
+    """on_replaced="reopen", on a server."""
+    await opened_anew(stand.straight(), partial(empty, stand), opening)
+
+
+async def test_f19_a_file_that_was_removed_is_opened_anew_where_that_is_asked_for(tmp_path: Path, opening: Any) -> None:
+    """on_replaced="reopen", on a file."""
+
+    async def remove() -> None:
+        for file in tmp_path.glob("chat.db*"):
+            os.unlink(file)
+
+    await opened_anew(f"sqlite:///{tmp_path}/chat.db", remove, opening)
+
+
+async def opened_anew(url: str, empty: Any, opening: Any) -> None:
+    """Empties the store: within a poll messages are answered again, by every instance, and the hook rebuilds what was lost; the
+    instance that is told nothing goes on refusing, and says why."""
+    rebuilt: list[str] = []
+
+    async def rebuild(turn: Turn[dict[str, Any]]) -> dict[str, Any]:
+        rebuilt.append(turn.conversation)
+        return {"seen": ["rebuilt"]}
+
+    keeps = []
+    for place in range(2):
+        keep: Chatkeep[Any] = Chatkeep(url, **(FAST | {"on_replaced": "reopen"}))
+        if place == 0:
+            keep.on_message(note)
+            keep.on_missing(rebuild)
+        await keep.open()
+        keeps.append(keep)
+    refusing = await opening(url)
+    bot, desk = keeps
+    try:
+        await bot.receive("ada", "hello")
+        rebuilt.clear()
+        await empty()
+        with pytest.raises(Unavailable):
+            await refusing.receive("ada", "there?")
+        await until(lambda: answers(bot), within=10)
+        await until(lambda: accepts(desk), within=10)
+
+        assert ["ada"] == rebuilt
+        assert ("", "") == (bot.trouble, desk.trouble)
+        assert "since it was opened" in refusing.trouble
+        assert "the store was emptied, or another one has taken its place" == core_of(refusing).trouble
+        with pytest.raises(Replaced):
+            await refusing.receive("ada", "there?")
+    finally:
+        for keep in keeps:
+            await keep.close()
+
+
+async def answers(keep: Any) -> bool:
+    """Whether it answers a message."""
+    try:
+        return bool((await keep.receive("ada", "there?", id="there")).replies)
+    except Unavailable:
+        return False
+
+
+async def accepts(keep: Any) -> bool:
+    """Whether it accepts a message, once."""
+    try:
+        return "accepted" == (await keep.accept("bob", "there?")).status
+    except Unavailable:
+        return False
+
+
+async def empty(stand: Stand) -> None:
+    """Takes everything away that the store holds."""
+    if isinstance(stand.server, RedisServer):
+        stand.server.ask("FLUSHALL")
+        return
+    connection = await asyncpg.connect(stand.straight().partition("?")[0])
+    await connection.execute(f"drop schema {stand.name} cascade")
+    await connection.close()
+
+
+async def test_f20_every_conversation_that_lost_something_is_told_of(
+    tmp_path: Path, opening: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The store is set back to a copy: the first conversation that shows it must not make the others be forgotten."""
+    names = [f"c{number}" for number in range(12)]
+    (home := tmp_path / "server").mkdir()
+    with RedisServer("valkey-9", home) as server:
+        keep = await opening(server.url + "?timeout=2", poll="50ms")
+        for name in names:
+            await keep.receive(name, "1")
+        server.kill()
+        shutil.copytree(server.folder, tmp_path / "copy")
+        server.start()
+        for name in names:
+            await insisted(keep.receive, name, "2")
+        server.kill()
+        shutil.rmtree(server.folder)
+        shutil.copytree(tmp_path / "copy", server.folder)
+        server.start()
+        with caplog.at_level(logging.ERROR):
+            for place, name in enumerate(names):
+                await insisted(
+                    (keep.receive, keep.accept, keep.conversation)[place % 3], name, *(["3"] * (place % 3 < 2))
+                )
+        await keep.close()
+
+    told = [said.message for said in caplog.records if "set back" in said.message]
+    assert [True] * 12 == [any(said.startswith(f"{name}:") for said in told) for name in names]
+    assert 12 == keep.statistics.engine.rolled_back
+
+
+async def insisted(act: Any, *arguments: Any) -> Any:
+    """Does *act*, as often as it takes for the store to answer."""
+    while True:
+        try:
+            return await act(*arguments)
+        except (Unavailable, Uncertain):
+            await time_passes(0.05)
 
 
 async def test_f20_a_failover_to_a_stale_replica_is_a_declared_loss(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from msgspec import structs
 
 from ..drivers.base import AT_ONCE
-from ..model import Message
 from .keys import RESERVED
 from .record import NONE, Record
 from .snapshots import (
@@ -21,9 +20,9 @@ from .snapshots import (
 )
 
 
-def note_passed_over(messages: list[Message]) -> Draft:
-    """The note that *messages* are kept but will not be answered."""
-    return make_note("dropped", first=messages[0].number, last=messages[-1].number)
+def note_passed_over(first: int, last: int) -> Draft:
+    """The note that the messages from *first* to *last* are kept but will not be answered."""
+    return make_note("dropped", first=first, last=last)
 
 
 def make_note(kind: str, name: str = "", *, content: str = "", first: int = 0, last: int = 0) -> Draft:

@@ -38,13 +38,15 @@ class Policy(Struct, frozen=True, kw_only=True):
 class Snapshot(Struct, frozen=True, gc=False):
     """A conversation at one revision: its row, the record in it, and its last messages, dense up to row.head.
 
-    plain: from this number on all messages are `is_plain`, as far as is known.
+    plain: from this number on all messages are `is_plain`, as far as is known. Where much waits the messages end before
+    row.head (`is_cut`), with the first that wait; *beyond* has of what follows the last replies, and the last entry.
     """
 
     row: Row
     record: Record
     messages: tuple[Message, ...]
     plain: int = 1 << 62
+    beyond: tuple[Message, ...] = ()
 
 
 class Draft(Struct, frozen=True, kw_only=True, gc=False):
@@ -82,8 +84,46 @@ class Outcome(Struct, frozen=True, gc=False):
     dead: str = ""
 
 
+HELD = 200
+"""So many messages that wait are held, or somewhat more; the others stay in the store until it is their turn."""
+
+
+def is_cut(snapshot: Snapshot) -> bool:
+    """Whether more waits than is held."""
+    return bool(snapshot.messages) and snapshot.messages[-1].number < snapshot.row.head
+
+
+def is_used_up(snapshot: Snapshot) -> bool:
+    """Whether all is answered of what a cut snapshot has held: nobody can tell from it what is next."""
+    return is_cut(snapshot) and not unread_messages(snapshot)
+
+
+def shorten(snapshot: Snapshot, window: int) -> Snapshot:
+    """*snapshot* with as much as the next turns need, where a lot is behind the cursor: *window* entries before the first that
+    waits, and HELD that wait."""
+    if snapshot.row.head - snapshot.record.cursor <= 2 * HELD or is_cut(snapshot):
+        return snapshot
+    if not snapshot.messages or snapshot.messages[0].number > snapshot.record.cursor + 1:
+        return snapshot  # what waits first is not at hand yet
+    waiting = unread_messages(snapshot)
+    first = waiting[0].number if waiting else snapshot.row.head + 1
+    # What nobody answers is as good as handled.
+    record = keep_outbound(snapshot, structs.replace(snapshot.record, cursor=first - 1))
+    last = waiting[:HELD][-1].number if waiting else first
+    last = last if snapshot.row.head - last > HELD else snapshot.row.head
+    messages = tuple([m for m in snapshot.messages if first - window <= m.number <= last])
+    beyond = choose_beyond([m for m in snapshot.messages if m.number > last], window)
+    return structs.replace(snapshot, record=record, messages=messages or snapshot.messages[-1:], beyond=beyond)
+
+
+def choose_beyond(messages: Sequence[Message], window: int) -> tuple[Message, ...]:
+    """What of the last *messages* of a log is held beyond those that wait: the last replies, and the last entry."""
+    replies = [message for message in messages[:-1] if message.role in TALK and message.role not in ASKING]
+    return (*(replies[-window:] if window else ()), *messages[-1:])
+
+
 def unread_messages(snapshot: Snapshot) -> list[Message]:
-    """What waits for an answer, oldest first."""
+    """What waits for an answer, oldest first, as far as it is held; something is, if anything waits."""
     cursor = snapshot.record.cursor
     if snapshot.row.head == cursor:
         return []
@@ -132,7 +172,8 @@ def keep_outbound(snapshot: Snapshot, record: Record) -> Record:
     old = snapshot.record.cursor
     if record.delivery is not None or record.cursor <= old:
         return record
-    passed = (message for message in snapshot.messages if old < message.number <= record.cursor)
+    unseen = is_cut(snapshot) and record.cursor > snapshot.messages[-1].number  # it may be like what is held
+    passed = (message for message in snapshot.messages if unseen or old < message.number <= record.cursor)
     return structs.replace(record, delivery=delivery_of(snapshot)) if any(m.channel for m in passed) else record
 
 
@@ -146,7 +187,8 @@ def has_outbound(snapshot: Snapshot, record: Record, drafts: Sequence[Draft] = (
     delivery, messages = record.delivery, snapshot.messages
     if delivery is None:
         return False
-    unseen = delivery.upto < (messages[0].number - 1 if messages else snapshot.row.head)  # nobody knows what is there
+    # Nobody knows what is there.
+    unseen = delivery.upto < (messages[0].number - 1 if messages and not is_cut(snapshot) else snapshot.row.head)
     return (
         bool(delivery.again)
         or unseen
@@ -161,7 +203,9 @@ def must_send(snapshot: Snapshot) -> bool:
 
 
 def messages_after(snapshot: Snapshot, number: int) -> list[Message]:
-    """The messages of the window that are numbered above *number*."""
+    """The messages of the window that are numbered above *number*, as far as they are held."""
+    if is_cut(snapshot):
+        return [message for message in (*snapshot.messages, *snapshot.beyond) if message.number > number]
     count = snapshot.row.head - number
     return list(snapshot.messages[-count:]) if count > 0 else []
 

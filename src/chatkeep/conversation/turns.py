@@ -24,6 +24,7 @@ from .snapshots import (
     Snapshot,
     delivery_of,
     has_outbound,
+    is_cut,
     messages_after,
     unread_messages,
 )
@@ -74,7 +75,7 @@ def collect_history(snapshot: Snapshot, first: Message, policy: Policy) -> list[
     In the log a reply may stand behind messages that came while it was made; those that are still unread do not
     belong to it.
     """
-    since, messages = snapshot.record.since, snapshot.messages
+    since, messages = snapshot.record.since, (*snapshot.messages, *snapshot.beyond)
     if first.number <= snapshot.row.head:
         messages = tuple([m for m in messages if m.number < first.number or m.role not in ASKING])
     said = [message for message in messages if message.role in TALK and message.number >= since]
@@ -191,10 +192,11 @@ def finish_turn(
     first, last = (head + 1, head + 1) if arriving else (answered[0].number, answered[-1].number)
     drafts = [arriving] if arriving else []
     drafts += [Draft(role="assistant", content=reply, reply_to=last, reply_from=first) for reply in replies]
-    waiting = [message for message in unread_messages(snapshot) if message.number > last]
-    if waiting and policy.overlap == "drop":
-        drafts.append(note_passed_over(waiting))
-        waiting = []
+    waiting, cut = [message for message in unread_messages(snapshot) if message.number > last], is_cut(snapshot)
+    if (waiting or cut) and policy.overlap == "drop":
+        first_dropped = waiting[0].number if waiting else last + 1
+        drafts.append(note_passed_over(first_dropped, head if cut else waiting[-1].number))
+        waiting, cut = [], False
     old = snapshot.record
     record = structs.replace(
         old,
@@ -202,7 +204,7 @@ def finish_turn(
         schema=schema,
         session=old.session + opens,
         since=first if opens else old.since,
-        cursor=waiting[0].number - 1 if waiting else head + len(drafts),
+        cursor=waiting[0].number - 1 if waiting else snapshot.messages[-1].number if cut else head + len(drafts),
         active_at=max(old.active_at, answered[-1].created_at),
         dead=close_replayed(old.dead, answered) if old.dead else (),
         begun=0,
@@ -220,7 +222,7 @@ def finish_turn(
             # Whoever holds the lease sends the first reply at once, and says so in this same act.
             delivery = structs.replace(delivery, sending=head + (2 if arriving else 1))
         record = structs.replace(record, delivery=delivery)
-    keeps = bool(waiting) or (out and bool(replies))
+    keeps = bool(waiting) or cut or (out and bool(replies))
     return next_commit(snapshot, record, policy, at=at, lease=lease if keeps else None, drafts=drafts)
 
 
@@ -302,9 +304,10 @@ def set_aside(
     why = make_note("dead", f"{snapshot.row.incarnation}.{number}", content=reason, first=number, last=number)
     drafts = [arriving, why] if arriving else [why]
     drafts += [Draft(role="assistant", content=reply, reply_to=number, reply_from=number) for reply in replies]
+    end = snapshot.messages[-1].number if is_cut(snapshot) else snapshot.row.head + len(drafts)
     record = structs.replace(
         record,
-        cursor=waiting[0].number - 1 if waiting else snapshot.row.head + len(drafts),
+        cursor=waiting[0].number - 1 if waiting else end,
         dead=(*dead, number)[-DEAD_SHOWN:],
         delivery=delivery_of(snapshot) if out and replies else record.delivery,
         begun=0,
@@ -338,5 +341,6 @@ def skip_unread(snapshot: Snapshot, policy: Policy, *, at: float) -> Commit | No
     )
     row = snapshot.row
     # (Whoever holds the lease may be sending; a turn of theirs sees that the cursor has moved.)
-    drafts = [note_passed_over(waiting)]
+    last = row.head if is_cut(snapshot) else waiting[-1].number
+    drafts = [note_passed_over(waiting[0].number, last)]
     return next_commit(snapshot, record, policy, at=at, lease=row.lease, until=row.leased_until, drafts=drafts)

@@ -138,9 +138,9 @@ class Backlog:
         self._workers.start(self._workers.register(key))
 
     def _is_due(self, row: Row, now: float) -> bool:
-        due = (row.wake or 0.0) <= now or (
-            row.lease and (row.due_at or 0.0) <= now and self._leases.is_orphaned(row.lease)
-        )
+        # (What is looked at ahead is only noted, so that it is known how long its lease has stood when that runs out.)
+        held = self._leases.is_held(row)
+        due = not held and ((row.wake or 0.0) <= now or (row.lease and (row.due_at or 0.0) <= now))
         begun = row.key in self._workers.by_key or row.key == PAUSES
         waits = self._workers.is_put_off(row.key, now) or self._workers.loop.is_left_alone(row, now)
         return bool(due) and not begun and not waits

@@ -100,6 +100,7 @@ class Engine(Generic[State]):
             pauses=pauses,
             journal=self.journal,
             open_store=self._open_store,
+            reopen_store=self._reopen_store,
         )
         self.changes = Changes(
             shared,
@@ -119,6 +120,7 @@ class Engine(Generic[State]):
     @property
     def statistics(self) -> EngineStatistics:
         """What was counted since the start."""
+        self.shared.statistics.rolled_back = self.store.rolled_back
         return self.shared.statistics
 
     @property
@@ -204,6 +206,19 @@ class Engine(Generic[State]):
             await self.store.close()
             raise
         shared.unopened = ""
+
+    async def _reopen_store(self) -> None:
+        """Begin with what is there now, in the place of the store that was opened (`on_replaced="reopen"`)."""
+        log.critical(
+            "%s The store is opened anew and what it holds now is begun with, as on_replaced='reopen' says.",
+            self.store.trouble,
+        )
+        self.shared.unopened = (
+            f"the store is being opened anew, because another one is in its place ({self.store.trouble})"
+        )
+        await self.notifier.close()
+        await self.store.close()
+        await self._open_store()
 
     async def _close_stores(self) -> None:
         self.shared.unopened = self.shared.unopened or "the store was closed"

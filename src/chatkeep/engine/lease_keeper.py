@@ -6,13 +6,15 @@ import asyncio
 import os
 import secrets
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import cache
 
+from ..bounded import Newest
 from ..conversation import leases
 from ..conversation.snapshots import Commit, Policy, Snapshot
-from ..drivers.base import Key
+from ..drivers.base import Key, Row
 from ..errors import StoreError
 from ..storage.store import Store, fresh_token
 
@@ -33,6 +35,11 @@ def _host() -> str:
 
 os.register_at_fork(after_in_child=this_process.cache_clear)
 
+
+SKEW_S = 300.0
+"""The clocks of two hosts do not differ by more."""
+
+SEEN_MOST = 10_000
 
 WORKING: set[str] = set()
 """Whose leases of this process somebody works under: the names of the engines that are open in it."""
@@ -67,6 +74,7 @@ class LeaseKeeper:
         self._policy = policy
         self._clock = clock
         self.name = f"{this_process()}:{fresh_token()}"
+        self._seen: Newest[Key, tuple[str, float, float]] = Newest(SEEN_MOST)  # lease, until when, and since when seen
         self.lost = False
         """A lease of ours may stand that nobody works under: the next sweep looks for it."""
 
@@ -89,6 +97,20 @@ class LeaseKeeper:
     def is_orphaned(self, lease: str) -> bool:
         """Tell whether nobody works under *lease* any more, for certain: its process is dead, or it is a lost one of ours."""
         return self.is_ours(lease) or is_holder_gone(lease)
+
+    def is_held(self, row: Row) -> bool:
+        """Tell whether somebody may still work under the lease of *row*.
+
+        Judged by how long this process has seen the same lease, not renewed, by a measure of its own: the time in it is of its
+        holder's clock, which need not agree with the one here. Only one that ran out long ago by any clock is not waited for.
+        """
+        if row.lease is None or self.is_orphaned(row.lease) or row.leased_until <= self._clock() - SKEW_S:
+            return False
+        now = time.monotonic()
+        lease, until, since = self._seen.get(row.key, ("", 0.0, now))
+        if (lease, until) != (row.lease, row.leased_until):
+            self._seen[row.key], since = (row.lease, row.leased_until, now), now
+        return now < since + self._policy.lease_s
 
     @asynccontextmanager
     async def keep_alive(self, key: Key, token: str, *, at_once: bool = False) -> AsyncIterator[None]:

@@ -34,7 +34,7 @@ async def read_outcome(store: Store, snapshot: Snapshot, number: int) -> Outcome
     if snapshot.record.cursor < number:
         return None
     found: list[Message] = []
-    if snapshot.messages and snapshot.messages[0].number <= number + 1:
+    if snapshot.messages and snapshot.messages[0].number <= number + 1 and not snapshots.is_cut(snapshot):
         found = snapshots.messages_after(snapshot, number)
     else:
         # Replies stand in the order of what they answer: the first to something later ends the search.

@@ -75,7 +75,7 @@ class Sender:
         assert self.outlet is not None
         row, delivery, now = snapshot.row, snapshots.delivery_of(snapshot), self._clock()
         ours = row.lease == worker.lease
-        if row.lease and not ours and row.leased_until > now and not self._leases.is_orphaned(row.lease):
+        if not ours and self._leases.is_held(row):
             return None
         message = await self._next_out(snapshot)
         if message is None:  # what the record said was to go is not there, or needs no sending
@@ -148,7 +148,8 @@ class Sender:
     async def _next_out(self, snapshot: Snapshot) -> Message | None:
         upto, messages = snapshots.delivery_of(snapshot).upto, snapshot.messages
         row, found = snapshot.row, list[Message]()
-        while upto < (messages[0].number - 1 if messages else row.head) and not any(map(snapshots.is_outbound, found)):
+        held = messages and not snapshots.is_cut(snapshot)
+        while upto < (messages[0].number - 1 if held else row.head) and not any(map(snapshots.is_outbound, found)):
             page = await self._store.page(row.key, row.incarnation, after=upto, limit=PAGE)
             if not page:
                 break

@@ -29,7 +29,8 @@ SPREAD_S = 0.02
 
 
 class Sweeper:
-    """The sweep of one engine. *open_store* is tried at each sweep while the store is not open."""
+    """The sweep of one engine. *open_store* is tried at each sweep while the store is not open, *reopen_store* when
+    another one is in its place and the settings say so."""
 
     def __init__(
         self,
@@ -41,6 +42,7 @@ class Sweeper:
         pauses: Pauses,
         journal: Journal | None,
         open_store: Callable[[], Awaitable[None]],
+        reopen_store: Callable[[], Awaitable[None]],
     ) -> None:
         self.task: asyncio.Task[None] | None = None
         """The task that sweeps, while the engine is open and there is anything to sweep for."""
@@ -51,6 +53,8 @@ class Sweeper:
         self._pauses = pauses
         self._journal = journal
         self._open_store = open_store
+        self._reopen_store = reopen_store
+        self._reopens = shared.settings.on_replaced == "reopen"
         self._poll_s = seconds(shared.settings.poll)
         self._backlog = Backlog(shared, workers=workers, leases=leases, go_on=self._go_on)
         self._wake = asyncio.Event()
@@ -60,7 +64,7 @@ class Sweeper:
         """Start sweeping, in the loop of now."""
         self._wake = asyncio.Event()  # the last one belongs to the loop of the last opening
         self._backlog.restart()
-        if self._turns.handler is not None or self._journal is not None:
+        if self._turns.handler is not None or self._journal is not None or self._reopens:
             self.task = asyncio.create_task(self._sweep_for_ever(), name="chatkeep sweep")
 
     async def stop(self) -> None:
@@ -104,13 +108,14 @@ class Sweeper:
 
     async def _beat(self) -> None:
         """Do what is done once a poll."""
+        if self._reopens and self._store.replaced and not self._shared.unopened:
+            await self._reopen_store()
         if self._shared.unopened:
             await self._open_store()
         if self._journal is not None:
             await self._journal.hand_over()
         self._backlog.look_again()
         await self.look_at_pauses()
-        self._shared.statistics.rolled_back = self._store.rolled_back
 
     async def look_at_pauses(self) -> None:
         """Look at what is paused, and have what waits answered where that was lifted, by whomever."""

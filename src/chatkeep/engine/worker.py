@@ -237,12 +237,7 @@ class WorkLoop:
         if self._pauses.is_paused(snapshot):
             return await self._rest(snapshot, worker, now)
         row = snapshot.row
-        if (
-            row.lease
-            and row.lease != worker.lease
-            and row.leased_until > now
-            and not self._leases.is_orphaned(row.lease)
-        ):
+        if row.lease != worker.lease and self._leases.is_held(row):
             return None
         if self._runner.abandoned:
             first = snapshots.unread_messages(snapshot)[0]
@@ -517,7 +512,7 @@ class WorkLoop:
                 return None  # another instance was quicker
             if paused and there.row.revision != row.revision:
                 return None  # a resume, perhaps: it is looked at again
-            if there.row.lease and there.row.leased_until > now and not self._leases.is_orphaned(there.row.lease):
+            if self._leases.is_held(there.row):
                 return None  # somebody is at work here
             sends = self._sender.takes(there.row.key)
             return housekeeping.do_housekeeping(there, self._policy, at=now, oldest=oldest, paused=paused, sends=sends)

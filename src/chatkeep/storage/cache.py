@@ -7,10 +7,11 @@ revision, and what people read is always read from the store. The cache saves re
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 
+from ..bounded import Newest
 from ..conversation.snapshots import Snapshot
 from ..drivers.base import Key
 
@@ -18,6 +19,17 @@ SNAPSHOT_BYTES = 900
 MESSAGE_BYTES = 280
 PART_BYTES = 400
 """What the objects themselves take, roughly, next to their text (measured with tracemalloc on CPython 3.11)."""
+
+
+ASIDE = 4
+"""Of so many times as many conversations it is known how far their logs went."""
+
+
+class Place(NamedTuple):
+    """How far a log went: in which incarnation of its conversation, and the number of its last entry."""
+
+    incarnation: str
+    head: int
 
 
 class CacheStatistics(Struct, kw_only=True):
@@ -37,6 +49,7 @@ class Cache:
         self._entries = entries
         self._bytes = bytes
         self._held: OrderedDict[Key, tuple[Snapshot, int]] = OrderedDict()
+        self._aside: Newest[Key, Place] = Newest(ASIDE * entries)
         self.statistics = CacheStatistics()
 
     def get(self, key: Key) -> Snapshot | None:
@@ -68,7 +81,8 @@ class Cache:
         self._held.move_to_end(key)
         self.statistics.bytes += weight
         while len(self._held) > self._entries or self.statistics.bytes > self._bytes:
-            _, (_, weight) = self._held.popitem(last=False)
+            gone, (old_snapshot, weight) = self._held.popitem(last=False)
+            self._put_aside(gone, old_snapshot)
             self.statistics.bytes -= weight
             self.statistics.evictions += 1
         self.statistics.entries = len(self._held)
@@ -77,13 +91,35 @@ class Cache:
         """Forgets *key*: what is held may be wrong."""
         held = self._held.pop(key, None)
         if held is not None:
+            self._put_aside(key, held[0])
             self.statistics.bytes -= held[1]
             self.statistics.entries = len(self._held)
+
+    def last_place(self, key: Key) -> Place | None:
+        """How far the log of *key* was seen to go, also where the snapshot itself is not held any more."""
+        held = self._held.get(key)
+        return self._aside.get(key) if held is None else Place(held[0].row.incarnation, held[0].row.head)
+
+    def forget_place(self, key: Key) -> None:
+        """Forgets how far the log of *key* went: it is known to be another one now."""
+        self.drop(key)
+        self._aside.pop(key, None)
+
+    def distrust(self) -> None:
+        """Forgets everything but how far each log went: the store may hold less than it has answered."""
+        for key, (snapshot, _) in self._held.items():
+            self._put_aside(key, snapshot)
+        self._held.clear()
+        self.statistics.entries = self.statistics.bytes = 0
 
     def clear(self) -> None:
         """Forgets everything."""
         self._held.clear()
+        self._aside.clear()
         self.statistics.entries = self.statistics.bytes = 0
+
+    def _put_aside(self, key: Key, snapshot: Snapshot) -> None:
+        self._aside[key] = Place(snapshot.row.incarnation, snapshot.row.head)
 
     def __len__(self) -> int:
         return len(self._held)

@@ -23,11 +23,23 @@ from msgspec import structs
 
 from ..conversation.codec import body_of, entry_for, message_from, record_from
 from ..conversation.record import Record
-from ..conversation.snapshots import Commit, Draft, Snapshot, plain_from
+from ..conversation.snapshots import (
+    HELD,
+    Commit,
+    Draft,
+    Snapshot,
+    choose_beyond,
+    is_cut,
+    is_used_up,
+    keep_outbound,
+    plain_from,
+    shorten,
+    unread_messages,
+)
 from ..drivers.base import AT_ONCE, Append, Driver, Entries, Entry, Erase, Index, Key, Lease, Read, Row, Scan, Write
 from ..errors import Conflict, Corrupt, Duplicate, Replaced, Unavailable, Uncertain
-from ..model import Message
-from .cache import Cache, CacheStatistics
+from ..model import ASKING, TALK, Message
+from .cache import Cache, CacheStatistics, Place
 from .circuit_breaker import StoreCircuitBreaker
 from .confinement import Confinement
 
@@ -40,6 +52,7 @@ A = TypeVar("A")
 log = logging.getLogger("chatkeep")
 
 PAGE = 200
+LOOKS_BACK = 5  # pages in which the last replies are looked for, behind what waits
 NOTES_A_MESSAGE = 5  # delivery, sent, delivered, read, and the message itself
 NOTE_LIMIT = 64 * 1024  # chatkeep's own notes are short, whatever the limit for messages is
 PATIENCE = 3  # conflicts in a row before a writer steps back for a moment
@@ -134,13 +147,12 @@ class Store:
 
     async def load(self, key: Key, *, again: bool = True) -> Snapshot | None:
         """The conversation as it is now; None when there is none."""
-        known = self._cache.peek(key)
+        known = self._cache.last_place(key)
         found = await self._act(self.driver.read, Read(key, self._window))
         if found is None:
             self._cache.drop(key)
             return None
-        if known is not None:
-            self._look_back(known.row, found[0])
+        self._look_back(known, found[0])
         self.seen(key)
         return self._keep(await self._complete(self._decoded(*found), again=again))
 
@@ -166,7 +178,7 @@ class Store:
     ) -> tuple[Snapshot, int, bool]:
         """Adds *entry* to the log, unless its id is there: the snapshot it leaves, the entry's number, and whether it
         was known."""
-        cached = self._cache.get(key)
+        cached, place = self._cache.get(key), self._cache.last_place(key)
         tail = self._window + 1 if cached is None else 4  # the window lies before the cursor, so before what is added
         while True:
             revision = fresh_token()
@@ -177,7 +189,8 @@ class Store:
             except Conflict as there:
                 # Older than an erasure by another clock: it was asked for after it, so it belongs behind it.
                 at = max(at, there.erased_at or 0.0) + 0.001
-        if cached is not None and self._look_back(cached.row, row):
+        before = row.head - (row.revision == revision and entry.id not in known)  # without the entry of this act
+        if self._look_back(place, row, head=before):
             cached = None
         newest = self._cache.peek(key)  # of many that are sent at once, each goes on from what the one before has left
         if newest is not None and newest.row.incarnation == row.incarnation and newest.row.head <= row.head:
@@ -226,6 +239,8 @@ class Store:
         key = snapshot.row.key
         conflicts = 0
         while True:
+            if is_used_up(snapshot):
+                snapshot = await self.reload(key)
             act = decide(snapshot)
             if act is None:
                 return snapshot, None
@@ -254,7 +269,7 @@ class Store:
             ]
             after = self._keep(self._grown(snapshot, stored, act.record, said))
             self.changed(key)
-            if self.shared is not None:
+            if self.shared is not None and not is_cut(after):
                 self.shared.put(after)
             return after, said
 
@@ -278,6 +293,17 @@ class Store:
         """The log entries that have one of *ids*, wherever they stand."""
         found = await self._act(self.driver.entries, Entries(key, ids=ids))
         return [message_from(key, incarnation, entry) for entry in found]
+
+    async def last(self, snapshot: Snapshot) -> tuple[list[Message], int]:
+        """The last messages of the log, and how many wait, also where *snapshot* holds only the first of them."""
+        messages, count = list(snapshot.messages), len(unread_messages(snapshot))
+        if not is_cut(snapshot):
+            return messages, count
+        row, seen = snapshot.row, messages[-1].number
+        while found := await self.page(row.key, row.incarnation, after=seen, before=row.head + 1, limit=PAGE):
+            count += sum(1 for message in found if message.role in ASKING)
+            messages, seen = (messages + found)[-max(self._window, 1) :], found[-1].number
+        return messages, count
 
     async def rows(
         self,
@@ -331,22 +357,24 @@ class Store:
             or news[0].number > known.row.head
         ):
             return False
-        held = {message.number: message for message in known.messages}
+        held = {message.number: message for message in (*known.messages, *known.beyond)}
         both = [(held[message.number], message) for message in news if message.number in held]
         if all((a.id, a.role, a.created_at) == (b.id, b.role, b.created_at) for a, b in both):
             return bool(both)
         self._tell_set_back(row.key, row.head, known.row.head)
         return False
 
-    def _look_back(self, known: Row, found: Row) -> bool:
-        """Whether the store holds less than it has answered before: it was set back, to a backup or a stale copy.
+    def _look_back(self, known: Place | None, found: Row, *, head: int | None = None) -> bool:
+        """Whether the store holds less than it has answered before: it was set back, to a backup or a stale copy. *head*:
+        where the log ended before the act that *found* it.
 
         What is lost cannot be brought back from here. What can be promised is that nothing of it is mixed into what
         the store holds now: all that is cached goes.
         """
-        if known.incarnation != found.incarnation or known.head <= found.head:
+        head = found.head if head is None else head
+        if known is None or known.incarnation != found.incarnation or known.head <= head:
             return False
-        self._tell_set_back(found.key, found.head, known.head)
+        self._tell_set_back(found.key, head, known.head)
         return True
 
     def _tell_set_back(self, key: Key, head: int, known: int) -> None:
@@ -358,7 +386,9 @@ class Store:
             head,
             known,
         )
-        self._cache.clear()
+        # How far the other logs went is kept, so that it is told of each that has lost something.
+        self._cache.forget_place(key)
+        self._cache.distrust()
 
     def _encoded(self, snapshot: Snapshot, act: Commit, at: float) -> tuple[Row, list[Entry]]:
         old = snapshot.row
@@ -401,20 +431,35 @@ class Store:
 
     def _grown(self, known: Snapshot, row: Row, record: Record, news: list[Message]) -> Snapshot:
         """What is *known*, with what came after it."""
-        return self._windowed(row, record, (*known.messages, *news), plain_from(news, known.plain))
+        plain = plain_from(news, known.plain)
+        if not is_cut(known):
+            return self._windowed(row, record, (*known.messages, *news), plain)
+        beyond = choose_beyond((*known.beyond, *news), self._window)
+        return self._windowed(row, record, known.messages, plain, beyond)
 
-    def _windowed(self, row: Row, record: Record, messages: tuple[Message, ...], plain: int) -> Snapshot:
-        """The record stands for the body, so the body is let go. What is kept is the window before the cursor, and all
-        that is behind it: what waits must not push out the talk that it belongs to."""
+    def _windowed(
+        self,
+        row: Row,
+        record: Record,
+        messages: tuple[Message, ...],
+        plain: int,
+        beyond: tuple[Message, ...] = (),
+    ) -> Snapshot:
+        """The record stands for the body, so the body is let go. What is kept is the window before the cursor, and what
+        is behind it as far as `shorten` says: what waits must not push out the talk that it belongs to."""
         window = self._window
         if messages and plain > messages[0].number:  # notes, perhaps, which must not push out the talk
             window = max(window, self._window_with_notes)
-        surplus = len(messages) - window - max(row.head - record.cursor, 0)
-        return Snapshot(structs.replace(row, body=b""), record, messages[surplus:] if surplus > 0 else messages, plain)
+        end = messages[-1].number if messages else row.head
+        surplus = len(messages) - window - max(end - record.cursor, 0)
+        messages = messages[surplus:] if surplus > 0 else messages
+        return shorten(Snapshot(structs.replace(row, body=b""), record, messages, plain, beyond), self._window)
 
     async def _complete(self, snapshot: Snapshot, *, again: bool = True) -> Snapshot:
         """Fetches what belongs into the snapshot and was not in the tail that was read."""
         row, record = snapshot.row, snapshot.record
+        if is_cut(snapshot):
+            return await self.reload(row.key) if is_used_up(snapshot) else snapshot
         start = snapshot.messages[0].number if snapshot.messages else row.head + 1
         seen = max(record.cursor - self._window, record.dropped)
         missing: list[Message] = []
@@ -426,17 +471,42 @@ class Store:
                 raise Corrupt(f"{row.key}: log entries {seen + 1} to {start - 1} are missing. Nothing was changed.")
             missing += found
             seen = found[-1].number
-        return structs.replace(snapshot, messages=(*missing, *snapshot.messages)) if missing else snapshot
+            so_far = structs.replace(snapshot, row=structs.replace(row, head=seen), messages=tuple(missing))
+            waiting = unread_messages(so_far)
+            if waiting and seen >= record.cursor + HELD and row.head > seen + HELD:
+                beyond = choose_beyond(await self._last_replies(snapshot, seen), self._window)
+                return structs.replace(snapshot, messages=so_far.messages, beyond=beyond)
+            if not waiting and len(missing) > self._window + HELD:
+                # What nobody answers is as good as handled, and need not be held.
+                record = keep_outbound(so_far, structs.replace(record, cursor=seen))
+                missing = missing[-self._window :] if self._window else []
+                snapshot = structs.replace(snapshot, record=record)
+        return self._windowed(row, record, (*missing, *snapshot.messages), snapshot.plain) if missing else snapshot
+
+    async def _last_replies(self, snapshot: Snapshot, seen: int) -> list[Message]:
+        """The end of the log behind number *seen*, as far back as it takes to have the last replies in it, within bounds."""
+        last = list(snapshot.messages)
+        for _ in range(LOOKS_BACK):
+            replies = sum(1 for message in last if message.role in TALK and message.role not in ASKING)
+            before = last[0].number if last else snapshot.row.head + 1
+            if replies >= self._window or before <= seen + 1:
+                break
+            key, incarnation = snapshot.row.key, snapshot.row.incarnation
+            found = await self.page(key, incarnation, after=max(seen, before - PAGE - 1), before=before, limit=PAGE)
+            if not found:
+                break
+            last[:0] = found
+        return last
 
     async def _moved(self, snapshot: Snapshot, there: Conflict) -> Snapshot:
         """The snapshot that a conflict shows."""
         key, row = snapshot.row.key, there.row
         if row is None:
             if snapshot.row.revision and there.erased_at is None:
-                self._look_back(snapshot.row, structs.replace(snapshot.row, head=0))
+                self._look_back(_place(snapshot.row), structs.replace(snapshot.row, head=0))
             self._cache.drop(key)
             return blank(key, snapshot.row.owner)
-        if self._look_back(snapshot.row, row):
+        if self._look_back(_place(snapshot.row), row):
             return await self.reload(key)
         news = [message_from(key, row.incarnation, entry) for entry in there.entries]
         if self._continued(snapshot, row, news) and news[-1].number == row.head:
@@ -445,8 +515,15 @@ class Store:
         return await self.reload(key)
 
     def _keep(self, snapshot: Snapshot) -> Snapshot:
-        self._cache.put(snapshot)
+        if is_used_up(snapshot):
+            self._cache.drop(snapshot.row.key)
+        else:
+            self._cache.put(snapshot)
         return snapshot
+
+
+def _place(row: Row) -> Place:
+    return Place(row.incarnation, row.head)
 
 
 def blank(key: Key, owner: str = "") -> Snapshot:

@@ -41,18 +41,20 @@ async def reported(servers: Transport, said: acts.Acts) -> list[Report]:
 
 
 async def _reported(servers: Transport, said: acts.Acts, address: Address | None) -> Report:
-    asked = [(b"INFO",), (b"CONFIG", b"GET", b"append*"), (b"CONFIG", b"GET", b"maxmemory*")]
+    asked = [(b"INFO",), *((b"CONFIG", b"GET", names) for names in (b"append*", b"maxmemory*", b"min-replicas*"))]
     answers: list[Any] = await asyncio.gather(
         *(servers.ask(*command, address=address) for command in asked),
         servers.act(said.probe()),
         return_exceptions=True,
     )
-    info, appends, memory, forbidden = answers
+    info, appends, memory, replicas, forbidden = answers
     for answer in answers:
         if isinstance(answer, BaseException) and not isinstance(answer, acts.Refused):
             raise answer
     settings = (
-        None if isinstance(appends, acts.Refused) or isinstance(memory, acts.Refused) else _pairs(appends + memory)
+        None
+        if any(isinstance(answer, acts.Refused) for answer in (appends, memory, replicas))
+        else _pairs(appends + memory + replicas)
     )
     names = [name.decode() for name in forbidden] if isinstance(forbidden, list) else [f"evalsha or eval ({forbidden})"]
     host = "" if address is None else f"{address[0]}:{address[1]} "
@@ -158,6 +160,9 @@ def _role(report: Report) -> list[Finding]:
         return [Finding("fail", "role", f"{report.name}it is a {role}: name its primary, or use redis+sentinel://.")]
     if report.info.get("connected_slaves", "0") != "0":
         said = "replicas follow a little behind: what was answered last is lost when one of them takes over"
+        if (report.settings or {}).get("min-replicas-to-write", "0") == "0":
+            said += ". Without min-replicas-to-write a primary that is cut off from its replicas goes on taking messages, which are"
+            said += " lost: set it to 1, and min-replicas-max-lag to 10"
         return [Finding("warn", "role", f"{report.name}primary; {said}.")]
     return [Finding("ok", "role", f"{report.name}primary")]
 

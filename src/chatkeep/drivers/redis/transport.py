@@ -14,7 +14,7 @@ import math
 import random
 import ssl
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from functools import lru_cache
 from itertools import takewhile
 from operator import attrgetter
@@ -32,7 +32,7 @@ from .seam import Address, Site
 
 with from_extra("redis", "A Redis store (redis://)"):
     import hiredis
-    from redis.asyncio import Connection, Sentinel, SSLConnection
+    from redis.asyncio import Connection, SSLConnection
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
     from redis.crc import key_slot
@@ -76,6 +76,7 @@ READ_MOST = 1 << 16
 NO_ANSWER = object()
 FLYING = 2  # batches under way on one link
 REDIRECTS = 8  # of one call, in a cluster that is being moved about
+ASK_S = 1.0  # between two questions to the sentinels
 PAUSE_S = 1.0  # the longest between two attempts to connect; the shortest is random
 
 
@@ -113,6 +114,7 @@ class Link:
         self._last_of_old: Call | None = None  # after it nothing comes back for want of a script
         self._flying = 0
         self._retiring = False
+        self._left = False  # nothing that this server still answers counts
         self._fault = ""
         self._connection: Connection | None = None
         self._loop = asyncio.get_running_loop()
@@ -153,6 +155,12 @@ class Link:
         """Lets what is under way be answered, then connects anew: this server is no longer the one to talk to."""
         self._retiring = True
         self._rouse()
+
+    def leave(self, fault: str) -> None:
+        """Connects anew at once, and takes no answer of this server any more: what is under way is uncertain."""
+        self._fault, self._left = fault, self._connection is not None
+        if self._connection is not None:
+            _abort(self._connection)
 
     def take(self) -> list[Call]:
         """What has not left yet, which is somebody else's from now on."""
@@ -237,6 +245,8 @@ class Link:
         stream, refusals = _inner(connection)
         answers = hiredis.Reader(protocolError=InvalidResponse, replyError=refusals, notEnoughData=NO_ANSWER)
         while arrived := await stream.read(READ_MOST):
+            if self._left:
+                break
             answers.feed(arrived)
             while (answer := answers.gets()) is not NO_ANSWER:
                 self._settle(answer)
@@ -265,7 +275,7 @@ class Link:
         if connection is not None:
             _abort(connection)
         self._flying = 0
-        self._retiring = False
+        self._retiring = self._left = False
         for call in self._sent:
             call.settle(self._unanswered(call))
         self._sent.clear()
@@ -326,13 +336,18 @@ class Servers:
         self._tasks: set[asyncio.Task[None]] = set()
         self._learning: asyncio.Task[None] | None = None
         self._closed = False
+        self._primary_is: Address | None = None  # whom the sentinels have named last
         if not site.cluster:
             self._link(None)
 
     async def start(self) -> None:
-        """Learns a cluster's slots."""
+        """Learns a cluster's slots, or begins to follow what the sentinels say."""
         if self.site.cluster:
             await self._learn()
+        if self.site.service:
+            self._spawn(self._follow())
+            for address in self.site.hosts:
+                self._spawn(self._hear_sentinel(address))
 
     async def close(self) -> None:
         """Has what is under way answered, then gives everything back."""
@@ -485,15 +500,68 @@ class Servers:
             self._route(call, link.address)
 
     async def _primary(self) -> Address:
+        """The one server, or whom the sentinels name: of several answers the newest."""
         if not self.site.service:
             return self.site.hosts[0]
-        access = {**QUIET, "socket_timeout": self.site.timeout / 4, **self.site.sentinel_access}
-        sentinel = Sentinel(self.site.hosts, sentinel_kwargs=access)  # type: ignore[no-untyped-call]
+        asked = [self._ask_sentinel(address) for address in self.site.hosts]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        known = [answer for answer in answers if isinstance(answer, tuple)]
+        if not known:
+            raise RedisConnectionError(f"no sentinel names a primary for {self.site.service!r} ({answers[0]})")
+        address = max(known)[1]
+        self._go_to(address)
+        return address
+
+    def _go_to(self, address: Address) -> None:
+        """Lets go of a primary that is not the primary any more, which perhaps does not know it: what it answered would be lost."""
+        before, self._primary_is = self._primary_is, address
+        if before not in (None, address):
+            log.warning("%s: %s:%d is the primary now", self.site.name, *address)
+            self._link(None).leave("the sentinels name another primary")
+
+    async def _follow(self) -> None:
+        """Asks the sentinels again and again who the primary is."""
+        while True:
+            await asyncio.sleep(ASK_S * random.uniform(0.8, 1.0))
+            with contextlib.suppress(RedisError, OSError):  # who is connected stays so
+                await self._primary()
+
+    async def _hear_sentinel(self, address: Address) -> None:
+        """Hears of a switch when one sentinel tells it, which is sooner than the next asking."""
+        while True:
+            with contextlib.suppress(RedisError, OSError):
+                async with self._sentinel(address) as connection:
+                    await connection.send_command("SUBSCRIBE", "+switch-master", check_health=False)
+                    while True:
+                        said: Any = await connection.read_response(
+                            disable_decoding=True, timeout=math.inf, disconnect_on_error=False
+                        )
+                        words = said[2].decode().split() if said[0] == b"message" else []
+                        if len(words) == 5 and words[0] == self.site.service:
+                            self._go_to((words[3], int(words[4])))
+            await asyncio.sleep(random.uniform(0, PAUSE_S))
+
+    async def _ask_sentinel(self, address: Address) -> tuple[int, Address]:
+        """Whom one sentinel names, behind the epoch of that."""
+        async with asyncio.timeout(self.site.timeout / 4), self._sentinel(address) as connection:
+            await connection.send_command("SENTINEL", "MASTER", self.site.service, check_health=False)
+            said: Any = await connection.read_response(disable_decoding=True)
+        told = {name.decode(): value.decode() for name, value in zip(said[::2], said[1::2], strict=True)}
+        if "down" in told["flags"]:
+            raise RedisConnectionError(f"the sentinel at {address[0]}:{address[1]} calls the primary {told['flags']}")
+        return int(told["config-epoch"]), (told["ip"], int(told["port"]))
+
+    @contextlib.asynccontextmanager
+    async def _sentinel(self, address: Address) -> AsyncIterator[Connection]:
+        access = dict(self.site.sentinel_access)
+        kind = SSLConnection if access.pop("ssl", False) else Connection
+        connection = kind(host=address[0], port=address[1], **QUIET, **access)
         try:
-            host, port = await sentinel.discover_master(self.site.service)
-            return host, int(port)
+            async with asyncio.timeout(self.site.timeout / 4):
+                await connection.connect()  # type: ignore[no-untyped-call]
+            yield connection
         finally:
-            await sentinel.aclose()
+            await connection.disconnect(nowait=True)
 
     def _host_of(self, link: Link) -> str:
         return (link.address or self.site.hosts[0])[0]
