@@ -17,7 +17,7 @@ from chatkeep.drivers.base import Read, Write
 from chatkeep.testing.crash import UncertainDriver, wrapped
 
 from ..support.counting import answered, count, texts
-from ..support.waiting import until
+from ..support.waiting import nothing_happens_for, until
 
 
 async def test_a_handler_that_fails_twice_and_then_works_answers_the_same_call(opened: Any) -> None:
@@ -216,11 +216,11 @@ async def test_a_cancelled_call_leaves_all_or_nothing(opened: Any, warm: bool) -
 
 async def test_closing_finishes_running_turns_and_hands_back_the_rest(opened: Any) -> None:
     """One turn runs, four messages wait: close returns when it is done, and the next instance goes on at once."""
-    seen = []
+    seen, goes_on = [], asyncio.Event()
 
     async def bot(turn: Turn[dict[str, Any]]) -> str:
         seen.append(turn.text)
-        await asyncio.sleep(0.05)
+        await goes_on.wait()
         return await count(turn)
 
     keep = await opened(bot)
@@ -228,8 +228,15 @@ async def test_closing_finishes_running_turns_and_hands_back_the_rest(opened: An
         await keep.accept("ada", str(n))
     waiting = asyncio.create_task(keep.receive("ada", "5"))
     await until(lambda: seen)
-    await asyncio.sleep(0.01)
-    await keep.close()
+
+    async def is_in_the_log() -> bool:
+        return bool((await keep.conversation("ada")).unread == 6)
+
+    await until(is_in_the_log)
+    closing = asyncio.create_task(keep.close())
+    await nothing_happens_for(0.01)
+    goes_on.set()
+    await closing
     with pytest.raises(Uncertain, match="will be answered"):
         await waiting
     assert 1 == len(seen)

@@ -185,3 +185,19 @@ async def test_a_name_is_as_good_as_a_conversations() -> None:
         for name in ("", "a\0b", "\ud800", "x" * 513):
             with pytest.raises(BadKey):
                 await cards(keep).get(name)
+
+
+class NewCard(Card, frozen=True, kw_only=True):
+    """A card of a newer version of chatkeep."""
+
+    owner: str = ""
+
+
+async def test_what_a_newer_version_keeps_in_a_record_is_carried_along(opened: Any) -> None:
+    """An older one changes what it knows."""
+    ours, keep = cards(await opened()), await opened()
+    theirs = Records(keep._engine.store, "cards", NewCard, clock=keep._engine.shared.clock)
+    await theirs.change("a", lambda held: NewCard(owner="ada"))
+    await ours.change("a", counted)
+
+    assert NewCard(count=1, owner="ada") == await theirs.get("a")

@@ -153,7 +153,7 @@ class Store:
         """Adds *entry* to the log, unless its id is there: the snapshot it leaves, the entry's number, and whether it
         was known."""
         cached = self._cache.get(key)
-        tail = self._window if cached is None else 4
+        tail = self._window + 1 if cached is None else 4  # the window lies before the cursor, so before what is added
         while True:
             revision = fresh_token()
             append = Append(key, [entry], revision, at, due_at, lease, tail, owner)
@@ -165,6 +165,9 @@ class Store:
                 at = max(at, there.erased_at or 0.0) + 0.001
         if cached is not None and self._look_back(cached.row, row):
             cached = None
+        newest = self._cache.peek(key)  # of many that are sent at once, each goes on from what the one before has left
+        if newest is not None and newest.row.incarnation == row.incarnation and newest.row.head <= row.head:
+            cached = newest
         news = [message_from(key, row.incarnation, found) for found in entries]
         if cached is not None and self._continued(cached, row, news):
             news = [message for message in news if message.number > cached.row.head]
@@ -255,6 +258,11 @@ class Store:
     ) -> list[Message]:
         """Log entries, oldest first; `Driver.entries` says which."""
         found = await self._act(self.driver.entries, Entries(key, after, before, limit=limit))
+        return [message_from(key, incarnation, entry) for entry in found]
+
+    async def find(self, key: Key, incarnation: str, ids: Sequence[str]) -> list[Message]:
+        """The log entries that have one of *ids*, wherever they stand."""
+        found = await self._act(self.driver.entries, Entries(key, ids=ids))
         return [message_from(key, incarnation, entry) for entry in found]
 
     async def rows(
@@ -348,7 +356,7 @@ class Store:
             head=old.head,
             body=body_of(old.key, act.record),
             owner=old.owner,
-            updated_at=max(at, old.updated_at),
+            updated_at=old.updated_at if act.untouched and old.revision else max(at, old.updated_at),
             due_at=act.due_at,
             lease=act.lease,
             leased_until=act.leased_until,
@@ -410,8 +418,7 @@ class Store:
             if snapshot.row.revision and there.erased_at is None:
                 self._look_back(snapshot.row, structs.replace(snapshot.row, head=0))
             self._cache.drop(key)
-            there_now = blank(key)
-            return structs.replace(there_now, row=structs.replace(there_now.row, owner=snapshot.row.owner))
+            return blank(key, snapshot.row.owner)
         if self._look_back(snapshot.row, row):
             return await self.reload(key)
         news = [message_from(key, row.incarnation, entry) for entry in there.entries]
@@ -425,9 +432,9 @@ class Store:
         return snapshot
 
 
-def blank(key: Key) -> Snapshot:
-    """The snapshot of a conversation that does not exist yet."""
-    return Snapshot(Row(key=key, revision="", incarnation=""), Record(), (), plain=1)
+def blank(key: Key, owner: str = "") -> Snapshot:
+    """The snapshot of a conversation that does not exist yet, and will be *owner*'s."""
+    return Snapshot(Row(key=key, revision="", incarnation="", owner=owner), Record(), (), plain=1)
 
 
 _URLSAFE = bytes.maketrans(b"+/", b"-_")
