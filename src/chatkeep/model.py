@@ -35,7 +35,7 @@ class Message(Struct, frozen=True, kw_only=True, gc=False):
     number: its place, from 1, without gaps. id: the caller's, or chatkeep's own; a reply's never changes once it is
     recorded. content: text, or a list of JSON parts such as {"type": "image", "url": "..."}; attachments are referred
     to, not held. created_at: seconds since 1970, UTC. reply_to: number of the last message it answers; reply_from: of
-    the first.
+    the first. redacted: what it said was removed for good; number, id and role are left, and the time of the message before it.
     """
 
     id: str
@@ -46,6 +46,7 @@ class Message(Struct, frozen=True, kw_only=True, gc=False):
     reply_to: int | None = None
     reply_from: int | None = None
     metadata: dict[str, Any] = {}
+    redacted: bool = False
 
     @property
     def text(self) -> str:
@@ -137,8 +138,14 @@ class StateChanged(Struct, frozen=True):
     state: Raw
 
 
+class Redacted(Struct, frozen=True):
+    """What message *number* said was removed for good."""
+
+    number: int
+
+
 class Erased(Struct, frozen=True):
     """The conversation was erased; nothing comes after this."""
 
 
-Event = Message | StateChanged | Typing | Delta | Erased
+Event = Message | StateChanged | Typing | Delta | Redacted | Erased

@@ -46,6 +46,7 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     other handler in that process. paused: the bot is silent here. dropped: entries up to this number are gone by retention.
     oldest_at: time of the first one left (0: not known). dead: numbers set aside. steps: results of what the turn of the
     first unread message has done so far, as JSON. reminders: what comes later. delivery: None where replies go nowhere.
+    redactions: how often something of the log was redacted; a snapshot of before may hold what must be seen no more.
     """
 
     format: int = FORMAT
@@ -67,3 +68,4 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     delivery: OutboxState | None = None
     deaths: int = 0
     alone: bool = False
+    redactions: int = 0

@@ -73,7 +73,7 @@ def collect_history(snapshot: Snapshot, first: Message, policy: Policy) -> list[
     since, messages = snapshot.record.since, snapshot.messages
     if first.number <= snapshot.row.head:
         messages = tuple([m for m in messages if m.number < first.number or m.role not in ASKING])
-    said = [message for message in messages if message.role in TALK and message.number >= since]
+    said = [m for m in messages if m.role in TALK and m.number >= since and not m.redacted]
     if any([message.reply_to and message.reply_to != message.number - 1 for message in said]):
         said.sort(key=lambda message: (message.reply_to or message.number, message.number))
     return said[-policy.history :] if policy.history else []
@@ -87,6 +87,7 @@ def has_same_input(before: Snapshot, now: Snapshot) -> bool:
         before.row.incarnation == now.row.incarnation
         and before.row.head <= now.row.head
         and (a.cursor, a.session, a.schema, a.since, a.paused) == (b.cursor, b.session, b.schema, b.since, b.paused)
+        and a.redactions == b.redactions
         and a.state == b.state
     )
 

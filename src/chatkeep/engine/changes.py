@@ -11,13 +11,14 @@ from typing import Generic
 
 from msgspec import Raw, structs
 
-from ..conversation import commits, dead_letters, sessions, snapshots
+from ..conversation import commits, dead_letters, redaction, sessions, snapshots
 from ..conversation.keys import message_id
 from ..conversation.record import NONE
 from ..conversation.snapshots import Commit, Snapshot
 from ..drivers.base import Key
+from ..errors import UsageError
 from ..model import Message, State
-from ..storage.store import fresh_token
+from ..storage.store import PAGE, fresh_token
 from .journal import Journal
 from .notifier import Notifier
 from .pauses import Pauses
@@ -130,6 +131,46 @@ class Changes(Generic[State]):
             lambda there: dead_letters.dismiss_letter(there, number, self._shared.policy, at=self._shared.clock()),
         )
         return True
+
+    async def redact(self, key: Key, number: int) -> bool:
+        """Remove what a message says, wherever that is kept of it; tell whether there is such a message."""
+        snapshot = await self._store.load(key)
+        found = [] if snapshot is None else await self._find_copies(snapshot, number)
+        if snapshot is None or not found:
+            return False
+        notes, seen = list[Message](), min(message.number for message in found)
+        while page := await self._store.page(key, snapshot.row.incarnation, after=seen, limit=PAGE):
+            notes, seen = notes + [entry for entry in page if entry.role == "system"], page[-1].number
+        if all(message.redacted for message in found):
+            return True
+
+        def decide(there: Snapshot) -> Commit | None:
+            if there.row.incarnation != snapshot.row.incarnation:
+                return None
+            newer = [message for message in there.messages if message.number > seen]
+            about = redaction.notes_about([*notes, *newer], found)
+            return redaction.redact_messages(there, found, about, self._shared.policy, at=self._shared.clock())
+
+        await self._shared.commit(snapshot, decide)
+        return True
+
+    async def _find_copies(self, snapshot: Snapshot, number: int) -> list[Message]:
+        """Find message *number* and, where it was handed in again, all that say the same."""
+        key, incarnation = snapshot.row.key, snapshot.row.incarnation
+        found: dict[int, Message] = {}
+        asked = [number]
+        while asked:
+            at = asked.pop()
+            page = await self._store.page(key, incarnation, after=at - 1, limit=1) if at not in found else []
+            if not page or page[0].number != at:
+                continue
+            message = found[at] = page[0]
+            if message.role == "system" and message.metadata.get("kind") not in ("unknown", "blank"):
+                raise UsageError(f"{key}: entry {number} is a note of chatkeep's own; nothing was redacted.")
+            asked += [entry.number for entry in await self._store.find(key, incarnation, [dead_letters.replay_id(at)])]
+            if message.id.startswith(dead_letters.REPLAY):
+                asked.append(int(message.id.removeprefix(dead_letters.REPLAY)))
+        return list(found.values())
 
     async def resend(self, key: Key, number: int) -> None:
         """Have a reply sent once more."""

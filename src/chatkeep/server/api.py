@@ -216,6 +216,8 @@ async def refuse_other(tenant: Tenant[Any], receipt: model.Receipt, incoming: wi
     """Refuses a message that says something else than the one recorded under its id."""
     number = receipt.number
     async for recorded in tenant.history(receipt.conversation, after=number - 1, before=number + 1, limit=1):
+        if recorded.redacted:
+            return  # nobody knows any more what it said
         there = [recorded.role, recorded.content, answers.public(recorded.metadata)]
         here = ["user", incoming.content, answers.public(incoming.metadata or {})]
         if state.canonical(there) != state.canonical(here):

@@ -50,7 +50,7 @@ function show(message) {
   line.className = `${message.role} ${message.status}`;
   line.ariaBusy = String(message.status === "streaming"); // read aloud when it is complete
   line.replaceChildren(create("span", "unseen", message.role === "user" ? "You: " : message.role === "operator" ? "Agent: " : "Bot: "));
-  line.append(create("span", "said", message.text || textOfParts(message.content)));
+  line.append(create("span", "said", message.redacted ? "(removed)" : message.text || textOfParts(message.content)));
   const foot = create("small");
   if (message.created_at) foot.append(timeOf(message.created_at));
   if (message.role === "user") foot.append(...marksOf(message));
