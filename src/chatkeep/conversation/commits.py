@@ -54,7 +54,7 @@ def next_commit(
         if policy.retention_s is not None and not record.oldest_at and snapshot.messages:
             first = snapshot.messages[0]
             record = structs.replace(record, oldest_at=first.created_at if first.number == record.dropped + 1 else 0.0)
-        due_at = next_due(record, policy, head=head)
+        due_at = next_due(record, policy, head=head, touched=max(at, snapshot.row.updated_at))
         old = snapshot.row.due_at
         if old is not None and due_at is not None and at < old <= due_at:
             due_at = old  # early is allowed, late is not, and what stays the same costs no index write
@@ -76,9 +76,20 @@ def not_before(time: float, *, at: float) -> float:
     return AT_ONCE if time <= at else time
 
 
-def next_due(record: Record, policy: Policy, *, head: int) -> float | None:
-    """When an idle conversation has to be looked at: its session ends, or its oldest entries grow too old."""
+def forget_after(record: Record, policy: Policy) -> float | None:
+    """After how many seconds in which nothing happens a conversation is erased; None: never."""
+    if not record.visitor or policy.forget_visitors_s is None:
+        return policy.forget_after_s
+    return min(policy.forget_visitors_s, policy.forget_after_s or policy.forget_visitors_s)
+
+
+def next_due(record: Record, policy: Policy, *, head: int, touched: float) -> float | None:
+    """When an idle conversation has to be looked at: its session ends, its oldest entries grow too old, or nothing has happened
+    since it was *touched* for so long that it is erased."""
     dues = []
+    forgets = forget_after(record, policy)
+    if forgets is not None:
+        dues.append(touched + forgets)
     if policy.session_ttl_s is not None and record.state != NONE:
         dues.append(record.active_at + policy.session_ttl_s)
     if policy.retention_s is not None and head > record.dropped:

@@ -27,6 +27,8 @@ class Policy(Struct, frozen=True, kw_only=True):
     max_wait_s: float = 10.0
     session_ttl_s: float | None = None
     retention_s: float | None = None
+    forget_after_s: float | None = None
+    forget_visitors_s: float | None = None
     history: int = 20
     max_raised: int = 3
     max_begun: int = 8

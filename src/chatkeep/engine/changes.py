@@ -18,6 +18,7 @@ from ..conversation.snapshots import Commit, Snapshot
 from ..drivers.base import Key
 from ..errors import UsageError
 from ..model import Message, State
+from ..storage.records import erase_belongings
 from ..storage.store import PAGE, fresh_token
 from .journal import Journal
 from .notifier import Notifier
@@ -55,8 +56,9 @@ class Changes(Generic[State]):
         self._sweeper = sweeper
         self._journal = journal
 
-    async def create(self, key: Key, *, owner: str) -> Snapshot:
-        """Create the conversation before anything is said in it; the one there is, if there is one."""
+    async def create(self, key: Key, *, owner: str, visitor: bool = False) -> Snapshot:
+        """Create the conversation before anything is said in it; the one there is, if there is one. *visitor*: nobody knows who
+        it is for."""
         self._shared.refuse_closed(key)
         note = commits.make_note("begun", fresh_token())
 
@@ -64,7 +66,13 @@ class Changes(Generic[State]):
             return (
                 None
                 if there.row.revision
-                else commits.commit_note(there, there.record, note, self._shared.policy, at=self._shared.clock())
+                else commits.commit_note(
+                    there,
+                    structs.replace(there.record, visitor=visitor),
+                    note,
+                    self._shared.policy,
+                    at=self._shared.clock(),
+                )
             )
 
         snapshot = await self._store.reload(key)
@@ -86,6 +94,9 @@ class Changes(Generic[State]):
 
     async def clear(self, key: Key, slot: str | None, *, id: str | None = None) -> Snapshot:
         """Clear one *slot* of the state, or all of it, which need not be readable for that."""
+        there = await self._store.reload(key)
+        if not there.row.revision:
+            return there  # nothing to clear, and clearing creates nothing
         return await self._rewrite(key, lambda raw, schema: self._shared.states.cleared(key, raw, schema, slot), id)
 
     async def erase(self, key: Key) -> None:
@@ -93,6 +104,7 @@ class Changes(Generic[State]):
         if self._journal is not None and self._shared.open:
             await self._journal.spool.erase(key)
         await self._store.erase(key, at=self._shared.clock())
+        await erase_belongings(self._store, key, at=self._shared.clock())
 
     async def pause(self, tenant: str | None) -> None:
         """Silence the bot for a tenant, or for all."""

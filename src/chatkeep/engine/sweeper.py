@@ -12,8 +12,12 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
-from ..drivers.base import Key
-from ..errors import Misconfigured, StoreError
+from ..conversation import housekeeping
+from ..conversation.codec import record_from
+from ..conversation.keys import RESERVED
+from ..conversation.snapshots import Commit, Snapshot
+from ..drivers.base import Key, Row
+from ..errors import Corrupt, Misconfigured, StoreError, Unsupported
 from ..settings import seconds
 from .journal import Journal
 from .lease_keeper import LeaseKeeper
@@ -27,6 +31,7 @@ log = logging.getLogger("chatkeep")
 SWEEP_PAGE = 100
 ORPHANS_S = 5.0
 SPREAD_S = 0.02
+OTHERS_S = 10.0  # so often a process without a handler looks for what is over
 
 
 class Sweeper:
@@ -56,11 +61,21 @@ class Sweeper:
         self._poll_s = seconds(shared.settings.poll)
         self._work_waits = asyncio.Event()
         self._look_for_orphans_at = 0.0
+        self._look_for_others_at = 0.0
+        self._scheduled = False
+        self._schedule_after: Row | None = None
+
+    @property
+    def _ends(self) -> bool:
+        """Whether the settings ask for an end of anything."""
+        policy = self._shared.policy
+        return (policy.session_ttl_s, policy.retention_s, policy.forget_after_s) != (None, None, None)
 
     def start(self) -> None:
         """Start sweeping, in the loop of now."""
         self._work_waits = asyncio.Event()  # the last one belongs to the loop of the last opening
-        if self._turns.handler is not None or self._journal is not None:
+        self._scheduled, self._schedule_after = not self._ends, None
+        if self._turns.handler is not None or self._journal is not None or self._ends:
             self.task = asyncio.create_task(self._sweep_for_ever(), name="chatkeep sweep")
 
     async def stop(self) -> None:
@@ -85,6 +100,10 @@ class Sweeper:
                     await self._journal.hand_over()
                 if self._turns.handler is not None:
                     await self.sweep()
+                elif self._ends:
+                    await self._sweep_for_others()
+                if not self._scheduled:
+                    await self._schedule()
                 await self.look_at_pauses()
                 self._shared.statistics.rolled_back = self._store.rolled_back
                 trouble = ""
@@ -123,6 +142,40 @@ class Sweeper:
                 break
             after = rows[-1]
         return started
+
+    async def _sweep_for_others(self) -> None:
+        """End what is over, where there is no handler here; what is unread is left to those who have one."""
+        after, now = None, self._shared.clock()
+        if now < self._look_for_others_at:
+            return
+        self._look_for_others_at = now + OTHERS_S
+        while rows := await self._store.rows("due", until=now, after=after, limit=SWEEP_PAGE):
+            for row in rows:
+                with suppress(Corrupt, Unsupported):  # whoever answers there tells of it
+                    read = record_from(row.key, row.body).cursor >= row.head
+                    if read and row.key != PAUSES and row.key not in self._workers.by_key:
+                        self._workers.start(self._workers.register(row.key))
+            if len(rows) < SWEEP_PAGE or self._workers.busy >= self._shared.settings.concurrency * 2:
+                return
+            after = rows[-1]
+
+    async def _schedule(self) -> None:
+        """Go through a page of the store for what was last written before the settings asked for its end; once, page by page."""
+        rows = await self._store.rows("key", after=self._schedule_after, limit=SWEEP_PAGE)
+        for row in rows:
+            if row.due_at is None and not row.key.tenant.startswith(RESERVED):
+                with suppress(Corrupt, Unsupported):
+                    await self._schedule_one(row.key)
+        self._scheduled = len(rows) < SWEEP_PAGE
+        self._schedule_after = rows[-1] if rows else None
+
+    async def _schedule_one(self, key: Key) -> None:
+        snapshot, now = await self._store.reload(key), self._shared.clock()
+
+        def decide(there: Snapshot) -> Commit | None:
+            return housekeeping.schedule(there, self._shared.policy, at=now) if there.row.revision else None
+
+        await self._store.commit(snapshot, decide, at=now)
 
     async def look_at_pauses(self) -> None:
         """Look at what is paused, and have what waits answered where that was lifted, by whomever."""

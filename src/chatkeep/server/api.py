@@ -132,13 +132,13 @@ async def visit(request: Request, asked: wire.NewConversation) -> Response:
         raise HTTPException(400, "Without a service key the server chooses id and owner; nothing was begun.")
     if asked.cookie and not same_origin(request):
         raise forbidden(ELSEWHERE)
-    begun = await tenant_of(request).create(fresh_id())
-    access = access_of(request)
-    issued = await access.visit(begun.id)
-    told = answers.Visit(id=begun.id, scopes=issued.scopes, expires_at=issued.expires_at or 0.0)
+    id, access = fresh_id(), access_of(request)
+    await core_of(keep_of(request)).create_for_visitor(tenant_of(request).name, id)
+    issued = await access.visit(id)
+    told = answers.Visit(id=id, scopes=issued.scopes, expires_at=issued.expires_at or 0.0)
     if not asked.cookie:
         told = msgspec.structs.replace(told, token=issued.token)
-    answer = as_json(told, status=201, headers={"location": location(request, begun.id)})
+    answer = as_json(told, status=201, headers={"location": location(request, id)})
     if asked.cookie:
         set_cookie(request, answer, issued)
     return answer

@@ -284,10 +284,10 @@ class Store:
             "scan", lambda: self.driver.scan(index, tenant=tenant, owner=owner, until=until, after=after, limit=limit)
         )
 
-    async def erase(self, key: Key, *, at: float) -> None:
-        """Removes everything of *key*."""
+    async def erase(self, key: Key, *, at: float, revision: str | None = None) -> None:
+        """Removes everything of *key*; with *revision* only while it has that one, else raises `Conflict`."""
         self._cache.drop(key)
-        await self._act("erase", lambda: self.driver.erase(key, at=at))
+        await self._act("erase", lambda: self.driver.erase(key, at=at, revision=revision))
         self._cache.drop(key)
         if self.shared is not None:
             await self.shared.drop(key)
