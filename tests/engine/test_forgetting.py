@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from chatkeep import Turn
+from chatkeep import Turn, Uncertain
 from chatkeep.app import core_of
 from chatkeep.auth.credentials import issue_token, list_tokens
 
@@ -134,3 +134,41 @@ async def test_clearing_what_is_not_there_creates_nothing(opened: Any) -> None:
 
     assert ({}, 0) == (cleared.state, cleared.head)
     assert await is_gone(keep, "nobody")
+
+
+async def test_changes_leave_nothing_in_the_log(opened: Any) -> None:
+    """But for those that the caller has named, which are known for as long as the log is kept."""
+    keep = await opened(echo)
+    await keep.receive("ada", "hello")
+    head = (await keep.conversation("ada")).head
+    for n in range(30):
+        await keep.change("ada", lambda state, n=n: state.update({f"slot{n % 3}": n}))
+    await keep.clear("ada", "slot0")
+    found = await keep.conversation("ada")
+    for _ in range(2):
+        await keep.change("ada", lambda state: state.update(count=state.get("count", 0) + 1), id="once")
+
+    assert (head, {"slot1": 28, "slot2": 29}) == (found.head, found.state)
+    assert (head + 1, 1) == ((last := await keep.conversation("ada")).head, last.state["count"])
+    assert 2 == len((await keep.receive("ada", "and?")).replies) + 1
+
+
+async def test_a_change_whose_answer_was_lost_is_made_once(opened: Any) -> None:
+    """Another instance has written in between, so its own revision is not there any more when it is run again."""
+    keep, other = await opened(echo), await opened(echo)
+    await keep.receive("ada", "hello")
+    driver = keep._engine.store.driver
+    write, lost = driver.write, [True]
+
+    async def losing(*args: Any, **options: Any) -> Any:
+        stored = await write(*args, **options)
+        if lost.pop() if lost else False:
+            await other.change("ada", lambda state: state.update(other=1))
+            raise Uncertain("the answer was lost")
+        return stored
+
+    driver.write = losing
+    await keep.change("ada", lambda state: state.update(count=state.get("count", 0) + 1))
+    driver.write = write
+
+    assert {"count": 1, "other": 1} == (await keep.conversation("ada")).state

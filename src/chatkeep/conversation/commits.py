@@ -10,6 +10,9 @@ from .keys import RESERVED
 from .record import NONE, Record
 from .snapshots import Commit, Draft, Policy, Snapshot, has_outbound, keep_outbound, unread_messages
 
+CHANGES_KEPT = 8
+"""So many acts may come between one whose outcome is unknown and its second run."""
+
 
 def note_passed_over(messages: list[Message]) -> Draft:
     """The note that *messages* are kept but will not be answered."""
@@ -34,6 +37,18 @@ def commit_note(snapshot: Snapshot, record: Record, note: Draft, policy: Policy,
     if not unread_messages(snapshot):
         record = structs.replace(keep_outbound(snapshot, record), cursor=row.head + 1)
     return next_commit(snapshot, record, policy, at=at, lease=row.lease, until=row.leased_until, drafts=[note])
+
+
+def commit_change(snapshot: Snapshot, record: Record, token: str, policy: Policy, *, at: float) -> Commit | None:
+    """Changes the record outside a turn, as `commit_note`, without an entry: the record keeps the last such tokens. None where
+    an earlier run of the same act was written."""
+    row, changes = snapshot.row, snapshot.record.changes
+    if token in changes:
+        return None
+    record = structs.replace(record, changes=(*changes, token)[-CHANGES_KEPT:])
+    if not unread_messages(snapshot):
+        record = structs.replace(keep_outbound(snapshot, record), cursor=row.head)
+    return next_commit(snapshot, record, policy, at=at, lease=row.lease, until=row.leased_until)
 
 
 def next_commit(

@@ -46,8 +46,9 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     other handler in that process. paused: the bot is silent here. dropped: entries up to this number are gone by retention.
     oldest_at: time of the first one left (0: not known). dead: numbers set aside. steps: results of what the turn of the
     first unread message has done so far, as JSON. reminders: what comes later. delivery: None where replies go nowhere.
-    visitor: it is that of somebody whom nobody knows. redactions: how often something of the log was redacted; a snapshot of
-    before may hold what must be seen no more.
+    changes: the last acts from outside that left no entry in the log, so that each knows itself again. visitor: it is that of
+    somebody whom nobody knows. redactions: how often something of the log was redacted; a snapshot of before may hold what
+    must be seen no more.
     """
 
     format: int = FORMAT
@@ -71,3 +72,4 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     alone: bool = False
     redactions: int = 0
     visitor: bool = False
+    changes: tuple[str, ...] = ()

@@ -199,7 +199,8 @@ class Changes(Generic[State]):
         """Put what *rewritten* makes of the stored state and its schema in its place."""
         self._shared.refuse_closed(key)
         refuse_own_turn(key, "would throw its own turn away; change turn.state")
-        note = commits.make_note("change", fresh_token() if id is None else message_id(key, id))
+        token = fresh_token()
+        note = commits.make_note("change", token if id is None else message_id(key, id))
         snapshot, now = self._store.cached(key) or await self._store.reload(key), self._shared.clock()
         while self._turns.on_missing and sessions.is_session_over(snapshot.record, self._shared.policy, now):
             stand_in = Message(id=note.id, number=snapshot.row.head + 1, role="system", content="", created_at=now)
@@ -209,13 +210,17 @@ class Changes(Generic[State]):
                 break
             snapshot = await self._store.reload(key)
 
-        def decide(there: Snapshot) -> Commit:
+        def decide(there: Snapshot) -> Commit | None:
             record, states = there.record, self._shared.states
+            if token in record.changes:
+                return None  # an earlier run of this very act was written
             opens = record.state == NONE or sessions.is_session_over(record, self._shared.policy, now)
             raw, schema = rewritten(*((states.fresh(), states.schema) if opens else (record.state, record.schema)))
             if opens and raw != NONE:
                 record = sessions.open_session(record, raw, schema, number=there.row.head + 1, at=now)
             record = structs.replace(record, state=raw, schema=schema)
+            if id is None and there.row.head:
+                return commits.commit_change(there, record, token, self._shared.policy, at=now)
             return commits.commit_note(there, record, note, self._shared.policy, at=now)
 
         after, _ = await self._shared.commit(snapshot, decide)
