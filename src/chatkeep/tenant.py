@@ -7,7 +7,7 @@ from typing import Any, Generic, Literal, get_args
 
 from msgspec import structs
 
-from .conversation.keys import RESERVED, key_for
+from .conversation.keys import RESERVED, key_for, refuse_reserved
 from .conversation.outbox import Delivery, list_deliveries
 from .conversation.sessions import is_session_over
 from .conversation.snapshots import Snapshot, copy_messages, is_outbound, unread_messages
@@ -384,7 +384,11 @@ class Surface(Generic[State]):
         snapshot = await self._opened.store.load(key)
         channel = snapshot is not None and (snapshot.record.delivery is not None or self._engine.sender.takes(key))
         there = [m async for m in self.history(conversation, after=number - 1, limit=1) if m.number == number]
-        if not channel or not there or not is_outbound(there[0]):
+        if not channel:
+            raise UsageError(
+                f"{conversation}: its replies go out through no channel, as far as this store and this process know; nothing was sent."
+            )
+        if not there or not is_outbound(there[0]):
             raise UsageError(
                 f"{conversation}: message {number} is no reply in its log; nothing was sent. The list of its deliveries has the numbers."
             )
@@ -434,7 +438,8 @@ class Surface(Generic[State]):
             messages=copy_messages(shown),
             head=row.head,
             unread=len(unread_messages(snapshot)),
-            paused=self._engine.pauses.is_paused(snapshot),
+            paused=bool(off_by := self._engine.pauses.find_reasons(row.key, record.paused)),
+            off_by=off_by,
             dead=list(record.dead),
             updated_at=row.updated_at,
             due_at=_due_at(row),
@@ -451,10 +456,7 @@ class Tenant(Surface[State]):
 
 
 def _check_names(key: Key, id: str | None, owner: str) -> None:
-    if isinstance(id, str) and id.startswith(RESERVED):
-        raise BadMessage(
-            f"{key}: message ids that start with {RESERVED!r} are chatkeep's own ({id[:60]!r}); nothing was touched."
-        )
+    refuse_reserved(key, id)
     if owner:
         key_for("", owner)  # an owner is text that every store can keep
 

@@ -9,7 +9,7 @@ import pytest
 
 from chatkeep import Chatkeep, Turn
 from chatkeep.conversation.outbox import Sent
-from chatkeep.drivers.base import Key, Lease
+from chatkeep.drivers.base import Append, Key, Lease, Read
 from chatkeep.engine import pauses
 
 from ..support.clock import Clock
@@ -38,7 +38,7 @@ async def resume(keep: Any, scope: str, **options: Any) -> None:
 
 async def row_of(keep: Any, id: str = "ada") -> Any:
     """The row as it is stored."""
-    row, _ = await keep._engine.store.driver.read(Key("", id), tail=0)
+    row, _ = await keep._engine.store.driver.read(Read(Key("", id), tail=0))
     return row
 
 
@@ -217,9 +217,8 @@ async def test_the_lease_of_a_dead_process_does_not_keep_a_paused_conversation_f
     await keep.pause("ada")
     dead = Lease("elsewhere:1:x:y:z", clock.now + 10)
     entry = keep._engine.intake._draft(Key("", "ada"), "hello", None, "user", None).entry
-    await keep._engine.store.driver.append(
-        Key("", "ada"), [entry], revision="dead", at=clock.now, due_at=0.0, lease=dead
-    )
+    act = Append(Key("", "ada"), [entry], "dead", clock.now, due_at=0.0, lease=dead)
+    await keep._engine.store.driver.append(act)
     clock.now += 11
     await until(lambda: at_rest(keep))
     assert (await row_of(keep)).lease is None

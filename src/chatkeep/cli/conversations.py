@@ -11,7 +11,7 @@ import msgspec
 
 from ..app import Chatkeep
 from ..errors import Corrupt, UsageError
-from ..model import DeadLetter
+from ..model import Conversation, DeadLetter
 from ..tenant import Tenant, Unread
 from .opening import existing, found_in, look, opened
 from .options import StoreCommand, conversation_argument, json_option, limit_option, store_argument, tenant_option
@@ -41,7 +41,7 @@ def list_(store: str, tenant: str | None, limit: int, as_json: bool) -> None:
                 tell(facts(found))
             else:
                 name = f"{found.tenant}/{found.id}" if found.tenant else found.id
-                notes = [f"{len(found.dead)} set aside"] * bool(found.dead) + ["paused"] * found.paused
+                notes = [f"{len(found.dead)} set aside"] * bool(found.dead) + [silent(found)] * found.paused
                 note = plain(found.fault, line=True) or ", ".join(notes)
                 counts = ("?", "?") if found.fault else (str(found.head), str(found.unread))
                 rows.append((plain(name, line=True), *counts, when(found.updated_at), note))
@@ -286,6 +286,12 @@ def dismiss(store: str, conversation: str, number: int, tenant: str) -> None:
         click.echo(f"Message {number} is dismissed.")
 
     look(store, tenant, work)
+
+
+def silent(found: Conversation[Any]) -> str:
+    """That the bot is paused there and, unless it is the conversation itself, because what is."""
+    wider = [reason for reason in found.off_by if reason != "conversation"]
+    return f"paused ({', '.join(wider)})" if wider else "paused"
 
 
 @click.command(cls=StoreCommand)

@@ -40,7 +40,7 @@ def do_housekeeping(
     *oldest* are the first messages still in the log, one page. The state of an ended session is gone with this; its
     log stays.
     """
-    record = structs.replace(keep_outbound(snapshot, snapshot.record), cursor=snapshot.row.head)
+    record = keep_outbound(snapshot, structs.replace(snapshot.record, cursor=snapshot.row.head))
     if is_session_over(record, policy, at):
         record = structs.replace(record, state=NONE)
     drop, waits = 0, has_outbound(snapshot, record)
@@ -131,6 +131,13 @@ def wake(snapshot: Snapshot, policy: Policy, *, at: float, rewrites: bool) -> Co
 def may_rest(row: Row, record: Record) -> bool:
     """Whether *row*, as it was found, may be one that `wake` has to do with."""
     return row.head > record.cursor or bool(record.reminders)
+
+
+def may_wait(row: Row, record: Record, *, soon: float) -> bool:
+    """Whether nobody waits for what is due, and nobody will until *soon*: at most a session has ended, or entries are old
+    enough to be dropped."""
+    sent = record.delivery is None or (record.delivery.upto >= row.head and not record.delivery.again)
+    return record.cursor >= row.head and sent and not any(reminder.at <= soon for reminder in record.reminders)
 
 
 def park(snapshot: Snapshot, policy: Policy, *, at: float) -> Commit:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from msgspec import Raw, Struct, field
 
 FORMAT = 1
+"""What is written. Members may be added under the same number: older code carries them along. A new number is for what older code
+must not touch; a version that only reads it comes first."""
 
 NONE = Raw(b"null")
 
 
-class Reminder(Struct, array_like=True, frozen=True, gc=False):
+class Reminder(Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True):
     """An event that comes to a conversation at a time, unless the user writes before; *keep*: even then."""
 
     at: float
@@ -18,7 +20,7 @@ class Reminder(Struct, array_like=True, frozen=True, gc=False):
     keep: bool = False
 
 
-class OutboxState(Struct, array_like=True, frozen=True, gc=False):
+class OutboxState(Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True):
     """How far the replies of a conversation have gone out through its channel.
 
     upto: what is numbered up to it is out, or was given up. sending: this one is just being sent, perhaps by somebody who died
@@ -36,7 +38,7 @@ class OutboxState(Struct, array_like=True, frozen=True, gc=False):
     done: tuple[str, ...] = ()
 
 
-class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
+class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False, forbid_unknown_fields=True):
     """What the bot knows of a conversation, and how far it has read the log.
 
     schema, state: of the live session (null: there is none). session: its number. since: first entry number of the
@@ -49,6 +51,8 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     changes: the last acts from outside that left no entry in the log, so that each knows itself again. visitor: it is that of
     somebody whom nobody knows. redactions: how often something of the log was redacted; a snapshot of before may hold what
     must be seen no more.
+    unknown: members that a newer version has written and this one does not know, carried along; under the names of known ones,
+    what a newer version has put behind their items.
     """
 
     format: int = FORMAT
@@ -73,3 +77,4 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     redactions: int = 0
     visitor: bool = False
     changes: tuple[str, ...] = ()
+    unknown: dict[str, Raw] = field(default={}, name="")

@@ -7,8 +7,9 @@ store writes, the engine waits; everything that can be right or wrong about a tu
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import dropwhile, islice
 
-from msgspec import Raw, structs
+from msgspec import Raw, json, structs
 
 from ..model import ASKING, TALK, Content, Message
 from .commits import make_note, next_commit, note_passed_over
@@ -23,7 +24,7 @@ from .snapshots import (
     Snapshot,
     delivery_of,
     has_outbound,
-    keep_outbound,
+    messages_after,
     unread_messages,
 )
 
@@ -55,13 +56,16 @@ def ready_at(snapshot: Snapshot, policy: Policy) -> float:
 
 def slice_plain_history(snapshot: Snapshot, first: Message, policy: Policy) -> list[Message]:
     """As `collect_history`, where that is a piece of the window as it is and nobody can change anything in it; else nothing."""
-    messages = snapshot.messages
+    messages, since = snapshot.messages, snapshot.record.since
     if not messages or first.number < snapshot.row.head:
         return []
-    start = max(snapshot.record.since, messages[0].number, first.number - policy.history)
+    start = max(since, messages[0].number, first.number - policy.history)
     if snapshot.plain > start:
         return []
-    return list(messages[start - messages[0].number : first.number - messages[0].number])
+    said = list(messages[start - messages[0].number : first.number - messages[0].number])
+    if policy.history_bytes is None and len(said) > 1 and said[1].reply_from == start:
+        return said  # it begins with a question and its answer, as nearly always
+    return fit_history(said, policy, cut=start > since)
 
 
 def collect_history(snapshot: Snapshot, first: Message, policy: Policy) -> list[Message]:
@@ -76,7 +80,45 @@ def collect_history(snapshot: Snapshot, first: Message, policy: Policy) -> list[
     said = [m for m in messages if m.role in TALK and m.number >= since and not m.redacted]
     if any([message.reply_to and message.reply_to != message.number - 1 for message in said]):
         said.sort(key=lambda message: (message.reply_to or message.number, message.number))
-    return said[-policy.history :] if policy.history else []
+    return fit_history(said, policy, cut=bool(messages) and messages[0].number > since)
+
+
+def fit_history(said: list[Message], policy: Policy, *, cut: bool) -> list[Message]:
+    """The last messages of *said*, as many and as large as the settings allow, from the first message of a turn on.
+
+    So no result of a tool is without its call, and no answer without its question. *cut*: something came before *said*.
+    """
+    start, most_bytes = max(len(said) - policy.history, 0), policy.history_bytes
+    if most_bytes is not None:
+        for place in range(len(said) - 1, start - 1, -1):
+            most_bytes -= size_of(said[place].content)
+            if most_bytes < 0:
+                start = place + 1
+                break
+    if start or cut:
+        for place in range(start, len(said)):
+            if _begins_turn(said, place):
+                return said[place:] if place else said
+        if any(message.role in ASKING for message in said[start:]):
+            return []
+    # What an operator wrote where nobody had asked belongs to no turn.
+    return list(dropwhile(lambda message: message.reply_to, said[start:]))
+
+
+def _begins_turn(said: list[Message], place: int) -> bool:
+    """Whether the first of the messages that were answered together stands at *place*."""
+    first = said[place]
+    if first.role not in ASKING:
+        return False
+    for reply in islice(said, place + 1, None):
+        if reply.reply_to is not None and reply.reply_to >= first.number:
+            return (reply.reply_from or reply.reply_to) >= first.number
+    return True
+
+
+def size_of(content: Content) -> int:
+    """The bytes of a message's text, or of its parts as JSON."""
+    return len(content.encode()) if isinstance(content, str) else len(json.encode(content))
 
 
 def has_same_input(before: Snapshot, now: Snapshot) -> bool:
@@ -89,6 +131,27 @@ def has_same_input(before: Snapshot, now: Snapshot) -> bool:
         and (a.cursor, a.session, a.schema, a.since, a.paused) == (b.cursor, b.session, b.schema, b.since, b.paused)
         and a.redactions == b.redactions
         and a.state == b.state
+    )
+
+
+def is_same_turn(before: Snapshot, now: Snapshot, first: Message, *, opens: bool) -> bool:
+    """Whether the turn that began on *before* with message *first* is still to be answered in *now*, in the same session.
+
+    The state may be another. A turn that *opens* a session may find that a change from outside has opened it meanwhile. Where
+    *first* is not in the log yet, nothing but notes may have come into it.
+    """
+    a, b = before.record, now.record
+    cursor, came = b.cursor, messages_after(now, before.row.head)
+    if first.number > before.row.head and now.row.head == cursor and all(message.role == "system" for message in came):
+        cursor = a.cursor
+    return (
+        before.row.incarnation == now.row.incarnation
+        and before.row.head <= now.row.head
+        and (a.cursor, a.paused) == (cursor, b.paused)
+        and (
+            (a.session, a.since) == (b.session, b.since)
+            or (opens and (b.session, b.since) == (a.session + 1, first.number))
+        )
     )
 
 
@@ -222,6 +285,5 @@ def skip_unread(snapshot: Snapshot, policy: Policy, *, at: float) -> Commit | No
     )
     row = snapshot.row
     # (Whoever holds the lease may be sending; a turn of theirs sees that the cursor has moved.)
-    record = keep_outbound(snapshot, record)
     drafts = [note_passed_over(waiting)]
     return next_commit(snapshot, record, policy, at=at, lease=row.lease, until=row.leased_until, drafts=drafts)

@@ -86,18 +86,30 @@ class Changes(Generic[State]):
         states = self._shared.states
 
         def changed(raw: Raw, schema: int) -> tuple[Raw, int]:
-            state = states.decode(key, raw, schema)
+            state, carried = states.take_apart(key, raw, schema)
             given = edit(state)
-            return states.encode(key, state if given is None else given), states.schema
+            return states.encode(key, state if given is None else given, carried), states.schema
 
         return await self._rewrite(key, changed, id)
 
-    async def clear(self, key: Key, slot: str | None, *, id: str | None = None) -> Snapshot:
-        """Clear one *slot* of the state, or all of it, which need not be readable for that."""
+    async def clear(
+        self, key: Key, slot: str | None, *, look: Callable[[State], None] | None = None, id: str | None = None
+    ) -> Snapshot:
+        """Clear one *slot* of the state, or all of it, which need not be readable for that, unless somebody has to *look* at it
+        before, and refuses by raising."""
         there = await self._store.reload(key)
         if not there.row.revision:
+            if look is not None:
+                look(self._shared.states.decode(key, self._shared.states.fresh(), self._shared.states.schema))
             return there  # nothing to clear, and clearing creates nothing
-        return await self._rewrite(key, lambda raw, schema: self._shared.states.cleared(key, raw, schema, slot), id)
+        states = self._shared.states
+
+        def cleared(raw: Raw, schema: int) -> tuple[Raw, int]:
+            if look is not None:
+                look(states.decode(key, raw, schema))
+            return states.cleared(key, raw, schema, slot)
+
+        return await self._rewrite(key, cleared, id)
 
     async def erase(self, key: Key) -> None:
         """Remove everything of *key*, here and in the store."""
@@ -202,8 +214,8 @@ class Changes(Generic[State]):
         token = fresh_token()
         note = commits.make_note("change", token if id is None else message_id(key, id))
         snapshot, now = self._store.cached(key) or await self._store.reload(key), self._shared.clock()
-        while self._turns.on_missing and sessions.is_session_over(snapshot.record, self._shared.policy, now):
-            stand_in = Message(id=note.id, number=snapshot.row.head + 1, role="system", content="", created_at=now)
+        while self._turns.on_missing and (number := self._session_start(snapshot, now)):
+            stand_in = Message(id=note.id, number=number, role="system", content="", created_at=now)
             rebuilt = await self._turns.rebuild(snapshot, [stand_in])
             if rebuilt is not None:
                 snapshot = rebuilt
@@ -214,10 +226,10 @@ class Changes(Generic[State]):
             record, states = there.record, self._shared.states
             if token in record.changes:
                 return None  # an earlier run of this very act was written
-            opens = record.state == NONE or sessions.is_session_over(record, self._shared.policy, now)
-            raw, schema = rewritten(*((states.fresh(), states.schema) if opens else (record.state, record.schema)))
-            if opens and raw != NONE:
-                record = sessions.open_session(record, raw, schema, number=there.row.head + 1, at=now)
+            number = self._session_start(there, now)
+            raw, schema = rewritten(*((states.fresh(), states.schema) if number else (record.state, record.schema)))
+            if number and raw != NONE:
+                record = sessions.open_session(record, raw, schema, number=number, at=now)
             record = structs.replace(record, state=raw, schema=schema)
             if id is None and there.row.head:
                 return commits.commit_change(there, record, token, self._shared.policy, at=now)
@@ -225,3 +237,12 @@ class Changes(Generic[State]):
 
         after, _ = await self._shared.commit(snapshot, decide)
         return after
+
+    def _session_start(self, there: Snapshot, now: float) -> int:
+        """Tell with which entry the session of a change begins that finds none; 0 where a session is live.
+
+        Judged as for the first unread message, if there is one: it is to be answered in the same session, and begins it.
+        """
+        waiting = snapshots.unread_messages(there)
+        number, at = (waiting[0].number, waiting[0].created_at) if waiting else (there.row.head + 1, now)
+        return number if sessions.is_session_over(there.record, self._shared.policy, at, number) else 0

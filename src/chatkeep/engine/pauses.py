@@ -22,7 +22,8 @@ from ..conversation.snapshots import Commit, Policy, Snapshot
 from ..conversation.state import StateCodec
 from ..drivers.base import Key, Row
 from ..errors import Corrupt, Unsupported
-from ..storage.store import Store, fresh_token
+from ..model import OffBy
+from ..storage.store import PAGE, Store, fresh_token
 
 log = logging.getLogger("chatkeep")
 
@@ -34,6 +35,8 @@ WAKING = "-"
 
 TAKEN_OVER_S = 15.0
 """A resumption that is not finished after so long is finished by others too."""
+CACHE = "!cache"
+"""Stands among what is paused while the shared cache is switched off: what all instances look at anyway."""
 
 
 class Pauses:
@@ -56,6 +59,45 @@ class Pauses:
     def covers(self, key: Key) -> bool:
         """Tell whether the tenant of *key*, or everything, is paused."""
         return bool(self._paused) and not self._paused.isdisjoint((EVERYWHERE, _scope(key.tenant)))
+
+    def find_reasons(self, key: Key, paused: bool) -> list[OffBy]:
+        """Tell what silences the bot in a conversation that is itself *paused*, or not: it, its tenant, everything."""
+        found: list[OffBy] = ["conversation"] if paused else []
+        if self._paused:
+            found += ["tenant"] if _scope(key.tenant) in self._paused else []
+            found += ["everywhere"] if EVERYWHERE in self._paused else []
+        return found
+
+    @property
+    def scopes(self) -> list[str | None]:
+        """The tenants that are paused as a whole; None among them: everything is."""
+        return [_tenant(scope) for scope in sorted(self._paused - {CACHE})]
+
+    @property
+    def cache_is_off(self) -> bool:
+        """Whether the shared cache is switched off on all instances."""
+        return CACHE in self._paused
+
+    async def page(
+        self, tenant: str | None, *, after: Key | None, limit: int, rows_most: int
+    ) -> tuple[list[Key], Key | None]:
+        """Give conversations of a tenant that are paused themselves, from behind *after* on, having looked at *rows_most* at most.
+
+        With the key to go on behind; None at the end.
+        """
+        found: list[Key] = []
+        last = None if after is None else Row(key=after, revision="", incarnation="")
+        while rows_most > 0:
+            rows = await self._store.rows("key", tenant=tenant, after=last, limit=min(PAGE, rows_most))
+            for row in rows:
+                if not row.key.tenant.startswith(RESERVED) and _is_paused(row):
+                    found.append(row.key)
+                    if len(found) >= limit:
+                        return found, row.key
+            if len(rows) < min(PAGE, rows_most):
+                return found, None
+            rows_most, last = rows_most - len(rows), rows[-1]
+        return found, None if last is None else last.key
 
     async def is_still_paused(self, snapshot: Snapshot) -> bool:
         """Tell whether the bot is silent there, by what the store says now."""
@@ -82,7 +124,9 @@ class Pauses:
         self._known = found.row.incarnation, found.row.head
         said = STATES.decode(PAUSES, found.record.state, 1)
         before, self._paused = self._paused, frozenset(scope for scope in said if not scope.startswith(WAKING))
-        self._lifted |= before - self._paused
+        self._lifted |= before - self._paused - {CACHE}
+        if self._store.shared is not None and CACHE in before ^ self._paused:
+            self._store.shared.on = not self.cache_is_off
         now = time.monotonic()
         self._unfinished = {one: self._unfinished.get(one, now) for one in said if one.startswith(WAKING)}
 
@@ -125,6 +169,10 @@ class Pauses:
                 awake(key)
 
         await self._for_each(tenant, housekeeping.may_rest, wake_one)
+
+    async def switch_cache(self, on: bool) -> None:
+        """Switch the shared cache off, or on again, on all instances: the others notice when they look."""
+        await self._put({CACHE: not on})
 
     async def pause_one(self, key: Key) -> None:
         """Silence the bot in one conversation."""
@@ -206,3 +254,10 @@ def _scope(tenant: str | None) -> str:
 
 def _tenant(scope: str) -> str | None:
     return None if scope == EVERYWHERE else scope[1:]
+
+
+def _is_paused(row: Row) -> bool:
+    try:
+        return record_from(row.key, row.body).paused
+    except (Corrupt, Unsupported):  # the list of conversations shows it, with the fault
+        return False

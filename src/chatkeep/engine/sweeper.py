@@ -1,4 +1,4 @@
-"""Finds what a crash, a failure or time has left: through the index of what is due, now and then, and when others tell of work.
+"""Looks after the store, now and then, and when others tell of work: for what is due, the journal, and what is paused.
 
 Has workers started; knows nothing of what they do, or of how messages come in.
 """
@@ -19,6 +19,7 @@ from ..conversation.snapshots import Commit, Snapshot
 from ..drivers.base import Key, Row
 from ..errors import Corrupt, Misconfigured, StoreError, Unsupported
 from ..settings import seconds
+from .backlog import Backlog
 from .journal import Journal
 from .lease_keeper import LeaseKeeper
 from .pauses import PAUSES, Pauses
@@ -28,9 +29,8 @@ from .workers import Workers
 
 log = logging.getLogger("chatkeep")
 
-SWEEP_PAGE = 100
-ORPHANS_S = 5.0
 SPREAD_S = 0.02
+SWEEP_PAGE = 100
 OTHERS_S = 10.0  # so often a process without a handler looks for what is over
 
 
@@ -54,16 +54,17 @@ class Sweeper:
         self._store = shared.store
         self._workers = workers
         self._turns = turns
-        self._leases = leases
         self._pauses = pauses
         self._journal = journal
         self._open_store = open_store
         self._poll_s = seconds(shared.settings.poll)
-        self._work_waits = asyncio.Event()
-        self._look_for_orphans_at = 0.0
+        self._backlog = Backlog(shared, workers=workers, leases=leases, go_on=self._go_on)
+        self._wake = asyncio.Event()
+        self._told = False  # somebody tells that there is work
+
         self._look_for_others_at = 0.0
-        self._scheduled = False
-        self._schedule_after: Row | None = None
+        self._unscheduled: Row | bool = False
+        """Up to which row what was written before the settings is scheduled; True: nothing yet, False: all."""
 
     @property
     def _ends(self) -> bool:
@@ -73,8 +74,9 @@ class Sweeper:
 
     def start(self) -> None:
         """Start sweeping, in the loop of now."""
-        self._work_waits = asyncio.Event()  # the last one belongs to the loop of the last opening
-        self._scheduled, self._schedule_after = not self._ends, None
+        self._wake = asyncio.Event()  # the last one belongs to the loop of the last opening
+        self._backlog.restart()
+        self._unscheduled = self._ends
         if self._turns.handler is not None or self._journal is not None or self._ends:
             self.task = asyncio.create_task(self._sweep_for_ever(), name="chatkeep sweep")
 
@@ -87,25 +89,23 @@ class Sweeper:
 
     def hear_of_work(self) -> None:
         """Sweep at once: somebody tells that there is work."""
-        self._work_waits.set()
+        self._told = True
+        self._wake.set()
+
+    def _go_on(self) -> None:
+        self._wake.set()
 
     async def _sweep_for_ever(self) -> None:
-        trouble = ""
+        trouble, beat_at, loop = "", 0.0, asyncio.get_running_loop()
         while True:
-            self._work_waits.clear()
+            self._wake.clear()
             try:
-                if self._shared.unopened:
-                    await self._open_store()
-                if self._journal is not None:
-                    await self._journal.hand_over()
+                if self._told or loop.time() >= beat_at:
+                    # With jitter, so that instances do not all ask at once, on the clock's beat or when they hear of work.
+                    self._told, beat_at = False, loop.time() + self._poll_s * random.uniform(0.8, 1.2)
+                    await self._beat()
                 if self._turns.handler is not None:
-                    await self.sweep()
-                elif self._ends:
-                    await self._sweep_for_others()
-                if not self._scheduled:
-                    await self._schedule()
-                await self.look_at_pauses()
-                self._shared.statistics.rolled_back = self._store.rolled_back
+                    await self._backlog.work_off()
                 trouble = ""
             except (StoreError, Misconfigured) as fault:
                 if not trouble:  # once, and not at every beat until it is over
@@ -113,35 +113,25 @@ class Sweeper:
                 trouble = str(fault)
             except Exception:  # it must go on, whatever it was: nobody else finds what a crash has left
                 log.exception("The sweep failed, and will look again.")
-            # With jitter, so that instances do not all ask at once, on the clock's beat or when they hear of work.
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._poll_s * random.uniform(0.8, 1.2)):
-                    await self._work_waits.wait()
+                async with asyncio.timeout_at(beat_at):
+                    await self._wake.wait()
+            if self._told:
                 await asyncio.sleep(random.uniform(0.0, SPREAD_S))
 
-    async def sweep(self) -> int:
-        """Start work on conversations that are due, a bounded number at a time; tell how many."""
-        started, after, now = 0, None, self._shared.clock()
-        until, workers = now, self._workers
-        if self._leases.lost or now >= self._look_for_orphans_at:
-            # A lease hides its conversation until it runs out; those of a process that died on this host need not wait.
-            until += self._shared.policy.lease_s
-            self._leases.lost, self._look_for_orphans_at = False, now + ORPHANS_S
-        room = self._shared.settings.concurrency * 2
-        while workers.busy < room:
-            rows = await self._store.rows("due", until=until, after=after, limit=SWEEP_PAGE)
-            for row in rows:
-                due = (row.wake or 0.0) <= now or (
-                    row.lease and (row.due_at or 0.0) <= now and self._leases.is_orphaned(row.lease)
-                )
-                put_off = workers.is_put_off(row.key, now) or workers.loop.is_left_alone(row, now) or row.key == PAUSES
-                if due and not put_off and row.key not in workers.by_key and workers.busy < room:
-                    workers.start(workers.register(row.key))
-                    started += 1
-            if len(rows) < SWEEP_PAGE:
-                break
-            after = rows[-1]
-        return started
+    async def _beat(self) -> None:
+        """Do what is done once a poll."""
+        if self._shared.unopened:
+            await self._open_store()
+        if self._journal is not None:
+            await self._journal.hand_over()
+        self._backlog.look_again()
+        await self.look_at_pauses()
+        if self._turns.handler is None and self._ends:
+            await self._sweep_for_others()
+        if self._unscheduled:
+            await self._schedule(self._unscheduled)
+        self._shared.statistics.rolled_back = self._store.rolled_back
 
     async def _sweep_for_others(self) -> None:
         """End what is over, where there is no handler here; what is unread is left to those who have one."""
@@ -159,15 +149,14 @@ class Sweeper:
                 return
             after = rows[-1]
 
-    async def _schedule(self) -> None:
+    async def _schedule(self, after: Row | bool) -> None:
         """Go through a page of the store for what was last written before the settings asked for its end; once, page by page."""
-        rows = await self._store.rows("key", after=self._schedule_after, limit=SWEEP_PAGE)
+        rows = await self._store.rows("key", after=None if isinstance(after, bool) else after, limit=SWEEP_PAGE)
         for row in rows:
             if row.due_at is None and not row.key.tenant.startswith(RESERVED):
                 with suppress(Corrupt, Unsupported):
                     await self._schedule_one(row.key)
-        self._scheduled = len(rows) < SWEEP_PAGE
-        self._schedule_after = rows[-1] if rows else None
+        self._unscheduled = rows[-1] if len(rows) == SWEEP_PAGE else False
 
     async def _schedule_one(self, key: Key) -> None:
         snapshot, now = await self._store.reload(key), self._shared.clock()

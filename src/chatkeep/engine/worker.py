@@ -374,9 +374,9 @@ class WorkLoop:
 
                 def decide(there: Snapshot) -> Commit | None:
                     # (Whoever has lost the lease was taken for dead: somebody else runs this turn, and will say what it does.)
-                    if there.row.lease != worker.lease or not turns.has_same_input(started, there):
+                    if there.row.lease != worker.lease:
                         return None
-                    return self._turns.finish(there, tried, answer, lease=worker.lease)
+                    return self._turns.finish(started, there, tried, answer, lease=worker.lease)
 
                 try:
                     # (The lease may have been renewed meanwhile.)
@@ -491,6 +491,8 @@ class WorkLoop:
         def decide(there: Snapshot) -> Commit | None:
             if there.row.head != row.head or snapshots.unread_messages(there):
                 return None
+            if there.row.due_at is None or there.row.due_at > now:
+                return None  # another instance was quicker
             if paused and there.row.revision != row.revision:
                 return None  # a resume, perhaps: it is looked at again
             if there.row.lease and there.row.leased_until > now and not self._leases.is_orphaned(there.row.lease):

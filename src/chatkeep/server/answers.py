@@ -10,7 +10,7 @@ from msgspec import UNSET, Struct, UnsetType
 from .. import model
 from ..auth.credentials import Holder, Listed
 from ..conversation.outbox import Delivery
-from ..model import Content, Status
+from ..model import Content, OffBy, Status
 from .access import Principal
 from .telemetry import TRACEPARENT
 
@@ -63,6 +63,27 @@ class BotStatus(Struct, frozen=True):
     paused: bool
 
 
+class TenantBotStatus(Struct, kw_only=True):
+    """Whether the bot is silent in a tenant, and because what is paused. *tenants*: all that are, for keys that may know it."""
+
+    paused: bool
+    off_by: list[Literal["tenant", "everywhere"]]
+    tenants: list[str] | UnsetType = UNSET
+
+
+class Paused(Struct, frozen=True, omit_defaults=True):
+    """Conversations that are paused themselves. *next*: there may be more, behind this one."""
+
+    conversations: list[str]
+    next: str | None = None
+
+
+class CacheStatus(Struct, frozen=True):
+    """Whether the shared cache is in use."""
+
+    on: bool
+
+
 class Deliveries(Struct, frozen=True):
     """How the sending of each reply stands, oldest first."""
 
@@ -90,6 +111,7 @@ class Conversation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     head: int
     unread: int
     paused: bool
+    off_by: list[OffBy]
     dead: list[int]
     updated_at: float
     messages: list[Message]
@@ -106,6 +128,7 @@ class Summary(Struct, frozen=True, kw_only=True, omit_defaults=True):
     head: int
     unread: int
     paused: bool
+    off_by: list[OffBy] = []
     dead: list[int]
     updated_at: float
     fault: str = ""
@@ -254,6 +277,7 @@ def conversation(found: model.Conversation[Any], messages: list[model.Message], 
         head=found.head,
         unread=found.unread,
         paused=found.paused,
+        off_by=found.off_by,
         dead=found.dead,
         updated_at=found.updated_at,
         messages=[message(shown) for shown in messages],

@@ -40,12 +40,12 @@ TOKENS_MOST = 20_000
 LARGE = 128 * 1024
 """A body of more bytes is decoded in a thread, so that nobody else waits for it."""
 
-TEXTS = ("owner", "behind")
-"""Parameters that are text; all others are whole numbers."""
-
 PAGE_MOST = 500
 NEWEST = 2**53
 """Above every number of a log, and the largest that every JSON reader keeps exact."""
+
+TEXTS: tuple[str, ...] = ("owner", "behind", "conversation")
+"""Parameters that are text; all others are whole numbers."""
 
 Number = Annotated[int, Meta(ge=0, le=NEWEST)]
 Limit = Annotated[int, Meta(ge=1, le=PAGE_MOST)]
@@ -174,7 +174,7 @@ def query(request: Request, kind: type[T]) -> T:
         if len(dict(given)) < len(given):
             raise ValueError("a parameter is given twice")
         plain = {name: value if name in TEXTS else whole(value) for name, value in given}
-        msgspec.json.encode(plain)  # an owner that is half a character cannot be
+        msgspec.json.encode(plain)  # a name that is half a character cannot be
         return msgspec.convert(plain, kind)
     except ValueError as fault:
         known = ", ".join(kind.__struct_fields__)
