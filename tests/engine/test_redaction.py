@@ -9,7 +9,7 @@ import pytest
 
 from chatkeep import Chatkeep, Corrupt, HandlerFailed, Message, Redacted, Turn, UsageError
 from chatkeep.conversation.outbox import Sent
-from chatkeep.drivers.base import Key
+from chatkeep.drivers.base import Entries, Key, Read, Write
 
 from ..support.stores import FAST
 from ..support.waiting import until
@@ -40,8 +40,8 @@ class Bot:
 async def stored(keep: Any, key: Key = ADA) -> bytes:
     """Everything that the store holds of a conversation, without compression."""
     driver = keep._engine.store.driver
-    row, _ = await driver.read(key, tail=0)
-    entries = await driver.entries(key, after=0, limit=500)
+    row, _ = await driver.read(Read(key, 0))
+    entries = await driver.entries(Entries(key, after=0, limit=500))
     return bytes(row.body) + b"".join(entry.body for entry in entries)
 
 
@@ -288,10 +288,10 @@ async def test_empty_entries_where_nothing_was_redacted_are_damage(opened: Any) 
     keep = await opened(Bot())
     await keep.receive("ada", "hello")
     driver = keep._engine.store.driver
-    row, _ = await driver.read(ADA, tail=0)
+    row, _ = await driver.read(Read(ADA, 0))
     from msgspec import structs
 
-    await driver.write(structs.replace(row, revision="damaged"), replaces=row.revision, blank=[1])
+    await driver.write(Write(structs.replace(row, revision="damaged"), row.revision, blank=[1]))
     with pytest.raises(Corrupt):
         await keep.conversation("ada")
 
