@@ -141,6 +141,8 @@ def is_same_turn(before: Snapshot, now: Snapshot, first: Message, *, opens: bool
     *first* is not in the log yet, nothing but notes may have come into it.
     """
     a, b = before.record, now.record
+    if a.redactions != b.redactions:
+        return False  # the handler has seen what nobody is to see any more
     cursor, came = b.cursor, messages_after(now, before.row.head)
     if first.number > before.row.head and now.row.head == cursor and all(message.role == "system" for message in came):
         cursor = a.cursor
