@@ -26,6 +26,8 @@ export interface Message {
   readonly created_at?: number;
   /** The first and the last message that this one answers, by their numbers. */
   readonly reply_from?: number;
+  /** What it said was removed for good. */
+  readonly redacted?: boolean;
   readonly reply_to?: number;
   readonly metadata?: { [name: string]: Json };
 }

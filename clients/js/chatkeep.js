@@ -717,6 +717,7 @@ export class Chat extends EventTarget {
     else if (event === "piece") this.#takePiece(data);
     else if (event === "typing") this.#takeTyping(data.on);
     else if (event === "state") this.#takeState(data.state);
+    else if (event === "redacted") this.#takeRedacted(data.number);
     else if (event === "link") this.#takeLink(data);
     else if (event === "conversation") {
       const fresh = data.id !== this.#me.id;
@@ -740,6 +741,13 @@ export class Chat extends EventTarget {
     const arrived = new Set(messages.map((message) => message.id));
     if (this.#reign && this.#queue.some((item) => arrived.has(item.id)))
       this.#edit((items, store) => items.filter((item) => arrived.has(item.id)).forEach((item) => store.delete(item.n)));
+    this.#later("keep", 500, () => this.#reign && this.#shelf.see(this.#place, this.#summary()));
+  }
+
+  // What a message said is removed for good: also from what this browser keeps.
+  #takeRedacted(number) {
+    for (const [key, { id, role, created_at, ...message }] of this.#log)
+      if (message.number === number) this.#log.set(key, { id, number, role, created_at, content: "", redacted: true });
     this.#later("keep", 500, () => this.#reign && this.#shelf.see(this.#place, this.#summary()));
   }
 

@@ -40,6 +40,7 @@ class _BlockingSurface(Generic[State]):
     change = blocking(Surface.change)
     clear = blocking(Surface.clear)
     erase = blocking(Surface.erase)
+    redact = blocking(Surface.redact)
     dead_letters = blocking(Surface.dead_letters)
     replay = blocking(Surface.replay)
     dismiss = blocking(Surface.dismiss)

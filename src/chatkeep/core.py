@@ -95,6 +95,10 @@ class Core(Generic[State]):
         """
         return Watch(self._engine.live, key_for(tenant, conversation), after)
 
+    async def create_for_visitor(self, tenant: str, conversation: str) -> None:
+        """Creates a conversation for somebody whom nobody knows; see the setting `forget_visitors`."""
+        await self._opened.changes.create(key_for(tenant, conversation), owner="", visitor=True)
+
     async def exists(self, tenant: str, conversation: str) -> bool:
         """Whether there is such a conversation; asks the store unless it was seen lately."""
         key, store = key_for(tenant, conversation), self._opened.store

@@ -36,6 +36,7 @@ class Message(Struct, frozen=True, kw_only=True, gc=False):
     recorded. content: text, or a list of JSON parts such as {"type": "image", "url": "..."}; attachments are referred
     to, not held. created_at: seconds since 1970, UTC. reply_to: number of the last message it answers; reply_from: of
     the first. channel: the name of the channel that it came in through and that its replies go out through, such as "whatsapp".
+    redacted: what it said was removed for good; number, id and role are left, and the time of the message before it.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Message(Struct, frozen=True, kw_only=True, gc=False):
     reply_from: int | None = None
     metadata: dict[str, Any] = {}
     channel: str = ""
+    redacted: bool = False
 
     @property
     def text(self) -> str:
@@ -144,8 +146,14 @@ class StateChanged(Struct, frozen=True):
     state: Raw
 
 
+class Redacted(Struct, frozen=True):
+    """What message *number* said was removed for good."""
+
+    number: int
+
+
 class Erased(Struct, frozen=True):
     """The conversation was erased; nothing comes after this."""
 
 
-Event = Message | StateChanged | Typing | Delta | Erased
+Event = Message | StateChanged | Typing | Delta | Redacted | Erased

@@ -135,9 +135,11 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     session_ttl: idle time after which a conversation starts fresh (None: never; "0s": each message is a session of
     its own). retention: how long log entries are kept (None: for ever); looked after when a conversation is used or
-    due, so not where nobody has been since it was set. history, history_bytes: at most so many earlier messages are in a
-    turn, of so many bytes together (None: any); they begin with the first message of a turn. overlap: what happens to
-    messages that come while a turn runs, or shortly one after another:
+    due; where nobody has been since it was set, within the first hours. forget_after: a conversation in which nothing has
+    happened for so long is erased, with its credentials (None: never); never one with unread messages, reminders or replies
+    that wait. forget_visitors: the same for conversations of visitors whom nobody knows: their token is over by then.
+    history, history_bytes: at most so many earlier messages are in a turn, of so many bytes together (None: any); they begin
+    with the first message of a turn. overlap: what happens to messages that come while a turn runs, or shortly one after another:
         queue     each gets a turn of its own, in order
         burst     the first is answered at once; what comes meanwhile is answered together in the next turn
         debounce  waits until the user has been quiet for `quiet`, at most `max_wait`, then answers all together
@@ -168,6 +170,8 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     session_ttl: Duration | None = None
     retention: Duration | None = None
+    forget_after: Duration | None = None
+    forget_visitors: Duration | None = "30d"
     history: int = 20
     history_bytes: int | None = None
     overlap: Overlap = "queue"
@@ -206,6 +210,8 @@ class Settings(Struct, frozen=True, kw_only=True):
             max_wait_s=seconds(self.max_wait),
             session_ttl_s=None if self.session_ttl is None else seconds(self.session_ttl),
             retention_s=None if self.retention is None else seconds(self.retention),
+            forget_after_s=None if self.forget_after is None else seconds(self.forget_after),
+            forget_visitors_s=None if self.forget_visitors is None else seconds(self.forget_visitors),
             history=self.history,
             history_bytes=self.history_bytes,
             retry_for_s=seconds(self.retry_for),
@@ -220,6 +226,8 @@ class Options(TypedDict, total=False):
 
     session_ttl: Duration | None
     retention: Duration | None
+    forget_after: Duration | None
+    forget_visitors: Duration | None
     history: int
     history_bytes: int | None
     overlap: Overlap
@@ -259,12 +267,14 @@ LEAST = {
     "message_limit": 1,
     "state_limit": 2,
 }
-OPTIONAL = ("session_ttl", "retention", "history_bytes", "attempts")
+OPTIONAL = ("session_ttl", "retention", "forget_after", "forget_visitors", "history_bytes", "attempts")
 """Settings that may be None."""
 
 DURATIONS = (
     "session_ttl",
     "retention",
+    "forget_after",
+    "forget_visitors",
     "quiet",
     "max_wait",
     "turn_timeout",
@@ -275,7 +285,7 @@ DURATIONS = (
     "quick",
     "store_timeout",
 )
-NEVER_ZERO = ("retention", "turn_timeout", "poll", "max_wait")
+NEVER_ZERO = ("retention", "forget_after", "forget_visitors", "turn_timeout", "poll", "max_wait")
 CHOICES = {
     "overlap": get_args(Overlap),
     "on_outage": get_args(OnOutage),
@@ -287,6 +297,8 @@ CHOICES = {
 PLAUSIBLE: dict[str, tuple[Duration, Duration]] = {
     "session_ttl": ("1m", "400d"),
     "retention": ("1h", "4000d"),
+    "forget_after": ("1d", "4000d"),
+    "forget_visitors": ("1d", "4000d"),
     "quiet": ("100ms", "1m"),
     "max_wait": ("500ms", "10m"),
     "turn_timeout": ("1s", "1h"),

@@ -289,6 +289,23 @@ class Surface(Generic[State]):
         """
         await self._opened.changes.erase(self._key(conversation))
 
+    async def redact(self, conversation: str, number: int) -> None:
+        """
+        Removes what one message says, such as a card number. There is no way back.
+
+        Its number, id and role stay, so nothing is renumbered and a redelivery is still known; it is shown as `redacted`, and is
+        in no turn's history any more. (A turn that has begun before is thrown away and runs again.) What quotes it goes too: its
+        replays, the reasons why it was set aside or not delivered, and, in results of steps and in reminders, its whole text.
+        One that waits for an answer is passed over, and a reply that was not sent yet is not sent. Other messages, and the
+        state, stay as they are: replies may repeat it.
+
+        Raises `UsageError` when there is no such message. Twice is fine.
+        """
+        if not await self._opened.changes.redact(self._key(conversation), number):
+            raise UsageError(
+                f"{conversation}: there is no message {number} in its log; nothing was redacted. The history has the numbers."
+            )
+
     async def dead_letters(
         self, conversation: str | None = None, *, after: str = "", limit: int = LETTERS
     ) -> list[DeadLetter]:
@@ -318,10 +335,10 @@ class Surface(Generic[State]):
         key, store = self._key(conversation), self._opened.store
         id = await read_replays(store, key, number)
         there = [] if id is None else [m async for m in self.history(conversation, after=number - 1, limit=1)]
-        if id is None or not there or there[0].number != number:
+        if id is None or not there or there[0].number != number or there[0].redacted:
             raise UsageError(
-                f"{conversation}: message {number} was not set aside, or has left the log; nothing was done. Only "
-                "what was set aside can be replayed."
+                f"{conversation}: message {number} was not set aside, or was redacted, or has left the log; nothing was done. "
+                "Only what was set aside can be replayed."
             )
         return await self._opened.intake.accept(
             key,

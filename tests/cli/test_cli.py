@@ -268,6 +268,24 @@ def test_dead_letters_of_a_store_are_listed_and_dismissed(store: Path) -> None:
     assert (0, "Nothing was set aside.\n") == (dismissed[0], after[1])
 
 
+def test_redacting_asks_first_and_is_shown(store: Path) -> None:
+    """In the history and in the export; what is not there is refused."""
+
+    def ran(*arguments: str) -> tuple[int, str, str]:
+        return chatkeep(*arguments, folder=store.parent)
+
+    unasked, wrong = ran("redact", "chat.db", "bob", "1"), ran("redact", "chat.db", "bob", "99", "--yes")
+    done = ran("redact", "chat.db", "bob", "1", "--yes")
+    history, export = ran("history", "chat.db", "bob"), ran("history", "chat.db", "bob", "--json")
+
+    assert (1, 2) == (unasked[0], wrong[0])
+    assert "no message 99" in wrong[2]
+    assert (0, "Message 1 is redacted.\n") == done[:2]
+    assert "[redacted]" in history[1].splitlines()[0]
+    assert "bomb" not in history[1] + export[1]
+    assert [True] == [line["redacted"] for line in map(json.loads, export[1].splitlines()) if line["number"] == 1]
+
+
 def test_erasing_asks_first(store: Path) -> None:
     """No answer or no: nothing is gone. --yes: everything is."""
     asked = chatkeep("erase", "chat.db", "eve", folder=store.parent)

@@ -55,6 +55,7 @@ MATRIX = {
     "PUT /v1/cache": AccessPolicy(service=True),
     f"GET {ID}/deliveries": AccessPolicy(service=True),
     f"POST {ID}/deliveries/{{number}}": AccessPolicy(service=True),
+    f"DELETE {ID}/messages/{{number}}": AccessPolicy(service=True),
     "GET /v1/dead-letters": AccessPolicy(service=True),
     f"GET {ID}/dead-letters": AccessPolicy(service=True),
     f"POST {ID}/dead-letters/{{number}}": AccessPolicy(service=True),

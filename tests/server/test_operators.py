@@ -1,12 +1,14 @@
-"""What operators do over HTTP, beside what a platform's webhooks show: dead letters."""
+"""What operators do over HTTP, beside what a platform's webhooks show: dead letters, redactions."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from chatkeep import Chatkeep, Turn
+from chatkeep.app import core_of
+from chatkeep.server.events import written
 
-from ..support.serving import served
+from ..support.serving import Client, served
 from ..support.stores import FAST
 from ..support.waiting import until
 
@@ -58,3 +60,37 @@ async def test_dead_letters_are_listed_replayed_and_dismissed() -> None:
     assert (201, 200, "answered") == (handed_in.status, again.status, again.json["status"])
     assert ([204, 204], [400, 404, 400] * 2) == (dismissed, wrong)
     assert ["eve"] == [m["conversation"] for m in left["dead_letters"]]
+
+
+async def test_a_message_is_redacted_for_everybody() -> None:
+    """Shown so in the page and the conversation, told to streams; a redelivery gets the recorded replies, and only an operator may."""
+    keep: Chatkeep[Any] = Chatkeep("memory://", **FAST)
+
+    @keep.on_message
+    async def bot(turn: Turn[Any]) -> str:
+        return "thanks"
+
+    async with served(keep) as client:
+        first = await client.post("ada", {"content": "4111 1111", "id": "m1", "metadata": {"card": "4111 1111"}})
+        token = (await client.ask("POST", at("ada", "tokens"), b'{"scopes":["read","erase"]}')).json["token"]
+        refused = await Client(client.port, token).ask("DELETE", at("ada", "messages/1"))
+        done = [(await client.ask("DELETE", at("ada", "messages/1"))).status for _ in range(2)]
+        wrong = [(await client.ask("DELETE", at("ada", f"messages/{number}"))).status for number in ("x", "99")]
+        page = (await client.ask("GET", at("ada", "messages"))).json["messages"]
+        shown = (await client.ask("GET", "/v1/conversations/ada")).json["messages"]
+        again = await client.post("ada", {"content": "4111 1111", "id": "m1"})
+        watch = core_of(keep).watch("", "ada", after=0)
+        async with watch:
+            told = b"".join(written(await watch.next(1.0) or [], None))
+
+    assert (403, [204, 204], [404, 400]) == (refused.status, done, wrong)
+    assert page == shown
+    assert ({"id", "number", "role", "content", "created_at", "redacted"}, "", True) == (
+        set(page[0]),
+        page[0]["content"],
+        page[0]["redacted"],
+    )
+    assert "redacted" not in page[1]
+    assert (200, first.json["replies"]) == (again.status, again.json["replies"])
+    assert b'event: redacted\ndata: {"number":1}\n\n' in told
+    assert b"4111" not in told

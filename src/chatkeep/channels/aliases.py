@@ -87,4 +87,5 @@ class Aliases:
         def edit(there: Alias | None) -> Alias:
             return structs.replace(alias, person=alias.person or (there.person if there is not None else ""))
 
-        await self._records.change(mark_of(Key(tenant, name)), edit)
+        owner = mark_of(Key(tenant, alias.conversation))  # it goes when the conversation is erased
+        await self._records.change(mark_of(Key(tenant, name)), edit, owner=owner)

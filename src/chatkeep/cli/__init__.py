@@ -65,6 +65,7 @@ for command in (
     conversations.show,
     conversations.history,
     conversations.erase,
+    conversations.redact,
     conversations.clear,
     conversations.dead,
     conversations.replay,

@@ -143,6 +143,34 @@ def erase(store: str, conversation: str, tenant: str, yes: bool) -> None:
 @click.command(cls=StoreCommand)
 @store_argument
 @conversation_argument
+@click.argument("number", type=click.IntRange(1), metavar="NUMBER")
+@tenant_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def redact(store: str, conversation: str, number: int, tenant: str, yes: bool) -> None:
+    """Removes what one message says, such as a card number. There is no way back.
+
+    Its number and id stay, so that it is still known when it comes again. `chatkeep history` has the numbers.
+
+    \b
+    Example:
+      chatkeep redact chat.db ada 17
+    """
+
+    async def work(of: Tenant[Any]) -> None:
+        await found_in(of, conversation, store)
+        if not yes:
+            click.confirm(
+                f"Remove what message {number} of {plain(conversation, line=True)} says, for ever?", abort=True
+            )
+        await of.redact(conversation, number)
+        click.echo(f"Message {number} is redacted.")
+
+    look(store, tenant, work)
+
+
+@click.command(cls=StoreCommand)
+@store_argument
+@conversation_argument
 @click.option("--slot", metavar="NAME", help="Only this slot of the state.")
 @tenant_option
 @click.option("--yes", is_flag=True, help="Do not ask.")

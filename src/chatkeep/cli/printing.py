@@ -75,7 +75,7 @@ def sent(sending: Delivery) -> None:
 
 def logged(message: Message) -> None:
     """Prints a log entry with its number."""
-    text = plain(message.text) or plain(str(message.metadata), line=True)
+    text = "[redacted]" if message.redacted else plain(message.text) or plain(str(message.metadata), line=True)
     reason = f"  [{plain(message.metadata['reason'], line=True)}]" if "reason" in message.metadata else ""
     text = text.replace("\n", "\n" + " " * 12)
     click.echo(f"{message.number:>6}  {when(message.created_at)}  {message.role:<9}  {text}{reason}")

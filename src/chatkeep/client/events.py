@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from msgspec import Struct
 
 from ..errors import ChatkeepError
-from ..model import Delta, Message, Typing
+from ..model import Delta, Message, Redacted, Typing
 from .link import LONGEST_ANSWER, Link, TemporaryFailure, decoded, pause
 
 log = logging.getLogger("chatkeep.client")
@@ -39,9 +39,15 @@ class Ended(Struct, frozen=True, kw_only=True):
     reason: Literal["revoked", "erased"]
 
 
-Event = MessageEvent | StateEvent | Typing | Delta | Ended
+Event = MessageEvent | StateEvent | Typing | Delta | Redacted | Ended
 
-KINDS: dict[str, type[Any]] = {"message": Message, "state": StateEvent, "typing": Typing, "piece": Delta}
+KINDS: dict[str, type[Any]] = {
+    "message": Message,
+    "state": StateEvent,
+    "typing": Typing,
+    "piece": Delta,
+    "redacted": Redacted,
+}
 
 
 class StreamEnd(Struct):

@@ -11,6 +11,7 @@ else.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -20,6 +21,7 @@ from msgspec import Raw, Struct, structs
 from ..drivers.base import Entry, Key
 from ..errors import BadMessage, Corrupt, TooLarge, Unsupported
 from ..model import Content, Message, Role
+from .keys import RESERVED
 from .record import FORMAT, OutboxState, Record, Reminder
 from .shapes import Unfit, encoded, repaired
 
@@ -115,8 +117,25 @@ def _check_reply(key: Key, content: Content, limit: int) -> None:
     entry_for(key, content, id="", role="assistant", created_at=1e10, limit=limit, reply_to=10**9, reply_from=10**9 - 1)
 
 
+def messages_from(key: Key, incarnation: str, entries: Sequence[Entry]) -> list[Message]:
+    """The messages in log entries, oldest first; a redacted one, which has no time any more, has that of the one before it.
+    Raises `Corrupt`."""
+    found = [message_from(key, incarnation, entry) for entry in entries]
+    if all([entry.body for entry in entries]):
+        return found
+    at = next((message.created_at for message in found if not message.redacted), 0.0)
+    for place, message in enumerate(found):
+        if message.redacted:
+            found[place] = structs.replace(message, created_at=at)
+        else:
+            at = message.created_at
+    return found
+
+
 def message_from(key: Key, incarnation: str, entry: Entry) -> Message:
     """The message in a log entry. Raises `Corrupt`."""
+    if not entry.body and entry.role in ROLES:
+        return _redacted(incarnation, entry)
     _check(key, entry.body, b'["', f"log entry {entry.number}")
     try:
         line = _decode_line(entry.body)
@@ -138,6 +157,26 @@ def message_from(key: Key, incarnation: str, entry: Entry) -> Message:
         reply_from=line.reply_from or reply_to,
         metadata=line.metadata,
         channel=line.channel,
+    )
+
+
+def _redacted(incarnation: str, entry: Entry) -> Message:
+    """What is left of a redacted entry. The note that a message was set aside still says so, by its id."""
+    number, metadata = 0, {}
+    if entry.role == LETTERS["system"]:
+        of = entry.id.rpartition(".")[2]
+        number = int(of) if entry.id.startswith(f"{RESERVED}dead:") and of.isdecimal() else 0
+        metadata = {"kind": "dead" if number else "blank"}
+    return Message(
+        id=entry.id or f"{incarnation}.{entry.number}",
+        number=entry.number,
+        role=ROLES[entry.role],
+        content="redacted" if number else "",
+        created_at=0.0,
+        reply_to=number or None,
+        reply_from=number or None,
+        metadata=metadata,
+        redacted=True,
     )
 
 

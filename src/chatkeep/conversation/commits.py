@@ -19,6 +19,9 @@ from .snapshots import (
     unread_messages,
 )
 
+CHANGES_KEPT = 8
+"""So many acts may come between one whose outcome is unknown and its second run."""
+
 
 def note_passed_over(first: int, last: int) -> Draft:
     """The note that the messages from *first* to *last* are kept but will not be answered."""
@@ -47,6 +50,18 @@ def commit_note(snapshot: Snapshot, record: Record, note: Draft, policy: Policy,
     return next_commit(snapshot, record, policy, at=at, lease=row.lease, until=row.leased_until, drafts=[note])
 
 
+def commit_change(snapshot: Snapshot, record: Record, token: str, policy: Policy, *, at: float) -> Commit | None:
+    """Changes the record outside a turn, as `commit_note`, without an entry: the record keeps the last such tokens. None where
+    an earlier run of the same act was written."""
+    row, changes = snapshot.row, snapshot.record.changes
+    if token in changes:
+        return None
+    record = structs.replace(record, changes=(*changes, token)[-CHANGES_KEPT:])
+    if not unread_messages(snapshot):
+        record = structs.replace(keep_outbound(snapshot, record), cursor=row.head)
+    return next_commit(snapshot, record, policy, at=at, lease=row.lease, until=row.leased_until)
+
+
 def next_commit(
     snapshot: Snapshot,
     record: Record,
@@ -65,7 +80,7 @@ def next_commit(
     else:
         if policy.retention_s is not None and not record.oldest_at:
             record = structs.replace(record, oldest_at=find_oldest(snapshot, record, drafts, at=at))
-        due_at = next_due(record, policy, head=head)
+        due_at = next_due(record, policy, head=head, touched=max(at, snapshot.row.updated_at))
         old = snapshot.row.due_at
         if old is not None and due_at is not None and at < old <= due_at:
             due_at = old  # early is allowed, late is not, and what stays the same costs no index write
@@ -95,9 +110,20 @@ def not_before(time: float, *, at: float) -> float:
     return AT_ONCE if time <= at else time
 
 
-def next_due(record: Record, policy: Policy, *, head: int) -> float | None:
-    """When an idle conversation has to be looked at: its session ends, or its oldest entries grow too old."""
+def forget_after(record: Record, policy: Policy) -> float | None:
+    """After how many seconds in which nothing happens a conversation is erased; None: never."""
+    if not record.visitor or policy.forget_visitors_s is None:
+        return policy.forget_after_s
+    return min(policy.forget_visitors_s, policy.forget_after_s or policy.forget_visitors_s)
+
+
+def next_due(record: Record, policy: Policy, *, head: int, touched: float) -> float | None:
+    """When an idle conversation has to be looked at: its session ends, its oldest entries grow too old, or nothing has happened
+    since it was *touched* for so long that it is erased."""
     dues = []
+    forgets = forget_after(record, policy)
+    if forgets is not None:
+        dues.append(touched + forgets)
     if policy.session_ttl_s is not None and record.state != NONE:
         dues.append(record.active_at + policy.session_ttl_s)
     if policy.retention_s is not None and head > record.dropped:

@@ -7,7 +7,7 @@ from msgspec import structs
 
 from ..drivers.base import AT_ONCE, Row
 from ..model import Message
-from .commits import next_commit, next_due, not_before
+from .commits import forget_after, next_commit, next_due, not_before
 from .leases import count_death
 from .record import NONE, Record
 from .reminders import ring_reminder
@@ -66,7 +66,9 @@ def do_housekeeping(
             due_at=AT_ONCE,
             drop=drop,
         )
-    due_at = next_due(structs.replace(record, reminders=later), policy, head=snapshot.row.head)
+    due_at = next_due(
+        structs.replace(record, reminders=later), policy, head=snapshot.row.head, touched=snapshot.row.updated_at
+    )
     if due_at is not None:
         due_at = max(due_at, at + LOOK_AGAIN_S)
     if waits and record.delivery is not None:
@@ -75,6 +77,26 @@ def do_housekeeping(
         send_at = not_before(record.delivery.at, at=at) if sends else at + max(PARKED_S, waited)
         due_at = send_at if due_at is None else min(due_at, send_at)
     return Commit(record=record, due_at=due_at, drop=drop, untouched=True)
+
+
+def is_forgotten(snapshot: Snapshot, policy: Policy, *, at: float) -> bool:
+    """Whether nothing has happened for so long that the conversation is to be erased: nobody waits for anything in it."""
+    record, forgets = snapshot.record, forget_after(snapshot.record, policy)
+    if forgets is None or at < snapshot.row.updated_at + forgets or record.reminders or unread_messages(snapshot):
+        return False
+    return not has_outbound(snapshot, keep_outbound(snapshot, record))
+
+
+def schedule(snapshot: Snapshot, policy: Policy, *, at: float) -> Commit | None:
+    """Makes due what was last written when the settings did not ask for it; None where it is due some time, or never."""
+    row = snapshot.row
+    if row.due_at is not None or row.lease is not None or unread_messages(snapshot):
+        return None
+    act = next_commit(snapshot, snapshot.record, policy, at=at)
+    forgets = forget_after(snapshot.record, policy)
+    if act.due_at is not None and forgets is not None:
+        act = structs.replace(act, due_at=min(act.due_at, max(row.updated_at + forgets, at)))
+    return None if act.due_at is None else structs.replace(act, untouched=True)
 
 
 def rest(snapshot: Snapshot, policy: Policy, *, at: float, sends: bool, died: bool = False) -> Commit | None:

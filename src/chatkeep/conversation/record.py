@@ -49,7 +49,9 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False, fo
     lease was taken to try it alone, with no other handler in that process. paused: the bot is silent here. dropped: entries up
     to this number are gone by retention. oldest_at: time of the first one left (0: not known). dead: numbers set aside. steps:
     results of what the turn of the first unread message has done so far, as JSON. reminders: what comes later. delivery: None
-    where replies go nowhere.
+    where replies go nowhere. changes: the last acts from outside that left no entry in the log, so that each knows itself again.
+    visitor: it is that of somebody whom nobody knows. redactions: how often something of the log was redacted; a snapshot of
+    before may hold what must be seen no more.
     unknown: members that a newer version has written and this one does not know, carried along; under the names of known ones,
     what a newer version has put behind their items.
     """
@@ -74,4 +76,7 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False, fo
     deaths: int = 0
     alone: bool = False
     failed_at: float = 0.0
+    redactions: int = 0
+    visitor: bool = False
+    changes: tuple[str, ...] = ()
     unknown: dict[str, Raw] = field(default={}, name="")

@@ -27,6 +27,8 @@ class Policy(Struct, frozen=True, kw_only=True):
     max_wait_s: float = 10.0
     session_ttl_s: float | None = None
     retention_s: float | None = None
+    forget_after_s: float | None = None
+    forget_visitors_s: float | None = None
     history: int = 20
     history_bytes: int | None = None
     retry_for_s: float = 600.0
@@ -65,7 +67,7 @@ class Draft(Struct, frozen=True, kw_only=True, gc=False):
 
 class Commit(Struct, frozen=True, kw_only=True, gc=False):
     """What to write: the next record, new entries, the lease to hold afterwards, when to look again, how much log to
-    drop. *untouched*: nobody did anything, so the time of the last change stays."""
+    drop, which entries lose what they say. *untouched*: nobody did anything, so the time of the last change stays."""
 
     record: Record
     drafts: tuple[Draft, ...] = ()
@@ -73,6 +75,7 @@ class Commit(Struct, frozen=True, kw_only=True, gc=False):
     leased_until: float = 0.0
     due_at: float | None = None
     drop: int = 0
+    blank: tuple[int, ...] = ()
     untouched: bool = False
 
 
@@ -127,7 +130,7 @@ def unread_messages(snapshot: Snapshot) -> list[Message]:
     cursor = snapshot.record.cursor
     if snapshot.row.head == cursor:
         return []
-    return [message for message in snapshot.messages if message.number > cursor and message.role in ASKING]
+    return [m for m in snapshot.messages if m.number > cursor and m.role in ASKING and not m.redacted]
 
 
 def is_plain(message: Message) -> bool:
@@ -135,6 +138,7 @@ def is_plain(message: Message) -> bool:
     return (
         type(message.content) is str
         and not message.metadata
+        and not message.redacted
         and message.role in TALK
         and (message.reply_to or message.number - 1) == message.number - 1
     )
@@ -179,7 +183,9 @@ def keep_outbound(snapshot: Snapshot, record: Record) -> Record:
 
 def is_outbound(message: Message | Draft) -> bool:
     """Whether a channel sends *message*; what was written in the platform's own inbox is there already."""
-    return message.role in OUTWARD and not message.metadata.get("sent")
+    if message.role not in OUTWARD or message.metadata.get("sent"):
+        return False
+    return isinstance(message, Draft) or not message.redacted
 
 
 def has_outbound(snapshot: Snapshot, record: Record, drafts: Sequence[Draft] = ()) -> bool:
@@ -219,6 +225,7 @@ def find_outcome(record: Record, number: int, found: list[Message]) -> Outcome |
     ]
     replies = [message for message in about if message.role == "assistant"]
     notes = {message.metadata.get("kind"): message.text for message in about if message.role == "system"}
+    notes.pop("redacted", None)  # which says nothing of what became of it
     if "dead" in notes:
         return Outcome("failed", replies, notes["dead"])
     return Outcome("answered", replies) if replies or not notes else Outcome("dropped")

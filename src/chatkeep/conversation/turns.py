@@ -78,7 +78,7 @@ def collect_history(snapshot: Snapshot, first: Message, policy: Policy) -> list[
     since, messages = snapshot.record.since, (*snapshot.messages, *snapshot.beyond)
     if first.number <= snapshot.row.head:
         messages = tuple([m for m in messages if m.number < first.number or m.role not in ASKING])
-    said = [message for message in messages if message.role in TALK and message.number >= since]
+    said = [m for m in messages if m.role in TALK and m.number >= since and not m.redacted]
     if any([message.reply_to and message.reply_to != message.number - 1 for message in said]):
         said.sort(key=lambda message: (message.reply_to or message.number, message.number))
     return fit_history(said, policy, cut=bool(messages) and messages[0].number > since)
@@ -142,6 +142,7 @@ def has_same_input(before: Snapshot, now: Snapshot) -> bool:
         before.row.incarnation == now.row.incarnation
         and before.row.head <= now.row.head
         and (a.cursor, a.session, a.schema, a.since, a.paused) == (b.cursor, b.session, b.schema, b.since, b.paused)
+        and a.redactions == b.redactions
         and a.state == b.state
     )
 
@@ -153,6 +154,8 @@ def is_same_turn(before: Snapshot, now: Snapshot, first: Message, *, opens: bool
     *first* is not in the log yet, nothing but notes may have come into it.
     """
     a, b = before.record, now.record
+    if a.redactions != b.redactions:
+        return False  # the handler has seen what nobody is to see any more
     cursor, came = b.cursor, messages_after(now, before.row.head)
     if first.number > before.row.head and now.row.head == cursor and all(message.role == "system" for message in came):
         cursor = a.cursor

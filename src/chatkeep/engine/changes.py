@@ -11,13 +11,15 @@ from typing import Generic
 
 from msgspec import Raw, structs
 
-from ..conversation import commits, dead_letters, sessions, snapshots
+from ..conversation import commits, dead_letters, redaction, sessions, snapshots
 from ..conversation.keys import message_id
 from ..conversation.record import NONE
 from ..conversation.snapshots import Commit, Snapshot
 from ..drivers.base import Key
+from ..errors import UsageError
 from ..model import Message, State
-from ..storage.store import fresh_token
+from ..storage.records import erase_belongings
+from ..storage.store import PAGE, fresh_token
 from .journal import Journal
 from .notifier import Notifier
 from .pauses import Pauses
@@ -54,8 +56,9 @@ class Changes(Generic[State]):
         self._sweeper = sweeper
         self._journal = journal
 
-    async def create(self, key: Key, *, owner: str) -> Snapshot:
-        """Create the conversation before anything is said in it; the one there is, if there is one."""
+    async def create(self, key: Key, *, owner: str, visitor: bool = False) -> Snapshot:
+        """Create the conversation before anything is said in it; the one there is, if there is one. *visitor*: nobody knows who
+        it is for."""
         self._shared.refuse_closed(key)
         note = commits.make_note("begun", fresh_token())
 
@@ -63,7 +66,13 @@ class Changes(Generic[State]):
             return (
                 None
                 if there.row.revision
-                else commits.commit_note(there, there.record, note, self._shared.policy, at=self._shared.clock())
+                else commits.commit_note(
+                    there,
+                    structs.replace(there.record, visitor=visitor),
+                    note,
+                    self._shared.policy,
+                    at=self._shared.clock(),
+                )
             )
 
         snapshot = await self._store.reload(key)
@@ -88,6 +97,11 @@ class Changes(Generic[State]):
     ) -> Snapshot:
         """Clear one *slot* of the state, or all of it, which need not be readable for that, unless somebody has to *look* at it
         before, and refuses by raising."""
+        there = await self._store.reload(key)
+        if not there.row.revision:
+            if look is not None:
+                look(self._shared.states.decode(key, self._shared.states.fresh(), self._shared.states.schema))
+            return there  # nothing to clear, and clearing creates nothing
         states = self._shared.states
 
         def cleared(raw: Raw, schema: int) -> tuple[Raw, int]:
@@ -102,6 +116,7 @@ class Changes(Generic[State]):
         if self._journal is not None and self._shared.open:
             await self._journal.spool.erase(key)
         await self._store.erase(key, at=self._shared.clock())
+        await erase_belongings(self._store, key, at=self._shared.clock())
 
     async def pause(self, tenant: str | None) -> None:
         """Silence the bot for a tenant, or for all."""
@@ -141,6 +156,46 @@ class Changes(Generic[State]):
         )
         return True
 
+    async def redact(self, key: Key, number: int) -> bool:
+        """Remove what a message says, wherever that is kept of it; tell whether there is such a message."""
+        snapshot = await self._store.load(key)
+        found = [] if snapshot is None else await self._find_copies(snapshot, number)
+        if snapshot is None or not found:
+            return False
+        notes, seen = list[Message](), min(message.number for message in found)
+        while page := await self._store.page(key, snapshot.row.incarnation, after=seen, limit=PAGE):
+            notes, seen = notes + [entry for entry in page if entry.role == "system"], page[-1].number
+        if all(message.redacted for message in found):
+            return True
+
+        def decide(there: Snapshot) -> Commit | None:
+            if there.row.incarnation != snapshot.row.incarnation:
+                return None
+            newer = [message for message in there.messages if message.number > seen]
+            about = redaction.notes_about([*notes, *newer], found)
+            return redaction.redact_messages(there, found, about, self._shared.policy, at=self._shared.clock())
+
+        await self._shared.commit(snapshot, decide)
+        return True
+
+    async def _find_copies(self, snapshot: Snapshot, number: int) -> list[Message]:
+        """Find message *number* and, where it was handed in again, all that say the same."""
+        key, incarnation = snapshot.row.key, snapshot.row.incarnation
+        found: dict[int, Message] = {}
+        asked = [number]
+        while asked:
+            at = asked.pop()
+            page = await self._store.page(key, incarnation, after=at - 1, limit=1) if at not in found else []
+            if not page or page[0].number != at:
+                continue
+            message = found[at] = page[0]
+            if message.role == "system" and message.metadata.get("kind") not in ("unknown", "blank"):
+                raise UsageError(f"{key}: entry {number} is a note of chatkeep's own; nothing was redacted.")
+            asked += [entry.number for entry in await self._store.find(key, incarnation, [dead_letters.replay_id(at)])]
+            if message.id.startswith(dead_letters.REPLAY):
+                asked.append(int(message.id.removeprefix(dead_letters.REPLAY)))
+        return list(found.values())
+
     async def resend(self, key: Key, number: int) -> None:
         """Have a reply sent once more."""
         await self._sender.resend(key, number)
@@ -156,7 +211,8 @@ class Changes(Generic[State]):
         """Put what *rewritten* makes of the stored state and its schema in its place."""
         self._shared.refuse_closed(key)
         refuse_own_turn(key, "would throw its own turn away; change turn.state")
-        note = commits.make_note("change", fresh_token() if id is None else message_id(key, id))
+        token = fresh_token()
+        note = commits.make_note("change", token if id is None else message_id(key, id))
         snapshot, now = self._store.cached(key) or await self._store.reload(key), self._shared.clock()
         while self._turns.on_missing and (number := self._session_start(snapshot, now)):
             stand_in = Message(id=note.id, number=number, role="system", content="", created_at=now)
@@ -166,13 +222,17 @@ class Changes(Generic[State]):
                 break
             snapshot = await self._store.reload(key)
 
-        def decide(there: Snapshot) -> Commit:
+        def decide(there: Snapshot) -> Commit | None:
             record, states = there.record, self._shared.states
+            if token in record.changes:
+                return None  # an earlier run of this very act was written
             number = self._session_start(there, now)
             raw, schema = rewritten(*((states.fresh(), states.schema) if number else (record.state, record.schema)))
             if number and raw != NONE:
                 record = sessions.open_session(record, raw, schema, number=number, at=now)
             record = structs.replace(record, state=raw, schema=schema)
+            if id is None and there.row.head:
+                return commits.commit_change(there, record, token, self._shared.policy, at=now)
             return commits.commit_note(there, record, note, self._shared.policy, at=now)
 
         after, _ = await self._shared.commit(snapshot, decide)

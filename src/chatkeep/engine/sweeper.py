@@ -12,13 +12,17 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
-from ..drivers.base import Key
-from ..errors import Misconfigured, StoreError
+from ..conversation import housekeeping
+from ..conversation.codec import record_from
+from ..conversation.keys import RESERVED
+from ..conversation.snapshots import Commit, Snapshot
+from ..drivers.base import Key, Row
+from ..errors import Corrupt, Misconfigured, StoreError, Unsupported
 from ..settings import seconds
 from .backlog import Backlog
 from .journal import Journal
 from .lease_keeper import LeaseKeeper
-from .pauses import Pauses
+from .pauses import PAUSES, Pauses
 from .shared import Shared
 from .turn_processor import TurnProcessor
 from .workers import Workers
@@ -26,6 +30,8 @@ from .workers import Workers
 log = logging.getLogger("chatkeep")
 
 SPREAD_S = 0.02
+SWEEP_PAGE = 100
+OTHERS_S = 10.0  # so often a process without a handler looks for what is over
 
 
 class Sweeper:
@@ -60,11 +66,23 @@ class Sweeper:
         self._wake = asyncio.Event()
         self._told = False  # somebody tells that there is work
 
+        self._look_for_others_at = 0.0
+        self._unscheduled: Row | bool = False
+        """Up to which row what was written before the settings is scheduled; True: nothing yet, False: all."""
+
+    @property
+    def _ends(self) -> bool:
+        """Whether the settings ask for an end of anything."""
+        policy = self._shared.policy
+        return (policy.session_ttl_s, policy.retention_s, policy.forget_after_s) != (None, None, None)
+
     def start(self) -> None:
         """Start sweeping, in the loop of now."""
         self._wake = asyncio.Event()  # the last one belongs to the loop of the last opening
         self._backlog.restart()
-        if self._turns.handler is not None or self._journal is not None or self._reopens:
+        self._unscheduled = self._ends
+        looks = self._turns.handler is not None or self._journal is not None
+        if looks or self._ends or self._reopens:
             self.task = asyncio.create_task(self._sweep_for_ever(), name="chatkeep sweep")
 
     async def stop(self) -> None:
@@ -116,6 +134,43 @@ class Sweeper:
             await self._journal.hand_over()
         self._backlog.look_again()
         await self.look_at_pauses()
+        if self._turns.handler is None and self._ends:
+            await self._sweep_for_others()
+        if self._unscheduled:
+            await self._schedule(self._unscheduled)
+
+    async def _sweep_for_others(self) -> None:
+        """End what is over, where there is no handler here; what is unread is left to those who have one."""
+        after, now = None, self._shared.clock()
+        if now < self._look_for_others_at:
+            return
+        self._look_for_others_at = now + OTHERS_S
+        while rows := await self._store.rows("due", until=now, after=after, limit=SWEEP_PAGE):
+            for row in rows:
+                with suppress(Corrupt, Unsupported):  # whoever answers there tells of it
+                    read = record_from(row.key, row.body).cursor >= row.head
+                    if read and row.key != PAUSES and row.key not in self._workers.by_key:
+                        self._workers.start(self._workers.register(row.key))
+            if len(rows) < SWEEP_PAGE or self._workers.busy >= self._shared.settings.concurrency * 2:
+                return
+            after = rows[-1]
+
+    async def _schedule(self, after: Row | bool) -> None:
+        """Go through a page of the store for what was last written before the settings asked for its end; once, page by page."""
+        rows = await self._store.rows("key", after=None if isinstance(after, bool) else after, limit=SWEEP_PAGE)
+        for row in rows:
+            if row.due_at is None and not row.key.tenant.startswith(RESERVED):
+                with suppress(Corrupt, Unsupported):
+                    await self._schedule_one(row.key)
+        self._unscheduled = rows[-1] if len(rows) == SWEEP_PAGE else False
+
+    async def _schedule_one(self, key: Key) -> None:
+        snapshot, now = await self._store.reload(key), self._shared.clock()
+
+        def decide(there: Snapshot) -> Commit | None:
+            return housekeeping.schedule(there, self._shared.policy, at=now) if there.row.revision else None
+
+        await self._store.commit(snapshot, decide, at=now)
 
     async def look_at_pauses(self) -> None:
         """Look at what is paused, and have what waits answered where that was lifted, by whomever."""

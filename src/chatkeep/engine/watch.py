@@ -20,7 +20,7 @@ from ..bounded import Newest
 from ..conversation.snapshots import Snapshot
 from ..drivers.base import Key
 from ..errors import ChatkeepError, Corrupt, Unsupported
-from ..model import Delta, Erased, Event, StateChanged, Typing
+from ..model import Delta, Erased, Event, Redacted, StateChanged, Typing
 from ..storage.store import PAGE, Store, blank
 from .notifier import Notifier
 
@@ -305,7 +305,12 @@ class Watch:
         known = [message for message in snapshot.messages if message.number > self.number]
         if row.head > self.number and (not known or known[0].number > self.number + 1):
             known = await self._live.store.page(self.key, row.incarnation, after=self.number, limit=PAGE)
-        events: list[Event] = [message for message in known if message.role != "system"]
+        events: list[Event] = []
+        for message in known:
+            if message.role != "system":
+                events.append(message)
+            elif message.metadata.get("kind") == "redacted" and message.reply_to:
+                events.append(Redacted(message.reply_to))
         if known:
             self.number = known[-1].number
         if self.number < row.head:  # there is more: at once

@@ -21,9 +21,10 @@ from ..bounded import Newest
 from ..conversation import housekeeping, leases, sessions, snapshots, turns
 from ..conversation.snapshots import Commit, Outcome, Snapshot
 from ..drivers.base import Key, Row
-from ..errors import BadMessage, Corrupt, HandlerFailed, TooLarge, Unavailable, Uncertain, Unsupported
+from ..errors import BadMessage, Conflict, Corrupt, HandlerFailed, TooLarge, Unavailable, Uncertain, Unsupported
 from ..model import Message
 from ..settings import seconds
+from ..storage.records import erase_belongings
 from ..storage.store import Store, fresh_token
 from .lease_keeper import LeaseKeeper
 from .notifier import Notifier
@@ -233,6 +234,8 @@ class WorkLoop:
             read = structs.replace(snapshot.record, cursor=max(snapshot.record.cursor, snapshot.row.head))
             await worker.resolve(self._store, structs.replace(snapshot, record=read))
             return 0.0 if await self._tend(snapshot, now) else None
+        if self._turns.handler is None:
+            return None  # others answer
         await worker.resolve(self._store, snapshot)
         if self._pauses.is_paused(snapshot):
             return await self._rest(snapshot, worker, now)
@@ -497,6 +500,8 @@ class WorkLoop:
         row, record = snapshot.row, snapshot.record
         if not row.revision or row.due_at is None or row.due_at > now:
             return False
+        if housekeeping.is_forgotten(snapshot, self._policy, at=now) and not self._sender.due(snapshot):
+            return await self._forget(snapshot, now)
         oldest: list[Message] = []
         if self._policy.retention_s is not None:
             oldest = await self._store.page(
@@ -519,6 +524,18 @@ class WorkLoop:
 
         after, said = await self._shared.commit(snapshot, decide)
         return bool(said) and bool(snapshots.unread_messages(after))
+
+    async def _forget(self, snapshot: Snapshot, now: float) -> bool:
+        """Erase a conversation in which nothing has happened for long; tell whether something has happened just now."""
+        row = snapshot.row
+        if row.lease and row.leased_until > now and not self._leases.is_orphaned(row.lease):
+            return False
+        try:
+            await self._store.erase(row.key, at=now, revision=row.revision)
+        except Conflict:
+            return True
+        await erase_belongings(self._store, row.key, at=now)
+        return False
 
     async def _hand_back(self, worker: Worker) -> None:
         """Give the lease back on the way out, so that another instance, or the next start, goes on at once."""

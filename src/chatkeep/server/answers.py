@@ -16,7 +16,8 @@ from .telemetry import TRACEPARENT
 
 
 class Message(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """One message of a conversation; *number* is its place in the log, *created_at* in seconds since 1970."""
+    """One message of a conversation; *number* is its place in the log, *created_at* in seconds since 1970. *redacted*: what it
+    said was removed."""
 
     id: str
     number: int
@@ -26,6 +27,7 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     reply_to: int | None = None
     reply_from: int | None = None
     metadata: dict[str, Any] = {}
+    redacted: bool = False
 
 
 class Messages(Struct, frozen=True, omit_defaults=True):
@@ -235,6 +237,7 @@ def message(found: model.Message) -> Message:
         reply_to=found.reply_to,
         reply_from=found.reply_from,
         metadata=public(found.metadata),
+        redacted=found.redacted,
     )
 
 

@@ -134,13 +134,13 @@ async def visit(request: Request, asked: wire.NewConversation) -> Response:
         raise HTTPException(400, "Without a service key the server chooses id and owner; nothing was begun.")
     if asked.cookie and not same_origin(request):
         raise forbidden(ELSEWHERE)
-    begun = await tenant_of(request).create(fresh_id())
-    access = access_of(request)
-    issued = await access.visit(begun.id)
-    told = answers.Visit(id=begun.id, scopes=issued.scopes, expires_at=issued.expires_at or 0.0)
+    id, access = fresh_id(), access_of(request)
+    await core_of(keep_of(request)).create_for_visitor(tenant_of(request).name, id)
+    issued = await access.visit(id)
+    told = answers.Visit(id=id, scopes=issued.scopes, expires_at=issued.expires_at or 0.0)
     if not asked.cookie:
         told = msgspec.structs.replace(told, token=issued.token)
-    answer = as_json(told, status=201, headers={"location": location(request, begun.id)})
+    answer = as_json(told, status=201, headers={"location": location(request, id)})
     if asked.cookie:
         set_cookie(request, answer, issued, COOKIE)
     return answer
@@ -218,6 +218,8 @@ async def refuse_other(tenant: Tenant[Any], receipt: model.Receipt, incoming: wi
     """Refuses a message that says something else than the one recorded under its id."""
     number = receipt.number
     async for recorded in tenant.history(receipt.conversation, after=number - 1, before=number + 1, limit=1):
+        if recorded.redacted:
+            return  # nobody knows any more what it said
         there = [recorded.role, recorded.content, answers.public(recorded.metadata)]
         here = ["user", incoming.content, answers.public(incoming.metadata or {})]
         if state.canonical(there) != state.canonical(here):

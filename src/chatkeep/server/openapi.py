@@ -148,6 +148,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     (f"{ONE}/deliveries", "get"): Operation(gives={200: answers.Deliveries}, refuses=READ),
     (f"{ONE}/deliveries/{{number}}", "post"): Operation(gives={204: None}, refuses=WRITE),
+    (f"{ONE}/messages/{{number}}", "delete"): Operation(gives={204: None}, refuses=WRITE),
     ("/v1/dead-letters", "get"): Operation(
         query=operators.LettersQuery, gives={200: answers.DeadLetters}, refuses=READ
     ),

@@ -85,6 +85,16 @@ class Resending(wire.Resource):
         return Response(status_code=204)
 
 
+class OneMessage(wire.Resource):
+    """/v1/conversations/{id}/messages/{number}"""
+
+    @allows(service=True)
+    async def delete(self, request: Request) -> Response:
+        """Redacts a message: what it says is removed for good, its number and id stay."""
+        await tenant_of(request).redact(conversation_asked(request), number_asked(request))
+        return Response(status_code=204)
+
+
 class LettersQuery(Struct, forbid_unknown_fields=True):
     """Which dead letters a client asks for: of the conversations *behind* one, about so many."""
 
@@ -144,6 +154,7 @@ ROUTES: list[BaseRoute] = [
     wire.RawRoute(f"{ONE}/operator", OperatorMessages),
     wire.RawRoute(f"{ONE}/deliveries", Deliveries),
     wire.RawRoute(f"{ONE}/deliveries/{{number}}", Resending),
+    wire.RawRoute(f"{ONE}/messages/{{number}}", OneMessage),
     wire.RawRoute("/v1/dead-letters", AllDeadLetters),
     wire.RawRoute(f"{ONE}/dead-letters", DeadLetters),
     wire.RawRoute(f"{ONE}/dead-letters/{{number}}", DeadLetterAsked),

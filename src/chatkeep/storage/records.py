@@ -17,7 +17,7 @@ from ..conversation.keys import RESERVED, key_for
 from ..conversation.record import NONE
 from ..conversation.snapshots import Commit, Snapshot
 from ..conversation.state import StateCodec
-from ..drivers.base import Key, Row
+from ..drivers.base import Key, Row, mark_of
 from ..errors import Duplicate
 from .store import PAGE, Store, fresh_token
 
@@ -27,6 +27,18 @@ RECORD_LIMIT = 64 * 1024
 
 TRACES = 16
 """So many notes of the last changes stay in a record's log: an act that is run again must find its own."""
+
+
+BELONGING = ("access", "aliases")
+"""The spaces with records that belong to a conversation: their owner is its mark, and they go when it is erased."""
+
+
+async def erase_belongings(store: Store, key: Key, *, at: float) -> None:
+    """Removes the records that belong to the conversation *key*, after it was erased: credentials, names of its customer."""
+    for space in BELONGING:
+        while rows := await store.rows("owner", tenant=RESERVED + space, owner=mark_of(key), limit=PAGE):
+            for row in rows:
+                await store.erase(row.key, at=at)
 
 
 class Records(Generic[Kind]):

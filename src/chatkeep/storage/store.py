@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from msgspec import structs
 
-from ..conversation.codec import body_of, entry_for, message_from, record_from
+from ..conversation.codec import LETTERS, body_of, entry_for, message_from, messages_from, record_from
 from ..conversation.record import Record
 from ..conversation.snapshots import (
     HELD,
@@ -195,10 +195,11 @@ class Store:
         newest = self._cache.peek(key)  # of many that are sent at once, each goes on from what the one before has left
         if newest is not None and newest.row.incarnation == row.incarnation and newest.row.head <= row.head:
             cached = newest
-        news = [message_from(key, row.incarnation, found) for found in entries]
-        if cached is not None and self._continued(cached, row, news):
+        news = messages_from(key, row.incarnation, entries)
+        record = record_from(key, row.body)
+        if cached is not None and self._continued(cached, row, record, news):
             news = [message for message in news if message.number > cached.row.head]
-            snapshot = self._grown(cached, row, record_from(key, row.body), news)
+            snapshot = self._grown(cached, row, record, news)
         elif cached is None:
             snapshot = self._decoded(row, entries)
         else:
@@ -247,7 +248,7 @@ class Store:
             row, entries = self._encoded(snapshot, act, at)
             # With the last entry that is known already, so that a conflict shows whether it is still the same log.
             replaces, since = snapshot.row.revision or None, max(snapshot.row.head - 1, 0)
-            write = Write(row, replaces, entries, since, act.drop)
+            write = Write(row, replaces, entries, since, act.drop, act.blank)
             try:
                 stored = await self._act(self.driver.write, write)
                 if stored.head != row.head + len(entries):
@@ -267,9 +268,12 @@ class Store:
                 _message(key, row.incarnation, draft, entry, number, at)
                 for number, (draft, entry) in enumerate(zip(act.drafts, entries, strict=True), row.head + 1)
             ]
-            after = self._keep(self._grown(snapshot, stored, act.record, said))
+            known = _blanked(snapshot, act.blank) if act.blank else snapshot
+            after = self._keep(self._grown(known, stored, act.record, said))
             self.changed(key)
-            if self.shared is not None and not is_cut(after):
+            if self.shared is not None and act.blank:
+                await self.shared.drop(key)
+            elif self.shared is not None and not is_cut(after):
                 self.shared.put(after)
             return after, said
 
@@ -287,12 +291,12 @@ class Store:
     ) -> list[Message]:
         """Log entries, oldest first; `Driver.entries` says which."""
         found = await self._act(self.driver.entries, Entries(key, after, before, limit=limit))
-        return [message_from(key, incarnation, entry) for entry in found]
+        return messages_from(key, incarnation, found)
 
     async def find(self, key: Key, incarnation: str, ids: Sequence[str]) -> list[Message]:
         """The log entries that have one of *ids*, wherever they stand."""
         found = await self._act(self.driver.entries, Entries(key, ids=ids))
-        return [message_from(key, incarnation, entry) for entry in found]
+        return messages_from(key, incarnation, found)
 
     async def last(self, snapshot: Snapshot) -> tuple[list[Message], int]:
         """The last messages of the log, and how many wait, also where *snapshot* holds only the first of them."""
@@ -318,10 +322,10 @@ class Store:
         """A page of conversations, undecoded."""
         return await self._act(self.driver.scan, Scan(index, limit, tenant, owner, until, after))
 
-    async def erase(self, key: Key, *, at: float) -> None:
-        """Removes everything of *key*."""
+    async def erase(self, key: Key, *, at: float, revision: str | None = None) -> None:
+        """Removes everything of *key*; with *revision* only while it has that one, else raises `Conflict`."""
         self._cache.drop(key)
-        await self._act(self.driver.erase, Erase(key, at))
+        await self._act(self.driver.erase, Erase(key, at, revision))
         self._cache.drop(key)
         if self.shared is not None:
             await self.shared.drop(key)
@@ -345,13 +349,15 @@ class Store:
         log.critical("%s", replaced)
         self._cache.clear()
 
-    def _continued(self, known: Snapshot, row: Row, news: list[Message]) -> bool:
+    def _continued(self, known: Snapshot, row: Row, record: Record, news: list[Message]) -> bool:
         """Whether *news*, the last entries of the log now, overlap with what is *known* and say the same there.
 
-        If they say something else the store was set back, and went on from there.
+        If they say something else the store was set back, and went on from there. What was known before a redaction is not
+        gone on with.
         """
         if (
             known.row.incarnation != row.incarnation
+            or known.record.redactions != record.redactions
             or not news
             or not known.messages
             or news[0].number > known.row.head
@@ -421,13 +427,20 @@ class Store:
         )
 
     def _decoded(self, row: Row, entries: list[Entry]) -> Snapshot:
-        messages = tuple([message_from(row.key, row.incarnation, entry) for entry in entries])
+        messages = tuple(messages_from(row.key, row.incarnation, entries))
         if not row.body and any(message.reply_to for message in messages):
             raise Corrupt(
                 f"{row.key}: the record is empty, but it was written before: there are replies. Nothing was changed."
             )
-        plain = plain_from(messages, messages[0].number if messages else row.head + 1)
-        return self._windowed(row, record_from(row.key, row.body), messages, plain)
+        plain, record = (
+            plain_from(messages, messages[0].number if messages else row.head + 1),
+            record_from(row.key, row.body),
+        )
+        if not record.redactions and any([message.redacted for message in messages]):
+            raise Corrupt(
+                f"{row.key}: log entries are empty, and nothing of it was ever redacted. Nothing was changed."
+            )
+        return self._windowed(row, record, messages, plain)
 
     def _grown(self, known: Snapshot, row: Row, record: Record, news: list[Message]) -> Snapshot:
         """What is *known*, with what came after it."""
@@ -508,10 +521,10 @@ class Store:
             return blank(key, snapshot.row.owner)
         if self._look_back(_place(snapshot.row), row):
             return await self.reload(key)
-        news = [message_from(key, row.incarnation, entry) for entry in there.entries]
-        if self._continued(snapshot, row, news) and news[-1].number == row.head:
+        news, record = messages_from(key, row.incarnation, there.entries), record_from(key, row.body)
+        if self._continued(snapshot, row, record, news) and news[-1].number == row.head:
             news = [message for message in news if message.number > snapshot.row.head]
-            return self._keep(self._grown(snapshot, row, record_from(key, row.body), news))
+            return self._keep(self._grown(snapshot, row, record, news))
         return await self.reload(key)
 
     def _keep(self, snapshot: Snapshot) -> Snapshot:
@@ -524,6 +537,18 @@ class Store:
 
 def _place(row: Row) -> Place:
     return Place(row.incarnation, row.head)
+
+
+def _blanked(known: Snapshot, numbers: Sequence[int]) -> Snapshot:
+    """What is *known*, without what the entries with these *numbers* said."""
+    key, incarnation = known.row.key, known.row.incarnation
+
+    def blanked(message: Message) -> Message:
+        entry = Entry(message.number, message.id, LETTERS[message.role], b"")
+        return structs.replace(message_from(key, incarnation, entry), created_at=message.created_at)
+
+    messages = tuple([blanked(m) if m.number in numbers else m for m in known.messages])
+    return structs.replace(known, messages=messages, plain=plain_from(messages, known.plain))
 
 
 def blank(key: Key, owner: str = "") -> Snapshot:

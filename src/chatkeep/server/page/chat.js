@@ -114,7 +114,8 @@ function footOf(message) {
   return foot;
 }
 
-function said({ content, text: words }) {
+function said({ content, text: words, redacted }) {
+  if (redacted) return create("span", "said", "(removed)");
   if (typeof content === "string") return create("span", "said", content);
   const whole = made("span", "said");
   const parts = Array.isArray(content) ? content : [];

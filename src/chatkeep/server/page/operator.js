@@ -310,6 +310,14 @@ function hear(place, kind, data) {
     if (data.role === "assistant") making.hidden = true;
     showMessage(data);
     soon(place);
+  } else if (kind === "redacted") {
+    const line = place.lines.get(data.number);
+    if (line) {
+      place.lines.delete(data.number);
+      line.remove();
+      const { id, number, role, created_at } = line.message;
+      showMessage({ id, number, role, created_at, content: "", redacted: true });
+    }
   } else if (kind === "state") {
     state.replaceChildren(...visible(pretty(data.state)));
     soon(place);
@@ -370,7 +378,7 @@ function lineOf(message) {
   head.append(create("b", "", WHO[role] ?? role), timeOf(created_at), create("span", "faint", `#${number}`));
   const details = create("details", "");
   details.append(create("summary", "", "Details"), create("pre", "", pretty(rest)));
-  line.append(head, ...said(content), create("div", "foot"), details);
+  line.append(head, ...(message.redacted ? [create("div", "faint", "redacted")] : said(content)), create("div", "foot"), details);
   return line;
 }
 

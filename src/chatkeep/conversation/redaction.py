@@ -1,0 +1,107 @@
+"""Redaction: what one message says goes for good, and with it what notes, steps and reminders quote of it; its number and id stay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Raw, structs
+
+from ..model import Message
+from .commits import make_note, next_commit, note_passed_over
+from .record import OutboxState, Record
+from .snapshots import Commit, Draft, Policy, Snapshot, is_cut, unread_messages
+
+GONE = "[redacted]"
+
+SHORTEST = 5
+"""A text that is shorter is found in steps and reminders by accident, and is left there."""
+
+NOTES_MOST = 400
+"""So many notes lose their reasons in one act."""
+
+
+def notes_about(messages: Sequence[Message], redacted: Sequence[Message]) -> list[Message]:
+    """The notes among *messages* that may quote one of the *redacted*: why it was set aside, and what a platform said of it."""
+    numbers = {message.number for message in redacted}
+    notes = [note for note in messages if note.role == "system" and not note.redacted]
+    about = [note for note in notes if not numbers.isdisjoint(range(note.reply_from or 0, (note.reply_to or -1) + 1))]
+    ids = {id for note in about for id in note.metadata.get("ids", ())}
+    about += [note for note in notes if note.metadata.get("kind") == "status" and note.metadata.get("id") in ids]
+    return [note for note in about if note.content or note.metadata.get("reason")][-NOTES_MOST:]
+
+
+def redact_messages(
+    snapshot: Snapshot, redacted: Sequence[Message], notes: Sequence[Message], policy: Policy, *, at: float
+) -> Commit:
+    """Removes what the *redacted* messages say, and the reasons in *notes*, which are about them.
+
+    One that waits for an answer is passed over, a reply that was not sent yet is not sent, a dead letter is closed.
+    """
+    row, numbers = snapshot.row, {message.number for message in redacted}
+    unread = unread_messages(snapshot)
+    waiting = [message for message in unread if message.number not in numbers]
+    drafts = [
+        make_note("redacted", f"{row.incarnation}.{number}", first=number, last=number) for number in sorted(numbers)
+    ]
+    drafts += [note_passed_over(message.number, message.number) for message in unread if message.number in numbers]
+    drafts += [_without_reason(row.incarnation, note) for note in notes if note.metadata.get("kind") != "dead"]
+    record = snapshot.record
+    if unread and unread[0].number in numbers:
+        record = structs.replace(record, begun=0, raised=0, deaths=0, alone=False, retry_at=0.0, steps={})
+    end = snapshot.messages[-1].number if is_cut(snapshot) else row.head + len(drafts)
+    record = structs.replace(
+        _without_quotes(record, redacted),
+        cursor=waiting[0].number - 1 if waiting else end,
+        dead=tuple(number for number in record.dead if number not in numbers),
+        delivery=None if record.delivery is None else _without_replies(record.delivery, numbers),
+        redactions=record.redactions + 1,
+    )
+    act = next_commit(snapshot, record, policy, at=at, lease=row.lease, until=row.leased_until, drafts=drafts)
+    return structs.replace(act, blank=tuple(sorted(numbers | {note.number for note in notes})))
+
+
+def _without_reason(incarnation: str, note: Message) -> Draft:
+    """What takes the place of a note that a platform's reason is taken out of."""
+    return Draft(
+        id=make_note("noted", f"{incarnation}.{note.number}").id,
+        role="system",
+        content="",
+        reply_to=note.reply_to or 0,
+        reply_from=note.reply_from or 0,
+        created_at=note.created_at,
+        metadata={name: value for name, value in note.metadata.items() if name != "reason"},
+    )
+
+
+def _without_replies(delivery: OutboxState, numbers: set[int]) -> OutboxState:
+    again = tuple(number for number in delivery.again if number not in numbers)
+    if delivery.half in numbers:
+        delivery = structs.replace(delivery, half=0, parts=0, done=(), tries=0, at=0.0)
+    return structs.replace(delivery, again=again)
+
+
+def _without_quotes(record: Record, redacted: Sequence[Message]) -> Record:
+    texts = [message.text for message in redacted if len(message.text) >= SHORTEST]
+    if not texts or not (record.steps or record.reminders):
+        return record
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, str):
+            for text in texts:
+                value = value.replace(text, GONE)
+        elif isinstance(value, dict):
+            value = {name: clean(inner) for name, inner in value.items()}
+        elif isinstance(value, list):
+            value = [clean(inner) for inner in value]
+        return value
+
+    def cleaned(raw: Raw) -> Raw:
+        return Raw(msgspec.json.encode(clean(msgspec.json.decode(raw))))
+
+    return structs.replace(
+        record,
+        steps={name: cleaned(raw) for name, raw in record.steps.items()},
+        reminders=tuple(structs.replace(reminder, data=cleaned(reminder.data)) for reminder in record.reminders),
+    )

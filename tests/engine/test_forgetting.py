@@ -1,0 +1,174 @@
+"""Conversations in which nothing happens any more are erased, with what belongs to them, and never while somebody waits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chatkeep import Turn, Uncertain
+from chatkeep.app import core_of
+from chatkeep.auth.credentials import issue_token, list_tokens
+
+from ..support.clock import Clock
+from ..support.waiting import nothing_happens_for, until
+
+DAY_S = 86_400.0
+
+
+async def echo(turn: Turn[dict[str, Any]]) -> str:
+    """Answers; a message "remind me" sets a reminder."""
+    if turn.text == "remind me":
+        turn.remind("100d", "later")
+    return f"you said {turn.text}"
+
+
+async def is_gone(keep: Any, id: str) -> bool:
+    """Whether there is no such conversation."""
+    return await keep.conversation(id) is None
+
+
+async def test_what_nobody_touches_is_erased_with_its_credentials(opened: Any) -> None:
+    """A message puts it off; ended sessions and old log do not."""
+    clock = Clock()
+    keep = await opened(echo, clock=clock, forget_after="60d", session_ttl="30m", retention="1d")
+    for id in ("ada", "bob"):
+        await keep.receive(id, "hello")
+        await issue_token(keep, "", id, expires_in=400 * DAY_S)
+    for _ in range(4):
+        clock.now += 14 * DAY_S
+        await nothing_happens_for(0.1)
+    await keep.receive("bob", "still here")
+    clock.now += 5 * DAY_S
+    await until(lambda: is_gone(keep, "ada"))
+
+    async def tokens_gone() -> bool:
+        return not await list_tokens(keep, "", "ada")
+
+    await until(tokens_gone)
+    assert not await is_gone(keep, "bob")
+    clock.now += 30 * DAY_S
+    await nothing_happens_for(0.2)
+    assert not await is_gone(keep, "bob")
+    assert 1 == len(await list_tokens(keep, "", "bob"))
+    clock.now += 30 * DAY_S
+    await until(lambda: is_gone(keep, "bob"))
+
+
+async def test_nothing_is_erased_while_somebody_waits(opened: Any) -> None:
+    """An unread message while the bot is paused, a reminder; it goes when they are over."""
+    clock = Clock()
+    keep = await opened(echo, clock=clock, forget_after="30d")
+    await keep.pause("paused")
+    await keep.accept("paused", "hello?")
+    await keep.receive("reminded", "remind me")
+    for _ in range(6):
+        clock.now += 15 * DAY_S
+        await nothing_happens_for(0.1)
+
+    assert [False, False] == [await is_gone(keep, id) for id in ("paused", "reminded")]
+    await keep.resume("paused")
+
+    async def both_gone() -> bool:
+        clock.now += DAY_S
+        return all([await is_gone(keep, name) for name in ("paused", "reminded")])
+
+    await until(both_gone)
+
+
+async def test_visitors_are_forgotten_after_a_month_and_others_are_not(opened: Any) -> None:
+    """By default."""
+    clock = Clock()
+    keep = await opened(echo, clock=clock)
+    await core_of(keep).create_for_visitor("", "visitor")
+    await keep.receive("visitor", "hello")
+    await keep.receive("ada", "hello")
+    clock.now += 31 * DAY_S
+    await until(lambda: is_gone(keep, "visitor"))
+
+    assert not await is_gone(keep, "ada")
+
+
+async def test_what_was_written_before_the_setting_was_made_ends_too(opened: Any) -> None:
+    """Retention as well; also in a process that has no handler, and no unread message is touched by it."""
+    clock = Clock()
+    keep = await opened(echo, clock=clock)
+    for n in range(3):
+        await keep.receive(f"c{n}", "hello")
+    await keep.pause("waits")
+    await keep.accept("waits", "hello?")
+    await keep.close()
+    clock.now += 40 * DAY_S
+    later = await opened(clock=clock, forget_after="60d", retention="30d")
+
+    async def dropped() -> bool:
+        clock.now += 11
+        return [] == [m async for m in later.history("c1")]
+
+    await until(dropped)
+    assert not await is_gone(later, "c1")
+    clock.now += 30 * DAY_S
+
+    async def all_gone() -> bool:
+        clock.now += 11
+        return all([await is_gone(later, f"c{n}") for n in range(3)])
+
+    await until(all_gone)
+    assert 1 == (await later.conversation("waits")).unread
+
+
+async def test_erasing_takes_the_credentials_along(opened: Any) -> None:
+    """In the library as over HTTP."""
+    keep = await opened(echo)
+    await keep.receive("ada", "hello")
+    await issue_token(keep, "", "ada")
+    await issue_token(keep, "", "bob")
+    await keep.erase("ada")
+
+    assert [0, 1] == [len(await list_tokens(keep, "", id)) for id in ("ada", "bob")]
+
+
+async def test_clearing_what_is_not_there_creates_nothing(opened: Any) -> None:
+    """Neither a slot nor all of it."""
+    keep = await opened(echo)
+    cleared = await keep.clear("nobody")
+    await keep.clear("nobody", "cart")
+
+    assert ({}, 0) == (cleared.state, cleared.head)
+    assert await is_gone(keep, "nobody")
+
+
+async def test_changes_leave_nothing_in_the_log(opened: Any) -> None:
+    """But for those that the caller has named, which are known for as long as the log is kept."""
+    keep = await opened(echo)
+    await keep.receive("ada", "hello")
+    head = (await keep.conversation("ada")).head
+    for n in range(30):
+        await keep.change("ada", lambda state, n=n: state.update({f"slot{n % 3}": n}))
+    await keep.clear("ada", "slot0")
+    found = await keep.conversation("ada")
+    for _ in range(2):
+        await keep.change("ada", lambda state: state.update(count=state.get("count", 0) + 1), id="once")
+
+    assert (head, {"slot1": 28, "slot2": 29}) == (found.head, found.state)
+    assert (head + 1, 1) == ((last := await keep.conversation("ada")).head, last.state["count"])
+    assert 2 == len((await keep.receive("ada", "and?")).replies) + 1
+
+
+async def test_a_change_whose_answer_was_lost_is_made_once(opened: Any) -> None:
+    """Another instance has written in between, so its own revision is not there any more when it is run again."""
+    keep, other = await opened(echo), await opened(echo)
+    await keep.receive("ada", "hello")
+    driver = keep._engine.store.driver
+    write, lost = driver.write, [True]
+
+    async def losing(*args: Any, **options: Any) -> Any:
+        stored = await write(*args, **options)
+        if lost.pop() if lost else False:
+            await other.change("ada", lambda state: state.update(other=1))
+            raise Uncertain("the answer was lost")
+        return stored
+
+    driver.write = losing
+    await keep.change("ada", lambda state: state.update(count=state.get("count", 0) + 1))
+    driver.write = write
+
+    assert {"count": 1, "other": 1} == (await keep.conversation("ada")).state
