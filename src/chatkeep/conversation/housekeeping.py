@@ -74,7 +74,7 @@ def do_housekeeping(
 
 
 def park(snapshot: Snapshot, policy: Policy, *, at: float) -> Commit:
-    """Leaves unread messages alone for a while: the bot is paused here, or the state is newer than this code."""
+    """Leaves unread messages alone for a while: the bot is paused here."""
     act = next_commit(snapshot, snapshot.record, policy, at=at)
     due_at = at + PARKED_S
     if act.record.delivery is not None and has_outbound(snapshot, act.record):

@@ -116,7 +116,7 @@ class Sweeper:
                 due = (row.wake or 0.0) <= now or (
                     row.lease and (row.due_at or 0.0) <= now and self._leases.is_orphaned(row.lease)
                 )
-                put_off = workers.is_put_off(row.key, now) or row.key == PAUSES
+                put_off = row.key == PAUSES or self._shared.unreadable.avoids(row.key, row.revision)
                 if due and not put_off and row.key not in workers.by_key and workers.busy < room:
                     workers.start(workers.register(row.key))
                     started += 1

@@ -16,6 +16,7 @@ import secrets
 import time
 from binascii import b2a_base64
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -25,7 +26,7 @@ from ..conversation.codec import body_of, entry_for, message_from, record_from
 from ..conversation.record import Record
 from ..conversation.snapshots import Commit, Draft, Snapshot, plain_from
 from ..drivers.base import AT_ONCE, Driver, Entry, Index, Key, Lease, Row
-from ..errors import Conflict, Corrupt, Duplicate, Replaced, Unavailable, Uncertain
+from ..errors import Conflict, Corrupt, Duplicate, Replaced, Unavailable, Uncertain, Unsupported
 from ..model import Message
 from .cache import Cache, CacheStatistics
 from .circuit_breaker import StoreCircuitBreaker
@@ -51,6 +52,16 @@ class Measured(Protocol):
 
     def measured(self, name: str, seconds: float) -> None:
         """Takes an act's verb and how long it took."""
+
+
+class InLog(Exception):
+    """A message is in the log, of a conversation that only a newer version reads: its number, and whether it was known."""
+
+    def __init__(self, number: int, known: bool, newer: Unsupported) -> None:
+        super().__init__(number, known, newer)
+        self.number = number
+        self.known = known
+        self.newer = newer
 
 
 class Store:
@@ -150,7 +161,7 @@ class Store:
         self, key: Key, entry: Entry, *, at: float, due_at: float | None, lease: Lease | None, owner: str
     ) -> tuple[Snapshot, int, bool]:
         """Adds *entry* to the log, unless its id is there: the snapshot it leaves, the entry's number, and whether it
-        was known."""
+        was known. Raises `InLog` when it is in the log, and only a newer version reads the conversation."""
         cached = self._cache.get(key)
         tail = self._window if cached is None else 4
         while True:
@@ -162,6 +173,23 @@ class Store:
             except Conflict as there:
                 # Older than an erasure by another clock: it was asked for after it, so it belongs behind it.
                 at = max(at, there.erased_at or 0.0) + 0.001
+        try:
+            return await self._appended(key, entry, row, entries, known, cached, ours=row.revision == revision)
+        except Unsupported as newer:
+            self._cache.drop(key)
+            raise InLog(known.get(entry.id, row.head), entry.id in known and row.revision != revision, newer) from newer
+
+    async def _appended(
+        self,
+        key: Key,
+        entry: Entry,
+        row: Row,
+        entries: list[Entry],
+        known: dict[str, int],
+        cached: Snapshot | None,
+        *,
+        ours: bool,
+    ) -> tuple[Snapshot, int, bool]:
         if cached is not None and self._look_back(cached.row, row):
             cached = None
         news = [message_from(key, row.incarnation, found) for found in entries]
@@ -181,11 +209,26 @@ class Store:
                 f"be read ({fault}). Send it again under the same id to get the answer."
             ) from fault
         finally:
-            if row.revision == revision:
+            if ours:
                 self.changed(key)
         if snapshot.row.incarnation != row.incarnation:
             raise Conflict(f"{key} was erased while message {entry.id} was written.")
-        return snapshot, number, entry.id in known and row.revision != revision
+        return snapshot, number, entry.id in known and not ours
+
+    async def release(self, key: Key, lease: str) -> str:
+        """Gives *lease* back in a conversation whose record need not be readable; nothing else of it changes. Answers the revision
+        that this leaves, "" where the lease is somebody else's."""
+        while True:
+            found = await self._act("read", lambda: self.driver.read(key, tail=0))
+            if found is None or found[0].lease != lease:
+                return ""
+            row = structs.replace(found[0], revision=fresh_token(), lease=None, leased_until=0.0)
+            write = partial(self.driver.write, row, replaces=found[0].revision, entries=[], since=row.head, drop=0)
+            with suppress(Conflict):  # somebody has written to it meanwhile, and has left the lease
+                await self._act("write", write)
+                self._cache.drop(key)
+                self.changed(key)
+                return row.revision
 
     async def hand_in(self, key: Key, entries: list[Entry], *, at: float, owner: str) -> None:
         """Adds *entries* that were accepted elsewhere before, in order; those whose ids are there already, not again."""
