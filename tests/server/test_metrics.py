@@ -11,11 +11,12 @@ from typing import Any
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from chatkeep import Chatkeep
+from chatkeep import Chatkeep, Turn
 from chatkeep.server.metrics import Metrics
 
 from ..support.service import service
-from ..support.serving import Client
+from ..support.serving import Client, served
+from ..support.waiting import until
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -167,3 +168,33 @@ async def test_numbers_are_for_this_machine_or_who_has_the_token(tmp_path: Path)
             said[token] = [(await client.ask("GET", "/metrics", headers=headers)).status for headers in tried]
 
     assert {"": [200, 401, 200, 200], "prometheus-7": [401, 401, 200, 401]} == said
+
+
+async def test_conversations_that_this_version_cannot_read_are_told(tmp_path: Path) -> None:
+    """A number, and a word beside "ready": the others are answered."""
+    url = f"sqlite:///{tmp_path}/chat.db"
+
+    async def bot(turn: Turn[dict[str, Any]]) -> str:
+        turn.state["n"] = 1
+        return "ok"
+
+    newer: Chatkeep[Any] = Chatkeep(url, schema=2, upgrades={1: dict})
+    newer.on_message(bot)
+    async with newer:
+        await newer.receive("ada", "hi")
+    older: Chatkeep[Any] = Chatkeep(url, poll="20ms")
+    older.on_message(bot)
+    async with served(older) as client:
+        ready = await client.ask("GET", "/readyz")
+        assert (200, {"status": "ready"}) == (ready.status, ready.json)
+        registry = Metrics(older).registry
+        assert 0 == registry.get_sample_value("chatkeep_unreadable_conversations")
+
+        await older.accept("ada", "hi again")
+        await until(lambda: older.trouble)
+        ready = await client.ask("GET", "/readyz")
+        unreadable, answers = map(registry.get_sample_value, ("chatkeep_unreadable_conversations", "chatkeep_ready"))
+
+    told = {"status": "ready", "trouble": "conversations wait that this version cannot read (1)"}
+    assert (200, told) == (ready.status, ready.json)
+    assert (1, 1) == (unreadable, answers)
