@@ -77,9 +77,9 @@ class Changes(Generic[State]):
         states = self._shared.states
 
         def changed(raw: Raw, schema: int) -> tuple[Raw, int]:
-            state, carried = states.take_apart(key, raw, schema)
+            state, before = states.take_apart(key, raw, schema)
             given = edit(state)
-            return states.encode(key, state if given is None else given, carried), states.schema
+            return states.encode(key, state if given is None else given, before), states.schema
 
         return await self._rewrite(key, changed, id)
 

@@ -15,9 +15,9 @@ from msgspec import Raw, Struct
 
 from ..conversation import commits, sessions, snapshots, turns
 from ..conversation.backoff import backoff
-from ..conversation.carried import Carried
 from ..conversation.record import Reminder
 from ..conversation.snapshots import Commit, Draft, Snapshot
+from ..conversation.state import Before
 from ..drivers.base import Key
 from ..errors import Duplicate, HandlerFailed
 from ..model import Content, Message, State
@@ -101,15 +101,16 @@ class TurnProcessor(Generic[State]):
         Raises `TurnFailed`, `NotBegun`, and `NotInLog` for a handler that takes steps on messages that are not in the log.
         """
         key, shared = snapshot.row.key, self._shared
-        turn, opens, carried = self._make_turn(snapshot, messages)
+        turn, opens, before = self._make_turn(snapshot, messages)
         turn.begin_work = partial(self._make_work, snapshot, messages[0].number, record_step)
         if self._streams:
             turn.on_piece = partial(self._say, key)
 
         def answer(said: Any) -> Answer:
             replies = collect_replies(turn, said)
-            goes_on = carried is None or not shared.states.is_another(turn.state, carried)
-            raw = shared.states.encode(key, turn.state, carried if goes_on else None)
+            raw = shared.states.encode(
+                key, turn.state, None if shared.states.is_another(turn.state, before) else before
+            )
             return Answer(raw, opens, replies, turn.work.set if turn.work is not None else snapshots.NOTHING)
 
         try:
@@ -273,14 +274,14 @@ class TurnProcessor(Generic[State]):
             ) from run.fault
         return run
 
-    def _make_turn(self, snapshot: Snapshot, messages: list[Message]) -> tuple[Turn[State], bool, Carried | None]:
-        """Make what the handler is given, on a fresh copy of the state; also whether it opens a session, and what the state has
-        no place for."""
+    def _make_turn(self, snapshot: Snapshot, messages: list[Message]) -> tuple[Turn[State], bool, Before]:
+        """Make what the handler is given, on a fresh copy of the state; also whether it opens a session, and what the state was
+        read from."""
         key, record, first = snapshot.row.key, snapshot.record, messages[0]
         states, policy = self._shared.states, self._shared.policy
         opens = sessions.is_session_over(record, policy, first.created_at, first.number)
         raw, schema = (states.fresh(), states.schema) if opens else (record.state, record.schema)
-        state, carried = states.take_apart(key, raw, schema)
+        state, before = states.take_apart(key, raw, schema)
         turn = Turn(
             tenant=key.tenant,
             conversation=key.id,
@@ -289,7 +290,7 @@ class TurnProcessor(Generic[State]):
             messages=snapshots.copy_messages(messages),
             history=[] if opens else self._collect_history(snapshot, first),
         )
-        return turn, opens, carried
+        return turn, opens, before
 
     def _collect_history(self, snapshot: Snapshot, first: Message) -> list[Message]:
         policy = self._shared.policy
