@@ -299,3 +299,30 @@ def test_numbers_that_are_stored_already_stand_until_they_are_changed() -> None:
         state, before = upgraded.take_apart(key, old, 1)
 
         assert 2**60 + 1 == msgspec.json.decode(upgraded.encode(key, state, before))["seats"]
+
+
+class Checked(pydantic.BaseModel):
+    """A model that looks at what is assigned, and takes bytes."""
+
+    model_config = pydantic.ConfigDict(validate_assignment=True)
+
+    seats: int = 1
+    photo: bytes = b""
+
+
+EDITS = {
+    "assigned": (lambda state: setattr(state, "seats", "two"), r"ada: state\.seats cannot be read"),
+    "made": (lambda state: Checked(seats="two"), r"ada: state\.seats cannot be read"),  # type: ignore[arg-type]
+    "bytes": (lambda state: setattr(state, "photo", b"\xff\x00"), r"ada: state\.photo cannot be written"),
+}
+
+
+@pytest.mark.parametrize("case", EDITS)
+async def test_a_change_speaks_of_the_member_and_not_in_words_of_pydantic(opened: Any, case: str) -> None:
+    """The same error as for any other type; what else an edit raises comes through."""
+    keep = await opened(state=Checked)
+    edit, said = EDITS[case]
+    with pytest.raises(BadMessage, match=said + ".*Nothing was stored"):
+        await keep.change("ada", edit)
+    with pytest.raises(ValueError, match="invalid literal"):
+        await keep.change("ada", lambda state: setattr(state, "seats", int("two")))

@@ -463,7 +463,7 @@ def _unwritable(value: Any, path: str, fault: Exception) -> str:
             inside = value if isinstance(value, dict) else dict(enumerate(value))
         for step, inner in inside.items():
             try:
-                _write(inner)
+                _write(inner) if not hasattr(value, "model_dump_json") else _write(value, {step})
             except Exception as deeper:
                 value, path, fault = inner, path + _step(step), deeper
                 break
@@ -472,7 +472,8 @@ def _unwritable(value: Any, path: str, fault: Exception) -> str:
     return f"{path} cannot be written as JSON ({fault!s:.200})"
 
 
-def _write(value: Any) -> bytes:
+def _write(value: Any, include: set[str] | None = None) -> bytes:
     if hasattr(value, "model_dump_json"):
-        return cast(bytes, value.model_dump_json(by_alias=False, round_trip=True, warnings=False).encode())
+        raw = value.model_dump_json(include=include, by_alias=False, round_trip=True, warnings=False)
+        return cast(bytes, raw.encode())
     return _encode(value)

@@ -149,6 +149,12 @@ class StateCodec(Generic[State]):
             return False
         return self.shape.write(state) == bytes(self.fresh())
 
+    def translate(self, key: Key, fault: ValueError) -> BadMessage | None:
+        """The error for what pydantic says when a state of its type cannot be made or changed; None for any other *fault*."""
+        if hasattr(fault, "error_count") and getattr(fault, "title", "") == self.shape.name:
+            return BadMessage(f"{key}: {told(fault)}. Nothing was stored. {self.shape.advice}")
+        return None
+
     def _write(self, state: State, before: Before | None) -> bytes:
         try:
             return self.shape.encode(state)

@@ -78,7 +78,12 @@ class Changes(Generic[State]):
 
         def changed(raw: Raw, schema: int) -> tuple[Raw, int]:
             state, before = states.take_apart(key, raw, schema)
-            given = edit(state)
+            try:
+                given = edit(state)
+            except ValueError as fault:
+                if (translated := states.translate(key, fault)) is None:
+                    raise
+                raise translated from fault
             return states.encode(key, state if given is None else given, before), states.schema
 
         return await self._rewrite(key, changed, id)
