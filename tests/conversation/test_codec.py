@@ -60,6 +60,23 @@ def test_what_cannot_name_a_message_is_refused(name: Any) -> None:
         message_id(ADA, name)
 
 
+@given(texts, st.none() | st.dictionaries(texts, plain, max_size=2), st.integers(0, 9), texts)
+def test_entries_come_back_as_they_were_put_in(said: str, metadata: Any, reply: int, channel: str) -> None:
+    """With and without what may be missing at the end; without a channel they are what older versions write."""
+    asked: Any = {"id": "m", "role": "user", "created_at": 1.5, "limit": LIMIT, "metadata": metadata}
+    entry = entry_for(ADA, said, reply_to=reply, reply_from=reply, channel=channel, **asked)
+    found = message_from(ADA, "i", structs.replace(entry, number=1))
+
+    assert (said, metadata or {}, reply or None, channel) == (
+        found.content,
+        found.metadata,
+        found.reply_to,
+        found.channel,
+    )
+    assert channel or entry == entry_for(ADA, said, reply_to=reply, reply_from=reply, **asked)
+    assert bool(channel) == (len(json.decode(entry.body)) == 7)
+
+
 BAD_CONTENT = {
     "surrogate": "\ud800",
     "nul": "a\0b",

@@ -16,7 +16,7 @@ from msgspec import Raw, structs
 from chatkeep import Corrupt, Turn, Unsupported
 from chatkeep.conversation.codec import _crc
 from chatkeep.drivers import driver_for
-from chatkeep.drivers.base import AT_ONCE, Driver, Key, Row
+from chatkeep.drivers.base import AT_ONCE, Driver, Key, Read, Row, Write
 from chatkeep.engine.hooks import handler_for
 
 from ..support.clock import Clock
@@ -175,7 +175,7 @@ async def test_what_the_older_version_sees_first_is_answered_by_the_newer_one(op
 async def row_of(url: str, name: str) -> Row:
     """A conversation's row as it stands in the store."""
     async with connected(url) as driver:
-        found = await driver.read(Key("", name), tail=0)
+        found = await driver.read(Read(Key("", name), tail=0))
         assert found is not None
         return found[0]
 
@@ -231,7 +231,7 @@ async def test_a_record_that_only_a_newer_version_reads_is_left_to_it(opened: An
     members = b'"format":2,"cursor":"of another type",' + before.body.split(b'"format":1,')[1]
     body = b'{"crc":"%s",%s' % (_crc(before.key, members), members)
     async with connected(url) as driver:
-        await driver.write(structs.replace(before, revision="newer", body=body), replaces=before.revision)
+        await driver.write(Write(structs.replace(before, revision="newer", body=body), replaces=before.revision))
     for number in range(2):
         receipt = await keep.accept("ada", "two", id="m2")
 

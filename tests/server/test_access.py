@@ -624,14 +624,74 @@ async def test_a_cookie_from_before_does_not_survive(house: House) -> None:
         Sec_Fetch_Site="same-origin",
     )
 
-    for answer in (joined, stale):
-        assert 201 == answer.status
-        assert planted not in answer.headers["set-cookie"]
-        assert f"{COOKIE}=ck_c_" in answer.headers["set-cookie"]
+    assert [201, 201] == [joined.status, stale.status]
+    assert re.match(rf"{COOKIE}-\w+-\w+=ck_c_", joined.headers["set-cookie"])
+    assert stale.headers["set-cookie"].startswith(f"{COOKIE}=ck_c_")
+    assert planted not in joined.headers["set-cookie"] + stale.headers["set-cookie"]
     refused = await house.ask(
         "POST", "/v1/conversations", {}, Cookie=f"{COOKIE}={planted}", Sec_Fetch_Site="same-origin"
     )
     assert 403 == refused.status
+
+
+async def test_a_shared_chat_takes_no_cookie_of_another(house: House) -> None:
+    """The browser's own chat stays, and so does each other one that was shared; the conversation says which cookie is meant."""
+    own, begun = await with_cookie(house)
+    mine, shares = begun.json["id"], [await house.share(await house.token("read", "share"))]
+    bobs = await house.token("read", "send", "share", conversation="bob")
+    shares.append((await house.ask("POST", "/v1/conversations/bob/shares", {}, token=bobs)).json["share"])
+    jar, subjects = [own], {}
+    for share in shares:
+        answer = await house.ask(
+            "POST", "/v1/shares/redeem", {"share": share, "cookie": True}, Cookie="; ".join(jar), **PAGE
+        )
+        assert 201 == answer.status
+        jar.append(answer.headers["set-cookie"].partition(";")[0])
+    everything = "; ".join(jar)
+    for id in (mine, "ada", "bob"):
+        assert 200 == (await house.ask("GET", f"/v1/conversations/{id}/messages", Cookie=everything)).status
+        me = await house.ask("GET", f"/v1/me?conversation={id}", Cookie=everything)
+        assert (200, id) == (me.status, me.json["conversation"])
+        subjects[id] = me.json["subject"]
+
+    assert 3 == len({pair.partition("=")[0] for pair in jar}) == len(set(subjects.values()))
+    assert mine == (await house.ask("GET", "/v1/me", Cookie=everything)).json["conversation"]
+    assert 404 == (await house.ask("GET", f"{ADA}/messages", Cookie=own)).status
+    assert 404 == (await house.ask("GET", "/v1/me?conversation=ada", Cookie=own)).status
+    left = await house.ask("DELETE", f"{ADA}/tokens/current", Cookie=everything, **PAGE)
+    assert left.headers["set-cookie"].startswith(jar[1].partition("=")[0])
+    assert 404 == (await house.ask("GET", f"{ADA}/messages", Cookie=everything)).status
+    assert 200 == (await house.ask("GET", f"/v1/conversations/{mine}/messages", Cookie=everything)).status
+
+
+async def test_a_browser_that_joins_its_own_chat_keeps_its_rights(house: House) -> None:
+    """Who opens the link to their own chat has two cookies for it; the subject says which is meant."""
+    own, begun = await with_cookie(house)
+    path = f"/v1/conversations/{begun.json['id']}"
+    subject = (await house.ask("GET", "/v1/me", Cookie=own)).json["subject"]
+    share = (await house.ask("POST", f"{path}/shares", {"scopes": ["read"]}, Cookie=own, **PAGE)).json["share"]
+    joined = await house.ask("POST", "/v1/shares/redeem", {"share": share, "cookie": True}, Cookie=own, **PAGE)
+    both = f"{own}; {joined.headers['set-cookie'].partition(';')[0]}"
+    said = await house.ask("POST", f"{path}/messages", {"content": "x"}, Cookie=both, **PAGE, Chatkeep_Subject=subject)
+
+    assert 200 == said.status
+    assert 403 == (await house.ask("POST", f"{path}/messages", {"content": "x"}, Cookie=both, **PAGE)).status
+
+
+async def test_who_has_joined_a_chat_may_begin_one(house: House) -> None:
+    """A shared chat in the cookies is no reason to refuse a chat of one's own; too many of them are one to refuse another."""
+    share = await house.share(await house.token("read", "share"))
+    joined = await house.ask("POST", "/v1/shares/redeem", {"share": share, "cookie": True}, **PAGE)
+    cookie = joined.headers["set-cookie"].partition(";")[0]
+    begun = await house.ask("POST", "/v1/conversations", {"cookie": True}, Cookie=cookie, **PAGE)
+    many = "; ".join(f"{COOKIE}-{number}-0=x" for number in range(20))
+    another = await house.share(await house.token("read", "share"))
+    refused = await house.ask("POST", "/v1/shares/redeem", {"share": another, "cookie": True}, Cookie=many, **PAGE)
+
+    assert 201 == begun.status
+    assert begun.headers["set-cookie"].startswith(f"{COOKIE}=ck_c_")
+    assert (409, "urn:chatkeep:too-many-chats") == (refused.status, refused.json["type"])
+    assert 201 == (await house.redeem(another)).status, "a refusal costs no use"
 
 
 async def test_rotating_and_ending_by_cookie_stay_in_the_cookie(house: House) -> None:

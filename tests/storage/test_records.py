@@ -9,6 +9,7 @@ import pytest
 from msgspec import Struct, structs
 
 from chatkeep import Chatkeep, Turn
+from chatkeep.drivers.base import Entries
 from chatkeep.errors import BadKey, Corrupt, Uncertain
 from chatkeep.storage.records import TRACES, Records
 
@@ -135,7 +136,7 @@ async def test_the_log_of_a_record_does_not_grow(opened: Any) -> None:
     register = cards(keep)
     for _ in range(50):
         await register.change("a", counted)
-    entries = await keep._engine.store.driver.entries(register._key("a"), after=0, limit=500)
+    entries = await keep._engine.store.driver.entries(Entries(register._key("a"), after=0, limit=500))
 
     assert TRACES == len(entries)
     assert Card(count=50) == await cards(await opened(history=20)).get("a")

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from ..support.browsing import Shop, again, bare, said, send, wait
 
@@ -370,6 +370,60 @@ def test_a_share_leaves_the_visitors_own_chat_alone(shop: Shop, person: BrowserC
     assert ["my own", "unsent of my own"] == page.evaluate(
         "async () => (await fetch('/log?id=' + chat.conversation)).json()"
     )
+
+
+def test_a_share_leaves_the_visitors_own_cookie_alone(shop: Shop, person: BrowserContext, browser: Browser) -> None:
+    """With cookie: true as well: both chats go on, each by its own cookie."""
+    stranger = bare(browser.new_context(), shop.address)
+    send(stranger, "theirs")
+    wait(stranger, "said.includes('1: theirs')")
+    link = stranger.evaluate("chat.share()")
+    page = bare(person, shop.address, "{ cookie: true }")
+    send(page, "my own")
+    wait(page, "said.includes('1: my own')")
+    mine, name = page.evaluate("chat.conversation"), page.evaluate("chat.name")
+    page.evaluate("chat.close()")
+    shared = bare(person, shop.address, "{ cookie: true }", at=link.removeprefix(shop.address))
+    wait(shared, "chat.conversation")
+    send(shared, "thanks")
+    wait(shared, "said.includes('2: thanks')")
+    other = shared.evaluate("chat.conversation")
+    shared.evaluate("chat.close()")
+    again(page, f"{{ cookie: true, name: {json.dumps(name)} }}")
+    send(page, "still here")
+    wait(page, "said.includes('2: still here')")
+
+    assert mine == page.evaluate("chat.conversation") != other
+    assert {"__Host-chatkeep"} < {cookie["name"] for cookie in person.cookies()}
+    assert "ck_c_" not in page.evaluate("JSON.stringify(localStorage) + document.cookie")
+    stranger.context.close()
+
+
+def test_a_share_does_not_take_the_cookie_of_ones_own_chat(shop: Shop, person: BrowserContext) -> None:
+    """Each goes on after a reload, and says whether it was shared; without a chat of one's own the share has the cookie."""
+    stranger = bare(person, shop.address, "{ name: 'stranger', storage: sessionStorage }")
+    send(stranger, "come in")
+    wait(stranger, "said.includes('1: come in')")
+    first, second = stranger.evaluate("chat.share()"), stranger.evaluate("chat.share()")
+    page = bare(person, shop.address, "{ cookie: true }")
+    send(page, "my own")
+    wait(page, "said.includes('1: my own')")
+    theirs = bare(person, first, "{ cookie: true }", at="")
+    wait(theirs, "said.includes('1: come in')")
+    name = theirs.evaluate("chat.name")
+    assert theirs.evaluate("chat.shared")
+    again(theirs, f"{{ cookie: true, name: {json.dumps(name)} }}")
+    send(theirs, "here I am")
+    wait(theirs, "said.includes('2: here I am') && chat.shared")
+    again(page, "{ cookie: true }")
+    send(page, "still mine")
+    wait(page, "said.includes('2: still mine') && !chat.shared")
+    person.clear_cookies()
+    page.evaluate("localStorage.clear()")
+    guest = bare(person, second, "{ cookie: true }", at="")
+    wait(guest, "said.includes('2: here I am')")
+
+    assert "ck_c_" not in guest.evaluate("localStorage[`chatkeep:${location.origin}/v1/:${chat.name}`]")
 
 
 def test_a_cookie_that_was_replaced_sends_nothing(shop: Shop, person: BrowserContext) -> None:

@@ -33,6 +33,9 @@ TOKEN_S = 30 * 86_400.0
 SHARE_S = 600.0
 
 KEYS = "keys"
+EVERYWHERE = "everywhere"
+"""Among the scopes of a service key: what concerns all tenants is allowed too."""
+
 GUEST = "guest:"
 """Begins the subject of a visitor, and of whoever has redeemed a share."""
 
@@ -187,12 +190,17 @@ def stored_credentials(keep: Chatkeep[Any]) -> Records[StoredCredential]:
     return core_of(keep).records("access", StoredCredential)
 
 
-async def create_key(keep: Chatkeep[Any], tenant: str, *, label: str = "", expires_in: float | None = None) -> Issued:
-    """Makes a service key: all rights over all conversations of *tenant*."""
+async def create_key(
+    keep: Chatkeep[Any], tenant: str, *, label: str = "", expires_in: float | None = None, everywhere: bool = False
+) -> Issued:
+    """Makes a service key: all rights over all conversations of *tenant*; *everywhere*: and over switches that concern all."""
     key_for(tenant, "-")
     now = core_of(keep).clock()
     expires_at = None if expires_in is None else now + expires_in
-    stored = StoredCredential(kind="service", tenant=tenant, label=label, created_at=now, expires_at=expires_at)
+    scopes = (EVERYWHERE,) if everywhere else ()
+    stored = StoredCredential(
+        kind="service", tenant=tenant, scopes=scopes, label=label, created_at=now, expires_at=expires_at
+    )
     return await _issue(keep, stored, owner=KEYS)
 
 
@@ -285,8 +293,8 @@ async def issue_share(
     return issued
 
 
-async def redeem(keep: Chatkeep[Any], share: str) -> tuple[str, Issued] | None:
-    """The conversation, and a token for it, that a share stands for; None when it is unknown, expired or used up.
+async def redeem(keep: Chatkeep[Any], share: str) -> tuple[str, str, Issued] | None:
+    """The tenant and conversation that a share stands for, and a token for it; None when it is unknown, expired or used up.
 
     The token ends with the share, and with the token that has made the share.
     """
@@ -319,7 +327,7 @@ async def redeem(keep: Chatkeep[Any], share: str) -> tuple[str, Issued] | None:
     if held is None or held.revoked:
         await records.erase(str(name_of(issued.token)))
         return None
-    return given.conversation, issued
+    return given.tenant, given.conversation, issued
 
 
 async def rotate(keep: Chatkeep[Any], tenant: str, conversation: str, id: str, *, grace: float) -> Issued | None:

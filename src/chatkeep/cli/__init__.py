@@ -10,7 +10,7 @@ import click
 
 from .. import __version__
 from ..errors import ChatkeepError
-from . import bots, conversations, deliveries, keys, load, serving, stores
+from . import bots, conversations, deliveries, keys, load, serving, stores, switches
 from . import dev as developing
 from .exits import exit_code
 from .printing import plain
@@ -68,8 +68,11 @@ for command in (
     conversations.clear,
     conversations.dead,
     conversations.replay,
+    conversations.dismiss,
     conversations.pause,
     conversations.resume,
+    switches.paused,
+    switches.cache,
     conversations.say,
     deliveries.deliveries,
     deliveries.resend,

@@ -23,8 +23,11 @@ def key() -> None:
 @click.option("--tenant", default="", metavar="NAME", help="Whose conversations; without it, the default one's.")
 @click.option("--label", default="", metavar="TEXT", help="What it is for.")
 @click.option("--expires", metavar="DURATION", help='When it ends by itself, such as "90d"; never, unless told.')
+@click.option(
+    "--everywhere", is_flag=True, help="Also for what concerns all tenants, such as pausing the bot everywhere."
+)
 @json_option
-def create_key(store: str, tenant: str, label: str, expires: str | None, as_json: bool) -> None:
+def create_key(store: str, tenant: str, label: str, expires: str | None, everywhere: bool, as_json: bool) -> None:
     """Makes a service key, and shows it this once.
 
     \b
@@ -38,7 +41,11 @@ def create_key(store: str, tenant: str, label: str, expires: str | None, as_json
     except ValueError as fault:
         raise UsageError(f"{fault}. No key was made.") from None
     keep = existing(store)
-    issued = asyncio.run(opened(keep, lambda: credentials.create_key(keep, tenant, label=label, expires_in=expires_in)))
+
+    async def create() -> credentials.Issued:
+        return await credentials.create_key(keep, tenant, label=label, expires_in=expires_in, everywhere=everywhere)
+
+    issued = asyncio.run(opened(keep, create))
     if as_json:
         tell(issued)
         return
@@ -62,6 +69,7 @@ def list_keys(store: str, as_json: bool) -> None:
         ends = "revoked" if found.revoked else f"until {when(found.expires_at)}" if found.expires_at else "for ever"
         used = f"last used {when(found.last_used_at)}" if found.last_used_at else "not used yet"
         tenant, label = plain(found.tenant, line=True) or "(default)", plain(found.label, line=True) or "(no label)"
+        tenant += ", and everywhere" if credentials.EVERYWHERE in found.scopes else ""
         click.echo(f"{found.id}  tenant {tenant}  {label}  made {when(found.created_at)}, {ends}, {used}")
     if not keys and not as_json:
         click.echo("There are no service keys.")

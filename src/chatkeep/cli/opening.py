@@ -25,6 +25,8 @@ def look(store: str, tenant: str, work: Callable[[Tenant[Any]], Coroutine[Any, A
 
 def existing(store: str) -> Chatkeep[Any]:
     """A Chatkeep without a bot on a store that is there: it starts no workers. Raises `UsageError`."""
+    if not store:
+        raise UsageError("STORE is empty; nothing was opened. Name a URL or the file that the bot writes to.")
     url = url_of(store)
     scheme, _, path = url.partition(":///")
     if scheme == "sqlite" and not os.path.isfile(path):

@@ -5,7 +5,7 @@ conversation's key, so that a flipped bit, a cut, or two swapped rows are seen a
 else.
 
     record   {"crc":"1c291ca3","schema":1,"state":{...},"cursor":4,...}
-    entry    ["1c291ca3",1763697600123,"text or parts",reply_to,reply_from,{metadata}]      (what is missing at the end is empty)
+    entry    ["1c291ca3",1763697600123,"text or parts",reply_to,reply_from,{metadata},"channel"]      (what is missing at the end is empty)
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class Line(Struct, array_like=True, frozen=True):
     reply_to: int = 0
     reply_from: int = 0
     metadata: dict[str, Any] = {}
+    channel: str = ""
 
 
 _encode = msgspec.json.Encoder().encode
@@ -67,8 +68,9 @@ def entry_for(
     reply_to: int = 0,
     reply_from: int = 0,
     metadata: dict[str, Any] | None = None,
+    channel: str = "",
 ) -> Entry:
-    """A log entry, ready to be stored. Raises `BadMessage` or `TooLarge`, naming the key."""
+    """A log entry, ready to be stored; *channel*: as `Message` has it. Raises `BadMessage` or `TooLarge`, naming the key."""
     if not isinstance(content, str) and not (
         isinstance(content, list) and all(isinstance(part, dict) for part in content)
     ):
@@ -81,8 +83,9 @@ def entry_for(
     allowed: Container[int] = STORABLE if role == "system" or id.startswith(RESERVED) else ()
     said = json_of(key, content, "content", allowed)
     extra = b""
-    if metadata:
-        extra = b",%d,%d,%s" % (reply_to, reply_from, json_of(key, metadata, "metadata", allowed))
+    if metadata or channel:
+        extra = b",%d,%d,%s" % (reply_to, reply_from, json_of(key, metadata or {}, "metadata", allowed))
+        extra += b"," + json_of(key, channel, "channel") if channel else b""
     elif reply_to:
         extra = b",%d" % reply_to if reply_from == reply_to else b",%d,%d" % (reply_to, reply_from)
     rest = b"%d,%s%s]" % (round(created_at * 1000), said, extra)
@@ -115,6 +118,7 @@ def message_from(key: Key, incarnation: str, entry: Entry) -> Message:
         reply_to=reply_to,
         reply_from=line.reply_from or reply_to,
         metadata=line.metadata,
+        channel=line.channel,
     )
 
 

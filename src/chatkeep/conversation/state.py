@@ -13,6 +13,7 @@ from ..drivers.base import Key
 from ..errors import BadMessage, Corrupt, Misconfigured, TooLarge, Unsupported, UsageError
 from ..model import State
 from .carried import Carried, find_unknown, put_back
+from .merge import Overlap, merge_apart, plain
 from .record import NONE
 from .shapes import Shape, Unfit, difference, encoded, is_frozen, long_numbers, shared, told
 
@@ -174,6 +175,27 @@ class StateCodec(Generic[State]):
             if not difference(state, self.shape.decode(whole)):
                 return whole
         return raw
+
+    def merge(self, key: Key, base: tuple[Raw, int], mine: Raw, theirs: tuple[Raw, int]) -> Raw | None:
+        """
+        What a turn has made of *base*, put together with what others have made of it meanwhile; each with its schema.
+
+        None where both have changed the same member, where all of the state was cleared, or where nothing readable comes of
+        it: then the turn has to run again.
+        """
+        try:
+            was, has = (_decode(self._in_shape(key, *side)) for side in (base, theirs))
+            if was != has and plain(has) == plain(_decode(self.fresh())):
+                return None
+            merged = Raw(_encode(merge_apart(was, _decode(mine), has)))
+            self.decode(key, merged, self.schema)
+        except (Overlap, Corrupt, Unsupported, BadMessage, TooLarge):
+            return None
+        return merged if len(merged) <= self._limit else None
+
+    def _in_shape(self, key: Key, raw: Raw, schema: int) -> Raw:
+        """The state in *raw* as today's code writes it."""
+        return raw if schema == self.schema else self.encode(key, self.decode(key, raw, schema))
 
     def cleared(self, key: Key, raw: Raw, schema: int, slot: str | None) -> tuple[Raw, int]:
         """

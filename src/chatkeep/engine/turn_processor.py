@@ -145,29 +145,54 @@ class TurnProcessor(Generic[State]):
 
     def finish(
         self,
+        started: Snapshot,
         there: Snapshot,
         tried: list[Message],
         answer: Answer,
         *,
         lease: str | None = None,
         arriving: Draft | None = None,
-    ) -> Commit:
-        """Make the commit of a turn that was answered; *lease* and *arriving* as in `turns.finish_turn`."""
-        shared = self._shared
+    ) -> Commit | None:
+        """Make the commit of a turn that began on *started* and was answered; *lease* and *arriving* as in `turns.finish_turn`.
+
+        None when the turn has to run again: what its handler saw was changed meanwhile, and `outside` or what was changed
+        leaves no other way.
+        """
+        shared, state, opens = self._shared, answer.state, answer.opens
+        if not turns.has_same_input(started, there):
+            merged = self._merge_outside(started, there, tried[0], answer)
+            if merged is None:
+                return None
+            state, opens = merged
         return turns.finish_turn(
             there,
             tried,
             answer.replies,
             shared.policy,
-            state=answer.state,
+            state=state,
             schema=shared.states.schema,
-            opens=answer.opens,
+            opens=opens,
             at=shared.clock(),
             lease=lease if shared.open else None,
             arriving=arriving,
             reminders=answer.reminders,
             out=there.record.delivery is not None or self._takes(there.row.key),
         )
+
+    def _merge_outside(
+        self, started: Snapshot, there: Snapshot, first: Message, answer: Answer
+    ) -> tuple[Raw, bool] | None:
+        """Put what the turn has made of its state together with what was changed from outside meanwhile, and tell whether the turn
+        still opens its session."""
+        shared, before, now = self._shared, started.record, there.record
+        if shared.settings.outside != "merge" or not turns.is_same_turn(started, there, first, opens=answer.opens):
+            return None
+        if answer.opens and now.session == before.session:
+            return answer.state, True  # what was changed is the state of a session that is over
+        states = shared.states
+        base = (states.fresh(), states.schema) if answer.opens else (before.state, before.schema)
+        state = states.merge(started.row.key, base, answer.state, (now.state, now.schema))
+        return None if state is None else (state, False)
 
     def fail(
         self,

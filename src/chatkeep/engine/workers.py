@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -28,6 +29,8 @@ class Workers:
 
     def __init__(self, shared: Shared[Any], *, runner: Runner, leases: LeaseKeeper, loop: WorkLoop) -> None:
         self.by_key: dict[Key, Worker] = {}
+        self.ended: Callable[[Key], None] = lambda key: None
+        """Called with the key of each worker whose task has ended."""
         self._shared = shared
         self._runner = runner
         self._leases = leases
@@ -126,6 +129,7 @@ class Workers:
             worker.move(IDLE)
             self.leave(worker)
             self._count()
+            self.ended(worker.key)
 
     def _count(self) -> None:
         self._shared.statistics.workers = len(self.by_key)

@@ -23,6 +23,7 @@ token costs one read a second.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Callable, Coroutine, Iterable
 from functools import wraps
@@ -72,6 +73,11 @@ NOTED_S = 3600.0
 HELD = 10_000
 TASKS_MOST = 100
 COOKIE = "__Host-chatkeep"
+"""Holds the token of the browser's own chat; what was shared with it is in cookies of their own, whose names begin like that."""
+
+SHARED_MOST = 20
+"""Shared chats that one browser keeps in cookies: all of them travel with each request."""
+
 SUBJECT = "chatkeep-subject"
 """The header that names whose credential the sender means to use, as /v1/me tells it."""
 
@@ -88,7 +94,8 @@ REFUSED = (
 
 
 class Principal(Struct, frozen=True, kw_only=True):
-    """Who asks: a service key, a conversation's token, or a visitor without either. *name* is that of its stored credential."""
+    """Who asks: a service key, a conversation's token, or a visitor without either. *name* is that of its stored credential;
+    *cookie* that of the cookie which has brought it."""
 
     kind: Literal["service", "token", "visitor"]
     tenant: str = ""
@@ -97,7 +104,7 @@ class Principal(Struct, frozen=True, kw_only=True):
     id: str = ""
     name: str = ""
     expires_at: float | None = None
-    by_cookie: bool = False
+    cookie: str = ""
     stored: StoredCredential | None = None
 
     @property
@@ -234,15 +241,12 @@ class Access:
         owner's back.
         """
         given = request.headers.getlist("authorization")
-        text = bearer(given) if given else cookie_of(request)
-        name = digest_of(text)
-        stored = await self._find(name, text) if name else None
-        kinds = ("service", "token") if given else ("token",)
-        if name is None or stored is None or stored.kind not in kinds or stored.over(self._clock()):
-            if stored is not None and stored.kind in kinds and stored.reused(self._clock()):
-                log.warning("The rotated token %s was used after its grace; its family is ended.", id_of(str(name)))
-                await end_reused(self.keep, stored)
-                self.look_again()
+        cookie = ""
+        if given:
+            name, stored = await self._valid(bearer(given), ("service", "token"))
+        else:
+            cookie, name, stored = await self._by_cookie(request)
+        if stored is None:
             if given:
                 raise unauthorized()
             return VISITOR
@@ -253,13 +257,41 @@ class Access:
             kind="service" if stored.kind == "service" else "token",
             tenant=stored.tenant,
             conversation=stored.conversation,
-            scopes=SCOPES if stored.kind == "service" else frozenset(stored.scopes),
+            scopes=SCOPES.union(stored.scopes) if stored.kind == "service" else frozenset(stored.scopes),
             id=id_of(name),
             name=name,
             expires_at=stored.expires_at,
-            by_cookie=not given,
+            cookie=cookie,
             stored=stored,
         )
+
+    async def _valid(self, text: str, kinds: tuple[str, ...]) -> tuple[str, StoredCredential | None]:
+        """The name of the credential *text*, and what is stored of it if it gives a right and is of one of these *kinds*."""
+        name = digest_of(text)
+        stored = await self._find(name, text) if name else None
+        if name is None or stored is None or stored.kind not in kinds:
+            return "", None
+        if not stored.over(self._clock()):
+            return name, stored
+        if stored.reused(self._clock()):
+            log.warning("The rotated token %s was used after its grace; its family is ended.", id_of(name))
+            await end_reused(self.keep, stored)
+            self.look_again()
+        return "", None
+
+    async def _by_cookie(self, request: Request) -> tuple[str, str, StoredCredential | None]:
+        """The cookie that is meant, as `_valid` has what is in it: of the conversation that is asked for and, where the request
+        says so, of the subject."""
+        wanted = request.headers.get(SUBJECT)
+        best: tuple[str, str, StoredCredential | None] = "", "", None
+        for cookie, text in cookies_of(request, asked := request.path_params.get("id")):
+            name, stored = await self._valid(text, ("token",))
+            if stored is None:
+                continue
+            if asked in (None, stored.conversation) and wanted in (None, subject_of(stored)):
+                return cookie, name, stored
+            best = best if best[2] else (cookie, name, stored)
+        return best
 
     async def admit(self, request: Request, policy: AccessPolicy) -> None:
         """Lets *request* pass, with `principal`, `tenant` and `conversation` in its state, or raises what it is told."""
@@ -353,11 +385,35 @@ def bearer(given: list[str]) -> str:
     return text.strip() if len(given) == 1 and scheme.lower() == "bearer" else ""
 
 
-def cookie_of(request: Request) -> str:
-    """The credential in the cookie; "" without one, or when there are two."""
+def cookies_of(request: Request, conversation: str | None) -> list[tuple[str, str]]:
+    """Names and texts of the cookies that may be meant, where *conversation* is asked for: those of that shared chat, then the
+    browser's own. What is there twice is not there."""
     cookies = [pair.strip() for line in request.headers.getlist("cookie") for pair in line.split(";")]
-    found = [text for name, _, text in (cookie.partition("=") for cookie in cookies) if name == COOKIE]
-    return found[0] if len(found) == 1 else ""
+    found = [(name, text) for name, _, text in (cookie.partition("=") for cookie in cookies) if name.startswith(COOKIE)]
+    names = [name for name, _ in found]
+    if any(name != COOKIE for name in names):
+        conversation = conversation or request.query_params.get("conversation")
+    own, prefix = (
+        [pair for pair in found if pair[0] == COOKIE],
+        f"{COOKIE}-{mark(conversation)}-" if conversation else "",
+    )
+    shared = [pair for pair in found if prefix and pair[0].startswith(prefix)]
+    return [pair for pair in shared + own if names.count(pair[0]) == 1]
+
+
+def mark(text: str) -> str:
+    """*text* as a part of a cookie's name."""
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).hexdigest()
+
+
+def shared_cookie(tenant: str, conversation: str) -> str:
+    """The name of the cookie for a conversation that somebody else has shared: it takes no other one's place."""
+    return f"{COOKIE}-{mark(conversation)}-{mark(tenant)}"
+
+
+def holds_many(request: Request) -> bool:
+    """Whether the browser keeps as many shared chats as it may."""
+    return sum(line.count(f"{COOKIE}-") for line in request.headers.getlist("cookie")) >= SHARED_MOST
 
 
 def same_origin(request: Request) -> bool:
@@ -369,17 +425,17 @@ def same_origin(request: Request) -> bool:
     return len(origins) == 1 and bool(host) and urlsplit(origins[0].lower()).netloc == host
 
 
-def set_cookie(request: Request, response: Response, issued: Issued) -> None:
-    """Puts a token into the cookie, where no script reads it. Raises 403 unless a page of this host asks for it."""
+def set_cookie(request: Request, response: Response, issued: Issued, cookie: str) -> None:
+    """Puts a token into a cookie, where no script reads it. Raises 403 unless a page of this host asks for it."""
     if not same_origin(request):
         raise forbidden(ELSEWHERE)
     age = max(int((issued.expires_at or 0.0) - access_of(request)._clock()), 0)
-    response.set_cookie(COOKIE, issued.token, max_age=age, path="/", secure=True, httponly=True, samesite="lax")
+    response.set_cookie(cookie, issued.token, max_age=age, path="/", secure=True, httponly=True, samesite="lax")
 
 
-def clear_cookie(response: Response) -> None:
-    """Has the browser forget the cookie."""
-    response.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="lax")
+def clear_cookie(response: Response, cookie: str) -> None:
+    """Has the browser forget a cookie."""
+    response.delete_cookie(cookie, path="/", secure=True, httponly=True, samesite="lax")
 
 
 def unauthorized() -> wire.Refused:

@@ -10,7 +10,7 @@ from msgspec import UNSET, Struct, UnsetType
 from .. import model
 from ..auth.credentials import Holder, Listed
 from ..conversation.outbox import Delivery
-from ..model import Content, Status
+from ..model import Content, OffBy, Status
 from .access import Principal
 from .telemetry import TRACEPARENT
 
@@ -35,10 +35,51 @@ class Messages(Struct, frozen=True, omit_defaults=True):
     truncated: bool = False
 
 
+class DeadLetter(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A message that was set aside, *reason* saying why."""
+
+    conversation: str
+    id: str
+    number: int
+    role: Literal["user", "event"]
+    content: Content
+    created_at: float
+    reason: str
+    metadata: dict[str, Any] = {}
+
+
+class DeadLetters(Struct, frozen=True, omit_defaults=True):
+    """Messages that were set aside. *next*: there may be more, in the conversations behind this one."""
+
+    dead_letters: list[DeadLetter]
+    next: str | None = None
+
+
 class BotStatus(Struct, frozen=True):
     """Whether the bot is silent there now."""
 
     paused: bool
+
+
+class TenantBotStatus(Struct, kw_only=True):
+    """Whether the bot is silent in a tenant, and because what is paused. *tenants*: all that are, for keys that may know it."""
+
+    paused: bool
+    off_by: list[Literal["tenant", "everywhere"]]
+    tenants: list[str] | UnsetType = UNSET
+
+
+class Paused(Struct, frozen=True, omit_defaults=True):
+    """Conversations that are paused themselves. *next*: there may be more, behind this one."""
+
+    conversations: list[str]
+    next: str | None = None
+
+
+class CacheStatus(Struct, frozen=True):
+    """Whether the shared cache is in use."""
+
+    on: bool
 
 
 class Deliveries(Struct, frozen=True):
@@ -68,6 +109,7 @@ class Conversation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     head: int
     unread: int
     paused: bool
+    off_by: list[OffBy]
     dead: list[int]
     updated_at: float
     messages: list[Message]
@@ -84,6 +126,7 @@ class Summary(Struct, frozen=True, kw_only=True, omit_defaults=True):
     head: int
     unread: int
     paused: bool
+    off_by: list[OffBy] = []
     dead: list[int]
     updated_at: float
     fault: str = ""
@@ -195,6 +238,20 @@ def message(found: model.Message) -> Message:
     )
 
 
+def dead_letter(found: model.DeadLetter) -> DeadLetter:
+    """*found* as it is shown."""
+    return DeadLetter(
+        conversation=found.conversation,
+        id=found.id,
+        number=found.number,
+        role=found.role,  # type: ignore[arg-type]  # only what asks for an answer is set aside
+        content=found.content,
+        created_at=found.created_at,
+        reason=found.metadata["reason"],
+        metadata=public({name: value for name, value in found.metadata.items() if name != "reason"}),
+    )
+
+
 def receipt(found: model.Receipt) -> Receipt:
     """*found* as it is shown."""
     return Receipt(
@@ -217,6 +274,7 @@ def conversation(found: model.Conversation[Any], messages: list[model.Message], 
         head=found.head,
         unread=found.unread,
         paused=found.paused,
+        off_by=found.off_by,
         dead=found.dead,
         updated_at=found.updated_at,
         messages=[message(shown) for shown in messages],

@@ -22,6 +22,7 @@ from ..conversation.shapes import Shape
 from ..tenant import Tenant
 from . import answers, state, wire
 from .access import (
+    COOKIE,
     ELSEWHERE,
     NOT_FOUND,
     access_of,
@@ -140,7 +141,7 @@ async def visit(request: Request, asked: wire.NewConversation) -> Response:
         told = msgspec.structs.replace(told, token=issued.token)
     answer = as_json(told, status=201, headers={"location": location(request, begun.id)})
     if asked.cookie:
-        set_cookie(request, answer, issued)
+        set_cookie(request, answer, issued, COOKIE)
     return answer
 
 
@@ -168,8 +169,8 @@ class Conversation(Resource):
         await tenant_of(request).erase(id)
         await access.forget(principal_of(request).tenant, id)
         answer = Response(status_code=204)
-        if principal_of(request).by_cookie:
-            clear_cookie(answer)
+        if cookie := principal_of(request).cookie:
+            clear_cookie(answer, cookie)
         return answer
 
 

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import errors
 from ..app import Chatkeep, core_of
-from . import api, operators, tokens, wire
+from . import api, operators, switches, tokens, wire
 from .access import VISITOR_SCOPES, Access, allows
 from .events import Events, Streams
 from .health import get_ready
@@ -33,7 +33,7 @@ from .webhooks import Webhooks, webhooks_of
 
 HERE = ("localhost", "127.0.0.1", "[::1]")
 
-CLIENT = {"/client.js": ("client.js", "text/javascript")}
+CLIENT = {"/client.js": ("client.js", "text/javascript"), "/shown.js": ("shown.js", "text/javascript")}
 OPERATOR = {
     "/operator": ("operator.html", "text/html"),
     "/operator.js": ("operator.js", "text/javascript"),
@@ -83,6 +83,7 @@ ROUTES: list[BaseRoute] = [
     wire.RawRoute("/v1/conversations/{id}/events", Events),
     *tokens.ROUTES,
     *operators.ROUTES,
+    *switches.ROUTES,
     wire.RawRoute("/v1/conversations", api.Conversations),
     wire.RawRoute("/v1/conversations/{id}", api.Conversation),
     Route("/healthz", api.get_health),

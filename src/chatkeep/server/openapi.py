@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from .. import __version__
-from . import answers, events, operators, tokens, wire
+from . import answers, events, operators, switches, tokens, wire
 from .access import COOKIE, AccessPolicy, allows
 
 SCHEMAS = "#/components/schemas/{name}"
@@ -81,7 +81,7 @@ READ = (500, 503)
 WRITE = (409, 422, 500, 503)
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
-    ("/v1/me", "get"): Operation(gives={200: answers.Me}, refuses=READ),
+    ("/v1/me", "get"): Operation(query=tokens.MeQuery, gives={200: answers.Me}, refuses=READ),
     ("/v1/conversations", "post"): Operation(
         takes=wire.NewConversation,
         needed=False,
@@ -138,11 +138,24 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         takes=tokens.Redemption, gives={201: answers.Credential}, refuses=(403, 404, *WRITE)
     ),
     (f"{ONE}/bot", "put"): Operation(takes=operators.Pausing, gives={200: answers.BotStatus}, refuses=WRITE),
+    ("/v1/bot", "get"): Operation(gives={200: answers.TenantBotStatus}, refuses=READ),
+    ("/v1/bot", "put"): Operation(takes=switches.TenantPausing, gives={200: answers.TenantBotStatus}, refuses=WRITE),
+    ("/v1/paused", "get"): Operation(query=switches.PausedQuery, gives={200: answers.Paused}, refuses=READ),
+    ("/v1/cache", "get"): Operation(gives={200: answers.CacheStatus}, refuses=READ),
+    ("/v1/cache", "put"): Operation(takes=switches.CacheSwitch, gives={200: answers.CacheStatus}, refuses=WRITE),
     (f"{ONE}/operator", "post"): Operation(
         takes=operators.Written, gives={200: answers.Receipt, 201: answers.Receipt}, refuses=WRITE
     ),
     (f"{ONE}/deliveries", "get"): Operation(gives={200: answers.Deliveries}, refuses=READ),
     (f"{ONE}/deliveries/{{number}}", "post"): Operation(gives={204: None}, refuses=WRITE),
+    ("/v1/dead-letters", "get"): Operation(
+        query=operators.LettersQuery, gives={200: answers.DeadLetters}, refuses=READ
+    ),
+    (f"{ONE}/dead-letters", "get"): Operation(gives={200: answers.DeadLetters}, refuses=READ),
+    (f"{ONE}/dead-letters/{{number}}", "post"): Operation(
+        gives={200: answers.Receipt, 201: answers.Receipt}, refuses=WRITE
+    ),
+    (f"{ONE}/dead-letters/{{number}}", "delete"): Operation(gives={204: None}, refuses=WRITE),
     ("/channels/{channel}", "get"): Operation(gives={200: None}, refuses=(404, *READ)),
     ("/channels/{channel}", "post"): Operation(takes=Any, gives={200: None}, refuses=(401, 404, *WRITE)),
     ("/healthz", "get"): Operation(gives={200: answers.Health}),

@@ -48,10 +48,16 @@ class Rotation(Struct, forbid_unknown_fields=True):
 
 
 class Redemption(Struct, forbid_unknown_fields=True):
-    """A share to be exchanged for a token; with *cookie* the token goes into the cookie."""
+    """A share to be exchanged for a token; with *cookie* the token goes into a cookie for that conversation alone."""
 
     share: str
     cookie: bool = False
+
+
+class MeQuery(Struct, forbid_unknown_fields=True):
+    """Of which conversation the cookie is meant, where a browser has several."""
+
+    conversation: wire.Name | None = None
 
 
 class Me(wire.Resource):
@@ -60,7 +66,10 @@ class Me(wire.Resource):
     @allows(own=True)
     async def get(self, request: Request) -> Response:
         """Who the credential stands for, and what it allows."""
-        return wire.as_json(answers.me(principal_of(request)))
+        principal, asked = principal_of(request), wire.query(request, MeQuery).conversation
+        if principal.kind == "token" and asked not in (None, principal.conversation):
+            raise access.not_found()
+        return wire.as_json(answers.me(principal))
 
 
 class Tokens(wire.Resource):
@@ -102,8 +111,8 @@ class Token(wire.Resource):
             raise access.not_found()
         access_of(request).look_again()
         answer = Response(status_code=204)
-        if principal.by_cookie and not await access_of(request).holds(principal):
-            access.clear_cookie(answer)
+        if principal.cookie and not await access_of(request).holds(principal):
+            access.clear_cookie(answer, principal.cookie)
         return answer
 
 
@@ -124,7 +133,7 @@ class Rotated(wire.Resource):
         if issued is None:
             raise access.not_found()
         access_of(request).look_again()
-        return answered(request, issued, by_cookie=principal_of(request).by_cookie)
+        return answered(request, issued, cookie=principal_of(request).cookie)
 
 
 class Shares(wire.Resource):
@@ -170,20 +179,28 @@ class Redeemed(wire.Resource):
         asked = await wire.body(request, Redemption, limit=BODY_LIMIT)
         if asked.cookie and not access.same_origin(request):  # before the share is used up
             raise access.forbidden(access.ELSEWHERE)
+        if asked.cookie and access.holds_many(request):
+            raise wire.Refused(
+                409,
+                "too-many-chats",
+                f"This browser keeps {access.SHARED_MOST} shared chats in its cookies; the share was not used. Leave one of them "
+                "(`DELETE .../tokens/current`), or redeem the share without `cookie`.",
+            )
         found = await credentials.redeem(keep_of(request), asked.share)
         if found is None:
             raise wire.Refused(404, "not-found", "This share is unknown, expired or used up; ask for a new one.")
-        conversation, issued = found
-        return answered(request, issued, by_cookie=asked.cookie, conversation=conversation)
+        tenant, conversation, issued = found
+        cookie = access.shared_cookie(tenant, conversation) if asked.cookie else ""
+        return answered(request, issued, cookie=cookie, conversation=conversation)
 
 
-def answered(request: Request, issued: Issued, *, by_cookie: bool, conversation: str = "") -> Response:
-    """The answer with a new token: in its body, or in the cookie and then not in its body."""
+def answered(request: Request, issued: Issued, *, cookie: str, conversation: str = "") -> Response:
+    """The answer with a new token: in its body, or in the *cookie* of that name and then not in its body."""
     told = answers.Credential(id=conversation or issued.id, scopes=issued.scopes, expires_at=issued.expires_at)
-    if not by_cookie:
+    if not cookie:
         return wire.as_json(structs.replace(told, token=issued.token), status=201)
     answer = wire.as_json(told, status=201)
-    access.set_cookie(request, answer, issued)
+    access.set_cookie(request, answer, issued, cookie)
     return answer
 
 

@@ -44,6 +44,9 @@ PAGE_MOST = 500
 NEWEST = 2**53
 """Above every number of a log, and the largest that every JSON reader keeps exact."""
 
+TEXTS: tuple[str, ...] = ("owner", "behind", "conversation")
+"""Parameters that are text; all others are whole numbers."""
+
 Number = Annotated[int, Meta(ge=0, le=NEWEST)]
 Limit = Annotated[int, Meta(ge=1, le=PAGE_MOST)]
 Name = Annotated[str, Meta(min_length=1, max_length=512, pattern=r"^[^\x00]+$")]
@@ -170,8 +173,8 @@ def query(request: Request, kind: type[T]) -> T:
     try:
         if len(dict(given)) < len(given):
             raise ValueError("a parameter is given twice")
-        plain = {name: value if name == "owner" else whole(value) for name, value in given}
-        msgspec.json.encode(plain)  # an owner that is half a character cannot be
+        plain = {name: value if name in TEXTS else whole(value) for name, value in given}
+        msgspec.json.encode(plain)  # a name that is half a character cannot be
         return msgspec.convert(plain, kind)
     except ValueError as fault:
         known = ", ".join(kind.__struct_fields__)
