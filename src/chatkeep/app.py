@@ -199,8 +199,8 @@ class Chatkeep(Surface[State]):
     def trouble(self) -> str:
         """Why messages are not answered now, or soon may not be; "" when nothing is wrong.
 
-        Says what the last act on the store has shown, which the workers ask every `poll`, and whether as many handlers hang
-        as may run at once.
+        Says what the last act on the store has shown, which the workers ask every `poll`, whether as many handlers hang as may
+        run at once, and whether conversations wait that this version cannot read.
         """
         return self._engine.trouble
 

@@ -84,6 +84,12 @@ class Core(Generic[State]):
             return "the store is not reached"
         return "messages wait in the journal"
 
+    @property
+    def warning(self) -> str:
+        """What is wrong beside that messages are answered here, in words for strangers; "" when nothing is."""
+        count = len(self._engine.shared.unreadable)
+        return f"conversations wait that this version cannot read ({count})" if count else ""
+
     def records(self, space: str, kind: type[Record]) -> Records[Record]:
         """Small records of chatkeep's own in this store, beside the conversations: see `Records`."""
         return Records(self._engine.store, space, kind, clock=self._engine.shared.clock)

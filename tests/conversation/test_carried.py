@@ -121,10 +121,10 @@ THERE = {
 def rewritten(kind: Any, there: Any, change: Callable[[Any], Any]) -> Any:
     """What stands there when code that knows the members of *kind* has read it, made a change, and written it."""
     states: StateCodec[Any] = StateCodec(kind, limit=100_000)
-    state, carried = states.take_apart(ADA, Raw(msgspec.json.encode(there)), 1)
+    state, before = states.take_apart(ADA, Raw(msgspec.json.encode(there)), 1)
     given = change(state)
     state = state if given is None else given
-    raw = states.encode(ADA, state, carried)
+    raw = states.encode(ADA, state, before)
 
     assert state == states.decode(ADA, raw, 1)
     return msgspec.json.decode(raw)
@@ -307,9 +307,9 @@ def test_an_upgraded_state_is_what_the_upgrade_made_of_it() -> None:
     states: StateCodec[Any] = StateCodec(
         Order, schema=2, upgrades={1: lambda plain: {**plain, "note": "up"}}, limit=10_000
     )
-    state, carried = states.take_apart(ADA, Raw(b'{"note":"hi","old":1}'), 1)
+    state, before = states.take_apart(ADA, Raw(b'{"note":"hi","old":1}'), 1)
 
-    assert ("up", None) == (state.note, carried)
+    assert ("up", None) == (state.note, before.carried)
 
 
 def test_a_slot_is_cleared_and_the_rest_stays() -> None:

@@ -116,7 +116,7 @@ def test_a_finished_turn_answers_its_batch_and_nothing_else(
 def test_something_unread_is_always_due_and_a_claim_is_only_kept_for_work(snapshot: Snapshot, policy: Policy) -> None:
     """The invariant behind every recovery: unread means due; and nobody holds a lease on nothing."""
     waiting = snapshots.unread_messages(snapshot)
-    acts = [turns.skip_unread(snapshot, policy, at=AT), housekeeping.park(snapshot, policy, at=AT)]
+    acts = [turns.skip_unread(snapshot, policy, at=AT)]
     acts += [leases.take_lease(snapshot, policy, token="t", at=AT), leases.release_lease(snapshot, policy, at=AT)]
     if waiting:
         acts.append(turns.set_aside(snapshot, waiting[0].number, "why", policy, at=AT))

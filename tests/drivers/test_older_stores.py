@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from msgspec import structs
 
 from chatkeep import Turn
+from chatkeep.drivers import driver_for
 from chatkeep.drivers.base import Entries, Erase, Key, Read, Write
 
 from ..support.counting import answered
@@ -127,3 +129,145 @@ async def test_a_store_of_an_older_version_is_opened(url: str, older: Path, open
     await driver.erase(Erase(key, at=time.time() + 10, revision="blanked"))
 
     assert None is await driver.read(Read(key, tail=1))
+
+
+BESIDE = """
+import asyncio, sys
+from dataclasses import dataclass, field
+from chatkeep import Chatkeep
+
+@dataclass
+class Order:
+    cart: list[str] = field(default_factory=list)
+
+def bot(turn):
+    turn.state.cart.append(turn.text)
+    return "61c7a46"
+
+async def main(url, schema):
+    more = {"schema": 2, "upgrades": {1: lambda plain: plain}} if schema == "2" else {}
+    keep = Chatkeep(url, state=Order, poll="300ms", **more)
+    keep.on_message(bot)
+    async with keep:
+        print("open", flush=True)
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            verb, name, text = line.split()
+            await getattr(keep, verb)(name, text)
+            print("done", flush=True)
+
+asyncio.run(main(sys.argv[1], sys.argv[2]))
+"""
+
+
+class Beside:
+    """An instance of the older version that does what it is told."""
+
+    def __init__(self, older: Path, url: str, schema: int) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", BESIDE, url, f"{schema}"],
+            env={**os.environ, "PYTHONPATH": f"{older}"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    async def told(self, *words: str) -> None:
+        """Waits for its next line, after telling it *words*, if any."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        if words:
+            self.process.stdin.write(" ".join(words) + "\n")
+            self.process.stdin.flush()
+        assert await asyncio.to_thread(self.process.stdout.readline) in ("open\n", "done\n")
+
+    def stop(self) -> None:
+        """Ends it."""
+        self.process.kill()
+        self.process.communicate()
+
+
+@dataclass
+class Order:
+    """The state, as both versions of the application know it."""
+
+    cart: list[str] = field(default_factory=list)
+
+
+@dataclass
+class NewOrder(Order):
+    """As only the newer one knows it."""
+
+    address: str = ""
+
+
+async def order(turn: Turn[Any]) -> str:
+    """Puts what is said into the cart."""
+    turn.state.cart.append(turn.text)
+    return "today"
+
+
+NAMES = [f"c{number}" for number in range(6)]
+
+
+async def test_what_todays_code_cannot_read_is_answered_by_an_older_chatkeep_with_newer_code(
+    url: str, older: Path, opened: Any
+) -> None:
+    """Today's chatkeep runs the older code of the application and sees all messages first; none waits for more than two polls."""
+    beside = Beside(older, url, schema=2)
+    try:
+        await beside.told()
+        keep = await opened(order, state=Order, poll="300ms")
+        for name in NAMES:
+            await beside.told("receive", name, "one")
+        for text in ("two", "three"):
+            for name in NAMES:
+                await keep.accept(name, text)
+            await until(lambda: all_answered(url), within=2 * 0.3 * 1.2 + 1.0)
+    finally:
+        beside.stop()
+    reading = await opened(state=Order, schema=2, upgrades={1: dict})
+    for name in NAMES:
+        assert ["one", "two", "three"] == (await reading.conversation(name)).state.cart
+        assert ["61c7a46"] * 3 == [m.text async for m in reading.history(name) if m.role == "assistant"]
+
+
+async def all_answered(url: str) -> bool:
+    """Whether nothing is due, as the store itself says."""
+    driver = driver_for(url)
+    await driver.open()
+    try:
+        rows = [await driver.read(Read(Key("", name), tail=0)) for name in NAMES]
+        return all(row is not None and row[0].due_at is None for row in rows)
+    finally:
+        await driver.close()
+
+
+async def test_both_answer_beside_each_other_and_nothing_is_dropped(url: str, older: Path, opened: Any) -> None:
+    """Messages come in on both sides at once; what today's code writes on top of newer code's state keeps what it does not know."""
+    beside = Beside(older, url, schema=1)
+    try:
+        await beside.told()
+        keep = await opened(order, state=Order, poll="300ms")
+        newer = await opened(order, state=NewOrder, poll="300ms")
+        for text in ("one", "two", "three"):
+            await asyncio.gather(*(keep.accept(name, text) for name in NAMES[:3]))
+            for name in NAMES[:3]:
+                await beside.told("accept", name, text + "!")
+
+        async def answered_all() -> bool:
+            return not sum([(await keep.conversation(name)).unread for name in NAMES[:3]])
+
+        await until(answered_all, within=5)
+        for name in NAMES[:3]:
+            assert {"one", "two", "three", "one!", "two!", "three!"} == set((await keep.conversation(name)).state.cart)
+            assert 6 == len((await keep.conversation(name)).state.cart)
+
+        def moved(state: NewOrder) -> None:
+            state.address = "5 High Street"
+
+        await newer.change("dora", moved)
+    finally:
+        beside.stop()
+    await keep.receive("dora", "tea")
+
+    assert NewOrder(["tea"], "5 High Street") == (await newer.conversation("dora")).state

@@ -12,6 +12,8 @@ import pydantic
 import pytest
 
 from chatkeep import BadMessage, Corrupt, HandlerFailed, TooLarge, Turn, UsageError
+from chatkeep.conversation.state import StateCodec
+from chatkeep.drivers.base import Key
 
 from ..support.waiting import until
 
@@ -226,3 +228,101 @@ async def test_who_only_looks_may_clear(opened: Any) -> None:
     assert "1 seats" == after.replies[0].text
     assert before.session + 1 == (await keep.conversation("ada")).session
     assert "1 seats" == (await keep.receive("nobody", "hi")).replies[0].text
+
+
+@pytest.mark.parametrize("kind", [None, Order, Packed, Model, Loose])
+@pytest.mark.parametrize("number", [2**53, -(2**53), 2**62 + 1])
+async def test_a_number_that_a_browser_would_change_is_refused(opened: Any, kind: Any, number: int) -> None:
+    """In a state, wherever it is set; 2**53 - 1 is kept."""
+
+    def made(seats: int) -> Any:
+        state = kind()
+        state.seats = seats
+        return state
+
+    async def bot(turn: Turn[Any]) -> Any:
+        if kind is None:
+            turn.state["seats"] = int(turn.text)
+        else:
+            turn.state.seats = int(turn.text)
+        return "ok"
+
+    keep = await opened(bot, attempts=1, **({"state": kind} if kind else {}))
+    for edge in (2**53 - 1, 1 - 2**53):
+        if edge > 0 or kind is not Model:  # (which takes none below zero)
+            assert "ok" == (await keep.receive("ada", str(edge))).replies[0].text
+    before = (await keep.conversation("ada")).state
+    with pytest.raises(HandlerFailed, match="keep it as text"):
+        await keep.receive("ada", str(number))
+    with pytest.raises(BadMessage, match="keep it as text"):
+        await keep.change("ada", lambda state: state.update(seats=number) if kind is None else made(number))
+
+    assert before == (await keep.conversation("ada")).state
+
+
+async def test_such_a_number_is_refused_in_messages_and_reminders_and_kept_in_a_step(opened: Any) -> None:
+    """What people see is refused; the result of a step is seen by nobody, and was done already."""
+    taken = []
+
+    async def bot(turn: Turn[Any]) -> Any:
+        if turn.text == "reply":
+            return [{"type": "card", "id": 2**53}]
+        if turn.text == "remind":
+            turn.remind("1h", "later", {"id": [2**53]})
+        taken.append(await turn.step("pay", lambda: {"id": 2**62 + 1}))
+        return "ok"
+
+    keep = await opened(bot, attempts=1)
+    for content, metadata in (([{"type": "card", "id": 2**53}], None), ("hi", {"id": 2**53})):
+        with pytest.raises(BadMessage, match="keep it as text"):
+            await keep.receive("ada", content, metadata=metadata)
+    for text in ("reply", "remind"):
+        with pytest.raises(HandlerFailed, match="keep it as text"):
+            await keep.receive("ada", text)
+    await keep.receive("ada", "step")
+
+    assert [{"id": 2**62 + 1}] == taken
+
+
+def test_numbers_that_are_stored_already_stand_until_they_are_changed() -> None:
+    """An older version took them: nothing that comes afterwards is refused for their sake."""
+    key, old = Key("", "ada"), msgspec.Raw(b'{"seats":1152921504606846977,"cart":[1e17]}')
+    for kind in (dict, Loose):
+        states: StateCodec[Any] = StateCodec(kind, limit=1000)
+        state, before = states.take_apart(key, old, 1)
+        changed = state | {"name": "ada"} if kind is dict else state.model_copy(update={"name": "ada"})
+
+        assert b"1152921504606846977" in bytes(states.encode(key, changed, before))
+        with pytest.raises(BadMessage, match="keep it as text"):
+            states.encode(key, kind(seats=2**60 + 2), before)
+        upgraded: StateCodec[Any] = StateCodec(kind, schema=2, upgrades={1: dict}, limit=1000)
+        state, before = upgraded.take_apart(key, old, 1)
+
+        assert 2**60 + 1 == msgspec.json.decode(upgraded.encode(key, state, before))["seats"]
+
+
+class Checked(pydantic.BaseModel):
+    """A model that looks at what is assigned, and takes bytes."""
+
+    model_config = pydantic.ConfigDict(validate_assignment=True)
+
+    seats: int = 1
+    photo: bytes = b""
+
+
+EDITS = {
+    "assigned": (lambda state: setattr(state, "seats", "two"), r"ada: state\.seats cannot be read"),
+    "made": (lambda state: Checked(seats="two"), r"ada: state\.seats cannot be read"),  # type: ignore[arg-type]
+    "bytes": (lambda state: setattr(state, "photo", b"\xff\x00"), r"ada: state\.photo cannot be written"),
+}
+
+
+@pytest.mark.parametrize("case", EDITS)
+async def test_a_change_speaks_of_the_member_and_not_in_words_of_pydantic(opened: Any, case: str) -> None:
+    """The same error as for any other type; what else an edit raises comes through."""
+    keep = await opened(state=Checked)
+    edit, said = EDITS[case]
+    with pytest.raises(BadMessage, match=said + ".*Nothing was stored"):
+        await keep.change("ada", edit)
+    with pytest.raises(ValueError, match="invalid literal"):
+        await keep.change("ada", lambda state: setattr(state, "seats", int("two")))

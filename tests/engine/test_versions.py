@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 import pydantic
 import pytest
+from msgspec import Raw, structs
 
-from chatkeep import Turn
+from chatkeep import Corrupt, Turn, Unsupported
+from chatkeep.conversation.codec import _crc
+from chatkeep.drivers import driver_for
+from chatkeep.drivers.base import AT_ONCE, Driver, Key, Read, Row, Write
+from chatkeep.engine.hooks import handler_for
 
 from ..support.clock import Clock
-from ..support.waiting import until
+from ..support.waiting import nothing_happens_for, until
 
 
 @dataclass
@@ -126,3 +134,153 @@ async def test_what_is_cleared_is_cleared_with_what_only_newer_code_knows(opened
     await brief.receive("cyd", "cake")
 
     assert ["", "", ""] == [(await new.conversation(name)).state.address for name in ("ada", "bob", "cyd")]
+
+
+async def seats(turn: Turn[Any]) -> str:
+    """Counts."""
+    turn.state["n"] = turn.state.get("n", 0) + 1
+    return f"{turn.state['n']}"
+
+
+SHAPES = {"old": {}, "new": {"schema": 2, "upgrades": {1: lambda plain: plain}}}
+
+
+async def test_what_the_older_version_sees_first_is_answered_by_the_newer_one(opened: Any) -> None:
+    """Within two polls, for all that come at once; whichever poll: the older instance neither keeps it nor puts it off."""
+    new = await opened(seats, poll="300ms", **SHAPES["new"])
+    old = await opened(seats, poll="300ms")
+    older = await opened(seats, poll="300ms")
+    names = [f"c{number}" for number in range(8)]
+    for name in names:
+        await new.receive(name, "one")
+    for _ in range(2):
+        for name, by in zip(names, [old, older] * 4, strict=True):
+            await by.accept(name, "two")
+
+        async def unread() -> int:
+            return sum([(await new.conversation(name)).unread for name in names])
+
+        async def answered() -> bool:
+            return not await unread()
+
+        await until(answered, within=2 * 0.3 * 1.2 + 0.4)
+    with pytest.raises(Unsupported, match="schema 2"):
+        await old.receive("c0", "three", id="m")
+    await until(answered, within=2 * 0.3 * 1.2 + 0.4)
+
+    assert "4" == (await new.receive("c0", "three", id="m")).replies[0].text
+    assert "5" == (await new.receive("c0", "four")).replies[0].text
+
+
+async def row_of(url: str, name: str) -> Row:
+    """A conversation's row as it stands in the store."""
+    async with connected(url) as driver:
+        found = await driver.read(Read(Key("", name), tail=0))
+        assert found is not None
+        return found[0]
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Driver]:
+    """The driver alone."""
+    driver = driver_for(url)
+    await driver.open()
+    try:
+        yield driver
+    finally:
+        await driver.close()
+
+
+async def test_who_cannot_read_a_conversation_writes_nothing_to_it(opened: Any, url: str) -> None:
+    """After a roll back, say: it stays due as it was, two older instances do not wake each other, and say what is wrong."""
+    new = await opened(seats, **SHAPES["new"])
+    await new.receive("ada", "one")
+    await new.close()
+    await (await opened(None)).accept("ada", "two")
+    keeps = [await opened(seats), await opened(seats)]
+    for keep in keeps:
+        await until(lambda keep=keep: 1 == keep.statistics.engine.unreadable)
+    await nothing_happens_for(0.1)
+    before = await row_of(url, "ada")
+    await nothing_happens_for(0.3)
+
+    assert before == await row_of(url, "ada")
+    assert (AT_ONCE, None) == (before.due_at, before.lease)
+    for keep in keeps:
+        assert re.match(r"1 conversation waits that this version cannot read; .*ada: .*schema 2", keep.trouble)
+
+    for keep in keeps:
+        await keep.accept("ada", "three")
+    await nothing_happens_for(0.2)
+    after = await row_of(url, "ada")
+
+    assert (AT_ONCE, None, before.head + 2) == (after.due_at, after.lease, after.head)
+
+    await (await opened(seats, **SHAPES["new"])).receive("ada", "four")
+    await keeps[0].clear("ada")
+
+    assert "1" == (await keeps[0].receive("ada", "five")).replies[0].text
+    assert "" == keeps[0].trouble
+
+
+async def test_a_record_that_only_a_newer_version_reads_is_left_to_it(opened: Any, url: str) -> None:
+    """What comes meanwhile is taken in, and due for the newer version at once."""
+    keep = await opened(seats)
+    await keep.receive("ada", "one")
+    before = await row_of(url, "ada")
+    members = b'"format":2,"cursor":"of another type",' + before.body.split(b'"format":1,')[1]
+    body = b'{"crc":"%s",%s' % (_crc(before.key, members), members)
+    async with connected(url) as driver:
+        await driver.write(Write(structs.replace(before, revision="newer", body=body), replaces=before.revision))
+    for number in range(2):
+        receipt = await keep.accept("ada", "two", id="m2")
+
+        assert ("accepted", bool(number), "m2") == (receipt.status, receipt.duplicate, receipt.id)
+    for _ in range(2):
+        with pytest.raises(Unsupported, match="format 2"):
+            await keep.receive("ada", "three", id="m3")
+    await nothing_happens_for(0.2)
+    after = await row_of(url, "ada")
+
+    assert (body, before.head + 2) == (after.body, after.head)
+    assert (AT_ONCE, None) == (after.due_at, after.lease)
+    assert 1 == keep.statistics.engine.unreadable
+
+
+@dataclass
+class Strict:
+    """A state that takes no other values than it declares."""
+
+    n: int = 0
+
+
+async def test_a_state_that_cannot_be_read_at_all_is_looked_at_again(
+    opened: Any, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What keeps it from being read may end, without a write from anybody."""
+    plain = await opened(seats)
+    await plain.change("ada", lambda state: state.update(n="many"))
+    await plain.close()
+    monkeypatch.setattr("chatkeep.engine.unreadable.AGAIN_S", 0.1)
+    keep = await opened(seats, state=Strict)
+    with pytest.raises(Corrupt):
+        await keep.receive("ada", "one")
+    decode = keep._engine.shared.states.shape.decode
+    row = await row_of(url, "ada")
+    await nothing_happens_for(0.3)
+
+    assert row == await row_of(url, "ada")
+
+    async def answered() -> bool:
+        return not (await keep.conversation("ada")).unread
+
+    async def counting(turn: Turn[Strict]) -> str:
+        turn.state.n += 1
+        return "ok"
+
+    keep._engine.turns.handler = handler_for(counting, keep._engine.runner.call_in_thread)
+    shape = keep._engine.shared.states.shape
+    monkeypatch.setattr(shape, "decode", lambda raw: decode(raw if b"many" not in bytes(raw) else Raw(b'{"n":3}')))
+    await until(answered)
+
+    assert 4 == (await keep.conversation("ada")).state.n

@@ -12,12 +12,12 @@ from typing import Any
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from chatkeep import Chatkeep
+from chatkeep import Chatkeep, Turn
 from chatkeep.server.metrics import Metrics
 
 from ..support.platform import SECRET, platform, post_whatsapp, whatsapp_message
 from ..support.service import CHATKEEP, service
-from ..support.serving import Client
+from ..support.serving import Client, served
 from ..support.waiting import until
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -243,3 +243,33 @@ async def test_replies_that_do_not_go_out_pools_and_hung_handlers_are_counted(tm
     (waiting,) = map(json.loads, listed.stdout.splitlines())
     assert ("waiting", True) == (waiting["status"], waiting["tries"] >= 1)
     assert "130429" in waiting["reason"] or "429" in waiting["reason"]
+
+
+async def test_conversations_that_this_version_cannot_read_are_told(tmp_path: Path) -> None:
+    """A number, and a word beside "ready": the others are answered."""
+    url = f"sqlite:///{tmp_path}/chat.db"
+
+    async def bot(turn: Turn[dict[str, Any]]) -> str:
+        turn.state["n"] = 1
+        return "ok"
+
+    newer: Chatkeep[Any] = Chatkeep(url, schema=2, upgrades={1: dict})
+    newer.on_message(bot)
+    async with newer:
+        await newer.receive("ada", "hi")
+    older: Chatkeep[Any] = Chatkeep(url, poll="20ms")
+    older.on_message(bot)
+    async with served(older) as client:
+        ready = await client.ask("GET", "/readyz")
+        assert (200, {"status": "ready"}) == (ready.status, ready.json)
+        registry = Metrics(older).registry
+        assert 0 == registry.get_sample_value("chatkeep_unreadable_conversations")
+
+        await older.accept("ada", "hi again")
+        await until(lambda: older.trouble)
+        ready = await client.ask("GET", "/readyz")
+        unreadable, answers = map(registry.get_sample_value, ("chatkeep_unreadable_conversations", "chatkeep_ready"))
+
+    told = {"status": "ready", "trouble": "conversations wait that this version cannot read (1)"}
+    assert (200, told) == (ready.status, ready.json)
+    assert (1, 1) == (unreadable, answers)

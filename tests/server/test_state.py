@@ -519,3 +519,21 @@ async def test_what_newer_code_has_added_is_kept_by_a_server_of_the_older_versio
         tag = (await client.ask("GET", HERE)).headers["etag"]
         assert 204 == (await client.ask("DELETE", HERE, headers={"If-Match": tag})).status
     assert "" == await address()
+
+
+@pytest.mark.parametrize("kind", [None, Older])
+async def test_a_number_that_a_browser_would_change_is_refused(kind: Any) -> None:
+    """In the state, in a slot, in a part and in metadata: 422, with what to do."""
+    async with served(keeping(**({"state": kind} if kind else {}))) as client:
+        await client.post("ada", "hi")
+        answers = [
+            await patch(client, {"at": {"x": 2**53 + 1}}),
+            await put(client, HERE, {"at": {"x": 2**53}}, if_match="*"),
+            await put(client, f"{HERE}/at", {"x": -(2**60)}, if_none_match='"x"'),
+            await client.post("ada", {"content": [{"type": "card", "id": 2**53 + 1}]}),
+            await client.post("ada", {"content": "hi", "metadata": {"id": 2**63 - 1}}),
+        ]
+        for answer in answers:
+            assert (422, PROBLEM) == (answer.status, answer.headers["content-type"])
+            assert "keep it as text" in answer.json["detail"]
+        assert 200 == (await patch(client, {"at": {"x": 2**53 - 1}})).status

@@ -11,7 +11,7 @@ else.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -23,7 +23,7 @@ from ..errors import BadMessage, Corrupt, TooLarge, Unsupported
 from ..model import Content, Message, Role
 from .keys import RESERVED
 from .record import FORMAT, OutboxState, Record, Reminder
-from .shapes import Unfit, encoded, repaired
+from .shapes import STORABLE, Unfit, encoded, repaired
 
 LETTERS: dict[Role, str] = {"user": "u", "assistant": "a", "operator": "o", "system": "s", "event": "e"}
 
@@ -82,10 +82,12 @@ def entry_for(
         )
     if metadata is not None and not isinstance(metadata, dict):
         raise BadMessage(f"{key}: metadata is a dict, not {type(metadata).__name__}; nothing was touched.")
-    said = json_of(key, content, "content")
+    # (Browsers do not write chatkeep's own entries, which hold what a platform has sent, or a reminder that was set before.)
+    allowed: Container[int] = STORABLE if role == "system" or id.startswith(RESERVED) else ()
+    said = json_of(key, content, "content", allowed)
     extra = b""
     if metadata or channel:
-        extra = b",%d,%d,%s" % (reply_to, reply_from, json_of(key, metadata or {}, "metadata"))
+        extra = b",%d,%d,%s" % (reply_to, reply_from, json_of(key, metadata or {}, "metadata", allowed))
         extra += b"," + json_of(key, channel, "channel") if channel else b""
     elif reply_to:
         extra = b",%d" % reply_to if reply_from == reply_to else b",%d,%d" % (reply_to, reply_from)
@@ -247,10 +249,10 @@ def _items(raw: Raw | None) -> list[Raw]:
     return msgspec.json.decode(raw or b"[]", type=list[Raw] | None) or []
 
 
-def json_of(key: Key, value: Any, what: str) -> bytes:
+def json_of(key: Key, value: Any, what: str, allowed: Container[int] = ()) -> bytes:
     """*value* as JSON, if it is plain JSON and every store can keep it. Raises `BadMessage`, naming the key and the member of *what*."""
     try:
-        return encoded(value, what)
+        return encoded(value, what, allowed)
     except Unfit as unfit:
         raise BadMessage(f"{key}: {unfit}. Nothing was touched.") from unfit
 

@@ -138,12 +138,3 @@ def may_wait(row: Row, record: Record, *, soon: float) -> bool:
     enough to be dropped."""
     sent = record.delivery is None or (record.delivery.upto >= row.head and not record.delivery.again)
     return record.cursor >= row.head and sent and not any(reminder.at <= soon for reminder in record.reminders)
-
-
-def park(snapshot: Snapshot, policy: Policy, *, at: float) -> Commit:
-    """Leaves unread messages alone for a while: the state is newer than this code."""
-    act = next_commit(snapshot, snapshot.record, policy, at=at)
-    due_at = at + PARKED_S
-    if act.record.delivery is not None and has_outbound(snapshot, act.record):
-        due_at = min(due_at, not_before(act.record.delivery.at, at=at))
-    return structs.replace(act, due_at=due_at)

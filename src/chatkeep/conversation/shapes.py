@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from decimal import Decimal
 from functools import cached_property, lru_cache
@@ -32,8 +32,14 @@ NUMBERS = frozenset({int, float})
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
+SAFE = 2**53 - 1
+"""The greatest integer that browsers, and all who hold numbers as doubles, give back as it was (RFC 7493)."""
+
+STORABLE = range(-(2**63), 2**63)
+"""Integers that every store keeps: for what no browser gives back."""
+
 _DIGITS = bytes(48 if 48 <= byte < 58 else byte for byte in range(256))
-_LONG_NUMBER = b"0" * 19
+_LONG_NUMBER = b"0" * 16
 _ABSENT = object()
 COMPUTED = "__pydantic_computed_fields__"
 OURS = ("msgspec", "pydantic")  # whose equalities are known
@@ -48,25 +54,26 @@ class Unfit(Exception):
 # -- plain JSON ----------------------------------------------------------------------------------------------------------
 
 
-def encoded(value: Any, what: str) -> bytes:
+def encoded(value: Any, what: str, allowed: Container[int] = ()) -> bytes:
     """*value* as JSON, if it is made of JSON's own types and every store can keep it. Raises `Unfit`, naming the member of *what*.
 
-    Promised: decoding gives an equal value of the same types. Subclasses count as other types: a StrEnum would come back as a str.
+    *allowed*: integers that may be there although a browser would change them. Promised: decoding gives an equal value of the same
+    types. Subclasses count as other types: a StrEnum would come back as a str.
     """
     try:
         raw = _encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as fault:
-        raise Unfit(misfit(value, what) or f"{what} cannot be written as JSON ({fault})") from fault
+        raise Unfit(misfit(value, what, allowed) or f"{what} cannot be written as JSON ({fault})") from fault
     if type(value) is str and "\0" not in value:
         return raw
-    if not _fits(value, raw) and (reason := misfit(value, what)):
+    if not _fits(value, raw) and (reason := misfit(value, what, allowed)):
         raise Unfit(reason)
     return raw
 
 
 def repaired(value: Any) -> Any:
     """*value* with what no store can hold put so that every one can, where that says nearly the same: NUL and half characters as
-    U+FFFD, numbers without end or of more than 64 bits as text, tuples as lists."""
+    U+FFFD, numbers that a browser would change as text, tuples as lists."""
     if isinstance(value, str):
         # (As UTF-16 the halves of one character, which a stream may have torn apart, come together again.)
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "\ufffd")
@@ -74,14 +81,14 @@ def repaired(value: Any) -> Any:
         return {repaired(name): repaired(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [repaired(item) for item in value]
-    if type(value) in NUMBERS and _reason(value):
+    if type(value) in NUMBERS and _reason(value, ()):
         return str(value)
     return value
 
 
 def _plain_at(levels: int) -> Any:
     """The type of JSON of so many levels, but for its NUL characters, that every store keeps as it is."""
-    number = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+    number = Annotated[int, Meta(ge=-SAFE, le=SAFE)]
     finite = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
     scalar = str | number | finite | bool | None
     if not levels:
@@ -113,20 +120,20 @@ def _fits(value: Any, raw: bytes) -> bool:
     return b"\\" not in raw or b"\\u0000" not in raw
 
 
-def misfit(value: Any, what: str) -> str:
+def misfit(value: Any, what: str, allowed: Container[int] = ()) -> str:
     """Which member of *what* cannot be stored as JSON everywhere, and why; "" when all can."""
     pending: list[tuple[Any, int, Any]] = [(value, 0, ())]
     while pending:
         item, depth, place = pending.pop()
         if depth > DEEPEST + 1:
             return f"{what} holds more than {DEEPEST} levels of nesting"
-        if reason := _reason(item):
+        if reason := _reason(item, allowed):
             return f"{_path(what, place)} {reason}"
         if type(item) is dict:
             for name in item:
                 if type(name) is not str:
                     return f"{_path(what, place)} has the key {name!r:.40}, which is no text (JSON would make it text)"
-                if reason := _reason(name):
+                if reason := _reason(name, ()):
                     return f"{_path(what, place)} has a key that {reason}"
             pending += [(inner, depth + 1, (place, name)) for name, inner in item.items()]
         elif type(item) is list:
@@ -146,7 +153,19 @@ def _step(step: Any) -> str:
     return f".{step}" if isinstance(step, str) and step.isidentifier() else f"[{step!r:.40}]"
 
 
-def _reason(item: Any) -> str:
+def long_numbers(value: Any) -> frozenset[int]:
+    """The integers in plain JSON that a browser would change; a float of that size may come back as one."""
+    found, pending = set(), [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, dict | list):
+            pending += item.values() if isinstance(item, dict) else item
+        elif type(item) in NUMBERS and abs(item) > SAFE:
+            found.add(int(item))
+    return frozenset(found)
+
+
+def _reason(item: Any, allowed: Container[int]) -> str:
     kind = type(item)
     if kind not in JSON_TYPES:
         return f"is a {kind.__name__}, which is none of JSON's types (str, int, float, bool, None, list, dict)"
@@ -159,8 +178,12 @@ def _reason(item: Any) -> str:
             return "holds half a character (a lone surrogate), which cannot be stored"
     if kind is float and not math.isfinite(item):
         return f"is the number {item}, which JSON has not"
-    if kind is int and not -(2**63) <= item < 2**63:
-        return "is a number of more than 64 bits, which cannot be stored everywhere"
+    if kind is int and not -SAFE <= item <= SAFE and item not in allowed:
+        return (
+            f"is {item:,} and a browser gives back no integer beyond {SAFE:,} as it was: keep it as text"
+            if (item in STORABLE)
+            else "is a number of more than 64 bits, which cannot be stored everywhere: keep it as text"
+        )
     return ""
 
 
@@ -198,17 +221,18 @@ class Shape(Generic[State]):
         except TypeError as fault:
             raise TypeError(f"state={self.name} cannot be read from JSON: {fault}.") from fault
 
-    def encode(self, state: State) -> bytes:
+    def encode(self, state: State, allowed: Container[int] = ()) -> bytes:
         """
         *state* as JSON that was read again and found to be the same. Raises `Unfit`, naming the member that would not be.
 
         The same is: of the same types, member by member, private and undeclared ones included, each equal (==); a type without
         an equality of its own by what its instances hold. An int may come back as the equal float, an instance of a
-        subclass of str, dict and the like as the equal plain one, a date with its offset and without its zone's name. Which
+        subclass of str, dict and the like as the equal plain one, a date with its offset and without its zone's name. *allowed* as
+        for `encoded`. Which
         fields of a pydantic model were set is not kept, nor is what a `cached_property` holds.
         """
         if self.plain:
-            return encoded(state, "state")
+            return encoded(state, "state", allowed)
         raw = self.write(state)
         suspect = _is_suspect(raw)
         if suspect or self._pydantic:  # (a pydantic model may write what is no JSON, such as NaN)
@@ -216,7 +240,7 @@ class Shape(Generic[State]):
                 plain = _decode(raw)
             except (ValueError, RecursionError) as fault:
                 raise Unfit(f"state is written as something that is no JSON ({fault})") from fault
-            if suspect and not _fits(plain, raw) and (reason := misfit(plain, "state")):
+            if suspect and not _fits(plain, raw) and (reason := misfit(plain, "state", allowed)):
                 raise Unfit(reason)
         try:
             back = self.decode(raw)
@@ -256,8 +280,8 @@ def _is_suspect(raw: bytes) -> bool:
         (b"\\" in raw and b"\\u0000" in raw)
         # (Taking brackets out tells their number in a tenth of the time of counting them.)
         or 2 * len(raw) - len(raw.replace(b"{", b"")) - len(raw.replace(b"[", b"")) > DEEPEST
-        # (In 19 digits every third byte is one, six times: a look at these saves nearly everybody one at all.)
-        or (raw[::3].translate(_DIGITS).rfind(b"000000") >= 0 and raw.translate(_DIGITS).rfind(_LONG_NUMBER) >= 0)
+        # (In 16 digits every third byte is one, five times: a look at these saves nearly everybody one at all.)
+        or (raw[::3].translate(_DIGITS).rfind(b"00000") >= 0 and raw.translate(_DIGITS).rfind(_LONG_NUMBER) >= 0)
     )
 
 
@@ -454,7 +478,7 @@ def _unwritable(value: Any, path: str, fault: Exception) -> str:
             inside = value if isinstance(value, dict) else dict(enumerate(value))
         for step, inner in inside.items():
             try:
-                _write(inner)
+                _write(inner) if not hasattr(value, "model_dump_json") else _write(value, {step})
             except Exception as deeper:
                 value, path, fault = inner, path + _step(step), deeper
                 break
@@ -463,7 +487,8 @@ def _unwritable(value: Any, path: str, fault: Exception) -> str:
     return f"{path} cannot be written as JSON ({fault!s:.200})"
 
 
-def _write(value: Any) -> bytes:
+def _write(value: Any, include: set[str] | None = None) -> bytes:
     if hasattr(value, "model_dump_json"):
-        return cast(bytes, value.model_dump_json(by_alias=False, round_trip=True, warnings=False).encode())
+        raw = value.model_dump_json(include=include, by_alias=False, round_trip=True, warnings=False)
+        return cast(bytes, raw.encode())
     return _encode(value)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any, Generic, cast
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from ..drivers.base import Key
 from ..errors import BadMessage, Corrupt, Misconfigured, TooLarge, Unsupported, UsageError
@@ -15,7 +15,7 @@ from ..model import State
 from .carried import Carried, find_unknown, put_back
 from .merge import Overlap, merge_apart, plain
 from .record import NONE
-from .shapes import Shape, Unfit, difference, encoded, is_frozen, shared, told
+from .shapes import Shape, Unfit, difference, encoded, is_frozen, long_numbers, shared, told
 
 WRITTEN_MOST = 4096
 
@@ -24,6 +24,13 @@ Upgrades = Mapping[int, Callable[[Any], Any]]
 _encode = msgspec.json.Encoder().encode
 
 _decode = msgspec.json.Decoder().decode
+
+
+class Before(Struct, frozen=True):
+    """What a state was read from, and what of that the state has no place for (nearly always nothing)."""
+
+    raw: Raw
+    carried: Carried | None = None
 
 
 class StateCodec(Generic[State]):
@@ -75,21 +82,21 @@ class StateCodec(Generic[State]):
         """The state that a session starts with: `kind()`."""
         return Raw(self.shape.encode(self.kind()))
 
-    def encode(self, key: Key, state: State, carried: Carried | None = None) -> Raw:
+    def encode(self, key: Key, state: State, before: Before | None = None) -> Raw:
         """*state* as JSON that will be read as the same state. Raises `BadMessage`, naming the key and the member, or `TooLarge`.
 
-        *carried*: what `take_apart` has given with the state that this one was made of.
+        *before*: what `take_apart` has given with the state that this one was made of.
         """
         if self.schema == 0:
             raise Unsupported(f"{key}: opened with schema=0, to look only; nothing was stored.")
         if not isinstance(state, self.shape.type):
             raise BadMessage(f"{key}: the state is {type(state).__name__}, not {self.shape.name}; nothing was stored.")
         try:
-            raw = self.shape.encode(state)
+            raw = self._write(state, before)
         except Unfit as unfit:
             raise BadMessage(f"{key}: {unfit}. Nothing was stored. {self.shape.advice}") from unfit
-        if carried is not None:
-            raw = self._put_back(carried, state, raw)
+        if before is not None and before.carried is not None:
+            raw = self._put_back(before.carried, state, raw)
         elif not self.shape.plain:
             if len(self._written_here) >= WRITTEN_MOST:
                 self._written_here.clear()
@@ -121,26 +128,43 @@ class StateCodec(Generic[State]):
                 "Read it as plain JSON (chatkeep show), mend the code, or clear the state or the member (forget)."
             ) from fault
 
-    def take_apart(self, key: Key, raw: Raw, schema: int) -> tuple[State, Carried | None]:
-        """As `decode`, and what of *raw* the state has no place for; nearly always nothing (None).
+    def take_apart(self, key: Key, raw: Raw, schema: int) -> tuple[State, Before]:
+        """As `decode`, and what of *raw* has to stay when the state is written again: also what the state has no place for.
 
-        Not of a state that was upgraded: what an upgrade leaves out, or the new type, is meant to go.
+        Not that of a state that was upgraded: what an upgrade leaves out, or the new type, is meant to go.
         """
         state = self.decode(key, raw, schema)
         if self.shape.plain or schema != self.schema or hash(bytes(raw)) in self._written_here:
-            return state, None
+            return state, Before(raw)
         try:
             known = self.shape.write(state)
         except Unfit:  # so it can be written only when somebody has replaced it
-            return state, None
+            return state, Before(raw)
         # (What this code has written comes out the same.)
-        return state, None if known == bytes(raw) else find_unknown(_decode(raw), state, _decode(known))
+        return state, Before(raw, None if known == bytes(raw) else find_unknown(_decode(raw), state, _decode(known)))
 
-    def is_another(self, state: State, carried: Carried) -> bool:
-        """Whether *state* is a fresh one in the place of that which something is *carried* along for: the handler has begun anew."""
-        if state is carried.of or is_frozen(self.shape.type):  # (a frozen one is replaced with every change)
+    def is_another(self, state: State, before: Before) -> bool:
+        """Whether *state* is a fresh one in the place of that which something is carried along for: the handler has begun anew."""
+        # (A frozen one is replaced with every change.)
+        if before.carried is None or state is before.carried.of or is_frozen(self.shape.type):
             return False
         return self.shape.write(state) == bytes(self.fresh())
+
+    def translate(self, key: Key, fault: ValueError) -> BadMessage | None:
+        """The error for what pydantic says when a state of its type cannot be made or changed; None for any other *fault*."""
+        if hasattr(fault, "error_count") and getattr(fault, "title", "") == self.shape.name:
+            return BadMessage(f"{key}: {told(fault)}. Nothing was stored. {self.shape.advice}")
+        return None
+
+    def _write(self, state: State, before: Before | None) -> bytes:
+        try:
+            return self.shape.encode(state)
+        except Unfit:
+            # Numbers that an older version has stored are no reason to refuse all that comes after them.
+            old = frozenset() if before is None else long_numbers(_decode(before.raw))
+            if not old:
+                raise
+            return self.shape.encode(state, old)
 
     def _put_back(self, carried: Carried, state: State, raw: bytes) -> bytes:
         plain = _decode(raw)
@@ -221,7 +245,7 @@ class StateCodec(Generic[State]):
                     "unread; mend the upgrade."
                 ) from fault
         try:
-            return Raw(encoded(plain, "the state"))
+            return Raw(encoded(plain, "the state", long_numbers(_decode(raw))))
         except Unfit as unfit:
             raise Unsupported(
                 f"{key}: the upgrades to schema {self.schema} gave what is not plain JSON: {unfit}. Nothing was changed and its messages "

@@ -86,9 +86,14 @@ class Changes(Generic[State]):
         states = self._shared.states
 
         def changed(raw: Raw, schema: int) -> tuple[Raw, int]:
-            state, carried = states.take_apart(key, raw, schema)
-            given = edit(state)
-            return states.encode(key, state if given is None else given, carried), states.schema
+            state, before = states.take_apart(key, raw, schema)
+            try:
+                given = edit(state)
+            except ValueError as fault:
+                if (translated := states.translate(key, fault)) is None:
+                    raise
+                raise translated from fault
+            return states.encode(key, state if given is None else given, before), states.schema
 
         return await self._rewrite(key, changed, id)
 

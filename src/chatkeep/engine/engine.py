@@ -121,6 +121,7 @@ class Engine(Generic[State]):
     def statistics(self) -> EngineStatistics:
         """What was counted since the start."""
         self.shared.statistics.rolled_back = self.store.rolled_back
+        self.shared.statistics.unreadable = len(self.shared.unreadable)
         return self.shared.statistics
 
     @property
@@ -136,7 +137,7 @@ class Engine(Generic[State]):
     @property
     def trouble(self) -> str:
         """What keeps messages from being answered now, or soon may, as far as is known; "" when nothing does."""
-        return self.outage or self.runner.trouble
+        return self.outage or self.runner.trouble or self.shared.unreadable.trouble
 
     @property
     def outage(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from ..bounded import Newest
@@ -34,7 +35,7 @@ from ..errors import (
 )
 from ..model import ASKING, Content, Message, Receipt, Role
 from ..settings import seconds
-from ..storage.store import blank, fresh_token
+from ..storage.store import InLog, blank, fresh_token
 from .instruments import surround_arrival
 from .journal import Journal
 from .lease_keeper import LeaseKeeper
@@ -133,7 +134,8 @@ class Intake:
 
     async def note(self, key: Key, id: str, metadata: dict[str, Any]) -> None:
         """Put a note of chatkeep's own into the log, once for each *id*."""
-        await self._append_to_the_end(key, self._draft(key, "", RESERVED + id, "system", metadata), "")
+        with suppress(InLog):
+            await self._append_to_the_end(key, self._draft(key, "", RESERVED + id, "system", metadata), "")
 
     async def _receive(
         self,
@@ -159,6 +161,12 @@ class Intake:
                     receipt = None
                     if snapshot is not None and self._fits_one_trip(snapshot, draft):
                         receipt = await self._receive_in_one_trip(key, worker, snapshot, draft)
+                except (
+                    Unsupported,
+                    Corrupt,
+                ):  # what others have written meanwhile: it waits in the log for who can read that
+                    self._store.forget(key)
+                    receipt = None
                 except (Unavailable, Uncertain) as fault:
                     return await self._journaled(key, draft, owner, fault)
                 finally:
@@ -182,6 +190,8 @@ class Intake:
         draft = self._draft(key, content, id, role, metadata, channel)
         try:
             snapshot, number, known, _ = await self._append_to_the_end(key, draft, owner)
+        except InLog as unread:
+            return _make_receipt(key, draft.id, unread.number, Outcome("accepted"), duplicate=unread.known)
         except (Unavailable, Uncertain) as fault:
             return await self._journaled(key, draft, owner, fault)
         except Conflict:
@@ -318,6 +328,8 @@ class Intake:
     async def _receive_in_two_trips(self, key: Key, draft: Draft, owner: str, wait_if_duplicate: bool) -> Receipt:
         try:
             snapshot, number, known, worker = await self._append_to_the_end(key, draft, owner, waits=True)
+        except InLog as unread:
+            raise unread.newer from None
         except (Unavailable, Uncertain) as fault:
             return await self._journaled(key, draft, owner, fault)
         except Conflict:
@@ -357,7 +369,8 @@ class Intake:
         answers = asking and self._turns.handler is not None and not self._pauses.covers(key)
         works = answers or (sends and self._sender.takes(key))
         lease = None
-        if idle and works and asking and self._shared.policy.overlap != "debounce":
+        readable = key not in self._shared.unreadable  # else who can read it is to find it at once
+        if idle and works and asking and readable and self._shared.policy.overlap != "debounce":
             lease = Lease(worker.lease, now + self._shared.policy.lease_s)
         try:
             snapshot, number, known = await self._store.append(
@@ -368,6 +381,8 @@ class Intake:
                 self._workers.leave(worker)
             if isinstance(fault, Uncertain):  # a lease of ours may stand there
                 self._leases.lost = True
+            if isinstance(fault, InLog):
+                await self._workers.loop.leave_unread(key, worker.lease, fault.newer)
             raise
         if idle:
             worker.warm = True

@@ -20,6 +20,7 @@ from ..settings import Settings
 from ..storage.store import Store
 from .instruments import Instrument
 from .statistics import EngineStatistics
+from .unreadable import Unreadable
 
 
 class Shared(Generic[State]):
@@ -32,6 +33,7 @@ class Shared(Generic[State]):
         self.states = states
         self.clock = clock
         self.statistics = EngineStatistics()
+        self.unreadable = Unreadable(clock)
         self.instruments: list[Instrument] = []
         self.open = False
         """Messages are taken."""

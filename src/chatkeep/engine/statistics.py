@@ -7,7 +7,8 @@ from msgspec import Struct
 
 class EngineStatistics(Struct, kw_only=True):
     """Counts since the start; waiting, workers, journaled (conversations with messages in the journal) and abandoned (runs of
-    handlers that were given up, because their time was over or their caller went away, and still run) are now.
+    handlers that were given up, because their time was over or their caller went away, and still run) are now, and so is unreadable
+    (conversations that wait and that this version cannot read).
 
     reruns: turns thrown away because their input had changed. rolled_back: how often the store was found to hold less
     than it had answered.
@@ -25,3 +26,4 @@ class EngineStatistics(Struct, kw_only=True):
     waiting: int = 0
     workers: int = 0
     abandoned: int = 0
+    unreadable: int = 0

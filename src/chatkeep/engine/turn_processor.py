@@ -16,10 +16,10 @@ from msgspec import Raw, Struct
 
 from ..conversation import commits, sessions, snapshots, turns
 from ..conversation.backoff import backoff
-from ..conversation.carried import Carried
 from ..conversation.codec import make_storable
 from ..conversation.record import Reminder
 from ..conversation.snapshots import Commit, Draft, Snapshot
+from ..conversation.state import Before
 from ..drivers.base import Key
 from ..errors import BadMessage, Corrupt, Duplicate, HandlerFailed, TooLarge, Unsupported, UsageError
 from ..model import Content, Message, State
@@ -116,7 +116,7 @@ class TurnProcessor(Generic[State]):
         key, shared = snapshot.row.key, self._shared
         if turns.lacks_history(snapshot, shared.policy):
             snapshot = await shared.store.reach_back(snapshot)
-        turn, opens, carried = self._make_turn(snapshot, messages)
+        turn, opens, before = self._make_turn(snapshot, messages)
         turn.begin_work = partial(self._make_work, snapshot, messages[0].number, record_step)
         if self._streams:
             turn.on_piece = partial(self._say, key)
@@ -126,8 +126,8 @@ class TurnProcessor(Generic[State]):
             replies = [make_storable(key, reply, limit=limit) for reply in collect_replies(turn, said)]
             if turn.work is not None:
                 turn.work.refuse_unawaited()
-            goes_on = carried is None or not shared.states.is_another(turn.state, carried)
-            raw = shared.states.encode(key, turn.state, carried if goes_on else None)
+            starts_anew = shared.states.is_another(turn.state, before)
+            raw = shared.states.encode(key, turn.state, None if starts_anew else before)
             return Answer(raw, opens, replies, turn.work.set if turn.work is not None else snapshots.NOTHING)
 
         try:
@@ -374,14 +374,14 @@ class TurnProcessor(Generic[State]):
             ) from run.fault
         return run
 
-    def _make_turn(self, snapshot: Snapshot, messages: list[Message]) -> tuple[Turn[State], bool, Carried | None]:
-        """Make what the handler is given, on a fresh copy of the state; also whether it opens a session, and what the state has
-        no place for."""
+    def _make_turn(self, snapshot: Snapshot, messages: list[Message]) -> tuple[Turn[State], bool, Before]:
+        """Make what the handler is given, on a fresh copy of the state; also whether it opens a session, and what the state was
+        read from."""
         key, record, first = snapshot.row.key, snapshot.record, messages[0]
         states, policy = self._shared.states, self._shared.policy
         opens = sessions.is_session_over(record, policy, first.created_at, first.number)
         raw, schema = (states.fresh(), states.schema) if opens else (record.state, record.schema)
-        state, carried = states.take_apart(key, raw, schema)
+        state, before = states.take_apart(key, raw, schema)
         turn = Turn(
             tenant=key.tenant,
             conversation=key.id,
@@ -390,7 +390,7 @@ class TurnProcessor(Generic[State]):
             messages=snapshots.copy_messages(messages),
             history=[] if opens else self._collect_history(snapshot, first),
         )
-        return turn, opens, carried
+        return turn, opens, before
 
     def _collect_history(self, snapshot: Snapshot, first: Message) -> list[Message]:
         policy = self._shared.policy

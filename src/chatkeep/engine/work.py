@@ -18,7 +18,7 @@ from msgspec import Raw
 
 from ..conversation.codec import json_of
 from ..conversation.record import Reminder
-from ..conversation.shapes import Unfit, encoded
+from ..conversation.shapes import STORABLE, Unfit, encoded
 from ..drivers.base import Key
 from ..errors import BadMessage, TooLarge, UsageError
 from ..settings import Duration, seconds
@@ -128,11 +128,11 @@ class Work:
         found = await found if inspect.isawaitable(found) else found
         about = f"the result of step {name!r}"
         try:
-            raw = encoded(found, about)
+            raw = encoded(found, about, STORABLE)  # (no browser sees it)
         except Unfit as unfit:
             # It was done, and a refusal would have it done again: what JSON has a form for is recorded in that form.
             try:
-                raw = encoded(replace_tuples(msgspec.to_builtins(found, str_keys=True)), about)
+                raw = encoded(replace_tuples(msgspec.to_builtins(found, str_keys=True)), about, STORABLE)
             except (Unfit, TypeError, ValueError, RecursionError):
                 raise BadMessage(
                     f"{self._key}: {unfit}. The step was done and could not be recorded; give back JSON's own types, such as a "

@@ -21,7 +21,17 @@ from ..bounded import Newest
 from ..conversation import housekeeping, leases, sessions, snapshots, turns
 from ..conversation.snapshots import Commit, Outcome, Snapshot
 from ..drivers.base import Key, Row
-from ..errors import BadMessage, Conflict, Corrupt, HandlerFailed, TooLarge, Unavailable, Uncertain, Unsupported
+from ..errors import (
+    BadMessage,
+    Conflict,
+    Corrupt,
+    HandlerFailed,
+    StoreError,
+    TooLarge,
+    Unavailable,
+    Uncertain,
+    Unsupported,
+)
 from ..model import Message
 from ..settings import seconds
 from ..storage.records import erase_belongings
@@ -260,11 +270,40 @@ class WorkLoop:
         if row.lease != worker.lease or snapshot.record.alone != alone:
             if not (worker.has_place or beside):
                 return await self._step_admitted(worker)
+            if (unreadable := self._find_unreadable(snapshot)) is not None:
+                raise unreadable
             taken = await self._take(snapshot, worker, now)
             if taken is None:
                 return 0.0
             snapshot = taken
         return await self._handle(snapshot, worker)
+
+    def _find_unreadable(self, snapshot: Snapshot) -> Corrupt | Unsupported | None:
+        """Tell why the state cannot be read here, as far as that can be told at once, before anything is written for it."""
+        key, record, states = snapshot.row.key, snapshot.record, self._shared.states
+        if record.schema <= states.schema and key not in self._shared.unreadable:
+            return None
+        first = snapshots.unread_messages(snapshot)[0]
+        if not sessions.is_session_over(record, self._policy, first.created_at, first.number):
+            try:
+                states.decode(key, record.state, record.schema)
+            except (Corrupt, Unsupported) as fault:
+                return fault
+        self._shared.unreadable.discard(key)
+        return None
+
+    async def leave_unread(self, key: Key, lease: str, fault: Corrupt | Unsupported) -> None:
+        """Leave a conversation that cannot be read to who can read it: our *lease* goes, and nothing else is written."""
+        revision = ""
+        cached = self._store.cached(key)
+        if cached is not None and cached.row.lease is None:
+            revision = cached.row.revision
+        else:
+            with suppress(StoreError):  # then the lease runs out
+                revision = await self._store.release(key, lease)
+        if self._shared.unreadable.add(key, revision, str(fault)):
+            log.error("%s", fault)
+            self._notifier.tell_of_work()
 
     async def _rest(self, snapshot: Snapshot, worker: Worker, now: float) -> float | None:
         """Tell those who wait that the bot is paused, and take the conversation out of what is due until it is resumed."""
@@ -418,17 +457,6 @@ class WorkLoop:
             self._shared.statistics.dead += after.record.dead != snapshot.record.dead
             self._tell_failing(worker, after, failed)
             return self._pause_until(turns.ready_at(after, self._policy))
-        except (Unsupported, Corrupt) as unreadable:
-            # Not the message's fault, and no retry will help until somebody acts: it stays unread, and is looked at now and then.
-            log.error("%s", unreadable)
-            worker.fail(unreadable)
-            await self._shared.commit(
-                snapshot,
-                lambda there: (
-                    housekeeping.park(there, self._policy, at=now) if there.row.lease == worker.lease else None
-                ),
-            )
-            return None
 
     async def _outlast(self, snapshot: Snapshot, worker: Worker, earlier: Run, first: Message) -> float | None:
         """Wait while an abandoned run of the *first* unread message still runs: it must not run twice at once, here or

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from ..conversation import housekeeping
 from ..drivers.base import Key
 from ..errors import ChatkeepError, Corrupt, Unavailable, Uncertain, Unsupported
 from ..settings import seconds
@@ -23,8 +22,6 @@ from .shared import Shared
 from .worker import HELD, IDLE, LOOK_S, WORKING, Worker, WorkLoop
 
 log = logging.getLogger("chatkeep")
-
-UNREADABLE_MOST = 10_000
 
 
 class Workers:
@@ -39,7 +36,6 @@ class Workers:
         self._leases = leases
         self.loop = loop
         self._turn_timeout_s = seconds(shared.settings.turn_timeout)
-        self._unreadable: dict[Key, float] = {}  # not looked at again before
 
     @property
     def busy(self) -> int:
@@ -94,10 +90,6 @@ class Workers:
             else:
                 del self.by_key[worker.key]
 
-    def is_put_off(self, key: Key, now: float) -> bool:
-        """Tell whether *key* could not be read lately, and is not to be looked at yet."""
-        return self._unreadable.get(key, 0.0) > now
-
     async def stop(self) -> None:
         """Let running turns finish, hand the rest back, and cancel what takes too long."""
         by_key, places, grace_s = self.by_key, self._runner.places, self._runner.grace_s
@@ -122,12 +114,13 @@ class Workers:
         try:
             await self.loop.run(worker)
         except ChatkeepError as fault:
-            log.warning("%s: %s", worker.key, fault)
+            worker.fail(fault)
+            if isinstance(fault, Corrupt | Unsupported):
+                await self.loop.leave_unread(worker.key, worker.lease, fault)
+            else:
+                log.warning("%s: %s", worker.key, fault)
             if isinstance(fault, Unavailable | Uncertain):  # our lease stands, and nobody works under it
                 self._leases.lost = True
-            if isinstance(fault, Corrupt | Unsupported):
-                self._put_off(worker.key)
-            worker.fail(fault)
         except BaseException as fault:
             worker.fail(fault)
             raise
@@ -137,13 +130,6 @@ class Workers:
             self.leave(worker)
             self._count()
             self.ended(worker.key)
-
-    def _put_off(self, key: Key) -> None:
-        """Keep the sweep from a conversation that cannot be read, so that it does not stand in the way of others."""
-        now = self._shared.clock()
-        if len(self._unreadable) >= UNREADABLE_MOST:
-            self._unreadable = {other: until for other, until in self._unreadable.items() if until > now}
-        self._unreadable[key] = now + housekeeping.PARKED_S
 
     def _count(self) -> None:
         self._shared.statistics.workers = len(self.by_key)

@@ -196,7 +196,7 @@ class Tokens(Struct, frozen=True):
 
 
 class Health(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Whether the server runs, or takes messages; *trouble*: why not."""
+    """Whether the server runs, or takes messages; *trouble*: why not, or what is wrong beside that."""
 
     status: str
     trouble: str = ""

@@ -17,9 +17,14 @@ STOPPING = threading.Event()
 
 
 async def get_ready(request: Request) -> Response:
-    """200 while messages are answered here, else 503 with the reason, in words that name no host and no user."""
-    trouble = trouble_of(keep_of(request))
-    told = {"status": "not ready", "trouble": trouble} if trouble else {"status": "ready"}
+    """200 while messages are answered here, else 503 with the reason, in words that name no host and no user.
+
+    Where this version cannot read some conversations it says so and stays ready: it answers all the others.
+    """
+    trouble, warning = trouble_of(keep_of(request)), core_of(keep_of(request)).warning
+    told = {"status": "not ready" if trouble else "ready"} | (
+        {"trouble": trouble or warning} if trouble or warning else {}
+    )
     headers = {"cache-control": "no-store"} | ({"retry-after": "1"} if trouble else {})
     return Response(msgspec.json.encode(told), 503 if trouble else 200, headers, "application/json")
 

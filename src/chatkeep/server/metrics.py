@@ -43,6 +43,7 @@ GAUGES = {
     "waiting": "Messages that wait for an answer in this process",
     "workers": "Conversations that are worked on in this process",
     "abandoned": "Handlers that were given up, because their time was over or their caller went away, and still run",
+    "unreadable": "Conversations that wait and that this version cannot read: newer, or damaged",
 }
 OUTCOMES = (
     ("delivered", "none"),
@@ -55,6 +56,7 @@ POOL = {
     "connections_most": ("Connections to the store that there may be", "most"),
     "acts_waiting": ("Acts that wait for a connection to the store", "waiting"),
 }
+NAMES = {"unreadable": "unreadable_conversations"}
 CACHE_COUNTS = {"hits": "found", "misses": "not found", "evictions": "pushed out"}
 
 
@@ -139,7 +141,7 @@ class Metrics(Instrument):
         for name, said in COUNTS.items():
             yield CounterMetricFamily(f"chatkeep_{name}", said, getattr(counts, name))
         for name, said in GAUGES.items():
-            yield GaugeMetricFamily(f"chatkeep_{name}", said, getattr(counts, name))
+            yield GaugeMetricFamily(f"chatkeep_{NAMES.get(name, name)}", said, getattr(counts, name))
         for name, said in CACHE_COUNTS.items():
             yield CounterMetricFamily(
                 f"chatkeep_cache_{name}", f"Conversations {said} in the cache", getattr(cache, name)

@@ -16,6 +16,7 @@ import secrets
 import time
 from binascii import b2a_base64
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -37,7 +38,7 @@ from ..conversation.snapshots import (
     unread_messages,
 )
 from ..drivers.base import AT_ONCE, Append, Driver, Entries, Entry, Erase, Index, Key, Lease, Read, Row, Scan, Write
-from ..errors import Conflict, Corrupt, Duplicate, Replaced, Unavailable, Uncertain
+from ..errors import Conflict, Corrupt, Duplicate, Replaced, Unavailable, Uncertain, Unsupported
 from ..model import ASKING, TALK, Message
 from .cache import Cache, CacheStatistics, Place
 from .circuit_breaker import StoreCircuitBreaker
@@ -65,6 +66,16 @@ class Measured(Protocol):
 
     def measured(self, name: str, seconds: float) -> None:
         """Takes an act's verb and how long it took."""
+
+
+class InLog(Exception):
+    """A message is in the log, of a conversation that only a newer version reads: its number, and whether it was known."""
+
+    def __init__(self, number: int, known: bool, newer: Unsupported) -> None:
+        super().__init__(number, known, newer)
+        self.number = number
+        self.known = known
+        self.newer = newer
 
 
 class Store:
@@ -177,7 +188,7 @@ class Store:
         self, key: Key, entry: Entry, *, at: float, due_at: float | None, lease: Lease | None, owner: str
     ) -> tuple[Snapshot, int, bool]:
         """Adds *entry* to the log, unless its id is there: the snapshot it leaves, the entry's number, and whether it
-        was known."""
+        was known. Raises `InLog` when it is in the log, and only a newer version reads the conversation."""
         cached, place = self._cache.get(key), self._cache.last_place(key)
         tail = self._window + 1 if cached is None else 4  # the window lies before the cursor, so before what is added
         while True:
@@ -189,7 +200,25 @@ class Store:
             except Conflict as there:
                 # Older than an erasure by another clock: it was asked for after it, so it belongs behind it.
                 at = max(at, there.erased_at or 0.0) + 0.001
-        before = row.head - (row.revision == revision and entry.id not in known)  # without the entry of this act
+        try:
+            return await self._appended(key, entry, row, entries, known, cached, place, ours=row.revision == revision)
+        except Unsupported as newer:
+            self._cache.drop(key)
+            raise InLog(known.get(entry.id, row.head), entry.id in known and row.revision != revision, newer) from newer
+
+    async def _appended(
+        self,
+        key: Key,
+        entry: Entry,
+        row: Row,
+        entries: list[Entry],
+        known: dict[str, int],
+        cached: Snapshot | None,
+        place: Place | None,
+        *,
+        ours: bool,
+    ) -> tuple[Snapshot, int, bool]:
+        before = row.head - (ours and entry.id not in known)  # without the entry of this act
         if self._look_back(place, row, head=before):
             cached = None
         newest = self._cache.peek(key)  # of many that are sent at once, each goes on from what the one before has left
@@ -213,11 +242,25 @@ class Store:
                 f"be read ({fault}). Send it again under the same id to get the answer."
             ) from fault
         finally:
-            if row.revision == revision:
+            if ours:
                 self.changed(key)
         if snapshot.row.incarnation != row.incarnation:
             raise Conflict(f"{key} was erased while message {entry.id} was written.")
-        return snapshot, number, entry.id in known and row.revision != revision
+        return snapshot, number, entry.id in known and not ours
+
+    async def release(self, key: Key, lease: str) -> str:
+        """Gives *lease* back in a conversation whose record need not be readable; nothing else of it changes. Answers the revision
+        that this leaves, "" where the lease is somebody else's."""
+        while True:
+            found = await self._act(self.driver.read, Read(key, tail=0))
+            if found is None or found[0].lease != lease:
+                return ""
+            row = structs.replace(found[0], revision=fresh_token(), lease=None, leased_until=0.0)
+            with suppress(Conflict):  # somebody has written to it meanwhile, and has left the lease
+                await self._act(self.driver.write, Write(row, replaces=found[0].revision, since=row.head))
+                self._cache.drop(key)
+                self.changed(key)
+                return row.revision
 
     async def hand_in(self, key: Key, entries: list[Entry], *, at: float, owner: str) -> None:
         """Adds *entries* that were accepted elsewhere before, in order; those whose ids are there already, not again."""
