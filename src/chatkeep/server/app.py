@@ -69,6 +69,10 @@ GUARDS_OF_DATA = [(name.encode(), value.encode()) for name, value in HEADERS_OF_
 UNKEPT = (b"cache-control", b"no-store")
 DATA = {b"application/json", b"application/problem+json"}
 
+ELSEWHERE = (
+    "Name it in the setting `hosts` (CHATKEEP_HOSTS), or have the proxy in front pass on the host that was asked for (nginx: "
+    "`proxy_set_header Host $http_host;`).\n"
+)
 PROBES = (b"/healthz", b"/readyz")
 ABOUT = (
     "This is the HTTP API of a chatbot, served by chatkeep. /openapi.json describes it; /operator is the page for operators. There is no "
@@ -229,10 +233,29 @@ class Hosts(TrustedHostMiddleware):
                     scope, receive, send
                 )
                 return
-            if is_number(b"".join(given).decode("latin-1")) and wire.raw_path(scope) in PROBES:
+            host = b"".join(given).decode("latin-1")
+            if is_number(host) and wire.raw_path(scope) in PROBES:
                 await self.app(scope, receive, send)
                 return
-        await super().__call__(scope, receive, send)
+
+            if not self._knows(host):
+                said = f"This server is not called {host[:100]!a}; nothing was done. {ELSEWHERE}"
+                await Response(said, 400, media_type="text/plain")(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+    def _knows(self, host: str) -> bool:
+        """Whether a request that names *host* is for this server."""
+        if self.allow_any:
+            return True
+        try:
+            name = "" if set(host) & set("@/?#\\ ") else urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        name = f"[{name}]" if ":" in name else name
+        return any(
+            name == known or (known.startswith("*") and name.endswith(known[1:])) for known in self.allowed_hosts
+        )
 
 
 @allows(anyone=True)

@@ -123,9 +123,10 @@ class EventStream(Response):
         shows = self._plain if "state:read" in principal_of(self._request).scopes else None
         try:
             await _sent(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await self._say(send, b"retry: %d\n\n" % RETRY_MS)
+            # A blank line after these would be an event without data to readers that are not strict, named "message" like ours.
+            await self._say(send, b"retry: %d\n" % RETRY_MS)
             async for events in self._happening():
-                await self._say(send, b"".join(written(events, shows)) or b": beat\n\n")
+                await self._say(send, b"".join(written(events, shows)) or b": beat\n")
             await self._say(send, _event("end", {"reason": self._reason}))
             await _sent(send, {"type": "http.response.body", "body": b"", "more_body": False})
         except TimeoutError:

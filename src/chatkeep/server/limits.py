@@ -57,7 +57,7 @@ WORDS = {
 }
 
 
-FORWARDING = frozenset((b"x-forwarded-for", b"forwarded", b"x-real-ip"))
+FORWARDING = frozenset((b"x-forwarded-for", b"x-forwarded-prefix", b"forwarded", b"x-real-ip"))
 """The headers by which proxies say for whom they ask."""
 
 

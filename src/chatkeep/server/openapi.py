@@ -26,11 +26,13 @@ PREFER = {"Prefer": "`respond-async`: answer at once, before the bot has."}
 MATCH = {"If-Match": "ETags, or `*`: write only if the value is one of these."}
 NONE_MATCH = {"If-None-Match": "ETags, or `*`: only if the value is none of these."}
 
+TAGS = r'^(\*|(W/)?"[A-Za-z0-9]{1,64}"(, ?(W/)?"[A-Za-z0-9]{1,64}")*)$'
+
 HEADERS: dict[str, dict[str, Any]] = {
     "Idempotency-Key": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
     "Prefer": {"type": "string"},
-    "If-Match": {"type": "string", "pattern": '^"[A-Za-z0-9]{1,64}"$'},
-    "If-None-Match": {"type": "string", "pattern": '^"[A-Za-z0-9]{1,64}"$'},
+    "If-Match": {"type": "string", "pattern": TAGS},
+    "If-None-Match": {"type": "string", "pattern": TAGS},
     "Last-Event-ID": {"type": "integer", "minimum": 0},
 }
 """What the headers look like; more is understood than is told here, and nothing that is told here is refused."""
@@ -110,7 +112,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         }.items()
     },
     (f"{ONE}/state", "patch"): Operation(
-        takes=Any,
+        takes=dict[str, Any],
         media="application/merge-patch+json",
         headers=MATCH | KEY,
         gives={200: Any, 204: None},
@@ -206,8 +208,22 @@ def schemas_of(operations: Iterable[Operation]) -> tuple[Schemas, dict[str, Any]
                 choices.append(found)
             types |= dict.fromkeys(found if isinstance(found, tuple) else (found,))
     known, components = msgspec.json.schema_components(types, ref_template=SCHEMAS)
+    generous(known)
+    generous(components)
     schemas: Schemas = dict(zip(types, known, strict=True))
     return schemas | {choice: {"anyOf": [schemas[kind] for kind in choice]} for choice in choices}, components
+
+
+def generous(schema: Any) -> None:
+    """Makes of msgspec's schemas, in place, what generators of clients understand as it is meant: an object of which nothing is
+    said has any members, and a member with a default may be left out (some take the default for a promise that it is there)."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "object" and not schema.keys() & {"properties", "additionalProperties"}:
+            schema["additionalProperties"] = True
+        for member in schema.get("properties", {}).values():
+            member.pop("default", None)
+    for part in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list | tuple) else ():
+        generous(part)
 
 
 def described(path: str, method: str, endpoint: Any, operation: Operation, schemas: Schemas) -> dict[str, Any]:

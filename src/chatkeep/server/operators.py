@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute
 from ..model import Content
 from . import answers, wire
 from .access import NOT_FOUND, allows, conversation_asked, tenant_of
-from .api import room
+from .api import conversation, room
 
 SMALL = 16 * 1024
 
@@ -70,6 +70,8 @@ class Deliveries(wire.Resource):
     async def get(self, request: Request) -> Response:
         """How the sending of each reply stands."""
         found = await tenant_of(request).deliveries(conversation_asked(request))
+        if not found:
+            await conversation(request, messages=0)  # an empty list of what is not there would hide that
         return wire.as_json(answers.Deliveries(found))
 
 

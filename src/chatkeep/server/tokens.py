@@ -14,6 +14,7 @@ from ..auth.credentials import Issued, Scope
 from ..errors import NotOpen, UsageError
 from . import access, answers, wire
 from .access import access_of, allows, conversation_asked, keep_of, principal_of
+from .api import conversation
 
 BODY_LIMIT = 16 * 1024
 DAY_S = 86_400.0
@@ -92,6 +93,8 @@ class Tokens(wire.Resource):
             found = await credentials.list_related(keep, principal.stored)
         else:
             found = await credentials.list_tokens(keep, principal.tenant, conversation_asked(request))
+            if not found:
+                await conversation(request, messages=0)  # an empty list of what is not there would hide that
         return wire.as_json(answers.Tokens(found))
 
 
