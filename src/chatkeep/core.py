@@ -14,6 +14,7 @@ from .drivers.base import Ability, Driver, Finding, Key, mark_of
 from .engine.engine import Engine
 from .engine.watch import Watch
 from .model import State
+from .storage.audit import AuditLog
 from .storage.records import Records
 
 Record = TypeVar("Record", bound=Struct)
@@ -105,6 +106,11 @@ class Core(Generic[State]):
         key, engine = key_for(tenant, conversation), self._opened
         cached = engine.store.cached(key)
         return engine.pauses.covers(key) if cached is None else engine.pauses.is_paused(cached)
+
+    @property
+    def audit(self) -> AuditLog:
+        """Who did what, as the store has it."""
+        return AuditLog(self._opened.store, clock=self.clock)
 
     async def find_paused(self) -> list[str | None]:
         """The tenants that are paused as a whole; None among them: everything is. Asks the store."""

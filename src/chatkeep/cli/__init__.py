@@ -72,6 +72,7 @@ for command in (
     conversations.resume,
     switches.paused,
     switches.cache,
+    switches.audit,
     conversations.say,
     deliveries.deliveries,
     deliveries.resend,

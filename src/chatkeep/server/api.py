@@ -36,6 +36,7 @@ from .access import (
     set_cookie,
     tenant_of,
 )
+from .audit import audited
 from .telemetry import carried
 from .wire import Refused, Resource, as_json
 
@@ -162,6 +163,7 @@ class Conversation(Resource):
         shown = shape_of(request).json_of(found.state) if shows_state(request) else UNSET
         return as_json(answers.conversation(found, messages, shown), headers={"etag": f'"{found.revision}"'})
 
+    @audited("erase")
     @allows("erase")
     async def delete(self, request: Request) -> Response:
         """Erases the conversation, and its tokens and shares with it. There is no way back."""
@@ -280,6 +282,7 @@ class State(Resource):
             return Response(status_code=304, headers=headers)
         return as_json(there, headers=headers)
 
+    @audited("state")
     @allows("state:write")
     async def put(self, request: Request) -> Response:
         """Replaces it, if it is the one named in If-Match."""
@@ -294,6 +297,7 @@ class State(Resource):
         new = await wire.value(request, limit=room(request, "state_limit"))
         return await self._changed(request, lambda there: new, precondition)
 
+    @audited("state")
     @allows("state:write")
     async def delete(self, request: Request) -> Response:
         """Clears it, also where it cannot be read."""
@@ -337,6 +341,7 @@ class State(Resource):
 class WholeState(State):
     """/v1/conversations/{id}/state"""
 
+    @audited("state")
     @allows("state:write")
     async def patch(self, request: Request) -> Response:
         """Merges a patch (RFC 7396) into the state, on top of whatever is there."""

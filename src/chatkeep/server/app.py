@@ -23,8 +23,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import errors
 from ..app import Chatkeep, core_of
-from . import api, operators, switches, tokens, wire
+from . import api, audit, operators, switches, tokens, wire
 from .access import VISITOR_SCOPES, Access, allows
+from .audit import Trail
 from .events import Events, Streams
 from .health import get_ready
 from .openapi import document, get_openapi
@@ -88,6 +89,7 @@ ROUTES: list[BaseRoute] = [
     *tokens.ROUTES,
     *operators.ROUTES,
     *switches.ROUTES,
+    *audit.ROUTES,
     wire.RawRoute("/v1/conversations", api.Conversations),
     wire.RawRoute("/v1/conversations/{id}", api.Conversation),
     Route("/healthz", api.get_health),
@@ -148,6 +150,7 @@ def create_app(
             if not core_of(keep).is_open:
                 await stack.enter_async_context(keep)
             stack.push_async_callback(access.close)
+            stack.push_async_callback(app.state.trail.close)
             stack.callback(app.state.streams.end)
             yield
 
@@ -174,7 +177,7 @@ def create_app(
         lifespan=life,
     )
     app.state.keep, app.state.access, app.state.streams, app.state.limits = keep, access, Streams(), None
-    app.state.told_not_open = False
+    app.state.told_not_open, app.state.trail = False, Trail(keep)
     app.state.webhooks = webhooks or webhooks_of(keep)
     app.state.openapi = document(app.routes)
     app.router.redirect_slashes = False

@@ -194,7 +194,10 @@ class RequestLogMiddleware:
                 self._metrics.answered(route, method, status, answered or took)
             level = logging.DEBUG if route in PROBES else logging.INFO
             if access_log.isEnabledFor(level):
-                access_log.log(level, "%s %s %d", method, route, status, extra={"ms": round(took * 1000, 1)})
+                told: dict[str, Any] = {"ms": round(took * 1000, 1)}
+                if id := getattr(scope.get("state", {}).get("principal"), "id", ""):
+                    told["credential"] = id
+                access_log.log(level, "%s %s %d", method, route, status, extra=told)
             request_id.reset(token)
 
 

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from .. import __version__
-from . import answers, events, operators, switches, tokens, wire
+from . import answers, audit, events, operators, switches, tokens, wire
 from .access import COOKIE, AccessPolicy, allows
 
 SCHEMAS = "#/components/schemas/{name}"
@@ -143,6 +143,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("/v1/bot", "get"): Operation(gives={200: answers.TenantBotStatus}, refuses=READ),
     ("/v1/bot", "put"): Operation(takes=switches.TenantPausing, gives={200: answers.TenantBotStatus}, refuses=WRITE),
     ("/v1/paused", "get"): Operation(query=switches.PausedQuery, gives={200: answers.Paused}, refuses=READ),
+    ("/v1/audit", "get"): Operation(query=audit.AuditQuery, gives={200: answers.Audit}, refuses=READ),
     ("/v1/cache", "get"): Operation(gives={200: answers.CacheStatus}, refuses=READ),
     ("/v1/cache", "put"): Operation(takes=switches.CacheSwitch, gives={200: answers.CacheStatus}, refuses=WRITE),
     (f"{ONE}/operator", "post"): Operation(
