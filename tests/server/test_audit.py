@@ -94,6 +94,7 @@ async def test_the_audit_log_is_bounded(monkeypatch: pytest.MonkeyPatch, tmp_pat
 async def test_commands_are_noted_and_the_access_log_names_the_key(tmp_path: Path) -> None:
     """Who typed a command on this machine stands beside what keys did; a line of the access log has the key's id."""
     with service(tmp_path, log_format="json") as server:
+        server.wait_for("Nobody can use this server")
         made = json.loads(run(tmp_path, "key", "create", "chat.db", "--label", "ci", "--json").stdout)
         await server.client(made["token"]).post("ada", {"content": "hello"})
         run(tmp_path, "pause", "chat.db", "ada")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import secrets
 from collections.abc import Iterable
@@ -276,7 +277,7 @@ class State(Resource):
         there = state.member(shape_of(request).json_of(found.state), self._slot(request))
         if there is UNSET:
             raise Refused(404, "not-found", "The state has no such slot.")
-        tag, known = state.etag(there), wire.tags(request, "if-none-match")
+        tag, known = state.etag(there, secret_of(request)), wire.tags(request, "if-none-match")
         headers = {"etag": tag} | ({"chatkeep-stale": "true"} if found.stale else {})
         if known is not None and state.is_in(tag, known):
             return Response(status_code=304, headers=headers)
@@ -332,7 +333,7 @@ class State(Resource):
         there = state.member(shape_of(request).json_of(after.state), slot)
         if not shows or there is UNSET:
             return Response(status_code=204)
-        return as_json(there, headers={"etag": state.etag(there)})
+        return as_json(there, headers={"etag": state.etag(there, secret_of(request))})
 
     def _slot(self, request: Request) -> str | None:
         return request.path_params.get("slot")
@@ -358,7 +359,13 @@ async def was_made(tenant: Tenant[Any], id: str, key: str) -> bool:
 
 def preconditions(request: Request) -> state.Precondition:
     """What the request says must hold for the write."""
-    return state.Precondition(wire.tags(request, "if-match"), wire.tags(request, "if-none-match"))
+    return state.Precondition(wire.tags(request, "if-match"), wire.tags(request, "if-none-match"), secret_of(request))
+
+
+def secret_of(request: Request) -> bytes:
+    """What the tags of the conversation's state are made with: the store's epoch, which all instances know and no client."""
+    place = (core_of(keep_of(request)).driver.epoch, principal_of(request).tenant, conversation_asked(request))
+    return hashlib.blake2b(msgspec.json.encode(place), digest_size=32).digest()
 
 
 def shape_of(request: Request) -> Shape[Any]:
