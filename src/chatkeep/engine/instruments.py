@@ -1,4 +1,4 @@
-"""What looks at a Chatkeep while it works: metrics, traces, a log of one's own."""
+"""Let metrics, traces and logs of one's own look at a Chatkeep while it works."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .turn import Turn
 
 
 class Arrival(Struct):
-    """A message that comes in, as an `Instrument` sees it.
+    """Describe a message that comes in, as an `Instrument` sees it.
 
     verb: "receive" or "accept". metadata: the message's own; what an instrument adds is recorded with the message.
     receipt: the answer, once there is one.
@@ -25,8 +25,7 @@ class Arrival(Struct):
 
 
 class Instrument:
-    """
-    Looks at what a Chatkeep does: override what you want to see, and append an instance to `keep.instruments`.
+    """Look at what a Chatkeep does: override what you want to see, and append an instance to `keep.instruments`.
 
         class SlowTurns(Instrument):
             def measured(self, name: str, seconds: float) -> None:
@@ -39,22 +38,22 @@ class Instrument:
     """
 
     def arrival(self, arrival: Arrival) -> AbstractContextManager[None]:
-        """Surrounds a call of `receive` or `accept`; the receipt is in *arrival* at the end of one that succeeded."""
+        """Surround a call of `receive` or `accept`; the receipt is in *arrival* at the end of one that succeeded."""
         return nullcontext()
 
     def turn(self, turn: Turn[Any]) -> AbstractContextManager[None]:
-        """Surrounds a run of the handler, in the context in which the handler runs."""
+        """Surround a run of the handler, in the context in which the handler runs."""
         return nullcontext()
 
     def measured(self, name: str, seconds: float) -> None:
-        """Takes how long something took: "turn" for each run of the handler; "read", "append", "write", "entries", "scan"
+        """Take the duration of something: "turn" for each run of the handler; "read", "append", "write", "entries", "scan"
         and "erase" for each act on the store."""
 
 
 def surround_arrival(
     instruments: Sequence[Instrument], verb: Literal["receive", "accept"], metadata: dict[str, Any] | None
 ) -> tuple[ExitStack, Arrival]:
-    """Enters what each of *instruments* puts around a message that comes in."""
+    """Enter what each of *instruments* puts around a message that comes in."""
     stack, arrival = ExitStack(), Arrival(verb, dict(metadata or {}))
     for instrument in instruments:
         stack.enter_context(instrument.arrival(arrival))
@@ -64,7 +63,7 @@ def surround_arrival(
 async def run_surrounded(
     instruments: Sequence[Instrument], handler: Callable[[Turn[Any]], Awaitable[Any]], turn: Turn[Any]
 ) -> Any:
-    """What *handler* makes of *turn*, inside what each of *instruments* puts around it."""
+    """Run *handler* for *turn*, inside what each of *instruments* puts around it."""
     with ExitStack() as stack:
         for instrument in instruments:
             stack.enter_context(instrument.turn(turn))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
+from ..bounded import Newest
 from ..conversation import outbox as deliveries
 from ..conversation import snapshots
 from ..conversation.backoff import backoff
@@ -49,7 +49,7 @@ class Sender:
         self._leases = leases
         self._clock = clock
         self._first = first
-        self._sent: OrderedDict[Key, tuple[str, int, Sent]] = OrderedDict()  # sent, and not noted yet
+        self._sent: Newest[Key, tuple[str, int, Sent]] = Newest(SENT_MOST)  # sent, and not noted yet
 
     def takes(self, key: Key) -> bool:
         """Tell whether what is replied in *key* goes out through a channel here."""
@@ -124,13 +124,8 @@ class Sender:
                 token=worker.lease,
             )
 
-        self._sent[row.key] = (
-            row.incarnation,
-            number,
-            sent,
-        )  # should the store be away now, it is known here all the same
-        if len(self._sent) > SENT_MOST:
-            self._sent.popitem(last=False)
+        # Should the store be away now, it is known here all the same.
+        self._sent[row.key] = (row.incarnation, number, sent)
         await self._store.commit_once(self._store.cached(row.key) or snapshot, note, at=self._clock())
         self._sent.pop(row.key, None)
         if sent.status != "delivered":
