@@ -36,9 +36,10 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     listed proxy says so too.
 
     Rates are "60/minute" ("/second", "/hour", "/day"), or "off". Each counts requests:
-        rate_peer          of one network address (IPv6: of a /64)
+        rate_peer          of one network address (IPv6: of a /64; a /56 has four times, a /48 16 times as many)
         rate_refused       of one address whose credentials were refused; good ones from there are served
         rate_begin         of one address that begin a conversation anonymously or redeem a share
+        rate_begin_day     the same over a longer time: what one address leaves behind
         rate_token         with one conversation token
         rate_conversation  that change one conversation
         rate_tenant        of one tenant
@@ -64,6 +65,7 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     rate_peer: str = "1200/minute"
     rate_refused: str = "30/minute"
     rate_begin: str = "60/hour"
+    rate_begin_day: str = "300/day"
     rate_token: str = "300/minute"
     rate_conversation: str = "60/minute"
     rate_tenant: str = "off"
