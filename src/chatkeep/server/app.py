@@ -70,7 +70,7 @@ GUARDS_OF_DATA = [(name.encode(), value.encode()) for name, value in HEADERS_OF_
 UNKEPT = (b"cache-control", b"no-store")
 DATA = {b"application/json", b"application/problem+json"}
 
-ELSEWHERE = (
+HOST_HELP = (
     "Name it in the setting `hosts` (CHATKEEP_HOSTS), or have the proxy in front pass on the host that was asked for (nginx: "
     "`proxy_set_header Host $http_host;`).\n"
 )
@@ -242,7 +242,7 @@ class Hosts(TrustedHostMiddleware):
                 return
 
             if not self._knows(host):
-                said = f"This server is not called {host[:100]!a}; nothing was done. {ELSEWHERE}"
+                said = f"This server is not called {host[:100]!a}; nothing was done. {HOST_HELP}"
                 await Response(said, 400, media_type="text/plain")(scope, receive, send)
                 return
         await self.app(scope, receive, send)
