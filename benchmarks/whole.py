@@ -10,6 +10,7 @@ from typing import Any
 from chatkeep import Chatkeep, Turn
 from chatkeep.conversation.codec import entry_for
 from chatkeep.conversation.keys import key_for
+from chatkeep.drivers.base import Append
 
 from . import work
 
@@ -37,7 +38,7 @@ class Whole:
         ]
         for first in range(0, messages, A_CALL):
             page: Sequence[Any] = entries[first : first + A_CALL]
-            await self.keep._engine.store.driver.append(key, page, revision=secrets.token_hex(6), at=now)
+            await self.keep._engine.store.driver.append(Append(key, page, revision=secrets.token_hex(6), at=now))
         await self.keep.change(conversation, lambda state: state.update(work.state(0)))
 
     async def turn(self, conversation: str, step: int) -> int:

@@ -27,7 +27,7 @@ FLOORS: dict[str, set[str]] = {
     "frames": set(),
     "bounded": set(),
     "extras": {"errors"},
-    "drivers": {"errors", "extras"},
+    "drivers": {"bounded", "errors", "extras"},
     "conversation": {"drivers", "errors", "model"},
     "settings": {"conversation", "errors"},
     "storage": {"conversation", "drivers", "errors", "extras", "model"},

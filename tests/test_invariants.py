@@ -11,7 +11,7 @@ import pytest
 
 from chatkeep import Corrupt, HandlerFailed, NotOpen, Turn, Unavailable, Uncertain
 from chatkeep.drivers import driver_for
-from chatkeep.drivers.base import Key
+from chatkeep.drivers.base import Key, Read, Write
 
 from .support.counting import answered, count, texts
 from .support.waiting import takes, until
@@ -177,7 +177,7 @@ async def flip(url: str, name: str) -> None:
     """Flips one bit in the middle of a stored record, behind everybody's back."""
     driver = driver_for(url)
     await driver.open()
-    found = await driver.read(Key("", name), tail=0)
+    found = await driver.read(Read(Key("", name), tail=0))
     assert found is not None
     row, _ = found
     body = bytearray(row.body)
@@ -185,7 +185,7 @@ async def flip(url: str, name: str) -> None:
     from msgspec import structs
 
     changed = structs.replace(row, revision="flipped", body=bytes(body))
-    await driver.write(changed, replaces=row.revision)
+    await driver.write(Write(changed, replaces=row.revision))
     await driver.close()
 
 

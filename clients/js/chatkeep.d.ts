@@ -69,7 +69,7 @@ export interface Options {
   user?: string;
   /** Keeps the token in a cookie that no script can read. There is one such chat for each browser and host. */
   cookie?: boolean;
-  /** A share to open. By default the one in the address (#share=...), which is taken out of it at once. */
+  /** A share to open. By default the one in the address (#share=...), which is taken out of it at once; ask the person first: `shareInAddress`. */
   share?: string;
   /** Where name and token are kept between pages. By default localStorage. */
   storage?: Pick<globalThis.Storage, "getItem" | "setItem" | "removeItem">;
@@ -107,6 +107,8 @@ export class Chat<State = { [name: string]: Json }> extends EventTarget {
   readonly messages: readonly Message[];
   /** Whether the bot is at it. */
   readonly typing: boolean;
+  /** Whether somebody else's share has opened it: others read what is written here. */
+  readonly shared: boolean;
   readonly status: Status;
   readonly problem: Trouble | null;
   /** How much of what this subject has written here is not with the server. */
@@ -149,6 +151,9 @@ export class Chat<State = { [name: string]: Json }> extends EventTarget {
 
 /** Opens the chat of this page as it was left: what is kept here at once, what the server has if it answers. */
 export function open<State = { [name: string]: Json }>(options?: Options): Promise<Chat<State>>;
+
+/** The share in the page's address, which is taken out of it: to be given to `open` when the person has agreed. */
+export function shareInAddress(): string | undefined;
 
 /** *value* with a JSON merge patch (RFC 7396) applied. */
 export function merged(value: unknown, patch: unknown): unknown;

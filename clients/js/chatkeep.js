@@ -80,6 +80,10 @@ export class Chat extends EventTarget {
     return this.#me.id;
   }
 
+  get shared() {
+    return Boolean(this.#me.shared);
+  }
+
   get problem() {
     const refused = this.#queue.find((item) => item.error && item.slot !== undefined);
     return this.#problem ?? (refused ? { message: refused.error } : null);
@@ -390,7 +394,7 @@ export class Chat extends EventTarget {
       body: body === undefined ? undefined : JSON.stringify(body),
       headers: {
         ...(token && { authorization: `Bearer ${token}` }),
-        ...(this.#cookie && subject && { "chatkeep-subject": subject }),
+        ...(this.#cookie && subject && !token && { "chatkeep-subject": subject }),
         ...(body !== undefined && { "content-type": "application/json" }),
         ...headers,
       },
@@ -975,7 +979,7 @@ const isObject = (value) => typeof value === "object" && value !== null && !Arra
 const sorted = (name, value) => (isObject(value) ? Object.fromEntries(Object.entries(value).sort()) : value);
 const same = (a, b) => JSON.stringify(a, sorted) === JSON.stringify(b, sorted);
 const textOf = (content) =>
-  typeof content === "string" ? content : content.flatMap((part) => ("text" in part ? [String(part.text)] : [])).join("\n");
+  typeof content === "string" ? content : (Array.isArray(content) ? content : []).flatMap((part) => (["string", "number"].includes(typeof part?.text) ? [String(part.text)] : [])).join("\n");
 const told = (fault) => fault && { message: fault.message, status: fault.status, type: fault.type, body: fault.body };
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const backoff = (failures, after = 0) => Math.max(after * 1000, Math.min(LONGEST_MS, 500 * 2 ** failures)) * (0.5 + Math.random() / 2);
@@ -1001,7 +1005,7 @@ function memory() {
 }
 
 // The share in the address, which is taken out of it at once: nobody should copy, bookmark or photograph it.
-function shareInAddress() {
+export function shareInAddress() {
   const share = /[#&]share=(ck_h_\w+)/.exec(location.hash)?.[1];
   if (share) history.replaceState(history.state, "", location.pathname + location.search);
   return share;

@@ -28,6 +28,7 @@ from .errors import (
 from .model import (
     Content,
     Conversation,
+    DeadLetter,
     Delta,
     Erased,
     Event,
@@ -52,6 +53,7 @@ __all__ = [
     "Content",
     "Conversation",
     "Corrupt",
+    "DeadLetter",
     "Delivery",
     "DeliveryFailed",
     "DeliveryStatus",

@@ -22,11 +22,11 @@ from .engine.instruments import Instrument
 from .engine.statistics import EngineStatistics
 from .engine.turn import Turn
 from .errors import Misconfigured, UsageError
-from .model import Content, Conversation, Part, State
+from .model import Content, Conversation, DeadLetter, Part, State
 from .settings import Options, seconds, settings_from, store_url
 from .storage.cache import Cache, CacheStatistics
 from .storage.store import Store
-from .tenant import Surface, Tenant, Unread, skips_unread
+from .tenant import LETTERS, Surface, Tenant, Unread, skips_unread
 
 Reply = Content | Part | Sequence[Content | Part] | None
 """What a handler may return."""
@@ -229,6 +229,11 @@ class Chatkeep(Surface[State]):
         """As `conversations`, of every tenant."""
         async for conversation in self._listed(None, owner=owner, by=by, limit=limit):
             yield conversation
+
+    async def all_dead_letters(self, *, after: DeadLetter | None = None, limit: int = LETTERS) -> list[DeadLetter]:
+        """As `dead_letters` without a conversation, of every tenant; *after* is the last one of the list before."""
+        behind = None if after is None else key_for(after.tenant, after.conversation)
+        return await self._letters(None, behind, limit)
 
     async def pause_all(self) -> None:
         """As `pause`, for every tenant. It adds to what is paused, and a `resume` of one tenant does not lift it."""

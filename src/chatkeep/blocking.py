@@ -42,6 +42,7 @@ class _BlockingSurface(Generic[State]):
     erase = blocking(Surface.erase)
     dead_letters = blocking(Surface.dead_letters)
     replay = blocking(Surface.replay)
+    dismiss = blocking(Surface.dismiss)
     deliveries = blocking(Surface.deliveries)
     resend = blocking(Surface.resend)
     pause = blocking(Surface.pause)
@@ -80,6 +81,7 @@ class BlockingChatkeep(_BlockingSurface[State]):
         return self._keep
 
     all_conversations = iterating(Chatkeep.all_conversations)
+    all_dead_letters = blocking(Chatkeep.all_dead_letters)
     pause_all = blocking(Chatkeep.pause_all)
     resume_all = blocking(Chatkeep.resume_all)
     backup = blocking(Chatkeep.backup)

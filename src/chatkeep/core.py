@@ -7,21 +7,21 @@ from typing import Any, Generic, Literal, TypeVar
 
 from msgspec import Struct
 
-from .conversation.keys import LONGEST_ID, key_for
+from .conversation.keys import LONGEST_ID, key_for, refuse_reserved
 from .conversation.outbox import Outlet
 from .conversation.state import StateCodec
 from .drivers.base import Ability, Driver, Finding, Key, mark_of
 from .engine.engine import Engine
+from .engine.outcomes import page_dead_letters
 from .engine.watch import Watch
-from .model import State
+from .model import Content, DeadLetter, Receipt, Role, State
 from .storage.audit import AuditLog
 from .storage.records import Records
 
 Record = TypeVar("Record", bound=Struct)
 
-
 LOOKED_AT = 2000
-"""So many conversations are looked at for one page of those that are paused, however few there are."""
+"""So many conversations are looked at for one page of dead letters, or of paused ones, however few there are."""
 
 
 class Core(Generic[State]):
@@ -101,6 +101,17 @@ class Core(Generic[State]):
         key, store = key_for(tenant, conversation), self._opened.store
         return (store.cached(key) or await store.load(key)) is not None
 
+    async def dead_letters(self, tenant: str, *, after: str, limit: int) -> tuple[list[DeadLetter], str | None]:
+        """A page of a tenant's dead letters, for a server: it looks at LOOKED_AT conversations behind *after* at most.
+
+        With the conversation to go on behind; None at the end.
+        """
+        behind = key_for(tenant, after) if after else None
+        letters, last = await page_dead_letters(
+            self._opened.store, tenant, after=behind, limit=limit, rows_most=LOOKED_AT
+        )
+        return letters, None if last is None else last.id
+
     def is_paused(self, tenant: str, conversation: str) -> bool:
         """Whether the bot is silent in a conversation, as far as this process knows; asks nobody."""
         key, engine = key_for(tenant, conversation), self._opened
@@ -111,6 +122,12 @@ class Core(Generic[State]):
     def audit(self) -> AuditLog:
         """Who did what, as the store has it."""
         return AuditLog(self._opened.store, clock=self.clock)
+
+    async def clear(
+        self, tenant: str, conversation: str, slot: str | None, *, look: Callable[[State], None], id: str | None = None
+    ) -> None:
+        """As `Tenant.clear`, when *look*, given the state, raises nothing."""
+        await self._opened.changes.clear(key_for(tenant, conversation), slot, look=look, id=id)
 
     async def find_paused(self) -> list[str | None]:
         """The tenants that are paused as a whole; None among them: everything is. Asks the store."""
@@ -133,6 +150,25 @@ class Core(Generic[State]):
         """Switches the shared cache off, or on again, on all instances: the others notice within `poll`. Durable."""
         await self._opened.pauses.switch_cache(on)
         await self._engine.sweeper.look_at_pauses()
+
+    async def accept_from(
+        self,
+        channel: str,
+        tenant: str,
+        conversation: str,
+        content: Content,
+        *,
+        id: str,
+        role: Role,
+        metadata: dict[str, Any],
+    ) -> Receipt:
+        """Records a message that came in through *channel*, as `Tenant.accept` does; what is answered goes out through it, from
+        whichever process sends there. "": it came through one that only listens."""
+        key = key_for(tenant, conversation)
+        refuse_reserved(key, id)
+        return await self._opened.intake.accept(
+            key, content, id=id, role=role, metadata=metadata, owner="", channel=channel
+        )
 
     async def note_status(
         self,

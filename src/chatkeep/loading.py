@@ -23,12 +23,19 @@ def parted(app: str) -> tuple[str, str]:
     module, colon, attribute = app.partition(":")
     path = module.replace("\\", "/")
     if path.endswith(".py") or "/" in path:
-        written = path.removeprefix("./").removesuffix(".py").strip("/").replace("/", ".")
+        folder, file = os.path.split(os.path.relpath(path.removesuffix(".py")))
+        outside = folder.startswith("..")  # no module can be named from here
+        where = f"go to {os.path.abspath(folder)} and " if outside else ""
+        written = file if outside else ".".join([*filter(None, folder.split(os.sep)), file])
         raise UsageError(
-            f"{module} is the path of a file; name the module: {written}:{attribute or 'keep'}. Nothing was started."
+            f"{module} is the path of a file; {where}name the module: {written}:{attribute or 'keep'}. Nothing was started."
+        )
+    if not app:
+        raise UsageError(
+            "No application was named; name it as module:attribute, such as app:keep for `keep` in app.py. Nothing was started."
         )
     if not (module and colon and attribute):
-        raise UsageError(f'{app or "Nothing"} is not "module:attribute", such as app:keep; nothing was started.')
+        raise UsageError(f'{app} is not "module:attribute", such as app:keep; nothing was started.')
     return module, attribute
 
 
@@ -45,10 +52,11 @@ def loaded(app: str) -> object:
     except ModuleNotFoundError as missing:
         if missing.name is None or not f"{module}.".startswith(f"{missing.name}."):
             raise UsageError(
-                f"{module} needs {missing.name}, which is not installed; nothing was started."
+                f"{module} needs {missing.name}, which is not installed for {sys.executable}; nothing was started."
             ) from missing
         raise UsageError(
-            f"There is no module {missing.name} in {os.getcwd()} or among what is installed; nothing was started."
+            f"There is no module {missing.name} in {os.getcwd()} or among what is installed; nothing was started. Go to the folder that "
+            f"{missing.name}.py is in, or correct the name."
         ) from None
     except UsageError as refused:
         raise BrokenModule(f"{module} cannot be imported ({place_of(refused)}): {refused}") from refused

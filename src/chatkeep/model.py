@@ -35,7 +35,7 @@ class Message(Struct, frozen=True, kw_only=True, gc=False):
     number: its place, from 1, without gaps. id: the caller's, or chatkeep's own; a reply's never changes once it is
     recorded. content: text, or a list of JSON parts such as {"type": "image", "url": "..."}; attachments are referred
     to, not held. created_at: seconds since 1970, UTC. reply_to: number of the last message it answers; reply_from: of
-    the first.
+    the first. channel: the name of the channel that it came in through and that its replies go out through, such as "whatsapp".
     """
 
     id: str
@@ -46,11 +46,19 @@ class Message(Struct, frozen=True, kw_only=True, gc=False):
     reply_to: int | None = None
     reply_from: int | None = None
     metadata: dict[str, Any] = {}
+    channel: str = ""
 
     @property
     def text(self) -> str:
         """The text alone: the content, or its text parts, one a line."""
         return text_of(self.content)
+
+
+class DeadLetter(Message, frozen=True, kw_only=True, gc=False):
+    """A message that was set aside and is not closed yet, with the conversation that it is in; `metadata["reason"]` says why."""
+
+    tenant: str
+    conversation: str
 
 
 def text_of(content: Content) -> str:
@@ -92,10 +100,9 @@ class Conversation(Struct, Generic[State], frozen=True, kw_only=True):
 
     state: of the live session; fresh when the session is over. session: its number, from 1; 0 before the first turn.
     messages: the last ones of the log, oldest first. unread: how many wait for an answer. paused: the bot is silent here;
-    off_by: because of what.
-    dead: numbers of messages that were set aside. due_at: when it will be looked at next. fault: in a listing, why this one
-    cannot be read; its state is then None and its counts say nothing. stale: the store is away, and this is what this process
-    has seen last (on_outage="read").
+    off_by: because of what. dead: numbers of messages that were set aside, until each is dismissed or its replay is answered.
+    due_at: when it will be looked at next. fault: in a listing, why this one cannot be read; its state is then None and its
+    counts say nothing. stale: the store is away, and this is what this process has seen last (on_outage="read").
     """
 
     tenant: str

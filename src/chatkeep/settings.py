@@ -22,6 +22,7 @@ from .errors import Misconfigured
 
 Overlap = Literal["queue", "debounce", "burst", "drop"]
 OnOutage = Literal["refuse", "read", "journal"]
+Outside = Literal["merge", "rerun"]
 Duration = str | int | float | timedelta
 
 LEASE_S = 10.0
@@ -133,18 +134,22 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     session_ttl: idle time after which a conversation starts fresh (None: never; "0s": each message is a session of
     its own). retention: how long log entries are kept (None: for ever); looked after when a conversation is used or
-    due, so not where nobody has been since it was set. history: so many earlier messages are in a
-    turn. overlap: what happens to messages that come while a turn runs, or shortly one after another:
+    due, so not where nobody has been since it was set. history, history_bytes: at most so many earlier messages are in a
+    turn, of so many bytes together (None: any); they begin with the first message of a turn. overlap: what happens to
+    messages that come while a turn runs, or shortly one after another:
         queue     each gets a turn of its own, in order
         burst     the first is answered at once; what comes meanwhile is answered together in the next turn
         debounce  waits until the user has been quiet for `quiet`, at most `max_wait`, then answers all together
         drop      what comes meanwhile is kept and shown, and not answered
+    outside: what happens to a turn whose state was changed from outside while its handler ran (`change`, a slot saved on a page):
+        merge     different members were changed: both changes are kept, and the replies; the same member: as rerun
+        rerun     the turn is thrown away and the handler runs again on what is there now
     turn_timeout: a handler that takes longer has failed. concurrency: handlers that run at once in this process.
     backlog: messages that may wait in this process; more are refused with `Overloaded`.
     attempts: a message whose handler raised so often is set aside. retry_after, retry_longest: the pause after a
     failure, doubled each time, with jitter. poll: how often the store is asked for work that another process, or a
     crash, has left. cache_entries, cache_bytes: bounds of the local cache (0 entries: none). quick: a handler that
-    has lately been faster than this is run before the message is written, which saves a round trip; a slower one
+    has lately been faster than this is run before the message is written, which saves a commit; a slower one
     after. store_timeout: an act whose outcome the store does not tell is run again for so long.
     on_outage: what happens while the store does not answer:
         refuse    `Unavailable`; nothing is acknowledged that is not in the store
@@ -158,9 +163,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     session_ttl: Duration | None = None
     retention: Duration | None = None
     history: int = 20
+    history_bytes: int | None = None
     overlap: Overlap = "queue"
     quiet: Duration = "1.5s"
     max_wait: Duration = "10s"
+    outside: Outside = "merge"
     turn_timeout: Duration = "30s"
     concurrency: int = 100
     backlog: int = 10_000
@@ -191,6 +198,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             session_ttl_s=None if self.session_ttl is None else seconds(self.session_ttl),
             retention_s=None if self.retention is None else seconds(self.retention),
             history=self.history,
+            history_bytes=self.history_bytes,
             max_raised=self.attempts,
             max_begun=max(8, self.attempts + 5),
             lease_s=min(seconds(self.turn_timeout) + 5.0, LEASE_S),
@@ -203,9 +211,11 @@ class Options(TypedDict, total=False):
     session_ttl: Duration | None
     retention: Duration | None
     history: int
+    history_bytes: int | None
     overlap: Overlap
     quiet: Duration
     max_wait: Duration
+    outside: Outside
     turn_timeout: Duration
     concurrency: int
     backlog: int
@@ -227,6 +237,7 @@ class Options(TypedDict, total=False):
 
 LEAST = {
     "history": 0,
+    "history_bytes": 0,
     "concurrency": 1,
     "backlog": 1,
     "attempts": 1,
@@ -235,6 +246,9 @@ LEAST = {
     "message_limit": 1,
     "state_limit": 2,
 }
+OPTIONAL = ("session_ttl", "retention", "history_bytes")
+"""Settings that may be None."""
+
 DURATIONS = (
     "session_ttl",
     "retention",
@@ -248,7 +262,7 @@ DURATIONS = (
     "store_timeout",
 )
 NEVER_ZERO = ("retention", "turn_timeout", "poll", "max_wait")
-CHOICES = {"overlap": get_args(Overlap), "on_outage": get_args(OnOutage)}
+CHOICES = {"overlap": get_args(Overlap), "on_outage": get_args(OnOutage), "outside": get_args(Outside)}
 
 
 PLAUSIBLE: dict[str, tuple[Duration, Duration]] = {
@@ -303,7 +317,9 @@ def settings_given(options: Mapping[str, object]) -> tuple[dict[str, GivenValue]
 def faults_of(name: str, value: object, source: str = "") -> list[str]:
     """What is wrong with one value, which *source* gave ("": the program)."""
     try:
-        if name in DURATIONS and not (value is None and name in ("session_ttl", "retention")):
+        if value is None and name in OPTIONAL:
+            return []
+        if name in DURATIONS:
             if fault := duration_fault(value, source):
                 return [f"{name}: {fault}"]
             if seconds(value) == 0 and name in NEVER_ZERO:  # type: ignore[arg-type]
@@ -340,7 +356,7 @@ def named_store() -> str | None:
     environment, faults = environment_settings({"store": str})
     value, source = environment.get("store") or GivenValue(file_settings()[0].get("store"), str(os.environ.get(CONFIG)))
     if faults:
-        raise Misconfigured(f"There is no store: {'; '.join(faults)}. Nothing was opened.")
+        raise Misconfigured(f"The {'; '.join(faults)}. Nothing was opened.")
     if not value:
         return None
     if not isinstance(value, str):
@@ -379,7 +395,10 @@ def environment_settings(fields: Mapping[str, Any]) -> tuple[dict[str, GivenValu
                 with open(text) as file:
                     text = file.read().strip()
             except (OSError, UnicodeError) as fault:
-                faults.append(from_source(f"{name} cannot be read: {type(fault).__name__}", variable))
+                words = fault.strerror if isinstance(fault, OSError) else "it is not UTF-8"
+                faults.append(
+                    from_source(f"{name} is to be read from the file {text}, which cannot be read: {words}", variable)
+                )
                 continue
         else:
             text = os.environ.get(variable)
@@ -394,7 +413,7 @@ def environment_settings(fields: Mapping[str, Any]) -> tuple[dict[str, GivenValu
 
 def parsed(text: str, kind: Any) -> Any:
     """The value that *text* means for a field of type *kind*; a list is separated by commas."""
-    if kind in (bool, int, float):
+    if kind in (bool, int, float, int | None):
         return msgspec.convert(text, kind, strict=False)
     if getattr(kind, "__origin__", None) in (list, tuple):
         return kind.__origin__(part.strip() for part in text.split(",") if part.strip())

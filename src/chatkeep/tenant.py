@@ -7,20 +7,23 @@ from typing import Any, Generic, Literal, get_args
 
 from msgspec import structs
 
-from .conversation.keys import RESERVED, key_for
+from .conversation.keys import RESERVED, key_for, refuse_reserved
 from .conversation.outbox import Delivery, list_deliveries
 from .conversation.sessions import is_session_over
 from .conversation.snapshots import Snapshot, copy_messages, is_outbound, unread_messages
 from .drivers.base import Index, Key, Row
 from .engine.engine import Engine
-from .engine.outcomes import read_outcome
+from .engine.outcomes import page_dead_letters, read_dead_letters, read_replays
 from .engine.watch import Watch
 from .errors import BadMessage, Corrupt, OtherOwner, Replaced, Unavailable, Unsupported, UsageError
-from .model import Content, Conversation, Event, Message, Receipt, Role, State
+from .model import Content, Conversation, DeadLetter, Event, Message, Receipt, Role, State
 from .settings import Flag
 
 PAGE = 100
 WAIT_S = 60.0
+
+LETTERS = 1000
+"""So many dead letters are listed at a time."""
 
 Unread = Literal["answer", "skip"]
 """What becomes of the messages that came in while the bot was paused."""
@@ -286,44 +289,60 @@ class Surface(Generic[State]):
         """
         await self._opened.changes.erase(self._key(conversation))
 
-    async def dead_letters(self, conversation: str) -> list[Message]:
-        """The messages that were set aside and are still in the log, oldest first, each with its `metadata["reason"]`."""
-        key = self._key(conversation)
-        snapshot = await self._opened.store.load(key)
-        letters = []
-        for number in snapshot.record.dead if snapshot else ():
-            page = (
-                await self._engine.store.page(key, snapshot.row.incarnation, after=number - 1, limit=1)
-                if snapshot
-                else []
-            )
-            if snapshot and page and page[0].number == number:
-                found = await read_outcome(self._engine.store, snapshot, number)
-                reason = {"reason": found.dead if found else ""}
-                letters.append(structs.replace(page[0], metadata=page[0].metadata | reason))
-        return letters
+    async def dead_letters(
+        self, conversation: str | None = None, *, after: str = "", limit: int = LETTERS
+    ) -> list[DeadLetter]:
+        """
+        The messages that were set aside, are still in the log and not closed, each with its `metadata["reason"]`.
+
+        Of one conversation, oldest first; or without one of all of this tenant, conversation by conversation in the order of
+        their ids, from behind conversation *after* on, up to the one that makes *limit* letters: an empty list is the end. A
+        dead letter is closed when its `replay` was answered, or by `dismiss`.
+        """
+        if conversation is not None:
+            return await read_dead_letters(self._opened.store, self._key(conversation))
+        return await self._letters(self._tenant, self._key(after) if after else None, limit)
+
+    async def _letters(self, tenant: str | None, after: Key | None, limit: int) -> list[DeadLetter]:
+        found, _ = await page_dead_letters(self._opened.store, tenant, after=after, limit=limit, rows_most=1 << 40)
+        return found
 
     async def replay(self, conversation: str, number: int) -> Receipt:
         """
         Accepts the content of a message that was set aside once more, as a new message at the end of the log.
 
-        Replaying the same one twice has no second effect. Raises `UsageError` when *number* was not set aside.
+        When it is answered the dead letter is closed; when it fails too it takes the place of the letter. Replaying the same
+        one twice has no second effect, unless the first replay was passed over unanswered. Raises `UsageError` when
+        *number* was not set aside, or has left the log.
         """
-        for message in await self.dead_letters(conversation):
-            if message.number == number:
-                metadata = {name: value for name, value in message.metadata.items() if name != "reason"}
-                return await self._opened.intake.accept(
-                    self._key(conversation),
-                    message.content,
-                    id=f"{RESERVED}replay:{number}",
-                    role=message.role,
-                    metadata=metadata | {"replay_of": number},
-                    owner="",
-                )
-        raise UsageError(
-            f"{conversation}: message {number} was not set aside, or has left the log; nothing was done. Only "
-            "what is listed as set aside can be replayed."
+        key, store = self._key(conversation), self._opened.store
+        id = await read_replays(store, key, number)
+        there = [] if id is None else [m async for m in self.history(conversation, after=number - 1, limit=1)]
+        if id is None or not there or there[0].number != number:
+            raise UsageError(
+                f"{conversation}: message {number} was not set aside, or has left the log; nothing was done. Only "
+                "what was set aside can be replayed."
+            )
+        return await self._opened.intake.accept(
+            key,
+            there[0].content,
+            id=id,
+            role=there[0].role,
+            metadata=there[0].metadata | {"replay_of": number},
+            owner="",
         )
+
+    async def dismiss(self, conversation: str, number: int) -> None:
+        """
+        Closes a dead letter without a replay: nobody has to do anything about it any more.
+
+        Message and reason stay in the log, and the act is noted there. Twice is fine. Raises `UsageError` when *number* was not
+        set aside.
+        """
+        if not await self._opened.changes.dismiss(self._key(conversation), number):
+            raise UsageError(
+                f"{conversation}: message {number} was not set aside; nothing was done. The list of dead letters has the numbers."
+            )
 
     async def deliveries(self, conversation: str, *, limit: int = 200) -> list[Delivery]:
         """
@@ -348,7 +367,11 @@ class Surface(Generic[State]):
         snapshot = await self._opened.store.load(key)
         channel = snapshot is not None and (snapshot.record.delivery is not None or self._engine.sender.takes(key))
         there = [m async for m in self.history(conversation, after=number - 1, limit=1) if m.number == number]
-        if not channel or not there or not is_outbound(there[0]):
+        if not channel:
+            raise UsageError(
+                f"{conversation}: its replies go out through no channel, as far as this store and this process know; nothing was sent."
+            )
+        if not there or not is_outbound(there[0]):
             raise UsageError(
                 f"{conversation}: message {number} is no reply in its log; nothing was sent. The list of its deliveries has the numbers."
             )
@@ -371,8 +394,8 @@ class Surface(Generic[State]):
         Lets the bot answer again: in one conversation, or without one in all of this tenant.
 
         What is *unread* is answered as `overlap` says, or, with unread="skip", passed over (but for what comes in that very
-        moment). A conversation answers when neither it, nor its tenant, nor everything is paused. Other instances look at
-        what they have put aside within half a minute.
+        moment). A conversation answers when neither it, nor its tenant, nor everything is paused. The resume of a tenant goes
+        through its conversations; should this process die meanwhile, another one that has the store open goes on.
         """
         skips = skips_unread(unread)
         if conversation is None:
@@ -416,10 +439,7 @@ class Tenant(Surface[State]):
 
 
 def _check_names(key: Key, id: str | None, owner: str) -> None:
-    if isinstance(id, str) and id.startswith(RESERVED):
-        raise BadMessage(
-            f"{key}: message ids that start with {RESERVED!r} are chatkeep's own ({id[:60]!r}); nothing was touched."
-        )
+    refuse_reserved(key, id)
     if owner:
         key_for("", owner)  # an owner is text that every store can keep
 

@@ -167,19 +167,57 @@ def test_a_share_opens_the_order_on_a_telephone(
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_have_count(0)
     with profile(browser, viewport={"width": 390, "height": 844}) as telephone:
-        there = opened(telephone, address)
+        there = telephone.new_page()
+        there.goto(address)
+        expect(there.get_by_role("dialog", name="Open a shared chat?")).to_be_visible()
+        assert "share" not in there.url
+        there.get_by_role("button", name="Open the shared chat").click()
         expect(there.locator("#log li").last).to_contain_text("€18.00")
+        expect(there.get_by_role("note")).to_contain_text("shared with you")
         assert "share" not in there.url
         write(there, "a water")
         expect(page.locator("#log li").last).to_contain_text("€20.00")
         there.reload()
         expect(there.locator("#log li").last).to_contain_text("€20.00")
+        expect(there.get_by_role("note")).to_contain_text("shared with you")
     with profile(browser) as stranger:
-        late = opened(stranger, address)
+        late = stranger.new_page()
+        late.goto(address)
+        late.get_by_role("button", name="Open the shared chat").click()
         expect(late.get_by_role("alert")).to_contain_text("used already")
         late.get_by_role("button", name="New chat").last.click()
         ready(late)
         ask(late, "cart", "empty")
+
+
+def test_a_share_is_opened_only_by_who_says_so(demo: Demo, person: BrowserContext, browser: Browser) -> None:
+    """Not now leaves the link unused and one's own chat where it is; so does Escape, and the link in an open chat."""
+    page = opened(person, demo.address)
+    ask(page, "2 funghi", "€18.00")
+    page.get_by_role("button", name="Share").click()
+    link = page.get_by_role("textbox", name="Link")
+    expect(link).to_have_value(re.compile("#share=ck_h_"))
+    address = link.input_value()
+    with profile(browser) as another:
+        own = opened(another, demo.address)
+        ask(own, "a water", "€2.00")
+        own.evaluate("(address) => { location.href = address; }", address)
+        for refuse in ("Not now", "Escape"):
+            dialog = own.get_by_role("dialog", name="Open a shared chat?")
+            expect(dialog).to_be_visible()
+            if refuse == "Escape":
+                own.keyboard.press("Escape")
+            else:
+                dialog.get_by_role("button", name=refuse).click()
+            ready(own)
+            expect(own.locator("#log li").last).to_contain_text("€2.00")
+            expect(own.get_by_role("note")).to_be_hidden()
+            own.goto(address)
+        own.get_by_role("button", name="Open the shared chat").click()
+        expect(own.locator("#log li").last).to_contain_text("€18.00")
+        bare = opened(another, demo.address)
+        expect(bare.locator("#log li").last).to_contain_text("€2.00")
+        expect(bare.get_by_role("note")).to_be_hidden()
 
 
 def test_a_failed_message_can_be_tried_again(demo: Demo, person: BrowserContext, tmp_path: Path) -> None:

@@ -247,6 +247,27 @@ def test_a_message_that_was_set_aside_can_be_handed_in_again(store: Path) -> Non
     assert "Nothing was set aside" in chatkeep("dead", "chat.db", "eve", folder=store.parent)[1]
 
 
+def test_dead_letters_of_a_store_are_listed_and_dismissed(store: Path) -> None:
+    """--all of a tenant, --everywhere with the names; a store alone is not enough to list everything."""
+
+    def ran(*arguments: str) -> tuple[int, str, str]:
+        return chatkeep(*arguments, folder=store.parent)
+
+    whole, everywhere = ran("dead", "chat.db", "--all"), ran("dead", "chat.db", "--everywhere", "--json")
+    other, short = ran("dead", "chat.db", "--all", "--tenant", "salon"), ran("dead", "chat.db")
+    wrong, dismissed = ran("dismiss", "chat.db", "bob", "2"), ran("dismiss", "chat.db", "bob", "1")
+    after = ran("dead", "chat.db", "--everywhere")
+
+    assert ["bob"] == whole[1].splitlines()[:1]
+    assert "ValueError: tick" in whole[1]
+    assert [("", "bob", 1)] == [
+        (m["tenant"], m["conversation"], m["number"]) for m in map(json.loads, everywhere[1].splitlines())
+    ]
+    assert ("Nothing was set aside.\n", 2) == (other[1], short[0])
+    assert (2, True) == (wrong[0], "was not set aside" in wrong[2])
+    assert (0, "Nothing was set aside.\n") == (dismissed[0], after[1])
+
+
 def test_erasing_asks_first(store: Path) -> None:
     """No answer or no: nothing is gone. --yes: everything is."""
     asked = chatkeep("erase", "chat.db", "eve", folder=store.parent)

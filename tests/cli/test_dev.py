@@ -187,14 +187,18 @@ def test_a_bot_that_hangs_is_ended_by_a_save(tmp_path: Path) -> None:
         ("app:bot", "app:bot is the function bot(turn: "),
         ("app:bot", "it has the Chatkeep keep: write app:keep"),
         ("app:kep", "app has no kep; it has the Chatkeep keep: write app:keep"),
+        ("../bots/salon.py:keep", "/bots and name the module: salon:keep."),
+        ("/nowhere/app.py:keep", "go to /nowhere and name the module: app:keep."),
+        ("{here}/app.py:keep", "is the path of a file; name the module: app:keep."),
         ("nobody:keep", "There is no module nobody"),
+        ("nobody:keep", "Go to the folder that nobody.py is in"),
     ],
 )
 @pytest.mark.parametrize("command", ["dev", "serve", "chat"])
 def test_what_cannot_be_run_is_told_with_the_right_line(tmp_path: Path, command: str, app: str, said: str) -> None:
     """The three commands that take a bot, in the same words and with exit code 2."""
     tmp_path.joinpath("app.py").write_text(BOT)
-    code, _, errors = chatkeep(command, app, folder=tmp_path, within=PATIENCE_S)
+    code, _, errors = chatkeep(command, app.format(here=tmp_path), folder=tmp_path, within=PATIENCE_S)
 
     assert (2, True) == (code, said in errors), errors
     assert "Traceback" not in errors

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from msgspec import Raw, json, structs
 
 from chatkeep import BadKey, BadMessage, Corrupt, TooLarge, Unsupported
-from chatkeep.conversation.codec import body_of, entry_for, json_of, message_from, record_from
+from chatkeep.conversation.codec import _crc, body_of, entry_for, json_of, message_from, record_from
 from chatkeep.conversation.keys import key_for, message_id
-from chatkeep.conversation.record import Record
+from chatkeep.conversation.record import Record, Reminder
 from chatkeep.conversation.shapes import _fits, misfit
 from chatkeep.conversation.state import StateCodec
 from chatkeep.drivers.base import Entry, Key
@@ -58,6 +58,23 @@ def test_what_cannot_name_a_message_is_refused(name: Any) -> None:
     """The error names the conversation."""
     with pytest.raises(BadMessage, match="salon/ada"):
         message_id(ADA, name)
+
+
+@given(texts, st.none() | st.dictionaries(texts, plain, max_size=2), st.integers(0, 9), texts)
+def test_entries_come_back_as_they_were_put_in(said: str, metadata: Any, reply: int, channel: str) -> None:
+    """With and without what may be missing at the end; without a channel they are what older versions write."""
+    asked: Any = {"id": "m", "role": "user", "created_at": 1.5, "limit": LIMIT, "metadata": metadata}
+    entry = entry_for(ADA, said, reply_to=reply, reply_from=reply, channel=channel, **asked)
+    found = message_from(ADA, "i", structs.replace(entry, number=1))
+
+    assert (said, metadata or {}, reply or None, channel) == (
+        found.content,
+        found.metadata,
+        found.reply_to,
+        found.channel,
+    )
+    assert channel or entry == entry_for(ADA, said, reply_to=reply, reply_from=reply, **asked)
+    assert bool(channel) == (len(json.decode(entry.body)) == 7)
 
 
 BAD_CONTENT = {
@@ -242,6 +259,57 @@ def test_a_record_of_a_newer_format_is_refused() -> None:
     rest = body[18:]
     with pytest.raises(Unsupported, match="format 2"):
         record_from(ADA, b'{"crc":"%s",%s' % (codec._crc(ADA, rest), rest))
+
+
+def stored(key: Key, members: dict[str, Any]) -> bytes:
+    """A record's body as any version writes one."""
+    rest = json.encode(members)[1:]
+    return b'{"crc":"%s",%s' % (_crc(key, rest), rest)
+
+
+def test_what_a_newer_version_has_added_to_a_record_is_carried_along() -> None:
+    """Members, and what stands behind the items of reminders and of how far replies have gone out."""
+    there = {
+        "format": 1,
+        "title": "Of a newer version",
+        "cursor": 4,
+        "reminders": [[9.5, "cart", {"n": 1}, True, {"zone": "UTC"}], [7.0, "bill", None, False, "x", 2]],
+        "delivery": [3, 0, 1, 2.5, 0, [2], 0, ["a"], {"lane": 7}],
+    }
+    record = record_from(ADA, stored(ADA, there))
+
+    assert (4, 3, ["cart", "bill"]) == (record.cursor, record.delivery.upto, [one.name for one in record.reminders])
+
+    record = structs.replace(record, cursor=5, reminders=(record.reminders[1],), state=Raw(b"{}"))
+    record = structs.replace(record, delivery=structs.replace(record.delivery, upto=5, again=()))
+    found = json.decode(body_of(ADA, record))
+    found.pop("crc")
+
+    assert found == {
+        **there,
+        "cursor": 5,
+        "state": {},
+        "reminders": [[7.0, "bill", None, False, "x", 2]],
+        "delivery": [5, 0, 1, 2.5, 0, [], 0, ["a"], {"lane": 7}],
+    }
+    assert body_of(ADA, record_from(ADA, body_of(ADA, record))) == body_of(ADA, record)
+
+
+def test_a_reminder_that_is_set_anew_is_another_one() -> None:
+    """What a newer version said of the old one does not come to stand behind it."""
+    record = record_from(ADA, stored(ADA, {"format": 1, "reminders": [[9.5, "cart", None, False, "x"]]}))
+    record = structs.replace(record, reminders=(Reminder(11.5, "cart"),))
+
+    assert [[11.5, "cart", None, False]] == json.decode(body_of(ADA, record))["reminders"]
+
+
+def test_members_of_another_type_in_a_newer_format_are_not_damage() -> None:
+    """Such a record is for the newer version; one of this format is damaged."""
+    with pytest.raises(Unsupported, match=r"format 2.*Nothing was changed"):
+        record_from(ADA, stored(ADA, {"format": 2, "cursor": "b7", "reminders": {"cart": {}}}))
+    for odd in ({"cursor": "b7", "title": 1}, {"reminders": {"cart": {}}}, {"reminders": [[]]}, {"format": "x"}):
+        with pytest.raises(Corrupt, match="cannot be read"):
+            record_from(ADA, stored(ADA, {"format": 1, **odd}))
 
 
 def test_a_body_is_plain_json() -> None:

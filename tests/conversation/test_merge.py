@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatkeep.conversation.merge import MISSING, Loss, Merged, Version, changed_members, merge, plain
+from chatkeep.conversation.merge import (
+    MISSING,
+    Loss,
+    Merged,
+    Overlap,
+    Version,
+    changed_members,
+    merge,
+    merge_apart,
+    plain,
+)
 
 scalars = st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from(["", "a", "b"]) | st.sampled_from([0.5, 1.0])
 
@@ -183,3 +193,61 @@ def test_members_that_differ_are_named() -> None:
     assert frozenset({"b", "c", "d"}) == changed_members({"a": 1, "b": 1, "c": 1}, {"a": 1, "b": 1.0, "d": 1})
     assert frozenset() == changed_members([1], [1])
     assert changed_members([1], {}) is None
+
+
+APART: dict[str, tuple[Any, Any, Any, Any]] = {
+    "other members": ({"a": 1, "b": 1}, {"a": 2, "b": 1}, {"a": 1, "b": 2, "c": 3}, {"a": 2, "b": 2, "c": 3}),
+    "within an object": ({"o": {"a": 1, "b": 1}}, {"o": {"a": 2, "b": 1}}, {"o": {"a": 1}}, {"o": {"a": 2}}),
+    "an object that both made": ({}, {"o": {"a": 1}}, {"o": {"b": 1}}, {"o": {"a": 1, "b": 1}}),
+    "one removed": ({"a": 1, "b": 1}, {"b": 1}, {"a": 1, "b": 2}, {"b": 2}),
+    "a list of one": ({"a": [1]}, {"a": [1, 2]}, {"a": [1], "b": 1}, {"a": [1, 2], "b": 1}),
+    "no objects": (1, 1, 2, 2),
+    "the same value": ({"n": 1}, {"n": 2}, {"n": 2}, Overlap),
+    "both removed": ({"n": 1}, {}, {}, Overlap),
+    "removed and changed": ({"n": 1}, {}, {"n": 2}, Overlap),
+    "a list of both": ({"a": [1]}, {"a": [1, 2]}, {"a": [1, 3]}, Overlap),
+    "another type": ({"n": 1}, {"n": 1.0}, {"n": True}, Overlap),
+    "an object and a number": ({"n": {}}, {"n": {"a": 1}}, {"n": 1}, Overlap),
+    "a number that became objects": ({"n": 1}, {"n": {"a": 1}}, {"n": {"b": 1}}, Overlap),
+}
+
+
+@pytest.mark.parametrize("case", APART)
+def test_what_does_not_overlap_is_put_together(case: str) -> None:
+    """Whichever side comes first; what overlaps is refused, also where both sides have the same."""
+    base, one, other, expected = APART[case]
+    for pair in ((one, other), (other, one)):
+        if expected is Overlap:
+            with pytest.raises(Overlap):
+                merge_apart(base, *pair)
+        else:
+            assert plain(expected) == plain(merge_apart(base, *pair))
+
+
+@given(values, values)
+def test_a_side_that_has_changed_nothing_gives_way_whole(base: Any, other: Any) -> None:
+    """Whatever the other has made of it."""
+    assert plain(other) == plain(merge_apart(base, base, other)) == plain(merge_apart(base, other, base))
+
+
+objects = st.dictionaries(st.sampled_from("xyz"), values, max_size=3)
+
+
+@given(objects, objects, objects)
+def test_no_change_of_either_side_is_lost(base: Any, one: Any, other: Any) -> None:
+    """Every place that a side has changed is in the result as that side has it; where that cannot be, nothing comes of it."""
+
+    def kept(was: Any, has: Any, result: Any) -> bool:
+        if plain(was) == plain(has):
+            return True
+        if isinstance(has, dict) and isinstance(result, dict) and (was is MISSING or isinstance(was, dict)):
+            names = has.keys() | (was or {}).keys()
+            return all(kept((was or {}).get(n, MISSING), has.get(n, MISSING), result.get(n, MISSING)) for n in names)
+        return plain(has) == plain(result)
+
+    try:
+        result = merge_apart(base, one, other)
+    except Overlap:
+        return
+    assert kept(base, one, result)
+    assert kept(base, other, result)

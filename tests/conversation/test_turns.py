@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec import Raw, structs
+from msgspec import Raw, json, structs
 
 from chatkeep.conversation import housekeeping, leases, snapshots, turns
 from chatkeep.conversation.record import Record
@@ -305,7 +305,73 @@ def test_a_plain_talk_goes_the_quick_way(roles: list[Any], size: int) -> None:
     row = Row(key=Key("", "a"), revision="r", incarnation="b", head=len(roles))
     snapshot = Snapshot(row, Record(), tuple(messages), snapshots.plain_from(messages, 1))
 
-    assert messages[-size:] == turns.slice_plain_history(snapshot, first, Policy(history=size))
+    said = messages[-size:]
+    if len(messages) > size and "user" in roles[-size:]:  # then a question comes first
+        said = said[roles[-size:].index("user") :]
+
+    assert said == turns.slice_plain_history(snapshot, first, Policy(history=size))
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 3), st.lists(st.sampled_from(["", "xx", "é" * 5, "call"]), max_size=5)), max_size=7
+    ),
+    st.integers(0, 12),
+    st.none() | st.integers(0, 60),
+    st.integers(0, 20),
+    st.booleans(),
+)
+def test_history_is_made_of_whole_turns(
+    talk: list[tuple[int, list[str]]], size: int, most_bytes: int | None, window: int, notes: bool
+) -> None:
+    """The last ones that fit, by number and by size: no result of a tool without its call, no answer without all it answers."""
+    log: list[Message] = []
+    whole: list[list[Message]] = []
+    for asked, replies in talk:
+        begins = len(log) + 1
+        for _ in range(asked):
+            log.append(Message(id="q", number=len(log) + 1, role="user", content="why", created_at=1.0))
+        last = len(log)
+        for text in replies:
+            content: Any = [{"type": "call", "of": text}] if text == "call" else text
+            log.append(
+                Message(
+                    id="a",
+                    number=len(log) + 1,
+                    role="assistant",
+                    content=content,
+                    created_at=1.0,
+                    reply_to=last,
+                    reply_from=begins,
+                )
+            )
+        whole += [log[begins - 1 :]] if replies else [[question] for question in log[begins - 1 :]]
+        if notes:
+            log.append(Message(id="n", number=len(log) + 1, role="system", content="", created_at=1.0))
+    first = Message(id="first", number=len(log) + 1, role="user", content="?", created_at=1.0)
+    shown = log[-window:] if window else []
+    snapshot = Snapshot(
+        Row(key=Key("", "a"), revision="r", incarnation="b", head=len(log)),
+        Record(),
+        tuple(shown),
+        snapshots.plain_from(shown, shown[0].number if shown else len(log) + 1),
+    )
+    policy = Policy(history=size, history_bytes=most_bytes)
+
+    def size_of(message: Message) -> int:
+        return len(message.content.encode() if isinstance(message.content, str) else json.encode(message.content))
+
+    fits: list[Message] = []
+    for turn in reversed(whole):
+        longer = turn + fits
+        if len(longer) > size or longer[0] not in shown:
+            break
+        if most_bytes is not None and sum(map(size_of, longer)) > most_bytes:
+            break
+        fits = longer
+    found = turns.slice_plain_history(snapshot, first, policy) or turns.collect_history(snapshot, first, policy)
+
+    assert fits == found
 
 
 @given(some_snapshots(), st.sampled_from(["state", "cursor", "session", "born", "head", "paused"]))

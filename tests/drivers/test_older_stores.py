@@ -14,7 +14,7 @@ import pytest
 from msgspec import structs
 
 from chatkeep import Turn
-from chatkeep.drivers.base import Key
+from chatkeep.drivers.base import Entries, Erase, Key, Read, Write
 
 from ..support.counting import answered
 from ..support.stores import store_url
@@ -114,16 +114,16 @@ async def test_a_store_of_an_older_version_is_opened(url: str, older: Path, open
 
     assert "5: hello" == (await keep.receive("ada", "hello", id="m5")).replies[0].text
     driver, key = keep._engine.store.driver, Key("", "ada")
-    row, log = await driver.read(key, tail=500)
-    [first] = await driver.entries(key, ids=["m1"])
+    row, log = await driver.read(Read(key, tail=500))
+    [first] = await driver.entries(Entries(key, ids=["m1"]))
 
     assert list(range(1, row.head + 1)) == [entry.number for entry in log]
     assert log[0] == first
 
-    row = await driver.write(structs.replace(row, revision="blanked"), replaces=row.revision, blank=[1])
+    row = await driver.write(Write(structs.replace(row, revision="blanked"), replaces=row.revision, blank=[1]))
 
-    assert b"" == (await driver.entries(key, ids=["m1"]))[0].body
+    assert b"" == (await driver.entries(Entries(key, ids=["m1"])))[0].body
 
-    await driver.erase(key, at=time.time() + 10, revision="blanked")
+    await driver.erase(Erase(key, at=time.time() + 10, revision="blanked"))
 
-    assert None is await driver.read(key, tail=1)
+    assert None is await driver.read(Read(key, tail=1))

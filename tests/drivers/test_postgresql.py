@@ -27,10 +27,35 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from chatkeep import Chatkeep, Turn
-from chatkeep.drivers.base import Ability, Driver, Entry, Key, Lease, Row
+from chatkeep.drivers.base import (
+    COUNTERS_KEPT_S,
+    Ability,
+    Append,
+    Count,
+    Driver,
+    Entries,
+    Entry,
+    Erase,
+    Key,
+    Lease,
+    Read,
+    Row,
+    Scan,
+    Write,
+)
+from chatkeep.drivers.postgresql import transport
 from chatkeep.drivers.postgresql.driver import PostgresqlDriver
 from chatkeep.drivers.postgresql.transport import INNER, migrations
-from chatkeep.errors import BadMessage, ChatkeepError, Corrupt, Misconfigured, Replaced, Unavailable, Uncertain
+from chatkeep.errors import (
+    BadMessage,
+    ChatkeepError,
+    Corrupt,
+    Misconfigured,
+    Overloaded,
+    Replaced,
+    Unavailable,
+    Uncertain,
+)
 from chatkeep.testing import DriverContract
 from chatkeep.testing.machine import DriverMachine
 from chatkeep.testing.proxy import Loss, Proxy
@@ -89,13 +114,13 @@ async def refusal_to_open(url: str) -> ChatkeepError:
 
 async def say(driver: Driver, id: str, key: Key = ADA, at: float = 1.0) -> int:
     """One append; the number it was given."""
-    answer = await driver.append(key, [Entry(0, id, "u", b"hello")], revision=f"revision of {id}", at=at)
+    answer = await driver.append(Append(key, [Entry(0, id, "u", b"hello")], revision=f"revision of {id}", at=at))
     return answer.row.head
 
 
 async def log_of(driver: Driver, key: Key = ADA) -> list[str]:
     """The ids of a conversation, which must be dense."""
-    entries = await driver.entries(key, after=0, limit=LOTS)
+    entries = await driver.entries(Entries(key, after=0, limit=LOTS))
 
     assert list(range(1, len(entries) + 1)) == [entry.number for entry in entries]
     return [entry.id for entry in entries]
@@ -160,15 +185,42 @@ async def test_a_verb_is_one_round_trip(postgres: PostgresServer, url: str) -> N
             return answer
 
         for turn in range(2):
-            row = (await count("append", driver.append(ADA, [], revision=f"a{turn}", at=1.0))).row
-            row = await count("write", driver.write(structs.replace(row, revision=f"b{turn}"), replaces=row.revision))
-            await count("read", driver.read(ADA, tail=5))
-            await count("entries", driver.entries(ADA, after=0, limit=5))
-            await count("scan", driver.scan("due", limit=5))
-            await count("erase", driver.erase(BOB, at=1.0))
+            row = (await count("append", driver.append(Append(ADA, [], revision=f"a{turn}", at=1.0)))).row
+            row = await count(
+                "write", driver.write(Write(structs.replace(row, revision=f"b{turn}"), replaces=row.revision))
+            )
+            await count("read", driver.read(Read(ADA, tail=5)))
+            await count("entries", driver.entries(Entries(ADA, after=0, limit=5)))
+            await count("scan", driver.scan(Scan("due", limit=5)))
+            await count("erase", driver.erase(Erase(BOB, at=1.0)))
         await driver.close()
 
     assert dict.fromkeys(("append", "write", "read", "entries", "scan", "erase"), 1) == trips
+
+
+async def test_calls_do_not_pile_up_without_bound(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only so many wait; the others are told at once that nothing was written, and each that waits is answered."""
+    monkeypatch.setattr(transport, "WAITING", 50)
+    driver = await opened_on(url)
+    answers = await asyncio.gather(*(say(driver, f"m{n}") for n in range(80)), return_exceptions=True)
+
+    assert [int] * 50 + [Overloaded] * 30 == list(map(type, answers))
+    assert 51 == await say(driver, "after")
+    await driver.close()
+
+
+async def test_counters_whose_windows_ended_long_ago_are_removed(
+    driver: PostgresqlDriver, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table does not grow for ever, and costs no flush to disk."""
+    await asyncio.gather(*(driver.count(Count(f"{n}", 60.0, float(n))) for n in range(20)))
+    await driver.count(Count("last", 60.0, 100.0 + COUNTERS_KEPT_S))
+    await driver.count(Count("last", 60.0, 101.0 + COUNTERS_KEPT_S))
+    left = await run_sql(url, "select name, hits from CK.counter")
+    [kind] = await run_sql(url, "select relpersistence from pg_class where oid = 'CK.counter'::regclass")
+
+    assert [("last", 2)] == [tuple(row) for row in left]
+    assert b"u" == kind[0]
 
 
 async def test_acts_that_wait_share_a_commit(driver: PostgresqlDriver) -> None:
@@ -210,10 +262,10 @@ async def test_a_log_that_was_tampered_with_is_corrupt(driver: PostgresqlDriver,
 async def test_the_common_turn_is_a_hot_update(driver: PostgresqlDriver, url: str) -> None:
     """It changes revision, head and body in the same page: no index learns of it."""
     row = Row(key=ADA, revision="r0", incarnation="r0", updated_at=600.0, body=b"x" * 900)
-    row = await driver.write(row, replaces=None)
+    row = await driver.write(Write(row, replaces=None))
     for turn in range(100):
         new = structs.replace(row, revision=f"r{turn + 1}", body=b"%d" % turn * 300, updated_at=600.0 + turn / 10)
-        row = await driver.write(new, replaces=row.revision, entries=[Entry(0, f"{turn}", "u", b"hello")])
+        row = await driver.write(Write(new, replaces=row.revision, entries=[Entry(0, f"{turn}", "u", b"hello")]))
     await driver.close()
     sql = (
         "select n_tup_upd, n_tup_hot_upd from pg_stat_user_tables where schemaname = 'CK' and relname = 'conversation'"
@@ -236,25 +288,28 @@ async def test_no_plan_walks_a_table_that_has_grown(driver: PostgresqlDriver, ur
         await run_sql(url, f"alter table CK.{table} set (autovacuum_enabled = false)")
     keys = [Key("", f"{n}") for n in range(100)]
     if first == "append":
-        rows = [(await driver.append(key, [Entry(0, "0", "u", b"")], revision="r", at=1.0)).row for key in keys]
+        rows = [(await driver.append(Append(key, [Entry(0, "0", "u", b"")], revision="r", at=1.0))).row for key in keys]
     else:
         rows = [
-            await driver.write(Row(key=key, revision="r", incarnation="r", updated_at=1.0), replaces=None)
+            await driver.write(Write(Row(key=key, revision="r", incarnation="r", updated_at=1.0), replaces=None))
             for key in keys
         ]
     for turn in range(1, 41):
         entries = [Entry(0, f"{turn} of {first}", "u", b""), Entry(0, "", "a", b"")]
         acts = [
-            driver.write(structs.replace(row, revision=f"{turn}"), replaces=row.revision, entries=entries)
+            driver.write(Write(structs.replace(row, revision=f"{turn}"), replaces=row.revision, entries=entries))
             for row in rows
         ]
         rows = list(await asyncio.gather(*acts))
     for row in rows:
-        row, _, _ = await driver.append(row.key, [Entry(0, "last", "u", b"")], revision="a", at=2.0, tail=2)
+        row, _, _ = await driver.append(Append(row.key, [Entry(0, "last", "u", b"")], revision="a", at=2.0, tail=2))
 
-        assert (row.head, "a") == ((await driver.entries(row.key, before=LOTS, limit=1))[0].number, row.revision)
-    await driver.scan("due", limit=5)
-    await driver.scan("recent", tenant="", limit=5)
+        assert (row.head, "a") == (
+            (await driver.entries(Entries(row.key, before=LOTS, limit=1)))[0].number,
+            row.revision,
+        )
+    await driver.scan(Scan("due", limit=5))
+    await driver.scan(Scan("recent", tenant="", limit=5))
     await driver.close()
     entries_made = 8_200 if first == "append" else 8_100
     sql = (
@@ -328,12 +383,12 @@ async def test_a_lost_commit_is_uncertain_and_the_same_act_settles_it(
         row = Row(key=ADA, revision="", incarnation="")
         for turn in range(12):
             await settled(lambda turn=turn: counted(lambda: say(driver, f"a{turn}")))
-            row, _ = await settled(lambda: driver.read(ADA, tail=0))
+            row, _ = await settled(lambda: driver.read(Read(ADA, tail=0)))
             new = structs.replace(row, revision=f"w{turn}", body=b"%d" % (int(row.body or b"0") + 1))
             entry = [Entry(0, "", "a", b"")]
             row = await settled(
                 lambda new=new, row=row, entry=entry: counted(
-                    lambda: driver.write(new, replaces=row.revision, entries=entry)
+                    lambda: driver.write(Write(new, replaces=row.revision, entries=entry))
                 )
             )
         await driver.close()
@@ -351,14 +406,14 @@ async def test_a_silent_server_is_not_waited_for(postgres: PostgresServer, url: 
     async with Proxy(postgres.port) as proxy:
         driver = await opened_on(url.replace(f":{postgres.port}", f":{proxy.port}") + "&timeout=0.4&connections=2")
         await say(driver, "before")
-        await driver.read(ADA, tail=1)
+        await driver.read(Read(ADA, tail=1))
         proxy.silent = True
-        acts = [say(driver, "sent"), driver.read(ADA, tail=1)]
+        acts = [say(driver, "sent"), driver.read(Read(ADA, tail=1))]
         loop = asyncio.get_running_loop()
         began = loop.time()
         sent = asyncio.gather(*acts, return_exceptions=True)
         await asyncio.sleep(0.05)
-        waiting = asyncio.gather(say(driver, "waiting"), driver.scan("key", limit=1), return_exceptions=True)
+        waiting = asyncio.gather(say(driver, "waiting"), driver.scan(Scan("key", limit=1)), return_exceptions=True)
 
         assert [Unavailable, Unavailable] == [type(answer) for answer in await waiting]
         assert loop.time() - began < 0.38
@@ -754,7 +809,7 @@ async def test_an_emptied_meta_is_refused(driver: PostgresqlDriver, url: str) ->
     await run_sql(url, "truncate CK.meta, CK.conversation, CK.entry")
     refusal = await refusal_to_open(url)
     with pytest.raises(Replaced):
-        await driver.read(ADA, tail=1)
+        await driver.read(Read(ADA, tail=1))
 
     assert isinstance(refusal, Misconfigured)
     assert "emptied it by hand" in str(refusal)
@@ -771,7 +826,7 @@ async def test_a_restored_backup_goes_on(driver: PostgresqlDriver, url: str) -> 
 
     assert ["m1"] == await log_of(driver)
     assert 2 == await say(driver, "m3")
-    assert None is await driver.read(BOB, tail=1)
+    assert None is await driver.read(Read(BOB, tail=1))
 
 
 # Rights
@@ -836,10 +891,12 @@ async def test_a_user_who_owns_nothing_needs_what_the_docs_say(chat: str, url: s
 
     await run_sql(url, grants[2])
     driver = await opened_on(chat)
-    row = (await driver.append(ADA, [Entry(0, "a", "u", b"")], revision="r1", at=1.0, lease=Lease("c", 2.0))).row
-    await driver.write(structs.replace(row, revision="r2"), replaces="r1", drop=1)
-    await driver.scan("recent", limit=1)
-    await driver.erase(ADA, at=2.0)
+    row = (
+        await driver.append(Append(ADA, [Entry(0, "a", "u", b"")], revision="r1", at=1.0, lease=Lease("c", 2.0)))
+    ).row
+    await driver.write(Write(structs.replace(row, revision="r2"), replaces="r1", drop=1))
+    await driver.scan(Scan("recent", limit=1))
+    await driver.erase(Erase(ADA, at=2.0))
     findings = await driver.examine()
     await driver.close()
 
@@ -916,7 +973,7 @@ async def test_closing_leaves_nothing_behind(url: str) -> None:
     """No task, no session on the server."""
     driver = await opened_on(url)
     driver.watch(lambda marks: None)
-    await asyncio.gather(say(driver, "m1"), driver.read(ADA, tail=1), driver.announce(["a"]))
+    await asyncio.gather(say(driver, "m1"), driver.read(Read(ADA, tail=1)), driver.announce(["a"]))
     await driver.close()
     await asyncio.sleep(0)
     sessions = "select count(*) from pg_stat_activity where application_name = 'chatkeep'"
@@ -936,10 +993,12 @@ async def test_closing_leaves_nothing_behind(url: str) -> None:
 async def test_without_a_session_every_verb_works(url: str) -> None:
     """?pooler=transaction depends on no session: the same store, nothing prepared, nothing announced."""
     driver, other = await opened_on(f"{url}&pooler=transaction"), await opened_on(url)
-    row = (await driver.append(ADA, [Entry(0, "a", "u", b"a")], revision="r1", at=1.0, tail=1)).row
-    row = await driver.write(structs.replace(row, revision="r2"), replaces="r1", entries=[Entry(0, "b", "a", b"b")])
+    row = (await driver.append(Append(ADA, [Entry(0, "a", "u", b"a")], revision="r1", at=1.0, tail=1))).row
+    row = await driver.write(
+        Write(structs.replace(row, revision="r2"), replaces="r1", entries=[Entry(0, "b", "a", b"b")])
+    )
 
-    assert row == (await other.scan("key", limit=1))[0]
+    assert row == (await other.scan(Scan("key", limit=1)))[0]
     assert ["a", "b"] == await log_of(driver)
     assert Ability.WATCH not in driver.abilities
     await driver.announce(["a"])
@@ -983,7 +1042,7 @@ async def test_a_pooler_by_transaction_works_when_it_is_named(
     unnamed = await refusal_to_open(through)
     drivers = [await opened_on(f"{through}&pooler=transaction") for _ in range(3)]
     answers = await asyncio.gather(*(say(drivers[n % 3], f"{n}", Key("", f"{n % 5}")) for n in range(300)))
-    reads = await asyncio.gather(*(drivers[n % 3].read(Key("", f"{n % 5}"), tail=1) for n in range(300)))
+    reads = await asyncio.gather(*(drivers[n % 3].read(Read(Key("", f"{n % 5}"), tail=1)) for n in range(300)))
     for driver in drivers:
         await driver.close()
 

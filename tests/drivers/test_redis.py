@@ -33,7 +33,21 @@ from packaging.version import Version
 from redis.asyncio import Connection
 from redis.crc import key_slot
 
-from chatkeep.drivers.base import Ability, Driver, Entry, Key, Row
+from chatkeep.drivers.base import (
+    COUNTERS_KEPT_S,
+    Ability,
+    Append,
+    Count,
+    Driver,
+    Entries,
+    Entry,
+    Erase,
+    Key,
+    Read,
+    Row,
+    Scan,
+    Write,
+)
 from chatkeep.drivers.redis import scripts as redis_acts
 from chatkeep.drivers.redis import transport as redis_links
 from chatkeep.drivers.redis.driver import RedisDriver
@@ -190,13 +204,13 @@ async def driver(server: RedisServer) -> AsyncIterator[RedisDriver]:
 
 async def say(driver: RedisDriver, id: str, key: Key = ADA, body: bytes = b"hello", at: float = 1.0) -> int:
     """One append; the head it left."""
-    answer = await driver.append(key, [Entry(0, id, "user", body)], revision=f"revision of {id}", at=at)
+    answer = await driver.append(Append(key, [Entry(0, id, "user", body)], revision=f"revision of {id}", at=at))
     return answer.row.head
 
 
 async def log_of(driver: RedisDriver, key: Key = ADA) -> list[str]:
     """The ids of a conversation, which must be dense."""
-    entries = await driver.entries(key, after=0, limit=LOTS)
+    entries = await driver.entries(Entries(key, after=0, limit=LOTS))
 
     assert list(range(1, len(entries) + 1)) == [entry.number for entry in entries]
     return [entry.id for entry in entries]
@@ -241,7 +255,7 @@ async def test_the_server_may_forget_its_scripts(driver: RedisDriver, server: Re
     for turn in range(3):
         assert b"+OK\r\n" == server.ask("SCRIPT", "FLUSH")
         await asyncio.gather(
-            *(say(driver, f"{turn}.{n}") for n in range(30)), *(driver.read(ADA, tail=1) for _ in range(9))
+            *(say(driver, f"{turn}.{n}") for n in range(30)), *(driver.read(Read(ADA, tail=1)) for _ in range(9))
         )
 
     assert 90 == len(await log_of(driver))
@@ -256,8 +270,8 @@ async def test_no_act_is_overtaken_for_want_of_its_script(driver: RedisDriver, s
         await asyncio.sleep(0.05)
         key = Key("", f"{turn}")
         created, appended = await asyncio.gather(
-            driver.write(Row(key=key, revision="w", incarnation="w"), replaces=None),
-            driver.append(key, [Entry(0, "m", "user", b"hello")], revision="a", at=1.0),
+            driver.write(Write(Row(key=key, revision="w", incarnation="w"), replaces=None)),
+            driver.append(Append(key, [Entry(0, "m", "user", b"hello")], revision="a", at=1.0)),
         )
 
         assert ("w", "w", 1) == (created.revision, appended.row.incarnation, appended.row.head)
@@ -265,10 +279,12 @@ async def test_no_act_is_overtaken_for_want_of_its_script(driver: RedisDriver, s
 
 async def test_an_ordinary_turn_touches_no_index(driver: RedisDriver, server: RedisServer) -> None:
     """Revision, head, body and time change, and the log grows: three writes, and no sorted set among them."""
-    row = (await driver.append(ADA, [Entry(0, "m", "user", b"")], revision="r", at=60.0, due_at=100.0, owner="eve")).row
+    row = (
+        await driver.append(Append(ADA, [Entry(0, "m", "user", b"")], revision="r", at=60.0, due_at=100.0, owner="eve"))
+    ).row
     before = calls_of(server)
     act = structs.replace(row, revision="w", body=b"state", updated_at=61.0)
-    row = await driver.write(act, replaces="r", entries=[Entry(0, "n", "user", b""), Entry(0, "", "bot", b"")])
+    row = await driver.write(Write(act, replaces="r", entries=[Entry(0, "n", "user", b""), Entry(0, "", "bot", b"")]))
     after = calls_of(server)
     ran = {name: count - before.get(name, 0) for name, count in after.items() if count != before.get(name, 0)}
 
@@ -277,7 +293,7 @@ async def test_an_ordinary_turn_touches_no_index(driver: RedisDriver, server: Re
     }
     assert not {"hget", "zadd", "zrem", "zcard"} & ran.keys()
 
-    await driver.write(structs.replace(row, revision="x", updated_at=120.0, due_at=90.0), replaces="w")
+    await driver.write(Write(structs.replace(row, revision="x", updated_at=120.0, due_at=90.0), replaces="w"))
 
     assert 2 == calls_of(server)["zadd"] - after["zadd"]
 
@@ -296,8 +312,10 @@ async def test_what_is_not_ours_is_corrupt_and_left_alone(store: Store, part: st
         before = keys_of(server, prefix)
         row = Row(key=ADA, revision="r", incarnation="r", owner="eve", updated_at=1.0, due_at=1.0)
         acts = [
-            lambda: driver.append(ADA, [Entry(0, "m", "user", b"")], revision="r", at=1.0, due_at=1.0, owner="eve"),
-            lambda: driver.write(row, replaces=None, entries=[Entry(0, "m", "user", b"")], drop=1),
+            lambda: driver.append(
+                Append(ADA, [Entry(0, "m", "user", b"")], revision="r", at=1.0, due_at=1.0, owner="eve")
+            ),
+            lambda: driver.write(Write(row, replaces=None, entries=[Entry(0, "m", "user", b"")], drop=1)),
         ]
         for act in acts:
             with pytest.raises(Corrupt, match=re.escape("is not what chatkeep put there")):
@@ -306,7 +324,7 @@ async def test_what_is_not_ours_is_corrupt_and_left_alone(store: Store, part: st
             assert before == keys_of(server, prefix)
         if part in ("due", "key", "owner", "recent", "erased"):
             with pytest.raises(Corrupt):
-                await driver.erase(ADA, at=1.0)
+                await driver.erase(Erase(ADA, at=1.0))
         assert b"$7\r\na diary\r\n" == server.ask("GET", name)
         assert 1 == await say(driver, "elsewhere", BOB)
     finally:
@@ -319,10 +337,10 @@ async def test_a_row_without_its_revision_is_corrupt_not_absent(driver: RedisDri
     name = next(name for name in keys_of(server) if ":row:" in name)
     server.ask("HDEL", name, "revision")
     with pytest.raises(Corrupt):
-        await driver.read(ADA, tail=1)
+        await driver.read(Read(ADA, tail=1))
     with pytest.raises(Corrupt):
         await say(driver, "n")
-    await driver.erase(ADA, at=2.0)
+    await driver.erase(Erase(ADA, at=2.0))
 
     assert 1 == await say(driver, "n", at=3.0)
 
@@ -333,13 +351,13 @@ async def test_a_row_that_was_lost_alone_is_not_begun_afresh(driver: RedisDriver
         await say(driver, id)
     server.ask("DEL", next(name for name in keys_of(server) if ":row:" in name))
     for act in (
-        lambda: driver.read(ADA, tail=1),
+        lambda: driver.read(Read(ADA, tail=1)),
         lambda: say(driver, "o"),
-        lambda: driver.entries(ADA, after=0, limit=5),
+        lambda: driver.entries(Entries(ADA, after=0, limit=5)),
     ):
         with pytest.raises(Corrupt):
             await act()
-    await driver.erase(ADA, at=2.0)
+    await driver.erase(Erase(ADA, at=2.0))
 
     assert 1 == await say(driver, "o", at=3.0)
 
@@ -351,8 +369,8 @@ async def test_a_damaged_row_does_not_hide_the_others(driver: RedisDriver, serve
     name = next(name for name in keys_of(server) if name.endswith("\0ada") and ":row:" in name)
     server.ask("HSET", name, "head", "zz")
 
-    assert [ADA, BOB] == [row.key for row in await driver.scan("key", limit=9)]
-    assert ["", "m"] == [row.revision and "m" for row in await driver.scan("key", limit=9)]
+    assert [ADA, BOB] == [row.key for row in await driver.scan(Scan("key", limit=9))]
+    assert ["", "m"] == [row.revision and "m" for row in await driver.scan(Scan("key", limit=9))]
 
 
 @pytest.mark.parametrize("store", ["valkey-9", "redis-6", "redis-8"], indirect=True, scope="module")
@@ -375,23 +393,31 @@ async def test_a_full_server_does_no_part_of_an_act(store: Store) -> None:
         assert "OOM" in f"{refused}"
 
         assert [f"m{n}" for n in range(done)] == await log_of(driver)
-        assert (f"revision of m{done - 1}", done) == ((await driver.read(ADA, tail=0))[0].revision, done)
+        assert (f"revision of m{done - 1}", done) == ((await driver.read(Read(ADA, tail=0)))[0].revision, done)
 
         server.ask("CONFIG", "SET", "maxmemory", "1mb")
         created = Row(key=Key("", "new"), revision="r", incarnation="r", owner="eve", due_at=1.0)
         with pytest.raises(Unavailable, match="OOM"):
-            await driver.write(created, replaces=None, entries=[Entry(0, "m", "user", b"")])
-        assert None is await driver.read(created.key, tail=0)
-        assert ["bob", "ada"] == [row.key.id for row in await driver.scan("key", limit=9)][::-1]
+            await driver.write(Write(created, replaces=None, entries=[Entry(0, "m", "user", b"")]))
+        assert None is await driver.read(Read(created.key, tail=0))
+        assert ["bob", "ada"] == [row.key.id for row in await driver.scan(Scan("key", limit=9))][::-1]
 
-        await driver.erase(ADA, at=5.0)
+        await driver.erase(Erase(ADA, at=5.0))
         server.ask("CONFIG", "SET", "maxmemory", "8mb")
 
-        assert None is await driver.read(ADA, tail=0)
+        assert None is await driver.read(Read(ADA, tail=0))
         assert 1 == await say(driver, "again", at=6.0)
     finally:
         server.ask("CONFIG", "SET", "maxmemory", "0")
         await driver.close()
+
+
+async def test_counters_expire_and_ask_for_no_right_of_their_own(driver: RedisDriver, server: RedisServer) -> None:
+    """The server lets go of one some time after its window."""
+    await driver.count(Count("peer:a", 60.0, 1.0))
+    left_ms = int(server.ask("PTTL", "chatkeep:count:peer:a").strip(b":\r\n"))
+
+    assert 60_000 < left_ms <= (60 + COUNTERS_KEPT_S) * 1000
 
 
 async def test_a_scan_does_not_invent_what_moves_meanwhile(driver: RedisDriver) -> None:
@@ -399,7 +425,9 @@ async def test_a_scan_does_not_invent_what_moves_meanwhile(driver: RedisDriver) 
     rows = {}
     for n in range(60):
         key = Key("", f"{n:02}")
-        rows[key] = (await driver.append(key, [Entry(0, "m", "user", b"")], revision="0", at=1.0, due_at=float(n))).row
+        rows[key] = (
+            await driver.append(Append(key, [Entry(0, "m", "user", b"")], revision="0", at=1.0, due_at=float(n)))
+        ).row
     seen = {key: {row} for key, row in rows.items()}
     going = True
 
@@ -411,12 +439,12 @@ async def test_a_scan_does_not_invent_what_moves_meanwhile(driver: RedisDriver) 
             key = chance.choice([key for key in rows if key.id >= "30"])
             act = structs.replace(rows[key], revision=f"{turn}", due_at=float(chance.randrange(100)))
             seen[key].add(act)
-            rows[key] = await driver.write(act, replaces=rows[key].revision)
+            rows[key] = await driver.write(Write(act, replaces=rows[key].revision))
 
     mover = asyncio.create_task(keep_moving())
     for size in (1, 7, 20, 100):
         shown: list[Row] = []
-        while page := await driver.scan("due", after=shown[-1] if shown else None, limit=size):
+        while page := await driver.scan(Scan("due", after=shown[-1] if shown else None, limit=size)):
             shown += page
 
         assert sorted(shown, key=lambda row: (row.wake, row.key)) == shown
@@ -446,22 +474,22 @@ async def test_every_verb_is_one_round_trip(proxy: Proxy) -> None:
     driver = await opened_on(through(proxy))
     try:
         # The first time the server has to be told the scripts.
-        row = (await driver.append(ADA, [Entry(0, "m", "user", b"")], revision="r", at=1.0, tail=5)).row
-        await driver.write(structs.replace(row, revision="w"), replaces="r")
-        await driver.read(ADA, tail=5)
-        await driver.entries(ADA, after=0, limit=5)
-        await driver.scan("due", until=0.5, limit=100)
-        await driver.erase(ADA, at=0.5)
+        row = (await driver.append(Append(ADA, [Entry(0, "m", "user", b"")], revision="r", at=1.0, tail=5))).row
+        await driver.write(Write(structs.replace(row, revision="w"), replaces="r"))
+        await driver.read(Read(ADA, tail=5))
+        await driver.entries(Entries(ADA, after=0, limit=5))
+        await driver.scan(Scan("due", until=0.5, limit=100))
+        await driver.erase(Erase(ADA, at=0.5))
         trips = []
         row = Row(key=BOB, revision="r", incarnation="r", updated_at=1.0)
         for act in (
-            lambda: driver.append(BOB, [Entry(0, "m", "user", b"")], revision="q", at=1.0, tail=5),
-            lambda: driver.write(structs.replace(row, revision="w", incarnation="q"), replaces="q"),
-            lambda: driver.write(structs.replace(row, revision="v"), replaces="r"),
-            lambda: driver.read(BOB, tail=5),
-            lambda: driver.entries(BOB, after=0, limit=5),
-            lambda: driver.scan("due", until=0.5, limit=100),
-            lambda: driver.erase(BOB, at=1.0),
+            lambda: driver.append(Append(BOB, [Entry(0, "m", "user", b"")], revision="q", at=1.0, tail=5)),
+            lambda: driver.write(Write(structs.replace(row, revision="w", incarnation="q"), replaces="q")),
+            lambda: driver.write(Write(structs.replace(row, revision="v"), replaces="r")),
+            lambda: driver.read(Read(BOB, tail=5)),
+            lambda: driver.entries(Entries(BOB, after=0, limit=5)),
+            lambda: driver.scan(Scan("due", until=0.5, limit=100)),
+            lambda: driver.erase(Erase(BOB, at=1.0)),
         ):
             before = proxy.trips
             with contextlib.suppress(Conflict):
@@ -481,7 +509,9 @@ async def test_the_calls_of_one_tick_leave_in_one_write(proxy: Proxy) -> None:
     try:
         await say(driver, "first")
         proxy.lose = chunks.append
-        await asyncio.gather(*(say(driver, f"a{n}") for n in range(20)), *(driver.read(ADA, tail=1) for _ in range(20)))
+        await asyncio.gather(
+            *(say(driver, f"a{n}") for n in range(20)), *(driver.read(Read(ADA, tail=1)) for _ in range(20))
+        )
 
         assert [40] == [chunk.count(b"EVALSHA") + chunk.count(b"EVAL\r") for chunk in chunks][:1]
 
@@ -511,17 +541,21 @@ async def test_a_network_that_loses_things_changes_nothing(proxy: Proxy) -> None
 
     async def count(name: str) -> None:
         key = Key("", name)
-        row = (await settled(lambda: driver.append(key, [Entry(0, "first", "user", b"")], revision="r", at=1.0))).row
+        row = (
+            await settled(lambda: driver.append(Append(key, [Entry(0, "first", "user", b"")], revision="r", at=1.0)))
+        ).row
         for turn in range(30):
             act = structs.replace(row, revision=f"w{turn}", body=b"%d" % turn)
             while True:
                 try:
-                    row = await driver.write(act, replaces=row.revision, entries=[Entry(0, f"{turn}", "user", b"")])
+                    row = await driver.write(
+                        Write(act, replaces=row.revision, entries=[Entry(0, f"{turn}", "user", b"")])
+                    )
                     break
                 except (Uncertain, Unavailable) as fault:
                     kinds.add(type(fault))
             await settled(lambda turn=turn: say(driver, f"said {turn}", key))
-            row = (await settled(lambda: driver.read(key, tail=0)))[0]
+            row = (await settled(lambda: driver.read(Read(key, tail=0))))[0]
 
     try:
         await asyncio.gather(*(count(f"{n}") for n in range(8)))
@@ -546,7 +580,7 @@ async def test_what_was_not_answered_is_uncertain_and_reads_are_not(proxy: Proxy
         with pytest.raises(Uncertain, match="perhaps it was written"):
             await say(driver, "second")
         with pytest.raises(Unavailable, match="nothing was read"):
-            await driver.read(ADA, tail=1)
+            await driver.read(Read(ADA, tail=1))
         proxy.lose = lambda _: None
 
         assert 2 == await settled(lambda: say(driver, "second"))
@@ -575,7 +609,7 @@ async def test_a_silent_server_is_waited_for_no_longer_than_the_deadline(proxy: 
 
         begun = clock()
         with pytest.raises(StoreError):
-            await driver.read(ADA, tail=1)
+            await driver.read(Read(ADA, tail=1))
 
         assert clock() - begun < 1.5
 
@@ -692,7 +726,7 @@ async def test_what_is_remembered_of_names_does_not_hold_a_driver_that_is_gone(s
     """Homes are found again by names; a thousand drivers opened and closed leave no thousand sets of buckets."""
     driver = await opened_on(server.url)
     await say(driver, "m")
-    assert await driver.scan("key", limit=5)
+    assert await driver.scan(Scan("key", limit=5))
     acts = weakref.ref(driver._acts)
     bucket = weakref.ref(driver._acts.buckets[0])
     await driver.close()
@@ -756,7 +790,7 @@ async def test_a_server_that_is_loading_is_unavailable(server: RedisServer) -> N
         answers = set()
         while not loading.done():
             try:
-                answers.add(type(await driver.read(ADA, tail=1)))
+                answers.add(type(await driver.read(Read(ADA, tail=1))))
             except Unavailable as refused:
                 answers.add("loading" if "loading" in f"{refused}" else "unreachable")
             await asyncio.sleep(0.005)
@@ -874,12 +908,16 @@ async def test_a_user_with_the_rights_of_the_docs_can_do_everything(tmp_path: Pa
         driver.watch(heard.extend)
         try:
             row = (
-                await driver.append(ADA, [Entry(0, "m", "user", b"")], revision="r", at=1.0, due_at=1.0, owner="e")
+                await driver.append(
+                    Append(ADA, [Entry(0, "m", "user", b"")], revision="r", at=1.0, due_at=1.0, owner="e")
+                )
             ).row
-            row = await driver.write(structs.replace(row, revision="w", owner="", due_at=None), replaces="r", drop=1)
+            row = await driver.write(
+                Write(structs.replace(row, revision="w", owner="", due_at=None), replaces="r", drop=1)
+            )
             for index in ("key", "due", "owner", "recent"):
-                await driver.scan(index, owner="e", limit=9)
-            await driver.erase(ADA, at=1.0)
+                await driver.scan(Scan(index, owner="e", limit=9))
+            await driver.erase(Erase(ADA, at=1.0))
             while not heard:
                 await driver.announce(["m"])
                 await asyncio.sleep(0.01)
@@ -1024,7 +1062,7 @@ async def test_a_store_that_lost_a_part_gets_a_new_epoch(
         assert driver.epoch != again.epoch
         assert "a part of this store was emptied" in caplog.text
         with pytest.raises(Replaced):
-            await driver.scan("due", limit=1)
+            await driver.scan(Scan("due", limit=1))
         assert 2 == await say(again, "n")
     finally:
         await again.close()
@@ -1195,7 +1233,7 @@ async def test_a_slot_that_moved_is_followed(tmp_path: Path) -> None:
         await asyncio.sleep(0.05)
 
         # Asked for there, all the keys of a read are found; an act has some that are nowhere yet, and has to wait.
-        assert (await driver.read(ADA, tail=1)) is not None
+        assert (await driver.read(Read(ADA, tail=1))) is not None
         with pytest.raises(Unavailable, match="TRYAGAIN"):
             await say(driver, "between")
         moved = len(answered)
@@ -1207,7 +1245,7 @@ async def test_a_slot_that_moved_is_followed(tmp_path: Path) -> None:
 
         assert answered == await log_of(driver)
         assert len(answered) > moved > 1
-        assert ["ada", "bob"] == [row.key.id for row in await driver.scan("key", limit=9)]
+        assert ["ada", "bob"] == [row.key.id for row in await driver.scan(Scan("key", limit=9))]
         await driver.close()
     finally:
         for server in servers:
@@ -1222,12 +1260,12 @@ async def test_a_node_that_is_down_takes_only_its_own_conversations_along(tmp_pa
         keys = [Key("", f"{n}") for n in range(30)]
         await asyncio.gather(*(say(driver, "m", key) for key in keys))
         servers[1].kill()
-        answers = await asyncio.gather(*(driver.read(key, tail=1) for key in keys), return_exceptions=True)
+        answers = await asyncio.gather(*(driver.read(Read(key, tail=1)) for key in keys), return_exceptions=True)
         kinds = {type(answer) for answer in answers}
 
         assert {tuple, Unavailable} == kinds
         with pytest.raises(Unavailable):
-            await driver.scan("key", limit=9)
+            await driver.scan(Scan("key", limit=9))
 
         await asyncio.to_thread(servers[1].start)
         heads = await asyncio.gather(*(settled(lambda key=key: say(driver, "n", key)) for key in keys))

@@ -25,13 +25,22 @@ import apsw
 import pytest
 
 from chatkeep.drivers import driver_for
-from chatkeep.drivers.base import Entry, Key
+from chatkeep.drivers.base import COUNTERS_KEPT_S, Append, Count, Entries, Entry, Erase, Key, Read
 from chatkeep.drivers.sqlite import backup as sqlite_backup
 from chatkeep.drivers.sqlite import file as sqlite_file
 from chatkeep.drivers.sqlite import transport as sqlite
 from chatkeep.drivers.sqlite.driver import SqliteDriver, sql
 from chatkeep.drivers.statements import named, numbered
-from chatkeep.errors import Conflict, Misconfigured, Replaced, Unavailable, Uncertain, Unsupported, UsageError
+from chatkeep.errors import (
+    Conflict,
+    Misconfigured,
+    Overloaded,
+    Replaced,
+    Unavailable,
+    Uncertain,
+    Unsupported,
+    UsageError,
+)
 
 ADA = Key("", "ada")
 LOTS = 100_000
@@ -70,13 +79,13 @@ async def refusal_to_open(path: str) -> Misconfigured:
 
 async def say(driver: SqliteDriver, id: str, key: Key = ADA, body: bytes = b"hello", role: str = "user") -> int:
     """One append; the number it was given."""
-    answer = await driver.append(key, [Entry(0, id, role, body)], revision=f"revision of {id}", at=1.0)
+    answer = await driver.append(Append(key, [Entry(0, id, role, body)], revision=f"revision of {id}", at=1.0))
     return answer.row.head
 
 
 async def log_of(driver: SqliteDriver, key: Key = ADA) -> list[str]:
     """The ids of a conversation, which must be dense."""
-    entries = await driver.entries(key, after=0, limit=LOTS)
+    entries = await driver.entries(Entries(key, after=0, limit=LOTS))
 
     assert list(range(1, len(entries) + 1)) == [entry.number for entry in entries]
     return [entry.id for entry in entries]
@@ -132,10 +141,67 @@ async def test_every_connection_keeps_a_synced_write_ahead_log(driver: SqliteDri
     """WAL and synchronous=FULL on the writer; a reader of the same file sees WAL too."""
     assert driver._connections is not None
     pragmas = ("journal_mode", "synchronous", "application_id", "user_version")
-    writer = await driver._connections.writer.call(lambda db: [db.pragma(name) for name in pragmas])
-    reader = await driver._connections.readers.call(lambda db: db.pragma("journal_mode"))
+    writer = await driver._connections.writer.call(lambda db, _: [db.pragma(name) for name in pragmas], None)
+    reader = await driver._connections.readers.call(lambda db, _: db.pragma("journal_mode"), None)
 
     assert (["wal", 2, 0x63686B70, len(numbered("sqlite"))], "wal") == (writer, reader)
+
+
+async def test_only_counters_are_committed_without_a_flush(
+    driver: SqliteDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alone they do not wait for the disk; with an act in their transaction they do, and the writer is as before afterwards."""
+    seen: list[tuple[int, int]] = []
+    committed = sqlite._committed
+
+    def noted(db: apsw.Connection, batch: list[sqlite.Job]) -> list[Any]:
+        seen.append((len(batch), db.pragma("synchronous")))
+        return committed(db, batch)
+
+    assert driver._connections is not None
+    monkeypatch.setattr(sqlite, "_committed", noted)
+    await driver.count(Count("a", 60.0, 1.0))
+    await driver.count(Count("a", 60.0, 1.0))
+    answers = await asyncio.gather(
+        say(driver, "m1"), driver.count(Count("a", 60.0, 1.0)), driver.count(Count("a", 60.0, 1.0))
+    )
+
+    assert 4 == answers[2].hits
+    assert {(1, 1)} == {*seen[:2]}
+    assert all(level == 2 for size, level in seen[2:] if size > 1)
+    assert 2 == await driver._connections.writer.call(lambda db, _: db.pragma("synchronous"), None)
+
+
+async def test_acts_do_not_pile_up_without_bound(driver: SqliteDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a slow disk only so many wait; the others are told at once that nothing was written."""
+    goes_on, began = threading.Event(), threading.Event()
+
+    def slow(db: apsw.Connection, _: None) -> None:
+        began.set()
+        goes_on.wait(10)
+
+    monkeypatch.setattr(sqlite, "WAITING", 50)
+    assert driver._connections is not None
+    busy = driver._connections.write(slow, None)
+    await asyncio.to_thread(began.wait, 10)
+    acts = [asyncio.create_task(say(driver, f"m{n}")) for n in range(80)]
+    await asyncio.wait(acts, timeout=0.2)
+    refused = [act for act in acts if act.done()]
+    goes_on.set()
+    answers = await asyncio.gather(busy, *acts, return_exceptions=True)
+
+    assert [Overloaded] * 30 == [type(act.exception()) for act in refused]
+    assert [f"m{n}" for n in range(50)] == await log_of(driver)
+    assert 51 == len([answer for answer in answers if not isinstance(answer, BaseException)])
+
+
+async def test_counters_whose_windows_ended_long_ago_are_removed(driver: SqliteDriver) -> None:
+    """The table does not grow for ever."""
+    for n in range(20):
+        await driver.count(Count(f"{n}", 60.0, float(n)))
+    await driver.count(Count("last", 60.0, 100.0 + COUNTERS_KEPT_S))
+
+    assert [("last",)] == await driver.query("select name from counter")
 
 
 async def test_what_was_answered_is_in_the_files_at_that_moment(
@@ -166,7 +232,7 @@ async def test_acts_that_wait_share_a_commit(driver: SqliteDriver) -> None:
         return False
 
     assert driver._connections is not None
-    await driver._connections.writer.call(lambda db: db.set_commit_hook(count))
+    await driver._connections.writer.call(lambda db, _: db.set_commit_hook(count), None)
     commits = 0
     await say(driver, "alone")
 
@@ -282,6 +348,7 @@ COLUMNS = {
     "conversation": "number tenant! id! revision! born! head! body! owner! updated_at! recent! due_at claim claimed_until!",
     "entry": "conversation! number! id! role! body!",
     "tombstone": "key! mark!",
+    "counter": "name! hits! ends!",
 }
 INDEXES = {
     "conversation_wake": (False, True, "wake"),
@@ -290,6 +357,8 @@ INDEXES = {
     "entry_number": (True, False, "conversation number"),
     "entry_id": (True, True, "conversation id"),
     "tombstone_mark": (False, False, "mark"),
+    "counter_ends": (False, False, "ends"),
+    "sqlite_autoindex_counter_1": (True, False, "name"),
     "sqlite_autoindex_conversation_1": (True, False, "tenant id"),
     "sqlite_autoindex_meta_1": (True, False, "name"),
     "sqlite_autoindex_tombstone_1": (True, False, "key"),
@@ -349,7 +418,7 @@ async def test_two_files_have_two_epochs(driver: SqliteDriver, tmp_path: Path) -
 
 
 OPENING = """
-    await driver.append(Key("", "ada"), [Entry(0, "mOWN", "user", b"")], revision="rOWN", at=1.0)
+    await driver.append(Append(Key("", "ada"), [Entry(0, "mOWN", "user", b"")], revision="rOWN", at=1.0))
     print(driver.epoch)
 """
 
@@ -573,9 +642,9 @@ WORKING = """
     for n in range(150):
         entries = [Entry(0, f"shared{n}", "user", b""), Entry(0, f"OWN.{n}", "user", b"")]
         act = {"revision": f"OWN.{n}", "at": 1.0, "lease": Lease(f"OWN.{n}", 5.0)}
-        await driver.append(Key("", "ada"), entries, **act)
-        answer = await driver.append(Key("claims", f"{n}"), entries, **act)
-        await driver.erase(Key("gone", f"{n}"), at=1.0)
+        await driver.append(Append(Key("", "ada"), entries, **act))
+        answer = await driver.append(Append(Key("claims", f"{n}"), entries, **act))
+        await driver.erase(Erase(Key("gone", f"{n}"), at=1.0))
         if answer.row.lease == f"OWN.{n}":
             print(n)
 """
@@ -610,17 +679,17 @@ async def test_an_act_that_fails_inside_sqlite_fails_alone(driver: SqliteDriver,
     assert [7, 20] == refused
     assert {Unavailable} == {type(answers[place]) for place in refused}
     assert {f"m{n}" for n in range(30)} == set(await log_of(driver))
-    assert None is await driver.read(Key("", "new"), tail=1)
+    assert None is await driver.read(Read(Key("", "new"), tail=1))
 
 
 async def test_a_read_that_fails_fails_alone(driver: SqliteDriver) -> None:
     """The reads of its batch, and those after it, are answered."""
     await say(driver, "m1")
     for _ in range(3):
-        acts: list[Awaitable[Any]] = [driver.read(ADA, tail=1) for _ in range(20)]
-        acts[5:5] = [driver.entries(ADA, after=10**30, limit=1)]
+        acts: list[Awaitable[Any]] = [driver.read(Read(ADA, tail=1)) for _ in range(20)]
+        acts[5:5] = [driver.entries(Entries(ADA, after=10**30, limit=1))]
         answers = await asyncio.gather(*acts, return_exceptions=True)
-        await driver.read(ADA, tail=1)
+        await driver.read(Read(ADA, tail=1))
 
         assert 20 == len([answer for answer in answers if isinstance(answer, tuple)])
 
@@ -693,7 +762,7 @@ async def test_an_erased_name_is_nowhere_in_the_tables(driver: SqliteDriver, pat
     """The mark of an erasure must not keep what it erased."""
     key = Key("the tenant", "somebody@example.org")
     await say(driver, "private", key, body=b"private")
-    await driver.erase(key, at=2.0)
+    await driver.erase(Erase(key, at=2.0))
     db = apsw.Connection(path)
     stored = [value for table in COLUMNS for row in db.execute(f"select * from {table}") for value in row]
     db.close()
@@ -702,7 +771,7 @@ async def test_an_erased_name_is_nowhere_in_the_tables(driver: SqliteDriver, pat
         value for value in stored if "somebody" in str(value) or "private" in str(value) or "tenant" in str(value)
     ]
     with pytest.raises(Conflict):
-        await driver.append(key, [], revision="r", at=1.0)
+        await driver.append(Append(key, [], revision="r", at=1.0))
 
 
 # What it uses
@@ -715,7 +784,7 @@ async def test_closing_leaves_no_thread_and_no_file_open(path: str, tmp_path: Pa
         driver = await opened_on(path)
         try:
             await asyncio.gather(*(say(driver, f"{turn}.{n}") for n in range(5)))
-            await asyncio.gather(*(driver.read(ADA, tail=1) for _ in range(20)))
+            await asyncio.gather(*(driver.read(Read(ADA, tail=1)) for _ in range(20)))
         finally:
             await driver.close()
         await refusal_to_open(f"{tmp_path}/diary")
@@ -745,7 +814,7 @@ async def test_the_write_ahead_log_stays_bounded_under_load(driver: SqliteDriver
 
     async def keep_reading() -> None:
         while busy:
-            await asyncio.gather(*(driver.read(ADA, tail=3) for _ in range(8)))
+            await asyncio.gather(*(driver.read(Read(ADA, tail=3)) for _ in range(8)))
 
     readers = [asyncio.create_task(keep_reading()) for _ in range(4)]
     longest = 0
@@ -771,14 +840,14 @@ async def test_every_statement_finds_what_it_needs_by_an_index(driver: SqliteDri
     """None walks a whole table, except the operator's look at what is recent in all tenants."""
     plans: dict[str, list[str]] = {}
 
-    def explain(db: apsw.Connection) -> None:
+    def explain(db: apsw.Connection, _: None) -> None:
         for name in named("sqlite"):
             statement = sql(name, ids=1, rows=1)
             values: Any = dict.fromkeys(re.findall(r":(\w+)", statement)) or (None,) * statement.count("?")
             plans[name] = [row[3] for row in db.execute(f"explain query plan {statement}", values)]
 
     assert driver._connections is not None
-    await driver._connections.writer.call(explain)
+    await driver._connections.writer.call(explain, None)
     walked = {name for name, plan in plans.items() if any(re.match(r"SCAN (?!CONSTANT)", step) for step in plan)}
 
     assert {"scan_recent_all"} >= walked
@@ -990,8 +1059,8 @@ async def test_a_removal_during_a_commit_is_uncertain_and_the_same_act_settles_i
     monkeypatch.setattr(sqlite, "commit", interrupted)
     entry = [Entry(0, "a", "user", b"x")]
     with pytest.raises(Uncertain):
-        await driver.append(ADA, entry, revision="r", at=1.0)
-    again = await driver.append(ADA, entry, revision="r", at=1.0)
+        await driver.append(Append(ADA, entry, revision="r", at=1.0))
+    again = await driver.append(Append(ADA, entry, revision="r", at=1.0))
 
     assert ("r", 1) == (again.row.revision, again.row.head)
     assert ["a"] == await log_of(driver)
@@ -1007,7 +1076,7 @@ async def test_files_of_two_databases_are_not_mixed(path: str) -> None:
     outside = [sys.executable, "-c", "from chatkeep.cli import main; main()", "history", path, "ada"]
     early = await asyncio.to_thread(subprocess.run, outside, capture_output=True, text=True)
     with pytest.raises(Replaced):
-        await driver.read(ADA, tail=1)
+        await driver.read(Read(ADA, tail=1))
     await driver.close()
 
     assert 3 == early.returncode
@@ -1057,7 +1126,7 @@ async def test_one_process_writes_at_a_time_whatever_becomes_of_the_locks(
 
 
 WRITES = """
-    await driver.append(Key("", "ada"), [Entry(0, "from outside", "user", b"x")], revision="outside", at=1.0)
+    await driver.append(Append(Key("", "ada"), [Entry(0, "from outside", "user", b"x")], revision="outside", at=1.0))
 """
 
 
@@ -1120,7 +1189,7 @@ async def test_a_backup_is_whole_while_turns_run(driver: SqliteDriver, path: str
 
 DIES = """
     for n in range(300):
-        await driver.append(Key("", f"old{n % 7}"), [Entry(0, f"m{n}", "user", b"x" * 900)], revision=f"r{n}", at=1.0)
+        await driver.append(Append(Key("", f"old{n % 7}"), [Entry(0, f"m{n}", "user", b"x" * 900)], f"r{n}", 1.0))
     import os
     os.kill(os.getpid(), 9)
 """

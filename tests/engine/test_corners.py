@@ -26,7 +26,7 @@ from chatkeep import (
 from chatkeep.conversation import commits
 from chatkeep.conversation.snapshots import Commit, Snapshot
 from chatkeep.drivers import driver_for
-from chatkeep.drivers.base import Ability, Key
+from chatkeep.drivers.base import Ability, Key, Read, Write
 from chatkeep.drivers.memory import SHELVES, MemoryDriver
 from chatkeep.testing.crash import Wrapped, wrapped
 
@@ -162,10 +162,10 @@ async def test_unreadable_conversations_do_not_starve_the_others(opened: Any, ur
     driver = driver_for(url)
     await driver.open()
     for name in ("a", "b"):
-        found = await driver.read(Key("", name), tail=0)
+        found = await driver.read(Read(Key("", name), tail=0))
         assert found is not None
         damaged = structs.replace(found[0], revision=f"damaged {name}", body=b'{"crc":"00000000","x":1}')
-        await driver.write(damaged, replaces=found[0].revision)
+        await driver.write(Write(damaged, replaces=found[0].revision))
     await driver.close()
     bot = await opened(count, concurrency=1)
     await until(lambda: answered(bot, "healthy", 1))

@@ -13,10 +13,11 @@ from pydantic import BaseModel
 
 from chatkeep import Chatkeep, HandlerFailed, Misconfigured, Overloaded, TooLarge, Turn, Uncertain, Unsupported
 from chatkeep.drivers import driver_for
+from chatkeep.drivers.base import Read, Write
 from chatkeep.testing.crash import UncertainDriver, wrapped
 
 from ..support.counting import answered, count, texts
-from ..support.waiting import until
+from ..support.waiting import nothing_happens_for, until
 
 
 async def test_a_handler_that_fails_twice_and_then_works_answers_the_same_call(opened: Any) -> None:
@@ -215,11 +216,11 @@ async def test_a_cancelled_call_leaves_all_or_nothing(opened: Any, warm: bool) -
 
 async def test_closing_finishes_running_turns_and_hands_back_the_rest(opened: Any) -> None:
     """One turn runs, four messages wait: close returns when it is done, and the next instance goes on at once."""
-    seen = []
+    seen, goes_on = [], asyncio.Event()
 
     async def bot(turn: Turn[dict[str, Any]]) -> str:
         seen.append(turn.text)
-        await asyncio.sleep(0.05)
+        await goes_on.wait()
         return await count(turn)
 
     keep = await opened(bot)
@@ -227,8 +228,15 @@ async def test_closing_finishes_running_turns_and_hands_back_the_rest(opened: An
         await keep.accept("ada", str(n))
     waiting = asyncio.create_task(keep.receive("ada", "5"))
     await until(lambda: seen)
-    await asyncio.sleep(0.01)
-    await keep.close()
+
+    async def is_in_the_log() -> bool:
+        return bool((await keep.conversation("ada")).unread == 6)
+
+    await until(is_in_the_log)
+    closing = asyncio.create_task(keep.close())
+    await nothing_happens_for(0.01)
+    goes_on.set()
+    await closing
     with pytest.raises(Uncertain, match="will be answered"):
         await waiting
     assert 1 == len(seen)
@@ -275,13 +283,13 @@ async def test_a_message_that_kills_its_process_is_set_aside_after_ten_deaths(op
         dead.cancel()
         await asyncio.gather(dead, return_exceptions=True)
         await keep.close()
-        found = await driver.read(Key("", "ada"), tail=0)
+        found = await driver.read(Read(Key("", "ada"), tail=0))
         assert found is not None
         row = found[0]
         if row.lease is None:
             break
         expired = structs.replace(row, revision=f"r{starts}", lease="elsewhere:1:1:1", leased_until=0.0)
-        await driver.write(expired, replaces=row.revision)
+        await driver.write(Write(expired, replaces=row.revision))
     await driver.close()
 
     assert 10 == starts

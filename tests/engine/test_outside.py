@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from msgspec import Struct
 
-from chatkeep import Instrument, OtherOwner, Turn
+from chatkeep import Delta, Instrument, Message, OtherOwner, Turn
 
 from ..support.waiting import until
 
@@ -120,3 +123,239 @@ async def test_turns_and_acts_are_observed(opened: Any) -> None:
     await until(lambda: {"turn", "append", "write", "read"} <= {name for name, _ in seen})
 
     assert all(0 <= seconds < 5 for _, seconds in seen)
+
+
+class Slow:
+    """A handler that is held up: it waits until it is told to go on, and counts how often it has begun."""
+
+    def __init__(self, act: Callable[[Turn[Any]], Any]) -> None:
+        self.act, self.began, self.go = act, 0, asyncio.Event()
+        self.running = asyncio.Event()
+
+    async def __call__(self, turn: Turn[Any]) -> Any:
+        self.began += 1
+        self.running.set()
+        await self.go.wait()
+        return self.act(turn)
+
+    async def beside(self, keep: Any, *changes: Callable[[], Any], conversation: str = "ada") -> Any:
+        """A message is answered while *changes* are made; its receipt."""
+        self.go.clear()
+        self.running.clear()
+        asked = asyncio.create_task(keep.receive(conversation, "hi"))
+        await self.running.wait()
+        for change in changes:
+            await change()
+        self.go.set()
+        return await asked
+
+
+def answering(turn: Turn[Any]) -> str:
+    """Counts in a member of its own."""
+    turn.state["answers"] = turn.state.get("answers", 0) + 1
+    return f"answer {turn.state['answers']}"
+
+
+async def test_changes_of_other_members_leave_a_running_turn_alone(opened: Any) -> None:
+    """Somebody types into a form while the bot answers: the handler runs once, and both changes are kept. So in the first turn
+    of a session and in later ones, for members that are added, changed and taken away, also within an object."""
+    slow = Slow(answering)
+    keep = await opened(slow)
+
+    def typed(text: str) -> Callable[[], Any]:
+        return lambda: keep.change("ada", lambda state: state.setdefault("form", {}).update(name=text))
+
+    first = await slow.beside(keep, typed("A"), typed("Ad"))
+    state = (await keep.conversation("ada")).state
+    second = await slow.beside(keep, typed("Ada"), lambda: keep.change("ada", lambda state: state.update(vip=True)))
+    third = await slow.beside(keep, lambda: keep.clear("ada", "vip"))
+    found = await keep.conversation("ada")
+
+    assert 3 == slow.began
+    assert {"answers": 1, "form": {"name": "Ad"}} == state
+    assert {"answers": 3, "form": {"name": "Ada"}} == found.state
+    assert [["answer 1"], ["answer 2"], ["answer 3"]] == [[r.text for r in x.replies] for x in (first, second, third)]
+    assert 0 == keep.statistics.engine.reruns
+    assert 1 == found.session
+
+
+async def test_members_of_one_object_are_put_together(opened: Any) -> None:
+    """The turn and somebody else change different members of the same object."""
+    slow = Slow(lambda turn: turn.state["order"].update(size=3))
+    keep = await opened(slow)
+    await keep.change("ada", lambda state: {"order": {"size": 1, "paid": False}})
+    await slow.beside(keep, lambda: keep.change("ada", lambda state: state["order"].update(paid=True)))
+
+    assert {"order": {"size": 3, "paid": True}} == (await keep.conversation("ada")).state
+    assert 1 == slow.began
+
+
+OVERLAPS: dict[str, tuple[Any, Callable[[Any], Any], Callable[[Any], Any], Any]] = {
+    # what there was, what the turn does, what somebody else does meanwhile, what there is then
+    "both count": ({"n": 1}, lambda s: s.update(n=s["n"] + 1), lambda s: s.update(n=s["n"] + 1), {"n": 3}),
+    "both add to a list": ({"a": [1]}, lambda s: s["a"].append(2), lambda s: s["a"].append(3), {"a": [1, 3, 2]}),
+    "taken away and changed": (
+        {"cart": 2},
+        lambda s: s.pop("cart"),
+        lambda s: s.update(cart=s.get("cart", 0) + 5),
+        {},
+    ),
+    "changed and taken away": (
+        {"cart": 2, "x": 1},
+        lambda s: s.update(cart=s.get("cart", 0) + 5),
+        lambda s: s.pop("cart"),
+        {"x": 1, "cart": 5},
+    ),
+    "both make it": (
+        {},
+        lambda s: s.setdefault("a", []).append(1),
+        lambda s: s.setdefault("a", []).append(2),
+        {"a": [2, 1]},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OVERLAPS)
+async def test_a_turn_that_overlaps_with_a_change_runs_again(opened: Any, case: str) -> None:
+    """Neither change is lost, be it that both put the same value there."""
+    before, mine, theirs, after = OVERLAPS[case]
+
+    def act(turn: Turn[Any]) -> str:
+        mine(turn.state)
+        return "done"
+
+    slow = Slow(act)
+    keep = await opened(slow)
+    await keep.change("ada", lambda state: before)
+
+    def change(state: Any) -> None:
+        theirs(state)
+
+    receipt = await slow.beside(keep, lambda: keep.change("ada", change))
+
+    assert after == (await keep.conversation("ada")).state
+    assert (2, ["done"]) == (slow.began, [reply.text for reply in receipt.replies])
+
+
+async def test_a_turn_that_met_a_cleared_state_runs_again(opened: Any) -> None:
+    """What it has made of what was cleared must not come back."""
+
+    def act(turn: Turn[Any]) -> str:
+        turn.state["greeting"] = f"hello {turn.state.get('name', 'you')}"
+        return str(turn.state["greeting"])
+
+    slow = Slow(act)
+    keep = await opened(slow)
+    await keep.change("ada", lambda state: {"name": "Ada"})
+    receipt = await slow.beside(keep, lambda: keep.clear("ada"))
+
+    assert {"greeting": "hello you"} == (await keep.conversation("ada")).state
+    assert "hello you" == receipt.replies[0].text
+
+
+async def test_with_rerun_every_change_has_the_handler_run_again(opened: Any) -> None:
+    """For who wants a handler to see what has changed, whatever it makes of it."""
+    slow = Slow(answering)
+    keep = await opened(slow, outside="rerun")
+    await slow.beside(keep, lambda: keep.change("ada", lambda state: state.update(form="x")))
+
+    assert 2 == slow.began
+    assert {"form": "x", "answers": 1} == (await keep.conversation("ada")).state
+
+
+class Cheese(Struct, tag=True):
+    """One of two things that an order may have."""
+
+    kind: str = "gouda"
+
+
+class Ham(Struct, tag=True):
+    """The other one; without a member of Cheese."""
+
+    slices: int = 1
+
+
+@dataclass
+class Order:
+    """A typed state."""
+
+    size: int = 0
+    note: str = ""
+    topping: Cheese | Ham | None = None
+
+
+async def test_a_typed_state_is_put_together_member_by_member(opened: Any) -> None:
+    """A dataclass as a dict; members that nobody has changed have their defaults."""
+
+    def act(turn: Turn[Any]) -> str:
+        turn.state.size += 1
+        return "done"
+
+    slow = Slow(act)
+    keep = await opened(slow, state=Order)
+    await slow.beside(keep, lambda: keep.change("ada", lambda order: setattr(order, "note", "no onions")))
+    await slow.beside(keep, lambda: keep.change("ada", lambda order: setattr(order, "topping", Ham(2))))
+
+    assert 2 == slow.began
+    assert Order(2, "no onions", Ham(2)) == (await keep.conversation("ada")).state
+
+
+async def test_what_is_no_state_when_put_together_is_not_written(opened: Any) -> None:
+    """The handler runs again: a member of one kind in an object of another would not be read again."""
+
+    def act(turn: Turn[Any]) -> str:
+        if isinstance(turn.state.topping, Cheese):
+            turn.state.topping.kind = "brie"
+        return "done"
+
+    slow = Slow(act)
+    keep = await opened(slow, state=Order)
+    await keep.change("ada", lambda order: setattr(order, "topping", Cheese()))
+    await slow.beside(keep, lambda: keep.change("ada", lambda order: setattr(order, "topping", Ham(2))))
+
+    assert Order(topping=Ham(2)) == (await keep.conversation("ada")).state
+
+
+async def test_a_streamed_reply_is_shown_once(opened: Any) -> None:
+    """A change from outside in its middle does not have it begin anew."""
+    go, running = asyncio.Event(), asyncio.Event()
+
+    async def bot(turn: Turn[Any]) -> Any:
+        yield "Hel"
+        running.set()
+        await go.wait()
+        turn.state["said"] = True
+        yield "lo"
+
+    keep = await opened(bot)
+    await keep.create("ada")
+    shown = []
+
+    async def watch() -> None:
+        async for event in keep.events("ada"):
+            shown.append(event)
+            if isinstance(event, Message) and event.role == "assistant":
+                return
+
+    watching = asyncio.create_task(watch())
+    asked = asyncio.create_task(keep.receive("ada", "hi"))
+    await running.wait()
+    await keep.change("ada", lambda state: state.update(form="x"))
+    go.set()
+    await asked
+    await watching
+    pieces = [event for event in shown if isinstance(event, Delta)]
+
+    assert "Hello" == "".join(piece.text for piece in pieces)
+    assert 1 == sum(piece.at == 0 for piece in pieces)
+    assert {"form": "x", "said": True} == (await keep.conversation("ada")).state
+
+
+async def test_a_change_opens_the_session_of_the_message_that_waits(opened: Any) -> None:
+    """The message is part of it, so that what the next turn is shown has the question beside its answer."""
+    slow = Slow(lambda turn: f"I was shown {[m.text for m in turn.history]}")
+    keep = await opened(slow)
+    await slow.beside(keep, lambda: keep.change("ada", lambda state: state.update(form="x")))
+    second = await slow.beside(keep)
+
+    assert ["I was shown ['hi', 'I was shown []']"] == [reply.text for reply in second.replies]

@@ -11,9 +11,11 @@ import pytest
 
 from chatkeep import Turn, UsageError
 from chatkeep.app import core_of
+from chatkeep.conversation import housekeeping
 from chatkeep.conversation import outbox as deliveries
 from chatkeep.conversation.outbox import Sent
 from chatkeep.drivers import driver_for
+from chatkeep.drivers.base import Write
 from chatkeep.errors import Unavailable
 from chatkeep.testing.crash import Wrapped, wrapped
 
@@ -280,10 +282,10 @@ async def test_a_store_that_is_away_when_a_reply_was_sent_hears_of_it_later(send
     away = False
 
     class Away(Wrapped):
-        async def write(self, *args: Any, **options: Any) -> Any:
+        async def write(self, act: Write) -> Any:
             if away:
                 raise Unavailable("away")
-            return await self.inner.write(*args, **options)
+            return await self.inner.write(act)
 
     class Shutting(Loft):
         async def send(self, *args: Any, **options: Any) -> Sent:
@@ -348,6 +350,78 @@ async def test_an_operators_first_message_goes_out_whoever_writes_next(sending: 
     loft = Loft()
     await sending(twice, loft)
     await until(lambda: loft.texts == ["hello"], within=10.0)
+
+
+COLONS = [
+    "plain",
+    "team:7",
+    "team:eu:7",
+    "team:eu:7:a",
+    "::",
+    "whatsapp:1550:4917",
+    "pigeon-2:loft-1:ada",
+    "Pigeon:loft-1:ada",
+]
+
+
+@pytest.mark.parametrize("tenant", ["", "a:b:c"])
+@pytest.mark.parametrize("within", [False, True])
+async def test_colons_in_an_id_say_nothing_of_a_channel(opened: Any, sending: Any, within: bool, tenant: str) -> None:
+    """An operator writes, the bot is paused and goes on, and nothing waits to be sent: with no channel, and *within* a Chatkeep
+    that has one for others."""
+    keep = await (sending(twice, Loft()) if within else opened(twice))
+    of = keep.tenant(tenant)
+    for name in COLONS:
+        await of.accept(name, "a person here", role="operator")
+        await of.pause(name)
+        await of.accept(name, "again", id="m2")
+        await of.resume(name, unread="skip")
+        await of.receive(name, "once more", id="m3")
+
+    async def settled() -> bool:
+        return all([(await of.conversation(name)).due_at is None for name in COLONS])
+
+    await until(settled, within=10.0)
+    assert [[]] * len(COLONS) == [await of.deliveries(name) for name in COLONS]
+
+
+async def test_what_a_channel_brought_goes_out_whoever_answers(
+    sending: Any, opened: Any, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken in, answered, passed over and written to by a process that sends nothing; also where the id has one colon."""
+    monkeypatch.setattr(housekeeping, "PARKED_S", 0.2)
+    desk = await opened(twice, url=url)
+    core = core_of(desk)
+    for who in (ADA, "pigeon:loft"):
+        await core.accept_from("pigeon", "", who, "hi", id="m1", role="user", metadata={})
+        await until_answered(desk, who, 1)
+        await desk.pause(who)
+        await core.accept_from("pigeon", "", who, "and?", id="m2", role="user", metadata={"name": "Ada"})
+        await desk.resume(who, unread="skip")
+        await desk.accept(who, "a person here", role="operator")
+        await desk.change(who, lambda state: state.update(seen=True))
+        assert ["pigeon", "pigeon"] == [m.channel async for m in desk.history(who) if m.role == "user"]
+        assert ["waiting"] * 3 == [one.status for one in await desk.deliveries(who)]
+    await desk.close()
+    loft = Loft()
+    keep = await sending(twice, loft)
+    await until(lambda: len(loft.texts) == 6, within=10.0)
+
+    async def noted() -> bool:
+        return ["delivered"] * 3 == [status for _, status in await statuses(keep)]
+
+    await until(noted, within=10.0)
+    assert 2 * ["a person here"] + 2 * ["hi-a"] + 2 * ["hi-b"] == sorted(loft.texts)
+
+
+async def until_answered(keep: Any, who: str, number: int) -> None:
+    """Waits until nothing is unread."""
+
+    async def answered() -> bool:
+        found = await keep.conversation(who)
+        return found.unread == 0 and found.head > number
+
+    await until(answered)
 
 
 async def test_sending_again_what_still_waits_does_not_send_it_twice(sending: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from chatkeep import BadKey, HandlerFailed, Turn, UsageError
+from chatkeep.drivers.base import Read
 
 from ..support.clock import Clock
 from ..support.counting import answered, count, texts
@@ -68,7 +69,7 @@ async def test_the_sweep_clears_the_state_of_ended_sessions(opened: Any, url: st
     await driver.open()
 
     async def cleared() -> bool:
-        found = await driver.read(Key("", "ada"), tail=0)
+        found = await driver.read(Read(Key("", "ada"), tail=0))
         return found is not None and b'"n":1' not in found[0].body
 
     await until(cleared)

@@ -15,7 +15,7 @@ import pytest
 
 from chatkeep import Chatkeep, Misconfigured, Unavailable, Uncertain
 from chatkeep.drivers import driver_for
-from chatkeep.drivers.base import Key
+from chatkeep.drivers.base import Key, Read
 from chatkeep.drivers.sqlite import transport as sqlite
 from chatkeep.errors import Replaced
 from chatkeep.server.health import trouble_of
@@ -119,12 +119,12 @@ async def test_a_driver_whose_store_goes_while_it_is_opened_is_closed(stand: Sta
         opened = driver.epoch
         if not opened:
             with pytest.raises(Unavailable, match="not open"):
-                await driver.read(Key("", "ada"), tail=1)
+                await driver.read(Read(Key("", "ada"), tail=1))
         await driver.close()
         back(stand.proxy)
         await driver.open()
 
-        assert None is await driver.read(Key("", "ada"), tail=1)
+        assert None is await driver.read(Read(Key("", "ada"), tail=1))
         epochs |= {driver.epoch, opened or driver.epoch}
         await driver.close()
         if opened:

@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 
 from chatkeep import Chatkeep, NotOpen, Turn, Unavailable, Uncertain
 from chatkeep.auth.credentials import create_key
+from chatkeep.drivers.base import Append
 from chatkeep.drivers.memory import MemoryDriver
 from chatkeep.server import create_app, wire
 
@@ -501,7 +502,7 @@ class Failing(MemoryDriver):
 
     error: Exception = Unavailable("the disk at /secret is full")
 
-    async def append(self, *args: Any, **options: Any) -> Any:
+    async def append(self, act: Append) -> Any:
         """Fails."""
         raise self.error
 

@@ -18,8 +18,9 @@ from chatkeep import Chatkeep
 from chatkeep.auth.credentials import create_key, issue_token
 from chatkeep.channels import Webhook
 from chatkeep.drivers import driver_for
-from chatkeep.server import counters
-from chatkeep.server.counters import Counted, InMemory, InPostgresql, counters_for
+from chatkeep.drivers.base import Ability
+from chatkeep.drivers.memory import MemoryDriver
+from chatkeep.server.counters import InMemory, Window, counters_for
 from chatkeep.server.limits import Limits, RateLimitMiddleware, network_of, peer_of
 from chatkeep.server.webhooks import Webhooks
 from chatkeep.server.wire import Refused
@@ -62,13 +63,11 @@ async def test_hits_are_counted_one_after_another_and_a_window_begins_again(url:
     async with Chatkeep(url) as keep:
         found = counters_for(keep._engine.store.driver) or InMemory()
         await found.open()
-        one = [(await found.hit("a", 1, most=9)).hits for _ in range(3)]
-        other = await found.hit("b", 100, most=0)
-        at_once = sorted(
-            [counted.hits for counted in await asyncio.gather(*(found.hit("c", 100, most=99) for _ in range(40)))]
-        )
+        one = [(await found.hit("a", 1)).hits for _ in range(3)]
+        other = await found.hit("b", 100)
+        at_once = sorted([counted.hits for counted in await asyncio.gather(*(found.hit("c", 100) for _ in range(40)))])
         await time_passes(1.1)
-        again = (await found.hit("a", 1, most=9)).hits
+        again = (await found.hit("a", 1)).hits
         await found.close()
 
     assert ([1, 2, 3], 1, list(range(1, 41)), 1) == (one, other.hits, at_once, again)
@@ -195,14 +194,51 @@ async def test_where_the_store_does_not_count_this_process_does(
     assert 1 == caplog.text.count("counted in this process")
 
 
+async def test_what_counts_is_said_by_the_driver_and_not_by_the_name_of_its_class(url: str) -> None:
+    """A driver of another name counts where the plain one does, for all servers on the store."""
+    kind = type(driver_for(url))
+    own = type("Logging", (kind,), {})
+    async with Chatkeep(url) as keep, Chatkeep(own(url)) as other:
+        hits = []
+        for counting in (keep, other, keep):
+            found = counters_for(counting._engine.store.driver)
+            assert found is not None
+            hits.append((await found.hit("a", 100)).hits)
+
+    assert [1, 2, 3] == hits
+
+
+async def test_a_store_that_does_not_count_is_named_at_the_start(caplog: pytest.LogCaptureFixture) -> None:
+    """Once, and each server counts for itself; without a rate there is nothing to say."""
+
+    class Plain(MemoryDriver):
+        abilities = MemoryDriver.abilities - {Ability.COUNT}
+
+    async with Chatkeep(Plain()) as keep:
+        driver = keep._engine.store.driver
+        await Limits(driver, {}).open()
+
+        assert "counted" not in caplog.text
+
+        limits = Limits(driver, {"peer": "1/hour"})
+        await limits.open()
+        await limits.hit({"peer": "a"})
+        with pytest.raises(Refused):
+            await limits.hit({"peer": "a"})
+
+    assert 1 == caplog.text.count(
+        "counted in this process only, each server for itself: the store has not the ability COUNT"
+    )
+
+
 async def test_what_a_process_remembers_is_bounded() -> None:
     """A flood of addresses pushes out the oldest and no more."""
     found = InMemory(held=100)
     for number in range(1000):
-        await found.hit(str(number), 60, most=1)
+        await found.hit(str(number), 60)
 
     assert 100 == len(found._windows)
-    assert Counted(2, 60) == found.count("999", 60, found._windows["999"][1] - 60)
+    assert Window(2, 60) == found.count("999", 60, found._windows["999"][1] - 60)
 
 
 @pytest.mark.parametrize(
@@ -218,26 +254,6 @@ async def test_what_a_process_remembers_is_bounded() -> None:
 def test_a_peer_is_an_address_or_the_network_of_one_customer(client: Any, peer: str) -> None:
     """With IPv6 one customer has 2**64 addresses."""
     assert peer == peer_of({"type": "http", "client": client})
-
-
-async def test_rows_of_windows_that_are_over_are_removed(
-    request: pytest.FixtureRequest, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The table of PostgreSQL does not grow for ever."""
-    async with Chatkeep(store_url("postgresql", request, tmp_path)) as keep:
-        driver: Any = keep._engine.store.driver
-        monkeypatch.setattr(counters, "TIDY_S", 0.0)
-        found = InPostgresql(driver)
-        await found.open()
-        await asyncio.gather(*(found.hit(str(number), 1, most=9) for number in range(20)))
-        await time_passes(1.2)
-        await found.hit("last", 100, most=9)
-        await found.close()
-        connection = await driver.connections.connected()
-        left = await connection.fetch(f'SELECT key FROM "{driver._site.schema}".rates')
-        await connection.close()
-
-    assert ["last"] == [row["key"] for row in left]
 
 
 async def test_defaults_of_serve_limit_a_visitor(tmp_path: Any) -> None:

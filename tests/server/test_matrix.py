@@ -56,6 +56,10 @@ MATRIX = {
     "PUT /v1/cache": AccessPolicy(service=True),
     f"GET {ID}/deliveries": AccessPolicy(service=True),
     f"POST {ID}/deliveries/{{number}}": AccessPolicy(service=True),
+    "GET /v1/dead-letters": AccessPolicy(service=True),
+    f"GET {ID}/dead-letters": AccessPolicy(service=True),
+    f"POST {ID}/dead-letters/{{number}}": AccessPolicy(service=True),
+    f"DELETE {ID}/dead-letters/{{number}}": AccessPolicy(service=True),
     "POST /v1/shares/redeem": AccessPolicy(anyone=True),
 }
 """Who may do what, written down a second time: an endpoint whose policy changes must be changed here too, knowingly."""

@@ -51,7 +51,7 @@ def test_keys_are_listed_without_what_they_are_and_can_be_revoked(tmp_path: Path
 @pytest.mark.parametrize(
     ("app", "said"),
     [
-        ("", 'Nothing is not "module:attribute"'),
+        ("", "No application was named; name it as module:attribute, such as app:keep"),
         ("bot", 'bot is not "module:attribute"'),
         ("nobot:keep", "There is no module nobot"),
         ("bot:kep", "bot has no kep; it has the Chatkeep keep"),

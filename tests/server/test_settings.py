@@ -46,6 +46,7 @@ def test_an_argument_wins_over_the_environment_that_over_the_file_and_that_over_
     ("name", "text", "value"),
     [
         ("history", "7", 7),
+        ("history_bytes", "2000", 2000),
         ("turn_timeout", "2.5s", "2.5s"),
         ("session_ttl", "30m", "30m"),
         ("overlap", "drop", "drop"),

@@ -472,3 +472,50 @@ async def test_a_token_of_an_empty_conversation_reads_an_empty_state() -> None:
     assert (200, []) == (log.status, log.json["messages"])
     assert kept is None
     assert 404 == service.status
+
+
+@dataclass
+class Older:
+    """A state as an older version of the application has it."""
+
+    note: str = ""
+    at: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class Newer(Older):
+    """As a newer one has it."""
+
+    address: str = ""
+
+
+async def test_what_newer_code_has_added_is_kept_by_a_server_of_the_older_version(tmp_path: Any) -> None:
+    """A patch, a slot and a whole state; only clearing the state clears it."""
+    url = f"sqlite:///{tmp_path}/chat.db"
+
+    async def address() -> str:
+        async with Chatkeep(url, state=Newer) as keep:
+            found = await keep.conversation("ada")
+            assert found is not None
+            return found.state.address
+
+    def arrived(newer: Newer) -> None:
+        newer.address, newer.note, newer.at = "5 High Street", "hi", {"x": 1}
+
+    async with Chatkeep(url, state=Newer) as keep:
+        await keep.change("ada", arrived)
+    async with served(keeping(url, state=Older)) as client:
+        assert {"note": "hi", "at": {"x": 1}} == (await client.ask("GET", HERE)).json
+        assert 200 == (await patch(client, {"note": None, "at": {"y": 2}})).status
+        assert 200 == (await put(client, f"{HERE}/note", "there", if_none_match='"x"')).status
+        assert 200 == (await put(client, HERE, {"note": "all"}, if_match="*")).status
+        tag = (await client.ask("GET", f"{HERE}/note")).headers["etag"]
+        assert 204 == (await client.ask("DELETE", f"{HERE}/note", headers={"If-Match": tag})).status
+        assert 204 == (await client.ask("DELETE", f"{HERE}/at")).status
+        refused = await patch(client, {"address": "elsewhere"})
+        assert (422, PROBLEM) == (refused.status, refused.headers["content-type"])
+    assert "5 High Street" == await address()
+    async with served(keeping(url, state=Older)) as client:
+        tag = (await client.ask("GET", HERE)).headers["etag"]
+        assert 204 == (await client.ask("DELETE", HERE, headers={"If-Match": tag})).status
+    assert "" == await address()

@@ -73,6 +73,7 @@ async def test_a_customer_is_answered_where_they_wrote(url: str) -> None:
         assert {"/1550/messages", "/1660/messages", "/bot42:AAF/sendMessage"} == {told["path"] for told in there.sent}
         assert ["whatsapp:1550:4917"] == [found.id async for found in keep.tenant("pizza").conversations()]
         assert ["telegram:42:5"] == [found.id async for found in keep.tenant("").conversations()]
+        assert ["telegram", ""] == [m.channel async for m in keep.history("telegram:42:5") if m.role != "system"]
 
 
 def telegram_tap(n: int, **callback: Any) -> bytes:

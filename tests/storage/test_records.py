@@ -9,6 +9,7 @@ import pytest
 from msgspec import Struct, structs
 
 from chatkeep import Chatkeep, Turn
+from chatkeep.drivers.base import Entries
 from chatkeep.errors import BadKey, Corrupt, Uncertain
 from chatkeep.storage.records import TRACES, Records
 
@@ -135,7 +136,7 @@ async def test_the_log_of_a_record_does_not_grow(opened: Any) -> None:
     register = cards(keep)
     for _ in range(50):
         await register.change("a", counted)
-    entries = await keep._engine.store.driver.entries(register._key("a"), after=0, limit=500)
+    entries = await keep._engine.store.driver.entries(Entries(register._key("a"), after=0, limit=500))
 
     assert TRACES == len(entries)
     assert Card(count=50) == await cards(await opened(history=20)).get("a")
@@ -184,3 +185,19 @@ async def test_a_name_is_as_good_as_a_conversations() -> None:
         for name in ("", "a\0b", "\ud800", "x" * 513):
             with pytest.raises(BadKey):
                 await cards(keep).get(name)
+
+
+class NewCard(Card, frozen=True, kw_only=True):
+    """A card of a newer version of chatkeep."""
+
+    owner: str = ""
+
+
+async def test_what_a_newer_version_keeps_in_a_record_is_carried_along(opened: Any) -> None:
+    """An older one changes what it knows."""
+    ours, keep = cards(await opened()), await opened()
+    theirs = Records(keep._engine.store, "cards", NewCard, clock=keep._engine.shared.clock)
+    await theirs.change("a", lambda held: NewCard(owner="ada"))
+    await ours.change("a", counted)
+
+    assert NewCard(count=1, owner="ada") == await theirs.get("a")

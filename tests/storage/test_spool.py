@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chatkeep.drivers.base import Entry, Key
+from chatkeep.drivers.base import Entry, Key, Scan
 from chatkeep.errors import Corrupt, Misconfigured, Unavailable
 from chatkeep.storage.spool import Spool
 
@@ -131,13 +131,13 @@ async def test_what_was_erased_is_not_handed_over(tmp_path: Path) -> None:
     await kept.erase(ADA)
 
     assert (0, []) == (await kept.hand_over(store), store.taken)
-    assert [] == await kept._driver.scan("key", limit=9)
+    assert [] == await kept._driver.scan(Scan("key", limit=9))
 
     await kept.keep(ADA, Entry(0, "later", "u", b"hi"), at=4.0, owner="")
     await kept.hand_over(store)
 
     assert [(ADA, "later", "")] == store.taken
-    assert [] == await kept._driver.scan("key", limit=9)
+    assert [] == await kept._driver.scan(Scan("key", limit=9))
     await kept.close()
 
 

@@ -32,7 +32,7 @@ from msgspec import structs
 
 from chatkeep import Chatkeep, ChatkeepError, Message, Turn, Unavailable
 from chatkeep.drivers import driver_for
-from chatkeep.drivers.base import Driver, Entry
+from chatkeep.drivers.base import Append, Driver
 from chatkeep.drivers.postgresql import driver as postgresql
 from chatkeep.drivers.redis import transport as redis  # redis-py with it
 from chatkeep.drivers.sqlite import driver as sqlite_driver
@@ -63,10 +63,10 @@ DRIVERS = (sqlite_driver, redis, postgresql)
 class ForgetfulDriver(Wrapped):
     """Planted bug: an append keeps no ids, as a set of seen ids in memory would not."""
 
-    async def append(self, key: Any, entries: list[Entry], **options: Any) -> Any:
-        options["revision"] += os.urandom(2).hex()
-        again = [structs.replace(entry, id=f"{entry.id}~{os.urandom(2).hex()}") for entry in entries]
-        return await self.inner.append(key, again, **options)
+    async def append(self, act: Append) -> Any:
+        again = [structs.replace(entry, id=f"{entry.id}~{os.urandom(2).hex()}") for entry in act.entries]
+        revision = act.revision + os.urandom(2).hex()
+        return await self.inner.append(structs.replace(act, entries=again, revision=revision))
 
 
 def keep_on(url: str, runs: Path, *, crash: CrashPoint | None = None, plant: str | None = None) -> Chatkeep[Any]:

@@ -399,6 +399,33 @@ def test_a_share_leaves_the_visitors_own_cookie_alone(shop: Shop, person: Browse
     stranger.context.close()
 
 
+def test_a_share_does_not_take_the_cookie_of_ones_own_chat(shop: Shop, person: BrowserContext) -> None:
+    """Each goes on after a reload, and says whether it was shared; without a chat of one's own the share has the cookie."""
+    stranger = bare(person, shop.address, "{ name: 'stranger', storage: sessionStorage }")
+    send(stranger, "come in")
+    wait(stranger, "said.includes('1: come in')")
+    first, second = stranger.evaluate("chat.share()"), stranger.evaluate("chat.share()")
+    page = bare(person, shop.address, "{ cookie: true }")
+    send(page, "my own")
+    wait(page, "said.includes('1: my own')")
+    theirs = bare(person, first, "{ cookie: true }", at="")
+    wait(theirs, "said.includes('1: come in')")
+    name = theirs.evaluate("chat.name")
+    assert theirs.evaluate("chat.shared")
+    again(theirs, f"{{ cookie: true, name: {json.dumps(name)} }}")
+    send(theirs, "here I am")
+    wait(theirs, "said.includes('2: here I am') && chat.shared")
+    again(page, "{ cookie: true }")
+    send(page, "still mine")
+    wait(page, "said.includes('2: still mine') && !chat.shared")
+    person.clear_cookies()
+    page.evaluate("localStorage.clear()")
+    guest = bare(person, second, "{ cookie: true }", at="")
+    wait(guest, "said.includes('2: here I am')")
+
+    assert "ck_c_" not in guest.evaluate("localStorage[`chatkeep:${location.origin}/v1/:${chat.name}`]")
+
+
 def test_a_cookie_that_was_replaced_sends_nothing(shop: Shop, person: BrowserContext) -> None:
     """The cookie is another visitor's now: what was written stays, and the status says that something is wrong."""
     page = bare(person, shop.address, "{ cookie: true }")

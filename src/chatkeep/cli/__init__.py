@@ -68,6 +68,7 @@ for command in (
     conversations.clear,
     conversations.dead,
     conversations.replay,
+    conversations.dismiss,
     conversations.pause,
     conversations.resume,
     switches.paused,

@@ -11,7 +11,7 @@ import msgspec
 
 from ..app import Chatkeep
 from ..errors import Corrupt, UsageError
-from ..model import Conversation
+from ..model import Conversation, DeadLetter
 from ..tenant import Tenant, Unread
 from .opening import existing, found_in, look, note_act, opened
 from .options import StoreCommand, conversation_argument, json_option, limit_option, store_argument, tenant_option
@@ -169,20 +169,57 @@ def clear(store: str, conversation: str, slot: str | None, tenant: str, yes: boo
     look(store, tenant, work, act="state", conversation=conversation)
 
 
+def one_or_more(ctx: click.Context, param: click.Parameter, conversation: str | None) -> str | None:
+    """Wants one conversation, or else the words for several: nobody silences them all by leaving out a name."""
+    several = "--everywhere" if ctx.params.get("everywhere") else "--all" if ctx.params.get("whole") else ""
+    if several and conversation is not None:
+        raise click.BadParameter(f"{several} goes with no conversation; nothing was changed.", ctx, param)
+    if not several and conversation is None:
+        hint = "Name a conversation; or --all for the whole tenant, --everywhere for all tenants."
+        raise click.MissingParameter(hint, ctx, param)
+    return conversation
+
+
 @click.command(cls=StoreCommand)
 @store_argument
-@conversation_argument
+@click.argument("conversation", required=False, callback=one_or_more)
 @tenant_option
+@click.option("--all", "whole", is_flag=True, is_eager=True, help="In all conversations of the tenant.")
+@click.option("--everywhere", is_eager=True, is_flag=True, help="In all tenants.")
 @json_option
-def dead(store: str, conversation: str, tenant: str, as_json: bool) -> None:
-    """Lists the messages that were set aside, and why."""
+def dead(store: str, conversation: str | None, tenant: str, whole: bool, everywhere: bool, as_json: bool) -> None:
+    """Lists the messages that were set aside, and why.
 
-    async def work(of: Tenant[Any]) -> None:
-        await found_in(of, conversation, store)
-        letters = await of.dead_letters(conversation)
-        listed(letters, logged, as_json=as_json, nothing="Nothing was set aside.")
+    Of one conversation, of --all of a tenant, or --everywhere. One is listed until `replay` was answered, or until `dismiss`.
 
-    look(store, tenant, work)
+    \b
+    Examples:
+      chatkeep dead chat.db ada
+      chatkeep dead chat.db --all --tenant salon-7
+    """
+
+    async def work(keep: Chatkeep[Any], of: Tenant[Any]) -> None:
+        def shown(letter: DeadLetter) -> None:
+            if conversation is None:
+                name = f"{letter.tenant}/{letter.conversation}" if letter.tenant else letter.conversation
+                click.echo(plain(name, line=True))
+            logged(letter)
+
+        last: DeadLetter | None = None
+        found: list[DeadLetter] = []
+        while page := await (
+            of.dead_letters(conversation)
+            if conversation is not None
+            else keep.all_dead_letters(after=last)
+            if everywhere
+            else of.dead_letters(after=last.conversation if last else "")
+        ):
+            found, last = found + page, page[-1]
+            if conversation is not None:
+                break
+        listed(found, shown, as_json=as_json, nothing="Nothing was set aside.")
+
+    in_scope(store, conversation, tenant, everywhere, work)
 
 
 @click.command(cls=StoreCommand)
@@ -206,21 +243,28 @@ def replay(store: str, conversation: str, number: int, tenant: str) -> None:
     look(store, tenant, work)
 
 
+@click.command(cls=StoreCommand)
+@store_argument
+@conversation_argument
+@click.argument("number", type=click.IntRange(1), metavar="NUMBER")
+@tenant_option
+def dismiss(store: str, conversation: str, number: int, tenant: str) -> None:
+    """Takes a message that was set aside off the list.
+
+    Nobody has to do anything about it any more; it stays in the log. `chatkeep dead` has the numbers.
+    """
+
+    async def work(of: Tenant[Any]) -> None:
+        await of.dismiss(conversation, number)
+        click.echo(f"Message {number} is dismissed.")
+
+    look(store, tenant, work)
+
+
 def silent(found: Conversation[Any]) -> str:
     """That the bot is paused there and, unless it is the conversation itself, because what is."""
     wider = [reason for reason in found.off_by if reason != "conversation"]
     return f"paused ({', '.join(wider)})" if wider else "paused"
-
-
-def one_or_more(ctx: click.Context, param: click.Parameter, conversation: str | None) -> str | None:
-    """Wants one conversation, or else the words for several: nobody silences them all by leaving out a name."""
-    several = "--everywhere" if ctx.params.get("everywhere") else "--all" if ctx.params.get("whole") else ""
-    if several and conversation is not None:
-        raise click.BadParameter(f"{several} goes with no conversation; nothing was changed.", ctx, param)
-    if not several and conversation is None:
-        hint = "Name a conversation; or --all for the whole tenant, --everywhere for all tenants."
-        raise click.MissingParameter(hint, ctx, param)
-    return conversation
 
 
 @click.command(cls=StoreCommand)

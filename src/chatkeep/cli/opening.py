@@ -51,6 +51,8 @@ async def note_act(keep: Chatkeep[Any], tenant: str, act: str, conversation: str
 
 def existing(store: str) -> Chatkeep[Any]:
     """A Chatkeep without a bot on a store that is there: it starts no workers. Raises `UsageError`."""
+    if not store:
+        raise UsageError("STORE is empty; nothing was opened. Name a URL or the file that the bot writes to.")
     url = url_of(store)
     scheme, _, path = url.partition(":///")
     if scheme == "sqlite" and not os.path.isfile(path):

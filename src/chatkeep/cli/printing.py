@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -51,11 +50,11 @@ def listed(found: Sequence[T], show: Callable[[T], None], *, as_json: bool, noth
 
 
 def columns(names: Sequence[str], rows: Sequence[Sequence[str]], *, nothing: str) -> None:
-    """Prints a table; a terminal gets a line with the names of the columns above it, a pipe the rows alone."""
+    """Prints a table with the names of its columns above it; programs take --json."""
     if not rows:
         click.echo(nothing)
         return
-    named = [names, *rows] if sys.stdout.isatty() else rows
+    named = [names, *rows]
     widths = [max(map(len, column)) for column in zip(*named, strict=True)]
     numeric = [all(cell.isdigit() or cell == "?" for cell in column) for column in zip(*rows, strict=True)]
     for row in named:

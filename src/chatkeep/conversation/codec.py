@@ -5,7 +5,7 @@ conversation's key, so that a flipped bit, a cut, or two swapped rows are seen a
 else.
 
     record   {"crc":"1c291ca3","schema":1,"state":{...},"cursor":4,...}
-    entry    ["1c291ca3",1763697600123,"text or parts",reply_to,reply_from,{metadata}]      (what is missing at the end is empty)
+    entry    ["1c291ca3",1763697600123,"text or parts",reply_to,reply_from,{metadata},"channel"]      (what is missing at the end is empty)
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from functools import lru_cache
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct, structs
 
 from ..drivers.base import Entry, Key
 from ..errors import BadMessage, Corrupt, TooLarge, Unsupported
 from ..model import Content, Message, Role
-from .record import FORMAT, Record
+from .record import FORMAT, OutboxState, Record, Reminder
 from .shapes import Unfit, encoded
 
 LETTERS: dict[Role, str] = {"user": "u", "assistant": "a", "operator": "o", "system": "s", "event": "e"}
@@ -38,6 +38,7 @@ class Line(Struct, array_like=True, frozen=True):
     reply_to: int = 0
     reply_from: int = 0
     metadata: dict[str, Any] = {}
+    channel: str = ""
 
 
 _encode = msgspec.json.Encoder().encode
@@ -45,6 +46,13 @@ _encode = msgspec.json.Encoder().encode
 _decode_record = msgspec.json.Decoder(Record).decode
 
 _decode_line = msgspec.json.Decoder(Line).decode
+
+_decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
+
+MEMBERS = frozenset(Record.__struct_encode_fields__)
+OUTBOX_ITEMS = len(OutboxState.__struct_fields__)
+REMINDER_ITEMS = len(Reminder.__struct_fields__)
+CRC_END = len(b'{"crc":"00000000",')
 
 
 def entry_for(
@@ -58,8 +66,9 @@ def entry_for(
     reply_to: int = 0,
     reply_from: int = 0,
     metadata: dict[str, Any] | None = None,
+    channel: str = "",
 ) -> Entry:
-    """A log entry, ready to be stored. Raises `BadMessage` or `TooLarge`, naming the key."""
+    """A log entry, ready to be stored; *channel*: as `Message` has it. Raises `BadMessage` or `TooLarge`, naming the key."""
     if not isinstance(content, str) and not (
         isinstance(content, list) and all(isinstance(part, dict) for part in content)
     ):
@@ -70,8 +79,9 @@ def entry_for(
         raise BadMessage(f"{key}: metadata is a dict, not {type(metadata).__name__}; nothing was touched.")
     said = json_of(key, content, "content")
     extra = b""
-    if metadata:
-        extra = b",%d,%d,%s" % (reply_to, reply_from, json_of(key, metadata, "metadata"))
+    if metadata or channel:
+        extra = b",%d,%d,%s" % (reply_to, reply_from, json_of(key, metadata or {}, "metadata"))
+        extra += b"," + json_of(key, channel, "channel") if channel else b""
     elif reply_to:
         extra = b",%d" % reply_to if reply_from == reply_to else b",%d,%d" % (reply_to, reply_from)
     rest = b"%d,%s%s]" % (round(created_at * 1000), said, extra)
@@ -104,12 +114,13 @@ def message_from(key: Key, incarnation: str, entry: Entry) -> Message:
         reply_to=reply_to,
         reply_from=line.reply_from or reply_to,
         metadata=line.metadata,
+        channel=line.channel,
     )
 
 
 def body_of(key: Key, record: Record) -> bytes:
     """The stored form of *record*."""
-    raw = _encode(record)
+    raw = _encode(record) if not record.unknown else _encode_carrying(record)
     rest = b'"format":%d%s%s' % (FORMAT, b"," if len(raw) > 2 else b"", raw[1:])
     return b'{"crc":"%s",%s' % (_crc(key, rest), rest)
 
@@ -120,15 +131,58 @@ def record_from(key: Key, body: bytes) -> Record:
     if not body:
         return Record()
     _check(key, body, b'{"crc":"', "record")
+    rest = b"{" + body[CRC_END:]
     try:
-        record = _decode_record(body)
+        record = _decode_record(rest)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        record = _decode_carrying(key, rest)
+    _refuse_newer(key, record.format)
+    return record
+
+
+def _refuse_newer(key: Key, format: int) -> None:
+    if format > FORMAT:
+        raise Unsupported(
+            f"{key}: the record has format {format}, this version reads up to {FORMAT}. Nothing was changed; deploy the newer one."
+        )
+
+
+def _decode_carrying(key: Key, rest: bytes) -> Record:
+    """The record in JSON that this version's type does not fit: with what is unknown set apart, if that is why."""
+    try:
+        members = _decode_members(rest)
+        # (Members of a newer format may be of other types, which does not make them damaged.)
+        _refuse_newer(key, msgspec.json.decode(members.get("format", b"1"), type=int))
+        unknown = {name: members.pop(name) for name in list(members) if name not in MEMBERS}
+        if (delivery := _items(members.get("delivery"))) and (tail := delivery[OUTBOX_ITEMS:]):
+            unknown["delivery"] = Raw(_encode(tail))
+            members["delivery"] = Raw(_encode(delivery[:OUTBOX_ITEMS]))
+        reminders = [_items(reminder) for reminder in _items(members.get("reminders"))]
+        if tails := [[*one[:2], *one[REMINDER_ITEMS:]] for one in reminders if len(one) > REMINDER_ITEMS]:
+            unknown["reminders"] = Raw(_encode(tails))
+            members["reminders"] = Raw(_encode([one[:REMINDER_ITEMS] for one in reminders]))
+        return structs.replace(_decode_record(_encode(members)), unknown=unknown)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as fault:
         raise Corrupt(f"{key}: the record cannot be read ({fault}). Nothing was changed.") from fault
-    if record.format > FORMAT:
-        raise Unsupported(
-            f"{key}: the record has format {record.format}, this version reads up to {FORMAT}. Deploy the newer one."
-        )
-    return record
+
+
+def _encode_carrying(record: Record) -> bytes:
+    """*record* as JSON, with what this version does not know of it where it was."""
+    members = _decode_members(_encode(structs.replace(record, unknown={}))) | {
+        name: value for name, value in record.unknown.items() if name not in MEMBERS
+    }
+    if "delivery" in record.unknown and record.delivery is not None:
+        members["delivery"] = Raw(_encode(_items(members["delivery"]) + _items(record.unknown["delivery"])))
+    if "reminders" in record.unknown and record.reminders:
+        tails = {(bytes(at), bytes(name)): tail for at, name, *tail in map(_items, _items(record.unknown["reminders"]))}
+        # (One that was set anew is another one.)
+        reminders = [(one, (bytes(one[0]), bytes(one[1]))) for one in map(_items, _items(members["reminders"]))]
+        members["reminders"] = Raw(_encode([one + tails.get(which, []) for one, which in reminders]))
+    return _encode(members)
+
+
+def _items(raw: Raw | None) -> list[Raw]:
+    return msgspec.json.decode(raw or b"[]", type=list[Raw] | None) or []
 
 
 def json_of(key: Key, value: Any, what: str) -> bytes:

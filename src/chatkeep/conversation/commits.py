@@ -8,7 +8,17 @@ from ..drivers.base import AT_ONCE
 from ..model import Message
 from .keys import RESERVED
 from .record import NONE, Record
-from .snapshots import Commit, Draft, Policy, Snapshot, has_outbound, keep_outbound, unread_messages
+from .snapshots import (
+    Commit,
+    Draft,
+    Policy,
+    Snapshot,
+    has_outbound,
+    is_outbound,
+    keep_outbound,
+    messages_after,
+    unread_messages,
+)
 
 
 def note_passed_over(messages: list[Message]) -> Draft:
@@ -31,8 +41,10 @@ def make_note(kind: str, name: str = "", *, content: str = "", first: int = 0, l
 def commit_note(snapshot: Snapshot, record: Record, note: Draft, policy: Policy, *, at: float) -> Commit:
     """Changes the record outside a turn. The note's id is what makes a second run of the same act harmless."""
     row = snapshot.row
-    if not unread_messages(snapshot):
-        record = structs.replace(keep_outbound(snapshot, record), cursor=row.head + 1)
+    # What an operator wrote before any turn is passed by the sweep of who may know a channel for it, not by a note.
+    waits = record.delivery is None and any(map(is_outbound, messages_after(snapshot, record.cursor)))
+    if not waits and not unread_messages(snapshot):
+        record = structs.replace(record, cursor=row.head + 1)
     return next_commit(snapshot, record, policy, at=at, lease=row.lease, until=row.leased_until, drafts=[note])
 
 
@@ -48,12 +60,12 @@ def next_commit(
 ) -> Commit:
     """The whole next row, given the next record: who holds the lease and when somebody has to look again."""
     head = snapshot.row.head + len(drafts)
+    record = keep_outbound(snapshot, record)
     if record.cursor < head:
         due_at: float | None = not_before(record.retry_at, at=at)
     else:
-        if policy.retention_s is not None and not record.oldest_at and snapshot.messages:
-            first = snapshot.messages[0]
-            record = structs.replace(record, oldest_at=first.created_at if first.number == record.dropped + 1 else 0.0)
+        if policy.retention_s is not None and not record.oldest_at:
+            record = structs.replace(record, oldest_at=find_oldest(snapshot, record, drafts, at=at))
         due_at = next_due(record, policy, head=head)
         old = snapshot.row.due_at
         if old is not None and due_at is not None and at < old <= due_at:
@@ -69,6 +81,14 @@ def next_commit(
     if lease is not None and until is None:
         until = at + policy.lease_s
     return Commit(record=record, drafts=tuple(drafts), lease=lease, leased_until=until or 0.0, due_at=due_at)
+
+
+def find_oldest(snapshot: Snapshot, record: Record, drafts: list[Draft] | tuple[Draft, ...], *, at: float) -> float:
+    """The time of the first entry that is left in the log, *drafts* among them; 0 where the window does not show it."""
+    if snapshot.row.head == record.dropped:
+        return (drafts[0].created_at or at) if drafts else 0.0
+    first = snapshot.messages[0] if snapshot.messages else None
+    return first.created_at if first is not None and first.number == record.dropped + 1 else 0.0
 
 
 def not_before(time: float, *, at: float) -> float:

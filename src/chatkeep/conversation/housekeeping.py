@@ -1,19 +1,21 @@
-"""What the sweep does to a conversation without unread messages."""
+"""What the sweep does to a conversation in which no turn runs: ends what is over, has it rest while the bot is paused, and makes
+it due again."""
 
 from __future__ import annotations
 
 from msgspec import structs
 
-from ..drivers.base import AT_ONCE
+from ..drivers.base import AT_ONCE, Row
 from ..model import Message
 from .commits import next_commit, next_due, not_before
-from .record import NONE
+from .leases import count_death
+from .record import NONE, Record
 from .reminders import ring_reminder
 from .sessions import is_session_over
-from .snapshots import Commit, Policy, Snapshot, has_outbound, is_outbound, keep_outbound
+from .snapshots import Commit, Policy, Snapshot, has_outbound, is_outbound, keep_outbound, unread_messages
 
 PARKED_S = 30.0
-"""A paused conversation is looked at again after this long, in case it was resumed and nobody told us."""
+"""What cannot be read, or sent, here is looked at again after this long."""
 
 LOOK_AGAIN_S = 1.0
 """The sweep never sets a due time nearer than this, so that it cannot spin."""
@@ -32,13 +34,13 @@ def do_housekeeping(
     sends: bool = False,
 ) -> Commit:
     """What the sweep writes when nothing is unread: reminders that are due, as events to be answered; an ended session
-    closed, old log dropped, the next due time. Where the bot is *paused*, reminders wait; *sends*: its replies go out from
-    here.
+    closed, old log dropped, the next due time. Where the bot is *paused*, reminders rest until `wake`; *sends*: its replies go
+    out from here.
 
     *oldest* are the first messages still in the log, one page. The state of an ended session is gone with this; its
     log stays.
     """
-    record = structs.replace(keep_outbound(snapshot, snapshot.record), cursor=snapshot.row.head)
+    record = keep_outbound(snapshot, structs.replace(snapshot.record, cursor=snapshot.row.head))
     if is_session_over(record, policy, at):
         record = structs.replace(record, state=NONE)
     drop, waits = 0, has_outbound(snapshot, record)
@@ -52,29 +54,72 @@ def do_housekeeping(
         kept = [message for message in oldest if message.created_at + policy.retention_s > at or message.number > last]
         drop = kept[0].number - 1 if kept else oldest[-1].number if oldest else 0
         oldest_at = kept[0].created_at if kept else 0.0
-        record = structs.replace(record, dropped=max(drop, record.dropped), oldest_at=oldest_at)
+        dropped = max(drop, record.dropped)
+        dead = tuple(number for number in record.dead if number > dropped)
+        record = structs.replace(record, dropped=dropped, oldest_at=oldest_at, dead=dead)
     ringing = [reminder for reminder in record.reminders if reminder.at <= at]
+    later = tuple(reminder for reminder in record.reminders if reminder.at > at)
     if ringing and not paused:
-        later = tuple(reminder for reminder in record.reminders if reminder.at > at)
         return Commit(
             record=structs.replace(record, reminders=later),
             drafts=tuple(ring_reminder(reminder, snapshot.row.head) for reminder in ringing),
             due_at=AT_ONCE,
             drop=drop,
         )
-    due_at = next_due(record, policy, head=snapshot.row.head)
+    due_at = next_due(structs.replace(record, reminders=later), policy, head=snapshot.row.head)
     if due_at is not None:
-        due_at = max(due_at, at + (PARKED_S if ringing else LOOK_AGAIN_S))
+        due_at = max(due_at, at + LOOK_AGAIN_S)
     if waits and record.delivery is not None:
         # Where nobody here can send it, somebody else is to find it; looking ever less often.
         waited = at - min((message.created_at for message in snapshot.messages if is_outbound(message)), default=at)
         send_at = not_before(record.delivery.at, at=at) if sends else at + max(PARKED_S, waited)
         due_at = send_at if due_at is None else min(due_at, send_at)
-    return Commit(record=record, due_at=due_at, drop=drop)
+    return Commit(record=record, due_at=due_at, drop=drop, untouched=True)
+
+
+def rest(snapshot: Snapshot, policy: Policy, *, at: float, sends: bool, died: bool = False) -> Commit | None:
+    """Takes unread messages out of what is due while the bot is paused; `wake`, or the act that resumes the conversation, brings
+    them back. Only replies that wait to be sent stay due.
+
+    None where others have to find these, because they do not go out from here (*sends*). *died*: as `count_death`.
+    """
+    act = next_commit(snapshot, count_death(snapshot, died=died), policy, at=at)
+    due_at = None
+    if act.record.delivery is not None and has_outbound(snapshot, act.record):
+        if not sends:
+            return None
+        due_at = not_before(act.record.delivery.at, at=at)
+    return structs.replace(act, due_at=due_at, untouched=True)
+
+
+def wake(snapshot: Snapshot, policy: Policy, *, at: float, rewrites: bool) -> Commit | None:
+    """Makes due again what rested, because the bot is paused no more; None where there is nothing to do.
+
+    *rewrites*: also what is due already. Whoever has not heard yet, and is about to have it rest, is refused then, because the
+    revision is another one.
+    """
+    row, record = snapshot.row, snapshot.record
+    waits = unread_messages(snapshot) or any(reminder.at <= at for reminder in record.reminders)
+    if not waits or not (rewrites or row.due_at is None or row.due_at > at):
+        return None
+    act = next_commit(snapshot, record, policy, at=at, lease=row.lease, until=row.leased_until)
+    return structs.replace(act, untouched=True)
+
+
+def may_rest(row: Row, record: Record) -> bool:
+    """Whether *row*, as it was found, may be one that `wake` has to do with."""
+    return row.head > record.cursor or bool(record.reminders)
+
+
+def may_wait(row: Row, record: Record, *, soon: float) -> bool:
+    """Whether nobody waits for what is due, and nobody will until *soon*: at most a session has ended, or entries are old
+    enough to be dropped."""
+    sent = record.delivery is None or (record.delivery.upto >= row.head and not record.delivery.again)
+    return record.cursor >= row.head and sent and not any(reminder.at <= soon for reminder in record.reminders)
 
 
 def park(snapshot: Snapshot, policy: Policy, *, at: float) -> Commit:
-    """Leaves unread messages alone for a while: the bot is paused here, or the state is newer than this code."""
+    """Leaves unread messages alone for a while: the state is newer than this code."""
     act = next_commit(snapshot, snapshot.record, policy, at=at)
     due_at = at + PARKED_S
     if act.record.delivery is not None and has_outbound(snapshot, act.record):

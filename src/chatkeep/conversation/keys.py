@@ -49,6 +49,14 @@ def message_id(key: Key, given: str) -> str:
     return given
 
 
+def refuse_reserved(key: Key, id: str | None) -> None:
+    """Raise `BadMessage` for a message id that is chatkeep's own."""
+    if isinstance(id, str) and id.startswith(RESERVED):
+        raise BadMessage(
+            f"{key}: message ids that start with {RESERVED!r} are chatkeep's own ({id[:60]!r}); nothing was touched."
+        )
+
+
 def _is_unicode(text: str) -> bool:
     try:
         text.encode()

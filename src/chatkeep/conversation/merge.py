@@ -78,6 +78,33 @@ def merge(base: Any, one: Version, other: Version, rules: Mapping[str, Rule] | N
     return Merged(value, tuple(losses))
 
 
+class Overlap(Exception):
+    """Both sides have changed the same place."""
+
+
+def merge_apart(base: Any, one: Any, other: Any) -> Any:
+    """
+    What two writers have made of *base*, where they have changed different members of it; else raises `Overlap`.
+
+    Stricter than `merge`, for writers that may begin again: where both have changed a value, even to the same one, or one
+    has removed what the other has changed, or both have changed the same list, neither stands.
+    """
+    was = plain(base)
+    if plain(one) == was:
+        return other
+    if plain(other) == was:
+        return one
+    if not (isinstance(one, dict) and isinstance(other, dict) and (base is MISSING or isinstance(base, dict))):
+        raise Overlap
+    begun: dict[str, Any] = base if isinstance(base, dict) else {}
+    merged = {}
+    for name in dict.fromkeys([*other, *one, *begun]):
+        value = merge_apart(begun.get(name, MISSING), one.get(name, MISSING), other.get(name, MISSING))
+        if value is not MISSING:
+            merged[name] = value
+    return merged
+
+
 def changed_members(before: Any, after: Any) -> frozenset[str] | None:
     """The names of the members that differ between two objects; None when one of them is no object and they differ."""
     if plain(before) == plain(after):
@@ -157,16 +184,20 @@ def _merge_items(base: Any, earlier: list[Any], later: list[Any], path: tuple[st
 
 
 def _keyed(items: list[Any]) -> dict[tuple[str, Hashable, int], Any]:
-    """Items by what makes them the same item: kind of name, name, and how many of that name stand before."""
-    keyed: dict[tuple[str, Hashable, int], Any] = {}
+    return dict(zip(key_items(items), items, strict=True))
+
+
+def key_items(items: list[Any]) -> list[tuple[str, Hashable, int]]:
+    """What makes each of *items* the same item in another list: kind of name, name, and how many of that name stand before."""
+    keys: list[tuple[str, Hashable, int]] = []
     seen: dict[tuple[str, Hashable], int] = {}
     for item in items:
         id = item.get("id") if isinstance(item, dict) else None
         name: tuple[str, Hashable]
         name = ("id", id) if isinstance(id, str) or type(id) is int else ("value", plain(item).decode())
         seen[name] = count = seen.get(name, -1) + 1
-        keyed[(*name, count)] = item
-    return keyed
+        keys.append((*name, count))
+    return keys
 
 
 def _apply(rule: Rule, base: Any, earlier: Any, later: Any, path: tuple[str, ...], lose: Lose) -> Any:

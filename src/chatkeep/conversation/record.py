@@ -5,11 +5,13 @@ from __future__ import annotations
 from msgspec import Raw, Struct, field
 
 FORMAT = 1
+"""What is written. Members may be added under the same number: older code carries them along. A new number is for what older code
+must not touch; a version that only reads it comes first."""
 
 NONE = Raw(b"null")
 
 
-class Reminder(Struct, array_like=True, frozen=True, gc=False):
+class Reminder(Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True):
     """An event that comes to a conversation at a time, unless the user writes before; *keep*: even then."""
 
     at: float
@@ -18,7 +20,7 @@ class Reminder(Struct, array_like=True, frozen=True, gc=False):
     keep: bool = False
 
 
-class OutboxState(Struct, array_like=True, frozen=True, gc=False):
+class OutboxState(Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True):
     """How far the replies of a conversation have gone out through its channel.
 
     upto: what is numbered up to it is out, or was given up. sending: this one is just being sent, perhaps by somebody who died
@@ -36,7 +38,7 @@ class OutboxState(Struct, array_like=True, frozen=True, gc=False):
     done: tuple[str, ...] = ()
 
 
-class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
+class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False, forbid_unknown_fields=True):
     """What the bot knows of a conversation, and how far it has read the log.
 
     schema, state: of the live session (null: there is none). session: its number. since: first entry number of the
@@ -46,6 +48,8 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     other handler in that process. paused: the bot is silent here. dropped: entries up to this number are gone by retention.
     oldest_at: time of the first one left (0: not known). dead: numbers set aside. steps: results of what the turn of the
     first unread message has done so far, as JSON. reminders: what comes later. delivery: None where replies go nowhere.
+    unknown: members that a newer version has written and this one does not know, carried along; under the names of known ones,
+    what a newer version has put behind their items.
     """
 
     format: int = FORMAT
@@ -67,3 +71,4 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     delivery: OutboxState | None = None
     deaths: int = 0
     alone: bool = False
+    unknown: dict[str, Raw] = field(default={}, name="")

@@ -176,7 +176,7 @@ class Shape(Generic[State]):
         ):
             raise TypeError(f"state={self.name} is not a dict, dataclass, msgspec Struct or pydantic model.")
         self._equality_tells = _equality_tells(kind, set())
-        self.stored_names = _stored_names(self.type)
+        self.stored_names = stored_names_of(self.type)
         """The names under which members are stored, each with the member's own."""
         try:
             self._decode = None if self._pydantic else msgspec.json.Decoder(kind).decode
@@ -194,7 +194,7 @@ class Shape(Generic[State]):
         """
         if self.plain:
             return encoded(state, "state")
-        raw = self._written(state)
+        raw = self.write(state)
         suspect = _is_suspect(raw)
         if suspect or self._pydantic:  # (a pydantic model may write what is no JSON, such as NaN)
             try:
@@ -225,9 +225,10 @@ class Shape(Generic[State]):
         """*state* as plain JSON, as `decode` takes it, for people to see and change."""
         if is_dataclass(state) and not isinstance(state, type):  # (msgspec leaves out what has the value of its class)
             return msgspec.to_builtins({slot.name: getattr(state, slot.name) for slot in fields(state)}, str_keys=True)
-        return _decode(self._written(state))
+        return _decode(self.write(state))
 
-    def _written(self, state: State) -> bytes:
+    def write(self, state: State) -> bytes:
+        """*state* as JSON, whether or not it would come back. Raises `Unfit`."""
         try:
             return _write(state)
         except Exception as fault:
@@ -253,7 +254,7 @@ def difference(before: Any, after: Any, seen: frozenset[tuple[int, int]] = froze
     if kind is not other:
         if kind in NUMBERS and other in NUMBERS and before == after:
             return ""
-        if _names(kind) is None and _names(other) is None and _equal(before, after):
+        if members_of(kind) is None and members_of(other) is None and _equal(before, after):
             return ""
         return f" is a {kind.__name__} and would come back as a {other.__name__}"
     if kind in LEAVES:
@@ -270,7 +271,7 @@ def difference(before: Any, after: Any, seen: frozenset[tuple[int, int]] = froze
         if LEAVES.issuperset(map(type, before.values())) and before == after:
             return ""
         return _first_lost(before.items(), after, seen)
-    names = _names(kind)
+    names = members_of(kind)
     if names is None:
         if kind.__eq__ is not OBJECT_EQUALITY:
             return "" if _equal(before, after) else CHANGED
@@ -302,7 +303,7 @@ def _equality_tells(kind: Any, seen: set[Any]) -> bool:
         seen.add(kind)
         if is_dataclass(kind):
             return False
-        if _names(kind) is not None:
+        if members_of(kind) is not None:
             if any(
                 "__eq__" in vars(base) for base in kind.__mro__[:-1] if base.__module__.partition(".")[0] not in OURS
             ):
@@ -324,16 +325,17 @@ def _first_lost(pairs: Iterable[tuple[Any, Any]], after: Any, seen: frozenset[tu
 def shared(one: Any, other: Any, path: str) -> str:
     """Which member two fresh states have in common, so that what one conversation changes is changed in all; "" if none."""
     kind: Any = type(one)
-    names = _names(kind)
+    names = members_of(kind)
     if one is other:
-        return path if kind in (list, dict, set, bytearray) or (names is not None and not _is_frozen(kind)) else ""
+        return path if kind in (list, dict, set, bytearray) or (names is not None and not is_frozen(kind)) else ""
     if names is None or kind is not type(other):
         return ""
     others = _held(other, names)
     return _first(shared(inner, others.get(name), f"{path}.{name}") for name, inner in _held(one, names).items())
 
 
-def _is_frozen(kind: Any) -> bool:
+def is_frozen(kind: Any) -> bool:
+    """Whether no member of a dataclass, Struct or pydantic model of type *kind* can be set."""
     if issubclass(kind, Struct):
         return bool(kind.__struct_config__.frozen)
     if hasattr(kind, "model_config"):
@@ -361,7 +363,7 @@ def _members(kind: Any) -> tuple[str, ...] | None:
     return None
 
 
-_names: Callable[[Any], tuple[str, ...] | None] = lru_cache(maxsize=1024)(_members)
+members_of: Callable[[Any], tuple[str, ...] | None] = lru_cache(maxsize=1024)(_members)
 
 
 def _held(value: Any, names: tuple[str, ...] | None) -> dict[str, Any]:
@@ -383,7 +385,7 @@ def _held(value: Any, names: tuple[str, ...] | None) -> dict[str, Any]:
 
 def unknown(sent: Any, state: Any, shown: Any, path: str = "") -> str:
     """Which member of the plain JSON *sent* has no place in the *state* that was made of it, which is *shown* as JSON; "" if none."""
-    names = _names(type(state))
+    names = members_of(type(state))
     if names is None:
         if isinstance(sent, list) and isinstance(state, list | tuple) and len(sent) == len(state):
             shown = shown if isinstance(shown, list) and len(shown) == len(sent) else [None] * len(sent)
@@ -391,7 +393,7 @@ def unknown(sent: Any, state: Any, shown: Any, path: str = "") -> str:
             return _first(unknown(*row, f"{path}[{n}]") for n, row in rows)
         written, extra = {}, state if isinstance(state, dict) else {}
     else:
-        written, extra = _stored_names(type(state)), getattr(state, "__pydantic_extra__", None) or {}
+        written, extra = stored_names_of(type(state)), getattr(state, "__pydantic_extra__", None) or {}
     if not isinstance(sent, dict) or (names is None and not extra):
         return ""
     shown = shown if isinstance(shown, dict) else {}
@@ -411,10 +413,10 @@ def _stored_members(kind: Any) -> dict[str, str]:
         return dict(zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True)) | (
             {tag: ""} if tag else {}
         )
-    return {name: name for name in _names(kind) or ()}
+    return {name: name for name in members_of(kind) or ()}
 
 
-_stored_names: Callable[[Any], dict[str, str]] = lru_cache(maxsize=1024)(_stored_members)
+stored_names_of: Callable[[Any], dict[str, str]] = lru_cache(maxsize=1024)(_stored_members)
 
 
 def told(fault: Exception) -> str:
@@ -429,7 +431,7 @@ def told(fault: Exception) -> str:
 def _unwritable(value: Any, path: str, fault: Exception) -> str:
     """The innermost member of *value* that cannot be written, by trying one after the other."""
     for _ in range(DEEPEST):
-        names = _names(type(value))
+        names = members_of(type(value))
         inside: dict[Any, Any] = {}
         if names is not None:
             inside = _held(value, names)

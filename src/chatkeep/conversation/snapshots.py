@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import Struct, structs
 
-from ..drivers.base import Entry, Key, Row
+from ..drivers.base import Entry, Row
 from ..model import ASKING, TALK, Content, Message, Role, Status
 from .record import OutboxState, Record
 
@@ -28,6 +28,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     session_ttl_s: float | None = None
     retention_s: float | None = None
     history: int = 20
+    history_bytes: int | None = None
     max_raised: int = 3
     max_begun: int = 8
     lease_s: float = 35.0
@@ -61,7 +62,7 @@ class Draft(Struct, frozen=True, kw_only=True, gc=False):
 
 class Commit(Struct, frozen=True, kw_only=True, gc=False):
     """What to write: the next record, new entries, the lease to hold afterwards, when to look again, how much log to
-    drop."""
+    drop. *untouched*: nobody did anything, so the time of the last change stays."""
 
     record: Record
     drafts: tuple[Draft, ...] = ()
@@ -69,6 +70,7 @@ class Commit(Struct, frozen=True, kw_only=True, gc=False):
     leased_until: float = 0.0
     due_at: float | None = None
     drop: int = 0
+    untouched: bool = False
 
 
 class Outcome(Struct, frozen=True, gc=False):
@@ -123,19 +125,14 @@ def delivery_of(snapshot: Snapshot) -> OutboxState:
     return snapshot.record.delivery or OutboxState(upto=snapshot.record.cursor)
 
 
-def may_be_channel_key(key: Key) -> bool:
-    """Whether *key* may be that of a channel's conversation, "channel:account:customer": only where channels are known is it
-    certain."""
-    return key.id.count(":") >= 2
-
-
 def keep_outbound(snapshot: Snapshot, record: Record) -> Record:
-    """*record*, before its cursor moves on: what an operator wrote in a channel's conversation before any turn is to go out
-    all the same, also if whoever writes this knows of no channel."""
-    behind_it = [m for m in snapshot.messages if m.number > snapshot.record.cursor and is_outbound(m)]
-    if record.delivery is not None or not behind_it or not may_be_channel_key(snapshot.row.key):
+    """*record*, whose cursor moves on: where that passes what a channel brought, what follows goes out through the channel, also
+    if whoever writes this knows of no channel."""
+    old = snapshot.record.cursor
+    if record.delivery is not None or record.cursor <= old:
         return record
-    return structs.replace(record, delivery=delivery_of(snapshot))
+    passed = (message for message in snapshot.messages if old < message.number <= record.cursor)
+    return structs.replace(record, delivery=delivery_of(snapshot)) if any(m.channel for m in passed) else record
 
 
 def is_outbound(message: Message | Draft) -> bool:

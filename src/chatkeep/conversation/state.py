@@ -12,8 +12,12 @@ from msgspec import Raw
 from ..drivers.base import Key
 from ..errors import BadMessage, Corrupt, Misconfigured, TooLarge, Unsupported, UsageError
 from ..model import State
+from .carried import Carried, find_unknown, put_back
+from .merge import Overlap, merge_apart, plain
 from .record import NONE
-from .shapes import Shape, Unfit, encoded, shared, told
+from .shapes import Shape, Unfit, difference, encoded, is_frozen, shared, told
+
+WRITTEN_MOST = 4096
 
 Upgrades = Mapping[int, Callable[[Any], Any]]
 
@@ -41,6 +45,8 @@ class StateCodec(Generic[State]):
         self.kind = kind
         self._upgrades = dict(upgrades or {})
         self._limit = limit
+        self._written_here: set[int] = set()
+        """Hashes of states that this codec has written lately: there is nothing in them that its type does not know."""
         try:
             self.shape: Shape[State] = Shape(kind)
         except Exception as fault:
@@ -69,8 +75,11 @@ class StateCodec(Generic[State]):
         """The state that a session starts with: `kind()`."""
         return Raw(self.shape.encode(self.kind()))
 
-    def encode(self, key: Key, state: State) -> Raw:
-        """*state* as JSON that will be read as the same state. Raises `BadMessage`, naming the key and the member, or `TooLarge`."""
+    def encode(self, key: Key, state: State, carried: Carried | None = None) -> Raw:
+        """*state* as JSON that will be read as the same state. Raises `BadMessage`, naming the key and the member, or `TooLarge`.
+
+        *carried*: what `take_apart` has given with the state that this one was made of.
+        """
         if self.schema == 0:
             raise Unsupported(f"{key}: opened with schema=0, to look only; nothing was stored.")
         if not isinstance(state, self.shape.type):
@@ -79,6 +88,12 @@ class StateCodec(Generic[State]):
             raw = self.shape.encode(state)
         except Unfit as unfit:
             raise BadMessage(f"{key}: {unfit}. Nothing was stored. {self.shape.advice}") from unfit
+        if carried is not None:
+            raw = self._put_back(carried, state, raw)
+        elif not self.shape.plain:
+            if len(self._written_here) >= WRITTEN_MOST:
+                self._written_here.clear()
+            self._written_here.add(hash(raw))
         if len(raw) > self._limit:
             raise TooLarge(
                 f"{key}: the state takes {len(raw):,} bytes, {self._limit:,} are allowed; nothing was stored. Keep less, or elsewhere."
@@ -105,6 +120,58 @@ class StateCodec(Generic[State]):
                 f"{key}: the state of schema {schema} is not a {self.shape.name}: {told(fault)}. Nothing was changed. "
                 "Read it as plain JSON (chatkeep show), mend the code, or clear the state or the member (forget)."
             ) from fault
+
+    def take_apart(self, key: Key, raw: Raw, schema: int) -> tuple[State, Carried | None]:
+        """As `decode`, and what of *raw* the state has no place for; nearly always nothing (None).
+
+        Not of a state that was upgraded: what an upgrade leaves out, or the new type, is meant to go.
+        """
+        state = self.decode(key, raw, schema)
+        if self.shape.plain or schema != self.schema or hash(bytes(raw)) in self._written_here:
+            return state, None
+        try:
+            known = self.shape.write(state)
+        except Unfit:  # so it can be written only when somebody has replaced it
+            return state, None
+        # (What this code has written comes out the same.)
+        return state, None if known == bytes(raw) else find_unknown(_decode(raw), state, _decode(known))
+
+    def is_another(self, state: State, carried: Carried) -> bool:
+        """Whether *state* is a fresh one in the place of that which something is *carried* along for: the handler has begun anew."""
+        if state is carried.of or is_frozen(self.shape.type):  # (a frozen one is replaced with every change)
+            return False
+        return self.shape.write(state) == bytes(self.fresh())
+
+    def _put_back(self, carried: Carried, state: State, raw: bytes) -> bytes:
+        plain = _decode(raw)
+        put_back(carried, state, plain)
+        whole = _encode(plain)
+        # A type may take an older name for a member, or in some other way make another state of what it does not declare.
+        with suppress(Exception):
+            if not difference(state, self.shape.decode(whole)):
+                return whole
+        return raw
+
+    def merge(self, key: Key, base: tuple[Raw, int], mine: Raw, theirs: tuple[Raw, int]) -> Raw | None:
+        """
+        What a turn has made of *base*, put together with what others have made of it meanwhile; each with its schema.
+
+        None where both have changed the same member, where all of the state was cleared, or where nothing readable comes of
+        it: then the turn has to run again.
+        """
+        try:
+            was, has = (_decode(self._in_shape(key, *side)) for side in (base, theirs))
+            if was != has and plain(has) == plain(_decode(self.fresh())):
+                return None
+            merged = Raw(_encode(merge_apart(was, _decode(mine), has)))
+            self.decode(key, merged, self.schema)
+        except (Overlap, Corrupt, Unsupported, BadMessage, TooLarge):
+            return None
+        return merged if len(merged) <= self._limit else None
+
+    def _in_shape(self, key: Key, raw: Raw, schema: int) -> Raw:
+        """The state in *raw* as today's code writes it."""
+        return raw if schema == self.schema else self.encode(key, self.decode(key, raw, schema))
 
     def cleared(self, key: Key, raw: Raw, schema: int, slot: str | None) -> tuple[Raw, int]:
         """

@@ -7,11 +7,13 @@ store writes, the engine waits; everything that can be right or wrong about a tu
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import dropwhile, islice
 
-from msgspec import Raw, structs
+from msgspec import Raw, json, structs
 
 from ..model import ASKING, TALK, Content, Message
 from .commits import make_note, next_commit, note_passed_over
+from .dead_letters import close_replayed
 from .record import Reminder
 from .reminders import keep_reminders
 from .snapshots import (
@@ -22,7 +24,7 @@ from .snapshots import (
     Snapshot,
     delivery_of,
     has_outbound,
-    keep_outbound,
+    messages_after,
     unread_messages,
 )
 
@@ -54,13 +56,16 @@ def ready_at(snapshot: Snapshot, policy: Policy) -> float:
 
 def slice_plain_history(snapshot: Snapshot, first: Message, policy: Policy) -> list[Message]:
     """As `collect_history`, where that is a piece of the window as it is and nobody can change anything in it; else nothing."""
-    messages = snapshot.messages
+    messages, since = snapshot.messages, snapshot.record.since
     if not messages or first.number < snapshot.row.head:
         return []
-    start = max(snapshot.record.since, messages[0].number, first.number - policy.history)
+    start = max(since, messages[0].number, first.number - policy.history)
     if snapshot.plain > start:
         return []
-    return list(messages[start - messages[0].number : first.number - messages[0].number])
+    said = list(messages[start - messages[0].number : first.number - messages[0].number])
+    if policy.history_bytes is None and len(said) > 1 and said[1].reply_from == start:
+        return said  # it begins with a question and its answer, as nearly always
+    return fit_history(said, policy, cut=start > since)
 
 
 def collect_history(snapshot: Snapshot, first: Message, policy: Policy) -> list[Message]:
@@ -75,7 +80,45 @@ def collect_history(snapshot: Snapshot, first: Message, policy: Policy) -> list[
     said = [message for message in messages if message.role in TALK and message.number >= since]
     if any([message.reply_to and message.reply_to != message.number - 1 for message in said]):
         said.sort(key=lambda message: (message.reply_to or message.number, message.number))
-    return said[-policy.history :] if policy.history else []
+    return fit_history(said, policy, cut=bool(messages) and messages[0].number > since)
+
+
+def fit_history(said: list[Message], policy: Policy, *, cut: bool) -> list[Message]:
+    """The last messages of *said*, as many and as large as the settings allow, from the first message of a turn on.
+
+    So no result of a tool is without its call, and no answer without its question. *cut*: something came before *said*.
+    """
+    start, most_bytes = max(len(said) - policy.history, 0), policy.history_bytes
+    if most_bytes is not None:
+        for place in range(len(said) - 1, start - 1, -1):
+            most_bytes -= size_of(said[place].content)
+            if most_bytes < 0:
+                start = place + 1
+                break
+    if start or cut:
+        for place in range(start, len(said)):
+            if _begins_turn(said, place):
+                return said[place:] if place else said
+        if any(message.role in ASKING for message in said[start:]):
+            return []
+    # What an operator wrote where nobody had asked belongs to no turn.
+    return list(dropwhile(lambda message: message.reply_to, said[start:]))
+
+
+def _begins_turn(said: list[Message], place: int) -> bool:
+    """Whether the first of the messages that were answered together stands at *place*."""
+    first = said[place]
+    if first.role not in ASKING:
+        return False
+    for reply in islice(said, place + 1, None):
+        if reply.reply_to is not None and reply.reply_to >= first.number:
+            return (reply.reply_from or reply.reply_to) >= first.number
+    return True
+
+
+def size_of(content: Content) -> int:
+    """The bytes of a message's text, or of its parts as JSON."""
+    return len(content.encode()) if isinstance(content, str) else len(json.encode(content))
 
 
 def has_same_input(before: Snapshot, now: Snapshot) -> bool:
@@ -87,6 +130,27 @@ def has_same_input(before: Snapshot, now: Snapshot) -> bool:
         and before.row.head <= now.row.head
         and (a.cursor, a.session, a.schema, a.since, a.paused) == (b.cursor, b.session, b.schema, b.since, b.paused)
         and a.state == b.state
+    )
+
+
+def is_same_turn(before: Snapshot, now: Snapshot, first: Message, *, opens: bool) -> bool:
+    """Whether the turn that began on *before* with message *first* is still to be answered in *now*, in the same session.
+
+    The state may be another. A turn that *opens* a session may find that a change from outside has opened it meanwhile. Where
+    *first* is not in the log yet, nothing but notes may have come into it.
+    """
+    a, b = before.record, now.record
+    cursor, came = b.cursor, messages_after(now, before.row.head)
+    if first.number > before.row.head and now.row.head == cursor and all(message.role == "system" for message in came):
+        cursor = a.cursor
+    return (
+        before.row.incarnation == now.row.incarnation
+        and before.row.head <= now.row.head
+        and (a.cursor, a.paused) == (cursor, b.paused)
+        and (
+            (a.session, a.since) == (b.session, b.since)
+            or (opens and (b.session, b.since) == (a.session + 1, first.number))
+        )
     )
 
 
@@ -128,6 +192,7 @@ def finish_turn(
         since=first if opens else old.since,
         cursor=waiting[0].number - 1 if waiting else head + len(drafts),
         active_at=max(old.active_at, answered[-1].created_at),
+        dead=close_replayed(old.dead, answered) if old.dead else (),
         begun=0,
         raised=0,
         deaths=0,
@@ -179,15 +244,17 @@ def fail_turn(
 def set_aside(
     snapshot: Snapshot, number: int, reason: str, policy: Policy, *, at: float, arriving: Draft | None = None
 ) -> Commit:
-    """Passes over a message that keeps failing and notes why; the next one is handled."""
-    record = snapshot.record
-    waiting = [later for later in unread_messages(snapshot) if later.number > number]
+    """Passes over a message that keeps failing and notes why; the next one is handled. A replay that fails takes the place of
+    the dead letter that it repeats."""
+    record, unread = snapshot.record, unread_messages(snapshot)
+    waiting = [later for later in unread if later.number > number]
+    dead = close_replayed(record.dead, [message for message in unread if message.number == number])
     why = make_note("dead", f"{snapshot.row.incarnation}.{number}", content=reason, first=number, last=number)
     drafts = [arriving, why] if arriving else [why]
     record = structs.replace(
         record,
         cursor=waiting[0].number - 1 if waiting else snapshot.row.head + len(drafts),
-        dead=(*record.dead, number)[-DEAD_SHOWN:],
+        dead=(*dead, number)[-DEAD_SHOWN:],
         begun=0,
         raised=0,
         deaths=0,
@@ -217,6 +284,5 @@ def skip_unread(snapshot: Snapshot, policy: Policy, *, at: float) -> Commit | No
     )
     row = snapshot.row
     # (Whoever holds the lease may be sending; a turn of theirs sees that the cursor has moved.)
-    record = keep_outbound(snapshot, record)
     drafts = [note_passed_over(waiting)]
     return next_commit(snapshot, record, policy, at=at, lease=row.lease, until=row.leased_until, drafts=drafts)

@@ -1,8 +1,9 @@
 """The storage seam: what a driver is handed, what it answers, and the six verbs it must keep.
 
 A driver compares, numbers, deduplicates, stores and finds. It knows no JSON, no clock, no role and no conversation
-rule: bodies are bytes, times are arguments. `chatkeep.testing.DriverContract` checks every clause below on any
-driver.
+rule: bodies are bytes, times are arguments. A verb takes one act, a value of the class of its name: the class says what
+is asked for and what is promised, and `Driver` what is true of all of them. `chatkeep.testing.DriverContract` checks every
+clause below on any driver.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Ability(StrEnum):
     WATCH = "a change made elsewhere is announced"
     DURABLE = "what was answered survives kill -9 and power loss"
     EPOCH = "a store that was emptied, replaced or fenced off is told from the one that was opened"
+    COUNT = "hits of a rate limit are counted for all who have the store open"
 
 
 class Key(NamedTuple):
@@ -100,18 +102,67 @@ class Lease(NamedTuple):
     until: float
 
 
-def create_row(key: Key, *, revision: str, at: float, due_at: float | None, lease: Lease | None, owner: str) -> Row:
-    """The row that an append makes where there is none, but for its head."""
-    return Row(
-        key=key,
-        revision=revision,
-        incarnation=revision,
-        owner=owner,
-        updated_at=at,
-        due_at=due_at,
-        lease=lease.token if lease else None,
-        leased_until=lease.until if lease else 0.0,
-    )
+class Act(Struct, frozen=True, gc=False):
+    """What a verb is asked to do: one call, which may wait with others and go with them."""
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it sends."""
+        return 128
+
+    def __str__(self) -> str:
+        return str(getattr(self, "key", "The index"))
+
+
+class Read(Act, frozen=True, gc=False):
+    """Asks for the row and its last *tail* entries, oldest first, of one instant.
+
+    Answer: both, or None when there is no row.
+    """
+
+    key: Key
+    tail: int
+
+
+class Append(Act, frozen=True, gc=False):
+    """Adds the entries whose id is new, numbered on from head, whatever the revision; creates the row if there is none.
+
+    There is at least one entry. Numbers in *entries* are ignored; their ids are distinct, or empty. When every id
+    is known nothing changes, not even the revision. Else the row gets *revision*, updated_at *at*, the earlier of
+    the two due times, and the lease if it has none. *owner* is set on creation. Run again, it finds its own
+    revision or its ids and answers the same. Raises `Conflict` with erased_at when *at* is not later than an
+    erasure of this key.
+
+    Answer: `Appended`, with the last *tail* entries.
+    """
+
+    key: Key
+    entries: Sequence[Entry]
+    revision: str
+    at: float
+    due_at: float | None = None
+    lease: Lease | None = None
+    tail: int = 0
+    owner: str = ""
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it sends."""
+        return sum([len(entry.body) + 64 for entry in self.entries])
+
+    def make_row(self) -> Row:
+        """The row that it makes where there is none, but for its head."""
+        token, until = self.lease or (None, 0.0)
+        return Row(
+            key=self.key,
+            revision=self.revision,
+            incarnation=self.revision,
+            owner=self.owner,
+            updated_at=self.at,
+            due_at=self.due_at,
+            lease=token,
+            leased_until=until,
+        )
 
 
 class Appended(NamedTuple):
@@ -121,6 +172,125 @@ class Appended(NamedTuple):
     row: Row
     tail: list[Entry]
     known: dict[str, int]
+
+
+class Write(Act, frozen=True, gc=False):
+    """Puts *row* (its head is ignored) and adds *entries*, if the stored revision is *replaces* and the incarnation is
+    row.incarnation.
+
+    replaces=None only creates: it keeps row.incarnation, be it row.revision or that of a conversation which is moved
+    here, and numbering starts after row.head. In the same act entries numbered up to *drop* are removed, and those
+    numbered in *blank* (at most ENTRIES_MOST; what is not there is passed over) lose their bodies, which become b"",
+    and keep number, id and role. Tested in this order: row.revision is the stored one: done before, answers the stored
+    row. One of the ids is known: `Duplicate`. Other revision or incarnation: `Conflict`; so too when it would create a
+    row and the key was erased at or after row.updated_at. Both carry the stored row and up to 200 entries after *since*;
+    a conflict with no row has erased_at if a mark of an erasure is there, of whatever time.
+
+    Answer: the row as stored, with the new head.
+    """
+
+    row: Row
+    replaces: str | None
+    entries: Sequence[Entry] = ()
+    since: int = 0
+    drop: int = 0
+    blank: Collection[int] = ()
+
+    @property
+    def key(self) -> Key:
+        """The conversation that it writes to."""
+        return self.row.key
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it sends."""
+        return len(self.row.body) + sum([len(entry.body) + 64 for entry in self.entries])
+
+
+class Entries(Act, frozen=True, gc=False):
+    """Asks for log entries: the first *limit* numbered above *after*, or else the last *limit* numbered below *before*.
+
+    With both, the first *limit* between the two. With *ids* (at most ENTRIES_MOST), which goes without bounds, the
+    entries that have one of these ids, wherever they stand; "" is no id.
+
+    Answer: the entries, oldest first.
+    """
+
+    key: Key
+    after: int | None = None
+    before: int | None = None
+    ids: Collection[str] | None = None
+    limit: int = ENTRIES_MOST
+
+
+class Scan(Act, frozen=True, gc=False):
+    """Asks for rows in index order, from behind *after* (the last row of the page before); none is invented.
+
+    key: by (tenant, id). due: by wake, only those up to *until*. owner: those of *owner* in *tenant*, by id.
+    recent: last changed first, by updated_at, then by (tenant, id). tenant=None: all tenants.
+
+    Answer: up to *limit* rows, whole, with their bodies.
+    """
+
+    index: Index
+    limit: int
+    tenant: str | None = None
+    owner: str = ""
+    until: float | None = None
+    after: Row | None = None
+
+
+class Erase(Act, frozen=True, gc=False):
+    """Removes the row, its entries and every index entry, and leaves a mark at max(at, row.updated_at).
+
+    For TOMBSTONE_KEPT_S an append that is not later than the mark is refused, also after the key was created
+    anew, and so is a write that would create it. (A write on a row needs no such check: an older one cannot know
+    that row's revision.) With *revision* the row is removed only while it has that revision: where another is
+    stored, nothing is done and `Conflict` carries the row.
+    """
+
+    key: Key
+    at: float
+    revision: str | None = None
+
+
+class Count(Act, frozen=True, gc=False):
+    """Counts *cost* hits on *name* in its window, which begins with the first hit and lasts *window_s*.
+
+    A window that has ended at *at* is over, and the next one begins. Times are those of the callers: where their clocks
+    differ, a window ends for nobody later than *window_s* after that caller's *at*. Hits of all who have the store open go
+    into the same windows, none is lost to another one at the same time; run again, it counts again. What is over goes by
+    itself. Counters are no part of any conversation and need not be durable. Needs COUNT, else `Unsupported`.
+
+    Answer: `Counted`. *cost* 0 counts nothing, and tells.
+    """
+
+    name: str
+    window_s: float
+    at: float
+    cost: int = 1
+
+    @property
+    def key(self) -> Key:
+        """What it changes, as the other acts have it."""
+        return Key("", self.name)
+
+    def __str__(self) -> str:
+        return "A rate limit"
+
+
+class Counted(NamedTuple):
+    """What `count` leaves: hits in the window, these included, and when it ends."""
+
+    hits: int
+    ends: float
+
+
+WAITING = 10_000
+"""No more acts wait for one connection of a store, or its writer; who comes then is told at once (`Overloaded`)."""
+
+COUNTERS_KEPT_S = 3600.0
+"""How long at least (by the callers' own times) a counter is kept after its window ended: clocks may differ."""
 
 
 @lru_cache(maxsize=8192)
@@ -152,7 +322,7 @@ class Driver(Protocol):
     it.
 
     Used from one event loop, and only between an `open` that went well and `close`: before and after, every verb raises
-    `Unavailable`. Raises only chatkeep's errors: `Conflict` and `Duplicate` as below,
+    `Unavailable`. Raises only chatkeep's errors: `Conflict` and `Duplicate` as `Append`, `Write` and `Erase` say,
     `Unavailable` when certainly nothing was written, `Uncertain` when that is not known: no call waits for a silent
     store longer than its deadline. `Replaced` when the store's epoch is not the one it was opened with: from `append`,
     `write`, `erase` and `scan` always, so that whoever gives the store another epoch has fenced off all that have it
@@ -208,92 +378,23 @@ class Driver(Protocol):
         """The rows of one SQL statement that only reads. Raises `Unsupported`, with what to use instead, where people have
         the engine's own clients for that."""
 
-    async def read(self, key: Key, *, tail: int) -> tuple[Row, list[Entry]] | None:
-        """The row and its last *tail* entries, oldest first, of one instant; None when there is none."""
+    async def read(self, act: Read) -> tuple[Row, list[Entry]] | None:
+        """See `Read`."""
 
-    async def append(
-        self,
-        key: Key,
-        entries: Sequence[Entry],
-        *,
-        revision: str,
-        at: float,
-        due_at: float | None = None,
-        lease: Lease | None = None,
-        tail: int = 0,
-        owner: str = "",
-    ) -> Appended:
-        """Adds the entries whose id is new, numbered on from head, whatever the revision; creates the row if there is
-        none.
+    async def append(self, act: Append) -> Appended:
+        """See `Append`."""
 
-        There is at least one entry. Numbers in *entries* are ignored; their ids are distinct, or empty. When every id
-        is known nothing changes, not even the revision. Else the row gets *revision*, updated_at *at*, the earlier of
-        the two due times, and the lease if it has none. *owner* is set on creation. Run again, it finds its own
-        revision or its ids and answers the same. Raises `Conflict` with erased_at when *at* is not later than an
-        erasure of this key.
-        """
+    async def write(self, act: Write) -> Row:
+        """See `Write`."""
 
-    async def write(
-        self,
-        row: Row,
-        *,
-        replaces: str | None,
-        entries: Sequence[Entry] = (),
-        since: int = 0,
-        drop: int = 0,
-        blank: Collection[int] = (),
-    ) -> Row:
-        """Puts *row* (its head is ignored) and adds *entries*, if the stored revision is *replaces* and the incarnation is
-        row.incarnation.
+    async def entries(self, act: Entries) -> list[Entry]:
+        """See `Entries`."""
 
-        replaces=None only creates: it keeps row.incarnation, be it row.revision or that of a conversation which is moved
-        here, and numbering starts after row.head. In the same act entries numbered up to *drop* are removed, and those
-        numbered in *blank* (at most ENTRIES_MOST; what is not there is passed over) lose their bodies, which become b"",
-        and keep number, id and role. Answers the row as stored, with the new head. Tested in this order: row.revision is
-        the stored one: done before, answers the stored row. One of the ids is known: `Duplicate`. Other revision or
-        incarnation: `Conflict`; so too when it would create a row and the key was erased at or after row.updated_at.
-        Both carry the stored row and up to 200 entries after *since*; a conflict with no row has erased_at if a mark of
-        an erasure is there, of whatever time.
-        """
+    async def scan(self, act: Scan) -> list[Row]:
+        """See `Scan`."""
 
-    async def entries(
-        self,
-        key: Key,
-        *,
-        after: int | None = None,
-        before: int | None = None,
-        ids: Collection[str] | None = None,
-        limit: int = ENTRIES_MOST,
-    ) -> list[Entry]:
-        """Log entries, oldest first: the first *limit* numbered above *after*, or else the last *limit* numbered
-        below *before*.
+    async def erase(self, act: Erase) -> None:
+        """See `Erase`."""
 
-        With both, the first *limit* between the two. With *ids* (at most ENTRIES_MOST), which goes without bounds, the
-        entries that have one of these ids, wherever they stand; "" is no id.
-        """
-
-    async def scan(
-        self,
-        index: Index,
-        *,
-        tenant: str | None = None,
-        owner: str = "",
-        until: float | None = None,
-        after: Row | None = None,
-        limit: int,
-    ) -> list[Row]:
-        """Rows in index order, from behind *after* (the last row of the page before); never invents one.
-
-        key: by (tenant, id). due: by wake, only those up to *until*. owner: those of *owner* in *tenant*, by id.
-        recent: last changed first, by updated_at, then by (tenant, id). tenant=None: all tenants. Rows are whole, with
-        their bodies.
-        """
-
-    async def erase(self, key: Key, *, at: float, revision: str | None = None) -> None:
-        """Removes the row, its entries and every index entry, and leaves a mark at max(at, row.updated_at).
-
-        For TOMBSTONE_KEPT_S an append that is not later than the mark is refused, also after the key was created
-        anew, and so is a write that would create it. (A write on a row needs no such check: an older one cannot know
-        that row's revision.) With *revision* the row is removed only while it has that revision: where another is
-        stored, nothing is done and `Conflict` carries the row.
-        """
+    async def count(self, act: Count) -> Counted:
+        """See `Count`. Not one of the six verbs: a driver without COUNT raises `Unsupported`."""

@@ -14,9 +14,30 @@ from typing import Any
 
 from msgspec import structs
 
+from ..bounded import Newest
 from ..errors import Conflict, Duplicate, Replaced, Unsupported
-from .base import ENTRIES_MOST, TOMBSTONE_KEPT_S, Ability, Appended, Entry, Finding, Index, Key, Lease, Row
+from .base import (
+    TOMBSTONE_KEPT_S,
+    Ability,
+    Append,
+    Appended,
+    Count,
+    Counted,
+    Entries,
+    Entry,
+    Erase,
+    Finding,
+    Index,
+    Key,
+    Read,
+    Row,
+    Scan,
+    Write,
+)
 from .openable import Openable
+
+COUNTERS = 100_000
+"""Counters that a store keeps; those without a hit for longest go first."""
 
 
 class Shelf:
@@ -28,6 +49,7 @@ class Shelf:
         self.logs: dict[Key, dict[int, Entry]] = {}
         self.ids: dict[Key, dict[str, int]] = {}
         self.erased: dict[Key, float] = {}
+        self.counters: Newest[str, Counted] = Newest(COUNTERS)
         self.watching: list[Callable[[list[str]], None]] = []
 
 
@@ -37,7 +59,7 @@ SHELVES: dict[str, Shelf] = {}
 class MemoryDriver(Openable):
     """The reference driver: each verb is plain code without an await in it, so each is one act."""
 
-    abilities = frozenset({Ability.LOG, Ability.SCAN, Ability.WATCH, Ability.EPOCH})
+    abilities = frozenset({Ability.LOG, Ability.SCAN, Ability.WATCH, Ability.EPOCH, Ability.COUNT})
 
     def __init__(self, url: str = "memory://") -> None:
         super().__init__("this memory:// store")
@@ -74,125 +96,90 @@ class MemoryDriver(Openable):
     async def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         raise Unsupported("memory:// knows no SQL; nothing was read. Use conversations() and history().")
 
-    async def read(self, key: Key, *, tail: int) -> tuple[Row, list[Entry]] | None:
+    async def read(self, act: Read) -> tuple[Row, list[Entry]] | None:
         await self._come_in()
-        row = self._row(key)
-        return None if row is None else (row, self._after(key, row.head - tail))
+        row = self._row(act.key)
+        return None if row is None else (row, self._after(act.key, row.head - act.tail))
 
-    async def append(
-        self,
-        key: Key,
-        entries: Sequence[Entry],
-        *,
-        revision: str,
-        at: float,
-        due_at: float | None = None,
-        lease: Lease | None = None,
-        tail: int = 0,
-        owner: str = "",
-    ) -> Appended:
+    async def append(self, act: Append) -> Appended:
         await self._come_in()
         self._refuse_replaced()
+        key, entries = act.key, act.entries
         row = self._row(key)
-        self._refuse_erased(key, at)
+        self._refuse_erased(key, act.at)
         known = self._known(key, entries)
         if row is None:
-            row = Row(key=key, revision=revision, incarnation=revision, owner=owner)
+            row = act.make_row()
             self._shelf.rows[key] = row
-        elif row.revision == revision or (entries and all(entry.id in known for entry in entries)):
-            return Appended(row, self._after(key, row.head - tail), known)
-        head = self._add(key, row.head, [entry for entry in entries if entry.id not in known])
-        dues = [due for due in (row.due_at, due_at) if due is not None]
-        granted = lease if lease and row.lease is None else Lease(row.lease, row.leased_until) if row.lease else None
+        elif row.revision == act.revision or (entries and all(entry.id in known for entry in entries)):
+            return Appended(row, self._after(key, row.head - act.tail), known)
+        dues = [due for due in (row.due_at, act.due_at) if due is not None]
+        lease = (row.lease, row.leased_until) if row.lease is not None else act.lease or (None, 0.0)
         row = structs.replace(
             row,
-            revision=revision,
-            head=head,
-            updated_at=at,
+            revision=act.revision,
+            head=self._add(key, row.head, [entry for entry in entries if entry.id not in known]),
+            updated_at=act.at,
             due_at=min(dues, default=None),
-            lease=granted.token if granted else None,
-            leased_until=granted.until if granted else 0.0,
+            lease=lease[0],
+            leased_until=lease[1],
         )
         self._shelf.rows[key] = row
-        return Appended(row, self._after(key, row.head - tail), known)
+        return Appended(row, self._after(key, row.head - act.tail), known)
 
-    async def write(
-        self,
-        row: Row,
-        *,
-        replaces: str | None,
-        entries: Sequence[Entry] = (),
-        since: int = 0,
-        drop: int = 0,
-        blank: Collection[int] = (),
-    ) -> Row:
+    async def write(self, act: Write) -> Row:
         await self._come_in()
         self._refuse_replaced()
-        key = row.key
+        row, key, replaces, entries = act.row, act.row.key, act.replaces, act.entries
         stored = self._row(key)
         if stored and stored.revision == row.revision:
             return stored
         if stored and (known := self._known(key, entries)):
-            raise Duplicate(f"{key}: known ids", row=stored, numbers=known, entries=self._after(key, since)[:200])
+            raise Duplicate(f"{key}: known ids", row=stored, numbers=known, entries=self._after(key, act.since)[:200])
         if stored is None and replaces is not None:
             raise Conflict(f"{key}: nothing is there", erased_at=self._shelf.erased.get(key))
         if (stored.revision if stored else None) != replaces or (stored and stored.incarnation != row.incarnation):
-            raise Conflict(f"{key}: revision moved on", row=stored, entries=self._after(key, since)[:200])
+            raise Conflict(f"{key}: revision moved on", row=stored, entries=self._after(key, act.since)[:200])
         if stored is None:
             self._refuse_erased(key, row.updated_at)
         row = structs.replace(row, head=self._add(key, stored.head if stored else row.head, entries))
         self._shelf.rows[key] = row
         log = self._shelf.logs.get(key, {})
-        for number in [number for number in log if number <= drop] if drop else ():
+        for number in [number for number in log if number <= act.drop] if act.drop else ():
             self._shelf.ids[key].pop(log.pop(number).id, None)
-        for number in log.keys() & set(blank):
+        for number in log.keys() & set(act.blank):
             log[number] = structs.replace(log[number], body=b"")
         return row
 
-    async def entries(
-        self,
-        key: Key,
-        *,
-        after: int | None = None,
-        before: int | None = None,
-        ids: Collection[str] | None = None,
-        limit: int = ENTRIES_MOST,
-    ) -> list[Entry]:
+    async def entries(self, act: Entries) -> list[Entry]:
         await self._come_in()
+        key, after, before, limit = act.key, act.after, act.before, act.limit
         self._row(key)
-        if ids is not None:
-            return [entry for entry in self._after(key, 0) if entry.id and entry.id in ids][:limit]
+        if act.ids is not None:
+            return [entry for entry in self._after(key, 0) if entry.id and entry.id in act.ids][:limit]
         found = [entry for entry in self._after(key, after or 0) if before is None or entry.number < before]
         return found[:limit] if after is not None or before is None else found[-limit:] if limit else []
 
-    async def scan(
-        self,
-        index: Index,
-        *,
-        tenant: str | None = None,
-        owner: str = "",
-        until: float | None = None,
-        after: Row | None = None,
-        limit: int,
-    ) -> list[Row]:
+    async def scan(self, act: Scan) -> list[Row]:
         await self._come_in()
         self._refuse_replaced()
-        place = PLACES[index]
-        rows = [row for row in self._shelf.rows.values() if tenant is None or row.key.tenant == tenant]
-        if index == "due":
+        place, until = PLACES[act.index], act.until
+        rows = [row for row in self._shelf.rows.values() if act.tenant is None or row.key.tenant == act.tenant]
+        if act.index == "due":
             rows = [row for row in rows if row.wake is not None and (until is None or row.wake <= until)]
-        if index == "owner":
-            rows = [row for row in rows if owner and row.owner == owner]
-        if after is not None:
-            rows = [row for row in rows if place(row) > place(after)]
-        return sorted(rows, key=place)[:limit]
+        if act.index == "owner":
+            rows = [row for row in rows if act.owner and row.owner == act.owner]
+        if act.after is not None:
+            behind = place(act.after)
+            rows = [row for row in rows if place(row) > behind]
+        return sorted(rows, key=place)[: act.limit]
 
-    async def erase(self, key: Key, *, at: float, revision: str | None = None) -> None:
+    async def erase(self, act: Erase) -> None:
         await self._come_in()
         self._refuse_replaced()
-        shelf = self._shelf
+        shelf, key, at = self._shelf, act.key, act.at
         row = self._row(key)
-        if row is not None and revision not in (None, row.revision):
+        if row is not None and act.revision not in (None, row.revision):
             raise Conflict(f"{key}: revision moved on", row=row)
         shelf.rows.pop(key, None)
         shelf.logs.pop(key, None)
@@ -200,6 +187,16 @@ class MemoryDriver(Openable):
         shelf.erased[key] = max(at, row.updated_at if row else at, shelf.erased.get(key, at))
         for other in [other for other, mark in shelf.erased.items() if mark < at - TOMBSTONE_KEPT_S]:
             del shelf.erased[other]
+
+    async def count(self, act: Count) -> Counted:
+        await self._come_in()
+        at, ends = act.at, act.at + act.window_s
+        counters = self._shelf.counters
+        found = counters.get(act.name)
+        if found is None or found.ends <= at:
+            found = Counted(0, ends)
+        counters[act.name] = counted = Counted(found.hits + act.cost, min(found.ends, ends))
+        return counted
 
     async def _come_in(self) -> None:
         self.refuse_closed("done")

@@ -11,7 +11,7 @@ from typing import Generic
 
 from msgspec import Raw, structs
 
-from ..conversation import commits, sessions
+from ..conversation import commits, dead_letters, sessions, snapshots
 from ..conversation.keys import message_id
 from ..conversation.record import NONE
 from ..conversation.snapshots import Commit, Snapshot
@@ -77,15 +77,25 @@ class Changes(Generic[State]):
         states = self._shared.states
 
         def changed(raw: Raw, schema: int) -> tuple[Raw, int]:
-            state = states.decode(key, raw, schema)
+            state, carried = states.take_apart(key, raw, schema)
             given = edit(state)
-            return states.encode(key, state if given is None else given), states.schema
+            return states.encode(key, state if given is None else given, carried), states.schema
 
         return await self._rewrite(key, changed, id)
 
-    async def clear(self, key: Key, slot: str | None, *, id: str | None = None) -> Snapshot:
-        """Clear one *slot* of the state, or all of it, which need not be readable for that."""
-        return await self._rewrite(key, lambda raw, schema: self._shared.states.cleared(key, raw, schema, slot), id)
+    async def clear(
+        self, key: Key, slot: str | None, *, look: Callable[[State], None] | None = None, id: str | None = None
+    ) -> Snapshot:
+        """Clear one *slot* of the state, or all of it, which need not be readable for that, unless somebody has to *look* at it
+        before, and refuses by raising."""
+        states = self._shared.states
+
+        def cleared(raw: Raw, schema: int) -> tuple[Raw, int]:
+            if look is not None:
+                look(states.decode(key, raw, schema))
+            return states.cleared(key, raw, schema, slot)
+
+        return await self._rewrite(key, cleared, id)
 
     async def erase(self, key: Key) -> None:
         """Remove everything of *key*, here and in the store."""
@@ -96,14 +106,13 @@ class Changes(Generic[State]):
     async def pause(self, tenant: str | None) -> None:
         """Silence the bot for a tenant, or for all."""
         await self._pauses.pause(tenant)
-        await self._sweeper.look_at_pauses()
 
     async def resume(self, tenant: str | None, *, skips: bool) -> None:
         """Let the bot answer again; if it *skips*, what came meanwhile is passed over first."""
         if skips:
             await self._pauses.skip(tenant)
-        await self._pauses.resume(tenant)
-        await self._sweeper.look_at_pauses(tenant)
+        await self._pauses.finish(await self._pauses.resume(tenant), self._sweeper.start_on)
+        self._notifier.tell_of_work()
 
     async def pause_one(self, key: Key) -> None:
         """Silence the bot in one conversation."""
@@ -115,8 +124,22 @@ class Changes(Generic[State]):
         refuse_own_turn(key, "would throw its own turn away; resume it when the turn is over")
         if skips:
             await self._pauses.skip_one(key)
-        await self._pauses.resume_one(key)
-        await self._sweeper.answer_unread(key)
+        snapshot = await self._pauses.resume_one(key)
+        if snapshots.unread_messages(snapshot) and not self._pauses.is_paused(snapshot):
+            self._sweeper.start_on(key)
+            self._notifier.tell_of_work()
+
+    async def dismiss(self, key: Key, number: int) -> bool:
+        """Close a dead letter; tell whether the message was set aside at all."""
+        snapshot = await self._store.reload(key)
+        if number not in snapshot.record.dead:
+            note = dead_letters.note_id(snapshot.row.incarnation, number)
+            return bool(await self._store.find(key, snapshot.row.incarnation, [note]))
+        await self._shared.commit(
+            snapshot,
+            lambda there: dead_letters.dismiss_letter(there, number, self._shared.policy, at=self._shared.clock()),
+        )
+        return True
 
     async def resend(self, key: Key, number: int) -> None:
         """Have a reply sent once more."""
@@ -135,8 +158,8 @@ class Changes(Generic[State]):
         refuse_own_turn(key, "would throw its own turn away; change turn.state")
         note = commits.make_note("change", fresh_token() if id is None else message_id(key, id))
         snapshot, now = self._store.cached(key) or await self._store.reload(key), self._shared.clock()
-        while self._turns.on_missing and sessions.is_session_over(snapshot.record, self._shared.policy, now):
-            stand_in = Message(id=note.id, number=snapshot.row.head + 1, role="system", content="", created_at=now)
+        while self._turns.on_missing and (number := self._session_start(snapshot, now)):
+            stand_in = Message(id=note.id, number=number, role="system", content="", created_at=now)
             rebuilt = await self._turns.rebuild(snapshot, [stand_in])
             if rebuilt is not None:
                 snapshot = rebuilt
@@ -145,12 +168,21 @@ class Changes(Generic[State]):
 
         def decide(there: Snapshot) -> Commit:
             record, states = there.record, self._shared.states
-            opens = record.state == NONE or sessions.is_session_over(record, self._shared.policy, now)
-            raw, schema = rewritten(*((states.fresh(), states.schema) if opens else (record.state, record.schema)))
-            if opens and raw != NONE:
-                record = sessions.open_session(record, raw, schema, number=there.row.head + 1, at=now)
+            number = self._session_start(there, now)
+            raw, schema = rewritten(*((states.fresh(), states.schema) if number else (record.state, record.schema)))
+            if number and raw != NONE:
+                record = sessions.open_session(record, raw, schema, number=number, at=now)
             record = structs.replace(record, state=raw, schema=schema)
             return commits.commit_note(there, record, note, self._shared.policy, at=now)
 
         after, _ = await self._shared.commit(snapshot, decide)
         return after
+
+    def _session_start(self, there: Snapshot, now: float) -> int:
+        """Tell with which entry the session of a change begins that finds none; 0 where a session is live.
+
+        Judged as for the first unread message, if there is one: it is to be answered in the same session, and begins it.
+        """
+        waiting = snapshots.unread_messages(there)
+        number, at = (waiting[0].number, waiting[0].created_at) if waiting else (there.row.head + 1, now)
+        return number if sessions.is_session_over(there.record, self._shared.policy, at, number) else 0

@@ -2,8 +2,9 @@
 
 A message comes in through `intake`, answered in the call (`receive`) or later (`accept`). Where more is to do than one write, a
 worker (`workers`, `worker`) works on its conversation: one task per conversation and process, which takes the lease, has
-`turns` run the handler on what is unread, commits, and has `sender` send the replies out, until nothing is left. `sweeper` finds
-through the `due` index whatever a crash, a failure or time has left. `changes` is what is done from outside a turn.
+`turns` run the handler on what is unread, commits, and has `sender` send the replies out, until nothing is left. `sweeper` looks
+now and then for whatever a crash, a failure or time has left, and its `backlog` works that off.
+`changes` is what is done from outside a turn.
 """
 
 from __future__ import annotations

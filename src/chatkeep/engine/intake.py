@@ -32,7 +32,7 @@ from ..errors import (
 )
 from ..model import ASKING, Content, Message, Receipt, Role
 from ..settings import seconds
-from ..storage.store import fresh_token
+from ..storage.store import blank, fresh_token
 from .instruments import surround_arrival
 from .journal import Journal
 from .lease_keeper import LeaseKeeper
@@ -104,14 +104,22 @@ class Intake:
             return arrival.receipt
 
     async def accept(
-        self, key: Key, content: Content, *, id: str | None, role: Role, metadata: dict[str, Any] | None, owner: str
+        self,
+        key: Key,
+        content: Content,
+        *,
+        id: str | None,
+        role: Role,
+        metadata: dict[str, Any] | None,
+        owner: str,
+        channel: str = "",
     ) -> Receipt:
-        """Make a message durable; a worker answers it."""
+        """Make a message durable; a worker answers it. *channel*: the one that it came in through."""
         if not self._shared.instruments:
-            return await self._accept(key, content, id, role, metadata, owner)
+            return await self._accept(key, content, id, role, metadata, owner, channel)
         stack, arrival = surround_arrival(self._shared.instruments, "accept", metadata)
         with stack:
-            arrival.receipt = await self._accept(key, content, id, role, arrival.metadata or None, owner)
+            arrival.receipt = await self._accept(key, content, id, role, arrival.metadata or None, owner, channel)
             return arrival.receipt
 
     async def finish(self) -> None:
@@ -139,28 +147,34 @@ class Intake:
         statistics, workers = self._shared.statistics, self._workers.by_key
         statistics.waiting += 1
         try:
-            if key not in workers:
-                snapshot = self._store.cached(key)
-                if snapshot is None and self._store.shared is not None:
-                    snapshot = await self._store.fetched(key)
-                if key not in workers and snapshot is not None and self._fits_one_trip(snapshot, draft):
-                    worker = self._workers.hold(key)
-                    try:
+            if key not in workers and self._may_run_first(key):
+                worker = self._workers.hold(key)
+                try:
+                    snapshot = self._store.cached(key) or await self._find(key, owner)
+                    receipt = None
+                    if snapshot is not None and self._fits_one_trip(snapshot, draft):
                         receipt = await self._receive_in_one_trip(key, worker, snapshot, draft)
-                    except (Unavailable, Uncertain) as fault:
-                        return await self._journaled(key, draft, owner, fault)
-                    finally:
-                        self._workers.release(worker)
-                    if receipt is not None:
-                        return receipt
+                except (Unavailable, Uncertain) as fault:
+                    return await self._journaled(key, draft, owner, fault)
+                finally:
+                    self._workers.release(worker)
+                if receipt is not None:
+                    return receipt
             return await self._receive_in_two_trips(key, draft, owner, wait_if_duplicate)
         finally:
             statistics.waiting -= 1
 
     async def _accept(
-        self, key: Key, content: Content, id: str | None, role: Role, metadata: dict[str, Any] | None, owner: str
+        self,
+        key: Key,
+        content: Content,
+        id: str | None,
+        role: Role,
+        metadata: dict[str, Any] | None,
+        owner: str,
+        channel: str,
     ) -> Receipt:
-        draft = self._draft(key, content, id, role, metadata)
+        draft = self._draft(key, content, id, role, metadata, channel)
         try:
             snapshot, number, known, _ = await self._append_to_the_end(key, draft, owner)
         except (Unavailable, Uncertain) as fault:
@@ -168,7 +182,15 @@ class Intake:
         found = await read_outcome(self._store, snapshot, number) if known else None
         return _make_receipt(key, draft.id, number, found or Outcome("accepted"), duplicate=known)
 
-    def _draft(self, key: Key, content: Content, id: str | None, role: Role, metadata: dict[str, Any] | None) -> Draft:
+    def _draft(
+        self,
+        key: Key,
+        content: Content,
+        id: str | None,
+        role: Role,
+        metadata: dict[str, Any] | None,
+        channel: str = "",
+    ) -> Draft:
         self._shared.refuse_closed(key)
         shared = self._shared
         backlog, limit = shared.settings.backlog, shared.settings.message_limit
@@ -178,34 +200,52 @@ class Intake:
             )
         now = round(shared.clock() * 1000) / 1000  # as it is stored
         name = message_id(key, id) if id is not None else fresh_token()
-        entry = entry_for(key, content, id=name, role=role, created_at=now, limit=limit, metadata=metadata)
+        told: dict[str, Any] = {"role": role, "created_at": now, "metadata": metadata, "channel": channel}
+        entry = entry_for(key, content, id=name, limit=limit, **told)
         return Draft(role=role, content=content, id=name, created_at=now, metadata=metadata or {}, entry=entry)
 
-    def _fits_one_trip(self, snapshot: Snapshot, draft: Draft) -> bool:
-        """Tell whether the handler may run before the message is in the log: it may begin at once, nobody else is there, and it
-        will not take long."""
-        record, row = snapshot.record, snapshot.row
-        turns, runner, policy = self._turns, self._runner, self._shared.policy
+    def _may_run_first(self, key: Key) -> bool:
+        """Tell whether the handler may run before a message of *key* is in the log, as far as can be told without the
+        conversation: it may begin at once, nobody else was there lately, and it will not take long."""
+        turns, runner = self._turns, self._runner
         return (
             turns.pace_s < self._quick_s
             and not self._shared.unopened
             and not turns.log_first
-            and not self._sender.takes(row.key)
-            and row.lease is None
+            and not self._sender.takes(key)
+            and (runner.places.free or runner.awaited)
+            and not (runner.abandoned and runner.has_abandoned(key))
+            and not self._is_contended(key)
+            and not (self._journal and self._journal.holds(key))
+            and self._shared.policy.overlap != "debounce"
+            and not self._pauses.covers(key)
+        )
+
+    async def _find(self, key: Key, owner: str) -> Snapshot | None:
+        """Find a conversation that is not cached, for one trip that only reads: where nothing else is going on, the turn takes
+        one act more, and not two that write. A blank one where there is none; None: it can't be read, and goes the long way."""
+        try:
+            found = await self._store.fetched(key) if self._store.shared is not None else None
+            return found or await self._store.load(key) or blank(key, owner)
+        except (StoreError, Unsupported):
+            return None  # an append waits for a store that comes back, and what can't be read waits in the log
+
+    def _fits_one_trip(self, snapshot: Snapshot, draft: Draft) -> bool:
+        """Tell whether *draft* finds the conversation so that the handler may run before it is in the log: nothing waits there,
+        and nobody works on it."""
+        record, row = snapshot.record, snapshot.row
+        turns, runner, policy = self._turns, self._runner, self._shared.policy
+        return (
+            row.lease is None
             and record.cursor == row.head
             and (runner.places.free or runner.awaited)
-            and not (runner.abandoned and runner.has_abandoned(row.key))
-            and not self._is_contended(row.key)
-            and not (self._journal and self._journal.holds(row.key))
-            and policy.overlap != "debounce"
             and not self._pauses.is_paused(snapshot)
             and not (turns.on_missing and sessions.is_session_over(record, policy, draft.created_at))
             and draft.id not in [message.id for message in snapshot.messages]
         )
 
     async def _receive_in_one_trip(self, key: Key, worker: Worker, snapshot: Snapshot, draft: Draft) -> Receipt | None:
-        """Run the handler on the cached snapshot and write message, replies and state at once; None: it must go the
-        long way."""
+        """Run the handler on a snapshot and write message, replies and state at once; None: it must go the long way."""
         number = snapshot.row.head + 1
         arriving = Message(
             id=draft.id,
@@ -224,11 +264,13 @@ class Intake:
             return None  # nobody can answer it now, or only once it is in the log, where it waits
 
         def decide(now: Snapshot) -> Commit | None:
-            if not turns.has_same_input(snapshot, now) or snapshots.unread_messages(now) or now.row.lease:
+            if snapshots.unread_messages(now) or now.row.lease:
                 return None
             if failure is not None:
+                if not turns.has_same_input(snapshot, now):
+                    return None
                 return self._turns.fail(now, [arriving], failure, arriving=draft, lease=worker.lease)
-            return self._turns.finish(now, [arriving], answer, arriving=draft)
+            return self._turns.finish(snapshot, now, [arriving], answer, arriving=draft)
 
         try:
             after, said = await self._store.commit(snapshot, decide, at=self._shared.clock())

@@ -1,17 +1,20 @@
-"""What became of a message: read from its conversation, and told to the call of `receive` that waits for it. Knows nothing of
-how messages are answered."""
+"""What became of a message: read from its conversation, and told to the call of `receive` that waits for it; and which messages
+were set aside. Knows nothing of how messages are answered."""
 
 from __future__ import annotations
 
 import asyncio
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from ..conversation import snapshots
+from ..conversation import dead_letters, snapshots
+from ..conversation.codec import record_from
+from ..conversation.keys import RESERVED
 from ..conversation.snapshots import Outcome, Snapshot
-from ..drivers.base import settle
-from ..model import Message
-from ..storage.store import PAGE, Store
+from ..drivers.base import Key, Row, settle
+from ..errors import Corrupt, Unsupported
+from ..model import DeadLetter, Message
+from ..storage.store import PAGE, Store, blank
 
 
 class Waiter(Struct):
@@ -42,3 +45,70 @@ async def read_outcome(store: Store, snapshot: Snapshot, number: int) -> Outcome
             if any((message.reply_from or 0) > number for message in page):
                 break
     return snapshots.find_outcome(snapshot.record, number, found)
+
+
+async def read_dead_letters(store: Store, key: Key) -> list[DeadLetter]:
+    """Read the messages of one conversation that were set aside, are not closed and are still in the log, oldest first."""
+    snapshot = await store.load(key)
+    letters: list[DeadLetter] = []
+    for number in snapshot.record.dead if snapshot else ():
+        assert snapshot is not None
+        page = await store.page(key, snapshot.row.incarnation, after=number - 1, limit=1)
+        if page and page[0].number == number:
+            found = await read_outcome(store, snapshot, number)
+            metadata = page[0].metadata | {"reason": found.dead if found else ""}
+            named = structs.asdict(page[0]) | {"metadata": metadata, "tenant": key.tenant, "conversation": key.id}
+            letters.append(DeadLetter(**named))
+    return letters
+
+
+async def page_dead_letters(
+    store: Store, tenant: str | None, *, after: Key | None, limit: int, rows_most: int
+) -> tuple[list[DeadLetter], Key | None]:
+    """Read the dead letters of all conversations of a tenant (None: of all tenants) whose keys come behind *after*.
+
+    Look at so many conversations at most, and end with the one that makes *limit* letters. Give the key to go on behind;
+    None at the end.
+    """
+    letters: list[DeadLetter] = []
+    last = None if after is None else blank(after).row
+    while rows_most > 0:
+        rows: list[Row] = await store.rows("key", tenant=tenant, after=last, limit=min(PAGE, rows_most))
+        for row in rows:
+            if not row.key.tenant.startswith(RESERVED) and _has_dead(row):
+                letters += await read_dead_letters(store, row.key)
+                if len(letters) >= limit:
+                    return letters, row.key
+        if len(rows) < min(PAGE, rows_most):
+            return letters, None
+        rows_most -= len(rows)
+        last = rows[-1]
+    return letters, None if last is None else last.key
+
+
+def _has_dead(row: Row) -> bool:
+    try:
+        return bool(record_from(row.key, row.body).dead)
+    except (Corrupt, Unsupported):  # the list of conversations shows it, with the fault
+        return False
+
+
+async def read_replays(store: Store, key: Key, number: int) -> str | None:
+    """Find the id under which message *number*, which was set aside once, is to be handed in again; None where it never was.
+
+    It is that of the replay there is, if there is one; a replay that was passed over unanswered counts for nothing.
+    """
+    snapshot = await store.load(key)
+    if snapshot is None:
+        return None
+    incarnation = snapshot.row.incarnation
+    noted = await store.find(key, incarnation, [dead_letters.note_id(incarnation, number)])
+    if number not in snapshot.record.dead and not noted:
+        return None
+    copy = number
+    while known := await store.find(key, incarnation, [dead_letters.replay_id(copy)]):
+        found = await read_outcome(store, snapshot, known[0].number)
+        if found is None or found.status != "dropped":
+            break
+        copy = known[0].number
+    return dead_letters.replay_id(copy)

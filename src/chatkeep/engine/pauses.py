@@ -1,17 +1,23 @@
-"""Pauses, in which the bot is silent: of one conversation (in its record), of a tenant, or of all (in a record of their own)."""
+"""Pauses, in which the bot is silent: of one conversation (in its record), of a tenant, or of all (in a record of their own).
+
+What waits in a paused conversation rests: it is not due, and nothing is written there. The act that resumes a conversation
+makes it due again. Whoever resumes a tenant says so first and then goes through its conversations; should that process die
+in between, others find what it has said, and go through them in its place.
+"""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from msgspec import structs
 
-from ..conversation import commits, sessions, turns
+from ..conversation import commits, housekeeping, sessions, turns
 from ..conversation.codec import record_from
 from ..conversation.keys import RESERVED
-from ..conversation.record import NONE
+from ..conversation.record import NONE, Record
 from ..conversation.snapshots import Commit, Policy, Snapshot
 from ..conversation.state import StateCodec
 from ..drivers.base import Key, Row
@@ -24,6 +30,11 @@ log = logging.getLogger("chatkeep")
 PAUSES = Key(RESERVED + "chatkeep", "switches")
 STATES: StateCodec[dict[str, bool]] = StateCodec(dict, limit=1024 * 1024)
 EVERYWHERE = "*"
+WAKING = "-"
+"""Begins what is said of a resumption whose conversations are not all due again: WAKING, a token, "/", the scope."""
+
+TAKEN_OVER_S = 15.0
+"""A resumption that is not finished after so long is finished by others too."""
 CACHE = "!cache"
 """Stands among what is paused while the shared cache is switched off: what all instances look at anyway."""
 
@@ -36,6 +47,10 @@ class Pauses:
         self._policy = policy
         self._clock = clock
         self._paused: frozenset[str] = frozenset()
+        self._known: tuple[str, int] = ("", 0)  # incarnation and head of the record that this is known from
+        self._lifted: set[str] = set()
+        self._unfinished: dict[str, float] = {}  # when each was seen first
+        self._finishing: set[str] = set()  # here
 
     def is_paused(self, snapshot: Snapshot) -> bool:
         """Tell whether the bot is silent in this conversation: it, its tenant, or everything is paused."""
@@ -84,65 +99,125 @@ class Pauses:
             rows_most, last = rows_most - len(rows), rows[-1]
         return found, None if last is None else last.key
 
-    async def look(self) -> list[str | None]:
-        """Look at what other instances have paused; give the tenants for which the bot answers again."""
-        found = await self._store.load(PAUSES)
+    async def is_still_paused(self, snapshot: Snapshot) -> bool:
+        """Tell whether the bot is silent there, by what the store says now."""
+        if not snapshot.record.paused:
+            self._take(await self._store.load(PAUSES))
+        return self.is_paused(snapshot)
+
+    async def look(self) -> tuple[list[str | None], list[str]]:
+        """Look at what other instances have paused; give the tenants for which the bot answers again, and the resumptions that
+        somebody has begun and, it seems, will not finish."""
+        self._take(await self._store.load(PAUSES))
+        lifted, self._lifted = self._lifted, set()
+        late = time.monotonic() - TAKEN_OVER_S
+        unfinished = [one for one, since in self._unfinished.items() if since <= late and one not in self._finishing]
+        return list(map(_tenant, lifted)), unfinished
+
+    def _take(self, found: Snapshot | None) -> None:
+        """Take *found* for what is paused now, unless something newer is known: answers may arrive out of order."""
         if found is None or found.record.state == NONE:
-            return []
-        before, self._paused = self._paused, frozenset(STATES.decode(PAUSES, found.record.state, 1))
+            return
+        incarnation, head = self._known
+        if found.row.incarnation == incarnation and found.row.head < head:
+            return
+        self._known = found.row.incarnation, found.row.head
+        said = STATES.decode(PAUSES, found.record.state, 1)
+        before, self._paused = self._paused, frozenset(scope for scope in said if not scope.startswith(WAKING))
+        self._lifted |= before - self._paused - {CACHE}
         if self._store.shared is not None and CACHE in before ^ self._paused:
             self._store.shared.on = not self.cache_is_off
-        return [_tenant(scope) for scope in before - self._paused - {CACHE}]
+        now = time.monotonic()
+        self._unfinished = {one: self._unfinished.get(one, now) for one in said if one.startswith(WAKING)}
 
     async def pause(self, tenant: str | None) -> None:
-        """Silence the bot for a tenant; this instance and the others notice when they look."""
-        await self._put(_scope(tenant), there=True)
+        """Silence the bot for a tenant; the other instances notice when they look."""
+        await self._put({_scope(tenant): True})
 
-    async def resume(self, tenant: str | None) -> None:
-        """Let the bot answer again for a tenant."""
-        await self._put(_scope(tenant), there=False)
+    async def resume(self, tenant: str | None) -> str:
+        """Let the bot answer again for a tenant; give the resumption, to be finished."""
+        resumption = f"{WAKING}{fresh_token()}/{_scope(tenant)}"
+        await self._put({_scope(tenant): False, resumption: True})
+        self._lifted.discard(_scope(tenant))
+        return resumption
+
+    async def finish(self, resumption: str, awake: Callable[[Key], None]) -> None:
+        """Go through the conversations of a *resumption*, and say that this is done."""
+        self._finishing.add(resumption)
+        try:
+            await self.wake(_tenant(resumption.partition("/")[2]), awake, rewrites=True)
+            await self._put({resumption: False})
+        finally:
+            self._finishing.discard(resumption)
+
+    async def wake(self, tenant: str | None, awake: Callable[[Key], None], *, rewrites: bool) -> None:
+        """Make due again what rests in conversations of a tenant that are paused no more, and tell *awake*; *rewrites*: as
+        `housekeeping.wake`."""
+
+        async def wake_one(key: Key) -> None:
+            snapshot, now = await self._store.load(key), self._clock()
+            if snapshot is None or self.is_paused(snapshot):
+                return
+
+            def decide(there: Snapshot) -> Commit | None:
+                if there.record.paused:
+                    return None
+                return housekeeping.wake(there, self._policy, at=now, rewrites=rewrites)
+
+            after, said = await self._store.commit(snapshot, decide, at=now)
+            if said is not None or (after.row.due_at is not None and after.row.due_at <= now):
+                awake(key)
+
+        await self._for_each(tenant, housekeeping.may_rest, wake_one)
 
     async def switch_cache(self, on: bool) -> None:
-        """Switch the shared cache off, or on again; this instance and the others notice when they look."""
-        await self._put(CACHE, there=not on)
+        """Switch the shared cache off, or on again, on all instances: the others notice when they look."""
+        await self._put({CACHE: not on})
 
     async def pause_one(self, key: Key) -> None:
         """Silence the bot in one conversation."""
         await self._put_one(key, paused=True)
 
-    async def resume_one(self, key: Key) -> None:
-        """Let the bot answer in one conversation again."""
-        await self._put_one(key, paused=False)
+    async def resume_one(self, key: Key) -> Snapshot:
+        """Let the bot answer in one conversation again; give what is there then."""
+        return await self._put_one(key, paused=False)
 
-    async def _put(self, scope: str, *, there: bool) -> None:
+    async def _put(self, scopes: dict[str, bool]) -> None:
         note, now = commits.make_note("switch", fresh_token()), self._clock()
 
-        def decide(found: Snapshot) -> Commit:
-            record, opens = found.record, found.record.state == NONE
-            scopes = {} if opens else STATES.decode(PAUSES, record.state, 1)
-            if there:
-                scopes[scope] = True
-            else:
-                scopes.pop(scope, None)
-            raw = STATES.encode(PAUSES, scopes)
+        def decide(there: Snapshot) -> Commit | None:
+            record, opens = there.record, there.record.state == NONE
+            before = {} if opens else STATES.decode(PAUSES, record.state, 1)
+            said = {scope: True for scope in (before | scopes) if scopes.get(scope, True)}
+            if said == before:
+                return None
+            raw = STATES.encode(PAUSES, said)
             if opens:
-                record = sessions.open_session(record, raw, STATES.schema, number=found.row.head + 1, at=now)
-            return commits.commit_note(found, structs.replace(record, state=raw), note, self._policy, at=now)
+                record = sessions.open_session(record, raw, STATES.schema, number=there.row.head + 1, at=now)
+            return commits.commit_note(there, structs.replace(record, state=raw), note, self._policy, at=now)
 
-        await self._store.commit_once(await self._store.reload(PAUSES), decide, at=now)
+        after, _ = await self._store.commit_once(await self._store.reload(PAUSES), decide, at=now)
+        self._take(after)
 
-    async def _put_one(self, key: Key, *, paused: bool) -> None:
+    async def _put_one(self, key: Key, *, paused: bool) -> Snapshot:
         note = commits.make_note("switch", fresh_token(), content="off" if paused else "on")
 
-        def decide(there: Snapshot) -> Commit:
+        def decide(there: Snapshot) -> Commit | None:
+            if there.record.paused == paused:
+                return None
             record = structs.replace(there.record, paused=paused)
             return commits.commit_note(there, record, note, self._policy, at=self._clock())
 
-        await self._store.commit_once(await self._store.reload(key), decide, at=self._clock())
+        after, _ = await self._store.commit_once(await self._store.reload(key), decide, at=self._clock())
+        return after
 
     async def skip(self, tenant: str | None) -> None:
         """Pass over what came while a tenant was paused, conversation by conversation; before the tenant is resumed."""
-        await self.for_each(tenant, lambda key: self.skip_one(key, lifted=_scope(tenant)))
+        await self._for_each(
+            tenant,
+            lambda row, record: row.head > record.cursor,
+            lambda key: self.skip_one(key, lifted=_scope(tenant)),
+        )
 
     async def skip_one(self, key: Key, *, lifted: str = "") -> None:
         """Pass over what came in one conversation; by default before the conversation itself is resumed."""
@@ -155,13 +230,18 @@ class Pauses:
         now = self._clock()
         await self._store.commit_once(snapshot, lambda there: turns.skip_unread(there, self._policy, at=now), at=now)
 
-    async def for_each(self, tenant: str | None, act: Callable[[Key], Coroutine[Any, Any, None]]) -> None:
-        """Do *act* to every conversation of a tenant; those that cannot be read are told and passed over."""
+    async def _for_each(
+        self,
+        tenant: str | None,
+        wanted: Callable[[Row, Record], bool],
+        act: Callable[[Key], Coroutine[Any, Any, None]],
+    ) -> None:
+        """Do *act* to each conversation of a tenant that is *wanted*; those that cannot be read are told and passed over."""
         after: Row | None = None
         while rows := await self._store.rows("key", tenant=tenant, after=after):
             for row in rows:
                 try:
-                    if row.key != PAUSES:
+                    if row.key != PAUSES and wanted(row, record_from(row.key, row.body)):
                         await act(row.key)
                 except (Corrupt, Unsupported) as unreadable:
                     log.error("%s", unreadable)

@@ -15,6 +15,7 @@ from msgspec import Raw, Struct
 
 from ..conversation import commits, sessions, snapshots, turns
 from ..conversation.backoff import backoff
+from ..conversation.carried import Carried
 from ..conversation.record import Reminder
 from ..conversation.snapshots import Commit, Draft, Snapshot
 from ..drivers.base import Key
@@ -100,14 +101,15 @@ class TurnProcessor(Generic[State]):
         Raises `TurnFailed`, `NotBegun`, and `NotInLog` for a handler that takes steps on messages that are not in the log.
         """
         key, shared = snapshot.row.key, self._shared
-        turn, opens = self._make_turn(snapshot, messages)
+        turn, opens, carried = self._make_turn(snapshot, messages)
         turn.begin_work = partial(self._make_work, snapshot, messages[0].number, record_step)
         if self._streams:
             turn.on_piece = partial(self._say, key)
 
         def answer(said: Any) -> Answer:
             replies = collect_replies(turn, said)
-            raw = shared.states.encode(key, turn.state)
+            goes_on = carried is None or not shared.states.is_another(turn.state, carried)
+            raw = shared.states.encode(key, turn.state, carried if goes_on else None)
             return Answer(raw, opens, replies, turn.work.set if turn.work is not None else snapshots.NOTHING)
 
         try:
@@ -142,29 +144,54 @@ class TurnProcessor(Generic[State]):
 
     def finish(
         self,
+        started: Snapshot,
         there: Snapshot,
         tried: list[Message],
         answer: Answer,
         *,
         lease: str | None = None,
         arriving: Draft | None = None,
-    ) -> Commit:
-        """Make the commit of a turn that was answered; *lease* and *arriving* as in `turns.finish_turn`."""
-        shared = self._shared
+    ) -> Commit | None:
+        """Make the commit of a turn that began on *started* and was answered; *lease* and *arriving* as in `turns.finish_turn`.
+
+        None when the turn has to run again: what its handler saw was changed meanwhile, and `outside` or what was changed
+        leaves no other way.
+        """
+        shared, state, opens = self._shared, answer.state, answer.opens
+        if not turns.has_same_input(started, there):
+            merged = self._merge_outside(started, there, tried[0], answer)
+            if merged is None:
+                return None
+            state, opens = merged
         return turns.finish_turn(
             there,
             tried,
             answer.replies,
             shared.policy,
-            state=answer.state,
+            state=state,
             schema=shared.states.schema,
-            opens=answer.opens,
+            opens=opens,
             at=shared.clock(),
             lease=lease if shared.open else None,
             arriving=arriving,
             reminders=answer.reminders,
             out=there.record.delivery is not None or self._takes(there.row.key),
         )
+
+    def _merge_outside(
+        self, started: Snapshot, there: Snapshot, first: Message, answer: Answer
+    ) -> tuple[Raw, bool] | None:
+        """Put what the turn has made of its state together with what was changed from outside meanwhile, and tell whether the turn
+        still opens its session."""
+        shared, before, now = self._shared, started.record, there.record
+        if shared.settings.outside != "merge" or not turns.is_same_turn(started, there, first, opens=answer.opens):
+            return None
+        if answer.opens and now.session == before.session:
+            return answer.state, True  # what was changed is the state of a session that is over
+        states = shared.states
+        base = (states.fresh(), states.schema) if answer.opens else (before.state, before.schema)
+        state = states.merge(started.row.key, base, answer.state, (now.state, now.schema))
+        return None if state is None else (state, False)
 
     def fail(
         self,
@@ -210,7 +237,7 @@ class TurnProcessor(Generic[State]):
         """
         key, first, shared = snapshot.row.key, messages[0], self._shared
         states = shared.states
-        turn, _ = self._make_turn(snapshot, messages)
+        turn, _, _ = self._make_turn(snapshot, messages)
 
         def state_of(found: Any) -> Raw:
             return states.fresh() if found is None else states.encode(key, found)
@@ -271,21 +298,23 @@ class TurnProcessor(Generic[State]):
             ) from run.fault
         return run
 
-    def _make_turn(self, snapshot: Snapshot, messages: list[Message]) -> tuple[Turn[State], bool]:
-        """Make what the handler is given, on a fresh copy of the state; also whether it opens a session."""
+    def _make_turn(self, snapshot: Snapshot, messages: list[Message]) -> tuple[Turn[State], bool, Carried | None]:
+        """Make what the handler is given, on a fresh copy of the state; also whether it opens a session, and what the state has
+        no place for."""
         key, record, first = snapshot.row.key, snapshot.record, messages[0]
         states, policy = self._shared.states, self._shared.policy
         opens = sessions.is_session_over(record, policy, first.created_at, first.number)
         raw, schema = (states.fresh(), states.schema) if opens else (record.state, record.schema)
+        state, carried = states.take_apart(key, raw, schema)
         turn = Turn(
             tenant=key.tenant,
             conversation=key.id,
             session=record.session + opens,
-            state=states.decode(key, raw, schema),
+            state=state,
             messages=snapshots.copy_messages(messages),
             history=[] if opens else self._collect_history(snapshot, first),
         )
-        return turn, opens
+        return turn, opens, carried
 
     def _collect_history(self, snapshot: Snapshot, first: Message) -> list[Message]:
         policy = self._shared.policy

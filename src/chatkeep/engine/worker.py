@@ -17,9 +17,10 @@ from typing import Any
 
 from msgspec import structs
 
+from ..bounded import Newest
 from ..conversation import housekeeping, leases, sessions, snapshots, turns
 from ..conversation.snapshots import Commit, Outcome, Snapshot
-from ..drivers.base import Key
+from ..drivers.base import Key, Row
 from ..errors import BadMessage, Conflict, Corrupt, TooLarge, Unavailable, Uncertain, Unsupported
 from ..model import Message
 from ..settings import seconds
@@ -40,6 +41,8 @@ log = logging.getLogger("chatkeep")
 LOOK_S = 0.02
 LOOK_LONGEST_S = 0.5
 LOOKS_SKIPPED = 4  # so much longer are the pauses where news is heard: asking is then only for when it gets lost
+LEFT_ALONE_S = 600.0
+LEFT_ALONE_MOST = 10_000
 LONG_S = 60.0  # a worker that would wait longer goes; the sweep finds the conversation again
 
 
@@ -180,6 +183,7 @@ class WorkLoop:
         self._pauses = pauses
         self._notifier = notifier
         self._live = live
+        self._left_alone: Newest[Key, tuple[str, float]] = Newest(LEFT_ALONE_MOST)
         self.longest_s = max(2 * seconds(settings.retry_longest), seconds(settings.max_wait), HOOK_PAUSE_S)
         """A pause is never longer, whatever the clock says."""
 
@@ -231,8 +235,7 @@ class WorkLoop:
             return 0.0 if await self._tend(snapshot, now) else None
         await worker.resolve(self._store, snapshot)
         if self._pauses.is_paused(snapshot):
-            await self._park_paused(snapshot, worker, now)
-            return None
+            return await self._rest(snapshot, worker, now)
         row = snapshot.row
         if (
             row.lease
@@ -264,18 +267,36 @@ class WorkLoop:
             snapshot = taken
         return await self._handle(snapshot, worker)
 
-    async def _park_paused(self, snapshot: Snapshot, worker: Worker, now: float) -> None:
-        """Tell those who wait that the bot is paused, and put the conversation off for the sweep."""
+    async def _rest(self, snapshot: Snapshot, worker: Worker, now: float) -> float | None:
+        """Tell those who wait that the bot is paused, and take the conversation out of what is due until it is resumed."""
         for waiter in worker.waiters:
             waiter.tell(Outcome("paused"))
+        row = snapshot.row
+        if row.due_at is None or row.due_at > now:
+            return None
+        if not await self._pauses.is_still_paused(snapshot):
+            return 0.0
+        gone = row.lease is None or self._leases.is_orphaned(row.lease) or row.leased_until <= now
+        died, sends = self._leases.may_have_died(row.lease), self._sender.takes(worker.key)
 
-        def park(there: Snapshot) -> Commit | None:
-            if not self._pauses.is_paused(there) or there.row.lease not in (None, worker.lease):
+        def rest(there: Snapshot) -> Commit | None:
+            # Only on top of what was there before the pause was looked at: a resume that came since has changed it.
+            if there.row.revision != row.revision or not gone:
                 return None
-            return housekeeping.park(there, self._policy, at=now)
+            return housekeeping.rest(there, self._policy, at=now, sends=sends, died=died)
 
-        if snapshot.row.due_at is None or snapshot.row.due_at <= now:
-            await self._shared.commit(snapshot, park)
+        after, said = await self._shared.commit(snapshot, rest)
+        if said is None and after.row.revision != row.revision:
+            worker.warm = False
+            return 0.0
+        if said is None and gone:
+            self._left_alone[worker.key] = (row.revision, now + LEFT_ALONE_S)
+        return None
+
+    def is_left_alone(self, row: Row, now: float) -> bool:
+        """Tell whether nothing can be done about *row* here, and nobody has changed it since that was found out."""
+        revision, until = self._left_alone.get(row.key, ("", 0.0))
+        return revision == row.revision and now < until
 
     async def _step_alone(self, worker: Worker, rank: int) -> float | None:
         """Do a step while no other handler runs in this process: what dies then, dies of this message.
@@ -350,9 +371,9 @@ class WorkLoop:
 
                 def decide(there: Snapshot) -> Commit | None:
                     # (Whoever has lost the lease was taken for dead: somebody else runs this turn, and will say what it does.)
-                    if there.row.lease != worker.lease or not turns.has_same_input(started, there):
+                    if there.row.lease != worker.lease:
                         return None
-                    return self._turns.finish(there, tried, answer, lease=worker.lease)
+                    return self._turns.finish(started, there, tried, answer, lease=worker.lease)
 
                 try:
                     # (The lease may have been renewed meanwhile.)
@@ -459,16 +480,20 @@ class WorkLoop:
             oldest = await self._store.page(
                 row.key, row.incarnation, after=record.dropped, limit=housekeeping.PAGE_DROPPED
             )
+        rings = any(reminder.at <= now for reminder in record.reminders)
+        paused = rings and self._pauses.is_paused(snapshot) and await self._pauses.is_still_paused(snapshot)
 
         def decide(there: Snapshot) -> Commit | None:
             if there.row.head != row.head or snapshots.unread_messages(there):
                 return None
+            if there.row.due_at is None or there.row.due_at > now:
+                return None  # another instance was quicker
+            if paused and there.row.revision != row.revision:
+                return None  # a resume, perhaps: it is looked at again
             if there.row.lease and there.row.leased_until > now and not self._leases.is_orphaned(there.row.lease):
                 return None  # somebody is at work here
             sends = self._sender.takes(there.row.key)
-            return housekeeping.do_housekeeping(
-                there, self._policy, at=now, oldest=oldest, paused=self._pauses.is_paused(there), sends=sends
-            )
+            return housekeeping.do_housekeeping(there, self._policy, at=now, oldest=oldest, paused=paused, sends=sends)
 
         after, said = await self._shared.commit(snapshot, decide)
         return bool(said) and bool(snapshots.unread_messages(after))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -31,6 +32,8 @@ class Workers:
 
     def __init__(self, shared: Shared[Any], *, runner: Runner, leases: LeaseKeeper, loop: WorkLoop) -> None:
         self.by_key: dict[Key, Worker] = {}
+        self.ended: Callable[[Key], None] = lambda key: None
+        """Called with the key of each worker whose task has ended."""
         self._shared = shared
         self._runner = runner
         self._leases = leases
@@ -133,6 +136,7 @@ class Workers:
             worker.move(IDLE)
             self.leave(worker)
             self._count()
+            self.ended(worker.key)
 
     def _put_off(self, key: Key) -> None:
         """Keep the sweep from a conversation that cannot be read, so that it does not stand in the way of others."""

@@ -38,6 +38,26 @@ class Messages(Struct, frozen=True, omit_defaults=True):
     truncated: bool = False
 
 
+class DeadLetter(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A message that was set aside, *reason* saying why."""
+
+    conversation: str
+    id: str
+    number: int
+    role: Literal["user", "event"]
+    content: Content
+    created_at: float
+    reason: str
+    metadata: dict[str, Any] = {}
+
+
+class DeadLetters(Struct, frozen=True, omit_defaults=True):
+    """Messages that were set aside. *next*: there may be more, in the conversations behind this one."""
+
+    dead_letters: list[DeadLetter]
+    next: str | None = None
+
+
 class BotStatus(Struct, frozen=True):
     """Whether the bot is silent there now."""
 
@@ -226,6 +246,20 @@ def message(found: model.Message) -> Message:
         reply_from=found.reply_from,
         author=author if isinstance(author, str) else "",
         metadata=public(found.metadata),
+    )
+
+
+def dead_letter(found: model.DeadLetter) -> DeadLetter:
+    """*found* as it is shown."""
+    return DeadLetter(
+        conversation=found.conversation,
+        id=found.id,
+        number=found.number,
+        role=found.role,  # type: ignore[arg-type]  # only what asks for an answer is set aside
+        content=found.content,
+        created_at=found.created_at,
+        reason=found.metadata["reason"],
+        metadata=public({name: value for name, value in found.metadata.items() if name != "reason"}),
     )
 
 

@@ -317,7 +317,12 @@ class State(Resource):
         if there and precondition.clears(self._slot(request)):
             await tenant.clear(id, self._slot(request), id=wire.idempotency_key(request))
         else:
-            await self._changed(request, lambda there: UNSET, precondition)
+            slot, key = self._slot(request), wire.idempotency_key(request)
+            look = state.look_for(precondition, slot, shape=shape_of(request), shows=shows_state(request))
+            try:
+                await core_of(keep_of(request)).clear(tenant.name, id, slot, look=look, id=key)
+            except Refused as refused:
+                await refuse_unless_made(refused, tenant, id, key)
         return Response(status_code=204)
 
     async def _changed(self, request: Request, edit: state.Edit, precondition: state.Precondition) -> Response:
@@ -327,8 +332,7 @@ class State(Resource):
         try:
             after = await tenant.change(id, change, id=key)
         except Refused as refused:
-            if refused.status_code != 412 or key is None or not await was_made(tenant, id, key):
-                raise
+            await refuse_unless_made(refused, tenant, id, key)
             after = await conversation(request, messages=0)
         there = state.member(shape_of(request).json_of(after.state), slot)
         if not shows or there is UNSET:
@@ -351,10 +355,13 @@ class WholeState(State):
         return await self._changed(request, lambda there: state.merged(there, patch), precondition)
 
 
-async def was_made(tenant: Tenant[Any], id: str, key: str) -> bool:
-    """Whether the change that *key* names is among the last entries of the log: then its precondition held once."""
-    noted = commits.make_note("change", key).id
-    return noted in [entry.id async for entry in tenant.history(id, before=wire.NEWEST, limit=wire.PAGE_MOST)]
+async def refuse_unless_made(refused: Refused, tenant: Tenant[Any], id: str, key: str | None) -> None:
+    """Raises *refused*, unless the change that *key* names is among the last entries of the log: its precondition held once."""
+    if refused.status_code == 412 and key is not None:
+        noted = commits.make_note("change", key).id
+        if noted in [entry.id async for entry in tenant.history(id, before=wire.NEWEST, limit=wire.PAGE_MOST)]:
+            return
+    raise refused
 
 
 def preconditions(request: Request) -> state.Precondition:

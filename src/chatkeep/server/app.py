@@ -34,7 +34,7 @@ from .webhooks import Webhooks, webhooks_of
 
 HERE = ("localhost", "127.0.0.1", "[::1]")
 
-CLIENT = {"/client.js": ("client.js", "text/javascript")}
+CLIENT = {"/client.js": ("client.js", "text/javascript"), "/shown.js": ("shown.js", "text/javascript")}
 OPERATOR = {
     "/operator": ("operator.html", "text/html"),
     "/operator.js": ("operator.js", "text/javascript"),

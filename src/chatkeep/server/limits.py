@@ -29,7 +29,7 @@ from ..errors import ChatkeepError
 from ..extras import from_extra
 from . import wire
 from .access import SAFE, Principal
-from .counters import HELD, Counted, InMemory, counters_for
+from .counters import HELD, Counters, InMemory, Window, counters_for
 
 with from_extra("server", "A rate limit"):
     from limits import RateLimitItem, parse
@@ -82,23 +82,25 @@ class Limits:
     def __init__(self, driver: Driver, rates: Mapping[str, str], *, told: RefusalCounter | None = None) -> None:
         self._rates: dict[str, RateLimitItem] = {name: parse(rate) for name, rate in rates.items()}
         self._here = InMemory()
-        self._shared = counters_for(driver) or self._here
+        self._shared: Counters = counters_for(driver) or self._here
         self._told = told
         self._apart_until = 0.0
         self._over: Newest[str, float] = Newest(HELD)
         self._under_way: Counter[tuple[str, str]] = Counter()
 
     async def open(self) -> None:
-        """Connects to where hits are counted; the store is open."""
-        try:
-            await self._shared.open()
-        except Exception as fault:  # whatever the libraries raise: limits are no reason not to serve
-            log.warning(
-                "Rate limits are counted in this process only: %s cannot be used.",
-                type(self._shared).__name__,
-                exc_info=fault,
-            )
-            self._shared = self._here
+        """Sees whether hits are counted for all servers on the store, which is open."""
+        if not self._rates:
+            return
+        why: object = "the store has not the ability COUNT"
+        if self._shared is not self._here:
+            try:
+                await self._shared.open()
+                return
+            except ChatkeepError as fault:  # limits are no reason not to serve
+                why = fault
+        log.warning("Rate limits are counted in this process only, each server for itself: %s.", why)
+        self._shared = self._here
 
     async def close(self) -> None:
         """Gives everything back."""
@@ -181,22 +183,20 @@ class Limits:
             raise self._refusal(kind, left_s)
         del self._over[key]
 
-    async def _counted(self, asked: Sequence[tuple[str, str, int]]) -> list[Counted]:
+    async def _counted(self, asked: Sequence[tuple[str, str, int]]) -> list[Window]:
         now = time.monotonic()
-        hits = [(key, self._rates[kind].get_expiry(), most) for kind, key, most in asked]
+        hits = [(key, self._rates[kind].get_expiry()) for kind, key, _ in asked]
         if self._shared is not self._here and now >= self._apart_until:
             try:
                 async with asyncio.timeout(PATIENCE_S):
-                    return await asyncio.gather(
-                        *(self._shared.hit(key, window_s, most=most) for key, window_s, most in hits)
-                    )
-            except Exception as fault:  # whatever the libraries raise
+                    return await asyncio.gather(*(self._shared.hit(key, window_s) for key, window_s in hits))
+            except (ChatkeepError, TimeoutError) as fault:
                 self._apart_until = time.monotonic() + APART_S
-                why = fault if isinstance(fault, ChatkeepError) else type(fault).__name__
+                why = fault if isinstance(fault, ChatkeepError) else f"no answer within {PATIENCE_S:g} s"
                 log.warning(
                     "Rate limits are counted in this process for %.0f s: the store does not count (%s).", APART_S, why
                 )
-        return [self._here.count(key, window_s, now) for key, window_s, _ in hits]
+        return [self._here.count(key, window_s, now) for key, window_s in hits]
 
     def _refusal(self, kind: str, left_s: float) -> wire.Refused:
         if self._told is not None:

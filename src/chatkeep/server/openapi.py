@@ -151,6 +151,14 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     (f"{ONE}/deliveries", "get"): Operation(gives={200: answers.Deliveries}, refuses=READ),
     (f"{ONE}/deliveries/{{number}}", "post"): Operation(gives={204: None}, refuses=WRITE),
+    ("/v1/dead-letters", "get"): Operation(
+        query=operators.LettersQuery, gives={200: answers.DeadLetters}, refuses=READ
+    ),
+    (f"{ONE}/dead-letters", "get"): Operation(gives={200: answers.DeadLetters}, refuses=READ),
+    (f"{ONE}/dead-letters/{{number}}", "post"): Operation(
+        gives={200: answers.Receipt, 201: answers.Receipt}, refuses=WRITE
+    ),
+    (f"{ONE}/dead-letters/{{number}}", "delete"): Operation(gives={204: None}, refuses=WRITE),
     ("/channels/{channel}", "get"): Operation(gives={200: None}, refuses=(404, *READ)),
     ("/channels/{channel}", "post"): Operation(takes=Any, gives={200: None}, refuses=(401, 404, *WRITE)),
     ("/healthz", "get"): Operation(gives={200: answers.Health}),

@@ -1,4 +1,5 @@
-"""What an operator does to a conversation: takes it over from the bot, writes in it, hands it back, looks after deliveries."""
+"""What an operator does to a conversation: takes it over from the bot, writes in it, hands it back, looks after deliveries and
+dead letters."""
 
 from __future__ import annotations
 
@@ -9,9 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from ..app import core_of
 from ..model import Content
 from . import answers, wire
-from .access import NOT_FOUND, allows, conversation_asked, principal_of, tenant_of
+from .access import NOT_FOUND, allows, conversation_asked, keep_of, principal_of, tenant_of
 from .api import conversation, room
 from .audit import audited, call
 
@@ -91,12 +93,61 @@ class Resending(wire.Resource):
     @allows(service=True)
     async def post(self, request: Request) -> Response:
         """Sends a reply once more."""
-        try:
-            number = wire.whole(request.path_params["number"])
-        except ValueError:
-            raise wire.Refused(404, "not-found", NOT_FOUND) from None
-        await tenant_of(request).resend(conversation_asked(request), number)
+        await tenant_of(request).resend(conversation_asked(request), number_asked(request))
         return Response(status_code=204)
+
+
+class LettersQuery(Struct, forbid_unknown_fields=True):
+    """Which dead letters a client asks for: of the conversations *behind* one, about so many."""
+
+    behind: wire.Name | None = None
+    limit: wire.Limit = 100
+
+
+class AllDeadLetters(wire.Resource):
+    """/v1/dead-letters"""
+
+    @allows(service=True)
+    async def get(self, request: Request) -> Response:
+        """The messages that were set aside, of all conversations, a page at a time; its `next` is the `behind` of the page after it."""
+        asked, core = wire.query(request, LettersQuery), core_of(keep_of(request))
+        tenant = principal_of(request).tenant
+        found, following = await core.dead_letters(tenant, after=asked.behind or "", limit=asked.limit)
+        return wire.as_json(answers.DeadLetters(list(map(answers.dead_letter, found)), following))
+
+
+class DeadLetters(wire.Resource):
+    """/v1/conversations/{id}/dead-letters"""
+
+    @allows(service=True)
+    async def get(self, request: Request) -> Response:
+        """The messages of one conversation that were set aside, oldest first."""
+        found = await tenant_of(request).dead_letters(conversation_asked(request))
+        return wire.as_json(answers.DeadLetters(list(map(answers.dead_letter, found))))
+
+
+class DeadLetterAsked(wire.Resource):
+    """/v1/conversations/{id}/dead-letters/{number}"""
+
+    @allows(service=True)
+    async def post(self, request: Request) -> Response:
+        """Hands the message in again, once; the letter is closed when that is answered."""
+        receipt = await tenant_of(request).replay(conversation_asked(request), number_asked(request))
+        return wire.as_json(answers.receipt(receipt), status=200 if receipt.duplicate else 201)
+
+    @allows(service=True)
+    async def delete(self, request: Request) -> Response:
+        """Closes the letter without a replay; the message stays in the log."""
+        await tenant_of(request).dismiss(conversation_asked(request), number_asked(request))
+        return Response(status_code=204)
+
+
+def number_asked(request: Request) -> int:
+    """The number of a message that the address names."""
+    try:
+        return wire.whole(request.path_params["number"])
+    except ValueError:
+        raise wire.Refused(404, "not-found", NOT_FOUND) from None
 
 
 ONE = "/v1/conversations/{id}"
@@ -105,4 +156,7 @@ ROUTES: list[BaseRoute] = [
     wire.RawRoute(f"{ONE}/operator", OperatorMessages),
     wire.RawRoute(f"{ONE}/deliveries", Deliveries),
     wire.RawRoute(f"{ONE}/deliveries/{{number}}", Resending),
+    wire.RawRoute("/v1/dead-letters", AllDeadLetters),
+    wire.RawRoute(f"{ONE}/dead-letters", DeadLetters),
+    wire.RawRoute(f"{ONE}/dead-letters/{{number}}", DeadLetterAsked),
 ]

@@ -17,7 +17,7 @@ from ..conversation.shapes import Shape, Unfit, unknown
 from .wire import Refused
 
 Edit = Callable[[Any], Any]
-"""Plain JSON to plain JSON; UNSET stands for what is not there."""
+"""Plain JSON, UNSET for what is not there, to plain JSON."""
 
 
 def state_from(plain: Any, shape: Shape[Any]) -> Any:
@@ -90,16 +90,13 @@ def is_in(tag: str, tags: set[str]) -> bool:
     return "*" in tags or tag in tags or f"W/{tag}" in tags
 
 
-def guarded(
-    edit: Edit, precondition: Precondition, slot: str | None, *, shape: Shape[Any], shows: bool
-) -> Callable[[Any], Any]:
-    """*edit*, on the whole state of that *shape* or on one *slot*, for `Tenant.change`.
+def look_for(precondition: Precondition, slot: str | None, *, shape: Shape[Any], shows: bool) -> Callable[[Any], Any]:
+    """A look at a state of that *shape*: gives it as plain JSON if the precondition holds for it, or for its *slot*.
 
-    Raises `Refused`, and so changes nothing, when the precondition does not hold (with the value that is there, if the
-    client is one to whom it *shows*), or when the result does not fit.
+    Raises `Refused` when it does not hold, with the value that is there, if the client is one to whom it *shows*.
     """
 
-    def apply(state: Any) -> Any:
+    def look(state: Any) -> Any:
         plain = shape.json_of(state)
         there = member(plain, slot)
         if not precondition.holds(there):
@@ -113,12 +110,27 @@ def guarded(
                 "The state is not the one that this change was made for; nothing was changed. Change the one that is there now.",
                 **told,
             )
-        changed = edit(there)
+        return plain
+
+    return look
+
+
+def guarded(
+    edit: Edit, precondition: Precondition, slot: str | None, *, shape: Shape[Any], shows: bool
+) -> Callable[[Any], Any]:
+    """*edit*, on the whole state of that *shape* or on one *slot*, for `Tenant.change`.
+
+    Raises `Refused`, and so changes nothing, as `look_for` says, or when the result does not fit.
+    """
+    look = look_for(precondition, slot, shape=shape, shows=shows)
+
+    def apply(state: Any) -> Any:
+        plain = look(state)
+        changed = edit(member(plain, slot))
         if slot is None:
-            return shape.kind() if changed is UNSET else state_from(changed, shape)
+            return state_from(changed, shape)
         if not isinstance(plain, dict):
             raise Refused(422, "bad-state", "The state is not an object, so it has no slots. Nothing was changed.")
-        rest = {name: value for name, value in plain.items() if name != slot}
-        return state_from(rest if changed is UNSET else rest | {slot: changed}, shape)
+        return state_from(plain | {slot: changed}, shape)
 
     return apply

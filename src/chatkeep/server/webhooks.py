@@ -195,8 +195,14 @@ async def keep_one(keep: Chatkeep[Any], channel: Channel, tenant: str, conversat
         if isinstance(item, Received):
             metadata = item.metadata | ({"sent": True} if item.role == "operator" else {})
             metadata |= {"sent_at": item.at} if item.at is not None else {}
-            receipt = await keep.tenant(tenant).accept(
-                conversation, item.content, id=item.id, role=item.role, metadata=metadata
+            receipt = await core.accept_from(
+                "" if channel.one_way else channel.name,
+                tenant,
+                conversation,
+                item.content,
+                id=item.id,
+                role=item.role,
+                metadata=metadata,
             )
             answering = receipt.status == "accepted" and not receipt.duplicate and item.role == "user"
             show(core.outlet, channel, item, answering=answering and not core.is_paused(tenant, conversation))

@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 from msgspec import Struct, structs
 
 from ..conversation import commits
+from ..conversation.carried import Carried
 from ..conversation.keys import RESERVED, key_for
 from ..conversation.record import NONE
 from ..conversation.snapshots import Commit, Snapshot
@@ -61,13 +62,13 @@ class Records(Generic[Kind]):
             snapshot = structs.replace(snapshot, row=structs.replace(snapshot.row, owner=owner))
 
         def decide(there: Snapshot) -> Commit | None:
-            held = self._held(there)
+            held, carried = self._take_apart(there)
             changed = edit(held)
             if changed is None or changed == held:
                 return None
             head = there.row.head + 1
             drop = max(head - TRACES, 0)
-            state = self._states.encode(key, changed)
+            state = self._states.encode(key, changed, carried)
             record = structs.replace(there.record, state=state, cursor=head, dropped=drop)
             return Commit(record=record, drafts=(note,), drop=drop)
 
@@ -101,3 +102,8 @@ class Records(Generic[Kind]):
         if there.record.state == NONE:
             return None
         return self._states.decode(there.row.key, there.record.state, there.record.schema)
+
+    def _take_apart(self, there: Snapshot) -> tuple[Kind | None, Carried | None]:
+        if there.record.state == NONE:
+            return None, None
+        return self._states.take_apart(there.row.key, there.record.state, there.record.schema)

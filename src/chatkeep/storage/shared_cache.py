@@ -89,7 +89,8 @@ class SharedCache:
         try:
             await self._redis.get(self._name(Key("", "-")))
         except (RedisError, OSError) as fault:
-            said = f"it does not answer within {TIMEOUT_S:g} s ({type(fault).__name__}): turns are slower without it"
+            why = type(fault).__name__
+            said = f"it does not answer within {TIMEOUT_S:g} s ({why}): turns are slower without it; start it, or correct `cache`"
             return [Finding("fail", "shared cache", said)]
         finally:
             await self._redis.aclose()

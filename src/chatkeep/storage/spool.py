@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from ..conversation.keys import RESERVED
 from ..drivers import driver_for
-from ..drivers.base import ENTRIES_MOST, Entry, Key, Row
+from ..drivers.base import ENTRIES_MOST, Append, Entries, Entry, Erase, Key, Read, Row, Scan
 from ..errors import ChatkeepError, Conflict, Misconfigured, Unavailable, Uncertain
 from .store import fresh_token
 
@@ -57,18 +57,18 @@ class Spool:
 
     async def belong(self, epoch: str) -> None:
         """Notes whose messages these are: of the store with this *epoch*. Raises `Misconfigured` when they are another's."""
-        found = await self._driver.read(WHOSE, tail=1)
+        found = await self._driver.read(Read(WHOSE, tail=1))
         if found is not None and found[1][0].body.decode() != epoch:
             if self._holding:
                 raise Misconfigured(
                     f"journal={self._path} holds messages of {len(self._holding)} conversations for another store; nothing was handed "
                     "over. Give each store a journal of its own; to let go of what is in this one, delete it."
                 )
-            await self._driver.erase(WHOSE, at=0.0)
+            await self._driver.erase(Erase(WHOSE, at=0.0))
             found = None
         if found is None:
             mine = [Entry(0, "", "", epoch.encode())]
-            await self._driver.append(WHOSE, mine, revision=fresh_token(), at=time.time())
+            await self._driver.append(Append(WHOSE, mine, revision=fresh_token(), at=time.time()))
 
     async def close(self) -> None:
         """Closes the file; what it holds stays."""
@@ -91,7 +91,9 @@ class Spool:
         try:
             while True:
                 try:
-                    await self._driver.append(key, [entry], revision=fresh_token(), at=at, due_at=at, owner=owner)
+                    await self._driver.append(
+                        Append(key, [entry], revision=fresh_token(), at=at, due_at=at, owner=owner)
+                    )
                     break
                 except Conflict as taken:  # handed over a moment ago, by a clock that was ahead
                     at = max(at, taken.erased_at or 0.0) + 0.001
@@ -122,8 +124,8 @@ class Spool:
         seen, taken = -1, 0
         while seen != self._holding.get(key) or self._writing[key]:
             seen = self._holding.get(key, 0)
-            while entries := await self._driver.entries(key, after=taken, limit=ENTRIES_MOST):
-                found = await self._driver.read(key, tail=0)
+            while entries := await self._driver.entries(Entries(key, after=taken, limit=ENTRIES_MOST)):
+                found = await self._driver.read(Read(key, tail=0))
                 await take(key, entries, found[0].owner if found else "")
                 count += len(entries)
                 taken = entries[-1].number
@@ -134,14 +136,14 @@ class Spool:
     async def erase(self, key: Key) -> None:
         """Lets go of whatever is here of *key*."""
         self._holding.pop(key, None)
-        await self._driver.erase(key, at=0.0)
+        await self._driver.erase(Erase(key, at=0.0))
 
     def _put(self, key: Key) -> None:
         self._holding[key] = self._holding.get(key, 0) + 1
 
     async def _rows(self) -> AsyncIterator[Row]:
         after: Row | None = None
-        while rows := await self._driver.scan("due", after=after, limit=PAGE):
+        while rows := await self._driver.scan(Scan("due", after=after, limit=PAGE)):
             for row in rows:
                 yield row
             after = rows[-1]

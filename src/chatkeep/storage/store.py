@@ -24,7 +24,7 @@ from msgspec import structs
 from ..conversation.codec import body_of, entry_for, message_from, record_from
 from ..conversation.record import Record
 from ..conversation.snapshots import Commit, Draft, Snapshot, plain_from
-from ..drivers.base import AT_ONCE, Driver, Entry, Index, Key, Lease, Row
+from ..drivers.base import AT_ONCE, Append, Driver, Entries, Entry, Erase, Index, Key, Lease, Read, Row, Scan, Write
 from ..errors import Conflict, Corrupt, Duplicate, Replaced, Unavailable, Uncertain
 from ..model import Message
 from .cache import Cache, CacheStatistics
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .shared_cache import SharedCache
 
 T = TypeVar("T")
+A = TypeVar("A")
 
 log = logging.getLogger("chatkeep")
 
@@ -70,7 +71,7 @@ class Store:
         self.shared: SharedCache | None = None
         self.rolled_back = 0
         self._circuit = StoreCircuitBreaker(
-            patience_s=patience_s, replaced=self._replaced, look=lambda: driver.scan("due", limit=1)
+            patience_s=patience_s, replaced=self._replaced, look=lambda: driver.scan(Scan("due", limit=1))
         )
         self.confinement = Confinement()
         self._open = False
@@ -133,7 +134,7 @@ class Store:
     async def load(self, key: Key, *, again: bool = True) -> Snapshot | None:
         """The conversation as it is now; None when there is none."""
         known = self._cache.peek(key)
-        found = await self._act("read", lambda: self.driver.read(key, tail=self._window))
+        found = await self._act(self.driver.read, Read(key, self._window))
         if found is None:
             self._cache.drop(key)
             return None
@@ -152,18 +153,21 @@ class Store:
         """Adds *entry* to the log, unless its id is there: the snapshot it leaves, the entry's number, and whether it
         was known."""
         cached = self._cache.get(key)
-        tail = self._window if cached is None else 4
+        tail = self._window + 1 if cached is None else 4  # the window lies before the cursor, so before what is added
         while True:
             revision = fresh_token()
-            append = partial(self.driver.append, key, [entry], revision=revision, at=at, due_at=due_at)
+            append = Append(key, [entry], revision, at, due_at, lease, tail, owner)
             try:
-                row, entries, known = await self._act("append", partial(append, lease=lease, tail=tail, owner=owner))
+                row, entries, known = await self._act(self.driver.append, append)
                 break
             except Conflict as there:
                 # Older than an erasure by another clock: it was asked for after it, so it belongs behind it.
                 at = max(at, there.erased_at or 0.0) + 0.001
         if cached is not None and self._look_back(cached.row, row):
             cached = None
+        newest = self._cache.peek(key)  # of many that are sent at once, each goes on from what the one before has left
+        if newest is not None and newest.row.incarnation == row.incarnation and newest.row.head <= row.head:
+            cached = newest
         news = [message_from(key, row.incarnation, found) for found in entries]
         if cached is not None and self._continued(cached, row, news):
             news = [message for message in news if message.number > cached.row.head]
@@ -190,11 +194,9 @@ class Store:
     async def hand_in(self, key: Key, entries: list[Entry], *, at: float, owner: str) -> None:
         """Adds *entries* that were accepted elsewhere before, in order; those whose ids are there already, not again."""
         while True:
-            append = partial(
-                self.driver.append, key, entries, revision=fresh_token(), at=at, due_at=AT_ONCE, owner=owner
-            )
+            append = Append(key, entries, revision=fresh_token(), at=at, due_at=AT_ONCE, owner=owner)
             try:
-                await self._act("append", append)
+                await self._act(self.driver.append, append)
                 break
             except Conflict as there:
                 at = max(at, there.erased_at or 0.0) + 0.001
@@ -216,9 +218,9 @@ class Store:
             row, entries = self._encoded(snapshot, act, at)
             # With the last entry that is known already, so that a conflict shows whether it is still the same log.
             replaces, since = snapshot.row.revision or None, max(snapshot.row.head - 1, 0)
-            write = partial(self.driver.write, row, replaces=replaces, entries=entries, since=since, drop=act.drop)
+            write = Write(row, replaces, entries, since, act.drop)
             try:
-                stored = await self._act("write", write)
+                stored = await self._act(self.driver.write, write)
                 if stored.head != row.head + len(entries):
                     raise Corrupt(f"{key}: the store numbered the log to {stored.head}, not {row.head + len(entries)}.")
             except Conflict as there:
@@ -255,7 +257,12 @@ class Store:
         self, key: Key, incarnation: str, *, after: int | None = None, before: int | None = None, limit: int
     ) -> list[Message]:
         """Log entries, oldest first; `Driver.entries` says which."""
-        found = await self._act("entries", lambda: self.driver.entries(key, after=after, before=before, limit=limit))
+        found = await self._act(self.driver.entries, Entries(key, after, before, limit=limit))
+        return [message_from(key, incarnation, entry) for entry in found]
+
+    async def find(self, key: Key, incarnation: str, ids: Sequence[str]) -> list[Message]:
+        """The log entries that have one of *ids*, wherever they stand."""
+        found = await self._act(self.driver.entries, Entries(key, ids=ids))
         return [message_from(key, incarnation, entry) for entry in found]
 
     async def rows(
@@ -269,32 +276,30 @@ class Store:
         limit: int = PAGE,
     ) -> list[Row]:
         """A page of conversations, undecoded."""
-        return await self._act(
-            "scan", lambda: self.driver.scan(index, tenant=tenant, owner=owner, until=until, after=after, limit=limit)
-        )
+        return await self._act(self.driver.scan, Scan(index, limit, tenant, owner, until, after))
 
     async def erase(self, key: Key, *, at: float) -> None:
         """Removes everything of *key*."""
         self._cache.drop(key)
-        await self._act("erase", lambda: self.driver.erase(key, at=at))
+        await self._act(self.driver.erase, Erase(key, at))
         self._cache.drop(key)
         if self.shared is not None:
             await self.shared.drop(key)
         self.changed(key)
 
-    def _act(self, verb: str, act: Callable[[], Awaitable[T]]) -> Awaitable[T]:
+    def _act(self, verb: Callable[[A], Awaitable[T]], act: A) -> Awaitable[T]:
         if not self._open:
             raise Unavailable("The store is not open; nothing was done. Try again when it is.")
-        return self._timed(verb, act) if self.instruments else self._circuit.settle(act)
+        return self._timed(verb, act) if self.instruments else self._circuit.settle(partial(verb, act))
 
-    async def _timed(self, verb: str, act: Callable[[], Awaitable[T]]) -> T:
+    async def _timed(self, verb: Callable[[A], Awaitable[T]], act: A) -> T:
         began = time.perf_counter()
         try:
-            return await self._circuit.settle(act)
+            return await self._circuit.settle(partial(verb, act))
         finally:
             took = time.perf_counter() - began
             for instrument in self.instruments:
-                instrument.measured(verb, took)
+                instrument.measured(type(act).__name__.lower(), took)
 
     def _replaced(self, replaced: Replaced) -> None:
         log.critical("%s", replaced)
@@ -351,7 +356,7 @@ class Store:
             head=old.head,
             body=body_of(old.key, act.record),
             owner=old.owner,
-            updated_at=max(at, old.updated_at),
+            updated_at=old.updated_at if act.untouched and old.revision else max(at, old.updated_at),
             due_at=act.due_at,
             lease=act.lease,
             leased_until=act.leased_until,
@@ -413,8 +418,7 @@ class Store:
             if snapshot.row.revision and there.erased_at is None:
                 self._look_back(snapshot.row, structs.replace(snapshot.row, head=0))
             self._cache.drop(key)
-            there_now = blank(key)
-            return structs.replace(there_now, row=structs.replace(there_now.row, owner=snapshot.row.owner))
+            return blank(key, snapshot.row.owner)
         if self._look_back(snapshot.row, row):
             return await self.reload(key)
         news = [message_from(key, row.incarnation, entry) for entry in there.entries]
@@ -428,9 +432,9 @@ class Store:
         return snapshot
 
 
-def blank(key: Key) -> Snapshot:
-    """The snapshot of a conversation that does not exist yet."""
-    return Snapshot(Row(key=key, revision="", incarnation=""), Record(), (), plain=1)
+def blank(key: Key, owner: str = "") -> Snapshot:
+    """The snapshot of a conversation that does not exist yet, and will be *owner*'s."""
+    return Snapshot(Row(key=key, revision="", incarnation="", owner=owner), Record(), (), plain=1)
 
 
 _URLSAFE = bytes.maketrans(b"+/", b"-_")

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
 
-from ..drivers.base import Driver
+from ..drivers.base import Act, Driver
 from ..errors import Uncertain
 
 T = TypeVar("T")
@@ -42,8 +42,8 @@ class Wrapped:
         if name not in VERBS:
             return found
 
-        async def verb(*args: Any, **options: Any) -> Any:
-            return await self.around(name, lambda: found(*args, **options))
+        async def verb(act: Act) -> Any:
+            return await self.around(name, lambda: found(act))
 
         return verb
 

@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 from msgspec import structs
 
-from ..drivers.base import Ability, Appended, Driver, Entry, Key, Lease, Row
+from ..drivers.base import Ability, Act, Append, Appended, Driver, Entries, Entry, Erase, Key, Lease, Read, Row, Write
 from ..errors import Conflict, Duplicate
 from .contract.steps import INDEXES, LOTS, paged, said
 
@@ -68,120 +68,95 @@ class Refusal(NamedTuple):
 EMPTY = Store({}, {})
 
 
-def append(
-    store: Store,
-    key: Key,
-    entries: Sequence[Entry],
-    *,
-    revision: str,
-    at: float,
-    due_at: float | None,
-    lease: Lease | None,
-    tail: int,
-    owner: str,
-) -> tuple[Store, Any]:
+def append(store: Store, act: Append) -> tuple[Store, Any]:
     """`Driver.append`."""
-    row, log = store.talks.get(key, (None, ()))
-    if at <= store.marks.get(key, -1.0):
-        return store, Refusal(Conflict, row, ANY, ANY, store.marks[key])
+    row, log = store.talks.get(act.key, (None, ()))
+    if act.at <= store.marks.get(act.key, -1.0):
+        return store, Refusal(Conflict, row, ANY, ANY, store.marks[act.key])
     there = {entry.id: entry.number for entry in log if entry.id}
-    known = {entry.id: there[entry.id] for entry in entries if entry.id in there}
-    new = [entry for entry in entries if entry.id not in known]
+    known = {entry.id: there[entry.id] for entry in act.entries if entry.id in there}
+    new = [entry for entry in act.entries if entry.id not in known]
     if row is None:
-        row = Row(key=key, revision="", incarnation=revision, owner=owner)
-    elif row.revision == revision:
-        return store, Appended(row, tail_of(log, row, tail), ANY)
+        row = Row(key=act.key, revision="", incarnation=act.revision, owner=act.owner)
+    elif row.revision == act.revision:
+        return store, Appended(row, tail_of(log, row, act.tail), ANY)
     elif not new:
-        return store, Appended(row, tail_of(log, row, tail), known)
+        return store, Appended(row, tail_of(log, row, act.tail), known)
     log = (*log, *numbered(new, row.head))
-    held = Lease(row.lease, row.leased_until) if row.lease is not None else lease
-    dues = {due for due in (row.due_at, due_at) if due is not None}
+    held = Lease(row.lease, row.leased_until) if row.lease is not None else act.lease
+    dues = {due for due in (row.due_at, act.due_at) if due is not None}
     row = structs.replace(
         row,
-        revision=revision,
+        revision=act.revision,
         head=row.head + len(new),
-        updated_at=at,
+        updated_at=act.at,
         due_at=min(dues) if dues else None,
         lease=held.token if held else None,
         leased_until=held.until if held else 0.0,
     )
-    return put(store, row, log), Appended(row, tail_of(log, row, tail), known)
+    return put(store, row, log), Appended(row, tail_of(log, row, act.tail), known)
 
 
-def write(
-    store: Store,
-    row: Row,
-    *,
-    replaces: str | None,
-    entries: Sequence[Entry],
-    since: int,
-    drop: int,
-    blank: Sequence[int],
-) -> tuple[Store, Any]:
+def write(store: Store, act: Write) -> tuple[Store, Any]:
     """`Driver.write`."""
+    row = act.row
     stored, log = store.talks.get(row.key, (None, ()))
-    news = [entry for entry in log if entry.number > since][:200]
-    known = {entry.id: entry.number for entry in log if entry.id and entry.id in {entry.id for entry in entries}}
+    news = [entry for entry in log if entry.number > act.since][:200]
+    known = {entry.id: entry.number for entry in log if entry.id and entry.id in {entry.id for entry in act.entries}}
     if stored is not None:
         if stored.revision == row.revision:
             return store, stored
         if known:
             return store, Refusal(Duplicate, stored, news, known, ANY)
-        if (stored.revision, stored.incarnation) != (replaces, row.incarnation):
+        if (stored.revision, stored.incarnation) != (act.replaces, row.incarnation):
             return store, Refusal(Conflict, stored, news, ANY, ANY)
-    elif replaces is not None:
+    elif act.replaces is not None:
         return store, Refusal(Conflict, None, [], ANY, ANY)
     elif row.updated_at <= store.marks.get(row.key, -1.0):
         return store, Refusal(Conflict, None, [], ANY, store.marks[row.key])
     head = row.head if stored is None else stored.head
-    log = tuple(entry for entry in (*log, *numbered(entries, head)) if entry.number > drop)
-    log = tuple(structs.replace(entry, body=b"") if entry.number in blank else entry for entry in log)
-    row = structs.replace(row, head=head + len(entries))
+    log = tuple(entry for entry in (*log, *numbered(act.entries, head)) if entry.number > act.drop)
+    log = tuple(structs.replace(entry, body=b"") if entry.number in act.blank else entry for entry in log)
+    row = structs.replace(row, head=head + len(act.entries))
     return put(store, row, log), row
 
 
-def erase(store: Store, key: Key, *, at: float, revision: str | None) -> tuple[Store, Any]:
+def erase(store: Store, act: Erase) -> tuple[Store, Any]:
     """`Driver.erase`."""
-    if key in store.talks and revision not in (None, store.talks[key].row.revision):
+    key = act.key
+    if key in store.talks and act.revision not in (None, store.talks[key].row.revision):
         return store, Refusal(Conflict, store.talks[key].row, [], ANY, ANY)
     seen = [
-        at,
-        store.marks.get(key, at),
+        act.at,
+        store.marks.get(key, act.at),
         *(talk.row.updated_at for talk in store.talks.values() if talk.row.key == key),
     ]
     rest = {other: talk for other, talk in store.talks.items() if other != key}
     return Store(rest, {**store.marks, key: max(seen)}), None
 
 
-def read(store: Store, key: Key, *, tail: int) -> tuple[Store, Any]:
+def read(store: Store, act: Read) -> tuple[Store, Any]:
     """`Driver.read`."""
-    if key not in store.talks:
+    if act.key not in store.talks:
         return store, None
-    row, log = store.talks[key]
-    return store, (row, tail_of(log, row, tail))
+    row, log = store.talks[act.key]
+    return store, (row, tail_of(log, row, act.tail))
 
 
-def entries(
-    store: Store,
-    key: Key,
-    *,
-    after: int | None = None,
-    before: int | None = None,
-    ids: Sequence[str] | None = None,
-    limit: int,
-) -> tuple[Store, Any]:
+def entries(store: Store, act: Entries) -> tuple[Store, Any]:
     """`Driver.entries`."""
-    _, log = store.talks.get(key, (None, ()))
-    if ids is not None:
-        return store, [entry for entry in log if entry.id and entry.id in ids][:limit]
-    found = [entry for entry in log if (after or 0) < entry.number < (LOTS if before is None else before)]
-    backwards = after is None and before is not None
-    return store, found[max(len(found) - limit, 0) :] if backwards else found[:limit]
+    _, log = store.talks.get(act.key, (None, ()))
+    if act.ids is not None:
+        return store, [entry for entry in log if entry.id and entry.id in act.ids][: act.limit]
+    before = LOTS if act.before is None else act.before
+    found = [entry for entry in log if (act.after or 0) < entry.number < before]
+    backwards = act.after is None and act.before is not None
+    return store, found[max(len(found) - act.limit, 0) :] if backwards else found[: act.limit]
 
 
 def shown(store: Store) -> list[Any]:
     """What a driver with this in it shows: every conversation, and every index as a whole."""
-    found: list[Any] = [(read(store, key, tail=LOTS)[1], list(store.talks.get(key, (None, ()))[1])) for key in KEYS]
+    found: list[Any] = [(read(store, Read(key, LOTS))[1], list(store.talks.get(key, (None, ()))[1])) for key in KEYS]
     rows = [talk.row for talk in store.talks.values()]
     for tenant in (None, "", "a"):
         near = [row for row in rows if tenant in (None, row.key.tenant)]
@@ -207,12 +182,12 @@ def tail_of(log: Sequence[Entry], row: Row, tail: int) -> list[Entry]:
     return [entry for entry in log if entry.number > row.head - tail]
 
 
-MODEL: dict[str, Callable[..., tuple[Store, Any]]] = {
-    "append": append,
-    "write": write,
-    "erase": erase,
-    "read": read,
-    "entries": entries,
+MODEL: dict[type[Act], Callable[..., tuple[Store, Any]]] = {
+    Append: append,
+    Write: write,
+    Erase: erase,
+    Read: read,
+    Entries: entries,
 }
 
 
@@ -283,14 +258,6 @@ class Again(NamedTuple):
     back: int
 
 
-class Act(NamedTuple):
-    """A verb with its arguments."""
-
-    verb: str
-    arguments: tuple[Any, ...]
-    how: dict[str, Any]
-
-
 keys = st.sampled_from(KEYS)
 times = st.sampled_from([0.0, 1.0, 2.0, 3.0, 50.0, 60.0, 61.5, 119.0, 120.0, 1000.0])
 dues = st.none() | times
@@ -353,7 +320,7 @@ class DriverMachine(RuleBasedStateMachine):
         """An act; the driver says what the model says."""
         act = self._act(plan)
         answer = self._runner.run(self._done(act, connection))
-        self._store, expected = MODEL[act.verb](self._store, *act.arguments, **act.how)
+        self._store, expected = MODEL[type(act)](self._store, act)
 
         assert expected == answer, f"{act}\nmodel:  {expected}\ndriver: {answer}"
 
@@ -365,7 +332,7 @@ class DriverMachine(RuleBasedStateMachine):
         for order in permutations(range(len(acts))):
             store = self._store
             for place in order:
-                store, expected = MODEL[acts[place].verb](store, *acts[place].arguments, **acts[place].how)
+                store, expected = MODEL[type(acts[place])](store, acts[place])
                 if expected != answers[place]:
                     break
             else:
@@ -396,30 +363,29 @@ class DriverMachine(RuleBasedStateMachine):
         revision = f"r{len(self._acts)}"
         match plan:
             case Say(key, ids, at, due_at, lease, tail, owner):
-                how = {"revision": revision, "at": at, "due_at": due_at, "lease": lease, "tail": tail, "owner": owner}
-                return Act("append", (key, said(*ids)), how)
+                return Append(key, said(*ids), revision, at, due_at, lease, tail, owner)
             case Put(key, seen, makes, crossed, ids, since, drop, blank, fields):
                 rows = self._rows[::-1]
-                how = {"replaces": None, "entries": said(*ids), "since": since, "drop": drop, "blank": blank}
                 if makes or not rows:
                     incarnation = "moved here" if crossed else revision
-                    return Act("write", (Row(key=key, revision=revision, incarnation=incarnation, **fields),), how)
+                    row = Row(key=key, revision=revision, incarnation=incarnation, **fields)
+                    return Write(row, None, said(*ids), since, drop, blank)
                 row = rows[seen % len(rows)]
-                how["replaces"] = row.revision
                 incarnation = rows[(seen + crossed) % len(rows)].incarnation
-                return Act("write", (structs.replace(row, revision=revision, incarnation=incarnation, **fields),), how)
+                put = structs.replace(row, revision=revision, incarnation=incarnation, **fields)
+                return Write(put, row.revision, said(*ids), since, drop, blank)
             case Wipe(key, at, seen):
                 of = None if seen is None or not self._rows else self._rows[-1 - seen % len(self._rows)].revision
-                return Act("erase", (key,), {"at": at, "revision": of})
+                return Erase(key, at, of)
             case Look(key, tail):
-                return Act("read", (key,), {"tail": tail})
+                return Read(key, tail)
             case Turn(key, after, before, limit):
-                return Act("entries", (key,), {"after": after, "before": before, "limit": limit})
+                return Entries(key, after, before, limit=limit)
             case Pick(key, ids, limit):
-                return Act("entries", (key,), {"ids": ids, "limit": limit})
+                return Entries(key, ids=ids, limit=limit)
             case Again(back) if self._acts:
                 return self._acts[-1 - back % len(self._acts)]
-        return Act("read", (KEYS[0],), {"tail": 1})
+        return Read(KEYS[0], tail=1)
 
     async def _open(self, open_driver: Callable[[], Awaitable[Driver]]) -> None:
         self._drivers.append(await open_driver())
@@ -434,7 +400,7 @@ class DriverMachine(RuleBasedStateMachine):
     async def _done(self, act: Act, connection: int) -> Any:
         answer: Any
         try:
-            answer = await getattr(self._drivers[connection], act.verb)(*act.arguments, **act.how)
+            answer = await getattr(self._drivers[connection], type(act).__name__.lower())(act)
         except Conflict as conflict:
             answer = Refusal(Conflict, conflict.row, list(conflict.entries), None, conflict.erased_at)
         except Duplicate as known:
@@ -449,7 +415,8 @@ class DriverMachine(RuleBasedStateMachine):
 
     async def _seen(self, driver: Driver, size: int) -> list[Any]:
         seen: list[Any] = [
-            (await driver.read(key, tail=LOTS), await driver.entries(key, after=0, limit=LOTS)) for key in KEYS
+            (await driver.read(Read(key, tail=LOTS)), await driver.entries(Entries(key, after=0, limit=LOTS)))
+            for key in KEYS
         ]
         if Ability.SCAN not in driver.abilities:
             return seen

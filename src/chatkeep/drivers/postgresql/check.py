@@ -10,7 +10,8 @@ from typing import Any, Literal
 from ...errors import ChatkeepError
 from ...extras import from_extra
 from ..base import Finding
-from .transport import Connections, Site, given_up, migrations
+from .seam import Site
+from .transport import Connections, given_up, migrations
 
 with from_extra("postgres", "A PostgreSQL store (postgresql://)"):
     import asyncpg

@@ -17,7 +17,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from msgspec import structs
@@ -30,10 +30,28 @@ from ...errors import (
     Unavailable,
     Unsupported,
 )
-from ..base import ENTRIES_MOST, TOMBSTONE_KEPT_S, Ability, Appended, Entry, Finding, Index, Key, Lease, Row, create_row
+from ..base import (
+    COUNTERS_KEPT_S,
+    TOMBSTONE_KEPT_S,
+    Ability,
+    Append,
+    Appended,
+    Count,
+    Counted,
+    Entries,
+    Entry,
+    Erase,
+    Finding,
+    Key,
+    Read,
+    Row,
+    Scan,
+    Write,
+)
 from ..openable import Openable
 from .check import examined, passing
-from .transport import BATCH_BYTES, Connections, Site, Statement, replaced
+from .seam import Site, Statement, Transport
+from .transport import Connections, replaced
 
 log = logging.getLogger("chatkeep")
 
@@ -44,87 +62,40 @@ ASYNCPG = (
 )
 PASSED_ON = sorted(ASYNCPG.split())
 FAR = 1 << 62
+TIDY_S = 60.0  # between two removals of counters whose windows ended long ago
 PAYLOAD = 7_900  # NOTIFY takes less than 8000 bytes
 
 
-class Act(NamedTuple):
-    """An append, a write or an erasure on its way.
+class Announcement(NamedTuple):
+    """What is sent to all who listen on a channel."""
 
-    replaces: of an erasure too, the only revision that it may erase. since: of an append, its tail; of an erasure, the
-    time from which on marks are kept.
-    """
-
-    kind: Literal["append", "write", "erase"]
-    row: Row
-    replaces: str | None = None
-    entries: Sequence[Entry] = ()
-    since: float = 0
-    drop: int = 0
-    blank: Collection[int] = ()
+    channel: str
+    payloads: list[str]
 
     def __str__(self) -> str:
-        return str(self.row.key)
-
-    @property
-    def bytes(self) -> int:
-        """About how much it sends."""
-        return len(self.row.body) + sum([len(entry.body) + 64 for entry in self.entries])
-
-
-class Page(NamedTuple):
-    """A read: the first *most* entries above *first* and below *before*, or else the last *most* below *before*."""
-
-    key: Key
-    first: int | None
-    before: int
-    most: int
-
-    def __str__(self) -> str:
-        return str(self.key)
-
-    @property
-    def bytes(self) -> int:
-        """About how much it sends."""
-        return 128
-
-
-class Other(NamedTuple):
-    """Anything that goes alone: the parameters of its statement."""
-
-    arguments: tuple[Any, ...]
-    subject: str = "The index"
-
-    def __str__(self) -> str:
-        return self.subject
-
-    @property
-    def bytes(self) -> int:
-        """No room for another."""
-        return BATCH_BYTES
+        return "An announcement"
 
 
 class PostgresqlDriver(Openable):
     """One schema of a PostgreSQL database. See `Driver` for what each verb promises."""
 
-    abilities = frozenset({Ability.SHARED, Ability.LOG, Ability.SCAN, Ability.WATCH, Ability.DURABLE, Ability.EPOCH})
+    abilities = frozenset(Ability)
 
     def __init__(self, url: str) -> None:
         self._site = site = site_of(url)
         super().__init__(site.store)
         if site.pooler:
             self.abilities -= {Ability.WATCH}  # LISTEN belongs to a session, and there is none
-        self._connections: Connections | None = None
+        self._connections: Transport | None = None
         self._acts = Statement(site.sql("commit_acts"), _act_arguments, _act_answers, writes=True)
         self._pages = Statement(site.sql("read_logs"), _page_arguments, _page_answers)
-        self._picks = Statement(site.sql("pick_entries"), _only_arguments, _pick_answers)
-        self._scans = Statement(site.sql("scan"), _only_arguments, _scan_answers)
-        self._recent = Statement(site.sql("scan_recent"), _only_arguments, _scan_answers)
-        self._notify = Statement(site.sql("announce"), _only_arguments, _no_answers)
-
-    @property
-    def connections(self) -> Connections:
-        """Those of the store that is open, for what else is kept in its database."""
-        return self._opened("done")
+        self._picks = Statement(site.sql("pick_entries"), _pick_arguments, _pick_answers, alone=True)
+        self._scans = Statement(site.sql("scan"), _scan_arguments, _scan_answers, alone=True)
+        self._recent = Statement(site.sql("scan_recent"), _recent_arguments, _scan_answers, alone=True)
+        self._counts = Statement(site.sql("count_hits"), _count_arguments, _count_answers, writes=True)
+        self._forget = Statement(site.sql("forget_counters"), _forget_arguments, _no_answers, writes=True, alone=True)
+        self._tidy_at = 0.0
+        self._notify = Statement(site.sql("announce"), _announce_arguments, _no_answers, alone=True)
 
     async def _start(self) -> str:
         self._connections = connections = Connections(self._site)
@@ -148,87 +119,47 @@ class PostgresqlDriver(Openable):
     async def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         raise Unsupported("Nothing was read: ask the server with a client of its own (docs/how-to/postgresql.md).")
 
-    async def read(self, key: Key, *, tail: int) -> tuple[Row, list[Entry]] | None:
-        row, entries = await self._opened("read").read(self._pages, Page(key, None, FAR, tail))
+    async def read(self, act: Read) -> tuple[Row, list[Entry]] | None:
+        row, entries = await self._opened("read").read(self._pages, act)
         return None if row is None else (row, entries)
 
-    async def append(
-        self,
-        key: Key,
-        entries: Sequence[Entry],
-        *,
-        revision: str,
-        at: float,
-        due_at: float | None = None,
-        lease: Lease | None = None,
-        tail: int = 0,
-        owner: str = "",
-    ) -> Appended:
-        row = create_row(key, revision=revision, at=at, due_at=due_at, lease=lease, owner=owner)
-        act = Act("append", row, None, entries, tail)
+    async def append(self, act: Append) -> Appended:
         appended: Appended = await self._opened("written").write(self._acts, act)
         return appended
 
-    async def write(
-        self,
-        row: Row,
-        *,
-        replaces: str | None,
-        entries: Sequence[Entry] = (),
-        since: int = 0,
-        drop: int = 0,
-        blank: Collection[int] = (),
-    ) -> Row:
-        act = Act("write", row, replaces, entries, since, drop, blank)
+    async def write(self, act: Write) -> Row:
         stored: Row = await self._opened("written").write(self._acts, act)
         return stored
 
-    async def entries(
-        self,
-        key: Key,
-        *,
-        after: int | None = None,
-        before: int | None = None,
-        ids: Collection[str] | None = None,
-        limit: int = ENTRIES_MOST,
-    ) -> list[Entry]:
-        if ids is not None:
-            found: list[Entry] = await self._opened("read").read(self._picks, Other((*key, list(ids), limit), str(key)))
+    async def entries(self, act: Entries) -> list[Entry]:
+        if act.ids is not None:
+            found: list[Entry] = await self._opened("read").read(self._picks, act)
             return found
-        first = 0 if after is None and before is None else after
-        page = Page(key, first, FAR if before is None else before, limit)
-        _, entries = await self._opened("read").read(self._pages, page)
+        _, entries = await self._opened("read").read(self._pages, act)
         return list(entries)
 
-    async def scan(
-        self,
-        index: Index,
-        *,
-        tenant: str | None = None,
-        owner: str = "",
-        until: float | None = None,
-        after: Row | None = None,
-        limit: int,
-    ) -> list[Row]:
-        if index == "recent":
-            newest = ("", "", FAR, 0.0) if after is None else (*after.key, after.recent, after.updated_at)
-            statement, scan = self._recent, Other((tenant, *newest, limit))
-        else:
-            place = ("", "", -math.inf, FAR) if after is None else (*after.key, after.wake, after.recent)
-            statement = self._scans
-            scan = Other((index, tenant, owner, math.inf if until is None else until, *place, limit))
-        rows: list[Row] = await self._opened("read").read(statement, scan)
+    async def scan(self, act: Scan) -> list[Row]:
+        statement = self._recent if act.index == "recent" else self._scans
+        rows: list[Row] = await self._opened("read").read(statement, act)
         return rows
 
-    async def erase(self, key: Key, *, at: float, revision: str | None = None) -> None:
-        row = Row(key=key, revision="", incarnation="", updated_at=at)
-        await self._opened("written").write(self._acts, Act("erase", row, revision, since=at - TOMBSTONE_KEPT_S))
+    async def erase(self, act: Erase) -> None:
+        await self._opened("written").write(self._acts, act)
+
+    async def count(self, act: Count) -> Counted:
+        connections = self._opened("counted")
+        counting = connections.count(self._counts, act)
+        if act.at > self._tidy_at:
+            self._tidy_at = act.at + TIDY_S
+            connections.count(self._forget, act).add_done_callback(lambda done: done.cancelled() or done.exception())
+        counted: Counted = await counting
+        return counted
 
     async def announce(self, marks: Collection[str]) -> None:
         if Ability.WATCH in self.abilities:
             connections = self._opened("announced")
             with contextlib.suppress(Unavailable):
-                await connections.announce(self._notify, Other((self._site.schema, list(_payloads(marks)))))
+                await connections.announce(self._notify, Announcement(self._site.schema, list(_payloads(marks))))
 
     def watch(self, heard: Callable[[list[str]], None]) -> None:
         connections = self._opened("watched")
@@ -236,9 +167,9 @@ class PostgresqlDriver(Openable):
             connections.listen(heard)
 
     async def examine(self) -> list[Finding]:
-        return await examined(self._connections or Connections(self._site))
+        return await examined(Connections(self._site))
 
-    def _opened(self, done: str) -> Connections:
+    def _opened(self, done: str) -> Transport:
         self.refuse_closed(done)
         assert self._connections is not None
         return self._connections
@@ -281,35 +212,51 @@ def site_of(url: str) -> Site:
 # What goes over the wire: a batch as a few flat arrays, so that a turn costs little to encode.
 
 
-def _act_arguments(acts: list[Act]) -> tuple[Any, ...]:
+def _act_arguments(acts: list[Append | Write | Erase]) -> tuple[Any, ...]:
     texts: list[str | None] = []
     numbers: list[float | None] = []
+    bodies: list[bytes] = []
+    blanks: list[str | None] = []
     entries: list[Entry] = []
-    for kind, row, replaces, added, since, drop, _ in acts:
+    for act in acts:
+        if isinstance(act, Erase):
+            texts += ("erase", *act.key, "", "", act.revision, "", None)
+            numbers += (act.at, 0, None, 0.0, 0, act.at - TOMBSTONE_KEPT_S, 0, 0, False)
+            bodies.append(b"")
+            blanks.append(None)
+            continue
+        kind, row, replaces, since, drop, blank = (
+            ("write", act.row, act.replaces, act.since, act.drop, act.blank)
+            if isinstance(act, Write)
+            else ("append", act.make_row(), None, act.tail, 0, ())
+        )
+        added = act.entries
         texts += (kind, *row.key, row.revision, row.incarnation, replaces, row.owner, row.lease)
         asked = any([entry.id for entry in added])
         numbers += (row.updated_at, row.recent, row.due_at, row.leased_until, row.head, since, drop, len(added), asked)
+        bodies.append(row.body)
+        blanks.append(f"{{{','.join(map(str, blank))}}}" if blank else None)
         entries += added
     return (
         texts,
         numbers,
-        [act.row.body for act in acts],
+        bodies,
         [entry.id for entry in entries],
         [entry.role for entry in entries],
         [entry.body for entry in entries],
-        [f"{{{','.join(map(str, act.blank))}}}" if act.blank else None for act in acts],
+        blanks,
     )
 
 
-def _act_answers(acts: list[Act], found: list[Any]) -> list[Any]:
+def _act_answers(acts: list[Append | Write | Erase], found: list[Any]) -> list[Any]:
     return [_act_answer(act, answer) for act, answer in zip(acts, found, strict=True)]
 
 
-def _act_answer(act: Act, found: Any) -> Any:
-    key, verdict = act.row.key, found[0]
-    if verdict == "done" and act.kind == "write":
+def _act_answer(act: Append | Write | Erase, found: Any) -> Any:
+    key, verdict = act.key, found[0]
+    if verdict == "done" and isinstance(act, Write):
         return structs.replace(act.row, head=found[3])
-    if verdict == "done" and act.kind == "append":
+    if verdict == "done" and isinstance(act, Append):
         return Appended(_row(key, found), _entries(found), _known(found))
     if verdict == "done":
         return None
@@ -323,7 +270,7 @@ def _act_answer(act: Act, found: Any) -> Any:
                 f"{key}: {', '.join(known)} is in the log", row=_row(key, found), numbers=known, entries=_entries(found)
             )
         case "conflict":
-            return Conflict(f"{key}: revision {act.replaces} is not the stored one", row=row, entries=_entries(found))
+            return Conflict(f"{key}: another revision is stored", row=row, entries=_entries(found))
         case "erased":
             return Conflict(f"{key} was erased later than this act", row=row, erased_at=found[10])
         case "absent":
@@ -331,15 +278,23 @@ def _act_answer(act: Act, found: Any) -> Any:
     return Replaced(f"{key}: {replaced('the store')}")
 
 
-def _page_arguments(pages: list[Page]) -> tuple[Any, ...]:
+def _page_arguments(pages: list[Read | Entries]) -> tuple[Any, ...]:
     return (
         [page.key.tenant for page in pages],
         [page.key.id for page in pages],
-        [bound for page in pages for bound in page[1:]],
+        [bound for page in pages for bound in _bounds(page)],
     )
 
 
-def _page_answers(pages: list[Page], found: list[Any]) -> list[Any]:
+def _bounds(page: Read | Entries) -> tuple[int | None, int, int]:
+    """The first so many entries above the first number and below the second, or without a first number the last so many."""
+    if isinstance(page, Read):
+        return None, FAR, page.tail
+    first = 0 if page.after is None and page.before is None else page.after
+    return first, FAR if page.before is None else page.before, page.limit
+
+
+def _page_answers(pages: list[Read | Entries], found: list[Any]) -> list[Any]:
     return [
         (_row(page.key, answer), _entries(answer))
         if answer[0] == "found"
@@ -350,24 +305,60 @@ def _page_answers(pages: list[Page], found: list[Any]) -> list[Any]:
     ]
 
 
-def _only_arguments(items: list[Other]) -> tuple[Any, ...]:
-    return items[0].arguments
+def _pick_arguments(picks: list[Entries]) -> tuple[Any, ...]:
+    (act,) = picks
+    return *act.key, list(act.ids or ()), act.limit
 
 
-def _pick_answers(picks: list[Other], found: list[Any]) -> list[Any]:
+def _pick_answers(picks: list[Entries], found: list[Any]) -> list[Any]:
     return [
         Replaced(f"{pick}: {replaced('the store')}") if answer[0] == "replaced" else _entries(answer)
         for pick, answer in zip(picks, found, strict=True)
     ]
 
 
-def _scan_answers(_: list[Other], found: list[Any]) -> list[Any]:
+def _scan_arguments(scans: list[Scan]) -> tuple[Any, ...]:
+    (act,) = scans
+    after, until = act.after, math.inf if act.until is None else act.until
+    place = ("", "", -math.inf, FAR) if after is None else (*after.key, after.wake, after.recent)
+    return act.index, act.tenant, act.owner, until, *place, act.limit
+
+
+def _recent_arguments(scans: list[Scan]) -> tuple[Any, ...]:
+    (act,) = scans
+    after = act.after
+    place = ("", "", FAR, 0.0) if after is None else (*after.key, after.recent, after.updated_at)
+    return act.tenant, *place, act.limit
+
+
+def _scan_answers(_: list[Scan], found: list[Any]) -> list[Any]:
     if found and found[0]["id"] is None:
         return [Replaced(replaced("the store"))]
     return [[_row(Key(row["tenant"], row["id"]), (None, *[row[name] for name in COLUMNS])) for row in found]]
 
 
-def _no_answers(_: list[Other], found: list[Any]) -> list[Any]:
+def _count_arguments(acts: list[Count]) -> tuple[Any, ...]:
+    return (
+        [act.name for act in acts],
+        [float(act.window_s) for act in acts],
+        [act.at for act in acts],
+        [act.cost for act in acts],
+    )
+
+
+def _count_answers(_: list[Count], found: list[Any]) -> list[Any]:
+    return [Counted(hits, ends) for hits, ends in found]
+
+
+def _forget_arguments(acts: list[Count]) -> tuple[Any, ...]:
+    return (acts[0].at - COUNTERS_KEPT_S,)
+
+
+def _announce_arguments(announcements: list[Announcement]) -> tuple[Any, ...]:
+    return tuple(announcements[0])
+
+
+def _no_answers(_: list[Any], found: list[Any]) -> list[Any]:
     return [None]
 
 

@@ -1,4 +1,5 @@
-"""The connections of the PostgreSQL driver: some that write, some that read, one that announces and one that listens.
+"""The connections of the PostgreSQL driver: some that write, some that read, one that announces, one that counts and one
+that listens.
 
 Each has one statement under way; what queues up meanwhile goes into the next one. A call that was never sent is
 `Unavailable`; one that was sent and not answered is `Uncertain` if it writes, and its connection is dropped.
@@ -10,19 +11,18 @@ import asyncio
 import contextlib
 import logging
 import random
-import re
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, NamedTuple
 
-from msgspec import Struct
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, stop_never, wait_random_exponential
 
-from ...errors import BadMessage, ChatkeepError, Corrupt, Misconfigured, Replaced, Unavailable, Uncertain
+from ...errors import BadMessage, ChatkeepError, Corrupt, Misconfigured, Overloaded, Replaced, Unavailable, Uncertain
 from ...extras import from_extra
-from ..base import Key, settle
-from ..statements import named, numbered
+from ..base import WAITING, Key, settle
+from ..statements import numbered
+from .seam import Site, Statement, in_schema
 
 with from_extra("postgres", "A PostgreSQL store (postgresql://)"):
     import asyncpg
@@ -52,42 +52,11 @@ READ_ONLY = "25006"
 POOLER = "Behind a pooler by transaction (PgBouncer, Supavisor), say ?pooler=transaction."
 
 
-class Site(Struct, frozen=True, kw_only=True):
-    """Where the store is and how one gets in."""
-
-    store: str
-    """The URL without what is secret in it, and the schema."""
-    dsn: str
-    schema: str
-    pooler: bool = False
-    """Whether connections belong to a pooler, which hands them out by transaction."""
-    target: str = "read-write"
-    timeout: float = 5.0
-    connections: int = 4
-
-    def sql(self, name: str) -> str:
-        """The named statement of sql/queries.sql, for this schema."""
-        return in_schema(named("postgresql")[name], self.schema)
-
-
-class Statement(NamedTuple):
-    """One function, run over as many items as are waiting for it.
-
-    arguments: what the items are as its parameters, after the epoch. answers: what each of them is told; a refusal is
-    an exception among them. writes: when the answer is lost, nobody knows whether it was done.
-    """
-
-    sql: str
-    arguments: Callable[[list[Any]], tuple[Any, ...]]
-    answers: Callable[[list[Any], list[Any]], list[Any]]
-    writes: bool = False
-
-
 class Call(NamedTuple):
-    """An item that somebody waits for."""
+    """An act that somebody waits for."""
 
     statement: Statement
-    item: Any
+    act: Any
     answered: asyncio.Future[Any]
     since: float
 
@@ -124,21 +93,26 @@ class Connections:
         self.writer = Combiner(self, "writer", self.site.connections // 2, connection)
         self.readers = Combiner(self, "reader", (self.site.connections + 1) // 2)
         self.announcer = Combiner(self, "announcer", 1)
-        self._combiners = [self.writer, self.readers, self.announcer]
+        self.counter = Combiner(self, "counter", 1)
+        self._combiners = [self.writer, self.readers, self.announcer, self.counter]
         self.epoch = greeting["epoch"]
         return greeting
 
-    def read(self, statement: Statement, item: Any) -> asyncio.Future[Any]:
-        """Runs *statement* on *item*, and on what else waits for it."""
-        return self.readers.call(statement, item)
+    def read(self, statement: Statement, act: Any) -> asyncio.Future[Any]:
+        """Runs *statement* on *act*, and on what else waits for it."""
+        return self.readers.call(statement, act)
 
-    def write(self, statement: Statement, item: Any) -> asyncio.Future[Any]:
-        """Runs *statement* on *item*, and on what else waits for it."""
-        return self.writer.call(statement, item)
+    def write(self, statement: Statement, act: Any) -> asyncio.Future[Any]:
+        """Runs *statement* on *act*, and on what else waits for it."""
+        return self.writer.call(statement, act)
 
-    def announce(self, statement: Statement, item: Any) -> asyncio.Future[Any]:
-        """Runs *statement* on *item*, beside all else."""
-        return self.announcer.call(statement, item)
+    def announce(self, statement: Statement, act: Any) -> asyncio.Future[Any]:
+        """Runs *statement* on *act*, beside all else."""
+        return self.announcer.call(statement, act)
+
+    def count(self, statement: Statement, act: Any) -> asyncio.Future[Any]:
+        """Runs *statement* on *act*, beside all else, and on what else waits for it."""
+        return self.counter.call(statement, act)
 
     def listen(self, heard: Callable[[list[str]], None]) -> None:
         """Has *heard* called with what is announced, on a connection of its own that comes back by itself."""
@@ -304,10 +278,14 @@ class Combiner:
             asyncio.create_task(self._work(place), name=f"chatkeep postgresql {name} {place}") for place in range(size)
         ]
 
-    def call(self, statement: Statement, item: Any) -> asyncio.Future[Any]:
-        """Queues *item*. Cancelling the future does not take it back."""
+    def call(self, statement: Statement, act: Any) -> asyncio.Future[Any]:
+        """Queues *act*. Cancelling the future does not take it back."""
         answered: asyncio.Future[Any] = self._loop.create_future()
-        self._calls.append(Call(statement, item, answered, self._loop.time()))
+        if len(self._calls) >= WAITING:
+            said = f"{act}: {WAITING} acts wait for {self._at.site.store} already; nothing was done. Try again later."
+            settle(answered, Overloaded(said))
+            return answered
+        self._calls.append(Call(statement, act, answered, self._loop.time()))
         if self._idle:
             self._wake()
         if self._expiry is None:
@@ -414,26 +392,28 @@ class Combiner:
         most = min(max(-(-(len(self._calls) + self._flying) // shares), SHARE_LEAST), BATCH)
         room = BATCH_BYTES
         statement = self._calls[0].statement if self._calls else None
+        if statement is not None and statement.alone:
+            most = 1
         while self._calls and len(batch) < most and room > 0 and self._calls[0].statement is statement:
             call = self._calls.popleft()
             if call.statement.writes:
-                key = call.item.row.key
+                key = call.act.key
                 if key in self._writing:
                     later.append(call)
                     continue
                 keys.add(key)
             batch.append(call)
-            room -= call.item.bytes
+            room -= 1 if statement.alone else call.act.size
         self._calls.extendleft(reversed(later))
         if batch and self._calls:
             self._wake()
         if len(batch) > 1 and batch[0].statement.writes:
-            batch.sort(key=lambda call: call.item.row.key)  # so that no two batches lock crosswise
+            batch.sort(key=lambda call: call.act.key)  # so that no two batches lock crosswise
         return batch, keys
 
     async def _run(self, connection: asyncpg.Connection, batch: list[Call]) -> None:
         statement = batch[0].statement
-        items = [call.item for call in batch]
+        acts = [call.act for call in batch]
         deadline = min([call.since for call in batch]) + self._at.site.timeout
         for attempt in range(ATTEMPTS):
             if connection.is_closed() or deadline < self._loop.time():
@@ -441,10 +421,8 @@ class Combiner:
                 return
             try:
                 with given_up(connection, deadline - self._loop.time()):
-                    arguments = statement.arguments(items)
-                    answers = statement.answers(
-                        items, await connection.fetch(statement.sql, self._at.epoch, *arguments)
-                    )
+                    arguments = statement.arguments(acts)
+                    answers = statement.answers(acts, await connection.fetch(statement.sql, self._at.epoch, *arguments))
             except Exception as fault:
                 if len(batch) > 1 and not connection.is_closed() and _code(fault).startswith(ONE_ITEM):
                     for call in batch:  # alone, it fails alone
@@ -494,7 +472,7 @@ def _deliver(batch: list[Call], answers: list[Any]) -> None:
 
 
 def _refuse(batch: list[Call], kind: type[ChatkeepError], said: str, cause: BaseException | None = None) -> None:
-    refusals = [kind(f"{call.item}: {said}") for call in batch]
+    refusals = [kind(f"{call.act}: {said}") for call in batch]
     for refusal in refusals:
         refusal.__cause__ = cause
     _deliver(batch, refusals)
@@ -552,11 +530,6 @@ def replaced(store: str) -> str:
         f"{store} was emptied, or another one has taken its place, since it was opened; nothing was written. Restore it, or restart to "
         "begin with what is there now."
     )
-
-
-def in_schema(sql: str, schema: str) -> str:
-    """*sql* for another schema than `chatkeep`."""
-    return re.sub(r"\bchatkeep\.(?=\w)", f'"{schema}".', sql)
 
 
 def migrations() -> list[str]:

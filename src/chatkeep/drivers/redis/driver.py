@@ -27,14 +27,29 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
 from ...errors import Corrupt, Misconfigured, StoreError, Unavailable, Unsupported
-from ..base import ENTRIES_MOST, Ability, Appended, Entry, Finding, Index, Key, Lease, Row, create_row
+from ..base import (
+    Ability,
+    Append,
+    Appended,
+    Count,
+    Counted,
+    Entries,
+    Entry,
+    Erase,
+    Finding,
+    Index,
+    Read,
+    Row,
+    Scan,
+    Write,
+)
 from ..openable import Openable, end
 from . import scripts as acts
 from .check import examined, foreign, judged, passing, reported, stored_epochs, stored_meta
@@ -62,7 +77,7 @@ EXAMPLES = {
 class RedisDriver(Openable):
     """One Redis or Valkey, a cluster of them, or what Sentinel watches. See `Driver` for what each verb promises."""
 
-    abilities = frozenset({Ability.LOG, Ability.SCAN, Ability.SHARED, Ability.WATCH, Ability.DURABLE, Ability.EPOCH})
+    abilities = frozenset(Ability)
 
     def __init__(self, url: str, transport: Callable[[Site], Transport] | None = None) -> None:
         if transport is None:  # who brings another one needs no redis-py
@@ -121,85 +136,43 @@ class RedisDriver(Openable):
     async def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         raise Unsupported("Redis knows no SQL; nothing was read. Use conversations() and history().")
 
-    async def read(self, key: Key, *, tail: int) -> tuple[Row, list[Entry]] | None:
-        return acts.read_answer(key, await self._opened("read").act(self._acts.read(key, tail)))
+    async def read(self, act: Read) -> tuple[Row, list[Entry]] | None:
+        return acts.read_answer(act, await self._opened("read").act(self._acts.read(act)))
 
-    async def append(
-        self,
-        key: Key,
-        entries: Sequence[Entry],
-        *,
-        revision: str,
-        at: float,
-        due_at: float | None = None,
-        lease: Lease | None = None,
-        tail: int = 0,
-        owner: str = "",
-    ) -> Appended:
-        row = create_row(key, revision=revision, at=at, due_at=due_at, lease=lease, owner=owner)
-        return acts.append_answer(key, await self._opened("written").act(self._acts.append(row, entries, tail)))
+    async def append(self, act: Append) -> Appended:
+        return acts.append_answer(act, await self._opened("written").act(self._acts.append(act)))
 
-    async def write(
-        self,
-        row: Row,
-        *,
-        replaces: str | None,
-        entries: Sequence[Entry] = (),
-        since: int = 0,
-        drop: int = 0,
-        blank: Collection[int] = (),
-    ) -> Row:
-        act = self._acts.write(row, replaces, entries, since, drop, blank)
-        return acts.write_answer(row, await self._opened("written").act(act))
+    async def write(self, act: Write) -> Row:
+        return acts.write_answer(act, await self._opened("written").act(self._acts.write(act)))
 
-    async def entries(
-        self,
-        key: Key,
-        *,
-        after: int | None = None,
-        before: int | None = None,
-        ids: Collection[str] | None = None,
-        limit: int = ENTRIES_MOST,
-    ) -> list[Entry]:
+    async def entries(self, act: Entries) -> list[Entry]:
+        return acts.entries_answer(act, await self._opened("read").act(self._acts.entries(act)))
+
+    async def scan(self, act: Scan) -> list[Row]:
         servers = self._opened("read")
-        if ids is not None:
-            return acts.picked_answer(key, await servers.act(self._acts.picked(key, ids, limit)))
-        return acts.entries_answer(key, await servers.act(self._acts.entries(key, after, before, limit)))
-
-    async def scan(
-        self,
-        index: Index,
-        *,
-        tenant: str | None = None,
-        owner: str = "",
-        until: float | None = None,
-        after: Row | None = None,
-        limit: int,
-    ) -> list[Row]:
-        servers = self._opened("read")
-        if index == "recent":
-            return await self._scan_recent(servers, tenant, after, limit)
-        place = None if after is None else acts.place_of(index, after)
+        if act.index == "recent":
+            return await self._scan_recent(servers, act)
+        place = None if act.after is None else acts.place_of(act.index, act.after)
         rows: list[Row] = []
-        while len(rows) < limit:
-            wanted = min(limit - len(rows), PAGE)
-            places = await self._places(servers, index, tenant, owner, until, place, wanted)
-            found = await asyncio.gather(*(self._row_at(servers, index, at) for at in places))
+        while len(rows) < act.limit:
+            wanted = min(act.limit - len(rows), PAGE)
+            places = await self._places(servers, act, place, wanted)
+            found = await asyncio.gather(*(self._row_at(servers, act.index, at) for at in places))
             rows += [row for row in found if row is not None]
             if len(places) < wanted:
                 break
             place = places[-1]
         return rows
 
-    async def _scan_recent(self, servers: Transport, tenant: str | None, after: Row | None, limit: int) -> list[Row]:
+    async def _scan_recent(self, servers: Transport, act: Scan) -> list[Row]:
         """Step by step: the index has the steps, and within one only the rows know which was changed last."""
-        place = None if after is None else acts.step_of(after)
+        after, place = act.after, None if act.after is None else acts.step_of(act.after)
         rows: list[Row] = []
         held: list[acts.Place] = []
-        wanted = limit
-        while len(rows) < limit:
+        wanted = act.limit
+        while len(rows) < act.limit:
             wanted = min(wanted, PAGE)
-            places = await self._places(servers, "recent", tenant, "", None, place, wanted)
+            places = await self._places(servers, act, place, wanted)
             ended = len(places) < wanted
             held += places
             # The last step may go on on the next page.
@@ -212,34 +185,27 @@ class RedisDriver(Openable):
                 break
             place = places[-1]
             wanted *= 2
-        return rows[:limit]
+        return rows[: act.limit]
 
-    async def _places(
-        self,
-        servers: Transport,
-        index: Index,
-        tenant: str | None,
-        owner: str,
-        until: float | None,
-        place: acts.Place | None,
-        wanted: int,
-    ) -> list[acts.Place]:
-        asked = self._acts.scan(index, tenant, owner, until, place, wanted)
-        replies = await asyncio.gather(*(servers.act(act) for act in asked))
-        return acts.places_in(index, owner, replies)[:wanted]
+    async def _places(self, servers: Transport, act: Scan, place: acts.Place | None, wanted: int) -> list[acts.Place]:
+        replies = await asyncio.gather(*map(servers.act, self._acts.scan(act, place, wanted)))
+        return acts.places_in(act, replies)[:wanted]
 
     async def _row_at(self, servers: Transport, index: Index, at: acts.Place) -> Row | None:
         """The row at a place of an index; none if it stands elsewhere by now, which is shown if it is still to come."""
-        key = acts.key_of(at[1])
+        read = Read(acts.key_of(at[1]), tail=0)
         try:
-            there = acts.read_answer(key, await servers.act(self._acts.read(key, 0)))
+            there = acts.read_answer(read, await servers.act(self._acts.read(read)))
         except Corrupt:
             # Whoever reads it is told what is wrong; the others must not have to wait for that.
-            return acts.unreadable(index, key, at)
+            return acts.unreadable(index, read.key, at)
         return there[0] if there and acts.place_of(index, there[0]) == at else None
 
-    async def erase(self, key: Key, *, at: float, revision: str | None = None) -> None:
-        acts.erase_answer(key, await self._opened("written").act(self._acts.erase(key, at, revision)))
+    async def erase(self, act: Erase) -> None:
+        acts.erase_answer(act, await self._opened("written").act(self._acts.erase(act)))
+
+    async def count(self, act: Count) -> Counted:
+        return acts.count_answer(await self._opened("counted").act(self._acts.count(act)))
 
     async def announce(self, marks: Collection[str]) -> None:
         servers = self._opened("announced")

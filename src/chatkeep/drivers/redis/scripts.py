@@ -6,6 +6,7 @@ the sorted sets that find its conversations, the marks of its erasures and a cop
 
     PREFIX:{12}:row:TENANT\\0ID   :log:..   :ids:..   PREFIX:{12}:due   :key   :owner   :recent   :erased   :epoch
     PREFIX:meta                  epoch, format, number of buckets
+    PREFIX:count:NAME            hits of a rate limit, until its window has ended
 
 The scripts are the files in lua/; common.lua begins each of those that look at a row.
 """
@@ -13,11 +14,11 @@ The scripts are the files in lua/; common.lua begins each of those that look at 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from hashlib import sha1
 from importlib.resources import files
-from math import isfinite
+from math import ceil, isfinite
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -25,7 +26,25 @@ import msgspec
 from msgspec import Struct, structs
 
 from ...errors import ChatkeepError, Conflict, Corrupt, Duplicate, Replaced, Unavailable, Uncertain, Unsupported
-from ..base import RECENT_GRAIN_S, TOMBSTONE_KEPT_S, Appended, Entry, Index, Key, Row, mark_of
+from ..base import (
+    COUNTERS_KEPT_S,
+    RECENT_GRAIN_S,
+    TOMBSTONE_KEPT_S,
+    Append,
+    Appended,
+    Count,
+    Counted,
+    Entries,
+    Entry,
+    Erase,
+    Index,
+    Key,
+    Read,
+    Row,
+    Scan,
+    Write,
+    mark_of,
+)
 from ..packing import pack, unpack
 
 BUCKETS = 64  # part of the format: a key's bucket never changes
@@ -90,7 +109,8 @@ APPEND = _script("common", "append")
 WRITE = _script("common", "write")
 ERASE = _script("common", "erase")
 SCAN = _script("scan")
-VERBS = (READ, ENTRIES, PICKED, APPEND, WRITE, ERASE, SCAN)
+COUNT = _script("count")
+VERBS = (READ, ENTRIES, PICKED, APPEND, WRITE, ERASE, SCAN, COUNT)
 MAKE = _script("make")
 PROBE = _script("probe")
 
@@ -127,48 +147,42 @@ class Acts:
         """Answers what the user may not do to the store's keys."""
         return Act(PROBE, Home((self.buckets[0].start + b"probe",)), [])
 
-    def read(self, key: Key, tail: int) -> Act:
+    def read(self, act: Read) -> Act:
         """`Driver.read`."""
-        return Act(READ, _home(self.prefix, self.epoch, key, READS), [bounded(tail)])
+        return Act(READ, _home(self.prefix, self.epoch, act.key, READS), [bounded(act.tail)])
 
-    def entries(self, key: Key, after: int | None, before: int | None, limit: int) -> Act:
+    def entries(self, act: Entries) -> Act:
         """`Driver.entries`."""
+        after, before, limit = act.after, act.before, bounded(act.limit)
+        if act.ids is not None:
+            asked = [id.encode() for id in act.ids if id]
+            return Act(PICKED, _home(self.prefix, self.epoch, act.key, LOOKS_UP), [limit, *asked])
         way = "back" if after is None and before is not None else "on"
-        bounds = [bounded(after or 0), bounded(FAR if before is None else before), bounded(limit)]
-        return Act(ENTRIES, _home(self.prefix, self.epoch, key, READS), [*bounds, way])
+        bounds = [bounded(after or 0), bounded(FAR if before is None else before), limit]
+        return Act(ENTRIES, _home(self.prefix, self.epoch, act.key, READS), [*bounds, way])
 
-    def picked(self, key: Key, ids: Collection[str], limit: int) -> Act:
-        """`Driver.entries`, by ids."""
-        asked = [id.encode() for id in ids if id]
-        return Act(PICKED, _home(self.prefix, self.epoch, key, LOOKS_UP), [bounded(limit), *asked])
+    def append(self, act: Append) -> Act:
+        """`Driver.append`."""
+        arguments = [bounded(act.tail), *_fields(act.make_row()), *_packed(act.entries)]
+        return Act(APPEND, _home(self.prefix, self.epoch, act.key), arguments, writes=True)
 
-    def append(self, row: Row, entries: Sequence[Entry], tail: int) -> Act:
-        """`Driver.append`; *row* is the one it would create."""
-        arguments = [bounded(tail), *_fields(row), *_packed(entries)]
-        return Act(APPEND, _home(self.prefix, self.epoch, row.key), arguments, writes=True)
-
-    def write(
-        self, row: Row, replaces: str | None, entries: Sequence[Entry], since: int, drop: int, blank: Collection[int]
-    ) -> Act:
+    def write(self, act: Write) -> Act:
         """`Driver.write`."""
-        arguments = [bounded(since), *_fields(row), row.incarnation, row.head, _small(row.body), bounded(drop)]
-        arguments += ("" if replaces is None else "=" + replaces, " ".join(map(str, blank)), *_packed(entries))
+        row, replaces = act.row, "" if act.replaces is None else "=" + act.replaces
+        arguments = [bounded(act.since), *_fields(row), row.incarnation, row.head, _small(row.body), bounded(act.drop)]
+        arguments += (replaces, " ".join(map(str, act.blank)), *_packed(act.entries))
         return Act(WRITE, _home(self.prefix, self.epoch, row.key), arguments, writes=True)
 
-    def erase(self, key: Key, at: float, revision: str | None) -> Act:
+    def erase(self, act: Erase) -> Act:
         """`Driver.erase`."""
-        arguments: list[Argument] = [
-            _time(at),
-            _time(at - TOMBSTONE_KEPT_S),
-            "" if revision is None else "=" + revision,
-        ]
-        return Act(ERASE, _home(self.prefix, self.epoch, key), arguments, writes=True)
+        revision = "" if act.revision is None else "=" + act.revision
+        arguments: list[Argument] = [_time(act.at), _time(act.at - TOMBSTONE_KEPT_S), revision]
+        return Act(ERASE, _home(self.prefix, self.epoch, act.key), arguments, writes=True)
 
-    def scan(
-        self, index: Index, tenant: str | None, owner: str, until: float | None, after: Place | None, limit: int
-    ) -> list[Act]:
-        """The places of the next *limit* rows of each bucket."""
-        lead = owner.encode() + b"\0" if index == "owner" else b""
+    def scan(self, act: Scan, after: Place | None, limit: int) -> list[Act]:
+        """The places of the next *limit* rows of each bucket, from behind the place *after*."""
+        index, tenant, until = act.index, act.tenant, act.until
+        lead = act.owner.encode() + b"\0" if index == "owner" else b""
         inside = lead if tenant is None else lead + tenant.encode() + b"\0"
         arguments: list[Argument] = [bounded(limit)]
         if index in ("key", "owner"):
@@ -181,6 +195,12 @@ class Acts:
             last = "+inf" if until is None or index == "recent" else _time(until)
             arguments += ["scores", last, *(("", "") if after is None else (_time(after[0]), after[1])), inside]
         return [Act(SCAN, _index(bucket.epoch, bucket.places[index], self.epoch), arguments) for bucket in self.buckets]
+
+    def count(self, act: Count) -> Act:
+        """`Driver.count`."""
+        home = Home((f"{self.prefix}:count:{act.name}".encode(),))
+        kept_ms = ceil((act.window_s + COUNTERS_KEPT_S) * 1000)
+        return Act(COUNT, home, [_time(act.window_s), _time(act.at), act.cost, kept_ms], writes=True)
 
 
 READS = 3
@@ -252,10 +272,10 @@ def unreadable(index: Index, key: Key, at: Place) -> Row:
     return Row(key=key, revision="", incarnation="", updated_at=changed, due_at=at[0] if index == "due" else None)
 
 
-def places_in(index: Index, owner: str, replies: Iterable[list[bytes]]) -> list[Place]:
+def places_in(act: Scan, replies: Iterable[list[bytes]]) -> list[Place]:
     """What the buckets answered to `Acts.scan`, merged."""
-    if index in ("key", "owner"):
-        start = len(owner.encode()) + 1 if index == "owner" else 0
+    if act.index in ("key", "owner"):
+        start = len(act.owner.encode()) + 1 if act.index == "owner" else 0
         return sorted((0.0, member[start:]) for reply in replies for member in reply)
     return sorted(
         (float(score), member) for reply in replies for member, score in zip(reply[::2], reply[1::2], strict=True)
@@ -265,20 +285,21 @@ def places_in(index: Index, owner: str, replies: Iterable[list[bytes]]) -> list[
 # What the replies mean
 
 
-def read_answer(key: Key, reply: Any) -> tuple[Row, list[Entry]] | None:
+def read_answer(act: Read, reply: Any) -> tuple[Row, list[Entry]] | None:
     """The answer of `Acts.read`."""
-    return None if reply is None else (_row(key, reply[0]), entries_answer(key, reply[1]))
+    return None if reply is None else (_row(act.key, reply[0]), _page(act.key, reply[1]))
 
 
-def entries_answer(key: Key, reply: Any) -> list[Entry]:
+def entries_answer(act: Entries, reply: Any) -> list[Entry]:
     """The answer of `Acts.entries`."""
+    if act.ids is not None:
+        return _log(act.key, zip(reply[::2], reply[1::2], strict=True))
+    return _page(act.key, reply)
+
+
+def _page(key: Key, reply: Any) -> list[Entry]:
     first, stored = reply
     return _log(key, enumerate(stored, first))
-
-
-def picked_answer(key: Key, reply: Any) -> list[Entry]:
-    """The answer of `Acts.picked`."""
-    return _log(key, zip(reply[::2], reply[1::2], strict=True))
 
 
 def _log(key: Key, stored: Iterable[tuple[int, bytes]]) -> list[Entry]:
@@ -288,18 +309,20 @@ def _log(key: Key, stored: Iterable[tuple[int, bytes]]) -> list[Entry]:
         raise Corrupt(f"{key}: an entry of its log cannot be read ({fault}). Nothing was changed.") from fault
 
 
-def append_answer(key: Key, reply: Any) -> Appended:
+def append_answer(act: Append, reply: Any) -> Appended:
     """The answer of `Acts.append`. Raises `Conflict`."""
+    key = act.key
     if reply[0] == b"erased":
         row = None if reply[1] is None else _row(key, reply[1])
         raise Conflict(
             f"{key} was erased later than this act; nothing was written.", row=row, erased_at=float(reply[2])
         )
-    return Appended(_row(key, reply[0]), entries_answer(key, reply[1]), _numbers(reply[2]))
+    return Appended(_row(key, reply[0]), _page(key, reply[1]), _numbers(reply[2]))
 
 
-def write_answer(row: Row, reply: Any) -> Row:
+def write_answer(act: Write, reply: Any) -> Row:
     """The answer of `Acts.write`. Raises `Conflict` and `Duplicate`."""
+    row = act.row
     if isinstance(reply, int):
         return row if reply == row.head else structs.replace(row, head=reply)
     key, verdict = row.key, reply[0]
@@ -310,17 +333,22 @@ def write_answer(row: Row, reply: Any) -> Row:
     stored = _row(key, reply[1])
     if verdict == b"done":
         return stored
-    news = entries_answer(key, reply[2])
+    news = _page(key, reply[2])
     if verdict == b"duplicate":
         known = _numbers(reply[3])
         raise Duplicate(f"{key}: {', '.join(known)} is in the log", row=stored, numbers=known, entries=news)
     raise Conflict(f"{key}: another revision is stored; nothing was written.", row=stored, entries=news)
 
 
-def erase_answer(key: Key, reply: Any) -> None:
+def erase_answer(act: Erase, reply: Any) -> None:
     """The answer of `Acts.erase`. Raises `Conflict`."""
     if not isinstance(reply, int):
-        raise Conflict(f"{key}: another revision is stored; nothing was erased.", row=_row(key, reply))
+        raise Conflict(f"{act.key}: another revision is stored; nothing was erased.", row=_row(act.key, reply))
+
+
+def count_answer(reply: Any) -> Counted:
+    """The answer of `Acts.count`."""
+    return Counted(int(reply[0]), float(reply[1]))
 
 
 class Refused(Unavailable):

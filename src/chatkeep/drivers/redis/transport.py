@@ -25,7 +25,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponen
 
 from ...errors import ChatkeepError, Overloaded, Unavailable, Uncertain
 from ...extras import from_extra
-from ..base import settle
+from ..base import WAITING, settle
 from ..openable import end
 from .scripts import HOMES, VERBS, Act, Argument, Home, Script, refusal
 from .seam import Address, Site
@@ -75,7 +75,6 @@ BATCH = 256
 READ_MOST = 1 << 16
 NO_ANSWER = object()
 FLYING = 2  # batches under way on one link
-WAITING = 10_000  # calls that may wait for one link
 REDIRECTS = 8  # of one call, in a cluster that is being moved about
 PAUSE_S = 1.0  # the longest between two attempts to connect; the shortest is random
 

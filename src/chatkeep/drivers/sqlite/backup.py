@@ -12,14 +12,14 @@ import apsw
 
 from ...errors import ChatkeepError, Unavailable, UsageError
 from .file import ASIDE, OpenFile, Slot, beside, replacing, sync_folder
-from .transport import Connections
+from .seam import Transport
 
 # Why a backup cannot be written that its caller can mend.
 NOT_THERE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 PAGES = 1000  # of a backup, until it notices that it is to stop
 
 
-def back_up(connections: Connections, slot: Slot, path: str, replace: bool) -> None:
+def back_up(connections: Transport, slot: Slot, path: str, replace: bool) -> None:
     """Copies the store to *path*, unless *slot* is broken off."""
     file = connections.file
     path = _target(file, path, replace)

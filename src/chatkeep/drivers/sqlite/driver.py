@@ -24,17 +24,22 @@ from ...errors import (
     Misconfigured,
 )
 from ..base import (
-    ENTRIES_MOST,
+    COUNTERS_KEPT_S,
     TOMBSTONE_KEPT_S,
     Ability,
+    Append,
     Appended,
+    Count,
+    Counted,
+    Entries,
     Entry,
+    Erase,
     Finding,
-    Index,
     Key,
-    Lease,
+    Read,
     Row,
-    create_row,
+    Scan,
+    Write,
     mark_of,
 )
 from ..openable import Openable
@@ -43,13 +48,16 @@ from ..statements import named
 from .backup import back_up
 from .check import examined, fit
 from .query import run_query
+from .seam import Transport
 from .transport import Connections, replaced, take
+
+FAR = 1 << 62
 
 
 class SqliteDriver(Openable):
     """One SQLite file. See `Driver` for what each verb promises."""
 
-    abilities = frozenset({Ability.LOG, Ability.SCAN, Ability.DURABLE, Ability.SHARED, Ability.EPOCH})
+    abilities = frozenset({Ability.LOG, Ability.SCAN, Ability.DURABLE, Ability.SHARED, Ability.EPOCH, Ability.COUNT})
 
     def __init__(self, url: str) -> None:
         path = url.partition("://")[2]
@@ -61,14 +69,14 @@ class SqliteDriver(Openable):
         self.path = path[1:]
         self._absolute = os.path.abspath(self.path)  # a later chdir leaves the store where it is
         super().__init__(f"sqlite:///{self.path}")
-        self._connections: Connections | None = None
+        self._connections: Transport | None = None
 
     async def _start(self) -> str:
         if not fit():
             raise Misconfigured(f"SQLite {apsw.sqlite_lib_version()} can corrupt a shared WAL file; upgrade apsw.")
         file = await asyncio.to_thread(take, self.path, self._absolute)
         self._connections = connections = Connections(self.path, file)
-        return await connections.write(_epoch)
+        return await connections.write(_epoch, None)
 
     async def examine(self) -> list[Finding]:
         return await asyncio.to_thread(examined, self._absolute)
@@ -84,120 +92,26 @@ class SqliteDriver(Openable):
         if connections is not None:
             await connections.close()
 
-    async def read(self, key: Key, *, tail: int) -> tuple[Row, list[Entry]] | None:
-        def act(db: apsw.Connection) -> tuple[Row, list[Entry]] | None:
-            found = self._find(db, key)
-            return None if found is None else (found[1], _tail(db, found[0], found[1].head, tail))
+    async def read(self, act: Read) -> tuple[Row, list[Entry]] | None:
+        return await self._opened("read").read(self._read, act)
 
-        return await self._opened("read").read(act)
+    async def append(self, act: Append) -> Appended:
+        return await self._opened("written").write(self._append, act)
 
-    async def append(
-        self,
-        key: Key,
-        entries: Sequence[Entry],
-        *,
-        revision: str,
-        at: float,
-        due_at: float | None = None,
-        lease: Lease | None = None,
-        tail: int = 0,
-        owner: str = "",
-    ) -> Appended:
-        row = create_row(key, revision=revision, at=at, due_at=due_at, lease=lease, owner=owner)
+    async def write(self, act: Write) -> Row:
+        return await self._opened("written").write(self._write, act)
 
-        def act(db: apsw.Connection) -> Appended:
-            self._refuse_replaced(db)
-            return self._append(db, row, entries, tail)
+    async def entries(self, act: Entries) -> list[Entry]:
+        return await self._opened("read").read(self._entries, act)
 
-        return await self._opened("written").write(act)
+    async def scan(self, act: Scan) -> list[Row]:
+        return await self._opened("read").read(self._scan, act)
 
-    async def write(
-        self,
-        row: Row,
-        *,
-        replaces: str | None,
-        entries: Sequence[Entry] = (),
-        since: int = 0,
-        drop: int = 0,
-        blank: Collection[int] = (),
-    ) -> Row:
-        def act(db: apsw.Connection) -> Row:
-            self._refuse_replaced(db)
-            return self._write(db, row, replaces, entries, since, drop, blank)
+    async def erase(self, act: Erase) -> None:
+        await self._opened("written").write(self._erase, act)
 
-        return await self._opened("written").write(act)
-
-    async def entries(
-        self,
-        key: Key,
-        *,
-        after: int | None = None,
-        before: int | None = None,
-        ids: Collection[str] | None = None,
-        limit: int = ENTRIES_MOST,
-    ) -> list[Entry]:
-        above = {
-            "tenant": key.tenant,
-            "id": key.id,
-            "limit": limit,
-            "before": min(before, 1 << 62) if before is not None else 1 << 62,
-        }
-
-        asked = list(ids) if ids is not None else []
-
-        def act(db: apsw.Connection) -> list[Entry]:
-            self._find(db, key)
-            if ids is not None:
-                return _entries(db.execute(sql("with_ids", ids=len(asked)), above | _numbered(asked)))
-            if after is None and before is not None:
-                return _entries(db.execute(sql("before"), above))[::-1]
-            return _entries(db.execute(sql("between"), {**above, "after": min(after or 0, 1 << 62)}))
-
-        return await self._opened("read").read(act)
-
-    async def scan(
-        self,
-        index: Index,
-        *,
-        tenant: str | None = None,
-        owner: str = "",
-        until: float | None = None,
-        after: Row | None = None,
-        limit: int,
-    ) -> list[Row]:
-        name = f"scan_{index}_all" if tenant is None and index != "due" else f"scan_{index}"
-        place = {
-            "within": tenant,
-            "owner": owner,
-            "until": until if until is not None else 1e300,
-            "limit": limit,
-            "tenant": after.key.tenant if after else "",
-            "id": after.key.id if after else "",
-            "wake": -1e300 if after is None else after.wake,
-            "recent": after.recent if after else 1 << 62,
-            "updated_at": after.updated_at if after else 0.0,
-        }
-
-        def act(db: apsw.Connection) -> list[Row]:
-            self._refuse_replaced(db)
-            return [_row(Key(*found[:2]), found[2:]) for found in db.execute(sql(name), place)]
-
-        return await self._opened("read").read(act)
-
-    async def erase(self, key: Key, *, at: float, revision: str | None = None) -> None:
-        def act(db: apsw.Connection) -> None:
-            self._refuse_replaced(db)
-            found = self._find(db, key)
-            if found and revision not in (None, found[1].revision):
-                raise Conflict(f"{key}: revision {revision} is not the stored one", row=found[1])
-            mark = max(at, found[1].updated_at) if found else at
-            db.execute(sql("bury"), {"mark": _mark(key), "at": mark})
-            db.execute(sql("forget_marks"), {"before": at - TOMBSTONE_KEPT_S})
-            if found:
-                db.execute(sql("erase_entries"), {"conversation": found[0]})
-                db.execute(sql("erase"), {"conversation": found[0]})
-
-        await self._opened("written").write(act)
+    async def count(self, act: Count) -> Counted:
+        return await self._opened("counted").write(self._count, act, durable=False)
 
     async def backup(self, path: str, *, replace: bool = False) -> None:
         connections = self._opened("done")
@@ -207,7 +121,66 @@ class SqliteDriver(Openable):
         connections = self._opened("done")
         return await connections.look(lambda slot: run_query(connections, slot, sql, parameters))
 
-    def _append(self, db: apsw.Connection, row: Row, entries: Sequence[Entry], tail: int) -> Appended:
+    def _read(self, db: apsw.Connection, act: Read) -> tuple[Row, list[Entry]] | None:
+        found = self._find(db, act.key)
+        return None if found is None else (found[1], _tail(db, found[0], found[1].head, act.tail))
+
+    def _entries(self, db: apsw.Connection, act: Entries) -> list[Entry]:
+        above = {
+            "tenant": act.key.tenant,
+            "id": act.key.id,
+            "limit": act.limit,
+            "before": FAR if act.before is None else min(act.before, FAR),
+        }
+        self._find(db, act.key)
+        if act.ids is not None:
+            asked = list(act.ids)
+            return _entries(db.execute(sql("with_ids", ids=len(asked)), above | _numbered(asked)))
+        if act.after is None and act.before is not None:
+            return _entries(db.execute(sql("before"), above))[::-1]
+        return _entries(db.execute(sql("between"), {**above, "after": min(act.after or 0, FAR)}))
+
+    def _scan(self, db: apsw.Connection, act: Scan) -> list[Row]:
+        name, after = f"scan_{act.index}", act.after
+        if act.tenant is None and act.index != "due":
+            name += "_all"
+        place = {
+            "within": act.tenant,
+            "owner": act.owner,
+            "until": act.until if act.until is not None else 1e300,
+            "limit": act.limit,
+            "tenant": after.key.tenant if after else "",
+            "id": after.key.id if after else "",
+            "wake": -1e300 if after is None else after.wake,
+            "recent": after.recent if after else FAR,
+            "updated_at": after.updated_at if after else 0.0,
+        }
+        self._refuse_replaced(db)
+        return [_row(Key(*found[:2]), found[2:]) for found in db.execute(sql(name), place)]
+
+    def _erase(self, db: apsw.Connection, act: Erase) -> None:
+        self._refuse_replaced(db)
+        key, at = act.key, act.at
+        found = self._find(db, key)
+        if found and act.revision not in (None, found[1].revision):
+            raise Conflict(f"{key}: revision {act.revision} is not the stored one", row=found[1])
+        mark = max(at, found[1].updated_at) if found else at
+        db.execute(sql("bury"), {"mark": _mark(key), "at": mark})
+        db.execute(sql("forget_marks"), {"before": at - TOMBSTONE_KEPT_S})
+        if found:
+            db.execute(sql("erase_entries"), {"conversation": found[0]})
+            db.execute(sql("erase"), {"conversation": found[0]})
+
+    def _count(self, db: apsw.Connection, act: Count) -> Counted:
+        db.execute(sql("forget_counters"), {"before": act.at - COUNTERS_KEPT_S})
+        values = {"name": act.name, "at": act.at, "window": act.window_s, "cost": act.cost}
+        return Counted(*db.execute(sql("count"), values).get)
+
+    def _append(self, db: apsw.Connection, act: Append) -> Appended:
+        self._refuse_replaced(db)
+        return self._added(db, act.make_row(), act.entries, act.tail)
+
+    def _added(self, db: apsw.Connection, row: Row, entries: Sequence[Entry], tail: int) -> Appended:
         key = row.key
         ids = [entry.id for entry in entries]
         values = _values(row, b"") | {"added": len(entries), "mark": _mark(key)}
@@ -227,23 +200,15 @@ class SqliteDriver(Openable):
             return Appended(there[1], _tail(db, there[0], there[1].head, tail), known)
         if there:
             news = [entry for entry in entries if entry.id not in known]
-            rest = self._append(db, row, news, tail)
+            rest = self._added(db, row, news, tail)
             return Appended(rest.row, rest.tail, known)
         number, head = db.execute(sql("create"), values | {"head": 0}).get
         _add(db, number, head, entries)
         return Appended(structs.replace(row, head=head), _tail(db, number, head, tail), {})
 
-    def _write(
-        self,
-        db: apsw.Connection,
-        row: Row,
-        replaces: str | None,
-        entries: Sequence[Entry],
-        since: int,
-        drop: int,
-        blank: Collection[int],
-    ) -> Row:
-        key = row.key
+    def _write(self, db: apsw.Connection, act: Write) -> Row:
+        self._refuse_replaced(db)
+        row, key, replaces, entries = act.row, act.row.key, act.replaces, act.entries
         ids = [entry.id for entry in entries if entry.id]
         if replaces is None:
             values = _values(row, pack(row.body)) | {"added": len(entries), "head": row.head, "mark": _mark(key)}
@@ -270,9 +235,9 @@ class SqliteDriver(Openable):
         if found is not None:
             number, head = found
             _add(db, number, head, entries)
-            if drop:
-                db.execute(sql("drop"), {"conversation": number, "drop": drop})
-            for blanked in blank:
+            if act.drop:
+                db.execute(sql("drop"), {"conversation": number, "drop": act.drop})
+            for blanked in act.blank:
                 db.execute(sql("blank"), {"conversation": number, "number": blanked})
             return structs.replace(row, head=head)
         there = self._find(db, key)
@@ -282,7 +247,7 @@ class SqliteDriver(Openable):
         number, stored = there
         if stored.revision == row.revision:
             return stored
-        news = _entries(db.execute(sql("after"), {"conversation": number, "after": since, "limit": 200}))
+        news = _entries(db.execute(sql("after"), {"conversation": number, "after": act.since, "limit": 200}))
         if known := _known(db, number, ids):
             raise Duplicate(f"{key}: {', '.join(known)} is in the log", row=stored, numbers=known, entries=news)
         raise Conflict(f"{key}: revision {replaces} is not the stored one", row=stored, entries=news)
@@ -300,7 +265,7 @@ class SqliteDriver(Openable):
         if found is None or found[0] != self.epoch:
             raise replaced(self.path, "was emptied")
 
-    def _opened(self, done: str) -> Connections:
+    def _opened(self, done: str) -> Transport:
         self.refuse_closed(done)
         assert self._connections is not None
         return self._connections
@@ -373,7 +338,7 @@ def _mark(key: Key) -> bytes:
     return bytes.fromhex(mark_of(key))
 
 
-def _epoch(db: apsw.Connection) -> str:
+def _epoch(db: apsw.Connection, _: None) -> str:
     db.execute("insert into meta values ('epoch', ?) on conflict do nothing", (secrets.token_hex(8),))
     return str(db.execute("select value from meta where name = 'epoch'").get)
 

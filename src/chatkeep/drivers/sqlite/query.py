@@ -10,7 +10,8 @@ import apsw
 from ...errors import UsageError
 from ..packing import unpack
 from .file import Slot
-from .transport import Connections, translated
+from .seam import Transport
+from .transport import translated
 
 READING = frozenset({apsw.SQLITE_SELECT, apsw.SQLITE_READ, apsw.SQLITE_FUNCTION, apsw.SQLITE_RECURSIVE})
 # Pragmas that describe the file whatever is given to them, and those that only do so while nothing is.
@@ -65,7 +66,7 @@ MACHINES = (
 )
 
 
-def run_query(connections: Connections, slot: Slot, sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+def run_query(connections: Transport, slot: Slot, sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
     """The rows of *sql*, unless *slot* is broken off. Raises `UsageError` when it is not one statement that reads."""
     with connections.looking(slot) as db:
         db.create_scalar_function("chatkeep_json", _json, 1, deterministic=True)

@@ -13,18 +13,27 @@ import time
 from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import apsw
 
-from ...errors import ChatkeepError, Corrupt, Misconfigured, Replaced, Unavailable, Uncertain
-from ..base import settle
+from ...errors import ChatkeepError, Corrupt, Misconfigured, Overloaded, Replaced, Unavailable, Uncertain
+from ..base import WAITING, settle
 from ..statements import numbered
 from .file import BUSY_MS, Moved, OpenFile, Slot, hold
 
 T = TypeVar("T")
-Act = Callable[[apsw.Connection], Any]
-Job = tuple[Act, "asyncio.Future[Any]"]
+A = TypeVar("A")
+
+
+class Job(NamedTuple):
+    """An act that somebody waits for, and what does it."""
+
+    do: Callable[[apsw.Connection, Any], Any]
+    act: Any
+    answered: asyncio.Future[Any]
+    durable: bool
+
 
 APPLICATION_ID = 0x63686B70  # "chkp": says whose file this is
 BATCH = 256
@@ -47,13 +56,14 @@ class Connections:
         self.writer = Worker(file, self._joined, self._committed, threads=1, gathers=True)
         self.readers = Worker(file, self._joined, self._answered, threads=READERS)
 
-    def read(self, act: Callable[[apsw.Connection], T]) -> asyncio.Future[T]:
-        """Runs *act* on one instant of the store, beside others."""
-        return self.readers.call(act)
+    def read(self, do: Callable[[apsw.Connection, A], T], act: A) -> asyncio.Future[T]:
+        """Has *do* called with *act* on one instant of the store, beside others."""
+        return self.readers.call(do, act)
 
-    def write(self, act: Callable[[apsw.Connection], T]) -> asyncio.Future[T]:
-        """Runs *act* in a transaction, shared with what else waits."""
-        return self.writer.call(act)
+    def write(self, do: Callable[[apsw.Connection, A], T], act: A, *, durable: bool = True) -> asyncio.Future[T]:
+        """Has *do* called with *act* in a transaction, shared with what else waits; answered before it is on the disk where
+        nothing in the transaction is *durable*."""
+        return self.writer.call(do, act, durable)
 
     async def close(self) -> None:
         """Has what is under way answered, breaks off who looks for long, and gives the file back."""
@@ -210,10 +220,14 @@ class Worker:
         for thread in self._threads:
             thread.start()
 
-    def call(self, act: Callable[[apsw.Connection], T]) -> asyncio.Future[T]:
+    def call(self, do: Callable[[apsw.Connection, A], T], act: A, durable: bool = True) -> asyncio.Future[T]:
         """Queues *act*. Cancelling the future does not take it back."""
         answered: asyncio.Future[T] = self._loop.create_future()
-        job = (act, answered)
+        if self._jobs.qsize() + len(self._gathered) >= WAITING:
+            said = f"{WAITING} acts wait for sqlite:///{self._file.path} already; nothing was done. Try again later."
+            settle(answered, Overloaded(said))
+            return answered
+        job = Job(do, act, answered, durable)
         if self._crowd == 1 and not self._gathered:
             self._jobs.put(job)
             return answered
@@ -300,8 +314,8 @@ class Worker:
     def _deliver(self, batch: list[Job], answers: list[Any]) -> None:
         if self._gathers:
             self._crowd, self._last = max(len(batch), self._last), len(batch)
-        for (_, answered), found in zip(batch, answers, strict=True):
-            settle(answered, found)
+        for job, found in zip(batch, answers, strict=True):
+            settle(job.answered, found)
 
 
 def take(path: str, absolute: str) -> OpenFile:
@@ -332,9 +346,9 @@ def answer(db: apsw.Connection, batch: list[Job]) -> list[Any]:
     """Runs reads, all of one instant; one that fails fails alone."""
     answers: list[Any] = []
     db.execute("begin")
-    for act, _ in batch:
+    for job in batch:
         try:
-            answers.append(act(db))
+            answers.append(job.do(db, job.act))
         except Exception as fault:
             answers.append(translated(fault, "Nothing was read"))
     db.execute("commit")
@@ -343,15 +357,26 @@ def answer(db: apsw.Connection, batch: list[Job]) -> list[Any]:
 
 def commit(db: apsw.Connection, batch: list[Job]) -> list[Any]:
     """Runs acts in one transaction; each is checked and answered, or refused, on its own."""
+    if any([job.durable for job in batch]):
+        return _committed(db, batch)
+    # In a WAL "normal" writes the same pages, and leaves the flush to the next commit that is durable.
+    db.execute("pragma synchronous = normal")
+    try:
+        return _committed(db, batch)
+    finally:
+        db.execute("pragma synchronous = full")
+
+
+def _committed(db: apsw.Connection, batch: list[Job]) -> list[Any]:
     try:
         db.execute("begin immediate")
-        answers = [_attempt(act, db) for act, _ in batch]
+        answers = [_attempt(job, db) for job in batch]
     except BaseException as fault:
         rollback(db)
         if len(batch) == 1 or isinstance(fault, apsw.BusyError):
             return [translated(fault, "Nothing was written")] * len(batch)
         # One act failed half-way: alone, it fails alone.
-        return [commit(db, [job])[0] for job in batch]
+        return [_committed(db, [job])[0] for job in batch]
     try:
         db.execute("commit")
     except apsw.Error as fault:
@@ -368,9 +393,9 @@ def commit(db: apsw.Connection, batch: list[Job]) -> list[Any]:
     return answers
 
 
-def _attempt(act: Act, db: apsw.Connection) -> Any:
+def _attempt(job: Job, db: apsw.Connection) -> Any:
     try:
-        return act(db)
+        return job.do(db, job.act)
     except ChatkeepError as refused:
         return refused
 

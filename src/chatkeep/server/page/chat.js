@@ -1,6 +1,7 @@
 // The chat page: shows what the client tells, and hands on what people type. Everything is put in as text.
 
-import { open } from "./client.js";
+import { open, shareInAddress } from "./client.js";
+import { create as made, visible } from "./shown.js";
 
 const element = (id) => document.getElementById(id);
 const [room, log, form, text, empty, earlier, typing, choices, newest, notice, status] =
@@ -16,23 +17,69 @@ const STATUS = {
 };
 const MARKS = { sending: "Sending", sent: "Sent", delivered: "Delivered" };
 
+const PARTS = 50; // parts of a message, and buttons, that are shown
+const LABEL = 100; // letters on a button
+
+// An error of the page itself is told, and stops nothing but what it happened in.
+let broken = "";
+function complain(fault) {
+  console.error(fault);
+  broken = `Something on this page does not work (${fault?.message ?? fault}). Reload it if the chat stands still.`;
+  notice.hidden = false;
+  notice.firstElementChild.replaceChildren(...visible(broken));
+}
+addEventListener("error", ({ error, message }) => complain(error ?? message));
+addEventListener("unhandledrejection", ({ reason }) => complain(reason));
+
+// Whoever follows a link is asked first: what they write in a shared chat others read.
+function asks() {
+  const dialog = element("asking");
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((answer) => dialog.addEventListener("close", () => answer(dialog.returnValue === "open"), { once: true }));
+}
+
+const share = shareInAddress();
+const accepted = share !== undefined && (await asks());
 const address = new URL(location.href);
-const chat = await open({ name: address.searchParams.get("c") ?? undefined });
+const chat = await open(accepted ? { share } : { name: address.searchParams.get("c") ?? undefined });
 address.searchParams.set("c", chat.name);
 address.hash = "";
 history.replaceState(null, "", address);
+element("shared").hidden = !chat.shared;
 
 // -- the log ----------------------------------------------------------------------------------------------------------
 
 const lines = new Map(); // message id -> its line
 let following = true; // whether the newest message stays in view
 
-function create(tag, className, words) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (words !== undefined) made.textContent = words;
-  return made;
+// Addresses in a text are links, to where they say: the name of a user before the host would say something else.
+function link(text) {
+  const nodes = [];
+  let from = 0;
+  for (const { 0: found, index } of text.matchAll(/https?:\/\/[^\s<>"'`]+/gi)) {
+    const words = found.replace(/[.,;:!?)\]}*_]+$/, "");
+    const to = target(words);
+    if (!to) continue;
+    nodes.push(text.slice(from, index), anchor(words, to));
+    from = index + words.length;
+  }
+  return [...nodes, text.slice(from)];
 }
+
+function target(address) {
+  const url = typeof address === "string" && URL.canParse(address) && new URL(address);
+  return url && ["http:", "https:"].includes(url.protocol) && !url.username && !url.password ? url.href : "";
+}
+
+function anchor(words, to) {
+  const found = create("a", "");
+  found.append(...visible(words));
+  Object.assign(found, { href: to, target: "_blank", rel: "noopener noreferrer nofollow" });
+  return found;
+}
+
+const create = (tag, className, words) => made(tag, className, words, { gentle: true, link });
 
 // A reply that was streamed goes on in the line in which it was made.
 function lineOf(message) {
@@ -45,26 +92,72 @@ function lineOf(message) {
   return lines.get(message.id);
 }
 
+// What cannot be shown is told in its place: it must not keep the others from being shown.
 function show(message) {
   const line = lineOf(message);
   line.className = `${message.role} ${message.status}`;
   line.ariaBusy = String(message.status === "streaming"); // read aloud when it is complete
-  line.replaceChildren(create("span", "unseen", message.role === "user" ? "You: " : message.role === "operator" ? "Agent: " : "Bot: "));
-  line.append(create("span", "said", message.text || textOfParts(message.content)));
-  const foot = create("small");
-  if (message.created_at) foot.append(timeOf(message.created_at));
-  if (message.role === "user") foot.append(...marksOf(message));
-  line.append(foot);
+  line.replaceChildren(made("span", "unseen", message.role === "user" ? "You: " : message.role === "operator" ? "Agent: " : "Bot: "));
+  try {
+    line.append(said(message), footOf(message));
+  } catch (fault) {
+    console.error(fault);
+    line.append(made("span", "said", "This message cannot be shown here."));
+  }
   place(line, message);
 }
 
-const textOfParts = (content) =>
-  Array.isArray(content) ? content.map((part) => `[${part.type ?? "attachment"}]`).join(" ") : "";
+function footOf(message) {
+  const foot = document.createElement("small");
+  if (message.created_at) foot.append(timeOf(message.created_at));
+  if (message.role === "user") foot.append(...marksOf(message));
+  return foot;
+}
+
+function said({ content, text: words }) {
+  if (typeof content === "string") return create("span", "said", content);
+  const whole = made("span", "said");
+  const parts = Array.isArray(content) ? content : [];
+  for (const part of parts.slice(0, PARTS)) whole.append(partOf(part));
+  if (parts.length > PARTS) whole.append(made("span", "part faint", `and ${parts.length - PARTS} more`));
+  if (!parts.length) whole.append(...visible(words ?? ""));
+  return whole;
+}
+
+const FILES = ["image", "video", "audio", "voice", "document", "file", "sticker", "animation"];
+const plain = (value) => (["string", "number"].includes(typeof value) ? String(value) : "");
+const each = (value) => (Array.isArray(value) ? value : []);
+
+// One part: its text, and what can be followed. Nothing is loaded from elsewhere, so that nobody learns who reads here.
+function partOf(given) {
+  const part = given && typeof given === "object" && !Array.isArray(given) ? given : {};
+  const type = plain(part.type) || "attachment";
+  const shown = made("span", "part");
+  const text = plain(part.text);
+  const url = target(part.url);
+  const names = [part.title, part.name, part.address].map(plain).filter(Boolean).join(", ");
+  if (type === "location" && Number.isFinite(part.latitude) && Number.isFinite(part.longitude)) {
+    const to = `https://www.openstreetmap.org/?mlat=${part.latitude}&mlon=${part.longitude}`;
+    shown.append(anchor(names || `${part.latitude}, ${part.longitude}`, to));
+  } else if (FILES.includes(type) || url) {
+    const label = names || plain(part.filename) || (type === "link" ? plain(part.url) : `${type[0].toUpperCase()}${type.slice(1)}`);
+    if (type === "image" && url && new URL(url).origin === location.origin) {
+      const image = Object.assign(document.createElement("img"), { src: url, alt: plain(part.alt) || label, loading: "lazy" });
+      image.addEventListener("error", () => image.replaceWith(anchor(label, url)), { once: true });
+      image.addEventListener("load", soon);
+      shown.append(image);
+    } else shown.append(url ? anchor(label, url) : made("span", "faint", `[${label}]`));
+    if (text) shown.append(create("span", "part", text));
+  } else if (type === "contact") shown.append(create("span", "", [names, ...each(part.phones).map(plain)].filter(Boolean).join(", ")));
+  else if (text) shown.append(...create("span", "", text).childNodes);
+  else if (!choicesOf(part).length) shown.append(made("span", "faint", `[${names ? `${type}: ${names}` : type}]`));
+  return shown;
+}
 
 function timeOf(seconds) {
   const date = new Date(seconds * 1000);
   const today = date.toDateString() === new Date().toDateString();
-  const time = create("time", "", date.toLocaleString([], { ...(today ? {} : { day: "numeric", month: "short" }), hour: "2-digit", minute: "2-digit" }));
+  const time = made("time", "", date.toLocaleString([], { ...(today ? {} : { day: "numeric", month: "short" }), hour: "2-digit", minute: "2-digit" }));
   time.dateTime = date.toISOString();
   time.title = date.toLocaleString();
   return time;
@@ -72,12 +165,12 @@ function timeOf(seconds) {
 
 function marksOf({ id, number, status: state, error }) {
   if (state !== "failed") {
-    const mark = create("span", "mark");
-    mark.append(create("span", "unseen", MARKS[state]));
+    const mark = made("span", "mark");
+    mark.append(made("span", "unseen", MARKS[state]));
     mark.title = MARKS[state];
     return [mark];
   }
-  const retry = create("button", "retry", "Try again");
+  const retry = made("button", "retry", "Try again");
   retry.type = "button";
   retry.addEventListener("click", () => (retry.remove(), chat.retry(id)));
   return [create("span", "why", number ? error : `Not sent: ${error}`), retry];
@@ -130,8 +223,8 @@ function tell() {
   status.dataset.status = chat.status;
   const said = STATUS[chat.status];
   if (status.textContent !== said) status.textContent = said;
-  notice.hidden = !problem;
-  notice.firstElementChild.textContent = problem ? explain(problem) : "";
+  notice.hidden = !problem && !broken;
+  notice.firstElementChild.replaceChildren(...visible(problem ? explain(problem) : broken));
   soon();
 }
 
@@ -143,18 +236,22 @@ function explain({ status: code, message }) {
 
 // -- suggested replies --------------------------------------------------------------------------------------------------
 
-// The buttons of the last message: {"type": "buttons", "buttons": [...]}, or parts that are choices.
+// What a part offers: {"type": "buttons", "buttons": [...]}, choices, the rows of a list, or a part that is a choice itself.
+function choicesOf(part) {
+  const offered = [...each(part?.buttons), ...each(part?.choices), ...each(part?.sections).flatMap((one) => each(one?.rows)), ...(part?.type === "choice" ? [part] : [])];
+  return offered.map((one) => plain(one) || [one?.text, one?.title, one?.id].map(plain).find((words) => words.trim()) || "").filter(Boolean);
+}
+
 function offer() {
   const last = chat.messages.at(-1);
-  const parts = last?.role === "assistant" && Array.isArray(last.content) ? last.content : [];
-  const offered = parts.flatMap((part) => part.buttons ?? part.choices ?? (part.type === "choice" ? [part] : []));
-  const words = offered.map((each) => (typeof each === "string" ? each : String(each.text ?? each.title ?? each.id)));
+  const words = last?.role === "assistant" ? each(last.content).flatMap(choicesOf).slice(0, PARTS) : [];
   if (choices.dataset.of === JSON.stringify([last?.id, words])) return;
   choices.dataset.of = JSON.stringify([last?.id, words]);
   const held = choices.contains(document.activeElement);
   choices.replaceChildren(
     ...words.map((word) => {
-      const button = create("button", "quiet", word);
+      const label = word.length > LABEL ? `${word.slice(0, LABEL).replace(/[\uD800-\uDBFF]$/, "")}…` : word;
+      const button = made("button", "quiet", label, { gentle: true });
       button.type = "button";
       button.addEventListener("click", () => write(word));
       return button;

@@ -2,8 +2,10 @@
 // are put in as text only, and what would be invisible in them, or turn a line around, is shown as a token.
 
 import { Problem } from "./client.js";
+import { create, visible } from "./shown.js";
 
 const PAGE = 50;
+const PARTS = 50; // parts of a message that are shown one by one
 const LISTED = 100;
 const LISTED_MOST = 500;
 const REFRESH_MS = 5000;
@@ -13,8 +15,6 @@ const QUIET_MS = 40_000; // the server says something every 15 s
 const KEY = "chatkeep:operator";
 const API = new URL("v1/", import.meta.url).href;
 const WHO = { user: "User", assistant: "Bot", operator: "Person", event: "Event" };
-const UNSEEN =
-  /(?![\n\t])(?!(?<=\p{Emoji})\uFE0F)(?!(?<=[\p{Extended_Pictographic}\p{Emoji_Modifier}\uFE0F])\u200D\p{Extended_Pictographic})[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}\p{DI}]/gu;
 
 const element = (id) => document.getElementById(id);
 const [entry, key, refusal, desk, status, leave, owner, list, none, more, unchosen, name, bot, skipping, skip] =
@@ -30,26 +30,6 @@ let asked = 0; // the newest question for the list; older answers are late
 let here = null; // the conversation that is shown
 
 // -- text -------------------------------------------------------------------------------------------------------------
-
-function create(tag, className, words) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (words !== undefined) made.append(...visible(words));
-  return made;
-}
-
-function visible(words) {
-  const shown = [];
-  let from = 0;
-  for (const { 0: unseen, index } of String(words).matchAll(UNSEEN)) {
-    const token = document.createElement("span");
-    token.className = "token";
-    token.textContent = `U+${unseen.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
-    shown.push(words.slice(from, index), token);
-    from = index + unseen.length;
-  }
-  return [...shown, String(words).slice(from)];
-}
 
 const pretty = (value) => JSON.stringify(value, null, 2) ?? "";
 
@@ -233,7 +213,7 @@ function choose() {
     else row.firstChild.removeAttribute("aria-current");
   }
   if (!id) return;
-  here = { id, end: new AbortController(), lines: new Map(), seen: 0, first: 0, sendings: new Map(), dead: new Set(), made: [] };
+  here = { id, end: new AbortController(), lines: new Map(), seen: 0, first: 0, sendings: new Map(), dead: new Set(), reasons: new Map(), made: [] };
   name.replaceChildren(...visible(id));
   for (const part of [making, earlier, trouble, skipping, form]) part.hidden = true; // writing would begin what is not there
   bot.disabled = true;
@@ -270,7 +250,7 @@ async function load(place) {
   place.ready = true;
   form.hidden = false;
   showFacts(found);
-  for (const message of found.messages) showMessage(message);
+  found.messages.forEach(showMessage);
   room.scrollTop = room.scrollHeight;
   await look(place);
 }
@@ -278,7 +258,9 @@ async function load(place) {
 // What no event tells: the numbers, and how sending stands.
 async function look(place) {
   const [found, { deliveries }] = await Promise.all([json(`${at(place.id)}?messages=0`), json(`${at(place.id)}/deliveries`)]);
+  const { dead_letters } = found.dead.length ? await json(`${at(place.id)}/dead-letters`) : { dead_letters: [] };
   if (place !== here) return;
+  place.reasons = new Map(dead_letters.map((letter) => [letter.number, letter.reason]));
   place.sendings = new Map(deliveries.map((sending) => [sending.number, sending]));
   showFacts(found);
   for (const line of place.lines.values()) showFoot(line);
@@ -361,16 +343,19 @@ function showFacts(found) {
   if ("state" in found) state.replaceChildren(...visible(pretty(found.state)));
 }
 
+// What cannot be shown is told in its place: it must not keep the others from being shown.
 function showMessage(message) {
   if (here.lines.has(message.number)) return;
-  const line = create("li", message.role);
+  let line;
+  try {
+    line = lineOf(message);
+  } catch (fault) {
+    console.error(fault);
+    line = create("li", message.role);
+    line.append(create("div", "said", `This message cannot be shown (${fault}).`), create("div", "foot"));
+  }
+  const { number } = message;
   line.message = message;
-  const { content, role, number, created_at, ...rest } = message;
-  const head = create("div", "head");
-  head.append(create("b", "", WHO[role] ?? role), timeOf(created_at), create("span", "faint", `#${number}`));
-  const details = create("details", "");
-  details.append(create("summary", "", "Details"), create("pre", "", pretty(rest)));
-  line.append(head, ...said(content), create("div", "foot"), details);
   here.lines.set(number, line);
   here.first = Math.min(here.first, number);
   showFoot(line);
@@ -378,30 +363,52 @@ function showMessage(message) {
   log.insertBefore(line, log.lastChild?.message.number < number ? null : next);
 }
 
+function lineOf(message) {
+  const line = create("li", message.role);
+  const { content, role, number, created_at, ...rest } = message;
+  const head = create("div", "head");
+  head.append(create("b", "", WHO[role] ?? role), timeOf(created_at), create("span", "faint", `#${number}`));
+  const details = create("details", "");
+  details.append(create("summary", "", "Details"), create("pre", "", pretty(rest)));
+  line.append(head, ...said(content), create("div", "foot"), details);
+  return line;
+}
+
 function said(content) {
-  if (typeof content === "string") return [create("div", "said", content)];
-  return content.map((part) => (part.type === "text" ? create("div", "said", part.text) : create("pre", "", pretty(part))));
+  if (!Array.isArray(content)) return [create("div", "said", typeof content === "string" ? content : pretty(content))];
+  const parts = content.slice(0, PARTS).map((part) => {
+    const text = part?.type === "text" && typeof part.text === "string";
+    return text ? create("div", "said", part.text) : create("pre", "", pretty(part));
+  });
+  if (content.length > PARTS) parts.push(create("pre", "", pretty(content.slice(PARTS))));
+  return parts;
 }
 
 function showFoot(line) {
   const { number } = line.message;
   const sending = here.sendings.get(number);
   const foot = line.querySelector(".foot");
-  const shown = JSON.stringify([sending, here.dead.has(number)]);
+  const shown = JSON.stringify([sending, here.dead.has(number), here.reasons.get(number)]);
   if (foot.shown === shown) return; // who is about to press a button here must not lose it
   foot.shown = shown;
   foot.replaceChildren();
-  if (here.dead.has(number)) foot.append(create("span", "mark bad", "dead: the bot failed on it"));
+  const button = (words, path, method) => {
+    const made = create("button", "quiet", words);
+    made.type = "button";
+    made.addEventListener("click", () => act(made, ({ id }) => ask(`${at(id)}/${path}/${number}`, { method })));
+    foot.append(made);
+  };
+  if (here.dead.has(number)) {
+    foot.append(create("span", "mark bad", "dead: the bot failed on it"), create("span", "faint", here.reasons.get(number) ?? ""));
+    button("Try again", "dead-letters", "POST");
+    button("Dismiss", "dead-letters", "DELETE");
+  }
   if (!sending) return;
   const bad = ["failed", "uncertain"].includes(sending.status);
   foot.append(create("span", bad ? "mark bad" : "mark", sending.status));
   if (sending.doubtful) foot.append(create("span", "faint", "perhaps shown twice"));
   if (sending.reason) foot.append(create("span", "faint", sending.reason));
-  if (!bad) return;
-  const again = create("button", "quiet", "Send again");
-  again.type = "button";
-  again.addEventListener("click", () => act(again, ({ id }) => ask(`${at(id)}/deliveries/${number}`, { method: "POST" })));
-  foot.append(again);
+  if (bad) button("Send again", "deliveries", "POST");
 }
 
 earlier.addEventListener("click", () =>
@@ -443,6 +450,13 @@ form.addEventListener("submit", (event) => {
   });
 });
 
+// An error of the page itself is told, and never shown as an empty log.
+for (const event of ["error", "unhandledrejection"])
+  addEventListener(event, ({ error, reason }) => {
+    if (reason?.name === "AbortError") return;
+    trouble.replaceChildren(...visible(`This page has met an error: ${error ?? reason}. Reload it, and report it if it comes again.`));
+    trouble.hidden = false;
+  });
 addEventListener("hashchange", choose);
 inside.open = matchMedia("(min-width: 64rem)").matches;
 if (sessionStorage.getItem(KEY)) enter();

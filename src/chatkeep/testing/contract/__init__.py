@@ -26,6 +26,7 @@ from .backups import Backups
 from .batches import Batches
 from .broken import BROKEN, Intact
 from .conflicts import Conflicts
+from .counting import Counting
 from .durability import Durability
 from .epochs import Epochs
 from .erasing import Erasing
@@ -68,5 +69,6 @@ class DriverContract(
     Examining,
     Backups,
     Queries,
+    Counting,
 ):
     """The clauses of `Driver`. What a driver has no ability for is skipped."""

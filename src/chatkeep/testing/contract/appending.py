@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from msgspec import structs
 
-from ...drivers.base import Appended, Driver, Entry, Key, Lease, Row
+from ...drivers.base import Append, Appended, Driver, Entry, Lease, Read, Row
 from .broken import Intact, caught_by
 from .clauses import Clauses, clause
 from .steps import ADA, BOB, said, written
@@ -20,7 +17,7 @@ class Appending(Clauses):
     async def test_an_append_creates_the_row_and_answers_what_it_left(self, driver: Driver) -> None:
         """A first append makes a row with nothing in it but what was said."""
         answer = await driver.append(
-            ADA, said("m1", "m2"), revision="r1", at=5.0, due_at=7.0, lease=Lease("c", 9.0), tail=9, owner="eve"
+            Append(ADA, said("m1", "m2"), revision="r1", at=5.0, due_at=7.0, lease=Lease("c", 9.0), tail=9, owner="eve")
         )
         row = Row(
             key=ADA,
@@ -36,12 +33,12 @@ class Appending(Clauses):
         tail = [Entry(1, "m1", "user", b"m1"), Entry(2, "m2", "user", b"m2")]
 
         assert Appended(row, tail, {}) == answer
-        assert (row, tail) == await driver.read(ADA, tail=9)
+        assert (row, tail) == await driver.read(Read(ADA, tail=9))
 
     @clause
     async def test_a_bare_append_asks_for_no_more_than_its_entries(self, driver: Driver) -> None:
         """What was not asked for stays empty: no due time, no lease, no owner, no tail."""
-        answer = await driver.append(ADA, said("m1"), revision="r1", at=5.0)
+        answer = await driver.append(Append(ADA, said("m1"), revision="r1", at=5.0))
 
         assert Appended(Row(key=ADA, revision="r1", incarnation="r1", head=1, updated_at=5.0), [], {}) == answer
 
@@ -49,7 +46,7 @@ class Appending(Clauses):
     async def test_an_append_changes_only_what_it_says(self, driver: Driver) -> None:
         """On a row that is there it sets revision, head and time; body, incarnation, owner, due time and lease stay."""
         row = await written(driver, ADA, body=b"state", owner="eve", due_at=3.0, lease="c", leased_until=4.0)
-        answer = await driver.append(ADA, said("m1"), revision="r9", at=50.0)
+        answer = await driver.append(Append(ADA, said("m1"), revision="r9", at=50.0))
 
         assert structs.replace(row, revision="r9", head=row.head + 1, updated_at=50.0) == answer.row
 
@@ -58,7 +55,7 @@ class Appending(Clauses):
         """An append never makes a row due later, and never takes its due time away."""
         dues = []
         for turn, due_at in enumerate((None, 9.0, 12.0, None, 4.0, 9.0)):
-            answer = await driver.append(ADA, said(f"{turn}"), revision=f"r{turn}", at=1.0, due_at=due_at)
+            answer = await driver.append(Append(ADA, said(f"{turn}"), revision=f"r{turn}", at=1.0, due_at=due_at))
             dues.append(answer.row.due_at)
 
         assert [None, 9.0, 9.0, 9.0, 4.0, 4.0] == dues
@@ -66,10 +63,10 @@ class Appending(Clauses):
     @clause
     async def test_an_append_sets_the_owner_only_on_creation(self, driver: Driver) -> None:
         """A later append cannot take a conversation over, nor give one to somebody."""
-        await driver.append(ADA, said("a"), revision="r1", at=1.0, owner="eve")
-        await driver.append(BOB, said("a"), revision="r1", at=1.0)
-        ada = await driver.append(ADA, said("b"), revision="r2", at=1.0, owner="mallory")
-        bob = await driver.append(BOB, said("b"), revision="r2", at=1.0, owner="mallory")
+        await driver.append(Append(ADA, said("a"), revision="r1", at=1.0, owner="eve"))
+        await driver.append(Append(BOB, said("a"), revision="r1", at=1.0))
+        ada = await driver.append(Append(ADA, said("b"), revision="r2", at=1.0, owner="mallory"))
+        bob = await driver.append(Append(BOB, said("b"), revision="r2", at=1.0, owner="mallory"))
 
         assert ("eve", "") == (ada.row.owner, bob.row.owner)
 
@@ -81,25 +78,25 @@ class Appending(Clauses):
 class CreatedUnowned(Intact):
     """Only a write can set the owner."""
 
-    async def append(self, key: Key, entries: Sequence[Entry], *, owner: str = "", **how: Any) -> Appended:
-        return await super().append(key, entries, **how)
+    async def append(self, act: Append) -> Appended:
+        return await super().append(structs.replace(act, owner=""))
 
 
 @caught_by("a_bare_append_asks_for_no_more_than_its_entries")
 class AlwaysDue(Intact):
     """A row without a due time is given one."""
 
-    async def append(self, key: Key, entries: Sequence[Entry], *, due_at: float | None = None, **how: Any) -> Appended:
-        return await super().append(key, entries, due_at=how["at"] if due_at is None else due_at, **how)
+    async def append(self, act: Append) -> Appended:
+        return await super().append(structs.replace(act, due_at=act.at if act.due_at is None else act.due_at))
 
 
 @caught_by("an_append_changes_only_what_it_says", "no_update_is_lost_among_racing_writers_and_appends")
 class AppendEmptiesTheBody(Intact):
     """An append writes the whole row, as far as it knows it."""
 
-    async def append(self, key: Key, entries: Sequence[Entry], **how: Any) -> Appended:
-        answer = await super().append(key, entries, **how)
-        self._shelf.rows[key] = row = structs.replace(answer.row, body=b"")
+    async def append(self, act: Append) -> Appended:
+        answer = await super().append(act)
+        self._shelf.rows[act.key] = row = structs.replace(answer.row, body=b"")
         return answer._replace(row=row)
 
 
@@ -107,9 +104,9 @@ class AppendEmptiesTheBody(Intact):
 class DueOverwritten(Intact):
     """The last due time wins."""
 
-    async def append(self, key: Key, entries: Sequence[Entry], *, due_at: float | None = None, **how: Any) -> Appended:
-        answer = await super().append(key, entries, due_at=due_at, **how)
-        self._shelf.rows[key] = row = structs.replace(answer.row, due_at=due_at)
+    async def append(self, act: Append) -> Appended:
+        answer = await super().append(act)
+        self._shelf.rows[act.key] = row = structs.replace(answer.row, due_at=act.due_at)
         return answer._replace(row=row)
 
 
@@ -117,7 +114,7 @@ class DueOverwritten(Intact):
 class AppendTakesOver(Intact):
     """Whoever speaks last owns the conversation."""
 
-    async def append(self, key: Key, entries: Sequence[Entry], *, owner: str = "", **how: Any) -> Appended:
-        answer = await super().append(key, entries, owner=owner, **how)
-        self._shelf.rows[key] = row = structs.replace(answer.row, owner=owner or answer.row.owner)
+    async def append(self, act: Append) -> Appended:
+        answer = await super().append(act)
+        self._shelf.rows[act.key] = row = structs.replace(answer.row, owner=act.owner or answer.row.owner)
         return answer._replace(row=row)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...drivers.base import Ability
+from ...drivers.base import Ability, Append, Erase
 from ...drivers.memory import SHELVES, Shelf
 from ...errors import Conflict
 from .broken import Intact, caught_by
@@ -19,8 +19,8 @@ class Durability(Clauses):
         try:
             need(driver, Ability.DURABLE)
             await written(driver, ADA, body=b"state", owner="eve", due_at=3.0, lease="c", leased_until=4.0)
-            await driver.append(ADA, said("a", "b"), revision="r1", at=2.0)
-            await driver.erase(BOB, at=10.0)
+            await driver.append(Append(ADA, said("a", "b"), revision="r1", at=2.0))
+            await driver.erase(Erase(BOB, at=10.0))
             epoch, before = driver.epoch, await found(driver, ADA)
         finally:
             await driver.close()
@@ -30,8 +30,10 @@ class Durability(Clauses):
             assert before == await found(driver, ADA)
             if Ability.SCAN in driver.abilities:
                 assert [["ada"]] * 4 == [await names(driver, index, owner="eve") for index in INDEXES]
-            assert {"a": 2, "b": 3} == (await driver.append(ADA, said("a", "b"), revision="r2", at=3.0)).known
-            assert 10.0 == (await refused(Conflict, driver.append(BOB, said("a"), revision="r", at=9.0))).erased_at
+            assert {"a": 2, "b": 3} == (await driver.append(Append(ADA, said("a", "b"), revision="r2", at=3.0))).known
+            assert (
+                10.0 == (await refused(Conflict, driver.append(Append(BOB, said("a"), revision="r", at=9.0)))).erased_at
+            )
         finally:
             await driver.close()
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
-from typing import Any
 
-from ...drivers.base import Ability, Appended, Driver, Entry, Key, Row
+from ...drivers.base import Ability, Append, Appended, Driver, Entries, Erase, Key, Read, Row, Scan, Write
 from ...errors import Replaced
 from .broken import Intact, caught_by
 from .clauses import Clauses, clause
@@ -28,24 +26,24 @@ class Epochs(Clauses):
         need(driver, Ability.EPOCH)
         row = await written(driver, ADA, body=b"state")
         await self.empty_store()
-        await refused(Replaced, driver.read(ADA, tail=1))
-        await refused(Replaced, driver.read(BOB, tail=1))
-        await refused(Replaced, driver.append(ADA, said("a"), revision="r1", at=2.0))
-        await refused(Replaced, driver.append(BOB, said("a"), revision="r2", at=2.0))
-        await refused(Replaced, driver.write(changed(row, "r3"), replaces="second"))
+        await refused(Replaced, driver.read(Read(ADA, tail=1)))
+        await refused(Replaced, driver.read(Read(BOB, tail=1)))
+        await refused(Replaced, driver.append(Append(ADA, said("a"), revision="r1", at=2.0)))
+        await refused(Replaced, driver.append(Append(BOB, said("a"), revision="r2", at=2.0)))
+        await refused(Replaced, driver.write(Write(changed(row, "r3"), replaces="second")))
         created = Row(key=BOB, revision="r4", incarnation="r4", updated_at=2.0)
-        await refused(Replaced, driver.write(created, replaces=None))
-        await refused(Replaced, driver.entries(ADA, after=0, limit=5))
-        await refused(Replaced, driver.entries(ADA, ids=["a"]))
-        await refused(Replaced, driver.erase(ADA, at=3.0))
+        await refused(Replaced, driver.write(Write(created, replaces=None)))
+        await refused(Replaced, driver.entries(Entries(ADA, after=0, limit=5)))
+        await refused(Replaced, driver.entries(Entries(ADA, ids=["a"])))
+        await refused(Replaced, driver.erase(Erase(ADA, at=3.0)))
         if Ability.SCAN in driver.abilities:
             for index in INDEXES:
-                await refused(Replaced, driver.scan(index, owner="eve", limit=5))
+                await refused(Replaced, driver.scan(Scan(index, owner="eve", limit=5)))
         again = await self.open_driver()
         try:
             assert driver.epoch != again.epoch
-            assert [None, None] == [await again.read(key, tail=1) for key in (ADA, BOB)]
-            assert 1 == (await again.append(ADA, said("a"), revision="r5", at=2.0)).row.head
+            assert [None, None] == [await again.read(Read(key, tail=1)) for key in (ADA, BOB)]
+            assert 1 == (await again.append(Append(ADA, said("a"), revision="r5", at=2.0))).row.head
         finally:
             await again.close()
 
@@ -57,12 +55,12 @@ class Epochs(Clauses):
         await self.empty_store()
         other = await self.open_driver()
         try:
-            await other.append(ADA, said("b"), revision="other", at=2.0)
-            await refused(Replaced, driver.read(BOB, tail=1))
-            await refused(Replaced, driver.append(BOB, said("a"), revision="r1", at=3.0))
+            await other.append(Append(ADA, said("b"), revision="other", at=2.0))
+            await refused(Replaced, driver.read(Read(BOB, tail=1)))
+            await refused(Replaced, driver.append(Append(BOB, said("a"), revision="r1", at=3.0)))
             if Ability.SCAN in driver.abilities:
-                await refused(Replaced, driver.scan("due", limit=5))
-            await refused(Replaced, driver.write(changed(row, "r2"), replaces="second"))
+                await refused(Replaced, driver.scan(Scan("due", limit=5)))
+            await refused(Replaced, driver.write(Write(changed(row, "r2"), replaces="second")))
 
             assert ("other", 1) == ((await found(other, ADA))[0].revision, (await found(other, ADA))[0].head)
         finally:
@@ -76,19 +74,19 @@ class Epochs(Clauses):
         await self.empty_store()
         other = await self.open_driver()
         try:
-            copy = await other.write(row, replaces=None)
-            await refused(Replaced, driver.append(ADA, said("a"), revision="r1", at=3.0))
-            await refused(Replaced, driver.write(changed(row, "r2"), replaces="second", entries=said("b")))
-            await refused(Replaced, driver.write(row, replaces="first"))
-            await refused(Replaced, driver.write(row, replaces=None))
-            await refused(Replaced, driver.erase(ADA, at=4.0))
+            copy = await other.write(Write(row, replaces=None))
+            await refused(Replaced, driver.append(Append(ADA, said("a"), revision="r1", at=3.0)))
+            await refused(Replaced, driver.write(Write(changed(row, "r2"), replaces="second", entries=said("b"))))
+            await refused(Replaced, driver.write(Write(row, replaces="first")))
+            await refused(Replaced, driver.write(Write(row, replaces=None)))
+            await refused(Replaced, driver.erase(Erase(ADA, at=4.0)))
             for answer in await together(
-                [driver.append(ADA, said(f"m{n}"), revision=f"{n}", at=5.0) for n in range(9)]
+                [driver.append(Append(ADA, said(f"m{n}"), revision=f"{n}", at=5.0)) for n in range(9)]
             ):
                 assert isinstance(answer, Replaced)
 
             assert (copy, []) == await found(other, ADA)
-            assert 1 == (await other.append(ADA, said("a"), revision="r3", at=3.0)).row.head - row.head
+            assert 1 == (await other.append(Append(ADA, said("a"), revision="r3", at=3.0))).row.head - row.head
         finally:
             await other.close()
 
@@ -126,13 +124,13 @@ class EpochComparedByScansOnly(Intact):
 class EpochComparedWhereNothingIs(Intact):
     """Where a row is found it is taken for one of this store."""
 
-    async def append(self, key: Key, entries: Sequence[Entry], **how: Any) -> Appended:
-        self._look_at(key)
-        return await super().append(key, entries, **how)
+    async def append(self, act: Append) -> Appended:
+        self._look_at(act.key)
+        return await super().append(act)
 
-    async def write(self, row: Row, **how: Any) -> Row:
-        self._look_at(row.key)
-        return await super().write(row, **how)
+    async def write(self, act: Write) -> Row:
+        self._look_at(act.key)
+        return await super().write(act)
 
     def _look_at(self, key: Key) -> None:
         if key in self._shelf.rows:
@@ -143,6 +141,6 @@ class EpochComparedWhereNothingIs(Intact):
 class ErasuresUnfenced(Intact):
     """What is to be erased may go from whatever store answers."""
 
-    async def erase(self, key: Key, *, at: float, revision: str | None = None) -> None:
+    async def erase(self, act: Erase) -> None:
         self.epoch = self._shelf.epoch
-        await super().erase(key, at=at, revision=revision)
+        await super().erase(act)

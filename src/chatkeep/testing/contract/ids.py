@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from ...drivers.base import Appended, Driver, Entry, Key, Lease, Row
+from ...drivers.base import Append, Appended, Driver, Entry, Key, Lease, Row, Write
 from ...errors import Duplicate
 from .broken import Intact, caught_by
 from .clauses import Clauses, clause
@@ -18,9 +17,9 @@ class Ids(Clauses):
     @clause
     async def test_an_append_skips_the_ids_it_knows(self, driver: Driver) -> None:
         """Known and new ids in one act: the new ones are written, the known ones reported where they stand."""
-        await driver.append(ADA, said("a", "b"), revision="r1", at=1.0)
+        await driver.append(Append(ADA, said("a", "b"), revision="r1", at=1.0))
         mixed = [Entry(0, "b", "user", b"other"), *said("c", "a", "d")]
-        answer = await driver.append(ADA, mixed, revision="r2", at=2.0, tail=9)
+        answer = await driver.append(Append(ADA, mixed, revision="r2", at=2.0, tail=9))
 
         assert [(1, b"a"), (2, b"b"), (3, b"c"), (4, b"d")] == [(entry.number, entry.body) for entry in answer.tail]
         assert {"a": 1, "b": 2} == answer.known
@@ -29,11 +28,11 @@ class Ids(Clauses):
     @clause
     async def test_an_append_of_known_ids_changes_nothing(self, driver: Driver) -> None:
         """Not the log, and neither revision, time, due time, lease nor owner."""
-        await driver.append(ADA, said("a", "b"), revision="r1", at=1.0, due_at=9.0)
+        await driver.append(Append(ADA, said("a", "b"), revision="r1", at=1.0, due_at=9.0))
         before = await found(driver, ADA)
         lease = Lease("c", 99.0)
         answer = await driver.append(
-            ADA, said("b", "a"), revision="r2", at=2.0, due_at=3.0, lease=lease, tail=1, owner="eve"
+            Append(ADA, said("b", "a"), revision="r2", at=2.0, due_at=3.0, lease=lease, tail=1, owner="eve")
         )
 
         assert Appended(before[0], before[1][-1:], {"a": 1, "b": 2}) == answer
@@ -43,19 +42,19 @@ class Ids(Clauses):
     async def test_ids_that_a_write_brought_are_known_to_appends(self, driver: Driver) -> None:
         """There is one log: what came with a write is found by an append, on a created row and on a changed one."""
         created = Row(key=ADA, revision="r1", incarnation="r1", updated_at=1.0)
-        row = await driver.write(created, replaces=None, entries=said("a"))
-        row = await driver.write(changed(row, "r2"), replaces="r1", entries=said("b"))
-        answer = await driver.append(ADA, said("a", "b"), revision="r3", at=2.0)
+        row = await driver.write(Write(created, replaces=None, entries=said("a")))
+        row = await driver.write(Write(changed(row, "r2"), replaces="r1", entries=said("b")))
+        answer = await driver.append(Append(ADA, said("a", "b"), revision="r3", at=2.0))
 
         assert Appended(row, [], {"a": 1, "b": 2}) == answer
 
     @clause
     async def test_entries_without_an_id_are_always_written(self, driver: Driver) -> None:
         """An empty id is no id: nothing is ever taken for a repetition of it."""
-        first = await driver.append(ADA, said("", ""), revision="r1", at=1.0)
-        second = await driver.append(ADA, said("", "a", ""), revision="r2", at=1.0)
-        third = await driver.append(ADA, said("", "a"), revision="r3", at=1.0)
-        row = await driver.write(changed(third.row, "r4"), replaces="r3", entries=said("", ""))
+        first = await driver.append(Append(ADA, said("", ""), revision="r1", at=1.0))
+        second = await driver.append(Append(ADA, said("", "a", ""), revision="r2", at=1.0))
+        third = await driver.append(Append(ADA, said("", "a"), revision="r3", at=1.0))
+        row = await driver.write(Write(changed(third.row, "r4"), replaces="r3", entries=said("", "")))
         _, log = await found(driver, ADA)
 
         assert ["", "", "", "a", "", "", "", ""] == [entry.id for entry in log]
@@ -65,11 +64,11 @@ class Ids(Clauses):
     @clause
     async def test_a_known_id_makes_a_write_a_duplicate(self, driver: Driver) -> None:
         """One known id refuses the whole act and is named with its number, beside the row and what came after."""
-        row = (await driver.append(ADA, said("a", "b", "c"), revision="r1", at=1.0)).row
+        row = (await driver.append(Append(ADA, said("a", "b", "c"), revision="r1", at=1.0))).row
         before = await found(driver, ADA)
         act = changed(row, "r2", body=b"new", due_at=1.0)
         duplicate = await refused(
-            Duplicate, driver.write(act, replaces="r1", entries=said("x", "c", "", "a"), since=1, drop=1)
+            Duplicate, driver.write(Write(act, replaces="r1", entries=said("x", "c", "", "a"), since=1, drop=1))
         )
 
         assert row == duplicate.row
@@ -96,18 +95,18 @@ class DuplicatesWritten(Intact):
 class KnownNotReported(Intact):
     """Known ids are left out silently."""
 
-    async def append(self, key: Key, entries: Sequence[Entry], **how: Any) -> Appended:
-        return (await super().append(key, entries, **how))._replace(known={})
+    async def append(self, act: Append) -> Appended:
+        return (await super().append(act))._replace(known={})
 
 
 @caught_by("ids_that_a_write_brought_are_known_to_appends")
 class IdsOfAppendsOnly(Intact):
     """A write does not enter its ids where appends look for them."""
 
-    async def write(self, row: Row, **how: Any) -> Row:
-        ids = dict(self._shelf.ids.get(row.key, {}))
-        stored = await super().write(row, **how)
-        self._shelf.ids[row.key] = ids
+    async def write(self, act: Write) -> Row:
+        ids = dict(self._shelf.ids.get(act.key, {}))
+        stored = await super().write(act)
+        self._shelf.ids[act.key] = ids
         return stored
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from msgspec import structs
 
-from ...drivers.base import Appended, Driver, Entry, Key, Row
+from ...drivers.base import Append, Appended, Driver, Entry, Key, Row, Write
 from ...errors import Conflict, Duplicate
 from .broken import Intact, caught_by
 from .clauses import Clauses, clause
@@ -21,13 +20,17 @@ class Numbering(Clauses):
     async def test_numbers_run_from_1_without_gaps(self, driver: Driver) -> None:
         """The store numbers; what the caller put there is ignored, by appends and by writes, refused acts or not."""
         row = (
-            await driver.append(ADA, [Entry(40, "a", "user", b""), Entry(7, "b", "user", b"")], revision="r1", at=1.0)
+            await driver.append(
+                Append(ADA, [Entry(40, "a", "user", b""), Entry(7, "b", "user", b"")], revision="r1", at=1.0)
+            )
         ).row
-        row = await driver.write(changed(row, "r2", head=70), replaces="r1", entries=[Entry(9, "c", "user", b"")])
-        await refused(Conflict, driver.write(changed(row, "r3"), replaces="r1", entries=said("x", "y")))
-        await refused(Duplicate, driver.write(changed(row, "r4"), replaces="r2", entries=said("x", "a")))
-        await driver.append(ADA, said("a", "b"), revision="r5", at=1.0)
-        row, tail, _ = await driver.append(ADA, [Entry(-3, "d", "user", b"")], revision="r6", at=1.0, tail=9)
+        row = await driver.write(
+            Write(changed(row, "r2", head=70), replaces="r1", entries=[Entry(9, "c", "user", b"")])
+        )
+        await refused(Conflict, driver.write(Write(changed(row, "r3"), replaces="r1", entries=said("x", "y"))))
+        await refused(Duplicate, driver.write(Write(changed(row, "r4"), replaces="r2", entries=said("x", "a"))))
+        await driver.append(Append(ADA, said("a", "b"), revision="r5", at=1.0))
+        row, tail, _ = await driver.append(Append(ADA, [Entry(-3, "d", "user", b"")], revision="r6", at=1.0, tail=9))
 
         assert [(1, "a"), (2, "b"), (3, "c"), (4, "d")] == [(entry.number, entry.id) for entry in tail]
         assert 4 == row.head
@@ -36,7 +39,7 @@ class Numbering(Clauses):
     async def test_racing_appends_lose_nothing_and_leave_no_gap(self, one: Driver, two: Driver, three: Driver) -> None:
         """Many at once from several connections: each new id once, numbers dense, every answer's tail too."""
         acts = [
-            (one, two, three)[n % 3].append(ADA, said("shared", f"own{n}"), revision=f"r{n}", at=1.0, tail=LOTS)
+            (one, two, three)[n % 3].append(Append(ADA, said("shared", f"own{n}"), revision=f"r{n}", at=1.0, tail=LOTS))
             for n in range(30)
         ]
         answers = await everyone(acts)
@@ -54,9 +57,9 @@ class Numbering(Clauses):
     async def test_creation_numbers_on_from_the_given_head(self, driver: Driver) -> None:
         """So that a log whose beginning is gone can be moved in; only a creation does that."""
         created = Row(key=ADA, revision="r1", incarnation="r1", head=40, updated_at=1.0)
-        row = await driver.write(created, replaces=None, entries=said("a", "b"))
-        bare = await driver.write(structs.replace(created, key=BOB), replaces=None)
-        answer = await driver.append(BOB, said("a"), revision="r2", at=2.0, tail=9)
+        row = await driver.write(Write(created, replaces=None, entries=said("a", "b")))
+        bare = await driver.write(Write(structs.replace(created, key=BOB), replaces=None))
+        answer = await driver.append(Append(BOB, said("a"), revision="r2", at=2.0, tail=9))
 
         assert (42, [41, 42]) == (row.head, numbers((await found(driver, ADA))[1]))
         assert (40, 41, [41]) == (bare.head, answer.row.head, numbers(answer.tail))
@@ -79,12 +82,12 @@ class NumbersFromTheCaller(Intact):
 class RefusalsCostNumbers(Intact):
     """Numbers are drawn before the check and not given back, as by a sequence."""
 
-    async def write(self, row: Row, **how: Any) -> Row:
+    async def write(self, act: Write) -> Row:
         try:
-            return await super().write(row, **how)
+            return await super().write(act)
         except Conflict:
-            if stored := self._shelf.rows.get(row.key):
-                self._shelf.rows[row.key] = structs.replace(stored, head=stored.head + 1)
+            if stored := self._shelf.rows.get(act.key):
+                self._shelf.rows[act.key] = structs.replace(stored, head=stored.head + 1)
             raise
 
 
@@ -92,11 +95,11 @@ class RefusalsCostNumbers(Intact):
 class HeadReadTooSoon(Intact):
     """The next number is computed from a head that was read before others wrote."""
 
-    async def append(self, key: Key, entries: Sequence[Entry], **how: Any) -> Appended:
-        before = self._shelf.rows.get(key)
-        answer = await super().append(key, entries, **how)
-        head = (before.head if before else 0) + len(entries)
-        self._shelf.rows[key] = structs.replace(answer.row, head=head)
+    async def append(self, act: Append) -> Appended:
+        before = self._shelf.rows.get(act.key)
+        answer = await super().append(act)
+        head = (before.head if before else 0) + len(act.entries)
+        self._shelf.rows[act.key] = structs.replace(answer.row, head=head)
         return answer
 
 
@@ -104,5 +107,5 @@ class HeadReadTooSoon(Intact):
 class CreationFromOne(Intact):
     """Every new log begins at 1, also one that is moved in without its beginning."""
 
-    async def write(self, row: Row, **how: Any) -> Row:
-        return await super().write(structs.replace(row, head=0), **how)
+    async def write(self, act: Write) -> Row:
+        return await super().write(structs.replace(act, row=structs.replace(act.row, head=0)))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
 
-from ...drivers.base import Ability, Appended, Driver, Entry, Key, Row
+from ...drivers.base import Ability, Append, Appended, Driver, Entries, Erase, Key, Read, Row, Scan, Write
 from ...errors import Replaced, Unavailable, UsageError
 from .broken import Intact, caught_by
 from .clauses import Clauses, clause
@@ -25,16 +24,16 @@ class Opening(Clauses):
         """It raises `Unavailable`, for nothing was written, and answers nothing."""
         driver = await self.open_driver()
         try:
-            row = (await driver.append(ADA, said("a"), revision="r1", at=1.0)).row
+            row = (await driver.append(Append(ADA, said("a"), revision="r1", at=1.0))).row
         finally:
             await driver.close()
         await driver.close()
-        await refused(Unavailable, driver.read(ADA, tail=1))
-        await refused(Unavailable, driver.append(ADA, said("b"), revision="r2", at=1.0))
-        await refused(Unavailable, driver.write(changed(row, "r2"), replaces="r1"))
-        await refused(Unavailable, driver.entries(ADA, after=0, limit=1))
-        await refused(Unavailable, driver.scan("key", limit=1))
-        await refused(Unavailable, driver.erase(ADA, at=2.0))
+        await refused(Unavailable, driver.read(Read(ADA, tail=1)))
+        await refused(Unavailable, driver.append(Append(ADA, said("b"), revision="r2", at=1.0)))
+        await refused(Unavailable, driver.write(Write(changed(row, "r2"), replaces="r1")))
+        await refused(Unavailable, driver.entries(Entries(ADA, after=0, limit=1)))
+        await refused(Unavailable, driver.scan(Scan("key", limit=1)))
+        await refused(Unavailable, driver.erase(Erase(ADA, at=2.0)))
 
     @clause
     async def test_a_driver_is_usable_only_when_its_epoch_is_known(self, driver: Driver) -> None:
@@ -48,7 +47,7 @@ class Opening(Clauses):
             if not driver.epoch:  # as it is when the act begins, whenever that is answered
                 await refused_closed(make())
 
-        acts = [*verbs(row), lambda driver: driver.erase(BOB, at=1.0)]
+        acts = [*verbs(row), lambda driver: driver.erase(Erase(BOB, at=1.0))]
         while not driver.epoch and not opening.done():
             await asyncio.gather(*(too_early(partial(act, driver)) for act in acts))
             await asyncio.sleep(0)
@@ -134,7 +133,7 @@ class Opening(Clauses):
         for ticks in range(4):
             driver = await self.open_driver()
             ids = [f"{ticks}.{n}" for n in range(20)]
-            acts = [asyncio.ensure_future(driver.append(ADA, said(id), revision=id, at=1.0)) for id in ids]
+            acts = [asyncio.ensure_future(driver.append(Append(ADA, said(id), revision=id, at=1.0))) for id in ids]
             for _ in range(ticks):
                 await asyncio.sleep(0)
             await driver.close()
@@ -144,7 +143,7 @@ class Opening(Clauses):
             assert {Appended, Unavailable} >= {type(answer) for answer in answers}
         if Ability.DURABLE in driver.abilities:
             driver = await self.open_driver()
-            there = await driver.read(ADA, tail=LOTS)
+            there = await driver.read(Read(ADA, tail=LOTS))
             await driver.close()
 
             assert sorted(done) == sorted(entry.id for entry in (there[1] if there else []))
@@ -165,11 +164,11 @@ async def ticked(ticks: int) -> None:
 def verbs(row: Row) -> list[Callable[[Driver], Awaitable[object]]]:
     """Each verb but `erase` once, on a conversation that has *row*."""
     return [
-        lambda driver: driver.read(row.key, tail=1),
-        lambda driver: driver.append(row.key, said("too early"), revision="too early", at=1.0),
-        lambda driver: driver.write(changed(row, "too early"), replaces=row.revision),
-        lambda driver: driver.entries(row.key, after=0, limit=1),
-        lambda driver: driver.scan("key", limit=1),
+        lambda driver: driver.read(Read(row.key, tail=1)),
+        lambda driver: driver.append(Append(row.key, said("too early"), revision="too early", at=1.0)),
+        lambda driver: driver.write(Write(changed(row, "too early"), replaces=row.revision)),
+        lambda driver: driver.entries(Entries(row.key, after=0, limit=1)),
+        lambda driver: driver.scan(Scan("key", limit=1)),
     ]
 
 
@@ -266,10 +265,10 @@ class OpenedTwice(Intact):
 class ActsWaitForTheNextOpening(Intact):
     """What was not done when it was closed is done when it is open again."""
 
-    async def append(self, key: Key, entries: Sequence[Entry], **how: Any) -> Appended:
+    async def append(self, act: Append) -> Appended:
         while True:
             try:
-                return await super().append(key, entries, **how)
+                return await super().append(act)
             except Unavailable:
                 await asyncio.sleep(0.001)
 
@@ -280,10 +279,10 @@ class LastActLost(Intact):
 
     _undo: tuple[Key, Row | None] | None = None
 
-    async def append(self, key: Key, entries: Sequence[Entry], **how: Any) -> Appended:
-        before = self._shelf.rows.get(key)
-        answer = await super().append(key, entries, **how)
-        self._undo = (key, before)
+    async def append(self, act: Append) -> Appended:
+        before = self._shelf.rows.get(act.key)
+        answer = await super().append(act)
+        self._undo = (act.key, before)
         return answer
 
     async def close(self) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
 
-from ...drivers.base import Ability, Appended, Driver, Entry, Key, Row
+from msgspec import structs
+
+from ...drivers.base import Ability, Append, Appended, Driver, Entries, Entry, Erase, Key, Read, Row, Scan, Write
 from ...errors import Unavailable
 from .broken import Intact, caught_by
 from .clauses import Clauses, clause
@@ -19,11 +19,11 @@ class Reading(Clauses):
     @clause
     async def test_what_was_never_written_reads_as_nothing(self, driver: Driver) -> None:
         """An absent conversation is None, an empty log and no row, not an error."""
-        assert None is await driver.read(ADA, tail=5)
-        assert [] == await driver.entries(ADA, after=0, limit=5)
-        assert [] == await driver.entries(ADA, before=9, limit=5)
+        assert None is await driver.read(Read(ADA, tail=5))
+        assert [] == await driver.entries(Entries(ADA, after=0, limit=5))
+        assert [] == await driver.entries(Entries(ADA, before=9, limit=5))
         if Ability.SCAN in driver.abilities:
-            assert [[]] * 4 == [await driver.scan(index, limit=5) for index in INDEXES]
+            assert [[]] * 4 == [await driver.scan(Scan(index, limit=5)) for index in INDEXES]
 
     @clause
     async def test_every_connection_sees_what_was_answered_before(
@@ -31,30 +31,32 @@ class Reading(Clauses):
     ) -> None:
         """A read, wherever it runs, is not older than any act that was answered."""
         for turn in range(1, 11):
-            row, tail, _ = await one.append(ADA, said(f"a{turn}"), revision=f"r{turn}", at=2.0 * turn, tail=1)
+            row, tail, _ = await one.append(Append(ADA, said(f"a{turn}"), revision=f"r{turn}", at=2.0 * turn, tail=1))
 
-            assert (row, tail) == await two.read(ADA, tail=1)
-            assert tail == await three.entries(ADA, before=row.head + 1, limit=1)
+            assert (row, tail) == await two.read(Read(ADA, tail=1))
+            assert tail == await three.entries(Entries(ADA, before=row.head + 1, limit=1))
 
-            written = await two.write(changed(row, f"w{turn}", body=b"%d" % turn), replaces=row.revision)
+            written = await two.write(Write(changed(row, f"w{turn}", body=b"%d" % turn), replaces=row.revision))
 
-            assert (written, tail) == await one.read(ADA, tail=1)
-            assert (written, tail) == await three.read(ADA, tail=1)
-        await three.erase(ADA, at=100.0)
+            assert (written, tail) == await one.read(Read(ADA, tail=1))
+            assert (written, tail) == await three.read(Read(ADA, tail=1))
+        await three.erase(Erase(ADA, at=100.0))
 
-        assert [None, None] == [await one.read(ADA, tail=1), await two.read(ADA, tail=1)]
+        assert [None, None] == [await one.read(Read(ADA, tail=1)), await two.read(Read(ADA, tail=1))]
 
     @clause
     async def test_a_read_is_of_one_instant(self, one: Driver, two: Driver) -> None:
         """Row and tail of one answer belong together, however busy the writer is."""
-        row, _, _ = await one.append(ADA, said("first"), revision="r", at=1.0)
+        row, _, _ = await one.append(Append(ADA, said("first"), revision="r", at=1.0))
         done = asyncio.Event()
 
         async def keep_writing() -> None:
             nonlocal row
             for turn in range(60):
                 act = changed(row, f"w{turn}", body=b"%d" % turn)
-                row = await one.write(act, replaces=row.revision, entries=[Entry(0, "", "user", b"%d" % turn)] * 2)
+                row = await one.write(
+                    Write(act, replaces=row.revision, entries=[Entry(0, "", "user", b"%d" % turn)] * 2)
+                )
             done.set()
 
         writer = asyncio.create_task(keep_writing())
@@ -69,12 +71,14 @@ class Reading(Clauses):
         """A tail holds exactly the last entries, oldest first, and the whole log when it is longer than that."""
         for turn in range(1, 4):
             for tail in (0, 1, 2, 99):
-                answer = await driver.append(ADA, said(f"{turn}.{tail}"), revision=f"{turn}.{tail}", at=1.0, tail=tail)
+                answer = await driver.append(
+                    Append(ADA, said(f"{turn}.{tail}"), revision=f"{turn}.{tail}", at=1.0, tail=tail)
+                )
 
                 assert last(tail, answer.row.head) == numbers(answer.tail)
         for tail in (0, 1, 5, 11, 12, 13, 10**15):
             assert last(tail, 12) == numbers((await found(driver, ADA, tail=tail))[1])
-        again = await driver.append(ADA, said("1.0"), revision="other", at=1.0, tail=3)
+        again = await driver.append(Append(ADA, said("1.0"), revision="other", at=1.0, tail=3))
 
         assert [10, 11, 12] == numbers(again.tail)
 
@@ -91,10 +95,10 @@ def last(tail: int, head: int) -> list[int]:
 class AbsentIsAnError(Intact):
     """Nothing there is reported as a failure."""
 
-    async def read(self, key: Key, *, tail: int) -> tuple[Row, list[Entry]] | None:
-        found = await super().read(key, tail=tail)
+    async def read(self, act: Read) -> tuple[Row, list[Entry]] | None:
+        found = await super().read(act)
         if found is None:
-            raise Unavailable(f"{key} was not found")
+            raise Unavailable(f"{act.key} was not found")
         return found
 
 
@@ -106,37 +110,37 @@ class StaleReads(Intact):
         super().__init__(url)
         self._seen: dict[Key, tuple[Row, list[Entry]] | None] = {}
 
-    async def read(self, key: Key, *, tail: int) -> tuple[Row, list[Entry]] | None:
-        if key not in self._seen:
-            self._seen[key] = await super().read(key, tail=tail)
-        return self._seen[key]
+    async def read(self, act: Read) -> tuple[Row, list[Entry]] | None:
+        if act.key not in self._seen:
+            self._seen[act.key] = await super().read(act)
+        return self._seen[act.key]
 
-    async def append(self, key: Key, entries: Sequence[Entry], **how: Any) -> Appended:
-        self._seen.pop(key, None)
-        return await super().append(key, entries, **how)
+    async def append(self, act: Append) -> Appended:
+        self._seen.pop(act.key, None)
+        return await super().append(act)
 
-    async def write(self, row: Row, **how: Any) -> Row:
-        self._seen.pop(row.key, None)
-        return await super().write(row, **how)
+    async def write(self, act: Write) -> Row:
+        self._seen.pop(act.key, None)
+        return await super().write(act)
 
 
 @caught_by("a_read_is_of_one_instant")
 class TornReads(Intact):
     """The row is read first and the entries a moment later."""
 
-    async def read(self, key: Key, *, tail: int) -> tuple[Row, list[Entry]] | None:
-        row = self._shelf.rows.get(key)
+    async def read(self, act: Read) -> tuple[Row, list[Entry]] | None:
+        row = self._shelf.rows.get(act.key)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        return None if row is None else (row, self._after(key, row.head - tail))
+        return None if row is None else (row, self._after(act.key, row.head - act.tail))
 
 
 @caught_by("the_tail_is_dense_up_to_the_head")
 class TailShortByOne(Intact):
     """An off-by-one at the beginning of the tail."""
 
-    async def read(self, key: Key, *, tail: int) -> tuple[Row, list[Entry]] | None:
-        return await super().read(key, tail=max(tail - 1, 0))
+    async def read(self, act: Read) -> tuple[Row, list[Entry]] | None:
+        return await super().read(structs.replace(act, tail=max(act.tail - 1, 0)))
 
-    async def append(self, key: Key, entries: Sequence[Entry], *, tail: int = 0, **how: Any) -> Appended:
-        return await super().append(key, entries, tail=max(tail - 1, 0), **how)
+    async def append(self, act: Append) -> Appended:
+        return await super().append(structs.replace(act, tail=max(act.tail - 1, 0)))

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any
-
 from msgspec import structs
 
-from ...drivers.base import Driver, Entry, Row
+from ...drivers.base import Append, Driver, Entries, Entry, Row, Write
 from ...errors import Conflict, Duplicate
 from .broken import Intact, caught_by
 from .clauses import Clauses, clause
@@ -20,31 +17,31 @@ class Retention(Clauses):
     @clause
     async def test_a_write_drops_the_beginning_of_the_log(self, driver: Driver) -> None:
         """Entries up to `drop` are gone from every read, numbering goes on, and the rest stays as it was."""
-        row = (await driver.append(ADA, said("a", "b", "", "c"), revision="r1", at=1.0)).row
+        row = (await driver.append(Append(ADA, said("a", "b", "", "c"), revision="r1", at=1.0))).row
         _, log = await found(driver, ADA)
-        row = await driver.write(changed(row, "r2"), replaces="r1", entries=said("d"), drop=3)
+        row = await driver.write(Write(changed(row, "r2"), replaces="r1", entries=said("d"), drop=3))
 
         assert 5 == row.head
         assert (row, [log[3], Entry(5, "d", "user", b"d")]) == await found(driver, ADA)
-        assert [4, 5] == numbers(await driver.entries(ADA, after=0, limit=9))
-        assert [4, 5] == numbers(await driver.entries(ADA, before=9, limit=9))
+        assert [4, 5] == numbers(await driver.entries(Entries(ADA, after=0, limit=9)))
+        assert [4, 5] == numbers(await driver.entries(Entries(ADA, before=9, limit=9)))
 
-        row = await driver.write(changed(row, "r3"), replaces="r2", drop=2)
+        row = await driver.write(Write(changed(row, "r3"), replaces="r2", drop=2))
 
         assert (row, 5, [4, 5]) == ((await found(driver, ADA))[0], row.head, numbers((await found(driver, ADA))[1]))
 
-        row = await driver.write(changed(row, "r4"), replaces="r3", drop=99)
-        answer = await driver.append(ADA, said("e"), revision="r5", at=2.0, tail=9)
+        row = await driver.write(Write(changed(row, "r4"), replaces="r3", drop=99))
+        answer = await driver.append(Append(ADA, said("e"), revision="r5", at=2.0, tail=9))
 
         assert (5, 6, [6]) == (row.head, answer.row.head, numbers(answer.tail))
 
     @clause
     async def test_the_ids_of_dropped_entries_are_free_again(self, driver: Driver) -> None:
         """What the log no longer holds it no longer knows; what it still holds it does."""
-        row = (await driver.append(ADA, said("a", "b", "c"), revision="r1", at=1.0)).row
-        row = await driver.write(changed(row, "r2"), replaces="r1", drop=2)
-        answer = await driver.append(ADA, said("a", "c"), revision="r3", at=2.0, tail=9)
-        row = await driver.write(changed(answer.row, "r4"), replaces="r3", entries=said("b"))
+        row = (await driver.append(Append(ADA, said("a", "b", "c"), revision="r1", at=1.0))).row
+        row = await driver.write(Write(changed(row, "r2"), replaces="r1", drop=2))
+        answer = await driver.append(Append(ADA, said("a", "c"), revision="r3", at=2.0, tail=9))
+        row = await driver.write(Write(changed(answer.row, "r4"), replaces="r3", entries=said("b")))
 
         assert ({"c": 3}, [3, 4]) == (answer.known, numbers(answer.tail))
         assert [(3, "c"), (4, "a"), (5, "b")] == [(entry.number, entry.id) for entry in (await found(driver, ADA))[1]]
@@ -52,23 +49,23 @@ class Retention(Clauses):
     @clause
     async def test_a_write_takes_the_bodies_of_single_entries(self, driver: Driver) -> None:
         """Number, id and role stay, so that the log stays dense and the id known; what is not there is passed over."""
-        row = (await driver.append(ADA, said("a", "b", "", "c"), revision="r1", at=1.0)).row
-        await driver.append(BOB, said("a", "b"), revision="r1", at=1.0)
+        row = (await driver.append(Append(ADA, said("a", "b", "", "c"), revision="r1", at=1.0))).row
+        await driver.append(Append(BOB, said("a", "b"), revision="r1", at=1.0))
         _, log = await found(driver, ADA)
         others = await found(driver, BOB)
         row = await driver.write(
-            changed(row, "r2", body=b"state"), replaces="r1", entries=said("d"), blank=[2, 3, 3, 0, -1, 6, 99]
+            Write(changed(row, "r2", body=b"state"), replaces="r1", entries=said("d"), blank=[2, 3, 3, 0, -1, 6, 99])
         )
         blank = [Entry(2, "b", "user", b""), Entry(3, "", "user", b"")]
 
         assert (5, b"state") == (row.head, row.body)
         assert (row, [log[0], *blank, log[3], Entry(5, "d", "user", b"d")]) == await found(driver, ADA)
-        assert blank[:1] == await driver.entries(ADA, ids=["b"])
-        assert {"b": 2} == (await driver.append(ADA, said("b"), revision="r3", at=2.0)).known
+        assert blank[:1] == await driver.entries(Entries(ADA, ids=["b"]))
+        assert {"b": 2} == (await driver.append(Append(ADA, said("b"), revision="r3", at=2.0))).known
         assert others == await found(driver, BOB)
 
-        row = await driver.write(changed(row, "r4"), replaces="r2", drop=2, blank={1, 2, 3, 5})
-        row = await driver.write(changed(row, "r5"), replaces="r4", entries=said("e"), blank=range(1, 500))
+        row = await driver.write(Write(changed(row, "r4"), replaces="r2", drop=2, blank={1, 2, 3, 5}))
+        row = await driver.write(Write(changed(row, "r5"), replaces="r4", entries=said("e"), blank=range(1, 500)))
 
         assert [(3, b""), (4, b""), (5, b""), (6, b"")] == [
             (entry.number, entry.body) for entry in (await found(driver, ADA))[1]
@@ -77,17 +74,17 @@ class Retention(Clauses):
     @clause
     async def test_a_refused_write_takes_nothing_out_of_the_log(self, driver: Driver) -> None:
         """Neither on a conflict nor for a known id; and run again after others it takes nothing either."""
-        row = (await driver.append(ADA, said("a", "b"), revision="r1", at=1.0)).row
+        row = (await driver.append(Append(ADA, said("a", "b"), revision="r1", at=1.0))).row
         log = await found(driver, ADA)
         act = changed(row, "r2")
-        await refused(Conflict, driver.write(act, replaces="r0", drop=1, blank=[2]))
-        await refused(Duplicate, driver.write(act, replaces="r1", entries=said("a"), drop=1, blank=[2]))
+        await refused(Conflict, driver.write(Write(act, replaces="r0", drop=1, blank=[2])))
+        await refused(Duplicate, driver.write(Write(act, replaces="r1", entries=said("a"), drop=1, blank=[2])))
 
         assert log == await found(driver, ADA)
 
-        await driver.write(act, replaces="r1", blank=[1])
-        await driver.append(ADA, said("c"), revision="r3", at=2.0)
-        await refused(Conflict, driver.write(act, replaces="r1", blank=[3]))
+        await driver.write(Write(act, replaces="r1", blank=[1]))
+        await driver.append(Append(ADA, said("c"), revision="r3", at=2.0))
+        await refused(Conflict, driver.write(Write(act, replaces="r1", blank=[3])))
 
         assert [b"", b"b", b"c"] == [entry.body for entry in (await found(driver, ADA))[1]]
 
@@ -99,19 +96,19 @@ class Retention(Clauses):
 class WithoutTheDrop(Intact):
     """Retention is forgotten."""
 
-    async def write(self, row: Row, *, drop: int = 0, **how: Any) -> Row:
-        return await super().write(row, **how)
+    async def write(self, act: Write) -> Row:
+        return await super().write(structs.replace(act, drop=0))
 
 
 @caught_by("a_write_drops_the_beginning_of_the_log")
 class DropCountsBack(Intact):
     """The head is taken from how many entries there are."""
 
-    async def write(self, row: Row, **how: Any) -> Row:
-        stored = await super().write(row, **how)
-        if how.get("drop"):
-            stored = structs.replace(stored, head=len(self._shelf.logs[row.key]))
-            self._shelf.rows[row.key] = stored
+    async def write(self, act: Write) -> Row:
+        stored = await super().write(act)
+        if act.drop:
+            stored = structs.replace(stored, head=len(self._shelf.logs[act.key]))
+            self._shelf.rows[act.key] = stored
         return stored
 
 
@@ -119,10 +116,10 @@ class DropCountsBack(Intact):
 class DropKeepsIds(Intact):
     """Dropped entries are still known."""
 
-    async def write(self, row: Row, **how: Any) -> Row:
-        before = dict(self._shelf.ids.get(row.key, {}))
-        stored = await super().write(row, **how)
-        self._shelf.ids[row.key] = before | self._shelf.ids.get(row.key, {})
+    async def write(self, act: Write) -> Row:
+        before = dict(self._shelf.ids.get(act.key, {}))
+        stored = await super().write(act)
+        self._shelf.ids[act.key] = before | self._shelf.ids.get(act.key, {})
         return stored
 
 
@@ -130,10 +127,10 @@ class DropKeepsIds(Intact):
 class BlankIsGone(Intact):
     """An entry without a body is thought to be no entry."""
 
-    async def write(self, row: Row, *, blank: Collection[int] = (), **how: Any) -> Row:
-        stored = await super().write(row, **how)
-        for number in blank:
-            self._shelf.logs.get(row.key, {}).pop(number, None)
+    async def write(self, act: Write) -> Row:
+        stored = await super().write(structs.replace(act, blank=()))
+        for number in act.blank:
+            self._shelf.logs.get(act.key, {}).pop(number, None)
         return stored
 
 
@@ -141,11 +138,11 @@ class BlankIsGone(Intact):
 class BlankForgetsTheId(Intact):
     """The id goes with the body, and the message that is redelivered comes in again."""
 
-    async def write(self, row: Row, *, blank: Collection[int] = (), **how: Any) -> Row:
-        stored = await super().write(row, blank=blank, **how)
-        log = self._shelf.logs.get(row.key, {})
-        for number in log.keys() & set(blank):
-            self._shelf.ids[row.key].pop(log[number].id, None)
+    async def write(self, act: Write) -> Row:
+        stored = await super().write(act)
+        log = self._shelf.logs.get(act.key, {})
+        for number in log.keys() & set(act.blank):
+            self._shelf.ids[act.key].pop(log[number].id, None)
         return stored
 
 
@@ -153,8 +150,8 @@ class BlankForgetsTheId(Intact):
 class BlankBeforeItLooks(Intact):
     """The bodies are gone before the revision is compared."""
 
-    async def write(self, row: Row, *, blank: Collection[int] = (), **how: Any) -> Row:
-        log = self._shelf.logs.get(row.key, {})
-        for number in log.keys() & set(blank):
+    async def write(self, act: Write) -> Row:
+        log = self._shelf.logs.get(act.key, {})
+        for number in log.keys() & set(act.blank):
             log[number] = structs.replace(log[number], body=b"")
-        return await super().write(row, **how)
+        return await super().write(structs.replace(act, blank=()))

@@ -9,7 +9,7 @@ from unittest import SkipTest
 
 from msgspec import structs
 
-from ...drivers.base import Ability, Appended, Driver, Entry, Index, Key, Row
+from ...drivers.base import Ability, Append, Appended, Driver, Entry, Index, Key, Read, Row, Scan, Write
 from ...errors import ChatkeepError
 
 E = TypeVar("E", bound=ChatkeepError)
@@ -43,20 +43,20 @@ def need(driver: Driver, ability: Ability) -> None:
 
 async def found(driver: Driver, key: Key, *, tail: int = LOTS) -> tuple[Row, list[Entry]]:
     """What `read` shows of a conversation that must be there."""
-    there = await driver.read(key, tail=tail)
+    there = await driver.read(Read(key, tail=tail))
     assert there is not None, f"{key} is gone"
     return there
 
 
 async def written(driver: Driver, key: Key, **fields: Any) -> Row:
     """A conversation that was appended to and then written with *fields*."""
-    row = (await driver.append(key, said("first"), revision="first", at=1.0)).row
-    return await driver.write(changed(row, "second", **fields), replaces="first")
+    row = (await driver.append(Append(key, said("first"), revision="first", at=1.0))).row
+    return await driver.write(Write(changed(row, "second", **fields), replaces="first"))
 
 
 async def grown(driver: Driver, key: Key, id: str) -> Appended:
     """The answer of one more append."""
-    return await driver.append(key, said(id), revision=f"grown by {id}", at=1.0, tail=1)
+    return await driver.append(Append(key, said(id), revision=f"grown by {id}", at=1.0, tail=1))
 
 
 async def refused(kind: type[E], act: Awaitable[object]) -> E:
@@ -88,13 +88,13 @@ async def everyone(acts: Sequence[Awaitable[Any]]) -> list[Any]:
 
 async def names(driver: Driver, index: Index, *, limit: int = LOTS, **where: Any) -> list[str]:
     """The ids that a scan shows."""
-    return [row.key.id for row in await driver.scan(index, limit=limit, **where)]
+    return [row.key.id for row in await driver.scan(Scan(index, limit=limit, **where))]
 
 
 async def paged(driver: Driver, index: Index, size: int, **where: Any) -> list[Row]:
     """All rows of an index, page by page."""
     rows: list[Row] = []
-    while page := await driver.scan(index, after=rows[-1] if rows else None, limit=size, **where):
+    while page := await driver.scan(Scan(index, after=rows[-1] if rows else None, limit=size, **where)):
         assert len(page) <= size, "a page is longer than its limit"
         rows += page
         assert len(rows) < LOTS, "the pages never end"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any
 
 from msgspec import structs
 
-from ...drivers.base import Ability, Appended, Driver, Entry, Key, Row
+from ...drivers.base import Ability, Append, Appended, Driver, Entry, Erase, Key, Read, Row, Scan, Write
 from ...errors import Conflict
 from .broken import Intact, caught_by
 from .clauses import Clauses, clause
@@ -36,10 +35,12 @@ class Values(Clauses):
     async def test_any_key_is_its_own(self, driver: Driver) -> None:
         """However odd its text and however like another's, nothing of one shows up at another."""
         for n, key in enumerate(NASTY_KEYS):
-            answer = await driver.append(key, said("same", f"{n}"), revision=f"r{n}", at=1.0, due_at=1.0, tail=9)
+            answer = await driver.append(
+                Append(key, said("same", f"{n}"), revision=f"r{n}", at=1.0, due_at=1.0, tail=9)
+            )
 
             assert ({}, 2) == (answer.known, answer.row.head)
-            await driver.write(changed(answer.row, f"w{n}", body=b"%d" % n), replaces=f"r{n}")
+            await driver.write(Write(changed(answer.row, f"w{n}", body=b"%d" % n), replaces=f"r{n}"))
         for n, key in enumerate(NASTY_KEYS):
             row, log = await found(driver, key)
 
@@ -48,9 +49,9 @@ class Values(Clauses):
             assert sorted(NASTY_KEYS) == [row.key for row in await paged(driver, "key", 7)]
             assert sorted(NASTY_KEYS) == sorted(row.key for row in await paged(driver, "due", 7))
         for key in NASTY_KEYS[::2]:
-            await driver.erase(key, at=2.0)
+            await driver.erase(Erase(key, at=2.0))
 
-        assert [None] * len(NASTY_KEYS[::2]) == [await driver.read(key, tail=1) for key in NASTY_KEYS[::2]]
+        assert [None] * len(NASTY_KEYS[::2]) == [await driver.read(Read(key, tail=1)) for key in NASTY_KEYS[::2]]
         assert [2] * len(NASTY_KEYS[1::2]) == [(await found(driver, key))[0].head for key in NASTY_KEYS[1::2]]
 
     @clause
@@ -58,16 +59,16 @@ class Values(Clauses):
         """In entry ids, roles, owners, revisions and leases, and no two of them are taken for the same."""
         for n, text in enumerate(NASTY):
             key = Key("texts", f"{n}")
-            row = (await driver.append(key, [Entry(0, text, text, b"")], revision=text, at=1.0, owner=text)).row
+            row = (await driver.append(Append(key, [Entry(0, text, text, b"")], revision=text, at=1.0, owner=text))).row
             act = changed(row, f"{text}!", lease=text, leased_until=9.0)
-            row = await driver.write(act, replaces=text)
+            row = await driver.write(Write(act, replaces=text))
 
             assert (text, text, text) == (row.incarnation, row.owner, row.lease)
-            assert (row, [Entry(1, text, text, b"")]) == await driver.read(key, tail=9)
+            assert (row, [Entry(1, text, text, b"")]) == await driver.read(Read(key, tail=9))
             if Ability.SCAN in driver.abilities:
-                assert [row] == await driver.scan("owner", tenant="texts", owner=text, limit=9)
-        answer = await driver.append(ADA, said(*NASTY), revision="r1", at=1.0)
-        again = await driver.append(ADA, said(*NASTY), revision="r2", at=1.0)
+                assert [row] == await driver.scan(Scan("owner", tenant="texts", owner=text, limit=9))
+        answer = await driver.append(Append(ADA, said(*NASTY), revision="r1", at=1.0))
+        again = await driver.append(Append(ADA, said(*NASTY), revision="r2", at=1.0))
 
         assert len(NASTY) == answer.row.head == again.row.head
         assert {text: n for n, text in enumerate(NASTY, 1)} == again.known
@@ -85,9 +86,11 @@ class Values(Clauses):
             b"x" * (1 << 20),
             chance.randbytes(1 << 20),
         ]
-        row = (await driver.append(ADA, [Entry(0, "", "user", body) for body in bodies], revision="r", at=1.0)).row
+        row = (
+            await driver.append(Append(ADA, [Entry(0, "", "user", body) for body in bodies], revision="r", at=1.0))
+        ).row
         for n, body in enumerate(bodies):
-            row = await driver.write(changed(row, f"w{n}", body=body), replaces=row.revision)
+            row = await driver.write(Write(changed(row, f"w{n}", body=body), replaces=row.revision))
 
             assert body == row.body
             assert body == (await found(driver, ADA, tail=0))[0].body
@@ -101,14 +104,14 @@ class Values(Clauses):
             key = Key("times", f"{n}")
             row = Row(key=key, revision="r", incarnation="r", updated_at=at, due_at=at, lease="c", leased_until=at)
 
-            assert row == await driver.write(row, replaces=None)
+            assert row == await driver.write(Write(row, replaces=None))
             assert row == (await found(driver, key))[0]
-            answer = await driver.append(key, said("a"), revision="r2", at=at, due_at=at)
+            answer = await driver.append(Append(key, said("a"), revision="r2", at=at, due_at=at))
 
             assert (at, at, at) == (answer.row.updated_at, answer.row.due_at, answer.row.leased_until)
-            await driver.erase(key, at=at)
+            await driver.erase(Erase(key, at=at))
 
-            assert at == (await refused(Conflict, driver.append(key, said("a"), revision="r", at=at))).erased_at
+            assert at == (await refused(Conflict, driver.append(Append(key, said("a"), revision="r", at=at)))).erased_at
 
 
 # Drivers that break these clauses
@@ -128,11 +131,11 @@ class Folded(Intact):
     def _known_as(self, key: Key) -> Key:
         return self._first.setdefault(self._fold(key), key)
 
-    async def read(self, key: Key, *, tail: int) -> tuple[Row, list[Entry]] | None:
-        return await super().read(self._known_as(key), tail=tail)
+    async def read(self, act: Read) -> tuple[Row, list[Entry]] | None:
+        return await super().read(structs.replace(act, key=self._known_as(act.key)))
 
-    async def append(self, key: Key, entries: Sequence[Entry], **how: Any) -> Appended:
-        return await super().append(self._known_as(key), entries, **how)
+    async def append(self, act: Append) -> Appended:
+        return await super().append(structs.replace(act, key=self._known_as(act.key)))
 
 
 @caught_by("any_key_is_its_own")
@@ -176,8 +179,10 @@ class IdsTrimmed(Intact):
 class BodiesAsText(Intact):
     """A body is thought to be text."""
 
-    async def write(self, row: Row, **how: Any) -> Row:
-        return await super().write(structs.replace(row, body=row.body.decode(errors="replace").encode()), **how)
+    async def write(self, act: Write) -> Row:
+        return await super().write(
+            structs.replace(act, row=structs.replace(act.row, body=act.row.body.decode(errors="replace").encode()))
+        )
 
 
 @caught_by("any_bytes_survive_as_a_body")
@@ -192,5 +197,7 @@ class BodiesTrimmed(Intact):
 class TimesInMilliseconds(Intact):
     """Times are kept as whole milliseconds."""
 
-    async def write(self, row: Row, **how: Any) -> Row:
-        return await super().write(structs.replace(row, updated_at=round(row.updated_at, 3)), **how)
+    async def write(self, act: Write) -> Row:
+        return await super().write(
+            structs.replace(act, row=structs.replace(act.row, updated_at=round(act.row.updated_at, 3)))
+        )

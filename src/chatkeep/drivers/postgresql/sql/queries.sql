@@ -64,3 +64,10 @@ select s.relname as name, s.n_live_tup as live, s.n_dead_tup as dead,
 from pg_stat_user_tables s join pg_class c on c.oid = s.relid
 where s.schemaname = $1 and s.relname in ('conversation', 'entry')
 order by 1;
+
+-- name: count_hits
+select hits, ends from chatkeep.count_hits($1, $2, $3, $4, $5) order by place;
+
+-- name: forget_counters
+-- ($1, the epoch, is of no use here.)
+select $1::text, chatkeep.forget_counters($2);

@@ -117,3 +117,12 @@ select tenant, id, revision, born, head, cast(body as blob), owner, updated_at, 
 where recent <= :recent
   and (recent < :recent or updated_at < :updated_at or (updated_at = :updated_at and (tenant, id) > (:tenant, :id)))
 order by recent desc, updated_at desc, tenant, id limit :limit;
+
+-- name: count
+insert into counter (name, hits, ends) values (:name, :cost, :at + :window)
+on conflict (name) do update set hits = case when ends <= :at then 0 else hits end + :cost,
+                                 ends = case when ends <= :at then :at + :window else min(ends, :at + :window) end
+returning hits, ends;
+
+-- name: forget_counters
+delete from counter where ends < :before;

@@ -1,0 +1,158 @@
+"""Works off what a crash, a failure or time has left, found through the index of what is due.
+
+Has workers started, as many as there is room for, and goes on as soon as there is room again; holds one page of the index.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from ..conversation.codec import record_from
+from ..conversation.housekeeping import may_wait
+from ..drivers.base import AT_ONCE, Key, Row
+from ..errors import ChatkeepError
+from ..storage.store import Store
+from .lease_keeper import LeaseKeeper
+from .pauses import PAUSES
+from .shared import Shared
+from .workers import Workers
+
+PAGE = 100
+ORPHANS_S = 5.0
+TIDYING = 50
+"""So many conversations in which nobody waits are looked after at once."""
+
+AFRESH_S = 30.0
+"""After so long what nobody waits for is looked through again, in case something else has come up among it."""
+
+MARGIN_S = 5.0
+"""Due times of other hosts, by their clocks, may come so late."""
+
+
+class Walk:
+    """Goes through what is due in the order of the index, page by page."""
+
+    def __init__(self, store: Store, *stretches: tuple[float | None, float | None]) -> None:
+        self._store = store
+        self._stretches = deque(stretches)  # from when, until when: None is the beginning, and now
+        self._page: deque[Row] = deque()
+        self._after: Row | None = None
+        self.asked_at = 0.0
+        """The *now* of the last page."""
+
+    async def step(self, now: float, *, ahead: float = 0.0) -> Row | None:
+        """The next row that is due *now*, or will be so much *ahead*; None at the end."""
+        while not self._page and self._stretches:
+            since, end = self._stretches[0]
+            if self._after is None and since is not None:
+                self._after = Row(key=Key("", ""), revision="", incarnation="", due_at=since)
+            stop = now + ahead if end is None else end
+            rows = await self._store.rows("due", until=stop, after=self._after, limit=PAGE)
+            await asyncio.sleep(0)  # long walks must not keep the loop from others, however quick the store is
+            self.asked_at = now
+            self._page.extend(rows)
+            self._after = rows[-1] if rows else None
+            if len(rows) < PAGE:
+                self._stretches.popleft()
+                self._after = None
+        return self._page.popleft() if self._page else None
+
+
+class Backlog:
+    """What is due and not begun. *go_on* is called when there is room for more of it: then `work_off` is to be called.
+
+    Reminders, retries and messages that wait come first. What nobody waits for, ended sessions and old log, is passed over
+    until there is nothing else, and then done beside what comes next; so a great number of it holds nobody up.
+    """
+
+    def __init__(
+        self, shared: Shared[Any], *, workers: Workers, leases: LeaseKeeper, go_on: Callable[[], None]
+    ) -> None:
+        self._shared = shared
+        self._store = shared.store
+        self._workers = workers
+        self._leases = leases
+        self._go_on = go_on
+        self._room = shared.settings.concurrency * 2
+        workers.ended = self._hear_of_end
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin from the beginning, as after an opening."""
+        self._urgent: Walk | None = None
+        self._tidy: Walk | None = None
+        self._tidying: set[Key] = set()
+        self._untidy = False  # something was passed over
+        self._looked_at = 0.0  # up to when all that is due has been looked at, by the clock
+        self._afresh_at = 0.0
+        self._orphans = False
+        self._look_for_orphans_at = 0.0
+
+    def look_again(self) -> None:
+        """Have `work_off` look from the beginning, unless it is still under way."""
+        if self._urgent is not None:
+            return
+        now = time.monotonic()
+        if self._tidy is None or now >= self._afresh_at:
+            self._urgent, self._afresh_at = Walk(self._store, (None, None)), now + AFRESH_S
+        else:
+            # What was passed over last time need not be read again.
+            self._urgent = Walk(self._store, (None, AT_ONCE), (self._looked_at - MARGIN_S, None))
+        # A lease hides its conversation until it runs out; those of a process that died on this host need not wait.
+        self._orphans = self._leases.lost or now >= self._look_for_orphans_at
+        if self._orphans:
+            self._leases.lost, self._look_for_orphans_at = False, now + ORPHANS_S
+
+    async def work_off(self) -> None:
+        """Start work on what is due, as far as there is room."""
+        while self._urgent is not None and self._workers.busy < self._room + len(self._tidying):
+            now = self._shared.clock()
+            row = await self._urgent.step(now, ahead=self._shared.policy.lease_s if self._orphans else 0.0)
+            if row is None:
+                self._looked_at, self._urgent = self._urgent.asked_at, None
+            elif self._is_due(row, now):
+                if self._may_wait(row, now):
+                    self._untidy = True
+                else:
+                    self._start(row.key)
+        if self._urgent is None:
+            await self._tidy_up()
+
+    async def _tidy_up(self) -> None:
+        if self._untidy and self._tidy is None:
+            self._tidy, self._untidy = Walk(self._store, (None, None)), False
+        while self._tidy is not None and len(self._tidying) < TIDYING:
+            now = self._shared.clock()
+            row = await self._tidy.step(now)
+            if row is None:
+                self._tidy = None
+            elif self._is_due(row, now) and self._may_wait(row, now):
+                self._tidying.add(row.key)
+                self._start(row.key)
+
+    def _start(self, key: Key) -> None:
+        self._workers.start(self._workers.register(key))
+
+    def _is_due(self, row: Row, now: float) -> bool:
+        due = (row.wake or 0.0) <= now or (
+            row.lease and (row.due_at or 0.0) <= now and self._leases.is_orphaned(row.lease)
+        )
+        begun = row.key in self._workers.by_key or row.key == PAUSES
+        waits = self._workers.is_put_off(row.key, now) or self._workers.loop.is_left_alone(row, now)
+        return bool(due) and not begun and not waits
+
+    def _may_wait(self, row: Row, now: float) -> bool:
+        try:
+            return bool(row.revision) and may_wait(row, record_from(row.key, row.body), soon=now + 2 * AFRESH_S)
+        except ChatkeepError:  # the worker says what is wrong with it
+            return False
+
+    def _hear_of_end(self, key: Key) -> None:
+        self._tidying.discard(key)
+        urgent = self._urgent is not None and self._workers.busy - len(self._tidying) <= self._room // 2
+        if urgent or (self._tidy is not None and len(self._tidying) <= TIDYING // 2):
+            self._go_on()

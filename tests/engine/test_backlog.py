@@ -1,0 +1,135 @@
+"""What is left by a crash or by time is worked off at once, in a good order, and in bounded memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from chatkeep import Turn
+from chatkeep.engine.backlog import TIDYING
+
+from ..support.clock import Clock
+from ..support.counting import count
+from ..support.waiting import until
+
+
+async def test_a_backlog_is_worked_off_without_waiting_for_the_next_poll(opened: Any) -> None:
+    """Far more conversations wait than are begun at once, and the store is asked only once a minute."""
+    desk = await opened(None)
+    for start in range(0, 300, 100):
+        await asyncio.gather(*(desk.accept(f"c{number}", "hi", id="1") for number in range(start, start + 100)))
+    seen: list[str] = []
+
+    async def bot(turn: Turn[dict[str, Any]]) -> str:
+        seen.append(turn.conversation)
+        return "ok"
+
+    await opened(bot, concurrency=4, poll="1m")
+    await until(lambda: len(seen) >= 300, within=20)
+
+    assert 300 == len(set(seen))
+
+
+async def test_the_sweep_begins_no_more_than_there_is_room_for(opened: Any) -> None:
+    """While handlers are busy no more than twice as many conversations as may run are held in memory."""
+    desk = await opened(None)
+    await asyncio.gather(*(desk.accept(f"c{number}", "hi", id="1") for number in range(60)))
+    most, go_on = 0, asyncio.Event()
+
+    async def bot(turn: Turn[dict[str, Any]]) -> str:
+        nonlocal most
+        most = max(most, keep.statistics.engine.workers)
+        if keep.statistics.engine.turns < 4:
+            await go_on.wait()
+        return "ok"
+
+    keep = await opened(bot, concurrency=4)
+    await until(lambda: keep.statistics.engine.workers >= 8)
+    go_on.set()
+    await until(lambda: keep.statistics.engine.turns >= 60)
+
+    assert most <= 8
+
+
+async def test_ended_sessions_hold_no_reminder_up(opened: Any) -> None:
+    """A reminder comes due behind many ended sessions: it is brought before most of them are looked after, though all of
+    them, and its own session too, have been due for longer."""
+    clock, sessions = Clock(), 12 * TIDYING
+    left: list[int] = []
+
+    async def bot(turn: Turn[dict[str, Any]]) -> str:
+        turn.state["n"] = 1
+        if turn.reminder:
+            left.append(await due(keep, clock.now))
+        elif turn.text == "remind":
+            turn.remind("31m", "later")
+        return "ok"
+
+    keep = await opened(bot, clock=clock, session_ttl="30m")
+    for start in range(0, sessions, 100):
+        await asyncio.gather(*(keep.receive(f"c{number}", "hi") for number in range(start, start + 100)))
+    await keep.receive("zoe", "remind")
+    clock.now += 2000
+    await until(lambda: left, within=20)
+    await until(lambda: none_due(keep, clock), within=30)
+
+    assert left[0] > sessions / 2
+
+
+async def test_a_reminder_that_comes_due_while_sessions_are_looked_after_is_not_held_up(opened: Any) -> None:
+    """The sweep is in the middle of many ended sessions, when a reminder comes due whose place is behind all of them."""
+    clock, sessions = Clock(), 20 * TIDYING
+    left: list[int] = []
+
+    async def bot(turn: Turn[dict[str, Any]]) -> str:
+        turn.state["n"] = 1
+        if turn.reminder:
+            left.append(await due(keep, clock.now))
+        elif turn.text == "remind":
+            turn.remind("34m", "later")
+        return "ok"
+
+    keep = await opened(bot, clock=clock, session_ttl="30m")
+    for start in range(0, sessions, 100):
+        await asyncio.gather(*(keep.receive(f"c{number}", "hi") for number in range(start, start + 100)))
+    await keep.receive("zoe", "remind")
+    before = clock.now
+    clock.now += 2000
+    await until(lambda: fewer(keep, clock, sessions - TIDYING), within=20)
+    clock.now = before + 2041
+    await until(lambda: left, within=20)
+    await until(lambda: none_due(keep, clock), within=30)
+
+    assert left[0] > sessions / 4
+
+
+async def test_what_nobody_waits_for_is_done_in_the_end(opened: Any) -> None:
+    """Ended sessions are cleared while messages keep coming."""
+    clock = Clock()
+    keep = await opened(count, clock=clock, session_ttl="30m")
+    await asyncio.gather(*(keep.receive(f"c{number}", "hi") for number in range(3 * TIDYING)))
+    clock.now += 2000
+
+    async def none_left() -> bool:
+        await keep.receive("ada", "hi")
+        return 0 == await due(keep, clock.now)
+
+    await until(none_left, within=20)
+
+    assert (await keep.conversation("c7")).state == {}
+
+
+async def due(keep: Any, at: float) -> int:
+    """How many conversations are due."""
+    return len(await keep._engine.store.rows("due", until=at, limit=10_000))
+
+
+async def none_due(keep: Any, clock: Callable[[], float]) -> bool:
+    """Whether none is."""
+    return 0 == await due(keep, clock())
+
+
+async def fewer(keep: Any, clock: Callable[[], float], most: int) -> bool:
+    """Whether less than *most* are."""
+    return await due(keep, clock()) < most

@@ -1,0 +1,266 @@
+"""While the bot is paused nothing is written where messages wait; a resume finds them, whoever makes it and whatever dies meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from chatkeep import Chatkeep, Turn
+from chatkeep.conversation.outbox import Sent
+from chatkeep.drivers.base import Append, Key, Lease, Read
+from chatkeep.engine import pauses
+
+from ..support.clock import Clock
+from ..support.waiting import nothing_happens_for, until
+
+SCOPES = ("conversation", "tenant", "everything")
+
+
+async def echo(turn: Turn[dict[str, Any]]) -> str:
+    """Answers; a message "remind me" sets a reminder."""
+    if turn.text == "remind me":
+        turn.remind("1m", "now")
+    return f"you said {turn.text}"
+
+
+async def pause(keep: Any, scope: str) -> None:
+    """Silences the bot."""
+    await (keep.pause_all() if scope == "everything" else keep.pause("ada" if scope == "conversation" else None))
+
+
+async def resume(keep: Any, scope: str, **options: Any) -> None:
+    """Lets the bot answer again."""
+    one = "ada" if scope == "conversation" else None
+    await (keep.resume_all(**options) if scope == "everything" else keep.resume(one, **options))
+
+
+async def row_of(keep: Any, id: str = "ada") -> Any:
+    """The row as it is stored."""
+    row, _ = await keep._engine.store.driver.read(Read(Key("", id), tail=0))
+    return row
+
+
+async def at_rest(keep: Any, id: str = "ada") -> bool:
+    """Whether it is out of what is due."""
+    return (await row_of(keep, id)).due_at is None
+
+
+async def is_left_alone(keep: Any, clock: Clock, id: str = "ada") -> None:
+    """Asserts that nothing is written within ten minutes in which nobody does anything."""
+    before = await row_of(keep, id)
+    for _ in range(12):
+        clock.now += 50
+        await nothing_happens_for(0.05)
+    after = await row_of(keep, id)
+
+    assert (before.revision, before.updated_at) == (after.revision, after.updated_at)
+
+
+async def texts(keep: Any, id: str = "ada") -> list[str]:
+    """What the bot has said."""
+    return [message.text async for message in keep.history(id) if message.role == "assistant"]
+
+
+async def said(keep: Any, *expected: str, id: str = "ada") -> bool:
+    """Whether the bot has said these, last."""
+    return (await texts(keep, id))[-len(expected) :] == list(expected)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+async def test_what_waits_while_the_bot_is_paused_is_left_alone_and_then_answered(opened: Any, scope: str) -> None:
+    """By two instances; resting is no change of the conversation, and another instance's resume is enough."""
+    clock = Clock()
+    keep, other = await opened(echo, clock=clock), await opened(echo, clock=clock)
+    await keep.receive("ada", "hi")
+    await pause(keep, scope)
+    accepted = await keep.accept("ada", "are you there?")
+    changed = (await row_of(keep)).updated_at
+    await until(lambda: at_rest(keep))
+
+    assert changed == (await row_of(keep)).updated_at
+    await is_left_alone(keep, clock)
+
+    await resume(other, scope)
+    await until(lambda: said(keep, "you said are you there?"))
+    assert accepted.number < (await keep.conversation("ada")).head
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+async def test_a_reminder_rests_too_and_comes_after_the_pause(opened: Any, scope: str) -> None:
+    """Nothing is unread, and the reminder's time comes while the bot is paused."""
+    clock = Clock()
+    keep = await opened(echo, clock=clock)
+    await keep.receive("ada", "remind me")
+    await pause(keep, scope)
+    clock.now += 61
+    await until(lambda: at_rest(keep))
+    await is_left_alone(keep, clock)
+
+    await resume(keep, scope)
+
+    async def rung() -> bool:
+        return any([m.role == "event" async for m in keep.history("ada")])
+
+    await until(rung)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+async def test_a_resume_by_a_process_without_a_handler_is_enough(opened: Any, scope: str) -> None:
+    """As by the command line: it ends at once, and what rested is answered by whoever has the bot."""
+    keep = await opened(echo)
+    await pause(keep, scope)
+    for n in range(3):
+        await keep.accept("ada" if scope == "conversation" else f"c{n}", "hello")
+    names = ["ada"] if scope == "conversation" else ["c0", "c1", "c2"]
+    for name in names:
+        await until(lambda name=name: at_rest(keep, name))
+
+    looker = await opened()
+    await resume(looker, scope)
+
+    for name in names:
+        await until(lambda name=name: said(keep, "you said hello", id=name))
+
+
+async def test_a_resume_that_was_killed_half_way_is_finished_by_others(
+    opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process dies after it has said so, and before it has come to the conversations."""
+    monkeypatch.setattr(pauses, "TAKEN_OVER_S", 0.3)
+    keep = await opened(echo)
+    await keep.pause()
+    for name in ("c1", "c2"):
+        await keep.accept(name, "hello")
+        await until(lambda name=name: at_rest(keep, name))
+    await keep.close()
+    dying = await opened()
+    await dying._engine.pauses.resume("")
+    await dying.close()
+    started = await opened(echo)
+    for name in ("c1", "c2"):
+        await until(lambda name=name: said(started, "you said hello", id=name))
+
+    async def finished() -> bool:
+        found = await started._engine.store.load(pauses.PAUSES)
+        return bytes(found.record.state) == b"{}"
+
+    await until(finished)
+
+
+async def test_one_who_has_not_heard_of_the_resume_makes_nothing_rest(opened: Any) -> None:
+    """An instance has looked at the pauses and is about to write when the bot is resumed: it is refused, and answers."""
+    keep = await opened(echo, poll="1h")
+    await keep.pause()
+    paused_there, go_on = asyncio.Event(), asyncio.Event()
+    asked = keep._engine.pauses.is_still_paused
+
+    async def late(snapshot: Any) -> bool:
+        found = await asked(snapshot)
+        paused_there.set()
+        await go_on.wait()
+        return bool(found)
+
+    keep._engine.pauses.is_still_paused = late
+    await keep.accept("ada", "hello")
+    keep._engine.sweeper.hear_of_work()
+    await asyncio.wait_for(paused_there.wait(), 5)
+    other = await opened(poll="1h")
+    await other.resume()
+    keep._engine.pauses.is_still_paused = asked
+    go_on.set()
+
+    await until(lambda: said(keep, "you said hello"))
+
+
+async def test_a_paused_conversation_with_replies_for_a_channel_of_others_is_left_alone(
+    opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody here can send them, and whoever can still finds them: they stay due, and nothing is written."""
+    clock = Clock()
+    loft = Loft()
+
+    async def with_outlet() -> Any:
+        plain = Chatkeep.open
+
+        async def open(self: Any) -> None:
+            self.deliver(loft)
+            await plain(self)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Chatkeep, "open", open)
+            return await opened(echo, clock=clock)
+
+    sender = await with_outlet()
+    await sender.receive("pigeon:loft:ada", "hi")
+    await until(lambda: loft.sent == ["you said hi"])
+    await sender.close()
+    keep = await opened(echo, clock=clock)
+    await keep.pause("pigeon:loft:ada")
+    await keep.accept("pigeon:loft:ada", "Kim here.", role="operator")
+    await keep.accept("pigeon:loft:ada", "hello Kim")
+    await nothing_happens_for(0.2)
+    await is_left_alone(keep, clock, "pigeon:loft:ada")
+
+    again = await with_outlet()
+    await until(lambda: loft.sent == ["you said hi", "Kim here."])
+    await until(lambda: at_rest(again, "pigeon:loft:ada"))
+    await is_left_alone(keep, clock, "pigeon:loft:ada")
+
+
+async def test_the_lease_of_a_dead_process_does_not_keep_a_paused_conversation_from_resting(opened: Any) -> None:
+    """Its process died in a turn, then the bot was paused; after the resume the message is answered."""
+    clock = Clock()
+    keep = await opened(echo, clock=clock)
+    await keep.receive("ada", "hi")
+    await keep.pause("ada")
+    dead = Lease("elsewhere:1:x:y:z", clock.now + 10)
+    entry = keep._engine.intake._draft(Key("", "ada"), "hello", None, "user", None).entry
+    act = Append(Key("", "ada"), [entry], "dead", clock.now, due_at=0.0, lease=dead)
+    await keep._engine.store.driver.append(act)
+    clock.now += 11
+    await until(lambda: at_rest(keep))
+    assert (await row_of(keep)).lease is None
+    await is_left_alone(keep, clock)
+
+    await keep.resume("ada")
+    await until(lambda: said(keep, "you said hello"))
+
+
+async def test_resuming_what_is_not_paused_writes_nothing_and_creates_nothing(opened: Any) -> None:
+    """Nor does pausing it twice."""
+    keep = await opened(echo)
+    await keep.resume("nobody")
+    await keep.receive("ada", "hi")
+    before = await row_of(keep)
+    await keep.resume("ada")
+    assert before.revision == (await row_of(keep)).revision
+    await keep.pause("ada")
+    before = await row_of(keep)
+    await keep.pause("ada")
+
+    assert before.revision == (await row_of(keep)).revision
+    assert await keep.conversation("nobody") is None
+
+
+class Loft:
+    """An outlet that writes down what it sends."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+
+    def takes(self, tenant: str, conversation: str) -> bool:
+        """Pigeons only."""
+        return conversation.startswith("pigeon:")
+
+    async def open(self) -> None:
+        """Nothing to do."""
+
+    async def close(self) -> None:
+        """Nothing to do."""
+
+    async def send(self, conversation: str, content: Any, *, key: str, skip: int, at: float) -> Sent:
+        """Sends one."""
+        self.sent.append(content)
+        return Sent(status="delivered", ids=(f"p{len(self.sent)}",))

@@ -1,0 +1,288 @@
+"""Hidden and piled-up characters, endless texts, malformed parts: both pages stay usable and show what comes before and after, at the
+first load and as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from playwright.sync_api import BrowserContext, Page, expect
+
+from chatkeep import Chatkeep, Turn
+from chatkeep.auth.credentials import create_key
+from chatkeep.model import Content
+
+from ..support.chat_page import opened, write
+from ..support.serving import served
+
+LAST = "This is urgent."
+HIDDEN = {
+    "zero width spaces": ("\u200b" * 70_000, "U+200B \u00d7 70,000"),
+    "joiners": ("\u200d" * 70_000, "U+200D \u00d7 70,000"),
+    "line turned around": ("\u202e" * 1000, "U+202E \u00d7 1,000"),
+    "tags": ("\U000e0041" * 50_000, "U+E0041 \u00d7 50,000"),
+    "variation selectors": ("\ufe0f" * 70_000, "\u00d7 70,000"),
+    "fillers": ("\u3164" * 70_000, "U+3164 \u00d7 70,000"),
+    "of all kinds": ("\u200b\u2060\u00ad\u200e\u061c" * 10_000, "50,000 hidden characters"),
+    "accents": ("a" + "\u0301\u0316" * 40_000, "79,992 more accents"),
+    "line breaks": ("x" + "\n" * 100_000 + "y", "100,000 blanks"),
+    "blank braille": ("x" + "\u2800" * 70_000 + "y", "70,000 blanks"),
+    "one word": ("w" * 100_000, "Show more"),
+    "many lines": ("line\n" * 40_000, "Show more"),
+    "hidden between letters": ("a\u200b\u200b\u200b\u200b\u200b" * 10_000, "Show more"),
+}
+ODD_PARTS: list[dict[str, Any]] = [
+    {"type": "buttons", "buttons": [None, 1, "", [], {}, {"text": None}, {"title": {}}, {"text": "Yes"}, "No"]},
+    {"type": "buttons", "buttons": "abc"},
+    {"type": "buttons", "buttons": {"text": "x"}},
+    {"type": "list", "sections": [None, {"rows": None}, {"rows": [None, {"title": "Small"}]}, 7]},
+    {"choices": 3},
+    {},
+    {"type": None},
+    {"type": 7, "text": {"a": 1}},
+    {"type": "text"},
+    {"type": "text", "text": None},
+    {"type": "text", "text": ["x"]},
+    {"type": "image", "url": 5},
+    {"type": "image", "url": "javascript:alert(1)", "name": [1]},
+    {"type": "location", "latitude": "x", "longitude": None},
+    {"type": "contact", "phones": "none"},
+    {"type": "__proto__", "constructor": None},
+]
+
+
+class Service:
+    """A running server with a chat page, whose bot says again what it hears, or what it is told to say."""
+
+    def __init__(self, portal: BlockingPortal, keep: Chatkeep[Any], port: int) -> None:
+        self.portal, self.keep = portal, keep
+        self.address = f"http://127.0.0.1:{port}/"
+        self.says: list[Content] = []
+
+    def says_by_itself(self, conversation: str, content: Content) -> None:
+        """The bot, or a person, writes."""
+        self.portal.call(lambda: self.keep.accept(conversation, content, role="operator"))
+
+    def conversation(self) -> str:
+        """The only one there is."""
+
+        async def find() -> list[str]:
+            return [found.id async for found in self.keep.tenant("").conversations()]
+
+        (found,) = self.portal.call(find)
+        return found
+
+    def desk(self, person: BrowserContext, conversation: str) -> Page:
+        """The operators' page on a conversation."""
+        page = person.new_page()
+        page.goto(f"{self.address}operator#{conversation}")
+        page.get_by_label("Service key").fill(self.portal.call(create_key, self.keep, "").token)
+        page.get_by_role("button", name="Open").click()
+        return page
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Service]:
+    """A running server."""
+    keep: Chatkeep[Any] = Chatkeep("memory://", poll="50ms", message_limit=1 << 20)
+    service: Service
+
+    @keep.on_message
+    async def bot(turn: Turn[Any]) -> None:
+        turn.reply(service.says.pop(0) if service.says else f"heard: {turn.text}")
+
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(served(keep, title="Chat", anonymous=True)) as client,
+    ):
+        service = Service(portal, keep, client.port)
+        yield service
+
+
+@pytest.fixture
+def service(running: Service) -> Service:
+    """The server, with nothing in it."""
+
+    async def empty() -> None:
+        for found in [found.id async for found in running.keep.tenant("").conversations()]:
+            await running.keep.erase(found)
+
+    running.portal.call(empty)
+    running.says.clear()
+    return running
+
+
+@pytest.mark.parametrize("kind", HIDDEN)
+def test_what_hides_or_floods_is_one_token_and_hides_nothing_else(
+    service: Service, person: BrowserContext, kind: str
+) -> None:
+    """As it comes and when it is loaded, on the chat page and on the operators'."""
+    words, shown = HIDDEN[kind]
+    chat = opened(person, service.address)
+    write(chat, "hello")
+    expect(chat.locator("#log")).to_contain_text("heard: hello")
+    who = service.conversation()
+    desk = service.desk(person, who)
+    expect(desk.locator("#log")).to_contain_text("heard: hello")
+    service.says_by_itself(who, f"here: {words}")
+    service.says_by_itself(who, LAST)
+    for page, lines in ((chat, 4), (desk, 4)):
+        for loaded in ("live", "first"):
+            expect(page.locator("#log")).to_contain_text(LAST)
+            expect(page.locator("#log > li")).to_have_count(lines)
+            expect(page.locator("#log > li").nth(2)).to_contain_text("here: ")
+            expect(page.locator("#log > li").nth(2)).to_contain_text(shown)
+            assert page.locator("#log .said").nth(2).evaluate("(said) => said.textContent.length") < 6000, loaded
+            assert page.locator(".said .token").count() <= 200
+            height = "(line) => line.getBoundingClientRect().height"
+            assert page.locator("#log > li").nth(2).evaluate(height) < 4000
+            page.reload()
+    if shown == "Show more":
+        chat.get_by_role("button", name="Show more").click()
+        assert chat.locator("#log .said").nth(2).evaluate("(said) => said.textContent.length") > 8000
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_malformed_parts_stop_nothing(service: Service, person: BrowserContext, at_once: bool) -> None:
+    """Each for itself, and all in one message; what is well formed in them is offered."""
+    chat = opened(person, service.address)
+    replies: list[Content] = [ODD_PARTS] if at_once else [[part] for part in ODD_PARTS]
+    replies += [[], [{"type": "text", "text": "part"}] * 500]
+    service.says = list(replies)
+    for _ in replies:
+        write(chat, "next")
+    expect(chat.locator("#log li.assistant")).to_have_count(len(replies))
+    write(chat, LAST)
+    desk = service.desk(person, service.conversation())
+    for page in (chat, desk):
+        expect(page.locator("#log li").last).to_contain_text(f"heard: {LAST}")
+        expect(page.locator("#log")).not_to_contain_text("cannot be shown")
+        page.reload()
+        expect(page.locator("#log li").last).to_contain_text(f"heard: {LAST}")
+    service.says = [ODD_PARTS]
+    write(chat, "once more")
+    choices = chat.get_by_role("group", name="Suggested replies")
+    expect(choices).to_be_visible()
+
+    assert ["1", "Yes", "No", "Small"] == choices.get_by_role("button").all_inner_texts()
+    assert 0 == chat.locator("#log a, #log img").count()
+    assert chat.locator("#notice").is_hidden()
+
+
+def test_a_message_that_cannot_be_drawn_is_told_and_the_others_are_shown(
+    service: Service, person: BrowserContext
+) -> None:
+    """Whatever the reason is: here a browser whose clock cannot be written."""
+    chat = opened(person, service.address)
+    write(chat, "hello")
+    expect(chat.locator("#log")).to_contain_text("heard: hello")
+    desk = service.desk(person, service.conversation())
+    for page in (chat, desk):
+        page.add_init_script(
+            """const write = Date.prototype.toISOString;
+            let first = true;
+            Date.prototype.toISOString = function () {
+              if (!first || !document.body) return write.call(this);
+              first = false;
+              throw new Error("no time");
+            };"""
+        )
+        page.reload()
+        expect(page.locator("#log li")).to_have_count(2)
+        expect(page.locator("#log")).to_contain_text("heard: hello")
+    expect(chat.locator("#log")).to_contain_text("This message cannot be shown here.")
+
+
+def test_an_error_of_the_page_is_told(service: Service, person: BrowserContext) -> None:
+    """In words, on both pages."""
+    chat = opened(person, service.address)
+    write(chat, "hello")
+    expect(chat.locator("#log")).to_contain_text("heard: hello")
+    desk = service.desk(person, service.conversation())
+    expect(desk.locator("#log")).to_contain_text("heard: hello")
+    for page in (chat, desk):
+        page.evaluate("dispatchEvent(new ErrorEvent('error', { error: new Error('as asked') }))")
+        expect(page.get_by_role("alert").filter(has_text="as asked")).to_be_visible()
+
+
+def test_what_scripts_need_is_left_alone(service: Service, person: BrowserContext) -> None:
+    """Persian, Hebrew with points, Thai, Hindi, a family, a flag of flags, keycaps: as they were written, for those who talk."""
+    words = " ".join(
+        [
+            "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+            "\u05e9\u05b8\u05c1\u05dc\u05d5\u05b9\u05dd",
+            "\u200eabc\u200f",
+            "\u0e17\u0e35\u0e48\u0e19\u0e35\u0e48",
+            "\u0915\u094d\u200d\u0937",
+            "\U0001f469\u200d\U0001f469\u200d\U0001f467",
+            "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",
+            "1\ufe0f\u20e3",
+            "\u2764\ufe0f",
+            "Z\u0351\u036b",
+        ]
+    )
+    chat = opened(person, service.address)
+    write(chat, words)
+    expect(chat.locator("#log li.assistant .said")).to_have_text(f"heard: {words}")
+
+    assert 0 == chat.locator(".token").count()
+
+
+def test_attachments_links_and_places_are_shown(service: Service, person: BrowserContext) -> None:
+    """As text and links that say where they lead; only pictures of this very server are loaded, and nothing from elsewhere."""
+    asked: list[str] = []
+    person.on("request", lambda request: asked.append(request.url))
+    service.says = [
+        [
+            {"type": "image", "url": f"{service.address}chat.svg", "text": "Our sign", "name": "sign"},
+            {"type": "image", "url": "https://elsewhere.example/menu.png", "name": "menu"},
+            {"type": "document", "url": "https://elsewhere.example/bill.pdf", "name": "bill.pdf"},
+            {"type": "document", "media": "17", "name": "kept.pdf"},
+            {"type": "location", "latitude": 40.85, "longitude": 14.27, "name": "Bella Napoli"},
+            {"type": "contact", "name": "Ada", "phones": ["+39 1"]},
+            {
+                "type": "text",
+                "text": "See https://elsewhere.example/a?b=1. Not https://bank.example@evil.example/ or javascript:x",
+            },
+        ]
+    ]
+    chat = opened(person, service.address)
+    write(chat, "show me")
+    line = chat.locator("#log li.assistant")
+    expect(line).to_contain_text("See ")
+
+    links = {link.inner_text(): link.get_attribute("href") for link in line.get_by_role("link").all()}
+    assert {
+        "menu": "https://elsewhere.example/menu.png",
+        "bill.pdf": "https://elsewhere.example/bill.pdf",
+        "Bella Napoli": "https://www.openstreetmap.org/?mlat=40.85&mlon=14.27",
+        "https://elsewhere.example/a?b=1": "https://elsewhere.example/a?b=1",
+    } == links
+    assert all("noopener" in (link.get_attribute("rel") or "") for link in line.get_by_role("link").all())
+    for words in ("Our sign", "[kept.pdf]", "Ada, +39 1", "bank.example@evil.example"):
+        expect(line).to_contain_text(words)
+    expect(line.get_by_role("img", name="sign")).to_be_visible()
+    assert not any("elsewhere" in url for url in asked)
+
+
+def test_the_log_is_scrolled_by_keyboard_and_its_lines_are_list_items(service: Service, person: BrowserContext) -> None:
+    """The room takes the focus, and shows that it has it."""
+    chat = opened(person, service.address)
+    service.says = ["line\n" * 60]
+    write(chat, "long")
+    expect(chat.locator("#log li.assistant")).to_contain_text("line")
+    room = chat.locator("#room")
+    before = room.evaluate("(room) => room.scrollTop")
+    chat.get_by_label("Your message").press("Shift+Tab")
+    for _ in range(5):
+        if room.evaluate("(room) => document.activeElement === room"):
+            break
+        chat.keyboard.press("Shift+Tab")
+    expect(room).to_be_focused()
+    chat.keyboard.press("Home")
+    chat.wait_for_function("(before) => document.querySelector('#room').scrollTop < before", arg=before)
+
+    assert "none" != room.evaluate("(room) => getComputedStyle(room).outlineStyle")
+    assert 2 == chat.get_by_role("log").get_by_role("list").get_by_role("listitem").count()
