@@ -17,6 +17,8 @@ export interface Message {
   /** Its place in the log; undefined while the server does not have it. */
   readonly number?: number;
   readonly role: "user" | "assistant" | "operator" | "event";
+  /** Which person, of an operator's message. */
+  readonly author?: string;
   readonly content: Content;
   /** The text alone: the content, or its text parts, one a line. */
   readonly text: string;

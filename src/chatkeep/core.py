@@ -15,6 +15,7 @@ from .engine.engine import Engine
 from .engine.outcomes import page_dead_letters
 from .engine.watch import Watch
 from .model import Content, DeadLetter, Receipt, Role, State
+from .storage.audit import AuditLog
 from .storage.records import Records
 
 Record = TypeVar("Record", bound=Struct)
@@ -126,6 +127,11 @@ class Core(Generic[State]):
         key, engine = key_for(tenant, conversation), self._opened
         cached = engine.store.cached(key)
         return engine.pauses.covers(key) if cached is None else engine.pauses.is_paused(cached)
+
+    @property
+    def audit(self) -> AuditLog:
+        """Who did what, as the store has it."""
+        return AuditLog(self._opened.store, clock=self.clock)
 
     async def clear(
         self, tenant: str, conversation: str, slot: str | None, *, look: Callable[[State], None], id: str | None = None

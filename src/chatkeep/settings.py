@@ -309,6 +309,7 @@ PLAUSIBLE: dict[str, tuple[Duration, Duration]] = {
     "quick": ("0s", "1s"),
     "store_timeout": ("500ms", "1m"),
     "drain": ("0s", "5m"),
+    "keep_alive": ("5s", "1h"),
 }
 """From where to where a duration is what somebody may well mean. Others are taken, and `serve --check` warns of them."""
 

@@ -272,3 +272,12 @@ def test_one_channel_takes_no_other_platforms_signature() -> None:
     assert refused("telegram", meta_signed(BODY))
     assert refused("webhook", meta_signed(BODY))
     assert refused("whatsapp", telegram_signed(BODY))
+
+
+@pytest.mark.parametrize(("secret", "warned"), [("x", True), ("a" * 15, True), ("a" * 16, False)])
+def test_a_short_secret_is_warned_of(secret: str, warned: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """It can be guessed; the line names the channel and not the secret."""
+    Telegram(token="1:abc", secrets=["b" * 32, secret])
+
+    assert warned == ("Telegram" in caplog.text)
+    assert not warned or f"{secret!r}" not in caplog.text

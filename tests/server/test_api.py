@@ -768,3 +768,32 @@ async def test_a_bug_is_told_without_its_words(monkeypatch: pytest.MonkeyPatch) 
         answer.headers["x-content-type-options"],
     )
     assert b"NoneType" not in answer.body
+
+
+async def test_lists_of_what_never_was_are_404() -> None:
+    """As its messages are; of what is there, and of a token for what has not begun, the list is empty or has it."""
+    paths = ("messages", "deliveries", "tokens")
+    async with served(counting()) as client:
+        never = [(await client.ask("GET", f"/v1/conversations/never/{path}")).status for path in paths]
+        await client.post("ada", {"content": "hello"})
+        there = [(await client.ask("GET", f"/v1/conversations/ada/{path}")).status for path in paths]
+        await client.ask("POST", "/v1/conversations/later/tokens", b"{}")
+        later = [(await client.ask("GET", f"/v1/conversations/later/{path}")).status for path in paths]
+
+    assert [404] * 3 == never
+    assert [200] * 3 == there
+    assert [404, 404, 200] == later
+
+
+async def test_a_whole_number_may_be_written_with_a_point() -> None:
+    """47.0 is 47, as JSON Schema has it; 1.5 is no whole number."""
+    path = "/v1/conversations/ada/shares"
+    async with served(counting()) as client:
+        taken = [(await client.ask("POST", path, raw)).status for raw in (b'{"uses": 47.0}', b'{"uses": 4.7e1}')]
+        refused = [
+            (await client.ask("POST", path, raw)).status
+            for raw in (b'{"uses": 1.5}', b'{"uses": 101.0}', b'{"uses": true}')
+        ]
+
+    assert [201, 201] == taken
+    assert [400] * 3 == refused

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -66,6 +67,25 @@ class Stream:
             while len(found) < count:
                 found += [event for event in await self.read(1, within=within) if event[0] == kind]
         return found
+
+
+async def test_every_blank_line_ends_an_event_with_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many readers make a "message" of any block, such as `retry:` or a heartbeat alone, and the obvious json.loads then fails."""
+    monkeypatch.setattr(events, "BEAT_S", 0.05)
+    keep: Chatkeep[Any] = Chatkeep("memory://")
+    keep.on_message(echo)
+    async with served(keep) as client, stream(client, "ada", "?after=0") as opened:
+        seen = b""
+        async with asyncio.timeout(10):
+            while seen.count(b": beat\n") < 3:
+                seen += await opened.reader.readline()
+            await keep.receive("ada", "hello")
+            while b"you said hello" not in seen or seen.count(b": beat\n") < 6:
+                seen += await opened.reader.readline()
+    blocks = re.sub(rb"(?m)^[0-9a-f]+\r\n|\r\n$", b"", seen).split(b"\n\n")
+
+    assert b"retry: 1000" in blocks[0]
+    assert [] == [block for block in blocks[:-1] if b"\ndata: " not in block]
 
 
 @asynccontextmanager

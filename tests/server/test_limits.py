@@ -6,7 +6,7 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -21,7 +21,7 @@ from chatkeep.drivers import driver_for
 from chatkeep.drivers.base import Ability
 from chatkeep.drivers.memory import MemoryDriver
 from chatkeep.server.counters import InMemory, Window, counters_for
-from chatkeep.server.limits import Limits, RateLimitMiddleware, peer_of
+from chatkeep.server.limits import Limits, RateLimitMiddleware, network_of, peer_of
 from chatkeep.server.webhooks import Webhooks
 from chatkeep.server.wire import Refused
 from chatkeep.testing.proxy import Proxy
@@ -282,3 +282,26 @@ async def test_unsigned_webhooks_are_counted_by_address_and_signed_ones_are_take
         assert [200] * 5 == [await post(n) for n in range(5)]
         assert 429 == (await client.ask("GET", "/channels/webhook")).status
         assert 401 == (await client.ask("GET", "/v1/conversations")).status
+
+
+@pytest.mark.parametrize(("kind", "before"), [("peer", ""), ("begin_day", ""), ("refused", "webhooks:")])
+async def test_many_networks_of_one_customer_are_one(kind: str, before: str) -> None:
+    """Each /64 of a /56, or of a /48, is another address for the rate alone; the wider network has a limit of its own."""
+    limits = Limits(driver_for("memory://"), {kind: "2/minute"})
+
+    async def hits(addresses: Iterable[str]) -> int:
+        for count, address in enumerate(addresses):
+            try:
+                await limits.hit({kind: before + network_of(address)})
+            except Refused:
+                return count
+        return -1
+
+    one = [f"2001:db8:1:{number:x}::1" for number in range(256)]
+    wide = [f"2001:db8:2:{number:x}00::1" for number in range(256)]
+
+    assert 8 == await hits(one)
+    assert 32 == await hits(wide)
+    assert -1 == await hits(["2001:db8:3::1", "203.0.113.7", "203.0.113.8"])
+    assert 2 == await hits(["203.0.113.9"] * 3)
+    assert -1 == await hits(["2001:db8:4::1"] * 2)

@@ -51,6 +51,7 @@ MATRIX = {
     "GET /v1/bot": AccessPolicy(service=True),
     "PUT /v1/bot": AccessPolicy(service=True),
     "GET /v1/paused": AccessPolicy(service=True),
+    "GET /v1/audit": AccessPolicy(service=True),
     "GET /v1/cache": AccessPolicy(service=True),
     "PUT /v1/cache": AccessPolicy(service=True),
     f"GET {ID}/deliveries": AccessPolicy(service=True),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -84,3 +85,32 @@ async def test_the_server_does_what_the_description_says(tmp_path: Path) -> None
         said, _ = await process.communicate()
 
     assert 0 == process.returncode, said.decode()[-6000:]
+
+
+def test_generated_clients_understand_what_is_meant() -> None:
+    """No member has a default (generators take it for a promise), what is free is said to be so, and headers allow what is taken."""
+    told = json.loads(json.dumps(openapi.document(ROUTES)))
+
+    def schemas(value: Any) -> list[dict[str, Any]]:
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+        own = [value] if isinstance(value, dict) and isinstance(value.get("type"), str) else []
+        return own + [schema for part in parts for schema in schemas(part)]
+
+    found = schemas(told["components"]["schemas"]) + schemas(told["paths"])
+    members = [member for schema in found for member in schema.get("properties", {}).values()]
+    closed = [
+        schema
+        for schema in found
+        if schema["type"] == "object" and "properties" not in schema and "additionalProperties" not in schema
+    ]
+    patch = told["paths"]["/v1/conversations/{id}/state"]["patch"]
+    [tags] = {openapi.HEADERS[name]["pattern"] for name in ("If-Match", "If-None-Match")}
+
+    assert len(members) > 50
+    assert [] == [member for member in members if "default" in member]
+    assert [] == closed
+    assert "object" == patch["requestBody"]["content"]["application/merge-patch+json"]["schema"]["type"]
+    for good in ("*", '"1c29"', '"a", "b"', 'W/"a","b"'):
+        assert re.fullmatch(tags, good), good
+    for bad in ("", '"a" "b"', '*, "a"'):
+        assert not re.fullmatch(tags, bad), bad

@@ -23,11 +23,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from chatkeep import Chatkeep, Turn
-from chatkeep.server import protocol
+from chatkeep.server import create_app, protocol
 
 from ..support.service import BOT, Service, service
 from ..support.serving import answer_from, path_of, served, serving
-from ..support.waiting import nothing_happens_for, takes, until
+from ..support.waiting import nothing_happens_for, takes, time_passes, until
 
 HURRIED = "from chatkeep.server import protocol, wire\nprotocol.HEAD_S = wire.PATIENCE_S = 1.0\n" + BOT
 MOST_MB = 30.0
@@ -523,3 +523,22 @@ async def test_uvicorn_has_what_is_used_of_it() -> None:
     assert [] == missing
     assert uvicorn.__version__ in pinned
     assert "0.999" not in pinned
+
+
+async def test_idle_connections_go_soon_where_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first ones stay as long as the setting says; those that come when it is crowded are closed, after their answer."""
+    monkeypatch.setattr(protocol, "CROWDED", 2)
+    monkeypatch.setattr(protocol, "IDLE_S", 0.2)
+    async with serving(create_app(Chatkeep("memory://"))) as port:
+        opened = []
+        for _ in range(4):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await reader.readuntil(b'"ok"}')
+            opened.append((reader, writer))
+        await time_passes(1.0)
+        closed = [reader.at_eof() for reader, _ in opened]
+        for _, writer in opened:
+            writer.close()
+
+    assert [False, False, True, True] == closed

@@ -6,6 +6,7 @@ Each attack is a coroutine that makes the attempt over real connections and retu
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import time
 from collections import Counter
@@ -21,7 +22,7 @@ from chatkeep import Chatkeep, Turn
 from chatkeep import client as clients
 from chatkeep.app import core_of
 from chatkeep.auth.credentials import create_key
-from chatkeep.server import create_app, limits, protocol
+from chatkeep.server import create_app, limits, protocol, state
 from tests.support.serving import Answer, Client, serving
 from tests.support.stores import FAST
 from tests.support.waiting import takes, time_passes
@@ -313,6 +314,26 @@ async def etags_reveal_the_state(site: Site) -> object:
         answer = await site.ask("PUT", f"{ADA}/state", {"a": 1}, token=token, headers={"If-Match": '"x"'})
         found[name] = (answer.status, "etag" in answer.json, "state" in answer.json)
     return found
+
+
+@expects({"guessed": [412, 412], "read": 200, "same": True, "another conversation": True})
+async def etags_are_guessed(site: Site) -> object:
+    """Who may write and not read makes the tag of a value that the state may have, and asks whether it is right."""
+    path, write = f"{ADA}/state/pin", await site.token("state:write")
+    assert 200 == (await site.ask("PUT", path, 4711, token=site.key, headers={"If-None-Match": "*"})).status
+    canonical = state.canonical(4711)
+    made = [hashlib.blake2b(canonical, digest_size=12).hexdigest(), hashlib.sha256(canonical).hexdigest()]
+    tried = [await site.ask("PUT", path, 4711, token=write, headers={"If-Match": f'"{tag}"'}) for tag in made]
+    told = (await site.ask("GET", path, token=site.key)).headers["etag"]
+    again = await site.ask("PUT", path, 4711, token=site.key, headers={"If-Match": told})
+    await site.ask("PUT", "/v1/conversations/bob/state/pin", 4711, token=site.key, headers={"If-None-Match": "*"})
+    other = (await site.ask("GET", "/v1/conversations/bob/state/pin", token=site.key)).headers["etag"]
+    return {
+        "guessed": [answer.status for answer in tried],
+        "read": again.status,
+        "same": again.headers["etag"] == told,
+        "another conversation": other != told,
+    }
 
 
 @expects({"files": {0o600}, "existing": 0o644})

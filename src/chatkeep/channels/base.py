@@ -12,6 +12,7 @@ place that talks to the network.
 from __future__ import annotations
 
 import hmac
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Protocol
 
@@ -19,6 +20,8 @@ from msgspec import Struct
 
 from ..errors import ChatkeepError, Misconfigured
 from ..model import Content
+
+log = logging.getLogger("chatkeep")
 
 Pairs = Iterable[tuple[str, str]]
 """Headers or a query as they came, repeated ones included; what Starlette's `.items()` and `.multi_items()` give."""
@@ -239,9 +242,20 @@ def same(expected: Iterable[str], given: str) -> bool:
     return any([hmac.compare_digest(one.encode(), raw) for one in expected])
 
 
+SHORT = 16
+"""Characters of a secret: with fewer it can be guessed."""
+
+
 def secrets_of(what: str, given: str | Sequence[str]) -> tuple[str, ...]:
     """The secrets, all of them active. Raises `Misconfigured` when there is none, or an empty one: it signs anything."""
     found = (given,) if isinstance(given, str) else tuple(given)
     if not found or not all(isinstance(one, str) and one.strip() for one in found):
         raise Misconfigured(f"{what} needs at least one secret, and none may be empty. Nothing was opened.")
+    if any(len(one) < SHORT for one in found):
+        log.warning(
+            "%s has a secret of fewer than %d characters, which can be guessed: whoever does writes to the bot in anybody's name. Use 32 "
+            "random ones: python -c 'import secrets; print(secrets.token_urlsafe(32))'.",
+            what,
+            SHORT,
+        )
     return found

@@ -74,6 +74,7 @@ for command in (
     conversations.resume,
     switches.paused,
     switches.cache,
+    switches.audit,
     conversations.say,
     deliveries.deliveries,
     deliveries.resend,

@@ -13,7 +13,7 @@ from ..app import Chatkeep
 from ..errors import Corrupt, UsageError
 from ..model import Conversation, DeadLetter
 from ..tenant import Tenant, Unread
-from .opening import existing, found_in, look, opened
+from .opening import existing, found_in, look, note_act, opened
 from .options import StoreCommand, conversation_argument, json_option, limit_option, store_argument, tenant_option
 from .printing import columns, facts, listed, logged, plain, tell, when
 
@@ -134,6 +134,7 @@ def erase(store: str, conversation: str, tenant: str, yes: bool) -> None:
             click.confirm(f"Erase {plain(conversation, line=True)} with its {what} for ever?", abort=True)
         await of.erase(conversation)
         await credentials.forget(keep, tenant, conversation)
+        await note_act(keep, tenant, "erase", conversation)
         click.echo(f"{plain(conversation, line=True)} is erased.")
 
     keep = existing(store)
@@ -193,7 +194,7 @@ def clear(store: str, conversation: str, slot: str | None, tenant: str, yes: boo
         await of.clear(conversation, slot)
         click.echo(f"{what[0].upper()}{what[1:]} of {plain(conversation, line=True)} is cleared.")
 
-    look(store, tenant, work)
+    look(store, tenant, work, act="state", conversation=conversation)
 
 
 def one_or_more(ctx: click.Context, param: click.Parameter, conversation: str | None) -> str | None:
@@ -315,6 +316,7 @@ def pause(store: str, conversation: str | None, tenant: str, whole: bool, everyw
 
     async def work(keep: Chatkeep[Any], of: Tenant[Any]) -> None:
         await (keep.pause_all() if everywhere else of.pause(conversation))
+        await note_act(keep, tenant, act_of("pause", conversation, everywhere), conversation or "")
         click.echo(f"The bot is paused: {where(conversation, tenant, everywhere)}.")
 
     in_scope(store, conversation, tenant, everywhere, work)
@@ -348,9 +350,15 @@ def resume(store: str, conversation: str | None, tenant: str, whole: bool, every
 
     async def work(keep: Chatkeep[Any], of: Tenant[Any]) -> None:
         await (keep.resume_all(unread=unread) if everywhere else of.resume(conversation, unread=unread))
+        await note_act(keep, tenant, act_of("resume", conversation, everywhere), conversation or "")
         click.echo(f"The bot answers: {where(conversation, tenant, everywhere)}.")
 
     in_scope(store, conversation, tenant, everywhere, work)
+
+
+def act_of(word: str, conversation: str | None, everywhere: bool) -> str:
+    """What a pause or its end is called in the audit log, as over HTTP."""
+    return word if conversation else f"{word}:{'everywhere' if everywhere else 'tenant'}"
 
 
 def where(conversation: str | None, tenant: str, everywhere: bool) -> str:
@@ -383,7 +391,8 @@ def in_scope(
 @conversation_argument
 @click.argument("text")
 @tenant_option
-def say(store: str, conversation: str, text: str, tenant: str) -> None:
+@click.option("--author", default="", metavar="NAME", help="Who says it, as readers are to see it.")
+def say(store: str, conversation: str, text: str, tenant: str, author: str) -> None:
     """Says something in a conversation as a person.
 
     Whoever serves the bot on this store sends it through the conversation's channel, also while the bot is off.
@@ -391,7 +400,8 @@ def say(store: str, conversation: str, text: str, tenant: str) -> None:
 
     async def work(of: Tenant[Any]) -> None:
         await found_in(of, conversation, store)
-        receipt = await of.accept(conversation, text, role="operator")
+        metadata = {"author": author} if author else None
+        receipt = await of.accept(conversation, text, role="operator", metadata=metadata)
         click.echo(f"Message {receipt.number} is in the log.")
 
-    look(store, tenant, work)
+    look(store, tenant, work, act="say", conversation=conversation)

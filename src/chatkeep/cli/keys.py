@@ -8,7 +8,7 @@ import click
 
 from ..errors import ChatkeepError, UsageError
 from ..settings import seconds
-from .opening import existing, opened
+from .opening import existing, note_act, opened
 from .options import StoreCommand, json_option, store_argument
 from .printing import plain, tell, when
 
@@ -43,7 +43,9 @@ def create_key(store: str, tenant: str, label: str, expires: str | None, everywh
     keep = existing(store)
 
     async def create() -> credentials.Issued:
-        return await credentials.create_key(keep, tenant, label=label, expires_in=expires_in, everywhere=everywhere)
+        made = await credentials.create_key(keep, tenant, label=label, expires_in=expires_in, everywhere=everywhere)
+        await note_act(keep, tenant, f"key:create {made.id}")
+        return made
 
     issued = asyncio.run(opened(keep, create))
     if as_json:
@@ -83,6 +85,14 @@ def revoke_key(store: str, id: str) -> None:
     from ..auth import credentials
 
     keep = existing(store)
-    if not asyncio.run(opened(keep, lambda: credentials.revoke_key(keep, id))):
+
+    async def revoke() -> bool:
+        [tenant] = [key.tenant for key in await credentials.list_keys(keep) if key.id == id] or [""]
+        found = await credentials.revoke_key(keep, id)
+        if found:
+            await note_act(keep, tenant, f"key:revoke {id}")
+        return found
+
+    if not asyncio.run(opened(keep, revoke)):
         raise ChatkeepError(f"There is no key {plain(id, line=True)!r}. `chatkeep key list` has those there are.")
     click.echo(f"Key {plain(id, line=True)} is revoked.")

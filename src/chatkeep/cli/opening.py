@@ -5,22 +5,48 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Coroutine
+from getpass import getuser
+from socket import gethostname
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from ..app import Chatkeep
+from ..app import Chatkeep, core_of
 from ..errors import ChatkeepError, UsageError
 from ..model import Conversation
+from ..storage.audit import Act
 from ..tenant import Tenant
 from .printing import plain
 
 T = TypeVar("T")
 
 
-def look(store: str, tenant: str, work: Callable[[Tenant[Any]], Coroutine[Any, Any, None]]) -> None:
-    """Runs *work* on one tenant of a store that is there."""
+def look(
+    store: str,
+    tenant: str,
+    work: Callable[[Tenant[Any]], Coroutine[Any, Any, None]],
+    *,
+    act: str = "",
+    conversation: str = "",
+) -> None:
+    """Runs *work* on one tenant of a store that is there; with an *act*, it is noted who has done that."""
     keep = existing(store)
-    asyncio.run(opened(keep, lambda: work(keep.tenant(tenant))))
+
+    async def worked() -> None:
+        await work(keep.tenant(tenant))
+        if act:
+            await note_act(keep, tenant, act, conversation)
+
+    asyncio.run(opened(keep, worked))
+
+
+async def note_act(keep: Chatkeep[Any], tenant: str, act: str, conversation: str = "") -> None:
+    """Has the store keep who has done something on this machine; see `chatkeep audit`."""
+    try:
+        user = getuser()
+    except (KeyError, OSError):  # nobody by that number
+        user = str(os.getuid())
+    made = Act(act=act, by=f"{user}@{gethostname()}", label="chatkeep", conversation=conversation)
+    await core_of(keep).audit.write(tenant, [made])
 
 
 def existing(store: str) -> Chatkeep[Any]:

@@ -1,4 +1,4 @@
-"""Commands about what is switched for more than one conversation: where the bot is paused, the shared cache."""
+"""Commands about what concerns more than one conversation: where the bot is paused, the shared cache, who did what."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import click
 
 from ..app import core_of
 from .conversations import where
-from .opening import existing, opened
-from .options import StoreCommand, json_option, store_argument, tenant_option
-from .printing import plain, tell
+from .opening import existing, note_act, opened
+from .options import StoreCommand, json_option, limit_option, store_argument, tenant_option
+from .printing import plain, tell, when
 
 PAGE = 200
 
@@ -67,7 +67,40 @@ def cache(store: str, switch: str | None) -> None:
     async def work() -> None:
         if switch is not None:
             await core_of(keep).switch_cache(switch == "on")
+            await note_act(keep, "", f"cache:{switch}")
         said = "on" if await core_of(keep).cache_is_on() else "off"
         click.echo(f"The shared cache is {said}, for all instances that have one.")
+
+    asyncio.run(opened(keep, work))
+
+
+@click.command(cls=StoreCommand)
+@store_argument
+@tenant_option
+@limit_option
+@json_option
+def audit(store: str, tenant: str, limit: int, as_json: bool) -> None:
+    """Lists who did what: keys over HTTP and people with commands, the newest first.
+
+    Reading is not noted, and tokens' acts are in the server's log alone.
+
+    \b
+    Example:
+      chatkeep audit chat.db --tenant salon-7
+    """
+    keep = existing(store)
+
+    async def work() -> None:
+        acts = await core_of(keep).audit.read(tenant, limit=limit)
+        for act in acts:
+            if as_json:
+                tell(act)
+                continue
+            who = f"{act.by} ({plain(act.label, line=True)})" if act.label else act.by
+            about = f"  {plain(act.conversation, line=True)}" if act.conversation else ""
+            source = f"  from {act.address}" if act.address else ""
+            click.echo(f"{when(act.at)}  {act.act}{about}  by {who}{source}: {act.outcome}")
+        if not acts and not as_json:
+            click.echo(f"Nothing is noted of tenant {tenant!r}.")
 
     asyncio.run(opened(keep, work))

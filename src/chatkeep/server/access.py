@@ -393,10 +393,8 @@ def cookies_of(request: Request, conversation: str | None) -> list[tuple[str, st
     names = [name for name, _ in found]
     if any(name != COOKIE for name in names):
         conversation = conversation or request.query_params.get("conversation")
-    own, prefix = (
-        [pair for pair in found if pair[0] == COOKIE],
-        f"{COOKIE}-{mark(conversation)}-" if conversation else "",
-    )
+    prefix = f"{COOKIE}-{mark(conversation)}-" if conversation else ""
+    own = [pair for pair in found if pair[0] == COOKIE]
     shared = [pair for pair in found if prefix and pair[0].startswith(prefix)]
     return [pair for pair in shared + own if names.count(pair[0]) == 1]
 

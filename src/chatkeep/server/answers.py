@@ -11,13 +11,14 @@ from .. import model
 from ..auth.credentials import Holder, Listed
 from ..conversation.outbox import Delivery
 from ..model import Content, OffBy, Status
+from ..storage.audit import Act
 from .access import Principal
 from .telemetry import TRACEPARENT
 
 
 class Message(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """One message of a conversation; *number* is its place in the log, *created_at* in seconds since 1970. *redacted*: what it
-    said was removed."""
+    """One message of a conversation; *number* is its place in the log, *created_at* in seconds since 1970; *author*: which
+    person, of an operator's message. *redacted*: what it said was removed."""
 
     id: str
     number: int
@@ -26,6 +27,7 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     created_at: float
     reply_to: int | None = None
     reply_from: int | None = None
+    author: str = ""
     metadata: dict[str, Any] = {}
     redacted: bool = False
 
@@ -82,6 +84,12 @@ class CacheStatus(Struct, frozen=True):
     """Whether the shared cache is in use."""
 
     on: bool
+
+
+class Audit(Struct, frozen=True):
+    """What was done, the newest first."""
+
+    acts: list[Act]
 
 
 class Deliveries(Struct, frozen=True):
@@ -228,6 +236,7 @@ def me(found: Principal) -> Me:
 
 def message(found: model.Message) -> Message:
     """*found* as it is shown."""
+    author = found.metadata.get("author", "") if found.role == "operator" else ""
     return Message(
         id=found.id,
         number=found.number,
@@ -236,6 +245,7 @@ def message(found: model.Message) -> Message:
         created_at=found.created_at,
         reply_to=found.reply_to,
         reply_from=found.reply_from,
+        author=author if isinstance(author, str) else "",
         metadata=public(found.metadata),
         redacted=found.redacted,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import secrets
 from collections.abc import Iterable
@@ -36,6 +37,7 @@ from .access import (
     set_cookie,
     tenant_of,
 )
+from .audit import audited
 from .telemetry import carried
 from .wire import Refused, Resource, as_json
 
@@ -163,6 +165,7 @@ class Conversation(Resource):
         shown = shape_of(request).json_of(found.state) if shows_state(request) else UNSET
         return as_json(answers.conversation(found, messages, shown), headers={"etag": f'"{found.revision}"'})
 
+    @audited("erase")
     @allows("erase")
     async def delete(self, request: Request) -> Response:
         """Erases the conversation, and its tokens and shares with it. There is no way back."""
@@ -277,12 +280,13 @@ class State(Resource):
         there = state.member(shape_of(request).json_of(found.state), self._slot(request))
         if there is UNSET:
             raise Refused(404, "not-found", "The state has no such slot.")
-        tag, known = state.etag(there), wire.tags(request, "if-none-match")
+        tag, known = state.etag(there, secret_of(request)), wire.tags(request, "if-none-match")
         headers = {"etag": tag} | ({"chatkeep-stale": "true"} if found.stale else {})
         if known is not None and state.is_in(tag, known):
             return Response(status_code=304, headers=headers)
         return as_json(there, headers=headers)
 
+    @audited("state")
     @allows("state:write")
     async def put(self, request: Request) -> Response:
         """Replaces it, if it is the one named in If-Match."""
@@ -297,6 +301,7 @@ class State(Resource):
         new = await wire.value(request, limit=room(request, "state_limit"))
         return await self._changed(request, lambda there: new, precondition)
 
+    @audited("state")
     @allows("state:write")
     async def delete(self, request: Request) -> Response:
         """Clears it, also where it cannot be read."""
@@ -335,7 +340,7 @@ class State(Resource):
         there = state.member(shape_of(request).json_of(after.state), slot)
         if not shows or there is UNSET:
             return Response(status_code=204)
-        return as_json(there, headers={"etag": state.etag(there)})
+        return as_json(there, headers={"etag": state.etag(there, secret_of(request))})
 
     def _slot(self, request: Request) -> str | None:
         return request.path_params.get("slot")
@@ -344,6 +349,7 @@ class State(Resource):
 class WholeState(State):
     """/v1/conversations/{id}/state"""
 
+    @audited("state")
     @allows("state:write")
     async def patch(self, request: Request) -> Response:
         """Merges a patch (RFC 7396) into the state, on top of whatever is there."""
@@ -363,7 +369,13 @@ async def refuse_unless_made(refused: Refused, tenant: Tenant[Any], id: str, key
 
 def preconditions(request: Request) -> state.Precondition:
     """What the request says must hold for the write."""
-    return state.Precondition(wire.tags(request, "if-match"), wire.tags(request, "if-none-match"))
+    return state.Precondition(wire.tags(request, "if-match"), wire.tags(request, "if-none-match"), secret_of(request))
+
+
+def secret_of(request: Request) -> bytes:
+    """What the tags of the conversation's state are made with: the store's epoch, which all instances know and no client."""
+    place = (core_of(keep_of(request)).driver.epoch, principal_of(request).tenant, conversation_asked(request))
+    return hashlib.blake2b(msgspec.json.encode(place), digest_size=32).digest()
 
 
 def shape_of(request: Request) -> Shape[Any]:

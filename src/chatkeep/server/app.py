@@ -23,8 +23,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import errors
 from ..app import Chatkeep, core_of
-from . import api, operators, switches, tokens, wire
+from . import api, audit, operators, switches, tokens, wire
 from .access import VISITOR_SCOPES, Access, allows
+from .audit import Trail
 from .events import Events, Streams
 from .health import get_ready
 from .openapi import document, get_openapi
@@ -69,6 +70,10 @@ GUARDS_OF_DATA = [(name.encode(), value.encode()) for name, value in HEADERS_OF_
 UNKEPT = (b"cache-control", b"no-store")
 DATA = {b"application/json", b"application/problem+json"}
 
+HOST_HELP = (
+    "Name it in the setting `hosts` (CHATKEEP_HOSTS), or have the proxy in front pass on the host that was asked for (nginx: "
+    "`proxy_set_header Host $http_host;`).\n"
+)
 PROBES = (b"/healthz", b"/readyz")
 ABOUT = (
     "This is the HTTP API of a chatbot, served by chatkeep. /openapi.json describes it; /operator is the page for operators. There is no "
@@ -84,6 +89,7 @@ ROUTES: list[BaseRoute] = [
     *tokens.ROUTES,
     *operators.ROUTES,
     *switches.ROUTES,
+    *audit.ROUTES,
     wire.RawRoute("/v1/conversations", api.Conversations),
     wire.RawRoute("/v1/conversations/{id}", api.Conversation),
     Route("/healthz", api.get_health),
@@ -144,6 +150,7 @@ def create_app(
             if not core_of(keep).is_open:
                 await stack.enter_async_context(keep)
             stack.push_async_callback(access.close)
+            stack.push_async_callback(app.state.trail.close)
             stack.callback(app.state.streams.end)
             yield
 
@@ -170,7 +177,7 @@ def create_app(
         lifespan=life,
     )
     app.state.keep, app.state.access, app.state.streams, app.state.limits = keep, access, Streams(), None
-    app.state.told_not_open = False
+    app.state.told_not_open, app.state.trail = False, Trail(keep)
     app.state.webhooks = webhooks or webhooks_of(keep)
     app.state.openapi = document(app.routes)
     app.router.redirect_slashes = False
@@ -229,10 +236,29 @@ class Hosts(TrustedHostMiddleware):
                     scope, receive, send
                 )
                 return
-            if is_number(b"".join(given).decode("latin-1")) and wire.raw_path(scope) in PROBES:
+            host = b"".join(given).decode("latin-1")
+            if is_number(host) and wire.raw_path(scope) in PROBES:
                 await self.app(scope, receive, send)
                 return
-        await super().__call__(scope, receive, send)
+
+            if not self._knows(host):
+                said = f"This server is not called {host[:100]!a}; nothing was done. {HOST_HELP}"
+                await Response(said, 400, media_type="text/plain")(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+    def _knows(self, host: str) -> bool:
+        """Whether a request that names *host* is for this server."""
+        if self.allow_any:
+            return True
+        try:
+            name = "" if set(host) & set("@/?#\\ ") else urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        name = f"[{name}]" if ":" in name else name
+        return any(
+            name == known or (known.startswith("*") and name.endswith(known[1:])) for known in self.allowed_hosts
+        )
 
 
 @allows(anyone=True)

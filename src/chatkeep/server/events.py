@@ -23,7 +23,7 @@ from ..app import core_of
 from ..engine.watch import Watch
 from ..errors import StoreError
 from ..model import Delta, Erased, Event, Message, Redacted, StateChanged, Typing
-from . import answers, state, wire
+from . import answers, api, state, wire
 from .access import access_of, allows, conversation_asked, keep_of, principal_of
 
 log = logging.getLogger("chatkeep.server")
@@ -123,9 +123,10 @@ class EventStream(Response):
         shows = self._plain if "state:read" in principal_of(self._request).scopes else None
         try:
             await _sent(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await self._say(send, b"retry: %d\n\n" % RETRY_MS)
+            # A blank line after these would be an event without data to readers that are not strict, named "message" like ours.
+            await self._say(send, b"retry: %d\n" % RETRY_MS)
             async for events in self._happening():
-                await self._say(send, b"".join(written(events, shows)) or b": beat\n\n")
+                await self._say(send, b"".join(written(events, shows, api.secret_of(self._request))) or b": beat\n")
             await self._say(send, _event("end", {"reason": self._reason}))
             await _sent(send, {"type": "http.response.body", "body": b"", "more_body": False})
         except TimeoutError:
@@ -167,8 +168,8 @@ class EventStream(Response):
         await _sent(send, {"type": "http.response.body", "body": text, "more_body": True})
 
 
-def written(events: Iterable[Event], shows: Callable[[Raw], Any] | None) -> Iterable[bytes]:
-    """*events* as the wire has them; states only where *shows* makes plain JSON of them.
+def written(events: Iterable[Event], shows: Callable[[Raw], Any] | None, secret: bytes) -> Iterable[bytes]:
+    """*events* as the wire has them; states only where *shows* makes plain JSON of them, with tags by *secret*.
 
     JSON has no line ends in it, so nothing that is said can end an event.
     """
@@ -183,7 +184,7 @@ def written(events: Iterable[Event], shows: Callable[[Raw], Any] | None) -> Iter
             yield _event("redacted", event)
         elif isinstance(event, StateChanged) and shows is not None:
             plain = shows(event.state)
-            yield _event("state", {"etag": state.etag(plain), "state": plain})
+            yield _event("state", {"etag": state.etag(plain, secret), "state": plain})
 
 
 def _event(kind: str, value: object, *, number: int | None = None) -> bytes:

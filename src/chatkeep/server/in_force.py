@@ -10,7 +10,7 @@ from msgspec import Struct
 from ..app import Chatkeep
 from ..drivers.base import Finding
 from ..settings import DURATIONS, PLAUSIBLE, PREFIX, GivenValue, Settings, given, in_words, seconds, shown
-from .settings import ServerSettings
+from .settings import PERIODS, ServerSettings
 
 ELSEWHERE = ("flags",)
 """Settings that are no single value."""
@@ -53,7 +53,7 @@ def words(name: str, value: Any) -> str:
     """A value as people say it, without secrets."""
     if value is None or value in ("", ()):
         return "none"
-    if name in (*DURATIONS, "drain"):
+    if name in (*DURATIONS, *PERIODS):
         return in_words(value)
     if isinstance(value, bool):
         return "yes" if value else "no"

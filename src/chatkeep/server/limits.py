@@ -12,7 +12,7 @@ import ipaddress
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from math import ceil
@@ -44,20 +44,28 @@ APART_S = 5.0
 
 BEGINNINGS = ("/v1/conversations", "/v1/shares/redeem")
 
-UNDER_WAY = {"token": 32, "peer": 512, "streams": 32}
-"""Requests that may run at once: of one token, of the tokens and visitors of one address, and event streams of one token."""
+UNDER_WAY = {"token": 32, "peer": 512, "streams": 32, "peer-streams": 2048}
+"""Requests that may run at once: of one token, of the tokens and visitors of one address; event streams of one token, of one address."""
+
+WIDER = ((56, 4), (48, 16))
+"""Prefix lengths at which IPv6 addresses are counted besides the /64, and how many times the /64's limit these may have: one
+customer may have a /56 or a /48, and then each /64 of it would be another address."""
+
+OF_PEERS = frozenset(("peer", "peer-streams", "refused", "begin", "begin_day"))
+"""What is counted by address."""
 
 WORDS = {
     "peer": "this address",
     "refused": "this address, with credentials that are not valid",
     "begin": "this address, to begin or join conversations",
+    "begin_day": "this address today, to begin or join conversations",
     "token": "this token",
     "conversation": "this conversation",
     "tenant": "this tenant",
 }
 
 
-FORWARDING = frozenset((b"x-forwarded-for", b"forwarded", b"x-real-ip"))
+FORWARDING = frozenset((b"x-forwarded-for", b"x-forwarded-prefix", b"forwarded", b"x-real-ip"))
 """The headers by which proxies say for whom they ask."""
 
 
@@ -107,7 +115,7 @@ class Limits:
         elif principal.kind == "visitor":
             del named["tenant"]
             if request.method == "POST" and wire.raw_path(request.scope).decode("latin-1") in BEGINNINGS:
-                named["begin"] = peer
+                named["begin"] = named["begin_day"] = peer
         if request.method not in SAFE and (conversation := request.path_params.get("id")):
             named["conversation"] = f"{len(principal.tenant)}:{principal.tenant}{conversation}"
         request.scope["chatkeep.counted"] = True
@@ -119,23 +127,24 @@ class Limits:
         if principal.kind == "service":
             return
         streams = scope["method"] == "GET" and wire.raw_path(scope).endswith(b"/events")
-        held = [("streams", principal.id)] if streams else [("peer", peer)]
-        if principal.kind == "token" and not streams:
-            held.append(("token", principal.id))
-        for kind, name in held:
-            if self._under_way[kind, name] >= UNDER_WAY[kind]:
+        by_peer, by_token = ("peer-streams", "streams") if streams else ("peer", "token")
+        most = {(by_peer, name): UNDER_WAY[by_peer] * times for name, times in counted_as(by_peer, peer)}
+        if principal.kind == "token":
+            most[by_token, principal.id] = UNDER_WAY[by_token]
+        for (kind, name), allowed in most.items():
+            if self._under_way[kind, name] >= allowed:
                 if self._told is not None:
                     self._told.limited(f"under-way-{kind}")
                 what = "event streams are open" if streams else "requests are under way"
                 raise wire.Refused(
                     429,
                     "rate-limited",
-                    f"{UNDER_WAY[kind]} {what} from {WORDS['peer' if kind == 'peer' else 'token']}; this one was not looked at. Try again "
+                    f"{allowed} {what} from {WORDS['peer' if kind == by_peer else 'token']}; this one was not looked at. Try again "
                     "when one of them has ended.",
                     {"retry-after": "1"},
                 )
-        self._under_way.update(held)
-        scope["chatkeep.under_way"] = held
+        self._under_way.update(most.keys())
+        scope["chatkeep.under_way"] = list(most)
 
     def leave(self, scope: Scope) -> None:
         """Notes that a request has ended."""
@@ -146,18 +155,24 @@ class Limits:
 
     async def hit(self, named: Mapping[str, str]) -> None:
         """Counts a hit on each limit (by what it counts) of *named*. Raises `wire.Refused` when one is over."""
-        asked = {kind: key_of(kind, name) for kind, name in named.items() if kind in self._rates}
-        for kind, key in asked.items():
+        asked = [
+            (kind, key_of(kind, wide), self._rates[kind].amount * times)
+            for kind, name in named.items()
+            if kind in self._rates
+            for wide, times in counted_as(kind, name)
+        ]
+        for kind, key, _ in asked:
             self._refuse_over(kind, key)
-        for (kind, key), counted in zip(asked.items(), await self._counted(asked), strict=True):
-            if counted.hits > self._rates[kind].amount:
+        for (kind, key, most), counted in zip(asked, await self._counted(asked), strict=True):
+            if counted.hits > most:
                 self._over[key] = time.monotonic() + counted.left_s
                 raise self._refusal(kind, counted.left_s)
 
     def refuse_over(self, kind: str, name: str) -> None:
         """Raises `wire.Refused` when *name* is known to be over the limit *kind*; counts nothing."""
         if kind in self._rates:
-            self._refuse_over(kind, key_of(kind, name))
+            for wide, _ in counted_as(kind, name):
+                self._refuse_over(kind, key_of(kind, wide))
 
     def _refuse_over(self, kind: str, key: str) -> None:
         until = self._over.get(key)
@@ -168,9 +183,9 @@ class Limits:
             raise self._refusal(kind, left_s)
         del self._over[key]
 
-    async def _counted(self, asked: Mapping[str, str]) -> list[Window]:
+    async def _counted(self, asked: Sequence[tuple[str, str, int]]) -> list[Window]:
         now = time.monotonic()
-        hits = [(key, self._rates[kind].get_expiry()) for kind, key in asked.items()]
+        hits = [(key, self._rates[kind].get_expiry()) for kind, key, _ in asked]
         if self._shared is not self._here and now >= self._apart_until:
             try:
                 async with asyncio.timeout(PATIENCE_S):
@@ -281,6 +296,17 @@ def network_of(host: str) -> str:
         return host
     mapped = address.ipv4_mapped
     return str(mapped or ipaddress.ip_network((int(address) >> 64 << 64, 64)))
+
+
+@lru_cache(maxsize=4096)
+def counted_as(kind: str, name: str) -> tuple[tuple[str, int], ...]:
+    """What *name* is counted under, each with how many times the limit it may have: an IPv6 network under wider ones too."""
+    network = name.rpartition("webhooks:")[2]
+    if kind not in OF_PEERS or not network.endswith("/64"):
+        return ((name, 1),)
+    start = int(ipaddress.IPv6Network(network).network_address)
+    wider = [(ipaddress.IPv6Network((start >> 128 - length << 128 - length, length)), times) for length, times in WIDER]
+    return ((name, 1), *((f"{name.removesuffix(network)}{wide}", times) for wide, times in wider))
 
 
 def key_of(kind: str, name: str) -> str:

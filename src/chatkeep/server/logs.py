@@ -64,9 +64,11 @@ class LineFormatter(logging.Formatter):
         if self._as_json and record.name == access_log.name and "ms" in record.__dict__:
             # By hand, for every request pays for it; the texts are of a fixed set, so each is made safe once.
             text = text_of_access(*cast("tuple[str, str, int]", record.args))
+            credential = record.__dict__.get("credential")  # (of letters and digits)
+            who = f',"credential":"{credential}"' if credential else ""
             return (
                 f'{{"time":"{self._time(record.created)}","level":"{record.levelname.lower()}","logger":"{record.name}",'
-                f'"message":{text},"request":"{request_id.get()}","ms":{record.__dict__["ms"]}}}'
+                f'"message":{text},"request":"{request_id.get()}","ms":{record.__dict__["ms"]}{who}}}'
             )
         told: dict[str, Any] = {
             "time": self._time(record.created),
@@ -259,7 +261,9 @@ class RequestLogMiddleware:
             level = logging.DEBUG if route in PROBES else logging.INFO
             if access_log.isEnabledFor(level):
                 # (As `access_log.log` does, which would look for its caller's place in the code first.)
-                said, extra = (method, route, status), {"ms": round(took * 1000, 1)}
+                said, extra = (method, route, status), dict[str, Any](ms=round(took * 1000, 1))
+                if id := getattr(scope.get("state", {}).get("principal"), "id", ""):
+                    extra["credential"] = id
                 record = access_log.makeRecord(access_log.name, level, __file__, 0, "%s %s %d", said, None, extra=extra)
                 access_log.handle(record)
             request_id.reset(token)

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from .. import __version__
-from . import answers, events, operators, switches, tokens, wire
+from . import answers, audit, events, operators, switches, tokens, wire
 from .access import COOKIE, AccessPolicy, allows
 
 SCHEMAS = "#/components/schemas/{name}"
@@ -26,11 +26,13 @@ PREFER = {"Prefer": "`respond-async`: answer at once, before the bot has."}
 MATCH = {"If-Match": "ETags, or `*`: write only if the value is one of these."}
 NONE_MATCH = {"If-None-Match": "ETags, or `*`: only if the value is none of these."}
 
+TAGS = r'^(\*|(W/)?"[A-Za-z0-9]{1,64}"(, ?(W/)?"[A-Za-z0-9]{1,64}")*)$'
+
 HEADERS: dict[str, dict[str, Any]] = {
     "Idempotency-Key": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
     "Prefer": {"type": "string"},
-    "If-Match": {"type": "string", "pattern": '^"[A-Za-z0-9]{1,64}"$'},
-    "If-None-Match": {"type": "string", "pattern": '^"[A-Za-z0-9]{1,64}"$'},
+    "If-Match": {"type": "string", "pattern": TAGS},
+    "If-None-Match": {"type": "string", "pattern": TAGS},
     "Last-Event-ID": {"type": "integer", "minimum": 0},
 }
 """What the headers look like; more is understood than is told here, and nothing that is told here is refused."""
@@ -110,7 +112,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         }.items()
     },
     (f"{ONE}/state", "patch"): Operation(
-        takes=Any,
+        takes=dict[str, Any],
         media="application/merge-patch+json",
         headers=MATCH | KEY,
         gives={200: Any, 204: None},
@@ -141,6 +143,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("/v1/bot", "get"): Operation(gives={200: answers.TenantBotStatus}, refuses=READ),
     ("/v1/bot", "put"): Operation(takes=switches.TenantPausing, gives={200: answers.TenantBotStatus}, refuses=WRITE),
     ("/v1/paused", "get"): Operation(query=switches.PausedQuery, gives={200: answers.Paused}, refuses=READ),
+    ("/v1/audit", "get"): Operation(query=audit.AuditQuery, gives={200: answers.Audit}, refuses=READ),
     ("/v1/cache", "get"): Operation(gives={200: answers.CacheStatus}, refuses=READ),
     ("/v1/cache", "put"): Operation(takes=switches.CacheSwitch, gives={200: answers.CacheStatus}, refuses=WRITE),
     (f"{ONE}/operator", "post"): Operation(
@@ -215,8 +218,22 @@ def schemas_of(operations: Iterable[Operation]) -> tuple[Schemas, dict[str, Any]
                 choices.append(found)
             types |= dict.fromkeys(found if isinstance(found, tuple) else (found,))
     known, components = msgspec.json.schema_components(types, ref_template=SCHEMAS)
+    generous(known)
+    generous(components)
     schemas: Schemas = dict(zip(types, known, strict=True))
     return schemas | {choice: {"anyOf": [schemas[kind] for kind in choice]} for choice in choices}, components
+
+
+def generous(schema: Any) -> None:
+    """Makes of msgspec's schemas, in place, what generators of clients understand as it is meant: an object of which nothing is
+    said has any members, and a member with a default may be left out (some take the default for a promise that it is there)."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "object" and not schema.keys() & {"properties", "additionalProperties"}:
+            schema["additionalProperties"] = True
+        for member in schema.get("properties", {}).values():
+            member.pop("default", None)
+    for part in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list | tuple) else ():
+        generous(part)
 
 
 def described(path: str, method: str, endpoint: Any, operation: Operation, schemas: Schemas) -> dict[str, Any]:

@@ -3,9 +3,9 @@ dead letters."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
@@ -14,7 +14,8 @@ from ..app import core_of
 from ..model import Content
 from . import answers, wire
 from .access import NOT_FOUND, allows, conversation_asked, keep_of, principal_of, tenant_of
-from .api import room
+from .api import conversation, room
+from .audit import audited, call
 
 SMALL = 16 * 1024
 
@@ -27,21 +28,25 @@ class Pausing(Struct, forbid_unknown_fields=True):
 
 
 class Written(Struct, forbid_unknown_fields=True):
-    """What an operator writes. *paused*: pauses the bot before, or resumes it afterwards."""
+    """What an operator writes. *author*: their name, as readers are to see it; the key's label unless told. *paused*: pauses the
+    bot before, or resumes it afterwards."""
 
     content: Content
     id: str | None = None
+    author: Annotated[str, Meta(max_length=200)] | None = None
     paused: bool | UnsetType = UNSET
 
 
 class Bot(wire.Resource):
     """/v1/conversations/{id}/bot"""
 
+    @audited("bot")
     @allows(service=True)
     async def put(self, request: Request) -> Response:
         """Pauses the bot, so that a person can take over, or resumes it. A turn that runs meanwhile says nothing."""
         asked = await wire.body(request, Pausing, limit=SMALL)
         tenant, conversation = tenant_of(request), conversation_asked(request)
+        call(request, "pause" if asked.paused else "resume")
         if asked.paused:
             await tenant.pause(conversation)
         else:
@@ -52,6 +57,7 @@ class Bot(wire.Resource):
 class OperatorMessages(wire.Resource):
     """/v1/conversations/{id}/operator"""
 
+    @audited("say")
     @allows(service=True)
     async def post(self, request: Request) -> Response:
         """Says something as a person, through the same channel; with `"paused": true` the bot is paused before."""
@@ -59,7 +65,10 @@ class OperatorMessages(wire.Resource):
         tenant, conversation = tenant_of(request), conversation_asked(request)
         if written.paused is True:
             await tenant.pause(conversation)
-        receipt = await tenant.accept(conversation, written.content, id=written.id, role="operator")
+        stored = principal_of(request).stored
+        author = written.author if written.author is not None else stored.label if stored is not None else ""
+        metadata = {"author": author} if author else None
+        receipt = await tenant.accept(conversation, written.content, id=written.id, role="operator", metadata=metadata)
         if written.paused is False:
             await tenant.resume(conversation)
         return wire.as_json(answers.receipt(receipt), status=200 if receipt.duplicate else 201)
@@ -72,12 +81,15 @@ class Deliveries(wire.Resource):
     async def get(self, request: Request) -> Response:
         """How the sending of each reply stands."""
         found = await tenant_of(request).deliveries(conversation_asked(request))
+        if not found:
+            await conversation(request, messages=0)  # an empty list of what is not there would hide that
         return wire.as_json(answers.Deliveries(found))
 
 
 class Resending(wire.Resource):
     """/v1/conversations/{id}/deliveries/{number}"""
 
+    @audited("resend")
     @allows(service=True)
     async def post(self, request: Request) -> Response:
         """Sends a reply once more."""

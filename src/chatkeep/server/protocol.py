@@ -51,11 +51,17 @@ TAKEN_LEAST = 64 * 1024
 """A client must take what it is answered: all that waits for it, or at least so many bytes, in each such time. Else its connection
 is cut off, since what waits is memory."""
 
+CROWDED = 5_000
+IDLE_S = 5
+"""With more connections than that, new ones that have no request are closed after this long, whatever `keep_alive` says: else a few
+clients that do nothing could hold all that a process takes."""
+
 WORDS = {400: "bad-request", 408: "timeout", 413: "too-large", 414: "too-large", 431: "too-large"}
 """Types of the problem documents."""
 
 INNER = {
     "HttpToolsProtocol": (
+        "connections",
         "cycle",
         "flow",
         "headers",
@@ -119,6 +125,8 @@ class PromptProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Somebody is there, and has to say something."""
         super().connection_made(cast(asyncio.Transport, BufferedTransport(transport, self.loop)))
+        if len(self.connections) > CROWDED:
+            self.timeout_keep_alive = min(self.timeout_keep_alive, IDLE_S)
         self._wait()
 
     def data_received(self, data: bytes) -> None:

@@ -12,8 +12,10 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import ceil
 from types import FrameType
 from typing import Any, cast
+from urllib.parse import quote, unquote
 
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -34,7 +36,7 @@ from .health import STOPPING
 from .limits import Limits, RateLimitMiddleware, is_forwarded
 from .metrics import Metrics, get_metrics
 from .protocol import PromptProtocol
-from .settings import ServerSettings, cors, server_settings_from
+from .settings import PREFIX, ServerSettings, cors, server_settings_from
 
 with from_extra("server", "chatkeep serve"):
     import uvicorn
@@ -82,6 +84,7 @@ def configured(app: ASGIApp | str, settings: ServerSettings, *, patience_s: floa
         server_header=False,
         proxy_headers=False,  # `Forwarded` does it
         limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=ceil(seconds(settings.keep_alive)),
         timeout_graceful_shutdown=int(patience_s),
     )
 
@@ -168,21 +171,27 @@ def application_of(found: object, settings: ServerSettings) -> Lifespan:
 
 
 class Forwarded:
-    """Believes what listed proxies say of where a request comes from, and says once that another address says so."""
+    """Believes what listed proxies say of where a request comes from and which prefix they took off its path, and says once
+    that another address says so. *root_path*: the prefix where none is said."""
 
-    def __init__(self, app: ASGIApp, proxies: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, proxies: Sequence[str], root_path: str = "") -> None:
         self.app = app
+        self._root_path = root_path
         self._believed = ProxyHeadersMiddleware(cast(Any, self._served), list(proxies))
         self._told = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request, or the life of the application."""
-        if scope["type"] != "http" or not is_forwarded(scope):
-            await self.app(scope, receive, send)
-            return
+        forwarded = scope["type"] == "http" and is_forwarded(scope)
         client = scope.get("client")
         peer = client[0] if client else ""
-        if peer in self._believed.trusted_hosts:
+        believed = forwarded and peer in self._believed.trusted_hosts
+        if scope["type"] == "http" and (prefix := (prefix_of(scope) if believed else "") or self._root_path):
+            put_under(prefix, scope)
+        if not forwarded:
+            await self.app(scope, receive, send)
+            return
+        if believed:
             scope["chatkeep.proxy"] = client
             await self._believed(cast(Any, scope), cast(Any, receive), cast(Any, send))
             return
@@ -203,6 +212,20 @@ class Forwarded:
         await self.app(scope, receive, send)
 
 
+def prefix_of(scope: Scope) -> str:
+    """The prefix that a proxy says it has taken off the path of a request; "" if it says none, or what cannot be one."""
+    given = [value.decode("latin-1").rstrip("/") for name, value in scope["headers"] if name == b"x-forwarded-prefix"]
+    return given[0] if len(given) == 1 and PREFIX.fullmatch(given[0]) else ""
+
+
+def put_under(prefix: str, scope: Scope) -> None:
+    """Has a request come to an application that is mounted under *prefix*: its path as a client has asked for it."""
+    path, scope["root_path"] = scope["path"], unquote(prefix)
+    if not f"{path}/".startswith(f"{scope['root_path']}/"):  # else the proxy took nothing off
+        scope["raw_path"] = prefix.encode() + (scope.get("raw_path") or quote(path).encode())
+        scope["path"] = scope["root_path"] + path
+
+
 class Lifespan:
     """An application with what a process needs around its life: signals, and one line about what went wrong."""
 
@@ -215,7 +238,7 @@ class Lifespan:
         ends: Callable[[], None] = lambda: None,
         limits: Limits | None = None,
     ) -> None:
-        self.app = Forwarded(app, settings.proxies)
+        self.app = Forwarded(app, settings.proxies, settings.root_path)
         self._settings = settings
         self._keep = keep
         self._ends = ends

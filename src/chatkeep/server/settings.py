@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_network
 from typing import Any, Literal, get_args
@@ -30,11 +31,15 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     proxies: addresses or networks in front of the server whose X-Forwarded-For is believed; of nobody else's. metrics:
     serve /metrics: to who sends metrics_token as a bearer token; without one, to this machine only. log_format, log_level.
     drain: so long the server says that it is not ready, and goes on, before it stops; for a load balancer to notice.
+    keep_alive: a connection without a request is closed after this long; longer than a proxy keeps its own, which would send a
+    request into one that is just being closed. root_path: the prefix that a proxy takes off the path; X-Forwarded-Prefix of a
+    listed proxy says so too.
 
     Rates are "60/minute" ("/second", "/hour", "/day"), or "off". Each counts requests:
-        rate_peer          of one network address (IPv6: of a /64)
+        rate_peer          of one network address (IPv6: of a /64; a /56 has four times, a /48 16 times as many)
         rate_refused       of one address whose credentials were refused; good ones from there are served
         rate_begin         of one address that begin a conversation anonymously or redeem a share
+        rate_begin_day     the same over a longer time: what one address leaves behind
         rate_token         with one conversation token
         rate_conversation  that change one conversation
         rate_tenant        of one tenant
@@ -55,9 +60,12 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     log_format: LogFormat = "text"
     log_level: LogLevel = "info"
     drain: Duration = "0s"
+    keep_alive: Duration = "130s"
+    root_path: str = ""
     rate_peer: str = "1200/minute"
     rate_refused: str = "30/minute"
     rate_begin: str = "60/hour"
+    rate_begin_day: str = "300/day"
     rate_token: str = "300/minute"
     rate_conversation: str = "60/minute"
     rate_tenant: str = "off"
@@ -70,7 +78,11 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
 
 
 CHOICES = {"log_format": get_args(LogFormat), "log_level": get_args(LogLevel)}
+PERIODS = ("drain", "keep_alive")
 RANGES = {"port": (0, 65_535), "workers": (1, 256)}
+PREFIX = re.compile(r"(?:/[A-Za-z0-9._~%-]+)+")
+"""A path that a server may be under."""
+
 KNOWN = (*ServerSettings.__struct_fields__, *Settings.__struct_fields__, "store")
 
 
@@ -93,7 +105,7 @@ def server_settings_from(arguments: Mapping[str, object]) -> ServerSettings:
 def fault_of(name: str, value: object, source: str = "") -> str:
     """What is wrong with one value, which *source* gave ("": an argument); "" when nothing is."""
     kind = type(getattr(ServerSettings(), name))
-    if name == "drain":
+    if name in PERIODS:
         fault = duration_fault(value, source)
         return f"is no duration: {fault}" if fault else ""
     if kind is tuple:
@@ -106,6 +118,8 @@ def fault_of(name: str, value: object, source: str = "") -> str:
         return fault_in_list(name, value)
     if type(value) is not kind:
         return f"is {'true or false' if kind is bool else 'a whole number' if kind is int else 'text'}, not {value!r}"
+    if name == "root_path" and value and not PREFIX.fullmatch(str(value)):
+        return f'is a path like "/chat", not {value!r}'
     if name in CHOICES and value not in CHOICES[name]:
         return f"is one of {', '.join(CHOICES[name])}, not {value!r}"
     if isinstance(value, int) and name in RANGES and not RANGES[name][0] <= value <= RANGES[name][1]:

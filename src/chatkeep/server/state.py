@@ -46,9 +46,12 @@ def canonical(plain: Any) -> bytes:
     return msgspec.json.encode(plain, order="sorted")
 
 
-def etag(plain: Any) -> str:
-    """The strong entity tag of a value: the same exactly when the value is."""
-    return f'"{hashlib.blake2b(canonical(plain), digest_size=12).hexdigest()}"'
+def etag(plain: Any, secret: bytes) -> str:
+    """The strong entity tag of a value: the same exactly when the value is.
+
+    Made with a *secret* of the store: else whoever may write and not read could find out by If-Match whether they guess right.
+    """
+    return f'"{hashlib.blake2b(canonical(plain), digest_size=12, key=secret).hexdigest()}"'
 
 
 def merged(target: Any, patch: Any) -> Any:
@@ -65,10 +68,11 @@ def merged(target: Any, patch: Any) -> Any:
 
 
 class Precondition(Struct, frozen=True):
-    """What must hold for a write: If-Match and If-None-Match, as `wire.tags` reads them."""
+    """What must hold for a write: If-Match and If-None-Match, as `wire.tags` reads them; *secret*: of the tags, see `etag`."""
 
     match: set[str] | None
     none_match: set[str] | None
+    secret: bytes
 
     def clears(self, slot: str | None) -> bool:
         """Whether *slot*, or the whole state, may be cleared whatever is in it."""
@@ -76,7 +80,7 @@ class Precondition(Struct, frozen=True):
 
     def holds(self, there: Any) -> bool:
         """Whether it holds for the value that is *there* (UNSET: none is)."""
-        tag = None if there is UNSET else etag(there)
+        tag = None if there is UNSET else etag(there, self.secret)
         fits = self.match is None or (tag is not None and (tag in self.match or "*" in self.match))
         return fits and not (self.none_match is not None and tag is not None and is_in(tag, self.none_match))
 
@@ -99,7 +103,7 @@ def look_for(precondition: Precondition, slot: str | None, *, shape: Shape[Any],
             # An ETag is made of the value, so it is told only to whom the value is shown.
             told: dict[str, Any] = {"etag": None, "state": None} if shows else {}
             if shows and there is not UNSET:
-                told = {"etag": etag(there), "state": there}
+                told = {"etag": etag(there, precondition.secret), "state": there}
             raise Refused(
                 412,
                 "precondition-failed",

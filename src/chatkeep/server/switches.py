@@ -14,6 +14,7 @@ from ..auth.credentials import EVERYWHERE
 from ..conversation.keys import key_for
 from . import answers, wire
 from .access import allows, forbidden, keep_of, principal_of, tenant_of
+from .audit import audited, call
 
 SMALL = 16 * 1024
 
@@ -47,11 +48,14 @@ class TenantBot(wire.Resource):
         """Whether the bot answers in the key's tenant and, if not, what is paused."""
         return wire.as_json(await status(request))
 
+    @audited("switch")
     @allows(service=True)
     async def put(self, request: Request) -> Response:
         """Pauses the bot for the key's tenant, or resumes it; everywhere, with a key that may (`chatkeep key create --everywhere`)."""
         asked = await wire.body(request, TenantPausing, limit=SMALL)
         keep, tenant = keep_of(request), tenant_of(request)
+        where = "everywhere" if asked.everywhere else "tenant"
+        call(request, f"{'pause' if asked.paused else 'resume'}:{where}")
         if asked.everywhere:
             refuse_without_everywhere(request)
             await (keep.pause_all() if asked.paused else keep.resume_all(unread=asked.unread))
@@ -80,10 +84,12 @@ class SharedCache(wire.Resource):
         """Whether the shared cache is in use."""
         return wire.as_json(answers.CacheStatus(await core_of(keep_of(request)).cache_is_on()))
 
+    @audited("switch")
     @allows(service=True)
     async def put(self, request: Request) -> Response:
         """Switches the shared cache off, or on again, on all instances; only speed changes. It takes a key for everywhere."""
         asked = await wire.body(request, CacheSwitch, limit=SMALL)
+        call(request, f"cache:{'on' if asked.on else 'off'}")
         refuse_without_everywhere(request)
         await core_of(keep_of(request)).switch_cache(asked.on)
         return wire.as_json(answers.CacheStatus(asked.on))

@@ -14,6 +14,8 @@ from ..auth.credentials import Issued, Scope
 from ..errors import NotOpen, UsageError
 from . import access, answers, wire
 from .access import access_of, allows, conversation_asked, keep_of, principal_of
+from .api import conversation
+from .audit import audited
 
 BODY_LIMIT = 16 * 1024
 DAY_S = 86_400.0
@@ -75,6 +77,7 @@ class Me(wire.Resource):
 class Tokens(wire.Resource):
     """/v1/conversations/{id}/tokens"""
 
+    @audited("token:create")
     @allows(service=True)
     async def post(self, request: Request) -> Response:
         """Makes a token; the only time that it is shown."""
@@ -92,12 +95,15 @@ class Tokens(wire.Resource):
             found = await credentials.list_related(keep, principal.stored)
         else:
             found = await credentials.list_tokens(keep, principal.tenant, conversation_asked(request))
+            if not found:
+                await conversation(request, messages=0)  # an empty list of what is not there would hide that
         return wire.as_json(answers.Tokens(found))
 
 
 class Token(wire.Resource):
     """/v1/conversations/{id}/tokens/{token}"""
 
+    @audited("token:end")
     @allows(own=True)
     async def delete(self, request: Request) -> Response:
         """Ends a token or a share, and what comes from it; a token can end itself, and those that it is shown."""
@@ -119,6 +125,7 @@ class Token(wire.Resource):
 class Rotated(wire.Resource):
     """/v1/conversations/{id}/tokens/{token}/rotate"""
 
+    @audited("token:rotate")
     @allows(own=True)
     async def post(self, request: Request) -> Response:
         """Puts a new token in the place of another; whoever holds it in the cookie gets the new one there."""
@@ -139,6 +146,7 @@ class Rotated(wire.Resource):
 class Shares(wire.Resource):
     """/v1/conversations/{id}/shares"""
 
+    @audited("share:create")
     @allows("share")
     async def post(self, request: Request) -> Response:
         """Makes a share of the conversation, with no more rights than its maker has."""
@@ -173,6 +181,7 @@ class Shares(wire.Resource):
 class Redeemed(wire.Resource):
     """/v1/shares/redeem"""
 
+    @audited("share:redeem")
     @allows(anyone=True)
     async def post(self, request: Request) -> Response:
         """Exchanges a share for a token of its conversation."""
@@ -189,9 +198,9 @@ class Redeemed(wire.Resource):
         found = await credentials.redeem(keep_of(request), asked.share)
         if found is None:
             raise wire.Refused(404, "not-found", "This share is unknown, expired or used up; ask for a new one.")
-        tenant, conversation, issued = found
-        cookie = access.shared_cookie(tenant, conversation) if asked.cookie else ""
-        return answered(request, issued, cookie=cookie, conversation=conversation)
+        tenant, joined, issued = found
+        cookie = access.shared_cookie(tenant, joined) if asked.cookie else ""
+        return answered(request, issued, cookie=cookie, conversation=joined)
 
 
 def answered(request: Request, issued: Issued, *, cookie: str, conversation: str = "") -> Response:

@@ -47,6 +47,9 @@ NEWEST = 2**53
 TEXTS: tuple[str, ...] = ("owner", "behind", "conversation")
 """Parameters that are text; all others are whole numbers."""
 
+WHOLE = ("uses",)
+"""Members of bodies that are whole numbers."""
+
 Number = Annotated[int, Meta(ge=0, le=NEWEST)]
 Limit = Annotated[int, Meta(ge=1, le=PAGE_MOST)]
 Name = Annotated[str, Meta(min_length=1, max_length=512, pattern=r"^[^\x00]+$")]
@@ -193,6 +196,10 @@ async def body(request: Request, kind: type[T], *, limit: int, needed: bool = Tr
     if not needed and "content-type" not in request.headers and not await read(request, limit=limit):
         return kind()
     plain = await value(request, limit=limit)
+    if isinstance(plain, dict):  # 47.0 is the whole number 47 to JSON, and some clients write all numbers like that
+        plain |= {
+            name: int(plain[name]) for name in WHOLE if isinstance(plain.get(name), float) and plain[name].is_integer()
+        }
     try:
         return msgspec.convert(plain, kind)
     except ValueError as fault:

@@ -1,0 +1,150 @@
+"""Who did what: one line of the log for each act of an operator, a backend or a token, and for keys an entry in the store.
+
+    class Erasing(Resource):
+        @audited("erase")
+        @allows("erase")
+        async def delete(self, request): ...
+
+The logger is "chatkeep.audit". What a service key did is also kept with the store (`storage.audit`), some moments later, so that an
+act costs no second round trip; it is read at /v1/audit and by `chatkeep audit`. Acts of tokens are lines only: a visitor makes as
+many as they like.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import Any, TypeVar
+
+from msgspec import Struct
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from ..app import Chatkeep, core_of
+from ..errors import ChatkeepError
+from ..storage.audit import Act
+from . import answers, wire
+from .access import Principal, allows, keep_of, principal_of
+
+log = logging.getLogger("chatkeep.audit")
+
+GATHER_S = 0.2
+"""Acts of this time are written together."""
+
+WAITING_MOST = 10_000
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Coroutine[Any, Any, Response]])
+
+
+def audited(act: str) -> Callable[[Endpoint], Endpoint]:
+    """Has each use of an endpoint noted as *act*, or as what `call` says, with its outcome; stands above `allows`."""
+
+    def noting(endpoint: Endpoint) -> Endpoint:
+        @wraps(endpoint)
+        async def answer(*args: Any) -> Response:
+            request: Request = args[-1]
+            outcome = "failed"
+            try:
+                response = await endpoint(*args)
+                outcome = str(response.status_code)
+            except HTTPException as refused:
+                outcome = str(refused.status_code)
+                raise
+            except ChatkeepError as fault:
+                outcome = type(fault).__name__
+                raise
+            finally:
+                trail: Trail = request.app.state.trail
+                trail.note(request, getattr(request.state, "act", act), outcome)
+            return response
+
+        return answer  # type: ignore[return-value]
+
+    return noting
+
+
+def call(request: Request, act: str) -> None:
+    """Says what a request does, where its method alone does not."""
+    request.state.act = act
+
+
+class Trail:
+    """What was done through one application, on its way to the log and the store."""
+
+    def __init__(self, keep: Chatkeep[Any]) -> None:
+        self._keep = keep
+        self._waiting: dict[str, list[Act]] = defaultdict(list)
+        self._writer: asyncio.Task[None] | None = None
+
+    def note(self, request: Request, act: str, outcome: str) -> None:
+        """Notes an act of whom `allows` has recognised; nobody else has done anything."""
+        principal: Principal | None = getattr(request.state, "principal", None)
+        if principal is None or (principal.stored is None and not outcome.startswith("2")):
+            return
+        made = Act(
+            act=act,
+            by=principal.id or "visitor",
+            label=principal.stored.label if principal.stored is not None else "",
+            conversation=getattr(request.state, "conversation", ""),
+            address=request.client.host if request.client else "",
+            outcome=outcome,
+            at=core_of(self._keep).clock(),
+        )
+        told = {"act": act, "by": made.by, "tenant": principal.tenant, "conversation": made.conversation}
+        log.info("%s %s", act, outcome, extra=told | {"address": made.address, "outcome": outcome})
+        if principal.kind != "service" or not outcome.startswith("2"):
+            return
+        if sum(map(len, self._waiting.values())) >= WAITING_MOST:
+            log.error("An act could not be kept, because %d wait for the store; it is in this log alone.", WAITING_MOST)
+            return
+        self._waiting[principal.tenant].append(made)
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write_soon(), name="chatkeep audit")
+
+    async def close(self) -> None:
+        """Writes what waits; the store is open."""
+        if self._writer is not None:
+            self._writer.cancel()
+            await asyncio.gather(self._writer, return_exceptions=True)
+        await self._write()
+
+    async def _write_soon(self) -> None:
+        while self._waiting:
+            await asyncio.sleep(GATHER_S)
+            await self._write()
+
+    async def _write(self) -> None:
+        waiting, self._waiting = self._waiting, defaultdict(list)
+        for tenant, acts in waiting.items():
+            try:
+                await core_of(self._keep).audit.write(tenant, acts)
+            except ChatkeepError as fault:
+                log.error("%d acts could not be kept, and are in this log alone: %s", len(acts), fault)
+
+
+class AuditQuery(Struct, forbid_unknown_fields=True):
+    """Which acts a client asks for: those before a number."""
+
+    before: wire.Number | None = None
+    limit: wire.Limit = 100
+
+
+class Audit(wire.Resource):
+    """/v1/audit"""
+
+    @allows(service=True)
+    async def get(self, request: Request) -> Response:
+        """What service keys of the tenant, and commands on the store, did: the newest first."""
+        asked, tenant = wire.query(request, AuditQuery), principal_of(request).tenant
+        trail: Trail = request.app.state.trail
+        await trail._write()  # what was answered here is in the list
+        found = await core_of(keep_of(request)).audit.read(tenant, before=asked.before, limit=asked.limit)
+        return wire.as_json(answers.Audit(found))
+
+
+ROUTES: list[BaseRoute] = [wire.RawRoute("/v1/audit", Audit)]

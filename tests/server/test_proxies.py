@@ -1,0 +1,174 @@
+"""Behind a proxy: the path's prefix, the host, connections that stay open, and a real nginx."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from chatkeep import Chatkeep
+from chatkeep.auth.credentials import create_key
+from chatkeep.server.serving import application_of, configured
+from chatkeep.server.settings import ServerSettings
+
+from ..support.program import free_port
+from ..support.service import Service, run, service
+from ..support.serving import Client, served, serving
+from ..support.waiting import time_passes, until
+
+NGINX = os.environ.get("CHATKEEP_NGINX") or shutil.which("nginx")
+
+CONF = """
+daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.log;
+events {{ worker_connections 256; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u;
+    scgi_temp_path {folder}/s;
+    upstream chatkeep {{ server 127.0.0.1:{server}; keepalive 32; }}
+    server {{
+        listen 127.0.0.1:{port};
+        location /chat/ {{
+            proxy_pass http://chatkeep/;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_set_header Host $http_host;
+            proxy_set_header X-Forwarded-For $remote_addr;
+            proxy_set_header X-Forwarded-Prefix /chat;
+        }}
+        location /bare/ {{ proxy_pass http://chatkeep/; }}
+    }}
+}}
+"""
+
+
+@contextmanager
+def nginx(folder: Path, server: Service) -> Iterator[int]:
+    """An nginx in front of *server*, as the how-to has it: its port."""
+    port = free_port()
+    folder.joinpath("nginx.conf").write_text(CONF.format(folder=folder, port=port, server=server.port))
+    process = subprocess.Popen([str(NGINX), "-e", str(folder / "nginx.log"), "-p", str(folder), "-c", "nginx.conf"])
+    try:
+        yield port
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.mark.skipif(NGINX is None, reason="NOT RUN: there is no nginx here (apt-get install nginx, or CHATKEEP_NGINX)")
+async def test_behind_nginx_nothing_is_lost_and_addresses_have_the_prefix(tmp_path: Path) -> None:
+    """Messages on connections that the proxy keeps; a stream comes at once; what is answered with addresses has the prefix."""
+    with (
+        service(tmp_path, anonymous="true", proxies="127.0.0.1", keep_alive="90s") as server,
+        nginx(tmp_path, server) as port,
+    ):
+        key = run(tmp_path, "key", "create", "chat.db").stdout.strip()
+        client = Client(port, key)
+        await until(lambda: answers(port))
+        begun = await client.ask("POST", "/chat/v1/conversations", json.dumps({"id": "a/b c"}).encode())
+        told = await client.ask("GET", "/chat/openapi.json")
+        statuses: Counter[int] = Counter()
+        for number in range(40):
+            body = json.dumps({"content": f"message {number}"}).encode()
+            statuses[(await client.ask("POST", f"{begun.headers['location']}/messages", body)).status] += 1
+            if number % 20 == 0:
+                await time_passes(0.5)
+        share = json.loads((await client.ask("POST", f"{begun.headers['location']}/shares", b"{}")).body)
+        wrong = await client.ask("GET", "/bare/healthz")
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(client.opening("GET", f"{begun.headers['location']}/events?after=79"))
+        async with asyncio.timeout(10):
+            head = await reader.readuntil(b"\r\n\r\n")
+            event = await reader.readuntil(b"message 39")
+        writer.close()
+
+    assert (201, "/chat/v1/conversations/a%2Fb%20c") == (begun.status, begun.headers["location"])
+    assert [{"url": "/chat"}] == told.json["servers"]
+    assert {200: 40} == statuses
+    assert share["url"].startswith("/chat/#share=")
+    assert (400, True, True) == (wrong.status, b"'chatkeep'" in wrong.body, b"CHATKEEP_HOSTS" in wrong.body)
+    assert b"text/event-stream" in head
+    assert b"event: message" in event
+
+
+async def answers(port: int) -> bool:
+    """Whether somebody listens there."""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+@pytest.mark.parametrize(
+    ("proxies", "root_path", "prefix", "path", "location"),
+    [
+        ("127.0.0.1", "", "/chat", "/v1/conversations", "/chat/v1/conversations/ada"),
+        ("127.0.0.1", "", "/chat/", "/v1/conversations", "/chat/v1/conversations/ada"),
+        ("127.0.0.1", "", "/a%20b/c", "/v1/conversations", "/a%20b/c/v1/conversations/ada"),
+        ("127.0.0.1", "", "/chat", "/chat/v1/conversations", "/chat/v1/conversations/ada"),
+        ("127.0.0.1", "/set", "/chat", "/v1/conversations", "/chat/v1/conversations/ada"),
+        ("127.0.0.1", "/set", "", "/v1/conversations", "/set/v1/conversations/ada"),
+        ("", "/set", "/chat", "/v1/conversations", "/set/v1/conversations/ada"),
+        ("", "", "/chat", "/v1/conversations", "/v1/conversations/ada"),
+        ("127.0.0.1", "", "//evil.example", "/v1/conversations", "/v1/conversations/ada"),
+        ("127.0.0.1", "", "https://evil.example", "/v1/conversations", "/v1/conversations/ada"),
+    ],
+)
+async def test_the_prefix_of_a_listed_proxy_is_believed(
+    proxies: str, root_path: str, prefix: str, path: str, location: str
+) -> None:
+    """And of nobody else; one that is no path is none; the setting stands where none is said."""
+
+    keep: Chatkeep[dict[str, object]] = Chatkeep("memory://")
+    keep.on_message(lambda turn: turn.text)
+    settings = ServerSettings(proxies=tuple(filter(None, [proxies])), root_path=root_path)
+    async with serving(application_of(keep, settings)) as port:
+        client = Client(port, (await create_key(keep, "")).token)
+        headers = {"X-Forwarded-Prefix": prefix}
+        begun = await client.ask("POST", path, b'{"id": "ada"}', headers)
+        again = await client.ask("GET", path.replace("/conversations", "/me"), None, headers)
+        told = await client.ask("GET", "/openapi.json", None, headers)
+
+    assert (201, location) == (begun.status, begun.headers["location"])
+    assert 200 == again.status
+    assert [{"url": location.removesuffix("/v1/conversations/ada") or "/"}] == told.json["servers"]
+
+
+async def test_a_request_for_another_host_says_which_and_what_to_set() -> None:
+    """Also for hosts that are two, none, or no name; names in another case and with a port are known."""
+    async with served(Chatkeep("memory://"), hosts=["chat.example.com", "*.shop.example", "[::1]"]) as client:
+
+        async def asked(host: str) -> tuple[int, bytes]:
+            answer = await client.raw(f"GET /v1/me HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+            return answer.status, answer.body
+
+        for known in ("chat.example.com", "CHAT.example.com:8443", "a.shop.example", "[::1]:8765"):
+            assert 401 == (await asked(known))[0], known
+        for unknown in (
+            "upstream",
+            "chat.example.com.evil.example",
+            "x@chat.example.com",
+            "chat.example.com@x",
+            "[::2]",
+            "",
+        ):
+            status, body = await asked(unknown)
+            assert (400, True, True) == (status, repr(unknown).encode() in body, b"CHATKEEP_HOSTS" in body), unknown
+
+
+def test_idle_connections_outlive_those_of_proxies() -> None:
+    """nginx keeps a connection for 60 s, Caddy for 120; the setting is what the server is started with."""
+    config = configured("x:y", ServerSettings(), patience_s=1.0)
+
+    assert 120 < config.timeout_keep_alive
+    assert 3 == configured("x:y", ServerSettings(keep_alive="2500ms"), patience_s=1.0).timeout_keep_alive
