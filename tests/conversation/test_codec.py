@@ -275,7 +275,7 @@ def test_what_a_newer_version_has_added_to_a_record_is_carried_along() -> None:
         "title": "Of a newer version",
         "cursor": 4,
         "reminders": [[9.5, "cart", {"n": 1}, True, {"zone": "UTC"}], [7.0, "bill", None, False, "x", 2]],
-        "delivery": [3, 0, 1, 2.5, 0, [2], 0, ["a"], {"lane": 7}],
+        "delivery": [3, 0, 1, 2.5, 0, [2], 0, ["a"], "why", {"lane": 7}],
     }
     record = record_from(ADA, stored(ADA, there))
 
@@ -291,7 +291,7 @@ def test_what_a_newer_version_has_added_to_a_record_is_carried_along() -> None:
         "cursor": 5,
         "state": {},
         "reminders": [[7.0, "bill", None, False, "x", 2]],
-        "delivery": [5, 0, 1, 2.5, 0, [], 0, ["a"], {"lane": 7}],
+        "delivery": [5, 0, 1, 2.5, 0, [], 0, ["a"], "why", {"lane": 7}],
     }
     assert body_of(ADA, record_from(ADA, body_of(ADA, record))) == body_of(ADA, record)
 

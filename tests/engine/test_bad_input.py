@@ -93,7 +93,7 @@ async def test_damage_in_the_file_is_corrupt_and_stays_in_its_conversation(
     assert db.changes() == 1
     db.close()
     keep = await opened(count, url=url)
-    with pytest.raises(Corrupt, match=r"ada.*(damaged|cannot be read|is empty)"):
+    with pytest.raises(Corrupt, match=r"ada.*(damaged|cannot be read|empty)"):
         await keep.receive("ada", "hello?", id="m")
     with pytest.raises(Corrupt, match="ada"):
         await keep.conversation("ada")

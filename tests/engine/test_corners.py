@@ -194,7 +194,7 @@ async def test_a_message_under_an_operators_id_does_not_wait_for_ever(opened: An
     """The id is known, nobody will ever answer it: the call says so."""
     keep = await opened(count)
     await keep.accept("ada", "an operator writes", role="operator", id="x")
-    receipt = await asyncio.wait_for(keep.receive("ada", "hi", id="x"), 3)
+    receipt = await asyncio.wait_for(keep.receive("ada", "an operator writes", id="x"), 3)
 
     assert (True, []) == (receipt.duplicate, receipt.replies)
 
@@ -258,7 +258,7 @@ async def test_a_handler_may_do_what_it_likes_with_what_it_is_given(opened: Any)
     keep = await opened(bot)
     first = await keep.receive("ada", [{"type": "text", "text": "hi"}], id="m")
     first.replies[0].content[0]["text"] = "changed too"
-    again = await keep.receive("ada", "", id="m")
+    again = await keep.receive("ada", [{"type": "text", "text": "hi"}], id="m")
 
     assert ["hi", "ok"] == await texts(keep, "ada")
     assert "ok" == again.replies[0].text

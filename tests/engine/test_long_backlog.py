@@ -123,7 +123,7 @@ async def test_drop_passes_all_of_a_long_backlog_over(opened: Any) -> None:
     await until(lambda: answered(keep, "ada", MANY))
 
     assert ["0"] == seen
-    assert "dropped" == (await keep.receive("ada", "x", id=f"{MANY - 1}")).status
+    assert "dropped" == (await keep.receive("ada", f"{MANY - 1}", id=f"{MANY - 1}")).status
 
 
 async def test_skipping_passes_all_of_a_long_backlog_over(opened: Any) -> None:

@@ -260,7 +260,7 @@ async def test_a_number_that_a_browser_would_change_is_refused(opened: Any, kind
     assert before == (await keep.conversation("ada")).state
 
 
-async def test_such_a_number_is_refused_in_messages_and_reminders_and_kept_in_a_step(opened: Any) -> None:
+async def test_such_a_number_is_refused_in_messages_and_reminders_and_text_in_a_reply(opened: Any) -> None:
     """What people see is refused; the result of a step is seen by nobody, and was done already."""
     taken = []
 
@@ -276,11 +276,12 @@ async def test_such_a_number_is_refused_in_messages_and_reminders_and_kept_in_a_
     for content, metadata in (([{"type": "card", "id": 2**53}], None), ("hi", {"id": 2**53})):
         with pytest.raises(BadMessage, match="keep it as text"):
             await keep.receive("ada", content, metadata=metadata)
-    for text in ("reply", "remind"):
-        with pytest.raises(HandlerFailed, match="keep it as text"):
-            await keep.receive("ada", text)
+    with pytest.raises(HandlerFailed, match="keep it as text"):
+        await keep.receive("ada", "remind")
+    receipt = await keep.receive("ada", "reply")  # a reply is repaired: the user is not left without it
     await keep.receive("ada", "step")
 
+    assert [{"type": "card", "id": f"{2**53}"}] == receipt.replies[0].content
     assert [{"id": 2**62 + 1}] == taken
 
 

@@ -43,9 +43,7 @@ def make_note(kind: str, name: str = "", *, content: str = "", first: int = 0, l
 def commit_note(snapshot: Snapshot, record: Record, note: Draft, policy: Policy, *, at: float) -> Commit:
     """Changes the record outside a turn. The note's id is what makes a second run of the same act harmless."""
     row = snapshot.row
-    # What an operator wrote before any turn is passed by the sweep of who may know a channel for it, not by a note.
-    waits = record.delivery is None and any(map(is_outbound, messages_after(snapshot, record.cursor)))
-    if not waits and not unread_messages(snapshot):
+    if may_pass(snapshot):
         record = structs.replace(record, cursor=row.head + 1)
     return next_commit(snapshot, record, policy, at=at, lease=row.lease, until=row.leased_until, drafts=[note])
 
@@ -57,9 +55,17 @@ def commit_change(snapshot: Snapshot, record: Record, token: str, policy: Policy
     if token in changes:
         return None
     record = structs.replace(record, changes=(*changes, token)[-CHANGES_KEPT:])
-    if not unread_messages(snapshot):
-        record = structs.replace(keep_outbound(snapshot, record), cursor=row.head)
+    if may_pass(snapshot):
+        record = structs.replace(record, cursor=row.head)
     return next_commit(snapshot, record, policy, at=at, lease=row.lease, until=row.leased_until)
+
+
+def may_pass(snapshot: Snapshot) -> bool:
+    """Whether a change from outside may move the cursor to its end: nothing waits for an answer, or for the sweep of who may know a
+    channel for what an operator wrote before any turn."""
+    record = snapshot.record
+    sends = record.delivery is None and any(map(is_outbound, messages_after(snapshot, record.cursor)))
+    return not sends and not unread_messages(snapshot)
 
 
 def next_commit(

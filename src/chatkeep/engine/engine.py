@@ -22,6 +22,7 @@ from ..model import State
 from ..settings import Settings, seconds
 from ..storage.store import Store
 from .changes import Changes
+from .housekeeper import Housekeeper
 from .intake import Intake
 from .journal import Journal
 from .lease_keeper import LeaseKeeper
@@ -78,6 +79,7 @@ class Engine(Generic[State]):
             pauses=pauses,
             notifier=notifier,
             live=self.live,
+            housekeeper=Housekeeper(shared, leases=leases, sender=sender, pauses=pauses),
         )
         self.workers = workers = Workers(shared, runner=runner, leases=leases, loop=loop)
         self.journal = None if journal is None else Journal(shared, journal, notifier)

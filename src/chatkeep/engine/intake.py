@@ -450,10 +450,8 @@ class Intake:
 def _refuse_other_content(key: Key, draft: Draft, snapshot: Snapshot, number: int) -> None:
     """Refuse a message that says something else than the one that is in the log under its id, as far as that one is at hand.
     Raises `KeyReused`."""
-    at = number - snapshot.messages[0].number if snapshot.messages else -1
-    if at < 0 or getattr(snapshot.messages[at], "redacted", False):  # not at hand, or gone: nobody can tell
-        return
-    if snapshot.messages[at].content != draft.content:
+    there = next((message for message in reversed(snapshot.messages) if message.number == number), None)
+    if there is not None and not there.redacted and there.content != draft.content:
         raise KeyReused(
             f"{key}: message {number} is recorded under the id {draft.id!r} and says something else; nothing was touched. Give each "
             "message an id of its own, and send one again with the content that it had."

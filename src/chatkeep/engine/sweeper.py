@@ -60,15 +60,17 @@ class Sweeper:
         self._journal = journal
         self._open_store = open_store
         self._reopen_store = reopen_store
-        self._reopens = shared.settings.on_replaced == "reopen"
         self._poll_s = seconds(shared.settings.poll)
         self._backlog = Backlog(shared, workers=workers, leases=leases, go_on=self._go_on)
         self._wake = asyncio.Event()
         self._told = False  # somebody tells that there is work
-
         self._look_for_others_at = 0.0
         self._unscheduled: Row | bool = False
         """Up to which row what was written before the settings is scheduled; True: nothing yet, False: all."""
+
+    @property
+    def _reopens(self) -> bool:
+        return self._shared.settings.on_replaced == "reopen"
 
     @property
     def _ends(self) -> bool:

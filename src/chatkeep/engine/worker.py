@@ -23,7 +23,6 @@ from ..conversation.snapshots import Commit, Outcome, Snapshot
 from ..drivers.base import Key, Row
 from ..errors import (
     BadMessage,
-    Conflict,
     Corrupt,
     HandlerFailed,
     StoreError,
@@ -34,8 +33,8 @@ from ..errors import (
 )
 from ..model import Message
 from ..settings import seconds
-from ..storage.records import erase_belongings
 from ..storage.store import Store, fresh_token
+from .housekeeper import Housekeeper
 from .lease_keeper import LeaseKeeper
 from .notifier import Notifier
 from .outcomes import Waiter, read_outcome
@@ -181,6 +180,7 @@ class WorkLoop:
         pauses: Pauses,
         notifier: Notifier,
         live: WatchHub,
+        housekeeper: Housekeeper,
     ) -> None:
         settings = shared.settings
         self._shared = shared
@@ -194,6 +194,7 @@ class WorkLoop:
         self._pauses = pauses
         self._notifier = notifier
         self._live = live
+        self._housekeeper = housekeeper
         self._left_alone: Newest[Key, tuple[str, float]] = Newest(LEFT_ALONE_MOST)
         self.longest_s = max(2 * seconds(settings.retry_longest), seconds(settings.max_wait), HOOK_PAUSE_S)
         """A pause is never longer, whatever the clock says."""
@@ -243,7 +244,7 @@ class WorkLoop:
             # Nothing waits, so even what nobody answers (an operator's message) is as good as handled.
             read = structs.replace(snapshot.record, cursor=max(snapshot.record.cursor, snapshot.row.head))
             await worker.resolve(self._store, structs.replace(snapshot, record=read))
-            return 0.0 if await self._tend(snapshot, now) else None
+            return 0.0 if await self._housekeeper.tend(snapshot, now) else None
         if self._turns.handler is None:
             return None  # others answer
         await worker.resolve(self._store, snapshot)
@@ -519,51 +520,6 @@ class WorkLoop:
             )
             failing.__cause__ = cause
             worker.fail(failing)
-
-    async def _tend(self, snapshot: Snapshot, now: float) -> bool:
-        """Do what is due in a conversation without unread messages: bring reminders, end the session, drop old log.
-
-        Tell whether there is something to answer now.
-        """
-        row, record = snapshot.row, snapshot.record
-        if not row.revision or row.due_at is None or row.due_at > now:
-            return False
-        if housekeeping.is_forgotten(snapshot, self._policy, at=now) and not self._sender.due(snapshot):
-            return await self._forget(snapshot, now)
-        oldest: list[Message] = []
-        if self._policy.retention_s is not None:
-            oldest = await self._store.page(
-                row.key, row.incarnation, after=record.dropped, limit=housekeeping.PAGE_DROPPED
-            )
-        rings = any(reminder.at <= now for reminder in record.reminders)
-        paused = rings and self._pauses.is_paused(snapshot) and await self._pauses.is_still_paused(snapshot)
-
-        def decide(there: Snapshot) -> Commit | None:
-            if there.row.head != row.head or snapshots.unread_messages(there):
-                return None
-            if there.row.due_at is None or there.row.due_at > now:
-                return None  # another instance was quicker
-            if paused and there.row.revision != row.revision:
-                return None  # a resume, perhaps: it is looked at again
-            if self._leases.is_held(there.row):
-                return None  # somebody is at work here
-            sends = self._sender.takes(there.row.key)
-            return housekeeping.do_housekeeping(there, self._policy, at=now, oldest=oldest, paused=paused, sends=sends)
-
-        after, said = await self._shared.commit(snapshot, decide)
-        return bool(said) and bool(snapshots.unread_messages(after))
-
-    async def _forget(self, snapshot: Snapshot, now: float) -> bool:
-        """Erase a conversation in which nothing has happened for long; tell whether something has happened just now."""
-        row = snapshot.row
-        if row.lease and row.leased_until > now and not self._leases.is_orphaned(row.lease):
-            return False
-        try:
-            await self._store.erase(row.key, at=now, revision=row.revision)
-        except Conflict:
-            return True
-        await erase_belongings(self._store, row.key, at=now)
-        return False
 
     async def _hand_back(self, worker: Worker) -> None:
         """Give the lease back on the way out, so that another instance, or the next start, goes on at once."""

@@ -505,7 +505,8 @@ class Store:
         is behind it as far as `shorten` says: what waits must not push out the talk that it belongs to."""
         window = self._window
         if messages and plain > messages[0].number:  # notes, perhaps, which must not push out the talk
-            window = max(window, self._window_with_notes)
+            notes = sum([message.role not in TALK for message in messages])
+            window = min(window + notes, max(window, self._window_with_notes))
         end = messages[-1].number if messages else row.head
         surplus = len(messages) - window - max(end - record.cursor, 0)
         messages = messages[surplus:] if surplus > 0 else messages

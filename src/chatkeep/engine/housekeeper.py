@@ -1,0 +1,73 @@
+"""Looks after conversations in which nothing waits for an answer: what is due there, and which of them come to an end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..conversation import housekeeping, snapshots
+from ..conversation.snapshots import Commit, Snapshot
+from ..errors import Conflict
+from ..model import Message
+from ..storage.records import erase_belongings
+from .lease_keeper import LeaseKeeper
+from .pauses import Pauses
+from .sender import Sender
+from .shared import Shared
+
+
+class Housekeeper:
+    """The housekeeping of one engine."""
+
+    def __init__(self, shared: Shared[Any], *, leases: LeaseKeeper, sender: Sender, pauses: Pauses) -> None:
+        self._shared = shared
+        self._store = shared.store
+        self._leases = leases
+        self._sender = sender
+        self._pauses = pauses
+
+    async def tend(self, snapshot: Snapshot, now: float) -> bool:
+        """Do what is due in a conversation without unread messages: bring reminders, end the session, drop old log.
+
+        Tell whether there is something to answer now.
+        """
+        row, record = snapshot.row, snapshot.record
+        if not row.revision or row.due_at is None or row.due_at > now:
+            return False
+        if housekeeping.is_forgotten(snapshot, self._shared.policy, at=now) and not self._sender.due(snapshot):
+            return await self._forget(snapshot, now)
+        oldest: list[Message] = []
+        if self._shared.policy.retention_s is not None:
+            oldest = await self._store.page(
+                row.key, row.incarnation, after=record.dropped, limit=housekeeping.PAGE_DROPPED
+            )
+        rings = any(reminder.at <= now for reminder in record.reminders)
+        paused = rings and self._pauses.is_paused(snapshot) and await self._pauses.is_still_paused(snapshot)
+
+        def decide(there: Snapshot) -> Commit | None:
+            if there.row.head != row.head or snapshots.unread_messages(there):
+                return None
+            if there.row.due_at is None or there.row.due_at > now:
+                return None  # another instance was quicker
+            if paused and there.row.revision != row.revision:
+                return None  # a resume, perhaps: it is looked at again
+            if self._leases.is_held(there.row):
+                return None  # somebody is at work here
+            sends = self._sender.takes(there.row.key)
+            return housekeeping.do_housekeeping(
+                there, self._shared.policy, at=now, oldest=oldest, paused=paused, sends=sends
+            )
+
+        after, said = await self._shared.commit(snapshot, decide)
+        return bool(said) and bool(snapshots.unread_messages(after))
+
+    async def _forget(self, snapshot: Snapshot, now: float) -> bool:
+        """Erase a conversation in which nothing has happened for long; tell whether something has happened just now."""
+        row = snapshot.row
+        if row.lease and row.leased_until > now and not self._leases.is_orphaned(row.lease):
+            return False
+        try:
+            await self._store.erase(row.key, at=now, revision=row.revision)
+        except Conflict:
+            return True
+        await erase_belongings(self._store, row.key, at=now)
+        return False
