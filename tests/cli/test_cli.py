@@ -138,7 +138,7 @@ def test_a_store_can_be_looked_into_while_a_server_has_it_open(tmp_path: Path) -
 
     assert [0] * 8 == [found[0] for found in (listed, as_json, one, shown, shown_json, history, pages, later)]
     assert {"ada", "table/4"} == {json.loads(line)["conversation"] for line in as_json[1].splitlines()}
-    assert 2 == len(listed[1].splitlines())
+    assert 3 == len(listed[1].splitlines())
     assert 1 == len(one[1].splitlines())
     assert '"margherita": 2' in shown[1]
     assert "session:" in shown[1]

@@ -331,9 +331,9 @@ async def test_a_busy_token_costs_one_read_a_second(house: House, monkeypatch: p
     driver = house.keep._engine.store.driver
     read = driver.read
 
-    async def counting(key: Any, *, tail: int) -> Any:
-        reads.append(key)
-        return await read(key, tail=tail)
+    async def counting(act: Any) -> Any:
+        reads.append(act.key)
+        return await read(act)
 
     await house.may(token)
     await until(lambda: not [task for task in asyncio.all_tasks() if task.get_name() == "chatkeep access"])
@@ -350,7 +350,7 @@ async def test_without_a_store_nobody_is_let_in_or_turned_away(house: House, mon
     token = await house.token()
     driver = house.keep._engine.store.driver
 
-    async def away(key: Any, *, tail: int) -> Any:
+    async def away(act: Any) -> Any:
         raise Unavailable("away")
 
     with monkeypatch.context() as patched:
@@ -373,7 +373,7 @@ async def test_a_key_opens_its_own_tenant_only(house: House) -> None:
     token = await house.token()
     id = str(name_of(token))[:16]
     assert 404 == (await house.ask("DELETE", f"{ADA}/tokens/{id}", token=other)).status
-    assert [] == (await house.ask("GET", f"{ADA}/tokens", token=other)).json["tokens"]
+    assert 404 == (await house.ask("GET", f"{ADA}/tokens", token=other)).status
 
 
 async def test_keys_are_listed_expire_and_are_revoked(house: House, clock: Clock) -> None:

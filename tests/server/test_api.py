@@ -623,7 +623,7 @@ async def test_a_conversation_is_shown_with_its_last_messages() -> None:
     assert {count: log[len(log) - min(count, 10) :] for count in answers} == {
         count: answer["messages"] for count, answer in answers.items()
     }
-    assert (15, 0, False, [], {"count": 5}, 1) == tuple(
+    assert (10, 0, False, [], {"count": 5}, 1) == tuple(
         usual[name] for name in ("head", "unread", "paused", "dead", "state", "session")
     )
     assert log == usual["messages"]

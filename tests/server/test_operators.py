@@ -21,7 +21,7 @@ def at(conversation: str, what: str) -> str:
 async def test_dead_letters_are_listed_replayed_and_dismissed() -> None:
     """Of one conversation and of the tenant, in pages; what was never set aside is refused, and nothing else is closed."""
     broken = True
-    keep: Chatkeep[Any] = Chatkeep("memory://", attempts=1, **FAST)
+    keep: Chatkeep[Any] = Chatkeep("memory://", **FAST | {"attempts": 1})
 
     @keep.on_message
     async def bot(turn: Turn[Any]) -> str:
@@ -81,7 +81,7 @@ async def test_a_message_is_redacted_for_everybody() -> None:
         again = await client.post("ada", {"content": "4111 1111", "id": "m1"})
         watch = core_of(keep).watch("", "ada", after=0)
         async with watch:
-            told = b"".join(written(await watch.next(1.0) or [], None))
+            told = b"".join(written(await watch.next(1.0) or [], None, b""))
 
     assert (403, [204, 204], [404, 400]) == (refused.status, done, wrong)
     assert page == shown

@@ -373,7 +373,7 @@ async def test_attack(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     attack, expected = TABLE[name]
     AHEAD[0] = 0.0
     monkeypatch.setattr(protocol, "TAKEN_S", 0.5)
-    monkeypatch.setattr(limits, "UNDER_WAY", {"token": 2, "peer": 4, "streams": 2})
+    monkeypatch.setattr(limits, "UNDER_WAY", {"token": 2, "peer": 4, "streams": 2, "peer-streams": 8})
     keep: Chatkeep[Any] = Chatkeep(f"sqlite:///{tmp_path}/chat.db", clock=lambda: time.time() + AHEAD[0], **FAST)
     keep.on_message(bot)
     counting = limits.Limits(core_of(keep).driver, {})

@@ -153,8 +153,9 @@ class Changes(Generic[State]):
         """Close a dead letter; tell whether the message was set aside at all."""
         snapshot = await self._store.reload(key)
         if number not in snapshot.record.dead:
-            note = dead_letters.note_id(snapshot.row.incarnation, number)
-            return bool(await self._store.find(key, snapshot.row.incarnation, [note]))
+            # (The act that creates a conversation does not know its incarnation yet.)
+            notes = [dead_letters.note_id(incarnation, number) for incarnation in (snapshot.row.incarnation, "")]
+            return bool(await self._store.find(key, snapshot.row.incarnation, notes))
         await self._shared.commit(
             snapshot,
             lambda there: dead_letters.dismiss_letter(there, number, self._shared.policy, at=self._shared.clock()),
