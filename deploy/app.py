@@ -7,6 +7,6 @@ keep = Chatkeep()
 
 @keep.on_message
 async def bot(turn: Turn) -> str:
-    """Counts what it is told."""
+    """Count what it is told."""
     turn.state["count"] = turn.state.get("count", 0) + 1
     return f"That was message {turn.state['count']}: {turn.text}"

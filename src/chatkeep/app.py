@@ -119,7 +119,7 @@ class Chatkeep(Surface[State]):
 
     def on_message(self, handler: Callable[[Turn[State]], Said]) -> Callable[[Turn[State]], Said]:
         """
-        Decorates the bot: takes a `Turn`, returns the reply.
+        Decorate the bot: takes a `Turn`, returns the reply.
 
         A reply is text, a JSON part (a dict), a list of these, or None; an async generator of text makes one reply. A
         plain function runs in a thread. State and replies are recorded when it returns; when it raises, nothing is.
@@ -139,7 +139,7 @@ class Chatkeep(Surface[State]):
 
     def on_missing(self, hook: Callable[[Turn[State]], Any]) -> Callable[[Turn[State]], Any]:
         """
-        Decorates the hook that rebuilds a session's state from the application's own data.
+        Decorate the hook that rebuilds a session's state from the application's own data.
 
         It runs when a message finds no live session, is given the `Turn` (without history), and returns the state, or
         None for a fresh one. Its result is committed before the handler runs, once per session. When it raises, the
@@ -153,7 +153,7 @@ class Chatkeep(Surface[State]):
 
     def on_failure(self, hook: Callable[[Turn[State]], Said]) -> Callable[[Turn[State]], Said]:
         """
-        Decorates the hook that says what a user is told whose message could not be answered.
+        Decorate the hook that says what a user is told whose message could not be answered.
 
         It runs when a message is set aside because its handler kept failing (`retry_for`, `attempts`), is given the `Turn`, with
         the last reason in `turn.failure`, and returns a reply as a handler does, or None. The reply is recorded together with
@@ -167,7 +167,7 @@ class Chatkeep(Surface[State]):
 
     def deliver(self, outlet: Outlet) -> None:
         """
-        Sends replies out through *outlet*, which says whose: see `chatkeep.channels.outlet.ChannelOutlet`.
+        Send replies out through *outlet*, which says whose: see `chatkeep.channels.outlet.ChannelOutlet`.
 
         In order, one at a time, each under a key that never changes; one that fails for the moment is tried again with
         growing pauses, also by another instance after a crash. What became of it is in `deliveries`. Every instance on
@@ -186,7 +186,7 @@ class Chatkeep(Surface[State]):
         return handler_for(function, self._engine.runner.call_in_thread)
 
     def tenant(self, name: str) -> Tenant[State]:
-        """The same surface over another tenant's conversations."""
+        """Return the same surface over another tenant's conversations."""
         key_for(name, "-")
         return Tenant(self._engine, name)
 
@@ -206,7 +206,7 @@ class Chatkeep(Surface[State]):
 
     async def backup(self, path: str | PathLike[str], *, replace: bool = False) -> None:
         """
-        Copies the whole store into a new file at *path*, while everything runs: of one instant, and complete when it is there.
+        Copy the whole store into a new file at *path*, while everything runs: of one instant, and complete when it is there.
 
         For SQLite. The copy is a store like any other: `Chatkeep("sqlite:///copy.db")`. Raises `UsageError` when *path* is
         there already, unless told to *replace* it, and when a store that is there is open; `Unsupported`, with what to use
@@ -216,7 +216,7 @@ class Chatkeep(Surface[State]):
 
     async def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """
-        The rows of one SQL statement over the tables of an SQLite store, all tenants': to look into it in this process.
+        Return the rows of one SQL statement over the tables of an SQLite store, all tenants': to look into it in this process.
 
             await keep.query("select tenant, id, chatkeep_json(body) ->> '$.state' from conversation where owner = ?", "eve")
 
@@ -259,7 +259,7 @@ class Chatkeep(Surface[State]):
 
     async def open(self) -> None:
         """
-        Opens the store and starts the workers; what a crash has left unread is answered now.
+        Open the store and start the workers; what a crash has left unread is answered now.
 
         From then on until it is closed, it belongs to this event loop and process: calls from elsewhere raise `NotOpen`.
         """
@@ -280,5 +280,5 @@ class Chatkeep(Surface[State]):
 
 
 def core_of(keep: Chatkeep[State]) -> Core[State]:
-    """The part of *keep* that chatkeep's own server, channels and command line use. Not for applications."""
+    """Return the part of *keep* that chatkeep's own server, channels and command line use. Not for applications."""
     return keep._core

@@ -89,11 +89,11 @@ class BlockingChatkeep(_BlockingSurface[State]):
     query = blocking(Chatkeep.query)
 
     def tenant(self, name: str) -> BlockingTenant[State]:
-        """The same verbs over another tenant's conversations."""
+        """Return the same verbs over another tenant's conversations."""
         return BlockingTenant(self._loop, self._keep.tenant(name))
 
     def open(self) -> None:
-        """Opens the Chatkeep and starts its workers, in the loop's thread. Raises what `Chatkeep.open` raises."""
+        """Open the Chatkeep and start its workers, in the loop's thread. Raises what `Chatkeep.open` raises."""
         self._loop.start(self._keep.open, self._keep.close)
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ class Newest(OrderedDict[K, V]):
         self._most = most
 
     def __setitem__(self, key: K, value: V) -> None:
-        """Sets *key*, which is the newest then."""
+        """Set *key*, which is the newest then."""
         super().__setitem__(key, value)
         self.move_to_end(key)
         if len(self) > self._most:

@@ -96,14 +96,14 @@ class Core(Generic[State]):
         return Records(self._engine.store, space, kind, clock=self._engine.shared.clock)
 
     def watch(self, tenant: str, conversation: str, *, after: int | None = None) -> Watch:
-        """What `Tenant.events` gives, for a server: several events at a time, and with a time-out.
+        """Return what `Tenant.events` gives, for a server: several events at a time, and with a time-out.
 
         *after*: from which number of the log; None: what comes from now on.
         """
         return Watch(self._engine.live, key_for(tenant, conversation), after)
 
     async def create_for_visitor(self, tenant: str, conversation: str) -> None:
-        """Creates a conversation for somebody whom nobody knows; see the setting `forget_visitors`."""
+        """Create a conversation for somebody whom nobody knows; see the setting `forget_visitors`."""
         await self._opened.changes.create(key_for(tenant, conversation), owner="", visitor=True)
 
     async def exists(self, tenant: str, conversation: str) -> bool:
@@ -112,7 +112,7 @@ class Core(Generic[State]):
         return (store.cached(key) or await store.load(key)) is not None
 
     async def dead_letters(self, tenant: str, *, after: str, limit: int) -> tuple[list[DeadLetter], str | None]:
-        """A page of a tenant's dead letters, for a server: it looks at LOOKED_AT conversations behind *after* at most.
+        """Return a page of a tenant's dead letters, for a server: it looks at LOOKED_AT conversations behind *after* at most.
 
         With the conversation to go on behind; None at the end.
         """
@@ -140,12 +140,12 @@ class Core(Generic[State]):
         await self._opened.changes.clear(key_for(tenant, conversation), slot, look=look, id=id)
 
     async def find_paused(self) -> list[str | None]:
-        """The tenants that are paused as a whole; None among them: everything is. Asks the store."""
+        """Return the tenants that are paused as a whole; None among them: everything is. Asks the store."""
         await self._opened.sweeper.look_at_pauses()
         return self._engine.pauses.scopes
 
     async def page_paused(self, tenant: str | None, *, after: Key | None, limit: int) -> tuple[list[Key], Key | None]:
-        """A page of the conversations that are paused themselves, behind *after*: it looks at LOOKED_AT of them at most.
+        """Return a page of the conversations that are paused themselves, behind *after*: it looks at LOOKED_AT of them at most.
 
         With the key to go on behind; None at the end.
         """
@@ -172,7 +172,7 @@ class Core(Generic[State]):
         role: Role,
         metadata: dict[str, Any],
     ) -> Receipt:
-        """Records a message that came in through *channel*, as `Tenant.accept` does; what is answered goes out through it, from
+        """Record a message that came in through *channel*, as `Tenant.accept` does; what is answered goes out through it, from
         whichever process sends there. "": it came through one that only listens."""
         key = key_for(tenant, conversation)
         refuse_reserved(key, id)
@@ -192,7 +192,7 @@ class Core(Generic[State]):
         at: float | None = None,
     ) -> None:
         """
-        Records what a channel's platform says of a reply that was sent: the one it knows as *id*, or all *until* a time.
+        Record what a channel's platform says of a reply that was sent: the one it knows as *id*, or all *until* a time.
 
         The same again has no second effect, and what is told of a conversation that was erased has none at all.
         `Tenant.deliveries` shows it.
@@ -207,7 +207,7 @@ class Core(Generic[State]):
         )
 
     async def note_unknown(self, tenant: str, conversation: str, id: str, *, reason: str, raw: Any) -> None:
-        """Keeps something that came in through a channel and cannot be answered: shown with the log, and not dropped.
+        """Keep something that came in through a channel and cannot be answered: shown with the log, and not dropped.
 
         The same *id* again has no second effect.
         """
@@ -216,7 +216,7 @@ class Core(Generic[State]):
         await self._opened.intake.note(key_for(tenant, conversation), f"unknown:{mark}", metadata)
 
     async def examine(self) -> list[Finding]:
-        """What is to be said about the store, and about the shared cache."""
+        """Return what is to be said about the store, and about the shared cache."""
         store = self._engine.store
         found = await store.driver.examine()
         return found if store.shared is None else found + await store.shared.examine()

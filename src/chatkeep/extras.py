@@ -13,7 +13,7 @@ from .errors import MissingExtra
 @contextmanager
 def from_extra(extra: str, user: str) -> Iterator[None]:
     """
-    Imports what *extra* brings, for *user*:
+    Import what *extra* brings, for *user*:
 
         with from_extra("client", "chatkeep.client"):
             import aiohttp
@@ -58,7 +58,7 @@ def told(fault: ImportError, extra: str, user: str) -> str:
 
 
 def requirements_of(extra: str) -> dict[str, str]:
-    """What *extra* asks for, by the name of the distribution: {"uvicorn": "<0.55,>=0.51"}."""
+    """Return what *extra* asks for, by the name of the distribution: {"uvicorn": "<0.55,>=0.51"}."""
     from importlib.metadata import PackageNotFoundError, requires
 
     try:
@@ -70,5 +70,5 @@ def requirements_of(extra: str) -> dict[str, str]:
 
 
 def plain(distribution: str) -> str:
-    """The name of a distribution as it is compared."""
+    """Return the name of a distribution as it is compared."""
     return re.sub(r"[-_.]+", "-", distribution).lower()

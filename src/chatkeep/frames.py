@@ -20,13 +20,13 @@ def is_own(filename: str) -> bool:
 
 
 def shortened(filename: str) -> str:
-    """A file's path, from the current directory if it is in there."""
+    """Return a file's path, from the current directory if it is in there."""
     here = os.getcwd() + os.sep
     return filename.removeprefix(here)
 
 
 def place_of(fault: BaseException) -> str:
-    """The line of the application that an error comes from: "app.py:12 in bot"; "" when there is none."""
+    """Return the line of the application that an error comes from: "app.py:12 in bot"; "" when there is none."""
     if isinstance(fault, SyntaxError) and fault.filename:
         return f"{shortened(fault.filename)}:{fault.lineno}"
     frames = [frame for frame in traceback.extract_tb(fault.__traceback__) if is_own(frame.filename)]
@@ -34,7 +34,7 @@ def place_of(fault: BaseException) -> str:
 
 
 def chain_of(fault: BaseException) -> Iterator[BaseException]:
-    """An error and what caused it, each once."""
+    """Return an error and what caused it, each once."""
     seen: set[int] = set()
     cause: BaseException | None = fault
     while cause is not None and id(cause) not in seen:

@@ -19,7 +19,7 @@ class BrokenModule(UsageError):
 
 
 def parted(app: str) -> tuple[str, str]:
-    """The module and the attribute that *app* names. Raises `UsageError` when it names none."""
+    """Return the module and the attribute that *app* names. Raises `UsageError` when it names none."""
     module, colon, attribute = app.partition(":")
     path = module.replace("\\", "/")
     if path.endswith(".py") or "/" in path:
@@ -40,7 +40,7 @@ def parted(app: str) -> tuple[str, str]:
 
 
 def loaded(app: str) -> object:
-    """What "module:attribute" names; the current directory is looked in first.
+    """Return what "module:attribute" names; the current directory is looked in first.
 
     A plain function without parameters is called for it. Raises `UsageError`; `BrokenModule` when the module's code raises.
     """
@@ -75,7 +75,7 @@ def loaded(app: str) -> object:
 
 
 def offered(module: ModuleType) -> str:
-    """What a module has that could have been meant, to be put behind what it has not."""
+    """Return what a module has that could have been meant, to be put behind what it has not."""
     kinds = [name for name, value in vars(module).items() if isinstance(value, Chatkeep)]
     return f"; it has the Chatkeep {', '.join(kinds)}: write {module.__name__}:{kinds[0]}" if kinds else ""
 
@@ -90,7 +90,7 @@ def takes(function: Any, count: int) -> bool:
 
 
 def check_handler(found: object, app: str) -> Chatkeep[Any] | None:
-    """The Chatkeep that *app* names; None for an ASGI application. Raises `UsageError` when it is neither, or has no handler."""
+    """Return the Chatkeep that *app* names; None for an ASGI application. Raises `UsageError` when it is neither, or has no handler."""
     if not isinstance(found, Chatkeep):
         if isinstance(found, type) or not callable(found) or not takes(found, 3):
             what = (

@@ -45,7 +45,7 @@ class LoopThread:
         self._lock = threading.Lock()  # what is begun before the stop is seen by it
 
     def start(self, opening: Callable[[], Awaitable[None]], closing: Callable[[], Awaitable[None]]) -> None:
-        """Runs *opening* on the loop and returns when it is done; raises what it raises. *closing* is run by `stop`."""
+        """Run *opening* on the loop and return when it is done; raises what it raises. *closing* is run by `stop`."""
         self._refuse_elsewhere()
         with self._lock:
             if self._thread is not None:
@@ -70,7 +70,7 @@ class LoopThread:
                 raise
 
     def stop(self) -> None:
-        """Closes what runs here and ends the thread; calls that still wait then raise `Uncertain`. In a forked child it does nothing:
+        """Close what runs here and end the thread; calls that still wait then raise `Uncertain`. In a forked child it does nothing:
         what is open belongs to the parent."""
         if self._is_forked():
             return
@@ -89,7 +89,7 @@ class LoopThread:
             _running.discard(self)
 
     def run(self, call: Coroutine[Any, Any, T]) -> T:
-        """Runs *call* on the loop and returns its result."""
+        """Run *call* on the loop and return its result."""
         try:
             self._refuse_elsewhere()
             with self._lock:
@@ -110,7 +110,7 @@ class LoopThread:
             raise
 
     def iterate(self, items: AsyncIterator[T], *, until_closed: bool) -> Iterator[T]:
-        """Yields what *items* yields; with *until_closed*, closing ends that, and otherwise raises `Uncertain`."""
+        """Yield what *items* yields; with *until_closed*, closing ends that, and otherwise raises `Uncertain`."""
 
         async def next_one() -> T:
             try:
@@ -205,7 +205,7 @@ class Blocking(Protocol[Inner_co]):
 def blocking(
     method: Callable[Concatenate[Inner, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[Blocking[Inner], P], T]:
-    """*method*, called from a plain thread."""
+    """Return *method*, to be called from a plain thread."""
 
     @wraps(method)
     def call(self: Blocking[Inner], /, *args: P.args, **options: P.kwargs) -> T:
@@ -217,7 +217,7 @@ def blocking(
 def iterating(
     method: Callable[Concatenate[Inner, P], AsyncIterator[T]], *, until_closed: bool = False
 ) -> Callable[Concatenate[Blocking[Inner], P], Iterator[T]]:
-    """*method*, an asynchronous generator, as an iterator of a plain thread; see `LoopThread.iterate`."""
+    """Return *method*, an asynchronous generator, as an iterator of a plain thread; see `LoopThread.iterate`."""
 
     @wraps(method)
     def call(self: Blocking[Inner], /, *args: P.args, **options: P.kwargs) -> Iterator[T]:

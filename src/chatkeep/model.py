@@ -64,7 +64,7 @@ class DeadLetter(Message, frozen=True, kw_only=True, gc=False):
 
 
 def text_of(content: Content) -> str:
-    """The text in *content*."""
+    """Return the text in *content*."""
     if isinstance(content, str):
         return content
     return "\n".join(str(part["text"]) for part in content if "text" in part)

@@ -41,7 +41,7 @@ UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
 def seconds(duration: Duration) -> float:
-    """The seconds in "30m", "1.5h", "250ms", "7d", a timedelta or a plain number. Raises ValueError."""
+    """Return the seconds in "30m", "1.5h", "250ms", "7d", a timedelta or a plain number. Raises ValueError."""
     if isinstance(duration, timedelta):
         found = duration.total_seconds()
     elif isinstance(duration, int | float) and not isinstance(duration, bool):
@@ -57,7 +57,7 @@ def seconds(duration: Duration) -> float:
 
 
 def duration_fault(duration: object, source: str) -> str:
-    """What is wrong with a duration that came from *source*; "" when nothing is.
+    """Return what is wrong with a duration that came from *source*; "" when nothing is.
 
     Only a program may leave the unit out: it passes a number, and its documentation says that those are seconds. Whoever
     writes 30000 into a variable or a file may mean milliseconds.
@@ -74,7 +74,7 @@ def duration_fault(duration: object, source: str) -> str:
 
 
 def in_words(duration: Duration) -> str:
-    """A duration as people say it, by its two largest units: "8 hours 20 minutes"."""
+    """Return a duration as people say it, by its two largest units: "8 hours 20 minutes"."""
     left = round(seconds(duration) * 1000)
     parts: list[str] = []
     for size, unit in (
@@ -108,11 +108,11 @@ class Flags:
         self._set(table or {})
 
     def of(self, tenant: str) -> Mapping[str, Flag]:
-        """The flags of *tenant*: its own, on top of everybody's."""
+        """Return the flags of *tenant*: its own, on top of everybody's."""
         return self._of.get(tenant, self._all)
 
     def reload(self) -> None:
-        """Reads them from the file again. Raises `Misconfigured`, and then they stay as they are."""
+        """Read them from the file again. Raises `Misconfigured`, and then they stay as they are."""
         self._set(file_settings()[0].get("flags", {}))
 
     def _set(self, table: Mapping[str, Any]) -> None:
@@ -203,7 +203,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         return f"Settings({', '.join(f'{name}={shown(name, getattr(self, name))}' for name in self.__struct_fields__)})"
 
     def policy(self) -> Policy:
-        """The settings that the rules in `turns` look at."""
+        """Return the settings that the rules in `turns` look at."""
         return Policy(
             overlap=self.overlap,
             quiet_s=seconds(self.quiet),
@@ -323,7 +323,7 @@ class GivenValue(NamedTuple):
 
 
 def settings_from(options: Mapping[str, object]) -> Settings:
-    """Settings from keyword arguments, the environment and the file. Raises `Misconfigured` with everything that is
+    """Return the settings from keyword arguments, the environment and the file. Raises `Misconfigured` with everything that is
     wrong in one message."""
     found, faults = settings_given(options)
     if faults:
@@ -335,7 +335,7 @@ def settings_from(options: Mapping[str, object]) -> Settings:
 
 
 def settings_given(options: Mapping[str, object]) -> tuple[dict[str, GivenValue], list[str]]:
-    """What was given for the fields of `Settings`, and everything that is wrong with it."""
+    """Return what was given for the fields of `Settings`, and everything that is wrong with it."""
     known = Settings.__struct_fields__
     found, faults = given(Settings, options)
     faults[:0] = [f"{name} is not a setting{instead(name, known)}" for name in options if name not in known]
@@ -347,7 +347,7 @@ def settings_given(options: Mapping[str, object]) -> tuple[dict[str, GivenValue]
 
 
 def faults_of(name: str, value: object, source: str = "") -> list[str]:
-    """What is wrong with one value, which *source* gave ("": the program)."""
+    """Return what is wrong with one value, which *source* gave ("": the program)."""
     try:
         if value is None and name in OPTIONAL:
             return []
@@ -370,7 +370,7 @@ def faults_of(name: str, value: object, source: str = "") -> list[str]:
 
 
 def store_url() -> str:
-    """The store that the environment or the file names. Raises `Misconfigured` when neither does."""
+    """Return the store that the environment or the file names. Raises `Misconfigured` when neither does."""
     value = named_store()
     if value is None:
         raise Misconfigured(
@@ -381,7 +381,7 @@ def store_url() -> str:
 
 
 def named_store() -> str | None:
-    """The store that the environment (CHATKEEP_STORE, or CHATKEEP_STORE_FILE) or the file names; None when neither does.
+    """Return the store that the environment (CHATKEEP_STORE, or CHATKEEP_STORE_FILE) or the file names; None when neither does.
 
     Raises `Misconfigured` when what names it cannot be read.
     """
@@ -400,7 +400,7 @@ def named_store() -> str | None:
 
 
 def given(kind: type[Struct], arguments: Mapping[str, object]) -> tuple[dict[str, GivenValue], list[str]]:
-    """What was given for the fields of *kind*, each from the source that counts; and what could not be read."""
+    """Return what was given for the fields of *kind*, each from the source that counts; and what could not be read."""
     fields = get_type_hints(kind)
     environment, faults = environment_settings({name: fields[name] for name in fields if name != "flags"})
     try:
@@ -414,7 +414,7 @@ def given(kind: type[Struct], arguments: Mapping[str, object]) -> tuple[dict[str
 
 
 def environment_settings(fields: Mapping[str, Any]) -> tuple[dict[str, GivenValue], list[str]]:
-    """What CHATKEEP_ variables say about *fields* (name to type), and what of it is not understood.
+    """Return what CHATKEEP_ variables say about *fields* (name to type), and what of it is not understood.
 
     An empty variable says nothing, as `${NAME:-}` in a compose file means it.
     """
@@ -444,7 +444,7 @@ def environment_settings(fields: Mapping[str, Any]) -> tuple[dict[str, GivenValu
 
 
 def parsed(text: str, kind: Any) -> Any:
-    """The value that *text* means for a field of type *kind*; a list is separated by commas."""
+    """Return the value that *text* means for a field of type *kind*; a list is separated by commas."""
     if kind in (bool, int, float, int | None):
         return msgspec.convert(text, kind, strict=False)
     if getattr(kind, "__origin__", None) in (list, tuple):
@@ -453,7 +453,7 @@ def parsed(text: str, kind: Any) -> Any:
 
 
 def file_settings() -> tuple[dict[str, Any], str]:
-    """What the file says that CHATKEEP_CONFIG names, and its path; nothing, where none is named."""
+    """Return what the file says that CHATKEEP_CONFIG names, and its path; nothing, where none is named."""
     path = os.environ.get(CONFIG, "")
     if not path:
         return {}, ""
@@ -470,7 +470,7 @@ def file_settings() -> tuple[dict[str, Any], str]:
 
 
 def strangers(known: Collection[str]) -> list[str]:
-    """The CHATKEEP_ variables and the names in the file that mean nothing, each with what was perhaps meant."""
+    """Return the CHATKEEP_ variables and the names in the file that mean nothing, each with what was perhaps meant."""
     variables = {PREFIX + name.upper() for name in known if name != "flags"} | {
         PREFIX + "KEY"
     }  # (a client of the server)
@@ -487,7 +487,7 @@ def strangers(known: Collection[str]) -> list[str]:
 
 
 def instead(name: str, known: Collection[str]) -> str:
-    """What was perhaps meant by *name*, to be put behind "is not a setting"."""
+    """Return what was perhaps meant by *name*, to be put behind "is not a setting"."""
     from difflib import get_close_matches  # only an error needs it
 
     near = get_close_matches(name, known, n=1, cutoff=0.75)
@@ -500,7 +500,7 @@ def from_source(fault: str, source: str) -> str:
 
 
 def value_of(found: Mapping[str, GivenValue], name: str) -> object:
-    """What was given for *name*, if anything."""
+    """Return what was given for *name*, if anything."""
     return found[name].value if name in found else None
 
 

@@ -54,7 +54,7 @@ class Surface(Generic[State]):
         wait_if_duplicate: bool = True,
     ) -> Receipt:
         """
-        Records a message and answers it in this call.
+        Record a message and answer it in this call.
 
         Promised: when this returns, message, new state and replies are durable, and recorded together. A message
         whose *id* is in the log already has no second effect; the receipt then carries the replies recorded for it
@@ -113,7 +113,7 @@ class Surface(Generic[State]):
         owner: str = "",
     ) -> Receipt:
         """
-        Records a message and returns; a worker answers it, here or, after a crash, wherever the store is opened next.
+        Record a message and return; a worker answers it, here or, after a crash, wherever the store is opened next.
 
         When this returns, the message is durable. Roles other than "user" and "event" are kept and shown, and not
         answered. For a message whose *id* is known, the receipt has what became of it. Arguments and errors as for
@@ -129,7 +129,7 @@ class Surface(Generic[State]):
 
     async def create(self, conversation: str, *, owner: str = "") -> Conversation[State]:
         """
-        Creates a conversation before anything is said in it, and answers it; the one there is, if there is one.
+        Create a conversation before anything is said in it, and answer it; the one there is, if there is one.
 
         *owner* is whose it is. Raises `OtherOwner` when the conversation exists and is not that owner's, who is never changed.
         """
@@ -152,7 +152,7 @@ class Surface(Generic[State]):
 
     async def conversation(self, conversation: str, *, messages: int | None = None) -> Conversation[State] | None:
         """
-        The conversation as it is now, with its last messages; None when there is none.
+        Return the conversation as it is now, with its last messages; None when there is none.
 
         Always read from the store, never from a cache, so it shows every act that was answered before, on any
         instance; only with on_outage="read", while the store is away, what this process has seen last, marked
@@ -178,7 +178,7 @@ class Surface(Generic[State]):
         limit: int | None = None,
     ) -> AsyncIterator[Message]:
         """
-        The log, oldest first, of all sessions: what is numbered above *after* and below *before*.
+        Return the log, oldest first, of all sessions: what is numbered above *after* and below *before*.
 
         With *before* and *limit* and no *after*, the last *limit* of them. Read page by page while you iterate;
         entries that are added meanwhile are seen, entries that retention removes are not.
@@ -204,7 +204,7 @@ class Surface(Generic[State]):
 
     async def events(self, conversation: str, *, after: int | None = None) -> AsyncIterator[Event]:
         """
-        What happens in a conversation, as it happens, on whichever instance: `async for event in keep.events("ada")`.
+        Return what happens in a conversation, as it happens, on whichever instance: `async for event in keep.events("ada")`.
 
         Promised: every `Message` of the log but chatkeep's own notes, in order, each once, from number *after* on (None:
         what comes from now on), also after outages of the store. `StateChanged` when the state is another. `Typing` and
@@ -221,7 +221,7 @@ class Surface(Generic[State]):
         self, *, owner: str | None = None, by: Index = "recent", limit: int | None = None
     ) -> AsyncIterator[Conversation[State]]:
         """
-        This tenant's conversations without their messages: last changed first (to the minute), or by="key"; or those of an
+        Thi tenant's conversations without their messages: last changed first (to the minute), or by="key"; or those of an
         *owner*.
 
         One that cannot be read does not end the list: it is shown with the reason in its `fault`.
@@ -257,7 +257,7 @@ class Surface(Generic[State]):
         self, conversation: str, edit: Callable[[State], State | None], *, id: str | None = None
     ) -> Conversation[State]:
         """
-        Applies *edit* to the state outside a turn, and answers the conversation it leaves.
+        Apply *edit* to the state outside a turn, and answer the conversation it leaves.
 
         *edit* changes the state in place, or returns another. When others write meanwhile it is applied again to the
         newer state, so it must depend on nothing else and must not wait; what it raises is raised here, and nothing is
@@ -268,7 +268,7 @@ class Surface(Generic[State]):
 
     async def clear(self, conversation: str, slot: str | None = None, *, id: str | None = None) -> Conversation[State]:
         """
-        Clears one *slot* of the state, or all of it: it is then as in a fresh one. The log stays; `erase` removes everything.
+        Clear one *slot* of the state, or all of it: it is then as in a fresh one. The log stays; `erase` removes everything.
 
         The state need not be readable for that. If it still is not, because of another slot, the conversation is answered
         without a state and with the reason in its `fault`. With an *id*, it is cleared once, however often it is asked for.
@@ -282,7 +282,7 @@ class Surface(Generic[State]):
 
     async def erase(self, conversation: str) -> None:
         """
-        Removes state, log, ids and every trace in the indexes. There is no way back.
+        Remove state, log, ids and every trace in the indexes. There is no way back.
 
         When this returns no read on any instance shows it. A message that was on its way, or comes later, begins a new
         conversation; a turn that was running writes nothing.
@@ -291,7 +291,7 @@ class Surface(Generic[State]):
 
     async def redact(self, conversation: str, number: int) -> None:
         """
-        Removes what one message says, such as a card number. There is no way back.
+        Remove what one message says, such as a card number. There is no way back.
 
         Its number, id and role stay, so nothing is renumbered and a redelivery is still known; it is shown as `redacted`, and is
         in no turn's history any more. (A turn that has begun before is thrown away and runs again.) What quotes it goes too: its
@@ -310,7 +310,7 @@ class Surface(Generic[State]):
         self, conversation: str | None = None, *, after: str = "", limit: int = LETTERS
     ) -> list[DeadLetter]:
         """
-        The messages that were set aside, are still in the log and not closed, each with its `metadata["reason"]`.
+        Return the messages that were set aside, are still in the log and not closed, each with its `metadata["reason"]`.
 
         Of one conversation, oldest first; or without one of all of this tenant, conversation by conversation in the order of
         their ids, from behind conversation *after* on, up to the one that makes *limit* letters: an empty list is the end. A
@@ -326,7 +326,7 @@ class Surface(Generic[State]):
 
     async def replay(self, conversation: str, number: int) -> Receipt:
         """
-        Accepts the content of a message that was set aside once more, as a new message at the end of the log.
+        Accept the content of a message that was set aside once more, as a new message at the end of the log.
 
         When it is answered the dead letter is closed; when it fails too it takes the place of the letter. Replaying the same
         one twice has no second effect, unless the first replay was passed over unanswered. Raises `UsageError` when
@@ -351,7 +351,7 @@ class Surface(Generic[State]):
 
     async def dismiss(self, conversation: str, number: int) -> None:
         """
-        Closes a dead letter without a replay: nobody has to do anything about it any more.
+        Close a dead letter without a replay: nobody has to do anything about it any more.
 
         Message and reason stay in the log, and the act is noted there. Twice is fine. Raises `UsageError` when *number* was not
         set aside.
@@ -376,7 +376,7 @@ class Surface(Generic[State]):
 
     async def resend(self, conversation: str, number: int) -> None:
         """
-        Sends a reply once more: one that failed, or of which nobody knows whether it was shown.
+        Send a reply once more: one that failed, or of which nobody knows whether it was shown.
 
         Raises `UsageError` when message *number* is none that goes out through a channel.
         """
@@ -473,7 +473,7 @@ def _check_names(key: Key, id: str | None, owner: str) -> None:
 
 
 def _held(snapshot: Snapshot) -> tuple[Sequence[Message], int]:
-    """The last messages, and how many wait, as far as is known without the store."""
+    """Return the last messages, and how many wait, as far as is known without the store."""
     return (*snapshot.messages, *snapshot.beyond), len(unread_messages(snapshot))
 
 

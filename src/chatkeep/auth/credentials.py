@@ -130,13 +130,13 @@ DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 def credential(kind: Kind) -> str:
-    """A new one: prefix, 256 random bits, checksum."""
+    """Return a new one: prefix, 256 random bits, checksum."""
     said = f"ck_{LETTERS[kind]}_{base62(secrets.randbits(256), 43)}"
     return said + base62(zlib.crc32(said.encode()), 6)
 
 
 def name_of(text: str) -> str | None:
-    """The name under which the store has a credential; None if *text* is none, which needs no look-up, or is mistyped."""
+    """Return the name under which the store has a credential; None if *text* is none, which needs no look-up, or is mistyped."""
     name = digest_of(text)
     return None if name is None or mistyped(text) else name
 
@@ -152,7 +152,7 @@ def mistyped(text: str) -> bool:
 
 
 def base62(number: int, width: int) -> str:
-    """*number* in *width* letters and digits."""
+    """Return *number* in *width* letters and digits."""
     found = ""
     while len(found) < width:
         number, digit = divmod(number, 62)
@@ -161,7 +161,7 @@ def base62(number: int, width: int) -> str:
 
 
 def id_of(name: str) -> str:
-    """What people call a credential: the first letters of its name."""
+    """Return what people call a credential: the first letters of its name."""
     return name[:16]
 
 
@@ -178,7 +178,7 @@ def subject_of(stored: StoredCredential) -> str:
 
 
 def new_guest() -> str:
-    """Makes the subject of somebody whom nobody knows."""
+    """Make the subject of somebody whom nobody knows."""
     return GUEST + secrets.token_hex(16)
 
 
@@ -193,7 +193,7 @@ def stored_credentials(keep: Chatkeep[Any]) -> Records[StoredCredential]:
 async def create_key(
     keep: Chatkeep[Any], tenant: str, *, label: str = "", expires_in: float | None = None, everywhere: bool = False
 ) -> Issued:
-    """Makes a service key: all rights over all conversations of *tenant*; *everywhere*: and over switches that concern all."""
+    """Make a service key: all rights over all conversations of *tenant*; *everywhere*: and over switches that concern all."""
     key_for(tenant, "-")
     now = core_of(keep).clock()
     expires_at = None if expires_in is None else now + expires_in
@@ -210,7 +210,7 @@ async def list_keys(keep: Chatkeep[Any]) -> list[Listed]:
 
 
 async def revoke_key(keep: Chatkeep[Any], id: str) -> bool:
-    """Ends a service key; False when there is no such key. Twice is fine."""
+    """End a service key; False when there is no such key. Twice is fine."""
     name = await _found(keep, KEYS, id)
     return name is not None and await _end(keep, name) is not None
 
@@ -226,7 +226,7 @@ async def issue_token(
     subject: str = "",
     ancestors: tuple[str, ...] = (),
 ) -> Issued:
-    """Makes a token for one conversation, which need not exist yet.
+    """Make a token for one conversation, which need not exist yet.
 
     *subject* names the user whom the token is for. Clients keep apart what different users have written; without a
     subject, all holders of the conversation's tokens count as one. *ancestors*: the families that the token ends with.
@@ -257,7 +257,7 @@ async def issue_share(
     expires_in: float = SHARE_S,
     uses: int = 1,
 ) -> Issued | None:
-    """Makes a share of a conversation, to be redeemed *uses* times; None when its maker has no right any more.
+    """Make a share of a conversation, to be redeemed *uses* times; None when its maker has no right any more.
 
     *maker* is the name of a stored credential. Neither the share nor what it is redeemed for outlives it, if that is a token.
     Raises `UsageError` for the share of a share of a share, and so on, more than DEEPEST times.
@@ -294,7 +294,7 @@ async def issue_share(
 
 
 async def redeem(keep: Chatkeep[Any], share: str) -> tuple[str, str, Issued] | None:
-    """The tenant and conversation that a share stands for, and a token for it; None when it is unknown, expired or used up.
+    """Return the tenant and conversation that a share stands for, and a token for it; None when it is unknown, expired or used up.
 
     The token ends with the share, and with the token that has made the share.
     """
@@ -331,7 +331,7 @@ async def redeem(keep: Chatkeep[Any], share: str) -> tuple[str, str, Issued] | N
 
 
 async def rotate(keep: Chatkeep[Any], tenant: str, conversation: str, id: str, *, grace: float) -> Issued | None:
-    """Makes a token that takes the place of another, which goes on for *grace* seconds; None when there is no such token.
+    """Make a token that takes the place of another, which goes on for *grace* seconds; None when there is no such token.
 
     Raises `UsageError` when it was rotated before: whoever has only the old one must not get a new one from it.
     """
@@ -361,7 +361,7 @@ async def rotate(keep: Chatkeep[Any], tenant: str, conversation: str, id: str, *
 
 
 async def revoke(keep: Chatkeep[Any], tenant: str, conversation: str, id: str) -> bool:
-    """Ends a token or share, and whatever comes from it; False when there is no such thing.
+    """End a token or share, and whatever comes from it; False when there is no such thing.
 
     With a token end those that it was rotated from or to, the shares that were made with one of them, what these were
     redeemed for, and so on downwards; with a share what it was redeemed for.
@@ -376,7 +376,7 @@ async def revoke(keep: Chatkeep[Any], tenant: str, conversation: str, id: str) -
 
 
 async def end_reused(keep: Chatkeep[Any], stored: StoredCredential) -> None:
-    """Ends the family of a token that was used after its grace: its thief and its holder cannot be told apart."""
+    """End the family of a token that was used after its grace: its thief and its holder cannot be told apart."""
     await _end_family(keep, owner_of(stored.tenant, stored.conversation), stored.family)
 
 
@@ -393,7 +393,7 @@ async def _end_family(keep: Chatkeep[Any], owner: str, family: str) -> None:
 
 
 async def list_related(keep: Chatkeep[Any], stored: StoredCredential) -> list[Listed]:
-    """The tokens and shares of a conversation that the holder of the token *stored* may end, the oldest first.
+    """Return the tokens and shares of a conversation that the holder of the token *stored* may end, the oldest first.
 
     They are those of its family and of its subject, and whatever comes from these.
     """
@@ -410,14 +410,14 @@ async def list_tokens(keep: Chatkeep[Any], tenant: str, conversation: str) -> li
 
 
 async def forget(keep: Chatkeep[Any], tenant: str, conversation: str) -> None:
-    """Removes all tokens and shares of a conversation; after `erase`, so that whoever was cut off can ask again."""
+    """Remove all tokens and shares of a conversation; after `erase`, so that whoever was cut off can ask again."""
     records = stored_credentials(keep)
     async for name in records.owned(owner_of(tenant, conversation)):
         await records.erase(name)
 
 
 def shown(name: str, stored: StoredCredential) -> Listed:
-    """A credential for people."""
+    """Return a credential for people."""
     return Listed(
         id=id_of(name),
         kind=stored.kind,
@@ -456,7 +456,7 @@ async def _issue(keep: Chatkeep[Any], stored: StoredCredential, *, owner: str) -
 
 
 async def _found(keep: Chatkeep[Any], owner: str, id: str) -> str | None:
-    """The name of the credential that people call *id*: the next in order, if it begins like that."""
+    """Return the name of the credential that people call *id*: the next in order, if it begins like that."""
     if len(id) != len(id_of("0" * 64)):
         return None
     async with aclosing(stored_credentials(keep).owned(owner, after=id)) as names:
@@ -480,7 +480,7 @@ async def _end(keep: Chatkeep[Any], name: str) -> StoredCredential | None:
 
 
 async def _tidy(keep: Chatkeep[Any], owner: str, now: float) -> None:
-    """Removes what is over among a few credentials of a conversation, from a random place on.
+    """Remove what is over among a few credentials of a conversation, from a random place on.
 
     Done with each new one, this keeps what is over a part of the whole, without ever looking at all of them.
     """

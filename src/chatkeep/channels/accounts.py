@@ -43,7 +43,7 @@ class Accounts:
 
 
 def tenant_for(tenant_of: Callable[[str, str], str], channel: str, account: str) -> str | None:
-    """The tenant of an account; None for one that nobody knows."""
+    """Return the tenant of an account; None for one that nobody knows."""
     try:
         return tenant_of(channel, account)
     except LookupError:

@@ -35,7 +35,7 @@ class Aliases:
         self._records = core.records("aliases", Alias)
 
     async def conversation_of(self, tenant: str, item: Received | Unknown) -> str:
-        """The conversation that *item* belongs to. One read where all its names are known, or it has one; more, and writes, only
+        """Return the conversation that *item* belongs to. One read where all its names are known, or it has one; more, and writes, only
         where two names are shown together for the first time, or the address is a new one."""
         names = item.names
         held = await self._get(tenant, names[0])
@@ -61,13 +61,13 @@ class Aliases:
         return held.to if held is not None and held.to else address_of(conversation)[2]
 
     async def move(self, tenant: str, conversation: str, name: str, to: str) -> None:
-        """Records that the customer of *conversation* is known as *name* from now on, and is reached at *to*."""
+        """Record that the customer of *conversation* is known as *name* from now on, and is reached at *to*."""
         moved = Alias(conversation=conversation, person=name, to=to)
         for one in (conversation, name):
             await self._put(tenant, one, moved)
 
     async def _first(self, tenant: str, item: Received | Unknown, found: dict[str, Alias | None]) -> str:
-        """The conversation that these names belong to: what a record says, else the first one that is there."""
+        """Return the conversation that these names belong to: what a record says, else the first one that is there."""
         person = item.names[0]
         for name, held in found.items():
             another = (

@@ -185,8 +185,8 @@ class Channel(Protocol):
     rate: float
 
     def verify(self, method: str, headers: Pairs, query: Pairs, body: bytes, *, at: float) -> Challenge | None:
-        """Returns for a request that the platform has signed, with what to answer to its handshake. Raises `Refused`
-        for every other."""
+        """Check that the platform has signed a request; return what to answer where it is a handshake. Raises `Refused` when
+        it has not."""
         ...
 
     def parse(self, body: bytes, headers: Pairs = ()) -> list[Inbound]:
@@ -194,7 +194,7 @@ class Channel(Protocol):
         ...
 
     def requests(self, content: Content, *, account: str, to: str, key: str, at: float) -> list[Request]:
-        """What to send, in this order, so that *to* sees *content*; none when there is nothing to see.
+        """Return what to send, in this order, so that *to* sees *content*; none when there is nothing to see.
 
         Raises `Unsupported` when the channel cannot show it, `Misconfigured` for an account without credentials.
         """
@@ -205,20 +205,20 @@ class Channel(Protocol):
         ...
 
     def acknowledge(self, item: Received | Unknown) -> Request | None:
-        """What to send, if anything, so that the platform stops waiting for *item*: a button that was tapped, say."""
+        """Return what to send, if anything, so that the platform stops waiting for *item*: a button that was tapped, say."""
         ...
 
     def notice(self, message: Received) -> Request | None:
-        """What to send, if anything, so that the customer sees that *message* has come and is being answered."""
+        """Return what to send, if anything, so that the customer sees that *message* has come and is being answered."""
         ...
 
     def outcome(self, response: Response) -> Outcome:
-        """What the platform's answer to one of `requests` means."""
+        """Return what the platform's answer to one of `requests` means."""
         ...
 
 
 def conversation_of(name: str, account: str, customer: str) -> str:
-    """The id of the conversation with *customer*."""
+    """Return the id of the conversation with *customer*."""
     return f"{name}:{account}:{customer}"
 
 
@@ -229,7 +229,7 @@ def address_of(conversation: str) -> tuple[str, str, str]:
 
 
 def header(headers: Pairs, name: str) -> str:
-    """The header of this name (in lower case). Raises `Refused` when it is missing, or there twice."""
+    """Return the header of this name (in lower case). Raises `Refused` when it is missing, or there twice."""
     found = [value for key, value in headers if key.lower() == name]
     if len(found) != 1:
         raise Refused("wrong" if found else "missing")
@@ -247,7 +247,7 @@ SHORT = 16
 
 
 def secrets_of(what: str, given: str | Sequence[str]) -> tuple[str, ...]:
-    """The secrets, all of them active. Raises `Misconfigured` when there is none, or an empty one: it signs anything."""
+    """Return the secrets, all of them active. Raises `Misconfigured` when there is none, or an empty one: it signs anything."""
     found = (given,) if isinstance(given, str) else tuple(given)
     if not found or not all(isinstance(one, str) and one.strip() for one in found):
         raise Misconfigured(f"{what} needs at least one secret, and none may be empty. Nothing was opened.")

@@ -48,7 +48,7 @@ def storable(value: Any, depth: int = 0) -> Any:
 
 
 def items(body: bytes, read: Callable[[dict[str, Any]], Iterator[Inbound]]) -> list[Inbound]:
-    """What *read* finds in a body that is a JSON object; one `Unknown` for any other."""
+    """Return what *read* finds in a body that is a JSON object; one `Unknown` for any other."""
     try:
         plain = storable(json.loads(body))
     except (ValueError, RecursionError) as fault:
@@ -60,7 +60,7 @@ def items(body: bytes, read: Callable[[dict[str, Any]], Iterator[Inbound]]) -> l
 def each(
     found: Any, read: Callable[[dict[str, Any]], Iterable[Inbound]], *, account: str = "", conversation: str = ""
 ) -> Iterator[Inbound]:
-    """What *read* makes of each of the items; those that it cannot read, and what is no list of objects, are `Unknown`."""
+    """Return what *read* makes of each of the items; those that it cannot read, and what is no list of objects, are `Unknown`."""
     for item in found if isinstance(found, list) else [found]:
         try:
             if not isinstance(item, dict):
@@ -72,18 +72,18 @@ def each(
 
 
 def unknown(item: Any, reason: str, *, account: str = "", conversation: str = "", id: str = "") -> Unknown:
-    """An item that is kept and shown as it came."""
+    """Return an item that is kept and shown as it came."""
     return Unknown(reason=reason, raw=item, id=id or fingerprint(item), account=account, conversation=conversation)
 
 
 def fingerprint(item: Any) -> str:
-    """An id for what has none: the same for the same content."""
+    """Return an id for what has none: the same for the same content."""
     text = json.dumps(item, sort_keys=True, ensure_ascii=True)
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
 def name(value: Any) -> str:
-    """An id from a platform, fit to name something. Raises ValueError: two ids must not become one by being cleaned."""
+    """Return an id from a platform, fit to name something. Raises ValueError: two ids must not become one by being cleaned."""
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     if not isinstance(text, str) or not text or len(text.encode()) > LONGEST_ID or text.startswith("~"):
         raise ValueError(f"an id is 1 to {LONGEST_ID} bytes of text that does not begin with ~, not {text!r:.60}")
@@ -93,5 +93,5 @@ def name(value: Any) -> str:
 
 
 def filled(**members: Any) -> dict[str, Any]:
-    """The members that say something."""
+    """Return the members that say something."""
     return {member: value for member, value in members.items() if value not in (None, "", [], {})}

@@ -14,7 +14,7 @@ VIRAMA = 9
 
 
 def last_boundary(text: str, at: int) -> int:
-    """The last place up to *at* where *text* can be cut; 0 when there is none."""
+    """Return the last place up to *at* where *text* can be cut; 0 when there is none."""
     while 0 < at < len(text) and not is_boundary(text, at):
         at -= 1
     return at

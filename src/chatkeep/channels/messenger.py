@@ -77,11 +77,11 @@ class Messenger:
         self._api = api.rstrip("/")
 
     def verify(self, method: str, headers: Pairs, query: Pairs, body: bytes, *, at: float) -> Challenge | None:
-        """Checks the signature over the raw body, or answers the handshake. Raises `Refused`."""
+        """Check the signature over the raw body, or answer the handshake. Raises `Refused`."""
         return meta.verify(method, headers, query, body, secrets=self._secrets, verify_tokens=self._verify_tokens)
 
     def parse(self, body: bytes, headers: Pairs = ()) -> list[Inbound]:
-        """The events of all entries, in their order."""
+        """Return the events of all entries, in their order."""
 
         def whole(read: dict[str, Any]) -> Iterator[Inbound]:
             if read["object"] != self._object:
@@ -112,7 +112,7 @@ class Messenger:
         return None
 
     def notice(self, message: Received) -> Request | None:
-        """Shows "typing" until the answer comes or 20 s have passed."""
+        """Show "typing" until the answer comes or 20 s have passed."""
         if message.role != "user":
             return None
         body = {"recipient": {"id": message.to}, "sender_action": "typing_on"}

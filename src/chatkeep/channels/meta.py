@@ -79,7 +79,7 @@ PAUSES: dict[Any, float] = {4: 60.0, 80007: 60.0, 130429: 1.0, 131048: 3600.0, 1
 def verify(
     method: str, headers: Pairs, query: Pairs, body: bytes, *, secrets: Sequence[str], verify_tokens: Sequence[str]
 ) -> Challenge | None:
-    """Checks a POST's X-Hub-Signature-256, or answers the GET handshake. Raises `Refused`."""
+    """Check a POST's X-Hub-Signature-256, or answer the GET handshake. Raises `Refused`."""
     if method == "POST":
         given = header(headers, "x-hub-signature-256")  # and never X-Hub-Signature: that is SHA-1
         mine = ["sha256=" + hmac.digest(secret.encode(), body, hashlib.sha256).hex() for secret in secrets]
@@ -105,7 +105,7 @@ def accounts_of(what: str, given: Mapping[str, str]) -> dict[str, str]:
 
 
 def post(key: str, url: str, tokens: Mapping[str, str], account: str, body: Any) -> Request:
-    """A request of the Graph API. Raises `Misconfigured` for an account without a token."""
+    """Return a request of the Graph API. Raises `Misconfigured` for an account without a token."""
     if account not in tokens:
         raise Misconfigured(
             f"There is no access token for the account {account!r}; there are {', '.join(tokens) or 'none'}. Nothing was sent."
@@ -115,7 +115,7 @@ def post(key: str, url: str, tokens: Mapping[str, str], account: str, body: Any)
 
 
 def outcome(response: Response, *path: str | int) -> Outcome:
-    """What an answer means; *path* is where a success has the message's id."""
+    """Return what an answer means; *path* is where a success has the message's id."""
     if response.status >= 300:
         return refusal(response)
     try:
@@ -128,7 +128,7 @@ def outcome(response: Response, *path: str | int) -> Outcome:
 
 
 def refusal(response: Response) -> Outcome:
-    """What an answer that is not a success means."""
+    """Return what an answer that is not a success means."""
     error = error_of(response.body)
     said = judged(error)
     if isinstance(said, Failed):
@@ -143,7 +143,7 @@ def refusal(response: Response) -> Outcome:
 
 
 def error_of(body: bytes) -> dict[str, Any]:
-    """The error object in an answer; an empty one when there is none."""
+    """Return the error object in an answer; an empty one when there is none."""
     try:
         found = json.loads(body)["error"]
     except (ValueError, LookupError, TypeError, RecursionError):
@@ -152,7 +152,7 @@ def error_of(body: bytes) -> dict[str, Any]:
 
 
 def judged(error: dict[str, Any]) -> Retry | Failed | None:
-    """What follows from an error object, of an answer or of a status; None when its code is not a published one."""
+    """Return what follows from an error object, of an answer or of a status; None when its code is not a published one."""
     code, subcode = (one if type(one) is int else None for one in (error.get("code"), error.get("error_subcode")))
     verdict = _VERDICT.get((code, subcode)) or _VERDICT.get(code)
     if verdict == "later" or (verdict is None and error.get("is_transient") is True):
@@ -161,12 +161,12 @@ def judged(error: dict[str, Any]) -> Retry | Failed | None:
 
 
 def undelivered(error: dict[str, Any]) -> Failed:
-    """The verdict on a message that has failed for a reason that is not published."""
+    """Return the verdict on a message that has failed for a reason that is not published."""
     return Failed(reason_of(error), "recipient")
 
 
 def reason_of(error: dict[str, Any], status: int = 0) -> str:
-    """What the platform says about it, with its code."""
+    """Return what the platform says about it, with its code."""
     data = error.get("error_data")
     details = data.get("details") if isinstance(data, dict) else None
     subcode = f"/{error['error_subcode']}" if error.get("error_subcode") else ""
@@ -175,7 +175,7 @@ def reason_of(error: dict[str, Any], status: int = 0) -> str:
 
 
 def patience(headers: Mapping[str, str]) -> float | None:
-    """The seconds that the platform asks us to wait, if it does."""
+    """Return the seconds that the platform asks us to wait, if it does."""
     if (after := headers.get("retry-after", "")).isascii() and after.isdecimal():
         return float(after)
     try:

@@ -83,14 +83,14 @@ class ChannelOutlet(Accounts):
         self._showing: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
-        """Gets ready to send."""
+        """Get ready to send."""
         # A connection that the platform closes just as we write to it leaves a reply uncertain, and servers give up idle
         # ones after 5 s or more: ours are given up before.
         connector = aiohttp.TCPConnector(keepalive_timeout=IDLE_S)
         self._session = aiohttp.ClientSession(connector=connector, trust_env=False)
 
     async def close(self) -> None:
-        """Closes its connections."""
+        """Close its connections."""
         session, self._session = self._session, None
         self._pace.clear()
         for task in self._showing:
@@ -100,7 +100,7 @@ class ChannelOutlet(Accounts):
             await session.close()
 
     async def send(self, conversation: str, content: Content, *, key: str, skip: int, at: float) -> Sent:
-        """Sends a reply, but for the first *skip* of its requests. What goes wrong is told, and raises nothing."""
+        """Send a reply, but for the first *skip* of its requests. What goes wrong is told, and raises nothing."""
         sent = await self._send(conversation, content, key=key, skip=skip, at=at)
         return structs.replace(sent, channel=address_of(conversation)[0])
 

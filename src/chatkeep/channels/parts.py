@@ -124,7 +124,7 @@ SENDABLE: dict[Any, type[Any]] = {
 
 
 def parts_of(content: Content) -> list[Part]:
-    """The parts to send. One of a type that is not known here is sent as its text. Raises `Unsupported`."""
+    """Return the parts to send. One of a type that is not known here is sent as its text. Raises `Unsupported`."""
     found: list[Part] = []
     for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
         kind = part.get("type", "text")
@@ -143,7 +143,7 @@ def parts_of(content: Content) -> list[Part]:
 
 
 def plain(part: Struct) -> dict[str, Any]:
-    """A part as it is kept."""
+    """Return a part as it is kept."""
     found: dict[str, Any] = msgspec.to_builtins(part)
     return found
 
@@ -191,7 +191,7 @@ class TextLimit(Struct, frozen=True):
 
 
 def _last(mark: str, piece: str, text: str) -> int:
-    """The last place of *mark* in *piece*, with which *text* begins, where no symbol goes on behind it; -1 for none."""
+    """Return the last place of *mark* in *piece*, with which *text* begins, where no symbol goes on behind it; -1 for none."""
     end = piece.rfind(mark)
     while end > 0 and not is_boundary(text, end + len(mark)):
         end = piece.rfind(mark, 0, end)
@@ -205,6 +205,6 @@ def numbered(text: str, choices: list[Choice]) -> str:
 
 
 def where(place: Location) -> str:
-    """A place as text, with a link to a map."""
+    """Return a place as text, with a link to a map."""
     link = f"https://www.openstreetmap.org/?mlat={place.latitude}&mlon={place.longitude}"
     return "\n".join(line for line in (place.name, place.address, link) if line)

@@ -18,7 +18,7 @@ async def send(
     session: aiohttp.ClientSession, channel: Channel, request: Request, *, timeout: float = TIMEOUT_S
 ) -> Outcome:
     """
-    Sends one of the channel's requests, and says what became of it.
+    Send one of the channel's requests, and say what became of it.
 
     Raises nothing but cancellation. What did not leave this host is `Retry`; what did, and was not answered in time or
     in full, is `Uncertain`, or `Retry` on a channel where the same key shows once only.

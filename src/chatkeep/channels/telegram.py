@@ -81,13 +81,13 @@ class Telegram:
         self._url = f"{api.rstrip('/')}/bot{token}/"
 
     def verify(self, method: str, headers: Pairs, query: Pairs, body: bytes, *, at: float) -> Challenge | None:
-        """Compares the secret token; it signs nothing, so it must only ever travel over TLS. Raises `Refused`."""
+        """Compare the secret token; it signs nothing, so it must only ever travel over TLS. Raises `Refused`."""
         if method != "POST" or not same(self._secrets, header(headers, "x-telegram-bot-api-secret-token")):
             raise Refused
         return None
 
     def parse(self, body: bytes, headers: Pairs = ()) -> list[Inbound]:
-        """The one update in the body."""
+        """Return the one update in the body."""
         return items(body, self._update)
 
     def requests(self, content: Content, *, account: str, to: str, key: str, at: float) -> list[Request]:
@@ -103,16 +103,16 @@ class Telegram:
         ]
 
     def may_move(self, to: str) -> bool:
-        """Groups: they become supergroups, with another id."""
+        """Tell whether it is a group: groups become supergroups, with another id."""
         return to.startswith("-") and "/" not in to
 
     def acknowledge(self, item: Received | Unknown) -> Request | None:
-        """Stops the clock on a tapped button, also on one whose tap is not understood."""
+        """Stop the clock on a tapped button, also on one whose tap is not understood."""
         callback = item.metadata.get("callback") if isinstance(item, Received) else _tap_of(item.raw)
         return self._call(item.id, "answerCallbackQuery", {"callback_query_id": callback}) if callback else None
 
     def notice(self, message: Received) -> Request | None:
-        """Shows "typing" for 5 s."""
+        """Show "typing" for 5 s."""
         if message.role != "user":
             return None
         chat, _, topic = message.to.partition("/")
@@ -190,7 +190,7 @@ class Telegram:
         )
 
     def _moved(self, odd: Unknown) -> Unknown:
-        """The same, with the names of the group where it tells that a group is a supergroup now."""
+        """Return the same, with the names of the group where it tells that a group is a supergroup now."""
         message = odd.raw.get("message")
         if not isinstance(message, dict) or not odd.conversation:
             return odd
@@ -207,7 +207,7 @@ class Telegram:
         return odd
 
     def _whereabouts(self, item: dict[str, Any]) -> str:
-        """The conversation of an update that is not understood, if it has a chat."""
+        """Return the conversation of an update that is not understood, if it has a chat."""
         for value in item.values():
             chat = value.get("chat") if isinstance(value, dict) else None
             if isinstance(chat, dict) and isinstance(chat.get("id"), int):
@@ -354,7 +354,7 @@ FILES: dict[str, parts.MediaType] = {
 
 
 def _content(message: Message) -> Content:
-    """What a message says. Raises ValueError when it says nothing that is known."""
+    """Return what a message says. Raises ValueError when it says nothing that is known."""
     if message.text:
         return message.text
     if message.photo:
@@ -393,7 +393,7 @@ def _media(kind: parts.MediaType, file: File, caption: str) -> dict[str, Any]:
 
 
 def _tap_of(update: Any) -> str:
-    """The id of the tap in an update that is not understood; "" when it is none."""
+    """Return the id of the tap in an update that is not understood; "" when it is none."""
     try:
         return name(update["callback_query"]["id"])
     except (LookupError, TypeError, ValueError):
@@ -401,7 +401,7 @@ def _tap_of(update: Any) -> str:
 
 
 def _label(message: Message, data: str) -> str:
-    """The text of the tapped button, as long as its message is not too old to be shown."""
+    """Return the text of the tapped button, as long as its message is not too old to be shown."""
     for row in message.reply_markup.get("inline_keyboard", []):
         for button in row:
             if button.get("callback_data") == data and isinstance(button.get("text"), str):

@@ -68,7 +68,7 @@ class Webhook:
         self._url = url
 
     def verify(self, method: str, headers: Pairs, query: Pairs, body: bytes, *, at: float) -> Challenge | None:
-        """Checks webhook-signature over id, timestamp and the raw body, and that it is not 5 minutes old, or early.
+        """Check webhook-signature over id, timestamp and the raw body, and that it is not 5 minutes old, or early.
         Raises `Refused`."""
         told = list(headers)
         id, stamp, signatures = (header(told, f"webhook-{part}") for part in ("id", "timestamp", "signature"))
@@ -83,7 +83,7 @@ class Webhook:
         return None
 
     def parse(self, body: bytes, headers: Pairs = ()) -> list[Inbound]:
-        """The messages in it; one without an id of its own gets the webhook's, which is the same for a redelivery."""
+        """Return the messages in it; one without an id of its own gets the webhook's, which is the same for a redelivery."""
         given = next((value for key, value in headers if key.lower() == "webhook-id"), "")
 
         def whole(read: dict[str, Any]) -> Iterator[Inbound]:

@@ -69,11 +69,11 @@ class WhatsApp:
         self._api = api.rstrip("/")
 
     def verify(self, method: str, headers: Pairs, query: Pairs, body: bytes, *, at: float) -> Challenge | None:
-        """Checks the signature over the raw body, or answers the handshake. Raises `Refused`."""
+        """Check the signature over the raw body, or answer the handshake. Raises `Refused`."""
         return meta.verify(method, headers, query, body, secrets=self._secrets, verify_tokens=self._verify_tokens)
 
     def parse(self, body: bytes, headers: Pairs = ()) -> list[Inbound]:
-        """The messages and statuses of all entries and changes, in their order."""
+        """Return the messages and statuses of all entries and changes, in their order."""
         return items(body, lambda whole: each(whole["entry"], lambda entry: each(entry["changes"], _change)))
 
     def requests(self, content: Content, *, account: str, to: str, key: str, at: float) -> list[Request]:
@@ -85,7 +85,7 @@ class WhatsApp:
         ]
 
     def may_move(self, to: str) -> bool:
-        """Always: numbers change, and are hidden or shown."""
+        """Tell that any may: numbers change, and are hidden or shown."""
         return True
 
     def acknowledge(self, item: Received | Unknown) -> Request | None:
@@ -296,7 +296,7 @@ FILES = ("image", "video", "audio", "document", "sticker")
 
 
 def _change(change: dict[str, Any]) -> Iterator[Inbound]:
-    """What is in one change: messages, statuses, errors of the account, or something else that is shown as it is."""
+    """Return what is in one change: messages, statuses, errors of the account, or something else that is shown as it is."""
     kind, value = change["field"], change["value"]
     lists = {"messages": ("messages", "statuses", "errors"), "smb_message_echoes": ("message_echoes",)}.get(kind, ())
     if not any(member in value for member in lists):
@@ -369,7 +369,7 @@ def _message(account: str, contacts: list[Contact], item: dict[str, Any], *, ech
 
 
 def _changed(raw: Any, user_id: str) -> tuple[str, ...]:
-    """The customer's names after a change of their number; none when it is another event."""
+    """Return the customer's names after a change of their number; none when it is another event."""
     change = convert(raw, System)
     if change.type not in ("user_changed_number", "customer_changed_number", "user_changed_user_id"):
         return ()
@@ -377,7 +377,7 @@ def _changed(raw: Any, user_id: str) -> tuple[str, ...]:
 
 
 def _content(told: Envelope, raw: Any) -> Content:
-    """What a message says. Raises ValueError, LookupError or TypeError when it is not of the published shape."""
+    """Return what a message says. Raises ValueError, LookupError or TypeError when it is not of the published shape."""
     match told.type:
         case "text":
             return convert(raw, TextBody).body
@@ -530,7 +530,7 @@ def _bodies(part: parts.Part) -> list[dict[str, Any]]:
 
 
 def _interactive(kind: str, text: str, action: dict[str, Any]) -> list[dict[str, Any]]:
-    """A text to tap on; what does not fit into its body goes before it."""
+    """Return a text to tap on; what does not fit into its body goes before it."""
     *before, last = list(BODY.pieces(text)) or ["…"]
     body = {"type": kind, "body": {"text": last}, "action": action}
     return [

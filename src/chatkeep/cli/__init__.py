@@ -20,7 +20,7 @@ class Commands(click.Group):
     """The commands; errors are told in one line and become exit codes."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command that was asked for."""
+        """Run the command that was asked for."""
         try:
             return super().invoke(ctx)
         except ChatkeepError as fault:

@@ -27,7 +27,7 @@ from .tracebacks import log_for_developers
 @click.option("--port", default=8765, show_default=True, type=click.IntRange(0, 65535), help="0 takes any free one.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="An address of this machine's own.")
 def demo(bot: str, store: str | None, port: int, host: str) -> None:
-    """Runs a demo bot with a chat page and an HTTP API, until Ctrl-C.
+    """Run a demo bot with a chat page and an HTTP API, until Ctrl-C.
 
     There is no sign-in, so it listens on this machine only.
 
@@ -89,7 +89,7 @@ def chat(bot: str, store: str | None, conversation: str) -> None:
 
 
 def own(app: str, store: str | None) -> Chatkeep[Any]:
-    """The Chatkeep that *app* names, on its own store. Raises `UsageError`."""
+    """Return the Chatkeep that *app* names, on its own store. Raises `UsageError`."""
     if not set(app) & set(":/") and not app.endswith(".py"):
         raise UsageError(
             f'{app} is not "module:attribute", such as app:keep, and no demo; demos are: {", ".join(BOTS)}. Nothing was opened.'
@@ -109,7 +109,7 @@ def store_of(bot: str) -> str:
 
 
 async def talk(keep: Chatkeep[Any], conversation: str) -> None:
-    """Shows the log, then answers line by line what is typed."""
+    """Show the log, then answer line by line what is typed."""
     for _ in range(40):  # what was left unread is answered now, so it can be part of what is shown
         found = await keep.conversation(conversation)
         if found is None or not found.unread:
@@ -139,7 +139,7 @@ async def talk(keep: Chatkeep[Any], conversation: str) -> None:
 
 
 async def lines(*, prompt: str) -> AsyncIterator[str]:
-    """The lines of standard input. Read in a thread that may be left waiting, so that Ctrl-C ends the program at
+    """Return the lines of standard input. Read in a thread that may be left waiting, so that Ctrl-C ends the program at
     once."""
     loop, read = asyncio.get_running_loop(), asyncio.Queue[bytes](maxsize=1)
     # Unbuffered, because Python cannot exit while a thread waits inside its buffered standard input.

@@ -24,7 +24,7 @@ from .printing import columns, facts, listed, logged, plain, tell, when
 @limit_option
 @json_option
 def list_(store: str, tenant: str | None, limit: int, as_json: bool) -> None:
-    """Lists conversations, last changed first.
+    """List conversations, last changed first.
 
     \b
     Examples:
@@ -57,7 +57,7 @@ def list_(store: str, tenant: str | None, limit: int, as_json: bool) -> None:
 @tenant_option
 @json_option
 def show(store: str, conversation: str, tenant: str, as_json: bool) -> None:
-    """Shows one conversation: where it stands.
+    """Show one conversation: where it stands.
 
     Its session, its state, its last messages, and what was set aside.
 
@@ -97,7 +97,7 @@ def show(store: str, conversation: str, tenant: str, as_json: bool) -> None:
 def history(
     store: str, conversation: str, tenant: str, after: int | None, before: int | None, limit: int | None, as_json: bool
 ) -> None:
-    """Prints the log of a conversation, oldest first.
+    """Print the log of a conversation, oldest first.
 
     \b
     Examples:
@@ -122,7 +122,7 @@ def history(
 @tenant_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def erase(store: str, conversation: str, tenant: str, yes: bool) -> None:
-    """Removes a conversation with its whole log, and the tokens for it. There is no way back."""
+    """Remove a conversation with its whole log, and the tokens for it. There is no way back."""
     from ..auth import credentials
 
     async def work(of: Tenant[Any]) -> None:
@@ -148,7 +148,7 @@ def erase(store: str, conversation: str, tenant: str, yes: bool) -> None:
 @tenant_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def redact(store: str, conversation: str, number: int, tenant: str, yes: bool) -> None:
-    """Removes what one message says, such as a card number. There is no way back.
+    """Remove what one message says, such as a card number. There is no way back.
 
     Its number and id stay, so that it is still known when it comes again. `chatkeep history` has the numbers.
 
@@ -176,7 +176,7 @@ def redact(store: str, conversation: str, number: int, tenant: str, yes: bool) -
 @tenant_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def clear(store: str, conversation: str, slot: str | None, tenant: str, yes: bool) -> None:
-    """Clears the state of a conversation, or one slot of it; the log stays.
+    """Clear the state of a conversation, or one slot of it; the log stays.
 
     The bot need not be able to read what is cleared. After all of it the next message begins a new session.
 
@@ -216,7 +216,7 @@ def one_or_more(ctx: click.Context, param: click.Parameter, conversation: str | 
 @click.option("--everywhere", is_eager=True, is_flag=True, help="In all tenants.")
 @json_option
 def dead(store: str, conversation: str | None, tenant: str, whole: bool, everywhere: bool, as_json: bool) -> None:
-    """Lists the messages that were set aside, and why.
+    """List the messages that were set aside, and why.
 
     Of one conversation, of --all of a tenant, or --everywhere. One is listed until `replay` was answered, or until `dismiss`.
 
@@ -277,7 +277,7 @@ def replay(store: str, conversation: str, number: int, tenant: str) -> None:
 @click.argument("number", type=click.IntRange(1), metavar="NUMBER")
 @tenant_option
 def dismiss(store: str, conversation: str, number: int, tenant: str) -> None:
-    """Takes a message that was set aside off the list.
+    """Take a message that was set aside off the list.
 
     Nobody has to do anything about it any more; it stays in the log. `chatkeep dead` has the numbers.
     """
@@ -290,7 +290,7 @@ def dismiss(store: str, conversation: str, number: int, tenant: str) -> None:
 
 
 def silent(found: Conversation[Any]) -> str:
-    """That the bot is paused there and, unless it is the conversation itself, because what is."""
+    """Say that the bot is paused there and, unless it is the conversation itself, because what is."""
     wider = [reason for reason in found.off_by if reason != "conversation"]
     return f"paused ({', '.join(wider)})" if wider else "paused"
 
@@ -357,7 +357,7 @@ def resume(store: str, conversation: str | None, tenant: str, whole: bool, every
 
 
 def act_of(word: str, conversation: str | None, everywhere: bool) -> str:
-    """What a pause or its end is called in the audit log, as over HTTP."""
+    """Return what a pause or its end is called in the audit log, as over HTTP."""
     return word if conversation else f"{word}:{'everywhere' if everywhere else 'tenant'}"
 
 
@@ -373,7 +373,7 @@ def in_scope(
     everywhere: bool,
     work: Callable[[Chatkeep[Any], Tenant[Any]], Awaitable[None]],
 ) -> None:
-    """Does *work* on an open store, when what it is to be done to is there."""
+    """Do *work* on an open store, when what it is to be done to is there."""
     if everywhere and tenant:
         raise UsageError("--everywhere goes with no tenant; nothing was changed.")
     keep = existing(store)

@@ -18,7 +18,7 @@ from .printing import listed, sent
 @tenant_option
 @json_option
 def deliveries(store: str, conversation: str, tenant: str, as_json: bool) -> None:
-    """Lists how the sending of each reply through its channel stands."""
+    """List how the sending of each reply through its channel stands."""
 
     async def work(of: Tenant[Any]) -> None:
         await found_in(of, conversation, store)
@@ -34,7 +34,7 @@ def deliveries(store: str, conversation: str, tenant: str, as_json: bool) -> Non
 @click.argument("number", type=click.IntRange(1), metavar="NUMBER")
 @tenant_option
 def resend(store: str, conversation: str, number: int, tenant: str) -> None:
-    """Sends a reply once more: one that failed, or of which nobody knows.
+    """Send a reply once more: one that failed, or of which nobody knows.
 
     `chatkeep deliveries` has the numbers; whoever serves the bot on this store sends it.
     """

@@ -35,7 +35,7 @@ PATIENCE_S = 3.0
 @click.option("--port", default=8765, show_default=True, type=click.IntRange(0, 65535), help="0 takes any free one.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="An address of this machine's own.")
 def dev(app: str, port: int, host: str) -> None:
-    """Runs your bot with a chat page and starts it anew when you save, until Ctrl-C.
+    """Run your bot with a chat page and start it anew when you save, until Ctrl-C.
 
     Conversations are in the store, so they go on after each start. Anybody on this machine may talk to the bot; there are no
     rate limits. Errors of the bot are shown with the line of yours that they come from.
@@ -61,7 +61,7 @@ def dev(app: str, port: int, host: str) -> None:
 
 
 def attend(app: str, listener: socket, ready: Event, changed: list[str]) -> None:
-    """Serves *app* in a process of its own, until it is told to stop; *ready* is set when it serves.
+    """Serve *app* in a process of its own, until it is told to stop; *ready* is set when it serves.
 
     Ends with 0 when the application's own code cannot be imported: the next save may mend that.
     """
@@ -140,7 +140,7 @@ class Greeting:
         self._greet = greet
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one request, or the life of the application."""
+        """Serve one request, or the life of the application."""
 
         async def send_greeted(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":

@@ -22,5 +22,5 @@ UNCLEAN = 8
 
 
 def exit_code(fault: ChatkeepError) -> int:
-    """The exit code of a command that ends with *fault*."""
+    """Return the exit code of a command that ends with *fault*."""
     return next(EXITS[kind] for kind in type(fault).__mro__ if kind in EXITS)

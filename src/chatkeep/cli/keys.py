@@ -28,7 +28,7 @@ def key() -> None:
 )
 @json_option
 def create_key(store: str, tenant: str, label: str, expires: str | None, everywhere: bool, as_json: bool) -> None:
-    """Makes a service key, and shows it this once.
+    """Make a service key, and show it this once.
 
     \b
     Example:
@@ -59,7 +59,7 @@ def create_key(store: str, tenant: str, label: str, expires: str | None, everywh
 @store_argument
 @json_option
 def list_keys(store: str, as_json: bool) -> None:
-    """Lists the service keys of a store: what they are for, never what they are."""
+    """List the service keys of a store: what they are for, never what they are."""
     from ..auth import credentials
 
     keep = existing(store)
@@ -81,7 +81,7 @@ def list_keys(store: str, as_json: bool) -> None:
 @store_argument
 @click.argument("id", metavar="ID")
 def revoke_key(store: str, id: str) -> None:
-    """Ends a service key; every server on the store refuses it within two seconds."""
+    """End a service key; every server on the store refuses it within two seconds."""
     from ..auth import credentials
 
     keep = existing(store)

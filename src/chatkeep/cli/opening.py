@@ -28,7 +28,7 @@ def look(
     act: str = "",
     conversation: str = "",
 ) -> None:
-    """Runs *work* on one tenant of a store that is there; with an *act*, it is noted who has done that."""
+    """Run *work* on one tenant of a store that is there; with an *act*, it is noted who has done that."""
     keep = existing(store)
 
     async def worked() -> None:
@@ -50,7 +50,7 @@ async def note_act(keep: Chatkeep[Any], tenant: str, act: str, conversation: str
 
 
 def existing(store: str) -> Chatkeep[Any]:
-    """A Chatkeep without a bot on a store that is there: it starts no workers. Raises `UsageError`."""
+    """Return a Chatkeep without a bot on a store that is there: it starts no workers. Raises `UsageError`."""
     if not store:
         raise UsageError("STORE is empty; nothing was opened. Name a URL or the file that the bot writes to.")
     url = url_of(store)
@@ -63,7 +63,7 @@ def existing(store: str) -> Chatkeep[Any]:
 
 
 def url_of(store: str) -> str:
-    """The URL of a store that may be given as the path of an SQLite file."""
+    """Return the URL of a store that may be given as the path of an SQLite file."""
     return store if "://" in store else f"sqlite:///{store}"
 
 
@@ -74,7 +74,7 @@ def without_secret(url: str) -> str:
 
 
 async def opened(keep: Chatkeep[Any], work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """What *work* answers while *keep* is open."""
+    """Return what *work* answers while *keep* is open."""
     async with keep:
         return await work()
 
@@ -84,7 +84,7 @@ async def nothing() -> None:
 
 
 async def found_in(of: Tenant[Any], conversation: str, store: str) -> Conversation[Any]:
-    """The conversation; ends the program when there is none."""
+    """Return the conversation; ends the program when there is none."""
     found = await of.conversation(conversation)
     if found is None:
         store = without_secret(store)

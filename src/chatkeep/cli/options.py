@@ -14,7 +14,7 @@ class StoreCommand(click.Command):
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Reads the arguments as they are; if one is missing or does not fit, with the named store in front of them."""
+        """Read the arguments as they are; if one is missing or does not fit, with the named store in front of them."""
         try:
             return super().parse_args(ctx, list(args))
         except click.BadParameter as misfit:

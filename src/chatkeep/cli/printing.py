@@ -37,12 +37,12 @@ def facts(found: Conversation[Any]) -> dict[str, Any]:
 
 
 def tell(value: Any) -> None:
-    """Prints *value* as a line of JSON."""
+    """Print *value* as a line of JSON."""
     click.echo(msgspec.json.encode(value).decode())
 
 
 def listed(found: Sequence[T], show: Callable[[T], None], *, as_json: bool, nothing: str) -> None:
-    """Prints each of *found*, as JSON or as *show* does; people are told when there is *nothing*."""
+    """Print each of *found*, as JSON or as *show* does; people are told when there is *nothing*."""
     for one in found:
         (tell if as_json else show)(one)
     if not found and not as_json:
@@ -50,7 +50,7 @@ def listed(found: Sequence[T], show: Callable[[T], None], *, as_json: bool, noth
 
 
 def columns(names: Sequence[str], rows: Sequence[Sequence[str]], *, nothing: str) -> None:
-    """Prints a table with the names of its columns above it; programs take --json."""
+    """Print a table with the names of its columns above it; programs take --json."""
     if not rows:
         click.echo(nothing)
         return
@@ -66,7 +66,7 @@ def columns(names: Sequence[str], rows: Sequence[Sequence[str]], *, nothing: str
 
 
 def sent(sending: Delivery) -> None:
-    """Prints how the sending of one reply stands."""
+    """Print how the sending of one reply stands."""
     doubt = "  perhaps shown twice" if sending.doubtful else ""
     reason = f"  [{plain(sending.reason, line=True)}]" if sending.reason else ""
     tries = f"  tried {sending.tries} times" if sending.tries else ""
@@ -74,7 +74,7 @@ def sent(sending: Delivery) -> None:
 
 
 def logged(message: Message) -> None:
-    """Prints a log entry with its number."""
+    """Print a log entry with its number."""
     text = "[redacted]" if message.redacted else plain(message.text) or plain(str(message.metadata), line=True)
     reason = f"  [{plain(message.metadata['reason'], line=True)}]" if "reason" in message.metadata else ""
     text = text.replace("\n", "\n" + " " * 12)
@@ -82,7 +82,7 @@ def logged(message: Message) -> None:
 
 
 def when(at: float) -> str:
-    """A time as text, UTC."""
+    """Return a time as text, UTC."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
@@ -93,7 +93,7 @@ def plain(text: str, *, line: bool = False) -> str:
 
 
 def said(message: Message) -> None:
-    """Prints a message as people see it."""
+    """Print a message as people see it."""
     if message.role != "system":
         who = {"user": "you", "assistant": "bot"}.get(message.role, message.role)
         click.echo(f"{who}: {plain(message.text).replace(chr(10), chr(10) + '     ')}")

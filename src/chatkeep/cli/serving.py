@@ -27,7 +27,7 @@ from .stores import report
 def serve(
     app: str | None, host: str | None, port: int | None, workers: int | None, config: str | None, only_check: bool
 ) -> None:
-    """Serves a Chatkeep (or an ASGI application) over HTTP, until Ctrl-C or SIGTERM.
+    """Serve a Chatkeep (or an ASGI application) over HTTP, until Ctrl-C or SIGTERM.
 
     What is not said here comes from the environment (CHATKEEP_PORT, CHATKEEP_HOSTS, CHATKEEP_SESSION_TTL, ...), else
     from the file; docs/reference/settings.md has all names. On a stop it finishes running turns. SIGHUP reads the flags again.
@@ -58,5 +58,5 @@ def serve(
 
 
 async def examined(keep: Chatkeep[Any]) -> list[Finding]:
-    """What is to be said about the store of *keep*, and about its shared cache."""
+    """Return what is to be said about the store of *keep*, and about its shared cache."""
     return await core_of(keep).examine()

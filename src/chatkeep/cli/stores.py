@@ -20,7 +20,7 @@ from .printing import plain, tell
 @click.argument("path", type=click.Path(dir_okay=False))
 @click.option("--replace", is_flag=True, help="Replaces PATH when it is there.")
 def backup(store: str, path: str, replace: bool) -> None:
-    """Copies an SQLite store into a new file at PATH, while others use it.
+    """Copy an SQLite store into a new file at PATH, while others use it.
 
     The copy is of one instant, and complete when it is there. To put it back: stop all that use the store, remove its
     -wal and -shm, and move the copy into its place.
@@ -59,7 +59,7 @@ def check(store: str, as_json: bool, strict: bool) -> None:
 
 
 def report(findings: list[Finding], *, what: str, as_json: bool = False, strict: bool = False) -> None:
-    """Prints what was found out about a store; ends the program when it is not fit."""
+    """Print what was found out about a store; ends the program when it is not fit."""
     for finding in findings:
         if as_json:
             tell(finding._asdict())

@@ -20,7 +20,7 @@ PAGE = 200
 @tenant_option
 @json_option
 def paused(store: str, tenant: str, as_json: bool) -> None:
-    """Lists where the bot is paused: everywhere, in which tenants, in which conversations of one tenant.
+    """List where the bot is paused: everywhere, in which tenants, in which conversations of one tenant.
 
     \b
     Example:
@@ -80,7 +80,7 @@ def cache(store: str, switch: str | None) -> None:
 @limit_option
 @json_option
 def audit(store: str, tenant: str, limit: int, as_json: bool) -> None:
-    """Lists who did what: keys over HTTP and people with commands, the newest first.
+    """List who did what: keys over HTTP and people with commands, the newest first.
 
     Reading is not noted, and tokens' acts are in the server's log alone.
 

@@ -21,7 +21,7 @@ class DeveloperLines(logging.Formatter):
         self._told: set[tuple[object, ...]] = set()
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, and the way to the error that it is about."""
+        """Return the line, and the way to the error that it is about."""
         head = f"{record.levelname.lower()}: {plain(record.getMessage(), line=True)}"
         fault = cause_of(record)
         if fault is None:
@@ -39,7 +39,7 @@ class DeveloperLines(logging.Formatter):
 
 
 def cause_of(record: logging.LogRecord) -> BaseException | None:
-    """The error that a record is about, or what caused the one that it mentions."""
+    """Return the error that a record is about, or what caused the one that it mentions."""
     if record.exc_info and record.exc_info[1] is not None:
         return record.exc_info[1]
     mentioned = [part for part in record.args or () if isinstance(part, BaseException)]
@@ -47,7 +47,7 @@ def cause_of(record: logging.LogRecord) -> BaseException | None:
 
 
 def log_for_developers(level: str) -> None:
-    """Sends the logs of this process from *level* on to standard error, in the form of `DeveloperLines`."""
+    """Send the logs of this process from *level* on to standard error, in the form of `DeveloperLines`."""
     handler = logging.StreamHandler()
     handler.setFormatter(DeveloperLines())
     logging.basicConfig(handlers=[handler], level=level, force=True)
@@ -57,7 +57,7 @@ def log_for_developers(level: str) -> None:
 
 
 def way_to(fault: BaseException) -> list[str]:
-    """An error with the whole way through the code: lines of the application are marked, frames of chatkeep are folded."""
+    """Return an error with the whole way through the code: lines of the application are marked, frames of chatkeep are folded."""
     told: list[str] = []
     for cause in chain_of(fault):
         words = "".join(traceback.format_exception_only(cause)).rstrip().splitlines()

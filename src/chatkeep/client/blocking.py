@@ -56,7 +56,7 @@ class SyncChat:
     share = blocking(Chat.share)
 
     def slot(self, name: str) -> SyncSlot:
-        """A handle on one member of the state."""
+        """Return a handle on one member of the state."""
         return SyncSlot(self._loop, self._inner.slot(name))
 
 
@@ -106,15 +106,15 @@ class SyncClient:
         return self._inner.pending
 
     def conversation(self, id: str) -> SyncChat:
-        """A handle on one conversation; it need not be there yet."""
+        """Return a handle on one conversation; it need not be there yet."""
         return SyncChat(self._loop, self._inner.conversation(id))
 
     def open(self) -> None:
-        """Makes ready, and starts to send what is in the queue. Asks the server nothing."""
+        """Make ready, and start to send what is in the queue. Asks the server nothing."""
         self._loop.start(self._inner.open, self._inner.close)
 
     def close(self) -> None:
-        """Ends every connection. What is in the queue stays there."""
+        """End every connection. What is in the queue stays there."""
         self._loop.stop()
 
     def __enter__(self) -> Self:

@@ -65,7 +65,7 @@ class Slot:
         self.etag = ""
 
     async def get(self, default: Any = MISSING) -> Any:
-        """The value. When there is none: *default*, or `NotFound` without one."""
+        """Return the value. When there is none: *default*, or `NotFound` without one."""
         try:
             answer = await self._link.ask("GET", self._path, about=self._about)
         except NotFound:
@@ -77,7 +77,7 @@ class Slot:
         return answer.value
 
     async def put(self, value: Any, *, overwrite: bool = False) -> Any:
-        """Replaces the value, if it is still the one that was seen; *overwrite*: whatever it is. Answers what is there.
+        """Replace the value, if it is still the one that was seen; *overwrite*: whatever it is. Answers what is there.
 
         Raises `PreconditionFailed`, which carries what is there now.
         """
@@ -89,7 +89,7 @@ class Slot:
         return there
 
     async def patch(self, patch: Any) -> Any:
-        """Merges *patch* into the value, whatever it is (RFC 7396), and answers what is there then; a later `put` wants a
+        """Merge *patch* into the value, whatever it is (RFC 7396), and answer what is there then; a later `put` wants a
         `get` before."""
         asked = {self._name: patch}
         answer = await _write_state(self._link, "PATCH", self._state, asked, MERGE_PATCH, self._about)
@@ -97,7 +97,7 @@ class Slot:
         return (answer.value or {}).get(self._name)
 
     async def clear(self) -> None:
-        """Takes it out of the state, whatever it is."""
+        """Take it out of the state, whatever it is."""
         await _write_state(self._link, "DELETE", self._path, UNSET, {}, self._about)
         self.etag = ""
 
@@ -115,7 +115,7 @@ class Chat:
         self, content: Content, *, id: str | None = None, metadata: Mapping[str, Any] | None = None
     ) -> Receipt:
         """
-        Sends a message and waits for the bot's answer.
+        Send a message and wait for the bot's answer.
 
         A lost answer, a restart of the server, a full one: it is sent again, under the same id, which has no second
         effect, until the client's timeout. Content, id and metadata are as in `Chatkeep.receive`.
@@ -134,12 +134,12 @@ class Chat:
     async def accept(
         self, content: Content, *, id: str | None = None, metadata: Mapping[str, Any] | None = None
     ) -> Receipt:
-        """Sends a message and returns as soon as the server has it; the answer comes in `events` and `history`."""
+        """Send a message and return as soon as the server has it; the answer comes in `events` and `history`."""
         return await self._send(content, id, metadata, ASYNC)
 
     async def post(self, content: Content, *, id: str | None = None, metadata: Mapping[str, Any] | None = None) -> str:
         """
-        Puts a message into the queue on this host and answers its id: durable when this returns, server or no server.
+        Put a message into the queue on this host and answer its id: durable when this returns, server or no server.
 
         It is sent in the order in which it was posted in this conversation, once, also by the next run of the program.
         `send` does not wait behind it.
@@ -149,13 +149,13 @@ class Chat:
         return id
 
     async def read(self, *, messages: int = 20) -> Conversation:
-        """The conversation as it is now, with its last *messages*."""
+        """Return the conversation as it is now, with its last *messages*."""
         return (await self._link.ask("GET", f"{self._path}?messages={messages}", about=self.id)).to(Conversation)
 
     async def history(
         self, *, after: int | None = None, before: int | None = None, limit: int | None = None
     ) -> list[Message]:
-        """A page of the log, oldest first: the last messages, or those numbered above *after* and below *before*."""
+        """Return a page of the log, oldest first: the last messages, or those numbered above *after* and below *before*."""
         found: list[Message] = []
         wanted = 100 if limit is None else limit
         while True:
@@ -172,7 +172,7 @@ class Chat:
 
     async def events(self, *, after: int | None = None) -> AsyncGenerator[Event, None]:
         """
-        What happens here, as it happens: every message numbered above *after*, in order, none lost and none twice;
+        Return what happens here, as it happens: every message numbered above *after*, in order, none lost and none twice;
         without it, from now on.
 
         Goes on where it was when the connection breaks or the server restarts, for as long as you iterate; ends after
@@ -185,12 +185,12 @@ class Chat:
             yield event
 
     async def state(self) -> Any:
-        """The state, as JSON."""
+        """Return the state, as JSON."""
         return (await self._link.ask("GET", f"{self._path}/state", about=self.id)).value
 
     async def change(self, edit: Callable[[Any], Any]) -> Any:
         """
-        Applies *edit* to the state and answers the state it leaves.
+        Apply *edit* to the state and answer the state it leaves.
 
         *edit* changes it in place, or returns another. When others write meanwhile it is applied again to the newer
         state, so it must depend on nothing else. It counts once, also when answers are lost.
@@ -215,24 +215,24 @@ class Chat:
                 await asyncio.sleep(pause(min(failures, 5), first=0.01))
 
     async def patch(self, patch: Mapping[str, Any]) -> Any:
-        """Merges *patch* into the state, whatever it is now, and answers the new state; None takes a member out
+        """Merge *patch* into the state, whatever it is now, and answer the new state; None takes a member out
         (RFC 7396)."""
         answer = await _write_state(self._link, "PATCH", f"{self._path}/state", dict(patch), MERGE_PATCH, self.id)
         return answer.value
 
     async def clear(self, slot: str | None = None) -> None:
-        """Clears the state, or one *slot* of it. The log stays; `erase` removes everything."""
+        """Clear the state, or one *slot* of it. The log stays; `erase` removes everything."""
         if slot is not None:
             await self.slot(slot).clear()
             return
         await _write_state(self._link, "DELETE", f"{self._path}/state", UNSET, {}, self.id)
 
     def slot(self, name: str) -> Slot:
-        """A handle on one member of the state."""
+        """Return a handle on one member of the state."""
         return Slot(self._link, self.id, f"{self._path}/state", name)
 
     async def erase(self) -> None:
-        """Removes the conversation, its state, its tokens and shares. There is no way back."""
+        """Remove the conversation, its state, its tokens and shares. There is no way back."""
         await self._link.ask("DELETE", self._path, about=self.id)
 
     async def issue(
@@ -243,7 +243,7 @@ class Chat:
         label: str | None = None,
         subject: str | None = None,
     ) -> Token:
-        """Makes a token for this conversation; the only time that it is shown. Wants a service key.
+        """Make a token for this conversation; the only time that it is shown. Wants a service key.
 
         *subject* names the user whom it is for, by any name that stays the same. Clients keep users apart by it.
         """
@@ -251,15 +251,15 @@ class Chat:
         return (await self._link.ask("POST", f"{self._path}/tokens", asked, about=self.id, repeatable=False)).to(Token)
 
     async def tokens(self) -> list[Credential]:
-        """The tokens and shares of this conversation. Wants a service key."""
+        """Return the tokens and shares of this conversation. Wants a service key."""
         return (await self._link.ask("GET", f"{self._path}/tokens", about=self.id)).to(Tokens).tokens
 
     async def revoke(self, token_id: str = "current") -> None:
-        """Ends a token, or the client's own; within seconds everywhere."""
+        """End a token, or the client's own; within seconds everywhere."""
         await self._link.ask("DELETE", f"{self._path}/tokens/{quote(token_id, safe='')}", about=self.id)
 
     async def rotate(self, token_id: str = "current", *, grace: float | None = None) -> Token:
-        """Changes a token for a new one; the old one goes on for *grace* seconds. The client takes its own new one."""
+        """Change a token for a new one; the old one goes on for *grace* seconds. The client takes its own new one."""
         path = f"{self._path}/tokens/{quote(token_id, safe='')}/rotate"
         asked = _given(grace=grace)
         token = (await self._link.ask("POST", path, asked, about=self.id, repeatable=False)).to(Token)
@@ -272,7 +272,7 @@ class Chat:
     async def share(
         self, *, scopes: Sequence[str] | None = None, expires_in: float | None = None, uses: int | None = None
     ) -> Share:
-        """Makes an invitation that `Client.redeem` turns into a token."""
+        """Make an invitation that `Client.redeem` turns into a token."""
         asked = _given(scopes=scopes, expires_in=expires_in, uses=uses)
         return (await self._link.ask("POST", f"{self._path}/shares", asked, about=self.id, repeatable=False)).to(Share)
 
@@ -336,7 +336,7 @@ class Client:
             self._outbox.use(token)
 
     async def open(self) -> None:
-        """Makes ready, and starts to send what is in the queue. Asks the server nothing."""
+        """Make ready, and start to send what is in the queue. Asks the server nothing."""
         await self._link.open()
         if self._outbox is not None:
             try:
@@ -346,7 +346,7 @@ class Client:
                 raise
 
     async def close(self) -> None:
-        """Ends every connection. What is in the queue stays there."""
+        """End every connection. What is in the queue stays there."""
         if self._outbox is not None:
             await self._outbox.close()
         await self._link.close()
@@ -361,11 +361,11 @@ class Client:
         await self.close()
 
     def conversation(self, id: str) -> Chat:
-        """A handle on one conversation; it need not be there yet."""
+        """Return a handle on one conversation; it need not be there yet."""
         return Chat(self, id)
 
     async def create(self, id: str | None = None, *, owner: str | None = None) -> Created:
-        """Creates a conversation, or finds it. A visitor names neither *id* nor *owner*, and gets a token for it."""
+        """Create a conversation, or find it. A visitor names neither *id* nor *owner*, and gets a token for it."""
         created = (
             await self._link.ask(
                 "POST",
@@ -390,7 +390,7 @@ class Client:
         return (await self._link.ask("GET", "/v1/me", about="this credential")).to(Me)
 
     async def redeem(self, share: str) -> Redeemed:
-        """Turns an invitation into a token of its conversation. A client without a token takes it."""
+        """Turn an invitation into a token of its conversation. A client without a token takes it."""
         asked = {"share": share}
         answer = await self._link.ask("POST", "/v1/shares/redeem", asked, about="this share", repeatable=False)
         redeemed = answer.to(Redeemed)
@@ -404,7 +404,7 @@ class Client:
         return self._queue.pending
 
     async def drained(self) -> None:
-        """Waits until no message of this credential's subject waits in the queue."""
+        """Wait until no message of this credential's subject waits in the queue."""
         await self._queue.drained()
 
     async def refused(self) -> list[Queued]:
@@ -412,7 +412,7 @@ class Client:
         return await self._queue.refused()
 
     async def retry(self, number: int) -> None:
-        """Puts a refused message back into the queue, at its old place."""
+        """Put a refused message back into the queue, at its old place."""
         await self._queue.retry(number)
 
     async def drop(self, number: int) -> None:
@@ -420,7 +420,7 @@ class Client:
         await self._queue.drop(number)
 
     async def adopt(self) -> int:
-        """Sends, as this credential's own, what nobody known has put into the queue; answers how many messages that are.
+        """Send, as this credential's own, what nobody known has put into the queue; answers how many messages that are.
 
         Those are posted without a credential, or with one that never reached the server, or by a release that did not
         note whose they are. What is known as another subject's stays.

@@ -65,7 +65,7 @@ class Frame(NamedTuple):
 
 
 async def follow(link: Link, path: str, after: int, *, about: str) -> AsyncGenerator[Event, None]:
-    """The events of the stream at *path*, with every message numbered above *after*, each once and in order.
+    """Return the events of the stream at *path*, with every message numbered above *after*, each once and in order.
 
     When the connection ends it goes on where it was, for ever. Raises when the server refuses.
     """

@@ -73,12 +73,12 @@ class Answer(NamedTuple):
         return self.to(Any) if self.body else None
 
     def to(self, kind: type[T]) -> T:
-        """The body as a *kind*."""
+        """Return the body as a *kind*."""
         return decoded(self.body, kind)
 
 
 def decoded(raw: bytes | str, kind: type[T]) -> T:
-    """What the server said, as a *kind*."""
+    """Return what the server said, as a *kind*."""
     try:
         return msgspec.json.decode(raw, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as fault:
@@ -117,7 +117,7 @@ class Link:
         self._token = token
 
     async def open(self) -> None:
-        """Makes ready; connects to nobody yet."""
+        """Make ready; connects to nobody yet."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S),  # streams must not starve requests
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -126,7 +126,7 @@ class Link:
         )
 
     async def close(self) -> None:
-        """Ends every connection."""
+        """End every connection."""
         if self._session is not None:
             await self._session.close()
         for said in list(self._reading):  # the session's close does not wake those who read
@@ -198,7 +198,7 @@ class Link:
 
     @asynccontextmanager
     async def stream(self, path: str, last: int, about: str) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The chunks of an event stream, from after the log number *last*. Raises `TemporaryFailure`."""
+        """Return the chunks of an event stream, from after the log number *last*. Raises `TemporaryFailure`."""
         headers = {"accept": "text/event-stream", "last-event-id": str(last)}
         within = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)
         async with self._request("GET", path, None, headers, within, about, False) as said:

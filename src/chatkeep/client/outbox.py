@@ -82,7 +82,7 @@ NameOf = Callable[[str, Told], Awaitable[str]]
 
 
 def credential_of(token: str) -> str:
-    """The owner of what is posted with *token*, as long as its subject is not known. (A subject has no colon.)"""
+    """Return the owner of what is posted with *token*, as long as its subject is not known. (A subject has no colon.)"""
     return f"credential:{sha256(token.encode()).hexdigest()}"
 
 
@@ -110,7 +110,7 @@ class Outbox:
 
     async def open(self, deliver: Deliver, name_of: NameOf) -> None:
         """
-        Opens the file; what an earlier run has left in it goes out first.
+        Open the file; what an earlier run has left in it goes out first.
 
         *name_of* asks the server for the subject of a token, as long as it takes. Raises `Misconfigured`.
         """
@@ -138,7 +138,7 @@ class Outbox:
         self._tasks = [asyncio.create_task(each, name="chatkeep-outbox") for each in work]
 
     async def close(self) -> None:
-        """Stops sending and closes the file; what it holds stays."""
+        """Stop sending and close the file; what it holds stays."""
         tasks, self._tasks, self._loop = self._tasks, [], None
         for task in tasks:
             task.cancel()
@@ -158,7 +158,7 @@ class Outbox:
         return Pending(waiting=waiting, refused=refused, held=held, trouble=trouble)
 
     def use(self, token: str | None) -> None:
-        """Sends from now on what belongs to the subject of *token*. Any thread may say so."""
+        """Send from now on what belongs to the subject of *token*. Any thread may say so."""
         self._token, self._trouble = token, ""
         self._asking = self._is_unnamed()
         if self._asking:
@@ -167,7 +167,7 @@ class Outbox:
             self._loop.call_soon_threadsafe(self._changed.set)
 
     async def hand_over(self, before: str | None, after: str) -> None:
-        """Gives what was posted with one token, or without any in this run, to another token of the same holder."""
+        """Give what was posted with one token, or without any in this run, to another token of the same holder."""
         source = self._run if before is None else credential_of(before)
         if (subject := self._subjects.get(source)) is not None:
             await self._name(after, subject)
@@ -177,7 +177,7 @@ class Outbox:
         await self._look_again()
 
     async def adopt(self) -> int:
-        """Gives what nobody known has posted to the owner in whose name is sent now; answers how many messages that are."""
+        """Give what nobody known has posted to the owner in whose name is sent now; answers how many messages that are."""
         owner = self._owners()[1]
 
         def act(db: apsw.Connection) -> int:
@@ -190,7 +190,7 @@ class Outbox:
         return adopted
 
     async def put(self, conversation: str, id: str, message: bytes) -> None:
-        """Makes a message durable here. The same once more changes nothing; other content under its id is refused."""
+        """Make a message durable here. The same once more changes nothing; other content under its id is refused."""
         message_id(key_for("", conversation), id)
         owners = self._owners()
 
@@ -209,17 +209,17 @@ class Outbox:
         await self._settled(self._put(conversation, owners[1], act))
 
     async def drained(self) -> None:
-        """Waits until no message waits that may go out with the client's credential."""
+        """Wait until no message waits that may go out with the client's credential."""
         await self._empty.wait()
 
     async def refused(self) -> list[Queued]:
-        """What the server did not want, oldest first."""
+        """Return what the server did not want, oldest first."""
         owners = self._owners()
         sql = f"select {COLUMNS} from outbox where owner in (?, ?) and reason <> '' order by number"
         return await self._do(lambda db: [_queued(row) for row in db.execute(sql, owners)])
 
     async def retry(self, number: int) -> None:
-        """Sends a refused message again."""
+        """Send a refused message again."""
         await self._settled(self._one("update outbox set reason = ''", number, waiting=1))
 
     async def drop(self, number: int) -> None:
@@ -271,7 +271,7 @@ class Outbox:
             self._count(self._run, 0, 0)
 
     async def _name(self, token: str, subject: str) -> None:
-        """Notes whose a token is; what was posted with it is that subject's."""
+        """Note whose a token is; what was posted with it is that subject's."""
         credential = credential_of(token)
 
         def act(db: apsw.Connection) -> None:
@@ -345,7 +345,7 @@ class Outbox:
             self._empty.set()
 
     async def _look_again(self) -> None:
-        """Counts anew, and wakes every conversation: others may go out now."""
+        """Count anew, and wake every conversation: others may go out now."""
         found = await self._do(_counted)
         self._totals = {}
         for owner, conversation, waiting, refused in found:

@@ -86,7 +86,7 @@ NEXT: dict[type[ChatkeepError], str] = {
 
 
 def refusal(status: int, body: bytes, about: str) -> tuple[ChatkeepError, bool]:
-    """The error that an answer stands for, and whether it passes by itself. *about* names what was asked."""
+    """Return the error that an answer stands for, and whether it passes by itself. *about* names what was asked."""
     try:
         problem = msgspec.json.decode(body, type=Problem)
     except (msgspec.MsgspecError, UnicodeDecodeError):

@@ -33,7 +33,7 @@ class Carried(Struct):
 
 
 def find_unknown(stored: Any, value: Any, known: Any) -> Carried | None:
-    """What of the plain JSON *stored* has no place in the *value* that was read from it, which is written as *known*; None if nothing."""
+    """Return what of the JSON *stored* has no place in the *value* that was read from it, which is written as *known*; None: nothing."""
     found = Carried(value)
     names = members_of(type(value))
     steps: Any = ()
@@ -57,7 +57,7 @@ def find_unknown(stored: Any, value: Any, known: Any) -> Carried | None:
 
 
 def put_back(carried: Carried, value: Any, written: Any) -> None:
-    """Puts what is carried along into the plain JSON *written* that was made of *value*, wherever it still belongs."""
+    """Put what is carried along into the plain JSON *written* that was made of *value*, wherever it still belongs."""
     if value is not None and type(value) is not type(carried.of):
         return
     where = {step: step for step in carried.inside}
@@ -91,7 +91,7 @@ def _recognise(carried: Carried, value: Any, written: list[Any]) -> dict[int, in
 
 
 def _at(value: Any, step: Any) -> Any:
-    """What is at a *step* of JSON in the value that it is made of; None where that cannot be told."""
+    """Return what is at a *step* of JSON in the value that it is made of; None where that cannot be told."""
     if isinstance(value, dict):
         return value.get(step)
     if isinstance(value, list | tuple):

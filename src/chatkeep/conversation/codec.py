@@ -73,7 +73,7 @@ def entry_for(
     metadata: dict[str, Any] | None = None,
     channel: str = "",
 ) -> Entry:
-    """A log entry, ready to be stored; *channel*: as `Message` has it. Raises `BadMessage` or `TooLarge`, naming the key."""
+    """Return a log entry, ready to be stored; *channel*: as `Message` has it. Raises `BadMessage` or `TooLarge`, naming the key."""
     if not isinstance(content, str) and not (
         isinstance(content, list) and all(isinstance(part, dict) for part in content)
     ):
@@ -120,7 +120,7 @@ def _check_reply(key: Key, content: Content, limit: int) -> None:
 
 
 def messages_from(key: Key, incarnation: str, entries: Sequence[Entry]) -> list[Message]:
-    """The messages in log entries, oldest first; a redacted one, which has no time any more, has that of the one before it.
+    """Return the messages in log entries, oldest first; a redacted one, which has no time any more, has that of the one before it.
     Raises `Corrupt`."""
     found = [message_from(key, incarnation, entry) for entry in entries]
     if all([entry.body for entry in entries]):
@@ -135,7 +135,7 @@ def messages_from(key: Key, incarnation: str, entries: Sequence[Entry]) -> list[
 
 
 def message_from(key: Key, incarnation: str, entry: Entry) -> Message:
-    """The message in a log entry. Raises `Corrupt`."""
+    """Return the message in a log entry. Raises `Corrupt`."""
     if not entry.body and entry.role in ROLES:
         return _redacted(incarnation, entry)
     _check(key, entry.body, b'["', f"log entry {entry.number}")
@@ -163,7 +163,7 @@ def message_from(key: Key, incarnation: str, entry: Entry) -> Message:
 
 
 def _redacted(incarnation: str, entry: Entry) -> Message:
-    """What is left of a redacted entry. The note that a message was set aside still says so, by its id."""
+    """Return what is left of a redacted entry. The note that a message was set aside still says so, by its id."""
     number, metadata = 0, {}
     if entry.role == LETTERS["system"]:
         of = entry.id.rpartition(".")[2]
@@ -183,14 +183,14 @@ def _redacted(incarnation: str, entry: Entry) -> Message:
 
 
 def body_of(key: Key, record: Record) -> bytes:
-    """The stored form of *record*."""
+    """Return the stored form of *record*."""
     raw = _encode(record) if not record.unknown else _encode_carrying(record)
     rest = b'"format":%d%s%s' % (FORMAT, b"," if len(raw) > 2 else b"", raw[1:])
     return b'{"crc":"%s",%s' % (_crc(key, rest), rest)
 
 
 def record_from(key: Key, body: bytes) -> Record:
-    """The record in *body*; the blank one when it is empty. Raises `Corrupt`, or `Unsupported` if newer code wrote
+    """Return the record in *body*; the blank one when it is empty. Raises `Corrupt`, or `Unsupported` if newer code wrote
     it."""
     if not body:
         return Record()
@@ -212,7 +212,7 @@ def _refuse_newer(key: Key, format: int) -> None:
 
 
 def _decode_carrying(key: Key, rest: bytes) -> Record:
-    """The record in JSON that this version's type does not fit: with what is unknown set apart, if that is why."""
+    """Return the record in JSON that this version's type does not fit: with what is unknown set apart, if that is why."""
     try:
         members = _decode_members(rest)
         # (Members of a newer format may be of other types, which does not make them damaged.)

@@ -24,12 +24,12 @@ CHANGES_KEPT = 8
 
 
 def note_passed_over(first: int, last: int) -> Draft:
-    """The note that the messages from *first* to *last* are kept but will not be answered."""
+    """Return the note that the messages from *first* to *last* are kept but will not be answered."""
     return make_note("dropped", first=first, last=last)
 
 
 def make_note(kind: str, name: str = "", *, content: str = "", first: int = 0, last: int = 0) -> Draft:
-    """A note of chatkeep's own, about the messages from *first* to *last*. With a *name* it can be written only once."""
+    """Return a note of chatkeep's own, about the messages from *first* to *last*. With a *name* it can be written only once."""
     return Draft(
         id=f"{RESERVED}{kind}:{name}" if name else "",
         role="system",
@@ -41,7 +41,7 @@ def make_note(kind: str, name: str = "", *, content: str = "", first: int = 0, l
 
 
 def commit_note(snapshot: Snapshot, record: Record, note: Draft, policy: Policy, *, at: float) -> Commit:
-    """Changes the record outside a turn. The note's id is what makes a second run of the same act harmless."""
+    """Change the record outside a turn. The note's id is what makes a second run of the same act harmless."""
     row = snapshot.row
     if may_pass(snapshot):
         record = structs.replace(record, cursor=row.head + 1)
@@ -49,7 +49,7 @@ def commit_note(snapshot: Snapshot, record: Record, note: Draft, policy: Policy,
 
 
 def commit_change(snapshot: Snapshot, record: Record, token: str, policy: Policy, *, at: float) -> Commit | None:
-    """Changes the record outside a turn, as `commit_note`, without an entry: the record keeps the last such tokens. None where
+    """Change the record outside a turn, as `commit_note`, without an entry: the record keeps the last such tokens. None where
     an earlier run of the same act was written."""
     row, changes = snapshot.row, snapshot.record.changes
     if token in changes:
@@ -78,7 +78,7 @@ def next_commit(
     until: float | None = None,
     drafts: list[Draft] | tuple[Draft, ...] = (),
 ) -> Commit:
-    """The whole next row, given the next record: who holds the lease and when somebody has to look again."""
+    """Return the whole next row, given the next record: who holds the lease and when somebody has to look again."""
     head = snapshot.row.head + len(drafts)
     record = keep_outbound(snapshot, record)
     if record.cursor < head:
@@ -104,7 +104,7 @@ def next_commit(
 
 
 def find_oldest(snapshot: Snapshot, record: Record, drafts: list[Draft] | tuple[Draft, ...], *, at: float) -> float:
-    """The time of the first entry that is left in the log, *drafts* among them; 0 where the window does not show it."""
+    """Return the time of the first entry that is left in the log, *drafts* among them; 0 where the window does not show it."""
     if snapshot.row.head == record.dropped:
         return (drafts[0].created_at or at) if drafts else 0.0
     first = snapshot.messages[0] if snapshot.messages else None
@@ -112,7 +112,7 @@ def find_oldest(snapshot: Snapshot, record: Record, drafts: list[Draft] | tuple[
 
 
 def not_before(time: float, *, at: float) -> float:
-    """The due time of what may be done from *time* on: at once if that has come *at* this moment."""
+    """Return the due time of what may be done from *time* on: at once if that has come *at* this moment."""
     return AT_ONCE if time <= at else time
 
 

@@ -16,23 +16,23 @@ REPLAY = f"{RESERVED}replay:"
 
 
 def note_id(incarnation: str, number: int) -> str:
-    """The id of the note that message *number* was set aside."""
+    """Return the id of the note that message *number* was set aside."""
     return f"{RESERVED}dead:{incarnation}.{number}"
 
 
 def replay_id(number: int) -> str:
-    """The id under which message *number* is handed in again: only once, however often it is asked for."""
+    """Return the id under which message *number* is handed in again: only once, however often it is asked for."""
     return f"{REPLAY}{number}"
 
 
 def close_replayed(dead: tuple[int, ...], ended: Sequence[Message]) -> tuple[int, ...]:
-    """The dead letters that are left of *dead* when *ended* have been answered, or set aside in their turn."""
+    """Return the dead letters that are left of *dead* when *ended* have been answered, or set aside in their turn."""
     closed = {message.metadata.get("replay_of") for message in ended if message.id.startswith(REPLAY)}
     return tuple(number for number in dead if number not in closed) if closed else dead
 
 
 def dismiss_letter(snapshot: Snapshot, number: int, policy: Policy, *, at: float) -> Commit | None:
-    """Closes a dead letter that nobody has to do anything about any more; None where it is closed already."""
+    """Close a dead letter that nobody has to do anything about any more; None where it is closed already."""
     record = snapshot.record
     if number not in record.dead:
         return None

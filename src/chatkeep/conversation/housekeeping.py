@@ -33,7 +33,7 @@ def do_housekeeping(
     paused: bool = False,
     sends: bool = False,
 ) -> Commit:
-    """What the sweep writes when nothing is unread: reminders that are due, as events to be answered; an ended session
+    """Return what the sweep writes when nothing is unread: reminders that are due, as events to be answered; an ended session
     closed, old log dropped, the next due time. Where the bot is *paused*, reminders rest until `wake`; *sends*: its replies go
     out from here.
 
@@ -88,7 +88,7 @@ def is_forgotten(snapshot: Snapshot, policy: Policy, *, at: float) -> bool:
 
 
 def schedule(snapshot: Snapshot, policy: Policy, *, at: float) -> Commit | None:
-    """Makes due what was last written when the settings did not ask for it; None where it is due some time, or never."""
+    """Make due what was last written when the settings did not ask for it; None where it is due some time, or never."""
     row = snapshot.row
     if row.due_at is not None or row.lease is not None or unread_messages(snapshot):
         return None
@@ -100,7 +100,7 @@ def schedule(snapshot: Snapshot, policy: Policy, *, at: float) -> Commit | None:
 
 
 def rest(snapshot: Snapshot, policy: Policy, *, at: float, sends: bool, died: bool = False) -> Commit | None:
-    """Takes unread messages out of what is due while the bot is paused; `wake`, or the act that resumes the conversation, brings
+    """Take unread messages out of what is due while the bot is paused; `wake`, or the act that resumes the conversation, brings
     them back. Only replies that wait to be sent stay due.
 
     None where others have to find these, because they do not go out from here (*sends*). *died*: as `count_death`.
@@ -115,7 +115,7 @@ def rest(snapshot: Snapshot, policy: Policy, *, at: float, sends: bool, died: bo
 
 
 def wake(snapshot: Snapshot, policy: Policy, *, at: float, rewrites: bool) -> Commit | None:
-    """Makes due again what rested, because the bot is paused no more; None where there is nothing to do.
+    """Make due again what rested, because the bot is paused no more; None where there is nothing to do.
 
     *rewrites*: also what is due already. Whoever has not heard yet, and is about to have it rest, is refused then, because the
     revision is another one.

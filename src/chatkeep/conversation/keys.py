@@ -15,7 +15,7 @@ RESERVED = "~"
 
 @lru_cache(maxsize=4096, typed=True)
 def key_for(tenant: str, conversation: str) -> Key:
-    """The key of a conversation. Raises `BadKey`."""
+    """Return the key of a conversation. Raises `BadKey`."""
     for what, text in (("tenant", tenant), ("conversation id", conversation)):
         if not isinstance(text, str):
             raise BadKey(f"The {what} must be text, not {type(text).__name__}; nothing was touched.")

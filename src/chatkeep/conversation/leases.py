@@ -17,7 +17,7 @@ SUSPECT = 2
 
 
 def count_death(snapshot: Snapshot, *, died: bool) -> Record:
-    """The record when the lease changes hands; *died*: because the process that held it did.
+    """Return the record when the lease changes hands; *died*: because the process that held it did.
 
     A death is none of the message's attempts, since whatever else ran there may have caused it; only one that ran alone has
     nobody else to blame.
@@ -44,7 +44,7 @@ def take_lease(
     replies: Sequence[Content] = (),
     out: bool = False,
 ) -> Commit:
-    """Takes the lease: a free one, or one whose holder is gone; *died*: as `count_death`. *alone*: nothing else runs meanwhile.
+    """Take the lease: a free one, or one whose holder is gone; *died*: as `count_death`. *alone*: nothing else runs meanwhile.
 
     A message that was the end of too many processes that tried nothing else is set aside instead; *replies*, *out*: as in
     `set_aside`.
@@ -61,11 +61,11 @@ def take_lease(
 
 
 def renew_lease(snapshot: Snapshot, policy: Policy, *, at: float) -> Commit:
-    """Keeps the lease that is held for as long again."""
+    """Keep the lease that is held for as long again."""
     return next_commit(snapshot, snapshot.record, policy, at=at, lease=snapshot.row.lease)
 
 
 def release_lease(snapshot: Snapshot, policy: Policy, *, at: float, retry_at: float | None = None) -> Commit:
-    """Gives the lease back without counting an attempt; others may go on at once, or from *retry_at*."""
+    """Give the lease back without counting an attempt; others may go on at once, or from *retry_at*."""
     record = snapshot.record if retry_at is None else structs.replace(snapshot.record, retry_at=retry_at)
     return next_commit(snapshot, record, policy, at=at)

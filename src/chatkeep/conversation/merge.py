@@ -56,7 +56,7 @@ returns the value that stands."""
 
 def merge(base: Any, one: Version, other: Version, rules: Mapping[str, Rule] | None = None) -> Merged:
     """
-    What *one* and *other* have made of *base*, put together.
+    Return what *one* and *other* have made of *base*, put together.
 
     Values are plain JSON, no deeper than a state may be, or `MISSING`; they are not changed, and the result may share parts
     with them. An edit stands against a removal. List items are the same item when they are objects with the same "id", or
@@ -84,7 +84,7 @@ class Overlap(Exception):
 
 def merge_apart(base: Any, one: Any, other: Any) -> Any:
     """
-    What two writers have made of *base*, where they have changed different members of it; else raises `Overlap`.
+    Return what two writers have made of *base*, where they have changed different members of it; else raises `Overlap`.
 
     Stricter than `merge`, for writers that may begin again: where both have changed a value, even to the same one, or one
     has removed what the other has changed, or both have changed the same list, neither stands.
@@ -106,7 +106,7 @@ def merge_apart(base: Any, one: Any, other: Any) -> Any:
 
 
 def changed_members(before: Any, after: Any) -> frozenset[str] | None:
-    """The names of the members that differ between two objects; None when one of them is no object and they differ."""
+    """Return the names of the members that differ between two objects; None when one of them is no object and they differ."""
     if plain(before) == plain(after):
         return frozenset()
     if not isinstance(before, dict) or not isinstance(after, dict):
@@ -188,7 +188,7 @@ def _keyed(items: list[Any]) -> dict[tuple[str, Hashable, int], Any]:
 
 
 def key_items(items: list[Any]) -> list[tuple[str, Hashable, int]]:
-    """What makes each of *items* the same item in another list: kind of name, name, and how many of that name stand before."""
+    """Return what makes each of *items* the same item in another list: kind of name, name, and how many of that name stand before."""
     keys: list[tuple[str, Hashable, int]] = []
     seen: dict[tuple[str, Hashable], int] = {}
     for item in items:

@@ -68,17 +68,17 @@ class Outlet(Protocol):
         """Whether replies of this tenant's conversation go out here."""
 
     async def send(self, conversation: str, content: Content, *, key: str, skip: int, at: float) -> Sent:
-        """Sends a reply, but for the first *skip* of the requests it takes. Raises nothing but cancellation."""
+        """Send a reply, but for the first *skip* of the requests it takes. Raises nothing but cancellation."""
 
     async def open(self) -> None:
-        """Gets ready to send."""
+        """Get ready to send."""
 
     async def close(self) -> None:
-        """Gives everything back."""
+        """Give everything back."""
 
 
 def next_reply(snapshot: Snapshot, found: Iterable[Message] = ()) -> Message | int | None:
-    """The message to send next, *found* being those behind the cursor that the window has not; its number alone if it is to be
+    """Return the message to send next, *found* being those behind the cursor that the window has not; its number alone if it is to be
     sent again and is not at hand."""
     delivery = snapshots.delivery_of(snapshot)
     at_hand = {message.number: message for message in (*found, *snapshot.messages)}
@@ -102,7 +102,7 @@ def begin_sending(
 
 
 def note_nothing_to_send(snapshot: Snapshot, head: int, policy: Policy, *, at: float) -> Commit | None:
-    """What was to be sent again is gone, or nothing of the log up to *head* has to be sent. None when there is more now."""
+    """Note that what was to be sent again is gone, or that nothing up to *head* has to be sent. None when there is more now."""
     row, old = snapshot.row, snapshots.delivery_of(snapshot)
     if not old.again and row.head != head:
         return None
@@ -123,7 +123,7 @@ def note_delivery(
     doubtful: bool,
     token: str,
 ) -> Commit | None:
-    """Records what became of sending message *number*, of time *since*; the lease *token* is kept while there is more to do.
+    """Record what became of sending message *number*, of time *since*; the lease *token* is kept while there is more to do.
 
     None when there is nothing to record: somebody else has gone on meanwhile.
     """
@@ -182,7 +182,7 @@ def resend_reply(snapshot: Snapshot, number: int, name: str, policy: Policy, *, 
 
 
 def _storable(text: str) -> str:
-    """What a platform has told, so that it can be kept whatever it is."""
+    """Return what a platform has told, so that it can be kept whatever it is."""
     return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")[:500]
 
 

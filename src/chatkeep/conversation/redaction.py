@@ -23,7 +23,7 @@ NOTES_MOST = 400
 
 
 def notes_about(messages: Sequence[Message], redacted: Sequence[Message]) -> list[Message]:
-    """The notes among *messages* that may quote one of the *redacted*: why it was set aside, and what a platform said of it."""
+    """Return the notes among *messages* that may quote one of the *redacted*: why it was set aside, and what a platform said of it."""
     numbers = {message.number for message in redacted}
     notes = [note for note in messages if note.role == "system" and not note.redacted]
     about = [note for note in notes if not numbers.isdisjoint(range(note.reply_from or 0, (note.reply_to or -1) + 1))]
@@ -35,7 +35,7 @@ def notes_about(messages: Sequence[Message], redacted: Sequence[Message]) -> lis
 def redact_messages(
     snapshot: Snapshot, redacted: Sequence[Message], notes: Sequence[Message], policy: Policy, *, at: float
 ) -> Commit:
-    """Removes what the *redacted* messages say, and the reasons in *notes*, which are about them.
+    """Remove what the *redacted* messages say, and the reasons in *notes*, which are about them.
 
     One that waits for an answer is passed over, a reply that was not sent yet is not sent, a dead letter is closed.
     """
@@ -63,7 +63,7 @@ def redact_messages(
 
 
 def _without_reason(incarnation: str, note: Message) -> Draft:
-    """What takes the place of a note that a platform's reason is taken out of."""
+    """Return what takes the place of a note that a platform's reason is taken out of."""
     return Draft(
         id=make_note("noted", f"{incarnation}.{note.number}").id,
         role="system",

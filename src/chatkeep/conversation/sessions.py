@@ -17,5 +17,5 @@ def is_session_over(record: Record, policy: Policy, at: float, number: int = 0) 
 
 
 def open_session(record: Record, state: Raw, schema: int, *, number: int, at: float) -> Record:
-    """The record with a new session in it that begins with entry *number*."""
+    """Return the record with a new session in it that begins with entry *number*."""
     return structs.replace(record, state=state, schema=schema, session=record.session + 1, since=number, active_at=at)

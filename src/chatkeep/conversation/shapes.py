@@ -87,7 +87,7 @@ def repaired(value: Any) -> Any:
 
 
 def _plain_at(levels: int) -> Any:
-    """The type of JSON of so many levels, but for its NUL characters, that every store keeps as it is."""
+    """Return the type of JSON of so many levels, but for its NUL characters, that every store keeps as it is."""
     number = Annotated[int, Meta(ge=-SAFE, le=SAFE)]
     finite = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
     scalar = str | number | finite | bool | None
@@ -101,7 +101,7 @@ _Plain = msgspec.defstruct("_Plain", [("value", _plain_at(PLAIN_LEVELS))], array
 
 
 def _fits(value: Any, raw: bytes) -> bool:
-    """The quick way to a yes; whoever gets a no has to look closer.
+    """Return the quick way to a yes; whoever gets a no has to look closer.
 
     One conversion looks at keys, numbers and depth, and takes a tuple for a list and a Decimal for a float; so the types are
     looked at too, a whole level of the value at once.
@@ -154,7 +154,7 @@ def _step(step: Any) -> str:
 
 
 def long_numbers(value: Any) -> frozenset[int]:
-    """The integers in plain JSON that a browser would change; a float of that size may come back as one."""
+    """Return the integers in plain JSON that a browser would change; a float of that size may come back as one."""
     found, pending = set(), [value]
     while pending:
         item = pending.pop()
@@ -255,7 +255,7 @@ class Shape(Generic[State]):
         return raw
 
     def decode(self, raw: bytes | msgspec.Raw) -> State:
-        """The state in *raw*. Raises what its type raises."""
+        """Return the state in *raw*. Raises what its type raises."""
         if self._decode is None:
             return cast("State", cast(Any, self.kind).model_validate_json(bytes(raw), by_alias=False, by_name=True))
         return cast("State", self._decode(raw))
@@ -392,7 +392,7 @@ def _equal(before: Any, after: Any) -> bool:
 
 
 def _members(kind: Any) -> tuple[str, ...] | None:
-    """The members that instances of *kind* are made of; None when it is neither dataclass, Struct nor pydantic model."""
+    """Return the members that instances of *kind* are made of; None when it is neither dataclass, Struct nor pydantic model."""
     if issubclass(kind, Struct):
         return cast("tuple[str, ...]", kind.__struct_fields__)
     if hasattr(kind, "__pydantic_fields__") and hasattr(kind, "model_validate_json"):
@@ -406,7 +406,7 @@ members_of: Callable[[Any], tuple[str, ...] | None] = lru_cache(maxsize=1024)(_m
 
 
 def _held(value: Any, names: tuple[str, ...] | None) -> dict[str, Any]:
-    """The members that *value* has now: declared, private, and put there without being declared."""
+    """Return the members that *value* has now: declared, private, and put there without being declared."""
     held: dict[str, Any] = getattr(value, "__dict__", {})
     if "__orig_class__" in held:  # (Box[int]() notes its type in the instance.)
         held = {name: inner for name, inner in held.items() if name != "__orig_class__"}
@@ -446,7 +446,7 @@ def unknown(sent: Any, state: Any, shown: Any, path: str = "") -> str:
 
 
 def _stored_members(kind: Any) -> dict[str, str]:
-    """The names under which members of *kind* are stored, each with the member's own; that of a tag has none."""
+    """Return the names under which members of *kind* are stored, each with the member's own; that of a tag has none."""
     if issubclass(kind, Struct):
         tag = kind.__struct_config__.tag_field
         return dict(zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True)) | (
@@ -459,7 +459,7 @@ stored_names_of: Callable[[Any], dict[str, str]] = lru_cache(maxsize=1024)(_stor
 
 
 def told(fault: Exception) -> str:
-    """What a decoder says of a value that it cannot read: the member first, and nothing of the value."""
+    """Return what a decoder says of a value that it cannot read: the member first, and nothing of the value."""
     text, _, place = str(fault).rpartition(" - at `$")
     if isinstance(fault, ValueError) and hasattr(fault, "error_count"):  # pydantic's
         first = cast(Any, fault).errors()[0]
@@ -468,7 +468,7 @@ def told(fault: Exception) -> str:
 
 
 def _unwritable(value: Any, path: str, fault: Exception) -> str:
-    """The innermost member of *value* that cannot be written, by trying one after the other."""
+    """Return the innermost member of *value* that cannot be written, by trying one after the other."""
     for _ in range(DEEPEST):
         names = members_of(type(value))
         inside: dict[Any, Any] = {}

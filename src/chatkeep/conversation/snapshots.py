@@ -120,13 +120,13 @@ def shorten(snapshot: Snapshot, window: int) -> Snapshot:
 
 
 def choose_beyond(messages: Sequence[Message], window: int) -> tuple[Message, ...]:
-    """What of the last *messages* of a log is held beyond those that wait: the last replies, and the last entry."""
+    """Return what of the last *messages* of a log is held beyond those that wait: the last replies, and the last entry."""
     replies = [message for message in messages[:-1] if message.role in TALK and message.role not in ASKING]
     return (*(replies[-window:] if window else ()), *messages[-1:])
 
 
 def unread_messages(snapshot: Snapshot) -> list[Message]:
-    """What waits for an answer, oldest first, as far as it is held; something is, if anything waits."""
+    """Return what waits for an answer, oldest first, as far as it is held; something is, if anything waits."""
     cursor = snapshot.record.cursor
     if snapshot.row.head == cursor:
         return []
@@ -160,7 +160,7 @@ def copy_messages(messages: Sequence[Message]) -> list[Message]:
 
 
 def plain_from(messages: Sequence[Message], otherwise: int) -> int:
-    """The number from which on *messages* are plain; *otherwise* if all are."""
+    """Return the number from which on *messages* are plain; *otherwise* if all are."""
     odd = [message.number for message in messages if not is_plain(message)]
     return odd[-1] + 1 if odd else otherwise
 
@@ -209,7 +209,7 @@ def must_send(snapshot: Snapshot) -> bool:
 
 
 def messages_after(snapshot: Snapshot, number: int) -> list[Message]:
-    """The messages of the window that are numbered above *number*, as far as they are held."""
+    """Return the messages of the window that are numbered above *number*, as far as they are held."""
     if is_cut(snapshot):
         return [message for message in (*snapshot.messages, *snapshot.beyond) if message.number > number]
     count = snapshot.row.head - number
@@ -217,7 +217,7 @@ def messages_after(snapshot: Snapshot, number: int) -> list[Message]:
 
 
 def find_outcome(record: Record, number: int, found: list[Message]) -> Outcome | None:
-    """What became of message *number*, given the entries *found* behind it; None while it is unread."""
+    """Return what became of message *number*, given the entries *found* behind it; None while it is unread."""
     if record.cursor < number:
         return None
     about = [

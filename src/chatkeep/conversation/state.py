@@ -79,7 +79,7 @@ class StateCodec(Generic[State]):
             )
 
     def fresh(self) -> Raw:
-        """The state that a session starts with: `kind()`."""
+        """Return the state that a session starts with: `kind()`."""
         return Raw(self.shape.encode(self.kind()))
 
     def encode(self, key: Key, state: State, before: Before | None = None) -> Raw:
@@ -108,7 +108,7 @@ class StateCodec(Generic[State]):
         return Raw(raw)
 
     def decode(self, key: Key, raw: Raw, schema: int) -> State:
-        """The state in *raw*, upgraded. Raises `Unsupported` if newer code wrote it, `Corrupt` if it does not fit."""
+        """Return the state in *raw*, upgraded. Raises `Unsupported` if newer code wrote it, `Corrupt` if it does not fit."""
         if self.schema == 0:
             return cast(State, _decode(raw))
         if schema > self.schema:
@@ -151,7 +151,7 @@ class StateCodec(Generic[State]):
         return self.shape.write(state) == bytes(self.fresh())
 
     def translate(self, key: Key, fault: ValueError) -> BadMessage | None:
-        """The error for what pydantic says when a state of its type cannot be made or changed; None for any other *fault*."""
+        """Return the error for what pydantic says when a state of its type cannot be made or changed; None for any other *fault*."""
         if hasattr(fault, "error_count") and getattr(fault, "title", "") == self.shape.name:
             return BadMessage(f"{key}: {told(fault)}. Nothing was stored. {self.shape.advice}")
         return None
@@ -178,7 +178,7 @@ class StateCodec(Generic[State]):
 
     def merge(self, key: Key, base: tuple[Raw, int], mine: Raw, theirs: tuple[Raw, int]) -> Raw | None:
         """
-        What a turn has made of *base*, put together with what others have made of it meanwhile; each with its schema.
+        Return what a turn has made of *base*, put together with what others have made of it meanwhile; each with its schema.
 
         None where both have changed the same member, where all of the state was cleared, or where nothing readable comes of
         it: then the turn has to run again.
@@ -194,12 +194,12 @@ class StateCodec(Generic[State]):
         return merged if len(merged) <= self._limit else None
 
     def _in_shape(self, key: Key, raw: Raw, schema: int) -> Raw:
-        """The state in *raw* as today's code writes it."""
+        """Return the state in *raw* as today's code writes it."""
         return raw if schema == self.schema else self.encode(key, self.decode(key, raw, schema))
 
     def cleared(self, key: Key, raw: Raw, schema: int, slot: str | None) -> tuple[Raw, int]:
         """
-        What is left of *raw* when *slot* is cleared, or all of it, and its schema. What is cleared need not be readable.
+        Return what is left of *raw* when *slot* is cleared, or all of it, and its schema. What is cleared need not be readable.
 
         A slot is taken out of the stored JSON, so that it is read as in a fresh state; other members stay as they are, also
         those that cannot be read. Raises `UsageError` where there can be no such slot, and `BadMessage` when a state that

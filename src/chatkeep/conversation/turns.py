@@ -34,7 +34,7 @@ DEAD_SHOWN = 100
 
 
 def choose_batch(snapshot: Snapshot, policy: Policy) -> list[Message]:
-    """The unread messages that the next turn answers together.
+    """Return the unread messages that the next turn answers together.
 
     After a first failure, or death, they are tried one by one, so that an innocent message does not share the fate of a
     guilty one.
@@ -70,7 +70,7 @@ def slice_plain_history(snapshot: Snapshot, first: Message, policy: Policy) -> l
 
 
 def collect_history(snapshot: Snapshot, first: Message, policy: Policy) -> list[Message]:
-    """The talk of the current session before message *first*, the last ones, each reply behind what it answers.
+    """Return the talk of the current session before message *first*, the last ones, each reply behind what it answers.
 
     In the log a reply may stand behind messages that came while it was made; those that are still unread do not
     belong to it.
@@ -97,7 +97,7 @@ def lacks_history(snapshot: Snapshot, policy: Policy) -> bool:
 
 
 def fit_history(said: list[Message], policy: Policy, *, cut: bool) -> list[Message]:
-    """The last messages of *said*, as many and as large as the settings allow, from the first message of a turn on.
+    """Return the last messages of *said*, as many and as large as the settings allow, from the first message of a turn on.
 
     So no result of a tool is without its call, and no answer without its question. *cut*: something came before *said*.
     """
@@ -130,7 +130,7 @@ def _begins_turn(said: list[Message], place: int) -> bool:
 
 
 def size_of(content: Content) -> int:
-    """The bytes of a message's text, or of its parts as JSON."""
+    """Return the bytes of a message's text, or of its parts as JSON."""
     return len(content.encode()) if isinstance(content, str) else len(json.encode(content))
 
 
@@ -185,7 +185,7 @@ def finish_turn(
     reminders: Mapping[str, Reminder | None] = NOTHING,
     out: bool = False,
 ) -> Commit:
-    """Records a turn: the new *state* (of a new session, if it *opens* one), the *replies*, and that *answered* are
+    """Record a turn: the new *state* (of a new session, if it *opens* one), the *replies*, and that *answered* are
     answered. *reminders* are those that it set, or, with None, cancelled; *out*: the replies go out through a channel.
 
     *lease* is kept while work remains. *arriving*: the one message itself, when it is accepted and answered in this
@@ -230,7 +230,7 @@ def finish_turn(
 
 
 def record_step(snapshot: Snapshot, name: str, result: Raw, policy: Policy, *, at: float) -> Commit:
-    """Records what a step of the turn that runs has given."""
+    """Record what a step of the turn that runs has given."""
     row, record = snapshot.row, snapshot.record
     record = structs.replace(record, steps={**record.steps, name: result})
     return next_commit(snapshot, record, policy, at=at, lease=row.lease, until=row.leased_until)
@@ -266,7 +266,7 @@ def fail_turn(
     replies: Sequence[Content] = (),
     out: bool = False,
 ) -> Commit:
-    """Counts an attempt that failed; a message that was tried alone is set aside when it has had its chances.
+    """Count an attempt that failed; a message that was tried alone is set aside when it has had its chances.
 
     *lease*: kept until then, because the attempt still runs: it hangs. *final*: another attempt would fail like this one.
     *replies*, *out*: as in `set_aside`.
@@ -299,7 +299,7 @@ def set_aside(
     replies: Sequence[Content] = (),
     out: bool = False,
 ) -> Commit:
-    """Passes over a message that keeps failing and notes why; the next one is handled. A replay that fails takes the place of
+    """Pass over a message that keeps failing and note why; the next one is handled. A replay that fails takes the place of
     the dead letter that it repeats. *replies*: what is said to the user instead of an answer; *out*: through a channel."""
     record, unread = snapshot.record, unread_messages(snapshot)
     waiting = [later for later in unread if later.number > number]
@@ -325,7 +325,7 @@ def set_aside(
 
 
 def skip_unread(snapshot: Snapshot, policy: Policy, *, at: float) -> Commit | None:
-    """Passes over everything unread without an answer; None when nothing is."""
+    """Pass over everything unread without an answer; None when nothing is."""
     waiting = unread_messages(snapshot)
     if not waiting:
         return None

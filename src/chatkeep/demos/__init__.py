@@ -16,7 +16,7 @@ class Demo(NamedTuple):
     module: str
 
     def __call__(self, url: str, **options: Any) -> Chatkeep[Any]:
-        """The bot on the store *url*; nothing is opened yet. *options* are those of its `build`, and `Settings`."""
+        """Return the bot on the store *url*; nothing is opened yet. *options* are those of its `build`, and `Settings`."""
         keep: Chatkeep[Any] = import_module(f".{self.module}", __package__).build(url, **options)
         return keep
 
@@ -30,7 +30,7 @@ BOTS = {
 
 
 def demo_for(name: str, url: str, **options: Any) -> Chatkeep[Any]:
-    """The Chatkeep of bot *name* on the store *url*; nothing is opened yet. Raises `UsageError` for an unknown name."""
+    """Return the Chatkeep of bot *name* on the store *url*; nothing is opened yet. Raises `UsageError` for an unknown name."""
     if name not in BOTS:
         raise UsageError(f"There is no demo {name!r}; there are: {', '.join(BOTS)}. Nothing was opened.")
     return BOTS[name](url, **options)

@@ -40,7 +40,7 @@ class BulkOrder(Struct):
 
 
 def build(url: str, **options: Any) -> Chatkeep[BulkOrder]:
-    """The print shop on the store *url*. An order may be taken up again for a week."""
+    """Return the print shop on the store *url*. An order may be taken up again for a week."""
     keep = Chatkeep(url, state=BulkOrder, **({"session_ttl": "7d"} | options))
 
     @keep.on_message
@@ -52,7 +52,7 @@ def build(url: str, **options: Any) -> Chatkeep[BulkOrder]:
 
 
 def answer(order: BulkOrder, said: str, *, new: str) -> str | Part:
-    """Takes what was *said* into the order and gives the next question. *new* is the order's reference if this places it."""
+    """Take what was *said* into the order and give the next question. *new* is the order's reference if this places it."""
     if trouble := unreadable(said):
         return trouble
     words = plain(said)
@@ -91,7 +91,7 @@ HELP = (
 
 
 def correct(order: BulkOrder, said: str) -> str:
-    """A correction or removal, whatever was asked; "" when *said* is none."""
+    """Return a correction or removal, whatever was asked; "" when *said* is none."""
     words = plain(said)
     if named := re.match(
         r"(?:change |correct |set )?(?:the |my )?(delivery|address|contact|email|phone)\b( to\b|:)?(.*)", words
@@ -120,7 +120,7 @@ def correct(order: BulkOrder, said: str) -> str:
 
 
 def fill(order: BulkOrder, said: str) -> str:
-    """The answer to what was asked; "" when *said* is none."""
+    """Return the answer to what was asked; "" when *said* is none."""
     match order.asked:
         case "quantity":
             waiting = next((product for product, count in order.lines.items() if not count), "")
@@ -132,7 +132,7 @@ def fill(order: BulkOrder, said: str) -> str:
 
 
 def note(order: BulkOrder, slot: Slot, given: str) -> str:
-    """Writes an address or a contact into the order, if it can be one."""
+    """Write an address or a contact into the order, if it can be one."""
     if slot == "contact":
         if not contact_in(given):
             return "I need an email address or a phone number, such as ada@example.com."
@@ -160,7 +160,7 @@ def take_products(order: BulkOrder, words: str) -> str:
 
 
 def set_quantity(order: BulkOrder, product: str, count: int) -> str:
-    """Writes the quantity of a product, if it is possible."""
+    """Write the quantity of a product, if it is possible."""
     if not LEAST <= count <= MOST:
         stays = f" It stays at {pieces(order.lines[product], product)}." if order.lines[product] else ""
         return f"I can take {LEAST} to {MOST:,} of a product, so not {count:,} {product.lower()}s.{stays}"
@@ -174,7 +174,7 @@ def pieces(count: int, product: str) -> str:
 
 
 def products_in(words: str) -> list[str]:
-    """The products that are named, slips of the finger allowed when nothing else is said."""
+    """Return the products that are named, slips of the finger allowed when nothing else is said."""
     return mentioned(words, PRODUCTS) or [found for found in [nearest(words, PRODUCTS)] if found]
 
 
@@ -184,13 +184,13 @@ def number(digits: str) -> int:
 
 
 def cost(product: str, count: int) -> int:
-    """What so many cost, in cents, the discount taken off."""
+    """Return what so many cost, in cents, the discount taken off."""
     off = next((off for least, off in DISCOUNTS.items() if count >= least), 0)
     return PRODUCTS[product] * count * (100 - off) // 100
 
 
 def missing(order: BulkOrder) -> Slot:
-    """What has to be asked next."""
+    """Return what has to be asked next."""
     if not order.lines or not (order.complete or not all(order.lines.values())):
         return "product"
     if not all(order.lines.values()):
@@ -199,7 +199,7 @@ def missing(order: BulkOrder) -> Slot:
 
 
 def ask(order: BulkOrder, first: str = "") -> Part:
-    """The next question; *first* is said before."""
+    """Return the next question; *first* is said before."""
     order.asked = missing(order)
     if order.reference:
         text, labels = f"Thank you! Your order {order.reference} is placed.\n{summary(order)}", ["New order"]
@@ -224,7 +224,7 @@ def ask(order: BulkOrder, first: str = "") -> Part:
 
 
 def summary(order: BulkOrder) -> str:
-    """The order as text."""
+    """Return the order as text."""
     if not order.lines:
         return "Your order is empty."
     lines = [f"• {pieces(count, name)}, €{cost(name, count) / 100:,.2f}" for name, count in order.lines.items()]
@@ -240,5 +240,5 @@ def catalogue() -> str:
 
 
 def clear(order: BulkOrder) -> None:
-    """An empty form."""
+    """Return an empty form."""
     order.lines, order.complete, order.delivery, order.contact, order.reference = {}, False, "", "", ""

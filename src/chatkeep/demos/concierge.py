@@ -38,19 +38,19 @@ class Visit(Struct):
 
 
 def build(url: str, *, model: Model | str, **options: Any) -> Chatkeep[Visit]:
-    """The concierge on the store *url*. *model*: as Pydantic AI names it, such as "openai:gpt-4o-mini"."""
+    """Return the concierge on the store *url*. *model*: as Pydantic AI names it, such as "openai:gpt-4o-mini"."""
     keep = Chatkeep(url, state=Visit, **({"session_ttl": "24h"} | options))
     agent = Agent(model, deps_type=Visit, instructions=INSTRUCTIONS, defer_model_check=True)
 
     @agent.tool_plain
     def price(service: str) -> str:
-        """What a service costs."""
+        """Return what a service costs."""
         known = {name.lower(): found.price for name, found in SERVICES.items()}
         return f"€{known[service.lower()]}" if service.lower() in known else f"There is: {', '.join(known)}."
 
     @agent.tool
     def note(context: RunContext[Visit], wish: str) -> str:
-        """Notes a wish of the guest."""
+        """Note a wish of the guest."""
         context.deps.wishes.append(wish)
         return "Noted."
 

@@ -29,7 +29,7 @@ class House(NamedTuple):
         return line.split(" + ")[0] in next(iter(self.menu.values()))
 
     def cost(self, line: str) -> int:
-        """What one of a line of the cart costs, such as "margherita + olives". Raises KeyError for what is not there."""
+        """Return what one of a line of the cart costs, such as "margherita + olives". Raises KeyError for what is not there."""
         dish, *extras = line.split(" + ")
         return self.dishes[dish] + sum(self.extras[extra] for extra in extras)
 
@@ -69,7 +69,7 @@ def prices(shelf: dict[str, int]) -> str:
 
 
 def price(cents: int) -> str:
-    """An amount of money as text."""
+    """Return an amount of money as text."""
     return f"€{cents / 100:.2f}"
 
 
@@ -86,7 +86,7 @@ class Wish(NamedTuple):
 
 
 def understood(house: House, said: str, *, otherwise: int = 1) -> Wish:
-    """What *said* means on this menu: "2 margherita with olives and a water". *otherwise* counts what has no count."""
+    """Return what *said* means on this menu: "2 margherita with olives and a water". *otherwise* counts what has no count."""
     wish = Wish([], [], [])
     for part in re.split(r"[,;&+]|\b(?:and|with|plus)\b", plain(said)):
         words = [word for word in re.findall(r"[\w-]+", part.replace("'", "")) if word not in CHATTER]
@@ -104,13 +104,13 @@ def understood(house: House, said: str, *, otherwise: int = 1) -> Wish:
 
 
 def with_extras(line: str, extras: Iterable[str]) -> str:
-    """The line of the cart with these extras too, each once and in one order."""
+    """Return the line of the cart with these extras too, each once and in one order."""
     dish, *there = line.split(" + ")
     return " + ".join([dish, *sorted({*there, *extras})])
 
 
 def counted(words: list[str], otherwise: int) -> tuple[int, str]:
-    """Splits "2 margherita", "two margherita", "2x margherita" or "margherita x2" into count and name."""
+    """Split "2 margherita", "two margherita", "2x margherita" or "margherita x2" into count and name."""
     for place, rest in ((0, words[1:]), (-1, words[:-1])):
         word = words[place].strip("x") if words else ""
         if word in NUMBERS or re.fullmatch("[0-9]{1,4}", word):

@@ -42,7 +42,7 @@ class Orders:
         self.path = Path(path)
 
     def save(self, tenant: str, guest: str, order: Placed) -> None:
-        """Writes an order as it is now; an earlier draft of the guest is given up for it."""
+        """Write an order as it is now; an earlier draft of the guest is given up for it."""
         with closing(self._connected()) as orders, orders:
             orders.execute(
                 "update orders set status = 'dropped' where tenant = ? and guest = ? and status = 'draft' and reference <> ?",
@@ -65,7 +65,7 @@ class Orders:
             )
 
     def drop_draft(self, tenant: str, guest: str) -> None:
-        """Gives up what the guest had in the cart."""
+        """Give up what the guest had in the cart."""
         if self.path.exists():
             with closing(self._connected()) as orders, orders:
                 orders.execute(
@@ -74,7 +74,7 @@ class Orders:
                 )
 
     def latest(self, tenant: str, guest: str) -> Placed | None:
-        """The guest's latest order that is a draft or placed. Raises ValueError when it is there and makes no sense."""
+        """Return the guest's latest order that is a draft or placed. Raises ValueError when it is there and makes no sense."""
         if not self.path.exists():
             return None
         with closing(self._connected()) as orders:

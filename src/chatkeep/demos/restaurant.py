@@ -47,7 +47,7 @@ class Order(Struct):
 
 
 def build(url: str, *, orders: str | Path | None = None, **options: Any) -> Chatkeep[Order]:
-    """The restaurants on the store *url*, their orders in the SQLite file *orders*: of its own for each SQLite store.
+    """Return the restaurants on the store *url*, their orders in the SQLite file *orders*: of its own for each SQLite store.
 
     A guest who has been away for half an hour starts with an empty cart.
     """
@@ -78,14 +78,14 @@ def build(url: str, *, orders: str | Path | None = None, **options: Any) -> Chat
 
     @keep.on_missing
     async def rebuild(turn: Turn[Order]) -> Order | None:
-        """Takes an order up again; see `rebuilt`."""
+        """Take an order up again; see `rebuilt`."""
         return await asyncio.to_thread(rebuilt, database, turn)
 
     return keep
 
 
 def written(order: Order, turn: Turn[Order]) -> Placed:
-    """The order as the database has it."""
+    """Return the order as the database has it."""
     return Placed(
         reference=order.reference,
         status="placed" if order.stage == "placed" else "draft",
@@ -100,7 +100,7 @@ def written(order: Order, turn: Turn[Order]) -> Placed:
 
 def rebuilt(database: Orders, turn: Turn[Order]) -> Order | None:
     """
-    The guest's latest order, when no live session is there; None when there is nothing to go on with.
+    Return the guest's latest order, when no live session is there; None when there is nothing to go on with.
 
     A conversation that the store knows has only been idle: its cart is given up. One that it does not know was lost, and
     so was the question asked last. The stage is therefore one that takes any answer: never "address", where a "hello"
@@ -188,7 +188,7 @@ class Table:
         return self.add(said, new)
 
     def help(self) -> str:
-        """What one can say, in this house's own dishes."""
+        """Return what one can say, in this house's own dishes."""
         dish, *_, drink = self.house.dishes
         return (
             f"Tell me what you would like, such as “2 {dish} and a {drink}” or “{dish} with {next(iter(self.house.extras))}”.\n"
@@ -196,18 +196,18 @@ class Table:
         )
 
     def menu(self, first: str = "") -> Part:
-        """The menu by category; *first* is said before."""
+        """Return the menu by category; *first* is said before."""
         shelves = {**self.house.menu, f"extras for {next(iter(self.house.menu))}": self.house.extras}
         shown = "\n\n".join(f"{name.capitalize()}\n{prices(shelf)}" for name, shelf in shelves.items())
         return buttons(f"{first}Today we have:\n\n{shown}", *[name.capitalize() for name in self.house.menu])
 
     def where(self, first: str = "") -> Part:
-        """The cart, and what the guest can do next; *first* is said before."""
+        """Return the cart, and what the guest can do next; *first* is said before."""
         said = self.next_step()
         return said | {"text": f"{first}\n{said['text']}" if first else said["text"]}
 
     def next_step(self) -> Part:
-        """The cart, and the choices there are."""
+        """Return the cart, and the choices there are."""
         order, house = self.order, self.house
         if not order.cart:
             return buttons("Your cart is empty. Say “menu” to see what there is.", "Menu")
@@ -235,7 +235,7 @@ class Table:
         return f"waits for you at {branch}" if self.order.pickup else f"goes to {self.order.address}"
 
     def total(self) -> str:
-        """What the cart costs."""
+        """Return what the cart costs."""
         return price(sum(count * self.house.cost(line) for line, count in self.order.cart.items()))
 
     def is_wish(self, said: str) -> bool:
@@ -244,7 +244,7 @@ class Table:
         return bool(wish.lines or wish.extras) and not wish.unknown
 
     def add(self, said: str, new: str) -> Part:
-        """Puts dishes into the cart, or extras on the last dish there; after an order was placed, into the next one."""
+        """Put dishes into the cart, or extras on the last dish there; after an order was placed, into the next one."""
         house, order, wish = self.house, self.order, understood(self.house, said)
         cart = Counter({} if order.stage == "placed" else order.cart)
         told = "Added " + ", ".join(f"{count} {line}" for count, line in wish.lines) + "." if wish.lines else ""
@@ -268,7 +268,7 @@ class Table:
         return self.where(told)
 
     def remove(self, said: str) -> Part:
-        """Takes dishes or extras out of the cart: all of a dish, or as many as are named."""
+        """Take dishes or extras out of the cart: all of a dish, or as many as are named."""
         wish, cart, gone = understood(self.house, said, otherwise=MOST), Counter(self.order.cart), list[str]()
         for count, line in wish.lines:
             there = line if line in cart else next((dish for dish in cart if dish.startswith(f"{line} + ")), "")
@@ -294,7 +294,7 @@ class Table:
         return self.where()
 
     def take_address(self, said: str) -> Part:
-        """Notes the address, or asks for it."""
+        """Note the address, or ask for it."""
         order = self.order
         if not said:
             order.stage, order.pickup = "address" if order.cart else order.stage, False
@@ -306,12 +306,12 @@ class Table:
         return self.where(f"To {said}.")
 
     def cancel(self) -> Part:
-        """Empties the cart, unless it is too late."""
+        """Empty the cart, unless it is too late."""
         if self.order.stage == "placed":
             return self.where(f"Order {self.order.reference} is in the oven already and cannot be changed.")
         self.begin_again()
         return self.where()
 
     def begin_again(self) -> None:
-        """An empty cart; address and payment stay known."""
+        """Return an empty cart; address and payment stay known."""
         self.order.stage, self.order.cart, self.order.reference = "choosing", {}, ""

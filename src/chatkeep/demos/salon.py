@@ -94,7 +94,7 @@ class Guest(Struct, rename="camel"):
 
 
 def build(url: str, **options: Any) -> Chatkeep[Guest]:
-    """The salon on the store *url*. Goals and appointments are known for as long as one can be booked ahead."""
+    """Return the salon on the store *url*. Goals and appointments are known for as long as one can be booked ahead."""
     keep = Chatkeep(url, state=Guest, **({"session_ttl": "35d"} | options))
 
     @keep.on_message
@@ -118,7 +118,7 @@ def build(url: str, **options: Any) -> Chatkeep[Guest]:
 
 
 def answer(guest: Guest, said: str, *, today: date, new: str) -> str | Part:
-    """Takes what was *said* into the goals and says what to say. *new* is the reference of what is booked by it."""
+    """Take what was *said* into the goals and say what to say. *new* is the reference of what is booked by it."""
     if trouble := unreadable(said):
         return trouble
     forget_the_past(guest, today)
@@ -155,7 +155,7 @@ def answer(guest: Guest, said: str, *, today: date, new: str) -> str | Part:
 
 
 def wish(guest: Guest, words: str, services: list[str]) -> list[str]:
-    """Makes goals of what a guest wants: one for each service, or one whose service is asked for."""
+    """Make goals of what a guest wants: one for each service, or one whose service is asked for."""
     goals, moves, told = guest.active_goals, bool(re.search(r"\b(move|change|reschedule)\b", words)), list[str]()
     for service in services or [""]:
         there = next((goal for goal in goals if goal.service in (service, "")), None)
@@ -179,7 +179,7 @@ def wish(guest: Guest, words: str, services: list[str]) -> list[str]:
 
 
 def schedule(guest: Guest, services: list[str], day: date | None, time: str) -> list[str]:
-    """Writes day and time into the goals that are meant: those named, or else the one that is asked about."""
+    """Write day and time into the goals that are meant: those named, or else the one that is asked about."""
     if not guest.active_goals:
         guest.active_goals.append(Goal("book"))
     goals, told = guest.active_goals, list[str]()
@@ -193,7 +193,7 @@ def schedule(guest: Guest, services: list[str], day: date | None, time: str) -> 
 
 
 def settle(guest: Guest, new: str) -> str:
-    """Makes appointments of all goals."""
+    """Make appointments of all goals."""
     done = []
     for goal in guest.active_goals:
         made = Appointment(goal.service, goal.day, goal.time, new)
@@ -207,7 +207,7 @@ def settle(guest: Guest, new: str) -> str:
 
 
 def drop(guest: Guest, services: list[str]) -> str:
-    """Gives up goals, or cancels appointments where there is no such goal."""
+    """Give up goals, or cancel appointments where there is no such goal."""
     known: list[Goal | Appointment] = [*guest.active_goals, *guest.appointments]
     if not services and len(known) == 1:
         services = [known[0].service]
@@ -240,7 +240,7 @@ def refused(day: date | None, time: str, today: date) -> str:
 
 
 def free(guest: Guest, goal: Goal) -> list[str]:
-    """The times on the goal's day at which this guest is not with us already. A real salon asks its calendar here."""
+    """Return the times on the goal's day at which this guest is not with us already. A real salon asks its calendar here."""
     taken, others = set[int](), list[Goal | Appointment]([*guest.active_goals, *guest.appointments])
     for other in others:
         if other is not goal and other is not moved_by(guest, goal) and other.day == goal.day and other.time:
@@ -249,29 +249,29 @@ def free(guest: Guest, goal: Goal) -> list[str]:
 
 
 def moved_by(guest: Guest, goal: Goal) -> Appointment | None:
-    """The appointment that a goal is about to move."""
+    """Return the appointment that a goal is about to move."""
     return next((kept for kept in guest.appointments if goal.kind == "move" and kept.service == goal.service), None)
 
 
 def hours(service: str, time: str) -> set[int]:
-    """The hours of the day that a service takes from *time* on."""
+    """Return the hours of the day that a service takes from *time* on."""
     begin = int(time[:2])
     return {*range(begin, begin + (SERVICES[service].hours if service else 1))}
 
 
 def lacking(goal: Goal) -> Literal["", "service", "day", "time"]:
-    """What has to be asked about a goal."""
+    """Return what has to be asked about a goal."""
     return "service" if not goal.service else "day" if not goal.day else "" if goal.time else "time"
 
 
 def missing(guest: Guest) -> Literal["", "service", "day", "time", "name"]:
-    """What has to be asked next, of the first goal that lacks something."""
+    """Return what has to be asked next, of the first goal that lacks something."""
     slots = [slot for goal in guest.active_goals if (slot := lacking(goal))]
     return slots[0] if slots else ("name" if guest.active_goals and not guest.name else "")
 
 
 def next_step(guest: Guest, today: date, first: str = "") -> Part:
-    """What to ask next; *first* is said before."""
+    """Return what to ask next; *first* is said before."""
     goals, slot = guest.active_goals, missing(guest)
     goal = next(filter(lacking, goals), None)
     days = [today + timedelta(days=ahead) for ahead in range(1, 6)]
@@ -297,32 +297,32 @@ def next_step(guest: Guest, today: date, first: str = "") -> Part:
 
 
 def tomorrow(kept: Appointment) -> Part:
-    """What a guest is told on the evening before."""
+    """Return what a guest is told on the evening before."""
     service = kept.service.lower()
     return buttons(f"See you tomorrow!\n{described(kept)}", f"Move my {service}", f"Cancel my {service}")
 
 
 def visit(kept: Appointment) -> str:
-    """The name of the reminder of an appointment."""
+    """Return the name of the reminder of an appointment."""
     return f"{kept.service} {kept.day} {kept.time}"
 
 
 def planned(goals: list[Goal]) -> str:
-    """The goals in a line."""
+    """Return the goals in a line."""
     return listed([" ".join(filter(None, (goal.service or "something", goal.day, goal.time))) for goal in goals])
 
 
 def described(kept: Appointment) -> str:
-    """An appointment in a line."""
+    """Return an appointment in a line."""
     return f"• {kept.service} on {day_name(date.fromisoformat(kept.day))} at {kept.time}, {kept.reference}"
 
 
 def prices(services: list[str]) -> str:
-    """What services cost."""
+    """Return what services cost."""
     return "\n".join(f"• {name}: €{SERVICES[name].price}, {SERVICES[name].hours} h" for name in services)
 
 
 def services_in(words: str) -> list[str]:
-    """The services that are named, slips of the finger allowed when nothing else is said."""
+    """Return the services that are named, slips of the finger allowed when nothing else is said."""
     named = mentioned(words, [*SERVICES, *ALIASES]) or [found for found in [nearest(words, SERVICES)] if found]
     return list(dict.fromkeys(ALIASES.get(name, name) for name in named))

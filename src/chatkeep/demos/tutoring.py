@@ -110,7 +110,7 @@ class Desk(Struct):
 
 
 def build(url: str, *, pace_s: float = 0.02, **options: Any) -> Chatkeep[Desk]:
-    """The tutor desk on the store *url*; longer answers come a word every *pace_s*. A search is kept for a day."""
+    """Return the tutor desk on the store *url*; longer answers come a word every *pace_s*. A search is kept for a day."""
     keep = Chatkeep(url, state=Desk, **({"session_ttl": "24h"} | options))
 
     @keep.on_message
@@ -139,7 +139,7 @@ HELP = (
 
 
 def answer(desk: Desk, said: str, *, today: date, new: str) -> str | Part:
-    """Takes what was *said* into the desk and says what to say. *new* is the reference of a booking made by it."""
+    """Take what was *said* into the desk and say what to say. *new* is the reference of a booking made by it."""
     if trouble := unreadable(said):
         return trouble
     words, form = plain(said), desk.form
@@ -186,7 +186,7 @@ def answer(desk: Desk, said: str, *, today: date, new: str) -> str | Part:
 
 
 def search(desk: Desk, words: str) -> str | Part:
-    """Looks for tutors as soon as subject and level are known; "" while one of them is missing."""
+    """Look for tutors as soon as subject and level are known; "" while one of them is missing."""
     subject = next((SYNONYMS.get(name, name) for name in mentioned(words, [*SUBJECTS, *SYNONYMS])), desk.subject)
     level = next((LEVELS[name] for name in mentioned(words, LEVELS)), desk.level)
     desk.subject, desk.level, desk.shown, desk.offered, desk.form.tutor = subject, level, [], [], ""
@@ -194,7 +194,7 @@ def search(desk: Desk, words: str) -> str | Part:
 
 
 def show(desk: Desk) -> Part:
-    """The next tutors that fit, from the first again when all have been seen."""
+    """Return the next tutors that fit, from the first again when all have been seen."""
     fits = fitting(desk)
     if not fits:
         levels = sorted({level for tutor in TUTORS if desk.subject in tutor.subjects for level in tutor.levels})
@@ -215,12 +215,12 @@ def show(desk: Desk) -> Part:
 
 
 def fitting(desk: Desk) -> list[Tutor]:
-    """The tutors who teach what is looked for."""
+    """Return the tutors who teach what is looked for."""
     return [tutor for tutor in TUTORS if desk.subject in tutor.subjects and desk.level in tutor.levels]
 
 
 def tutor_in(desk: Desk, words: str) -> str:
-    """The tutor who is named, by name, first name, or place in the list that was offered; "" when none is."""
+    """Return the tutor who is named, by name, first name, or place in the list that was offered; "" when none is."""
     firsts = {tutor.name.split()[0]: tutor.name for tutor in TUTORS}
     places = dict(zip(("first", "second", "third"), desk.offered, strict=False))
     if named := mentioned(words, [*BY_NAME, *firsts]):
@@ -231,7 +231,7 @@ def tutor_in(desk: Desk, words: str) -> str:
 
 
 def profile(tutor: Tutor) -> str:
-    """A few sentences about somebody."""
+    """Return a few sentences about somebody."""
     return (
         f"{tutor.name} teaches {listed(tutor.subjects)} at {listed(tutor.levels)} level, for €{tutor.price} an hour. "
         f"{tutor.about} Say “{tutor.name}” to book a lesson, or “show me other tutors”."
@@ -239,12 +239,12 @@ def profile(tutor: Tutor) -> str:
 
 
 def missing(form: Booking) -> Slot | Literal[""]:
-    """The first slot of the form that is empty."""
+    """Return the first slot of the form that is empty."""
     return next((slot for slot in QUESTIONS if not getattr(form, slot)), "")
 
 
 def fill(form: Booking, asked: Slot | Literal[""], said: str, today: date) -> str:
-    """Writes what was *said* into the form; gives what is wrong with it, or ""."""
+    """Write what was *said* into the form; gives what is wrong with it, or ""."""
     if asked == "contact":
         form.contact = contact_in(said)
         return "" if form.contact else "That is no email address or phone number."
@@ -262,7 +262,7 @@ def fill(form: Booking, asked: Slot | Literal[""], said: str, today: date) -> st
 
 
 def next_step(desk: Desk, today: date, first: str = "") -> Part:
-    """What to ask next; *first* is said before."""
+    """Return what to ask next; *first* is said before."""
     form, labels = desk.form, list[str]()
     if form.tutor:
         slot = missing(form)
@@ -291,5 +291,5 @@ def let_go(desk: Desk) -> None:
 
 
 def described(form: Booking) -> str:
-    """The booking in a line."""
+    """Return the booking in a line."""
     return f"{form.tutor} on {form.day} at {form.time} for {form.student} ({form.contact})"

@@ -22,12 +22,12 @@ WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", 
 
 
 def heard(turn: Turn[Any]) -> str:
-    """What the user wrote, on one line."""
+    """Return what the user wrote, on one line."""
     return " ".join(turn.text.split())
 
 
 def unreadable(said: str) -> str:
-    """What to answer when there is nothing to read, or too much; "" when *said* is fine."""
+    """Return what to answer when there is nothing to read, or too much; "" when *said* is fine."""
     if not plain(said):
         return "I can only read words. Say “help” to see what I understand."
     return "That is a lot to read at once. Please say it in fewer words." if len(said) > LONGEST else ""
@@ -46,7 +46,7 @@ def buttons(text: str, *labels: str) -> Part:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """The one of *names* that *name* means: itself, its beginning, or nearly; "" when there is none."""
+    """Return the one of *names* that *name* means: itself, its beginning, or nearly; "" when there is none."""
     known = {plain(each): each for each in names}
     name = plain(name)
     starts = [each for each in known if len(name) > 3 and each.startswith(name)]
@@ -70,18 +70,18 @@ def listed(names: Sequence[str]) -> str:
 
 
 def reference(prefix: str, turn: Turn[Any]) -> str:
-    """A reference such as BN-7KQ2MX: made of the turn's id, so the same however often the turn is tried."""
+    """Return a reference such as BN-7KQ2MX: made of the turn's id, so the same however often the turn is tried."""
     digest = hashlib.sha256(f"{turn.tenant}\0{turn.conversation}\0{turn.id}".encode()).digest()
     return f"{prefix}-{base64.b32encode(digest).decode()[:6]}"
 
 
 def today(turn: Turn[Any]) -> date:
-    """The day the message was written (UTC). A turn that is tried again tomorrow still means the same "tomorrow"."""
+    """Return the day the message was written (UTC). A turn that is tried again tomorrow still means the same "tomorrow"."""
     return datetime.fromtimestamp(turn.message.created_at, UTC).date()
 
 
 def day_in(text: str, today: date) -> date | None:
-    """The day that *text* names: today, tomorrow, a weekday (the next one), or 2026-11-23."""
+    """Return the day that *text* names: today, tomorrow, a weekday (the next one), or 2026-11-23."""
     text = plain(text)
     if said := re.search(r"\b\d{4}-\d\d-\d\d\b", text):
         try:
@@ -96,7 +96,7 @@ def day_in(text: str, today: date) -> date | None:
 
 
 def time_in(text: str) -> str:
-    """The time that *text* names ("10:30", "3pm", "at 15"), as HH:MM; "" when it names none."""
+    """Return the time that *text* names ("10:30", "3pm", "at 15"), as HH:MM; "" when it names none."""
     text = re.sub(r"\S+-\S+", "", plain(text)).strip()  # a date has numbers too
     for said in re.finditer(r"\b(at )?([0-9]{1,2})(?:[:.]([0-5][0-9]))? ?(am|pm)?\b", text):
         hour, half = int(said[2]), said[4]
@@ -109,11 +109,11 @@ def time_in(text: str) -> str:
 
 
 def day_name(day: date) -> str:
-    """A day as people say it, with its date, so that it can be said back: "Tue 2026-11-24"."""
+    """Return a day as people say it, with its date, so that it can be said back: "Tue 2026-11-24"."""
     return f"{WEEKDAYS[day.weekday()][:3].title()} {day.isoformat()}"
 
 
 def contact_in(text: str) -> str:
-    """The email address or phone number in *text*; "" when there is none."""
+    """Return the email address or phone number in *text*; "" when there is none."""
     said = re.search(r"[\w.+-]+@[\w-]+(\.[\w-]+)+|\+?[0-9][0-9 ()/.-]{5,20}[0-9]", text)
     return said[0] if said else ""

@@ -25,7 +25,7 @@ HOSTLESS = ("memory", "sqlite")
 
 
 def driver_for(url: str) -> Driver:
-    """Builds the driver that *url* names; nothing is opened yet.
+    """Build the driver that *url* names; nothing is opened yet.
 
     Raises `Unsupported` for a scheme without a driver, `Misconfigured` for a URL the driver cannot use, `MissingExtra` (one of
     these) for a driver whose extra is not installed.

@@ -151,7 +151,7 @@ class Append(Act, frozen=True, gc=False):
         return sum([len(entry.body) + 64 for entry in self.entries])
 
     def make_row(self) -> Row:
-        """The row that it makes where there is none, but for its head."""
+        """Return the row that it makes where there is none, but for its head."""
         token, until = self.lease or (None, 0.0)
         return Row(
             key=self.key,
@@ -295,12 +295,12 @@ COUNTERS_KEPT_S = 3600.0
 
 @lru_cache(maxsize=8192)
 def mark_of(key: Key) -> str:
-    """A short name for a key where the name itself must not stay, or has no room: tombstones, announcements."""
+    """Return a short name for a key where the name itself must not stay, or has no room: tombstones, announcements."""
     return hashlib.blake2b(f"{len(key.tenant)}:{key.tenant}{key.id}".encode(), digest_size=16).hexdigest()
 
 
 def settle(answered: Future[Any], answer: Any) -> None:
-    """Gives whoever waits, if anybody still does, the answer, or raises it there when it is an error."""
+    """Give whoever waits, if anybody still does, the answer, or raise it there when it is an error."""
     if answered.done():
         return
     if isinstance(answer, BaseException):
@@ -345,7 +345,7 @@ class Driver(Protocol):
     until `open` has learnt all there is to learn, and when closed."""
 
     async def open(self) -> None:
-        """Makes or upgrades the schema and checks that the store is as durable as it says.
+        """Make or upgrade the schema and check that the store is as durable as it says.
 
         Raises `Misconfigured` when somebody has to mend something first, `Unavailable` when the store may come by itself.
         An `open` that failed, was cancelled or was broken off by `close` leaves the driver closed and holds nothing;
@@ -353,7 +353,7 @@ class Driver(Protocol):
         """
 
     async def examine(self) -> list[Finding]:
-        """What somebody should know who means to run on this store; needs no `open` and changes nothing.
+        """Return what somebody should know who means to run on this store; needs no `open` and changes nothing.
 
         Versions, durability, schema, permissions, clock, round-trip time; a store that cannot be reached is one
         finding of level "fail".
@@ -377,7 +377,7 @@ class Driver(Protocol):
         raises `Unavailable` then."""
 
     def pool(self) -> Pool:
-        """The connections that acts use, as they are now; none where the store needs none, and none when closed. Asks nobody."""
+        """Return the connections that acts use, as they are now; none where the store needs none, and none when closed. Asks nobody."""
 
     async def backup(self, path: str, *, replace: bool = False) -> None:
         """Leaves a copy of the whole store, of one instant, in a new file at *path*: complete, or not there.
@@ -387,7 +387,7 @@ class Driver(Protocol):
         """
 
     async def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """The rows of one SQL statement that only reads. Raises `Unsupported`, with what to use instead, where people have
+        """Return the rows of one SQL statement that only reads. Raises `Unsupported`, with what to use instead, where people have
         the engine's own clients for that."""
 
     async def read(self, act: Read) -> tuple[Row, list[Entry]] | None:

@@ -27,7 +27,7 @@ class Openable:
         self._stopping: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Makes the driver usable, or leaves it closed: see `Driver.open`."""
+        """Make the driver usable, or leave it closed: see `Driver.open`."""
         while self._stopping is not None:
             await asyncio.wait([self._stopping])
         if self._starting is not None:
@@ -48,7 +48,7 @@ class Openable:
             raise Unavailable(f"{self.store} was closed while it was being opened; nothing was done.")
 
     async def close(self) -> None:
-        """Gives everything back, also when the caller is cancelled: see `Driver.close`."""
+        """Give everything back, also when the caller is cancelled: see `Driver.close`."""
         self.is_open = False
         if self._starting is None:
             return
@@ -57,7 +57,7 @@ class Openable:
         await asyncio.shield(self._stopping)
 
     def refuse_closed(self, done: str) -> None:
-        """Raises `Unavailable` where the driver may not be used; *done* says what was not done."""
+        """Raise `Unavailable` where the driver may not be used; *done* says what was not done."""
         if not self.is_open:
             raise Unavailable(f"{self.store} is not open; nothing was {done}.")
 
@@ -74,7 +74,7 @@ class Openable:
             self.epoch, self._starting, self._stopping = "", None, None
 
     async def _start(self) -> str:
-        """Makes what the driver needs; answers the store's epoch. Whatever is raised, `_stop` is called."""
+        """Make what the driver needs; answers the store's epoch. Whatever is raised, `_stop` is called."""
         raise NotImplementedError
 
     async def _stop(self) -> None:
@@ -83,7 +83,7 @@ class Openable:
 
 
 async def end(task: asyncio.Task[Any]) -> None:
-    """Cancels *task* until it has ended: asyncio.wait_for, which libraries use, may swallow a cancellation."""
+    """Cancel *task* until it has ended: asyncio.wait_for, which libraries use, may swallow a cancellation."""
     while not task.done():
         task.cancel()
         await asyncio.wait([task], timeout=0.1)

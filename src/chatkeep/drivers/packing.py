@@ -33,7 +33,7 @@ _tools = _Tools()
 
 
 def pack(body: bytes) -> bytes:
-    """The stored form of *body*."""
+    """Return the stored form of *body*."""
     if len(body) >= SMALLEST:
         packed = _tools.pack(body)
         if len(packed) + 1 < len(body):
@@ -42,7 +42,7 @@ def pack(body: bytes) -> bytes:
 
 
 def unpack(stored: bytes) -> bytes:
-    """The body that `pack` was given; a damaged one comes back as something that no checksum fits."""
+    """Return the body that `pack` was given; a damaged one comes back as something that no checksum fits."""
     if stored[:1] == b"\1":
         try:
             return _tools.unpack(stored[1:])

@@ -9,7 +9,7 @@ from importlib.resources import files
 
 @cache
 def numbered(engine: str) -> list[str]:
-    """The steps from an empty database to this version's schema, in order."""
+    """Return the steps from an empty database to this version's schema, in order."""
     folder = files(__package__) / engine / "sql"
     return [file.read_text() for file in sorted(folder.iterdir(), key=lambda file: file.name) if file.name[0].isdigit()]
 

@@ -9,7 +9,7 @@ HOST = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[^\[\]:]*)(?::(?P<port>[^:]*))?")
 
 
 def host_fault(url: str) -> str:
-    """What is wrong with the hosts and ports of *url*, without a word of its password; "" when nothing is.
+    """Return what is wrong with the hosts and ports of *url*, without a word of its password; "" when nothing is.
 
     Several hosts are separated by commas. Client libraries tell a wrong port late and in words of their own, or take the
     host and the port for a name.

@@ -45,7 +45,7 @@ class Walk:
         """The *now* of the last page."""
 
     async def step(self, now: float, *, ahead: float = 0.0) -> Row | None:
-        """The next row that is due *now*, or will be so much *ahead*; None at the end."""
+        """Return the next row that is due *now*, or will be so much *ahead*; None at the end."""
         while not self._page and self._stretches:
             since, end = self._stretches[0]
             if self._after is None and since is not None:

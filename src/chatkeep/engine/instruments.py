@@ -50,7 +50,7 @@ class Instrument:
         and "erase" for each act on the store."""
 
     def sent(self, channel: str, status: str, cause: str) -> None:
-        """Takes what became of an attempt to send a reply through *channel*.
+        """Take what became of an attempt to send a reply through *channel*.
 
         status: "delivered", "failed" (for good), "uncertain", or "retry" (it is tried again). cause: why it was not delivered,
         of a fixed set: see docs/reference/metrics.md.

@@ -10,7 +10,7 @@ from ..settings import Settings
 
 
 def refuse_lacking(abilities: Collection[Ability], settings: Settings, *, answers: bool) -> None:
-    """Raises `Unsupported` where the store lacks an ability that is needed. *answers*: there is a handler.
+    """Raise `Unsupported` where the store lacks an ability that is needed. *answers*: there is a handler.
 
     SHARED is asked for by who starts several processes. Without WATCH and DURABLE everything goes on, later and less safely.
     """

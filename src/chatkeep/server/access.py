@@ -142,7 +142,7 @@ def allows(
     counted: bool = True,
 ) -> Callable[[Endpoint], Endpoint]:
     """
-    Declares, and checks, who may use an endpoint; the module's docstring has the cases.
+    Declare, and check, who may use an endpoint; the module's docstring has the cases.
 
     Args:
         scope: The conversation's own token needs it; a service key has all.
@@ -177,12 +177,12 @@ def allows(
 
 
 def keep_of(request: Request) -> Chatkeep[Any]:
-    """The Chatkeep that the application serves."""
+    """Return the Chatkeep that the application serves."""
     return cast("Chatkeep[Any]", request.app.state.keep)
 
 
 def access_of(request: Request) -> Access:
-    """The application's access."""
+    """Return the application's access."""
     return cast(Access, request.app.state.access)
 
 
@@ -192,12 +192,12 @@ def principal_of(request: Request) -> Principal:
 
 
 def tenant_of(request: Request) -> Tenant[Any]:
-    """The conversations that who asks may see."""
+    """Return the conversations that who asks may see."""
     return cast("Tenant[Any]", request.state.tenant)
 
 
 def conversation_asked(request: Request) -> str:
-    """The conversation that is asked for."""
+    """Return the conversation that is asked for."""
     return cast(str, request.state.conversation)
 
 
@@ -227,7 +227,7 @@ class Access:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def close(self) -> None:
-        """Ends what is still being looked up or noted down."""
+        """End what is still being looked up or noted down."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -266,7 +266,7 @@ class Access:
         )
 
     async def _valid(self, text: str, kinds: tuple[str, ...]) -> tuple[str, StoredCredential | None]:
-        """The name of the credential *text*, and what is stored of it if it gives a right and is of one of these *kinds*."""
+        """Return the name of the credential *text*, and what is stored of it if it gives a right and is of one of these *kinds*."""
         name = digest_of(text)
         stored = await self._find(name, text) if name else None
         if name is None or stored is None or stored.kind not in kinds:
@@ -280,7 +280,7 @@ class Access:
         return "", None
 
     async def _by_cookie(self, request: Request) -> tuple[str, str, StoredCredential | None]:
-        """The cookie that is meant, as `_valid` has what is in it: of the conversation that is asked for and, where the request
+        """Return the cookie that is meant, as `_valid` has what is in it: of the conversation that is asked for and, where the request
         says so, of the subject."""
         wanted = request.headers.get(SUBJECT)
         best: tuple[str, str, StoredCredential | None] = "", "", None
@@ -328,7 +328,7 @@ class Access:
         return stored is not None and not stored.over(self._clock())
 
     async def visit(self, conversation: str) -> Issued:
-        """The token of a visitor who has made *conversation*."""
+        """Return the token of a visitor who has made *conversation*."""
         return await issue_token(
             self.keep, "", conversation, scopes=self.visitor_scopes, label="visitor", subject=new_guest()
         )
@@ -343,7 +343,7 @@ class Access:
         self._looked.clear()
 
     async def _find(self, name: str, text: str = "") -> StoredCredential | None:
-        """The credential, as it was at most FRESH_S ago; those who ask meanwhile wait for the same look. What is mistyped in
+        """Return the credential, as it was at most FRESH_S ago; those who ask meanwhile wait for the same look. What is mistyped in
         *text* needs none."""
         try:
             task = self._looked[name]  # (`get` asks for the time twice)
@@ -380,7 +380,7 @@ class Access:
 
 
 def bearer(given: list[str]) -> str:
-    """The credential in the Authorization headers; "" if there is not exactly one that is of this kind."""
+    """Return the credential in the Authorization headers; "" if there is not exactly one that is of this kind."""
     scheme, _, text = given[0].partition(" ")
     return text.strip() if len(given) == 1 and scheme.lower() == "bearer" else ""
 
@@ -405,7 +405,7 @@ def mark(text: str) -> str:
 
 
 def shared_cookie(tenant: str, conversation: str) -> str:
-    """The name of the cookie for a conversation that somebody else has shared: it takes no other one's place."""
+    """Return the name of the cookie for a conversation that somebody else has shared: it takes no other one's place."""
     return f"{COOKIE}-{mark(conversation)}-{mark(tenant)}"
 
 
@@ -424,7 +424,7 @@ def same_origin(request: Request) -> bool:
 
 
 def set_cookie(request: Request, response: Response, issued: Issued, cookie: str) -> None:
-    """Puts a token into a cookie, where no script reads it. Raises 403 unless a page of this host asks for it."""
+    """Put a token into a cookie, where no script reads it. Raises 403 unless a page of this host asks for it."""
     if not same_origin(request):
         raise forbidden(ELSEWHERE)
     age = max(int((issued.expires_at or 0.0) - access_of(request)._clock()), 0)

@@ -153,7 +153,7 @@ class Conversation(Resource):
 
     @allows("read")
     async def get(self, request: Request) -> Response:
-        """The conversation as it is now, with its last messages."""
+        """Return the conversation as it is now, with its last messages."""
         asked = wire.query(request, wire.ConversationQuery)
         found = await conversation(request, messages=asked.messages)
         messages = [message for message in found.messages if message.role != "system"]
@@ -183,7 +183,7 @@ class Messages(Resource):
 
     @allows("send")
     async def post(self, request: Request) -> Response:
-        """Takes a message and answers with its receipt; with `Prefer: respond-async` before the bot has answered."""
+        """Take a message and answer with its receipt; with `Prefer: respond-async` before the bot has answered."""
         tenant, id = tenant_of(request), conversation_asked(request)
         incoming, keyed = await wire.message(request, limit=room(request, "message_limit"))
         later = "respond-async" in wire.preferences(request)
@@ -209,7 +209,7 @@ class Messages(Resource):
 
     @allows("read")
     async def get(self, request: Request) -> Response:
-        """A page of the log, oldest first: the last messages, or those around `after` and `before`."""
+        """Return a page of the log, oldest first: the last messages, or those around `after` and `before`."""
         asked = wire.query(request, wire.LogWindow)
         found, truncated = await talk(tenant_of(request), conversation_asked(request), asked)
         if not found and principal_of(request).kind == "service":
@@ -275,7 +275,7 @@ class State(Resource):
 
     @allows("state:read")
     async def get(self, request: Request) -> Response:
-        """The state as JSON, with an ETag of its value."""
+        """Return the state as JSON, with an ETag of its value."""
         found = await conversation(request, messages=0)
         there = state.member(shape_of(request).json_of(found.state), self._slot(request))
         if there is UNSET:
@@ -289,7 +289,7 @@ class State(Resource):
     @audited("state")
     @allows("state:write")
     async def put(self, request: Request) -> Response:
-        """Replaces it, if it is the one named in If-Match."""
+        """Replace it, if it is the one named in If-Match."""
         precondition = preconditions(request)
         if precondition.match is None and precondition.none_match is None:
             raise Refused(
@@ -304,7 +304,7 @@ class State(Resource):
     @audited("state")
     @allows("state:write")
     async def delete(self, request: Request) -> Response:
-        """Clears it, also where it cannot be read."""
+        """Clear it, also where it cannot be read."""
         tenant, id, precondition = tenant_of(request), conversation_asked(request), preconditions(request)
         try:
             there = await tenant.conversation(id, messages=0) is not None
@@ -352,14 +352,14 @@ class WholeState(State):
     @audited("state")
     @allows("state:write")
     async def patch(self, request: Request) -> Response:
-        """Merges a patch (RFC 7396) into the state, on top of whatever is there."""
+        """Merge a patch (RFC 7396) into the state, on top of whatever is there."""
         precondition = preconditions(request)
         patch = await wire.value(request, limit=room(request, "state_limit"), media=MERGE_PATCH)
         return await self._changed(request, lambda there: state.merged(there, patch), precondition)
 
 
 async def refuse_unless_made(refused: Refused, tenant: Tenant[Any], id: str, key: str | None) -> None:
-    """Raises *refused*, unless the change that *key* names is among the last entries of the log: its precondition held once."""
+    """Raise *refused*, unless the change that *key* names is among the last entries of the log: its precondition held once."""
     if refused.status_code == 412 and key is not None:
         noted = commits.make_note("change", key).id
         if noted in [entry.id async for entry in tenant.history(id, before=wire.NEWEST, limit=wire.PAGE_MOST)]:
@@ -368,12 +368,12 @@ async def refuse_unless_made(refused: Refused, tenant: Tenant[Any], id: str, key
 
 
 def preconditions(request: Request) -> state.Precondition:
-    """What the request says must hold for the write."""
+    """Return what the request says must hold for the write."""
     return state.Precondition(wire.tags(request, "if-match"), wire.tags(request, "if-none-match"), secret_of(request))
 
 
 def secret_of(request: Request) -> bytes:
-    """What the tags of the conversation's state are made with: the store's epoch, which all instances know and no client."""
+    """Return what the tags of the conversation's state are made with: the store's epoch, which all instances know and no client."""
     place = (core_of(keep_of(request)).driver.epoch, principal_of(request).tenant, conversation_asked(request))
     return hashlib.blake2b(msgspec.json.encode(place), digest_size=32).digest()
 
@@ -389,7 +389,7 @@ def shows_state(request: Request) -> bool:
 
 
 async def conversation(request: Request, *, messages: int) -> model.Conversation[Any]:
-    """The conversation that is asked for; a token's own that has nothing in it yet reads as an empty one."""
+    """Return the conversation that is asked for; a token's own that has nothing in it yet reads as an empty one."""
     tenant, id = tenant_of(request), conversation_asked(request)
     found = await tenant.conversation(id, messages=messages)
     if found is None and principal_of(request).kind == "service":
@@ -398,7 +398,7 @@ async def conversation(request: Request, *, messages: int) -> model.Conversation
 
 
 def blank(request: Request) -> model.Conversation[Any]:
-    """A conversation that has nothing in it yet."""
+    """Return a conversation that has nothing in it yet."""
     return model.Conversation(
         tenant=principal_of(request).tenant,
         id=conversation_asked(request),
@@ -428,19 +428,19 @@ def room(request: Request, limit: Literal["message_limit", "state_limit"]) -> in
 
 
 def fresh_id() -> str:
-    """An id for a conversation that is given none; one that a command line does not take for an option."""
+    """Return an id for a conversation that is given none; one that a command line does not take for an option."""
     return secrets.token_hex(16)
 
 
 def location(request: Request, id: str) -> str:
-    """The address of a conversation on this host."""
+    """Return the address of a conversation on this host."""
     return f"{quote(request.scope.get('root_path', ''))}/v1/conversations/{quote(id, safe='')}"
 
 
 def problem(
     request: Request, word: str, status: int, detail: str, headers: dict[str, str] | None = None, **told: Any
 ) -> Response:
-    """A problem document."""
+    """Return a problem document."""
     document = {"type": f"urn:chatkeep:{word}", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
     if id := request.path_params.get("id"):
         document["conversation"] = id
@@ -448,7 +448,7 @@ def problem(
 
 
 async def on_refused_request(request: Request, fault: Exception) -> Response:
-    """A request that never came to the core: not found, not allowed, not understood."""
+    """Return a request that never came to the core: not found, not allowed, not understood."""
     refused = cast(HTTPException, fault)
     status, detail, headers = refused.status_code, refused.detail, dict(refused.headers or {})
     if isinstance(refused, Refused):
@@ -458,7 +458,7 @@ async def on_refused_request(request: Request, fault: Exception) -> Response:
 
 
 async def on_error(request: Request, fault: Exception) -> Response:
-    """An error of chatkeep, as PROBLEMS has it."""
+    """Return an error of chatkeep, as PROBLEMS has it."""
     kind = next(kind for kind in type(fault).__mro__ if kind in PROBLEMS)
     status, detail = PROBLEMS[kind]
     if isinstance(fault, errors.NotOpen):
@@ -473,5 +473,5 @@ async def on_error(request: Request, fault: Exception) -> Response:
 
 
 async def on_crash(request: Request, fault: Exception) -> Response:
-    """A bug; the server's log has the traceback."""
+    """Return a bug; the server's log has the traceback."""
     return problem(request, "bug", 500, "Something went wrong here. Send the message again under the same id.")

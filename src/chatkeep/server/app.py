@@ -110,7 +110,7 @@ def create_app(
     middleware: Sequence[Middleware] = (),
 ) -> Starlette:
     """
-    The HTTP API over *keep*, as an ASGI application: to serve, or to mount into another.
+    Return the HTTP API over *keep*, as an ASGI application: to serve, or to mount into another.
 
     It opens *keep* when it starts and closes it when it ends. Mounted into FastAPI or Starlette, which do not start what
     they mount, that is for the parent's lifespan to do:
@@ -185,7 +185,7 @@ def create_app(
 
 
 def static(name: str, kind: str, title: str) -> Callable[[Request], Awaitable[Response]]:
-    """An endpoint that answers with a file of the page, or says that the reader's copy is still good; the title is put
+    """Return an endpoint that answers with a file of the page, or says that the reader's copy is still good; the title is put
     into it."""
     text = serve_file(name, (files(__package__) / "page" / name).read_text()).replace("{{title}}", html.escape(title))
     headers = {"cache-control": "no-cache", "etag": f'"{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}"'}
@@ -201,7 +201,7 @@ def static(name: str, kind: str, title: str) -> Callable[[Request], Awaitable[Re
 
 
 def serve_file(name: str, text: str) -> str:
-    """A file of the page as it is served: scripts without comments, blank lines, indentation and the spaces around
+    """Return a file of the page as it is served: scripts without comments, blank lines, indentation and the spaces around
     operators that no text has, which are for who reads the source."""
     if not name.endswith(".js"):
         return text
@@ -210,7 +210,7 @@ def serve_file(name: str, text: str) -> str:
 
 
 async def on_crash(request: Request, fault: Exception) -> Response:
-    """What a bug is answered with; Starlette does that outside of all middleware."""
+    """Return what a bug is answered with; Starlette does that outside of all middleware."""
     answer = await api.on_crash(request, fault)
     answer.headers.update(HEADERS | {"cache-control": "no-store"})
     return answer
@@ -228,7 +228,7 @@ class Hosts(TrustedHostMiddleware):
     """Refuses requests that name another server, or two; probes, which call a server by its number, are let through."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one request."""
+        """Serve one request."""
         if scope["type"] == "http":
             given = [value for name, value in scope["headers"] if name == b"host"]
             if len(given) > 1:
@@ -274,7 +274,7 @@ class SecurityHeaders:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one request."""
+        """Serve one request."""
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":

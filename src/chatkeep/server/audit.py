@@ -82,7 +82,7 @@ class Trail:
         self._writer: asyncio.Task[None] | None = None
 
     def note(self, request: Request, act: str, outcome: str) -> None:
-        """Notes an act of whom `allows` has recognised; nobody else has done anything."""
+        """Note an act of whom `allows` has recognised; nobody else has done anything."""
         principal: Principal | None = getattr(request.state, "principal", None)
         if principal is None or (principal.stored is None and not outcome.startswith("2")):
             return
@@ -107,7 +107,7 @@ class Trail:
             self._writer = asyncio.create_task(self._write_soon(), name="chatkeep audit")
 
     async def close(self) -> None:
-        """Writes what waits; the store is open."""
+        """Write what waits; the store is open."""
         if self._writer is not None:
             self._writer.cancel()
             await asyncio.gather(self._writer, return_exceptions=True)
@@ -139,7 +139,7 @@ class Audit(wire.Resource):
 
     @allows(service=True)
     async def get(self, request: Request) -> Response:
-        """What service keys of the tenant, and commands on the store, did: the newest first."""
+        """Return what service keys of the tenant, and commands on the store, did: the newest first."""
         asked, tenant = wire.query(request, AuditQuery), principal_of(request).tenant
         trail: Trail = request.app.state.trail
         await trail._write()  # what was answered here is in the list

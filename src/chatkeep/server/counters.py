@@ -27,17 +27,17 @@ class Counters(Protocol):
     """Counts hits by key."""
 
     async def open(self) -> None:
-        """Makes what it needs. The store is open."""
+        """Make what it needs. The store is open."""
 
     async def hit(self, key: str, window_s: int) -> Window:
-        """Counts one hit."""
+        """Count one hit."""
 
     async def close(self) -> None:
-        """Gives everything back."""
+        """Give everything back."""
 
 
 def counters_for(driver: Driver) -> Counters | None:
-    """The counters that all instances on *driver*'s store share; None where they cannot count there."""
+    """Return the counters that all instances on *driver*'s store share; None where they cannot count there."""
     return InStore(driver) if Ability.COUNT in driver.abilities else None
 
 
@@ -51,11 +51,11 @@ class InMemory:
         """Nothing is needed."""
 
     async def hit(self, key: str, window_s: int) -> Window:
-        """Counts one hit."""
+        """Count one hit."""
         return self.count(key, window_s, time.monotonic())
 
     def count(self, key: str, window_s: int, now: float) -> Window:
-        """Counts one hit at *now*."""
+        """Count one hit at *now*."""
         hits, ends = self._windows.get(key, (0, 0.0))
         if ends <= now:
             hits, ends = 0, now + window_s
@@ -74,14 +74,14 @@ class InStore:
         self._driver = driver
 
     async def open(self) -> None:
-        """Raises what stands in the way of counting there."""
+        """Raise what stands in the way of counting there."""
         await self._driver.count(Count("opened", 1.0, time.time(), cost=0))
 
     async def hit(self, key: str, window_s: int) -> Window:
-        """Counts one hit."""
+        """Count one hit."""
         at = time.time()
         hits, ends = await self._driver.count(Count(key, window_s, at))
         return Window(hits, ends - at)
 
     async def close(self) -> None:
-        """The driver is closed by whoever has opened it."""
+        """Return the driver is closed by whoever has opened it."""

@@ -57,11 +57,11 @@ class Streams:
             stream.end("closing")
 
     def remove(self, stream: EventStream) -> None:
-        """It is over."""
+        """Forget a stream that is over."""
         self._open.discard(stream)
 
     def end(self) -> None:
-        """Ends them all, because the server stops; their clients come back to another instance, or later."""
+        """End them all, because the server stops; their clients come back to another instance, or later."""
         self._ended = True
         for stream in self._open:
             stream.end("closing")
@@ -103,7 +103,7 @@ class EventStream(Response):
         self._watch.wake.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves the one request."""
+        """Serve the one request."""
         streams: Streams = self._request.app.state.streams
         streams.add(self)
         talking = asyncio.create_task(self._talk(send), name="chatkeep event stream")
@@ -133,7 +133,7 @@ class EventStream(Response):
             log.info("An event stream was cut off: its client took nothing for %g s.", SLOW_S)
 
     async def _happening(self) -> AsyncIterator[list[Event]]:
-        """What happens, in portions; an empty one now and then. Ends with the reason why."""
+        """Return what happens, in portions; an empty one now and then. Ends with the reason why."""
         loop = asyncio.get_running_loop()
         access, principal = access_of(self._request), principal_of(self._request)
         beat_at, check_at = loop.time() + BEAT_S, loop.time() + CHECK_S
@@ -160,7 +160,7 @@ class EventStream(Response):
                 check_at = loop.time() + CHECK_S
 
     def _plain(self, raw: Raw) -> Any:
-        """A state as GET /state shows it: what a stored one lacks is there as the application's type has it."""
+        """Return a state as GET /state shows it: what a stored one lacks is there as the application's type has it."""
         states = core_of(keep_of(self._request)).states
         return states.shape.json_of(states.decode(self._watch.key, raw, states.schema))
 
@@ -198,6 +198,6 @@ async def _sent(send: Send, message: dict[str, object]) -> None:
 
 
 async def _gone(receive: Receive) -> None:
-    """Returns when the client has gone."""
+    """Wait until the client has gone."""
     while (await receive())["type"] != "http.disconnect":
         pass

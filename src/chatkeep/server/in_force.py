@@ -23,7 +23,7 @@ def in_force(settings: ServerSettings, arguments: Mapping[str, object], keep: Ch
 
 
 def findings(settings: Struct, told: Mapping[str, GivenValue]) -> list[Finding]:
-    """The settings of one kind; *told* is what was given for them outside of the program."""
+    """Return the settings of one kind; *told* is what was given for them outside of the program."""
     default, found = type(settings)(), []
     for name in settings.__struct_fields__:
         if name in ELSEWHERE:
@@ -50,7 +50,7 @@ def origin(source: str) -> str:
 
 
 def words(name: str, value: Any) -> str:
-    """A value as people say it, without secrets."""
+    """Return a value as people say it, without secrets."""
     if value is None or value in ("", ()):
         return "none"
     if name in (*DURATIONS, *PERIODS):
@@ -75,5 +75,5 @@ def implausible(name: str, value: Any) -> str:
 
 
 def tuple_of(value: object) -> object:
-    """A list as the tuple that settings hold."""
+    """Return a list as the tuple that settings hold."""
     return tuple(value) if isinstance(value, list) else value

@@ -73,7 +73,7 @@ class RefusalCounter(Protocol):
     """What wants to know of each refusal."""
 
     def limited(self, rate: str) -> None:
-        """A request was refused by this limit."""
+        """Return a request was refused by this limit."""
 
 
 class Limits:
@@ -103,11 +103,11 @@ class Limits:
             self._count_apart(fault)
 
     async def close(self) -> None:
-        """Gives everything back."""
+        """Give everything back."""
         await self._shared.close()
 
     async def admit(self, request: Request, principal: Principal) -> None:
-        """Counts a request; raises `wire.Refused` (429) when one of its limits is reached."""
+        """Count a request; raises `wire.Refused` (429) when one of its limits is reached."""
         peer = peer_of(request.scope)
         named = {"peer": peer, "tenant": principal.tenant}
         if principal.kind == "token":
@@ -123,7 +123,7 @@ class Limits:
         await self.hit(named)
 
     def _enter(self, scope: Scope, principal: Principal, peer: str) -> None:
-        """Notes that a request runs; `leave` takes it back. Service keys may have as many under way as there are connections."""
+        """Note that a request runs; `leave` takes it back. Service keys may have as many under way as there are connections."""
         if principal.kind == "service":
             return
         streams = scope["method"] == "GET" and wire.raw_path(scope).endswith(b"/events")
@@ -147,14 +147,14 @@ class Limits:
         scope["chatkeep.under_way"] = list(most)
 
     def leave(self, scope: Scope) -> None:
-        """Notes that a request has ended."""
+        """Note that a request has ended."""
         for key in scope.get("chatkeep.under_way", ()):
             self._under_way[key] -= 1
             if not self._under_way[key]:
                 del self._under_way[key]
 
     async def hit(self, named: Mapping[str, str]) -> None:
-        """Counts a hit on each limit (by what it counts) of *named*. Raises `wire.Refused` when one is over."""
+        """Count a hit on each limit (by what it counts) of *named*. Raises `wire.Refused` when one is over."""
         asked = [
             (kind, key_of(kind, wide), self._rates[kind].amount * times)
             for kind, name in named.items()
@@ -169,7 +169,7 @@ class Limits:
                 raise self._refusal(kind, counted.left_s)
 
     def refuse_over(self, kind: str, name: str) -> None:
-        """Raises `wire.Refused` when *name* is known to be over the limit *kind*; counts nothing."""
+        """Raise `wire.Refused` when *name* is known to be over the limit *kind*; counts nothing."""
         if kind in self._rates:
             for wide, _ in counted_as(kind, name):
                 self._refuse_over(kind, key_of(kind, wide))
@@ -223,7 +223,7 @@ class RateLimitMiddleware:
         self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one request."""
+        """Serve one request."""
         if scope["type"] != "http" or not wire.raw_path(scope).startswith(b"/v1/"):
             await self.app(scope, receive, send)
             return
@@ -264,7 +264,7 @@ class RateLimitMiddleware:
 
 
 def refusal(over: wire.Refused) -> Response:
-    """The problem document where no application is around that would make one."""
+    """Return the problem document where no application is around that would make one."""
     told: dict[str, Any] = {
         "type": f"urn:chatkeep:{over.word}",
         "title": "Too Many Requests",
@@ -281,13 +281,13 @@ def is_forwarded(scope: Scope) -> bool:
 
 
 def peer_of(scope: Scope) -> str:
-    """The network address that a request comes from; of IPv6 the /64, which is what one customer has at least."""
+    """Return the network address that a request comes from; of IPv6 the /64, which is what one customer has at least."""
     return network_of(scope["client"][0]) if scope.get("client") else ""
 
 
 @lru_cache(maxsize=4096)
 def network_of(host: str) -> str:
-    """What *host* is counted as."""
+    """Return what *host* is counted as."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -300,7 +300,7 @@ def network_of(host: str) -> str:
 
 @lru_cache(maxsize=4096)
 def counted_as(kind: str, name: str) -> tuple[tuple[str, int], ...]:
-    """What *name* is counted under, each with how many times the limit it may have: an IPv6 network under wider ones too."""
+    """Return what *name* is counted under, each with how many times the limit it may have: an IPv6 network under wider ones too."""
     network = name.rpartition("webhooks:")[2]
     if kind not in OF_PEERS or not network.endswith("/64"):
         return ((name, 1),)
@@ -310,5 +310,5 @@ def counted_as(kind: str, name: str) -> tuple[tuple[str, int], ...]:
 
 
 def key_of(kind: str, name: str) -> str:
-    """What a count is kept under: bounded, and no name of a user."""
+    """Return what a count is kept under: bounded, and no name of a user."""
     return f"{kind}:{blake2b(name.encode(errors='surrogatepass'), digest_size=12).hexdigest()}"

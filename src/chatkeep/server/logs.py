@@ -60,7 +60,7 @@ class LineFormatter(logging.Formatter):
         self._second = (0, "")
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """Return the line."""
         if self._as_json and record.name == access_log.name and "ms" in record.__dict__:
             # By hand, for every request pays for it; the texts are of a fixed set, so each is made safe once.
             text = text_of_access(*cast("tuple[str, str, int]", record.args))
@@ -88,7 +88,7 @@ class LineFormatter(logging.Formatter):
         return "\n    ".join([" ".join([head, *[f"{name}={value}" for name, value in told.items()]]), *errors])
 
     def _time(self, created: float) -> str:
-        """The time in UTC. (The second is put into words once, for all the lines of it.)"""
+        """Return the time in UTC. (The second is put into words once, for all the lines of it.)"""
         second, words = self._second
         if second != int(created):
             second = int(created)
@@ -109,7 +109,7 @@ class LineFormatter(logging.Formatter):
 
 
 def cause_of(record: logging.LogRecord) -> BaseException | None:
-    """The error that a record is about, or what caused the one that it mentions."""
+    """Return the error that a record is about, or what caused the one that it mentions."""
     if record.exc_info and record.exc_info[1] is not None:
         return record.exc_info[1]
     mentioned = [part for part in record.args or () if isinstance(part, BaseException)]
@@ -117,7 +117,7 @@ def cause_of(record: logging.LogRecord) -> BaseException | None:
 
 
 def told_of(fault: BaseException) -> list[str]:
-    """An error and what caused it, each with its places in the code; only chatkeep's own errors with their words."""
+    """Return an error and what caused it, each with its places in the code; only chatkeep's own errors with their words."""
     told: list[str] = []
     for cause in chain_of(fault):
         name = f"{type(cause).__module__}.{type(cause).__qualname__}"
@@ -128,7 +128,7 @@ def told_of(fault: BaseException) -> list[str]:
 
 
 def message(record: logging.LogRecord) -> str:
-    """What was logged; errors in it by what of their words is chatkeep's or the system's own."""
+    """Return what was logged; errors in it by what of their words is chatkeep's or the system's own."""
     arguments = record.args
     if not isinstance(arguments, tuple):
         return record.getMessage()
@@ -137,7 +137,7 @@ def message(record: logging.LogRecord) -> str:
 
 
 def words(fault: BaseException) -> str:
-    """An error in words that quote nobody."""
+    """Return an error in words that quote nobody."""
     if isinstance(fault, HandlerFailed):
         told = QUOTING.sub(r"\1", str(fault)) if QUOTING.search(str(fault)) else "the handler failed"
         *_, root = chain_of(fault)
@@ -153,12 +153,12 @@ def line(text: str) -> str:
 
 @lru_cache(1024)
 def text_of_access(method: str, route: str, status: int) -> str:
-    """What is said of a request, as JSON."""
+    """Return what is said of a request, as JSON."""
     return msgspec.json.encode(line(f"{method} {route} {status}")).decode()
 
 
 def safe(value: object) -> object:
-    """A value as it may be logged."""
+    """Return a value as it may be logged."""
     return value if isinstance(value, NUMBERS) else line(str(value))
 
 
@@ -174,7 +174,7 @@ class LineHandler(logging.StreamHandler[TextIO]):
         self._due: asyncio.AbstractEventLoop | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Takes one record; the lock is held."""
+        """Take one record; the lock is held."""
         loop = asyncio._get_running_loop() if record.name == access_log.name else None
         if loop is None:
             self._write_held()
@@ -189,7 +189,7 @@ class LineHandler(logging.StreamHandler[TextIO]):
             loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        """Writes what is held."""
+        """Write what is held."""
         with self.lock or nullcontext():
             self._write_held()
             super().flush()
@@ -203,7 +203,7 @@ class LineHandler(logging.StreamHandler[TextIO]):
 
 
 def configure(*, as_json: bool, level: str) -> None:
-    """Sends the logs of everything in this process to standard error, in lines."""
+    """Send the logs of everything in this process to standard error, in lines."""
     handler = LineHandler(sys.stderr)
     handler.setFormatter(LineFormatter(as_json=as_json))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
@@ -236,7 +236,7 @@ class RequestLogMiddleware:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one request."""
+        """Serve one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -270,5 +270,5 @@ class RequestLogMiddleware:
 
 
 def route_of(scope: Scope) -> str:
-    """The template of the route that answered, such as /v1/conversations/{id}/messages; "other" where there was none."""
+    """Return the template of the route that answered, such as /v1/conversations/{id}/messages; "other" where there was none."""
     return str(scope.get("route_path") or getattr(scope.get("route"), "path", None) or "other")

@@ -108,23 +108,23 @@ class Metrics(Instrument):
         keep.instruments.append(self)
 
     def measured(self, name: str, seconds: float) -> None:
-        """Notes a turn or an act on the store."""
+        """Note a turn or an act on the store."""
         if name == "turn":
             self._turns.observe(seconds)
         else:
             self._acts.labels(name).observe(seconds)
 
     def sent(self, channel: str, status: str, cause: str) -> None:
-        """Notes an attempt to send a reply."""
+        """Note an attempt to send a reply."""
         self._deliveries.labels(channel or "other", status, cause or "none").inc()
 
     def answered(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Notes an HTTP request."""
+        """Note an HTTP request."""
         self._requests.labels(route, method).observe(seconds)
         self._answers.labels(route, method, str(status)).inc()
 
     def limited(self, rate: str) -> None:
-        """Notes a request that a rate limit refused."""
+        """Note a request that a rate limit refused."""
         self._limited.labels(rate).inc()
 
     def describe(self) -> list[Metric]:
@@ -132,7 +132,7 @@ class Metrics(Instrument):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """What the Chatkeep counts itself, as it is now."""
+        """Return what the Chatkeep counts itself, as it is now."""
         counts, cache = self._keep.statistics.engine, self._keep.statistics.cache
         pool = core_of(self._keep).driver.pool()
         yield GaugeMetricFamily("chatkeep_ready", "1 while messages are answered here", int(not trouble_of(self._keep)))
@@ -169,7 +169,7 @@ def may_read(request: Request) -> bool:
 
 
 async def get_metrics(request: Request) -> Response:
-    """The numbers in Prometheus' text format. No name of a user is there, but they say how busy this server is."""
+    """Return the numbers in Prometheus' text format. No name of a user is there, but they say how busy this server is."""
     if not may_read(request):
         raise Refused(
             401, "unauthorized", "Send `metrics_token` as `Authorization: Bearer ...`, or ask from this machine."

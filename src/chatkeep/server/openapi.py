@@ -173,7 +173,7 @@ Schemas = dict[Any, Any]
 
 
 def document(routes: Iterable[BaseRoute]) -> dict[str, Any]:
-    """The OpenAPI document of *routes*."""
+    """Return the OpenAPI document of *routes*."""
     schemas, components = schemas_of(OPERATIONS.values())
     paths: dict[str, dict[str, Any]] = {}
     for path, method, endpoint in endpoints(routes):
@@ -209,7 +209,7 @@ def endpoints(routes: Iterable[BaseRoute]) -> Iterator[tuple[str, str, Any]]:
 
 
 def schemas_of(operations: Iterable[Operation]) -> tuple[Schemas, dict[str, Any]]:
-    """The schema of every type that *operations* take or give, and the components that these refer to."""
+    """Return the schema of every type that *operations* take or give, and the components that these refer to."""
     types: dict[Any, None] = {answers.Problem: None}
     choices: list[tuple[Any, ...]] = []
     for operation in operations:
@@ -225,7 +225,7 @@ def schemas_of(operations: Iterable[Operation]) -> tuple[Schemas, dict[str, Any]
 
 
 def generous(schema: Any) -> None:
-    """Makes of msgspec's schemas, in place, what generators of clients understand as it is meant: an object of which nothing is
+    """Make of msgspec's schemas, in place, what generators of clients understand as it is meant: an object of which nothing is
     said has any members, and a member with a default may be left out (some take the default for a promise that it is there)."""
     if isinstance(schema, dict):
         if schema.get("type") == "object" and not schema.keys() & {"properties", "additionalProperties"}:
@@ -259,7 +259,7 @@ def described(path: str, method: str, endpoint: Any, operation: Operation, schem
 
 
 def parameters(path: str, operation: Operation) -> list[dict[str, Any]]:
-    """The parameters in path, query and headers."""
+    """Return the parameters in path, query and headers."""
     names = re.findall(r"{(\w+)}", path)
     found = [{"name": name, "in": "path", "required": True, "schema": NAMES[name]} for name in names]
     if operation.query is not None:
@@ -274,7 +274,7 @@ def parameters(path: str, operation: Operation) -> list[dict[str, Any]]:
 
 
 def without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """*schema* for a query, in which what is not given is left out."""
+    """Return *schema* for a query, in which what is not given is left out."""
     some = [choice for choice in schema.get("anyOf", []) if choice != {"type": "null"}]
     return some[0] if len(some) == 1 else schema
 
@@ -289,18 +289,18 @@ def security(policy: AccessPolicy) -> list[dict[str, list[str]]]:
 
 
 def content(media: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """A body of one media type."""
+    """Return a body of one media type."""
     return {"content": {media: {"schema": schema}}}
 
 
 def operation_id(path: str, method: str) -> str:
-    """A name for generated clients: getConversations, getConversation, getConversationMessages."""
+    """Return a name for generated clients: getConversations, getConversation, getConversationMessages."""
     words = re.findall(r"\w+", path.removeprefix("/v1").replace("conversations/{id}", "conversation"))
     return method + "".join(word.capitalize() for word in words)
 
 
 @allows(anyone=True)
 async def get_openapi(request: Request) -> Response:
-    """This description of the API."""
+    """Thi description of the API."""
     told = request.app.state.openapi | {"servers": [{"url": quote(request.scope.get("root_path", "")) or "/"}]}
     return wire.as_json(told)

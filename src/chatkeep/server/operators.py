@@ -92,7 +92,7 @@ class Resending(wire.Resource):
     @audited("resend")
     @allows(service=True)
     async def post(self, request: Request) -> Response:
-        """Sends a reply once more."""
+        """Send a reply once more."""
         await tenant_of(request).resend(conversation_asked(request), number_asked(request))
         return Response(status_code=204)
 
@@ -119,7 +119,7 @@ class AllDeadLetters(wire.Resource):
 
     @allows(service=True)
     async def get(self, request: Request) -> Response:
-        """The messages that were set aside, of all conversations, a page at a time; its `next` is the `behind` of the page after it."""
+        """Return a page of the messages that were set aside, of all conversations; its `next` is the `behind` of the page after it."""
         asked, core = wire.query(request, LettersQuery), core_of(keep_of(request))
         tenant = principal_of(request).tenant
         found, following = await core.dead_letters(tenant, after=asked.behind or "", limit=asked.limit)
@@ -131,7 +131,7 @@ class DeadLetters(wire.Resource):
 
     @allows(service=True)
     async def get(self, request: Request) -> Response:
-        """The messages of one conversation that were set aside, oldest first."""
+        """Return the messages of one conversation that were set aside, oldest first."""
         found = await tenant_of(request).dead_letters(conversation_asked(request))
         return wire.as_json(answers.DeadLetters(list(map(answers.dead_letter, found))))
 
@@ -147,13 +147,13 @@ class DeadLetterAsked(wire.Resource):
 
     @allows(service=True)
     async def delete(self, request: Request) -> Response:
-        """Closes the letter without a replay; the message stays in the log."""
+        """Close the letter without a replay; the message stays in the log."""
         await tenant_of(request).dismiss(conversation_asked(request), number_asked(request))
         return Response(status_code=204)
 
 
 def number_asked(request: Request) -> int:
-    """The number of a message that the address names."""
+    """Return the number of a message that the address names."""
     try:
         return wire.whole(request.path_params["number"])
     except ValueError:

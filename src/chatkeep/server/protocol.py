@@ -172,14 +172,14 @@ class PromptProtocol(HttpToolsProtocol):
                 )
 
     def on_message_begin(self) -> None:
-        """A request begins; what of this piece belongs to the one before is counted for both."""
+        """Return a request begins; what of this piece belongs to the one before is counted for both."""
         self._since = None
         self._in_head = self._owes = True
         self._framing = self._piece
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """The request is known; uvicorn starts to serve it, or has it wait."""
+        """Have uvicorn serve the request, which is known now, or have it wait."""
         self._since = None
         upgrade = self.parser.should_upgrade()
         if self._framing > FRAMING_MOST + PIECE:
@@ -203,20 +203,20 @@ class PromptProtocol(HttpToolsProtocol):
             self._stop_parser(400, f"More than {WAITING_MOST} requests wait on this connection.")
 
     def on_body(self, body: bytes) -> None:
-        """A part of the body has come."""
+        """Return a part of the body has come."""
         self._framing -= len(body)
         self._progress = True
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request is there, with its trailers, which are dropped."""
+        """End the request, which is there with its trailers; they are dropped."""
         if self.headers and not CONTROL.isdisjoint(name for name, _ in self.headers):
             self._stop_parser(400, "A trailer says how the request or its connection is to be read.")
         self._owes = False
         super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is over, also for the request that runs while others wait, which uvicorn does not tell."""
+        """End the connection, also for the request that runs while others wait, which uvicorn does not tell."""
         if self._timer is not None:
             self._timer.cancel()
         self._leave(self._running)
@@ -236,7 +236,7 @@ class PromptProtocol(HttpToolsProtocol):
         raise TooMuch
 
     def _wait(self) -> None:
-        """The clock runs from now, if it does not already."""
+        """Return the clock runs from now, if it does not already."""
         if self._since is None:
             self._since = self.loop.time()
         if self._timer is None:
@@ -259,7 +259,7 @@ class PromptProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, status: int, detail: str) -> None:
-        """Takes no more, says why, and hangs up; after the answer to an earlier request, if one is still to come."""
+        """Take no more, say why, and hang up; after the answer to an earlier request, if one is still to come."""
         if self._deaf or self.transport.is_closing():
             return
         self._deaf, self._since = True, None
@@ -328,20 +328,20 @@ class BufferedTransport:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Sends *data*, with whatever else is written in this tick."""
+        """Send *data*, with whatever else is written in this tick."""
         if not self._held:
             self._loop.call_soon(self._flush)
         self._held.append(data)
 
     def end(self, data: bytes) -> None:
-        """Sends *data* as the last; the other side may still be heard."""
+        """Send *data* as the last; the other side may still be heard."""
         self.write(data)
         self._flush()
         if self._transport.can_write_eof():
             self._transport.write_eof()
 
     def close(self) -> None:
-        """Sends what is left, and closes."""
+        """Send what is left, and close."""
         self._flush()
         self._transport.close()
 

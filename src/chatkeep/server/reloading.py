@@ -36,7 +36,7 @@ class Reloader:
         self._over = Event()
 
     def run(self) -> int:
-        """Serves until SIGINT or SIGTERM; the exit code. A first process that cannot start ends it, with its own code."""
+        """Serve until SIGINT or SIGTERM; the exit code. A first process that cannot start ends it, with its own code."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: self._over.set())
         known = stamps(Path.cwd())
@@ -73,7 +73,7 @@ class Reloader:
 
 
 def stamps(folder: Path) -> Stamps:
-    """The files under *folder* that an application is made of, each with its time and size."""
+    """Return the files under *folder* that an application is made of, each with its time and size."""
     found: Stamps = {}
     for path in files(folder):
         try:
@@ -85,7 +85,7 @@ def stamps(folder: Path) -> Stamps:
 
 
 def files(folder: Path) -> Iterator[Path]:
-    """The files to be watched: no hidden folders, no environments."""
+    """Return the files to be watched: no hidden folders, no environments."""
     for root, folders, names in os.walk(folder):
         folders[:] = [
             name

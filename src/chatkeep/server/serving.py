@@ -54,7 +54,7 @@ FINISH_S = 5.0
 
 
 def run(settings: ServerSettings) -> None:
-    """Serves until SIGINT or SIGTERM. Raises a `ChatkeepError` when it cannot begin."""
+    """Serve until SIGINT or SIGTERM. Raises a `ChatkeepError` when it cannot begin."""
     keep = check(loaded(settings.app), settings)
     listener = listening(settings.host, settings.port)
     os.environ["CHATKEEP_APP"] = settings.app  # worker processes read it
@@ -90,7 +90,7 @@ def configured(app: ASGIApp | str, settings: ServerSettings, *, patience_s: floa
 
 
 def serve(config: uvicorn.Config, listener: socket.socket) -> None:
-    """Serves in this process."""
+    """Serve in this process."""
     # uvicorn raises the signal that stopped it once more when everything is closed.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(0))
@@ -103,7 +103,7 @@ def serve(config: uvicorn.Config, listener: socket.socket) -> None:
 
 
 def supervise(config: uvicorn.Config, listener: socket.socket) -> None:
-    """Serves in processes of their own; one that dies is followed by another."""
+    """Serve in processes of their own; one that dies is followed by another."""
     workers = Workers(config, [listener])
     workers.run()
     if any(process.exitcode == STARTUP_FAILURE for process in workers.processes):
@@ -134,7 +134,7 @@ def collect_less() -> None:
 
 
 def application() -> ASGIApp:
-    """What a process serves, by the settings in its environment."""
+    """Return what a process serves, by the settings in its environment."""
     collect_less()
     settings = server_settings_from({})
     logs.configure(as_json=settings.log_format == "json", level=settings.log_level)
@@ -181,7 +181,7 @@ class Forwarded:
         self._told = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one request, or the life of the application."""
+        """Serve one request, or the life of the application."""
         forwarded = scope["type"] == "http" and is_forwarded(scope)
         client = scope.get("client")
         peer = client[0] if client else ""
@@ -213,7 +213,7 @@ class Forwarded:
 
 
 def prefix_of(scope: Scope) -> str:
-    """The prefix that a proxy says it has taken off the path of a request; "" if it says none, or what cannot be one."""
+    """Return the prefix that a proxy says it has taken off the path of a request; "" if it says none, or what cannot be one."""
     given = [value.decode("latin-1").rstrip("/") for name, value in scope["headers"] if name == b"x-forwarded-prefix"]
     return given[0] if len(given) == 1 and PREFIX.fullmatch(given[0]) else ""
 
@@ -245,7 +245,7 @@ class Lifespan:
         self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one request, or the life of the application."""
+        """Serve one request, or the life of the application."""
         if scope["type"] != "lifespan":
             await self.app(scope, receive, send)
             return
@@ -332,7 +332,7 @@ class Lifespan:
 
 
 def check(found: object, settings: ServerSettings) -> Chatkeep[Any] | None:
-    """The Chatkeep that is to be served; None for an ASGI application. Raises `UsageError` when it cannot be served."""
+    """Return the Chatkeep that is to be served; None for an ASGI application. Raises `UsageError` when it cannot be served."""
     keep = check_handler(found, settings.app)
     if keep is not None and settings.workers > 1:
         if Ability.SHARED not in core_of(keep).abilities:
@@ -343,7 +343,7 @@ def check(found: object, settings: ServerSettings) -> Chatkeep[Any] | None:
 
 
 def cautions(settings: ServerSettings, keep: Chatkeep[Any] | None) -> list[str]:
-    """What somebody who starts this should know."""
+    """Return what somebody who starts this should know."""
     said = []
     if keep is not None and not is_loopback(settings.host) and settings.hosts == ServerSettings().hosts:
         said.append(
@@ -362,7 +362,7 @@ def cautions(settings: ServerSettings, keep: Chatkeep[Any] | None) -> list[str]:
 
 
 def listening(host: str, port: int, *, hint: str = "") -> socket.socket:
-    """A socket that listens there. Raises `UsageError`."""
+    """Return a socket that listens there. Raises `UsageError`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     try:

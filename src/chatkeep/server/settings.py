@@ -87,7 +87,7 @@ KNOWN = (*ServerSettings.__struct_fields__, *Settings.__struct_fields__, "store"
 
 
 def server_settings_from(arguments: Mapping[str, object]) -> ServerSettings:
-    """Settings from arguments, the environment and the file. Raises `Misconfigured` with everything that is wrong in
+    """Return the settings from arguments, the environment and the file. Raises `Misconfigured` with everything that is wrong in
     one message, also with the names that mean nothing to anybody."""
     found, faults = given(ServerSettings, arguments)
     faults += [fault for fault in settings_given({})[1] if fault not in faults] + strangers(KNOWN)
@@ -103,7 +103,7 @@ def server_settings_from(arguments: Mapping[str, object]) -> ServerSettings:
 
 
 def fault_of(name: str, value: object, source: str = "") -> str:
-    """What is wrong with one value, which *source* gave ("": an argument); "" when nothing is."""
+    """Return what is wrong with one value, which *source* gave ("": an argument); "" when nothing is."""
     kind = type(getattr(ServerSettings(), name))
     if name in PERIODS:
         fault = duration_fault(value, source)
@@ -134,7 +134,7 @@ def fault_of(name: str, value: object, source: str = "") -> str:
 
 
 def fault_in_list(name: str, value: Sequence[str]) -> str:
-    """What is wrong with the parts of a list."""
+    """Return what is wrong with the parts of a list."""
     if name == "visitor_scopes" and (wrong := [scope for scope in value if scope not in SCOPES]):
         return f"has no {', '.join(wrong)}; there are: {', '.join(sorted(SCOPES))}"
     if name == "origins" and (wrong := [origin for origin in value if not is_origin(origin)]):

@@ -21,7 +21,7 @@ Edit = Callable[[Any], Any]
 
 
 def state_from(plain: Any, shape: Shape[Any]) -> Any:
-    """The application's state in *plain*. Raises `Refused` when it does not fit, or has a member that the state has not."""
+    """Return the application's state in *plain*. Raises `Refused` when it does not fit, or has a member that the state has not."""
     try:
         made = shape.decode(msgspec.json.encode(plain))
         lost = unknown(plain, made, shape.json_of(made))
@@ -35,19 +35,19 @@ def state_from(plain: Any, shape: Shape[Any]) -> Any:
 
 
 def member(plain: Any, slot: str | None) -> Any:
-    """What is in *slot*, or all of it; UNSET when there is no such slot."""
+    """Return what is in *slot*, or all of it; UNSET when there is no such slot."""
     if slot is None:
         return plain
     return plain.get(slot, UNSET) if isinstance(plain, dict) else UNSET
 
 
 def canonical(plain: Any) -> bytes:
-    """The one way to write *plain* as JSON."""
+    """Return the one way to write *plain* as JSON."""
     return msgspec.json.encode(plain, order="sorted")
 
 
 def etag(plain: Any, secret: bytes) -> str:
-    """The strong entity tag of a value: the same exactly when the value is.
+    """Return the strong entity tag of a value: the same exactly when the value is.
 
     Made with a *secret* of the store: else whoever may write and not read could find out by If-Match whether they guess right.
     """
@@ -91,7 +91,7 @@ def is_in(tag: str, tags: set[str]) -> bool:
 
 
 def look_for(precondition: Precondition, slot: str | None, *, shape: Shape[Any], shows: bool) -> Callable[[Any], Any]:
-    """A look at a state of that *shape*: gives it as plain JSON if the precondition holds for it, or for its *slot*.
+    """Return a look at a state of that *shape*: gives it as plain JSON if the precondition holds for it, or for its *slot*.
 
     Raises `Refused` when it does not hold, with the value that is there, if the client is one to whom it *shows*.
     """

@@ -69,7 +69,7 @@ class Paused(wire.Resource):
 
     @allows(service=True)
     async def get(self, request: Request) -> Response:
-        """The conversations that are paused themselves, a page at a time; its `next` is the `behind` of the page after it."""
+        """Return the conversations that are paused themselves, a page at a time; its `next` is the `behind` of the page after it."""
         asked, tenant = wire.query(request, PausedQuery), principal_of(request).tenant
         after = key_for(tenant, asked.behind) if asked.behind else None
         found, last = await core_of(keep_of(request)).page_paused(tenant, after=after, limit=asked.limit)
@@ -108,7 +108,7 @@ async def status(request: Request) -> answers.TenantBotStatus:
 
 
 def refuse_without_everywhere(request: Request) -> None:
-    """Raises 403 for a key of one tenant alone."""
+    """Raise 403 for a key of one tenant alone."""
     if EVERYWHERE not in principal_of(request).scopes:
         raise forbidden(
             "This key is for one tenant, and this concerns all; nothing was changed. `chatkeep key create --everywhere` makes one that may."

@@ -50,7 +50,7 @@ class TracingMiddleware:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one request."""
+        """Serve one request."""
         if not CAN_TRACE or scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -118,7 +118,7 @@ class Tracing(Instrument):
             span.end()
 
     def measured(self, name: str, seconds: float) -> None:
-        """Makes the span of an act on the store, if it was done for a message or turn that has one."""
+        """Make the span of an act on the store, if it was done for a message or turn that has one."""
         ran = RAN.get()
         current = trace.get_current_span() if ran is None else ran.run(trace.get_current_span)
         if name != "turn" and current.get_span_context().is_valid:  # one that nobody asked for makes no trace
@@ -134,7 +134,7 @@ class Tracing(Instrument):
 
 @contextmanager
 def marked(span: Span) -> Iterator[None]:
-    """Marks *span* as failed by what is raised inside, of which it says only the kind."""
+    """Mark *span* as failed by what is raised inside, of which it says only the kind."""
     try:
         yield
     except BaseException as fault:

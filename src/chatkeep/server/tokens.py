@@ -80,7 +80,7 @@ class Tokens(wire.Resource):
     @audited("token:create")
     @allows(service=True)
     async def post(self, request: Request) -> Response:
-        """Makes a token; the only time that it is shown."""
+        """Make a token; the only time that it is shown."""
         asked = await wire.body(request, NewToken, limit=BODY_LIMIT, needed=False)
         issued = await credentials.issue_token(
             keep_of(request), principal_of(request).tenant, conversation_asked(request), **structs.asdict(asked)
@@ -106,7 +106,7 @@ class Token(wire.Resource):
     @audited("token:end")
     @allows(own=True)
     async def delete(self, request: Request) -> Response:
-        """Ends a token or a share, and what comes from it; a token can end itself, and those that it is shown."""
+        """End a token or a share, and what comes from it; a token can end itself, and those that it is shown."""
         keep, principal, asked = keep_of(request), principal_of(request), request.path_params["token"]
         id = principal.id if asked == OWN else asked
         if principal.kind == "token" and principal.stored is not None and id != principal.id:
@@ -128,7 +128,7 @@ class Rotated(wire.Resource):
     @audited("token:rotate")
     @allows(own=True)
     async def post(self, request: Request) -> Response:
-        """Puts a new token in the place of another; whoever holds it in the cookie gets the new one there."""
+        """Put a new token in the place of another; whoever holds it in the cookie gets the new one there."""
         asked = await wire.body(request, Rotation, limit=BODY_LIMIT, needed=False)
         place = (principal_of(request).tenant, conversation_asked(request), rotated_asked(request))
         try:
@@ -149,7 +149,7 @@ class Shares(wire.Resource):
     @audited("share:create")
     @allows("share")
     async def post(self, request: Request) -> Response:
-        """Makes a share of the conversation, with no more rights than its maker has."""
+        """Make a share of the conversation, with no more rights than its maker has."""
         maker = principal_of(request)
         asked = await wire.body(request, NewShare, limit=BODY_LIMIT, needed=False)
         scopes = asked.scopes
@@ -204,7 +204,7 @@ class Redeemed(wire.Resource):
 
 
 def answered(request: Request, issued: Issued, *, cookie: str, conversation: str = "") -> Response:
-    """The answer with a new token: in its body, or in the *cookie* of that name and then not in its body."""
+    """Return the answer with a new token: in its body, or in the *cookie* of that name and then not in its body."""
     told = answers.Credential(id=conversation or issued.id, scopes=issued.scopes, expires_at=issued.expires_at)
     if not cookie:
         return wire.as_json(structs.replace(told, token=issued.token), status=201)
@@ -214,7 +214,7 @@ def answered(request: Request, issued: Issued, *, cookie: str, conversation: str
 
 
 def rotated_asked(request: Request) -> str:
-    """The token that is to be rotated. Raises 403 when a token asks for another than itself, whether that exists or not."""
+    """Return the token that is to be rotated. Raises 403 when a token asks for another than itself, whether that exists or not."""
     principal, asked = principal_of(request), request.path_params["token"]
     own = asked == OWN or asked == principal.id
     if principal.kind == "token" and not own:

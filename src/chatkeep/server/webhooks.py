@@ -50,7 +50,7 @@ class Webhooks:
 
 
 def webhooks_of(keep: Chatkeep[Any]) -> Webhooks:
-    """What comes in through the channels that *keep* delivers through."""
+    """Return what comes in through the channels that *keep* delivers through."""
     outlet = core_of(keep).outlet
     return Webhooks(*outlet.channels, tenant_of=outlet.tenant_of) if isinstance(outlet, Accounts) else Webhooks()
 
@@ -60,13 +60,13 @@ class WebhookEndpoint(wire.Resource):
 
     @allows(anyone=True)
     async def get(self, request: Request) -> Response:
-        """The handshake in which a platform asks whether this address is ours."""
+        """Return the handshake in which a platform asks whether this address is ours."""
         _, challenge = await verified(request, b"")
         return challenge or Response(status_code=200)
 
     @allows(anyone=True, counted=False)
     async def post(self, request: Request) -> Response:
-        """Takes what a platform posts: 200 when all of it is durable, 401 when the platform has not signed it."""
+        """Take what a platform posts: 200 when all of it is durable, 401 when the platform has not signed it."""
         body = await wire.read(request, limit=BODY_LIMIT)
         channel, challenge = await verified(request, body)
         if challenge is not None:
@@ -90,7 +90,7 @@ REASONS = ("missing", "wrong", "old")
 
 
 async def verified(request: Request, body: bytes) -> tuple[Channel, Response | None]:
-    """The channel that is posted to, and what to answer at once, if anything: of those with this name (two bots, say) the
+    """Return the channel that is posted to, and what to answer at once, if anything: of those with this name (two bots, say) the
     one whose secret fits. Raises 401 for what the platform has not signed, always in the same words."""
     webhooks: Webhooks = request.app.state.webhooks
     channels = webhooks.channels.get(request.path_params["channel"], [])
@@ -128,7 +128,7 @@ def conversation_for(channel: Channel, item: Inbound) -> str:
 
 
 def plain_of(item: Inbound) -> Any:
-    """An item as JSON, to be kept in a note."""
+    """Return an item as JSON, to be kept in a note."""
     return msgspec.json.decode(msgspec.json.encode(item))
 
 
@@ -141,7 +141,7 @@ def can_answer(outlet: Outlet | None, channel: Channel, tenant: str, item: Recei
 
 
 async def take(keep: Chatkeep[Any], webhooks: Webhooks, channel: Channel, items: Iterable[Inbound]) -> None:
-    """Makes *items* durable: those of one conversation in their order, conversations side by side."""
+    """Make *items* durable: those of one conversation in their order, conversations side by side."""
     core = core_of(keep)
     kept = core.outlet.aliases if isinstance(core.outlet, Accounts) else None
     aliases = kept or Aliases(core)
@@ -182,7 +182,7 @@ async def take(keep: Chatkeep[Any], webhooks: Webhooks, channel: Channel, items:
 
 
 async def keep_one(keep: Chatkeep[Any], channel: Channel, tenant: str, conversation: str, item: Inbound) -> None:
-    """Keeps one item, and has the platform told so. What cannot be stored as it is must not hold up the rest, and is not
+    """Keep one item, and have the platform told so. What cannot be stored as it is must not hold up the rest, and is not
     lost: it becomes a note."""
     core = core_of(keep)
     if isinstance(item, Status):

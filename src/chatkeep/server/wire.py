@@ -128,12 +128,12 @@ class RawRoute(Route):
 
 
 def plain(segment: bytes) -> str:
-    """A part of a path without its percent-encoding. Raises UnicodeDecodeError."""
+    """Return a part of a path without its percent-encoding. Raises UnicodeDecodeError."""
     return (unquote_to_bytes(segment) if b"%" in segment else segment).decode()
 
 
 def raw_path(scope: Scope) -> bytes:
-    """The path as it was sent, without the prefix under which the application is mounted."""
+    """Return the path as it was sent, without the prefix under which the application is mounted."""
     raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
     root: str = scope.get("root_path", "")
     if root and scope["path"].startswith(root.rstrip("/") + "/"):
@@ -157,7 +157,7 @@ class Resource(HTTPEndpoint):
         self.scope, self.receive, self.send = scope, receive, send
 
     async def dispatch(self) -> None:
-        """Serves one request."""
+        """Serve one request."""
         request = Request(self.scope, self.receive, self.send)
         method = self.methods.get(request.method)
         if method is None:
@@ -166,12 +166,12 @@ class Resource(HTTPEndpoint):
         await response(self.scope, self.receive, self.send)
 
     async def options(self, request: Request) -> Response:
-        """The methods that are possible here."""
+        """Return the methods that are possible here."""
         return Response(status_code=204, headers={"allow": ", ".join(self.methods)})
 
 
 def query(request: Request, kind: type[T]) -> T:
-    """The request's query as a *kind*, never guessed at."""
+    """Return the request's query as a *kind*, never guessed at."""
     given = request.query_params.multi_items()
     try:
         if len(dict(given)) < len(given):
@@ -185,14 +185,14 @@ def query(request: Request, kind: type[T]) -> T:
 
 
 def whole(text: str) -> int:
-    """The whole number in *text*, which has nothing else in it."""
+    """Return the whole number in *text*, which has nothing else in it."""
     if not (text.isascii() and text.isdecimal() and len(text) < 20):
         raise ValueError(f"{text[:20]!a} is not a whole number")
     return int(text)
 
 
 async def body(request: Request, kind: type[T], *, limit: int, needed: bool = True) -> T:
-    """The request's body as a *kind*; without any, if none is *needed*, a blank one."""
+    """Return the request's body as a *kind*; without any, if none is *needed*, a blank one."""
     if not needed and "content-type" not in request.headers and not await read(request, limit=limit):
         return kind()
     plain = await value(request, limit=limit)
@@ -207,7 +207,7 @@ async def body(request: Request, kind: type[T], *, limit: int, needed: bool = Tr
 
 
 async def value(request: Request, *, limit: int, media: str = JSON) -> Any:
-    """The JSON value in the request's body."""
+    """Return the JSON value in the request's body."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != media:
         raise HTTPException(415, f"Send the body as {media}; nothing was touched.", {"accept": media})
     raw = await read(request, limit=limit)
@@ -215,7 +215,7 @@ async def value(request: Request, *, limit: int, media: str = JSON) -> Any:
 
 
 async def message(request: Request, *, limit: int) -> tuple[Incoming, bool]:
-    """The message in the request's body, and whether an Idempotency-Key named it."""
+    """Return the message in the request's body, and whether an Idempotency-Key named it."""
     key = idempotency_key(request)
     found = await body(request, Incoming, limit=limit)
     if key is not None and found.id not in (None, key):
@@ -232,7 +232,7 @@ BARE = re.compile(r"[!#-~][!-~]*")
 
 
 def idempotency_key(request: Request) -> str | None:
-    """The request's Idempotency-Key: a quoted string, as the standard has it, or bare as most people send it."""
+    """Return the request's Idempotency-Key: a quoted string, as the standard has it, or bare as most people send it."""
     keys = request.headers.getlist("idempotency-key")
     if not keys:
         return None
@@ -246,7 +246,7 @@ def idempotency_key(request: Request) -> str | None:
 
 
 def preferences(request: Request) -> set[str]:
-    """What the client would like (RFC 7240), without parameters."""
+    """Return what the client would like (RFC 7240), without parameters."""
     given = ",".join(request.headers.getlist("prefer")).split(",") if "prefer" in request.headers else []
     return {preference.partition(";")[0].strip().lower() for preference in given}
 
@@ -255,7 +255,7 @@ TAG = re.compile(r'((?:W/)?)(?:"([!#-~]*)"|([!#-+\--~]+))')
 
 
 def tags(request: Request, name: str) -> set[str] | None:
-    """The entity tags in the header *name*, weak ones as they are; {"*"} for any; None when it is not there.
+    """Return the entity tags in the header *name*, weak ones as they are; {"*"} for any; None when it is not there.
 
     A tag without its quotes, which many clients forget, is the same tag.
     """
@@ -272,7 +272,7 @@ def tags(request: Request, name: str) -> set[str] | None:
 
 
 async def read(request: Request, *, limit: int) -> bytes:
-    """The request's body, refused as soon as it is known to be over *limit* bytes."""
+    """Return the request's body, refused as soon as it is known to be over *limit* bytes."""
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > limit:
         raise too_large(limit)
@@ -288,7 +288,7 @@ async def read(request: Request, *, limit: int) -> bytes:
 
 
 async def collected(request: Request, limit: int) -> bytes:
-    """The request's body, from the messages it comes in; once. (Starlette's `stream` is a generator for what is mostly one.)"""
+    """Return the request's body, from the messages it comes in; once. (Starlette's `stream` is a generator for what is mostly one.)"""
     found, more = bytearray(), True
     while more:
         message = await request.receive()
@@ -302,14 +302,14 @@ async def collected(request: Request, limit: int) -> bytes:
 
 
 def too_large(limit: int) -> HTTPException:
-    """The refusal of a body; the connection goes with it, so that the rest of the body need not be read."""
+    """Return the refusal of a body; the connection goes with it, so that the rest of the body need not be read."""
     return HTTPException(
         413, f"The request's body is over {limit:,} bytes; nothing was touched.", {"connection": "close"}
     )
 
 
 def parsed(raw: bytes) -> Any:
-    """The JSON value in *raw*, read strictly: what two JSON readers could understand differently is refused."""
+    """Return the JSON value in *raw*, read strictly: what two JSON readers could understand differently is refused."""
     try:
         if fault := overfull(raw):
             raise ValueError(fault)
@@ -324,7 +324,7 @@ def parsed(raw: bytes) -> Any:
 
 
 def misread(fault: str) -> HTTPException:
-    """The refusal of a body that is not what is wanted."""
+    """Return the refusal of a body that is not what is wanted."""
     return HTTPException(400, f"The body is not the JSON that belongs here: {fault[:500]}. Nothing was touched.")
 
 
@@ -353,7 +353,7 @@ def overfull(raw: bytes, *, deepest: int = DEEPEST, most: int = TOKENS_MOST) -> 
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose names are all different."""
+    """Return an object whose names are all different."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a name is there twice in one object")
@@ -366,7 +366,7 @@ def refuse(constant: str) -> None:
 
 
 def finite(text: str) -> float:
-    """The number in *text*, if a float can hold it."""
+    """Return the number in *text*, if a float can hold it."""
     found = float(text)
     if found in (float("inf"), float("-inf")):
         raise ValueError(f"the number {text[:20]} is too large")
@@ -377,5 +377,5 @@ _decode = json.JSONDecoder(object_pairs_hook=once, parse_constant=refuse, parse_
 
 
 def as_json(value: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """An answer in JSON."""
+    """Return an answer in JSON."""
     return Response(msgspec.json.encode(value), status, headers, JSON)

@@ -45,7 +45,7 @@ class AuditLog:
         self._clock = clock
 
     async def write(self, tenant: str, acts: Sequence[Act]) -> None:
-        """Adds *acts* to the log of *tenant*, in one act on the store."""
+        """Add *acts* to the log of *tenant*, in one act on the store."""
         key, now = key_of(tenant), self._clock()
         drafts = tuple(
             Draft(
@@ -73,7 +73,7 @@ class AuditLog:
             return
 
     async def read(self, tenant: str, *, before: int | None = None, limit: int = 100) -> list[Act]:
-        """The last *limit* acts, or those before a number, the newest first."""
+        """Return the last *limit* acts, or those before a number, the newest first."""
         key = key_of(tenant)
         snapshot = await self._store.load(key)
         if snapshot is None:

@@ -53,7 +53,7 @@ class Cache:
         self.statistics = CacheStatistics()
 
     def get(self, key: Key) -> Snapshot | None:
-        """The newest snapshot this process has seen of *key*."""
+        """Return the newest snapshot this process has seen of *key*."""
         held = self._held.get(key)
         if held is None:
             self.statistics.misses += 1
@@ -68,7 +68,7 @@ class Cache:
         return None if held is None else held[0]
 
     def put(self, snapshot: Snapshot) -> None:
-        """Keeps *snapshot*, unless a newer one of the same incarnation is held: answers may arrive out of order."""
+        """Keep *snapshot*, unless a newer one of the same incarnation is held: answers may arrive out of order."""
         key = snapshot.row.key
         held = self._held.get(key)
         if held is not None:
@@ -126,7 +126,7 @@ class Cache:
 
 
 def weigh(snapshot: Snapshot) -> int:
-    """The memory a snapshot takes, estimated."""
+    """Return the memory a snapshot takes, estimated."""
     contents: list[Any] = [message.content for message in snapshot.messages]
     try:
         said = len("".join(contents))  # by far the quickest, and nearly always right

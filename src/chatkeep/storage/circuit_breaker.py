@@ -33,7 +33,7 @@ class RetryBudget:
         self._empty_at = 0.0  # until when every token is taken that will have come by then
 
     async def take(self, deadline: float) -> bool:
-        """Waits for a token; takes none, and returns False at once, if it would come after *deadline*."""
+        """Wait for a token; take none, and return False at once, if it would come after *deadline*."""
         now = time.monotonic()
         at = max(self._empty_at, now - 1.0) + 1.0 / self._rate
         if at > deadline:
@@ -84,7 +84,7 @@ class StoreCircuitBreaker:
         self._replaced, self._trouble, self._failures, self._failed_at = None, "", 0, 0.0
 
     async def settle(self, act: Callable[[], Awaitable[T]], *, once: bool = False) -> T:
-        """The answer of *act*; while nobody can say whether it happened, runs the same act again, unless told *once*.
+        """Return the answer of *act*; while nobody can say whether it happened, runs the same act again, unless told *once*.
 
         Raises `Unavailable` without trying while the store is left alone.
         """
@@ -140,7 +140,7 @@ class StoreCircuitBreaker:
         return opening == self._opening
 
     async def _probe(self, act: Callable[[], Awaitable[T]]) -> T:
-        """The pause is over: one asks for all."""
+        """Return the pause is over: one asks for all."""
         self._probing = True
         try:
             return await act()
@@ -152,7 +152,7 @@ class StoreCircuitBreaker:
             self._trouble, self._failures = "", 0
 
     async def _again(self, act: Callable[[], Awaitable[T]], unknown: Uncertain) -> T:
-        """Runs *act* again, with growing pauses, until its outcome is known; raises *unknown* if it stays so."""
+        """Run *act* again, with growing pauses, until its outcome is known; raises *unknown* if it stays so."""
         deadline, opening, longest = time.monotonic() + self._patience_s, self._opening, FIRST_WAIT_S
         while await self._budget.take(deadline) and opening == self._opening:
             try:

@@ -51,7 +51,7 @@ class Confinement:
         self._loop, self._forks = asyncio.get_running_loop(), forks
 
     def end(self, failed: BaseException | None = None) -> None:
-        """Ends that: closed again, or the opening has *failed*."""
+        """End that: closed again, or the opening has *failed*."""
         self._loop, self._before = None, "closed" if failed is None else f"not opened ({failed})"
         self._failed = failed if isinstance(failed, Unavailable) else None
 
@@ -64,7 +64,7 @@ class Confinement:
             return False
 
     def check(self) -> None:
-        """Raises `NotOpen` unless the caller is where the Chatkeep was opened; `Unavailable` where its store was away then."""
+        """Raise `NotOpen` unless the caller is where the Chatkeep was opened; `Unavailable` where its store was away then."""
         try:
             if asyncio.get_running_loop() is self._loop and self._forks == forks:
                 return
@@ -76,7 +76,7 @@ class Confinement:
         raise NotOpen(f"This Chatkeep was {self._before}; nothing was done. {OPEN}")
 
     def refuse_elsewhere(self) -> None:
-        """Raises `NotOpen` where another loop or process has opened it."""
+        """Raise `NotOpen` where another loop or process has opened it."""
         if self._loop is None:
             return
         if self._forks != forks:

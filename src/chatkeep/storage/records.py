@@ -33,7 +33,7 @@ BELONGING = ("access", "aliases")
 
 
 async def erase_belongings(store: Store, key: Key, *, at: float) -> None:
-    """Removes the records that belong to the conversation *key*, after it was erased: credentials, names of its customer."""
+    """Remove the records that belong to the conversation *key*, after it was erased: credentials, names of its customer."""
     for space in BELONGING:
         while rows := await store.rows("owner", tenant=RESERVED + space, owner=mark_of(key), limit=PAGE):
             for row in rows:
@@ -54,13 +54,13 @@ class Records(Generic[Kind]):
         self._clock = clock
 
     async def get(self, name: str) -> Kind | None:
-        """The record under *name*; None when there is none."""
+        """Return the record under *name*; None when there is none."""
         snapshot = await self._store.load(self._key(name))
         return None if snapshot is None else self._held(snapshot)
 
     async def change(self, name: str, edit: Callable[[Kind | None], Kind | None], *, owner: str = "") -> Kind | None:
         """
-        Puts what *edit* makes of the record in its place, atomically, and answers the record as it is then.
+        Put what *edit* makes of the record in its place, atomically, and answer the record as it is then.
 
         *edit* is given None where there is no record, and answers None to leave everything as it is. When others
         write meanwhile it is called again with what they wrote, so it must depend on nothing else and must not wait;
@@ -90,11 +90,11 @@ class Records(Generic[Kind]):
         return self._held(after)
 
     async def erase(self, name: str) -> None:
-        """Removes the record under *name*; nothing remains but the mark that refuses acts of before."""
+        """Remove the record under *name*; nothing remains but the mark that refuses acts of before."""
         await self._store.erase(self._key(name), at=self._clock())
 
     async def owned(self, owner: str, *, after: str = "") -> AsyncGenerator[str, None]:
-        """The names of the records of *owner*, in order, from behind *after*."""
+        """Return the names of the records of *owner*, in order, from behind *after*."""
         last = Row(key=Key(self._tenant, after), revision="", incarnation="", owner=owner) if after else None
         while rows := await self._store.rows("owner", tenant=self._tenant, owner=owner, after=last, limit=PAGE):
             for row in rows:

@@ -80,7 +80,7 @@ class SharedCache:
         self._writer: asyncio.Task[None] | None = None
 
     def open(self, epoch: str) -> None:
-        """Holds conversations of the store with this epoch, and shows no others."""
+        """Hold conversations of the store with this epoch, and show no others."""
         self._epoch = epoch
 
     async def examine(self) -> list[Finding]:
@@ -97,13 +97,13 @@ class SharedCache:
         return [Finding("ok", "shared cache", f"it answers, within {1000 * (time.monotonic() - began):.1f} ms")]
 
     async def close(self) -> None:
-        """Writes what waits and closes the connections."""
+        """Write what waits and close the connections."""
         if self._writer is not None:
             await self._writer
         await self._redis.aclose()
 
     async def get(self, key: Key) -> Snapshot | None:
-        """What some instance has put here of *key*; perhaps old, never damaged."""
+        """Return what some instance has put here of *key*; perhaps old, never damaged."""
         if not self._usable():
             return None
         try:
@@ -126,7 +126,7 @@ class SharedCache:
                 self._writer = asyncio.create_task(self._write(), name="chatkeep shared cache")
 
     async def drop(self, key: Key) -> None:
-        """Takes *key* out: what was erased must not stay here. Tried even when the cache is switched off."""
+        """Take *key* out: what was erased must not stay here. Tried even when the cache is switched off."""
         self._waiting.pop(key, None)
         try:
             await self._redis.set(self._name(key), b"", ex=ERASED_S)

@@ -37,7 +37,7 @@ class Spool:
         self._writing: Counter[Key] = Counter()
 
     async def open(self) -> None:
-        """Opens the file; what an earlier run has left in it will be handed over. Raises `Misconfigured`."""
+        """Open the file; what an earlier run has left in it will be handed over. Raises `Misconfigured`."""
         try:
             self._lock.acquire(timeout=0)
         except Timeout as taken:
@@ -56,7 +56,7 @@ class Spool:
             raise
 
     async def belong(self, epoch: str) -> None:
-        """Notes whose messages these are: of the store with this *epoch*. Raises `Misconfigured` when they are another's."""
+        """Note whose messages these are: of the store with this *epoch*. Raises `Misconfigured` when they are another's."""
         found = await self._driver.read(Read(WHOSE, tail=1))
         if found is not None and found[1][0].body.decode() != epoch:
             if self._holding:
@@ -71,7 +71,7 @@ class Spool:
             await self._driver.append(Append(WHOSE, mine, revision=fresh_token(), at=time.time()))
 
     async def close(self) -> None:
-        """Closes the file; what it holds stays."""
+        """Close the file; what it holds stays."""
         try:
             await self._driver.close()
         finally:
@@ -85,7 +85,7 @@ class Spool:
         return key in self._holding
 
     async def keep(self, key: Key, entry: Entry, *, at: float, owner: str) -> None:
-        """Makes *entry* durable here."""
+        """Make *entry* durable here."""
         self._put(key)
         self._writing[key] += 1
         try:
@@ -104,7 +104,7 @@ class Spool:
                 del self._writing[key]
 
     async def hand_over(self, take: HandOver) -> int:
-        """Gives everything to *take*, each conversation in order, and lets go of what was taken; how many messages.
+        """Give everything to *take*, each conversation in order, and let go of what was taken; how many messages.
 
         What is not taken stays. A conversation that *take* refuses is put into `refused` and holds up no other; when
         the store does not answer (`Unavailable`, `Uncertain`) that is raised, and ends it.

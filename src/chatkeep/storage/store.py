@@ -65,7 +65,7 @@ class Measured(Protocol):
     """What is told how long each act took; see `Instrument`."""
 
     def measured(self, name: str, seconds: float) -> None:
-        """Takes an act's verb and how long it took."""
+        """Take an act's verb and how long it took."""
 
 
 class InLog(Exception):
@@ -110,7 +110,7 @@ class Store:
         return self._cache.statistics
 
     async def open(self, fits: Callable[[str], Awaitable[None]] | None = None) -> None:
-        """Opens the driver. No act gets to it before *fits*, given the store's epoch, has raised nothing."""
+        """Open the driver. No act gets to it before *fits*, given the store's epoch, has raised nothing."""
         await self.driver.open()
         if fits is not None:
             await fits(self.driver.epoch)
@@ -121,11 +121,11 @@ class Store:
         self._open = True
 
     def widen(self) -> None:
-        """Makes room in the window for the notes that sending replies out leaves between what is said."""
+        """Make room in the window for the notes that sending replies out leaves between what is said."""
         self._window *= NOTES_A_MESSAGE
 
     async def close(self) -> None:
-        """Closes the driver."""
+        """Close the driver."""
         self._open = False
         try:
             if self.shared is not None:
@@ -144,11 +144,11 @@ class Store:
         return self._circuit.replaced
 
     def cached(self, key: Key) -> Snapshot | None:
-        """The newest snapshot this process has seen; the store may have moved on."""
+        """Return the newest snapshot this process has seen; the store may have moved on."""
         return self._cache.get(key)
 
     async def fetched(self, key: Key) -> Snapshot | None:
-        """What other instances have left in the shared cache; the store may have moved on from there too."""
+        """Return what other instances have left in the shared cache; the store may have moved on from there too."""
         found = await self.shared.get(key) if self.shared is not None else None
         return None if found is None else self._keep(found)
 
@@ -157,7 +157,7 @@ class Store:
         self._cache.drop(key)
 
     async def load(self, key: Key, *, again: bool = True) -> Snapshot | None:
-        """The conversation as it is now; None when there is none."""
+        """Return the conversation as it is now; None when there is none."""
         known = self._cache.last_place(key)
         found = await self._act(self.driver.read, Read(key, self._window))
         if found is None:
@@ -187,7 +187,7 @@ class Store:
     async def append(
         self, key: Key, entry: Entry, *, at: float, due_at: float | None, lease: Lease | None, owner: str
     ) -> tuple[Snapshot, int, bool]:
-        """Adds *entry* to the log, unless its id is there: the snapshot it leaves, the entry's number, and whether it
+        """Add *entry* to the log, unless its id is there: the snapshot it leaves, the entry's number, and whether it
         was known. Raises `InLog` when it is in the log, and only a newer version reads the conversation."""
         cached, place = self._cache.get(key), self._cache.last_place(key)
         tail = self._window + 1 if cached is None else 4  # the window lies before the cursor, so before what is added
@@ -249,7 +249,7 @@ class Store:
         return snapshot, number, entry.id in known and not ours
 
     async def release(self, key: Key, lease: str) -> str:
-        """Gives *lease* back in a conversation whose record need not be readable; nothing else of it changes. Answers the revision
+        """Give *lease* back in a conversation whose record need not be readable; nothing else of it changes. Answers the revision
         that this leaves, "" where the lease is somebody else's."""
         while True:
             found = await self._act(self.driver.read, Read(key, tail=0))
@@ -263,7 +263,7 @@ class Store:
                 return row.revision
 
     async def hand_in(self, key: Key, entries: list[Entry], *, at: float, owner: str) -> None:
-        """Adds *entries* that were accepted elsewhere before, in order; those whose ids are there already, not again."""
+        """Add *entries* that were accepted elsewhere before, in order; those whose ids are there already, not again."""
         while True:
             append = Append(key, entries, revision=fresh_token(), at=at, due_at=AT_ONCE, owner=owner)
             try:
@@ -275,7 +275,7 @@ class Store:
         self.changed(key)
 
     async def commit(self, snapshot: Snapshot, decide: Decide, *, at: float) -> tuple[Snapshot, list[Message] | None]:
-        """Writes what *decide* makes of the snapshot, on top of whatever others wrote meanwhile.
+        """Write what *decide* makes of the snapshot, on top of whatever others wrote meanwhile.
 
         Answers the snapshot it leaves and the entries it added, or, when *decide* gives None, the newest snapshot and
         None. Raises `Duplicate` when one of the ids is in the log already, `Uncertain` when the store kept silent to the end.
@@ -337,12 +337,12 @@ class Store:
         return messages_from(key, incarnation, found)
 
     async def find(self, key: Key, incarnation: str, ids: Sequence[str]) -> list[Message]:
-        """The log entries that have one of *ids*, wherever they stand."""
+        """Return the log entries that have one of *ids*, wherever they stand."""
         found = await self._act(self.driver.entries, Entries(key, ids=ids))
         return messages_from(key, incarnation, found)
 
     async def last(self, snapshot: Snapshot) -> tuple[list[Message], int]:
-        """The last messages of the log, and how many wait, also where *snapshot* holds only the first of them."""
+        """Return the last messages of the log, and how many wait, also where *snapshot* holds only the first of them."""
         messages, count = list(snapshot.messages), len(unread_messages(snapshot))
         if not is_cut(snapshot):
             return messages, count
@@ -362,11 +362,11 @@ class Store:
         after: Row | None = None,
         limit: int = PAGE,
     ) -> list[Row]:
-        """A page of conversations, undecoded."""
+        """Return a page of conversations, undecoded."""
         return await self._act(self.driver.scan, Scan(index, limit, tenant, owner, until, after))
 
     async def erase(self, key: Key, *, at: float, revision: str | None = None) -> None:
-        """Removes everything of *key*; with *revision* only while it has that one, else raises `Conflict`."""
+        """Remove everything of *key*; with *revision* only while it has that one, else raises `Conflict`."""
         self._cache.drop(key)
         await self._act(self.driver.erase, Erase(key, at, revision))
         self._cache.drop(key)
@@ -486,7 +486,7 @@ class Store:
         return self._windowed(row, record, messages, plain)
 
     def _grown(self, known: Snapshot, row: Row, record: Record, news: list[Message]) -> Snapshot:
-        """What is *known*, with what came after it."""
+        """Return what is *known*, with what came after it."""
         plain = plain_from(news, known.plain)
         if not is_cut(known):
             return self._windowed(row, record, (*known.messages, *news), plain)
@@ -501,7 +501,7 @@ class Store:
         plain: int,
         beyond: tuple[Message, ...] = (),
     ) -> Snapshot:
-        """The record stands for the body, so the body is let go. What is kept is the window before the cursor, and what
+        """Return the record stands for the body, so the body is let go. What is kept is the window before the cursor, and what
         is behind it as far as `shorten` says: what waits must not push out the talk that it belongs to."""
         window = self._window
         if messages and plain > messages[0].number:  # notes, perhaps, which must not push out the talk
@@ -513,7 +513,7 @@ class Store:
         return shorten(Snapshot(structs.replace(row, body=b""), record, messages, plain, beyond), self._window)
 
     async def _complete(self, snapshot: Snapshot, *, again: bool = True) -> Snapshot:
-        """Fetches what belongs into the snapshot and was not in the tail that was read."""
+        """Fetch what belongs into the snapshot and was not in the tail that was read."""
         row, record = snapshot.row, snapshot.record
         if is_cut(snapshot):
             return await self.reload(row.key) if is_used_up(snapshot) else snapshot
@@ -541,7 +541,7 @@ class Store:
         return self._windowed(row, record, (*missing, *snapshot.messages), snapshot.plain) if missing else snapshot
 
     async def _last_replies(self, snapshot: Snapshot, seen: int) -> list[Message]:
-        """The end of the log behind number *seen*, as far back as it takes to have the last replies in it, within bounds."""
+        """Return the end of the log behind number *seen*, as far back as it takes to have the last replies in it, within bounds."""
         last = list(snapshot.messages)
         for _ in range(LOOKS_BACK):
             replies = sum(1 for message in last if message.role in TALK and message.role not in ASKING)
@@ -556,7 +556,7 @@ class Store:
         return last
 
     async def _moved(self, snapshot: Snapshot, there: Conflict) -> Snapshot:
-        """The snapshot that a conflict shows."""
+        """Return the snapshot that a conflict shows."""
         key, row = snapshot.row.key, there.row
         if row is None:
             if snapshot.row.revision and there.erased_at is None:
@@ -584,7 +584,7 @@ def _place(row: Row) -> Place:
 
 
 def _blanked(known: Snapshot, numbers: Sequence[int]) -> Snapshot:
-    """What is *known*, without what the entries with these *numbers* said."""
+    """Return what is *known*, without what the entries with these *numbers* said."""
     key, incarnation = known.row.key, known.row.incarnation
 
     def blanked(message: Message) -> Message:
@@ -596,7 +596,7 @@ def _blanked(known: Snapshot, numbers: Sequence[int]) -> Snapshot:
 
 
 def blank(key: Key, owner: str = "") -> Snapshot:
-    """The snapshot of a conversation that does not exist yet, and will be *owner*'s."""
+    """Return the snapshot of a conversation that does not exist yet, and will be *owner*'s."""
     return Snapshot(Row(key=key, revision="", incarnation="", owner=owner), Record(), (), plain=1)
 
 
@@ -606,7 +606,7 @@ os.register_at_fork(after_in_child=lambda: _random.seed(secrets.token_bytes(32))
 
 
 def fresh_token() -> str:
-    """A random token for a revision, lease or id: 72 bits, unique, and no secret (asking the system costs 10 us)."""
+    """Return a random token for a revision, lease or id: 72 bits, unique, and no secret (asking the system costs 10 us)."""
     return b2a_base64(_random.randbytes(9), newline=False).translate(_URLSAFE).decode()
 
 

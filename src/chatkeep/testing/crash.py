@@ -48,7 +48,7 @@ class Wrapped:
         return verb
 
     async def around(self, verb: str, act: Callable[[], Awaitable[T]]) -> T:
-        """Runs one act; subclasses put their fault here."""
+        """Run one act; subclasses put their fault here."""
         return await act()
 
 
@@ -75,7 +75,7 @@ class UncertainDriver(Wrapped):
         self.chance = chance
 
     async def around(self, verb: str, act: Callable[[], Awaitable[T]]) -> T:
-        """Runs it, or not, and says that nobody knows."""
+        """Run it, or not, and say that nobody knows."""
         lost = self.chance(verb)
         if lost == "before":
             raise Uncertain(f"{verb}: no answer (and it was not executed)")

@@ -54,7 +54,7 @@ class Verdict(Struct, frozen=True):
 
 
 async def collect(keep: Chatkeep[Any], *, within: float = 20.0) -> dict[str, StoredConversation]:
-    """Waits until the store answers and nothing is unread, for so many seconds, and takes out every conversation.
+    """Wait until the store answers and nothing is unread, for so many seconds, and take out every conversation.
 
     Nobody may write meanwhile.
     """
@@ -147,7 +147,7 @@ def out_of_order(messages: Iterable[Message]) -> bool:
 def wrong_replies(
     name: str, asked: list[Message], messages: list[Message], heard: list[DeliveryReport], *, any_bot: bool = False
 ) -> list[str]:
-    """What is wrong with the replies: missing, doubled, or other than a client was shown."""
+    """Return what is wrong with the replies: missing, doubled, or other than a client was shown."""
     faults = []
     shown: dict[str, set[tuple[str, ...]]] = {}
     for one in heard:
@@ -172,7 +172,7 @@ def wrong_replies(
 
 def wrong_sendings(name: str, due: Sequence[tuple[int, Any]], sent: Sequence[Any]) -> tuple[list[str], dict[int, int]]:
     """
-    What is wrong with what a platform was sent of the replies that were *due* (number and body, in their order): left
+    Return what is wrong with what a platform was sent of the replies that were *due* (number and body, in their order): left
     out, out of order, not ours. And where in *sent* each reply begins.
 
     The reply sent last may come again: whoever is killed while sending cannot know that it went.

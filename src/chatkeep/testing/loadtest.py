@@ -193,7 +193,7 @@ class Platform:
 
     @contextlib.asynccontextmanager
     async def listening(self, port: int) -> AsyncIterator[None]:
-        """Takes what comes to *port* of 127.0.0.1, until the end of the block."""
+        """Take what comes to *port* of 127.0.0.1, until the end of the block."""
         app = web.Application()
         app.router.add_post("/{path:.*}", self.take)
         runner = web.AppRunner(app, access_log=None)
@@ -292,7 +292,7 @@ class Simulation:
             return await self._judge(time.monotonic() - began)
 
     async def _greet(self) -> None:
-        """Makes sure that the key opens the door, before anything is written."""
+        """Make sure that the key opens the door, before anything is written."""
         for url in self.urls:
             with contextlib.suppress(*SILENCES):
                 asked = self._session.get(f"{url}/v1/conversations?limit=1", headers=self._reading)
@@ -343,7 +343,7 @@ class Simulation:
             await self._say(one, dice)
 
     async def _say(self, said: SentMessage, dice: random.Random) -> None:
-        """Sends a message until the server has taken it and, where the answer comes back this way, answered it."""
+        """Send a message until the server has taken it and, where the answer comes back this way, answered it."""
         name, began, pause = (said.conversation, said.id), time.monotonic(), PAUSES_S[0]
         self._customers[said.conversation] = said.customer
         self._first.setdefault(name, began)
@@ -419,7 +419,7 @@ class Simulation:
     # -- the end --------------------------------------------------------------------------------------------------------
 
     async def _judge(self, seconds: float) -> Report:
-        """Reads every conversation back, and says what the customers would complain about."""
+        """Read every conversation back, and say what the customers would complain about."""
         deadline, readers = time.monotonic() + PATIENCE_S, asyncio.Semaphore(READERS)
         held: dict[str, StoredConversation] = {}
 
@@ -454,7 +454,7 @@ class Simulation:
         )
 
     async def _held(self, name: str, deadline: float) -> StoredConversation | None:
-        """What the server holds of a conversation, as soon as nothing in it is unread; None when it has none."""
+        """Return what the server holds of a conversation, as soon as nothing in it is unread; None when it has none."""
         path = f"/v1/conversations/{quote(name, safe='')}"
         while True:
             found = await self._get(f"{path}?messages=0", deadline)
@@ -475,7 +475,7 @@ class Simulation:
         return StoredConversation(talk, state if isinstance(state, dict) else {}, found["unread"], noted=False)
 
     async def _get(self, path: str, deadline: float) -> Any:
-        """What is there, from whichever server answers; None for 404. Raises `Unavailable` when time is over."""
+        """Return what is there, from whichever server answers; None for 404. Raises `Unavailable` when time is over."""
         while True:
             with contextlib.suppress(*SILENCES):
                 url = self.dice.choice(self.urls) + path
@@ -493,7 +493,7 @@ class Simulation:
     async def _on_screen(
         self, channel: Channel, name: str, found: StoredConversation, deadline: float
     ) -> tuple[list[str], int]:
-        """What is wrong with what a customer saw of the replies, and how many came twice; when all of it should be there."""
+        """Return what is wrong with what a customer saw of the replies, and how many came twice; when all of it should be there."""
         _, account, customer = name.split(":", 2)
         due = [
             (reply.number, msgspec.json.decode(request.body))
@@ -527,7 +527,7 @@ def keeps(seen: Any, ids: set[str]) -> bool:
 
 
 def bursts(plan: Plan, dice: random.Random) -> list[list[int]]:
-    """The places of a customer's messages, as they leave: in bursts, some after the one that should follow them."""
+    """Return the places of a customer's messages, as they leave: in bursts, some after the one that should follow them."""
     order = list(range(plan.messages))
     for place in range(len(order) - 1):
         if dice.random() < plan.reorder:
@@ -542,14 +542,14 @@ def bursts(plan: Plan, dice: random.Random) -> list[list[int]]:
 
 
 def problem(body: bytes) -> str:
-    """The last word of a problem's type; "no problem document" for anything else."""
+    """Return the last word of a problem's type; "no problem document" for anything else."""
     with contextlib.suppress(msgspec.DecodeError, KeyError, TypeError, AttributeError):
         return str(msgspec.json.decode(body)["type"]).rpartition(":")[2]
     return "no problem document"
 
 
 def covered(messages: list[Message]) -> dict[str, Message]:
-    """The first reply to each message that has one, by the message's id."""
+    """Return the first reply to each message that has one, by the message's id."""
     ids = {message.number: message.id for message in messages if message.role in ASKING}
     found: dict[str, Message] = {}
     for reply in messages:
@@ -561,7 +561,7 @@ def covered(messages: list[Message]) -> dict[str, Message]:
 
 
 def latency(seconds: Iterable[float]) -> Latency:
-    """The percentiles of *seconds*; zeros of none."""
+    """Return the percentiles of *seconds*; zeros of none."""
     ordered = sorted(seconds)
     return Latency(*[ordered[math.ceil(share * len(ordered)) - 1] if ordered else 0.0 for share in (0.5, 0.95, 0.99)])
 
@@ -573,7 +573,7 @@ def times(found: Latency) -> str:
 
 
 def spelled(report: Report) -> str:
-    """The report as people read it."""
+    """Return the report as people read it."""
     errors = ", ".join(f"{count:,} {kind}" for kind, count in report.errors.items()) or "none"
     more = f"\n... and {len(report.faults) - SHOWN:,} more" if len(report.faults) > SHOWN else ""
     verdict = "\n".join(report.faults[:SHOWN]) + f"{more}\nNOT CLEAN: {len(report.faults):,} broken promises"

@@ -155,7 +155,7 @@ def entries(store: Store, act: Entries) -> tuple[Store, Any]:
 
 
 def shown(store: Store) -> list[Any]:
-    """What a driver with this in it shows: every conversation, and every index as a whole."""
+    """Return what a driver with this in it shows: every conversation, and every index as a whole."""
     found: list[Any] = [(read(store, Read(key, LOTS))[1], list(store.talks.get(key, (None, ()))[1])) for key in KEYS]
     rows = [talk.row for talk in store.talks.values()]
     for tenant in (None, "", "a"):
@@ -168,7 +168,7 @@ def shown(store: Store) -> list[Any]:
 
 
 def put(store: Store, row: Row, log: tuple[Entry, ...]) -> Store:
-    """The store with this conversation in it."""
+    """Return the store with this conversation in it."""
     return Store({**store.talks, row.key: Talk(row, log)}, store.marks)
 
 
@@ -178,7 +178,7 @@ def numbered(entries: Sequence[Entry], head: int) -> list[Entry]:
 
 
 def tail_of(log: Sequence[Entry], row: Row, tail: int) -> list[Entry]:
-    """The last *tail* entries."""
+    """Return the last *tail* entries."""
     return [entry for entry in log if entry.number > row.head - tail]
 
 
@@ -317,7 +317,7 @@ class DriverMachine(RuleBasedStateMachine):
 
     @rule(plan=plans, connection=connections)
     def one(self, plan: Any, connection: int) -> None:
-        """An act; the driver says what the model says."""
+        """Return an act; the driver says what the model says."""
         act = self._act(plan)
         answer = self._runner.run(self._done(act, connection))
         self._store, expected = MODEL[type(act)](self._store, act)
@@ -350,7 +350,7 @@ class DriverMachine(RuleBasedStateMachine):
         assert self._expected(self._store) == seen
 
     def teardown(self) -> None:
-        """Closes the drivers."""
+        """Close the drivers."""
         self._runner.run(self._close())
         self._runner.close()
 

@@ -57,7 +57,7 @@ class Proxy:
         await asyncio.gather(*self._links, return_exceptions=True)
 
     def cut(self) -> None:
-        """Resets every connection that is open now."""
+        """Reset every connection that is open now."""
         for link in self._links:
             link.cancel()
 
@@ -98,7 +98,7 @@ class Link:
         self.losing = False
 
     async def run(self) -> None:
-        """Passes bytes both ways until one end is closed or something is lost."""
+        """Pass bytes both ways until one end is closed or something is lost."""
         ways = [asyncio.create_task(self.requests()), asyncio.create_task(self.replies())]
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -136,7 +136,7 @@ class Link:
             await self.client[1].drain()
 
     async def held_up(self) -> None:
-        """Waits as long as the network wants."""
+        """Wait as long as the network wants."""
         if self.proxy.delay_s:
             await asyncio.sleep(self.proxy.delay_s)
         while self.proxy.silent:  # noqa: ASYNC110

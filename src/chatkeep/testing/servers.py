@@ -44,7 +44,7 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
 
     def command(self) -> list[str]:
-        """What is run."""
+        """Return what is run."""
         raise NotImplementedError
 
     def answers(self) -> bool:
@@ -52,7 +52,7 @@ class Server:
         raise NotImplementedError
 
     def start(self) -> None:
-        """Starts it, or starts it again on what it had; returns when it answers."""
+        """Start it, or start it again on what it had; returns when it answers."""
         assert self.process is None
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(self.command(), stdout=log, stderr=log, start_new_session=True)
@@ -158,7 +158,7 @@ class RedisServer(Server):
         return f"redis://{':' + self.password + '@' if self.password else ''}127.0.0.1:{self.port}/0"
 
     def command(self) -> list[str]:
-        """What is run."""
+        """Return what is run."""
         here = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
         if self.sentinel:
             return [redis_binary(self.kind), str(self.folder / "sentinel.conf"), *here, "--sentinel", *self.args]
@@ -174,7 +174,7 @@ class RedisServer(Server):
             return False
 
     def ask(self, *words: str) -> bytes:
-        """Sends one command and answers the raw reply; for short ones only."""
+        """Send one command and answer the raw reply; for short ones only."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=5) as link:
             if self.password and words[0] != "PING":
                 link.sendall(_resp("AUTH", self.password))
@@ -213,7 +213,7 @@ class PostgresServer(Server):
         return f"postgresql://postgres:{self.password}@127.0.0.1:{self.port}/postgres"
 
     def command(self) -> list[str]:
-        """What is run."""
+        """Return what is run."""
         settings = [f"port={self.port}", "listen_addresses=127.0.0.1", "unix_socket_directories=", *self.options]
         return [
             *unprivileged(),
@@ -224,7 +224,7 @@ class PostgresServer(Server):
         ]
 
     def start(self) -> None:
-        """Starts it; the first time it makes its data folder."""
+        """Start it; the first time it makes its data folder."""
         if not self.data.exists():
             secret = self.folder / "password"
             secret.write_text(self.password)
@@ -241,12 +241,12 @@ class PostgresServer(Server):
         return subprocess.run(tool, check=False).returncode == 0
 
     def stop(self) -> None:
-        """Ends it without waiting for who is connected."""
+        """End it without waiting for who is connected."""
         self._end(signal.SIGINT)
 
 
 def redis_binary(kind: str) -> str:
-    """The server program of *kind*. Raises with what to install: a missing server is never skipped silently."""
+    """Return the server program of *kind*. Raises with what to install: a missing server is never skipped silently."""
     module, pattern = REDIS[kind]
     if kind == "redis-6" and sys.version_info >= (3, 12) and find_spec(module) is None:
         raise SkipTest("NOT RUN: there is no wheel of Redis 6.2 for this Python; CI's 3.11 has one")
@@ -278,7 +278,7 @@ def unprivileged() -> list[str]:
 
 
 def free_port() -> int:
-    """A port nobody listens on; below 55536, so that a cluster's bus port above it exists too."""
+    """Return a port nobody listens on; below 55536, so that a cluster's bus port above it exists too."""
     while True:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -288,7 +288,7 @@ def free_port() -> int:
 
 
 def redis_cluster(kind: str, folder: Path, *args: str, masters: int = 3) -> list[RedisServer]:
-    """Starts a cluster; stop each of its servers."""
+    """Start a cluster; stop each of its servers."""
     servers: list[RedisServer] = []
     try:
         for number in range(masters):
@@ -320,7 +320,7 @@ def _knows(server: RedisServer, masters: int) -> bool:
 
 
 def redis_sentinel(kind: str, folder: Path, *, name: str = "chat", sentinels: int = 3) -> dict[str, Any]:
-    """Starts a primary, its replica and sentinels that watch them: {"primary", "replica", "sentinels", "url"}."""
+    """Start a primary, its replica and sentinels that watch them: {"primary", "replica", "sentinels", "url"}."""
     servers: dict[str, Any] = {"sentinels": []}
     try:
         for role in ("primary", "replica"):
@@ -359,7 +359,7 @@ def _sees(watcher: RedisServer, name: str, sentinels: int) -> bool:
 
 
 def stop_all(servers: dict[str, Any]) -> None:
-    """Stops what `redis_sentinel` started."""
+    """Stop what `redis_sentinel` started."""
     for server in [*servers["sentinels"], servers.get("replica"), servers.get("primary")]:
         if server is not None:
             server.kill()

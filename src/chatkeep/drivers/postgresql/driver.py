@@ -180,7 +180,7 @@ class PostgresqlDriver(Openable):
 
 
 def site_of(url: str) -> Site:
-    """What *url* says. Raises `Misconfigured`."""
+    """Return what *url* says. Raises `Misconfigured`."""
     where = urlsplit(url)
     options = dict(parse_qsl(where.query, keep_blank_values=True))
     own = {name: options.pop(name) for name in OPTIONS if name in options}
@@ -291,7 +291,7 @@ def _page_arguments(pages: list[Read | Entries]) -> tuple[Any, ...]:
 
 
 def _bounds(page: Read | Entries) -> tuple[int | None, int, int]:
-    """The first so many entries above the first number and below the second, or without a first number the last so many."""
+    """Return the first so many entries above the first number and below the second, or without a first number the last so many."""
     if isinstance(page, Read):
         return None, FAR, page.tail
     first = 0 if page.after is None and page.before is None else page.after
@@ -396,7 +396,7 @@ def _entries(found: Any) -> list[Entry]:
 
 
 def _payloads(marks: Collection[str]) -> Iterator[str]:
-    """The marks, one a line, in pieces that a notification can carry."""
+    """Return the marks, one a line, in pieces that a notification can carry."""
     piece = ""
     for mark in marks:
         if piece and len(f"{piece}\n{mark}".encode()) > PAYLOAD:

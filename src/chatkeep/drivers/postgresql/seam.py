@@ -27,7 +27,7 @@ class Site(Struct, frozen=True, kw_only=True):
     connections: int = 4
 
     def sql(self, name: str) -> str:
-        """The named statement of sql/queries.sql, for this schema."""
+        """Return the named statement of sql/queries.sql, for this schema."""
         return in_schema(named("postgresql")[name], self.schema)
 
 
@@ -59,30 +59,30 @@ class Transport(Protocol):
     """The store's, once started."""
 
     async def start(self) -> Any:
-        """Makes or upgrades the schema; answers what the server says of itself."""
+        """Make or upgrade the schema; answers what the server says of itself."""
 
     async def close(self) -> None:
         """Has what is under way answered, then gives everything back."""
 
     def pool(self) -> Pool:
-        """The connections that acts use."""
+        """Return the connections that acts use."""
 
     def read(self, statement: Statement, act: Any) -> Future[Any]:
-        """Runs *statement* on *act*, and on what else waits for it."""
+        """Run *statement* on *act*, and on what else waits for it."""
 
     def write(self, statement: Statement, act: Any) -> Future[Any]:
-        """Runs *statement* on *act*, and on what else waits for it."""
+        """Run *statement* on *act*, and on what else waits for it."""
 
     def announce(self, statement: Statement, act: Any) -> Future[Any]:
-        """Runs *statement* on *act*, beside all else."""
+        """Run *statement* on *act*, beside all else."""
 
     def count(self, statement: Statement, act: Any) -> Future[Any]:
-        """Runs *statement* on *act*, and on what else waits for it, beside all else."""
+        """Run *statement* on *act*, and on what else waits for it, beside all else."""
 
     def listen(self, heard: Callable[[list[str]], None]) -> None:
         """Has *heard* called with what is announced, on a connection of its own that comes back by itself."""
 
 
 def in_schema(sql: str, schema: str) -> str:
-    """*sql* for another schema than `chatkeep`."""
+    """Return *sql* for another schema than `chatkeep`."""
     return re.sub(r"\bchatkeep\.(?=\w)", f'"{schema}".', sql)

@@ -71,7 +71,7 @@ class Connections:
         self._listener: asyncio.Task[None] | None = None
 
     async def start(self) -> Any:
-        """Makes or upgrades the schema; answers what the server says of itself."""
+        """Make or upgrade the schema; answers what the server says of itself."""
         connection = await self.connect()
         try:
             with given_up(connection, self.site.timeout):
@@ -99,19 +99,19 @@ class Connections:
         return greeting
 
     def read(self, statement: Statement, act: Any) -> asyncio.Future[Any]:
-        """Runs *statement* on *act*, and on what else waits for it."""
+        """Run *statement* on *act*, and on what else waits for it."""
         return self.readers.call(statement, act)
 
     def write(self, statement: Statement, act: Any) -> asyncio.Future[Any]:
-        """Runs *statement* on *act*, and on what else waits for it."""
+        """Run *statement* on *act*, and on what else waits for it."""
         return self.writer.call(statement, act)
 
     def announce(self, statement: Statement, act: Any) -> asyncio.Future[Any]:
-        """Runs *statement* on *act*, beside all else."""
+        """Run *statement* on *act*, beside all else."""
         return self.announcer.call(statement, act)
 
     def count(self, statement: Statement, act: Any) -> asyncio.Future[Any]:
-        """Runs *statement* on *act*, beside all else, and on what else waits for it."""
+        """Run *statement* on *act*, beside all else, and on what else waits for it."""
         return self.counter.call(statement, act)
 
     def listen(self, heard: Callable[[list[str]], None]) -> None:
@@ -119,7 +119,7 @@ class Connections:
         self._listener = asyncio.create_task(self._listen(heard), name="chatkeep postgresql listener")
 
     def pool(self) -> Pool:
-        """The connections that acts use."""
+        """Return the connections that acts use."""
         pools = [combiner.pool() for combiner in self._combiners]
         return Pool(*map(sum, zip(*pools, strict=True))) if pools else Pool()
 
@@ -134,7 +134,7 @@ class Connections:
         self.epoch = ""
 
     async def connected(self) -> asyncpg.Connection:
-        """A connection to the store that was opened. Raises `Replaced` when it is another by now, `Unavailable` when
+        """Return a connection to the store that was opened. Raises `Replaced` when it is another by now, `Unavailable` when
         there is none to be had."""
         epoch = self.epoch
         if not epoch:
@@ -154,7 +154,7 @@ class Connections:
         return connection
 
     async def connect(self) -> asyncpg.Connection:
-        """A new connection, to whatever is there."""
+        """Return a new connection, to whatever is there."""
         # Nothing here may outlive a client that is gone, a server that gives up first says so for certain, and nobody else's
         # defaults apply. A pooler would refuse them.
         settings = {
@@ -189,7 +189,7 @@ class Connections:
         return connection
 
     async def _greet(self, connection: asyncpg.Connection) -> Any:
-        """What has to be known of a store before it is used; None when there is no schema yet."""
+        """Return what has to be known of a store before it is used; None when there is no schema yet."""
         try:
             greeting = await connection.fetchrow(self.site.sql("greet"))
         except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError):
@@ -389,7 +389,7 @@ class Combiner:
         return sum(1 for place in self._connections if place is not None and not place.is_closed())
 
     def _taken(self) -> tuple[list[Call], set[Key]]:
-        """A share of what waits for one statement, and the conversations it writes to.
+        """Return a share of what waits for one statement, and the conversations it writes to.
 
         Not all at once: while the server works on one share, the callers of the other go on. Acts on a conversation that a batch
         under way writes to wait for it, so that they are done in the order of the calls.
@@ -497,7 +497,7 @@ def _ends_the_session(fault: BaseException) -> bool:
 
 @contextlib.contextmanager
 def given_up(connection: asyncpg.Connection, seconds: float) -> Iterator[None]:
-    """Ends the connection if it does not answer in time: to cancel what runs on it would mean to wait for the server."""
+    """End the connection if it does not answer in time: to cancel what runs on it would mean to wait for the server."""
     timer = asyncio.get_running_loop().call_later(seconds, connection.terminate)
     try:
         yield
@@ -534,7 +534,7 @@ def _keep_alive(connection: asyncpg.Connection) -> None:
 
 
 def replaced(store: str) -> str:
-    """What is the matter when another store answers."""
+    """Return what is the matter when another store answers."""
     return (
         f"{store} was emptied, or another one has taken its place, since it was opened; nothing was written. Restore it, or restart to "
         "begin with what is there now."
@@ -542,5 +542,5 @@ def replaced(store: str) -> str:
 
 
 def migrations() -> list[str]:
-    """The SQL that makes and upgrades a schema, in order: what `open` runs, or somebody with more rights does."""
+    """Return the SQL that makes and upgrades a schema, in order: what `open` runs, or somebody with more rights does."""
     return numbered("postgresql")

@@ -31,12 +31,12 @@ class Report(NamedTuple):
     forbidden: list[str]
 
     def said(self, setting: str, told: str) -> str | None:
-        """A setting, from CONFIG or else from INFO."""
+        """Return a setting, from CONFIG or else from INFO."""
         return (self.settings or {}).get(setting, self.info.get(told))
 
 
 async def reported(servers: Transport, said: acts.Acts) -> list[Report]:
-    """What every server that has a part of the store says, in one round trip."""
+    """Return what every server that has a part of the store says, in one round trip."""
     return list(await asyncio.gather(*(_reported(servers, said, address) for address in servers.primaries)))
 
 
@@ -71,7 +71,7 @@ def passing(reports: Sequence[Report]) -> str:
 
 
 def judged(reports: Sequence[Report]) -> list[Finding]:
-    """What is to be said about the servers as they are set up."""
+    """Return what is to be said about the servers as they are set up."""
     return [
         finding for report in reports for judge in (_server, _kept, _room, _rights, _role) for finding in judge(report)
     ]
@@ -168,12 +168,12 @@ def _role(report: Report) -> list[Finding]:
 
 
 async def stored_meta(servers: Transport, said: acts.Acts) -> acts.Meta:
-    """What is written about the store as a whole."""
+    """Return what is written about the store as a whole."""
     return acts.meta_of(await servers.ask(b"HMGET", said.meta, *acts.META, key=said.meta))
 
 
 async def stored_epochs(servers: Transport, said: acts.Acts) -> set[str]:
-    """The epochs in the buckets: one, unless the store is new or somebody has emptied a part of it."""
+    """Return the epochs in the buckets: one, unless the store is new or somebody has emptied a part of it."""
     copies = await asyncio.gather(*(servers.ask(b"GET", bucket.epoch, key=bucket.epoch) for bucket in said.buckets))
     return {(copy or b"").decode() for copy in copies}
 
@@ -213,7 +213,7 @@ async def examined(servers: Transport, said: acts.Acts) -> list[Finding]:
 
 
 async def _timed(servers: Transport, address: Address | None) -> list[Finding]:
-    """The clock, against half a round trip, and how long one takes."""
+    """Return the clock, against half a round trip, and how long one takes."""
     host = "" if address is None else f"{address[0]}:{address[1]} "
     trips = []
     try:

@@ -196,7 +196,7 @@ class RedisDriver(Openable):
         return acts.places_in(act, replies)[:wanted]
 
     async def _row_at(self, servers: Transport, index: Index, at: acts.Place) -> Row | None:
-        """The row at a place of an index; none if it stands elsewhere by now, which is shown if it is still to come."""
+        """Return the row at a place of an index; none if it stands elsewhere by now, which is shown if it is still to come."""
         read = Read(acts.key_of(at[1]), tail=0)
         try:
             there = acts.read_answer(read, await servers.act(self._acts.read(read)))
@@ -229,7 +229,7 @@ class RedisDriver(Openable):
         self._ear = asyncio.create_task(servers.listen(self._acts.channel, hear), name="chatkeep redis watch")
 
     async def _made(self, servers: Transport) -> str:
-        """The store's epoch; made, and copied to every bucket, when there is none."""
+        """Return the store's epoch; made, and copied to every bucket, when there is none."""
         said, stored = await asyncio.gather(stored_meta(servers, self._acts), stored_epochs(servers, self._acts))
         if emptied := said.epoch == said.copied != "" and stored != {said.epoch}:
             # Somebody may just be making it: what was read after meta counts.
@@ -265,7 +265,7 @@ def unfit(fault: BaseException) -> bool:
 
 
 def site_of(url: str) -> tuple[Site, str]:
-    """What *url* says, and the prefix of the store's keys. Raises `Misconfigured`."""
+    """Return what *url* says, and the prefix of the store's keys. Raises `Misconfigured`."""
     parts = urlsplit(url)
     scheme = parts.scheme
     entry, _, hosts = parts.netloc.rpartition("@")

@@ -140,7 +140,7 @@ class Acts:
         self.buckets = [Bucket(prefix, number) for number in range(BUCKETS)]
 
     def make(self, seen: str, epoch: str) -> Act:
-        """Makes *epoch* the store's, if what was *seen* of it still holds; for `meta_of`."""
+        """Make *epoch* the store's, if what was *seen* of it still holds; for `meta_of`."""
         return Act(MAKE, Home((self.meta,)), [seen, epoch, FORMAT, BUCKETS])
 
     def probe(self) -> Act:
@@ -180,7 +180,7 @@ class Acts:
         return Act(ERASE, _home(self.prefix, self.epoch, act.key), arguments, writes=True)
 
     def scan(self, act: Scan, after: Place | None, limit: int) -> list[Act]:
-        """The places of the next *limit* rows of each bucket, from behind the place *after*."""
+        """Return the places of the next *limit* rows of each bucket, from behind the place *after*."""
         index, tenant, until = act.index, act.tenant, act.until
         lead = act.owner.encode() + b"\0" if index == "owner" else b""
         inside = lead if tenant is None else lead + tenant.encode() + b"\0"
@@ -215,7 +215,7 @@ HOMES = 4096
 
 @lru_cache(maxsize=HOMES)
 def _home(prefix: str, epoch: str, key: Key, count: int | None = None) -> Home:
-    """The home of a conversation, or its first *count* keys."""
+    """Return the home of a conversation, or its first *count* keys."""
     member = member_of(key)
     bucket = Bucket(prefix, bucket_of(member))
     own = (bucket.start + part + member for part in (b"row:", b"log:", b"ids:"))
@@ -225,27 +225,27 @@ def _home(prefix: str, epoch: str, key: Key, count: int | None = None) -> Home:
 
 @lru_cache(maxsize=1024)
 def _index(copied: bytes, place: bytes, epoch: str) -> Home:
-    """The home of one index: its bucket's copy of the epoch, and its place."""
+    """Return the home of one index: its bucket's copy of the epoch, and its place."""
     return Home((copied, place), (epoch,))
 
 
 def meta_of(reply: Any) -> Meta:
-    """What META says, read or made: epoch, format, number of buckets, and the epoch that every bucket once had."""
+    """Return what META says, read or made: epoch, format, number of buckets, and the epoch that every bucket once had."""
     return Meta(*((word or b"").decode(errors="replace") for word in reply))
 
 
 def bucket_of(member: bytes) -> int:
-    """The number of the bucket in which a conversation is kept."""
+    """Return the number of the bucket in which a conversation is kept."""
     return crc32(member) % BUCKETS
 
 
 def member_of(key: Key) -> bytes:
-    """A key as it stands in names and indexes: sorted as bytes, these are sorted as keys, for no key holds a NUL."""
+    """Return a key as it stands in names and indexes: sorted as bytes, these are sorted as keys, for no key holds a NUL."""
     return f"{key.tenant}\0{key.id}".encode()
 
 
 def key_of(member: bytes) -> Key:
-    """The key that `member_of` was given."""
+    """Return the key that `member_of` was given."""
     return Key(*member.decode().split("\0"))
 
 
@@ -257,7 +257,7 @@ def place_of(index: Index, row: Row) -> Place:
 
 
 def step_of(row: Row) -> Place:
-    """A place before all others of *row*'s step of the index `recent`: no member is so short."""
+    """Return a place before all others of *row*'s step of the index `recent`: no member is so short."""
     return float(-row.recent), b"\0"
 
 
@@ -267,13 +267,13 @@ def moment_of(row: Row) -> Place:
 
 
 def unreadable(index: Index, key: Key, at: Place) -> Row:
-    """What stands for a row that cannot be read, at its place of an index."""
+    """Return what stands for a row that cannot be read, at its place of an index."""
     changed = -at[0] * RECENT_GRAIN_S if index == "recent" else 0.0
     return Row(key=key, revision="", incarnation="", updated_at=changed, due_at=at[0] if index == "due" else None)
 
 
 def places_in(act: Scan, replies: Iterable[list[bytes]]) -> list[Place]:
-    """What the buckets answered to `Acts.scan`, merged."""
+    """Return what the buckets answered to `Acts.scan`, merged."""
     if act.index in ("key", "owner"):
         start = len(act.owner.encode()) + 1 if act.index == "owner" else 0
         return sorted((0.0, member[start:]) for reply in replies for member in reply)
@@ -286,12 +286,12 @@ def places_in(act: Scan, replies: Iterable[list[bytes]]) -> list[Place]:
 
 
 def read_answer(act: Read, reply: Any) -> tuple[Row, list[Entry]] | None:
-    """The answer of `Acts.read`."""
+    """Return the answer of `Acts.read`."""
     return None if reply is None else (_row(act.key, reply[0]), _page(act.key, reply[1]))
 
 
 def entries_answer(act: Entries, reply: Any) -> list[Entry]:
-    """The answer of `Acts.entries`."""
+    """Return the answer of `Acts.entries`."""
     if act.ids is not None:
         return _log(act.key, zip(reply[::2], reply[1::2], strict=True))
     return _page(act.key, reply)
@@ -310,7 +310,7 @@ def _log(key: Key, stored: Iterable[tuple[int, bytes]]) -> list[Entry]:
 
 
 def append_answer(act: Append, reply: Any) -> Appended:
-    """The answer of `Acts.append`. Raises `Conflict`."""
+    """Return the answer of `Acts.append`. Raises `Conflict`."""
     key = act.key
     if reply[0] == b"erased":
         row = None if reply[1] is None else _row(key, reply[1])
@@ -321,7 +321,7 @@ def append_answer(act: Append, reply: Any) -> Appended:
 
 
 def write_answer(act: Write, reply: Any) -> Row:
-    """The answer of `Acts.write`. Raises `Conflict` and `Duplicate`."""
+    """Return the answer of `Acts.write`. Raises `Conflict` and `Duplicate`."""
     row = act.row
     if isinstance(reply, int):
         return row if reply == row.head else structs.replace(row, head=reply)
@@ -341,13 +341,13 @@ def write_answer(act: Write, reply: Any) -> Row:
 
 
 def erase_answer(act: Erase, reply: Any) -> None:
-    """The answer of `Acts.erase`. Raises `Conflict`."""
+    """Return the answer of `Acts.erase`. Raises `Conflict`."""
     if not isinstance(reply, int):
         raise Conflict(f"{act.key}: another revision is stored; nothing was erased.", row=_row(act.key, reply))
 
 
 def count_answer(reply: Any) -> Counted:
-    """The answer of `Acts.count`."""
+    """Return the answer of `Acts.count`."""
     return Counted(int(reply[0]), float(reply[1]))
 
 
@@ -361,7 +361,7 @@ _FORBIDDEN = re.compile(r"can't (?:run|access)|[Nn]o permissions")
 
 
 def refusal(words: str, act: Act | None) -> ChatkeepError:
-    """What an error reply means for *act*, or for a plain command. Redis before 7 wraps the words of an error that a script met."""
+    """Return what an error reply means for *act*, or for a plain command. Redis before 7 wraps the words of an error that a script met."""
     found = _WRAPPED.search(words)
     code = found[1] if found else "NOPERM" if _FORBIDDEN.search(words) else ""
     writes = act is not None and act.writes
@@ -391,7 +391,7 @@ FAR = 1 << 53  # what a script's numbers hold exactly
 
 
 def bounded(number: int) -> int:
-    """*number*, or one as far out that a script can still count with."""
+    """Return *number*, or one as far out that a script can still count with."""
     return number if -FAR <= number <= FAR else max(-FAR, min(FAR, number))
 
 

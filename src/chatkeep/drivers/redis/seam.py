@@ -47,13 +47,13 @@ class Transport(Protocol):
         """Has what is under way answered, then gives everything back."""
 
     def pool(self) -> Pool:
-        """The connections that acts use."""
+        """Return the connections that acts use."""
 
     def act(self, act: Act) -> Future[Any]:
-        """Runs a script where its keys are."""
+        """Run a script where its keys are."""
 
     def ask(self, *command: Argument, key: bytes = b"", address: Address | None = None) -> Future[Any]:
-        """Sends a plain command: to whoever has *key*, or to one server of a cluster."""
+        """Send a plain command: to whoever has *key*, or to one server of a cluster."""
 
     @property
     def primaries(self) -> Sequence[Address | None]:

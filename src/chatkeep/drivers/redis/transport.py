@@ -67,7 +67,7 @@ def pack_arguments(arguments: Sequence[Argument]) -> bytes:
 
 @lru_cache(maxsize=HOMES)
 def _opening(script: Script, home: Home) -> bytes:
-    """What an EVALSHA begins with: the same for each act of a kind on one conversation, and half of its words."""
+    """Return what an EVALSHA begins with: the same for each act of a kind on one conversation, and half of its words."""
     return pack_arguments((b"EVALSHA", script.sha, len(home.keys), *home.keys, *home.names))
 
 
@@ -93,7 +93,7 @@ class Call(Struct, eq=False):
     redirects: int = 0
 
     def settle(self, answer: Any) -> None:
-        """Gives the caller, if one still waits, its answer or refusal."""
+        """Give the caller, if one still waits, its answer or refusal."""
         settle(self.answered, answer)
 
     @property
@@ -148,7 +148,7 @@ class Link:
         return sum(1 for _ in takewhile(attrgetter("whole"), self._waiting))
 
     def pool(self) -> Pool:
-        """The connection, if there is one, and what has not left yet."""
+        """Return the connection, if there is one, and what has not left yet."""
         return Pool(self._connection is not None, 1, len(self._waiting))
 
     def retire(self) -> None:
@@ -157,20 +157,20 @@ class Link:
         self._rouse()
 
     def leave(self, fault: str) -> None:
-        """Connects anew at once, and takes no answer of this server any more: what is under way is uncertain."""
+        """Connect anew at once, and take no answer of this server any more: what is under way is uncertain."""
         self._fault, self._left = fault, self._connection is not None
         if self._connection is not None:
             _abort(self._connection)
 
     def take(self) -> list[Call]:
-        """What has not left yet, which is somebody else's from now on."""
+        """Return what has not left yet, which is somebody else's from now on."""
         calls = list(self._waiting)
         self._waiting.clear()
         self._note()
         return calls
 
     async def close(self) -> None:
-        """Drops the connection and whatever still hangs on it."""
+        """Drop the connection and whatever still hangs on it."""
         await end(self._task)
         if self._alarm is not None:
             self._alarm.cancel()
@@ -192,7 +192,7 @@ class Link:
                 await self._talk(self._connection)
 
     async def _connected(self) -> Connection:
-        """A connection, as soon as there is one, for as long as anybody waits for it."""
+        """Return a connection, as soon as there is one, for as long as anybody waits for it."""
         attempts = AsyncRetrying(
             wait=wait_random_exponential(multiplier=0.02, max=PAUSE_S),
             retry=retry_if_exception_type((RedisError, OSError)),
@@ -216,7 +216,7 @@ class Link:
             raise
 
     async def _talk(self, connection: Connection) -> None:
-        """Writes batches until the connection is lost; the answers are read beside it."""
+        """Write batches until the connection is lost; the answers are read beside it."""
         reader = self._loop.create_task(self._read(connection), name="chatkeep redis reader")
         reader.add_done_callback(lambda _: self._rouse())
         try:
@@ -253,7 +253,7 @@ class Link:
         raise RedisConnectionError("the server has closed the connection")
 
     def _settle(self, answer: Any) -> None:
-        """Gives the oldest call its answer."""
+        """Give the oldest call its answer."""
         if isinstance(answer, RedisConnectionError) and not isinstance(answer, BusyLoadingError | AuthenticationError):
             raise answer
         call = self._sent[0]
@@ -270,7 +270,7 @@ class Link:
             self._note()
 
     def _drop(self) -> None:
-        """Ends the connection at once: nothing of what it still holds back may reach the server later."""
+        """End the connection at once: nothing of what it still holds back may reach the server later."""
         connection, self._connection = self._connection, None
         if connection is not None:
             _abort(connection)
@@ -290,7 +290,7 @@ class Link:
         return Unavailable(f"{self._name} did not answer ({self._fault}); {call.undone}. Try again.")
 
     def _ring(self) -> None:
-        """The deadline of the oldest call: whoever waited too long is told so, and a silent connection is dropped."""
+        """Return the deadline of the oldest call: whoever waited too long is told so, and a silent connection is dropped."""
         self._alarm = None
         now = self._loop.time()
         while self._waiting and self._waiting[0].deadline <= now:
@@ -363,14 +363,14 @@ class Servers:
         return Pool(*map(sum, zip(*pools, strict=True))) if pools else Pool()
 
     def act(self, act: Act) -> asyncio.Future[Any]:
-        """Runs a script where its keys are."""
+        """Run a script where its keys are."""
         keys, names = act.home.keys, act.home.names
         count = 3 + len(keys) + len(names) + len(act.arguments)
         packed = b"*%d\r\n%b%b" % (count, _opening(act.script, act.home), pack_arguments(act.arguments))
         return self._put(packed, act, key_slot(keys[0]) if self.site.cluster else None)
 
     def ask(self, *command: Argument, key: bytes = b"", address: Address | None = None) -> asyncio.Future[Any]:
-        """Sends a plain command: to whoever has *key*, or to one server of a cluster."""
+        """Send a plain command: to whoever has *key*, or to one server of a cluster."""
         slot = key_slot(key) if self.site.cluster and address is None else None
         return self._put(pack_command(command), None, slot, address)
 
@@ -418,7 +418,7 @@ class Servers:
         return self._links[address]
 
     def answer(self, link: Link, call: Call, answer: Any) -> None:
-        """Gives *call* its answer, or sends it on to where the server says; it was not executed then."""
+        """Give *call* its answer, or send it on to where the server says; it was not executed then."""
         if not isinstance(answer, RedisError):
             call.settle(answer)
             return
@@ -447,7 +447,7 @@ class Servers:
             call.settle(refusal(words, act))
 
     async def connect(self, address: Address | None, *, loads: Sequence[Script] = ()) -> Connection:
-        """A new connection to *address*, or to whoever is the store's primary now, which has the scripts that it *loads*.
+        """Return a new connection to *address*, or to whoever is the store's primary now, which has the scripts that it *loads*.
 
         An act whose script were missing would come back, and be overtaken by those behind it whose scripts are there.
         """
@@ -493,14 +493,14 @@ class Servers:
             await asyncio.sleep(random.uniform(0, PAUSE_S))
 
     async def lost(self, link: Link) -> None:
-        """A cluster's server cannot be reached: whose are its slots now? Its calls go there."""
+        """Learn whose the slots of a server are that cannot be reached, and send its calls there."""
         with contextlib.suppress(RedisError, OSError, Unavailable):
             await self._learn()
         for call in link.take():
             self._route(call, link.address)
 
     async def _primary(self) -> Address:
-        """The one server, or whom the sentinels name: of several answers the newest."""
+        """Return the one server, or whom the sentinels name: of several answers the newest."""
         if not self.site.service:
             return self.site.hosts[0]
         asked = [self._ask_sentinel(address) for address in self.site.hosts]
@@ -634,7 +634,7 @@ them, and a test looks whether they are there."""
 
 
 def _inner(connection: Connection) -> tuple[asyncio.StreamReader, Callable[[str], Any]]:
-    """The stream of answers, and what makes errors of the words of a refusal.
+    """Return the stream of answers, and what makes errors of the words of a refusal.
 
     Of 256 answers that arrive together `read_response` takes 67 us each, a reader of our own on the stream 13.
     """
@@ -645,14 +645,14 @@ def _inner(connection: Connection) -> tuple[asyncio.StreamReader, Callable[[str]
 
 
 def _abort(connection: Connection) -> None:
-    """Closes the socket at once and sends nothing more; `disconnect` sends what is still held back first."""
+    """Close the socket at once and send nothing more; `disconnect` sends what is still held back first."""
     writer = connection._writer
     if writer is not None:
         writer.transport.abort()
 
 
 def refused_by(fault: BaseException) -> str:
-    """What a server has against us that trying again does not mend; '' for nothing of the kind."""
+    """Return what a server has against us that trying again does not mend; '' for nothing of the kind."""
     if isinstance(fault, AuthenticationError):
         return f"it does not let us in ({fault})"
     if isinstance(fault.__context__, ssl.SSLError) or isinstance(fault, ssl.SSLError):

@@ -20,7 +20,7 @@ PAGES = 1000  # of a backup, until it notices that it is to stop
 
 
 def back_up(connections: Transport, slot: Slot, path: str, replace: bool) -> None:
-    """Copies the store to *path*, unless *slot* is broken off."""
+    """Copy the store to *path*, unless *slot* is broken off."""
     file = connections.file
     path = _target(file, path, replace)
     folder, name = os.path.split(path)
@@ -59,7 +59,7 @@ def back_up(connections: Transport, slot: Slot, path: str, replace: bool) -> Non
 
 
 def _target(file: OpenFile, path: str, replace: bool) -> str:
-    """The absolute path of a backup. Raises `UsageError` when no copy can be put there."""
+    """Return the absolute path of a backup. Raises `UsageError` when no copy can be put there."""
     try:
         path = os.path.abspath(os.fsdecode(path))
         there = os.lstat(path)
@@ -86,7 +86,7 @@ def _target(file: OpenFile, path: str, replace: bool) -> str:
 
 
 def _put(made: str, path: str) -> None:
-    """Renames, and replaces nothing."""
+    """Rename, and replace nothing."""
     try:
         os.link(made, path)
     except FileExistsError:

@@ -264,7 +264,7 @@ class SqliteDriver(Openable):
         return found[0], _row(key, found[1:])
 
     def _refuse_replaced(self, db: apsw.Connection) -> None:
-        """Raises `Replaced` when the file does not hold what it held when it was opened."""
+        """Raise `Replaced` when the file does not hold what it held when it was opened."""
         found = db.execute("select value from meta where name = 'epoch'").fetchone()
         if found is None or found[0] != self.epoch:
             raise replaced(self.path, "was emptied")
@@ -349,7 +349,7 @@ def _epoch(db: apsw.Connection, _: None) -> str:
 
 @cache
 def sql(name: str, *, ids: int = 0, rows: int = 0) -> str:
-    """The named statement of queries.sql, made for that many ids or rows."""
+    """Return the named statement of queries.sql, made for that many ids or rows."""
     return (
         named("sqlite")[name]
         .replace("{places}", ", ".join(f"?{n}" for n in range(14, 14 + ids)) or "null")

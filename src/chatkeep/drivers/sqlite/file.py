@@ -63,7 +63,7 @@ class Slot:
         self.broken_off = ""
 
     def close(self, *, tidies: bool) -> None:
-        """Closes the connection, if there is one. *tidies*: as the last one it may end the `-wal` and remove it."""
+        """Close the connection, if there is one. *tidies*: as the last one it may end the `-wal` and remove it."""
         if self.db is not None:
             if not tidies:
                 self.db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
@@ -96,13 +96,13 @@ class OpenFile:
         self._renewing = Lock()
 
     def add(self, slot: Slot) -> Slot:
-        """Takes in a place for one more connection."""
+        """Take in a place for one more connection."""
         with self._renewing:
             self._slots.append(slot)
         return slot
 
     def drop(self, slot: Slot) -> None:
-        """Closes the slot's connection, and takes the slot away."""
+        """Close the slot's connection, and take the slot away."""
         with slot.lock:
             slot.close(tidies=not self.moved())
         with self._renewing:
@@ -120,7 +120,7 @@ class OpenFile:
         yield False
 
     def secure(self) -> None:
-        """Notes which files the first connection has, and takes the locks that nothing in this process can take away."""
+        """Note which files the first connection has, and take the locks that nothing in this process can take away."""
         with _registry:
             self.held = (self.held[0], *[_found(path) for path in self._paths[1:]])
             try:
@@ -173,7 +173,7 @@ class OpenFile:
         )
 
     def renew(self) -> None:
-        """Closes all connections of this process together, so that they are opened anew on the files that are there.
+        """Close all connections of this process together, so that they are opened anew on the files that are there.
 
         What is in a `-wal` that somebody removed is brought into the database first: it is nowhere else. Where others have
         gone on with a new `-wal`, they have done so. Where another database stands at the path, nothing is opened anew.
@@ -216,7 +216,7 @@ class OpenFile:
         )
 
     def _make_way(self) -> None:
-        """What is ours goes where it belongs and away from the path: SQLite would apply it to the database that stands there."""
+        """Put what is ours where it belongs, and away from the path: SQLite would apply it to the database that stands there."""
         if self.made_way:
             return
         self.made_way = True
@@ -243,7 +243,7 @@ class OpenFile:
             self._unlock()
 
     def leave(self) -> None:
-        """Gives the file back; no connection is left."""
+        """Give the file back; no connection is left."""
         with _registry:
             self.users -= 1
             if self.users or self not in _files:
@@ -263,7 +263,7 @@ class OpenFile:
         self.held = (None, None, None)
 
     def refuse_mixture(self) -> None:
-        """Raises `Unavailable` when others have a `-wal` open that is not the one at the path: to join them would mix two."""
+        """Raise `Unavailable` when others have a `-wal` open that is not the one at the path: to join them would mix two."""
         for _ in range(100):
             if self._whole():
                 return
@@ -312,7 +312,7 @@ _hooked = False
 
 
 def hold(path: str) -> OpenFile:
-    """The file at *path*, made if there is none, for one more store of this process."""
+    """Return the file at *path*, made if there is none, for one more store of this process."""
     path = os.path.abspath(path)
     with _registry:
         there = _found(path)
@@ -332,7 +332,7 @@ def hold(path: str) -> OpenFile:
 
 
 def beside(path: str) -> list[str]:
-    """What SQLite would take for parts of a database at *path*."""
+    """Return what SQLite would take for parts of a database at *path*."""
     return [path + suffix for suffix in ASIDE if os.path.lexists(path + suffix)]
 
 
@@ -449,7 +449,7 @@ if sys.platform == "linux":
     _KINDS: dict[Kind, int] = {"read": fcntl.F_RDLCK, "write": fcntl.F_WRLCK, "free": fcntl.F_UNLCK}
 
     def _lock(fd: int, kind: Kind, start: int, length: int = 1, *, of: Literal["file", "process"] = "file") -> bool:
-        """Takes a lock, or gives it back, that belongs to the open file or, as SQLite's do, to the process; whether it was
+        """Take a lock, or give it back, that belongs to the open file or, as SQLite's do, to the process; whether it was
         granted. A file system that knows no such locks grants them."""
         command = fcntl.F_OFD_SETLK if of == "file" else fcntl.F_SETLK
         try:

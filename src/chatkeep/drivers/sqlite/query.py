@@ -67,7 +67,7 @@ MACHINES = (
 
 
 def run_query(connections: Transport, slot: Slot, sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """The rows of *sql*, unless *slot* is broken off. Raises `UsageError` when it is not one statement that reads."""
+    """Return the rows of *sql*, unless *slot* is broken off. Raises `UsageError` when it is not one statement that reads."""
     with connections.looking(slot) as db:
         db.create_scalar_function("chatkeep_json", _json, 1, deterministic=True)
         db.authorizer = _reads

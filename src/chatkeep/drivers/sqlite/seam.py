@@ -31,7 +31,7 @@ class Transport(Protocol):
         """Has what is under way answered, breaks off who looks for long, and gives the file back."""
 
     def pool(self) -> Pool:
-        """The connections that acts use."""
+        """Return the connections that acts use."""
 
     def read(self, do: Callable[[apsw.Connection, A], T], act: A) -> Future[T]:
         """Has *do* called with *act* on one instant of the store, beside others."""
@@ -41,7 +41,7 @@ class Transport(Protocol):
         nothing in the transaction is *durable*."""
 
     async def look(self, act: Callable[[Slot], T]) -> T:
-        """Runs what may take long in a thread of its own. It ends when its caller is cancelled and when the store is closed."""
+        """Run what may take long in a thread of its own. It ends when its caller is cancelled and when the store is closed."""
 
     def looking(self, slot: Slot) -> AbstractContextManager[apsw.Connection]:
-        """The slot's connection, that can only read, on the files that are in place, until it is broken off."""
+        """Return the slot's connection, that can only read, on the files that are in place, until it is broken off."""

@@ -66,7 +66,7 @@ class Connections:
         return self.writer.call(do, act, durable)
 
     def pool(self) -> Pool:
-        """The connections that acts use."""
+        """Return the connections that acts use."""
         workers = (self.readers, self.writer)
         slots = [slot for worker in workers for slot in worker.slots]
         opened = sum(slot.db is not None for slot in slots)
@@ -84,7 +84,7 @@ class Connections:
         await asyncio.to_thread(give_back, self.file, [*self.readers.slots, *self.writer.slots])
 
     async def look(self, act: Callable[[Slot], T]) -> T:
-        """Runs what may take long in a thread of its own. It ends when its caller is cancelled and when the store is closed, and a
+        """Run what may take long in a thread of its own. It ends when its caller is cancelled and when the store is closed, and a
         process does not wait for it."""
         async with self._places:
             if self._closed:
@@ -115,7 +115,7 @@ class Connections:
 
     @contextlib.contextmanager
     def looking(self, slot: Slot) -> Iterator[apsw.Connection]:
-        """The slot's connection, that can only read, on the files that are in place, until it is broken off."""
+        """Return the slot's connection, that can only read, on the files that are in place, until it is broken off."""
         file = self.file
         file.add(slot)
         try:
@@ -331,7 +331,7 @@ class Worker:
 
 
 def take(path: str, absolute: str) -> OpenFile:
-    """The file at *absolute*, which is called *path*, for one more store of this process."""
+    """Return the file at *absolute*, which is called *path*, for one more store of this process."""
     folder = os.path.dirname(absolute)
     if not os.path.isdir(folder):
         # A typing error, or a disk that is not mounted yet.
@@ -345,7 +345,7 @@ def take(path: str, absolute: str) -> OpenFile:
 
 
 def give_back(file: OpenFile, slots: list[Slot]) -> None:
-    """Closes the connections of one store, and gives its file back."""
+    """Close the connections of one store, and give its file back."""
     try:
         file.part()
     finally:
@@ -355,7 +355,7 @@ def give_back(file: OpenFile, slots: list[Slot]) -> None:
 
 
 def answer(db: apsw.Connection, batch: list[Job]) -> list[Any]:
-    """Runs reads, all of one instant; one that fails fails alone."""
+    """Run reads, all of one instant; one that fails fails alone."""
     answers: list[Any] = []
     db.execute("begin")
     for job in batch:
@@ -368,7 +368,7 @@ def answer(db: apsw.Connection, batch: list[Job]) -> list[Any]:
 
 
 def commit(db: apsw.Connection, batch: list[Job]) -> list[Any]:
-    """Runs acts in one transaction; each is checked and answered, or refused, on its own."""
+    """Run acts in one transaction; each is checked and answered, or refused, on its own."""
     if any([job.durable for job in batch]):
         return _committed(db, batch)
     # In a WAL "normal" writes the same pages, and leaves the flush to the next commit that is durable.
@@ -420,7 +420,7 @@ def rollback(db: apsw.Connection) -> None:
 
 
 def replaced(path: str, what: str) -> Replaced:
-    """What is the matter when the file does not hold what it held when it was opened."""
+    """Return what is the matter when the file does not hold what it held when it was opened."""
     return Replaced(
         f"sqlite:///{path} {what} since it was opened; nothing was done. Put the right file there if it is not, "
         "and open it anew: that begins with what is there."
@@ -428,7 +428,7 @@ def replaced(path: str, what: str) -> Replaced:
 
 
 def translated(fault: BaseException, now: str) -> BaseException:
-    """What *fault* of SQLite is to chatkeep; *now* says what is true."""
+    """Return what *fault* of SQLite is to chatkeep; *now* says what is true."""
     if isinstance(fault, apsw.CorruptError | apsw.NotADBError):
         return Corrupt(f"{now}: the SQLite file is damaged ({fault}). Restore it from a backup.")
     if isinstance(fault, apsw.Error):
@@ -454,7 +454,7 @@ def migrate(db: apsw.Connection, path: str) -> None:
 
 
 def schema_of(db: apsw.Connection, path: str) -> int:
-    """The number of the file's schema, 0 when it is empty. Raises `Misconfigured` when it is not ours, or newer."""
+    """Return the number of the file's schema, 0 when it is empty. Raises `Misconfigured` when it is not ours, or newer."""
     # One statement, one instant: another process may be making the schema right now.
     owner, done, tables = db.execute(
         "select (select application_id from pragma_application_id), (select user_version from pragma_user_version),"

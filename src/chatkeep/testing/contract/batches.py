@@ -110,7 +110,7 @@ class Batches(Clauses):
 
 
 async def abandoned(act: Awaitable[Any], ticks: int) -> None:
-    """Starts *act* and cancels its caller after some turns of the loop."""
+    """Start *act* and cancel its caller after some turns of the loop."""
     task = asyncio.ensure_future(act)
     for _ in range(ticks):
         await asyncio.sleep(0)

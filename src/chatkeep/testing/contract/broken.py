@@ -23,7 +23,7 @@ class Intact(MemoryDriver):
 
 
 def empty_shelf(url: str) -> None:
-    """Takes everything out of a memory:// store, as FLUSHALL would; whoever watches goes on watching."""
+    """Take everything out of a memory:// store, as FLUSHALL would; whoever watches goes on watching."""
     shelf = SHELVES[url.partition("://")[2]]
     watching = shelf.watching
     shelf.__init__()  # type: ignore[misc]

@@ -31,7 +31,7 @@ class Clauses:
     """The clauses of one subject, on a store that the test opens."""
 
     async def open_driver(self) -> Driver:
-        """An opened driver on this test's store, which was empty at first.
+        """Return an opened driver on this test's store, which was empty at first.
 
         Called again within a test, it opens another driver on the same store: a second instance if the driver is
         SHARED, the same store reopened if it is DURABLE.
@@ -39,5 +39,5 @@ class Clauses:
         raise NotImplementedError("say how your driver is opened")
 
     async def empty_store(self) -> None:
-        """Takes everything out of this test's store behind the drivers' backs, as FLUSHALL or a deleted file would."""
+        """Take everything out of this test's store behind the drivers' backs, as FLUSHALL or a deleted file would."""
         raise NotImplementedError("say how your store loses everything")

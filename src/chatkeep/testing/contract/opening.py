@@ -173,7 +173,7 @@ def verbs(row: Row) -> list[Callable[[Driver], Awaitable[object]]]:
 
 
 def at_work() -> set[str]:
-    """The tasks and threads that are there now, but for those of the interpreter's own pools."""
+    """Return the tasks and threads that are there now, but for those of the interpreter's own pools."""
     tasks = {f"{id(task)} {task.get_name()}" for task in asyncio.all_tasks() if not task.done()}
     threads = {f"{thread.ident} {thread.name}" for thread in threading.enumerate()}
     return tasks | {name for name in threads if "asyncio_" not in name}

@@ -84,7 +84,7 @@ class Reading(Clauses):
 
 
 def last(tail: int, head: int) -> list[int]:
-    """The numbers of a log's last *tail* entries."""
+    """Return the numbers of a log's last *tail* entries."""
     return list(range(max(head - tail, 0) + 1, head + 1))
 
 

@@ -26,7 +26,7 @@ def said(*ids: str) -> list[Entry]:
 
 
 def changed(row: Row, revision: str, **fields: Any) -> Row:
-    """The row that a writer who saw *row* hands over."""
+    """Return the row that a writer who saw *row* hands over."""
     return structs.replace(row, revision=revision, **fields)
 
 
@@ -42,25 +42,25 @@ def need(driver: Driver, ability: Ability) -> None:
 
 
 async def found(driver: Driver, key: Key, *, tail: int = LOTS) -> tuple[Row, list[Entry]]:
-    """What `read` shows of a conversation that must be there."""
+    """Return what `read` shows of a conversation that must be there."""
     there = await driver.read(Read(key, tail=tail))
     assert there is not None, f"{key} is gone"
     return there
 
 
 async def written(driver: Driver, key: Key, **fields: Any) -> Row:
-    """A conversation that was appended to and then written with *fields*."""
+    """Return a conversation that was appended to and then written with *fields*."""
     row = (await driver.append(Append(key, said("first"), revision="first", at=1.0))).row
     return await driver.write(Write(changed(row, "second", **fields), replaces="first"))
 
 
 async def grown(driver: Driver, key: Key, id: str) -> Appended:
-    """The answer of one more append."""
+    """Return the answer of one more append."""
     return await driver.append(Append(key, said(id), revision=f"grown by {id}", at=1.0, tail=1))
 
 
 async def refused(kind: type[E], act: Awaitable[object]) -> E:
-    """The refusal of *act*, which must be of this kind."""
+    """Return the refusal of *act*, which must be of this kind."""
     try:
         answer = await act
     except kind as refusal:
@@ -69,7 +69,7 @@ async def refused(kind: type[E], act: Awaitable[object]) -> E:
 
 
 async def together(acts: Sequence[Awaitable[Any]]) -> list[Any]:
-    """The answers of *acts* run at once, refusals among them; an error that is not chatkeep's is a failure."""
+    """Return the answers of *acts* run at once, refusals among them; an error that is not chatkeep's is a failure."""
     answers = await asyncio.gather(*acts, return_exceptions=True)
     for answer in answers:
         if isinstance(answer, BaseException) and not isinstance(answer, ChatkeepError):
@@ -78,7 +78,7 @@ async def together(acts: Sequence[Awaitable[Any]]) -> list[Any]:
 
 
 async def everyone(acts: Sequence[Awaitable[Any]]) -> list[Any]:
-    """The answers of *acts* run at once, none of which may be refused."""
+    """Return the answers of *acts* run at once, none of which may be refused."""
     answers = await together(acts)
     for answer in answers:
         if isinstance(answer, ChatkeepError):
@@ -87,7 +87,7 @@ async def everyone(acts: Sequence[Awaitable[Any]]) -> list[Any]:
 
 
 async def names(driver: Driver, index: Index, *, limit: int = LOTS, **where: Any) -> list[str]:
-    """The ids that a scan shows."""
+    """Return the ids that a scan shows."""
     return [row.key.id for row in await driver.scan(Scan(index, limit=limit, **where))]
 
 

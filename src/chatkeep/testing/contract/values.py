@@ -125,7 +125,7 @@ class Folded(Intact):
         self._first: dict[str, Key] = {}
 
     def _fold(self, key: Key) -> str:
-        """What is left of the key."""
+        """Return what is left of the key."""
         raise NotImplementedError
 
     def _known_as(self, key: Key) -> Key:
