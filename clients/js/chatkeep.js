@@ -746,8 +746,8 @@ export class Chat extends EventTarget {
 
   // What a message said is removed for good: also from what this browser keeps.
   #takeRedacted(number) {
-    for (const [key, { id, role, created_at, ...message }] of this.#log)
-      if (message.number === number) this.#log.set(key, { id, number, role, created_at, content: "", redacted: true });
+    const old = this.#log.ordered.find((message) => message.number === number);
+    if (old) this.#log.set({ id: old.id, number, role: old.role, created_at: old.created_at, content: "", redacted: true });
     this.#later("keep", 500, () => this.#reign && this.#shelf.see(this.#place, this.#summary()));
   }
 
@@ -1058,7 +1058,8 @@ export function merged(value, patch) {
 function shown(message, before, status, error) {
   const last = before.get(message.id);
   const text = textOf(message.content);
-  const unchanged = last && last.status === status && last.error === error && last.number === message.number && last.text === text;
+  const unchanged =
+    last && last.status === status && last.error === error && last.number === message.number && last.text === text && last.redacted === message.redacted;
   return unchanged ? last : { ...message, text, status, error };
 }
 

@@ -226,7 +226,7 @@ class Chatkeep(Surface[State]):
         return await self._opened.store.driver.query(sql, *parameters)
 
     def use_shared_cache(self, on: bool) -> None:
-        """Switches the shared cache (`cache=`) off, or on again, while everything runs: only speed changes.
+        """Switch the shared cache (`cache=`) off, or on again, while everything runs: only speed changes.
 
         Raises `UsageError` when there is none.
         """
@@ -254,7 +254,7 @@ class Chatkeep(Surface[State]):
         await self._opened.changes.pause(None)
 
     async def resume_all(self, *, unread: Unread = "answer") -> None:
-        """Lifts `pause_all`; see `resume`. Tenants and conversations that are paused themselves stay so."""
+        """Lift `pause_all`; see `resume`. Tenants and conversations that are paused themselves stay so."""
         await self._opened.changes.resume(None, skips=skips_unread(unread))
 
     async def open(self) -> None:
@@ -266,7 +266,7 @@ class Chatkeep(Surface[State]):
         await self._engine.open()
 
     async def close(self) -> None:
-        """Lets running turns finish, hands the rest back, closes the store."""
+        """Let running turns finish, hand the rest back, close the store."""
         await self._engine.close()
 
     async def __aenter__(self) -> Self:

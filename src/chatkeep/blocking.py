@@ -97,7 +97,7 @@ class BlockingChatkeep(_BlockingSurface[State]):
         self._loop.start(self._keep.open, self._keep.close)
 
     def close(self) -> None:
-        """Lets running turns finish, closes the Chatkeep and ends the thread; does nothing where it is not open."""
+        """Let running turns finish, close the Chatkeep and end the thread; do nothing where it is not open."""
         self._loop.stop()
 
     def __enter__(self) -> Self:

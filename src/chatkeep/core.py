@@ -14,7 +14,7 @@ from .drivers.base import Ability, Driver, Finding, Key, mark_of
 from .engine.engine import Engine
 from .engine.outcomes import page_dead_letters
 from .engine.watch import Watch
-from .model import Content, DeadLetter, Receipt, Role, State
+from .model import Content, DeadLetter, OffBy, Receipt, Role, State
 from .storage.audit import AuditLog
 from .storage.records import Records
 
@@ -107,7 +107,7 @@ class Core(Generic[State]):
         await self._opened.changes.create(key_for(tenant, conversation), owner="", visitor=True)
 
     async def exists(self, tenant: str, conversation: str) -> bool:
-        """Whether there is such a conversation; asks the store unless it was seen lately."""
+        """Tell whether there is such a conversation; asks the store unless it was seen lately."""
         key, store = key_for(tenant, conversation), self._opened.store
         return (store.cached(key) or await store.load(key)) is not None
 
@@ -123,7 +123,7 @@ class Core(Generic[State]):
         return letters, None if last is None else last.id
 
     def is_paused(self, tenant: str, conversation: str) -> bool:
-        """Whether the bot is silent in a conversation, as far as this process knows; asks nobody."""
+        """Tell whether the bot is silent in a conversation, as far as this process knows; asks nobody."""
         key, engine = key_for(tenant, conversation), self._opened
         cached = engine.store.cached(key)
         return engine.pauses.covers(key) if cached is None else engine.pauses.is_paused(cached)
@@ -139,6 +139,10 @@ class Core(Generic[State]):
         """As `Tenant.clear`, when *look*, given the state, raises nothing."""
         await self._opened.changes.clear(key_for(tenant, conversation), slot, look=look, id=id)
 
+    def find_reasons(self, tenant: str, conversation: str) -> list[OffBy]:
+        """Tell what silences the bot in a conversation that has nothing in it yet; asks nobody."""
+        return self._opened.pauses.find_reasons(key_for(tenant, conversation), False)
+
     async def find_paused(self) -> list[str | None]:
         """Return the tenants that are paused as a whole; None among them: everything is. Asks the store."""
         await self._opened.sweeper.look_at_pauses()
@@ -152,12 +156,12 @@ class Core(Generic[State]):
         return await self._opened.pauses.page(tenant, after=after, limit=limit, rows_most=LOOKED_AT)
 
     async def cache_is_on(self) -> bool:
-        """Whether instances that have a shared cache use it. Asks the store."""
+        """Tell whether instances that have a shared cache use it. Asks the store."""
         await self._opened.sweeper.look_at_pauses()
         return not self._engine.pauses.cache_is_off
 
     async def switch_cache(self, on: bool) -> None:
-        """Switches the shared cache off, or on again, on all instances: the others notice within `poll`. Durable."""
+        """Switch the shared cache off, or on again, on all instances: the others notice within `poll`. Durable."""
         await self._opened.pauses.switch_cache(on)
         await self._engine.sweeper.look_at_pauses()
 

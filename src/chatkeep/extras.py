@@ -32,7 +32,7 @@ def from_extra(extra: str, user: str) -> Iterator[None]:
 
 
 def is_installed(module: str) -> bool:
-    """Whether there is a *module* to import, without importing it (its parents are imported)."""
+    """Tell whether there is a *module* to import, without importing it (its parents are imported)."""
     try:
         return find_spec(module) is not None
     except ImportError:

@@ -14,7 +14,7 @@ STDLIB = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platst
 
 
 def is_own(filename: str) -> bool:
-    """Whether a file is of the application: not of chatkeep, of an installed library or of Python."""
+    """Tell whether a file is of the application: not of chatkeep, of an installed library or of Python."""
     library = any(part in filename for part in LIBRARIES)
     return not (library or filename.startswith((OURS, *STDLIB, "<frozen ")))
 

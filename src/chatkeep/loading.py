@@ -81,7 +81,7 @@ def offered(module: ModuleType) -> str:
 
 
 def takes(function: Any, count: int) -> bool:
-    """Whether *function* can be called with so many arguments."""
+    """Tell whether *function* can be called with so many arguments."""
     try:
         inspect.signature(function).bind(*[None] * count)
     except (TypeError, ValueError):

@@ -185,7 +185,7 @@ def _stop_at_exit(running: LoopThread) -> None:
 
 
 def runs_here() -> bool:
-    """Whether an event loop runs in this thread."""
+    """Tell whether an event loop runs in this thread."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -221,7 +221,7 @@ class Surface(Generic[State]):
         self, *, owner: str | None = None, by: Index = "recent", limit: int | None = None
     ) -> AsyncIterator[Conversation[State]]:
         """
-        Thi tenant's conversations without their messages: last changed first (to the minute), or by="key"; or those of an
+        List this tenant's conversations without their messages: last changed first (to the minute), or by="key"; or those of an
         *owner*.
 
         One that cannot be read does not end the list: it is shown with the reason in its `fault`.
@@ -396,7 +396,7 @@ class Surface(Generic[State]):
 
     async def pause(self, conversation: str | None = None) -> None:
         """
-        Silences the bot: for one conversation, or without one for all of this tenant.
+        Silence the bot: for one conversation, or without one for all of this tenant.
 
         While it is paused, messages are kept and shown, and not answered; a turn that runs just then says nothing. Durable.
         Other instances on the store notice within `poll`.
@@ -408,7 +408,7 @@ class Surface(Generic[State]):
 
     async def resume(self, conversation: str | None = None, *, unread: Unread = "answer") -> None:
         """
-        Lets the bot answer again: in one conversation, or without one in all of this tenant.
+        Let the bot answer again: in one conversation, or without one in all of this tenant.
 
         What is *unread* is answered as `overlap` says, or, with unread="skip", passed over (but for what comes in that very
         moment). A conversation answers when neither it, nor its tenant, nor everything is paused. The resume of a tenant goes
@@ -502,7 +502,7 @@ def _unreadable(row: Row, fault: str) -> Conversation[Any]:
 
 
 def skips_unread(unread: str) -> bool:
-    """Whether *unread* messages are passed over. Raises `UsageError` for any other word."""
+    """Tell whether *unread* messages are passed over. Raises `UsageError` for any other word."""
     if unread not in get_args(Unread):
         raise UsageError(f'unread is "answer" or "skip", not {unread!r}; nothing was resumed.')
     return unread == "skip"

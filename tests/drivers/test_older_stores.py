@@ -97,7 +97,7 @@ async def test_a_store_of_an_older_version_is_opened(url: str, older: Path, open
             return f"{turn.state['seen']}: {turn.text}"
 
         keep = await opened(bot)
-        again = await keep.receive("ada", "hello", id="m1")
+        again = await keep.receive("ada", "hello " * 20, id="m1")
         ada = await keep.conversation("ada")
 
         assert (True, "1: " + "hello " * 20) == (again.duplicate, again.replies[0].text)

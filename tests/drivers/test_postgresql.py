@@ -591,7 +591,7 @@ async def test_a_read_only_server_is_unavailable_and_left(url: str) -> None:
     """After a failover the old primary answers 25006: nothing was written, and the connection is not used again."""
     driver = await opened_on(f"{url}&connections=2")
     await say(driver, "before")
-    connection = driver.connections.writer._connections[0]
+    connection = driver._connections.writer._connections[0]
     assert connection is not None
     await connection.execute("set default_transaction_read_only = on")
     with pytest.raises(Unavailable, match=r"nothing was written.*ReadOnly"):
@@ -708,6 +708,7 @@ COLUMNS = {
     "revision! body!",
     "entry": "conversation! number! id! role! body!",
     "tombstone": "key! mark!",
+    "counter": "name! hits! ends!",
 }
 INDEXES = {
     "meta_pkey": "(name)",
@@ -719,6 +720,8 @@ INDEXES = {
     "entry_id": "(id, ((- conversation))) WHERE (id <> ''::text)",
     "tombstone_pkey": "(key)",
     "tombstone_mark": "(mark)",
+    "counter_pkey": "(name)",
+    "counter_ends": "(ends)",
 }
 
 

@@ -15,6 +15,7 @@ from chatkeep import (
     Message,
     Options,
     Receipt,
+    Redacted,
     Settings,
     StateChanged,
     Tenant,
@@ -131,5 +132,7 @@ def shown(event: Event) -> str:
             return str(event.on)
         case StateChanged():
             return str(event.state)
+        case Redacted():
+            return str(event.number)
         case Erased():
             return ""

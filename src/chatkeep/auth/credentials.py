@@ -75,15 +75,15 @@ class StoredCredential(Struct, frozen=True, kw_only=True, omit_defaults=True):
     until: float | None = None
 
     def over(self, now: float) -> bool:
-        """Whether it gives no right any more."""
+        """Tell whether it gives no right any more."""
         return self.revoked or not self.uses or (self.expires_at is not None and self.expires_at <= now)
 
     def reused(self, now: float) -> bool:
-        """Whether its use at *now* says that two hold it: another has taken its place, and its grace is over."""
+        """Tell whether its use at *now* says that two hold it: another has taken its place, and its grace is over."""
         return self.rotated and not self.revoked and self.over(now)
 
     def comes_from(self, family: str) -> bool:
-        """Whether it is of *family*, or was made through a share by somebody of it; such a credential ends with it."""
+        """Tell whether it is of *family*, or was made through a share by somebody of it; such a credential ends with it."""
         return self.family == family or family in self.ancestors
 
     @property
@@ -147,7 +147,7 @@ def digest_of(text: str) -> str | None:
 
 
 def mistyped(text: str) -> bool:
-    """Whether the checksum is wrong of what has the shape of a credential."""
+    """Tell whether the checksum is wrong of what has the shape of a credential."""
     return text[-6:] != base62(zlib.crc32(text[:-6].encode()), 6)
 
 
@@ -167,7 +167,7 @@ def id_of(name: str) -> str:
 
 def subject_of(stored: StoredCredential) -> str:
     """
-    Names the holder of a credential by an opaque text, which is safe to show and to use as a key.
+    Name the holder of a credential by an opaque text, which is safe to show and to use as a key.
 
     The name is the same for all credentials of one holder: after a rotation, for each token that is made for the same
     user, for every service key of a tenant. It is another one in another tenant, and tells neither tenant nor user.

@@ -29,14 +29,14 @@ class Accounts:
                     raise Misconfigured(f"Two channels have the account {channel.name}:{account}. Nothing was opened.")
 
     def attach(self, core: Core[Any]) -> None:
-        """Has the names of customers kept in the store of *core*; `Chatkeep.deliver` calls it."""
+        """Have the names of customers kept in the store of *core*; `Chatkeep.deliver` calls it."""
         self.aliases = Aliases(core)
 
     def show_received(self, channel: Channel, item: Received | Unknown, *, answering: bool) -> None:
-        """Tells the platform that *item* has come. Nothing here: `ChannelOutlet` has the connections."""
+        """Tell the platform that *item* has come. Nothing here: `ChannelOutlet` has the connections."""
 
     def takes(self, tenant: str, conversation: str) -> bool:
-        """Whether it came in through one of the channels, and its account is this tenant's: nobody sends from another's."""
+        """Tell whether it came in through one of the channels, and its account is this tenant's: nobody sends from another's."""
         name, _, rest = conversation.partition(":")
         account, colon, _ = rest.partition(":")
         return bool(colon) and (name, account) in self._channels and tenant_for(self.tenant_of, name, account) == tenant

@@ -201,7 +201,7 @@ class Channel(Protocol):
         ...
 
     def may_move(self, to: str) -> bool:
-        """Whether a customer with this address may have another one by now, so that it is looked up before a reply goes out."""
+        """Tell whether a customer with this address may have another one by now, so that it is looked up before a reply goes out."""
         ...
 
     def acknowledge(self, item: Received | Unknown) -> Request | None:
@@ -237,7 +237,7 @@ def header(headers: Pairs, name: str) -> str:
 
 
 def same(expected: Iterable[str], given: str) -> bool:
-    """Whether *given* is one of *expected*, in a time that tells nothing of them."""
+    """Tell whether *given* is one of *expected*, in a time that tells nothing of them."""
     raw = given.encode("utf-8", "surrogatepass")  # as bytes: text that is not ASCII makes compare_digest raise
     return any([hmac.compare_digest(one.encode(), raw) for one in expected])
 

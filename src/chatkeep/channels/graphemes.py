@@ -21,7 +21,7 @@ def last_boundary(text: str, at: int) -> int:
 
 
 def is_boundary(text: str, at: int) -> bool:
-    """Whether *text* can be cut before its character *at* without cutting a symbol."""
+    """Tell whether *text* can be cut before its character *at* without cutting a symbol."""
     if at <= 0 or at >= len(text):
         return True
     before, after = text[at - 1], text[at]
@@ -38,7 +38,7 @@ def is_boundary(text: str, at: int) -> bool:
 
 
 def _extends(one: str) -> bool:
-    """Whether it belongs to what is before it: marks, joiners, selectors, skin tones, tags, half-width sound marks."""
+    """Tell whether it belongs to what is before it: marks, joiners, selectors, skin tones, tags, half-width sound marks."""
     return (
         one in (ZWNJ, ZWJ)
         or category(one) in ("Mn", "Me", "Mc")
@@ -49,7 +49,7 @@ def _extends(one: str) -> bool:
 
 
 def _precedes(one: str) -> bool:
-    """Whether it belongs to what is behind it: the signs that Arabic and its neighbours write around a number."""
+    """Tell whether it belongs to what is behind it: the signs that Arabic and its neighbours write around a number."""
     return "\u0600" <= one <= "\u0605" or one in "\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd"
 
 

@@ -177,7 +177,7 @@ class ChannelOutlet(Accounts):
 
     def show_received(self, channel: Channel, item: Received | Unknown, *, answering: bool) -> None:
         """
-        Tells the platform in the background that *item* has come, and with `typing` the customer, if it is *answering*.
+        Tell the platform in the background that *item* has come, and with `typing` the customer, if it is *answering*.
 
         It is done once and never again: what customers see of it is over in seconds.
         """

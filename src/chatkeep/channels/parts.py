@@ -165,7 +165,7 @@ class TextLimit(Struct, frozen=True):
     measure: Callable[[str], int] = in_units
 
     def holds(self, text: str) -> bool:
-        """Whether *text* goes in as it is."""
+        """Tell whether *text* goes in as it is."""
         return self.measure(text) <= self.most
 
     def pieces(self, text: str) -> Iterator[str]:
@@ -199,7 +199,7 @@ def _last(mark: str, piece: str, text: str) -> int:
 
 
 def numbered(text: str, choices: list[Choice]) -> str:
-    """Choices as text, for where there is nothing to tap."""
+    """Return the choices as text, for where there is nothing to tap."""
     lines = [f"{number}. {choice.text}" for number, choice in enumerate(choices, 1)]
     return "\n".join([text, *lines]).strip()
 

@@ -435,7 +435,7 @@ def _calls(part: parts.Part) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _keyboard(rows: list[parts.Choice]) -> dict[str, Any]:
-    """Buttons that send their id; or, where an id is too long for Telegram, that send their text."""
+    """Return buttons that send their id; or, where an id is too long for Telegram, that send their text."""
     if all(DATA.holds(row.id) for row in rows):
         return {"inline_keyboard": [[{"text": row.text, "callback_data": row.id}] for row in rows]}
     return {"keyboard": [[{"text": row.text}] for row in rows], "one_time_keyboard": True, "resize_keyboard": True}

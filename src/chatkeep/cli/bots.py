@@ -69,7 +69,7 @@ def demo(bot: str, store: str | None, port: int, host: str) -> None:
     "--conversation", default="terminal", show_default=True, metavar="NAME", help="Which conversation to be in."
 )
 def chat(bot: str, store: str | None, conversation: str) -> None:
-    """Talks to a bot in the terminal; Ctrl-D or /quit ends it.
+    """Talk to a bot in the terminal; Ctrl-D or /quit ends it.
 
     BOT is yours, as MODULE:ATTRIBUTE, or the name of a demo.
 

@@ -166,7 +166,7 @@ def redact(store: str, conversation: str, number: int, tenant: str, yes: bool) -
         await of.redact(conversation, number)
         click.echo(f"Message {number} is redacted.")
 
-    look(store, tenant, work)
+    look(store, tenant, work, act="redact", conversation=conversation)
 
 
 @click.command(cls=StoreCommand)
@@ -198,7 +198,7 @@ def clear(store: str, conversation: str, slot: str | None, tenant: str, yes: boo
 
 
 def one_or_more(ctx: click.Context, param: click.Parameter, conversation: str | None) -> str | None:
-    """Wants one conversation, or else the words for several: nobody silences them all by leaving out a name."""
+    """Want one conversation, or else the words for several: nobody silences them all by leaving out a name."""
     several = "--everywhere" if ctx.params.get("everywhere") else "--all" if ctx.params.get("whole") else ""
     if several and conversation is not None:
         raise click.BadParameter(f"{several} goes with no conversation; nothing was changed.", ctx, param)
@@ -256,7 +256,7 @@ def dead(store: str, conversation: str | None, tenant: str, whole: bool, everywh
 @click.argument("number", type=click.IntRange(1), metavar="NUMBER")
 @tenant_option
 def replay(store: str, conversation: str, number: int, tenant: str) -> None:
-    """Hands in a message again that was set aside.
+    """Hand in a message again that was set aside.
 
     `chatkeep dead` has the numbers.
 
@@ -268,7 +268,7 @@ def replay(store: str, conversation: str, number: int, tenant: str) -> None:
         again = " was replayed before:" if receipt.duplicate else " is in the log again:"
         click.echo(f"Message {number}{again} number {receipt.number}, {receipt.status}.")
 
-    look(store, tenant, work)
+    look(store, tenant, work, act="replay", conversation=conversation)
 
 
 @click.command(cls=StoreCommand)
@@ -286,7 +286,7 @@ def dismiss(store: str, conversation: str, number: int, tenant: str) -> None:
         await of.dismiss(conversation, number)
         click.echo(f"Message {number} is dismissed.")
 
-    look(store, tenant, work)
+    look(store, tenant, work, act="dismiss", conversation=conversation)
 
 
 def silent(found: Conversation[Any]) -> str:
@@ -302,7 +302,7 @@ def silent(found: Conversation[Any]) -> str:
 @click.option("--all", "whole", is_flag=True, is_eager=True, help="For all conversations of the tenant.")
 @click.option("--everywhere", is_eager=True, is_flag=True, help="For all tenants.")
 def pause(store: str, conversation: str | None, tenant: str, whole: bool, everywhere: bool) -> None:
-    """Silences the bot, so that a person can take over.
+    """Silence the bot, so that a person can take over.
 
     For one conversation, for --all of a tenant, or --everywhere. Messages are kept meanwhile. A turn that runs just then says nothing.
 
@@ -337,7 +337,7 @@ def pause(store: str, conversation: str | None, tenant: str, whole: bool, everyw
 )
 @click.option("--skip", is_flag=True, help="Pass over what came while it was paused, instead of answering it.")
 def resume(store: str, conversation: str | None, tenant: str, whole: bool, everywhere: bool, skip: bool) -> None:
-    """Lets the bot answer again, what came meanwhile too.
+    """Let the bot answer again, what came meanwhile too.
 
     For one conversation, for --all of a tenant, or --everywhere, as it was paused.
 
@@ -393,7 +393,7 @@ def in_scope(
 @tenant_option
 @click.option("--author", default="", metavar="NAME", help="Who says it, as readers are to see it.")
 def say(store: str, conversation: str, text: str, tenant: str, author: str) -> None:
-    """Says something in a conversation as a person.
+    """Say something in a conversation as a person.
 
     Whoever serves the bot on this store sends it through the conversation's channel, also while the bot is off.
     """

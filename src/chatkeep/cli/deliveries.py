@@ -44,4 +44,4 @@ def resend(store: str, conversation: str, number: int, tenant: str) -> None:
         await of.resend(conversation, number)
         click.echo(f"Message {number} is sent once more.")
 
-    look(store, tenant, work)
+    look(store, tenant, work, act="resend", conversation=conversation)

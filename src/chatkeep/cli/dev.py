@@ -102,7 +102,7 @@ NO_LIMITS = {f"rate_{name}": "off" for name in ("peer", "refused", "begin", "tok
 async def greet(
     app: str, keep: Chatkeep[Any] | None, address: str, ready: Event, changed: list[str], began: float
 ) -> None:
-    """Says where everything is; after a change only that the bot runs again."""
+    """Say where everything is; after a change only that the bot runs again."""
     from ..auth import credentials
 
     first = not ready.is_set()
@@ -128,7 +128,7 @@ async def greet(
 
 
 def lasts(keep: Chatkeep[Any]) -> bool:
-    """Whether the store outlives this process."""
+    """Tell whether the store outlives this process."""
     return Ability.DURABLE in core_of(keep).abilities
 
 

@@ -54,7 +54,7 @@ def simulate(
     as_json: bool,
     **plan: Any,
 ) -> None:
-    """Lets many customers talk to a running server, and judges every message in the end.
+    """Let many customers talk to a running server, and judge every message in the end.
 
     Requests go to any of the URLs, and to another one when it does not answer: kill servers meanwhile. Ctrl-C ends the
     talking; what was said is judged all the same. The bot must answer every message. The conversations stay in the store:

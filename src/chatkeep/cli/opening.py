@@ -40,7 +40,7 @@ def look(
 
 
 async def note_act(keep: Chatkeep[Any], tenant: str, act: str, conversation: str = "") -> None:
-    """Has the store keep who has done something on this machine; see `chatkeep audit`."""
+    """Have the store keep who has done something on this machine; see `chatkeep audit`."""
     try:
         user = getuser()
     except (KeyError, OSError):  # nobody by that number

@@ -39,7 +39,7 @@ def backup(store: str, path: str, replace: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON for each finding.")
 @click.option("--strict", is_flag=True, help="Warnings count as failures.")
 def check(store: str, as_json: bool, strict: bool) -> None:
-    """Says in plain words whether a store is fit to keep conversations.
+    """Say in plain words whether a store is fit to keep conversations.
 
     Versions, durability, eviction, clock, schema, permissions and the time of a round trip; nothing is changed. Exit code 0
     when it is fit, 7 when something is wrong with it (with --strict: also when there is a warning).

@@ -50,11 +50,18 @@ def paused(store: str, tenant: str, as_json: bool) -> None:
     asyncio.run(opened(keep, work))
 
 
+def refuse_lone_switch(ctx: click.Context, param: click.Parameter, switch: str | None) -> str | None:
+    """Have a lone `on` or `off` be the switch: the store is then the one that the environment names."""
+    if switch is None and ctx.params.get("store") in ("on", "off"):
+        raise click.MissingParameter("Name the store before the switch.", ctx, param)
+    return switch
+
+
 @click.command(cls=StoreCommand)
 @store_argument
-@click.argument("switch", type=click.Choice(["on", "off"]), required=False)
+@click.argument("switch", type=click.Choice(["on", "off"]), required=False, callback=refuse_lone_switch)
 def cache(store: str, switch: str | None) -> None:
-    """Switches the shared cache of all instances off, or on again; without a word says how it stands.
+    """Switch the shared cache of all instances off, or on again; without a word say how it stands.
 
     Only speed changes. Instances on the store notice within `poll`.
 

@@ -83,5 +83,5 @@ def way_to(fault: BaseException) -> list[str]:
 
 
 def imports(filename: str) -> bool:
-    """Whether a file is of Python's import machinery, which nobody looks for a mistake in."""
+    """Tell whether a file is of Python's import machinery, which nobody looks for a mistake in."""
     return filename.startswith("<frozen importlib") or filename.endswith(os.path.join("importlib", "__init__.py"))

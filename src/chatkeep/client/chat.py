@@ -379,7 +379,7 @@ class Client:
         return created
 
     async def conversations(self, *, owner: str | None = None, limit: int | None = None) -> list[Conversation]:
-        """Conversations, last changed first, or those of an *owner*. Wants a service key."""
+        """Conversation, last changed first, or those of an *owner*. Wants a service key."""
         answer = await self._link.ask(
             "GET", f"/v1/conversations{_query(owner=owner, limit=limit)}", about="conversations"
         )
@@ -408,7 +408,7 @@ class Client:
         await self._queue.drained()
 
     async def refused(self) -> list[Queued]:
-        """Messages of the queue that the server did not take and will not take as they are, each with the reason."""
+        """Message of the queue that the server did not take and will not take as they are, each with the reason."""
         return await self._queue.refused()
 
     async def retry(self, number: int) -> None:
@@ -416,7 +416,7 @@ class Client:
         await self._queue.retry(number)
 
     async def drop(self, number: int) -> None:
-        """Forgets a refused message."""
+        """Forget a refused message."""
         await self._queue.drop(number)
 
     async def adopt(self) -> int:

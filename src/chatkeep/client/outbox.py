@@ -223,7 +223,7 @@ class Outbox:
         await self._settled(self._one("update outbox set reason = ''", number, waiting=1))
 
     async def drop(self, number: int) -> None:
-        """Forgets a refused message."""
+        """Forget a refused message."""
         await self._settled(self._one("delete from outbox", number, waiting=0))
 
     async def _put(self, conversation: str, owner: str, act: Callable[[apsw.Connection], int]) -> None:
@@ -247,7 +247,7 @@ class Outbox:
         await asyncio.shield(asyncio.create_task(act))
 
     async def _keep_named(self, name_of: NameOf) -> None:
-        """Learns of each credential whose it is, once there is something in the queue."""
+        """Learn of each credential whose it is, once there is something in the queue."""
         while True:
             await self._changed.wait()
             self._changed.clear()

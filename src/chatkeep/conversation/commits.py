@@ -19,7 +19,7 @@ from .snapshots import (
     unread_messages,
 )
 
-CHANGES_KEPT = 8
+CHANGES_KEPT = 32
 """So many acts may come between one whose outcome is unknown and its second run."""
 
 
@@ -61,7 +61,7 @@ def commit_change(snapshot: Snapshot, record: Record, token: str, policy: Policy
 
 
 def may_pass(snapshot: Snapshot) -> bool:
-    """Whether a change from outside may move the cursor to its end: nothing waits for an answer, or for the sweep of who may know a
+    """Tell whether a change from outside may move the cursor to its end: nothing waits for an answer, or for the sweep of who may know a
     channel for what an operator wrote before any turn."""
     record = snapshot.record
     sends = record.delivery is None and any(map(is_outbound, messages_after(snapshot, record.cursor)))

@@ -20,6 +20,11 @@ def note_id(incarnation: str, number: int) -> str:
     return f"{RESERVED}dead:{incarnation}.{number}"
 
 
+def note_ids(incarnation: str, number: int) -> list[str]:
+    """Return the ids that the note may have: the act that creates a conversation does not know its incarnation yet."""
+    return [note_id(incarnation, number), note_id("", number)]
+
+
 def replay_id(number: int) -> str:
     """Return the id under which message *number* is handed in again: only once, however often it is asked for."""
     return f"{REPLAY}{number}"

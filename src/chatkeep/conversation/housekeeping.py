@@ -80,7 +80,7 @@ def do_housekeeping(
 
 
 def is_forgotten(snapshot: Snapshot, policy: Policy, *, at: float) -> bool:
-    """Whether nothing has happened for so long that the conversation is to be erased: nobody waits for anything in it."""
+    """Tell whether nothing has happened for so long that the conversation is to be erased: nobody waits for anything in it."""
     record, forgets = snapshot.record, forget_after(snapshot.record, policy)
     if forgets is None or at < snapshot.row.updated_at + forgets or record.reminders or unread_messages(snapshot):
         return False
@@ -121,7 +121,8 @@ def wake(snapshot: Snapshot, policy: Policy, *, at: float, rewrites: bool) -> Co
     revision is another one.
     """
     row, record = snapshot.row, snapshot.record
-    waits = unread_messages(snapshot) or any(reminder.at <= at for reminder in record.reminders)
+    rests = row.due_at is None and bool(record.reminders)  # perhaps by a clock that was ahead of this one
+    waits = unread_messages(snapshot) or rests or any(reminder.at <= at for reminder in record.reminders)
     if not waits or not (rewrites or row.due_at is None or row.due_at > at):
         return None
     act = next_commit(snapshot, record, policy, at=at, lease=row.lease, until=row.leased_until)
@@ -129,12 +130,12 @@ def wake(snapshot: Snapshot, policy: Policy, *, at: float, rewrites: bool) -> Co
 
 
 def may_rest(row: Row, record: Record) -> bool:
-    """Whether *row*, as it was found, may be one that `wake` has to do with."""
+    """Tell whether *row*, as it was found, may be one that `wake` has to do with."""
     return row.head > record.cursor or bool(record.reminders)
 
 
 def may_wait(row: Row, record: Record, *, soon: float) -> bool:
-    """Whether nobody waits for what is due, and nobody will until *soon*: at most a session has ended, or entries are old
+    """Tell whether nobody waits for what is due, and nobody will until *soon*: at most a session has ended, or entries are old
     enough to be dropped."""
     sent = record.delivery is None or (record.delivery.upto >= row.head and not record.delivery.again)
     return record.cursor >= row.head and sent and not any(reminder.at <= soon for reminder in record.reminders)

@@ -29,7 +29,7 @@ def count_death(snapshot: Snapshot, *, died: bool) -> Record:
 
 
 def is_suspect(snapshot: Snapshot, *, died: bool) -> bool:
-    """Whether the first unread message may be what its processes die of, so that it has to be tried alone."""
+    """Tell whether the first unread message may be what its processes die of, so that it has to be tried alone."""
     return count_death(snapshot, died=died).deaths >= SUSPECT
 
 

@@ -65,7 +65,7 @@ class Outlet(Protocol):
     """Where replies go out: channels with their connections."""
 
     def takes(self, tenant: str, conversation: str) -> bool:
-        """Whether replies of this tenant's conversation go out here."""
+        """Tell whether replies of this tenant's conversation go out here."""
 
     async def send(self, conversation: str, content: Content, *, key: str, skip: int, at: float) -> Sent:
         """Send a reply, but for the first *skip* of the requests it takes. Raises nothing but cancellation."""
@@ -95,7 +95,7 @@ def parts_done(delivery: OutboxState, number: int) -> int:
 def begin_sending(
     snapshot: Snapshot, number: int, policy: Policy, *, token: str, at: float, died: bool = False
 ) -> Commit:
-    """Says that message *number* is about to be sent by whoever holds the lease *token*; *died*: as `leases.count_death`."""
+    """Say that message *number* is about to be sent by whoever holds the lease *token*; *died*: as `leases.count_death`."""
     delivery = structs.replace(snapshots.delivery_of(snapshot), sending=number)
     record = structs.replace(leases.count_death(snapshot, died=died), delivery=delivery)
     return commits.next_commit(snapshot, record, policy, at=at, lease=token)
@@ -170,7 +170,7 @@ def note_delivery(
 
 
 def resend_reply(snapshot: Snapshot, number: int, name: str, policy: Policy, *, at: float) -> Commit:
-    """Has message *number* sent once more; one that still waits is tried at once."""
+    """Have message *number* sent once more; one that still waits is tried at once."""
     old = snapshots.delivery_of(snapshot)
     delivery = structs.replace(old, at=0.0, tries=0)
     if number <= old.upto:

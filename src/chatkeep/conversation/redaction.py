@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw, structs
 
-from ..model import Message
+from ..model import ASKING, Message
 from .commits import make_note, next_commit, note_passed_over
 from .record import OutboxState, Record
 from .snapshots import Commit, Draft, Policy, Snapshot, is_cut, unread_messages
@@ -45,11 +45,17 @@ def redact_messages(
     drafts = [
         make_note("redacted", f"{row.incarnation}.{number}", first=number, last=number) for number in sorted(numbers)
     ]
-    drafts += [note_passed_over(message.number, message.number) for message in unread if message.number in numbers]
+    drafts += [
+        note_passed_over(message.number, message.number)
+        for message in redacted
+        if message.number > snapshot.record.cursor and message.role in ASKING and not message.redacted
+    ]
     drafts += [_without_reason(row.incarnation, note) for note in notes if note.metadata.get("kind") != "dead"]
     record = snapshot.record
     if unread and unread[0].number in numbers:
-        record = structs.replace(record, begun=0, raised=0, deaths=0, alone=False, retry_at=0.0, steps={})
+        record = structs.replace(
+            record, begun=0, raised=0, deaths=0, alone=False, retry_at=0.0, failed_at=0.0, steps={}
+        )
     end = snapshot.messages[-1].number if is_cut(snapshot) else row.head + len(drafts)
     record = structs.replace(
         _without_quotes(record, redacted),

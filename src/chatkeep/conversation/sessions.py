@@ -9,7 +9,7 @@ from .snapshots import Policy
 
 
 def is_session_over(record: Record, policy: Policy, at: float, number: int = 0) -> bool:
-    """Whether message *number*, of time *at*, finds no live session. Judged by its time: a backlog expires nothing."""
+    """Tell whether message *number*, of time *at*, finds no live session. Judged by its time: a backlog expires nothing."""
     ttl = policy.session_ttl_s
     if record.state == NONE:
         return True

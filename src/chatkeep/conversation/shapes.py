@@ -275,7 +275,7 @@ class Shape(Generic[State]):
 
 
 def _is_suspect(raw: bytes) -> bool:
-    """Whether JSON may hold what some store would lose: cheap tests that say yes now and then for nothing."""
+    """Tell whether JSON may hold what some store would lose: cheap tests that say yes now and then for nothing."""
     return (
         (b"\\" in raw and b"\\u0000" in raw)
         # (Taking brackets out tells their number in a tenth of the time of counting them.)
@@ -332,7 +332,7 @@ def difference(before: Any, after: Any, seen: frozenset[tuple[int, int]] = froze
 
 
 def _equality_tells(kind: Any, seen: set[Any]) -> bool:
-    """Whether == of *kind* looks at all that `difference` looks at, and so may be asked first: it takes a tenth of the time.
+    """Tell whether == of *kind* looks at all that `difference` looks at, and so may be asked first: it takes a tenth of the time.
 
     That of a dataclass does not (undeclared attributes, compare=False), nor need one that people have written.
     """
@@ -374,7 +374,7 @@ def shared(one: Any, other: Any, path: str) -> str:
 
 
 def is_frozen(kind: Any) -> bool:
-    """Whether no member of a dataclass, Struct or pydantic model of type *kind* can be set."""
+    """Tell whether no member of a dataclass, Struct or pydantic model of type *kind* can be set."""
     if issubclass(kind, Struct):
         return bool(kind.__struct_config__.frozen)
     if hasattr(kind, "model_config"):

@@ -92,12 +92,12 @@ HELD = 200
 
 
 def is_cut(snapshot: Snapshot) -> bool:
-    """Whether more waits than is held."""
+    """Tell whether more waits than is held."""
     return bool(snapshot.messages) and snapshot.messages[-1].number < snapshot.row.head
 
 
 def is_used_up(snapshot: Snapshot) -> bool:
-    """Whether all is answered of what a cut snapshot has held: nobody can tell from it what is next."""
+    """Tell whether all is answered of what a cut snapshot has held: nobody can tell from it what is next."""
     return is_cut(snapshot) and not unread_messages(snapshot)
 
 
@@ -134,7 +134,7 @@ def unread_messages(snapshot: Snapshot) -> list[Message]:
 
 
 def is_plain(message: Message) -> bool:
-    """Whether a message is text that stands in its place, as nearly all are: a history needs neither sort nor copy it."""
+    """Tell whether a message is text that stands in its place, as nearly all are: a history needs neither sort nor copy it."""
     return (
         type(message.content) is str
         and not message.metadata
@@ -182,14 +182,14 @@ def keep_outbound(snapshot: Snapshot, record: Record) -> Record:
 
 
 def is_outbound(message: Message | Draft) -> bool:
-    """Whether a channel sends *message*; what was written in the platform's own inbox is there already."""
+    """Tell whether a channel sends *message*; what was written in the platform's own inbox is there already."""
     if message.role not in OUTWARD or message.metadata.get("sent"):
         return False
     return isinstance(message, Draft) or not message.redacted
 
 
 def has_outbound(snapshot: Snapshot, record: Record, drafts: Sequence[Draft] = ()) -> bool:
-    """Whether anything still has to be sent through a channel."""
+    """Tell whether anything still has to be sent through a channel."""
     delivery, messages = record.delivery, snapshot.messages
     if delivery is None:
         return False
@@ -204,7 +204,7 @@ def has_outbound(snapshot: Snapshot, record: Record, drafts: Sequence[Draft] = (
 
 
 def must_send(snapshot: Snapshot) -> bool:
-    """Whether anything has to be sent, also where nothing ever was: from the first message that is not handled on."""
+    """Tell whether anything has to be sent, also where nothing ever was: from the first message that is not handled on."""
     return has_outbound(snapshot, structs.replace(snapshot.record, delivery=delivery_of(snapshot)))
 
 

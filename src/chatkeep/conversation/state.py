@@ -144,7 +144,7 @@ class StateCodec(Generic[State]):
         return state, Before(raw, None if known == bytes(raw) else find_unknown(_decode(raw), state, _decode(known)))
 
     def is_another(self, state: State, before: Before) -> bool:
-        """Whether *state* is a fresh one in the place of that which something is carried along for: the handler has begun anew."""
+        """Tell whether *state* is a fresh one in the place of that which something is carried along for: the handler has begun anew."""
         # (A frozen one is replaced with every change.)
         if before.carried is None or state is before.carried.of or is_frozen(self.shape.type):
             return False

@@ -85,7 +85,7 @@ def collect_history(snapshot: Snapshot, first: Message, policy: Policy) -> list[
 
 
 def lacks_history(snapshot: Snapshot, policy: Policy) -> bool:
-    """Whether more of the session's talk may be in the log than in the snapshot, whose place notes have taken."""
+    """Tell whether more of the session's talk may be in the log than in the snapshot, whose place notes have taken."""
     messages, record = snapshot.messages, snapshot.record
     if not messages or snapshot.plain <= messages[0].number:
         return False
@@ -119,7 +119,7 @@ def fit_history(said: list[Message], policy: Policy, *, cut: bool) -> list[Messa
 
 
 def _begins_turn(said: list[Message], place: int) -> bool:
-    """Whether the first of the messages that were answered together stands at *place*."""
+    """Tell whether the first of the messages that were answered together stands at *place*."""
     first = said[place]
     if first.role not in ASKING:
         return False
@@ -135,7 +135,7 @@ def size_of(content: Content) -> int:
 
 
 def has_same_input(before: Snapshot, now: Snapshot) -> bool:
-    """Whether a handler that saw *before* would see the same in *now*, so that its result may be written on top of
+    """Tell whether a handler that saw *before* would see the same in *now*, so that its result may be written on top of
     it."""
     a, b = before.record, now.record
     return before is now or (
@@ -148,7 +148,7 @@ def has_same_input(before: Snapshot, now: Snapshot) -> bool:
 
 
 def is_same_turn(before: Snapshot, now: Snapshot, first: Message, *, opens: bool) -> bool:
-    """Whether the turn that began on *before* with message *first* is still to be answered in *now*, in the same session.
+    """Tell whether the turn that began on *before* with message *first* is still to be answered in *now*, in the same session.
 
     The state may be another. A turn that *opens* a session may find that a change from outside has opened it meanwhile. Where
     *first* is not in the log yet, nothing but notes may have come into it.
@@ -239,7 +239,7 @@ def record_step(snapshot: Snapshot, name: str, result: Raw, policy: Policy, *, a
 def is_last_attempt(
     record: Record, tried: list[Message], policy: Policy, *, at: float, hangs: bool = False, final: bool = False
 ) -> bool:
-    """Whether messages whose attempt fails *at* this time have had their chances; *hangs* and *final* as in `fail_turn`.
+    """Tell whether messages whose attempt fails *at* this time have had their chances; *hangs* and *final* as in `fail_turn`.
 
     Who was tried together with others has not. Handlers that hang, and deaths, have a count of their own.
     """

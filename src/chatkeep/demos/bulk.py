@@ -45,7 +45,7 @@ def build(url: str, **options: Any) -> Chatkeep[BulkOrder]:
 
     @keep.on_message
     async def bot(turn: Turn[BulkOrder]) -> str | Part:
-        """Answers one message."""
+        """Answer one message."""
         return answer(turn.state, heard(turn), new=reference("PW", turn))
 
     return keep
@@ -145,7 +145,7 @@ def note(order: BulkOrder, slot: Slot, given: str) -> str:
 
 
 def take_products(order: BulkOrder, words: str) -> str:
-    """Products, each with or without a quantity: "200 mugs and hoodies"; "" when none is named."""
+    """Return the products, each with or without a quantity: "200 mugs and hoodies"; "" when none is named."""
     told, left = [], words
     for product in products_in(words):
         name = rf"{re.escape(plain(product))}s?"
@@ -234,7 +234,7 @@ def summary(order: BulkOrder) -> str:
 
 
 def catalogue() -> str:
-    """Products and prices."""
+    """Return the products and prices."""
     discounts = ", ".join(f"{off} % off from {least:,}" for least, off in reversed(DISCOUNTS.items()))
     return "\n".join([*[f"• {name}, €{cents / 100:.2f}" for name, cents in PRODUCTS.items()], f"{discounts}."])
 

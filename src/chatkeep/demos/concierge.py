@@ -56,7 +56,7 @@ def build(url: str, *, model: Model | str, **options: Any) -> Chatkeep[Visit]:
 
     @keep.on_message
     async def bot(turn: Turn[Visit]) -> str:
-        """Answers one message with the model."""
+        """Answer one message with the model."""
         visit, said = turn.state, heard(turn)
         if trouble := unreadable(said):
             return trouble

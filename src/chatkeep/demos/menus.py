@@ -25,7 +25,7 @@ class House(NamedTuple):
         return {dish: cents for dishes in self.menu.values() for dish, cents in dishes.items()}
 
     def takes_extras(self, line: str) -> bool:
-        """Whether the dish of a line of the cart may have extras."""
+        """Tell whether the dish of a line of the cart may have extras."""
         return line.split(" + ")[0] in next(iter(self.menu.values()))
 
     def cost(self, line: str) -> int:
@@ -64,7 +64,7 @@ HOUSES = {"": BELLA, "bella": BELLA, "sakura": SAKURA}
 
 
 def prices(shelf: dict[str, int]) -> str:
-    """Dishes and what they cost, one a line."""
+    """Return dishes and what they cost, one a line."""
     return "\n".join(f"• {dish}, {price(cents)}" for dish, cents in shelf.items())
 
 

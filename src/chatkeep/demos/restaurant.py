@@ -59,7 +59,7 @@ def build(url: str, *, orders: str | Path | None = None, **options: Any) -> Chat
 
     @keep.on_message
     async def bot(turn: Turn[Order]) -> str | Part:
-        """Answers one message; an order that has changed is in the database before anybody hears of it.
+        """Answer one message; an order that has changed is in the database before anybody hears of it.
 
         No `turn.step`, which would cost an act of its own: a turn that is tried again writes the same order again.
         """
@@ -137,7 +137,7 @@ class Table:
     order: Order
 
     def answer(self, said: str, *, new: str) -> str | Part:
-        """Answers what was *said*. *new* is the reference of an order that begins with it."""
+        """Answer what was *said*. *new* is the reference of an order that begins with it."""
         if trouble := unreadable(said):
             return trouble
         order, words = self.order, plain(said)
@@ -239,7 +239,7 @@ class Table:
         return price(sum(count * self.house.cost(line) for line, count in self.order.cart.items()))
 
     def is_wish(self, said: str) -> bool:
-        """Whether *said* is nothing but dishes and extras, so not an address."""
+        """Tell whether *said* is nothing but dishes and extras, so not an address."""
         wish = understood(self.house, said)
         return bool(wish.lines or wish.extras) and not wish.unknown
 
@@ -288,7 +288,7 @@ class Table:
         return self.where(f"Removed {', '.join(gone)}.")
 
     def check_out(self) -> Part:
-        """Goes on to the address, or to the confirmation if it is known where the food goes."""
+        """Go on to the address, or to the confirmation if it is known where the food goes."""
         if self.order.cart:
             self.order.stage = "confirming" if self.order.pickup or self.order.address else "address"
         return self.where()

@@ -99,7 +99,7 @@ def build(url: str, **options: Any) -> Chatkeep[Guest]:
 
     @keep.on_message
     async def bot(turn: Turn[Guest]) -> str | Part | None:
-        """Answers one message, and reminds of each appointment on the evening before."""
+        """Answer one message, and remind of each appointment on the evening before."""
         guest = turn.state
         if turn.reminder:
             visits = [kept for kept in guest.appointments if visit(kept) == turn.reminder]
@@ -225,7 +225,7 @@ def drop(guest: Guest, services: list[str]) -> str:
 
 
 def forget_the_past(guest: Guest, today: date) -> None:
-    """Appointments that are over go; goals for a day that is over are asked about again."""
+    """Let appointments that are over go; goals for a day that is over are asked about again."""
     guest.appointments = [kept for kept in guest.appointments if kept.day >= today.isoformat()]
     for goal in guest.active_goals:
         if goal.day and goal.day <= today.isoformat():

@@ -115,7 +115,7 @@ def build(url: str, *, pace_s: float = 0.02, **options: Any) -> Chatkeep[Desk]:
 
     @keep.on_message
     async def bot(turn: Turn[Desk]) -> AsyncIterator[str]:
-        """Answers one message: text is streamed, choices come whole. A form that is left half filled is asked about once."""
+        """Answer one message: text is streamed, choices come whole. A form that is left half filled is asked about once."""
         if turn.reminder:
             turn.reply([next_step(turn.state, today(turn), "Shall we finish your booking?")])
             return

@@ -65,7 +65,7 @@ def mentioned(text: str, names: Iterable[str]) -> list[str]:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names as one says them: "a, b and c"."""
+    """Return the names as one says them: "a, b and c"."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 

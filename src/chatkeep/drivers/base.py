@@ -360,27 +360,27 @@ class Driver(Protocol):
         """
 
     async def announce(self, marks: Collection[str]) -> None:
-        """Tells every driver on the store that is watching, this one too, that something changed. Best effort.
+        """Tell every driver on the store that is watching, this one too, that something changed. Best effort.
 
         *marks* are short texts (see `mark_of`), at most 100 a call. Without WATCH it does nothing.
         """
 
     def watch(self, heard: Callable[[list[str]], None]) -> None:
-        """Has *heard* called in the event loop with what anybody announces from now on, until `close`.
+        """Have *heard* called in the event loop with what anybody announces from now on, until `close`.
 
         Announcements may be lost (a connection broke, a server failed over) and are never made up. Called once,
         when open. Without WATCH it does nothing.
         """
 
     async def close(self) -> None:
-        """Has the acts under way answered and gives everything back. Twice is fine. Breaks off an `open` under way, which
+        """Have the acts under way answered and give everything back. Twice is fine. Breaks off an `open` under way, which
         raises `Unavailable` then."""
 
     def pool(self) -> Pool:
         """Return the connections that acts use, as they are now; none where the store needs none, and none when closed. Asks nobody."""
 
     async def backup(self, path: str, *, replace: bool = False) -> None:
-        """Leaves a copy of the whole store, of one instant, in a new file at *path*: complete, or not there.
+        """Leave a copy of the whole store, of one instant, in a new file at *path*: complete, or not there.
 
         Acts go on meanwhile. Raises `UsageError` when something is at *path*, unless told to *replace* it, and
         `Unsupported`, with what to use instead, where the engine has its own way.

@@ -78,7 +78,7 @@ class Openable:
         raise NotImplementedError
 
     async def _stop(self) -> None:
-        """Has the acts under way answered and gives back what `_start` has made, be it half of it."""
+        """Have the acts under way answered and give back what `_start` has made, be it half of it."""
         raise NotImplementedError
 
 

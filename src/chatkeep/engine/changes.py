@@ -16,7 +16,7 @@ from ..conversation.keys import message_id
 from ..conversation.record import NONE
 from ..conversation.snapshots import Commit, Snapshot
 from ..drivers.base import Key
-from ..errors import UsageError
+from ..errors import StoreError, UsageError
 from ..model import Message, State
 from ..storage.records import erase_belongings
 from ..storage.store import PAGE, fresh_token
@@ -153,9 +153,8 @@ class Changes(Generic[State]):
         """Close a dead letter; tell whether the message was set aside at all."""
         snapshot = await self._store.reload(key)
         if number not in snapshot.record.dead:
-            # (The act that creates a conversation does not know its incarnation yet.)
-            notes = [dead_letters.note_id(incarnation, number) for incarnation in (snapshot.row.incarnation, "")]
-            return bool(await self._store.find(key, snapshot.row.incarnation, notes))
+            incarnation = snapshot.row.incarnation
+            return bool(await self._store.find(key, incarnation, dead_letters.note_ids(incarnation, number)))
         await self._shared.commit(
             snapshot,
             lambda there: dead_letters.dismiss_letter(there, number, self._shared.policy, at=self._shared.clock()),
@@ -173,6 +172,7 @@ class Changes(Generic[State]):
             notes, seen = notes + [entry for entry in page if entry.role == "system"], page[-1].number
         if all(message.redacted for message in found):
             return True
+        found = [message for message in found if not message.redacted]  # (the others' notes are in the log already)
 
         def decide(there: Snapshot) -> Commit | None:
             if there.row.incarnation != snapshot.row.incarnation:
@@ -241,7 +241,17 @@ class Changes(Generic[State]):
                 return commits.commit_change(there, record, token, self._shared.policy, at=now)
             return commits.commit_note(there, record, note, self._shared.policy, at=now)
 
-        after, _ = await self._shared.commit(snapshot, decide)
+        try:
+            after, _ = await self._shared.commit(snapshot, decide)
+        except StoreError:
+            raise
+        except (
+            Exception
+        ):  # a refusal of the application's, perhaps of a state that is cached here and is not the store's any more
+            newest = await self._store.reload(key)
+            if newest.row.revision == snapshot.row.revision:
+                raise
+            after, _ = await self._shared.commit(newest, decide)
         return after
 
     def _session_start(self, there: Snapshot, now: float) -> int:

@@ -63,7 +63,7 @@ class Housekeeper:
     async def _forget(self, snapshot: Snapshot, now: float) -> bool:
         """Erase a conversation in which nothing has happened for long; tell whether something has happened just now."""
         row = snapshot.row
-        if row.lease and row.leased_until > now and not self._leases.is_orphaned(row.lease):
+        if self._leases.is_held(row):
             return False
         try:
             await self._store.erase(row.key, at=now, revision=row.revision)

@@ -12,6 +12,8 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from msgspec import structs
+
 from ..bounded import Newest
 from ..conversation import sessions, snapshots, turns
 from ..conversation.codec import entry_for
@@ -288,7 +290,8 @@ class Intake:
             if failure is not None:
                 if not turns.has_same_input(snapshot, now):
                     return None
-                return self._turns.fail(now, [arriving], failure, arriving=draft, lease=worker.lease)
+                tried = structs.replace(arriving, number=now.row.head + 1)
+                return self._turns.fail(now, [tried], failure, arriving=draft, lease=worker.lease)
             return self._turns.finish(snapshot, now, [arriving], answer, arriving=draft)
 
         try:

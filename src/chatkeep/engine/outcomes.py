@@ -102,7 +102,7 @@ async def read_replays(store: Store, key: Key, number: int) -> str | None:
     if snapshot is None:
         return None
     incarnation = snapshot.row.incarnation
-    noted = await store.find(key, incarnation, [dead_letters.note_id(incarnation, number)])
+    noted = await store.find(key, incarnation, dead_letters.note_ids(incarnation, number))
     if number not in snapshot.record.dead and not noted:
         return None
     copy = number

@@ -315,7 +315,7 @@ class WorkLoop:
             return None
         if not await self._pauses.is_still_paused(snapshot):
             return 0.0
-        gone = row.lease is None or self._leases.is_orphaned(row.lease) or row.leased_until <= now
+        gone = not self._leases.is_held(row)
         died, sends = self._leases.may_have_died(row.lease), self._sender.takes(worker.key)
 
         def rest(there: Snapshot) -> Commit | None:
@@ -374,7 +374,8 @@ class WorkLoop:
 
         def decide(there: Snapshot) -> Commit | None:
             waiting = snapshots.unread_messages(there)
-            if there.row.lease != snapshot.row.lease or not waiting or waiting[0].number != first:
+            held = (there.row.lease, there.row.leased_until) != (snapshot.row.lease, snapshot.row.leased_until)
+            if held or not waiting or waiting[0].number != first:
                 return None
             # (A lease that one of our own workers has lost, because the store failed it, say, is nobody's death.)
             died, alone = self._leases.may_have_died(there.row.lease), worker.state is ALONE

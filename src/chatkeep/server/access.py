@@ -279,6 +279,12 @@ class Access:
             self.look_again()
         return "", None
 
+    async def find_ended_cookies(self, request: Request) -> list[str]:
+        """Return the names of the cookies of shared chats whose right has ended."""
+        pairs = [pair.strip().partition("=") for line in request.headers.getlist("cookie") for pair in line.split(";")]
+        shared = [(name, text) for name, _, text in pairs if name.startswith(f"{COOKIE}-")][: 2 * SHARED_MOST]
+        return [name for name, text in shared if (await self._valid(text, ("token",)))[1] is None]
+
     async def _by_cookie(self, request: Request) -> tuple[str, str, StoredCredential | None]:
         """Return the cookie that is meant, as `_valid` has what is in it: of the conversation that is asked for and, where the request
         says so, of the subject."""
@@ -294,7 +300,7 @@ class Access:
         return best
 
     async def admit(self, request: Request, policy: AccessPolicy) -> None:
-        """Lets *request* pass, with `principal`, `tenant` and `conversation` in its state, or raises what it is told."""
+        """Let *request* pass, with `principal`, `tenant` and `conversation` in its state, or raise what it is told."""
         state, conversation = request.state, request.path_params.get("id")
         principal = state.principal = VISITOR if policy.anyone else await self.who(request)
         if not policy.anyone:
@@ -323,7 +329,7 @@ class Access:
                 raise forbidden(f"This token has not the scope {policy.scope!r}, which this takes.")
 
     async def holds(self, principal: Principal) -> bool:
-        """Whether the credential behind *principal* still stands, for streams that stay open. Cheap; ask every second or so."""
+        """Tell whether the credential behind *principal* still stands, for streams that stay open. Cheap; ask every second or so."""
         stored = await self._find(principal.name) if principal.name else None
         return stored is not None and not stored.over(self._clock())
 
@@ -339,7 +345,7 @@ class Access:
         self.look_again()
 
     def look_again(self) -> None:
-        """Lets go of what is known of credentials, after one was ended here."""
+        """Let go of what is known of credentials, after one was ended here."""
         self._looked.clear()
 
     async def _find(self, name: str, text: str = "") -> StoredCredential | None:
@@ -386,7 +392,7 @@ def bearer(given: list[str]) -> str:
 
 
 def cookies_of(request: Request, conversation: str | None) -> list[tuple[str, str]]:
-    """Names and texts of the cookies that may be meant, where *conversation* is asked for: those of that shared chat, then the
+    """Return the names and texts of the cookies that may be meant, where *conversation* is asked for: those of that shared chat, then the
     browser's own. What is there twice is not there."""
     cookies = [pair.strip() for line in request.headers.getlist("cookie") for pair in line.split(";")]
     found = [(name, text) for name, _, text in (cookie.partition("=") for cookie in cookies) if name.startswith(COOKIE)]
@@ -410,12 +416,12 @@ def shared_cookie(tenant: str, conversation: str) -> str:
 
 
 def holds_many(request: Request) -> bool:
-    """Whether the browser keeps as many shared chats as it may."""
+    """Tell whether the browser keeps as many shared chats as it may."""
     return sum(line.count(f"{COOKIE}-") for line in request.headers.getlist("cookie")) >= SHARED_MOST
 
 
 def same_origin(request: Request) -> bool:
-    """Whether a browser says that a page of this very host sent *request*."""
+    """Tell whether a browser says that a page of this very host sent *request*."""
     sites, origins = request.headers.getlist("sec-fetch-site"), request.headers.getlist("origin")
     if sites:
         return sites == ["same-origin"]
@@ -432,7 +438,7 @@ def set_cookie(request: Request, response: Response, issued: Issued, cookie: str
 
 
 def clear_cookie(response: Response, cookie: str) -> None:
-    """Has the browser forget a cookie."""
+    """Have the browser forget a cookie."""
     response.delete_cookie(cookie, path="/", secure=True, httponly=True, samesite="lax")
 
 

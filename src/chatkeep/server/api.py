@@ -109,7 +109,7 @@ class Conversations(Resource):
 
     @allows(service=True, visitor=True)
     async def post(self, request: Request) -> Response:
-        """Begins a conversation; a visitor is given a token for it."""
+        """Begin a conversation; a visitor is given a token for it."""
         asked = await wire.body(request, wire.NewConversation, limit=SMALL, needed=False)
         if principal_of(request).kind == "visitor":
             return await visit(request, asked)
@@ -124,14 +124,14 @@ class Conversations(Resource):
 
     @allows(service=True)
     async def get(self, request: Request) -> Response:
-        """Conversations without their messages, last changed first; or those of one `owner`."""
+        """Return conversations without their messages, last changed first; or those of one `owner`."""
         asked = wire.query(request, wire.ListQuery)
         listing = tenant_of(request).conversations(owner=asked.owner, limit=asked.limit)
         return as_json(answers.Conversations([answers.summary(found) async for found in listing]))
 
 
 async def visit(request: Request, asked: wire.NewConversation) -> Response:
-    """Begins a conversation for somebody whom nobody knows."""
+    """Begin a conversation for somebody whom nobody knows."""
     if asked.id is not None or asked.owner is not None:
         raise HTTPException(400, "Without a service key the server chooses id and owner; nothing was begun.")
     if asked.cookie and not same_origin(request):
@@ -168,7 +168,7 @@ class Conversation(Resource):
     @audited("erase")
     @allows("erase")
     async def delete(self, request: Request) -> Response:
-        """Erases the conversation, and its tokens and shares with it. There is no way back."""
+        """Erase the conversation, and its tokens and shares with it. There is no way back."""
         id, access = conversation_asked(request), access_of(request)
         await tenant_of(request).erase(id)
         await access.forget(principal_of(request).tenant, id)
@@ -218,7 +218,7 @@ class Messages(Resource):
 
 
 async def refuse_other(tenant: Tenant[Any], receipt: model.Receipt, incoming: wire.Incoming) -> None:
-    """Refuses a message that says something else than the one recorded under its id."""
+    """Refuse a message that says something else than the one recorded under its id."""
     number = receipt.number
     async for recorded in tenant.history(receipt.conversation, after=number - 1, before=number + 1, limit=1):
         if recorded.redacted:
@@ -384,7 +384,7 @@ def shape_of(request: Request) -> Shape[Any]:
 
 
 def shows_state(request: Request) -> bool:
-    """Whether who asks may see the state."""
+    """Tell whether who asks may see the state."""
     return "state:read" in principal_of(request).scopes
 
 
@@ -399,6 +399,7 @@ async def conversation(request: Request, *, messages: int) -> model.Conversation
 
 def blank(request: Request) -> model.Conversation[Any]:
     """Return a conversation that has nothing in it yet."""
+    off_by = core_of(keep_of(request)).find_reasons(principal_of(request).tenant, conversation_asked(request))
     return model.Conversation(
         tenant=principal_of(request).tenant,
         id=conversation_asked(request),
@@ -409,7 +410,8 @@ def blank(request: Request) -> model.Conversation[Any]:
         messages=[],
         head=0,
         unread=0,
-        paused=False,
+        paused=bool(off_by),
+        off_by=off_by,
         dead=[],
         updated_at=0.0,
         due_at=None,
@@ -418,7 +420,7 @@ def blank(request: Request) -> model.Conversation[Any]:
 
 @allows(anyone=True)
 async def get_health(request: Request) -> Response:
-    """Says that the server runs."""
+    """Say that the server runs."""
     return as_json(answers.Health(status="ok"))
 
 

@@ -217,7 +217,7 @@ async def on_crash(request: Request, fault: Exception) -> Response:
 
 
 def is_number(host: str) -> bool:
-    """Whether a Host header names no host: a network address, or nothing."""
+    """Tell whether a Host header names no host: a network address, or nothing."""
     try:
         return not host or bool(ip_address(urlsplit(f"//{host}").hostname or ""))
     except ValueError:
@@ -248,7 +248,7 @@ class Hosts(TrustedHostMiddleware):
         await self.app(scope, receive, send)
 
     def _knows(self, host: str) -> bool:
-        """Whether a request that names *host* is for this server."""
+        """Tell whether a request that names *host* is for this server."""
         if self.allow_any:
             return True
         try:
@@ -263,7 +263,7 @@ class Hosts(TrustedHostMiddleware):
 
 @allows(anyone=True)
 async def get_about(request: Request) -> Response:
-    """Says what is here, where there is no page."""
+    """Say what is here, where there is no page."""
     return Response(ABOUT, media_type="text/plain")
 
 

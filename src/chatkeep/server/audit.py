@@ -42,7 +42,7 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Coroutine[Any, Any, Response]
 
 
 def audited(act: str) -> Callable[[Endpoint], Endpoint]:
-    """Has each use of an endpoint noted as *act*, or as what `call` says, with its outcome; stands above `allows`."""
+    """Have each use of an endpoint noted as *act*, or as what `call` says, with its outcome; stands above `allows`."""
 
     def noting(endpoint: Endpoint) -> Endpoint:
         @wraps(endpoint)
@@ -69,7 +69,7 @@ def audited(act: str) -> Callable[[Endpoint], Endpoint]:
 
 
 def call(request: Request, act: str) -> None:
-    """Says what a request does, where its method alone does not."""
+    """Say what a request does, where its method alone does not."""
     request.state.act = act
 
 
@@ -80,6 +80,7 @@ class Trail:
         self._keep = keep
         self._waiting: dict[str, list[Act]] = defaultdict(list)
         self._writer: asyncio.Task[None] | None = None
+        self._writing = asyncio.Lock()
 
     def note(self, request: Request, act: str, outcome: str) -> None:
         """Note an act of whom `allows` has recognised; nobody else has done anything."""
@@ -95,7 +96,8 @@ class Trail:
             outcome=outcome,
             at=core_of(self._keep).clock(),
         )
-        told = {"act": act, "by": made.by, "tenant": principal.tenant, "conversation": made.conversation}
+        tenant = getattr(request.state, "joined", principal.tenant)
+        told = {"act": act, "by": made.by, "tenant": tenant, "conversation": made.conversation}
         log.info("%s %s", act, outcome, extra=told | {"address": made.address, "outcome": outcome})
         if principal.kind != "service" or not outcome.startswith("2"):
             return
@@ -109,7 +111,8 @@ class Trail:
     async def close(self) -> None:
         """Write what waits; the store is open."""
         if self._writer is not None:
-            self._writer.cancel()
+            async with self._writing:  # never in the middle of a write
+                self._writer.cancel()
             await asyncio.gather(self._writer, return_exceptions=True)
         await self._write()
 
@@ -119,12 +122,13 @@ class Trail:
             await self._write()
 
     async def _write(self) -> None:
-        waiting, self._waiting = self._waiting, defaultdict(list)
-        for tenant, acts in waiting.items():
-            try:
-                await core_of(self._keep).audit.write(tenant, acts)
-            except ChatkeepError as fault:
-                log.error("%d acts could not be kept, and are in this log alone: %s", len(acts), fault)
+        async with self._writing:
+            waiting, self._waiting = self._waiting, defaultdict(list)
+            for tenant, acts in waiting.items():
+                try:
+                    await core_of(self._keep).audit.write(tenant, acts)
+                except ChatkeepError as fault:
+                    log.error("%d acts could not be kept, and are in this log alone: %s", len(acts), fault)
 
 
 class AuditQuery(Struct, forbid_unknown_fields=True):

@@ -63,7 +63,7 @@ class InMemory:
         return Window(hits + 1, ends - now)
 
     async def close(self) -> None:
-        """Forgets everything."""
+        """Forget everything."""
         self._windows.clear()
 
 

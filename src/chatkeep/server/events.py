@@ -51,7 +51,7 @@ class Streams:
         return len(self._open)
 
     def add(self, stream: EventStream) -> None:
-        """Has *stream* ended with the others."""
+        """Have *stream* ended with the others."""
         self._open.add(stream)
         if self._ended:
             stream.end("closing")
@@ -72,7 +72,7 @@ class Events(wire.Resource):
 
     @allows("read")
     async def get(self, request: Request) -> Response:
-        """Streams what happens, from `Last-Event-ID` or `after` on."""
+        """Stream what happens, from `Last-Event-ID` or `after` on."""
         after = wire.query(request, EventsQuery).after
         if (known := request.headers.get("last-event-id")) is not None:
             try:
@@ -98,7 +98,7 @@ class EventStream(Response):
         self._reason = ""
 
     def end(self, reason: str) -> None:
-        """Says why, and ends."""
+        """Say why, and end."""
         self._reason = self._reason or reason
         self._watch.wake.set()
 

@@ -89,7 +89,7 @@ class Limits:
         self._under_way: Counter[tuple[str, str]] = Counter()
 
     async def open(self) -> None:
-        """Sees whether hits are counted for all servers on the store, which is open."""
+        """See whether hits are counted for all servers on the store, which is open."""
         if not self._rates:
             return
         if self._shared is self._here:
@@ -276,7 +276,7 @@ def refusal(over: wire.Refused) -> Response:
 
 
 def is_forwarded(scope: Scope) -> bool:
-    """Whether a request says that a proxy has passed it on."""
+    """Tell whether a request says that a proxy has passed it on."""
     return not FORWARDING.isdisjoint(name for name, _ in scope["headers"])
 
 

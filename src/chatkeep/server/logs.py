@@ -97,7 +97,7 @@ class LineFormatter(logging.Formatter):
         return f"{words}.{int(created % 1 * 1000):03}Z"
 
     def _is_new(self, fault: BaseException) -> bool:
-        """Whether the way to this error was not written lately: each attempt of a message fails in the same way."""
+        """Tell whether the way to this error was not written lately: each attempt of a message fails in the same way."""
         *_, root = chain_of(fault)
         mark = (
             type(root),

@@ -153,7 +153,7 @@ class Metrics(Instrument):
 
 
 def may_read(request: Request) -> bool:
-    """Whether who asks has the token for the numbers or, where there is none, is a program of this machine and no proxy."""
+    """Tell whether who asks has the token for the numbers or, where there is none, is a program of this machine and no proxy."""
     token = str(request.app.state.metrics_token)
     if token:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")

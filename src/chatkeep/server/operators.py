@@ -43,7 +43,7 @@ class Bot(wire.Resource):
     @audited("bot")
     @allows(service=True)
     async def put(self, request: Request) -> Response:
-        """Pauses the bot, so that a person can take over, or resumes it. A turn that runs meanwhile says nothing."""
+        """Pause the bot, so that a person can take over, or resume it. A turn that runs meanwhile says nothing."""
         asked = await wire.body(request, Pausing, limit=SMALL)
         tenant, conversation = tenant_of(request), conversation_asked(request)
         call(request, "pause" if asked.paused else "resume")
@@ -51,7 +51,7 @@ class Bot(wire.Resource):
             await tenant.pause(conversation)
         else:
             await tenant.resume(conversation, unread=asked.unread)
-        return wire.as_json(answers.BotStatus(asked.paused))
+        return wire.as_json(answers.BotStatus(core_of(keep_of(request)).is_paused(tenant.name, conversation)))
 
 
 class OperatorMessages(wire.Resource):
@@ -60,9 +60,11 @@ class OperatorMessages(wire.Resource):
     @audited("say")
     @allows(service=True)
     async def post(self, request: Request) -> Response:
-        """Says something as a person, through the same channel; with `"paused": true` the bot is paused before."""
+        """Say something as a person, through the same channel; with `"paused": true` the bot is paused before."""
         written = await wire.body(request, Written, limit=room(request, "message_limit"))
         tenant, conversation = tenant_of(request), conversation_asked(request)
+        if written.paused is not UNSET:
+            call(request, "say:pause" if written.paused else "say:resume")
         if written.paused is True:
             await tenant.pause(conversation)
         stored = principal_of(request).stored
@@ -100,9 +102,10 @@ class Resending(wire.Resource):
 class OneMessage(wire.Resource):
     """/v1/conversations/{id}/messages/{number}"""
 
+    @audited("redact")
     @allows(service=True)
     async def delete(self, request: Request) -> Response:
-        """Redacts a message: what it says is removed for good, its number and id stay."""
+        """Redact a message: what it says is removed for good, its number and id stay."""
         await tenant_of(request).redact(conversation_asked(request), number_asked(request))
         return Response(status_code=204)
 
@@ -139,12 +142,14 @@ class DeadLetters(wire.Resource):
 class DeadLetterAsked(wire.Resource):
     """/v1/conversations/{id}/dead-letters/{number}"""
 
+    @audited("replay")
     @allows(service=True)
     async def post(self, request: Request) -> Response:
-        """Hands the message in again, once; the letter is closed when that is answered."""
+        """Hand the message in again, once; the letter is closed when that is answered."""
         receipt = await tenant_of(request).replay(conversation_asked(request), number_asked(request))
         return wire.as_json(answers.receipt(receipt), status=200 if receipt.duplicate else 201)
 
+    @audited("dismiss")
     @allows(service=True)
     async def delete(self, request: Request) -> Response:
         """Close the letter without a replay; the message stays in the log."""
@@ -155,7 +160,7 @@ class DeadLetterAsked(wire.Resource):
 def number_asked(request: Request) -> int:
     """Return the number of a message that the address names."""
     try:
-        return wire.whole(request.path_params["number"])
+        return min(wire.whole(request.path_params["number"]), wire.NEWEST)
     except ValueError:
         raise wire.Refused(404, "not-found", NOT_FOUND) from None
 

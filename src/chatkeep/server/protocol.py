@@ -223,7 +223,7 @@ class PromptProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """Says what is wrong with what the parser does not take; uvicorn would say it into the middle of another answer."""
+        """Say what is wrong with what the parser does not take; uvicorn would say it into the middle of another answer."""
         status, detail = self._verdict or (400, msg)
         self._refuse(status, detail)
 
@@ -243,7 +243,7 @@ class PromptProtocol(HttpToolsProtocol):
             self._timer = self.loop.call_later(HEAD_S, self._look)
 
     def _look(self) -> None:
-        """Refuses a client that is late, unless it is this side that does not read, or the body goes on."""
+        """Refuse a client that is late, unless it is this side that does not read, or the body goes on."""
         self._timer = None
         if self._since is None:
             return
@@ -279,7 +279,7 @@ class PromptProtocol(HttpToolsProtocol):
             self.loop.call_later(LINGER_S, self.transport.close)
 
     def _receiving(self) -> bool:
-        """Whether the body of a request that is not answered yet is still to come."""
+        """Tell whether the body of a request that is not answered yet is still to come."""
         cycle = self.cycle
         return cycle is not None and not self._in_head and cycle.more_body and not cycle.response_complete
 
@@ -299,14 +299,14 @@ class PromptProtocol(HttpToolsProtocol):
         return b"\r\n".join(lines)
 
     def _leave(self, cycle: RequestResponseCycle | None) -> None:
-        """Tells the application that nobody waits for its answer any more."""
+        """Tell the application that nobody waits for its answer any more."""
         if cycle is not None and not cycle.response_complete:
             cycle.disconnected = True
             cycle.message_event.set()
 
 
 def has_body(headers: list[tuple[bytes, bytes]]) -> bool:
-    """Whether a request with these *headers* has a body."""
+    """Tell whether a request with these *headers* has a body."""
     return any(name == b"transfer-encoding" or (name == b"content-length" and value != b"0") for name, value in headers)
 
 

@@ -114,7 +114,7 @@ class Workers(Multiprocess):
     """uvicorn's worker processes; SIGHUP is passed on to them, instead of starting them anew."""
 
     def handle_hup(self) -> None:
-        """Has every process read its flags again."""
+        """Have every process read its flags again."""
         for process in self.processes:
             if process.pid is not None:
                 os.kill(process.pid, signal.SIGHUP)
@@ -125,7 +125,7 @@ FAULTS: list[ChatkeepError] = []
 
 
 def collect_less() -> None:
-    """Has Python look for garbage less often, of this whole process.
+    """Have Python look for garbage less often, of this whole process.
 
     Many open streams are many small objects that live long: looking through all of them stops everything for a quarter of a
     second.
@@ -219,7 +219,7 @@ def prefix_of(scope: Scope) -> str:
 
 
 def put_under(prefix: str, scope: Scope) -> None:
-    """Has a request come to an application that is mounted under *prefix*: its path as a client has asked for it."""
+    """Have a request come to an application that is mounted under *prefix*: its path as a client has asked for it."""
     path, scope["root_path"] = scope["path"], unquote(prefix)
     if not f"{path}/".startswith(f"{scope['root_path']}/"):  # else the proxy took nothing off
         scope["raw_path"] = prefix.encode() + (scope.get("raw_path") or quote(path).encode())
@@ -387,7 +387,7 @@ def address(listener: socket.socket) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether *host* is an address that only this machine can reach."""
+    """Tell whether *host* is an address that only this machine can reach."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -149,13 +149,13 @@ def fault_in_list(name: str, value: Sequence[str]) -> str:
 
 
 def is_origin(text: str) -> bool:
-    """Whether *text* is the origin of a page."""
+    """Tell whether *text* is the origin of a page."""
     scheme, _, rest = text.partition("://")
     return scheme in ("http", "https") and bool(rest) and not set(rest) & set("/*?#@ ")
 
 
 def cors(origins: Sequence[str]) -> dict[str, Any]:
-    """Arguments of Starlette's CORSMiddleware: what the browser client uses, and no cookies."""
+    """Return the arguments of Starlette's CORSMiddleware: what the browser client uses, and no cookies."""
     return {
         "allow_origins": list(origins),
         "allow_methods": ["GET", "POST", "PUT", "PATCH", "DELETE"],

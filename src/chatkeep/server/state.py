@@ -75,18 +75,18 @@ class Precondition(Struct, frozen=True):
     secret: bytes
 
     def clears(self, slot: str | None) -> bool:
-        """Whether *slot*, or the whole state, may be cleared whatever is in it."""
+        """Tell whether *slot*, or the whole state, may be cleared whatever is in it."""
         return self.none_match is None and (self.match is None or (slot is None and self.match == {"*"}))
 
     def holds(self, there: Any) -> bool:
-        """Whether it holds for the value that is *there* (UNSET: none is)."""
+        """Tell whether it holds for the value that is *there* (UNSET: none is)."""
         tag = None if there is UNSET else etag(there, self.secret)
         fits = self.match is None or (tag is not None and (tag in self.match or "*" in self.match))
         return fits and not (self.none_match is not None and tag is not None and is_in(tag, self.none_match))
 
 
 def is_in(tag: str, tags: set[str]) -> bool:
-    """Whether one of *tags* means the value with *tag*, compared weakly, as If-None-Match does."""
+    """Tell whether one of *tags* means the value with *tag*, compared weakly, as If-None-Match does."""
     return "*" in tags or tag in tags or f"W/{tag}" in tags
 
 

@@ -45,13 +45,13 @@ class TenantBot(wire.Resource):
 
     @allows(service=True)
     async def get(self, request: Request) -> Response:
-        """Whether the bot answers in the key's tenant and, if not, what is paused."""
+        """Tell whether the bot answers in the key's tenant and, if not, what is paused."""
         return wire.as_json(await status(request))
 
     @audited("switch")
     @allows(service=True)
     async def put(self, request: Request) -> Response:
-        """Pauses the bot for the key's tenant, or resumes it; everywhere, with a key that may (`chatkeep key create --everywhere`)."""
+        """Pause the bot for the key's tenant, or resume it; everywhere, with a key that may (`chatkeep key create --everywhere`)."""
         asked = await wire.body(request, TenantPausing, limit=SMALL)
         keep, tenant = keep_of(request), tenant_of(request)
         where = "everywhere" if asked.everywhere else "tenant"
@@ -81,13 +81,13 @@ class SharedCache(wire.Resource):
 
     @allows(service=True)
     async def get(self, request: Request) -> Response:
-        """Whether the shared cache is in use."""
+        """Tell whether the shared cache is in use."""
         return wire.as_json(answers.CacheStatus(await core_of(keep_of(request)).cache_is_on()))
 
     @audited("switch")
     @allows(service=True)
     async def put(self, request: Request) -> Response:
-        """Switches the shared cache off, or on again, on all instances; only speed changes. It takes a key for everywhere."""
+        """Switch the shared cache off, or on again, on all instances; only speed changes. It takes a key for everywhere."""
         asked = await wire.body(request, CacheSwitch, limit=SMALL)
         call(request, f"cache:{'on' if asked.on else 'off'}")
         refuse_without_everywhere(request)

@@ -90,7 +90,7 @@ class Tracing(Instrument):
 
     @contextmanager
     def arrival(self, arrival: Arrival) -> Iterator[None]:
-        """Surrounds a message that comes in, which carries its trace context on."""
+        """Surround a message that comes in, which carries its trace context on."""
         tracer = trace.get_tracer(NAME)
         with tracer.start_as_current_span(
             f"chatkeep.{arrival.verb}", record_exception=False, set_status_on_exception=False
@@ -104,7 +104,7 @@ class Tracing(Instrument):
 
     @contextmanager
     def turn(self, turn: Turn[Any]) -> Iterator[None]:
-        """Surrounds a run of the handler, as part of the trace of the message that it answers."""
+        """Surround a run of the handler, as part of the trace of the message that it answers."""
         came = turn.message.metadata.get(TRACEPARENT)
         parent = W3C.extract({TRACEPARENT: came}) if isinstance(came, str) else context.Context()
         span = trace.get_tracer(NAME).start_span("chatkeep.turn", context=parent, kind=SpanKind.CONSUMER)

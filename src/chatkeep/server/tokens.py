@@ -89,7 +89,7 @@ class Tokens(wire.Resource):
 
     @allows(own=True)
     async def get(self, request: Request) -> Response:
-        """Tokens and shares of the conversation, without what they are: a token is shown those that it may end."""
+        """Return the tokens and shares of the conversation, without what they are: a token is shown those that it may end."""
         keep, principal = keep_of(request), principal_of(request)
         if principal.kind == "token" and principal.stored is not None:
             found = await credentials.list_related(keep, principal.stored)
@@ -184,11 +184,13 @@ class Redeemed(wire.Resource):
     @audited("share:redeem")
     @allows(anyone=True)
     async def post(self, request: Request) -> Response:
-        """Exchanges a share for a token of its conversation."""
+        """Exchange a share for a token of its conversation."""
         asked = await wire.body(request, Redemption, limit=BODY_LIMIT)
         if asked.cookie and not access.same_origin(request):  # before the share is used up
             raise access.forbidden(access.ELSEWHERE)
-        if asked.cookie and access.holds_many(request):
+        full = asked.cookie and access.holds_many(request)
+        ended = await access_of(request).find_ended_cookies(request) if full else []
+        if full and not ended:
             raise wire.Refused(
                 409,
                 "too-many-chats",
@@ -199,8 +201,13 @@ class Redeemed(wire.Resource):
         if found is None:
             raise wire.Refused(404, "not-found", "This share is unknown, expired or used up; ask for a new one.")
         tenant, joined, issued = found
+        request.state.conversation, request.state.joined = joined, tenant
         cookie = access.shared_cookie(tenant, joined) if asked.cookie else ""
-        return answered(request, issued, cookie=cookie, conversation=joined)
+        answer = answered(request, issued, cookie=cookie, conversation=joined)
+        for name in ended:
+            if name != cookie:
+                access.clear_cookie(answer, name)
+        return answer
 
 
 def answered(request: Request, issued: Issued, *, cookie: str, conversation: str = "") -> Response:

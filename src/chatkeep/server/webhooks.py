@@ -133,7 +133,7 @@ def plain_of(item: Inbound) -> Any:
 
 
 def can_answer(outlet: Outlet | None, channel: Channel, tenant: str, item: Received) -> bool:
-    """Whether a reply to *item* can go out: a platform also posts what is for accounts of an app that are not ours. Where this
+    """Tell whether a reply to *item* can go out: a platform also posts what is for accounts of an app that are not ours. Where this
     process has no outlet, another one sends, with the same tokens."""
     if channel.one_way:
         return True
@@ -221,6 +221,6 @@ async def keep_one(keep: Chatkeep[Any], channel: Channel, tenant: str, conversat
 
 
 def show(outlet: Outlet | None, channel: Channel, item: Received | Unknown, *, answering: bool = False) -> None:
-    """Has the platform told that *item* is kept, where replies go out from here; *answering*: and will be answered."""
+    """Have the platform told that *item* is kept, where replies go out from here; *answering*: and will be answered."""
     if isinstance(outlet, Accounts):
         outlet.show_received(channel, item, answering=answering)

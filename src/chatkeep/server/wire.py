@@ -116,7 +116,7 @@ class RawRoute(Route):
         self._pattern = re.compile(pattern.encode())
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Whether the request is for this route; whatever its method, so that no other route can take it instead."""
+        """Tell whether the request is for this route; whatever its method, so that no other route can take it instead."""
         found = self._pattern.fullmatch(raw_path(scope)) if scope["type"] == "http" else None
         if found is None:
             return Match.NONE, {}

@@ -88,7 +88,7 @@ class Cache:
         self.statistics.entries = len(self._held)
 
     def drop(self, key: Key) -> None:
-        """Forgets *key*: what is held may be wrong."""
+        """Forget *key*: what is held may be wrong."""
         held = self._held.pop(key, None)
         if held is not None:
             self._put_aside(key, held[0])
@@ -101,19 +101,19 @@ class Cache:
         return self._aside.get(key) if held is None else Place(held[0].row.incarnation, held[0].row.head)
 
     def forget_place(self, key: Key) -> None:
-        """Forgets how far the log of *key* went: it is known to be another one now."""
+        """Forget how far the log of *key* went: it is known to be another one now."""
         self.drop(key)
         self._aside.pop(key, None)
 
     def distrust(self) -> None:
-        """Forgets everything but how far each log went: the store may hold less than it has answered."""
+        """Forget everything but how far each log went: the store may hold less than it has answered."""
         for key, (snapshot, _) in self._held.items():
             self._put_aside(key, snapshot)
         self._held.clear()
         self.statistics.entries = self.statistics.bytes = 0
 
     def clear(self) -> None:
-        """Forgets everything."""
+        """Forget everything."""
         self._held.clear()
         self._aside.clear()
         self.statistics.entries = self.statistics.bytes = 0

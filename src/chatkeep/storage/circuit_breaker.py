@@ -79,7 +79,7 @@ class StoreCircuitBreaker:
         return self._replaced is not None
 
     def reset(self) -> None:
-        """Forgets what was: the store has been opened anew."""
+        """Forget what was: the store has been opened anew."""
         self._opening += 1
         self._replaced, self._trouble, self._failures, self._failed_at = None, "", 0, 0.0
 
@@ -126,7 +126,7 @@ class StoreCircuitBreaker:
         return answer
 
     async def _is_back(self, opening: int) -> bool:
-        """Whether the store that was opened answers again where another one did."""
+        """Tell whether the store that was opened answers again where another one did."""
         now = time.monotonic()
         if self._look is None or now < self._looked_at + PAUSE_S:
             return False

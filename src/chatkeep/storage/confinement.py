@@ -47,7 +47,7 @@ class Confinement:
         self._failed: StoreError | None = None
 
     def begin(self) -> None:
-        """Confines use to the running loop and this process."""
+        """Confine use to the running loop and this process."""
         self._loop, self._forks = asyncio.get_running_loop(), forks
 
     def end(self, failed: BaseException | None = None) -> None:

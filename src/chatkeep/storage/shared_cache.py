@@ -84,7 +84,7 @@ class SharedCache:
         self._epoch = epoch
 
     async def examine(self) -> list[Finding]:
-        """Whether it answers; for a look before anything is opened."""
+        """Tell whether it answers; for a look before anything is opened."""
         began = time.monotonic()
         try:
             await self._redis.get(self._name(Key("", "-")))
@@ -119,7 +119,7 @@ class SharedCache:
         return snapshot
 
     def put(self, snapshot: Snapshot) -> None:
-        """Has *snapshot* written in a moment, together with others, unless a newer one comes before."""
+        """Have *snapshot* written in a moment, together with others, unless a newer one comes before."""
         if self._usable():
             self._waiting[snapshot.row.key] = snapshot
             if self._writer is None:

@@ -81,7 +81,7 @@ class Spool:
         return len(self._holding)
 
     def holds(self, key: Key) -> bool:
-        """Whether messages of *key* wait here; later ones must then wait behind them."""
+        """Tell whether messages of *key* wait here; later ones must then wait behind them."""
         return key in self._holding
 
     async def keep(self, key: Key, entry: Entry, *, at: float, owner: str) -> None:
@@ -134,7 +134,7 @@ class Spool:
         return count
 
     async def erase(self, key: Key) -> None:
-        """Lets go of whatever is here of *key*."""
+        """Let go of whatever is here of *key*."""
         self._holding.pop(key, None)
         await self._driver.erase(Erase(key, at=0.0))
 

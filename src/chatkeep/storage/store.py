@@ -153,7 +153,7 @@ class Store:
         return None if found is None else self._keep(found)
 
     def forget(self, key: Key) -> None:
-        """Lets go of what is cached: it is known to be old."""
+        """Let go of what is cached: it is known to be old."""
         self._cache.drop(key)
 
     async def load(self, key: Key, *, again: bool = True) -> Snapshot | None:
@@ -181,7 +181,7 @@ class Store:
         grown = structs.replace(snapshot, messages=(*found, *snapshot.messages))
         held = self._cache.peek(row.key)
         if held is not None and held.row.revision == row.revision:
-            self._keep(self._windowed(row, snapshot.record, grown.messages, snapshot.plain))
+            self._keep(self._windowed(row, snapshot.record, grown.messages, snapshot.plain, snapshot.beyond))
         return grown
 
     async def append(
@@ -393,7 +393,7 @@ class Store:
         self._cache.clear()
 
     def _continued(self, known: Snapshot, row: Row, record: Record, news: list[Message]) -> bool:
-        """Whether *news*, the last entries of the log now, overlap with what is *known* and say the same there.
+        """Tell whether *news*, the last entries of the log now, overlap with what is *known* and say the same there.
 
         If they say something else the store was set back, and went on from there. What was known before a redaction is not
         gone on with.
@@ -408,13 +408,17 @@ class Store:
             return False
         held = {message.number: message for message in (*known.messages, *known.beyond)}
         both = [(held[message.number], message) for message in news if message.number in held]
-        if all((a.id, a.role, a.created_at) == (b.id, b.role, b.created_at) for a, b in both):
+        # (What is redacted has no time of its own.)
+        if all(
+            (a.id, a.role) == (b.id, b.role) and (a.redacted or b.redacted or a.created_at == b.created_at)
+            for a, b in both
+        ):
             return bool(both)
         self._tell_set_back(row.key, row.head, known.row.head)
         return False
 
     def _look_back(self, known: Place | None, found: Row, *, head: int | None = None) -> bool:
-        """Whether the store holds less than it has answered before: it was set back, to a backup or a stale copy. *head*:
+        """Tell whether the store holds less than it has answered before: it was set back, to a backup or a stale copy. *head*:
         where the log ended before the act that *found* it.
 
         What is lost cannot be brought back from here. What can be promised is that nothing of it is mixed into what
@@ -591,8 +595,10 @@ def _blanked(known: Snapshot, numbers: Sequence[int]) -> Snapshot:
         entry = Entry(message.number, message.id, LETTERS[message.role], b"")
         return structs.replace(message_from(key, incarnation, entry), created_at=message.created_at)
 
-    messages = tuple([blanked(m) if m.number in numbers else m for m in known.messages])
-    return structs.replace(known, messages=messages, plain=plain_from(messages, known.plain))
+    messages, beyond = (
+        tuple([blanked(m) if m.number in numbers else m for m in held]) for held in (known.messages, known.beyond)
+    )
+    return structs.replace(known, messages=messages, beyond=beyond, plain=plain_from(messages, known.plain))
 
 
 def blank(key: Key, owner: str = "") -> Snapshot:

@@ -24,7 +24,7 @@ class CrashPoint:
         self.left = nth
 
     def __call__(self, point: str) -> None:
-        """Says that *point* is reached."""
+        """Say that *point* is reached."""
         if point == self.point:
             self.left -= 1
             if self.left == 0:
@@ -60,7 +60,7 @@ class CrashDriver(Wrapped):
         self.crash = crash
 
     async def around(self, verb: str, act: Callable[[], Awaitable[T]]) -> T:
-        """Dies before it, or after it and before anybody is told."""
+        """Die before it, or after it and before anybody is told."""
         self.crash(f"{verb}:before")
         found = await act()
         self.crash(f"{verb}:after")

@@ -126,7 +126,7 @@ def check(
 
 
 def overtaken(name: str, heard: list[DeliveryReport], numbers: Mapping[str, int]) -> list[str]:
-    """Messages that stand in the log before one that was acknowledged before they were first sent."""
+    """Return the messages that stand in the log before one that was acknowledged before they were first sent."""
     faults, latest = [], 0
     floor: dict[str, int] = {}
     for one in heard:
@@ -139,7 +139,7 @@ def overtaken(name: str, heard: list[DeliveryReport], numbers: Mapping[str, int]
 
 
 def out_of_order(messages: Iterable[Message]) -> bool:
-    """Whether a reply answers something that comes before what an earlier reply has answered."""
+    """Tell whether a reply answers something that comes before what an earlier reply has answered."""
     spans = [(m.reply_from or m.reply_to, m.reply_to) for m in messages if m.role == "assistant" and m.reply_to]
     return any(after != before and after[0] <= before[1] for before, after in pairwise(spans))
 

@@ -271,7 +271,7 @@ class Simulation:
         self._faults: list[str] = []
 
     async def run(self) -> Report:
-        """Lets all customers talk, waits until all is answered, and judges. Ctrl-C ends the talking. Raises `UsageError` for
+        """Let all customers talk, wait until all is answered, and judge. Ctrl-C ends the talking. Raises `UsageError` for
         a key that is not good, `Unavailable` when nobody is there."""
         async with contextlib.AsyncExitStack() as stack:
             connector = aiohttp.TCPConnector(limit=0)
@@ -381,7 +381,7 @@ class Simulation:
         self._faults.append(f"GIVEN UP {said.conversation} {said.id} after {PATIENCE_S:.0f} s")
 
     async def _post(self, post: Post, dice: random.Random, *, later: bool) -> tuple[int, float, bytes] | None:
-        """Status, Retry-After and body of the answer; None when there was none. Sometimes the connection is cut: while the
+        """Return status, Retry-After and body of the answer; None when there was none. Sometimes the connection is cut: while the
         body is on its way, or before the answer can come."""
         body: Any = post.body
         headers = post.headers | ({"Prefer": "respond-async"} if later else {})
@@ -522,7 +522,7 @@ async def begun(body: bytes) -> AsyncIterator[bytes]:
 
 
 def keeps(seen: Any, ids: set[str]) -> bool:
-    """Whether a bot's *seen* is what the checker means by it, the ids of messages."""
+    """Tell whether a bot's *seen* is what the checker means by it, the ids of messages."""
     return isinstance(seen, list) and any([isinstance(one, str) and one in ids for one in seen])
 
 

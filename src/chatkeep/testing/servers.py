@@ -48,7 +48,7 @@ class Server:
         raise NotImplementedError
 
     def answers(self) -> bool:
-        """Whether it can be used by now."""
+        """Tell whether it can be used by now."""
         raise NotImplementedError
 
     def start(self) -> None:
@@ -76,15 +76,15 @@ class Server:
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """Asks it to end, and makes sure."""
+        """Ask it to end, and make sure."""
         self._end(signal.SIGTERM)
 
     def pause(self) -> None:
-        """Freezes it: connections stay, nothing answers."""
+        """Freeze it: connections stay, nothing answers."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Goes on after `pause`."""
+        """Go on after `pause`."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: int) -> None:
@@ -93,7 +93,7 @@ class Server:
                 os.killpg(self.process.pid, number)
 
     def _listens(self) -> bool:
-        """Whether who answers on the port is this process, and not one that was quicker to take it."""
+        """Tell whether who answers on the port is this process, and not one that was quicker to take it."""
         assert self.process is not None
         with contextlib.suppress(psutil.Error):
             links = psutil.Process(self.process.pid).net_connections("tcp")
@@ -167,7 +167,7 @@ class RedisServer(Server):
         return [redis_binary(self.kind), *here, *durable, *password, *self.args]
 
     def answers(self) -> bool:
-        """Whether it takes commands."""
+        """Tell whether it takes commands."""
         try:
             return self.ask("PING").startswith((b"+PONG", b"-NOAUTH"))
         except OSError:
@@ -236,7 +236,7 @@ class PostgresServer(Server):
         super().start()
 
     def answers(self) -> bool:
-        """Whether it takes connections."""
+        """Tell whether it takes connections."""
         tool = [postgres_binary("pg_isready"), "-h", "127.0.0.1", "-p", str(self.port), "-q"]
         return subprocess.run(tool, check=False).returncode == 0
 

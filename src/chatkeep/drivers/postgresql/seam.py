@@ -62,7 +62,7 @@ class Transport(Protocol):
         """Make or upgrade the schema; answers what the server says of itself."""
 
     async def close(self) -> None:
-        """Has what is under way answered, then gives everything back."""
+        """Have what is under way answered, then give everything back."""
 
     def pool(self) -> Pool:
         """Return the connections that acts use."""
@@ -80,7 +80,7 @@ class Transport(Protocol):
         """Run *statement* on *act*, and on what else waits for it, beside all else."""
 
     def listen(self, heard: Callable[[list[str]], None]) -> None:
-        """Has *heard* called with what is announced, on a connection of its own that comes back by itself."""
+        """Have *heard* called with what is announced, on a connection of its own that comes back by itself."""
 
 
 def in_schema(sql: str, schema: str) -> str:

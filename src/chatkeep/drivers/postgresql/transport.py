@@ -115,7 +115,7 @@ class Connections:
         return self.counter.call(statement, act)
 
     def listen(self, heard: Callable[[list[str]], None]) -> None:
-        """Has *heard* called with what is announced, on a connection of its own that comes back by itself."""
+        """Have *heard* called with what is announced, on a connection of its own that comes back by itself."""
         self._listener = asyncio.create_task(self._listen(heard), name="chatkeep postgresql listener")
 
     def pool(self) -> Pool:
@@ -124,7 +124,7 @@ class Connections:
         return Pool(*map(sum, zip(*pools, strict=True))) if pools else Pool()
 
     async def close(self) -> None:
-        """Has what is under way answered, then gives everything back."""
+        """Have what is under way answered, then give everything back."""
         combiners, self._combiners = self._combiners, []
         listener, self._listener = self._listener, None
         if listener is not None:
@@ -211,7 +211,7 @@ class Connections:
         return greeting
 
     async def _migrate(self, connection: asyncpg.Connection) -> None:
-        """Brings the schema to this version's, each step in a transaction of its own, one instance at a time."""
+        """Bring the schema to this version's, each step in a transaction of its own, one instance at a time."""
         done = 0
         while done < len(migrations()):
             async with connection.transaction():
@@ -284,7 +284,7 @@ class Combiner:
         ]
 
     def call(self, statement: Statement, act: Any) -> asyncio.Future[Any]:
-        """Queues *act*. Cancelling the future does not take it back."""
+        """Queue *act*. Cancelling the future does not take it back."""
         answered: asyncio.Future[Any] = self._loop.create_future()
         if len(self._calls) >= WAITING:
             said = f"{act}: {WAITING} acts wait for {self._at.site.store} already; nothing was done. Try again later."
@@ -298,7 +298,7 @@ class Combiner:
         return answered
 
     async def close(self) -> None:
-        """Answers what is queued, then closes the connections."""
+        """Answer what is queued, then closes the connections."""
         self._closing = True
         while self._idle:
             self._wake()

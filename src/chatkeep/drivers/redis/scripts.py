@@ -144,7 +144,7 @@ class Acts:
         return Act(MAKE, Home((self.meta,)), [seen, epoch, FORMAT, BUCKETS])
 
     def probe(self) -> Act:
-        """Answers what the user may not do to the store's keys."""
+        """Answer what the user may not do to the store's keys."""
         return Act(PROBE, Home((self.buckets[0].start + b"probe",)), [])
 
     def read(self, act: Read) -> Act:

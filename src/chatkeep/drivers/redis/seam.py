@@ -41,10 +41,10 @@ class Transport(Protocol):
     site: Site
 
     async def start(self) -> None:
-        """Learns which servers have a part of the store."""
+        """Learn which servers have a part of the store."""
 
     async def close(self) -> None:
-        """Has what is under way answered, then gives everything back."""
+        """Have what is under way answered, then give everything back."""
 
     def pool(self) -> Pool:
         """Return the connections that acts use."""
@@ -64,4 +64,4 @@ class Transport(Protocol):
         """How many of a cluster's 16384 slots somebody serves."""
 
     async def listen(self, channel: bytes, heard: Callable[[bytes], None]) -> None:
-        """Has *heard* called with every message of a channel, until cancelled."""
+        """Have *heard* called with every message of a channel, until cancelled."""

@@ -123,7 +123,7 @@ class Link:
         self._task = self._loop.create_task(self._run(), name=f"chatkeep redis link {address or servers.site.name}")
 
     def put(self, call: Call) -> None:
-        """Queues *call*; everything put in one tick leaves in one write."""
+        """Queue *call*; everything put in one tick leaves in one write."""
         if len(self._waiting) >= WAITING:
             call.settle(Overloaded(f"{WAITING} calls wait for {self._name} already; {call.undone}. Try again later."))
             return
@@ -134,7 +134,7 @@ class Link:
             self._set_alarm(call.deadline)
 
     def put_again(self, call: Call, act: Act) -> None:
-        """Queues *call*, whose *act* met a server without its script, before all that was put after it.
+        """Queue *call*, whose *act* met a server without its script, before all that was put after it.
 
         What left behind it meets the same and comes back too; until that is here nothing else leaves, or it would overtake.
         """
@@ -152,7 +152,7 @@ class Link:
         return Pool(self._connection is not None, 1, len(self._waiting))
 
     def retire(self) -> None:
-        """Lets what is under way be answered, then connects anew: this server is no longer the one to talk to."""
+        """Let what is under way be answered, then connect anew: this server is no longer the one to talk to."""
         self._retiring = True
         self._rouse()
 
@@ -341,7 +341,7 @@ class Servers:
             self._link(None)
 
     async def start(self) -> None:
-        """Learns a cluster's slots, or begins to follow what the sentinels say."""
+        """Learn a cluster's slots, or begin to follow what the sentinels say."""
         if self.site.cluster:
             await self._learn()
         if self.site.service:
@@ -350,7 +350,7 @@ class Servers:
                 self._spawn(self._hear_sentinel(address))
 
     async def close(self) -> None:
-        """Has what is under way answered, then gives everything back."""
+        """Have what is under way answered, then give everything back."""
         self._closed = True
         while any(link.busy for link in self._links.values()):
             self.quiet.clear()
@@ -472,7 +472,7 @@ class Servers:
             return connection
 
     async def listen(self, channel: bytes, heard: Callable[[bytes], None]) -> None:
-        """Has *heard* called with every message of a channel, on a connection of its own that comes back by itself."""
+        """Have *heard* called with every message of a channel, on a connection of its own that comes back by itself."""
         while True:
             connection: Connection | None = None
             try:
@@ -513,21 +513,21 @@ class Servers:
         return address
 
     def _go_to(self, address: Address) -> None:
-        """Lets go of a primary that is not the primary any more, which perhaps does not know it: what it answered would be lost."""
+        """Let go of a primary that is not the primary any more, which perhaps does not know it: what it answered would be lost."""
         before, self._primary_is = self._primary_is, address
         if before not in (None, address):
             log.warning("%s: %s:%d is the primary now", self.site.name, *address)
             self._link(None).leave("the sentinels name another primary")
 
     async def _follow(self) -> None:
-        """Asks the sentinels again and again who the primary is."""
+        """Ask the sentinels again and again who the primary is."""
         while True:
             await asyncio.sleep(ASK_S * random.uniform(0.8, 1.0))
             with contextlib.suppress(RedisError, OSError):  # who is connected stays so
                 await self._primary()
 
     async def _hear_sentinel(self, address: Address) -> None:
-        """Hears of a switch when one sentinel tells it, which is sooner than the next asking."""
+        """Hear of a switch when one sentinel tells it, which is sooner than the next asking."""
         while True:
             with contextlib.suppress(RedisError, OSError):
                 async with self._sentinel(address) as connection:
@@ -585,7 +585,7 @@ class Servers:
             self._learning = None
 
     async def _learn(self) -> None:
-        """Asks one server after another which slots are whose."""
+        """Ask one server after another which slots are whose."""
         known = list(dict.fromkeys([*(address for _, _, address in self._ranges), *self.site.hosts]))
         random.shuffle(known)
         faults: list[str] = []

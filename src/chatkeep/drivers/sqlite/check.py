@@ -22,7 +22,7 @@ OLDEST = (3, 51, 3)
 
 
 def fit() -> bool:
-    """Whether this SQLite may share a file in WAL mode."""
+    """Tell whether this SQLite may share a file in WAL mode."""
     return tuple(map(int, apsw.sqlite_lib_version().split("."))) >= OLDEST
 
 

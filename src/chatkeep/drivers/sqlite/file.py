@@ -134,22 +134,22 @@ class OpenFile:
             _guard()
 
     def holds(self, path: str) -> bool:
-        """Whether *path* is one of the files that are open."""
+        """Tell whether *path* is one of the files that are open."""
         found = _found(path)
         return found is not None and found in self.held
 
     def replaced(self) -> bool:
-        """Whether the database at the path is not the one that is open."""
+        """Tell whether the database at the path is not the one that is open."""
         return _found(self.real) != self.held[0]
 
     def moved(self) -> bool:
-        """Whether any of the three files at the path is not the one that is open."""
+        """Tell whether any of the three files at the path is not the one that is open."""
         database, wal, shm = self._paths
         return (_found(database), _found(wal), _found(shm)) != self.held
 
     @contextmanager
     def writer(self) -> Iterator[None]:
-        """Lets one process of chatkeep write at a time, whatever has become of SQLite's own locks."""
+        """Let one process of chatkeep write at a time, whatever has become of SQLite's own locks."""
         deadline, pause = time.monotonic() + BUSY_MS / 1000, 0.0002
         if not self._writing.acquire(timeout=BUSY_MS / 1000):
             raise self._busy()
@@ -364,7 +364,7 @@ def replacing(path: str) -> Iterator[None]:
 
 
 def sync_folder(path: str) -> None:
-    """Has the names in the folder of *path* last."""
+    """Have the names in the folder of *path* last."""
     if hasattr(os, "O_DIRECTORY"):
         found = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -459,7 +459,7 @@ if sys.platform == "linux":
         return True
 
     def _locked(fd: int, start: int, length: int = 1) -> bool:
-        """Whether anybody has it locked."""
+        """Tell whether anybody has it locked."""
         try:
             found = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, start, length, 0))
         except OSError:
@@ -469,9 +469,9 @@ if sys.platform == "linux":
 else:  # locks of an open file are Linux's
 
     def _lock(fd: int, kind: Kind, start: int, length: int = 1, *, of: Literal["file", "process"] = "file") -> bool:
-        """Grants everything."""
+        """Grant everything."""
         return True
 
     def _locked(fd: int, start: int, length: int = 1) -> bool:
-        """Knows of nothing."""
+        """Know of nothing."""
         return False

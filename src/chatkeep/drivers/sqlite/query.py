@@ -85,7 +85,7 @@ def run_query(connections: Transport, slot: Slot, sql: str, parameters: Sequence
 
 
 def _reads(action: int, what: str | None, value: str | None, database: str | None, within: str | None) -> int:
-    """Whether SQLite may do one thing that a statement asks for: to read, and nothing else."""
+    """Tell whether SQLite may do one thing that a statement asks for: to read, and nothing else."""
     if action == apsw.SQLITE_PRAGMA:
         name = (what or "").lower()
         allowed = name in DESCRIPTIONS or (name in SETTINGS and value is None)
@@ -95,7 +95,7 @@ def _reads(action: int, what: str | None, value: str | None, database: str | Non
 
 
 def _one_statement() -> Callable[[apsw.Cursor, str, Any], bool]:
-    """Refuses the second statement of a text, before it runs."""
+    """Refuse the second statement of a text, before it runs."""
     begun = False
 
     def begin(cursor: apsw.Cursor, statement: str, bindings: Any) -> bool:

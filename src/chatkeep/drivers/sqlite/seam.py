@@ -28,16 +28,16 @@ class Transport(Protocol):
     file: OpenFile
 
     async def close(self) -> None:
-        """Has what is under way answered, breaks off who looks for long, and gives the file back."""
+        """Have what is under way answered, breaks off who looks for long, and gives the file back."""
 
     def pool(self) -> Pool:
         """Return the connections that acts use."""
 
     def read(self, do: Callable[[apsw.Connection, A], T], act: A) -> Future[T]:
-        """Has *do* called with *act* on one instant of the store, beside others."""
+        """Have *do* called with *act* on one instant of the store, beside others."""
 
     def write(self, do: Callable[[apsw.Connection, A], T], act: A, *, durable: bool = True) -> Future[T]:
-        """Has *do* called with *act* in a transaction, shared with what else waits; answered before it is on the disk where
+        """Have *do* called with *act* in a transaction, shared with what else waits; answered before it is on the disk where
         nothing in the transaction is *durable*."""
 
     async def look(self, act: Callable[[Slot], T]) -> T:

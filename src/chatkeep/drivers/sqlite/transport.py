@@ -57,11 +57,11 @@ class Connections:
         self.readers = Worker(file, self._joined, self._answered, threads=READERS)
 
     def read(self, do: Callable[[apsw.Connection, A], T], act: A) -> asyncio.Future[T]:
-        """Has *do* called with *act* on one instant of the store, beside others."""
+        """Have *do* called with *act* on one instant of the store, beside others."""
         return self.readers.call(do, act)
 
     def write(self, do: Callable[[apsw.Connection, A], T], act: A, *, durable: bool = True) -> asyncio.Future[T]:
-        """Has *do* called with *act* in a transaction, shared with what else waits; answered before it is on the disk where
+        """Have *do* called with *act* in a transaction, shared with what else waits; answered before it is on the disk where
         nothing in the transaction is *durable*."""
         return self.writer.call(do, act, durable)
 
@@ -73,7 +73,7 @@ class Connections:
         return Pool(opened, len(slots), sum(worker.waiting for worker in workers))
 
     async def close(self) -> None:
-        """Has what is under way answered, breaks off who looks for long, and gives the file back."""
+        """Have what is under way answered, breaks off who looks for long, and gives the file back."""
         self._closed = True
         for slot in self._lookers:
             slot.broken_off = "it is being closed"
@@ -233,7 +233,7 @@ class Worker:
         return self._jobs.qsize() + len(self._gathered)
 
     def call(self, do: Callable[[apsw.Connection, A], T], act: A, durable: bool = True) -> asyncio.Future[T]:
-        """Queues *act*. Cancelling the future does not take it back."""
+        """Queue *act*. Cancelling the future does not take it back."""
         answered: asyncio.Future[T] = self._loop.create_future()
         if self._jobs.qsize() + len(self._gathered) >= WAITING:
             said = f"{WAITING} acts wait for sqlite:///{self._file.path} already; nothing was done. Try again later."
@@ -270,7 +270,7 @@ class Worker:
             self._jobs.put(job)
 
     async def close(self) -> None:
-        """Answers what is queued; the connections are left in their slots."""
+        """Answer what is queued; the connections are left in their slots."""
         self._hand_over()
         for _ in self._threads:
             self._jobs.put(None)
@@ -413,7 +413,7 @@ def _attempt(job: Job, db: apsw.Connection) -> Any:
 
 
 def rollback(db: apsw.Connection) -> None:
-    """Leaves the transaction, if there is one."""
+    """Leave the transaction, if there is one."""
     if db.in_transaction:
         with contextlib.suppress(apsw.Error):
             db.execute("rollback")
@@ -437,7 +437,7 @@ def translated(fault: BaseException, now: str) -> BaseException:
 
 
 def migrate(db: apsw.Connection, path: str) -> None:
-    """Brings the file to this version's schema, each step in a transaction of its own."""
+    """Bring the file to this version's schema, each step in a transaction of its own."""
     while (done := schema_of(db, path)) < len(numbered("sqlite")):
         if done == 0:
             db.pragma("page_size", PAGE_BYTES)  # only a file that is still empty takes it

@@ -9,7 +9,7 @@ from ...drivers.base import Ability, Driver
 
 
 def clause(test: Callable[..., Awaitable[None]]) -> Callable[[Any], Coroutine[Any, Any, None]]:
-    """Hands a test as many drivers on its store as it has parameters, and closes them behind it."""
+    """Hands a test as many drivers on its store as it has parameters, and close them behind it."""
     wanted = test.__code__.co_argcount - 1
 
     async def run(self: Clauses) -> None:
