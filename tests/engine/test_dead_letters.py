@@ -10,6 +10,7 @@ from chatkeep import HandlerFailed, Turn, UsageError
 from chatkeep.app import core_of
 
 from ..support.clock import Clock
+from ..support.counting import answered
 from ..support.waiting import until
 
 DAY_S = 86_400.0
@@ -171,3 +172,40 @@ async def test_letters_that_have_left_the_log_are_none_any_more(opened: Any) -> 
         return await numbers(keep, "ada") == ([], [])
 
     await until(gone)
+
+
+async def test_a_letter_has_the_number_of_its_message_where_another_came_meanwhile(opened: Any) -> None:
+    """Answered in one trip: an operator writes while the handler runs, whose answer cannot be stored."""
+    desk = await opened(None)
+    broken = False
+
+    async def bot(turn: Turn[dict[str, Any]]) -> Any:
+        if not broken:
+            return "ok"
+        await desk.accept("ada", "a person", role="operator")
+        return 3
+
+    keep = await opened(bot)
+    for _ in range(3):
+        await keep.receive("ada", "hi")
+    broken = True
+    with pytest.raises(HandlerFailed):
+        await keep.receive("ada", "bad", id="the one")
+    (letter,) = await keep.dead_letters("ada")
+    there = {m.id: m.number async for m in keep.history("ada")}
+
+    assert there["the one"] == letter.number
+
+
+async def test_the_first_message_of_a_conversation_can_be_replayed_after_it_was_dismissed(opened: Any) -> None:
+    """The act that sets it aside makes the conversation too."""
+    bot = Bot()
+    keep = await opened(bot, attempts=1)
+    for _ in range(3):
+        await keep.receive("bob", "hi")
+    number = await fail(keep, "ada", "bad")
+    await keep.dismiss("ada", number)
+    await keep.dismiss("ada", number)
+    bot.broken = False
+    await keep.replay("ada", number)
+    await until(lambda: answered(keep, "ada", 1))

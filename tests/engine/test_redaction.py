@@ -11,6 +11,7 @@ from chatkeep import Chatkeep, Corrupt, HandlerFailed, Message, Redacted, Turn, 
 from chatkeep.conversation.outbox import Sent
 from chatkeep.drivers.base import Entries, Key, Read, Write
 
+from ..support.clock import Clock
 from ..support.stores import FAST
 from ..support.waiting import until
 
@@ -363,3 +364,29 @@ async def test_a_shared_cache_is_told(valkey: Any, tmp_path: Any) -> None:
         await until(lambda: shared.statistics.writes > 0)
         await keep.redact("ada", 1)
         assert await shared.get(ADA) is None
+
+
+async def test_what_follows_a_redaction_is_no_store_that_was_set_back(opened: Any) -> None:
+    """The time of a redacted entry is not compared: it has none of its own."""
+    keep = await opened(Bot(), attempts=1)
+    with pytest.raises(HandlerFailed):
+        await keep.receive("ada", "fail")
+    await keep.redact("ada", 1)
+    await keep.accept("ada", "more", role="operator")
+
+    assert 0 == keep._engine.store.rolled_back
+
+
+async def test_the_message_after_a_redacted_one_has_all_its_time(opened: Any) -> None:
+    """Its attempts begin anew, and so does the time for which it is tried."""
+    clock = Clock()
+    keep = await opened(Bot(), clock=clock, attempts=None, retry_for="10m", retry_after="1h", retry_longest="1h")
+    await keep.accept("ada", "fail one")
+
+    async def failed() -> bool:
+        return bool((await keep._engine.store.load(ADA)).record.failed_at)
+
+    await until(failed)
+    await keep.redact("ada", 1)
+
+    assert not await failed()
