@@ -50,7 +50,9 @@ async def bot(turn: Turn[Any]) -> AsyncIterator[str]:
 
 if __name__ == "__main__":
     store, port = sys.argv[1:]
-    keep, other = (Chatkeep(url, retry_after="1ms", retry_longest="5ms", poll="100ms") for url in (store, "memory://"))
+    keep, other = (
+        Chatkeep(url, retry_after="1ms", retry_longest="5ms", attempts=3, poll="100ms") for url in (store, "memory://")
+    )
 
     async def token(request: Request) -> Response:
         """A token as the site's own backend makes it."""
