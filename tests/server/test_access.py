@@ -684,14 +684,17 @@ async def test_who_has_joined_a_chat_may_begin_one(house: House) -> None:
     joined = await house.ask("POST", "/v1/shares/redeem", {"share": share, "cookie": True}, **PAGE)
     cookie = joined.headers["set-cookie"].partition(";")[0]
     begun = await house.ask("POST", "/v1/conversations", {"cookie": True}, Cookie=cookie, **PAGE)
-    many = "; ".join(f"{COOKIE}-{number}-0=x" for number in range(20))
-    another = await house.share(await house.token("read", "share"))
+    live = await house.token("read", "share")
+    many, over = ("; ".join(f"{COOKIE}-{number}-0={text}" for number in range(20)) for text in (live, "x"))
+    another, one_more = await house.share(live), await house.share(live)
     refused = await house.ask("POST", "/v1/shares/redeem", {"share": another, "cookie": True}, Cookie=many, **PAGE)
+    taken = await house.ask("POST", "/v1/shares/redeem", {"share": one_more, "cookie": True}, Cookie=over, **PAGE)
 
     assert 201 == begun.status
     assert begun.headers["set-cookie"].startswith(f"{COOKIE}=ck_c_")
     assert (409, "urn:chatkeep:too-many-chats") == (refused.status, refused.json["type"])
     assert 201 == (await house.redeem(another)).status, "a refusal costs no use"
+    assert 201 == taken.status, "those that are over make room"
 
 
 async def test_rotating_and_ending_by_cookie_stay_in_the_cookie(house: House) -> None:
