@@ -84,7 +84,7 @@ def is_forgotten(snapshot: Snapshot, policy: Policy, *, at: float) -> bool:
     record, forgets = snapshot.record, forget_after(snapshot.record, policy)
     if forgets is None or at < snapshot.row.updated_at + forgets or record.reminders or unread_messages(snapshot):
         return False
-    return not has_outbound(snapshot, keep_outbound(snapshot, record))
+    return not has_outbound(snapshot, record)
 
 
 def schedule(snapshot: Snapshot, policy: Policy, *, at: float) -> Commit | None:

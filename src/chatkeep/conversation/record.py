@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec import Raw, Struct, field
 
 FORMAT = 1
@@ -80,3 +82,10 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False, fo
     visitor: bool = False
     changes: tuple[str, ...] = ()
     unknown: dict[str, Raw] = field(default={}, name="")
+
+
+UNTRIED: dict[str, Any] = {
+    name: getattr(Record(), name) for name in ("begun", "raised", "deaths", "alone", "retry_at", "failed_at", "steps")
+}
+"""The changes to a record whose first unread message is another one from now on: nothing was tried for it yet. (The defaults
+themselves, which are left out of the stored form.)"""

@@ -10,7 +10,7 @@ from msgspec import Raw, structs
 
 from ..model import ASKING, Message
 from .commits import make_note, next_commit, note_passed_over
-from .record import OutboxState, Record
+from .record import UNTRIED, OutboxState, Record
 from .snapshots import Commit, Draft, Policy, Snapshot, is_cut, unread_messages
 
 GONE = "[redacted]"
@@ -53,9 +53,7 @@ def redact_messages(
     drafts += [_without_reason(row.incarnation, note) for note in notes if note.metadata.get("kind") != "dead"]
     record = snapshot.record
     if unread and unread[0].number in numbers:
-        record = structs.replace(
-            record, begun=0, raised=0, deaths=0, alone=False, retry_at=0.0, failed_at=0.0, steps={}
-        )
+        record = structs.replace(record, **UNTRIED)
     end = snapshot.messages[-1].number if is_cut(snapshot) else row.head + len(drafts)
     record = structs.replace(
         _without_quotes(record, redacted),

@@ -14,7 +14,7 @@ from msgspec import Raw, json, structs
 from ..model import ASKING, TALK, Content, Message
 from .commits import make_note, next_commit, note_passed_over
 from .dead_letters import close_replayed
-from .record import Record, Reminder
+from .record import UNTRIED, Record, Reminder
 from .reminders import keep_reminders
 from .snapshots import (
     NOTHING,
@@ -210,13 +210,7 @@ def finish_turn(
         cursor=waiting[0].number - 1 if waiting else snapshot.messages[-1].number if cut else head + len(drafts),
         active_at=max(old.active_at, answered[-1].created_at),
         dead=close_replayed(old.dead, answered) if old.dead else (),
-        begun=0,
-        raised=0,
-        deaths=0,
-        alone=False,
-        retry_at=0.0,
-        failed_at=0.0,
-        steps={},
+        **UNTRIED,
         reminders=keep_reminders(old.reminders, answered, reminders) if old.reminders or reminders else (),
     )
     if out:
@@ -313,13 +307,7 @@ def set_aside(
         cursor=waiting[0].number - 1 if waiting else end,
         dead=(*dead, number)[-DEAD_SHOWN:],
         delivery=delivery_of(snapshot) if out and replies else record.delivery,
-        begun=0,
-        raised=0,
-        deaths=0,
-        alone=False,
-        retry_at=0.0,
-        failed_at=0.0,
-        steps={},
+        **UNTRIED,
     )
     return next_commit(snapshot, record, policy, at=at, drafts=drafts)
 
@@ -333,13 +321,7 @@ def skip_unread(snapshot: Snapshot, policy: Policy, *, at: float) -> Commit | No
     record = structs.replace(
         old,
         cursor=snapshot.row.head + 1,
-        begun=0,
-        raised=0,
-        deaths=0,
-        alone=False,
-        retry_at=0.0,
-        failed_at=0.0,
-        steps={},
+        **UNTRIED,
         reminders=keep_reminders(old.reminders, waiting),
     )
     row = snapshot.row
