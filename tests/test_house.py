@@ -32,13 +32,14 @@ FLOORS: dict[str, set[str]] = {
     "settings": {"conversation", "errors"},
     "storage": {"bounded", "conversation", "drivers", "errors", "extras", "model"},
     "engine": {"bounded", "conversation", "drivers", "errors", "model", "settings", "storage"},
-    "core": {"conversation", "drivers", "engine", "model", "storage"},
-    "tenant": {"conversation", "drivers", "engine", "errors", "model", "settings"},
+    "people": {"conversation", "drivers", "engine", "errors", "model", "storage"},
+    "core": {"conversation", "drivers", "engine", "model", "people", "storage"},
+    "tenant": {"conversation", "drivers", "engine", "errors", "model", "people", "settings"},
     "app": {"conversation", "core", "drivers", "engine", "errors", "model", "settings", "storage", "tenant"},
     "auth": {"app", "conversation", "drivers", "errors", "storage"},
     "loop_thread": {"errors"},
     "blocking": {"app", "loop_thread", "model", "tenant"},
-    "": {"app", "conversation", "engine", "errors", "model", "settings", "tenant"},
+    "": {"app", "conversation", "engine", "errors", "model", "people", "settings", "tenant"},
 }
 """What each package of the core may import, the ground first. What people meet (PEOPLE) may import all of these."""
 

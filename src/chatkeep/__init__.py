@@ -1,7 +1,9 @@
 """Durable conversation state for chatbots."""
 
 from .app import Chatkeep, Reply, Statistics
+from .conversation.merge import MISSING
 from .conversation.outbox import Delivery, DeliveryStatus
+from .conversation.saves import SavedMessage
 from .engine.instruments import Arrival, Instrument
 from .engine.turn import Turn
 from .errors import (
@@ -42,13 +44,18 @@ from .model import (
     Status,
     Typing,
 )
+from .people.lists import Changed, Summary
+from .people.surface import Lost, MergedSlot
+from .people.user import Saved, User
 from .settings import Duration, Flags, OnOutage, Options, Overlap, Settings
 from .tenant import Tenant, Unread
 
 __all__ = [
+    "MISSING",
     "Arrival",
     "BadKey",
     "BadMessage",
+    "Changed",
     "Chatkeep",
     "ChatkeepError",
     "Conflict",
@@ -68,6 +75,8 @@ __all__ = [
     "HandlerFailed",
     "Instrument",
     "KeyReused",
+    "Lost",
+    "MergedSlot",
     "Message",
     "Misconfigured",
     "NotOpen",
@@ -82,11 +91,14 @@ __all__ = [
     "Replaced",
     "Reply",
     "Role",
+    "Saved",
+    "SavedMessage",
     "Settings",
     "StateChanged",
     "Statistics",
     "Status",
     "StoreError",
+    "Summary",
     "Tenant",
     "TooLarge",
     "Turn",
@@ -96,6 +108,7 @@ __all__ = [
     "Unread",
     "Unsupported",
     "UsageError",
+    "User",
 ]
 
 __version__ = "0.2.0"

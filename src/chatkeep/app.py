@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar, Unpack, cast, overload
 from msgspec import Struct
 
 from .conversation.keys import key_for
+from .conversation.merge import Rule, check_rules
 from .conversation.outbox import Outlet
 from .conversation.state import StateCodec
 from .core import Core
@@ -71,6 +72,10 @@ class Chatkeep(Surface[State]):
         upgrades: For each older schema n, a function from the plain JSON value of n to that of n + 1; run when a
             state is next loaded.
 
+        merge_rules: How `merge` puts changes of a slot together, by the slot's name: "later" (the default: where both have changed
+            the same, the later one stands), "union" (of lists, all items), "sum", "max" (of numbers), or a function that is
+            given base, earlier and later value, each perhaps `MISSING`, and returns the one that stands.
+
         clock: The time, in seconds since 1970.
 
         options: See `Settings`.
@@ -86,6 +91,7 @@ class Chatkeep(Surface[State]):
         state: type[State] | None = None,
         schema: int = 1,
         upgrades: Mapping[int, Callable[[Any], Any]] | None = None,
+        merge_rules: Mapping[str, Rule] | None = None,
         clock: Callable[[], float] = time.time,
         **options: Unpack[Options],
     ) -> None:
@@ -110,6 +116,7 @@ class Chatkeep(Surface[State]):
 
             journal = Spool(settings.journal)
         super().__init__(Engine(store, settings, states, journal=journal, clock=clock), "")
+        self._engine.changes.rules = check_rules(merge_rules or {})
         self._core = Core(self._engine, url if isinstance(url, str) else type(url).__name__)
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Generic, Literal, get_args
+from typing import Any, Literal, get_args
 
 from msgspec import structs
 
@@ -17,6 +17,7 @@ from .engine.outcomes import page_dead_letters, read_dead_letters, read_replays
 from .engine.watch import Watch
 from .errors import BadMessage, Corrupt, OtherOwner, Replaced, Unavailable, Unsupported, UsageError
 from .model import Content, Conversation, DeadLetter, Event, Message, Receipt, Role, State
+from .people.surface import PeopleSurface
 from .settings import Flag
 
 PAGE = 100
@@ -29,7 +30,7 @@ Unread = Literal["answer", "skip"]
 """What becomes of the messages that came in while the bot was paused."""
 
 
-class Surface(Generic[State]):
+class Surface(PeopleSurface[State]):
     """The conversations of one tenant: what `Chatkeep` and `Tenant` have in common."""
 
     def __init__(self, engine: Engine[State], tenant: str) -> None:

@@ -6,18 +6,21 @@ Knows nothing of how messages come in, or of what a worker does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Generic
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, NamedTuple
 
 from msgspec import Raw, structs
 
-from ..conversation import commits, dead_letters, redaction, sessions, snapshots
+from ..conversation import commits, dead_letters, redaction, saves, sessions, slots, snapshots
 from ..conversation.keys import message_id
+from ..conversation.merge import Loss, Rule, Version
 from ..conversation.record import NONE
-from ..conversation.snapshots import Commit, Snapshot
-from ..drivers.base import Key
-from ..errors import StoreError, UsageError
+from ..conversation.saves import Save
+from ..conversation.snapshots import Commit, Draft, Snapshot
+from ..drivers.base import ENTRIES_MOST, Key, Row
+from ..errors import Conflict, Duplicate, StoreError, UsageError
 from ..model import Message, State
+from ..storage.erasures import note_erasure
 from ..storage.records import erase_belongings
 from ..storage.store import PAGE, fresh_token
 from .journal import Journal
@@ -29,6 +32,15 @@ from .shared import Shared
 from .sweeper import Sweeper
 from .turn_processor import TurnProcessor
 from .workers import Workers
+
+
+class Rewritten(NamedTuple):
+    """What a change makes of a state: its stored form and schema, the stamps of its slots (None: as they are), and notes for the log."""
+
+    raw: Raw
+    schema: int
+    stamps: dict[str, tuple[float, str, int]] | None = None
+    notes: Sequence[Draft] = ()
 
 
 class Changes(Generic[State]):
@@ -55,6 +67,8 @@ class Changes(Generic[State]):
         self._notifier = notifier
         self._sweeper = sweeper
         self._journal = journal
+        self.rules: Mapping[str, Rule] = {}
+        """How slots are merged, by name; the others by "later"."""
 
     async def create(self, key: Key, *, owner: str, visitor: bool = False) -> Snapshot:
         """Create the conversation before anything is said in it; the one there is, if there is one. *visitor*: nobody knows who
@@ -85,7 +99,7 @@ class Changes(Generic[State]):
         """Apply *edit* to the state, on top of whatever others write meanwhile; it may run more than once."""
         states = self._shared.states
 
-        def changed(raw: Raw, schema: int) -> tuple[Raw, int]:
+        def changed(there: Snapshot, raw: Raw, schema: int) -> Rewritten:
             state, before = states.take_apart(key, raw, schema)
             try:
                 given = edit(state)
@@ -93,7 +107,7 @@ class Changes(Generic[State]):
                 if (translated := states.translate(key, fault)) is None:
                     raise
                 raise translated from fault
-            return states.encode(key, state if given is None else given, before), states.schema
+            return Rewritten(states.encode(key, state if given is None else given, before), states.schema)
 
         return await self._rewrite(key, changed, id)
 
@@ -109,18 +123,91 @@ class Changes(Generic[State]):
             return there  # nothing to clear, and clearing creates nothing
         states = self._shared.states
 
-        def cleared(raw: Raw, schema: int) -> tuple[Raw, int]:
+        def cleared(there: Snapshot, raw: Raw, schema: int) -> Rewritten:
             if look is not None:
                 look(states.decode(key, raw, schema))
-            return states.cleared(key, raw, schema, slot)
+            return Rewritten(*states.cleared(key, raw, schema, slot))
 
         return await self._rewrite(key, cleared, id)
 
-    async def erase(self, key: Key) -> None:
-        """Remove everything of *key*, here and in the store."""
+    async def merge(
+        self, key: Key, slot: str, base: Any, mine: Version, *, rule: Rule = "later", id: str | None = None
+    ) -> tuple[Snapshot, tuple[Loss, ...]]:
+        """Put what somebody has made of a *slot*, which was *base* then, together with what is there; and tell what gave way, which the
+        log keeps."""
+        found: tuple[Loss, ...] = ()
+        name = fresh_token()
+
+        def merged(there: Snapshot, raw: Raw, schema: int) -> Rewritten | None:
+            nonlocal found
+            made = slots.merge_slot(there, self._shared.states, (raw, schema), slot, base, mine, rule)
+            found = made.losses
+            if made.raw is None:
+                return None
+            notes = [
+                saves.note_loss(key, saves.SLOT, loss, at=self._shared.clock(), id=f"{saves.NOTE}{name}.{n}", slot=slot)
+                for n, loss in enumerate(made.losses)
+            ]
+            return Rewritten(made.raw, self._shared.states.schema, made.stamps, notes)
+
+        return await self._rewrite(key, merged, id), found
+
+    async def save(
+        self, key: Key, asked: Save, *, owner: str = "", look: Callable[[Snapshot], None] | None = None
+    ) -> tuple[Snapshot, list[str], list[str]]:
+        """Save from outside, creating the conversation for *owner* where there is none. *look* is given what is there, and refuses by
+        raising. Answers the snapshot it leaves, the ids that were added, and the conflicts."""
+        self._shared.refuse_closed(key)
+        refuse_own_turn(key, "would throw its own turn away; save it when the turn is over")
+        conflicts: list[str] = []
+
+        while True:
+            there = await self._store.reload(key)
+            if not there.row.revision:
+                there = structs.replace(there, row=structs.replace(there.row, owner=owner))
+            incarnation, ids = there.row.incarnation, saves.ids_asked(asked)
+            known: dict[str, Message] = {}
+            for first in range(0, len(ids) if incarnation else 0, ENTRIES_MOST):
+                page = await self._store.find(key, incarnation, ids[first : first + ENTRIES_MOST])
+                known |= {message.id: message for message in page}
+
+            def decide(
+                there: Snapshot, known: dict[str, Message] = known, incarnation: str = incarnation
+            ) -> Commit | None:
+                if asked.token in there.record.changes:
+                    return None
+                if look is not None:
+                    look(there)
+                if incarnation != there.row.incarnation:  # what is known of its log is of another one
+                    raise Duplicate(f"{key} was erased, or created, meanwhile.", row=there.row, numbers={})
+                act, conflicts[:] = saves.save_into(there, asked, known, self._shared.policy, at=self._shared.clock())
+                return act
+
+            try:
+                after, said = await self._store.commit(there, decide, at=self._shared.clock())
+            except Duplicate:  # an id has come into the log since it was looked for; or an earlier run was written
+                continue
+            added = [message.id for message in said or () if message.role != "system"]
+            return after, added, conflicts
+
+    async def erase(self, key: Key, *, look: Callable[[Row], None] | None = None) -> None:
+        """Remove everything of *key*, here and in the store. *look* is given the row that is there, and refuses by raising."""
+        row = await self._store.row(key)
+        if row is not None and look is not None:
+            look(row)
         if self._journal is not None and self._shared.open:
             await self._journal.spool.erase(key)
-        await self._store.erase(key, at=self._shared.clock())
+        while row is not None:
+            await note_erasure(self._store, row, clock=self._shared.clock)
+            try:
+                await self._store.erase(key, at=self._shared.clock(), revision=None if look is None else row.revision)
+                break
+            except Conflict:
+                row = await self._store.row(key)
+                if row is not None and look is not None:
+                    look(row)
+        else:
+            await self._store.erase(key, at=self._shared.clock())
         await erase_belongings(self._store, key, at=self._shared.clock())
 
     async def pause(self, tenant: str | None) -> None:
@@ -213,8 +300,10 @@ class Changes(Generic[State]):
         else:
             self._notifier.tell_of_work()
 
-    async def _rewrite(self, key: Key, rewritten: Callable[[Raw, int], tuple[Raw, int]], id: str | None) -> Snapshot:
-        """Put what *rewritten* makes of the stored state and its schema in its place."""
+    async def _rewrite(
+        self, key: Key, rewritten: Callable[[Snapshot, Raw, int], Rewritten | None], id: str | None
+    ) -> Snapshot:
+        """Put what *rewritten* makes of the stored state and its schema in its place; None: it stays as it is."""
         self._shared.refuse_closed(key)
         refuse_own_turn(key, "would throw its own turn away; change turn.state")
         token = fresh_token()
@@ -233,13 +322,17 @@ class Changes(Generic[State]):
             if token in record.changes:
                 return None  # an earlier run of this very act was written
             number = self._session_start(there, now)
-            raw, schema = rewritten(*((states.fresh(), states.schema) if number else (record.state, record.schema)))
+            made = rewritten(there, *((states.fresh(), states.schema) if number else (record.state, record.schema)))
+            if made is None:
+                return None
+            raw, schema, notes = made.raw, made.schema, made.notes
             if number and raw != NONE:
                 record = sessions.open_session(record, raw, schema, number=number, at=now)
-            record = structs.replace(record, state=raw, schema=schema)
-            if id is None and there.row.head:
+            stamps = record.stamps if made.stamps is None else made.stamps
+            record = structs.replace(record, state=raw, schema=schema, stamps=stamps)
+            if id is None and there.row.head and not notes:
                 return commits.commit_change(there, record, token, self._shared.policy, at=now)
-            return commits.commit_note(there, record, note, self._shared.policy, at=now)
+            return commits.commit_note(there, record, note, self._shared.policy, at=now, more=notes)
 
         try:
             after, _ = await self._shared.commit(snapshot, decide)
