@@ -148,6 +148,9 @@ def save_into(
         drafts = [make_note("begun", asked.token)]
     changes = (*record.changes, asked.token)[-CHANGES_KEPT:]
     record = structs.replace(record, edits=record.edits + (not drafts), changes=changes)
+    if record.titled != there.record.titled:
+        version = find_version(there.row.head + len(drafts), record)
+        record = structs.replace(record, titled=(*record.titled[:2], version))
     if may_pass(there):
         record = structs.replace(record, cursor=there.row.head + len(drafts))
     row = there.row
@@ -171,8 +174,7 @@ def _choose_title(there: Snapshot, asked: Save) -> tuple[Record, Loss | None]:
         loss = Loss((), record.title, at, by) if asked.base is not None else None
     if not wins:
         return record, Loss((), title, asked.at, asked.by)
-    titled = max(asked.at, at), asked.by, find_version(there.row.head, record) + 1
-    return structs.replace(record, title=title, titled=titled), loss
+    return structs.replace(record, title=title, titled=(max(asked.at, at), asked.by, 0)), loss
 
 
 def _says(message: Message, draft: Draft) -> bool:
