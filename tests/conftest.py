@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from chatkeep import Chatkeep
-from chatkeep.testing.servers import PostgresServer, RedisServer, Server
+from chatkeep.testing.servers import PostgresServer, RedisServer, Server, UpstashServer
 
 pytest.register_assert_rewrite("tests.support")  # what fails in there is shown as in a test
 
@@ -20,7 +20,7 @@ from .support.stores import FAST, STORES, store_url  # noqa: E402
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext
 
-SERVED = {"valkey", "postgres", "servers", "browser", "redis", "postgresql"}
+SERVED = {"valkey", "postgres", "servers", "browser", "redis", "postgresql", "upstash"}
 """The fixtures, and the kinds of store, with which a test needs a server or a browser."""
 
 
@@ -101,6 +101,13 @@ def server_only_where_marked(request: pytest.FixtureRequest) -> Iterator[None]:
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """A Valkey for the whole run; tests keep apart by their prefixes."""
     with RedisServer("valkey-9", tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def upstash(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpstashServer]:
+    """A Redis over REST for the whole run; tests keep apart by their prefixes."""
+    with UpstashServer(tmp_path_factory.mktemp("upstash")) as server:
         yield server
 
 
