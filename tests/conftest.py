@@ -66,6 +66,9 @@ def sendable(value: Any) -> Any:
     return value
 
 
+LONG = {"test_backlog.py", "test_corners.py", "test_listing.py", "test_long_backlog.py"}
+"""Files whose tests do thousands of acts one after another: over REST they take minutes, and run the scripts that Redis runs."""
+
 CROSSING = {"acceptance", "cli", "client", "demos", "faults", "server", "web"}
 """Folders that `make quick` leaves out, whose tests start servers wherever they want, be it with `request.getfixturevalue`."""
 
@@ -81,6 +84,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         named = {folder, *getattr(item, "fixturenames", ()), *(value for value in values if isinstance(value, str))}
         if named & (SERVED | CROSSING):
             item.add_marker("server")
+    items[:] = [item for item in items if not (item.path.name in LONG and "[upstash" in item.name)]
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 

@@ -3,6 +3,7 @@
 from .app import Chatkeep, Reply, Statistics
 from .conversation.outbox import Delivery, DeliveryStatus
 from .engine.instruments import Arrival, Instrument
+from .engine.statistics import Tended
 from .engine.turn import Turn
 from .errors import (
     BadKey,
@@ -88,6 +89,7 @@ __all__ = [
     "Status",
     "StoreError",
     "Tenant",
+    "Tended",
     "TooLarge",
     "Turn",
     "Typing",
