@@ -5,6 +5,7 @@ from .conversation.merge import MISSING
 from .conversation.outbox import Delivery, DeliveryStatus
 from .conversation.saves import SavedMessage
 from .engine.instruments import Arrival, Instrument
+from .engine.statistics import Tended
 from .engine.turn import Turn
 from .errors import (
     BadKey,
@@ -100,6 +101,7 @@ __all__ = [
     "StoreError",
     "Summary",
     "Tenant",
+    "Tended",
     "TooLarge",
     "Turn",
     "Typing",

@@ -20,11 +20,11 @@ from .drivers.base import Driver, Index
 from .engine.engine import Engine
 from .engine.hooks import Handler, handler_for
 from .engine.instruments import Instrument
-from .engine.statistics import EngineStatistics
+from .engine.statistics import EngineStatistics, Tended
 from .engine.turn import Turn
 from .errors import Misconfigured, UsageError
 from .model import Content, Conversation, DeadLetter, Part, State
-from .settings import Options, seconds, settings_from, store_url
+from .settings import Duration, Options, duration_fault, seconds, settings_from, store_url
 from .storage.cache import Cache, CacheStatistics
 from .storage.store import Store
 from .tenant import LETTERS, Surface, Tenant, Unread, skips_unread
@@ -263,6 +263,34 @@ class Chatkeep(Surface[State]):
     async def resume_all(self, *, unread: Unread = "answer") -> None:
         """Lift `pause_all`; see `resume`. Tenants and conversations that are paused themselves stay so."""
         await self._opened.changes.resume(None, skips=skips_unread(unread))
+
+    async def tend(self, *, within: Duration | None = None, thorough: bool = False) -> Tended:
+        """
+        Do everything that is due, and return what was done: messages that wait for an answer, reminders, retries, replies that
+        have to go out, sessions and logs whose time is over.
+
+        For a `Chatkeep(..., background=False)`, which looks for nothing by itself: call it from a cron, once a minute say. Several
+        may run at once; each conversation is looked after by one. A message whose handler fails is tried again by the next call.
+
+        Args:
+            within: How long it may take; what it has not come to stays due. A turn that has begun is let finish when the
+                Chatkeep is closed.
+
+            thorough: Goes through the whole store, too, for conversations that were last written before `session_ttl`,
+                `retention` or `forget_after` was set. Once after such a change is enough.
+
+        Raises:
+            UsageError: Where it works in the background, and does all this by itself.
+
+            Unavailable: The store does not answer; nothing is lost.
+        """
+        if self.settings.background:
+            raise UsageError(
+                "This Chatkeep looks after everything by itself. `tend` is for Chatkeep(..., background=False). Nothing was done."
+            )
+        if within is not None and (fault := duration_fault(within, "")):
+            raise UsageError(f"within: {fault}. Nothing was done.")
+        return await self._opened.sweeper.tend(None if within is None else seconds(within), thorough=thorough)
 
     async def open(self) -> None:
         """

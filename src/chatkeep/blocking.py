@@ -86,6 +86,7 @@ class BlockingChatkeep(_BlockingSurface[State]):
     pause_all = blocking(Chatkeep.pause_all)
     resume_all = blocking(Chatkeep.resume_all)
     backup = blocking(Chatkeep.backup)
+    tend = blocking(Chatkeep.tend)
     query = blocking(Chatkeep.query)
 
     def tenant(self, name: str) -> BlockingTenant[State]:

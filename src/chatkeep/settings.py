@@ -164,6 +164,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     on_replaced: what happens when the store was emptied, or another one answers in its place, while it is open:
         refuse    `Replaced`, until the right one is back or this is opened anew: nothing begins afresh behind anybody's back
         reopen    what is there now is opened within a `poll` and begun with, for who rebuilds with `on_missing`
+    background: False where a process lives for one message, such as a function: nothing is looked for, heard or answered unless it is
+    asked for; `Chatkeep.tend` does what is due, and what is paused is looked at before a message is taken, if that was `poll` ago.
     journal: that file, one for each process and store. cache: a Redis or Valkey that instances share, redis://...,
     in front of the store; never trusted, and its loss costs only time. flags: see `Flags`.
     """
@@ -195,6 +197,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     store_timeout: Duration = "5s"
     on_outage: OnOutage = "refuse"
     on_replaced: OnReplaced = "refuse"
+    background: bool = True
     journal: str | None = None
     cache: str | None = None
     flags: Flags = Flags()
@@ -251,6 +254,7 @@ class Options(TypedDict, total=False):
     store_timeout: Duration
     on_outage: OnOutage
     on_replaced: OnReplaced
+    background: bool
     journal: str | None
     cache: str | None
     flags: Flags | Mapping[str, Any]
@@ -362,6 +366,8 @@ def faults_of(name: str, value: object, source: str = "") -> list[str]:
         return [str(fault).removesuffix(". Nothing was changed.")]
     if name in LEAST and (not isinstance(value, int) or isinstance(value, bool) or value < LEAST[name]):
         return [f"{name} must be a whole number of at least {LEAST[name]}, not {value!r}"]
+    if name == "background" and not isinstance(value, bool):
+        return [f"background is true or false, not {value!r}"]
     if name in CHOICES and value not in CHOICES[name]:
         return [f"{name} is one of {', '.join(CHOICES[name])}, not {value!r}"]
     if name in ("journal", "cache", "failure_reply") and not (value is None or (isinstance(value, str) and value)):

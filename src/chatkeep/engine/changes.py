@@ -292,7 +292,7 @@ class Changes(Generic[State]):
     async def resend(self, key: Key, number: int) -> None:
         """Have a reply sent once more."""
         await self._sender.resend(key, number)
-        if self._sender.takes(key):
+        if self._sender.takes(key) and self._shared.settings.background:
             worker = self._workers.register(key)
             worker.warm = False
             worker.wake.set()

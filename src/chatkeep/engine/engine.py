@@ -152,7 +152,7 @@ class Engine(Generic[State]):
         return self.store.trouble or (self.journal.trouble if self.journal is not None else "") or stuck
 
     async def open(self) -> None:
-        """Open the store and start the sweep, which answers at once what a crash has left unread."""
+        """Open the store and start the sweep, which answers at once what a crash has left unread; without `background`, `tend` does."""
         self.store.confinement.refuse_elsewhere()
         async with self._one_at_a_time():
             if self.is_open:
@@ -203,7 +203,8 @@ class Engine(Generic[State]):
         try:
             await self.store.open(None if self.journal is None else self.journal.spool.belong)
             await self.sweeper.look_at_pauses()
-            self.notifier.open()
+            if shared.settings.background:
+                self.notifier.open()
         except BaseException as fault:
             shared.unopened = f"the store has not been opened since the start ({fault})"
             await self.store.close()

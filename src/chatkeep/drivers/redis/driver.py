@@ -85,10 +85,12 @@ class RedisDriver(Openable):
             from .transport import Servers
 
             transport = Servers
-        self._transport = transport
-        self._site, prefix = site_of(url)
-        super().__init__(self._site.name)
-        self._acts = acts.Acts(prefix)
+        site, prefix = site_of(url)
+        self._bind(site, acts.Acts(prefix), transport)
+
+    def _bind(self, site: Site, said: acts.Acts, transport: Callable[[Site], Transport]) -> None:
+        super().__init__(site.name)
+        self._site, self._acts, self._transport = site, said, transport
         self._servers: Transport | None = None
         self._ear: asyncio.Task[None] | None = None
 
@@ -231,6 +233,7 @@ class RedisDriver(Openable):
     async def _made(self, servers: Transport) -> str:
         """Return the store's epoch; made, and copied to every bucket, when there is none."""
         said, stored = await asyncio.gather(stored_meta(servers, self._acts), stored_epochs(servers, self._acts))
+        stored = await self._divided(servers, said, stored)
         if emptied := said.epoch == said.copied != "" and stored != {said.epoch}:
             # Somebody may just be making it: what was read after meta counts.
             stored = await stored_epochs(servers, self._acts)
@@ -243,13 +246,23 @@ class RedisDriver(Openable):
             )
         if emptied or not said.epoch:
             said = acts.meta_of(await servers.act(self._acts.make(said.epoch, secrets.token_hex(8))))
-        if wrong := foreign(said):
-            raise Misconfigured(wrong)
+            stored = await self._divided(servers, said, stored)
         if {said.copied, *stored} != {said.epoch}:
             copies = (servers.ask(b"SET", bucket.epoch, said.epoch, key=bucket.epoch) for bucket in self._acts.buckets)
             await asyncio.gather(*copies)
             await servers.ask(b"HSET", self._acts.meta, b"copied", said.epoch, key=self._acts.meta)
         return said.epoch
+
+    async def _divided(self, servers: Transport, said: acts.Meta, stored: set[str]) -> set[str]:
+        """Look into as many buckets as the store has; return the epochs that are in them, which are *stored* if they were read."""
+        if not said.epoch:
+            return stored
+        if wrong := foreign(said):
+            raise Misconfigured(wrong)
+        if int(said.buckets) == len(self._acts.buckets):
+            return stored
+        self._acts.divide(int(said.buckets))
+        return await stored_epochs(servers, self._acts)
 
     def _opened(self, done: str) -> Transport:
         self.refuse_closed(done)
