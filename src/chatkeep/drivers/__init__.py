@@ -18,6 +18,7 @@ DRIVERS = {
     "redis+sentinel": "redis:RedisDriver",
     "postgresql": "postgresql:PostgresqlDriver",
     "postgres": "postgresql:PostgresqlDriver",
+    "durable-object": "durable_object:DurableObjectDriver",
 }
 
 HOSTLESS = ("memory", "sqlite")
