@@ -56,6 +56,7 @@ EXTRAS: dict[str, set[str]] = {
     "channels.sender": {"channels"},
     "drivers.redis": {"redis"},
     "drivers.postgresql": {"postgres"},
+    "drivers.durable_object": {"durable-object"},
     "storage.shared_cache": {"redis"},
     "demos.concierge": {"agents"},
 }

@@ -36,8 +36,8 @@ export class Conversation extends DurableObject {
 
   // Reads what is kept in memory: whether there are tables, and the version of the index entry.
   load() {
-    this.made = this.one("select 1 from sqlite_master where name = 'place'") !== null;
-    this.version = this.made ? this.one("select version from place").version : 0;
+    this.made = this.one("select 1 from sqlite_master where name = 'conversation'") !== null;
+    this.version = this.made ? this.one("select version from conversation").version : 0;
   }
 
   one(sql, ...values) {
@@ -45,26 +45,26 @@ export class Conversation extends DurableObject {
     return null;
   }
 
-  make(where) {
+  // The one row of "conversation" is there from the first act on; while there is no conversation, its revision is null.
+  make({ store, shard, tenant, id }) {
     if (this.made) return;
     this.sql.exec(`
-      create table place(zero integer primary key check(zero = 0), store text, shard integer, tenant text, id text,
-        version integer, mark real, mark_until real);
-      create table conversation(zero integer primary key check(zero = 0), revision text, incarnation text, head integer, body,
-        owner text, at real, due real, lease text, until real);
+      create table conversation(zero integer primary key check(zero = 0), store text, shard integer, tenant text, id text,
+        version integer, mark real, mark_until real, revision text, incarnation text, head integer, body, owner text, at real,
+        due real, lease text, until real);
       create table entry(number integer primary key, id text, role text, body);
       create unique index entry_id on entry(id) where id <> ''`);
-    const { store, shard, tenant, id } = where;
-    this.sql.exec("insert into place values (0, ?, ?, ?, ?, 0, null, null)", store, shard, tenant, id);
+    const sql = "insert into conversation(zero, store, shard, tenant, id, version) values (0, ?, ?, ?, ?, 0)";
+    this.sql.exec(sql, store, shard, tenant, id);
     this.made = true;
   }
 
   row() {
-    return this.made ? this.one("select * from conversation") : null;
+    return this.made ? this.one("select * from conversation where revision is not null") : null;
   }
 
   mark() {
-    return this.made ? this.one("select mark from place").mark : null;
+    return this.made ? this.one("select mark from conversation").mark : null;
   }
 
   // Does a list of acts in order, each as a transaction, and answers each of them.
@@ -101,18 +101,19 @@ export class Conversation extends DurableObject {
   }
 
   put(old, row) {
-    const { revision, incarnation, head, body, owner, at, due, lease, until } = row;
-    const sql = "insert or replace into conversation values (0, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
-    this.sql.exec(sql, revision, incarnation, head, body, owner, at, due, lease, until);
     const was = placed(old);
     const is = placed(row);
     if (!was || was.wake !== is.wake || was.owner !== is.owner || was.recent !== is.recent) this.move();
+    const { revision, incarnation, head, body, owner, at, due, lease, until } = row;
+    this.sql.exec(
+      `update conversation set version = ?, revision = ?, incarnation = ?, head = ?, body = ?, owner = ?, at = ?, due = ?,
+        lease = ?, until = ?`,
+      this.version, revision, incarnation, head, body, owner, at, due, lease, until);
   }
 
-  // Notes that the shard has to be told where this conversation stands.
+  // Sees to it that the shard is told where this conversation stands; the caller stores the version.
   move() {
     this.version += 1;
-    this.sql.exec("update place set version = ?", this.version);
     if (!this.armed) {
       this.armed = true;
       this.ctx.storage.setAlarm(Date.now() + TELL_MS);
@@ -129,7 +130,7 @@ export class Conversation extends DurableObject {
   }
 
   async tellOnce() {
-    const { store, shard, tenant, id, version } = this.one("select * from place");
+    const { store, shard, tenant, id, version } = this.one("select * from conversation");
     await shardOf(this.env, store, shard).put(tenant, id, version, placed(this.row()));
     this.told = Math.max(this.told, version);
   }
@@ -140,7 +141,7 @@ export class Conversation extends DurableObject {
     if (!this.made) return;
     try {
       await this.tell();
-      const { store, shard, tenant, id, version, mark_until } = this.one("select * from place");
+      const { store, shard, tenant, id, version, mark_until } = this.one("select * from conversation");
       if (this.row() !== null || mark_until === null) return;
       if (Date.now() < mark_until) {
         this.wakeAt(mark_until);
@@ -237,10 +238,11 @@ const VERBS = {
     const old = this.row();
     if (old && revision !== null && old.revision !== revision) return { conflict: true, row: told(old) };
     this.make(where);
-    this.sql.exec("delete from conversation; delete from entry");
     const mark = Math.max(at, old ? old.at : at, this.mark() ?? at);
-    this.sql.exec("update place set mark = ?, mark_until = ?", mark, Date.now() + 1000 * Number(this.env.MARK_S ?? MARK_S));
+    const until = Date.now() + 1000 * Number(this.env.MARK_S ?? MARK_S);
     this.move();
+    this.sql.exec("delete from entry");
+    this.sql.exec("update conversation set revision = null, body = null, version = ?, mark = ?, mark_until = ?", this.version, mark, until);
     return {};
   },
 };

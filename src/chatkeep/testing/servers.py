@@ -283,7 +283,7 @@ const main :Workerd.Worker = (
 class DurableObjectServer(Server):
     """A workerd, Cloudflare's runtime, with chatkeep's worker and its *secret*; *settings* are further bindings of text.
 
-    Without a *folder* its data is gone with it. *worker* is the module that it runs, if not chatkeep's own.
+    Without a *folder* its data is kept in memory, and gone with it. *worker* is the module that it runs, if not chatkeep's own.
     """
 
     def __init__(
@@ -295,7 +295,9 @@ class DurableObjectServer(Server):
         settings: dict[str, str] | None = None,
         worker: str = "",
     ) -> None:
-        self._borrowed = None if folder else tempfile.TemporaryDirectory()
+        # (Each object is a file of its own, and what is gone anyway needs no disk.)
+        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+        self._borrowed = None if folder else tempfile.TemporaryDirectory(dir=memory)
         super().__init__(folder or Path(self._borrowed.name if self._borrowed else ""), port=port)
         self.secret = secret
         self.settings = {"SECRET": secret} | (settings or {})
@@ -356,7 +358,9 @@ def workerd_binary() -> str:
     if not any(home.glob(pattern)):
         npm = shutil.which("npm")
         if npm is None:
-            raise SkipTest(f"NOT RUN: workerd {WORKERD} comes from npm, which is not there; install npm, or set CHATKEEP_WORKERD")
+            raise SkipTest(
+                f"NOT RUN: workerd {WORKERD} comes from npm, which is not there; install npm, or set CHATKEEP_WORKERD"
+            )
         home.mkdir(parents=True, exist_ok=True)
         with FileLock(home / "lock"):
             if not any(home.glob(pattern)):

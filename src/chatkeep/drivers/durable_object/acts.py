@@ -190,7 +190,9 @@ def _time(at: float | None) -> float | None:
 
 def _text(key: Key, body: bytes) -> str | dict[str, str]:
     if len(body) > BODY_MOST:
-        raise TooLarge(f"{key}: a Durable Object holds {BODY_MOST:,} bytes as one value, not {len(body):,}; nothing was written.")
+        raise TooLarge(
+            f"{key}: a Durable Object holds {BODY_MOST:,} bytes as one value, not {len(body):,}; nothing was written."
+        )
     if b"\0" not in body:
         try:
             return body.decode()

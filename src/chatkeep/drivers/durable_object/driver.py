@@ -72,7 +72,7 @@ class DurableObjectDriver(Openable):
         try:
             told = await worker.act("open", msgspec.json.encode([secrets.token_hex(8)]))
         except Refused as fault:
-            raise Misconfigured(f"{self._site.name} was not opened: {fault}") from fault
+            raise Misconfigured(f"{fault} The store was not opened.") from fault
         if wrong := foreign(told):
             raise Misconfigured(f"{self._site.name}: {wrong}")
         worker.epoch = epoch = told["epoch"]

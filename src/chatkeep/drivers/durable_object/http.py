@@ -10,7 +10,7 @@ import asyncio
 import base64
 import os
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...extras import from_extra
@@ -91,7 +91,9 @@ class HttpConnection:
 
     async def post(self, path: str, authorization: str, body: bytes) -> Answer:
         """Send a request and return its answer; afterwards the connection is usable for the next one, or closed. Raises OSError."""
-        self._writer.write(self._head("POST", path, f"authorization: {authorization}\r\ncontent-length: {len(body)}\r\n"))
+        self._writer.write(
+            self._head("POST", path, f"authorization: {authorization}\r\ncontent-length: {len(body)}\r\n")
+        )
         self._writer.write(body)
         reading = _Reading()
         try:
@@ -110,11 +112,13 @@ class HttpConnection:
             self.abort()
         return reading.answer()
 
-    async def listen(self, path: str, authorization: str, silent_s: float) -> AsyncIterator[bytes]:
+    async def listen(self, path: str, authorization: str, silent_s: float) -> AsyncGenerator[bytes]:
         """Return the messages of a WebSocket. Raises OSError when it ends, or is silent, also to a ping, for so long."""
         key = base64.b64encode(secrets.token_bytes(16)).decode()
         asked = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
-        self._writer.write(self._head("GET", path, f"{asked}sec-websocket-key: {key}\r\nauthorization: {authorization}\r\n"))
+        self._writer.write(
+            self._head("GET", path, f"{asked}sec-websocket-key: {key}\r\nauthorization: {authorization}\r\n")
+        )
         try:
             head = await self._reader.readuntil(b"\r\n\r\n")
             status = head.split(b"\r\n", 1)[0]

@@ -272,7 +272,9 @@ def answer_of(site: Site, told: Any, call: Call) -> Any:
 def unanswered(site: Site, why: str, call: Call) -> ChatkeepError:
     """Return what is said of an act that left and was not answered."""
     if call.writes:
-        return Uncertain(f"{site.name} did not answer ({why}): perhaps it was written. Send it again under the same id.")
+        return Uncertain(
+            f"{site.name} did not answer ({why}): perhaps it was written. Send it again under the same id."
+        )
     return Unavailable(f"{site.name} did not answer ({why}); {call.undone}. Try again.")
 
 
