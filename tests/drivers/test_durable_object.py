@@ -120,7 +120,7 @@ async def test_who_is_not_let_in_is_told_why(worker: DurableObjectServer, monkey
     with pytest.raises(Misconfigured, match="another secret"):
         await opened_on(worker.url.replace("secret@", "guess@"))
     monkeypatch.setattr(transport, "time", SimpleNamespace(time=lambda: time.time() - 400))
-    with pytest.raises(Misconfigured, match="-40[01] s off"):
+    with pytest.raises(Misconfigured, match=r"-40[01] s off"):
         await opened_on(worker.url)
     with pytest.raises(Unavailable, match=r"-40[01] s off.*Nothing was written"):
         await driver.append(said("a"))
