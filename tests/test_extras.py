@@ -31,6 +31,7 @@ LIBRARIES = {
     "agents": ["pydantic_ai"],
     "redis": ["redis", "hiredis"],
     "postgres": ["asyncpg"],
+    "durable-object": ["httptools"],
     "telemetry": ["opentelemetry"],
 }
 
@@ -52,6 +53,7 @@ USES = {
         "import chatkeep.drivers.redis.transport",
     ],
     "postgres": ["Chatkeep('postgresql://a@127.0.0.1:1/a')", "import chatkeep.drivers.postgresql"],
+    "durable-object": ["Chatkeep('durable-object://a@127.0.0.1:1')", "import chatkeep.drivers.durable_object.http"],
 }
 
 COMMANDS = {

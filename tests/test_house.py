@@ -61,6 +61,7 @@ EXTRAS: dict[str, set[str]] = {
     "drivers.redis.transport": {"redis"},
     "drivers.upstash": {"upstash"},
     "drivers.postgresql": {"postgres"},
+    "drivers.durable_object": {"durable-object"},
     "storage.shared_cache": {"redis"},
     "demos.concierge": {"agents"},
 }
