@@ -43,7 +43,7 @@ FLOORS: dict[str, set[str]] = {
 }
 """What each package of the core may import, the ground first. What people meet (PEOPLE) may import all of these."""
 
-PEOPLE = ("__main__", "cli", "loading", "server", "demos", "testing", "channels", "adapters", "client")
+PEOPLE = ("__main__", "cli", "loading", "server", "demos", "testing", "channels", "adapters", "client", "cookie")
 
 BY_URL = {"app", "storage.shared_cache", "storage.spool"}
 """Who reads URLs and makes what they name; everybody else above them knows `drivers.base` alone."""
@@ -56,6 +56,7 @@ EXTRAS: dict[str, set[str]] = {
     "server": {"server"},
     "client": {"client"},
     "testing.loadtest": {"client"},
+    "cookie": {"cookie"},
     "channels.outlet": {"channels"},
     "channels.sender": {"channels"},
     "drivers.redis.transport": {"redis"},

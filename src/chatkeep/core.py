@@ -10,7 +10,7 @@ from msgspec import Struct
 from .conversation.keys import LONGEST_ID, key_for, refuse_reserved
 from .conversation.outbox import Outlet
 from .conversation.state import StateCodec
-from .drivers.base import Ability, Driver, Finding, Key, mark_of
+from .drivers.base import Ability, Driver, Entry, Finding, Key, Row, mark_of
 from .engine.engine import Engine
 from .engine.outcomes import page_dead_letters
 from .engine.watch import Watch
@@ -105,6 +105,10 @@ class Core(Generic[State]):
     async def create_for_visitor(self, tenant: str, conversation: str) -> None:
         """Create a conversation for somebody whom nobody knows; see the setting `forget_visitors`."""
         await self._opened.changes.create(key_for(tenant, conversation), owner="", visitor=True)
+
+    async def adopt(self, row: Row, entries: list[Entry]) -> bool:
+        """Put in a conversation that was kept elsewhere before, as it is; see `Store.adopt`."""
+        return await self._opened.store.adopt(row, entries)
 
     async def exists(self, tenant: str, conversation: str) -> bool:
         """Tell whether there is such a conversation; asks the store unless it was seen lately."""

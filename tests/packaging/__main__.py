@@ -28,7 +28,7 @@ from chatkeep.testing.servers import PostgresServer, RedisServer, free_port
 from . import promises
 
 ROOT = Path(__file__).parents[2]
-EXTRAS = ("core", "server", "client", "channels", "telemetry", "agents", "redis", "postgres")
+EXTRAS = ("core", "server", "client", "channels", "telemetry", "agents", "cookie", "redis", "postgres")
 LIMIT_S = 300.0
 AT_ONCE = 3  # on two processors: much of it is waiting for an index, a server or a deadline
 

@@ -202,6 +202,34 @@ def talk(url: str, **options: Any) -> None:
         assert ["2: again"] == asyncio.run(asked("again"))
 
 
+def cookie() -> None:
+    """Chats in a cookie: without an event loop, and in a plain ASGI application."""
+    from chatkeep.cookie import CookieChat
+
+    async def bot(turn: Turn) -> str:
+        turn.state["count"] = turn.state.get("count", 0) + 1
+        return f"{turn.state['count']}: {turn.text}"
+
+    chats = CookieChat(bot, keys=["k" * 32])
+    first = chats.answer("hello", host="localhost")
+    kept = dict(first.headers)["set-cookie"].partition(";")[0]
+    assert "2: again" == chats.answer("again", cookie=kept, host="localhost").receipt.replies[0].text
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await scope["state"]["chat"].receive("once more")
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    sent: list[Any] = []
+
+    async def send(event: Any) -> None:
+        sent.append(event)
+
+    headers = [(b"host", b"localhost"), (b"cookie", kept.encode())]
+    asyncio.run(chats(app)({"type": "http", "scheme": "http", "headers": headers}, None, send))
+    assert dict(sent[0]["headers"])[b"set-cookie"].startswith(b"chat=")
+
+
 def said(*arguments: str, typed: str = "") -> str:
     """What `chatkeep` says; it must end well."""
     ended = subprocess.run([COMMAND, *arguments], input=typed, capture_output=True, text=True, timeout=START_S)

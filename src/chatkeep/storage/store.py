@@ -275,6 +275,20 @@ class Store:
         self._cache.drop(key)
         self.changed(key)
 
+    async def adopt(self, row: Row, entries: list[Entry]) -> bool:
+        """Put in a conversation that was kept elsewhere before, as it is: with its incarnation, numbers and ids.
+
+        *row*.head is the number before the first of *entries*. False where the key was erased here since: nothing is written.
+        A conversation that is there already stays, whatever it holds.
+        """
+        try:
+            await self._act(self.driver.write, Write(row, None, entries))
+        except (Conflict, Duplicate) as there:
+            return there.row is not None
+        self._cache.drop(row.key)
+        self.changed(row.key)
+        return True
+
     async def commit(self, snapshot: Snapshot, decide: Decide, *, at: float) -> tuple[Snapshot, list[Message] | None]:
         """Write what *decide* makes of the snapshot, on top of whatever others wrote meanwhile.
 
