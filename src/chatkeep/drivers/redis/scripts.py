@@ -141,7 +141,7 @@ class Acts:
 
     def make(self, seen: str, epoch: str) -> Act:
         """Make *epoch* the store's, if what was *seen* of it still holds; for `meta_of`."""
-        return Act(MAKE, Home((self.meta,)), [seen, epoch, FORMAT, BUCKETS])
+        return Act(MAKE, Home((self.meta,)), [seen, epoch, FORMAT, BUCKETS], writes=True)
 
     def probe(self) -> Act:
         """Answer what the user may not do to the store's keys."""
