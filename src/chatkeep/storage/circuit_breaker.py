@@ -114,10 +114,11 @@ class StoreCircuitBreaker:
         except Replaced as replaced:
             async with self._explaining:  # one asks for all
                 if self._replaced is None and opening == self._opening:
-                    replaced = await self._explain(replaced)
-                    self._replaced = replaced
-                    self._tell_replaced(replaced)
-            raise replaced from replaced.__cause__
+                    self._replaced = await self._explain(replaced)
+                    self._tell_replaced(self._replaced)
+            if self._replaced is None or opening != self._opening:
+                raise
+            raise type(self._replaced)(self.trouble) from replaced
         except (Unavailable, Uncertain) as fault:
             if opening != self._opening:
                 raise
