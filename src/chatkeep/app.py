@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from os import PathLike, fspath
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, cast, overload
@@ -104,7 +105,12 @@ class Chatkeep(Surface[State]):
         driver = driver_for(url) if isinstance(url, str) else url
         patience_s = seconds(settings.store_timeout)
         store = Store(
-            driver, cache=cache, window=settings.history, message_limit=settings.message_limit, patience_s=patience_s
+            driver,
+            cache=cache,
+            window=settings.history,
+            message_limit=settings.message_limit,
+            patience_s=patience_s,
+            another=partial(driver_for, url) if isinstance(url, str) else None,
         )
         if settings.cache is not None:
             from .storage.shared_cache import SharedCache  # an extra: imported only where it is wanted

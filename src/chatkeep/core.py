@@ -78,7 +78,8 @@ class Core(Generic[State]):
         if not engine.outage:
             return ""
         if engine.store.replaced:
-            return "the store was emptied, or another one has taken its place"
+            moved = "the store was moved to another one"
+            return moved if engine.store.moved else "the store was emptied, or another one has taken its place"
         if not engine.is_open:
             return "the Chatkeep is not open; the application has to open it in its lifespan"
         if not engine.reached:

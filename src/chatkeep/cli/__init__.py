@@ -10,7 +10,7 @@ import click
 
 from .. import __version__
 from ..errors import ChatkeepError
-from . import bots, conversations, deliveries, keys, load, serving, stores, switches
+from . import bots, conversations, deliveries, keys, load, moving, serving, stores, switches
 from . import dev as developing
 from .exits import exit_code
 from .printing import plain
@@ -80,6 +80,7 @@ for command in (
     deliveries.resend,
     stores.backup,
     stores.check,
+    moving.move,
     serving.serve,
     load.simulate,
     keys.key,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Generic
 
 from ..conversation.state import StateCodec
 from ..drivers.base import Key
-from ..errors import Misconfigured, Unavailable
+from ..errors import Misconfigured, Moved, Unavailable
 from ..model import State
 from ..settings import Settings, seconds
 from ..storage.store import Store
@@ -169,7 +169,7 @@ class Engine(Generic[State]):
                 try:
                     await self._open_store()
                 except Unavailable as fault:
-                    if self.journal is None:
+                    if self.journal is None or isinstance(fault, Moved):
                         raise
                     log.error("%s; messages are taken into the journal until it can be used.", fault)
                 if self.sender.outlet is not None:

@@ -181,7 +181,7 @@ class Sweeper:
 
     async def _beat(self) -> None:
         """Do what is done once a poll."""
-        if self._reopens and self._store.replaced and not self._shared.unopened:
+        if self._reopens and self._store.replaced and not (self._store.moved or self._shared.unopened):
             await self._reopen_store()
         if self._shared.unopened:
             await self._open_store()

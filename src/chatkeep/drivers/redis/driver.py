@@ -33,7 +33,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
-from ...errors import Corrupt, Misconfigured, StoreError, Unavailable, Unsupported
+from ...errors import Corrupt, Misconfigured, Replaced, StoreError, Unavailable, Uncertain, Unsupported
 from ..base import (
     Ability,
     Append,
@@ -43,6 +43,7 @@ from ..base import (
     Entries,
     Entry,
     Erase,
+    Fence,
     Finding,
     Index,
     Pool,
@@ -213,6 +214,19 @@ class RedisDriver(Openable):
     async def count(self, act: Count) -> Counted:
         return acts.count_answer(await self._opened("counted").act(self._acts.count(act)))
 
+    async def fence(self, act: Fence) -> None:
+        servers = self._opened("done")
+        said = acts.meta_of(await servers.act(self._acts.make(self.epoch, act.epoch)))
+        if said.epoch != act.epoch:
+            raise Replaced(f"{self._site.name} was emptied, or fenced off, since it was opened; nothing was done.")
+        try:
+            await self._copy_epoch(servers, act.epoch)
+        except Unavailable as fault:
+            raise Uncertain(
+                f"{self._site.name} has its new epoch only in part: {fault} Run the same act again."
+            ) from fault
+        self.epoch = self._acts.epoch = act.epoch
+
     async def announce(self, marks: Collection[str]) -> None:
         servers = self._opened("announced")
         with contextlib.suppress(StoreError):  # best effort: whoever missed it looks by itself in the end
@@ -248,9 +262,7 @@ class RedisDriver(Openable):
             said = acts.meta_of(await servers.act(self._acts.make(said.epoch, secrets.token_hex(8))))
             stored = await self._divided(servers, said, stored)
         if {said.copied, *stored} != {said.epoch}:
-            copies = (servers.ask(b"SET", bucket.epoch, said.epoch, key=bucket.epoch) for bucket in self._acts.buckets)
-            await asyncio.gather(*copies)
-            await servers.ask(b"HSET", self._acts.meta, b"copied", said.epoch, key=self._acts.meta)
+            await self._copy_epoch(servers, said.epoch)
         return said.epoch
 
     async def _divided(self, servers: Transport, said: acts.Meta, stored: set[str]) -> set[str]:
@@ -263,6 +275,12 @@ class RedisDriver(Openable):
             return stored
         self._acts.divide(int(said.buckets))
         return await stored_epochs(servers, self._acts)
+
+    async def _copy_epoch(self, servers: Transport, epoch: str) -> None:
+        """Tell every bucket the epoch that meta has, and then meta that they know it."""
+        copies = (servers.ask(b"SET", bucket.epoch, epoch, key=bucket.epoch) for bucket in self._acts.buckets)
+        await asyncio.gather(*copies)
+        await servers.ask(b"HSET", self._acts.meta, b"copied", epoch, key=self._acts.meta)
 
     def _opened(self, done: str) -> Transport:
         self.refuse_closed(done)

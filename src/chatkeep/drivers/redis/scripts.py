@@ -151,7 +151,7 @@ class Acts:
 
     def make(self, seen: str, epoch: str) -> Act:
         """Make *epoch* the store's, if what was *seen* of it still holds; for `meta_of`."""
-        return Act(MAKE, Home((self.meta,)), [seen, epoch, FORMAT, len(self.buckets)])
+        return Act(MAKE, Home((self.meta,)), [seen, epoch, FORMAT, len(self.buckets)], writes=True)
 
     def probe(self) -> Act:
         """Answer what the user may not do to the store's keys."""

@@ -72,3 +72,6 @@ select hits, ends from chatkeep.count_hits($1, $2, $3, $4, $5) order by place;
 -- name: forget_counters
 -- ($1, the epoch, is of no use here.)
 select $1::text, chatkeep.forget_counters($2);
+
+-- name: set_epoch
+select chatkeep.set_epoch($1, $2) as fenced;
