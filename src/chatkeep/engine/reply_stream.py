@@ -19,12 +19,15 @@ from ..errors import BadMessage, StoreError, TooLarge
 from ..model import Content, Part, text_of
 
 FIRST_S = 0.05
-"""The first pieces are recorded after so long: nothing is shown before."""
+"""The first pieces are recorded after so long: what is over by then is recorded once."""
+
+SOON_S = 0.005
+"""A piece that comes when nothing was recorded for a while is recorded at once."""
 
 GATHER_S, GATHER_LONGEST_S = 0.25, 1.0
-"""The next ones are gathered for so long; longer, the more there is to write each time."""
+"""After that pieces are gathered for so long; longer, the more there is to write each time."""
 
-GATHER_BYTES = 16 * 1024
+GATHER_CHARACTERS = 16 * 1024
 """With so many characters said, pieces are gathered twice as long as at the beginning."""
 
 ROOM = 1024  # bytes that a reply's entry has beside its content, at most
@@ -69,6 +72,7 @@ class ReplyStream:
         self._limit = limit
         self._record = record
         self._written = self._count = 0
+        self._write_at = 0.0  # not before
         self._writer: asyncio.Task[None] | None = None
 
     @property
@@ -156,15 +160,15 @@ class ReplyStream:
         self._fits = self._size + (self._limit - taken) // 6  # (in JSON one character takes six bytes at most)
 
     async def _write(self) -> None:
-        """Record what was said, again and again, until nothing new was said for a moment."""
+        """Record what was said, again and again, until nothing new was said meanwhile."""
         assert self._record is not None
-        pause_s = FIRST_S if not self._written else GATHER_S
-        while True:
-            await asyncio.sleep(pause_s)
-            if self._written == self._count:
-                self._writer = None
-                return
+        loop = asyncio.get_running_loop()
+        if not self._write_at:
+            self._write_at = loop.time() + FIRST_S
+        while self._written != self._count:
+            await asyncio.sleep(max(self._write_at - loop.time(), SOON_S))
             count, content = self._count, self.content
+            self._write_at = loop.time() + min(GATHER_S * (1 + self._size / GATHER_CHARACTERS), GATHER_LONGEST_S)
             self._written = count  # (also if nobody ever knows whether it was)
             try:
                 goes_on = await self._record(content)
@@ -174,7 +178,7 @@ class ReplyStream:
                 self.ended = True
                 self.end()
                 return
-            pause_s = min(GATHER_S * (1 + self._size / GATHER_BYTES), GATHER_LONGEST_S)
+        self._writer = None
 
 
 def _parts_of(content: Content) -> list[Part]:
