@@ -31,6 +31,8 @@ from .errors import (
     UsageError,
 )
 from .model import (
+    Answering,
+    AnsweringStatus,
     Content,
     Conversation,
     DeadLetter,
@@ -39,11 +41,13 @@ from .model import (
     Event,
     Message,
     Part,
+    PartSaid,
     Receipt,
     Redacted,
     Role,
     StateChanged,
     Status,
+    Stopped,
     Typing,
 )
 from .people.lists import Changed, Summary
@@ -54,6 +58,8 @@ from .tenant import Tenant, Unread
 
 __all__ = [
     "MISSING",
+    "Answering",
+    "AnsweringStatus",
     "Arrival",
     "BadKey",
     "BadMessage",
@@ -89,6 +95,7 @@ __all__ = [
     "Overlap",
     "Overloaded",
     "Part",
+    "PartSaid",
     "Receipt",
     "Redacted",
     "Replaced",
@@ -100,6 +107,7 @@ __all__ = [
     "StateChanged",
     "Statistics",
     "Status",
+    "Stopped",
     "StoreError",
     "Summary",
     "Tenant",

@@ -18,6 +18,7 @@ from asyncpg.exceptions import (
     InsufficientPrivilegeError,
     InvalidParameterValueError,
     InvalidTransactionStateError,
+    ObjectNotInPrerequisiteStateError,
 )
 
 from chatkeep import Chatkeep, Turn
@@ -460,6 +461,17 @@ async def test_a_damaged_record_is_not_written_over(keep: Chatkeep[Any], page: P
 
     with pytest.raises(DataCorruptedError):
         await page.save("ada", "trip", "X")
+
+
+@pytest.mark.parametrize("epoch", ["moved:", "filling:"])
+async def test_a_store_that_is_elsewhere_is_neither_written_nor_shown(page: Page, owner: Page, epoch: str) -> None:
+    """Whoever still asks here is told so."""
+    await page.save("ada", "trip", "T")
+    await owner.run("update CK.meta set value = $1 || value where name = 'epoch'", epoch)
+
+    for call in ("save_conversation('ada', 'c')", "load_conversations('ada')", "append_message('ada', 'c', '\"x\"')"):
+        with pytest.raises(ObjectNotInPrerequisiteStateError, match="Nothing was touched"):
+            await page.run(f"select CK.{call}", claims={"sub": "ada"})
 
 
 async def test_another_isolation_is_refused(page: Page) -> None:

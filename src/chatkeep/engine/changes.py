@@ -11,7 +11,7 @@ from typing import Any, Generic, NamedTuple
 
 from msgspec import Raw, structs
 
-from ..conversation import commits, dead_letters, redaction, saves, sessions, slots, snapshots
+from ..conversation import commits, dead_letters, redaction, saves, sessions, slots, snapshots, streams, turns
 from ..conversation.keys import message_id
 from ..conversation.merge import Loss, Rule, Version
 from ..conversation.record import NONE
@@ -19,7 +19,7 @@ from ..conversation.saves import Save
 from ..conversation.snapshots import Commit, Draft, Snapshot
 from ..drivers.base import ENTRIES_MOST, Key, Row
 from ..errors import Conflict, Duplicate, StoreError, UsageError
-from ..model import Message, State
+from ..model import Message, State, Stopped
 from ..storage.erasures import note_erasure
 from ..storage.records import erase_belongings
 from ..storage.store import PAGE, fresh_token
@@ -209,6 +209,41 @@ class Changes(Generic[State]):
         else:
             await self._store.erase(key, at=self._shared.clock())
         await erase_belongings(self._store, key, at=self._shared.clock())
+
+    async def stop(self, key: Key) -> Stopped:
+        """End the answer that the first unread message gets, or waits for, with what was said of it by now."""
+        self._shared.refuse_closed(key)
+        refuse_own_turn(key, "would end its own turn; have it return")
+        snapshot = await self._store.reload(key)
+        waiting = snapshots.unread_messages(snapshot)
+        if not waiting or (self._pauses.is_paused(snapshot) and streams.find_said(snapshot) is None):
+            return Stopped(False)
+        states = self._shared.states
+
+        def decide(there: Snapshot) -> Commit | None:
+            left = snapshots.unread_messages(there)
+            if not turns.has_same_place(snapshot, there) or not left or left[0].number != waiting[0].number:
+                return None
+            said = streams.find_said(there)
+            return streams.end_reply(
+                there,
+                turns.choose_batch(there, self._shared.policy),
+                said.content if said is not None else "",
+                "stopped",
+                self._shared.policy,
+                at=self._shared.clock(),
+                fresh=None if self._turns.on_missing else (states.fresh(), states.schema),
+                lease=there.row.lease,
+                out=self._turns.goes_out(there),
+            )
+
+        after, said = await self._shared.commit(snapshot, decide)
+        if not said:
+            return Stopped(False)
+        if after.row.lease is None and after.row.due_at is not None and after.row.due_at <= self._shared.clock():
+            self._sweeper.start_on(key)
+            self._notifier.tell_of_work()
+        return Stopped(True, said[0] if said[0].role == "assistant" else None)
 
     async def pause(self, tenant: str | None) -> None:
         """Silence the bot for a tenant, or for all."""

@@ -319,10 +319,29 @@ begin
 end
 $$;
 
--- Refuses to write where the library would: into a store that was moved, or emptied. Answers its epoch, which stays for this transaction.
-create function chatkeep.open_for_users() returns text language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+-- The store's epoch, unless its conversations are elsewhere: it was moved, is being filled by a move, or was emptied.
+create function chatkeep.epoch_here() returns text language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
     epoch text;
+    place text;
+begin
+    select m.value into epoch from chatkeep.meta m where m.name = 'epoch';
+    if epoch like 'moved:%' then
+        select chatkeep.json(c.body) ->> 'to' into place from chatkeep.conversation c where c.tenant = '~chatkeep' and c.id = 'move';
+        raise object_not_in_prerequisite_state using message = 'This store was moved. Nothing was touched.',
+            hint = 'Its conversations are now at ' || coalesce(place, 'another place') || '.';
+    elsif epoch like 'filling:%' then
+        raise object_not_in_prerequisite_state using message = 'This store is being filled by "chatkeep move". Nothing was touched.',
+            hint = 'Run the same move with --finish, then try again.';
+    elsif epoch is null then
+        raise object_not_in_prerequisite_state using message = 'This store was emptied by hand. Nothing was touched.';
+    end if;
+    return epoch;
+end
+$$;
+
+-- Makes ready for writing, as the library does; answers the epoch, which stays what it is until the end of the transaction.
+create function chatkeep.begin_act() returns text language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 begin
     if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
         raise invalid_transaction_state using message = 'chatkeep writes in READ COMMITTED transactions alone. Nothing was touched.';
@@ -331,11 +350,7 @@ begin
         perform set_config('synchronous_commit', 'on', true);
     end if;
     lock table chatkeep.conversation in row exclusive mode;
-    select m.value into epoch from chatkeep.meta m where m.name = 'epoch';
-    if epoch is null then
-        raise object_not_in_prerequisite_state using message = 'This store was emptied by hand. Nothing was touched.';
-    end if;
-    return epoch;
+    return chatkeep.epoch_here();
 end
 $$;
 
@@ -356,7 +371,7 @@ create function chatkeep.save_conversation(
     p_version bigint default null, p_checksum text default null
 ) returns jsonb language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 declare
-    epoch    text := chatkeep.open_for_users();
+    epoch    text := chatkeep.begin_act();
     v_tenant text := chatkeep.whose_tenant();
     now      float8 := extract(epoch from clock_timestamp());
     owners   text[];
@@ -497,7 +512,7 @@ $$;
 create function chatkeep.append_message(p_user_id text, p_conversation_id text, p_content jsonb, p_id text default null)
 returns jsonb language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 declare
-    epoch    text := chatkeep.open_for_users();
+    epoch    text := chatkeep.begin_act();
     v_tenant text := chatkeep.whose_tenant();
     now      float8 := extract(epoch from clock_timestamp());
     id       text := coalesce(p_id, gen_random_uuid()::text);
@@ -531,11 +546,12 @@ create function chatkeep.load_conversations(p_user_id text, p_limit int default 
 returns table (
     id text, title text, version bigint, checksum text, created_at timestamptz, updated_at timestamptz, archived boolean, pinned boolean,
     head bigint, seen bigint, state jsonb, messages jsonb
-) language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+) language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 declare
     v_tenant text := chatkeep.whose_tenant();
 begin
+    perform chatkeep.epoch_here();
     perform chatkeep.refuse_others(p_user_id);
     perform chatkeep.acting_user(v_tenant, p_user_id);
     return query
@@ -609,4 +625,4 @@ create policy own on chatkeep.entry for select
 
 revoke execute on function chatkeep.save_conversation, chatkeep.append_message, chatkeep.load_conversations from public;
 
-update chatkeep.meta set value = '6' where name = 'schema';
+update chatkeep.meta set value = '7' where name = 'schema';
