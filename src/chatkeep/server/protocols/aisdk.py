@@ -238,8 +238,11 @@ class Chunks:
         self._number = number
         self._begun = False
 
-    def write(self, step: Step) -> Iterator[bytes]:
+    async def write(self, step: Step) -> bytes:
         """Return the chunks of one step."""
+        return b"".join(self._chunks(step))
+
+    def _chunks(self, step: Step) -> Iterator[bytes]:
         if not (self._begun or step is None):
             # A page makes an empty message of a `start` with an id, so there is one only where something follows.
             self._begun = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -20,7 +20,7 @@ from .entrance import Caller
 
 log = logging.getLogger("chatkeep.server")
 
-Writer = Callable[[Step], Iterable[bytes]]
+Writer = Callable[[Step], Awaitable[bytes]]
 """Makes the bytes that a protocol has for one step."""
 
 
@@ -47,7 +47,7 @@ class SSE(Response):
         answer: AnswerStream,
         write: Writer,
         *,
-        first: Iterable[bytes] = (),
+        first: bytes = b"",
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(media_type="text/event-stream")
@@ -88,9 +88,9 @@ class SSE(Response):
     async def _talk(self, send: Send) -> None:
         try:
             await sent(send, {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await self._say(send, b"".join(self._first))
+            await self._say(send, self._first)
             async for step in self._answer.steps():
-                await self._say(send, BEAT if step is None else b"".join(self._write(step)))
+                await self._say(send, BEAT if step is None else await self._write(step))
             await sent(send, {"type": "http.response.body", "body": b"", "more_body": False})
         except TimeoutError:
             log.info("An answer's stream was cut off: its client took nothing for %g s.", SLOW_S)
