@@ -129,6 +129,14 @@ export class Chat extends EventTarget {
     return this.more;
   }
 
+  async stop() {
+    return this.#json("/stop", { method: "POST" });
+  }
+
+  async answering() {
+    return this.#json("/answering");
+  }
+
   async share(options = {}) {
     if (!this.#me.id) throw new Error("There is nothing to share yet: send a message first.");
     const { share } = await this.#json("/shares", { method: "POST", body: { scopes: this.#me.scopes.filter((scope) => scope !== "share"), ...options } });

@@ -27,6 +27,8 @@ from .errors import (
     UsageError,
 )
 from .model import (
+    Answering,
+    AnsweringStatus,
     Content,
     Conversation,
     DeadLetter,
@@ -35,17 +37,21 @@ from .model import (
     Event,
     Message,
     Part,
+    PartSaid,
     Receipt,
     Redacted,
     Role,
     StateChanged,
     Status,
+    Stopped,
     Typing,
 )
 from .settings import Duration, Flags, OnOutage, Options, Overlap, Settings
 from .tenant import Tenant, Unread
 
 __all__ = [
+    "Answering",
+    "AnsweringStatus",
     "Arrival",
     "BadKey",
     "BadMessage",
@@ -77,6 +83,7 @@ __all__ = [
     "Overlap",
     "Overloaded",
     "Part",
+    "PartSaid",
     "Receipt",
     "Redacted",
     "Replaced",
@@ -86,6 +93,7 @@ __all__ = [
     "StateChanged",
     "Statistics",
     "Status",
+    "Stopped",
     "StoreError",
     "Tenant",
     "TooLarge",

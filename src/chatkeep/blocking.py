@@ -46,6 +46,8 @@ class _BlockingSurface(Generic[State]):
     dismiss = blocking(Surface.dismiss)
     deliveries = blocking(Surface.deliveries)
     resend = blocking(Surface.resend)
+    stop = blocking(Surface.stop)
+    answering = blocking(Surface.answering)
     pause = blocking(Surface.pause)
     resume = blocking(Surface.resume)
 

@@ -20,7 +20,8 @@ from msgspec import Struct
 from .conversation.snapshots import Policy
 from .errors import Misconfigured
 
-Overlap = Literal["queue", "debounce", "burst", "drop"]
+Overlap = Literal["queue", "debounce", "burst", "interrupt", "drop"]
+Interrupted = Literal["continue", "close"]
 OnOutage = Literal["refuse", "read", "journal"]
 OnReplaced = Literal["refuse", "reopen"]
 Outside = Literal["merge", "rerun"]
@@ -143,7 +144,13 @@ class Settings(Struct, frozen=True, kw_only=True):
         queue     each gets a turn of its own, in order
         burst     the first is answered at once; what comes meanwhile is answered together in the next turn
         debounce  waits until the user has been quiet for `quiet`, at most `max_wait`, then answers all together
+        interrupt what comes ends the running turn: what was said of its reply stays, as by `stop`; where nothing was said yet,
+                  all is answered together
         drop      what comes meanwhile is kept and shown, and not answered
+    interrupted: what becomes of a streamed reply of which something was shown when its handler failed, or its process died:
+        continue  the handler runs again and goes on from `turn.said`; one that does not look at that before it says something
+                  has its reply ended as with close
+        close     the reply ends with what was shown, and metadata "interrupted"; no handler is run for it again
     outside: what happens to a turn whose state was changed from outside while its handler ran (`change`, a slot saved on a page):
         merge     different members were changed: both changes are kept, and the replies; the same member: as rerun
         rerun     the turn is thrown away and the handler runs again on what is there now
@@ -175,6 +182,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     history: int = 20
     history_bytes: int | None = None
     overlap: Overlap = "queue"
+    interrupted: Interrupted = "continue"
     quiet: Duration = "1.5s"
     max_wait: Duration = "10s"
     outside: Outside = "merge"
@@ -231,6 +239,7 @@ class Options(TypedDict, total=False):
     history: int
     history_bytes: int | None
     overlap: Overlap
+    interrupted: Interrupted
     quiet: Duration
     max_wait: Duration
     outside: Outside
@@ -288,6 +297,7 @@ DURATIONS = (
 NEVER_ZERO = ("retention", "forget_after", "forget_visitors", "turn_timeout", "poll", "max_wait")
 CHOICES = {
     "overlap": get_args(Overlap),
+    "interrupted": get_args(Interrupted),
     "on_outage": get_args(OnOutage),
     "on_replaced": get_args(OnReplaced),
     "outside": get_args(Outside),

@@ -13,10 +13,21 @@ from .conversation.sessions import is_session_over
 from .conversation.snapshots import Snapshot, copy_messages, is_outbound, unread_messages
 from .drivers.base import Index, Key, Row
 from .engine.engine import Engine
-from .engine.outcomes import page_dead_letters, read_dead_letters, read_replays
+from .engine.outcomes import page_dead_letters, read_answering, read_dead_letters, read_replays
 from .engine.watch import Watch
 from .errors import BadMessage, Corrupt, OtherOwner, Replaced, Unavailable, Unsupported, UsageError
-from .model import Content, Conversation, DeadLetter, Event, Message, Receipt, Role, State
+from .model import (
+    Answering,
+    Content,
+    Conversation,
+    DeadLetter,
+    Event,
+    Message,
+    Receipt,
+    Role,
+    State,
+    Stopped,
+)
 from .settings import Flag
 
 PAGE = 100
@@ -207,10 +218,10 @@ class Surface(Generic[State]):
         Return what happens in a conversation, as it happens, on whichever instance: `async for event in keep.events("ada")`.
 
         Promised: every `Message` of the log but chatkeep's own notes, in order, each once, from number *after* on (None:
-        what comes from now on), also after outages of the store. `StateChanged` when the state is another. `Typing` and
-        `Delta` show a turn that runs and are kept nowhere: pieces of a streamed reply may begin again at 0, and the
-        message that follows replaces them. Other instances' pieces are seen only on stores that announce changes. Ends
-        with `Erased`, or when this Chatkeep is closed.
+        what comes from now on), also after outages of the store. `StateChanged` when the state is another, before the reply
+        that it was recorded with. `Typing` shows that a turn runs; `Delta` and `PartSaid` are pieces of a streamed reply, from its
+        beginning on, each once: they are shown when they are durable, and the reply that is recorded, under the id that they name,
+        begins with them, whoever dies meanwhile. Ends with `Erased`, or when this Chatkeep is closed.
         """
         async with Watch(self._engine.live, self._key(conversation), after) as watch:
             while (events := await watch.next(WAIT_S)) is not None:
@@ -393,6 +404,25 @@ class Surface(Generic[State]):
                 f"{conversation}: message {number} is no reply in its log; nothing was sent. The list of its deliveries has the numbers."
             )
         await self._opened.changes.resend(key, number)
+
+    async def stop(self, conversation: str) -> Stopped:
+        """
+        End the reply that is being made, whichever instance makes it.
+
+        What was said of a streamed reply by then is recorded as the reply, with `metadata["stopped"]`; nobody has seen more of it.
+        Where nothing was said yet, the message is passed over (status "dropped"). Durable when this returns: the handler is cancelled
+        right after, wherever it runs, and nothing that it does has an effect any more; a plain function in a thread runs to its end
+        in vain. A message that waits for its turn, or for another try, is stopped like one that is answered; messages behind it are
+        answered. Nothing is changed where nothing waits; a call of `receive` that answers before the message is in the log
+        (`quick`) is over before anybody could stop it.
+        """
+        return await self._opened.changes.stop(self._key(conversation))
+
+    async def answering(self, conversation: str) -> Answering:
+        """Return whether somebody answers in a conversation now, on whichever instance: see `Answering`. Asks the store."""
+        engine, key = self._opened, self._key(conversation)
+        here = key in engine.workers.by_key
+        return await read_answering(engine.store, key, pauses=engine.pauses, leases=engine.leases, here=here)
 
     async def pause(self, conversation: str | None = None) -> None:
         """

@@ -70,6 +70,7 @@ for command in (
     conversations.dead,
     conversations.replay,
     conversations.dismiss,
+    conversations.stop,
     conversations.pause,
     conversations.resume,
     switches.paused,

@@ -8,7 +8,7 @@ async with Client("https://chat.example", token="ck_c_...") as client:
 """
 
 from ..errors import KeyReused
-from ..model import Delta, Typing
+from ..model import Answering, Delta, PartSaid, Stopped, Typing
 from .blocking import SyncChat, SyncClient, SyncSlot
 from .chat import Chat, Client, Slot
 from .events import Ended, Event, MessageEvent, StateEvent
@@ -16,6 +16,7 @@ from .refusals import Forbidden, NotFound, PreconditionFailed, Unauthorized
 from .values import Conversation, Created, Credential, Me, Pending, Queued, Receipt, Redeemed, Share, Token
 
 __all__ = [
+    "Answering",
     "Chat",
     "Client",
     "Conversation",
@@ -29,6 +30,7 @@ __all__ = [
     "Me",
     "MessageEvent",
     "NotFound",
+    "PartSaid",
     "Pending",
     "PreconditionFailed",
     "Queued",
@@ -37,6 +39,7 @@ __all__ = [
     "Share",
     "Slot",
     "StateEvent",
+    "Stopped",
     "SyncChat",
     "SyncClient",
     "SyncSlot",

@@ -48,6 +48,8 @@ class SyncChat:
     change = blocking(Chat.change)
     patch = blocking(Chat.patch)
     clear = blocking(Chat.clear)
+    stop = blocking(Chat.stop)
+    answering = blocking(Chat.answering)
     erase = blocking(Chat.erase)
     issue = blocking(Chat.issue)
     tokens = blocking(Chat.tokens)

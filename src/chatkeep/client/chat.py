@@ -16,7 +16,7 @@ from msgspec import UNSET, Struct
 
 from ..conversation.keys import key_for
 from ..errors import HandlerFailed, UsageError
-from ..model import Content, Message
+from ..model import Answering, Content, Message, Stopped
 from ..settings import Duration
 from .events import Event, follow
 from .link import Answer, Link, encode, pause
@@ -230,6 +230,14 @@ class Chat:
     def slot(self, name: str) -> Slot:
         """Return a handle on one member of the state."""
         return Slot(self._link, self.id, f"{self._path}/state", name)
+
+    async def stop(self) -> Stopped:
+        """End the reply that is being made, and keep what was said of it; what it says is in the log when this returns."""
+        return (await self._link.ask("POST", f"{self._path}/stop", about=self.id)).to(Stopped)
+
+    async def answering(self) -> Answering:
+        """Return whether somebody answers now, on whichever instance."""
+        return (await self._link.ask("GET", f"{self._path}/answering", about=self.id)).to(Answering)
 
     async def erase(self) -> None:
         """Remove the conversation, its state, its tokens and shares. There is no way back."""

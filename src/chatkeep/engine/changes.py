@@ -11,13 +11,13 @@ from typing import Generic
 
 from msgspec import Raw, structs
 
-from ..conversation import commits, dead_letters, redaction, sessions, snapshots
+from ..conversation import commits, dead_letters, redaction, sessions, snapshots, streams, turns
 from ..conversation.keys import message_id
 from ..conversation.record import NONE
 from ..conversation.snapshots import Commit, Snapshot
 from ..drivers.base import Key
 from ..errors import StoreError, UsageError
-from ..model import Message, State
+from ..model import Message, State, Stopped
 from ..storage.records import erase_belongings
 from ..storage.store import PAGE, fresh_token
 from .journal import Journal
@@ -122,6 +122,41 @@ class Changes(Generic[State]):
             await self._journal.spool.erase(key)
         await self._store.erase(key, at=self._shared.clock())
         await erase_belongings(self._store, key, at=self._shared.clock())
+
+    async def stop(self, key: Key) -> Stopped:
+        """End the answer that the first unread message gets, or waits for, with what was said of it by now."""
+        self._shared.refuse_closed(key)
+        refuse_own_turn(key, "would end its own turn; have it return")
+        snapshot = await self._store.reload(key)
+        waiting = snapshots.unread_messages(snapshot)
+        if not waiting or (self._pauses.is_paused(snapshot) and streams.find_said(snapshot) is None):
+            return Stopped(False)
+        states = self._shared.states
+
+        def decide(there: Snapshot) -> Commit | None:
+            left = snapshots.unread_messages(there)
+            if not turns.has_same_place(snapshot, there) or not left or left[0].number != waiting[0].number:
+                return None
+            said = streams.find_said(there)
+            return streams.end_reply(
+                there,
+                turns.choose_batch(there, self._shared.policy),
+                said.content if said is not None else "",
+                "stopped",
+                self._shared.policy,
+                at=self._shared.clock(),
+                fresh=None if self._turns.on_missing else (states.fresh(), states.schema),
+                lease=there.row.lease,
+                out=self._turns.goes_out(there),
+            )
+
+        after, said = await self._shared.commit(snapshot, decide)
+        if not said:
+            return Stopped(False)
+        if after.row.lease is None and after.row.due_at is not None and after.row.due_at <= self._shared.clock():
+            self._sweeper.start_on(key)
+            self._notifier.tell_of_work()
+        return Stopped(True, said[0] if said[0].role == "assistant" else None)
 
     async def pause(self, tenant: str | None) -> None:
         """Silence the bot for a tenant, or for all."""

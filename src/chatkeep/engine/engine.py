@@ -69,7 +69,7 @@ class Engine(Generic[State]):
         )
         self.pauses = pauses = Pauses(store, shared.policy, clock)
         self.runner = runner = Runner(settings.concurrency, seconds(settings.turn_timeout), self._count_abandoned)
-        self.turns = turns = TurnProcessor(shared, runner, takes=sender.takes, say=self.live.say)
+        self.turns = turns = TurnProcessor(shared, runner, takes=sender.takes)
         loop = WorkLoop(
             shared,
             turns=turns,
@@ -78,7 +78,6 @@ class Engine(Generic[State]):
             sender=sender,
             pauses=pauses,
             notifier=notifier,
-            live=self.live,
             housekeeper=Housekeeper(shared, leases=leases, sender=sender, pauses=pauses),
         )
         self.workers = workers = Workers(shared, runner=runner, leases=leases, loop=loop)
@@ -254,6 +253,9 @@ class Engine(Generic[State]):
     def _changed_here(self, key: Key) -> None:
         self.notifier.tell(key)
         self.live.note_change(key, here=True)
+        worker = self.workers.by_key.get(key)
+        if worker is not None and worker.turn is not None:
+            worker.turn.look(self.store.cached(key))
 
     def _changed_elsewhere(self, key: Key) -> None:
         """Another instance has written to *key*: what is cached is old, and what somebody here waits for may be there."""
@@ -263,6 +265,8 @@ class Engine(Generic[State]):
         else:
             worker.warm = False
             worker.wake.set()
+            if worker.turn is not None:
+                worker.turn.look_again()
         self.live.note_change(key, here=False)
 
     def _hear_of_work(self) -> None:

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import errors
 from ..app import Chatkeep, core_of
-from . import api, audit, operators, switches, tokens, wire
+from . import api, audit, operators, running, switches, tokens, wire
 from .access import VISITOR_SCOPES, Access, allows
 from .audit import Trail
 from .events import Events, Streams
@@ -90,6 +90,7 @@ ROUTES: list[BaseRoute] = [
     *tokens.ROUTES,
     *operators.ROUTES,
     *switches.ROUTES,
+    *running.ROUTES,
     *audit.ROUTES,
     wire.RawRoute("/v1/conversations", api.Conversations),
     wire.RawRoute("/v1/conversations/{id}", api.Conversation),

@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 from ..app import core_of
 from ..engine.watch import Watch
 from ..errors import StoreError
-from ..model import Delta, Erased, Event, Message, Redacted, StateChanged, Typing
+from ..model import Delta, Erased, Event, Message, PartSaid, Redacted, StateChanged, Typing
 from . import answers, api, state, wire
 from .access import access_of, allows, conversation_asked, keep_of, principal_of
 
@@ -187,6 +187,8 @@ def written(events: Iterable[Event], shows: Callable[[Raw], Any] | None, secret:
             yield _event("typing", event)
         elif isinstance(event, Delta):
             yield _event("piece", event)
+        elif isinstance(event, PartSaid):
+            yield _event("part", event)
         elif isinstance(event, Redacted):
             yield _event("redacted", event)
         elif isinstance(event, StateChanged) and shows is not None:

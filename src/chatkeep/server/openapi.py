@@ -125,6 +125,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         answers_with="text/event-stream",
         refuses=READ,
     ),
+    (f"{ONE}/answering", "get"): Operation(gives={200: answers.Answering}, refuses=READ),
+    (f"{ONE}/stop", "post"): Operation(gives={200: answers.Stopped}, refuses=WRITE),
     (f"{ONE}/tokens", "post"): Operation(
         takes=tokens.NewToken, needed=False, gives={201: answers.Credential}, refuses=WRITE
     ),
