@@ -18,12 +18,16 @@ from .stores import FAST
 
 
 class Bot:
-    """Says `Hello there, ` and the message in three pieces; each waits until it is let go on. It knows what it was asked."""
+    """Says `Hello there, ` and the message in three pieces, the second when it is let go on. It knows what it was asked.
 
-    def __init__(self, url: str = "memory://", **options: Any) -> None:
+    *goes_on*: when it has failed in the middle, it goes on with its answer; else the answer ends there.
+    """
+
+    def __init__(self, url: str = "memory://", *, goes_on: bool = False, **options: Any) -> None:
+        self.goes_on = goes_on
         self.keep: Chatkeep[Any] = Chatkeep(url, **(FAST | options))
         self.asked: list[str] = []
-        self.faults = 0
+        self.faults = self.faults_at_once = 0
         self.goes = asyncio.Event()
         self.goes.set()
         self.said = 0
@@ -35,10 +39,14 @@ class Bot:
         turn.state["count"] = turn.state.get("count", 0) + 1
         if turn.text == "ask":
             turn.reply({"type": "interrupt", "id": "i1", "reason": "approval", "message": "Really?"})
+        if self.faults_at_once:
+            self.faults_at_once -= 1
+            raise RuntimeError("the model is away")
         if turn.message.role == "event":
             yield json.dumps(turn.message.content)
             return
-        yield "Hello "
+        if not (self.goes_on and turn.said):
+            yield "Hello "
         self.said = 1
         await self.goes.wait()
         if self.faults:

@@ -144,7 +144,7 @@ async def test_what_a_page_can_press(script: str) -> None:
         await shows(page, "ada", "Hello there, ada")
         await page.evaluate("() => { chat.sendMessage({ text: 'bob', messageId: chat.messages[0].id }); }")
         await shows(page, "bob", "Hello there, bob")
-        bot.faults = 1
+        bot.faults_at_once = 1
         await send(page, "eve")
         await page.wait_for_function("() => document.querySelector('#error').textContent.includes('could not answer')")
         await page.evaluate("() => { chat.regenerate(); }")

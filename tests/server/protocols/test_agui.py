@@ -93,7 +93,7 @@ async def test_a_run_ends_where_no_answer_comes() -> None:
     """Paused: as one that has finished. Set aside: by an error."""
     bot = Bot(attempts=1)
     async with mounted(bot, agui.routes(bot.keep)) as client:
-        bot.faults = 1
+        bot.faults_at_once = 1
         async with streamed(client, "POST", "/agui", run_of(said("ada", "u1"))) as answer:
             failed = await answer.rest()
         await bot.keep.pause("t1")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from chatkeep import Chatkeep, Turn
 from chatkeep.server.protocols import aisdk
 
 from ...support.protocols import Bot, mounted, streamed
 from ...support.serving import Client, served
+from ...support.stores import FAST
 from ...support.waiting import until
 
 V1 = "x-vercel-ai-ui-message-stream"
@@ -122,9 +125,10 @@ async def test_a_paused_bot_leaves_no_page_waiting() -> None:
     assert "messageId" not in chunks[0], "the page would show an empty message"
 
 
-async def test_a_failed_try_is_another_block() -> None:
-    """What was shown cannot be taken back; the recorded answer follows whole."""
-    bot = Bot()
+@pytest.mark.parametrize("goes_on", [True, False])
+async def test_what_was_shown_before_a_failure_stays(goes_on: bool) -> None:
+    """The next try goes on from there, in the same text; or the answer ends there, and says so."""
+    bot = Bot(goes_on=goes_on)
     bot.faults = 1
     async with mounted(bot, aisdk.routes(bot.keep)) as client:
         bot.goes.clear()
@@ -134,16 +138,67 @@ async def test_a_failed_try_is_another_block() -> None:
             chunks += await answer.rest()
         history = (await client.ask("GET", "/api/chat/c1")).json
 
-    assert ["m1", "m1"] == bot.asked
-    assert 2 == len([chunk for chunk in chunks[:-1] if chunk["type"] == "text-start"])
-    assert "Hello there, ada" == text_of(chunks)
-    assert ["Hello there, ada"] == [part["text"] for part in history[1]["parts"]]
+    said = "Hello there, ada" if goes_on else "Hello "
+    assert 1 == len([chunk for chunk in chunks[:-1] if chunk["type"] == "text-start"])
+    assert said == text_of(chunks) == history[1]["parts"][0]["text"]
+    assert goes_on == ("interrupted" not in history[1]["metadata"])
+
+
+async def test_an_answer_is_stopped_from_another_tab() -> None:
+    """What was said stays, on both pages and in the history, and is marked."""
+    bot = Bot()
+    async with mounted(bot, aisdk.routes(bot.keep)) as client:
+        bot.goes.clear()
+        async with streamed(client, "POST", "/api/chat", body("ada", "m1")) as answer:
+            chunks = [await answer.next() for _ in range(3)]
+            stopped = await client.ask("POST", "/api/chat/c1/stop")
+            chunks += await answer.rest()
+        history = (await client.ask("GET", "/api/chat/c1")).json
+        bot.goes.set()
+
+    assert (204, "abort") == (stopped.status, chunks[-2]["type"])
+    assert "Hello " == text_of(chunks) == history[1]["parts"][0]["text"]
+    assert history[1]["metadata"]["stopped"]
+
+
+async def test_parts_have_the_sdks_names() -> None:
+    """As they are shown, and in the history; what the SDK has no name for is a data part."""
+    keep: Chatkeep[Any] = Chatkeep("memory://", **FAST)
+
+    @keep.on_message
+    async def agent(turn: Turn[Any]) -> AsyncIterator[str | dict[str, Any]]:
+        yield {"type": "reasoning", "reasoning": "Hm"}
+        yield {"type": "reasoning", "reasoning": "m."}
+        yield {"type": "tool_call", "id": "c1", "name": "weather", "arguments": {"city": "Graz"}}
+        yield {"type": "tool_result", "id": "c1", "name": "weather", "result": {"celsius": 21}}
+        yield "21 "
+        await time_passes(0.2)  # (pieces are recorded meanwhile)
+        yield "degrees"
+        yield {"type": "source", "url": "https://example.com/", "title": "Weather"}
+        yield {"type": "file", "url": "https://example.com/a.png", "media_type": "image/png"}
+        yield {"type": "map", "at": [1, 2]}
+
+    bot = Bot()
+    bot.keep = keep
+    async with mounted(bot, aisdk.routes(keep)) as client:
+        chunks, again = await say(client, "ada", "m1"), await say(client, "ada", "m1")
+        history = (await client.ask("GET", "/api/chat/c1")).json
+
+    kinds = [chunk["type"] for chunk in chunks[:-1] if not chunk["type"].endswith("-delta")]
+    assert (
+        "start reasoning-start reasoning-end tool-input-available tool-output-available text-start text-end source-url file "
+        "data-map message-metadata finish"
+    ).split() == kinds
+    assert "21 degrees" == text_of(chunks) == text_of(again)
+    assert {"celsius": 21} == next(one for one in chunks if one["type"] == "tool-output-available")["output"]
+    assert "reasoning dynamic-tool text source-url file data-map".split() == [part["type"] for part in history[1]["parts"]]
+    assert ("Hmm.", "output-available") == (history[1]["parts"][0]["text"], history[1]["parts"][1]["state"])
 
 
 async def test_who_gets_no_answer_is_told() -> None:
     """A message that is set aside ends in an error; pressing "try again" has it answered."""
     bot = Bot(attempts=1)
-    bot.faults = 1
+    bot.faults_at_once = 1
     async with mounted(bot, aisdk.routes(bot.keep)) as client:
         failed = await say(client, "ada", "m1")
         again = await say(client, "ada", "m1", trigger="regenerate-message")

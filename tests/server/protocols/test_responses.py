@@ -116,7 +116,7 @@ async def test_no_client_waits_for_a_bot_that_is_paused() -> None:
     """The response is queued; a stream ends incomplete. A message that is set aside has failed."""
     bot = Bot(attempts=1)
     async with mounted(bot, responses.routes(bot.keep)) as client, official(client.port) as openai:
-        bot.faults = 1
+        bot.faults_at_once = 1
         failed = await openai.responses.create(model="bot", input="ada", conversation="c1")
         await bot.keep.pause("c1")
         queued = await openai.responses.create(model="bot", input="ada", conversation="c1")

@@ -27,19 +27,21 @@ from ...model import Content, Message, Part
 from .. import api, wire
 from .answer_stream import (
     AnswerStream,
+    BlockBegan,
+    BlockEnded,
+    BlockGrew,
     Ended,
     PartShown,
     Step,
-    TextBegan,
-    TextEnded,
-    TextGrew,
     is_text,
     parts_of,
+    tool_in,
 )
 from .entrance import Authorize, Caller, Entrance, Refusal, id_in
 from .sse import SSE, event
 
 PATH = "/agui"
+NAMES = {"text": "TEXT_MESSAGE", "reasoning": "REASONING_MESSAGE"}
 MEDIA = {"image": "image", "audio": "audio", "video": "video", "document": "file"}
 
 SAID = {
@@ -104,8 +106,8 @@ async def take(caller: Caller, body: dict[str, Any]) -> int | None:
     if role == "user":
         return (await caller.tenant.accept(caller.conversation, content_of(last), id=id_in(last, "id"))).number
     if role == "tool":  # the page has run a tool: its result is an event of the conversation
-        part = {"type": "tool-result", "tool_call_id": last.get("toolCallId")}
-        part |= {"error": last["error"]} if last.get("error") else {"output": last.get("content")}
+        part = {"type": "tool_result", "id": last.get("toolCallId")}
+        part |= {"error": last["error"]} if last.get("error") else {"result": last.get("content")}
         return (await caller.tenant.accept(caller.conversation, [part], id=str(id), role="event")).number
     return None
 
@@ -166,12 +168,17 @@ class Events:
     async def write(self, step: Step) -> bytes:
         """Return the events of one step."""
         match step:
-            case TextBegan(block=block):
-                return event({"type": "TEXT_MESSAGE_START", "messageId": self._id(block), "role": "assistant"})
-            case TextGrew(block=block, text=text):
-                return event({"type": "TEXT_MESSAGE_CONTENT", "messageId": self._id(block), "delta": text})
-            case TextEnded(block=block):
-                return event({"type": "TEXT_MESSAGE_END", "messageId": self._id(block)})
+            case BlockBegan(block=block, kind=kind):
+                named = {"messageId": self._id(block)}
+                opens = b"" if kind == "text" else event({"type": "REASONING_START", **named})
+                role = "assistant" if kind == "text" else kind
+                return opens + event({"type": f"{NAMES[kind]}_START", **named, "role": role})
+            case BlockGrew(block=block, kind=kind, text=text):
+                return event({"type": f"{NAMES[kind]}_CONTENT", "messageId": self._id(block), "delta": text})
+            case BlockEnded(block=block, kind=kind):
+                named = {"messageId": self._id(block)}
+                closes = b"" if kind == "text" else event({"type": "REASONING_END", **named})
+                return event({"type": f"{NAMES[kind]}_END", **named}) + closes
             case PartShown(block=block, part=part):
                 return b"".join(event(told) for told in self._part(part, block))
             case Ended():
@@ -187,24 +194,16 @@ class Events:
         return f"answer-{self._number}.{block}"
 
     def _part(self, part: Part, block: int) -> Iterator[dict[str, Any]]:
-        id, kind = self._id(block), str(part.get("type"))
-        call = str(part.get("tool_call_id", part.get("id", id)))
-        if kind == "reasoning" and isinstance(part.get("text"), str):
-            yield {"type": "REASONING_START", "messageId": id}
-            yield {"type": "REASONING_MESSAGE_START", "messageId": id, "role": "reasoning"}
-            yield {"type": "REASONING_MESSAGE_CONTENT", "messageId": id, "delta": part["text"]}
-            yield {"type": "REASONING_MESSAGE_END", "messageId": id}
-            yield {"type": "REASONING_END", "messageId": id}
-        elif kind == "tool-call":
-            yield {"type": "TOOL_CALL_START", "toolCallId": call, "toolCallName": str(part.get("name"))}
-            yield {"type": "TOOL_CALL_ARGS", "toolCallId": call, "delta": json.dumps(part.get("input"))}
+        id, tool = self._id(block), tool_in(part)
+        if tool is not None and tool.called:
+            call = tool.id or id
+            yield {"type": "TOOL_CALL_START", "toolCallId": call, "toolCallName": tool.name}
+            yield {"type": "TOOL_CALL_ARGS", "toolCallId": call, "delta": tool.text}
             yield {"type": "TOOL_CALL_END", "toolCallId": call}
-        elif kind == "tool-result":
-            output = part.get("error", part.get("output"))
-            said = output if isinstance(output, str) else json.dumps(output)
-            yield {"type": "TOOL_CALL_RESULT", "messageId": id, "toolCallId": call, "content": said}
-        elif kind != "interrupt":
-            yield {"type": "CUSTOM", "name": kind, "value": part}
+        elif tool is not None:
+            yield {"type": "TOOL_CALL_RESULT", "messageId": id, "toolCallId": tool.id, "content": tool.text}
+        elif part.get("type") != "interrupt":
+            yield {"type": "CUSTOM", "name": str(part.get("type")), "value": part}
 
     async def _end(self, ended: Ended) -> bytes:
         if ended.status in SAID and not ended.replies:
@@ -213,7 +212,7 @@ class Events:
         interrupts = list(interrupts_of(ended.replies))
         if interrupts:
             return told + self._finished("interrupt", interrupts=interrupts)
-        if ended.status == "dropped":
+        if ended.status == "dropped" or any("stopped" in reply.metadata for reply in ended.replies):
             return told + self._finished("cancelled")
         return told + self._finished("success", result={"status": ended.status})
 
@@ -264,29 +263,18 @@ def messages_of(message: Message) -> Iterator[dict[str, Any]]:
         content = message.content if isinstance(message.content, str) else [user_part(part) for part in parts]
         yield {"id": message.id, "role": "user", "content": content}
         return
-    calls = [part for part in parts if part.get("type") == "tool-call"]
+    tools = [tool for part in parts if (tool := tool_in(part)) is not None]
     told: dict[str, Any] = {"id": message.id, "role": "assistant", "content": message.text}
-    if calls:
+    if calls := [tool for tool in tools if tool.called]:
         told["toolCalls"] = [
-            {
-                "id": str(part.get("tool_call_id", part.get("id"))),
-                "type": "function",
-                "function": {"name": str(part.get("name")), "arguments": json.dumps(part.get("input"))},
-            }
-            for part in calls
+            {"id": tool.id, "type": "function", "function": {"name": tool.name, "arguments": tool.text}}
+            for tool in calls
         ]
     if told["content"] or calls:  # else it only asked, or has parts that the protocol has no name for
         yield told
-    for place, part in enumerate(parts):
-        if part.get("type") == "tool-result":
-            output = part.get("error", part.get("output"))
-            said = output if isinstance(output, str) else json.dumps(output)
-            yield {
-                "id": f"{message.id}.{place}",
-                "role": "tool",
-                "toolCallId": str(part.get("tool_call_id")),
-                "content": said,
-            }
+    for tool in tools:
+        if not tool.called:
+            yield {"id": f"{message.id}.{tool.id}", "role": "tool", "toolCallId": tool.id, "content": tool.text}
 
 
 def user_part(part: Part) -> Part:

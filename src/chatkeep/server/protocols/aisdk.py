@@ -14,7 +14,7 @@ regenerated answer, and a message that was edited, are new messages in the log; 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,16 +29,20 @@ from ...errors import KeyReused
 from ...model import ASKING, Content, Message, Part, Receipt
 from ...tenant import Tenant
 from .. import api, wire
+from ..access import unauthorized
 from .answer_stream import (
     AnswerStream,
+    BlockBegan,
+    BlockEnded,
+    BlockGrew,
     Ended,
     PartShown,
     Step,
-    TextBegan,
-    TextEnded,
-    TextGrew,
+    Tool,
+    growing,
     is_text,
     parts_of,
+    tool_in,
 )
 from .entrance import Authorize, Caller, Entrance, Refusal, id_in
 from .sse import SSE, event
@@ -84,6 +88,15 @@ def routes(keep: Chatkeep[Any], *, path: str = PATH, authorize: Authorize | None
         number = None if caller.stranger else await find_unanswered(entrance, caller)
         return Response(status_code=204) if number is None else stream(request, caller, number)
 
+    @entrance.guards("send")
+    async def stop(request: Request) -> Response:
+        """End the answer that is being made; what was said of it stays."""
+        caller = await entrance.admit(request, request.path_params["id"])
+        if caller.stranger:
+            raise unauthorized()
+        await caller.tenant.stop(caller.conversation)
+        return Response(status_code=204)
+
     @entrance.guards("read")
     async def history(request: Request) -> Response:
         """Return the last messages, as UI messages."""
@@ -99,6 +112,7 @@ def routes(keep: Chatkeep[Any], *, path: str = PATH, authorize: Authorize | None
     return [
         wire.RawRoute(path, post, methods=["POST"]),
         wire.RawRoute(path + "/{id}/stream", resume, methods=["GET"]),
+        wire.RawRoute(path + "/{id}/stop", stop, methods=["POST"]),
         wire.RawRoute(path + "/{id}", history, methods=["GET"]),
     ]
 
@@ -197,9 +211,9 @@ def part_from(part: Part) -> Part | None:
         return kept | ({"filename": part["filename"]} if part.get("filename") else {})
     if isinstance(kind, str) and (kind.startswith("tool-") or kind == "dynamic-tool"):
         name = part.get("toolName") or kind.removeprefix("tool-")
-        kept = {"type": "tool-result", "tool_call_id": part.get("toolCallId"), "name": name}
+        kept = {"type": "tool_result", "id": part.get("toolCallId"), "name": name}
         if part.get("state") == "output-available":
-            return kept | {"output": part.get("output")}
+            return kept | {"result": part.get("output")}
         if part.get("state") == "output-error":
             return kept | {"error": part.get("errorText")}
         if part.get("state") == "approval-responded":
@@ -212,15 +226,12 @@ def part_from(part: Part) -> Part | None:
 
 async def find_unanswered(entrance: Entrance, caller: Caller) -> int | None:
     """Return the number of the last message that a bot is still to answer; None when there is none, or the bot is silent."""
-    found = await caller.tenant.conversation(caller.conversation, messages=wire.PAGE_MOST)
-    if found is None or not found.unread or found.paused:
+    answering = await caller.tenant.answering(caller.conversation)
+    if answering.status not in ("running", "waiting"):
         return None
-    for message in reversed(found.messages):
-        if message.role not in ASKING:
-            continue
-        outcome = await entrance.core.find_outcome(found.tenant, found.id, message.number)
-        return message.number if outcome is not None and outcome.status == "accepted" else None
-    return None
+    log = caller.tenant.history(caller.conversation, before=wire.NEWEST, limit=api.FIRST_READ)
+    asking = [message.number async for message in log if message.role in ASKING and not message.redacted]
+    return max([answering.number, *asking])
 
 
 # -- what goes out ------------------------------------------------------------------------------------------------------
@@ -249,14 +260,14 @@ class Chunks:
             named = {} if isinstance(step, Ended) else {"messageId": answer_id(self._number)}
             yield event({"type": "start", **named})
         match step:
-            case TextBegan(block=block):
-                yield event({"type": "text-start", "id": str(block)})
-            case TextGrew(block=block, text=text):
-                yield event({"type": "text-delta", "id": str(block), "delta": text})
-            case TextEnded(block=block):
-                yield event({"type": "text-end", "id": str(block)})
+            case BlockBegan(block=block, kind=kind):
+                yield event({"type": f"{kind}-start", "id": str(block)})
+            case BlockGrew(block=block, kind=kind, text=text):
+                yield event({"type": f"{kind}-delta", "id": str(block), "delta": text})
+            case BlockEnded(block=block, kind=kind):
+                yield event({"type": f"{kind}-end", "id": str(block)})
             case PartShown(block=block, part=part):
-                yield from map(event, chunks_of(part, block))
+                yield event(chunk_of(part, block))
             case Ended():
                 yield from end(step)
 
@@ -269,28 +280,22 @@ def end(ended: Ended) -> Iterator[bytes]:
         yield event({"type": "data-chatkeep", "data": {"status": ended.status}, "transient": True})
     if ended.status in SAID and not ended.replies:
         yield event({"type": "error", "errorText": SAID[ended.status]})
-    yield event({"type": "finish"})
+    ended_early = any("stopped" in reply.metadata for reply in ended.replies)
+    yield event({"type": "abort" if ended_early else "finish"})
     yield DONE
 
 
-def chunks_of(part: Part, block: int) -> Iterable[dict[str, Any]]:
-    """Return a recorded part as chunks."""
-    kind = part.get("type")
-    if kind == "reasoning" and isinstance(part.get("text"), str):
-        id = str(block)
-        return [
-            {"type": "reasoning-start", "id": id},
-            {"type": "reasoning-delta", "id": id, "delta": part["text"]},
-            {"type": "reasoning-end", "id": id},
-        ]
-    call = {"toolCallId": str(part.get("tool_call_id", part.get("id", block))), "dynamic": True}
-    if kind == "tool-call":
-        return [{"type": "tool-input-available", **call, "toolName": str(part.get("name")), "input": part.get("input")}]
-    if kind == "tool-result" and "error" in part:
-        return [{"type": "tool-output-error", **call, "errorText": str(part["error"])}]
-    if kind == "tool-result":
-        return [{"type": "tool-output-available", **call, "output": part.get("output")}]
-    return [ui_part(part, block)]
+def chunk_of(part: Part, block: int) -> dict[str, Any]:
+    """Return a part as a chunk."""
+    tool = tool_in(part)
+    if tool is None:
+        return ui_part(part, block)
+    call = {"toolCallId": tool.id or str(block), "dynamic": True}
+    if tool.called:
+        return {"type": "tool-input-available", **call, "toolName": tool.name, "input": tool.value}
+    if tool.error:
+        return {"type": "tool-output-error", **call, "errorText": tool.error}
+    return {"type": "tool-output-available", **call, "output": tool.value}
 
 
 def ui_part(part: Part, block: int) -> dict[str, Any]:
@@ -332,32 +337,32 @@ def shown(log: Sequence[Message]) -> list[dict[str, Any]]:
 def ui_message(id: str, role: str, message: Message) -> dict[str, Any]:
     """Return a message as a UI message; a tool's call and its result are one part of it."""
     parts = parts_of(message)
-    results = {str(part.get("tool_call_id")): part for part in parts if part.get("type") == "tool-result"}
+    results = {tool.id: tool for part in parts if (tool := tool_in(part)) is not None and not tool.called}
     told: list[dict[str, Any]] = []
     for block, part in enumerate(parts):
-        kind = part.get("type")
-        if is_text(part) or (kind == "reasoning" and isinstance(part.get("text"), str)):
-            told.append({"type": kind or "text", "text": part["text"]})
-        elif kind == "tool-call":
-            call = str(part.get("tool_call_id", part.get("id", block)))
-            told.append(tool_part(call, part, results.pop(call, None)))
-        elif kind != "tool-result":
+        grown, tool = growing(part), tool_in(part)
+        if grown is not None:
+            told.append({"type": grown[0], "text": grown[1]})
+        elif tool is None:
             told.append(ui_part(part, block))
+        elif tool.called:
+            told.append(tool_part(tool, results.get(tool.id)))
     return {"id": id, "role": role, "parts": told, "metadata": metadata_of(message)}
 
 
-def tool_part(call: str, part: Part, result: Part | None) -> dict[str, Any]:
+def tool_part(call: Tool, result: Tool | None) -> dict[str, Any]:
     """Return a tool's call, with its result if it is there, as a part of a UI message."""
-    found = {"type": "dynamic-tool", "toolCallId": call, "toolName": str(part.get("name")), "input": part.get("input")}
+    found = {"type": "dynamic-tool", "toolCallId": call.id, "toolName": call.name, "input": call.value}
     if result is None:
         return {**found, "state": "input-available"}
-    if "error" in result:
-        return {**found, "state": "output-error", "errorText": str(result["error"])}
-    return {**found, "state": "output-available", "output": result.get("output")}
+    if result.error:
+        return {**found, "state": "output-error", "errorText": result.error}
+    return {**found, "state": "output-available", "output": result.value}
 
 
 def metadata_of(message: Message) -> dict[str, Any]:
     """Return what a page is told of a message beside its parts."""
     at = datetime.fromtimestamp(message.created_at, UTC).isoformat(timespec="milliseconds")
-    who = {"role": message.role} if message.role == "operator" else {}
-    return {"number": message.number, "createdAt": at.replace("+00:00", "Z"), **who}
+    told = {"number": message.number, "createdAt": at.replace("+00:00", "Z")}
+    told |= {"role": message.role} if message.role == "operator" else {}
+    return told | {name: True for name in ("stopped", "interrupted") if message.metadata.get(name)}

@@ -5,6 +5,7 @@
     POST /v1/responses                      {"input", "conversation" | "previous_response_id", "stream", "background", ...}
     GET  /v1/responses/{id}                 with ?stream=true&starting_after=N its events from behind N on
     GET  /v1/responses/{id}/input_items     what it answers
+    POST /v1/responses/{id}/cancel          ends it
 
 A response is the answer to one message, and its id is made of the conversation and the message's number. Its events are numbered by
 what they say: a delta by how many characters it ends behind. So any instance goes on with a stream behind any event, and
@@ -17,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import json
 import secrets
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -35,14 +35,17 @@ from .. import wire
 from ..access import not_found, unauthorized
 from .answer_stream import (
     AnswerStream,
+    BlockBegan,
+    BlockEnded,
+    BlockGrew,
     Ended,
     PartShown,
     Step,
-    TextBegan,
-    TextEnded,
-    TextGrew,
+    growing,
+    in_order,
     is_text,
     parts_of,
+    tool_in,
 )
 from .entrance import Authorize, Caller, Entrance, Refusal
 from .sse import SSE, event, whole
@@ -126,11 +129,26 @@ def routes(keep: Chatkeep[Any], *, path: str = PATH, authorize: Authorize | None
     async def get(request: Request) -> Response:
         """Return a response as it is now, or its events."""
         caller, message = await asked_for(request)
-        asked = Asked(caller.conversation, message.number, message.metadata.get("response", {}), at=message.created_at)
         if request.query_params.get("stream") == "true":
+            told = message.metadata.get("response", {})
+            asked = Asked(caller.conversation, message.number, told, at=message.created_at)
             after = wire.whole(request.query_params["starting_after"]) if starts_late(request) else -1
             answer = AnswerStream(core, caller.tenant.name, caller.conversation, message.number)
             return SSE(request, caller, answer, Events(asked, after).write)
+        return await show(caller, message)
+
+    @entrance.guards("send")
+    async def cancel(request: Request) -> Response:
+        """End a response that is being made; what was said of it stays."""
+        caller, message = await asked_for(request)
+        answering = await caller.tenant.answering(caller.conversation)
+        if answering.number == message.number:
+            await caller.tenant.stop(caller.conversation)
+        return await show(caller, message)
+
+    async def show(caller: Caller, message: Message) -> Response:
+        """Return a response as it is now."""
+        asked = Asked(caller.conversation, message.number, message.metadata.get("response", {}), at=message.created_at)
         found = await core.find_outcome(caller.tenant.name, caller.conversation, message.number)
         outcome = found or Outcome("dropped")
         return wire.as_json(asked.response(Ended(outcome.status, outcome.dead, outcome.replies)))
@@ -146,6 +164,7 @@ def routes(keep: Chatkeep[Any], *, path: str = PATH, authorize: Authorize | None
 
     return [
         wire.RawRoute(path, create, methods=["POST"]),
+        wire.RawRoute(path + "/{id}/cancel", cancel, methods=["POST"]),
         wire.RawRoute(path + "/{id}/input_items", input_items, methods=["GET"]),
         wire.RawRoute(path + "/{id}", get, methods=["GET"]),
     ]
@@ -217,7 +236,7 @@ def content_of(item: dict[str, Any]) -> tuple[Any, Content]:
     """Return the role and the content by which an item is kept."""
     kind, role, content = item.get("type", "message"), item.get("role", "user"), item.get("content")
     if kind == "function_call_output":
-        part = {"type": "tool-result", "tool_call_id": item.get("call_id"), "output": item.get("output")}
+        part = {"type": "tool_result", "id": item.get("call_id"), "result": item.get("output")}
         return "event", [part]
     if kind != "message" or role != "user":
         raise HTTPException(
@@ -273,6 +292,10 @@ class Asked:
         status = STATUS[ended.status]
         if ended.replies and status == "failed":
             status = "completed"  # the user was told something instead of an answer
+        if any("stopped" in reply.metadata for reply in ended.replies):
+            status = "cancelled"
+        broken = any("interrupted" in reply.metadata for reply in ended.replies)
+        status = "incomplete" if broken else status
         output = [self.item(place, part) for place, part in enumerate(output_parts(ended.replies))]
         at = int(self._at or (ended.replies[0].created_at if ended.replies else 0))
         return {
@@ -289,32 +312,20 @@ class Asked:
             "error": {"code": "server_error", "message": FAILED} if status == "failed" else None,
             "background": self.background,
             **ALWAYS,
+            **({"incomplete_details": {"reason": "interrupted"}} if broken else {}),
         }
 
     def item(self, place: int, part: Part, status: str = "completed") -> dict[str, Any]:
         """Return the item of the output at *place*."""
-        id, kind = f"{self.id[5:]}_{place}", part.get("type")
-        call = str(part.get("tool_call_id", part.get("id", id)))
-        if kind == "tool-call":
-            told = {"name": str(part.get("name")), "arguments": json.dumps(part.get("input"))}
-            return {"id": f"fc_{id}", "type": "function_call", "call_id": call, "status": status, **told}
-        if kind == "tool-result":
-            output = part.get("error", part.get("output"))
-            said = output if isinstance(output, str) else json.dumps(output)
-            return {
-                "id": f"fco_{id}",
-                "type": "function_call_output",
-                "call_id": call,
-                "output": said,
-                "status": status,
-            }
-        if kind == "reasoning" and isinstance(part.get("text"), str):
-            return {
-                "id": f"rs_{id}",
-                "type": "reasoning",
-                "summary": [{"type": "summary_text", "text": part["text"]}],
-            }
-        text = part["text"] if is_text(part) else msgspec.json.encode(part).decode()
+        id, tool, grown = f"{self.id[5:]}_{place}", tool_in(part), growing(part)
+        if tool is not None:
+            told = {"name": tool.name, "arguments": tool.text} if tool.called else {"output": tool.text}
+            kind = "function_call" if tool.called else "function_call_output"
+            return {"id": f"fc_{id}", "type": kind, "call_id": tool.id or id, "status": status, **told}
+        if grown is not None and grown[0] == "reasoning":
+            summary = [{"type": "summary_text", "text": grown[1]}] if status == "completed" else []
+            return {"id": f"rs_{id}", "type": "reasoning", "summary": summary}
+        text = grown[1] if grown is not None else msgspec.json.encode(part).decode()
         content = [text_part(text)] if status == "completed" else []
         return {"id": f"msg_{id}", "type": "message", "role": "assistant", "status": status, "content": content}
 
@@ -344,14 +355,23 @@ ALWAYS: dict[str, Any] = {
 """Members of a response that say nothing here: how a model is asked is the bot's affair."""
 
 
+PARTS = {"text": "content_part", "reasoning": "reasoning_summary_part"}
+DELTAS = {"text": "output_text", "reasoning": "reasoning_summary_text"}
+
+
+def part_of(kind: str, text: str) -> dict[str, Any]:
+    """Return a text, or what a model thinks, as a part of the item that it grows in."""
+    return text_part(text) if kind == "text" else {"type": "summary_text", "text": text}
+
+
 def text_part(text: str) -> dict[str, Any]:
     """Return a text as a part of the output."""
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
 def output_parts(replies: Sequence[Message]) -> Iterator[Part]:
-    """Return what *replies* say, part by part."""
-    for reply in replies:
+    """Return what *replies* say, part by part, in the order in which it is shown."""
+    for reply in in_order(replies):
         yield from parts_of(reply)
 
 
@@ -377,20 +397,22 @@ class Events:
             yield self._event("response.created", response=begun)
             yield self._event("response.in_progress", response=begun)
         match step:
-            case TextBegan(block=block):
-                item = self._asked.item(block, {"type": "text", "text": ""}, "in_progress")
+            case BlockBegan(block=block, kind=kind):
+                item = self._asked.item(block, {"type": kind, kind: ""}, "in_progress")
                 yield self._event("response.output_item.added", output_index=block, item=item)
-                yield self._event("response.content_part.added", part=text_part(""), **self._where(block))
-            case TextGrew(block=block, text=text):
+                yield self._event(f"response.{PARTS[kind]}.added", part=part_of(kind, ""), **self._where(block, kind))
+            case BlockGrew(block=block, kind=kind, text=text):
                 unseen = text[max(self._after + 1 - self._next, 0) :]
                 self._next += len(text) - 1
-                yield self._event("response.output_text.delta", delta=unseen, logprobs=[], **self._where(block))
-            case TextEnded(block=block, text=text, void=void):
-                item = self._asked.item(block, {"type": "text", "text": text})
-                if void:
+                more: dict[str, Any] = {"logprobs": []} if kind == "text" else {}
+                yield self._event(f"response.{DELTAS[kind]}.delta", delta=unseen, **more, **self._where(block, kind))
+            case BlockEnded(block=block, kind=kind, text=text, void=void):
+                item, where = self._asked.item(block, {"type": kind, kind: text}), self._where(block, kind)
+                if void and kind == "text":
                     item["status"] = "incomplete"
-                yield self._event("response.output_text.done", text=text, logprobs=[], **self._where(block))
-                yield self._event("response.content_part.done", part=text_part(text), **self._where(block))
+                more = {"logprobs": []} if kind == "text" else {}
+                yield self._event(f"response.{DELTAS[kind]}.done", text=text, **more, **where)
+                yield self._event(f"response.{PARTS[kind]}.done", part=part_of(kind, text), **where)
                 yield self._event("response.output_item.done", output_index=block, item=item)
             case PartShown(block=block, part=part):
                 item = self._asked.item(block, part)
@@ -406,9 +428,10 @@ class Events:
         yield self._event(f"response.{response['status']}", response=response)
         yield b"data: [DONE]\n\n"
 
-    def _where(self, block: int) -> dict[str, Any]:
-        item = self._asked.item(block, {"type": "text", "text": ""})
-        return {"item_id": item["id"], "output_index": block, "content_index": 0}
+    def _where(self, block: int, kind: str) -> dict[str, Any]:
+        item = self._asked.item(block, {"type": kind, kind: ""})
+        index = "content_index" if kind == "text" else "summary_index"
+        return {"item_id": item["id"], "output_index": block, index: 0}
 
     def _event(self, kind: str, **told: Any) -> bytes:
         number, self._next = self._next, self._next + 1
