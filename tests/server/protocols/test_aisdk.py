@@ -15,7 +15,7 @@ from chatkeep.server.protocols import aisdk
 from ...support.protocols import Bot, mounted, streamed
 from ...support.serving import Client, served
 from ...support.stores import FAST
-from ...support.waiting import until
+from ...support.waiting import time_passes, until
 
 V1 = "x-vercel-ai-ui-message-stream"
 
@@ -185,13 +185,25 @@ async def test_parts_have_the_sdks_names() -> None:
         history = (await client.ask("GET", "/api/chat/c1")).json
 
     kinds = [chunk["type"] for chunk in chunks[:-1] if not chunk["type"].endswith("-delta")]
-    assert (
-        "start reasoning-start reasoning-end tool-input-available tool-output-available text-start text-end source-url file "
-        "data-map message-metadata finish"
-    ).split() == kinds
+    assert [
+        "start",
+        "reasoning-start",
+        "reasoning-end",
+        "tool-input-available",
+        "tool-output-available",
+        "text-start",
+        "text-end",
+        "source-url",
+        "file",
+        "data-map",
+        "message-metadata",
+        "finish",
+    ] == kinds
     assert "21 degrees" == text_of(chunks) == text_of(again)
     assert {"celsius": 21} == next(one for one in chunks if one["type"] == "tool-output-available")["output"]
-    assert "reasoning dynamic-tool text source-url file data-map".split() == [part["type"] for part in history[1]["parts"]]
+    assert ["reasoning", "dynamic-tool", "text", "source-url", "file", "data-map"] == [
+        part["type"] for part in history[1]["parts"]
+    ]
     assert ("Hmm.", "output-available") == (history[1]["parts"][0]["text"], history[1]["parts"][1]["state"])
 
 
