@@ -9,10 +9,11 @@ from msgspec import Struct
 
 from .conversation.keys import LONGEST_ID, key_for, refuse_reserved
 from .conversation.outbox import Outlet
+from .conversation.snapshots import Outcome
 from .conversation.state import StateCodec
 from .drivers.base import Ability, Driver, Entry, Finding, Key, Row, mark_of
 from .engine.engine import Engine
-from .engine.outcomes import page_dead_letters
+from .engine.outcomes import page_dead_letters, read_outcome
 from .engine.watch import Watch
 from .model import Content, DeadLetter, OffBy, Receipt, Role, State
 from .storage.audit import AuditLog
@@ -132,6 +133,16 @@ class Core(Generic[State]):
         key, engine = key_for(tenant, conversation), self._opened
         cached = engine.store.cached(key)
         return engine.pauses.covers(key) if cached is None else engine.pauses.is_paused(cached)
+
+    async def find_outcome(self, tenant: str, conversation: str, number: int) -> Outcome | None:
+        """Tell what became of message *number*, with status "accepted" while it waits for an answer and "paused" where the bot is
+        silent; None where there is no such message any more. Asks the store."""
+        engine = self._opened
+        snapshot = await engine.store.load(key_for(tenant, conversation))
+        if snapshot is None or snapshot.row.head < number:
+            return None
+        found = await read_outcome(engine.store, snapshot, number)
+        return found or Outcome("paused" if engine.pauses.is_paused(snapshot) else "accepted")
 
     @property
     def audit(self) -> AuditLog:

@@ -21,6 +21,9 @@ from .snapshots import Commit, Draft, Policy, Snapshot, delivery_of, is_cut, unr
 GROWING = frozenset({"text", "reasoning"})
 """Types of parts that grow while they are said; what they say stands under the name of the type."""
 
+STREAMED = f"{RESERVED}reply:"
+"""How the ids of streamed replies begin."""
+
 Ending = Literal["stopped", "interrupted"]
 """Why a streamed reply ends before its handler has: somebody stopped it, or its process died or its handler failed. It stands in the
 metadata of the reply."""
@@ -28,7 +31,7 @@ metadata of the reply."""
 
 def reply_id(incarnation: str, number: int) -> str:
     """Return the id of the streamed reply to message *number*, which is known before the reply is recorded."""
-    return f"{RESERVED}reply:{incarnation}.{number}"
+    return f"{STREAMED}{incarnation}.{number}"
 
 
 def find_said(snapshot: Snapshot) -> Said | None:

@@ -29,6 +29,7 @@ from .audit import Trail
 from .events import Events, Streams
 from .health import get_ready
 from .openapi import document, get_openapi
+from .protocols import routes_of
 from .webhooks import ROUTES as INLETS
 from .webhooks import Webhooks, webhooks_of
 
@@ -107,6 +108,7 @@ def create_app(
     anonymous: bool = False,
     visitor_scopes: Sequence[str] = VISITOR_SCOPES,
     webhooks: Webhooks | None = None,
+    protocols: Sequence[str] = (),
     routes: Sequence[BaseRoute] = (),
     middleware: Sequence[Middleware] = (),
 ) -> Starlette:
@@ -142,6 +144,9 @@ def create_app(
         webhooks: The channels that platforms post to, at /channels/whatsapp and so on; by default those of the
         `ChannelOutlet` that *keep* delivers through (`Chatkeep.deliver`).
 
+        protocols: Protocols of other clients that are spoken here too, under the same access rules, such as ["aisdk", "responses"]:
+        see `chatkeep.server.protocols`.
+
         routes, middleware: More of Starlette's, such as metrics; the middleware runs before the request's host is looked at.
     """
 
@@ -161,6 +166,7 @@ def create_app(
         routes=[
             *ROUTES,
             *INLETS,
+            *routes_of(keep, protocols),
             *routes,
             *([Route("/", get_about)] if title is None else []),
             *[Route(path, static(*found, title or "")) for path, found in shown.items()],
