@@ -30,6 +30,9 @@ Duration = str | int | float | timedelta
 LEASE_S = 10.0
 """A lease lasts so long and is renewed while its turn runs: an instance that died with its host is followed after it."""
 
+TEST_ATTEMPTS = 8
+"""So often a message is tried where the pauses are too short to wait for an outage's end, and nothing else was said."""
+
 PREFIX = "CHATKEEP_"
 CONFIG = "CHATKEEP_CONFIG"
 """Names the TOML file; without it there is none."""
@@ -157,8 +160,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     turn_timeout: a handler that takes longer has failed. concurrency: handlers that run at once in this process.
     backlog: messages that may wait in this process; more are refused with `Overloaded`.
     retry_for: a message whose handler fails is tried again for so long after its first failure, and then set aside; attempts:
-    it is set aside earlier when its handler has failed so often (None: however often). retry_after, retry_longest: the pause
-    after a failure, doubled each time, with jitter. failure_reply: what a user is told whose message was set aside, where no
+    it is set aside earlier when its handler has failed so often (None: however often). Where neither is set and the pauses are a
+    test's, retry_after below 100 ms or retry_longest below 1 s, attempts is 8. retry_after, retry_longest: the pause after a
+    failure, doubled each time, with jitter. failure_reply: what a user is told whose message was set aside, where no
     `on_failure` says it (None: nothing). poll: how often the store is asked for work that another process, or a
     crash, has left. cache_entries, cache_bytes: bounds of the local cache (0 entries: none). quick: a handler that
     has lately been faster than this is run before the message is written, which saves a commit; a slower one
@@ -317,7 +321,7 @@ PLAUSIBLE: dict[str, tuple[Duration, Duration]] = {
     "max_wait": ("500ms", "10m"),
     "turn_timeout": ("1s", "1h"),
     "retry_for": ("1s", "1d"),
-    "retry_after": ("10ms", "10m"),
+    "retry_after": ("100ms", "10m"),
     "retry_longest": ("1s", "1d"),
     "poll": ("50ms", "1m"),
     "quick": ("0s", "1s"),
@@ -345,6 +349,11 @@ def settings_from(options: Mapping[str, object]) -> Settings:
     values: dict[str, Any] = {name: value for name, (value, _) in found.items()}
     if not isinstance(values.get("flags", Flags()), Flags):
         values["flags"] = Flags(values["flags"])
+    if not values.keys() & {"retry_for", "attempts"} and any(
+        name in values and seconds(values[name]) < seconds(PLAUSIBLE[name][0])
+        for name in ("retry_after", "retry_longest")
+    ):
+        values["attempts"] = TEST_ATTEMPTS
     return Settings(**values)
 
 

@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from msgspec import Struct
+
 from ..conversation.codec import record_from
 from ..conversation.housekeeping import may_wait
 from ..drivers.base import AT_ONCE, Key, Row
@@ -33,33 +35,51 @@ MARGIN_S = 5.0
 """Due times of other hosts, by their clocks, may come so late."""
 
 
+class Stretch(Struct):
+    """A part of the index that is walked through: from behind *after* (None: the beginning) *until* then (None: now)."""
+
+    after: Row | None
+    until: float | None
+
+
 class Walk:
     """Goes through what is due in the order of the index, page by page."""
 
     def __init__(self, store: Store, *stretches: tuple[float | None, float | None]) -> None:
         self._store = store
-        self._stretches = deque(stretches)  # from when, until when: None is the beginning, and now
+        self._stretches = deque(Stretch(behind(since), until) for since, until in stretches)
         self._page: deque[Row] = deque()
-        self._after: Row | None = None
+        self._glance: Stretch | None = None
         self.asked_at = 0.0
         """The *now* of the last page."""
+
+    def glance(self, since: float) -> None:
+        """Look next at what has come due *since*, unless that is what is looked at; then go on as before."""
+        if self._glance is None:
+            self._glance = Stretch(behind(since), None)
+            self._stretches.appendleft(self._glance)
 
     async def step(self, now: float, *, ahead: float = 0.0) -> Row | None:
         """Return the next row that is due *now*, or will be so much *ahead*; None at the end."""
         while not self._page and self._stretches:
-            since, end = self._stretches[0]
-            if self._after is None and since is not None:
-                self._after = Row(key=Key("", ""), revision="", incarnation="", due_at=since)
-            stop = now + ahead if end is None else end
-            rows = await self._store.rows("due", until=stop, after=self._after, limit=PAGE)
+            stretch = self._stretches[0]
+            until = now + ahead if stretch.until is None else stretch.until
+            rows = await self._store.rows("due", until=until, after=stretch.after, limit=PAGE)
             await asyncio.sleep(0)  # long walks must not keep the loop from others, however quick the store is
             self.asked_at = now
             self._page.extend(rows)
-            self._after = rows[-1] if rows else None
-            if len(rows) < PAGE:
+            if len(rows) == PAGE:
+                stretch.after = rows[-1]
+            else:
                 self._stretches.popleft()
-                self._after = None
+                if stretch is self._glance:
+                    self._glance = None
         return self._page.popleft() if self._page else None
+
+
+def behind(since: float | None) -> Row | None:
+    """Return a row behind which the index begins with what comes due at *since*."""
+    return None if since is None else Row(key=Key("", ""), revision="", incarnation="", due_at=since)
 
 
 class Backlog:
@@ -95,13 +115,16 @@ class Backlog:
         self._tidying: set[Key] = set()
         self._untidy = False  # something was passed over
         self._looked_at = 0.0  # up to when all that is due has been looked at, by the clock
+        self._glanced_at = 0.0  # when that was last looked at which had just come due, by the clock
         self._afresh_at = 0.0
         self._orphans = False
         self._look_for_orphans_at = 0.0
 
     def look_again(self) -> None:
-        """Have `work_off` look from the beginning, unless it is still under way."""
+        """Have `work_off` look from the beginning; while it is still under way, first at what has come due meanwhile."""
+        since, self._glanced_at = self._glanced_at - MARGIN_S, self._shared.clock()
         if self._urgent is not None:
+            self._urgent.glance(since)
             return
         now = time.monotonic()
         if self._tidy is None or now >= self._afresh_at:
@@ -114,9 +137,12 @@ class Backlog:
         if self._orphans:
             self._leases.lost, self._look_for_orphans_at = False, now + ORPHANS_S
 
-    async def work_off(self) -> None:
-        """Start work on what is due, as far as there is room."""
+    async def work_off(self, until: float) -> None:
+        """Start work on what is due, as far as there is room; *until* then by the loop's clock, when it is time to `look_again`."""
+        loop = asyncio.get_running_loop()
         while self._urgent is not None and self._workers.busy < self._room + len(self._tidying):
+            if loop.time() >= until:
+                return
             now = self._shared.clock()
             row = await self._urgent.step(now, ahead=self._shared.policy.lease_s if self._orphans else 0.0)
             if row is None:

@@ -165,7 +165,7 @@ class Sweeper:
                     self._told, beat_at = False, loop.time() + self._poll_s * random.uniform(0.8, 1.2)
                     await self._beat()
                 if self._turns.handler is not None:
-                    await self._backlog.work_off()
+                    await self._backlog.work_off(beat_at)
                 trouble = ""
             except (StoreError, Misconfigured) as fault:
                 if not trouble:  # once, and not at every beat until it is over
