@@ -17,7 +17,6 @@ from ..conversation.codec import record_from
 from ..conversation.keys import RESERVED
 from ..conversation.snapshots import Commit, Snapshot
 from ..drivers.base import Key, Row
-from ..drivers.openable import end
 from ..errors import Corrupt, Misconfigured, StoreError, Unavailable, Unsupported
 from ..settings import seconds
 from .backlog import Backlog
@@ -110,14 +109,13 @@ class Sweeper:
         self.task = task
         try:
             _, late = await asyncio.wait([task], timeout=within_s)
-            if late:
-                await end(task)
-            elif task.cancelled():
+            if not late and task.cancelled():
                 raise Unavailable("This Chatkeep was closed while it did what is due. What is left stays due.")
-            else:
+            if not late:
                 task.result()
         finally:
-            await end(task)
+            task.cancel()
+            await asyncio.wait([task])
             self.task = None
         return Tended(
             conversations=self._backlog.started - started,
@@ -140,7 +138,7 @@ class Sweeper:
             while True:
                 self._wake.clear()
                 if self._turns.handler is not None:
-                    await self._backlog.work_off()
+                    await self._backlog.work_off(asyncio.get_running_loop().time() + LOOK_S)
                 if self._backlog.is_done:
                     break
                 with suppress(TimeoutError):  # (what a call of `receive` works on tells nobody of its end)

@@ -204,8 +204,7 @@ class WorkLoop:
         settings = shared.settings
         self._shared = shared
         self._store = shared.store
-        self._policy = shared.policy
-        self._clock = shared.clock
+        self._policy, self._clock = shared.policy, shared.clock
         self._turns = turns
         self._runner = runner
         self._leases = leases
