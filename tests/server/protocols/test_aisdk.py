@@ -201,9 +201,8 @@ async def test_parts_have_the_sdks_names() -> None:
     ] == kinds
     assert "21 degrees" == text_of(chunks) == text_of(again)
     assert {"celsius": 21} == next(one for one in chunks if one["type"] == "tool-output-available")["output"]
-    assert ["reasoning", "dynamic-tool", "text", "source-url", "file", "data-map"] == [
-        part["type"] for part in history[1]["parts"]
-    ]
+    named = ["reasoning", "dynamic-tool", "text", "source-url", "file", "data-map"]
+    assert named == [part["type"] for part in history[1]["parts"]]
     assert ("Hmm.", "output-available") == (history[1]["parts"][0]["text"], history[1]["parts"][1]["state"])
 
 

@@ -10,6 +10,8 @@ first character on.
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
@@ -94,6 +96,22 @@ def growing(part: Part) -> tuple[str, str] | None:
     if part.get("type") == "reasoning" and isinstance(said := part.get("reasoning", part.get("text")), str):
         return "reasoning", said
     return None
+
+
+def name_answer(conversation: str, number: int) -> str:
+    """Return a name for the answer to message *number*, of which `find_named` makes both again."""
+    return base64.urlsafe_b64encode(f"{number}.{conversation}".encode()).decode().rstrip("=")
+
+
+def find_named(name: str) -> tuple[str, int] | None:
+    """Return the conversation and the number that `name_answer` has named so; None where it has not."""
+    try:
+        number, _, conversation = base64.urlsafe_b64decode(name + "=" * (-len(name) % 4)).decode().partition(".")
+    except (ValueError, binascii.Error):
+        return None
+    if not conversation or not (number.isascii() and number.isdecimal() and len(number) < 16) or number == "0":
+        return None
+    return conversation, int(number)
 
 
 class Tool(Struct, frozen=True):

@@ -144,12 +144,24 @@ class Entrance:
                 try:
                     return await endpoint(request)
                 except (HTTPException, ChatkeepError) as fault:
-                    return self._refuse(self._refusal_of(fault))
+                    return self._refuse(self.refusal_of(fault))
 
             answer.policy = policy  # type: ignore[attr-defined]
             return answer
 
         return guarded
+
+    def open_to_all(self, endpoint: Endpoint) -> Endpoint:
+        """Declare that everybody may use an endpoint, and that nobody looks at credentials."""
+        policy = AccessPolicy(anyone=True)
+
+        @wraps(endpoint)
+        async def answer(request: Request) -> Response:
+            await self._access_of(request).admit(request, policy)
+            return await endpoint(request)
+
+        answer.policy = policy  # type: ignore[attr-defined]
+        return answer
 
     async def body(self, request: Request) -> dict[str, Any]:
         """Return the request's body, an object. Who can't be let in, whatever the body says, is refused before it is read."""
@@ -209,7 +221,8 @@ class Entrance:
             digest_of(given) is not None
         )  # (other clients send a header of their own, such as a key that nobody looks at)
 
-    def _refusal_of(self, fault: Exception) -> Refusal:
+    def refusal_of(self, fault: Exception) -> Refusal:
+        """Return what is to be told of an error."""
         if isinstance(fault, NotOpen):
             self._tell("not-open", logging.CRITICAL, f"{type(fault).__name__}: {fault}")
         if isinstance(fault, ChatkeepError):

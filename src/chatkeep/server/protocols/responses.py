@@ -16,8 +16,6 @@ nothing is kept for it. The history is the server's: of `input` only the last it
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import secrets
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -41,9 +39,11 @@ from .answer_stream import (
     Ended,
     PartShown,
     Step,
+    find_named,
     growing,
     in_order,
     is_text,
+    name_answer,
     parts_of,
     tool_in,
 )
@@ -192,19 +192,15 @@ def starts_late(request: Request) -> bool:
 
 def response_id(conversation: str, number: int) -> str:
     """Return the id of the response that answers message *number*."""
-    return "resp_" + base64.urlsafe_b64encode(f"{number}.{conversation}".encode()).decode().rstrip("=")
+    return f"resp_{name_answer(conversation, number)}"
 
 
 def place_of(id: str) -> tuple[str, int]:
     """Return the conversation and the number that a response's id is made of. Raises 404."""
-    raw = id.removeprefix("resp_")
-    try:
-        number, _, conversation = base64.urlsafe_b64decode(raw + "=" * (-len(raw) % 4)).decode().partition(".")
-        if id.startswith("resp_") and conversation:
-            return conversation, wire.whole(number)
-    except (ValueError, binascii.Error):
-        pass
-    raise not_found()
+    found = find_named(id.removeprefix("resp_")) if id.startswith("resp_") else None
+    if found is None:
+        raise not_found()
+    return found
 
 
 def conversation_of(body: dict[str, Any]) -> str:
