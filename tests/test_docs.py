@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
+import json
 import os
 import re
 import secrets
@@ -21,6 +22,7 @@ from starlette.testclient import TestClient
 
 import chatkeep
 from chatkeep import Chatkeep, Turn
+from chatkeep.testing.servers import UpstashServer
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -31,6 +33,8 @@ ENVIRONMENT = {
     "APP_SECRET": "app secret",
     "BOT_TOKEN": "42:token",
     "TELEGRAM_SECRET": "hush",
+    "UPSTASH_REDIS_REST_TOKEN": "secret",
+    "UPSTASH_REDIS_REST_URL": "http://127.0.0.1:1",
     "WEBHOOK_SECRET": "whsec_" + "YWJj" * 8,
     "WHATSAPP_TOKEN": "token",
     "WHATSAPP_VERIFY_TOKEN": "hello",
@@ -213,6 +217,26 @@ async def log(url: str, conversation: str) -> list[str]:
     """What was said in a conversation."""
     async with Chatkeep(url) as keep:
         return [message.text async for message in keep.history(conversation)]
+
+
+def test_the_functions_of_the_page_answer(
+    tmp_path: Path, upstash: UpstashServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a store over REST whose address is in the variables of the platform: the plain handler, the application, and its cron."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"URL": f"http://127.0.0.1:{upstash.port}", "TOKEN": upstash.token}.items():
+        monkeypatch.setenv(f"UPSTASH_REDIS_REST_{name}", value)
+    names = run("docs/how-to/functions.md")
+    said = {"customer": secrets.token_hex(8), "text": "hello", "id": "1"}
+    first = names["handler"]({"body": json.dumps(said)}, None)
+    with TestClient(names["app"]) as http:
+        again = http.post("/hook", json=said).json()
+        second = http.post("/hook", json=said | {"id": "2"}).json()
+        done = http.post("/cron").json()
+
+    assert ["That was message 1."] == json.loads(first["body"]) == again
+    assert ["That was message 2."] == second
+    assert {"conversations": 0, "turns": 0, "done": True} == done
 
 
 def test_the_tests_of_the_page_pass(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from ..conversation.codec import record_from
 from ..conversation.keys import RESERVED
 from ..conversation.snapshots import Commit, Snapshot
 from ..drivers.base import Key, Row
-from ..drivers.openable import end
 from ..errors import Corrupt, Misconfigured, StoreError, Unavailable, Unsupported
 from ..settings import seconds
 from .backlog import Backlog
@@ -110,15 +109,13 @@ class Sweeper:
         self.task = task
         try:
             _, late = await asyncio.wait([task], timeout=within_s)
-            if late:
-                await end(task)
-            elif task.cancelled():
+            if not late and task.cancelled():
                 raise Unavailable("This Chatkeep was closed while it did what is due. What is left stays due.")
-            else:
+            if not late:
                 task.result()
         finally:
-            await end(task)
-            self.task = None
+            if self.task is task:
+                await self.stop()
         return Tended(
             conversations=self._backlog.started - started,
             turns=statistics.turns - before[0],
