@@ -8,6 +8,7 @@ import inspect
 import json
 import os
 import re
+import runpy
 import secrets
 import signal
 import subprocess
@@ -275,6 +276,13 @@ def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
         assert not page.is_relative_to(DOCS) or target.is_relative_to(DOCS), f"{link} leads out of the site"
+
+
+def test_the_tables_of_stores_are_what_the_drivers_declare() -> None:
+    """`python tools/table_of_stores.py` writes them."""
+    page = (DOCS / "reference" / "stores.md").read_text()
+
+    assert runpy.run_path(str(ROOT / "tools" / "table_of_stores.py"))["written"](page) == page
 
 
 def test_code_names_pages_that_there_are() -> None:
