@@ -387,6 +387,13 @@ def test_importing_chatkeep_is_light() -> None:
     ]
 
 
+def test_the_driver_over_rest_is_light() -> None:
+    """Most of what a function takes to start is imports: beside what all drivers need there is a parser of HTTP."""
+    loaded = loaded_by("import chatkeep; chatkeep.Chatkeep('upstash://token@host', background=False)")
+
+    assert {*LIGHT, "httptools", "zstandard"} >= others(loaded) - {"_cffi_backend", "cffi"}
+
+
 def test_the_commands_load_neither_a_server_nor_a_driver() -> None:
     """`chatkeep --help` is quick; what one command needs is imported when it runs."""
     loaded = loaded_by("import chatkeep.cli")

@@ -173,6 +173,13 @@ def postgres(url: str) -> None:
     assert "fit" in said("check", url + "?schema=packaging")
 
 
+def upstash(url: str) -> None:
+    """A store in a Redis over REST."""
+    talk(url + "&prefix=packaging")
+    assert "ada" in said("list", url + "&prefix=packaging")
+    assert "fit" in said("check", url + "&prefix=packaging")
+
+
 # -- what they share ----------------------------------------------------------------------------------------------------
 
 

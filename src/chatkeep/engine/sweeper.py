@@ -114,9 +114,8 @@ class Sweeper:
             if not late:
                 task.result()
         finally:
-            task.cancel()
-            await asyncio.wait([task])
-            self.task = None
+            if self.task is task:
+                await self.stop()
         return Tended(
             conversations=self._backlog.started - started,
             turns=statistics.turns - before[0],

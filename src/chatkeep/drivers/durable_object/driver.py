@@ -24,6 +24,7 @@ import msgspec
 from ...errors import Corrupt, Misconfigured, StoreError, Unsupported
 from ..base import (
     Ability,
+    About,
     Append,
     Appended,
     Count,
@@ -54,7 +55,13 @@ OPTIONS = {"tls", "store", "timeout"}
 class DurableObjectDriver(Openable):
     """One store of a worker. See `Driver` for what each verb promises."""
 
-    abilities = frozenset(Ability)
+    abilities = frozenset(Ability) - {Ability.FENCE}
+    about = About(
+        urls=("durable-object://SECRET@host",),
+        use="no server of your own: Cloudflare Durable Objects, through [a worker](../how-to/durable-objects.md)",
+        costs="a message: one HTTPS request, and two inside of the service; looking for work: one request",
+        lacks="speed near that of a database: each conversation is an object of its own, and each page of an index asks all shards",
+    )
 
     def __init__(self, url: str, transport: Callable[[Site], Transport] | None = None) -> None:
         if transport is None:

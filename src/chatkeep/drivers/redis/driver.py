@@ -36,6 +36,7 @@ import msgspec
 from ...errors import Corrupt, Misconfigured, Replaced, StoreError, Unavailable, Uncertain, Unsupported
 from ..base import (
     Ability,
+    About,
     Append,
     Appended,
     Count,
@@ -81,6 +82,18 @@ class RedisDriver(Openable):
     """One Redis or Valkey, a cluster of them, or what Sentinel watches. See `Driver` for what each verb promises."""
 
     abilities = frozenset(Ability)
+    about = About(
+        urls=(
+            "redis://host:6379/0",
+            "rediss://host:6379/0",
+            "redis+cluster://host:6379,host:6380",
+            "redis+sentinel://host:26379,host:26379/name",
+        ),
+        use="many instances; Redis 6.2+, Valkey 8+; TLS, a cluster, or behind Sentinel",
+        costs="a message: one round trip, which those of one moment share, and one fsync; looking for work: one round trip",
+        lacks="what was answered last, when a replica takes over; more than fits into memory",
+        depends={Ability.DURABLE: "with `appendfsync always`"},
+    )
 
     def __init__(self, url: str, transport: Callable[[Site], Transport] | None = None) -> None:
         if transport is None:  # who brings another one needs no redis-py

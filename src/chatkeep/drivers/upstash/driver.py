@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ...errors import Misconfigured, StoreError, Unsupported
-from ..base import Ability, Finding
+from ..base import Ability, About, Finding
 from ..redis import scripts as acts
 from ..redis.driver import RedisDriver
 from ..redis.seam import Site
@@ -40,6 +40,13 @@ class UpstashDriver(RedisDriver):
     """One database behind a REST address. See `Driver` for what each verb promises."""
 
     abilities = frozenset(Ability) - {Ability.WATCH}
+    about = About(
+        urls=("upstash://TOKEN@host", "upstash://"),
+        use="functions and edges: Redis over REST, as Upstash and Vercel KV offer it",
+        costs="a message: one HTTPS request with one command; opening: one with three; looking for work: one command",
+        lacks="durability and eviction, which are the service's word; chatkeep's tests run on a double of its protocol",
+        depends={Ability.DURABLE: "as the service says", Ability.WATCH: "with `?watch=yes`"},
+    )
 
     def __init__(self, url: str) -> None:
         site, prefix, watches = site_of(url)
