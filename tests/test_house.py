@@ -51,6 +51,7 @@ BY_URL = {"app", "storage.shared_cache", "storage.spool"}
 EXTRAS: dict[str, set[str]] = {
     "server": {"server"},
     "client": {"client"},
+    "testing.http_contract": {"client"},
     "testing.loadtest": {"client"},
     "channels.outlet": {"channels"},
     "channels.sender": {"channels"},

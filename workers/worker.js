@@ -656,7 +656,8 @@ function checkedJson(text) {
   if (deeperThan(plain, 64)) throw new Refusal(400, "bad-request", "The body is nested more than 64 levels deep. Nothing was touched.");
   const raw = compact(text);
   const fault = unfit(raw);
-  if (fault) throw new Refusal(fault.startsWith("a name") ? 400 : 422, fault.startsWith("a name") ? "bad-request" : "bad-message", `${fault}. Nothing was touched.`);
+  const unreadable = [TWICE, HALF].includes(fault);
+  if (fault) throw new Refusal(unreadable ? 400 : 422, unreadable ? "bad-request" : "bad-message", `The body is refused: ${fault}. Nothing was touched.`);
   return raw;
 }
 
@@ -665,10 +666,13 @@ function deeperThan(plain, levels) {
   return levels === 0 || Object.values(plain).some((inner) => deeperThan(inner, levels - 1));
 }
 
+const TWICE = "a name is there twice in one object";
+const HALF = "a text holds half a character";
+
 function unfit(raw) {
   if (isObject(raw)) {
     const pairs = membersOf(raw);
-    if (new Set(pairs.map(([name]) => name)).size < pairs.length) return "a name is there twice in one object";
+    if (new Set(pairs.map(([name]) => name)).size < pairs.length) return TWICE;
     for (const [name, value] of pairs) {
       const fault = unfitText(name) || unfit(value);
       if (fault) return fault;
@@ -683,7 +687,7 @@ function unfit(raw) {
 
 function unfitText(text) {
   if (text.includes("\0")) return "the text has a NUL character, which not every store can keep";
-  return text.isWellFormed() ? "" : "the text holds half a character";
+  return text.isWellFormed() ? "" : HALF;
 }
 
 // A row as it travels.
