@@ -24,6 +24,8 @@ const MESSAGE_MOST = 256 * 1024;
 const STATE_MOST = 1024 * 1024;
 const PAGE_BYTES = 1024 * 1024;
 const WAIT_MS = 10_000; // for the bot's answer, unless the client prefers not to wait
+const CHECK_MS = 5000; // how soon a stream notices that its token was revoked, and how often it says something
+const STREAM_MS = 600_000; // a stream ends after so long, and its client comes back
 const TOKEN_S = 30 * 86_400;
 const ROLES = { u: "user", a: "assistant", o: "operator", s: "system", e: "event" };
 const SCOPES = ["read", "send", "state:read", "state:write", "share", "erase"];
@@ -95,8 +97,12 @@ export class Conversation extends DurableObject {
       }
     });
     await this.tell();
-    for (const wake of this.waiting) wake();
+    this.wake();
     return answers;
+  }
+
+  wake() {
+    for (const wake of [...this.waiting]) wake();
   }
 
   // Answers a request of the public API: {status, headers, body}, or a refusal {problem: [status, word, detail, told]}.
@@ -105,6 +111,7 @@ export class Conversation extends DurableObject {
     try {
       const answer = this.ctx.storage.transactionSync(() => API[name].call(this, where, asked));
       await this.tell();
+      this.wake();
       if (answer.number === undefined) return answer;
       return await this.answered(where, answer, asked.waits ? Date.now() + WAIT_MS : 0);
     } catch (fault) {
@@ -115,21 +122,69 @@ export class Conversation extends DurableObject {
     }
   }
 
+  // Streams what happens from number *after* on, as server-sent events, until the client goes or its right ends.
+  async events(where, until, { after, shows, name }) {
+    if (Date.now() > until) return null;
+    const { readable, writable } = new IdentityTransformStream();
+    const ending = this.stream(writable.getWriter(), where, { after, shows, name });
+    this.ctx.waitUntil(ending.catch(() => {})); // (the client has gone)
+    return readable;
+  }
+
+  async stream(writer, where, { after, shows, name }) {
+    const say = (text) => writer.write(bytesOf(text));
+    const event = (kind, data, id = "") => say(`event: ${kind}\n${id}data: ${data}\n\n`);
+    const stateNow = () => liveState(this, where, this.row(), recordOf(where, this.row()), Date.now() / 1000).state;
+    const ends = Date.now() + STREAM_MS;
+    const first = this.row();
+    let seen = after ?? (first ? first.head : 0);
+    let state = shows ? stateNow() : "";
+    let checked = Date.now();
+    await say("retry: 1000\n");
+    for (let reason = ""; !reason; ) {
+      const row = this.row();
+      if (first ? !row || row.incarnation !== first.incarnation : row) reason = first ? "erased" : "closing";
+      for (const entry of row ? this.after(seen, 100) : []) {
+        if (entry[2] !== "s") await event("message", shownMessage(where, row, entry, 0)[0], `id: ${entry[0]}\n`);
+        [seen] = entry;
+      }
+      const now = shows && row ? stateNow() : state;
+      if (now !== state) await event("state", members([["etag", quoted(tagOf(where, now))], ["state", now]]));
+      state = now;
+      if (row && row.head > seen) continue;
+      if (Date.now() > ends) reason ||= "closing";
+      if (Date.now() - checked > CHECK_MS) {
+        checked = Date.now();
+        const stored = JSON.parse((await served(this.env, where.store, "~access", name, "credential", {})).state);
+        if (isOver(stored, checked / 1000)) reason = "revoked";
+        else await say(": beat\n");
+      }
+      if (!reason) await this.woken(CHECK_MS);
+      else await event("end", members([["reason", quoted(reason)]]));
+    }
+    await writer.close();
+  }
+
+  // Waits for something to happen here, so long at most.
+  woken(ms) {
+    return new Promise((resolve) => {
+      const wake = () => {
+        clearTimeout(timer);
+        this.waiting.delete(wake);
+        resolve();
+      };
+      const timer = setTimeout(wake, ms);
+      this.waiting.add(wake);
+    });
+  }
+
   // Waits for what becomes of a message, until a time.
   async answered(where, { number, duplicate }, until) {
     for (;;) {
       const told = receiptOf(this, where, number, duplicate);
       const left = until - Date.now();
       if (told.status !== "accepted" || left <= 0) return { status: told.status === "accepted" ? 202 : 200, body: told.body, duplicate };
-      await new Promise((resolve) => {
-        const timer = setTimeout(resolve, left);
-        const wake = () => {
-          clearTimeout(timer);
-          this.waiting.delete(wake);
-          resolve();
-        };
-        this.waiting.add(wake);
-      });
+      await this.woken(left);
     }
   }
 
@@ -987,6 +1042,7 @@ const ROUTES = [
   ["/v1/conversations/([^/]+)", "DELETE", { scope: "erase" }, erase],
   ["/v1/conversations/([^/]+)/messages", "POST", { scope: "send" }, send],
   ["/v1/conversations/([^/]+)/messages", "GET", { scope: "read" }, log],
+  ["/v1/conversations/([^/]+)/events", "GET", { scope: "read" }, events],
   ["/v1/conversations/([^/]+)/state", "GET", { scope: "state:read" }, state],
   ["/v1/conversations/([^/]+)/state", "PUT", { scope: "state:write" }, change("put")],
   ["/v1/conversations/([^/]+)/state", "PATCH", { scope: "state:write" }, change("merge")],
@@ -1049,6 +1105,7 @@ async function admit(asked, policy) {
   }
   const [, text] = /^bearer +(\S+) *$/i.exec(given) ?? [];
   const stored = text && (await credentialOf(asked, text));
+  asked.text = text;
   if (!stored) throw new Refusal(401, "unauthorized", UNAUTHORIZED);
   asked.stored = stored;
   asked.tenant = stored.tenant ?? "";
@@ -1072,8 +1129,11 @@ async function credentialOf({ env, store, now }, text) {
   if (!/^ck_[kc]_[0-9A-Za-z]{49}$/.test(text) || text.slice(-6) !== base62(BigInt(crc32(text.slice(0, -6))), 6)) return null;
   const { state } = await served(env, store, "~access", await sha256(text), "credential", {});
   const stored = JSON.parse(state);
-  const over = !stored || stored.revoked || stored.uses === 0 || (typeof stored.expires_at === "number" && stored.expires_at <= now);
-  return over ? null : stored;
+  return isOver(stored, now) ? null : stored;
+}
+
+function isOver(stored, now) {
+  return !stored || stored.revoked || stored.uses === 0 || (typeof stored.expires_at === "number" && stored.expires_at <= now);
 }
 
 async function subjectOf({ kind, tenant = "", conversation = "", subject = "" }) {
@@ -1183,6 +1243,24 @@ async function erase(asked) {
 async function log(asked) {
   const { after, before, limit } = numbersAsked(asked, { after: [0, 2 ** 53, null], before: [0, 2 ** 53, null], limit: [1, 500, 100] });
   return await answerOf(asked, "log", { after, before, limit, service: asked.service });
+}
+
+async function events(asked) {
+  const { env, store, tenant, id, request, scopes } = asked;
+  let { after } = numbersAsked(asked, { after: [0, 2 ** 53, null] });
+  const known = request.headers.get("last-event-id");
+  if (known !== null && !/^\d{1,19}$/.test(known)) throw new Refusal(400, "bad-request", "Last-Event-ID is a number of the log.");
+  if (known !== null) after = Math.min(Number(known), 2 ** 53);
+  const headers = { "content-type": "text/event-stream", "cache-control": "no-store" };
+  if (request.method === "HEAD") return new Response(null, { headers });
+  const name = await sha256(asked.text);
+  for (;;) {
+    const { epoch, shards, until } = await epochOf(env, store, EPOCHS.get(store)?.epoch ?? "");
+    const where = { store, epoch, shard: crc32(`${tenant}\0${id}`) % shards, tenant, id };
+    const stream = await conversationOf(env, store, tenant, id).events(where, until, { after, shows: scopes.includes("state:read"), name });
+    if (stream !== null) return new Response(stream, { headers });
+    EPOCHS.delete(store);
+  }
 }
 
 async function send(asked) {

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from asyncio import timeout
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -252,6 +253,37 @@ class HttpContract:
 
         assert [*texts, json.loads(parts)] == users
         assert '"value":1.0' in told.text
+
+    async def test_what_happens_is_streamed(self) -> None:
+        """From a number of the log on, as server-sent events: messages under their numbers, and the state with its tag."""
+        async with self.visiting() as ada:
+            await ada.say("before", "m1")
+            number = (await ada.ask("GET", "")).json["head"]
+            headers = {"authorization": f"Bearer {ada.token}", "last-event-id": f"{number}"}
+            found: list[tuple[str, str, Any]] = []
+            async with ada.http.get(f"{self.address}/v1/conversations/{ada.id}/events", headers=headers) as stream:
+                assert (200, "text/event-stream") == (stream.status, stream.headers["content-type"].partition(";")[0])
+                await ada.say("hello", "m2")
+                event: dict[str, str] = {}
+                async with timeout(10):
+                    while not {"hello", "you said hello", "hello state"} <= {text for _, _, text in found}:
+                        line = (await stream.content.readline()).decode().rstrip("\n")
+                        name, _, value = line.partition(": ")
+                        event[name] = value
+                        if not line and "data" in event:
+                            data = json.loads(event["data"])
+                            said = data.get("content") or (f"{data['state']['last']} state" if "etag" in data else "")
+                            found.append((event["event"], event.get("id", ""), said))
+                        event = event if line else {}
+            log = (await ada.ask("GET", "messages")).json["messages"]
+            state = await ada.ask("GET", "state")
+            refused = await ada.ask("GET", "events", last_event_id="x")
+
+        said = [(f"{one['number']}", one["content"]) for one in log]
+        assert said[-2:] == [(id, text) for kind, id, text in found if kind == "message"]
+        assert [("state", "", "hello state")] == [one for one in found if one[0] == "state"]
+        assert {"last": "hello"} == state.json
+        assert 400 == refused.status
 
     # -- the state
 
