@@ -405,9 +405,8 @@ const API = {
 
   send(where, { id, content, metadata, now }) {
     const row = this.row();
-    const rest = `${Math.round(now * 1000)},${content}${metadata === "{}" ? "" : `,0,0,${metadata}`}]`;
-    if (bytesOf(rest).length > MESSAGE_MOST) throw new Refusal(413, "too-large", `The message is over ${MESSAGE_MOST} bytes; nothing was touched.`);
-    const body = `["${crcOf(where, rest)}",${rest}`;
+    const body = lineText(where, { at: now, content, metadata });
+    if (bytesOf(body).length > MESSAGE_MOST) throw new Refusal(413, "too-large", `The message is over ${MESSAGE_MOST} bytes; nothing was touched.`);
     const at = Math.max(now, (this.mark() ?? -1) + 0.001);
     const told = VERBS.append.call(this, where, ["append", [[id, "u", body]], token(), at, 0, null, 0, 0, ""]);
     if (!told.known.length) return { number: told.row[2], duplicate: false };
@@ -506,8 +505,7 @@ function commit(object, where, row, record, { now, owner, note }) {
   const entries = [];
   if (note !== null) {
     const [kind, name] = note;
-    const rest = `${Math.round(now * 1000)},"",0,0,{"kind":${quoted(kind)}}]`;
-    entries.push([`~${kind}:${name}`, "s", `["${crcOf(where, rest)}",${rest}`]);
+    entries.push([`~${kind}:${name}`, "s", lineText(where, { at: now, content: '""', metadata: members([["kind", quoted(kind)]]) })]);
   }
   const last = object.add(head, entries);
   if (passes) record.set("cursor", `${last}`);
@@ -538,6 +536,12 @@ function recordOf(where, row) {
 function bodyOf(where, record) {
   const rest = members([["format", `${RECORD_FORMAT}`], ...[...record].filter(([name]) => name !== "format")]).slice(1);
   return `{"crc":"${crcOf(where, rest)}",${rest}`;
+}
+
+// The body of an entry.
+function lineText(where, { at, content, metadata }) {
+  const rest = `${Math.round(at * 1000)},${content}${metadata === "{}" ? "" : `,0,0,${metadata}`}]`;
+  return `["${crcOf(where, rest)}",${rest}`;
 }
 
 // What is in an entry: at in milliseconds, and raw JSON.

@@ -29,8 +29,8 @@ TELLS = "await shardOf(this.env, store, shard).put("
 PLANTS = {
     "no alarm": ("this.ctx.storage.setAlarm(Date.now() + TELL_MS);", ""),
     "answers early": (
-        "await this.tell();\n    for (const wake",
-        "this.ctx.waitUntil(this.tell());\n    for (const wake",
+        "await this.tell();\n    this.wake();",
+        "this.ctx.waitUntil(this.tell());\n    this.wake();",
     ),
 }
 """Bugs that the tests must find: what stands in the worker, and what takes its place."""
@@ -204,6 +204,8 @@ async def hammered(kills: int, *, forgetful: bool = False) -> tuple[int, int]:
         await asyncio.gather(*callers)
         await asyncio.to_thread(lambda: (server.kill(), server.start()))
         await time_passes(4.0)  # alarms of what the last death left
+        await load.driver.close()
+        load.driver = await opened_on(server, 30.0)
         found = await load.judge()
         await load.driver.close()
     assert load.errors, "no kill has hit anybody"
