@@ -22,6 +22,7 @@ const COUNTERS_KEPT_S = 3600;
 const RECORD_FORMAT = 1; // of records and entries, as in chatkeep.conversation.codec
 const MESSAGE_MOST = 256 * 1024;
 const STATE_MOST = 1024 * 1024;
+const TOKENS_MOST = 20_000; // strings, commas and brackets that a body may have
 const PAGE_BYTES = 1024 * 1024;
 const WAIT_MS = 10_000; // for the bot's answer, unless the client prefers not to wait
 const CHECK_MS = 5000; // how soon a stream notices that its token was revoked, and how often it says something
@@ -652,14 +653,16 @@ const isObject = (text) => text.startsWith("{");
 const quoted = (text) => JSON.stringify(text);
 const floating = (number) => (Number.isInteger(number) ? `${number}.0` : `${number}`);
 const members = (pairs) => `{${pairs.map(([name, value]) => `${quoted(name)}:${value}`).join(",")}}`;
-const compact = (text) => text.replace(/"(?:[^"\\]|\\[^])*"|[ \t\r\n]+/g, (part) => (part[0] === '"' ? part : ""));
+const compact = (text) => text.replace(/"[^"\\]*(?:\\[^][^"\\]*)*"|[ \t\r\n]+/g, (part) => (part[0] === '"' ? part : ""));
+
+const TOKENS = /"[^"\\]*(?:\\[^][^"\\]*)*"|[[\]{},]/g; // strings, brackets and commas
 
 // The parts of a JSON object or array without blanks, as raw JSON, cut at its own commas.
 function partsOf(text) {
   const parts = [];
   let depth = 0;
   let start = 1;
-  for (const { 0: mark, index } of text.matchAll(/"(?:[^"\\]|\\[^])*"|[[\]{},]/g)) {
+  for (const { 0: mark, index } of text.matchAll(TOKENS)) {
     if (mark === "[" || mark === "{") depth += 1;
     else if (mark === "]" || mark === "}") depth -= 1;
     if ((mark === "," && depth === 1) || depth === 0) {
@@ -674,7 +677,7 @@ const itemsOf = partsOf;
 
 function membersOf(text) {
   return partsOf(text).map((part) => {
-    const [name] = /^"(?:[^"\\]|\\[^])*"/.exec(part);
+    const [name] = /^"[^"\\]*(?:\\[^][^"\\]*)*"/.exec(part);
     return [JSON.parse(name), part.slice(name.length + 1)];
   });
 }
@@ -707,6 +710,11 @@ function merged(target, patch) {
 // JSON without blanks that every store can keep, or a refusal.
 function checkedJson(text) {
   let plain;
+  let tokens = 0;
+  for (const _ of text.matchAll(TOKENS)) {
+    if (++tokens <= TOKENS_MOST) continue;
+    throw new Refusal(400, "bad-request", `The body is made of more than ${TOKENS_MOST} strings, commas and brackets. Nothing was touched.`);
+  }
   try {
     plain = JSON.parse(text);
   } catch (fault) {

@@ -25,7 +25,8 @@ GOLDEN = json.loads((Path(__file__).parents[1] / "support" / "golden.json").read
 ASKING = """
 export default {
   async fetch(request) {
-    const told = (await request.json()).map(async ({ tenant, id, epoch, at, content, metadata, record, state, credential, token, entry_body, record_body }) => {
+    const told = (await request.json()).map(async (of) => {
+      const { tenant, id, epoch, at, content, metadata, record, state, credential, token, entry_body, record_body } = of;
       const where = { tenant, id, epoch };
       const line = lineOf(where, [1, "m", "u", entry_body]);
       const read = new Map(recordOf(where, { body: record_body }));

@@ -394,6 +394,7 @@ class HttpContract:
             ]
             half = (await ada.ask("POST", "messages", '{"content":"\\ud800"}')).status
             deep = (await ada.ask("PUT", SLOT, "[" * 70 + "]" * 70, if_none_match="*")).status
+            many = (await ada.ask("PUT", SLOT, [0] * 30_000, if_none_match="*")).status
             twice = (await ada.ask("PUT", SLOT, '{"a":{"b":1,"b":2}}', if_none_match="*")).status
             shape = await ada.ask("PUT", "state", "[1]", if_match="*")
             large = (await ada.ask("POST", "messages", {"content": "x" * 300_000})).status
@@ -403,7 +404,7 @@ class HttpContract:
             where = [(await ada.ask("GET", path)).status for path in ("nothing", "/nothing")]
             after = (await ada.ask("GET", "")).json["revision"]
 
-        assert ([400] * 7, [422] * 3, 400, 400, 400) == (refused, unfit, half, deep, twice)
+        assert ([400] * 7, [422] * 3, 400, 400, 400, 400) == (refused, unfit, half, deep, many, twice)
         assert (422, "bad-state", 413, 415, 400) == (shape.status, shape.word, large, form, tag)
         assert (405, "method-not-allowed") == (verb.status, verb.word)
         assert "POST" in verb.headers["allow"]
