@@ -55,6 +55,7 @@ BUILT_ON = {"upstash": {"redis"}}
 EXTRAS: dict[str, set[str]] = {
     "server": {"server"},
     "client": {"client"},
+    "testing.http_contract": {"client"},
     "testing.loadtest": {"client"},
     "cookie": {"cookie"},
     "channels.outlet": {"channels"},

@@ -22,8 +22,11 @@ const COUNTERS_KEPT_S = 3600;
 const RECORD_FORMAT = 1; // of records and entries, as in chatkeep.conversation.codec
 const MESSAGE_MOST = 256 * 1024;
 const STATE_MOST = 1024 * 1024;
+const TOKENS_MOST = 20_000; // strings, commas and brackets that a body may have
 const PAGE_BYTES = 1024 * 1024;
 const WAIT_MS = 10_000; // for the bot's answer, unless the client prefers not to wait
+const CHECK_MS = 5000; // how soon a stream notices that its token was revoked, and how often it says something
+const STREAM_MS = 600_000; // a stream ends after so long, and its client comes back
 const TOKEN_S = 30 * 86_400;
 const ROLES = { u: "user", a: "assistant", o: "operator", s: "system", e: "event" };
 const SCOPES = ["read", "send", "state:read", "state:write", "share", "erase"];
@@ -95,8 +98,12 @@ export class Conversation extends DurableObject {
       }
     });
     await this.tell();
-    for (const wake of this.waiting) wake();
+    this.wake();
     return answers;
+  }
+
+  wake() {
+    for (const wake of [...this.waiting]) wake();
   }
 
   // Answers a request of the public API: {status, headers, body}, or a refusal {problem: [status, word, detail, told]}.
@@ -105,6 +112,7 @@ export class Conversation extends DurableObject {
     try {
       const answer = this.ctx.storage.transactionSync(() => API[name].call(this, where, asked));
       await this.tell();
+      this.wake();
       if (answer.number === undefined) return answer;
       return await this.answered(where, answer, asked.waits ? Date.now() + WAIT_MS : 0);
     } catch (fault) {
@@ -115,21 +123,69 @@ export class Conversation extends DurableObject {
     }
   }
 
+  // Streams what happens from number *after* on, as server-sent events, until the client goes or its right ends.
+  async events(where, until, { after, shows, name }) {
+    if (Date.now() > until) return null;
+    const { readable, writable } = new IdentityTransformStream();
+    const ending = this.stream(writable.getWriter(), where, { after, shows, name });
+    this.ctx.waitUntil(ending.catch(() => {})); // (the client has gone)
+    return readable;
+  }
+
+  async stream(writer, where, { after, shows, name }) {
+    const say = (text) => writer.write(bytesOf(text));
+    const event = (kind, data, id = "") => say(`event: ${kind}\n${id}data: ${data}\n\n`);
+    const stateNow = () => liveState(this, where, this.row(), recordOf(where, this.row()), Date.now() / 1000).state;
+    const ends = Date.now() + STREAM_MS;
+    const first = this.row();
+    let seen = after ?? (first ? first.head : 0);
+    let state = shows ? stateNow() : "";
+    let checked = Date.now();
+    await say("retry: 1000\n");
+    for (let reason = ""; !reason; ) {
+      const row = this.row();
+      if (first ? !row || row.incarnation !== first.incarnation : row) reason = first ? "erased" : "closing";
+      for (const entry of row ? this.after(seen, 100) : []) {
+        if (entry[2] !== "s") await event("message", shownMessage(where, row, entry, 0)[0], `id: ${entry[0]}\n`);
+        [seen] = entry;
+      }
+      const now = shows && row ? stateNow() : state;
+      if (now !== state) await event("state", members([["etag", quoted(tagOf(where, now))], ["state", now]]));
+      state = now;
+      if (row && row.head > seen) continue;
+      if (Date.now() > ends) reason ||= "closing";
+      if (Date.now() - checked > CHECK_MS) {
+        checked = Date.now();
+        const stored = JSON.parse((await served(this.env, where.store, "~access", name, "credential", {})).state);
+        if (isOver(stored, checked / 1000)) reason = "revoked";
+        else await say(": beat\n");
+      }
+      if (!reason) await this.woken(CHECK_MS);
+      else await event("end", members([["reason", quoted(reason)]]));
+    }
+    await writer.close();
+  }
+
+  // Waits for something to happen here, so long at most.
+  woken(ms) {
+    return new Promise((resolve) => {
+      const wake = () => {
+        clearTimeout(timer);
+        this.waiting.delete(wake);
+        resolve();
+      };
+      const timer = setTimeout(wake, ms);
+      this.waiting.add(wake);
+    });
+  }
+
   // Waits for what becomes of a message, until a time.
   async answered(where, { number, duplicate }, until) {
     for (;;) {
       const told = receiptOf(this, where, number, duplicate);
       const left = until - Date.now();
       if (told.status !== "accepted" || left <= 0) return { status: told.status === "accepted" ? 202 : 200, body: told.body, duplicate };
-      await new Promise((resolve) => {
-        const timer = setTimeout(resolve, left);
-        const wake = () => {
-          clearTimeout(timer);
-          this.waiting.delete(wake);
-          resolve();
-        };
-        this.waiting.add(wake);
-      });
+      await this.woken(left);
     }
   }
 
@@ -350,9 +406,8 @@ const API = {
 
   send(where, { id, content, metadata, now }) {
     const row = this.row();
-    const rest = `${Math.round(now * 1000)},${content}${metadata === "{}" ? "" : `,0,0,${metadata}`}]`;
-    if (bytesOf(rest).length > MESSAGE_MOST) throw new Refusal(413, "too-large", `The message is over ${MESSAGE_MOST} bytes; nothing was touched.`);
-    const body = `["${crcOf(where, rest)}",${rest}`;
+    const body = lineText(where, { at: now, content, metadata });
+    if (bytesOf(body).length > MESSAGE_MOST) throw new Refusal(413, "too-large", `The message is over ${MESSAGE_MOST} bytes; nothing was touched.`);
     const at = Math.max(now, (this.mark() ?? -1) + 0.001);
     const told = VERBS.append.call(this, where, ["append", [[id, "u", body]], token(), at, 0, null, 0, 0, ""]);
     if (!told.known.length) return { number: told.row[2], duplicate: false };
@@ -451,8 +506,7 @@ function commit(object, where, row, record, { now, owner, note }) {
   const entries = [];
   if (note !== null) {
     const [kind, name] = note;
-    const rest = `${Math.round(now * 1000)},"",0,0,{"kind":${quoted(kind)}}]`;
-    entries.push([`~${kind}:${name}`, "s", `["${crcOf(where, rest)}",${rest}`]);
+    entries.push([`~${kind}:${name}`, "s", lineText(where, { at: now, content: '""', metadata: members([["kind", quoted(kind)]]) })]);
   }
   const last = object.add(head, entries);
   if (passes) record.set("cursor", `${last}`);
@@ -483,6 +537,12 @@ function recordOf(where, row) {
 function bodyOf(where, record) {
   const rest = members([["format", `${RECORD_FORMAT}`], ...[...record].filter(([name]) => name !== "format")]).slice(1);
   return `{"crc":"${crcOf(where, rest)}",${rest}`;
+}
+
+// The body of an entry.
+function lineText(where, { at, content, metadata }) {
+  const rest = `${Math.round(at * 1000)},${content}${metadata === "{}" ? "" : `,0,0,${metadata}`}]`;
+  return `["${crcOf(where, rest)}",${rest}`;
 }
 
 // What is in an entry: at in milliseconds, and raw JSON.
@@ -593,14 +653,16 @@ const isObject = (text) => text.startsWith("{");
 const quoted = (text) => JSON.stringify(text);
 const floating = (number) => (Number.isInteger(number) ? `${number}.0` : `${number}`);
 const members = (pairs) => `{${pairs.map(([name, value]) => `${quoted(name)}:${value}`).join(",")}}`;
-const compact = (text) => text.replace(/"(?:[^"\\]|\\[^])*"|[ \t\r\n]+/g, (part) => (part[0] === '"' ? part : ""));
+const compact = (text) => text.replace(/"[^"\\]*(?:\\[^][^"\\]*)*"|[ \t\r\n]+/g, (part) => (part[0] === '"' ? part : ""));
+
+const TOKENS = /"[^"\\]*(?:\\[^][^"\\]*)*"|[[\]{},]/g; // strings, brackets and commas
 
 // The parts of a JSON object or array without blanks, as raw JSON, cut at its own commas.
 function partsOf(text) {
   const parts = [];
   let depth = 0;
   let start = 1;
-  for (const { 0: mark, index } of text.matchAll(/"(?:[^"\\]|\\[^])*"|[[\]{},]/g)) {
+  for (const { 0: mark, index } of text.matchAll(TOKENS)) {
     if (mark === "[" || mark === "{") depth += 1;
     else if (mark === "]" || mark === "}") depth -= 1;
     if ((mark === "," && depth === 1) || depth === 0) {
@@ -615,7 +677,7 @@ const itemsOf = partsOf;
 
 function membersOf(text) {
   return partsOf(text).map((part) => {
-    const [name] = /^"(?:[^"\\]|\\[^])*"/.exec(part);
+    const [name] = /^"[^"\\]*(?:\\[^][^"\\]*)*"/.exec(part);
     return [JSON.parse(name), part.slice(name.length + 1)];
   });
 }
@@ -648,6 +710,11 @@ function merged(target, patch) {
 // JSON without blanks that every store can keep, or a refusal.
 function checkedJson(text) {
   let plain;
+  let tokens = 0;
+  for (const _ of text.matchAll(TOKENS)) {
+    if (++tokens <= TOKENS_MOST) continue;
+    throw new Refusal(400, "bad-request", `The body is made of more than ${TOKENS_MOST} strings, commas and brackets. Nothing was touched.`);
+  }
   try {
     plain = JSON.parse(text);
   } catch (fault) {
@@ -656,7 +723,8 @@ function checkedJson(text) {
   if (deeperThan(plain, 64)) throw new Refusal(400, "bad-request", "The body is nested more than 64 levels deep. Nothing was touched.");
   const raw = compact(text);
   const fault = unfit(raw);
-  if (fault) throw new Refusal(fault.startsWith("a name") ? 400 : 422, fault.startsWith("a name") ? "bad-request" : "bad-message", `${fault}. Nothing was touched.`);
+  const unreadable = [TWICE, HALF].includes(fault);
+  if (fault) throw new Refusal(unreadable ? 400 : 422, unreadable ? "bad-request" : "bad-message", `The body is refused: ${fault}. Nothing was touched.`);
   return raw;
 }
 
@@ -665,10 +733,13 @@ function deeperThan(plain, levels) {
   return levels === 0 || Object.values(plain).some((inner) => deeperThan(inner, levels - 1));
 }
 
+const TWICE = "a name is there twice in one object";
+const HALF = "a text holds half a character";
+
 function unfit(raw) {
   if (isObject(raw)) {
     const pairs = membersOf(raw);
-    if (new Set(pairs.map(([name]) => name)).size < pairs.length) return "a name is there twice in one object";
+    if (new Set(pairs.map(([name]) => name)).size < pairs.length) return TWICE;
     for (const [name, value] of pairs) {
       const fault = unfitText(name) || unfit(value);
       if (fault) return fault;
@@ -683,7 +754,7 @@ function unfit(raw) {
 
 function unfitText(text) {
   if (text.includes("\0")) return "the text has a NUL character, which not every store can keep";
-  return text.isWellFormed() ? "" : "the text holds half a character";
+  return text.isWellFormed() ? "" : HALF;
 }
 
 // A row as it travels.
@@ -983,6 +1054,7 @@ const ROUTES = [
   ["/v1/conversations/([^/]+)", "DELETE", { scope: "erase" }, erase],
   ["/v1/conversations/([^/]+)/messages", "POST", { scope: "send" }, send],
   ["/v1/conversations/([^/]+)/messages", "GET", { scope: "read" }, log],
+  ["/v1/conversations/([^/]+)/events", "GET", { scope: "read" }, events],
   ["/v1/conversations/([^/]+)/state", "GET", { scope: "state:read" }, state],
   ["/v1/conversations/([^/]+)/state", "PUT", { scope: "state:write" }, change("put")],
   ["/v1/conversations/([^/]+)/state", "PATCH", { scope: "state:write" }, change("merge")],
@@ -1045,6 +1117,7 @@ async function admit(asked, policy) {
   }
   const [, text] = /^bearer +(\S+) *$/i.exec(given) ?? [];
   const stored = text && (await credentialOf(asked, text));
+  asked.text = text;
   if (!stored) throw new Refusal(401, "unauthorized", UNAUTHORIZED);
   asked.stored = stored;
   asked.tenant = stored.tenant ?? "";
@@ -1068,8 +1141,11 @@ async function credentialOf({ env, store, now }, text) {
   if (!/^ck_[kc]_[0-9A-Za-z]{49}$/.test(text) || text.slice(-6) !== base62(BigInt(crc32(text.slice(0, -6))), 6)) return null;
   const { state } = await served(env, store, "~access", await sha256(text), "credential", {});
   const stored = JSON.parse(state);
-  const over = !stored || stored.revoked || stored.uses === 0 || (typeof stored.expires_at === "number" && stored.expires_at <= now);
-  return over ? null : stored;
+  return isOver(stored, now) ? null : stored;
+}
+
+function isOver(stored, now) {
+  return !stored || stored.revoked || stored.uses === 0 || (typeof stored.expires_at === "number" && stored.expires_at <= now);
 }
 
 async function subjectOf({ kind, tenant = "", conversation = "", subject = "" }) {
@@ -1179,6 +1255,24 @@ async function erase(asked) {
 async function log(asked) {
   const { after, before, limit } = numbersAsked(asked, { after: [0, 2 ** 53, null], before: [0, 2 ** 53, null], limit: [1, 500, 100] });
   return await answerOf(asked, "log", { after, before, limit, service: asked.service });
+}
+
+async function events(asked) {
+  const { env, store, tenant, id, request, scopes } = asked;
+  let { after } = numbersAsked(asked, { after: [0, 2 ** 53, null] });
+  const known = request.headers.get("last-event-id");
+  if (known !== null && !/^\d{1,19}$/.test(known)) throw new Refusal(400, "bad-request", "Last-Event-ID is a number of the log.");
+  if (known !== null) after = Math.min(Number(known), 2 ** 53);
+  const headers = { "content-type": "text/event-stream", "cache-control": "no-store" };
+  if (request.method === "HEAD") return new Response(null, { headers });
+  const name = await sha256(asked.text);
+  for (;;) {
+    const { epoch, shards, until } = await epochOf(env, store, EPOCHS.get(store)?.epoch ?? "");
+    const where = { store, epoch, shard: crc32(`${tenant}\0${id}`) % shards, tenant, id };
+    const stream = await conversationOf(env, store, tenant, id).events(where, until, { after, shows: scopes.includes("state:read"), name });
+    if (stream !== null) return new Response(stream, { headers });
+    EPOCHS.delete(store);
+  }
 }
 
 async function send(asked) {
