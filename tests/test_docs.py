@@ -30,6 +30,7 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 ENVIRONMENT = {
     "APP_SECRET": "app secret",
     "BOT_TOKEN": "42:token",
+    "CHAT_KEY": "a secret of at least sixteen bytes",
     "TELEGRAM_SECRET": "hush",
     "WEBHOOK_SECRET": "whsec_" + "YWJj" * 8,
     "WHATSAPP_TOKEN": "token",
