@@ -187,6 +187,13 @@ class CookieChat(Generic[State]):
         """Close the store that `then` names, in this event loop. The end of an ASGI application's lifespan does it too."""
         await self._keeping.close()
 
+    def stop(self) -> None:
+        """End the thread that `answer` has started, and close the store there; the end of the process does it too."""
+        with self._lock:
+            threads, self._threads = self._threads, {}
+        for thread in threads.values():
+            thread.stop()
+
     def _thread(self) -> LoopThread:
         """Return the thread of this process for callers without an event loop; a forked child has one of its own."""
         with self._lock:
