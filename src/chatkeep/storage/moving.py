@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from ..drivers.base import RECENT_GRAIN_S, Ability, Driver, Erase, Fence, Read, Row, Scan
 from ..errors import Corrupt, Misconfigured, Unsupported
-from .copying import Copier, add_to
+from .copying import Copier, add_to, do
 from .relocation import FILLING, MOVED, NOTE, Note, moved, origin_of, read_note, write_note
 
 PAGE = 100
@@ -104,7 +104,7 @@ class Move:
             )
         if target == self._origin:
             return False
-        note = await self._copier.do(read_note, self.target)
+        note = await do(read_note, self.target)
         if target == FILLING + self._origin or (note is not None and not note.to and note.of == self._origin):
             await self._claim()
             return True
@@ -115,7 +115,7 @@ class Move:
                 "TO is being filled by a move from another store; nothing was moved. Finish that one, or name an empty store."
             )
         if source.startswith(MOVED):
-            there = await self._copier.do(read_note, self.source)
+            there = await do(read_note, self.source)
             if there is None or there.to != self._address or Ability.FENCE in self.target.abilities:
                 raise moved(there or Note(of=self._origin))
             return False
@@ -129,7 +129,7 @@ class Move:
         return True
 
     async def _refuse_full(self) -> None:
-        rows = await self._copier.do(self.target.scan, Scan("key", limit=2))
+        rows = await do(self.target.scan, Scan("key", limit=2))
         if [row for row in rows if row.key != NOTE]:
             raise Misconfigured(
                 "TO is not empty, and what it holds is not of this move; nothing was moved. Name an empty store (another file, schema "
@@ -146,13 +146,13 @@ class Move:
 
     async def _fence(self, driver: Driver, epoch: str) -> None:
         if Ability.FENCE in driver.abilities:
-            await self._copier.do(driver.fence, Fence(epoch))
+            await do(driver.fence, Fence(epoch))
 
     async def _put_note(self, driver: Driver, note: Note) -> None:
-        await self._copier.do(lambda note: write_note(driver, note, at=self._clock()), note)
+        await do(lambda note: write_note(driver, note, at=self._clock()), note)
 
     async def _remove_note(self, driver: Driver) -> None:
-        await self._copier.do(driver.erase, Erase(NOTE, at=self._clock()))
+        await do(driver.erase, Erase(NOTE, at=self._clock()))
 
     # -- the stages -------------------------------------------------------------------------------------------------------
 
@@ -173,7 +173,7 @@ class Move:
         """Copy what has changed since the last look, newest first; answers how many conversations."""
         since, newest = self._newest - OVERLAP_S, self._newest
         changed, after = 0, None
-        while rows := await self._copier.do(self.source.scan, Scan("recent", limit=PAGE, after=after)):
+        while rows := await do(self.source.scan, Scan("recent", limit=PAGE, after=after)):
             fresh = [row for row in rows if row.updated_at >= since and row.key != NOTE]
             now = self._clock()  # (The clock of somebody who writes may be ahead.)
             newest = max([newest, *[min(row.updated_at, now) for row in fresh]])
@@ -185,7 +185,7 @@ class Move:
         return changed
 
     async def _brought_up(self, row: Row) -> bool:
-        there = await self._copier.do(self.target.read, Read(row.key, tail=0))
+        there = await do(self.target.read, Read(row.key, tail=0))
         if there is not None and there[0].revision == row.revision:
             return False
         return await self._copier.copy(row.key) != "alike"
@@ -288,7 +288,7 @@ class Move:
 
     async def _rows(self, driver: Driver) -> AsyncIterator[Row]:
         after: Row | None = None
-        while rows := await self._copier.do(driver.scan, Scan("key", limit=PAGE, after=after)):
+        while rows := await do(driver.scan, Scan("key", limit=PAGE, after=after)):
             for row in rows:
                 if row.key != NOTE:
                     yield row
@@ -297,7 +297,7 @@ class Move:
     async def _count(self) -> None:
         """Find out how many conversations there are, beside the first walk, so that the time left can be told."""
         count, after = 0, None
-        while rows := await self._copier.do(self.source.scan, Scan("key", limit=5 * PAGE, after=after)):
+        while rows := await do(self.source.scan, Scan("key", limit=5 * PAGE, after=after)):
             count, after = count + len(rows), rows[-1]
         self._total = count
 
