@@ -170,36 +170,40 @@ def read_blocks(lines: Iterable[bytes], said: Imported, *, now: float) -> Iterat
     sums, count, entries = blake2b(digest_size=16), 0, 0
     reading: _Reading | None = None
     ended = False
-    for said.line, text in enumerate(lines, 1):
-        try:
-            if ended:
-                raise BadMessage("there is more behind the last line")
-            if len(text) > LONGEST_LINE:
-                raise BadMessage(f"the line is longer than {LONGEST_LINE:,} bytes")
-            line = parse_line(text)
-            if said.line == 1:
-                refuse_other(line)
-            elif isinstance(line, Header):
-                raise BadMessage("a second header; import one export after the other")
-            elif isinstance(line, ConversationLine | EndLine):
-                if reading is not None:
-                    yield (block := reading.finish(now))
-                    count, entries = count + 1, entries + block.row.head - block.first + 1
-                    reading = None
-                if isinstance(line, ConversationLine):
-                    reading = _Reading(said.line, line, text)
+    try:
+        for said.line, text in enumerate(lines, 1):
+            try:
+                if ended:
+                    raise BadMessage("there is more behind the last line")
+                if len(text) > LONGEST_LINE:
+                    raise BadMessage(f"the line is longer than {LONGEST_LINE:,} bytes")
+                line = parse_line(text)
+                if said.line == 1:
+                    refuse_other(line)
+                elif isinstance(line, Header):
+                    raise BadMessage("a second header; import one export after the other")
+                elif isinstance(line, ConversationLine | EndLine):
+                    if reading is not None:
+                        block = reading.finish(now)
+                        reading, count, entries = None, count + 1, entries + block.row.head - block.first + 1
+                        yield block
+                    if isinstance(line, ConversationLine):
+                        reading = _Reading(said.line, line, text)
+                    else:
+                        ended = True
+                        _refuse_cut(line, count, entries, sums.hexdigest())
+                elif reading is None:
+                    raise BadMessage("an entry that belongs to no conversation")
                 else:
-                    ended = True
-                    _refuse_cut(line, count, entries, sums.hexdigest())
-            elif reading is None:
-                raise BadMessage("an entry that belongs to no conversation")
-            else:
-                reading.add(text)
-        except ChatkeepError as fault:
-            raise _at_line(said.line, fault) from fault
-        sums.update(text)
+                    reading.add(text)
+            except ChatkeepError as fault:
+                raise _at_line(said.line, fault) from fault
+            sums.update(text)
+    finally:
+        if reading is not None:
+            reading.close()
     if not ended:
-        raise BadMessage(f"line {said.line + 1}: the export ends before its last line; something is missing.")
+        raise BadMessage(f"line {said.line + 1}: the export ends before its last line; something is missing")
 
 
 def _refuse_cut(end: EndLine, count: int, entries: int, checksum: str) -> None:
@@ -216,7 +220,7 @@ def _refuse_cut(end: EndLine, count: int, entries: int, checksum: str) -> None:
 
 def _at_line(number: int, fault: ChatkeepError) -> ChatkeepError:
     kind = type(fault) if not isinstance(fault, StoreError) else BadMessage
-    return kind(f"line {number}: {fault}")
+    return kind(f"line {number}: {str(fault).rstrip('.')}")
 
 
 class _Reading:
@@ -245,6 +249,10 @@ class _Reading:
         self._count += 1
         self._sums.update(text.strip())
         self._texts.write(text.strip() + b"\n")
+
+    def close(self) -> None:
+        """Let go of what was read."""
+        self._texts.close()
 
     def finish(self, now: float) -> Block:
         """Return the conversation, all of which was read. Raises `BadMessage`."""
@@ -296,9 +304,9 @@ async def import_lines(
         if faults:
             raise faults[0]
     except ChatkeepError as fault:
-        before = f"{said.conversations:,} other conversations are in the store"
         raise type(fault)(
-            f"{fault} ({before}; import the same again when it is mended, what is there is passed over.)"
+            f"{str(fault).rstrip('.')}. {said.conversations:,} other conversations are in the store, nothing of this one. Import the same "
+            "again when it is mended: what is there is passed over."
         ) from fault
     return said
 
