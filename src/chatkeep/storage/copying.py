@@ -152,7 +152,9 @@ class Copier:
         lacking = ""
         for _ in range(CONFLICTS):
             found = await do(self.source.read, Read(key, tail=TAIL))
-            there = None if absent else await do(self.target.read, Read(key, tail=0))
+            there = None if absent else await do(self.target.read, Read(key, tail=TAIL if compare else 0))
+            if compare and found is not None and found == there and len(found[1]) < TAIL:
+                return "alike"
             target, absent = None if there is None else there[0], False
             try:
                 if found is None:

@@ -28,7 +28,9 @@ from ..errors import Corrupt, Misconfigured, Unsupported
 from .copying import Copier, add_to, do
 from .relocation import FILLING, MOVED, NOTE, Note, moved, origin_of, read_note, write_note
 
-PAGE = 100
+PAGE = 100  # rows that are asked for at once, until it is known how large they are
+PAGE_BYTES = 2 << 20
+MOST = 500
 TOGETHER = 128  # conversations that are copied at the same time
 OVERLAP_S = 2 * RECENT_GRAIN_S  # clocks of those who write may differ by so much
 CAUGHT_UP = 200  # changes that are left for the last walk, at most, unless they come faster than they are copied
@@ -239,8 +241,9 @@ class Move:
         try:
             async with asyncio.TaskGroup() as tasks:
                 async for row, there in self._pairs():
-                    await room.acquire()
-                    tasks.create_task(settle(row, there))
+                    if not self._compared or row != there:
+                        await room.acquire()
+                        tasks.create_task(settle(row, there))
                     if row is not None:
                         walk.conversations += 1
                         walk.messages += row.head
@@ -264,8 +267,6 @@ class Move:
         return walk
 
     async def _settled(self, walk: Walk, row: Row | None, there: Row | None) -> None:
-        if self._compared and row == there:
-            return
         key = there.key if row is None and there is not None else row.key if row is not None else NOTE
         outcome = await self._copier.copy(key, absent=there is None, compare=not self._compared)
         walk.changed += outcome == "copied"
@@ -287,17 +288,25 @@ class Move:
                 row, there = await anext(ours, None), await anext(theirs, None)
 
     async def _rows(self, driver: Driver) -> AsyncIterator[Row]:
-        after: Row | None = None
-        while rows := await do(driver.scan, Scan("key", limit=PAGE, after=after)):
-            for row in rows:
-                if row.key != NOTE:
-                    yield row
-            after = rows[-1]
+        """Yield all rows; the next page is asked for while one is worked on."""
+        limit = PAGE
+        ahead = asyncio.ensure_future(do(driver.scan, Scan("key", limit=limit)))
+        try:
+            while rows := await ahead:
+                size = sum(len(row.body) + 256 for row in rows) // len(rows)
+                limit = min(max(PAGE_BYTES // size, 10), MOST)
+                ahead = asyncio.ensure_future(do(driver.scan, Scan("key", limit=limit, after=rows[-1])))
+                for row in rows:
+                    if row.key != NOTE:
+                        yield row
+        finally:
+            ahead.cancel()
+            await asyncio.gather(ahead, return_exceptions=True)
 
     async def _count(self) -> None:
         """Find out how many conversations there are, beside the first walk, so that the time left can be told."""
         count, after = 0, None
-        while rows := await do(self.source.scan, Scan("key", limit=5 * PAGE, after=after)):
+        while rows := await do(self.source.scan, Scan("key", limit=MOST, after=after)):
             count, after = count + len(rows), rows[-1]
         self._total = count
 
