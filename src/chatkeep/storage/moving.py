@@ -106,10 +106,10 @@ class Move:
             )
         if target == self._origin:
             return False
-        note = await do(read_note, self.target)
-        if target == FILLING + self._origin or (note is not None and not note.to and note.of == self._origin):
+        if await self._is_ours():
             await self._claim()
             return True
+        note = await do(read_note, self.target)
         if target.startswith(MOVED):
             raise Misconfigured(f"TO cannot be moved to; nothing was moved. {moved(note or Note(of=''))}")
         if target.startswith(FILLING) or note is not None:
@@ -129,6 +129,13 @@ class Move:
             await self._release(target)
             raise
         return True
+
+    async def _is_ours(self) -> bool:
+        """Tell whether an earlier run of this move has claimed the new store."""
+        if self.target.epoch == FILLING + self._origin:
+            return True
+        note = await do(read_note, self.target)
+        return note is not None and not note.to and note.of == self._origin
 
     async def _refuse_full(self) -> None:
         rows = await do(self.target.scan, Scan("key", limit=2))
@@ -221,6 +228,10 @@ class Move:
         """Give the old store back to those who had it open, if the new one was not opened yet; what was copied stays there."""
         if self.target.epoch == self._origin:
             raise Misconfigured("This move is finished, and TO is in use; nothing was changed. Move it back instead.")
+        if not await self._is_ours():  # the real one may be in use
+            raise Misconfigured(
+                "TO is not what FROM is moved to; nothing was changed. Name the store that was being filled."
+            )
         await self._fence(self.source, self._origin)
         await self._remove_note(self.source)
 
