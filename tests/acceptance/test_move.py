@@ -221,3 +221,35 @@ def test_refusals_come_before_anything_is_touched(tmp_path: Path) -> None:
     assert 3 == chatkeep("move", "a.db", "c.db", folder=tmp_path)[0]
     assert not (tmp_path / "c.db").exists()
     assert "This move is finished" in chatkeep("move", "a.db", "b.db", "--finish", folder=tmp_path)[1]
+
+
+def test_an_export_is_the_same_file_after_a_round_trip(tmp_path: Path) -> None:
+    """By the commands alone; a file with something wrong is told by its line, and imports nothing."""
+
+    async def fill() -> None:
+        async with counting_bot(Chatkeep(f"sqlite:///{tmp_path}/a.db", **FAST)) as keep:
+            for n in range(5):
+                await keep.receive(f"c{n}", f"hi {n}", id=f"{n}")
+
+    asyncio.run(fill())
+    assert 0 == chatkeep("export", "a.db", "-o", "a.jsonl", folder=tmp_path)[0]
+    assert 2 == chatkeep("export", "a.db", "-o", "a.jsonl", folder=tmp_path)[0]
+    code, out, _ = chatkeep("import", "b.db", "a.jsonl", folder=tmp_path)
+    assert (0, "5 conversations are imported, with 10 entries.\n") == (code, out)
+    code, out, _ = chatkeep("export", "b.db", folder=tmp_path)
+    assert (0, (tmp_path / "a.jsonl").read_text()) == (code, out)
+
+    lines = out.splitlines(keepends=True)
+    (tmp_path / "bad.jsonl").write_text("".join([*lines[:5], lines[5].replace("role", "rule"), *lines[6:]]))
+    code, out, err = chatkeep("import", "c.db", "bad.jsonl", folder=tmp_path)
+    assert (2, "") == (code, out)
+    assert "line 6: " in err
+    assert "Nothing was imported." in err
+    assert not (tmp_path / "c.db").exists()
+    code, _, err = chatkeep("import", "c.db", "-", typed="".join(lines[:6]), folder=tmp_path)
+    assert (2, True) == (code, "line 7: the export ends before its last line" in err)
+    assert 2 == chatkeep("export", "nowhere.db", folder=tmp_path)[0]
+    assert 1 == chatkeep("export", "b.db", "--conversation", "nobody", folder=tmp_path)[0]
+    assert {"a.db", "b.db", "c.db", "a.jsonl", "bad.jsonl"} == {
+        path.name for path in tmp_path.iterdir() if "-" not in path.name
+    }

@@ -269,6 +269,9 @@ async def test_a_move_that_is_cancelled_opens_the_old_store_again(fresh: Any) ->
         await ours.fence(Fence(f"moved:{ours.epoch}"))
         with pytest.raises(Replaced):
             await keep.receive("ada", "two", id="2")
+        _, third = await fresh("memory")
+        with pytest.raises(Misconfigured, match="is not what FROM is moved to"):
+            await Move(ours, third, address="x").cancel()
         await Move(ours, theirs, address=there).cancel()
 
         async def answered() -> bool:

@@ -17,7 +17,7 @@ from ..drivers.base import Ability, Driver
 from ..engine.needs import refuse_lacking
 from ..errors import Misconfigured, UsageError
 from ..settings import settings_from
-from ..storage.moving import Move, Progress, Walk
+from ..storage.moving import CAUGHT_UP, Move, Progress, Walk
 from ..storage.relocation import refuse_elsewhere
 from .opening import url_of, without_secret
 from .options import StoreCommand
@@ -84,7 +84,7 @@ async def moved(
             click.echo(f"{walk.conversations:,} conversations are copied ({walk.changed:,} now), in {lasted(began)}.")
         while follow:
             changed = await run.follow()
-            if finish and changed == 0:
+            if finish and changed < CAUGHT_UP:
                 break
             line.followed(changed)
             await asyncio.sleep(FOLLOWS_S)

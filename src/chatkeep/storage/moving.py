@@ -25,10 +25,12 @@ from msgspec import Struct
 
 from ..drivers.base import RECENT_GRAIN_S, Ability, Driver, Erase, Fence, Read, Row, Scan
 from ..errors import Corrupt, Misconfigured, Unsupported
-from .copying import Copier, add_to
+from .copying import Copier, add_to, do
 from .relocation import FILLING, MOVED, NOTE, Note, moved, origin_of, read_note, write_note
 
-PAGE = 100
+PAGE = 100  # rows that are asked for at once, until it is known how large they are
+PAGE_BYTES = 2 << 20
+MOST = 500
 TOGETHER = 128  # conversations that are copied at the same time
 OVERLAP_S = 2 * RECENT_GRAIN_S  # clocks of those who write may differ by so much
 CAUGHT_UP = 200  # changes that are left for the last walk, at most, unless they come faster than they are copied
@@ -104,10 +106,10 @@ class Move:
             )
         if target == self._origin:
             return False
-        note = await self._copier.do(read_note, self.target)
-        if target == FILLING + self._origin or (note is not None and not note.to and note.of == self._origin):
+        if await self._is_ours():
             await self._claim()
             return True
+        note = await do(read_note, self.target)
         if target.startswith(MOVED):
             raise Misconfigured(f"TO cannot be moved to; nothing was moved. {moved(note or Note(of=''))}")
         if target.startswith(FILLING) or note is not None:
@@ -115,7 +117,7 @@ class Move:
                 "TO is being filled by a move from another store; nothing was moved. Finish that one, or name an empty store."
             )
         if source.startswith(MOVED):
-            there = await self._copier.do(read_note, self.source)
+            there = await do(read_note, self.source)
             if there is None or there.to != self._address or Ability.FENCE in self.target.abilities:
                 raise moved(there or Note(of=self._origin))
             return False
@@ -128,8 +130,15 @@ class Move:
             raise
         return True
 
+    async def _is_ours(self) -> bool:
+        """Tell whether an earlier run of this move has claimed the new store."""
+        if self.target.epoch == FILLING + self._origin:
+            return True
+        note = await do(read_note, self.target)
+        return note is not None and not note.to and note.of == self._origin
+
     async def _refuse_full(self) -> None:
-        rows = await self._copier.do(self.target.scan, Scan("key", limit=2))
+        rows = await do(self.target.scan, Scan("key", limit=2))
         if [row for row in rows if row.key != NOTE]:
             raise Misconfigured(
                 "TO is not empty, and what it holds is not of this move; nothing was moved. Name an empty store (another file, schema "
@@ -146,13 +155,13 @@ class Move:
 
     async def _fence(self, driver: Driver, epoch: str) -> None:
         if Ability.FENCE in driver.abilities:
-            await self._copier.do(driver.fence, Fence(epoch))
+            await do(driver.fence, Fence(epoch))
 
     async def _put_note(self, driver: Driver, note: Note) -> None:
-        await self._copier.do(lambda note: write_note(driver, note, at=self._clock()), note)
+        await do(lambda note: write_note(driver, note, at=self._clock()), note)
 
     async def _remove_note(self, driver: Driver) -> None:
-        await self._copier.do(driver.erase, Erase(NOTE, at=self._clock()))
+        await do(driver.erase, Erase(NOTE, at=self._clock()))
 
     # -- the stages -------------------------------------------------------------------------------------------------------
 
@@ -173,7 +182,7 @@ class Move:
         """Copy what has changed since the last look, newest first; answers how many conversations."""
         since, newest = self._newest - OVERLAP_S, self._newest
         changed, after = 0, None
-        while rows := await self._copier.do(self.source.scan, Scan("recent", limit=PAGE, after=after)):
+        while rows := await do(self.source.scan, Scan("recent", limit=PAGE, after=after)):
             fresh = [row for row in rows if row.updated_at >= since and row.key != NOTE]
             now = self._clock()  # (The clock of somebody who writes may be ahead.)
             newest = max([newest, *[min(row.updated_at, now) for row in fresh]])
@@ -185,7 +194,7 @@ class Move:
         return changed
 
     async def _brought_up(self, row: Row) -> bool:
-        there = await self._copier.do(self.target.read, Read(row.key, tail=0))
+        there = await do(self.target.read, Read(row.key, tail=0))
         if there is not None and there[0].revision == row.revision:
             return False
         return await self._copier.copy(row.key) != "alike"
@@ -219,6 +228,10 @@ class Move:
         """Give the old store back to those who had it open, if the new one was not opened yet; what was copied stays there."""
         if self.target.epoch == self._origin:
             raise Misconfigured("This move is finished, and TO is in use; nothing was changed. Move it back instead.")
+        if not await self._is_ours():  # the real one may be in use
+            raise Misconfigured(
+                "TO is not what FROM is moved to; nothing was changed. Name the store that was being filled."
+            )
         await self._fence(self.source, self._origin)
         await self._remove_note(self.source)
 
@@ -239,8 +252,9 @@ class Move:
         try:
             async with asyncio.TaskGroup() as tasks:
                 async for row, there in self._pairs():
-                    await room.acquire()
-                    tasks.create_task(settle(row, there))
+                    if not self._compared or row != there:
+                        await room.acquire()
+                        tasks.create_task(settle(row, there))
                     if row is not None:
                         walk.conversations += 1
                         walk.messages += row.head
@@ -264,8 +278,6 @@ class Move:
         return walk
 
     async def _settled(self, walk: Walk, row: Row | None, there: Row | None) -> None:
-        if self._compared and row == there:
-            return
         key = there.key if row is None and there is not None else row.key if row is not None else NOTE
         outcome = await self._copier.copy(key, absent=there is None, compare=not self._compared)
         walk.changed += outcome == "copied"
@@ -287,17 +299,25 @@ class Move:
                 row, there = await anext(ours, None), await anext(theirs, None)
 
     async def _rows(self, driver: Driver) -> AsyncIterator[Row]:
-        after: Row | None = None
-        while rows := await self._copier.do(driver.scan, Scan("key", limit=PAGE, after=after)):
-            for row in rows:
-                if row.key != NOTE:
-                    yield row
-            after = rows[-1]
+        """Yield all rows; the next page is asked for while one is worked on."""
+        limit = PAGE
+        ahead = asyncio.ensure_future(do(driver.scan, Scan("key", limit=limit)))
+        try:
+            while rows := await ahead:
+                size = sum(len(row.body) + 256 for row in rows) // len(rows)
+                limit = min(max(PAGE_BYTES // size, 10), MOST)
+                ahead = asyncio.ensure_future(do(driver.scan, Scan("key", limit=limit, after=rows[-1])))
+                for row in rows:
+                    if row.key != NOTE:
+                        yield row
+        finally:
+            ahead.cancel()
+            await asyncio.gather(ahead, return_exceptions=True)
 
     async def _count(self) -> None:
         """Find out how many conversations there are, beside the first walk, so that the time left can be told."""
         count, after = 0, None
-        while rows := await self._copier.do(self.source.scan, Scan("key", limit=5 * PAGE, after=after)):
+        while rows := await do(self.source.scan, Scan("key", limit=MOST, after=after)):
             count, after = count + len(rows), rows[-1]
         self._total = count
 
