@@ -442,7 +442,12 @@ class ConversationLoss(wire.Resource):
         number = request.path_params["number"]
         if not (number.isascii() and number.isdecimal() and len(number) < 16):
             raise access.not_found()
-        await tenant_of(request).restore(conversation_asked(request), int(number), by=principal_of(request).id)
+        try:
+            await tenant_of(request).restore(conversation_asked(request), int(number), by=principal_of(request).id)
+        except errors.NotOpen:
+            raise
+        except errors.UsageError as fault:
+            raise Refused(409, "no-loss", str(fault)) from None
         return Response(status_code=204)
 
 

@@ -47,7 +47,7 @@ NEWEST = 2**53
 TEXTS: tuple[str, ...] = ("owner", "behind", "conversation", "since")
 """Parameters that are text; all others are whole numbers."""
 
-WHOLE = ("uses",)
+WHOLE = ("uses", "version", "seen")
 """Members of bodies that are whole numbers."""
 
 Number = Annotated[int, Meta(ge=0, le=NEWEST)]
