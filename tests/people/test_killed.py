@@ -29,9 +29,9 @@ STEPS = [
 ]
 
 
-async def killed(url: str, what: str, point: str, nth: int, now: float) -> bool:
+async def killed(url: str, what: str, point: str, nth: int, tenant: str) -> bool:
     """Does *what* in a process that dies at *point*; tells whether it has."""
-    asked = "-m", "tests.support.signing_in", url, what, point, str(nth), str(now)
+    asked = "-m", "tests.support.signing_in", url, what, point, str(nth), tenant
     process = await asyncio.create_subprocess_exec(sys.executable, *asked)
     return await process.wait() == -signal.SIGKILL
 
@@ -41,23 +41,19 @@ async def killed(url: str, what: str, point: str, nth: int, now: float) -> bool:
 async def test_after_a_kill_it_is_all_there_or_none_of_it(url: str, opened: Any) -> None:
     """Of a guest with five conversations and a user with one, at each step; the same act again does the rest."""
     for place, (what, point, nth) in enumerate(STEPS):
-        clock = Clock()
-        clock.now += 3 * 86_400 * place
-        keep = await opened(count, clock=clock)
-        async for found in keep.conversations():
-            await keep.erase(found.id)
-        for guest in await keep.user("ada").claimed():
-            await keep.user("ada").undo_claim(guest)
+        opening, clock, tenant = await opened(count, clock=Clock()), Clock(), f"t{place}"
+        keep = opening.tenant(tenant)
         mine = {f"g{n}" for n in range(5)}
         await asyncio.gather(
             *(keep.receive(id, "hi", owner=GUEST) for id in mine), keep.receive("a", "hi", owner="ada")
         )
         if what not in ("claim", "save"):
             await keep.user("ada").claim(GUEST)
-        await keep.close()
+        await opening.close()
 
-        assert await killed(url, what, point, nth, clock.now + 1), (what, point, nth)
-        keep = await opened(count, clock=clock)
+        assert await killed(url, what, point, nth, tenant), (what, point, nth)
+        opening = await opened(count, clock=clock)
+        keep = opening.tenant(tenant)
         ada, guest_has = set(await ids(keep.user("ada"))), set(await ids(keep.user(GUEST)))
         log = [m.id async for m in keep.history("new") if m.role != "system"]
         match what:
@@ -77,4 +73,4 @@ async def test_after_a_kill_it_is_all_there_or_none_of_it(url: str, opened: Any)
             case _:
                 assert (mine | {"a"}, set()) == (ada, guest_has)
                 assert all([len((await keep.receive(id, "and", id="again")).replies) for id in mine])
-        await keep.close()
+        await opening.close()

@@ -1,4 +1,4 @@
-"""A process that claims a guest, saves, settles or deletes, and is killed at a named point: `python -m tests.support.signing_in URL ACT POINT N TIME`."""
+"""A process that claims a guest, saves or deletes, and is killed: `python -m tests.support.signing_in URL ACT POINT N TENANT`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ GUEST = "guest:7f3a"
 SAVED = [{"id": f"m{n}", "content": f"text {n}"} for n in range(5)]
 
 
-async def act(url: str, what: str, point: str, nth: int, now: float) -> None:
+async def act(url: str, what: str, point: str, nth: int, tenant: str) -> None:
     """Does *what*, and dies of it when *point* is reached for the *nth* time from then on."""
     crash, clock = CrashPoint("never"), Clock()
-    clock.now = now + (UNDO_S + 1 if what == "settle" else 0)
+    clock.now += UNDO_S + 1 if what == "settle" else 0
     keep: Chatkeep[Any] = Chatkeep(wrapped(CrashDriver(driver_for(url), crash)), poll="1h", clock=clock)
     async with keep:
         crash.point, crash.left = point, nth
-        ada = keep.user("ada")
+        ada = keep.tenant(tenant).user("ada")
         match what:
             case "claim":
                 await ada.claim(GUEST)
@@ -39,4 +39,4 @@ async def act(url: str, what: str, point: str, nth: int, now: float) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(act(*sys.argv[1:4], int(sys.argv[4]), float(sys.argv[5])))
+    asyncio.run(act(*sys.argv[1:4], int(sys.argv[4]), sys.argv[5]))

@@ -95,8 +95,8 @@ class Changed(Struct, frozen=True, kw_only=True):
 
 class Cursor(Struct, frozen=True, array_like=True):
     """How far somebody has seen a user's list: all that changed before *at*, but for clocks that differ, and of what changed about then
-    what has these *marks*, four bytes each. *erased*: the same of what was erased. *of*: whose list it is, and of which store. *since*: what changed before is not
-    looked at any more, by time and id."""
+    what has these *marks*, four bytes each. *erased*: the same of what was erased. *of*: whose list it is, and of which store.
+    *since*: what changed before is not looked at any more, by time and id."""
 
     of: str
     at: float
