@@ -123,6 +123,10 @@ class Claims:
             return True
         return await self.undo(user, subject, by=by)
 
+    async def adopt(self, key: Key, owner: str) -> None:
+        """Make a visitor's conversation, if it is nobody's, *owner*'s."""
+        await self._move(key, "", owner)
+
     async def settle(self, owners: dict[str, Claim | None]) -> None:
         """Give some conversations of old claims their new owner; also what was written by a guest's other page meanwhile is found."""
         left = MOVED_AT_ONCE

@@ -31,6 +31,10 @@ SLACK_S = 30.0
 """Clocks of the hosts that write to one store may differ by so much."""
 
 
+MARKS_MOST = 1000
+"""A cursor goes into an address, which has room for so many marks; with more, clocks may differ by less."""
+
+
 class Summary(Struct, frozen=True, kw_only=True):
     """
     A conversation in its owner's list.
@@ -91,12 +95,14 @@ class Changed(Struct, frozen=True, kw_only=True):
 
 class Cursor(Struct, frozen=True, array_like=True):
     """How far somebody has seen a user's list: all that changed before *at*, but for clocks that differ, and of what changed about then
-    what has these *marks*, four bytes each. *erased*: the same of what was erased. *of*: whose list it is, and of which store."""
+    what has these *marks*, four bytes each. *erased*: the same of what was erased. *of*: whose list it is, and of which store.
+    *since*: what changed before is not looked at any more, by time and id."""
 
     of: str
     at: float
     marks: bytes = b""
     erased: bytes = b""
+    since: tuple[float, str] = (0.0, "")
 
 
 def listed_from(row: Row) -> Listed:
@@ -142,17 +148,23 @@ def find_changes(
     """Return which of a user's conversations are new to who has the *cursor*, the oldest change first, which were erased, the next cursor,
     and whether there is more. *erased*: ids, and when; a cursor of time 0 knows nothing, and so of nothing that it was erased."""
     since, known, told = cursor.at - SLACK_S, _marks(cursor.marks), _marks(cursor.erased)
-    near = [one for one in found if one.updated_at >= since]
-    news = sorted((one for one in near if one.mark not in known), key=lambda one: (one.updated_at, one.key.id))
+    near = sorted((one for one in found if _place(one) >= cursor.since), key=_place)
+    news = [one for one in near if one.mark not in known]
     page, more = news[:limit], len(news) > limit
     gone = {crc32(f"{id}:{when}".encode()): (id, when) for id, when in erased if when >= since}
     times = [one.updated_at for one in page] + ([] if more else [when for _, when in gone.values()])
     at = max([cursor.at, *times])
     shown = known | {one.mark for one in page}
-    marks = [one.mark for one in near if one.updated_at >= at - SLACK_S and one.mark in shown]
+    held = [one for one in near if one.updated_at >= at - SLACK_S and one.mark in shown][-MARKS_MOST:]
+    begin = (at - SLACK_S, "") if len(held) < MARKS_MOST else _place(held[0])
     fresh = [id for mark, (id, _) in gone.items() if cursor.at and mark not in told]
     kept = [mark for mark, (_, when) in gone.items() if when >= at - SLACK_S]
-    return page, fresh, Cursor(cursor.of, at, _packed(marks), _packed(kept)), more
+    marks = [one.mark for one in held]
+    return page, fresh, Cursor(cursor.of, at, _packed(marks), _packed(kept), max(begin, cursor.since)), more
+
+
+def _place(one: Listed) -> tuple[float, str]:
+    return one.updated_at, one.key.id
 
 
 def _marks(packed: bytes) -> frozenset[int]:

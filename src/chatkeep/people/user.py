@@ -63,6 +63,15 @@ class Saved(Struct, frozen=True, kw_only=True):
     conflicts: list[str]
 
 
+class Page(Struct, frozen=True, kw_only=True):
+    """A page of a user's list. next: the conversation behind which the next page begins; None at the end. total: how many there are."""
+
+    conversations: list[Summary]
+    total: int
+    cursor: str
+    next: str | None = None
+
+
 class User(Generic[State]):
     """
     A user of one tenant: `keep.user("ada")`. Its conversations are those whose owner it is, or was claimed for it.
@@ -104,6 +113,21 @@ class User(Generic[State]):
             for summary in await self._summarize(found[first : first + PAGE]):
                 yield summary
 
+    async def page(self, *, behind: str | None = None, limit: int = 100) -> Page:
+        """Return a page of the list as `conversations` has it, from *behind* a conversation on, with a cursor for `changes`."""
+        user, owners = await self._owners()
+        found = await self._find(owners)
+        _, _, cursor, _ = find_changes(found, (), Cursor(self._mark(user), 0.0), limit=len(found))
+        listed = order(found)
+        place = next((place + 1 for place, one in enumerate(listed) if one.key.id == behind), 0)
+        shown = listed[place : place + limit]
+        return Page(
+            conversations=await self._summarize(shown),
+            total=len(found),
+            cursor=write_cursor(cursor),
+            next=shown[-1].key.id if place + limit < len(listed) and shown else None,
+        )
+
     async def changes(self, since: str | None = None, *, limit: int = CHANGED_MOST) -> Changed:
         """
         Return what has changed in the user's list since a *cursor* was given out; without one, everything.
@@ -112,7 +136,7 @@ class User(Generic[State]):
         version, where the clocks of hosts differ. Raises `UsageError` when *since* is no cursor.
         """
         user, owners = await self._owners()
-        of = sha256(f"{self._engine.store.driver.epoch}:{self._tenant}:{user}".encode()).hexdigest()[:12]
+        of = self._mark(user)
         cursor = Cursor(of, 0.0) if since is None else read_cursor(since)
         stale = cursor.of != of or (cursor.at and cursor.at + KEPT_S < self._engine.shared.clock())
         if stale:
@@ -233,6 +257,11 @@ class User(Generic[State]):
         if user != self.id and self.id.startswith(GUEST):
             return user, {}
         return user, await self._claims.find_owners(user)
+
+    def _mark(self, user: str) -> str:
+        """Name the list of *user* in this store, for cursors."""
+        place = f"{self._engine.store.driver.epoch}:{len(self._tenant)}:{self._tenant}{user}"
+        return sha256(place.encode()).hexdigest()[:12]
 
     async def _find(self, owners: dict[str, Claim | None] | None = None) -> list[Listed]:
         if owners is None:
