@@ -130,10 +130,12 @@ export class Chat extends EventTarget {
   }
 
   async stop() {
+    if (!this.#me.id) return { stopped: false, reply: null };
     return this.#json("/stop", { method: "POST" });
   }
 
   async answering() {
+    if (!this.#me.id) return { status: "idle" };
     return this.#json("/answering");
   }
 
