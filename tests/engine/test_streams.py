@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from chatkeep import Answering, Delta, HandlerFailed, Message, PartSaid, Turn
+from chatkeep import Answering, BadMessage, Delta, HandlerFailed, Message, NotWaiting, PartSaid, Turn
 
 from ..support.counting import answered
 from ..support.waiting import takes, until
@@ -345,3 +345,44 @@ async def test_a_piece_that_is_none_is_refused(opened: Any, piece: Any) -> None:
         await keep.receive("ada", "hi")
 
     assert 1 == keep.statistics.engine.failures
+
+
+async def test_messages_that_wait_are_seen_withdrawn_and_amended(opened: Any) -> None:
+    """From any instance; the turn that runs goes on, what it answers cannot be taken back, and nothing of the old text is left."""
+    go, runs = asyncio.Event(), []
+
+    async def bot(turn: Turn[Any]) -> str:
+        runs.append([turn.text, *(message.text for message in turn.history if message.role == "user")])
+        await go.wait()
+        return f"heard {turn.text}"
+
+    works, other = await opened(bot, quick="0s"), await opened(None)
+    await works.accept("ada", "one", id="m1")
+    await until(lambda: runs)
+    for n, text in enumerate(("two", "three", "four"), 2):
+        await works.accept("ada", text, id=f"m{n}", metadata={"from": text})
+    waiting = (await other.conversation("ada")).waiting
+    await other.withdraw("ada", 2)
+    await other.withdraw("ada", 2)
+    said = await other.amend("ada", 3, "drei")
+    again = await other.amend("ada", 3, "drei")
+    for number in (1, 99):
+        with pytest.raises(NotWaiting):
+            await other.withdraw("ada", number)
+    with pytest.raises(NotWaiting):
+        await other.amend("ada", 3, "trois")
+    with pytest.raises(BadMessage):
+        await other.amend("ada", 4, [1])
+    go.set()
+    await until(lambda: answered(works, "ada", said.number), within=15.0)
+    log = [message async for message in works.history("ada")]
+
+    assert ["one", "two", "three", "four"] == [message.text for message in waiting]
+    assert (said.number, True) == (again.number, again.duplicate)
+    assert [["one"], ["four", "one"], ["drei", "one", "four"]] == runs
+    assert ["heard one", "heard four", "heard drei"] == [message.text for message in log if message.role == "assistant"]
+    assert {2, 3} == {message.number for message in log if message.redacted and message.role == "user"}
+    assert {"from": "three", "amends": 3} == next(message.metadata for message in log if message.number == said.number)
+    assert 0 == works.statistics.engine.reruns
+    dropped = await works.accept("ada", "two", id="m2")
+    assert (True, "dropped") == (dropped.duplicate, dropped.status)

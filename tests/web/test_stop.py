@@ -16,7 +16,7 @@ from ..support.waiting import takes
 
 
 def test_a_reply_is_stopped_with_a_button(person: BrowserContext) -> None:
-    """In the other tab of the same chat; the first one sees it too, and goes on."""
+    """In the other tab of the same chat; the first one sees it too, and goes on. What waits meanwhile can be taken back."""
     keep: Chatkeep[Any] = Chatkeep("memory://")
 
     @keep.on_message
@@ -41,12 +41,25 @@ def test_a_reply_is_stopped_with_a_button(person: BrowserContext) -> None:
         expect(stop).to_be_hidden()
         settled(page)
         stopped = log(page)[-1]
+        write(page, "count")
+        expect(stop).to_be_visible()
+        write(page, "taken back")
+        write(page, "said anew")
+        behind = page.locator("#log li.user.sent").filter(has_text="taken back")
+        behind.get_by_role("button", name="Withdraw").click()
+        expect(page.locator("#log")).not_to_contain_text("taken back")
+        page.locator("#log li.user.sent").filter(has_text="said anew").get_by_role("button", name="Edit").click()
+        expect(page.get_by_label("Your message")).to_have_value("said anew")
+        page.get_by_label("Your message").fill("")
+        stop.click()
+        expect(stop).to_be_hidden()
+        before = page.locator("#log li").count()
         write(page, "more")
-        expect(page.locator("#log li")).to_have_count(4)
+        expect(page.locator("#log li")).to_have_count(before + 2)
         settled(page)
 
         assert log(page)[1] == stopped
-        assert "Bot: 0 " == log(page)[3] + " "
+        assert "Bot: 0 " == log(page)[-1] + " "
         assert log(page) == log(other)
         page.close()
         other.close()

@@ -111,6 +111,7 @@ function footOf(message) {
   const foot = document.createElement("small");
   if (message.created_at) foot.append(timeOf(message.created_at));
   if (message.role === "user") foot.append(...marksOf(message));
+  if (isBehind(message)) foot.append(...takesBack(message));
   if (message.metadata?.stopped) foot.append(create("span", "why", "Stopped"));
   if (message.metadata?.interrupted) foot.append(create("span", "why", "Interrupted"));
   return foot;
@@ -164,6 +165,32 @@ function timeOf(seconds) {
   time.dateTime = date.toISOString();
   time.title = date.toLocaleString();
   return time;
+}
+
+// A message behind another one that waits has not had its turn: it can be taken back, or said anew.
+function isBehind({ id, role, status: state, number }) {
+  const waits = (one) => one.role === "user" && one.status === "sent" && one.number;
+  return waits({ role, status: state, number }) && chat.messages.some((one) => waits(one) && one.id !== id && one.number < number);
+}
+
+function takesBack(message) {
+  return [["Edit", "edit"], ["Withdraw", "withdraw"]].map(([label, act]) => {
+    const button = made("button", "retry", label);
+    button.type = "button";
+    button.addEventListener("click", async () => {
+      try {
+        await chat.withdraw(message.number);
+        if (act !== "edit") return;
+        text.value = message.text;
+        drafted();
+        text.focus();
+      } catch (fault) {
+        if (fault.status !== 409) throw fault; // it is being answered by now
+        button.parentNode?.querySelectorAll("button").forEach((one) => one.remove());
+      }
+    });
+    return button;
+  });
 }
 
 function marksOf({ id, number, status: state, error }) {
