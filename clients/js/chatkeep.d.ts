@@ -140,6 +140,10 @@ export class Chat<State = { [name: string]: Json }> extends EventTarget {
   discard(id: string): Promise<void>;
   /** Loads up to *limit* messages from before the first; answers whether there are more. */
   earlier(limit?: number): Promise<boolean>;
+  /** Takes back a message that waits for its turn: what it says is removed for good. Rejects when it is being answered, or was. */
+  withdraw(number: number): Promise<void>;
+  /** Says a message that waits for its turn anew: the new one goes to the end of what waits. */
+  amend(number: number, content: Content): Promise<{ id: string; number: number }>;
   /** Ends the reply that is being made, and keeps what was said of it: *reply*, with `metadata.stopped`. */
   stop(): Promise<{ stopped: boolean; reply: Message | null }>;
   /** Whether somebody answers now, on whichever server. */

@@ -129,11 +129,21 @@ export class Chat extends EventTarget {
     return this.more;
   }
 
+  async withdraw(number) {
+    await this.#here(`/waiting/${number}`, { method: "DELETE" });
+  }
+
+  async amend(number, content) {
+    return this.#json(`/waiting/${number}`, { method: "PUT", body: { content } });
+  }
+
   async stop() {
+    if (!this.#me.id) return { stopped: false, reply: null };
     return this.#json("/stop", { method: "POST" });
   }
 
   async answering() {
+    if (!this.#me.id) return { status: "idle" };
     return this.#json("/answering");
   }
 

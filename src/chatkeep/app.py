@@ -31,7 +31,7 @@ from .tenant import LETTERS, Surface, Tenant, Unread, skips_unread
 Reply = Content | Part | Sequence[Content | Part] | None
 """What a handler may return."""
 
-Said = TypeVar("Said", bound=Reply | Awaitable[Reply] | AsyncIterator[str])
+Said = TypeVar("Said", bound=Reply | Awaitable[Reply] | AsyncIterator[str | Part | None])
 
 
 class Statistics(Struct, frozen=True):
@@ -121,7 +121,8 @@ class Chatkeep(Surface[State]):
         """
         Decorate the bot: takes a `Turn`, returns the reply.
 
-        A reply is text, a JSON part (a dict), a list of these, or None; an async generator of text makes one reply. A
+        A reply is text, a JSON part (a dict), a list of these, or None; an async generator of text and parts makes one reply, which is
+        shown while it is made; see `turn.said`. A
         plain function runs in a thread. State and replies are recorded when it returns; when it raises, nothing is.
         """
         if self._engine.turns.handler is not None:

@@ -46,6 +46,8 @@ class _BlockingSurface(Generic[State]):
     dismiss = blocking(Surface.dismiss)
     deliveries = blocking(Surface.deliveries)
     resend = blocking(Surface.resend)
+    withdraw = blocking(Surface.withdraw)
+    amend = blocking(Surface.amend)
     stop = blocking(Surface.stop)
     answering = blocking(Surface.answering)
     pause = blocking(Surface.pause)

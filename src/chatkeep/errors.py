@@ -59,6 +59,10 @@ class OtherOwner(UsageError):
         self.owner = owner
 
 
+class NotWaiting(UsageError):
+    """The message does not wait any more: it is being answered, was answered, or was withdrawn."""
+
+
 class Unsupported(UsageError):
     """This store, version or option cannot do that."""
 

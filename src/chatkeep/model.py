@@ -106,6 +106,8 @@ class Conversation(Struct, Generic[State], frozen=True, kw_only=True):
     off_by: because of what. dead: numbers of messages that were set aside, until each is dismissed or its replay is answered.
     due_at: when it will be looked at next. fault: in a listing, why this one cannot be read; its state is then None and its
     counts say nothing. stale: the store is away, and this is what this process has seen last (on_outage="read").
+    waiting: the messages that wait for an answer, oldest first, as far as they are held (200, or somewhat more); the first may be
+    being answered.
     """
 
     tenant: str
@@ -124,6 +126,7 @@ class Conversation(Struct, Generic[State], frozen=True, kw_only=True):
     off_by: list[OffBy] = []
     fault: str = ""
     stale: bool = False
+    waiting: list[Message] = []
 
 
 class Typing(Struct, frozen=True):

@@ -405,6 +405,24 @@ class Surface(Generic[State]):
             )
         await self._opened.changes.resend(key, number)
 
+    async def withdraw(self, conversation: str, number: int) -> None:
+        """
+        Take back a message that waits for its turn: what it says is removed for good, as by `redact`, and nobody answers it.
+
+        `conversation.waiting` has the numbers. Raises `NotWaiting` when it is being answered, or was; use `stop` to end the reply to
+        the one that is being answered. Twice is fine.
+        """
+        await self._opened.changes.withdraw(self._key(conversation), number)
+
+    async def amend(self, conversation: str, number: int, content: Content) -> Receipt:
+        """
+        Say a message that waits for its turn anew: the old one is withdrawn, and a new one with *content* goes to the end of what
+        waits, in the same act; its `metadata["amends"]` is the number of the old one.
+
+        Twice with the same content is once. Raises `NotWaiting` as `withdraw` does, `BadMessage` and `TooLarge` as `accept` does.
+        """
+        return await self._opened.changes.amend(self._key(conversation), number, content)
+
     async def stop(self, conversation: str) -> Stopped:
         """
         End the reply that is being made, whichever instance makes it.
@@ -484,6 +502,7 @@ class Surface(Generic[State]):
             dead=list(record.dead),
             updated_at=row.updated_at,
             due_at=_due_at(row),
+            waiting=copy_messages(unread_messages(snapshot)),
         )
 
 

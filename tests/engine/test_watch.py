@@ -69,6 +69,11 @@ async def test_a_watcher_sees_the_log_the_state_and_nothing_twice(opened: Any) -
         assert ["you said one", *said(first)] == said(second)
         assert [b'{"last":"three"}'] == [bytes(event.state) for event in first if isinstance(event, StateChanged)][-1:]
         assert [] == await now.next(0.05)
+        for found in (first, second):
+            kinds = [
+                type(event).__name__ for event in found if not (isinstance(event, Message) and event.role == "user")
+            ]
+            assert "StateChanged" == kinds[0], "the state is told before the reply that it was recorded with"
     followed = []
     async for event in keep.events("ada", after=0):
         followed += said([event])

@@ -138,17 +138,29 @@ def size_of(content: Content) -> int:
     return len(content.encode()) if isinstance(content, str) else len(json.encode(content))
 
 
-def has_same_input(before: Snapshot, now: Snapshot) -> bool:
+def has_same_input(before: Snapshot, now: Snapshot, *, last: int | None = None) -> bool:
     """Tell whether a handler that saw *before* would see the same in *now*, so that its result may be written on top of
-    it."""
+    it. *last*: the last message that it saw, where more of *before* waits."""
     a, b = before.record, now.record
     return before is now or (
         before.row.incarnation == now.row.incarnation
         and before.row.head <= now.row.head
         and (a.cursor, a.session, a.schema, a.since, a.paused) == (b.cursor, b.session, b.schema, b.since, b.paused)
-        and a.redactions == b.redactions
+        and not _saw_redacted(before, now, before.row.head if last is None else last)
         and a.state == b.state
     )
+
+
+def _saw_redacted(before: Snapshot, now: Snapshot, last: int) -> bool:
+    """Tell whether a handler that saw *before* up to message *last* may have seen what nobody is to see any more."""
+    since = now.record.redactions - before.record.redactions
+    if not since:
+        return False
+    # What was withdrawn while it waited, each by an act of its own, was not seen yet.
+    unseen = [
+        sum(m.redacted and m.role in ASKING and m.number > last for m in there.messages) for there in (before, now)
+    ]
+    return unseen[1] - unseen[0] != since
 
 
 def has_same_place(before: Snapshot, now: Snapshot) -> bool:
@@ -171,8 +183,8 @@ def is_same_turn(before: Snapshot, now: Snapshot, first: Message, *, opens: bool
     *first* is not in the log yet, nothing but notes may have come into it.
     """
     a, b = before.record, now.record
-    if a.redactions != b.redactions:
-        return False  # the handler has seen what nobody is to see any more
+    if _saw_redacted(before, now, before.row.head):
+        return False
     cursor, came = b.cursor, messages_after(now, before.row.head)
     if first.number > before.row.head and now.row.head == cursor and all(message.role == "system" for message in came):
         cursor = a.cursor

@@ -7,21 +7,23 @@ Knows nothing of how messages come in, or of what a worker does.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic
+from typing import Any, Generic
 
 from msgspec import Raw, structs
 
 from ..conversation import commits, dead_letters, redaction, sessions, snapshots, streams, turns
+from ..conversation.codec import entry_for
 from ..conversation.keys import message_id
 from ..conversation.record import NONE
-from ..conversation.snapshots import Commit, Snapshot
+from ..conversation.snapshots import Commit, Draft, Snapshot
 from ..drivers.base import Key
-from ..errors import StoreError, UsageError
-from ..model import Message, State, Stopped
+from ..errors import NotWaiting, StoreError, UsageError
+from ..model import ASKING, Content, Message, Receipt, State, Stopped
 from ..storage.records import erase_belongings
 from ..storage.store import PAGE, fresh_token
 from .journal import Journal
 from .notifier import Notifier
+from .outcomes import read_outcome
 from .pauses import Pauses
 from .runner import refuse_own_turn
 from .sender import Sender
@@ -157,6 +159,70 @@ class Changes(Generic[State]):
             self._sweeper.start_on(key)
             self._notifier.tell_of_work()
         return Stopped(True, said[0] if said[0].role == "assistant" else None)
+
+    async def withdraw(self, key: Key, number: int) -> None:
+        """Take back message *number*, which waits for its turn."""
+        snapshot = await self._store.reload(key)
+        there = await self._store.page(key, snapshot.row.incarnation, after=number - 1, limit=1)
+        if there and there[0].number == number and there[0].role in ASKING and there[0].redacted:
+            return
+        await self._take_back(key, number, None)
+
+    async def amend(self, key: Key, number: int, content: Content) -> Receipt:
+        """Take back message *number*, which waits for its turn, and say *content* in its place, at the end."""
+        entry_for(key, content, id="-", role="user", created_at=1e10, limit=self._shared.settings.message_limit)
+        snapshot = await self._store.reload(key)
+        id = redaction.amendment_id(snapshot.row.incarnation, number)
+        known = await self._store.find(key, snapshot.row.incarnation, [id])
+        if known and known[0].content != content:
+            raise NotWaiting(
+                f"{key}: message {number} was said anew already, as message {known[0].number}; nothing was changed."
+            )
+        said = known or await self._take_back(key, number, content)
+        found = await read_outcome(self._store, await self._store.reload(key), said[-1].number) if known else None
+        return Receipt(
+            tenant=key.tenant,
+            conversation=key.id,
+            id=id,
+            number=said[-1].number,
+            status=found.status if found is not None else "accepted",
+            replies=snapshots.copy_messages(found.replies) if found is not None else [],
+            duplicate=bool(known),
+        )
+
+    async def _take_back(self, key: Key, number: int, content: Content | None) -> list[Message]:
+        """Withdraw message *number*, and say *content* in its place where there is any; give what was added to the log."""
+        self._shared.refuse_closed(key)
+        shared, limit = self._shared, self._shared.settings.message_limit
+
+        def decide(there: Snapshot) -> Commit:
+            waiting = snapshots.unread_messages(there)
+            found = [message for message in waiting if message.number == number]
+            if not found:
+                raise NotWaiting(
+                    f"{key}: message {number} does not wait for an answer (any more); nothing was changed."
+                )
+            if number == waiting[0].number and there.row.lease is not None:
+                raise NotWaiting(
+                    f"{key}: message {number} is being answered; nothing was changed. Stop that, and what was said of its reply stays."
+                )
+            amendment, at = None, shared.clock()
+            if content is not None:
+                told: dict[str, Any] = {
+                    "role": found[0].role,
+                    "created_at": round(at * 1000) / 1000,
+                    "metadata": found[0].metadata | {"amends": number},
+                }
+                id = redaction.amendment_id(there.row.incarnation, number)
+                entry = entry_for(key, content, id=id, limit=limit, channel=found[0].channel, **told)
+                amendment = Draft(content=content, id=id, entry=entry, **told)
+            return redaction.redact_messages(there, found, [], shared.policy, at=at, amendment=amendment)
+
+        after, said = await shared.commit(await self._store.reload(key), decide)
+        if after.row.lease is None and snapshots.unread_messages(after) and not self._pauses.is_paused(after):
+            self._sweeper.start_on(key)
+            self._notifier.tell_of_work()
+        return said or []
 
     async def pause(self, tenant: str | None) -> None:
         """Silence the bot for a tenant, or for all."""
