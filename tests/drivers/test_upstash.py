@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import itertools
 import random
 import secrets
 import socket
+import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 from msgspec import structs
@@ -291,6 +298,35 @@ async def test_a_warm_message_is_one_request_with_one_command(server: UpstashSer
     assert [[(2, 2)] * 3, [(1, 1)] * 3] == costs
 
 
+async def test_what_a_function_takes(server: UpstashServer) -> None:
+    """In requests and commands, on a service that has the scripts: a process that answers one message, then one that is warm."""
+
+    async def bot(turn: Turn[dict[str, Any]]) -> str:
+        return "fine"
+
+    async def ran() -> list[tuple[int, int]]:
+        keep: Chatkeep[dict[str, Any]] = Chatkeep(server.url, background=False, poll="1h")
+        keep.on_message(bot)
+        told = [server.counts()]
+        await keep.open()
+        told.append(server.counts())
+        for _ in range(2):
+            await keep.receive("ada", "hello", id=secrets.token_hex(4))
+            told.append(server.counts())
+        await keep.tend()
+        told.append(server.counts())
+        await keep.close()
+        told.append(server.counts())
+        return [(b["requests"] - a["requests"], b["commands"] - a["commands"]) for a, b in itertools.pairwise(told)]
+
+    await ran()
+    await ran()
+    opened, cold, warm, tended, closed = await ran()
+
+    assert ((2, 4), (1, 1), (2, 2), (0, 0)) == (opened, warm, tended, closed)
+    assert cold <= (3, 3)
+
+
 async def test_what_waits_goes_in_one_request(driver: UpstashDriver, server: UpstashServer) -> None:
     """Fifty acts of one tick."""
     before = server.counts()["requests"]
@@ -505,6 +541,73 @@ async def test_address_and_token_come_from_the_usual_variables(
 
     assert 1 == await say(driver, "m")
     await driver.close()
+
+
+@contextlib.asynccontextmanager
+async def pumped(port: int, tls: ssl.SSLContext) -> AsyncIterator[int]:
+    """A port that speaks TLS before one that does not."""
+    pumps: set[asyncio.Task[None]] = set()
+
+    async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await source.read(1 << 16):
+                sink.write(data)
+        sink.close()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection("127.0.0.1", port)
+        pumps.update([asyncio.create_task(pump(reader, there[1])), asyncio.create_task(pump(there[0], writer))])
+
+    async with await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls) as front:
+        yield front.sockets[0].getsockname()[1]
+    for task in pumps:
+        task.cancel()
+    await asyncio.gather(*pumps, return_exceptions=True)
+
+
+async def test_certificates_are_looked_at(
+    service: UpstashServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is trusted is taken; of another it is said at once that it is not. A port without TLS is not reached."""
+    certificate, key = self_signed(tmp_path)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    async with pumped(service.port, tls) as port:
+        url = f"upstash://{service.token}@localhost:{port}?prefix={secrets.token_hex(4)}"
+        begun = time.monotonic()
+        with pytest.raises(Misconfigured, match="no TLS connection"):
+            await opened_on(url)
+        with pytest.raises(Unavailable, match="cannot be reached"):
+            await opened_on(f"upstash://{service.token}@localhost:{service.port}?timeout=0.5")
+
+        assert time.monotonic() - begun < 4
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        driver = await opened_on(url)
+
+        assert 1 == await say(driver, "m")
+        await driver.close()
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """A certificate for localhost that nobody else knows, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + HOUR)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (folder / "key.pem").write_bytes(private)
+    return folder / "cert.pem", folder / "key.pem"
+
+
+HOUR = datetime.timedelta(hours=1)
 
 
 def test_without_tls_no_it_is_https() -> None:

@@ -106,7 +106,7 @@ def site_of(url: str) -> tuple[Site, str, bool]:
 
     if unknown := sorted(options.keys() - OPTIONS):
         raise wrong(f"there is no option {', '.join(unknown)}.")
-    if not host or parts.path.strip("/"):
+    if not host or not host.isascii() or parts.path.strip("/"):
         raise wrong("behind the token belong a host, a port if it is not that of https, and nothing more.")
     if not token or not token.isascii() or not token.isprintable() or " " in token:
         raise wrong("there is no token in front of the @, or what is there can be none.")
@@ -126,7 +126,7 @@ def site_of(url: str) -> tuple[Site, str, bool]:
     site = Site(
         name=name,
         hosts=((place.hostname or "", place.port or (443 if tls else 80)),),
-        access={"token": token, "tls": tls},
+        access={"token": token, "tls": tls, "host": host},
         timeout=timeout,
     )
     return site, prefix, options.get("watch") == "yes"

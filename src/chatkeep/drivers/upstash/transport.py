@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import ssl
 import time
 from binascii import a2b_base64
 from collections import deque
@@ -165,7 +166,15 @@ class Rest:
             async with asyncio.timeout_at(self._waiting[0].deadline):
                 link = await self._connected()
         except (OSError, TimeoutError, ValueError) as fault:
-            self._fault = f"{type(fault).__name__}: {fault}"
+            if not (self._fault and isinstance(fault, TimeoutError)):  # (which says less than what was tried before)
+                self._fault = f"{type(fault).__name__}: {fault}"
+            if isinstance(fault, ssl.SSLError) and not isinstance(fault, ssl.SSLEOFError):
+                while self._waiting:
+                    call = self._waiting.popleft()
+                    said = (
+                        f"{self.site.name}: no TLS connection can be made ({fault}); {call.undone}. Mend its address."
+                    )
+                    call.settle(Rejected(said))
             self._give_up()
             if self._waiting:
                 await asyncio.sleep(random.uniform(0.01, PAUSE_S) * 0.2)
@@ -290,10 +299,9 @@ class Rest:
         return Unavailable(f"{self.site.name} did not answer ({self._fault}); {call.undone}. Try again.")
 
     def _head(self, path: bytes, accept: bytes = b"application/json") -> bytes:
-        host, port = self.site.hosts[0]
         lines = [
             b"POST %b HTTP/1.1" % path,
-            b"Host: %b:%d" % (host.encode("idna"), port),
+            b"Host: %b" % self.site.access["host"].encode(),
             b"Authorization: Bearer %b" % self.site.access["token"].encode(),
             b"User-Agent: chatkeep",
             b"Content-Type: application/json",
