@@ -179,6 +179,12 @@ class DurableObjectDriver(Openable):
         worker = self._opened("counted")
         return acts.count_answer(await worker.act("counts", acts.count(act), writes=True))
 
+    async def fence(self, act: Any) -> None:
+        """Give the store another epoch: whoever else has it open is refused when this is answered, two seconds later."""
+        worker = self._opened("done")
+        await worker.act("fences", msgspec.json.encode([act.epoch]), writes=True)
+        worker.epoch = self.epoch = act.epoch
+
     async def announce(self, marks: Collection[str]) -> None:
         worker = self._opened("announced")
         with contextlib.suppress(StoreError):  # best effort: whoever missed it looks by itself in the end
