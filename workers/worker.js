@@ -15,7 +15,8 @@ const SHARDS = 16; // of a new store; each store remembers its own number
 const GRAIN_S = 60; // how coarse the index "recent" is, as in chatkeep.drivers.base
 const SHOWN = 200; // entries that a refusal shows at most
 const SIGNED_S = 300; // how old, or how far ahead, the time of a signature may be
-const EPOCH_MS = 3000; // how long an epoch may be taken for the store's after Meta was asked
+const EPOCH_MS = 1500; // how long an epoch may be taken for the store's after Meta was asked
+const FENCE_MS = EPOCH_MS + 1000; // when nobody does that any more, also where the clocks of two machines differ
 const TELL_MS = 2000; // when an alarm tells a shard what the act itself could not
 const MARK_S = 8 * 86_400; // how long the mark of an erasure stays: a day more than was promised
 const COUNTERS_KEPT_S = 3600;
@@ -848,6 +849,20 @@ export class Meta extends DurableObject {
     }
     return this.seen;
   }
+
+  // Gives the store another epoch in the place of the one that was *seen*; answers when no act under that one is done any more.
+  async fence(seen, epoch) {
+    const known = await this.look();
+    if (known.epoch !== epoch) {
+      if (known.epoch !== seen) return { replaced: true };
+      const made = { ...known, epoch, fenced: Date.now() };
+      await this.ctx.storage.put("store", made);
+      this.seen = made;
+    }
+    const left = (this.seen.fenced ?? 0) + FENCE_MS - Date.now();
+    if (left > 0) await new Promise((resolve) => setTimeout(resolve, left));
+    return {};
+  }
 }
 
 // Sleeps while its sockets stay open, which costs nothing.
@@ -940,6 +955,13 @@ const STORE = {
       return { hits, ends };
     });
     return await Promise.all(each);
+  },
+
+  async fences(env, store, epoch, acts) {
+    const answers = [];
+    for (const [fresh] of acts) answers.push(await metaOf(env, store).fence(epoch, fresh));
+    EPOCHS.delete(store);
+    return answers;
   },
 
   async rings(env, store, epoch, acts) {

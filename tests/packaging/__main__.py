@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from chatkeep.testing.servers import PostgresServer, RedisServer, UpstashServer, free_port
+from chatkeep.testing.servers import DurableObjectServer, PostgresServer, RedisServer, UpstashServer, free_port
 
 from . import promises
 
@@ -114,6 +114,8 @@ def extra(place: Place, name: str) -> None:
             arguments = (stack.enter_context(PostgresServer(place.folder("postgresql"))).url,)
         elif name == "upstash":
             arguments = (stack.enter_context(UpstashServer(place.folder("upstash"))).url,)
+        elif name == "durable-object":
+            arguments = (stack.enter_context(DurableObjectServer()).url,)
         elif name == "client":
             arguments = stack.enter_context(served(place.folder("served")))
         run(python, "-I", promises.__file__, name, *arguments, cwd=folder)

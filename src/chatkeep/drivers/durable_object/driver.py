@@ -55,7 +55,7 @@ OPTIONS = {"tls", "store", "timeout"}
 class DurableObjectDriver(Openable):
     """One store of a worker. See `Driver` for what each verb promises."""
 
-    abilities = frozenset(Ability) - {Ability.FENCE}
+    abilities = frozenset(Ability)
     about = About(
         urls=("durable-object://SECRET@host",),
         use="no server of your own: Cloudflare Durable Objects, through [a worker](../how-to/durable-objects.md)",
@@ -185,6 +185,12 @@ class DurableObjectDriver(Openable):
     async def count(self, act: Count) -> Counted:
         worker = self._opened("counted")
         return acts.count_answer(await worker.act("counts", acts.count(act), writes=True))
+
+    async def fence(self, act: Any) -> None:
+        """Give the store another epoch: whoever else has it open is refused when this is answered, two seconds later."""
+        worker = self._opened("done")
+        await worker.act("fences", msgspec.json.encode([act.epoch]), writes=True)
+        worker.epoch = self.epoch = act.epoch
 
     async def announce(self, marks: Collection[str]) -> None:
         worker = self._opened("announced")

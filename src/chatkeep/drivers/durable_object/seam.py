@@ -11,7 +11,7 @@ from msgspec import Struct
 from ...errors import Unavailable
 from ..base import Pool
 
-What = Literal["look", "open", "acts", "places", "counts", "rings"]
+What = Literal["look", "open", "acts", "places", "counts", "rings", "fences"]
 """What the worker answers: each takes a list of acts and answers each of them."""
 
 

@@ -37,7 +37,7 @@ BATCH_BYTES = 8 << 20
 PAUSE_S = 0.5  # the longest between two attempts to connect; the shortest is random
 SILENT_S = 20.0  # a WebSocket that says nothing for so long is asked whether it is there
 
-AT_REST: tuple[What, ...] = ("look", "open", "places", "counts", "rings")
+AT_REST: tuple[What, ...] = ("look", "open", "places", "counts", "rings", "fences")
 
 
 class Call(Struct, eq=False):
