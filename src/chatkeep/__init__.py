@@ -1,6 +1,7 @@
 """Durable conversation state for chatbots."""
 
 from .app import Chatkeep, Reply, Statistics
+from .conversation.once import Call
 from .conversation.outbox import Delivery, DeliveryStatus
 from .engine.instruments import Arrival, Instrument
 from .engine.turn import Turn
@@ -13,8 +14,10 @@ from .errors import (
     DeliveryFailed,
     Duplicate,
     HandlerFailed,
+    InDoubt,
     KeyReused,
     Misconfigured,
+    NotDone,
     NotOpen,
     OtherOwner,
     Overloaded,
@@ -49,6 +52,7 @@ __all__ = [
     "Arrival",
     "BadKey",
     "BadMessage",
+    "Call",
     "Chatkeep",
     "ChatkeepError",
     "Conflict",
@@ -66,10 +70,12 @@ __all__ = [
     "Event",
     "Flags",
     "HandlerFailed",
+    "InDoubt",
     "Instrument",
     "KeyReused",
     "Message",
     "Misconfigured",
+    "NotDone",
     "NotOpen",
     "OnOutage",
     "Options",

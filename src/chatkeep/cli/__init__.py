@@ -70,6 +70,8 @@ for command in (
     conversations.dead,
     conversations.replay,
     conversations.dismiss,
+    conversations.doubts,
+    conversations.settle,
     conversations.pause,
     conversations.resume,
     switches.paused,
