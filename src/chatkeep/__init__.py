@@ -2,6 +2,7 @@
 
 from .app import Chatkeep, Reply, Statistics
 from .conversation.merge import MISSING
+from .conversation.once import Call
 from .conversation.outbox import Delivery, DeliveryStatus
 from .conversation.saves import SavedMessage
 from .engine.instruments import Arrival, Instrument
@@ -16,9 +17,11 @@ from .errors import (
     DeliveryFailed,
     Duplicate,
     HandlerFailed,
+    InDoubt,
     KeyReused,
     Misconfigured,
     Moved,
+    NotDone,
     NotOpen,
     NotWaiting,
     OtherOwner,
@@ -64,6 +67,7 @@ __all__ = [
     "Arrival",
     "BadKey",
     "BadMessage",
+    "Call",
     "Changed",
     "Chatkeep",
     "ChatkeepError",
@@ -82,6 +86,7 @@ __all__ = [
     "Event",
     "Flags",
     "HandlerFailed",
+    "InDoubt",
     "Instrument",
     "KeyReused",
     "Lost",
@@ -89,6 +94,7 @@ __all__ = [
     "Message",
     "Misconfigured",
     "Moved",
+    "NotDone",
     "NotOpen",
     "NotWaiting",
     "OnOutage",

@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from functools import partial
 from os import PathLike, fspath
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack, cast, overload
+from typing import Any, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
 from msgspec import Struct
 
 from .conversation.keys import key_for
 from .conversation.merge import Rule, check_rules
+from .conversation.once import Call
 from .conversation.outbox import Outlet
 from .conversation.state import StateCodec
 from .core import Core
@@ -21,6 +22,7 @@ from .drivers.base import Driver, Index
 from .engine.engine import Engine
 from .engine.hooks import Handler, handler_for
 from .engine.instruments import Instrument
+from .engine.once import Ledger, Tool, make_once
 from .engine.statistics import EngineStatistics, Tended
 from .engine.turn import Turn
 from .errors import Misconfigured, UsageError
@@ -33,6 +35,8 @@ from .tenant import LETTERS, Surface, Tenant, Unread, skips_unread
 Reply = Content | Part | Sequence[Content | Part] | None
 """What a handler may return."""
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Said = TypeVar("Said", bound=Reply | Awaitable[Reply] | AsyncIterator[str | Part | None])
 
 
@@ -178,6 +182,54 @@ class Chatkeep(Surface[State]):
             raise Misconfigured("There is an on_failure hook already; a Chatkeep has one.")
         self._engine.turns.on_failure = self._awaitable(hook)
         return hook
+
+    @overload
+    def once(self, function: Tool[P, T], /) -> Tool[P, T]: ...
+
+    @overload
+    def once(
+        self,
+        function: None = None,
+        /,
+        *,
+        done: Callable[[Call], Any] | None = None,
+        failed: tuple[type[Exception], ...] = (),
+    ) -> Callable[[Tool[P, T]], Tool[P, T]]: ...
+
+    def once(
+        self,
+        function: Tool[P, T] | None = None,
+        /,
+        *,
+        done: Callable[[Call], Any] | None = None,
+        failed: tuple[type[Exception], ...] = (),
+    ) -> Tool[P, T] | Callable[[Tool[P, T]], Tool[P, T]]:
+        """
+        Decorate a tool that must not run twice, such as a charge: any async function that is called in a turn, by the handler or by a
+        framework that it uses.
+
+            @keep.once
+            async def charge(amount: int, card: str) -> str: ...
+
+        Promised: that it begins is in the log before it does, and its result before it is given. A turn that is tried again, here or
+        elsewhere, or replayed, gets the recorded result for the same call: the same tool with the same arguments, the so manieth
+        of these in the turn. A call that began and did not end, because its process died, its time was over or it raised, is in
+        doubt, and is not made again: `InDoubt` is raised, unless *done* settles it. The message is set aside then; `doubts` lists
+        it, `settle` says how it has ended, `replay` answers the message.
+
+        Not promised: anything between runs that call the tool with other arguments, as a model may; those are other calls.
+
+        Args:
+            done: Settles a call in doubt by asking the other side: takes the `Call`, returns the result if it was done, raises
+                `NotDone` if it certainly was not; whatever else it raises leaves the doubt.
+
+            failed: Exceptions of the tool that say for certain that nothing was done, beside `NotDone`.
+        """
+
+        def decorated(tool: Tool[P, T]) -> Tool[P, T]:
+            return make_once(Ledger(self._engine.shared), tool, done, failed)
+
+        return decorated if function is None else decorated(function)
 
     def deliver(self, outlet: Outlet) -> None:
         """

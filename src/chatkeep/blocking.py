@@ -44,6 +44,8 @@ class _BlockingSurface(Generic[State]):
     dead_letters = blocking(Surface.dead_letters)
     replay = blocking(Surface.replay)
     dismiss = blocking(Surface.dismiss)
+    doubts = blocking(Surface.doubts)
+    settle = blocking(Surface.settle)
     deliveries = blocking(Surface.deliveries)
     resend = blocking(Surface.resend)
     withdraw = blocking(Surface.withdraw)

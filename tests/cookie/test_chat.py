@@ -58,6 +58,18 @@ async def test_the_log_is_cut_where_there_is_no_more_room() -> None:
     assert (await ada.say("120: twelve words or so are what a message of somebody has in it", id="m120")).duplicate
 
 
+async def test_fewer_messages_than_a_history_has_are_enough() -> None:
+    """Where messages are long the log is shorter than `history`; what is gone is known to be gone, and not missing."""
+    ada = Browser()
+    for number in range(1, 12):
+        assert (await ada.hear(f"{number} " + "y" * 700)).startswith(f"{number} of ")
+    async with ada.open() as chat:
+        there = await chat.conversation()
+
+    assert [17, 18, 19, 20, 21, 22] == [message.number for message in there.messages]
+    assert "12 of 4" == await ada.hear("short")
+
+
 async def test_a_cookie_holds_4096_bytes_and_not_one_more() -> None:
     """The largest state that fits is kept, with a cookie of exactly 4,096 bytes; with one byte more the whole turn did not happen."""
     options: dict[str, Any] = {"name": "chat", "now": lambda: 1_800_000_000.0}
@@ -85,7 +97,13 @@ async def test_a_cookie_holds_4096_bytes_and_not_one_more() -> None:
     assert "small (1 bytes)" in str(told.value)
     assert "Nothing was recorded" in str(told.value)
     assert (before, []) == (ada.cookie, ada.headers)
-    assert ("2 of 2", 3) == ((receipt := await ada.say("empty")).replies[0].text, receipt.number)
+    async with ada.open() as chat:  # the chat of the same request goes on from what was kept last, too
+        with pytest.raises(TooLarge):
+            await chat.receive(f"fill {least + 400:04}", id="n")
+        receipt = await chat.receive("empty", id="n")
+        ada.take(chat)
+    assert ("2 of 2", 3) == (receipt.replies[0].text, receipt.number)
+    assert {"count": 2, "small": 1} == await ada.state()
 
 
 @pytest.mark.parametrize("text", ["fail", "remind"])
@@ -162,6 +180,25 @@ async def test_a_bot_clears_the_cookie_when_the_order_is_complete() -> None:
         assert await chat.conversation() is None
         ada.take(chat)
     assert "" == ada.cookie
+
+
+@pytest.mark.parametrize("by", ["bot", "application"])
+async def test_what_comes_after_a_clear_in_the_same_request_is_a_new_chat(by: str) -> None:
+    """Under another id, and its cookie is kept."""
+    ada = Browser()
+    first = await ada.say("hello")
+    async with ada.open() as chat:
+        if by == "bot":
+            await chat.receive("complete")
+        else:
+            await chat.conversation()
+            chat.clear_cookie()
+        receipt = await chat.receive("hello")
+        ada.take(chat)
+
+    assert "1 of 1" == receipt.replies[0].text
+    assert first.conversation != receipt.conversation
+    assert "2 of 2" == await ada.hear("again")
 
 
 async def test_a_run_that_is_not_recorded_clears_nothing() -> None:

@@ -71,6 +71,8 @@ for command in (
     conversations.replay,
     conversations.dismiss,
     conversations.stop,
+    conversations.doubts,
+    conversations.settle,
     conversations.pause,
     conversations.resume,
     switches.paused,

@@ -54,13 +54,10 @@ class Chat(Generic[State]):
         self._of = of
         self._site = site
         self.lost: Lost = ""
-        self._id = secrets.token_urlsafe(12)
-        self._kept: Kept | None = None
-        self._in_store = False
+        self._cleared = False
+        self._begin_anew()
         self._open(values)
         self._sent = ""
-        self._changed = False
-        self._cleared = False
         self._engine: Engine[State] | None = None
         self._driver: RequestDriver | None = None
         self._lock = asyncio.Lock()
@@ -95,18 +92,16 @@ class Chat(Generic[State]):
             CLEARING.pop(self._id, None)
             if self._moves:
                 receipt = await (await self._store()).receive(self._id, content, id=id, metadata=metadata)
-                self._changed, self._cleared = True, False
+                self._changed = True
             else:
                 receipt = await self._receive_here(content, id, metadata)
             if CLEARING.pop(self._id, None):
-                self._cleared = True
+                self.clear_cookie()
             return receipt
 
     async def conversation(self) -> Conversation[State] | None:
         """Return the conversation as it is now, with the messages that the cookie has room for; None before the first message."""
         async with self._lock:
-            if self._cleared:
-                return None
             if self._moves:
                 keep = await self._store()
                 self._changed = True
@@ -123,7 +118,7 @@ class Chat(Generic[State]):
             self._refuse_sent("changed")
             if self._moves:
                 changed = await (await self._store()).change(self._id, edit)
-                self._changed, self._cleared = True, False
+                self._changed = True
                 return changed
             engine, driver = await self._opened()
             try:
@@ -138,6 +133,7 @@ class Chat(Generic[State]):
     def clear_cookie(self) -> None:
         """Have the browser forget the chat with this answer: the next message begins a new one."""
         self._refuse_sent("cleared")
+        self._begin_anew()
         self._cleared = True
 
     def headers(self) -> list[tuple[str, str]]:
@@ -147,14 +143,14 @@ class Chat(Generic[State]):
         From here on the chat takes no more: what would be recorded now could not reach the browser.
         """
         self._sent = self._sent or "the headers of this request's answer have gone out"
-        if not (self._cleared or self._changed):
-            return []
-        if self._cleared:
-            value, age = "", 0
-        else:
+        if self._changed:
             age = self._of.max_age_s
             plain = to_bytes(Contents(self._id, int(self._of.clock()) + age, self._kept))
             value = self._of.sealer.seal(plain, name=self._site.name, host=self._site.host)
+        elif self._cleared:
+            value, age = "", 0
+        else:
+            return []
         place = self._of.place
         cookie = f"{self._site.name}={value}; Max-Age={age}; Path={place.path}; HttpOnly; SameSite={place.same_site}"
         # What sets a visitor's cookie must not be kept by a cache, and shown to the next visitor.
@@ -179,6 +175,12 @@ class Chat(Generic[State]):
     def _moves(self) -> bool:
         """Whether the store that `then` names answers: the chat is there, or has come in a cookie and moves there now."""
         return self._in_store or (self._of.has_store and self._kept is not None and not self._changed)
+
+    def _begin_anew(self) -> None:
+        """Have a new conversation, in which nothing was said."""
+        self._id = secrets.token_urlsafe(12)
+        self._kept: Kept | None = None
+        self._in_store = self._changed = False
 
     def _open(self, values: list[str]) -> None:
         """Take what the first of *values* holds that can be opened."""
@@ -205,6 +207,8 @@ class Chat(Generic[State]):
 
     async def _opened(self) -> tuple[Engine[State], RequestDriver]:
         """Return the engine of this request."""
+        if self._driver is not None and self._driver.key != self._key:
+            await self._discard()  # of a chat that was cleared
         if self._engine is None or self._driver is None:
             driver = RequestDriver(self._key, self._kept)
             self._engine, self._driver = await self._of.open_engine(driver), driver
@@ -251,7 +255,7 @@ class Chat(Generic[State]):
                 return
             await self._cut(engine, upto)
             kept = driver.kept or kept
-        self._kept, self._changed, self._cleared = kept, True, False
+        self._kept, self._changed = kept, True
 
     async def _cut(self, engine: Engine[State], upto: int) -> None:
         shared = engine.shared
@@ -278,7 +282,7 @@ class Chat(Generic[State]):
         there = await core_of(keep).adopt(structs.replace(row, head=kept.head - len(entries)), entries)
         if not there:
             self._id = secrets.token_urlsafe(12)
-        self._kept, self._in_store, self._changed, self._cleared = None, True, True, False
+        self._kept, self._in_store, self._changed = None, True, True
 
 
 def find_cut(kept: Kept, over: int) -> int | None:

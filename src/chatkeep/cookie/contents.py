@@ -77,7 +77,7 @@ class RequestDriver(MemoryDriver):
 
     def __init__(self, key: Key, kept: Kept | None) -> None:
         super().__init__()
-        self._key = key
+        self.key = key
         if kept is not None:
             row, entries = row_of(key, kept)
             self._shelf.rows[key] = row
@@ -87,10 +87,10 @@ class RequestDriver(MemoryDriver):
     @property
     def kept(self) -> Kept | None:
         """The conversation as it is now, at rest; None while there is none."""
-        row = self._shelf.rows.get(self._key)
+        row = self._shelf.rows.get(self.key)
         if row is None:
             return None
-        return kept_from(structs.replace(row, lease=None, leased_until=0.0), self._after(self._key, 0))
+        return kept_from(structs.replace(row, lease=None, leased_until=0.0), self._after(self.key, 0))
 
     async def _come_in(self) -> None:
         self.refuse_closed("done")  # (nobody else is here who could go first)

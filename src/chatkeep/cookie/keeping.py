@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from typing import Any, Generic
-from weakref import WeakKeyDictionary
 
 from ..app import Chatkeep
 from ..bounded import Newest
@@ -61,7 +60,7 @@ class Keeping(Generic[State]):
         self._states = states
         self._then = then
         self._make = make
-        self._stores: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[Chatkeep[State]]] = WeakKeyDictionary()
+        self._stores: dict[asyncio.AbstractEventLoop, asyncio.Task[Chatkeep[State]]] = {}
         self._log_first = False
 
     @property
@@ -96,6 +95,7 @@ class Keeping(Generic[State]):
         loop = asyncio.get_running_loop()
         opening = self._stores.get(loop)
         if opening is None or (opening.done() and (opening.cancelled() or opening.exception() is not None)):
+            self._stores = {other: found for other, found in self._stores.items() if not other.is_closed()}
             opening = self._stores[loop] = asyncio.create_task(
                 self._open_store(self._make), name="chatkeep cookie store"
             )
