@@ -86,7 +86,7 @@ class Changed(Struct, frozen=True, kw_only=True):
     """
 
     conversations: list[Summary]
-    erased: list[str]
+    erased: list[str] = []
     total: int
     cursor: str
     more: bool = False
