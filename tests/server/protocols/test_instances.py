@@ -47,7 +47,10 @@ async def test_a_response_goes_on_on_another_instance(
     """Behind the very event after which the first connection was cut."""
     url = store_url(kind, request, tmp_path)
     one, other = Bot(url), Bot(url)
-    async with mounted(one, responses.routes(one.keep)) as first, mounted(other, responses.routes(other.keep)) as second:
+    async with (
+        mounted(one, responses.routes(one.keep)) as first,
+        mounted(other, responses.routes(other.keep)) as second,
+    ):
         one.goes.clear()
         async with streamed(first, "POST", "/v1/responses", {"input": "ada", "stream": True}) as answer:
             events = [await answer.next() for _ in range(5)]

@@ -6,8 +6,8 @@ import signal
 from pathlib import Path
 
 from ...support.protocols import streamed
-from ...support.serving import Client
 from ...support.service import run, service
+from ...support.serving import Client
 
 BOT = """
 import asyncio
