@@ -23,7 +23,7 @@ from starlette.responses import Response
 
 from ...app import Chatkeep, core_of
 from ...auth.credentials import SCOPES, Issued, Scope, digest_of
-from ...errors import ChatkeepError, Conflict, Misconfigured, NotOpen
+from ...errors import ChatkeepError, Conflict, NotOpen
 from ...model import Content, Receipt, Role
 from ...tenant import Tenant
 from .. import api, wire
@@ -202,7 +202,7 @@ class Entrance:
             if tenant is None:
                 raise unauthorized()
             if not isinstance(tenant, str):
-                raise Misconfigured(f"`authorize` gives a tenant's name, or None for nobody, and not {tenant!r:.40}.")
+                raise TypeError(f"`authorize` gives a tenant's name, or None for nobody, and not {tenant!r:.40}.")
             return Caller(self.keep.tenant(tenant), conversation, LOCAL, access)
         if self._is_let_in(request):
             return Caller(self.keep.tenant(""), conversation, LOCAL, access)
