@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from starlette.routing import BaseRoute
 from chatkeep import Chatkeep
 from chatkeep.auth.credentials import create_key, issue_token
 from chatkeep.server import create_app
-from chatkeep.server.protocols import a2a, agui, aisdk, responses
+from chatkeep.server.protocols import a2a, agui, aisdk, responses, sse
 from chatkeep.server.settings import PROTOCOLS
 
 from ...support.protocols import Bot, mounted, streamed
@@ -76,6 +77,59 @@ async def test_an_application_decides_itself() -> None:
     assert (200, 401, 401) == (mine, other, nobody.status)
     assert there is not None
     assert elsewhere is None
+
+
+@pytest.mark.parametrize("given", [True, 7])
+async def test_what_authorize_gives_is_a_tenant_or_nobody(given: Any) -> None:
+    """True is no tenant: it is refused loudly, before anything is touched. A plain function may decide as well."""
+    bot = Bot()
+    wrong = aisdk.routes(bot.keep, authorize=lambda request, conversation: given)
+    right = agui.routes(bot.keep, authorize=lambda request, conversation: None)
+    async with mounted(bot, [*wrong, *right]) as client:
+        answer = await client.ask("POST", "/api/chat", json.dumps(SAID).encode())
+        nobody = await client.ask("POST", "/agui", b'{"threadId": "t", "runId": "r", "messages": []}')
+
+        assert (500, 401) == (answer.status, nobody.status)
+        assert await bot.keep.conversation("c1") is None
+
+
+async def test_a_token_without_the_scope_sees_no_state() -> None:
+    """Of an AG-UI run it gets the messages alone."""
+    bot = Bot()
+    async with served(bot.keep, protocols=["agui"]) as server:
+        token = (await issue_token(bot.keep, "", "t1")).token
+        said = {"threadId": "t1", "runId": "r", "messages": [{"id": "u1", "role": "user", "content": "ada"}]}
+        async with streamed(Client(server.port, token), "POST", "/agui", said) as answer:
+            kinds = [event["type"] for event in await answer.rest()]
+
+    assert "MESSAGES_SNAPSHOT" in kinds
+    assert "STATE_SNAPSHOT" not in kinds
+
+
+async def test_a_right_that_ends_ends_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a token that is revoked in the middle of an answer."""
+    monkeypatch.setattr(sse, "CHECK_S", 0.05)
+    bot = Bot()
+    async with served(bot.keep, protocols=["aisdk"]) as server:
+        issued = await issue_token(bot.keep, "", "c1")
+        bot.goes.clear()
+        async with streamed(Client(server.port, issued.token), "POST", "/api/chat", SAID) as answer:
+            await answer.next()
+            gone = await server.ask("DELETE", f"/v1/conversations/c1/tokens/{issued.id}")
+            rest = await answer.rest()
+        bot.goes.set()
+
+    assert 204 == gone.status
+    assert "error" in [chunk["type"] for chunk in rest[:-1]]
+
+
+async def test_a_message_in_the_journal_keeps_no_page_waiting(tmp_path: Path) -> None:
+    """While the store is away the answer ends at once, and says that the message is kept."""
+    bot = Bot("redis://127.0.0.1:1/0", on_outage="journal", journal=str(tmp_path / "journal"))
+    async with mounted(bot, aisdk.routes(bot.keep)) as client, streamed(client, "POST", "/api/chat", SAID) as answer:
+        chunks = await answer.rest()
+
+    assert {"status": "journaled"} == next(one["data"] for one in chunks if one["type"] == "data-chatkeep")
 
 
 async def test_chatkeeps_credentials_hold_in_other_applications() -> None:

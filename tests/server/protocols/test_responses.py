@@ -6,12 +6,14 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from chatkeep.server.protocols import responses
 
+from ...support import npm
 from ...support.protocols import Bot, mounted, streamed
 from ...support.serving import served
 
@@ -186,3 +188,25 @@ async def test_a_stream_ends_as_the_standard_says() -> None:
     assert "[DONE]" == events[-1]
     assert {"message", "type", "param", "code"} == set(late.json["error"])
     assert 400 == late.status
+
+
+PROVIDER = """
+import { createOpenResponses } from "@ai-sdk/open-responses";
+import { generateText, streamText } from "ai";
+const provider = createOpenResponses({ name: "chatkeep", url: process.argv[2], apiKey: "none" });
+const whole = await generateText({ model: provider("bot"), prompt: "ada" });
+const streamed = streamText({ model: provider("bot"), prompt: "bob" });
+let text = "";
+for await (const piece of streamed.textStream) text += piece;
+console.log(JSON.stringify([whole.text, whole.finishReason, text, await streamed.finishReason]));
+"""
+
+
+async def test_the_ai_sdks_provider_of_open_responses_talks(tmp_path: Path) -> None:
+    """Another client of the standard, unchanged from npm: it reads each event by the standard's schema."""
+    packages = npm.install(tmp_path, "@ai-sdk/open-responses@2.0.36", "ai@7.0.173")
+    bot = Bot()
+    async with mounted(bot, responses.routes(bot.keep)) as client:
+        said = await npm.run(packages, PROVIDER, f"http://127.0.0.1:{client.port}/v1/responses")
+
+    assert ["Hello there, ada", "stop", "Hello there, bob", "stop"] == json.loads(said.splitlines()[-1])

@@ -242,13 +242,13 @@ class Agent:
             if not known and (state := task.state_of(await task.now())) != "TASK_STATE_INPUT_REQUIRED":
                 raise RpcError(UNSUPPORTED, f"The task waits for no message ({state}); nothing was touched.")
             told = {TASK: task.first.number}
-            receipt = await task.caller.tenant.accept(task.caller.conversation, content, id=key, metadata=told)
+            receipt = await task.caller.accept(content, id=key, metadata=told)
             return Task(self, task.caller, task.first, receipt.number)
         context = message.get("contextId") or f"ctx_{secrets.token_hex(16)}"
         if not isinstance(context, str):
             raise RpcError(BAD_PARAMS, "`contextId` is text; nothing was touched.")
         caller = await self._entrance.admit(request, context)
-        receipt = await caller.tenant.accept(context, content, id=key)
+        receipt = await caller.accept(content, id=key)
         first = Message(id=key, number=receipt.number, role="user", content=content, created_at=self._core.clock())
         return Task(self, caller, first, receipt.number)
 

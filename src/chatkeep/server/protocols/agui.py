@@ -48,6 +48,7 @@ SAID = {
     "erased": "The conversation was erased.",
     "closing": "The server stops now. What is being said goes on: run the agent again to see it.",
     "unattended": "Nobody answers here at the moment. The message is kept.",
+    "journaled": "The message is kept, and is answered when the store is back.",
     "failed": "The bot could not answer; the message is kept.",
 }
 """What a client is told where no answer comes."""
@@ -95,7 +96,7 @@ async def take(caller: Caller, body: dict[str, Any]) -> int | None:
     if resumed := body.get("resume"):
         parts, ids = resume_parts(resumed)
         key = "resume:" + ":".join(ids)
-        return (await caller.tenant.accept(caller.conversation, parts, id=key, role="event")).number
+        return (await caller.accept(parts, id=key, role="event")).number
     messages = body.get("messages")
     if not isinstance(messages, list):
         raise HTTPException(400, "`messages` is a list, and is not here; nothing was touched.")
@@ -104,11 +105,11 @@ async def take(caller: Caller, body: dict[str, Any]) -> int | None:
         raise HTTPException(400, "The last message is no object; nothing was touched.")
     role, id = last.get("role"), last.get("id")
     if role == "user":
-        return (await caller.tenant.accept(caller.conversation, content_of(last), id=id_in(last, "id"))).number
+        return (await caller.accept(content_of(last), id=id_in(last, "id"))).number
     if role == "tool":  # the page has run a tool: its result is an event of the conversation
         part = {"type": "tool_result", "id": last.get("toolCallId")}
         part |= {"error": last["error"]} if last.get("error") else {"result": last.get("content")}
-        return (await caller.tenant.accept(caller.conversation, [part], id=str(id), role="event")).number
+        return (await caller.accept([part], id=str(id), role="event")).number
     return None
 
 

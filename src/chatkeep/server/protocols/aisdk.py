@@ -27,7 +27,6 @@ from starlette.routing import BaseRoute
 from ...app import Chatkeep
 from ...errors import KeyReused
 from ...model import ASKING, Content, Message, Part, Receipt
-from ...tenant import Tenant
 from .. import api, wire
 from ..access import unauthorized
 from .answer_stream import (
@@ -55,6 +54,7 @@ SAID = {
     "erased": "This conversation was erased.",
     "closing": "The server stops now. What is being said goes on: reload the page to see it.",
     "unattended": "Nobody answers here at the moment. The message is kept.",
+    "journaled": "The message is kept, and is answered when the store is back.",
     "failed": "The bot could not answer; the message is kept.",
 }
 """What a page is told where no answer comes."""
@@ -131,36 +131,36 @@ async def take(caller: Caller, body: dict[str, Any]) -> int:
     last = messages[-1] if isinstance(messages, list) and messages else None
     if not isinstance(last, dict):
         raise HTTPException(400, "`messages` has no message; nothing was touched.")
-    tenant, conversation, id = caller.tenant, caller.conversation, last.get("id")
+    id = last.get("id")
     if id is not None and not isinstance(id, str):
         raise HTTPException(400, "The `id` of a message is text; nothing was touched.")
     if body.get("trigger") == "regenerate-message":
-        return await ask_again(tenant, conversation, last)
+        return await ask_again(caller, last)
     content, role = content_of(last), last.get("role", "user")
     if role == "assistant":  # the page has run a tool: its result is an event of the conversation
         told = hashlib.blake2b(msgspec.json.encode(content), digest_size=12).hexdigest()
-        return (await tenant.accept(conversation, content, id=f"{id}:{told}", role="event")).number
+        return (await caller.accept(content, id=f"{id}:{told}", role="event")).number
     if role != "user":
         raise HTTPException(
             422, f"The last message is of role {str(role)[:20]!r}; nobody answers it. Nothing was touched."
         )
     try:
-        return (await tenant.accept(conversation, content, id=id)).number
+        return (await caller.accept(content, id=id)).number
     except KeyReused:
         if body.get("messageId") != id:
             raise
-        return (await edit(tenant, conversation, content, str(id))).number
+        return (await edit(caller, content, str(id))).number
 
 
-async def edit(tenant: Tenant[Any], conversation: str, content: Content, id: str) -> Receipt:
+async def edit(caller: Caller, content: Content, id: str) -> Receipt:
     """Take a message that was edited on the page, where it keeps its id, as a new one that takes its place."""
     told = hashlib.blake2b(msgspec.json.encode(content), digest_size=12).hexdigest()
-    return await tenant.accept(conversation, content, id=f"{id}:{told}", metadata={"edits": id})
+    return await caller.accept(content, id=f"{id}:{told}", metadata={"edits": id})
 
 
-async def ask_again(tenant: Tenant[Any], conversation: str, last: dict[str, Any]) -> int:
+async def ask_again(caller: Caller, last: dict[str, Any]) -> int:
     """Have the last message answered once more: what the log has of it counts, not what the page says."""
-    found = await tenant.conversation(conversation, messages=wire.PAGE_MOST)
+    found = await caller.tenant.conversation(caller.conversation, messages=wire.PAGE_MOST)
     said = found.messages if found else []
     ids, id = shown_ids(said), last.get("id")
     users = [m for m in said if m.role == "user" and not m.redacted]
@@ -169,12 +169,12 @@ async def ask_again(tenant: Tenant[Any], conversation: str, last: dict[str, Any]
         raise HTTPException(404, "There is no such message in this chat, so nothing is answered again.")
     answers = [m for m in said if m.role == "assistant" and m.reply_to is not None and m.reply_to >= asked.number]
     if asked.number in found.dead:
-        return (await tenant.replay(conversation, asked.number)).number
+        return (await caller.tenant.replay(caller.conversation, asked.number)).number
     if not answers:
         return asked.number  # it waits for its answer
     # (One key for each answer that is to be another: who presses twice asks once.)
     again, told = f"again:{answers[0].id}", {"regenerates": ids[asked.number]}
-    return (await tenant.accept(conversation, asked.content, id=again, metadata=told)).number
+    return (await caller.accept(asked.content, id=again, metadata=told)).number
 
 
 def shown_ids(log: Sequence[Message]) -> dict[int, str]:

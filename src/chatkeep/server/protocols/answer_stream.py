@@ -231,6 +231,9 @@ class AnswerStream:
         """Give what happens, as it happens, and `Ended` at last."""
         loop = asyncio.get_running_loop()
         look_at, patient_until = 0.0, loop.time() + PATIENCE_S
+        if not self._number:  # it is in the journal of this host, without a number yet
+            yield Ended("journaled")
+            return
         async with self._watch:
             while True:
                 if self._stopped:

@@ -12,6 +12,7 @@ import ipaddress
 import logging
 from collections.abc import Awaitable, Callable
 from functools import wraps
+from inspect import isawaitable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,7 +23,8 @@ from starlette.responses import Response
 
 from ...app import Chatkeep, core_of
 from ...auth.credentials import SCOPES, Issued, Scope, digest_of
-from ...errors import ChatkeepError, NotOpen
+from ...errors import ChatkeepError, Conflict, NotOpen
+from ...model import Content, Receipt, Role
 from ...tenant import Tenant
 from .. import api, wire
 from ..access import (
@@ -42,15 +44,19 @@ from ..limits import is_forwarded
 
 log = logging.getLogger("chatkeep.server")
 
-Authorize = Callable[[Request, str], Awaitable[str | None]]
-"""Decides, in an application of your own, who may use a conversation: its tenant ("" where there is only one), or None for nobody."""
+Authorize = Callable[[Request, str], Awaitable[str | None] | str | None]
+"""Decides, in an application of your own, who may use a conversation: its tenant ("" where there is only one), or None for nobody.
+A coroutine function, or a plain one that does not wait."""
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
-BODY_MOST = 8 * 1024 * 1024
+BODY_MOST = 4 * 1024 * 1024
 """Bytes of a body: pages of these protocols send the whole talk with each message."""
 
-TOKENS_MOST = 200_000
+STRANGERS_MOST = 1024 * 1024
+"""The same of somebody without credentials, who has said nothing yet."""
+
+TOKENS_MOST = 100_000
 """Strings, commas and brackets of a body."""
 
 TOKEN_HEADER = "chatkeep-token"
@@ -75,6 +81,15 @@ class Caller(Struct, frozen=True):
     def sees_state(self) -> bool:
         """Whether the state of the conversation may be shown."""
         return "state:read" in self.principal.scopes
+
+    async def accept(
+        self, content: Content, *, id: str | None, role: Role = "user", metadata: dict[str, Any] | None = None
+    ) -> Receipt:
+        """As `Tenant.accept`; raises `Conflict` where the conversation was erased meanwhile, and the message with it."""
+        receipt = await self.tenant.accept(self.conversation, content, id=id, role=role, metadata=metadata)
+        if receipt.status == "dropped" and not receipt.number:
+            raise Conflict(f"{self.conversation}: the conversation was erased meanwhile, and the message with it.")
+        return receipt
 
     async def holds(self) -> bool:
         """Tell whether the right still stands, for streams that stay open."""
@@ -165,11 +180,14 @@ class Entrance:
 
     async def body(self, request: Request) -> dict[str, Any]:
         """Return the request's body, an object. Who can't be let in, whatever the body says, is refused before it is read."""
+        limit = BODY_MOST
         if self._authorize is None and not self._is_let_in(request):
             access = self._access_of(request)
-            if (await access.who(request)).kind == "visitor" and not access.anonymous:
-                raise unauthorized()
-        found = await wire.value(request, limit=BODY_MOST, most=TOKENS_MOST)
+            if (await access.who(request)).kind == "visitor":
+                limit = STRANGERS_MOST
+                if not access.anonymous:
+                    raise unauthorized()
+        found = await wire.value(request, limit=limit, most=TOKENS_MOST)
         if not isinstance(found, dict):
             raise HTTPException(400, "The body is no JSON object; nothing was touched.")
         return found
@@ -179,9 +197,12 @@ class Entrance:
         policy, begins = request.scope["chatkeep.policy"], request.scope["chatkeep.begins"]
         access = self._access_of(request)
         if self._authorize is not None:
-            tenant = await self._authorize(request, conversation)
+            asked = self._authorize(request, conversation)
+            tenant = await asked if isawaitable(asked) else asked
             if tenant is None:
                 raise unauthorized()
+            if not isinstance(tenant, str):
+                raise TypeError(f"`authorize` gives a tenant's name, or None for nobody, and not {tenant!r:.40}.")
             return Caller(self.keep.tenant(tenant), conversation, LOCAL, access)
         if self._is_let_in(request):
             return Caller(self.keep.tenant(""), conversation, LOCAL, access)

@@ -93,9 +93,7 @@ def routes(keep: Chatkeep[Any], *, path: str = PATH, authorize: Authorize | None
         told = {name: body[name] for name in ("model", "metadata", "previous_response_id") if body.get(name)}
         key = wire.idempotency_key(request) or (item["id"] if isinstance(item.get("id"), str) else None)
         role, content = content_of(item)
-        receipt = await caller.tenant.accept(
-            caller.conversation, content, id=key, role=role, metadata={"response": told} if told else None
-        )
+        receipt = await caller.accept(content, id=key, role=role, metadata={"response": told} if told else None)
         asked = Asked(caller.conversation, receipt.number, told, background=bool(body.get("background")))
         answer = AnswerStream(core, caller.tenant.name, caller.conversation, receipt.number)
         if body.get("stream"):

@@ -101,7 +101,7 @@ class SSE(Response):
 
     async def _lose_right(self) -> None:
         """End the stream when the caller's right ends."""
-        while True:
+        while self._caller.principal.name:
             await asyncio.sleep(CHECK_S)
             with suppress(StoreError):
                 if not await self._caller.holds():
