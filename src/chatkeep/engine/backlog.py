@@ -17,7 +17,9 @@ from ..conversation.codec import record_from
 from ..conversation.housekeeping import may_wait
 from ..drivers.base import AT_ONCE, Key, Row
 from ..errors import ChatkeepError
+from ..settings import seconds
 from ..storage.store import Store
+from .high_water import HighWater
 from .lease_keeper import LeaseKeeper
 from .pauses import PAUSES
 from .shared import Shared
@@ -53,10 +55,10 @@ class Walk:
         self.asked_at = 0.0
         """The *now* of the last page."""
 
-    def glance(self, since: float) -> None:
-        """Look next at what has come due *since*, unless that is what is looked at; then go on as before."""
+    def glance(self, since: float, until: float) -> None:
+        """Look next at what has come due in between, unless something like it is looked at; then go on as before."""
         if self._glance is None:
-            self._glance = Stretch(behind(since), None)
+            self._glance = Stretch(behind(since), until)
             self._stretches.appendleft(self._glance)
 
     async def step(self, now: float, *, ahead: float = 0.0) -> Row | None:
@@ -90,13 +92,21 @@ class Backlog:
     """
 
     def __init__(
-        self, shared: Shared[Any], *, workers: Workers, leases: LeaseKeeper, go_on: Callable[[], None]
+        self,
+        shared: Shared[Any],
+        *,
+        workers: Workers,
+        leases: LeaseKeeper,
+        high_water: HighWater,
+        go_on: Callable[[], None],
     ) -> None:
         self._shared = shared
         self._store = shared.store
         self._workers = workers
         self._leases = leases
+        self.high_water = high_water
         self._go_on = go_on
+        self._poll_s = seconds(shared.settings.poll)
         self._room = shared.settings.concurrency * 2
         self.started = 0
         """In how many conversations something was due."""
@@ -115,16 +125,15 @@ class Backlog:
         self._tidying: set[Key] = set()
         self._untidy = False  # something was passed over
         self._looked_at = 0.0  # up to when all that is due has been looked at, by the clock
-        self._glanced_at = 0.0  # when that was last looked at which had just come due, by the clock
         self._afresh_at = 0.0
         self._orphans = False
         self._look_for_orphans_at = 0.0
 
     def look_again(self) -> None:
         """Have `work_off` look from the beginning; while it is still under way, first at what has come due meanwhile."""
-        since, self._glanced_at = self._glanced_at - MARGIN_S, self._shared.clock()
         if self._urgent is not None:
-            self._urgent.glance(since)
+            at = self._shared.clock()
+            self._urgent.glance(at - 2 * self._poll_s - MARGIN_S, at)
             return
         now = time.monotonic()
         if self._tidy is None or now >= self._afresh_at:
@@ -159,7 +168,7 @@ class Backlog:
         if self._untidy and self._tidy is None:
             self._tidy, self._untidy = Walk(self._store, (None, None)), False
         while self._tidy is not None and len(self._tidying) < TIDYING:
-            now = self._shared.clock()
+            now = await self.high_water.reach(self._shared.clock())
             row = await self._tidy.step(now)
             if row is None:
                 self._tidy = None

@@ -22,6 +22,7 @@ from ..model import State
 from ..settings import Settings, seconds
 from ..storage.store import Store
 from .changes import Changes
+from .high_water import HighWater
 from .housekeeper import Housekeeper
 from .intake import Intake
 from .journal import Journal
@@ -69,6 +70,7 @@ class Engine(Generic[State]):
         self.sender = sender = Sender(
             store, shared.policy, leases, clock=clock, first=first_s, instruments=shared.instruments
         )
+        high_water = HighWater(store, clock)
         self.pauses = pauses = Pauses(store, shared.policy, clock)
         self.runner = runner = Runner(settings.concurrency, seconds(settings.turn_timeout), self._count_abandoned)
         self.turns = turns = TurnProcessor(shared, runner, takes=sender.takes)
@@ -80,7 +82,7 @@ class Engine(Generic[State]):
             sender=sender,
             pauses=pauses,
             notifier=notifier,
-            housekeeper=Housekeeper(shared, leases=leases, sender=sender, pauses=pauses),
+            housekeeper=Housekeeper(shared, leases=leases, sender=sender, pauses=pauses, high_water=high_water),
         )
         self.workers = workers = Workers(shared, runner=runner, leases=leases, loop=loop)
         self.journal = None if journal is None else Journal(shared, journal, notifier)
@@ -101,6 +103,7 @@ class Engine(Generic[State]):
             turns=turns,
             leases=leases,
             pauses=pauses,
+            high_water=high_water,
             journal=self.journal,
             open_store=self._open_store,
             reopen_store=self._reopen_store,
