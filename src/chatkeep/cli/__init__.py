@@ -10,7 +10,7 @@ import click
 
 from .. import __version__
 from ..errors import ChatkeepError
-from . import archives, bots, conversations, deliveries, keys, load, moving, serving, stores, switches
+from . import archives, bots, conversations, deliveries, keys, load, looking, moving, serving, stores, switches
 from . import dev as developing
 from .exits import exit_code
 from .printing import plain
@@ -64,6 +64,9 @@ for command in (
     conversations.list_,
     conversations.show,
     conversations.history,
+    looking.tail,
+    looking.search,
+    looking.stats,
     conversations.erase,
     conversations.redact,
     conversations.clear,

@@ -1,0 +1,145 @@
+"""Looking at many conversations, as a process of its own: as things happen, for words that were said, and in numbers."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from chatkeep import Chatkeep, Turn
+
+from ..support.program import PATIENCE_S, PROGRAM, chatkeep, killed_when_late, plain_environment
+from ..support.waiting import until
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> Path:
+    """Two tenants; one message was set aside, one waits."""
+    keep = Chatkeep(f"sqlite:///{tmp_path}/chat.db", attempts=1)
+
+    @keep.on_message
+    async def answer(turn: Turn) -> str:
+        if "bad" in turn.text:
+            raise ValueError("a bug")
+        return f"You said {turn.text}"
+
+    async with keep:
+        for n in range(3):
+            await keep.receive(f"c{n}", f"A GEL manicure, number {n}", owner="ada" if n else "bob")
+        await keep.tenant("salon").receive("x", f"{'before ' * 20}Straße{' behind' * 20}")
+        await keep.accept("c0", "bad")
+        await until(lambda: keep.dead_letters("c0"))
+        await keep.pause("c1")
+        await keep.accept("c1", "anybody?")
+    return tmp_path / "chat.db"
+
+
+@contextmanager
+def following(store: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """`chatkeep tail`, which Ctrl-C ends."""
+    process = subprocess.Popen(
+        [*PROGRAM, "tail", store.name, *words],
+        cwd=store.parent,
+        env=plain_environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    with killed_when_late(process):
+        yield process
+        process.send_signal(signal.SIGINT)
+        assert 0 == process.wait(PATIENCE_S)
+    process.stdout.close()
+
+
+def lines(process: subprocess.Popen[str], count: int) -> list[str]:
+    assert process.stdout is not None
+    return [process.stdout.readline().rstrip("\n") for _ in range(count)]
+
+
+def test_a_tail_begins_with_the_last_and_goes_on(store: Path) -> None:
+    """What is said by another process is shown as it is said."""
+    with following(store, "c2", "--last", "1") as process:
+        first = lines(process, 1)
+        chatkeep("say", store.name, "c2", "Kim here", folder=store.parent)
+        second = lines(process, 1)
+
+    assert ["You said A GEL manicure, number 2", "Kim here"] == [line.split("  ")[-1].strip() for line in first + second]
+
+
+def test_a_tail_of_all_shows_what_is_said_from_now_on(store: Path) -> None:
+    """Each message once, with the conversation that it is from, also of one that is new."""
+    with following(store, "--json") as process:
+        said: list[tuple[str, str, str]] = []
+        for tenant, conversation, text in (("salon", "x", "one"), ("", "c2", "two"), ("salon", "x", "three")):
+            while not said or said[-1][2] != text:  # (it may begin to look only after the first was said)
+                chatkeep("say", store.name, conversation, text, "--tenant", tenant, folder=store.parent)
+                found = json.loads(lines(process, 1)[0])
+                said.append((found["tenant"], found["conversation"], found["message"]["content"]))
+
+    assert [("salon", "x", "one"), ("", "c2", "two"), ("salon", "x", "three")] == said
+
+
+def test_words_are_found_where_they_were_said(store: Path) -> None:
+    """The newest conversations first, whatever the case; around them some of what was said."""
+    code, found, _ = chatkeep("search", store.name, "gel manicure", "--limit", "3", folder=store.parent)
+    around = chatkeep("search", store.name, "STRASSE", "--limit", "1", folder=store.parent)[1]
+    by_name = chatkeep("search", store.name, "c2", "--json", folder=store.parent)[1]
+    by_owner = chatkeep("search", store.name, "bob", folder=store.parent)[1]
+    none = chatkeep("search", store.name, "pedicure", folder=store.parent)
+    other = chatkeep("search", store.name, "gel", "--tenant", "salon", folder=store.parent)[1]
+
+    assert 0 == code
+    assert 3 == len(found.splitlines())
+    assert found.startswith("c1  ")
+    assert around.startswith("salon/x  1  ")
+    assert "before Straße behind" in around
+    assert 2 == around.count("...")
+    assert {"tenant": "", "conversation": "c2", "message": None} == json.loads(by_name)
+    assert "c0\n" == by_owner
+    assert (0, "Nothing was found.\n") == none[:2]
+    assert "Nothing was found.\n" == other
+
+
+def test_a_search_for_nothing_is_refused(store: Path) -> None:
+    code, _, said = chatkeep("search", store.name, "", folder=store.parent)
+
+    assert 2 == code
+    assert "nothing was searched" in said
+
+
+def test_a_store_is_counted(store: Path) -> None:
+    """Each tenant, and all together."""
+    told = [json.loads(line) for line in chatkeep("stats", store.name, "--json", folder=store.parent)[1].splitlines()]
+    table = chatkeep("stats", store.name, folder=store.parent)[1].splitlines()
+
+    assert [
+        {
+            "tenant": "",
+            "conversations": 3,
+            "messages": 10,  # with a note of the pause
+            "unread": 1,
+            "waiting": 1,
+            "set_aside": 1,
+            "paused": 1,
+            "unreadable": 0,
+            "changed_today": 3,
+        },
+        {
+            "tenant": "salon",
+            "conversations": 1,
+            "messages": 2,
+            "unread": 0,
+            "waiting": 0,
+            "set_aside": 0,
+            "paused": 0,
+            "unreadable": 0,
+            "changed_today": 1,
+        },
+    ] == told
+    assert ["(default)", "salon", "all"] == [row.split()[0] for row in table[1:]]
