@@ -69,7 +69,9 @@ def test_a_tail_begins_with_the_last_and_goes_on(store: Path) -> None:
         chatkeep("say", store.name, "c2", "Kim here", folder=store.parent)
         second = lines(process, 1)
 
-    assert ["You said A GEL manicure, number 2", "Kim here"] == [line.split("  ")[-1].strip() for line in first + second]
+    assert ["You said A GEL manicure, number 2", "Kim here"] == [
+        line.split("  ")[-1].strip() for line in first + second
+    ]
 
 
 def test_a_tail_of_all_shows_what_is_said_from_now_on(store: Path) -> None:
