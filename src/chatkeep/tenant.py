@@ -17,6 +17,7 @@ from .engine.outcomes import page_dead_letters, read_dead_letters, read_replays
 from .engine.watch import Watch
 from .errors import BadMessage, Corrupt, OtherOwner, Replaced, Unavailable, Unsupported, UsageError
 from .model import Content, Conversation, DeadLetter, Event, Message, Receipt, Role, State
+from .people.claims import Claims
 from .people.surface import PeopleSurface
 from .settings import Flag
 
@@ -231,6 +232,20 @@ class Surface(PeopleSurface[State]):
             yield conversation
 
     async def _listed(
+        self, tenant: str | None, *, owner: str | None, by: Index, limit: int | None
+    ) -> AsyncIterator[Conversation[State]]:
+        if owner and tenant is not None:
+            claims = Claims(self._opened.store, tenant, clock=self._engine.shared.clock)
+            owners, left = await claims.find_owners(owner), limit if limit is not None else 1 << 40
+            for name in owners:  # what was claimed for it is its own
+                async for found in self._listed_of(tenant, owner=name, by=by, limit=left):
+                    left -= 1
+                    yield found
+            return
+        async for found in self._listed_of(tenant, owner=owner, by=by, limit=limit):
+            yield found
+
+    async def _listed_of(
         self, tenant: str | None, *, owner: str | None, by: Index, limit: int | None
     ) -> AsyncIterator[Conversation[State]]:
         after: Row | None = None
