@@ -300,7 +300,8 @@ class Surface(PeopleSurface[State]):
         """
         Remove state, log, ids and every trace in the indexes. There is no way back.
 
-        When this returns no read on any instance shows it. A message that was on its way, or comes later, begins a new
+        When this returns no read on any instance shows it. (Of one that had an owner, its id is kept for 30 days, for devices that keep a
+        copy of the owner's list.) A message that was on its way, or comes later, begins a new
         conversation; a turn that was running writes nothing.
         """
         await self._opened.changes.erase(self._key(conversation))
