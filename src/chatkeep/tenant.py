@@ -11,6 +11,7 @@ from .conversation.keys import RESERVED, key_for, refuse_reserved
 from .conversation.outbox import Delivery, list_deliveries
 from .conversation.sessions import is_session_over
 from .conversation.snapshots import Snapshot, copy_messages, is_outbound, unread_messages
+from .conversation.versions import find_checksum, find_version
 from .drivers.base import Index, Key, Row
 from .engine.engine import Engine
 from .engine.outcomes import page_dead_letters, read_dead_letters, read_replays
@@ -471,6 +472,9 @@ class Surface(PeopleSurface[State]):
             dead=list(record.dead),
             updated_at=row.updated_at,
             due_at=_due_at(row),
+            title=record.title,
+            version=find_version(row.head, record),
+            checksum=find_checksum(row.key, row.incarnation, row.head, record),
         )
 
 

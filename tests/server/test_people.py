@@ -146,6 +146,7 @@ async def test_a_save_says_what_was_in_conflict(house: House) -> None:
 
     assert (200, ["m1"], 200, 412) == (first.status, first.json["added"], matched.status, refused.status)
     assert matched.headers["etag"] == refused.json["etag"]
+    assert ("B", matched.json["checksum"]) == (read.json["title"], read.json["checksum"])
     assert (200, ["title", "m1"]) == (by_etag.status, told.json["conflicts"])
     assert (204, "C", "D") == (restored.status, named, forced.json["title"])
     assert (403, 404) == (forged.status, absent.status)
