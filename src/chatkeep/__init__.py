@@ -2,9 +2,11 @@
 
 from .app import Chatkeep, Reply, Statistics
 from .conversation.merge import MISSING
+from .conversation.once import Call
 from .conversation.outbox import Delivery, DeliveryStatus
-from .conversation.saves import SavedMessage
+from .conversation.saves import Saved, SavedMessage
 from .engine.instruments import Arrival, Instrument
+from .engine.statistics import Tended
 from .engine.turn import Turn
 from .errors import (
     BadKey,
@@ -15,9 +17,13 @@ from .errors import (
     DeliveryFailed,
     Duplicate,
     HandlerFailed,
+    InDoubt,
     KeyReused,
     Misconfigured,
+    Moved,
+    NotDone,
     NotOpen,
+    NotWaiting,
     OtherOwner,
     Overloaded,
     Replaced,
@@ -29,6 +35,8 @@ from .errors import (
     UsageError,
 )
 from .model import (
+    Answering,
+    AnsweringStatus,
     Content,
     Conversation,
     DeadLetter,
@@ -37,24 +45,29 @@ from .model import (
     Event,
     Message,
     Part,
+    PartSaid,
     Receipt,
     Redacted,
     Role,
     StateChanged,
     Status,
+    Stopped,
     Typing,
 )
 from .people.lists import Changed, Summary
 from .people.surface import Lost, MergedSlot
-from .people.user import Saved, User
+from .people.user import User
 from .settings import Duration, Flags, OnOutage, Options, Overlap, Settings
 from .tenant import Tenant, Unread
 
 __all__ = [
     "MISSING",
+    "Answering",
+    "AnsweringStatus",
     "Arrival",
     "BadKey",
     "BadMessage",
+    "Call",
     "Changed",
     "Chatkeep",
     "ChatkeepError",
@@ -73,19 +86,24 @@ __all__ = [
     "Event",
     "Flags",
     "HandlerFailed",
+    "InDoubt",
     "Instrument",
     "KeyReused",
     "Lost",
     "MergedSlot",
     "Message",
     "Misconfigured",
+    "Moved",
+    "NotDone",
     "NotOpen",
+    "NotWaiting",
     "OnOutage",
     "Options",
     "OtherOwner",
     "Overlap",
     "Overloaded",
     "Part",
+    "PartSaid",
     "Receipt",
     "Redacted",
     "Replaced",
@@ -97,9 +115,11 @@ __all__ = [
     "StateChanged",
     "Statistics",
     "Status",
+    "Stopped",
     "StoreError",
     "Summary",
     "Tenant",
+    "Tended",
     "TooLarge",
     "Turn",
     "Typing",

@@ -8,7 +8,7 @@ async with Client("https://chat.example", token="ck_c_...") as client:
 """
 
 from ..errors import KeyReused
-from ..model import Delta, Typing
+from ..model import Answering, Delta, PartSaid, Stopped, Typing
 from .account import Account, Claimed
 from .blocking import SyncAccount, SyncChat, SyncClient, SyncSlot
 from .chat import Chat, Client, Slot
@@ -18,6 +18,7 @@ from .values import Conversation, Created, Credential, Me, Pending, Queued, Rece
 
 __all__ = [
     "Account",
+    "Answering",
     "Chat",
     "Claimed",
     "Client",
@@ -32,6 +33,7 @@ __all__ = [
     "Me",
     "MessageEvent",
     "NotFound",
+    "PartSaid",
     "Pending",
     "PreconditionFailed",
     "Queued",
@@ -40,6 +42,7 @@ __all__ = [
     "Share",
     "Slot",
     "StateEvent",
+    "Stopped",
     "SyncAccount",
     "SyncChat",
     "SyncClient",

@@ -16,7 +16,7 @@ from msgspec import UNSET, Struct
 
 from ..conversation.keys import key_for
 from ..errors import HandlerFailed, UsageError
-from ..model import Content, Message
+from ..model import Answering, Content, Message, Stopped
 from ..settings import Duration
 from .account import Account
 from .events import Event, follow
@@ -247,6 +247,27 @@ class Chat:
     def slot(self, name: str) -> Slot:
         """Return a handle on one member of the state."""
         return Slot(self._link, self.id, f"{self._path}/state", name)
+
+    async def waiting(self) -> list[Message]:
+        """Return the messages that wait for an answer, oldest first; the first may be being answered."""
+        return (await self._link.ask("GET", f"{self._path}/waiting", about=self.id)).to(Messages).messages
+
+    async def withdraw(self, number: int) -> None:
+        """Take back a message that waits: what it says is removed for good. Raises `NotWaiting` when it is being answered, or was."""
+        await self._link.ask("DELETE", f"{self._path}/waiting/{number}", about=f"{self.id}: message {number}")
+
+    async def amend(self, number: int, content: Content) -> Receipt:
+        """Say a message that waits anew: the new one goes to the end of what waits. Raises `NotWaiting` as `withdraw` does."""
+        path, about = f"{self._path}/waiting/{number}", f"{self.id}: message {number}"
+        return (await self._link.ask("PUT", path, {"content": content}, about=about)).to(Receipt)
+
+    async def stop(self) -> Stopped:
+        """End the reply that is being made, and keep what was said of it; what it says is in the log when this returns."""
+        return (await self._link.ask("POST", f"{self._path}/stop", about=self.id)).to(Stopped)
+
+    async def answering(self) -> Answering:
+        """Return whether somebody answers now, on whichever instance."""
+        return (await self._link.ask("GET", f"{self._path}/answering", about=self.id)).to(Answering)
 
     async def erase(self) -> None:
         """Remove the conversation, its state, its tokens and shares. There is no way back."""

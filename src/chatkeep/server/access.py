@@ -407,6 +407,15 @@ class Access:
             # A cookie may be another person's than the page thinks: what one has written must not go in another's name.
             if (wanted := request.headers.get(SUBJECT)) is not None and wanted != principal.subject:
                 raise wire.Refused(401, "other-subject", OTHER, {"www-authenticate": "Bearer"})
+            if (
+                policy.visitor
+                and self.anonymous
+                and principal.cookie
+                and conversation not in (None, principal.conversation)
+            ):
+                principal = state.principal = (
+                    VISITOR  # this browser has the cookie of another chat, and begins one more
+                )
             absent = await self._look_for(principal, conversation) if principal.kind == "user" else False
             self._judge(principal, policy, conversation, absent=absent)
             state.tenant = self.keep.tenant(principal.tenant)
@@ -564,6 +573,12 @@ def mark(text: str) -> str:
 def shared_cookie(tenant: str, conversation: str) -> str:
     """Return the name of the cookie for a conversation that somebody else has shared: it takes no other one's place."""
     return f"{COOKIE}-{mark(conversation)}-{mark(tenant)}"
+
+
+def cookies_named(request: Request) -> list[str]:
+    """Return the names of the cookies with tokens that a browser sends, oldest first."""
+    pairs = [pair.strip() for line in request.headers.getlist("cookie") for pair in line.split(";")]
+    return [name for pair in pairs if (name := pair.partition("=")[0]).startswith(COOKIE)]
 
 
 def holds_many(request: Request) -> bool:

@@ -11,7 +11,7 @@ from .. import model
 from ..auth.credentials import Holder, Listed
 from ..conversation.keys import SAVED
 from ..conversation.outbox import Delivery
-from ..model import Content, OffBy, Status
+from ..model import AnsweringStatus, Content, OffBy, Status
 from ..storage.audit import Act
 from .access import Principal
 from .telemetry import TRACEPARENT
@@ -59,6 +59,22 @@ class DeadLetters(Struct, frozen=True, omit_defaults=True):
 
     dead_letters: list[DeadLetter]
     next: str | None = None
+
+
+class Answering(Struct, frozen=True, omit_defaults=True):
+    """Whether somebody answers now. *number*: the first message that it is about; *reply*: the id that its reply will have, once
+    something of a streamed one was said."""
+
+    status: AnsweringStatus
+    number: int = 0
+    reply: str = ""
+
+
+class Stopped(Struct, frozen=True):
+    """Whether anything was stopped, and what was said of its reply by then; null where nothing was."""
+
+    stopped: bool
+    reply: Message | None = None
 
 
 class BotStatus(Struct, frozen=True):

@@ -72,6 +72,7 @@ PROBLEMS: dict[type[errors.ChatkeepError], Problem] = {
     errors.KeyReused: Problem(422),
     errors.TooLarge: Problem(413),
     errors.OtherOwner: Problem(409),  # (only a service key names an owner, and it may see all of its tenant)
+    errors.NotWaiting: Problem(409),
     errors.NotOpen: Problem(
         500,
         "The Chatkeep behind this server is not open here, so nothing is answered; nothing was written. The application that "
@@ -498,19 +499,33 @@ async def on_refused_request(request: Request, fault: Exception) -> Response:
     return problem(request, WORDS.get(status, "refused"), status, plain.get(status, detail), headers)
 
 
-async def on_error(request: Request, fault: Exception) -> Response:
-    """Return an error of chatkeep, as PROBLEMS has it."""
+class Told(NamedTuple):
+    """How an error of chatkeep is told: *word* is the end of its type."""
+
+    word: str
+    status: int
+    detail: str
+    headers: dict[str, str]
+
+
+def tell_error(fault: Exception) -> Told:
+    """Return how an error of chatkeep is told, as PROBLEMS has it, and log what is for operators."""
     kind = next(kind for kind in type(fault).__mro__ if kind in PROBLEMS)
     status, detail = PROBLEMS[kind]
-    if isinstance(fault, errors.NotOpen):
-        if not request.app.state.told_not_open:  # once: it stays so until somebody mends the program
-            request.app.state.told_not_open = True
-            log.critical("%s: %s", type(fault).__name__, fault)
-    elif detail:
+    if detail and not isinstance(fault, errors.NotOpen):
         log.error("%s: %s", type(fault).__name__, fault)
     headers = {"retry-after": RETRY_AFTER_S} if status == 503 else {}
     word = "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in kind.__name__).lstrip("-")
-    return problem(request, word, status, detail or str(fault), headers)
+    return Told(word, status, detail or str(fault), headers)
+
+
+async def on_error(request: Request, fault: Exception) -> Response:
+    """Return an error of chatkeep, as PROBLEMS has it."""
+    told = tell_error(fault)
+    if isinstance(fault, errors.NotOpen) and not request.app.state.told_not_open:
+        request.app.state.told_not_open = True  # once: it stays so until somebody mends the program
+        log.critical("%s: %s", type(fault).__name__, fault)
+    return problem(request, *told)
 
 
 async def on_crash(request: Request, fault: Exception) -> Response:

@@ -23,12 +23,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import errors
 from ..app import Chatkeep, core_of
-from . import api, audit, operators, people, switches, tokens, wire
+from . import api, audit, operators, people, running, switches, tokens, wire
 from .access import VISITOR_SCOPES, Access, Users, allows
 from .audit import Trail
 from .events import Events, Streams
 from .health import get_ready
 from .openapi import document, get_openapi
+from .protocols import routes_of
 from .webhooks import ROUTES as INLETS
 from .webhooks import Webhooks, webhooks_of
 
@@ -90,6 +91,7 @@ ROUTES: list[BaseRoute] = [
     *people.ROUTES,
     *operators.ROUTES,
     *switches.ROUTES,
+    *running.ROUTES,
     *audit.ROUTES,
     wire.RawRoute("/v1/conversations", api.Conversations),
     wire.RawRoute("/v1/conversations/{id}", api.Conversation),
@@ -108,6 +110,7 @@ def create_app(
     visitor_scopes: Sequence[str] = VISITOR_SCOPES,
     users: Users | None = None,
     webhooks: Webhooks | None = None,
+    protocols: Sequence[str] = (),
     routes: Sequence[BaseRoute] = (),
     middleware: Sequence[Middleware] = (),
 ) -> Starlette:
@@ -148,6 +151,9 @@ def create_app(
         webhooks: The channels that platforms post to, at /channels/whatsapp and so on; by default those of the
         `ChannelOutlet` that *keep* delivers through (`Chatkeep.deliver`).
 
+        protocols: Protocols of other clients that are spoken here too, under the same access rules, such as ["aisdk", "responses"]:
+        see `chatkeep.server.protocols`.
+
         routes, middleware: More of Starlette's, such as metrics; the middleware runs before the request's host is looked at.
     """
 
@@ -167,6 +173,7 @@ def create_app(
         routes=[
             *ROUTES,
             *INLETS,
+            *routes_of(keep, protocols),
             *routes,
             *([Route("/", get_about)] if title is None else []),
             *[Route(path, static(*found, title or "")) for path, found in shown.items()],

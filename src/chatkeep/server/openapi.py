@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from .. import __version__
-from . import answers, audit, events, operators, people, switches, tokens, wire
+from . import answers, audit, events, operators, people, running, switches, tokens, wire
 from .access import COOKIE, AccessPolicy, allows
 
 SCHEMAS = "#/components/schemas/{name}"
@@ -160,6 +160,13 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         answers_with="text/event-stream",
         refuses=READ,
     ),
+    (f"{ONE}/answering", "get"): Operation(gives={200: answers.Answering}, refuses=READ),
+    (f"{ONE}/waiting", "get"): Operation(gives={200: answers.Messages}, refuses=READ),
+    (f"{ONE}/waiting/{{number}}", "put"): Operation(
+        takes=running.Amendment, gives={200: answers.Receipt}, refuses=WRITE
+    ),
+    (f"{ONE}/waiting/{{number}}", "delete"): Operation(gives={204: None}, refuses=WRITE),
+    (f"{ONE}/stop", "post"): Operation(gives={200: answers.Stopped}, refuses=WRITE),
     (f"{ONE}/tokens", "post"): Operation(
         takes=tokens.NewToken, needed=False, gives={201: answers.Credential}, refuses=WRITE
     ),

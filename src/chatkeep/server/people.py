@@ -312,7 +312,7 @@ class MyClaims(wire.Resource):
             raise Refused(404, "not-found", "This is no guest's token, or it has ended; nothing was claimed.")
         try:
             if stored.conversation:
-                await core_of(keep).adopt(stored.tenant, stored.conversation, stored.subject)
+                await core_of(keep).give_owner(stored.tenant, stored.conversation, stored.subject)
             user = await user_of(request).claim(stored.subject, by=principal.id or principal.user)
         except errors.OtherOwner:
             raise Refused(409, "claimed", "Somebody else has claimed this guest; nothing was changed.") from None
