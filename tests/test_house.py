@@ -38,7 +38,7 @@ FLOORS: dict[str, set[str]] = {
     "app": {"conversation", "core", "drivers", "engine", "errors", "model", "settings", "storage", "tenant"},
     "auth": {"app", "conversation", "drivers", "errors", "storage"},
     "loop_thread": {"errors"},
-    "blocking": {"app", "loop_thread", "model", "tenant"},
+    "blocking": {"app", "loop_thread", "model", "people", "tenant"},
     "": {"app", "conversation", "engine", "errors", "model", "people", "settings", "tenant"},
 }
 """What each package of the core may import, the ground first. What people meet (PEOPLE) may import all of these."""

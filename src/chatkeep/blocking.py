@@ -8,6 +8,7 @@ from typing import Generic, Self
 from .app import Chatkeep
 from .loop_thread import LoopThread, Words, blocking, iterating
 from .model import State
+from .people.user import User
 from .tenant import Surface, Tenant
 
 WORDS = Words(
@@ -17,6 +18,30 @@ WORDS = Words(
     "Make it in another thread (`await asyncio.to_thread(...)`); or, without a BlockingChatkeep, use `async with keep:` and await the "
     "verbs of the Chatkeep.",
 )
+
+
+class BlockingUser(Generic[State]):
+    """`User`, for code without an event loop."""
+
+    def __init__(self, loop: LoopThread, user: User[State]) -> None:
+        self._loop, self._inner = loop, user
+        self.id = user.id
+
+    conversations = iterating(User.conversations)
+    changes = blocking(User.changes)
+    page = blocking(User.page)
+    conversation = blocking(User.conversation)
+    owns = blocking(User.owns)
+    create = blocking(User.create)
+    rename = blocking(User.rename)
+    archive = blocking(User.archive)
+    pin = blocking(User.pin)
+    seen = blocking(User.seen)
+    delete = blocking(User.delete)
+    save = blocking(User.save)
+    claim = blocking(User.claim)
+    undo_claim = blocking(User.undo_claim)
+    claimed = blocking(User.claimed)
 
 
 class _BlockingSurface(Generic[State]):
@@ -54,6 +79,14 @@ class _BlockingSurface(Generic[State]):
     answering = blocking(Surface.answering)
     pause = blocking(Surface.pause)
     resume = blocking(Surface.resume)
+    save = blocking(Surface.save)
+    merge = blocking(Surface.merge)
+    losses = blocking(Surface.losses)
+    restore = blocking(Surface.restore)
+
+    def user(self, id: str) -> BlockingUser[State]:
+        """Return a user of this tenant."""
+        return BlockingUser(self._loop, self._inner.user(id))
 
 
 class BlockingTenant(_BlockingSurface[State]):

@@ -106,6 +106,7 @@ class Conversation(Struct, Generic[State], frozen=True, kw_only=True):
     off_by: because of what. dead: numbers of messages that were set aside, until each is dismissed or its replay is answered.
     due_at: when it will be looked at next. fault: in a listing, why this one cannot be read; its state is then None and its
     counts say nothing. stale: the store is away, and this is what this process has seen last (on_outage="read").
+    title, version, checksum: as in its owner's list, see `Summary`.
     waiting: the messages that wait for an answer, oldest first, as far as they are held (200, or somewhat more); the first may be
     being answered.
     """
@@ -126,6 +127,9 @@ class Conversation(Struct, Generic[State], frozen=True, kw_only=True):
     off_by: list[OffBy] = []
     fault: str = ""
     stale: bool = False
+    title: str = ""
+    version: int = 0
+    checksum: str = ""
     waiting: list[Message] = []
 
 

@@ -12,6 +12,7 @@ from .conversation.once import Call
 from .conversation.outbox import Delivery, list_deliveries
 from .conversation.sessions import is_session_over
 from .conversation.snapshots import Snapshot, copy_messages, is_outbound, unread_messages
+from .conversation.versions import find_checksum, find_version
 from .drivers.base import Index, Key, Row
 from .engine.engine import Engine
 from .engine.once import Ledger
@@ -30,6 +31,7 @@ from .model import (
     State,
     Stopped,
 )
+from .people.claims import Claims
 from .people.surface import PeopleSurface
 from .settings import Flag
 
@@ -246,6 +248,20 @@ class Surface(PeopleSurface[State]):
     async def _listed(
         self, tenant: str | None, *, owner: str | None, by: Index, limit: int | None
     ) -> AsyncIterator[Conversation[State]]:
+        if owner and tenant is not None:
+            claims = Claims(self._opened.store, tenant, clock=self._engine.shared.clock)
+            owners, left = await claims.find_owners(owner), limit if limit is not None else 1 << 40
+            for name in owners:  # what was claimed for it is its own
+                async for found in self._listed_of(tenant, owner=name, by=by, limit=left):
+                    left -= 1
+                    yield found
+            return
+        async for found in self._listed_of(tenant, owner=owner, by=by, limit=limit):
+            yield found
+
+    async def _listed_of(
+        self, tenant: str | None, *, owner: str | None, by: Index, limit: int | None
+    ) -> AsyncIterator[Conversation[State]]:
         after: Row | None = None
         left = limit if limit is not None else 1 << 40
         index: Index = "owner" if owner is not None else by
@@ -298,7 +314,8 @@ class Surface(PeopleSurface[State]):
         """
         Remove state, log, ids and every trace in the indexes. There is no way back.
 
-        When this returns no read on any instance shows it. A message that was on its way, or comes later, begins a new
+        When this returns no read on any instance shows it. (Of one that had an owner, its id is kept for 30 days, for devices that keep a
+        copy of the owner's list.) A message that was on its way, or comes later, begins a new
         conversation; a turn that was running writes nothing.
         """
         await self._opened.changes.erase(self._key(conversation))
@@ -522,6 +539,9 @@ class Surface(PeopleSurface[State]):
             dead=list(record.dead),
             updated_at=row.updated_at,
             due_at=_due_at(row),
+            title=record.title,
+            version=find_version(row.head, record),
+            checksum=find_checksum(row.key, row.incarnation, row.head, record),
             waiting=copy_messages(unread_messages(snapshot)),
         )
 

@@ -43,6 +43,7 @@ async def test_what_was_the_guests_is_the_users(opened: Any) -> None:
         await other.user("eve").claim(GUEST)
     assert "ada" == await other.user("ada").claim(GUEST)
     assert {"a", "g0", "g1", "g2", "g9"} == set(await ids(other.user("ada")))
+    assert {"a", "g0", "g1", "g2", "g9"} == {one.id async for one in other.conversations(owner="ada")}
     assert [] == await ids(keep.tenant("salon").user("ada"))
     with pytest.raises(UsageError, match="was claimed"):
         await keep.user(GUEST).create("g10")

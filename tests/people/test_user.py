@@ -34,6 +34,7 @@ async def test_the_list_has_what_a_page_shows(opened: Any) -> None:
     assert ("we have none", "operator", 2) == (first["shop"].last, first["shop"].last_role, first["shop"].unseen)
     assert (0, first["shop"].version + 1) == (seen.unseen, seen.version)
     assert seen.checksum != first["shop"].checksum
+    assert seen.checksum == (await keep.save("shop")).checksum
     assert await ada.conversation("eve's") is None
     assert (True, False) == (await ada.owns("trip"), await ada.owns("eve's"))
 

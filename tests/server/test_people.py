@@ -104,6 +104,15 @@ async def test_a_user_has_its_conversations_on_every_device(house: House) -> Non
     taken = await house.ask("POST", "/v1/conversations", {"id": "shop"}, token=eve)
     assert 409 == taken.status
     assert 404 == (await house.ask("GET", "/v1/conversations/nothing", token=eve)).status
+    for method, path, body in (
+        ("POST", "/messages", {"contents": "in"}),
+        ("PUT", "", {"titel": "x"}),
+        ("PATCH", "/state/form", {"value": 1}),
+        ("PATCH", "/state", []),
+    ):
+        bad = await house.ask(method, f"/v1/conversations/never{path}", body, token=tab)
+        assert bad.status in (400, 415), (path, bad)
+    assert "never" not in [one["id"] for one in (await house.list(tab))["conversations"]]
     assert ["milk", "1: milk"] == [one["content"] for one in await house.client.log("shop")]
 
 
@@ -137,6 +146,7 @@ async def test_a_save_says_what_was_in_conflict(house: House) -> None:
 
     assert (200, ["m1"], 200, 412) == (first.status, first.json["added"], matched.status, refused.status)
     assert matched.headers["etag"] == refused.json["etag"]
+    assert ("B", matched.json["checksum"]) == (read.json["title"], read.json["checksum"])
     assert (200, ["title", "m1"]) == (by_etag.status, told.json["conflicts"])
     assert (204, "C", "D") == (restored.status, named, forced.json["title"])
     assert (403, 404) == (forged.status, absent.status)

@@ -134,7 +134,10 @@ def unread_messages(snapshot: Snapshot) -> list[Message]:
     cursor = snapshot.record.cursor
     if snapshot.row.head == cursor:
         return []
-    return [m for m in snapshot.messages if m.number > cursor and asks(m)]
+    # (As `asks`; a call for each message would cost more than it does.)
+    return [
+        m for m in snapshot.messages if m.number > cursor and m.role in ASKING and not m.redacted and m.channel != SAVED
+    ]
 
 
 def asks(message: Message) -> bool:

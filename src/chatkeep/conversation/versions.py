@@ -17,5 +17,10 @@ def find_version(head: int, record: Record) -> int:
 
 def find_checksum(key: Key, incarnation: str, head: int, record: Record) -> str:
     """Return the checksum: another one for everything that was ever written, also where a store was set back and went on."""
-    crc = body_of(key, record)[len(b'{"crc":"') : CRC_END - len(b'",')].decode()
+    return checksum_from(incarnation, head, body_of(key, record))
+
+
+def checksum_from(incarnation: str, head: int, body: bytes) -> str:
+    """As `find_checksum`, from the stored form of the record."""
+    crc = body[len(b'{"crc":"') : CRC_END - len(b'",')].decode(errors="replace")
     return sha256(f"{incarnation}:{head}:{crc}".encode()).hexdigest()[:24]

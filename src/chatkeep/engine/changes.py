@@ -155,11 +155,12 @@ class Changes(Generic[State]):
 
     async def erase(self, key: Key, *, look: Callable[[Row], None] | None = None) -> None:
         """Remove everything of *key*, here and in the store. *look* is given the row that is there, and refuses by raising."""
-        row = await self._store.row(key)
+        row = await self._store.row(key) if look is not None else None
         if row is not None and look is not None:
             look(row)
         if self._journal is not None and self._shared.open:
             await self._journal.spool.erase(key)
+        row = row or await self._store.row(key)
         while row is not None:
             await note_erasure(self._store, row, clock=self._shared.clock)
             try:

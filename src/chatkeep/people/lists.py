@@ -13,12 +13,12 @@ from collections.abc import Iterable, Sequence
 from zlib import crc32
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from ..conversation.codec import record_from
-from ..conversation.record import Record
+from ..conversation.record import NONE, Record
 from ..conversation.snapshots import OUTWARD
-from ..conversation.versions import find_checksum, find_version
+from ..conversation.versions import checksum_from, find_version
 from ..drivers.base import Key, Row
 from ..errors import Corrupt, Unsupported, UsageError
 from ..model import TALK, Message
@@ -68,6 +68,7 @@ class Listed(Struct, frozen=True):
     head: int
     updated_at: float
     record: Record
+    checksum: str = ""
     fault: str = ""
 
     @property
@@ -111,7 +112,10 @@ def listed_from(row: Row) -> Listed:
         record, fault = record_from(row.key, row.body), ""
     except (Corrupt, Unsupported) as unreadable:
         record, fault = Record(), str(unreadable)
-    return Listed(row.key, row.incarnation, row.head, row.updated_at, record, fault)
+    # A state may be large, and all conversations of a user are held at once.
+    record = structs.replace(record, state=NONE, steps={}, unknown={})
+    checksum = checksum_from(row.incarnation, row.head, row.body)
+    return Listed(row.key, row.incarnation, row.head, row.updated_at, record, checksum, fault)
 
 
 def order(found: Iterable[Listed]) -> list[Listed]:
@@ -129,7 +133,7 @@ def summarize(one: Listed, last: Sequence[Message]) -> Summary:
         id=one.key.id,
         title=one.record.title,
         version=find_version(one.head, one.record),
-        checksum=find_checksum(one.key, one.incarnation, one.head, one.record),
+        checksum=one.checksum,
         updated_at=one.updated_at,
         head=one.head,
         seen=seen,

@@ -15,7 +15,7 @@
     @allows(anyone=True)                        # no credentials are looked at
 
 A user is let in wherever a conversation's token is, for the conversations that are the user's: what is somebody else's reads as if
-it were not there. With `creates` a user's conversation that is not there yet is created for the user.
+it were not there. With `creates` a user may ask for what nobody has; the endpoint has it created by `Access.begin`.
 
 Before the endpoint runs, `request.state` has `principal`, `tenant` (the `Tenant` to work on) and `conversation`. The
 conversation is the route's path parameter `id`, in that one place for the check and for the work; nothing is decided
@@ -179,7 +179,7 @@ def allows(
 
         counted: Requests count for the rate limits; not those that carry a signature, which come from few addresses.
 
-        creates: What a user asks for and nobody has is created for the user first.
+        creates: A user may ask for what nobody has; the endpoint has it created by `Access.begin`.
     """
     told = {"visitor": visitor, "anyone": anyone, "counted": counted, "creates": creates}
     policy = AccessPolicy(scope=scope, service=service, own=own, user=user, **told)
@@ -401,7 +401,7 @@ class Access:
 
     async def admit(self, request: Request, policy: AccessPolicy) -> None:
         """Let *request* pass, with `principal`, `tenant` and `conversation` in its state, or raise what it is told."""
-        state, conversation = request.state, request.path_params.get("id")
+        state, conversation, absent = request.state, request.path_params.get("id"), False
         principal = state.principal = VISITOR if policy.anyone else await self.who(request)
         if not policy.anyone:
             # A cookie may be another person's than the page thinks: what one has written must not go in another's name.
@@ -426,11 +426,18 @@ class Access:
         limits = getattr(request.app.state, "limits", None)
         if limits is not None and policy.counted and (not policy.anyone or request.method not in SAFE):
             await limits.admit(request, principal)
-        if not policy.anyone and principal.kind == "user" and conversation is not None and absent:
-            try:
-                await state.tenant.create(conversation, owner=await self._user_of(principal.tenant, principal.user))
-            except OtherOwner:
-                raise not_found() from None
+        state.absent = not policy.anyone and absent
+
+    async def begin(self, request: Request) -> None:
+        """Create what a user asks for and nobody has, for the user, once the request is known to be well-formed."""
+        if not request.state.absent:
+            return
+        principal = principal_of(request)
+        owner = await self._user_of(principal.tenant, principal.user)
+        try:
+            await tenant_of(request).create(conversation_asked(request), owner=owner)
+        except OtherOwner:
+            raise not_found() from None
 
     async def _look_for(self, principal: Principal, conversation: str | None) -> bool:
         """Tell whether nobody has what a user asks for. Raises 404 where somebody else has it."""

@@ -143,6 +143,9 @@ class Conversation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     messages: list[Message]
     state: Any | UnsetType = UNSET
     stale: bool = False
+    title: str = ""
+    version: int = 0
+    checksum: str = ""
 
 
 class Summary(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -314,6 +317,9 @@ def conversation(found: model.Conversation[Any], messages: list[model.Message], 
         messages=[message(shown) for shown in messages],
         state=state,
         stale=found.stale,
+        title=found.title,
+        version=found.version,
+        checksum=found.checksum,
     )
 
 

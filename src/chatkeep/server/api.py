@@ -215,6 +215,7 @@ class Messages(Resource):
         tenant, id = tenant_of(request), conversation_asked(request)
         incoming, keyed = await wire.message(request, limit=room(request, "message_limit"))
         later = "respond-async" in wire.preferences(request)
+        await access_of(request).begin(request)
         metadata = carried(incoming.metadata)
         if later:
             receipt = await tenant.accept(id, incoming.content, id=incoming.id, metadata=metadata)
@@ -360,6 +361,7 @@ class State(Resource):
         slot, shows = self._slot(request), shows_state(request)
         change = state.guarded(edit, precondition, slot, shape=shape_of(request), shows=shows)
         tenant, id, key = tenant_of(request), conversation_asked(request), wire.idempotency_key(request)
+        await access_of(request).begin(request)
         try:
             after = await tenant.change(id, change, id=key)
         except Refused as refused:

@@ -478,6 +478,7 @@ async def save(request: Request, *, creates: bool) -> Response:
 
     told = structs.asdict(asked) | {"force": force, "owner": asked.owner or ""}
     messages = [structs.asdict(one) for one in told.pop("messages")]
+    await access_of(request).begin(request)
     saved = await core_of(keep_of(request)).save(principal.tenant, id, messages, look=look, **told)
     shown = msgspec.convert(saved, SavedConversation, from_attributes=True)
     return wire.as_json(shown, headers={"etag": f'"{saved.checksum}"'})
@@ -491,6 +492,8 @@ async def merge(request: Request) -> Response:
         asked = msgspec.convert(plain, Merging)
     except ValueError as fault:
         raise wire.misread(str(fault)) from None
+    key = wire.idempotency_key(request)
+    await access_of(request).begin(request)
     merged = await tenant_of(request).merge(
         conversation_asked(request),
         request.path_params["slot"],
@@ -498,7 +501,7 @@ async def merge(request: Request) -> Response:
         value=MISSING if asked.value is UNSET else asked.value,
         at=asked.at,
         by=asked.by,
-        id=wire.idempotency_key(request),
+        id=key,
     )
     shows = "state:read" in principal_of(request).scopes
     told = MergedValue(
