@@ -83,6 +83,22 @@ async def test_whatever_changes_meanwhile_is_followed(fresh: Any) -> None:
         await theirs.append(Append(LONG, said(1, 1), revision="late", at=NOW + 3))
 
 
+async def test_a_redaction_is_followed(fresh: Any) -> None:
+    """What was copied before is not left in the new store, though the log only grew by a note."""
+    (url, ours), (_, theirs) = await fresh("memory"), await fresh("memory")
+    async with counting_bot(Chatkeep(url, **FAST)) as keep:
+        await keep.receive("ada", "4111 1111 1111 1111", id="1")
+        move = Move(ours, theirs, address="there")
+        assert await move.begin()
+        await move.copy()
+        await keep.redact("ada", 1)
+        await move.follow()
+        assert await held(ours) == await held(theirs)
+        await move.finish()
+
+    assert await held(ours) == await held(theirs)
+
+
 class Killed(Exception):
     """The process that moves ended here."""
 
@@ -251,8 +267,8 @@ async def test_what_a_journal_holds_is_handed_to_the_new_store(fresh: Any, tmp_p
         await keep.accept("ada", "in the old store", id="1")
         spool = keep._engine.journal.spool  # type: ignore[union-attr]
         _, log = (await held(ours))[Key("", "ada")]
-        await spool.keep(Key("", "bob"), structs.replace(log[0], id="2"), at=1.0, owner="")
         await moved(ours, theirs, there)
+        await spool.keep(Key("", "bob"), structs.replace(log[0], id="2"), at=1.0, owner="")
     async with Chatkeep(there, **FAST, **journal) as keep:
         await until(lambda: len(keep._engine.journal.spool) == 0)  # type: ignore[union-attr]
 
