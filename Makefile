@@ -75,8 +75,9 @@ load: $(READY)  ## a thousand simulated customers, instances and databases that 
 	$(BIN)/python -m tests.support.simulation build/simulation postgresql --channel whatsapp
 	$(BIN)/python -m benchmarks.streams
 
-soak: $(READY)  ## the kill test on every engine, for a quarter of an hour
+soak: $(READY)  ## the kill tests on every engine, for half an hour
 	CHATKEEP_KILLS=1500 $(BIN)/python -m pytest tests/acceptance/test_kill.py -s
+	CHATKEEP_STREAM_KILLS=500 $(BIN)/python -m pytest tests/acceptance/test_kill_streams.py -s
 
 soak-move: $(READY)  ## a store with ten thousand conversations is moved around under load, killed on the way; then 100,000 are timed
 	CHATKEEP_MOVE_CONVERSATIONS=10000 $(BIN)/python -m pytest tests/acceptance/test_move.py -s -k under_load

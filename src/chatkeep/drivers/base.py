@@ -46,6 +46,20 @@ class Ability(StrEnum):
     FENCE = "it can be given another epoch, so that nobody who had it open writes to it any more"
 
 
+class About(Struct, frozen=True, kw_only=True):
+    """What a driver that ships says of itself beside its abilities; the tables of docs/reference/stores.md are made of it."""
+
+    urls: tuple[str, ...]
+    use: str
+    """Where it is the one to take."""
+    costs: str
+    """What opening, a message and looking for work take."""
+    lacks: str
+    """What it does not promise."""
+    depends: dict[Ability, str] = {}
+    """What an ability depends on, where it does."""
+
+
 class Key(NamedTuple):
     """Names one conversation. Any UTF-8 text without NUL must survive in both parts; only the tenant may be empty."""
 
@@ -351,13 +365,14 @@ class Driver(Protocol):
     """Six verbs over one store. Each is one atomic act that may be run again; each sees all that was answered before
     it.
 
-    Used from one event loop, and only between an `open` that went well and `close`: before and after, every verb raises
-    `Unavailable`. Raises only chatkeep's errors: `Conflict` and `Duplicate` as `Append`, `Write` and `Erase` say,
-    `Unavailable` when certainly nothing was written, `Uncertain` when that is not known: no call waits for a silent
-    store longer than its deadline. `Replaced` when the store's epoch is not the one it was opened with: from `append`,
-    `write`, `erase` and `scan` always, so that whoever gives the store another epoch has fenced off all that have it
-    open; from `read` and `entries` where they find no row: an emptied store never answers "there is none". Cancelling
-    the caller does not cancel the act.
+    Used from one event loop, and only between an `open` that went well and `close`: before and after, every verb
+    raises `Unavailable`. Raises only chatkeep's errors: `Conflict` and `Duplicate` as `Append`, `Write` and `Erase`
+    say, `TooLarge` from `append` and `write` where the store takes nothing of that size, and `Unavailable` when
+    certainly nothing was written, `Uncertain` when that is not known: no call waits for a silent store longer than
+    its deadline. `Replaced` when the store's epoch is not the one it was opened with: from `append`, `write`, `erase`
+    and `scan` always, so that whoever gives the store another epoch has fenced off all that have it open; from `read`
+    and `entries` where they find no row: an emptied store never answers "there is none". Cancelling the caller does
+    not cancel the act.
     """
 
     abilities: frozenset[Ability]

@@ -19,6 +19,7 @@ from ..errors import Conflict, Duplicate, Replaced, Unsupported
 from .base import (
     TOMBSTONE_KEPT_S,
     Ability,
+    About,
     Append,
     Appended,
     Count,
@@ -62,6 +63,12 @@ class MemoryDriver(Openable):
     """The reference driver: each verb is plain code without an await in it, so each is one act."""
 
     abilities = frozenset({Ability.LOG, Ability.SCAN, Ability.WATCH, Ability.EPOCH, Ability.COUNT, Ability.FENCE})
+    about = About(
+        urls=("memory://", "memory://name"),
+        use="tests",
+        costs="nothing waits",
+        lacks="anything after the end of the process",
+    )
 
     def __init__(self, url: str = "memory://") -> None:
         super().__init__("this memory:// store")

@@ -34,6 +34,7 @@ from ..base import (
     COUNTERS_KEPT_S,
     TOMBSTONE_KEPT_S,
     Ability,
+    About,
     Append,
     Appended,
     Count,
@@ -82,6 +83,13 @@ class PostgresqlDriver(Openable):
     """One schema of a PostgreSQL database. See `Driver` for what each verb promises."""
 
     abilities = frozenset(Ability)
+    about = About(
+        urls=("postgresql://user:password@host/db", "postgres://user:password@host/db"),
+        use="many instances, and SQL over the state",
+        costs="a message: one round trip with one commit, which those that wait share; looking for work: one query",
+        lacks="announcements through a transaction pooler",
+        depends={Ability.WATCH: "yes, not through a transaction pooler"},
+    )
 
     def __init__(self, url: str) -> None:
         self._site = site = site_of(url)

@@ -27,6 +27,7 @@ from ..base import (
     COUNTERS_KEPT_S,
     TOMBSTONE_KEPT_S,
     Ability,
+    About,
     Append,
     Appended,
     Count,
@@ -60,6 +61,13 @@ class SqliteDriver(Openable):
     """One SQLite file. See `Driver` for what each verb promises."""
 
     abilities = frozenset(Ability) - {Ability.WATCH}
+    about = About(
+        urls=("sqlite:///chat.db", "sqlite:////var/chat.db"),
+        use="one machine; the default",
+        costs="a message: one commit with one fsync, which those that come at the same time share; looking for work: one read",
+        lacks="several hosts, or a file on a network",
+        depends={Ability.SHARED: "yes, on one host"},
+    )
 
     def __init__(self, url: str) -> None:
         path = url.partition("://")[2]
