@@ -23,7 +23,9 @@ from starlette.testclient import TestClient
 
 import chatkeep
 from chatkeep import Chatkeep, Turn
+from chatkeep.cli import main
 from chatkeep.testing.servers import UpstashServer
+from tools.cli_reference import commands, section
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -316,3 +318,11 @@ def test_the_reference_shows_all_that_is_exported() -> None:
     shown = re.findall(r"^ {8}- (\w+)$", (DOCS / "reference" / "api.md").read_text(), re.M)
 
     assert sorted(chatkeep.__all__) == sorted(shown)
+
+
+def test_the_reference_of_the_command_line_is_what_the_commands_say() -> None:
+    """`python -m tools.cli_reference` writes the page anew."""
+    shown = (DOCS / "reference" / "cli.md").read_text()
+    differing = [words for words, command in commands(main, "chatkeep").items() if section(words, command) not in shown]
+
+    assert [] == differing

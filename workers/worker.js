@@ -1177,6 +1177,11 @@ async function subjectOf({ kind, tenant = "", conversation = "", subject = "" })
   return (await sha256(`[${[tenant, ...who].map(ascii).join(", ")}]`)).slice(0, 32);
 }
 
+// A store that was moved away, or that a move is still filling, answers nobody: `chatkeep move` says so by its epoch.
+function refuseElsewhere(epoch) {
+  if (/^(moved|filling):/.test(epoch)) throw new Refusal(503, "unavailable", "The conversations are being moved. Nothing was lost; try again later.");
+}
+
 // Has a conversation's object answer, as part of the store as it is now.
 async function served(env, store, tenant, id, name, asked) {
   for (;;) {
@@ -1186,6 +1191,7 @@ async function served(env, store, tenant, id, name, asked) {
       EPOCHS.delete(store);
       continue;
     }
+    refuseElsewhere(known.epoch);
     const where = { store, epoch: known.epoch, shard: crc32(`${tenant}\0${id}`) % known.shards, tenant, id };
     const answer = await conversationOf(env, store, tenant, id).serve(where, known.until, name, asked);
     if (answer === null) EPOCHS.delete(store);
@@ -1290,6 +1296,7 @@ async function events(asked) {
   const name = await sha256(asked.text);
   for (;;) {
     const { epoch, shards, until } = await epochOf(env, store, EPOCHS.get(store)?.epoch ?? "");
+    refuseElsewhere(epoch ?? "");
     const where = { store, epoch, shard: crc32(`${tenant}\0${id}`) % shards, tenant, id };
     const stream = await conversationOf(env, store, tenant, id).events(where, until, { after, shows: scopes.includes("state:read"), name });
     if (stream !== null) return new Response(stream, { headers });

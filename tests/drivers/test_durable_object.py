@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +19,7 @@ from msgspec import structs
 
 from chatkeep import Chatkeep
 from chatkeep.drivers import driver_for
-from chatkeep.drivers.base import Append, Driver, Entry, Erase, Key, Scan
+from chatkeep.drivers.base import Append, Driver, Entry, Erase, Fence, Key, Scan
 from chatkeep.drivers.durable_object import DurableObjectDriver, transport
 from chatkeep.drivers.durable_object.acts import BODY_MOST
 from chatkeep.drivers.durable_object.http import HttpConnection
@@ -227,3 +229,29 @@ async def test_a_value_that_an_object_cannot_hold_is_refused(worker: DurableObje
         else:
             assert size == len((await driver.append(act)).tail[0].body)
     await driver.close()
+
+
+async def test_the_public_api_refuses_a_store_that_was_moved() -> None:
+    """Nobody begins a conversation in a store that a move has closed, or is still filling."""
+    with DurableObjectServer(settings={"VISITORS": "yes"}) as server:
+        driver = DurableObjectDriver(server.url)
+        await driver.open()
+        answers = []
+        for epoch in ("filling:x", "x", "moved:x"):
+            await driver.fence(Fence(epoch))
+            answers.append(await asyncio.to_thread(began, server.address))
+        await driver.close()
+
+    assert [503, 201, 503] == answers
+
+
+def began(address: str) -> int:
+    """The status with which a visitor's conversation is begun."""
+    request = urllib.request.Request(
+        f"{address}/v1/conversations", data=b"{}", headers={"content-type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as refusal:
+        return refusal.code
