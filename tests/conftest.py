@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from chatkeep import Chatkeep
-from chatkeep.testing.servers import PostgresServer, RedisServer, Server, UpstashServer
+from chatkeep.testing.servers import DurableObjectServer, PostgresServer, RedisServer, Server, UpstashServer
 
 pytest.register_assert_rewrite("tests.support")  # what fails in there is shown as in a test
 
@@ -20,7 +20,17 @@ from .support.stores import FAST, STORES, store_url  # noqa: E402
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext
 
-SERVED = {"valkey", "postgres", "servers", "browser", "redis", "postgresql", "upstash"}
+SERVED = {
+    "valkey",
+    "postgres",
+    "workerd",
+    "servers",
+    "browser",
+    "redis",
+    "postgresql",
+    "upstash",
+    "durable-object",
+}
 """The fixtures, and the kinds of store, with which a test needs a server or a browser."""
 
 
@@ -119,6 +129,13 @@ def upstash(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpstashServer]
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """A PostgreSQL for the whole run; tests keep apart by their schemas."""
     with PostgresServer(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def workerd() -> Iterator[DurableObjectServer]:
+    """A workerd with chatkeep's worker for the whole run; tests keep apart by their stores."""
+    with DurableObjectServer() as server:
         yield server
 
 

@@ -33,6 +33,7 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 ENVIRONMENT = {
     "APP_SECRET": "app secret",
     "BOT_TOKEN": "42:token",
+    "CHAT_KEY": "a secret of at least sixteen bytes",
     "TELEGRAM_SECRET": "hush",
     "UPSTASH_REDIS_REST_TOKEN": "secret",
     "UPSTASH_REDIS_REST_URL": "http://127.0.0.1:1",

@@ -32,17 +32,18 @@ FLOORS: dict[str, set[str]] = {
     "settings": {"conversation", "errors"},
     "storage": {"bounded", "conversation", "drivers", "errors", "extras", "model"},
     "engine": {"bounded", "conversation", "drivers", "errors", "model", "settings", "storage"},
-    "core": {"conversation", "drivers", "engine", "model", "storage"},
-    "tenant": {"conversation", "drivers", "engine", "errors", "model", "settings"},
+    "people": {"conversation", "drivers", "engine", "errors", "model", "storage"},
+    "core": {"conversation", "drivers", "engine", "model", "people", "storage"},
+    "tenant": {"conversation", "drivers", "engine", "errors", "model", "people", "settings"},
     "app": {"conversation", "core", "drivers", "engine", "errors", "model", "settings", "storage", "tenant"},
     "auth": {"app", "conversation", "drivers", "errors", "storage"},
     "loop_thread": {"errors"},
     "blocking": {"app", "loop_thread", "model", "tenant"},
-    "": {"app", "conversation", "engine", "errors", "model", "settings", "tenant"},
+    "": {"app", "conversation", "engine", "errors", "model", "people", "settings", "tenant"},
 }
 """What each package of the core may import, the ground first. What people meet (PEOPLE) may import all of these."""
 
-PEOPLE = ("__main__", "cli", "loading", "server", "demos", "testing", "channels", "adapters", "client")
+PEOPLE = ("__main__", "cli", "loading", "server", "demos", "testing", "channels", "adapters", "client", "cookie")
 
 BY_URL = {"app", "storage.shared_cache", "storage.spool"}
 """Who reads URLs and makes what they name; everybody else above them knows `drivers.base` alone."""
@@ -54,12 +55,15 @@ BUILT_ON = {"upstash": {"redis"}}
 EXTRAS: dict[str, set[str]] = {
     "server": {"server"},
     "client": {"client"},
+    "testing.http_contract": {"client"},
     "testing.loadtest": {"client"},
+    "cookie": {"cookie"},
     "channels.outlet": {"channels"},
     "channels.sender": {"channels"},
     "drivers.redis.transport": {"redis"},
     "drivers.upstash": {"upstash"},
     "drivers.postgresql": {"postgres"},
+    "drivers.durable_object": {"durable-object"},
     "storage.shared_cache": {"redis"},
     "demos.concierge": {"agents"},
 }

@@ -21,6 +21,7 @@ COLUMNS = {
     Ability.WATCH: "announces changes",
     Ability.EPOCH: "tells a replaced store",
     Ability.COUNT: "counts hits for all",
+    Ability.FENCE: "can be closed for others",
 }
 
 

@@ -19,6 +19,7 @@ DRIVERS = {
     "upstash": "upstash:UpstashDriver",
     "postgresql": "postgresql:PostgresqlDriver",
     "postgres": "postgresql:PostgresqlDriver",
+    "durable-object": "durable_object:DurableObjectDriver",
 }
 
 HOSTLESS = ("memory", "sqlite")

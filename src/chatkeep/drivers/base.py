@@ -43,6 +43,7 @@ class Ability(StrEnum):
     DURABLE = "what was answered survives kill -9 and power loss"
     EPOCH = "a store that was emptied, replaced or fenced off is told from the one that was opened"
     COUNT = "hits of a rate limit are counted for all who have the store open"
+    FENCE = "it can be given another epoch, so that nobody who had it open writes to it any more"
 
 
 class About(Struct, frozen=True, kw_only=True):
@@ -300,6 +301,26 @@ class Counted(NamedTuple):
     ends: float
 
 
+class Fence(Act, frozen=True, gc=False):
+    """Gives the store the epoch *epoch* in place of the one that this driver has it open with; the driver goes on under it.
+
+    Once it is answered, no act of anybody else who has the store open is done any more (`Replaced`), nor one that was under
+    way: what is read then is all there is. Run again, it finds its own epoch and answers the same. `Replaced` when the store
+    has an epoch that is neither of the two. An Uncertain one may have fenced off this driver too, until it is run again.
+    Needs FENCE, else `Unsupported`.
+    """
+
+    epoch: str
+
+    @property
+    def key(self) -> Key:
+        """What it changes, as the other acts have it."""
+        return Key("", "")
+
+    def __str__(self) -> str:
+        return "The epoch"
+
+
 WAITING = 10_000
 """No more acts wait for one connection of a store, or its writer; who comes then is told at once (`Overloaded`)."""
 
@@ -425,3 +446,6 @@ class Driver(Protocol):
 
     async def count(self, act: Count) -> Counted:
         """See `Count`. Not one of the six verbs: a driver without COUNT raises `Unsupported`."""
+
+    async def fence(self, act: Fence) -> None:
+        """See `Fence`. Not one of the six verbs: a driver without FENCE raises `Unsupported`."""

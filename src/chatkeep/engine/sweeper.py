@@ -20,6 +20,7 @@ from ..drivers.base import Key, Row
 from ..errors import Corrupt, Misconfigured, StoreError, Unavailable, Unsupported
 from ..settings import seconds
 from .backlog import Backlog
+from .high_water import HighWater
 from .journal import Journal
 from .lease_keeper import LeaseKeeper
 from .pauses import PAUSES, Pauses
@@ -48,6 +49,7 @@ class Sweeper:
         turns: TurnProcessor[Any],
         leases: LeaseKeeper,
         pauses: Pauses,
+        high_water: HighWater,
         journal: Journal | None,
         open_store: Callable[[], Awaitable[None]],
         reopen_store: Callable[[], Awaitable[None]],
@@ -63,7 +65,7 @@ class Sweeper:
         self._open_store = open_store
         self._reopen_store = reopen_store
         self._poll_s = seconds(shared.settings.poll)
-        self._backlog = Backlog(shared, workers=workers, leases=leases, go_on=self._go_on)
+        self._backlog = Backlog(shared, workers=workers, leases=leases, high_water=high_water, go_on=self._go_on)
         self._wake = asyncio.Event()
         self._told = False  # somebody tells that there is work
         self._look_for_others_at = 0.0
@@ -84,6 +86,7 @@ class Sweeper:
         """Start sweeping, in the loop of now."""
         self._wake = asyncio.Event()  # the last one belongs to the loop of the last opening
         self._backlog.restart()
+        self._backlog.high_water.restart()
         if not self._shared.settings.background:
             return
         self._unscheduled = self._ends
@@ -137,7 +140,7 @@ class Sweeper:
             while True:
                 self._wake.clear()
                 if self._turns.handler is not None:
-                    await self._backlog.work_off()
+                    await self._backlog.work_off(asyncio.get_running_loop().time() + LOOK_S)
                 if self._backlog.is_done:
                     break
                 with suppress(TimeoutError):  # (what a call of `receive` works on tells nobody of its end)
@@ -162,7 +165,7 @@ class Sweeper:
                     self._told, beat_at = False, loop.time() + self._poll_s * random.uniform(0.8, 1.2)
                     await self._beat()
                 if self._turns.handler is not None:
-                    await self._backlog.work_off()
+                    await self._backlog.work_off(beat_at)
                 trouble = ""
             except (StoreError, Misconfigured) as fault:
                 if not trouble:  # once, and not at every beat until it is over
@@ -178,7 +181,7 @@ class Sweeper:
 
     async def _beat(self) -> None:
         """Do what is done once a poll."""
-        if self._reopens and self._store.replaced and not self._shared.unopened:
+        if self._reopens and self._store.replaced and not (self._store.moved or self._shared.unopened):
             await self._reopen_store()
         if self._shared.unopened:
             await self._open_store()
@@ -186,6 +189,8 @@ class Sweeper:
             await self._journal.hand_over()
         self._backlog.look_again()
         await self.look_at_pauses()
+        if self._ends:
+            await self._backlog.high_water.keep()
         if self._turns.handler is None and self._ends:
             await self._sweep_for_others()
         if self._unscheduled:
@@ -197,7 +202,8 @@ class Sweeper:
         if now < self._look_for_others_at:
             return
         self._look_for_others_at = now + OTHERS_S
-        while rows := await self._store.rows("due", until=now, after=after, limit=SWEEP_PAGE):
+        ends = await self._backlog.high_water.reach(now)
+        while rows := await self._store.rows("due", until=ends, after=after, limit=SWEEP_PAGE):
             for row in rows:
                 with suppress(Corrupt, Unsupported):  # whoever answers there tells of it
                     read = record_from(row.key, row.body).cursor >= row.head

@@ -155,6 +155,7 @@ def application_of(found: object, settings: ServerSettings) -> Lifespan:
         hosts=settings.hosts,
         anonymous=settings.anonymous,
         visitor_scopes=settings.visitor_scopes,
+        protocols=settings.protocols,
         routes=[Route("/metrics", allows(anyone=True)(get_metrics))] if metrics is not None else [],
         middleware=[
             Middleware(telemetry.TracingMiddleware),

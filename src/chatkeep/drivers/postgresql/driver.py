@@ -42,6 +42,7 @@ from ..base import (
     Entries,
     Entry,
     Erase,
+    Fence,
     Finding,
     Key,
     Pool,
@@ -103,6 +104,7 @@ class PostgresqlDriver(Openable):
         self._recent = Statement(site.sql("scan_recent"), _recent_arguments, _scan_answers, alone=True)
         self._counts = Statement(site.sql("count_hits"), _count_arguments, _count_answers, writes=True)
         self._forget = Statement(site.sql("forget_counters"), _forget_arguments, _no_answers, writes=True, alone=True)
+        self._fence = Statement(site.sql("set_epoch"), _fence_arguments, _fence_answers, writes=True, alone=True)
         self._tidy_at = 0.0
         self._notify = Statement(site.sql("announce"), _announce_arguments, _no_answers, alone=True)
 
@@ -166,6 +168,11 @@ class PostgresqlDriver(Openable):
             connections.count(self._forget, act).add_done_callback(lambda done: done.cancelled() or done.exception())
         counted: Counted = await counting
         return counted
+
+    async def fence(self, act: Fence) -> None:
+        connections = self._opened("done")
+        await connections.write(self._fence, act)
+        connections.epoch = self.epoch = act.epoch
 
     async def announce(self, marks: Collection[str]) -> None:
         if Ability.WATCH in self.abilities:
@@ -364,6 +371,14 @@ def _count_answers(_: list[Count], found: list[Any]) -> list[Any]:
 
 def _forget_arguments(acts: list[Count]) -> tuple[Any, ...]:
     return (acts[0].at - COUNTERS_KEPT_S,)
+
+
+def _fence_arguments(acts: list[Fence]) -> tuple[Any, ...]:
+    return (acts[0].epoch,)
+
+
+def _fence_answers(_: list[Fence], found: list[Any]) -> list[Any]:
+    return [None if found[0]["fenced"] else Replaced(replaced("the store"))]
 
 
 def _announce_arguments(announcements: list[Announcement]) -> tuple[Any, ...]:

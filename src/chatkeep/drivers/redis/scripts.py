@@ -14,6 +14,7 @@ The scripts are the files in lua/; common.lua begins each of those that look at 
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from hashlib import sha1
@@ -72,6 +73,8 @@ class Home(Struct, frozen=True, eq=False):  # found again as the object that it 
 
     keys: tuple[bytes, ...]
     names: tuple[Argument, ...] = ()
+    kept: bool = True
+    """Whether scripts will work there again; if not, nothing of it is remembered."""
 
 
 class Act(NamedTuple):
@@ -113,8 +116,9 @@ APPEND = _script("common", "append")
 WRITE = _script("common", "write")
 ERASE = _script("common", "erase")
 SCAN = _script("scan")
+ROWS = _script("common", "rows")
 COUNT = _script("count")
-VERBS = (READ, ENTRIES, PICKED, APPEND, WRITE, ERASE, SCAN, COUNT)
+VERBS = (READ, ENTRIES, PICKED, APPEND, WRITE, ERASE, SCAN, ROWS, COUNT)
 MAKE = _script("make")
 PROBE = _script("probe")
 
@@ -151,7 +155,7 @@ class Acts:
 
     def make(self, seen: str, epoch: str) -> Act:
         """Make *epoch* the store's, if what was *seen* of it still holds; for `meta_of`."""
-        return Act(MAKE, Home((self.meta,)), [seen, epoch, FORMAT, len(self.buckets)])
+        return Act(MAKE, Home((self.meta,)), [seen, epoch, FORMAT, len(self.buckets)], writes=True)
 
     def probe(self) -> Act:
         """Answer what the user may not do to the store's keys."""
@@ -196,12 +200,19 @@ class Acts:
         arguments: list[Argument] = [_time(act.at), _time(act.at - TOMBSTONE_KEPT_S), revision]
         return Act(ERASE, self._home(act.key), arguments, writes=True)
 
-    def scan(self, act: Scan, after: Place | None, limit: int) -> list[Act]:
-        """Return the places of the next *limit* rows of each bucket, from behind the place *after*."""
+    def share(self, limit: int) -> int:
+        """Return how many places each bucket is asked for, so that together they have *limit* and seldom many more."""
+        return min(limit, 2 * ceil(limit / len(self.buckets)) + 6)
+
+    def scan(self, act: Scan, after: Place | None, limit: int, *, apart: bool) -> list[Act]:
+        """Return the places of the next rows of each bucket, its `share` of *limit*, from behind the place *after*.
+
+        *apart*: by a script for each bucket, as a cluster must have it, and not by one for all.
+        """
         index, tenant, until = act.index, act.tenant, act.until
         lead = act.owner.encode() + b"\0" if index == "owner" else b""
         inside = lead if tenant is None else lead + tenant.encode() + b"\0"
-        arguments: list[Argument] = [bounded(limit)]
+        arguments: list[Argument] = [bounded(self.share(limit))]
         if index in ("key", "owner"):
             start: Argument = b"[" + inside if inside else "-"
             if after is not None:
@@ -211,7 +222,21 @@ class Acts:
         else:
             last = "+inf" if until is None or index == "recent" else _time(until)
             arguments += ["scores", last, *(("", "") if after is None else (_time(after[0]), after[1])), inside]
-        return [Act(SCAN, _index(bucket.epoch, bucket.places[index], self.epoch), arguments) for bucket in self.buckets]
+        groups = [(bucket,) for bucket in self.buckets] if apart else [tuple(self.buckets)]
+        return [Act(SCAN, _index(group, index, self.epoch), arguments) for group in groups]
+
+    def rows(self, acts: Sequence[Read], *, apart: bool) -> list[tuple[Act, list[Read]]]:
+        """Read the rows alone, without their logs, many at once; *apart* as for `scan`. Each run has the *acts* that it answers."""
+        groups: dict[bytes, list[Read]] = {}
+        for act in acts:
+            groups.setdefault(self.read(act).home.keys[0] if apart else b"", []).append(act)
+        runs = [group[n : n + ROWS_AT_ONCE] for group in groups.values() for n in range(0, len(group), ROWS_AT_ONCE)]
+        return [(self._rows(run), run) for run in runs]
+
+    def _rows(self, acts: list[Read]) -> Act:
+        homes = [self.read(act).home.keys for act in acts]
+        epochs = tuple(dict.fromkeys(keys[0] for keys in homes))
+        return Act(ROWS, Home((*epochs, *(keys[1] for keys in homes)), (self.epoch,), kept=False), [len(epochs)])
 
     def count(self, act: Count) -> Act:
         """`Driver.count`."""
@@ -222,6 +247,9 @@ class Acts:
     def _home(self, key: Key, count: int | None = None) -> Home:
         return _home(self.prefix, len(self.buckets), self.epoch, key, count)
 
+
+ROWS_AT_ONCE = 50
+"""How many rows one script reads: a server holds that answer whole."""
 
 READS = 3
 """How many of a conversation's KEYS a script needs that only reads."""
@@ -244,9 +272,9 @@ def _home(prefix: str, buckets: int, epoch: str, key: Key, count: int | None) ->
 
 
 @lru_cache(maxsize=1024)
-def _index(copied: bytes, place: bytes, epoch: str) -> Home:
-    """Return the home of one index: its bucket's copy of the epoch, and its place."""
-    return Home((copied, place), (epoch,))
+def _index(buckets: tuple[Bucket, ...], index: Index, epoch: str) -> Home:
+    """Return the home of an index in some buckets: their copies of the epoch, and its places."""
+    return Home((*(bucket.epoch for bucket in buckets), *(bucket.places[index] for bucket in buckets)), (epoch,))
 
 
 def meta_of(reply: Any) -> Meta:
@@ -292,14 +320,23 @@ def unreadable(index: Index, key: Key, at: Place) -> Row:
     return Row(key=key, revision="", incarnation="", updated_at=changed, due_at=at[0] if index == "due" else None)
 
 
-def places_in(act: Scan, replies: Iterable[list[bytes]]) -> list[Place]:
-    """Return what the buckets answered to `Acts.scan`, merged."""
-    if act.index in ("key", "owner"):
-        start = len(act.owner.encode()) + 1 if act.index == "owner" else 0
-        return sorted((0.0, member[start:]) for reply in replies for member in reply)
-    return sorted(
-        (float(score), member) for reply in replies for member, score in zip(reply[::2], reply[1::2], strict=True)
-    )
+def places_in(act: Scan, pages: Iterable[list[bytes]], share: int, limit: int) -> tuple[list[Place], bool]:
+    """Return the next places, *limit* at most, of what the buckets answered to `Acts.scan`, and whether there are more."""
+    start = len(act.owner.encode()) + 1 if act.index == "owner" else 0
+    found: list[Place] = []
+    ends: list[Place] = []
+    for page in pages:
+        if act.index in ("key", "owner"):
+            places = [(0.0, member[start:]) for member in page]
+        else:
+            places = [(float(score), member) for member, score in zip(page[::2], page[1::2], strict=True)]
+        found += places
+        if len(places) >= share:
+            ends.append(places[-1])
+    found.sort()
+    # A bucket that gave its whole share may have more, all behind the last one that it gave.
+    known = bisect_right(found, min(ends)) if ends else len(found)
+    return found[: min(known, limit)], bool(ends) or known > limit
 
 
 # What the replies mean
@@ -308,6 +345,18 @@ def places_in(act: Scan, replies: Iterable[list[bytes]]) -> list[Place]:
 def read_answer(act: Read, reply: Any) -> tuple[Row, list[Entry]] | None:
     """Return the answer of `Acts.read`."""
     return None if reply is None else (_row(act.key, reply[0]), _page(act.key, reply[1]))
+
+
+def rows_answer(acts: Iterable[Read], reply: Any) -> list[Row | None]:
+    """Return the answer of one of `Acts.rows`; None for what cannot be told without looking closer."""
+    return [None if stored is None else _found(act.key, stored) for act, stored in zip(acts, reply, strict=True)]
+
+
+def _found(key: Key, stored: list[Any]) -> Row | None:
+    try:
+        return _row(key, stored)
+    except Corrupt:
+        return None
 
 
 def entries_answer(act: Entries, reply: Any) -> list[Entry]:
