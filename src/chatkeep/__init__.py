@@ -4,7 +4,7 @@ from .app import Chatkeep, Reply, Statistics
 from .conversation.merge import MISSING
 from .conversation.once import Call
 from .conversation.outbox import Delivery, DeliveryStatus
-from .conversation.saves import SavedMessage
+from .conversation.saves import Saved, SavedMessage
 from .engine.instruments import Arrival, Instrument
 from .engine.statistics import Tended
 from .engine.turn import Turn
@@ -56,7 +56,7 @@ from .model import (
 )
 from .people.lists import Changed, Summary
 from .people.surface import Lost, MergedSlot
-from .people.user import Saved, User
+from .people.user import User
 from .settings import Duration, Flags, OnOutage, Options, Overlap, Settings
 from .tenant import Tenant, Unread
 

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from .conversation.keys import LONGEST_ID, key_for, refuse_reserved
 from .conversation.outbox import Outlet
+from .conversation.saves import Saved
 from .conversation.snapshots import Outcome, Snapshot
 from .conversation.state import StateCodec
 from .drivers.base import Ability, Driver, Entry, Finding, Key, Row, mark_of
@@ -17,7 +18,7 @@ from .engine.outcomes import page_dead_letters, read_outcome
 from .engine.watch import Watch
 from .model import Content, DeadLetter, OffBy, Receipt, Role, State
 from .people.claims import Claims
-from .people.user import Saved, save
+from .people.saving import save
 from .storage.audit import AuditLog
 from .storage.records import Records
 

@@ -9,9 +9,9 @@ from urllib.parse import quote, urlencode
 
 from msgspec import Struct
 
+from ..conversation.saves import Saved
 from ..people.lists import Changed, Summary
 from ..people.surface import Lost
-from ..people.user import Saved
 from .link import Link
 from .values import Credential, Token
 

@@ -45,6 +45,22 @@ class SavedMessage(Struct, frozen=True, forbid_unknown_fields=True):
     metadata: dict[str, Any] = {}
 
 
+class Saved(Struct, frozen=True, kw_only=True):
+    """
+    What a save has left.
+
+    added: ids of the messages that were not in the log before. conflicts: what gave way and is kept in the log as notes: "title", and ids
+    under which the log has another text.
+    """
+
+    id: str
+    version: int
+    checksum: str
+    title: str
+    added: list[str]
+    conflicts: list[str]
+
+
 class Save(Struct, frozen=True, kw_only=True):
     """What is saved: None stands for what stays as it is.
 

@@ -16,10 +16,9 @@ from ..conversation.codec import entry_for
 from ..conversation.keys import message_id
 from ..conversation.merge import Loss, Rule, Version
 from ..conversation.record import NONE
-from ..conversation.saves import Save
 from ..conversation.snapshots import Commit, Draft, Snapshot
-from ..drivers.base import ENTRIES_MOST, Key, Row
-from ..errors import Conflict, Duplicate, NotWaiting, StoreError, UsageError
+from ..drivers.base import Key, Row
+from ..errors import Conflict, NotWaiting, StoreError, UsageError
 from ..model import ASKING, Content, Message, Receipt, State, Stopped
 from ..storage.erasures import note_erasure
 from ..storage.records import erase_belongings
@@ -153,44 +152,6 @@ class Changes(Generic[State]):
             return Rewritten(made.raw, self._shared.states.schema, made.stamps, notes)
 
         return await self._rewrite(key, merged, id), found
-
-    async def save(
-        self, key: Key, asked: Save, *, owner: str = "", look: Callable[[Snapshot], None] | None = None
-    ) -> tuple[Snapshot, list[str], list[str]]:
-        """Save from outside, creating the conversation for *owner* where there is none. *look* is given what is there, and refuses by
-        raising. Answers the snapshot it leaves, the ids that were added, and the conflicts."""
-        self._shared.refuse_closed(key)
-        refuse_own_turn(key, "would throw its own turn away; save it when the turn is over")
-        conflicts: list[str] = []
-
-        while True:
-            there = await self._store.reload(key)
-            if not there.row.revision:
-                there = structs.replace(there, row=structs.replace(there.row, owner=owner))
-            incarnation, ids = there.row.incarnation, saves.ids_asked(asked)
-            known: dict[str, Message] = {}
-            for first in range(0, len(ids) if incarnation else 0, ENTRIES_MOST):
-                page = await self._store.find(key, incarnation, ids[first : first + ENTRIES_MOST])
-                known |= {message.id: message for message in page}
-
-            def decide(
-                there: Snapshot, known: dict[str, Message] = known, incarnation: str = incarnation
-            ) -> Commit | None:
-                if asked.token in there.record.changes:
-                    return None
-                if look is not None:
-                    look(there)
-                if incarnation != there.row.incarnation:  # what is known of its log is of another one
-                    raise Duplicate(f"{key} was erased, or created, meanwhile.", row=there.row, numbers={})
-                act, conflicts[:] = saves.save_into(there, asked, known, self._shared.policy, at=self._shared.clock())
-                return act
-
-            try:
-                after, said = await self._store.commit(there, decide, at=self._shared.clock())
-            except Duplicate:  # an id has come into the log since it was looked for; or an earlier run was written
-                continue
-            added = [message.id for message in said or () if message.role != "system"]
-            return after, added, conflicts
 
     async def erase(self, key: Key, *, look: Callable[[Row], None] | None = None) -> None:
         """Remove everything of *key*, here and in the store. *look* is given the row that is there, and refuses by raising."""

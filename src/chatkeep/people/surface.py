@@ -11,13 +11,14 @@ from msgspec import Struct
 from ..conversation import saves
 from ..conversation.keys import key_for, refuse_reserved
 from ..conversation.merge import MISSING, Loss, Version
-from ..conversation.saves import SavedMessage
+from ..conversation.saves import Saved, SavedMessage
 from ..conversation.versions import find_checksum, find_version
 from ..engine.engine import Engine
 from ..errors import UsageError
 from ..model import Message, State
 from ..storage.store import PAGE
-from .user import Saved, User, save
+from .saving import save
+from .user import User
 
 
 class MergedSlot(Struct, frozen=True, kw_only=True):

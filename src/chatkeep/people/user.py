@@ -9,11 +9,9 @@ from typing import Any, Generic
 
 from msgspec import Struct
 
-from ..conversation import saves
 from ..conversation.keys import key_for
-from ..conversation.saves import Save, SavedMessage
+from ..conversation.saves import Saved, SavedMessage
 from ..conversation.snapshots import Snapshot
-from ..conversation.versions import find_checksum, find_version
 from ..drivers.base import Key, Row
 from ..engine.engine import Engine
 from ..errors import OtherOwner, UsageError
@@ -35,32 +33,13 @@ from .lists import (
     summarize,
     write_cursor,
 )
+from .saving import save
 
 GUEST = "guest:"
 """Begins the name of somebody whom nobody knows; it ends with the claim."""
 
 CHANGED_MOST = 200
 """Conversations in one answer of what has changed."""
-
-
-ADDED_AT_ONCE = 200
-"""Messages that one act of a save adds: with more, a save is several acts, and the same again goes on where one broke off."""
-
-
-class Saved(Struct, frozen=True, kw_only=True):
-    """
-    What a save has left.
-
-    added: ids of the messages that were not in the log before. conflicts: what gave way and is kept in the log as notes: "title", and ids
-    under which the log has another text.
-    """
-
-    id: str
-    version: int
-    checksum: str
-    title: str
-    added: list[str]
-    conflicts: list[str]
 
 
 class Page(Struct, frozen=True, kw_only=True):
@@ -318,38 +297,3 @@ class User(Generic[State]):
 def _refuse_other(key: Key, owner: str | None, owners: Mapping[str, Any]) -> None:
     if owner is None or owner not in owners:
         raise OtherOwner(f"{key}: the user has no such conversation; nothing was changed.", owner=owner or "")
-
-
-async def save(
-    engine: Engine[Any],
-    key: Key,
-    messages: Sequence[SavedMessage | Mapping[str, Any]] = (),
-    *,
-    owner: str = "",
-    at: float | None = None,
-    by: str = "",
-    look: Callable[[Snapshot], None] | None = None,
-    **told: Any,
-) -> Saved:
-    """Save from outside; see `Tenant.save`."""
-    now = engine.shared.clock()
-    if told.get("title") is not None:
-        told["title"] = saves.check_title(key, told["title"])
-    given = [saves.message_from(key, message) for message in messages]
-    drafts = saves.drafts_from(key, given, at=now, limit=engine.shared.settings.message_limit)
-    when = now if at is None else min(at, now)
-    added, conflicts = list[str](), list[str]()
-    for first in range(0, max(len(drafts), 1), ADDED_AT_ONCE):
-        page = drafts[first : first + ADDED_AT_ONCE]
-        asked = Save(drafts=page, at=when, by=by, token=fresh_token(), **(told if not first else {}))
-        after, news, gave_way = await engine.changes.save(key, asked, owner=owner, look=look if not first else None)
-        added, conflicts = added + news, conflicts + gave_way
-    row = after.row
-    return Saved(
-        id=key.id,
-        version=find_version(row.head, after.record),
-        checksum=find_checksum(key, row.incarnation, row.head, after.record),
-        title=after.record.title,
-        added=added,
-        conflicts=conflicts,
-    )
