@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import datetime
 import itertools
@@ -233,10 +234,23 @@ async def test_a_service_that_is_out_of_order_may_have_written(driver: UpstashDr
     server.set_faults(status=502)
     with pytest.raises(Uncertain, match="502"):
         await say(driver, "m")
+    server.set_faults(status=200)
+    with pytest.raises(Uncertain, match="out of order"):
+        await say(driver, "m")
     server.set_faults(status=404)
     with pytest.raises(Unavailable, match="404"):
         await say(driver, "m")
     server.set_faults(status=None)
+
+    assert 1 == await say(driver, "m")
+
+
+async def test_an_answer_that_is_no_base64_is_uncertain(driver: UpstashDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever comes back, nobody waits for ever, and the next act goes on."""
+    with monkeypatch.context() as patched:
+        patched.setattr(transport, "a2b_base64", lambda text: base64.b64decode("x" + text, validate=True))
+        with pytest.raises(Uncertain):
+            await asyncio.wait_for(say(driver, "m"), 3)
 
     assert 1 == await say(driver, "m")
 

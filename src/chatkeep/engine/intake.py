@@ -376,9 +376,8 @@ class Intake:
         sends = draft.role in snapshots.OUTWARD and not draft.metadata.get("sent")
         answers = asking and self._turns.handler is not None and not self._pauses.covers(key)
         works = answers or (sends and self._sender.takes(key))
-        works = works and (
-            waits or self._fresh_s is None
-        )  # what nobody waits for is done in the background, or by `tend`
+        if not waits and self._fresh_s is not None:
+            works = False  # nothing is done in the background: it is due, for `tend`
         lease = None
         readable = key not in self._shared.unreadable  # else who can read it is to find it at once
         if idle and works and asking and readable and self._shared.policy.overlap != "debounce":

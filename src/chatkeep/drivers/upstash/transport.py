@@ -200,7 +200,12 @@ class Rest:
         if not link.lasts:
             self._drop()
         self._token = headers.get(b"upstash-sync-token", b"").decode("latin-1") or self._token
-        self._take(batch, status, body, extra=len(commands) - len(batch))
+        try:
+            self._take(batch, status, body, extra=len(commands) - len(batch))
+        except Exception as fault:  # what came back is not what the protocol says; nobody may wait for ever for that
+            self._fault = f"{type(fault).__name__}: {fault}"
+            for call in batch:
+                call.settle(self._unanswered(call))
 
     def _give_up(self) -> None:
         """Tell those who have waited long enough that nothing was sent."""
