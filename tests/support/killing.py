@@ -38,11 +38,12 @@ from chatkeep.drivers.postgresql import driver as postgresql
 from chatkeep.drivers.redis import transport as redis  # redis-py with it
 from chatkeep.drivers.sqlite import driver as sqlite_driver
 from chatkeep.drivers.sqlite import transport as sqlite
+from chatkeep.drivers.upstash import transport as upstash
 from chatkeep.testing.crash import POINTS, CrashDriver, CrashPoint, Wrapped, wrapped
 from chatkeep.testing.history import DeliveryReport, StoredConversation, Verdict, check, collect
-from chatkeep.testing.servers import DurableObjectServer, PostgresServer, RedisServer, Server
+from chatkeep.testing.servers import DurableObjectServer, PostgresServer, RedisServer, Server, UpstashServer
 
-ENGINES = ("sqlite", "redis", "postgresql", "durable-object")
+ENGINES = ("sqlite", "redis", "postgresql", "upstash", "durable-object")
 INSIDE = ("handler:start", "handler:end")
 INSIDE_SQLITE = ("sqlite:entry", "sqlite:commit", "sqlite:committed")
 PLANTS = ("early", "forgetful")
@@ -56,9 +57,10 @@ GONE = "gone-"  # conversations that are erased while they are used
 SERVERS = {
     "redis": lambda folder: RedisServer("valkey-9", folder),
     "postgresql": PostgresServer,
+    "upstash": UpstashServer,
     "durable-object": lambda folder: DurableObjectServer(),  # (what outlives a kill -9 need not be on a disk)
 }
-DRIVERS = (sqlite_driver, redis, postgresql, durable_object)
+DRIVERS = (sqlite_driver, redis, postgresql, upstash, durable_object)
 """Imported once, before every fork: an instance that imports them itself is killed before it can serve anybody."""
 
 
@@ -346,7 +348,7 @@ def store(engine: str, folder: Path) -> Iterator[tuple[Callable[[], str], Server
         yield lambda: f"sqlite:///{folder}/{secrets.token_hex(4)}.db", None
         return
     with SERVERS[engine](folder) as server:
-        option = {"redis": "?prefix", "postgresql": "?schema", "durable-object": "&store"}[engine]
+        option = {"redis": "?prefix", "postgresql": "?schema", "upstash": "&prefix", "durable-object": "&store"}[engine]
         yield lambda: f"{server.url}{option}=t{secrets.token_hex(4)}", server
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-STORES = tuple(os.environ.get("CHATKEEP_STORES", "memory sqlite redis postgresql").split())
+STORES = tuple(os.environ.get("CHATKEEP_STORES", "memory sqlite redis postgresql upstash").split())
 EVERY_STORE = (*STORES, *({"durable-object"} - {*STORES}))
 """Where what is promised is tried; what the engine makes of that is tried on STORES, for workerd takes its time."""
 FAST: dict[str, Any] = {"poll": "20ms", "retry_after": "1ms", "retry_longest": "5ms", "attempts": 3}
@@ -25,6 +25,8 @@ def store_url(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
             return f"sqlite:///{folder}/chat.db"
         case "redis":
             return f"{request.getfixturevalue('valkey').url}?prefix={name}"
+        case "upstash":
+            return f"{request.getfixturevalue('upstash').url}&prefix={name}"
         case "durable-object":
             return f"{request.getfixturevalue('workerd').url}&store={name}"
         case _:

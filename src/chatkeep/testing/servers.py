@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from http.client import HTTPConnection, HTTPException
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -190,6 +191,71 @@ class RedisServer(Server):
                 link.recv(65536)
             link.sendall(_resp(*words))
             return link.recv(1 << 20)
+
+
+class UpstashServer(Server):
+    """A test double of Upstash's REST protocol (`testing/upstash.py`) over a Redis or Valkey of *kind*, which it starts and ends too.
+
+    with UpstashServer(tmp_path) as server:
+        server.set_faults(lost_requests=0.08, lost_answers=0.08)
+        driver = UpstashDriver(server.url)
+    """
+
+    def __init__(self, folder: Path, kind: str = "valkey-9", *, port: int | None = None, token: str = "secret") -> None:
+        super().__init__(folder, port=port)
+        home = folder / "redis"
+        home.mkdir(parents=True, exist_ok=True)
+        self.redis = RedisServer(kind, home)
+        self.token = token
+
+    @property
+    def url(self) -> str:
+        """Where it is, for a driver."""
+        return f"upstash://{self.token}@127.0.0.1:{self.port}?tls=no"
+
+    @property
+    def read_only_url(self) -> str:
+        """The same with the token that may only read."""
+        return f"upstash://{self.token}-read-only@127.0.0.1:{self.port}?tls=no"
+
+    def command(self) -> list[str]:
+        """Return what is run."""
+        program = str(Path(__file__).with_name("upstash.py"))
+        return [sys.executable, program, str(self.port), str(self.redis.port), self.token, f"{self.token}-read-only"]
+
+    def start(self) -> None:
+        """Start both, or start them again on what they had."""
+        if self.redis.process is None:
+            self.redis.start()
+        super().start()
+
+    def answers(self) -> bool:
+        """Tell whether it takes commands."""
+        try:
+            return "commands" in self.counts()
+        except (OSError, HTTPException, ValueError):
+            return False
+
+    def set_faults(self, **faults: Any) -> None:
+        """Have it do what services do; see FAULTS in `testing/upstash.py`."""
+        self._administer("POST", "/-/faults", json.dumps(faults))
+
+    def counts(self) -> dict[str, int]:
+        """Return how many requests and commands there were since it was started."""
+        counts: dict[str, int] = self._administer("GET", "/-/counts")
+        return counts
+
+    def _administer(self, method: str, path: str, body: str = "") -> Any:
+        link = HTTPConnection("127.0.0.1", self.port, timeout=5)
+        try:
+            link.request(method, path, body, {"Authorization": f"Bearer {self.token}"})
+            return json.loads(link.getresponse().read())
+        finally:
+            link.close()
+
+    def _end(self, number: int) -> None:
+        super()._end(number)
+        self.redis._end(number)
 
 
 def _runs(process: psutil.Process) -> bool:

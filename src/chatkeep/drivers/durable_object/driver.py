@@ -24,6 +24,7 @@ import msgspec
 from ...errors import Corrupt, Misconfigured, StoreError, Unsupported
 from ..base import (
     Ability,
+    About,
     Append,
     Appended,
     Count,
@@ -31,6 +32,7 @@ from ..base import (
     Entries,
     Entry,
     Erase,
+    Fence,
     Finding,
     Index,
     Key,
@@ -55,6 +57,12 @@ class DurableObjectDriver(Openable):
     """One store of a worker. See `Driver` for what each verb promises."""
 
     abilities = frozenset(Ability)
+    about = About(
+        urls=("durable-object://SECRET@host",),
+        use="no server of your own: Cloudflare Durable Objects, through [a worker](../how-to/durable-objects.md)",
+        costs="a message: one HTTPS request, and two inside of the service; looking for work: one request",
+        lacks="speed near that of a database: each conversation is an object of its own, and each page of an index asks all shards",
+    )
 
     def __init__(self, url: str, transport: Callable[[Site], Transport] | None = None) -> None:
         if transport is None:
@@ -179,8 +187,7 @@ class DurableObjectDriver(Openable):
         worker = self._opened("counted")
         return acts.count_answer(await worker.act("counts", acts.count(act), writes=True))
 
-    async def fence(self, act: Any) -> None:
-        """Give the store another epoch: whoever else has it open is refused when this is answered, two seconds later."""
+    async def fence(self, act: Fence) -> None:
         worker = self._opened("done")
         await worker.act("fences", msgspec.json.encode([act.epoch]), writes=True)
         worker.epoch = self.epoch = act.epoch
