@@ -14,7 +14,14 @@ from chatkeep.drivers import driver_for
 from chatkeep.drivers.base import Key, Read, Write
 
 from .support.counting import answered, count, texts
+from .support.stores import EVERY_STORE, store_url
 from .support.waiting import takes, until
+
+
+@pytest.fixture(params=EVERY_STORE)
+def url(request: pytest.FixtureRequest, tmp_path: Any) -> str:
+    """A store that several Chatkeeps of one test may open."""
+    return store_url(request.param, request, tmp_path)
 
 
 async def test_I1_an_accepted_message_is_answered_by_whoever_opens_the_store_next(opened: Any) -> None:

@@ -26,6 +26,7 @@ from chatkeep.drivers.durable_object.http import HttpConnection
 from chatkeep.errors import Conflict, Misconfigured, TooLarge, Unavailable
 from chatkeep.testing import DriverContract
 from chatkeep.testing.machine import DriverMachine
+from chatkeep.testing.proxy import Proxy
 from chatkeep.testing.servers import DurableObjectServer
 from tests.support.waiting import until
 
@@ -178,6 +179,17 @@ async def test_a_worker_that_comes_back_is_found_again() -> None:
 
         assert 2 == (await coming).row.head
         await until(lambda: announced(driver, heard))
+        await driver.close()
+
+
+async def test_a_lane_keeps_its_connection(worker: DurableObjectServer) -> None:
+    """A hundred acts, one after the other, take a connection each of one lane and of the opening."""
+    async with Proxy(worker.port) as proxy:
+        driver = await opened_on(fresh(worker).replace(f"127.0.0.1:{worker.port}", f"127.0.0.1:{proxy.port}"))
+        for n in range(100):
+            await driver.append(said(f"{n}"))
+
+        assert 2 == proxy.connections == driver.pool().open
         await driver.close()
 
 

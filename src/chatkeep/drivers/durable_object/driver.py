@@ -32,6 +32,7 @@ from ..base import (
     Entries,
     Entry,
     Erase,
+    Fence,
     Finding,
     Index,
     Key,
@@ -186,8 +187,7 @@ class DurableObjectDriver(Openable):
         worker = self._opened("counted")
         return acts.count_answer(await worker.act("counts", acts.count(act), writes=True))
 
-    async def fence(self, act: Any) -> None:
-        """Give the store another epoch: whoever else has it open is refused when this is answered, two seconds later."""
+    async def fence(self, act: Fence) -> None:
         worker = self._opened("done")
         await worker.act("fences", msgspec.json.encode([act.epoch]), writes=True)
         worker.epoch = self.epoch = act.epoch

@@ -45,7 +45,8 @@ class _Reading:
 
     def __init__(self) -> None:
         self.parts: list[bytes] = []
-        self.complete = False
+        self.complete = self.keeps = False
+        self.status = 0
         self._parser = httptools.HttpResponseParser(self)
 
     def feed(self, arrived: bytes) -> None:
@@ -54,11 +55,7 @@ class _Reading:
 
     def answer(self) -> Answer:
         """Return the answer, when it is complete."""
-        return Answer(self._parser.get_status_code(), b"".join(self.parts))
-
-    def is_kept(self) -> bool:
-        """Tell whether the connection may be used again."""
-        return bool(self._parser.should_keep_alive())
+        return Answer(self.status, b"".join(self.parts))
 
     # What the parser calls
 
@@ -67,8 +64,10 @@ class _Reading:
         self.parts.append(body)
 
     def on_message_complete(self) -> None:
-        """Note the end."""
+        """Note the end. (Only here the parser knows what the answer was: it is ready for the next one afterwards.)"""
         self.complete = True
+        self.keeps = bool(self._parser.should_keep_alive())
+        self.status = int(self._parser.get_status_code())
 
 
 class HttpConnection:
@@ -108,7 +107,7 @@ class HttpConnection:
         except BaseException:
             self.abort()
             raise
-        if not reading.is_kept():
+        if not reading.keeps:
             self.abort()
         return reading.answer()
 
