@@ -9,6 +9,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from .. import model
 from ..auth.credentials import Holder, Listed
+from ..conversation.once import Call
 from ..conversation.outbox import Delivery
 from ..model import Content, OffBy, Status
 from ..storage.audit import Act
@@ -57,6 +58,12 @@ class DeadLetters(Struct, frozen=True, omit_defaults=True):
 
     dead_letters: list[DeadLetter]
     next: str | None = None
+
+
+class Doubts(Struct, frozen=True):
+    """Calls of tools that must not run twice that have begun and not ended."""
+
+    doubts: list[Call]
 
 
 class BotStatus(Struct, frozen=True):
