@@ -32,6 +32,7 @@ LIBRARIES = {
     "cookie": ["cryptography"],
     "redis": ["redis", "hiredis"],
     "postgres": ["asyncpg"],
+    "durable-object": ["httptools"],
     "telemetry": ["opentelemetry"],
 }
 
@@ -54,6 +55,7 @@ USES = {
         "import chatkeep.drivers.redis.transport",
     ],
     "postgres": ["Chatkeep('postgresql://a@127.0.0.1:1/a')", "import chatkeep.drivers.postgresql"],
+    "durable-object": ["Chatkeep('durable-object://a@127.0.0.1:1')", "import chatkeep.drivers.durable_object.http"],
 }
 
 COMMANDS = {

@@ -9,6 +9,7 @@
         Unavailable     certainly not written: safe to try again
           Overloaded    this process has too much to do
           Replaced      another store answers where this one was: somebody has to look
+            Moved       what the store held is in another one now, which the message names
         Uncertain       perhaps written: run the same act again, or read
         Corrupt         there, and cannot be read; never treated as empty
       HandlerFailed     the bot's code raised; the message stays in the log
@@ -59,6 +60,10 @@ class OtherOwner(UsageError):
     def __init__(self, message: str, *, owner: str = "") -> None:
         super().__init__(message)
         self.owner = owner
+
+
+class NotWaiting(UsageError):
+    """The message does not wait any more: it is being answered, was answered, or was withdrawn."""
 
 
 class Unsupported(UsageError):
@@ -121,6 +126,10 @@ class Replaced(Unavailable):
     It stays refused until the right store answers again, or what is there is opened anew: conversations must not begin
     afresh behind anybody's back.
     """
+
+
+class Moved(Replaced):
+    """What the store held was moved to another one, which the message names; nothing was written. Start again with that address."""
 
 
 class Uncertain(StoreError):

@@ -173,6 +173,25 @@ def postgres(url: str) -> None:
     assert "fit" in said("check", url + "?schema=packaging")
 
 
+def upstash(url: str) -> None:
+    """A store in a Redis over REST."""
+    talk(url + "&prefix=packaging")
+    assert "ada" in said("list", url + "&prefix=packaging")
+    assert "fit" in said("check", url + "&prefix=packaging")
+
+
+def durable_object(url: str) -> None:
+    """A store in Durable Objects, and the worker to deploy."""
+    talk(url + "&store=packaging")
+    assert "ada" in said("list", url + "&store=packaging")
+    assert "fit" in said("check", url + "&store=packaging")
+    import chatkeep.drivers.durable_object as store
+
+    assert {"worker.js", "wrangler.toml", "README.md"} == {
+        path.name for path in Path(store.__path__[0], "worker").iterdir()
+    }
+
+
 # -- what they share ----------------------------------------------------------------------------------------------------
 
 
@@ -283,4 +302,4 @@ def posted(url: str, key: str, **headers: str) -> Any:
 
 
 if __name__ == "__main__":
-    globals()[sys.argv[1]](*sys.argv[2:])
+    globals()[sys.argv[1].replace("-", "_")](*sys.argv[2:])

@@ -421,6 +421,35 @@ def resume(store: str, conversation: str | None, tenant: str, whole: bool, every
     in_scope(store, conversation, tenant, everywhere, work)
 
 
+@click.command(cls=StoreCommand)
+@store_argument
+@conversation_argument
+@tenant_option
+def stop(store: str, conversation: str, tenant: str) -> None:
+    """End the reply that is being made, whichever process makes it.
+
+    What was said of a streamed reply is kept as the reply. Where nothing was said yet, the message is passed over.
+
+    \b
+    Example:
+      chatkeep stop chat.db ada
+    """
+
+    async def work(keep: Chatkeep[Any], of: Tenant[Any]) -> None:
+        found = await of.stop(conversation)
+        await note_act(keep, tenant, "stop", conversation)
+        if not found.stopped:
+            click.echo("Nothing was stopped: no message waits for an answer.")
+        elif found.reply is None:
+            click.echo("Stopped: nothing was said yet, and the message is passed over.")
+        else:
+            click.echo(
+                f"Stopped: {len(found.reply.text):,} characters were said, and are message {found.reply.number}."
+            )
+
+    in_scope(store, conversation, tenant, False, work)
+
+
 def act_of(word: str, conversation: str | None, everywhere: bool) -> str:
     """Return what a pause or its end is called in the audit log, as over HTTP."""
     return word if conversation else f"{word}:{'everywhere' if everywhere else 'tenant'}"
