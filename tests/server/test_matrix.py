@@ -81,6 +81,8 @@ MATRIX = {
     f"GET {ID}/dead-letters": AccessPolicy(service=True),
     f"POST {ID}/dead-letters/{{number}}": AccessPolicy(service=True),
     f"DELETE {ID}/dead-letters/{{number}}": AccessPolicy(service=True),
+    f"GET {ID}/doubts": AccessPolicy(service=True),
+    f"POST {ID}/doubts/{{call}}": AccessPolicy(service=True),
     "POST /v1/shares/redeem": AccessPolicy(anyone=True),
 }
 """Who may do what, written down a second time: an endpoint whose policy changes must be changed here too, knowingly."""
@@ -124,7 +126,9 @@ class Asked(NamedTuple):
 
     def request(self, id: str, headers: dict[str, str]) -> bytes:
         """The bytes that ask for it."""
-        path = self.path.format(id=quote(id, safe=""), slot="mine", token="current", number=1, user="u", guest="g")
+        path = self.path.format(
+            id=quote(id, safe=""), slot="mine", token="current", number=1, user="u", guest="g", call="0" * 16 + ".0"
+        )
         body = json.dumps(BODIES[self.name]).encode() if self.name in BODIES else b""
         told = {"Host": "localhost", "Connection": "close", "If-Match": "*"} | headers
         if body:

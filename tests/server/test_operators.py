@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from chatkeep import Chatkeep, Turn
@@ -16,6 +17,49 @@ from ..support.waiting import until
 def at(conversation: str, what: str) -> str:
     """The address of something of a conversation."""
     return f"/v1/conversations/{conversation}/{what}"
+
+
+async def test_doubts_are_listed_and_settled() -> None:
+    """What a tool that must not run twice has left; what is not in doubt is refused."""
+    keep: Chatkeep[Any] = Chatkeep("memory://", **FAST)
+    charged: list[int] = []
+
+    @keep.once
+    async def charge(amount: int) -> str:
+        charged.append(amount)
+        raise TimeoutError("the line broke")
+
+    @keep.on_message
+    async def bot(turn: Turn[Any]) -> str:
+        return await charge(5)
+
+    async with served(keep) as client:
+        await client.post("ada", {"content": "hello"})
+        (doubt,) = (await client.ask("GET", at("ada", "doubts"))).json["doubts"]
+        name = f"doubts/{doubt['name']}"
+        wrong = [
+            (await client.ask("POST", at(who, what), json.dumps(body).encode())).status
+            for who, what, body in (
+                ("ada", "doubts/0.0", {"done": True}),
+                ("eve", name, {"done": True}),
+                ("ada", name, {"result": 1}),
+                ("ada", name, {"done": "yes"}),
+            )
+        ]
+        missing = (await client.ask("GET", at("eve", "doubts"))).status
+        settled = await client.ask("POST", at("ada", name), b'{"done": true, "result": "receipt 42"}')
+        left = (await client.ask("GET", at("ada", "doubts"))).json
+        await client.ask("POST", at("ada", "dead-letters/1"))
+
+        async def answered() -> bool:
+            said = (await client.ask("GET", at("ada", "messages"))).json["messages"]
+            return bool(said[-1]["content"] == "receipt 42")
+
+        await until(answered)
+
+    assert ("charge", '{"amount":5}', 1) == (doubt["tool"], doubt["arguments"], doubt["number"])
+    assert ([400] * 4, 404, 204, {"doubts": []}) == (wrong, missing, settled.status, left)
+    assert [5] == charged
 
 
 async def test_dead_letters_are_listed_replayed_and_dismissed() -> None:

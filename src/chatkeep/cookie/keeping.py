@@ -73,7 +73,7 @@ class Keeping(Generic[State]):
         settings = self._settings
         cache = Cache(entries=4, bytes=settings.cache_bytes)
         store = Store(driver, cache=cache, window=settings.history, message_limit=settings.message_limit)
-        engine = Engine(store, settings, self._states, clock=self.clock, sweeps=False)
+        engine = Engine(store, settings, self._states, clock=self.clock)
         engine.turns.handler = self._checked(handler_for(self._bot, engine.runner.call_in_thread))
         await engine.open()
         engine.turns.pace_s = 0.0  # nobody writes beside it, so it may always run before its message is in the log

@@ -45,6 +45,8 @@ REFUSED = {
     "failure_reply": "nothing is recorded of a turn that failed; the application answers HandlerFailed",
     "on_failure": "nothing is recorded of a turn that failed; the application answers HandlerFailed",
     "on_missing": "a new visitor is known to nobody",
+    "background": LATER,
+    "interrupted": "a bot that streams is refused",
     "outside": ALONE,
     "concurrency": ALONE,
     "backlog": ALONE,
@@ -125,4 +127,4 @@ def settings_from(options: CookieOptions) -> Settings:
     values: dict[str, Any] = {**DEFAULTS, **options}
     if not isinstance(values.get("flags", Flags()), Flags):
         values["flags"] = Flags(values["flags"])
-    return Settings(**values)
+    return Settings(background=False, **values)

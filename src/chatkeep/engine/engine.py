@@ -57,10 +57,8 @@ class Engine(Generic[State]):
         *,
         journal: Spool | None = None,
         clock: Callable[[], float] = time.time,
-        sweeps: bool = True,
     ) -> None:
-        """*sweeps* False: nothing is looked after but what is asked for here, for an engine that lives as long as one request."""
-        shared = Shared(store, settings, states, clock, sweeps=sweeps)
+        shared = Shared(store, settings, states, clock)
         self.shared = shared
         self.store = store
         self.notifier = notifier = Notifier(store.driver, changed=self._changed_elsewhere, work=self._hear_of_work)
@@ -185,8 +183,7 @@ class Engine(Generic[State]):
             self.shared.open, self.live.ended = True, False
             self.turns.open()
             self.leases.open()
-            if self.shared.sweeps:
-                self.sweeper.start()
+            self.sweeper.start()
 
     async def close(self) -> None:
         """Take nothing new, let running turns finish, hand the rest back, close the store."""

@@ -32,16 +32,12 @@ class Shared(Generic[State]):
         settings: Settings,
         states: StateCodec[State],
         clock: Callable[[], float],
-        *,
-        sweeps: bool = True,
     ) -> None:
         self.store = store
         self.settings = settings
         self.policy = settings.policy()
         self.states = states
         self.clock = clock
-        self.sweeps = sweeps
-        """What nobody asks for is looked after too; not where the engine lives as long as one request."""
         self.statistics = EngineStatistics()
         self.unreadable = Unreadable(clock)
         self.instruments: list[Instrument] = []

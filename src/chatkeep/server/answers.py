@@ -10,6 +10,7 @@ from msgspec import UNSET, Struct, UnsetType
 from .. import model
 from ..auth.credentials import Holder, Listed
 from ..conversation.keys import SAVED
+from ..conversation.once import Call
 from ..conversation.outbox import Delivery
 from ..model import AnsweringStatus, Content, OffBy, Status
 from ..storage.audit import Act
@@ -59,6 +60,12 @@ class DeadLetters(Struct, frozen=True, omit_defaults=True):
 
     dead_letters: list[DeadLetter]
     next: str | None = None
+
+
+class Doubts(Struct, frozen=True):
+    """Calls of tools that must not run twice that have begun and not ended."""
+
+    doubts: list[Call]
 
 
 class Answering(Struct, frozen=True, omit_defaults=True):

@@ -44,6 +44,7 @@ NAMES: dict[str, dict[str, Any]] = {
     "user": {"type": "string", "minLength": 1, "maxLength": 512, "pattern": r"^[^\x00]+$"},
     "guest": {"type": "string", "minLength": 1, "maxLength": 512, "pattern": r"^[^\x00]+$"},
     "number": {"type": "string", "pattern": "^[0-9]{1,15}$"},
+    "call": {"type": "string", "pattern": "^[0-9a-f]{16}\\.[0-9]{1,2}$"},
     "channel": {"type": "string", "minLength": 1},
 }
 """What is in the path; percent-encoded, also its slashes."""
@@ -202,6 +203,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         gives={200: answers.Receipt, 201: answers.Receipt}, refuses=WRITE
     ),
     (f"{ONE}/dead-letters/{{number}}", "delete"): Operation(gives={204: None}, refuses=WRITE),
+    (f"{ONE}/doubts", "get"): Operation(gives={200: answers.Doubts}, refuses=READ),
+    (f"{ONE}/doubts/{{call}}", "post"): Operation(takes=operators.Settlement, gives={204: None}, refuses=WRITE),
     ("/channels/{channel}", "get"): Operation(gives={200: None}, refuses=(404, *READ)),
     ("/channels/{channel}", "post"): Operation(takes=Any, gives={200: None}, refuses=(401, 404, *WRITE)),
     ("/healthz", "get"): Operation(gives={200: answers.Health}),

@@ -3,7 +3,7 @@ dead letters."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.requests import Request
@@ -157,6 +157,38 @@ class DeadLetterAsked(wire.Resource):
         return Response(status_code=204)
 
 
+class Settlement(Struct, forbid_unknown_fields=True):
+    """How a call in doubt has ended: whether it was *done*, and with which *result*."""
+
+    done: bool
+    result: Any = None
+
+
+class Doubts(wire.Resource):
+    """/v1/conversations/{id}/doubts"""
+
+    @allows(service=True)
+    async def get(self, request: Request) -> Response:
+        """Return the calls of tools that must not run twice that have begun and not ended, oldest first."""
+        found = await tenant_of(request).doubts(conversation_asked(request))
+        if not found:
+            await conversation(request, messages=0)  # an empty list of what is not there would hide that
+        return wire.as_json(answers.Doubts(found))
+
+
+class DoubtAsked(wire.Resource):
+    """/v1/conversations/{id}/doubts/{call}"""
+
+    @audited("settle")
+    @allows(service=True)
+    async def post(self, request: Request) -> Response:
+        """Say how a call in doubt has ended; a message that was set aside because of it is then handed in again."""
+        asked = await wire.body(request, Settlement, limit=room(request, "message_limit"))
+        name, of = request.path_params["call"], tenant_of(request)
+        await of.settle(conversation_asked(request), name, done=asked.done, result=asked.result)
+        return Response(status_code=204)
+
+
 def number_asked(request: Request) -> int:
     """Return the number of a message that the address names."""
     try:
@@ -175,4 +207,6 @@ ROUTES: list[BaseRoute] = [
     wire.RawRoute("/v1/dead-letters", AllDeadLetters),
     wire.RawRoute(f"{ONE}/dead-letters", DeadLetters),
     wire.RawRoute(f"{ONE}/dead-letters/{{number}}", DeadLetterAsked),
+    wire.RawRoute(f"{ONE}/doubts", Doubts),
+    wire.RawRoute(f"{ONE}/doubts/{{call}}", DoubtAsked),
 ]

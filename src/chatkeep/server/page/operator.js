@@ -213,7 +213,7 @@ function choose() {
     else row.firstChild.removeAttribute("aria-current");
   }
   if (!id) return;
-  here = { id, end: new AbortController(), lines: new Map(), seen: 0, first: 0, sendings: new Map(), dead: new Set(), reasons: new Map(), made: [] };
+  here = { id, end: new AbortController(), lines: new Map(), seen: 0, first: 0, sendings: new Map(), dead: new Set(), reasons: new Map(), doubts: [], made: [] };
   name.replaceChildren(...visible(id));
   for (const part of [making, earlier, trouble, skipping, form]) part.hidden = true; // writing would begin what is not there
   bot.disabled = true;
@@ -259,8 +259,10 @@ async function load(place) {
 async function look(place) {
   const [found, { deliveries }] = await Promise.all([json(`${at(place.id)}?messages=0`), json(`${at(place.id)}/deliveries`)]);
   const { dead_letters } = found.dead.length ? await json(`${at(place.id)}/dead-letters`) : { dead_letters: [] };
+  const { doubts } = found.dead.length ? await json(`${at(place.id)}/doubts`) : { doubts: [] };
   if (place !== here) return;
   place.reasons = new Map(dead_letters.map((letter) => [letter.number, letter.reason]));
+  place.doubts = doubts;
   place.sendings = new Map(deliveries.map((sending) => [sending.number, sending]));
   showFacts(found);
   for (const line of place.lines.values()) showFoot(line);
@@ -392,11 +394,20 @@ function said(content) {
   return parts;
 }
 
+function jsonOr(text) {
+  try {
+    return text === "" ? null : JSON.parse(text);
+  } catch {
+    return text;
+  }
+}
+
 function showFoot(line) {
   const { number } = line.message;
   const sending = here.sendings.get(number);
   const foot = line.querySelector(".foot");
-  const shown = JSON.stringify([sending, here.dead.has(number), here.reasons.get(number)]);
+  const doubts = here.doubts.filter((call) => call.number === number);
+  const shown = JSON.stringify([sending, here.dead.has(number), here.reasons.get(number), doubts]);
   if (foot.shown === shown) return; // who is about to press a button here must not lose it
   foot.shown = shown;
   foot.replaceChildren();
@@ -410,6 +421,23 @@ function showFoot(line) {
     foot.append(create("span", "mark bad", "dead: the bot failed on it"), create("span", "faint", here.reasons.get(number) ?? ""));
     button("Try again", "dead-letters", "POST");
     button("Dismiss", "dead-letters", "DELETE");
+  }
+  const settle = (words, call, told) => {
+    const made = create("button", "quiet", words);
+    made.type = "button";
+    made.addEventListener("click", () => {
+      const body = told();
+      if (body) act(made, ({ id }) => ask(`${at(id)}/doubts/${call.name}`, { method: "POST", body }));
+    });
+    foot.append(made);
+  };
+  for (const call of doubts) {
+    foot.append(create("span", "mark bad", `in doubt: ${call.tool}`), create("span", "faint", call.arguments));
+    settle("It was done", call, () => {
+      const result = prompt(`What has ${call.tool} answered? Leave it empty if nothing; text that is no JSON is taken as text.`, "");
+      return result === null ? null : { done: true, result: jsonOr(result) };
+    });
+    settle("It was not done", call, () => ({ done: false }));
   }
   if (!sending) return;
   const bad = ["failed", "uncertain"].includes(sending.status);
