@@ -1,8 +1,12 @@
 """Durable conversation state for chatbots."""
 
 from .app import Chatkeep, Reply, Statistics
+from .conversation.merge import MISSING
+from .conversation.once import Call
 from .conversation.outbox import Delivery, DeliveryStatus
+from .conversation.saves import Saved, SavedMessage
 from .engine.instruments import Arrival, Instrument
+from .engine.statistics import Tended
 from .engine.turn import Turn
 from .errors import (
     BadKey,
@@ -13,8 +17,11 @@ from .errors import (
     DeliveryFailed,
     Duplicate,
     HandlerFailed,
+    InDoubt,
     KeyReused,
     Misconfigured,
+    Moved,
+    NotDone,
     NotOpen,
     NotWaiting,
     OtherOwner,
@@ -47,15 +54,21 @@ from .model import (
     Stopped,
     Typing,
 )
+from .people.lists import Changed, Summary
+from .people.surface import Lost, MergedSlot
+from .people.user import User
 from .settings import Duration, Flags, OnOutage, Options, Overlap, Settings
 from .tenant import Tenant, Unread
 
 __all__ = [
+    "MISSING",
     "Answering",
     "AnsweringStatus",
     "Arrival",
     "BadKey",
     "BadMessage",
+    "Call",
+    "Changed",
     "Chatkeep",
     "ChatkeepError",
     "Conflict",
@@ -73,10 +86,15 @@ __all__ = [
     "Event",
     "Flags",
     "HandlerFailed",
+    "InDoubt",
     "Instrument",
     "KeyReused",
+    "Lost",
+    "MergedSlot",
     "Message",
     "Misconfigured",
+    "Moved",
+    "NotDone",
     "NotOpen",
     "NotWaiting",
     "OnOutage",
@@ -91,13 +109,17 @@ __all__ = [
     "Replaced",
     "Reply",
     "Role",
+    "Saved",
+    "SavedMessage",
     "Settings",
     "StateChanged",
     "Statistics",
     "Status",
     "Stopped",
     "StoreError",
+    "Summary",
     "Tenant",
+    "Tended",
     "TooLarge",
     "Turn",
     "Typing",
@@ -106,6 +128,7 @@ __all__ = [
     "Unread",
     "Unsupported",
     "UsageError",
+    "User",
 ]
 
 __version__ = "0.2.0"

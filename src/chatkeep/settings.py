@@ -30,6 +30,9 @@ Duration = str | int | float | timedelta
 LEASE_S = 10.0
 """A lease lasts so long and is renewed while its turn runs: an instance that died with its host is followed after it."""
 
+TEST_ATTEMPTS = 8
+"""So often a message is tried where the pauses are too short to wait for an outage's end, and nothing else was said."""
+
 PREFIX = "CHATKEEP_"
 CONFIG = "CHATKEEP_CONFIG"
 """Names the TOML file; without it there is none."""
@@ -157,8 +160,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     turn_timeout: a handler that takes longer has failed. concurrency: handlers that run at once in this process.
     backlog: messages that may wait in this process; more are refused with `Overloaded`.
     retry_for: a message whose handler fails is tried again for so long after its first failure, and then set aside; attempts:
-    it is set aside earlier when its handler has failed so often (None: however often). retry_after, retry_longest: the pause
-    after a failure, doubled each time, with jitter. failure_reply: what a user is told whose message was set aside, where no
+    it is set aside earlier when its handler has failed so often (None: however often). Where neither is set and the pauses are a
+    test's, retry_after below 100 ms or retry_longest below 1 s, attempts is 8. retry_after, retry_longest: the pause after a
+    failure, doubled each time, with jitter. failure_reply: what a user is told whose message was set aside, where no
     `on_failure` says it (None: nothing). poll: how often the store is asked for work that another process, or a
     crash, has left. cache_entries, cache_bytes: bounds of the local cache (0 entries: none). quick: a handler that
     has lately been faster than this is run before the message is written, which saves a commit; a slower one
@@ -171,6 +175,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     on_replaced: what happens when the store was emptied, or another one answers in its place, while it is open:
         refuse    `Replaced`, until the right one is back or this is opened anew: nothing begins afresh behind anybody's back
         reopen    what is there now is opened within a `poll` and begun with, for who rebuilds with `on_missing`
+    background: False where a process lives for one message, such as a function: nothing is looked for, heard or answered unless it is
+    asked for; `Chatkeep.tend` does what is due, and what is paused is looked at before a message is taken, if that was `poll` ago.
     journal: that file, one for each process and store. cache: a Redis or Valkey that instances share, redis://...,
     in front of the store; never trusted, and its loss costs only time. flags: see `Flags`.
     """
@@ -203,6 +209,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     store_timeout: Duration = "5s"
     on_outage: OnOutage = "refuse"
     on_replaced: OnReplaced = "refuse"
+    background: bool = True
     journal: str | None = None
     cache: str | None = None
     flags: Flags = Flags()
@@ -260,6 +267,7 @@ class Options(TypedDict, total=False):
     store_timeout: Duration
     on_outage: OnOutage
     on_replaced: OnReplaced
+    background: bool
     journal: str | None
     cache: str | None
     flags: Flags | Mapping[str, Any]
@@ -313,7 +321,7 @@ PLAUSIBLE: dict[str, tuple[Duration, Duration]] = {
     "max_wait": ("500ms", "10m"),
     "turn_timeout": ("1s", "1h"),
     "retry_for": ("1s", "1d"),
-    "retry_after": ("10ms", "10m"),
+    "retry_after": ("100ms", "10m"),
     "retry_longest": ("1s", "1d"),
     "poll": ("50ms", "1m"),
     "quick": ("0s", "1s"),
@@ -341,6 +349,11 @@ def settings_from(options: Mapping[str, object]) -> Settings:
     values: dict[str, Any] = {name: value for name, (value, _) in found.items()}
     if not isinstance(values.get("flags", Flags()), Flags):
         values["flags"] = Flags(values["flags"])
+    if not values.keys() & {"retry_for", "attempts"} and any(
+        name in values and seconds(values[name]) < seconds(PLAUSIBLE[name][0])
+        for name in ("retry_after", "retry_longest")
+    ):
+        values["attempts"] = TEST_ATTEMPTS
     return Settings(**values)
 
 
@@ -372,6 +385,8 @@ def faults_of(name: str, value: object, source: str = "") -> list[str]:
         return [str(fault).removesuffix(". Nothing was changed.")]
     if name in LEAST and (not isinstance(value, int) or isinstance(value, bool) or value < LEAST[name]):
         return [f"{name} must be a whole number of at least {LEAST[name]}, not {value!r}"]
+    if name == "background" and not isinstance(value, bool):
+        return [f"background is true or false, not {value!r}"]
     if name in CHOICES and value not in CHOICES[name]:
         return [f"{name} is one of {', '.join(CHOICES[name])}, not {value!r}"]
     if name in ("journal", "cache", "failure_reply") and not (value is None or (isinstance(value, str) and value)):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Generic, Literal, get_args
+from typing import Any, Literal, get_args
 
 from msgspec import structs
 
 from .conversation.keys import RESERVED, key_for, refuse_reserved
+from .conversation.once import Call
 from .conversation.outbox import Delivery, list_deliveries
 from .conversation.sessions import is_session_over
 from .conversation.snapshots import Snapshot, copy_messages, is_outbound, unread_messages
 from .drivers.base import Index, Key, Row
 from .engine.engine import Engine
+from .engine.once import Ledger
 from .engine.outcomes import page_dead_letters, read_answering, read_dead_letters, read_replays
 from .engine.watch import Watch
 from .errors import BadMessage, Corrupt, OtherOwner, Replaced, Unavailable, Unsupported, UsageError
@@ -28,6 +30,7 @@ from .model import (
     State,
     Stopped,
 )
+from .people.surface import PeopleSurface
 from .settings import Flag
 
 PAGE = 100
@@ -40,7 +43,7 @@ Unread = Literal["answer", "skip"]
 """What becomes of the messages that came in while the bot was paused."""
 
 
-class Surface(Generic[State]):
+class Surface(PeopleSurface[State]):
     """The conversations of one tenant: what `Chatkeep` and `Tenant` have in common."""
 
     def __init__(self, engine: Engine[State], tenant: str) -> None:
@@ -371,6 +374,23 @@ class Surface(Generic[State]):
             raise UsageError(
                 f"{conversation}: message {number} was not set aside; nothing was done. The list of dead letters has the numbers."
             )
+
+    async def doubts(self, conversation: str) -> list[Call]:
+        """Return the calls of tools that must not run twice (`Chatkeep.once`) that have begun and not ended, oldest first.
+
+        One that runs just now is among them.
+        """
+        return await Ledger(self._opened.shared).read(self._key(conversation))
+
+    async def settle(self, conversation: str, call: str, *, done: bool, result: Any = None) -> None:
+        """
+        Say how a call in doubt has ended: it was *done*, with this *result* (as JSON has it), or not, and may be made again.
+
+        It is noted in the log. The turn that asks for it next goes by that; a message that was set aside wants a `replay`. Raises
+        `UsageError` where no call of that name is in doubt.
+        """
+        ledger = Ledger(self._opened.shared)
+        await ledger.settle(self._key(conversation), call, done=done, result=result, by="operator")
 
     async def deliveries(self, conversation: str, *, limit: int = 200) -> list[Delivery]:
         """

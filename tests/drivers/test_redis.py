@@ -423,6 +423,38 @@ async def test_counters_expire_and_ask_for_no_right_of_their_own(driver: RedisDr
     assert 60_000 < left_ms <= (60 + COUNTERS_KEPT_S) * 1000
 
 
+async def test_a_scan_is_a_script_for_all_buckets_and_one_for_what_they_name(
+    driver: RedisDriver, server: RedisServer
+) -> None:
+    """An idle look at what is due costs the server one script, a page of rows a second one."""
+    for n in range(40):
+        await driver.append(Append(Key("", f"{n}"), [Entry(0, "m", "user", b"")], revision="0", at=1.0, due_at=1.0))
+    scripts = []
+    for until in (0.5, 1.0):
+        before = calls_of(server).get("evalsha", 0)
+        shown = await driver.scan(Scan("due", until=until, limit=100))
+        scripts.append((len(shown), calls_of(server).get("evalsha", 0) - before))
+
+    assert [(0, 1), (40, 2)] == scripts
+
+
+@pytest.mark.parametrize("limit", [1, 5, 30, 100])
+async def test_pages_are_whole_where_one_bucket_has_most_of_what_is_due(driver: RedisDriver, limit: int) -> None:
+    """Each bucket is asked for a share of a page; what one of them has beyond that comes before what others have behind it."""
+    names = [f"{n}" for n in range(6000) if redis_acts.bucket_of(redis_acts.member_of(Key("", f"{n}"))) == 7][:50]
+    names += [f"other{n}" for n in range(20)]
+    due = {name: float(place * 37 % 71) for place, name in enumerate(names)}
+    for name, at in due.items():
+        await driver.append(Append(Key("", name), [Entry(0, "m", "user", b"")], revision="0", at=1.0, due_at=at))
+    shown: list[Row] = []
+    while page := await driver.scan(Scan("due", after=shown[-1] if shown else None, limit=limit)):
+        shown += page
+
+        assert len(page) == min(limit, len(names) - len(shown) + len(page))
+
+    assert sorted(names, key=lambda name: (due[name], name.encode())) == [row.key.id for row in shown]
+
+
 async def test_a_scan_does_not_invent_what_moves_meanwhile(driver: RedisDriver) -> None:
     """Rows that come and go while pages are read: each row that is shown was there like that, in order, once."""
     rows = {}
@@ -1041,7 +1073,7 @@ def test_a_url_that_means_nothing_is_refused(url: str, said: str) -> None:
 
 async def test_a_newer_store_is_left_alone(driver: RedisDriver, server: RedisServer) -> None:
     """Another format, another number of buckets, or something else under that name."""
-    for field, value in (("format", "2"), ("buckets", "128")):
+    for field, value in (("format", "2"), ("buckets", "many"), ("buckets", "0"), ("buckets", "1025")):
         kept = {"format": "1", "buckets": "64"}[field]
         server.ask("HSET", "chatkeep:meta", field, value)
 

@@ -7,8 +7,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from chatkeep import Turn
-from chatkeep.engine.backlog import TIDYING
+from chatkeep.drivers.base import Row
+from chatkeep.engine.backlog import PAGE, TIDYING
 
 from ..support.clock import Clock
 from ..support.counting import answered, count
@@ -103,6 +106,43 @@ async def test_a_reminder_that_comes_due_while_sessions_are_looked_after_is_not_
     await until(lambda: none_due(keep, clock), within=30)
 
     assert left[0] > sessions / 4
+
+
+async def test_a_reminder_comes_while_the_index_is_still_walked_through(
+    opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes long to pass over all that is due and waits for nobody, and a reminder's place is behind it."""
+    clock, sessions, read = Clock(), 10 * PAGE, [0]
+
+    async def bot(turn: Turn[dict[str, Any]]) -> str:
+        if turn.reminder:
+            reminded.append(read[0])
+        elif turn.text == "remind":
+            turn.remind("5m", "later")
+        return "ok"
+
+    reminded: list[int] = []
+    keep = await opened(bot, clock=clock, session_ttl="30m", poll="50ms")
+    for start in range(0, sessions, 100):
+        await asyncio.gather(*(keep.receive(f"c{number}", "hi") for number in range(start, start + 100)))
+    clock.now += 1700
+    await keep.receive("zoe", "remind")
+    rows = keep._engine.store.rows
+
+    async def read_slowly(index: str, **options: Any) -> list[Row]:
+        found: list[Row] = await rows(index, **options)
+        if index == "due":
+            read[0] += len(found)
+            await takes(0.0 if reminded else 0.2)
+        return found
+
+    monkeypatch.setattr(keep._engine.store, "rows", read_slowly)
+    clock.now += 290
+    await until(lambda: read[0] > PAGE)
+    clock.now += 11
+    await until(lambda: reminded, within=20)
+
+    assert reminded[0] < sessions
 
 
 async def test_what_nobody_waits_for_is_done_in_the_end(opened: Any) -> None:

@@ -96,8 +96,8 @@ async def test_what_was_written_before_the_setting_was_made_ends_too(opened: Any
     await keep.pause("waits")
     await keep.accept("waits", "hello?")
     await keep.close()
-    clock.now += 40 * DAY_S
     later = await opened(clock=clock, forget_after="60d", retention="30d")
+    clock.now += 40 * DAY_S
 
     async def dropped() -> bool:
         clock.now += 11

@@ -218,3 +218,29 @@ def test_environment_knows_only_what_it_is_asked_for(monkeypatch: pytest.MonkeyP
 
     assert ({}, []) == environment_settings({"port": int})
     assert "1s" == settings_from({}).poll
+
+
+@pytest.mark.parametrize(
+    ("options", "attempts"),
+    [
+        ({}, None),
+        ({"retry_after": "100ms", "retry_longest": "1s"}, None),
+        ({"retry_after": "10ms"}, 8),
+        ({"retry_after": 0}, 8),
+        ({"retry_after": "150ms", "retry_longest": "300ms"}, 8),
+        ({"retry_after": "10ms", "retry_for": "10m"}, None),
+        ({"retry_after": "10ms", "attempts": 20}, 20),
+        ({"retry_after": "10ms", "attempts": None}, None),
+    ],
+)
+def test_pauses_that_are_meant_for_tests_limit_the_tries(options: dict[str, Any], attempts: int | None) -> None:
+    """Whoever shortens them a little, for people who wait, still outlasts an outage; and what was said counts as it was said."""
+    assert attempts == settings_from(options).policy().max_raised
+    assert 600.0 == settings_from(options).policy().retry_for_s
+
+
+def test_pauses_from_the_environment_limit_the_tries_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As arguments do."""
+    monkeypatch.setenv("CHATKEEP_RETRY_AFTER", "10ms")
+
+    assert 8 == settings_from({}).attempts

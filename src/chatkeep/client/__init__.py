@@ -9,15 +9,18 @@ async with Client("https://chat.example", token="ck_c_...") as client:
 
 from ..errors import KeyReused
 from ..model import Answering, Delta, PartSaid, Stopped, Typing
-from .blocking import SyncChat, SyncClient, SyncSlot
+from .account import Account, Claimed
+from .blocking import SyncAccount, SyncChat, SyncClient, SyncSlot
 from .chat import Chat, Client, Slot
 from .events import Ended, Event, MessageEvent, StateEvent
 from .refusals import Forbidden, NotFound, PreconditionFailed, Unauthorized
 from .values import Conversation, Created, Credential, Me, Pending, Queued, Receipt, Redeemed, Share, Token
 
 __all__ = [
+    "Account",
     "Answering",
     "Chat",
+    "Claimed",
     "Client",
     "Conversation",
     "Created",
@@ -40,6 +43,7 @@ __all__ = [
     "Slot",
     "StateEvent",
     "Stopped",
+    "SyncAccount",
     "SyncChat",
     "SyncClient",
     "SyncSlot",

@@ -18,6 +18,7 @@ from ..conversation.keys import key_for
 from ..errors import HandlerFailed, UsageError
 from ..model import Answering, Content, Message, Stopped
 from ..settings import Duration
+from .account import Account
 from .events import Event, follow
 from .link import Answer, Link, encode, pause
 from .outbox import Outbox
@@ -25,6 +26,7 @@ from .refusals import NotFound, PreconditionFailed
 from .values import Conversation, Created, Credential, Me, Pending, Queued, Receipt, Redeemed, Share, Token
 
 MERGE_PATCH = {"content-type": "application/merge-patch+json"}
+MERGE = {"content-type": "application/vnd.chatkeep.merge+json"}
 ASYNC = {"prefer": "respond-async"}
 MISSING: Any = object()
 
@@ -95,6 +97,21 @@ class Slot:
         answer = await _write_state(self._link, "PATCH", self._state, asked, MERGE_PATCH, self._about)
         self.etag = ""
         return (answer.value or {}).get(self._name)
+
+    async def merge(
+        self, value: Any, *, base: Any = MISSING, at: float | None = None, by: str = "", id: str | None = None
+    ) -> Any:
+        """
+        Put what a device has made of the value together with what is there now, and answer that; see `Chatkeep.merge`.
+
+        *base* is what the value was when the change was begun; without it, there was none. *at* and *by*: when it was changed, and on which
+        device. Where both have changed the same, the later one stands, and what gives way is in `client.account.losses`.
+        """
+        asked = {"value": value, "by": by} | ({} if base is MISSING else {"base": base}) | ({"at": at} if at else {})
+        headers = {**MERGE, "idempotency-key": f'"{id or secrets.token_hex(12)}"'}
+        answer = await self._link.ask("PATCH", self._path, asked, about=self._about, headers=headers)
+        self.etag = ""
+        return answer.value.get("value")
 
     async def clear(self) -> None:
         """Take it out of the state, whatever it is."""
@@ -405,6 +422,11 @@ class Client:
             "GET", f"/v1/conversations{_query(owner=owner, limit=limit)}", about="conversations"
         )
         return answer.to(Conversations).conversations
+
+    @property
+    def account(self) -> Account:
+        """What the user of the client's token has: its conversations, what has changed, its devices."""
+        return Account(self._link)
 
     async def me(self) -> Me:
         """Who the client's credential stands for, and what it allows. Raises `Unauthorized` without a valid one."""

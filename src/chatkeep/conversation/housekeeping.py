@@ -29,6 +29,7 @@ def do_housekeeping(
     policy: Policy,
     *,
     at: float,
+    ends: float | None = None,
     oldest: list[Message],
     paused: bool = False,
     sends: bool = False,
@@ -37,11 +38,12 @@ def do_housekeeping(
     closed, old log dropped, the next due time. Where the bot is *paused*, reminders rest until `wake`; *sends*: its replies go
     out from here.
 
-    *oldest* are the first messages still in the log, one page. The state of an ended session is gone with this; its
-    log stays.
+    *ends*: what was over then is ended; None: what is now. *oldest* are the first messages still in the log, one page. The state
+    of an ended session is gone with this; its log stays.
     """
+    ends = at if ends is None else ends
     record = keep_outbound(snapshot, structs.replace(snapshot.record, cursor=snapshot.row.head))
-    if is_session_over(record, policy, at):
+    if is_session_over(record, policy, ends):
         record = structs.replace(record, state=NONE)
     drop, waits = 0, has_outbound(snapshot, record)
     if policy.retention_s is not None:
@@ -51,7 +53,9 @@ def do_housekeeping(
             if (sends and waits and record.delivery)
             else snapshot.row.head
         )
-        kept = [message for message in oldest if message.created_at + policy.retention_s > at or message.number > last]
+        kept = [
+            message for message in oldest if message.created_at + policy.retention_s > ends or message.number > last
+        ]
         drop = kept[0].number - 1 if kept else oldest[-1].number if oldest else 0
         oldest_at = kept[0].created_at if kept else 0.0
         dropped = max(drop, record.dropped)
@@ -70,13 +74,20 @@ def do_housekeeping(
         structs.replace(record, reminders=later), policy, head=snapshot.row.head, touched=snapshot.row.updated_at
     )
     if due_at is not None:
-        due_at = max(due_at, at + LOOK_AGAIN_S)
+        due_at = max(due_at, ends + LOOK_AGAIN_S)
     if waits and record.delivery is not None:
         # Where nobody here can send it, somebody else is to find it; looking ever less often.
         waited = at - min((message.created_at for message in snapshot.messages if is_outbound(message)), default=at)
         send_at = not_before(record.delivery.at, at=at) if sends else at + max(PARKED_S, waited)
         due_at = send_at if due_at is None else min(due_at, send_at)
     return Commit(record=record, due_at=due_at, drop=drop, untouched=True)
+
+
+def cut_log(snapshot: Snapshot, upto: int, policy: Policy, *, at: float) -> Commit:
+    """Drop the log up to entry *upto*, as retention does, because there is no room for it; nothing else changes."""
+    dead = tuple(number for number in snapshot.record.dead if number > upto)
+    act = next_commit(snapshot, structs.replace(snapshot.record, dropped=upto, dead=dead), policy, at=at)
+    return structs.replace(act, drop=upto, untouched=True)
 
 
 def is_forgotten(snapshot: Snapshot, policy: Policy, *, at: float) -> bool:

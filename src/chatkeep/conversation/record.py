@@ -64,6 +64,9 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False, fo
     where replies go nowhere. changes: the last acts from outside that left no entry in the log, so that each knows itself again.
     visitor: it is that of somebody whom nobody knows. redactions: how often something of the log was redacted; a snapshot of
     before may hold what must be seen no more. said: what the streamed reply to the first unread message has said so far.
+    title; titled: when, by which device and at which version of the conversation it was set. archived, pinned: how its owner has put it
+    away. seen: up to which number its owner has read. edits: acts that changed one of these, or the state, without adding an entry.
+    stamps: of a slot that somebody outside has merged into, when and by which device, and the checksum of what was left there.
     unknown: members that a newer version has written and this one does not know, carried along; under the names of known ones,
     what a newer version has put behind their items.
     """
@@ -91,6 +94,13 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False, fo
     redactions: int = 0
     visitor: bool = False
     changes: tuple[str, ...] = ()
+    title: str = ""
+    titled: tuple[float, str, int] = (0.0, "", 0)
+    archived: bool = False
+    pinned: bool = False
+    seen: int = 0
+    edits: int = 0
+    stamps: dict[str, tuple[float, str, int]] = {}
     said: Said | None = None
     unknown: dict[str, Raw] = field(default={}, name="")
 

@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 from msgspec import Raw, structs
 
-from ..model import ASKING, Message
+from ..model import Message
 from .commits import make_note, next_commit, note_passed_over
 from .keys import RESERVED
 from .record import UNTRIED, OutboxState, Record
-from .snapshots import Commit, Draft, Policy, Snapshot, is_cut, unread_messages
+from .snapshots import Commit, Draft, Policy, Snapshot, asks, is_cut, unread_messages
 from .streams import draft_said
 
 GONE = "[redacted]"
@@ -62,7 +62,7 @@ def redact_messages(
     drafts += [
         note_passed_over(message.number, message.number)
         for message in redacted
-        if message.number > snapshot.record.cursor and message.role in ASKING and not message.redacted
+        if message.number > snapshot.record.cursor and asks(message)
     ]
     drafts += [_without_reason(row.incarnation, note) for note in notes if note.metadata.get("kind") != "dead"]
     record = snapshot.record

@@ -11,11 +11,15 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from msgspec import Struct
+
 from ..conversation.codec import record_from
 from ..conversation.housekeeping import may_wait
 from ..drivers.base import AT_ONCE, Key, Row
 from ..errors import ChatkeepError
+from ..settings import seconds
 from ..storage.store import Store
+from .high_water import HighWater
 from .lease_keeper import LeaseKeeper
 from .pauses import PAUSES
 from .shared import Shared
@@ -33,33 +37,51 @@ MARGIN_S = 5.0
 """Due times of other hosts, by their clocks, may come so late."""
 
 
+class Stretch(Struct):
+    """A part of the index that is walked through: from behind *after* (None: the beginning) *until* then (None: now)."""
+
+    after: Row | None
+    until: float | None
+
+
 class Walk:
     """Goes through what is due in the order of the index, page by page."""
 
     def __init__(self, store: Store, *stretches: tuple[float | None, float | None]) -> None:
         self._store = store
-        self._stretches = deque(stretches)  # from when, until when: None is the beginning, and now
+        self._stretches = deque(Stretch(behind(since), until) for since, until in stretches)
         self._page: deque[Row] = deque()
-        self._after: Row | None = None
+        self._glance: Stretch | None = None
         self.asked_at = 0.0
         """The *now* of the last page."""
+
+    def glance(self, since: float, until: float) -> None:
+        """Look next at what has come due in between, unless something like it is looked at; then go on as before."""
+        if self._glance is None:
+            self._glance = Stretch(behind(since), until)
+            self._stretches.appendleft(self._glance)
 
     async def step(self, now: float, *, ahead: float = 0.0) -> Row | None:
         """Return the next row that is due *now*, or will be so much *ahead*; None at the end."""
         while not self._page and self._stretches:
-            since, end = self._stretches[0]
-            if self._after is None and since is not None:
-                self._after = Row(key=Key("", ""), revision="", incarnation="", due_at=since)
-            stop = now + ahead if end is None else end
-            rows = await self._store.rows("due", until=stop, after=self._after, limit=PAGE)
+            stretch = self._stretches[0]
+            until = now + ahead if stretch.until is None else stretch.until
+            rows = await self._store.rows("due", until=until, after=stretch.after, limit=PAGE)
             await asyncio.sleep(0)  # long walks must not keep the loop from others, however quick the store is
             self.asked_at = now
             self._page.extend(rows)
-            self._after = rows[-1] if rows else None
-            if len(rows) < PAGE:
+            if len(rows) == PAGE:
+                stretch.after = rows[-1]
+            else:
                 self._stretches.popleft()
-                self._after = None
+                if stretch is self._glance:
+                    self._glance = None
         return self._page.popleft() if self._page else None
+
+
+def behind(since: float | None) -> Row | None:
+    """Return a row behind which the index begins with what comes due at *since*."""
+    return None if since is None else Row(key=Key("", ""), revision="", incarnation="", due_at=since)
 
 
 class Backlog:
@@ -70,16 +92,31 @@ class Backlog:
     """
 
     def __init__(
-        self, shared: Shared[Any], *, workers: Workers, leases: LeaseKeeper, go_on: Callable[[], None]
+        self,
+        shared: Shared[Any],
+        *,
+        workers: Workers,
+        leases: LeaseKeeper,
+        high_water: HighWater,
+        go_on: Callable[[], None],
     ) -> None:
         self._shared = shared
         self._store = shared.store
         self._workers = workers
         self._leases = leases
+        self.high_water = high_water
         self._go_on = go_on
+        self._poll_s = seconds(shared.settings.poll)
         self._room = shared.settings.concurrency * 2
+        self.started = 0
+        """In how many conversations something was due."""
         workers.ended = self._hear_of_end
         self.restart()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all was looked at, and what was begun has ended."""
+        return self._urgent is None and self._tidy is None and not (self._untidy or self._workers.by_key)
 
     def restart(self) -> None:
         """Begin from the beginning, as after an opening."""
@@ -93,8 +130,10 @@ class Backlog:
         self._look_for_orphans_at = 0.0
 
     def look_again(self) -> None:
-        """Have `work_off` look from the beginning, unless it is still under way."""
+        """Have `work_off` look from the beginning; while it is still under way, first at what has come due meanwhile."""
         if self._urgent is not None:
+            at = self._shared.clock()
+            self._urgent.glance(at - 2 * self._poll_s - MARGIN_S, at)
             return
         now = time.monotonic()
         if self._tidy is None or now >= self._afresh_at:
@@ -107,9 +146,12 @@ class Backlog:
         if self._orphans:
             self._leases.lost, self._look_for_orphans_at = False, now + ORPHANS_S
 
-    async def work_off(self) -> None:
-        """Start work on what is due, as far as there is room."""
+    async def work_off(self, until: float) -> None:
+        """Start work on what is due, as far as there is room; *until* then by the loop's clock, when it is time to `look_again`."""
+        loop = asyncio.get_running_loop()
         while self._urgent is not None and self._workers.busy < self._room + len(self._tidying):
+            if loop.time() >= until:
+                return
             now = self._shared.clock()
             row = await self._urgent.step(now, ahead=self._shared.policy.lease_s if self._orphans else 0.0)
             if row is None:
@@ -126,7 +168,7 @@ class Backlog:
         if self._untidy and self._tidy is None:
             self._tidy, self._untidy = Walk(self._store, (None, None)), False
         while self._tidy is not None and len(self._tidying) < TIDYING:
-            now = self._shared.clock()
+            now = await self.high_water.reach(self._shared.clock())
             row = await self._tidy.step(now)
             if row is None:
                 self._tidy = None
@@ -135,6 +177,7 @@ class Backlog:
                 self._start(row.key)
 
     def _start(self, key: Key) -> None:
+        self.started += 1
         self._workers.start(self._workers.register(key))
 
     def _is_due(self, row: Row, now: float) -> bool:
@@ -154,5 +197,6 @@ class Backlog:
     def _hear_of_end(self, key: Key) -> None:
         self._tidying.discard(key)
         urgent = self._urgent is not None and self._workers.busy - len(self._tidying) <= self._room // 2
-        if urgent or (self._tidy is not None and len(self._tidying) <= TIDYING // 2):
+        tidy = self._tidy is not None and len(self._tidying) <= TIDYING // 2
+        if urgent or tidy or (self.is_done and not self._shared.settings.background):
             self._go_on()

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Generic
 
 from ..conversation.state import StateCodec
 from ..drivers.base import Key
-from ..errors import Misconfigured, Unavailable
+from ..errors import Misconfigured, Moved, Unavailable
 from ..model import State
 from ..settings import Settings, seconds
 from ..storage.store import Store
 from .changes import Changes
+from .high_water import HighWater
 from .housekeeper import Housekeeper
 from .intake import Intake
 from .journal import Journal
@@ -56,8 +57,10 @@ class Engine(Generic[State]):
         *,
         journal: Spool | None = None,
         clock: Callable[[], float] = time.time,
+        sweeps: bool = True,
     ) -> None:
-        shared = Shared(store, settings, states, clock)
+        """*sweeps* False: nothing is looked after but what is asked for here, for an engine that lives as long as one request."""
+        shared = Shared(store, settings, states, clock, sweeps=sweeps)
         self.shared = shared
         self.store = store
         self.notifier = notifier = Notifier(store.driver, changed=self._changed_elsewhere, work=self._hear_of_work)
@@ -67,6 +70,7 @@ class Engine(Generic[State]):
         self.sender = sender = Sender(
             store, shared.policy, leases, clock=clock, first=first_s, instruments=shared.instruments
         )
+        high_water = HighWater(store, clock)
         self.pauses = pauses = Pauses(store, shared.policy, clock)
         self.runner = runner = Runner(settings.concurrency, seconds(settings.turn_timeout), self._count_abandoned)
         self.turns = turns = TurnProcessor(shared, runner, takes=sender.takes)
@@ -78,7 +82,7 @@ class Engine(Generic[State]):
             sender=sender,
             pauses=pauses,
             notifier=notifier,
-            housekeeper=Housekeeper(shared, leases=leases, sender=sender, pauses=pauses),
+            housekeeper=Housekeeper(shared, leases=leases, sender=sender, pauses=pauses, high_water=high_water),
         )
         self.workers = workers = Workers(shared, runner=runner, leases=leases, loop=loop)
         self.journal = None if journal is None else Journal(shared, journal, notifier)
@@ -99,6 +103,7 @@ class Engine(Generic[State]):
             turns=turns,
             leases=leases,
             pauses=pauses,
+            high_water=high_water,
             journal=self.journal,
             open_store=self._open_store,
             reopen_store=self._reopen_store,
@@ -151,7 +156,7 @@ class Engine(Generic[State]):
         return self.store.trouble or (self.journal.trouble if self.journal is not None else "") or stuck
 
     async def open(self) -> None:
-        """Open the store and start the sweep, which answers at once what a crash has left unread."""
+        """Open the store and start the sweep, which answers at once what a crash has left unread; without `background`, `tend` does."""
         self.store.confinement.refuse_elsewhere()
         async with self._one_at_a_time():
             if self.is_open:
@@ -166,7 +171,7 @@ class Engine(Generic[State]):
                 try:
                     await self._open_store()
                 except Unavailable as fault:
-                    if self.journal is None:
+                    if self.journal is None or isinstance(fault, Moved):
                         raise
                     log.error("%s; messages are taken into the journal until it can be used.", fault)
                 if self.sender.outlet is not None:
@@ -180,7 +185,8 @@ class Engine(Generic[State]):
             self.shared.open, self.live.ended = True, False
             self.turns.open()
             self.leases.open()
-            self.sweeper.start()
+            if self.shared.sweeps:
+                self.sweeper.start()
 
     async def close(self) -> None:
         """Take nothing new, let running turns finish, hand the rest back, close the store."""
@@ -202,7 +208,8 @@ class Engine(Generic[State]):
         try:
             await self.store.open(None if self.journal is None else self.journal.spool.belong)
             await self.sweeper.look_at_pauses()
-            self.notifier.open()
+            if shared.settings.background:
+                self.notifier.open()
         except BaseException as fault:
             shared.unopened = f"the store has not been opened since the start ({fault})"
             await self.store.close()

@@ -8,7 +8,9 @@ from ..conversation import housekeeping, snapshots
 from ..conversation.snapshots import Commit, Snapshot
 from ..errors import Conflict
 from ..model import Message
+from ..storage.erasures import note_erasure
 from ..storage.records import erase_belongings
+from .high_water import HighWater
 from .lease_keeper import LeaseKeeper
 from .pauses import Pauses
 from .sender import Sender
@@ -18,12 +20,15 @@ from .shared import Shared
 class Housekeeper:
     """The housekeeping of one engine."""
 
-    def __init__(self, shared: Shared[Any], *, leases: LeaseKeeper, sender: Sender, pauses: Pauses) -> None:
+    def __init__(
+        self, shared: Shared[Any], *, leases: LeaseKeeper, sender: Sender, pauses: Pauses, high_water: HighWater
+    ) -> None:
         self._shared = shared
         self._store = shared.store
         self._leases = leases
         self._sender = sender
         self._pauses = pauses
+        self._high_water = high_water
 
     async def tend(self, snapshot: Snapshot, now: float) -> bool:
         """Do what is due in a conversation without unread messages: bring reminders, end the session, drop old log.
@@ -33,7 +38,10 @@ class Housekeeper:
         row, record = snapshot.row, snapshot.record
         if not row.revision or row.due_at is None or row.due_at > now:
             return False
-        if housekeeping.is_forgotten(snapshot, self._shared.policy, at=now) and not self._sender.due(snapshot):
+        ends = await self._high_water.reach(now)
+        if row.due_at > ends and housekeeping.may_wait(row, record, soon=now):
+            return False  # it is over only by a clock that is doubtful
+        if housekeeping.is_forgotten(snapshot, self._shared.policy, at=ends) and not self._sender.due(snapshot):
             return await self._forget(snapshot, now)
         oldest: list[Message] = []
         if self._shared.policy.retention_s is not None:
@@ -54,7 +62,7 @@ class Housekeeper:
                 return None  # somebody is at work here
             sends = self._sender.takes(there.row.key)
             return housekeeping.do_housekeeping(
-                there, self._shared.policy, at=now, oldest=oldest, paused=paused, sends=sends
+                there, self._shared.policy, at=now, ends=ends, oldest=oldest, paused=paused, sends=sends
             )
 
         after, said = await self._shared.commit(snapshot, decide)
@@ -65,6 +73,7 @@ class Housekeeper:
         row = snapshot.row
         if self._leases.is_held(row):
             return False
+        await note_erasure(self._store, row, clock=self._shared.clock)
         try:
             await self._store.erase(row.key, at=now, revision=row.revision)
         except Conflict:

@@ -110,6 +110,7 @@ class Run:
     took = 0.0
     task: asyncio.Task[None]
     timer: asyncio.TimerHandle
+    turn: Turn[Any] | None = None
 
     def __init__(
         self,
@@ -143,6 +144,7 @@ class Run:
 
     def begin(self, turn: Turn[Any]) -> None:
         """Call the handler and go on until it waits for something, or has ended."""
+        self.turn = turn
         self._step(self._call_handler, turn)
 
     def _call_handler(self, turn: Turn[Any]) -> None:
@@ -226,6 +228,7 @@ class Run:
     def release(self) -> None:
         """Let go of what the run ran in, which refers to the run: circles of garbage would cost more than the run itself."""
         del self.context, self.task
+        self.turn = None
         if self.waiter is not None:
             del self.timer
 

@@ -21,7 +21,7 @@ from ..conversation.record import Reminder, Said
 from ..conversation.snapshots import Commit, Draft, Snapshot
 from ..conversation.state import Before
 from ..drivers.base import Key
-from ..errors import BadMessage, Corrupt, Duplicate, HandlerFailed, TooLarge, Unsupported, UsageError
+from ..errors import BadMessage, Corrupt, Duplicate, HandlerFailed, InDoubt, TooLarge, Unsupported, UsageError
 from ..model import Content, Message, State
 from ..settings import seconds
 from .hooks import STREAMING, Handler, Streamed, collect_replies
@@ -185,6 +185,7 @@ class TurnProcessor(Generic[State]):
         failure.still_runs = still_runs
         # What cannot be recorded, or a wrong use of the turn, will be no better next time, and every run may cost money.
         failure.final = isinstance(cause, BadMessage | TooLarge) or type(cause) is UsageError
+        failure.final = failure.final or (isinstance(cause, InDoubt) and not cause.again)
         return failure
 
     async def _excuse(

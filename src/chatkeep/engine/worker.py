@@ -57,6 +57,7 @@ TRIES_AWAITED = 3  # so many failures are waited for by a call of `receive`: wha
 LEFT_ALONE_S = 600.0
 LEFT_ALONE_MOST = 10_000
 LONG_S = 60.0  # a worker that would wait longer goes; the sweep finds the conversation again
+SHORT_S = 1.0  # the same where there is no work in the background
 
 
 class WorkerState(Enum):
@@ -203,8 +204,7 @@ class WorkLoop:
         settings = shared.settings
         self._shared = shared
         self._store = shared.store
-        self._policy = shared.policy
-        self._clock = shared.clock
+        self._policy, self._clock = shared.policy, shared.clock
         self._turns = turns
         self._runner = runner
         self._leases = leases
@@ -215,6 +215,7 @@ class WorkLoop:
         self._left_alone: Newest[Key, tuple[str, float]] = Newest(LEFT_ALONE_MOST)
         self.longest_s = max(2 * seconds(settings.retry_longest), seconds(settings.max_wait), HOOK_PAUSE_S)
         """A pause is never longer, whatever the clock says."""
+        self._stays_s = LONG_S if settings.background else SHORT_S
 
     async def run(self, worker: Worker) -> None:
         """Handle what is unread in one conversation, in order, until nothing is; raises what ends that before."""
@@ -232,7 +233,7 @@ class WorkLoop:
             if pause == 0.0:
                 looks = 0
                 continue
-            if (pause is None or pause > LONG_S) and not worker.waiters:
+            if (pause is None or pause > self._stays_s) and not worker.waiters:
                 if not worker.wake.is_set():
                     return
                 continue

@@ -21,7 +21,7 @@ from ..app import core_of
 from ..conversation import commits
 from ..conversation.shapes import Shape
 from ..tenant import Tenant
-from . import answers, state, wire
+from . import answers, people, state, wire
 from .access import (
     COOKIE,
     ELSEWHERE,
@@ -108,12 +108,14 @@ WORDS = {
 class Conversations(Resource):
     """/v1/conversations"""
 
-    @allows(service=True, visitor=True)
+    @allows(service=True, user=True, visitor=True)
     async def post(self, request: Request) -> Response:
         """Begin a conversation; a visitor is given a token for it."""
         asked = await wire.body(request, wire.NewConversation, limit=SMALL, needed=False)
         if principal_of(request).kind == "visitor":
             return await visit(request, asked)
+        if principal_of(request).kind == "user":
+            return await begin_for_user(request, asked)
         if asked.cookie:
             raise Refused(422, "no-cookie", "A service key gets no token and so no cookie; nothing was begun.")
         tenant, id = tenant_of(request), asked.id
@@ -129,6 +131,21 @@ class Conversations(Resource):
         asked = wire.query(request, wire.ListQuery)
         listing = tenant_of(request).conversations(owner=asked.owner, limit=asked.limit)
         return as_json(answers.Conversations([answers.summary(found) async for found in listing]))
+
+
+async def begin_for_user(request: Request, asked: wire.NewConversation) -> Response:
+    """Begin a conversation for a user, under the id that the user's client has chosen, if it has."""
+    if asked.owner is not None or asked.cookie:
+        raise HTTPException(400, "A user's conversation is the user's and needs no cookie; nothing was begun.")
+    tenant, user = tenant_of(request), principal_of(request).user
+    there = asked.id is not None and await tenant.user(user).owns(asked.id)
+    try:
+        saved = await tenant.user(user).create(asked.id)
+    except errors.OtherOwner:
+        raise Refused(409, "taken", "This id is taken; nothing was begun. Choose another one.") from None
+    headers = {"location": location(request, saved.id)}
+    told = answers.CreatedConversation(saved.id, saved.checksum, not there)
+    return as_json(told, status=200 if there else 201, headers=headers)
 
 
 async def visit(request: Request, asked: wire.NewConversation) -> Response:
@@ -166,6 +183,16 @@ class Conversation(Resource):
         shown = shape_of(request).json_of(found.state) if shows_state(request) else UNSET
         return as_json(answers.conversation(found, messages, shown), headers={"etag": f'"{found.revision}"'})
 
+    @allows("send", creates=True)
+    async def put(self, request: Request) -> Response:
+        """Save title, messages and marks; it is created where there is none. `If-Match`: only if it is the version that the client has."""
+        return await people.save(request, creates=True)
+
+    @allows("send")
+    async def patch(self, request: Request) -> Response:
+        """As PUT, of a conversation that is there."""
+        return await people.save(request, creates=False)
+
     @audited("erase")
     @allows("erase")
     async def delete(self, request: Request) -> Response:
@@ -182,7 +209,7 @@ class Conversation(Resource):
 class Messages(Resource):
     """/v1/conversations/{id}/messages"""
 
-    @allows("send")
+    @allows("send", creates=True)
     async def post(self, request: Request) -> Response:
         """Take a message and answer with its receipt; with `Prefer: respond-async` before the bot has answered."""
         tenant, id = tenant_of(request), conversation_asked(request)
@@ -288,7 +315,7 @@ class State(Resource):
         return as_json(there, headers=headers)
 
     @audited("state")
-    @allows("state:write")
+    @allows("state:write", creates=True)
     async def put(self, request: Request) -> Response:
         """Replace it, if it is the one named in If-Match."""
         precondition = preconditions(request)
@@ -347,11 +374,21 @@ class State(Resource):
         return request.path_params.get("slot")
 
 
+class Slot(State):
+    """/v1/conversations/{id}/state/{slot}"""
+
+    @audited("state")
+    @allows("state:write", creates=True)
+    async def patch(self, request: Request) -> Response:
+        """Merge what a device has made of the slot into what is there: three-way, by `base` and time."""
+        return await people.merge(request)
+
+
 class WholeState(State):
     """/v1/conversations/{id}/state"""
 
     @audited("state")
-    @allows("state:write")
+    @allows("state:write", creates=True)
     async def patch(self, request: Request) -> Response:
         """Merge a patch (RFC 7396) into the state, on top of whatever is there."""
         precondition = preconditions(request)

@@ -23,8 +23,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import errors
 from ..app import Chatkeep, core_of
-from . import api, audit, operators, running, switches, tokens, wire
-from .access import VISITOR_SCOPES, Access, allows
+from . import api, audit, operators, people, running, switches, tokens, wire
+from .access import VISITOR_SCOPES, Access, Users, allows
 from .audit import Trail
 from .events import Events, Streams
 from .health import get_ready
@@ -83,11 +83,12 @@ ABOUT = (
 
 # The order decides what a suffix means: /v1/conversations/a/state/messages is the slot "messages" of "a".
 ROUTES: list[BaseRoute] = [
-    wire.RawRoute("/v1/conversations/{id}/state/{slot}", api.State),
+    wire.RawRoute("/v1/conversations/{id}/state/{slot}", api.Slot),
     wire.RawRoute("/v1/conversations/{id}/messages", api.Messages),
     wire.RawRoute("/v1/conversations/{id}/state", api.WholeState),
     wire.RawRoute("/v1/conversations/{id}/events", Events),
     *tokens.ROUTES,
+    *people.ROUTES,
     *operators.ROUTES,
     *switches.ROUTES,
     *running.ROUTES,
@@ -107,6 +108,7 @@ def create_app(
     hosts: Sequence[str] = HERE,
     anonymous: bool = False,
     visitor_scopes: Sequence[str] = VISITOR_SCOPES,
+    users: Users | None = None,
     webhooks: Webhooks | None = None,
     protocols: Sequence[str] = (),
     routes: Sequence[BaseRoute] = (),
@@ -141,6 +143,11 @@ def create_app(
 
         visitor_scopes: What such a token allows.
 
+        users: Says which user of your application has sent a request, by its session or the token that your application gives out: a
+        function, plain or async, that takes the request and returns the user's name, or tenant and name, or None. A user so known has its
+        own conversations, as with a user's token. It is asked with each request that has no credential of chatkeep's, so it should be
+        quick. What a browser sends by itself, such as a session's cookie, changes something only from a page of this host.
+
         webhooks: The channels that platforms post to, at /channels/whatsapp and so on; by default those of the
         `ChannelOutlet` that *keep* delivers through (`Chatkeep.deliver`).
 
@@ -160,7 +167,7 @@ def create_app(
             stack.callback(app.state.streams.end)
             yield
 
-    access = Access(keep, anonymous=anonymous, visitor_scopes=visitor_scopes)
+    access = Access(keep, anonymous=anonymous, visitor_scopes=visitor_scopes, users=users)
     shown = CLIENT | OPERATOR | (PAGE if title is not None else {})
     app = Starlette(
         routes=[

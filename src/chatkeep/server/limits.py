@@ -113,8 +113,8 @@ class Limits:
         """Count a request; raises `wire.Refused` (429) when one of its limits is reached."""
         peer = peer_of(request.scope)
         named = {"peer": peer, "tenant": principal.tenant}
-        if principal.kind == "token":
-            named["token"] = principal.id
+        if principal.kind in ("token", "user"):
+            named["token"] = name_of(principal)
         elif principal.kind == "visitor":
             del named["tenant"]
             begins = wire.raw_path(request.scope).decode("latin-1") in BEGINNINGS or request.scope.get(
@@ -135,8 +135,8 @@ class Limits:
         streams = scope["method"] == "GET" and wire.raw_path(scope).endswith((b"/events", b"/stream"))
         by_peer, by_token = ("peer-streams", "streams") if streams else ("peer", "token")
         most = {(by_peer, name): UNDER_WAY[by_peer] * times for name, times in counted_as(by_peer, peer)}
-        if principal.kind == "token":
-            most[by_token, principal.id] = UNDER_WAY[by_token]
+        if principal.kind in ("token", "user"):
+            most[by_token, name_of(principal)] = UNDER_WAY[by_token]
         for (kind, name), allowed in most.items():
             if self._under_way[kind, name] >= allowed:
                 if self._told is not None:
@@ -308,6 +308,11 @@ def network_of(host: str) -> str:
 
 
 @lru_cache(maxsize=4096)
+def name_of(principal: Principal) -> str:
+    """Name who asks with a token, or whom the application knows."""
+    return principal.id or f"{len(principal.tenant)}:{principal.tenant}{principal.user}"
+
+
 def counted_as(kind: str, name: str) -> tuple[tuple[str, int], ...]:
     """Return what *name* is counted under, each with how many times the limit it may have: an IPv6 network under wider ones too."""
     network = name.rpartition("webhooks:")[2]

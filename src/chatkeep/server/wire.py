@@ -44,10 +44,10 @@ PAGE_MOST = 500
 NEWEST = 2**53
 """Above every number of a log, and the largest that every JSON reader keeps exact."""
 
-TEXTS: tuple[str, ...] = ("owner", "behind", "conversation")
+TEXTS: tuple[str, ...] = ("owner", "behind", "conversation", "since")
 """Parameters that are text; all others are whole numbers."""
 
-WHOLE = ("uses",)
+WHOLE = ("uses", "version", "seen")
 """Members of bodies that are whole numbers."""
 
 Number = Annotated[int, Meta(ge=0, le=NEWEST)]

@@ -33,9 +33,10 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
-from ...errors import Corrupt, Misconfigured, StoreError, Unavailable, Unsupported
+from ...errors import Corrupt, Misconfigured, Replaced, StoreError, Unavailable, Uncertain, Unsupported
 from ..base import (
     Ability,
+    About,
     Append,
     Appended,
     Count,
@@ -43,8 +44,10 @@ from ..base import (
     Entries,
     Entry,
     Erase,
+    Fence,
     Finding,
     Index,
+    Key,
     Pool,
     Read,
     Row,
@@ -79,16 +82,30 @@ class RedisDriver(Openable):
     """One Redis or Valkey, a cluster of them, or what Sentinel watches. See `Driver` for what each verb promises."""
 
     abilities = frozenset(Ability)
+    about = About(
+        urls=(
+            "redis://host:6379/0",
+            "rediss://host:6379/0",
+            "redis+cluster://host:6379,host:6380",
+            "redis+sentinel://host:26379,host:26379/name",
+        ),
+        use="many instances; Redis 6.2+, Valkey 8+; TLS, a cluster, or behind Sentinel",
+        costs="a message: one round trip, which those of one moment share, and one fsync; looking for work: one round trip",
+        lacks="what was answered last, when a replica takes over; more than fits into memory",
+        depends={Ability.DURABLE: "with `appendfsync always`"},
+    )
 
     def __init__(self, url: str, transport: Callable[[Site], Transport] | None = None) -> None:
         if transport is None:  # who brings another one needs no redis-py
             from .transport import Servers
 
             transport = Servers
-        self._transport = transport
-        self._site, prefix = site_of(url)
-        super().__init__(self._site.name)
-        self._acts = acts.Acts(prefix)
+        site, prefix = site_of(url)
+        self._bind(site, acts.Acts(prefix), transport)
+
+    def _bind(self, site: Site, said: acts.Acts, transport: Callable[[Site], Transport]) -> None:
+        super().__init__(site.name)
+        self._site, self._acts, self._transport = site, said, transport
         self._servers: Transport | None = None
         self._ear: asyncio.Task[None] | None = None
 
@@ -160,10 +177,9 @@ class RedisDriver(Openable):
         rows: list[Row] = []
         while len(rows) < act.limit:
             wanted = min(act.limit - len(rows), PAGE)
-            places = await self._places(servers, act, place, wanted)
-            found = await asyncio.gather(*(self._row_at(servers, act.index, at) for at in places))
-            rows += [row for row in found if row is not None]
-            if len(places) < wanted:
+            places, more = await self._places(servers, act, place, wanted)
+            rows += await self._rows_at(servers, act.index, places)
+            if not more:
                 break
             place = places[-1]
         return rows
@@ -176,40 +192,76 @@ class RedisDriver(Openable):
         wanted = act.limit
         while len(rows) < act.limit:
             wanted = min(wanted, PAGE)
-            places = await self._places(servers, act, place, wanted)
-            ended = len(places) < wanted
+            places, more = await self._places(servers, act, place, wanted)
             held += places
             # The last step may go on on the next page.
-            whole = [at for at in held if ended or at[0] != held[-1][0]]
+            whole = [at for at in held if not more or at[0] != held[-1][0]]
             held = held[len(whole) :]
-            found = await asyncio.gather(*(self._row_at(servers, "recent", at) for at in whole))
-            shown = sorted((row for row in found if row is not None), key=acts.moment_of)
+            shown = sorted(await self._rows_at(servers, "recent", whole), key=acts.moment_of)
             rows += [row for row in shown if after is None or acts.moment_of(row) > acts.moment_of(after)]
-            if ended:
+            if not more:
                 break
             place = places[-1]
             wanted *= 2
         return rows[: act.limit]
 
-    async def _places(self, servers: Transport, act: Scan, place: acts.Place | None, wanted: int) -> list[acts.Place]:
-        replies = await asyncio.gather(*map(servers.act, self._acts.scan(act, place, wanted)))
-        return acts.places_in(act, replies)[:wanted]
+    async def _places(
+        self, servers: Transport, act: Scan, place: acts.Place | None, wanted: int
+    ) -> tuple[list[acts.Place], bool]:
+        """Return the next places of an index, *wanted* at most, and whether there are more."""
+        scans = self._acts.scan(act, place, wanted, apart=servers.site.cluster)
+        replies = await asyncio.gather(*map(servers.act, scans))
+        pages = (page for reply in replies for page in reply)
+        return acts.places_in(act, pages, self._acts.share(wanted), wanted)
+
+    async def _rows_at(self, servers: Transport, index: Index, places: list[acts.Place]) -> list[Row]:
+        """Return the rows that stand at places of an index, without those that stand elsewhere by now: they are still to come."""
+        reads = [Read(acts.key_of(member), tail=0) for _, member in places]
+        runs = self._acts.rows(reads, apart=servers.site.cluster)
+        replies = await asyncio.gather(*(servers.act(act) for act, _ in runs))
+        found: dict[Key, Row | None] = {}
+        for (_, asked), reply in zip(runs, replies, strict=True):
+            found |= zip((read.key for read in asked), acts.rows_answer(asked, reply), strict=True)
+        rows = [found[read.key] for read in reads]
+        closer = [n for n, row in enumerate(rows) if row is None]
+        for n, row in zip(
+            closer, await asyncio.gather(*(self._row_at(servers, index, places[n]) for n in closer)), strict=True
+        ):
+            rows[n] = row
+        return [
+            row
+            for row, at in zip(rows, places, strict=True)
+            if row is not None and (not row.revision or acts.place_of(index, row) == at)
+        ]
 
     async def _row_at(self, servers: Transport, index: Index, at: acts.Place) -> Row | None:
-        """Return the row at a place of an index; none if it stands elsewhere by now, which is shown if it is still to come."""
+        """Return the row that an index has at a place; what stands for it if it cannot be read, and none if it is gone."""
         read = Read(acts.key_of(at[1]), tail=0)
         try:
             there = acts.read_answer(read, await servers.act(self._acts.read(read)))
         except Corrupt:
             # Whoever reads it is told what is wrong; the others must not have to wait for that.
             return acts.unreadable(index, read.key, at)
-        return there[0] if there and acts.place_of(index, there[0]) == at else None
+        return there[0] if there else None
 
     async def erase(self, act: Erase) -> None:
         acts.erase_answer(act, await self._opened("written").act(self._acts.erase(act)))
 
     async def count(self, act: Count) -> Counted:
         return acts.count_answer(await self._opened("counted").act(self._acts.count(act)))
+
+    async def fence(self, act: Fence) -> None:
+        servers = self._opened("done")
+        said = acts.meta_of(await servers.act(self._acts.make(self.epoch, act.epoch)))
+        if said.epoch != act.epoch:
+            raise Replaced(f"{self._site.name} was emptied, or fenced off, since it was opened; nothing was done.")
+        try:
+            await self._copy_epoch(servers, act.epoch)
+        except Unavailable as fault:
+            raise Uncertain(
+                f"{self._site.name} has its new epoch only in part: {fault} Run the same act again."
+            ) from fault
+        self.epoch = self._acts.epoch = act.epoch
 
     async def announce(self, marks: Collection[str]) -> None:
         servers = self._opened("announced")
@@ -231,6 +283,7 @@ class RedisDriver(Openable):
     async def _made(self, servers: Transport) -> str:
         """Return the store's epoch; made, and copied to every bucket, when there is none."""
         said, stored = await asyncio.gather(stored_meta(servers, self._acts), stored_epochs(servers, self._acts))
+        stored = await self._divided(servers, said, stored)
         if emptied := said.epoch == said.copied != "" and stored != {said.epoch}:
             # Somebody may just be making it: what was read after meta counts.
             stored = await stored_epochs(servers, self._acts)
@@ -243,13 +296,27 @@ class RedisDriver(Openable):
             )
         if emptied or not said.epoch:
             said = acts.meta_of(await servers.act(self._acts.make(said.epoch, secrets.token_hex(8))))
+            stored = await self._divided(servers, said, stored)
+        if {said.copied, *stored} != {said.epoch}:
+            await self._copy_epoch(servers, said.epoch)
+        return said.epoch
+
+    async def _divided(self, servers: Transport, said: acts.Meta, stored: set[str]) -> set[str]:
+        """Look into as many buckets as the store has; return the epochs that are in them, which are *stored* if they were read."""
+        if not said.epoch:
+            return stored
         if wrong := foreign(said):
             raise Misconfigured(wrong)
-        if {said.copied, *stored} != {said.epoch}:
-            copies = (servers.ask(b"SET", bucket.epoch, said.epoch, key=bucket.epoch) for bucket in self._acts.buckets)
-            await asyncio.gather(*copies)
-            await servers.ask(b"HSET", self._acts.meta, b"copied", said.epoch, key=self._acts.meta)
-        return said.epoch
+        if int(said.buckets) == len(self._acts.buckets):
+            return stored
+        self._acts.divide(int(said.buckets))
+        return await stored_epochs(servers, self._acts)
+
+    async def _copy_epoch(self, servers: Transport, epoch: str) -> None:
+        """Tell every bucket the epoch that meta has, and then meta that they know it."""
+        copies = (servers.ask(b"SET", bucket.epoch, epoch, key=bucket.epoch) for bucket in self._acts.buckets)
+        await asyncio.gather(*copies)
+        await servers.ask(b"HSET", self._acts.meta, b"copied", epoch, key=self._acts.meta)
 
     def _opened(self, done: str) -> Transport:
         self.refuse_closed(done)

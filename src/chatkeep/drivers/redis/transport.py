@@ -366,7 +366,8 @@ class Servers:
         """Run a script where its keys are."""
         keys, names = act.home.keys, act.home.names
         count = 3 + len(keys) + len(names) + len(act.arguments)
-        packed = b"*%d\r\n%b%b" % (count, _opening(act.script, act.home), pack_arguments(act.arguments))
+        opening = _opening if act.home.kept else _opening.__wrapped__
+        packed = b"*%d\r\n%b%b" % (count, opening(act.script, act.home), pack_arguments(act.arguments))
         return self._put(packed, act, key_slot(keys[0]) if self.site.cluster else None)
 
     def ask(self, *command: Argument, key: bytes = b"", address: Address | None = None) -> asyncio.Future[Any]:

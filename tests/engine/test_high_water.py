@@ -1,0 +1,98 @@
+"""Nothing is ended for good by a clock that is suddenly ahead."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import pytest
+
+from chatkeep import Turn
+from chatkeep.engine import high_water
+
+from ..support.clock import Clock
+from ..support.waiting import nothing_happens_for, until
+
+YEAR_S = 365 * 86_400.0
+ENDS: dict[str, Any] = {"session_ttl": "30m", "retention": "30d", "forget_after": "60d"}
+
+
+async def bot(turn: Turn[dict[str, Any]]) -> str:
+    """Remembers, and sets a reminder when it is asked to."""
+    turn.state["seen"] = True
+    if turn.text == "remind":
+        turn.remind("1h", "later")
+    return "ok"
+
+
+async def test_a_clock_that_is_a_year_ahead_ends_nothing(opened: Any) -> None:
+    """The store is used; then somebody opens it whose clock is wrong. Messages are answered meanwhile, reminders come."""
+    right = await opened(bot, **ENDS)
+    for name in ("ada", "bob"):
+        await right.receive(name, "hi")
+    await right.receive("zoe", "remind")
+    wrong = await opened(bot, clock=lambda: time.time() + YEAR_S, **ENDS)
+    await until(lambda: has_event(wrong, "zoe"))
+    assert "ok" == (await wrong.receive("eve", "hi")).replies[0].text
+    await nothing_happens_for(0.5)
+    await wrong.close()
+
+    for name in ("ada", "bob"):
+        found = await right.conversation(name)
+        assert ({"seen": True}, 2) == (found.state, len(found.messages))
+        assert 2 == len([message async for message in right.history(name)])
+    assert {"seen": True} == (await right.conversation("zoe")).state
+
+
+async def test_a_store_that_was_not_used_for_long_is_ended_after_a_while(
+    opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock was right all along: it is believed when it has said so for as long as that takes."""
+    monkeypatch.setattr(high_water, "PROBATION_S", 0.6)
+    monkeypatch.setattr(high_water, "LOOK_S", 0.05)
+    earlier = await opened(bot, clock=lambda: time.time() - YEAR_S, **ENDS)
+    await earlier.receive("ada", "hi")
+    await earlier.close()
+    began = time.monotonic()
+    later = await opened(bot, **ENDS)
+    await until(lambda: is_gone(later, "ada"))
+
+    assert time.monotonic() - began > 0.5
+
+
+async def test_a_clock_is_not_believed_while_somebody_is_there_who_says_otherwise(
+    opened: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And an error names the two of them."""
+    monkeypatch.setattr(high_water, "PROBATION_S", 0.3)
+    monkeypatch.setattr(high_water, "LOOK_S", 0.05)
+    monkeypatch.setattr(high_water, "STEP_S", 0.05)
+    right = await opened(bot, **ENDS)
+    await right.receive("ada", "hi")
+    wrong = await opened(bot, clock=lambda: time.time() + YEAR_S, **ENDS)
+    with caplog.at_level(logging.ERROR, "chatkeep"):
+        await until(lambda: "364 days" in caplog.text or "365 days" in caplog.text)
+    await nothing_happens_for(1.0)
+
+    assert 2 == len([message async for message in wrong.history("ada")])
+    assert "another process" in caplog.text
+
+
+async def test_a_program_may_turn_its_own_clock(opened: Any) -> None:
+    """As tests do: what is over then is ended at once, also before anything else was looked at."""
+    clock = Clock()
+    keep = await opened(bot, clock=clock, **ENDS)
+    await keep.receive("ada", "hi")
+    clock.now += YEAR_S
+    await until(lambda: is_gone(keep, "ada"))
+
+
+async def has_event(keep: Any, conversation: str) -> bool:
+    """Whether a reminder has come."""
+    return "event" in [message.role async for message in keep.history(conversation)]
+
+
+async def is_gone(keep: Any, conversation: str) -> bool:
+    """Whether there is no such conversation."""
+    return await keep.conversation(conversation) is None
