@@ -101,7 +101,7 @@ class Watch:
         self._fresh = False  # the cache is as new as what we were told of
         self._erased = self._over = False
         self._typing = False
-        self._reply = self._turn = ""  # which streamed reply is shown,
+        self._reply = ("", "")  # the id of the streamed reply that is shown, its turn,
         self._shown: list[int] = []  # and how much of each of its parts was
 
     async def __aenter__(self) -> Watch:
@@ -199,7 +199,7 @@ class Watch:
         for message in known:
             if message.role not in ASKING:  # who reads a reply knows the state that the reply was recorded with
                 state = self._tell_state(state, events)
-            if message.id == self._reply:  # what came last comes as a piece too
+            if message.id == self._reply[0]:  # what came last comes as a piece too
                 self._tell_said(message.content, events)
             if message.role != "system":
                 events.append(message)
@@ -233,24 +233,25 @@ class Watch:
         said = find_said(snapshot)
         if said is not None:
             reply = reply_id(snapshot.row.incarnation, said.number)
-            if reply != self._reply:
-                self._reply, self._turn, self._shown = reply, said.turn, []
+            if reply != self._reply[0]:
+                self._reply, self._shown = (reply, said.turn), []
             self._tell_said(said.content, events)
 
     def _tell_said(self, content: Content, events: list[Event]) -> None:
         """Tell what the reply that is being shown has said, *content*, as far as that was not told yet."""
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
         self._shown += [0] * (len(parts) - len(self._shown))
+        reply, turn = self._reply
         at = 0  # characters of text before
         for place, part in enumerate(parts):
             kind, shown = part.get("type"), self._shown[place]
             grows = part.get(kind) if kind in GROWING else None
             self._shown[place] = len(grows) if isinstance(grows, str) else 1
             if self._shown[place] > shown and isinstance(grows, str) and kind == "text":
-                events.append(Delta(self._turn, at + shown, grows[shown:], self._reply, place))
+                events.append(Delta(turn, at + shown, grows[shown:], reply, place))
             elif self._shown[place] > shown and isinstance(grows, str):
                 news = {"type": kind, str(kind): grows[shown:]}
-                events.append(PartSaid(self._turn, self._reply, place, news, shown))
+                events.append(PartSaid(turn, reply, place, news, shown))
             elif self._shown[place] > shown:
-                events.append(PartSaid(self._turn, self._reply, place, deepcopy(part)))
+                events.append(PartSaid(turn, reply, place, deepcopy(part)))
             at += len(grows) if isinstance(grows, str) and kind == "text" else 0
