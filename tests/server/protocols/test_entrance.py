@@ -172,6 +172,19 @@ async def test_a_visitor_begins_chats_and_sees_no_others() -> None:
     assert ("set-cookie" in elsewhere.headers, len(goes_on.json)) == (False, 2)
 
 
+async def test_a_visitor_whose_first_message_is_refused_sends_another() -> None:
+    """The chat is the visitor's all the same: else nobody could ever use it."""
+    bot = Bot()
+    async with served(bot.keep, anonymous=True, protocols=["aisdk"]) as server:
+        visitor = Client(server.port, "")
+        large = SAID | {"messages": [{"id": "m0", "role": "user", "parts": [{"type": "text", "text": "x" * 300_000}]}]}
+        refused = await visitor.ask("POST", "/api/chat", json.dumps(large).encode(), SAME_ORIGIN)
+        cookie = refused.headers["set-cookie"].partition(";")[0]
+        taken = await post(visitor, SAME_ORIGIN | {"Cookie": cookie})
+
+    assert (413, 200) == (refused.status, taken.status)
+
+
 async def test_a_chatkeep_that_is_not_open_says_so(caplog: pytest.LogCaptureFixture) -> None:
     """500 with what to do, and the lines for it in the log, once."""
     bot = Bot()

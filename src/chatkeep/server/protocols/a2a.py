@@ -190,7 +190,7 @@ class Agent:
         ended = Ended("accepted")
         if not settings_of(params).get("returnImmediately"):
             ended = await whole(task.answer())
-        return task.caller.hand_over(request, wire.as_json(rpc_result(id, {"task": task.shown(ended)})))
+        return wire.as_json(rpc_result(id, {"task": task.shown(ended)}))
 
     async def send_streaming_message(self, request: Request, id: Any, params: dict[str, Any]) -> Response:
         """Take a message, and stream what becomes of its task."""

@@ -95,13 +95,12 @@ class Caller(Struct, frozen=True):
         """Tell whether the right still stands, for streams that stay open."""
         return not self.principal.name or await self.access.holds(self.principal)
 
-    def hand_over(self, request: Request, response: Response) -> Response:
+    def hand_over(self, request: Request, response: Response) -> None:
         """Give a visitor's new token along with *response*: in a cookie to a page of this host, in a header to anybody else."""
-        if self.issued is None:
-            return response
+        assert self.issued is not None
         if not same_origin(request):
             response.headers[TOKEN_HEADER] = self.issued.token
-            return response
+            return
         mine = shared_cookie("", self.conversation)
         held = [name for name in cookies_named(request) if name not in (COOKIE, mine)]
         for name in held[: max(len(held) + 1 - SHARED_MOST, 0)]:  # all of them travel with each request: the oldest go
@@ -116,7 +115,6 @@ class Caller(Struct, frozen=True):
             httponly=True,
             samesite="lax",
         )
-        return response
 
 
 class Refusal(Struct, frozen=True):
@@ -157,9 +155,12 @@ class Entrance:
             async def answer(request: Request) -> Response:
                 request.scope["chatkeep.policy"], request.scope["chatkeep.begins"] = policy, begins
                 try:
-                    return await endpoint(request)
+                    response = await endpoint(request)
                 except (HTTPException, ChatkeepError) as fault:
-                    return self._refuse(self.refusal_of(fault))
+                    response = self._refuse(self.refusal_of(fault))
+                if (begun := request.scope.get("chatkeep.begun")) is not None:
+                    begun.hand_over(request, response)  # also where the message was refused: the conversation is there
+                return response
 
             answer.policy = policy  # type: ignore[attr-defined]
             return answer
@@ -218,7 +219,9 @@ class Entrance:
         if await self.core.exists("", conversation):
             raise unauthorized()  # an id alone is no right
         await self.core.create_for_visitor("", conversation)
-        return Caller(caller.tenant, conversation, principal, access, issued=await access.visit(conversation))
+        issued = await access.visit(conversation)
+        begun = request.scope["chatkeep.begun"] = Caller(caller.tenant, conversation, principal, access, issued=issued)
+        return begun
 
     def _access_of(self, request: Request) -> Access:
         access = getattr(getattr(request.scope.get("app"), "state", None), "access", None)

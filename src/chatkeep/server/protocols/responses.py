@@ -105,12 +105,12 @@ def routes(keep: Chatkeep[Any], *, path: str = PATH, authorize: Authorize | None
                     ended = await whole(answer)
             except TimeoutError:
                 pass
-            return caller.hand_over(request, wire.as_json(asked.response(ended)))
+            return wire.as_json(asked.response(ended))
         outcome = Outcome(receipt.status, receipt.replies) if receipt.duplicate else Outcome("accepted")
         response = asked.response(Ended(outcome.status, outcome.dead, outcome.replies))
         if response["status"] == "in_progress":
             response["status"] = "queued"
-        return caller.hand_over(request, wire.as_json(response))
+        return wire.as_json(response)
 
     async def asked_for(request: Request) -> tuple[Caller, Message]:
         """Let the caller in; the message that the response answers."""

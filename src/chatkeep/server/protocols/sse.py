@@ -56,7 +56,6 @@ class SSE(Response):
         self.headers.update({"cache-control": "no-store, no-transform", "x-accel-buffering": "no", **(headers or {})})
         self._caller, self._answer, self._write, self._first = caller, answer, write, first
         self._streams = getattr(getattr(request.scope.get("app"), "state", None), "streams", None)
-        caller.hand_over(request, self)
 
     def end(self, reason: str) -> None:
         """End it, because the server stops."""
