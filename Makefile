@@ -12,7 +12,7 @@ WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 QUICK := $(addprefix tests/,channels conversation drivers engine storage testing test_extras.py test_house.py test_invariants.py)
 OLD := import sys; sys.exit(sys.version_info < (3, 11) and "chatkeep needs Python 3.11 or newer; try make PYTHON=python3.12")
 
-.PHONY: demo quick test docs packaging load check bench bench-peers bench-pin soak pin clean
+.PHONY: demo quick test docs packaging load check bench bench-peers bench-pin soak soak-move pin clean
 
 $(READY): constraints.txt pyproject.toml
 	@$(PYTHON) -c '$(OLD)'
@@ -75,8 +75,13 @@ load: $(READY)  ## a thousand simulated customers, instances and databases that 
 	$(BIN)/python -m tests.support.simulation build/simulation postgresql --channel whatsapp
 	$(BIN)/python -m benchmarks.streams
 
-soak: $(READY)  ## the kill test on every engine, for a quarter of an hour
+soak: $(READY)  ## the kill tests on every engine, for half an hour
 	CHATKEEP_KILLS=1500 $(BIN)/python -m pytest tests/acceptance/test_kill.py -s
+	CHATKEEP_STREAM_KILLS=500 $(BIN)/python -m pytest tests/acceptance/test_kill_streams.py -s
+
+soak-move: $(READY)  ## a store with ten thousand conversations is moved around under load, killed on the way; then 100,000 are timed
+	CHATKEEP_MOVE_CONVERSATIONS=10000 $(BIN)/python -m pytest tests/acceptance/test_move.py -s -k under_load
+	$(BIN)/python -m benchmarks.moving 100000
 
 pin:  ## after a change of dependencies; needs uv
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from chatkeep import Chatkeep
-from chatkeep.testing.servers import PostgresServer, RedisServer, Server
+from chatkeep.testing.servers import DurableObjectServer, PostgresServer, RedisServer, Server, UpstashServer
 
 pytest.register_assert_rewrite("tests.support")  # what fails in there is shown as in a test
 
@@ -20,7 +20,17 @@ from .support.stores import FAST, STORES, store_url  # noqa: E402
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext
 
-SERVED = {"valkey", "postgres", "servers", "browser", "redis", "postgresql"}
+SERVED = {
+    "valkey",
+    "postgres",
+    "workerd",
+    "servers",
+    "browser",
+    "redis",
+    "postgresql",
+    "upstash",
+    "durable-object",
+}
 """The fixtures, and the kinds of store, with which a test needs a server or a browser."""
 
 
@@ -66,6 +76,9 @@ def sendable(value: Any) -> Any:
     return value
 
 
+LONG = {"test_backlog.py", "test_corners.py", "test_listing.py", "test_long_backlog.py"}
+"""Files whose tests do thousands of acts one after another: over REST they take minutes, and run the scripts that Redis runs."""
+
 CROSSING = {"acceptance", "cli", "client", "demos", "faults", "server", "web"}
 """Folders that `make quick` leaves out, whose tests start servers wherever they want, be it with `request.getfixturevalue`."""
 
@@ -81,6 +94,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         named = {folder, *getattr(item, "fixturenames", ()), *(value for value in values if isinstance(value, str))}
         if named & (SERVED | CROSSING):
             item.add_marker("server")
+    items[:] = [item for item in items if not (item.path.name in LONG and "[upstash" in item.name)]
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
@@ -105,9 +119,23 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="session")
+def upstash(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpstashServer]:
+    """A Redis over REST for the whole run; tests keep apart by their prefixes."""
+    with UpstashServer(tmp_path_factory.mktemp("upstash")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """A PostgreSQL for the whole run; tests keep apart by their schemas."""
     with PostgresServer(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def workerd() -> Iterator[DurableObjectServer]:
+    """A workerd with chatkeep's worker for the whole run; tests keep apart by their stores."""
+    with DurableObjectServer() as server:
         yield server
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
+import json
 import os
 import re
+import runpy
 import secrets
 import signal
 import subprocess
@@ -21,6 +23,7 @@ from starlette.testclient import TestClient
 
 import chatkeep
 from chatkeep import Chatkeep, Turn
+from chatkeep.testing.servers import UpstashServer
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -30,7 +33,10 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 ENVIRONMENT = {
     "APP_SECRET": "app secret",
     "BOT_TOKEN": "42:token",
+    "CHAT_KEY": "a secret of at least sixteen bytes",
     "TELEGRAM_SECRET": "hush",
+    "UPSTASH_REDIS_REST_TOKEN": "secret",
+    "UPSTASH_REDIS_REST_URL": "http://127.0.0.1:1",
     "WEBHOOK_SECRET": "whsec_" + "YWJj" * 8,
     "WHATSAPP_TOKEN": "token",
     "WHATSAPP_VERIFY_TOKEN": "hello",
@@ -215,6 +221,26 @@ async def log(url: str, conversation: str) -> list[str]:
         return [message.text async for message in keep.history(conversation)]
 
 
+def test_the_functions_of_the_page_answer(
+    tmp_path: Path, upstash: UpstashServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a store over REST whose address is in the variables of the platform: the plain handler, the application, and its cron."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"URL": f"http://127.0.0.1:{upstash.port}", "TOKEN": upstash.token}.items():
+        monkeypatch.setenv(f"UPSTASH_REDIS_REST_{name}", value)
+    names = run("docs/how-to/functions.md")
+    said = {"customer": secrets.token_hex(8), "text": "hello", "id": "1"}
+    first = names["handler"]({"body": json.dumps(said)}, None)
+    with TestClient(names["app"]) as http:
+        again = http.post("/hook", json=said).json()
+        second = http.post("/hook", json=said | {"id": "2"}).json()
+        done = http.post("/cron").json()
+
+    assert ["That was message 1."] == json.loads(first["body"]) == again
+    assert ["That was message 2."] == second
+    assert {"conversations": 0, "turns": 0, "done": True} == done
+
+
 def test_the_tests_of_the_page_pass(tmp_path: Path) -> None:
     """Those of docs/how-to/testing.md, by pytest."""
     code = "\n".join(block.code for block in ALL if block.page == "docs/how-to/testing.md")
@@ -251,6 +277,13 @@ def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
         assert not page.is_relative_to(DOCS) or target.is_relative_to(DOCS), f"{link} leads out of the site"
+
+
+def test_the_tables_of_stores_are_what_the_drivers_declare() -> None:
+    """`python tools/table_of_stores.py` writes them."""
+    page = (DOCS / "reference" / "stores.md").read_text()
+
+    assert runpy.run_path(str(ROOT / "tools" / "table_of_stores.py"))["written"](page) == page
 
 
 def test_code_names_pages_that_there_are() -> None:

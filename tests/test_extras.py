@@ -29,8 +29,10 @@ LIBRARIES = {
     "client": ["aiohttp", "yarl"],
     "channels": ["aiohttp", "aiolimiter"],
     "agents": ["pydantic_ai"],
+    "cookie": ["cryptography"],
     "redis": ["redis", "hiredis"],
     "postgres": ["asyncpg"],
+    "durable-object": ["httptools"],
     "telemetry": ["opentelemetry"],
 }
 
@@ -44,6 +46,7 @@ USES = {
     "client": ["import chatkeep.client", "import chatkeep.client.link", "import chatkeep.testing.loadtest"],
     "channels": ["from chatkeep.channels.outlet import ChannelOutlet", "import chatkeep.channels.sender"],
     "agents": ["from chatkeep.demos.concierge import build"],
+    "cookie": ["from chatkeep.cookie import CookieChat"],
     "redis": [
         "Chatkeep('redis://127.0.0.1:1/0')",
         "Chatkeep('rediss://127.0.0.1:1/0')",
@@ -52,6 +55,7 @@ USES = {
         "import chatkeep.drivers.redis.transport",
     ],
     "postgres": ["Chatkeep('postgresql://a@127.0.0.1:1/a')", "import chatkeep.drivers.postgresql"],
+    "durable-object": ["Chatkeep('durable-object://a@127.0.0.1:1')", "import chatkeep.drivers.durable_object.http"],
 }
 
 COMMANDS = {

@@ -103,6 +103,13 @@ export interface Events {
   conversation: string;
 }
 
+/** Whether somebody answers; *number*: the first message that this is about; *reply*: the id that its streamed reply will have. */
+export interface Answering {
+  status: "running" | "waiting" | "paused" | "set aside" | "idle";
+  number?: number;
+  reply?: string;
+}
+
 /** A conversation, in this tab. All tabs of one browser on the same `name`, or with the same subject's token for one conversation, agree. */
 export class Chat<State = { [name: string]: Json }> extends EventTarget {
   /** In order: the log as far as it is loaded, a reply that is being made, what the server does not have yet. */
@@ -133,6 +140,14 @@ export class Chat<State = { [name: string]: Json }> extends EventTarget {
   discard(id: string): Promise<void>;
   /** Loads up to *limit* messages from before the first; answers whether there are more. */
   earlier(limit?: number): Promise<boolean>;
+  /** Takes back a message that waits for its turn: what it says is removed for good. Rejects when it is being answered, or was. */
+  withdraw(number: number): Promise<void>;
+  /** Says a message that waits for its turn anew: the new one goes to the end of what waits. */
+  amend(number: number, content: Content): Promise<{ id: string; number: number }>;
+  /** Ends the reply that is being made, and keeps what was said of it: *reply*, with `metadata.stopped`. */
+  stop(): Promise<{ stopped: boolean; reply: Message | null }>;
+  /** Whether somebody answers now, on whichever server. */
+  answering(): Promise<Answering>;
   /** A link that opens this conversation in another browser: once, within ten minutes, with the same rights, by default. */
   share(options?: { scopes?: string[]; expires_in?: number; uses?: number }): Promise<string>;
   slot<Name extends keyof State & string>(name: Name): Slot<State[Name]>;

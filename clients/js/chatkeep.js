@@ -129,6 +129,24 @@ export class Chat extends EventTarget {
     return this.more;
   }
 
+  async withdraw(number) {
+    await this.#here(`/waiting/${number}`, { method: "DELETE" });
+  }
+
+  async amend(number, content) {
+    return this.#json(`/waiting/${number}`, { method: "PUT", body: { content } });
+  }
+
+  async stop() {
+    if (!this.#me.id) return { stopped: false, reply: null };
+    return this.#json("/stop", { method: "POST" });
+  }
+
+  async answering() {
+    if (!this.#me.id) return { status: "idle" };
+    return this.#json("/answering");
+  }
+
   async share(options = {}) {
     if (!this.#me.id) throw new Error("There is nothing to share yet: send a message first.");
     const { share } = await this.#json("/shares", { method: "POST", body: { scopes: this.#me.scopes.filter((scope) => scope !== "share"), ...options } });

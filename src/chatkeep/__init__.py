@@ -1,8 +1,12 @@
 """Durable conversation state for chatbots."""
 
 from .app import Chatkeep, Reply, Statistics
+from .conversation.merge import MISSING
+from .conversation.once import Call
 from .conversation.outbox import Delivery, DeliveryStatus
+from .conversation.saves import Saved, SavedMessage
 from .engine.instruments import Arrival, Instrument
+from .engine.statistics import Tended
 from .engine.turn import Turn
 from .errors import (
     BadKey,
@@ -13,9 +17,13 @@ from .errors import (
     DeliveryFailed,
     Duplicate,
     HandlerFailed,
+    InDoubt,
     KeyReused,
     Misconfigured,
+    Moved,
+    NotDone,
     NotOpen,
+    NotWaiting,
     OtherOwner,
     Overloaded,
     Replaced,
@@ -27,6 +35,8 @@ from .errors import (
     UsageError,
 )
 from .model import (
+    Answering,
+    AnsweringStatus,
     Content,
     Conversation,
     DeadLetter,
@@ -35,20 +45,30 @@ from .model import (
     Event,
     Message,
     Part,
+    PartSaid,
     Receipt,
     Redacted,
     Role,
     StateChanged,
     Status,
+    Stopped,
     Typing,
 )
+from .people.lists import Changed, Summary
+from .people.surface import Lost, MergedSlot
+from .people.user import User
 from .settings import Duration, Flags, OnOutage, Options, Overlap, Settings
 from .tenant import Tenant, Unread
 
 __all__ = [
+    "MISSING",
+    "Answering",
+    "AnsweringStatus",
     "Arrival",
     "BadKey",
     "BadMessage",
+    "Call",
+    "Changed",
     "Chatkeep",
     "ChatkeepError",
     "Conflict",
@@ -66,28 +86,40 @@ __all__ = [
     "Event",
     "Flags",
     "HandlerFailed",
+    "InDoubt",
     "Instrument",
     "KeyReused",
+    "Lost",
+    "MergedSlot",
     "Message",
     "Misconfigured",
+    "Moved",
+    "NotDone",
     "NotOpen",
+    "NotWaiting",
     "OnOutage",
     "Options",
     "OtherOwner",
     "Overlap",
     "Overloaded",
     "Part",
+    "PartSaid",
     "Receipt",
     "Redacted",
     "Replaced",
     "Reply",
     "Role",
+    "Saved",
+    "SavedMessage",
     "Settings",
     "StateChanged",
     "Statistics",
     "Status",
+    "Stopped",
     "StoreError",
+    "Summary",
     "Tenant",
+    "Tended",
     "TooLarge",
     "Turn",
     "Typing",
@@ -96,6 +128,7 @@ __all__ = [
     "Unread",
     "Unsupported",
     "UsageError",
+    "User",
 ]
 
 __version__ = "0.2.0"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from os import PathLike, fspath
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack, cast, overload
+from typing import Any, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
 from msgspec import Struct
 
 from .conversation.keys import key_for
+from .conversation.merge import Rule, check_rules
+from .conversation.once import Call
 from .conversation.outbox import Outlet
 from .conversation.state import StateCodec
 from .core import Core
@@ -19,11 +22,12 @@ from .drivers.base import Driver, Index
 from .engine.engine import Engine
 from .engine.hooks import Handler, handler_for
 from .engine.instruments import Instrument
-from .engine.statistics import EngineStatistics
+from .engine.once import Ledger, Tool, make_once
+from .engine.statistics import EngineStatistics, Tended
 from .engine.turn import Turn
 from .errors import Misconfigured, UsageError
 from .model import Content, Conversation, DeadLetter, Part, State
-from .settings import Options, seconds, settings_from, store_url
+from .settings import Duration, Options, duration_fault, seconds, settings_from, store_url
 from .storage.cache import Cache, CacheStatistics
 from .storage.store import Store
 from .tenant import LETTERS, Surface, Tenant, Unread, skips_unread
@@ -31,7 +35,9 @@ from .tenant import LETTERS, Surface, Tenant, Unread, skips_unread
 Reply = Content | Part | Sequence[Content | Part] | None
 """What a handler may return."""
 
-Said = TypeVar("Said", bound=Reply | Awaitable[Reply] | AsyncIterator[str])
+P = ParamSpec("P")
+T = TypeVar("T")
+Said = TypeVar("Said", bound=Reply | Awaitable[Reply] | AsyncIterator[str | Part | None])
 
 
 class Statistics(Struct, frozen=True):
@@ -71,6 +77,10 @@ class Chatkeep(Surface[State]):
         upgrades: For each older schema n, a function from the plain JSON value of n to that of n + 1; run when a
             state is next loaded.
 
+        merge_rules: How `merge` puts changes of a slot together, by the slot's name: "later" (the default: where both have changed
+            the same, the later one stands), "union" (of lists, all items), "sum", "max" (of numbers), or a function that is
+            given base, earlier and later value, each perhaps `MISSING`, and returns the one that stands.
+
         clock: The time, in seconds since 1970.
 
         options: See `Settings`.
@@ -86,6 +96,7 @@ class Chatkeep(Surface[State]):
         state: type[State] | None = None,
         schema: int = 1,
         upgrades: Mapping[int, Callable[[Any], Any]] | None = None,
+        merge_rules: Mapping[str, Rule] | None = None,
         clock: Callable[[], float] = time.time,
         **options: Unpack[Options],
     ) -> None:
@@ -98,7 +109,12 @@ class Chatkeep(Surface[State]):
         driver = driver_for(url) if isinstance(url, str) else url
         patience_s = seconds(settings.store_timeout)
         store = Store(
-            driver, cache=cache, window=settings.history, message_limit=settings.message_limit, patience_s=patience_s
+            driver,
+            cache=cache,
+            window=settings.history,
+            message_limit=settings.message_limit,
+            patience_s=patience_s,
+            another=partial(driver_for, url) if isinstance(url, str) else None,
         )
         if settings.cache is not None:
             from .storage.shared_cache import SharedCache  # an extra: imported only where it is wanted
@@ -110,6 +126,7 @@ class Chatkeep(Surface[State]):
 
             journal = Spool(settings.journal)
         super().__init__(Engine(store, settings, states, journal=journal, clock=clock), "")
+        self._engine.changes.rules = check_rules(merge_rules or {})
         self._core = Core(self._engine, url if isinstance(url, str) else type(url).__name__)
 
     @property
@@ -121,7 +138,8 @@ class Chatkeep(Surface[State]):
         """
         Decorate the bot: takes a `Turn`, returns the reply.
 
-        A reply is text, a JSON part (a dict), a list of these, or None; an async generator of text makes one reply. A
+        A reply is text, a JSON part (a dict), a list of these, or None; an async generator of text and parts makes one reply, which is
+        shown while it is made; see `turn.said`. A
         plain function runs in a thread. State and replies are recorded when it returns; when it raises, nothing is.
         """
         if self._engine.turns.handler is not None:
@@ -164,6 +182,54 @@ class Chatkeep(Surface[State]):
             raise Misconfigured("There is an on_failure hook already; a Chatkeep has one.")
         self._engine.turns.on_failure = self._awaitable(hook)
         return hook
+
+    @overload
+    def once(self, function: Tool[P, T], /) -> Tool[P, T]: ...
+
+    @overload
+    def once(
+        self,
+        function: None = None,
+        /,
+        *,
+        done: Callable[[Call], Any] | None = None,
+        failed: tuple[type[Exception], ...] = (),
+    ) -> Callable[[Tool[P, T]], Tool[P, T]]: ...
+
+    def once(
+        self,
+        function: Tool[P, T] | None = None,
+        /,
+        *,
+        done: Callable[[Call], Any] | None = None,
+        failed: tuple[type[Exception], ...] = (),
+    ) -> Tool[P, T] | Callable[[Tool[P, T]], Tool[P, T]]:
+        """
+        Decorate a tool that must not run twice, such as a charge: any async function that is called in a turn, by the handler or by a
+        framework that it uses.
+
+            @keep.once
+            async def charge(amount: int, card: str) -> str: ...
+
+        Promised: that it begins is in the log before it does, and its result before it is given. A turn that is tried again, here or
+        elsewhere, or replayed, gets the recorded result for the same call: the same tool with the same arguments, the so manieth
+        of these in the turn. A call that began and did not end, because its process died, its time was over or it raised, is in
+        doubt, and is not made again: `InDoubt` is raised, unless *done* settles it. The message is set aside then; `doubts` lists
+        it, `settle` says how it has ended, `replay` answers the message.
+
+        Not promised: anything between runs that call the tool with other arguments, as a model may; those are other calls.
+
+        Args:
+            done: Settles a call in doubt by asking the other side: takes the `Call`, returns the result if it was done, raises
+                `NotDone` if it certainly was not; whatever else it raises leaves the doubt.
+
+            failed: Exceptions of the tool that say for certain that nothing was done, beside `NotDone`.
+        """
+
+        def decorated(tool: Tool[P, T]) -> Tool[P, T]:
+            return make_once(Ledger(self._engine.shared), tool, done, failed)
+
+        return decorated if function is None else decorated(function)
 
     def deliver(self, outlet: Outlet) -> None:
         """
@@ -256,6 +322,34 @@ class Chatkeep(Surface[State]):
     async def resume_all(self, *, unread: Unread = "answer") -> None:
         """Lift `pause_all`; see `resume`. Tenants and conversations that are paused themselves stay so."""
         await self._opened.changes.resume(None, skips=skips_unread(unread))
+
+    async def tend(self, *, within: Duration | None = None, thorough: bool = False) -> Tended:
+        """
+        Do everything that is due, and return what was done: messages that wait for an answer, reminders, retries, replies that
+        have to go out, sessions and logs whose time is over.
+
+        For a `Chatkeep(..., background=False)`, which looks for nothing by itself: call it from a cron, once a minute say. Several
+        may run at once; each conversation is looked after by one. A message whose handler fails is tried again by the next call.
+
+        Args:
+            within: How long it may take; what it has not come to stays due. A turn that has begun is let finish when the
+                Chatkeep is closed.
+
+            thorough: Goes through the whole store, too, for conversations that were last written before `session_ttl`,
+                `retention` or `forget_after` was set. Once after such a change is enough.
+
+        Raises:
+            UsageError: Where it works in the background, and does all this by itself.
+
+            Unavailable: The store does not answer; nothing is lost.
+        """
+        if self.settings.background:
+            raise UsageError(
+                "This Chatkeep looks after everything by itself. `tend` is for Chatkeep(..., background=False). Nothing was done."
+            )
+        if within is not None and (fault := duration_fault(within, "")):
+            raise UsageError(f"within: {fault}. Nothing was done.")
+        return await self._opened.sweeper.tend(None if within is None else seconds(within), thorough=thorough)
 
     async def open(self) -> None:
         """

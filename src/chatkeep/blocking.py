@@ -44,8 +44,14 @@ class _BlockingSurface(Generic[State]):
     dead_letters = blocking(Surface.dead_letters)
     replay = blocking(Surface.replay)
     dismiss = blocking(Surface.dismiss)
+    doubts = blocking(Surface.doubts)
+    settle = blocking(Surface.settle)
     deliveries = blocking(Surface.deliveries)
     resend = blocking(Surface.resend)
+    withdraw = blocking(Surface.withdraw)
+    amend = blocking(Surface.amend)
+    stop = blocking(Surface.stop)
+    answering = blocking(Surface.answering)
     pause = blocking(Surface.pause)
     resume = blocking(Surface.resume)
 
@@ -86,6 +92,7 @@ class BlockingChatkeep(_BlockingSurface[State]):
     pause_all = blocking(Chatkeep.pause_all)
     resume_all = blocking(Chatkeep.resume_all)
     backup = blocking(Chatkeep.backup)
+    tend = blocking(Chatkeep.tend)
     query = blocking(Chatkeep.query)
 
     def tenant(self, name: str) -> BlockingTenant[State]:

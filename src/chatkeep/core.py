@@ -9,12 +9,16 @@ from msgspec import Struct
 
 from .conversation.keys import LONGEST_ID, key_for, refuse_reserved
 from .conversation.outbox import Outlet
+from .conversation.saves import Saved
+from .conversation.snapshots import Outcome, Snapshot
 from .conversation.state import StateCodec
-from .drivers.base import Ability, Driver, Finding, Key, mark_of
+from .drivers.base import Ability, Driver, Entry, Finding, Key, Row, mark_of
 from .engine.engine import Engine
-from .engine.outcomes import page_dead_letters
+from .engine.outcomes import page_dead_letters, read_outcome
 from .engine.watch import Watch
 from .model import Content, DeadLetter, OffBy, Receipt, Role, State
+from .people.claims import Claims
+from .people.saving import save
 from .storage.audit import AuditLog
 from .storage.records import Records
 
@@ -78,7 +82,8 @@ class Core(Generic[State]):
         if not engine.outage:
             return ""
         if engine.store.replaced:
-            return "the store was emptied, or another one has taken its place"
+            moved = "the store was moved to another one"
+            return moved if engine.store.moved else "the store was emptied, or another one has taken its place"
         if not engine.is_open:
             return "the Chatkeep is not open; the application has to open it in its lifespan"
         if not engine.reached:
@@ -110,10 +115,41 @@ class Core(Generic[State]):
         """Create a conversation for somebody whom nobody knows; see the setting `forget_visitors`."""
         await self._opened.changes.create(key_for(tenant, conversation), owner="", visitor=True)
 
+    async def adopt(self, row: Row, entries: list[Entry]) -> bool:
+        """Put in a conversation that was kept elsewhere before, as it is; see `Store.adopt`."""
+        return await self._opened.store.adopt(row, entries)
+
     async def exists(self, tenant: str, conversation: str) -> bool:
         """Tell whether there is such a conversation; asks the store unless it was seen lately."""
         key, store = key_for(tenant, conversation), self._opened.store
         return (store.cached(key) or await store.load(key)) is not None
+
+    async def find_owner(self, tenant: str, conversation: str) -> str | None:
+        """Return whose a conversation is, as the store has it; None when there is none."""
+        row = await self._opened.store.row(key_for(tenant, conversation))
+        return None if row is None else row.owner
+
+    async def find_user(self, tenant: str, name: str) -> str:
+        """Return the user that has what is *name*'s: itself, unless it was claimed."""
+        return await Claims(self._opened.store, tenant, clock=self.clock).find_user(name)
+
+    async def give_owner(self, tenant: str, conversation: str, owner: str) -> None:
+        """Make a conversation that a visitor began, and that is nobody's, *owner*'s."""
+        await Claims(self._opened.store, tenant, clock=self.clock).adopt(key_for(tenant, conversation), owner)
+
+    async def save(
+        self,
+        tenant: str,
+        conversation: str,
+        messages: list[dict[str, Any]],
+        *,
+        look: Callable[[Snapshot], None],
+        **told: Any,
+    ) -> Saved:
+        """As `Tenant.save`, when *look*, given what is there, raises nothing; with what else a client may save."""
+        if told.get("owner"):
+            key_for("", told["owner"])
+        return await save(self._opened, key_for(tenant, conversation), messages, look=look, **told)
 
     async def dead_letters(self, tenant: str, *, after: str, limit: int) -> tuple[list[DeadLetter], str | None]:
         """Return a page of a tenant's dead letters, for a server: it looks at LOOKED_AT conversations behind *after* at most.
@@ -131,6 +167,16 @@ class Core(Generic[State]):
         key, engine = key_for(tenant, conversation), self._opened
         cached = engine.store.cached(key)
         return engine.pauses.covers(key) if cached is None else engine.pauses.is_paused(cached)
+
+    async def find_outcome(self, tenant: str, conversation: str, number: int) -> Outcome | None:
+        """Tell what became of message *number*, with status "accepted" while it waits for an answer and "paused" where the bot is
+        silent; None where there is no such message any more. Asks the store."""
+        engine = self._opened
+        snapshot = await engine.store.load(key_for(tenant, conversation))
+        if snapshot is None or snapshot.row.head < number:
+            return None
+        found = await read_outcome(engine.store, snapshot, number)
+        return found or Outcome("paused" if engine.pauses.is_paused(snapshot) else "accepted")
 
     @property
     def audit(self) -> AuditLog:

@@ -9,9 +9,12 @@
         Unavailable     certainly not written: safe to try again
           Overloaded    this process has too much to do
           Replaced      another store answers where this one was: somebody has to look
+            Moved       what the store held is in another one now, which the message names
         Uncertain       perhaps written: run the same act again, or read
         Corrupt         there, and cannot be read; never treated as empty
       HandlerFailed     the bot's code raised; the message stays in the log
+      InDoubt           a tool that must not run twice may have run: somebody has to find out
+      NotDone           raised by such a tool, or its hook: it has certainly done nothing
       DeliveryFailed    the channel refused a reply; it stays undelivered
 
 Programs act on the class; people read the message, which says what is now true, names the key and offers the next step.
@@ -57,6 +60,10 @@ class OtherOwner(UsageError):
     def __init__(self, message: str, *, owner: str = "") -> None:
         super().__init__(message)
         self.owner = owner
+
+
+class NotWaiting(UsageError):
+    """The message does not wait any more: it is being answered, was answered, or was withdrawn."""
 
 
 class Unsupported(UsageError):
@@ -121,6 +128,10 @@ class Replaced(Unavailable):
     """
 
 
+class Moved(Replaced):
+    """What the store held was moved to another one, which the message names; nothing was written. Start again with that address."""
+
+
 class Uncertain(StoreError):
     """The store stopped answering in the middle: perhaps written. Send it again under the same id, or read."""
 
@@ -131,6 +142,22 @@ class Corrupt(StoreError):
 
 class HandlerFailed(ChatkeepError):
     """The bot's code raised (the cause is attached); the message stays in the log."""
+
+
+class InDoubt(ChatkeepError):
+    """A call that must not be made twice began and did not end: nobody knows whether it was done, and it was not made again.
+
+    *call* names it; *again*: the next attempt may know.
+    """
+
+    def __init__(self, message: str, *, call: str, again: bool = False) -> None:
+        super().__init__(message)
+        self.call = call
+        self.again = again
+
+
+class NotDone(ChatkeepError):
+    """Raised by a tool, or by its hook `done`, to say that for certain nothing was done."""
 
 
 class DeliveryFailed(ChatkeepError):

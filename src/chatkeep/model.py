@@ -106,6 +106,8 @@ class Conversation(Struct, Generic[State], frozen=True, kw_only=True):
     off_by: because of what. dead: numbers of messages that were set aside, until each is dismissed or its replay is answered.
     due_at: when it will be looked at next. fault: in a listing, why this one cannot be read; its state is then None and its
     counts say nothing. stale: the store is away, and this is what this process has seen last (on_outage="read").
+    waiting: the messages that wait for an answer, oldest first, as far as they are held (200, or somewhat more); the first may be
+    being answered.
     """
 
     tenant: str
@@ -124,6 +126,7 @@ class Conversation(Struct, Generic[State], frozen=True, kw_only=True):
     off_by: list[OffBy] = []
     fault: str = ""
     stale: bool = False
+    waiting: list[Message] = []
 
 
 class Typing(Struct, frozen=True):
@@ -133,11 +136,55 @@ class Typing(Struct, frozen=True):
 
 
 class Delta(Struct, frozen=True):
-    """A part of a reply that is being made in turn *turn*: what comes *at* that many characters; at 0 it begins anew."""
+    """A piece of the text of a reply that is being made in turn *turn*: what comes *at* that many characters of it.
+
+    reply: the id that the reply has when it is recorded; it begins with what was told of it. part: which of the reply's parts the
+    text is in, from 0, where the reply has parts.
+    """
 
     turn: str
     at: int
     text: str
+    reply: str = ""
+    part: int = 0
+
+
+class PartSaid(Struct, frozen=True):
+    """A part of a reply that is being made, and is not text: *content*, such as {"type": "tool_call", ...}; its place is *part*.
+
+    Of reasoning it is the piece that comes *at* that many characters. turn, reply: as `Delta` has them.
+    """
+
+    turn: str
+    reply: str
+    part: int
+    content: Part
+    at: int = 0
+
+
+AnsweringStatus = Literal["running", "waiting", "paused", "set aside", "idle"]
+
+
+class Answering(Struct, frozen=True):
+    """Whether somebody answers in a conversation now.
+
+    status: running (a handler is at work), waiting (a message waits for one: for a place, after a failure, or for an instance that
+    answers), paused (the bot is silent here), set aside (the last message was, after its last attempt), idle (nothing waits).
+    number: the first message that this is about, 0 where there is none. reply: the id that its reply will have, as soon as
+    something of a streamed one was said; else "".
+    """
+
+    status: AnsweringStatus
+    number: int = 0
+    reply: str = ""
+
+
+class Stopped(Struct, frozen=True):
+    """What a stop has done. stopped: something waited for its answer, and gets no more of it; reply: what was said of it by then, as
+    recorded, with `metadata["stopped"]`; None where nothing was."""
+
+    stopped: bool
+    reply: Message | None = None
 
 
 class StateChanged(Struct, frozen=True):
@@ -156,4 +203,4 @@ class Erased(Struct, frozen=True):
     """The conversation was erased; nothing comes after this."""
 
 
-Event = Message | StateChanged | Typing | Delta | Redacted | Erased
+Event = Message | StateChanged | Typing | Delta | PartSaid | Redacted | Erased

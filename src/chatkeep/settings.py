@@ -20,7 +20,8 @@ from msgspec import Struct
 from .conversation.snapshots import Policy
 from .errors import Misconfigured
 
-Overlap = Literal["queue", "debounce", "burst", "drop"]
+Overlap = Literal["queue", "debounce", "burst", "interrupt", "drop"]
+Interrupted = Literal["continue", "close"]
 OnOutage = Literal["refuse", "read", "journal"]
 OnReplaced = Literal["refuse", "reopen"]
 Outside = Literal["merge", "rerun"]
@@ -146,7 +147,13 @@ class Settings(Struct, frozen=True, kw_only=True):
         queue     each gets a turn of its own, in order
         burst     the first is answered at once; what comes meanwhile is answered together in the next turn
         debounce  waits until the user has been quiet for `quiet`, at most `max_wait`, then answers all together
+        interrupt what comes ends the running turn: what was said of its reply stays, as by `stop`; where nothing was said yet,
+                  all is answered together
         drop      what comes meanwhile is kept and shown, and not answered
+    interrupted: what becomes of a streamed reply of which something was shown when its handler failed, or its process died:
+        continue  the handler runs again and goes on from `turn.said`; one that does not look at that before it says something
+                  has its reply ended as with close
+        close     the reply ends with what was shown, and metadata "interrupted"; no handler is run for it again
     outside: what happens to a turn whose state was changed from outside while its handler ran (`change`, a slot saved on a page):
         merge     different members were changed: both changes are kept, and the replies; the same member: as rerun
         rerun     the turn is thrown away and the handler runs again on what is there now
@@ -168,6 +175,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     on_replaced: what happens when the store was emptied, or another one answers in its place, while it is open:
         refuse    `Replaced`, until the right one is back or this is opened anew: nothing begins afresh behind anybody's back
         reopen    what is there now is opened within a `poll` and begun with, for who rebuilds with `on_missing`
+    background: False where a process lives for one message, such as a function: nothing is looked for, heard or answered unless it is
+    asked for; `Chatkeep.tend` does what is due, and what is paused is looked at before a message is taken, if that was `poll` ago.
     journal: that file, one for each process and store. cache: a Redis or Valkey that instances share, redis://...,
     in front of the store; never trusted, and its loss costs only time. flags: see `Flags`.
     """
@@ -179,6 +188,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     history: int = 20
     history_bytes: int | None = None
     overlap: Overlap = "queue"
+    interrupted: Interrupted = "continue"
     quiet: Duration = "1.5s"
     max_wait: Duration = "10s"
     outside: Outside = "merge"
@@ -199,6 +209,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     store_timeout: Duration = "5s"
     on_outage: OnOutage = "refuse"
     on_replaced: OnReplaced = "refuse"
+    background: bool = True
     journal: str | None = None
     cache: str | None = None
     flags: Flags = Flags()
@@ -235,6 +246,7 @@ class Options(TypedDict, total=False):
     history: int
     history_bytes: int | None
     overlap: Overlap
+    interrupted: Interrupted
     quiet: Duration
     max_wait: Duration
     outside: Outside
@@ -255,6 +267,7 @@ class Options(TypedDict, total=False):
     store_timeout: Duration
     on_outage: OnOutage
     on_replaced: OnReplaced
+    background: bool
     journal: str | None
     cache: str | None
     flags: Flags | Mapping[str, Any]
@@ -292,6 +305,7 @@ DURATIONS = (
 NEVER_ZERO = ("retention", "forget_after", "forget_visitors", "turn_timeout", "poll", "max_wait")
 CHOICES = {
     "overlap": get_args(Overlap),
+    "interrupted": get_args(Interrupted),
     "on_outage": get_args(OnOutage),
     "on_replaced": get_args(OnReplaced),
     "outside": get_args(Outside),
@@ -371,6 +385,8 @@ def faults_of(name: str, value: object, source: str = "") -> list[str]:
         return [str(fault).removesuffix(". Nothing was changed.")]
     if name in LEAST and (not isinstance(value, int) or isinstance(value, bool) or value < LEAST[name]):
         return [f"{name} must be a whole number of at least {LEAST[name]}, not {value!r}"]
+    if name == "background" and not isinstance(value, bool):
+        return [f"background is true or false, not {value!r}"]
     if name in CHOICES and value not in CHOICES[name]:
         return [f"{name} is one of {', '.join(CHOICES[name])}, not {value!r}"]
     if name in ("journal", "cache", "failure_reply") and not (value is None or (isinstance(value, str) and value)):

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Generic, Literal, get_args
+from typing import Any, Literal, get_args
 
 from msgspec import structs
 
 from .conversation.keys import RESERVED, key_for, refuse_reserved
+from .conversation.once import Call
 from .conversation.outbox import Delivery, list_deliveries
 from .conversation.sessions import is_session_over
 from .conversation.snapshots import Snapshot, copy_messages, is_outbound, unread_messages
 from .drivers.base import Index, Key, Row
 from .engine.engine import Engine
-from .engine.outcomes import page_dead_letters, read_dead_letters, read_replays
+from .engine.once import Ledger
+from .engine.outcomes import page_dead_letters, read_answering, read_dead_letters, read_replays
 from .engine.watch import Watch
 from .errors import BadMessage, Corrupt, OtherOwner, Replaced, Unavailable, Unsupported, UsageError
-from .model import Content, Conversation, DeadLetter, Event, Message, Receipt, Role, State
+from .model import (
+    Answering,
+    Content,
+    Conversation,
+    DeadLetter,
+    Event,
+    Message,
+    Receipt,
+    Role,
+    State,
+    Stopped,
+)
+from .people.surface import PeopleSurface
 from .settings import Flag
 
 PAGE = 100
@@ -29,7 +43,7 @@ Unread = Literal["answer", "skip"]
 """What becomes of the messages that came in while the bot was paused."""
 
 
-class Surface(Generic[State]):
+class Surface(PeopleSurface[State]):
     """The conversations of one tenant: what `Chatkeep` and `Tenant` have in common."""
 
     def __init__(self, engine: Engine[State], tenant: str) -> None:
@@ -207,10 +221,10 @@ class Surface(Generic[State]):
         Return what happens in a conversation, as it happens, on whichever instance: `async for event in keep.events("ada")`.
 
         Promised: every `Message` of the log but chatkeep's own notes, in order, each once, from number *after* on (None:
-        what comes from now on), also after outages of the store. `StateChanged` when the state is another. `Typing` and
-        `Delta` show a turn that runs and are kept nowhere: pieces of a streamed reply may begin again at 0, and the
-        message that follows replaces them. Other instances' pieces are seen only on stores that announce changes. Ends
-        with `Erased`, or when this Chatkeep is closed.
+        what comes from now on), also after outages of the store. `StateChanged` when the state is another, before the reply
+        that it was recorded with. `Typing` shows that a turn runs; `Delta` and `PartSaid` are pieces of a streamed reply, from its
+        beginning on, each once: they are shown when they are durable, and the reply that is recorded, under the id that they name,
+        begins with them, whoever dies meanwhile. Ends with `Erased`, or when this Chatkeep is closed.
         """
         async with Watch(self._engine.live, self._key(conversation), after) as watch:
             while (events := await watch.next(WAIT_S)) is not None:
@@ -361,6 +375,23 @@ class Surface(Generic[State]):
                 f"{conversation}: message {number} was not set aside; nothing was done. The list of dead letters has the numbers."
             )
 
+    async def doubts(self, conversation: str) -> list[Call]:
+        """Return the calls of tools that must not run twice (`Chatkeep.once`) that have begun and not ended, oldest first.
+
+        One that runs just now is among them.
+        """
+        return await Ledger(self._opened.shared).read(self._key(conversation))
+
+    async def settle(self, conversation: str, call: str, *, done: bool, result: Any = None) -> None:
+        """
+        Say how a call in doubt has ended: it was *done*, with this *result* (as JSON has it), or not, and may be made again.
+
+        It is noted in the log. The turn that asks for it next goes by that; a message that was set aside wants a `replay`. Raises
+        `UsageError` where no call of that name is in doubt.
+        """
+        ledger = Ledger(self._opened.shared)
+        await ledger.settle(self._key(conversation), call, done=done, result=result, by="operator")
+
     async def deliveries(self, conversation: str, *, limit: int = 200) -> list[Delivery]:
         """
         How the sending of each reply stands, among the last *limit* entries of the log, oldest first.
@@ -393,6 +424,43 @@ class Surface(Generic[State]):
                 f"{conversation}: message {number} is no reply in its log; nothing was sent. The list of its deliveries has the numbers."
             )
         await self._opened.changes.resend(key, number)
+
+    async def withdraw(self, conversation: str, number: int) -> None:
+        """
+        Take back a message that waits for its turn: what it says is removed for good, as by `redact`, and nobody answers it.
+
+        `conversation.waiting` has the numbers. Raises `NotWaiting` when it is being answered, or was; use `stop` to end the reply to
+        the one that is being answered. Twice is fine.
+        """
+        await self._opened.changes.withdraw(self._key(conversation), number)
+
+    async def amend(self, conversation: str, number: int, content: Content) -> Receipt:
+        """
+        Say a message that waits for its turn anew: the old one is withdrawn, and a new one with *content* goes to the end of what
+        waits, in the same act; its `metadata["amends"]` is the number of the old one.
+
+        Twice with the same content is once. Raises `NotWaiting` as `withdraw` does, `BadMessage` and `TooLarge` as `accept` does.
+        """
+        return await self._opened.changes.amend(self._key(conversation), number, content)
+
+    async def stop(self, conversation: str) -> Stopped:
+        """
+        End the reply that is being made, whichever instance makes it.
+
+        What was said of a streamed reply by then is recorded as the reply, with `metadata["stopped"]`; nobody has seen more of it.
+        Where nothing was said yet, the message is passed over (status "dropped"). Durable when this returns: the handler is cancelled
+        right after, wherever it runs, and nothing that it does has an effect any more; a plain function in a thread runs to its end
+        in vain. A message that waits for its turn, or for another try, is stopped like one that is answered; messages behind it are
+        answered. Nothing is changed where nothing waits; a call of `receive` that answers before the message is in the log
+        (`quick`) is over before anybody could stop it.
+        """
+        return await self._opened.changes.stop(self._key(conversation))
+
+    async def answering(self, conversation: str) -> Answering:
+        """Return whether somebody answers in a conversation now, on whichever instance: see `Answering`. Asks the store."""
+        engine, key = self._opened, self._key(conversation)
+        here = key in engine.workers.by_key
+        return await read_answering(engine.store, key, pauses=engine.pauses, leases=engine.leases, here=here)
 
     async def pause(self, conversation: str | None = None) -> None:
         """
@@ -454,6 +522,7 @@ class Surface(Generic[State]):
             dead=list(record.dead),
             updated_at=row.updated_at,
             due_at=_due_at(row),
+            waiting=copy_messages(unread_messages(snapshot)),
         )
 
 

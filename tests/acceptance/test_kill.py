@@ -20,7 +20,7 @@ def killing(folder: Path, *options: str, kills: int = 12) -> subprocess.Complete
     """Runs the supervisor in a process of its own."""
     command = [sys.executable, "-m", "tests.support.killing", str(folder), *options, "--kills", str(kills)]
     root = Path(__file__).parents[2]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60 + 2 * kills, cwd=root, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120 + 2 * kills, cwd=root, check=False)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from chatkeep.channels import Instagram, Messenger, Received, Unknown, Webhook, WhatsApp
 from chatkeep.channels.graphemes import is_boundary
 from chatkeep.channels.outlet import ChannelOutlet
-from chatkeep.channels.parts import TextLimit, in_bytes, in_units
+from chatkeep.channels.parts import TextLimit, in_bytes, in_units, parts_of, plain
 from chatkeep.channels.telegram import TEXT as TELEGRAM_TEXT
 from chatkeep.channels.whatsapp import BODY, BUTTON, TEXT
 from chatkeep.errors import Misconfigured, Unsupported
@@ -504,3 +504,21 @@ async def test_no_second_has_more_requests_than_the_platform_publishes(name: str
 
     assert 1 <= at_once <= limiter.max_rate
     assert limiter.max_rate + limiter.max_rate / limiter.time_period <= published
+
+
+def test_how_a_reply_came_about_stays_here() -> None:
+    """Reasoning and tools are not sent to customers; sources are text, files are documents."""
+    parts = parts_of(
+        [
+            {"type": "reasoning", "reasoning": "hm"},
+            {"type": "tool_call", "id": "1", "name": "weather", "arguments": {}},
+            {"type": "tool_result", "id": "1", "result": 21},
+            {"type": "text", "text": "21 degrees"},
+            {"type": "source", "title": "Weather", "url": "https://example.com"},
+            {"type": "file", "url": "https://example.com/a.pdf", "media_type": "application/pdf"},
+        ]
+    )
+
+    text, source, file = map(plain, parts)
+    assert ["21 degrees", "Weather\nhttps://example.com"] == [text["text"], source["text"]]
+    assert ("document", "https://example.com/a.pdf") == (file["type"], file["url"])

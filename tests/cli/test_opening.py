@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from chatkeep import Chatkeep, Turn
+from chatkeep.cli.opening import without_secret
 
 from ..support.program import PATIENCE_S, PROGRAM, plain_environment
 
@@ -119,3 +120,19 @@ def test_no_command_names_a_function_of_python(store: Path) -> None:
         code, _, errors = ran(store.parent, *arguments, store=f"sqlite:///{store}")
 
         assert (True, False) == (code in (1, 2), "()" in errors), errors
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("upstash://s3cret@host:80?tls=no", "upstash://***@host:80?tls=no"),
+        ("upstash://:s3cret@host", "upstash://***@host"),
+        ("durable-object://s3cret@host", "durable-object://***@host"),
+        ("redis://me:s3cret@host/0", "redis://me:***@host/0"),
+        ("upstash://host", "upstash://host"),
+        ("chat.db", "chat.db"),
+    ],
+)
+def test_no_secret_of_a_url_is_shown(url: str, shown: str) -> None:
+    """A password, or the token that stands in its place."""
+    assert shown == without_secret(url)

@@ -100,7 +100,8 @@ async def test_what_happens_is_told_in_order(place: Place) -> None:
 
     assert list(range(3, 247)) == [message.number for message in messages(events)]
     assert log == messages(events)
-    assert {"count": 122} == [event.state for event in events if isinstance(event, StateEvent)][-1]
+    # (The state is told before the reply that it was recorded with.)
+    assert {"count": 123} == [event.state for event in events if isinstance(event, StateEvent)][-1]
     assert {True, False} == {event.on for event in events if isinstance(event, Typing)}
 
 

@@ -93,14 +93,14 @@ async def test_a_longer_answer_comes_word_by_word(tmp_path: Path) -> None:
                 elif isinstance(event, Message) and event.role == "assistant":
                     return
 
-    async with bot_on("tutoring", "memory://", tmp_path, pace_s=0.01) as keep:
+    async with bot_on("tutoring", "memory://", tmp_path, pace_s=0.03) as keep:
         watching = asyncio.create_task(watched(keep))
         await asyncio.sleep(0.05)
         said = (await keep.receive("ada", "tell me about Maya")).replies
         await asyncio.wait_for(watching, 5)
 
     assert 1 == len(said)
-    assert len(pieces) > 5
+    assert len(pieces) > 2
     assert said[0].text == "".join(pieces)
 
 

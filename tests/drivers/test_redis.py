@@ -1073,7 +1073,7 @@ def test_a_url_that_means_nothing_is_refused(url: str, said: str) -> None:
 
 async def test_a_newer_store_is_left_alone(driver: RedisDriver, server: RedisServer) -> None:
     """Another format, another number of buckets, or something else under that name."""
-    for field, value in (("format", "2"), ("buckets", "128")):
+    for field, value in (("format", "2"), ("buckets", "many"), ("buckets", "0"), ("buckets", "1025")):
         kept = {"format": "1", "buckets": "64"}[field]
         server.ask("HSET", "chatkeep:meta", field, value)
 

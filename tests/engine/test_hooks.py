@@ -108,14 +108,14 @@ async def test_a_stream_of_another_type_is_refused_at_that_piece(opened: Any) ->
 
     async def bot(turn: Turn[Any]) -> AsyncIterator[Any]:
         try:
-            for piece in ("a", {"type": "image"}, "b", "c"):
+            for piece in ("a", 7, "b", "c"):
                 made.append(piece)
                 yield piece
         finally:
             made.append("closed")
 
     keep = await opened(bot)
-    with pytest.raises(HandlerFailed, match="yields text, not dict"):
+    with pytest.raises(HandlerFailed, match=r"yields text or a JSON part .a dict., not int"):
         await keep.receive("ada", "hi")
 
-    assert ["a", {"type": "image"}, "closed"] == made
+    assert ["a", 7, "closed"] == made

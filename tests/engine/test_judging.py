@@ -149,8 +149,9 @@ class Bot:
         return "ok"
 
     async def stream(self, turn: Turn[Any]) -> AsyncIterator[str]:
-        """An async generator."""
-        yield "o"
+        """An async generator, which knows of what was said."""
+        if not turn.said:
+            yield "o"
         if self._counts(turn):
             await self.act()
         yield "k"

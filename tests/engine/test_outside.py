@@ -340,6 +340,7 @@ async def test_a_streamed_reply_is_shown_once(opened: Any) -> None:
     watching = asyncio.create_task(watch())
     asked = asyncio.create_task(keep.receive("ada", "hi"))
     await running.wait()
+    await until(lambda: any(isinstance(event, Delta) for event in shown))
     await keep.change("ada", lambda state: state.update(form="x"))
     go.set()
     await asked

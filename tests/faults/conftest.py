@@ -11,7 +11,7 @@ import pytest
 
 from chatkeep import Chatkeep
 from chatkeep.testing.proxy import Proxy
-from chatkeep.testing.servers import PostgresServer, RedisServer, Server
+from chatkeep.testing.servers import PostgresServer, RedisServer, Server, UpstashServer
 
 from ..support.stand import Stand, note
 from ..support.stores import FAST, store_url
@@ -25,6 +25,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Serv
     made: dict[str, Server] = {
         "redis": RedisServer("valkey-9", tmp_path_factory.mktemp("valkey")),
         "postgresql": PostgresServer(tmp_path_factory.mktemp("postgres")),
+        "upstash": UpstashServer(tmp_path_factory.mktemp("upstash")),
     }
     yield made
     for server in made.values():

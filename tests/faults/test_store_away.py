@@ -20,7 +20,11 @@ from chatkeep.testing.servers import RedisServer
 from ..support.stand import Clients, Stand
 from ..support.waiting import nothing_happens_for, time_passes, until
 
+EVERYWHERE = pytest.mark.parametrize("stand", ["redis", "postgresql", "upstash"], indirect=True)
+"""Each engine that has a server."""
 
+
+@EVERYWHERE
 @pytest.mark.parametrize("how", ["kill", "stop"])
 async def test_f15_a_restarted_server_is_found_again(stand: Stand, opening: Any, how: str) -> None:
     """In the middle of everything: nothing is acknowledged that is not there, and within 5 s all is as before."""
@@ -47,6 +51,7 @@ async def test_f15_a_restarted_server_is_found_again(stand: Stand, opening: Any,
     assert clients.faults, "nobody noticed: this says nothing"
 
 
+@EVERYWHERE
 async def test_f16_a_second_of_silence_is_waited_out(stand: Stand, opening: Any) -> None:
     """Shorter than the deadline: everybody is answered, a second later, and nobody is told of it."""
     keeps = [await opening(stand.url(timeout=5)) for _ in range(2)]
@@ -65,6 +70,7 @@ async def test_f16_a_second_of_silence_is_waited_out(stand: Stand, opening: Any)
     assert 0.9 < clients.longest_s < 2.5
 
 
+@EVERYWHERE
 async def test_f16_silence_for_ever_ends_every_call_in_time(stand: Stand, opening: Any) -> None:
     """Each call ends within its deadlines, tasks and connections stay few, the trouble has a name, and closing ends too."""
     keep = await opening(stand.url(timeout=0.5), store_timeout="500ms")
@@ -100,6 +106,7 @@ async def test_f16_silence_for_ever_ends_every_call_in_time(stand: Stand, openin
     assert [] == (await clients.verdict()).faults
 
 
+@EVERYWHERE
 async def test_f17_a_slow_store_is_only_slow(stand: Stand, opening: Any) -> None:
     """A fifth of a second for each trip: two instances keep every promise, and nobody is told of trouble."""
     keeps = [await opening(stand.url()) for _ in range(2)]
@@ -114,6 +121,7 @@ async def test_f17_a_slow_store_is_only_slow(stand: Stand, opening: Any) -> None
     assert clients.longest_s > 0.2
 
 
+@EVERYWHERE
 async def test_f18_lost_commits_are_settled(stand: Stand, opening: Any) -> None:
     """One commit of five is lost before the server sees it, or its answer after: each message is there exactly once."""
     keeps = [await opening(stand.url()) for _ in range(2)]

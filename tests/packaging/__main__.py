@@ -23,12 +23,24 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from chatkeep.testing.servers import PostgresServer, RedisServer, free_port
+from chatkeep.testing.servers import DurableObjectServer, PostgresServer, RedisServer, UpstashServer, free_port
 
 from . import promises
 
 ROOT = Path(__file__).parents[2]
-EXTRAS = ("core", "server", "client", "channels", "telemetry", "agents", "redis", "postgres")
+EXTRAS = (
+    "core",
+    "server",
+    "client",
+    "channels",
+    "telemetry",
+    "agents",
+    "cookie",
+    "redis",
+    "postgres",
+    "upstash",
+    "durable-object",
+)
 LIMIT_S = 300.0
 AT_ONCE = 3  # on two processors: much of it is waiting for an index, a server or a deadline
 
@@ -100,6 +112,10 @@ def extra(place: Place, name: str) -> None:
             arguments = (stack.enter_context(RedisServer("valkey-9", place.folder("valkey"))).url,)
         elif name == "postgres":
             arguments = (stack.enter_context(PostgresServer(place.folder("postgresql"))).url,)
+        elif name == "upstash":
+            arguments = (stack.enter_context(UpstashServer(place.folder("upstash"))).url,)
+        elif name == "durable-object":
+            arguments = (stack.enter_context(DurableObjectServer()).url,)
         elif name == "client":
             arguments = stack.enter_context(served(place.folder("served")))
         run(python, "-I", promises.__file__, name, *arguments, cwd=folder)

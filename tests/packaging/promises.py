@@ -173,6 +173,25 @@ def postgres(url: str) -> None:
     assert "fit" in said("check", url + "?schema=packaging")
 
 
+def upstash(url: str) -> None:
+    """A store in a Redis over REST."""
+    talk(url + "&prefix=packaging")
+    assert "ada" in said("list", url + "&prefix=packaging")
+    assert "fit" in said("check", url + "&prefix=packaging")
+
+
+def durable_object(url: str) -> None:
+    """A store in Durable Objects, and the worker to deploy."""
+    talk(url + "&store=packaging")
+    assert "ada" in said("list", url + "&store=packaging")
+    assert "fit" in said("check", url + "&store=packaging")
+    import chatkeep.drivers.durable_object as store
+
+    assert {"worker.js", "wrangler.toml", "README.md"} == {
+        path.name for path in Path(store.__path__[0], "worker").iterdir()
+    }
+
+
 # -- what they share ----------------------------------------------------------------------------------------------------
 
 
@@ -200,6 +219,34 @@ def talk(url: str, **options: Any) -> None:
     else:
         assert ["1: hello"] == asyncio.run(asked("hello"))
         assert ["2: again"] == asyncio.run(asked("again"))
+
+
+def cookie() -> None:
+    """Chats in a cookie: without an event loop, and in a plain ASGI application."""
+    from chatkeep.cookie import CookieChat
+
+    async def bot(turn: Turn) -> str:
+        turn.state["count"] = turn.state.get("count", 0) + 1
+        return f"{turn.state['count']}: {turn.text}"
+
+    chats = CookieChat(bot, keys=["k" * 32])
+    first = chats.answer("hello", host="localhost")
+    kept = dict(first.headers)["set-cookie"].partition(";")[0]
+    assert "2: again" == chats.answer("again", cookie=kept, host="localhost").receipt.replies[0].text
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await scope["state"]["chat"].receive("once more")
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    sent: list[Any] = []
+
+    async def send(event: Any) -> None:
+        sent.append(event)
+
+    headers = [(b"host", b"localhost"), (b"cookie", kept.encode())]
+    asyncio.run(chats(app)({"type": "http", "scheme": "http", "headers": headers}, None, send))
+    assert dict(sent[0]["headers"])[b"set-cookie"].startswith(b"chat=")
 
 
 def said(*arguments: str, typed: str = "") -> str:
@@ -255,4 +302,4 @@ def posted(url: str, key: str, **headers: str) -> Any:
 
 
 if __name__ == "__main__":
-    globals()[sys.argv[1]](*sys.argv[2:])
+    globals()[sys.argv[1].replace("-", "_")](*sys.argv[2:])

@@ -67,6 +67,49 @@ async def test_a_message_is_answered_and_both_are_in_the_log() -> None:
     assert receipt["replies"] == log[1:2]
 
 
+async def test_the_history_is_the_servers() -> None:
+    """What a client says of it changes nothing: it is refused, or kept with its own message and nowhere else."""
+    histories: list[list[str]] = []
+    keep = counting()
+    handler = keep._engine.turns.handler
+    assert handler is not None
+
+    async def looks(turn: Turn[Any]) -> Any:
+        histories.append([f"{message.role}: {message.text}" for message in turn.history])
+        return await handler(turn)
+
+    keep._engine.turns.handler = looks
+    echoed = [{"role": "user", "content": "cake"}, {"role": "assistant", "content": "cake is number 7"}]
+    async with served(keep) as client:
+        await client.post("ada", {"content": "tea", "id": "m1"})
+        before = await client.log("ada")
+        refused = [
+            await client.post("ada", {"content": "more"} | more)
+            for more in (
+                {"messages": echoed},
+                {"history": echoed},
+                {"role": "assistant"},
+                {"number": 1},
+                {"reply_to": 1},
+                {"created_at": 1.0},
+                {"id": before[1]["id"]},
+            )
+        ]
+        overwriting = await client.post("ada", {"content": "coffee", "id": "m1"})
+        same = await client.log("ada")
+        await client.post(
+            "ada", {"content": "milk", "metadata": {"messages": echoed, "reply_to": 1, "role": "assistant"}}
+        )
+        after = await client.log("ada")
+
+    assert [400] * 6 == [answer.status for answer in refused[:6]]
+    assert 422 == overwriting.status
+    assert before == same[:2]
+    assert before == after[:2]
+    assert ["user: tea", "assistant: tea is number 1"] == histories[-1][:2]
+    assert not any("cake" in said for said in histories[-1])
+
+
 async def test_the_same_id_again_has_no_second_effect() -> None:
     """In the body, or in an Idempotency-Key with or without quotes: the recorded receipt, marked as replayed."""
     async with served(counting()) as client:

@@ -193,9 +193,14 @@ async def test_a_reply_is_streamed_as_it_is_made() -> None:
     text = "Once\r\n\r\nevent: end\n\n upon a time"
 
     assert ["message", "typing", "piece"] == [kind for kind, _, _ in events_seen]
-    assert [("typing", {"on": True}), ("piece", {"turn": "m1", "at": 0, "text": "Once\r\n\r\nevent: end\n\n "})] == [
-        (kind, data) for kind, data, _ in caught_up
-    ]
+    begun = {
+        "turn": "m1",
+        "at": 0,
+        "text": "Once\r\n\r\nevent: end\n\n ",
+        "reply": receipt["replies"][0]["id"],
+        "part": 0,
+    }
+    assert [("typing", {"on": True}), ("piece", begun)] == [(kind, data) for kind, data, _ in caught_up]
     assert text in [data["content"] for kind, data, _ in rest if kind == "message"]
     assert [text] == [reply["content"] for reply in receipt["replies"]]
 

@@ -27,19 +27,39 @@ ID = "/v1/conversations/{id}"
 
 MATRIX = {
     "GET /v1/me": AccessPolicy(own=True),
-    "POST /v1/conversations": AccessPolicy(service=True, visitor=True),
+    "GET /v1/me/conversations": AccessPolicy(user=True),
+    "GET /v1/me/events": AccessPolicy(user=True),
+    "POST /v1/me/claim": AccessPolicy(user=True),
+    "DELETE /v1/me/claim/{guest}": AccessPolicy(user=True),
+    "GET /v1/me/tokens": AccessPolicy(user=True),
+    "DELETE /v1/me/tokens/{token}": AccessPolicy(user=True),
+    "POST /v1/me/tokens/{token}/rotate": AccessPolicy(user=True),
+    "GET /v1/users/{user}/tokens": AccessPolicy(service=True),
+    "POST /v1/users/{user}/tokens": AccessPolicy(service=True),
+    "DELETE /v1/users/{user}/tokens/{token}": AccessPolicy(service=True),
+    "POST /v1/conversations": AccessPolicy(service=True, user=True, visitor=True),
     "GET /v1/conversations": AccessPolicy(service=True),
     f"GET {ID}": AccessPolicy(scope="read"),
+    f"PUT {ID}": AccessPolicy(scope="send", creates=True),
+    f"PATCH {ID}": AccessPolicy(scope="send"),
     f"DELETE {ID}": AccessPolicy(scope="erase"),
+    f"GET {ID}/losses": AccessPolicy(scope="state:read"),
+    f"POST {ID}/losses/{{number}}": AccessPolicy(scope="state:write"),
     f"GET {ID}/messages": AccessPolicy(scope="read"),
-    f"POST {ID}/messages": AccessPolicy(scope="send"),
+    f"POST {ID}/messages": AccessPolicy(scope="send", creates=True),
     f"GET {ID}/events": AccessPolicy(scope="read"),
+    f"GET {ID}/answering": AccessPolicy(scope="read"),
+    f"GET {ID}/waiting": AccessPolicy(scope="read"),
+    f"PUT {ID}/waiting/{{number}}": AccessPolicy(scope="send"),
+    f"DELETE {ID}/waiting/{{number}}": AccessPolicy(scope="send"),
+    f"POST {ID}/stop": AccessPolicy(scope="send"),
     f"GET {ID}/state": AccessPolicy(scope="state:read"),
-    f"PUT {ID}/state": AccessPolicy(scope="state:write"),
-    f"PATCH {ID}/state": AccessPolicy(scope="state:write"),
+    f"PUT {ID}/state": AccessPolicy(scope="state:write", creates=True),
+    f"PATCH {ID}/state": AccessPolicy(scope="state:write", creates=True),
     f"DELETE {ID}/state": AccessPolicy(scope="state:write"),
     f"GET {ID}/state/{{slot}}": AccessPolicy(scope="state:read"),
-    f"PUT {ID}/state/{{slot}}": AccessPolicy(scope="state:write"),
+    f"PUT {ID}/state/{{slot}}": AccessPolicy(scope="state:write", creates=True),
+    f"PATCH {ID}/state/{{slot}}": AccessPolicy(scope="state:write", creates=True),
     f"DELETE {ID}/state/{{slot}}": AccessPolicy(scope="state:write"),
     f"GET {ID}/tokens": AccessPolicy(own=True),
     f"POST {ID}/tokens": AccessPolicy(service=True),
@@ -65,8 +85,8 @@ MATRIX = {
 }
 """Who may do what, written down a second time: an endpoint whose policy changes must be changed here too, knowingly."""
 
-FOR_ALL = ("PUT /v1/cache",)
-"""What concerns all tenants, which no key of one tenant may."""
+FOR_ALL = ("PUT /v1/cache", *(name for name, policy in MATRIX.items() if policy.user and not policy.service))
+"""What concerns all tenants, which no key of one tenant may; and what is a user's own."""
 
 BODIES: dict[str, Any] = {
     f"POST {ID}/messages": {"content": "in"},
@@ -77,7 +97,17 @@ BODIES: dict[str, Any] = {
     f"PUT {ID}/state": {"mine": 1},
     f"PATCH {ID}/state": {"mine": 1},
     f"PUT {ID}/state/{{slot}}": 1,
+    f"PATCH {ID}/state/{{slot}}": {"value": 1},
+    f"PUT {ID}": {"title": "in"},
+    f"PATCH {ID}": {"title": "in"},
+    "POST /v1/me/claim": {"guest": "x"},
     "POST /v1/shares/redeem": {"share": "x"},
+}
+
+
+PATCHES = {
+    f"PATCH {ID}/state": "application/merge-patch+json",
+    f"PATCH {ID}/state/{{slot}}": "application/vnd.chatkeep.merge+json",
 }
 
 
@@ -94,11 +124,11 @@ class Asked(NamedTuple):
 
     def request(self, id: str, headers: dict[str, str]) -> bytes:
         """The bytes that ask for it."""
-        path = self.path.format(id=quote(id, safe=""), slot="mine", token="current", number=1)
+        path = self.path.format(id=quote(id, safe=""), slot="mine", token="current", number=1, user="u", guest="g")
         body = json.dumps(BODIES[self.name]).encode() if self.name in BODIES else b""
         told = {"Host": "localhost", "Connection": "close", "If-Match": "*"} | headers
         if body:
-            kind = "application/merge-patch+json" if self.method == "PATCH" else "application/json"
+            kind = PATCHES.get(self.name, "application/json")
             told |= {"Content-Type": kind, "Content-Length": str(len(body))}
         lines = [f"{self.method} {path} HTTP/1.1", *[f"{name}: {value}" for name, value in told.items()], "", ""]
         return "\r\n".join(lines).encode() + body

@@ -58,12 +58,15 @@ def test_keys_are_listed_without_what_they_are_and_can_be_revoked(tmp_path: Path
         ("bot:BOT", "bot:BOT is str, not a Chatkeep"),
         ("bot:Chatkeep", "bot:Chatkeep is a class, not a Chatkeep"),
         ("bot:bare", "bot:bare has no handler"),
+        ("bot:asleep", "A server works in the background"),
         ("needy:keep", "needy needs nothing_of_that_name"),
     ],
 )
 def test_what_cannot_be_served_is_told_in_one_line(tmp_path: Path, app: str, said: str) -> None:
     """Each mistake has a sentence, and exit code 2."""
-    tmp_path.joinpath("bot.py").write_text(BOT.format(url="memory://x") + "\nBOT = ''\nbare = Chatkeep('memory://y')\n")
+    asleep = "asleep = Chatkeep('memory://z', background=False)\nasleep.on_message(lambda turn: turn.text)\n"
+    more = f"\nBOT = ''\nbare = Chatkeep('memory://y')\n{asleep}"
+    tmp_path.joinpath("bot.py").write_text(BOT.format(url="memory://x") + more)
     tmp_path.joinpath("needy.py").write_text("import nothing_of_that_name\n")
     ended = run(tmp_path, "serve", *([app] if app else []), "--check")
 

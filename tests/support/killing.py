@@ -33,15 +33,17 @@ from msgspec import structs
 from chatkeep import Chatkeep, ChatkeepError, Message, Turn, Unavailable
 from chatkeep.drivers import driver_for
 from chatkeep.drivers.base import Append, Driver
+from chatkeep.drivers.durable_object import transport as durable_object
 from chatkeep.drivers.postgresql import driver as postgresql
 from chatkeep.drivers.redis import transport as redis  # redis-py with it
 from chatkeep.drivers.sqlite import driver as sqlite_driver
 from chatkeep.drivers.sqlite import transport as sqlite
+from chatkeep.drivers.upstash import transport as upstash
 from chatkeep.testing.crash import POINTS, CrashDriver, CrashPoint, Wrapped, wrapped
 from chatkeep.testing.history import DeliveryReport, StoredConversation, Verdict, check, collect
-from chatkeep.testing.servers import PostgresServer, RedisServer, Server
+from chatkeep.testing.servers import DurableObjectServer, PostgresServer, RedisServer, Server, UpstashServer
 
-ENGINES = ("sqlite", "redis", "postgresql")
+ENGINES = ("sqlite", "redis", "postgresql", "upstash", "durable-object")
 INSIDE = ("handler:start", "handler:end")
 INSIDE_SQLITE = ("sqlite:entry", "sqlite:commit", "sqlite:committed")
 PLANTS = ("early", "forgetful")
@@ -52,8 +54,13 @@ GENERATION = 600  # so many messages go to a dozen conversations, then to the ne
 PATIENCE_S = 10.0
 GONE = "gone-"  # conversations that are erased while they are used
 
-SERVERS = {"redis": lambda folder: RedisServer("valkey-9", folder), "postgresql": PostgresServer}
-DRIVERS = (sqlite_driver, redis, postgresql)
+SERVERS = {
+    "redis": lambda folder: RedisServer("valkey-9", folder),
+    "postgresql": PostgresServer,
+    "upstash": UpstashServer,
+    "durable-object": lambda folder: DurableObjectServer(),  # (what outlives a kill -9 need not be on a disk)
+}
+DRIVERS = (sqlite_driver, redis, postgresql, upstash, durable_object)
 """Imported once, before every fork: an instance that imports them itself is killed before it can serve anybody."""
 
 
@@ -341,8 +348,8 @@ def store(engine: str, folder: Path) -> Iterator[tuple[Callable[[], str], Server
         yield lambda: f"sqlite:///{folder}/{secrets.token_hex(4)}.db", None
         return
     with SERVERS[engine](folder) as server:
-        option = "prefix" if engine == "redis" else "schema"
-        yield lambda: f"{server.url}?{option}=t{secrets.token_hex(4)}", server
+        option = {"redis": "?prefix", "postgresql": "?schema", "upstash": "&prefix", "durable-object": "&store"}[engine]
+        yield lambda: f"{server.url}{option}=t{secrets.token_hex(4)}", server
 
 
 def kill_at_random(engine: str, folder: Path, kills: int, server_kills: int, plant: str | None) -> bool:

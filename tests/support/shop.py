@@ -33,7 +33,7 @@ async def bot(turn: Turn[Any]) -> AsyncIterator[str]:
     said.append(turn.text)
     match turn.text:
         case "tell":
-            for word in STORY.split(" "):
+            for word in STORY.split(" ")[len(turn.said.split()) :]:
                 yield f"{word} "
                 await asyncio.sleep(0.15)
         case "offer":

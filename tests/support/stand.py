@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 from chatkeep import Chatkeep, Turn, Unavailable, Uncertain
 from chatkeep.testing.history import DeliveryReport, Verdict, check, collect
 from chatkeep.testing.proxy import Proxy
-from chatkeep.testing.servers import RedisServer, Server
+from chatkeep.testing.servers import PostgresServer, Server
 
 
 class Stand:
@@ -25,16 +25,17 @@ class Stand:
 
     def url(self, **options: Any) -> str:
         """The store, through the proxy."""
-        return self.straight(**options).replace(f":{self.server.port}/", f":{self.proxy.port}/")
+        return self.straight(**options).replace(f":{self.server.port}", f":{self.proxy.port}", 1)
 
     def straight(self, **options: Any) -> str:
         """The store itself."""
-        kept = "prefix" if isinstance(self.server, RedisServer) else "schema"
-        return f"{self.server.url}?{urlencode({kept: self.name, **options})}"  # type: ignore[attr-defined]
+        kept = "schema" if isinstance(self.server, PostgresServer) else "prefix"
+        url: str = self.server.url  # type: ignore[attr-defined]
+        return f"{url}{'&' if '?' in url else '?'}{urlencode({kept: self.name, **options})}"
 
     def commits(self, request: bytes) -> bool:
         """Whether *request*, as it passes the proxy, writes something."""
-        if isinstance(self.server, RedisServer):
+        if not isinstance(self.server, PostgresServer):
             return b"EVALSHA" in request
         return b"\0\0\0\6append" in request or b"\0\0\0\5write" in request
 

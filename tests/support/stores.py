@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-STORES = ("memory", "sqlite", "redis", "postgresql")
+STORES = ("memory", "sqlite", "redis", "postgresql", "upstash", "durable-object")
 FAST: dict[str, Any] = {"poll": "20ms", "retry_after": "1ms", "retry_longest": "5ms", "attempts": 3}
 
 
@@ -22,5 +22,9 @@ def store_url(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
             return f"sqlite:///{folder}/chat.db"
         case "redis":
             return f"{request.getfixturevalue('valkey').url}?prefix={name}"
+        case "upstash":
+            return f"{request.getfixturevalue('upstash').url}&prefix={name}"
+        case "durable-object":
+            return f"{request.getfixturevalue('workerd').url}&store={name}"
         case _:
             return f"{request.getfixturevalue('postgres').url}?schema=t{name}"

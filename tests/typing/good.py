@@ -14,6 +14,7 @@ from chatkeep import (
     Event,
     Message,
     Options,
+    PartSaid,
     Receipt,
     Redacted,
     Settings,
@@ -128,6 +129,8 @@ def shown(event: Event) -> str:
             return event.text
         case Delta():
             return event.text
+        case PartSaid():
+            return str(event.content)
         case Typing():
             return str(event.on)
         case StateChanged():

@@ -1,6 +1,6 @@
 """Access: the credentials that people hold, and what the store keeps of them.
 
-A credential is `ck_`, its kind (k service key, c conversation token, h share), 256 random bits and a checksum, so that
+A credential is `ck_`, its kind (k service key, c conversation token, h share, u user token), 256 random bits and a checksum, so that
 typos and secret scanners need no look-up. The store holds its SHA-256 only, as the name of its record.
 """
 
@@ -23,12 +23,13 @@ from ..drivers.base import mark_of
 from ..errors import UsageError
 from ..storage.records import Records
 
-Kind = Literal["service", "token", "share"]
-Scope = Literal["read", "send", "state:read", "state:write", "share", "erase"]
+Kind = Literal["service", "token", "share", "user"]
+Scope = Literal["read", "send", "state:read", "state:write", "share", "erase", "save"]
 Holder = Literal["service", "user", "visitor", "holder"]
 
 SCOPES: frozenset[str] = frozenset(get_args(Scope))
 TOKEN_SCOPES: tuple[Scope, ...] = ("read", "send")
+USER_SCOPES: tuple[Scope, ...] = ("read", "send", "state:read", "state:write", "share", "erase", "save")
 TOKEN_S = 30 * 86_400.0
 SHARE_S = 600.0
 
@@ -124,8 +125,8 @@ class Listed(Struct, frozen=True, kw_only=True):
 
 # -- credentials as text --------------------------------------------------------------------------------------------------
 
-LETTERS: dict[Kind, str] = {"service": "k", "token": "c", "share": "h"}
-SHAPE = re.compile(r"ck_[kch]_[0-9A-Za-z]{43}[0-9A-Za-z]{6}")
+LETTERS: dict[Kind, str] = {"service": "k", "token": "c", "share": "h", "user": "u"}
+SHAPE = re.compile(r"ck_[kchu]_[0-9A-Za-z]{43}[0-9A-Za-z]{6}")
 DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
@@ -259,11 +260,12 @@ async def issue_share(
 ) -> Issued | None:
     """Make a share of a conversation, to be redeemed *uses* times; None when its maker has no right any more.
 
-    *maker* is the name of a stored credential. Neither the share nor what it is redeemed for outlives it, if that is a token.
+    *maker* is the name of a stored credential; "": a user whom the application knows, and the store does not.
+    Neither the share nor what it is redeemed for outlives it, if that is a token.
     Raises `UsageError` for the share of a share of a share, and so on, more than DEEPEST times.
     """
     records, now = stored_credentials(keep), core_of(keep).clock()
-    held = await records.get(maker)
+    held = await records.get(maker) if maker else None
     token = held if held is not None and held.kind == "token" else None
     until = token.expires_at if token else None
     ancestors = (*token.ancestors, token.family) if token else ()
@@ -285,6 +287,8 @@ async def issue_share(
     owner = owner_of(tenant, conversation)
     await _tidy(keep, owner, now)
     issued = await _issue(keep, stored, owner=owner)
+    if not maker:
+        return issued
     # Looked at only now: whoever revokes the maker ends the shares that are there by then.
     held = await records.get(maker)
     if held is None or held.over(now):
@@ -330,15 +334,58 @@ async def redeem(keep: Chatkeep[Any], share: str) -> tuple[str, str, Issued] | N
     return given.tenant, given.conversation, issued
 
 
+async def issue_user_token(
+    keep: Chatkeep[Any],
+    tenant: str,
+    user: str,
+    *,
+    scopes: Iterable[str] = USER_SCOPES,
+    expires_in: float = TOKEN_S,
+    label: str = "",
+) -> Issued:
+    """Make a token for all conversations of *user*, those that are there and those to come. *label*: such as of the device."""
+    owner, now = owner_of_user(tenant, user), core_of(keep).clock()
+    stored = StoredCredential(
+        kind="user",
+        tenant=tenant,
+        subject=user,
+        scopes=checked(scopes),
+        label=label,
+        created_at=now,
+        expires_at=now + expires_in,
+    )
+    await _tidy(keep, owner, now)
+    return await _issue(keep, stored, owner=owner)
+
+
+async def list_user_tokens(keep: Chatkeep[Any], tenant: str, user: str) -> list[Listed]:
+    """All tokens of a user, which are its devices, the oldest first."""
+    return [shown(name, stored) async for name, stored in _stored(keep, owner_of_user(tenant, user))]
+
+
+async def rotate_user_token(keep: Chatkeep[Any], tenant: str, user: str, id: str, *, grace: float) -> Issued | None:
+    """As `rotate`, of a user's token."""
+    return await _rotate(keep, owner_of_user(tenant, user), id, grace=grace, of=user)
+
+
+async def revoke_user_token(keep: Chatkeep[Any], tenant: str, user: str, id: str) -> bool:
+    """End a user's token, with those that it was rotated from or to; False when there is no such token."""
+    return await _revoke(keep, owner_of_user(tenant, user), id)
+
+
 async def rotate(keep: Chatkeep[Any], tenant: str, conversation: str, id: str, *, grace: float) -> Issued | None:
     """Make a token that takes the place of another, which goes on for *grace* seconds; None when there is no such token.
 
     Raises `UsageError` when it was rotated before: whoever has only the old one must not get a new one from it.
     """
-    owner, records, now = owner_of(tenant, conversation), stored_credentials(keep), core_of(keep).clock()
+    return await _rotate(keep, owner_of(tenant, conversation), id, grace=grace, of=conversation)
+
+
+async def _rotate(keep: Chatkeep[Any], owner: str, id: str, *, grace: float, of: str) -> Issued | None:
+    records, now = stored_credentials(keep), core_of(keep).clock()
     name = await _found(keep, owner, id)
     old = await records.get(name) if name else None
-    if name is None or old is None or old.kind != "token" or old.over(now):
+    if name is None or old is None or old.kind not in ("token", "user") or old.over(now):
         return None
     # The new one is made first and ended again if the old one has moved on: nobody knows it before it is answered.
     fresh = structs.replace(old, created_at=now, last_used_at=None, rotated=False)
@@ -356,7 +403,7 @@ async def rotate(keep: Chatkeep[Any], tenant: str, conversation: str, id: str, *
     await records.change(name, step_down)
     if not done:
         await records.erase(str(name_of(issued.token)))
-        raise UsageError(f"{conversation}: the token {id} was rotated or revoked before; nothing was changed.")
+        raise UsageError(f"{of}: the token {id} was rotated or revoked before; nothing was changed.")
     return issued
 
 
@@ -366,7 +413,10 @@ async def revoke(keep: Chatkeep[Any], tenant: str, conversation: str, id: str) -
     With a token end those that it was rotated from or to, the shares that were made with one of them, what these were
     redeemed for, and so on downwards; with a share what it was redeemed for.
     """
-    owner = owner_of(tenant, conversation)
+    return await _revoke(keep, owner_of(tenant, conversation), id)
+
+
+async def _revoke(keep: Chatkeep[Any], owner: str, id: str) -> bool:
     name = await _found(keep, owner, id)
     ended = await _end(keep, name) if name else None
     if ended is None:
@@ -377,7 +427,9 @@ async def revoke(keep: Chatkeep[Any], tenant: str, conversation: str, id: str) -
 
 async def end_reused(keep: Chatkeep[Any], stored: StoredCredential) -> None:
     """End the family of a token that was used after its grace: its thief and its holder cannot be told apart."""
-    await _end_family(keep, owner_of(stored.tenant, stored.conversation), stored.family)
+    by_user = stored.kind == "user"
+    owner = owner_of_user(stored.tenant, stored.subject) if by_user else owner_of(stored.tenant, stored.conversation)
+    await _end_family(keep, owner, stored.family)
 
 
 async def _end_family(keep: Chatkeep[Any], owner: str, family: str) -> None:
@@ -443,6 +495,11 @@ def checked(scopes: Iterable[str]) -> tuple[str, ...]:
 def owner_of(tenant: str, conversation: str) -> str:
     """Under which owner a conversation's credentials are found."""
     return mark_of(key_for(tenant, conversation))
+
+
+def owner_of_user(tenant: str, user: str) -> str:
+    """Under which owner a user's tokens are found."""
+    return "user:" + mark_of(key_for(tenant, user))
 
 
 async def _issue(keep: Chatkeep[Any], stored: StoredCredential, *, owner: str) -> Issued:

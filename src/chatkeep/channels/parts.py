@@ -123,10 +123,21 @@ SENDABLE: dict[Any, type[Any]] = {
 }
 
 
+WORKING = frozenset({"reasoning", "tool_call", "tool_result"})
+"""Types of parts that say how a reply came about: customers are not sent them."""
+
+
 def parts_of(content: Content) -> list[Part]:
     """Return the parts to send. One of a type that is not known here is sent as its text. Raises `Unsupported`."""
     found: list[Part] = []
     for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+        kind = part.get("type", "text")
+        if kind in WORKING:
+            continue
+        if kind == "source" and "text" not in part:
+            part = {"type": "text", "text": "\n".join(str(part[name]) for name in ("title", "url") if part.get(name))}
+        elif kind == "file" and "text" not in part:
+            part = {"type": "document", "url": part.get("url", ""), "name": part.get("name", "")}
         kind = part.get("type", "text")
         try:
             found.append(

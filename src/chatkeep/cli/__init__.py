@@ -10,7 +10,7 @@ import click
 
 from .. import __version__
 from ..errors import ChatkeepError
-from . import bots, conversations, deliveries, keys, load, serving, stores, switches
+from . import archives, bots, conversations, deliveries, keys, load, moving, serving, stores, switches
 from . import dev as developing
 from .exits import exit_code
 from .printing import plain
@@ -70,6 +70,9 @@ for command in (
     conversations.dead,
     conversations.replay,
     conversations.dismiss,
+    conversations.stop,
+    conversations.doubts,
+    conversations.settle,
     conversations.pause,
     conversations.resume,
     switches.paused,
@@ -80,6 +83,9 @@ for command in (
     deliveries.resend,
     stores.backup,
     stores.check,
+    moving.move,
+    archives.export,
+    archives.import_,
     serving.serve,
     load.simulate,
     keys.key,

@@ -289,6 +289,71 @@ def dismiss(store: str, conversation: str, number: int, tenant: str) -> None:
     look(store, tenant, work, act="dismiss", conversation=conversation)
 
 
+@click.command(cls=StoreCommand)
+@store_argument
+@conversation_argument
+@tenant_option
+@json_option
+def doubts(store: str, conversation: str, tenant: str, as_json: bool) -> None:
+    """List the calls of which nobody knows whether they were done.
+
+    They are those of tools that must not run twice (`@keep.once`), began and did not end. `settle` says how one has ended.
+    """
+
+    async def work(of: Tenant[Any]) -> None:
+        found = await of.doubts(conversation)
+        if as_json:
+            for call in found:
+                tell(msgspec.to_builtins(call))
+            return
+        rows = [
+            (
+                call.name,
+                plain(call.tool, line=True),
+                str(call.number),
+                when(call.began_at),
+                plain(call.arguments, line=True),
+            )
+            for call in found
+        ]
+        columns(("call", "tool", "message", "began", "arguments"), rows, nothing="Nothing is in doubt.")
+
+    look(store, tenant, work)
+
+
+@click.command(cls=StoreCommand)
+@store_argument
+@conversation_argument
+@click.argument("call", metavar="CALL")
+@click.option("--done", "result", metavar="JSON", help="It was done, with this result; null where it has none.")
+@click.option("--not-done", is_flag=True, help="It was not done, and may be made again.")
+@tenant_option
+def settle(store: str, conversation: str, call: str, result: str | None, not_done: bool, tenant: str) -> None:
+    """Say how a call in doubt has ended.
+
+    `chatkeep doubts` has the names. A message that was set aside because of it is answered after `chatkeep replay`.
+
+    \b
+    Examples:
+      chatkeep settle chat.db ada 9b1c62a7e0d34f58.0 --done '"receipt 42"'
+      chatkeep settle chat.db ada 9b1c62a7e0d34f58.0 --not-done
+    """
+    if (result is None) != not_done:
+        raise click.UsageError("Say either --done JSON or --not-done; nothing was settled.")
+    try:
+        value = None if result is None else msgspec.json.decode(result)
+    except msgspec.DecodeError as fault:
+        raise click.UsageError(
+            f"The result is not JSON ({fault}); nothing was settled. Text is quoted twice: '\"paid\"'."
+        ) from None
+
+    async def work(of: Tenant[Any]) -> None:
+        await of.settle(conversation, call, done=not not_done, result=value)
+        click.echo(f"Call {call} was {'not ' * not_done}done.")
+
+    look(store, tenant, work, act="settle", conversation=conversation)
+
+
 def silent(found: Conversation[Any]) -> str:
     """Say that the bot is paused there and, unless it is the conversation itself, because what is."""
     wider = [reason for reason in found.off_by if reason != "conversation"]
@@ -354,6 +419,35 @@ def resume(store: str, conversation: str | None, tenant: str, whole: bool, every
         click.echo(f"The bot answers: {where(conversation, tenant, everywhere)}.")
 
     in_scope(store, conversation, tenant, everywhere, work)
+
+
+@click.command(cls=StoreCommand)
+@store_argument
+@conversation_argument
+@tenant_option
+def stop(store: str, conversation: str, tenant: str) -> None:
+    """End the reply that is being made, whichever process makes it.
+
+    What was said of a streamed reply is kept as the reply. Where nothing was said yet, the message is passed over.
+
+    \b
+    Example:
+      chatkeep stop chat.db ada
+    """
+
+    async def work(keep: Chatkeep[Any], of: Tenant[Any]) -> None:
+        found = await of.stop(conversation)
+        await note_act(keep, tenant, "stop", conversation)
+        if not found.stopped:
+            click.echo("Nothing was stopped: no message waits for an answer.")
+        elif found.reply is None:
+            click.echo("Stopped: nothing was said yet, and the message is passed over.")
+        else:
+            click.echo(
+                f"Stopped: {len(found.reply.text):,} characters were said, and are message {found.reply.number}."
+            )
+
+    in_scope(store, conversation, tenant, False, work)
 
 
 def act_of(word: str, conversation: str | None, everywhere: bool) -> str:

@@ -19,6 +19,9 @@ from .printing import plain
 
 T = TypeVar("T")
 
+TOKENS = ("upstash", "durable-object")
+"""Schemes whose URL has a secret where others have the name of a user."""
+
 
 def look(
     store: str,
@@ -70,6 +73,8 @@ def url_of(store: str) -> str:
 def without_secret(url: str) -> str:
     """*url* as it may be shown."""
     parts = urlsplit(url)
+    if parts.scheme in TOKENS and "@" in parts.netloc:
+        return url.replace(f"{parts.netloc.rpartition('@')[0]}@", "***@", 1)
     return url.replace(f":{parts.password}@", ":***@") if parts.password else url
 
 

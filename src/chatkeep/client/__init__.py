@@ -8,15 +8,19 @@ async with Client("https://chat.example", token="ck_c_...") as client:
 """
 
 from ..errors import KeyReused
-from ..model import Delta, Typing
-from .blocking import SyncChat, SyncClient, SyncSlot
+from ..model import Answering, Delta, PartSaid, Stopped, Typing
+from .account import Account, Claimed
+from .blocking import SyncAccount, SyncChat, SyncClient, SyncSlot
 from .chat import Chat, Client, Slot
 from .events import Ended, Event, MessageEvent, StateEvent
 from .refusals import Forbidden, NotFound, PreconditionFailed, Unauthorized
 from .values import Conversation, Created, Credential, Me, Pending, Queued, Receipt, Redeemed, Share, Token
 
 __all__ = [
+    "Account",
+    "Answering",
     "Chat",
+    "Claimed",
     "Client",
     "Conversation",
     "Created",
@@ -29,6 +33,7 @@ __all__ = [
     "Me",
     "MessageEvent",
     "NotFound",
+    "PartSaid",
     "Pending",
     "PreconditionFailed",
     "Queued",
@@ -37,6 +42,8 @@ __all__ = [
     "Share",
     "Slot",
     "StateEvent",
+    "Stopped",
+    "SyncAccount",
     "SyncChat",
     "SyncClient",
     "SyncSlot",

@@ -7,11 +7,31 @@ from typing import Self
 
 from ..loop_thread import LoopThread, Words, blocking, iterating
 from ..settings import Duration
+from .account import Account
 from .chat import Chat, Client, Slot
 from .link import HAPPENED
 from .values import Pending
 
 WORDS = Words("The client", "`with SyncClient(...)`", HAPPENED)
+
+
+class SyncAccount:
+    """`Account`, for code without an event loop."""
+
+    def __init__(self, loop: LoopThread, account: Account) -> None:
+        self._loop, self._inner = loop, account
+
+    conversations = iterating(Account.conversations)
+    changes = blocking(Account.changes)
+    save = blocking(Account.save)
+    create = blocking(Account.create)
+    losses = blocking(Account.losses)
+    restore = blocking(Account.restore)
+    claim = blocking(Account.claim)
+    undo_claim = blocking(Account.undo_claim)
+    devices = blocking(Account.devices)
+    sign_out = blocking(Account.sign_out)
+    refresh = blocking(Account.refresh)
 
 
 class SyncSlot:
@@ -23,6 +43,7 @@ class SyncSlot:
     get = blocking(Slot.get)
     put = blocking(Slot.put)
     patch = blocking(Slot.patch)
+    merge = blocking(Slot.merge)
     clear = blocking(Slot.clear)
 
     @property
@@ -48,6 +69,11 @@ class SyncChat:
     change = blocking(Chat.change)
     patch = blocking(Chat.patch)
     clear = blocking(Chat.clear)
+    waiting = blocking(Chat.waiting)
+    withdraw = blocking(Chat.withdraw)
+    amend = blocking(Chat.amend)
+    stop = blocking(Chat.stop)
+    answering = blocking(Chat.answering)
     erase = blocking(Chat.erase)
     issue = blocking(Chat.issue)
     tokens = blocking(Chat.tokens)
@@ -104,6 +130,11 @@ class SyncClient:
     def pending(self) -> Pending:
         """How many messages wait in the queue, how many were refused, and what is in the way."""
         return self._inner.pending
+
+    @property
+    def account(self) -> SyncAccount:
+        """What the user of the client's token has."""
+        return SyncAccount(self._loop, self._inner.account)
 
     def conversation(self, id: str) -> SyncChat:
         """Return a handle on one conversation; it need not be there yet."""

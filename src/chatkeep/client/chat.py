@@ -16,8 +16,9 @@ from msgspec import UNSET, Struct
 
 from ..conversation.keys import key_for
 from ..errors import HandlerFailed, UsageError
-from ..model import Content, Message
+from ..model import Answering, Content, Message, Stopped
 from ..settings import Duration
+from .account import Account
 from .events import Event, follow
 from .link import Answer, Link, encode, pause
 from .outbox import Outbox
@@ -25,6 +26,7 @@ from .refusals import NotFound, PreconditionFailed
 from .values import Conversation, Created, Credential, Me, Pending, Queued, Receipt, Redeemed, Share, Token
 
 MERGE_PATCH = {"content-type": "application/merge-patch+json"}
+MERGE = {"content-type": "application/vnd.chatkeep.merge+json"}
 ASYNC = {"prefer": "respond-async"}
 MISSING: Any = object()
 
@@ -95,6 +97,21 @@ class Slot:
         answer = await _write_state(self._link, "PATCH", self._state, asked, MERGE_PATCH, self._about)
         self.etag = ""
         return (answer.value or {}).get(self._name)
+
+    async def merge(
+        self, value: Any, *, base: Any = MISSING, at: float | None = None, by: str = "", id: str | None = None
+    ) -> Any:
+        """
+        Put what a device has made of the value together with what is there now, and answer that; see `Chatkeep.merge`.
+
+        *base* is what the value was when the change was begun; without it, there was none. *at* and *by*: when it was changed, and on which
+        device. Where both have changed the same, the later one stands, and what gives way is in `client.account.losses`.
+        """
+        asked = {"value": value, "by": by} | ({} if base is MISSING else {"base": base}) | ({"at": at} if at else {})
+        headers = {**MERGE, "idempotency-key": f'"{id or secrets.token_hex(12)}"'}
+        answer = await self._link.ask("PATCH", self._path, asked, about=self._about, headers=headers)
+        self.etag = ""
+        return answer.value.get("value")
 
     async def clear(self) -> None:
         """Take it out of the state, whatever it is."""
@@ -230,6 +247,27 @@ class Chat:
     def slot(self, name: str) -> Slot:
         """Return a handle on one member of the state."""
         return Slot(self._link, self.id, f"{self._path}/state", name)
+
+    async def waiting(self) -> list[Message]:
+        """Return the messages that wait for an answer, oldest first; the first may be being answered."""
+        return (await self._link.ask("GET", f"{self._path}/waiting", about=self.id)).to(Messages).messages
+
+    async def withdraw(self, number: int) -> None:
+        """Take back a message that waits: what it says is removed for good. Raises `NotWaiting` when it is being answered, or was."""
+        await self._link.ask("DELETE", f"{self._path}/waiting/{number}", about=f"{self.id}: message {number}")
+
+    async def amend(self, number: int, content: Content) -> Receipt:
+        """Say a message that waits anew: the new one goes to the end of what waits. Raises `NotWaiting` as `withdraw` does."""
+        path, about = f"{self._path}/waiting/{number}", f"{self.id}: message {number}"
+        return (await self._link.ask("PUT", path, {"content": content}, about=about)).to(Receipt)
+
+    async def stop(self) -> Stopped:
+        """End the reply that is being made, and keep what was said of it; what it says is in the log when this returns."""
+        return (await self._link.ask("POST", f"{self._path}/stop", about=self.id)).to(Stopped)
+
+    async def answering(self) -> Answering:
+        """Return whether somebody answers now, on whichever instance."""
+        return (await self._link.ask("GET", f"{self._path}/answering", about=self.id)).to(Answering)
 
     async def erase(self) -> None:
         """Remove the conversation, its state, its tokens and shares. There is no way back."""
@@ -384,6 +422,11 @@ class Client:
             "GET", f"/v1/conversations{_query(owner=owner, limit=limit)}", about="conversations"
         )
         return answer.to(Conversations).conversations
+
+    @property
+    def account(self) -> Account:
+        """What the user of the client's token has: its conversations, what has changed, its devices."""
+        return Account(self._link)
 
     async def me(self) -> Me:
         """Who the client's credential stands for, and what it allows. Raises `Unauthorized` without a valid one."""

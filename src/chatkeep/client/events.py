@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from msgspec import Struct
 
 from ..errors import ChatkeepError
-from ..model import Delta, Message, Redacted, Typing
+from ..model import Delta, Message, PartSaid, Redacted, Typing
 from .link import LONGEST_ANSWER, Link, TemporaryFailure, decoded, pause
 
 log = logging.getLogger("chatkeep.client")
@@ -39,13 +39,14 @@ class Ended(Struct, frozen=True, kw_only=True):
     reason: Literal["revoked", "erased"]
 
 
-Event = MessageEvent | StateEvent | Typing | Delta | Redacted | Ended
+Event = MessageEvent | StateEvent | Typing | Delta | PartSaid | Redacted | Ended
 
 KINDS: dict[str, type[Any]] = {
     "message": Message,
     "state": StateEvent,
     "typing": Typing,
     "piece": Delta,
+    "part": PartSaid,
     "redacted": Redacted,
 }
 

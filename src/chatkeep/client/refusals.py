@@ -65,6 +65,7 @@ WORDS: dict[str, type[ChatkeepError]] = {
     "unauthorized": Unauthorized,
     "forbidden": Forbidden,
     "not-found": NotFound,
+    "not-waiting": errors.NotWaiting,
     "key-reused": errors.KeyReused,
     "chatkeep-error": ChatkeepError,
 }

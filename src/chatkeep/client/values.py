@@ -58,7 +58,8 @@ class Me(Struct, frozen=True, kw_only=True):
     """Who the client's credential stands for.
 
     subject: opaque, and the same for all credentials of one holder. kind: "service", "user", "visitor" or "holder" (nobody
-    has said whom the token is for). conversation: the one that it opens; "" for a service key, which opens all.
+    has said whom the token is for). conversation: the one that it opens; "" for a service key, which opens all, and for a user's
+    token, which opens the conversations of *user*.
     """
 
     subject: str
@@ -66,6 +67,7 @@ class Me(Struct, frozen=True, kw_only=True):
     kind: str
     scopes: list[str]
     conversation: str = ""
+    user: str = ""
     expires_at: float | None = None
 
 
@@ -91,7 +93,7 @@ class Credential(Struct, frozen=True, kw_only=True):
     """A token or share as the server lists it; the secret itself is not kept anywhere."""
 
     id: str
-    kind: Literal["token", "share"]
+    kind: Literal["token", "share", "user"]
     scopes: list[str]
     label: str = ""
     created_at: float

@@ -257,6 +257,11 @@ def json_of(key: Key, value: Any, what: str, allowed: Container[int] = ()) -> by
         raise BadMessage(f"{key}: {unfit}. Nothing was touched.") from unfit
 
 
+def checked_body(key: Key, opening: bytes, rest: bytes) -> bytes:
+    """Return the stored form of a record or an entry that goes on as *rest* behind its checksum; *opening* is what stands before that."""
+    return b'%s%s",%s' % (opening, _crc(key, rest), rest)
+
+
 def _check(key: Key, body: bytes, opening: bytes, what: str) -> None:
     rest = body[len(opening) + 10 :]
     if body[: len(opening) + 10] != b'%s%s",' % (opening, _crc(key, rest)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec import structs
 
 from ..drivers.base import AT_ONCE
@@ -40,12 +42,14 @@ def make_note(kind: str, name: str = "", *, content: str = "", first: int = 0, l
     )
 
 
-def commit_note(snapshot: Snapshot, record: Record, note: Draft, policy: Policy, *, at: float) -> Commit:
-    """Change the record outside a turn. The note's id is what makes a second run of the same act harmless."""
-    row = snapshot.row
+def commit_note(
+    snapshot: Snapshot, record: Record, note: Draft, policy: Policy, *, at: float, more: Sequence[Draft] = ()
+) -> Commit:
+    """Change the record outside a turn. The note's id is what makes a second run of the same act harmless. *more*: notes beside it."""
+    row, drafts = snapshot.row, [note, *more]
     if may_pass(snapshot):
-        record = structs.replace(record, cursor=row.head + 1)
-    return next_commit(snapshot, record, policy, at=at, lease=row.lease, until=row.leased_until, drafts=[note])
+        record = structs.replace(record, cursor=row.head + len(drafts))
+    return next_commit(snapshot, record, policy, at=at, lease=row.lease, until=row.leased_until, drafts=drafts)
 
 
 def commit_change(snapshot: Snapshot, record: Record, token: str, policy: Policy, *, at: float) -> Commit | None:
@@ -54,7 +58,7 @@ def commit_change(snapshot: Snapshot, record: Record, token: str, policy: Policy
     row, changes = snapshot.row, snapshot.record.changes
     if token in changes:
         return None
-    record = structs.replace(record, changes=(*changes, token)[-CHANGES_KEPT:])
+    record = structs.replace(record, changes=(*changes, token)[-CHANGES_KEPT:], edits=snapshot.record.edits + 1)
     if may_pass(snapshot):
         record = structs.replace(record, cursor=row.head)
     return next_commit(snapshot, record, policy, at=at, lease=row.lease, until=row.leased_until)

@@ -83,6 +83,13 @@ def do_housekeeping(
     return Commit(record=record, due_at=due_at, drop=drop, untouched=True)
 
 
+def cut_log(snapshot: Snapshot, upto: int, policy: Policy, *, at: float) -> Commit:
+    """Drop the log up to entry *upto*, as retention does, because there is no room for it; nothing else changes."""
+    dead = tuple(number for number in snapshot.record.dead if number > upto)
+    act = next_commit(snapshot, structs.replace(snapshot.record, dropped=upto, dead=dead), policy, at=at)
+    return structs.replace(act, drop=upto, untouched=True)
+
+
 def is_forgotten(snapshot: Snapshot, policy: Policy, *, at: float) -> bool:
     """Tell whether nothing has happened for so long that the conversation is to be erased: nobody waits for anything in it."""
     record, forgets = snapshot.record, forget_after(snapshot.record, policy)

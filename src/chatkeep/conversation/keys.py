@@ -13,6 +13,10 @@ RESERVED = "~"
 """Tenants and message ids that start with it are chatkeep's own."""
 
 
+SAVED = RESERVED
+"""The channel of what a save has brought: messages of elsewhere, which nobody answers and no channel sends."""
+
+
 @lru_cache(maxsize=4096, typed=True)
 def key_for(tenant: str, conversation: str) -> Key:
     """Return the key of a conversation. Raises `BadKey`."""

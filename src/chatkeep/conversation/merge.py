@@ -13,6 +13,8 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 from msgspec import Struct
 
+from ..errors import Misconfigured
+
 
 class Missing(Struct, frozen=True):
     """Stands where there is no value."""
@@ -52,6 +54,14 @@ Rule = Literal["later", "union", "sum", "max"] | Callable[[Any, Any, Any], Any]
 """How one member is merged. later: as described above. union: of lists all items of both, whatever was removed. sum: of numbers,
 with both changes added. max: the greater one. A function is given base, earlier and later value, each perhaps `MISSING`, and
 returns the value that stands."""
+
+
+def check_rules(rules: Mapping[str, Rule]) -> Mapping[str, Rule]:
+    """*rules*, if each is one. Raises `Misconfigured`."""
+    for name, rule in rules.items():
+        if not callable(rule) and rule not in ("later", "union", "sum", "max"):
+            raise Misconfigured(f"merge_rules[{name!r}] is {rule!r}: a rule is later, union, sum, max, or a function.")
+    return rules
 
 
 def merge(base: Any, one: Version, other: Version, rules: Mapping[str, Rule] | None = None) -> Merged:
@@ -169,17 +179,15 @@ def _merge_items(base: Any, earlier: list[Any], later: list[Any], path: tuple[st
         if value is not MISSING:
             merged[key] = value
     # The later side's order; what only the earlier one has stands behind what it stood behind there.
-    order = [key for key in has if key in merged]
-    placed, at = set(order), 0
+    first: list[Hashable] = []
+    behind: dict[Hashable, list[Hashable]] = {key: [] for key in has if key in merged}
+    group = first
     for key in had:
-        if key not in merged:
-            continue
-        if key in placed:
-            at = order.index(key) + 1
-        else:
-            order.insert(at, key)
-            placed.add(key)
-            at += 1
+        if key in behind:
+            group = behind[key]
+        elif key in merged:
+            group.append(key)
+    order = first + [one for key, others in behind.items() for one in (key, *others)]
     return [merged[key] for key in order]
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from msgspec import Raw, Struct, field
 
+from ..model import Content
+
 FORMAT = 1
 """What is written. Members may be added under the same number: older code carries them along. A new number is for what older code
 must not touch; a version that only reads it comes first."""
@@ -41,6 +43,14 @@ class OutboxState(Struct, array_like=True, frozen=True, gc=False, forbid_unknown
     reason: str = ""
 
 
+class Said(Struct, frozen=True, gc=False):
+    """What a streamed reply has said so far: the reply to message *number*, which nobody has answered yet, in turn *turn*."""
+
+    number: int
+    content: Content
+    turn: str = ""
+
+
 class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False, forbid_unknown_fields=True):
     """What the bot knows of a conversation, and how far it has read the log.
 
@@ -53,7 +63,10 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False, fo
     results of what the turn of the first unread message has done so far, as JSON. reminders: what comes later. delivery: None
     where replies go nowhere. changes: the last acts from outside that left no entry in the log, so that each knows itself again.
     visitor: it is that of somebody whom nobody knows. redactions: how often something of the log was redacted; a snapshot of
-    before may hold what must be seen no more.
+    before may hold what must be seen no more. said: what the streamed reply to the first unread message has said so far.
+    title; titled: when, by which device and at which version of the conversation it was set. archived, pinned: how its owner has put it
+    away. seen: up to which number its owner has read. edits: acts that changed one of these, or the state, without adding an entry.
+    stamps: of a slot that somebody outside has merged into, when and by which device, and the checksum of what was left there.
     unknown: members that a newer version has written and this one does not know, carried along; under the names of known ones,
     what a newer version has put behind their items.
     """
@@ -81,11 +94,20 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False, fo
     redactions: int = 0
     visitor: bool = False
     changes: tuple[str, ...] = ()
+    title: str = ""
+    titled: tuple[float, str, int] = (0.0, "", 0)
+    archived: bool = False
+    pinned: bool = False
+    seen: int = 0
+    edits: int = 0
+    stamps: dict[str, tuple[float, str, int]] = {}
+    said: Said | None = None
     unknown: dict[str, Raw] = field(default={}, name="")
 
 
 UNTRIED: dict[str, Any] = {
-    name: getattr(Record(), name) for name in ("begun", "raised", "deaths", "alone", "retry_at", "failed_at", "steps")
+    name: getattr(Record(), name)
+    for name in ("begun", "raised", "deaths", "alone", "retry_at", "failed_at", "steps", "said")
 }
 """The changes to a record whose first unread message is another one from now on: nothing was tried for it yet. (The defaults
 themselves, which are left out of the stored form.)"""

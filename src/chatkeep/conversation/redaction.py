@@ -8,10 +8,12 @@ from typing import Any
 import msgspec
 from msgspec import Raw, structs
 
-from ..model import ASKING, Message
+from ..model import Message
 from .commits import make_note, next_commit, note_passed_over
+from .keys import RESERVED
 from .record import UNTRIED, OutboxState, Record
-from .snapshots import Commit, Draft, Policy, Snapshot, is_cut, unread_messages
+from .snapshots import Commit, Draft, Policy, Snapshot, asks, is_cut, unread_messages
+from .streams import draft_said
 
 GONE = "[redacted]"
 
@@ -32,12 +34,24 @@ def notes_about(messages: Sequence[Message], redacted: Sequence[Message]) -> lis
     return [note for note in about if note.content or note.metadata.get("reason")][-NOTES_MOST:]
 
 
+def amendment_id(incarnation: str, number: int) -> str:
+    """Return the id of the message that says message *number* anew."""
+    return f"{RESERVED}amend:{incarnation}.{number}"
+
+
 def redact_messages(
-    snapshot: Snapshot, redacted: Sequence[Message], notes: Sequence[Message], policy: Policy, *, at: float
+    snapshot: Snapshot,
+    redacted: Sequence[Message],
+    notes: Sequence[Message],
+    policy: Policy,
+    *,
+    at: float,
+    amendment: Draft | None = None,
 ) -> Commit:
     """Remove what the *redacted* messages say, and the reasons in *notes*, which are about them.
 
-    One that waits for an answer is passed over, a reply that was not sent yet is not sent, a dead letter is closed.
+    One that waits for an answer is passed over, a reply that was not sent yet is not sent, a dead letter is closed. *amendment*: is
+    added to the log, and waits.
     """
     row, numbers = snapshot.row, {message.number for message in redacted}
     unread = unread_messages(snapshot)
@@ -48,11 +62,12 @@ def redact_messages(
     drafts += [
         note_passed_over(message.number, message.number)
         for message in redacted
-        if message.number > snapshot.record.cursor and message.role in ASKING and not message.redacted
+        if message.number > snapshot.record.cursor and asks(message)
     ]
     drafts += [_without_reason(row.incarnation, note) for note in notes if note.metadata.get("kind") != "dead"]
     record = snapshot.record
     if unread and unread[0].number in numbers:
+        drafts += draft_said(snapshot, unread[0].number, "stopped")
         record = structs.replace(record, **UNTRIED)
     end = snapshot.messages[-1].number if is_cut(snapshot) else row.head + len(drafts)
     record = structs.replace(
@@ -62,6 +77,7 @@ def redact_messages(
         delivery=None if record.delivery is None else _without_replies(record.delivery, numbers),
         redactions=record.redactions + 1,
     )
+    drafts += [amendment] if amendment is not None else []
     act = next_commit(snapshot, record, policy, at=at, lease=row.lease, until=row.leased_until, drafts=drafts)
     return structs.replace(act, blank=tuple(sorted(numbers | {note.number for note in notes})))
 

@@ -11,6 +11,7 @@ from msgspec import Struct, structs
 
 from ..drivers.base import Entry, Row
 from ..model import ASKING, TALK, Content, Message, Role, Status
+from .keys import SAVED
 from .record import OutboxState, Record
 
 OUTWARD: frozenset[Role] = frozenset({"assistant", "operator"})
@@ -52,8 +53,8 @@ class Snapshot(Struct, frozen=True, gc=False):
 
 
 class Draft(Struct, frozen=True, kw_only=True, gc=False):
-    """A message without a number; created_at=0: of the act's time. *entry* is its stored form, if that was made
-    before."""
+    """A message without a number; created_at=0: of the act's time. *channel*: as `Message` has it. *entry* is its stored form, if
+    that was made before."""
 
     role: Role
     content: Content
@@ -62,12 +63,14 @@ class Draft(Struct, frozen=True, kw_only=True, gc=False):
     reply_from: int = 0
     created_at: float = 0.0
     metadata: dict[str, Any] = {}
+    channel: str = ""
     entry: Entry | None = None
 
 
 class Commit(Struct, frozen=True, kw_only=True, gc=False):
     """What to write: the next record, new entries, the lease to hold afterwards, when to look again, how much log to
-    drop, which entries lose what they say. *untouched*: nobody did anything, so the time of the last change stays."""
+    drop, which entries lose what they say. *untouched*: nobody did anything, so the time of the last change stays. *owner*: whose the
+    conversation is from then on; None: whose it was."""
 
     record: Record
     drafts: tuple[Draft, ...] = ()
@@ -77,6 +80,7 @@ class Commit(Struct, frozen=True, kw_only=True, gc=False):
     drop: int = 0
     blank: tuple[int, ...] = ()
     untouched: bool = False
+    owner: str | None = None
 
 
 class Outcome(Struct, frozen=True, gc=False):
@@ -130,7 +134,12 @@ def unread_messages(snapshot: Snapshot) -> list[Message]:
     cursor = snapshot.record.cursor
     if snapshot.row.head == cursor:
         return []
-    return [m for m in snapshot.messages if m.number > cursor and m.role in ASKING and not m.redacted]
+    return [m for m in snapshot.messages if m.number > cursor and asks(m)]
+
+
+def asks(message: Message) -> bool:
+    """Tell whether a turn answers *message*, if none has yet."""
+    return message.role in ASKING and not message.redacted and message.channel != SAVED
 
 
 def is_plain(message: Message) -> bool:
@@ -178,12 +187,17 @@ def keep_outbound(snapshot: Snapshot, record: Record) -> Record:
         return record
     unseen = is_cut(snapshot) and record.cursor > snapshot.messages[-1].number  # it may be like what is held
     passed = (message for message in snapshot.messages if unseen or old < message.number <= record.cursor)
-    return structs.replace(record, delivery=delivery_of(snapshot)) if any(m.channel for m in passed) else record
+    return (
+        structs.replace(record, delivery=delivery_of(snapshot))
+        if any(m.channel not in ("", SAVED) for m in passed)
+        else record
+    )
 
 
 def is_outbound(message: Message | Draft) -> bool:
-    """Tell whether a channel sends *message*; what was written in the platform's own inbox is there already."""
-    if message.role not in OUTWARD or message.metadata.get("sent"):
+    """Tell whether a channel sends *message*; what was written in the platform's own inbox is there already, and what a save has brought
+    was said elsewhere."""
+    if message.role not in OUTWARD or message.channel == SAVED or message.metadata.get("sent"):
         return False
     return isinstance(message, Draft) or not message.redacted
 

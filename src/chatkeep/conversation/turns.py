@@ -28,6 +28,10 @@ from .snapshots import (
     messages_after,
     unread_messages,
 )
+from .streams import draft_said, reply_id
+
+TOGETHER = frozenset({"debounce", "burst", "interrupt"})
+"""What `overlap` is where messages that wait are answered together."""
 
 DEAD_SHOWN = 100
 """So many numbers of messages set aside are kept in a record."""
@@ -40,7 +44,7 @@ def choose_batch(snapshot: Snapshot, policy: Policy) -> list[Message]:
     guilty one.
     """
     waiting = unread_messages(snapshot)
-    if policy.overlap in ("debounce", "burst") and not (snapshot.record.begun or snapshot.record.deaths):
+    if policy.overlap in TOGETHER and not (snapshot.record.begun or snapshot.record.deaths):
         return waiting
     return waiting[:1]
 
@@ -134,17 +138,42 @@ def size_of(content: Content) -> int:
     return len(content.encode()) if isinstance(content, str) else len(json.encode(content))
 
 
-def has_same_input(before: Snapshot, now: Snapshot) -> bool:
+def has_same_input(before: Snapshot, now: Snapshot, *, last: int | None = None) -> bool:
     """Tell whether a handler that saw *before* would see the same in *now*, so that its result may be written on top of
-    it."""
+    it. *last*: the last message that it saw, where more of *before* waits."""
     a, b = before.record, now.record
     return before is now or (
         before.row.incarnation == now.row.incarnation
         and before.row.head <= now.row.head
         and (a.cursor, a.session, a.schema, a.since, a.paused) == (b.cursor, b.session, b.schema, b.since, b.paused)
-        and a.redactions == b.redactions
+        and not _saw_redacted(before, now, before.row.head if last is None else last)
         and a.state == b.state
     )
+
+
+def _saw_redacted(before: Snapshot, now: Snapshot, last: int) -> bool:
+    """Tell whether a handler that saw *before* up to message *last* may have seen what nobody is to see any more."""
+    since = now.record.redactions - before.record.redactions
+    if not since:
+        return False
+    # What was withdrawn while it waited, each by an act of its own, was not seen yet.
+    unseen = [
+        sum(m.redacted and m.role in ASKING and m.number > last for m in there.messages) for there in (before, now)
+    ]
+    return unseen[1] - unseen[0] != since
+
+
+def has_same_place(before: Snapshot, now: Snapshot) -> bool:
+    """Tell whether what is answered first in *before* is what is answered first in *now*."""
+    return (before.row.incarnation, before.record.cursor) == (now.row.incarnation, now.record.cursor)
+
+
+def is_wanted(before: Snapshot, now: Snapshot, tried: list[Message], policy: Policy, *, lease: str) -> bool:
+    """Tell whether the turn that began on *before* with the messages *tried*, under *lease*, is to go on: nobody has stopped it,
+    nobody else runs it, and, with overlap="interrupt", no other message waits."""
+    if now.row.lease != lease or not has_same_place(before, now):
+        return False
+    return policy.overlap != "interrupt" or all(m.number <= tried[-1].number for m in unread_messages(now))
 
 
 def is_same_turn(before: Snapshot, now: Snapshot, first: Message, *, opens: bool) -> bool:
@@ -154,8 +183,8 @@ def is_same_turn(before: Snapshot, now: Snapshot, first: Message, *, opens: bool
     *first* is not in the log yet, nothing but notes may have come into it.
     """
     a, b = before.record, now.record
-    if a.redactions != b.redactions:
-        return False  # the handler has seen what nobody is to see any more
+    if _saw_redacted(before, now, before.row.head):
+        return False
     cursor, came = b.cursor, messages_after(now, before.row.head)
     if first.number > before.row.head and now.row.head == cursor and all(message.role == "system" for message in came):
         cursor = a.cursor
@@ -184,9 +213,11 @@ def finish_turn(
     arriving: Draft | None = None,
     reminders: Mapping[str, Reminder | None] = NOTHING,
     out: bool = False,
+    streamed: bool = False,
 ) -> Commit:
     """Record a turn: the new *state* (of a new session, if it *opens* one), the *replies*, and that *answered* are
-    answered. *reminders* are those that it set, or, with None, cancelled; *out*: the replies go out through a channel.
+    answered. *reminders* are those that it set, or, with None, cancelled; *out*: the replies go out through a channel; *streamed*:
+    the last reply was shown while it was made, under an id that is known before.
 
     *lease* is kept while work remains. *arriving*: the one message itself, when it is accepted and answered in this
     act.
@@ -195,6 +226,8 @@ def finish_turn(
     first, last = (head + 1, head + 1) if arriving else (answered[0].number, answered[-1].number)
     drafts = [arriving] if arriving else []
     drafts += [Draft(role="assistant", content=reply, reply_to=last, reply_from=first) for reply in replies]
+    if streamed and replies:
+        drafts[-1] = structs.replace(drafts[-1], id=reply_id(snapshot.row.incarnation, first))
     waiting, cut = [message for message in unread_messages(snapshot) if message.number > last], is_cut(snapshot)
     if (waiting or cut) and policy.overlap == "drop":
         first_dropped = waiting[0].number if waiting else last + 1
@@ -299,14 +332,14 @@ def set_aside(
     waiting = [later for later in unread if later.number > number]
     dead = close_replayed(record.dead, [message for message in unread if message.number == number])
     why = make_note("dead", f"{snapshot.row.incarnation}.{number}", content=reason, first=number, last=number)
-    drafts = [arriving, why] if arriving else [why]
+    drafts = [arriving, why] if arriving else [why, *draft_said(snapshot, number, "interrupted")]
     drafts += [Draft(role="assistant", content=reply, reply_to=number, reply_from=number) for reply in replies]
     end = snapshot.messages[-1].number if is_cut(snapshot) else snapshot.row.head + len(drafts)
     record = structs.replace(
         record,
         cursor=waiting[0].number - 1 if waiting else end,
         dead=(*dead, number)[-DEAD_SHOWN:],
-        delivery=delivery_of(snapshot) if out and replies else record.delivery,
+        delivery=delivery_of(snapshot) if out and len(drafts) > 1 + bool(arriving) else record.delivery,
         **UNTRIED,
     )
     return next_commit(snapshot, record, policy, at=at, drafts=drafts)
@@ -317,15 +350,14 @@ def skip_unread(snapshot: Snapshot, policy: Policy, *, at: float) -> Commit | No
     waiting = unread_messages(snapshot)
     if not waiting:
         return None
-    old = snapshot.record
+    old, row = snapshot.record, snapshot.row
+    last = row.head if is_cut(snapshot) else waiting[-1].number
+    drafts = [*draft_said(snapshot, waiting[0].number, "stopped"), note_passed_over(waiting[0].number, last)]
     record = structs.replace(
         old,
-        cursor=snapshot.row.head + 1,
+        cursor=row.head + len(drafts),
         **UNTRIED,
         reminders=keep_reminders(old.reminders, waiting),
     )
-    row = snapshot.row
     # (Whoever holds the lease may be sending; a turn of theirs sees that the cursor has moved.)
-    last = row.head if is_cut(snapshot) else waiting[-1].number
-    drafts = [note_passed_over(waiting[0].number, last)]
     return next_commit(snapshot, record, policy, at=at, lease=row.lease, until=row.leased_until, drafts=drafts)

@@ -125,7 +125,9 @@ def build(url: str, *, pace_s: float = 0.02, **options: Any) -> Chatkeep[Desk]:
         if isinstance(said, dict):
             turn.reply([said])
             return
-        for word in re.findall(r"\S+\s*", said):
+        for word in re.findall(
+            r"\S+\s*", said[len(turn.said) :]
+        ):  # (the same answer each time: it goes on where it was)
             yield word
             await asyncio.sleep(pace_s)
 

@@ -16,8 +16,10 @@ DRIVERS = {
     "rediss": "redis:RedisDriver",
     "redis+cluster": "redis:RedisDriver",
     "redis+sentinel": "redis:RedisDriver",
+    "upstash": "upstash:UpstashDriver",
     "postgresql": "postgresql:PostgresqlDriver",
     "postgres": "postgresql:PostgresqlDriver",
+    "durable-object": "durable_object:DurableObjectDriver",
 }
 
 HOSTLESS = ("memory", "sqlite")

@@ -43,6 +43,21 @@ class Ability(StrEnum):
     DURABLE = "what was answered survives kill -9 and power loss"
     EPOCH = "a store that was emptied, replaced or fenced off is told from the one that was opened"
     COUNT = "hits of a rate limit are counted for all who have the store open"
+    FENCE = "it can be given another epoch, so that nobody who had it open writes to it any more"
+
+
+class About(Struct, frozen=True, kw_only=True):
+    """What a driver that ships says of itself beside its abilities; the tables of docs/reference/stores.md are made of it."""
+
+    urls: tuple[str, ...]
+    use: str
+    """Where it is the one to take."""
+    costs: str
+    """What opening, a message and looking for work take."""
+    lacks: str
+    """What it does not promise."""
+    depends: dict[Ability, str] = {}
+    """What an ability depends on, where it does."""
 
 
 class Key(NamedTuple):
@@ -286,6 +301,26 @@ class Counted(NamedTuple):
     ends: float
 
 
+class Fence(Act, frozen=True, gc=False):
+    """Gives the store the epoch *epoch* in place of the one that this driver has it open with; the driver goes on under it.
+
+    Once it is answered, no act of anybody else who has the store open is done any more (`Replaced`), nor one that was under
+    way: what is read then is all there is. Run again, it finds its own epoch and answers the same. `Replaced` when the store
+    has an epoch that is neither of the two. An Uncertain one may have fenced off this driver too, until it is run again.
+    Needs FENCE, else `Unsupported`.
+    """
+
+    epoch: str
+
+    @property
+    def key(self) -> Key:
+        """What it changes, as the other acts have it."""
+        return Key("", "")
+
+    def __str__(self) -> str:
+        return "The epoch"
+
+
 WAITING = 10_000
 """No more acts wait for one connection of a store, or its writer; who comes then is told at once (`Overloaded`)."""
 
@@ -330,13 +365,14 @@ class Driver(Protocol):
     """Six verbs over one store. Each is one atomic act that may be run again; each sees all that was answered before
     it.
 
-    Used from one event loop, and only between an `open` that went well and `close`: before and after, every verb raises
-    `Unavailable`. Raises only chatkeep's errors: `Conflict` and `Duplicate` as `Append`, `Write` and `Erase` say,
-    `Unavailable` when certainly nothing was written, `Uncertain` when that is not known: no call waits for a silent
-    store longer than its deadline. `Replaced` when the store's epoch is not the one it was opened with: from `append`,
-    `write`, `erase` and `scan` always, so that whoever gives the store another epoch has fenced off all that have it
-    open; from `read` and `entries` where they find no row: an emptied store never answers "there is none". Cancelling
-    the caller does not cancel the act.
+    Used from one event loop, and only between an `open` that went well and `close`: before and after, every verb
+    raises `Unavailable`. Raises only chatkeep's errors: `Conflict` and `Duplicate` as `Append`, `Write` and `Erase`
+    say, `TooLarge` from `append` and `write` where the store takes nothing of that size, and `Unavailable` when
+    certainly nothing was written, `Uncertain` when that is not known: no call waits for a silent store longer than
+    its deadline. `Replaced` when the store's epoch is not the one it was opened with: from `append`, `write`, `erase`
+    and `scan` always, so that whoever gives the store another epoch has fenced off all that have it open; from `read`
+    and `entries` where they find no row: an emptied store never answers "there is none". Cancelling the caller does
+    not cancel the act.
     """
 
     abilities: frozenset[Ability]
@@ -410,3 +446,6 @@ class Driver(Protocol):
 
     async def count(self, act: Count) -> Counted:
         """See `Count`. Not one of the six verbs: a driver without COUNT raises `Unsupported`."""
+
+    async def fence(self, act: Fence) -> None:
+        """See `Fence`. Not one of the six verbs: a driver without FENCE raises `Unsupported`."""

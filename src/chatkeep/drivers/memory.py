@@ -19,6 +19,7 @@ from ..errors import Conflict, Duplicate, Replaced, Unsupported
 from .base import (
     TOMBSTONE_KEPT_S,
     Ability,
+    About,
     Append,
     Appended,
     Count,
@@ -26,6 +27,7 @@ from .base import (
     Entries,
     Entry,
     Erase,
+    Fence,
     Finding,
     Index,
     Key,
@@ -60,7 +62,13 @@ SHELVES: dict[str, Shelf] = {}
 class MemoryDriver(Openable):
     """The reference driver: each verb is plain code without an await in it, so each is one act."""
 
-    abilities = frozenset({Ability.LOG, Ability.SCAN, Ability.WATCH, Ability.EPOCH, Ability.COUNT})
+    abilities = frozenset({Ability.LOG, Ability.SCAN, Ability.WATCH, Ability.EPOCH, Ability.COUNT, Ability.FENCE})
+    about = About(
+        urls=("memory://", "memory://name"),
+        use="tests",
+        costs="nothing waits",
+        lacks="anything after the end of the process",
+    )
 
     def __init__(self, url: str = "memory://") -> None:
         super().__init__("this memory:// store")
@@ -201,6 +209,12 @@ class MemoryDriver(Openable):
             found = Counted(0, ends)
         counters[act.name] = counted = Counted(found.hits + act.cost, min(found.ends, ends))
         return counted
+
+    async def fence(self, act: Fence) -> None:
+        await self._come_in()
+        if self._shelf.epoch != act.epoch:
+            self._refuse_replaced()
+        self._shelf.epoch = self.epoch = act.epoch
 
     async def _come_in(self) -> None:
         self.refuse_closed("done")

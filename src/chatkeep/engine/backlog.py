@@ -108,8 +108,15 @@ class Backlog:
         self._go_on = go_on
         self._poll_s = seconds(shared.settings.poll)
         self._room = shared.settings.concurrency * 2
+        self.started = 0
+        """In how many conversations something was due."""
         workers.ended = self._hear_of_end
         self.restart()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all was looked at, and what was begun has ended."""
+        return self._urgent is None and self._tidy is None and not (self._untidy or self._workers.by_key)
 
     def restart(self) -> None:
         """Begin from the beginning, as after an opening."""
@@ -170,6 +177,7 @@ class Backlog:
                 self._start(row.key)
 
     def _start(self, key: Key) -> None:
+        self.started += 1
         self._workers.start(self._workers.register(key))
 
     def _is_due(self, row: Row, now: float) -> bool:
@@ -189,5 +197,6 @@ class Backlog:
     def _hear_of_end(self, key: Key) -> None:
         self._tidying.discard(key)
         urgent = self._urgent is not None and self._workers.busy - len(self._tidying) <= self._room // 2
-        if urgent or (self._tidy is not None and len(self._tidying) <= TIDYING // 2):
+        tidy = self._tidy is not None and len(self._tidying) <= TIDYING // 2
+        if urgent or tidy or (self.is_done and not self._shared.settings.background):
             self._go_on()

@@ -6,22 +6,26 @@ Knows nothing of how messages come in, or of what a worker does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Generic
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, NamedTuple
 
 from msgspec import Raw, structs
 
-from ..conversation import commits, dead_letters, redaction, sessions, snapshots
+from ..conversation import commits, dead_letters, redaction, saves, sessions, slots, snapshots, streams, turns
+from ..conversation.codec import entry_for
 from ..conversation.keys import message_id
+from ..conversation.merge import Loss, Rule, Version
 from ..conversation.record import NONE
-from ..conversation.snapshots import Commit, Snapshot
-from ..drivers.base import Key
-from ..errors import StoreError, UsageError
-from ..model import Message, State
+from ..conversation.snapshots import Commit, Draft, Snapshot
+from ..drivers.base import Key, Row
+from ..errors import Conflict, NotWaiting, StoreError, UsageError
+from ..model import ASKING, Content, Message, Receipt, State, Stopped
+from ..storage.erasures import note_erasure
 from ..storage.records import erase_belongings
 from ..storage.store import PAGE, fresh_token
 from .journal import Journal
 from .notifier import Notifier
+from .outcomes import read_outcome
 from .pauses import Pauses
 from .runner import refuse_own_turn
 from .sender import Sender
@@ -29,6 +33,15 @@ from .shared import Shared
 from .sweeper import Sweeper
 from .turn_processor import TurnProcessor
 from .workers import Workers
+
+
+class Rewritten(NamedTuple):
+    """What a change makes of a state: its stored form and schema, the stamps of its slots (None: as they are), and notes for the log."""
+
+    raw: Raw
+    schema: int
+    stamps: dict[str, tuple[float, str, int]] | None = None
+    notes: Sequence[Draft] = ()
 
 
 class Changes(Generic[State]):
@@ -55,6 +68,8 @@ class Changes(Generic[State]):
         self._notifier = notifier
         self._sweeper = sweeper
         self._journal = journal
+        self.rules: Mapping[str, Rule] = {}
+        """How slots are merged, by name; the others by "later"."""
 
     async def create(self, key: Key, *, owner: str, visitor: bool = False) -> Snapshot:
         """Create the conversation before anything is said in it; the one there is, if there is one. *visitor*: nobody knows who
@@ -85,7 +100,7 @@ class Changes(Generic[State]):
         """Apply *edit* to the state, on top of whatever others write meanwhile; it may run more than once."""
         states = self._shared.states
 
-        def changed(raw: Raw, schema: int) -> tuple[Raw, int]:
+        def changed(there: Snapshot, raw: Raw, schema: int) -> Rewritten:
             state, before = states.take_apart(key, raw, schema)
             try:
                 given = edit(state)
@@ -93,7 +108,7 @@ class Changes(Generic[State]):
                 if (translated := states.translate(key, fault)) is None:
                     raise
                 raise translated from fault
-            return states.encode(key, state if given is None else given, before), states.schema
+            return Rewritten(states.encode(key, state if given is None else given, before), states.schema)
 
         return await self._rewrite(key, changed, id)
 
@@ -109,19 +124,153 @@ class Changes(Generic[State]):
             return there  # nothing to clear, and clearing creates nothing
         states = self._shared.states
 
-        def cleared(raw: Raw, schema: int) -> tuple[Raw, int]:
+        def cleared(there: Snapshot, raw: Raw, schema: int) -> Rewritten:
             if look is not None:
                 look(states.decode(key, raw, schema))
-            return states.cleared(key, raw, schema, slot)
+            return Rewritten(*states.cleared(key, raw, schema, slot))
 
         return await self._rewrite(key, cleared, id)
 
-    async def erase(self, key: Key) -> None:
-        """Remove everything of *key*, here and in the store."""
+    async def merge(
+        self, key: Key, slot: str, base: Any, mine: Version, *, rule: Rule = "later", id: str | None = None
+    ) -> tuple[Snapshot, tuple[Loss, ...]]:
+        """Put what somebody has made of a *slot*, which was *base* then, together with what is there; and tell what gave way, which the
+        log keeps."""
+        found: tuple[Loss, ...] = ()
+        name = fresh_token()
+
+        def merged(there: Snapshot, raw: Raw, schema: int) -> Rewritten | None:
+            nonlocal found
+            made = slots.merge_slot(there, self._shared.states, (raw, schema), slot, base, mine, rule)
+            found = made.losses
+            if made.raw is None:
+                return None
+            notes = [
+                saves.note_loss(key, saves.SLOT, loss, at=self._shared.clock(), id=f"{saves.NOTE}{name}.{n}", slot=slot)
+                for n, loss in enumerate(made.losses)
+            ]
+            return Rewritten(made.raw, self._shared.states.schema, made.stamps, notes)
+
+        return await self._rewrite(key, merged, id), found
+
+    async def erase(self, key: Key, *, look: Callable[[Row], None] | None = None) -> None:
+        """Remove everything of *key*, here and in the store. *look* is given the row that is there, and refuses by raising."""
+        row = await self._store.row(key)
+        if row is not None and look is not None:
+            look(row)
         if self._journal is not None and self._shared.open:
             await self._journal.spool.erase(key)
-        await self._store.erase(key, at=self._shared.clock())
+        while row is not None:
+            await note_erasure(self._store, row, clock=self._shared.clock)
+            try:
+                await self._store.erase(key, at=self._shared.clock(), revision=None if look is None else row.revision)
+                break
+            except Conflict:
+                row = await self._store.row(key)
+                if row is not None and look is not None:
+                    look(row)
+        else:
+            await self._store.erase(key, at=self._shared.clock())
         await erase_belongings(self._store, key, at=self._shared.clock())
+
+    async def stop(self, key: Key) -> Stopped:
+        """End the answer that the first unread message gets, or waits for, with what was said of it by now."""
+        self._shared.refuse_closed(key)
+        refuse_own_turn(key, "would end its own turn; have it return")
+        snapshot = await self._store.reload(key)
+        waiting = snapshots.unread_messages(snapshot)
+        if not waiting or (self._pauses.is_paused(snapshot) and streams.find_said(snapshot) is None):
+            return Stopped(False)
+        states = self._shared.states
+
+        def decide(there: Snapshot) -> Commit | None:
+            left = snapshots.unread_messages(there)
+            if not turns.has_same_place(snapshot, there) or not left or left[0].number != waiting[0].number:
+                return None
+            said = streams.find_said(there)
+            return streams.end_reply(
+                there,
+                turns.choose_batch(there, self._shared.policy),
+                said.content if said is not None else "",
+                "stopped",
+                self._shared.policy,
+                at=self._shared.clock(),
+                fresh=None if self._turns.on_missing else (states.fresh(), states.schema),
+                lease=there.row.lease,
+                out=self._turns.goes_out(there),
+            )
+
+        after, said = await self._shared.commit(snapshot, decide)
+        if not said:
+            return Stopped(False)
+        if after.row.lease is None and after.row.due_at is not None and after.row.due_at <= self._shared.clock():
+            self._sweeper.start_on(key)
+            self._notifier.tell_of_work()
+        return Stopped(True, said[0] if said[0].role == "assistant" else None)
+
+    async def withdraw(self, key: Key, number: int) -> None:
+        """Take back message *number*, which waits for its turn."""
+        snapshot = await self._store.reload(key)
+        there = await self._store.page(key, snapshot.row.incarnation, after=number - 1, limit=1)
+        if there and there[0].number == number and there[0].role in ASKING and there[0].redacted:
+            return
+        await self._take_back(key, number, None)
+
+    async def amend(self, key: Key, number: int, content: Content) -> Receipt:
+        """Take back message *number*, which waits for its turn, and say *content* in its place, at the end."""
+        entry_for(key, content, id="-", role="user", created_at=1e10, limit=self._shared.settings.message_limit)
+        snapshot = await self._store.reload(key)
+        id = redaction.amendment_id(snapshot.row.incarnation, number)
+        known = await self._store.find(key, snapshot.row.incarnation, [id])
+        if known and known[0].content != content:
+            raise NotWaiting(
+                f"{key}: message {number} was said anew already, as message {known[0].number}; nothing was changed."
+            )
+        said = known or await self._take_back(key, number, content)
+        found = await read_outcome(self._store, await self._store.reload(key), said[-1].number) if known else None
+        return Receipt(
+            tenant=key.tenant,
+            conversation=key.id,
+            id=id,
+            number=said[-1].number,
+            status=found.status if found is not None else "accepted",
+            replies=snapshots.copy_messages(found.replies) if found is not None else [],
+            duplicate=bool(known),
+        )
+
+    async def _take_back(self, key: Key, number: int, content: Content | None) -> list[Message]:
+        """Withdraw message *number*, and say *content* in its place where there is any; give what was added to the log."""
+        self._shared.refuse_closed(key)
+        shared, limit = self._shared, self._shared.settings.message_limit
+
+        def decide(there: Snapshot) -> Commit:
+            waiting = snapshots.unread_messages(there)
+            found = [message for message in waiting if message.number == number]
+            if not found:
+                raise NotWaiting(
+                    f"{key}: message {number} does not wait for an answer (any more); nothing was changed."
+                )
+            if number == waiting[0].number and there.row.lease is not None:
+                raise NotWaiting(
+                    f"{key}: message {number} is being answered; nothing was changed. Stop that, and what was said of its reply stays."
+                )
+            amendment, at = None, shared.clock()
+            if content is not None:
+                told: dict[str, Any] = {
+                    "role": found[0].role,
+                    "created_at": round(at * 1000) / 1000,
+                    "metadata": found[0].metadata | {"amends": number},
+                }
+                id = redaction.amendment_id(there.row.incarnation, number)
+                entry = entry_for(key, content, id=id, limit=limit, channel=found[0].channel, **told)
+                amendment = Draft(content=content, id=id, entry=entry, **told)
+            return redaction.redact_messages(there, found, [], shared.policy, at=at, amendment=amendment)
+
+        after, said = await shared.commit(await self._store.reload(key), decide)
+        if after.row.lease is None and snapshots.unread_messages(after) and not self._pauses.is_paused(after):
+            self._sweeper.start_on(key)
+            self._notifier.tell_of_work()
+        return said or []
 
     async def pause(self, tenant: str | None) -> None:
         """Silence the bot for a tenant, or for all."""
@@ -205,7 +354,7 @@ class Changes(Generic[State]):
     async def resend(self, key: Key, number: int) -> None:
         """Have a reply sent once more."""
         await self._sender.resend(key, number)
-        if self._sender.takes(key):
+        if self._sender.takes(key) and self._shared.settings.background:
             worker = self._workers.register(key)
             worker.warm = False
             worker.wake.set()
@@ -213,8 +362,10 @@ class Changes(Generic[State]):
         else:
             self._notifier.tell_of_work()
 
-    async def _rewrite(self, key: Key, rewritten: Callable[[Raw, int], tuple[Raw, int]], id: str | None) -> Snapshot:
-        """Put what *rewritten* makes of the stored state and its schema in its place."""
+    async def _rewrite(
+        self, key: Key, rewritten: Callable[[Snapshot, Raw, int], Rewritten | None], id: str | None
+    ) -> Snapshot:
+        """Put what *rewritten* makes of the stored state and its schema in its place; None: it stays as it is."""
         self._shared.refuse_closed(key)
         refuse_own_turn(key, "would throw its own turn away; change turn.state")
         token = fresh_token()
@@ -233,13 +384,17 @@ class Changes(Generic[State]):
             if token in record.changes:
                 return None  # an earlier run of this very act was written
             number = self._session_start(there, now)
-            raw, schema = rewritten(*((states.fresh(), states.schema) if number else (record.state, record.schema)))
+            made = rewritten(there, *((states.fresh(), states.schema) if number else (record.state, record.schema)))
+            if made is None:
+                return None
+            raw, schema, notes = made.raw, made.schema, made.notes
             if number and raw != NONE:
                 record = sessions.open_session(record, raw, schema, number=number, at=now)
-            record = structs.replace(record, state=raw, schema=schema)
-            if id is None and there.row.head:
+            stamps = record.stamps if made.stamps is None else made.stamps
+            record = structs.replace(record, state=raw, schema=schema, stamps=stamps)
+            if id is None and there.row.head and not notes:
                 return commits.commit_change(there, record, token, self._shared.policy, at=now)
-            return commits.commit_note(there, record, note, self._shared.policy, at=now)
+            return commits.commit_note(there, record, note, self._shared.policy, at=now, more=notes)
 
         try:
             after, _ = await self._shared.commit(snapshot, decide)

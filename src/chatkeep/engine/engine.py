@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Generic
 
 from ..conversation.state import StateCodec
 from ..drivers.base import Key
-from ..errors import Misconfigured, Unavailable
+from ..errors import Misconfigured, Moved, Unavailable
 from ..model import State
 from ..settings import Settings, seconds
 from ..storage.store import Store
@@ -57,8 +57,10 @@ class Engine(Generic[State]):
         *,
         journal: Spool | None = None,
         clock: Callable[[], float] = time.time,
+        sweeps: bool = True,
     ) -> None:
-        shared = Shared(store, settings, states, clock)
+        """*sweeps* False: nothing is looked after but what is asked for here, for an engine that lives as long as one request."""
+        shared = Shared(store, settings, states, clock, sweeps=sweeps)
         self.shared = shared
         self.store = store
         self.notifier = notifier = Notifier(store.driver, changed=self._changed_elsewhere, work=self._hear_of_work)
@@ -68,10 +70,10 @@ class Engine(Generic[State]):
         self.sender = sender = Sender(
             store, shared.policy, leases, clock=clock, first=first_s, instruments=shared.instruments
         )
-        high_water = HighWater(store, clock)
+        high_water = HighWater(store, clock, lasting=settings.background)
         self.pauses = pauses = Pauses(store, shared.policy, clock)
         self.runner = runner = Runner(settings.concurrency, seconds(settings.turn_timeout), self._count_abandoned)
-        self.turns = turns = TurnProcessor(shared, runner, takes=sender.takes, say=self.live.say)
+        self.turns = turns = TurnProcessor(shared, runner, takes=sender.takes)
         loop = WorkLoop(
             shared,
             turns=turns,
@@ -80,7 +82,6 @@ class Engine(Generic[State]):
             sender=sender,
             pauses=pauses,
             notifier=notifier,
-            live=self.live,
             housekeeper=Housekeeper(shared, leases=leases, sender=sender, pauses=pauses, high_water=high_water),
         )
         self.workers = workers = Workers(shared, runner=runner, leases=leases, loop=loop)
@@ -155,7 +156,7 @@ class Engine(Generic[State]):
         return self.store.trouble or (self.journal.trouble if self.journal is not None else "") or stuck
 
     async def open(self) -> None:
-        """Open the store and start the sweep, which answers at once what a crash has left unread."""
+        """Open the store and start the sweep, which answers at once what a crash has left unread; without `background`, `tend` does."""
         self.store.confinement.refuse_elsewhere()
         async with self._one_at_a_time():
             if self.is_open:
@@ -170,7 +171,7 @@ class Engine(Generic[State]):
                 try:
                     await self._open_store()
                 except Unavailable as fault:
-                    if self.journal is None:
+                    if self.journal is None or isinstance(fault, Moved):
                         raise
                     log.error("%s; messages are taken into the journal until it can be used.", fault)
                 if self.sender.outlet is not None:
@@ -184,7 +185,8 @@ class Engine(Generic[State]):
             self.shared.open, self.live.ended = True, False
             self.turns.open()
             self.leases.open()
-            self.sweeper.start()
+            if self.shared.sweeps:
+                self.sweeper.start()
 
     async def close(self) -> None:
         """Take nothing new, let running turns finish, hand the rest back, close the store."""
@@ -206,7 +208,8 @@ class Engine(Generic[State]):
         try:
             await self.store.open(None if self.journal is None else self.journal.spool.belong)
             await self.sweeper.look_at_pauses()
-            self.notifier.open()
+            if shared.settings.background:
+                self.notifier.open()
         except BaseException as fault:
             shared.unopened = f"the store has not been opened since the start ({fault})"
             await self.store.close()
@@ -257,6 +260,9 @@ class Engine(Generic[State]):
     def _changed_here(self, key: Key) -> None:
         self.notifier.tell(key)
         self.live.note_change(key, here=True)
+        worker = self.workers.by_key.get(key)
+        if worker is not None and worker.turn is not None:
+            worker.turn.look(self.store.cached(key))
 
     def _changed_elsewhere(self, key: Key) -> None:
         """Another instance has written to *key*: what is cached is old, and what somebody here waits for may be there."""
@@ -266,6 +272,8 @@ class Engine(Generic[State]):
         else:
             worker.warm = False
             worker.wake.set()
+            if worker.turn is not None:
+                worker.turn.look_again()
         self.live.note_change(key, here=False)
 
     def _hear_of_work(self) -> None:

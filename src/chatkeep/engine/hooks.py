@@ -9,9 +9,13 @@ from types import CoroutineType, coroutine
 from typing import Any, cast
 from weakref import WeakSet
 
+from msgspec import Struct
+
 from ..conversation.shapes import repaired
+from ..drivers.base import Key
 from ..errors import BadMessage
 from ..model import Content, State
+from .reply_stream import ReplyStream
 from .turn import Turn
 
 Handler = Callable[[Turn[State]], Any]
@@ -19,6 +23,13 @@ Handler = Callable[[Turn[State]], Any]
 
 STREAMING: WeakSet[Handler[Any]] = WeakSet()
 """Handlers whose reply is shown while it is made."""
+
+
+class Streamed(Struct):
+    """What a handler that streams has said, as one reply."""
+
+    content: Content
+
 
 MOST = 400  # replies of one turn: what one act may carry (ENTRIES_MOST), with room for the message and notes
 
@@ -29,23 +40,37 @@ def handler_for(
     """Make *function* something to await: plain functions run *in_thread*, the text of async generators is put together."""
     if inspect.isasyncgenfunction(function):
 
-        async def whole(turn: Turn[Any]) -> str:
-            pieces, half = [], ""
-            stream = cast("AsyncGenerator[Any, None]", function(turn))
-            async for piece in stream:
-                if piece is None:  # as models' APIs send it where they have nothing to say
-                    continue
-                if not isinstance(piece, str):
-                    await stream.aclose()
-                    raise BadMessage(f"a handler that streams yields text, not {type(piece).__name__}")
-                if half or not piece.isascii():
-                    piece, half = _split_half(half + piece)
-                if "\0" in piece:
-                    piece = repaired(piece)
-                pieces.append(piece)
-                if turn.on_piece is not None and piece:
-                    turn.on_piece(piece)
-            return "".join([*pieces, "\ufffd" * bool(half)])
+        async def whole(turn: Turn[Any]) -> Streamed:
+            # (A hook that streams is shown to nobody.)
+            reply = turn.stream or ReplyStream(Key(turn.tenant, turn.conversation))
+            half, take = "", reply.take
+            pieces = cast("AsyncGenerator[Any, None]", function(turn))
+            try:
+                async for piece in pieces:
+                    if piece is None:  # as models' APIs send it where they have nothing to say
+                        continue
+                    if isinstance(piece, str):
+                        if half or not piece.isascii():
+                            piece, half = _split_half(half + piece)
+                        if "\0" in piece:
+                            piece = repaired(piece)
+                        if piece:
+                            take(piece)
+                        continue
+                    if not isinstance(piece, dict):
+                        raise BadMessage(
+                            f"a handler that streams yields text or a JSON part (a dict), not {type(piece).__name__}"
+                        )
+                    if half:
+                        take("\ufffd")
+                        half = ""
+                    take(repaired(piece))
+                if half:
+                    take("\ufffd")
+            except BaseException:
+                await pieces.aclose()
+                raise
+            return Streamed(reply.content)
 
         STREAMING.add(whole)
         return whole
@@ -123,6 +148,8 @@ def split_contents(said: Any) -> list[Content]:
         return []
     if isinstance(said, str):
         return [said]
+    if isinstance(said, Streamed):
+        return [said.content] if said.content else []
     if isinstance(said, dict):
         return [[said]]
     if isinstance(said, list | tuple):

@@ -8,6 +8,7 @@ from ..conversation import housekeeping, snapshots
 from ..conversation.snapshots import Commit, Snapshot
 from ..errors import Conflict
 from ..model import Message
+from ..storage.erasures import note_erasure
 from ..storage.records import erase_belongings
 from .high_water import HighWater
 from .lease_keeper import LeaseKeeper
@@ -72,6 +73,7 @@ class Housekeeper:
         row = snapshot.row
         if self._leases.is_held(row):
             return False
+        await note_erasure(self._store, row, clock=self._shared.clock)
         try:
             await self._store.erase(row.key, at=now, revision=row.revision)
         except Conflict:

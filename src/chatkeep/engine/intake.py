@@ -88,6 +88,7 @@ class Intake:
         self._notifier = notifier
         self._journal = journal
         self._quick_s = seconds(shared.settings.quick)
+        self._fresh_s = None if shared.settings.background else seconds(shared.settings.poll)
         self._appending: set[asyncio.Task[Any]] = set()
         self._contended: Newest[Key, float] = Newest(CONTENDED_MOST)  # others write there too, lately
 
@@ -153,6 +154,8 @@ class Intake:
         if self._turns.handler is None:
             raise Misconfigured("There is no handler: decorate one with @keep.on_message. Nothing was written.")
         draft = self._draft(key, content, id, role, metadata)
+        if self._fresh_s is not None:
+            await self._pauses.refresh(after_s=self._fresh_s)
         statistics, workers = self._shared.statistics, self._workers.by_key
         statistics.waiting += 1
         try:
@@ -190,6 +193,8 @@ class Intake:
         channel: str,
     ) -> Receipt:
         draft = self._draft(key, content, id, role, metadata, channel)
+        if self._fresh_s is not None:
+            await self._pauses.refresh(after_s=self._fresh_s)
         try:
             snapshot, number, known, _ = await self._append_to_the_end(key, draft, owner)
         except InLog as unread:
@@ -371,6 +376,9 @@ class Intake:
         sends = draft.role in snapshots.OUTWARD and not draft.metadata.get("sent")
         answers = asking and self._turns.handler is not None and not self._pauses.covers(key)
         works = answers or (sends and self._sender.takes(key))
+        works = works and (
+            waits or self._fresh_s is None
+        )  # what nobody waits for is done in the background, or by `tend`
         lease = None
         readable = key not in self._shared.unreadable  # else who can read it is to find it at once
         if idle and works and asking and readable and self._shared.policy.overlap != "debounce":

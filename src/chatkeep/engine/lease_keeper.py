@@ -113,9 +113,11 @@ class LeaseKeeper:
         return now < since + self._policy.lease_s
 
     @asynccontextmanager
-    async def keep_alive(self, key: Key, token: str, *, at_once: bool = False) -> AsyncIterator[None]:
+    async def keep_alive(
+        self, key: Key, token: str, *, at_once: bool = False, look: Callable[[Snapshot], None] | None = None
+    ) -> AsyncIterator[None]:
         """Keep the lease *token* from running out while a handler, or a platform, takes its time; *at_once*: it was taken a
-        while ago."""
+        while ago. *look* is given what is there each time that it was renewed, or was not there to be."""
         loop, every_s = asyncio.get_running_loop(), self._policy.lease_s / 3
         renewing: asyncio.Task[None] | None = None
 
@@ -126,7 +128,9 @@ class LeaseKeeper:
             while True:
                 with suppress(StoreError):
                     newest = self._store.cached(key) or await self._store.reload(key)
-                    await self._store.commit_once(newest, renew_once, at=self._clock())
+                    there, _ = await self._store.commit_once(newest, renew_once, at=self._clock())
+                    if look is not None:
+                        look(there)
                 await asyncio.sleep(every_s)
 
         def begin() -> None:

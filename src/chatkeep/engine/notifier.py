@@ -1,5 +1,4 @@
-"""What instances tell each other: this conversation has changed, there is work for whoever is free, and what is said
-in it just now.
+"""What instances tell each other: this conversation has changed, and there is work for whoever is free.
 
 Told off the write path, a few times a second at most, and only so that nobody has to ask so often: news may get lost,
 and whoever waits for something goes on looking for it now and then.
@@ -21,7 +20,7 @@ log = logging.getLogger("chatkeep")
 PAUSE_S = 0.02
 MARKS_MOST = 100
 KNOWN_MOST = 10_000
-WORK, ASK, WHISPER = "!", "?", "~"
+WORK = "!"
 
 
 class Notifier:
@@ -35,9 +34,6 @@ class Notifier:
         self._name = secrets.token_hex(4)  # ends every mark of ours: nobody has to hear their own news
         self._untold: dict[Key, None] = {}
         self._untold_work = False
-        self._whispered: list[str] = []
-        self.asked: Callable[[Key], None] = lambda key: None
-        self.heard: Callable[[Key, str], None] = lambda key, text: None
         self._known: Newest[str, Key] = Newest(KNOWN_MOST)  # who may be meant by a mark
         self._teller: asyncio.Task[None] | None = None
         self.live = False
@@ -66,18 +62,6 @@ class Notifier:
             self._untold_work = True
             self._start()
 
-    def ask(self, key: Key) -> None:
-        """Ask other instances for what is whispered about *key*: each of them is `asked`."""
-        if self.live:
-            self._whispered.append(ASK + self._know(key))
-            self._start()
-
-    def whisper(self, key: Key, text: str) -> None:
-        """Tell those who asked about *key* a short line, which they have `heard`."""
-        if self.live:
-            self._whispered.append(WHISPER + self._know(key) + text)
-            self._start()
-
     def expect(self, key: Key) -> None:
         """Remember *key*, so that news of it is understood: somebody here waits for it."""
         if self.live:
@@ -95,15 +79,13 @@ class Notifier:
             if self._untold_work:
                 marks.append(WORK + self._name)
                 self._untold_work = False
-            whispered, self._whispered = self._whispered, []
-            marks += [mark + self._name for mark in dict.fromkeys(whispered)]
             for first in range(0, len(marks), MARKS_MOST):
                 await self._driver.announce(marks[first : first + MARKS_MOST])
         except ChatkeepError as fault:
             log.debug("Not announced: %s", fault)
         finally:
             self._teller = None
-            if self._untold or self._untold_work or self._whispered:
+            if self._untold or self._untold_work:
                 self._start()
 
     def _know(self, key: Key) -> str:
@@ -118,11 +100,5 @@ class Notifier:
                 continue
             if mark == WORK:
                 self._work()
-            elif mark[:1] in (ASK, WHISPER):
-                key = self._known.get(mark[1:17])
-                if key is not None and mark[:1] == ASK:
-                    self.asked(key)
-                elif key is not None:
-                    self.heard(key, mark[17:])
             elif (key := self._known.get(mark)) is not None:
                 self._changed(key)

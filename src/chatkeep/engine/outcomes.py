@@ -7,14 +7,16 @@ import asyncio
 
 from msgspec import Struct, structs
 
-from ..conversation import dead_letters, snapshots
+from ..conversation import dead_letters, snapshots, streams
 from ..conversation.codec import record_from
 from ..conversation.keys import RESERVED
 from ..conversation.snapshots import Outcome, Snapshot
 from ..drivers.base import Key, Row, settle
 from ..errors import Corrupt, Unsupported
-from ..model import DeadLetter, Message
+from ..model import ASKING, Answering, DeadLetter, Message
 from ..storage.store import PAGE, Store, blank
+from .lease_keeper import LeaseKeeper
+from .pauses import Pauses
 
 
 class Waiter(Struct):
@@ -45,6 +47,23 @@ async def read_outcome(store: Store, snapshot: Snapshot, number: int) -> Outcome
             if any((message.reply_from or 0) > number for message in page):
                 break
     return snapshots.find_outcome(snapshot.record, number, found)
+
+
+async def read_answering(store: Store, key: Key, *, pauses: Pauses, leases: LeaseKeeper, here: bool) -> Answering:
+    """Read whether somebody answers in a conversation now; *here*: this process works on it."""
+    snapshot = await store.load(key) or blank(key)
+    row, waiting, said = snapshot.row, snapshots.unread_messages(snapshot), streams.find_said(snapshot)
+    number = waiting[0].number if waiting else 0
+    reply = streams.reply_id(row.incarnation, number) if said is not None else ""
+    if pauses.is_paused(snapshot):
+        return Answering("paused", number, reply)
+    if waiting:
+        works = here if leases.is_ours(row.lease) else leases.is_held(row)
+        return Answering("running" if works else "waiting", number, reply)
+    asked = [message.number for message in snapshot.messages if message.role in ASKING]
+    if asked and asked[-1] in snapshot.record.dead:
+        return Answering("set aside", asked[-1])
+    return Answering("idle")
 
 
 async def read_dead_letters(store: Store, key: Key) -> list[DeadLetter]:

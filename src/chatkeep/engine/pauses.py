@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from msgspec import structs
@@ -21,7 +22,7 @@ from ..conversation.record import NONE, Record
 from ..conversation.snapshots import Commit, Policy, Snapshot
 from ..conversation.state import StateCodec
 from ..drivers.base import Key, Row
-from ..errors import Corrupt, Unsupported
+from ..errors import Corrupt, StoreError, Unsupported
 from ..model import OffBy
 from ..storage.store import PAGE, Store, fresh_token
 
@@ -51,6 +52,7 @@ class Pauses:
         self._lifted: set[str] = set()
         self._unfinished: dict[str, float] = {}  # when each was seen first
         self._finishing: set[str] = set()  # here
+        self._looked_at = 0.0  # by the clock of this host, which goes on while a process is frozen
 
     def is_paused(self, snapshot: Snapshot) -> bool:
         """Tell whether the bot is silent in this conversation: it, its tenant, or everything is paused."""
@@ -114,8 +116,15 @@ class Pauses:
         unfinished = [one for one, since in self._unfinished.items() if since <= late and one not in self._finishing]
         return list(map(_tenant, lifted)), unfinished
 
+    async def refresh(self, *, after_s: float) -> None:
+        """Look at what is paused if that was so long ago; where the store does not tell, what was known goes on."""
+        if abs(time.time() - self._looked_at) > after_s:
+            with suppress(StoreError):
+                self._take(await self._store.load(PAUSES))
+
     def _take(self, found: Snapshot | None) -> None:
         """Take *found* for what is paused now, unless something newer is known: answers may arrive out of order."""
+        self._looked_at = time.time()
         if found is None or found.record.state == NONE:
             return
         incarnation, head = self._known

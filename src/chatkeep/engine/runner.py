@@ -7,7 +7,7 @@
       after its time, whatever it returned
     SystemExit, KeyboardInterrupt                            EXITS        lets it end the process, as Python does
     the call that waits for it was cancelled: close(), or    STOPPED      counts nothing, hands the message back
-      a caller that went away
+      a caller that went away; its turn is not to go on
     its time and the grace are over, and it still runs       ABANDONED    counts a failed attempt; its place is free
     no thread could be started for it                        NOT_BEGUN    counts nothing, tries again later
 
@@ -100,7 +100,7 @@ class Run:
     """
 
     # Most runs are over at once and need none of these set.
-    over = ended = late = abandoned = _pending = _dropped = False
+    over = ended = late = abandoned = unwanted = _pending = _dropped = False
     cancelled: asyncio.CancelledError | None = None  # of whoever waits for it
     value: Any = None
     fault: BaseException | None = None
@@ -110,6 +110,7 @@ class Run:
     took = 0.0
     task: asyncio.Task[None]
     timer: asyncio.TimerHandle
+    turn: Turn[Any] | None = None
 
     def __init__(
         self,
@@ -143,6 +144,7 @@ class Run:
 
     def begin(self, turn: Turn[Any]) -> None:
         """Call the handler and go on until it waits for something, or has ended."""
+        self.turn = turn
         self._step(self._call_handler, turn)
 
     def _call_handler(self, turn: Turn[Any]) -> None:
@@ -226,6 +228,7 @@ class Run:
     def release(self) -> None:
         """Let go of what the run ran in, which refers to the run: circles of garbage would cost more than the run itself."""
         del self.context, self.task
+        self.turn = None
         if self.waiter is not None:
             del self.timer
 
@@ -331,6 +334,7 @@ class Runner:
         self.places = Places(places)
         self.grace_s = GRACE_S
         self.abandoned: set[Run] = set()
+        self._waiting: dict[Key, Run] = {}  # that have begun and wait for something
         self.most = max(ABANDONED_MOST, 2 * places)
         self._timeout_s = timeout_s
         self._changed = changed
@@ -474,13 +478,13 @@ class Runner:
                 RAN.set(run.context)
             run.release()
             shell.leave()
-        stopped = run.cancelled is not None
+        stopped = run.cancelled is not None or run.unwanted
         run.fate = judge(run.fault, ended=not run.abandoned, late=run.late, stopped=stopped)
         if run.fate is Fate.EXITS and run.fault is not None:
             raise run.fault
         if run.cancelled is not None:
             raise run.cancelled
-        if run.late:
+        if run.late and not run.unwanted:
             late = TimeoutError(f"it took longer than {self._timeout_s:g} s{', and still runs' * run.abandoned}")
             late.__cause__ = run.fault
             run.fault = late
@@ -520,6 +524,7 @@ class Runner:
         run.waiter = loop.create_future()
         run.timer = loop.call_later(self._timeout_s, self._too_late, run)
         shell.take(run)
+        self._waiting[run.key] = run
         try:
             await run.waiter
         except asyncio.CancelledError as cancelled:
@@ -527,6 +532,22 @@ class Runner:
             await self._stop(run)
         finally:
             run.timer.cancel()
+            if self._waiting.get(run.key) is run:
+                del self._waiting[run.key]
+
+    def end(self, key: Key) -> None:
+        """End the run in *key*, if one waits for something: its turn is not to go on. It is cancelled and has the grace to end; one
+        in a thread, which nobody can end, is given up."""
+        run = self._waiting.get(key)
+        if run is None or run.ended or run.waiter is None or run.waiter.done():
+            return
+        run.unwanted = True
+        run.timer.cancel()
+        if run.job is not None and not run.job.over:
+            self._give_up(run)
+        else:
+            run.timer = asyncio.get_running_loop().call_later(self.grace_s, self._give_up, run)
+            run.task.cancel()
 
     def _too_late(self, run: Run) -> None:
         loop = asyncio.get_running_loop()

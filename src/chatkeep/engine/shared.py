@@ -26,12 +26,22 @@ from .unreadable import Unreadable
 class Shared(Generic[State]):
     """What each part of one engine is given."""
 
-    def __init__(self, store: Store, settings: Settings, states: StateCodec[State], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        states: StateCodec[State],
+        clock: Callable[[], float],
+        *,
+        sweeps: bool = True,
+    ) -> None:
         self.store = store
         self.settings = settings
         self.policy = settings.policy()
         self.states = states
         self.clock = clock
+        self.sweeps = sweeps
+        """What nobody asks for is looked after too; not where the engine lives as long as one request."""
         self.statistics = EngineStatistics()
         self.unreadable = Unreadable(clock)
         self.instruments: list[Instrument] = []

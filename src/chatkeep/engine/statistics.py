@@ -5,6 +5,20 @@ from __future__ import annotations
 from msgspec import Struct
 
 
+class Tended(Struct, frozen=True, kw_only=True):
+    """What `Chatkeep.tend` has done: in how many *conversations* something was due, how many *turns* were answered there, how many
+    attempts failed (*failures*), and how many messages were set aside (*dead*).
+
+    done: nothing is due any more; False when the time was over before.
+    """
+
+    conversations: int = 0
+    turns: int = 0
+    failures: int = 0
+    dead: int = 0
+    done: bool = True
+
+
 class EngineStatistics(Struct, kw_only=True):
     """Counts since the start; waiting, workers, journaled (conversations with messages in the journal) and abandoned (runs of
     handlers that were given up, because their time was over or their caller went away, and still run) are now, and so is unreadable

@@ -17,7 +17,7 @@ from ..conversation.codec import record_from
 from ..conversation.keys import RESERVED
 from ..conversation.snapshots import Commit, Snapshot
 from ..drivers.base import Key, Row
-from ..errors import Corrupt, Misconfigured, StoreError, Unsupported
+from ..errors import Corrupt, Misconfigured, StoreError, Unavailable, Unsupported
 from ..settings import seconds
 from .backlog import Backlog
 from .high_water import HighWater
@@ -25,7 +25,9 @@ from .journal import Journal
 from .lease_keeper import LeaseKeeper
 from .pauses import PAUSES, Pauses
 from .shared import Shared
+from .statistics import Tended
 from .turn_processor import TurnProcessor
+from .worker import LOOK_LONGEST_S as LOOK_S
 from .workers import Workers
 
 log = logging.getLogger("chatkeep")
@@ -86,6 +88,8 @@ class Sweeper:
         self._wake = asyncio.Event()  # the last one belongs to the loop of the last opening
         self._backlog.restart()
         self._backlog.high_water.restart()
+        if not self._shared.settings.background:
+            return
         self._unscheduled = self._ends
         looks = self._turns.handler is not None or self._journal is not None
         if looks or self._ends or self._reopens:
@@ -97,6 +101,52 @@ class Sweeper:
             self.task.cancel()
             await asyncio.gather(self.task, return_exceptions=True)
             self.task = None
+
+    async def tend(self, within_s: float | None, *, thorough: bool) -> Tended:
+        """Do what is due, once, as far as there is time; *thorough*: also go through the store for what no setting had asked an end
+        of when it was written."""
+        while self.task is not None:
+            await asyncio.wait([self.task])
+        statistics, started = self._shared.statistics, self._backlog.started
+        before = statistics.turns, statistics.failures, statistics.dead
+        task = asyncio.create_task(self._sweep_once(thorough), name="chatkeep sweep")
+        self.task = task
+        try:
+            _, late = await asyncio.wait([task], timeout=within_s)
+            if not late and task.cancelled():
+                raise Unavailable("This Chatkeep was closed while it did what is due. What is left stays due.")
+            if not late:
+                task.result()
+        finally:
+            if self.task is task:
+                await self.stop()
+        return Tended(
+            conversations=self._backlog.started - started,
+            turns=statistics.turns - before[0],
+            failures=statistics.failures - before[1],
+            dead=statistics.dead - before[2],
+            done=not late,
+        )
+
+    async def _sweep_once(self, thorough: bool) -> None:
+        """Look for what is due, again and again as long as there are turns: a handler may have sent a message elsewhere."""
+        turns = -1
+        self._unscheduled = thorough and self._ends
+        while self._shared.statistics.turns != turns:
+            turns = self._shared.statistics.turns
+            self._backlog.restart()
+            await self._beat()
+            while self._unscheduled:
+                await self._schedule(self._unscheduled)
+            while True:
+                self._wake.clear()
+                if self._turns.handler is not None:
+                    await self._backlog.work_off(asyncio.get_running_loop().time() + LOOK_S)
+                if self._backlog.is_done:
+                    break
+                with suppress(TimeoutError):  # (what a call of `receive` works on tells nobody of its end)
+                    async with asyncio.timeout(LOOK_S):
+                        await self._wake.wait()
 
     def hear_of_work(self) -> None:
         """Sweep at once: somebody tells that there is work."""
@@ -132,7 +182,7 @@ class Sweeper:
 
     async def _beat(self) -> None:
         """Do what is done once a poll."""
-        if self._reopens and self._store.replaced and not self._shared.unopened:
+        if self._reopens and self._store.replaced and not (self._store.moved or self._shared.unopened):
             await self._reopen_store()
         if self._shared.unopened:
             await self._open_store()
@@ -191,5 +241,9 @@ class Sweeper:
 
     def start_on(self, key: Key) -> None:
         """Start work on a conversation that is paused no more. (What finds no room here is found by the sweep.)"""
-        if self._turns.handler is not None and len(self._workers.by_key) < self._shared.settings.backlog:
+        if (
+            self._shared.settings.background
+            and self._turns.handler is not None
+            and len(self._workers.by_key) < self._shared.settings.backlog
+        ):
             self._workers.start(self._workers.register(key))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Generic
 
 from ..model import Content, Message, Part, State
+from .reply_stream import ReplyStream
 from .work import Work
 
 
@@ -23,10 +24,10 @@ class Turn(Generic[State]):
         "failure",
         "history",
         "messages",
-        "on_piece",
         "replies",
         "session",
         "state",
+        "stream",
         "tenant",
         "work",
     )
@@ -49,8 +50,8 @@ class Turn(Generic[State]):
         self.history = history
         self.replies: list[Content] = []
         self.failure = ""
-        # What chatkeep puts here: it shows a streamed reply as it is made, and keeps steps and reminders.
-        self.on_piece: Callable[[str], None] | None = None
+        # What chatkeep puts here: it records a streamed reply as it is made, and keeps steps and reminders.
+        self.stream: ReplyStream | None = None
         self.begin_work: Callable[[], Work] | None = None
         self.work: Work | None = None
 
@@ -68,6 +69,22 @@ class Turn(Generic[State]):
     def text(self) -> str:
         """What the user wrote; several messages answered together are one a line."""
         return "\n".join(message.text for message in self.messages)
+
+    @property
+    def said(self) -> str:
+        """
+        What the streamed reply has said so far: what an earlier run of this turn has yielded, and what this one has.
+
+        An earlier run was cut short: its process died, or it failed. What it said was shown and stays, so a handler that yields goes
+        on from here: `prompt + turn.said`. One that does not look at this before it yields does not know of it, and its reply ends
+        where the earlier run was cut short, with `metadata["interrupted"]`.
+        """
+        return self.stream.said if self.stream is not None else ""
+
+    @property
+    def said_parts(self) -> list[Part]:
+        """What the streamed reply has said so far, as parts: as `said`, for handlers that yield more than text."""
+        return self.stream.said_parts if self.stream is not None else []
 
     def reply(self, content: Content | Part) -> None:
         """Add a reply, in order, before whatever the handler returns: text, a JSON part, or a list of parts."""

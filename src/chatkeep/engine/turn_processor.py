@@ -14,17 +14,18 @@ from typing import Any, Generic, cast
 
 from msgspec import Raw, Struct
 
-from ..conversation import commits, sessions, snapshots, turns
+from ..conversation import commits, sessions, snapshots, streams, turns
 from ..conversation.backoff import backoff
 from ..conversation.codec import make_storable
-from ..conversation.record import Reminder
+from ..conversation.record import Reminder, Said
 from ..conversation.snapshots import Commit, Draft, Snapshot
 from ..conversation.state import Before
 from ..drivers.base import Key
-from ..errors import BadMessage, Corrupt, Duplicate, HandlerFailed, TooLarge, Unsupported, UsageError
+from ..errors import BadMessage, Corrupt, Duplicate, HandlerFailed, InDoubt, TooLarge, Unsupported, UsageError
 from ..model import Content, Message, State
 from ..settings import seconds
-from .hooks import STREAMING, Handler, collect_replies
+from .hooks import STREAMING, Handler, Streamed, collect_replies
+from .reply_stream import Ended, ReplyStream, Unaware
 from .runner import Fate, Run, Runner, describe_fault
 from .shared import Shared
 from .turn import Turn
@@ -39,11 +40,12 @@ RecordStep = Callable[[str, Raw], Coroutine[Any, Any, None]]
 
 
 class Answer(Struct, frozen=True):
-    """What a handler made of a turn."""
+    """What a handler made of a turn. *streamed*: the last of the replies was shown while it was made."""
 
     state: Raw
     opens: bool
     replies: list[Content]
+    streamed: bool = False
     reminders: Mapping[str, Reminder | None] = snapshots.NOTHING
 
 
@@ -70,8 +72,7 @@ class NotBegun(HandlerFailed):
 
 
 class TurnProcessor(Generic[State]):
-    """The bot of one engine, turn by turn. *takes*: whether the replies of a conversation go out through a channel here; *say* is
-    given the pieces of a streamed reply."""
+    """The bot of one engine, turn by turn. *takes*: whether the replies of a conversation go out through a channel here."""
 
     def __init__(
         self,
@@ -79,7 +80,6 @@ class TurnProcessor(Generic[State]):
         runner: Runner,
         *,
         takes: Callable[[Key], bool],
-        say: Callable[[Key, str], None],
     ) -> None:
         self.handler: Handler[State] | None = None
         self.on_missing: Handler[State] | None = None
@@ -91,14 +91,14 @@ class TurnProcessor(Generic[State]):
         self._shared = shared
         self._runner = runner
         self._takes = takes
-        self._say = say
-        self._streams = False
+        self.streams = False
+        """The handler's reply is streamed."""
         self._retry_first_s = seconds(shared.settings.retry_after)
         self._retry_longest_s = seconds(shared.settings.retry_longest)
 
     def open(self) -> None:
         """Look at what kind of handler there is."""
-        self._streams = self.log_first = self.handler in STREAMING
+        self.streams = self.log_first = self.handler in STREAMING
 
     async def run(
         self,
@@ -106,20 +106,21 @@ class TurnProcessor(Generic[State]):
         messages: list[Message],
         record_step: RecordStep | None = None,
         *,
+        stream: ReplyStream | None = None,
         admitted: bool = False,
     ) -> Answer:
-        """Run the handler on a fresh copy of the state. *record_step* None: the messages are not in the log yet; *admitted*: the
-        caller has a place.
+        """Run the handler on a fresh copy of the state. *record_step* None: the messages are not in the log yet; *stream*: where
+        its pieces go; *admitted*: the caller has a place.
 
-        Raises `TurnFailed`, `NotBegun`, and `NotInLog` for a handler that takes steps on messages that are not in the log.
+        Raises `TurnFailed`, `NotBegun`, and `NotInLog` for a handler that takes steps on messages that are not in the log; `Ended`
+        when the turn is not to go on, `Unaware` when it begins to say again what was said before.
         """
         key, shared = snapshot.row.key, self._shared
         if turns.lacks_history(snapshot, shared.policy):
             snapshot = await shared.store.reach_back(snapshot)
         turn, opens, before = self._make_turn(snapshot, messages)
         turn.begin_work = partial(self._make_work, snapshot, messages[0].number, record_step)
-        if self._streams:
-            turn.on_piece = partial(self._say, key)
+        turn.stream = stream
 
         def answer(said: Any) -> Answer:
             limit = shared.settings.message_limit
@@ -128,13 +129,13 @@ class TurnProcessor(Generic[State]):
                 turn.work.refuse_unawaited()
             starts_anew = shared.states.is_another(turn.state, before)
             raw = shared.states.encode(key, turn.state, None if starts_anew else before)
-            return Answer(raw, opens, replies, turn.work.set if turn.work is not None else snapshots.NOTHING)
+            streamed = isinstance(said, Streamed)
+            return Answer(raw, opens, replies, streamed, turn.work.set if turn.work is not None else snapshots.NOTHING)
 
         try:
             handler = cast("Handler[State]", self.handler)
             run = await self._run_judged(key, messages, handler, turn, answer, admitted)
         finally:
-            turn.on_piece = None
             turn.begin_work = None
             work = turn.work
             if work is not None:
@@ -146,6 +147,10 @@ class TurnProcessor(Generic[State]):
         if work is not None and work.refused:  # whatever the handler made of being refused a step
             self.log_first = True
             raise NotInLog
+        if run.fate is Fate.STOPPED or isinstance(run.fault, Ended):
+            raise Ended
+        if isinstance(run.fault, Unaware):
+            raise run.fault
         if run.fault is not None:
             shared.statistics.failures += 1
             fault, run.fault = run.fault, None
@@ -180,6 +185,7 @@ class TurnProcessor(Generic[State]):
         failure.still_runs = still_runs
         # What cannot be recorded, or a wrong use of the turn, will be no better next time, and every run may cost money.
         failure.final = isinstance(cause, BadMessage | TooLarge) or type(cause) is UsageError
+        failure.final = failure.final or (isinstance(cause, InDoubt) and not cause.again)
         return failure
 
     async def _excuse(
@@ -231,7 +237,7 @@ class TurnProcessor(Generic[State]):
         leaves no other way.
         """
         shared, state, opens = self._shared, answer.state, answer.opens
-        if not turns.has_same_input(started, there):
+        if not turns.has_same_input(started, there, last=tried[-1].number):
             merged = self._merge_outside(started, there, tried[0], answer)
             if merged is None:
                 return None
@@ -249,6 +255,7 @@ class TurnProcessor(Generic[State]):
             arriving=arriving,
             reminders=answer.reminders,
             out=self.goes_out(there),
+            streamed=answer.streamed and bool(answer.replies),
         )
 
     def _merge_outside(
@@ -304,6 +311,56 @@ class TurnProcessor(Generic[State]):
             return turns.record_step(there, name, result, shared.policy, at=shared.clock())
 
         await shared.commit(shared.store.cached(started.row.key) or started, decide)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the handler may be run again for a reply of which something was shown already."""
+        return self.streams and self._shared.settings.interrupted == "continue"
+
+    def open_stream(self, started: Snapshot, tried: list[Message], lease: str) -> ReplyStream | None:
+        """Make what takes the pieces of the turn on *started*, under *lease*; None where the handler does not stream."""
+        if not self.streams and started.record.said is None:
+            return None
+        shared, key = self._shared, started.row.key
+        before = streams.find_said(started)
+
+        async def record(content: Content) -> bool:
+            said = Said(tried[0].number, content, tried[-1].id)
+
+            def decide(there: Snapshot) -> Commit | None:
+                if not turns.is_wanted(started, there, tried, shared.policy, lease=lease):
+                    return None
+                return streams.record_said(there, said, shared.policy, at=shared.clock())
+
+            _, written = await shared.commit(shared.store.cached(key) or started, decide)
+            return written is not None
+
+        said = before.content if before is not None else ""
+        return ReplyStream(key, said, record, limit=shared.settings.message_limit)
+
+    async def end_reply(
+        self, started: Snapshot, tried: list[Message], content: Content, ending: streams.Ending, *, lease: str
+    ) -> bool:
+        """End the reply of the turn on *started* with what it has said; tell whether that was still to be done."""
+        shared, states = self._shared, self._shared.states
+
+        def decide(there: Snapshot) -> Commit | None:
+            if there.row.lease != lease or not turns.has_same_place(started, there):
+                return None
+            return streams.end_reply(
+                there,
+                tried,
+                content,
+                ending,
+                shared.policy,
+                at=shared.clock(),
+                fresh=(states.fresh(), states.schema),
+                lease=lease if shared.open else None,
+                out=self.goes_out(there),
+            )
+
+        _, said = await shared.commit(shared.store.cached(started.row.key) or started, decide)
+        return said is not None
 
     async def rebuild(self, snapshot: Snapshot, messages: list[Message], *, admitted: bool = False) -> Snapshot | None:
         """Open a session with the state that the application's hook rebuilds, committed before the handler runs.

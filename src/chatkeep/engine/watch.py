@@ -1,51 +1,34 @@
 """What happens in a conversation right now: new entries of its log, its state, and the reply that is just being made.
 
-The log is the truth, and whoever watches is given all of it, in order, from wherever they were. What is said of a turn
-that still runs (typing, the pieces of a streamed reply) is only shown: it is kept nowhere, may begin again, and the
-recorded reply replaces it. Watchers pull: a slow one gets more at a time and costs no more memory.
-
-Instances tell each other by `Notifier`: that a log has changed, and, to whoever asks, what a turn says meanwhile.
+The log is the truth, and whoever watches is given all of it, in order, from wherever they were. What a turn says while it runs
+stands in the record before it is shown, and the recorded reply begins with it. Watchers pull: a slow one gets more at a time and
+costs no more memory.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
+from copy import deepcopy
 
-import msgspec
-from msgspec import Raw, Struct
+from msgspec import Raw
 
-from ..bounded import Newest
-from ..conversation.snapshots import Snapshot
+from ..conversation.snapshots import Snapshot, unread_messages
+from ..conversation.streams import GROWING, find_said, reply_id
 from ..drivers.base import Key
 from ..errors import ChatkeepError, Corrupt, Unsupported
-from ..model import Delta, Erased, Event, Redacted, StateChanged, Typing
+from ..model import ASKING, Content, Delta, Erased, Event, PartSaid, Redacted, StateChanged, Typing
 from ..storage.store import PAGE, Store, blank
 from .notifier import Notifier
 
-TELL_S = 0.05  # so long pieces of a reply are collected for other instances
-TOLD_MOST = 1000  # characters that one announcement carries
-WANTED_S = 60.0  # who has asked is told about turns that begin within
-WANTED_MOST = 10_000
 LOOK_S = 1.0  # where no news is heard, a conversation with a message unread is looked at so often
 SELDOM_S = 5.0  # and any other one so often
 SURE_S = 15.0  # where news is heard: in case some of it got lost
 
 
-class StreamedReply(Struct, eq=False):
-    """What a running turn has said so far."""
-
-    turn: str
-    text: str = ""
-    told: int = -1  # how much of it other instances know; -1: not even that it runs
-
-
 class WatchHub:
-    """Who watches what in this process, and what its turns say; with `Notifier`, also those of other instances.
-
-    *show_state* answers a conversation's state as people see it.
-    """
+    """Who watches what in this process. *show_state* answers a conversation's state as people see it."""
 
     def __init__(self, store: Store, news: Notifier, *, show_state: Callable[[Snapshot], Raw]) -> None:
         self.store = store
@@ -53,11 +36,6 @@ class WatchHub:
         self.ended = False
         self._notifier = news
         self._watches: dict[Key, set[Watch]] = {}
-        self._here: dict[Key, StreamedReply] = {}
-        self._elsewhere: dict[Key, StreamedReply] = {}
-        self._wanted: Newest[Key, float] = Newest(WANTED_MOST)
-        self._teller: asyncio.TimerHandle | None = None
-        news.asked, news.heard = self.hear_question, self.hear
 
     @property
     def watching(self) -> int:
@@ -77,105 +55,23 @@ class WatchHub:
     def close(self) -> None:
         """End every watch."""
         self.ended = True
-        if self._teller is not None:
-            self._teller.cancel()
-            self._teller = None
         for watches in self._watches.values():
             for watch in watches:
                 watch.wake.set()
-
-    # -- turns of this process
-
-    @contextmanager
-    def show_turn(self, key: Key, name: str) -> Iterator[None]:
-        """Show that a turn runs, up to its commit."""
-        speech = self._here[key] = StreamedReply(name)
-        self._say(key)
-        try:
-            yield
-        finally:
-            del self._here[key]
-            if speech.told >= 0:
-                self._notifier.whisper(key, msgspec.json.encode((name, -1, "")).decode())
-            self._wake(key)
-
-    def say(self, key: Key, text: str) -> None:
-        """Show that the turn that runs in *key* goes on with *text*."""
-        self._here[key].text += text
-        self._say(key)
-
-    def _say(self, key: Key) -> None:
-        self._wake(key)
-        if self._wanted and key in self._wanted and self._teller is None:
-            self._teller = asyncio.get_running_loop().call_later(TELL_S, self._tell)
-
-    def _tell(self) -> None:
-        self._teller = None
-        now = asyncio.get_running_loop().time()
-        while self._wanted and next(iter(self._wanted.values())) < now:
-            self._wanted.popitem(last=False)
-        for key, speech in self._here.items():
-            if key not in self._wanted or speech.told == len(speech.text):
-                continue
-            start = max(speech.told, 0)
-            for at in range(start, max(len(speech.text), start + 1), TOLD_MOST):
-                told = (speech.turn, at, speech.text[at : at + TOLD_MOST])
-                self._notifier.whisper(key, msgspec.json.encode(told).decode())
-            speech.told = len(speech.text)
-
-    # -- what others tell
 
     def note_change(self, key: Key, *, here: bool) -> None:
         """Note that something was written to *key*; *here*: the cache has it."""
         for watch in self._watches.get(key, ()):
             watch.note_change(here=here)
 
-    def hear_question(self, key: Key) -> None:
-        """Hear that somebody elsewhere watches *key*, and wants to know what its turn says."""
-        self._wanted[key] = asyncio.get_running_loop().time() + WANTED_S
-        if key in self._here:
-            self._here[key].told = -1  # whoever asks has heard nothing yet
-            self._say(key)
-
-    def hear(self, key: Key, told: str) -> None:
-        """Hear what a turn in another instance has said."""
-        if key not in self._watches:
-            return
-        with suppress(msgspec.MsgspecError):
-            turn, at, text = msgspec.json.decode(told, type=tuple[str, int, str])
-            speech = self._elsewhere.get(key)
-            if at < 0:
-                self._elsewhere.pop(key, None)
-            elif speech is None or speech.turn != turn or at > len(speech.text):
-                if at == 0:
-                    self._elsewhere[key] = StreamedReply(turn, text)
-                else:
-                    self.ask(key)  # something got lost
-            elif at == len(speech.text):
-                speech.text += text
-            elif not speech.text.startswith(text, at):  # (it may be told again to somebody who came later)
-                self._elsewhere[key] = StreamedReply(turn, speech.text[:at] + text)
-            self._wake(key)
-
-    def forget_elsewhere(self, key: Key) -> None:
-        """Forget what was said elsewhere: nothing waits in *key*, so it is recorded, or was given up."""
-        self._elsewhere.pop(key, None)
-
-    def ask(self, key: Key) -> None:
-        """Have other instances tell what a turn in *key* says, if one runs there."""
-        self._notifier.expect(key)
-        if key not in self._here:
-            self._notifier.ask(key)
-
-    # -- watches
-
-    def find_speech(self, key: Key) -> StreamedReply | None:
-        """Find what is being said in *key* now."""
-        return self._here.get(key) or self._elsewhere.get(key)
-
     def add(self, watch: Watch) -> None:
         """Begin to tell *watch* what happens."""
         self._watches.setdefault(watch.key, set()).add(watch)
+        self._notifier.expect(watch.key)
+
+    def expect(self, key: Key) -> None:
+        """Remember that news of *key* is waited for."""
+        self._notifier.expect(key)
 
     def remove(self, watch: Watch) -> None:
         """Tell *watch* nothing more."""
@@ -183,11 +79,6 @@ class WatchHub:
         watches.discard(watch)
         if not watches:
             self._watches.pop(watch.key, None)
-            self._elsewhere.pop(watch.key, None)
-
-    def _wake(self, key: Key) -> None:
-        for watch in self._watches.get(key, ()):
-            watch.wake.set()
 
 
 class Watch:
@@ -210,8 +101,8 @@ class Watch:
         self._fresh = False  # the cache is as new as what we were told of
         self._erased = self._over = False
         self._typing = False
-        self._speech: StreamedReply | None = None
-        self._heard = 0  # characters of it
+        self._reply = self._turn = ""  # which streamed reply is shown,
+        self._shown: list[int] = []  # and how much of each of its parts was
 
     async def __aenter__(self) -> Watch:
         await self.open()
@@ -233,7 +124,6 @@ class Watch:
             self._erased = self.number > head  # it was begun anew, or set back, since somebody has seen that number
             self._born = snapshot.row.incarnation if snapshot is not None else ""
             self._state = self._show_state(snapshot or blank(self.key))
-            self._live.ask(self.key)
         except BaseException:
             self._live.remove(self)
             raise
@@ -261,7 +151,6 @@ class Watch:
             woken = self.wake.is_set()
             self.wake.clear()
             events = await self._look() if loop.time() >= self._look_at else []
-            events += self._listen()
             if events or woken or loop.time() >= until:
                 return events
             with suppress(TimeoutError):
@@ -306,7 +195,12 @@ class Watch:
         if row.head > self.number and (not known or known[0].number > self.number + 1):
             known = await self._live.store.page(self.key, row.incarnation, after=self.number, limit=PAGE)
         events: list[Event] = []
+        state = self._show_state(snapshot)
         for message in known:
+            if message.role not in ASKING:  # who reads a reply knows the state that the reply was recorded with
+                state = self._tell_state(state, events)
+            if message.id == self._reply:  # what came last comes as a piece too
+                self._tell_said(message.content, events)
             if message.role != "system":
                 events.append(message)
             elif message.metadata.get("kind") == "redacted" and message.reply_to:
@@ -317,25 +211,46 @@ class Watch:
             self._pause_s = 0.0 if known else self._pause_s
         elif row.head > snapshot.record.cursor:
             self._pause_s = self._live.short_pause_s
-            self._live.ask(self.key)
-        else:
-            self._live.forget_elsewhere(self.key)
-        state = self._show_state(snapshot)
+            self._live.expect(self.key)
+        self._tell_state(state, events)
+        if self.number >= row.head:  # what is being said belongs behind all that is in the log
+            self._tell_turn(snapshot, events)
+        return events
+
+    def _tell_state(self, state: Raw | None, events: list[Event]) -> Raw | None:
+        """Tell the state, if it is another one."""
         if state is not None and state != self._state:
             self._state = state
             events.append(StateChanged(state))
-        return events
+        return state
 
-    def _listen(self) -> list[Event]:
-        """Collect what a running turn has said that was not given yet."""
-        speech = self._live.find_speech(self.key)
-        events: list[Event] = []
-        if (speech is not None) != self._typing:
-            self._typing = speech is not None
-            events.append(Typing(self._typing))
-        if speech is not self._speech:
-            self._speech, self._heard = speech, 0
-        if speech is not None and len(speech.text) > self._heard:
-            events.append(Delta(speech.turn, self._heard, speech.text[self._heard :]))
-            self._heard = len(speech.text)
-        return events
+    def _tell_turn(self, snapshot: Snapshot, events: list[Event]) -> None:
+        """Tell whether a turn runs, and what it has said that was not told yet."""
+        typing = snapshot.row.lease is not None and bool(unread_messages(snapshot))
+        if typing != self._typing:
+            self._typing = typing
+            events.append(Typing(typing))
+        said = find_said(snapshot)
+        if said is not None:
+            reply = reply_id(snapshot.row.incarnation, said.number)
+            if reply != self._reply:
+                self._reply, self._turn, self._shown = reply, said.turn, []
+            self._tell_said(said.content, events)
+
+    def _tell_said(self, content: Content, events: list[Event]) -> None:
+        """Tell what the reply that is being shown has said, *content*, as far as that was not told yet."""
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        self._shown += [0] * (len(parts) - len(self._shown))
+        at = 0  # characters of text before
+        for place, part in enumerate(parts):
+            kind, shown = part.get("type"), self._shown[place]
+            grows = part.get(kind) if kind in GROWING else None
+            self._shown[place] = len(grows) if isinstance(grows, str) else 1
+            if self._shown[place] > shown and isinstance(grows, str) and kind == "text":
+                events.append(Delta(self._turn, at + shown, grows[shown:], self._reply, place))
+            elif self._shown[place] > shown and isinstance(grows, str):
+                news = {"type": kind, str(kind): grows[shown:]}
+                events.append(PartSaid(self._turn, self._reply, place, news, shown))
+            elif self._shown[place] > shown:
+                events.append(PartSaid(self._turn, self._reply, place, deepcopy(part)))
+            at += len(grows) if isinstance(grows, str) and kind == "text" else 0

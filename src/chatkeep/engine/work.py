@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Raw
 
 from ..conversation.codec import json_of
+from ..conversation.once import mark_of_call
 from ..conversation.record import Reminder
 from ..conversation.shapes import STORABLE, Unfit, encoded
 from ..drivers.base import Key
@@ -69,6 +70,28 @@ class Work:
         self._at_work: dict[str, asyncio.Lock] = {}
         self.set: dict[str, Reminder | None] = {}
         """What this turn has set, or, with None, cancelled."""
+        self._marks: set[str] = set()  # calls that were made in this run
+
+    @property
+    def place(self) -> tuple[Key, str]:
+        """The conversation, and its incarnation."""
+        return self._key, self._name.rpartition(".")[0]
+
+    def begin_call(self) -> None:
+        """Refuse a call that must not be made twice where the turn is over, or has no message in the log."""
+        if self.over:
+            raise UsageError(f"{self._key}: the turn is over; nothing was called.")
+        if self._record is None:
+            self.refused = True
+            raise NotInLog
+
+    def mark_call(self, turn: str, tool: str, arguments: bytes) -> str:
+        """Return what stands for a call: the next one of the same tool with the same *arguments* in this run of *turn*."""
+        occurrence = 0
+        while (mark := mark_of_call(turn, tool, arguments, occurrence)) in self._marks:
+            occurrence += 1
+        self._marks.add(mark)
+        return mark
 
     def step_key(self, name: str) -> str:
         """Name a step for whoever carries it out: the same each time the turn is tried."""

@@ -19,7 +19,8 @@ from msgspec import structs
 
 from ..bounded import Newest
 from ..conversation import housekeeping, leases, sessions, snapshots, turns
-from ..conversation.snapshots import Commit, Outcome, Snapshot
+from ..conversation.snapshots import Commit, Outcome, Policy, Snapshot
+from ..conversation.streams import Ending
 from ..drivers.base import Key, Row
 from ..errors import (
     BadMessage,
@@ -40,11 +41,12 @@ from .notifier import Notifier
 from .outcomes import Waiter, read_outcome
 from .pauses import Pauses
 from .places import TurnedAway
+from .reply_stream import Ended, Unaware
 from .runner import Run, Runner, describe_fault
+from .running_turn import RunningTurn
 from .sender import Sender
 from .shared import Shared
 from .turn_processor import HOOK_PAUSE_S, HookFailed, NotBegun, TurnFailed, TurnProcessor
-from .watch import WatchHub
 
 log = logging.getLogger("chatkeep")
 
@@ -55,6 +57,7 @@ TRIES_AWAITED = 3  # so many failures are waited for by a call of `receive`: wha
 LEFT_ALONE_S = 600.0
 LEFT_ALONE_MOST = 10_000
 LONG_S = 60.0  # a worker that would wait longer goes; the sweep finds the conversation again
+SHORT_S = 1.0  # the same where there is no work in the background
 
 
 class WorkerState(Enum):
@@ -99,6 +102,7 @@ class Worker:
         "sending",
         "state",
         "task",
+        "turn",
         "waiters",
         "wake",
         "warm",
@@ -112,6 +116,7 @@ class Worker:
         self.waiters: list[Waiter] = []
         self.task: asyncio.Task[None] | None = None
         self.context: Context | None = None  # that of its task; which turn waits for this worker stands in it
+        self.turn: RunningTurn | None = None  # whose handler runs
         self.wake = asyncio.Event()  # something new is in the log
         self.sending = 0  # the message that this worker has said it would send
         self.warm = False  # what the cache holds is as new as the act that started this worker
@@ -165,6 +170,21 @@ class Worker:
                 waiter.tell(fault)
         self.waiters = []
 
+    def tell_failing(self, snapshot: Snapshot, policy: Policy, cause: TurnFailed | None = None) -> None:
+        """Tell those who wait here that the answer may take long, once the first unread message has failed so often that no
+        moment will mend it."""
+        record = snapshot.record
+        if record.failed_at and record.begun >= (policy.max_raised or TRIES_AWAITED):
+            until = time.strftime("%H:%M:%S UTC", time.gmtime(record.failed_at + policy.retry_for_s))
+            why = f" ({describe_fault(cause.__cause__ or cause)})" if cause else ""
+            failing = HandlerFailed(
+                f"{self.key}: message number {snapshots.unread_messages(snapshot)[0].number} has no answer yet: its handler has "
+                f"failed {record.begun} times{why}. It is in the log and is tried again until {until}; what came after it waits. "
+                "Send a message again under the same id to get its answer."
+            )
+            failing.__cause__ = cause
+            self.fail(failing)
+
 
 class WorkLoop:
     """What the workers of one engine do."""
@@ -179,25 +199,23 @@ class WorkLoop:
         sender: Sender,
         pauses: Pauses,
         notifier: Notifier,
-        live: WatchHub,
         housekeeper: Housekeeper,
     ) -> None:
         settings = shared.settings
         self._shared = shared
         self._store = shared.store
-        self._policy = shared.policy
-        self._clock = shared.clock
+        self._policy, self._clock = shared.policy, shared.clock
         self._turns = turns
         self._runner = runner
         self._leases = leases
         self._sender = sender
         self._pauses = pauses
         self._notifier = notifier
-        self._live = live
         self._housekeeper = housekeeper
         self._left_alone: Newest[Key, tuple[str, float]] = Newest(LEFT_ALONE_MOST)
         self.longest_s = max(2 * seconds(settings.retry_longest), seconds(settings.max_wait), HOOK_PAUSE_S)
         """A pause is never longer, whatever the clock says."""
+        self._stays_s = LONG_S if settings.background else SHORT_S
 
     async def run(self, worker: Worker) -> None:
         """Handle what is unread in one conversation, in order, until nothing is; raises what ends that before."""
@@ -215,7 +233,7 @@ class WorkLoop:
             if pause == 0.0:
                 looks = 0
                 continue
-            if (pause is None or pause > LONG_S) and not worker.waiters:
+            if (pause is None or pause > self._stays_s) and not worker.waiters:
                 if not worker.wake.is_set():
                     return
                 continue
@@ -259,7 +277,7 @@ class WorkLoop:
                 return await self._outlast(snapshot, worker, earlier, first)
         ready = turns.ready_at(snapshot, self._policy)
         if ready > now:
-            self._tell_failing(worker, snapshot)
+            worker.tell_failing(snapshot, self._policy)
             ready = ready if send_at is None else min(ready, send_at)
             return min(max(ready - now, LOOK_S), self.longest_s)  # a clock that was set back must not make it an hour
         # (One that another turn waits for would wait for the end of that turn: it runs beside it, and is not marked alone.)
@@ -407,32 +425,45 @@ class WorkLoop:
                 if rebuilt is None:
                     return self._again(worker)
                 snapshot = rebuilt
-            with self._live.show_turn(key, tried[-1].id):
-                async with self._leases.keep_alive(key, worker.lease):
-                    record_step = partial(self._turns.record_step, snapshot)
-                    answer = await self._turns.run(snapshot, tried, record_step, admitted=worker.has_place)
-                started = snapshot
+            stream = self._turns.open_stream(snapshot, tried, worker.lease)
+            turn = worker.turn = RunningTurn(
+                self._store,
+                self._policy,
+                snapshot,
+                tried,
+                worker.lease,
+                stream=stream,
+                end=partial(self._runner.end, key),
+            )
+            if stream is not None and stream.before and not self._turns.goes_on:
+                raise Unaware
+            async with turn, self._leases.keep_alive(key, worker.lease, look=turn.look):
+                record_step = partial(self._turns.record_step, snapshot)
+                answer = await self._turns.run(snapshot, tried, record_step, stream=stream, admitted=worker.has_place)
+            started = snapshot
 
-                def decide(there: Snapshot) -> Commit | None:
-                    # (Whoever has lost the lease was taken for dead: somebody else runs this turn, and will say what it does.)
-                    if there.row.lease != worker.lease:
-                        return None
-                    return self._turns.finish(started, there, tried, answer, lease=worker.lease)
+            def decide(there: Snapshot) -> Commit | None:
+                # (Whoever has lost the lease was taken for dead: somebody else runs this turn, and will say what it does.)
+                if there.row.lease != worker.lease:
+                    return None
+                return self._turns.finish(started, there, tried, answer, lease=worker.lease)
 
-                try:
-                    # (The lease may have been renewed meanwhile.)
-                    after, said = await self._shared.commit(self._store.cached(key) or snapshot, decide)
-                except (BadMessage, TooLarge) as refused:
-                    raise await self._turns.fail_attempt(
-                        snapshot, tried, refused, admitted=worker.has_place
-                    ) from refused
+            try:
+                # (The lease may have been renewed meanwhile.)
+                after, said = await self._shared.commit(self._store.cached(key) or snapshot, decide)
+            except (BadMessage, TooLarge) as refused:
+                raise await self._turns.fail_attempt(snapshot, tried, refused, admitted=worker.has_place) from refused
             if said is None:
-                return self._again(worker)
+                return await self._end_reply(worker, snapshot, tried, turn)
             worker.reruns = 0
             before, now_sends = snapshot.record.delivery, after.record.delivery
             if now_sends is not None and (before is None or before.sending != now_sends.sending):
                 worker.sending = now_sends.sending
             return 0.0
+        except Ended:
+            return await self._end_reply(worker, snapshot, tried, turn, "stopped")
+        except Unaware:
+            return await self._end_reply(worker, snapshot, tried, turn)
         except (HookFailed, NotBegun) as failure:
             if isinstance(failure, HookFailed):
                 self._shared.statistics.failures += 1
@@ -443,6 +474,8 @@ class WorkLoop:
         except TurnFailed as raised:
             failed = raised
             log.warning("%s", failed, exc_info=failed.__cause__)
+            if not (turn.knows or failed.final):
+                return await self._end_reply(worker, snapshot, tried, turn)
             started = snapshot
 
             def note(there: Snapshot) -> Commit | None:
@@ -457,8 +490,25 @@ class WorkLoop:
             if noted is None:
                 return self._again(worker)
             self._shared.statistics.dead += after.record.dead != snapshot.record.dead
-            self._tell_failing(worker, after, failed)
+            worker.tell_failing(after, self._policy, failed)
             return self._pause_until(turns.ready_at(after, self._policy))
+        finally:
+            worker.turn = None
+
+    async def _end_reply(
+        self,
+        worker: Worker,
+        snapshot: Snapshot,
+        tried: list[Message],
+        turn: RunningTurn,
+        ending: Ending = "interrupted",
+    ) -> float:
+        """End a turn whose handler does not go on: with what it has said, if it has said anything that it must not say again."""
+        content = turn.content if ending == "stopped" or not turn.knows else ""
+        if content and await self._turns.end_reply(snapshot, tried, content, ending, lease=worker.lease):
+            worker.reruns = 0
+            return 0.0
+        return self._again(worker)
 
     async def _outlast(self, snapshot: Snapshot, worker: Worker, earlier: Run, first: Message) -> float | None:
         """Wait while an abandoned run of the *first* unread message still runs: it must not run twice at once, here or
@@ -504,23 +554,8 @@ class WorkLoop:
             lambda there: self._turns.fail(there, [first], failed, lease=worker.lease) if same(there) else None,
         )
         self._shared.statistics.dead += after.record.dead != snapshot.record.dead
-        self._tell_failing(worker, after, failed)
+        worker.tell_failing(after, self._policy, failed)
         return 0.0
-
-    def _tell_failing(self, worker: Worker, snapshot: Snapshot, cause: TurnFailed | None = None) -> None:
-        """Tell those who wait here that the answer may take long, once the first unread message has failed so often that no
-        moment will mend it."""
-        record = snapshot.record
-        if record.failed_at and record.begun >= (self._policy.max_raised or TRIES_AWAITED):
-            until = time.strftime("%H:%M:%S UTC", time.gmtime(record.failed_at + self._policy.retry_for_s))
-            why = f" ({describe_fault(cause.__cause__ or cause)})" if cause else ""
-            failing = HandlerFailed(
-                f"{worker.key}: message number {snapshots.unread_messages(snapshot)[0].number} has no answer yet: its handler has "
-                f"failed {record.begun} times{why}. It is in the log and is tried again until {until}; what came after it waits. "
-                "Send a message again under the same id to get its answer."
-            )
-            failing.__cause__ = cause
-            worker.fail(failing)
 
     async def _hand_back(self, worker: Worker) -> None:
         """Give the lease back on the way out, so that another instance, or the next start, goes on at once."""

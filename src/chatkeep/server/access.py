@@ -10,7 +10,12 @@
     @allows(service=True)                       # service keys only
     @allows(service=True, visitor=True)         # and anonymous visitors, where the server lets them in
     @allows(own=True)                           # service keys, and any token; if the route names a conversation, its own
+    @allows(user=True)                          # users' tokens, and whom `create_app(users=...)` knows
+    @allows(service=True, user=True)            # and service keys
     @allows(anyone=True)                        # no credentials are looked at
+
+A user is let in wherever a conversation's token is, for the conversations that are the user's: what is somebody else's reads as if
+it were not there. With `creates` a user's conversation that is not there yet is created for the user.
 
 Before the endpoint runs, `request.state` has `principal`, `tenant` (the `Tenant` to work on) and `conversation`. The
 conversation is the route's path parameter `id`, in that one place for the check and for the work; nothing is decided
@@ -25,8 +30,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import wraps
+from inspect import isawaitable
 from typing import Any, Literal, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -37,7 +43,9 @@ from starlette.responses import Response
 
 from ..app import Chatkeep, core_of
 from ..auth.credentials import (
+    GUEST,
     SCOPES,
+    USER_SCOPES,
     Holder,
     Issued,
     Scope,
@@ -53,13 +61,19 @@ from ..auth.credentials import (
     stored_credentials,
     subject_of,
 )
-from ..errors import Misconfigured, StoreError, UsageError
+from ..conversation.keys import key_for
+from ..errors import BadKey, Misconfigured, OtherOwner, StoreError, UsageError
 from ..tenant import Tenant
 from . import wire
 
 log = logging.getLogger("chatkeep.server")
 
 T = TypeVar("T")
+
+Found = str | tuple[str, str] | None
+Users = Callable[[Request], Found | Awaitable[Found]]
+"""Says which user has sent a request: the user's name, or tenant and name; None: nobody that the application knows."""
+
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Coroutine[Any, Any, Response]])
 
 VISITOR_SCOPES: tuple[Scope, ...] = ("read", "send", "share")
@@ -94,10 +108,12 @@ REFUSED = (
 
 
 class Principal(Struct, frozen=True, kw_only=True):
-    """Who asks: a service key, a conversation's token, or a visitor without either. *name* is that of its stored credential;
-    *cookie* that of the cookie which has brought it."""
+    """Who asks: a service key, a conversation's token, a user, or a visitor without any. *name* is that of its stored credential, "" of a
+    user whom the application knows; *cookie* that of the cookie which has brought it. *user*: its name, as the conversations have it;
+    *conversation*: the one of a token, or that a user asks for."""
 
-    kind: Literal["service", "token", "visitor"]
+    kind: Literal["service", "token", "user", "visitor"]
+    user: str = ""
     tenant: str = ""
     conversation: str = ""
     scopes: frozenset[str] = frozenset()
@@ -127,9 +143,11 @@ class AccessPolicy(Struct, frozen=True, kw_only=True):
     scope: str = ""
     service: bool = False
     own: bool = False
+    user: bool = False
     visitor: bool = False
     anyone: bool = False
     counted: bool = True
+    creates: bool = False
 
 
 def allows(
@@ -137,9 +155,11 @@ def allows(
     *,
     service: bool = False,
     own: bool = False,
+    user: bool = False,
     visitor: bool = False,
     anyone: bool = False,
     counted: bool = True,
+    creates: bool = False,
 ) -> Callable[[Endpoint], Endpoint]:
     """
     Declare, and check, who may use an endpoint; the module's docstring has the cases.
@@ -151,14 +171,19 @@ def allows(
 
         own: Any token of the conversation is let in.
 
+        user: Users are let in, who need no conversation for it; without *service* nobody else is.
+
         visitor: Somebody without credentials is let in, where the server lets visitors in.
 
         anyone: Everybody is, and nobody looks at credentials.
 
         counted: Requests count for the rate limits; not those that carry a signature, which come from few addresses.
+
+        creates: What a user asks for and nobody has is created for the user first.
     """
-    policy = AccessPolicy(scope=scope, service=service, own=own, visitor=visitor, anyone=anyone, counted=counted)
-    if sum([bool(scope), service, own, anyone]) != 1:
+    told = {"visitor": visitor, "anyone": anyone, "counted": counted, "creates": creates}
+    policy = AccessPolicy(scope=scope, service=service, own=own, user=user, **told)
+    if sum([bool(scope), service or user, own, anyone]) != 1:
         raise Misconfigured(
             "An endpoint allows a scope, service keys, a conversation's own tokens or anyone: one of these."
         )
@@ -206,15 +231,25 @@ class Access:
     Recognises who asks, for one application over *keep*.
 
     Args:
+        users: Says which user has sent a request, or None: see `create_app`.
+
         anonymous: Whether visitors without credentials are let in, where an endpoint allows that.
 
         visitor_scopes: What a visitor gets for the conversation that it makes.
     """
 
     def __init__(
-        self, keep: Chatkeep[Any], *, anonymous: bool = False, visitor_scopes: Iterable[str] = VISITOR_SCOPES
+        self,
+        keep: Chatkeep[Any],
+        *,
+        anonymous: bool = False,
+        visitor_scopes: Iterable[str] = VISITOR_SCOPES,
+        users: Users | None = None,
     ) -> None:
         self.keep = keep
+        self._users = users
+        self._owners: TTLCache[tuple[str, str], str | None] = TTLCache(HELD, FRESH_S)
+        self._standing: TTLCache[tuple[str, str], str] = TTLCache(HELD, FRESH_S)
         self.anonymous = anonymous
         try:
             self.visitor_scopes = checked(visitor_scopes)
@@ -242,8 +277,14 @@ class Access:
         """
         given = request.headers.getlist("authorization")
         cookie = ""
+        ours = bool(given) and digest_of(bearer(given)) is not None
+        user = None if ours or self._users is None else await self._ask_application(request)
+        if user is not None:
+            if not given and request.method not in SAFE and not same_origin(request):
+                raise forbidden(ELSEWHERE)
+            return user
         if given:
-            name, stored = await self._valid(bearer(given), ("service", "token"))
+            name, stored = await self._valid(bearer(given), ("service", "token", "user"))
         else:
             cookie, name, stored = await self._by_cookie(request)
         if stored is None:
@@ -253,8 +294,12 @@ class Access:
         if not given and request.method not in SAFE and not same_origin(request):
             raise forbidden(ELSEWHERE)
         self._note_use(name, stored)
+        if stored.kind == "user" and not await self._stands(stored):
+            raise unauthorized()
+        kinds: dict[str, Literal["service", "user"]] = {"service": "service", "user": "user"}
         return Principal(
-            kind="service" if stored.kind == "service" else "token",
+            kind=kinds.get(stored.kind, "token"),
+            user=stored.subject if stored.kind == "user" else "",
             tenant=stored.tenant,
             conversation=stored.conversation,
             scopes=SCOPES.union(stored.scopes) if stored.kind == "service" else frozenset(stored.scopes),
@@ -264,6 +309,53 @@ class Access:
             cookie=cookie,
             stored=stored,
         )
+
+    async def _ask_application(self, request: Request) -> Principal | None:
+        """Return the user whom the application knows."""
+        assert self._users is not None
+        found = self._users(request)
+        found = await found if isawaitable(found) else found
+        if found is None:
+            return None
+        tenant, user = found if isinstance(found, tuple) else ("", found)
+        try:
+            key_for(tenant, user)
+        except UsageError as fault:
+            raise Misconfigured(f"users= gave {found!r:.80}, which cannot be a user: {fault}") from None
+        stored = StoredCredential(kind="user", tenant=tenant, subject=user, scopes=USER_SCOPES)
+        if not await self._stands(stored):
+            raise unauthorized()
+        return Principal(kind="user", tenant=tenant, user=user, scopes=frozenset(USER_SCOPES), stored=stored)
+
+    async def _stands(self, stored: StoredCredential) -> bool:
+        """Tell whether the user of a token is still one: a guest that has signed in is not."""
+        return (
+            not stored.subject.startswith(GUEST) or await self._user_of(stored.tenant, stored.subject) == stored.subject
+        )
+
+    async def _user_of(self, tenant: str, name: str) -> str:
+        """Return the user that has what is *name*'s, as it was at most FRESH_S ago."""
+        if (tenant, name) not in self._standing:
+            self._standing[tenant, name] = await core_of(self.keep).find_user(tenant, name)
+        return self._standing.get((tenant, name), name)
+
+    async def owns(self, principal: Principal, conversation: str) -> bool | None:
+        """Tell whether a conversation is the user's; None where nobody has it. As it was at most FRESH_S ago."""
+        place = principal.tenant, conversation
+        if place not in self._owners:
+            self._owners[place] = await core_of(self.keep).find_owner(*place)
+        owner = self._owners.get(place)
+        if owner is None:
+            self._owners.pop(place, None)  # created in the next moment, perhaps
+            return None
+        if owner == principal.user:
+            return await self._stands_for(principal)
+        return bool(owner) and await self._user_of(principal.tenant, owner) == await self._user_of(
+            principal.tenant, principal.user
+        )
+
+    async def _stands_for(self, principal: Principal) -> bool:
+        return principal.stored is None or await self._stands(principal.stored)
 
     async def _valid(self, text: str, kinds: tuple[str, ...]) -> tuple[str, StoredCredential | None]:
         """Return the name of the credential *text*, and what is stored of it if it gives a right and is of one of these *kinds*."""
@@ -278,6 +370,14 @@ class Access:
             await end_reused(self.keep, stored)
             self.look_again()
         return "", None
+
+    async def find_guest(self, text: str) -> StoredCredential | None:
+        """Return what is stored of a guest's token: of a visitor, or a user whose name is a guest's; None of anything else."""
+        _, stored = await self._valid(text, ("token", "user"))
+        known = (
+            stored is not None and stored.subject.startswith(GUEST) and not stored.ancestors and "send" in stored.scopes
+        )
+        return stored if known else None
 
     async def find_ended_cookies(self, request: Request) -> list[str]:
         """Return the names of the cookies of shared chats whose right has ended."""
@@ -307,31 +407,82 @@ class Access:
             # A cookie may be another person's than the page thinks: what one has written must not go in another's name.
             if (wanted := request.headers.get(SUBJECT)) is not None and wanted != principal.subject:
                 raise wire.Refused(401, "other-subject", OTHER, {"www-authenticate": "Bearer"})
-            self._judge(principal, policy, conversation)
+            if (
+                policy.visitor
+                and self.anonymous
+                and principal.cookie
+                and conversation not in (None, principal.conversation)
+            ):
+                principal = state.principal = (
+                    VISITOR  # this browser has the cookie of another chat, and begins one more
+                )
+            absent = await self._look_for(principal, conversation) if principal.kind == "user" else False
+            self._judge(principal, policy, conversation, absent=absent)
             state.tenant = self.keep.tenant(principal.tenant)
+            if principal.kind == "user" and conversation is not None:
+                state.principal = principal = structs.replace(principal, conversation=conversation)
         if conversation is not None:
             state.conversation = conversation
         limits = getattr(request.app.state, "limits", None)
         if limits is not None and policy.counted and (not policy.anyone or request.method not in SAFE):
             await limits.admit(request, principal)
+        if not policy.anyone and principal.kind == "user" and conversation is not None and absent:
+            try:
+                await state.tenant.create(conversation, owner=await self._user_of(principal.tenant, principal.user))
+            except OtherOwner:
+                raise not_found() from None
 
-    def _judge(self, principal: Principal, policy: AccessPolicy, conversation: str | None) -> None:
+    async def _look_for(self, principal: Principal, conversation: str | None) -> bool:
+        """Tell whether nobody has what a user asks for. Raises 404 where somebody else has it."""
+        if conversation is None:
+            return False
+        try:
+            owned = await self.owns(principal, conversation)
+        except BadKey:
+            raise not_found() from None
+        if owned is False:
+            raise not_found()
+        return owned is None
+
+    def _judge(
+        self, principal: Principal, policy: AccessPolicy, conversation: str | None, *, absent: bool = False
+    ) -> None:
         if principal.kind == "visitor":
             if not (policy.visitor and self.anonymous):
                 raise unauthorized()
+        elif policy.user and not policy.service and principal.kind != "user":
+            raise forbidden("This takes a user's token: it is about all conversations of one user.")
+        elif principal.kind == "user":
+            if absent and not policy.creates:
+                raise not_found()
+            if policy.service and not policy.user:
+                raise forbidden("This takes a service key; a user cannot do it.")
+            if policy.scope and policy.scope not in principal.scopes:
+                raise forbidden(f"This token has not the scope {policy.scope!r}, which this takes.")
         elif principal.kind == "token":
             # First of all whose it is: who holds no right to it learns nothing, not even what it would take.
             if conversation is not None and conversation != principal.conversation:
                 raise not_found()
-            if policy.service:
+            if policy.service or policy.user:
                 raise forbidden("This takes a service key; a conversation's token cannot do it.")
             if policy.scope and policy.scope not in principal.scopes:
                 raise forbidden(f"This token has not the scope {policy.scope!r}, which this takes.")
 
     async def holds(self, principal: Principal) -> bool:
         """Tell whether the credential behind *principal* still stands, for streams that stay open. Cheap; ask every second or so."""
+        about = principal.conversation if principal.kind == "user" else ""
+        if about and not await self.owns(principal, about):
+            return False
+        if principal.kind == "user" and not principal.name:
+            return await self._stands_for(
+                principal
+            )  # whether the application still knows the user is asked with each request
         stored = await self._find(principal.name) if principal.name else None
-        return stored is not None and not stored.over(self._clock())
+        return (
+            stored is not None
+            and not stored.over(self._clock())
+            and (principal.kind != "user" or await self._stands_for(principal))
+        )
 
     async def visit(self, conversation: str) -> Issued:
         """Return the token of a visitor who has made *conversation*."""
@@ -345,8 +496,10 @@ class Access:
         self.look_again()
 
     def look_again(self) -> None:
-        """Let go of what is known of credentials, after one was ended here."""
+        """Let go of what is known of credentials and users, after one was ended here."""
         self._looked.clear()
+        self._owners.clear()
+        self._standing.clear()
 
     async def _find(self, name: str, text: str = "") -> StoredCredential | None:
         """Return the credential, as it was at most FRESH_S ago; those who ask meanwhile wait for the same look. What is mistyped in
@@ -413,6 +566,12 @@ def mark(text: str) -> str:
 def shared_cookie(tenant: str, conversation: str) -> str:
     """Return the name of the cookie for a conversation that somebody else has shared: it takes no other one's place."""
     return f"{COOKIE}-{mark(conversation)}-{mark(tenant)}"
+
+
+def cookies_named(request: Request) -> list[str]:
+    """Return the names of the cookies with tokens that a browser sends, oldest first."""
+    pairs = [pair.strip() for line in request.headers.getlist("cookie") for pair in line.split(";")]
+    return [name for pair in pairs if (name := pair.partition("=")[0]).startswith(COOKIE)]
 
 
 def holds_many(request: Request) -> bool:

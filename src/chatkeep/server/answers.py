@@ -9,8 +9,9 @@ from msgspec import UNSET, Struct, UnsetType
 
 from .. import model
 from ..auth.credentials import Holder, Listed
+from ..conversation.keys import SAVED
 from ..conversation.outbox import Delivery
-from ..model import Content, OffBy, Status
+from ..model import AnsweringStatus, Content, OffBy, Status
 from ..storage.audit import Act
 from .access import Principal
 from .telemetry import TRACEPARENT
@@ -18,7 +19,7 @@ from .telemetry import TRACEPARENT
 
 class Message(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One message of a conversation; *number* is its place in the log, *created_at* in seconds since 1970; *author*: which
-    person, of an operator's message. *redacted*: what it said was removed."""
+    person, of an operator's message. *redacted*: what it said was removed. *saved*: it was not said here, and a client has put it here."""
 
     id: str
     number: int
@@ -30,6 +31,7 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     author: str = ""
     metadata: dict[str, Any] = {}
     redacted: bool = False
+    saved: bool = False
 
 
 class Messages(Struct, frozen=True, omit_defaults=True):
@@ -57,6 +59,22 @@ class DeadLetters(Struct, frozen=True, omit_defaults=True):
 
     dead_letters: list[DeadLetter]
     next: str | None = None
+
+
+class Answering(Struct, frozen=True, omit_defaults=True):
+    """Whether somebody answers now. *number*: the first message that it is about; *reply*: the id that its reply will have, once
+    something of a streamed one was said."""
+
+    status: AnsweringStatus
+    number: int = 0
+    reply: str = ""
+
+
+class Stopped(Struct, frozen=True):
+    """Whether anything was stopped, and what was said of its reply by then; null where nothing was."""
+
+    stopped: bool
+    reply: Message | None = None
 
 
 class BotStatus(Struct, frozen=True):
@@ -178,7 +196,7 @@ class Credential(Struct, frozen=True, kw_only=True):
 
 class Me(Struct, frozen=True, kw_only=True):
     """Who a credential stands for. *subject* is opaque and the same for all credentials of one holder; *conversation* is
-    left out for a service key, which has all of its tenant."""
+    left out for a service key, which has all of its tenant, and for a user, whose name is *user*."""
 
     subject: str
     tenant: str
@@ -186,6 +204,7 @@ class Me(Struct, frozen=True, kw_only=True):
     scopes: list[str]
     expires_at: float | None
     conversation: str | UnsetType = UNSET
+    user: str | UnsetType = UNSET
 
 
 class Share(Struct, frozen=True):
@@ -230,7 +249,8 @@ def me(found: Principal) -> Me:
         kind=found.holder,
         scopes=sorted(found.scopes),
         expires_at=found.expires_at,
-        conversation=UNSET if found.kind == "service" else found.conversation,
+        conversation=found.conversation if found.kind == "token" else UNSET,
+        user=found.user if found.kind == "user" else UNSET,
     )
 
 
@@ -248,6 +268,7 @@ def message(found: model.Message) -> Message:
         author=author if isinstance(author, str) else "",
         metadata=public(found.metadata),
         redacted=found.redacted,
+        saved=found.channel == SAVED,
     )
 
 

@@ -21,7 +21,7 @@ from ..app import core_of
 from ..conversation import commits
 from ..conversation.shapes import Shape
 from ..tenant import Tenant
-from . import answers, state, wire
+from . import answers, people, state, wire
 from .access import (
     COOKIE,
     ELSEWHERE,
@@ -72,6 +72,7 @@ PROBLEMS: dict[type[errors.ChatkeepError], Problem] = {
     errors.KeyReused: Problem(422),
     errors.TooLarge: Problem(413),
     errors.OtherOwner: Problem(409),  # (only a service key names an owner, and it may see all of its tenant)
+    errors.NotWaiting: Problem(409),
     errors.NotOpen: Problem(
         500,
         "The Chatkeep behind this server is not open here, so nothing is answered; nothing was written. The application that "
@@ -107,12 +108,14 @@ WORDS = {
 class Conversations(Resource):
     """/v1/conversations"""
 
-    @allows(service=True, visitor=True)
+    @allows(service=True, user=True, visitor=True)
     async def post(self, request: Request) -> Response:
         """Begin a conversation; a visitor is given a token for it."""
         asked = await wire.body(request, wire.NewConversation, limit=SMALL, needed=False)
         if principal_of(request).kind == "visitor":
             return await visit(request, asked)
+        if principal_of(request).kind == "user":
+            return await begin_for_user(request, asked)
         if asked.cookie:
             raise Refused(422, "no-cookie", "A service key gets no token and so no cookie; nothing was begun.")
         tenant, id = tenant_of(request), asked.id
@@ -128,6 +131,21 @@ class Conversations(Resource):
         asked = wire.query(request, wire.ListQuery)
         listing = tenant_of(request).conversations(owner=asked.owner, limit=asked.limit)
         return as_json(answers.Conversations([answers.summary(found) async for found in listing]))
+
+
+async def begin_for_user(request: Request, asked: wire.NewConversation) -> Response:
+    """Begin a conversation for a user, under the id that the user's client has chosen, if it has."""
+    if asked.owner is not None or asked.cookie:
+        raise HTTPException(400, "A user's conversation is the user's and needs no cookie; nothing was begun.")
+    tenant, user = tenant_of(request), principal_of(request).user
+    there = asked.id is not None and await tenant.user(user).owns(asked.id)
+    try:
+        saved = await tenant.user(user).create(asked.id)
+    except errors.OtherOwner:
+        raise Refused(409, "taken", "This id is taken; nothing was begun. Choose another one.") from None
+    headers = {"location": location(request, saved.id)}
+    told = answers.CreatedConversation(saved.id, saved.checksum, not there)
+    return as_json(told, status=200 if there else 201, headers=headers)
 
 
 async def visit(request: Request, asked: wire.NewConversation) -> Response:
@@ -165,6 +183,16 @@ class Conversation(Resource):
         shown = shape_of(request).json_of(found.state) if shows_state(request) else UNSET
         return as_json(answers.conversation(found, messages, shown), headers={"etag": f'"{found.revision}"'})
 
+    @allows("send", creates=True)
+    async def put(self, request: Request) -> Response:
+        """Save title, messages and marks; it is created where there is none. `If-Match`: only if it is the version that the client has."""
+        return await people.save(request, creates=True)
+
+    @allows("send")
+    async def patch(self, request: Request) -> Response:
+        """As PUT, of a conversation that is there."""
+        return await people.save(request, creates=False)
+
     @audited("erase")
     @allows("erase")
     async def delete(self, request: Request) -> Response:
@@ -181,7 +209,7 @@ class Conversation(Resource):
 class Messages(Resource):
     """/v1/conversations/{id}/messages"""
 
-    @allows("send")
+    @allows("send", creates=True)
     async def post(self, request: Request) -> Response:
         """Take a message and answer with its receipt; with `Prefer: respond-async` before the bot has answered."""
         tenant, id = tenant_of(request), conversation_asked(request)
@@ -287,7 +315,7 @@ class State(Resource):
         return as_json(there, headers=headers)
 
     @audited("state")
-    @allows("state:write")
+    @allows("state:write", creates=True)
     async def put(self, request: Request) -> Response:
         """Replace it, if it is the one named in If-Match."""
         precondition = preconditions(request)
@@ -346,11 +374,21 @@ class State(Resource):
         return request.path_params.get("slot")
 
 
+class Slot(State):
+    """/v1/conversations/{id}/state/{slot}"""
+
+    @audited("state")
+    @allows("state:write", creates=True)
+    async def patch(self, request: Request) -> Response:
+        """Merge what a device has made of the slot into what is there: three-way, by `base` and time."""
+        return await people.merge(request)
+
+
 class WholeState(State):
     """/v1/conversations/{id}/state"""
 
     @audited("state")
-    @allows("state:write")
+    @allows("state:write", creates=True)
     async def patch(self, request: Request) -> Response:
         """Merge a patch (RFC 7396) into the state, on top of whatever is there."""
         precondition = preconditions(request)
@@ -459,19 +497,33 @@ async def on_refused_request(request: Request, fault: Exception) -> Response:
     return problem(request, WORDS.get(status, "refused"), status, plain.get(status, detail), headers)
 
 
-async def on_error(request: Request, fault: Exception) -> Response:
-    """Return an error of chatkeep, as PROBLEMS has it."""
+class Told(NamedTuple):
+    """How an error of chatkeep is told: *word* is the end of its type."""
+
+    word: str
+    status: int
+    detail: str
+    headers: dict[str, str]
+
+
+def tell_error(fault: Exception) -> Told:
+    """Return how an error of chatkeep is told, as PROBLEMS has it, and log what is for operators."""
     kind = next(kind for kind in type(fault).__mro__ if kind in PROBLEMS)
     status, detail = PROBLEMS[kind]
-    if isinstance(fault, errors.NotOpen):
-        if not request.app.state.told_not_open:  # once: it stays so until somebody mends the program
-            request.app.state.told_not_open = True
-            log.critical("%s: %s", type(fault).__name__, fault)
-    elif detail:
+    if detail and not isinstance(fault, errors.NotOpen):
         log.error("%s: %s", type(fault).__name__, fault)
     headers = {"retry-after": RETRY_AFTER_S} if status == 503 else {}
     word = "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in kind.__name__).lstrip("-")
-    return problem(request, word, status, detail or str(fault), headers)
+    return Told(word, status, detail or str(fault), headers)
+
+
+async def on_error(request: Request, fault: Exception) -> Response:
+    """Return an error of chatkeep, as PROBLEMS has it."""
+    told = tell_error(fault)
+    if isinstance(fault, errors.NotOpen) and not request.app.state.told_not_open:
+        request.app.state.told_not_open = True  # once: it stays so until somebody mends the program
+        log.critical("%s: %s", type(fault).__name__, fault)
+    return problem(request, *told)
 
 
 async def on_crash(request: Request, fault: Exception) -> Response:

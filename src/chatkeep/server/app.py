@@ -23,12 +23,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import errors
 from ..app import Chatkeep, core_of
-from . import api, audit, operators, switches, tokens, wire
-from .access import VISITOR_SCOPES, Access, allows
+from . import api, audit, operators, people, running, switches, tokens, wire
+from .access import VISITOR_SCOPES, Access, Users, allows
 from .audit import Trail
 from .events import Events, Streams
 from .health import get_ready
 from .openapi import document, get_openapi
+from .protocols import routes_of
 from .webhooks import ROUTES as INLETS
 from .webhooks import Webhooks, webhooks_of
 
@@ -82,13 +83,15 @@ ABOUT = (
 
 # The order decides what a suffix means: /v1/conversations/a/state/messages is the slot "messages" of "a".
 ROUTES: list[BaseRoute] = [
-    wire.RawRoute("/v1/conversations/{id}/state/{slot}", api.State),
+    wire.RawRoute("/v1/conversations/{id}/state/{slot}", api.Slot),
     wire.RawRoute("/v1/conversations/{id}/messages", api.Messages),
     wire.RawRoute("/v1/conversations/{id}/state", api.WholeState),
     wire.RawRoute("/v1/conversations/{id}/events", Events),
     *tokens.ROUTES,
+    *people.ROUTES,
     *operators.ROUTES,
     *switches.ROUTES,
+    *running.ROUTES,
     *audit.ROUTES,
     wire.RawRoute("/v1/conversations", api.Conversations),
     wire.RawRoute("/v1/conversations/{id}", api.Conversation),
@@ -105,7 +108,9 @@ def create_app(
     hosts: Sequence[str] = HERE,
     anonymous: bool = False,
     visitor_scopes: Sequence[str] = VISITOR_SCOPES,
+    users: Users | None = None,
     webhooks: Webhooks | None = None,
+    protocols: Sequence[str] = (),
     routes: Sequence[BaseRoute] = (),
     middleware: Sequence[Middleware] = (),
 ) -> Starlette:
@@ -138,8 +143,16 @@ def create_app(
 
         visitor_scopes: What such a token allows.
 
+        users: Says which user of your application has sent a request, by its session or the token that your application gives out: a
+        function, plain or async, that takes the request and returns the user's name, or tenant and name, or None. A user so known has its
+        own conversations, as with a user's token. It is asked with each request that has no credential of chatkeep's, so it should be
+        quick. What a browser sends by itself, such as a session's cookie, changes something only from a page of this host.
+
         webhooks: The channels that platforms post to, at /channels/whatsapp and so on; by default those of the
         `ChannelOutlet` that *keep* delivers through (`Chatkeep.deliver`).
+
+        protocols: Protocols of other clients that are spoken here too, under the same access rules, such as ["aisdk", "responses"]:
+        see `chatkeep.server.protocols`.
 
         routes, middleware: More of Starlette's, such as metrics; the middleware runs before the request's host is looked at.
     """
@@ -156,12 +169,13 @@ def create_app(
 
     if anonymous:
         core_of(keep).expect_visitors()
-    access = Access(keep, anonymous=anonymous, visitor_scopes=visitor_scopes)
+    access = Access(keep, anonymous=anonymous, visitor_scopes=visitor_scopes, users=users)
     shown = CLIENT | OPERATOR | (PAGE if title is not None else {})
     app = Starlette(
         routes=[
             *ROUTES,
             *INLETS,
+            *routes_of(keep, protocols),
             *routes,
             *([Route("/", get_about)] if title is None else []),
             *[Route(path, static(*found, title or "")) for path, found in shown.items()],

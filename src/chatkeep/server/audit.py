@@ -89,7 +89,7 @@ class Trail:
             return
         made = Act(
             act=act,
-            by=principal.id or "visitor",
+            by=principal.id or principal.user or "visitor",
             label=principal.stored.label if principal.stored is not None else "",
             conversation=getattr(request.state, "conversation", ""),
             address=request.client.host if request.client else "",

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from msgspec import Raw, Struct
@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 from ..app import core_of
 from ..engine.watch import Watch
 from ..errors import StoreError
-from ..model import Delta, Erased, Event, Message, Redacted, StateChanged, Typing
+from ..model import Delta, Erased, Event, Message, PartSaid, Redacted, StateChanged, Typing
 from . import answers, api, state, wire
 from .access import access_of, allows, conversation_asked, keep_of, principal_of
 
@@ -40,23 +40,30 @@ class EventsQuery(Struct, forbid_unknown_fields=True):
     after: wire.Number | None = None
 
 
+class Endable(Protocol):
+    """A stream that the server ends when it stops."""
+
+    def end(self, reason: str) -> None:
+        """Say why, and end."""
+
+
 class Streams:
     """The event streams of one application that are open."""
 
     def __init__(self) -> None:
-        self._open: set[EventStream] = set()
+        self._open: set[Endable] = set()
         self._ended = False
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def add(self, stream: EventStream) -> None:
+    def add(self, stream: Endable) -> None:
         """Have *stream* ended with the others."""
         self._open.add(stream)
         if self._ended:
             stream.end("closing")
 
-    def remove(self, stream: EventStream) -> None:
+    def remove(self, stream: Endable) -> None:
         """Forget a stream that is over."""
         self._open.discard(stream)
 
@@ -107,7 +114,7 @@ class EventStream(Response):
         streams: Streams = self._request.app.state.streams
         streams.add(self)
         talking = asyncio.create_task(self._talk(send), name="chatkeep event stream")
-        leaving = asyncio.create_task(_gone(receive), name="chatkeep event stream left")
+        leaving = asyncio.create_task(gone(receive), name="chatkeep event stream left")
         try:
             await asyncio.wait((talking, leaving), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -122,13 +129,13 @@ class EventStream(Response):
     async def _talk(self, send: Send) -> None:
         shows = self._plain if "state:read" in principal_of(self._request).scopes else None
         try:
-            await _sent(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await sent(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             # A blank line after these would be an event without data to readers that are not strict, named "message" like ours.
             await self._say(send, b"retry: %d\n" % RETRY_MS)
             async for events in self._happening():
                 await self._say(send, b"".join(written(events, shows, api.secret_of(self._request))) or b": beat\n")
             await self._say(send, _event("end", {"reason": self._reason}))
-            await _sent(send, {"type": "http.response.body", "body": b"", "more_body": False})
+            await sent(send, {"type": "http.response.body", "body": b"", "more_body": False})
         except TimeoutError:
             log.info("An event stream was cut off: its client took nothing for %g s.", SLOW_S)
 
@@ -165,7 +172,7 @@ class EventStream(Response):
         return states.shape.json_of(states.decode(self._watch.key, raw, states.schema))
 
     async def _say(self, send: Send, text: bytes) -> None:
-        await _sent(send, {"type": "http.response.body", "body": text, "more_body": True})
+        await sent(send, {"type": "http.response.body", "body": text, "more_body": True})
 
 
 def written(events: Iterable[Event], shows: Callable[[Raw], Any] | None, secret: bytes) -> Iterable[bytes]:
@@ -180,6 +187,8 @@ def written(events: Iterable[Event], shows: Callable[[Raw], Any] | None, secret:
             yield _event("typing", event)
         elif isinstance(event, Delta):
             yield _event("piece", event)
+        elif isinstance(event, PartSaid):
+            yield _event("part", event)
         elif isinstance(event, Redacted):
             yield _event("redacted", event)
         elif isinstance(event, StateChanged) and shows is not None:
@@ -192,12 +201,13 @@ def _event(kind: str, value: object, *, number: int | None = None) -> bytes:
     return b"event: %s\n%sdata: %s\n\n" % (kind.encode(), id, msgspec.json.encode(value))
 
 
-async def _sent(send: Send, message: dict[str, object]) -> None:
+async def sent(send: Send, message: dict[str, object]) -> None:
+    """Send a message of ASGI; TimeoutError when the client takes nothing for SLOW_S."""
     async with asyncio.timeout(SLOW_S):
         await send(message)
 
 
-async def _gone(receive: Receive) -> None:
+async def gone(receive: Receive) -> None:
     """Wait until the client has gone."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -44,6 +44,9 @@ APART_S = 5.0
 
 BEGINNINGS = ("/v1/conversations", "/v1/shares/redeem")
 
+LIMITED = tuple(f"/{name}".encode() for name in ("v1/", "api/chat", "agui", "a2a", "mcp", "streams/", ".well-known/"))
+"""How the paths begin where requests are counted: the API, and the protocols of other clients."""
+
 UNDER_WAY = {"token": 32, "peer": 512, "streams": 32, "peer-streams": 2048}
 """Requests that may run at once: of one token, of the tokens and visitors of one address; event streams of one token, of one address."""
 
@@ -110,11 +113,14 @@ class Limits:
         """Count a request; raises `wire.Refused` (429) when one of its limits is reached."""
         peer = peer_of(request.scope)
         named = {"peer": peer, "tenant": principal.tenant}
-        if principal.kind == "token":
-            named["token"] = principal.id
+        if principal.kind in ("token", "user"):
+            named["token"] = name_of(principal)
         elif principal.kind == "visitor":
             del named["tenant"]
-            if request.method == "POST" and wire.raw_path(request.scope).decode("latin-1") in BEGINNINGS:
+            begins = wire.raw_path(request.scope).decode("latin-1") in BEGINNINGS or request.scope.get(
+                "chatkeep.begins"
+            )
+            if request.method == "POST" and begins:
                 named["begin"] = named["begin_day"] = peer
         if request.method not in SAFE and (conversation := request.path_params.get("id")):
             named["conversation"] = f"{len(principal.tenant)}:{principal.tenant}{conversation}"
@@ -126,11 +132,11 @@ class Limits:
         """Note that a request runs; `leave` takes it back. Service keys may have as many under way as there are connections."""
         if principal.kind == "service":
             return
-        streams = scope["method"] == "GET" and wire.raw_path(scope).endswith(b"/events")
+        streams = scope["method"] == "GET" and wire.raw_path(scope).endswith((b"/events", b"/stream"))
         by_peer, by_token = ("peer-streams", "streams") if streams else ("peer", "token")
         most = {(by_peer, name): UNDER_WAY[by_peer] * times for name, times in counted_as(by_peer, peer)}
-        if principal.kind == "token":
-            most[by_token, principal.id] = UNDER_WAY[by_token]
+        if principal.kind in ("token", "user"):
+            most[by_token, name_of(principal)] = UNDER_WAY[by_token]
         for (kind, name), allowed in most.items():
             if self._under_way[kind, name] >= allowed:
                 if self._told is not None:
@@ -224,8 +230,11 @@ class RateLimitMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http" or not wire.raw_path(scope).startswith(b"/v1/"):
-            await self.app(scope, receive, send)
+        if scope["type"] != "http" or not wire.raw_path(scope).startswith(LIMITED):
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                self._limits.leave(scope)
             return
         peer = peer_of(scope)
         try:
@@ -299,6 +308,11 @@ def network_of(host: str) -> str:
 
 
 @lru_cache(maxsize=4096)
+def name_of(principal: Principal) -> str:
+    """Name who asks with a token, or whom the application knows."""
+    return principal.id or f"{len(principal.tenant)}:{principal.tenant}{principal.user}"
+
+
 def counted_as(kind: str, name: str) -> tuple[tuple[str, int], ...]:
     """Return what *name* is counted under, each with how many times the limit it may have: an IPv6 network under wider ones too."""
     network = name.rpartition("webhooks:")[2]

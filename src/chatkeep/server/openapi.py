@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from .. import __version__
-from . import answers, audit, events, operators, switches, tokens, wire
+from . import answers, audit, events, operators, people, running, switches, tokens, wire
 from .access import COOKIE, AccessPolicy, allows
 
 SCHEMAS = "#/components/schemas/{name}"
@@ -41,6 +41,8 @@ NAMES: dict[str, dict[str, Any]] = {
     "id": {"type": "string", "minLength": 1, "maxLength": 512, "pattern": r"^[^\x00]+$"},
     "slot": {"type": "string", "minLength": 1, "pattern": r"^[^\x00]+$"},
     "token": {"type": "string", "minLength": 1},
+    "user": {"type": "string", "minLength": 1, "maxLength": 512, "pattern": r"^[^\x00]+$"},
+    "guest": {"type": "string", "minLength": 1, "maxLength": 512, "pattern": r"^[^\x00]+$"},
     "number": {"type": "string", "pattern": "^[0-9]{1,15}$"},
     "channel": {"type": "string", "minLength": 1},
 }
@@ -92,6 +94,12 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("/v1/conversations", "get"): Operation(query=wire.ListQuery, gives={200: answers.Conversations}, refuses=READ),
     (ONE, "get"): Operation(query=wire.ConversationQuery, gives={200: answers.Conversation}, refuses=READ),
+    **{
+        (ONE, method): Operation(
+            takes=people.Saving, headers=MATCH, gives={200: people.SavedConversation}, refuses=(412, *WRITE)
+        )
+        for method in ("put", "patch")
+    },
     (ONE, "delete"): Operation(gives={204: None}, refuses=WRITE),
     (f"{ONE}/messages", "post"): Operation(
         takes=wire.Incoming,
@@ -111,6 +119,33 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
             "delete": Operation(headers=MATCH | KEY, gives={204: None}, refuses=(412, *WRITE)),
         }.items()
     },
+    (f"{ONE}/state/{{slot}}", "patch"): Operation(
+        takes=people.Merging, media=people.MERGE, headers=KEY, gives={200: people.MergedValue}, refuses=WRITE
+    ),
+    (f"{ONE}/losses", "get"): Operation(gives={200: people.Losses}, refuses=READ),
+    (f"{ONE}/losses/{{number}}", "post"): Operation(gives={204: None}, refuses=WRITE),
+    ("/v1/me/conversations", "get"): Operation(
+        query=people.ListingQuery, gives={200: people.UserListing}, refuses=READ
+    ),
+    ("/v1/me/events", "get"): Operation(
+        query=people.SinceQuery,
+        headers={"Last-Event-ID": "The cursor that the client has; wins over `since`."},
+        gives={200: str},
+        answers_with="text/event-stream",
+        refuses=READ,
+    ),
+    ("/v1/me/claim", "post"): Operation(takes=people.Claiming, gives={200: people.Claimed}, refuses=WRITE),
+    ("/v1/me/claim/{guest}", "delete"): Operation(gives={204: None}, refuses=WRITE),
+    ("/v1/me/tokens", "get"): Operation(gives={200: people.Devices}, refuses=READ),
+    ("/v1/me/tokens/{token}", "delete"): Operation(gives={204: None}, refuses=WRITE),
+    ("/v1/me/tokens/{token}/rotate", "post"): Operation(
+        takes=people.Rotation, needed=False, gives={201: answers.Credential}, refuses=WRITE
+    ),
+    ("/v1/users/{user}/tokens", "post"): Operation(
+        takes=people.UserTokenAsked, needed=False, gives={201: answers.Credential}, refuses=WRITE
+    ),
+    ("/v1/users/{user}/tokens", "get"): Operation(gives={200: people.Devices}, refuses=READ),
+    ("/v1/users/{user}/tokens/{token}", "delete"): Operation(gives={204: None}, refuses=WRITE),
     (f"{ONE}/state", "patch"): Operation(
         takes=dict[str, Any],
         media="application/merge-patch+json",
@@ -125,13 +160,20 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         answers_with="text/event-stream",
         refuses=READ,
     ),
+    (f"{ONE}/answering", "get"): Operation(gives={200: answers.Answering}, refuses=READ),
+    (f"{ONE}/waiting", "get"): Operation(gives={200: answers.Messages}, refuses=READ),
+    (f"{ONE}/waiting/{{number}}", "put"): Operation(
+        takes=running.Amendment, gives={200: answers.Receipt}, refuses=WRITE
+    ),
+    (f"{ONE}/waiting/{{number}}", "delete"): Operation(gives={204: None}, refuses=WRITE),
+    (f"{ONE}/stop", "post"): Operation(gives={200: answers.Stopped}, refuses=WRITE),
     (f"{ONE}/tokens", "post"): Operation(
         takes=tokens.NewToken, needed=False, gives={201: answers.Credential}, refuses=WRITE
     ),
     (f"{ONE}/tokens", "get"): Operation(gives={200: answers.Tokens}, refuses=READ),
     (f"{ONE}/tokens/{{token}}", "delete"): Operation(gives={204: None}, refuses=WRITE),
     (f"{ONE}/tokens/{{token}}/rotate", "post"): Operation(
-        takes=tokens.Rotation, needed=False, gives={201: answers.Credential}, refuses=WRITE
+        takes=people.Rotation, needed=False, gives={201: answers.Credential}, refuses=WRITE
     ),
     (f"{ONE}/shares", "post"): Operation(
         takes=tokens.NewShare, needed=False, gives={201: answers.Share}, refuses=WRITE

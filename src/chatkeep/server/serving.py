@@ -155,6 +155,7 @@ def application_of(found: object, settings: ServerSettings) -> Lifespan:
         hosts=settings.hosts,
         anonymous=settings.anonymous,
         visitor_scopes=settings.visitor_scopes,
+        protocols=settings.protocols,
         routes=[Route("/metrics", allows(anyone=True)(get_metrics))] if metrics is not None else [],
         middleware=[
             Middleware(telemetry.TracingMiddleware),
@@ -334,6 +335,8 @@ class Lifespan:
 def check(found: object, settings: ServerSettings) -> Chatkeep[Any] | None:
     """Return the Chatkeep that is to be served; None for an ASGI application. Raises `UsageError` when it cannot be served."""
     keep = check_handler(found, settings.app)
+    if keep is not None and not keep.settings.background:
+        raise UsageError("A server works in the background; leave out background=False, or CHATKEEP_BACKGROUND=false.")
     if keep is not None and settings.workers > 1:
         if Ability.SHARED not in core_of(keep).abilities:
             raise UsageError("The store of this Chatkeep belongs to one process; use --workers 1, or another store.")

@@ -33,7 +33,8 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     drain: so long the server says that it is not ready, and goes on, before it stops; for a load balancer to notice.
     keep_alive: a connection without a request is closed after this long; longer than a proxy keeps its own, which would send a
     request into one that is just being closed. root_path: the prefix that a proxy takes off the path; X-Forwarded-Prefix of a
-    listed proxy says so too.
+    listed proxy says so too. protocols: those of other clients that are spoken beside the server's own API: see
+    `chatkeep.server.protocols`.
 
     Rates are "60/minute" ("/second", "/hour", "/day"), or "off". Each counts requests:
         rate_peer          of one network address (IPv6: of a /64; a /56 has four times, a /48 16 times as many)
@@ -62,6 +63,7 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     drain: Duration = "0s"
     keep_alive: Duration = "130s"
     root_path: str = ""
+    protocols: tuple[str, ...] = ()
     rate_peer: str = "1200/minute"
     rate_refused: str = "30/minute"
     rate_begin: str = "60/hour"
@@ -80,6 +82,9 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
 CHOICES = {"log_format": get_args(LogFormat), "log_level": get_args(LogLevel)}
 PERIODS = ("drain", "keep_alive")
 RANGES = {"port": (0, 65_535), "workers": (1, 256)}
+PROTOCOLS = ("aisdk", "agui", "responses", "a2a")
+"""The protocols of other clients that a server can speak: a module of `chatkeep.server.protocols` each."""
+
 PREFIX = re.compile(r"(?:/[A-Za-z0-9._~%-]+)+")
 """A path that a server may be under."""
 
@@ -139,6 +144,8 @@ def fault_in_list(name: str, value: Sequence[str]) -> str:
         return f"has no {', '.join(wrong)}; there are: {', '.join(sorted(SCOPES))}"
     if name == "origins" and (wrong := [origin for origin in value if not is_origin(origin)]):
         return f'has {", ".join(wrong)}; an origin is like "https://shop.example", and "*" is not taken'
+    if name == "protocols" and (wrong := [protocol for protocol in value if protocol not in PROTOCOLS]):
+        return f"has {', '.join(wrong)}; there are: {', '.join(PROTOCOLS)}"
     if name == "proxies":
         for network in value:
             try:

@@ -16,6 +16,7 @@ from . import access, answers, wire
 from .access import access_of, allows, conversation_asked, keep_of, principal_of
 from .api import conversation
 from .audit import audited
+from .people import Rotation
 
 BODY_LIMIT = 16 * 1024
 DAY_S = 86_400.0
@@ -41,12 +42,6 @@ class NewShare(Struct, forbid_unknown_fields=True):
     scopes: list[Scope] | None = None
     expires_in: Annotated[float, Meta(gt=0, le=7 * DAY_S)] = credentials.SHARE_S
     uses: Annotated[int, Meta(ge=1, le=100)] = 1
-
-
-class Rotation(Struct, forbid_unknown_fields=True):
-    """How long the old token goes on beside the new one, in seconds."""
-
-    grace: Annotated[float, Meta(ge=0, le=3600)] = 60.0
 
 
 class Redemption(Struct, forbid_unknown_fields=True):

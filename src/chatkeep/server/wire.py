@@ -44,10 +44,10 @@ PAGE_MOST = 500
 NEWEST = 2**53
 """Above every number of a log, and the largest that every JSON reader keeps exact."""
 
-TEXTS: tuple[str, ...] = ("owner", "behind", "conversation")
+TEXTS: tuple[str, ...] = ("owner", "behind", "conversation", "since")
 """Parameters that are text; all others are whole numbers."""
 
-WHOLE = ("uses",)
+WHOLE = ("uses", "version", "seen")
 """Members of bodies that are whole numbers."""
 
 Number = Annotated[int, Meta(ge=0, le=NEWEST)]
@@ -206,12 +206,12 @@ async def body(request: Request, kind: type[T], *, limit: int, needed: bool = Tr
         raise misread(str(fault)) from None
 
 
-async def value(request: Request, *, limit: int, media: str = JSON) -> Any:
-    """Return the JSON value in the request's body."""
+async def value(request: Request, *, limit: int, media: str = JSON, most: int = TOKENS_MOST) -> Any:
+    """Return the JSON value in the request's body, which has at most *most* strings, commas and brackets."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != media:
         raise HTTPException(415, f"Send the body as {media}; nothing was touched.", {"accept": media})
     raw = await read(request, limit=limit)
-    return parsed(raw) if len(raw) <= LARGE else await asyncio.to_thread(parsed, raw)
+    return parsed(raw, most) if len(raw) <= LARGE else await asyncio.to_thread(parsed, raw, most)
 
 
 async def message(request: Request, *, limit: int) -> tuple[Incoming, bool]:
@@ -308,10 +308,10 @@ def too_large(limit: int) -> HTTPException:
     )
 
 
-def parsed(raw: bytes) -> Any:
+def parsed(raw: bytes, most: int = TOKENS_MOST) -> Any:
     """Return the JSON value in *raw*, read strictly: what two JSON readers could understand differently is refused."""
     try:
-        if fault := overfull(raw):
+        if fault := overfull(raw, most=most):
             raise ValueError(fault)
         plain = _decode(raw.decode())
         if b"\\u" in raw:

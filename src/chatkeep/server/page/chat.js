@@ -4,8 +4,8 @@ import { open, shareInAddress } from "./client.js";
 import { create as made, visible } from "./shown.js";
 
 const element = (id) => document.getElementById(id);
-const [room, log, form, text, empty, earlier, typing, choices, newest, notice, status] =
-  "room log form text empty earlier typing choices newest notice status".split(" ").map(element);
+const [room, log, form, text, empty, earlier, typing, stop, choices, newest, notice, status] =
+  "room log form text empty earlier typing stop choices newest notice status".split(" ").map(element);
 const submit = form.querySelector("button");
 
 const STATUS = {
@@ -111,6 +111,9 @@ function footOf(message) {
   const foot = document.createElement("small");
   if (message.created_at) foot.append(timeOf(message.created_at));
   if (message.role === "user") foot.append(...marksOf(message));
+  if (isBehind(message)) foot.append(...takesBack(message));
+  if (message.metadata?.stopped) foot.append(create("span", "why", "Stopped"));
+  if (message.metadata?.interrupted) foot.append(create("span", "why", "Interrupted"));
   return foot;
 }
 
@@ -164,6 +167,32 @@ function timeOf(seconds) {
   return time;
 }
 
+// A message behind another one that waits has not had its turn: it can be taken back, or said anew.
+function isBehind({ id, role, status: state, number }) {
+  const waits = (one) => one.role === "user" && one.status === "sent" && one.number;
+  return waits({ role, status: state, number }) && chat.messages.some((one) => waits(one) && one.id !== id && one.number < number);
+}
+
+function takesBack(message) {
+  return [["Edit", "edit"], ["Withdraw", "withdraw"]].map(([label, act]) => {
+    const button = made("button", "retry", label);
+    button.type = "button";
+    button.addEventListener("click", async () => {
+      try {
+        await chat.withdraw(message.number);
+        if (act !== "edit") return;
+        text.value = message.text;
+        drafted();
+        text.focus();
+      } catch (fault) {
+        if (fault.status !== 409) throw fault; // it is being answered by now
+        button.parentNode?.querySelectorAll("button").forEach((one) => one.remove());
+      }
+    });
+    return button;
+  });
+}
+
 function marksOf({ id, number, status: state, error }) {
   if (state !== "failed") {
     const mark = made("span", "mark");
@@ -189,6 +218,9 @@ function settle() {
   empty.hidden = chat.messages.length > 0;
   earlier.hidden = !chat.more;
   typing.hidden = !chat.typing || chat.status === "offline" || chat.messages.some((message) => message.status === "streaming");
+  const held = stop === document.activeElement;
+  stop.hidden = !chat.typing || chat.status === "offline";
+  if (held && stop.hidden) text.focus();
   offer();
   if (following) room.scrollTop = room.scrollHeight;
   newest.hidden = following || !newest.dataset.unseen;
@@ -261,6 +293,18 @@ function offer() {
   choices.hidden = words.length === 0;
   if (held && choices.hidden) text.focus();
 }
+
+// What was said stays; the answer of the server says how much that is, and so does the log.
+stop.addEventListener("click", async () => {
+  stop.disabled = true;
+  try {
+    await chat.stop();
+  } catch (fault) {
+    complain(fault);
+  } finally {
+    stop.disabled = false;
+  }
+});
 
 // -- what people do -----------------------------------------------------------------------------------------------------
 

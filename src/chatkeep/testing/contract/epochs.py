@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 
-from ...drivers.base import Ability, Append, Appended, Driver, Entries, Erase, Key, Read, Row, Scan, Write
+from ...drivers.base import Ability, Append, Appended, Driver, Entries, Erase, Fence, Key, Read, Row, Scan, Write
 from ...errors import Replaced
 from .broken import Intact, caught_by
 from .clauses import Clauses, clause
@@ -90,8 +90,82 @@ class Epochs(Clauses):
         finally:
             await other.close()
 
+    @clause
+    async def test_whoever_had_a_fenced_store_open_is_refused(self, driver: Driver, late: Driver) -> None:
+        """All that it would write or find; whoever fences goes on, as does who opens the store afterwards."""
+        need(driver, Ability.FENCE)
+        need(driver, Ability.SHARED)
+        row = await written(driver, ADA, body=b"state")
+        await driver.fence(Fence("another"))
+        await refused(Replaced, late.append(Append(ADA, said("a"), revision="r1", at=3.0)))
+        await refused(Replaced, late.append(Append(BOB, said("a"), revision="r2", at=3.0)))
+        await refused(Replaced, late.write(Write(changed(row, "r3"), replaces="second")))
+        await refused(Replaced, late.erase(Erase(ADA, at=4.0)))
+        await refused(Replaced, late.fence(Fence("a third")))
+        if Ability.SCAN in driver.abilities:
+            await refused(Replaced, late.scan(Scan("key", limit=5)))
+        again = await self.open_driver()
+        try:
+            assert row == (await found(driver, ADA))[0]
+            mine = await driver.write(Write(changed(row, "r4"), replaces="second"))
+            assert mine == (await found(again, ADA))[0]
+            assert "r5" == (await again.write(Write(changed(mine, "r5"), replaces="r4"))).revision
+            assert ("another", "another") == (driver.epoch, again.epoch)
+        finally:
+            await again.close()
+
+    @clause
+    async def test_a_fence_run_again_finds_its_own(self, driver: Driver) -> None:
+        """As does one of a driver that was opened under the new epoch; an epoch can be given back too."""
+        need(driver, Ability.FENCE)
+        before, row = driver.epoch, await written(driver, ADA, body=b"state")
+        await driver.fence(Fence("another"))
+        await driver.fence(Fence("another"))
+        assert "another" == driver.epoch
+        await driver.fence(Fence(before))
+        assert (before, row) == (driver.epoch, (await found(driver, ADA))[0])
+
+    @clause
+    async def test_no_act_is_done_after_a_fence_is_answered(self, driver: Driver, late: Driver) -> None:
+        """Of many that are under way meanwhile, those that were done are there to be seen at once, and no other comes."""
+        need(driver, Ability.FENCE)
+        need(driver, Ability.SHARED)
+
+        async def fenced() -> int:
+            await driver.fence(Fence("another"))
+            seen = [await driver.read(Read(Key("", f"k{n}"), tail=0)) for n in range(40)]
+            return sum(one is not None for one in seen)
+
+        writes = [late.append(Append(Key("", f"k{n}"), said("a"), revision="r1", at=3.0)) for n in range(40)]
+        seen, *answers = await together([fenced(), *writes])
+        assert seen == sum(not isinstance(answer, Exception) for answer in answers)
+        assert seen == sum([await driver.read(Read(Key("", f"k{n}"), tail=0)) is not None for n in range(40)])
+
 
 # Drivers that break these clauses
+
+
+@caught_by("whoever_had_a_fenced_store_open_is_refused", "no_act_is_done_after_a_fence_is_answered")
+@caught_by("a_fence_run_again_finds_its_own")
+class FenceOfTheDriver(Intact):
+    """Only the driver that fences knows the new epoch."""
+
+    async def fence(self, act: Fence) -> None:
+        self._refuse_replaced()
+
+    def _refuse_replaced(self) -> None:
+        pass
+
+
+@caught_by("a_fence_run_again_finds_its_own")
+@caught_by("whoever_had_a_fenced_store_open_is_refused", raises=Replaced)
+class FencedOffItself(Intact):
+    """Whoever fences is refused like everybody else."""
+
+    async def fence(self, act: Fence) -> None:
+        before = self.epoch
+        await super().fence(act)
+        self.epoch = before
 
 
 @caught_by("a_store_has_one_epoch")

@@ -55,7 +55,8 @@ select (select value::int from chatkeep.meta where name = 'schema') as schema,
            where c.relnamespace = to_regnamespace($1) and c.relkind = 'r' and not has_table_privilege(c.oid, what)
            union all
            select format('execute on %s', proname)
-           from pg_proc p where p.pronamespace = to_regnamespace($1) and not has_function_privilege(p.oid, 'execute')
+           from pg_proc p -- (what runs with its owner's rights is for users, and no service needs it)
+           where p.pronamespace = to_regnamespace($1) and not p.prosecdef and not has_function_privilege(p.oid, 'execute')
        ) as refused;
 
 -- name: examine_tables
@@ -71,3 +72,6 @@ select hits, ends from chatkeep.count_hits($1, $2, $3, $4, $5) order by place;
 -- name: forget_counters
 -- ($1, the epoch, is of no use here.)
 select $1::text, chatkeep.forget_counters($2);
+
+-- name: set_epoch
+select chatkeep.set_epoch($1, $2) as fenced;

@@ -126,3 +126,9 @@ returning hits, ends;
 
 -- name: forget_counters
 delete from counter where ends < :before;
+
+-- name: epoch
+select value from meta where name = 'epoch';
+
+-- name: fence
+update meta set value = :epoch where name = 'epoch';

@@ -1,0 +1,86 @@
+"""How fast a store is moved, and how much memory that takes: `python -m benchmarks.moving [CONVERSATIONS]`.
+
+Each conversation has a state of 400 bytes and four messages. They go from SQLite to PostgreSQL to Redis to SQLite, each time by the
+command, copied first and then finished.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from msgspec import structs
+
+from chatkeep.drivers import driver_for
+from chatkeep.drivers.base import Append, Entry, Key, Write
+from chatkeep.testing.servers import PostgresServer, RedisServer
+
+TOGETHER = 500
+
+
+async def fill(url: str, count: int) -> None:
+    """Put *count* conversations into an empty store."""
+    driver = driver_for(url)
+    await driver.open()
+
+    async def one(n: int) -> None:
+        key = Key("", f"customer-{n}")
+        said = [Entry(0, f"m{n}.{m}", "u", b'["00000000",1763697600123,"a message of twelve words"]') for m in range(4)]
+        row = (await driver.append(Append(key, said, revision="a", at=1e9 + n))).row
+        await driver.write(Write(structs.replace(row, revision="b", body=os.urandom(200).hex().encode()), replaces="a"))
+
+    for start in range(0, count, TOGETHER):
+        await asyncio.gather(*[one(n) for n in range(start, min(start + TOGETHER, count))])
+    await driver.close()
+
+
+def run(*arguments: str) -> tuple[dict[str, Any], float, float]:
+    """Run `chatkeep move`; answers its result, the seconds it took and the most memory it had, in MB."""
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "chatkeep", "move", *arguments, "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert process.stdout is not None
+    result = json.loads(process.stdout.read())
+    _, status, usage = os.wait4(process.pid, 0)
+    assert status == 0
+    return result, time.monotonic() - began, usage.ru_maxrss / 1024
+
+
+def main() -> None:
+    """Move one store around, and print what each way took."""
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for kind in ("postgres", "redis"):
+            (folder / kind).mkdir()
+        with PostgresServer(folder / "postgres") as postgres, RedisServer("valkey-9", folder / "redis") as valkey:
+            urls = [f"sqlite:///{folder}/a.db", postgres.url, valkey.url, f"sqlite:///{folder}/b.db"]
+            asyncio.run(fill(urls[0], count))
+            print(f"{count:,} conversations are filled in", flush=True)
+            for source, target in pairwise(urls):
+                what = f"{source.partition(':')[0]} to {target.partition(':')[0]}"
+                result, seconds, memory = run(source, target)
+                print(
+                    f"{what}: copied in {seconds:.1f} s, {result['conversations'] / seconds:,.0f} a second, {memory:.0f} MB",
+                    flush=True,
+                )
+                result, seconds, memory = run(source, target, "--finish")
+                print(
+                    f"{what}: compared and finished in {seconds:.1f} s, closed for {result['closed_s']:.1f} s, {memory:.0f} MB",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()

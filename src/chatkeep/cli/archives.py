@@ -1,0 +1,175 @@
+"""Exporting and importing conversations: `chatkeep export`, `chatkeep import`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Literal
+
+import click
+from msgspec import structs
+
+from ..drivers import driver_for
+from ..drivers.base import Ability, Driver
+from ..errors import ChatkeepError, Corrupt, Unsupported, UsageError
+from ..storage.archive import LONGEST_LINE, Existing, Exported, Imported, export_lines, import_lines, read_blocks
+from ..storage.relocation import refuse_elsewhere
+from .opening import url_of
+from .options import StoreCommand, json_option, store_argument
+from .printing import plain, tell
+
+EVERY_S = 2.0
+
+
+@click.command(cls=StoreCommand)
+@store_argument
+@click.option("--conversation", metavar="ID", help="Only this one, of the tenant.")
+@click.option(
+    "--tenant", metavar="NAME", help="Only this tenant's; without it, all, with credentials and the audit log."
+)
+@click.option("-o", "--output", type=click.Path(dir_okay=False), help="A new file; without it, standard output.")
+@click.option("--replace", is_flag=True, help="Replaces the file when it is there.")
+def export(store: str, conversation: str | None, tenant: str | None, output: str | None, replace: bool) -> None:
+    """Write conversations as lines of JSON, in the format of docs/reference/export.md.
+
+    \b
+    Examples:
+      chatkeep export chat.db -o monday.jsonl
+      chatkeep export chat.db --conversation ada
+      chatkeep export redis://127.0.0.1/0 --tenant salon-7 | zstd > salon-7.jsonl.zst
+    """
+    driver = driver_on(store)
+    if output is not None and os.path.exists(output) and not replace:
+        raise UsageError(f"{output} is there; nothing was written. Choose another name, or --replace.")
+    partial = None if output is None else f"{output}.part"
+    target = sys.stdout.buffer if partial is None else Path(partial).open("wb")  # noqa: SIM115  closed below
+    said = Exported()
+    try:
+        asyncio.run(write_export(driver, target, said, tenant=tenant, conversation=conversation))
+        if output is not None and partial is not None:
+            target.flush()
+            os.fsync(target.fileno())
+            target.close()
+            os.replace(partial, output)
+    except BrokenPipeError:
+        sys.exit(1)
+    finally:
+        if partial is not None:
+            target.close()
+            Path(partial).unlink(missing_ok=True)
+    if conversation is not None and not said.conversations and not said.damaged:
+        raise ChatkeepError(f"There is no conversation {plain(conversation, line=True)!r}; the export is empty.")
+    click.echo(f"{said.conversations:,} conversations with {said.entries:,} entries are exported.", err=True)
+    if said.damaged:
+        reasons = "; ".join(list(said.damaged.values())[:5])
+        raise Corrupt(f"{len(said.damaged)} conversations could not be read and are not in the export: {reasons}")
+
+
+async def write_export(
+    driver: Driver, target: IO[bytes], said: Exported, *, tenant: str | None, conversation: str | None
+) -> None:
+    """Write what an export says to a file."""
+    try:
+        await driver.open()
+        await refuse_elsewhere(driver)
+        async for line in export_lines(driver, said, tenant=tenant, conversation=conversation):
+            target.write(line)
+        target.flush()
+    finally:
+        await driver.close()
+
+
+@click.command("import", cls=StoreCommand)
+@store_argument
+@click.argument("file", type=click.File("rb"))
+@click.option(
+    "--existing",
+    type=click.Choice(["refuse", "skip", "replace"]),
+    default="refuse",
+    show_default=True,
+    help="What to do with a conversation that is there and is another one.",
+)
+@click.option("--check", is_flag=True, help="Reads the file and imports nothing.")
+@json_option
+def import_(
+    store: str, file: IO[bytes], existing: Literal["refuse", "skip", "replace"], check: bool, as_json: bool
+) -> None:
+    """Read the lines of an export into a store, which is made if it is not there; "-" is standard input.
+
+    Conversations arrive as they were, with numbers and ids. A file is read to its end before anything is imported. What is there
+    already is passed over, so an import that was interrupted is run again.
+
+    \b
+    Examples:
+      chatkeep import new.db monday.jsonl
+      zstd -dc salon-7.jsonl.zst | chatkeep import postgresql://bot@db.example/chat -
+    """
+    driver = driver_for(url_of(store))
+    if check or file.seekable():
+        count = checked(file)
+        if check:
+            click.echo(f"{count:,} conversations, and nothing wrong. Nothing was imported.")
+            return
+        file.seek(0)
+    said = asyncio.run(read_import(driver, file, existing, live=not as_json))
+    if as_json:
+        tell(structs.asdict(said))
+        return
+    others = [
+        f"{number:,} {what}"
+        for number, what in ((said.already, "were there already"), (said.skipped, "were passed over"))
+        if number
+    ]
+    again = f"; {', '.join(others)}" if others else ""
+    click.echo(f"{said.new + said.replaced:,} conversations are imported, with {said.entries:,} entries{again}.")
+
+
+def checked(file: IO[bytes]) -> int:
+    """Return how many conversations are in a file in which nothing is wrong. Raises `UsageError`."""
+    said, count = Imported(), 0
+    try:
+        for block in read_blocks(lines_of(file), said, now=0.0):
+            block.texts.close()
+            count += 1
+    except UsageError as fault:
+        raise type(fault)(f"{fault}. Nothing was imported.") from fault
+    return count
+
+
+async def read_import(driver: Driver, file: IO[bytes], existing: Existing, *, live: bool) -> Imported:
+    """Import what a file holds."""
+    shown_at = time.monotonic()
+
+    def told(said: Imported) -> None:
+        nonlocal shown_at
+        if live and time.monotonic() > shown_at + EVERY_S:
+            shown_at = time.monotonic()
+            click.echo(f"{said.conversations:,} conversations, line {said.line:,}", err=True)
+
+    try:
+        await driver.open()
+        await refuse_elsewhere(driver)
+        return await import_lines(driver, lines_of(file), existing=existing, told=told)
+    finally:
+        await driver.close()
+
+
+def lines_of(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield the lines of a file; one that is longer than any may be, in pieces."""
+    return iter(lambda: file.readline(LONGEST_LINE + 1), b"")
+
+
+def driver_on(store: str) -> Driver:
+    """Return the driver of a store that is there. Raises `UsageError`."""
+    url = url_of(store)
+    path = url.removeprefix("sqlite:///")
+    if path != url and not os.path.isfile(path):
+        raise UsageError(f"There is no file {path}; nothing was created. Name the store that the bot writes to.")
+    driver = driver_for(url)
+    if Ability.SCAN not in driver.abilities:
+        raise Unsupported(f"The store lacks {Ability.SCAN.name} ({Ability.SCAN}); nothing was exported.")
+    return driver

@@ -1,0 +1,211 @@
+"""Saves from outside: a title and messages that somebody has, put into the conversation that there is.
+
+The log is never rewritten. What it has under an id stands, and another text under the same id is a conflict; a title is the last one
+that was given, by whom knew the one before. What gives way is written down as a note of kind "conflict", from which it can be restored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import Any
+
+import msgspec
+from msgspec import Struct, structs
+
+from ..drivers.base import Key
+from ..errors import BadMessage
+from ..model import Content, Message, Role
+from .codec import entry_for
+from .commits import CHANGES_KEPT, make_note, may_pass, next_commit
+from .keys import RESERVED, SAVED, message_id, refuse_reserved
+from .merge import Loss, plain
+from .record import Record
+from .snapshots import Commit, Draft, Policy, Snapshot
+from .versions import find_checksum, find_version
+
+CONFLICT = "conflict"
+"""The kind of the note that keeps what gave way."""
+
+TITLE, MESSAGE, SLOT = "title", "message", "state"
+"""What a loss may be about."""
+
+NOTE = f"{RESERVED}{CONFLICT}:"
+TITLE_MOST = 1000
+LOSS_ROOM = 1024
+
+
+class SavedMessage(Struct, frozen=True, forbid_unknown_fields=True):
+    """A message that is saved: it was said elsewhere, *created_at* then (None: now), and nobody answers it."""
+
+    id: str
+    content: Content
+    role: Role = "user"
+    created_at: float | None = None
+    metadata: dict[str, Any] = {}
+
+
+class Saved(Struct, frozen=True, kw_only=True):
+    """
+    What a save has left.
+
+    added: ids of the messages that were not in the log before. conflicts: what gave way and is kept in the log as notes: "title", and ids
+    under which the log has another text.
+    """
+
+    id: str
+    version: int
+    checksum: str
+    title: str
+    added: list[str]
+    conflicts: list[str]
+
+
+class Save(Struct, frozen=True, kw_only=True):
+    """What is saved: None stands for what stays as it is.
+
+    base: the title that was there when *title* was written; version, checksum: those of the conversation then. Without any of them
+    *at* and *by*, the time and device of the change, decide. force: the title is put there whatever is there. seen: up to which
+    number the owner has read. token: names the act.
+    """
+
+    title: str | None = None
+    base: str | None = None
+    drafts: Sequence[Draft] = ()
+    version: int | None = None
+    checksum: str | None = None
+    force: bool = False
+    at: float
+    by: str = ""
+    archived: bool | None = None
+    pinned: bool | None = None
+    seen: int | None = None
+    token: str
+
+
+def message_from(key: Key, given: SavedMessage | Mapping[str, Any]) -> SavedMessage:
+    """Return *given* as a message to be saved. Raises `BadMessage`."""
+    if isinstance(given, SavedMessage):
+        return given
+    try:
+        return msgspec.convert(given, SavedMessage)
+    except (msgspec.ValidationError, TypeError) as fault:
+        raise BadMessage(
+            f"{key}: a message that is saved has id, content, role and created_at ({fault}); nothing was touched."
+        ) from fault
+
+
+def drafts_from(key: Key, messages: Sequence[SavedMessage], *, at: float, limit: int) -> list[Draft]:
+    """Return *messages* ready to be stored; the first one under each id. Raises `BadMessage` or `TooLarge`."""
+    drafts: dict[str, Draft] = {}
+    for message in messages:
+        id = message_id(key, message.id)
+        refuse_reserved(key, id)
+        if message.role not in ("user", "assistant", "operator"):
+            raise BadMessage(
+                f"{key}: a message of role {message.role!r:.40} cannot be saved; nothing was touched. "
+                "A role is user, assistant or operator."
+            )
+        created_at = at if message.created_at is None else min(message.created_at, at)
+        created_at = round(max(created_at, 0.0) * 1000) / 1000
+        told: dict[str, Any] = {"metadata": message.metadata, "channel": SAVED, "created_at": created_at}
+        entry = entry_for(key, message.content, id=id, role=message.role, limit=limit, **told)
+        drafts.setdefault(id, Draft(role=message.role, content=message.content, id=id, entry=entry, **told))
+    return list(drafts.values())
+
+
+def check_title(key: Key, title: str) -> str:
+    """*title*, if every store can keep it. Raises `BadMessage`."""
+    if not isinstance(title, str) or len(title) > TITLE_MOST:
+        raise BadMessage(f"{key}: a title is text of at most {TITLE_MOST} characters; nothing was touched.")
+    entry_for(key, title, id="", role="system", created_at=0.0, limit=1 << 20)
+    return title
+
+
+def ids_asked(asked: Save) -> list[str]:
+    """Return the ids that have to be looked for in the log before `save_into`: of the messages, and of the notes of what may give way."""
+    notes = [_note_id(asked, draft.id, draft.content) for draft in asked.drafts]
+    return [draft.id for draft in asked.drafts] + notes + [_note_id(asked, "", asked.title or "")]
+
+
+def save_into(
+    there: Snapshot, asked: Save, known: Mapping[str, Message], policy: Policy, *, at: float
+) -> tuple[Commit | None, list[str]]:
+    """Return what is written of *asked*, and the conflicts: "title", and ids of messages that say something else in the log.
+
+    *known*: what the log has under `ids_asked`. The act can be run again: it leaves its token, as `commit_change` does.
+    """
+    record = there.record
+    if asked.token in record.changes:
+        return None, []
+    conflicts: list[str] = []
+    notes: list[Draft] = []
+    if asked.title is not None and asked.title != record.title:
+        record, lost = _choose_title(there, asked)
+        if lost is not None and record is there.record:
+            conflicts.append(TITLE)
+            notes.append(note_loss(there.row.key, TITLE, lost, at=at, id=_note_id(asked, "", asked.title)))
+        elif lost is not None:
+            notes.append(note_loss(there.row.key, TITLE, lost, at=at, id=f"{NOTE}{asked.token}"))
+    for draft in asked.drafts:
+        message = known.get(draft.id)
+        if message is not None and not message.redacted and not _says(message, draft):
+            conflicts.append(draft.id)
+            lost = Loss((draft.id,), draft.content, draft.created_at, asked.by)
+            notes.append(note_loss(there.row.key, MESSAGE, lost, at=at, id=_note_id(asked, draft.id, draft.content)))
+    drafts = [draft for draft in (*asked.drafts, *notes) if draft.id not in known]
+    marks = {"archived": asked.archived, "pinned": asked.pinned}
+    marked: dict[str, Any] = {name: mark for name, mark in marks.items() if mark is not None}
+    seen = record.seen if asked.seen is None else max(record.seen, min(asked.seen, there.row.head))
+    record = structs.replace(record, seen=seen, **marked)
+    if not drafts and record == there.record and there.row.revision:
+        return None, conflicts
+    if not there.row.revision and not drafts:
+        drafts = [make_note("begun", asked.token)]
+    changes = (*record.changes, asked.token)[-CHANGES_KEPT:]
+    record = structs.replace(record, edits=record.edits + (not drafts), changes=changes)
+    if record.titled != there.record.titled:
+        version = find_version(there.row.head + len(drafts), record)
+        record = structs.replace(record, titled=(*record.titled[:2], version))
+    if may_pass(there):
+        record = structs.replace(record, cursor=there.row.head + len(drafts))
+    row = there.row
+    act = next_commit(there, record, policy, at=at, lease=row.lease, until=row.leased_until, drafts=drafts)
+    return act, conflicts
+
+
+def _choose_title(there: Snapshot, asked: Save) -> tuple[Record, Loss | None]:
+    """Return the record with the title that stands, the same one if that is the title which is there, and what gave way."""
+    record, title = there.record, asked.title or ""
+    at, by, version = record.titled
+    loss = None
+    if asked.force or asked.base == record.title or not at:
+        wins = True
+    elif asked.version is not None:
+        wins = asked.version >= version
+    elif asked.checksum is not None:
+        wins = asked.checksum == find_checksum(there.row.key, there.row.incarnation, there.row.head, record)
+    else:
+        wins = (asked.at, asked.by) >= (at, by)
+        loss = Loss((), record.title, at, by) if asked.base is not None else None
+    if not wins:
+        return record, Loss((), title, asked.at, asked.by)
+    return structs.replace(record, title=title, titled=(max(asked.at, at), asked.by, 0)), loss
+
+
+def _says(message: Message, draft: Draft) -> bool:
+    return message.role == draft.role and plain(message.content) == plain(draft.content)
+
+
+def _note_id(asked: Save, id: str, content: Content) -> str:
+    """Name the note of what was asked for and gave way: the same however often it is asked for."""
+    return NOTE + sha256(plain([id, content, asked.by])).hexdigest()[:24]
+
+
+def note_loss(key: Key, about: str, loss: Loss, *, at: float, id: str, slot: str = "") -> Draft:
+    """Return the note of what gave way: the title, a message with the id in its path, or a place in a *slot* of the state."""
+    lost = {"kind": CONFLICT, "about": about, "slot": slot, "path": list(loss.path), "at": loss.at, "by": loss.by}
+    text = msgspec.json.encode(loss.value).decode()
+    limit = 2 * len(plain([text, lost])) + LOSS_ROOM  # whatever was stored, or could have been, can be kept
+    entry = entry_for(key, text, id=id, role="system", created_at=at, limit=limit, metadata=lost)
+    return Draft(role="system", content=text, id=id, metadata=lost, created_at=at, entry=entry)

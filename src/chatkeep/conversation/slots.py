@@ -1,0 +1,78 @@
+"""Changes of one slot that were made elsewhere, perhaps offline, put together with what the slot holds now."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+from zlib import crc32
+
+import msgspec
+from msgspec import Raw
+
+from ..errors import BadMessage, UsageError
+from .merge import MISSING, Loss, Rule, Version, merge, plain
+from .snapshots import Snapshot
+from .state import StateCodec
+
+Stamps = dict[str, tuple[float, str, int]]
+
+
+class MergedSlot(NamedTuple):
+    """A state with a slot merged into it: its stored form (None: nothing of it changes), the stamps of its slots, and what gave way."""
+
+    raw: Raw | None
+    stamps: Stamps
+    losses: tuple[Loss, ...]
+
+
+def merge_slot(
+    there: Snapshot,
+    states: StateCodec[Any],
+    stored: tuple[Raw, int],
+    slot: str,
+    base: Any,
+    mine: Version,
+    rule: Rule,
+) -> MergedSlot:
+    """
+    Return the state with what *mine* has made of *base* in *slot*.
+
+    What the slot holds is as old as its stamp says, if nobody else has written it since; else as new as the conversation: what a turn
+    or an operator has written is never taken for older than a change that was made before it. Raises `UsageError` where there can be
+    no such slot, and `BadMessage` when the result does not fit the state.
+    """
+    key, record = there.row.key, there.record
+    state, before = states.take_apart(key, *stored)
+    members = states.shape.json_of(state)
+    if not isinstance(members, dict):
+        raise UsageError(f"{key}: the state is no object, so it has no slots; nothing was changed.")
+    if not states.shape.plain and slot not in members:
+        raise UsageError(f"{key}: {states.shape.name} has no slot {slot!r:.60}; nothing was changed.")
+    holds = members.get(slot, MISSING)
+    at, by, mark = record.stamps.get(slot, (0.0, "", -1))
+    if mark != mark_of(holds):
+        at, by = (there.row.updated_at, "") if holds is not MISSING or slot in record.stamps else (0.0, "")
+    one, other = Version(_of(slot, mine.value), mine.at, mine.by), Version(_of(slot, holds), at, by)
+    merged = merge(_of(slot, base), one, other, {slot: rule})
+    value = merged.value.get(slot, MISSING)
+    losses = tuple(Loss(loss.path[1:], loss.value, loss.at, loss.by) for loss in merged.losses)
+    if plain(value) == plain(holds) and not losses:
+        return MergedSlot(None, record.stamps, ())
+    kept = {name: stamp for name, stamp in record.stamps.items() if name in members and name != slot}
+    stamps = kept | {slot: (*max((at, by), (mine.at, mine.by)), mark_of(value))}
+    changed = {name: member for name, member in members.items() if name != slot} | _of(slot, value)
+    try:
+        new = changed if states.shape.plain else states.shape.decode(msgspec.json.encode(changed))
+    except Exception as unfit:  # the application's own types may raise anything
+        raise BadMessage(
+            f"{key}: the slot {slot!r:.60} does not fit the state ({unfit}); nothing was changed."
+        ) from unfit
+    return MergedSlot(states.encode(key, new, before), stamps, losses)
+
+
+def mark_of(value: Any) -> int:
+    """Return a checksum of a slot's value, by which it is known whether somebody has written it since."""
+    return crc32(plain(value))
+
+
+def _of(slot: str, value: Any) -> dict[str, Any]:
+    return {} if value is MISSING else {slot: value}

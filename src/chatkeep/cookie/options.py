@@ -1,0 +1,128 @@
+"""What a `CookieChat` may be given, and what it refuses by name."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, TypedDict, cast
+
+from ..app import Chatkeep
+from ..settings import Duration, Flags, Settings, faults_of, in_words, seconds
+
+LONGEST_AGE_S = 400 * 86_400.0
+"""Browsers keep no cookie longer."""
+
+SameSite = Literal["lax", "strict", "none"]
+
+
+class CookieOptions(TypedDict, total=False):
+    """The settings that make sense for a chat that is there during its visitor's requests alone; `Settings` says what each means."""
+
+    session_ttl: Duration | None
+    history: int
+    history_bytes: int | None
+    turn_timeout: Duration
+    attempts: int | None
+    retry_for: Duration
+    retry_after: Duration
+    retry_longest: Duration
+    message_limit: int
+    state_limit: int
+    flags: Flags | Mapping[str, Any]
+
+
+LATER = "nobody looks at a cookie between its visitor's requests"
+ALONE = "a chat has no store that others share, and nothing waits in it"
+REFUSED = {
+    "overlap": "messages are answered one after another, each in its request",
+    "quiet": "messages are answered one after another, each in its request",
+    "max_wait": "messages are answered one after another, each in its request",
+    "retention": f"{LATER}, and the log is as long as there is room; set max_age",
+    "forget_after": f"{LATER}; set max_age",
+    "forget_visitors": f"{LATER}; set max_age",
+    "poll": LATER,
+    "failure_reply": "nothing is recorded of a turn that failed; the application answers HandlerFailed",
+    "on_failure": "nothing is recorded of a turn that failed; the application answers HandlerFailed",
+    "on_missing": "a new visitor is known to nobody",
+    "outside": ALONE,
+    "concurrency": ALONE,
+    "backlog": ALONE,
+    "quick": ALONE,
+    "cache": ALONE,
+    "cache_entries": ALONE,
+    "cache_bytes": ALONE,
+    "journal": ALONE,
+    "on_outage": ALONE,
+    "on_replaced": ALONE,
+    "store_timeout": ALONE,
+    "deliver": "a channel's platform has no cookie",
+    "outlet": "a channel's platform has no cookie",
+    "credentials": "who has the cookie has the chat",
+}
+"""What a `CookieChat` refuses, and why. All of it is for the Chatkeep that `then` may be."""
+
+DEFAULTS: CookieOptions = {"attempts": 3}
+
+
+def find_faults(
+    bot: object,
+    options: Mapping[str, object],
+    *,
+    max_age: Duration,
+    name: str | None,
+    path: str,
+    secure: bool | None,
+    same_site: str,
+) -> list[str]:
+    """Return everything that is wrong with what a `CookieChat` is given."""
+    faults = []
+    if not callable(bot) or isinstance(bot, Chatkeep):
+        faults.append("bot is the handler, a function that takes a Turn (a Chatkeep goes into then=)")
+    elif inspect.isasyncgenfunction(bot):
+        faults.append(
+            "bot streams, and the cookie has to be sent before the first piece of its reply; return the text as a whole"
+        )
+    try:
+        age_s = seconds(max_age)
+        if not 1 <= age_s <= LONGEST_AGE_S:
+            faults.append(
+                f"max_age is from 1 second to {in_words(LONGEST_AGE_S)}, which browsers keep a cookie at most"
+            )
+    except ValueError as fault:
+        age_s = LONGEST_AGE_S
+        faults.append(f"max_age: {fault}")
+    allowed = CookieOptions.__annotations__
+    for option, value in options.items():
+        if option in REFUSED:
+            faults.append(f"{option} makes no sense with a cookie: {REFUSED[option]}")
+        elif option not in allowed:
+            faults.append(f"{option} is not a setting of CookieChat; there are: {', '.join(sorted(allowed))}")
+        else:
+            faults += faults_of(option, value)
+    ttl = options.get("session_ttl")
+    if ttl is not None and not faults_of("session_ttl", ttl) and seconds(cast(Duration, ttl)) > age_s:
+        faults.append(
+            f"session_ttl ({in_words(cast(Duration, ttl))}) is longer than max_age ({in_words(max_age)}), after which the cookie is gone"
+        )
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}", name):
+        faults.append(f"name is that of a cookie, of letters, digits, '-' and '_', not {name!r}")
+    elif name is not None and name.startswith(("__Host-", "__Secure-")) and secure is not True:
+        faults.append(f"the name {name} wants secure=True")
+    if name is not None and name.startswith("__Host-") and path != "/":
+        faults.append(f'the name {name} wants path="/"')
+    if not re.fullmatch(r"/[!-:<-~]*", path):
+        faults.append(f'path begins with "/" and has no spaces or ";", not {path!r}')
+    if same_site not in ("lax", "strict", "none"):
+        faults.append(f"same_site is one of lax, strict, none, not {same_site!r}")
+    if same_site == "none" and secure is not True:
+        faults.append('same_site="none" wants secure=True, without which browsers refuse the cookie')
+    return faults
+
+
+def settings_from(options: CookieOptions) -> Settings:
+    """Return the settings of the engines: *options*, which are right, and the defaults of a cookie."""
+    values: dict[str, Any] = {**DEFAULTS, **options}
+    if not isinstance(values.get("flags", Flags()), Flags):
+        values["flags"] = Flags(values["flags"])
+    return Settings(**values)

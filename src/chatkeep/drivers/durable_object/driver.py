@@ -1,0 +1,258 @@
+"""durable-object://SECRET@host[:port][?tls=no&store=chatkeep&timeout=5]  Conversations in Cloudflare Durable Objects.
+
+The worker in workers/, which you deploy, does the acts: each conversation is an object with a database of its own, and an act is one
+transaction of it. It is as durable as the platform: no answer leaves an object before what it says is stored. Shards find
+conversations; a conversation answers nobody, readers included, before its shard knows where it stands.
+
+Each request is signed with SECRET, the worker's secret of that name. *store* is the name of the store in the worker, which may have
+many; *tls=no* is for a worker on this machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import secrets
+from collections.abc import Callable, Collection
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import msgspec
+
+from ...errors import Corrupt, Misconfigured, StoreError, Unsupported
+from ..base import (
+    Ability,
+    About,
+    Append,
+    Appended,
+    Count,
+    Counted,
+    Entries,
+    Entry,
+    Erase,
+    Finding,
+    Index,
+    Key,
+    Pool,
+    Read,
+    Row,
+    Scan,
+    Write,
+)
+from ..openable import Openable, end
+from . import acts
+from .check import examined, foreign
+from .seam import Refused, Site, Transport
+
+log = logging.getLogger("chatkeep")
+
+PAGE = 200  # rows that a scan has under way at once
+OPTIONS = {"tls", "store", "timeout"}
+
+
+class DurableObjectDriver(Openable):
+    """One store of a worker. See `Driver` for what each verb promises."""
+
+    abilities = frozenset(Ability)
+    about = About(
+        urls=("durable-object://SECRET@host",),
+        use="no server of your own: Cloudflare Durable Objects, through [a worker](../how-to/durable-objects.md)",
+        costs="a message: one HTTPS request, and two inside of the service; looking for work: one request",
+        lacks="speed near that of a database: each conversation is an object of its own, and each page of an index asks all shards",
+    )
+
+    def __init__(self, url: str, transport: Callable[[Site], Transport] | None = None) -> None:
+        if transport is None:
+            from .transport import Worker
+
+            transport = Worker
+        self._transport = transport
+        self._site = site_of(url)
+        super().__init__(self._site.name)
+        self._worker: Transport | None = None
+        self._ear: asyncio.Task[None] | None = None
+
+    async def _start(self) -> str:
+        self._worker = worker = self._transport(self._site)
+        try:
+            told = await worker.act("open", msgspec.json.encode([secrets.token_hex(8)]))
+        except Refused as fault:
+            raise Misconfigured(f"{fault} The store was not opened.") from fault
+        if wrong := foreign(told):
+            raise Misconfigured(f"{self._site.name}: {wrong}")
+        worker.epoch = epoch = told["epoch"]
+        return str(epoch)
+
+    async def examine(self) -> list[Finding]:
+        worker = self._transport(self._site)
+        try:
+            return await examined(worker)
+        except StoreError as fault:
+            return [Finding("fail", "reachable", f"{fault}")]
+        finally:
+            await worker.close()
+
+    async def _stop(self) -> None:
+        worker, self._worker = self._worker, None
+        ear, self._ear = self._ear, None
+        if ear is not None:
+            await end(ear)
+        if worker is not None:
+            await worker.close()
+
+    def pool(self) -> Pool:
+        return self._worker.pool() if self._worker is not None else Pool()
+
+    async def backup(self, path: str, *, replace: bool = False) -> None:
+        raise Unsupported(
+            f"The platform keeps 30 days of each Durable Object; {path} was not written. Restore from there."
+        )
+
+    async def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        raise Unsupported(
+            "Each Durable Object has a database of its own; nothing was read. Use conversations() and history()."
+        )
+
+    async def read(self, act: Read) -> tuple[Row, list[Entry]] | None:
+        return acts.read_answer(act, await self._act("read", act.key, acts.read(act)))
+
+    async def append(self, act: Append) -> Appended:
+        return acts.append_answer(act, await self._act("written", act.key, acts.append(act), writes=True))
+
+    async def write(self, act: Write) -> Row:
+        return acts.write_answer(act, await self._act("written", act.key, acts.write(act), writes=True))
+
+    async def entries(self, act: Entries) -> list[Entry]:
+        return acts.entries_answer(act, await self._act("read", act.key, acts.entries(act)))
+
+    async def scan(self, act: Scan) -> list[Row]:
+        worker = self._opened("read")
+        if act.index == "recent":
+            return await self._scan_recent(worker, act)
+        place = None if act.after is None else acts.place_of(act.index, act.after)
+        rows: list[Row] = []
+        while len(rows) < act.limit:
+            wanted = min(act.limit - len(rows), PAGE)
+            places = await self._places(worker, act, place, wanted)
+            found = await asyncio.gather(*(self._row_at(worker, act.index, at) for at in places))
+            rows += [row for row in found if row is not None]
+            if len(places) < wanted:
+                break
+            place = places[-1]
+        return rows
+
+    async def _scan_recent(self, worker: Transport, act: Scan) -> list[Row]:
+        """Step by step: the index has the steps, and within one only the rows know which was changed last."""
+        after, place = act.after, None if act.after is None else acts.step_of(act.after)
+        rows: list[Row] = []
+        held: list[acts.Place] = []
+        wanted = act.limit
+        while len(rows) < act.limit:
+            wanted = min(wanted, PAGE)
+            places = await self._places(worker, act, place, wanted)
+            ended = len(places) < wanted
+            held += places
+            # The last step may go on on the next page.
+            whole = [at for at in held if ended or at[0] != held[-1][0]]
+            held = held[len(whole) :]
+            found = await asyncio.gather(*(self._row_at(worker, "recent", at) for at in whole))
+            shown = sorted((row for row in found if row is not None), key=acts.moment_of)
+            rows += [row for row in shown if after is None or acts.moment_of(row) > acts.moment_of(after)]
+            if ended:
+                break
+            place = places[-1]
+            wanted *= 2
+        return rows[: act.limit]
+
+    async def _places(self, worker: Transport, act: Scan, place: acts.Place | None, wanted: int) -> list[acts.Place]:
+        return acts.places_answer(await worker.act("places", acts.places(act, place, wanted)))[:wanted]
+
+    async def _row_at(self, worker: Transport, index: Index, at: acts.Place) -> Row | None:
+        """Return the row at a place of an index; none if it stands elsewhere by now, which is shown if it is still to come."""
+        read = Read(acts.key_of(at), tail=0)
+        try:
+            there = acts.read_answer(read, await worker.act("acts", acts.read(read), lane=hash(read.key)))
+        except Corrupt:
+            # Whoever reads it is told what is wrong; the others must not have to wait for that.
+            return acts.unreadable(index, at)
+        return there[0] if there and acts.place_of(index, there[0]) == at else None
+
+    async def erase(self, act: Erase) -> None:
+        acts.erase_answer(act, await self._act("erased", act.key, acts.erase(act), writes=True))
+
+    async def count(self, act: Count) -> Counted:
+        worker = self._opened("counted")
+        return acts.count_answer(await worker.act("counts", acts.count(act), writes=True))
+
+    async def fence(self, act: Any) -> None:
+        """Give the store another epoch: whoever else has it open is refused when this is answered, two seconds later."""
+        worker = self._opened("done")
+        await worker.act("fences", msgspec.json.encode([act.epoch]), writes=True)
+        worker.epoch = self.epoch = act.epoch
+
+    async def announce(self, marks: Collection[str]) -> None:
+        worker = self._opened("announced")
+        with contextlib.suppress(StoreError):  # best effort: whoever missed it looks by itself in the end
+            await worker.act("rings", msgspec.json.encode([self.epoch, *marks]))
+
+    def watch(self, heard: Callable[[list[str]], None]) -> None:
+        def hear(message: bytes) -> None:
+            try:
+                epoch, *marks = msgspec.json.decode(message, type=list[str])
+                if epoch == self.epoch:
+                    heard(marks)
+            except Exception:
+                log.exception("%s: an announcement was lost: %r", self._site.name, message[:80])
+
+        worker = self._opened("watched")
+        self._ear = asyncio.create_task(worker.listen(hear), name="chatkeep durable object watch")
+
+    async def _act(self, done: str, key: Key, said: bytes, *, writes: bool = False) -> Any:
+        return await self._opened(done).act("acts", said, lane=hash(key), writes=writes)
+
+    def _opened(self, done: str) -> Transport:
+        self.refuse_closed(done)
+        assert self._worker is not None
+        return self._worker
+
+
+def site_of(url: str) -> Site:
+    """Return what *url* says. Raises `Misconfigured`."""
+    parts = urlsplit(url)
+    entry, _, place = parts.netloc.rpartition("@")
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    store = options.get("store", "chatkeep")
+    name = f"durable-object://{place}" + (f"?store={store}" if "store" in options else "")
+
+    def wrong(said: str) -> Misconfigured:
+        example = "durable-object://SECRET@chatkeep.example.workers.dev"
+        return Misconfigured(f"{name}: {said} A URL looks like {example}; it may have ?{'=, '.join(sorted(OPTIONS))}=.")
+
+    if unknown := sorted(options.keys() - OPTIONS):
+        raise wrong(f"there is no option {', '.join(unknown)}.")
+    if not entry:
+        raise wrong("it has no secret: the worker's SECRET stands before the @.")
+    if parts.path.strip("/") or not parts.hostname:
+        raise wrong("it names a host, and nothing behind it.")
+    if not re.fullmatch(r"[A-Za-z0-9_.:-]{1,100}", store):
+        raise wrong(f"the store {store!r} must be letters, digits and _ . : - only.")
+    if options.get("tls", "yes") not in ("yes", "no"):
+        raise wrong("tls is yes or no.")
+    tls = options.get("tls", "yes") == "yes"
+    try:
+        timeout = float(options.get("timeout", 5.0))
+    except ValueError:
+        timeout = 0.0
+    if not 0.0 < timeout < 3600.0:
+        raise wrong("timeout is a number of seconds.")
+    return Site(
+        name=name,
+        host=parts.hostname,
+        port=parts.port or (443 if tls else 80),
+        tls=tls,
+        secret=unquote(entry),
+        store=store,
+        timeout=timeout,
+    )

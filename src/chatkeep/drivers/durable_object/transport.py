@@ -1,0 +1,284 @@
+"""How acts travel to the worker: what one event-loop tick brings for a lane goes in one POST, and one POST of a lane is under way at
+a time, so that what waits meanwhile goes together. A conversation has one lane, which keeps its acts in order.
+
+Each POST is signed: HMAC-SHA256 with the secret, over its method, path, time and body. The worker refuses a signature whose time is
+five minutes off. Within that time whoever has read a request, which takes a broken TLS, can send it again: appends and writes
+know themselves again by their ids and revisions, an erasure would erase again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct
+
+from ...errors import ChatkeepError, Overloaded, Replaced, TooLarge, Unavailable, Uncertain
+from ..base import WAITING, Pool, settle
+from .http import Answer, HttpConnection
+from .seam import Refused, Site, What
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+log = logging.getLogger("chatkeep")
+
+LANES = 4  # of acts on conversations; what else there is has one each
+BATCH = 100
+BATCH_BYTES = 8 << 20
+PAUSE_S = 0.5  # the longest between two attempts to connect; the shortest is random
+SILENT_S = 20.0  # a WebSocket that says nothing for so long is asked whether it is there
+
+AT_REST: tuple[What, ...] = ("look", "open", "places", "counts", "rings", "fences")
+
+
+class Call(Struct, eq=False):
+    """One act on its way, and the future of its answer. Cancelling that does not take the act back."""
+
+    said: bytes
+    writes: bool
+    deadline: float
+    answered: asyncio.Future[Any]
+
+    @property
+    def undone(self) -> str:
+        """What certainly did not happen."""
+        return "nothing was written" if self.writes else "nothing was read"
+
+
+class Lane:
+    """A connection while there is one, and the acts of one kind that wait for it."""
+
+    def __init__(self, worker: Worker, what: What) -> None:
+        self.connection: HttpConnection | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.waiting: deque[Call] = deque()
+        self._worker, self._what = worker, what
+        self._fault = ""
+
+    def put(self, call: Call) -> None:
+        """Queue *call*."""
+        if len(self.waiting) >= WAITING:
+            said = f"{WAITING} acts wait for {self._worker.site.name} already; {call.undone}. Try again later."
+            settle(call.answered, Overloaded(said))
+            return
+        self.waiting.append(call)
+        if self.task is None:
+            self.task = asyncio.get_running_loop().create_task(self._run(), name="chatkeep durable object lane")
+
+    async def _run(self) -> None:
+        try:
+            await asyncio.sleep(0)  # what comes in this tick goes with it
+            while self.waiting:
+                connection = await self._connected()
+                if connection is not None:
+                    await self._send(connection, self._batch())
+        finally:
+            self.task = None
+
+    async def _connected(self) -> HttpConnection | None:
+        """Return a connection as soon as there is one; None when nobody waits for it any more."""
+        while self.waiting:
+            if self.connection is not None and self.connection.is_usable:
+                return self.connection
+            self.drop()
+            first = self.waiting[0]
+            try:
+                async with asyncio.timeout_at(first.deadline):
+                    self.connection = await self._worker.connect()
+            except (OSError, TimeoutError) as fault:
+                self._fault = str(fault) or "it does not answer"
+                if refused := refused_by(fault):
+                    self._fail(refused, all_of_them=True)
+                    return None
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(first.deadline):
+                        await asyncio.sleep(random.uniform(0.01, PAUSE_S))
+                self._fail(f"cannot be reached ({self._fault})")
+        return None
+
+    def _fail(self, why: str, *, all_of_them: bool = False) -> None:
+        """Refuse who has waited too long, or all."""
+        now = asyncio.get_running_loop().time()
+        while self.waiting and (all_of_them or self.waiting[0].deadline <= now):
+            call = self.waiting.popleft()
+            kind = Refused if all_of_them else Unavailable
+            settle(call.answered, kind(f"{self._worker.site.name} {why}; {call.undone}."))
+
+    def _batch(self) -> list[Call]:
+        batch: list[Call] = []
+        size = 0
+        while self.waiting and len(batch) < BATCH and (not batch or size + len(self.waiting[0].said) < BATCH_BYTES):
+            batch.append(self.waiting.popleft())
+            size += len(batch[-1].said)
+        return batch
+
+    async def _send(self, connection: HttpConnection, batch: list[Call]) -> None:
+        site = self._worker.site
+        path = f"/store/{site.store}/{self._what}"
+        acts = b",".join([call.said for call in batch])
+        body = b'{"epoch":%s,"acts":[%s]}' % (msgspec.json.encode(self._worker.epoch), acts)
+        answers: list[Any]
+        try:
+            async with asyncio.timeout_at(batch[0].deadline):
+                answer = await connection.post(path, signature(site.secret, "POST", path, body), body)
+            answers = answers_in(site, answer, batch)
+        except (OSError, TimeoutError) as fault:
+            self.drop()
+            said = str(fault) or f"silent for {site.timeout:g} s"
+            answers = [unanswered(site, said, call) for call in batch]
+        except BaseException:
+            for call in batch:
+                settle(call.answered, unanswered(site, "it was closed", call))
+            raise
+        for call, told in zip(batch, answers, strict=True):
+            settle(call.answered, told)
+
+    def drop(self) -> None:
+        """Close the connection, if there is one."""
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.abort()
+
+
+class Worker:
+    """The worker at one address, for one store."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.epoch = ""
+        self._tls: SSLContext | None = None
+        self._closed = False
+        self._acts = [Lane(self, "acts") for _ in range(LANES)]
+        self._others = {what: Lane(self, what) for what in AT_REST}
+        if site.tls:
+            import ssl  # takes 17 ms, and a worker on this machine needs none
+
+            self._tls = ssl.create_default_context()
+
+    @property
+    def _lanes(self) -> list[Lane]:
+        return [*self._acts, *self._others.values()]
+
+    async def close(self) -> None:
+        """Have what is under way answered, then give everything back."""
+        self._closed = True
+        while tasks := [lane.task for lane in self._lanes if lane.task is not None]:
+            await asyncio.wait(tasks)
+        for lane in self._lanes:
+            lane.drop()
+
+    def pool(self) -> Pool:
+        """Return the connections that acts use."""
+        lanes = self._lanes
+        return Pool(
+            sum(lane.connection is not None for lane in lanes), len(lanes), sum(len(lane.waiting) for lane in lanes)
+        )
+
+    def act(self, what: What, said: bytes, *, lane: int = 0, writes: bool = False) -> asyncio.Future[Any]:
+        """Have the worker do an act."""
+        loop = asyncio.get_running_loop()
+        call = Call(said, writes, loop.time() + self.site.timeout, loop.create_future())
+        if self._closed:
+            settle(call.answered, Unavailable(f"{self.site.name} is closed; {call.undone}."))
+        else:
+            (self._acts[lane % LANES] if what == "acts" else self._others[what]).put(call)
+        return call.answered
+
+    async def connect(self) -> HttpConnection:
+        """Return a new connection. Raises OSError."""
+        return await HttpConnection.open(self.site.host, self.site.port, self._tls)
+
+    async def listen(self, heard: Callable[[bytes], None]) -> None:
+        """Have *heard* called with what the bell rings, on a connection of its own that comes back by itself."""
+        path = f"/store/{self.site.store}/watch"
+        while True:
+            try:
+                async with asyncio.timeout(self.site.timeout):
+                    connection = await self.connect()
+                async with contextlib.aclosing(
+                    connection.listen(path, signature(self.site.secret, "GET", path, b""), SILENT_S)
+                ) as messages:
+                    async for message in messages:
+                        heard(message)
+            except (OSError, TimeoutError) as fault:
+                log.info("%s: announcements are interrupted (%s); listening again soon", self.site.name, fault)
+            await asyncio.sleep(random.uniform(0, 2 * PAUSE_S))
+
+
+def signature(secret: str, method: str, path: str, body: bytes) -> str:
+    """Return the header that signs a request, for the worker's `refusalOf`."""
+    now = int(time.time())
+    signed = hmac.new(secret.encode(), b"%b\n%b\n%d\n%b" % (method.encode(), path.encode(), now, body), "sha256")
+    return f"HMAC-SHA256 {now}.{signed.hexdigest()}"
+
+
+class _Said(Struct):
+    """A refusal in the worker's words."""
+
+    error: str = ""
+
+
+def answers_in(site: Site, answer: Answer, batch: list[Call]) -> list[Any]:
+    """Return what each call of a batch is told, be it an error."""
+    if answer.status == 200:
+        try:
+            answers: list[Any] = msgspec.json.decode(answer.body, type=list[Any])
+        except msgspec.MsgspecError:
+            answers = []
+        if len(answers) == len(batch):
+            return [answer_of(site, told, call) for told, call in zip(answers, batch, strict=True)]
+    try:
+        said = msgspec.json.decode(answer.body, type=_Said).error
+    except msgspec.MsgspecError:
+        said = ""
+    return [refusal(site, answer.status, said, call) for call in batch]
+
+
+def refusal(site: Site, status: int, said: str, call: Call) -> ChatkeepError:
+    """Return what a *status* that is no answer means for *call*."""
+    if status == 401:
+        return Refused(f"{site.name}: {said or 'it lets nobody in'} {call.undone.capitalize()}.")
+    if status in (403, 404, 405):
+        what = said or "there is no chatkeep worker at this address."
+        return Refused(f"{site.name}: {what} {call.undone.capitalize()}.")
+    if status == 413:
+        return TooLarge(f"{site.name} takes no request of {len(call.said):,} bytes; {call.undone}.")
+    if status == 429:
+        return Unavailable(f"{site.name} takes no more requests now (429); {call.undone}. Try again later.")
+    return unanswered(site, f"{status} {said}".strip(), call)
+
+
+def answer_of(site: Site, told: Any, call: Call) -> Any:
+    """Return one answer of the worker, or the error that it stands for."""
+    if not isinstance(told, dict):
+        return told
+    if "replaced" in told:
+        return Replaced(
+            f"{call.undone.capitalize()}: {site.name} was emptied, or another has taken its place, since it was opened. Look at "
+            "what happened to it; then start chatkeep anew."
+        )
+    return unanswered(site, told["error"], call) if "error" in told else told
+
+
+def unanswered(site: Site, why: str, call: Call) -> ChatkeepError:
+    """Return what is said of an act that left and was not answered."""
+    if call.writes:
+        return Uncertain(
+            f"{site.name} did not answer ({why}): perhaps it was written. Send it again under the same id."
+        )
+    return Unavailable(f"{site.name} did not answer ({why}); {call.undone}. Try again.")
+
+
+def refused_by(fault: BaseException) -> str:
+    """Return what is wrong with a connection that trying again does not mend; '' for nothing of the kind."""
+    kind = type(fault).__module__
+    return f"cannot be talked to over TLS ({fault})" if kind == "ssl" else ""

@@ -1,0 +1,449 @@
+"""Carries the acts of the Redis driver over Upstash's REST protocol: commands are JSON text, answers are base64.
+
+What waits goes together in one POST, and one POST is under way at a time, so that acts reach the server in their order. A call
+that never left is `Unavailable`; one that left and was not answered is `Uncertain` if it writes, and its connection is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import ssl
+import time
+from binascii import a2b_base64
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from hashlib import sha1
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from ...errors import ChatkeepError, Overloaded, TooLarge, Unavailable, Uncertain
+from ...extras import from_extra
+from ..base import WAITING, Pool, settle
+from ..openable import end
+from ..redis.scripts import Act, Argument, Refused, Script, refusal
+from ..redis.seam import Address, Site
+
+with from_extra("upstash", "A store over REST (upstash://)"):
+    import httptools
+
+log = logging.getLogger("chatkeep")
+
+BATCH = 200
+BATCH_BYTES = 1_000_000
+"""No more goes into one request, but for a single act that is larger: what the service takes depends on what is paid for."""
+
+READ_MOST = 1 << 16
+PAUSE_S = 1.0  # the longest between two attempts to connect; the shortest is random
+
+LOCKS_KEYS = b"#!lua flags=allow-key-locking\n"
+"""Without this line a script locks the whole database while it runs. (Redis and Valkey refuse it, and never see it.)"""
+
+TOO_LARGE = "max request size exceeded"
+USED_UP = ("limit exceeded", "quota exceeded")
+"""What the refusals of the service have in common; each of them is said before anything is done."""
+
+IDLE_S = 20.0
+"""A connection that was not used for so long is not used again: what is between here and the service may have forgotten it."""
+
+
+class Rejected(Refused):
+    """No request would be served: the token or the address is wrong."""
+
+
+class Call(Struct, eq=False):
+    """One command on its way, and the future of its answer. Cancelling that does not take the command back."""
+
+    words: list[str]
+    act: Act | None
+    script: Script | None
+    deadline: float
+    answered: asyncio.Future[Any]
+    alone: bool = False
+    whole: bool = False
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it sends."""
+        return sum(map(len, self.words))
+
+    @property
+    def undone(self) -> str:
+        """What certainly did not happen."""
+        return "nothing was written" if self.act and self.act.writes else "nothing was read"
+
+    def settle(self, answer: Any) -> None:
+        """Give the caller, if one still waits, its answer or refusal."""
+        settle(self.answered, answer)
+
+
+class Rest:
+    """The one address of a store, and the connection to it while there is one."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.primaries: Sequence[Address | None] = [None]
+        self.covered = 0
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[Call] = deque()
+        self._loaded: set[bytes] = set()  # names of scripts that the server is known to have
+        self._token = ""  # says to replicas what we have seen
+        self._fault = ""
+        self._flying = False
+        self._closed = False
+        self._link: Link | None = None
+        self._wake: asyncio.Future[None] | None = None
+        self._idle = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to send; the first call connects."""
+        self._task = self._loop.create_task(self._run(), name=f"chatkeep upstash {self.site.name}")
+
+    async def close(self) -> None:
+        """Have what is under way answered, then give everything back."""
+        self._closed = True
+        while self._task is not None and not self._task.done() and (self._waiting or self._flying):
+            self._idle.clear()
+            await self._idle.wait()
+        if self._task is not None:
+            await end(self._task)
+        for call in self._waiting:
+            call.settle(Unavailable(f"{self.site.name} was closed; {call.undone}."))
+        self._waiting.clear()
+        self._drop()
+
+    def pool(self) -> Pool:
+        """Return the connection, if there is one, and what has not left yet."""
+        return Pool(self._link is not None, 1, len(self._waiting))
+
+    def act(self, act: Act) -> asyncio.Future[Any]:
+        """Run a script."""
+        script = _marked(act.script)
+        words = ["EVALSHA", script.sha.decode(), *_texts(_operands(act))]
+        return self._put(Call(words, act, script, self._deadline, self._loop.create_future()))
+
+    def ask(self, *command: Argument, key: bytes = b"", address: Address | None = None) -> asyncio.Future[Any]:
+        """Send a plain command."""
+        return self._put(Call(_texts(command), None, None, self._deadline, self._loop.create_future()))
+
+    @property
+    def _deadline(self) -> float:
+        return self._loop.time() + self.site.timeout
+
+    def _put(self, call: Call) -> asyncio.Future[Any]:
+        if self._closed:
+            call.settle(Unavailable(f"{self.site.name} is closed; {call.undone}."))
+        elif len(self._waiting) >= WAITING:
+            said = f"{WAITING} calls wait for {self.site.name} already; {call.undone}. Try again later."
+            call.settle(Overloaded(said))
+        else:
+            self._waiting.append(call)
+            if self._wake is not None and not self._wake.done():
+                self._wake.set_result(None)
+        return call.answered
+
+    async def _run(self) -> None:
+        while True:
+            while not self._waiting:
+                self._idle.set()
+                self._wake = self._loop.create_future()
+                await self._wake
+            self._flying = True
+            try:
+                await self._send()
+            finally:
+                self._flying = False
+
+    async def _send(self) -> None:
+        """Send what waits, as much as goes together, and give each call its answer."""
+        try:
+            async with asyncio.timeout_at(self._waiting[0].deadline):
+                link = await self._connected()
+        except (OSError, TimeoutError, ValueError) as fault:
+            if not (self._fault and isinstance(fault, TimeoutError)):  # (which says less than what was tried before)
+                self._fault = f"{type(fault).__name__}: {fault}"
+            if isinstance(fault, ssl.SSLError) and not isinstance(fault, ssl.SSLEOFError):
+                while self._waiting:
+                    call = self._waiting.popleft()
+                    said = (
+                        f"{self.site.name}: no TLS connection can be made ({fault}); {call.undone}. Mend its address."
+                    )
+                    call.settle(Rejected(said))
+            self._give_up()
+            if self._waiting:
+                await asyncio.sleep(random.uniform(0.01, PAUSE_S) * 0.2)
+            return
+        self._give_up()
+        if not self._waiting:
+            return
+        batch = self._batch()
+        commands = self._commands(batch)
+        try:
+            async with asyncio.timeout_at(batch[0].deadline):
+                status, headers, body = await link.post(self._head(b"/pipeline"), msgspec.json.encode(commands))
+        except BaseException as fault:
+            # The request may still be under way: nothing of what it brings back counts.
+            self._drop()
+            silent = isinstance(fault, TimeoutError)
+            self._fault = f"silent for {self.site.timeout:g} s" if silent else f"{type(fault).__name__}: {fault}"
+            for call in batch:
+                call.settle(self._unanswered(call))
+            if not isinstance(fault, Exception):
+                raise
+            return
+        if not link.lasts:
+            self._drop()
+        self._token = headers.get(b"upstash-sync-token", b"").decode("latin-1") or self._token
+        self._take(batch, status, body, extra=len(commands) - len(batch))
+
+    def _give_up(self) -> None:
+        """Tell those who have waited long enough that nothing was sent."""
+        now = self._loop.time()
+        while self._waiting and self._waiting[0].deadline <= now:
+            call = self._waiting.popleft()
+            call.settle(Unavailable(f"{self.site.name} cannot be reached ({self._fault or 'busy'}); {call.undone}."))
+
+    def _batch(self) -> list[Call]:
+        batch = [self._waiting.popleft()]
+        size = batch[0].size
+        while self._waiting and len(batch) < BATCH and not (batch[0].alone or self._waiting[0].alone):
+            size += self._waiting[0].size
+            if size > BATCH_BYTES:
+                break
+            batch.append(self._waiting.popleft())
+        return batch
+
+    def _commands(self, batch: list[Call]) -> list[list[str]]:
+        """Return the commands of *batch*, behind the scripts that it needs and the server perhaps lacks.
+
+        One that came back for want of its script would be overtaken by those behind it. A call that goes alone need not care.
+        """
+        needed: dict[bytes, Script] = {}
+        if len(batch) > 1:
+            for call in batch:
+                if call.script is not None and call.script.sha not in self._loaded and not call.whole:
+                    needed[call.script.sha] = call.script
+        return [["SCRIPT", "LOAD", script.text.decode()] for script in needed.values()] + [call.words for call in batch]
+
+    def _take(self, batch: list[Call], status: int, body: bytes, *, extra: int) -> None:
+        """Give the calls of *batch* what came back; the answers of *extra* commands in front are nobody's."""
+        try:
+            said = msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            said = None
+        if status == 200 and isinstance(said, list) and len(said) == len(batch) + extra:
+            again = [call for call, item in zip(batch, said[extra:], strict=True) if self._answer(call, item)]
+            self._waiting.extendleft(reversed(again))
+            return
+        words = said["error"] if isinstance(said, dict) and isinstance(said.get("error"), str) else ""
+        if status >= 500 or (status < 400 and not words):
+            self._fault = f"HTTP {status} {body[:80]!r}"
+            for call in batch:
+                call.settle(self._unanswered(call))
+        elif TOO_LARGE in words and len(batch) > 1:
+            for call in batch:
+                call.alone = True
+            self._waiting.extendleft(reversed(batch))
+        else:
+            for call in batch:
+                call.settle(self._refused(call, status, words))
+
+    def _answer(self, call: Call, item: Any) -> bool:
+        """Settle *call*; tell whether it is to be sent again, with its script."""
+        words = item.get("error") if isinstance(item, dict) else f"something that is no answer: {item!r}"
+        if words is None:
+            if call.script is not None:
+                self._loaded.add(call.script.sha)
+            call.settle(_decoded(item.get("result")))
+            return False
+        if words.startswith("NOSCRIPT") and call.script is not None and not call.whole:
+            self._loaded.clear()
+            call.words = ["EVAL", call.script.text.decode(), *call.words[2:]]
+            call.whole = True
+            return True
+        call.settle(self._refused(call, 200, words))
+        return False
+
+    def _refused(self, call: Call, status: int, words: str) -> ChatkeepError:
+        """Return what a refusal of the service, or of a single command, means."""
+        name, done = self.site.name, call.undone
+        if TOO_LARGE in words or status == 413:
+            return TooLarge(
+                f"{name}: the service takes no request of this size ({words or status}); {done}. Keep less in the state and in a "
+                "message, or take a plan that allows more."
+            )
+        if any(limit in words for limit in USED_UP) or status == 429:
+            return Refused(
+                f"{name}: the quota is used up ({words or status}); {done}. Raise it, or wait until it begins anew."
+            )
+        if status == 401 or words.startswith(("WRONGPASS", "Unauthorized")):
+            return Rejected(f"{name}: its token is not taken ({words or status}); {done}. Look it up in the console.")
+        if status == 200:
+            return refusal(words, call.act)
+        said = f"HTTP {status}{': ' + words if words else ''}"
+        if status == 400:
+            return Refused(f"{name}: the service says {said}; {done}.")
+        return Rejected(f"{name}: what is at this address speaks no REST of Redis ({said}); {done}.")
+
+    def _unanswered(self, call: Call) -> ChatkeepError:
+        if call.act is not None and call.act.writes:
+            return Uncertain(
+                f"{self.site.name} did not answer ({self._fault}): perhaps it was written. Send it again under the same id."
+            )
+        return Unavailable(f"{self.site.name} did not answer ({self._fault}); {call.undone}. Try again.")
+
+    def _head(self, path: bytes, accept: bytes = b"application/json") -> bytes:
+        lines = [
+            b"POST %b HTTP/1.1" % path,
+            b"Host: %b" % self.site.access["host"].encode(),
+            b"Authorization: Bearer %b" % self.site.access["token"].encode(),
+            b"User-Agent: chatkeep",
+            b"Content-Type: application/json",
+            b"Accept: %b" % accept,
+        ]
+        if accept == b"application/json":
+            lines.append(b"Upstash-Encoding: base64")
+        if self._token:
+            lines.append(b"Upstash-Sync-Token: %b" % self._token.encode("latin-1"))
+        return b"\r\n".join(lines)
+
+    async def _connected(self) -> Link:
+        if self._link is not None and not self._link.usable:
+            self._drop()
+        if self._link is None:
+            self._link = await self._connect()
+            self._fault = ""
+        return self._link
+
+    async def _connect(self) -> Link:
+        host, port = self.site.hosts[0]
+        async with asyncio.timeout(self.site.timeout / 2):  # so that a call may outlive an address that is gone
+            reader, writer = await asyncio.open_connection(host, port, ssl=self.site.access["tls"])
+        return Link(reader, writer)
+
+    def _drop(self) -> None:
+        """End the connection at once."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
+    async def listen(self, channel: bytes, heard: Callable[[bytes], None]) -> None:
+        """Have *heard* called with every message of a channel, on a connection of its own that comes back by itself."""
+        begins = b"message,%b," % channel
+        while True:
+            link: Link | None = None
+            try:
+                link = await self._connect()
+                async for line in link.lines(self._head(b"/subscribe/" + channel, b"text/event-stream")):
+                    event = line.removeprefix(b"data:").strip()
+                    if event.startswith(begins):
+                        heard(event.removeprefix(begins))
+            except (OSError, TimeoutError, httptools.HttpParserError) as fault:
+                log.info("%s: announcements are interrupted (%s); listening again soon", self.site.name, fault)
+            finally:
+                if link is not None:
+                    link.close()
+            await asyncio.sleep(random.uniform(0, PAUSE_S))
+
+
+class Link:
+    """One HTTP connection, which carries one request at a time."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.lasts = True
+        """Whether another request may follow the last one."""
+        self._used_at = time.time()  # what was frozen in between has no other clock that goes on
+        self._reader = reader
+        self._writer = writer
+        self._begin()
+
+    def _begin(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._headers: dict[bytes, bytes] = {}
+        self._body: list[bytes] = []
+        self._whole = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is there still, as far as is known."""
+        idle = abs(time.time() - self._used_at) > IDLE_S
+        return not (idle or self._reader.at_eof() or self._writer.is_closing())
+
+    async def post(self, head: bytes, body: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
+        """Send a request; return status, headers and body of the answer. Raises OSError when it does not come whole."""
+        self._begin()
+        self._writer.write(b"%b\r\nContent-Length: %d\r\n\r\n%b" % (head, len(body), body))
+        while not self._whole:
+            await self._receive()
+        self.lasts, self._used_at = self._parser.should_keep_alive(), time.time()
+        return self._parser.get_status_code(), self._headers, b"".join(self._body)
+
+    async def lines(self, head: bytes) -> Any:
+        """Send a request whose answer goes on and on, and give its lines. Raises OSError when it ends."""
+        self._begin()
+        self._writer.write(head + b"\r\nContent-Length: 0\r\n\r\n")
+        rest = b""
+        while True:
+            await self._receive()
+            arrived, self._body = b"".join(self._body), []
+            *whole, rest = (rest + arrived).split(b"\n")
+            for line in whole:
+                yield line
+            if self._whole:
+                raise ConnectionError(f"the stream ended: HTTP {self._parser.get_status_code()} {rest[:80]!r}")
+
+    async def _receive(self) -> None:
+        arrived = await self._reader.read(READ_MOST)
+        if not arrived:
+            raise ConnectionError("the connection was closed")
+        try:
+            self._parser.feed_data(arrived)
+        except httptools.HttpParserError as fault:
+            raise ConnectionError(f"what came back is no HTTP ({fault})") from fault
+
+    def close(self) -> None:
+        """End it at once, and send nothing more."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._writer.transport.abort()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header of the answer."""
+        self._headers[name.lower()] = value
+
+    def on_body(self, body: bytes) -> None:
+        """Keep a part of the answer."""
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        """Note that the answer is whole."""
+        self._whole = True
+
+
+@lru_cache(maxsize=32)
+def _marked(script: Script) -> Script:
+    """Return *script* as the service runs it best."""
+    text = LOCKS_KEYS + script.text
+    return Script(text, sha1(text, usedforsecurity=False).hexdigest().encode())
+
+
+def _operands(act: Act) -> tuple[Argument, ...]:
+    keys = act.home.keys
+    return len(keys), *keys, *act.home.names, *act.arguments
+
+
+def _texts(words: Sequence[Argument]) -> list[str]:
+    """*words* as JSON carries them."""
+    return [word.decode() if isinstance(word, bytes) else str(word) for word in words]
+
+
+def _decoded(result: Any) -> Any:
+    """Return an answer whose texts came in base64; the bare word OK does not."""
+    if isinstance(result, str):
+        return b"OK" if result == "OK" else a2b_base64(result)
+    return [_decoded(one) for one in result] if isinstance(result, list) else result

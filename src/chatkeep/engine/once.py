@@ -1,0 +1,190 @@
+"""Tools that must not run twice: `Chatkeep.once`. What begins is noted in the log before; what has not ended is in doubt."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Any, Generic, ParamSpec, TypeVar, cast
+
+import msgspec
+
+from ..conversation import once
+from ..conversation.codec import json_of
+from ..conversation.commits import commit_note
+from ..conversation.dead_letters import REPLAY
+from ..conversation.once import Call
+from ..conversation.shapes import STORABLE
+from ..conversation.snapshots import Commit, Draft, Snapshot
+from ..drivers.base import Key
+from ..errors import BadMessage, Duplicate, InDoubt, Misconfigured, NotDone, TooLarge, UsageError
+from ..model import Message, State
+from .runner import RUNNING
+from .shared import Shared
+from .work import RESULT_LIMIT, Work
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Tool = Callable[P, Awaitable[T]]
+Hook = Callable[[Call], Any]
+
+
+class Ledger(Generic[State]):
+    """The notes of calls, in the log of the conversation whose turn they are made in."""
+
+    def __init__(self, shared: Shared[State]) -> None:
+        self._shared = shared
+
+    async def read(self, key: Key) -> list[Call]:
+        """Return the calls in the log that have begun and not ended."""
+        snapshot, notes = await self._shared.store.reload(key), list[Message]()
+        seen = snapshot.record.dropped
+        while page := await self._shared.store.page(key, snapshot.row.incarnation, after=seen, limit=200):
+            notes, seen = notes + [entry for entry in page if entry.id.startswith(once.ONCE)], page[-1].number
+        return once.find_doubts(notes)
+
+    async def find(self, key: Key, incarnation: str, ids: list[str]) -> list[Message]:
+        """Return the notes that have one of *ids*."""
+        return await self._shared.store.find(key, incarnation, ids)
+
+    async def write(self, key: Key, note: Draft) -> bool:
+        """Put a note into the log; False where it is there already."""
+        shared = self._shared
+        if len(note.content) > RESULT_LIMIT:
+            raise TooLarge(f"{key}: arguments and result of a call take at most {RESULT_LIMIT:,} bytes as JSON each.")
+
+        def decide(there: Snapshot) -> Commit | None:
+            return (
+                commit_note(there, there.record, note, shared.policy, at=shared.clock()) if there.row.revision else None
+            )
+
+        snapshot = shared.store.cached(key) or await shared.store.reload(key)
+        try:
+            _, said = await shared.store.commit(snapshot, decide, at=shared.clock())
+        except Duplicate:
+            shared.store.forget(key)
+            return False
+        return said is not None
+
+    async def origin(self, key: Key, incarnation: str, message: Message) -> int:
+        """Return the number of the message that *message* is, or that was handed in again as it."""
+        while message.id.startswith(REPLAY):
+            number = int(message.metadata.get("replay_of", message.number))
+            there = await self._shared.store.page(key, incarnation, after=number - 1, limit=1)
+            if not there or there[0].number != number:
+                return number
+            message = there[0]
+        return message.number
+
+    async def settle(self, key: Key, name: str, *, done: bool, result: Any, by: str) -> None:
+        """End a call that is in doubt. Raises `UsageError` where there is none of that name."""
+        found = {call.name: call for call in await self.read(key)}
+        if name not in found:
+            raise UsageError(
+                f"{key}: no call {name!r:.80} is in doubt; nothing was settled. `doubts` lists those that are."
+            )
+        text = _json(key, result, "the result") if done else None
+        await self.write(key, once.note_ended(found[name], text, by))
+
+
+def make_once(
+    ledger: Ledger[Any], function: Tool[P, T], done: Hook | None, failed: tuple[type[Exception], ...]
+) -> Tool[P, T]:
+    """Return *function*, which then runs once for each of its calls in a turn; see `Chatkeep.once`."""
+    if not inspect.iscoroutinefunction(function):
+        raise Misconfigured(
+            f"{getattr(function, '__name__', function)!s} is not async; @keep.once takes `async def`, which may `await "
+            "asyncio.to_thread(...)`. Nothing was decorated."
+        )
+    tool, signature = function.__name__, inspect.signature(function)
+
+    @wraps(function)
+    async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+        run = RUNNING.get()
+        turn = None if run is None or run.over else run.turn
+        if turn is None or (turn.work is None and turn.begin_work is None):
+            raise UsageError(
+                f"{tool} must not run twice, and was called outside of a turn, where nothing is recorded; it was not called."
+            )
+        if turn.work is None and turn.begin_work is not None:
+            turn.work = turn.begin_work()
+        work = cast(Work, turn.work)
+        key, incarnation = work.place
+        work.begin_call()
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        arguments = _json(key, dict(bound.arguments), f"an argument of {tool}")
+        origin = await ledger.origin(key, incarnation, turn.messages[0])
+        mark = work.mark_call(f"{incarnation}.{origin}", tool, arguments.encode())
+        tries, call, ended = once.find_last(await ledger.find(key, incarnation, once.note_ids(mark)))
+        if call is not None and ended is None:
+            ended = await _ask(ledger, key, call, done)
+        if ended is not None and ended.metadata.get("outcome") == "done":
+            return cast(T, msgspec.json.decode(ended.text or "null"))
+        if tries >= once.TRIES_MOST:
+            raise UsageError(f"{key}: {tool} was tried {tries} times for message {origin}; it was not called again.")
+        call = Call(name=f"{mark}.{tries}", tool=tool, arguments=arguments, number=turn.messages[0].number)
+        if not await ledger.write(key, once.note_begun(call)):
+            raise InDoubt(_doubt(key, call), call=call.name, again=True)
+        return cast(T, await _run(ledger, key, call, function, args, kwargs, failed))
+
+    return guarded
+
+
+async def _run(
+    ledger: Ledger[Any],
+    key: Key,
+    call: Call,
+    function: Callable[..., Awaitable[Any]],
+    args: Any,
+    kwargs: Any,
+    failed: tuple[type[Exception], ...],
+) -> Any:
+    try:
+        found = await function(*args, **kwargs)
+    except Exception as fault:
+        if isinstance(fault, (NotDone, *failed)):
+            await asyncio.shield(ledger.write(key, once.note_ended(call, None, "tool")))
+        raise
+    result = _json(key, found, f"the result of {call.tool}")
+    await asyncio.shield(ledger.write(key, once.note_ended(call, result, "tool")))
+    return msgspec.json.decode(result)
+
+
+async def _ask(ledger: Ledger[Any], key: Key, call: Call, done: Hook | None) -> Message | None:
+    """Have the hook say how a call in doubt has ended, and note that. Raises `InDoubt` where it cannot."""
+    if done is None:
+        raise InDoubt(_doubt(key, call), call=call.name)
+    try:
+        found = done(call)
+        result: str | None = _json(key, await found if inspect.isawaitable(found) else found, "what done= has returned")
+    except NotDone:
+        result = None
+    except Exception as fault:
+        raise InDoubt(f"{_doubt(key, call)} Its hook done= failed: {fault}", call=call.name, again=True) from fault
+    note = once.note_ended(call, result, "hook")
+    await ledger.write(key, note)
+    return Message(id=note.id, number=0, role="system", content=note.content, created_at=0.0, metadata=note.metadata)
+
+
+def _doubt(key: Key, call: Call) -> str:
+    return (
+        f"{key}: {call.tool} began for message {call.number} and did not end, so nobody knows whether it was done; it is not called again. "
+        f"Find out, settle call {call.name} (`chatkeep settle`, or keep.settle), and replay the message if it was set aside."
+    )
+
+
+def _json(key: Key, value: Any, what: str) -> str:
+    try:
+        plain = msgspec.to_builtins(value, str_keys=True)
+    except (TypeError, ValueError, RecursionError) as fault:
+        raise BadMessage(f"{key}: {what} cannot be recorded as JSON ({fault}).") from fault
+    return json_of(key, _lists(plain), what, STORABLE).decode()
+
+
+def _lists(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_lists(one) for one in value]
+    return {name: _lists(one) for name, one in value.items()} if isinstance(value, dict) else value

@@ -1,0 +1,169 @@
+"""Claims: a guest, or another account, has become a user, and what was the guest's is the user's from then on.
+
+The claim is one record, under the name of who was moved and owned by the user: written in one act on any store, so it is made or it is
+not. Who owns a conversation is found through it, so nothing else has to be written for lists and rights to follow. Rows get their
+new owner later, when the claim cannot be undone any more.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+
+from msgspec import Struct, structs
+
+from ..conversation.keys import RESERVED, key_for
+from ..conversation.snapshots import Commit, Snapshot
+from ..drivers.base import Key
+from ..errors import Conflict, Corrupt, OtherOwner, StoreError, Unsupported, UsageError
+from ..storage.audit import Act, AuditLog
+from ..storage.records import Records
+from ..storage.store import PAGE, Store
+
+log = logging.getLogger("chatkeep")
+
+SPACE = "people:"
+"""Begins the space of a tenant's claims."""
+
+UNDO_S = 86_400.0
+"""So long a claim can be undone; rows are given their new owner after it."""
+
+DEEPEST = 32
+"""Accounts that are merged into one another, one after the other, at most."""
+
+MOVED_AT_ONCE = 20
+"""Rows that are given their new owner with one look at a user's conversations."""
+
+
+class Claim(Struct, frozen=True, omit_defaults=True):
+    """Who an account was moved to, when, and who said so; settled: its conversations have their new owner."""
+
+    moved_to: str = ""
+    at: float = 0.0
+    by: str = ""
+    settled: bool = False
+
+
+class Claims:
+    """The claims of one tenant, in one store."""
+
+    def __init__(self, store: Store, tenant: str, *, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._tenant = tenant
+        self._clock = clock
+        self._records = Records(store, SPACE + tenant, Claim, clock=clock)
+
+    async def find_user(self, subject: str) -> str:
+        """Return the user that *subject* stands for: itself, unless it was claimed."""
+        path: list[tuple[float, str]] = []
+        while (claim := await self._records.get(subject)) is not None and claim.moved_to:
+            if any(name == subject for _, name in path):
+                # Two accounts were merged into each other at once: the claim that came last does not count.
+                start = next(place for place, (_, name) in enumerate(path) if name == subject)
+                return max(path[start:])[1]
+            path.append((claim.at, subject))
+            subject = claim.moved_to
+            if len(path) > DEEPEST:
+                raise UsageError(f"{subject!r:.60}: more than {DEEPEST} accounts were merged one into the other.")
+        return subject
+
+    async def find_owners(self, user: str) -> dict[str, Claim | None]:
+        """Return the names under which *user* owns conversations: its own, first, and those that were claimed for it, with their claims."""
+        owners: dict[str, Claim | None] = {user: None}
+        pending = [user]
+        while pending:
+            name = pending.pop()
+            async for subject, claim in self._records.owned_records(name):
+                if subject not in owners and claim.moved_to == name:
+                    owners[subject] = claim
+                    pending.append(subject)
+        return owners
+
+    async def claim(self, user: str, subject: str, *, by: str = "") -> str:
+        """
+        Make what is *subject*'s *user*'s, in one act; and answer the user that both are from now on.
+
+        Twice is fine. Raises `OtherOwner` when *subject* was claimed for another, and `UsageError` when *user* itself was moved to
+        *subject* before.
+        """
+        key_for("", user), key_for("", subject)
+        if user == subject:
+            raise UsageError(f"{user!r:.60} cannot claim itself; nothing was changed.")
+        if await self.find_user(user) == await self.find_user(subject) != user:
+            raise UsageError(
+                f"{user!r:.60} was merged into {subject!r:.60} before, so it cannot claim it; nothing was changed."
+            )
+        now = self._clock()
+
+        def move(held: Claim | None) -> Claim | None:
+            if held is not None and held.moved_to != user:
+                raise OtherOwner(f"{subject!r:.60} was claimed for somebody else; nothing was changed.")
+            return held or Claim(moved_to=user, at=now, by=by or user)
+
+        await self._records.change(subject, move, owner=user)
+        await self._note("claim", user, subject, by)
+        return await self.find_user(user)
+
+    async def undo(self, user: str, subject: str, *, by: str = "") -> bool:
+        """Undo a claim, in one act: what was *subject*'s is its own again. False when there is none, or none any more.
+
+        Raises `UsageError` when it was made more than UNDO_S ago.
+        """
+        key_for("", user), key_for("", subject)
+        key = Key(RESERVED + SPACE + self._tenant, subject)
+        snapshot, claim = await self._store.load(key), await self._records.get(subject)
+        if snapshot is None or claim is None or claim.moved_to != user:
+            return False
+        if claim.settled or claim.at + UNDO_S <= self._clock():
+            raise UsageError(f"{user!r:.60} claimed {subject!r:.60} too long ago to undo it; nothing was changed.")
+        with suppress(Conflict):  # undone by somebody else meanwhile, or settled
+            await self._store.erase(key, at=self._clock(), revision=snapshot.row.revision)
+            await self._note("claim:undo", user, subject, by)
+            return True
+        return await self.undo(user, subject, by=by)
+
+    async def adopt(self, key: Key, owner: str) -> None:
+        """Make a visitor's conversation, if it is nobody's, *owner*'s."""
+        await self._move(key, "", owner)
+
+    async def settle(self, owners: dict[str, Claim | None]) -> None:
+        """Give some conversations of old claims their new owner; also what was written by a guest's other page meanwhile is found."""
+        left = MOVED_AT_ONCE
+        for subject, claim in owners.items():
+            if claim is None or claim.settled or claim.at + UNDO_S > self._clock():
+                continue
+            rows = await self._store.rows("owner", tenant=self._tenant, owner=subject, limit=min(left + 1, PAGE))
+            for row in rows[:left]:
+                try:
+                    await self._move(row.key, subject, claim.moved_to)
+                except (Corrupt, Unsupported) as fault:
+                    log.warning("A conversation was not given its new owner: %s", fault)
+            if len(rows) <= left:
+                await self._records.change(subject, lambda held: held and structs.replace(held, settled=True))
+            left -= min(len(rows), left)
+            if not left:
+                return
+
+    async def _move(self, key: Key, old: str, new: str) -> None:
+        def decide(there: Snapshot) -> Commit | None:
+            if not there.row.revision or there.row.owner != old:
+                return None
+            row, record = there.row, structs.replace(there.record, visitor=False)
+            return Commit(
+                record=record,
+                lease=row.lease,
+                leased_until=row.leased_until,
+                due_at=row.due_at,
+                untouched=True,
+                owner=new,
+            )
+
+        await self._store.commit(await self._store.reload(key), decide, at=self._clock())
+
+    async def _note(self, act: str, user: str, subject: str, by: str) -> None:
+        made = Act(act=act, by=by or user, label=subject, at=self._clock())
+        try:
+            await AuditLog(self._store, clock=self._clock).write(self._tenant, [made])
+        except StoreError as fault:  # it is done; the record says by whom, and when
+            log.error("%s of %s by %s was not noted in the audit log: %s", act, subject, made.by, fault)

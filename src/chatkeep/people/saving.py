@@ -1,0 +1,95 @@
+"""Saves: a title and messages that somebody has, put into the conversation that there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from msgspec import structs
+
+from ..conversation import saves
+from ..conversation.saves import Save, Saved, SavedMessage
+from ..conversation.snapshots import Commit, Snapshot
+from ..conversation.versions import find_checksum, find_version
+from ..drivers.base import ENTRIES_MOST, Key
+from ..engine.engine import Engine
+from ..engine.runner import refuse_own_turn
+from ..errors import Duplicate
+from ..model import Message
+from ..storage.store import fresh_token
+
+ADDED_AT_ONCE = 200
+"""Messages that one act of a save adds: with more, a save is several acts, and the same again goes on where one broke off."""
+
+
+async def save(
+    engine: Engine[Any],
+    key: Key,
+    messages: Sequence[SavedMessage | Mapping[str, Any]] = (),
+    *,
+    owner: str = "",
+    at: float | None = None,
+    by: str = "",
+    look: Callable[[Snapshot], None] | None = None,
+    **told: Any,
+) -> Saved:
+    """Save from outside; see `Tenant.save`."""
+    now = engine.shared.clock()
+    if told.get("title") is not None:
+        told["title"] = saves.check_title(key, told["title"])
+    given = [saves.message_from(key, message) for message in messages]
+    drafts = saves.drafts_from(key, given, at=now, limit=engine.shared.settings.message_limit)
+    when = now if at is None else min(at, now)
+    added, conflicts = list[str](), list[str]()
+    for first in range(0, max(len(drafts), 1), ADDED_AT_ONCE):
+        page = drafts[first : first + ADDED_AT_ONCE]
+        asked = Save(drafts=page, at=when, by=by, token=fresh_token(), **(told if not first else {}))
+        after, news, gave_way = await _commit(engine, key, asked, owner=owner, look=look if not first else None)
+        added, conflicts = added + news, conflicts + gave_way
+    row = after.row
+    return Saved(
+        id=key.id,
+        version=find_version(row.head, after.record),
+        checksum=find_checksum(key, row.incarnation, row.head, after.record),
+        title=after.record.title,
+        added=added,
+        conflicts=conflicts,
+    )
+
+
+async def _commit(
+    engine: Engine[Any], key: Key, asked: Save, *, owner: str, look: Callable[[Snapshot], None] | None
+) -> tuple[Snapshot, list[str], list[str]]:
+    """Write *asked*, creating the conversation for *owner* where there is none. *look* is given what is there, and refuses by raising.
+    Answers the snapshot it leaves, the ids that were added, and the conflicts."""
+    store, shared = engine.store, engine.shared
+    shared.refuse_closed(key)
+    refuse_own_turn(key, "would throw its own turn away; save it when the turn is over")
+    conflicts: list[str] = []
+
+    while True:
+        there = await store.reload(key)
+        if not there.row.revision:
+            there = structs.replace(there, row=structs.replace(there.row, owner=owner))
+        incarnation, ids = there.row.incarnation, saves.ids_asked(asked)
+        known: dict[str, Message] = {}
+        for first in range(0, len(ids) if incarnation else 0, ENTRIES_MOST):
+            page = await store.find(key, incarnation, ids[first : first + ENTRIES_MOST])
+            known |= {message.id: message for message in page}
+
+        def decide(there: Snapshot, known: dict[str, Message] = known, incarnation: str = incarnation) -> Commit | None:
+            if asked.token in there.record.changes:
+                return None
+            if look is not None:
+                look(there)
+            if incarnation != there.row.incarnation:  # what is known of its log is of another one
+                raise Duplicate(f"{key} was erased, or created, meanwhile.", row=there.row, numbers={})
+            act, conflicts[:] = saves.save_into(there, asked, known, shared.policy, at=shared.clock())
+            return act
+
+        try:
+            after, said = await store.commit(there, decide, at=shared.clock())
+        except Duplicate:  # an id has come into the log since it was looked for; or an earlier run was written
+            continue
+        added = [message.id for message in said or () if message.role != "system"]
+        return after, added, conflicts

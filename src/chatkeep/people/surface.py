@@ -1,0 +1,218 @@
+"""What every Chatkeep and tenant has for users, saves and merges; thin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic
+
+import msgspec
+from msgspec import Struct
+
+from ..conversation import saves
+from ..conversation.keys import key_for, refuse_reserved
+from ..conversation.merge import MISSING, Loss, Version
+from ..conversation.saves import Saved, SavedMessage
+from ..conversation.versions import find_checksum, find_version
+from ..engine.engine import Engine
+from ..errors import UsageError
+from ..model import Message, State
+from ..storage.store import PAGE
+from .saving import save
+from .user import User
+
+
+class MergedSlot(Struct, frozen=True, kw_only=True):
+    """What a merge has left: the slot's value (`MISSING`: there is none), what gave way, and the conversation's version and checksum."""
+
+    value: Any
+    losses: tuple[Loss, ...]
+    version: int
+    checksum: str
+
+
+class Lost(Struct, frozen=True, kw_only=True):
+    """
+    Something that gave way to a later change, as the log keeps it under *number*.
+
+    about: "title", "message" (under the id in *path*) or "state" (at *path* in *slot*). value: what it was; at, by: when, and on which
+    device, it was written. noted_at: when it gave way.
+    """
+
+    number: int
+    about: str
+    value: Any
+    slot: str = ""
+    path: list[str] = []
+    at: float = 0.0
+    by: str = ""
+    noted_at: float = 0.0
+
+
+class PeopleSurface(Generic[State]):
+    """The verbs for users of one tenant, and for what devices bring that were away."""
+
+    _engine: Engine[State]
+    _tenant: str
+
+    def user(self, id: str) -> User[State]:
+        """Return a user of this tenant, under the name that the application knows the user by; a guest's begins with "guest:"."""
+        return User(self._engine, self._tenant, id)
+
+    async def save(
+        self,
+        conversation: str,
+        *,
+        owner: str = "",
+        title: str | None = None,
+        messages: Sequence[SavedMessage | Mapping[str, Any]] = (),
+        base: str | None = None,
+        version: int | None = None,
+        checksum: str | None = None,
+        force: bool = False,
+        at: float | None = None,
+        by: str = "",
+    ) -> Saved:
+        """
+        Put a title and messages that somebody has into the conversation, and tell what they were in conflict with.
+
+        Messages are told apart by their ids: those that the log has not are added, in this order and with their times, and nobody
+        answers them; what the log has stands. The title is taken if it was written for the *version* or *checksum* that is there, or for
+        the title *base*; without these, if it is not older, by *at* and *by*, than the one that is there; with *force* in any case. What
+        is not taken is a conflict: it is told, and kept as a note of the log, see `losses`. Up to 200 messages are one act.
+
+        Args:
+            conversation: Names the conversation; any text, such as one that a client has chosen.
+
+            owner: Whose it is, if this creates it.
+
+            title: Text of at most 1,000 characters; "" takes it away.
+
+            messages: Each with `id` and `content`, and perhaps `role`, `created_at` (seconds since 1970) and `metadata`.
+
+            base: The title that was there when the new one was written.
+
+            version: That of the conversation then, from a list or an earlier save.
+
+            checksum: The same, stricter: any change since is a conflict.
+
+            force: Takes the title whatever is there. The log is never rewritten.
+
+            at: When the title was written, for a change that comes late; a time to come counts as now.
+
+            by: On which device, so that two of the same time are told apart.
+        """
+        key = key_for(self._tenant, conversation)
+        if owner:
+            key_for("", owner)
+        told: dict[str, Any] = {"title": title, "base": base, "version": version, "checksum": checksum}
+        return await save(self._checked, key, messages, owner=owner, at=at, by=by, force=force, **told)
+
+    async def merge(
+        self,
+        conversation: str,
+        slot: str,
+        *,
+        base: Any = MISSING,
+        value: Any = MISSING,
+        at: float | None = None,
+        by: str = "",
+        id: str | None = None,
+    ) -> MergedSlot:
+        """
+        Put what somebody has made of a slot of the state together with what is there now.
+
+        What only one side has changed since *base* is taken from that side, member by member and item by item. Where both have changed
+        the same, the later one stands, by *at* and *by*, and what gives way is told and kept as a note of the log, see `losses`. What a
+        turn or an operator has written counts as new. How a slot is merged can be set by `merge_rules`.
+
+        Args:
+            conversation: Names the conversation.
+
+            slot: A member of the state.
+
+            base: What the slot held when the change was begun; `MISSING` (the default): nothing.
+
+            value: What it holds on that device now; `MISSING`: it was removed.
+
+            at: When it was changed there, in seconds since 1970; a time to come counts as now.
+
+            by: On which device.
+
+            id: Names the change: the same again has no second effect.
+        """
+        key, engine = key_for(self._tenant, conversation), self._checked
+        refuse_reserved(key, id)
+        now = engine.shared.clock()
+        mine = Version(value, now if at is None else min(at, now), by)
+        rule = engine.changes.rules.get(slot, "later")
+        after, losses = await engine.changes.merge(key, slot, base, mine, rule=rule, id=id)
+        states, row = engine.shared.states, after.row
+        shown = states.shape.json_of(states.decode(key, engine.shared.show_state(after), states.schema))
+        return MergedSlot(
+            value=shown.get(slot, MISSING),
+            losses=losses,
+            version=find_version(row.head, after.record),
+            checksum=find_checksum(key, row.incarnation, row.head, after.record),
+        )
+
+    async def losses(self, conversation: str, *, limit: int = 100) -> list[Lost]:
+        """Return what gave way in merges and saves, as far as it is among the last 2,000 entries of the log, the newest first."""
+        key, store = key_for(self._tenant, conversation), self._checked.store
+        row = await store.row(key)
+        before, found = (0 if row is None else row.head + 1), list[Lost]()
+        for _ in range(10):
+            if row is None or before <= 1 or len(found) >= limit:
+                break
+            page = await store.page(key, row.incarnation, before=before, limit=PAGE)
+            found += [_lost(message) for message in reversed(page) if message.metadata.get("kind") == saves.CONFLICT]
+            before = page[0].number if page else 0
+        return found[:limit]
+
+    async def restore(self, conversation: str, number: int, *, by: str = "") -> Saved | MergedSlot:
+        """
+        Put back what gave way, as a change of now: the title, or the place in a slot. What stands there gives way, and is kept.
+
+        Raises `UsageError` when there is no such loss, and for a message: the log is not rewritten, so send the text again.
+        """
+        key, store = key_for(self._tenant, conversation), self._checked.store
+        row = await store.row(key)
+        page = [] if row is None else await store.page(key, row.incarnation, after=number - 1, limit=1)
+        if not page or page[0].number != number or page[0].metadata.get("kind") != saves.CONFLICT:
+            raise UsageError(f"{key}: entry {number} is no loss; nothing was changed. `losses` has the numbers.")
+        lost = _lost(page[0])
+        if lost.about == saves.TITLE:
+            there = await store.reload(key)
+            return await self.save(conversation, title=lost.value, base=there.record.title, by=by)
+        if lost.about != saves.SLOT:
+            raise UsageError(
+                f"{key}: a message in the log stands; nothing was changed. Send the other text as a new message."
+            )
+        states = self._checked.shared.states
+        there = await store.reload(key)
+        shown = states.shape.json_of(states.decode(key, self._checked.shared.show_state(there), states.schema))
+        base = shown.get(lost.slot, MISSING)
+        return await self.merge(conversation, lost.slot, base=base, value=put_at(base, lost.path, lost.value), by=by)
+
+    @property
+    def _checked(self) -> Engine[State]:
+        self._engine.store.confinement.check()
+        return self._engine
+
+
+def _lost(note: Message) -> Lost:
+    told = {name: note.metadata[name] for name in ("about", "slot", "path", "at", "by") if name in note.metadata}
+    return Lost(number=note.number, value=msgspec.json.decode(note.text), noted_at=note.created_at, **told)
+
+
+def put_at(value: Any, path: Sequence[str], lost: Any) -> Any:
+    """*value* with *lost* at *path*: names of members, and of list items their id, as a loss has them."""
+    if not path:
+        return lost
+    step, rest = path[0], path[1:]
+    if isinstance(value, list):
+        places = [n for n, item in enumerate(value) if isinstance(item, dict) and str(item.get("id")) == step]
+        if not places:
+            return [*value, put_at(MISSING, rest, lost)]
+        return [put_at(item, rest, lost) if n == places[0] else item for n, item in enumerate(value)]
+    members = value if isinstance(value, dict) else {}
+    return members | {step: put_at(members.get(step, MISSING), rest, lost)}

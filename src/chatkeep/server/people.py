@@ -1,0 +1,560 @@
+"""The addresses for users: their conversations, what has changed in them, claims and devices; and what clients save and merge."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType, structs
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from .. import errors
+from ..app import core_of
+from ..auth import credentials
+from ..auth.credentials import Listed, Scope
+from ..conversation.merge import MISSING
+from ..conversation.snapshots import Snapshot
+from ..conversation.versions import find_checksum
+from ..model import Content
+from ..people.claims import UNDO_S
+from ..people.lists import Summary
+from ..people.surface import Lost
+from ..people.user import CHANGED_MOST, User
+from . import access, answers, wire
+from .access import access_of, allows, conversation_asked, keep_of, principal_of, tenant_of
+from .audit import audited
+from .wire import Refused
+
+BODY_LIMIT = 16 * 1024
+SAVE_LIMIT = 8 * 1024 * 1024
+OWN = "current"
+MERGE = "application/vnd.chatkeep.merge+json"
+LOOK_S = 2.0
+"""A stream of a user's list looks for changes this often."""
+
+BEAT_S = 15.0
+DAY_S = 86_400.0
+TITLE_MOST = 1000
+
+Text = Annotated[str, Meta(max_length=TITLE_MOST)]
+Time = Annotated[float, Meta(ge=0, le=1e11)]
+Device = Annotated[str, Meta(max_length=200)]
+
+
+class ListingQuery(Struct, forbid_unknown_fields=True):
+    """What a client wants of a user's list: what has changed since a cursor ("": everything), or else a page, from *behind* an id on."""
+
+    since: str | None = None
+    behind: wire.Name | None = None
+    limit: Annotated[int, Meta(ge=1, le=CHANGED_MOST)] = 100
+
+
+class SinceQuery(Struct, forbid_unknown_fields=True):
+    """From where on a client wants to hear of changes; without a cursor: from now on."""
+
+    since: str | None = None
+
+
+class UserTokenAsked(Struct, forbid_unknown_fields=True):
+    """A user's token that is asked for; *label*: such as of the device."""
+
+    scopes: tuple[Scope, ...] = credentials.USER_SCOPES
+    expires_in: Annotated[float, Meta(gt=0, le=400 * DAY_S)] = credentials.TOKEN_S
+    label: Device = ""
+
+
+class Rotation(Struct, forbid_unknown_fields=True):
+    """How long the old token goes on beside the new one, in seconds."""
+
+    grace: Annotated[float, Meta(ge=0, le=3600)] = 60.0
+
+
+class Claiming(Struct, forbid_unknown_fields=True):
+    """A guest who has signed in, by the token that it has."""
+
+    guest: str
+
+
+class MessageToSave(Struct, forbid_unknown_fields=True):
+    """A message that was said elsewhere; *created_at* then, in seconds since 1970."""
+
+    id: wire.Name
+    content: Content
+    role: str = "user"
+    created_at: Time | None = None
+    metadata: dict[str, Any] = {}
+
+
+class Saving(Struct, forbid_unknown_fields=True):
+    """What a client saves; what is left out stays. *base*: the title that was there before; *version*: that of the conversation then;
+    *at*, *by*: when, and on which device, the title was written; *seen*: up to which message the user has read; *owner*: of a conversation
+    that this creates, for service keys."""
+
+    title: Text | None = None
+    messages: list[MessageToSave] = []
+    seen: wire.Number | None = None
+    archived: bool | None = None
+    pinned: bool | None = None
+    base: Text | None = None
+    version: wire.Number | None = None
+    force: bool = False
+    at: Time | None = None
+    by: Device = ""
+    owner: wire.Owner | None = None
+
+
+class Merging(Struct, forbid_unknown_fields=True):
+    """What a device has made of a slot: *base* is what it held before (left out: nothing), *value* what it holds (left out: it was
+    removed), *at* when it was changed, *by* on which device."""
+
+    base: Any | UnsetType = UNSET
+    value: Any | UnsetType = UNSET
+    at: Time | None = None
+    by: Device = ""
+
+
+class SavedConversation(Struct, frozen=True, kw_only=True):
+    """What a save has left. *conflicts*: "title", and ids under which the log has another text; the log keeps what gave way."""
+
+    id: str
+    title: str
+    version: int
+    checksum: str
+    added: list[str]
+    conflicts: list[str]
+
+
+class SlotLoss(Struct, frozen=True):
+    """What gave way in a merge, and where."""
+
+    path: list[str]
+    value: Any
+    at: float
+    by: str
+
+
+class MergedValue(Struct, frozen=True, kw_only=True):
+    """What a merge has left: the value (left out: there is none), and what gave way."""
+
+    value: Any | UnsetType = UNSET
+    losses: list[SlotLoss]
+    version: int
+    checksum: str
+
+
+class UserListing(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A page of a user's conversations, or what has changed. *cursor*: for `since`. *next*: for `behind`, if there is more of the list.
+    *more*: there is more that has changed. *reset*: forget what is held; this is everything. *total*: how many there are."""
+
+    conversations: list[Summary]
+    erased: list[str] = []
+    total: int
+    cursor: str
+    next: str | None = None
+    more: bool = False
+    reset: bool = False
+
+
+class Losses(Struct, frozen=True):
+    """What gave way in merges and saves, the newest first."""
+
+    losses: list[Lost]
+
+
+class Claimed(Struct, frozen=True):
+    """What was claimed, by whom it is now, and until when that can be undone."""
+
+    guest: str
+    user: str
+    undo_until: float
+
+
+class Devices(Struct, frozen=True):
+    """A user's tokens, which are its devices."""
+
+    tokens: list[Listed]
+
+
+def user_of(request: Request) -> User[Any]:
+    """Return the user who asks."""
+    return tenant_of(request).user(principal_of(request).user)
+
+
+class MyConversations(wire.Resource):
+    """/v1/me/conversations"""
+
+    @allows(user=True)
+    async def get(self, request: Request) -> Response:
+        """Return the user's conversations: a page of the list, or what has changed `since` a cursor."""
+        readable(request)
+        asked = wire.query(request, ListingQuery)
+        try:
+            if asked.since is not None:
+                found = await user_of(request).changes(asked.since or None, limit=asked.limit)
+                return wire.as_json(msgspec.convert(found, UserListing, from_attributes=True))
+            page = await user_of(request).page(behind=asked.behind, limit=asked.limit)
+        except errors.NotOpen:
+            raise
+        except errors.UsageError as fault:
+            raise HTTPException(400, str(fault)) from None
+        return wire.as_json(msgspec.convert(page, UserListing, from_attributes=True))
+
+
+class MyEvents(wire.Resource):
+    """/v1/me/events"""
+
+    @allows(user=True)
+    async def get(self, request: Request) -> Response:
+        """Stream what changes in the user's list, from `Last-Event-ID` or `since` on."""
+        readable(request)
+        cursor = request.headers.get("last-event-id") or wire.query(request, SinceQuery).since
+        user = user_of(request)
+        try:
+            cursor = (await user.page(limit=1)).cursor if cursor is None else cursor
+            await user.changes(cursor, limit=1)
+        except errors.NotOpen:
+            raise
+        except errors.UsageError as fault:
+            raise HTTPException(400, str(fault)) from None
+        return ListStream(request, user, cursor)
+
+
+class ListStream(Response):
+    """A stream of what changes in a user's list, until the client goes, its right ends, or the server does."""
+
+    def __init__(self, request: Request, user: User[Any], cursor: str) -> None:
+        super().__init__(media_type="text/event-stream")
+        del self.headers["content-length"]
+        self.headers.update({"cache-control": "no-store", "x-accel-buffering": "no"})
+        self._request = request
+        self._user = user
+        self._cursor = cursor
+        self._reason = ""
+        self._wake = asyncio.Event()
+
+    def end(self, reason: str) -> None:
+        """Say why, and end."""
+        self._reason = self._reason or reason
+        self._wake.set()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve the one request."""
+        streams = self._request.app.state.streams
+        streams.add(self)
+        talking = asyncio.create_task(self._talk(send), name="chatkeep list stream")
+        leaving = asyncio.create_task(_gone(receive), name="chatkeep list stream left")
+        try:
+            await asyncio.wait((talking, leaving), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            streams.remove(self)
+            for task in (talking, leaving):
+                task.cancel()
+            found, _ = await asyncio.gather(talking, leaving, return_exceptions=True)
+        if isinstance(found, Exception) and not isinstance(found, TimeoutError):
+            raise found
+
+    async def _talk(self, send: Any) -> None:
+        await _sent(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await self._say(send, b"retry: 1000\n")
+        async for text in self._happening():
+            await self._say(send, text)
+        await self._say(send, event("end", {"reason": self._reason}))
+        await _sent(send, {"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _happening(self) -> AsyncIterator[bytes]:
+        """Return what changes, as text; a beat now and then."""
+        loop = asyncio.get_running_loop()
+        beat_at = loop.time() + BEAT_S
+        while not self._reason:
+            try:
+                if not await access_of(self._request).holds(principal_of(self._request)):
+                    self.end("revoked")
+                    return
+                changed = await self._user.changes(self._cursor)
+            except errors.StoreError:  # nothing is left out: it goes on from there
+                changed = None
+            if changed is not None and changed.cursor != self._cursor:
+                said = [event("changed", one) for one in changed.conversations]
+                said += [event("erased", {"id": id}) for id in changed.erased]
+                self._cursor = changed.cursor
+                yield b"".join(said) + event(
+                    "cursor", {"total": changed.total, "reset": changed.reset}, id=self._cursor
+                )
+                beat_at = loop.time() + BEAT_S
+            elif loop.time() >= beat_at:
+                yield b": beat\n"
+                beat_at = loop.time() + BEAT_S
+            if changed is None or not changed.more:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), LOOK_S)
+
+    async def _say(self, send: Any, text: bytes) -> None:
+        await _sent(send, {"type": "http.response.body", "body": text, "more_body": True})
+
+
+class MyClaims(wire.Resource):
+    """/v1/me/claim"""
+
+    @audited("claim")
+    @allows(user=True)
+    async def post(self, request: Request) -> Response:
+        """Make what a guest has the user's, who shows the guest's token for it."""
+        asked = await wire.body(request, Claiming, limit=BODY_LIMIT)
+        principal, keep = principal_of(request), keep_of(request)
+        stored = await access_of(request).find_guest(asked.guest)
+        if stored is None or stored.tenant != principal.tenant:
+            raise Refused(404, "not-found", "This is no guest's token, or it has ended; nothing was claimed.")
+        try:
+            if stored.conversation:
+                await core_of(keep).give_owner(stored.tenant, stored.conversation, stored.subject)
+            user = await user_of(request).claim(stored.subject, by=principal.id or principal.user)
+        except errors.OtherOwner:
+            raise Refused(409, "claimed", "Somebody else has claimed this guest; nothing was changed.") from None
+        access_of(request).look_again()
+        return wire.as_json(Claimed(stored.subject, user, core_of(keep).clock() + UNDO_S))
+
+
+class MyClaim(wire.Resource):
+    """/v1/me/claim/{guest}"""
+
+    @audited("claim:undo")
+    @allows(user=True)
+    async def delete(self, request: Request) -> Response:
+        """Undo a claim, within a day."""
+        try:
+            undone = await user_of(request).undo_claim(request.path_params["guest"], by=principal_of(request).id)
+        except errors.NotOpen:
+            raise
+        except errors.UsageError as fault:
+            raise Refused(409, "too-late", str(fault)) from None
+        if not undone:
+            raise access.not_found()
+        access_of(request).look_again()
+        return Response(status_code=204)
+
+
+class MyTokens(wire.Resource):
+    """/v1/me/tokens"""
+
+    @allows(user=True)
+    async def get(self, request: Request) -> Response:
+        """Return the user's tokens, which are its devices, without what they are."""
+        principal = principal_of(request)
+        found = await credentials.list_user_tokens(keep_of(request), principal.tenant, principal.user)
+        return wire.as_json(Devices(found))
+
+
+class MyToken(wire.Resource):
+    """/v1/me/tokens/{token}"""
+
+    @audited("token:end")
+    @allows(user=True)
+    async def delete(self, request: Request) -> Response:
+        """End one of the user's tokens: sign a device out, or this one, `current`."""
+        principal = principal_of(request)
+        id = own_token(request)
+        if not await credentials.revoke_user_token(keep_of(request), principal.tenant, principal.user, id):
+            raise access.not_found()
+        access_of(request).look_again()
+        return Response(status_code=204)
+
+
+class MyTokenRotated(wire.Resource):
+    """/v1/me/tokens/{token}/rotate"""
+
+    @audited("token:rotate")
+    @allows(user=True)
+    async def post(self, request: Request) -> Response:
+        """Put a new token in the place of the one that the request is made with."""
+        asked = await wire.body(request, Rotation, limit=BODY_LIMIT, needed=False)
+        principal, id = principal_of(request), own_token(request)
+        if id != principal.id:
+            raise access.forbidden("A token can rotate only itself.")
+        place = keep_of(request), principal.tenant, principal.user, id
+        try:
+            issued = await credentials.rotate_user_token(*place, grace=asked.grace)
+        except errors.NotOpen:
+            raise
+        except errors.UsageError as fault:
+            raise Refused(409, "rotated", str(fault)) from None
+        if issued is None:
+            raise access.not_found()
+        access_of(request).look_again()
+        return wire.as_json(credential_of(issued), status=201)
+
+
+class UserTokens(wire.Resource):
+    """/v1/users/{user}/tokens"""
+
+    @audited("token:create")
+    @allows(service=True)
+    async def post(self, request: Request) -> Response:
+        """Make a token for a user; the only time that it is shown."""
+        asked = await wire.body(request, UserTokenAsked, limit=BODY_LIMIT, needed=False)
+        place = keep_of(request), principal_of(request).tenant, request.path_params["user"]
+        return wire.as_json(
+            credential_of(await credentials.issue_user_token(*place, **structs.asdict(asked))), status=201
+        )
+
+    @allows(service=True)
+    async def get(self, request: Request) -> Response:
+        """Return a user's tokens, without what they are."""
+        place = keep_of(request), principal_of(request).tenant, request.path_params["user"]
+        return wire.as_json(Devices(await credentials.list_user_tokens(*place)))
+
+
+class UserToken(wire.Resource):
+    """/v1/users/{user}/tokens/{token}"""
+
+    @audited("token:end")
+    @allows(service=True)
+    async def delete(self, request: Request) -> Response:
+        """End one of a user's tokens."""
+        place = keep_of(request), principal_of(request).tenant, request.path_params["user"]
+        if not await credentials.revoke_user_token(*place, request.path_params["token"]):
+            raise access.not_found()
+        access_of(request).look_again()
+        return Response(status_code=204)
+
+
+class ConversationLosses(wire.Resource):
+    """/v1/conversations/{id}/losses"""
+
+    @allows("state:read")
+    async def get(self, request: Request) -> Response:
+        """Return what gave way in merges and saves, the newest first."""
+        return wire.as_json(Losses(await tenant_of(request).losses(conversation_asked(request))))
+
+
+class ConversationLoss(wire.Resource):
+    """/v1/conversations/{id}/losses/{number}"""
+
+    @audited("restore")
+    @allows("state:write")
+    async def post(self, request: Request) -> Response:
+        """Put back what gave way, as a change of now."""
+        number = request.path_params["number"]
+        if not (number.isascii() and number.isdecimal() and len(number) < 16):
+            raise access.not_found()
+        try:
+            await tenant_of(request).restore(conversation_asked(request), int(number), by=principal_of(request).id)
+        except errors.NotOpen:
+            raise
+        except errors.UsageError as fault:
+            raise Refused(409, "no-loss", str(fault)) from None
+        return Response(status_code=204)
+
+
+async def save(request: Request, *, creates: bool) -> Response:
+    """Save title, messages and marks of a conversation."""
+    asked = await wire.body(request, Saving, limit=SAVE_LIMIT)
+    principal, id = principal_of(request), conversation_asked(request)
+    if asked.owner is not None and principal.kind != "service":
+        raise HTTPException(400, "Only a service key names the owner; nothing was saved.")
+    if asked.messages and "save" not in principal.scopes:
+        raise access.forbidden("This token has not the scope 'save', which it takes to save messages.")
+    match = wire.tags(request, "if-match")
+    force = asked.force or match == {"*"}
+
+    def look(there: Snapshot) -> None:
+        row = there.row
+        if not row.revision and not creates:
+            raise access.not_found()
+        checksum = find_checksum(row.key, row.incarnation, row.head, there.record) if row.revision else ""
+        if match is not None and match != {"*"} and not match & {f'"{checksum}"', f'"{row.revision}"'}:
+            tag = {"etag": f'"{checksum}"'} if "read" in principal.scopes and checksum else {"etag": None}
+            raise Refused(
+                412,
+                "precondition-failed",
+                "The conversation is not the version that this was made for; nothing was changed. Read it, and save on top of that.",
+                **tag,
+            )
+
+    told = structs.asdict(asked) | {"force": force, "owner": asked.owner or ""}
+    messages = [structs.asdict(one) for one in told.pop("messages")]
+    saved = await core_of(keep_of(request)).save(principal.tenant, id, messages, look=look, **told)
+    shown = msgspec.convert(saved, SavedConversation, from_attributes=True)
+    return wire.as_json(shown, headers={"etag": f'"{saved.checksum}"'})
+
+
+async def merge(request: Request) -> Response:
+    """Merge what a device has made of a slot."""
+    limit = 8 * int(keep_of(request).settings.state_limit)
+    plain = await wire.value(request, limit=limit, media=MERGE)
+    try:
+        asked = msgspec.convert(plain, Merging)
+    except ValueError as fault:
+        raise wire.misread(str(fault)) from None
+    merged = await tenant_of(request).merge(
+        conversation_asked(request),
+        request.path_params["slot"],
+        base=MISSING if asked.base is UNSET else asked.base,
+        value=MISSING if asked.value is UNSET else asked.value,
+        at=asked.at,
+        by=asked.by,
+        id=wire.idempotency_key(request),
+    )
+    shows = "state:read" in principal_of(request).scopes
+    told = MergedValue(
+        value=UNSET if merged.value is MISSING or not shows else merged.value,
+        losses=[SlotLoss(list(loss.path), loss.value if shows else None, loss.at, loss.by) for loss in merged.losses],
+        version=merged.version,
+        checksum=merged.checksum,
+    )
+    return wire.as_json(told, headers={"etag": f'"{merged.checksum}"'})
+
+
+def readable(request: Request) -> None:
+    """Refuse a token that may not read."""
+    if "read" not in principal_of(request).scopes:
+        raise access.forbidden("This token has not the scope 'read', which this takes.")
+
+
+def own_token(request: Request) -> str:
+    """Return the token that is asked for, by its id or as `current`."""
+    asked = str(request.path_params["token"])
+    return principal_of(request).id if asked == OWN else asked
+
+
+def credential_of(issued: credentials.Issued) -> answers.Credential:
+    """Return a new token as it is shown, this once."""
+    return answers.Credential(
+        id=issued.id, scopes=issued.scopes, expires_at=issued.expires_at, token=issued.token, label=issued.label
+    )
+
+
+def event(kind: str, value: Any, *, id: str = "") -> bytes:
+    """Return one server-sent event."""
+    told = f"id: {id}\n" if id else ""
+    return f"event: {kind}\n{told}data: ".encode() + msgspec.json.encode(value) + b"\n\n"
+
+
+async def _sent(send: Any, message: dict[str, Any]) -> None:
+    async with asyncio.timeout(30.0):
+        await send(message)
+
+
+async def _gone(receive: Any) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+ROUTES: list[BaseRoute] = [
+    wire.RawRoute("/v1/me/conversations", MyConversations),
+    wire.RawRoute("/v1/me/events", MyEvents),
+    wire.RawRoute("/v1/me/claim", MyClaims),
+    wire.RawRoute("/v1/me/claim/{guest}", MyClaim),
+    wire.RawRoute("/v1/me/tokens", MyTokens),
+    wire.RawRoute("/v1/me/tokens/{token}/rotate", MyTokenRotated),
+    wire.RawRoute("/v1/me/tokens/{token}", MyToken),
+    wire.RawRoute("/v1/users/{user}/tokens", UserTokens),
+    wire.RawRoute("/v1/users/{user}/tokens/{token}", UserToken),
+    wire.RawRoute("/v1/conversations/{id}/losses/{number}", ConversationLoss),
+    wire.RawRoute("/v1/conversations/{id}/losses", ConversationLosses),
+]

@@ -1,0 +1,298 @@
+"""Who may use the routes of a protocol, and how each protocol says no.
+
+Inside `create_app` the rules of the server hold: service keys, tokens of the one conversation, and, where visitors are let in,
+whoever begins a conversation whose id nobody has used. In an application of somebody else's these routes have no such server
+around them. Then the application decides (`authorize=`); or chatkeep's own credentials do; and who sends none is let in from
+this very machine only, which is for development.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from inspect import isawaitable
+from typing import Any
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ...app import Chatkeep, core_of
+from ...auth.credentials import SCOPES, Issued, Scope, digest_of
+from ...errors import ChatkeepError, Conflict, NotOpen
+from ...model import Content, Receipt, Role
+from ...tenant import Tenant
+from .. import api, wire
+from ..access import (
+    COOKIE,
+    SHARED_MOST,
+    Access,
+    AccessPolicy,
+    Principal,
+    bearer,
+    clear_cookie,
+    cookies_named,
+    same_origin,
+    shared_cookie,
+    unauthorized,
+)
+from ..limits import is_forwarded
+
+log = logging.getLogger("chatkeep.server")
+
+Authorize = Callable[[Request, str], Awaitable[str | None] | str | None]
+"""Decides, in an application of your own, who may use a conversation: its tenant ("" where there is only one), or None for nobody.
+A coroutine function, or a plain one that does not wait."""
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+BODY_MOST = 4 * 1024 * 1024
+"""Bytes of a body: pages of these protocols send the whole talk with each message."""
+
+STRANGERS_MOST = 1024 * 1024
+"""The same of somebody without credentials, who has said nothing yet."""
+
+TOKENS_MOST = 100_000
+"""Strings, commas and brackets of a body."""
+
+TOKEN_HEADER = "chatkeep-token"
+"""Has the token of a visitor whose client keeps no cookies."""
+
+LOCAL = Principal(kind="service", scopes=SCOPES)
+"""Whoever an application lets in itself, or who works on this machine."""
+
+
+class Caller(Struct, frozen=True):
+    """Who asks, and for what. *issued*: the token of a visitor who has begun the conversation by this request. *stranger*: a
+    visitor who holds no right to the conversation and is to be shown nothing."""
+
+    tenant: Tenant[Any]
+    conversation: str
+    principal: Principal
+    access: Access
+    issued: Issued | None = None
+    stranger: bool = False
+
+    @property
+    def sees_state(self) -> bool:
+        """Whether the state of the conversation may be shown."""
+        return "state:read" in self.principal.scopes
+
+    async def accept(
+        self, content: Content, *, id: str | None, role: Role = "user", metadata: dict[str, Any] | None = None
+    ) -> Receipt:
+        """As `Tenant.accept`; raises `Conflict` where the conversation was erased meanwhile, and the message with it."""
+        receipt = await self.tenant.accept(self.conversation, content, id=id, role=role, metadata=metadata)
+        if receipt.status == "dropped" and not receipt.number:
+            raise Conflict(f"{self.conversation}: the conversation was erased meanwhile, and the message with it.")
+        return receipt
+
+    async def holds(self) -> bool:
+        """Tell whether the right still stands, for streams that stay open."""
+        return not self.principal.name or await self.access.holds(self.principal)
+
+    def hand_over(self, request: Request, response: Response) -> Response:
+        """Give a visitor's new token along with *response*: in a cookie to a page of this host, in a header to anybody else."""
+        if self.issued is None:
+            return response
+        if not same_origin(request):
+            response.headers[TOKEN_HEADER] = self.issued.token
+            return response
+        mine = shared_cookie("", self.conversation)
+        held = [name for name in cookies_named(request) if name not in (COOKIE, mine)]
+        for name in held[: max(len(held) + 1 - SHARED_MOST, 0)]:  # all of them travel with each request: the oldest go
+            clear_cookie(response, name)
+        left_s = (self.issued.expires_at or 0.0) - core_of(self.access.keep).clock()
+        response.set_cookie(
+            mine,
+            self.issued.token,
+            max_age=max(int(left_s), 0),
+            path="/",
+            secure=True,
+            httponly=True,
+            samesite="lax",
+        )
+        return response
+
+
+class Refusal(Struct, frozen=True):
+    """Why a request is refused, for the protocol to say in its own shape."""
+
+    status: int
+    word: str
+    detail: str
+    headers: dict[str, str] = {}
+
+
+class Entrance:
+    """
+    Lets callers of one protocol's routes in, and has what goes wrong told in that protocol's shape.
+
+    Args:
+        refuse: Makes an answer of a refusal.
+
+        authorize: Decides instead of credentials, outside of `create_app`.
+    """
+
+    def __init__(
+        self, keep: Chatkeep[Any], *, refuse: Callable[[Refusal], Response], authorize: Authorize | None = None
+    ) -> None:
+        self.keep = keep
+        self.core = core_of(keep)
+        self._refuse = refuse
+        self._authorize = authorize
+        self._own = Access(keep)
+        self._told: set[str] = set()
+
+    def guards(self, scope: Scope, *, begins: bool = False) -> Callable[[Endpoint], Endpoint]:
+        """Declare what an endpoint takes, and have its errors told; *begins*: a visitor may begin a conversation with it."""
+        policy = AccessPolicy(scope=scope, visitor=True)
+
+        def guarded(endpoint: Endpoint) -> Endpoint:
+            @wraps(endpoint)
+            async def answer(request: Request) -> Response:
+                request.scope["chatkeep.policy"], request.scope["chatkeep.begins"] = policy, begins
+                try:
+                    return await endpoint(request)
+                except (HTTPException, ChatkeepError) as fault:
+                    return self._refuse(self.refusal_of(fault))
+
+            answer.policy = policy  # type: ignore[attr-defined]
+            return answer
+
+        return guarded
+
+    def open_to_all(self, endpoint: Endpoint) -> Endpoint:
+        """Declare that everybody may use an endpoint, and that nobody looks at credentials."""
+        policy = AccessPolicy(anyone=True)
+
+        @wraps(endpoint)
+        async def answer(request: Request) -> Response:
+            await self._access_of(request).admit(request, policy)
+            return await endpoint(request)
+
+        answer.policy = policy  # type: ignore[attr-defined]
+        return answer
+
+    async def body(self, request: Request) -> dict[str, Any]:
+        """Return the request's body, an object. Who can't be let in, whatever the body says, is refused before it is read."""
+        limit = BODY_MOST
+        if self._authorize is None and not self._is_let_in(request):
+            access = self._access_of(request)
+            if (await access.who(request)).kind == "visitor":
+                limit = STRANGERS_MOST
+                if not access.anonymous:
+                    raise unauthorized()
+        found = await wire.value(request, limit=limit, most=TOKENS_MOST)
+        if not isinstance(found, dict):
+            raise HTTPException(400, "The body is no JSON object; nothing was touched.")
+        return found
+
+    async def admit(self, request: Request, conversation: str) -> Caller:
+        """Let the caller in, or raise what it is told."""
+        policy, begins = request.scope["chatkeep.policy"], request.scope["chatkeep.begins"]
+        access = self._access_of(request)
+        if self._authorize is not None:
+            asked = self._authorize(request, conversation)
+            tenant = await asked if isawaitable(asked) else asked
+            if tenant is None:
+                raise unauthorized()
+            if not isinstance(tenant, str):
+                raise TypeError(f"`authorize` gives a tenant's name, or None for nobody, and not {tenant!r:.40}.")
+            return Caller(self.keep.tenant(tenant), conversation, LOCAL, access)
+        if self._is_let_in(request):
+            return Caller(self.keep.tenant(""), conversation, LOCAL, access)
+        # (The one place where the check and the work find the conversation.)
+        request.scope["path_params"] = {**request.path_params, "id": conversation}
+        await access.admit(request, policy)
+        principal: Principal = request.state.principal
+        caller = Caller(request.state.tenant, conversation, principal, access)
+        if principal.kind != "visitor":
+            return caller
+        if not begins:
+            return Caller(caller.tenant, conversation, principal, access, stranger=True)
+        if await self.core.exists("", conversation):
+            raise unauthorized()  # an id alone is no right
+        await self.core.create_for_visitor("", conversation)
+        return Caller(caller.tenant, conversation, principal, access, issued=await access.visit(conversation))
+
+    def _access_of(self, request: Request) -> Access:
+        access = getattr(getattr(request.scope.get("app"), "state", None), "access", None)
+        return access if isinstance(access, Access) and access.keep is self.keep else self._own
+
+    def _is_let_in(self, request: Request) -> bool:
+        """Tell whether somebody without a credential of chatkeep's is let in, because it is a development machine."""
+        if self._access_of(request) is not self._own or self._has_credential(request) or not is_local(request):
+            return False
+        self._tell(
+            "local",
+            logging.WARNING,
+            "Requests without credentials are served because they come from this very machine; others get 401. Before others "
+            "shall use these routes, say who may: `routes(keep, authorize=...)`, or mount them by `create_app`.",
+        )
+        return True
+
+    def _has_credential(self, request: Request) -> bool:
+        given = bearer(request.headers.getlist("authorization")) if "authorization" in request.headers else ""
+        return (
+            digest_of(given) is not None
+        )  # (other clients send a header of their own, such as a key that nobody looks at)
+
+    def refusal_of(self, fault: Exception) -> Refusal:
+        """Return what is to be told of an error."""
+        if isinstance(fault, NotOpen):
+            self._tell("not-open", logging.CRITICAL, f"{type(fault).__name__}: {fault}")
+        if isinstance(fault, ChatkeepError):
+            told = api.tell_error(fault)
+            return Refusal(told.status, told.word, told.detail, told.headers)
+        assert isinstance(fault, HTTPException)
+        word = fault.word if isinstance(fault, wire.Refused) else api.WORDS.get(fault.status_code, "refused")
+        return Refusal(fault.status_code, word, fault.detail, dict(fault.headers or {}))
+
+    def _tell(self, what: str, level: int, text: str) -> None:
+        if what not in self._told:  # once
+            self._told.add(what)
+            log.log(level, "%s", text)
+
+
+def id_in(body: dict[str, Any], name: str) -> str:
+    """Return the id under *name* in a body. Raises 400 where it is no text."""
+    found = body.get(name)
+    if not isinstance(found, str) or not found:
+        raise HTTPException(400, f"`{name}` is text that names something, and is not here; nothing was touched.")
+    return found
+
+
+def is_local(request: Request) -> bool:
+    """Tell whether a request was made on this machine, for this machine, and by no page of another host."""
+    peer = request.client.host if request.client is not None else ""
+    hosts, origins = request.headers.getlist("host"), request.headers.getlist("origin")
+    site = request.headers.get("sec-fetch-site", "none")
+    return (
+        (is_loopback(peer) or peer == "testclient")  # (so Starlette's TestClient calls itself)
+        and not is_forwarded(request.scope)
+        and len(hosts) == 1
+        and all(map(is_local_name, [f"//{hosts[0]}", *origins]))
+        and (site != "cross-site" or bool(origins))
+    )
+
+
+def is_local_name(url: str) -> bool:
+    """Tell whether a host is this machine, or has a name that no stranger can own."""
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        return False
+    return is_loopback(host) or ("." not in host and ":" not in host and bool(host)) or host.endswith(".localhost")
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether *host* is an address that only this machine can reach."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

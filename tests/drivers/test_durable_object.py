@@ -1,0 +1,229 @@
+"""Durable Objects on workerd: the contract, and what only they have."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import apsw
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import run_state_machine_as_test
+from msgspec import structs
+
+from chatkeep import Chatkeep
+from chatkeep.drivers import driver_for
+from chatkeep.drivers.base import Append, Driver, Entry, Erase, Key, Scan
+from chatkeep.drivers.durable_object import DurableObjectDriver, transport
+from chatkeep.drivers.durable_object.acts import BODY_MOST
+from chatkeep.drivers.durable_object.http import HttpConnection
+from chatkeep.errors import Conflict, Misconfigured, TooLarge, Unavailable
+from chatkeep.testing import DriverContract
+from chatkeep.testing.machine import DriverMachine
+from chatkeep.testing.servers import DurableObjectServer
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[DurableObjectServer]:
+    """A worker for all tests of this file; tests keep apart by their stores."""
+    with DurableObjectServer() as server:
+        yield server
+
+
+def fresh(worker: DurableObjectServer) -> str:
+    """The URL of a store that nobody else has. (workerd makes a database for each conversation, which takes it a while.)"""
+    return f"{worker.url}&store={secrets.token_hex(8)}&timeout=30"
+
+
+async def opened_on(url: str) -> DurableObjectDriver:
+    """Another driver on a store."""
+    driver = DurableObjectDriver(url)
+    await driver.open()
+    return driver
+
+
+class TestDurableObject(DriverContract):
+    """The contract."""
+
+    @pytest.fixture(autouse=True)
+    def fresh_store(self, worker: DurableObjectServer) -> None:
+        """A store of the test's own."""
+        self.worker = worker
+        self.url = fresh(worker)
+
+    async def open_driver(self) -> Driver:
+        """Another driver on it."""
+        return await opened_on(self.url)
+
+    async def empty_store(self) -> None:
+        """Takes away what workerd keeps on the disk."""
+        self.worker.empty()
+
+
+def test_random_histories(worker: DurableObjectServer) -> None:
+    """Three connections to one store, a new store for each history."""
+
+    def fresh_store() -> DriverMachine:
+        url = fresh(worker)
+        return DriverMachine(lambda: opened_on(url))
+
+    how = settings(max_examples=8, stateful_step_count=25, deadline=None)
+    run_state_machine_as_test(fresh_store, settings=how)
+
+
+ADA = Key("", "ada")
+
+
+def said(id: str) -> Append:
+    """A message of Ada's."""
+    return Append(ADA, [Entry(0, id, "user", b"hello")], revision=f"r {id}", at=1.0, due_at=2.0, owner="eve", tail=9)
+
+
+async def test_the_block_of_the_guide() -> None:
+    """A server without a folder, and a store without a name."""
+    with DurableObjectServer() as server:
+        keep = Chatkeep(server.url)
+        keep.on_message(lambda turn: f"you said {turn.text}")
+        async with keep:
+            assert ["you said hello"] == [reply.text for reply in (await keep.receive("ada", "hello")).replies]
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("durable-object://127.0.0.1:1", "no secret"),
+        ("durable-object://s@127.0.0.1:1/chat", "nothing behind it"),
+        ("durable-object://s@127.0.0.1:1?tls=maybe", "tls is yes or no"),
+        ("durable-object://s@127.0.0.1:1?store=a/b", "letters, digits"),
+        ("durable-object://s@127.0.0.1:1?timeout=never", "number of seconds"),
+        ("durable-object://s@127.0.0.1:1?token=s", "no option token"),
+    ],
+)
+def test_a_wrong_url_is_told(url: str, words: str) -> None:
+    """Before anything is opened, and without the secret."""
+    with pytest.raises(Misconfigured, match=words) as told:
+        driver_for(url)
+
+    assert "s@" not in str(told.value)
+
+
+async def test_who_is_not_let_in_is_told_why(worker: DurableObjectServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another secret, and a clock that is off, are for a person to mend; an act of somebody open was certainly not done."""
+    driver = await opened_on(fresh(worker))
+    with pytest.raises(Misconfigured, match="another secret"):
+        await opened_on(worker.url.replace("secret@", "guess@"))
+    monkeypatch.setattr(transport, "time", SimpleNamespace(time=lambda: time.time() - 400))
+    with pytest.raises(Misconfigured, match=r"-40[01] s off"):
+        await opened_on(worker.url)
+    with pytest.raises(Unavailable, match=r"-40[01] s off.*Nothing was written"):
+        await driver.append(said("a"))
+    assert "fail" in {finding.level for finding in await driver.examine()}
+    monkeypatch.undo()
+
+    assert (await driver.append(said("a"))).row.head == 1
+    await driver.close()
+
+
+@pytest.mark.parametrize("change", ["path", "body", "none"])
+async def test_a_signature_is_of_one_request(worker: DurableObjectServer, change: str) -> None:
+    """Nothing else is taken with it: neither by another store nor with another act."""
+    body = b'{"epoch":"","acts":[["e"]]}'
+    header = transport.signature(worker.secret, "POST", "/store/a/open", body)
+    connection = await HttpConnection.open("127.0.0.1", worker.port, None)
+    path = "/store/b/open" if change == "path" else "/store/a/open"
+    answer = await connection.post(path, header, body.replace(b'"e"', b'"f"') if change == "body" else body)
+    connection.abort()
+
+    assert (200 if change == "none" else 401) == answer.status
+
+
+async def test_where_no_worker_is(tmp_path: Path) -> None:
+    """Another web server at the address is for a person to mend; nobody there may come by itself."""
+    answering = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    port = answering.sockets[0].getsockname()[1]
+    with pytest.raises(Misconfigured, match="no chatkeep worker"):
+        await opened_on(f"durable-object://s@127.0.0.1:{port}?tls=no")
+    answering.close()
+    with pytest.raises(Unavailable, match="cannot be reached"):
+        await opened_on(f"durable-object://s@127.0.0.1:{port}?tls=no&timeout=0.3")
+
+
+async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A web server that has nothing."""
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 4\r\n\r\ngone")
+    await writer.drain()
+    writer.close()
+
+
+async def test_a_worker_that_comes_back_is_found_again() -> None:
+    """Idle connections that it has closed cost nobody an error, and the bell is heard again."""
+    heard: list[str] = []
+    with DurableObjectServer() as server:
+        driver = await opened_on(server.url)
+        driver.watch(heard.extend)
+        await driver.append(said("a"))
+        server.kill()
+        coming = asyncio.create_task(driver.append(said("b")))
+        await asyncio.to_thread(server.start)
+
+        assert 2 == (await coming).row.head
+        await until(lambda: announced(driver, heard))
+        await driver.close()
+
+
+async def announced(driver: Driver, heard: list[str]) -> bool:
+    """Whether what is announced arrives."""
+    await driver.announce(["mark"])
+    return "mark" in heard
+
+
+async def test_marks_and_places_of_what_was_erased_go() -> None:
+    """When the time of a mark is over, neither the object nor its shard has anything of the conversation."""
+    with DurableObjectServer(settings={"MARK_S": "0"}) as server:
+        driver = await opened_on(server.url)
+        await driver.append(said("a"))
+        await driver.append(structs.replace(said("a"), key=Key("", "bob")))
+        await driver.erase(Erase(ADA, at=10.0))
+        with pytest.raises(Conflict):
+            await driver.append(said("b"))
+        assert ({"bob"}, {"ada", "bob"}) == ({row.key.id for row in await driver.scan(Scan("key", 9))}, held(server))
+        await until(lambda: held(server) == {"bob"}, within=20)
+
+        assert 1 == (await driver.append(said("b"))).row.head
+        assert {"ada", "bob"} == {row.key.id for row in await driver.scan(Scan("key", 9))}
+        await driver.close()
+
+
+def held(server: DurableObjectServer) -> set[str]:
+    """The ids of the conversations that are on the disk in some way."""
+    found: set[str] = set()
+    for path in server.data.rglob("*.sqlite"):
+        db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+        try:
+            for table in ("conversation", "place"):
+                if db.execute("select 1 from sqlite_master where name = ?", [table]).fetchall():
+                    found |= {id for (id,) in db.execute(f"select id from {table}")}
+        finally:
+            db.close()
+    return found
+
+
+async def test_a_value_that_an_object_cannot_hold_is_refused(worker: DurableObjectServer) -> None:
+    """Before anything is sent; what just fits is stored."""
+    driver = await opened_on(fresh(worker))
+    for size in (BODY_MOST + 1, BODY_MOST):
+        act = Append(ADA, [Entry(0, "a", "user", b"x" * size)], revision="r", at=1.0, tail=1)
+        if size > BODY_MOST:
+            with pytest.raises(TooLarge, match="nothing was written"):
+                await driver.append(act)
+        else:
+            assert size == len((await driver.append(act)).tail[0].body)
+    await driver.close()

@@ -1,0 +1,1 @@
+"""Users, claims, lists, saves and merges."""

@@ -1,0 +1,135 @@
+"""A guest signs in: what was the guest's is the user's, by one write."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from chatkeep import OtherOwner, UsageError
+from chatkeep.app import core_of
+from chatkeep.drivers.base import Key
+from chatkeep.people.claims import UNDO_S, Claim, Claims
+
+from ..support.clock import Clock
+from ..support.counting import count
+from ..support.people import ids
+
+GUEST = "guest:7f3a"
+
+
+def claims_of(keep: Any, tenant: str = "") -> Claims:
+    """The claims in the store of *keep*."""
+    return Claims(keep._engine.store, tenant, clock=core_of(keep).clock)
+
+
+async def test_what_was_the_guests_is_the_users(opened: Any) -> None:
+    """At once, on every instance; also what the guest's other page writes later; and nobody else gets any of it."""
+    keep, other = await opened(count), await opened(count)
+    for n in range(3):
+        await keep.receive(f"g{n}", "hi", owner=GUEST)
+    await keep.receive("a", "hi", owner="ada")
+    await keep.user("ada").claim(GUEST)
+    await keep.receive("g9", "late", owner=GUEST)
+    await other.receive("g0", "and more")
+
+    assert {"a", "g0", "g1", "g2", "g9"} == set(await ids(other.user("ada")))
+    assert [] == await ids(other.user(GUEST))
+    assert [] == await ids(other.user("eve"))
+    assert await other.user("ada").owns("g1")
+    assert [GUEST] == await other.user("ada").claimed()
+    with pytest.raises(OtherOwner, match="somebody else"):
+        await other.user("eve").claim(GUEST)
+    assert "ada" == await other.user("ada").claim(GUEST)
+    assert {"a", "g0", "g1", "g2", "g9"} == set(await ids(other.user("ada")))
+    assert [] == await ids(keep.tenant("salon").user("ada"))
+    with pytest.raises(UsageError, match="was claimed"):
+        await keep.user(GUEST).create("g10")
+
+
+async def test_of_several_who_claim_at_once_one_gets_it(opened: Any) -> None:
+    """Whole, and the others are told."""
+    keep = await opened(count)
+    await keep.receive("g", "hi", owner=GUEST)
+    raced = await asyncio.gather(*(keep.user(f"u{n}").claim(GUEST) for n in range(5)), return_exceptions=True)
+    [won] = [name for name in raced if isinstance(name, str)]
+
+    assert [OtherOwner] * 4 == [type(fault) for fault in raced if not isinstance(fault, str)]
+    assert ["g"] == await ids(keep.user(won))
+
+
+async def test_a_claim_is_undone_in_time(opened: Any) -> None:
+    """By one act; then the guest's are the guest's, and somebody else may claim them. Later it is refused, and rows have the new owner."""
+    clock = Clock()
+    keep = await opened(count, clock=clock)
+    await keep.receive("g", "hi", owner=GUEST)
+    ada = keep.user("ada")
+    await ada.claim(GUEST)
+    await ids(ada)
+
+    assert await ada.undo_claim(GUEST)
+    assert not await ada.undo_claim(GUEST)
+    assert ([], ["g"]) == (await ids(ada), await ids(keep.user(GUEST)))
+    await keep.user("bob").claim(GUEST)
+    assert not await ada.undo_claim(GUEST)
+    assert GUEST == (await keep._engine.store.row(Key("", "g"))).owner
+    clock.now += UNDO_S + 1
+    with pytest.raises(UsageError, match="too long ago"):
+        await keep.user("bob").undo_claim(GUEST)
+    assert ["g"] == await ids(keep.user("bob"))
+    assert "bob" == (await keep._engine.store.row(Key("", "g"))).owner
+    assert ["g"] == await ids(keep.user("bob"))
+
+
+async def test_accounts_are_merged_in_chains_and_never_in_circles(opened: Any) -> None:
+    """Each further account leads to the last one; a circle is refused, and one that two made at once is cut at its last claim."""
+    clock = Clock()
+    keep = await opened(count, clock=clock)
+    for name in (GUEST, "ada", "eve"):
+        await keep.receive(f"of {name}", "hi", owner=name)
+    await keep.user("ada").claim(GUEST)
+    await keep.user("eve").claim("ada")
+
+    assert {f"of {name}" for name in (GUEST, "ada", "eve")} == set(await ids(keep.user("eve")))
+    assert set(await ids(keep.user("eve"))) == set(await ids(keep.user("ada")))
+    with pytest.raises(UsageError, match="merged into"):
+        await keep.user("ada").claim("eve")
+    with pytest.raises(UsageError, match="itself"):
+        await keep.user("ada").claim("ada")
+    records = claims_of(keep)._records
+    clock.now += 1
+    await records.change("eve", lambda held: Claim(moved_to="ada", at=clock.now), owner="ada")
+
+    assert ["eve"] * 3 == [await claims_of(keep).find_user(name) for name in (GUEST, "ada", "eve")]
+    assert {f"of {name}" for name in (GUEST, "ada", "eve")} == set(await ids(keep.user("ada")))
+
+
+async def test_a_claim_is_noted_for_the_audit(opened: Any) -> None:
+    """And so is its undoing."""
+    keep = await opened(count)
+    await keep.user("ada").claim(GUEST, by="desk")
+    await keep.user("ada").undo_claim(GUEST)
+    acts = await core_of(keep).audit.read("")
+
+    assert [("claim:undo", "ada", GUEST), ("claim", "desk", GUEST)] == [(act.act, act.by, act.label) for act in acts]
+
+
+async def test_many_rows_get_their_owner_a_few_at_a_time(opened: Any) -> None:
+    """Each look at the list moves some; the list has all of them all the time, while they are written to."""
+    clock = Clock()
+    keep = await opened(count, clock=clock)
+    for n in range(45):
+        await keep.accept(f"g{n:02}", "hi", role="operator", owner=GUEST)
+    await keep.user("ada").claim(GUEST)
+    clock.now += UNDO_S + 1
+    lengths = []
+    for _ in range(4):
+        found, *_ = await asyncio.gather(
+            ids(keep.user("ada")), *(keep.receive(f"g{n:02}", "hi") for n in range(0, 45, 9))
+        )
+        lengths.append(len(found))
+    rows = await keep._engine.store.rows("owner", tenant="", owner="ada")
+
+    assert [45] * 4 == lengths
+    assert 45 == len(rows)

@@ -1,0 +1,178 @@
+"""What a user sees of its own conversations, and does with them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+
+from chatkeep import OtherOwner, UsageError
+
+from ..support.clock import Clock
+from ..support.counting import count
+from ..support.people import ids
+
+
+async def test_the_list_has_what_a_page_shows(opened: Any) -> None:
+    """Newest first; title, last words, what was not seen, version and checksum; nobody else's."""
+    clock = Clock()
+    keep = await opened(count, clock=clock)
+    ada = keep.user("ada")
+    await ada.create("trip", title="To Rome")
+    clock.now += 1
+    await keep.receive("shop", "milk", owner="ada")
+    await keep.receive("eve's", "hi", owner="eve")
+    await keep.accept("shop", "we have none", role="operator")
+    first = {summary.id: summary async for summary in ada.conversations()}
+    await ada.seen("shop", first["shop"].head)
+    seen = await ada.conversation("shop")
+
+    assert ["shop", "trip"] == list(first)
+    assert ("To Rome", "", 0) == (first["trip"].title, first["trip"].last, first["trip"].unseen)
+    assert ("we have none", "operator", 2) == (first["shop"].last, first["shop"].last_role, first["shop"].unseen)
+    assert (0, first["shop"].version + 1) == (seen.unseen, seen.version)
+    assert seen.checksum != first["shop"].checksum
+    assert await ada.conversation("eve's") is None
+    assert (True, False) == (await ada.owns("trip"), await ada.owns("eve's"))
+
+
+async def test_pinned_first_and_archived_apart(opened: Any) -> None:
+    """As the user has put them."""
+    clock = Clock()
+    keep = await opened(count, clock=clock)
+    ada = keep.user("ada")
+    for name in "abc":
+        clock.now += 1
+        await ada.create(name)
+    await ada.pin("a")
+    await ada.archive("b")
+    before = [await ids(ada), await ids(ada, archived=False), await ids(ada, archived=True), await ids(ada, limit=1)]
+    await ada.pin("a", False)
+    await ada.archive("b", False)
+
+    assert [["a", "c", "b"], ["a", "c"], ["b"], ["a"]] == [
+        [one for one in found if one != "b"] + [one for one in found if one == "b"] for found in before
+    ]
+    assert {"a", "b", "c"} == set(await ids(ada, archived=False))
+
+
+async def test_another_users_conversation_is_refused(opened: Any) -> None:
+    """Whatever is asked for, and nothing of it is changed."""
+    keep = await opened(count)
+    await keep.user("ada").create("trip", title="To Rome")
+    before, eve = await keep.user("ada").conversation("trip"), keep.user("eve")
+    for act in (
+        eve.create("trip", title="mine"),
+        eve.rename("trip", "mine"),
+        eve.archive("trip"),
+        eve.pin("trip"),
+        eve.seen("trip", 1),
+        eve.delete("trip"),
+        eve.save("trip", messages=[{"id": "m1", "content": "in"}]),
+        eve.rename("nothing there", "mine"),
+    ):
+        with pytest.raises(OtherOwner):
+            await act
+
+    assert before == await keep.user("ada").conversation("trip")
+    assert [] == await ids(eve)
+
+
+async def test_a_deletion_is_told_and_another_tenant_sees_nothing(opened: Any) -> None:
+    """Who holds a cursor hears of changes, new ones and deletions, once; also when an operator, or time, has erased it."""
+    clock = Clock()
+    keep = await opened(count, clock=clock)
+    ada = keep.user("ada")
+    for name in "abcd":
+        await ada.create(name)
+        clock.now += 60
+    first = await ada.changes()
+    nothing = await ada.changes(first.cursor)
+    await ada.rename("b", "B")
+    await ada.delete("a")
+    await ada.delete("a")
+    await keep.erase("c")
+    await ada.create("e")
+    then = await ada.changes(first.cursor)
+    after = await ada.changes(then.cursor)
+    other = await keep.tenant("salon").user("ada").changes()
+
+    assert (["a", "b", "c", "d"], [], 4) == ([one.id for one in first.conversations], first.erased, first.total)
+    assert ([], []) == (nothing.conversations, nothing.erased)
+    assert ({"b", "e"}, {"a", "c"}, 3) == ({one.id for one in then.conversations}, set(then.erased), then.total)
+    assert ([], []) == (after.conversations, after.erased)
+    assert ([], 0) == (other.conversations, other.total)
+
+
+async def test_a_conversation_that_is_created_again_is_not_told_as_erased(opened: Any) -> None:
+    """It is told as changed; and the deletion itself only while it is gone."""
+    keep = await opened(count)
+    ada = keep.user("ada")
+    await ada.create("a", title="old")
+    first = await ada.changes()
+    await ada.delete("a")
+    await ada.create("a", title="new")
+    then = await ada.changes(first.cursor)
+
+    assert ([("a", "new")], []) == ([(one.id, one.title) for one in then.conversations], then.erased)
+
+
+async def test_pages_of_changes_leave_nothing_out(opened: Any) -> None:
+    """Also where all was written in the same moment; another user's cursor, or nonsense, begins anew or is refused."""
+    clock = Clock()
+    keep = await opened(count, clock=clock)
+    ada = keep.user("ada")
+    await asyncio.gather(*(ada.create(f"c{n:02}") for n in range(25)))
+    found, cursor, pages = list[str](), None, 0
+    while True:
+        page = await ada.changes(cursor, limit=10)
+        found, cursor, pages = found + [one.id for one in page.conversations], page.cursor, pages + 1
+        if not page.more:
+            break
+    eves = await keep.user("eve").changes(cursor)
+    with pytest.raises(UsageError, match="no"):
+        await ada.changes("nonsense")
+
+    assert (3, [f"c{n:02}" for n in range(25)]) == (pages, sorted(found))
+    assert (True, 0) == (eves.reset, eves.total)
+
+
+async def test_a_writer_whose_clock_is_behind_is_not_missed(opened: Any) -> None:
+    """Within half a minute."""
+    ahead, behind = Clock(), Clock()
+    keep, other = await opened(count, clock=ahead), await opened(count, clock=behind)
+    ahead.now += 20
+    await keep.user("ada").create("a")
+    first = await keep.user("ada").changes()
+    await other.user("ada").create("b")
+    then = await keep.user("ada").changes(first.cursor)
+
+    assert ["b"] == [one.id for one in then.conversations]
+
+
+async def test_what_changed_is_told_in_what_it_takes(opened: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of many conversations in which a few have changed, as much as the few."""
+    clock = Clock()
+    keep = await opened(count, clock=clock)
+    ada = keep.user("ada")
+    for first in range(0, 200, 50):
+        await asyncio.gather(
+            *(
+                ada.save(f"c{n}", title=f"chat {n}", messages=[{"id": "m", "content": "words " * 20}])
+                for n in range(first, first + 50)
+            )
+        )
+    clock.now += 3600
+    everything = await ada.changes()
+    cursor = everything.cursor
+    for n in range(5):
+        await ada.rename(f"c{n}", "new")
+    changed = await ada.changes(cursor)
+    sizes = [len(msgspec.json.encode(one)) for one in (everything, changed)]
+    with capsys.disabled():
+        print(f"\n200 conversations take {sizes[0]:,} bytes; 5 that changed, {sizes[1]:,}")
+
+    assert {f"c{n}" for n in range(5)} == {one.id for one in changed.conversations}
+    assert sizes[1] < sizes[0] / 20

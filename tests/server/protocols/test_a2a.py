@@ -1,0 +1,193 @@
+"""A2A, by the official client for Python, unchanged; and what that client cannot send."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from chatkeep.server.protocols import a2a
+
+from ...support.protocols import Bot, mounted, streamed
+from ...support.serving import Client, served
+from ...support.waiting import until
+
+SDK = pytest.importorskip("a2a.client", reason="THE OFFICIAL CLIENT OF A2A IS NOT INSTALLED")
+
+
+@asynccontextmanager
+async def official(port: int, *, streaming: bool = False, key: str = "") -> AsyncIterator[Any]:
+    """The official client, which finds the agent by its card."""
+    import httpx
+    from a2a.client import ClientConfig, create_client
+
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    async with httpx.AsyncClient(headers=headers, timeout=20) as http:
+        config = ClientConfig(streaming=streaming, httpx_client=http)
+        client = await create_client(f"http://127.0.0.1:{port}", client_config=config)
+        yield client
+        await client.close()
+
+
+def message(text: str, id: str, **more: Any) -> Any:
+    """A message as the SDK sends it."""
+    from a2a.types import Message, Part, Role, SendMessageRequest
+
+    said = Message(message_id=id, role=Role.ROLE_USER, parts=[Part(text=text)], **more)
+    return SendMessageRequest(message=said)
+
+
+async def task_of(client: Any, request: Any) -> Any:
+    """The task that a message is answered with."""
+    return [one async for one in client.send_message(request)][-1].task
+
+
+def state_of(task: Any) -> str:
+    """The name of a task's state."""
+    from a2a.types import TaskState
+
+    return str(TaskState.Name(task.status.state)).removeprefix("TASK_STATE_")
+
+
+def text_of(task: Any) -> str:
+    """What a task has given."""
+    return "".join(part.text for artifact in task.artifacts for part in artifact.parts)
+
+
+async def test_the_official_client_gives_a_task() -> None:
+    """In one piece, twice under one id, read again; and the history is the server's."""
+    from a2a.types import GetTaskRequest, ListTasksRequest
+
+    bot = Bot()
+    async with mounted(bot, a2a.routes(bot.keep)) as server, official(server.port) as client:
+        first, again = [await task_of(client, message("ada", "m1", context_id="c1")) for _ in range(2)]
+        read = await client.get_task(GetTaskRequest(id=first.id))
+        listed = await client.list_tasks(ListTasksRequest(context_id="c1"))
+
+    assert ("COMPLETED", "Hello there, ada", "c1") == (state_of(first), text_of(first), first.context_id)
+    assert first.id == again.id == read.id == listed.tasks[0].id
+    assert ("Hello there, ada", ["m1"]) == (text_of(read), bot.asked)
+    assert "ada" == read.history[0].parts[0].text
+
+
+async def test_a_task_is_streamed_and_subscribed_to() -> None:
+    """From the beginning of its answer, also by who comes in the middle."""
+    from a2a.types import SubscribeToTaskRequest
+
+    bot = Bot()
+    async with mounted(bot, a2a.routes(bot.keep)) as server, official(server.port, streaming=True) as client:
+        bot.goes.clear()
+        events, later = [], []
+        async for one in client.send_message(message("ada", "m1")):
+            events.append(one)
+            if one.HasField("artifact_update") and not later:
+                async for other in client.subscribe(SubscribeToTaskRequest(id=events[0].task.id)):
+                    later.append(other)
+                    bot.goes.set()
+
+    for seen in (events, later):
+        text = "".join(part.text for one in seen for part in one.artifact_update.artifact.parts)
+
+        assert ("WORKING", "Hello there, ada") == (state_of(seen[0].task), text)
+        assert "COMPLETED" == state_of(seen[-1].status_update)
+    assert ["m1"] == bot.asked
+
+
+async def test_a_task_that_asks_goes_on_with_the_answer() -> None:
+    """Under the same name; and when it is over it takes no message any more."""
+    from a2a.client.errors import A2AClientError
+    from a2a.utils.errors import A2AError
+
+    bot = Bot()
+    async with mounted(bot, a2a.routes(bot.keep)) as server, official(server.port) as client:
+        asked = await task_of(client, message("ask", "m1"))
+        told = await task_of(client, message("yes", "m2", task_id=asked.id))
+        with pytest.raises((A2AClientError, A2AError)):
+            await task_of(client, message("more", "m3", task_id=asked.id))
+
+    assert ("INPUT_REQUIRED", "Really?") == (state_of(asked), asked.status.message.parts[0].text)
+    assert (asked.id, "COMPLETED", "Hello there, yes") == (told.id, state_of(told), text_of(told))
+    assert ["m1", "m2"] == bot.asked
+
+
+async def test_a_task_is_cancelled() -> None:
+    """What was said stays; twice is refused."""
+    from a2a.types import CancelTaskRequest
+    from a2a.utils.errors import TaskNotCancelableError, TaskNotFoundError
+
+    bot = Bot()
+    async with mounted(bot, a2a.routes(bot.keep)) as server, official(server.port) as client:
+        bot.goes.clear()
+        request = message("ada", "m1")
+        request.configuration.return_immediately = True
+        begun = await task_of(client, request)
+        context = begun.context_id
+        await until(lambda: bot.said)
+        while not (await bot.keep.answering(context)).reply:
+            await until(lambda: bot.said)
+        ended = await client.cancel_task(CancelTaskRequest(id=begun.id))
+        with pytest.raises(TaskNotCancelableError):
+            await client.cancel_task(CancelTaskRequest(id=begun.id))
+        with pytest.raises(TaskNotFoundError):
+            await client.cancel_task(CancelTaskRequest(id="task_none"))
+        bot.goes.set()
+
+    assert "WORKING" == state_of(begun)
+    assert ("CANCELED", "Hello ") == (state_of(ended), text_of(ended))
+
+
+async def test_no_caller_waits_for_a_bot_that_is_silent_or_fails() -> None:
+    """Paused: submitted. Set aside: failed."""
+    bot = Bot(attempts=1)
+    async with mounted(bot, a2a.routes(bot.keep)) as server, official(server.port) as client:
+        bot.faults_at_once = 1
+        failed = await task_of(client, message("ada", "m1", context_id="c1"))
+        await bot.keep.pause("c1")
+        waits = await task_of(client, message("bob", "m2", context_id="c1"))
+
+    assert ("FAILED", "SUBMITTED") == (state_of(failed), state_of(waits))
+
+
+async def test_the_servers_access_rules_hold() -> None:
+    """The card is everybody's; a call takes a credential, and is refused in JSON-RPC without one."""
+    bot = Bot()
+    params = {"message": {"messageId": "m", "parts": [{"text": "x"}]}}
+    body = {"jsonrpc": "2.0", "id": 7, "method": "SendMessage", "params": params}
+    async with served(bot.keep, protocols=["a2a"]) as server:
+        stranger = await Client(server.port, "").ask("POST", "/a2a", json.dumps(body).encode())
+        card = await Client(server.port, "").ask("GET", "/.well-known/agent-card.json")
+        async with official(server.port, key=server.key) as client:
+            task = await task_of(client, message("ada", "m1"))
+
+    assert (401, "2.0", -32602) == (stranger.status, stranger.json["jsonrpc"], stranger.json["error"]["code"])
+    assert (200, "1.0") == (card.status, card.json["supportedInterfaces"][0]["protocolVersion"])
+    assert "Hello there, ada" == text_of(task)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [
+        ({}, -32600),
+        ({"jsonrpc": "2.0", "id": 1, "method": "Nothing"}, -32601),
+        ({"jsonrpc": "2.0", "id": 1, "method": "CreateTaskPushNotificationConfig"}, -32003),
+        ({"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": []}, -32600),
+        ({"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {}}, -32602),
+        ({"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": {"messageId": "m"}}}, -32602),
+        ({"jsonrpc": "2.0", "id": 1, "method": "GetTask", "params": {"id": "task_MS5h"}}, -32001),
+        ({"jsonrpc": "2.0", "id": 1, "method": "ListTasks", "params": {}}, -32602),
+    ],
+)
+async def test_what_is_not_understood_is_refused_in_json_rpc(wrong: Any, code: int) -> None:
+    """With the protocol's code."""
+    bot = Bot()
+    async with mounted(bot, a2a.routes(bot.keep)) as server:
+        answer = await server.ask("POST", "/a2a", json.dumps(wrong).encode())
+        async with streamed(server, "POST", "/a2a", wrong, {"A2A-Version": "0.3"}) as older:
+            told = await older.next()
+
+    assert (code, wrong.get("id")) == (answer.json["error"]["code"], answer.json["id"])
+    assert told is None
+    assert [] == bot.asked

@@ -1,0 +1,267 @@
+"""Users over HTTP: their lists, what they save, and what becomes of a guest's when it signs in."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from chatkeep import Chatkeep
+from chatkeep.auth.credentials import create_key
+from chatkeep.server import create_app
+
+from ..support.counting import count
+from ..support.serving import Answer, Client, serving
+from ..support.stores import FAST
+
+MERGE = {"Content-Type": "application/vnd.chatkeep.merge+json"}
+
+
+class House:
+    """A server, and who comes to it."""
+
+    def __init__(self, keep: Chatkeep[Any], port: int, key: str) -> None:
+        self.keep, self.client = keep, Client(port, key)
+
+    async def ask(
+        self, method: str, path: str, body: Any = None, *, token: str | None = None, **headers: str
+    ) -> Answer:
+        """One request, with the service key unless there is a *token* ("": without any)."""
+        told = {} if token is None else {"Authorization": token and f"Bearer {token}"}
+        told |= {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.client.ask(method, path, None if body is None else json.dumps(body).encode(), told)
+
+    async def token(self, user: str, **asked: Any) -> str:
+        """A new token of a user."""
+        answer = await self.ask("POST", f"/v1/users/{user}/tokens", asked)
+        assert 201 == answer.status, answer
+        return str(answer.json["token"])
+
+    async def list(self, token: str, query: str = "") -> Any:
+        """A user's list."""
+        answer = await self.ask("GET", f"/v1/me/conversations{query}", token=token)
+        assert 200 == answer.status, answer
+        return answer.json
+
+
+@asynccontextmanager
+async def housed(url: str, **options: Any) -> AsyncIterator[House]:
+    """A house over *url*."""
+    keep: Chatkeep[Any] = Chatkeep(url, **FAST)
+    keep.on_message(count)
+    async with serving(create_app(keep, title="x", **options)) as port:
+        yield House(keep, port, (await create_key(keep, "")).token)
+
+
+@pytest.fixture
+async def house(url: str) -> AsyncIterator[House]:
+    """A house that lets visitors in."""
+    async with housed(url, anonymous=True) as found:
+        yield found
+
+
+async def test_a_user_has_its_conversations_on_every_device(house: House) -> None:
+    """Creates, writes, names, marks and deletes them; another user finds none of it, and learns of none."""
+    phone, tab, eve = await house.token("ada", label="phone"), await house.token("ada"), await house.token("eve")
+    begun = await house.ask("POST", "/v1/conversations", {"id": "trip"}, token=phone)
+    sent = await house.ask("POST", "/v1/conversations/shop/messages", {"content": "milk"}, token=phone)
+    named = await house.ask("PUT", "/v1/conversations/trip", {"title": "To Rome"}, token=tab)
+    listed = await house.list(tab)
+    cursor = listed["cursor"]
+    changed = await house.ask("PATCH", "/v1/conversations/shop", {"seen": 2, "pinned": True}, token=tab)
+    slot = await house.ask("PUT", "/v1/conversations/new/state/form", {"a": 1}, token=tab, If_None_Match="*")
+    gone = await house.ask("DELETE", "/v1/conversations/trip", token=phone)
+    since = await house.list(tab, f"?since={cursor}")
+    me = await house.ask("GET", "/v1/me", token=phone)
+
+    assert (201, 200, 200) == (begun.status, sent.status, named.status)
+    assert {"trip": "To Rome", "shop": ""} == {one["id"]: one["title"] for one in listed["conversations"]}
+    assert (200, 200, 204) == (changed.status, slot.status, gone.status)
+    assert ({"shop", "new"}, ["trip"], 2) == (
+        {one["id"] for one in since["conversations"]},
+        since["erased"],
+        since["total"],
+    )
+    assert ("ada", "user") == (me.json["user"], me.json["kind"])
+    assert [] == (await house.list(eve))["conversations"]
+    for method, path, body in (
+        ("GET", "", None),
+        ("PUT", "", {"title": "mine"}),
+        ("PATCH", "", {"title": "mine"}),
+        ("GET", "/messages", None),
+        ("POST", "/messages", {"content": "in"}),
+        ("PUT", "/state/form", 1),
+        ("GET", "/events", None),
+        ("GET", "/losses", None),
+        ("DELETE", "", None),
+    ):
+        answer = await house.ask(method, f"/v1/conversations/shop{path}", body, token=eve, If_Match="*")
+        assert 404 == answer.status, (method, path, answer)
+    taken = await house.ask("POST", "/v1/conversations", {"id": "shop"}, token=eve)
+    assert 409 == taken.status
+    assert 404 == (await house.ask("GET", "/v1/conversations/nothing", token=eve)).status
+    assert ["milk", "1: milk"] == [one["content"] for one in await house.client.log("shop")]
+
+
+async def test_a_save_says_what_was_in_conflict(house: House) -> None:
+    """If-Match refuses, `version` tells; `*` forces; saved messages say that they are; losses are told and restored."""
+    token, plain = await house.token("ada"), await house.token("ada", scopes=["read", "send"])
+    path = "/v1/conversations/c"
+    first = await house.ask(
+        "PUT", path, {"title": "A", "messages": [{"id": "m1", "content": "hi", "created_at": 5.5}]}, token=token
+    )
+    matched = await house.ask("PUT", path, {"title": "B"}, token=token, If_Match=first.headers["etag"])
+    refused = await house.ask("PUT", path, {"title": "C"}, token=token, If_Match=first.headers["etag"])
+    read = await house.ask("GET", path, token=token)
+    by_etag = await house.ask("PUT", path, {"title": "B2"}, token=token, If_Match=read.headers["etag"])
+    told = await house.ask(
+        "PATCH",
+        path,
+        {"title": "C", "version": first.json["version"], "messages": [{"id": "m1", "content": "other"}]},
+        token=token,
+    )
+    losses = (await house.ask("GET", f"{path}/losses", token=token)).json["losses"]
+    number = next(one["number"] for one in losses if one["about"] == "title")
+    restored = await house.ask("POST", f"{path}/losses/{number}", token=token)
+    named = (await house.list(token))["conversations"][0]["title"]
+    forced = await house.ask("PUT", path, {"title": "D"}, token=token, If_Match="*")
+    forged = await house.ask(
+        "PUT", path, {"messages": [{"id": "m9", "content": "x", "role": "assistant"}]}, token=plain
+    )
+    absent = await house.ask("PATCH", "/v1/conversations/none", {"title": "x"}, token=token)
+    log = await house.client.log("c")
+
+    assert (200, ["m1"], 200, 412) == (first.status, first.json["added"], matched.status, refused.status)
+    assert matched.headers["etag"] == refused.json["etag"]
+    assert (200, ["title", "m1"]) == (by_etag.status, told.json["conflicts"])
+    assert (204, "C", "D") == (restored.status, named, forced.json["title"])
+    assert (403, 404) == (forged.status, absent.status)
+    assert [("m1", "hi", 5.5, True)] == [(one["id"], one["content"], one["created_at"], one["saved"]) for one in log]
+
+
+async def test_slots_are_merged_over_http(house: House) -> None:
+    """By base and time; the same key again has no second effect."""
+    token, path = await house.token("ada"), "/v1/conversations/c/state/cart"
+    first = await house.ask("PATCH", path, {"value": ["tea"]}, token=token, **MERGE)
+    for _ in range(2):
+        second = await house.ask(
+            "PATCH", path, {"base": ["tea"], "value": ["tea", "milk"]}, token=token, Idempotency_Key='"k1"', **MERGE
+        )
+    stale = await house.ask("PATCH", path, {"base": "A", "value": "old", "at": 5, "by": "tab"}, token=token, **MERGE)
+    removed = await house.ask("PATCH", path, {"base": ["tea", "milk"]}, token=token, **MERGE)
+    wrong = await house.ask("PATCH", path, {"valeu": 1}, token=token, **MERGE)
+    media = await house.ask("PATCH", path, {"value": 1}, token=token)
+
+    assert [["tea"], ["tea", "milk"], ["tea", "milk"]] == [one.json["value"] for one in (first, second, stale)]
+    assert [{"path": [], "value": "old", "at": 5.0, "by": "tab"}] == stale.json["losses"]
+    assert ("value" not in removed.json, 400, 415) == (True, wrong.status, media.status)
+
+
+async def test_a_guest_signs_in(house: House) -> None:
+    """What the visitor had is the user's; its page may go on; nobody else can claim it, and it can be undone."""
+    visit = (await house.ask("POST", "/v1/conversations", token="")).json
+    path, ada, eve = f"/v1/conversations/{visit['id']}", await house.token("ada"), await house.token("eve")
+    await house.ask("POST", f"{path}/messages", {"content": "hi"}, token=visit["token"])
+    before = await house.ask("GET", path, token=ada)
+    claimed = await house.ask("POST", "/v1/me/claim", {"guest": visit["token"]}, token=ada)
+    after = [await house.ask("GET", path, token=token) for token in (ada, eve)]
+    again = await house.ask("POST", f"{path}/messages", {"content": "late"}, token=visit["token"])
+    stolen = await house.ask("POST", "/v1/me/claim", {"guest": visit["token"]}, token=eve)
+    listed = await house.list(ada)
+    guest = claimed.json["guest"]
+    undone = [await house.ask("DELETE", f"/v1/me/claim/{guest}", token=token) for token in (eve, ada, ada)]
+    gone = await house.ask("GET", path, token=ada)
+
+    assert (404, 200, "ada") == (before.status, claimed.status, claimed.json["user"])
+    assert [200, 404] == [answer.status for answer in after]
+    assert (200, 409) == (again.status, stolen.status)
+    assert [visit["id"]] == [one["id"] for one in listed["conversations"]]
+    assert [404, 204, 404] == [answer.status for answer in undone]
+    assert 404 == gone.status
+    for useless in ("nonsense", ada, (await house.ask("POST", f"{path}/tokens", {})).json["token"]):
+        assert 404 == (await house.ask("POST", "/v1/me/claim", {"guest": useless}, token=eve)).status
+
+
+async def test_a_guests_own_token_ends_with_the_claim(house: House) -> None:
+    """And what it had is the user's."""
+    guest, ada = await house.token("guest:7f3a"), await house.token("ada")
+    await house.ask("POST", "/v1/conversations/g/messages", {"content": "hi"}, token=guest)
+    await house.ask("POST", "/v1/me/claim", {"guest": guest}, token=ada)
+    ended = await house.ask("GET", "/v1/me/conversations", token=guest)
+
+    assert 401 == ended.status
+    assert ["g"] == [one["id"] for one in (await house.list(ada))["conversations"]]
+    assert 200 == (await house.ask("POST", "/v1/conversations/g/messages", {"content": "on"}, token=ada)).status
+
+
+async def test_devices_are_listed_rotated_and_ended(house: House) -> None:
+    """By the user and by a service key; a token that was rotated ends; another user's are not to be found."""
+    phone, tab, eve = await house.token("ada", label="phone"), await house.token("ada"), await house.token("eve")
+    devices = (await house.ask("GET", "/v1/me/tokens", token=tab)).json["tokens"]
+    fresh = await house.ask("POST", "/v1/me/tokens/current/rotate", {"grace": 0}, token=tab)
+    new = await house.ask("GET", "/v1/me", token=fresh.json["token"])
+    id = next(one["id"] for one in devices if one["label"] == "phone")
+    others = await house.ask("DELETE", f"/v1/me/tokens/{id}", token=eve)
+    ended = await house.ask("DELETE", f"/v1/me/tokens/{id}", token=phone)
+    after = await house.ask("GET", "/v1/me", token=phone)
+    eves = (await house.ask("GET", "/v1/users/eve/tokens")).json["tokens"]
+    cut = await house.ask("DELETE", f"/v1/users/eve/tokens/{eves[0]['id']}")
+
+    assert (2, 200) == (len(devices), new.status)
+    assert (404, 204, 401) == (others.status, ended.status, after.status)
+    assert 401 == (await house.ask("GET", "/v1/me", token=tab)).status
+    assert (204, 401) == (cut.status, (await house.ask("GET", "/v1/me", token=eve)).status)
+
+
+async def test_the_application_says_who_the_user_is(url: str) -> None:
+    """By a session or a token of its own; a browser's session changes nothing from another site."""
+    sessions = {"s1": "ada", "s2": "eve"}
+
+    async def users(request: Any) -> str | None:
+        given = request.cookies.get("session") or request.headers.get("authorization", "").removeprefix("Bearer jwt-")
+        return sessions.get(given)
+
+    async with housed(url, users=users, anonymous=True) as house:
+        here = {"Sec_Fetch_Site": "same-origin"}
+        sent = await house.ask(
+            "POST", "/v1/conversations/c/messages", {"content": "hi"}, token="", Cookie="session=s1", **here
+        )
+        elsewhere = await house.ask(
+            "POST", "/v1/conversations/c/messages", {"content": "hi"}, token="", Cookie="session=s1"
+        )
+        by_token = await house.list("jwt-s1")
+        eves = await house.ask("GET", "/v1/conversations/c", token="jwt-s2")
+        nobody = await house.ask("GET", "/v1/me/conversations", token="jwt-s3")
+        share = await house.ask("POST", "/v1/conversations/c/shares", {}, token="jwt-s1")
+        service = await house.ask("GET", "/v1/conversations/c")
+
+    assert (200, 403) == (sent.status, elsewhere.status)
+    assert ["c"] == [one["id"] for one in by_token["conversations"]]
+    assert (404, 401, 201, "ada") == (eves.status, nobody.status, share.status, service.json["owner"])
+
+
+async def test_a_stream_tells_what_changes(house: House) -> None:
+    """Changes and deletions, with a cursor to go on from; it ends with the token."""
+    token = await house.token("ada")
+    await house.ask("PUT", "/v1/conversations/a", {"title": "A"}, token=token)
+    cursor = (await house.list(token))["cursor"]
+    reader, writer = await asyncio.open_connection("127.0.0.1", house.client.port)
+    try:
+        lines = f"GET /v1/me/events?since={cursor} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {token}"
+        writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
+        await house.ask("PUT", "/v1/conversations/a", {"title": "B"}, token=token)
+        await house.ask("PUT", "/v1/conversations/b", {"title": "new"}, token=token)
+        await house.ask("DELETE", "/v1/conversations/b", token=token)
+        async with asyncio.timeout(10):
+            said = await reader.readuntil(b"event: cursor")
+            ended = asyncio.create_task(reader.readuntil(b"event: end"))
+            await house.ask("DELETE", "/v1/me/tokens/current", token=token)
+            await ended
+    finally:
+        writer.close()
+
+    assert b'"title":"B"' in said
