@@ -107,6 +107,10 @@ class Core(Generic[State]):
         """
         return Watch(self._engine.live, key_for(tenant, conversation), after)
 
+    def expect_visitors(self) -> None:
+        """Have this process look after the end of what visitors have begun, from its opening on, also without a handler."""
+        self._engine.shared.visitors = True
+
     async def create_for_visitor(self, tenant: str, conversation: str) -> None:
         """Create a conversation for somebody whom nobody knows; see the setting `forget_visitors`."""
         await self._opened.changes.create(key_for(tenant, conversation), owner="", visitor=True)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from chatkeep import Turn, Uncertain
+from chatkeep import Chatkeep, Turn, Uncertain
 from chatkeep.app import core_of
 from chatkeep.auth.credentials import issue_token, list_tokens
+from chatkeep.server import create_app
 
 from ..support.clock import Clock
+from ..support.stores import FAST
 from ..support.waiting import nothing_happens_for, until
 
 DAY_S = 86_400.0
@@ -85,6 +87,22 @@ async def test_visitors_are_forgotten_after_a_month_and_others_are_not(opened: A
     await until(lambda: is_gone(keep, "visitor"))
 
     assert not await is_gone(keep, "ada")
+
+
+async def test_visitors_are_forgotten_where_nobody_answers(url: str) -> None:
+    """A server that takes visitors has no handler: operators answer, or another process does."""
+    clock = Clock()
+    keep: Chatkeep[Any] = Chatkeep(url, clock=clock, **FAST)
+    create_app(keep, anonymous=True)
+    async with keep:
+        await core_of(keep).create_for_visitor("", "visitor")
+
+        async def gone() -> bool:
+            clock.now += 11
+            return await is_gone(keep, "visitor")
+
+        clock.now += 31 * DAY_S
+        await until(gone)
 
 
 async def test_what_was_written_before_the_setting_was_made_ends_too(opened: Any) -> None:

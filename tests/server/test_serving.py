@@ -14,7 +14,7 @@ import pytest
 from chatkeep.server.settings import KNOWN
 
 from ..support.service import BOT, run, service
-from ..support.waiting import until
+from ..support.waiting import nothing_happens_for, until
 
 SECRET_URL = "redis://bot:hunter2@127.0.0.1:1/0"
 
@@ -166,9 +166,13 @@ async def test_a_stop_lets_the_running_turn_finish_and_says_not_ready_first(tmp_
         begun = (await client.ask("POST", "/v1/conversations", b"{}")).json
         client.key = begun["token"]
         turn = asyncio.create_task(client.post(begun["id"], {"content": "wait a moment"}))
-        await asyncio.sleep(0.3)
+
+        async def not_ready() -> bool:
+            return (await client.ask("GET", "/readyz")).status == 503
+
+        await nothing_happens_for(0.3)  # what it does before a turn is over is seen by nobody
         server.process.send_signal(signal.SIGTERM)
-        await asyncio.sleep(0.3)
+        await until(not_ready)
         ready = await client.ask("GET", "/readyz")
         answered = await turn
         code = await asyncio.to_thread(server.process.wait, 10)

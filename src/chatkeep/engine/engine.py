@@ -68,7 +68,7 @@ class Engine(Generic[State]):
         self.sender = sender = Sender(
             store, shared.policy, leases, clock=clock, first=first_s, instruments=shared.instruments
         )
-        high_water = HighWater(store, clock)
+        high_water = HighWater(store, clock, lasting=settings.background)
         self.pauses = pauses = Pauses(store, shared.policy, clock)
         self.runner = runner = Runner(settings.concurrency, seconds(settings.turn_timeout), self._count_abandoned)
         self.turns = turns = TurnProcessor(shared, runner, takes=sender.takes)

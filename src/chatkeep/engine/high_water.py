@@ -43,9 +43,11 @@ class Mark(Struct, frozen=True):
 
 class HighWater:
     """The mark of one store, as one process sees it. *clock*: where a program has brought its own, it may turn that as it likes
-    while it runs."""
+    while it runs. *lasting*: the process stays; one that is there for moments, now and then, has no hour to wait, and goes by its
+    clock."""
 
-    def __init__(self, store: Store, clock: Callable[[], float]) -> None:
+    def __init__(self, store: Store, clock: Callable[[], float], *, lasting: bool = True) -> None:
+        self._lasting = lasting
         self._store = store
         self._clock = clock
         self._marks: Records[Any] = Records(store, "chatkeep", Mark, clock=clock)
@@ -63,11 +65,13 @@ class HighWater:
 
     async def keep(self) -> None:
         """Look at the mark first of all, and move it on when it is time to."""
-        if self._mark is None or time.monotonic() >= self._look_at:
+        if self._lasting and (self._mark is None or time.monotonic() >= self._look_at):
             await self.reach(self._clock())
 
     async def reach(self, now: float) -> float:
         """Return up to when what is over may be ended *now*: until now, unless that is doubtful."""
+        if not self._lasting:
+            return now
         at = time.monotonic()
         moved = (now - self._last) - (at - self._last_at)
         self._last, self._last_at = now, at

@@ -43,6 +43,8 @@ class Shared(Generic[State]):
         self.instruments: list[Instrument] = []
         self.open = False
         """Messages are taken."""
+        self.visitors = False
+        """Conversations of visitors whom nobody knows are begun here."""
         self.unopened = "the store has not been reached since the start"
         """Why the store is not open; "" while it is."""
 

@@ -80,7 +80,8 @@ class Sweeper:
     def _ends(self) -> bool:
         """Whether the settings ask for an end of anything."""
         policy = self._shared.policy
-        return (policy.session_ttl_s, policy.retention_s, policy.forget_after_s) != (None, None, None)
+        visits = policy.forget_visitors_s if self._shared.visitors else None
+        return (policy.session_ttl_s, policy.retention_s, policy.forget_after_s, visits) != (None, None, None, None)
 
     def start(self) -> None:
         """Start sweeping, in the loop of now."""

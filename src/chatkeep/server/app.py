@@ -167,6 +167,8 @@ def create_app(
             stack.callback(app.state.streams.end)
             yield
 
+    if anonymous:
+        core_of(keep).expect_visitors()
     access = Access(keep, anonymous=anonymous, visitor_scopes=visitor_scopes, users=users)
     shown = CLIENT | OPERATOR | (PAGE if title is not None else {})
     app = Starlette(
