@@ -35,6 +35,7 @@ from chatkeep.drivers.upstash.driver import UpstashDriver
 from chatkeep.errors import Misconfigured, Overloaded, TooLarge, Unavailable, Uncertain
 from chatkeep.testing import DriverContract
 from chatkeep.testing.machine import DriverMachine
+from chatkeep.testing.proxy import Proxy
 from chatkeep.testing.servers import UpstashServer
 from tests.support.waiting import time_passes
 
@@ -310,6 +311,17 @@ async def test_a_warm_message_is_one_request_with_one_command(server: UpstashSer
 
     assert (1, 3) == cost(before, opened)
     assert [[(2, 2)] * 3, [(1, 1)] * 3] == costs
+
+
+async def test_requests_that_follow_each_other_share_a_connection(server: UpstashServer) -> None:
+    """A hundred acts do not greet the service a hundred times."""
+    async with Proxy(server.port) as proxy:
+        driver = await opened_on(fresh(server).replace(f":{server.port}", f":{proxy.port}"))
+        for n in range(100):
+            await driver.append(Append(ADA, [Entry(0, f"m{n}", "u", b"")], revision=f"r{n}", at=float(n)))
+
+        assert 1 == proxy.connections
+        await driver.close()
 
 
 async def test_what_a_function_takes(server: UpstashServer) -> None:

@@ -372,7 +372,7 @@ class Link:
         self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
-        self._whole = False
+        self._whole, self._status = False, 0
 
     @property
     def usable(self) -> bool:
@@ -386,8 +386,8 @@ class Link:
         self._writer.write(b"%b\r\nContent-Length: %d\r\n\r\n%b" % (head, len(body), body))
         while not self._whole:
             await self._receive()
-        self.lasts, self._used_at = self._parser.should_keep_alive(), time.time()
-        return self._parser.get_status_code(), self._headers, b"".join(self._body)
+        self._used_at = time.time()
+        return self._status, self._headers, b"".join(self._body)
 
     async def lines(self, head: bytes) -> Any:
         """Send a request whose answer goes on and on, and give its lines. Raises OSError when it ends."""
@@ -401,7 +401,7 @@ class Link:
             for line in whole:
                 yield line
             if self._whole:
-                raise ConnectionError(f"the stream ended: HTTP {self._parser.get_status_code()} {rest[:80]!r}")
+                raise ConnectionError(f"the stream ended: HTTP {self._status} {rest[:80]!r}")
 
     async def _receive(self) -> None:
         arrived = await self._reader.read(READ_MOST)
@@ -426,8 +426,9 @@ class Link:
         self._body.append(body)
 
     def on_message_complete(self) -> None:
-        """Note that the answer is whole."""
-        self._whole = True
+        """Note that the answer is whole. (Only here the parser knows what it was: it is ready for the next one afterwards.)"""
+        self._whole, self.lasts = True, bool(self._parser.should_keep_alive())
+        self._status = int(self._parser.get_status_code())
 
 
 @lru_cache(maxsize=32)
