@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -12,6 +13,10 @@ from hypothesis import HealthCheck, settings
 
 from chatkeep import Chatkeep
 from chatkeep.testing.servers import DurableObjectServer, PostgresServer, RedisServer, Server, UpstashServer
+
+# What a shell runs in the background ignores Ctrl-C, and so would every program that a test starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest.register_assert_rewrite("tests.support")  # what fails in there is shown as in a test
 

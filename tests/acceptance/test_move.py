@@ -21,7 +21,7 @@ from chatkeep.errors import ChatkeepError
 from chatkeep.testing.history import DeliveryReport, check, collect
 
 from ..support.moves import counting_bot, held, opened_on
-from ..support.program import PROGRAM, chatkeep, plain_environment
+from ..support.program import PATIENCE_S, PROGRAM, chatkeep, plain_environment
 from ..support.stores import FAST, store_url
 from ..support.waiting import time_passes, until
 
@@ -182,7 +182,8 @@ async def test_following_ends_when_it_is_interrupted(tmp_path: Path) -> None:
             theirs = await opened_on(there)
         await theirs.close()
         process.send_signal(signal.SIGINT)
-        _, err = await process.communicate()
+        async with asyncio.timeout(PATIENCE_S):
+            _, err = await process.communicate()
 
     assert 0 == process.returncode, err
     assert b"Interrupted" in err
