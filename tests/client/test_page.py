@@ -18,7 +18,9 @@ from chatkeep.client import Chat, Client, Slot, SyncChat, SyncClient, SyncSlot
 from ..support.client_server import Place
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "client.md").read_text()
-FIRST, SECOND, STATE, EVENTS, QUEUE = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+FIRST, SECOND, STATE, EVENTS, QUEUE = re.findall(
+    r"<!-- run by tests/client/test_page.py -->\n+```python\n(.*?)```", PAGE, re.S
+)
 
 
 async def test_the_page_runs(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
