@@ -47,14 +47,17 @@ def following(store: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
         cwd=store.parent,
         env=plain_environment(),
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
     assert process.stdout is not None
+    assert process.stderr is not None
     with killed_when_late(process):
         yield process
         process.send_signal(signal.SIGINT)
         assert 0 == process.wait(PATIENCE_S)
     process.stdout.close()
+    process.stderr.close()
 
 
 def lines(process: subprocess.Popen[str], count: int) -> list[str]:
@@ -78,11 +81,12 @@ def test_a_tail_of_all_shows_what_is_said_from_now_on(store: Path) -> None:
     """Each message once, with the conversation that it is from, also of one that is new."""
     with following(store, "--json") as process:
         said: list[tuple[str, str, str]] = []
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("What is said from now on")
         for tenant, conversation, text in (("salon", "x", "one"), ("", "c2", "two"), ("salon", "x", "three")):
-            while not said or said[-1][2] != text:  # (it may begin to look only after the first was said)
-                chatkeep("say", store.name, conversation, text, "--tenant", tenant, folder=store.parent)
-                found = json.loads(lines(process, 1)[0])
-                said.append((found["tenant"], found["conversation"], found["message"]["content"]))
+            chatkeep("say", store.name, conversation, text, "--tenant", tenant, folder=store.parent)
+            found = json.loads(lines(process, 1)[0])
+            said.append((found["tenant"], found["conversation"], found["message"]["content"]))
 
     assert [("salon", "x", "one"), ("", "c2", "two"), ("salon", "x", "three")] == said
 

@@ -132,7 +132,7 @@ def parts_of(content: Content) -> list[Part]:
     found: list[Part] = []
     for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
         kind = part.get("type", "text")
-        if kind in WORKING:
+        if isinstance(kind, str) and kind in WORKING:
             continue
         if kind == "source" and "text" not in part:
             part = {"type": "text", "text": "\n".join(str(part[name]) for name in ("title", "url") if part.get(name))}

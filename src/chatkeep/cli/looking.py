@@ -75,6 +75,7 @@ def tail(store: str, conversation: str | None, tenant: str | None, last: int, as
     async def follow_all() -> None:
         shown: Newest[tuple[str, str], int] = Newest(FOLLOWED_MOST)
         start = looked_at = time.time()
+        click.echo("What is said from now on, in all conversations; Ctrl-C ends it.", err=True)
         while True:
             since, looked_at = looked_at - SLACK_S, time.time()
             async for found in _conversations(keep, tenant):

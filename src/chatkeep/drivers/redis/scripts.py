@@ -271,7 +271,6 @@ def _home(prefix: str, buckets: int, epoch: str, key: Key, count: int | None) ->
     return Home(keys[:count], (epoch,) if count else (epoch, member, mark_of(key)))
 
 
-@lru_cache(maxsize=1024)
 def _index(buckets: tuple[Bucket, ...], index: Index, epoch: str) -> Home:
     """Return the home of an index in some buckets: their copies of the epoch, and its places."""
     return Home((*(bucket.epoch for bucket in buckets), *(bucket.places[index] for bucket in buckets)), (epoch,))

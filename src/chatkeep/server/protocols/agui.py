@@ -142,7 +142,7 @@ def content_of(said: dict[str, Any]) -> Content:
         source = part.get("source")
         if part.get("type") == "text" and isinstance(part.get("text"), str):
             found.append({"type": "text", "text": part["text"]})
-        elif part.get("type") in MEDIA and isinstance(source, dict):
+        elif str(part.get("type")) in MEDIA and isinstance(source, dict):
             mime, value = source.get("mimeType"), source.get("value")
             url = f"data:{mime};base64,{value}" if source.get("type") == "data" else value
             found.append({"type": MEDIA[part["type"]], "url": url, "media_type": mime})
