@@ -343,13 +343,14 @@ class Chatkeep(Surface[State]):
 
             Unavailable: The store does not answer; nothing is lost.
         """
+        sweeper = self._opened.sweeper
         if self.settings.background:
             raise UsageError(
                 "This Chatkeep looks after everything by itself. `tend` is for Chatkeep(..., background=False). Nothing was done."
             )
         if within is not None and (fault := duration_fault(within, "")):
             raise UsageError(f"within: {fault}. Nothing was done.")
-        return await self._opened.sweeper.tend(None if within is None else seconds(within), thorough=thorough)
+        return await sweeper.tend(None if within is None else seconds(within), thorough=thorough)
 
     async def open(self) -> None:
         """

@@ -33,6 +33,11 @@ ARGUMENTS: dict[str, Any] = {
     "on": True,
     "path": "/nonexistent/copy.db",
     "sql": "select 1",
+    "slot": "cart",
+    "call": "0.0",
+    "done": True,
+    "guest": "guest:1",
+    "title": "T",
 }
 """What every public call is called with, by the name of the parameter."""
 
@@ -44,8 +49,8 @@ class Card(Struct):
 
 
 def calls(keep: Chatkeep[Any]) -> Iterator[tuple[str, Callable[[], Awaitable[Any]]]]:
-    """Every public call that acts on the store: of a Chatkeep, a tenant, a watch and a register."""
-    for face in (keep, keep.tenant("salon")):
+    """Every public call that acts on the store: of a Chatkeep, a tenant, a user, a watch and a register."""
+    for face in (keep, keep.tenant("salon"), keep.user("ada")):
         for name, function in inspect.getmembers(type(face), inspect.isfunction):
             asks = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
             if name.startswith("_") or not asks or name in ("open", "close"):
