@@ -42,22 +42,17 @@ async def store(tmp_path: Path) -> Path:
 @contextmanager
 def following(store: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
     """`chatkeep tail`, which Ctrl-C ends."""
-    process = subprocess.Popen(
-        [*PROGRAM, "tail", store.name, *words],
-        cwd=store.parent,
-        env=plain_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    with killed_when_late(process):
-        yield process
-        process.send_signal(signal.SIGINT)
+    arguments = [*PROGRAM, "tail", store.name, *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with (
+        subprocess.Popen(arguments, cwd=store.parent, env=plain_environment(), text=True, **pipes) as process,
+        killed_when_late(process),
+    ):
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGINT)
         assert 0 == process.wait(PATIENCE_S)
-    process.stdout.close()
-    process.stderr.close()
 
 
 def lines(process: subprocess.Popen[str], count: int) -> list[str]:
