@@ -113,7 +113,7 @@ def extra(place: Place, name: str) -> None:
         elif name == "postgres":
             arguments = (stack.enter_context(PostgresServer(place.folder("postgresql"))).url,)
         elif name == "upstash":
-            arguments = (stack.enter_context(UpstashServer(place.folder("upstash"))).url,)
+            arguments = (stack.enter_context(UpstashServer(place.folder("rest"))).url,)
         elif name == "durable-object":
             arguments = (stack.enter_context(DurableObjectServer()).url,)
         elif name == "client":
