@@ -117,6 +117,7 @@ class Rest:
             call.settle(Unavailable(f"{self.site.name} was closed; {call.undone}."))
         self._waiting.clear()
         self._drop()
+        await asyncio.sleep(0)  # the loop closes the socket in its next round, which may be none
 
     def pool(self) -> Pool:
         """Return the connection, if there is one, and what has not left yet."""
