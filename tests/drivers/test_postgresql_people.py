@@ -146,6 +146,12 @@ SAVES: dict[str, list[dict[str, Any]]] = {
     "a foreign checksum": [{"title": "A"}, {"title": "B", "checksum": "0" * 24}],
     "the first title knows nothing": [{"messages": said("m1", "a")}, {"title": "A", "version": 0}],
     "a title taken away": [{"title": "A"}, {"title": ""}],
+    "a message that is called title": [
+        {"title": "A", "messages": said("title", "a")},
+        {"title": "B"},
+        {"title": "C", "version": 1, "messages": said("title", "a")},
+        {"title": "C", "version": 1, "messages": said("title", "b")},
+    ],
     "parts and metadata": [
         {
             "messages": [

@@ -227,12 +227,14 @@ begin
 end
 $$;
 
--- The messages of a save as rows, in the order given; the first one under each id. Refuses what the library refuses.
-create function chatkeep.read_messages(p_messages jsonb, now float8)
-returns table (place bigint, id text, role text, content text, spoken jsonb, metadata text, at float8) language plpgsql stable
+-- A message of a save: in what is given it stands at this place; content and metadata as they are stored, spoken: the content to compare.
+create type chatkeep.given_message as (place bigint, id text, role text, content text, spoken jsonb, metadata text, at float8);
+
+-- The messages of a save, in the order given; the first one under each id. Refuses what the library refuses.
+create function chatkeep.read_messages(p_messages jsonb, now float8) returns setof chatkeep.given_message language plpgsql stable
 set search_path = pg_catalog, pg_temp as $$
-#variable_conflict use_column
 declare
+    given   chatkeep.given_message;
     m       jsonb;
     ordinal bigint;
     what    text;
@@ -266,18 +268,14 @@ begin
         end if;
         continue when m ->> 'id' = any (seen);
         seen := seen || (m ->> 'id');
-        place := ordinal;
-        id := m ->> 'id';
-        role := left(coalesce(m ->> 'role', 'user'), 1);
-        spoken := m -> 'content';
-        content := chatkeep.storable(spoken, what);
-        metadata := chatkeep.storable(coalesce(m -> 'metadata', '{}'), what);
-        at := greatest(0, least(now, coalesce(nullif(m -> 'created_at', 'null')::text::numeric, now::numeric)))::float8;
-        if octet_length(content) + octet_length(metadata) > 262144 - 64 then
+        given := (ordinal, m ->> 'id', left(coalesce(m ->> 'role', 'user'), 1), chatkeep.storable(m -> 'content', what), m -> 'content',
+                  chatkeep.storable(coalesce(m -> 'metadata', '{}'), what),
+                  greatest(0, least(now, coalesce(nullif(m -> 'created_at', 'null')::text::numeric, now::numeric))));
+        if octet_length(given.content) + octet_length(given.metadata) > 262144 - 64 then
             raise invalid_parameter_value using message = what || ' takes more than 256 KB; nothing was touched.',
                 hint = 'Refer to attachments by URL.';
         end if;
-        return next;
+        return next given;
     end loop;
 end
 $$;
@@ -379,7 +377,6 @@ declare
     answer   chatkeep.answer;
     record   json;
     titled   json;
-    title    text;
     wins     boolean;
     cursor   bigint;
     edits    bigint;
@@ -387,6 +384,8 @@ declare
     user_id  text;
     changes  text[];
     delivery text;
+    given    chatkeep.given_message[];
+    differ   text[]; -- ids of messages that say something else than the log
     conflict text[];
     revision text;
     asked    record;
@@ -403,13 +402,14 @@ begin
     end if;
     user_id := chatkeep.acting_user(v_tenant, p_user_id);
     owners := chatkeep.find_owners(v_tenant, p_user_id);
+    given := array(select m from chatkeep.read_messages(p_messages, now) m);
     loop
         held := chatkeep.hold_conversation(v_tenant, p_conversation_id, owners);
         record := case when coalesce(held.body, '') = '' then '{}' else convert_from(held.body, 'UTF8') end;
         head := coalesce(held.head, 0);
         edits := coalesce((record ->> 'edits')::bigint, 0);
         cursor := coalesce((record ->> 'cursor')::bigint, 0);
-        conflict := array[]::text[];
+        differ := array[]::text[];
         ids := array[]::text[];
         roles := array[]::text[];
         bodies := array[]::bytea[];
@@ -427,14 +427,12 @@ begin
                 changes := array[
                     format('"title":%s', coalesce(to_json(nullif(p_title, ''))::text, 'null')),
                     format('"titled":[%s,"sql",%s]', chatkeep.seconds(greatest(now, (titled ->> 0)::float8)), head + edits + 1)];
-            else
-                conflict := array['title'];
             end if;
         end if;
 
         for asked in
             select m.*, e.role as there, chatkeep.json(e.body) -> 2 as said, e.body = '' as redacted, e.id is not null as known
-            from chatkeep.read_messages(p_messages, now) m left join chatkeep.entry e
+            from unnest(given) m left join chatkeep.entry e
                 on e.id = m.id and -e.conversation = -held.number and held.number is not null
             order by m.place
         loop
@@ -443,10 +441,11 @@ begin
                 roles := roles || asked.role;
                 bodies := bodies || chatkeep.entry_body(v_tenant, p_conversation_id, asked.at, asked.content, asked.metadata, '~');
             elsif not asked.redacted and (asked.there <> asked.role or asked.said is distinct from asked.spoken) then
-                conflict := conflict || asked.id;
+                differ := differ || asked.id;
             end if;
         end loop;
         added := ids;
+        conflict := array_remove(array[case when not wins then 'title' end], null) || differ;
 
         -- What gave way is kept in the log, once however often it is asked for.
         for asked in
@@ -455,9 +454,9 @@ begin
                        format('{"kind":"conflict","about":"%s","slot":"","path":%s,"at":%s,"by":"sql"}', lost.about,
                               case lost.id when '' then '[]' else json_build_array(lost.id)::text end, chatkeep.seconds(lost.at)), '') as body
             from (
-                select 0 as place, 'title' as about, '' as id, to_jsonb(p_title) as value, now as at where 'title' = conflict[1] and not wins
+                select 0 as place, 'title' as about, '' as id, to_jsonb(p_title) as value, now as at where not wins
                 union all
-                select m.place, 'message', m.id, m.spoken, m.at from chatkeep.read_messages(p_messages, now) m where m.id = any (conflict)
+                select m.place, 'message', m.id, m.spoken, m.at from unnest(given) m where m.id = any (differ)
             ) lost
             order by lost.place
         loop
@@ -516,23 +515,25 @@ declare
     v_tenant text := chatkeep.whose_tenant();
     now      float8 := extract(epoch from clock_timestamp());
     id       text := coalesce(p_id, gen_random_uuid()::text);
+    owners   text[];
     user_id  text;
     held     chatkeep.conversation;
-    said     record;
+    said     chatkeep.given_message;
     answer   chatkeep.answer;
 begin
     perform chatkeep.refuse_others(p_user_id);
     perform chatkeep.refuse_key(p_conversation_id);
     user_id := chatkeep.acting_user(v_tenant, p_user_id);
+    owners := chatkeep.find_owners(v_tenant, p_user_id);
     select * into said from chatkeep.read_messages(jsonb_build_array(jsonb_build_object('id', id, 'content', p_content)), now);
     loop
-        held := chatkeep.hold_conversation(v_tenant, p_conversation_id, chatkeep.find_owners(v_tenant, p_user_id));
+        held := chatkeep.hold_conversation(v_tenant, p_conversation_id, owners);
         now := greatest(now, held.updated_at);
         answer := chatkeep.append(
             epoch, v_tenant, p_conversation_id, left(replace(gen_random_uuid()::text, '-', ''), 16), user_id, null, now,
             chatkeep.step_of(now), 0, 0, 0, 0, 1, true, array[id], array['u'],
             array[chatkeep.entry_body(v_tenant, p_conversation_id, now, said.content, '{}', '')]);
-        exit when answer.verdict = 'done' and answer.owner = any (chatkeep.find_owners(v_tenant, p_user_id));
+        exit when answer.verdict = 'done' and answer.owner = any (owners);
         now := greatest(extract(epoch from clock_timestamp()), answer.erased_at + 0.001);
     end loop;
     perform chatkeep.announce_work();
