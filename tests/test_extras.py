@@ -32,6 +32,7 @@ LIBRARIES = {
     "cookie": ["cryptography"],
     "redis": ["redis", "hiredis"],
     "postgres": ["asyncpg"],
+    "upstash": ["httptools"],
     "durable-object": ["httptools"],
     "telemetry": ["opentelemetry"],
 }
@@ -55,7 +56,11 @@ USES = {
         "import chatkeep.drivers.redis.transport",
     ],
     "postgres": ["Chatkeep('postgresql://a@127.0.0.1:1/a')", "import chatkeep.drivers.postgresql"],
-    "durable-object": ["Chatkeep('durable-object://a@127.0.0.1:1')", "import chatkeep.drivers.durable_object.http"],
+    "upstash": ["Chatkeep('upstash://a@127.0.0.1:1')", "import chatkeep.drivers.upstash.transport"],
+    "durable-object": [
+        "Chatkeep('durable-object://a@127.0.0.1:1')",
+        "import chatkeep.drivers.durable_object.transport",
+    ],
 }
 
 COMMANDS = {

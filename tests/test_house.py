@@ -69,6 +69,9 @@ EXTRAS: dict[str, set[str]] = {
 }
 """The extras that a module, or a package with all in it, is for; what is not listed does with what chatkeep itself requires."""
 
+SHARED = {"drivers.http": {"upstash", "durable-object"}}
+"""The extras of which each brings what a module needs; who imports the module tells its own one."""
+
 OPTIONAL = {"server.telemetry": {"telemetry"}}
 """The extras that a module uses where they are installed, and does without."""
 
@@ -115,6 +118,11 @@ def imports(name: str, path: Path, *, later: bool = True, types: bool = False) -
     for node in ast.walk(tree):
         if not later and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [ast.Pass()]
+    return imported_in(tree, name, path)
+
+
+def imported_in(tree: ast.Module, name: str, path: Path) -> set[str]:
+    """The modules of ours that are imported in *tree*, which is a part of the module *name*."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     known = set(modules())
     found: set[str] = set()
@@ -217,15 +225,14 @@ def libraries(tree: ast.AST) -> set[str]:
     return {DISTRIBUTIONS.get(name, name) for name in found}
 
 
-def told_by(tree: ast.Module) -> dict[str, set[str]]:
-    """The libraries that are imported inside `with from_extra(extra, ...)`, by extra."""
-    found: dict[str, set[str]] = {}
+def told_by(tree: ast.Module) -> dict[str, ast.Module]:
+    """What is imported inside `with from_extra(extra, ...)`, by extra."""
+    found: dict[str, ast.Module] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.With):
             call = node.items[0].context_expr
             if isinstance(call, ast.Call) and ast.unparse(call.func) == "from_extra":
-                extra = ast.literal_eval(call.args[0])
-                found[extra] = found.get(extra, set()) | libraries(ast.Module(node.body, []))
+                found.setdefault(ast.literal_eval(call.args[0]), ast.Module([], [])).body += node.body
     return found
 
 
@@ -248,6 +255,8 @@ def test_what_a_module_imports_is_brought_by_what_it_is_for() -> None:
     unasked, crossing = {}, {}
     for name, path in modules().items():
         brought = asked[""].union(*(asked[extra] for extra in extras_of(name) | OPTIONAL.get(name, set())))
+        if name in SHARED:
+            brought |= set.intersection(*(asked[extra] for extra in SHARED[name]))
         others = {one for one in imported_with(name) if not extras_of(one) <= extras_of(name)}
         if name not in FOR_TESTS and (more := libraries(running(path)) - brought):
             unasked[name] = more
@@ -264,11 +273,17 @@ def test_a_missing_extra_is_told_wherever_it_is_imported() -> None:
     by_the_package = set().union(*(libraries(running(known[one])) for one in imported_with("server.app")))
     untold = {}
     for name, path in known.items():
-        told = told_by(running(path))
+        parts = told_by(running(path))
+        told = {extra: libraries(part) for extra, part in parts.items()}
         wrong = {extra: found - asked[extra] for extra, found in told.items() if found - asked[extra]}
         bare = libraries(running(path)) - asked[""].union(*told.values())
         if name.startswith("server."):
             bare -= by_the_package
+        if name in SHARED:
+            bare = set()
+        for shared in SHARED.keys() & imports(name, path):
+            told_here = {extra for extra, part in parts.items() if shared in imported_in(part, name, path)}
+            bare |= set() if told_here == SHARED[shared] & extras_of(name) != set() else {shared}
         if name not in FOR_TESTS and (wrong or bare):
             untold[name] = wrong, bare
 

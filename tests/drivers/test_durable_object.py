@@ -22,7 +22,7 @@ from chatkeep.drivers import driver_for
 from chatkeep.drivers.base import Append, Driver, Entry, Erase, Fence, Key, Scan
 from chatkeep.drivers.durable_object import DurableObjectDriver, transport
 from chatkeep.drivers.durable_object.acts import BODY_MOST
-from chatkeep.drivers.durable_object.http import HttpConnection
+from chatkeep.drivers.http import HttpConnection
 from chatkeep.errors import Conflict, Misconfigured, TooLarge, Unavailable
 from chatkeep.testing import DriverContract
 from chatkeep.testing.machine import DriverMachine
@@ -141,7 +141,8 @@ async def test_a_signature_is_of_one_request(worker: DurableObjectServer, change
     header = transport.signature(worker.secret, "POST", "/store/a/open", body)
     connection = await HttpConnection.open("127.0.0.1", worker.port, None)
     path = "/store/b/open" if change == "path" else "/store/a/open"
-    answer = await connection.post(path, header, body.replace(b'"e"', b'"f"') if change == "body" else body)
+    head = f"POST {path} HTTP/1.1\r\nhost: worker\r\nauthorization: {header}".encode()
+    answer = await connection.post(head, body.replace(b'"e"', b'"f"') if change == "body" else body)
     connection.abort()
 
     assert (200 if change == "none" else 401) == answer.status

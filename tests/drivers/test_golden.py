@@ -15,7 +15,7 @@ from chatkeep.auth.credentials import StoredCredential, mistyped, name_of, subje
 from chatkeep.conversation.codec import body_of, entry_for, message_from, record_from
 from chatkeep.conversation.record import Record
 from chatkeep.drivers.base import Key, mark_of
-from chatkeep.drivers.durable_object.http import HttpConnection
+from chatkeep.drivers.http import HttpConnection
 from chatkeep.server.state import etag
 from chatkeep.testing.servers import DurableObjectServer, worker_module
 
@@ -87,7 +87,7 @@ async def test_the_worker_writes_and_reads_what_the_table_says() -> None:
     module = module.replace("export default {", "const worker = {") + ASKING
     with DurableObjectServer(worker=module) as server:
         connection = await HttpConnection.open("127.0.0.1", server.port, None)
-        answer = await connection.post("/", "", json.dumps(GOLDEN).encode())
+        answer = await connection.post(b"POST / HTTP/1.1\r\nhost: worker", json.dumps(GOLDEN).encode())
         connection.abort()
 
     assert 200 == answer.status

@@ -1176,11 +1176,14 @@ async def secured(port: int, papers: Path, *, asks: bool = False) -> AsyncIterat
         context.verify_mode = ssl.CERT_REQUIRED
 
     async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
+        try:
             while chunk := await source.read(1 << 16):
                 sink.write(chunk)
                 await sink.drain()
-        sink.close()
+        except OSError:
+            pass
+        finally:
+            sink.close()  # also when the pump is cancelled
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         up, down = await asyncio.open_connection("127.0.0.1", port)

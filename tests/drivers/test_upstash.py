@@ -575,10 +575,13 @@ async def pumped(port: int, tls: ssl.SSLContext) -> AsyncIterator[int]:
     pumps: set[asyncio.Task[None]] = set()
 
     async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
+        try:
             while data := await source.read(1 << 16):
                 sink.write(data)
-        sink.close()
+        except OSError:
+            pass
+        finally:
+            sink.close()  # also when the pump is cancelled
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there = await asyncio.open_connection("127.0.0.1", port)

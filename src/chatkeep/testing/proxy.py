@@ -64,11 +64,12 @@ class Proxy:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        assert self._server is not None
         self._links.add(task)
         self.connections += 1
         ends = [writer]
         try:
-            if self.refusing:
+            if self.refusing or not self._server.is_serving():  # closed since it was accepted
                 return
             up, down = await asyncio.open_connection("127.0.0.1", self.upstream)
             ends.append(down)

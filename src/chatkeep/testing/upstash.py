@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import hashlib
 import json
 import random
@@ -132,7 +131,7 @@ class Double:
 
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer the requests of one connection."""
-        with contextlib.suppress(OSError, httptools.HttpParserError):
+        try:
             while True:
                 request = Request()
                 parser = httptools.HttpRequestParser(request)
@@ -143,7 +142,10 @@ class Double:
                     parser.feed_data(arrived)
                 if not await self._served(request, parser.get_method().decode(), writer):
                     return
-        writer.transport.abort()
+        except (OSError, httptools.HttpParserError):
+            pass
+        finally:
+            writer.transport.abort()
 
     async def _served(self, request: Request, method: str, writer: asyncio.StreamWriter) -> bool:
         """Answer one request; tell whether the connection goes on."""

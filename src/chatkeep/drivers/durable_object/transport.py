@@ -22,9 +22,13 @@ import msgspec
 from msgspec import Struct
 
 from ...errors import ChatkeepError, Overloaded, Replaced, TooLarge, Unavailable, Uncertain
+from ...extras import from_extra
 from ..base import WAITING, Pool, settle
-from .http import Answer, HttpConnection
 from .seam import Refused, Site, What
+from .websocket import messages
+
+with from_extra("durable-object", "A Durable Objects store (durable-object://)"):
+    from ..http import Answer, HttpConnection
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -129,7 +133,7 @@ class Lane:
         answers: list[Any]
         try:
             async with asyncio.timeout_at(batch[0].deadline):
-                answer = await connection.post(path, signature(site.secret, "POST", path, body), body)
+                answer = await connection.post(signed(site, "POST", path, body), body)
             answers = answers_in(site, answer, batch)
         except (OSError, TimeoutError) as fault:
             self.drop()
@@ -147,6 +151,12 @@ class Lane:
         connection, self.connection = self.connection, None
         if connection is not None:
             connection.abort()
+
+    async def close(self) -> None:
+        """Close the connection, if there is one, and return when its socket is closed."""
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            await connection.close()
 
 
 class Worker:
@@ -174,7 +184,7 @@ class Worker:
         while tasks := [lane.task for lane in self._lanes if lane.task is not None]:
             await asyncio.wait(tasks)
         for lane in self._lanes:
-            lane.drop()
+            await lane.close()
 
     def pool(self) -> Pool:
         """Return the connections that acts use."""
@@ -204,14 +214,26 @@ class Worker:
             try:
                 async with asyncio.timeout(self.site.timeout):
                     connection = await self.connect()
-                async with contextlib.aclosing(
-                    connection.listen(path, signature(self.site.secret, "GET", path, b""), SILENT_S)
-                ) as messages:
-                    async for message in messages:
+                head = signed(self.site, "GET", path, b"")
+                async with contextlib.aclosing(messages(connection, head, SILENT_S)) as arriving:
+                    async for message in arriving:
                         heard(message)
             except (OSError, TimeoutError) as fault:
                 log.info("%s: announcements are interrupted (%s); listening again soon", self.site.name, fault)
             await asyncio.sleep(random.uniform(0, 2 * PAUSE_S))
+
+
+def signed(site: Site, method: str, path: str, body: bytes) -> bytes:
+    """Return the head of a request that carries its signature."""
+    host = f"[{site.host}]" if ":" in site.host else site.host
+    if site.port not in (80, 443):
+        host += f":{site.port}"
+    lines = (
+        f"{method} {path} HTTP/1.1",
+        f"host: {host}",
+        f"authorization: {signature(site.secret, method, path, body)}",
+    )
+    return "\r\n".join(lines).encode()
 
 
 def signature(secret: str, method: str, path: str, body: bytes) -> str:

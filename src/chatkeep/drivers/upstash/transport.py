@@ -11,7 +11,6 @@ import contextlib
 import logging
 import random
 import ssl
-import time
 from binascii import a2b_base64
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -30,7 +29,7 @@ from ..redis.scripts import Act, Argument, Refused, Script, refusal
 from ..redis.seam import Address, Site
 
 with from_extra("upstash", "A store over REST (upstash://)"):
-    import httptools
+    from ..http import Answer, HttpConnection
 
 log = logging.getLogger("chatkeep")
 
@@ -38,7 +37,6 @@ BATCH = 200
 BATCH_BYTES = 1_000_000
 """No more goes into one request, but for a single act that is larger: what the service takes depends on what is paid for."""
 
-READ_MOST = 1 << 16
 PAUSE_S = 1.0  # the longest between two attempts to connect; the shortest is random
 
 LOCKS_KEYS = b"#!lua flags=allow-key-locking\n"
@@ -96,7 +94,7 @@ class Rest:
         self._fault = ""
         self._flying = False
         self._closed = False
-        self._link: Link | None = None
+        self._connection: HttpConnection | None = None
         self._wake: asyncio.Future[None] | None = None
         self._idle = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -116,12 +114,13 @@ class Rest:
         for call in self._waiting:
             call.settle(Unavailable(f"{self.site.name} was closed; {call.undone}."))
         self._waiting.clear()
-        self._drop()
-        await asyncio.sleep(0)  # the loop closes the socket in its next round, which may be none
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
 
     def pool(self) -> Pool:
         """Return the connection, if there is one, and what has not left yet."""
-        return Pool(self._link is not None, 1, len(self._waiting))
+        return Pool(self._connection is not None, 1, len(self._waiting))
 
     def act(self, act: Act) -> asyncio.Future[Any]:
         """Run a script."""
@@ -165,7 +164,7 @@ class Rest:
         """Send what waits, as much as goes together, and give each call its answer."""
         try:
             async with asyncio.timeout_at(self._waiting[0].deadline):
-                link = await self._connected()
+                connection = await self._connected()
         except (OSError, TimeoutError, ValueError) as fault:
             if not (self._fault and isinstance(fault, TimeoutError)):  # (which says less than what was tried before)
                 self._fault = f"{type(fault).__name__}: {fault}"
@@ -187,7 +186,7 @@ class Rest:
         commands = self._commands(batch)
         try:
             async with asyncio.timeout_at(batch[0].deadline):
-                status, headers, body = await link.post(self._head(b"/pipeline"), msgspec.json.encode(commands))
+                answer = await connection.post(self._head(b"/pipeline"), msgspec.json.encode(commands))
         except BaseException as fault:
             # The request may still be under way: nothing of what it brings back counts.
             self._drop()
@@ -198,11 +197,11 @@ class Rest:
             if not isinstance(fault, Exception):
                 raise
             return
-        if not link.lasts:
+        if not connection.is_usable:
             self._drop()
-        self._token = headers.get(b"upstash-sync-token", b"").decode("latin-1") or self._token
+        self._token = answer.headers.get(b"upstash-sync-token", b"").decode("latin-1") or self._token
         try:
-            self._take(batch, status, body, extra=len(commands) - len(batch))
+            self._take(batch, answer, extra=len(commands) - len(batch))
         except Exception as fault:  # what came back is not what the protocol says; nobody may wait for ever for that
             self._fault = f"{type(fault).__name__}: {fault}"
             for call in batch:
@@ -237,8 +236,9 @@ class Rest:
                     needed[call.script.sha] = call.script
         return [["SCRIPT", "LOAD", script.text.decode()] for script in needed.values()] + [call.words for call in batch]
 
-    def _take(self, batch: list[Call], status: int, body: bytes, *, extra: int) -> None:
+    def _take(self, batch: list[Call], answer: Answer, *, extra: int) -> None:
         """Give the calls of *batch* what came back; the answers of *extra* commands in front are nobody's."""
+        status, body = answer.status, answer.body
         try:
             said = msgspec.json.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -319,117 +319,40 @@ class Rest:
             lines.append(b"Upstash-Sync-Token: %b" % self._token.encode("latin-1"))
         return b"\r\n".join(lines)
 
-    async def _connected(self) -> Link:
-        if self._link is not None and not self._link.usable:
+    async def _connected(self) -> HttpConnection:
+        if self._connection is not None and not (self._connection.is_usable and self._connection.idle_s <= IDLE_S):
             self._drop()
-        if self._link is None:
-            self._link = await self._connect()
+        if self._connection is None:
+            self._connection = await self._connect()
             self._fault = ""
-        return self._link
+        return self._connection
 
-    async def _connect(self) -> Link:
+    async def _connect(self) -> HttpConnection:
         host, port = self.site.hosts[0]
         async with asyncio.timeout(self.site.timeout / 2):  # so that a call may outlive an address that is gone
-            reader, writer = await asyncio.open_connection(host, port, ssl=self.site.access["tls"])
-        return Link(reader, writer)
+            return await HttpConnection.open(host, port, self.site.access["tls"])
 
     def _drop(self) -> None:
         """End the connection at once."""
-        link, self._link = self._link, None
-        if link is not None:
-            link.close()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
 
     async def listen(self, channel: bytes, heard: Callable[[bytes], None]) -> None:
         """Have *heard* called with every message of a channel, on a connection of its own that comes back by itself."""
         begins = b"message,%b," % channel
         while True:
-            link: Link | None = None
             try:
-                link = await self._connect()
-                async for line in link.lines(self._head(b"/subscribe/" + channel, b"text/event-stream")):
-                    event = line.removeprefix(b"data:").strip()
-                    if event.startswith(begins):
-                        heard(event.removeprefix(begins))
-            except (OSError, TimeoutError, httptools.HttpParserError) as fault:
+                connection = await self._connect()
+                head = self._head(b"/subscribe/" + channel, b"text/event-stream")
+                async with contextlib.aclosing(connection.lines(head)) as lines:
+                    async for line in lines:
+                        event = line.removeprefix(b"data:").strip()
+                        if event.startswith(begins):
+                            heard(event.removeprefix(begins))
+            except (OSError, TimeoutError) as fault:
                 log.info("%s: announcements are interrupted (%s); listening again soon", self.site.name, fault)
-            finally:
-                if link is not None:
-                    link.close()
             await asyncio.sleep(random.uniform(0, PAUSE_S))
-
-
-class Link:
-    """One HTTP connection, which carries one request at a time."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.lasts = True
-        """Whether another request may follow the last one."""
-        self._used_at = time.time()  # what was frozen in between has no other clock that goes on
-        self._reader = reader
-        self._writer = writer
-        self._begin()
-
-    def _begin(self) -> None:
-        self._parser = httptools.HttpResponseParser(self)
-        self._headers: dict[bytes, bytes] = {}
-        self._body: list[bytes] = []
-        self._whole, self._status = False, 0
-
-    @property
-    def usable(self) -> bool:
-        """Whether it is there still, as far as is known."""
-        idle = abs(time.time() - self._used_at) > IDLE_S
-        return not (idle or self._reader.at_eof() or self._writer.is_closing())
-
-    async def post(self, head: bytes, body: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
-        """Send a request; return status, headers and body of the answer. Raises OSError when it does not come whole."""
-        self._begin()
-        self._writer.write(b"%b\r\nContent-Length: %d\r\n\r\n%b" % (head, len(body), body))
-        while not self._whole:
-            await self._receive()
-        self._used_at = time.time()
-        return self._status, self._headers, b"".join(self._body)
-
-    async def lines(self, head: bytes) -> Any:
-        """Send a request whose answer goes on and on, and give its lines. Raises OSError when it ends."""
-        self._begin()
-        self._writer.write(head + b"\r\nContent-Length: 0\r\n\r\n")
-        rest = b""
-        while True:
-            await self._receive()
-            arrived, self._body = b"".join(self._body), []
-            *whole, rest = (rest + arrived).split(b"\n")
-            for line in whole:
-                yield line
-            if self._whole:
-                raise ConnectionError(f"the stream ended: HTTP {self._status} {rest[:80]!r}")
-
-    async def _receive(self) -> None:
-        arrived = await self._reader.read(READ_MOST)
-        if not arrived:
-            raise ConnectionError("the connection was closed")
-        try:
-            self._parser.feed_data(arrived)
-        except httptools.HttpParserError as fault:
-            raise ConnectionError(f"what came back is no HTTP ({fault})") from fault
-
-    def close(self) -> None:
-        """End it at once, and send nothing more."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            self._writer.transport.abort()
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header of the answer."""
-        self._headers[name.lower()] = value
-
-    def on_body(self, body: bytes) -> None:
-        """Keep a part of the answer."""
-        self._body.append(body)
-
-    def on_message_complete(self) -> None:
-        """Note that the answer is whole. (Only here the parser knows what it was: it is ready for the next one afterwards.)"""
-        self._whole, self.lasts = True, bool(self._parser.should_keep_alive())
-        self._status = int(self._parser.get_status_code())
 
 
 @lru_cache(maxsize=32)

@@ -1,0 +1,142 @@
+"""One connection to an HTTP server: a request, its answer, the next request.
+
+httptools reads the answers, as it reads the requests of chatkeep's own server. It is imported in 3 ms; aiohttp, which would do all
+of this, takes 170 ms or more, and that is what a function waits for that is started for one message. Each driver that imports this
+module tells by `from_extra` which extra of its own brings httptools.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, NamedTuple
+
+import httptools
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+READ_MOST = 1 << 18
+
+
+class Answer(NamedTuple):
+    """A status, the headers, their names in lower case, and a body."""
+
+    status: int
+    headers: dict[bytes, bytes]
+    body: bytes
+
+
+class _Reading:
+    """What a parser has read of one answer."""
+
+    def __init__(self) -> None:
+        self.headers: dict[bytes, bytes] = {}
+        self.parts: list[bytes] = []
+        self.complete = self.keeps = False
+        self.status = 0
+        self._parser = httptools.HttpResponseParser(self)
+
+    def feed(self, arrived: bytes) -> None:
+        """Read what has *arrived*. Raises ConnectionError where it is no HTTP."""
+        try:
+            self._parser.feed_data(arrived)
+        except httptools.HttpParserError as fault:
+            raise ConnectionError(f"what answered is no HTTP server ({fault})") from fault
+
+    def taken(self) -> bytes:
+        """Return what came of the body since the last time."""
+        taken = b"".join(self.parts)
+        self.parts.clear()
+        return taken
+
+    # What the parser calls
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header."""
+        self.headers[name.lower()] = value
+
+    def on_body(self, body: bytes) -> None:
+        """Keep a part of the body."""
+        self.parts.append(body)
+
+    def on_message_complete(self) -> None:
+        """Note the end. (Only here the parser knows what the answer was: it is ready for the next one afterwards.)"""
+        self.complete = True
+        self.keeps = bool(self._parser.should_keep_alive())
+        self.status = int(self._parser.get_status_code())
+
+
+class HttpConnection:
+    """A connection that carries one request at a time. A head is the first line and the headers of a request, without the last line
+    break."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+        self._used_at = time.time()  # what was frozen in between has no other clock that goes on
+
+    @classmethod
+    async def open(cls, host: str, port: int, tls: SSLContext | None) -> HttpConnection:
+        """Connect to *host*; with *tls*, its certificate is checked. Raises OSError."""
+        return cls(*await asyncio.open_connection(host, port, ssl=tls))
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the other end, as far as is known, still listens."""
+        return not (self.reader.at_eof() or self.writer.is_closing())
+
+    @property
+    def idle_s(self) -> float:
+        """How long ago it was opened or brought an answer."""
+        return abs(time.time() - self._used_at)
+
+    async def post(self, head: bytes, body: bytes) -> Answer:
+        """Send a request and return its answer; afterwards the connection is usable for the next one, or closed. Raises OSError."""
+        reading = self._ask(head, body)
+        try:
+            while not reading.complete:
+                await self._receive(reading)
+        except BaseException:
+            self.abort()
+            raise
+        if not reading.keeps:
+            self.abort()
+        self._used_at = time.time()
+        return Answer(reading.status, reading.headers, reading.taken())
+
+    async def lines(self, head: bytes) -> AsyncGenerator[bytes]:
+        """Send a request whose answer goes on and on, and return its lines. Raises OSError when it ends."""
+        reading = self._ask(head, b"")
+        rest = b""
+        try:
+            while not reading.complete:
+                await self._receive(reading)
+                *whole, rest = (rest + reading.taken()).split(b"\n")
+                for line in whole:
+                    yield line
+            raise ConnectionError(f"the stream ended: HTTP {reading.status} {rest[:80]!r}")
+        finally:
+            self.abort()
+
+    def _ask(self, head: bytes, body: bytes) -> _Reading:
+        self.writer.write(b"%b\r\nContent-Length: %d\r\n\r\n%b" % (head, len(body), body))
+        return _Reading()
+
+    async def _receive(self, reading: _Reading) -> None:
+        arrived = await self.reader.read(READ_MOST)
+        if not arrived:
+            raise ConnectionError("the server has closed the connection")
+        reading.feed(arrived)
+
+    def abort(self) -> None:
+        """Close it at once; what has not left is not sent."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self.writer.transport.abort()
+
+    async def close(self) -> None:
+        """Close it at once, and return when its socket is closed: the loop does that in a later round, which may be none."""
+        self.abort()
+        with contextlib.suppress(OSError):
+            await self.writer.wait_closed()
