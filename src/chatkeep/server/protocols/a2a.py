@@ -28,6 +28,7 @@ from ...errors import ChatkeepError
 from ...model import Content, Message, Part
 from .. import wire
 from ..access import not_found, unauthorized
+from ..streams import event
 from .answer_stream import (
     AnswerStream,
     BlockEnded,
@@ -43,7 +44,7 @@ from .answer_stream import (
     parts_of,
 )
 from .entrance import Authorize, Caller, Entrance, Refusal, id_in
-from .sse import SSE, event, whole
+from .sse import SSE, whole
 
 PATH = "/a2a"
 CARD = "/.well-known/agent-card.json"

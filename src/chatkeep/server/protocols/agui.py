@@ -25,6 +25,7 @@ from ...app import Chatkeep
 from ...core import Core
 from ...model import Content, Message, Part
 from .. import api, wire
+from ..streams import event
 from .answer_stream import (
     AnswerStream,
     BlockBegan,
@@ -38,7 +39,7 @@ from .answer_stream import (
     tool_in,
 )
 from .entrance import Authorize, Caller, Entrance, Refusal, id_in
-from .sse import SSE, event
+from .sse import SSE
 
 PATH = "/agui"
 NAMES = {"text": "TEXT_MESSAGE", "reasoning": "REASONING_MESSAGE"}

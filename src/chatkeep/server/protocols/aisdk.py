@@ -29,6 +29,7 @@ from ...errors import KeyReused
 from ...model import ASKING, Content, Message, Part, Receipt
 from .. import api, wire
 from ..access import unauthorized
+from ..streams import event
 from .answer_stream import (
     AnswerStream,
     BlockBegan,
@@ -44,7 +45,7 @@ from .answer_stream import (
     tool_in,
 )
 from .entrance import Authorize, Caller, Entrance, Refusal, id_in
-from .sse import SSE, event
+from .sse import SSE
 
 PATH = "/api/chat"
 HEADERS = {"x-vercel-ai-ui-message-stream": "v1"}

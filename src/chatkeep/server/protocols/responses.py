@@ -31,6 +31,7 @@ from ...conversation.snapshots import Outcome
 from ...model import Content, Message, Part
 from .. import wire
 from ..access import not_found, unauthorized
+from ..streams import event
 from .answer_stream import (
     AnswerStream,
     BlockBegan,
@@ -48,7 +49,7 @@ from .answer_stream import (
     tool_in,
 )
 from .entrance import Authorize, Caller, Entrance, Refusal
-from .sse import SSE, event, whole
+from .sse import SSE, whole
 
 PATH = "/v1/responses"
 WAIT_S = 540.0
