@@ -221,9 +221,9 @@ class Agent:
         """Return the last tasks of a context, last first."""
         caller = await self._entrance.admit(request, id_in(params, "contextId"))
         caller.refuse_stranger()
-        log = caller.tenant.history(caller.conversation, before=wire.NEWEST, limit=LISTED)
-        asking = [message async for message in log if message.role == "user" and TASK not in message.metadata]
-        found = [await self._task(caller, message) for message in reversed(asking)]
+        log = [m async for m in caller.tenant.history(caller.conversation, before=wire.NEWEST, limit=LISTED)]
+        first = [message for message in reversed(log) if message.role == "user" and TASK not in message.metadata]
+        found = [task_from(caller, message, log) for message in first]
         tasks = [task.shown(await task.now()) for task in found]
         told = {"tasks": tasks, "totalSize": len(tasks), "pageSize": LISTED, "nextPageToken": ""}
         return wire.as_json(rpc_result(id, told))
@@ -259,18 +259,13 @@ class Agent:
             raise not_found()
         conversation, number = place
         caller = await self._entrance.admit(request, conversation)
-        return await self._task(caller, await caller.find_message(number, ("user",)))
-
-    async def _task(self, caller: Caller, first: Message) -> Task:
-        last = first.number
-        async for message in self._going_on(caller, first):
-            last = message.number
-        return Task(caller, first, last)
+        first = await caller.find_message(number, ("user",))
+        return task_from(caller, first, [m async for m in self._going_on(caller, first)])
 
     async def _going_on(self, caller: Caller, first: Message) -> Any:
         """Give the messages that went on with the task whose first message is *first*."""
         async for message in caller.tenant.history(caller.conversation, after=first.number, limit=LISTED):
-            if message.metadata.get(TASK) == first.number:
+            if goes_on(message, first):
                 yield message
 
 
@@ -363,6 +358,16 @@ class Task:
             message = {"messageId": ended.replies[-1].id, "role": "ROLE_AGENT", "parts": parts, **self._names}
             status["message"] = message
         return status
+
+
+def goes_on(message: Message, first: Message) -> bool:
+    """Tell whether a message goes on with the task whose first message is *first*."""
+    return bool(message.metadata.get(TASK) == first.number)
+
+
+def task_from(caller: Caller, first: Message, later: Sequence[Message]) -> Task:
+    """Return the task whose first message is *first*, given what of the log came *later*."""
+    return Task(caller, first, max([first.number, *(one.number for one in later if goes_on(one, first))]))
 
 
 def questions_in(replies: Sequence[Message]) -> list[str]:
