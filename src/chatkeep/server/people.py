@@ -194,15 +194,11 @@ class MyConversations(wire.Resource):
         """Return the user's conversations: a page of the list, or what has changed `since` a cursor."""
         readable(request)
         asked = wire.query(request, ListingQuery)
-        try:
+        with wire.refusing(400, "bad-request"):
             if asked.since is not None:
                 found = await user_of(request).changes(asked.since or None, limit=asked.limit)
                 return wire.as_json(msgspec.convert(found, UserListing, from_attributes=True))
             page = await user_of(request).page(behind=asked.behind, limit=asked.limit)
-        except errors.NotOpen:
-            raise
-        except errors.UsageError as fault:
-            raise HTTPException(400, str(fault)) from None
         return wire.as_json(msgspec.convert(page, UserListing, from_attributes=True))
 
 
@@ -215,13 +211,11 @@ class MyEvents(wire.Resource):
         readable(request)
         cursor = request.headers.get("last-event-id") or wire.query(request, SinceQuery).since
         user = user_of(request)
-        try:
-            cursor = (await user.page(limit=1)).cursor if cursor is None else cursor
-            await user.changes(cursor, limit=1)
-        except errors.NotOpen:
-            raise
-        except errors.UsageError as fault:
-            raise HTTPException(400, str(fault)) from None
+        with wire.refusing(400, "bad-request"):
+            if cursor is None:
+                cursor = (await user.page(limit=1)).cursor
+            else:
+                await user.changes(cursor, limit=1)  # refuses what is no cursor, before the stream begins
         return ListStream(request, user, cursor)
 
 
@@ -303,12 +297,8 @@ class MyClaim(wire.Resource):
     @allows(user=True)
     async def delete(self, request: Request) -> Response:
         """Undo a claim, within a day."""
-        try:
+        with wire.refusing(409, "too-late"):
             undone = await user_of(request).undo_claim(request.path_params["guest"], by=principal_of(request).id)
-        except errors.NotOpen:
-            raise
-        except errors.UsageError as fault:
-            raise Refused(409, "too-late", str(fault)) from None
         if not undone:
             raise access.not_found()
         access_of(request).look_again()
@@ -353,12 +343,8 @@ class MyTokenRotated(wire.Resource):
         if id != principal.id:
             raise access.forbidden("A token can rotate only itself.")
         place = keep_of(request), principal.tenant, principal.user, id
-        try:
+        with wire.refusing(409, "rotated"):
             issued = await credentials.rotate_user_token(*place, grace=asked.grace)
-        except errors.NotOpen:
-            raise
-        except errors.UsageError as fault:
-            raise Refused(409, "rotated", str(fault)) from None
         if issued is None:
             raise access.not_found()
         access_of(request).look_again()
@@ -418,12 +404,8 @@ class ConversationLoss(wire.Resource):
         number = request.path_params["number"]
         if not (number.isascii() and number.isdecimal() and len(number) < 16):
             raise access.not_found()
-        try:
+        with wire.refusing(409, "no-loss"):
             await tenant_of(request).restore(conversation_asked(request), int(number), by=principal_of(request).id)
-        except errors.NotOpen:
-            raise
-        except errors.UsageError as fault:
-            raise Refused(409, "no-loss", str(fault)) from None
         return Response(status_code=204)
 
 
