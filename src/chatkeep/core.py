@@ -14,6 +14,7 @@ from .conversation.snapshots import Outcome, Snapshot
 from .conversation.state import StateCodec
 from .drivers.base import Ability, Driver, Entry, Finding, Key, Row, mark_of
 from .engine.engine import Engine
+from .engine.once import Ledger
 from .engine.outcomes import page_dead_letters, read_outcome
 from .engine.watch import Watch
 from .model import Content, DeadLetter, OffBy, Receipt, Role, State
@@ -150,6 +151,11 @@ class Core(Generic[State]):
         if told.get("owner"):
             key_for("", told["owner"])
         return await save(self._opened, key_for(tenant, conversation), messages, look=look, **told)
+
+    async def settle(self, tenant: str, conversation: str, call: str, *, done: bool, result: Any) -> bool:
+        """As `Tenant.settle`; False where no call of that name is in doubt."""
+        ledger = Ledger(self._opened.shared)
+        return await ledger.settle(key_for(tenant, conversation), call, done=done, result=result, by="operator")
 
     async def dead_letters(self, tenant: str, *, after: str, limit: int) -> tuple[list[DeadLetter], str | None]:
         """Return a page of a tenant's dead letters, for a server: it looks at LOOKED_AT conversations behind *after* at most.

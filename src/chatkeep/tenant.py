@@ -406,8 +406,11 @@ class Surface(PeopleSurface[State]):
         It is noted in the log. The turn that asks for it next goes by that; a message that was set aside wants a `replay`. Raises
         `UsageError` where no call of that name is in doubt.
         """
-        ledger = Ledger(self._opened.shared)
-        await ledger.settle(self._key(conversation), call, done=done, result=result, by="operator")
+        key, ledger = self._key(conversation), Ledger(self._opened.shared)
+        if not await ledger.settle(key, call, done=done, result=result, by="operator"):
+            raise UsageError(
+                f"{key}: no call {call!r:.80} is in doubt; nothing was settled. `doubts` lists those that are."
+            )
 
     async def deliveries(self, conversation: str, *, limit: int = 200) -> list[Delivery]:
         """

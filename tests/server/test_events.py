@@ -14,7 +14,7 @@ import pytest
 
 from chatkeep import Chatkeep, Turn
 from chatkeep.auth.credentials import issue_token
-from chatkeep.server import create_app, events
+from chatkeep.server import create_app, events, streams
 
 from ..support.serving import Client, served, serving
 from ..support.waiting import time_passes, until
@@ -245,7 +245,7 @@ async def test_a_server_that_stops_ends_its_streams() -> None:
 
 async def test_a_client_that_takes_nothing_is_cut_off_and_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """It goes on later from the last id that it has."""
-    monkeypatch.setattr(events, "SLOW_S", 0.3)
+    monkeypatch.setattr(streams, "SLOW_S", 0.3)
     keep = keep_with(message_limit=2_000_000)
     app = create_app(keep, anonymous=True)
     async with serving(app) as port:

@@ -78,15 +78,14 @@ class Ledger(Generic[State]):
             message = there[0]
         return message.number
 
-    async def settle(self, key: Key, name: str, *, done: bool, result: Any, by: str) -> None:
-        """End a call that is in doubt. Raises `UsageError` where there is none of that name."""
+    async def settle(self, key: Key, name: str, *, done: bool, result: Any, by: str) -> bool:
+        """End a call that is in doubt; False where there is none of that name."""
         found = {call.name: call for call in await self.read(key)}
         if name not in found:
-            raise UsageError(
-                f"{key}: no call {name!r:.80} is in doubt; nothing was settled. `doubts` lists those that are."
-            )
+            return False
         text = _json(key, result, "the result") if done else None
         await self.write(key, once.note_ended(found[name], text, by))
+        return True
 
 
 def make_once(

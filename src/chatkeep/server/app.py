@@ -26,10 +26,11 @@ from ..app import Chatkeep, core_of
 from . import api, audit, operators, people, running, switches, tokens, wire
 from .access import VISITOR_SCOPES, Access, Users, allows
 from .audit import Trail
-from .events import Events, Streams
+from .events import Events
 from .health import get_ready
 from .openapi import document, get_openapi
 from .protocols import routes_of
+from .streams import Streams
 from .webhooks import ROUTES as INLETS
 from .webhooks import Webhooks, webhooks_of
 

@@ -307,12 +307,12 @@ def network_of(host: str) -> str:
     return str(mapped or ipaddress.ip_network((int(address) >> 64 << 64, 64)))
 
 
-@lru_cache(maxsize=4096)
 def name_of(principal: Principal) -> str:
     """Name who asks with a token, or whom the application knows."""
     return principal.id or f"{len(principal.tenant)}:{principal.tenant}{principal.user}"
 
 
+@lru_cache(maxsize=4096)
 def counted_as(kind: str, name: str) -> tuple[tuple[str, int], ...]:
     """Return what *name* is counted under, each with how many times the limit it may have: an IPv6 network under wider ones too."""
     network = name.rpartition("webhooks:")[2]

@@ -184,10 +184,9 @@ class DoubtAsked(wire.Resource):
     async def post(self, request: Request) -> Response:
         """Say how a call in doubt has ended; a message that was set aside because of it is then handed in again."""
         asked = await wire.body(request, Settlement, limit=room(request, "message_limit"))
-        name, id, of = request.path_params["call"], conversation_asked(request), tenant_of(request)
-        if name not in [call.name for call in await of.doubts(id)]:
+        place = tenant_of(request).name, conversation_asked(request), request.path_params["call"]
+        if not await core_of(keep_of(request)).settle(*place, done=asked.done, result=asked.result):
             raise wire.Refused(404, "not-found", "No call of this name is in doubt there; nothing was settled.")
-        await of.settle(id, name, done=asked.done, result=asked.result)
         return Response(status_code=204)
 
 

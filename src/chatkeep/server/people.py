@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -29,6 +29,7 @@ from ..people.user import CHANGED_MOST, User
 from . import access, answers, wire
 from .access import access_of, allows, conversation_asked, keep_of, principal_of, tenant_of
 from .audit import audited
+from .streams import BEAT_S, RETRY, Stream, event
 from .wire import Refused
 
 BODY_LIMIT = 16 * 1024
@@ -38,7 +39,6 @@ MERGE = "application/vnd.chatkeep.merge+json"
 LOOK_S = 2.0
 """A stream of a user's list looks for changes this often."""
 
-BEAT_S = 15.0
 DAY_S = 86_400.0
 TITLE_MOST = 1000
 
@@ -194,15 +194,11 @@ class MyConversations(wire.Resource):
         """Return the user's conversations: a page of the list, or what has changed `since` a cursor."""
         readable(request)
         asked = wire.query(request, ListingQuery)
-        try:
+        with wire.refusing(400, "bad-request"):
             if asked.since is not None:
                 found = await user_of(request).changes(asked.since or None, limit=asked.limit)
                 return wire.as_json(msgspec.convert(found, UserListing, from_attributes=True))
             page = await user_of(request).page(behind=asked.behind, limit=asked.limit)
-        except errors.NotOpen:
-            raise
-        except errors.UsageError as fault:
-            raise HTTPException(400, str(fault)) from None
         return wire.as_json(msgspec.convert(page, UserListing, from_attributes=True))
 
 
@@ -215,24 +211,19 @@ class MyEvents(wire.Resource):
         readable(request)
         cursor = request.headers.get("last-event-id") or wire.query(request, SinceQuery).since
         user = user_of(request)
-        try:
-            cursor = (await user.page(limit=1)).cursor if cursor is None else cursor
-            await user.changes(cursor, limit=1)
-        except errors.NotOpen:
-            raise
-        except errors.UsageError as fault:
-            raise HTTPException(400, str(fault)) from None
+        with wire.refusing(400, "bad-request"):
+            if cursor is None:
+                cursor = (await user.page(limit=1)).cursor
+            else:
+                await user.changes(cursor, limit=1)  # refuses what is no cursor, before the stream begins
         return ListStream(request, user, cursor)
 
 
-class ListStream(Response):
+class ListStream(Stream):
     """A stream of what changes in a user's list, until the client goes, its right ends, or the server does."""
 
     def __init__(self, request: Request, user: User[Any], cursor: str) -> None:
-        super().__init__(media_type="text/event-stream")
-        del self.headers["content-length"]
-        self.headers.update({"cache-control": "no-store", "x-accel-buffering": "no"})
-        self._request = request
+        super().__init__(request)
         self._user = user
         self._cursor = cursor
         self._reason = ""
@@ -243,29 +234,12 @@ class ListStream(Response):
         self._reason = self._reason or reason
         self._wake.set()
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Serve the one request."""
-        streams = self._request.app.state.streams
-        streams.add(self)
-        talking = asyncio.create_task(self._talk(send), name="chatkeep list stream")
-        leaving = asyncio.create_task(_gone(receive), name="chatkeep list stream left")
-        try:
-            await asyncio.wait((talking, leaving), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            streams.remove(self)
-            for task in (talking, leaving):
-                task.cancel()
-            found, _ = await asyncio.gather(talking, leaving, return_exceptions=True)
-        if isinstance(found, Exception) and not isinstance(found, TimeoutError):
-            raise found
-
-    async def _talk(self, send: Any) -> None:
-        await _sent(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        await self._say(send, b"retry: 1000\n")
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """Give what changes, as text, and at last the reason why nothing more comes."""
+        yield RETRY
         async for text in self._happening():
-            await self._say(send, text)
-        await self._say(send, event("end", {"reason": self._reason}))
-        await _sent(send, {"type": "http.response.body", "body": b"", "more_body": False})
+            yield text
+        yield event({"reason": self._reason}, name="end")
 
     async def _happening(self) -> AsyncIterator[bytes]:
         """Return what changes, as text; a beat now and then."""
@@ -280,12 +254,11 @@ class ListStream(Response):
             except errors.StoreError:  # nothing is left out: it goes on from there
                 changed = None
             if changed is not None and changed.cursor != self._cursor:
-                said = [event("changed", one) for one in changed.conversations]
-                said += [event("erased", {"id": id}) for id in changed.erased]
+                said = [event(one, name="changed") for one in changed.conversations]
+                said += [event({"id": id}, name="erased") for id in changed.erased]
                 self._cursor = changed.cursor
-                yield b"".join(said) + event(
-                    "cursor", {"total": changed.total, "reset": changed.reset}, id=self._cursor
-                )
+                told = {"total": changed.total, "reset": changed.reset}
+                yield b"".join(said) + event(told, name="cursor", id=self._cursor)
                 beat_at = loop.time() + BEAT_S
             elif loop.time() >= beat_at:
                 yield b": beat\n"
@@ -293,9 +266,6 @@ class ListStream(Response):
             if changed is None or not changed.more:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), LOOK_S)
-
-    async def _say(self, send: Any, text: bytes) -> None:
-        await _sent(send, {"type": "http.response.body", "body": text, "more_body": True})
 
 
 class MyClaims(wire.Resource):
@@ -327,12 +297,8 @@ class MyClaim(wire.Resource):
     @allows(user=True)
     async def delete(self, request: Request) -> Response:
         """Undo a claim, within a day."""
-        try:
+        with wire.refusing(409, "too-late"):
             undone = await user_of(request).undo_claim(request.path_params["guest"], by=principal_of(request).id)
-        except errors.NotOpen:
-            raise
-        except errors.UsageError as fault:
-            raise Refused(409, "too-late", str(fault)) from None
         if not undone:
             raise access.not_found()
         access_of(request).look_again()
@@ -377,12 +343,8 @@ class MyTokenRotated(wire.Resource):
         if id != principal.id:
             raise access.forbidden("A token can rotate only itself.")
         place = keep_of(request), principal.tenant, principal.user, id
-        try:
+        with wire.refusing(409, "rotated"):
             issued = await credentials.rotate_user_token(*place, grace=asked.grace)
-        except errors.NotOpen:
-            raise
-        except errors.UsageError as fault:
-            raise Refused(409, "rotated", str(fault)) from None
         if issued is None:
             raise access.not_found()
         access_of(request).look_again()
@@ -442,12 +404,8 @@ class ConversationLoss(wire.Resource):
         number = request.path_params["number"]
         if not (number.isascii() and number.isdecimal() and len(number) < 16):
             raise access.not_found()
-        try:
+        with wire.refusing(409, "no-loss"):
             await tenant_of(request).restore(conversation_asked(request), int(number), by=principal_of(request).id)
-        except errors.NotOpen:
-            raise
-        except errors.UsageError as fault:
-            raise Refused(409, "no-loss", str(fault)) from None
         return Response(status_code=204)
 
 
@@ -530,22 +488,6 @@ def credential_of(issued: credentials.Issued) -> answers.Credential:
     return answers.Credential(
         id=issued.id, scopes=issued.scopes, expires_at=issued.expires_at, token=issued.token, label=issued.label
     )
-
-
-def event(kind: str, value: Any, *, id: str = "") -> bytes:
-    """Return one server-sent event."""
-    told = f"id: {id}\n" if id else ""
-    return f"event: {kind}\n{told}data: ".encode() + msgspec.json.encode(value) + b"\n\n"
-
-
-async def _sent(send: Any, message: dict[str, Any]) -> None:
-    async with asyncio.timeout(30.0):
-        await send(message)
-
-
-async def _gone(receive: Any) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 ROUTES: list[BaseRoute] = [

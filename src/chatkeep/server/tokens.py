@@ -11,7 +11,6 @@ from starlette.routing import BaseRoute
 
 from ..auth import credentials
 from ..auth.credentials import Issued, Scope
-from ..errors import NotOpen, UsageError
 from . import access, answers, wire
 from .access import access_of, allows, conversation_asked, keep_of, principal_of
 from .api import conversation
@@ -126,12 +125,8 @@ class Rotated(wire.Resource):
         """Put a new token in the place of another; whoever holds it in the cookie gets the new one there."""
         asked = await wire.body(request, Rotation, limit=BODY_LIMIT, needed=False)
         place = (principal_of(request).tenant, conversation_asked(request), rotated_asked(request))
-        try:
+        with wire.refusing(409, "rotated"):
             issued = await credentials.rotate(keep_of(request), *place, grace=asked.grace)
-        except NotOpen:
-            raise
-        except UsageError as fault:
-            raise wire.Refused(409, "rotated", str(fault)) from None
         if issued is None:
             raise access.not_found()
         access_of(request).look_again()
@@ -152,7 +147,7 @@ class Shares(wire.Resource):
             scopes = [scope for scope in credentials.TOKEN_SCOPES if scope in maker.scopes]
         if more := [scope for scope in scopes if scope not in maker.scopes]:
             raise access.forbidden(f"This token has not the scope {more[0]!r}, so it cannot share it.")
-        try:
+        with wire.refusing(403, "forbidden"):
             issued = await credentials.issue_share(
                 keep_of(request),
                 maker.tenant,
@@ -162,10 +157,6 @@ class Shares(wire.Resource):
                 expires_in=asked.expires_in,
                 uses=asked.uses,
             )
-        except NotOpen:
-            raise
-        except UsageError as fault:
-            raise access.forbidden(str(fault)) from None
         if issued is None:
             raise access.unauthorized()
         # Behind the #: that part of an address is never sent to a server, so no log has it.

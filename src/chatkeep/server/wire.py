@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar, TypeVar, cast
 from urllib.parse import quote, unquote_to_bytes
 
@@ -23,6 +24,7 @@ from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from ..engine.hooks import run_in_time
+from ..errors import NotOpen, UsageError
 from ..model import Content
 
 T = TypeVar("T", bound=Struct)
@@ -63,6 +65,17 @@ class Refused(HTTPException):
         super().__init__(status, detail, headers)
         self.word = word
         self.told = told
+
+
+@contextmanager
+def refusing(status: int, word: str) -> Iterator[None]:
+    """Have a `UsageError` told as a refusal of this kind; that the Chatkeep is not open is no fault of the client's."""
+    try:
+        yield
+    except NotOpen:
+        raise
+    except UsageError as fault:
+        raise Refused(status, word, str(fault)) from None
 
 
 class Incoming(Struct, forbid_unknown_fields=True):

@@ -27,7 +27,8 @@ from ...app import Chatkeep
 from ...errors import ChatkeepError
 from ...model import Content, Message, Part
 from .. import wire
-from ..access import not_found, unauthorized
+from ..access import not_found
+from ..streams import event
 from .answer_stream import (
     AnswerStream,
     BlockEnded,
@@ -35,15 +36,15 @@ from .answer_stream import (
     Ended,
     PartShown,
     Step,
+    content_from,
     find_named,
     growing,
     in_order,
-    is_text,
     name_answer,
     parts_of,
 )
 from .entrance import Authorize, Caller, Entrance, Refusal, id_in
-from .sse import SSE, event, whole
+from .sse import SSE, whole
 
 PATH = "/a2a"
 CARD = "/.well-known/agent-card.json"
@@ -213,17 +214,16 @@ class Agent:
         task = await self._find(request, params)
         if (state := task.state_of(await task.now())) in OVER:
             raise RpcError(NOT_CANCELABLE, f"The task is over ({state}); nothing was cancelled.")
-        if (await task.caller.tenant.answering(task.caller.conversation)).number == task.number:
-            await task.caller.tenant.stop(task.caller.conversation)
+        await task.caller.stop(task.number)
         return wire.as_json(rpc_result(id, task.shown(await task.now())))
 
     async def list_tasks(self, request: Request, id: Any, params: dict[str, Any]) -> Response:
         """Return the last tasks of a context, last first."""
         caller = await self._entrance.admit(request, id_in(params, "contextId"))
-        refuse_stranger(caller)
-        log = caller.tenant.history(caller.conversation, before=wire.NEWEST, limit=LISTED)
-        asking = [message async for message in log if message.role == "user" and TASK not in message.metadata]
-        found = [await self._task(caller, message) for message in reversed(asking)]
+        caller.refuse_stranger()
+        log = [m async for m in caller.tenant.history(caller.conversation, before=wire.NEWEST, limit=LISTED)]
+        first = [message for message in reversed(log) if message.role == "user" and TASK not in message.metadata]
+        found = [task_from(caller, message, log) for message in first]
         tasks = [task.shown(await task.now()) for task in found]
         told = {"tasks": tasks, "totalSize": len(tasks), "pageSize": LISTED, "nextPageToken": ""}
         return wire.as_json(rpc_result(id, told))
@@ -243,14 +243,14 @@ class Agent:
                 raise RpcError(UNSUPPORTED, f"The task waits for no message ({state}); nothing was touched.")
             told = {TASK: task.first.number}
             receipt = await task.caller.accept(content, id=key, metadata=told)
-            return Task(self, task.caller, task.first, receipt.number)
+            return Task(task.caller, task.first, receipt.number)
         context = message.get("contextId") or f"ctx_{secrets.token_hex(16)}"
         if not isinstance(context, str):
             raise RpcError(BAD_PARAMS, "`contextId` is text; nothing was touched.")
         caller = await self._entrance.admit(request, context)
         receipt = await caller.accept(content, id=key)
         first = Message(id=key, number=receipt.number, role="user", content=content, created_at=self._core.clock())
-        return Task(self, caller, first, receipt.number)
+        return Task(caller, first, receipt.number)
 
     async def _find(self, request: Request, params: dict[str, Any]) -> Task:
         """Find the task that a request names. Raises 404."""
@@ -259,48 +259,29 @@ class Agent:
             raise not_found()
         conversation, number = place
         caller = await self._entrance.admit(request, conversation)
-        refuse_stranger(caller)
-        found = [m async for m in caller.tenant.history(conversation, after=number - 1, before=number + 1)]
-        if not found or found[0].role != "user":
-            raise not_found()
-        return await self._task(caller, found[0])
-
-    async def _task(self, caller: Caller, first: Message) -> Task:
-        last = first.number
-        async for message in self._going_on(caller, first):
-            last = message.number
-        return Task(self, caller, first, last)
+        first = await caller.find_message(number, ("user",))
+        return task_from(caller, first, [m async for m in self._going_on(caller, first)])
 
     async def _going_on(self, caller: Caller, first: Message) -> Any:
         """Give the messages that went on with the task whose first message is *first*."""
         async for message in caller.tenant.history(caller.conversation, after=first.number, limit=LISTED):
-            if message.metadata.get(TASK) == first.number:
+            if goes_on(message, first):
                 yield message
-
-    def follow(self, caller: Caller, number: int) -> AnswerStream:
-        """Follow the answer to a message."""
-        return AnswerStream(self._core, caller.tenant.name, caller.conversation, number)
-
-    async def find_end(self, caller: Caller, number: int) -> Ended:
-        """Find out what became of a message."""
-        found = await self._core.find_outcome(caller.tenant.name, caller.conversation, number)
-        return Ended("erased") if found is None else Ended(found.status, found.dead, found.replies)
 
 
 class Task:
     """One task: its first message, and the *number* of the one that is answered now."""
 
-    def __init__(self, agent: Agent, caller: Caller, first: Message, number: int) -> None:
-        self._agent = agent
+    def __init__(self, caller: Caller, first: Message, number: int) -> None:
         self.caller, self.first, self.number = caller, first, number
 
     def answer(self) -> AnswerStream:
         """Follow its answer."""
-        return self._agent.follow(self.caller, self.number)
+        return self.caller.answer(self.number)
 
     async def now(self) -> Ended:
         """Return how it stands."""
-        return await self._agent.find_end(self.caller, self.number)
+        return await self.caller.find_end(self.number)
 
     def state_of(self, ended: Ended) -> str:
         """Return its state."""
@@ -379,6 +360,16 @@ class Task:
         return status
 
 
+def goes_on(message: Message, first: Message) -> bool:
+    """Tell whether a message goes on with the task whose first message is *first*."""
+    return bool(message.metadata.get(TASK) == first.number)
+
+
+def task_from(caller: Caller, first: Message, later: Sequence[Message]) -> Task:
+    """Return the task whose first message is *first*, given what of the log came *later*."""
+    return Task(caller, first, max([first.number, *(one.number for one in later if goes_on(one, first))]))
+
+
 def questions_in(replies: Sequence[Message]) -> list[str]:
     """Return what *replies* ask."""
     return [
@@ -387,12 +378,6 @@ def questions_in(replies: Sequence[Message]) -> list[str]:
         for part in parts_of(reply)
         if part.get("type") == "interrupt"
     ]
-
-
-def refuse_stranger(caller: Caller) -> None:
-    """Raise 401 for a visitor who holds no right to the context."""
-    if caller.stranger:
-        raise unauthorized()
 
 
 def settings_of(params: dict[str, Any]) -> dict[str, Any]:
@@ -406,8 +391,7 @@ def content_of(message: dict[str, Any]) -> Content:
     parts = message.get("parts")
     if not isinstance(parts, list) or not parts or not all(isinstance(part, dict) for part in parts):
         raise RpcError(BAD_PARAMS, "The message has no `parts`; nothing was touched.")
-    found = [kept_part(part) for part in parts]
-    return "\n".join(part["text"] for part in found) if all(map(is_text, found)) else found
+    return content_from([kept_part(part) for part in parts])
 
 
 def kept_part(part: dict[str, Any]) -> Part:

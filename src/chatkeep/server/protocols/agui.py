@@ -25,20 +25,21 @@ from ...app import Chatkeep
 from ...core import Core
 from ...model import Content, Message, Part
 from .. import api, wire
+from ..streams import event
 from .answer_stream import (
-    AnswerStream,
     BlockBegan,
     BlockEnded,
     BlockGrew,
     Ended,
     PartShown,
     Step,
+    content_from,
     is_text,
     parts_of,
     tool_in,
 )
 from .entrance import Authorize, Caller, Entrance, Refusal, id_in
-from .sse import SSE, event
+from .sse import SSE
 
 PATH = "/agui"
 NAMES = {"text": "TEXT_MESSAGE", "reasoning": "REASONING_MESSAGE"}
@@ -76,8 +77,7 @@ def routes(keep: Chatkeep[Any], *, path: str = PATH, authorize: Authorize | None
         events = Events(entrance.core, caller, run, number)
         if number is None:
             return Response(await events.nothing_new(), media_type="text/event-stream")
-        answer = AnswerStream(entrance.core, caller.tenant.name, thread, number)
-        return SSE(request, caller, answer, events.write, first=await events.begin())
+        return SSE(request, caller, caller.answer(number), events.write, first=await events.begin())
 
     return [wire.RawRoute(path, post, methods=["POST"])]
 
@@ -146,7 +146,7 @@ def content_of(said: dict[str, Any]) -> Content:
             mime, value = source.get("mimeType"), source.get("value")
             url = f"data:{mime};base64,{value}" if source.get("type") == "data" else value
             found.append({"type": MEDIA[part["type"]], "url": url, "media_type": mime})
-    return "\n".join(part["text"] for part in found) if all(map(is_text, found)) else found
+    return content_from(found)
 
 
 # -- what goes out ------------------------------------------------------------------------------------------------------

@@ -28,9 +28,8 @@ from ...app import Chatkeep
 from ...errors import KeyReused
 from ...model import ASKING, Content, Message, Part, Receipt
 from .. import api, wire
-from ..access import unauthorized
+from ..streams import event
 from .answer_stream import (
-    AnswerStream,
     BlockBegan,
     BlockEnded,
     BlockGrew,
@@ -38,13 +37,13 @@ from .answer_stream import (
     PartShown,
     Step,
     Tool,
+    content_from,
     growing,
-    is_text,
     parts_of,
     tool_in,
 )
 from .entrance import Authorize, Caller, Entrance, Refusal, id_in
-from .sse import SSE, event
+from .sse import SSE
 
 PATH = "/api/chat"
 HEADERS = {"x-vercel-ai-ui-message-stream": "v1"}
@@ -92,8 +91,7 @@ def routes(keep: Chatkeep[Any], *, path: str = PATH, authorize: Authorize | None
     async def stop(request: Request) -> Response:
         """End the answer that is being made; what was said of it stays."""
         caller = await entrance.admit(request, request.path_params["id"])
-        if caller.stranger:
-            raise unauthorized()
+        caller.refuse_stranger()
         await caller.tenant.stop(caller.conversation)
         return Response(status_code=204)
 
@@ -106,8 +104,7 @@ def routes(keep: Chatkeep[Any], *, path: str = PATH, authorize: Authorize | None
         return wire.as_json(shown(found), headers={"cache-control": "no-store"})
 
     def stream(request: Request, caller: Caller, number: int) -> Response:
-        answer = AnswerStream(entrance.core, caller.tenant.name, caller.conversation, number)
-        return SSE(request, caller, answer, Chunks(number).write, headers=HEADERS)
+        return SSE(request, caller, caller.answer(number), Chunks(number).write, headers=HEADERS)
 
     return [
         wire.RawRoute(path, post, methods=["POST"]),
@@ -195,10 +192,7 @@ def content_of(said: dict[str, Any]) -> Content:
         if isinstance(said.get("content"), str):  # older versions of the SDK
             return str(said["content"])
         raise HTTPException(400, "The last message has no `parts`; nothing was touched.")
-    found = [taken for part in parts if isinstance(part, dict) and (taken := part_from(part)) is not None]
-    if all(map(is_text, found)):
-        return "\n".join(part["text"] for part in found)
-    return found
+    return content_from([taken for part in parts if isinstance(part, dict) and (taken := part_from(part)) is not None])
 
 
 def part_from(part: Part) -> Part | None:

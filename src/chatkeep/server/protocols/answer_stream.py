@@ -21,7 +21,7 @@ from ...conversation.streams import STREAMED
 from ...core import Core
 from ...engine.watch import Watch
 from ...errors import StoreError
-from ...model import ASKING, Delta, Erased, Message, Part, PartSaid, Typing
+from ...model import ASKING, Content, Delta, Erased, Message, Part, PartSaid, Typing
 
 TICK_S = 3.0
 """So often it is looked whether the bot was paused; that asks nobody."""
@@ -87,6 +87,11 @@ def parts_of(message: Message) -> list[Part]:
 def is_text(part: Part) -> bool:
     """Tell whether a part is text and nothing else."""
     return part.get("type", "text") == "text" and isinstance(part.get("text"), str)
+
+
+def content_from(parts: list[Part]) -> Content:
+    """Return *parts* that a client has sent as they are kept: text where they are text alone."""
+    return "\n".join(part["text"] for part in parts) if all(map(is_text, parts)) else parts
 
 
 def growing(part: Part) -> tuple[str, str] | None:

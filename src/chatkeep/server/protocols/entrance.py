@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import wraps
 from inspect import isawaitable
 from typing import Any
@@ -24,7 +24,7 @@ from starlette.responses import Response
 from ...app import Chatkeep, core_of
 from ...auth.credentials import SCOPES, Issued, Scope, digest_of
 from ...errors import ChatkeepError, Conflict, NotOpen
-from ...model import Content, Receipt, Role
+from ...model import Content, Message, Receipt, Role
 from ...tenant import Tenant
 from .. import api, wire
 from ..access import (
@@ -36,11 +36,13 @@ from ..access import (
     bearer,
     clear_cookie,
     cookies_named,
+    not_found,
     same_origin,
     shared_cookie,
     unauthorized,
 )
 from ..limits import is_forwarded
+from .answer_stream import AnswerStream, Ended
 
 log = logging.getLogger("chatkeep.server")
 
@@ -90,6 +92,33 @@ class Caller(Struct, frozen=True):
         if receipt.status == "dropped" and not receipt.number:
             raise Conflict(f"{self.conversation}: the conversation was erased meanwhile, and the message with it.")
         return receipt
+
+    def answer(self, number: int) -> AnswerStream:
+        """Follow the answer to message *number*."""
+        return AnswerStream(core_of(self.access.keep), self.tenant.name, self.conversation, number)
+
+    async def find_end(self, number: int) -> Ended:
+        """Find out what has become of message *number*; "erased" where it is not there any more."""
+        found = await core_of(self.access.keep).find_outcome(self.tenant.name, self.conversation, number)
+        return Ended("erased") if found is None else Ended(found.status, found.dead, found.replies)
+
+    async def find_message(self, number: int, roles: Sequence[Role]) -> Message:
+        """Return message *number* of the log. Raises 401 for a stranger, and 404 where there is none of these *roles*."""
+        self.refuse_stranger()
+        found = [m async for m in self.tenant.history(self.conversation, after=number - 1, before=number + 1)]
+        if not found or found[0].role not in roles:
+            raise not_found()
+        return found[0]
+
+    async def stop(self, number: int) -> None:
+        """End the answer to message *number*, if that is the one that is being made; what was said of it stays."""
+        if (await self.tenant.answering(self.conversation)).number == number:
+            await self.tenant.stop(self.conversation)
+
+    def refuse_stranger(self) -> None:
+        """Raise 401 for a visitor who holds no right to the conversation."""
+        if self.stranger:
+            raise unauthorized()
 
     async def holds(self) -> bool:
         """Tell whether the right still stands, for streams that stay open."""

@@ -27,18 +27,18 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from ...app import Chatkeep
-from ...conversation.snapshots import Outcome
 from ...model import Content, Message, Part
 from .. import wire
-from ..access import not_found, unauthorized
+from ..access import not_found
+from ..streams import event
 from .answer_stream import (
-    AnswerStream,
     BlockBegan,
     BlockEnded,
     BlockGrew,
     Ended,
     PartShown,
     Step,
+    content_from,
     find_named,
     growing,
     in_order,
@@ -48,7 +48,7 @@ from .answer_stream import (
     tool_in,
 )
 from .entrance import Authorize, Caller, Entrance, Refusal
-from .sse import SSE, event, whole
+from .sse import SSE, whole
 
 PATH = "/v1/responses"
 WAIT_S = 540.0
@@ -82,7 +82,6 @@ def routes(keep: Chatkeep[Any], *, path: str = PATH, authorize: Authorize | None
             key is a credential of chatkeep's, and from this machine any.
     """
     entrance = Entrance(keep, refuse=refuse, authorize=authorize)
-    core = entrance.core
 
     @entrance.guards("send", begins=True)
     async def create(request: Request) -> Response:
@@ -95,7 +94,7 @@ def routes(keep: Chatkeep[Any], *, path: str = PATH, authorize: Authorize | None
         role, content = content_of(item)
         receipt = await caller.accept(content, id=key, role=role, metadata={"response": told} if told else None)
         asked = Asked(caller.conversation, receipt.number, told, background=bool(body.get("background")))
-        answer = AnswerStream(core, caller.tenant.name, caller.conversation, receipt.number)
+        answer = caller.answer(receipt.number)
         if body.get("stream"):
             return SSE(request, caller, answer, Events(asked).write)
         if not asked.background:
@@ -106,8 +105,8 @@ def routes(keep: Chatkeep[Any], *, path: str = PATH, authorize: Authorize | None
             except TimeoutError:
                 pass
             return wire.as_json(asked.response(ended))
-        outcome = Outcome(receipt.status, receipt.replies) if receipt.duplicate else Outcome("accepted")
-        response = asked.response(Ended(outcome.status, outcome.dead, outcome.replies))
+        stands = Ended(receipt.status, replies=receipt.replies) if receipt.duplicate else Ended("accepted")
+        response = asked.response(stands)
         if response["status"] == "in_progress":
             response["status"] = "queued"
         return wire.as_json(response)
@@ -116,12 +115,7 @@ def routes(keep: Chatkeep[Any], *, path: str = PATH, authorize: Authorize | None
         """Let the caller in; the message that the response answers."""
         conversation, number = place_of(request.path_params["id"])
         caller = await entrance.admit(request, conversation)
-        if caller.stranger:
-            raise unauthorized()
-        found = [m async for m in caller.tenant.history(conversation, after=number - 1, before=number + 1)]
-        if not found or found[0].role not in ("user", "event"):
-            raise not_found()
-        return caller, found[0]
+        return caller, await caller.find_message(number, ("user", "event"))
 
     @entrance.guards("read")
     async def get(request: Request) -> Response:
@@ -131,25 +125,20 @@ def routes(keep: Chatkeep[Any], *, path: str = PATH, authorize: Authorize | None
             told = message.metadata.get("response", {})
             asked = Asked(caller.conversation, message.number, told, at=message.created_at)
             after = wire.whole(request.query_params["starting_after"]) if starts_late(request) else -1
-            answer = AnswerStream(core, caller.tenant.name, caller.conversation, message.number)
-            return SSE(request, caller, answer, Events(asked, after).write)
+            return SSE(request, caller, caller.answer(message.number), Events(asked, after).write)
         return await show(caller, message)
 
     @entrance.guards("send")
     async def cancel(request: Request) -> Response:
         """End a response that is being made; what was said of it stays."""
         caller, message = await asked_for(request)
-        answering = await caller.tenant.answering(caller.conversation)
-        if answering.number == message.number:
-            await caller.tenant.stop(caller.conversation)
+        await caller.stop(message.number)
         return await show(caller, message)
 
     async def show(caller: Caller, message: Message) -> Response:
         """Return a response as it is now."""
         asked = Asked(caller.conversation, message.number, message.metadata.get("response", {}), at=message.created_at)
-        found = await core.find_outcome(caller.tenant.name, caller.conversation, message.number)
-        outcome = found or Outcome("dropped")
-        return wire.as_json(asked.response(Ended(outcome.status, outcome.dead, outcome.replies)))
+        return wire.as_json(asked.response(await caller.find_end(message.number)))
 
     @entrance.guards("read")
     async def input_items(request: Request) -> Response:
@@ -241,8 +230,7 @@ def content_of(item: dict[str, Any]) -> tuple[Any, Content]:
         return "user", content
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
         raise HTTPException(400, "The `content` of the last item is text or a list of parts; nothing was touched.")
-    found = [kept_part(part) for part in content]
-    return "user", "\n".join(part["text"] for part in found) if all(map(is_text, found)) else found
+    return "user", content_from([kept_part(part) for part in content])
 
 
 def kept_part(part: Part) -> Part:
