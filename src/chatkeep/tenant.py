@@ -52,12 +52,6 @@ class Surface(PeopleSurface[State]):
         self._engine = engine
         self._tenant = tenant
 
-    @property
-    def _opened(self) -> Engine[State]:
-        """The engine, for a call that acts on the store: it must come from where this Chatkeep was opened."""
-        self._engine.store.confinement.check()
-        return self._engine
-
     async def receive(
         self,
         conversation: str,

@@ -132,12 +132,12 @@ class Changes(Generic[State]):
         return await self._rewrite(key, cleared, id)
 
     async def merge(
-        self, key: Key, slot: str, base: Any, mine: Version, *, rule: Rule = "later", id: str | None = None
+        self, key: Key, slot: str, base: Any, mine: Version, *, id: str | None = None
     ) -> tuple[Snapshot, tuple[Loss, ...]]:
         """Put what somebody has made of a *slot*, which was *base* then, together with what is there; and tell what gave way, which the
         log keeps."""
         found: tuple[Loss, ...] = ()
-        name = fresh_token()
+        name, rule = fresh_token(), self.rules.get(slot, "later")
 
         def merged(there: Snapshot, raw: Raw, schema: int) -> Rewritten | None:
             nonlocal found
