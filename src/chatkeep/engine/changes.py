@@ -155,21 +155,24 @@ class Changes(Generic[State]):
 
     async def erase(self, key: Key, *, look: Callable[[Row], None] | None = None) -> None:
         """Remove everything of *key*, here and in the store. *look* is given the row that is there, and refuses by raising."""
-        row = await self._store.row(key) if look is not None else None
-        if row is not None and look is not None:
-            look(row)
+
+        async def find() -> Row | None:
+            row = await self._store.row(key)
+            if row is not None and look is not None:
+                look(row)
+            return row
+
+        row = await find() if look is not None else None
         if self._journal is not None and self._shared.open:
             await self._journal.spool.erase(key)
-        row = row or await self._store.row(key)
+        row = row or await find()
         while row is not None:
             await note_erasure(self._store, row, clock=self._shared.clock)
             try:
                 await self._store.erase(key, at=self._shared.clock(), revision=None if look is None else row.revision)
                 break
             except Conflict:
-                row = await self._store.row(key)
-                if row is not None and look is not None:
-                    look(row)
+                row = await find()
         else:
             await self._store.erase(key, at=self._shared.clock())
         await erase_belongings(self._store, key, at=self._shared.clock())
