@@ -218,19 +218,21 @@ class Changes(Generic[State]):
         there = await self._store.page(key, snapshot.row.incarnation, after=number - 1, limit=1)
         if there and there[0].number == number and there[0].role in ASKING and there[0].redacted:
             return
-        await self._take_back(key, number, None)
+        await self._take_back(snapshot, number, None)
 
     async def amend(self, key: Key, number: int, content: Content) -> Receipt:
         """Take back message *number*, which waits for its turn, and say *content* in its place, at the end."""
         entry_for(key, content, id="-", role="user", created_at=1e10, limit=self._shared.settings.message_limit)
-        snapshot = await self._store.reload(key)
-        id = redaction.amendment_id(snapshot.row.incarnation, number)
-        known = await self._store.find(key, snapshot.row.incarnation, [id])
-        if known and known[0].content != content:
-            raise NotWaiting(
-                f"{key}: message {number} was said anew already, as message {known[0].number}; nothing was changed."
-            )
-        said = known or await self._take_back(key, number, content)
+        said: list[Message] = []
+        while not said:  # (nothing was said where somebody else has said it anew in the meantime)
+            snapshot = await self._store.reload(key)
+            id = redaction.amendment_id(snapshot.row.incarnation, number)
+            known = await self._store.find(key, snapshot.row.incarnation, [id])
+            if known and known[0].content != content:
+                raise NotWaiting(
+                    f"{key}: message {number} was said anew already, as message {known[0].number}; nothing was changed."
+                )
+            said = known or await self._take_back(snapshot, number, content)
         found = await read_outcome(self._store, await self._store.reload(key), said[-1].number) if known else None
         return Receipt(
             tenant=key.tenant,
@@ -242,10 +244,10 @@ class Changes(Generic[State]):
             duplicate=bool(known),
         )
 
-    async def _take_back(self, key: Key, number: int, content: Content | None) -> list[Message]:
+    async def _take_back(self, snapshot: Snapshot, number: int, content: Content | None) -> list[Message]:
         """Withdraw message *number*, and say *content* in its place where there is any; give what was added to the log."""
-        self._shared.refuse_closed(key)
-        shared, limit = self._shared, self._shared.settings.message_limit
+        shared, key, limit = self._shared, snapshot.row.key, self._shared.settings.message_limit
+        shared.refuse_closed(key)
 
         def decide(there: Snapshot) -> Commit:
             waiting = snapshots.unread_messages(there)
@@ -270,7 +272,7 @@ class Changes(Generic[State]):
                 amendment = Draft(content=content, id=id, entry=entry, **told)
             return redaction.redact_messages(there, found, [], shared.policy, at=at, amendment=amendment)
 
-        after, said = await shared.commit(await self._store.reload(key), decide)
+        after, said = await shared.commit(snapshot, decide)
         if after.row.lease is None and snapshots.unread_messages(after) and not self._pauses.is_paused(after):
             self._sweeper.start_on(key)
             self._notifier.tell_of_work()
