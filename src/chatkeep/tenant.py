@@ -535,7 +535,7 @@ class Surface(PeopleSurface[State]):
             due_at=_due_at(row),
             title=record.title,
             version=find_version(row.head, record),
-            checksum=find_checksum(row.key, row.incarnation, row.head, record),
+            checksum=find_checksum(snapshot),
             waiting=copy_messages(unread_messages(snapshot)),
         )
 

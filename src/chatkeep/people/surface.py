@@ -152,12 +152,11 @@ class PeopleSurface(Generic[State]):
         now = engine.shared.clock()
         mine = Version(value, now if at is None else min(at, now), by)
         after, losses = await engine.changes.merge(key, slot, base, mine, id=id)
-        row = after.row
         return MergedSlot(
             value=self._slot(after, slot),
             losses=losses,
-            version=find_version(row.head, after.record),
-            checksum=find_checksum(key, row.incarnation, row.head, after.record),
+            version=find_version(after.row.head, after.record),
+            checksum=find_checksum(after),
         )
 
     async def losses(self, conversation: str, *, limit: int = 100) -> list[Lost]:
