@@ -52,12 +52,6 @@ class Surface(PeopleSurface[State]):
         self._engine = engine
         self._tenant = tenant
 
-    @property
-    def _opened(self) -> Engine[State]:
-        """The engine, for a call that acts on the store: it must come from where this Chatkeep was opened."""
-        self._engine.store.confinement.check()
-        return self._engine
-
     async def receive(
         self,
         conversation: str,
@@ -544,7 +538,7 @@ class Surface(PeopleSurface[State]):
             due_at=_due_at(row),
             title=record.title,
             version=find_version(row.head, record),
-            checksum=find_checksum(row.key, row.incarnation, row.head, record),
+            checksum=find_checksum(snapshot),
             waiting=copy_messages(unread_messages(snapshot)),
         )
 

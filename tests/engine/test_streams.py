@@ -347,6 +347,28 @@ async def test_a_piece_that_is_none_is_refused(opened: Any, piece: Any) -> None:
     assert 1 == keep.statistics.engine.failures
 
 
+async def test_a_message_that_is_amended_twice_at_once_is_amended_once(opened: Any) -> None:
+    """From two instances: the same content is the same amendment, of two different ones the second is refused."""
+    go = asyncio.Event()
+
+    async def bot(turn: Turn[Any]) -> str:
+        await go.wait()
+        return f"heard {turn.text}"
+
+    works, other = await opened(bot, quick="0s"), await opened(None)
+    for n, text in enumerate(("one", "two", "three"), 1):
+        await works.accept("ada", text, id=f"m{n}")
+    same = await asyncio.gather(works.amend("ada", 2, "zwei"), other.amend("ada", 2, "zwei"))
+    differ = await asyncio.gather(works.amend("ada", 3, "drei"), other.amend("ada", 3, "trois"), return_exceptions=True)
+    waiting = (await other.conversation("ada")).waiting
+    go.set()
+
+    assert 1 == len({receipt.number for receipt in same})
+    assert [False, True] == sorted(receipt.duplicate for receipt in same)
+    assert [NotWaiting] == [type(one) for one in differ if isinstance(one, BaseException)]
+    assert 3 == len(waiting)
+
+
 async def test_messages_that_wait_are_seen_withdrawn_and_amended(opened: Any) -> None:
     """From any instance; the turn that runs goes on, what it answers cannot be taken back, and nothing of the old text is left."""
     go, runs = asyncio.Event(), []

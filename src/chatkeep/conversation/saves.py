@@ -184,7 +184,7 @@ def _choose_title(there: Snapshot, asked: Save) -> tuple[Record, Loss | None]:
     elif asked.version is not None:
         wins = asked.version >= version
     elif asked.checksum is not None:
-        wins = asked.checksum == find_checksum(there.row.key, there.row.incarnation, there.row.head, record)
+        wins = asked.checksum == find_checksum(there)
     else:
         wins = (asked.at, asked.by) >= (at, by)
         loss = Loss((), record.title, at, by) if asked.base is not None else None

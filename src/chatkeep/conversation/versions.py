@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hashlib import sha256
 
-from ..drivers.base import Key
 from .codec import CRC_END, body_of
 from .record import Record
+from .snapshots import Snapshot
 
 
 def find_version(head: int, record: Record) -> int:
@@ -15,9 +15,10 @@ def find_version(head: int, record: Record) -> int:
     return head + record.edits
 
 
-def find_checksum(key: Key, incarnation: str, head: int, record: Record) -> str:
+def find_checksum(snapshot: Snapshot) -> str:
     """Return the checksum: another one for everything that was ever written, also where a store was set back and went on."""
-    return checksum_from(incarnation, head, body_of(key, record))
+    row = snapshot.row
+    return checksum_from(row.incarnation, row.head, body_of(row.key, snapshot.record))
 
 
 def checksum_from(incarnation: str, head: int, body: bytes) -> str:

@@ -132,12 +132,12 @@ class Changes(Generic[State]):
         return await self._rewrite(key, cleared, id)
 
     async def merge(
-        self, key: Key, slot: str, base: Any, mine: Version, *, rule: Rule = "later", id: str | None = None
+        self, key: Key, slot: str, base: Any, mine: Version, *, id: str | None = None
     ) -> tuple[Snapshot, tuple[Loss, ...]]:
         """Put what somebody has made of a *slot*, which was *base* then, together with what is there; and tell what gave way, which the
         log keeps."""
         found: tuple[Loss, ...] = ()
-        name = fresh_token()
+        name, rule = fresh_token(), self.rules.get(slot, "later")
 
         def merged(there: Snapshot, raw: Raw, schema: int) -> Rewritten | None:
             nonlocal found
@@ -155,21 +155,24 @@ class Changes(Generic[State]):
 
     async def erase(self, key: Key, *, look: Callable[[Row], None] | None = None) -> None:
         """Remove everything of *key*, here and in the store. *look* is given the row that is there, and refuses by raising."""
-        row = await self._store.row(key) if look is not None else None
-        if row is not None and look is not None:
-            look(row)
+
+        async def find() -> Row | None:
+            row = await self._store.row(key)
+            if row is not None and look is not None:
+                look(row)
+            return row
+
+        row = await find() if look is not None else None
         if self._journal is not None and self._shared.open:
             await self._journal.spool.erase(key)
-        row = row or await self._store.row(key)
+        row = row or await find()
         while row is not None:
             await note_erasure(self._store, row, clock=self._shared.clock)
             try:
                 await self._store.erase(key, at=self._shared.clock(), revision=None if look is None else row.revision)
                 break
             except Conflict:
-                row = await self._store.row(key)
-                if row is not None and look is not None:
-                    look(row)
+                row = await find()
         else:
             await self._store.erase(key, at=self._shared.clock())
         await erase_belongings(self._store, key, at=self._shared.clock())
@@ -215,19 +218,21 @@ class Changes(Generic[State]):
         there = await self._store.page(key, snapshot.row.incarnation, after=number - 1, limit=1)
         if there and there[0].number == number and there[0].role in ASKING and there[0].redacted:
             return
-        await self._take_back(key, number, None)
+        await self._take_back(snapshot, number, None)
 
     async def amend(self, key: Key, number: int, content: Content) -> Receipt:
         """Take back message *number*, which waits for its turn, and say *content* in its place, at the end."""
         entry_for(key, content, id="-", role="user", created_at=1e10, limit=self._shared.settings.message_limit)
-        snapshot = await self._store.reload(key)
-        id = redaction.amendment_id(snapshot.row.incarnation, number)
-        known = await self._store.find(key, snapshot.row.incarnation, [id])
-        if known and known[0].content != content:
-            raise NotWaiting(
-                f"{key}: message {number} was said anew already, as message {known[0].number}; nothing was changed."
-            )
-        said = known or await self._take_back(key, number, content)
+        said: list[Message] = []
+        while not said:  # (nothing was said where somebody else has said it anew in the meantime)
+            snapshot = await self._store.reload(key)
+            id = redaction.amendment_id(snapshot.row.incarnation, number)
+            known = await self._store.find(key, snapshot.row.incarnation, [id])
+            if known and known[0].content != content:
+                raise NotWaiting(
+                    f"{key}: message {number} was said anew already, as message {known[0].number}; nothing was changed."
+                )
+            said = known or await self._take_back(snapshot, number, content)
         found = await read_outcome(self._store, await self._store.reload(key), said[-1].number) if known else None
         return Receipt(
             tenant=key.tenant,
@@ -239,10 +244,10 @@ class Changes(Generic[State]):
             duplicate=bool(known),
         )
 
-    async def _take_back(self, key: Key, number: int, content: Content | None) -> list[Message]:
+    async def _take_back(self, snapshot: Snapshot, number: int, content: Content | None) -> list[Message]:
         """Withdraw message *number*, and say *content* in its place where there is any; give what was added to the log."""
-        self._shared.refuse_closed(key)
-        shared, limit = self._shared, self._shared.settings.message_limit
+        shared, key, limit = self._shared, snapshot.row.key, self._shared.settings.message_limit
+        shared.refuse_closed(key)
 
         def decide(there: Snapshot) -> Commit:
             waiting = snapshots.unread_messages(there)
@@ -267,7 +272,7 @@ class Changes(Generic[State]):
                 amendment = Draft(content=content, id=id, entry=entry, **told)
             return redaction.redact_messages(there, found, [], shared.policy, at=at, amendment=amendment)
 
-        after, said = await shared.commit(await self._store.reload(key), decide)
+        after, said = await shared.commit(snapshot, decide)
         if after.row.lease is None and snapshots.unread_messages(after) and not self._pauses.is_paused(after):
             self._sweeper.start_on(key)
             self._notifier.tell_of_work()

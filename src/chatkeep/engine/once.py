@@ -22,7 +22,7 @@ from ..errors import BadMessage, Duplicate, InDoubt, Misconfigured, NotDone, Too
 from ..model import Message, State
 from .runner import RUNNING
 from .shared import Shared
-from .work import RESULT_LIMIT, Work
+from .work import RESULT_LIMIT, Work, replace_tuples
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -180,10 +180,4 @@ def _json(key: Key, value: Any, what: str) -> str:
         plain = msgspec.to_builtins(value, str_keys=True)
     except (TypeError, ValueError, RecursionError) as fault:
         raise BadMessage(f"{key}: {what} cannot be recorded as JSON ({fault}).") from fault
-    return json_of(key, _lists(plain), what, STORABLE).decode()
-
-
-def _lists(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return [_lists(one) for one in value]
-    return {name: _lists(one) for name, one in value.items()} if isinstance(value, dict) else value
+    return json_of(key, replace_tuples(plain), what, STORABLE).decode()

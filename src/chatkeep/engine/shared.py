@@ -26,13 +26,7 @@ from .unreadable import Unreadable
 class Shared(Generic[State]):
     """What each part of one engine is given."""
 
-    def __init__(
-        self,
-        store: Store,
-        settings: Settings,
-        states: StateCodec[State],
-        clock: Callable[[], float],
-    ) -> None:
+    def __init__(self, store: Store, settings: Settings, states: StateCodec[State], clock: Callable[[], float]) -> None:
         self.store = store
         self.settings = settings
         self.policy = settings.policy()

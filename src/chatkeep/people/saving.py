@@ -46,11 +46,10 @@ async def save(
         asked = Save(drafts=page, at=when, by=by, token=fresh_token(), **(told if not first else {}))
         after, news, gave_way = await _commit(engine, key, asked, owner=owner, look=look if not first else None)
         added, conflicts = added + news, conflicts + gave_way
-    row = after.row
     return Saved(
         id=key.id,
-        version=find_version(row.head, after.record),
-        checksum=find_checksum(key, row.incarnation, row.head, after.record),
+        version=find_version(after.row.head, after.record),
+        checksum=find_checksum(after),
         title=after.record.title,
         added=added,
         conflicts=conflicts,

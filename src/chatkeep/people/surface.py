@@ -12,6 +12,7 @@ from ..conversation import saves
 from ..conversation.keys import key_for, refuse_reserved
 from ..conversation.merge import MISSING, Loss, Version
 from ..conversation.saves import Saved, SavedMessage
+from ..conversation.snapshots import Snapshot
 from ..conversation.versions import find_checksum, find_version
 from ..engine.engine import Engine
 from ..errors import UsageError
@@ -53,6 +54,12 @@ class PeopleSurface(Generic[State]):
 
     _engine: Engine[State]
     _tenant: str
+
+    @property
+    def _opened(self) -> Engine[State]:
+        """The engine, for a call that acts on the store: it must come from where this Chatkeep was opened."""
+        self._engine.store.confinement.check()
+        return self._engine
 
     def user(self, id: str) -> User[State]:
         """Return a user of this tenant, under the name that the application knows the user by; a guest's begins with "guest:"."""
@@ -105,7 +112,7 @@ class PeopleSurface(Generic[State]):
         if owner:
             key_for("", owner)
         told: dict[str, Any] = {"title": title, "base": base, "version": version, "checksum": checksum}
-        return await save(self._checked, key, messages, owner=owner, at=at, by=by, force=force, **told)
+        return await save(self._opened, key, messages, owner=owner, at=at, by=by, force=force, **told)
 
     async def merge(
         self,
@@ -140,24 +147,21 @@ class PeopleSurface(Generic[State]):
 
             id: Names the change: the same again has no second effect.
         """
-        key, engine = key_for(self._tenant, conversation), self._checked
+        key, engine = key_for(self._tenant, conversation), self._opened
         refuse_reserved(key, id)
         now = engine.shared.clock()
         mine = Version(value, now if at is None else min(at, now), by)
-        rule = engine.changes.rules.get(slot, "later")
-        after, losses = await engine.changes.merge(key, slot, base, mine, rule=rule, id=id)
-        states, row = engine.shared.states, after.row
-        shown = states.shape.json_of(states.decode(key, engine.shared.show_state(after), states.schema))
+        after, losses = await engine.changes.merge(key, slot, base, mine, id=id)
         return MergedSlot(
-            value=shown.get(slot, MISSING),
+            value=self._slot(after, slot),
             losses=losses,
-            version=find_version(row.head, after.record),
-            checksum=find_checksum(key, row.incarnation, row.head, after.record),
+            version=find_version(after.row.head, after.record),
+            checksum=find_checksum(after),
         )
 
     async def losses(self, conversation: str, *, limit: int = 100) -> list[Lost]:
         """Return what gave way in merges and saves, as far as it is among the last 2,000 entries of the log, the newest first."""
-        key, store = key_for(self._tenant, conversation), self._checked.store
+        key, store = key_for(self._tenant, conversation), self._opened.store
         row = await store.row(key)
         before, found = (0 if row is None else row.head + 1), list[Lost]()
         for _ in range(10):
@@ -174,29 +178,26 @@ class PeopleSurface(Generic[State]):
 
         Raises `UsageError` when there is no such loss, and for a message: the log is not rewritten, so send the text again.
         """
-        key, store = key_for(self._tenant, conversation), self._checked.store
-        row = await store.row(key)
-        page = [] if row is None else await store.page(key, row.incarnation, after=number - 1, limit=1)
+        key, store = key_for(self._tenant, conversation), self._opened.store
+        there = await store.reload(key)
+        page = await store.page(key, there.row.incarnation, after=number - 1, limit=1) if there.row.revision else []
         if not page or page[0].number != number or page[0].metadata.get("kind") != saves.CONFLICT:
             raise UsageError(f"{key}: entry {number} is no loss; nothing was changed. `losses` has the numbers.")
         lost = _lost(page[0])
         if lost.about == saves.TITLE:
-            there = await store.reload(key)
             return await self.save(conversation, title=lost.value, base=there.record.title, by=by)
         if lost.about != saves.SLOT:
             raise UsageError(
                 f"{key}: a message in the log stands; nothing was changed. Send the other text as a new message."
             )
-        states = self._checked.shared.states
-        there = await store.reload(key)
-        shown = states.shape.json_of(states.decode(key, self._checked.shared.show_state(there), states.schema))
-        base = shown.get(lost.slot, MISSING)
+        base = self._slot(there, lost.slot)
         return await self.merge(conversation, lost.slot, base=base, value=put_at(base, lost.path, lost.value), by=by)
 
-    @property
-    def _checked(self) -> Engine[State]:
-        self._engine.store.confinement.check()
-        return self._engine
+    def _slot(self, snapshot: Snapshot, slot: str) -> Any:
+        """Return what *slot* holds, as people see it; `MISSING` where there is none."""
+        shared = self._engine.shared
+        state = shared.states.decode(snapshot.row.key, shared.show_state(snapshot), shared.states.schema)
+        return shared.states.shape.json_of(state).get(slot, MISSING)
 
 
 def _lost(note: Message) -> Lost:

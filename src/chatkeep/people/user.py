@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Generic
 
@@ -275,7 +275,6 @@ class User(Generic[State]):
         creates: bool = False,
         messages: Sequence[SavedMessage | Mapping[str, Any]] = (),
         at: float | None = None,
-        look: Callable[[Snapshot], None] | None = None,
         **told: Any,
     ) -> Saved:
         user, owners = await self._owners()
@@ -288,8 +287,6 @@ class User(Generic[State]):
         def check(there: Snapshot) -> None:
             if there.row.revision or not creates:
                 _refuse_other(key, there.row.owner if there.row.revision else None, owners)
-            if look is not None:
-                look(there)
 
         return await save(self._opened, key, messages, at=at, owner=user, look=check, **told)
 

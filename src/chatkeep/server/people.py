@@ -424,7 +424,7 @@ async def save(request: Request, *, creates: bool) -> Response:
         row = there.row
         if not row.revision and not creates:
             raise access.not_found()
-        checksum = find_checksum(row.key, row.incarnation, row.head, there.record) if row.revision else ""
+        checksum = find_checksum(there) if row.revision else ""
         if match is not None and match != {"*"} and not match & {f'"{checksum}"', f'"{row.revision}"'}:
             tag = {"etag": f'"{checksum}"'} if "read" in principal.scopes and checksum else {"etag": None}
             raise Refused(

@@ -14,7 +14,7 @@ from msgspec import Struct, structs
 from ..conversation import commits
 from ..conversation.codec import record_from
 from ..conversation.keys import RESERVED, key_for
-from ..conversation.record import NONE
+from ..conversation.record import NONE, Record
 from ..conversation.snapshots import Commit, Snapshot
 from ..conversation.state import Before, StateCodec
 from ..drivers.base import Key, Row, mark_of
@@ -57,7 +57,7 @@ class Records(Generic[Kind]):
     async def get(self, name: str) -> Kind | None:
         """Return the record under *name*; None when there is none."""
         snapshot = await self._store.load(self._key(name))
-        return None if snapshot is None else self._held(snapshot)
+        return None if snapshot is None else self._held(snapshot.row.key, snapshot.record)
 
     async def change(self, name: str, edit: Callable[[Kind | None], Kind | None], *, owner: str = "") -> Kind | None:
         """
@@ -88,7 +88,7 @@ class Records(Generic[Kind]):
             after, _ = await self._store.commit(snapshot, decide, at=self._clock())
         except Duplicate:  # an earlier run of this very act was written after all
             after = await self._store.reload(key)
-        return self._held(after)
+        return self._held(key, after.record)
 
     async def erase(self, name: str) -> None:
         """Remove the record under *name*; nothing remains but the mark that refuses acts of before."""
@@ -97,19 +97,20 @@ class Records(Generic[Kind]):
     async def owned(self, owner: str, *, after: str = "") -> AsyncGenerator[str, None]:
         """Return the names of the records of *owner*, in order, from behind *after*."""
         last = Row(key=Key(self._tenant, after), revision="", incarnation="", owner=owner) if after else None
-        while rows := await self._store.rows("owner", tenant=self._tenant, owner=owner, after=last, limit=PAGE):
-            for row in rows:
-                yield row.key.id
-            last = rows[-1]
+        async for row in self._owned_rows(owner, last):
+            yield row.key.id
 
     async def owned_records(self, owner: str) -> AsyncGenerator[tuple[str, Kind], None]:
         """As `owned`, with the records, which come in the same answers."""
-        last: Row | None = None
+        async for row in self._owned_rows(owner, None):
+            held = self._held(row.key, record_from(row.key, row.body))
+            if held is not None:
+                yield row.key.id, held
+
+    async def _owned_rows(self, owner: str, last: Row | None) -> AsyncGenerator[Row, None]:
         while rows := await self._store.rows("owner", tenant=self._tenant, owner=owner, after=last, limit=PAGE):
             for row in rows:
-                record = record_from(row.key, row.body)
-                if record.state != NONE:
-                    yield row.key.id, self._states.decode(row.key, record.state, record.schema)
+                yield row
             last = rows[-1]
 
     @property
@@ -120,10 +121,8 @@ class Records(Generic[Kind]):
     def _key(self, name: str) -> Key:
         return Key(self._tenant, key_for("", name).id)
 
-    def _held(self, there: Snapshot) -> Kind | None:
-        if there.record.state == NONE:
-            return None
-        return self._states.decode(there.row.key, there.record.state, there.record.schema)
+    def _held(self, key: Key, record: Record) -> Kind | None:
+        return None if record.state == NONE else self._states.decode(key, record.state, record.schema)
 
     def _take_apart(self, there: Snapshot) -> tuple[Kind | None, Before | None]:
         if there.record.state == NONE:

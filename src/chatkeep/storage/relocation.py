@@ -53,9 +53,8 @@ async def write_note(driver: Driver, note: Note, *, at: float) -> None:
     while True:
         found = await driver.read(Read(NOTE, tail=0))
         revision, body = secrets.token_hex(9), msgspec.json.encode(note)
-        row = Row(key=NOTE, revision=revision, incarnation=revision, body=body, updated_at=at)
-        if found is not None:
-            row = Row(key=NOTE, revision=revision, incarnation=found[0].incarnation, body=body, updated_at=at)
+        incarnation = revision if found is None else found[0].incarnation
+        row = Row(key=NOTE, revision=revision, incarnation=incarnation, body=body, updated_at=at)
         try:
             await driver.write(Write(row, replaces=None if found is None else found[0].revision))
             return
