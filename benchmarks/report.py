@@ -267,7 +267,8 @@ def listed(versions: dict[str, str]) -> str:
 
 HEAD = """# Results
 
-Written by `make bench` from `results.json`, which has the raw figures.
+Written by `make bench` from `results.json`, which has the raw figures. Each engine's section names the version of
+chatkeep that was measured; figures of an older version stand until they are taken again.
 
 One turn: the user's message of 200 bytes comes in, the bot is given the state (about 1 KB of JSON) and the last 20 messages, puts
 a changed state and answers 200 bytes, and all of it is durable before the answer is seen. It must find the state that the turn

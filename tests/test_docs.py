@@ -46,6 +46,10 @@ ENVIRONMENT = {
 """What the pages read from the environment; the values are of the kind that the platforms take."""
 
 
+MAPPED = ("drivers", "conversation", "storage", "auth", "engine", "people", "cookie", "server")
+"""The rooms of which ARCHITECTURE.md names every module; of the others it says that there is a file a subject."""
+
+
 class Block(NamedTuple):
     """A Python block of a page, with what the comment before it says: "" (it runs), "fragment", or which test runs it."""
 
@@ -326,3 +330,15 @@ def test_the_reference_of_the_command_line_is_what_the_commands_say() -> None:
     differing = [words for words, command in commands(main, "chatkeep").items() if section(words, command) not in shown]
 
     assert [] == differing
+
+
+@pytest.mark.parametrize("room", MAPPED)
+def test_the_map_of_the_house_has_every_module(room: str) -> None:
+    """What is new is found where people look for it."""
+    (shown,) = re.findall(
+        rf"^### `{room}/`\n(.*?)^##", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    named = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]+)`", shown))))
+    modules = {path.stem for path in (ROOT / "src" / "chatkeep" / room).rglob("*.py")}
+
+    assert set() == modules - named - {"__init__"}

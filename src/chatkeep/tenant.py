@@ -231,7 +231,7 @@ class Surface(PeopleSurface[State]):
         self, *, owner: str | None = None, by: Index = "recent", limit: int | None = None
     ) -> AsyncIterator[Conversation[State]]:
         """
-        List this tenant's conversations without their messages: last changed first (to the minute), or by="key"; or those of an
+        List this tenant's conversations without their messages: last changed first, or by="key"; or those of an
         *owner*.
 
         One that cannot be read does not end the list: it is shown with the reason in its `fault`.

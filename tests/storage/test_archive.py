@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,28 +18,11 @@ from chatkeep.storage.archive import Exported, Imported, export_lines, import_li
 from chatkeep.storage.copying import LogWriter
 from chatkeep.testing.crash import Wrapped, wrapped
 
-from ..support.moves import LONG, counting_bot, filled, held, opened_on, said
-from ..support.stores import FAST, STORES, store_url
+from ..support.moves import LONG, counting_bot, filled, held, said
+from ..support.stores import FAST, STORES
 
 HEADER = '{"format":"chatkeep","version":1}'
 SAID = '{"role":"user","at":1700000000000,"content":"hi"}'
-
-
-@pytest.fixture
-async def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Any]:
-    """Makes open drivers on empty stores of a kind, with their URLs, and closes them in the end."""
-    drivers: list[Driver] = []
-
-    async def make(kind: str) -> tuple[str, Driver]:
-        folder = tmp_path / f"{len(drivers)}"
-        folder.mkdir()
-        url = store_url(kind, request, folder)
-        drivers.append(await opened_on(url))
-        return url, drivers[-1]
-
-    yield make
-    for driver in drivers:
-        await driver.close()
 
 
 async def exported(driver: Driver, **which: Any) -> list[bytes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,8 +17,8 @@ from chatkeep.storage.moving import Move
 from chatkeep.storage.relocation import NOTE
 from chatkeep.testing.crash import VERBS, Wrapped, wrapped
 
-from ..support.moves import LONG, counting_bot, filled, held, moved, opened_on, said
-from ..support.stores import FAST, STORES, store_url
+from ..support.moves import LONG, copied, counting_bot, filled, held, moved, opened_on, said
+from ..support.stores import FAST, STORES
 from ..support.waiting import until
 
 T = TypeVar("T")
@@ -30,23 +30,6 @@ WAYS = [
 """From each kind of store to its neighbours in the list."""
 
 NOW = time.time() + 1000  # (Marks of erasures of long ago are forgotten.)
-
-
-@pytest.fixture
-async def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Any]:
-    """Makes open drivers on empty stores of a kind, with their URLs, and closes them in the end."""
-    drivers: list[Driver] = []
-
-    async def make(kind: str) -> tuple[str, Driver]:
-        folder = tmp_path / f"{len(drivers)}"
-        folder.mkdir()
-        url = store_url(kind, request, folder)
-        drivers.append(await opened_on(url))
-        return url, drivers[-1]
-
-    yield make
-    for driver in drivers:
-        await driver.close()
 
 
 @pytest.mark.parametrize(("source", "target"), WAYS)
@@ -67,9 +50,7 @@ async def test_whatever_changes_meanwhile_is_followed(fresh: Any) -> None:
     """Messages, redactions, retention, erasures, and a conversation that was begun anew under the same name."""
     (_, ours), (_, theirs) = await fresh("sqlite"), await fresh("memory")
     await filled(ours)
-    move = Move(ours, theirs, address="there")
-    assert await move.begin()
-    await move.copy()
+    move = await copied(ours, theirs)
 
     row = (await ours.append(Append(LONG, said(461, 470), revision="n1", at=NOW))).row
     await ours.write(Write(structs.replace(row, revision="n2"), replaces="n1", drop=440, blank=[450]))
@@ -92,9 +73,7 @@ async def test_a_redaction_is_followed(fresh: Any) -> None:
     (url, ours), (_, theirs) = await fresh("memory"), await fresh("memory")
     async with counting_bot(Chatkeep(url, **FAST)) as keep:
         await keep.receive("ada", "4111 1111 1111 1111", id="1")
-        move = Move(ours, theirs, address="there")
-        assert await move.begin()
-        await move.copy()
+        move = await copied(ours, theirs)
         await keep.redact("ada", 1)
         await move.follow()
         assert await held(ours) == await held(theirs)
@@ -315,14 +294,10 @@ async def test_a_store_that_cannot_be_fenced_needs_everybody_stopped(fresh: Any)
     (_, inner), (_, other) = await fresh("memory"), await fresh("memory")
     ours, theirs = wrapped(Unfenced(inner)), wrapped(Unfenced(other))
     await filled(inner)
-    move = Move(ours, theirs, address="there")
-    assert await move.begin()
-    await move.copy()
+    move = await copied(ours, theirs)
     with pytest.raises(Unsupported, match="--stopped"):
         await move.finish()
-    again = Move(ours, theirs, address="there")
-    assert await again.begin()
-    await again.copy()
+    again = await copied(ours, theirs)
     await again.finish(stopped=True)
 
     assert await held(inner) == await held(other)
@@ -332,9 +307,7 @@ async def test_what_another_run_has_left_is_compared_to_the_last_byte(fresh: Any
     """What somebody has changed in the new store meanwhile is copied anew, though the revision is the right one."""
     (_, ours), (_, theirs) = await fresh("memory"), await fresh("memory")
     await filled(ours)
-    move = Move(ours, theirs, address="there")
-    assert await move.begin()
-    await move.copy()
+    await copied(ours, theirs)
     log = theirs._shelf.logs[LONG]  # type: ignore[attr-defined]
     log[100] = structs.replace(log[100], body=b"another")
     again = Move(ours, theirs, address="there")

@@ -39,12 +39,17 @@ async def opened_on(url: str) -> Driver:
     return driver
 
 
-async def moved(source: Driver, target: Driver, address: str = "there", **options: Any) -> Walk:
-    """Moves one store to the other, to the end."""
+async def copied(source: Driver, target: Driver, address: str = "there", **options: Any) -> Move:
+    """A move that was begun, and has copied once what there was."""
     move = Move(source, target, address=address, **options)
     assert await move.begin()
     await move.copy()
-    return await move.finish()
+    return move
+
+
+async def moved(source: Driver, target: Driver, address: str = "there", **options: Any) -> Walk:
+    """Moves one store to the other, to the end."""
+    return await (await copied(source, target, address, **options)).finish()
 
 
 def said(first: int, last: int, size: int = 10) -> list[Entry]:

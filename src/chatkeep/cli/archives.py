@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import IO, Literal
 
 import click
-from msgspec import structs
 
 from ..drivers import driver_for
 from ..drivers.base import Ability, Driver
 from ..errors import ChatkeepError, Corrupt, Unsupported, UsageError
 from ..storage.archive import LONGEST_LINE, Existing, Exported, Imported, export_lines, import_lines, read_blocks
 from ..storage.relocation import refuse_elsewhere
-from .opening import url_of
+from .opening import existing_url, url_of
 from .options import StoreCommand, json_option, store_argument
 from .printing import plain, tell
 
@@ -117,7 +116,7 @@ def import_(
         file.seek(0)
     said = asyncio.run(read_import(driver, file, existing, live=not as_json))
     if as_json:
-        tell(structs.asdict(said))
+        tell(said)
         return
     others = [
         f"{number:,} {what}"
@@ -165,11 +164,7 @@ def lines_of(file: IO[bytes]) -> Iterator[bytes]:
 
 def driver_on(store: str) -> Driver:
     """Return the driver of a store that is there. Raises `UsageError`."""
-    url = url_of(store)
-    path = url.removeprefix("sqlite:///")
-    if path != url and not os.path.isfile(path):
-        raise UsageError(f"There is no file {path}; nothing was created. Name the store that the bot writes to.")
-    driver = driver_for(url)
+    driver = driver_for(existing_url(store))
     if Ability.SCAN not in driver.abilities:
         raise Unsupported(f"The store lacks {Ability.SCAN.name} ({Ability.SCAN}); nothing was exported.")
     return driver

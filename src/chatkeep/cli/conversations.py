@@ -15,7 +15,7 @@ from ..model import Conversation, DeadLetter
 from ..tenant import Tenant, Unread
 from .opening import existing, found_in, look, note_act, opened
 from .options import StoreCommand, conversation_argument, json_option, limit_option, store_argument, tenant_option
-from .printing import columns, facts, listed, logged, plain, tell, when
+from .printing import columns, facts, full_name, listed, logged, plain, tell, when
 
 
 @click.command("list", cls=StoreCommand)
@@ -40,11 +40,10 @@ def list_(store: str, tenant: str | None, limit: int, as_json: bool) -> None:
             if as_json:
                 tell(facts(found))
             else:
-                name = f"{found.tenant}/{found.id}" if found.tenant else found.id
                 notes = [f"{len(found.dead)} set aside"] * bool(found.dead) + [silent(found)] * found.paused
                 note = plain(found.fault, line=True) or ", ".join(notes)
                 counts = ("?", "?") if found.fault else (str(found.head), str(found.unread))
-                rows.append((plain(name, line=True), *counts, when(found.updated_at), note))
+                rows.append((full_name(found.tenant, found.id), *counts, when(found.updated_at), note))
         if not as_json:
             columns(("conversation", "messages", "unread", "changed", ""), rows, nothing="There are no conversations.")
 
@@ -229,8 +228,7 @@ def dead(store: str, conversation: str | None, tenant: str, whole: bool, everywh
     async def work(keep: Chatkeep[Any], of: Tenant[Any]) -> None:
         def shown(letter: DeadLetter) -> None:
             if conversation is None:
-                name = f"{letter.tenant}/{letter.conversation}" if letter.tenant else letter.conversation
-                click.echo(plain(name, line=True))
+                click.echo(full_name(letter.tenant, letter.conversation))
             logged(letter)
 
         last: DeadLetter | None = None
@@ -304,7 +302,7 @@ def doubts(store: str, conversation: str, tenant: str, as_json: bool) -> None:
         found = await of.doubts(conversation)
         if as_json:
             for call in found:
-                tell(msgspec.to_builtins(call))
+                tell(call)
             return
         rows = [
             (
@@ -435,9 +433,9 @@ def stop(store: str, conversation: str, tenant: str) -> None:
       chatkeep stop chat.db ada
     """
 
-    async def work(keep: Chatkeep[Any], of: Tenant[Any]) -> None:
+    async def work(of: Tenant[Any]) -> None:
+        await found_in(of, conversation, store)
         found = await of.stop(conversation)
-        await note_act(keep, tenant, "stop", conversation)
         if not found.stopped:
             click.echo("Nothing was stopped: no message waits for an answer.")
         elif found.reply is None:
@@ -447,7 +445,7 @@ def stop(store: str, conversation: str, tenant: str) -> None:
                 f"Stopped: {len(found.reply.text):,} characters were said, and are message {found.reply.number}."
             )
 
-    in_scope(store, conversation, tenant, False, work)
+    look(store, tenant, work, act="stop", conversation=conversation)
 
 
 def act_of(word: str, conversation: str | None, everywhere: bool) -> str:

@@ -18,7 +18,7 @@ from ..errors import ChatkeepError
 from ..model import Conversation, Message
 from .opening import existing, found_in, opened
 from .options import StoreCommand, json_option, limit_option, store_argument
-from .printing import columns, logged, plain, tell, when
+from .printing import columns, full_name, logged, plain, tell, when
 
 LOOK_S = 1.0
 """So often `tail` looks for conversations that have changed."""
@@ -61,7 +61,7 @@ def tail(store: str, conversation: str | None, tenant: str | None, last: int, as
             tell({"tenant": of, "conversation": name, "message": message})
         else:
             if conversation is None:
-                click.echo(plain(f"{of}/{name}" if of else name, line=True))
+                click.echo(full_name(of, name))
             logged(message)
         sys.stdout.flush()
 
@@ -128,7 +128,7 @@ def search(store: str, text: str, tenant: str | None, limit: int, as_json: bool)
                 if as_json:
                     tell({"tenant": one.tenant, "conversation": one.id, "message": message})
                 else:
-                    name = plain(f"{one.tenant}/{one.id}" if one.tenant else one.id, line=True)
+                    name = full_name(one.tenant, one.id)
                     if message is None:
                         click.echo(name)
                     else:

@@ -19,7 +19,7 @@ from ..errors import Misconfigured, UsageError
 from ..settings import settings_from
 from ..storage.moving import CAUGHT_UP, Move, Progress, Walk
 from ..storage.relocation import refuse_elsewhere
-from .opening import url_of, without_secret
+from .opening import file_of, url_of, without_secret
 from .options import StoreCommand
 from .printing import plain, tell
 
@@ -106,12 +106,11 @@ def refuse_unfit(source: str, target: str) -> tuple[Driver, Driver]:
     for url in (source, target):
         if url.startswith("memory:"):
             raise UsageError("memory:// is gone with its process; nothing was moved.")
-    path = source.removeprefix("sqlite:///")
-    if path != source and not os.path.isfile(path):
+    path, there = file_of(source), file_of(target)
+    if path is not None and not os.path.isfile(path):
         raise UsageError(f"There is no file {path}; nothing was moved. Name the store that the bot writes to as FROM.")
     ours, theirs = driver_for(source), driver_for(target)
-    there = target.removeprefix("sqlite:///")
-    if path != source and there != target and os.path.exists(there) and os.path.samefile(path, there):
+    if path is not None and there is not None and os.path.exists(there) and os.path.samefile(path, there):
         raise Misconfigured(f"FROM and TO are the same file ({there}); nothing was moved.")
     refuse_lacking(theirs.abilities, settings_from({}), answers=True)
     return ours, theirs
@@ -195,14 +194,14 @@ def finished(walk: Walk, source: str, target: str, closed_s: float, *, as_json: 
 
 def is_unmade(url: str) -> bool:
     """Tell whether *url* names a file that is not there yet."""
-    path = url.removeprefix("sqlite:///")
-    return path != url and not os.path.exists(path)
+    path = file_of(url)
+    return path is not None and not os.path.exists(path)
 
 
 def address_of(url: str) -> str:
     """Return where a store is, for those who come late to the old one, wherever they run: without its password."""
-    path = url.removeprefix("sqlite:///")
-    return without_secret(url) if path == url else f"sqlite:///{os.path.abspath(path)}"
+    path = file_of(url)
+    return without_secret(url) if path is None else f"sqlite:///{os.path.abspath(path)}"
 
 
 def shown(url: str) -> str:

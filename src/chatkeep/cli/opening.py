@@ -54,15 +54,27 @@ async def note_act(keep: Chatkeep[Any], tenant: str, act: str, conversation: str
 
 def existing(store: str) -> Chatkeep[Any]:
     """Return a Chatkeep without a bot on a store that is there: it starts no workers. Raises `UsageError`."""
-    if not store:
-        raise UsageError("STORE is empty; nothing was opened. Name a URL or the file that the bot writes to.")
-    url = url_of(store)
-    scheme, _, path = url.partition(":///")
-    if scheme == "sqlite" and not os.path.isfile(path):
-        raise UsageError(f"There is no file {path}; nothing was created. Name the store that the bot writes to.")
+    url = existing_url(store)
     return Chatkeep(
         url, schema=0, on_outage="refuse", journal=None, cache=None
     )  # a server's journal is not ours to open
+
+
+def existing_url(store: str) -> str:
+    """Return the URL of a store, of which the file is there if it is one. Raises `UsageError`."""
+    if not store:
+        raise UsageError("STORE is empty; nothing was opened. Name a URL or the file that the bot writes to.")
+    url = url_of(store)
+    path = file_of(url)
+    if path is not None and not os.path.isfile(path):
+        raise UsageError(f"There is no file {path}; nothing was created. Name the store that the bot writes to.")
+    return url
+
+
+def file_of(url: str) -> str | None:
+    """Return the path of an SQLite file; None for a store of another kind."""
+    scheme, _, path = url.partition(":///")
+    return path if scheme == "sqlite" else None
 
 
 def url_of(store: str) -> str:

@@ -36,6 +36,11 @@ def facts(found: Conversation[Any]) -> dict[str, Any]:
     }
 
 
+def full_name(tenant: str, conversation: str) -> str:
+    """Return what a conversation is called where those of several tenants stand, so that it may be printed."""
+    return plain(f"{tenant}/{conversation}" if tenant else conversation, line=True)
+
+
 def tell(value: Any) -> None:
     """Print *value* as a line of JSON."""
     click.echo(msgspec.json.encode(value).decode())

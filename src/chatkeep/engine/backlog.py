@@ -104,7 +104,7 @@ class Backlog:
         self._store = shared.store
         self._workers = workers
         self._leases = leases
-        self._high_water = high_water
+        self.high_water = high_water
         self._go_on = go_on
         self._poll_s = seconds(shared.settings.poll)
         self._room = shared.settings.concurrency * 2
@@ -168,7 +168,7 @@ class Backlog:
         if self._untidy and self._tidy is None:
             self._tidy, self._untidy = Walk(self._store, (None, None)), False
         while self._tidy is not None and len(self._tidying) < TIDYING:
-            now = await self._high_water.reach(self._shared.clock())
+            now = await self.high_water.reach(self._shared.clock())
             row = await self._tidy.step(now)
             if row is None:
                 self._tidy = None

@@ -61,7 +61,6 @@ class Sweeper:
         self._workers = workers
         self._turns = turns
         self._pauses = pauses
-        self._high_water = high_water
         self._journal = journal
         self._open_store = open_store
         self._reopen_store = reopen_store
@@ -88,7 +87,7 @@ class Sweeper:
         """Start sweeping, in the loop of now."""
         self._wake = asyncio.Event()  # the last one belongs to the loop of the last opening
         self._backlog.restart()
-        self._high_water.restart()
+        self._backlog.high_water.restart()
         if not self._shared.settings.background:
             return
         self._unscheduled = self._ends
@@ -192,7 +191,7 @@ class Sweeper:
         self._backlog.look_again()
         await self.look_at_pauses()
         if self._ends:
-            await self._high_water.keep()
+            await self._backlog.high_water.keep()
         if self._turns.handler is None and self._ends:
             await self._sweep_for_others()
         if self._unscheduled:
@@ -204,7 +203,7 @@ class Sweeper:
         if now < self._look_for_others_at:
             return
         self._look_for_others_at = now + OTHERS_S
-        ends = await self._high_water.reach(now)
+        ends = await self._backlog.high_water.reach(now)
         while rows := await self._store.rows("due", until=ends, after=after, limit=SWEEP_PAGE):
             for row in rows:
                 with suppress(Corrupt, Unsupported):  # whoever answers there tells of it
