@@ -186,6 +186,14 @@ def tell(told: int, number: int) -> None:
         os.write(told, number.to_bytes(4, "big"))
 
 
+def prepare() -> None:
+    """Has made once what each server would make at its start."""
+    from chatkeep import Chatkeep
+    from chatkeep.server import create_app
+
+    create_app(Chatkeep("memory://"), title="A bot")
+
+
 def become(module: str, arguments: list[str], folder: str, environment: dict[str, str]) -> None:
     """Makes this process the program."""
     os.chdir(folder)
@@ -213,6 +221,7 @@ def become(module: str, arguments: list[str], folder: str, environment: dict[str
 if __name__ == "__main__":
     for name in IMPORTED:
         import_module(name)
+    prepare()
     gc.collect()
     gc.freeze()
     become(*fork_when_asked(socket.socket(fileno=int(sys.argv[1]))))
