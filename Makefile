@@ -40,7 +40,7 @@ quick: $(READY)  ## what needs no server, no browser and no other program: rules
 	$(BIN)/python -m pytest $(WORKERS) -m "not server and not slow" $(QUICK)
 
 test: $(READY)  ## every test but the long soak; what fails beside others has to pass alone
-	$(BIN)/python -m pytest $(WORKERS) || { [ $$? = 1 ] && $(BIN)/python -m pytest --last-failed; }
+	$(BIN)/python -m pytest $(WORKERS) --durations=15 || { [ $$? = 1 ] && $(BIN)/python -m pytest --last-failed; }
 
 docs: $(SITE)/.ready  ## the documentation as a site in build/docs; a broken link is an error; needs no network once installed
 	$(SITE)/bin/zensical build --strict
