@@ -7,6 +7,7 @@ import html
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import cache
 from importlib.resources import files
 from ipaddress import ip_address
 from typing import Any
@@ -204,7 +205,7 @@ def create_app(
 def static(name: str, kind: str, title: str) -> Callable[[Request], Awaitable[Response]]:
     """Return an endpoint that answers with a file of the page, or says that the reader's copy is still good; the title is put
     into it."""
-    text = serve_file(name, (files(__package__) / "page" / name).read_text()).replace("{{title}}", html.escape(title))
+    text = served_file(name).replace("{{title}}", html.escape(title))
     headers = {"cache-control": "no-cache", "etag": f'"{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}"'}
 
     @allows(anyone=True)
@@ -215,6 +216,12 @@ def static(name: str, kind: str, title: str) -> Callable[[Request], Awaitable[Re
         return Response(text, headers=headers, media_type=kind)
 
     return answer
+
+
+@cache
+def served_file(name: str) -> str:
+    """Return a file of the page as it is served, but for its title."""
+    return serve_file(name, (files(__package__) / "page" / name).read_text())
 
 
 def serve_file(name: str, text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any
 from urllib.parse import quote
 
@@ -219,7 +220,7 @@ Schemas = dict[Any, Any]
 
 def document(routes: Iterable[BaseRoute]) -> dict[str, Any]:
     """Return the OpenAPI document of *routes*."""
-    schemas, components = schemas_of(OPERATIONS.values())
+    schemas, components = known_schemas()
     paths: dict[str, dict[str, Any]] = {}
     for path, method, endpoint in endpoints(routes):
         if operation := OPERATIONS.get((path, method)):
@@ -251,6 +252,12 @@ def endpoints(routes: Iterable[BaseRoute]) -> Iterator[tuple[str, str, Any]]:
                 yield from [(route.path, method, endpoint) for method, endpoint in found if endpoint is not None]
             else:
                 yield route.path, "get", route.endpoint
+
+
+@cache
+def known_schemas() -> tuple[Schemas, dict[str, Any]]:
+    """Return what `schemas_of` says of everything that can be asked; it takes most of the time of a start."""
+    return schemas_of(OPERATIONS.values())
 
 
 def schemas_of(operations: Iterable[Operation]) -> tuple[Schemas, dict[str, Any]]:
