@@ -84,15 +84,17 @@ class WatchHub:
 class Watch:
     """A watch on a conversation: `async with watch:`, then `next()` again and again.
 
-    *after*: from which number of the log; None: only what comes from now on. Setting *wake* ends a `next` that waits.
+    *after*: from which number of the log; None: only what comes from now on. *returns*: whoever watches has watched before, and is
+    told the state of now, for a change of it need not be in the log. Setting *wake* ends a `next` that waits.
     """
 
-    def __init__(self, live: WatchHub, key: Key, after: int | None) -> None:
+    def __init__(self, live: WatchHub, key: Key, after: int | None, *, returns: bool = False) -> None:
         self.key = key
         self.number = after
         """The log is known up to here."""
         self.wake = asyncio.Event()
         self._live = live
+        self._returns = returns
         self._born = ""
         self._state: Raw | None = None
         self._look_at = 0.0
@@ -123,7 +125,8 @@ class Watch:
                 self.number = head
             self._erased = self.number > head  # it was begun anew, or set back, since somebody has seen that number
             self._born = snapshot.row.incarnation if snapshot is not None else ""
-            self._state = self._show_state(snapshot or blank(self.key))
+            if not self._returns:
+                self._state = self._show_state(snapshot or blank(self.key))
         except BaseException:
             self._live.remove(self)
             raise

@@ -39,7 +39,7 @@ class Events(wire.Resource):
 
     @allows("read")
     async def get(self, request: Request) -> Response:
-        """Stream what happens, from `Last-Event-ID` or `after` on."""
+        """Stream what happens, from `Last-Event-ID` or `after` on; whoever comes back with the former is told the state first."""
         after = wire.query(request, EventsQuery).after
         if (known := request.headers.get("last-event-id")) is not None:
             try:
@@ -48,7 +48,9 @@ class Events(wire.Resource):
                 raise HTTPException(400, f"Last-Event-ID is a number of the log: {fault}.") from None
         if request.method == "HEAD":
             return Response(media_type="text/event-stream", headers={"cache-control": "no-store"})
-        watch = core_of(keep_of(request)).watch(principal_of(request).tenant, conversation_asked(request), after=after)
+        watch = core_of(keep_of(request)).watch(
+            principal_of(request).tenant, conversation_asked(request), after=after, returns=known is not None
+        )
         await watch.open()
         return EventStream(request, watch)
 
