@@ -101,13 +101,12 @@ class Core(Generic[State]):
         """Small records of chatkeep's own in this store, beside the conversations: see `Records`."""
         return Records(self._engine.store, space, kind, clock=self._engine.shared.clock)
 
-    def watch(self, tenant: str, conversation: str, *, after: int | None = None, returns: bool = False) -> Watch:
+    def watch(self, tenant: str, conversation: str, *, after: int | None = None) -> Watch:
         """Return what `Tenant.events` gives, for a server: several events at a time, and with a time-out.
 
-        *after*: from which number of the log; None: what comes from now on. *returns*: it is a watch that goes on, which
-        begins with the state.
+        *after*: from which number of the log; None: what comes from now on.
         """
-        return Watch(self._engine.live, key_for(tenant, conversation), after, returns=returns)
+        return Watch(self._engine.live, key_for(tenant, conversation), after)
 
     def expect_visitors(self) -> None:
         """Have this process look after the end of what visitors have begun, from its opening on, also without a handler."""

@@ -84,17 +84,15 @@ class WatchHub:
 class Watch:
     """A watch on a conversation: `async with watch:`, then `next()` again and again.
 
-    *after*: from which number of the log; None: only what comes from now on. *returns*: whoever watches has watched before, and is
-    told the state of now, for a change of it need not be in the log. Setting *wake* ends a `next` that waits.
+    *after*: from which number of the log; None: only what comes from now on. Setting *wake* ends a `next` that waits.
     """
 
-    def __init__(self, live: WatchHub, key: Key, after: int | None, *, returns: bool = False) -> None:
+    def __init__(self, live: WatchHub, key: Key, after: int | None) -> None:
         self.key = key
         self.number = after
         """The log is known up to here."""
         self.wake = asyncio.Event()
         self._live = live
-        self._returns = returns
         self._born = ""
         self._state: Raw | None = None
         self._look_at = 0.0
@@ -113,8 +111,9 @@ class Watch:
     async def __aexit__(self, *_: object) -> None:
         self.close()
 
-    async def open(self) -> None:
-        """Begin: look where the log is."""
+    async def open(self, *, returns: bool = False) -> None:
+        """Begin: look where the log is. Who *returns* has watched before, and is told the state of now, for a change of it need not
+        be in the log."""
         self._live.store.confinement.check()
         self._live.add(self)
         self._fresh = True  # unless we are told otherwise while it is read
@@ -125,7 +124,7 @@ class Watch:
                 self.number = head
             self._erased = self.number > head  # it was begun anew, or set back, since somebody has seen that number
             self._born = snapshot.row.incarnation if snapshot is not None else ""
-            if not self._returns:
+            if not returns:
                 self._state = self._show_state(snapshot or blank(self.key))
         except BaseException:
             self._live.remove(self)

@@ -48,10 +48,8 @@ class Events(wire.Resource):
                 raise HTTPException(400, f"Last-Event-ID is a number of the log: {fault}.") from None
         if request.method == "HEAD":
             return Response(media_type="text/event-stream", headers={"cache-control": "no-store"})
-        watch = core_of(keep_of(request)).watch(
-            principal_of(request).tenant, conversation_asked(request), after=after, returns=known is not None
-        )
-        await watch.open()
+        watch = core_of(keep_of(request)).watch(principal_of(request).tenant, conversation_asked(request), after=after)
+        await watch.open(returns=known is not None)
         return EventStream(request, watch)
 
 
