@@ -299,7 +299,7 @@ class WorkLoop:
     def _find_unreadable(self, snapshot: Snapshot) -> Corrupt | Unsupported | None:
         """Tell why the state cannot be read here, as far as that can be told at once, before anything is written for it."""
         key, record, states = snapshot.row.key, snapshot.record, self._shared.states
-        if record.schema <= states.schema and key not in self._shared.unreadable:
+        if record.schema <= states.newest and key not in self._shared.unreadable:
             return None
         first = snapshots.unread_messages(snapshot)[0]
         if not sessions.is_session_over(record, self._policy, first.created_at, first.number):
