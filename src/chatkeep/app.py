@@ -77,6 +77,9 @@ class Chatkeep(Surface[State]):
         upgrades: For each older schema n, a function from the plain JSON value of n to that of n + 1; run when a
             state is next loaded.
 
+        downgrades: For each newer schema n, a function from the plain JSON value of n to that of n - 1: this code then reads what newer
+            code has written, and writes its own shape, so that two releases answer from one store, and the newer one may be taken back.
+
         merge_rules: How `merge` puts changes of a slot together, by the slot's name: "later" (the default: where both have changed
             the same, the later one stands), "union" (of lists, all items), "sum", "max" (of numbers), or a function that is
             given base, earlier and later value, each perhaps `MISSING`, and returns the one that stands.
@@ -96,6 +99,7 @@ class Chatkeep(Surface[State]):
         state: type[State] | None = None,
         schema: int = 1,
         upgrades: Mapping[int, Callable[[Any], Any]] | None = None,
+        downgrades: Mapping[int, Callable[[Any], Any]] | None = None,
         merge_rules: Mapping[str, Rule] | None = None,
         clock: Callable[[], float] = time.time,
         **options: Unpack[Options],
@@ -103,7 +107,7 @@ class Chatkeep(Surface[State]):
         self.settings = settings_from(options)
         settings = self.settings
         kind = cast(type[State], dict) if state is None else state
-        states = StateCodec(kind, schema=schema, upgrades=upgrades, limit=settings.state_limit)
+        states = StateCodec(kind, schema=schema, upgrades=upgrades, downgrades=downgrades, limit=settings.state_limit)
         cache = Cache(entries=settings.cache_entries, bytes=settings.cache_bytes)
         url = store_url() if url is None else url
         driver = driver_for(url) if isinstance(url, str) else url

@@ -60,6 +60,18 @@ def seconds(duration: Duration) -> float:
     return found
 
 
+def rate_of(rate: object) -> tuple[int, float] | None:
+    """Return how many, and within how many seconds, "30/minute" means; None for "off". Raises ValueError."""
+    if rate == "off":
+        return None
+    parts = re.fullmatch(
+        r"\s*([1-9][0-9]{0,8})\s*/\s*(second|minute|hour|day)\s*", rate if isinstance(rate, str) else ""
+    )
+    if parts is None:
+        raise ValueError(f'{rate!r} is not a rate; write "30/minute" ("/second", "/hour", "/day"), or "off"')
+    return int(parts[1]), UNITS[parts[2][0]]
+
+
 def duration_fault(duration: object, source: str) -> str:
     """Return what is wrong with a duration that came from *source*; "" when nothing is.
 
@@ -157,6 +169,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     outside: what happens to a turn whose state was changed from outside while its handler ran (`change`, a slot saved on a page):
         merge     different members were changed: both changes are kept, and the replies; the same member: as rerun
         rerun     the turn is thrown away and the handler runs again on what is there now
+    channel_rate: so many turns answer one customer of a channel (WhatsApp, a webhook, ...) in a second, minute, hour or day; what
+    comes beyond that is taken in, and waits for its turn ("off": however many). A conversation over HTTP has the server's rates.
     turn_timeout: a handler that takes longer has failed. concurrency: handlers that run at once in this process.
     backlog: messages that may wait in this process; more are refused with `Overloaded`.
     retry_for: a message whose handler fails is tried again for so long after its first failure, and then set aside; attempts:
@@ -192,6 +206,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     quiet: Duration = "1.5s"
     max_wait: Duration = "10s"
     outside: Outside = "merge"
+    channel_rate: str = "30/minute"
     turn_timeout: Duration = "30s"
     concurrency: int = 100
     backlog: int = 10_000
@@ -219,6 +234,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     def policy(self) -> Policy:
         """Return the settings that the rules in `turns` look at."""
+        turns, within_s = rate_of(self.channel_rate) or (None, 0.0)
         return Policy(
             overlap=self.overlap,
             quiet_s=seconds(self.quiet),
@@ -233,6 +249,8 @@ class Settings(Struct, frozen=True, kw_only=True):
             max_raised=self.attempts,
             max_begun=max(8, (self.attempts or 0) + 5),
             lease_s=min(seconds(self.turn_timeout) + 5.0, LEASE_S),
+            channel_turns=turns,
+            channel_within_s=within_s,
         )
 
 
@@ -250,6 +268,7 @@ class Options(TypedDict, total=False):
     quiet: Duration
     max_wait: Duration
     outside: Outside
+    channel_rate: str
     turn_timeout: Duration
     concurrency: int
     backlog: int
@@ -379,10 +398,14 @@ def faults_of(name: str, value: object, source: str = "") -> list[str]:
                 return [f"{name}: {fault}"]
             if seconds(value) == 0 and name in NEVER_ZERO:  # type: ignore[arg-type]
                 return [f"{name} must be more than 0"]
+        if name == "channel_rate":
+            rate_of(value)
         elif name == "flags" and not isinstance(value, Flags):
             Flags(value)  # type: ignore[arg-type]
     except Misconfigured as fault:
         return [str(fault).removesuffix(". Nothing was changed.")]
+    except ValueError as fault:
+        return [f"{name}: {fault}"]
     if name in LEAST and (not isinstance(value, int) or isinstance(value, bool) or value < LEAST[name]):
         return [f"{name} must be a whole number of at least {LEAST[name]}, not {value!r}"]
     if name == "background" and not isinstance(value, bool):

@@ -19,6 +19,7 @@ from ..model import Message, State
 from ..settings import Settings
 from ..storage.store import Store
 from .instruments import Instrument
+from .left_alone import LeftAlone
 from .statistics import EngineStatistics
 from .unreadable import Unreadable
 
@@ -33,7 +34,8 @@ class Shared(Generic[State]):
         self.states = states
         self.clock = clock
         self.statistics = EngineStatistics()
-        self.unreadable = Unreadable(clock)
+        self.left_alone = LeftAlone(clock)
+        self.unreadable = Unreadable(clock, self.left_alone)
         self.instruments: list[Instrument] = []
         self.open = False
         """Messages are taken."""

@@ -157,7 +157,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     (f"{ONE}/events", "get"): Operation(
         query=events.EventsQuery,
-        headers={"Last-Event-ID": "Number of the last message that the client has; wins over `after`."},
+        headers={
+            "Last-Event-ID": "Number of the last message that the client has; wins over `after`; the state is told first."
+        },
         gives={200: str},
         answers_with="text/event-stream",
         refuses=READ,

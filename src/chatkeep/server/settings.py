@@ -44,6 +44,10 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
         rate_token         with one conversation token
         rate_conversation  that change one conversation
         rate_tenant        of one tenant
+
+    Two count kilobytes of what is sent with tokens and by visitors, not with service keys; reading goes on over them:
+        rate_peer_kb          from one network address (IPv6: as rate_peer)
+        rate_conversation_kb  to one conversation
     """
 
     app: str = ""
@@ -71,6 +75,8 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     rate_token: str = "300/minute"
     rate_conversation: str = "60/minute"
     rate_tenant: str = "off"
+    rate_peer_kb: str = "524288/day"
+    rate_conversation_kb: str = "65536/day"
 
     @property
     def rates(self) -> dict[str, str]:
