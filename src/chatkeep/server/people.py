@@ -367,6 +367,19 @@ class MyTokenRotated(wire.Resource):
         return wire.as_json(credential_of(issued), status=201)
 
 
+class UserErased(wire.Resource):
+    """/v1/users/{user}"""
+
+    @audited("user:erase")
+    @allows(service=True)
+    async def delete(self, request: Request) -> Response:
+        """Erase all that is a user's, in each of the user's names, and answer a receipt. There is no way back."""
+        with wire.refusing(409, "claimed"):
+            receipt = await tenant_of(request).user(request.path_params["user"]).erase(by=principal_of(request).id)
+        access_of(request).look_again()
+        return wire.as_json(receipt)
+
+
 class UserTokens(wire.Resource):
     """/v1/users/{user}/tokens"""
 
@@ -514,6 +527,7 @@ ROUTES: list[BaseRoute] = [
     wire.RawRoute("/v1/me/tokens", MyTokens),
     wire.RawRoute("/v1/me/tokens/{token}/rotate", MyTokenRotated),
     wire.RawRoute("/v1/me/tokens/{token}", MyToken),
+    wire.RawRoute("/v1/users/{user}", UserErased),
     wire.RawRoute("/v1/users/{user}/tokens", UserTokens),
     wire.RawRoute("/v1/users/{user}/tokens/{token}", UserToken),
     wire.RawRoute("/v1/conversations/{id}/losses/{number}", ConversationLoss),
