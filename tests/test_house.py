@@ -72,13 +72,14 @@ EXTRAS: dict[str, set[str]] = {
 SHARED = {"drivers.http": {"upstash", "durable-object"}}
 """The extras of which each brings what a module needs; who imports the module tells its own one."""
 
-OPTIONAL = {"server.telemetry": {"telemetry"}}
+OPTIONAL = {"server.telemetry": {"telemetry"}, "server.jwts": {"jwt"}}
 """The extras that a module uses where they are installed, and does without."""
 
 FOR_TESTS = ("testing.machine", "testing.servers", "testing.upstash")
 """What only tests import, with the libraries of the group "dev"."""
 
 DISTRIBUTIONS = {
+    "jwt": "pyjwt",
     "prometheus_client": "prometheus-client",
     "opentelemetry": "opentelemetry-api",
     "pydantic_ai": "pydantic-ai-slim",

@@ -34,6 +34,7 @@ MATRIX = {
     "GET /v1/me/tokens": AccessPolicy(user=True),
     "DELETE /v1/me/tokens/{token}": AccessPolicy(user=True),
     "POST /v1/me/tokens/{token}/rotate": AccessPolicy(user=True),
+    "DELETE /v1/users/{user}": AccessPolicy(service=True),
     "GET /v1/users/{user}/tokens": AccessPolicy(service=True),
     "POST /v1/users/{user}/tokens": AccessPolicy(service=True),
     "DELETE /v1/users/{user}/tokens/{token}": AccessPolicy(service=True),

@@ -146,7 +146,8 @@ def create_app(
         visitor_scopes: What such a token allows.
 
         users: Says which user of your application has sent a request, by its session or the token that your application gives out: a
-        function, plain or async, that takes the request and returns the user's name, or tenant and name, or None. A user so known has its
+        function, plain or async, that takes the request and returns the user's name, tenant and name, a `KnownUser`, or None; for JWTs
+        there is `jwt_users`. A user so known has its
         own conversations, as with a user's token. It is asked with each request that has no credential of chatkeep's, so it should be
         quick. What a browser sends by itself, such as a session's cookie, changes something only from a page of this host.
 

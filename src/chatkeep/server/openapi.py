@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from .. import __version__
+from ..people.erasing import ErasedUser
 from . import answers, audit, events, operators, people, running, switches, tokens, wire
 from .access import COOKIE, AccessPolicy, allows
 
@@ -143,6 +144,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("/v1/me/tokens/{token}/rotate", "post"): Operation(
         takes=people.Rotation, needed=False, gives={201: answers.Credential}, refuses=WRITE
     ),
+    ("/v1/users/{user}", "delete"): Operation(gives={200: ErasedUser}, refuses=WRITE),
     ("/v1/users/{user}/tokens", "post"): Operation(
         takes=people.UserTokenAsked, needed=False, gives={201: answers.Credential}, refuses=WRITE
     ),
