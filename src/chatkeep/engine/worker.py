@@ -18,7 +18,7 @@ from typing import Any
 from msgspec import structs
 
 from ..bounded import Newest
-from ..conversation import housekeeping, leases, sessions, snapshots, turns
+from ..conversation import housekeeping, leases, releases, sessions, snapshots, turns
 from ..conversation.snapshots import Commit, Outcome, Policy, Snapshot
 from ..conversation.streams import Ending
 from ..drivers.base import Key, Row
@@ -55,6 +55,7 @@ LOOK_LONGEST_S = 0.5
 LOOKS_SKIPPED = 4  # so much longer are the pauses where news is heard: asking is then only for when it gets lost
 TRIES_AWAITED = 3  # so many failures are waited for by a call of `receive`: what a moment mends is over by then
 LEFT_ALONE_S = 600.0
+OTHERS_S = 2.0  # so soon it is looked again at what another version is to answer
 LEFT_ALONE_MOST = 10_000
 LONG_S = 60.0  # a worker that would wait longer goes; the sweep finds the conversation again
 SHORT_S = 1.0  # the same where there is no work in the background
@@ -186,6 +187,22 @@ class Worker:
             self.fail(failing)
 
 
+class LeftAlone:
+    """Rows about which nothing can be done here, until somebody changes them or some time has passed."""
+
+    def __init__(self) -> None:
+        self._until: Newest[Key, tuple[str, float]] = Newest(LEFT_ALONE_MOST)
+
+    def add(self, row: Row, until: float) -> None:
+        """Leave *row* alone *until* then."""
+        self._until[row.key] = (row.revision, until)
+
+    def covers(self, row: Row, now: float) -> bool:
+        """Tell whether *row* is still to be left alone."""
+        revision, until = self._until.get(row.key, ("", 0.0))
+        return revision == row.revision and now < until
+
+
 class WorkLoop:
     """What the workers of one engine do."""
 
@@ -212,7 +229,7 @@ class WorkLoop:
         self._pauses = pauses
         self._notifier = notifier
         self._housekeeper = housekeeper
-        self._left_alone: Newest[Key, tuple[str, float]] = Newest(LEFT_ALONE_MOST)
+        self.left_alone = LeftAlone()
         self.longest_s = max(2 * seconds(settings.retry_longest), seconds(settings.max_wait), HOOK_PAUSE_S)
         """A pause is never longer, whatever the clock says."""
         self._stays_s = LONG_S if settings.background else SHORT_S
@@ -270,6 +287,10 @@ class WorkLoop:
             return await self._rest(snapshot, worker, now)
         row = snapshot.row
         if row.lease != worker.lease and self._leases.is_held(row):
+            return None
+        if not releases.may_answer(snapshot, self._policy, self._shared.plan):
+            await self.give_back(worker)
+            self.left_alone.add((self._store.cached(key) or snapshot).row, now + OTHERS_S)
             return None
         if self._runner.abandoned:
             first = snapshots.unread_messages(snapshot)[0]
@@ -347,13 +368,8 @@ class WorkLoop:
             worker.warm = False
             return 0.0
         if said is None and gone:
-            self._left_alone[worker.key] = (row.revision, now + LEFT_ALONE_S)
+            self.left_alone.add(row, now + LEFT_ALONE_S)
         return None
-
-    def is_left_alone(self, row: Row, now: float) -> bool:
-        """Tell whether nothing can be done about *row* here, and nobody has changed it since that was found out."""
-        revision, until = self._left_alone.get(row.key, ("", 0.0))
-        return revision == row.revision and now < until
 
     async def _step_alone(self, worker: Worker, rank: int) -> float | None:
         """Do a step while no other handler runs in this process: what dies then, dies of this message.
