@@ -37,6 +37,7 @@ from .errors import (
 from .model import (
     Answering,
     AnsweringStatus,
+    AppVersion,
     Content,
     Conversation,
     DeadLetter,
@@ -64,6 +65,7 @@ __all__ = [
     "MISSING",
     "Answering",
     "AnsweringStatus",
+    "AppVersion",
     "Arrival",
     "BadKey",
     "BadMessage",

@@ -25,6 +25,7 @@ Interrupted = Literal["continue", "close"]
 OnOutage = Literal["refuse", "read", "journal"]
 OnReplaced = Literal["refuse", "reopen"]
 Outside = Literal["merge", "rerun"]
+Pin = Literal["none", "turn", "session"]
 Duration = str | int | float | timedelta
 
 LEASE_S = 10.0
@@ -191,6 +192,11 @@ class Settings(Struct, frozen=True, kw_only=True):
         reopen    what is there now is opened within a `poll` and begun with, for who rebuilds with `on_missing`
     background: False where a process lives for one message, such as a function: nothing is looked for, heard or answered unless it is
     asked for; `Chatkeep.tend` does what is due, and what is paused is looked at before a message is taken, if that was `poll` ago.
+    version: the name of this version of the application, such as "2026-11" ("": none): `turn.version` says which version began what a turn
+    goes on with. pin: what stays with the version that began it, as long as that version runs:
+        none      nothing: whoever comes first answers
+        turn      a turn of which anything was recorded: a step, a piece of its reply, a failed attempt
+        session   the session
     journal: that file, one for each process and store. cache: a Redis or Valkey that instances share, redis://...,
     in front of the store; never trusted, and its loss costs only time. flags: see `Flags`.
     """
@@ -225,6 +231,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     on_outage: OnOutage = "refuse"
     on_replaced: OnReplaced = "refuse"
     background: bool = True
+    version: str = ""
+    pin: Pin = "none"
     journal: str | None = None
     cache: str | None = None
     flags: Flags = Flags()
@@ -251,6 +259,8 @@ class Settings(Struct, frozen=True, kw_only=True):
             lease_s=min(seconds(self.turn_timeout) + 5.0, LEASE_S),
             channel_turns=turns,
             channel_within_s=within_s,
+            version=self.version,
+            pin=self.pin,
         )
 
 
@@ -287,6 +297,8 @@ class Options(TypedDict, total=False):
     on_outage: OnOutage
     on_replaced: OnReplaced
     background: bool
+    version: str
+    pin: Pin
     journal: str | None
     cache: str | None
     flags: Flags | Mapping[str, Any]
@@ -328,6 +340,7 @@ CHOICES = {
     "on_outage": get_args(OnOutage),
     "on_replaced": get_args(OnReplaced),
     "outside": get_args(Outside),
+    "pin": get_args(Pin),
 }
 
 
@@ -385,6 +398,8 @@ def settings_given(options: Mapping[str, object]) -> tuple[dict[str, GivenValue]
         faults += [from_source(fault, source) for fault in faults_of(name, value, source)]
     if value_of(found, "on_outage") == "journal" and not value_of(found, "journal"):
         faults.append('on_outage="journal" needs journal="/path/to/journal.db", a file on this host')
+    if value_of(found, "pin") in ("turn", "session") and not value_of(found, "version"):
+        faults.append('pin needs version="...", the name of this version of the application')
     return found, faults
 
 
@@ -408,6 +423,8 @@ def faults_of(name: str, value: object, source: str = "") -> list[str]:
         return [f"{name}: {fault}"]
     if name in LEAST and (not isinstance(value, int) or isinstance(value, bool) or value < LEAST[name]):
         return [f"{name} must be a whole number of at least {LEAST[name]}, not {value!r}"]
+    if name == "version":
+        return [wrong] if (wrong := version_fault(value)) else []
     if name == "background" and not isinstance(value, bool):
         return [f"background is true or false, not {value!r}"]
     if name in CHOICES and value not in CHOICES[name]:
@@ -415,6 +432,12 @@ def faults_of(name: str, value: object, source: str = "") -> list[str]:
     if name in ("journal", "cache", "failure_reply") and not (value is None or (isinstance(value, str) and value)):
         return [f"{name} is text, not {shown(name, value)}"]
     return []
+
+
+def version_fault(name: object) -> str:
+    """Return what is wrong with the *name* of a version of the application; "" when nothing is."""
+    fine = isinstance(name, str) and len(name) <= 100 and (not name or name.isprintable()) and name == name.strip()
+    return "" if fine else f"version is a short text without line breaks, not {name!r:.120}"
 
 
 def store_url() -> str:

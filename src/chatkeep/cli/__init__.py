@@ -80,6 +80,7 @@ for command in (
     conversations.resume,
     switches.paused,
     switches.cache,
+    switches.canary,
     switches.audit,
     conversations.say,
     deliveries.deliveries,

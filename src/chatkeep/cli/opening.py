@@ -61,7 +61,7 @@ def existing(store: str) -> Chatkeep[Any]:
     """Return a Chatkeep without a bot on a store that is there: it starts no workers. Raises `UsageError`."""
     url = existing_url(store)
     return Chatkeep(
-        url, schema=0, on_outage="refuse", journal=None, cache=None
+        url, schema=0, on_outage="refuse", journal=None, cache=None, version="", pin="none"
     )  # a server's journal is not ours to open
 
 

@@ -88,7 +88,7 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
 CHOICES = {"log_format": get_args(LogFormat), "log_level": get_args(LogLevel)}
 PERIODS = ("drain", "keep_alive")
 RANGES = {"port": (0, 65_535), "workers": (1, 256)}
-PROTOCOLS = ("aisdk", "agui", "responses", "a2a")
+PROTOCOLS = ("aisdk", "agui", "responses", "a2a", "durable_streams", "mcp")
 """The protocols of other clients that a server can speak: a module of `chatkeep.server.protocols` each."""
 
 PREFIX = re.compile(r"(?:/[A-Za-z0-9._~%-]+)+")
