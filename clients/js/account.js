@@ -10,6 +10,7 @@ const PAGE = 100;
 const TOLD_MS = 5000;
 const HELD = 50; // notices
 const SAVED_AT_ONCE = 200;
+const GRACE_S = 3600; // so long a token that was refreshed may go on
 const LEVELS = { failed: "error", expired: "error", offline: "warning", conflict: "warning", elsewhere: "warning" };
 
 export async function openAccount(options) {
@@ -25,7 +26,7 @@ export class Account extends EventTarget {
   notices = []; // those that stand until they are dismissed
 
   #url; #key; #mint; #hint; #storage; #shelf; #line; #doors;
-  #subject; #proven; #token; #out = false; #told = null; #refreshed = 0;
+  #subject; #proven; #token; #out = false; #told = null; #refreshed = 0; #claims = true; #claiming = null;
   #list = new Map(); #cursor = ""; #devices; #queue = []; #drawn = "[]";
   #chats = new Set(); #away = new Set(); #link = { failures: 0, pulls: 0, saves: 0 };
   #sending = new Bell(); #listening = new Bell(); #end = new AbortController(); #keeping;
@@ -79,10 +80,11 @@ export class Account extends EventTarget {
     this.#out = false;
     if (token) this.#write("", { at: Date.now() / 1000, ...(typeof token === "string" ? { token } : pick(token, "id", "token", "expires_at")) });
     if (claim) this.#write(":claim", { guest });
+    this.#claims = claim;
     this.#tell({ who: true });
     await this.#identify();
     if (this.state === "expired") throw new Problem(401, { detail: "This sign-in is not valid." });
-    return this.#claim();
+    return this.#claim().catch((fault) => (this.#fail(fault), [])); // it goes on when there is a line
   }
 
   async signOut({ unsent = "keep" } = {}) {
@@ -153,9 +155,13 @@ export class Account extends EventTarget {
     this.#wake();
   }
 
-  // Makes what guests have in this browser the user's: each is one write. What was interrupted goes on at the next opening.
-  async #claim() {
-    const asked = this.#read(":claim");
+  // Makes what guests have in this browser the user's: each is one write. What is broken off goes on later, or at the next opening.
+  #claim() {
+    return (this.#claiming ??= this.#claimOnce().finally(() => (this.#claiming = null)));
+  }
+
+  async #claimOnce() {
+    const asked = this.#claims && this.#read(":claim");
     if (!asked || this.state !== "signed-in") return [];
     const subject = this.#subject;
     const prefix = `chatkeep:${this.#url}:`;
@@ -176,6 +182,7 @@ export class Account extends EventTarget {
       if (key) safely(() => this.#storage.removeItem(key));
     }
     this.#write(":claim");
+    this.#claims = false;
     if (claimed.length) this.notify({ kind: "claimed", text: "Your earlier chats are in your account now." });
     await this.#pull();
     return claimed;
@@ -455,10 +462,12 @@ export class Account extends EventTarget {
   async #lookAtDevices() {
     const known = this.#devices;
     const found = await this.devices();
-    this.#devices = found.map(({ id }) => id);
+    const lasting = found.filter((one) => !(one.expires_at < serverTime(Date.now()) + GRACE_S)); // one that was refreshed has a successor
+    this.#devices = lasting.map(({ id, label }) => ({ id, label }));
     this.#keepSoon();
-    for (const { id, label, current } of known ? found : [])
-      if (!current && !known.includes(id))
+    const count = (devices, label) => devices.filter((one) => one.label === label).length;
+    for (const { id, label, current } of known ? lasting : [])
+      if (!current && !known.some((one) => one.id === id) && count(lasting, label) > count(known, label))
         this.notify({ id: `elsewhere:${id}`, kind: "elsewhere", text: `Your account was opened on another device${label && `: ${label}`}.`, actions: [{ name: "sign out there", run: () => this.endDevice(id) }] });
   }
 

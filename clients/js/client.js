@@ -458,7 +458,7 @@ export class Chat extends EventTarget {
 
   #fetch(path, options) {
     const { token, subject } = this.#me;
-    return request(this.#url + path, { token, subject: (this.#cookie && !token) || token === true ? subject : undefined, ...options });
+    return request(this.#url + path, { token, subject: (this.#cookie && !token) || (token === true && path !== "me") ? subject : undefined, ...options });
   }
 
   #here(path, options) {
