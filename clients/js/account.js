@@ -139,7 +139,7 @@ export class Account extends EventTarget {
       if (subject !== this.#subject) return;
       [this.#list, this.#cursor, this.#devices] = [new Map(list.map((one) => [one.id, one])), cursor, devices];
       this.user = me?.user ?? null;
-      if (subject) this.#queue = await this.#shelf.edit(place);
+      if (subject) await this.#edit();
     }
     this.#auth(!me ? "signed-out" : me.user.startsWith("guest:") ? "guest" : "signed-in");
     if (me) this.dismiss("expired");
@@ -542,7 +542,15 @@ export class Account extends EventTarget {
     if (subject !== this.#subject) return;
     this.#queue = items;
     if (change) this.#say({ queue: true });
+    for (const item of items) if (item.error) this.#tellRefused(item);
     this.#draw();
+  }
+
+  #tellRefused({ n, of: about, error }) {
+    const edit = (change) => this.#edit((items, store) => change(items.find((one) => one.n === n), store)).then(() => (this.dismiss(`failed:${n}`), this.#sending.ring()));
+    const retry = () => edit((item, store) => item && store.put({ ...item, error: undefined }));
+    const discard = () => edit((item, store) => store.delete(n));
+    this.notify({ id: `failed:${n}`, kind: "failed", text: `Not saved: ${error}`, about, actions: [{ name: "retry", run: retry }, { name: "discard", run: discard }] });
   }
 
   // Sends what was done, in order. Each change may be sent twice: it is the same then.
@@ -562,7 +570,7 @@ export class Account extends EventTarget {
           if (!fault.final || fault.status === 401) {
             this.#fail(fault);
             await this.#sending.wait(backoff(failures++, fault.after));
-          } else await this.#refuse(next, fault);
+          } else await this.#edit((items, store) => items.some(({ n }) => n === next.n) && store.put({ ...next, error: fault.message }));
         }
     }
   }
@@ -582,7 +590,7 @@ export class Account extends EventTarget {
         const saved = await this.#json(path, { method: put ? "PUT" : "PATCH", body: { ...body, at: serverTime(at), by: device() } });
         const known = this.#list.get(id);
         if (known || put) this.#list.set(id, { ...BLANK, updated_at: at / 1000, ...known, id, ...omit(body, "base"), ...pick(saved, "version", "checksum", "title") });
-        if (saved.conflicts.length) this.#conflict(id, "This chat was renamed on another device too; the later title stands.", this, (lost) => lost.about === "title");
+        if (saved.conflicts.length) this.#both({ conflict: id });
       }
     } catch (fault) {
       if (!gone || fault.status !== 404) throw fault; // it is gone
@@ -590,15 +598,8 @@ export class Account extends EventTarget {
     if (gone) this.#list.delete(id);
     this.#link.saves++;
     await this.#edit((items, store) => store.delete(n));
-    if (!("seen" in body)) this.notify({ kind: "saved", text: gone ? "Deleted." : "Saved.", about: id });
+    if (!("seen" in body)) this.#both({ saved: { kind: "saved", text: gone ? "Deleted." : "Saved.", about: id } });
     this.#listening.ring();
-  }
-
-  async #refuse(item, fault) {
-    const edit = (change) => this.#edit((items, store) => items.some(({ n }) => n === item.n) && change(store)).then(() => this.#sending.ring());
-    await edit((store) => store.put({ ...item, error: fault.message }));
-    const actions = [{ name: "retry", run: () => edit((store) => store.put({ ...item, error: undefined })) }, { name: "discard", run: () => edit((store) => store.delete(item.n)) }];
-    this.notify({ id: `failed:${item.n}`, kind: "failed", text: `Not saved: ${fault.message}`, about: item.of, actions });
   }
 
   #draw() {
@@ -621,18 +622,26 @@ export class Account extends EventTarget {
     if (!this.#end.signal.aborted) this.#line.say({ subject: this.#subject, ...said });
   }
 
+  // Any tab may have sent what was done in this one.
+  #both(said) {
+    this.#say(said);
+    this.#hear({ subject: this.#subject, ...said });
+  }
+
   // Who is signed in has changed: the other tabs look, and so do the chats of all tabs.
   #tell(said) {
     this.#say(said);
     this.#doors.say(null);
   }
 
-  #hear({ subject, changed, queue, who, out = false }) {
+  #hear({ subject, changed, queue, saved, conflict, who, out = false }) {
     if (who) {
       this.#out = out && Boolean(this.#mint);
       this.#resume();
     } else if (subject !== this.#subject) return;
     else if (changed) this.#take(changed, true);
+    else if (saved) this.notify(saved);
+    else if (conflict) this.#conflict(conflict, "This chat was renamed on another device too; the later title stands.", this, (lost) => lost.about === "title");
     else if (queue) this.#edit().then(() => this.#sending.ring());
   }
 

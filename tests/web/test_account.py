@@ -69,7 +69,10 @@ def test_a_list_is_changed_here_and_seen_elsewhere(
     finally:
         shop.start()
     page.evaluate("dispatchEvent(new Event('online'))")
-    until(page, "account.conversations.every((one) => !one.pending) && account.notices.length === 0")
+    until(
+        page,
+        "account.conversations.every((one) => !one.pending) && !account.notices.some((one) => one.kind === 'offline')",
+    )
     assert page.evaluate("account.conversations.find((one) => one.id === ids.trip).archived")
 
 
