@@ -33,7 +33,7 @@ export function showPeople({ chat, own }) {
   element("user").textContent = account.user === null ? "You are not signed in." : `Signed in as ${account.user}`;
   for (const [id, shown] of [["sign-in", account.user === null], ["sign-out", account.user !== null], ["devices-open", account.user !== null]]) element(id).hidden = !shown;
   const user = account.user;
-  account.on("auth", (said) => said.user !== user && location.assign(location.pathname)); // in another tab, too
+  account.on("auth", (said) => said.user !== user && !signing && location.assign(location.pathname)); // in another tab, too
   account.on("sign-in", () => showSignIn(chat));
   element("sign-in").addEventListener("click", () => showSignIn(chat));
   element("sign-out").addEventListener("click", signOut);
@@ -107,6 +107,8 @@ function rename(one) {
 
 // -- signing in and out -----------------------------------------------------------------------------------------------
 
+let signing = false; // in this tab, which goes to the chat itself then
+
 function showSignIn(chat) {
   const told = element("signing-told");
   told.textContent = "";
@@ -117,10 +119,12 @@ function showSignIn(chat) {
           const answer = await fetch(`accounts/${encodeURIComponent(name)}`, { method: "POST" });
           if (!answer.ok) throw new Error((await answer.json()).detail);
           const begun = chat.conversation;
+          signing = true;
           if (account.user === null) chat.close(); // it goes on as the account's
           await account.signIn({ token: await answer.json() });
           location.assign(begun && account.conversations.some((one) => one.id === begun) ? `?id=${encodeURIComponent(begun)}` : location.pathname);
         } catch (fault) {
+          signing = false;
           told.textContent = `You are not signed in: ${fault.message}`;
         }
       }),
@@ -193,13 +197,14 @@ function showToast(notice, gone) {
     if (!notice.persistent) timer = setTimeout(() => (line.matches(":hover, :focus-within") ? wait() : remove()), notice.duration);
   };
   const act = (action) =>
-    button(NAMES[action.name] ?? action.name, async (event) => {
-      event.target.disabled = true;
+    button(NAMES[action.name] ?? action.name, async () => {
+      if (line.ariaBusy === "true") return;
+      line.ariaBusy = "true"; // the button stays as it is: a disabled one loses the focus
       try {
         await action.run();
         remove();
       } catch (fault) {
-        event.target.disabled = false;
+        line.ariaBusy = "false";
         words.textContent = `That did not work: ${fault.message}`;
       }
     });
