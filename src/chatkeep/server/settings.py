@@ -26,8 +26,9 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
 
     app: what is served, "module:attribute": a Chatkeep, or an ASGI app. host, port: where it listens. workers: processes;
     each has its own Chatkeep, so the store must be one that processes may share. title: of the chat page; without one there
-    is no page. hosts: the names that requests may use for this server. anonymous: whoever comes may begin a conversation, and
-    is handed a token with `visitor_scopes`. origins: pages of other origins that may use the API from a browser (CORS).
+    is no page. offline: the chat page opens in browsers also while the server is away. hosts: the names that requests may use for
+    this server. anonymous: whoever comes may begin a conversation, and is handed a token with `visitor_scopes`. origins: pages of
+    other origins that may use the API from a browser (CORS).
     proxies: addresses or networks in front of the server whose X-Forwarded-For is believed; of nobody else's. metrics:
     serve /metrics: to who sends metrics_token as a bearer token; without one, to this machine only. log_format, log_level.
     drain: so long the server says that it is not ready, and goes on, before it stops; for a load balancer to notice.
@@ -55,6 +56,7 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     port: int = 8765
     workers: int = 1
     title: str = ""
+    offline: bool = False
     hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
     anonymous: bool = False
     visitor_scopes: tuple[str, ...] = ("read", "send", "share")
