@@ -79,8 +79,8 @@ _hashed = ""
 
 
 def _compare(hashed: str, text: str) -> bool:
-    from argon2.exceptions import InvalidHashError, VerificationError
-
+    with from_extra("server", "An account with a password"):
+        from argon2.exceptions import InvalidHashError, VerificationError
     try:
         return _hasher().verify(hashed, text)
     except (VerificationError, InvalidHashError):

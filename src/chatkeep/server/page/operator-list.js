@@ -137,7 +137,7 @@ function showRow(row, item, place) {
   if (item.dead) add("bad", `${item.dead} failed`);
   if (item.undelivered) add("bad", `${item.undelivered} undelivered`);
   if (item.fault) add("bad", item.fault);
-  if (item.channel) add("", item.channel);
+  if (item.channel && !item.id.startsWith(`${item.channel}:`)) add("", item.channel);
   if (all) add("", item.tenant || "(default)");
   if (name !== item.id) marks.append(create("bdi", "faint", item.id));
   link.replaceChildren(head, said, marks);

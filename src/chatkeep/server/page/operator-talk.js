@@ -92,8 +92,8 @@ async function load(place) {
   earlier.hidden = found.messages.length < PAGE;
   place.ready = true;
   form.hidden = !may("operate");
-  showHead(found);
   found.messages.forEach(showMessage);
+  showHead(found);
   room.scrollTop = room.scrollHeight;
   await look(place);
 }
@@ -189,8 +189,9 @@ function showHead(found) {
   const place = here;
   place.dead = new Set(found.dead);
   place.paused = found.off_by.includes("conversation");
-  if (found.title) name.replaceChildren(...visible(found.title));
-  const told = [found.title ? found.id : "", found.owner && `owner ${found.owner}`, place.tenant && `tenant ${place.tenant}`];
+  const called = found.title || place.called || found.id;
+  name.replaceChildren(...visible(called));
+  const told = [called === found.id ? "" : found.id, found.owner && `owner ${found.owner}`, place.tenant && `tenant ${place.tenant}`];
   about.replaceChildren(...visible(told.filter(Boolean).join(" · ")));
   if (found.stale) about.append(create("span", "mark bad", "The store is away; this is what the server has seen last."));
   const shown = JSON.stringify([found.off_by, found.unread, place.id]);
@@ -239,8 +240,8 @@ function showMessage(message) {
   here.lines.set(number, line);
   here.first = Math.min(here.first, number);
   showFoot(line);
-  const next = [...log.children].findLast((other) => other.message?.number < number)?.nextSibling ?? log.firstChild;
-  log.insertBefore(line, next);
+  const above = [...log.children].findLast((other) => other.message?.number < number);
+  log.insertBefore(line, above ? above.nextSibling : log.firstChild);
   group(line);
   const after = following(line);
   if (after) group(after);
@@ -281,7 +282,11 @@ function lineOf(message) {
   const details = create("details", "raw");
   details.append(create("summary", "", `#${number}`));
   details.addEventListener("toggle", () => details.open && !details.lastChild.matches("pre") && details.append(create("pre", "", pretty(rest))));
-  line.append(create("b", "who", author || WHO[role] || role), body, timeOf(created_at), details, create("div", "foot"));
+  const when = create("span", "when");
+  when.append(create("span", "sent"), timeOf(created_at));
+  line.append(create("b", "who", author || WHO[role] || role), body, when, details, create("div", "foot"));
+  const called = role === "user" && (message.metadata?.name || message.metadata?.username);
+  if (typeof called === "string") here.called = called;
   return line;
 }
 
@@ -333,7 +338,7 @@ function jsonOr(text) {
   }
 }
 
-const DELIVERED = { waiting: "◷ waiting", delivered: "✓ delivered", read: "✓✓ read", failed: "✕ failed", uncertain: "? uncertain" };
+const DELIVERED = { waiting: ["◷", "waiting"], delivered: ["✓", "delivered"], read: ["✓✓", "read"], failed: ["✕", "failed"], uncertain: ["?", "uncertain"] };
 
 function showFoot(line) {
   const { number } = line.message;
@@ -368,12 +373,15 @@ function showFoot(line) {
     settle("It was not done", call, () => ({ done: false }));
   }
   if (!sending) return;
-  const bad = ["failed", "uncertain"].includes(sending.status);
-  foot.append(create("span", bad ? "mark bad" : "sent", DELIVERED[sending.status] ?? sending.status));
+  const bad = ["failed", "uncertain"].includes(sending.status) || sending.tries;
+  const [tick, said] = DELIVERED[sending.status] ?? ["", sending.status];
+  const sent = line.querySelector(".sent");
+  if (sent) [sent.textContent, sent.title, sent.ariaLabel, sent.role] = bad ? ["", "", "", ""] : [tick, said, said, "img"];
+  if (bad) foot.append(create("span", "mark bad", `${tick} ${said}`));
   if (sending.tries) foot.append(create("span", "faint", `${sending.tries} tries`));
   if (sending.doubtful) foot.append(create("span", "faint", "perhaps shown twice"));
   if (sending.reason) foot.append(create("span", "reason", sending.reason));
-  if (bad) press("Send again", "deliveries", "POST");
+  if (["failed", "uncertain"].includes(sending.status)) press("Send again", "deliveries", "POST");
 }
 
 earlier.addEventListener("click", () =>
@@ -393,6 +401,7 @@ why.addEventListener("click", () => {
   inside.hidden = !shown;
   if (shown && here?.ready) showWhy(here).catch(complain);
 });
+element("unwhy").addEventListener("click", () => showInside(false));
 export function showInside(shown) {
   why.ariaExpanded = String(shown);
   inside.hidden = !shown || !here;

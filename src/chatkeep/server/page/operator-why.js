@@ -85,11 +85,14 @@ function showStory({ notes, acts }) {
   if (story.shown === told) return;
   story.shown = told;
   const lines = [
-    ...notes.map((note) => [note.at, noteLine(note)]),
+    ...notes.filter(isTelling).map((note) => [note.at, noteLine(note)]),
     ...acts.filter((act) => act.act !== "reveal").map((act) => [act.at ?? 0, actLine(act)]),
   ];
   story.replaceChildren(...lines.sort((one, other) => other[0] - one[0]).slice(0, 200).map(([, line]) => line), ...(lines.length ? [] : [create("li", "faint", "Nothing yet.")]));
 }
+
+// What went well is told beside each message.
+const isTelling = ({ kind, status }) => kind !== "status" && !(kind === "delivery" && ["delivered", "read"].includes(status));
 
 function noteLine({ kind, at: when, about, author, status, reason, text, metadata }) {
   const line = create("li", kind === "note" ? "note" : "");
