@@ -99,7 +99,7 @@ MATRIX = {
 FOR_ALL = (
     "PUT /v1/cache",
     *(name for name, policy in MATRIX.items() if policy.user and not policy.right),
-    *(f"{method} /v1/session" for method in ("PUT", "DELETE")),
+    *(f"{method} /v1/session" for method in ("POST", "PUT", "DELETE")),
     "PUT /v1/session/password",
 )
 """What concerns all tenants, which no key of one tenant may; what is a user's own; and sessions, which keys have none of."""
