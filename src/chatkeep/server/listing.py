@@ -42,7 +42,7 @@ class Item(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     name: the customer's, as the channel has told it. last, last_role, last_at: the last words, whose they are, and when. waiting: how many
     messages nobody has answered, of the last TAIL entries; waiting_since: the oldest of them. dead: how many were set aside. undelivered:
-    how many of the last replies did not go out, and why the last one did not.
+    how many of the last replies did not go out; reason: why the last one did not, or why a message was set aside.
     """
 
     id: str
@@ -191,6 +191,7 @@ def item_from(row: Row, record: Record, off_by: list[OffBy], tail: Sequence[Mess
         if message.number > max(record.cursor, answered) and message.role in ASKING and not message.redacted
         if message.channel != SAVED
     ]
+    failure = next((reason_in(message) for message in reversed(tail) if message.metadata.get("kind") == "dead"), "")
     bad = [
         one
         for one in (list_deliveries(tail, record.delivery) if record.delivery is not None else ())
@@ -212,8 +213,13 @@ def item_from(row: Row, record: Record, off_by: list[OffBy], tail: Sequence[Mess
         waiting_since=waiting[0].created_at if waiting else 0.0,
         dead=len(record.dead),
         undelivered=len(bad),
-        reason=bad[-1].reason[:WORDS_MOST] if bad else "",
+        reason=(bad[-1].reason if bad else failure if record.dead else "")[:WORDS_MOST],
     )
+
+
+def reason_in(note: Message) -> str:
+    """Return why a message was set aside, as the note says; "" where that was removed."""
+    return str(note.metadata.get("reason", "")) or note.text
 
 
 def name_in(message: Message) -> str:

@@ -22,7 +22,7 @@ HIDDEN = "•••"
 HANDLE = "~m."
 """Begins a handle; no conversation of an application is called like that by chance."""
 
-MEANS = frozenset({"checksum", "cursor", "etag", "next", "revision", "tenant"})
+MEANS = frozenset({"checksum", "etag", "next", "paused", "revision", "store", "tenant", "trouble", "warning"})
 """Members whose text is chatkeep's own."""
 
 NAMES = frozenset(

@@ -128,7 +128,7 @@ export function showState(place, value) {
     const made = branch(slot, held, 0);
     // What the last change has made of it is marked, until the next one.
     if (before && JSON.stringify(before[slot]) !== JSON.stringify(held)) made.classList.add("changed");
-    if (may("state:write")) made.append(button("Edit", () => edit(place, slot, made)));
+    if (may("state:write")) made.prepend(button("Edit", () => edit(place, slot, made)));
     return made;
   });
   state.replaceChildren(...slots, ...(slots.length ? [] : [create("p", "faint", "It is empty.")]));
