@@ -10,7 +10,20 @@ import click
 
 from .. import __version__
 from ..errors import ChatkeepError
-from . import archives, bots, conversations, deliveries, keys, load, looking, moving, serving, stores, switches
+from . import (
+    accounts,
+    archives,
+    bots,
+    conversations,
+    deliveries,
+    keys,
+    load,
+    looking,
+    moving,
+    serving,
+    stores,
+    switches,
+)
 from . import dev as developing
 from .exits import exit_code
 from .printing import plain
@@ -93,5 +106,6 @@ for command in (
     serving.serve,
     load.simulate,
     keys.key,
+    accounts.accounts,
 ):
     main.add_command(command)

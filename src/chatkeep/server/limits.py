@@ -145,8 +145,8 @@ class Limits:
         await self.hit(named)
 
     def _enter(self, scope: Scope, principal: Principal, peer: str) -> None:
-        """Note that a request runs; `leave` takes it back. Service keys may have as many under way as there are connections."""
-        if principal.kind == "service":
+        """Note that a request runs; `leave` takes it back. Who stands for a tenant may have as many under way as there are connections."""
+        if principal.rules:
             return
         path = wire.raw_path(scope)
         streams = scope["method"] == "GET" and (
