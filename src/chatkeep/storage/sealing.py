@@ -45,6 +45,7 @@ from .key_ring import KeyRing, open_with, seal_with
 from .relocation import FILLING, MOVED
 from .seal_note import SPACE
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 VERSION = b"\1"
@@ -56,6 +57,14 @@ OPEN = (RESERVED + "chatkeep", SPACE)
 
 BEHIND_KEYS = Key(SPACE, "~")
 """Behind every row with a key, whose names are hexadecimal."""
+
+
+TRIES = 6
+PAUSE_S = 0.005  # doubled each time: while somebody else erases a conversation, its key is gone before its row
+
+
+class KeyGone(Corrupt):
+    """What is sealed is there, and its key is not."""
 
 
 class SealedDriver:
@@ -93,47 +102,19 @@ class SealedDriver:
 
     async def read(self, act: Read) -> tuple[Row, list[Entry]] | None:
         """See `Read`."""
-        found = await self.driver.read(act)
-        return None if found is None else (await self._open_row(found[0]), await self._open_entries(act.key, found[1]))
+        return await self._settled(self._read, act)
 
     async def append(self, act: Append) -> Appended:
         """See `Append`."""
-        if act.key.tenant in OPEN:
-            return await self.driver.append(act)
-        held = await self._keys.ensure(act.key, at=act.at, of=None)
-        sealed = structs.replace(act, entries=[self._seal_entry(act.key, entry, held, 0) for entry in act.entries])
-        try:
-            answer = await self.driver.append(sealed)
-        except Conflict:
-            self._keys.drop(act.key)  # it was erased, perhaps
-            raise
-        return await self._after(self._appended(act, held, answer))
+        return await (self.driver.append(act) if act.key.tenant in OPEN else self._settled(self._append, act))
 
     async def write(self, act: Write) -> Row:
         """See `Write`."""
-        key, replaces = act.key, act.replaces
-        if key.tenant in OPEN:
-            return await self.driver.write(act)
-        held = await self._keys.ensure(key, at=act.row.updated_at, of="" if replaces is None else act.row.incarnation)
-        first = act.row.head + 1
-        entries = [
-            self._seal_entry(key, entry, held, first + place if replaces is None else entry.number)
-            for place, entry in enumerate(act.entries)
-        ]
-        row = structs.replace(act.row, body=self._seal_body(act.row.body, held, _of_record(act.row)))
-        try:
-            stored = await self.driver.write(structs.replace(act, row=row, entries=entries))
-        except (Conflict, Duplicate) as there:
-            if there.row is None:
-                self._keys.drop(key)
-            else:
-                there.row, there.entries = await self._open_row(there.row), await self._open_entries(key, there.entries)
-            raise
-        return await self._after(self._written(stored, held, creates=replaces is None, at=act.row.updated_at))
+        return await (self.driver.write(act) if act.key.tenant in OPEN else self._settled(self._write, act))
 
     async def entries(self, act: Entries) -> list[Entry]:
         """See `Entries`."""
-        return await self._open_entries(act.key, await self.driver.entries(act))
+        return await self._settled(self._entries, act)
 
     async def scan(self, act: Scan) -> list[Row]:
         """See `Scan`. Rows with keys are no part of the answer. A row that no key opens comes as it is stored, and holds up no other."""
@@ -146,7 +127,7 @@ class SealedDriver:
                 last = structs.replace(last, key=BEHIND_KEYS)
             rows = await self.driver.scan(structs.replace(act, after=last, limit=act.limit - len(found)))
             found += [row for row in rows if row.key.tenant != SPACE]
-        return list(await asyncio.gather(*map(self._open_scanned, found)))
+        return [row for row in await asyncio.gather(*map(self._scanned, found)) if row is not None]
 
     async def erase(self, act: Erase) -> None:
         """See `Erase`. The key is destroyed first; where a revision is asked for, right after the row is gone: it may have stayed."""
@@ -156,15 +137,83 @@ class SealedDriver:
             await self._keys.destroy(act.key, at=act.at)
             await self.driver.erase(act)
         else:
-            revision = await self._keys.revision(act.key)
+            await self._settled(self._erase_revision, act)
+
+    async def _settled(self, verb: Callable[[A], Awaitable[T]], act: A) -> T:
+        """Return what *verb* answers; run it again while it finds a conversation that somebody else is erasing."""
+        for turn in range(TRIES - 1):
             try:
-                await self.driver.erase(act)
-            except Conflict as there:
-                if there.row is not None:
-                    there.row = await self._open_row(there.row)
-                raise
-            if revision is not None:
-                await self._after(self._keys.destroy(act.key, at=act.at, revision=revision))
+                return await verb(act)
+            except KeyGone:
+                await asyncio.sleep(PAUSE_S * 2**turn)
+        return await verb(act)
+
+    async def _read(self, act: Read) -> tuple[Row, list[Entry]] | None:
+        found = await self.driver.read(act)
+        return None if found is None else (await self._open_row(found[0]), await self._open_entries(act.key, found[1]))
+
+    async def _append(self, act: Append) -> Appended:
+        held = await self._keys.ensure(act.key, at=act.at, of=None)
+        sealed = structs.replace(act, entries=[self._seal_entry(act.key, entry, held, 0) for entry in act.entries])
+        try:
+            answer = await self.driver.append(sealed)
+        except Conflict as there:
+            self._keys.drop(act.key)  # it was erased, perhaps
+            await self._show(there)
+            raise
+        return await self._after(self._appended(act, held, answer))
+
+    async def _write(self, act: Write) -> Row:
+        key, replaces = act.key, act.replaces
+        held = await self._keys.ensure(key, at=act.row.updated_at, of="" if replaces is None else act.row.incarnation)
+        first = act.row.head + 1
+        entries = [
+            self._seal_entry(key, entry, held, first + place if replaces is None else entry.number)
+            for place, entry in enumerate(act.entries)
+        ]
+        row = structs.replace(act.row, body=self._seal_body(act.row.body, held, _of_record(act.row)))
+        try:
+            stored = await self.driver.write(structs.replace(act, row=row, entries=entries))
+        except (Conflict, Duplicate) as there:
+            if there.row is None:
+                self._keys.drop(key)
+            await self._show(there)
+            raise
+        return await self._after(self._written(stored, held, creates=replaces is None, at=act.row.updated_at))
+
+    async def _entries(self, act: Entries) -> list[Entry]:
+        return await self._open_entries(act.key, await self.driver.entries(act))
+
+    async def _erase_revision(self, act: Erase) -> None:
+        revision = await self._keys.revision(act.key)
+        try:
+            await self.driver.erase(act)
+        except Conflict as there:
+            await self._show(there)
+            raise
+        if revision is not None:
+            await self._after(self._keys.destroy(act.key, at=act.at, revision=revision))
+
+    async def _scanned(self, row: Row) -> Row | None:
+        """Return a row that was found, opened; None where it is gone by now."""
+        for turn in range(TRIES):
+            try:
+                return await self._open_row(row)
+            except KeyGone:
+                await asyncio.sleep(PAUSE_S * 2**turn)
+                found = await self.driver.read(Read(row.key, tail=0))
+                if found is None:
+                    return None
+                row = found[0]
+            except Corrupt:
+                break
+        return row  # and whoever reads the conversation is told why
+
+    async def _show(self, there: Conflict | Duplicate) -> None:
+        """Open what a refusal shows."""
+        if there.row is not None:
+            there.entries = await self._open_entries(there.row.key, there.entries)
+            there.row = await self._open_row(there.row)
 
     # -- what is passed on ------------------------------------------------------------------------------------------------
 
@@ -231,12 +280,6 @@ class SealedDriver:
             return row
         return structs.replace(row, body=await self._open_body(row.key, row.body, _of_record(row), "record"))
 
-    async def _open_scanned(self, row: Row) -> Row:
-        try:
-            return await self._open_row(row)
-        except Corrupt:  # which whoever reads it says
-            return row
-
     async def _open_entries(self, key: Key, entries: Sequence[Entry]) -> list[Entry]:
         return [
             Entry(
@@ -261,7 +304,7 @@ class SealedDriver:
         held = await self._keys.find(key, id)
         cipher = None if held is None else held.ciphers.get(id)
         if cipher is None:
-            raise Corrupt(
+            raise KeyGone(
                 f"{key}: the {what} is sealed, and its key was destroyed, which is how an erasure begins. Erase the conversation again."
             )
         found = open_with(cipher, body[HEAD:], head + bound)
