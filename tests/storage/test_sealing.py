@@ -9,16 +9,19 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
+import asyncpg
 import pytest
+from click.testing import CliRunner
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 from msgspec import structs
 
 from chatkeep import Chatkeep, Turn
+from chatkeep.cli import main
 from chatkeep.drivers import driver_for
 from chatkeep.drivers.base import Append, Driver, Entries, Entry, Erase, Key, Read, Row, Scan, Write, mark_of
 from chatkeep.errors import Conflict, Corrupt, Misconfigured
-from chatkeep.storage.conversation_keys import reseal
+from chatkeep.storage.conversation_keys import reseal_store
 from chatkeep.storage.key_ring import KeyRing
 from chatkeep.storage.seal_note import SPACE
 from chatkeep.storage.sealing import SealedDriver, sealed
@@ -28,7 +31,7 @@ from chatkeep.testing.machine import DriverMachine
 
 from ..support.stores import EVERY_STORE, FAST, store_url
 
-OLD, NEW, OTHER = "a secret that nobody guesses", "another one, made a year later", "what somebody else has"
+OLD, NEW, OTHER = "a secret that nobody guesses", "another one made a year later", "what somebody else has"
 ADA = Key("salon", "ada")
 MARKER = "marzipan-4711"
 
@@ -176,8 +179,8 @@ async def test_a_new_key_goes_around_without_touching_a_log(url: str) -> None:
     driver = await opened(url, NEW, OLD)
     plain = driver.driver
     rows = [row for row in await plain.scan(Scan("key", limit=9)) if row.key.tenant != SPACE]
-    first = await reseal(plain, KeyRing([NEW, OLD]), at=2.0)
-    again = await reseal(plain, KeyRing([NEW, OLD]), at=3.0)
+    first = await reseal_store(plain, [NEW, OLD], at=2.0)
+    again = await reseal_store(plain, [NEW, OLD], at=3.0)
     after = [row for row in await plain.scan(Scan("key", limit=9)) if row.key.tenant != SPACE]
     await driver.close()
     driver = await opened(url, NEW)
@@ -358,3 +361,55 @@ async def test_a_conflict_shows_what_is_there(url: str) -> None:
     assert refusal.value.row is not None
     assert b"state" == refusal.value.row.body
     assert [MARKER.encode()] * 2 == [one.body for one in refusal.value.entries]
+
+
+async def test_sql_is_refused_by_name(postgres: Any) -> None:
+    """Functions for users write nothing open into a sealed store; views say what is sealed, and call nothing damaged."""
+    schema = f"t{secrets.token_hex(8)}"
+    url = f"{postgres.url}?schema={schema}"
+    async with bot(url, OLD) as keep:
+        await keep.receive("ada", MARKER, id="m1")
+    database = await asyncpg.connect(postgres.url)
+    calls = (
+        "save_conversation('ada', 'trip', 'To Rome', '[]')",
+        "append_message('ada', 'trip', '\"hi\"', 'm2')",
+        "load_conversations('ada')",
+    )
+    for call in calls:
+        with pytest.raises(asyncpg.FeatureNotSupportedError, match="sealed"):
+            await database.execute(f"select {schema}.{call}")
+    [row] = await database.fetch(f"select id, state, damaged, sealed, unread from {schema}.conversations")
+    await database.close()
+
+    assert ("ada", None, False, True, None) == tuple(row)
+
+
+def test_commands_take_the_keys_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Export, import, show and reseal; without keys each says what is missing, and shows nothing."""
+    url, target, keys = f"{tmp_path}/chat.db", f"{tmp_path}/new.db", tmp_path / "keys"
+
+    async def talk() -> None:
+        async with bot(f"sqlite:///{url}", OLD) as keep:
+            await keep.receive("ada", MARKER, id="m1")
+
+    asyncio.run(talk())
+    run = CliRunner().invoke
+    refused = [
+        run(main, [*words, url, *rest]) for words, rest in ((["show"], ["ada"]), (["export"], []), (["reseal"], []))
+    ]
+    keys.write_text(f"{NEW}\n{OLD}\n")
+    monkeypatch.setenv("CHATKEEP_SEAL_KEYS_FILE", str(keys))
+    shown, written = run(main, ["show", url, "ada"]), run(main, ["export", url, "-o", f"{tmp_path}/all.jsonl"])
+    imported = run(main, ["import", target, f"{tmp_path}/all.jsonl"])
+    done = run(main, ["reseal", url, "--json"])
+    keys.write_text(NEW)
+    again = run(main, ["show", url, "ada"])
+
+    assert [2, 2, 2] == [one.exit_code for one in refused]
+    assert all("CHATKEEP_SEAL_KEYS_FILE" in one.output for one in refused)
+    assert [0] * 5 == [one.exit_code for one in (shown, written, imported, done, again)]
+    assert MARKER in shown.output
+    assert MARKER in again.output
+    assert '"wrapped":1' in done.output
+    assert MARKER.encode() in (tmp_path / "all.jsonl").read_bytes()
+    assert MARKER.encode() not in Path(target).read_bytes()

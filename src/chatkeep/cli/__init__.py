@@ -10,7 +10,7 @@ import click
 
 from .. import __version__
 from ..errors import ChatkeepError
-from . import archives, bots, conversations, deliveries, keys, load, looking, moving, serving, stores, switches
+from . import archives, bots, conversations, deliveries, keys, load, looking, moving, sealing, serving, stores, switches
 from . import dev as developing
 from .exits import exit_code
 from .printing import plain
@@ -87,6 +87,7 @@ for command in (
     stores.backup,
     stores.check,
     moving.move,
+    sealing.reseal,
     archives.export,
     archives.import_,
     serving.serve,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -48,17 +48,13 @@ class StoredKeys(Struct, frozen=True, omit_defaults=True):
 
 
 class Held(Struct):
-    """The keys of one conversation, unwrapped. *row*: as the store has them; *seen_at*: when that was so."""
+    """The keys of one conversation, unwrapped; the one with the id *first* seals. *row*: as the store had them, at *seen_at*."""
 
     row: Row
     stored: StoredKeys
     ciphers: dict[bytes, AESGCM]
+    first: bytes
     seen_at: float = 0.0
-
-    @property
-    def first(self) -> bytes:
-        """The id of the key that seals."""
-        return bytes.fromhex(self.stored.keys[0].id)
 
 
 class ConversationKeys:
@@ -155,7 +151,7 @@ class ConversationKeys:
 
     def _unwrapped(self, key: Key, row: Row, stored: StoredKeys) -> Held:
         ciphers = {bytes.fromhex(one.id): cipher_of(_unwrap(self._ring, row.key, one, str(key))) for one in stored.keys}
-        return Held(row, stored, ciphers, self._timer())
+        return Held(row, stored, ciphers, bytes.fromhex(stored.keys[0].id), self._timer())
 
     @staticmethod
     def _row_key(key: Key) -> Key:
@@ -169,15 +165,21 @@ class Resealed(Struct, kw_only=True):
     wrapped: int = 0
 
 
-async def reseal(
-    driver: Driver, ring: KeyRing, *, at: float, told: Callable[[Resealed], None] = lambda _: None
+async def reseal_store(
+    driver: Driver, keys: Sequence[str], *, at: float, told: Callable[[Resealed], None] = lambda _: None
 ) -> Resealed:
     """
-    Wrap the keys of all conversations with the first key of the ring, and no log is touched; then the older keys may go.
+    Wrap the keys of all conversations with the first of *keys*, and no log is touched; then the others may go.
 
-    Others may use the store meanwhile, with the same ring. Run again, it goes on.
+    *driver* is the store's own. Others may use the store meanwhile, with the same keys. Run again, it goes on. Raises `Misconfigured`
+    where the store is not sealed, or by another key.
     """
-    said, after = Resealed(), None
+    ring, said, after = KeyRing(keys), Resealed(), None
+    if await read_seal_note(driver) is None:
+        raise Misconfigured(
+            "This store is not sealed; nothing was done. It is from the first time on that it is opened with seal_keys."
+        )
+    await seal_store(driver, ring, at=at)
     while rows := await driver.scan(Scan("key", limit=PAGE, tenant=SPACE, after=after)):
         for row in rows:
             if row.key != NOTE:

@@ -179,7 +179,10 @@ class SealedDriver:
                 self._keys.drop(key)
             await self._show(there)
             raise
-        return await self._after(self._written(stored, held, creates=replaces is None, at=act.row.updated_at))
+        if replaces is None or held.stored.of != stored.incarnation:
+            await self._after(self._keys.confirm(key, held, stored.incarnation, at=act.row.updated_at))
+        self._keys.note_use(held)
+        return structs.replace(stored, body=act.row.body) if stored.body == row.body else await self._open_row(stored)
 
     async def _entries(self, act: Entries) -> list[Entry]:
         return await self._open_entries(act.key, await self.driver.entries(act))
@@ -331,12 +334,6 @@ class SealedDriver:
             await self._keys.confirm(act.key, held, row.incarnation, at=act.at)
         self._keys.note_use(held)
         return Appended(await self._open_row(row), await self._open_entries(act.key, answer.tail), answer.known)
-
-    async def _written(self, row: Row, held: Held, *, creates: bool, at: float) -> Row:
-        if creates or held.stored.of != row.incarnation:
-            await self._keys.confirm(row.key, held, row.incarnation, at=at)
-        self._keys.note_use(held)
-        return await self._open_row(row)
 
 
 def sealed(driver: Driver, keys: Sequence[str]) -> Driver:
