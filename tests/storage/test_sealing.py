@@ -30,6 +30,7 @@ from chatkeep.testing.contract.broken import empty_shelf
 from chatkeep.testing.machine import DriverMachine
 
 from ..support.stores import EVERY_STORE, FAST, store_url
+from ..support.waiting import until
 
 OLD, NEW, OTHER = "a secret that nobody guesses", "another one made a year later", "what somebody else has"
 ADA = Key("salon", "ada")
@@ -318,7 +319,9 @@ async def test_the_shared_cache_is_sealed(valkey: Any) -> None:
     url = f"{valkey.url}?prefix={secrets.token_hex(4)}"
     async with bot(url, OLD, cache=valkey.url) as keep:
         await keep.receive("ada", MARKER, id="m1")
-        await asyncio.sleep(0.1)
+        shared = keep._engine.store.shared
+        assert shared is not None
+        await until(lambda: shared.statistics.writes > 0)
         async with Redis.from_url(valkey.url) as raw:
             held = [
                 await raw.get(name)
