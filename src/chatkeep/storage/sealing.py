@@ -118,16 +118,19 @@ class SealedDriver:
 
     async def scan(self, act: Scan) -> list[Row]:
         """See `Scan`. Rows with keys are no part of the answer. A row that no key opens comes as it is stored, and holds up no other."""
-        rows = await self.driver.scan(act)
-        found = [row for row in rows if row.key.tenant != SPACE or act.tenant == SPACE]
-        dropped = len(found) < len(rows)
-        while dropped and rows and len(found) < act.limit:
+        found: list[Row] = []
+        most = act.limit
+        while True:
+            rows = await self.driver.scan(act)
+            shown = [row for row in await asyncio.gather(*map(self._scanned, rows)) if row is not None]
+            found += shown
+            if len(shown) == len(rows) or len(found) >= most:
+                return found
+            # A page that is not full says to many that it is the last one, so what was left out is made up for.
             last = rows[-1]
             if act.index == "key" and last.key.tenant == SPACE:
                 last = structs.replace(last, key=BEHIND_KEYS)
-            rows = await self.driver.scan(structs.replace(act, after=last, limit=act.limit - len(found)))
-            found += [row for row in rows if row.key.tenant != SPACE]
-        return [row for row in await asyncio.gather(*map(self._scanned, found)) if row is not None]
+            act = structs.replace(act, after=last, limit=most - len(found))
 
     async def erase(self, act: Erase) -> None:
         """See `Erase`. The key is destroyed first; where a revision is asked for, right after the row is gone: it may have stayed."""
@@ -198,7 +201,9 @@ class SealedDriver:
             await self._after(self._keys.destroy(act.key, at=act.at, revision=revision))
 
     async def _scanned(self, row: Row) -> Row | None:
-        """Return a row that was found, opened; None where it is gone by now."""
+        """Return a row that was found, opened; None where it is gone by now, or is one with a key."""
+        if row.key.tenant == SPACE:
+            return None
         for turn in range(TRIES):
             try:
                 return await self._open_row(row)
