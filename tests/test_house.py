@@ -67,6 +67,9 @@ EXTRAS: dict[str, set[str]] = {
     "drivers.postgresql": {"postgres"},
     "drivers.durable_object": {"durable-object"},
     "storage.shared_cache": {"redis"},
+    "storage.key_ring": {"seal"},
+    "storage.conversation_keys": {"seal"},
+    "storage.sealing": {"seal"},
     "demos.concierge": {"agents"},
 }
 """The extras that a module, or a package with all in it, is for; what is not listed does with what chatkeep itself requires."""

@@ -29,6 +29,7 @@ from .errors import Misconfigured, UsageError
 from .model import AppVersion, Content, Conversation, DeadLetter, Part, State
 from .settings import Duration, Options, duration_fault, seconds, settings_from, store_url, version_fault
 from .storage.cache import Cache, CacheStatistics
+from .storage.seal_note import Sealing
 from .storage.store import Store
 from .tenant import LETTERS, Surface, Tenant, Unread, skips_unread
 
@@ -111,6 +112,11 @@ class Chatkeep(Surface[State]):
         cache = Cache(entries=settings.cache_entries, bytes=settings.cache_bytes)
         url = store_url() if url is None else url
         driver = driver_for(url) if isinstance(url, str) else url
+        keys = settings.seal_keys
+        if keys:
+            from .storage.sealing import sealed  # an extra: imported only where it is wanted
+
+            driver = sealed(driver, keys)
         patience_s = seconds(settings.store_timeout)
         store = Store(
             driver,
@@ -123,12 +129,12 @@ class Chatkeep(Surface[State]):
         if settings.cache is not None:
             from .storage.shared_cache import SharedCache  # an extra: imported only where it is wanted
 
-            store.shared = SharedCache(settings.cache)
+            store.shared = SharedCache(settings.cache, driver if isinstance(driver, Sealing) else None)
         journal = None
         if settings.on_outage == "journal" and settings.journal:
             from .storage.spool import Spool
 
-            journal = Spool(settings.journal)
+            journal = Spool(settings.journal, keys)
         super().__init__(Engine(store, settings, states, journal=journal, clock=clock), "")
         self._engine.changes.rules = check_rules(merge_rules or {})
         self._core = Core(self._engine, url if isinstance(url, str) else type(url).__name__)
