@@ -217,10 +217,6 @@ class Core(Generic[State]):
         """Return the legal holds of a tenant."""
         return Holds(self._opened.store, tenant, clock=self.clock)
 
-    async def find_names(self, tenant: str, owner: str) -> list[str]:
-        """Return the names under which an owner has conversations: its own, and those that were claimed for it."""
-        return list(await Claims(self._opened.store, tenant, clock=self.clock).find_owners(owner))
-
     @property
     def audit(self) -> AuditLog:
         """Who did what, as the store has it."""
