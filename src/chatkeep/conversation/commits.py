@@ -138,8 +138,7 @@ def next_due(record: Record, policy: Policy, *, head: int, touched: float) -> fl
     """When an idle conversation has to be looked at: its session ends, its oldest entries grow too old, or nothing has happened
     since it was *touched* for so long that it is erased."""
     dues = []
-    forgets = forget_after(record, policy)
-    if forgets is not None:
+    if (policy.forget_after_s or policy.forget_visitors_s) and (forgets := forget_after(record, policy)) is not None:
         dues.append(touched + forgets)
     if policy.session_ttl_s is not None and record.state != NONE:
         dues.append(record.active_at + policy.session_ttl_s)

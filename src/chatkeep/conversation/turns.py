@@ -250,7 +250,7 @@ def finish_turn(
     drafts += [Draft(role="assistant", content=reply, reply_to=last, reply_from=first) for reply in replies]
     if streamed and replies:
         drafts[-1] = structs.replace(drafts[-1], id=reply_id(snapshot.row.incarnation, first))
-    waiting, cut = [message for message in unread_messages(snapshot) if message.number > last], is_cut(snapshot)
+    waiting, cut = [message for message in unread_messages(snapshot) if message.number > last], bool(snapshot.beyond)
     if (waiting or cut) and policy.overlap == "drop":
         first_dropped = waiting[0].number if waiting else last + 1
         drafts.append(note_passed_over(first_dropped, head if cut else waiting[-1].number))

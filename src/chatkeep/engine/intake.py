@@ -231,8 +231,9 @@ class Intake:
             )
         now = round(shared.clock() * 1000) / 1000  # as it is stored
         name = message_id(key, id) if id is not None else fresh_token()
-        told: dict[str, Any] = {"role": role, "created_at": now, "metadata": metadata, "channel": channel}
-        entry = entry_for(key, content, id=name, limit=limit, **told)
+        entry = entry_for(
+            key, content, id=name, role=role, created_at=now, limit=limit, metadata=metadata, channel=channel
+        )
         return Draft(role=role, content=content, id=name, created_at=now, metadata=metadata or {}, entry=entry)
 
     def _may_run_first(self, key: Key) -> bool:
@@ -273,7 +274,7 @@ class Intake:
             and not self._pauses.is_paused(snapshot)
             and releases.may_answer(snapshot, policy, self._shared.plan, at=draft.created_at)
             and not (turns.on_missing and sessions.is_session_over(record, policy, draft.created_at))
-            and draft.id not in [message.id for message in snapshot.messages]
+            and not snapshots.holds_id(snapshot, draft.id)
         )
 
     async def _receive_in_one_trip(self, key: Key, worker: Worker, snapshot: Snapshot, draft: Draft) -> Receipt | None:

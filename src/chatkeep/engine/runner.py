@@ -174,7 +174,8 @@ class Run:
         self.ended = True
         if self.waiter is not None and not self.waiter.done():
             self.waiter.set_result(None)
-        self.tell_gone()
+        if self.gone:
+            self.tell_gone()
         return None
 
     def send(self) -> Any:
@@ -466,7 +467,10 @@ class Runner:
                 if run.still_runs:
                     self._abandon(run)
             if run.fault is None and not (run.late or run.abandoned):
-                self._keep(run, then)
+                try:
+                    run.value = then(run.value)
+                except BaseException as fault:  # types of the application's own may raise anything
+                    run.fault = fault
         finally:
             run.over = True
             run.outer = None  # what it has left behind, such as a task, keeps no other run alive
@@ -477,7 +481,11 @@ class Runner:
             if observed:
                 RAN.set(run.context)
             run.release()
-            shell.leave()
+            if run.waiter is None:
+                if run.fault is None:
+                    return run  # it has waited for nothing, as most do: nobody can have ended it
+            else:
+                shell.leave()
         stopped = run.cancelled is not None or run.unwanted
         run.fate = judge(run.fault, ended=not run.abandoned, late=run.late, stopped=stopped)
         if run.fate is Fate.EXITS and run.fault is not None:
@@ -493,7 +501,7 @@ class Runner:
     def _begin(self, run: Run, turn: Turn[Any]) -> Shell:
         # The handler begins at once, and not when the loop comes to it: most wait for nothing, and are over then.
         loop, current, shell = asyncio.get_running_loop(), asyncio.current_task(), self._shell
-        if shell is None or not shell.fit:
+        if shell is None or not shell.fit:  # (the task of one that was cancelled ends by that)
             shell = Shell(loop, self._context.copy())
         self._shell = None  # (a handler may begin another one)
         run.task = shell.task
@@ -507,17 +515,11 @@ class Runner:
             if current is not None:
                 asyncio.tasks._enter_task(loop, current)
         if run.ended:
-            if self._shell is None and shell.fit:
+            if self._shell is None:
                 self._shell = shell
             else:
                 shell.end()
         return shell
-
-    def _keep(self, run: Run, then: Callable[[Any], Any]) -> None:
-        try:
-            run.value = then(run.value)
-        except BaseException as fault:  # types of the application's own may raise anything
-            run.fault = fault
 
     async def _wait(self, run: Run, shell: Shell) -> None:
         loop = asyncio.get_running_loop()

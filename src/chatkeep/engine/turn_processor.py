@@ -237,7 +237,7 @@ class TurnProcessor(Generic[State]):
         leaves no other way.
         """
         shared, state, opens = self._shared, answer.state, answer.opens
-        if not turns.has_same_input(started, there, last=tried[-1].number):
+        if there is not started and not turns.has_same_input(started, there, last=tried[-1].number):
             merged = self._merge_outside(started, there, tried[0], answer)
             if merged is None:
                 return None

@@ -318,7 +318,7 @@ class Store:
         key = snapshot.row.key
         conflicts = 0
         while True:
-            if is_used_up(snapshot):
+            if snapshot.beyond and is_used_up(snapshot):
                 snapshot = await self.reload(key)
             act = decide(snapshot)
             if act is None:
@@ -534,7 +534,7 @@ class Store:
     def _grown(self, known: Snapshot, row: Row, record: Record, news: list[Message]) -> Snapshot:
         """Return what is *known*, with what came after it."""
         plain = plain_from(news, known.plain)
-        if not is_cut(known):
+        if not known.beyond:
             return self._windowed(row, record, (*known.messages, *news), plain)
         beyond = choose_beyond((*known.beyond, *news), self._window)
         return self._windowed(row, record, known.messages, plain, beyond)
@@ -618,7 +618,7 @@ class Store:
         return await self.reload(key)
 
     def _keep(self, snapshot: Snapshot) -> Snapshot:
-        if is_used_up(snapshot):
+        if snapshot.beyond and is_used_up(snapshot):
             self._cache.drop(snapshot.row.key)
         else:
             self._cache.put(snapshot)
