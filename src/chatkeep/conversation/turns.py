@@ -16,6 +16,7 @@ from .commits import make_note, next_commit, note_passed_over
 from .dead_letters import close_replayed
 from .keys import SAVED
 from .record import UNTRIED, Record, Reminder
+from .releases import begin_version, end_version
 from .reminders import keep_reminders
 from .snapshots import (
     NOTHING,
@@ -274,6 +275,7 @@ def finish_turn(
             # Whoever holds the lease sends the first reply at once, and says so in this same act.
             delivery = structs.replace(delivery, sending=head + (2 if arriving else 1))
         record = structs.replace(record, delivery=delivery)
+    record = end_version(record, policy)
     keeps = bool(waiting) or cut or (out and bool(replies))
     if record.paced and (held := held_until(record, waiting, policy)) > at:
         record, keeps = structs.replace(record, retry_at=held), out and bool(replies)
@@ -283,7 +285,7 @@ def finish_turn(
 def record_step(snapshot: Snapshot, name: str, result: Raw, policy: Policy, *, at: float) -> Commit:
     """Record what a step of the turn that runs has given."""
     row, record = snapshot.row, snapshot.record
-    record = structs.replace(record, steps={**record.steps, name: result})
+    record = begin_version(snapshot, structs.replace(record, steps={**record.steps, name: result}), policy)
     return next_commit(snapshot, record, policy, at=at, lease=row.lease, until=row.leased_until)
 
 
@@ -336,6 +338,7 @@ def fail_turn(
         deaths=0,
         alone=False,
     )
+    record = begin_version(snapshot, record, policy)
     return next_commit(snapshot, record, policy, at=at, lease=lease, drafts=[arriving] if arriving else [])
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from msgspec import structs
 
-from ..conversation import housekeeping, leases, sessions, snapshots, turns
+from ..conversation import housekeeping, leases, releases, sessions, snapshots, turns
 from ..conversation.snapshots import Commit, Outcome, Policy, Snapshot
 from ..conversation.streams import Ending
 from ..drivers.base import Key
@@ -54,6 +54,7 @@ LOOK_LONGEST_S = 0.5
 LOOKS_SKIPPED = 4  # so much longer are the pauses where news is heard: asking is then only for when it gets lost
 TRIES_AWAITED = 3  # so many failures are waited for by a call of `receive`: what a moment mends is over by then
 LEFT_ALONE_S = 600.0
+OTHERS_S = 2.0  # so soon it is looked again at what another version is to answer
 LONG_S = 60.0  # a worker that would wait longer goes; the sweep finds the conversation again
 SHORT_S = 1.0  # the same where there is no work in the background
 
@@ -267,6 +268,10 @@ class WorkLoop:
             return await self._rest(snapshot, worker, now)
         row = snapshot.row
         if row.lease != worker.lease and self._leases.is_held(row):
+            return None
+        if not releases.may_answer(snapshot, self._policy, self._shared.plan):
+            await self.give_back(worker)
+            self._shared.left_alone.add(key, (self._store.cached(key) or snapshot).row.revision, OTHERS_S)
             return None
         if self._runner.abandoned:
             first = snapshots.unread_messages(snapshot)[0]

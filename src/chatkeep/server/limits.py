@@ -145,10 +145,13 @@ class Limits:
         await self.hit(named)
 
     def _enter(self, scope: Scope, principal: Principal, peer: str) -> None:
-        """Note that a request runs; `leave` takes it back. Service keys may have as many under way as there are connections."""
-        if principal.kind == "service":
+        """Note that a request runs; `leave` takes it back. Who stands for a tenant may have as many under way as there are connections."""
+        if principal.rules:
             return
-        streams = scope["method"] == "GET" and wire.raw_path(scope).endswith((b"/events", b"/stream"))
+        path = wire.raw_path(scope)
+        streams = scope["method"] == "GET" and (
+            path.endswith((b"/events", b"/stream")) or (b"/streams/" in path and b"live=" in scope["query_string"])
+        )
         by_peer, by_token = ("peer-streams", "streams") if streams else ("peer", "token")
         most = {(by_peer, name): UNDER_WAY[by_peer] * times for name, times in counted_as(by_peer, peer)}
         if principal.kind in ("token", "user"):
