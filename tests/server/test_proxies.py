@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,9 +24,7 @@ from ..support.service import Service, run, service
 from ..support.serving import Client, served, serving
 from ..support.waiting import time_passes, until
 
-NGINX = os.environ.get("CHATKEEP_NGINX") or shutil.which("nginx")
-
-CONF = """
+NGINX = """
 daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.log;
 events {{ worker_connections 256; }}
 http {{
@@ -49,26 +47,82 @@ http {{
 }}
 """
 
+CADDY = """
+{{
+    admin off
+    grace_period 1s
+    storage file_system {folder}
+}}
+http://:{port} {{
+    bind 127.0.0.1
+    handle_path /chat/* {{
+        reverse_proxy 127.0.0.1:{server} {{
+            header_up X-Forwarded-Prefix /chat
+        }}
+    }}
+    handle_path /bare/* {{
+        reverse_proxy 127.0.0.1:{server} {{
+            header_up Host chatkeep
+        }}
+    }}
+}}
+"""
+
+HAPROXY = """
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 1h
+    timeout server 1h
+frontend chat
+    bind 127.0.0.1:{port}
+    use_backend bare if {{ path_beg /bare/ }}
+    default_backend chatkeep
+backend chatkeep
+    option forwardfor
+    http-request replace-path /chat/(.*) /\\1
+    http-request set-header X-Forwarded-Prefix /chat
+    server one 127.0.0.1:{server}
+backend bare
+    http-request replace-path /bare/(.*) /\\1
+    http-request set-header Host chatkeep
+    server one 127.0.0.1:{server}
+"""
+
+PROXIES = {
+    "nginx": (NGINX, ["-e", "{folder}/nginx.log", "-p", "{folder}", "-c"]),
+    "caddy": (CADDY, ["run", "--adapter", "caddyfile", "--config"]),
+    "haproxy": (HAPROXY, ["-f"]),
+}
+"""The lines of docs/how-to/server.md, and how each is started with them. (Apache has no program that runs alone.)"""
+
 
 @contextmanager
-def nginx(folder: Path, server: Service) -> Iterator[int]:
-    """An nginx in front of *server*, as the how-to has it: its port."""
-    port = free_port()
-    folder.joinpath("nginx.conf").write_text(CONF.format(folder=folder, port=port, server=server.port))
-    process = subprocess.Popen([str(NGINX), "-e", str(folder / "nginx.log"), "-p", str(folder), "-c", "nginx.conf"])
+def proxied(name: str, folder: Path, server: Service) -> Iterator[int]:
+    """A proxy in front of *server*, as the how-to has it: its port."""
+    program = os.environ.get(f"CHATKEEP_{name.upper()}") or shutil.which(name)
+    if program is None:
+        pytest.skip(f"NOT RUN: there is no {name} here (apt-get install {name}, or CHATKEEP_{name.upper()})")
+    port, (lines, arguments) = free_port(), PROXIES[name]
+    written = folder / f"{name}.conf"
+    written.write_text(lines.format(folder=folder, port=port, server=server.port))
+    command = [program, *(argument.format(folder=folder) for argument in arguments), str(written)]
+    with (folder / f"{name}.out").open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=os.environ | {"HOME": str(folder)})
     try:
         yield port
     finally:
-        process.terminate()
+        process.kill()
         process.wait(10)
 
 
-@pytest.mark.skipif(NGINX is None, reason="NOT RUN: there is no nginx here (apt-get install nginx, or CHATKEEP_NGINX)")
-async def test_behind_nginx_nothing_is_lost_and_addresses_have_the_prefix(tmp_path: Path) -> None:
-    """Messages on connections that the proxy keeps; a stream comes at once; what is answered with addresses has the prefix."""
+@pytest.mark.parametrize("name", PROXIES)
+async def test_behind_a_proxy_nothing_is_lost_and_addresses_have_the_prefix(name: str, tmp_path: Path) -> None:
+    """Messages on connections that the proxy keeps; a stream comes at once; what is answered with addresses has the prefix; and a
+    host that the proxy makes up is named."""
     with (
         service(tmp_path, anonymous="true", proxies="127.0.0.1", keep_alive="90s") as server,
-        nginx(tmp_path, server) as port,
+        proxied(name, tmp_path, server) as port,
     ):
         key = run(tmp_path, "key", "create", "chat.db").stdout.strip()
         client = Client(port, key)
@@ -84,11 +138,11 @@ async def test_behind_nginx_nothing_is_lost_and_addresses_have_the_prefix(tmp_pa
         share = json.loads((await client.ask("POST", f"{begun.headers['location']}/shares", b"{}")).body)
         wrong = await client.ask("GET", "/bare/healthz")
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(client.opening("GET", f"{begun.headers['location']}/events?after=79"))
-        async with asyncio.timeout(10):
-            head = await reader.readuntil(b"\r\n\r\n")
-            event = await reader.readuntil(b"message 39")
-        writer.close()
+        with closing(writer):
+            writer.write(client.opening("GET", f"{begun.headers['location']}/events?after=79"))
+            async with asyncio.timeout(10):
+                head = await reader.readuntil(b"\r\n\r\n")
+                event = await reader.readuntil(b"message 39")
 
     assert (201, "/chat/v1/conversations/a%2Fb%20c") == (begun.status, begun.headers["location"])
     assert [{"url": "/chat"}] == told.json["servers"]
