@@ -31,7 +31,7 @@ TAIL = 12
 """So many of its last entries are looked at for what is said of a conversation."""
 
 ROWS = 100
-SPENT_S = 0.1
+SPENT_S = 0.08
 LOOKED_AT = 2000
 WORDS_MOST = 160
 
