@@ -16,6 +16,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from playwright.sync_api import BrowserContext, Page, expect
 
 from chatkeep import Chatkeep, Turn
+from chatkeep.app import core_of
 from chatkeep.auth.accounts import add_account
 from chatkeep.auth.credentials import create_key, list_keys, revoke_key
 from chatkeep.auth.rights import Role
@@ -397,6 +398,63 @@ def test_hostile_words_are_shown_and_nothing_runs(service: Service, person: Brow
     page.get_by_role("link", name="Back").click()
     expect(page.locator("#list")).to_be_visible()
     expect(page.locator("#log")).to_be_hidden()
+
+
+RUNS = [
+    MARKUP,
+    "</script><script>document.title='run'</script>",
+    "{{7*7}} ${7*7} &lt;b&gt; <svg onload=document.title='run'>",
+    "\u202e\u2066txt.exe\u2069 \x1b[31mred\x00",
+    "e" + "\u0301" * 3000,
+    "\u200b" * 70_000,
+    "=cmd|' /C calc'!A0 ![x](https://evil.example/x.png)",
+    "W" * 20_000,
+]
+"""What people write who mean harm: as a text, a name, a title, an owner, a member of the state, the reason of a failure."""
+
+
+@pytest.mark.parametrize("number", range(len(RUNS)))
+def test_nothing_that_is_written_runs_anywhere(
+    service: Service, person: BrowserContext, tmp_path: Path, number: int
+) -> None:
+    """On a telephone: nothing runs, leaves the page, is fetched from elsewhere, widens the page or keeps other messages from being read."""
+    evil = RUNS[number]
+    storable = evil.replace("\x00", "")
+    asked: list[str] = []
+    person.on("request", lambda request: asked.append(request.url))
+    salon = service.keep.tenant("salon")
+
+    async def write() -> None:
+        await salon.create("ada", owner=storable[:100])
+        await salon.save("ada", [], title=storable[:100])
+        parts = [
+            {"type": "text", "text": storable, "buttons": [{"title": storable[:500]}, None, 7]},
+            {"type": "image", "url": "javascript:document.title='run'", "name": storable[:500]},
+            {"type": "document", "url": "https://evil.example/x", "caption": storable[:500]},
+            {"type": storable[:200], "x": [None, {"y": storable[:200]}]},
+        ]
+        await salon.accept("ada", parts, metadata={"name": storable[:300]})
+        await salon.accept("ada", storable, role="operator", metadata={"author": storable[:100]})
+        await salon.change("ada", lambda state: state.update({storable[:300]: {storable[:50]: [storable]}}))
+        await core_of(service.keep).note("salon", "ada", storable[:3000], author=storable[:50], id="n")
+        await salon.accept("ada", "This is urgent.", role="operator")
+
+    service.portal.call(write)
+    page = opened(person, service)
+    page.set_viewport_size({"width": 375, "height": 760})
+    page.locator("#list a").first.click()
+    expect(page.locator("#log")).to_contain_text("This is urgent.")
+    page.get_by_role("button", name="Details").click()
+    expect(page.locator("#story .note")).to_have_count(1)
+    page.screenshot(path=tmp_path / "evil.png")
+    links = page.locator("main a, aside a").evaluate_all("(found) => found.map((a) => a.href)")
+
+    assert "Desk" == page.title()
+    assert [] == [url for url in asked if not url.startswith(service.address.removesuffix("operator"))]
+    assert [] == [href for href in links if not href.startswith("https://evil.example/")]
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    assert 0 == page.locator("img, #desk script, svg").count()
+    assert not set("\u202e\u200b\x1b") & set(page.locator("body").inner_text())
 
 
 KEYS: dict[str, str] = {}
