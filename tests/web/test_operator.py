@@ -404,7 +404,7 @@ RUNS = [
     MARKUP,
     "</script><script>document.title='run'</script>",
     "{{7*7}} ${7*7} &lt;b&gt; <svg onload=document.title='run'>",
-    "\u202e\u2066txt.exe\u2069 \x1b[31mred\x00",
+    "\u202e\u2066txt.exe\u2069 \x1b[31mred",
     "e" + "\u0301" * 3000,
     "\u200b" * 70_000,
     "=cmd|' /C calc'!A0 ![x](https://evil.example/x.png)",
@@ -413,48 +413,49 @@ RUNS = [
 """What people write who mean harm: as a text, a name, a title, an owner, a member of the state, the reason of a failure."""
 
 
-@pytest.mark.parametrize("number", range(len(RUNS)))
-def test_nothing_that_is_written_runs_anywhere(
-    service: Service, person: BrowserContext, tmp_path: Path, number: int
-) -> None:
+async def write_evil(service: Service, conversation: str, evil: str) -> None:
+    """Puts *evil* wherever somebody can put a text, and then something that an operator should read."""
+    salon = service.keep.tenant("salon")
+    await salon.create(conversation, owner=evil[:100])
+    await salon.save(conversation, title=evil[:100])
+    parts = [
+        {"type": "text", "text": evil, "buttons": [{"title": evil[:500]}, None, 7]},
+        {"type": "image", "url": "javascript:document.title='run'", "name": evil[:500]},
+        {"type": "document", "url": "https://evil.example/x", "caption": evil[:500]},
+        {"type": evil[:200], "x": [None, {"y": evil[:200]}]},
+    ]
+    await salon.accept(conversation, parts, metadata={"name": evil[:300]})
+    await salon.accept(conversation, evil, role="operator", metadata={"author": evil[:100]})
+    await salon.change(conversation, lambda state: state.update({evil[:300]: {evil[:50]: [evil]}}))
+    await core_of(service.keep).note("salon", conversation, evil[:3000], author=evil[:50], id="n")
+    await salon.accept(conversation, "This is urgent.", role="operator")
+
+
+def test_nothing_that_is_written_runs_anywhere(service: Service, person: BrowserContext, tmp_path: Path) -> None:
     """On a telephone: nothing runs, leaves the page, is fetched from elsewhere, widens the page or keeps other messages from being read."""
-    evil = RUNS[number]
-    storable = evil.replace("\x00", "")
     asked: list[str] = []
     person.on("request", lambda request: asked.append(request.url))
-    salon = service.keep.tenant("salon")
-
-    async def write() -> None:
-        await salon.create("ada", owner=storable[:100])
-        await salon.save("ada", [], title=storable[:100])
-        parts = [
-            {"type": "text", "text": storable, "buttons": [{"title": storable[:500]}, None, 7]},
-            {"type": "image", "url": "javascript:document.title='run'", "name": storable[:500]},
-            {"type": "document", "url": "https://evil.example/x", "caption": storable[:500]},
-            {"type": storable[:200], "x": [None, {"y": storable[:200]}]},
-        ]
-        await salon.accept("ada", parts, metadata={"name": storable[:300]})
-        await salon.accept("ada", storable, role="operator", metadata={"author": storable[:100]})
-        await salon.change("ada", lambda state: state.update({storable[:300]: {storable[:50]: [storable]}}))
-        await core_of(service.keep).note("salon", "ada", storable[:3000], author=storable[:50], id="n")
-        await salon.accept("ada", "This is urgent.", role="operator")
-
-    service.portal.call(write)
+    for number, evil in enumerate(RUNS):
+        service.portal.call(write_evil, service, f"talk {number}", evil)
     page = opened(person, service)
     page.set_viewport_size({"width": 375, "height": 760})
-    page.locator("#list a").first.click()
-    expect(page.locator("#log")).to_contain_text("This is urgent.")
-    page.get_by_role("button", name="Details").click()
-    expect(page.locator("#story .note")).to_have_count(1)
-    page.screenshot(path=tmp_path / "evil.png")
-    links = page.locator("main a, aside a").evaluate_all("(found) => found.map((a) => a.href)")
+    expect(page.locator("#list li")).to_have_count(len(RUNS))
+    page.screenshot(path=tmp_path / "evil-list.png")
+    for number in range(len(RUNS)):
+        page.evaluate("(id) => { location.hash = encodeURIComponent(id) }", f"talk {number}")
+        expect(page.locator("#log")).to_contain_text("This is urgent.")
+        page.get_by_role("button", name="Details").click()
+        expect(page.locator("#story .note")).to_have_count(1)
+        page.screenshot(path=tmp_path / f"evil-{number}.png")
+        links = page.locator("main a, aside a").evaluate_all("(found) => found.map((a) => a.href)")
 
+        assert ["https://evil.example/x"] == [href for href in links if "evil.example/x.png" not in href], number
+        assert page.evaluate("document.documentElement.scrollWidth") <= 375, number
+        assert not set("\u202e\u200b\x1b") & set(page.locator("body").inner_text()), number
+        page.get_by_role("button", name="Close details").click()
     assert "Desk" == page.title()
     assert [] == [url for url in asked if not url.startswith(service.address.removesuffix("operator"))]
-    assert [] == [href for href in links if not href.startswith("https://evil.example/")]
-    assert page.evaluate("document.documentElement.scrollWidth") <= 375
     assert 0 == page.locator("img, #desk script, svg").count()
-    assert not set("\u202e\u200b\x1b") & set(page.locator("body").inner_text())
 
 
 KEYS: dict[str, str] = {}
