@@ -441,6 +441,10 @@ def test_nothing_that_is_written_runs_anywhere(service: Service, person: Browser
     page.set_viewport_size({"width": 375, "height": 760})
     expect(page.locator("#list li")).to_have_count(len(RUNS))
     page.screenshot(path=tmp_path / "evil-list.png")
+    for age in page.locator("#list time").all():
+        box = age.bounding_box()
+        assert box is not None
+        assert box["x"] + box["width"] <= 375, box
     for number in range(len(RUNS)):
         page.evaluate("(id) => { location.hash = encodeURIComponent(id) }", f"talk {number}")
         expect(page.locator("#log")).to_contain_text("This is urgent.")
