@@ -284,6 +284,7 @@ def test_what_waits_for_people_is_done_in_bulk(service: Service, person: Browser
     service.receive("eve", "anybody?")
     page = opened(person, service, "agent")
     page.get_by_role("link", name="Queues").click()
+    expect(page.locator(".queue")).to_have_count(3)
     waiting, failed, undelivered = page.locator(".queue").all()
     expect(failed.locator("li")).to_have_count(2)
     page.screenshot(path=tmp_path / "queues.png")
