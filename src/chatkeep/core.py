@@ -21,6 +21,7 @@ from .model import Content, DeadLetter, Message, OffBy, Receipt, Role, State
 from .people.claims import Claims
 from .people.saving import save
 from .storage.audit import AuditLog
+from .storage.holds import Holds
 from .storage.records import Records
 
 Record = TypeVar("Record", bound=Struct)
@@ -211,6 +212,10 @@ class Core(Generic[State]):
             return None
         found = await read_outcome(engine.store, snapshot, number)
         return found or Outcome("paused" if engine.pauses.is_paused(snapshot) else "accepted")
+
+    def holds(self, tenant: str) -> Holds:
+        """Return the legal holds of a tenant."""
+        return Holds(self._opened.store, tenant, clock=self.clock)
 
     @property
     def audit(self) -> AuditLog:

@@ -43,6 +43,7 @@ MATRIX = {
     "GET /v1/me/tokens": AccessPolicy(user=True),
     "DELETE /v1/me/tokens/{token}": AccessPolicy(user=True),
     "POST /v1/me/tokens/{token}/rotate": AccessPolicy(user=True),
+    "DELETE /v1/users/{user}": AccessPolicy(right="erase"),
     "GET /v1/users/{user}/tokens": AccessPolicy(right="tokens"),
     "POST /v1/users/{user}/tokens": AccessPolicy(right="tokens"),
     "DELETE /v1/users/{user}/tokens/{token}": AccessPolicy(right="tokens"),

@@ -21,7 +21,7 @@ from ..app import Chatkeep, core_of
 from ..conversation.keys import key_for
 from ..drivers.base import mark_of
 from ..errors import UsageError
-from ..storage.records import Records
+from ..storage.records import Records, owner_of_user
 
 Kind = Literal["service", "token", "share", "user"]
 Scope = Literal["read", "send", "state:read", "state:write", "share", "erase", "save"]
@@ -505,11 +505,6 @@ def checked(scopes: Iterable[str]) -> tuple[str, ...]:
 def owner_of(tenant: str, conversation: str) -> str:
     """Under which owner a conversation's credentials are found."""
     return mark_of(key_for(tenant, conversation))
-
-
-def owner_of_user(tenant: str, user: str) -> str:
-    """Under which owner a user's tokens are found."""
-    return "user:" + mark_of(key_for(tenant, user))
 
 
 async def _issue(keep: Chatkeep[Any], stored: StoredCredential, *, owner: str) -> Issued:

@@ -80,9 +80,19 @@ log = logging.getLogger("chatkeep.server")
 
 T = TypeVar("T")
 
-Found = str | tuple[str, str] | None
+
+class KnownUser(Struct, frozen=True, kw_only=True):
+    """A user whom the application knows. expires_at: until when, in seconds since 1970; scopes: what the user may do."""
+
+    user: str
+    tenant: str = ""
+    expires_at: float | None = None
+    scopes: tuple[Scope, ...] = USER_SCOPES
+
+
+Found = str | tuple[str, str] | KnownUser | None
 Users = Callable[[Request], Found | Awaitable[Found]]
-"""Says which user has sent a request: the user's name, or tenant and name; None: nobody that the application knows."""
+"""Says which user has sent a request: the user's name, tenant and name, or a `KnownUser`; None: nobody that the application knows."""
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Coroutine[Any, Any, Response]])
 
@@ -419,15 +429,21 @@ class Access:
         found = await found if isawaitable(found) else found
         if found is None:
             return None
-        tenant, user = found if isinstance(found, tuple) else ("", found)
+        if isinstance(found, str):
+            found = KnownUser(user=found)
+        elif isinstance(found, tuple):
+            found = KnownUser(tenant=found[0], user=found[1])
+        tenant, user = found.tenant, found.user
         try:
             key_for(tenant, user)
         except UsageError as fault:
             raise Misconfigured(f"users= gave {found!r:.80}, which cannot be a user: {fault}") from None
-        stored = StoredCredential(kind="user", tenant=tenant, subject=user, scopes=USER_SCOPES)
+        told: dict[str, Any] = {"scopes": found.scopes, "expires_at": found.expires_at}
+        stored = StoredCredential(kind="user", tenant=tenant, subject=user, **told)
         if not await self._stands(stored):
             raise unauthorized()
-        return Principal(kind="user", tenant=tenant, user=user, scopes=frozenset(USER_SCOPES), stored=stored)
+        scopes, until = frozenset(found.scopes), found.expires_at
+        return Principal(kind="user", tenant=tenant, user=user, scopes=scopes, expires_at=until, stored=stored)
 
     async def _stands(self, stored: StoredCredential) -> bool:
         """Tell whether the user of a token is still one: a guest that has signed in is not."""
@@ -457,7 +473,8 @@ class Access:
         )
 
     async def _stands_for(self, principal: Principal) -> bool:
-        return principal.stored is None or await self._stands(principal.stored)
+        stored = principal.stored
+        return stored is None or (not stored.over(self._clock()) and await self._stands(stored))
 
     async def _valid(self, text: str, kinds: tuple[str, ...]) -> tuple[str, StoredCredential | None]:
         """Return the name of the credential *text*, and what is stored of it if it gives a right and is of one of these *kinds*."""

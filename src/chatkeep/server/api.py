@@ -72,6 +72,7 @@ PROBLEMS: dict[type[errors.ChatkeepError], Problem] = {
     errors.KeyReused: Problem(422),
     errors.TooLarge: Problem(413),
     errors.OtherOwner: Problem(409),  # (only a service key names an owner, and it may see all of its tenant)
+    errors.OnHold: Problem(409, "It is on legal hold, and is not erased before that is lifted. Nothing was changed."),
     errors.NotWaiting: Problem(409),
     errors.NotOpen: Problem(
         500,

@@ -39,7 +39,7 @@ class Events(wire.Resource):
 
     @allows("read", masks=True)
     async def get(self, request: Request) -> Response:
-        """Stream what happens, from `Last-Event-ID` or `after` on."""
+        """Stream what happens, from `Last-Event-ID` or `after` on; whoever comes back with the former is told the state first."""
         after = wire.query(request, EventsQuery).after
         if (known := request.headers.get("last-event-id")) is not None:
             try:
@@ -49,7 +49,7 @@ class Events(wire.Resource):
         if request.method == "HEAD":
             return Response(media_type="text/event-stream", headers={"cache-control": "no-store"})
         watch = core_of(keep_of(request)).watch(principal_of(request).tenant, conversation_asked(request), after=after)
-        await watch.open()
+        await watch.open(returns=known is not None)
         return EventStream(request, watch)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any
 from urllib.parse import quote
 
@@ -15,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from .. import __version__
+from ..people.erasing import ErasedUser
 from . import answers, audit, desk, events, operators, people, running, signing_in, story, switches, tokens, wire
 from .access import COOKIE, AccessPolicy, allows
 
@@ -142,6 +144,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("/v1/me/tokens/{token}/rotate", "post"): Operation(
         takes=people.Rotation, needed=False, gives={201: answers.Credential}, refuses=WRITE
     ),
+    ("/v1/users/{user}", "delete"): Operation(gives={200: ErasedUser}, refuses=WRITE),
     ("/v1/users/{user}/tokens", "post"): Operation(
         takes=people.UserTokenAsked, needed=False, gives={201: answers.Credential}, refuses=WRITE
     ),
@@ -156,7 +159,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     (f"{ONE}/events", "get"): Operation(
         query=events.EventsQuery,
-        headers={"Last-Event-ID": "Number of the last message that the client has; wins over `after`."},
+        headers={
+            "Last-Event-ID": "Number of the last message that the client has; wins over `after`; the state is told first."
+        },
         gives={200: str},
         answers_with="text/event-stream",
         refuses=READ,
@@ -230,7 +235,7 @@ Schemas = dict[Any, Any]
 
 def document(routes: Iterable[BaseRoute]) -> dict[str, Any]:
     """Return the OpenAPI document of *routes*."""
-    schemas, components = schemas_of(OPERATIONS.values())
+    schemas, components = known_schemas()
     paths: dict[str, dict[str, Any]] = {}
     for path, method, endpoint in endpoints(routes):
         if operation := OPERATIONS.get((path, method)):
@@ -262,6 +267,12 @@ def endpoints(routes: Iterable[BaseRoute]) -> Iterator[tuple[str, str, Any]]:
                 yield from [(route.path, method, endpoint) for method, endpoint in found if endpoint is not None]
             else:
                 yield route.path, "get", route.endpoint
+
+
+@cache
+def known_schemas() -> tuple[Schemas, dict[str, Any]]:
+    """Return what `schemas_of` says of everything that can be asked; it takes most of the time of a start."""
+    return schemas_of(OPERATIONS.values())
 
 
 def schemas_of(operations: Iterable[Operation]) -> tuple[Schemas, dict[str, Any]]:

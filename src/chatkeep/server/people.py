@@ -39,6 +39,9 @@ MERGE = "application/vnd.chatkeep.merge+json"
 LOOK_S = 2.0
 """A stream of a user's list looks for changes this often."""
 
+DEVICES_S = 10.0
+"""A stream of a user's list looks for new devices this often."""
+
 DAY_S = 86_400.0
 TITLE_MOST = 1000
 
@@ -228,6 +231,7 @@ class ListStream(Stream):
         self._cursor = cursor
         self._reason = ""
         self._wake = asyncio.Event()
+        self._devices: set[str] | None = None
 
     def end(self, reason: str) -> None:
         """Say why, and end."""
@@ -244,9 +248,13 @@ class ListStream(Stream):
     async def _happening(self) -> AsyncIterator[bytes]:
         """Return what changes, as text; a beat now and then."""
         loop = asyncio.get_running_loop()
-        beat_at = loop.time() + BEAT_S
+        beat_at, look_at = loop.time() + BEAT_S, loop.time()
         while not self._reason:
             try:
+                if loop.time() >= look_at:
+                    look_at = loop.time() + DEVICES_S
+                    if said := [event(device, name="device") for device in await self._new_devices()]:
+                        yield b"".join(said)
                 if not await access_of(self._request).holds(principal_of(self._request)):
                     self.end("revoked")
                     return
@@ -266,6 +274,14 @@ class ListStream(Stream):
             if changed is None or not changed.more:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), LOOK_S)
+
+    async def _new_devices(self) -> list[Listed]:
+        """Return the user's tokens that were made since somebody looked."""
+        principal = principal_of(self._request)
+        found = await credentials.list_user_tokens(keep_of(self._request), principal.tenant, principal.user)
+        known = {device.id for device in found} if self._devices is None else self._devices
+        self._devices = {device.id for device in found}
+        return [device for device in found if device.id not in known and device.id != principal.id]
 
 
 class MyClaims(wire.Resource):
@@ -349,6 +365,19 @@ class MyTokenRotated(wire.Resource):
             raise access.not_found()
         access_of(request).look_again()
         return wire.as_json(credential_of(issued), status=201)
+
+
+class UserErased(wire.Resource):
+    """/v1/users/{user}"""
+
+    @audited("user:erase")
+    @allows(right="erase")
+    async def delete(self, request: Request) -> Response:
+        """Erase all that is a user's, in each of the user's names, and answer a receipt. There is no way back."""
+        with wire.refusing(409, "claimed"):
+            receipt = await tenant_of(request).user(request.path_params["user"]).erase(by=principal_of(request).id)
+        access_of(request).look_again()
+        return wire.as_json(receipt)
 
 
 class UserTokens(wire.Resource):
@@ -498,6 +527,7 @@ ROUTES: list[BaseRoute] = [
     wire.RawRoute("/v1/me/tokens", MyTokens),
     wire.RawRoute("/v1/me/tokens/{token}/rotate", MyTokenRotated),
     wire.RawRoute("/v1/me/tokens/{token}", MyToken),
+    wire.RawRoute("/v1/users/{user}", UserErased),
     wire.RawRoute("/v1/users/{user}/tokens", UserTokens),
     wire.RawRoute("/v1/users/{user}/tokens/{token}", UserToken),
     wire.RawRoute("/v1/conversations/{id}/losses/{number}", ConversationLoss),

@@ -153,6 +153,7 @@ def application_of(found: object, settings: ServerSettings) -> Lifespan:
     app = create_app(
         found,
         title=settings.title or None,
+        offline=settings.offline,
         hosts=settings.hosts,
         anonymous=settings.anonymous,
         visitor_scopes=settings.visitor_scopes,

@@ -26,8 +26,9 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
 
     app: what is served, "module:attribute": a Chatkeep, or an ASGI app. host, port: where it listens. workers: processes;
     each has its own Chatkeep, so the store must be one that processes may share. title: of the chat page; without one there
-    is no page. hosts: the names that requests may use for this server. anonymous: whoever comes may begin a conversation, and
-    is handed a token with `visitor_scopes`. origins: pages of other origins that may use the API from a browser (CORS).
+    is no page. offline: the chat page opens in browsers also while the server is away. hosts: the names that requests may use for
+    this server. anonymous: whoever comes may begin a conversation, and is handed a token with `visitor_scopes`. origins: pages of
+    other origins that may use the API from a browser (CORS).
     proxies: addresses or networks in front of the server whose X-Forwarded-For is believed; of nobody else's. metrics:
     serve /metrics: to who sends metrics_token as a bearer token; without one, to this machine only. log_format, log_level.
     drain: so long the server says that it is not ready, and goes on, before it stops; for a load balancer to notice.
@@ -46,6 +47,10 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
         rate_token         with one conversation token
         rate_conversation  that change one conversation
         rate_tenant        of one tenant
+
+    Two count kilobytes of what is sent with tokens and by visitors, not with service keys; reading goes on over them:
+        rate_peer_kb          from one network address (IPv6: as rate_peer)
+        rate_conversation_kb  to one conversation
     """
 
     app: str = ""
@@ -53,6 +58,7 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     port: int = 8765
     workers: int = 1
     title: str = ""
+    offline: bool = False
     hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
     anonymous: bool = False
     visitor_scopes: tuple[str, ...] = ("read", "send", "share")
@@ -76,6 +82,8 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     rate_token: str = "300/minute"
     rate_conversation: str = "60/minute"
     rate_tenant: str = "off"
+    rate_peer_kb: str = "524288/day"
+    rate_conversation_kb: str = "65536/day"
 
     @property
     def rates(self) -> dict[str, str]:
@@ -87,7 +95,7 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
 CHOICES = {"log_format": get_args(LogFormat), "log_level": get_args(LogLevel)}
 PERIODS = ("drain", "keep_alive", "desk_idle", "desk_longest")
 RANGES = {"port": (0, 65_535), "workers": (1, 256)}
-PROTOCOLS = ("aisdk", "agui", "responses", "a2a")
+PROTOCOLS = ("aisdk", "agui", "responses", "a2a", "durable_streams", "mcp")
 """The protocols of other clients that a server can speak: a module of `chatkeep.server.protocols` each."""
 
 PREFIX = re.compile(r"(?:/[A-Za-z0-9._~%-]+)+")

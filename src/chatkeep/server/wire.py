@@ -303,14 +303,17 @@ async def read(request: Request, *, limit: int) -> bytes:
 async def collected(request: Request, limit: int) -> bytes:
     """Return the request's body, from the messages it comes in; once. (Starlette's `stream` is a generator for what is mostly one.)"""
     found, more = bytearray(), True
-    while more:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        found += message.get("body", b"")
-        more = message.get("more_body", False)
-        if len(found) > limit:
-            raise too_large(limit)
+    try:
+        while more:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            found += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(found) > limit:
+                raise too_large(limit)
+    finally:
+        request.scope["chatkeep.bytes"] = len(found)
     return bytes(found)
 
 
