@@ -85,6 +85,8 @@ async def test_the_list_shows_and_finds_what_is_there(url: str) -> None:
         for name in ("ada", "bob", "eve"):
             await keep.receive(name, f"I am {name}")
         await keep.create("lonely", owner="Ada L.")
+        for number in range(3):
+            await keep.create(f"hers {number}", owner="Grace H.")
         with pytest.raises(HandlerFailed):
             await keep.receive("bob", "fail")
         await keep.pause("eve")
@@ -100,7 +102,8 @@ async def test_the_list_shows_and_finds_what_is_there(url: str) -> None:
 
         await until(sent, within=20, every=0.1)
         await until(lambda: ids(client, show="undelivered"), within=20, every=0.1)
-        everything = {"ada", "bob", "eve", "lonely", "whatsapp:490", "whatsapp:491"}
+        hers = {"hers 0", "hers 1", "hers 2"}
+        everything = {"ada", "bob", "eve", "lonely", "whatsapp:490", "whatsapp:491"} | hers
         found = {
             name: set(await ids(client, **query))
             for name, query in {
@@ -113,6 +116,7 @@ async def test_the_list_shows_and_finds_what_is_there(url: str) -> None:
                 "undelivered": {"show": "undelivered"},
                 "channel": {"channel": "whatsapp"},
                 "owner": {"owner": "Ada L."},
+                "owner, in pages": {"owner": "Grace H.", "limit": 1},
                 "an id": {"text": "ada"},
                 "its beginning": {"text": "whatsapp:49"},
                 "a name": {"text": "grace"},
@@ -142,9 +146,10 @@ async def test_the_list_shows_and_finds_what_is_there(url: str) -> None:
         "undelivered": {"whatsapp:490"},
         "channel": pair,
         "owner": {"lonely"},
+        "owner, in pages": hers,
         "an id": {"ada", "lonely"},
         "its beginning": pair,
-        "a name": pair,
+        "a name": pair | hers,
         "words": {"eve"},
         "nothing": set(),
         "both": {"whatsapp:490"},

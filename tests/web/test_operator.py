@@ -16,6 +16,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from playwright.sync_api import BrowserContext, Page, expect
 
 from chatkeep import Chatkeep, Turn
+from chatkeep.app import core_of
 from chatkeep.auth.accounts import add_account
 from chatkeep.auth.credentials import create_key, list_keys, revoke_key
 from chatkeep.auth.rights import Role
@@ -283,6 +284,7 @@ def test_what_waits_for_people_is_done_in_bulk(service: Service, person: Browser
     service.receive("eve", "anybody?")
     page = opened(person, service, "agent")
     page.get_by_role("link", name="Queues").click()
+    expect(page.locator(".queue")).to_have_count(3)
     waiting, failed, undelivered = page.locator(".queue").all()
     expect(failed.locator("li")).to_have_count(2)
     page.screenshot(path=tmp_path / "queues.png")
@@ -397,6 +399,68 @@ def test_hostile_words_are_shown_and_nothing_runs(service: Service, person: Brow
     page.get_by_role("link", name="Back").click()
     expect(page.locator("#list")).to_be_visible()
     expect(page.locator("#log")).to_be_hidden()
+
+
+RUNS = [
+    MARKUP,
+    "</script><script>document.title='run'</script>",
+    "{{7*7}} ${7*7} &lt;b&gt; <svg onload=document.title='run'>",
+    "\u202e\u2066txt.exe\u2069 \x1b[31mred",
+    "e" + "\u0301" * 3000,
+    "\u200b" * 70_000,
+    "=cmd|' /C calc'!A0 ![x](https://evil.example/x.png)",
+    "W" * 20_000,
+]
+"""What people write who mean harm: as a text, a name, a title, an owner, a member of the state, the reason of a failure."""
+
+
+async def write_evil(service: Service, conversation: str, evil: str) -> None:
+    """Puts *evil* wherever somebody can put a text, and then something that an operator should read."""
+    salon = service.keep.tenant("salon")
+    await salon.create(conversation, owner=evil[:100])
+    await salon.save(conversation, title=evil[:100])
+    parts = [
+        {"type": "text", "text": evil, "buttons": [{"title": evil[:500]}, None, 7]},
+        {"type": "image", "url": "javascript:document.title='run'", "name": evil[:500]},
+        {"type": "document", "url": "https://evil.example/x", "caption": evil[:500]},
+        {"type": evil[:200], "x": [None, {"y": evil[:200]}]},
+    ]
+    await salon.accept(conversation, parts, metadata={"name": evil[:300]})
+    await salon.accept(conversation, evil, role="operator", metadata={"author": evil[:100]})
+    await salon.change(conversation, lambda state: state.update({evil[:300]: {evil[:50]: [evil]}}))
+    await core_of(service.keep).note("salon", conversation, evil[:3000], author=evil[:50], id="n")
+    await salon.accept(conversation, "This is urgent.", role="operator")
+
+
+def test_nothing_that_is_written_runs_anywhere(service: Service, person: BrowserContext, tmp_path: Path) -> None:
+    """On a telephone: nothing runs, leaves the page, is fetched from elsewhere, widens the page or keeps other messages from being read."""
+    asked: list[str] = []
+    person.on("request", lambda request: asked.append(request.url))
+    for number, evil in enumerate(RUNS):
+        service.portal.call(write_evil, service, f"talk {number}", evil)
+    page = opened(person, service)
+    page.set_viewport_size({"width": 375, "height": 760})
+    expect(page.locator("#list li")).to_have_count(len(RUNS))
+    page.screenshot(path=tmp_path / "evil-list.png")
+    for age in page.locator("#list time").all():
+        box = age.bounding_box()
+        assert box is not None
+        assert box["x"] + box["width"] <= 375, box
+    for number in range(len(RUNS)):
+        page.evaluate("(id) => { location.hash = encodeURIComponent(id) }", f"talk {number}")
+        expect(page.locator("#log")).to_contain_text("This is urgent.")
+        page.get_by_role("button", name="Details").click()
+        expect(page.locator("#story .note")).to_have_count(1)
+        page.screenshot(path=tmp_path / f"evil-{number}.png")
+        links = page.locator("main a, aside a").evaluate_all("(found) => found.map((a) => a.href)")
+
+        assert ["https://evil.example/x"] == [href for href in links if "evil.example/x.png" not in href], number
+        assert page.evaluate("document.documentElement.scrollWidth") <= 375, number
+        assert not set("\u202e\u200b\x1b") & set(page.locator("body").inner_text()), number
+        page.get_by_role("button", name="Close details").click()
+    assert "Desk" == page.title()
+    assert [] == [url for url in asked if not url.startswith(service.address.removesuffix("operator"))]
+    assert 0 == page.locator("img, #desk script, svg").count()
 
 
 KEYS: dict[str, str] = {}

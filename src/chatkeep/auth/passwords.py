@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from ..errors import UsageError
@@ -14,18 +15,49 @@ from ..extras import from_extra
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
 
+T = TypeVar("T")
+
 SHORTEST = 12
 LONGEST = 1024
 
 AT_ONCE = 2
 """So many passwords are compared at once: each takes 64 MB, and whoever likes may ask."""
 
-_places: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+WAITING_MOST = 32
+"""So many more wait for their turn; who comes then is told at once."""
 
 
-def _place() -> asyncio.Semaphore:
-    """Return what bounds this event loop's comparisons."""
-    return _places.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(AT_ONCE))
+class Busy(Exception):
+    """As many passwords wait to be compared as may; this one was not looked at."""
+
+
+class _Places:
+    """What bounds the comparisons of one event loop."""
+
+    def __init__(self) -> None:
+        self._places = asyncio.Semaphore(AT_ONCE)
+        self._count = 0
+
+    async def run(self, work: Callable[..., T], *given: Any) -> T:
+        """Return what *work* answers, in a thread. Raises `Busy`."""
+        if self._count >= AT_ONCE + WAITING_MOST:
+            raise Busy
+        self._count += 1
+        try:
+            async with self._places:
+                return await asyncio.to_thread(work, *given)
+        finally:
+            self._count -= 1
+
+
+_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, _Places] = WeakKeyDictionary()
+
+
+def _places() -> _Places:
+    loop = asyncio.get_running_loop()
+    if loop not in _by_loop:
+        _by_loop[loop] = _Places()
+    return _by_loop[loop]
 
 
 @cache
@@ -54,15 +86,16 @@ def check_password(text: str) -> str:
 async def hash_password(text: str) -> str:
     """Return what is stored of a password. Raises `UsageError` for one that is too short or too long."""
     checked = check_password(text)
-    async with _place():
-        return await asyncio.to_thread(_hasher().hash, checked)
+    return await _places().run(_hasher().hash, checked)
 
 
 async def is_password(text: str, hashed: str) -> bool:
-    """Tell whether *text* is the password of which *hashed* is stored. With "" for *hashed* it takes as long, and is False."""
+    """Tell whether *text* is the password of which *hashed* is stored. With "" for *hashed* it takes as long, and is False.
+
+    Raises `Busy` where too many ask.
+    """
     against = hashed or await _decoy()
-    async with _place():
-        same = await asyncio.to_thread(_compare, against, text[: LONGEST + 1])
+    same = await _places().run(_compare, against, text[: LONGEST + 1])
     return same and bool(hashed)
 
 
@@ -70,8 +103,7 @@ async def _decoy() -> str:
     """Return the hash of a password that nobody knows: an account that is not there must not answer sooner than one that is."""
     global _hashed
     if not _hashed:
-        async with _place():
-            _hashed = await asyncio.to_thread(_hasher().hash, secrets.token_hex())
+        _hashed = await _places().run(_hasher().hash, secrets.token_hex())
     return _hashed
 
 

@@ -1,4 +1,4 @@
-"""Puts the application together: the API, the chat page, the operators' page, and what every answer carries."""
+"""Puts the application together: the API, the chat page, the operators' desk, and what every answer carries."""
 
 from __future__ import annotations
 
@@ -148,8 +148,8 @@ def create_app(
     Args:
         keep: What is served. If it is open already when the application starts, closing it is left to who opened it.
 
-        title: Of the chat page at /; without one there is no such page. The operators' page at /operator is always there, and
-        shows nothing without a service key.
+        title: Of the chat page at /; without one there is no such page. The operators' desk at /operator is always there, and
+        shows nothing to who has not signed in.
 
         hosts: The names by which requests may call this server; others are refused, which keeps out pages of other sites
         that point their own name here. ["*"]: any.

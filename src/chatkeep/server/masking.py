@@ -52,8 +52,9 @@ INSIDE = frozenset({"arguments", "metadata", "raw", "result", "state", "value"})
 
 LARGE = 10_000
 
+# Each begins where nothing before it could have begun, so that no text makes it look at a letter many times.
 PERSONAL = re.compile(
-    r"[^\s@<>]{1,64}@[^\s@<>]{1,255}|https?://\S{1,2000}|www\.\S{1,2000}|\+?\d(?:[\s()./-]{0,2}\d){4,40}"
+    r"(?<![^\s@<>])[^\s@<>]{1,2000}+@[^\s@<>]{1,2000}+|https?://\S{1,2000}+|www\.\S{1,2000}+|\+?\d(?:[\s()./-]{0,2}\d){4,40}"
 )
 
 
@@ -97,6 +98,8 @@ class Masker:
             within = value.get("tenant")
             tenant = within if isinstance(within, str) else tenant
             return {key: self._masked(held, key, tenant, conversation) for key, held in value.items()}
+        if isinstance(value, list) and name == "content":
+            return [part_of(part) for part in value]
         if isinstance(value, list):
             return [self._masked(held, name, tenant, conversation) for held in value]
         if not isinstance(value, str) or not value or name in MEANS:
@@ -120,6 +123,19 @@ class Masker:
                 from cryptography.hazmat.primitives.ciphers.aead import AESSIV as CIPHER
             self._cipher = CIPHER(self._secret)
         return self._cipher
+
+
+def part_of(part: Any) -> Any:
+    """Return a part of a message: what it says without what is personal, of anything else the shape; a place is hidden whole."""
+    if not isinstance(part, dict):
+        return shape_of(part)
+    shown = {}
+    for name, held in part.items():
+        if isinstance(held, str) and name in ("type", "text", "caption"):
+            shown[name] = mask_text(held)
+        else:
+            shown[mask_text(name)] = HIDDEN if isinstance(held, float) else shape_of(held)
+    return shown
 
 
 def shape_of(value: Any) -> Any:

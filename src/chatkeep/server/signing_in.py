@@ -15,6 +15,7 @@ from ..app import core_of
 from ..auth import accounts
 from ..auth.accounts import Account, Throttled
 from ..auth.credentials import digest_of, mistyped
+from ..auth.passwords import Busy
 from ..errors import UsageError
 from . import wire
 from .access import (
@@ -199,6 +200,10 @@ async def verified(request: Request, name: str, password: str, *, status: int) -
     """Return the account if the password is its own. Raises *status*, or 429 after too many wrong ones."""
     try:
         found = await accounts.sign_in(keep_of(request), name, password)
+    except Busy:
+        raise wire.Refused(
+            503, "busy", "Too many people sign in here now; nobody looked at this one. Try again.", {"retry-after": "2"}
+        ) from None
     except Throttled as wait:
         after = max(1, ceil(wait.after))
         note_refused(request, name, "throttled")

@@ -92,7 +92,7 @@ function showStory({ notes, acts }) {
 }
 
 // What went well is told beside each message.
-const isTelling = ({ kind, status }) => kind !== "status" && !(kind === "delivery" && ["delivered", "read"].includes(status));
+const isTelling = ({ kind, status }) => !["status", "begun"].includes(kind) && !(kind === "delivery" && ["delivered", "read"].includes(status));
 
 function noteLine({ kind, at: when, about, author, status, reason, text, metadata }) {
   const line = create("li", kind === "note" ? "note" : "");

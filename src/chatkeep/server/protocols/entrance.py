@@ -36,6 +36,7 @@ from ..access import (
     bearer,
     clear_cookie,
     cookies_named,
+    forbidden,
     not_found,
     same_origin,
     shared_cookie,
@@ -240,6 +241,8 @@ class Entrance:
         request.scope["path_params"] = {**request.path_params, "id": conversation}
         await access.admit(request, policy)
         principal: Principal = request.state.principal
+        if principal.kind == "operator":
+            raise forbidden("This is for customers and backends; people look after conversations at /operator.")
         caller = Caller(request.state.tenant, conversation, principal, access)
         if principal.kind != "visitor":
             return caller
