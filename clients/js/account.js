@@ -380,7 +380,7 @@ export class Account extends EventTarget {
     const { user = this.#hint, subject = user && (await this.#shelf.whose(this.#url, `user:${user}`)) } = this.#read("") ?? {};
     if (subject) await this.#become({ user, subject }); // what is here is shown at once
     const first = this.#identify().then(() => this.#subject && this.#pull());
-    await Promise.race([first.catch((fault) => this.#fail(fault)), pause(subject ? 0 : 3000)]);
+    await Promise.race([first.catch((fault) => this.#fail(fault)), pause(this.#cursor ? 0 : 3000)]); // a server that does not answer keeps nobody from what is here
     this.#send();
     this.#listen();
   }
@@ -394,6 +394,7 @@ export class Account extends EventTarget {
     if (this.#end.signal.aborted) return;
     await this.#endTokens();
     await this.#identify();
+    if (!this.#subject && navigator.onLine !== false) this.#mark(this, false);
     if (!this.#subject || this.state === "expired") return;
     await this.#claim();
     await this.#pull();
