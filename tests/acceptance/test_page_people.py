@@ -65,7 +65,7 @@ def test_a_guests_chat_goes_into_the_account(
     page.wait_for_timeout(1500)
     page.get_by_label("Your message").press("Enter")
     expired = page.locator(".toast[data-kind=expired]")
-    expect(expired).to_have_role("status")
+    expect(expired).to_have_role("alert")
     expired.get_by_role("button", name="Sign in").press("Enter")
     page.get_by_role("dialog", name="Sign in").get_by_role("button", name="user1", exact=True).click()
     expect(page.locator("#log li").last).to_contain_text("3: kept")
