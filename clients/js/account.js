@@ -599,7 +599,7 @@ export class Account extends EventTarget {
     if (gone) this.#list.delete(id);
     this.#link.saves++;
     await this.#edit((items, store) => store.delete(n));
-    if (!("seen" in body)) this.#both({ saved: { kind: "saved", text: gone ? "Deleted." : "Saved.", about: id } });
+    if (Object.keys(omit(body, "seen")).length || gone) this.#both({ saved: { kind: "saved", text: gone ? "Deleted." : "Saved.", about: id } });
     this.#listening.ring();
   }
 

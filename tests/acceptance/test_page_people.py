@@ -70,7 +70,7 @@ def test_a_guests_chat_goes_into_the_account(
     page.get_by_role("dialog", name="Sign in").get_by_role("button", name="user1", exact=True).click()
     expect(page.locator("#log li").last).to_contain_text("3: kept")
     page.get_by_role("button", name=re.compile("^Chats")).click()
-    page.get_by_role("button", name="Sign out").click()
+    page.get_by_role("button", name="Sign out", exact=True).click()
     expect(page.locator("#empty")).to_be_visible()
     assert [] == mine(page)
 

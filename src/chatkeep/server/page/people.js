@@ -82,7 +82,7 @@ function drawList(chat, own) {
   const unseen = account.conversations.filter((one) => one.unseen && !one.archived).length;
   element("unseen").hidden = !unseen;
   element("unseen").textContent = unseen;
-  element("unseen").ariaLabel = `${unseen} with new messages`;
+  element("chats").ariaLabel = unseen ? `Chats, ${unseen} with new messages` : "Chats";
 }
 
 function lineOf(one, current) {
