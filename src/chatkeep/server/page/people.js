@@ -149,9 +149,8 @@ function showSignIn(chat) {
 }
 
 async function signOut() {
-  const { outbox, chats } = account.stats();
-  const left = outbox.waiting + chats.reduce((sum, { unsent }) => sum + unsent, 0);
-  if (left && !confirm(`${left} of your changes are not sent yet. They are kept here, and sent when you sign in again. Sign out?`)) return;
+  const left = account.stats().chats.reduce((sum, { unsent }) => sum + unsent, 0);
+  if (left && !confirm(`${left} of your messages are not sent yet. They are kept here, and sent when you sign in again. Sign out?`)) return;
   await account.signOut();
 }
 
