@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -21,6 +18,7 @@ from typing import Any, Self
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from .fork_server import NOWHERE, ROOT, Program
 from .program import PATIENCE_S, free_port, plain_environment
 
 PLACES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -35,7 +33,6 @@ FLAGS = [
     "--disable-sync",
 ]
 PATIENCE_MS = 15_000
-ROOT = Path(__file__).parents[2]
 
 
 @contextmanager
@@ -91,9 +88,16 @@ class Shop:
 
     def start(self) -> None:
         """Starts it, on the same store and port as before, and waits until it answers."""
-        command = [sys.executable, "-m", "tests.support.shop", self.url, str(self.port), *self.options]
         with (self.folder / "shop.err").open("ab") as errors:
-            self.process = subprocess.Popen(command, stderr=errors, cwd=ROOT, env=plain_environment())
+            self.process = Program(
+                self.url,
+                str(self.port),
+                *self.options,
+                folder=ROOT,
+                environment=plain_environment(),
+                streams=(NOWHERE, NOWHERE, errors.fileno()),
+                module="tests.support.shop",
+            )
         deadline = time.monotonic() + 3 * PATIENCE_S
         while True:
             try:
@@ -106,7 +110,7 @@ class Shop:
 
     def kill(self) -> None:
         """kill -9."""
-        self.process.send_signal(signal.SIGKILL)
+        self.process.kill()
         self.process.wait(PATIENCE_S)
 
 

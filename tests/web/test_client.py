@@ -315,6 +315,29 @@ def test_a_half_filled_form_comes_back(shop: Shop, person: BrowserContext) -> No
     wait(page, "said.includes('The form says None.')")
 
 
+def test_a_change_between_the_load_and_the_stream_is_shown(
+    shop: Shop, person: BrowserContext, browser: Browser
+) -> None:
+    """What another device changes while this one is opening its line, or is without one, leaves nothing in the log."""
+    page = bare(person, shop.address)
+    page.evaluate("chat.slot('form').set({ name: 'Ada' })")
+    wait(page, "chat.status === 'saved' && chat.conversation")
+    link = page.evaluate("chat.share()")
+    held: list[Route] | None = []
+    with profile(browser) as friend:
+        friend.route("**/events", lambda route: route.continue_() if held is None else held.append(route))
+        theirs = bare(friend, link, at="")
+        wait(theirs, "chat.state?.form?.name === 'Ada'")
+        theirs.wait_for_timeout(100)
+        assert held, "it has loaded, and its stream has not begun"
+        page.evaluate("chat.slot('form').set({ name: 'Grace' })")
+        wait(page, "chat.status === 'saved'")
+        held, begun = None, held
+        for route in begun:
+            route.continue_()
+        wait(theirs, "chat.state?.form?.name === 'Grace'")
+
+
 def test_two_people_fill_in_one_form(shop: Shop, person: BrowserContext, browser: Browser) -> None:
     """What each has made of it is put together by the server, and no field is lost: an edit stands against a removal."""
     page = bare(person, shop.address)

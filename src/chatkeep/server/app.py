@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import cache
 from importlib.resources import files
 from ipaddress import ip_address
 from typing import Any
@@ -24,13 +25,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import errors
 from ..app import Chatkeep, core_of
-from . import api, audit, operators, people, running, sample_accounts, switches, tokens, wire
-from .access import VISITOR_SCOPES, Access, Users, allows
+from . import api, audit, desk, people, running, sample_accounts, signing_in, switches, tokens, wire
+from .access import IDLE_S, LONGEST_S, VISITOR_SCOPES, Access, Users, allows
 from .audit import Trail
 from .events import Events
 from .health import get_ready
 from .openapi import document, get_openapi
+from .operators import ROUTES as OPERATING
 from .protocols import routes_of
+from .signed_in import Operators, SignedIn
 from .streams import Streams
 from .webhooks import ROUTES as INLETS
 from .webhooks import Webhooks, webhooks_of
@@ -38,9 +41,12 @@ from .webhooks import Webhooks, webhooks_of
 HERE = ("localhost", "127.0.0.1", "[::1]")
 
 CLIENT = {f"/{name}": (name, "text/javascript") for name in ("client.js", "account.js", "shown.js", "offline.js")}
+PARTS = ("-ask", "-list", "-talk", "-why", "-queues")
+"""The modules of the operators' desk beside its first."""
+
 OPERATOR = {
     "/operator": ("operator.html", "text/html"),
-    "/operator.js": ("operator.js", "text/javascript"),
+    **{f"/operator{part}.js": (f"operator{part}.js", "text/javascript") for part in ("", *PARTS)},
     "/operator.css": ("operator.css", "text/css"),
 }
 PAGE = {
@@ -92,10 +98,12 @@ ROUTES: list[BaseRoute] = [
     wire.RawRoute("/v1/conversations/{id}/events", Events),
     *tokens.ROUTES,
     *people.ROUTES,
-    *operators.ROUTES,
+    *OPERATING,
     *switches.ROUTES,
     *running.ROUTES,
     *audit.ROUTES,
+    *signing_in.ROUTES,
+    *desk.ROUTES,
     wire.RawRoute("/v1/conversations", api.Conversations),
     wire.RawRoute("/v1/conversations/{id}", api.Conversation),
     Route("/healthz", api.get_health),
@@ -114,6 +122,9 @@ def create_app(
     users: Users | None = None,
     accounts: Sequence[str] = (),
     offline: bool = False,
+    operators: Operators | None = None,
+    desk_idle: float = IDLE_S,
+    desk_longest: float = LONGEST_S,
     webhooks: Webhooks | None = None,
     protocols: Sequence[str] = (),
     routes: Sequence[BaseRoute] = (),
@@ -149,7 +160,8 @@ def create_app(
         visitor_scopes: What such a token allows.
 
         users: Says which user of your application has sent a request, by its session or the token that your application gives out: a
-        function, plain or async, that takes the request and returns the user's name, or tenant and name, or None. A user so known has its
+        function, plain or async, that takes the request and returns the user's name, tenant and name, a `KnownUser`, or None; for JWTs
+        there is `jwt_users`. A user so known has its
         own conversations, as with a user's token. It is asked with each request that has no credential of chatkeep's, so it should be
         quick. What a browser sends by itself, such as a session's cookie, changes something only from a page of this host.
 
@@ -157,6 +169,12 @@ def create_app(
 
         offline: Whether the chat page keeps itself in the browser, by a service worker, so that it opens also while this server is away. No
         answer of /v1 is kept by it. Switched off again, it removes itself from the browsers that have it.
+
+        operators: Says which account of the operators' desk has sent a request, as a host in front of this server has found out: a
+        function, plain or async, that takes the request and returns the account's name, or None. `chatkeep accounts add` makes accounts.
+
+        desk_idle, desk_longest: In seconds, when a person who is signed in at the desk is signed out: after doing nothing for so long, and
+        at the latest.
 
         webhooks: The channels that platforms post to, at /channels/whatsapp and so on; by default those of the
         `ChannelOutlet` that *keep* delivers through (`Chatkeep.deliver`).
@@ -179,7 +197,8 @@ def create_app(
 
     if anonymous:
         core_of(keep).expect_visitors()
-    access = Access(keep, anonymous=anonymous, visitor_scopes=visitor_scopes, users=users)
+    people_at_desk = SignedIn(keep, host=operators, idle_s=desk_idle, longest_s=desk_longest)
+    access = Access(keep, anonymous=anonymous, visitor_scopes=visitor_scopes, users=users, desk=people_at_desk)
     shown = CLIENT | OPERATOR | (PAGE if title is not None else {})
     words = {"title": title or "", "accounts": " ".join(accounts), "offline": "yes" if offline else ""}
     words["kept"] = version_of(words) if offline and title is not None else ""
@@ -230,7 +249,7 @@ def static(name: str, kind: str, words: Mapping[str, str]) -> Callable[[Request]
 
 def filled(name: str, words: Mapping[str, str]) -> str:
     """Return a file of the page as it is served, with *words* where it names them."""
-    text = serve_file(name, (files(__package__) / "page" / name).read_text())
+    text = served_file(name)
     for word, value in words.items():
         text = text.replace(f"{{{{{word}}}}}", html.escape(value))
     return text
@@ -244,6 +263,12 @@ def version_of(words: Mapping[str, str]) -> str:
 def digest(text: str) -> str:
     """Return what names *text*, and no other one."""
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+@cache
+def served_file(name: str) -> str:
+    """Return a file of the page as it is served, but for the words that are put into it."""
+    return serve_file(name, (files(__package__) / "page" / name).read_text())
 
 
 def serve_file(name: str, text: str) -> str:
