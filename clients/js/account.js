@@ -76,7 +76,7 @@ export class Account extends EventTarget {
   }
 
   async signIn({ token, claim = true } = {}) {
-    const guest = this.state === "guest" ? this.#token : undefined;
+    const guest = this.state === "guest" ? { token: this.#token, subject: this.#subject } : undefined;
     this.#out = false;
     if (token) this.#write("", { at: Date.now() / 1000, ...(typeof token === "string" ? { token } : pick(token, "id", "token", "expires_at")) });
     if (claim) this.#write(":claim", { guest });
@@ -101,7 +101,7 @@ export class Account extends EventTarget {
     this.#tell({ who: true, out: true });
     await this.#become(null);
     await this.#shelf.wipe(this.#url, subject);
-    await this.#endTokens();
+    await this.#endTokens().catch((fault) => this.#fail(fault));
   }
 
   // Sees to it that the credential is known, and goes on as the one for whom it stands.
@@ -111,6 +111,7 @@ export class Account extends EventTarget {
     if (token !== true && token === this.#proven) return undefined;
     try {
       const me = await (await request(`${this.#url}me`, { token })).json();
+      if (token !== (await this.token())) return await this.#identify(); // somebody has signed in or out meanwhile
       if (me.user === undefined) throw new Problem(403, { detail: "This credential is not a user's, so it has no list of conversations." });
       await this.#shelf.note(this.#url, (pairs) => [...(token === true ? [] : [[token.slice(-MARK), me.subject]]), [`user:${me.user}`, me.subject], ...pairs]);
       [this.#token, this.#proven] = [token, token];
@@ -166,9 +167,9 @@ export class Account extends EventTarget {
     const subject = this.#subject;
     const prefix = `chatkeep:${this.#url}:`;
     const chats = Object.keys(this.#storage).filter((key) => key.startsWith(prefix)).map((key) => ({ key, ...JSON.parse(this.#storage.getItem(key)) }));
-    const guests = [...chats.filter(({ token, shared }) => token && !shared), ...(asked.guest ? [{ token: asked.guest }] : [])];
+    const guests = [...chats.filter(({ token, shared }) => token && !shared), ...(asked.guest ? [asked.guest] : [])];
     const claimed = [];
-    for (const { key, token } of guests) {
+    for (const { key, token, subject: before } of guests) {
       let guest;
       try {
         ({ guest } = await this.#json("me/claim", { method: "POST", body: { guest: token } }));
@@ -178,7 +179,8 @@ export class Account extends EventTarget {
       }
       claimed.push(guest);
       for (const { chat } of await this.#shelf.all())
-        if (chat[0] === this.#url && chat[1].includes(guest)) await this.#shelf.move(chat, [this.#url, subject, chat[2]]);
+        if (chat[0] === this.#url && chat[1] === before) await this.#shelf.move(chat, [this.#url, subject, chat[2]]);
+      await this.#shelf.wipe(this.#url, before); // what the guest has seen the user loads anew
       if (key) safely(() => this.#storage.removeItem(key));
     }
     this.#write(":claim");
@@ -220,7 +222,11 @@ export class Account extends EventTarget {
     chat.on("remove", (id) => this.dismiss(`failed:${id}`));
     chat.on("status", (status) => this.#mark(chat, status === "offline"));
     chat.on("kept", () => this.notify({ kind: "saved", text: "Saved.", about: chat.conversation }));
-    chat.on("loss", ({ slot, path }) => this.#conflict(chat.conversation, "Another device has changed this too; the later change stands.", chat, (lost) => lost.slot === slot && same(lost.path, path)));
+    chat.on("loss", ({ slot, path }) => {
+      const id = `conflict:${JSON.stringify([chat.conversation, slot, path])}`; // the same in each of its chats
+      const isThis = (lost) => lost.slot === slot && same(lost.path, path);
+      this.#conflict(chat.conversation, "Another device has changed this too; the later change stands.", chat, isThis, id);
+    });
     chat.on("close", () => (this.#chats.delete(chat), this.#mark(chat, false)));
     this.#chats.add(chat);
     this.#mark(chat, chat.status === "offline");
@@ -347,12 +353,12 @@ export class Account extends EventTarget {
   }
 
   // What gave way can be put back: the log of the conversation has it.
-  #conflict(about, text, from, isThis) {
+  #conflict(about, text, from, isThis, id = `conflict:${about}`) {
     const run = async () => {
       const lost = (await from.losses(about)).find(isThis);
       if (lost) await (from === this ? from.restore(about, lost.number) : from.restore(lost.number));
     };
-    this.notify({ kind: "conflict", text, about, actions: [{ name: "restore", run }] });
+    this.notify({ id, kind: "conflict", text, about, actions: [{ name: "restore", run }] });
   }
 
   // *what* has lost its line, or has it again.
@@ -380,7 +386,7 @@ export class Account extends EventTarget {
     const { user = this.#hint, subject = user && (await this.#shelf.whose(this.#url, `user:${user}`)) } = this.#read("") ?? {};
     if (subject) await this.#become({ user, subject }); // what is here is shown at once
     const first = this.#identify().then(() => this.#subject && this.#pull());
-    await Promise.race([first.catch((fault) => this.#fail(fault)), pause(subject ? 0 : 3000)]);
+    await Promise.race([first.catch((fault) => this.#fail(fault)), pause(this.#cursor ? 0 : 3000)]); // a server that does not answer keeps nobody from what is here
     this.#send();
     this.#listen();
   }
@@ -394,10 +400,24 @@ export class Account extends EventTarget {
     if (this.#end.signal.aborted) return;
     await this.#endTokens();
     await this.#identify();
+    if (!this.#subject && navigator.onLine !== false) this.#mark(this, false);
     if (!this.#subject || this.state === "expired") return;
     await this.#claim();
     await this.#pull();
+    await this.#deliver();
     await this.#lookAtDevices();
+  }
+
+  // What was written in chats that are not open here is sent too.
+  async #deliver() {
+    const waits = ({ chat, sent, error }) => chat[0] === this.#url && chat[1] === this.#subject && chat[2] !== OWN && !sent && !error;
+    for (const id of new Set((await this.#shelf.all()).filter(waits).map(({ chat }) => chat[2]))) {
+      if ([...this.#chats].some((chat) => chat.conversation === id)) continue;
+      const chat = await this.chat(id);
+      const close = () => chat.stats().unsent > chat.stats().refused || chat.close();
+      chat.on("status", close);
+      close();
+    }
   }
 
   #fail(fault) {
@@ -598,7 +618,7 @@ export class Account extends EventTarget {
     if (gone) this.#list.delete(id);
     this.#link.saves++;
     await this.#edit((items, store) => store.delete(n));
-    if (!("seen" in body)) this.#both({ saved: { kind: "saved", text: gone ? "Deleted." : "Saved.", about: id } });
+    if (Object.keys(omit(body, "seen")).length || gone) this.#both({ saved: { kind: "saved", text: gone ? "Deleted." : "Saved.", about: id } });
     this.#listening.ring();
   }
 

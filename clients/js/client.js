@@ -629,7 +629,7 @@ export class Chat extends EventTarget {
         value = found.value;
         for (const loss of found.losses) this.#tell("loss", { slot, ...loss });
       } catch (fault) {
-        if (fault.status !== 415) throw fault;
+        if (![405, 415].includes(fault.status)) throw fault;
         value = await this.#putOver(path, base, set, place); // a server that cannot merge, such as the worker of Durable Objects
       }
     else value = this.#state?.[slot];

@@ -58,16 +58,31 @@ function turn(open) {
   else element("chats").focus();
 }
 
+const drawn = new Map(); // id -> [what its line says, the line]
+const touched = (line) => [...line.querySelectorAll("a, summary, button")];
+
 function drawList(chat, own) {
   const shown = account.conversations.filter((one) => !one.archived || element("archived").checked);
-  const held = document.activeElement?.closest?.("#list li")?.dataset.id;
-  element("list").replaceChildren(...shown.map((one) => lineOf(one, own && one.id === chat.conversation)));
-  if (held) [...element("list").children].find((line) => line.dataset.id === held)?.querySelector("a").focus();
+  const held = document.activeElement?.closest?.("#list li");
+  const at = held ? touched(held).indexOf(document.activeElement) : -1;
+  const lines = shown.map((one) => {
+    const current = own && one.id === chat.conversation;
+    const says = JSON.stringify([one, current]);
+    const [said, old] = drawn.get(one.id) ?? [];
+    if (said === says) return old;
+    const line = lineOf(one, current);
+    line.querySelector("details").open = Boolean(old?.querySelector("details").open);
+    drawn.set(one.id, [says, line]);
+    return line;
+  });
+  const there = [...element("list").children];
+  if (lines.length !== there.length || lines.some((line, n) => line !== there[n])) element("list").replaceChildren(...lines);
+  if (held) touched(lines.find((line) => line.dataset.id === held.dataset.id) ?? held)[at]?.focus();
   element("none").hidden = shown.length > 0;
   const unseen = account.conversations.filter((one) => one.unseen && !one.archived).length;
   element("unseen").hidden = !unseen;
   element("unseen").textContent = unseen;
-  element("unseen").ariaLabel = `${unseen} with new messages`;
+  element("chats").ariaLabel = unseen ? `Chats, ${unseen} with new messages` : "Chats";
 }
 
 function lineOf(one, current) {
@@ -134,9 +149,8 @@ function showSignIn(chat) {
 }
 
 async function signOut() {
-  const { outbox, chats } = account.stats();
-  const left = outbox.waiting + chats.reduce((sum, { unsent }) => sum + unsent, 0);
-  if (left && !confirm(`${left} of your changes are not sent yet. They are kept here, and sent when you sign in again. Sign out?`)) return;
+  const left = account.stats().chats.reduce((sum, { unsent }) => sum + unsent, 0);
+  if (left && !confirm(`${left} of your messages are not sent yet. They are kept here, and sent when you sign in again. Sign out?`)) return;
   await account.signOut();
 }
 
