@@ -27,7 +27,7 @@ $(DEMO)/.ready: constraints-demo.txt pyproject.toml
 	@$(PYTHON) -c '$(OLD)'
 	@echo "Making $(DEMO), once: a Python environment of about 90 MB in this folder. rm -r $(DEMO) removes it."
 	@$(PYTHON) -m venv $(DEMO)
-	@echo "Downloading and installing chatkeep's server and what it needs, at pinned versions (26 packages) ..."
+	@echo "Downloading and installing chatkeep's server and what it needs, at pinned versions (32 packages) ..."
 	@$(DEMO)/bin/$(PIP) --require-hashes -r constraints-demo.txt
 	@$(DEMO)/bin/$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@

@@ -26,6 +26,9 @@ STEPS = [
     ("save", "write:after", 1),
     ("delete", "erase:before", 1),
     ("delete", "erase:after", 1),
+    ("erase", "erase:before", 1),
+    ("erase", "erase:after", 3),
+    ("erase", "erase:after", 12),
     ("settle", "write:after", 1),
     ("settle", "write:after", 3),
 ]
@@ -72,6 +75,13 @@ async def test_after_a_kill_it_is_all_there_or_none_of_it(url: str, opened: Any)
                 assert len(ada) == changed.total
                 await keep.user("ada").delete("g0")
                 assert "g0" not in await ids(keep.user("ada"))
+            case "erase":
+                # Until the last claim goes, the rest is found again under all names; nobody else's was there.
+                receipt = await keep.user("ada").erase()
+                assert ada - set(receipt.conversations) == set()
+                assert (set(), set()) == (set(await ids(keep.user("ada"))), set(await ids(keep.user(GUEST))))
+                continue_with = await keep.receive("g0", "hi", owner=GUEST)
+                assert not continue_with.duplicate
             case _:
                 assert (mine | {"a"}, set()) == (ada, guest_has)
                 assert all([len((await keep.receive(id, "and", id="again")).replies) for id in mine])

@@ -67,8 +67,9 @@ def profile(browser: Browser, **options: Any) -> Iterator[BrowserContext]:
 class Shop:
     """`tests.support.shop` in a process of its own; use it in a with statement."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, free_port()
+    def __init__(self, folder: Path, url: str = "", *options: str) -> None:
+        self.folder, self.port, self.options = folder, free_port(), options
+        self.url = url or f"sqlite:///{folder}/shop.db"
 
     def __enter__(self) -> Self:
         self.start()
@@ -89,14 +90,15 @@ class Shop:
         """Starts it, on the same store and port as before, and waits until it answers."""
         with (self.folder / "shop.err").open("ab") as errors:
             self.process = Program(
-                f"sqlite:///{self.folder}/shop.db",
+                self.url,
                 str(self.port),
+                *self.options,
                 folder=ROOT,
                 environment=plain_environment(),
                 streams=(NOWHERE, NOWHERE, errors.fileno()),
                 module="tests.support.shop",
             )
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + 3 * PATIENCE_S
         while True:
             try:
                 urllib.request.urlopen(f"{self.address}healthz", timeout=1).close()
@@ -118,6 +120,28 @@ def bare(person: BrowserContext, address: str, options: str = "{}", *, at: str =
     page.goto(f"{address}{at}")
     page.evaluate(
         f"async () => {{ window.client = await import('/client.js'); window.chat = await client.open({options}); }}"
+    )
+    return page
+
+
+def account_of(person: BrowserContext, address: str, user: str | None = None) -> Page:
+    """A tab with nothing but an account on it, as `account`; signed in as a sample account, or as whoever was before. `ids.c` is an id
+    that only this user's tests use."""
+    page = person.new_page()
+    page.goto(f"{address}account.js")
+    page.evaluate(
+        """async (user) => {
+          window.module = await import('/account.js');
+          window.notices = [];
+          if (user) localStorage.prefix ??= user;
+          window.ids = new Proxy({}, { get: (_, name) => `${localStorage.prefix}-${name}` });
+          window.account = new module.Account();
+          account.on('notice', (notice) => notices.push(notice));
+          await account.loaded;
+          window.signIn = async (user) => account.signIn({ token: await (await fetch(`/accounts/${user}`, { method: 'POST' })).json() });
+          if (user) await signIn(user);
+        }""",
+        user,
     )
     return page
 

@@ -34,6 +34,11 @@ BELONGING = ("access", "aliases")
 """The spaces with records that belong to a conversation: their owner is its mark, and they go when it is erased."""
 
 
+def owner_of_user(tenant: str, user: str) -> str:
+    """Under which owner a user's tokens are found."""
+    return "user:" + mark_of(key_for(tenant, user))
+
+
 async def erase_belongings(store: Store, key: Key, *, at: float) -> None:
     """Remove the records that belong to the conversation *key*, after it was erased: credentials, names of its customer."""
     for space in BELONGING:
