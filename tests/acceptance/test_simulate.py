@@ -89,9 +89,9 @@ def test_I1_to_I6_three_servers_and_their_database_are_killed(tmp_path: Path, en
     assert 0 < told["answer"]["p50"] <= told["answer"]["p99"]
 
 
-async def test_a_bot_that_keeps_no_list_of_what_it_has_seen_is_judged_too() -> None:
+async def test_a_bot_that_keeps_no_list_of_what_it_has_seen_is_judged_too(tmp_path: Path) -> None:
     """The restaurant answers with several replies, and greets."""
-    async with served(demo_for("restaurant", "memory://", overlap="burst")) as client:
+    async with served(demo_for("restaurant", "memory://", orders=tmp_path / "orders.db", overlap="burst")) as client:
         report = await simulated(client)
 
     assert [] == report.faults

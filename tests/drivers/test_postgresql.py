@@ -62,6 +62,7 @@ from chatkeep.testing.proxy import Loss, Proxy
 from chatkeep.testing.servers import PostgresServer, postgres_binary, unprivileged
 
 from ..support.soaking import SOAK
+from ..support.waiting import time_passes
 
 pytestmark = pytest.mark.server
 
@@ -416,7 +417,7 @@ async def test_a_silent_server_is_not_waited_for(postgres: PostgresServer, url: 
         loop = asyncio.get_running_loop()
         began = loop.time()
         sent = asyncio.gather(*acts, return_exceptions=True)
-        await asyncio.sleep(0.05)
+        await time_passes(0.05)
         waiting = asyncio.gather(say(driver, "waiting"), driver.scan(Scan("key", limit=1)), return_exceptions=True)
 
         assert [Unavailable, Unavailable] == [type(answer) for answer in await waiting]
@@ -437,7 +438,7 @@ async def test_a_refusing_server_is_unavailable_and_not_stormed(postgres: Postgr
         driver = await opened_on(url.replace(f":{postgres.port}", f":{proxy.port}") + "&timeout=0.5&connections=2")
         proxy.refusing = True
         proxy.cut()
-        await asyncio.sleep(0.05)
+        await time_passes(0.05)
         before = proxy.connections
         for turn in range(3):
             with pytest.raises(Unavailable, match=r"[Nn]othing was done"):
@@ -495,7 +496,7 @@ async def test_a_deadlock_is_tried_again_inside(url: str) -> None:
         await other.execute("set local deadlock_timeout = '20s'")  # so that it is the driver who is told
         await other.fetch(lock, "bob")
         acts = asyncio.gather(say(driver, "b", ADA), say(driver, "b", BOB))
-        await asyncio.sleep(0.2)
+        await time_passes(0.2)
         await other.fetch(lock, "ada")
     await other.close()
 
@@ -551,7 +552,7 @@ async def test_acts_on_one_conversation_wait_for_each_other_and_for_nobody_else(
     await asyncio.gather(say(driver, "a", ADA), say(driver, "a", BOB))
     async with ada_locked(url, driver):
         first = [asyncio.create_task(say(driver, "b", key)) for key in (ADA, BOB)]
-        await asyncio.sleep(0.1)
+        await time_passes(0.1)
         later = [asyncio.create_task(say(driver, "c", key)) for key in (BOB, Key("", "carl"), ADA)]
         await asyncio.wait(later, timeout=0.4)
         done = [act.done() for act in (*first, *later)]
@@ -568,7 +569,7 @@ async def test_closing_waits_for_acts_that_wait_for_each_other(url: str) -> None
     acts: list[asyncio.Task[int]] = []
     for turn in range(5):
         acts += [asyncio.create_task(say(driver, f"{turn}.{n}", (ADA, BOB)[n % 2])) for n in range(30)]
-        await asyncio.sleep(0.001)
+        await time_passes(0.001)
     await asyncio.wait_for(driver.close(), 10)
 
     assert [75, 75] == [max([await act for act in acts[start::2]]) for start in (0, 1)]
@@ -633,7 +634,7 @@ async def test_what_was_answered_survives_kill_9(server: PostgresServer) -> None
     stopping = asyncio.Event()
     talking = asyncio.create_task(talk())
     for _ in range(2):
-        await asyncio.sleep(0.3)
+        await time_passes(0.3)
         server.kill()
         await asyncio.to_thread(server.start)
         before = len(answered)
@@ -788,7 +789,7 @@ async def test_a_migration_that_is_killed_midway_is_run_again(url: str, step: in
     assert process.stdout is not None
     said = await asyncio.to_thread(process.stdout.readline)
     opening = asyncio.create_task(opened_on(url))  # one that waits for the lock meanwhile
-    await asyncio.sleep(0.1)
+    await time_passes(0.1)
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()

@@ -60,7 +60,7 @@ from chatkeep.testing.machine import DriverMachine
 from chatkeep.testing.proxy import Proxy
 from chatkeep.testing.servers import RedisServer, redis_cluster, redis_sentinel, stop_all
 from tests.support.plain_transport import PlainTransport
-from tests.support.waiting import time_passes
+from tests.support.waiting import takes, time_passes
 
 pytestmark = pytest.mark.server
 
@@ -270,7 +270,7 @@ async def test_no_act_is_overtaken_for_want_of_its_script(driver: RedisDriver, s
         server.ask("SCRIPT", "FLUSH")
         server.ask("EVAL", redis_acts.APPEND.text.decode(), "0")
         server.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-        await asyncio.sleep(0.05)
+        await time_passes(0.05)
         key = Key("", f"{turn}")
         created, appended = await asyncio.gather(
             driver.write(Write(Row(key=key, revision="w", incarnation="w"), replaces=None)),
@@ -555,7 +555,7 @@ async def test_the_calls_of_one_tick_leave_in_one_write(proxy: Proxy) -> None:
         acts = []
         for n in range(50):
             acts.append(asyncio.create_task(say(driver, f"b{n}")))
-            await asyncio.sleep(0.001)
+            await takes(0.001)
         await asyncio.gather(*acts)
         sizes = [chunk.count(b"EVALSHA") for chunk in chunks]
 
@@ -636,7 +636,7 @@ async def test_a_silent_server_is_waited_for_no_longer_than_the_deadline(proxy: 
         acts = []
         for n in range(4):
             acts.append(asyncio.create_task(say(driver, f"m{n}")))
-            await asyncio.sleep(0.01)
+            await takes(0.01)
         answers = await asyncio.gather(*acts, return_exceptions=True)
 
         assert [Uncertain, Uncertain, Unavailable, Unavailable] == list(map(type, answers))
@@ -668,7 +668,7 @@ async def test_calls_do_not_pile_up_without_bound(proxy: Proxy, monkeypatch: pyt
         await say(driver, "first")
         proxy.refusing = True
         proxy.cut()
-        await asyncio.sleep(0.05)
+        await time_passes(0.05)
         answers = await asyncio.gather(*(say(driver, f"m{n}") for n in range(80)), return_exceptions=True)
 
         assert [Unavailable] * 50 + [Overloaded] * 30 == list(map(type, answers))
@@ -693,9 +693,9 @@ async def test_kill_9_and_a_restart_between_acts(server: RedisServer) -> None:
     try:
         talking = [asyncio.create_task(keep_saying(f"{n}")) for n in range(6)]
         for _ in range(3):
-            await asyncio.sleep(0.03)
+            await time_passes(0.03)
             server.kill()
-            await asyncio.sleep(0.05)
+            await time_passes(0.05)
             await asyncio.to_thread(server.start)
         await asyncio.gather(*talking)
         for n in range(6):
@@ -787,7 +787,7 @@ async def test_closing_leaves_no_task_and_no_socket(server: RedisServer) -> None
     driver = await opened_on(f"{server.url}?timeout=0.3")
     server.kill()
     act = asyncio.create_task(say(driver, "m"))
-    await asyncio.sleep(0.05)
+    await time_passes(0.05)
     await driver.close()
 
     assert isinstance((await asyncio.gather(act, return_exceptions=True))[0], Unavailable | Uncertain)
@@ -1268,7 +1268,7 @@ async def test_a_slot_that_moved_is_followed(tmp_path: Path) -> None:
 
         talker = asyncio.create_task(keep_saying())
         await half_moved(servers, slot, owner, other)
-        await asyncio.sleep(0.05)
+        await time_passes(0.05)
 
         # Asked for there, all the keys of a read are found; an act has some that are nowhere yet, and has to wait.
         assert (await driver.read(Read(ADA, tail=1))) is not None
@@ -1277,7 +1277,7 @@ async def test_a_slot_that_moved_is_followed(tmp_path: Path) -> None:
         moved = len(answered)
         wholly_moved(servers, slot, owner, other)
         await settled(lambda: say(driver, "after", BOB))
-        await asyncio.sleep(0.1)
+        await time_passes(0.1)
         going = False
         await talker
 
@@ -1327,7 +1327,7 @@ async def test_a_slot_is_looked_for_when_its_server_is_gone(tmp_path: Path) -> N
         await half_moved(servers, key_slot(name), owner, other)
         wholly_moved(servers, key_slot(name), owner, other)
         servers[owner].kill()
-        await asyncio.sleep(0.05)
+        await time_passes(0.05)
 
         assert 2 == await say(driver, "n")
         await driver.close()

@@ -33,7 +33,7 @@ from chatkeep.testing.crash import Wrapped, wrapped
 from ..support.clock import Clock
 from ..support.counting import answered, count, texts
 from ..support.stores import FAST
-from ..support.waiting import until
+from ..support.waiting import takes, until
 
 
 async def test_what_waits_does_not_push_the_talk_out_of_the_history(opened: Any) -> None:
@@ -140,14 +140,14 @@ async def test_a_turn_is_answered_although_somebody_keeps_changing_the_state(ope
     async def bot(turn: Turn[dict[str, Any]]) -> str:
         nonlocal runs
         runs += 1
-        await asyncio.sleep(0.02)
+        await takes(0.02)
         return "ok"
 
     keep = await opened(bot)
     asking = asyncio.create_task(keep.receive("ada", "hi"))
     for n in range(60):
         await keep.change("ada", lambda state, n=n: state.update(n=n))
-        await asyncio.sleep(0.01)
+        await takes(0.01)
 
     assert "ok" == (await asyncio.wait_for(asking, 5)).replies[0].text
     assert runs < 20
@@ -233,7 +233,7 @@ async def test_closing_waits_for_turns_that_run_in_one_act(opened: Any) -> None:
     """Twenty quick conversations are being answered when close is called: each gets its answer."""
 
     async def bot(turn: Turn[dict[str, Any]]) -> str:
-        await asyncio.sleep(0.02)
+        await takes(0.02)
         return "ok"
 
     keep = await opened(bot)

@@ -17,7 +17,7 @@ from chatkeep.drivers.base import Read, Write
 from chatkeep.testing.crash import UncertainDriver, wrapped
 
 from ..support.counting import answered, count, texts
-from ..support.waiting import nothing_happens_for, until
+from ..support.waiting import nothing_happens_for, takes, until
 
 
 async def test_a_handler_that_fails_twice_and_then_works_answers_the_same_call(opened: Any) -> None:
@@ -43,7 +43,7 @@ async def test_a_handler_that_hangs_is_stopped_and_the_conversation_goes_on(open
 
     async def bot(turn: Turn[dict[str, Any]]) -> str:
         if turn.text == "hang":
-            await asyncio.sleep(60)
+            await takes(60)
         return "ok"
 
     keep = await opened(bot, turn_timeout="100ms", attempts=2)
@@ -128,7 +128,7 @@ async def test_plain_functions_run_in_a_thread_and_generators_make_one_reply(ope
     ticks = 0
     reply = asyncio.create_task(keep.receive("ada", "hi"))
     while not reply.done():
-        await asyncio.sleep(0.01)
+        await takes(0.01)
         ticks += 1
     assert ("slept", True) == (reply.result().replies[0].text, ticks > 5)
 
@@ -174,7 +174,7 @@ async def test_too_much_at_once_is_refused_clearly(opened: Any) -> None:
 
     keep = await opened(bot, backlog=5, concurrency=2)
     taken = [asyncio.create_task(keep.receive(f"c{n}", "hi")) for n in range(5)]
-    await asyncio.sleep(0.05)
+    await until(lambda: keep.statistics.engine.waiting == 5)
     with pytest.raises(Overloaded, match="nothing was written"):
         await keep.receive("c9", "hi")
     with pytest.raises(Overloaded):
@@ -265,7 +265,7 @@ async def test_a_message_that_kills_its_process_is_set_aside_after_ten_deaths(op
             if turn.text == "killer":
                 starts += 1
                 started.set()
-                await asyncio.sleep(60)
+                await takes(60)
             return "ok"
 
         keep = Chatkeep[dict[str, Any]](url, poll="10ms", turn_timeout="50s")
@@ -457,13 +457,13 @@ async def test_a_slow_turn_keeps_its_claim(opened: Any, monkeypatch: pytest.Monk
 
     async def slow(turn: Turn[dict[str, Any]]) -> str:
         runs.append(turn.text)
-        await asyncio.sleep(0.9 if turn.text == "slow" else 0)
+        await takes(0.9 if turn.text == "slow" else 0)
         return f"done: {turn.text}"
 
     keep, other = await opened(slow, quick="0s"), await opened(slow, quick="0s")
     await keep.receive("ada", "quick")
     first = asyncio.create_task(keep.receive("ada", "slow"))
-    await asyncio.sleep(0.1)
+    await until(lambda: "slow" in runs)
     second = await other.receive("ada", "next")
 
     assert "done: slow" == (await first).replies[0].text

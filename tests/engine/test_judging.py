@@ -20,7 +20,7 @@ from chatkeep import Chatkeep, HandlerFailed, Turn, Uncertain, UsageError
 from chatkeep.drivers.base import Key
 
 from ..support.stores import FAST
-from ..support.waiting import until
+from ..support.waiting import nothing_happens_for, takes, until
 
 TIME_S = 0.3
 WAYS = ("one trip", "long way", "accept")
@@ -65,7 +65,7 @@ RAISED: dict[str, tuple[Callable[[], BaseException], str]] = {
 
 async def waits() -> None:
     """Is cancelled, and heeds it."""
-    await asyncio.sleep(60)
+    await takes(60)
 
 
 async def cancels_itself() -> None:
@@ -88,14 +88,14 @@ async def is_cancelled_by_its_child() -> None:
 async def times_itself_out() -> None:
     """Its own limit, begun before it waits for anything."""
     async with asyncio.timeout(0.01):
-        await asyncio.sleep(60)
+        await takes(60)
 
 
 async def swallows() -> None:
     """Ends for nobody."""
     while True:
         try:
-            await asyncio.sleep(60)
+            await takes(60)
         except GeneratorExit:  # only so that Python does not complain when the coroutine is let go of
             raise
         except BaseException:
@@ -105,9 +105,9 @@ async def swallows() -> None:
 async def comes_late() -> None:
     """Returns after all, when its time is over."""
     try:
-        await asyncio.sleep(60)
+        await takes(60)
     except asyncio.CancelledError:
-        await asyncio.sleep(0.01)
+        await takes(0.01)
 
 
 ASYNC: dict[str, tuple[Any, str]] = {
@@ -268,7 +268,7 @@ async def test_only_so_many_may_hang(kind: str) -> None:
         hung = [asyncio.create_task(keep.receive(f"hung{n}", "poison")) for n in range(4)]
         await asyncio.gather(*hung, return_exceptions=True)
         waiting = asyncio.create_task(keep.receive("ada", "hi"))
-        await asyncio.sleep(3 * TIME_S)
+        await until(lambda: "no handler is begun" in keep.trouble)
 
         assert "no handler is begun" in keep.trouble
         assert "no handler is begun" in keep._engine.outage
@@ -314,7 +314,7 @@ async def test_a_handler_that_accepts_for_others_begins_no_more_of_them_than_the
         if turn.text == "asks":
             for n in range(6):
                 await keep.accept(f"c{n}", "hi")
-        await asyncio.sleep(0.05)
+        await takes(0.05)
         now -= 1
         return "ok"
 
@@ -353,7 +353,7 @@ async def test_a_process_without_threads_left_counts_nothing(monkeypatch: pytest
         monkeypatch.setattr(threading.Thread, "start", none_left)
         with pytest.raises(HandlerFailed, match="no thread"):
             await keep.receive("ada", "hi")
-        await asyncio.sleep(0.2)
+        await nothing_happens_for(0.2)
         assert (0, 0) == (keep.statistics.engine.failures, keep.statistics.engine.dead)
         monkeypatch.undo()
 
@@ -427,8 +427,8 @@ async def test_nothing_that_an_abandoned_run_does_has_an_effect() -> None:
             return "ok"
         await turn.step("before", lambda: 1)
         with suppress(asyncio.CancelledError):
-            await asyncio.sleep(60)
-        await asyncio.sleep(0.5)
+            await takes(60)
+        await takes(0.5)
         turn.reply("late")
         for act in (lambda: turn.step("late", lambda: seen.append("called")), lambda: turn.step_key("late")):
             try:
@@ -449,7 +449,7 @@ async def test_nothing_that_an_abandoned_run_does_has_an_effect() -> None:
             await keep.receive("ada", "poison")
         await keep.receive("ada", "next")
         await done.wait()
-        await asyncio.sleep(0.01)
+        await nothing_happens_for(0.01)
 
         assert 3 == len(seen)
         assert all("is over" in refused for refused in seen)
@@ -461,12 +461,13 @@ async def test_nothing_that_an_abandoned_run_does_has_an_effect() -> None:
 
 async def test_a_caller_that_goes_away_is_no_failure(opened: Any) -> None:
     """Not counted, whatever the handler makes of being cancelled; the same message is answered when it comes again."""
-    hold, stubborn = asyncio.Event(), True
+    hold, begun, stubborn = asyncio.Event(), asyncio.Event(), True
 
     async def bot(turn: Turn[Any]) -> str:
         if turn.text == "slow" and not hold.is_set():
+            begun.set()
             try:
-                await asyncio.sleep(60)
+                await takes(60)
             except asyncio.CancelledError:
                 if stubborn:
                     return "in vain"
@@ -478,8 +479,9 @@ async def test_a_caller_that_goes_away_is_no_failure(opened: Any) -> None:
         name = f"ada{stubborn}"
         await keep.receive(name, "first")
         hold.clear()
+        begun.clear()
         going = asyncio.create_task(keep.receive(name, "slow", id="1"))
-        await asyncio.sleep(0.1)
+        await begun.wait()
         going.cancel()
         with pytest.raises(asyncio.CancelledError):
             await going
@@ -539,14 +541,14 @@ async def test_of_a_burst_that_hangs_only_the_first_message_is_set_aside() -> No
     async def bot(turn: Turn[Any]) -> str:
         seen.append([message.text for message in turn.messages])
         if turn.text == "first":
-            await asyncio.sleep(0.2)
+            await takes(0.2)
         if "poison" in turn.text:
             await swallows()
         return "ok"
 
     async with kept(bot, overlap="burst") as keep:
         first = asyncio.create_task(keep.receive("ada", "first"))
-        await asyncio.sleep(0.05)
+        await until(lambda: seen)
         texts = ["poison", "one", "two"]
         found = await asyncio.gather(*(keep.receive("ada", text) for text in texts), return_exceptions=True)
         await first
@@ -607,7 +609,7 @@ async def test_close_begins_nothing_that_waits_for_a_place(tmp_path: Any) -> Non
     with pytest.raises(Uncertain, match="in the log"):
         await asyncio.wait_for(waiting, 0.1)
     bot.release.set()
-    await asyncio.sleep(0.1)
+    await nothing_happens_for(0.1)
     assert 0 == bot.runs["hi"]
     async with Chatkeep(url, **options) as again:
         assert again._engine is not None
@@ -624,7 +626,7 @@ async def test_a_handler_sees_the_context_of_open_and_of_no_caller() -> None:
     async def bot(turn: Turn[Any]) -> str:
         seen.append(user.get())
         user.set("the handler's")
-        await asyncio.sleep(0.01)
+        await takes(0.01)
         seen.append(user.get())
         return "ok"
 
@@ -670,7 +672,7 @@ async def test_a_hook_that_hangs_is_not_blamed_and_not_run_again(monkeypatch: py
     async with keep:
         with pytest.raises(HandlerFailed, match="on_missing"):
             await keep.receive("ada", "hi", id="1")
-        await asyncio.sleep(0.3)
+        await nothing_happens_for(0.3)
         assert (1, 0) == (runs, keep.statistics.engine.dead)
         release.set()
         receipt = await keep.receive("ada", "hi", id="1")

@@ -12,6 +12,8 @@ from chatkeep.drivers.memory import MemoryDriver
 from chatkeep.engine import notifier as news
 from chatkeep.engine.notifier import Notifier
 
+from ..support.waiting import nothing_happens_for, time_passes
+
 ADA, BOB = Key("", "ada"), Key("", "bob")
 
 
@@ -82,10 +84,10 @@ async def test_what_is_told_while_it_is_announced_is_not_forgotten() -> None:
     two.expect(BOB)
     driver.meanwhile = lambda: one.tell(BOB)
     one.tell(ADA)
-    await asyncio.sleep(3 * news.PAUSE_S)
+    await time_passes(3 * news.PAUSE_S)
     await one.close()
     one.tell(ADA)
-    await asyncio.sleep(2 * news.PAUSE_S)
+    await nothing_happens_for(2 * news.PAUSE_S)
 
     assert [ADA, BOB] == heard
     assert 2 == driver.announced

@@ -8,7 +8,7 @@ from typing import Any
 from chatkeep import Turn
 
 from ..support.counting import answered, count, texts
-from ..support.waiting import until
+from ..support.waiting import takes, until
 
 
 def slow(seen: list[list[str]], pause: float = 0.05) -> Any:
@@ -16,7 +16,7 @@ def slow(seen: list[list[str]], pause: float = 0.05) -> Any:
 
     async def bot(turn: Turn[dict[str, Any]]) -> str:
         seen.append([message.text for message in turn.messages])
-        await asyncio.sleep(pause)
+        await takes(pause)
         return "+".join(seen[-1])
 
     return bot
@@ -52,7 +52,7 @@ async def test_debounce_waits_until_the_user_is_quiet(opened: Any) -> None:
     keep = await opened(slow(seen, 0), overlap="debounce", quiet="500ms", max_wait="5s")
     for text in "abc":
         await keep.accept("ada", text)
-        await asyncio.sleep(0.03)
+        await takes(0.03)
     assert [] == seen
     await until(lambda: answered(keep, "ada", 3))
 
@@ -133,7 +133,7 @@ async def test_different_conversations_run_in_parallel(opened: Any) -> None:
         nonlocal running, most
         running += 1
         most = max(most, running)
-        await asyncio.sleep(0.05)
+        await takes(0.05)
         running -= 1
         return "ok"
 

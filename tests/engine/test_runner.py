@@ -20,6 +20,8 @@ from chatkeep.engine.runner import RUNNING, CannotBegin, Fate, Run, Runner, desc
 from chatkeep.engine.turn import Turn
 from chatkeep.model import Message
 
+from ..support.waiting import takes
+
 KEY = Key("", "ada")
 
 
@@ -142,7 +144,7 @@ async def test_a_handler_may_begin_others_in_its_first_step() -> None:
 
     async def inner(turn: Turn[Any]) -> str:
         seen.append(asyncio.current_task())
-        await asyncio.sleep(0.001)
+        await takes(0.001)
         seen.append(asyncio.current_task())
         return "inner"
 
@@ -228,7 +230,7 @@ async def test_a_run_keeps_none_of_the_earlier_ones() -> None:
             while found is not None:
                 chain, found = chain + 1, found.outer
             chains.append(chain)
-            await asyncio.sleep(0.01)
+            await takes(0.01)
             if len(chains) < 20:
                 tasks.append(asyncio.create_task(run(runner, bot)))
                 await asyncio.sleep(0.001)
@@ -254,7 +256,7 @@ async def test_what_a_run_raises_after_it_was_given_up_is_said(caplog: pytest.Lo
     async def stubborn(turn: Turn[Any]) -> None:
         while not release.is_set():
             with suppress(asyncio.CancelledError):
-                await asyncio.sleep(0.01)
+                await takes(0.01)
         raise ValueError("in a task")
 
     async with running() as runner:
@@ -338,7 +340,7 @@ class Crowd:
         self.order.append(name)
         assert len(self.inside) <= self.places.most
         try:
-            await asyncio.sleep(seconds)
+            await takes(seconds)
         finally:
             self.inside.discard(name)
 

@@ -19,7 +19,7 @@ from chatkeep.drivers.base import Write
 from chatkeep.errors import Unavailable
 from chatkeep.testing.crash import Wrapped, wrapped
 
-from ..support.waiting import until
+from ..support.waiting import nothing_happens_for, takes, time_passes, until
 
 ADA = "pigeon:loft-1:ada"
 
@@ -51,7 +51,7 @@ class Loft:
         self.sent.append((key, content, skip))
         if self.gate is not None:
             await self.gate.wait()
-        await asyncio.sleep(0.002)
+        await takes(0.002)
         self.busy -= 1
         return self.then.pop(0) if self.then else Sent(status="delivered", ids=(f"p{len(self.sent)}",))
 
@@ -69,6 +69,11 @@ async def twice(turn: Turn[Any]) -> list[str]:
 async def statuses(keep: Any) -> list[tuple[int, str]]:
     """How each delivery of Ada's stands."""
     return [(sending.number, sending.status) for sending in await keep.deliveries(ADA)]
+
+
+async def has_failed(keep: Any) -> bool:
+    """Whether it is noted that the account is not in order."""
+    return "account" in [sending.reason for sending in await keep.deliveries(ADA)]
 
 
 @pytest.fixture
@@ -99,7 +104,7 @@ async def test_I6_replies_go_out_in_order_once_and_only_through_their_channel(se
     await asyncio.gather(*(keep.accept(ADA, f"{n}", id=f"m{n}") for n in range(10)))
     await keep.receive("web-bob", "hi", id="m1")
     await until(lambda: len(loft.sent) == 20)
-    await asyncio.sleep(0.05)
+    await nothing_happens_for(0.05)
     told = [m.text async for m in keep.history(ADA) if m.role == "assistant"]
 
     assert told == loft.texts
@@ -204,7 +209,7 @@ async def test_an_operator_writes_through_the_same_channel_also_while_the_bot_is
     await keep.accept(ADA, "I am Kim. How can I help?", role="operator", id="o1")
     await keep.accept(ADA, "written in the app", role="operator", id="o2", metadata={"sent": True})
     await until(lambda: len(loft.sent) == 1)
-    await asyncio.sleep(0.05)
+    await nothing_happens_for(0.05)
 
     assert ["I am Kim. How can I help?"] == loft.texts
     await keep.resume(ADA)
@@ -227,7 +232,7 @@ async def test_a_turn_that_ran_when_the_bot_was_paused_does_not_send(sending: An
     await begun.wait()
     await keep.pause(ADA)
     going.set()
-    await asyncio.sleep(0.1)
+    await nothing_happens_for(0.1)
 
     assert [] == loft.sent
     assert ["hi"] == [m.text async for m in keep.history(ADA) if m.role != "system"]
@@ -270,7 +275,7 @@ async def test_two_instances_never_send_one_reply_twice(sending: Any) -> None:
         *(keep.accept(f"pigeon:l:{n}", f"{n}", id=f"m{n}") for n in range(20) for keep in (first, second))
     )
     await until(lambda: len(one.sent) + len(two.sent) >= 40, within=15.0)
-    await asyncio.sleep(0.2)
+    await nothing_happens_for(0.2)
     keys = [key for key, _, _ in (*one.sent, *two.sent)]
 
     assert 40 == len(keys) == len(set(keys))
@@ -298,7 +303,7 @@ async def test_a_store_that_is_away_when_a_reply_was_sent_hears_of_it_later(send
     keep = await sending(twice, loft, url=driver, store_timeout="100ms")
     await keep.accept(ADA, "hi", id="m1")
     await until(lambda: len(loft.sent) == 1)
-    await asyncio.sleep(0.5)
+    await time_passes(0.5)
     away = False
 
     async def settled() -> bool:
@@ -335,7 +340,7 @@ async def test_I9_nobody_sends_from_another_tenants_account(sending: Any) -> Non
     loft = Loft()
     keep = await sending(twice, loft)
     await keep.tenant("evil").accept(ADA, "phish", role="operator")
-    await asyncio.sleep(0.2)
+    await nothing_happens_for(0.2)
 
     assert [] == loft.sent
 
@@ -451,7 +456,7 @@ async def test_sending_again_what_still_waits_does_not_send_it_twice(sending: An
     keep = await sending(twice, loft)
     await keep.accept(ADA, "hi", id="m1")
     await until(lambda: len(loft.sent) == 1)
-    await asyncio.sleep(0.05)
+    await until(lambda: has_failed(keep))
     await keep.resend(ADA, 3)
     await all_delivered(keep, 2)
 
@@ -510,7 +515,7 @@ async def test_skipping_leaves_the_senders_claim_alone(sending: Any) -> None:
     await one.accept(ADA, "I am Kim", role="operator")
     await until(lambda: len(slow.sent) == 1)
     await two.resume(ADA, unread="skip")
-    await asyncio.sleep(0.3)
+    await nothing_happens_for(0.3)
     slow.gate.set()
     await all_delivered(two, 1)
 

@@ -13,7 +13,7 @@ from chatkeep.drivers.base import Read
 
 from ..support.clock import Clock
 from ..support.counting import answered, count, texts
-from ..support.waiting import until
+from ..support.waiting import nothing_happens_for, takes, until
 
 
 async def shows(turn: Turn[dict[str, Any]]) -> str:
@@ -112,7 +112,7 @@ async def test_on_missing_rebuilds_once_per_session_and_before_the_handler(opene
 
     async def hook(turn: Turn[dict[str, Any]]) -> dict[str, Any]:
         rebuilt.append(turn.conversation)
-        await asyncio.sleep(0.01)
+        await takes(0.01)
         return {"cart": ["from the database"]}
 
     async def bot(turn: Turn[dict[str, Any]]) -> str:
@@ -231,7 +231,7 @@ async def test_a_pause_keeps_messages_and_a_resume_answers_them(opened: Any, sco
     receipts = [await instance.tenant("salon").receive("ada", "while paused") for instance in (keep, other)]
     await salon.accept("ada", "me too")
     elsewhere = await keep.tenant("barber").receive("ada", "hi")
-    await asyncio.sleep(0.1)
+    await nothing_happens_for(0.1)
 
     assert ["paused", "paused"] == [receipt.status for receipt in receipts]
     assert ("paused" if scope == "all" else "answered") == elsewhere.status

@@ -13,6 +13,8 @@ from chatkeep.app import core_of
 from chatkeep.engine.watch import Watch
 from chatkeep.model import Delta, Erased, Event, Message, StateChanged, Typing
 
+from ..support.waiting import nothing_happens_for
+
 ANNOUNCING = ("memory", "redis", "postgresql")
 
 
@@ -113,7 +115,7 @@ async def test_closing_ends_every_watch(opened: Any) -> None:
     keep = await opened(echo)
     async with core_of(keep).watch("", "ada") as watch:
         waiting = asyncio.create_task(watch.next(30.0))
-        await asyncio.sleep(0.02)
+        await nothing_happens_for(0.02)
         await keep.close()
 
         assert None is await asyncio.wait_for(waiting, 5.0)

@@ -13,7 +13,7 @@ import pytest
 
 from chatkeep import HandlerFailed, Turn
 
-from ..support.waiting import until
+from ..support.waiting import nothing_happens_for, takes, until
 
 
 class Till:
@@ -69,7 +69,7 @@ async def test_another_instance_goes_on_behind_the_step(opened: Any) -> None:
     async def hanging(turn: Turn[Any]) -> str:
         await turn.step("charge", till.charge, turn.step_key("charge"), 42)
         hangs.set()
-        await asyncio.sleep(60)
+        await takes(60)
         return "never"
 
     async def quick(turn: Turn[Any]) -> str:
@@ -172,7 +172,7 @@ async def test_a_reminder_comes_once_on_several_instances_and_after_a_restart(op
     await one.receive("ada", "pizza", id="m1")
     await one.close()
     two, three = await opened(nagging, clock=clock), await opened(nagging, clock=clock)
-    await asyncio.sleep(0.1)
+    await nothing_happens_for(0.1)
 
     assert ["noted"] == texts(await two.conversation("ada"))
     clock.ahead = 3601.0
@@ -182,7 +182,7 @@ async def test_a_reminder_comes_once_on_several_instances_and_after_a_restart(op
         return texts(await two.conversation("ada")) == expected
 
     await until(reminded)
-    await asyncio.sleep(0.2)
+    await nothing_happens_for(0.2)
 
     assert expected == texts(await three.conversation("ada"))
 
@@ -195,7 +195,7 @@ async def test_a_user_who_writes_needs_no_reminding(opened: Any) -> None:
     clock.ahead = 1800.0
     await keep.receive("ada", "book", id="m2")
     clock.ahead = 3700.0  # behind the first, before the second
-    await asyncio.sleep(0.15)
+    await nothing_happens_for(0.15)
 
     assert ["noted", "noted"] == texts(await keep.conversation("ada"))
     clock.ahead = 9100.0
@@ -224,7 +224,7 @@ async def test_reminders_wait_while_the_bot_is_off(opened: Any) -> None:
     await keep.receive("ada", "pizza", id="m1")
     await keep.pause("ada")
     clock.ahead = 3700.0
-    await asyncio.sleep(0.15)
+    await nothing_happens_for(0.15)
 
     assert ["noted"] == texts(await keep.conversation("ada"))
     await keep.resume("ada")
@@ -258,7 +258,7 @@ async def test_steps_side_by_side_and_one_step_twice_at_once(opened: Any) -> Non
 
     async def do(name: str) -> str:
         done.append(name)
-        await asyncio.sleep(0.01)
+        await takes(0.01)
         return name
 
     async def bot(turn: Turn[Any]) -> str:

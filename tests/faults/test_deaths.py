@@ -15,7 +15,7 @@ from chatkeep import Chatkeep
 from chatkeep.drivers.base import Key
 
 from ..support.stores import FAST
-from ..support.waiting import until
+from ..support.waiting import time_passes, until
 
 WORKER = """
 import asyncio, os, sys
@@ -125,7 +125,7 @@ async def test_innocent_messages_survive_eight_deaths(url: str, count: int) -> N
         house.serve()
         for _ in range(8):
             await until(lambda: house.began_now, within=30)
-            await asyncio.sleep(0.1)
+            await time_passes(0.1)
             house.kill()
         assert not await house.answered(names[:1])
         await until(lambda: house.answered(names), within=60)
@@ -164,7 +164,7 @@ async def test_a_message_that_kills_is_found_and_the_others_are_answered(url: st
             await house.desk.accept(name, "0.3")
         house.serve(instances)
         for name in fresh:
-            await asyncio.sleep(0.5)
+            await time_passes(0.5)
             await house.desk.accept(name, "0.01")
 
         async def over() -> bool:
@@ -190,7 +190,7 @@ async def test_what_only_waits_for_a_place_is_in_no_death(url: str) -> None:
         house.serve()
         for _ in range(2):
             await until(lambda: len(house.began_now) == 4, within=30)
-            await asyncio.sleep(0.2)
+            await time_passes(0.2)
             house.kill()
         assert house.desk._engine is not None
         rows = [await house.desk._engine.store.load(Key("", name)) for name in names]

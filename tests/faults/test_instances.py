@@ -44,7 +44,7 @@ async def test_f5_taking_turns_runs_no_handler_twice(url: str, opening: Any) -> 
     clients = Clients(keeps)
     for _ in range(12):
         await clients.send("ada")
-        await asyncio.sleep(0.06)
+        await time_passes(0.06)
     reruns = sum(keep.statistics.engine.reruns for keep in keeps)
 
     assert [] == (await clients.verdict()).faults
@@ -112,7 +112,7 @@ async def test_f9_cancelled_callers_leave_nothing_half_done(url: str, opening: A
     clients = Clients(keeps)
 
     async def impatient(number: int) -> None:
-        await asyncio.sleep(random.random() * 0.5)
+        await time_passes(random.random() * 0.5)
         with suppress(TimeoutError):
             async with asyncio.timeout(
                 random.random() ** 3 * 0.5
@@ -141,10 +141,10 @@ async def test_f12_a_herd_on_one_conversation_holds_up_no_other(url: str, openin
         while True:
             found = await keeps[0].conversation("herd", messages=0)
             progress.append(len(found.state.get("seen", [])) if found else 0)
-            await asyncio.sleep(0.02)
+            await takes(0.02)
 
     async def other(number: int) -> float:
-        await asyncio.sleep(0.05)
+        await time_passes(0.05)
         began = time.monotonic()
         for _ in range(3):
             await clients.insist(f"c{number}")
@@ -216,7 +216,7 @@ async def test_an_idle_store_is_asked_little_however_much_it_holds(stand: Stand,
 
     async def asked() -> int:
         await until(lambda: keep.statistics.engine.workers == 0)
-        await asyncio.sleep(0.1)
+        await time_passes(0.1)
         before = stand.proxy.trips
         await time_passes(1.0)
         return stand.proxy.trips - before

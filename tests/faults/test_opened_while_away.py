@@ -97,7 +97,7 @@ class Talkers:
                 self.seen.append(type(fault).__name__)
                 if not self.keep.trouble:
                     self.unexplained.append(str(fault))
-                await asyncio.sleep(0.02)
+                await time_passes(0.02)
         self.told.append(DeliveryReport(name, id, True))
 
     async def stop(self) -> None:
@@ -163,7 +163,7 @@ async def test_journal_until_a_store_comes_that_was_away_at_the_start(
     keep = await opening(stand.url(timeout=1), on_outage="journal", journal=f"{tmp_path}/journal.db", **QUICK)
     talkers = Talkers(keep, clients.told)
     await talkers.say("ada", "meanwhile")
-    await asyncio.sleep(pause_s)
+    await time_passes(pause_s)
     away, public = keep.trouble, trouble_of(keep)
     back(stand.proxy)
     await until(lambda: talkers.seen[-1] == "accepted")
@@ -189,12 +189,12 @@ async def test_journal_while_the_store_goes_in_the_middle_of_an_opening(
         gone(stand.proxy)
         keep = await opening(stand.url(timeout=1), on_outage="journal", journal=f"{tmp_path}/{passing}.db", **QUICK)
         talkers = Talkers(keep, told)
-        await asyncio.sleep(0.05)
+        await time_passes(0.05)
         back(stand.proxy)
         gone_after(stand.proxy, passing, loss)
         with contextlib.suppress(AssertionError):
             await until(lambda: stand.proxy.refusing, within=0.6)
-        await asyncio.sleep(0.1)
+        await time_passes(0.1)
         back(stand.proxy)
         await until(lambda keep=keep: not keep.trouble and keep.statistics.engine.journaled == 0, within=8)
         await talkers.stop()
@@ -240,7 +240,7 @@ async def test_messages_for_one_store_do_not_get_into_another_that_comes_in_its_
     gone(stand.proxy)
     keep = await opening(stand.url(timeout=1), **options)
     talkers = Talkers(keep, clients.told)
-    await asyncio.sleep(0.1)
+    await time_passes(0.1)
     stand.proxy.delay_s = 0.01  # so that messages come while it is being found out
     back(stand.proxy, other.port)
     await until(lambda: "another store" in keep.trouble)
@@ -296,7 +296,7 @@ async def test_the_bot_is_off_from_the_first_message_on(stand: Stand, opening: A
     gone(stand.proxy)
     keep = await opening(stand.url(timeout=3), on_outage="journal", journal=f"{tmp_path}/journal.db", **QUICK)
     talkers = Talkers(keep, [])
-    await asyncio.sleep(0.1)
+    await time_passes(0.1)
     stand.proxy.delay_s = 0.03
     back(stand.proxy)
     await until(lambda: "accepted" in talkers.seen)
@@ -405,7 +405,7 @@ async def test_a_locked_file_is_a_store_that_is_away(
         keep = await opening(url, on_outage="journal", journal=f"{tmp_path}/journal{holds}.db", **QUICK)
         told: list[DeliveryReport] = []
         talkers = Talkers(keep, told)
-        await asyncio.sleep(0.3)
+        await time_passes(0.3)
         away = keep.trouble
         if holds:
             holder.execute("rollback")

@@ -32,13 +32,17 @@ ROOT = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).with_name("chatkeep")
 IMPORTED = (
     "chatkeep.__main__",
-    "chatkeep.demos",
+    "chatkeep.demos.bulk",
+    "chatkeep.demos.restaurant",
+    "chatkeep.demos.salon",
+    "chatkeep.demos.tutoring",
     "chatkeep.channels.outlet",
-    "chatkeep.drivers.postgresql",
-    "chatkeep.drivers.redis",
-    "chatkeep.drivers.sqlite",
+    "chatkeep.drivers.postgresql.driver",
+    "chatkeep.drivers.redis.driver",
+    "chatkeep.drivers.sqlite.driver",
     "chatkeep.server.serving",
     "chatkeep.testing.history",
+    "uvicorn.loops.auto",
 )
 """What programs use; what only some use is imported by them."""
 
@@ -191,7 +195,8 @@ def prepare() -> None:
     from chatkeep import Chatkeep
     from chatkeep.server import create_app
 
-    create_app(Chatkeep("memory://"), title="A bot")
+    for url in ("memory://", "sqlite:///a.db", "redis://127.0.0.1/0", "postgresql://a@127.0.0.1/a"):
+        create_app(Chatkeep(url), title="A bot")
 
 
 def become(module: str, arguments: list[str], folder: str, environment: dict[str, str]) -> None:
