@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Generic, Literal, TypeVar
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from .conversation.keys import LONGEST_ID, key_for, refuse_reserved
 from .conversation.outbox import Outlet
@@ -21,6 +21,7 @@ from .model import Content, DeadLetter, OffBy, Receipt, Role, State
 from .people.claims import Claims
 from .people.saving import save
 from .storage.audit import AuditLog
+from .storage.ends import End, find_ends
 from .storage.holds import Holds
 from .storage.records import Records
 
@@ -188,6 +189,24 @@ class Core(Generic[State]):
     def holds(self, tenant: str) -> Holds:
         """Return the legal holds of a tenant."""
         return Holds(self._opened.store, tenant, clock=self.clock)
+
+    async def preview_ends(
+        self,
+        tenant: str | None,
+        *,
+        retention_s: float | None,
+        forget_after_s: float | None,
+        forget_visitors_s: float | None,
+    ) -> AsyncIterator[End]:
+        """Yield what the sweep would erase or drop now under these settings; nothing is changed."""
+        policy = structs.replace(
+            self._engine.shared.policy,
+            retention_s=retention_s,
+            forget_after_s=forget_after_s,
+            forget_visitors_s=forget_visitors_s,
+        )
+        async for end in find_ends(self._opened.store, tenant, policy, at=self.clock()):
+            yield end
 
     async def find_names(self, tenant: str, owner: str) -> list[str]:
         """Return the names under which an owner has conversations: its own, and those that were claimed for it."""

@@ -104,6 +104,7 @@ for command in (
     holds.hold,
     holds.unhold,
     holds.holds,
+    holds.retention,
     sealing.reseal,
     archives.export,
     archives.import_,
