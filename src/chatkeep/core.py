@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Generic, Literal, TypeVar
+from typing import IO, Any, Generic, Literal, TypeVar
 
 from msgspec import Struct, structs
 
@@ -19,6 +19,7 @@ from .engine.outcomes import page_dead_letters, read_outcome
 from .engine.watch import Watch
 from .model import Content, DeadLetter, OffBy, Receipt, Role, State
 from .people.claims import Claims
+from .people.handing_out import HandedOut, hand_out
 from .people.saving import save
 from .storage.audit import AuditLog
 from .storage.ends import End, find_ends
@@ -207,6 +208,11 @@ class Core(Generic[State]):
         )
         async for end in find_ends(self._opened.store, tenant, policy, at=self.clock()):
             yield end
+
+    async def hand_out(self, tenant: str, user: str, target: IO[bytes]) -> HandedOut:
+        """Write an archive of what the store has of one user to a file, to be read by that person."""
+        key_for(tenant, user)
+        return await hand_out(self._opened, tenant, user, target)
 
     async def find_names(self, tenant: str, owner: str) -> list[str]:
         """Return the names under which an owner has conversations: its own, and those that were claimed for it."""
