@@ -416,3 +416,29 @@ def test_commands_take_the_keys_from_the_environment(tmp_path: Path, monkeypatch
     assert '"wrapped":1' in done.output
     assert MARKER.encode() in (tmp_path / "all.jsonl").read_bytes()
     assert MARKER.encode() not in Path(target).read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis", "postgresql", "durable-object"])
+async def test_nothing_is_found_on_the_disk(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """In the database, its log of changes, append-only files: neither while it is there, nor after it was erased."""
+    address, marker = store_url(kind, request, tmp_path), f"marker{secrets.token_hex(12)}"
+    fixture = {"redis": "valkey", "postgresql": "postgres", "durable-object": "workerd"}
+    folder = tmp_path if kind == "sqlite" else request.getfixturevalue(fixture[kind]).folder
+
+    def is_on_disk(text: str) -> bool:
+        ended = subprocess.run(["grep", "-rqaF", text, folder], check=False)  # (this process may not open them itself)
+        return ended.returncode == 0
+
+    async with bot(address, OLD) as keep:
+        before = keep.tenant("salon")
+        await before.user("ann").create("ada", title=marker)
+        await before.receive("ada", marker, id="m1", metadata={"from": marker})
+        await before.change("ada", lambda state: state.update(cart=[marker]))
+        while_there = is_on_disk(marker)
+        await before.erase("ada")
+        erased = is_on_disk(marker)
+        await before.receive(f"name-{marker}", "hello", id="m1")
+        named = is_on_disk(f"name-{marker}")
+
+    assert (False, False) == (while_there, erased)
+    assert named  # the id of a conversation is not sealed, and is found: so the search sees what is there
