@@ -442,3 +442,22 @@ async def test_nothing_is_found_on_the_disk(kind: str, request: pytest.FixtureRe
 
     assert (False, False) == (while_there, erased)
     assert named  # the id of a conversation is not sealed, and is found: so the search sees what is there
+
+
+def test_a_sealed_store_is_moved_without_its_keys(tmp_path: Path) -> None:
+    """As it is: the new store opens with the same keys, and with no others."""
+    url, target = f"sqlite:///{tmp_path}/chat.db", f"sqlite:///{tmp_path}/new.db"
+
+    async def talk(url: str, *keys: str) -> list[str]:
+        async with bot(url, *keys) as keep:
+            await keep.receive("ada", MARKER, id="m1")
+            return [message.text async for message in keep.history("ada")]
+
+    before = asyncio.run(talk(url, OLD))
+    moved = CliRunner().invoke(main, ["move", url, target, "--finish"])
+    after = asyncio.run(talk(target, OLD))
+    with pytest.raises(Misconfigured, match="sealed"):
+        asyncio.run(talk(target))
+
+    assert 0 == moved.exit_code, moved.output
+    assert before == after
