@@ -38,6 +38,7 @@ from .errors import (
 from .model import (
     Answering,
     AnsweringStatus,
+    AppVersion,
     Content,
     Conversation,
     DeadLetter,
@@ -65,6 +66,7 @@ __all__ = [
     "MISSING",
     "Answering",
     "AnsweringStatus",
+    "AppVersion",
     "Arrival",
     "BadKey",
     "BadMessage",

@@ -11,6 +11,7 @@ import click
 from .. import __version__
 from ..errors import ChatkeepError
 from . import (
+    accounts,
     archives,
     bots,
     conversations,
@@ -95,6 +96,7 @@ for command in (
     conversations.resume,
     switches.paused,
     switches.cache,
+    switches.canary,
     switches.audit,
     conversations.say,
     deliveries.deliveries,
@@ -113,5 +115,6 @@ for command in (
     serving.serve,
     load.simulate,
     keys.key,
+    accounts.accounts,
 ):
     main.add_command(command)

@@ -47,13 +47,18 @@ def look(
     asyncio.run(opened(keep, worked))
 
 
-async def note_act(keep: Chatkeep[Any], tenant: str, act: str, conversation: str = "") -> None:
-    """Have the store keep who has done something on this machine; see `chatkeep audit`."""
+def acting() -> str:
+    """Return who types on this machine, for the audit log."""
     try:
         user = getuser()
     except (KeyError, OSError):  # nobody by that number
         user = str(os.getuid())
-    made = Act(act=act, by=f"{user}@{gethostname()}", label="chatkeep", conversation=conversation)
+    return f"{user}@{gethostname()}"
+
+
+async def note_act(keep: Chatkeep[Any], tenant: str, act: str, conversation: str = "") -> None:
+    """Have the store keep who has done something on this machine; see `chatkeep audit`."""
+    made = Act(act=act, by=acting(), label="chatkeep", conversation=conversation)
     await core_of(keep).audit.write(tenant, [made])
 
 
@@ -61,7 +66,7 @@ def existing(store: str) -> Chatkeep[Any]:
     """Return a Chatkeep without a bot on a store that is there: it starts no workers. Raises `UsageError`."""
     url = existing_url(store)
     return Chatkeep(
-        url, schema=0, on_outage="refuse", journal=None, cache=None
+        url, schema=0, on_outage="refuse", journal=None, cache=None, version="", pin="none"
     )  # a server's journal is not ours to open
 
 
