@@ -30,6 +30,7 @@ LIBRARIES = {
     "channels": ["aiohttp", "aiolimiter"],
     "agents": ["pydantic_ai"],
     "cookie": ["cryptography"],
+    "seal": ["cryptography"],
     "redis": ["redis", "hiredis"],
     "postgres": ["asyncpg"],
     "upstash": ["httptools"],
@@ -48,6 +49,7 @@ USES = {
     "channels": ["from chatkeep.channels.outlet import ChannelOutlet", "import chatkeep.channels.sender"],
     "agents": ["from chatkeep.demos.concierge import build"],
     "cookie": ["from chatkeep.cookie import CookieChat"],
+    "seal": ["Chatkeep('memory://', seal_keys=['k' * 32])", "import chatkeep.storage.sealing"],
     "redis": [
         "Chatkeep('redis://127.0.0.1:1/0')",
         "Chatkeep('rediss://127.0.0.1:1/0')",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Generic, Literal, TypeVar
+from collections.abc import AsyncIterator, Callable
+from typing import IO, TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from .conversation.keys import LONGEST_ID, key_for, refuse_reserved
 from .conversation.outbox import Outlet
@@ -21,8 +21,12 @@ from .model import Content, DeadLetter, Message, OffBy, Receipt, Role, State
 from .people.claims import Claims
 from .people.saving import save
 from .storage.audit import AuditLog
+from .storage.ends import End, find_ends
 from .storage.holds import Holds
 from .storage.records import Records
+
+if TYPE_CHECKING:
+    from .people.handing_out import HandedOut
 
 Record = TypeVar("Record", bound=Struct)
 
@@ -216,6 +220,31 @@ class Core(Generic[State]):
     def holds(self, tenant: str) -> Holds:
         """Return the legal holds of a tenant."""
         return Holds(self._opened.store, tenant, clock=self.clock)
+
+    async def preview_ends(
+        self,
+        tenant: str | None,
+        *,
+        retention_s: float | None,
+        forget_after_s: float | None,
+        forget_visitors_s: float | None,
+    ) -> AsyncIterator[End]:
+        """Yield what the sweep would erase or drop now under these settings; nothing is changed."""
+        policy = structs.replace(
+            self._engine.shared.policy,
+            retention_s=retention_s,
+            forget_after_s=forget_after_s,
+            forget_visitors_s=forget_visitors_s,
+        )
+        async for end in find_ends(self._opened.store, tenant, policy, at=self.clock()):
+            yield end
+
+    async def hand_out(self, tenant: str, user: str, target: IO[bytes]) -> HandedOut:
+        """Write an archive of what the store has of one user to a file, to be read by that person."""
+        from .people.handing_out import hand_out  # it imports zipfile, which nobody else needs
+
+        key_for(tenant, user)
+        return await hand_out(self._opened, tenant, user, target)
 
     @property
     def audit(self) -> AuditLog:

@@ -36,6 +36,7 @@ EXTRAS = (
     "telemetry",
     "agents",
     "cookie",
+    "seal",
     "redis",
     "postgres",
     "upstash",

@@ -221,6 +221,12 @@ def talk(url: str, **options: Any) -> None:
         assert ["2: again"] == asyncio.run(asked("again"))
 
 
+def seal() -> None:
+    """A conversation that is sealed in its file."""
+    talk("sqlite:///sealed.db", seal_keys=["k" * 32])
+    assert b"hello" not in Path("sealed.db").read_bytes()
+
+
 def cookie() -> None:
     """Chats in a cookie: without an event loop, and in a plain ASGI application."""
     from chatkeep.cookie import CookieChat

@@ -416,3 +416,48 @@ def test_commands_take_the_keys_from_the_environment(tmp_path: Path, monkeypatch
     assert '"wrapped":1' in done.output
     assert MARKER.encode() in (tmp_path / "all.jsonl").read_bytes()
     assert MARKER.encode() not in Path(target).read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis", "postgresql", "durable-object"])
+async def test_nothing_is_found_on_the_disk(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """In the database, its log of changes, append-only files: neither while it is there, nor after it was erased."""
+    address, marker = store_url(kind, request, tmp_path), f"marker{secrets.token_hex(12)}"
+    fixture = {"redis": "valkey", "postgresql": "postgres", "durable-object": "workerd"}
+    folder = tmp_path if kind == "sqlite" else request.getfixturevalue(fixture[kind]).folder
+
+    def is_on_disk(text: str) -> bool:
+        ended = subprocess.run(["grep", "-rqaF", text, folder], check=False)  # (this process may not open them itself)
+        return ended.returncode == 0
+
+    async with bot(address, OLD) as keep:
+        before = keep.tenant("salon")
+        await before.user("ann").create("ada", title=marker)
+        await before.receive("ada", marker, id="m1", metadata={"from": marker})
+        await before.change("ada", lambda state: state.update(cart=[marker]))
+        while_there = is_on_disk(marker)
+        await before.erase("ada")
+        erased = is_on_disk(marker)
+        await before.receive(f"name-{marker}", "hello", id="m1")
+        named = is_on_disk(f"name-{marker}")
+
+    assert (False, False) == (while_there, erased)
+    assert named  # the id of a conversation is not sealed, and is found: so the search sees what is there
+
+
+def test_a_sealed_store_is_moved_without_its_keys(tmp_path: Path) -> None:
+    """As it is: the new store opens with the same keys, and with no others."""
+    url, target = f"sqlite:///{tmp_path}/chat.db", f"sqlite:///{tmp_path}/new.db"
+
+    async def talk(url: str, *keys: str) -> list[str]:
+        async with bot(url, *keys) as keep:
+            await keep.receive("ada", MARKER, id="m1")
+            return [message.text async for message in keep.history("ada")]
+
+    before = asyncio.run(talk(url, OLD))
+    moved = CliRunner().invoke(main, ["move", url, target, "--finish"])
+    after = asyncio.run(talk(target, OLD))
+    with pytest.raises(Misconfigured, match="sealed"):
+        asyncio.run(talk(target))
+
+    assert 0 == moved.exit_code, moved.output
+    assert before == after

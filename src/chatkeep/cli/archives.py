@@ -12,10 +12,12 @@ from typing import IO, Literal
 
 import click
 
+from ..app import core_of
 from ..drivers.base import Ability, Driver
 from ..errors import ChatkeepError, Corrupt, Unsupported, UsageError
+from ..people.handing_out import HandedOut
 from ..storage.archive import LONGEST_LINE, Existing, Exported, Imported, export_lines, import_lines, read_blocks
-from .opening import driver_with_keys, existing_url, open_driver, url_of
+from .opening import driver_with_keys, existing, existing_url, note_act, open_driver, opened, url_of
 from .options import StoreCommand, json_option, store_argument
 from .printing import plain, tell
 
@@ -28,9 +30,16 @@ EVERY_S = 2.0
 @click.option(
     "--tenant", metavar="NAME", help="Only this tenant's; without it, all, with credentials and the audit log."
 )
+@click.option(
+    "--owner",
+    metavar="NAME",
+    help="One person's, under every name, as a ZIP archive to be read by that person; needs --output.",
+)
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="A new file; without it, standard output.")
 @click.option("--replace", is_flag=True, help="Replaces the file when it is there.")
-def export(store: str, conversation: str | None, tenant: str | None, output: str | None, replace: bool) -> None:
+def export(
+    store: str, conversation: str | None, tenant: str | None, owner: str | None, output: str | None, replace: bool
+) -> None:
     """Write conversations as lines of JSON, in the format of docs/reference/export.md.
 
     \b
@@ -38,10 +47,16 @@ def export(store: str, conversation: str | None, tenant: str | None, output: str
       chatkeep export chat.db -o monday.jsonl
       chatkeep export chat.db --conversation ada
       chatkeep export redis://127.0.0.1/0 --tenant salon-7 | zstd > salon-7.jsonl.zst
+      chatkeep export chat.db --owner user-17 -o user-17.zip
     """
-    driver = driver_on(store)
     if output is not None and os.path.exists(output) and not replace:
         raise UsageError(f"{output} is there; nothing was written. Choose another name, or --replace.")
+    if owner is not None:
+        if output is None or conversation is not None:
+            raise UsageError("--owner needs --output, and goes without --conversation; nothing was written.")
+        export_person(store, tenant or "", owner, output)
+        return
+    driver = driver_on(store)
     partial = None if output is None else f"{output}.part"
     target = sys.stdout.buffer if partial is None else Path(partial).open("wb")  # noqa: SIM115  closed below
     said = Exported()
@@ -64,6 +79,35 @@ def export(store: str, conversation: str | None, tenant: str | None, output: str
     if said.damaged:
         reasons = "; ".join(list(said.damaged.values())[:5])
         raise Corrupt(f"{len(said.damaged)} conversations could not be read and are not in the export: {reasons}")
+
+
+def export_person(store: str, tenant: str, owner: str, output: str) -> None:
+    """Write the archive of one person, and note in the audit log that it was."""
+    keep, partial = existing(store), Path(f"{output}.part")
+
+    async def work(target: IO[bytes]) -> HandedOut:
+        said = await core_of(keep).hand_out(tenant, owner, target)
+        await note_act(keep, tenant, "export", f"owner {owner}")
+        return said
+
+    try:
+        with os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "w+b") as target:
+            said = asyncio.run(opened(keep, lambda: work(target)))
+            target.flush()
+            os.fsync(target.fileno())
+        if not said.conversations and not said.damaged:
+            raise ChatkeepError(f"Nothing here is {plain(owner, line=True)!r}'s; nothing was written.")
+        os.replace(partial, output)
+    finally:
+        partial.unlink(missing_ok=True)
+    names = ", ".join(plain(name, line=True) for name in said.names)
+    click.echo(
+        f"{said.conversations:,} conversations with {said.messages:,} entries of {names} are in {output}.", err=True
+    )
+    if said.damaged:
+        raise Corrupt(
+            f"{len(said.damaged)} conversations could not be read and are not in it: {'; '.join(list(said.damaged.values())[:5])}"
+        )
 
 
 async def write_export(

@@ -1,4 +1,4 @@
-"""Legal holds: `chatkeep hold`, `chatkeep unhold`, `chatkeep holds`."""
+"""What ends, and what must stay: `chatkeep retention`, `chatkeep hold`, `chatkeep unhold`, `chatkeep holds`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import click
 
 from ..app import Chatkeep, core_of
 from ..errors import ChatkeepError, UsageError
+from ..settings import faults_of, seconds
+from ..storage.ends import End
 from .opening import existing, note_act, opened
 from .options import StoreCommand, json_option, store_argument, tenant_option
-from .printing import listed, plain, when
+from .printing import full_name, listed, plain, tell, when
 
 
 def one_of(ctx: click.Context, param: click.Parameter, conversation: str | None) -> str | None:
@@ -99,6 +101,69 @@ def holds(store: str, tenant: str, as_json: bool) -> None:
         )
 
     run(store, work)
+
+
+@click.command(cls=StoreCommand)
+@store_argument
+@click.option("--tenant", metavar="NAME", help="Only this tenant's; without it, all.")
+@click.option("--retention", metavar="DURATION", help="As the setting; without it, what CHATKEEP_RETENTION says.")
+@click.option("--forget-after", metavar="DURATION", help="As the setting.")
+@click.option("--forget-visitors", metavar="DURATION", help="As the setting.")
+@json_option
+def retention(
+    store: str,
+    tenant: str | None,
+    retention: str | None,
+    forget_after: str | None,
+    forget_visitors: str | None,
+    as_json: bool,
+) -> None:
+    """Show what the rules of retention would erase or drop now; nothing is changed.
+
+    The rules are the settings `retention`, `forget_after` and `forget_visitors`, as a server would read them here; an option
+    stands for one of them, so that a rule can be looked at before it is set.
+
+    \b
+    Examples:
+      chatkeep retention chat.db --retention 90d
+      chatkeep retention chat.db --forget-after 365d --json > what-would-go.jsonl
+    """
+
+    async def work(keep: Chatkeep[Any]) -> None:
+        settings = keep.settings
+        given = {"retention": retention, "forget_after": forget_after, "forget_visitors": forget_visitors}
+        rules = {name: text if text is not None else getattr(settings, name) for name, text in given.items()}
+        if faults := [
+            fault for name, text in given.items() if text is not None for fault in faults_of(name, text, "--")
+        ]:
+            raise UsageError(f"{'; '.join(faults)}. Nothing was looked at.")
+        found = core_of(keep).preview_ends(
+            tenant, **{f"{name}_s": None if value is None else seconds(value) for name, value in rules.items()}
+        )
+        erased = entries = held = 0
+        async for end in found:
+            stays = end.held is not None or bool(end.fault)
+            held += stays
+            erased += end.what == "erase" and not stays
+            entries += 0 if stays else end.entries
+            (tell if as_json else _told)(end)
+        if not as_json:
+            said = ", ".join(f"{name} {value}" for name, value in rules.items() if value is not None) or "no rule"
+            click.echo(
+                f"With {said}: {erased:,} conversations would be erased, {entries:,} log entries would go, {held:,} stay all the "
+                "same. Nothing was changed."
+            )
+
+    run(store, work)
+
+
+def _told(end: End) -> None:
+    """Print what would end."""
+    what = "erase" if end.what == "erase" else f"drop {end.entries:,}"
+    stays = end.fault or (f"on hold: {end.held}" if end.held is not None else "")
+    note = f"  [stays: {plain(stays, line=True)}]" if stays else ""
+    touched = f"  last changed {when(end.touched_at)}" if end.touched_at else ""
+    click.echo(f"{what:<10}  {full_name(end.tenant, end.conversation)}{touched}{note}")
 
 
 async def names_of(keep: Chatkeep[Any], tenant: str, owner: str | None) -> list[str]:
