@@ -374,8 +374,9 @@ class UserErased(wire.Resource):
     @allows(service=True)
     async def delete(self, request: Request) -> Response:
         """Erase all that is a user's, in each of the user's names, and answer a receipt. There is no way back."""
+        user = tenant_of(request).user(request.path_params["user"])
         with wire.refusing(409, "claimed"):
-            receipt = await tenant_of(request).user(request.path_params["user"]).erase(by=principal_of(request).id)
+            receipt = await user.erase(by=principal_of(request).id)
         access_of(request).look_again()
         return wire.as_json(receipt)
 
