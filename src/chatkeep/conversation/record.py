@@ -67,6 +67,7 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False, fo
     title; titled: when, by which device and at which version of the conversation it was set. archived, pinned: how its owner has put it
     away. seen: up to which number its owner has read. edits: acts that changed one of these, or the state, without adding an entry.
     stamps: of a slot that somebody outside has merged into, when and by which device, and the checksum of what was left there.
+    notes: how many entries of the log say nothing to people, as far as they were written by versions that count them.
     unknown: members that a newer version has written and this one does not know, carried along; under the names of known ones,
     what a newer version has put behind their items.
     """
@@ -101,6 +102,7 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False, fo
     seen: int = 0
     edits: int = 0
     stamps: dict[str, tuple[float, str, int]] = {}
+    notes: int = 0
     said: Said | None = None
     unknown: dict[str, Raw] = field(default={}, name="")
 

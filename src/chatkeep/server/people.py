@@ -21,7 +21,7 @@ from ..auth import credentials
 from ..auth.credentials import Listed, Scope
 from ..conversation.merge import MISSING
 from ..conversation.snapshots import Snapshot
-from ..conversation.versions import find_checksum
+from ..conversation.versions import find_checksum, is_checksum
 from ..model import Content
 from ..people.claims import UNDO_S
 from ..people.lists import Summary
@@ -459,7 +459,8 @@ async def save(request: Request, *, creates: bool) -> Response:
         if not row.revision and not creates:
             raise access.not_found()
         checksum = find_checksum(there) if row.revision else ""
-        if match is not None and match != {"*"} and not match & {f'"{checksum}"', f'"{row.revision}"'}:
+        known = match is None or match == {"*"} or f'"{row.revision}"' in match
+        if not known and not (row.revision and any(is_checksum(there, tag.strip('"')) for tag in match or ())):
             tag = {"etag": f'"{checksum}"'} if "read" in principal.scopes and checksum else {"etag": None}
             raise Refused(
                 412,
