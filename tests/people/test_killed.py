@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
-import sys
 from typing import Any
 
 import pytest
 
 from ..support.clock import Clock
 from ..support.counting import count
+from ..support.fork_server import ROOT, Program
 from ..support.people import ids
+from ..support.program import PATIENCE_S
 from ..support.signing_in import GUEST, SAVED
 
 STEPS = [
@@ -34,9 +36,9 @@ STEPS = [
 
 async def killed(url: str, what: str, point: str, nth: int, tenant: str) -> bool:
     """Does *what* in a process that dies at *point*; tells whether it has."""
-    asked = "-m", "tests.support.signing_in", url, what, point, str(nth), tenant
-    process = await asyncio.create_subprocess_exec(sys.executable, *asked)
-    return await process.wait() == -signal.SIGKILL
+    asked = url, what, point, str(nth), tenant
+    process = Program(*asked, folder=ROOT, environment=os.environ, module="tests.support.signing_in")
+    return await asyncio.to_thread(process.wait, PATIENCE_S) == -signal.SIGKILL
 
 
 @pytest.mark.slow

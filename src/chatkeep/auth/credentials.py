@@ -192,13 +192,23 @@ def stored_credentials(keep: Chatkeep[Any]) -> Records[StoredCredential]:
 
 
 async def create_key(
-    keep: Chatkeep[Any], tenant: str, *, label: str = "", expires_in: float | None = None, everywhere: bool = False
+    keep: Chatkeep[Any],
+    tenant: str,
+    *,
+    label: str = "",
+    expires_in: float | None = None,
+    everywhere: bool = False,
+    scopes: tuple[str, ...] = (),
 ) -> Issued:
-    """Make a service key: all rights over all conversations of *tenant*; *everywhere*: and over switches that concern all."""
+    """
+    Make a service key: all rights over all conversations of *tenant*; *everywhere*: and over switches that concern all.
+
+    *scopes*: the key has these only, which `rights.checked_for_key` has looked at.
+    """
     key_for(tenant, "-")
     now = core_of(keep).clock()
     expires_at = None if expires_in is None else now + expires_in
-    scopes = (EVERYWHERE,) if everywhere else ()
+    scopes = (*scopes, EVERYWHERE) if everywhere else scopes
     stored = StoredCredential(
         kind="service", tenant=tenant, scopes=scopes, label=label, created_at=now, expires_at=expires_at
     )

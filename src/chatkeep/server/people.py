@@ -375,7 +375,7 @@ class UserErased(wire.Resource):
     """/v1/users/{user}"""
 
     @audited("user:erase")
-    @allows(service=True)
+    @allows(right="erase")
     async def delete(self, request: Request) -> Response:
         """Erase all that is a user's, in each of the user's names, and answer a receipt. There is no way back."""
         user = tenant_of(request).user(request.path_params["user"])
@@ -389,7 +389,7 @@ class UserTokens(wire.Resource):
     """/v1/users/{user}/tokens"""
 
     @audited("token:create")
-    @allows(service=True)
+    @allows(right="tokens")
     async def post(self, request: Request) -> Response:
         """Make a token for a user; the only time that it is shown."""
         asked = await wire.body(request, UserTokenAsked, limit=BODY_LIMIT, needed=False)
@@ -398,7 +398,7 @@ class UserTokens(wire.Resource):
             credential_of(await credentials.issue_user_token(*place, **structs.asdict(asked))), status=201
         )
 
-    @allows(service=True)
+    @allows(right="tokens")
     async def get(self, request: Request) -> Response:
         """Return a user's tokens, without what they are."""
         place = keep_of(request), principal_of(request).tenant, request.path_params["user"]
@@ -409,7 +409,7 @@ class UserToken(wire.Resource):
     """/v1/users/{user}/tokens/{token}"""
 
     @audited("token:end")
-    @allows(service=True)
+    @allows(right="tokens")
     async def delete(self, request: Request) -> Response:
         """End one of a user's tokens."""
         place = keep_of(request), principal_of(request).tenant, request.path_params["user"]
@@ -447,7 +447,7 @@ async def save(request: Request, *, creates: bool) -> Response:
     """Save title, messages and marks of a conversation."""
     asked = await wire.body(request, Saving, limit=SAVE_LIMIT)
     principal, id = principal_of(request), conversation_asked(request)
-    if asked.owner is not None and principal.kind != "service":
+    if asked.owner is not None and not principal.rules:
         raise HTTPException(400, "Only a service key names the owner; nothing was saved.")
     if asked.messages and "save" not in principal.scopes:
         raise access.forbidden("This token has not the scope 'save', which it takes to save messages.")

@@ -7,6 +7,7 @@ of chatkeep's own ("~access"). Its rows are never due, so no sweep, session end 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
+from functools import cache
 from typing import Generic, TypeVar
 
 from msgspec import Struct, structs
@@ -46,6 +47,12 @@ async def erase_belongings(store: Store, key: Key, *, at: float) -> None:
                 await store.erase(row.key, at=at)
 
 
+@cache
+def codec_for(kind: type[Kind]) -> StateCodec[Kind]:
+    """Return what reads and writes records of a kind; to look into a type takes a millisecond, and kinds are few."""
+    return StateCodec(kind, limit=RECORD_LIMIT)
+
+
 class Records(Generic[Kind]):
     """
     Records of one *kind*, a msgspec Struct that can be made without arguments, in one *space* of the store.
@@ -56,7 +63,7 @@ class Records(Generic[Kind]):
     def __init__(self, store: Store, space: str, kind: type[Kind], *, clock: Callable[[], float]) -> None:
         self._unconfined = store
         self._tenant = RESERVED + space
-        self._states = StateCodec(kind, limit=RECORD_LIMIT)
+        self._states = codec_for(kind)
         self._clock = clock
 
     async def get(self, name: str) -> Kind | None:
