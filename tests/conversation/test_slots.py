@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from time import perf_counter
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Raw, structs
 
+from chatkeep.conversation import merge as merging
 from chatkeep.conversation.merge import MISSING, Version, merge
 from chatkeep.conversation.record import Record
 from chatkeep.conversation.slots import merge_slot
@@ -93,14 +94,34 @@ def test_nothing_is_lost_without_being_told(history: list[tuple[int, str, float]
     assert set() == names - {server.value("name")} - known - set(server.lost)
 
 
-def test_long_lists_are_merged_in_the_time_that_they_take() -> None:
-    """Ten thousand new items on each side, beside ten thousand that both had, in well under a second."""
-    both = [{"id": n, "text": "x"} for n in range(10_000)]
-    sides = [[{"id": f"{name}{n}", "text": name} for n in range(10_000)] for name in "ab"]
-    began = perf_counter()
-    merged = merge(both, Version(sides[0] + both, 1.0, "a"), Version(both + sides[1], 2.0, "b"))
-    took = perf_counter() - began
+class CountedKey(tuple[Any, ...]):
+    """What makes items the same, counting how often it is looked at."""
 
-    assert 30_000 == len(merged.value)
-    assert sides[0] + both + sides[1] == merged.value
-    assert took < 2, took
+    looks = 0
+
+    def __hash__(self) -> int:
+        CountedKey.looks += 1
+        return super().__hash__()
+
+    def __eq__(self, other: object) -> bool:
+        CountedKey.looks += 1
+        return super().__eq__(other)
+
+
+def test_long_lists_are_merged_item_by_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten times as many items are ten times as many looks at one; `python -m benchmarks.people` prints how long it takes."""
+    keys_of = merging.key_items
+    monkeypatch.setattr(merging, "key_items", lambda items: [CountedKey(key) for key in keys_of(items)])
+
+    def looked(count: int) -> int:
+        both = [{"id": n, "text": "x"} for n in range(count)]
+        sides = [[{"id": f"{name}{n}", "text": name} for n in range(count)] for name in "ac"]
+        CountedKey.looks = 0
+        merged = merge(both, Version(sides[0] + both, 1.0, "a"), Version(both + sides[1], 2.0, "c"))
+        assert sides[0] + both + sides[1] == merged.value
+        return CountedKey.looks
+
+    few, many = looked(1_000), looked(10_000)
+
+    assert 1_000 < few <= 60 * 1_000
+    assert many <= 11 * few

@@ -22,6 +22,9 @@ from asyncpg.exceptions import (
 )
 
 from chatkeep import Chatkeep, Turn
+from chatkeep.conversation.codec import body_of
+from chatkeep.conversation.versions import checksum_before
+from chatkeep.drivers.base import Key
 from chatkeep.engine import watch
 from chatkeep.errors import ChatkeepError
 from chatkeep.testing.servers import PostgresServer
@@ -199,6 +202,21 @@ async def test_a_save_is_the_same_in_both(keep: Chatkeep[Any], page: Page, case:
 
     assert conversation is not None
     assert (conversation.owner, conversation.unread) == ("ada", 0)
+
+
+async def test_a_checksum_from_before_is_accepted_and_notes_do_not_move_it(keep: Chatkeep[Any], page: Page) -> None:
+    """As in the library: what is accepted is a title written for what a person has seen."""
+    told = await page.save("ada", "trip", "A")
+    await keep.pause("trip")
+    await keep.resume("trip")
+    mine = await page.save("ada", "trip", "B", checksum=told["checksum"])
+    snapshot = await keep._engine.store.reload(Key("", "trip"))
+    row = snapshot.row
+    before = checksum_before(row.incarnation, row.head, body_of(row.key, snapshot.record))
+    taken = await page.save("ada", "trip", "C", checksum=before)
+    refused = await page.save("ada", "trip", "D", checksum=before)
+
+    assert ([], [], ["title"]) == (mine["conflicts"], taken["conflicts"], refused["conflicts"])
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -8,6 +8,7 @@ import pytest
 
 from chatkeep import UsageError
 from chatkeep.auth.credentials import issue_user_token, list_user_tokens
+from chatkeep.storage.holds import Holds
 from chatkeep.storage.records import RESERVED
 
 from ..support.counting import count
@@ -58,6 +59,23 @@ async def test_another_account_of_the_same_person_is_the_same_person(opened: Any
     receipt = await keep.user("ada").erase()
 
     assert ("eve", ["one", "two"], 2) == (receipt.user, receipt.conversations, receipt.claims)
+
+
+async def test_what_is_on_hold_stays_and_is_named(opened: Any) -> None:
+    """With the claim by which it is the user's; when the hold is lifted, the same again erases it."""
+    keep = await opened(count)
+    for name, owner in (("trip", "ada"), ("shop", "guest:1")):
+        await keep.receive(name, "hello", owner=owner)
+    ada, holds = keep.user("ada"), Holds(keep._engine.store, "")
+    await ada.claim("guest:1")
+    await holds.put(conversation="shop", reason="a dispute")
+    first = await ada.erase()
+    there = await ids(ada)
+    await holds.lift(conversation="shop")
+    then = await ada.erase()
+
+    assert (["trip"], ["shop"], 0, ["shop"]) == (first.conversations, first.held, first.claims, there)
+    assert (["shop"], [], 1) == (then.conversations, then.held, then.claims)
 
 
 async def rows(keep: Any) -> Any:

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from chatkeep import MISSING, BadMessage, Chatkeep, Misconfigured, Turn, UsageError
+from chatkeep.conversation.codec import body_of
+from chatkeep.conversation.versions import checksum_before
+from chatkeep.drivers.base import Key
 
 from ..support.clock import Clock
 from ..support.counting import count
@@ -211,3 +214,39 @@ async def test_a_merge_beside_a_running_turn_loses_neither(opened: Any) -> None:
     await asked
 
     assert {"bot": 1, "form": {"name": "ada"}} == (await keep.conversation("c")).state
+
+
+async def test_a_checksum_covers_what_a_person_sees(opened: Any) -> None:
+    """Each change of title, messages and state moves it; marks, leases, a silent turn and housekeeping do not. The old one is accepted."""
+    keep = await opened(count)
+    ada = keep.user("ada")
+    sums = [(await ada.save("c", title="A")).checksum]
+
+    async def now() -> str:
+        return str((await ada.conversation("c")).checksum)
+
+    await keep.receive("c", "hello")
+    sums.append(await now())
+    await keep.change("c", lambda state: state | {"cart": ["tea"]})
+    sums.append(await now())
+    await keep.merge("c", "cart", base=["tea"], value=["tea", "milk"])
+    sums.append(await now())
+    await ada.rename("c", "B")
+    sums.append(await now())
+    await keep.redact("c", 2)
+    sums.append(await now())
+    await ada.seen("c", 3)
+    await ada.pin("c")
+    await keep.save("c", messages=[{"id": "a", "content": "x"}])
+    sums.append(await now())
+    await keep.save("c", messages=[{"id": "a", "content": "not the same"}])  # a note in the log
+    await keep.pause("c")
+    await keep.resume("c")
+    snapshot = await keep._engine.store.reload(Key("", "c"))
+    row = snapshot.row
+    before = checksum_before(row.incarnation, row.head, body_of(row.key, snapshot.record))
+
+    assert len(sums) == len(set(sums))
+    assert sums[-1] == await now() == (await keep.conversation("c")).checksum
+    assert [] == (await ada.save("c", title="C", checksum=before)).conflicts
+    assert ["title"] == (await ada.save("c", title="D", checksum=before)).conflicts

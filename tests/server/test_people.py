@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -288,3 +289,32 @@ async def test_a_stream_tells_what_changes(house: House) -> None:
         writer.close()
 
     assert b'"title":"B"' in said
+
+
+async def test_a_sync_costs_what_has_changed(house: House) -> None:
+    """Ten changes are as many bytes beside 300 conversations as beside 30, compressed for who reads that."""
+
+    async def cost(user: str, count: int) -> tuple[int, int]:
+        ada = house.keep.user(user)
+        for number in range(count):
+            await ada.save(
+                f"{user}-{number:03}", title=f"About {number:03}", messages=[{"id": "m", "content": "x" * 500}]
+            )
+        token, more, query = await house.token(user), True, "?since="
+        while more:
+            told = await house.list(token, query)
+            more, query = told.get("more", False), f"?since={told['cursor']}"
+        for number in range(10):
+            await ada.save(f"{user}-{number:03}", messages=[{"id": "new", "content": "One more"}])
+        plain = await house.ask("GET", f"/v1/me/conversations{query}", token=token)
+        packed = await house.ask("GET", f"/v1/me/conversations{query}", token=token, Accept_Encoding="gzip, br")
+        assert "gzip" == packed.headers["content-encoding"]
+        assert plain.body == gzip.decompress(packed.body)
+        assert 10 == len(plain.json["conversations"])
+        return len(plain.body), len(packed.body)
+
+    few, many = await cost("ada", 30), await cost("eve", 300)
+
+    assert many[0] < few[0] + 3000  # the cursor says what of the last half minute was told
+    assert many[0] < 10 * 400 + 3000
+    assert many[1] < 10 * 120 + 3000

@@ -540,3 +540,5 @@ async def _erase_user(keep: Chatkeep[Any], tenant: str, user: str, *, yes: bool,
         f"{len(receipt.conversations)} conversations with {receipt.entries} log entries, {receipt.tokens} tokens,"
     )
     click.echo(f"{receipt.claims} claims, {receipt.notes} notes of erased conversations; {when(receipt.at)}")
+    if receipt.held:
+        click.echo(f"On hold, and still there: {', '.join(plain(id, line=True) for id in receipt.held)}")

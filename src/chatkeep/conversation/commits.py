@@ -30,6 +30,14 @@ def note_passed_over(first: int, last: int) -> Draft:
     return make_note("dropped", first=first, last=last)
 
 
+def count_notes(there: Snapshot, act: Commit) -> Commit:
+    """Return *act* with a record that counts the notes which it adds to the log: people do not see them."""
+    made = sum([draft.role == "system" for draft in act.drafts])
+    if not made or there.row.key.tenant.startswith(RESERVED):
+        return act
+    return structs.replace(act, record=structs.replace(act.record, notes=there.record.notes + made))
+
+
 def make_note(kind: str, name: str = "", *, content: str = "", first: int = 0, last: int = 0) -> Draft:
     """Return a note of chatkeep's own, about the messages from *first* to *last*. With a *name* it can be written only once."""
     return Draft(

@@ -69,6 +69,7 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False, fo
     paced: when the turns that a channel has brought would have been over, had each taken its share of `channel_rate`.
     version: the version of the application that began the session, or the turn of which something is recorded here.
     stamps: of a slot that somebody outside has merged into, when and by which device, and the checksum of what was left there.
+    notes: how many entries of the log say nothing to people, as far as they were written by versions that count them.
     unknown: members that a newer version has written and this one does not know, carried along; under the names of known ones,
     what a newer version has put behind their items.
     """
@@ -103,6 +104,7 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False, fo
     seen: int = 0
     edits: int = 0
     stamps: dict[str, tuple[float, str, int]] = {}
+    notes: int = 0
     said: Said | None = None
     paced: float = 0.0
     version: str = ""

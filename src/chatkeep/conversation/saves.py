@@ -22,7 +22,7 @@ from .keys import RESERVED, SAVED, message_id, refuse_reserved
 from .merge import Loss, plain
 from .record import Record
 from .snapshots import Commit, Draft, Policy, Snapshot
-from .versions import find_checksum, find_version
+from .versions import find_version, is_checksum
 
 CONFLICT = "conflict"
 """The kind of the note that keeps what gave way."""
@@ -184,7 +184,7 @@ def _choose_title(there: Snapshot, asked: Save) -> tuple[Record, Loss | None]:
     elif asked.version is not None:
         wins = asked.version >= version
     elif asked.checksum is not None:
-        wins = asked.checksum == find_checksum(there)
+        wins = is_checksum(there, asked.checksum)
     else:
         wins = (asked.at, asked.by) >= (at, by)
         loss = Loss((), record.title, at, by) if asked.base is not None else None

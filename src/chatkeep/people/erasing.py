@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import Any
 
 from msgspec import Struct
@@ -11,7 +10,7 @@ from msgspec import Struct
 from ..conversation.keys import RESERVED
 from ..drivers.base import Row
 from ..engine.engine import Engine
-from ..errors import OtherOwner
+from ..errors import OnHold, OtherOwner
 from ..storage.audit import Act, AuditLog
 from ..storage.erasures import SPACE as ERASURES
 from ..storage.records import owner_of_user
@@ -25,7 +24,8 @@ class ErasedUser(Struct, frozen=True, kw_only=True):
 
     names: those under which the user had conversations: the user's own, and those that were claimed for the user. conversations: their ids;
     entries: how many entries their logs had. tokens: how many devices were signed out. claims: how many claims were removed; notes: how
-    many notes that a conversation was erased, those of this act among them. at: when it was done, in seconds since 1970.
+    many notes that a conversation was erased, those of this act among them. held: ids of
+    conversations that are on legal hold and stay, and with them the claims. at: when it was done, in seconds since 1970.
     """
 
     tenant: str
@@ -36,6 +36,7 @@ class ErasedUser(Struct, frozen=True, kw_only=True):
     tokens: int
     claims: int
     notes: int
+    held: list[str]
     at: float
 
 
@@ -62,19 +63,33 @@ async def erase_user(engine: Engine[Any], tenant: str, user: str, names: Iterabl
         return erased
 
     tokens = sum([await erase_records("access", owner_of_user(tenant, name)) for name in names])
-    conversations, entries = list[str](), 0
+    conversations, entries, held = list[str](), 0, set[str]()
+
+    async def erase_page(rows: list[Row]) -> int:
+        nonlocal entries
+        count = len(conversations)
+        for row in rows:
+            try:
+                await engine.changes.erase(row.key, look=look)
+            except OnHold:
+                held.add(row.key.id)
+            except OtherOwner:
+                continue  # erased meanwhile, and created by somebody else
+            else:
+                conversations.append(row.key.id)
+                entries += row.head
+        return len(conversations) - count
+
     for name in names:
-        while rows := await store.rows("owner", tenant=tenant, owner=name, limit=PAGE):
-            for row in rows:
-                with suppress(
-                    OtherOwner
-                ):  # erased meanwhile, and created by somebody else: it is not in the next answer
-                    await engine.changes.erase(row.key, look=look)
-                    conversations.append(row.key.id)
-                    entries += row.head
+        erased = 1
+        while erased:  # until nothing has come meanwhile
+            erased, after = 0, None
+            while rows := await store.rows("owner", tenant=tenant, owner=name, after=after, limit=PAGE):
+                erased += await erase_page(rows)
+                after = rows[-1]
     notes = sum([await erase_records(ERASURES + tenant, name) for name in names])
     claims = 0
-    for name in names:
+    for name in names if not held else ():  # whose they are is found through the claims
         claims += await erase_records(CLAIMS + tenant, name)
     at = clock()
     made = Act(act="user:erase", by=by or user, label=user, at=at)
@@ -88,5 +103,6 @@ async def erase_user(engine: Engine[Any], tenant: str, user: str, names: Iterabl
         tokens=tokens,
         claims=claims,
         notes=notes,
+        held=sorted(held),
         at=at,
     )

@@ -18,7 +18,7 @@ from msgspec import Struct, structs
 from ..conversation.codec import record_from
 from ..conversation.record import NONE, Record
 from ..conversation.snapshots import OUTWARD
-from ..conversation.versions import checksum_from, find_version
+from ..conversation.versions import checksum_before, checksum_from, find_version
 from ..drivers.base import Key, Row
 from ..errors import Corrupt, Unsupported, UsageError
 from ..model import TALK, Message
@@ -39,7 +39,8 @@ class Summary(Struct, frozen=True, kw_only=True):
     """
     A conversation in its owner's list.
 
-    version: grows with each message and each change of title, state or marks. checksum: another one for everything that was written.
+    version: grows with each message and each change of title, state or marks.
+    checksum: another one for each change of title, messages or state.
     last: the last words, and last_role: whose they are. unseen: how many replies its owner has not seen, up to LOOKED_AT; who
     writes has seen what is there. seen: up to which message its owner has read. fault: why it cannot be read; its other members then say
     nothing.
@@ -112,9 +113,13 @@ def listed_from(row: Row) -> Listed:
         record, fault = record_from(row.key, row.body), ""
     except (Corrupt, Unsupported) as unreadable:
         record, fault = Record(), str(unreadable)
+    checksum = (
+        checksum_before(row.incarnation, row.head, row.body)
+        if fault
+        else checksum_from(row.incarnation, row.head, record)
+    )
     # A state may be large, and all conversations of a user are held at once.
     record = structs.replace(record, state=NONE, steps={}, unknown={})
-    checksum = checksum_from(row.incarnation, row.head, row.body)
     return Listed(row.key, row.incarnation, row.head, row.updated_at, record, checksum, fault)
 
 

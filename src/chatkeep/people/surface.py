@@ -100,7 +100,7 @@ class PeopleSurface(Generic[State]):
 
             version: That of the conversation then, from a list or an earlier save.
 
-            checksum: The same, stricter: any change since is a conflict.
+            checksum: The same, stricter: any change since of title, messages or state is a conflict.
 
             force: Takes the title whatever is there. The log is never rewritten.
 

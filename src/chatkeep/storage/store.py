@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from msgspec import structs
 
 from ..conversation.codec import LETTERS, body_of, entry_for, message_from, messages_from, record_from
+from ..conversation.commits import count_notes
 from ..conversation.record import Record
 from ..conversation.snapshots import (
     HELD,
@@ -323,6 +324,7 @@ class Store:
             act = decide(snapshot)
             if act is None:
                 return snapshot, None
+            act = count_notes(snapshot, act)
             row, entries = self._encoded(snapshot, act, at)
             # With the last entry that is known already, so that a conflict shows whether it is still the same log.
             replaces, since = snapshot.row.revision or None, max(snapshot.row.head - 1, 0)
