@@ -48,6 +48,7 @@ export class Chat extends EventTarget {
   #toldState; // the state that was told last, as text
   #queue = []; // as IndexedDB has it
   #piece = null; // the reply that is being made: {turn, text, length}
+  #shown = ""; // how much of it was shown, as the id of an event says it
   #seen = null; // every message up to this number is in #log; null: nothing was loaded
   #handled = 0; #checked = 0; // the bot has dealt with all up to this number, we are sure of it up to that one
   #dead = new Set();
@@ -644,8 +645,14 @@ export class Chat extends EventTarget {
     let watch = setTimeout(stop, QUIET_MS);
     const poll = setInterval(() => this.#catchUp().catch(() => {}), POLL_MS); // until the stream says its first word
     try {
-      const headers = { accept: "text/event-stream", "last-event-id": String(this.#seen) };
-      const answer = await this.#here("/events", { headers, signal: cut.signal });
+      const [accept, seen, shown] = ["text/event-stream", String(this.#seen), this.#piece ? this.#shown : ""];
+      const open = (id) => this.#here("/events", { headers: { accept, "last-event-id": id }, signal: cut.signal });
+      this.#shown = "";
+      const answer = await open(shown ? `${seen}.${shown}` : seen).catch((fault) => {
+        if (!shown || fault.status !== 400) throw fault;
+        return open(seen); // an older server shows the reply from its beginning
+      });
+      this.#shown = shown;
       const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
       this.#tell("typing", { on: false });
       for (let rest = ""; ; ) {
@@ -677,6 +684,7 @@ export class Chat extends EventTarget {
     }
     if (!fields.event || !fields.data) return undefined;
     const data = JSON.parse(fields.data);
+    if (fields.id) this.#shown = fields.id.split(".")[1] ?? "";
     if (fields.event === "message") this.#tell("message", [data], Number(fields.id));
     else this.#tell(fields.event, data);
     return fields.event;

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct
 
-from ..errors import ChatkeepError
+from ..errors import ChatkeepError, UsageError
 from ..model import Delta, Message, PartSaid, Redacted, Typing
 from .link import LONGEST_ANSWER, Link, TemporaryFailure, decoded, pause
 
@@ -63,18 +63,20 @@ class Frame(NamedTuple):
     event: str
     data: str
     retry_ms: int | None = None
+    id: str = ""
 
 
 async def follow(link: Link, path: str, after: int, *, about: str) -> AsyncGenerator[Event, None]:
     """Return the events of the stream at *path*, with every message numbered above *after*, each once and in order.
 
-    When the connection ends it goes on where it was, for ever. Raises when the server refuses.
+    When the connection ends it goes on where it was, for ever: of a reply that was being made, with the piece that comes next. Raises
+    when the server refuses.
     """
-    failures, first_s, state = 0, 1.0, None
+    failures, first_s, state, place = 0, 1.0, None, ""
     while link.is_open:
         after_s = 0.0
         try:
-            async with link.stream(path, after, about) as chunks:
+            async with link.stream(path, f"{after}.{place}" if place else str(after), about) as chunks:
                 async for frame in frames(chunks):
                     failures = 0
                     if frame.retry_ms is not None:
@@ -86,6 +88,8 @@ async def follow(link: Link, path: str, after: int, *, about: str) -> AsyncGener
                         break
                     if frame.event not in KINDS:
                         continue  # of a newer server
+                    if frame.id:
+                        place = frame.id.partition(".")[2]
                     event = decoded(frame.data, KINDS[frame.event])
                     if isinstance(event, Message):
                         if event.number <= after:
@@ -99,6 +103,11 @@ async def follow(link: Link, path: str, after: int, *, about: str) -> AsyncGener
         except TemporaryFailure as fault:
             after_s = fault.after
             log.info("event stream: %s", fault)
+        except UsageError:  # perhaps an older server, which knows no pieces
+            if not place:
+                raise
+            place = ""
+            continue
         if link.is_open:
             failures += 1
             await asyncio.sleep(pause(failures, first=first_s) + after_s)
@@ -110,7 +119,7 @@ async def frames(chunks: AsyncIterator[bytes]) -> AsyncIterator[Frame]:
     kept: list[str] = []  # of a line that has not ended yet
     held = 0  # characters of the event that has not ended yet
     half = False  # the last chunk ended with \r, which may be half of \r\n
-    event, data, retry_ms = "", list[str](), None
+    event, data, retry_ms, id = "", list[str](), None, ""
     async for chunk in chunks:
         if not (text := decoder.decode(chunk)):
             continue
@@ -134,10 +143,12 @@ async def frames(chunks: AsyncIterator[bytes]) -> AsyncIterator[Frame]:
                 event = value
             elif name == "data":
                 data.append(value)
+            elif name == "id":
+                id = value
             elif name == "retry" and value.isdecimal():
                 retry_ms = int(value)
             elif not line:
                 if data or retry_ms is not None:
-                    yield Frame((event or "message") if data else "", "\n".join(data), retry_ms)
-                event, data, retry_ms = "", [], None
+                    yield Frame((event or "message") if data else "", "\n".join(data), retry_ms, id)
+                event, data, retry_ms, id = "", [], None, ""
         held = len(left) + sum(map(len, data))

@@ -197,9 +197,9 @@ class Link:
         raise AssertionError("tenacity ends with an answer or an error")
 
     @asynccontextmanager
-    async def stream(self, path: str, last: int, about: str) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Return the chunks of an event stream, from after the log number *last*. Raises `TemporaryFailure`."""
-        headers = {"accept": "text/event-stream", "last-event-id": str(last)}
+    async def stream(self, path: str, last: str, about: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Return the chunks of an event stream, from behind the event with the id *last*. Raises `TemporaryFailure`."""
+        headers = {"accept": "text/event-stream", "last-event-id": last}
         within = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)
         async with self._request("GET", path, None, headers, within, about, False) as said:
             yield said.content.iter_any()
