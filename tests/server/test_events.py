@@ -125,19 +125,20 @@ async def test_a_stream_that_is_cut_in_a_reply_goes_on_behind_the_piece(tmp_path
             number = (await bot.keep.accept("ada", "ü and you", id="m1")).number
             (_, first, id), *_ = await opened.only("piece")
         async with stream(second, "ada", Last_Event_ID=id) as opened:
-            (_, on), *_ = [(name, data) for name, data, _ in await opened.read(1)]
+            [(_, on, _)] = await opened.only("typing")
             for one in (bot, other):
                 one.goes.set()
             rest = await opened.only("piece")
             told = await opened.only("message")
         async with stream(second, "ada", Last_Event_ID=id) as opened:
-            later = [data.get("text", data.get("number")) for _, data, _ in await opened.read(2)]
+            [(_, piece, _)] = await opened.only("piece")
+            [(_, message, _)] = await opened.only("message")
 
     assert ("Hello ", "Hello there, ü and you") == (first["text"], told[0][1]["content"])
     assert {"on": True} == on
     assert (6, first["reply"], "m1") == (rest[0][1]["at"], rest[0][1]["reply"], rest[0][1]["turn"])
     assert "there, ü and you".startswith(rest[0][1]["text"])
-    assert ["there, ü and you", number + 1] == later
+    assert ("there, ü and you", number + 1) == (piece["text"], message["number"])
 
 
 async def test_a_stream_goes_on_where_the_last_one_ended() -> None:

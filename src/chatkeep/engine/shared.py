@@ -20,6 +20,7 @@ from ..model import Message, State
 from ..settings import Settings
 from ..storage.store import Store
 from .instruments import Instrument
+from .left_alone import LeftAlone
 from .statistics import EngineStatistics
 from .unreadable import Unreadable
 
@@ -34,7 +35,8 @@ class Shared(Generic[State]):
         self.states = states
         self.clock = clock
         self.statistics = EngineStatistics()
-        self.unreadable = Unreadable(clock)
+        self.left_alone = LeftAlone(clock)
+        self.unreadable = Unreadable(clock, self.left_alone)
         self.plan = Plan()
         """Which versions of the application answer on the store."""
         self.instruments: list[Instrument] = []

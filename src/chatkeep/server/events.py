@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Raw, Struct, structs
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -39,9 +39,9 @@ class EventsQuery(Struct, forbid_unknown_fields=True):
 class Events(wire.Resource):
     """/v1/conversations/{id}/events"""
 
-    @allows("read")
+    @allows("read", masks=True)
     async def get(self, request: Request) -> Response:
-        """Stream what happens, from `Last-Event-ID` or `after` on."""
+        """Stream what happens, from `Last-Event-ID` or `after` on; whoever comes back with the former is told the state first."""
         after, shown = wire.query(request, EventsQuery).after, None
         if (known := request.headers.get("last-event-id")) is not None:
             number, dot, place = known.partition(".")
@@ -56,7 +56,7 @@ class Events(wire.Resource):
         watch = core_of(keep_of(request)).watch(
             principal_of(request).tenant, conversation_asked(request), after=after, shown=shown
         )
-        await watch.open()
+        await watch.open(returns=known is not None)
         return EventStream(request, watch)
 
 
@@ -79,11 +79,13 @@ class EventStream(Stream):
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """Give what happens, as text, and at last the reason why nothing more comes."""
-        shows = self._plain if "state:read" in principal_of(self._request).scopes else None
+        principal = principal_of(self._request)
+        shows = self._plain if "state:read" in principal.scopes and not principal.masked else None
         yield RETRY
         async for events in self._happening():
-            ids = name_events(events, self._watch.number or 0, self._watch.shown)
-            yield b"".join(written(events, ids, shows, api.secret_of(self._request))) or b": beat\n"
+            told = self._mask(events) if principal.masked else events
+            ids = name_events(told, self._watch.number or 0, self._watch.shown)
+            yield b"".join(written(told, ids, shows, api.secret_of(self._request))) or b": beat\n"
         yield event({"reason": self._reason}, name="end")
 
     async def _happening(self) -> AsyncIterator[list[Event]]:
@@ -112,6 +114,18 @@ class EventStream(Stream):
                     if not await access.holds(principal):
                         self.end("revoked")
                 check_at = loop.time() + CHECK_S
+
+    def _mask(self, events: Iterable[Event]) -> list[Event]:
+        """Return *events* as somebody is told them who may not see what is personal: a number could stand in two pieces of a reply."""
+        access, principal = access_of(self._request), principal_of(self._request)
+        told: list[Event] = []
+        for found in events:
+            if isinstance(found, Message):
+                shown = access.mask(principal, {"content": found.content, "metadata": found.metadata, "id": found.id})
+                found = structs.replace(found, **shown)
+            if not isinstance(found, Delta | PartSaid):
+                told.append(found)
+        return told
 
     def _plain(self, raw: Raw) -> Any:
         """Return a state as GET /state shows it: what a stored one lacks is there as the application's type has it."""
