@@ -73,9 +73,10 @@ bench-pin:  ## after a change of the peers; needs uv
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \
 		--upgrade --group peers -o benchmarks/peers.txt
 
-load: $(READY)  ## a thousand simulated customers, instances and databases that are killed; then event streams
+load: $(READY)  ## a thousand simulated customers, instances and databases that are killed; then event streams, and replies
 	$(BIN)/python -m tests.support.simulation build/simulation postgresql --channel whatsapp
 	$(BIN)/python -m benchmarks.streams
+	$(BIN)/python -m benchmarks.pieces
 
 soak: $(READY)  ## the kill tests on every engine, for half an hour
 	CHATKEEP_KILLS=1500 $(BIN)/python -m pytest tests/acceptance/test_kill.py -s

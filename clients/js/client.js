@@ -73,6 +73,7 @@ export class Chat extends EventTarget {
   #toldState; // the state that was told last, as text
   #queue = []; // as IndexedDB has it
   #piece = null; // the reply that is being made: {turn, text, length}
+  #shown = ""; // how much of it was shown, as the id of an event says it
   #seen = null; // every message up to this number is in #log; null: nothing was loaded
   #handled = 0; #checked = 0; // the bot has dealt with all up to this number, we are sure of it up to that one
   #dead = new Set();
@@ -706,8 +707,14 @@ export class Chat extends EventTarget {
     let watch = setTimeout(stop, QUIET_MS);
     const poll = setInterval(() => this.#catchUp().catch(() => {}), POLL_MS); // until the stream says its first word
     try {
-      const headers = { accept: "text/event-stream", "last-event-id": String(this.#seen) };
-      const answer = await this.#here("/events", { headers, signal: cut.signal });
+      const [accept, seen, shown] = ["text/event-stream", String(this.#seen), this.#piece ? this.#shown : ""];
+      const ask = (id) => this.#here("/events", { headers: { accept, "last-event-id": id }, signal: cut.signal });
+      this.#shown = "";
+      const answer = await ask(shown ? `${seen}.${shown}` : seen).catch((fault) => {
+        if (!shown || fault.status !== 400) throw fault;
+        return ask(seen); // an older server shows the reply from its beginning
+      });
+      this.#shown = shown;
       this.#tell("typing", { on: false });
       await hearEvents(answer, () => {
         clearInterval(poll);
@@ -716,6 +723,7 @@ export class Chat extends EventTarget {
         this.#link(null);
         return signal.aborted;
       }, (event, data, id) => {
+        if (id) this.#shown = id.split(".")[1] ?? "";
         if (event === "message") this.#tell("message", [data], Number(id));
         else this.#tell(event, data);
       });

@@ -16,7 +16,7 @@ from .drivers.base import Ability, Driver, Entry, Finding, Index, Key, Row, mark
 from .engine.engine import Engine
 from .engine.once import Ledger
 from .engine.outcomes import page_dead_letters, read_outcome
-from .engine.watch import Watch
+from .engine.watch import ShownReply, Watch
 from .model import Content, DeadLetter, Message, OffBy, Receipt, Role, State
 from .people.claims import Claims
 from .people.saving import save
@@ -106,12 +106,14 @@ class Core(Generic[State]):
         """Small records of chatkeep's own in this store, beside the conversations: see `Records`."""
         return Records(self._engine.store, space, kind, clock=self._engine.shared.clock)
 
-    def watch(self, tenant: str, conversation: str, *, after: int | None = None) -> Watch:
+    def watch(
+        self, tenant: str, conversation: str, *, after: int | None = None, shown: ShownReply | None = None
+    ) -> Watch:
         """Return what `Tenant.events` gives, for a server: several events at a time, and with a time-out.
 
-        *after*: from which number of the log; None: what comes from now on.
+        *after*: from which number of the log; None: what comes from now on. *shown*: as `Watch` has it.
         """
-        return Watch(self._engine.live, key_for(tenant, conversation), after)
+        return Watch(self._engine.live, key_for(tenant, conversation), after, shown)
 
     def expect_visitors(self) -> None:
         """Have this process look after the end of what visitors have begun, from its opening on, also without a handler."""

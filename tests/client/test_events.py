@@ -22,10 +22,12 @@ from chatkeep import Chatkeep, Message, Turn
 from chatkeep.auth.credentials import create_key
 from chatkeep.client import Chat, Client, Delta, Ended, Event, MessageEvent, NotFound, StateEvent, Typing
 from chatkeep.client.events import Frame, frames
+from chatkeep.server import create_app
 from chatkeep.testing.proxy import Proxy
 
 from ..support.client_server import Place, Running
-from ..support.serving import served
+from ..support.protocols import Bot
+from ..support.serving import served, serving
 from ..support.waiting import takes, until
 
 STREAM = (
@@ -34,7 +36,7 @@ STREAM = (
 ).encode()
 FRAMES = [
     Frame("", "", 1000),
-    Frame("piece", "tea", None, "7"),
+    Frame("piece", "tea", id="7"),
     Frame("typing", "one\ntwo"),
     Frame("message", "\nö"),
     Frame("message", "last"),
@@ -103,6 +105,34 @@ async def test_what_happens_is_told_in_order(place: Place) -> None:
     # (The state is told before the reply that it was recorded with.)
     assert {"count": 123} == [event.state for event in events if isinstance(event, StateEvent)][-1]
     assert {True, False} == {event.on for event in events if isinstance(event, Typing)}
+
+
+async def test_no_piece_comes_twice_when_the_connection_is_cut() -> None:
+    """In the middle of a reply, again and again: each goes on behind the last one."""
+    events: list[Event] = []
+    bot = Bot()
+    bot.goes.clear()
+    app = create_app(bot.keep)
+    async with (
+        serving(app) as port,
+        Client(f"http://127.0.0.1:{port}", (await create_key(bot.keep, "")).token) as client,
+    ):
+        await client.create("ada")
+        following = asyncio.create_task(collected(client.conversation("ada"), 2, into=events))
+        await bot.keep.accept("ada", "you")
+        await until(lambda: [event for event in events if isinstance(event, Delta)])
+        for _ in range(2):
+            await until(lambda: len(app.state.streams) == 1)
+            for stream in app.state.streams._open:
+                stream.end("closing")
+            await until(lambda: len(app.state.streams) == 0)
+        await until(lambda: len(app.state.streams) == 1)
+        bot.goes.set()
+        await asyncio.wait_for(following, 10)
+
+    said = [event for event in events if isinstance(event, Delta)]
+    assert "Hello there, you" == "".join(event.text for event in said)
+    assert [0, 6] == [event.at for event in said][:2]
 
 
 async def test_a_reply_is_told_as_it_is_made() -> None:

@@ -233,6 +233,25 @@ async def half_said(opened: Any, **options: Any) -> Any:
     return keep
 
 
+async def test_closing_waits_for_a_reply_that_is_being_made(opened: Any) -> None:
+    """As long as its handler may take; what came behind it is left to others."""
+    talker, events = Talker(words=20), list[Any]()
+    keep = await opened(talker.bot)
+    watching = asyncio.create_task(told(keep, "ada", events))
+    await keep.accept("ada", "", id="m1")
+    await keep.accept("ada", "", id="m2")
+    await until(lambda: shown(events), within=15.0)
+    watching.cancel()
+    await keep.close()
+    other = await opened(Talker(words=20).bot)
+    first, second = [await other.receive("ada", "", id=id) for id in ("m1", "m2")]
+    whole = "".join(f"{n} " for n in range(20))
+
+    assert [""] == talker.runs
+    assert [(whole, {})] == [(reply.text, reply.metadata) for reply in first.replies]
+    assert [whole] == [reply.text for reply in second.replies]
+
+
 @pytest.mark.parametrize("way", ["unaware", "close", "plain", "aware"])
 async def test_another_instance_ends_the_reply_or_goes_on(opened: Any, way: str) -> None:
     """As the setting says, and as the handler can; a handler that does not stream any more cannot go on."""

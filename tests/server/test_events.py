@@ -8,6 +8,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from chatkeep import Chatkeep, Turn
 from chatkeep.auth.credentials import issue_token
 from chatkeep.server import create_app, events, streams
 
+from ..support.protocols import Bot
 from ..support.serving import Client, served, serving
 from ..support.waiting import time_passes, until
 
@@ -112,6 +114,33 @@ def keep_with(handler: Any = echo, url: str = "memory://", **options: Any) -> Ch
     return keep
 
 
+async def test_a_stream_that_is_cut_in_a_reply_goes_on_behind_the_piece(tmp_path: Path) -> None:
+    """By the id of any event, on any instance; while the reply is made, and when it is recorded."""
+    url = f"sqlite:///{tmp_path}/chat.db"
+    bot, other = Bot(url), Bot(url)
+    other.goes.clear()
+    bot.goes.clear()
+    async with served(bot.keep) as client, served(other.keep) as second:
+        async with stream(client, "ada", "?after=0") as opened:
+            number = (await bot.keep.accept("ada", "ü and you", id="m1")).number
+            (_, first, id), *_ = await opened.only("piece")
+        async with stream(second, "ada", Last_Event_ID=id) as opened:
+            [(_, on, _)] = await opened.only("typing")
+            for one in (bot, other):
+                one.goes.set()
+            rest = await opened.only("piece")
+            told = await opened.only("message")
+        async with stream(second, "ada", Last_Event_ID=id) as opened:
+            [(_, piece, _)] = await opened.only("piece")
+            [(_, message, _)] = await opened.only("message")
+
+    assert ("Hello ", "Hello there, ü and you") == (first["text"], told[0][1]["content"])
+    assert {"on": True} == on
+    assert (6, first["reply"], "m1") == (rest[0][1]["at"], rest[0][1]["reply"], rest[0][1]["turn"])
+    assert "there, ü and you".startswith(rest[0][1]["text"])
+    assert ("there, ü and you", number + 1) == (piece["text"], message["number"])
+
+
 async def test_a_stream_goes_on_where_the_last_one_ended() -> None:
     """By Last-Event-ID, by `after`, or from now on; ids are the log's numbers."""
     keep = keep_with()
@@ -132,7 +161,9 @@ async def test_a_stream_goes_on_where_the_last_one_ended() -> None:
     assert [("message", "you said two", "4")] == [(kind, data["content"], id) for kind, data, id in third]
 
 
-@pytest.mark.parametrize("asked", ["?after=x", "?after=-1", "?before=3", "?after=1&after=2", "id:x", "id:-1", "id:1.5"])
+@pytest.mark.parametrize(
+    "asked", ["?after=x", "?after=-1", "?before=3", "?after=1&after=2", "id:x", "id:-1", "id:1.5", "id:1.", "id:1.e30"]
+)
 async def test_nonsense_is_refused(asked: str) -> None:
     """With 400 and words, before a stream is opened."""
     async with served(keep_with()) as client:

@@ -235,6 +235,26 @@ def test_a_streamed_reply_goes_on_after_a_refresh(shop: Shop, person: BrowserCon
     assert all(STORY.startswith(text.strip()) for text in page.evaluate("grown.filter((text) => text !== 'tell')"))
 
 
+def test_a_connection_that_is_cut_in_a_reply_goes_on_behind_the_piece(shop: Shop, person: BrowserContext) -> None:
+    """The server is told how much of the reply this page has; what it shows only grows."""
+    page = bare(person, shop.address)
+    ids: list[str] = []
+    page.on("request", lambda request: ids.append(request.headers.get("last-event-id", "")))
+    page.evaluate("window.grown = []; chat.on('message', (message) => grown.push(message.text)); 0")
+    send(page, "tell")
+    wait(page, "said.at(-1).includes('time')")
+    person.set_offline(True)
+    page.wait_for_timeout(100)
+    person.set_offline(False)
+    wait(page, "chat.messages.at(-1).status === 'received'")
+    grown = page.evaluate("grown.filter((text) => text !== 'tell')")
+
+    assert [id for id in ids if re.fullmatch(r"\d+\.[\w-]+", id)]
+    assert ["tell", f"{STORY} "] == said(page)
+    assert len(grown) > 5
+    assert grown == sorted(grown, key=len)
+
+
 def test_an_answer_that_got_lost_is_not_given_twice(shop: Shop, person: BrowserContext) -> None:
     """The server has taken the message and the page never hears of it: sent again under the same id."""
     page = bare(person, shop.address)

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct
 
-from ..errors import ChatkeepError
+from ..errors import ChatkeepError, UsageError
 from ..model import Delta, Message, PartSaid, Redacted, Typing
 from .link import LONGEST_ANSWER, Link, TemporaryFailure, decoded, pause
 
@@ -69,13 +69,14 @@ class Frame(NamedTuple):
 async def follow(link: Link, path: str, after: int, *, about: str) -> AsyncGenerator[Event, None]:
     """Return the events of the stream at *path*, with every message numbered above *after*, each once and in order.
 
-    When the connection ends it goes on where it was, for ever. Raises when the server refuses.
+    When the connection ends it goes on where it was, for ever: of a reply that was being made, with the piece that comes next. Raises
+    when the server refuses.
     """
-    failures, first_s, state = 0, 1.0, None
+    failures, first_s, state, place = 0, 1.0, None, ""
     while link.is_open:
         after_s = 0.0
         try:
-            async with link.stream(path, after, about) as chunks:
+            async with link.stream(path, f"{after}.{place}" if place else str(after), about) as chunks:
                 async for frame in frames(chunks):
                     failures = 0
                     if frame.retry_ms is not None:
@@ -87,6 +88,8 @@ async def follow(link: Link, path: str, after: int, *, about: str) -> AsyncGener
                         break
                     if frame.event not in KINDS:
                         continue  # of a newer server
+                    if frame.id:
+                        place = frame.id.partition(".")[2]
                     event = decoded(frame.data, KINDS[frame.event])
                     if isinstance(event, Message):
                         if event.number <= after:
@@ -100,6 +103,11 @@ async def follow(link: Link, path: str, after: int, *, about: str) -> AsyncGener
         except TemporaryFailure as fault:
             after_s = fault.after
             log.info("event stream: %s", fault)
+        except UsageError:  # perhaps an older server, which knows no pieces
+            if not place:
+                raise
+            place = ""
+            continue
         if link.is_open:
             failures += 1
             await asyncio.sleep(pause(failures, first=first_s) + after_s)

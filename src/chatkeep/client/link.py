@@ -215,7 +215,7 @@ class Link:
 
     @asynccontextmanager
     async def stream(self, path: str, last: int | str, about: str) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Return the chunks of an event stream, from after the number or cursor *last*. Raises `TemporaryFailure`."""
+        """Return the chunks of an event stream, from behind the event with the id *last*, a number or cursor. Raises `TemporaryFailure`."""
         headers = {"accept": "text/event-stream", "last-event-id": str(last)}
         within = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)
         async with self._request("GET", path, None, headers, within, about, False) as said:

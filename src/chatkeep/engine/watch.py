@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from copy import deepcopy
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from ..conversation.snapshots import Snapshot, unread_messages
 from ..conversation.streams import GROWING, find_said, reply_id
@@ -25,6 +25,14 @@ from .notifier import Notifier
 LOOK_S = 1.0  # where no news is heard, a conversation with a message unread is looked at so often
 SELDOM_S = 5.0  # and any other one so often
 SURE_S = 15.0  # where news is heard: in case some of it got lost
+
+
+class ShownReply(Struct, frozen=True):
+    """How much of a streamed *reply*, made in *turn*, a watcher was shown: so many characters of each of its parts."""
+
+    reply: str
+    turn: str
+    parts: list[int]
 
 
 class WatchHub:
@@ -84,10 +92,11 @@ class WatchHub:
 class Watch:
     """A watch on a conversation: `async with watch:`, then `next()` again and again.
 
-    *after*: from which number of the log; None: only what comes from now on. Setting *wake* ends a `next` that waits.
+    *after*: from which number of the log; None: only what comes from now on; *shown*: what an earlier watch has shown of the reply that was
+    being made there. Setting *wake* ends a `next` that waits.
     """
 
-    def __init__(self, live: WatchHub, key: Key, after: int | None) -> None:
+    def __init__(self, live: WatchHub, key: Key, after: int | None, shown: ShownReply | None = None) -> None:
         self.key = key
         self.number = after
         """The log is known up to here."""
@@ -103,6 +112,13 @@ class Watch:
         self._typing = False
         self._reply = ("", "")  # the id of the streamed reply that is shown, its turn,
         self._shown: list[int] = []  # and how much of each of its parts was
+        if shown is not None:
+            self._reply, self._shown = (shown.reply, shown.turn), list(shown.parts)
+
+    @property
+    def shown(self) -> ShownReply:
+        """What was shown of the reply that was being made last."""
+        return ShownReply(*self._reply, list(self._shown))
 
     async def __aenter__(self) -> Watch:
         await self.open()

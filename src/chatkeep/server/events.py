@@ -7,18 +7,20 @@ last id that it has.
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
+import msgspec
 from msgspec import Raw, Struct, structs
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ..app import core_of
-from ..engine.watch import Watch
+from ..engine.watch import ShownReply, Watch
 from ..errors import StoreError
 from ..model import Delta, Erased, Event, Message, PartSaid, Redacted, StateChanged, Typing
 from . import answers, api, state, wire
@@ -40,15 +42,20 @@ class Events(wire.Resource):
     @allows("read", masks=True)
     async def get(self, request: Request) -> Response:
         """Stream what happens, from `Last-Event-ID` or `after` on; whoever comes back with the former is told the state first."""
-        after = wire.query(request, EventsQuery).after
+        after, shown = wire.query(request, EventsQuery).after, None
         if (known := request.headers.get("last-event-id")) is not None:
+            number, dot, place = known.partition(".")
             try:
-                after = min(wire.whole(known), wire.NEWEST)
+                after, shown = min(wire.whole(number), wire.NEWEST), read_place(place) if dot else None
             except ValueError as fault:
-                raise HTTPException(400, f"Last-Event-ID is a number of the log: {fault}.") from None
+                raise HTTPException(
+                    400, f"Last-Event-ID is the id of an event, or a number of the log: {fault}."
+                ) from None
         if request.method == "HEAD":
             return Response(media_type="text/event-stream", headers={"cache-control": "no-store"})
-        watch = core_of(keep_of(request)).watch(principal_of(request).tenant, conversation_asked(request), after=after)
+        watch = core_of(keep_of(request)).watch(
+            principal_of(request).tenant, conversation_asked(request), after=after, shown=shown
+        )
         await watch.open(returns=known is not None)
         return EventStream(request, watch)
 
@@ -76,8 +83,9 @@ class EventStream(Stream):
         shows = self._plain if "state:read" in principal.scopes and not principal.masked else None
         yield RETRY
         async for events in self._happening():
-            shown = self._mask(events) if principal.masked else events
-            yield b"".join(written(shown, shows, api.secret_of(self._request))) or b": beat\n"
+            told = self._mask(events) if principal.masked else events
+            ids = name_events(told, self._watch.number or 0, self._watch.shown)
+            yield b"".join(written(told, ids, shows, api.secret_of(self._request))) or b": beat\n"
         yield event({"reason": self._reason}, name="end")
 
     async def _happening(self) -> AsyncIterator[list[Event]]:
@@ -125,17 +133,47 @@ class EventStream(Stream):
         return states.shape.json_of(states.decode(self._watch.key, raw, states.schema))
 
 
-def written(events: Iterable[Event], shows: Callable[[Raw], Any] | None, secret: bytes) -> Iterable[bytes]:
-    """*events* as the wire has them; states only where *shows* makes plain JSON of them, with tags by *secret*."""
-    for found in events:
+def write_place(shown: ShownReply) -> str:
+    """Return what was shown of a reply, as the end of an event's id."""
+    return base64.urlsafe_b64encode(msgspec.json.encode(shown)).decode().rstrip("=")
+
+
+def read_place(text: str) -> ShownReply:
+    """Return what `write_place` has written. Raises ValueError for anything else."""
+    found = msgspec.json.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), type=ShownReply)
+    if min(found.parts, default=0) < 0:
+        raise ValueError("a part of a reply has no length")
+    return found
+
+
+def name_events(events: Sequence[Event], number: int, shown: ShownReply) -> list[str]:
+    """Return the ids of *events*, behind which the log is known up to *number*, and a reply is *shown*: a message's number; of a
+    piece the number before it, and how much of its reply was shown with it."""
+    ids = []
+    for found in reversed(events):
+        id = ""
         if isinstance(found, Message):
-            yield event(answers.message(found), name="message", id=str(found.number))
+            id, number = str(found.number), found.number - 1
+        elif isinstance(found, Delta | PartSaid) and found.reply == shown.reply:
+            # (Parts grow one after another: those behind this one were not begun.)
+            id = f"{number}.{write_place(ShownReply(shown.reply, shown.turn, shown.parts[: found.part + 1]))}"
+        ids.append(id)
+    return ids[::-1]
+
+
+def written(
+    events: Sequence[Event], ids: Sequence[str], shows: Callable[[Raw], Any] | None, secret: bytes
+) -> Iterable[bytes]:
+    """*events* as the wire has them, with their *ids*; states only where *shows* makes plain JSON of them, with tags by *secret*."""
+    for found, id in zip(events, ids, strict=True):
+        if isinstance(found, Message):
+            yield event(answers.message(found), name="message", id=id)
         elif isinstance(found, Typing):
             yield event(found, name="typing")
         elif isinstance(found, Delta):
-            yield event(found, name="piece")
+            yield event(found, name="piece", id=id)
         elif isinstance(found, PartSaid):
-            yield event(found, name="part")
+            yield event(found, name="part", id=id)
         elif isinstance(found, Redacted):
             yield event(found, name="redacted")
         elif isinstance(found, StateChanged) and shows is not None:

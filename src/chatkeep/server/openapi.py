@@ -35,7 +35,7 @@ HEADERS: dict[str, dict[str, Any]] = {
     "Prefer": {"type": "string"},
     "If-Match": {"type": "string", "pattern": TAGS},
     "If-None-Match": {"type": "string", "pattern": TAGS},
-    "Last-Event-ID": {"type": "integer", "minimum": 0},
+    "Last-Event-ID": {"type": "string", "pattern": r"^[0-9]{1,15}(\.[A-Za-z0-9_-]{0,2000})?$"},
 }
 """What the headers look like; more is understood than is told here, and nothing that is told here is refused."""
 
@@ -160,7 +160,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     (f"{ONE}/events", "get"): Operation(
         query=events.EventsQuery,
         headers={
-            "Last-Event-ID": "Number of the last message that the client has; wins over `after`; the state is told first."
+            "Last-Event-ID": "The id of the last event that the client has, or the number of its last message; wins over `after`; the "
+            "state is told first."
         },
         gives={200: str},
         answers_with="text/event-stream",

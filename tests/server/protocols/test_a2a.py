@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from chatkeep.server.protocols import a2a
+from chatkeep.server.protocols import a2a, mcp
 
 from ...support.protocols import Bot, mounted, streamed
 from ...support.serving import Client, served
@@ -66,11 +66,51 @@ async def test_the_official_client_gives_a_task() -> None:
         first, again = [await task_of(client, message("ada", "m1", context_id="c1")) for _ in range(2)]
         read = await client.get_task(GetTaskRequest(id=first.id))
         listed = await client.list_tasks(ListTasksRequest(context_id="c1"))
+        bare = await client.get_task(GetTaskRequest(id=first.id, history_length=0))
 
     assert ("COMPLETED", "Hello there, ada", "c1") == (state_of(first), text_of(first), first.context_id)
     assert first.id == again.id == read.id == listed.tasks[0].id
     assert ("Hello there, ada", ["m1"]) == (text_of(read), bot.asked)
     assert "ada" == read.history[0].parts[0].text
+    assert ([], []) == (list(bare.history), list(listed.tasks[0].artifacts))
+
+
+async def test_tasks_of_a_context_are_listed_by_pages() -> None:
+    """The last ones first; by their state, with what they have given only for who asks for it."""
+    bot = Bot()
+    async with mounted(bot, a2a.routes(bot.keep)) as server:
+        for n in range(3):
+            await bot.keep.receive("c1", f"m{n}", id=f"m{n}")
+
+        async def listed(**asked: Any) -> Any:
+            body = {"jsonrpc": "2.0", "id": 1, "method": "ListTasks", "params": {"contextId": "c1", **asked}}
+            return (await server.ask("POST", "/a2a", json.dumps(body).encode())).json
+
+        first = (await listed(pageSize=2, includeArtifacts=True))["result"]
+        second = (await listed(pageSize=2, pageToken=first["nextPageToken"]))["result"]
+        working = (await listed(status="TASK_STATE_WORKING"))["result"]
+        wrong = [(await listed(**asked))["error"]["code"] for asked in ({"pageSize": 0}, {"pageToken": "x"})]
+
+    assert ["m2", "m1"] == [task["history"][0]["messageId"] for task in first["tasks"]]
+    assert "Hello there, m2" == first["tasks"][0]["artifacts"][0]["parts"][0]["text"]
+    assert (["m0"], "", 3) == (
+        [task["history"][0]["messageId"] for task in second["tasks"]],
+        second["nextPageToken"],
+        second["totalSize"],
+    )
+    assert ([], 0) == (working["tasks"], working["totalSize"])
+    assert [-32602, -32602] == wrong
+
+
+@pytest.mark.parametrize(("body", "code"), [(b'{"jsonrpc": "2.0"', -32700), (b"[]", -32600), (b'{"id": {}}', -32600)])
+@pytest.mark.parametrize("protocol", [a2a, mcp])
+async def test_what_is_no_json_rpc_is_told_so(protocol: Any, body: bytes, code: int) -> None:
+    """By the codes of JSON-RPC, whichever protocol is bound to it."""
+    bot = Bot()
+    async with mounted(bot, protocol.routes(bot.keep)) as server:
+        found = await server.ask("POST", protocol.PATH, body)
+
+    assert (400, code, None) == (found.status, found.json["error"]["code"], found.json["id"])
 
 
 async def test_a_task_is_streamed_and_subscribed_to() -> None:

@@ -44,7 +44,7 @@ from .answer_stream import (
     parts_of,
 )
 from .entrance import Authorize, Caller, Entrance, id_in
-from .json_rpc import BAD_PARAMS, BAD_REQUEST, NO_METHOD, RpcError, coded, rpc_error, rpc_result
+from .json_rpc import BAD_PARAMS, BAD_REQUEST, NO_METHOD, RpcError, coded, read_request, rpc_error, rpc_result
 from .sse import SSE, whole
 
 PATH = "/a2a"
@@ -67,7 +67,8 @@ STATES = {
 
 OVER = ("TASK_STATE_COMPLETED", "TASK_STATE_CANCELED", "TASK_STATE_FAILED")
 NOT_FOUND, NOT_CANCELABLE, NO_PUSH, UNSUPPORTED, OTHER_VERSION = -32001, -32002, -32003, -32004, -32009
-LISTED = 100
+LISTED, PAGE = 100, 50
+"""So many tasks of a context are looked at, the last ones; so many are on a page unless a client says otherwise."""
 
 
 def routes(
@@ -104,9 +105,10 @@ def routes(
     @entrance.guards("send", begins=True)
     async def call(request: Request) -> Response:
         """Do what is called for."""
-        body = await entrance.body(request)
-        id = body.get("id")
+        id = None
         try:
+            body = await read_request(entrance, request)
+            id = body.get("id")
             version = request.headers.get("a2a-version", "1.0")
             if not version.startswith("1."):
                 raise RpcError(OTHER_VERSION, f"A2A {version[:20]} is not spoken here; 1.0 is.")
@@ -118,7 +120,7 @@ def routes(
                 raise RpcError(NO_PUSH if push else NO_METHOD, f"There is no {method[:40]} here.")
             return await agent.methods[method](request, id, params)
         except RpcError as fault:
-            return rpc_error(id, fault.code, str(fault))
+            return rpc_error(id, fault.code, str(fault), fault.status)
         except (HTTPException, ChatkeepError) as fault:
             return rpc_error(id, *coded(entrance.refusal_of(fault), not_found=NOT_FOUND))
 
@@ -173,7 +175,7 @@ class Agent:
     async def get_task(self, request: Request, id: Any, params: dict[str, Any]) -> Response:
         """Return a task as it is now."""
         task = await self._find(request, params)
-        return wire.as_json(rpc_result(id, task.shown(await task.now())))
+        return wire.as_json(rpc_result(id, task.shown(await task.now(), history=whole_in(params, "historyLength", 1))))
 
     async def subscribe_to_task(self, request: Request, id: Any, params: dict[str, Any]) -> Response:
         """Stream a task that is being done, from the beginning of its answer."""
@@ -196,9 +198,16 @@ class Agent:
         caller.refuse_stranger()
         log = [m async for m in caller.tenant.history(caller.conversation, before=wire.NEWEST, limit=LISTED)]
         first = [message for message in reversed(log) if message.role == "user" and TASK not in message.metadata]
-        found = [task_from(caller, message, log) for message in first]
-        tasks = [task.shown(await task.now()) for task in found]
-        told = {"tasks": tasks, "totalSize": len(tasks), "pageSize": LISTED, "nextPageToken": ""}
+        history, size = whole_in(params, "historyLength", 1), whole_in(params, "pageSize", PAGE, least=1)
+        found = []
+        for message in first:
+            task = task_from(caller, message, log)
+            shown = task.shown(await task.now(), history=history)
+            if params.get("status") in (None, "", shown["status"]["state"]):
+                found.append(shown if params.get("includeArtifacts") else shown | {"artifacts": []})
+        size, at = min(size, LISTED), whole_in({"pageToken": params.get("pageToken") or 0}, "pageToken", 0)
+        rest = str(at + size) if at + size < len(found) else ""
+        told = {"tasks": found[at : at + size], "totalSize": len(found), "pageSize": size, "nextPageToken": rest}
         return wire.as_json(rpc_result(id, told))
 
     async def _take(self, request: Request, params: dict[str, Any]) -> Task:
@@ -268,13 +277,18 @@ class Task:
             state = "INPUT_REQUIRED"
         return f"TASK_STATE_{state}"
 
-    def shown(self, ended: Ended) -> dict[str, Any]:
-        """Return it as the protocol has it."""
+    def shown(self, ended: Ended, *, history: int = 1) -> dict[str, Any]:
+        """Return it as the protocol has it, with its first message unless no *history* is asked for."""
         parts = [part for reply in in_order(ended.replies) for part in parts_of(reply)]
         artifacts = [self._artifact(block, part) for block, part in enumerate(parts) if part.get("type") != "interrupt"]
         parts_said = [wire_part(part) for part in parts_of(self.first)]
         said = {"messageId": self.first.id, "role": "ROLE_USER", "parts": parts_said, **self._names}
-        return {**self._names_of_task, "status": self._status(ended), "artifacts": artifacts, "history": [said]}
+        return {
+            **self._names_of_task,
+            "status": self._status(ended),
+            "artifacts": artifacts,
+            "history": [said][:history],
+        }
 
     def stream(self, request: Request, id: Any) -> SSE:
         """Stream it."""
@@ -351,6 +365,16 @@ def questions_in(replies: Sequence[Message]) -> list[str]:
         for part in parts_of(reply)
         if part.get("type") == "interrupt"
     ]
+
+
+def whole_in(params: dict[str, Any], name: str, otherwise: int, *, least: int = 0) -> int:
+    """Return the whole number under *name*. Raises `RpcError`."""
+    found = params.get(name, otherwise)
+    if isinstance(found, str) and found.isascii() and found.isdecimal() and len(found) < 10:
+        found = int(found)
+    if not isinstance(found, int) or isinstance(found, bool) or found < least:
+        raise RpcError(BAD_PARAMS, f"`{name}` is a whole number of at least {least}; nothing was touched.")
+    return found
 
 
 def settings_of(params: dict[str, Any]) -> dict[str, Any]:

@@ -69,6 +69,10 @@ LOCAL = Principal(kind="service", scopes=SCOPES)
 """Whoever an application lets in itself, or who works on this machine."""
 
 
+class NoObject(HTTPException):
+    """The body is JSON, and no object."""
+
+
 class Caller(Struct, frozen=True):
     """Who asks, and for what. *issued*: the token of a visitor who has begun the conversation by this request. *stranger*: a
     visitor who holds no right to the conversation and is to be shown nothing."""
@@ -220,7 +224,7 @@ class Entrance:
                     raise unauthorized()
         found = await wire.value(request, limit=limit, most=TOKENS_MOST)
         if not isinstance(found, dict):
-            raise HTTPException(400, "The body is no JSON object; nothing was touched.")
+            raise NoObject(400, "The body is no JSON object; nothing was touched.")
         return found
 
     async def admit(self, request: Request, conversation: str) -> Caller:

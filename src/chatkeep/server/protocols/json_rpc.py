@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
 
 from .. import wire
-from .entrance import Refusal
+from .entrance import Entrance, NoObject, Refusal
 
+PARSE_ERROR = -32700
 BAD_REQUEST, NO_METHOD, BAD_PARAMS, INTERNAL = -32600, -32601, -32602, -32603
 
 
@@ -18,6 +21,21 @@ class RpcError(Exception):
     def __init__(self, code: int, message: str, *, status: int = 200, data: Any = None) -> None:
         super().__init__(message)
         self.code, self.status, self.data = code, status, data
+
+
+async def read_request(entrance: Entrance, request: Request) -> dict[str, Any]:
+    """Return the JSON-RPC message in a body. Raises `RpcError` for what is none, and whatever refuses its sender or its size."""
+    try:
+        body = await entrance.body(request)
+    except HTTPException as fault:
+        if fault.status_code != 400:
+            raise
+        code = BAD_REQUEST if isinstance(fault, NoObject) else PARSE_ERROR
+        raise RpcError(code, fault.detail, status=400) from None
+    id = body.get("id")
+    if isinstance(id, bool) or not isinstance(id, str | int | float | None):
+        raise RpcError(BAD_REQUEST, "The `id` of a request is text or a number; nothing was touched.", status=400)
+    return body
 
 
 def coded(refusal: Refusal, *, not_found: int) -> tuple[int, str, int, dict[str, str]]:

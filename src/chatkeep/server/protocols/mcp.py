@@ -31,7 +31,7 @@ from ..access import not_found
 from ..streams import event
 from .answer_stream import BlockGrew, Ended, Step, find_named, in_order, is_text, name_answer, parts_of
 from .entrance import Authorize, Caller, Entrance
-from .json_rpc import BAD_PARAMS, BAD_REQUEST, NO_METHOD, RpcError, coded, rpc_error, rpc_result
+from .json_rpc import BAD_PARAMS, BAD_REQUEST, NO_METHOD, RpcError, coded, read_request, rpc_error, rpc_result
 from .sse import SSE, whole
 
 PATH = "/mcp"
@@ -80,9 +80,10 @@ def routes(
     @entrance.guards("send", begins=True)
     async def call(request: Request) -> Response:
         """Do what is called for."""
-        body = await entrance.body(request)
-        id = body.get("id")
+        id = None
         try:
+            body = await read_request(entrance, request)
+            id = body.get("id")
             method, params = body.get("method"), body.get("params", {})
             if body.get("jsonrpc") != "2.0" or not isinstance(params, dict):
                 raise RpcError(BAD_REQUEST, "This is no JSON-RPC 2.0 message.", status=400)
