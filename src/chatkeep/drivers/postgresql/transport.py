@@ -16,7 +16,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from msgspec import Struct
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, stop_never, wait_random_exponential
 
 from ...errors import BadMessage, ChatkeepError, Corrupt, Misconfigured, Overloaded, Replaced, Unavailable, Uncertain
 from ...extras import from_extra
@@ -448,10 +447,19 @@ def given_up(connection: asyncpg.Connection, seconds: float) -> Iterator[None]:
 async def _patiently(
     connect: Callable[[], Awaitable[asyncpg.Connection]], patience: float | None
 ) -> asyncpg.Connection:
+    def passes(fault: BaseException) -> bool:
+        return isinstance(fault, ChatkeepError) and (patience is None or type(fault) is Unavailable)
+
+    try:
+        return await connect()
+    except ChatkeepError as fault:
+        if patience == 0 or not passes(fault):
+            raise
+    # Who is let in at once, as a function mostly is that is started for one message, does not wait for this import.
+    from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, stop_never, wait_random_exponential
+
     attempts = AsyncRetrying(
-        retry=retry_if_exception(
-            lambda fault: isinstance(fault, ChatkeepError) and (patience is None or type(fault) is Unavailable)
-        ),
+        retry=retry_if_exception(passes),
         wait=wait_random_exponential(multiplier=0.05, max=1.0 if patience is not None else 10.0),
         stop=stop_never if patience is None else stop_after_delay(patience),
         reraise=True,

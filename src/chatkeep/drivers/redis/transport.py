@@ -21,7 +21,6 @@ from operator import attrgetter
 from typing import Any, ClassVar
 
 from msgspec import Struct
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from ...errors import ChatkeepError, Overloaded, Unavailable, Uncertain
 from ...extras import from_extra
@@ -190,6 +189,11 @@ class Link:
 
     async def _connected(self) -> Connection:
         """Return a connection, as soon as there is one, for as long as anybody waits for it."""
+        with contextlib.suppress(RedisError, OSError):
+            return await self._attempt()
+        # Who is let in at once, as a function mostly is that is started for one message, does not wait for this import.
+        from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+
         attempts = AsyncRetrying(
             wait=wait_random_exponential(multiplier=0.02, max=PAUSE_S),
             retry=retry_if_exception_type((RedisError, OSError)),
