@@ -362,7 +362,7 @@ LIGHT = {"chatkeep", "msgspec", "tenacity", "typing_extensions"}
 
 HEAVY = {
     "argparse", "bz2", "csv", "ctypes", "dbm", "difflib", "email", "glob", "html", "http", "importlib.metadata",
-    "importlib.resources", "json", "lzma", "multiprocessing", "optparse", "pathlib", "pickle", "pprint", "shutil", "sqlite3",
+    "importlib.resources", "json", "lzma", "multiprocessing", "optparse", "pathlib", "pickle", "pprint", "shutil", "sqlite3", "statistics",
     "tarfile", "tempfile", "tomllib", "unittest", "urllib.request", "xml", "zipfile",
 }  # fmt: skip
 """What of the standard library costs a millisecond or more, and neither asyncio nor msgspec has imported."""
