@@ -138,7 +138,7 @@ async def over_rest(home: Path, rounds: int, each: int) -> None:
             words = ["EVAL", script, "2", "plain", "plain-log", BODY.decode(), question(step), answer(step)]
             return json.dumps(words).encode()
 
-        acts = {
+        acts: dict[str, Act] = {
             "Redis over REST: one bare EVAL": await poster(server.url, head, bare),
             "Redis over REST: write": Writer(driver, Key("", "a")),
         }
@@ -160,7 +160,7 @@ async def on_objects(rounds: int, each: int) -> None:
         def bare(step: int) -> bytes:
             return json.dumps({"revision": f"{step}", "body": BODY.decode()}).encode()
 
-        acts = {
+        acts: dict[str, Act] = {
             "Durable Objects: a bare read-modify-write": await poster(
                 plain.url, b"POST / HTTP/1.1\r\nHost: localhost", bare
             ),
