@@ -9,6 +9,8 @@ SITE := .venv-docs
 PIP := python -m pip --disable-pip-version-check install --quiet
 # The slow tests come first (tests/conftest.py) and stay so; more workers than processors make tests time out.
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
+# What is repeated as often as CHATKEEP_SOAK says.
+SOAKED := acceptance/test_rows_b.py acceptance/test_rows_e.py acceptance/test_two_processes.py drivers/test_machine.py server/test_openapi.py -k "b1 or e9 or two_processes or machine or description"
 QUICK := $(addprefix tests/,channels conversation drivers engine storage testing test_extras.py test_house.py test_invariants.py)
 OLD := import sys; sys.exit(sys.version_info < (3, 11) and "chatkeep needs Python 3.11 or newer; try make PYTHON=python3.12")
 
@@ -25,7 +27,7 @@ $(DEMO)/.ready: constraints-demo.txt pyproject.toml
 	@$(PYTHON) -c '$(OLD)'
 	@echo "Making $(DEMO), once: a Python environment of about 90 MB in this folder. rm -r $(DEMO) removes it."
 	@$(PYTHON) -m venv $(DEMO)
-	@echo "Downloading and installing chatkeep's server and what it needs, at pinned versions (26 packages) ..."
+	@echo "Downloading and installing chatkeep's server and what it needs, at pinned versions (32 packages) ..."
 	@$(DEMO)/bin/$(PIP) --require-hashes -r constraints-demo.txt
 	@$(DEMO)/bin/$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
@@ -38,7 +40,7 @@ quick: $(READY)  ## what needs no server, no browser and no other program: rules
 	$(BIN)/python -m pytest $(WORKERS) -m "not server and not slow" $(QUICK)
 
 test: $(READY)  ## every test but the long soak; what fails beside others has to pass alone
-	$(BIN)/python -m pytest $(WORKERS) || { [ $$? = 1 ] && $(BIN)/python -m pytest --last-failed; }
+	$(BIN)/python -m pytest $(WORKERS) --durations=15 || { [ $$? = 1 ] && $(BIN)/python -m pytest --last-failed; }
 
 docs: $(SITE)/.ready  ## the documentation as a site in build/docs; a broken link is an error; needs no network once installed
 	$(SITE)/bin/zensical build --strict
@@ -78,6 +80,7 @@ load: $(READY)  ## a thousand simulated customers, instances and databases that 
 soak: $(READY)  ## the kill tests on every engine, for half an hour
 	CHATKEEP_KILLS=1500 $(BIN)/python -m pytest tests/acceptance/test_kill.py -s
 	CHATKEEP_STREAM_KILLS=500 $(BIN)/python -m pytest tests/acceptance/test_kill_streams.py -s
+	CHATKEEP_SOAK=10 $(BIN)/python -m pytest $(addprefix tests/,$(SOAKED)) --timeout 3600
 
 soak-move: $(READY)  ## a store with ten thousand conversations is moved around under load, killed on the way; then 100,000 are timed
 	CHATKEEP_MOVE_CONVERSATIONS=10000 $(BIN)/python -m pytest tests/acceptance/test_move.py -s -k under_load

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import compileall
+import os
 import signal
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+import chatkeep
 from chatkeep import Chatkeep
 from chatkeep.testing.servers import DurableObjectServer, PostgresServer, RedisServer, Server, UpstashServer
 
 # What a shell runs in the background ignores Ctrl-C, and so would every program that a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Many tests start a program, which takes twice as long where it has to compile chatkeep. So chatkeep is compiled once, before
+# the first test, and so are the tests. A program of a test writes none: it may run a module that the test writes twice in a second.
+sys.dont_write_bytecode = False
+os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 pytest.register_assert_rewrite("tests.support")  # what fails in there is shown as in a test
 
@@ -45,9 +55,15 @@ settings.load_profile("busy")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Has each failure named when it happens, and not only at the end."""
+    """Has chatkeep compiled, once, and each failure named when it happens, and not only at the end."""
     if not hasattr(config, "workerinput"):
+        compileall.compile_dir(Path(chatkeep.__file__).parent, quiet=2)
         config.pluginmanager.register(Failures(config))
+
+
+def pytest_collection_finish() -> None:
+    """What is imported from now on may be a module that a test has written."""
+    sys.dont_write_bytecode = True
 
 
 class Failures:

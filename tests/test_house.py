@@ -36,7 +36,7 @@ FLOORS: dict[str, set[str]] = {
     "core": {"conversation", "drivers", "engine", "model", "people", "storage"},
     "tenant": {"conversation", "drivers", "engine", "errors", "model", "people", "settings"},
     "app": {"conversation", "core", "drivers", "engine", "errors", "model", "settings", "storage", "tenant"},
-    "auth": {"app", "conversation", "drivers", "errors", "storage"},
+    "auth": {"app", "conversation", "drivers", "errors", "extras", "storage"},
     "loop_thread": {"errors"},
     "blocking": {"app", "loop_thread", "model", "people", "tenant"},
     "": {"app", "conversation", "engine", "errors", "model", "people", "settings", "tenant"},
@@ -55,6 +55,8 @@ BUILT_ON = {"upstash": {"redis"}}
 EXTRAS: dict[str, set[str]] = {
     "server": {"server"},
     "client": {"client"},
+    "auth.accounts": {"server"},
+    "auth.passwords": {"server"},
     "testing.http_contract": {"client"},
     "testing.loadtest": {"client"},
     "cookie": {"cookie"},
@@ -65,6 +67,9 @@ EXTRAS: dict[str, set[str]] = {
     "drivers.postgresql": {"postgres"},
     "drivers.durable_object": {"durable-object"},
     "storage.shared_cache": {"redis"},
+    "storage.key_ring": {"seal"},
+    "storage.conversation_keys": {"seal"},
+    "storage.sealing": {"seal"},
     "demos.concierge": {"agents"},
 }
 """The extras that a module, or a package with all in it, is for; what is not listed does with what chatkeep itself requires."""
@@ -72,13 +77,15 @@ EXTRAS: dict[str, set[str]] = {
 SHARED = {"drivers.http": {"upstash", "durable-object"}}
 """The extras of which each brings what a module needs; who imports the module tells its own one."""
 
-OPTIONAL = {"server.telemetry": {"telemetry"}}
+OPTIONAL = {"server.telemetry": {"telemetry"}, "server.jwts": {"jwt"}}
 """The extras that a module uses where they are installed, and does without."""
 
 FOR_TESTS = ("testing.machine", "testing.servers", "testing.upstash")
 """What only tests import, with the libraries of the group "dev"."""
 
 DISTRIBUTIONS = {
+    "jwt": "pyjwt",
+    "argon2": "argon2-cffi",
     "prometheus_client": "prometheus-client",
     "opentelemetry": "opentelemetry-api",
     "pydantic_ai": "pydantic-ai-slim",

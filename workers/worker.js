@@ -128,22 +128,22 @@ export class Conversation extends DurableObject {
   }
 
   // Streams what happens from number *after* on, as server-sent events, until the client goes or its right ends.
-  async events(where, until, { after, shows, name }) {
+  async events(where, until, { after, returns, shows, name }) {
     if (Date.now() > until) return null;
     const { readable, writable } = new IdentityTransformStream();
-    const ending = this.stream(writable.getWriter(), where, { after, shows, name });
+    const ending = this.stream(writable.getWriter(), where, { after, returns, shows, name });
     this.ctx.waitUntil(ending.catch(() => {})); // (the client has gone)
     return readable;
   }
 
-  async stream(writer, where, { after, shows, name }) {
+  async stream(writer, where, { after, returns, shows, name }) {
     const say = (text) => writer.write(bytesOf(text));
     const event = (kind, data, id = "") => say(`event: ${kind}\n${id}data: ${data}\n\n`);
     const stateNow = () => liveState(this, where, this.row(), recordOf(where, this.row()), Date.now() / 1000).state;
     const ends = Date.now() + STREAM_MS;
     const first = this.row();
     let seen = after ?? (first ? first.head : 0);
-    let state = shows ? stateNow() : "";
+    let state = shows && !returns ? stateNow() : ""; // who comes back may have missed a change of it
     let checked = Date.now();
     await say("retry: 1000\n");
     for (let reason = ""; !reason; ) {
@@ -1351,7 +1351,7 @@ async function events(asked) {
     const { epoch, shards, until } = await epochOf(env, store, EPOCHS.get(store)?.epoch ?? "");
     refuseElsewhere(epoch ?? "");
     const where = { store, epoch, shard: crc32(`${tenant}\0${id}`) % shards, tenant, id };
-    const stream = await conversationOf(env, store, tenant, id).events(where, until, { after, shows: scopes.includes("state:read"), name });
+    const stream = await conversationOf(env, store, tenant, id).events(where, until, { after, returns: known !== null, shows: scopes.includes("state:read"), name });
     if (stream !== null) return new Response(stream, { headers });
     EPOCHS.delete(store);
   }

@@ -26,9 +26,10 @@ from .engine.once import Ledger, Tool, make_once
 from .engine.statistics import EngineStatistics, Tended
 from .engine.turn import Turn
 from .errors import Misconfigured, UsageError
-from .model import Content, Conversation, DeadLetter, Part, State
-from .settings import Duration, Options, duration_fault, seconds, settings_from, store_url
+from .model import AppVersion, Content, Conversation, DeadLetter, Part, State
+from .settings import Duration, Options, duration_fault, seconds, settings_from, store_url, version_fault
 from .storage.cache import Cache, CacheStatistics
+from .storage.seal_note import Sealing
 from .storage.store import Store
 from .tenant import LETTERS, Surface, Tenant, Unread, skips_unread
 
@@ -77,6 +78,9 @@ class Chatkeep(Surface[State]):
         upgrades: For each older schema n, a function from the plain JSON value of n to that of n + 1; run when a
             state is next loaded.
 
+        downgrades: For each newer schema n, a function from the plain JSON value of n to that of n - 1: this code then reads what newer
+            code has written, and writes its own shape, so that two releases answer from one store, and the newer one may be taken back.
+
         merge_rules: How `merge` puts changes of a slot together, by the slot's name: "later" (the default: where both have changed
             the same, the later one stands), "union" (of lists, all items), "sum", "max" (of numbers), or a function that is
             given base, earlier and later value, each perhaps `MISSING`, and returns the one that stands.
@@ -96,6 +100,7 @@ class Chatkeep(Surface[State]):
         state: type[State] | None = None,
         schema: int = 1,
         upgrades: Mapping[int, Callable[[Any], Any]] | None = None,
+        downgrades: Mapping[int, Callable[[Any], Any]] | None = None,
         merge_rules: Mapping[str, Rule] | None = None,
         clock: Callable[[], float] = time.time,
         **options: Unpack[Options],
@@ -103,10 +108,15 @@ class Chatkeep(Surface[State]):
         self.settings = settings_from(options)
         settings = self.settings
         kind = cast(type[State], dict) if state is None else state
-        states = StateCodec(kind, schema=schema, upgrades=upgrades, limit=settings.state_limit)
+        states = StateCodec(kind, schema=schema, upgrades=upgrades, downgrades=downgrades, limit=settings.state_limit)
         cache = Cache(entries=settings.cache_entries, bytes=settings.cache_bytes)
         url = store_url() if url is None else url
         driver = driver_for(url) if isinstance(url, str) else url
+        keys = settings.seal_keys
+        if keys:
+            from .storage.sealing import sealed  # an extra: imported only where it is wanted
+
+            driver = sealed(driver, keys)
         patience_s = seconds(settings.store_timeout)
         store = Store(
             driver,
@@ -119,12 +129,12 @@ class Chatkeep(Surface[State]):
         if settings.cache is not None:
             from .storage.shared_cache import SharedCache  # an extra: imported only where it is wanted
 
-            store.shared = SharedCache(settings.cache)
+            store.shared = SharedCache(settings.cache, driver if isinstance(driver, Sealing) else None)
         journal = None
         if settings.on_outage == "journal" and settings.journal:
             from .storage.spool import Spool
 
-            journal = Spool(settings.journal)
+            journal = Spool(settings.journal, keys)
         super().__init__(Engine(store, settings, states, journal=journal, clock=clock), "")
         self._engine.changes.rules = check_rules(merge_rules or {})
         self._core = Core(self._engine, url if isinstance(url, str) else type(url).__name__)
@@ -322,6 +332,29 @@ class Chatkeep(Surface[State]):
     async def resume_all(self, *, unread: Unread = "answer") -> None:
         """Lift `pause_all`; see `resume`. Tenants and conversations that are paused themselves stay so."""
         await self._opened.changes.resume(None, skips=skips_unread(unread))
+
+    async def set_canary(self, version: str, share: float | None) -> None:
+        """
+        Have a *version* of the application (the setting `version`) take that *share* of the conversations, of every tenant: 0.1 is a tenth.
+
+        0 backs it out: it takes nothing more, and what was pinned to it is answered by the others. None: it has no share of its
+        own any more, and answers like the others. The instances notice within `poll`; say it before the version is deployed. It
+        is always the same conversations that fall into a share, and a larger share has those of a smaller one.
+
+        Raises:
+            UsageError: The name is none, or the share is not between 0 and 1.
+        """
+        if not version or (fault := version_fault(version)):
+            raise UsageError(f"{fault if version else 'a version has a name'}; nothing was changed.")
+        if share is not None and not (isinstance(share, int | float) and 0 <= share <= 1):
+            raise UsageError(f"The share of a version is from 0 to 1, or None, not {share!r}; nothing was changed.")
+        await self._opened.sweeper.versions.give_share(version, None if share is None else float(share))
+
+    async def versions(self) -> list[AppVersion]:
+        """Return the versions of the application that have answered on this store in the last week, or have a share."""
+        held = await self._opened.sweeper.versions.find()
+        names = sorted(held.said.keys() | held.shares.keys())
+        return [AppVersion(name, held.said.get(name), held.shares.get(name)) for name in names]
 
     async def tend(self, *, within: Duration | None = None, thorough: bool = False) -> Tended:
         """

@@ -125,6 +125,8 @@ class BlockingChatkeep(_BlockingSurface[State]):
     pause_all = blocking(Chatkeep.pause_all)
     resume_all = blocking(Chatkeep.resume_all)
     backup = blocking(Chatkeep.backup)
+    set_canary = blocking(Chatkeep.set_canary)
+    versions = blocking(Chatkeep.versions)
     tend = blocking(Chatkeep.tend)
     query = blocking(Chatkeep.query)
 

@@ -12,15 +12,16 @@ from .conversation.outbox import Outlet
 from .conversation.saves import Saved
 from .conversation.snapshots import Outcome, Snapshot
 from .conversation.state import StateCodec
-from .drivers.base import Ability, Driver, Entry, Finding, Key, Row, mark_of
+from .drivers.base import Ability, Driver, Entry, Finding, Index, Key, Row, mark_of
 from .engine.engine import Engine
 from .engine.once import Ledger
 from .engine.outcomes import page_dead_letters, read_outcome
 from .engine.watch import Watch
-from .model import Content, DeadLetter, OffBy, Receipt, Role, State
+from .model import Content, DeadLetter, Message, OffBy, Receipt, Role, State
 from .people.claims import Claims
 from .people.saving import save
 from .storage.audit import AuditLog
+from .storage.holds import Holds
 from .storage.records import Records
 
 Record = TypeVar("Record", bound=Struct)
@@ -125,6 +126,34 @@ class Core(Generic[State]):
         key, store = key_for(tenant, conversation), self._opened.store
         return (store.cached(key) or await store.load(key)) is not None
 
+    async def scan(
+        self, index: Index, *, tenant: str | None, owner: str = "", after: Row | None, limit: int
+    ) -> list[Row]:
+        """Return a page of conversations in the order of *index*, undecoded; rows of chatkeep's own are among those of all tenants."""
+        return await self._opened.store.rows(index, tenant=tenant, owner=owner, after=after, limit=limit)
+
+    async def read_row(self, key: Key) -> Row | None:
+        """Return the row of a conversation, undecoded, as it is now; None when there is none."""
+        return await self._opened.store.row(key)
+
+    async def read_tail(self, row: Row, *, before: int | None = None, limit: int) -> list[Message]:
+        """Return the last entries of a conversation, or those before a number, oldest first, with chatkeep's own notes."""
+        end = row.head + 1 if before is None else before
+        return await self._opened.store.page(row.key, row.incarnation, before=end, limit=limit)
+
+    async def find_names(self, tenant: str, owner: str) -> list[str]:
+        """Return the owners whose conversations are *owner*'s: itself, and whoever was claimed for it."""
+        return list(await Claims(self._opened.store, tenant, clock=self.clock).find_owners(owner))
+
+    async def note(self, tenant: str, conversation: str, text: str, *, author: str, id: str) -> bool:
+        """Put a note of a person, which customers do not see, into the log; the same *id* again has no second effect. False where
+        there is no such conversation."""
+        if not await self.exists(tenant, conversation):
+            return False
+        told = {"kind": "note", "text": text, "author": author}
+        await self._opened.intake.note(key_for(tenant, conversation), f"note:{id}", told)
+        return True
+
     async def find_owner(self, tenant: str, conversation: str) -> str | None:
         """Return whose a conversation is, as the store has it; None when there is none."""
         row = await self._opened.store.row(key_for(tenant, conversation))
@@ -184,6 +213,10 @@ class Core(Generic[State]):
         found = await read_outcome(engine.store, snapshot, number)
         return found or Outcome("paused" if engine.pauses.is_paused(snapshot) else "accepted")
 
+    def holds(self, tenant: str) -> Holds:
+        """Return the legal holds of a tenant."""
+        return Holds(self._opened.store, tenant, clock=self.clock)
+
     @property
     def audit(self) -> AuditLog:
         """Who did what, as the store has it."""
@@ -195,9 +228,9 @@ class Core(Generic[State]):
         """As `Tenant.clear`, when *look*, given the state, raises nothing."""
         await self._opened.changes.clear(key_for(tenant, conversation), slot, look=look, id=id)
 
-    def find_reasons(self, tenant: str, conversation: str) -> list[OffBy]:
-        """Tell what silences the bot in a conversation that has nothing in it yet; asks nobody."""
-        return self._opened.pauses.find_reasons(key_for(tenant, conversation), False)
+    def find_reasons(self, tenant: str, conversation: str, paused: bool = False) -> list[OffBy]:
+        """Tell what silences the bot in a conversation that is *paused* itself, or not; asks nobody."""
+        return self._opened.pauses.find_reasons(key_for(tenant, conversation), paused)
 
     async def find_paused(self) -> list[str | None]:
         """Return the tenants that are paused as a whole; None among them: everything is. Asks the store."""

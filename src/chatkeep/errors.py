@@ -2,7 +2,7 @@
 
     ChatkeepError
       UsageError        yours to fix; nothing was touched
-        BadKey  BadMessage (KeyReused)  TooLarge  OtherOwner  Unsupported  NotOpen  Misconfigured (MissingExtra)
+        BadKey  BadMessage (KeyReused)  TooLarge  OtherOwner  OnHold  Unsupported  NotOpen  Misconfigured (MissingExtra)
       StoreError
         Conflict        someone else wrote first: reload and decide
         Duplicate       an entry with this id is in the log already
@@ -60,6 +60,10 @@ class OtherOwner(UsageError):
     def __init__(self, message: str, *, owner: str = "") -> None:
         super().__init__(message)
         self.owner = owner
+
+
+class OnHold(UsageError):
+    """The conversation, or its owner, is on legal hold: it is not erased, and nothing of it redacted, until the hold is lifted."""
 
 
 class NotWaiting(UsageError):

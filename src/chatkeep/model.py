@@ -183,6 +183,15 @@ class Answering(Struct, frozen=True):
     reply: str = ""
 
 
+class AppVersion(Struct, frozen=True):
+    """A version of the application. said_at: when an instance of it has last said that it is there; None: none has. share: which part
+    of the conversations an operator has given it; None: none of its own."""
+
+    name: str
+    said_at: float | None = None
+    share: float | None = None
+
+
 class Stopped(Struct, frozen=True):
     """What a stop has done. stopped: something waited for its answer, and gets no more of it; reply: what was said of it by then, as
     recorded, with `metadata["stopped"]`; None where nothing was."""

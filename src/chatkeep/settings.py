@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypedDict, get_args, get_type_hints
@@ -25,10 +25,14 @@ Interrupted = Literal["continue", "close"]
 OnOutage = Literal["refuse", "read", "journal"]
 OnReplaced = Literal["refuse", "reopen"]
 Outside = Literal["merge", "rerun"]
+Pin = Literal["none", "turn", "session"]
 Duration = str | int | float | timedelta
 
 LEASE_S = 10.0
 """A lease lasts so long and is renewed while its turn runs: an instance that died with its host is followed after it."""
+
+SHORTEST_KEY = 16
+"""Bytes that a secret of `seal_keys` has at least: whoever can guess one reads everything."""
 
 TEST_ATTEMPTS = 8
 """So often a message is tried where the pauses are too short to wait for an outage's end, and nothing else was said."""
@@ -37,7 +41,7 @@ PREFIX = "CHATKEEP_"
 CONFIG = "CHATKEEP_CONFIG"
 """Names the TOML file; without it there is none."""
 
-SECRETS = ("store", "cache", "metrics_token")
+SECRETS = ("store", "cache", "metrics_token", "seal_keys")
 """Settings whose value may hold a password."""
 
 EXAMPLES = '"30s", "2m", "24h" or "250ms"'
@@ -58,6 +62,18 @@ def seconds(duration: Duration) -> float:
     if not 0 <= found < 1e9:
         raise ValueError(f"{duration!r} is out of range")
     return found
+
+
+def rate_of(rate: object) -> tuple[int, float] | None:
+    """Return how many, and within how many seconds, "30/minute" means; None for "off". Raises ValueError."""
+    if rate == "off":
+        return None
+    parts = re.fullmatch(
+        r"\s*([1-9][0-9]{0,8})\s*/\s*(second|minute|hour|day)\s*", rate if isinstance(rate, str) else ""
+    )
+    if parts is None:
+        raise ValueError(f'{rate!r} is not a rate; write "30/minute" ("/second", "/hour", "/day"), or "off"')
+    return int(parts[1]), UNITS[parts[2][0]]
 
 
 def duration_fault(duration: object, source: str) -> str:
@@ -157,6 +173,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     outside: what happens to a turn whose state was changed from outside while its handler ran (`change`, a slot saved on a page):
         merge     different members were changed: both changes are kept, and the replies; the same member: as rerun
         rerun     the turn is thrown away and the handler runs again on what is there now
+    channel_rate: so many turns answer one customer of a channel (WhatsApp, a webhook, ...) in a second, minute, hour or day; what
+    comes beyond that is taken in, and waits for its turn ("off": however many). A conversation over HTTP has the server's rates.
     turn_timeout: a handler that takes longer has failed. concurrency: handlers that run at once in this process.
     backlog: messages that may wait in this process; more are refused with `Overloaded`.
     retry_for: a message whose handler fails is tried again for so long after its first failure, and then set aside; attempts:
@@ -177,8 +195,15 @@ class Settings(Struct, frozen=True, kw_only=True):
         reopen    what is there now is opened within a `poll` and begun with, for who rebuilds with `on_missing`
     background: False where a process lives for one message, such as a function: nothing is looked for, heard or answered unless it is
     asked for; `Chatkeep.tend` does what is due, and what is paused is looked at before a message is taken, if that was `poll` ago.
+    version: the name of this version of the application, such as "2026-11" ("": none): `turn.version` says which version began what a turn
+    goes on with. pin: what stays with the version that began it, as long as that version runs:
+        none      nothing: whoever comes first answers
+        turn      a turn of which anything was recorded: a step, a piece of its reply, a failed attempt
+        session   the session
     journal: that file, one for each process and store. cache: a Redis or Valkey that instances share, redis://...,
-    in front of the store; never trusted, and its loss costs only time. flags: see `Flags`.
+    in front of the store; never trusted, and its loss costs only time. seal_keys: secrets of at least 16 bytes, the newest first,
+    with which what was said is encrypted in the store, in the journal and in the cache (none: not); the first one seals, all of them
+    open. flags: see `Flags`.
     """
 
     session_ttl: Duration | None = None
@@ -192,6 +217,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     quiet: Duration = "1.5s"
     max_wait: Duration = "10s"
     outside: Outside = "merge"
+    channel_rate: str = "30/minute"
     turn_timeout: Duration = "30s"
     concurrency: int = 100
     backlog: int = 10_000
@@ -210,8 +236,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     on_outage: OnOutage = "refuse"
     on_replaced: OnReplaced = "refuse"
     background: bool = True
+    version: str = ""
+    pin: Pin = "none"
     journal: str | None = None
     cache: str | None = None
+    seal_keys: tuple[str, ...] = ()
     flags: Flags = Flags()
 
     def __repr__(self) -> str:
@@ -219,6 +248,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     def policy(self) -> Policy:
         """Return the settings that the rules in `turns` look at."""
+        turns, within_s = rate_of(self.channel_rate) or (None, 0.0)
         return Policy(
             overlap=self.overlap,
             quiet_s=seconds(self.quiet),
@@ -233,6 +263,10 @@ class Settings(Struct, frozen=True, kw_only=True):
             max_raised=self.attempts,
             max_begun=max(8, (self.attempts or 0) + 5),
             lease_s=min(seconds(self.turn_timeout) + 5.0, LEASE_S),
+            channel_turns=turns,
+            channel_within_s=within_s,
+            version=self.version,
+            pin=self.pin,
         )
 
 
@@ -250,6 +284,7 @@ class Options(TypedDict, total=False):
     quiet: Duration
     max_wait: Duration
     outside: Outside
+    channel_rate: str
     turn_timeout: Duration
     concurrency: int
     backlog: int
@@ -268,8 +303,11 @@ class Options(TypedDict, total=False):
     on_outage: OnOutage
     on_replaced: OnReplaced
     background: bool
+    version: str
+    pin: Pin
     journal: str | None
     cache: str | None
+    seal_keys: Sequence[str]
     flags: Flags | Mapping[str, Any]
 
 
@@ -309,6 +347,7 @@ CHOICES = {
     "on_outage": get_args(OnOutage),
     "on_replaced": get_args(OnReplaced),
     "outside": get_args(Outside),
+    "pin": get_args(Pin),
 }
 
 
@@ -347,6 +386,7 @@ def settings_from(options: Mapping[str, object]) -> Settings:
     if faults:
         raise Misconfigured("; ".join(faults) + ". Nothing was opened.")
     values: dict[str, Any] = {name: value for name, (value, _) in found.items()}
+    values["seal_keys"] = tuple(values.get("seal_keys", ()))
     if not isinstance(values.get("flags", Flags()), Flags):
         values["flags"] = Flags(values["flags"])
     if not values.keys() & {"retry_for", "attempts"} and any(
@@ -366,6 +406,8 @@ def settings_given(options: Mapping[str, object]) -> tuple[dict[str, GivenValue]
         faults += [from_source(fault, source) for fault in faults_of(name, value, source)]
     if value_of(found, "on_outage") == "journal" and not value_of(found, "journal"):
         faults.append('on_outage="journal" needs journal="/path/to/journal.db", a file on this host')
+    if value_of(found, "pin") in ("turn", "session") and not value_of(found, "version"):
+        faults.append('pin needs version="...", the name of this version of the application')
     return found, faults
 
 
@@ -379,19 +421,45 @@ def faults_of(name: str, value: object, source: str = "") -> list[str]:
                 return [f"{name}: {fault}"]
             if seconds(value) == 0 and name in NEVER_ZERO:  # type: ignore[arg-type]
                 return [f"{name} must be more than 0"]
+        if name == "channel_rate":
+            rate_of(value)
         elif name == "flags" and not isinstance(value, Flags):
             Flags(value)  # type: ignore[arg-type]
     except Misconfigured as fault:
         return [str(fault).removesuffix(". Nothing was changed.")]
+    except ValueError as fault:
+        return [f"{name}: {fault}"]
     if name in LEAST and (not isinstance(value, int) or isinstance(value, bool) or value < LEAST[name]):
         return [f"{name} must be a whole number of at least {LEAST[name]}, not {value!r}"]
+    if name == "version":
+        return [wrong] if (wrong := version_fault(value)) else []
     if name == "background" and not isinstance(value, bool):
         return [f"background is true or false, not {value!r}"]
+    if name == "seal_keys" and not is_ring(value):
+        return [f"seal_keys is a list of secrets of at least {SHORTEST_KEY} bytes each, the newest first"]
     if name in CHOICES and value not in CHOICES[name]:
         return [f"{name} is one of {', '.join(CHOICES[name])}, not {value!r}"]
     if name in ("journal", "cache", "failure_reply") and not (value is None or (isinstance(value, str) and value)):
         return [f"{name} is text, not {shown(name, value)}"]
     return []
+
+
+def version_fault(name: object) -> str:
+    """Return what is wrong with the *name* of a version of the application; "" when nothing is."""
+    fine = isinstance(name, str) and len(name) <= 100 and (not name or name.isprintable()) and name == name.strip()
+    return "" if fine else f"version is a short text without line breaks, not {name!r:.120}"
+
+
+def is_ring(value: object) -> bool:
+    """Tell whether *value* is a list of secrets that are long enough."""
+    return isinstance(value, list | tuple) and all(
+        isinstance(key, str) and len(key.encode(errors="replace")) >= SHORTEST_KEY for key in value
+    )
+
+
+def named_seal_keys() -> tuple[str, ...]:
+    """Return the keys that the environment (CHATKEEP_SEAL_KEYS, or CHATKEEP_SEAL_KEYS_FILE) or the file names. Raises `Misconfigured`."""
+    return settings_from({}).seal_keys
 
 
 def store_url() -> str:
@@ -469,11 +537,11 @@ def environment_settings(fields: Mapping[str, Any]) -> tuple[dict[str, GivenValu
 
 
 def parsed(text: str, kind: Any) -> Any:
-    """Return the value that *text* means for a field of type *kind*; a list is separated by commas."""
+    """Return the value that *text* means for a field of type *kind*; a list is separated by commas, or by lines."""
     if kind in (bool, int, float, int | None):
         return msgspec.convert(text, kind, strict=False)
     if getattr(kind, "__origin__", None) in (list, tuple):
-        return kind.__origin__(part.strip() for part in text.split(",") if part.strip())
+        return kind.__origin__(part.strip() for part in re.split(r"[,\n]", text) if part.strip())
     return text
 
 

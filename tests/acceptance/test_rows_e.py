@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -14,11 +13,9 @@ import psutil
 
 from ..support.platform import SECRET, platform, post_whatsapp, whatsapp_message
 from ..support.rows import Customer, Visitor, answered, durable, instance, place, text_of
+from ..support.soaking import SOAK
 
 SALON = {"1550": "rosa"}
-SOAK = int(os.environ.get("CHATKEEP_SOAK", "1"))
-"""How many times longer the soak takes."""
-
 MOODY = """
 import asyncio
 
@@ -207,14 +204,14 @@ async def test_e5_a_webhook_is_verified_parsed_accepted_and_answered(url: str, t
 
 @durable
 async def test_e9_a_soak_of_concurrent_sessions(url: str, tmp_path: Path) -> None:
-    """Sixty sessions write at once, some messages twice: each is answered once and in order; what the server holds does not grow.
+    """Thirty sessions write at once, some messages twice: each is answered once and in order; what the server holds does not grow.
 
     The load kit is `chatkeep simulate`. CHATKEEP_SOAK=100 makes this one a hundred times longer.
     """
     async with instance(tmp_path, MOODY, url, cache_entries=20) as it:
         assert it.process is not None
         process = psutil.Process(it.process.pid)
-        visitors = await asyncio.gather(*(Visitor.of(it) for _ in range(60)))
+        visitors = await asyncio.gather(*(Visitor.of(it) for _ in range(30)))
         held: list[tuple[int, int]] = []
 
         async def talk(visitor: Visitor, lines: range) -> None:

@@ -21,6 +21,7 @@ import pytest
 from chatkeep import Chatkeep, Corrupt, HandlerFailed, Turn
 from chatkeep.testing.servers import RedisServer
 
+from ..support.counting import count
 from ..support.program import PATIENCE_S, PROGRAM, Demo, chatkeep, free_port, killed_when_late, plain_environment
 from ..support.stores import store_url
 
@@ -296,6 +297,31 @@ def test_erasing_asks_first(store: Path) -> None:
 
     assert [1, 1, 0, 0, 1] == [found[0] for found in (asked, refused, there, done, gone)]
     assert 1 == chatkeep("erase", "chat.db", "eve", "--yes", folder=store.parent)[0]
+
+
+def test_a_user_is_erased_with_a_receipt(tmp_path: Path) -> None:
+    """As a person reads it and as JSON; a conversation and a user are not named together."""
+    keep = Chatkeep(f"sqlite:///{tmp_path}/chat.db")
+    keep.on_message(count)
+
+    async def fill() -> None:
+        async with keep:
+            for name in ("trip", "shop"):
+                await keep.receive(name, "hello", owner="ada")
+
+    asyncio.run(fill())
+    both = chatkeep("erase", "chat.db", "trip", "--user", "ada", folder=tmp_path)
+    neither = chatkeep("erase", "chat.db", folder=tmp_path)
+    refused = chatkeep("erase", "chat.db", "--user", "ada", typed="n\n", folder=tmp_path)
+    done = chatkeep("erase", "chat.db", "--user", "ada", "--yes", folder=tmp_path)
+    receipt = json.loads(chatkeep("erase", "chat.db", "--user", "ada", "--yes", "--json", folder=tmp_path)[1])
+    audit = chatkeep("audit", "chat.db", folder=tmp_path)[1]
+
+    assert [2, 2, 1, 0] == [found[0] for found in (both, neither, refused, done)]
+    assert "with 2 conversations" in refused[1]
+    assert "2 conversations with 4 log entries" in done[1]
+    assert ("ada", []) == (receipt["user"], receipt["conversations"])
+    assert "user:erase" in audit
 
 
 def test_a_state_that_cannot_be_read_is_cleared(store: Path) -> None:

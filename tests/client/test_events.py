@@ -34,7 +34,7 @@ STREAM = (
 ).encode()
 FRAMES = [
     Frame("", "", 1000),
-    Frame("piece", "tea"),
+    Frame("piece", "tea", None, "7"),
     Frame("typing", "one\ntwo"),
     Frame("message", "\nö"),
     Frame("message", "last"),

@@ -290,7 +290,7 @@ async def test_a_rotated_token_sends_what_the_old_one_has_posted(running: Runnin
     async def nobody(token: str, told: object) -> str:
         raise NotFound("an older server")
 
-    await outbox.open(deliver, nobody)
+    await outbox.open(deliver, nobody, lambda queued, reason: None)
     try:
         await outbox.put("ada", "m1", b'{"content":"tea"}')
         await outbox.hand_over("ck_c_old", "ck_c_new")
@@ -360,7 +360,7 @@ async def test_a_queue_belongs_to_one_process_and_one_server(place: Place, tmp_p
 async def test_the_file_is_durable_at_each_answer(tmp_path: Path) -> None:
     """WAL with synchronous=FULL: nothing that was answered is only in memory."""
     outbox = Outbox(str(tmp_path / "q.db"), "http://host")
-    await outbox.open(lambda queued, token, told: asyncio.Event().wait(), None)  # type: ignore[arg-type, return-value]
+    await outbox.open(lambda queued, token, told: asyncio.Event().wait(), None, None)  # type: ignore[arg-type, return-value]
     assert outbox._db is not None
     found = [outbox._db.pragma("journal_mode"), outbox._db.pragma("synchronous")]
     await outbox.close()

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from chatkeep import client as package
-from chatkeep.client import Chat, Client, Slot, SyncChat, SyncClient, SyncSlot
+from chatkeep.client import Account, Chat, Client, Slot, SyncAccount, SyncChat, SyncClient, SyncSlot
 
 from ..support.client_server import Place
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "client.md").read_text()
-FIRST, SECOND, STATE, EVENTS, QUEUE = re.findall(
+FIRST, SECOND, NOTICES, STATE, EVENTS, QUEUE = re.findall(
     r"<!-- run by tests/client/test_page.py -->\n+```python\n(.*?)```", PAGE, re.S
 )
 
@@ -39,6 +39,10 @@ async def test_the_page_runs(place: Place, tmp_path: Path, monkeypatch: pytest.M
     await run(here(FIRST) + textwrap.indent(inside + "    if said:\n        break\n", "    "), names)
     await asyncio.to_thread(exec, here(SECOND), {})
     await run(here(QUEUE), names)
+    told = textwrap.indent(NOTICES + "        break\n", "    ")
+    refused = "client._link.notices.tell('failed', 'x', actions={'retry': client.me})\n"
+    opened = here(FIRST).splitlines()[:3]
+    await run("\n".join([*opened, "    " + refused]) + told, names)
 
     assert ["basic manicure is number 1"] == names["said"]
 
@@ -53,7 +57,7 @@ async def run(code: str, names: dict[str, Any]) -> None:
 
 def test_both_clients_have_the_same_words() -> None:
     """What one can, the other can; and the page names every word of a chat."""
-    for one, other in ((Client, SyncClient), (Chat, SyncChat), (Slot, SyncSlot)):
+    for one, other in ((Client, SyncClient), (Chat, SyncChat), (Slot, SyncSlot), (Account, SyncAccount)):
         assert words(one) - {"etag", "id"} == words(other) - {"etag", "id"}
     assert [] == [word for word in words(Chat) if f"chat.{word}(" not in PAGE]
     assert sorted(package.__all__) == package.__all__

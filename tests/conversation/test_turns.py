@@ -210,6 +210,31 @@ def test_a_message_is_tried_for_a_time(snapshot: Snapshot, policy: Policy, failu
         assert waiting == snapshots.unread_messages(now)
 
 
+@given(st.integers(1, 40), st.lists(st.just(0.0) | st.floats(0, 40), min_size=1, max_size=60))
+def test_turns_of_a_channel_are_held_to_their_rate(rate: int, arrivals: list[float]) -> None:
+    """Never more than the rate and its burst, in no window of time; and never held longer than that asks for."""
+    policy, within_s = Policy(channel_turns=rate, channel_within_s=60.0), 60.0
+    now, record, began = AT, Record(), list[float]()
+    for number, pause_s in enumerate(arrivals, 1):
+        message = Message(id=f"m{number}", number=number, role="user", content="x", created_at=now, channel="pigeon")
+        there = Snapshot(
+            Row(key=Key("", "ada"), revision="r", incarnation="b", head=number),
+            structs.replace(record, cursor=number - 1),
+            (message,),
+        )
+        now = max(now + pause_s, turns.ready_at(there, policy))
+        record = turns.finish_turn(there, [message], [], policy, state=Raw(b"{}"), schema=1, opens=False, at=now).record
+        record = structs.replace(record, cursor=number)
+        began.append(now)
+    for place, start in enumerate(began):
+        run = [at - start for at in began[place:]]
+
+        assert all(count <= rate + passed * rate / within_s + 1 + 1e-6 for count, passed in enumerate(run, 1))
+    assert began[-1] <= AT + sum(arrivals) + len(arrivals) * within_s / rate
+    said = Message(id="x", number=9, role="user", content="x", created_at=now)
+    assert 0.0 == turns.held_until(record, [said], policy), "what came over HTTP has the server's own limits"
+
+
 @given(some_snapshots(), policies, st.lists(st.sampled_from(["dies", "given back", "renewed", "lost"]), max_size=40))
 def test_only_deaths_alone_are_attempts(snapshot: Snapshot, policy: Policy, fates: list[str]) -> None:
     """A message is set aside after `max_begun` of them and never before, and tried alone from the second death on."""

@@ -15,6 +15,8 @@ from chatkeep.drivers.sqlite.driver import SqliteDriver
 from chatkeep.testing import BROKEN, Intact
 from chatkeep.testing.machine import DriverMachine
 
+from ..support.soaking import SOAK
+
 
 def histories(made: Callable[[str], Driver], url: str) -> Callable[[], DriverMachine]:
     """What makes a machine on a store of its own for each history."""
@@ -35,14 +37,14 @@ def histories(made: Callable[[str], Driver], url: str) -> Callable[[], DriverMac
 @pytest.mark.slow
 def test_memory() -> None:
     """The reference agrees with a model that does not know it."""
-    how = settings(max_examples=300, stateful_step_count=40, deadline=None)
+    how = settings(max_examples=60 * SOAK, stateful_step_count=40, deadline=None)
     run_state_machine_as_test(histories(Intact, "memory://"), settings=how)
 
 
 @pytest.mark.slow
 def test_sqlite(tmp_path: Path) -> None:
     """Three connections on one file, a new file for each history."""
-    how = settings(max_examples=120, stateful_step_count=30, deadline=None)
+    how = settings(max_examples=30 * SOAK, stateful_step_count=30, deadline=None)
     run_state_machine_as_test(histories(SqliteDriver, f"sqlite:///{tmp_path}/"), settings=how)
 
 

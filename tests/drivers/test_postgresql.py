@@ -61,6 +61,8 @@ from chatkeep.testing.machine import DriverMachine
 from chatkeep.testing.proxy import Loss, Proxy
 from chatkeep.testing.servers import PostgresServer, postgres_binary, unprivileged
 
+from ..support.soaking import SOAK
+
 pytestmark = pytest.mark.server
 
 ADA, BOB = Key("", "ada"), Key("", "bob")
@@ -163,7 +165,9 @@ def test_random_histories(postgres: PostgresServer) -> None:
 
     asyncio.run(make_schema())
     try:
-        how = settings(max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck))
+        how = settings(
+            max_examples=20 * SOAK, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+        )
         run_state_machine_as_test(fresh_store, settings=how)
     finally:
         asyncio.run(run_sql(url, "drop schema CK cascade"))

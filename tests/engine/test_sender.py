@@ -352,6 +352,27 @@ async def test_an_operators_first_message_goes_out_whoever_writes_next(sending: 
     await until(lambda: loft.texts == ["hello"], within=10.0)
 
 
+@pytest.mark.parametrize("role", ["operator", "user"])
+async def test_an_operators_first_message_goes_out_also_after_a_redaction(
+    sending: Any, opened: Any, url: str, role: str
+) -> None:
+    """Of what else was written before the process that knows the channel has seen it; what was redacted does not go out."""
+    desk = await opened(None, url=url)
+    await desk.accept(ADA, "hello", role="operator")
+    gone = await desk.accept(ADA, "your card 4111 is charged", role=role)
+    await desk.redact(ADA, gone.number)
+    await desk.close()
+    loft = Loft()
+    keep = await sending(twice, loft)
+    await until(lambda: loft.texts == ["hello"], within=10.0)
+
+    async def settled() -> bool:
+        return (await keep.conversation(ADA)).due_at is None
+
+    await until(settled)
+    assert ["hello"] == loft.texts
+
+
 COLONS = [
     "plain",
     "team:7",

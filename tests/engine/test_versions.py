@@ -13,7 +13,7 @@ import pydantic
 import pytest
 from msgspec import Raw, structs
 
-from chatkeep import Corrupt, Turn, Unsupported
+from chatkeep import Chatkeep, Corrupt, Misconfigured, Turn, Unsupported
 from chatkeep.conversation.codec import _crc
 from chatkeep.drivers import driver_for
 from chatkeep.drivers.base import AT_ONCE, Driver, Key, Read, Row, Write
@@ -170,6 +170,109 @@ async def test_what_the_older_version_sees_first_is_answered_by_the_newer_one(op
 
     assert "4" == (await new.receive("c0", "three", id="m")).replies[0].text
     assert "5" == (await new.receive("c0", "four")).replies[0].text
+
+
+def split(plain: dict[str, Any]) -> dict[str, Any]:
+    """To schema 2: a name becomes two."""
+    first, _, last = plain.pop("name", "").partition(" ")
+    return plain | {"first": first, "last": last}
+
+
+def joined(plain: dict[str, Any]) -> dict[str, Any]:
+    """Back to schema 1; what schema 2 has beside that stays."""
+    return plain | {"name": f"{plain['first']} {plain['last']}".strip()}
+
+
+@dataclass
+class Named:
+    """The state of schema 1."""
+
+    name: str = ""
+    n: int = 0
+
+
+@dataclass
+class Split:
+    """The state of schema 2."""
+
+    first: str = ""
+    last: str = ""
+    n: int = 0
+    language: str = ""
+
+
+@pytest.mark.parametrize("typed", [True, False], ids=["typed", "dict"])
+async def test_a_release_reads_the_next_schema_while_it_writes_its_own(opened: Any, typed: bool) -> None:
+    """Both answer in one conversation, in turn and at once; nothing waits, nothing that only the newer one knows is lost; and a
+    release that is taken back leaves no conversation silent."""
+
+    async def older(turn: Turn[Any]) -> str:
+        state = turn.state if typed else Named(turn.state.get("name", ""), turn.state.get("n", 0))
+        state.n += 1
+        if not typed:
+            turn.state["n"] = state.n
+        return f"1 {state.name} {state.n}"
+
+    async def newer(turn: Turn[Any]) -> str:
+        state = turn.state if typed else Split(turn.state["first"], turn.state["last"], turn.state["n"])
+        state.n += 1
+        if not typed:
+            turn.state["n"] = state.n
+        return f"2 {state.first}|{state.last} {state.n}"
+
+    one: dict[str, Any] = {"state": Named} if typed else {}
+    two: dict[str, Any] = {"state": Split} if typed else {}
+    old = await opened(older, downgrades={2: joined}, **one)
+    new = await opened(newer, schema=2, upgrades={1: split}, **two)
+
+    def name(state: Any) -> None:
+        if typed:
+            state.name = "Ada Lovelace"
+        else:
+            state["name"] = "Ada Lovelace"
+
+    def speak(state: Any) -> None:
+        if typed:
+            state.language = "fr"
+        else:
+            state["language"] = "fr"
+
+    await old.change("ada", name)
+    said = [(await keep.receive("ada", "hi")).replies[0].text for keep in (old, new)]
+    await new.change("ada", speak)
+    said += [(await keep.receive("ada", "hi")).replies[0].text for keep in (old, old, new, old)]
+    for keep in (old, new) * 5:
+        await keep.accept("ada", "and")
+
+    async def answered() -> bool:
+        return not (await new.conversation("ada")).unread
+
+    await until(answered)
+    state = (await new.conversation("ada")).state
+
+    assert said == [
+        f"{which} {'Ada Lovelace' if which == 1 else 'Ada|Lovelace'} {n}"
+        for n, which in enumerate([1, 2, 1, 1, 2, 1], 1)
+    ]
+    assert (16, "fr") == ((state.n, state.language) if typed else (state["n"], state["language"]))
+    await new.close()
+    assert "1 Ada Lovelace 17" == (await old.receive("ada", "still here?")).replies[0].text
+    assert "" == old.trouble
+
+
+async def test_a_schema_that_no_downgrade_leads_from_waits_for_newer_code(opened: Any) -> None:
+    """As without any; and steps that are missing, or lead nowhere, are refused at construction."""
+    newest = await opened(seats, schema=3, upgrades={1: dict, 2: dict})
+    await newest.receive("ada", "one")
+    old = await opened(seats, downgrades={2: dict})
+    with pytest.raises(Unsupported, match="schema 3, this code knows up to 2"):
+        await old.conversation("ada")
+    broken = await opened(seats, downgrades={2: dict, 3: lambda plain: plain["nothing"]})
+    with pytest.raises(Unsupported, match=r"downgrades\[3\] raised KeyError"):
+        await broken.conversation("ada")
+    for downgrades in ({3: dict}, {1: dict}):
+        with pytest.raises(Misconfigured, match="downgrades"):
+            Chatkeep("memory://", downgrades=downgrades)
 
 
 async def row_of(url: str, name: str) -> Row:

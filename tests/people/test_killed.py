@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
-import sys
 from typing import Any
 
 import pytest
 
 from ..support.clock import Clock
 from ..support.counting import count
+from ..support.fork_server import ROOT, Program
 from ..support.people import ids
+from ..support.program import PATIENCE_S
 from ..support.signing_in import GUEST, SAVED
 
 STEPS = [
@@ -24,6 +26,9 @@ STEPS = [
     ("save", "write:after", 1),
     ("delete", "erase:before", 1),
     ("delete", "erase:after", 1),
+    ("erase", "erase:before", 1),
+    ("erase", "erase:after", 3),
+    ("erase", "erase:after", 12),
     ("settle", "write:after", 1),
     ("settle", "write:after", 3),
 ]
@@ -31,9 +36,9 @@ STEPS = [
 
 async def killed(url: str, what: str, point: str, nth: int, tenant: str) -> bool:
     """Does *what* in a process that dies at *point*; tells whether it has."""
-    asked = "-m", "tests.support.signing_in", url, what, point, str(nth), tenant
-    process = await asyncio.create_subprocess_exec(sys.executable, *asked)
-    return await process.wait() == -signal.SIGKILL
+    asked = url, what, point, str(nth), tenant
+    process = Program(*asked, folder=ROOT, environment=os.environ, module="tests.support.signing_in")
+    return await asyncio.to_thread(process.wait, PATIENCE_S) == -signal.SIGKILL
 
 
 @pytest.mark.slow
@@ -70,6 +75,13 @@ async def test_after_a_kill_it_is_all_there_or_none_of_it(url: str, opened: Any)
                 assert len(ada) == changed.total
                 await keep.user("ada").delete("g0")
                 assert "g0" not in await ids(keep.user("ada"))
+            case "erase":
+                # Until the last claim goes, the rest is found again under all names; nobody else's was there.
+                receipt = await keep.user("ada").erase()
+                assert ada - set(receipt.conversations) == set()
+                assert (set(), set()) == (set(await ids(keep.user("ada"))), set(await ids(keep.user(GUEST))))
+                continue_with = await keep.receive("g0", "hi", owner=GUEST)
+                assert not continue_with.duplicate
             case _:
                 assert (mine | {"a"}, set()) == (ada, guest_has)
                 assert all([len((await keep.receive(id, "and", id="again")).replies) for id in mine])

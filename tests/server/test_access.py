@@ -430,7 +430,7 @@ async def test_a_credential_is_told_what_it_is(house: House) -> None:
     assert "conversation" not in service
     assert ("visitor", "", ["read", "send", "share"]) == (visitor["kind"], visitor["tenant"], visitor["scopes"])
     for told in (unnamed, named, service, visitor):
-        assert {"subject", "tenant", "kind", "scopes", "expires_at"} <= told.keys() <= {*unnamed}
+        assert {"subject", "tenant", "kind", "scopes", "expires_at"} <= told.keys() <= {*unnamed, "rights"}
         assert re.fullmatch("[0-9a-f]{32}", told["subject"])
 
 

@@ -30,7 +30,7 @@ from tests.support.samples import webhook_signed
 from ..support.service import service
 from ..support.serving import Client, serving
 from ..support.stores import store_url
-from ..support.waiting import time_passes
+from ..support.waiting import time_passes, until
 
 SHARED = ("redis", "postgresql")
 
@@ -125,6 +125,32 @@ async def test_each_limit_counts_what_it_says(kind: str) -> None:
     assert [429] * (1 if kind == "refused" else 2) == said[3 if kind == "refused" else 2 :]
     assert 429 not in said[:2]
     assert (429 if kind in ("peer", "tenant") else 404) == free
+
+
+@pytest.mark.parametrize("kind", ["conversation_kb", "peer_kb"])
+async def test_what_is_sent_is_bounded_by_its_size(kind: str, url: str) -> None:
+    """By conversation and by address: also what is small, and what is refused; reading goes on, and a service key is not held to it."""
+    async with limited(url, {kind: "10/day"}) as (keep, client):
+        scopes = ("read", "send", "state:write")
+        tokens = [(await issue_token(keep, "", who, scopes=scopes)).token for who in ("ada", "bob")]
+        client.key = tokens[0]
+        said = [(await client.post("ada", {"content": "x" * 3000})).status for _ in range(4)]
+
+        async def refused() -> bool:  # it is counted beside the answer
+            return (await client.post("ada", {"content": "x"})).status == 429
+
+        await until(refused)
+        drafts = await client.ask("PUT", "/v1/conversations/ada/state/draft", b'"y"', {"If-None-Match": "*"})
+        read = await client.ask("GET", "/v1/conversations/ada/messages")
+        client.key = tokens[1]
+        other = await client.post("bob", {"content": "hello"})
+        client.key = (await create_key(keep, "")).token
+        backend = await client.post("ada", {"content": "x" * 3000})
+
+    assert ([200] * 4, 429) == (said, drafts.status)
+    assert "Too much was sent" in drafts.json["detail"]
+    assert 80_000 < int(drafts.headers["retry-after"]) <= 86_400
+    assert (200, 429 if kind == "peer_kb" else 200, 200) == (read.status, other.status, backend.status)
 
 
 async def test_bad_credentials_lock_nobody_else_out() -> None:

@@ -16,6 +16,7 @@ from chatkeep.server import create_app, openapi
 from chatkeep.server.app import CLIENT, OPERATOR, ROUTES
 
 from ..support.serving import served
+from ..support.soaking import SOAK
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 
@@ -73,7 +74,7 @@ async def test_the_server_does_what_the_description_says(tmp_path: Path) -> None
 
     async with served(keep) as client:
         program = ("--config-file", str(CONFIG), "run", f"http://127.0.0.1:{client.port}/openapi.json")
-        options = ("--exclude-path-regex", "/events$", "--max-examples", "15", "--seed", "7")
+        options = ("--exclude-path-regex", "/events$", "--max-examples", f"{4 * SOAK}", "--seed", "7")
         process = await asyncio.create_subprocess_exec(
             str(Path(sys.executable).with_name("schemathesis")),
             *program,

@@ -227,6 +227,19 @@ async def test_devices_are_listed_rotated_and_ended(house: House) -> None:
     assert (204, 401) == (cut.status, (await house.ask("GET", "/v1/me", token=eve)).status)
 
 
+async def test_an_operator_erases_a_user(house: House) -> None:
+    """With a receipt; no user does it."""
+    token = await house.token("ada")
+    await house.ask("PUT", "/v1/conversations/a", {"title": "A"}, token=token)
+    refused = await house.ask("DELETE", "/v1/users/ada", token=token)
+    done = await house.ask("DELETE", "/v1/users/ada")
+    after = await house.ask("GET", "/v1/me", token=token)
+    there = await house.ask("GET", "/v1/conversations/a")
+
+    assert (403, 200, 401, 404) == (refused.status, done.status, after.status, there.status)
+    assert ("ada", ["a"], 1) == (done.json["user"], done.json["conversations"], done.json["tokens"])
+
+
 async def test_the_application_says_who_the_user_is(url: str) -> None:
     """By a session or a token of its own; a browser's session changes nothing from another site."""
     sessions = {"s1": "ada", "s2": "eve"}

@@ -439,6 +439,29 @@ async def test_what_is_not_signed_is_refused_in_the_same_words(secret: str) -> N
         assert [] == [found async for found in keep.tenant("pizza").conversations()]
 
 
+async def test_a_burst_of_one_customer_is_taken_in_and_held_back(url: str) -> None:
+    """By `channel_rate`: none is refused or lost, the model is asked so often and no more, and others are answered at once."""
+    asked: list[str] = []
+
+    async def model(turn: Turn[Any]) -> str:
+        asked.append(turn.text)
+        return f"to {turn.text}"
+
+    async with platform() as there, connected(url, there, model, channel_rate="5/second") as (client, _):
+        began = time.monotonic()
+        burst = [post_whatsapp(client, whatsapp_message("4917", f"m{n}", f"wamid.{n}")) for n in range(12)]
+        assert [200] * 12 == [said.status for said in await asyncio.gather(*burst)]
+        assert 200 == (await post_whatsapp(client, whatsapp_message("4999", "bob", "wamid.bob"))).status
+        await until(lambda: "bob" in asked)
+        at_once = len(asked)
+        await until(lambda: 13 == len(asked))
+        took = time.monotonic() - began
+
+    assert {f"m{n}" for n in range(12)} | {"bob"} == set(asked)
+    assert at_once < 13
+    assert 1.3 < took, "five at once, and then one each fifth of a second"
+
+
 async def test_the_platforms_own_codes_decide(url: str) -> None:
     """Busy: again. The 24 hours are over: set aside. No answer: uncertain, and said so."""
     window = {"error": {"code": 131047, "message": "Re-engagement message"}}

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -21,6 +18,7 @@ from typing import Any, Self
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from .fork_server import NOWHERE, ROOT, Program
 from .program import PATIENCE_S, free_port, plain_environment
 
 PLACES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -35,7 +33,6 @@ FLAGS = [
     "--disable-sync",
 ]
 PATIENCE_MS = 15_000
-ROOT = Path(__file__).parents[2]
 
 
 @contextmanager
@@ -70,8 +67,9 @@ def profile(browser: Browser, **options: Any) -> Iterator[BrowserContext]:
 class Shop:
     """`tests.support.shop` in a process of its own; use it in a with statement."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, free_port()
+    def __init__(self, folder: Path, url: str = "", *options: str) -> None:
+        self.folder, self.port, self.options = folder, free_port(), options
+        self.url = url or f"sqlite:///{folder}/shop.db"
 
     def __enter__(self) -> Self:
         self.start()
@@ -90,10 +88,17 @@ class Shop:
 
     def start(self) -> None:
         """Starts it, on the same store and port as before, and waits until it answers."""
-        command = [sys.executable, "-m", "tests.support.shop", f"sqlite:///{self.folder}/shop.db", str(self.port)]
         with (self.folder / "shop.err").open("ab") as errors:
-            self.process = subprocess.Popen(command, stderr=errors, cwd=ROOT, env=plain_environment())
-        deadline = time.monotonic() + PATIENCE_S
+            self.process = Program(
+                self.url,
+                str(self.port),
+                *self.options,
+                folder=ROOT,
+                environment=plain_environment(),
+                streams=(NOWHERE, NOWHERE, errors.fileno()),
+                module="tests.support.shop",
+            )
+        deadline = time.monotonic() + 3 * PATIENCE_S
         while True:
             try:
                 urllib.request.urlopen(f"{self.address}healthz", timeout=1).close()
@@ -105,7 +110,7 @@ class Shop:
 
     def kill(self) -> None:
         """kill -9."""
-        self.process.send_signal(signal.SIGKILL)
+        self.process.kill()
         self.process.wait(PATIENCE_S)
 
 
@@ -115,6 +120,28 @@ def bare(person: BrowserContext, address: str, options: str = "{}", *, at: str =
     page.goto(f"{address}{at}")
     page.evaluate(
         f"async () => {{ window.client = await import('/client.js'); window.chat = await client.open({options}); }}"
+    )
+    return page
+
+
+def account_of(person: BrowserContext, address: str, user: str | None = None) -> Page:
+    """A tab with nothing but an account on it, as `account`; signed in as a sample account, or as whoever was before. `ids.c` is an id
+    that only this user's tests use."""
+    page = person.new_page()
+    page.goto(f"{address}account.js")
+    page.evaluate(
+        """async (user) => {
+          window.module = await import('/account.js');
+          window.notices = [];
+          if (user) localStorage.prefix ??= user;
+          window.ids = new Proxy({}, { get: (_, name) => `${localStorage.prefix}-${name}` });
+          window.account = new module.Account();
+          account.on('notice', (notice) => notices.push(notice));
+          await account.loaded;
+          window.signIn = async (user) => account.signIn({ token: await (await fetch(`/accounts/${user}`, { method: 'POST' })).json() });
+          if (user) await signIn(user);
+        }""",
+        user,
     )
     return page
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import signal
+import os
 import socket
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,7 +18,8 @@ from chatkeep.auth.credentials import create_key
 from chatkeep.client import Client
 from chatkeep.server import create_app
 
-from .program import free_port, killed_when_late
+from .fork_server import NOWHERE, ROOT, Program
+from .program import PATIENCE_S, free_port, killed_when_late
 from .waiting import until
 
 SLOW_S = 0.4
@@ -48,7 +48,7 @@ class Running:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.port = folder, free_port()
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Program | None = None
 
     @property
     def url(self) -> str:
@@ -62,20 +62,25 @@ class Running:
 
     def start(self) -> Self:
         """Starts it and waits until it answers."""
-        command = [sys.executable, "-m", "tests.support.client_server", str(self.folder), str(self.port)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
-        assert self.process.stdout is not None
-        with killed_when_late(self.process):
-            assert b"ready\n" == self.process.stdout.readline()
+        source, end = os.pipe()
+        self.process = Program(
+            str(self.folder),
+            str(self.port),
+            folder=ROOT,
+            environment=os.environ,
+            streams=(NOWHERE, end, 2),
+            module=__name__,
+        )
+        os.close(end)
+        with killed_when_late(self.process), os.fdopen(source, "rb") as output:
+            assert b"ready\n" == output.readline()
         return self
 
     def kill(self) -> None:
         """kill -9."""
         if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGKILL)
-            self.process.wait()
-        if self.process is not None and self.process.stdout is not None:
-            self.process.stdout.close()
+            self.process.kill()
+            self.process.wait(PATIENCE_S)
 
     def __enter__(self) -> Self:
         return self.start()

@@ -8,28 +8,27 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Timer
 from types import TracebackType
 from typing import Self
 
+from . import fork_server
+from .fork_server import Program
+
 PATIENCE_S = 20.0
 PROGRAM = [sys.executable, "-c", "from chatkeep.cli import main; main(prog_name='chatkeep')"]
+"""A command, started from nothing; what is here is forked (`fork_server`)."""
 
 
 def chatkeep(*arguments: str, typed: str = "", folder: Path, within: float = PATIENCE_S) -> tuple[int, str, str]:
     """Runs a command to its end: exit code, output, errors."""
-    done = subprocess.run(
-        [*PROGRAM, *arguments],
-        input=typed.encode(),
-        capture_output=True,
-        cwd=folder,
-        env=plain_environment(),
-        timeout=within,
+    code, output, errors = fork_server.run(
+        *arguments, folder=folder, environment=plain_environment(), within=within, typed=typed.encode()
     )
-    return done.returncode, done.stdout.decode(), done.stderr.decode()
+    return code, output.decode(), errors.decode()
 
 
 def plain_environment() -> dict[str, str]:
@@ -46,7 +45,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def killed_when_late(process: subprocess.Popen[bytes]) -> Iterator[None]:
+def killed_when_late(process: subprocess.Popen[bytes] | Program) -> Iterator[None]:
     """Ends *process*, and with it a block that waits for its output, when the block takes too long."""
     timer = Timer(PATIENCE_S, process.kill)
     timer.start()
@@ -75,14 +74,15 @@ class Demo:
 
     def start(self) -> None:
         """Starts it, on the same port as before if there was one, and waits for its greeting."""
-        command: Sequence[str] = [*PROGRAM, "demo", *self.arguments, "--port", str(self.port)]
-        self.errors = (self.folder / "demo.err").open("ab")
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=self.errors, cwd=self.folder, env=plain_environment()
-        )
-        assert self.process.stdout is not None
+        command = "demo", *self.arguments, "--port", str(self.port)
+        source, end = os.pipe()
+        with (self.folder / "demo.err").open("ab") as errors:
+            streams = fork_server.NOWHERE, end, errors.fileno()
+            self.process = Program(*command, folder=self.folder, environment=plain_environment(), streams=streams)
+        os.close(end)
+        self._output = os.fdopen(source, "rb")
         with killed_when_late(self.process):
-            self.greeting = b"".join(self.process.stdout.readline() for _ in range(4)).decode()
+            self.greeting = b"".join(self._output.readline() for _ in range(4)).decode()
         found = re.search(r"http://127\.0\.0\.1:(\d+)/", self.greeting)
         assert found, self.complaints()
         self.port = int(found[1])
@@ -96,9 +96,7 @@ class Demo:
         """Sends it a signal and waits for its end; answers its exit code."""
         self.process.send_signal(number)
         code = self.process.wait(PATIENCE_S)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        self.errors.close()
+        self._output.close()
         return code
 
     def complaints(self) -> str:

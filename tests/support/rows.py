@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from itertools import count
@@ -24,9 +23,10 @@ import pytest
 from chatkeep.demos import BOTS
 from chatkeep.settings import seconds
 
+from .fork_server import NOWHERE, Program
 from .platform import SECRET, Platform, post_whatsapp, whatsapp_message
 from .program import free_port
-from .service import CHATKEEP, environment, run
+from .service import environment, run
 from .serving import Answer, Client
 
 PATIENCE_S = 20.0
@@ -63,7 +63,7 @@ class Instance:
 
     def __init__(self, folder: Path, store: str) -> None:
         self.folder, self.store, self.port = folder, store, free_port()
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Program | None = None
 
     @property
     def visitor(self) -> Client:
@@ -77,15 +77,10 @@ class Instance:
 
     async def start(self) -> None:
         """Starts it and waits until it is ready."""
-        command = [CHATKEEP, "serve", "bot:keep", "--port", str(self.port)]
+        command = "serve", "bot:keep", "--port", str(self.port)
         with self.folder.joinpath("serve.log").open("ab") as out:
-            self.process = subprocess.Popen(
-                command,
-                cwd=self.folder,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                env=environment(SETTINGS) | {"PYTHONDONTWRITEBYTECODE": "1"},
-            )
+            streams = NOWHERE, out.fileno(), out.fileno()
+            self.process = Program(*command, folder=self.folder, environment=environment(SETTINGS), streams=streams)
         async with asyncio.timeout(PATIENCE_S):
             while not await self._is_ready():
                 assert self.process.poll() is None, self.log

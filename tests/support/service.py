@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from . import fork_server
+from .fork_server import Program
 from .serving import Client
 
 PATIENCE_S = 20.0
@@ -35,7 +37,7 @@ async def bot(turn):
 class Service:
     """A running server: its port, its process and what it has logged."""
 
-    def __init__(self, process: subprocess.Popen[bytes], logged: Path) -> None:
+    def __init__(self, process: Program, logged: Path) -> None:
         self.process = process
         self._logged = logged
 
@@ -74,9 +76,10 @@ def service(folder: Path, *arguments: str, url: str = "", bot: str = BOT, **sett
     """Serves the bot on the store *url* (else an SQLite file in *folder*), with *settings* in its environment."""
     folder.joinpath("bot.py").write_text(bot.format(url=url or f"sqlite:///{folder}/chat.db"))
     logged = folder / f"log-{time.monotonic_ns()}.txt"
-    command = [CHATKEEP, "serve", "bot:keep", "--port", "0", *arguments]
+    command = "serve", "bot:keep", "--port", "0", *arguments
     with logged.open("wb") as out:
-        process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=subprocess.STDOUT, env=environment(settings))
+        streams = fork_server.NOWHERE, out.fileno(), out.fileno()
+        process = Program(*command, folder=folder, environment=environment(settings), streams=streams)
     running = Service(process, logged)
     try:
         yield running
@@ -87,7 +90,7 @@ def service(folder: Path, *arguments: str, url: str = "", bot: str = BOT, **sett
                 process.wait(PATIENCE_S)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait()
+                process.wait(PATIENCE_S)
 
 
 def environment(settings: dict[str, str]) -> dict[str, str]:
@@ -98,7 +101,7 @@ def environment(settings: dict[str, str]) -> dict[str, str]:
 
 def run(folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """Runs a command of chatkeep to its end."""
-    command = [CHATKEEP, *arguments]
-    return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, env=environment(settings), timeout=PATIENCE_S, check=False
+    code, said, errors = fork_server.run(
+        *arguments, folder=folder, environment=environment(settings), within=PATIENCE_S
     )
+    return subprocess.CompletedProcess(arguments, code, said.decode(), errors.decode())

@@ -7,6 +7,7 @@ import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import FrameType
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -104,13 +105,31 @@ async def served(keep: Chatkeep[Any], **options: Any) -> AsyncIterator[Client]:
         yield Client(port, (await create_key(keep, "")).token)
 
 
+class PromptServer(uvicorn.Server):
+    """Stops when it is told, and not at the next tenth of a second."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.stopped = asyncio.Event()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stops at Ctrl-C too."""
+        super().handle_exit(sig, frame)
+        self.stopped.set()
+
+    async def main_loop(self) -> None:
+        """Does what uvicorn does ten times a second, once, and waits."""
+        await self.on_tick(0)
+        await self.stopped.wait()
+
+
 @asynccontextmanager
 async def serving(app: Any) -> AsyncIterator[int]:
     """Serves any application until the end of the block: its port."""
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # (asyncio does so for sockets that it makes itself)
     config = uvicorn.Config(app, log_level="critical", ws="none", lifespan="on", http=PromptProtocol)
-    server = uvicorn.Server(config)
+    server = PromptServer(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         async with asyncio.timeout(PATIENCE_S):
@@ -119,6 +138,6 @@ async def serving(app: Any) -> AsyncIterator[int]:
                 await asyncio.sleep(0.005)
         yield listener.getsockname()[1]
     finally:
-        server.should_exit = True
+        server.stopped.set()
         async with asyncio.timeout(PATIENCE_S):
             await task

@@ -1,7 +1,7 @@
-"""The server of these tests: a bot with a form, slow and streamed answers. `python -m tests.support.shop STORE PORT`.
+"""The server of these tests: a bot with a form, slow and streamed answers. `python -m tests.support.shop STORE PORT [offline]`.
 
 A second server is mounted at /other. /token makes the tokens of a site with sign-in: `?tenant=`, `?user=`, `?id=`;
-/log has what a tenant's conversation says.
+/log has what a tenant's conversation says. Anybody may sign in as one of ACCOUNTS; a cookie "who" is a session of the site's own.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from chatkeep import Chatkeep, Turn
 from chatkeep.auth.credentials import issue_token
 from chatkeep.server import create_app
 
+ACCOUNTS = tuple(f"user{number}" for number in range(40))
 SCOPES = ("read", "send", "share", "state:read", "state:write")
 STORY = "Once upon a time a message was sent 🍕 and it arrived, once, and in order, ever after."
 
@@ -49,7 +50,7 @@ async def bot(turn: Turn[Any]) -> AsyncIterator[str]:
 
 
 if __name__ == "__main__":
-    store, port = sys.argv[1:]
+    store, port, *options = sys.argv[1:]
     keep, other = (
         Chatkeep(url, retry_after="1ms", retry_longest="5ms", attempts=3, poll="100ms") for url in (store, "memory://")
     )
@@ -68,10 +69,12 @@ if __name__ == "__main__":
         history = keep.tenant(asked.get("tenant", "")).history(asked.get("id", "support"))
         return JSONResponse([message.text async for message in history if message.role == "user"])
 
+    people: dict[str, Any] = {"accounts": ACCOUNTS, "users": lambda request: request.cookies.get("who")}
     apps = []
     for served in (keep, other):
         served.on_message(bot)
-        apps.append(create_app(served, title="The shop", anonymous=True, visitor_scopes=SCOPES))
+        given = people | {"offline": "offline" in options} if served is keep else {}
+        apps.append(create_app(served, title="The shop", anonymous=True, visitor_scopes=SCOPES, **given))
 
     @asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:

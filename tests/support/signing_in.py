@@ -34,6 +34,8 @@ async def act(url: str, what: str, point: str, nth: int, tenant: str) -> None:
                 await ada.save("new", title="T", messages=SAVED)
             case "delete":
                 await ada.delete("g0")
+            case "erase":
+                await ada.erase()
             case "settle":
                 [one async for one in ada.conversations()]
 

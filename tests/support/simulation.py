@@ -22,6 +22,7 @@ from pathlib import Path
 
 from chatkeep.testing.servers import Server, free_port
 
+from .fork_server import NOWHERE, Program
 from .killing import SERVERS
 from .program import PATIENCE_S, PROGRAM, chatkeep
 
@@ -63,16 +64,17 @@ class Fleet:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.ports = [free_port() for _ in range(INSTANCES)]
-        self.processes: list[subprocess.Popen[bytes] | None] = [None] * INSTANCES
+        self.processes: list[Program | None] = [None] * INSTANCES
 
     def start(self, place: int) -> None:
         """Starts the server at *place*."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("CHATKEEP_")}
         unlimited = {"CHATKEEP_RATE_PEER": "off", "CHATKEEP_RATE_CONVERSATION": "off", "CHATKEEP_LOG_LEVEL": "warning"}
-        command = [*PROGRAM, "serve", "bot:keep", "--port", str(self.ports[place])]
+        command = "serve", "bot:keep", "--port", str(self.ports[place])
         with (self.folder / f"server{place}.log").open("ab") as log:
-            self.processes[place] = subprocess.Popen(
-                command, cwd=self.folder, stdout=log, stderr=log, env=clean | unlimited
+            streams = NOWHERE, log.fileno(), log.fileno()
+            self.processes[place] = Program(
+                *command, folder=self.folder, environment=clean | unlimited, streams=streams
             )
 
     def kill(self, place: int) -> None:
@@ -80,7 +82,7 @@ class Fleet:
         process, self.processes[place] = self.processes[place], None
         assert process is not None
         process.kill()
-        process.wait()
+        process.wait(PATIENCE_S)
 
     def look_after(self) -> None:
         """Starts again who found the store away. Raises `SystemExit` for one that ended for another reason."""

@@ -1,4 +1,4 @@
-"""The operators' page in a real browser against a real server: all talk of one tenant, live, and a person who takes over.
+"""The operators' desk in a real browser against a real server: who is signed in, all talk of a tenant, live, and a person who takes over.
 
 Screenshots are left in the temporary folder of the test.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,20 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from playwright.sync_api import BrowserContext, Page, expect
 
 from chatkeep import Chatkeep, Turn
+from chatkeep.auth.accounts import add_account
 from chatkeep.auth.credentials import create_key, list_keys, revoke_key
+from chatkeep.auth.rights import Role
 from chatkeep.conversation.outbox import Sent
 from chatkeep.model import Content
+from chatkeep.server.app import CLIENT, OPERATOR, serve_file
 
 from ..support.browsing import Shop
+from ..support.desk import PASSWORD
 from ..support.program import chatkeep
 from ..support.serving import served
 from ..support.shop import STORY
 
+LINES = "#log li:not(.day)"
 MARKUP = "<script>document.title='run'</script><img src=x onerror=\"document.title='run'\">"
 HOSTILE = f"{MARKUP} \u202egnp.exe\u200b\x07 \U0001f469\u200d\U0001f373 "
 
@@ -64,6 +70,10 @@ class Service:
         """A new service key."""
         return self.portal.call(create_key, self.keep, tenant).token
 
+    def account(self, name: str, role: Role, tenant: str = "salon", **told: Any) -> None:
+        """Somebody has an account from now on."""
+        self.portal.call(lambda: add_account(self.keep, name, role=role, tenants=[tenant], password=PASSWORD, **told))
+
     def receive(self, conversation: str, text: str, *, tenant: str = "salon") -> None:
         """Somebody writes."""
         self.portal.call(self.keep.tenant(tenant).receive, conversation, text)
@@ -96,37 +106,45 @@ def service() -> Iterator[Service]:
         yield Service(portal, keep, client.port, post)
 
 
-def opened(person: BrowserContext, service: Service, tenant: str = "salon") -> Page:
-    """The page with a tenant's key typed in."""
+def opened(person: BrowserContext, service: Service, role: Role = "admin") -> Page:
+    """The page of somebody with an account of the tenant "salon", called Kim, who has signed in."""
     page = person.new_page()
     page.set_viewport_size({"width": 1280, "height": 800})
     page.goto(service.address)
-    give(page, service.key(tenant))
+    service.account("kim", role, shown="Kim")
+    sign_in(page, "kim")
     return page
+
+
+def sign_in(page: Page, name: str, password: str = PASSWORD) -> None:
+    """Types a name and a password."""
+    page.get_by_label("Name", exact=True).fill(name)
+    page.get_by_label("Password").fill(password)
+    page.get_by_label("Password").press("Enter")
 
 
 def give(page: Page, key: str) -> None:
     """Types a key."""
     page.get_by_label("Service key").fill(key)
-    page.get_by_role("button", name="Open").click()
+    page.get_by_role("button", name="Sign in", exact=True).click()
 
 
 def choose(page: Page, conversation: str) -> None:
     """Opens a conversation of the list."""
     page.locator("#list a").filter(has_text=conversation).click()
-    expect(page.locator("#facts dd").first).to_be_attached()
+    expect(page.locator("#log li.user").first).to_be_attached()
 
 
 def said(page: Page) -> list[str]:
     """What the page shows, who said it first."""
-    lines = page.locator("#log li").all()
-    return [f"{line.locator('b').inner_text()}: {line.locator('.said').inner_text()}" for line in lines]
+    lines = page.locator(LINES).all()
+    return [f"{line.locator('.who').text_content()}: {line.locator('.said').inner_text()}" for line in lines]
 
 
 def test_an_operator_sees_the_conversations_of_their_tenant_only(
     service: Service, person: BrowserContext, tmp_path: Path
 ) -> None:
-    """Last changed first, filtered by owner; the key is in no address and goes with the tab's session."""
+    """Last changed first, found by words, owner and id; the session is in a cookie that no script reads, and nothing else is kept."""
     asked: list[str] = []
     person.on("request", lambda request: asked.append(request.url))
     service.portal.call(lambda: service.keep.tenant("salon").create("ada", owner="Ada L."))
@@ -136,24 +154,33 @@ def test_an_operator_sees_the_conversations_of_their_tenant_only(
     page = opened(person, service)
     expect(page.locator("#list li")).to_have_count(2)
 
-    assert ["bob", "ada"] == page.locator("#list .id").all_inner_texts()
+    assert ["bob", "Ada L."] == page.locator("#list .id").all_inner_texts()
+    expect(page.locator("#list .last").first).to_have_text("Bot: 1: good morning")
+    page.get_by_label("Search").fill("morning")
+    expect(page.locator("#list li")).to_have_count(1)
+    page.get_by_label("Search").fill("")
+    page.get_by_text("More filters").click()
     page.get_by_label("Owner").fill("Ada L.")
     expect(page.locator("#list li")).to_have_count(1)
-    assert ["ada"] == page.locator("#list .id").all_inner_texts()
     page.get_by_label("Owner").fill("")
     expect(page.locator("#list li")).to_have_count(2)
     choose(page, "bob")
-    expect(page.locator("#log li")).to_have_count(2)
-    assert ["User: good morning", "Bot: 1: good morning"] == said(page)
+    expect(page.locator(LINES)).to_have_count(2)
+    assert ["Customer: good morning", "Bot: 1: good morning"] == said(page)
     page.emulate_media(color_scheme="dark")
     page.screenshot(path=tmp_path / "dark.png")
     page.reload()
-    expect(page.locator("#log li")).to_have_count(2)
-    assert [] == [url for url in [page.url, *asked] if "ck_k_" in url]
-    page.get_by_role("button", name="Forget the key").click()
-    expect(page.get_by_label("Service key")).to_be_focused()
+    expect(page.locator(LINES)).to_have_count(2)
+    (cookie,) = person.cookies()
+    assert (True, "Strict", False) == (cookie["httpOnly"], cookie["sameSite"], cookie["value"] in page.content())
+    assert [] == [url for url in [page.url, *asked] if "ck_s_" in url]
+    page.locator("#person summary").click()
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_label("Name", exact=True)).to_be_focused()
     assert page.evaluate("sessionStorage.length + localStorage.length") == 0
-    assert page.locator("#log li, #list li").count() == 0
+    assert page.locator(f"{LINES}, #list li").count() == 0
+    page.reload()
+    expect(page.get_by_label("Name", exact=True)).to_be_visible()
 
 
 def test_a_talk_is_read_live(service: Service, person: BrowserContext) -> None:
@@ -162,60 +189,173 @@ def test_a_talk_is_read_live(service: Service, person: BrowserContext) -> None:
         service.receive("ada", f"message {number}")
     page = opened(person, service)
     choose(page, "ada")
-    expect(page.locator("#log li")).to_have_count(50)
+    expect(page.locator(LINES)).to_have_count(50)
     service.receive("ada", "one more")
-    expect(page.locator("#log li")).to_have_count(52)
-    expect(page.locator("#log li").last).to_contain_text("31: one more")
-    expect(page.locator("#state")).to_contain_text('"one more"')
-    expect(page.locator("#log li").last).to_be_in_viewport()
+    expect(page.locator(LINES)).to_have_count(52)
+    expect(page.locator(LINES).last).to_contain_text("31: one more")
+    page.locator("#state summary").click()
+    expect(page.locator("#state")).to_contain_text("one more")
+    expect(page.locator(LINES).last).to_be_in_viewport()
     page.get_by_role("button", name="Show earlier messages").click()
-    expect(page.locator("#log li")).to_have_count(62)
+    expect(page.locator(LINES)).to_have_count(62)
     expect(page.get_by_role("button", name="Show earlier messages")).to_be_hidden()
 
-    assert [f"User: message {n}" for n in range(30)] + ["User: one more"] == said(page)[::2]
+    assert [f"Customer: message {n}" for n in range(30)] + ["Customer: one more"] == said(page)[::2]
     with pytest.raises(Exception, match="as asked"):
         service.receive("ada", "fail")
-    expect(page.locator("#log li").last).to_contain_text("dead: the bot failed on it")
-    expect(page.locator("#list a")).to_contain_text("1 dead")
+    expect(page.locator(LINES).last).to_contain_text("dead: the bot failed on it")
+    expect(page.locator("#list a")).to_contain_text("1 failed")
 
 
 def test_a_person_takes_over_and_hands_back(service: Service, person: BrowserContext, tmp_path: Path) -> None:
-    """The bot is silent while it is off, what was said then is passed over or answered, and it goes on."""
+    """Writing pauses the bot in the same act; what was said then is passed over or answered when it is handed back."""
+    service.receive("ada", "hello")
+    page = opened(person, service, "agent")
+    choose(page, "ada")
+    expect(page.locator("#bot")).to_have_text("Bot answers")
+    page.keyboard.press("r")
+    page.keyboard.type("I am Kim.")
+    page.keyboard.press("Enter")
+    expect(page.locator(LINES).last).to_contain_text("I am Kim.")
+    expect(page.get_by_label("Write as a person")).to_have_value("")
+    expect(page.locator("#bot")).to_have_text("A person answers")
+    service.receive("ada", "are you human?")
+    expect(page.locator("#list a")).to_contain_text("1 waiting")
+    expect(page.locator("#list a")).to_contain_text("bot off")
+    page.screenshot(path=tmp_path / "taken-over.png")
+    page.get_by_role("button", name="Hand back").click()
+    expect(page.locator("#bot")).to_have_text("Bot answers")
+    service.receive("ada", "thanks")
+    expect(page.locator(LINES).last).to_contain_text("2: thanks")
+    there = ["Customer: hello", "Bot: 1: hello", "Kim: I am Kim.", "Customer: are you human?", "Customer: thanks"]
+
+    assert [*there, "Bot: 2: thanks"] == said(page)
+    page.get_by_role("button", name="Take over").click()
+    expect(page.locator("#bot")).to_have_text("A person answers")
+    service.receive("ada", "later")
+    page.get_by_role("button", name="Have the bot answer 1").click()
+    expect(page.locator(LINES).last).to_contain_text("3: later")
+    assert ("assistant", "3: later") == service.log("ada")[-1]
+
+
+def test_colleagues_are_told_why(service: Service, person: BrowserContext, tmp_path: Path) -> None:
+    """Notes that customers do not see, switches with who threw them, turns, and a state that is changed only where it is as it was read."""
     service.receive("ada", "hello")
     page = opened(person, service)
     choose(page, "ada")
-    switch = page.get_by_role("switch")
-    expect(switch).to_be_checked()
-    switch.click()
-    expect(switch).not_to_be_checked()
-    service.receive("ada", "are you human?")
-    expect(page.locator("#list a")).to_contain_text("bot paused")
-    page.get_by_label("Write as a person").fill("I am Kim.")
-    page.get_by_label("Write as a person").press("Enter")
-    expect(page.locator("#log li").last).to_contain_text("I am Kim.")
-    expect(page.get_by_label("Write as a person")).to_have_value("")
-    page.screenshot(path=tmp_path / "taken-over.png")
-    switch.click()
-    expect(switch).to_be_checked()
-    service.receive("ada", "thanks")
-    expect(page.locator("#log li").last).to_contain_text("2: thanks")
-    there = [
-        "User: hello",
-        "Bot: 1: hello",
-        "User: are you human?",
-        "Person: I am Kim.",
-        "User: thanks",
-        "Bot: 2: thanks",
-    ]
+    page.get_by_role("button", name="Take over").click()
+    page.keyboard.press("n")
+    page.keyboard.type("She is a friend of the owner.")
+    page.keyboard.press("Enter")
+    expect(page.locator("#story .note")).to_contain_text("She is a friend of the owner.")
+    expect(page.locator("#story")).to_contain_text("Kim pause")
+    expect(page.locator("#turns li")).to_have_count(1)
+    expect(page.locator(LINES)).to_have_count(2)
+    page.locator("#state").get_by_role("button", name="Edit").click()
+    field = page.get_by_label("Value of said, as JSON")
+    field.fill("[")
+    page.locator("#state").get_by_role("button", name="Save").click()
+    expect(page.locator("#state")).to_contain_text("This is not JSON")
+    service.portal.call(service.keep.tenant("salon").change, "ada", lambda state: state.update(said=["meanwhile"]))
+    field.fill('["mine"]')
+    page.locator("#state").get_by_role("button", name="Save").click()
+    expect(page.locator("#state")).to_contain_text("It has changed meanwhile")
+    page.screenshot(path=tmp_path / "why.png")
+    page.locator("#state").get_by_role("button", name="Cancel").click()
+    expect(page.locator("#state")).to_contain_text("meanwhile")
+    page.locator("#state").get_by_role("button", name="Edit").click()
+    page.get_by_label("Value of said, as JSON").fill('["mine"]')
+    page.locator("#state").get_by_role("button", name="Save").click()
+    expect(page.locator("#state")).to_contain_text("mine")
 
-    assert there == said(page)
-    switch.click()
-    expect(switch).not_to_be_checked()
-    service.receive("ada", "later")
-    page.get_by_label("pass over what is unread").uncheck()
-    switch.click()
-    expect(page.locator("#log li").last).to_contain_text("3: later")
-    assert ("assistant", "3: later") == service.log("ada")[-1]
+    found = service.portal.call(service.keep.tenant("salon").conversation, "ada")
+    assert found is not None
+    assert {"said": ["mine"]} == found.state
+
+
+def test_what_waits_for_people_is_done_in_bulk(service: Service, person: BrowserContext, tmp_path: Path) -> None:
+    """Messages that failed, replies that did not go out, and customers without an answer, each for many at once."""
+    for name in ("ada", "bob"):
+        with pytest.raises(Exception, match="as asked"):
+            service.receive(name, "fail")
+    service.receive("phone:1", "hello")
+    service.portal.call(service.keep.tenant("salon").pause, "eve")
+    service.receive("eve", "anybody?")
+    page = opened(person, service, "agent")
+    page.get_by_role("link", name="Queues").click()
+    waiting, failed, undelivered = page.locator(".queue").all()
+    expect(failed.locator("li")).to_have_count(2)
+    page.screenshot(path=tmp_path / "queues.png")
+    failed.get_by_label("Choose all").check()
+    failed.get_by_role("button", name="Dismiss").click()
+    expect(failed.get_by_role("status")).to_contain_text("2 of 2 done")
+    service.post.refuses = False
+    undelivered.get_by_label("Choose phone:1").check()
+    undelivered.get_by_role("button", name="Send again").click()
+    expect(undelivered.get_by_role("status")).to_contain_text("1 of 1 done")
+    waiting.get_by_label("Choose eve").check()
+    waiting.get_by_role("button", name="Have the bot answer").click()
+    expect(waiting.get_by_role("status")).to_contain_text("1 of 1 done")
+    page.get_by_role("link", name="Health").click()
+    expect(page.locator("#page")).to_contain_text("ready")
+    page.get_by_role("link", name="Conversations").click()
+    expect(page.locator("#list")).to_contain_text("1: anybody?")
+
+    assert ["1: hello"] == service.post.taken
+
+
+def test_a_viewer_sees_no_number_and_can_do_nothing(service: Service, person: BrowserContext, tmp_path: Path) -> None:
+    """What is personal is masked in the list, the talk, the state and the address; there is no button that does anything."""
+    service.receive("phone:4915112345678", "call me at +49 151 12345678")
+    page = opened(person, service, "viewer")
+    page.locator("#list a").click()
+    expect(page.locator(LINES)).to_have_count(2)
+    expect(page.locator("#log")).to_contain_text("call me at •••")
+    expect(page.locator("#state")).to_contain_text("•••")
+    page.screenshot(path=tmp_path / "viewer.png")
+
+    assert "12345678" not in page.content() + page.url
+    expect(page.get_by_label("Write as a person")).to_be_hidden()
+    assert 0 == page.get_by_role("button", name=re.compile("Take over|Send again|Edit")).count()
+    expect(page.get_by_label("Search")).to_be_disabled()
+
+
+def test_the_keyboard_goes_everywhere(service: Service, person: BrowserContext) -> None:
+    """j and k through the list, / to the search, r to write, ? to the page of keys, Escape back."""
+    for name in ("ada", "bob", "eve"):
+        service.receive(name, f"I am {name}")
+    page = opened(person, service)
+    expect(page.locator("#list li")).to_have_count(3)
+    for key, chosen in (("j", "eve"), ("j", "bob"), ("j", "ada"), ("j", "ada"), ("k", "bob")):
+        page.keyboard.press(key)
+        expect(page.locator("#name")).to_have_text(chosen)
+    expect(page.locator(LINES)).to_have_count(2)
+    page.keyboard.press("r")
+    expect(page.get_by_label("Write as a person")).to_be_focused()
+    page.keyboard.type("jk/?")
+    expect(page.get_by_label("Write as a person")).to_have_value("jk/?")
+    page.keyboard.press("Escape")
+    page.keyboard.press("/")
+    expect(page.get_by_label("Search")).to_be_focused()
+    page.keyboard.press("Escape")
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_contain_text("next and previous conversation")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    expect(page.locator("main")).to_be_hidden()
+
+
+def test_the_page_is_light() -> None:
+    """All that a browser fetches for the desk, as it is served and before it is compressed, is less than 120 KB."""
+    fetched = {name for name, _ in [*OPERATOR.values(), CLIENT["/shown.js"]]}
+    weight = {name: len(serve_file(name, (files("chatkeep.server") / "page" / name).read_text())) for name in fetched}
+
+    assert sum(weight.values()) < 120_000, weight
+    assert [] == [
+        name
+        for name in fetched
+        if re.search(r"https?://(?!example)[a-z]", (files("chatkeep.server") / "page" / name).read_text())
+    ]
 
 
 def test_a_reply_that_was_not_delivered_is_sent_again(service: Service, person: BrowserContext) -> None:
@@ -228,7 +368,7 @@ def test_a_reply_that_was_not_delivered_is_sent_again(service: Service, person: 
     expect(reply).to_contain_text("The number is not known.")
     service.post.refuses = False
     reply.get_by_role("button", name="Send again").click()
-    expect(reply).to_contain_text("delivered")
+    expect(reply.get_by_role("img", name="delivered")).to_be_visible()
 
     assert ["1: hello"] == service.post.taken
     expect(reply.get_by_role("button", name="Send again")).to_have_count(0)
@@ -245,16 +385,22 @@ def test_hostile_words_are_shown_and_nothing_runs(service: Service, person: Brow
     for place in (page.locator("#name"), page.locator("#log li.user .said"), page.locator("#log li.assistant .said")):
         expect(place).to_contain_text(MARKUP)
         expect(place).to_contain_text("U+202Egnp.exeU+200BU+0007 \U0001f469\u200d\U0001f373")
-    page.get_by_text("State and numbers").click()
+    page.get_by_role("button", name="Details").click()
+    expect(page.locator("#state")).to_contain_text(MARKUP)
     page.screenshot(path=tmp_path / "hostile.png")
 
-    assert "Conversations" == page.title()
+    assert "Desk" == page.title()
     assert 0 == page.locator("img, #desk script").count()
     assert "\u202e" not in page.locator("body").inner_text()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    page.get_by_role("link", name="All conversations").click()
+    page.get_by_role("button", name="Close details").click()
+    page.get_by_role("link", name="Back").click()
     expect(page.locator("#list")).to_be_visible()
     expect(page.locator("#log")).to_be_hidden()
+
+
+KEYS: dict[str, str] = {}
+"""The service key that was made for the shop at an address."""
 
 
 def opened_shop(person: BrowserContext, shop: Shop) -> Page:
@@ -262,6 +408,7 @@ def opened_shop(person: BrowserContext, shop: Shop) -> Page:
     _, key, _ = chatkeep("key", "create", "shop.db", "--tenant", "", folder=shop.folder)
     page = person.new_page()
     page.goto(f"{shop.address}operator")
+    KEYS[page.url] = key.split()[0]
     give(page, key.split()[0])
     return page
 
@@ -269,12 +416,12 @@ def opened_shop(person: BrowserContext, shop: Shop) -> Page:
 def write(page: Page, words: str) -> None:
     """Ada writes to the shop."""
     page.evaluate(
-        """async (content) => {
-          const authorization = `Bearer ${sessionStorage["chatkeep:operator"]}`;
+        """async ([content, key]) => {
+          const authorization = `Bearer ${key}`;
           const headers = { authorization, "content-type": "application/json", prefer: "respond-async" };
           await fetch("/v1/conversations/ada/messages", { method: "POST", headers, body: JSON.stringify({ content }) });
         }""",
-        words,
+        [words, KEYS[page.url.partition("#")[0]]],
     )
 
 
@@ -283,10 +430,10 @@ def test_a_reply_is_seen_as_it_is_made(shop: Shop, person: BrowserContext) -> No
     page = opened_shop(person, shop)
     write(page, "hello")
     choose(page, "ada")
-    expect(page.locator("#log li")).to_have_count(2)
+    expect(page.locator(LINES)).to_have_count(2)
     write(page, "tell")
     expect(page.locator("#making")).to_contain_text(STORY[:30])
-    expect(page.locator("#log li")).to_have_count(4)
+    expect(page.locator(LINES)).to_have_count(4)
 
     assert f"Bot: {STORY}" == said(page)[-1].strip()
     expect(page.locator("#making")).to_be_hidden()
@@ -297,7 +444,7 @@ def test_it_outlives_the_server(shop: Shop, person: BrowserContext) -> None:
     page = opened_shop(person, shop)
     write(page, "hello")
     choose(page, "ada")
-    expect(page.locator("#log li")).to_have_count(2)
+    expect(page.locator(LINES)).to_have_count(2)
     shop.kill()
     page.get_by_label("Write as a person").fill("I am Kim.")
     page.get_by_role("button", name="Send").click()
@@ -306,9 +453,9 @@ def test_it_outlives_the_server(shop: Shop, person: BrowserContext) -> None:
     shop.start()
     expect(page.get_by_role("alert")).to_be_hidden()
     page.get_by_role("button", name="Send").click()
-    expect(page.locator("#log li").last).to_contain_text("I am Kim.")
+    expect(page.locator(LINES).last).to_contain_text("I am Kim.")
 
-    assert ["User: hello", "Bot: 1: hello", "Person: I am Kim."] == said(page)
+    assert ["Customer: hello", "Bot: 1: hello", "Person: I am Kim."] == said(page)
 
 
 def test_what_is_not_there_cannot_be_written_in(service: Service, person: BrowserContext) -> None:
@@ -328,21 +475,24 @@ def test_what_is_not_there_cannot_be_written_in(service: Service, person: Browse
 
 
 def test_a_wrong_key_says_so(service: Service, person: BrowserContext) -> None:
-    """One of another kind, an unknown one, and one that is revoked while the page is open."""
+    """One of another kind, an unknown one, and one that is revoked while the page is open; a wrong password too."""
     page = person.new_page()
     page.goto(service.address)
+    sign_in(page, "kim", "not the password")
+    expect(page.get_by_role("alert").first).to_contain_text("do not belong together")
+    page.get_by_label("Name", exact=True).fill("")
     give(page, "ck_c_something")
-    expect(page.get_by_role("alert")).to_contain_text("they begin with ck_k_")
+    expect(page.get_by_role("alert").first).to_contain_text("This key is unknown")
     give(page, "ck_k_" + "x" * 49)
-    expect(page.get_by_role("alert")).to_contain_text("The server does not take this key.")
+    expect(page.get_by_role("alert").first).to_contain_text("This key is unknown")
     expect(page.locator("#desk")).to_be_hidden()
     service.receive("ada", "hello")
     give(page, service.key("salon"))
     choose(page, "ada")
-    expect(page.locator("#log li")).to_have_count(2)
+    expect(page.locator(LINES)).to_have_count(2)
     for listed in service.portal.call(list_keys, service.keep):
         service.portal.call(revoke_key, service.keep, listed.id)
-    expect(page.get_by_role("alert")).to_contain_text("The server does not take this key.")
+    expect(page.get_by_role("alert").first).to_contain_text("the session has ended")
 
-    assert page.locator("#log li").count() == 0
+    assert page.locator(LINES).count() == 0
     assert re.fullmatch(r".*/operator#ada", page.url)

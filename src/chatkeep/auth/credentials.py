@@ -21,7 +21,7 @@ from ..app import Chatkeep, core_of
 from ..conversation.keys import key_for
 from ..drivers.base import mark_of
 from ..errors import UsageError
-from ..storage.records import Records
+from ..storage.records import Records, owner_of_user
 
 Kind = Literal["service", "token", "share", "user"]
 Scope = Literal["read", "send", "state:read", "state:write", "share", "erase", "save"]
@@ -192,13 +192,23 @@ def stored_credentials(keep: Chatkeep[Any]) -> Records[StoredCredential]:
 
 
 async def create_key(
-    keep: Chatkeep[Any], tenant: str, *, label: str = "", expires_in: float | None = None, everywhere: bool = False
+    keep: Chatkeep[Any],
+    tenant: str,
+    *,
+    label: str = "",
+    expires_in: float | None = None,
+    everywhere: bool = False,
+    scopes: tuple[str, ...] = (),
 ) -> Issued:
-    """Make a service key: all rights over all conversations of *tenant*; *everywhere*: and over switches that concern all."""
+    """
+    Make a service key: all rights over all conversations of *tenant*; *everywhere*: and over switches that concern all.
+
+    *scopes*: the key has these only, which `rights.checked_for_key` has looked at.
+    """
     key_for(tenant, "-")
     now = core_of(keep).clock()
     expires_at = None if expires_in is None else now + expires_in
-    scopes = (EVERYWHERE,) if everywhere else ()
+    scopes = (*scopes, EVERYWHERE) if everywhere else scopes
     stored = StoredCredential(
         kind="service", tenant=tenant, scopes=scopes, label=label, created_at=now, expires_at=expires_at
     )
@@ -495,11 +505,6 @@ def checked(scopes: Iterable[str]) -> tuple[str, ...]:
 def owner_of(tenant: str, conversation: str) -> str:
     """Under which owner a conversation's credentials are found."""
     return mark_of(key_for(tenant, conversation))
-
-
-def owner_of_user(tenant: str, user: str) -> str:
-    """Under which owner a user's tokens are found."""
-    return "user:" + mark_of(key_for(tenant, user))
 
 
 async def _issue(keep: Chatkeep[Any], stored: StoredCredential, *, owner: str) -> Issued:

@@ -10,7 +10,22 @@ import click
 
 from .. import __version__
 from ..errors import ChatkeepError
-from . import archives, bots, conversations, deliveries, keys, load, looking, moving, serving, stores, switches
+from . import (
+    accounts,
+    archives,
+    bots,
+    conversations,
+    deliveries,
+    holds,
+    keys,
+    load,
+    looking,
+    moving,
+    sealing,
+    serving,
+    stores,
+    switches,
+)
 from . import dev as developing
 from .exits import exit_code
 from .printing import plain
@@ -80,6 +95,7 @@ for command in (
     conversations.resume,
     switches.paused,
     switches.cache,
+    switches.canary,
     switches.audit,
     conversations.say,
     deliveries.deliveries,
@@ -87,10 +103,15 @@ for command in (
     stores.backup,
     stores.check,
     moving.move,
+    holds.hold,
+    holds.unhold,
+    holds.holds,
+    sealing.reseal,
     archives.export,
     archives.import_,
     serving.serve,
     load.simulate,
     keys.key,
+    accounts.accounts,
 ):
     main.add_command(command)

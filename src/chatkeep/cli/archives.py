@@ -12,12 +12,10 @@ from typing import IO, Literal
 
 import click
 
-from ..drivers import driver_for
 from ..drivers.base import Ability, Driver
 from ..errors import ChatkeepError, Corrupt, Unsupported, UsageError
 from ..storage.archive import LONGEST_LINE, Existing, Exported, Imported, export_lines, import_lines, read_blocks
-from ..storage.relocation import refuse_elsewhere
-from .opening import existing_url, url_of
+from .opening import driver_with_keys, existing_url, open_driver, url_of
 from .options import StoreCommand, json_option, store_argument
 from .printing import plain, tell
 
@@ -73,8 +71,7 @@ async def write_export(
 ) -> None:
     """Write what an export says to a file."""
     try:
-        await driver.open()
-        await refuse_elsewhere(driver)
+        await open_driver(driver)
         async for line in export_lines(driver, said, tenant=tenant, conversation=conversation):
             target.write(line)
         target.flush()
@@ -107,7 +104,7 @@ def import_(
       chatkeep import new.db monday.jsonl
       zstd -dc salon-7.jsonl.zst | chatkeep import postgresql://bot@db.example/chat -
     """
-    driver = driver_for(url_of(store))
+    driver = driver_with_keys(url_of(store))
     if check or file.seekable():
         count = checked(file)
         if check:
@@ -150,8 +147,7 @@ async def read_import(driver: Driver, file: IO[bytes], existing: Existing, *, li
             click.echo(f"{said.conversations:,} conversations, line {said.line:,}", err=True)
 
     try:
-        await driver.open()
-        await refuse_elsewhere(driver)
+        await open_driver(driver)
         return await import_lines(driver, lines_of(file), existing=existing, told=told)
     finally:
         await driver.close()
@@ -164,7 +160,7 @@ def lines_of(file: IO[bytes]) -> Iterator[bytes]:
 
 def driver_on(store: str) -> Driver:
     """Return the driver of a store that is there. Raises `UsageError`."""
-    driver = driver_for(existing_url(store))
+    driver = driver_with_keys(existing_url(store))
     if Ability.SCAN not in driver.abilities:
         raise Unsupported(f"The store lacks {Ability.SCAN.name} ({Ability.SCAN}); nothing was exported.")
     return driver

@@ -13,8 +13,16 @@ from ..app import Chatkeep
 from ..errors import Corrupt, UsageError
 from ..model import Conversation, DeadLetter
 from ..tenant import Tenant, Unread
-from .opening import existing, found_in, look, note_act, opened
-from .options import StoreCommand, conversation_argument, json_option, limit_option, store_argument, tenant_option
+from .opening import acting, existing, found_in, look, note_act, opened
+from .options import (
+    StoreCommand,
+    conversation_argument,
+    either,
+    json_option,
+    limit_option,
+    store_argument,
+    tenant_option,
+)
 from .printing import columns, facts, full_name, listed, logged, plain, tell, when
 
 
@@ -117,12 +125,30 @@ def history(
 
 @click.command(cls=StoreCommand)
 @store_argument
-@conversation_argument
+@click.argument("conversation", required=False, metavar="[CONVERSATION]", callback=either)
 @tenant_option
+@click.option("--user", is_eager=True, metavar="NAME", help="All that is this user's, in place of one conversation.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def erase(store: str, conversation: str, tenant: str, yes: bool) -> None:
-    """Remove a conversation with its whole log, and the tokens for it. There is no way back."""
+@json_option
+def erase(store: str, conversation: str | None, tenant: str, user: str | None, yes: bool, as_json: bool) -> None:
+    """Remove a conversation with its whole log, and the tokens for it. There is no way back.
+
+    \b
+    With --user all conversations of a user are removed, under each of the user's names, with
+    the user's tokens and claims; a receipt of it is printed. Run again after a crash.
+
+    \b
+    Examples:
+      chatkeep erase chat.db ada-1
+      chatkeep erase chat.db --user ada --json > receipt.json
+    """
     from ..auth import credentials
+
+    keep = existing(store)
+    if user is not None:
+        asyncio.run(opened(keep, lambda: _erase_user(keep, tenant, user, yes=yes, as_json=as_json)))
+        return
+    assert conversation is not None
 
     async def work(of: Tenant[Any]) -> None:
         try:
@@ -136,7 +162,6 @@ def erase(store: str, conversation: str, tenant: str, yes: bool) -> None:
         await note_act(keep, tenant, "erase", conversation)
         click.echo(f"{plain(conversation, line=True)} is erased.")
 
-    keep = existing(store)
     asyncio.run(opened(keep, lambda: work(keep.tenant(tenant))))
 
 
@@ -497,3 +522,21 @@ def say(store: str, conversation: str, text: str, tenant: str, author: str) -> N
         click.echo(f"Message {receipt.number} is in the log.")
 
     look(store, tenant, work, act="say", conversation=conversation)
+
+
+async def _erase_user(keep: Chatkeep[Any], tenant: str, user: str, *, yes: bool, as_json: bool) -> None:
+    of = keep.tenant(tenant).user(user)
+    named = plain(user, line=True)
+    if not yes:
+        there = (await of.page(limit=1)).total
+        click.confirm(f"Erase {named} with {there} conversations for ever?", abort=True)
+    receipt = await of.erase(by=acting())
+    if as_json:
+        tell(receipt)
+        return
+    names = ", ".join(plain(name, line=True) for name in receipt.names)
+    click.echo(f"{named} is erased, under the names {names}:")
+    click.echo(
+        f"{len(receipt.conversations)} conversations with {receipt.entries} log entries, {receipt.tokens} tokens,"
+    )
+    click.echo(f"{receipt.claims} claims, {receipt.notes} notes of erased conversations; {when(receipt.at)}")

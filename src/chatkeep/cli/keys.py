@@ -15,7 +15,7 @@ from .printing import plain, tell, when
 
 @click.group()
 def key() -> None:
-    """Service keys: what backends and operators show to use the HTTP API of a whole tenant."""
+    """Service keys: what backends show to use the HTTP API of a whole tenant. People have accounts (chatkeep accounts)."""
 
 
 @key.command("create", cls=StoreCommand)
@@ -26,24 +26,44 @@ def key() -> None:
 @click.option(
     "--everywhere", is_flag=True, help="Also for what concerns all tenants, such as pausing the bot everywhere."
 )
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    metavar="SCOPE",
+    help="It may do this and what else is named so; without any: everything in its tenant. read, send, state:read, state:write, "
+    "share, erase, save, list, operate, switch, tokens, audit.",
+)
 @json_option
-def create_key(store: str, tenant: str, label: str, expires: str | None, everywhere: bool, as_json: bool) -> None:
+def create_key(
+    store: str,
+    tenant: str,
+    label: str,
+    expires: str | None,
+    everywhere: bool,
+    scopes: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Make a service key, and show it this once.
 
     \b
-    Example:
+    Examples:
       chatkeep key create chat.db --tenant salon --label ci --expires 90d
+      chatkeep key create chat.db --label reports --scope list --scope read --expires 30d
     """
-    from ..auth import credentials
+    from ..auth import credentials, rights
 
     try:
         expires_in = None if expires is None else seconds(expires)
     except ValueError as fault:
         raise UsageError(f"{fault}. No key was made.") from None
+    named = rights.checked_for_key(scopes) if scopes else ()
     keep = existing(store)
 
     async def create() -> credentials.Issued:
-        made = await credentials.create_key(keep, tenant, label=label, expires_in=expires_in, everywhere=everywhere)
+        made = await credentials.create_key(
+            keep, tenant, label=label, expires_in=expires_in, everywhere=everywhere, scopes=named
+        )
         await note_act(keep, tenant, f"key:create {made.id}")
         return made
 
@@ -72,6 +92,8 @@ def list_keys(store: str, as_json: bool) -> None:
         used = f"last used {when(found.last_used_at)}" if found.last_used_at else "not used yet"
         tenant, label = plain(found.tenant, line=True) or "(default)", plain(found.label, line=True) or "(no label)"
         tenant += ", and everywhere" if credentials.EVERYWHERE in found.scopes else ""
+        named = [scope for scope in found.scopes if scope != credentials.EVERYWHERE]
+        tenant += f" ({', '.join(named)} only)" if named else ""
         click.echo(f"{found.id}  tenant {tenant}  {label}  made {when(found.created_at)}, {ends}, {used}")
     if not keys and not as_json:
         click.echo("There are no service keys.")

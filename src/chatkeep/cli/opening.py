@@ -11,9 +11,14 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from ..app import Chatkeep, core_of
+from ..drivers import driver_for
+from ..drivers.base import Driver
 from ..errors import ChatkeepError, UsageError
 from ..model import Conversation
+from ..settings import named_seal_keys
 from ..storage.audit import Act
+from ..storage.relocation import refuse_elsewhere
+from ..storage.seal_note import refuse_sealed
 from ..tenant import Tenant
 from .printing import plain
 
@@ -42,13 +47,18 @@ def look(
     asyncio.run(opened(keep, worked))
 
 
-async def note_act(keep: Chatkeep[Any], tenant: str, act: str, conversation: str = "") -> None:
-    """Have the store keep who has done something on this machine; see `chatkeep audit`."""
+def acting() -> str:
+    """Return who types on this machine, for the audit log."""
     try:
         user = getuser()
     except (KeyError, OSError):  # nobody by that number
         user = str(os.getuid())
-    made = Act(act=act, by=f"{user}@{gethostname()}", label="chatkeep", conversation=conversation)
+    return f"{user}@{gethostname()}"
+
+
+async def note_act(keep: Chatkeep[Any], tenant: str, act: str, conversation: str = "") -> None:
+    """Have the store keep who has done something on this machine; see `chatkeep audit`."""
+    made = Act(act=act, by=acting(), label="chatkeep", conversation=conversation)
     await core_of(keep).audit.write(tenant, [made])
 
 
@@ -56,7 +66,7 @@ def existing(store: str) -> Chatkeep[Any]:
     """Return a Chatkeep without a bot on a store that is there: it starts no workers. Raises `UsageError`."""
     url = existing_url(store)
     return Chatkeep(
-        url, schema=0, on_outage="refuse", journal=None, cache=None
+        url, schema=0, on_outage="refuse", journal=None, cache=None, version="", pin="none"
     )  # a server's journal is not ours to open
 
 
@@ -69,6 +79,23 @@ def existing_url(store: str) -> str:
     if path is not None and not os.path.isfile(path):
         raise UsageError(f"There is no file {path}; nothing was created. Name the store that the bot writes to.")
     return url
+
+
+def driver_with_keys(url: str) -> Driver:
+    """Return the driver of a store, which seals and opens with the keys that the environment or the settings file names."""
+    keys = named_seal_keys()
+    if not keys:
+        return driver_for(url)
+    from ..storage.sealing import sealed  # an extra: imported only where it is wanted
+
+    return sealed(driver_for(url), keys)
+
+
+async def open_driver(driver: Driver) -> None:
+    """Open a driver; raises where the store was moved, or is sealed and no key was named."""
+    await driver.open()
+    await refuse_elsewhere(driver)
+    await refuse_sealed(driver)
 
 
 def file_of(url: str) -> str | None:

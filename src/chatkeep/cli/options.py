@@ -36,6 +36,19 @@ class StoreCommand(click.Command):
 
 store_argument = click.argument("store", metavar="[STORE]")
 conversation_argument = click.argument("conversation", metavar="CONVERSATION")
+
+
+def either(ctx: click.Context, param: click.Parameter, conversation: str | None) -> str | None:
+    """Refuse a command that names neither a conversation nor a user, or both."""
+    if conversation is None and ctx.params.get("user") is None:
+        raise click.MissingParameter(ctx=ctx, param=param)
+    if conversation is not None and ctx.params.get("user") is not None:
+        raise click.BadParameter(
+            "name a conversation, or --user, and not both; nothing was touched.", ctx=ctx, param=param
+        )
+    return conversation
+
+
 tenant_option = click.option(
     "--tenant", default="", metavar="NAME", help="Whose conversation; without it, the default one's."
 )

@@ -1,8 +1,9 @@
-"""Commands about what concerns more than one conversation: where the bot is paused, the shared cache, who did what."""
+"""Commands about what concerns more than one conversation: where the bot is paused, the shared cache, canaries, who did what."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 
 import click
 
@@ -77,6 +78,62 @@ def cache(store: str, switch: str | None) -> None:
             await note_act(keep, "", f"cache:{switch}")
         said = "on" if await core_of(keep).cache_is_on() else "off"
         click.echo(f"The shared cache is {said}, for all instances that have one.")
+
+    asyncio.run(opened(keep, work))
+
+
+SHARES = {"off": 0.0, "done": None}
+"""Shares that have a word."""
+
+
+class Share(click.ParamType[float | str]):
+    """A share of the conversations: 10%, off, or done."""
+
+    name = "share"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        """Return the share as a number, or the word for it."""
+        if not isinstance(value, str) or value in SHARES:
+            return value
+        number = value.removesuffix("%")
+        if number == value or not re.fullmatch(r"[0-9]{1,3}([.][0-9]+)?", number) or float(number) > 100:
+            self.fail(f"{value!r} is no share; write 10%, off or done.", param, ctx)
+        return float(number) / 100
+
+
+@click.command(cls=StoreCommand)
+@store_argument
+@click.argument("version", required=False)
+@click.argument("share", type=Share(), required=False)
+@json_option
+def canary(store: str, version: str | None, share: float | str | None, as_json: bool) -> None:
+    """Have a version of the application take a share of the conversations; without one list the versions.
+
+    SHARE is 10%, or off: the version is backed out, and takes nothing more; or done: it has no share of its own any more, and
+    answers like the others. Instances on the store notice within `poll`.
+
+    \b
+    Example:
+      chatkeep canary chat.db 2026-11 10%
+    """
+    if (version is None) != (share is None):
+        raise click.UsageError("Name the version and its share: chatkeep canary chat.db 2026-11 10%")
+    keep = existing(store)
+
+    async def work() -> None:
+        if version is not None:
+            await keep.set_canary(version, SHARES[share] if isinstance(share, str) else share)
+            await note_act(keep, "", f"canary:{version}:{share}")
+        found = await keep.versions()
+        if as_json:
+            tell(found)
+            return
+        for one in found:
+            said = "never seen" if one.said_at is None else f"last seen {when(one.said_at)}"
+            part = "" if one.share is None else f", {one.share:.4g} of the conversations"
+            click.echo(f"version {plain(one.name, line=True)}: {said}{part}")
+        if not found:
+            click.echo("No version of the application has a name on this store.")
 
     asyncio.run(opened(keep, work))
 

@@ -9,16 +9,20 @@ async with Client("https://chat.example", token="ck_c_...") as client:
 
 from ..errors import KeyReused
 from ..model import Answering, Delta, PartSaid, Stopped, Typing
-from .account import Account, Claimed
+from ..people.lists import Changed, Summary
+from .account import Account, Claimed, SignedIn
 from .blocking import SyncAccount, SyncChat, SyncClient, SyncSlot
 from .chat import Chat, Client, Slot
 from .events import Ended, Event, MessageEvent, StateEvent
+from .notices import Notice
 from .refusals import Forbidden, NotFound, PreconditionFailed, Unauthorized
+from .statistics import Statistics
 from .values import Conversation, Created, Credential, Me, Pending, Queued, Receipt, Redeemed, Share, Token
 
 __all__ = [
     "Account",
     "Answering",
+    "Changed",
     "Chat",
     "Claimed",
     "Client",
@@ -33,6 +37,7 @@ __all__ = [
     "Me",
     "MessageEvent",
     "NotFound",
+    "Notice",
     "PartSaid",
     "Pending",
     "PreconditionFailed",
@@ -40,9 +45,12 @@ __all__ = [
     "Receipt",
     "Redeemed",
     "Share",
+    "SignedIn",
     "Slot",
     "StateEvent",
+    "Statistics",
     "Stopped",
+    "Summary",
     "SyncAccount",
     "SyncChat",
     "SyncClient",

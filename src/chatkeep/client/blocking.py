@@ -10,6 +10,8 @@ from ..settings import Duration
 from .account import Account
 from .chat import Chat, Client, Slot
 from .link import HAPPENED
+from .notices import Notice
+from .statistics import Statistics
 from .values import Pending
 
 WORDS = Words("The client", "`with SyncClient(...)`", HAPPENED)
@@ -23,10 +25,17 @@ class SyncAccount:
 
     conversations = iterating(Account.conversations)
     changes = blocking(Account.changes)
+    events = iterating(Account.events, until_closed=True)
     save = blocking(Account.save)
     create = blocking(Account.create)
+    rename = blocking(Account.rename)
+    archive = blocking(Account.archive)
+    pin = blocking(Account.pin)
+    seen = blocking(Account.seen)
+    delete = blocking(Account.delete)
     losses = blocking(Account.losses)
     restore = blocking(Account.restore)
+    restore_lost = blocking(Account.restore_lost)
     claim = blocking(Account.claim)
     undo_claim = blocking(Account.undo_claim)
     devices = blocking(Account.devices)
@@ -108,6 +117,10 @@ class SyncClient:
 
     create = blocking(Client.create)
     conversations = blocking(Client.conversations)
+    sign_in = blocking(Client.sign_in)
+    sign_out = blocking(Client.sign_out)
+    notices = iterating(Client.notices, until_closed=True)
+    act = blocking(Client.act)
     redeem = blocking(Client.redeem)
     me = blocking(Client.me)
     drained = blocking(Client.drained)
@@ -130,6 +143,14 @@ class SyncClient:
     def pending(self) -> Pending:
         """How many messages wait in the queue, how many were refused, and what is in the way."""
         return self._inner.pending
+
+    def dismiss(self, notice: Notice | str) -> bool:
+        """Let a notice stand no more; False when it does not."""
+        return self._inner.dismiss(notice)
+
+    def statistics(self) -> Statistics:
+        """Return what the client has done since it was made, in numbers."""
+        return self._inner.statistics()
 
     @property
     def account(self) -> SyncAccount:

@@ -8,27 +8,33 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 from urllib.parse import quote, urlencode
 
-from msgspec import UNSET, Struct
+from msgspec import UNSET, Struct, structs
 
 from ..conversation.keys import key_for
-from ..errors import HandlerFailed, UsageError
+from ..errors import HandlerFailed, Unavailable, UsageError
 from ..model import Answering, Content, Message, Stopped
 from ..settings import Duration
-from .account import Account
+from .account import Account, Claimed, note_merge
 from .events import Event, follow
 from .link import Answer, Link, encode, pause
+from .notices import EXPIRED, Notice
 from .outbox import Outbox
-from .refusals import NotFound, PreconditionFailed
+from .refusals import NotFound, PreconditionFailed, Unauthorized
+from .statistics import Statistics
 from .values import Conversation, Created, Credential, Me, Pending, Queued, Receipt, Redeemed, Share, Token
 
 MERGE_PATCH = {"content-type": "application/merge-patch+json"}
 MERGE = {"content-type": "application/vnd.chatkeep.merge+json"}
 ASYNC = {"prefer": "respond-async"}
 MISSING: Any = object()
+
+Unsent = Literal["keep", "send", "discard"]
+"""What becomes of the messages in the queue when their user signs out."""
 
 
 class Messages(Struct):
@@ -63,6 +69,7 @@ class Slot:
 
     def __init__(self, link: Link, conversation: str, state: str, name: str) -> None:
         self._link, self._state, self._name = link, state, name
+        self._conversation = conversation
         self._path, self._about = f"{state}/{quote(name, safe='')}", f"{conversation}: slot {name!r}"
         self.etag = ""
 
@@ -111,7 +118,9 @@ class Slot:
         headers = {**MERGE, "idempotency-key": f'"{id or secrets.token_hex(12)}"'}
         answer = await self._link.ask("PATCH", self._path, asked, about=self._about, headers=headers)
         self.etag = ""
-        return answer.value.get("value")
+        merged = answer.value
+        note_merge(self._link, self._conversation, self._name, merged.get("losses", ()))
+        return merged.get("value")
 
     async def clear(self) -> None:
         """Take it out of the state, whatever it is."""
@@ -370,6 +379,7 @@ class Client:
     def token(self, token: str | None) -> None:
         """From now on; of the queue, what the same subject has posted goes out."""
         self._link.token = token
+        self._link.notices.dismiss(EXPIRED)
         if self._outbox is not None:
             self._outbox.use(token)
 
@@ -378,7 +388,9 @@ class Client:
         await self._link.open()
         if self._outbox is not None:
             try:
-                await self._outbox.open(self._deliver, self._name_of)
+                await self._outbox.open(self._deliver, self._name_of, self._note_settled)
+                for queued in await self._outbox.refused():
+                    self._note_settled(queued, queued.reason)
             except BaseException:
                 await self._link.close()
                 raise
@@ -432,6 +444,78 @@ class Client:
         """Who the client's credential stands for, and what it allows. Raises `Unauthorized` without a valid one."""
         return (await self._link.ask("GET", "/v1/me", about="this credential")).to(Me)
 
+    async def sign_in(self, token: str) -> Claimed | None:
+        """
+        Go on as the user of *token*. What the guest has whose token the client had until now becomes the user's, and so does what the
+        guest has in the queue; answers what was claimed, None when the client's token was no guest's.
+
+        All or nothing: when the claim is refused, the client has its token of before. Twice is fine.
+        """
+        before = self.token
+        if before in (None, token):
+            self.token = token
+            return None
+        self.token = token
+        try:
+            claimed: Claimed | None = await self.account.claim(before)
+        except NotFound:  # another user's, or an ended one
+            claimed = None
+            self._link.notices.clear()
+        except BaseException:
+            self.token = before
+            raise
+        if claimed is not None and self._outbox is not None:
+            await self._outbox.hand_on(before, token)
+        return claimed
+
+    async def sign_out(self, *, unsent: Unsent = "keep") -> None:
+        """
+        End the client's token, which must be a user's, and go on without one; notices of the user stand no more.
+
+        *unsent*: what becomes of the user's messages in the queue. "keep": they stay, and go out when the same user signs in. "send":
+        they go out first. "discard": they are deleted. Raises `Unavailable`, and the user is signed in as before, when "send" is not
+        possible within the client's timeout.
+        """
+        if self._outbox is not None and unsent == "send":
+            try:
+                async with asyncio.timeout(self._link.timeout_s):
+                    await self._outbox.drained()
+            except TimeoutError:
+                raise Unavailable(
+                    f"The queue does not get empty ({self.pending.trouble}); nobody was signed out."
+                ) from None
+        with suppress(Unauthorized):  # it has ended already
+            if self._outbox is not None and self.token is not None:  # what stays is known as this user's
+                await self._outbox.name(self.token, (await self.me()).subject)
+            await self.account.sign_out()
+        if self._outbox is not None and unsent == "discard":
+            await self._outbox.discard()
+        self.token = None
+        self._link.notices.clear()
+
+    async def notices(self) -> AsyncGenerator[Notice, None]:
+        """
+        Return what a person should be told, as it happens, until the client is closed; first what still stands of before.
+
+        Queue, saves, merges, claims, the connection and `account.events` make notices; see `Notice`.
+        """
+        async for notice in self._link.notices.listen():
+            yield notice
+
+    async def act(self, notice: Notice | str, action: str) -> None:
+        """Do one of the actions of a notice, such as "retry". Raises `UsageError` when it does not stand any more."""
+        await self._link.notices.act(notice if isinstance(notice, str) else notice.id, action)
+
+    def dismiss(self, notice: Notice | str) -> bool:
+        """Let a notice stand no more; False when it does not. What it is about stays as it is."""
+        return self._link.notices.dismiss(notice if isinstance(notice, str) else notice.id)
+
+    def statistics(self) -> Statistics:
+        """Return what the client has done since it was made, in numbers. At the level DEBUG the logger "chatkeep.client" has each
+        request, by address and without content."""
+        told = {"online": self._link.notices.online, "notices": dict(self._link.notices.counts)}
+        return structs.replace(self._link.statistics, **told, pending=None if self._outbox is None else self.pending)
+
     async def redeem(self, share: str) -> Redeemed:
         """Turn an invitation into a token of its conversation. A client without a token takes it."""
         asked = {"share": share}
@@ -475,6 +559,17 @@ class Client:
         if self._outbox is None:
             raise UsageError('This client has no queue; open it with queue="outbox.db". Nothing was done.')
         return self._outbox
+
+    def _note_settled(self, queued: Queued, reason: str) -> None:
+        """Tell what has become of a message of the queue."""
+        notices, id = self._link.notices, f"queue:{queued.number}"
+        if reason:
+            runs = {"retry": partial(self.retry, queued.number), "discard": partial(self.drop, queued.number)}
+            notices.tell("failed", reason, about=queued.conversation, id=id, actions=runs)
+            return
+        notices.dismiss(id)
+        if not self._queue.pending.waiting:
+            notices.tell("saved", "Everything is sent.", about=queued.conversation)
 
     def _take(self, token: str) -> None:
         if token and self._link.token is None:

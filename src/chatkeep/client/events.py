@@ -63,6 +63,7 @@ class Frame(NamedTuple):
     event: str
     data: str
     retry_ms: int | None = None
+    id: str = ""
 
 
 async def follow(link: Link, path: str, after: int, *, about: str) -> AsyncGenerator[Event, None]:
@@ -110,7 +111,7 @@ async def frames(chunks: AsyncIterator[bytes]) -> AsyncIterator[Frame]:
     kept: list[str] = []  # of a line that has not ended yet
     held = 0  # characters of the event that has not ended yet
     half = False  # the last chunk ended with \r, which may be half of \r\n
-    event, data, retry_ms = "", list[str](), None
+    event, data, retry_ms, id = "", list[str](), None, ""
     async for chunk in chunks:
         if not (text := decoder.decode(chunk)):
             continue
@@ -134,10 +135,12 @@ async def frames(chunks: AsyncIterator[bytes]) -> AsyncIterator[Frame]:
                 event = value
             elif name == "data":
                 data.append(value)
+            elif name == "id":
+                id = value
             elif name == "retry" and value.isdecimal():
                 retry_ms = int(value)
             elif not line:
                 if data or retry_ms is not None:
-                    yield Frame((event or "message") if data else "", "\n".join(data), retry_ms)
-                event, data, retry_ms = "", [], None
+                    yield Frame((event or "message") if data else "", "\n".join(data), retry_ms, id)
+                event, data, retry_ms, id = "", [], None, ""
         held = len(left) + sum(map(len, data))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import email.utils
 import json
+import logging
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -21,11 +22,15 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_bef
 from ..errors import BadMessage, ChatkeepError, Misconfigured, Unavailable, Uncertain, UsageError
 from ..extras import from_extra
 from ..settings import Duration, seconds
+from .notices import Notices
 from .refusals import Forbidden, NotFound, Unauthorized, refusal
+from .statistics import Statistics
 
 with from_extra("client", "chatkeep.client"):
     import aiohttp
     from yarl import URL
+
+log = logging.getLogger("chatkeep.client")
 
 T = TypeVar("T")
 
@@ -36,16 +41,20 @@ SILENCE_S = 40.0  # the server's streams say something every 15 s
 LONGEST_ANSWER = 64 * 1024 * 1024  # bytes; of an event stream: of one event
 IDLE_S = 4.0  # less than a server keeps a connection: nothing is sent into one that is just being closed
 
+AWAY = (408, 502, 503, 504)
+"""Statuses of a server, or of what stands before it, that does not do its work."""
+
 HAPPENED = "Perhaps it was done. Do it again the same way, or read."
 NOTHING = "Nothing was done. Try again later."
 
 
 class TemporaryFailure(Exception):
     """A trouble that passes by itself. error: what to raise when nobody waits for that; after: the server's wish;
-    certain: nothing was done."""
+    certain: nothing was done; away: the server was not there."""
 
-    def __init__(self, error: ChatkeepError, *, certain: bool, after: float = 0.0) -> None:
+    def __init__(self, error: ChatkeepError, *, certain: bool, after: float = 0.0, away: bool = True) -> None:
         super().__init__(str(error))
+        self.away = away
         self.error = error
         self.certain = certain
         self.after = after
@@ -101,6 +110,8 @@ class Link:
             self.timeout_s, self._attempt_s = seconds(timeout), seconds(attempt)
         except ValueError as fault:
             raise Misconfigured(f"timeout, attempt: {fault}.") from fault
+        self.notices = Notices()
+        self.statistics = Statistics()
         self._session: aiohttp.ClientSession | None = None
         self._reading: set[aiohttp.ClientResponse] = set()
 
@@ -127,6 +138,7 @@ class Link:
 
     async def close(self) -> None:
         """End every connection."""
+        self.notices.close()
         if self._session is not None:
             await self._session.close()
         for said in list(self._reading):  # the session's close does not wake those who read
@@ -177,18 +189,23 @@ class Link:
                 reraise=True,
             ):
                 with attempt:
+                    self.statistics.repeated += attempt.retry_state.attempt_number > 1
                     left = self._attempt_s if told else began + self.timeout_s - time.monotonic()
                     within = aiohttp.ClientTimeout(total=min(self._attempt_s, max(left, 0.05)), sock_connect=CONNECT_S)
                     async with self._request(
                         method, path, raw, headers or {}, within, about, told is not None, only
                     ) as said:
-                        return Answer(said.headers, await _whole(said, about), doubt)
+                        body = await _whole(said, about)
+                        self.statistics.received_bytes += len(body)
+                        return Answer(said.headers, body, doubt)
         except (Unauthorized, Forbidden, NotFound) as refused:
             if doubt:  # what was done the first time may be the very reason
                 raise Uncertain(f"{refused} An earlier attempt was not answered. {HAPPENED}") from refused
             raise
         except TemporaryFailure as last:
             error = last.error
+            if last.away:
+                self.notices.note_away(str(error), given_up=True)
             if method == "GET" and isinstance(error, Uncertain):
                 error = Unavailable(f"{about}: {last.__cause__ or error}. Nothing was read. Try again later.")
             elif doubt and not isinstance(error, Uncertain):
@@ -197,12 +214,16 @@ class Link:
         raise AssertionError("tenacity ends with an answer or an error")
 
     @asynccontextmanager
-    async def stream(self, path: str, last: int, about: str) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Return the chunks of an event stream, from after the log number *last*. Raises `TemporaryFailure`."""
+    async def stream(self, path: str, last: int | str, about: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Return the chunks of an event stream, from after the number or cursor *last*. Raises `TemporaryFailure`."""
         headers = {"accept": "text/event-stream", "last-event-id": str(last)}
         within = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)
         async with self._request("GET", path, None, headers, within, about, False) as said:
-            yield said.content.iter_any()
+            self.statistics.streams += 1
+            try:
+                yield said.content.iter_any()
+            finally:
+                self.statistics.streams -= 1
 
     @asynccontextmanager
     async def _request(
@@ -224,25 +245,53 @@ class Link:
         if self.token:
             headers["authorization"] = f"Bearer {self.token}"
         address = URL(self.url + path, encoded=True)
+        counted, began = self.statistics, time.monotonic()
+        counted.requests += 1
+        counted.sent_bytes += len(raw or b"")
         try:
             async with self._session.request(
                 method, address, data=raw, headers=headers, timeout=within, allow_redirects=False
             ) as said:
+                counted.note_time(time.monotonic() - began)
+                log.debug("%s %s: %d after %.3f s", method, path, said.status, time.monotonic() - began)
                 if said.status >= 300:
-                    error, passes = refusal(said.status, await _whole(said, about), about)
-                    if passes or (patient and isinstance(error, Unauthorized)):
-                        after = _seconds(said.headers.get("retry-after", ""))
-                        raise TemporaryFailure(error, certain=not isinstance(error, Uncertain), after=after)
-                    raise error
+                    counted.refused += 1
+                    raise self._refused(said, await _whole(said, about), about, patient)
+                self.notices.note_back()
                 self._reading.add(said)
                 try:
                     yield said
                 finally:
                     self._reading.discard(said)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as fault:
+            self._note_unanswered(method, path, fault, away=True)
             raise TemporaryFailure(Unavailable(f"{about}: {_words(fault)}. {NOTHING}"), certain=True) from fault
         except (aiohttp.ClientError, _Broken, TimeoutError, OSError) as fault:
-            raise TemporaryFailure(Uncertain(f"{about}: {_words(fault)}. {HAPPENED}"), certain=False) from fault
+            # An attempt that took too long may be a bot that takes its time.
+            away = isinstance(fault, aiohttp.ClientError | _Broken | OSError) and type(fault) is not TimeoutError
+            self._note_unanswered(method, path, fault, away=away)
+            uncertain = Uncertain(f"{about}: {_words(fault)}. {HAPPENED}")
+            raise TemporaryFailure(uncertain, certain=False, away=away) from fault
+
+    def _refused(self, said: aiohttp.ClientResponse, body: bytes, about: str, patient: bool) -> Exception:
+        """Return what is raised for an answer that is no yes, and note what it says of the server and the token."""
+        error, passes = refusal(said.status, body, about)
+        if away := said.status in AWAY:
+            self.notices.note_away(str(error))
+        else:
+            self.notices.note_back()
+        if isinstance(error, Unauthorized) and said.request_info.headers.get("authorization") == f"Bearer {self.token}":
+            self.notices.note_refused()
+        if passes or (patient and isinstance(error, Unauthorized)):
+            after = _seconds(said.headers.get("retry-after", ""))
+            return TemporaryFailure(error, certain=not isinstance(error, Uncertain), after=after, away=away)
+        return error
+
+    def _note_unanswered(self, method: str, path: str, fault: BaseException, *, away: bool) -> None:
+        self.statistics.unanswered += 1
+        log.debug("%s %s: %s", method, path, _words(fault))
+        if away and self.is_open:  # (a client that is being closed breaks its own connections)
+            self.notices.note_away(_words(fault))
 
 
 async def _whole(said: aiohttp.ClientResponse, about: str) -> bytes:

@@ -79,6 +79,7 @@ HELD = (
 Told = Callable[[str], None]
 Deliver = Callable[[Queued, str | None, Told], Awaitable[None]]
 NameOf = Callable[[str, Told], Awaitable[str]]
+Settled = Callable[[Queued, str], None]
 
 
 def credential_of(token: str) -> str:
@@ -108,10 +109,11 @@ class Outbox:
         self._subjects: dict[str, str] = {}
         self._totals: dict[str, list[int]] = {}  # by owner: how many wait, how many were refused
 
-    async def open(self, deliver: Deliver, name_of: NameOf) -> None:
+    async def open(self, deliver: Deliver, name_of: NameOf, settled: Settled) -> None:
         """
         Open the file; what an earlier run has left in it goes out first.
 
+        *settled* is told of each message that went out, and of each that was refused, with the reason.
         *name_of* asks the server for the subject of a token, as long as it takes. Raises `Misconfigured`.
         """
         try:
@@ -134,7 +136,7 @@ class Outbox:
             await self.close()
             raise
         self._changed.set()
-        work = [self._keep_named(name_of), *[self._send(deliver) for _ in range(SENDERS)]]
+        work = [self._keep_named(name_of), *[self._send(deliver, settled) for _ in range(SENDERS)]]
         self._tasks = [asyncio.create_task(each, name="chatkeep-outbox") for each in work]
 
     async def close(self) -> None:
@@ -170,10 +172,24 @@ class Outbox:
         """Give what was posted with one token, or without any in this run, to another token of the same holder."""
         source = self._run if before is None else credential_of(before)
         if (subject := self._subjects.get(source)) is not None:
-            await self._name(after, subject)
+            await self.name(after, subject)
             return
         target = self._subjects.get(credential_of(after), credential_of(after))
         await self._do(lambda db: db.execute("update outbox set owner = ? where owner = ?", (target, source)))
+        await self._look_again()
+
+    async def hand_on(self, before: str, after: str) -> None:
+        """Give what was posted with a guest's token, by the guest, to the user of another one: the guest was claimed."""
+        source = credential_of(before)
+        sources = source, self._subjects.get(source, source)
+        target = self._subjects.get(credential_of(after), credential_of(after))
+        await self._do(lambda db: db.execute("update outbox set owner = ? where owner in (?, ?)", (target, *sources)))
+        await self._look_again()
+
+    async def discard(self) -> None:
+        """Delete what waits and what was refused of the subject in whose name is sent now."""
+        owners = self._owners()
+        await self._do(lambda db: db.execute("delete from outbox where owner in (?, ?)", owners))
         await self._look_again()
 
     async def adopt(self) -> int:
@@ -259,7 +275,7 @@ class Outbox:
                 self._asking = self._is_unnamed() and any(map(any, self._totals.values()))
                 await self._look_again()
                 if token is not None and self._asking:
-                    await self._name(token, await name_of(token, self._tell))
+                    await self.name(token, await name_of(token, self._tell))
             except TokenChanged:
                 continue
             except ChatkeepError as fault:  # an older server, for one: what is posted belongs to the credential alone
@@ -270,7 +286,7 @@ class Outbox:
             self._asking = False
             self._count(self._run, 0, 0)
 
-    async def _name(self, token: str, subject: str) -> None:
+    async def name(self, token: str, subject: str) -> None:
         """Note whose a token is; what was posted with it is that subject's."""
         credential = credential_of(token)
 
@@ -285,14 +301,14 @@ class Outbox:
         self._asking = False
         await self._look_again()
 
-    async def _send(self, deliver: Deliver) -> None:
+    async def _send(self, deliver: Deliver, settled: Settled) -> None:
         while True:
             conversation = await self._ready.get()
             self._workers[conversation] = False
             token, owners = self._token, self._owners()  # the message goes out with this token, or not at all
             try:
                 if (queued := await self._do(_first_of(conversation, owners))) is not None:
-                    await self._settle(queued, token, deliver)
+                    await self._settle(queued, token, deliver, settled)
                 elif not self._workers[conversation]:
                     del self._workers[conversation]
                     continue
@@ -302,21 +318,23 @@ class Outbox:
                 await asyncio.sleep(BUSY_S)
             self._ready.put_nowait(conversation)
 
-    async def _settle(self, queued: Queued, token: str | None, deliver: Deliver) -> None:
+    async def _settle(self, queued: Queued, token: str | None, deliver: Deliver, settled: Settled) -> None:
         values: list[Any] = [queued.number]
-        sql, refused = "delete from outbox where number = ?", 0
+        sql, refused, reason = "delete from outbox where number = ?", 0, ""
         try:
             await deliver(queued, token, self._tell)
         except TokenChanged:
             return
         except ChatkeepError as refusal:
-            values = [str(refusal), queued.number]
+            reason = str(refusal)
+            values = [reason, queued.number]
             sql, refused = "update outbox set reason = ? where number = ?", 1
         # Under the owner that it has now: whose the credential is may have become known meanwhile.
         owners = await self._do(lambda db: db.execute(f"{sql} returning owner", values).fetchall())
         for (owner,) in owners:
             self._count(str(owner), -1, refused)
         self._trouble = ""
+        settled(queued, reason)
 
     def _wake(self, conversation: str) -> None:
         if conversation not in self._workers:

@@ -31,6 +31,9 @@ ROLES = {letter: role for role, letter in LETTERS.items()}
 """Roles as the store keeps them, in every entry."""
 
 
+SEALED = b"\xf5"
+"""How a sealed body begins, and no text does; see `storage.sealing`."""
+
 REPLY_ROOM = 64  # what a reply's entry has beside its content, at most
 
 
@@ -265,6 +268,10 @@ def checked_body(key: Key, opening: bytes, rest: bytes) -> bytes:
 def _check(key: Key, body: bytes, opening: bytes, what: str) -> None:
     rest = body[len(opening) + 10 :]
     if body[: len(opening) + 10] != b'%s%s",' % (opening, _crc(key, rest)):
+        if body.startswith(SEALED):
+            raise Corrupt(
+                f"{key}: the {what} is sealed, and none of the keys given here opens it. Nothing was changed; add the key to seal_keys."
+            )
         raise Corrupt(
             f"{key}: the {what} is damaged (its checksum does not fit). Nothing was changed; restore it or erase the conversation."
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from msgspec import structs
 
@@ -67,9 +67,16 @@ def commit_change(snapshot: Snapshot, record: Record, token: str, policy: Policy
 def may_pass(snapshot: Snapshot) -> bool:
     """Tell whether a change from outside may move the cursor to its end: nothing waits for an answer, or for the sweep of who may know a
     channel for what an operator wrote before any turn."""
+    return not unread_messages(snapshot) and not awaits_channel(snapshot)
+
+
+def awaits_channel(snapshot: Snapshot, *, without: Container[int] = ()) -> bool:
+    """Tell whether an operator has written before any turn, and nobody has looked yet whether a channel sends that: the cursor must not
+    pass it. *without*: messages that are just being removed."""
     record = snapshot.record
-    sends = record.delivery is None and any(map(is_outbound, messages_after(snapshot, record.cursor)))
-    return not sends and not unread_messages(snapshot)
+    return record.delivery is None and any(
+        is_outbound(message) and message.number not in without for message in messages_after(snapshot, record.cursor)
+    )
 
 
 def next_commit(

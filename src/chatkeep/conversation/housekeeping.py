@@ -17,6 +17,9 @@ from .snapshots import Commit, Policy, Snapshot, has_outbound, is_outbound, keep
 PARKED_S = 30.0
 """What cannot be read, or sent, here is looked at again after this long."""
 
+HELD_S = 3600.0
+"""What is on legal hold, and would be erased or cut otherwise, is looked at again after this long."""
+
 LOOK_AGAIN_S = 1.0
 """The sweep never sets a due time nearer than this, so that it cannot spin."""
 
@@ -33,15 +36,18 @@ def do_housekeeping(
     oldest: list[Message],
     paused: bool = False,
     sends: bool = False,
+    held: bool = False,
 ) -> Commit:
     """Return what the sweep writes when nothing is unread: reminders that are due, as events to be answered; an ended session
     closed, old log dropped, the next due time. Where the bot is *paused*, reminders rest until `wake`; *sends*: its replies go
     out from here.
 
     *ends*: what was over then is ended; None: what is now. *oldest* are the first messages still in the log, one page. The state
-    of an ended session is gone with this; its log stays.
+    of an ended session is gone with this; its log stays. *held*: it is on legal hold: nothing is dropped, and it is looked at again.
     """
     ends = at if ends is None else ends
+    if held:
+        policy = structs.replace(policy, retention_s=None, forget_after_s=None, forget_visitors_s=None)
     record = keep_outbound(snapshot, structs.replace(snapshot.record, cursor=snapshot.row.head))
     if is_session_over(record, policy, ends):
         record = structs.replace(record, state=NONE)
@@ -73,6 +79,8 @@ def do_housekeeping(
     due_at = next_due(
         structs.replace(record, reminders=later), policy, head=snapshot.row.head, touched=snapshot.row.updated_at
     )
+    if held:
+        due_at = min(at + HELD_S, due_at or at + HELD_S)
     if due_at is not None:
         due_at = max(due_at, ends + LOOK_AGAIN_S)
     if waits and record.delivery is not None:

@@ -66,6 +66,8 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False, fo
     before may hold what must be seen no more. said: what the streamed reply to the first unread message has said so far.
     title; titled: when, by which device and at which version of the conversation it was set. archived, pinned: how its owner has put it
     away. seen: up to which number its owner has read. edits: acts that changed one of these, or the state, without adding an entry.
+    paced: when the turns that a channel has brought would have been over, had each taken its share of `channel_rate`.
+    version: the version of the application that began the session, or the turn of which something is recorded here.
     stamps: of a slot that somebody outside has merged into, when and by which device, and the checksum of what was left there.
     unknown: members that a newer version has written and this one does not know, carried along; under the names of known ones,
     what a newer version has put behind their items.
@@ -102,6 +104,8 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False, fo
     edits: int = 0
     stamps: dict[str, tuple[float, str, int]] = {}
     said: Said | None = None
+    paced: float = 0.0
+    version: str = ""
     unknown: dict[str, Raw] = field(default={}, name="")
 
 

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Raw, structs
 
 from ..model import Message
-from .commits import make_note, next_commit, note_passed_over
+from .commits import awaits_channel, make_note, next_commit, note_passed_over
 from .keys import RESERVED
 from .record import UNTRIED, OutboxState, Record
 from .snapshots import Commit, Draft, Policy, Snapshot, asks, is_cut, unread_messages
@@ -70,6 +70,8 @@ def redact_messages(
         drafts += draft_said(snapshot, unread[0].number, "stopped")
         record = structs.replace(record, **UNTRIED)
     end = snapshot.messages[-1].number if is_cut(snapshot) else row.head + len(drafts)
+    if awaits_channel(snapshot, without=numbers):
+        end = record.cursor
     record = structs.replace(
         _without_quotes(record, redacted),
         cursor=waiting[0].number - 1 if waiting else end,

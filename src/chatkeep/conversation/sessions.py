@@ -18,4 +18,5 @@ def is_session_over(record: Record, policy: Policy, at: float, number: int = 0) 
 
 def open_session(record: Record, state: Raw, schema: int, *, number: int, at: float) -> Record:
     """Return the record with a new session in it that begins with entry *number*."""
-    return structs.replace(record, state=state, schema=schema, session=record.session + 1, since=number, active_at=at)
+    told = {"state": state, "schema": schema, "since": number, "active_at": at, "version": ""}
+    return structs.replace(record, session=record.session + 1, **told)

@@ -36,6 +36,10 @@ class Policy(Struct, frozen=True, kw_only=True):
     max_raised: int | None = None
     max_begun: int = 8
     lease_s: float = 35.0
+    channel_turns: int | None = None
+    channel_within_s: float = 60.0
+    version: str = ""
+    pin: str = "none"
 
 
 class Snapshot(Struct, frozen=True, gc=False):

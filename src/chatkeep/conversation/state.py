@@ -38,19 +38,31 @@ class StateCodec(Generic[State]):
     model.
 
     *schema* is the number of its shape; `upgrades[n]` takes the plain JSON value of schema n to that of n + 1. Old
-    states are upgraded when they are next loaded, and stored in the new shape with the next turn. With schema=0 states
-    of any schema are shown as plain JSON, and none can be written.
+    states are upgraded when they are next loaded, and stored in the new shape with the next turn. `downgrades[n]` takes that of a
+    newer schema n to that of n - 1: what newer code has written is read, and stored again in the shape of *schema*. With schema=0
+    states of any schema are shown as plain JSON, and none can be written.
 
     Promised: what `encode` gives is read by `decode` as the same state (`Shape.encode` says what is the same), and `kind()`
     was seen to be. Not promised: that a state is read by code of another shape, which upgrades are for.
     """
 
-    def __init__(self, kind: type[State], *, schema: int = 1, upgrades: Upgrades | None = None, limit: int) -> None:
+    def __init__(
+        self,
+        kind: type[State],
+        *,
+        schema: int = 1,
+        upgrades: Upgrades | None = None,
+        downgrades: Upgrades | None = None,
+        limit: int,
+    ) -> None:
         if not isinstance(schema, int) or schema < 0:
             raise Misconfigured(f"schema is a whole number from 1, or 0 to look only, not {schema!r}.")
         self.schema = schema
         self.kind = kind
         self._upgrades = dict(upgrades or {})
+        self._downgrades = dict(downgrades or {})
+        self.newest = max(self._downgrades, default=schema)
+        """The newest schema that is read."""
         self._limit = limit
         self._written_here: set[int] = set()
         """Hashes of states that this codec has written lately: there is nothing in them that its type does not know."""
@@ -60,6 +72,10 @@ class StateCodec(Generic[State]):
             raise Misconfigured(str(fault)) from fault
         if missing := [n for n in range(min(self._upgrades, default=schema), schema) if n not in self._upgrades]:
             raise Misconfigured(f"schema={schema}, but upgrades has no step from {', '.join(map(str, missing))}.")
+        if missing := [n for n in range(schema + 1, self.newest) if n not in self._downgrades]:
+            raise Misconfigured(f"schema={schema}, but downgrades has no step from {', '.join(map(str, missing))}.")
+        if wrong := [n for n in self._downgrades if n <= schema]:
+            raise Misconfigured(f"schema={schema}: downgrades begin at {schema + 1}, not {', '.join(map(str, wrong))}.")
         try:
             fresh, another = kind(), kind()
         except Exception as fault:
@@ -108,17 +124,13 @@ class StateCodec(Generic[State]):
         return Raw(raw)
 
     def decode(self, key: Key, raw: Raw, schema: int) -> State:
-        """Return the state in *raw*, upgraded. Raises `Unsupported` if newer code wrote it, `Corrupt` if it does not fit."""
+        """Return the state in *raw*, upgraded or downgraded. Raises `Unsupported` if code wrote it that is newer than *newest*, `Corrupt`
+        if it does not fit."""
         if self.schema == 0:
             return cast(State, _decode(raw))
-        if schema > self.schema:
-            raise Unsupported(
-                f"{key}: the state has schema {schema}, this code knows up to {self.schema}. Nothing was changed and its messages stay "
-                "unread; deploy the newer code."
-            )
         try:
-            if schema < self.schema:
-                raw = self._upgraded(key, raw, schema)
+            if schema != self.schema:
+                raw = self._converted(key, raw, schema)
             return self.shape.decode(raw)
         except Unsupported:
             raise
@@ -131,8 +143,12 @@ class StateCodec(Generic[State]):
     def take_apart(self, key: Key, raw: Raw, schema: int) -> tuple[State, Before]:
         """As `decode`, and what of *raw* has to stay when the state is written again: also what the state has no place for.
 
-        Not that of a state that was upgraded: what an upgrade leaves out, or the new type, is meant to go.
+        Not that of a state that was upgraded: what an upgrade leaves out, or the new type, is meant to go. Of one that was
+        downgraded it stays: it is what the newer code needs.
         """
+        if schema > self.schema > 0:
+            raw = self._converted(key, raw, schema)
+            schema = self.schema
         state = self.decode(key, raw, schema)
         if self.shape.plain or schema != self.schema or hash(bytes(raw)) in self._written_here:
             return state, Before(raw)
@@ -195,7 +211,7 @@ class StateCodec(Generic[State]):
 
     def _in_shape(self, key: Key, raw: Raw, schema: int) -> Raw:
         """Return the state in *raw* as today's code writes it."""
-        return raw if schema == self.schema else self.encode(key, self.decode(key, raw, schema))
+        return raw if schema == self.schema else self.encode(key, *self.take_apart(key, raw, schema))
 
     def cleared(self, key: Key, raw: Raw, schema: int, slot: str | None) -> tuple[Raw, int]:
         """
@@ -210,7 +226,7 @@ class StateCodec(Generic[State]):
         before = raw, schema
         if 0 < schema < self.schema:
             with suppress(Unsupported):
-                raw, schema = self._upgraded(key, raw, schema), self.schema
+                raw, schema = self._converted(key, raw, schema), self.schema
         plain = _decode(raw)
         if not isinstance(plain, dict):
             raise UsageError(
@@ -230,24 +246,32 @@ class StateCodec(Generic[State]):
                 ) from fault
         return left, schema
 
-    def _upgraded(self, key: Key, raw: Raw, schema: int) -> Raw:
+    def _converted(self, key: Key, raw: Raw, schema: int) -> Raw:
+        """Return the state in *raw* in the shape of this code's schema."""
+        if schema > self.newest:
+            raise Unsupported(
+                f"{key}: the state has schema {schema}, this code knows up to {self.newest}. Nothing was changed and its messages stay "
+                "unread; deploy the newer code."
+            )
+        newer = schema > self.schema
+        name, steps = ("downgrades", self._downgrades) if newer else ("upgrades", self._upgrades)
         plain = _decode(raw)
-        for step in range(schema, self.schema):
-            if step not in self._upgrades:
+        for step in range(schema, self.schema, -1 if newer else 1):
+            if step not in steps:
                 raise Unsupported(
-                    f"{key}: the state has schema {step} and no upgrade leads on to {self.schema}. Add upgrades[{step}]."
+                    f"{key}: the state has schema {step} and no {name[:-1]} leads on to {self.schema}. Add {name}[{step}]."
                 )
             try:
-                plain = self._upgrades[step](plain)
+                plain = steps[step](plain)
             except Exception as fault:
                 raise Unsupported(
-                    f"{key}: upgrades[{step}] raised {type(fault).__name__}: {fault}. Nothing was changed and its messages stay "
-                    "unread; mend the upgrade."
+                    f"{key}: {name}[{step}] raised {type(fault).__name__}: {fault}. Nothing was changed and its messages stay "
+                    f"unread; mend the {name[:-1]}."
                 ) from fault
         try:
             return Raw(encoded(plain, "the state", long_numbers(_decode(raw))))
         except Unfit as unfit:
             raise Unsupported(
-                f"{key}: the upgrades to schema {self.schema} gave what is not plain JSON: {unfit}. Nothing was changed and its messages "
-                "stay unread; mend the upgrade."
+                f"{key}: the {name} to schema {self.schema} gave what is not plain JSON: {unfit}. Nothing was changed and its messages "
+                f"stay unread; mend the {name[:-1]}."
             ) from unfit

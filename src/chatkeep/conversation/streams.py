@@ -14,6 +14,7 @@ from ..model import Content, Message
 from .commits import next_commit, note_passed_over
 from .keys import RESERVED
 from .record import UNTRIED, Said
+from .releases import begin_version
 from .reminders import keep_reminders
 from .sessions import is_session_over, open_session
 from .snapshots import Commit, Draft, Policy, Snapshot, delivery_of, is_cut, unread_messages
@@ -46,7 +47,7 @@ def find_said(snapshot: Snapshot) -> Said | None:
 
 def record_said(snapshot: Snapshot, said: Said, policy: Policy, *, at: float) -> Commit:
     """Record what a streamed reply has said so far."""
-    row, record = snapshot.row, structs.replace(snapshot.record, said=said)
+    row, record = snapshot.row, begin_version(snapshot, structs.replace(snapshot.record, said=said), policy)
     return next_commit(snapshot, record, policy, at=at, lease=row.lease, until=row.leased_until)
 
 

@@ -14,7 +14,9 @@ from msgspec import Raw, json, structs
 from ..model import ASKING, TALK, Content, Message
 from .commits import make_note, next_commit, note_passed_over
 from .dead_letters import close_replayed
+from .keys import SAVED
 from .record import UNTRIED, Record, Reminder
+from .releases import begin_version, end_version
 from .reminders import keep_reminders
 from .snapshots import (
     NOTHING,
@@ -56,7 +58,27 @@ def ready_at(snapshot: Snapshot, policy: Policy) -> float:
     if policy.overlap == "debounce" and waiting:
         quiet = min(waiting[-1].created_at + policy.quiet_s, waiting[0].created_at + policy.max_wait_s)
         ready = max(ready, quiet)
-    return ready
+    return max(ready, held_until(snapshot.record, waiting, policy))
+
+
+def is_paced(message: Message, policy: Policy) -> bool:
+    """Tell whether a turn that answers *message* counts for `channel_rate`: nobody else limits who writes through a channel."""
+    return policy.channel_turns is not None and message.channel not in ("", SAVED)
+
+
+def held_until(record: Record, waiting: Sequence[Message], policy: Policy) -> float:
+    """When the first of the *waiting* messages may be answered by `channel_rate`: so many turns at once, and then one for each share
+    of the time."""
+    if not record.paced or not waiting or not is_paced(waiting[0], policy) or policy.channel_turns is None:
+        return 0.0
+    return record.paced - policy.channel_within_s * (1 - 1 / policy.channel_turns)
+
+
+def pace(record: Record, answered: Message, policy: Policy, *, at: float) -> float:
+    """Return `Record.paced` after a turn that has *answered* a message."""
+    if policy.channel_turns is None or not is_paced(answered, policy):
+        return record.paced
+    return max(record.paced, at) + policy.channel_within_s / policy.channel_turns
 
 
 def slice_plain_history(snapshot: Snapshot, first: Message, policy: Policy) -> list[Message]:
@@ -244,6 +266,7 @@ def finish_turn(
         active_at=max(old.active_at, answered[-1].created_at),
         dead=close_replayed(old.dead, answered) if old.dead else (),
         **UNTRIED,
+        paced=pace(old, answered[0], policy, at=at),
         reminders=keep_reminders(old.reminders, answered, reminders) if old.reminders or reminders else (),
     )
     if out:
@@ -252,14 +275,17 @@ def finish_turn(
             # Whoever holds the lease sends the first reply at once, and says so in this same act.
             delivery = structs.replace(delivery, sending=head + (2 if arriving else 1))
         record = structs.replace(record, delivery=delivery)
+    record = end_version(record, policy)
     keeps = bool(waiting) or cut or (out and bool(replies))
+    if record.paced and (held := held_until(record, waiting, policy)) > at:
+        record, keeps = structs.replace(record, retry_at=held), out and bool(replies)
     return next_commit(snapshot, record, policy, at=at, lease=lease if keeps else None, drafts=drafts)
 
 
 def record_step(snapshot: Snapshot, name: str, result: Raw, policy: Policy, *, at: float) -> Commit:
     """Record what a step of the turn that runs has given."""
     row, record = snapshot.row, snapshot.record
-    record = structs.replace(record, steps={**record.steps, name: result})
+    record = begin_version(snapshot, structs.replace(record, steps={**record.steps, name: result}), policy)
     return next_commit(snapshot, record, policy, at=at, lease=row.lease, until=row.leased_until)
 
 
@@ -312,6 +338,7 @@ def fail_turn(
         deaths=0,
         alone=False,
     )
+    record = begin_version(snapshot, record, policy)
     return next_commit(snapshot, record, policy, at=at, lease=lease, drafts=[arriving] if arriving else [])
 
 

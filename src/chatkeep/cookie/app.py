@@ -67,7 +67,7 @@ class CookieChat(Generic[State]):
 
         host: What the cookie is bound to. None: the request's host.
 
-        state, schema, upgrades: As `Chatkeep` has them.
+        state, schema, upgrades, downgrades: As `Chatkeep` has them.
 
         clock: The time, in seconds since 1970.
 
@@ -92,6 +92,7 @@ class CookieChat(Generic[State]):
         state: type[State] | None = None,
         schema: int = 1,
         upgrades: Mapping[int, Callable[[Any], Any]] | None = None,
+        downgrades: Mapping[int, Callable[[Any], Any]] | None = None,
         clock: Callable[[], float] = time.time,
         **options: Unpack[CookieOptions],
     ) -> None:
@@ -107,7 +108,13 @@ class CookieChat(Generic[State]):
 
         def make() -> Chatkeep[State]:
             keep = Chatkeep(
-                cast(str, then), state=state, schema=schema, upgrades=upgrades, clock=clock, **cast(Options, options)
+                cast(str, then),
+                state=state,
+                schema=schema,
+                upgrades=upgrades,
+                downgrades=downgrades,
+                clock=clock,
+                **cast(Options, options),
             )
             keep.on_message(bot)
             return keep
@@ -120,7 +127,9 @@ class CookieChat(Generic[State]):
             place=Place(name, path, secure, same_site.capitalize(), host),
             max_age_s=int(seconds(max_age)),
             settings=settings,
-            states=StateCodec(kind, schema=schema, upgrades=upgrades, limit=settings.state_limit),
+            states=StateCodec(
+                kind, schema=schema, upgrades=upgrades, downgrades=downgrades, limit=settings.state_limit
+            ),
             clock=clock,
             then=then if isinstance(then, Chatkeep) else None,
             make=make if isinstance(then, str) else None,

@@ -52,6 +52,7 @@ REFUSED = {
     "backlog": ALONE,
     "quick": ALONE,
     "cache": ALONE,
+    "seal_keys": "the cookie is sealed by `keys`",
     "cache_entries": ALONE,
     "cache_bytes": ALONE,
     "journal": ALONE,

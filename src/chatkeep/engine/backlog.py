@@ -185,8 +185,7 @@ class Backlog:
         held = self._leases.is_held(row)
         due = not held and ((row.wake or 0.0) <= now or (row.lease and (row.due_at or 0.0) <= now))
         begun = row.key in self._workers.by_key or row.key == PAUSES
-        waits = self._shared.unreadable.avoids(row.key, row.revision) or self._workers.loop.is_left_alone(row, now)
-        return bool(due) and not begun and not waits
+        return bool(due) and not begun and row not in self._shared.left_alone
 
     def _may_wait(self, row: Row, now: float) -> bool:
         try:

@@ -21,6 +21,7 @@ from ..drivers.base import Key, Row
 from ..errors import Conflict, NotWaiting, StoreError, UsageError
 from ..model import ASKING, Content, Message, Receipt, State, Stopped
 from ..storage.erasures import note_erasure
+from ..storage.holds import refuse_held
 from ..storage.records import erase_belongings
 from ..storage.store import PAGE, fresh_token
 from .journal import Journal
@@ -162,10 +163,11 @@ class Changes(Generic[State]):
                 look(row)
             return row
 
-        row = await find() if look is not None else None
+        row = await find()
+        if row is not None:
+            await refuse_held(self._store, row)
         if self._journal is not None and self._shared.open:
             await self._journal.spool.erase(key)
-        row = row or await find()
         while row is not None:
             await note_erasure(self._store, row, clock=self._shared.clock)
             try:
@@ -173,6 +175,8 @@ class Changes(Generic[State]):
                 break
             except Conflict:
                 row = await find()
+                if row is not None:
+                    await refuse_held(self._store, row)
         else:
             await self._store.erase(key, at=self._shared.clock())
         await erase_belongings(self._store, key, at=self._shared.clock())
@@ -327,6 +331,7 @@ class Changes(Generic[State]):
             notes, seen = notes + [entry for entry in page if entry.role == "system"], page[-1].number
         if all(message.redacted for message in found):
             return True
+        await refuse_held(self._store, snapshot.row)
         found = [message for message in found if not message.redacted]  # (the others' notes are in the log already)
 
         def decide(there: Snapshot) -> Commit | None:

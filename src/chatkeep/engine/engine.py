@@ -30,6 +30,7 @@ from .lease_keeper import LeaseKeeper
 from .needs import refuse_lacking
 from .notifier import Notifier
 from .pauses import Pauses
+from .releases import Releases
 from .runner import Runner
 from .sender import Sender
 from .shared import Shared
@@ -72,6 +73,7 @@ class Engine(Generic[State]):
         self.pauses = pauses = Pauses(store, shared.policy, clock)
         self.runner = runner = Runner(settings.concurrency, seconds(settings.turn_timeout), self._count_abandoned)
         self.turns = turns = TurnProcessor(shared, runner, takes=sender.takes)
+        versions = Releases(store, settings, clock, tell=shared.take_plan, answers=lambda: turns.handler is not None)
         loop = WorkLoop(
             shared,
             turns=turns,
@@ -92,6 +94,7 @@ class Engine(Generic[State]):
             leases=leases,
             sender=sender,
             pauses=pauses,
+            versions=versions,
             notifier=notifier,
             journal=self.journal,
         )
@@ -101,6 +104,7 @@ class Engine(Generic[State]):
             turns=turns,
             leases=leases,
             pauses=pauses,
+            versions=versions,
             high_water=high_water,
             journal=self.journal,
             open_store=self._open_store,
@@ -204,6 +208,8 @@ class Engine(Generic[State]):
         shared = self.shared
         try:
             await self.store.open(None if self.journal is None else self.journal.spool.belong)
+            self.sweeper.versions.restart()
+            await self.sweeper.versions.look()
             await self.sweeper.look_at_pauses()
             if shared.settings.background:
                 self.notifier.open()

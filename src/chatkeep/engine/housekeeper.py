@@ -9,6 +9,7 @@ from ..conversation.snapshots import Commit, Snapshot
 from ..errors import Conflict
 from ..model import Message
 from ..storage.erasures import note_erasure
+from ..storage.holds import find_hold
 from ..storage.records import erase_belongings
 from .high_water import HighWater
 from .lease_keeper import LeaseKeeper
@@ -41,13 +42,17 @@ class Housekeeper:
         ends = await self._high_water.reach(now)
         if row.due_at > ends and housekeeping.may_wait(row, record, soon=now):
             return False  # it is over only by a clock that is doubtful
-        if housekeeping.is_forgotten(snapshot, self._shared.policy, at=ends) and not self._sender.due(snapshot):
-            return await self._forget(snapshot, now)
+        policy = self._shared.policy
+        forgotten = housekeeping.is_forgotten(snapshot, policy, at=ends) and not self._sender.due(snapshot)
         oldest: list[Message] = []
-        if self._shared.policy.retention_s is not None:
+        if policy.retention_s is not None and not forgotten:
             oldest = await self._store.page(
                 row.key, row.incarnation, after=record.dropped, limit=housekeeping.PAGE_DROPPED
             )
+        drops = policy.retention_s is not None and oldest and oldest[0].created_at + policy.retention_s <= ends
+        held = bool(forgotten or drops) and await find_hold(self._store, row) is not None
+        if forgotten and not held:
+            return await self._forget(snapshot, now)
         rings = any(reminder.at <= now for reminder in record.reminders)
         paused = rings and self._pauses.is_paused(snapshot) and await self._pauses.is_still_paused(snapshot)
 
@@ -62,7 +67,7 @@ class Housekeeper:
                 return None  # somebody is at work here
             sends = self._sender.takes(there.row.key)
             return housekeeping.do_housekeeping(
-                there, self._shared.policy, at=now, ends=ends, oldest=oldest, paused=paused, sends=sends
+                there, policy, at=now, ends=ends, oldest=oldest, paused=paused, sends=sends, held=held
             )
 
         after, said = await self._shared.commit(snapshot, decide)

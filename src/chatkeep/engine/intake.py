@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from msgspec import structs
 
 from ..bounded import Newest
-from ..conversation import sessions, snapshots, turns
+from ..conversation import releases, sessions, snapshots, turns
 from ..conversation.codec import entry_for
 from ..conversation.keys import RESERVED, message_id
 from ..conversation.snapshots import Commit, Draft, Outcome, Snapshot
@@ -44,6 +44,7 @@ from .lease_keeper import LeaseKeeper
 from .notifier import Notifier
 from .outcomes import Waiter, read_outcome
 from .pauses import Pauses
+from .releases import Releases
 from .runner import Runner, refuse_own_turn
 from .sender import Sender
 from .shared import Shared
@@ -74,6 +75,7 @@ class Intake:
         leases: LeaseKeeper,
         sender: Sender,
         pauses: Pauses,
+        versions: Releases,
         notifier: Notifier,
         journal: Journal | None,
     ) -> None:
@@ -85,6 +87,7 @@ class Intake:
         self._leases = leases
         self._sender = sender
         self._pauses = pauses
+        self._versions = versions
         self._notifier = notifier
         self._journal = journal
         self._quick_s = seconds(shared.settings.quick)
@@ -156,6 +159,7 @@ class Intake:
         draft = self._draft(key, content, id, role, metadata)
         if self._fresh_s is not None:
             await self._pauses.refresh(after_s=self._fresh_s)
+            await self._versions.refresh(after_s=self._fresh_s)
         statistics, workers = self._shared.statistics, self._workers.by_key
         statistics.waiting += 1
         try:
@@ -195,6 +199,7 @@ class Intake:
         draft = self._draft(key, content, id, role, metadata, channel)
         if self._fresh_s is not None:
             await self._pauses.refresh(after_s=self._fresh_s)
+            await self._versions.refresh(after_s=self._fresh_s)
         try:
             snapshot, number, known, _ = await self._append_to_the_end(key, draft, owner)
         except InLog as unread:
@@ -266,6 +271,7 @@ class Intake:
             and record.cursor == row.head
             and (runner.places.free or runner.awaited)
             and not self._pauses.is_paused(snapshot)
+            and releases.may_answer(snapshot, policy, self._shared.plan, at=draft.created_at)
             and not (turns.on_missing and sessions.is_session_over(record, policy, draft.created_at))
             and draft.id not in [message.id for message in snapshot.messages]
         )

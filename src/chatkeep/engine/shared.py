@@ -11,6 +11,7 @@ from typing import Generic
 from msgspec import Raw
 
 from ..conversation import sessions
+from ..conversation.releases import Plan
 from ..conversation.snapshots import Commit, Snapshot
 from ..conversation.state import StateCodec
 from ..drivers.base import Key
@@ -19,6 +20,7 @@ from ..model import Message, State
 from ..settings import Settings
 from ..storage.store import Store
 from .instruments import Instrument
+from .left_alone import LeftAlone
 from .statistics import EngineStatistics
 from .unreadable import Unreadable
 
@@ -33,7 +35,10 @@ class Shared(Generic[State]):
         self.states = states
         self.clock = clock
         self.statistics = EngineStatistics()
-        self.unreadable = Unreadable(clock)
+        self.left_alone = LeftAlone(clock)
+        self.unreadable = Unreadable(clock, self.left_alone)
+        self.plan = Plan()
+        """Which versions of the application answer on the store."""
         self.instruments: list[Instrument] = []
         self.open = False
         """Messages are taken."""
@@ -41,6 +46,10 @@ class Shared(Generic[State]):
         """Conversations of visitors whom nobody knows are begun here."""
         self.unopened = "the store has not been reached since the start"
         """Why the store is not open; "" while it is."""
+
+    def take_plan(self, plan: Plan) -> None:
+        """Go by *plan* from now on."""
+        self.plan = plan
 
     def refuse_closed(self, key: Key) -> None:
         """Refuse an act on *key* while the engine is not open. Raises `Unavailable`."""

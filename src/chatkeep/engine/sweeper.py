@@ -24,6 +24,7 @@ from .high_water import HighWater
 from .journal import Journal
 from .lease_keeper import LeaseKeeper
 from .pauses import PAUSES, Pauses
+from .releases import Releases
 from .shared import Shared
 from .statistics import Tended
 from .turn_processor import TurnProcessor
@@ -49,6 +50,7 @@ class Sweeper:
         turns: TurnProcessor[Any],
         leases: LeaseKeeper,
         pauses: Pauses,
+        versions: Releases,
         high_water: HighWater,
         journal: Journal | None,
         open_store: Callable[[], Awaitable[None]],
@@ -61,10 +63,11 @@ class Sweeper:
         self._workers = workers
         self._turns = turns
         self._pauses = pauses
+        self.versions = versions
+        """Which versions of the application are there, and their shares."""
         self._journal = journal
         self._open_store = open_store
         self._reopen_store = reopen_store
-        self._poll_s = seconds(shared.settings.poll)
         self._backlog = Backlog(shared, workers=workers, leases=leases, high_water=high_water, go_on=self._go_on)
         self._wake = asyncio.Event()
         self._told = False  # somebody tells that there is work
@@ -163,7 +166,8 @@ class Sweeper:
             try:
                 if self._told or loop.time() >= beat_at:
                     # With jitter, so that instances do not all ask at once, on the clock's beat or when they hear of work.
-                    self._told, beat_at = False, loop.time() + self._poll_s * random.uniform(0.8, 1.2)
+                    poll_s = seconds(self._shared.settings.poll)
+                    self._told, beat_at = False, loop.time() + poll_s * random.uniform(0.8, 1.2)
                     await self._beat()
                 if self._turns.handler is not None:
                     await self._backlog.work_off(beat_at)
@@ -189,6 +193,7 @@ class Sweeper:
         if self._journal is not None:
             await self._journal.hand_over()
         self._backlog.look_again()
+        await self.versions.look()
         await self.look_at_pauses()
         if self._ends:
             await self._backlog.high_water.keep()

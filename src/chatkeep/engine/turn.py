@@ -16,6 +16,9 @@ class Turn(Generic[State]):
     Change `state` in place or put another value there; it is recorded, together with the replies, when the handler
     returns, and forgotten when it raises. A handler may run more than once for the same messages: what it does to the
     outside world should carry `turn.id`, which is the same each time.
+
+    version: of the application (the setting `version`): the one that began what this turn goes on with, an earlier try of which
+    anything was recorded, or a session where sessions are pinned; else this one.
     """
 
     __slots__ = (
@@ -29,6 +32,7 @@ class Turn(Generic[State]):
         "state",
         "stream",
         "tenant",
+        "version",
         "work",
     )
 
@@ -50,6 +54,7 @@ class Turn(Generic[State]):
         self.history = history
         self.replies: list[Content] = []
         self.failure = ""
+        self.version = ""
         # What chatkeep puts here: it records a streamed reply as it is made, and keeps steps and reminders.
         self.stream: ReplyStream | None = None
         self.begin_work: Callable[[], Work] | None = None

@@ -14,7 +14,7 @@ from typing import Any, Generic, cast
 
 from msgspec import Raw, Struct
 
-from ..conversation import commits, sessions, snapshots, streams, turns
+from ..conversation import commits, releases, sessions, snapshots, streams, turns
 from ..conversation.backoff import backoff
 from ..conversation.codec import make_storable
 from ..conversation.record import Reminder, Said
@@ -447,6 +447,9 @@ class TurnProcessor(Generic[State]):
             messages=snapshots.copy_messages(messages),
             history=[] if opens else self._collect_history(snapshot, first),
         )
+        if policy.version:
+            begun = releases.find_version(record, policy, at=first.created_at, number=first.number)
+            turn.version = begun or policy.version
         return turn, opens, before
 
     def _collect_history(self, snapshot: Snapshot, first: Message) -> list[Message]:

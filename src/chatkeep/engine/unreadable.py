@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from ..bounded import Newest
 from ..drivers.base import Key
+from .left_alone import LeftAlone
 
 UNREADABLE_MOST = 10_000
 AGAIN_S = 30.0
@@ -19,18 +20,18 @@ AGAIN_S = 30.0
 
 
 class Met(Struct):
-    """When a conversation could not be read, at which revision ("": not known), and why."""
+    """When a conversation could not be read, and why."""
 
     at: float
-    revision: str
     fault: str
 
 
 class Unreadable:
     """What one engine could not read lately."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], left_alone: LeftAlone) -> None:
         self._clock = clock
+        self._left_alone = left_alone
         self._met: Newest[Key, Met] = Newest(UNREADABLE_MOST)
 
     def __len__(self) -> int:
@@ -45,22 +46,16 @@ class Unreadable:
         return key in self._met
 
     def add(self, key: Key, revision: str, fault: str) -> bool:
-        """Note that *key* cannot be read; tell whether that is news."""
+        """Note that *key* cannot be read at *revision* ("": not known); tell whether that is news."""
         news = key not in self._met
-        self._met[key] = Met(self._clock(), revision, fault)
+        self._met[key] = Met(self._clock(), fault)
+        self._left_alone.add(key, revision, AGAIN_S)
         return news
 
     def discard(self, key: Key) -> None:
         """Note that *key* was read."""
-        self._met.pop(key, None)
-
-    def avoids(self, key: Key, revision: str) -> bool:
-        """Tell whether *key*, now at *revision*, need not be looked at."""
-        met = self._met.get(key)
-        if met is None or met.at + AGAIN_S < self._clock():
-            return False
-        met.revision = met.revision or revision
-        return met.revision == revision
+        if self._met.pop(key, None) is not None:
+            self._left_alone.discard(key)
 
     @property
     def trouble(self) -> str:

@@ -111,8 +111,9 @@ class Watch:
     async def __aexit__(self, *_: object) -> None:
         self.close()
 
-    async def open(self) -> None:
-        """Begin: look where the log is."""
+    async def open(self, *, returns: bool = False) -> None:
+        """Begin: look where the log is. Who *returns* has watched before, and is told the state of now, for a change of it need not
+        be in the log."""
         self._live.store.confinement.check()
         self._live.add(self)
         self._fresh = True  # unless we are told otherwise while it is read
@@ -123,7 +124,8 @@ class Watch:
                 self.number = head
             self._erased = self.number > head  # it was begun anew, or set back, since somebody has seen that number
             self._born = snapshot.row.incarnation if snapshot is not None else ""
-            self._state = self._show_state(snapshot or blank(self.key))
+            if not returns:
+                self._state = self._show_state(snapshot or blank(self.key))
         except BaseException:
             self._live.remove(self)
             raise

@@ -17,11 +17,10 @@ from typing import Any
 
 from msgspec import structs
 
-from ..bounded import Newest
-from ..conversation import housekeeping, leases, sessions, snapshots, turns
+from ..conversation import housekeeping, leases, releases, sessions, snapshots, turns
 from ..conversation.snapshots import Commit, Outcome, Policy, Snapshot
 from ..conversation.streams import Ending
-from ..drivers.base import Key, Row
+from ..drivers.base import Key
 from ..errors import (
     BadMessage,
     Corrupt,
@@ -55,7 +54,7 @@ LOOK_LONGEST_S = 0.5
 LOOKS_SKIPPED = 4  # so much longer are the pauses where news is heard: asking is then only for when it gets lost
 TRIES_AWAITED = 3  # so many failures are waited for by a call of `receive`: what a moment mends is over by then
 LEFT_ALONE_S = 600.0
-LEFT_ALONE_MOST = 10_000
+OTHERS_S = 2.0  # so soon it is looked again at what another version is to answer
 LONG_S = 60.0  # a worker that would wait longer goes; the sweep finds the conversation again
 SHORT_S = 1.0  # the same where there is no work in the background
 
@@ -212,7 +211,6 @@ class WorkLoop:
         self._pauses = pauses
         self._notifier = notifier
         self._housekeeper = housekeeper
-        self._left_alone: Newest[Key, tuple[str, float]] = Newest(LEFT_ALONE_MOST)
         self.longest_s = max(2 * seconds(settings.retry_longest), seconds(settings.max_wait), HOOK_PAUSE_S)
         """A pause is never longer, whatever the clock says."""
         self._stays_s = LONG_S if settings.background else SHORT_S
@@ -271,6 +269,10 @@ class WorkLoop:
         row = snapshot.row
         if row.lease != worker.lease and self._leases.is_held(row):
             return None
+        if not releases.may_answer(snapshot, self._policy, self._shared.plan):
+            await self.give_back(worker)
+            self._shared.left_alone.add(key, (self._store.cached(key) or snapshot).row.revision, OTHERS_S)
+            return None
         if self._runner.abandoned:
             first = snapshots.unread_messages(snapshot)[0]
             if (earlier := self._runner.find_abandoned(self._turns.handler, key, first.id)) is not None:
@@ -278,6 +280,8 @@ class WorkLoop:
         ready = turns.ready_at(snapshot, self._policy)
         if ready > now:
             worker.tell_failing(snapshot, self._policy)
+            if row.lease == worker.lease and ready - now > self._policy.lease_s / 2:
+                await self.give_back(worker, ready)
             ready = ready if send_at is None else min(ready, send_at)
             return min(max(ready - now, LOOK_S), self.longest_s)  # a clock that was set back must not make it an hour
         # (One that another turn waits for would wait for the end of that turn: it runs beside it, and is not marked alone.)
@@ -300,7 +304,7 @@ class WorkLoop:
     def _find_unreadable(self, snapshot: Snapshot) -> Corrupt | Unsupported | None:
         """Tell why the state cannot be read here, as far as that can be told at once, before anything is written for it."""
         key, record, states = snapshot.row.key, snapshot.record, self._shared.states
-        if record.schema <= states.schema and key not in self._shared.unreadable:
+        if record.schema <= states.newest and key not in self._shared.unreadable:
             return None
         first = snapshots.unread_messages(snapshot)[0]
         if not sessions.is_session_over(record, self._policy, first.created_at, first.number):
@@ -347,13 +351,8 @@ class WorkLoop:
             worker.warm = False
             return 0.0
         if said is None and gone:
-            self._left_alone[worker.key] = (row.revision, now + LEFT_ALONE_S)
+            self._shared.left_alone.add(worker.key, row.revision, LEFT_ALONE_S)
         return None
-
-    def is_left_alone(self, row: Row, now: float) -> bool:
-        """Tell whether nothing can be done about *row* here, and nobody has changed it since that was found out."""
-        revision, until = self._left_alone.get(row.key, ("", 0.0))
-        return revision == row.revision and now < until
 
     async def _step_alone(self, worker: Worker, rank: int) -> float | None:
         """Do a step while no other handler runs in this process: what dies then, dies of this message.
@@ -577,7 +576,7 @@ class WorkLoop:
                     else None
                 ),
             )
-        if snapshots.unread_messages(snapshot):
+        if retry_at is None and snapshots.unread_messages(snapshot):
             self._notifier.tell_of_work()
 
     def _again(self, worker: Worker) -> float:

@@ -19,6 +19,7 @@ from ..model import Message, State
 from ..storage.erasures import KEPT_S, find_erasures
 from ..storage.store import PAGE, fresh_token
 from .claims import Claim, Claims
+from .erasing import ErasedUser, erase_user
 from .lists import (
     LOOKED_AT,
     SLACK_S,
@@ -225,6 +226,22 @@ class User(Generic[State]):
         """Give back what was claimed, within a day, in one act. Conversations that the user has created since stay the user's. False when
         nothing was claimed."""
         return await self._claims.undo(self.id, guest, by=by)
+
+    async def erase(self, *, by: str = "") -> ErasedUser:
+        """
+        Erase all that this store has of the user, under each of the user's names, and answer a receipt: conversations, tokens, claims,
+        and notes of what was erased before. There is no way back.
+
+        What it has done until a crash is done, and the same again does the rest; a write that is under way on another instance may create
+        a conversation within the two seconds after it, which the same again erases. The audit log has that it was done, for whom and by
+        *by* whom. Backups, and what was sent to others, are not in the store.
+        """
+        user, owners = await self._owners()
+        if not owners:
+            raise UsageError(
+                f"{self.id!r:.60} was claimed by a user, who has its conversations now; nothing was erased."
+            )
+        return await erase_user(self._opened, self._tenant, user, owners, by=by)
 
     async def claimed(self) -> list[str]:
         """Return what was claimed for this user, such as guests."""

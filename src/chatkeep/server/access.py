@@ -7,15 +7,21 @@
         @allows("read")                         # the tenant's service key, or the conversation's token with this scope
         async def get(self, request): ...
 
-    @allows(service=True)                       # service keys only
-    @allows(service=True, visitor=True)         # and anonymous visitors, where the server lets them in
+    @allows(right="operate")                    # service keys, and people who are signed in, whose rights have it
+    @allows(right="send", visitor=True)         # and anonymous visitors, where the server lets them in
+    @allows("send", right="operate")            # as "read" above; of keys and people it takes that right instead
     @allows(own=True)                           # service keys, and any token; if the route names a conversation, its own
+    @allows(own=True, right="tokens")           # the same; keys and people need the right
+    @allows("read", masks=True)                 # people who may not see what is personal are let in, and the answer is masked
     @allows(user=True)                          # users' tokens, and whom `create_app(users=...)` knows
-    @allows(service=True, user=True)            # and service keys
+    @allows(right="send", user=True)            # and service keys
     @allows(anyone=True)                        # no credentials are looked at
 
 A user is let in wherever a conversation's token is, for the conversations that are the user's: what is somebody else's reads as if
 it were not there. With `creates` a user may ask for what nobody has; the endpoint has it created by `Access.begin`.
+
+A service key has all rights of its tenant, or those that it was made with. A person who is signed in at the desk (`signed_in`) has those of
+their role; the cookie of the session counts only beside a header that a page of another host cannot send.
 
 Before the endpoint runs, `request.state` has `principal`, `tenant` (the `Tenant` to work on) and `conversation`. The
 conversation is the route's path parameter `id`, in that one place for the check and for the work; nothing is decided
@@ -32,10 +38,12 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import wraps
+from hmac import compare_digest
 from inspect import isawaitable
 from typing import Any, Literal, TypeVar, cast
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
+import msgspec
 from cachetools import TTLCache
 from msgspec import Struct, structs
 from starlette.requests import Request
@@ -44,7 +52,6 @@ from starlette.responses import Response
 from ..app import Chatkeep, core_of
 from ..auth.credentials import (
     GUEST,
-    SCOPES,
     USER_SCOPES,
     Holder,
     Issued,
@@ -61,18 +68,31 @@ from ..auth.credentials import (
     stored_credentials,
     subject_of,
 )
+from ..auth.rights import Right, rights_of
 from ..conversation.keys import key_for
 from ..errors import BadKey, Misconfigured, OtherOwner, StoreError, UsageError
 from ..tenant import Tenant
 from . import wire
+from .masking import Masker
+from .signed_in import PROOF, TENANT, Operator, SignedIn
 
 log = logging.getLogger("chatkeep.server")
 
 T = TypeVar("T")
 
-Found = str | tuple[str, str] | None
+
+class KnownUser(Struct, frozen=True, kw_only=True):
+    """A user whom the application knows. expires_at: until when, in seconds since 1970; scopes: what the user may do."""
+
+    user: str
+    tenant: str = ""
+    expires_at: float | None = None
+    scopes: tuple[Scope, ...] = USER_SCOPES
+
+
+Found = str | tuple[str, str] | KnownUser | None
 Users = Callable[[Request], Found | Awaitable[Found]]
-"""Says which user has sent a request: the user's name, or tenant and name; None: nobody that the application knows."""
+"""Says which user has sent a request: the user's name, tenant and name, or a `KnownUser`; None: nobody that the application knows."""
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Coroutine[Any, Any, Response]])
 
@@ -102,6 +122,14 @@ NOT_FOUND = "There is nothing at this address."
 
 ELSEWHERE = "This request does not come from a page of this host; nothing was done."
 OTHER = "The credential is another subject's than `Chatkeep-Subject` says; nothing was done. Ask /v1/me whose it is."
+SIGNED_OUT = "Nobody is signed in here, or the session has ended; nothing was done. Sign in again."
+
+JSON_KINDS = ("application/json", "application/problem+json")
+
+IDLE_S = 30 * 60.0
+LONGEST_S = 12 * 3600.0
+"""When a session of a person ends: after so long without doing anything, and after so long at all."""
+
 REFUSED = (
     "Send a valid credential as `Authorization: Bearer ...`: there is none here, or it is unknown, expired or revoked."
 )
@@ -112,7 +140,7 @@ class Principal(Struct, frozen=True, kw_only=True):
     user whom the application knows; *cookie* that of the cookie which has brought it. *user*: its name, as the conversations have it;
     *conversation*: the one of a token, or that a user asks for."""
 
-    kind: Literal["service", "token", "user", "visitor"]
+    kind: Literal["service", "token", "user", "visitor", "operator"]
     user: str = ""
     tenant: str = ""
     conversation: str = ""
@@ -122,6 +150,22 @@ class Principal(Struct, frozen=True, kw_only=True):
     expires_at: float | None = None
     cookie: str = ""
     stored: StoredCredential | None = None
+    operator: Operator | None = None
+
+    @property
+    def masked(self) -> bool:
+        """Whether it must not see what is personal."""
+        return self.kind == "operator" and "reveal" not in self.scopes
+
+    @property
+    def rules(self) -> bool:
+        """Whether it stands for a whole tenant: a service key, or a person who is signed in."""
+        return self.kind in ("service", "operator")
+
+    @property
+    def label(self) -> str:
+        """What people call it: the label of a credential, the name of a person that customers see."""
+        return self.operator.shown if self.operator else self.stored.label if self.stored else ""
 
     @property
     def subject(self) -> str:
@@ -141,37 +185,44 @@ class AccessPolicy(Struct, frozen=True, kw_only=True):
     """Whom an endpoint lets in; see `allows`."""
 
     scope: str = ""
-    service: bool = False
+    right: str = ""
     own: bool = False
     user: bool = False
     visitor: bool = False
     anyone: bool = False
     counted: bool = True
     creates: bool = False
+    masks: bool = False
+
+    @property
+    def rulers_only(self) -> bool:
+        """Whether no token and no user is let in."""
+        return bool(self.right) and not (self.scope or self.own or self.user)
 
 
 def allows(
     scope: Scope | Literal[""] = "",
     *,
-    service: bool = False,
+    right: Right | Scope | Literal[""] = "",
     own: bool = False,
     user: bool = False,
     visitor: bool = False,
     anyone: bool = False,
     counted: bool = True,
     creates: bool = False,
+    masks: bool = False,
 ) -> Callable[[Endpoint], Endpoint]:
     """
     Declare, and check, who may use an endpoint; the module's docstring has the cases.
 
     Args:
-        scope: The conversation's own token needs it; a service key has all.
+        scope: The conversation's own token needs it, and so do service keys and people, unless a *right* is named.
 
-        service: No token is let in.
+        right: Service keys, and people who are signed in, need it; without *scope*, *own* or *user* nobody else is let in.
 
         own: Any token of the conversation is let in.
 
-        user: Users are let in, who need no conversation for it; without *service* nobody else is.
+        user: Users are let in, who need no conversation for it; without *right* nobody else is.
 
         visitor: Somebody without credentials is let in, where the server lets visitors in.
 
@@ -180,20 +231,24 @@ def allows(
         counted: Requests count for the rate limits; not those that carry a signature, which come from few addresses.
 
         creates: A user may ask for what nobody has; the endpoint has it created by `Access.begin`.
+
+        masks: People are let in who may not see what is personal; what is answered in JSON is masked for them.
     """
-    told = {"visitor": visitor, "anyone": anyone, "counted": counted, "creates": creates}
-    policy = AccessPolicy(scope=scope, service=service, own=own, user=user, **told)
-    if sum([bool(scope), service or user, own, anyone]) != 1:
-        raise Misconfigured(
-            "An endpoint allows a scope, service keys, a conversation's own tokens or anyone: one of these."
-        )
+    told = {"visitor": visitor, "anyone": anyone, "counted": counted, "creates": creates, "masks": masks}
+    policy = AccessPolicy(scope=scope, right=right, own=own, user=user, **told)
+    if sum([bool(scope), policy.rulers_only or user, own, anyone]) != 1:
+        raise Misconfigured("An endpoint allows a scope, a right, a conversation's own tokens or anyone: one of these.")
 
     def guarded(endpoint: Endpoint) -> Endpoint:
         @wraps(endpoint)
         async def answer(*args: Any) -> Response:
             request: Request = args[-1]
-            await access_of(request).admit(request, policy)
-            return await endpoint(*args)
+            access = access_of(request)
+            await access.admit(request, policy)
+            response = await endpoint(*args)
+            if request.state.principal.kind == "operator" and not policy.anyone:
+                access.show(request, response)
+            return response
 
         answer.policy = policy  # type: ignore[attr-defined]
         return answer  # type: ignore[return-value]
@@ -233,6 +288,8 @@ class Access:
     Args:
         users: Says which user has sent a request, or None: see `create_app`.
 
+        desk: The people who are signed in at the operators' desk.
+
         anonymous: Whether visitors without credentials are let in, where an endpoint allows that.
 
         visitor_scopes: What a visitor gets for the conversation that it makes.
@@ -245,9 +302,12 @@ class Access:
         anonymous: bool = False,
         visitor_scopes: Iterable[str] = VISITOR_SCOPES,
         users: Users | None = None,
+        desk: SignedIn | None = None,
     ) -> None:
         self.keep = keep
         self._users = users
+        self.desk = desk or SignedIn(keep, host=None, idle_s=IDLE_S, longest_s=LONGEST_S)
+        self._masker: Masker | None = None
         self._owners: TTLCache[tuple[str, str], str | None] = TTLCache(HELD, FRESH_S)
         self._standing: TTLCache[tuple[str, str], str] = TTLCache(HELD, FRESH_S)
         self.anonymous = anonymous
@@ -259,6 +319,7 @@ class Access:
         self._clock = core_of(keep).clock
         self._looked: TTLCache[str, asyncio.Task[StoredCredential | None]] = TTLCache(HELD, FRESH_S)
         self._noted: TTLCache[str, bool] = TTLCache(HELD, NOTED_S)
+        self._seen: TTLCache[tuple[str, str, str], bool] = TTLCache(HELD, NOTED_S)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def close(self) -> None:
@@ -277,6 +338,8 @@ class Access:
         """
         given = request.headers.getlist("authorization")
         cookie = ""
+        if not given and PROOF in request.headers:
+            return await self._find_operator(request)
         ours = bool(given) and digest_of(bearer(given)) is not None
         user = None if ours or self._users is None else await self._ask_application(request)
         if user is not None:
@@ -302,13 +365,62 @@ class Access:
             user=stored.subject if stored.kind == "user" else "",
             tenant=stored.tenant,
             conversation=stored.conversation,
-            scopes=SCOPES.union(stored.scopes) if stored.kind == "service" else frozenset(stored.scopes),
+            scopes=rights_of(stored) if stored.kind == "service" else frozenset(stored.scopes),
             id=id_of(name),
             name=name,
             expires_at=stored.expires_at,
             cookie=cookie,
             stored=stored,
         )
+
+    async def _find_operator(self, request: Request) -> Principal:
+        """Return the person who is signed in. Raises 401 when nobody is, and 403 for a request that no page of ours has sent."""
+        operator = await self.desk.find(request)
+        if operator is None:
+            raise wire.Refused(401, "signed-out", SIGNED_OUT, {"www-authenticate": "Bearer"})
+        if not compare_digest(request.headers[PROOF].encode(), operator.proof.encode()) or not (
+            request.method in SAFE or same_origin(request)
+        ):
+            raise forbidden(ELSEWHERE)
+        asked = request.headers.get(TENANT)  # percent-encoded: a header has no room for every name
+        tenant = operator.tenant_for(None if asked is None else unquote(asked))
+        if tenant is None:
+            raise forbidden(f"The account {operator.name} does not see this tenant; nothing was done.")
+        if request.method not in SAFE:
+            await self.desk.touch(operator)
+        return Principal(
+            kind="operator",
+            tenant=tenant,
+            scopes=operator.rights,
+            id=operator.name,
+            name=operator.name,
+            operator=operator,
+        )
+
+    def show(self, request: Request, response: Response) -> None:
+        """Mask an answer to a person who may not see what is personal; note who has seen that of a conversation."""
+        principal, about = principal_of(request), getattr(request.state, "conversation", None)
+        if principal.masked:
+            if response.media_type in JSON_KINDS and response.body:
+                shown = self.mask(principal, msgspec.json.decode(response.body), about)
+                response.body = msgspec.json.encode(shown)
+                response.headers["content-length"] = str(len(response.body))
+            return
+        seen = (principal.id, principal.tenant, about or "")
+        if about is not None and request.method == "GET" and response.status_code == 200 and seen not in self._seen:
+            self._seen[seen] = True
+            request.app.state.trail.note(request, "reveal", "200")
+
+    def mask(self, principal: Principal, value: Any, conversation: str | None = None) -> Any:
+        """Return *value* as *principal*, who may not see what is personal, is shown it."""
+        return self.masker.mask(value, tenant=principal.tenant, conversation=conversation)
+
+    @property
+    def masker(self) -> Masker:
+        """What masks for people of this store."""
+        if self._masker is None:
+            self._masker = Masker(core_of(self.keep).driver.epoch)
+        return self._masker
 
     async def _ask_application(self, request: Request) -> Principal | None:
         """Return the user whom the application knows."""
@@ -317,15 +429,21 @@ class Access:
         found = await found if isawaitable(found) else found
         if found is None:
             return None
-        tenant, user = found if isinstance(found, tuple) else ("", found)
+        if isinstance(found, str):
+            found = KnownUser(user=found)
+        elif isinstance(found, tuple):
+            found = KnownUser(tenant=found[0], user=found[1])
+        tenant, user = found.tenant, found.user
         try:
             key_for(tenant, user)
         except UsageError as fault:
             raise Misconfigured(f"users= gave {found!r:.80}, which cannot be a user: {fault}") from None
-        stored = StoredCredential(kind="user", tenant=tenant, subject=user, scopes=USER_SCOPES)
+        told: dict[str, Any] = {"scopes": found.scopes, "expires_at": found.expires_at}
+        stored = StoredCredential(kind="user", tenant=tenant, subject=user, **told)
         if not await self._stands(stored):
             raise unauthorized()
-        return Principal(kind="user", tenant=tenant, user=user, scopes=frozenset(USER_SCOPES), stored=stored)
+        scopes, until = frozenset(found.scopes), found.expires_at
+        return Principal(kind="user", tenant=tenant, user=user, scopes=scopes, expires_at=until, stored=stored)
 
     async def _stands(self, stored: StoredCredential) -> bool:
         """Tell whether the user of a token is still one: a guest that has signed in is not."""
@@ -355,7 +473,8 @@ class Access:
         )
 
     async def _stands_for(self, principal: Principal) -> bool:
-        return principal.stored is None or await self._stands(principal.stored)
+        stored = principal.stored
+        return stored is None or (not stored.over(self._clock()) and await self._stands(stored))
 
     async def _valid(self, text: str, kinds: tuple[str, ...]) -> tuple[str, StoredCredential | None]:
         """Return the name of the credential *text*, and what is stored of it if it gives a right and is of one of these *kinds*."""
@@ -418,6 +537,10 @@ class Access:
                 )
             absent = await self._look_for(principal, conversation) if principal.kind == "user" else False
             self._judge(principal, policy, conversation, absent=absent)
+            if principal.masked and conversation is not None:
+                conversation = self.masker.unseal(principal.tenant, conversation)
+                if conversation is None:
+                    raise not_found()
             state.tenant = self.keep.tenant(principal.tenant)
             if principal.kind == "user" and conversation is not None:
                 state.principal = principal = structs.replace(principal, conversation=conversation)
@@ -457,12 +580,14 @@ class Access:
         if principal.kind == "visitor":
             if not (policy.visitor and self.anonymous):
                 raise unauthorized()
-        elif policy.user and not policy.service and principal.kind != "user":
+        elif policy.user and not policy.right and principal.kind != "user":
             raise forbidden("This takes a user's token: it is about all conversations of one user.")
+        elif principal.rules:
+            self._judge_ruler(principal, policy)
         elif principal.kind == "user":
             if absent and not policy.creates:
                 raise not_found()
-            if policy.service and not policy.user:
+            if policy.rulers_only:
                 raise forbidden("This takes a service key; a user cannot do it.")
             if policy.scope and policy.scope not in principal.scopes:
                 raise forbidden(f"This token has not the scope {policy.scope!r}, which this takes.")
@@ -470,13 +595,25 @@ class Access:
             # First of all whose it is: who holds no right to it learns nothing, not even what it would take.
             if conversation is not None and conversation != principal.conversation:
                 raise not_found()
-            if policy.service or policy.user:
+            if policy.rulers_only or policy.user:
                 raise forbidden("This takes a service key; a conversation's token cannot do it.")
             if policy.scope and policy.scope not in principal.scopes:
                 raise forbidden(f"This token has not the scope {policy.scope!r}, which this takes.")
 
+    def _judge_ruler(self, principal: Principal, policy: AccessPolicy) -> None:
+        needed = policy.right or policy.scope
+        if principal.kind == "operator" and not needed:
+            raise forbidden("This takes a credential; who is signed in asks /v1/session.")
+        if needed and needed not in principal.scopes:
+            who = "This key" if principal.kind == "service" else f"The role of {principal.id}"
+            raise forbidden(f"{who} has not the right {needed!r}, which this takes; nothing was done.")
+        if principal.masked and not policy.masks:
+            raise forbidden(f"{principal.id} may not see what is personal, and this would show it.")
+
     async def holds(self, principal: Principal) -> bool:
         """Tell whether the credential behind *principal* still stands, for streams that stay open. Cheap; ask every second or so."""
+        if principal.operator is not None:
+            return await self.desk.holds(principal.operator)
         about = principal.conversation if principal.kind == "user" else ""
         if about and not await self.owns(principal, about):
             return False
@@ -507,6 +644,7 @@ class Access:
         self._looked.clear()
         self._owners.clear()
         self._standing.clear()
+        self.desk.look_again()
 
     async def _find(self, name: str, text: str = "") -> StoredCredential | None:
         """Return the credential, as it was at most FRESH_S ago; those who ask meanwhile wait for the same look. What is mistyped in

@@ -9,6 +9,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from .. import model
 from ..auth.credentials import Holder, Listed
+from ..auth.rights import RIGHTS
 from ..conversation.keys import SAVED
 from ..conversation.once import Call
 from ..conversation.outbox import Delivery
@@ -206,7 +207,8 @@ class Credential(Struct, frozen=True, kw_only=True):
 
 class Me(Struct, frozen=True, kw_only=True):
     """Who a credential stands for. *subject* is opaque and the same for all credentials of one holder; *conversation* is
-    left out for a service key, which has all of its tenant, and for a user, whose name is *user*."""
+    left out for a service key, which has all of its tenant, and for a user, whose name is *user*. *rights*: what else a service key
+    may do."""
 
     subject: str
     tenant: str
@@ -215,6 +217,7 @@ class Me(Struct, frozen=True, kw_only=True):
     expires_at: float | None
     conversation: str | UnsetType = UNSET
     user: str | UnsetType = UNSET
+    rights: list[str] | UnsetType = UNSET
 
 
 class Share(Struct, frozen=True):
@@ -257,7 +260,8 @@ def me(found: Principal) -> Me:
         subject=found.subject,
         tenant=found.tenant,
         kind=found.holder,
-        scopes=sorted(found.scopes),
+        scopes=sorted(found.scopes - RIGHTS),
+        rights=sorted(found.scopes & RIGHTS) if found.kind == "service" else UNSET,
         expires_at=found.expires_at,
         conversation=found.conversation if found.kind == "token" else UNSET,
         user=found.user if found.kind == "user" else UNSET,

@@ -72,6 +72,7 @@ PROBLEMS: dict[type[errors.ChatkeepError], Problem] = {
     errors.KeyReused: Problem(422),
     errors.TooLarge: Problem(413),
     errors.OtherOwner: Problem(409),  # (only a service key names an owner, and it may see all of its tenant)
+    errors.OnHold: Problem(409, "It is on legal hold, and is not erased before that is lifted. Nothing was changed."),
     errors.NotWaiting: Problem(409),
     errors.NotOpen: Problem(
         500,
@@ -108,7 +109,7 @@ WORDS = {
 class Conversations(Resource):
     """/v1/conversations"""
 
-    @allows(service=True, user=True, visitor=True)
+    @allows(right="send", user=True, visitor=True)
     async def post(self, request: Request) -> Response:
         """Begin a conversation; a visitor is given a token for it."""
         asked = await wire.body(request, wire.NewConversation, limit=SMALL, needed=False)
@@ -125,7 +126,7 @@ class Conversations(Resource):
         told = answers.CreatedConversation(begun.id, begun.revision, there is None)
         return as_json(told, status=201 if there is None else 200, headers=headers)
 
-    @allows(service=True)
+    @allows(right="list")
     async def get(self, request: Request) -> Response:
         """Return conversations without their messages, last changed first; or those of one `owner`."""
         asked = wire.query(request, wire.ListQuery)
@@ -169,7 +170,7 @@ async def visit(request: Request, asked: wire.NewConversation) -> Response:
 class Conversation(Resource):
     """/v1/conversations/{id}"""
 
-    @allows("read")
+    @allows("read", masks=True)
     async def get(self, request: Request) -> Response:
         """Return the conversation as it is now, with its last messages."""
         asked = wire.query(request, wire.ConversationQuery)
@@ -236,12 +237,12 @@ class Messages(Resource):
             headers["idempotent-replayed"] = "true"
         return as_json(answers.receipt(receipt), status=202 if receipt.status in LATER_ON else 200, headers=headers)
 
-    @allows("read")
+    @allows("read", masks=True)
     async def get(self, request: Request) -> Response:
         """Return a page of the log, oldest first: the last messages, or those around `after` and `before`."""
         asked = wire.query(request, wire.LogWindow)
         found, truncated = await talk(tenant_of(request), conversation_asked(request), asked)
-        if not found and principal_of(request).kind == "service":
+        if not found and principal_of(request).rules:
             await conversation(request, messages=0)  # an empty page of what is not there would hide that
         return as_json(answers.Messages([answers.message(message) for message in found], truncated))
 
@@ -432,7 +433,7 @@ async def conversation(request: Request, *, messages: int) -> model.Conversation
     """Return the conversation that is asked for; a token's own that has nothing in it yet reads as an empty one."""
     tenant, id = tenant_of(request), conversation_asked(request)
     found = await tenant.conversation(id, messages=messages)
-    if found is None and principal_of(request).kind == "service":
+    if found is None and principal_of(request).rules:
         raise HTTPException(404)
     return found or blank(request)
 
@@ -486,6 +487,10 @@ def problem(
     document = {"type": f"urn:chatkeep:{word}", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
     if id := request.path_params.get("id"):
         document["conversation"] = id
+    principal = getattr(request.state, "principal", None)
+    if principal is not None and principal.masked:  # the words of an error may quote what it is about
+        document |= {"detail": access_of(request).mask(principal, {"detail": detail})["detail"]}
+        told = {}
     return Response(msgspec.json.encode(document | told), status, headers, "application/problem+json")
 
 

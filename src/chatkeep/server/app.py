@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import html
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import cache
 from importlib.resources import files
 from ipaddress import ip_address
 from typing import Any
@@ -23,28 +25,34 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import errors
 from ..app import Chatkeep, core_of
-from . import api, audit, operators, people, running, switches, tokens, wire
-from .access import VISITOR_SCOPES, Access, Users, allows
+from . import api, audit, desk, people, running, sample_accounts, signing_in, switches, tokens, wire
+from .access import IDLE_S, LONGEST_S, VISITOR_SCOPES, Access, Users, allows
 from .audit import Trail
 from .events import Events
 from .health import get_ready
 from .openapi import document, get_openapi
+from .operators import ROUTES as OPERATING
 from .protocols import routes_of
+from .signed_in import Operators, SignedIn
 from .streams import Streams
 from .webhooks import ROUTES as INLETS
 from .webhooks import Webhooks, webhooks_of
 
 HERE = ("localhost", "127.0.0.1", "[::1]")
 
-CLIENT = {"/client.js": ("client.js", "text/javascript"), "/shown.js": ("shown.js", "text/javascript")}
+CLIENT = {f"/{name}": (name, "text/javascript") for name in ("client.js", "account.js", "shown.js", "offline.js")}
+PARTS = ("-ask", "-list", "-talk", "-why", "-queues")
+"""The modules of the operators' desk beside its first."""
+
 OPERATOR = {
     "/operator": ("operator.html", "text/html"),
-    "/operator.js": ("operator.js", "text/javascript"),
+    **{f"/operator{part}.js": (f"operator{part}.js", "text/javascript") for part in ("", *PARTS)},
     "/operator.css": ("operator.css", "text/css"),
 }
 PAGE = {
     "/": ("chat.html", "text/html"),
     "/chat.js": ("chat.js", "text/javascript"),
+    "/people.js": ("people.js", "text/javascript"),
     "/chat.css": ("chat.css", "text/css"),
     "/chat.svg": ("chat.svg", "image/svg+xml"),
 }
@@ -90,10 +98,12 @@ ROUTES: list[BaseRoute] = [
     wire.RawRoute("/v1/conversations/{id}/events", Events),
     *tokens.ROUTES,
     *people.ROUTES,
-    *operators.ROUTES,
+    *OPERATING,
     *switches.ROUTES,
     *running.ROUTES,
     *audit.ROUTES,
+    *signing_in.ROUTES,
+    *desk.ROUTES,
     wire.RawRoute("/v1/conversations", api.Conversations),
     wire.RawRoute("/v1/conversations/{id}", api.Conversation),
     Route("/healthz", api.get_health),
@@ -110,6 +120,11 @@ def create_app(
     anonymous: bool = False,
     visitor_scopes: Sequence[str] = VISITOR_SCOPES,
     users: Users | None = None,
+    accounts: Sequence[str] = (),
+    offline: bool = False,
+    operators: Operators | None = None,
+    desk_idle: float = IDLE_S,
+    desk_longest: float = LONGEST_S,
     webhooks: Webhooks | None = None,
     protocols: Sequence[str] = (),
     routes: Sequence[BaseRoute] = (),
@@ -145,9 +160,21 @@ def create_app(
         visitor_scopes: What such a token allows.
 
         users: Says which user of your application has sent a request, by its session or the token that your application gives out: a
-        function, plain or async, that takes the request and returns the user's name, or tenant and name, or None. A user so known has its
+        function, plain or async, that takes the request and returns the user's name, tenant and name, a `KnownUser`, or None; for JWTs
+        there is `jwt_users`. A user so known has its
         own conversations, as with a user's token. It is asked with each request that has no credential of chatkeep's, so it should be
         quick. What a browser sends by itself, such as a session's cookie, changes something only from a page of this host.
+
+        accounts: Names that anybody may sign in as on the chat page, without a password: for trying out, on this machine only.
+
+        offline: Whether the chat page keeps itself in the browser, by a service worker, so that it opens also while this server is away. No
+        answer of /v1 is kept by it. Switched off again, it removes itself from the browsers that have it.
+
+        operators: Says which account of the operators' desk has sent a request, as a host in front of this server has found out: a
+        function, plain or async, that takes the request and returns the account's name, or None. `chatkeep accounts add` makes accounts.
+
+        desk_idle, desk_longest: In seconds, when a person who is signed in at the desk is signed out: after doing nothing for so long, and
+        at the latest.
 
         webhooks: The channels that platforms post to, at /channels/whatsapp and so on; by default those of the
         `ChannelOutlet` that *keep* delivers through (`Chatkeep.deliver`).
@@ -170,16 +197,20 @@ def create_app(
 
     if anonymous:
         core_of(keep).expect_visitors()
-    access = Access(keep, anonymous=anonymous, visitor_scopes=visitor_scopes, users=users)
+    people_at_desk = SignedIn(keep, host=operators, idle_s=desk_idle, longest_s=desk_longest)
+    access = Access(keep, anonymous=anonymous, visitor_scopes=visitor_scopes, users=users, desk=people_at_desk)
     shown = CLIENT | OPERATOR | (PAGE if title is not None else {})
+    words = {"title": title or "", "accounts": " ".join(accounts), "offline": "yes" if offline else ""}
+    words["kept"] = version_of(words) if offline and title is not None else ""
     app = Starlette(
         routes=[
             *ROUTES,
             *INLETS,
             *routes_of(keep, protocols),
+            *sample_accounts.routes_of(accounts),
             *routes,
             *([Route("/", get_about)] if title is None else []),
-            *[Route(path, static(*found, title or "")) for path, found in shown.items()],
+            *[Route(path, static(*found, words)) for path, found in shown.items()],
         ],
         middleware=[
             Middleware(SecurityHeaders),
@@ -194,18 +225,17 @@ def create_app(
         lifespan=life,
     )
     app.state.keep, app.state.access, app.state.streams, app.state.limits = keep, access, Streams(), None
-    app.state.told_not_open, app.state.trail = False, Trail(keep)
+    app.state.told_not_open, app.state.trail, app.state.accounts = False, Trail(keep), frozenset(accounts)
     app.state.webhooks = webhooks or webhooks_of(keep)
     app.state.openapi = document(app.routes)
     app.router.redirect_slashes = False
     return app
 
 
-def static(name: str, kind: str, title: str) -> Callable[[Request], Awaitable[Response]]:
-    """Return an endpoint that answers with a file of the page, or says that the reader's copy is still good; the title is put
-    into it."""
-    text = serve_file(name, (files(__package__) / "page" / name).read_text()).replace("{{title}}", html.escape(title))
-    headers = {"cache-control": "no-cache", "etag": f'"{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}"'}
+def static(name: str, kind: str, words: Mapping[str, str]) -> Callable[[Request], Awaitable[Response]]:
+    """Return an endpoint that answers with a file of the page, or says that the reader's copy is still good; *words* are put into it."""
+    text = filled(name, words)
+    headers = {"cache-control": "no-cache", "etag": f'"{digest(text)}"'}
 
     @allows(anyone=True)
     async def answer(request: Request) -> Response:
@@ -217,13 +247,50 @@ def static(name: str, kind: str, title: str) -> Callable[[Request], Awaitable[Re
     return answer
 
 
+def filled(name: str, words: Mapping[str, str]) -> str:
+    """Return a file of the page as it is served, with *words* where it names them."""
+    text = served_file(name)
+    for word, value in words.items():
+        text = text.replace(f"{{{{{word}}}}}", html.escape(value))
+    return text
+
+
+def version_of(words: Mapping[str, str]) -> str:
+    """Return a name for this version of the chat page, which its service worker keeps under it."""
+    return digest("".join(filled(name, words) for name, _ in (CLIENT | PAGE).values() if name != "offline.js"))
+
+
+def digest(text: str) -> str:
+    """Return what names *text*, and no other one."""
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+@cache
+def served_file(name: str) -> str:
+    """Return a file of the page as it is served, but for the words that are put into it."""
+    return serve_file(name, (files(__package__) / "page" / name).read_text())
+
+
 def serve_file(name: str, text: str) -> str:
     """Return a file of the page as it is served: scripts without comments, blank lines, indentation and the spaces around
-    operators that no text has, which are for who reads the source."""
+    operators that no text has, which are for who reads the source, and with short names for what is private to a class."""
     if not name.endswith(".js"):
         return text
     text = re.sub(r"(?m)^ *//.*\n|(?<=;) // .*$|^ +|^\n", "", text)
-    return re.sub(r" (=>|[!=]==|\?\?=?|&&=?|\|\|=?|[-+*<>]?=|[?:+*<>]) | (?=\{$)", r"\1", text, flags=re.M)
+    text = re.sub(r" (=>|[!=]==|\?\?=?|&&=?|\|\|=?|[-+*<>]?=|[?:+*<>]) | (?=\{$)", r"\1", text, flags=re.M)
+    found = Counter(PRIVATE.findall(text))
+    short = {word: shorten(place) for place, (word, _) in enumerate(found.most_common())}
+    return PRIVATE.sub(lambda private: f"#{short[private[1]]}", text)
+
+
+PRIVATE = re.compile(r"(?<=[\s.;!(])#([a-z]\w*)")
+"""A private name in a script: behind a dot, or where it is declared."""
+
+
+def shorten(place: int) -> str:
+    """Return the name of the private member that is used the *place*-th most: a, b, ... z, aa, ..."""
+    letter = chr(ord("a") + place % 26)
+    return shorten(place // 26 - 1) + letter if place >= 26 else letter
 
 
 async def on_crash(request: Request, fault: Exception) -> Response:

@@ -5,9 +5,9 @@
         @allows("erase")
         async def delete(self, request): ...
 
-The logger is "chatkeep.audit". What a service key did is also kept with the store (`storage.audit`), some moments later, so that an
-act costs no second round trip; it is read at /v1/audit and by `chatkeep audit`. Acts of tokens are lines only: a visitor makes as
-many as they like.
+The logger is "chatkeep.audit". What a service key did, or a person who is signed in, is also kept with the store (`storage.audit`), some
+moments later, so that an act costs no second round trip; it is read at /v1/audit and by `chatkeep audit`. Acts of tokens are lines only:
+a visitor makes as many as they like.
 """
 
 from __future__ import annotations
@@ -85,12 +85,12 @@ class Trail:
     def note(self, request: Request, act: str, outcome: str) -> None:
         """Note an act of whom `allows` has recognised; nobody else has done anything."""
         principal: Principal | None = getattr(request.state, "principal", None)
-        if principal is None or (principal.stored is None and not outcome.startswith("2")):
+        if principal is None or (principal.kind == "visitor" and not outcome.startswith("2")):
             return
         made = Act(
             act=act,
             by=principal.id or principal.user or "visitor",
-            label=principal.stored.label if principal.stored is not None else "",
+            label=principal.label,
             conversation=getattr(request.state, "conversation", ""),
             address=request.client.host if request.client else "",
             outcome=outcome,
@@ -99,7 +99,7 @@ class Trail:
         tenant = getattr(request.state, "joined", principal.tenant)
         told = {"act": act, "by": made.by, "tenant": tenant, "conversation": made.conversation}
         log.info("%s %s", act, outcome, extra=told | {"address": made.address, "outcome": outcome})
-        if principal.kind != "service" or not outcome.startswith("2"):
+        if not principal.rules or not outcome.startswith("2"):
             return
         if sum(map(len, self._waiting.values())) >= WAITING_MOST:
             log.error("An act could not be kept, because %d wait for the store; it is in this log alone.", WAITING_MOST)
@@ -141,7 +141,7 @@ class AuditQuery(Struct, forbid_unknown_fields=True):
 class Audit(wire.Resource):
     """/v1/audit"""
 
-    @allows(service=True)
+    @allows(right="audit")
     async def get(self, request: Request) -> Response:
         """Return what service keys of the tenant, and commands on the store, did: the newest first."""
         asked, tenant = wire.query(request, AuditQuery), principal_of(request).tenant

@@ -29,8 +29,8 @@ class Counters(Protocol):
     async def open(self) -> None:
         """Make what it needs. The store is open."""
 
-    async def hit(self, key: str, window_s: int) -> Window:
-        """Count one hit."""
+    async def hit(self, key: str, window_s: int, cost: int = 1) -> Window:
+        """Count a hit, or so many."""
 
     async def close(self) -> None:
         """Give everything back."""
@@ -50,17 +50,17 @@ class InMemory:
     async def open(self) -> None:
         """Nothing is needed."""
 
-    async def hit(self, key: str, window_s: int) -> Window:
-        """Count one hit."""
-        return self.count(key, window_s, time.monotonic())
+    async def hit(self, key: str, window_s: int, cost: int = 1) -> Window:
+        """Count a hit, or so many."""
+        return self.count(key, window_s, time.monotonic(), cost)
 
-    def count(self, key: str, window_s: int, now: float) -> Window:
-        """Count one hit at *now*."""
+    def count(self, key: str, window_s: int, now: float, cost: int = 1) -> Window:
+        """Count a hit at *now*, or so many."""
         hits, ends = self._windows.get(key, (0, 0.0))
         if ends <= now:
             hits, ends = 0, now + window_s
-        self._windows[key] = hits + 1, ends
-        return Window(hits + 1, ends - now)
+        self._windows[key] = hits + cost, ends
+        return Window(hits + cost, ends - now)
 
     async def close(self) -> None:
         """Forget everything."""
@@ -77,10 +77,10 @@ class InStore:
         """Raise what stands in the way of counting there."""
         await self._driver.count(Count("opened", 1.0, time.time(), cost=0))
 
-    async def hit(self, key: str, window_s: int) -> Window:
-        """Count one hit."""
+    async def hit(self, key: str, window_s: int, cost: int = 1) -> Window:
+        """Count a hit, or so many."""
         at = time.time()
-        hits, ends = await self._driver.count(Count(key, window_s, at))
+        hits, ends = await self._driver.count(Count(key, window_s, at, cost))
         return Window(hits, ends - at)
 
     async def close(self) -> None:

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
-from msgspec import Raw, Struct
+from msgspec import Raw, Struct, structs
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -37,9 +37,9 @@ class EventsQuery(Struct, forbid_unknown_fields=True):
 class Events(wire.Resource):
     """/v1/conversations/{id}/events"""
 
-    @allows("read")
+    @allows("read", masks=True)
     async def get(self, request: Request) -> Response:
-        """Stream what happens, from `Last-Event-ID` or `after` on."""
+        """Stream what happens, from `Last-Event-ID` or `after` on; whoever comes back with the former is told the state first."""
         after = wire.query(request, EventsQuery).after
         if (known := request.headers.get("last-event-id")) is not None:
             try:
@@ -49,7 +49,7 @@ class Events(wire.Resource):
         if request.method == "HEAD":
             return Response(media_type="text/event-stream", headers={"cache-control": "no-store"})
         watch = core_of(keep_of(request)).watch(principal_of(request).tenant, conversation_asked(request), after=after)
-        await watch.open()
+        await watch.open(returns=known is not None)
         return EventStream(request, watch)
 
 
@@ -72,10 +72,12 @@ class EventStream(Stream):
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """Give what happens, as text, and at last the reason why nothing more comes."""
-        shows = self._plain if "state:read" in principal_of(self._request).scopes else None
+        principal = principal_of(self._request)
+        shows = self._plain if "state:read" in principal.scopes and not principal.masked else None
         yield RETRY
         async for events in self._happening():
-            yield b"".join(written(events, shows, api.secret_of(self._request))) or b": beat\n"
+            shown = self._mask(events) if principal.masked else events
+            yield b"".join(written(shown, shows, api.secret_of(self._request))) or b": beat\n"
         yield event({"reason": self._reason}, name="end")
 
     async def _happening(self) -> AsyncIterator[list[Event]]:
@@ -104,6 +106,18 @@ class EventStream(Stream):
                     if not await access.holds(principal):
                         self.end("revoked")
                 check_at = loop.time() + CHECK_S
+
+    def _mask(self, events: Iterable[Event]) -> list[Event]:
+        """Return *events* as somebody is told them who may not see what is personal: a number could stand in two pieces of a reply."""
+        access, principal = access_of(self._request), principal_of(self._request)
+        told: list[Event] = []
+        for found in events:
+            if isinstance(found, Message):
+                shown = access.mask(principal, {"content": found.content, "metadata": found.metadata, "id": found.id})
+                found = structs.replace(found, **shown)
+            if not isinstance(found, Delta | PartSaid):
+                told.append(found)
+        return told
 
     def _plain(self, raw: Raw) -> Any:
         """Return a state as GET /state shows it: what a stored one lacks is there as the application's type has it."""

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from ..app import Chatkeep
 from ..drivers.base import Finding
-from ..settings import DURATIONS, PLAUSIBLE, PREFIX, GivenValue, Settings, given, in_words, seconds, shown
+from ..settings import DURATIONS, PLAUSIBLE, PREFIX, SECRETS, GivenValue, Settings, given, in_words, seconds, shown
 from .settings import PERIODS, ServerSettings
 
 ELSEWHERE = ("flags",)
@@ -57,6 +57,8 @@ def words(name: str, value: Any) -> str:
         return in_words(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if name in SECRETS and isinstance(value, tuple):
+        return f"{len(value)} secrets"
     if isinstance(value, tuple):
         return ", ".join(value)
     if isinstance(value, int) and name not in ("port",):

@@ -13,6 +13,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from hashlib import blake2b
 from math import ceil
@@ -54,7 +55,7 @@ WIDER = ((56, 4), (48, 16))
 """Prefix lengths at which IPv6 addresses are counted besides the /64, and how many times the /64's limit these may have: one
 customer may have a /56 or a /48, and then each /64 of it would be another address."""
 
-OF_PEERS = frozenset(("peer", "peer-streams", "refused", "begin", "begin_day"))
+OF_PEERS = frozenset(("peer", "peer-streams", "refused", "begin", "begin_day", "peer_kb"))
 """What is counted by address."""
 
 WORDS = {
@@ -65,7 +66,13 @@ WORDS = {
     "token": "this token",
     "conversation": "this conversation",
     "tenant": "this tenant",
+    "peer_kb": "this address today",
+    "conversation_kb": "this conversation today",
 }
+
+KILOBYTE = 1024
+STEP = 64 * KILOBYTE
+"""So much is gathered here before it is counted for all servers: counting each small request would cost as much as it does."""
 
 
 FORWARDING = frozenset((b"x-forwarded-for", b"x-forwarded-prefix", b"forwarded", b"x-real-ip"))
@@ -90,6 +97,8 @@ class Limits:
         self._apart_until = 0.0
         self._over: Newest[str, float] = Newest(HELD)
         self._under_way: Counter[tuple[str, str]] = Counter()
+        self._gathered: Newest[tuple[str, str], int] = Newest(HELD)
+        """Bytes that are not counted yet, by kind and name."""
 
     async def open(self) -> None:
         """See whether hits are counted for all servers on the store, which is open."""
@@ -125,14 +134,24 @@ class Limits:
         if request.method not in SAFE and (conversation := request.path_params.get("id")):
             named["conversation"] = f"{len(principal.tenant)}:{principal.tenant}{conversation}"
         request.scope["chatkeep.counted"] = True
+        if request.method not in SAFE and principal.kind != "service":
+            weighed = {"peer_kb": peer} | (
+                {"conversation_kb": named["conversation"]} if "conversation" in named else {}
+            )
+            for kind, name in weighed.items():
+                self.refuse_over(kind, name)
+            request.scope["chatkeep.weighed"] = weighed
         self._enter(request.scope, principal, peer)
         await self.hit(named)
 
     def _enter(self, scope: Scope, principal: Principal, peer: str) -> None:
-        """Note that a request runs; `leave` takes it back. Service keys may have as many under way as there are connections."""
-        if principal.kind == "service":
+        """Note that a request runs; `leave` takes it back. Who stands for a tenant may have as many under way as there are connections."""
+        if principal.rules:
             return
-        streams = scope["method"] == "GET" and wire.raw_path(scope).endswith((b"/events", b"/stream"))
+        path = wire.raw_path(scope)
+        streams = scope["method"] == "GET" and (
+            path.endswith((b"/events", b"/stream")) or (b"/streams/" in path and b"live=" in scope["query_string"])
+        )
         by_peer, by_token = ("peer-streams", "streams") if streams else ("peer", "token")
         most = {(by_peer, name): UNDER_WAY[by_peer] * times for name, times in counted_as(by_peer, peer)}
         if principal.kind in ("token", "user"):
@@ -159,8 +178,22 @@ class Limits:
             if not self._under_way[key]:
                 del self._under_way[key]
 
-    async def hit(self, named: Mapping[str, str]) -> None:
-        """Count a hit on each limit (by what it counts) of *named*. Raises `wire.Refused` when one is over."""
+    async def weigh(self, scope: Scope) -> None:
+        """Count the bytes of a request that has ended; whoever is over a limit by them is refused from the next one on."""
+        size = scope.get("chatkeep.bytes", 0)
+        for kind, name in scope.get("chatkeep.weighed", {}).items():
+            if not size or kind not in self._rates:
+                continue
+            gathered = self._gathered.pop((kind, name), 0) + size
+            # (Rounded so that what is small is counted in the end, too.)
+            if gathered < min(STEP, self._rates[kind].amount * KILOBYTE):
+                self._gathered[kind, name] = gathered
+                continue
+            with suppress(wire.Refused):
+                await self.hit({kind: name}, ceil(gathered / KILOBYTE))
+
+    async def hit(self, named: Mapping[str, str], cost: int = 1) -> None:
+        """Count a hit, or so many, on each limit (by what it counts) of *named*. Raises `wire.Refused` when one is over."""
         asked = [
             (kind, key_of(kind, wide), self._rates[kind].amount * times)
             for kind, name in named.items()
@@ -169,8 +202,9 @@ class Limits:
         ]
         for kind, key, _ in asked:
             self._refuse_over(kind, key)
-        for (kind, key, most), counted in zip(asked, await self._counted(asked), strict=True):
-            if counted.hits > most:
+        for (kind, key, most), counted in zip(asked, await self._counted(asked, cost), strict=True):
+            # (What has just been sent is taken in: it is the next that is refused, at the limit itself.)
+            if counted.hits > most or (kind.endswith("_kb") and counted.hits == most):
                 self._over[key] = time.monotonic() + counted.left_s
                 raise self._refusal(kind, counted.left_s)
 
@@ -189,16 +223,16 @@ class Limits:
             raise self._refusal(kind, left_s)
         del self._over[key]
 
-    async def _counted(self, asked: Sequence[tuple[str, str, int]]) -> list[Window]:
+    async def _counted(self, asked: Sequence[tuple[str, str, int]], cost: int) -> list[Window]:
         now = time.monotonic()
         hits = [(key, self._rates[kind].get_expiry()) for kind, key, _ in asked]
         if self._shared is not self._here and now >= self._apart_until:
             try:
                 async with asyncio.timeout(PATIENCE_S):
-                    return await asyncio.gather(*(self._shared.hit(key, window_s) for key, window_s in hits))
+                    return await asyncio.gather(*(self._shared.hit(key, window_s, cost) for key, window_s in hits))
             except (ChatkeepError, TimeoutError) as fault:
                 self._count_apart(fault)
-        return [self._here.count(key, window_s, now) for key, window_s in hits]
+        return [self._here.count(key, window_s, now, cost) for key, window_s in hits]
 
     def _count_apart(self, fault: ChatkeepError | TimeoutError) -> None:
         self._apart_until = time.monotonic() + APART_S
@@ -212,7 +246,8 @@ class Limits:
         return wire.Refused(
             429,
             "rate-limited",
-            f"Too many requests from {WORDS[kind]}; this one was not looked at. Try again in {again} s.",
+            f"{'Too much was sent' if kind.endswith('_kb') else 'Too many requests'} from {WORDS[kind]}; this one was not looked at. Try "
+            f"again in {again} s.",
             {"retry-after": str(again)},
         )
 
@@ -260,6 +295,7 @@ class RateLimitMiddleware:
             await self.app(scope, receive, send_seen)
         finally:
             self._limits.leave(scope)
+            await self._limits.weigh(scope)
         if status == 401 and not replaced:
             await self._count("refused", peer)
         elif status != 401 and "chatkeep.counted" not in scope:

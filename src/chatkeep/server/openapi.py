@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any
 from urllib.parse import quote
 
@@ -15,7 +16,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from .. import __version__
-from . import answers, audit, events, operators, people, running, switches, tokens, wire
+from ..people.erasing import ErasedUser
+from . import answers, audit, desk, events, operators, people, running, signing_in, story, switches, tokens, wire
 from .access import COOKIE, AccessPolicy, allows
 
 SCHEMAS = "#/components/schemas/{name}"
@@ -142,6 +144,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("/v1/me/tokens/{token}/rotate", "post"): Operation(
         takes=people.Rotation, needed=False, gives={201: answers.Credential}, refuses=WRITE
     ),
+    ("/v1/users/{user}", "delete"): Operation(gives={200: ErasedUser}, refuses=WRITE),
     ("/v1/users/{user}/tokens", "post"): Operation(
         takes=people.UserTokenAsked, needed=False, gives={201: answers.Credential}, refuses=WRITE
     ),
@@ -156,7 +159,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     (f"{ONE}/events", "get"): Operation(
         query=events.EventsQuery,
-        headers={"Last-Event-ID": "Number of the last message that the client has; wins over `after`."},
+        headers={
+            "Last-Event-ID": "Number of the last message that the client has; wins over `after`; the state is told first."
+        },
         gives={200: str},
         answers_with="text/event-stream",
         refuses=READ,
@@ -205,6 +210,17 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     (f"{ONE}/dead-letters/{{number}}", "delete"): Operation(gives={204: None}, refuses=WRITE),
     (f"{ONE}/doubts", "get"): Operation(gives={200: answers.Doubts}, refuses=READ),
     (f"{ONE}/doubts/{{call}}", "post"): Operation(takes=operators.Settlement, gives={204: None}, refuses=WRITE),
+    ("/v1/session", "get"): Operation(gives={200: signing_in.SignedInAs}, refuses=READ),
+    ("/v1/session", "post"): Operation(
+        takes=signing_in.SigningIn, gives={201: signing_in.SignedInAs}, refuses=(401, 403, 429, *WRITE)
+    ),
+    ("/v1/session", "put"): Operation(gives={204: None}, refuses=WRITE),
+    ("/v1/session", "delete"): Operation(gives={204: None}, refuses=WRITE),
+    ("/v1/session/password", "put"): Operation(takes=signing_in.NewPassword, gives={204: None}, refuses=WRITE),
+    ("/v1/desk/conversations", "get"): Operation(query=desk.DeskQuery, gives={200: desk.DeskPage}, refuses=READ),
+    ("/v1/desk/health", "get"): Operation(gives={200: desk.DeskHealth}, refuses=READ),
+    (f"{ONE}/story", "get"): Operation(gives={200: story.Story}, refuses=READ),
+    (f"{ONE}/notes", "post"): Operation(takes=desk.Noting, gives={204: None}, refuses=WRITE),
     ("/channels/{channel}", "get"): Operation(gives={200: None}, refuses=(404, *READ)),
     ("/channels/{channel}", "post"): Operation(takes=Any, gives={200: None}, refuses=(401, 404, *WRITE)),
     ("/healthz", "get"): Operation(gives={200: answers.Health}),
@@ -219,7 +235,7 @@ Schemas = dict[Any, Any]
 
 def document(routes: Iterable[BaseRoute]) -> dict[str, Any]:
     """Return the OpenAPI document of *routes*."""
-    schemas, components = schemas_of(OPERATIONS.values())
+    schemas, components = known_schemas()
     paths: dict[str, dict[str, Any]] = {}
     for path, method, endpoint in endpoints(routes):
         if operation := OPERATIONS.get((path, method)):
@@ -251,6 +267,12 @@ def endpoints(routes: Iterable[BaseRoute]) -> Iterator[tuple[str, str, Any]]:
                 yield from [(route.path, method, endpoint) for method, endpoint in found if endpoint is not None]
             else:
                 yield route.path, "get", route.endpoint
+
+
+@cache
+def known_schemas() -> tuple[Schemas, dict[str, Any]]:
+    """Return what `schemas_of` says of everything that can be asked; it takes most of the time of a start."""
+    return schemas_of(OPERATIONS.values())
 
 
 def schemas_of(operations: Iterable[Operation]) -> tuple[Schemas, dict[str, Any]]:
@@ -328,7 +350,7 @@ def security(policy: AccessPolicy) -> list[dict[str, list[str]]]:
     """Which credentials an endpoint asks for."""
     if policy.anyone:
         return []
-    known = ["bearer"] if policy.service else ["bearer", "cookie"]
+    known = ["bearer"] if policy.rulers_only else ["bearer", "cookie"]
     found: list[dict[str, list[str]]] = [{scheme: []} for scheme in known]
     return [*found, {}] if policy.visitor else found
 

@@ -41,7 +41,7 @@ class Bot(wire.Resource):
     """/v1/conversations/{id}/bot"""
 
     @audited("bot")
-    @allows(service=True)
+    @allows(right="operate")
     async def put(self, request: Request) -> Response:
         """Pause the bot, so that a person can take over, or resume it. A turn that runs meanwhile says nothing."""
         asked = await wire.body(request, Pausing, limit=SMALL)
@@ -58,7 +58,7 @@ class OperatorMessages(wire.Resource):
     """/v1/conversations/{id}/operator"""
 
     @audited("say")
-    @allows(service=True)
+    @allows(right="operate")
     async def post(self, request: Request) -> Response:
         """Say something as a person, through the same channel; with `"paused": true` the bot is paused before."""
         written = await wire.body(request, Written, limit=room(request, "message_limit"))
@@ -67,8 +67,9 @@ class OperatorMessages(wire.Resource):
             call(request, "say:pause" if written.paused else "say:resume")
         if written.paused is True:
             await tenant.pause(conversation)
-        stored = principal_of(request).stored
-        author = written.author if written.author is not None else stored.label if stored is not None else ""
+        principal = principal_of(request)
+        # A person writes under the name of the account, whatever the request says.
+        author = written.author if written.author is not None and principal.operator is None else principal.label
         metadata = {"author": author} if author else None
         receipt = await tenant.accept(conversation, written.content, id=written.id, role="operator", metadata=metadata)
         if written.paused is False:
@@ -79,7 +80,7 @@ class OperatorMessages(wire.Resource):
 class Deliveries(wire.Resource):
     """/v1/conversations/{id}/deliveries"""
 
-    @allows(service=True)
+    @allows(right="list", masks=True)
     async def get(self, request: Request) -> Response:
         """How the sending of each reply stands."""
         found = await tenant_of(request).deliveries(conversation_asked(request))
@@ -92,7 +93,7 @@ class Resending(wire.Resource):
     """/v1/conversations/{id}/deliveries/{number}"""
 
     @audited("resend")
-    @allows(service=True)
+    @allows(right="operate")
     async def post(self, request: Request) -> Response:
         """Send a reply once more."""
         await tenant_of(request).resend(conversation_asked(request), number_asked(request))
@@ -103,7 +104,7 @@ class OneMessage(wire.Resource):
     """/v1/conversations/{id}/messages/{number}"""
 
     @audited("redact")
-    @allows(service=True)
+    @allows(right="erase")
     async def delete(self, request: Request) -> Response:
         """Redact a message: what it says is removed for good, its number and id stay."""
         await tenant_of(request).redact(conversation_asked(request), number_asked(request))
@@ -120,7 +121,7 @@ class LettersQuery(Struct, forbid_unknown_fields=True):
 class AllDeadLetters(wire.Resource):
     """/v1/dead-letters"""
 
-    @allows(service=True)
+    @allows(right="list")
     async def get(self, request: Request) -> Response:
         """Return a page of the messages that were set aside, of all conversations; its `next` is the `behind` of the page after it."""
         asked, core = wire.query(request, LettersQuery), core_of(keep_of(request))
@@ -132,7 +133,7 @@ class AllDeadLetters(wire.Resource):
 class DeadLetters(wire.Resource):
     """/v1/conversations/{id}/dead-letters"""
 
-    @allows(service=True)
+    @allows(right="list", masks=True)
     async def get(self, request: Request) -> Response:
         """Return the messages of one conversation that were set aside, oldest first."""
         found = await tenant_of(request).dead_letters(conversation_asked(request))
@@ -143,14 +144,14 @@ class DeadLetterAsked(wire.Resource):
     """/v1/conversations/{id}/dead-letters/{number}"""
 
     @audited("replay")
-    @allows(service=True)
+    @allows(right="operate")
     async def post(self, request: Request) -> Response:
         """Hand the message in again, once; the letter is closed when that is answered."""
         receipt = await tenant_of(request).replay(conversation_asked(request), number_asked(request))
         return wire.as_json(answers.receipt(receipt), status=200 if receipt.duplicate else 201)
 
     @audited("dismiss")
-    @allows(service=True)
+    @allows(right="operate")
     async def delete(self, request: Request) -> Response:
         """Close the letter without a replay; the message stays in the log."""
         await tenant_of(request).dismiss(conversation_asked(request), number_asked(request))
@@ -167,7 +168,7 @@ class Settlement(Struct, forbid_unknown_fields=True):
 class Doubts(wire.Resource):
     """/v1/conversations/{id}/doubts"""
 
-    @allows(service=True)
+    @allows(right="list")
     async def get(self, request: Request) -> Response:
         """Return the calls of tools that must not run twice that have begun and not ended, oldest first."""
         found = await tenant_of(request).doubts(conversation_asked(request))
@@ -180,7 +181,7 @@ class DoubtAsked(wire.Resource):
     """/v1/conversations/{id}/doubts/{call}"""
 
     @audited("settle")
-    @allows(service=True)
+    @allows(right="operate")
     async def post(self, request: Request) -> Response:
         """Say how a call in doubt has ended; a message that was set aside because of it is then handed in again."""
         asked = await wire.body(request, Settlement, limit=room(request, "message_limit"))

@@ -39,6 +39,9 @@ MERGE = "application/vnd.chatkeep.merge+json"
 LOOK_S = 2.0
 """A stream of a user's list looks for changes this often."""
 
+DEVICES_S = 10.0
+"""A stream of a user's list looks for new devices this often."""
+
 DAY_S = 86_400.0
 TITLE_MOST = 1000
 
@@ -228,6 +231,7 @@ class ListStream(Stream):
         self._cursor = cursor
         self._reason = ""
         self._wake = asyncio.Event()
+        self._devices: set[str] | None = None
 
     def end(self, reason: str) -> None:
         """Say why, and end."""
@@ -244,9 +248,13 @@ class ListStream(Stream):
     async def _happening(self) -> AsyncIterator[bytes]:
         """Return what changes, as text; a beat now and then."""
         loop = asyncio.get_running_loop()
-        beat_at = loop.time() + BEAT_S
+        beat_at, look_at = loop.time() + BEAT_S, loop.time()
         while not self._reason:
             try:
+                if loop.time() >= look_at:
+                    look_at = loop.time() + DEVICES_S
+                    if said := [event(device, name="device") for device in await self._new_devices()]:
+                        yield b"".join(said)
                 if not await access_of(self._request).holds(principal_of(self._request)):
                     self.end("revoked")
                     return
@@ -266,6 +274,14 @@ class ListStream(Stream):
             if changed is None or not changed.more:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), LOOK_S)
+
+    async def _new_devices(self) -> list[Listed]:
+        """Return the user's tokens that were made since somebody looked."""
+        principal = principal_of(self._request)
+        found = await credentials.list_user_tokens(keep_of(self._request), principal.tenant, principal.user)
+        known = {device.id for device in found} if self._devices is None else self._devices
+        self._devices = {device.id for device in found}
+        return [device for device in found if device.id not in known and device.id != principal.id]
 
 
 class MyClaims(wire.Resource):
@@ -351,11 +367,24 @@ class MyTokenRotated(wire.Resource):
         return wire.as_json(credential_of(issued), status=201)
 
 
+class UserErased(wire.Resource):
+    """/v1/users/{user}"""
+
+    @audited("user:erase")
+    @allows(right="erase")
+    async def delete(self, request: Request) -> Response:
+        """Erase all that is a user's, in each of the user's names, and answer a receipt. There is no way back."""
+        with wire.refusing(409, "claimed"):
+            receipt = await tenant_of(request).user(request.path_params["user"]).erase(by=principal_of(request).id)
+        access_of(request).look_again()
+        return wire.as_json(receipt)
+
+
 class UserTokens(wire.Resource):
     """/v1/users/{user}/tokens"""
 
     @audited("token:create")
-    @allows(service=True)
+    @allows(right="tokens")
     async def post(self, request: Request) -> Response:
         """Make a token for a user; the only time that it is shown."""
         asked = await wire.body(request, UserTokenAsked, limit=BODY_LIMIT, needed=False)
@@ -364,7 +393,7 @@ class UserTokens(wire.Resource):
             credential_of(await credentials.issue_user_token(*place, **structs.asdict(asked))), status=201
         )
 
-    @allows(service=True)
+    @allows(right="tokens")
     async def get(self, request: Request) -> Response:
         """Return a user's tokens, without what they are."""
         place = keep_of(request), principal_of(request).tenant, request.path_params["user"]
@@ -375,7 +404,7 @@ class UserToken(wire.Resource):
     """/v1/users/{user}/tokens/{token}"""
 
     @audited("token:end")
-    @allows(service=True)
+    @allows(right="tokens")
     async def delete(self, request: Request) -> Response:
         """End one of a user's tokens."""
         place = keep_of(request), principal_of(request).tenant, request.path_params["user"]
@@ -413,7 +442,7 @@ async def save(request: Request, *, creates: bool) -> Response:
     """Save title, messages and marks of a conversation."""
     asked = await wire.body(request, Saving, limit=SAVE_LIMIT)
     principal, id = principal_of(request), conversation_asked(request)
-    if asked.owner is not None and principal.kind != "service":
+    if asked.owner is not None and not principal.rules:
         raise HTTPException(400, "Only a service key names the owner; nothing was saved.")
     if asked.messages and "save" not in principal.scopes:
         raise access.forbidden("This token has not the scope 'save', which it takes to save messages.")
@@ -498,6 +527,7 @@ ROUTES: list[BaseRoute] = [
     wire.RawRoute("/v1/me/tokens", MyTokens),
     wire.RawRoute("/v1/me/tokens/{token}/rotate", MyTokenRotated),
     wire.RawRoute("/v1/me/tokens/{token}", MyToken),
+    wire.RawRoute("/v1/users/{user}", UserErased),
     wire.RawRoute("/v1/users/{user}/tokens", UserTokens),
     wire.RawRoute("/v1/users/{user}/tokens/{token}", UserToken),
     wire.RawRoute("/v1/conversations/{id}/losses/{number}", ConversationLoss),

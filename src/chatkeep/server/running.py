@@ -18,7 +18,7 @@ from .operators import number_asked
 class Running(wire.Resource):
     """/v1/conversations/{id}/answering"""
 
-    @allows("read")
+    @allows("read", masks=True)
     async def get(self, request: Request) -> Response:
         """Tell whether somebody answers in the conversation now, on whichever instance."""
         found = await tenant_of(request).answering(conversation_asked(request))
@@ -29,7 +29,7 @@ class Stop(wire.Resource):
     """/v1/conversations/{id}/stop"""
 
     @audited("stop")
-    @allows("send")
+    @allows("send", right="operate")
     async def post(self, request: Request) -> Response:
         """End the reply that is being made, and keep what was said of it; answers when that is recorded. Twice is fine."""
         found = await tenant_of(request).stop(conversation_asked(request))
@@ -47,7 +47,7 @@ class Amendment(Struct, forbid_unknown_fields=True):
 class Waiting(wire.Resource):
     """/v1/conversations/{id}/waiting"""
 
-    @allows("read")
+    @allows("read", masks=True)
     async def get(self, request: Request) -> Response:
         """Return the messages that wait for an answer, oldest first; the first may be being answered."""
         found = await conversation(request, messages=0)
@@ -59,7 +59,7 @@ class WaitingMessage(wire.Resource):
     """/v1/conversations/{id}/waiting/{number}"""
 
     @audited("amend")
-    @allows("send")
+    @allows("send", right="operate")
     async def put(self, request: Request) -> Response:
         """Say a message that waits anew: the old one is withdrawn, the new one goes to the end of what waits."""
         said = await wire.body(request, Amendment, limit=room(request, "message_limit"))
@@ -67,7 +67,7 @@ class WaitingMessage(wire.Resource):
         return wire.as_json(answers.receipt(receipt))
 
     @audited("withdraw")
-    @allows("send")
+    @allows("send", right="operate")
     async def delete(self, request: Request) -> Response:
         """Take back a message that waits: what it says is removed for good, and nobody answers it. Twice is fine."""
         await tenant_of(request).withdraw(conversation_asked(request), number_asked(request))

@@ -37,6 +37,7 @@ from .limits import Limits, RateLimitMiddleware, is_forwarded
 from .metrics import Metrics, get_metrics
 from .protocol import PromptProtocol
 from .settings import PREFIX, ServerSettings, cors, server_settings_from
+from .signed_in import header_of
 
 with from_extra("server", "chatkeep serve"):
     import uvicorn
@@ -152,10 +153,14 @@ def application_of(found: object, settings: ServerSettings) -> Lifespan:
     app = create_app(
         found,
         title=settings.title or None,
+        offline=settings.offline,
         hosts=settings.hosts,
         anonymous=settings.anonymous,
         visitor_scopes=settings.visitor_scopes,
         protocols=settings.protocols,
+        operators=header_of(settings.operator_header) if settings.operator_header else None,
+        desk_idle=seconds(settings.desk_idle),
+        desk_longest=seconds(settings.desk_longest),
         routes=[Route("/metrics", allows(anyone=True)(get_metrics))] if metrics is not None else [],
         middleware=[
             Middleware(telemetry.TracingMiddleware),

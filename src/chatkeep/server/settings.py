@@ -26,15 +26,18 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
 
     app: what is served, "module:attribute": a Chatkeep, or an ASGI app. host, port: where it listens. workers: processes;
     each has its own Chatkeep, so the store must be one that processes may share. title: of the chat page; without one there
-    is no page. hosts: the names that requests may use for this server. anonymous: whoever comes may begin a conversation, and
-    is handed a token with `visitor_scopes`. origins: pages of other origins that may use the API from a browser (CORS).
+    is no page. offline: the chat page opens in browsers also while the server is away. hosts: the names that requests may use for
+    this server. anonymous: whoever comes may begin a conversation, and is handed a token with `visitor_scopes`. origins: pages of
+    other origins that may use the API from a browser (CORS).
     proxies: addresses or networks in front of the server whose X-Forwarded-For is believed; of nobody else's. metrics:
     serve /metrics: to who sends metrics_token as a bearer token; without one, to this machine only. log_format, log_level.
     drain: so long the server says that it is not ready, and goes on, before it stops; for a load balancer to notice.
     keep_alive: a connection without a request is closed after this long; longer than a proxy keeps its own, which would send a
     request into one that is just being closed. root_path: the prefix that a proxy takes off the path; X-Forwarded-Prefix of a
     listed proxy says so too. protocols: those of other clients that are spoken beside the server's own API: see
-    `chatkeep.server.protocols`.
+    `chatkeep.server.protocols`. operator_header: the header in which a listed proxy names the account of the operators' desk that it has
+    let in, such as "X-Forwarded-User"; it must take that header out of what others send. desk_idle, desk_longest: when a person who is
+    signed in at the desk is signed out: after doing nothing for so long, and at the latest.
 
     Rates are "60/minute" ("/second", "/hour", "/day"), or "off". Each counts requests:
         rate_peer          of one network address (IPv6: of a /64; a /56 has four times, a /48 16 times as many)
@@ -44,6 +47,10 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
         rate_token         with one conversation token
         rate_conversation  that change one conversation
         rate_tenant        of one tenant
+
+    Two count kilobytes of what is sent with tokens and by visitors, not with service keys; reading goes on over them:
+        rate_peer_kb          from one network address (IPv6: as rate_peer)
+        rate_conversation_kb  to one conversation
     """
 
     app: str = ""
@@ -51,6 +58,7 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     port: int = 8765
     workers: int = 1
     title: str = ""
+    offline: bool = False
     hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
     anonymous: bool = False
     visitor_scopes: tuple[str, ...] = ("read", "send", "share")
@@ -64,6 +72,9 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     keep_alive: Duration = "130s"
     root_path: str = ""
     protocols: tuple[str, ...] = ()
+    operator_header: str = ""
+    desk_idle: Duration = "30m"
+    desk_longest: Duration = "12h"
     rate_peer: str = "1200/minute"
     rate_refused: str = "30/minute"
     rate_begin: str = "60/hour"
@@ -71,6 +82,8 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     rate_token: str = "300/minute"
     rate_conversation: str = "60/minute"
     rate_tenant: str = "off"
+    rate_peer_kb: str = "524288/day"
+    rate_conversation_kb: str = "65536/day"
 
     @property
     def rates(self) -> dict[str, str]:
@@ -80,13 +93,15 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
 
 
 CHOICES = {"log_format": get_args(LogFormat), "log_level": get_args(LogLevel)}
-PERIODS = ("drain", "keep_alive")
+PERIODS = ("drain", "keep_alive", "desk_idle", "desk_longest")
 RANGES = {"port": (0, 65_535), "workers": (1, 256)}
-PROTOCOLS = ("aisdk", "agui", "responses", "a2a")
+PROTOCOLS = ("aisdk", "agui", "responses", "a2a", "durable_streams", "mcp")
 """The protocols of other clients that a server can speak: a module of `chatkeep.server.protocols` each."""
 
 PREFIX = re.compile(r"(?:/[A-Za-z0-9._~%-]+)+")
 """A path that a server may be under."""
+
+HEADER = re.compile(r"[A-Za-z0-9-]+")
 
 KNOWN = (*ServerSettings.__struct_fields__, *Settings.__struct_fields__, "store")
 
@@ -125,6 +140,8 @@ def fault_of(name: str, value: object, source: str = "") -> str:
         return f"is {'true or false' if kind is bool else 'a whole number' if kind is int else 'text'}, not {value!r}"
     if name == "root_path" and value and not PREFIX.fullmatch(str(value)):
         return f'is a path like "/chat", not {value!r}'
+    if name == "operator_header" and value and not HEADER.fullmatch(str(value)):
+        return f'is the name of a header like "X-Forwarded-User", not {value!r}'
     if name in CHOICES and value not in CHOICES[name]:
         return f"is one of {', '.join(CHOICES[name])}, not {value!r}"
     if isinstance(value, int) and name in RANGES and not RANGES[name][0] <= value <= RANGES[name][1]:

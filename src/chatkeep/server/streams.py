@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from starlette.requests import Request
@@ -57,7 +57,7 @@ class Stream(Response):
         if isinstance(streams, Streams):  # (the routes of a protocol may be in somebody else's application)
             streams.add(self)
         talking = asyncio.create_task(self._talk(send), name="chatkeep event stream")
-        leaving = asyncio.create_task(_gone(receive), name="chatkeep event stream left")
+        leaving = asyncio.create_task(gone(receive), name="chatkeep event stream left")
         try:
             await asyncio.wait((talking, leaving), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -82,23 +82,31 @@ class Stream(Response):
             log.info("An event stream was cut off: its client took nothing for %g s.", SLOW_S)
 
 
+class Endable(Protocol):
+    """An answer that stays open: a stream, or a request that waits for something to come."""
+
+    def end(self, reason: str) -> None:
+        """Say why, and end."""
+        ...
+
+
 class Streams:
-    """The event streams of one application that are open."""
+    """The event streams, and requests that wait, of one application that are open."""
 
     def __init__(self) -> None:
-        self._open: set[Stream] = set()
+        self._open: set[Endable] = set()
         self._ended = False
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def add(self, stream: Stream) -> None:
+    def add(self, stream: Endable) -> None:
         """Have *stream* ended with the others."""
         self._open.add(stream)
         if self._ended:
             stream.end("closing")
 
-    def remove(self, stream: Stream) -> None:
+    def remove(self, stream: Endable) -> None:
         """Forget a stream that is over."""
         self._open.discard(stream)
 
@@ -114,6 +122,7 @@ async def _sent(send: Send, message: dict[str, object]) -> None:
         await send(message)
 
 
-async def _gone(receive: Receive) -> None:
+async def gone(receive: Receive) -> None:
+    """Wait until the client goes."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -43,13 +43,13 @@ class PausedQuery(Struct, forbid_unknown_fields=True):
 class TenantBot(wire.Resource):
     """/v1/bot"""
 
-    @allows(service=True)
+    @allows(right="list", masks=True)
     async def get(self, request: Request) -> Response:
         """Tell whether the bot answers in the key's tenant and, if not, what is paused."""
         return wire.as_json(await status(request))
 
     @audited("switch")
-    @allows(service=True)
+    @allows(right="switch")
     async def put(self, request: Request) -> Response:
         """Pause the bot for the key's tenant, or resume it; everywhere, with a key that may (`chatkeep key create --everywhere`)."""
         asked = await wire.body(request, TenantPausing, limit=SMALL)
@@ -67,7 +67,7 @@ class TenantBot(wire.Resource):
 class Paused(wire.Resource):
     """/v1/paused"""
 
-    @allows(service=True)
+    @allows(right="list")
     async def get(self, request: Request) -> Response:
         """Return the conversations that are paused themselves, a page at a time; its `next` is the `behind` of the page after it."""
         asked, tenant = wire.query(request, PausedQuery), principal_of(request).tenant
@@ -79,13 +79,13 @@ class Paused(wire.Resource):
 class SharedCache(wire.Resource):
     """/v1/cache"""
 
-    @allows(service=True)
+    @allows(right="list")
     async def get(self, request: Request) -> Response:
         """Tell whether the shared cache is in use."""
         return wire.as_json(answers.CacheStatus(await core_of(keep_of(request)).cache_is_on()))
 
     @audited("switch")
-    @allows(service=True)
+    @allows(right="switch")
     async def put(self, request: Request) -> Response:
         """Switch the shared cache off, or on again, on all instances; only speed changes. It takes a key for everywhere."""
         asked = await wire.body(request, CacheSwitch, limit=SMALL)

@@ -72,7 +72,7 @@ class Tokens(wire.Resource):
     """/v1/conversations/{id}/tokens"""
 
     @audited("token:create")
-    @allows(service=True)
+    @allows(right="tokens")
     async def post(self, request: Request) -> Response:
         """Make a token; the only time that it is shown."""
         asked = await wire.body(request, NewToken, limit=BODY_LIMIT, needed=False)
@@ -81,7 +81,7 @@ class Tokens(wire.Resource):
         )
         return wire.as_json(issued, status=201)
 
-    @allows(own=True)
+    @allows(own=True, right="tokens")
     async def get(self, request: Request) -> Response:
         """Return the tokens and shares of the conversation, without what they are: a token is shown those that it may end."""
         keep, principal = keep_of(request), principal_of(request)
@@ -98,7 +98,7 @@ class Token(wire.Resource):
     """/v1/conversations/{id}/tokens/{token}"""
 
     @audited("token:end")
-    @allows(own=True)
+    @allows(own=True, right="tokens")
     async def delete(self, request: Request) -> Response:
         """End a token or a share, and what comes from it; a token can end itself, and those that it is shown."""
         keep, principal, asked = keep_of(request), principal_of(request), request.path_params["token"]
@@ -120,7 +120,7 @@ class Rotated(wire.Resource):
     """/v1/conversations/{id}/tokens/{token}/rotate"""
 
     @audited("token:rotate")
-    @allows(own=True)
+    @allows(own=True, right="tokens")
     async def post(self, request: Request) -> Response:
         """Put a new token in the place of another; whoever holds it in the cookie gets the new one there."""
         asked = await wire.body(request, Rotation, limit=BODY_LIMIT, needed=False)

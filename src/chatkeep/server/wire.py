@@ -46,7 +46,7 @@ PAGE_MOST = 500
 NEWEST = 2**53
 """Above every number of a log, and the largest that every JSON reader keeps exact."""
 
-TEXTS: tuple[str, ...] = ("owner", "behind", "conversation", "since")
+TEXTS: tuple[str, ...] = ("owner", "behind", "conversation", "since", "show", "channel", "text", "next")
 """Parameters that are text; all others are whole numbers."""
 
 WHOLE = ("uses", "version", "seen")
@@ -303,14 +303,17 @@ async def read(request: Request, *, limit: int) -> bytes:
 async def collected(request: Request, limit: int) -> bytes:
     """Return the request's body, from the messages it comes in; once. (Starlette's `stream` is a generator for what is mostly one.)"""
     found, more = bytearray(), True
-    while more:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        found += message.get("body", b"")
-        more = message.get("more_body", False)
-        if len(found) > limit:
-            raise too_large(limit)
+    try:
+        while more:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            found += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(found) > limit:
+                raise too_large(limit)
+    finally:
+        request.scope["chatkeep.bytes"] = len(found)
     return bytes(found)
 
 

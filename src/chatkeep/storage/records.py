@@ -7,6 +7,7 @@ of chatkeep's own ("~access"). Its rows are never due, so no sweep, session end 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
+from functools import cache
 from typing import Generic, TypeVar
 
 from msgspec import Struct, structs
@@ -33,12 +34,23 @@ BELONGING = ("access", "aliases")
 """The spaces with records that belong to a conversation: their owner is its mark, and they go when it is erased."""
 
 
+def owner_of_user(tenant: str, user: str) -> str:
+    """Under which owner a user's tokens are found."""
+    return "user:" + mark_of(key_for(tenant, user))
+
+
 async def erase_belongings(store: Store, key: Key, *, at: float) -> None:
     """Remove the records that belong to the conversation *key*, after it was erased: credentials, names of its customer."""
     for space in BELONGING:
         while rows := await store.rows("owner", tenant=RESERVED + space, owner=mark_of(key), limit=PAGE):
             for row in rows:
                 await store.erase(row.key, at=at)
+
+
+@cache
+def codec_for(kind: type[Kind]) -> StateCodec[Kind]:
+    """Return what reads and writes records of a kind; to look into a type takes a millisecond, and kinds are few."""
+    return StateCodec(kind, limit=RECORD_LIMIT)
 
 
 class Records(Generic[Kind]):
@@ -51,7 +63,7 @@ class Records(Generic[Kind]):
     def __init__(self, store: Store, space: str, kind: type[Kind], *, clock: Callable[[], float]) -> None:
         self._unconfined = store
         self._tenant = RESERVED + space
-        self._states = StateCodec(kind, limit=RECORD_LIMIT)
+        self._states = codec_for(kind)
         self._clock = clock
 
     async def get(self, name: str) -> Kind | None:

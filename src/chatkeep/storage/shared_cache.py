@@ -20,8 +20,9 @@ from msgspec import Struct
 from ..conversation.snapshots import Snapshot
 from ..drivers.base import Finding, Key, mark_of
 from ..drivers.url import host_fault
-from ..errors import Misconfigured
+from ..errors import Misconfigured, StoreError
 from ..extras import from_extra
+from .seal_note import Sealing
 
 with from_extra("redis", 'A shared cache (cache="redis://...")'):
     from redis.asyncio import BlockingConnectionPool, Redis
@@ -55,9 +56,9 @@ class SharedCacheStatistics(Struct, kw_only=True):
 
 
 class SharedCache:
-    """Snapshots at *url*, of the store whose epoch is given with `open`."""
+    """Snapshots at *url*, of the store whose epoch is given with `open`; sealed by *sealing*, where there is one."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, sealing: Sealing | None = None) -> None:
         try:
             pool = BlockingConnectionPool.from_url(
                 url,
@@ -72,6 +73,7 @@ class SharedCache:
             wrong = host_fault(url) or "it is not the URL of a Redis"
             raise Misconfigured(f"cache: {wrong}. Write redis://host:6379/0, or rediss:// with TLS.") from None
         self._redis = Redis.from_pool(pool)
+        self._sealing = sealing
         self.on = True
         self.statistics = SharedCacheStatistics()
         self._epoch = ""
@@ -111,7 +113,7 @@ class SharedCache:
         except (RedisError, OSError) as fault:
             self._failed(fault)
             return None
-        snapshot = self._opened(key, found) if found else None
+        snapshot = await self._opened(key, found) if found else None
         if snapshot is None:
             self.statistics.misses += 1
         else:
@@ -141,10 +143,13 @@ class SharedCache:
                 waiting, self._waiting = self._waiting, {}
                 pipeline = self._redis.pipeline(transaction=False)
                 for key, snapshot in waiting.items():
-                    pipeline.eval(PUT, 1, self._name(key), _sealed(key, snapshot), KEPT_S)
+                    value = _with_checksum(key, snapshot)
+                    if self._sealing is not None:
+                        value = await self._sealing.seal_value(key, value)
+                    pipeline.eval(PUT, 1, self._name(key), value, KEPT_S)
                 await pipeline.execute()
                 self.statistics.writes += len(waiting)
-        except (RedisError, OSError) as fault:
+        except (RedisError, OSError, StoreError) as fault:
             self._failed(fault)
         finally:
             self._writer = None
@@ -158,7 +163,12 @@ class SharedCache:
         self._waiting.clear()
         log.debug("The shared cache is left alone for %g s: %s", PAUSE_S, fault)
 
-    def _opened(self, key: Key, found: bytes) -> Snapshot | None:
+    async def _opened(self, key: Key, found: bytes) -> Snapshot | None:
+        if self._sealing is not None:
+            try:
+                found = await self._sealing.open_value(key, found) or b""
+            except StoreError:  # the conversation's key is in the store, which does not answer
+                return None
         if found[:8] != _crc(key, found[8:]):
             self.statistics.faults += 1
             return None
@@ -173,7 +183,7 @@ class SharedCache:
         return f"chatkeep:cache:{FORMAT}:{self._epoch}:{mark_of(key)}"
 
 
-def _sealed(key: Key, snapshot: Snapshot) -> bytes:
+def _with_checksum(key: Key, snapshot: Snapshot) -> bytes:
     raw = _encode(snapshot)
     return _crc(key, raw) + raw
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from filelock import FileLock, Timeout
 
@@ -17,6 +17,7 @@ from ..conversation.keys import RESERVED
 from ..drivers import driver_for
 from ..drivers.base import ENTRIES_MOST, Append, Entries, Entry, Erase, Key, Read, Row, Scan
 from ..errors import ChatkeepError, Conflict, Misconfigured, Unavailable, Uncertain
+from .seal_note import refuse_sealed
 from .store import fresh_token
 
 PAGE = 100
@@ -26,11 +27,15 @@ HandOver = Callable[[Key, list[Entry], str], Awaitable[None]]
 
 
 class Spool:
-    """What the SQLite file at *path* holds for the real store."""
+    """What the SQLite file at *path* holds for the real store; sealed, where there are *keys*."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, keys: Sequence[str] = ()) -> None:
         self._path = path
         self._driver = driver_for(f"sqlite:///{path}")
+        if keys:
+            from .sealing import sealed  # an extra: imported only where it is wanted
+
+            self._driver = sealed(self._driver, keys)
         self._lock = FileLock(f"{path}.lock")
         self.refused: dict[Key, ChatkeepError] = {}  # what the last hand-over could not give, and why
         self._holding: dict[Key, int] = {}  # key: how often something was put there
@@ -49,6 +54,7 @@ class Spool:
         self._holding.clear()
         try:
             await self._driver.open()
+            await refuse_sealed(self._driver)
             async for row in self._rows():
                 self._put(row.key)
         except BaseException:

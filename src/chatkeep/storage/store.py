@@ -45,6 +45,7 @@ from .cache import Cache, CacheStatistics, Place
 from .circuit_breaker import StoreCircuitBreaker
 from .confinement import Confinement
 from .relocation import explain, refuse_elsewhere
+from .seal_note import refuse_sealed
 
 if TYPE_CHECKING:
     from .shared_cache import SharedCache
@@ -126,6 +127,7 @@ class Store:
         """Open the driver. No act gets to it before *fits*, given the store's epoch, has raised nothing."""
         await self.driver.open()
         await refuse_elsewhere(self.driver)
+        await refuse_sealed(self.driver)
         if fits is not None:
             await fits(self.driver.epoch)
         self._circuit.reset()
@@ -496,7 +498,8 @@ class Store:
             lease=act.lease,
             leased_until=act.leased_until,
         )
-        return row, [draft.entry or self._entry(old.key, draft, at) for draft in act.drafts]
+        entries = [draft.entry or self._entry(old.key, draft, at) for draft in act.drafts]
+        return row, [Entry(number, one.id, one.role, one.body) for number, one in enumerate(entries, old.head + 1)]
 
     def _entry(self, key: Key, draft: Draft, at: float) -> Entry:
         return entry_for(

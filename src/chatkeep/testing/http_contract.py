@@ -255,7 +255,8 @@ class HttpContract:
         assert '"value":1.0' in told.text
 
     async def test_what_happens_is_streamed(self) -> None:
-        """From a number of the log on, as server-sent events: messages under their numbers, and the state with its tag."""
+        """From a number of the log on, as server-sent events: messages under their numbers, and the state with its tag. Whoever comes
+        back is told the state of now, for a change of it need not be in the log."""
         async with self.visiting() as ada:
             await ada.say("before", "m1")
             number = (await ada.ask("GET", "")).json["head"]
@@ -281,7 +282,9 @@ class HttpContract:
 
         said = [(f"{one['number']}", one["content"]) for one in log]
         assert said[-2:] == [(id, text) for kind, id, text in found if kind == "message"]
-        assert [("state", "", "hello state")] == [one for one in found if one[0] == "state"]
+        assert [("state", "", f"{text} state") for text in ("before", "hello")] == [
+            one for one in found if one[0] == "state"
+        ]
         assert {"last": "hello"} == state.json
         assert 400 == refused.status
 

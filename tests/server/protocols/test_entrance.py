@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute
 from chatkeep import Chatkeep
 from chatkeep.auth.credentials import create_key, issue_token
 from chatkeep.server import create_app
-from chatkeep.server.protocols import a2a, agui, aisdk, responses, sse
+from chatkeep.server.protocols import a2a, agui, aisdk, mcp, responses, sse
 from chatkeep.server.settings import PROTOCOLS
 
 from ...support.protocols import Bot, mounted, streamed
@@ -31,7 +31,7 @@ async def post(client: Client, headers: dict[str, str] | None = None, *, chat: s
         return Answer(answer.status, answer.headers, b"")
 
 
-@pytest.mark.parametrize("protocol", [aisdk, agui, responses, a2a])
+@pytest.mark.parametrize("protocol", [aisdk, agui, responses, a2a, mcp])
 async def test_another_site_a_proxy_and_another_machine_are_strangers(protocol: Any) -> None:
     """Outside of the server nobody is asked for a credential on this machine; but only there, and no page of another site is."""
     bot = Bot()

@@ -1,6 +1,7 @@
 // The chat page: shows what the client tells, and hands on what people type. Everything is put in as text.
 
 import { open, shareInAddress } from "./client.js";
+import { account, showPeople } from "./people.js";
 import { create as made, visible } from "./shown.js";
 
 const element = (id) => document.getElementById(id);
@@ -42,8 +43,14 @@ function asks() {
 const share = shareInAddress();
 const accepted = share !== undefined && (await asks());
 const address = new URL(location.href);
-const chat = await open(accepted ? { share } : { name: address.searchParams.get("c") ?? undefined });
-address.searchParams.set("c", chat.name);
+// One's own chat has its id in the address; that of a visitor, or one that was shared, the name that this browser has for it.
+const own = account.user !== null && !accepted && !address.searchParams.has("c");
+const chat = own
+  ? await account.chat(address.searchParams.get("id") ?? account.conversations.find((one) => !one.archived)?.id)
+  : await open(accepted ? { share } : { name: address.searchParams.get("c") ?? undefined });
+if (!own) account.watch(chat);
+address.search = "";
+address.searchParams.set(own ? "id" : "c", own ? chat.conversation : chat.name);
 address.hash = "";
 history.replaceState(null, "", address);
 element("shared").hidden = !chat.shared;
@@ -109,7 +116,8 @@ function show(message) {
 
 function footOf(message) {
   const foot = document.createElement("small");
-  if (message.created_at) foot.append(timeOf(message.created_at));
+  const at = message.metadata?.written_at ?? message.created_at; // without a line it was written earlier than it arrived
+  if (Number.isFinite(at)) foot.append(timeOf(at));
   if (message.role === "user") foot.append(...marksOf(message));
   if (isBehind(message)) foot.append(...takesBack(message));
   if (message.metadata?.stopped) foot.append(create("span", "why", "Stopped"));
@@ -372,7 +380,7 @@ newest.addEventListener("click", () => {
 new ResizeObserver(() => following && (room.scrollTop = room.scrollHeight)).observe(room);
 
 function begin() {
-  location.assign(`?c=${Array.from(crypto.getRandomValues(new Uint8Array(8)), (byte) => byte.toString(16).padStart(2, "0")).join("")}`);
+  location.assign(`?${account.user === null ? "c" : "id"}=${Array.from(crypto.getRandomValues(new Uint8Array(8)), (byte) => byte.toString(16).padStart(2, "0")).join("")}`);
 }
 element("fresh").addEventListener("click", begin);
 notice.lastElementChild.addEventListener("click", begin);
@@ -395,6 +403,8 @@ element("copy").addEventListener("click", async () => {
   await navigator.clipboard.writeText(link.value).catch(() => document.execCommand("copy"));
   element("copied").textContent = "Copied.";
 });
+
+showPeople({ chat, own });
 
 addEventListener("hashchange", () => location.hash.includes("share=") && location.reload());
 

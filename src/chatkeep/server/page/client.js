@@ -1,1 +1,1 @@
-../../../../clients/js/chatkeep.js
+../../../../clients/js/client.js

@@ -43,7 +43,8 @@ from .answer_stream import (
     name_answer,
     parts_of,
 )
-from .entrance import Authorize, Caller, Entrance, Refusal, id_in
+from .entrance import Authorize, Caller, Entrance, id_in
+from .json_rpc import BAD_PARAMS, BAD_REQUEST, NO_METHOD, RpcError, coded, rpc_error, rpc_result
 from .sse import SSE, whole
 
 PATH = "/a2a"
@@ -66,16 +67,7 @@ STATES = {
 
 OVER = ("TASK_STATE_COMPLETED", "TASK_STATE_CANCELED", "TASK_STATE_FAILED")
 NOT_FOUND, NOT_CANCELABLE, NO_PUSH, UNSUPPORTED, OTHER_VERSION = -32001, -32002, -32003, -32004, -32009
-BAD_REQUEST, NO_METHOD, BAD_PARAMS, INTERNAL = -32600, -32601, -32602, -32603
 LISTED = 100
-
-
-class RpcError(Exception):
-    """An error of the protocol, with its code."""
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def routes(
@@ -97,7 +89,9 @@ def routes(
 
         name, description: What the agent's card says.
     """
-    entrance = Entrance(keep, refuse=lambda refusal: rpc_error(None, *coded(refusal)), authorize=authorize)
+    entrance = Entrance(
+        keep, refuse=lambda refusal: rpc_error(None, *coded(refusal, not_found=NOT_FOUND)), authorize=authorize
+    )
     agent = Agent(entrance)
 
     @entrance.open_to_all
@@ -126,7 +120,7 @@ def routes(
         except RpcError as fault:
             return rpc_error(id, fault.code, str(fault))
         except (HTTPException, ChatkeepError) as fault:
-            return rpc_error(id, *coded(entrance.refusal_of(fault)))
+            return rpc_error(id, *coded(entrance.refusal_of(fault), not_found=NOT_FOUND))
 
     return [wire.RawRoute(CARD, card, methods=["GET"]), wire.RawRoute(path, call, methods=["POST"])]
 
@@ -145,27 +139,6 @@ def card_of(name: str, description: str, url: str) -> dict[str, Any]:
         "skills": [skill],
         "securitySchemes": {"bearer": {"httpAuthSecurityScheme": {"scheme": "Bearer"}}},
     }
-
-
-def coded(refusal: Refusal) -> tuple[int, str, int, dict[str, str]]:
-    """Return a refusal as a JSON-RPC error: its code, its words, the HTTP status and headers."""
-    if refusal.status == 404:
-        return NOT_FOUND, refusal.detail, 200, {}
-    if refusal.status >= 500:
-        return INTERNAL, refusal.detail, refusal.status, refusal.headers
-    http = refusal.status in (401, 403, 429)
-    return BAD_PARAMS, refusal.detail, refusal.status if http else 200, refusal.headers
-
-
-def rpc_error(id: Any, code: int, message: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Return a JSON-RPC error."""
-    told = {"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": message}}
-    return wire.as_json(told, status=status, headers={**(headers or {}), "cache-control": "no-store"})
-
-
-def rpc_result(id: Any, result: Any) -> dict[str, Any]:
-    """Return a JSON-RPC result."""
-    return {"jsonrpc": "2.0", "id": id, "result": result}
 
 
 Method = Callable[[Request, Any, dict[str, Any]], Awaitable[Response]]

@@ -232,8 +232,8 @@ class AnswerStream:
         self._stopped = True
         self._watch.wake.set()
 
-    async def steps(self) -> AsyncIterator[Step]:
-        """Give what happens, as it happens, and `Ended` at last."""
+    async def steps(self, *, waits: bool = True) -> AsyncIterator[Step]:
+        """Give what happens, as it happens, and `Ended` at last; if it does not wait, what there is now, and `Ended` if that is all."""
         loop = asyncio.get_running_loop()
         look_at, patient_until = 0.0, loop.time() + PATIENCE_S
         if not self._number:  # it is in the journal of this host, without a number yet
@@ -257,7 +257,9 @@ class AnswerStream:
                         yield step
                     yield ended
                     return
-                events, looks = await self._next(min(TICK_S, look_at - loop.time()))
+                events, looks = await self._next(min(TICK_S, look_at - loop.time()) if waits else 0.0)
+                if not (waits or events):
+                    return
                 look_at = 0.0 if looks else look_at
                 for event in events:
                     if isinstance(event, Delta | PartSaid) and event.turn in self._mine:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 
 from starlette.requests import Request
 
@@ -46,21 +46,28 @@ class SSE(Stream):
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """Give what the protocol has for each step."""
-        allowed = asyncio.create_task(self._lose_right(), name="chatkeep answer allowed")
-        try:
+        async with losing_right(self._caller, self._answer.stop):
             yield self._first
             async for step in self._answer.steps():
                 yield BEAT if step is None else await self._write(step)
-        finally:
-            allowed.cancel()
 
-    async def _lose_right(self) -> None:
-        """End the stream when the caller's right ends."""
-        while self._caller.principal.name:
+
+@asynccontextmanager
+async def losing_right(caller: Caller, stop: Callable[[], None]) -> AsyncIterator[None]:
+    """Call *stop* when the caller's right ends, as long as the block lasts."""
+
+    async def look() -> None:
+        while caller.principal.name:
             await asyncio.sleep(CHECK_S)
             with suppress(StoreError):
-                if not await self._caller.holds():
-                    self._answer.stop()
+                if not await caller.holds():
+                    stop()
+
+    looking = asyncio.create_task(look(), name="chatkeep answer allowed")
+    try:
+        yield
+    finally:
+        looking.cancel()
 
 
 async def whole(answer: AnswerStream) -> Ended:

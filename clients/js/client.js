@@ -1,4 +1,4 @@
-// A conversation on a chatkeep server, kept over refreshes, tabs and lost networks; chatkeep.d.ts says what each method does.
+// A conversation on a chatkeep server, kept over refreshes, tabs and lost networks; client.d.ts says what each method does.
 // What is not acknowledged lies in IndexedDB. One tab of each chat, the leader, sends it, listens to the server and tells
 // the others over a BroadcastChannel; one of them takes over when it closes.
 //
@@ -15,8 +15,32 @@ const POLL_MS = 2000;
 const LONGEST_MS = 15_000;
 const PATIENCE_MS = 3000;
 const RESTORED_MS = 4000;
-const MARK = 16; // a token is known again by its last letters; the others are 170 bits that nobody guesses
+export const MARK = 16; // a token is known again by its last letters; the others are 170 bits that nobody guesses
 const REMEMBERED = 50; // credentials whose subject is remembered, for each server
+const FORMAT = 2; // of what is kept: an item of 1 has no base; what a newer release has kept is left alone
+const MERGE = { "content-type": "application/vnd.chatkeep.merge+json" };
+const LATE_MS = 5000; // a message that is sent later than that says when it was written
+const TRACED = 500;
+
+// What has happened in this page: counts, and with `debug` the last lines, with names and sizes and no content.
+export const meter = { requests: 0, refused: 0, lost: 0, events: 0, ms: 0, debug: Boolean(safely(() => localStorage["chatkeep-debug"])), lines: [] };
+let skew = 0; // how far the server's clock is ahead of this one
+
+export function trace(...what) {
+  if (!meter.debug) return;
+  meter.lines.push([Date.now(), ...what]);
+  meter.lines.splice(0, meter.lines.length - TRACED);
+  console.debug("chatkeep", ...what);
+}
+
+export const serverTime = (ms) => (ms + skew) / 1000;
+
+// Names this browser in merges; nobody else is told.
+export function device() {
+  const kept = safely(() => (localStorage["chatkeep-device"] ??= random()));
+  return (made ??= kept ?? random());
+}
+let made;
 
 export class Problem extends Error {
   constructor(status, body, after) {
@@ -43,6 +67,7 @@ export class Chat extends EventTarget {
 
   #url; #written; #storage; #given; #user; #mint; #cookie; #shelf; #channel; #me; // #me: {id, token, subject, ...}, or {share}, or {}
   #place; #proven; #first = true; #old; #doors; // #proven: the token of which the subject is known; #old: nobody else's name
+  #creates; #absent = false; // a user's conversation begins with its first message: until then it is absent
   #log = new Log(); // as the server has them
   #drawn = { logged: [], others: [] }; // what `messages` was made of last
   #toldState; // the state that was told last, as text
@@ -51,17 +76,18 @@ export class Chat extends EventTarget {
   #seen = null; // every message up to this number is in #log; null: nothing was loaded
   #handled = 0; #checked = 0; // the bot has dealt with all up to this number, we are sure of it up to that one
   #dead = new Set();
-  #state; #known = new Map(); // slot -> {etag, value}, as last answered
+  #state;
   #identifying = null; #loading = null; #catching = null; #gone = false; #problem = null; #offline = false; #restored = false;
   #sending = new Bell(); #listening = new Bell();
   #end = new AbortController(); #reign = null; #waiting = null; #steals = false; #answered = false; #timers = {};
 
-  constructor({ url = new URL(".", import.meta.url).href, storage, name, conversation, token, user, cookie = false, share } = {}) {
+  constructor({ url = new URL(".", import.meta.url).href, storage, name, conversation, token, user, cookie = false, share, create = false } = {}) {
     super();
     this.#written = String(url).replace(/\/*$/, "/v1/");
     this.#url = new URL(this.#written, document.baseURI).href; // one server has one name, however it was written
     this.#storage = storage ?? safely(() => localStorage) ?? memory();
     this.#cookie = cookie;
+    this.#creates = create;
     this.#given = conversation !== undefined;
     if (user !== undefined) this.#user = `user:${user}`;
     if (typeof token === "function") this.#mint = token;
@@ -102,7 +128,7 @@ export class Chat extends EventTarget {
   }
 
   async send(content, { id = random(), metadata } = {}) {
-    await this.#edit((items, store) => store.put({ id, content, metadata, at: Date.now() }));
+    await this.#edit((items, store) => store.put({ id, content, metadata, at: Date.now(), v: FORMAT }));
     this.#wake();
     return this.messages.find((message) => message.id === id);
   }
@@ -147,6 +173,14 @@ export class Chat extends EventTarget {
     return this.#json("/answering");
   }
 
+  async losses() {
+    return (await this.#json("/losses")).losses;
+  }
+
+  async restore(number) {
+    await this.#here(`/losses/${number}`, { method: "POST" });
+  }
+
   async share(options = {}) {
     if (!this.#me.id) throw new Error("There is nothing to share yet: send a message first.");
     const { share } = await this.#json("/shares", { method: "POST", body: { scopes: this.#me.scopes.filter((scope) => scope !== "share"), ...options } });
@@ -154,20 +188,22 @@ export class Chat extends EventTarget {
   }
 
   get state() {
-    return this.#queue.reduce(
-      (state, item) => (item.slot === undefined ? state : { ...state, [item.slot]: applied(item, state?.[item.slot]) }),
-      this.#state,
-    );
+    return overlaid(this.#state, this.#queue);
+  }
+
+  stats() {
+    const refused = this.#queue.filter((item) => item.error).length;
+    return { conversation: this.#me.id, status: this.status, messages: this.messages.length, unsent: this.unsent, refused, leads: Boolean(this.#reign) };
   }
 
   slot(name) {
-    const write = (op) => this.#write({ slot: name, at: Date.now(), rev: random(), ...op });
+    const write = (change) => this.#write(name, change);
     const get = () => this.state?.[name];
     return {
       get,
-      set: (value) => write({ set: value }),
-      patch: (patch) => write({ patch }),
-      clear: () => write({ set: undefined }),
+      set: (value) => write(() => value),
+      patch: (patch) => write((value) => merged(value, patch)),
+      clear: () => write(() => undefined),
       subscribe: (hear) => {
         let last = get();
         hear(last);
@@ -198,6 +234,7 @@ export class Chat extends EventTarget {
     this.#end.abort();
     this.#channel?.close();
     this.#doors?.close();
+    this.#emit("close");
   }
 
   async forget({ unsent } = {}) {
@@ -239,17 +276,16 @@ export class Chat extends EventTarget {
     const { signal } = this.#end;
     if (this.#old) await this.#shelf.move(this.name, this.#place);
     if (!this.#given) await this.#shelf.move([this.#url, "", this.name], this.#place);
-    if (this.#mint) this.#doors = safely(() => new BroadcastChannel(`chatkeep:${this.#url}`));
-    if (this.#doors) this.#doors.onmessage = ({ data }) => data !== this.#me.subject && this.#recheck();
+    if (this.#mint) this.#doors = new Line(`chatkeep:${this.#url}`, (subject) => subject !== this.#me.subject && this.#recheck());
     for (const event of ["online", "pageshow"]) addEventListener(event, ({ persisted }) => (persisted ? this.#recheck() : 0, this.#wake()), { signal });
     addEventListener("offline", () => this.#link(new Error("This device is offline.")), { signal });
     document.addEventListener("visibilitychange", () => document.hidden || this.#resume(), { signal });
 
     if (this.#given) {
-      const last = await this.#shelf.whose(this.#url, this.#user ?? this.#me.token?.slice(-MARK));
+      const last = await this.#shelf.whose(this.#url, this.#user ?? this.#me.token?.slice?.(-MARK));
       if (last) {
         this.#place = [this.#url, last, this.#me.id];
-        this.#doors?.postMessage(last);
+        this.#doors?.say(last);
       } else await Promise.race([this.#identify().catch((fault) => this.#link(fault)), pause(PATIENCE_MS)]);
     }
     if (this.#first) await this.#enter();
@@ -305,7 +341,7 @@ export class Chat extends EventTarget {
       throw new Problem(401, { detail: "Nobody is signed in." });
     }
     const { token } = this.#me;
-    const mark = this.#given ? token?.slice(-MARK) : undefined;
+    const mark = this.#given ? token?.slice?.(-MARK) : undefined;
     let subject = await this.#shelf.whose(this.#url, mark);
     if (!subject) {
       const answer = await this.#fetch(this.#cookie && this.#me.id ? `me?conversation=${encodeURIComponent(this.#me.id)}` : "me").catch((fault) => {
@@ -316,6 +352,7 @@ export class Chat extends EventTarget {
     }
     if (token !== this.#me.token) return;
     if (this.#given) await this.#shelf.note(this.#url, (pairs) => [[mark, subject], [this.#user, subject], ...pairs]);
+    this.#user = undefined; // who comes after is somebody else
     this.#proven = token;
     await this.#become(subject);
   }
@@ -351,7 +388,7 @@ export class Chat extends EventTarget {
     if (!this.#given) return this.#edit();
     await this.#enter();
     if (!subject) return undefined;
-    this.#doors?.postMessage(subject);
+    this.#doors?.say(subject);
     this.#say({ event: "hello" });
     return void this.#load().catch((fault) => this.#link(fault));
   }
@@ -367,8 +404,7 @@ export class Chat extends EventTarget {
   async #enter() {
     const place = this.#place;
     this.#channel?.close();
-    this.#channel = safely(() => new BroadcastChannel(this.#line)); // alone where there is none
-    if (this.#channel) this.#channel.onmessage = ({ data }) => this.#hear(data);
+    this.#channel = new Line(this.#line, (said) => this.#hear(said));
     this.#reign?.abort();
     this.#waiting?.abort();
     this.#wake();
@@ -381,10 +417,12 @@ export class Chat extends EventTarget {
 
   #drop(problem = null) {
     [this.#offline, this.#problem] = [false, problem];
-    for (const held of [this.#log, this.#known, this.#dead]) held.clear();
+    for (const held of [this.#log, this.#dead]) held.clear();
+    clearTimeout(this.#timers.keep); // what was to be kept a little later was another's
     this.#queue = [];
     this.#handled = this.#checked = 0;
     this.#piece = this.#seen = this.#loading = this.#catching = null;
+    this.#absent = false;
     this.#state = undefined;
     this.more = false;
     this.#takeTyping(false);
@@ -401,6 +439,7 @@ export class Chat extends EventTarget {
 
   // *place*: whose request this is. If somebody else is here meanwhile, it is not made, or its answer is not taken.
   async #ask(path, options = {}, place = options.place, again = true) {
+    if (this.#mint?.current) this.#me.token = this.#mint.current() ?? undefined; // a token that was rotated must not be used again
     if (this.#me.id) await this.#identify();
     place ??= this.#place;
     if (place !== this.#place) throw MOVED;
@@ -409,7 +448,7 @@ export class Chat extends EventTarget {
       answer = await this.#fetch(path, options);
     } catch (fault) {
       if (fault.status !== 401 || !this.#mint || !again) throw fault;
-      this.#me.token = undefined;
+      this.#me.token = this.#proven = undefined;
       return this.#ask(path, options, place, false);
     }
     if (options.json) answer = await answer.json();
@@ -417,23 +456,9 @@ export class Chat extends EventTarget {
     return answer;
   }
 
-  async #fetch(path, { method, body, headers, signal = AbortSignal.timeout(ASK_MS) } = {}) {
+  #fetch(path, options) {
     const { token, subject } = this.#me;
-    const answer = await fetch(this.#url + path, {
-      method,
-      body: body === undefined ? undefined : JSON.stringify(body),
-      headers: {
-        ...(token && { authorization: `Bearer ${token}` }),
-        ...(this.#cookie && subject && !token && { "chatkeep-subject": subject }),
-        ...(body !== undefined && { "content-type": "application/json" }),
-        ...headers,
-      },
-      cache: "no-store",
-      signal,
-    });
-    if (answer.ok) return answer;
-    const told = await answer.json().catch(() => ({}));
-    throw new Problem(answer.status, told, answer.headers.get("retry-after"));
+    return request(this.#url + path, { token, subject: (this.#cookie && !token) || (token === true && path !== "me") ? subject : undefined, ...options });
   }
 
   #here(path, options) {
@@ -459,7 +484,11 @@ export class Chat extends EventTarget {
 
   async #loadOnce() {
     const kept = [...this.#log.ordered];
-    const found = await this.#json(`?messages=${PAGE}`);
+    const found = await this.#json(`?messages=${PAGE}`).catch((fault) => {
+      if (!this.#creates || fault.status !== 404) throw fault;
+      return { messages: [], head: 0, unread: 0, state: {}, absent: true }; // nobody has written in it yet
+    });
+    this.#absent = Boolean(found.absent);
     const first = found.messages[0]?.number ?? found.head + 1;
     // What is kept here may end long before, and an erased conversation begins again at 1.
     for (const { id, number } of kept) if (number < first || number > found.head) this.#log.delete(id);
@@ -564,10 +593,12 @@ export class Chat extends EventTarget {
   }
 
   async #post(item, place) {
-    const { id, content, metadata } = item;
+    const { id, content, at } = item;
+    const metadata = Date.now() - at > LATE_MS ? { ...item.metadata, written_at: serverTime(at) } : item.metadata;
     const body = { id, content, ...(metadata && { metadata }) };
     const headers = { prefer: "respond-async" };
     const receipt = await this.#json("/messages", { method: "POST", body, headers, place });
+    this.#begun();
     if (receipt.status === "answered") this.#handled = Math.max(this.#handled, receipt.number);
     if (receipt.status === "failed") this.#dead.add(receipt.number);
     if (!receipt.number) return this.#edit((items, store) => store.put({ ...item, sent: true })); // in the server's journal
@@ -576,33 +607,52 @@ export class Chat extends EventTarget {
     await this.discard(id);
   }
 
-  // Applies a change to what the slot is now, however often others were there first.
+  // Has the server put a change together with what is there, by the value with which it was begun.
   async #put(item, place) {
-    const path = `/state/${encodeURIComponent(item.slot)}`;
-    let now = this.#known.get(item.slot) ?? (await this.#slot(path, place));
-    for (let value; ; ) {
-      value = applied(item, now.value);
-      if (same(value, now.value)) break; // also when it was written, and only the answer got lost
+    if (!("base" in item) && this.#seen === null) await this.#load(); // kept by an older release: it begins with what is there
+    let sent;
+    await this.#edit((items, store) => {
+      sent = items.find(({ n, rev }) => n === item.n && rev === item.rev);
+      if (!sent || (sent.tried && "base" in sent)) return;
+      const [base, set] = "base" in sent ? [sent.base, sent.set] : [this.#state?.[sent.slot], applied(sent, this.#state?.[sent.slot])];
+      store.put((sent = { ...sent, base, set, patch: undefined, tried: true, v: FORMAT })); // what is typed from now on is another change
+    });
+    if (place !== this.#place) throw MOVED;
+    if (!sent) return;
+    const { slot, base, set, rev } = sent;
+    const path = `/state/${encodeURIComponent(slot)}`;
+    const body = { base, value: set, at: serverTime(sent.at), by: device() };
+    let value = set;
+    if (!same(base, set))
       try {
-        if (value === undefined) {
-          await this.#here(path, { method: "DELETE", headers: { "if-match": now.etag }, place });
-          now = {};
-        } else {
-          const headers = now.etag ? { "if-match": now.etag } : { "if-none-match": "*" };
-          const answer = await this.#here(path, { method: "PUT", body: value, headers, place });
-          now = { etag: answer.headers.get("etag") ?? "*", value };
-        }
-        break;
+        const found = await this.#json(path, { method: "PATCH", body, headers: { ...MERGE, "idempotency-key": rev }, place });
+        value = found.value;
+        for (const loss of found.losses) this.#tell("loss", { slot, ...loss });
+      } catch (fault) {
+        if (fault.status !== 415) throw fault;
+        value = await this.#putOver(path, base, set, place); // a server that cannot merge, such as the worker of Durable Objects
+      }
+    else value = this.#state?.[slot];
+    if (place !== this.#place) throw MOVED;
+    this.#begun();
+    this.#tell("state", { state: { ...this.#state, [slot]: value } });
+    await this.#edit((items, store) => store.delete(sent.n));
+    this.#emit("kept", slot);
+  }
+
+  async #putOver(path, base, set, place) {
+    for (;;) {
+      const now = await this.#slot(path, place);
+      const value = rebased(base, set, now.value);
+      if (same(value, now.value)) return value; // also when it was written, and only the answer got lost
+      const headers = now.etag ? { "if-match": now.etag } : { "if-none-match": "*" };
+      try {
+        await this.#here(path, { ...(value === undefined ? { method: "DELETE" } : { method: "PUT", body: value }), headers, place });
+        return value;
       } catch (fault) {
         if (fault.status !== 412 && !(fault.status === 404 && now.etag)) throw fault;
-        now = fault.status === 412 && fault.body.etag ? { etag: fault.body.etag, value: fault.body.state } : await this.#slot(path, place);
       }
     }
-    if (place !== this.#place) throw MOVED;
-    this.#known.set(item.slot, now);
-    this.#tell("state", { state: { ...this.#state, [item.slot]: now.value } });
-    // Somebody may have typed on while this was on its way.
-    await this.#edit((items, store) => items.find(({ n, rev }) => n === item.n && rev === item.rev) && store.delete(item.n));
   }
 
   async #slot(path, place) {
@@ -615,6 +665,14 @@ export class Chat extends EventTarget {
     }
   }
 
+  #begun() {
+    if (!this.#absent) return;
+    this.#absent = false;
+    this.#seen = null;
+    this.#emit("conversation", this.#me.id);
+    this.#wake();
+  }
+
   // Holds the event stream. Where none gets through, it asks from time to time.
   async #listen(signal) {
     for (let failures = 0; !signal.aborted; ) {
@@ -623,7 +681,11 @@ export class Chat extends EventTarget {
         continue;
       }
       try {
-        if (this.#seen === null) await this.#load();
+        if (this.#seen === null || this.#absent) await this.#load();
+        if (this.#absent) {
+          await this.#listening.wait();
+          continue;
+        }
         await this.#stream(signal).catch((fault) => signal.aborted || fault);
         if (signal.aborted) return;
         await this.#catchUp();
@@ -646,40 +708,23 @@ export class Chat extends EventTarget {
     try {
       const headers = { accept: "text/event-stream", "last-event-id": String(this.#seen) };
       const answer = await this.#here("/events", { headers, signal: cut.signal });
-      const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
       this.#tell("typing", { on: false });
-      for (let rest = ""; ; ) {
-        const { value, done } = await reader.read();
-        if (done || signal.aborted) return;
+      await hearEvents(answer, () => {
         clearInterval(poll);
         clearTimeout(watch);
         watch = setTimeout(stop, QUIET_MS);
         this.#link(null);
-        rest += value;
-        if (rest.endsWith("\r")) continue;
-        const events = rest.replaceAll("\r\n", "\n").split("\n\n");
-        rest = events.pop();
-        for (const event of events) if (this.#dispatch(event) === "end") return;
-      }
+        return signal.aborted;
+      }, (event, data, id) => {
+        if (event === "message") this.#tell("message", [data], Number(id));
+        else this.#tell(event, data);
+      });
     } finally {
       signal.removeEventListener("abort", stop);
       clearInterval(poll);
       clearTimeout(watch);
       cut.abort();
     }
-  }
-
-  #dispatch(lines) {
-    const fields = {};
-    for (const line of lines.split("\n")) {
-      const [, name, value] = /^(\w*): ?([^]*)$/.exec(line) ?? []; // a dot would stop at U+2028
-      fields[name] = value;
-    }
-    if (!fields.event || !fields.data) return undefined;
-    const data = JSON.parse(fields.data);
-    if (fields.event === "message") this.#tell("message", [data], Number(fields.id));
-    else this.#tell(fields.event, data);
-    return fields.event;
   }
 
   // -- between tabs ---------------------------------------------------------------------------------------------------
@@ -691,7 +736,7 @@ export class Chat extends EventTarget {
   }
 
   #say(said) {
-    if (!this.#end.signal.aborted) this.#channel?.postMessage(said);
+    if (!this.#end.signal.aborted) this.#channel?.say(said);
   }
 
   async #hear({ event, data, seen }) {
@@ -737,13 +782,14 @@ export class Chat extends EventTarget {
     else if (event === "state") this.#takeState(data.state);
     else if (event === "redacted") this.#takeRedacted(data.number);
     else if (event === "link") this.#takeLink(data);
+    else if (event === "loss") this.#emit("loss", data);
     else if (event === "conversation") {
       const fresh = data.id !== this.#me.id;
       this.#keep(data);
       if (data.subject) this.#become(data.subject);
       if (fresh) this.#emit("conversation", data.id);
       this.#wake();
-    } else if (event === "end" && ["revoked", "erased"].includes(data.reason))
+    } else if (event === "end" && ["revoked", "erased"].includes(data.reason) && !(this.#mint && data.reason === "revoked"))
       this.#link(new Problem(401, { detail: `This conversation was ${data.reason === "erased" ? "erased" : "closed"}.`, ...data }));
     this.#update();
   }
@@ -796,7 +842,6 @@ export class Chat extends EventTarget {
 
   #takeState(state) {
     this.#state = state;
-    for (const [name, { value }] of this.#known) if (!same(value, state?.[name])) this.#known.delete(name);
     this.#tellState();
     this.#later("keep", 500, () => this.#reign && this.#shelf.see(this.#place, this.#summary()));
   }
@@ -823,16 +868,15 @@ export class Chat extends EventTarget {
 
   // -- showing --------------------------------------------------------------------------------------------------------
 
-  #write(op) {
+  // A change of a slot keeps the value with which it was begun; what is typed on belongs to it until it is on its way.
+  #write(slot, change) {
     return this.#edit((items, store) => {
       const last = items.at(-1);
-      items.filter((item) => item.slot === op.slot && item.error && item !== last).forEach((item) => store.delete(item.n));
-      if (last?.slot !== op.slot) return store.put(op);
-      if (!("patch" in op)) return store.put({ ...op, n: last.n });
-      if (!("patch" in last)) return store.put({ ...op, patch: undefined, n: last.n, set: merged(last.set, op.patch) });
-      // Two patches become one only where that means the same: not where the second goes deeper than the first.
-      const deep = Object.entries(op.patch).some(([name, value]) => name in last.patch && isObject(value));
-      return store.put(deep ? op : { ...op, n: last.n, patch: { ...last.patch, ...op.patch } });
+      items.filter((item) => item.slot === slot && item.error && item !== last).forEach((item) => store.delete(item.n));
+      const value = overlaid(this.#state, items)?.[slot];
+      const made = { slot, base: value, set: change(value), at: Date.now(), rev: random(), v: FORMAT };
+      const goesOn = last?.slot === slot && "base" in last && (!last.tried || last.error);
+      store.put(goesOn ? { ...made, base: last.base, n: last.n } : made);
     });
   }
 
@@ -899,7 +943,7 @@ export class Chat extends EventTarget {
 
   #summary() {
     const messages = this.#log.ordered.slice(-KEPT);
-    return { messages, state: this.#state, handled: this.#handled, dead: [...this.#dead], more: messages[0]?.number > 1 };
+    return { v: FORMAT, messages, state: this.#state, handled: this.#handled, dead: [...this.#dead], more: messages[0]?.number > 1 };
   }
 
   #emit(event, detail) {
@@ -957,8 +1001,30 @@ class Log {
   }
 }
 
+// Says something to the other pages of this browser, and hears what they say: by a channel, or where there is none by a key of localStorage.
+export class Line {
+  #name; #hear; #channel;
+
+  constructor(name, hear) {
+    this.#name = `${name}:said`;
+    this.#channel = safely(() => new BroadcastChannel(name));
+    if (this.#channel) this.#channel.onmessage = ({ data }) => hear(data);
+    else addEventListener("storage", (this.#hear = ({ key, newValue }) => key === this.#name && newValue && hear(JSON.parse(newValue)[1])));
+  }
+
+  say(what) {
+    if (this.#channel) this.#channel.postMessage(what);
+    else safely(() => (localStorage[this.#name] = JSON.stringify([random(), what]), localStorage.removeItem(this.#name)));
+  }
+
+  close() {
+    this.#channel?.close();
+    if (this.#hear) removeEventListener("storage", this.#hear);
+  }
+}
+
 // What a loop waits on: a time, or somebody who rings. A ring that comes before the wait is not lost.
-class Bell {
+export class Bell {
   #rung = false;
   #answer = () => {};
 
@@ -978,7 +1044,7 @@ class Bell {
 }
 
 // The queues and the last seen messages of all chats in this browser; in memory where IndexedDB is not to be had.
-class Shelf {
+export class Shelf {
   #db;
   #items = [];
   #next = 1;
@@ -1005,7 +1071,7 @@ class Shelf {
       });
       return mine();
     }
-    const look = (store) => settled(store.index("chat").getAll(chat));
+    const look = async (store) => (await settled(store.index("chat").getAll(chat))).filter(isKnown);
     if (!change) return look(this.#stores("readonly")[0]);
     const [queue, , done] = this.#stores("readwrite");
     change(await look(queue), { put: (item) => queue.put({ ...item, chat }), delete: (n) => queue.delete(n) });
@@ -1022,7 +1088,8 @@ class Shelf {
   }
 
   async seen(chat) {
-    return this.#db && settled(this.#stores("readonly")[1].get(chat));
+    const kept = this.#db && (await settled(this.#stores("readonly")[1].get(chat)));
+    return kept && isKnown(kept) ? kept : undefined;
   }
 
   async see(chat, summary) {
@@ -1044,6 +1111,14 @@ class Shelf {
     const [kept, there] = [await settled(seen.get(from)), await settled(seen.get(to))];
     if (kept && !there) seen.put(kept, to);
     if (kept) seen.delete(from);
+    await done;
+  }
+
+  // Removes what *subject* has seen on a server; what is not sent stays.
+  async wipe(url, subject) {
+    if (!this.#db) return;
+    const [, seen, done] = this.#stores("readwrite");
+    for (const key of await settled(seen.getAllKeys())) if (key[0] === url && key[1] === subject) seen.delete(key);
     await done;
   }
 
@@ -1072,6 +1147,75 @@ export function merged(value, patch) {
   return Object.fromEntries(members);
 }
 
+// What was made of *base*, done to what is there *now*, member by member: as the server merges it, but for times.
+export function rebased(base, value, now) {
+  if (![base, value, now].every(isObject)) return same(base, value) ? now : value;
+  const members = new Map(Object.entries(now));
+  for (const name of new Set([...Object.keys(base), ...Object.keys(value)])) {
+    const made = rebased(base[name], value[name], now[name]);
+    if (made === undefined) members.delete(name);
+    else members.set(name, made);
+  }
+  return Object.fromEntries(members);
+}
+
+// One request to a server. *token*: true means that the browser's session says who asks.
+export async function request(url, { token, subject, method = "GET", body, headers, signal = AbortSignal.timeout(ASK_MS) } = {}) {
+  const begun = performance.now();
+  meter.requests++;
+  let answer;
+  try {
+    answer = await fetch(url, {
+      method,
+      body: body === undefined ? undefined : JSON.stringify(body),
+      headers: {
+        ...(token && token !== true && { authorization: `Bearer ${token}` }),
+        ...(subject && { "chatkeep-subject": subject }),
+        ...(body !== undefined && { "content-type": "application/json" }),
+        ...headers,
+      },
+      cache: "no-store",
+      signal,
+    });
+  } catch (fault) {
+    meter.lost++;
+    trace(method, new URL(url).pathname, fault.name);
+    throw fault;
+  }
+  meter.ms += performance.now() - begun;
+  trace(method, new URL(url).pathname, answer.status, Math.round(performance.now() - begun));
+  const ahead = Date.parse(answer.headers.get("date")) - Date.now();
+  if (ahead) skew = Math.abs(ahead) > 3000 ? ahead : 0; // a Date has whole seconds, and was on its way
+  if (answer.ok) return answer;
+  meter.refused++;
+  const told = await answer.json().catch(() => ({}));
+  throw new Problem(answer.status, told, answer.headers.get("retry-after"));
+}
+
+// Reads an event stream. *alive* is told of each piece that comes, and answers whether to end; an "end" ends it too.
+export async function hearEvents(answer, alive, hear) {
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  for (let rest = ""; ; ) {
+    const { value, done } = await reader.read();
+    if (done || alive()) return;
+    rest += value;
+    if (rest.endsWith("\r")) continue;
+    const events = rest.replaceAll("\r\n", "\n").split("\n\n");
+    rest = events.pop();
+    for (const lines of events) {
+      const fields = {};
+      for (const line of lines.split("\n")) {
+        const [, name, value] = /^(\w*): ?([^]*)$/.exec(line) ?? []; // a dot would stop at U+2028
+        fields[name] = value;
+      }
+      if (!fields.event || !fields.data) continue;
+      meter.events++;
+      hear(fields.event, JSON.parse(fields.data), fields.id);
+      if (fields.event === "end") return;
+    }
+  }
+}
+
 // *message* as it is shown, with its *status*: the very same object as before if nothing of it has changed.
 function shown(message, before, status, error) {
   const last = before.get(message.id);
@@ -1084,24 +1228,27 @@ function shown(message, before, status, error) {
 const MOVED = new Error("Somebody else is here now.");
 const GONE = "This chat was removed from this browser.";
 const isNobody = ([, subject]) => subject === "" || subject[0] === "?";
-const applied = (item, value) => (item.patch === undefined ? item.set : merged(value, item.patch));
-const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
+const isKnown = ({ v = 1 }) => v <= FORMAT;
+const applied = (item, value) => ("base" in item ? rebased(item.base, item.set, value) : item.patch === undefined ? item.set : merged(value, item.patch));
+const overlaid = (state, items) =>
+  items.reduce((held, item) => (item.slot === undefined ? held : { ...held, [item.slot]: applied(item, held?.[item.slot]) }), state);
+export const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 const sorted = (name, value) => (isObject(value) ? Object.fromEntries(Object.entries(value).sort()) : value);
-const same = (a, b) => JSON.stringify(a, sorted) === JSON.stringify(b, sorted);
+export const same = (a, b) => JSON.stringify(a, sorted) === JSON.stringify(b, sorted);
 const textOf = (content) =>
   typeof content === "string" ? content : (Array.isArray(content) ? content : []).flatMap((part) => (["string", "number"].includes(typeof part?.text) ? [String(part.text)] : [])).join("\n");
 const told = (fault) => fault && { message: fault.message, status: fault.status, type: fault.type, body: fault.body };
-const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
-const backoff = (failures, after = 0) => Math.max(after * 1000, Math.min(LONGEST_MS, 500 * 2 ** failures)) * (0.5 + Math.random() / 2);
+export const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+export const backoff = (failures, after = 0) => Math.max(after * 1000, Math.min(LONGEST_MS, 500 * 2 ** failures)) * (0.5 + Math.random() / 2);
 const settled = (request) =>
   new Promise((resolve, reject) => Object.assign(request, { onsuccess: () => resolve(request.result), onerror: () => reject(request.error) }));
 
-function random() {
+export function random() {
   const bytes = crypto.getRandomValues(new Uint8Array(16)); // randomUUID is only there in secure contexts
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-function safely(act) {
+export function safely(act) {
   try {
     return act();
   } catch {

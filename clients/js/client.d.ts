@@ -65,10 +65,12 @@ export interface Options {
   name?: string;
   /** A conversation that your site has made, opened with your `token`; nothing of it is put into `storage`. */
   conversation?: string;
-  /** The token for it, or a function that gets one: called when it is needed, and again when one is refused. null: nobody is signed in. */
-  token?: string | (() => string | null | Promise<string | null>);
+  /** The token for it, or a function that gets one: called when it is needed, and again when one is refused. null: nobody is signed in; true: the browser's session says who it is. */
+  token?: string | true | (() => string | true | null | Promise<string | true | null>);
   /** Who is signed in, by any name that stays the same: whose things are shown before there is a token. */
   user?: string;
+  /** Of a user's token or session: a conversation that is not there yet begins with its first message. */
+  create?: boolean;
   /** Keeps the token in a cookie that no script can read. There is one such chat for each browser and host. */
   cookie?: boolean;
   /** A share to open. By default the one in the address (#share=...), which is taken out of it at once; ask the person first: `shareInAddress`. */
@@ -81,9 +83,12 @@ export interface Options {
 export interface Slot<Value> {
   /** The value with this browser's unsaved changes; undefined when there is none, or none may be read. */
   get(): Value | undefined;
-  /** Replaces it. Resolves when it is kept here. */
+  /**
+   * Replaces it. Resolves when it is kept here. What others have changed meanwhile is put together with it, member by
+   * member; where both have changed the same, the later change stands, and the other is a "loss".
+   */
   set(value: Value): Promise<void>;
-  /** Merges into it (RFC 7396: null removes): two people who change different fields both win. */
+  /** Changes members of it (RFC 7396: null removes). */
   patch(patch: { [Name in keyof Value]?: Value[Name] | null }): Promise<void>;
   clear(): Promise<void>;
   /** Calls *hear* with the value now, and whenever it is another. Answers a function that ends that. */
@@ -101,6 +106,11 @@ export interface Events {
   state: unknown;
   /** The conversation has begun on the server, or was opened by a share: its id. */
   conversation: string;
+  /** A change of this slot is with the server. */
+  kept: string;
+  /** In a merge of a slot this gave way to a later change; `losses` has it, and `restore` puts it back. */
+  loss: { slot: string; path: string[]; value: Json; at: number; by: string };
+  close: null;
 }
 
 /** Whether somebody answers; *number*: the first message that this is about; *reply*: the id that its streamed reply will have. */
@@ -146,6 +156,11 @@ export class Chat<State = { [name: string]: Json }> extends EventTarget {
   amend(number: number, content: Content): Promise<{ id: string; number: number }>;
   /** Ends the reply that is being made, and keeps what was said of it: *reply*, with `metadata.stopped`. */
   stop(): Promise<{ stopped: boolean; reply: Message | null }>;
+  /** What gave way in merges, the newest first; and puts one of it back, as a change of now. */
+  losses(): Promise<{ number: number; about: string; value: Json; slot: string; path: string[]; at: number; by: string; noted_at: number }[]>;
+  restore(number: number): Promise<void>;
+  /** Counts: messages, what is not sent or was refused, whether this tab leads. */
+  stats(): { [name: string]: unknown };
   /** Whether somebody answers now, on whichever server. */
   answering(): Promise<Answering>;
   /** A link that opens this conversation in another browser: once, within ten minutes, with the same rights, by default. */

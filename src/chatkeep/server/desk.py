@@ -1,0 +1,146 @@
+"""What the operators' desk asks beside the API of everybody: its list, with filters and search; notes; how the server is."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct, structs
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from ..app import core_of
+from ..auth.credentials import EVERYWHERE
+from . import story, wire
+from .access import access_of, allows, conversation_asked, forbidden, keep_of, not_found, principal_of, tenant_of
+from .audit import audited
+from .health import trouble_of
+from .listing import SHOWS, Item, Place, Wanted, find_page, place_as_text, place_from_text
+
+SMALL = 16 * 1024
+ALL = "*"
+"""Asks for the conversations of all tenants."""
+
+Text = Annotated[str, Meta(max_length=200)]
+
+
+class DeskQuery(Struct, forbid_unknown_fields=True):
+    """Which conversations a page of the list shows. *show*: all, waiting (for a person), failing, off (the bot), undelivered, unread.
+    *everywhere* 1: of all tenants. *next*: from the page before."""
+
+    show: Text = "all"
+    channel: Text = ""
+    owner: wire.Owner = ""
+    text: Text = ""
+    everywhere: Annotated[int, Meta(ge=0, le=1)] = 0
+    next: Annotated[str, Meta(max_length=8192)] = ""
+    limit: Annotated[int, Meta(ge=1, le=100)] = 50
+
+
+class DeskPage(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A page of the list. *next*: there may be more; *looked_at*: so many conversations were looked at for it."""
+
+    conversations: list[Item]
+    looked_at: int
+    next: str = ""
+
+
+class DeskConversations(wire.Resource):
+    """/v1/desk/conversations"""
+
+    @allows(right="list", masks=True)
+    async def get(self, request: Request) -> Response:
+        """Return a page of conversations with their last words, last changed first."""
+        asked, principal, access = wire.query(request, DeskQuery), principal_of(request), access_of(request)
+        if asked.show not in SHOWS:
+            raise wire.Refused(400, "bad-request", f"show is one of {', '.join(SHOWS)}; nothing was looked for.")
+        if asked.everywhere and EVERYWHERE not in principal.scopes:
+            raise forbidden("This shows all tenants, which takes an account or a key for everywhere.")
+        if principal.masked and (asked.text or asked.owner):
+            raise forbidden(f"{principal.id} may not see what is personal, and so not search for it.")
+        wanted = Wanted(show=asked.show, channel=asked.channel, owner=asked.owner, text=asked.text.strip())
+        tenant = None if asked.everywhere else principal.tenant
+        place = self._place(request, asked.next) if asked.next else None
+        found = await find_page(core_of(keep_of(request)), tenant, wanted, place, limit=asked.limit)
+        following = access.masker.seal("", place_as_text(found.place)) if found.place is not None else ""
+        page = DeskPage(conversations=found.items, looked_at=found.looked_at, next=following)
+        if not principal.masked:
+            return wire.as_json(page)
+        # A handle is of the tenant that a conversation is in, which may be another one than the person's first.
+        shown = [structs.replace(item, id=access.masker.seal(item.tenant, item.id)) for item in page.conversations]
+        return wire.as_json(structs.replace(page, conversations=shown))
+
+    def _place(self, request: Request, text: str) -> Place:
+        opened = access_of(request).masker.unseal("", text)
+        place = None if opened is None else place_from_text(opened)
+        if place is None:
+            raise wire.Refused(400, "bad-request", "`next` is none of this store's; leave it out to begin anew.")
+        return place
+
+
+class Noting(Struct, forbid_unknown_fields=True):
+    """A note of a person, which customers do not see; the same *id* again has no second effect."""
+
+    text: Annotated[str, Meta(min_length=1, max_length=4000)]
+    id: Annotated[str, Meta(min_length=1, max_length=100)]
+
+
+class Notes(wire.Resource):
+    """/v1/conversations/{id}/notes"""
+
+    @audited("note")
+    @allows(right="operate")
+    async def post(self, request: Request) -> Response:
+        """Write a note into the log, for other people at the desk."""
+        asked = await wire.body(request, Noting, limit=SMALL)
+        place = tenant_of(request).name, conversation_asked(request)
+        author = principal_of(request).label or principal_of(request).id
+        if not await core_of(keep_of(request)).note(*place, asked.text, author=author, id=asked.id):
+            raise not_found()
+        return Response(status_code=204)
+
+
+class DeskHealth(Struct, frozen=True, kw_only=True):
+    """How this server is: whether it answers, what is paused as a whole, and what this process has done since it was started."""
+
+    status: str
+    trouble: str
+    warning: str
+    paused: list[str | None]
+    has_handler: bool
+    sends: bool
+    store: str
+    numbers: dict[str, Any]
+
+
+class Health(wire.Resource):
+    """/v1/desk/health"""
+
+    @allows(right="list", masks=True)
+    async def get(self, request: Request) -> Response:
+        """Tell how this server is."""
+        keep = keep_of(request)
+        core, principal = core_of(keep), principal_of(request)
+        trouble = trouble_of(keep)
+        paused = await core.find_paused()
+        known = [scope for scope in paused if scope in (None, principal.tenant) or EVERYWHERE in principal.scopes]
+        told = DeskHealth(
+            status="not ready" if trouble else "ready",
+            trouble=trouble,
+            warning=core.warning,
+            paused=known,
+            has_handler=core.has_handler,
+            sends=core.outlet is not None,
+            store=core.url.partition(":")[0] if ":" in core.url else core.url,
+            numbers=msgspec.to_builtins(keep.statistics),
+        )
+        return wire.as_json(told)
+
+
+ROUTES: list[BaseRoute] = [
+    wire.RawRoute("/v1/desk/conversations", DeskConversations),
+    wire.RawRoute("/v1/desk/health", Health),
+    wire.RawRoute("/v1/conversations/{id}/notes", Notes),
+    *story.ROUTES,
+]

@@ -1,0 +1,276 @@
+"""The list of the operators' desk: which conversations are shown, in which order, and what of each.
+
+A page reads rows in the order of an index, and of those that may be shown the end of the log. Where few conversations are what is asked
+for, a page ends after SPENT_S, or LOOKED_AT rows, with as many as were found and the place to go on from: no page takes longer than that,
+however many conversations there are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Literal, get_args
+
+import msgspec
+from msgspec import Struct
+
+from ..conversation.codec import record_from
+from ..conversation.keys import RESERVED, SAVED, key_for
+from ..conversation.outbox import list_deliveries
+from ..conversation.record import Record
+from ..core import Core
+from ..drivers.base import Index, Key, Row
+from ..errors import Corrupt, Unsupported
+from ..model import ASKING, TALK, Message, OffBy
+
+Show = Literal["all", "waiting", "failing", "off", "undelivered", "unread"]
+SHOWS: tuple[str, ...] = get_args(Show)
+
+TAIL = 12
+"""So many of its last entries are looked at for what is said of a conversation."""
+
+ROWS = 100
+SPENT_S = 0.1
+LOOKED_AT = 2000
+WORDS_MOST = 160
+
+
+class Item(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    A conversation in the list.
+
+    name: the customer's, as the channel has told it. last, last_role, last_at: the last words, whose they are, and when. waiting: how many
+    messages nobody has answered, of the last TAIL entries; waiting_since: the oldest of them. dead: how many were set aside. undelivered:
+    how many of the last replies did not go out; reason: why the last one did not, or why a message was set aside.
+    """
+
+    id: str
+    tenant: str
+    owner: str = ""
+    title: str = ""
+    name: str = ""
+    channel: str = ""
+    last: str = ""
+    last_role: str = ""
+    last_at: float = 0.0
+    updated_at: float
+    off_by: list[OffBy] = []
+    waiting: int = 0
+    waiting_since: float = 0.0
+    dead: int = 0
+    undelivered: int = 0
+    reason: str = ""
+    fault: str = ""
+
+
+class Wanted(Struct, frozen=True, kw_only=True):
+    """What a page is to show. *text*: in an id, an owner, a title, a name or the last words; lower case."""
+
+    show: str = "all"
+    channel: str = ""
+    owner: str = ""
+    text: str = ""
+
+
+class Place(Struct, frozen=True, array_like=True):
+    """How far a list was looked through: the last row, and which of the owner's names it is of."""
+
+    tenant: str
+    id: str
+    updated_at: float
+    name: int = 0
+
+
+class Found(Struct, frozen=True, kw_only=True):
+    """A page: what was found, where to go on (None: at the end), and how many conversations were looked at."""
+
+    items: list[Item]
+    place: Place | None = None
+    looked_at: int = 0
+
+
+async def find_page(core: Core[Any], tenant: str | None, wanted: Wanted, place: Place | None, *, limit: int) -> Found:
+    """Return a page of the conversations of *tenant* (None: of all) that are *wanted*, from behind *place*."""
+    items: list[Item] = []
+    seen, looked_at, until = set[tuple[str, str]](), 0, time.monotonic() + SPENT_S
+    if place is None and wanted.text and tenant is not None:
+        items = [item for item in await find_named(core, tenant, wanted.text, limit=limit) if fits(item, wanted)]
+        seen = {(item.tenant, item.id) for item in items}
+    last = place
+    async for rows, last in pages_of(core, tenant, wanted, place):
+        looked_at += len(rows)
+        chosen = [row for row in rows if not row.key.tenant.startswith(RESERVED) and tuple(row.key) not in seen]
+        shown = await asyncio.gather(*(look(core, row, wanted) for row in chosen))
+        for row, item in zip(chosen, shown, strict=True):
+            if item is None or not fits(item, wanted):
+                continue
+            items.append(item)
+            if len(items) >= limit:
+                return Found(items=items, place=Place(*row.key, row.updated_at, last.name), looked_at=looked_at)
+        if looked_at >= LOOKED_AT or time.monotonic() >= until:
+            return Found(items=items, place=last, looked_at=looked_at)
+    return Found(items=items, looked_at=looked_at)
+
+
+async def pages_of(
+    core: Core[Any], tenant: str | None, wanted: Wanted, place: Place | None
+) -> AsyncIterator[tuple[list[Row], Place]]:
+    """Give rows, a page at a time, with the place behind them: last changed first, or those of an owner's names."""
+    names = [""]
+    if wanted.owner:
+        names = await core.find_names(tenant, wanted.owner) if tenant is not None else [wanted.owner]
+    index: Index = "owner" if wanted.owner else "recent"
+    # A page that shows few rows reads few, so that the first page does not look at a hundred logs.
+    size = ROWS if wanted.show != "all" or wanted.channel or wanted.text else 50
+    for number in range(place.name if place else 0, len(names)):
+        after = row_at(place) if place is not None and number == place.name else None
+        while rows := await core.scan(index, tenant=tenant, owner=names[number], after=after, limit=size):
+            after = rows[-1]
+            yield rows, Place(*after.key, after.updated_at, number)
+            if len(rows) < size:
+                break
+
+
+def row_at(place: Place) -> Row:
+    """Return a row that stands where *place* says."""
+    return Row(key=Key(place.tenant, place.id), revision="", incarnation="", updated_at=place.updated_at)
+
+
+async def find_named(core: Core[Any], tenant: str, text: str, *, limit: int) -> list[Item]:
+    """Return the conversation whose id *text* is, those whose id begins like that, and those of the owner of that name: at once, by the
+    indexes, however many conversations there are."""
+    rows: dict[Key, Row] = {}
+    exact = await core.read_row(key_for(tenant, text))
+    found = [exact] if exact is not None else []
+    found += await core.scan("key", tenant=tenant, after=row_at(Place(tenant, text, 0.0)), limit=limit)
+    found = [row for row in found if row.key.id.startswith(text)]
+    for name in await core.find_names(tenant, text):
+        found += await core.scan("owner", tenant=tenant, owner=name, after=None, limit=limit)
+    rows = {row.key: row for row in found}
+    shown = await asyncio.gather(*(look(core, row, Wanted()) for row in list(rows.values())[:limit]))
+    return [item for item in shown if item is not None]
+
+
+async def look(core: Core[Any], row: Row, wanted: Wanted) -> Item | None:
+    """Return what is shown of a conversation; None where the row alone says that it is not wanted."""
+    try:
+        record = record_from(row.key, row.body)
+    except (Corrupt, Unsupported) as fault:
+        return Item(id=row.key.id, tenant=row.key.tenant, owner=row.owner, updated_at=row.updated_at, fault=str(fault))
+    off_by = core.find_reasons(*row.key, record.paused)
+    if not may_fit(row, record, off_by, wanted):
+        return None
+    try:
+        tail = await core.read_tail(row, limit=TAIL)
+    except (Corrupt, Unsupported) as fault:
+        return Item(id=row.key.id, tenant=row.key.tenant, owner=row.owner, updated_at=row.updated_at, fault=str(fault))
+    return item_from(row, record, off_by, tail)
+
+
+def may_fit(row: Row, record: Record, off_by: Sequence[OffBy], wanted: Wanted) -> bool:
+    """Tell whether a conversation may be wanted, by its row alone: most are passed over without a look at their log."""
+    if wanted.show == "failing" and not record.dead:
+        return False
+    if wanted.show in ("off", "waiting") and not off_by:
+        return False
+    if wanted.show in ("waiting", "unread") and row.head <= record.cursor:
+        return False
+    return not (wanted.show == "undelivered" or wanted.channel) or record.delivery is not None
+
+
+def item_from(row: Row, record: Record, off_by: list[OffBy], tail: Sequence[Message]) -> Item:
+    """Return what is shown of a conversation, given the *tail* of its log."""
+    said = [message for message in tail if message.role in TALK]
+    people = [message for message in said if message.role == "user"]
+    last = next((message for message in reversed(said) if message.role != "event"), None)
+    answered = max((message.number for message in said if message.role == "operator"), default=0)
+    waiting = [
+        message
+        for message in said
+        if message.number > max(record.cursor, answered) and message.role in ASKING and not message.redacted
+        if message.channel != SAVED
+    ]
+    failure = next((reason_in(message) for message in reversed(tail) if message.metadata.get("kind") == "dead"), "")
+    bad = [
+        one
+        for one in (list_deliveries(tail, record.delivery) if record.delivery is not None else ())
+        if one.status in ("failed", "uncertain") or (one.status == "waiting" and one.tries)
+    ]
+    return Item(
+        id=row.key.id,
+        tenant=row.key.tenant,
+        owner=row.owner,
+        title=record.title,
+        name=next((name for message in reversed(people) if (name := name_in(message))), ""),
+        channel=next((message.channel for message in reversed(said) if message.channel not in ("", SAVED)), ""),
+        last="" if last is None else words_of(last),
+        last_role="" if last is None else last.role,
+        last_at=0.0 if last is None else last.created_at,
+        updated_at=row.updated_at,
+        off_by=off_by,
+        waiting=len(waiting),
+        waiting_since=waiting[0].created_at if waiting else 0.0,
+        dead=len(record.dead),
+        undelivered=len(bad),
+        reason=(bad[-1].reason if bad else failure if record.dead else "")[:WORDS_MOST],
+    )
+
+
+def reason_in(note: Message) -> str:
+    """Return why a message was set aside, as the note says; "" where that was removed."""
+    return str(note.metadata.get("reason", "")) or note.text
+
+
+def name_in(message: Message) -> str:
+    """Return the customer's name, as the channel of a message has told it."""
+    found = message.metadata.get("name") or message.metadata.get("username") or ""
+    return found[:WORDS_MOST] if isinstance(found, str) else ""
+
+
+def words_of(message: Message) -> str:
+    """Return the beginning of what a message says; of one without text, what its first part is."""
+    if message.redacted:
+        return "(redacted)"
+    text = message.text
+    if not text and isinstance(message.content, list) and message.content:
+        text = f"({str(message.content[0].get('type', 'part'))[:40]})"
+    return text[:WORDS_MOST]
+
+
+def fits(item: Item, wanted: Wanted) -> bool:
+    """Tell whether a conversation is wanted. One that cannot be read fails."""
+    if item.fault:
+        return (
+            wanted.show in ("all", "failing") and not wanted.channel and (not wanted.text or is_said(item, wanted.text))
+        )
+    shows = {
+        "all": True,
+        "waiting": bool(item.waiting and item.off_by),
+        "failing": bool(item.dead),
+        "off": bool(item.off_by),
+        "undelivered": bool(item.undelivered),
+        "unread": bool(item.waiting),
+    }
+    if not shows[wanted.show] or (wanted.channel and item.channel != wanted.channel):
+        return False
+    return not wanted.text or is_said(item, wanted.text)
+
+
+def is_said(item: Item, text: str) -> bool:
+    """Tell whether *text* is in what is shown of a conversation, whatever the case."""
+    text = text.casefold()
+    return any(text in part.casefold() for part in (item.id, item.owner, item.title, item.name, item.last))
+
+
+def place_as_text(place: Place) -> str:
+    """Return *place* as text."""
+    return msgspec.json.encode(place).decode()
+
+
+def place_from_text(text: str) -> Place | None:
+    """Return the place in *text*; None if there is none."""
+    try:
+        return msgspec.json.decode(text, type=Place)
+    except ValueError:
+        return None

@@ -1,0 +1,206 @@
+// What waits for people: messages that failed, replies that did not go out, customers without an answer. And how the server is, and who did what.
+
+import { age, ask, at, button, element, json, may, me, say, span, timeOf, words } from "./operator-ask.js";
+import { placeOf } from "./operator-list.js";
+import { create } from "./shown.js";
+
+const page = element("page");
+const WHEN = { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", second: "2-digit" };
+
+let shown = 0; // the newest view; older answers are late
+
+export function closePage() {
+  shown++;
+  page.hidden = true;
+  page.replaceChildren();
+}
+
+export async function openPage(view) {
+  const mine = ++shown;
+  page.hidden = false;
+  page.replaceChildren(create("p", "faint", "Looking…"));
+  try {
+    const made = await { queues, health, audit }[view]();
+    if (mine === shown) page.replaceChildren(...made);
+  } catch (fault) {
+    if (mine === shown) page.replaceChildren(create("p", "fault", words(fault)));
+  }
+}
+
+// -- queues -----------------------------------------------------------------------------------------------------------
+
+async function letters(id, deed) {
+  const { dead_letters } = await json(`${at(id)}/dead-letters`);
+  for (const { number } of dead_letters) await ask(`${at(id)}/dead-letters/${number}`, { method: deed });
+}
+
+async function resend(id) {
+  const { deliveries } = await json(`${at(id)}/deliveries`);
+  for (const { number, status } of deliveries) if (["failed", "uncertain"].includes(status)) await ask(`${at(id)}/deliveries/${number}`, { method: "POST" });
+}
+
+const resume = (unread) => (id) => ask(`${at(id)}/bot`, { method: "PUT", body: { paused: false, unread } });
+
+const QUEUES = [
+  ["waiting", "Waiting for a person", "Customers who wrote while the bot is off, and whom nobody has answered since.", [["Have the bot answer", resume("answer")], ["Hand back, pass over", resume("skip")]]],
+  ["failing", "Failed messages", "Messages that the bot failed on, and that were set aside.", [["Try again", (id) => letters(id, "POST")], ["Dismiss", (id) => letters(id, "DELETE")]]],
+  ["undelivered", "Undelivered replies", "Replies that the channel has refused, or of which nobody knows whether they were shown.", [["Send again", resend]]],
+];
+
+async function queues() {
+  return Promise.all(QUEUES.map(([show, title, about, deeds]) => queue(show, title, about, deeds)));
+}
+
+async function queue(show, title, about, deeds) {
+  const made = create("section", "queue");
+  const told = await json(`desk/conversations?show=${show}&limit=100`);
+  const items = told.conversations;
+  let [next, looked] = [told.next, told.looked_at];
+  while (next && items.length < 100 && looked < 20_000) {
+    const more = await json(`desk/conversations?${new URLSearchParams({ show, limit: 100, next })}`);
+    items.push(...more.conversations);
+    [next, looked] = [more.next, looked + more.looked_at];
+  }
+  const count = create("span", items.length ? "mark bad" : "mark on", `${items.length}${next ? "+" : ""}`);
+  const head = create("h2", "", title);
+  head.append(" ", count);
+  made.append(head, create("p", "faint", about));
+  if (!items.length) {
+    made.append(create("p", "faint", "Nothing is here."));
+    return made;
+  }
+  const table = create("ul", "rows");
+  const boxes = new Map();
+  for (const item of items) {
+    const row = create("li");
+    const box = create("input");
+    Object.assign(box, { type: "checkbox", ariaLabel: `Choose ${item.title || item.name || item.id}` });
+    const link = create("a", "", item.title || item.name || item.owner || item.id);
+    link.href = `#${placeOf(item)}`;
+    const said = create("span", "last", item.reason || item.last);
+    if (may("operate")) row.append(box);
+    row.append(link, said, age(item.waiting_since || item.last_at || item.updated_at));
+    boxes.set(box, { item, row });
+    table.append(row);
+  }
+  const done = create("p", "status");
+  done.setAttribute("role", "status");
+  const bar = create("div", "bulk");
+  const whole = create("input");
+  Object.assign(whole, { type: "checkbox", ariaLabel: `Choose all of ${title}` });
+  whole.addEventListener("change", () => boxes.forEach((_, box) => (box.checked = whole.checked)));
+  const choose = create("label", "");
+  choose.append(whole, " All");
+  bar.append(choose);
+  for (const [label, deed] of deeds)
+    bar.append(
+      button(label, async (pressed) => {
+        const chosen = [...boxes].filter(([box]) => box.checked && box.isConnected);
+        if (!chosen.length) return void (done.textContent = "Choose some first.");
+        pressed.disabled = true;
+        let count = 0;
+        const faults = [];
+        for (const [box, { item, row }] of chosen) {
+          done.textContent = `${label}: ${count} of ${chosen.length}…`;
+          try {
+            await deed(item.id);
+            row.remove();
+            box.checked = false;
+            count++;
+          } catch (fault) {
+            faults.push(`${item.id}: ${words(fault)}`);
+          }
+        }
+        done.replaceChildren(create("span", "", `${label}: ${count} of ${chosen.length} done.`), ...faults.slice(0, 5).map((fault) => create("span", "fault", ` ${fault}`)));
+        pressed.disabled = false;
+      }),
+    );
+  if (may("operate")) made.append(bar);
+  made.append(done, table);
+  return made;
+}
+
+// -- health -----------------------------------------------------------------------------------------------------------
+
+async function health() {
+  const told = await json("desk/health");
+  const made = create("section", "queue");
+  const good = told.status === "ready" && !told.warning;
+  const head = create("h2", "", "This server ");
+  head.append(create("span", good ? "mark on" : "mark bad", told.status));
+  made.append(head);
+  for (const said of [told.trouble, told.warning]) if (said) made.append(create("p", "fault", said));
+  const off = told.paused.map((scope) => (scope === null ? "everywhere" : scope || "the default tenant"));
+  made.append(create("p", "", off.length ? `The bot is off: ${off.join(", ")}.` : "The bot is on in your tenants, but for conversations that are paused themselves."));
+  if (may("switch")) made.append(switches(told));
+  const facts = create("dl");
+  const put = (name, value) => facts.append(create("dt", "", name), create("dd", "", value));
+  put("Store", told.store);
+  put("Has a bot", told.has_handler ? "yes" : "no");
+  put("Sends replies out", told.sends ? "yes" : "no");
+  for (const [part, numbers] of Object.entries(told.numbers))
+    for (const [name, value] of Object.entries(numbers)) if (typeof value !== "object") put(`${part}: ${name.replaceAll("_", " ")}`, typeof value === "number" ? value.toLocaleString("en", { maximumFractionDigits: 3 }) : value);
+  made.append(create("p", "faint", "Counts of this process since it was started; /metrics has them for Prometheus."), facts);
+  return [made];
+}
+
+function switches(told) {
+  const row = create("div", "bulk");
+  const fault = create("p", "fault");
+  const put = (label, body, sure) =>
+    row.append(
+      button(label, async (pressed) => {
+        if (sure && !confirm(sure)) return;
+        pressed.disabled = true;
+        try {
+          await ask("bot", { method: "PUT", body });
+          openPage("health");
+        } catch (found) {
+          say(fault, found);
+          pressed.disabled = false;
+        }
+      }),
+    );
+  const tenant = me.tenant || "the default tenant";
+  if (told.paused.includes(me.tenant)) {
+    put(`Switch the bot on for ${tenant}, and answer what waits`, { paused: false, unread: "answer" });
+    put("On, and pass over what waits", { paused: false, unread: "skip" });
+  } else put(`Switch the bot off for ${tenant}`, { paused: true }, `The bot will be silent in all conversations of ${tenant}. Go on?`);
+  if (me.everywhere && told.paused.includes(null)) put("Switch it on everywhere", { paused: false, everywhere: true });
+  else if (me.everywhere) put("Switch it off everywhere", { paused: true, everywhere: true }, "The bot will be silent in all tenants. Go on?");
+  row.append(fault);
+  return row;
+}
+
+// -- audit ------------------------------------------------------------------------------------------------------------
+
+async function audit() {
+  const { acts } = await json("audit?limit=100");
+  const made = create("section", "queue");
+  made.append(create("h2", "", "Who did what"), create("p", "faint", "What people at the desk, service keys and commands did in this tenant; reveal: somebody has read a conversation in clear."));
+  const rows = create("ul", "rows acts");
+  const show = (found) => {
+    for (const { act, by, label, conversation, address, at: when } of found) {
+      const row = create("li");
+      const about = create("span", "last");
+      if (conversation) {
+        const link = create("a", "", conversation);
+        link.href = `#${placeOf({ tenant: me.tenant, id: conversation })}`;
+        about.append(link);
+      }
+      row.append(timeOf(when ?? 0, WHEN), create("b", "", label || by), create("span", "", act), about, create("span", "faint", address ?? ""));
+      rows.append(row);
+    }
+  };
+  show(acts);
+  let last = acts.at(-1)?.number;
+  const more = button("Show earlier", async () => {
+    const { acts: found } = await json(`audit?limit=100&before=${last}`);
+    show(found);
+    last = found.at(-1)?.number;
+    more.hidden = found.length < 100;
+  });
+  more.hidden = acts.length < 100;
+  made.append(rows, more);
+  return [made];
+}

@@ -1,0 +1,444 @@
+// One conversation, live: its log as the customer sees it, with what became of each message; and the person's part in it.
+
+import { Problem, ask, at, button, element, json, may, me, pretty, random, say, timeOf } from "./operator-ask.js";
+import { refresh } from "./operator-list.js";
+import { clearWhy, showFacts, showState, showWhy } from "./operator-why.js";
+import { create, visible } from "./shown.js";
+
+const PAGE = 50;
+const PARTS = 50; // parts of a message that are shown one by one
+const AGAIN_MS = 1000;
+const QUIET_MS = 40_000; // the server says something every 15 s
+const TOGETHER_S = 300; // messages of one side within so long stand together
+const WHO = { user: "Customer", assistant: "Bot", operator: "Person", event: "Event" };
+
+const [name, about, why, taking, trouble, room, earlier, log, making, form, text, effect, inside, unchosen] =
+  "name about why taking trouble room earlier log making form text effect inside unchosen".split(" ").map(element);
+const talk = document.querySelector("main");
+
+const drafts = new Map(); // place -> {text, id}: what is written there and not sent yet
+let here = null; // the conversation that is shown
+
+export function complain(fault, place = here) {
+  if (place !== here || fault?.status === 401) return;
+  say(trouble, fault);
+}
+
+// What a person does: once at a time, with its error in words.
+export async function act(pressed, deed) {
+  const place = here;
+  pressed.disabled = true;
+  try {
+    await deed(place);
+    complain(null, place);
+    if (place && place === here) await look(place);
+  } catch (fault) {
+    complain(fault, place);
+  } finally {
+    pressed.disabled = false;
+  }
+  await refresh();
+}
+
+export function close() {
+  here?.end.abort();
+  here = null;
+  text.value = "";
+  for (const part of [name, about, log, making, taking]) part.replaceChildren();
+  clearWhy();
+  talk.hidden = inside.hidden = true;
+}
+
+export function open(place, tenant, id) {
+  close();
+  talk.hidden = false;
+  unchosen.hidden = true;
+  inside.hidden = why.ariaExpanded !== "true";
+  here = { place, tenant, id, end: new AbortController(), lines: new Map(), seen: 0, first: 0, sendings: new Map(), dead: new Set(), reasons: new Map(), doubts: [], made: [] };
+  name.replaceChildren(...visible(id));
+  for (const part of [making, earlier, trouble, form]) part.hidden = true; // writing would begin what is not there
+  text.value = drafts.get(place)?.text ?? "";
+  follow(here);
+}
+
+const asking = (place) => ({ tenant: place.tenant });
+
+// Loads it, then holds its event stream, and goes on where that ended for as long as it is shown.
+async function follow(place) {
+  const { signal } = place.end;
+  while (!signal.aborted) {
+    try {
+      if (!place.ready) await load(place);
+      const ended = await stream(place);
+      if (ended === "erased") {
+        [place.ready, form.hidden] = [false, true];
+        taking.replaceChildren();
+        return complain(new Problem(410, { detail: "This conversation was erased." }), place);
+      }
+    } catch (fault) {
+      if (signal.aborted) return;
+      complain(fault, place);
+      if (fault.final) return;
+    }
+    await new Promise((go) => setTimeout(go, AGAIN_MS));
+  }
+}
+
+async function load(place) {
+  const found = await json(`${at(place.id)}?messages=${PAGE}`, asking(place));
+  if (place !== here) return;
+  place.seen = found.head;
+  place.first = found.messages[0]?.number ?? found.head + 1;
+  earlier.hidden = found.messages.length < PAGE;
+  place.ready = true;
+  form.hidden = !may("operate");
+  found.messages.forEach(showMessage);
+  showHead(found);
+  room.scrollTop = room.scrollHeight;
+  await look(place);
+}
+
+// What no event tells: the numbers, and how sending stands.
+export async function look(place = here) {
+  if (!place?.ready) return;
+  const ours = asking(place);
+  const [found, { deliveries }] = await Promise.all([json(`${at(place.id)}?messages=0`, ours), json(`${at(place.id)}/deliveries`, ours)]);
+  const { dead_letters } = found.dead.length ? await json(`${at(place.id)}/dead-letters`, ours) : { dead_letters: [] };
+  const { doubts } = found.dead.length && may("reveal") ? await json(`${at(place.id)}/doubts`, ours) : { doubts: [] };
+  if (place !== here) return;
+  place.reasons = new Map(dead_letters.map((letter) => [letter.number, letter.reason]));
+  place.doubts = doubts;
+  place.sendings = new Map(deliveries.map((sending) => [sending.number, sending]));
+  showHead(found);
+  for (const line of place.lines.values()) showFoot(line);
+  if (!inside.hidden) await showWhy(place);
+}
+
+let looking;
+function soon(place) {
+  clearTimeout(looking);
+  looking = setTimeout(() => place === here && look(place).catch(() => {}), 200); // the next refresh tells of errors
+}
+setInterval(() => document.hidden || (here?.ready && look(here).catch((fault) => fault.final && complain(fault))), 5000);
+
+async function stream(place) {
+  const cut = new AbortController();
+  const signal = AbortSignal.any([cut.signal, place.end.signal]);
+  let watch = setTimeout(() => cut.abort(), QUIET_MS);
+  try {
+    const headers = { accept: "text/event-stream", "last-event-id": String(place.seen) };
+    const answer = await ask(`${at(place.id)}/events`, { headers, signal, ...asking(place) });
+    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    complain(null, place);
+    making.hidden = true;
+    for (let rest = ""; ; ) {
+      const { value, done } = await reader.read();
+      if (done) return "";
+      clearTimeout(watch);
+      watch = setTimeout(() => cut.abort(), QUIET_MS);
+      const events = (rest + value).split("\n\n");
+      rest = events.pop();
+      for (const event of events) {
+        const [, kind] = /^event: (.*)$/m.exec(event) ?? [];
+        if (!kind || place !== here) continue;
+        const data = JSON.parse(event.slice(event.indexOf("\ndata: ") + 7));
+        if (kind === "end") return data.reason;
+        hear(place, kind, data);
+      }
+    }
+  } finally {
+    clearTimeout(watch);
+    cut.abort();
+  }
+}
+
+function hear(place, kind, data) {
+  const following = room.scrollHeight - room.scrollTop - room.clientHeight < 40;
+  if (kind === "message") {
+    place.seen = data.number;
+    if (data.role === "assistant") making.hidden = true;
+    showMessage(data);
+    soon(place);
+  } else if (kind === "redacted") {
+    const line = place.lines.get(data.number);
+    if (line) {
+      const { id, number, role, created_at } = line.message;
+      place.lines.delete(data.number);
+      line.remove();
+      showMessage({ id, number, role, created_at, content: "", redacted: true });
+    }
+  } else if (kind === "state") {
+    showState(place, data.state);
+    soon(place);
+  } else if (kind === "typing") {
+    place.made = [];
+    making.textContent = "The bot is answering…";
+    making.hidden = !data.on;
+    soon(place);
+  } else if (kind === "piece") {
+    place.made = [...place.made.slice(0, data.at), ...data.text]; // "at" counts characters, not UTF-16
+    making.replaceChildren(...visible(place.made.join("")));
+    making.hidden = false;
+  }
+  if (following) room.scrollTop = room.scrollHeight;
+}
+
+// -- the head: whose it is, and who answers ---------------------------------------------------------------------------
+
+function showHead(found) {
+  const place = here;
+  place.dead = new Set(found.dead);
+  place.paused = found.off_by.includes("conversation");
+  const called = found.title || place.called || found.id;
+  name.replaceChildren(...visible(called));
+  const told = [called === found.id ? "" : found.id, found.owner && `owner ${found.owner}`, place.tenant && `tenant ${place.tenant}`];
+  about.replaceChildren(...visible(told.filter(Boolean).join(" · ")));
+  if (found.stale) about.append(create("span", "mark bad", "The store is away; this is what the server has seen last."));
+  const shown = JSON.stringify([found.off_by, found.unread, place.id]);
+  if (taking.shown !== shown || !taking.firstChild) {
+    taking.shown = shown;
+    taking.replaceChildren(...takingParts(found));
+  }
+  effect.textContent = place.paused ? "The bot is off here." : "Sending takes over: the bot is paused.";
+  showFacts(place, found);
+  if ("state" in found) showState(place, found.state);
+}
+
+function takingParts({ off_by, unread }) {
+  const elsewhere = off_by.filter((scope) => scope !== "conversation");
+  const parts = [];
+  if (elsewhere.length) parts.push(create("span", "mark off", `Bot off: ${elsewhere.join(", ")}`));
+  const status = create("span", off_by.length ? "mark off" : "mark on", off_by.length ? "A person answers" : "Bot answers");
+  status.id = "bot";
+  if (!elsewhere.length) parts.push(status);
+  if (!may("operate")) return parts;
+  const pause = (paused, unread) => (pressed) =>
+    act(pressed, ({ id, tenant }) => ask(`${at(id)}/bot`, { method: "PUT", body: { paused, ...(unread && { unread }) }, tenant }));
+  if (!off_by.includes("conversation")) parts.push(button("Take over", pause(true)));
+  else {
+    parts.push(button("Hand back", pause(false, "skip")));
+    if (unread) parts.push(button(`Have the bot answer ${unread}`, pause(false, "answer")));
+  }
+  return parts;
+}
+
+// -- the log ----------------------------------------------------------------------------------------------------------
+
+// What cannot be shown is told in its place: it must not keep the others from being shown.
+function showMessage(message) {
+  if (here.lines.has(message.number)) return;
+  let line;
+  try {
+    line = lineOf(message);
+  } catch (fault) {
+    console.error(fault);
+    line = create("li", message.role);
+    line.append(create("b", "who", ""), create("div", "said", `This message cannot be shown (${fault}).`), create("div", "foot"));
+  }
+  const { number } = message;
+  line.message = message;
+  here.lines.set(number, line);
+  here.first = Math.min(here.first, number);
+  showFoot(line);
+  const above = [...log.children].findLast((other) => other.message?.number < number);
+  log.insertBefore(line, above ? above.nextSibling : log.firstChild);
+  group(line);
+  const after = following(line);
+  if (after) group(after);
+}
+
+function following(line) {
+  let next = line.nextSibling;
+  while (next && !next.message) next = next.nextSibling;
+  return next;
+}
+
+// Stands together with the message above, or says who it is; a line with the day stands above the first message of each.
+function group(line) {
+  let above = line.previousSibling;
+  if (above && !above.message) {
+    above.remove();
+    above = line.previousSibling;
+  }
+  const { role, created_at, author } = line.message;
+  const day = (message) => new Date(message.created_at * 1000).toDateString();
+  const new_day = !above || day(above.message) !== day(line.message);
+  if (new_day) {
+    const made = create("li", "day");
+    made.append(timeOf(created_at, { weekday: "short", day: "numeric", month: "long", year: "numeric" }));
+    line.before(made);
+  }
+  const same = !new_day && above.message.role === role && above.message.author === author && created_at - above.message.created_at < TOGETHER_S;
+  line.classList.toggle("more", same);
+}
+
+function lineOf(message) {
+  const line = create("li", message.role);
+  const { content, role, number, created_at, author, ...rest } = message;
+  const body = create("div", "body");
+  body.append(...(message.redacted ? [create("div", "faint", "redacted")] : said(content)));
+  if (message.metadata?.stopped) body.append(create("span", "mark", "stopped"));
+  if (message.metadata?.interrupted) body.append(create("span", "mark bad", "interrupted"));
+  const details = create("details", "raw");
+  details.append(create("summary", "", `#${number}`));
+  details.addEventListener("toggle", () => details.open && !details.lastChild.matches("pre") && details.append(create("pre", "", pretty(rest))));
+  const when = create("span", "when");
+  when.append(create("span", "sent"), timeOf(created_at));
+  line.append(create("b", "who", author || WHO[role] || role), body, when, details, create("div", "foot"));
+  const called = role === "user" && (message.metadata?.name || message.metadata?.username);
+  if (typeof called === "string") here.called = called;
+  return line;
+}
+
+function said(content) {
+  if (!Array.isArray(content)) return [create("div", "said", typeof content === "string" ? content : pretty(content))];
+  const parts = content.slice(0, PARTS).map(partOf);
+  if (content.length > PARTS) parts.push(create("pre", "", pretty(content.slice(PARTS))));
+  return parts;
+}
+
+const MEDIA = { image: "Picture", audio: "Sound", voice: "Voice", video: "Video", document: "Document", file: "File", sticker: "Sticker" };
+
+// A part as the customer sees it, but that nothing is loaded: whoever writes could make this page ask for an address of theirs.
+function partOf(part) {
+  const { type, text, url, name, title, caption, buttons, items, options } = part ?? {};
+  const string = (value) => (typeof value === "string" ? value : "");
+  if (type === "text" && typeof text === "string" && !buttons) return create("div", "said", text);
+  const choices = [buttons, items, options, part?.rows].find(Array.isArray);
+  if (typeof text === "string" && choices) {
+    const made = create("div", "said", text);
+    const row = create("span", "choices");
+    for (const choice of choices.slice(0, PARTS)) row.append(create("span", "choice", string(choice?.title) || string(choice?.text) || string(choice?.label) || string(choice) || pretty(choice)));
+    made.append(row);
+    return made;
+  }
+  if (MEDIA[type]) {
+    const made = create("div", "said media");
+    made.append(create("span", "mark", MEDIA[type]), " ", create("bdi", "", string(name) || string(title) || string(caption)));
+    if (/^https?:\/\//i.test(string(url))) {
+      const link = create("a", "", "open");
+      Object.assign(link, { href: url, target: "_blank", rel: "noopener noreferrer", title: "Opens the address that was sent, in a tab of its own" });
+      made.append(" ", link);
+    }
+    return made;
+  }
+  if (type === "location" && Number.isFinite(part.latitude) && Number.isFinite(part.longitude)) {
+    const made = create("div", "said media");
+    made.append(create("span", "mark", "Place"), " ", create("bdi", "", string(name)), ` ${part.latitude.toFixed(5)}, ${part.longitude.toFixed(5)}`);
+    return made;
+  }
+  return create("pre", "", pretty(part));
+}
+
+function jsonOr(text) {
+  try {
+    return text === "" ? null : JSON.parse(text);
+  } catch {
+    return text;
+  }
+}
+
+const DELIVERED = { waiting: ["◷", "waiting"], delivered: ["✓", "delivered"], read: ["✓✓", "read"], failed: ["✕", "failed"], uncertain: ["?", "uncertain"] };
+
+function showFoot(line) {
+  const { number } = line.message;
+  const sending = here.sendings.get(number);
+  const foot = line.querySelector(".foot");
+  const doubts = here.doubts.filter((call) => call.number === number);
+  const shown = JSON.stringify([sending, here.dead.has(number), here.reasons.get(number), doubts]);
+  if (foot.shown === shown) return; // who is about to press a button here must not lose it
+  foot.shown = shown;
+  foot.replaceChildren();
+  const press = (label, path, method) => {
+    if (may("operate")) foot.append(button(label, (made) => act(made, ({ id, tenant }) => ask(`${at(id)}/${path}/${number}`, { method, tenant }))));
+  };
+  if (here.dead.has(number)) {
+    foot.append(create("span", "mark bad", "dead: the bot failed on it"), create("span", "reason", here.reasons.get(number) ?? ""));
+    press("Try again", "dead-letters", "POST");
+    press("Dismiss", "dead-letters", "DELETE");
+  }
+  const settle = (label, call, told) =>
+    foot.append(
+      button(label, (made) => {
+        const body = told();
+        if (body) act(made, ({ id, tenant }) => ask(`${at(id)}/doubts/${call.name}`, { method: "POST", body, tenant }));
+      }),
+    );
+  for (const call of may("operate") ? doubts : []) {
+    foot.append(create("span", "mark bad", `in doubt: ${call.tool}`), create("span", "reason", call.arguments));
+    settle("It was done", call, () => {
+      const result = prompt(`What has ${call.tool} answered? Leave it empty if nothing; text that is no JSON is taken as text.`, "");
+      return result === null ? null : { done: true, result: jsonOr(result) };
+    });
+    settle("It was not done", call, () => ({ done: false }));
+  }
+  if (!sending) return;
+  const bad = ["failed", "uncertain"].includes(sending.status) || sending.tries;
+  const [tick, said] = DELIVERED[sending.status] ?? ["", sending.status];
+  const sent = line.querySelector(".sent");
+  if (sent) [sent.textContent, sent.title, sent.ariaLabel, sent.role] = bad ? ["", "", "", ""] : [tick, said, said, "img"];
+  if (bad) foot.append(create("span", "mark bad", `${tick} ${said}`));
+  if (sending.tries) foot.append(create("span", "faint", `${sending.tries} tries`));
+  if (sending.doubtful) foot.append(create("span", "faint", "perhaps shown twice"));
+  if (sending.reason) foot.append(create("span", "reason", sending.reason));
+  if (["failed", "uncertain"].includes(sending.status)) press("Send again", "deliveries", "POST");
+}
+
+earlier.addEventListener("click", () =>
+  act(earlier, async (place) => {
+    const { messages } = await json(`${at(place.id)}/messages?before=${place.first}&limit=${PAGE}`, asking(place));
+    if (place !== here) return;
+    const below = room.scrollHeight - room.scrollTop;
+    messages.forEach(showMessage);
+    earlier.hidden = messages.length < PAGE;
+    room.scrollTop = room.scrollHeight - below;
+  }),
+);
+
+why.addEventListener("click", () => {
+  const shown = why.ariaExpanded !== "true";
+  why.ariaExpanded = String(shown);
+  inside.hidden = !shown;
+  if (shown && here?.ready) showWhy(here).catch(complain);
+});
+element("unwhy").addEventListener("click", () => showInside(false));
+export function showInside(shown) {
+  why.ariaExpanded = String(shown);
+  inside.hidden = !shown || !here;
+}
+
+// -- writing ----------------------------------------------------------------------------------------------------------
+
+export function write(kind) {
+  if (form.hidden) return;
+  form.elements.kind.value = kind;
+  text.focus();
+}
+
+// The id stays with the words, so that sending them again after a lost answer says them once.
+text.addEventListener("input", () => drafts.set(here.place, { text: text.value, id: random() }));
+text.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  form.requestSubmit();
+});
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const draft = drafts.get(here.place);
+  const pressed = form.querySelector(":scope > button");
+  if (!draft?.text.trim() || pressed.disabled) return;
+  const note = form.elements.kind.value === "note";
+  act(pressed, async ({ place, id, tenant }) => {
+    if (note) await ask(`${at(id)}/notes`, { method: "POST", body: { text: draft.text, id: draft.id }, tenant });
+    else await ask(`${at(id)}/operator`, { method: "POST", body: { content: draft.text, id: draft.id, paused: true }, tenant });
+    if (drafts.get(place) !== draft) return; // somebody has typed on
+    drafts.delete(place);
+    if (here?.place !== place) return;
+    text.value = "";
+    if (note) showInside(true);
+  });
+});
+
+export function forgetDrafts() {
+  drafts.clear();
+}

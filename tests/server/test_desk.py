@@ -1,0 +1,235 @@
+"""The addresses of the operators' desk: its list with filters, search and pages, why a conversation is as it is, notes."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+from chatkeep import Chatkeep, Turn
+from chatkeep.app import core_of
+from chatkeep.auth import accounts
+from chatkeep.conversation.outbox import Sent
+from chatkeep.errors import HandlerFailed
+from chatkeep.model import Content
+from chatkeep.server import listing
+
+from ..support.desk import PASSWORD, Person, person
+from ..support.serving import Client, served
+from ..support.stores import FAST
+from ..support.waiting import until
+
+
+class Post:
+    """Takes what goes to "whatsapp:..." but for what ends in 0."""
+
+    def takes(self, tenant: str, conversation: str) -> bool:
+        """Whether it goes out here."""
+        return conversation.startswith("whatsapp:")
+
+    async def send(self, conversation: str, content: Content, *, key: str, skip: int, at: float) -> Sent:
+        """Sends one reply."""
+        if conversation.endswith("0"):
+            return Sent(status="failed", reason="The number is not known.")
+        return Sent(status="delivered", ids=("1",), parts=1)
+
+    async def open(self) -> None:
+        """Nothing to open."""
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+def chat(url: str = "memory://") -> Chatkeep[Any]:
+    """A bot that repeats, and fails where it is asked to."""
+    keep: Chatkeep[Any] = Chatkeep(url, **FAST | {"attempts": 1})
+
+    @keep.on_message
+    async def bot(turn: Turn[Any]) -> str:
+        if turn.text == "fail":
+            raise RuntimeError("as asked")
+        return f"heard: {turn.text}"
+
+    keep.deliver(Post())
+    return keep
+
+
+async def page(client: Client, **query: Any) -> dict[str, Any]:
+    """One page of the list."""
+    answer = await client.ask("GET", f"/v1/desk/conversations?{urlencode(query)}")
+    assert answer.status == 200, answer.body
+    found: dict[str, Any] = answer.json
+    return found
+
+
+async def ids(client: Client, **query: Any) -> list[str]:
+    """The ids of all pages, in order; no page has more than it may, and none comes twice."""
+    found: list[str] = []
+    following = ""
+    while True:
+        told = await page(client, **query, **({"next": following} if following else {}))
+        found += [item["id"] for item in told["conversations"]]
+        assert len(told["conversations"]) <= int(query.get("limit", 50))
+        following = told.get("next", "")
+        if not following:
+            assert len(set(found)) == len(found), found
+            return found
+
+
+async def test_the_list_shows_and_finds_what_is_there(url: str) -> None:
+    """On every store: each filter, each way to search, and pages that go on where the one before ended."""
+    keep = chat(url)
+    core = core_of(keep)
+    async with served(keep) as client:
+        for name in ("ada", "bob", "eve"):
+            await keep.receive(name, f"I am {name}")
+        await keep.create("lonely", owner="Ada L.")
+        with pytest.raises(HandlerFailed):
+            await keep.receive("bob", "fail")
+        await keep.pause("eve")
+        await keep.accept("eve", "is anybody there?")
+        for number in (490, 491):
+            await core.accept_from(
+                "whatsapp", "", f"whatsapp:{number}", "hello", id=f"m{number}", role="user", metadata={"name": "Grace"}
+            )
+
+        async def sent() -> bool:
+            told = await page(client, channel="whatsapp")
+            return len(told["conversations"]) == 2 and "heard: hello" in {one["last"] for one in told["conversations"]}
+
+        await until(sent, within=20, every=0.1)
+        await until(lambda: ids(client, show="undelivered"), within=20, every=0.1)
+        everything = {"ada", "bob", "eve", "lonely", "whatsapp:490", "whatsapp:491"}
+        found = {
+            name: set(await ids(client, **query))
+            for name, query in {
+                "all": {},
+                "two at a time": {"limit": 2},
+                "failing": {"show": "failing"},
+                "off": {"show": "off"},
+                "waiting": {"show": "waiting"},
+                "unread": {"show": "unread"},
+                "undelivered": {"show": "undelivered"},
+                "channel": {"channel": "whatsapp"},
+                "owner": {"owner": "Ada L."},
+                "an id": {"text": "ada"},
+                "its beginning": {"text": "whatsapp:49"},
+                "a name": {"text": "grace"},
+                "words": {"text": "ANYBODY"},
+                "nothing": {"text": "xyzzy"},
+                "both": {"text": "grace", "show": "undelivered"},
+            }.items()
+        }
+        (eve,) = (await page(client, show="waiting"))["conversations"]
+        (bob,) = (await page(client, show="failing"))["conversations"]
+        (undelivered,) = (await page(client, show="undelivered"))["conversations"]
+        await keep.accept("eve", "I am a person", role="operator")
+        answered = await ids(client, show="waiting")
+        wrong = [
+            (await client.ask("GET", f"/v1/desk/conversations?{query}")).status
+            for query in ("show=x", "next=x", "next=~m.AAAA", "limit=0", "limit=101", "everywhere=1", "x=1")
+        ]
+
+    pair = {"whatsapp:490", "whatsapp:491"}
+    assert {
+        "all": everything,
+        "two at a time": everything,
+        "failing": {"bob"},
+        "off": {"eve"},
+        "waiting": {"eve"},
+        "unread": {"eve"},
+        "undelivered": {"whatsapp:490"},
+        "channel": pair,
+        "owner": {"lonely"},
+        "an id": {"ada", "lonely"},
+        "its beginning": pair,
+        "a name": pair,
+        "words": {"eve"},
+        "nothing": set(),
+        "both": {"whatsapp:490"},
+    } == found
+    assert (1, "is anybody there?", ["conversation"]) == (eve["waiting"], eve["last"], eve["off_by"])
+    assert (1, "RuntimeError: as asked") == (bob["dead"], bob["reason"])
+    assert (1, "The number is not known.", "Grace") == (
+        undelivered["undelivered"],
+        undelivered["reason"],
+        undelivered["name"],
+    )
+    assert [] == answered
+    assert [400, 400, 400, 400, 400, 403, 400] == wrong
+
+
+async def test_accounts_and_sessions_are_kept_by_every_store(url: str) -> None:
+    """Two servers on one store: who is added and signed in through one is known to the other, and so is that it has ended."""
+    keep = chat(url)
+    async with served(keep) as client:
+        await accounts.add_account(keep, "kim", role="agent", password=PASSWORD, shown="Kim")
+        kim = Person(client.port)
+        signed = await kim.sign_in({"name": "kim", "password": PASSWORD})
+        await keep.receive("ada", "hello")
+        written = await kim.ask("POST", "/v1/conversations/ada/operator", {"content": "I am here.", "author": "Eve"})
+        noted = [
+            (await kim.ask("POST", f"/v1/conversations/{id}/notes", {"text": "a friend", "id": "n1"})).status
+            for id in ("ada", "ada", "nobody")
+        ]
+        log = (await kim.ask("GET", "/v1/conversations/ada/messages")).json["messages"]
+        story = (await kim.ask("GET", "/v1/conversations/ada/story")).json
+        ended = await accounts.end_sessions(keep, "kim")
+
+        async def out() -> bool:
+            return (await kim.ask("GET", "/v1/conversations")).status == 401
+
+        await until(out, every=0.1)
+        with pytest.raises(accounts.UsageError, match="already"):
+            await accounts.add_account(keep, "KIM", role="viewer", password=PASSWORD)
+
+    assert (201, 201, [204, 204, 404], 1) == (signed.status, written.status, noted, ended)
+    assert "Kim" == next(message["author"] for message in log if message["role"] == "operator")
+    assert [("note", "Kim", "a friend")] == [
+        (note["kind"], note["author"], note["text"]) for note in story["notes"] if note["kind"] == "note"
+    ]
+    assert [(1, 1, [2])] == [(turn["first"], turn["last"], turn["replies"]) for turn in story["turns"]]
+    assert {"say", "note"} <= {act["act"] for act in story["acts"]}
+
+
+async def test_a_page_ends_in_time_where_little_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says how many it has looked at, and the next one goes on from there, until all were looked at."""
+    monkeypatch.setattr(listing, "LOOKED_AT", 20)
+    monkeypatch.setattr(listing, "ROWS", 10)
+    keep = chat()
+    async with served(keep) as client:
+        await keep.receive("the one", "a needle")
+        for number in range(70):
+            await keep.accept(f"c{number}", "hay")
+        pages = [await page(client, text="needle")]
+        while following := pages[-1].get("next"):
+            pages.append(await page(client, text="needle", next=following))
+
+    assert [20, 20, 20] == [told["looked_at"] for told in pages[:3]]
+    assert ["the one"] == [item["id"] for told in pages for item in told["conversations"]]
+
+
+async def test_several_tenants_are_kept_apart() -> None:
+    """An account of two sees these two, one at a time; one for everywhere sees all at once, and opens each by its tenant."""
+    keep = chat()
+    async with served(keep) as client:
+        for tenant in ("salon", "pizza", "kiosk"):
+            await keep.tenant(tenant).receive("ada", f"hello {tenant}")
+        two = await person(keep, client.port, "agent", tenants=["salon", "pizza"])
+        all_ = await person(keep, client.port, "admin", tenants=["kiosk"], everywhere=True)
+        seen = {
+            tenant: (await two.ask("GET", "/v1/desk/conversations", Chatkeep_Tenant=tenant)).status
+            for tenant in ("salon", "pizza", "kiosk", "~audit")
+        }
+        first = (await two.ask("GET", "/v1/desk/conversations")).json["conversations"]
+        everywhere = (await all_.ask("GET", "/v1/desk/conversations?everywhere=1")).json["conversations"]
+        opened = (await all_.ask("GET", "/v1/conversations/ada", Chatkeep_Tenant="pizza")).json["messages"][0]
+        refused = (await two.ask("GET", "/v1/desk/conversations?everywhere=1")).status
+
+    assert {"salon": 200, "pizza": 200, "kiosk": 403, "~audit": 403} == seen
+    assert (["salon"], {"salon", "pizza", "kiosk"}) == (
+        [one["tenant"] for one in first],
+        {one["tenant"] for one in everywhere},
+    )
+    assert ("hello pizza", 403) == (opened["content"], refused)

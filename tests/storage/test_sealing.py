@@ -1,0 +1,418 @@
+"""Sealing at rest: a sealed driver keeps the whole contract, and what lies in the store tells nothing of what was said."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
+
+import asyncpg
+import pytest
+from click.testing import CliRunner
+from hypothesis import settings
+from hypothesis.stateful import run_state_machine_as_test
+from msgspec import structs
+
+from chatkeep import Chatkeep, Turn
+from chatkeep.cli import main
+from chatkeep.drivers import driver_for
+from chatkeep.drivers.base import Append, Driver, Entries, Entry, Erase, Key, Read, Row, Scan, Write, mark_of
+from chatkeep.errors import Conflict, Corrupt, Misconfigured
+from chatkeep.storage.conversation_keys import reseal_store
+from chatkeep.storage.key_ring import KeyRing
+from chatkeep.storage.seal_note import SPACE
+from chatkeep.storage.sealing import SealedDriver, sealed
+from chatkeep.testing import DriverContract, Intact
+from chatkeep.testing.contract.broken import empty_shelf
+from chatkeep.testing.machine import DriverMachine
+
+from ..support.stores import EVERY_STORE, FAST, store_url
+from ..support.waiting import until
+
+OLD, NEW, OTHER = "a secret that nobody guesses", "another one made a year later", "what somebody else has"
+ADA = Key("salon", "ada")
+MARKER = "marzipan-4711"
+
+
+def sealed_by(url: str, *keys: str) -> SealedDriver:
+    """A driver on the store that seals."""
+    return cast(SealedDriver, sealed(driver_for(url), keys or (OLD,)))
+
+
+async def opened(url: str, *keys: str) -> SealedDriver:
+    """The same, open."""
+    driver = sealed_by(url, *keys)
+    await driver.open()
+    return driver
+
+
+def entry(id: str = "m", number: int = 0, role: str = "u") -> Entry:
+    """Something that was said."""
+    return Entry(number, id, role, MARKER.encode())
+
+
+async def dump(url: str) -> bytes:
+    """All bodies of a store, as they lie there."""
+    driver, held = driver_for(url), list[bytes]()
+    await driver.open()
+    after: Row | None = None
+    while rows := await driver.scan(Scan("key", limit=100, after=after)):
+        for row in rows:
+            held += [row.body, *(one.body for one in await driver.entries(Entries(row.key, after=0)))]
+        after = rows[-1]
+    await driver.close()
+    return b"|".join(held)
+
+
+class TestSealedMemory(DriverContract):
+    """The contract, sealed, on the driver that all others are like."""
+
+    @pytest.fixture(autouse=True)
+    def fresh_store(self) -> None:
+        """A shelf of the test's own."""
+        self.url = f"memory://{secrets.token_hex(8)}"
+
+    async def open_driver(self) -> Driver:
+        """Another sealed driver on the shelf."""
+        driver = SealedDriver(Intact(self.url), KeyRing([OLD]))
+        await driver.open()
+        return cast(Driver, driver)
+
+    async def empty_store(self) -> None:
+        """Clears the shelf."""
+        empty_shelf(self.url)
+
+
+def test_random_histories() -> None:
+    """Three sealed connections on one store never answer otherwise than the model."""
+
+    def fresh_store() -> DriverMachine:
+        url = f"memory://{secrets.token_hex(8)}"
+
+        async def open_driver() -> Driver:
+            driver = SealedDriver(Intact(url), KeyRing([OLD]))
+            await driver.open()
+            return cast(Driver, driver)
+
+        return DriverMachine(open_driver)
+
+    run_state_machine_as_test(fresh_store, settings=settings(max_examples=25, stateful_step_count=25, deadline=None))
+
+
+@pytest.fixture(params=EVERY_STORE)
+async def url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+    """A fresh store of every kind; one in memory is held open, or it would be gone."""
+    address = store_url(request.param, request, tmp_path)
+    holder = driver_for(address)
+    await holder.open()
+    yield address
+    await holder.close()
+
+
+def bot(url: str, *keys: str, **options: Any) -> Chatkeep[Any]:
+    """A bot on the store that says what was said to it, and keeps it."""
+    keep = Chatkeep[Any](url, seal_keys=keys, **FAST, **options)
+
+    @keep.on_message
+    async def echo(turn: Turn[Any]) -> str:
+        turn.state["said"] = turn.text
+        return f"You said {turn.text}."
+
+    return keep
+
+
+async def test_nothing_that_was_said_lies_in_the_store(url: str) -> None:
+    """Messages, replies, state, metadata and chatkeep's own records are sealed, and read as ever; by another instance too."""
+    async with bot(url, OLD) as keep:
+        salon = keep.tenant("salon")
+        one = await salon.receive("ada", MARKER, id="m1", metadata={"from": MARKER})
+        await salon.accept("ada", f"more {MARKER}", id="m2")
+        again = await salon.receive("ada", MARKER, id="m1")
+        await salon.change("ada", lambda state: state.update(cart=[MARKER]))
+        two = await salon.receive("ada", "and?", id="m3")
+    async with bot(url, OLD) as keep:
+        found = await keep.tenant("salon").conversation("ada")
+        log = [message.text async for message in keep.tenant("salon").history("ada")]
+
+    assert MARKER.encode() not in await dump(url)
+    assert [f"You said {MARKER}."] == [reply.text for reply in one.replies] == [reply.text for reply in again.replies]
+    assert [[MARKER], "and?"] == [found.state["cart"], found.state["said"]] if found is not None else None
+    assert ["You said and?."] == [reply.text for reply in two.replies]
+    assert {MARKER, f"more {MARKER}", "and?"} <= set(log)
+
+
+async def test_a_sealed_store_is_refused_without_its_key(url: str) -> None:
+    """By name: without keys, and with other ones; and nothing is written."""
+    async with bot(url, OLD) as keep:
+        await keep.receive("ada", "hello", id="m1")
+    before = await dump(url)
+    for keys in ((), (OTHER,)):
+        with pytest.raises(Misconfigured, match="sealed"):
+            async with bot(url, *keys):
+                pass
+
+    assert before == await dump(url)
+
+
+async def test_an_unsealed_store_goes_on_being_readable(url: str) -> None:
+    """What was there is read as it is; the record is sealed by the next turn, and so is what is said from then on."""
+    async with bot(url) as keep:
+        await keep.receive("ada", f"open {MARKER}", id="m1")
+    async with bot(url, OLD) as keep:
+        receipt = await keep.receive("ada", "hidden-4712", id="m2")
+        log = [message.text async for message in keep.history("ada")]
+    held = await dump(url)
+
+    assert ["You said hidden-4712."] == [reply.text for reply in receipt.replies]
+    assert f"open {MARKER}" in log
+    assert (True, False) == (MARKER.encode() in held, b"hidden-4712" in held)
+
+
+async def test_a_new_key_goes_around_without_touching_a_log(url: str) -> None:
+    """Wrapped anew: rows and logs stay as they are, to the byte, the new key alone opens them, and the old one nothing."""
+    driver = await opened(url, OLD)
+    for name in ("ada", "bob"):
+        await driver.append(Append(Key("salon", name), [entry()], revision="r1", at=1.0))
+    await driver.close()
+    driver = await opened(url, NEW, OLD)
+    plain = driver.driver
+    rows = [row for row in await plain.scan(Scan("key", limit=9)) if row.key.tenant != SPACE]
+    first = await reseal_store(plain, [NEW, OLD], at=2.0)
+    again = await reseal_store(plain, [NEW, OLD], at=3.0)
+    after = [row for row in await plain.scan(Scan("key", limit=9)) if row.key.tenant != SPACE]
+    await driver.close()
+    driver = await opened(url, NEW)
+    found = await driver.read(Read(ADA, tail=1))
+    await driver.close()
+    with pytest.raises(Misconfigured, match="seal_keys"):
+        await sealed_by(url, OLD).open()
+
+    assert (2, 2, 0) == (first.conversations, first.wrapped, again.wrapped)
+    assert rows == after
+    assert found is not None
+    assert MARKER.encode() == found[1][0].body
+
+
+async def test_erasing_destroys_the_key_first(url: str) -> None:
+    """No row with a key is left; where it stops in between, nobody reads what is there, and erasing again ends it."""
+    driver = await opened(url)
+    await driver.append(Append(ADA, [entry()], revision="r1", at=1.0))
+    before = await driver.driver.read(Read(Key(SPACE, mark_of(ADA)), tail=0))
+    await driver.driver.erase(Erase(Key(SPACE, mark_of(ADA)), at=2.0))  # as far as an erasure comes that is killed
+    other = await opened(url)
+    with pytest.raises(Corrupt, match="destroyed"):
+        await other.read(Read(ADA, tail=1))
+    await other.erase(Erase(ADA, at=3.0))
+    left = await other.driver.read(Read(Key(SPACE, mark_of(ADA)), tail=0)), await other.read(Read(ADA, tail=1))
+    await driver.close()
+    await other.close()
+
+    assert before is not None
+    assert (None, None) == left
+
+
+async def test_who_has_not_heard_of_an_erasure_loses_nothing(url: str) -> None:
+    """An instance appends with the key that another one has destroyed: what it has begun is readable by everybody."""
+    mine, theirs = await opened(url), await opened(url)
+    await mine.append(Append(ADA, [entry("m1")], revision="r1", at=1.0))
+    await theirs.erase(Erase(ADA, at=2.0))
+    await mine.append(Append(ADA, [entry("m2")], revision="r2", at=3.0))
+    found = await theirs.read(Read(ADA, tail=9))
+    fresh = await opened(url)
+    later = await fresh.read(Read(ADA, tail=9))
+    for driver in (mine, theirs, fresh):
+        await driver.close()
+
+    assert found is not None
+    assert ["m2"] == [one.id for one in found[1]]
+    assert found == later
+    assert MARKER.encode() == found[1][0].body
+
+
+async def test_a_conversation_that_comes_anew_keeps_its_key(url: str) -> None:
+    """An erasure by revision, as the sweep does it, does not take the key of what is begun in that moment."""
+    mine, theirs = await opened(url), await opened(url)
+    old = (await mine.append(Append(ADA, [entry("m1")], revision="r1", at=1.0))).row
+    real = mine.driver.erase
+
+    async def erase(act: Erase) -> None:
+        await real(act)
+        if act.key == ADA:
+            await theirs.append(Append(ADA, [entry("m2")], revision="r2", at=3.0))
+
+    mine.driver.erase = erase  # type: ignore[method-assign]
+    await mine.erase(Erase(ADA, at=2.0, revision=old.revision))
+    fresh = await opened(url)
+    found = await fresh.read(Read(ADA, tail=9))
+    for driver in (mine, theirs, fresh):
+        await driver.close()
+
+    assert found is not None
+    assert ["m2"] == [one.id for one in found[1]]
+
+
+async def test_a_body_belongs_where_it_was_sealed() -> None:
+    """Put under another id, number, role or conversation, or changed by a bit, it is refused by name."""
+    url = f"memory://{secrets.token_hex(8)}"
+    driver = await opened(url)
+    made = await driver.write(
+        Write(Row(key=ADA, revision="r1", incarnation="r1", body=b"state"), None, [entry("", 1), entry("b", 2)])
+    )
+    found = await driver.driver.read(Read(ADA, tail=2))
+    assert found is not None
+    row, (first, second) = found
+    bob = structs.replace(row, key=Key("salon", "bob"), revision="x", incarnation="x", head=0)
+    swapped = [structs.replace(second, id=""), structs.replace(first, id="b")]
+    await driver.driver.write(Write(bob, None, swapped))
+    await driver.driver.erase(Erase(ADA, at=1.0))
+    for turn, entries in enumerate((
+        [structs.replace(first, number=0, body=second.body), second],
+        [structs.replace(first, role="a"), second],
+        [second],
+    ), 2):  # fmt: skip
+        await driver.driver.write(
+            Write(structs.replace(row, revision=f"r{turn}", updated_at=float(turn), head=0), None, entries)
+        )
+        with pytest.raises(Corrupt, match="altered"):
+            await driver.entries(Entries(ADA, after=0))
+        await driver.driver.erase(Erase(ADA, at=1.0))
+    flipped = structs.replace(row, revision="y", body=row.body[:-1] + bytes([row.body[-1] ^ 1]), updated_at=9.0, head=0)
+    await driver.driver.write(Write(flipped, None))
+    for key in (ADA, bob.key):
+        with pytest.raises(Corrupt):
+            await driver.read(Read(key, tail=2))
+    scanned = await driver.scan(Scan("key", limit=9))
+    await driver.close()
+
+    assert made.head == 2
+    assert [ADA, bob.key] == [one.key for one in scanned]
+
+
+async def test_the_journal_is_sealed(tmp_path: Path) -> None:
+    """What waits on this host for a store that is away."""
+    from chatkeep.storage.spool import Spool
+
+    path = f"{tmp_path}/journal.db"
+    spool = Spool(path, [OLD])
+    await spool.open()
+    await spool.keep(ADA, entry(), at=1.0, owner="")
+    taken = list[bytes]()
+
+    async def take(key: Key, entries: list[Entry], owner: str) -> None:
+        taken.extend(one.body for one in entries)
+
+    held = subprocess.check_output(["cat", *tmp_path.iterdir()])  # (this process may not open them itself)
+    count = await spool.hand_over(take)
+    await spool.close()
+
+    assert (1, [MARKER.encode()]) == (count, taken)
+    assert MARKER.encode() not in held
+
+
+async def test_the_shared_cache_is_sealed(valkey: Any) -> None:
+    """What instances leave each other: read by those that have the keys."""
+    from redis.asyncio import Redis
+
+    url = f"{valkey.url}?prefix={secrets.token_hex(4)}"
+    async with bot(url, OLD, cache=valkey.url) as keep:
+        await keep.receive("ada", MARKER, id="m1")
+        shared = keep._engine.store.shared
+        assert shared is not None
+        await until(lambda: shared.statistics.writes > 0)
+        async with Redis.from_url(valkey.url) as raw:
+            held = [
+                await raw.get(name)
+                async for name in raw.scan_iter("chatkeep:cache:*")
+                if await raw.type(name) == b"string"
+            ]
+        async with bot(url, OLD, cache=valkey.url) as other:
+            receipt = await other.receive("ada", "more", id="m2")
+
+    assert ["You said more."] == [reply.text for reply in receipt.replies]
+    assert held
+    assert all(MARKER.encode() not in (value or b"") for value in held)
+
+
+async def test_two_at_once_begin_one_conversation_with_one_key(url: str) -> None:
+    """The row with the key is made once; both go on with it."""
+    drivers = [await opened(url) for _ in range(3)]
+    acts = [Append(ADA, [entry(f"m{n}")], revision=f"r{n}", at=1.0) for n in range(3)]
+    await asyncio.gather(*[driver.append(act) for driver, act in zip(drivers, acts, strict=True)])
+    fresh = await opened(url)
+    found = await fresh.read(Read(ADA, tail=9))
+    for driver in (*drivers, fresh):
+        await driver.close()
+
+    assert found is not None
+    assert {"m0", "m1", "m2"} == {one.id for one in found[1]}
+    assert {MARKER.encode()} == {one.body for one in found[1]}
+
+
+async def test_a_conflict_shows_what_is_there(url: str) -> None:
+    """Opened: whoever lost goes on from it."""
+    mine, theirs = await opened(url), await opened(url)
+    row = (await mine.append(Append(ADA, [entry("m1")], revision="r1", at=1.0))).row
+    await theirs.write(Write(structs.replace(row, revision="r2", body=b"state"), "r1", [entry("m2", 2)]))
+    with pytest.raises(Conflict) as refusal:
+        await mine.write(Write(structs.replace(row, revision="r3", body=b"mine"), "r1"))
+    await mine.close()
+    await theirs.close()
+
+    assert refusal.value.row is not None
+    assert b"state" == refusal.value.row.body
+    assert [MARKER.encode()] * 2 == [one.body for one in refusal.value.entries]
+
+
+async def test_sql_is_refused_by_name(postgres: Any) -> None:
+    """Functions for users write nothing open into a sealed store; views say what is sealed, and call nothing damaged."""
+    schema = f"t{secrets.token_hex(8)}"
+    url = f"{postgres.url}?schema={schema}"
+    async with bot(url, OLD) as keep:
+        await keep.receive("ada", MARKER, id="m1")
+    database = await asyncpg.connect(postgres.url)
+    calls = (
+        "save_conversation('ada', 'trip', 'To Rome', '[]')",
+        "append_message('ada', 'trip', '\"hi\"', 'm2')",
+        "load_conversations('ada')",
+    )
+    for call in calls:
+        with pytest.raises(asyncpg.FeatureNotSupportedError, match="sealed"):
+            await database.execute(f"select {schema}.{call}")
+    [row] = await database.fetch(f"select id, state, damaged, sealed, unread from {schema}.conversations")
+    await database.close()
+
+    assert ("ada", None, False, True, None) == tuple(row)
+
+
+def test_commands_take_the_keys_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Export, import, show and reseal; without keys each says what is missing, and shows nothing."""
+    url, target, keys = f"{tmp_path}/chat.db", f"{tmp_path}/new.db", tmp_path / "keys"
+
+    async def talk() -> None:
+        async with bot(f"sqlite:///{url}", OLD) as keep:
+            await keep.receive("ada", MARKER, id="m1")
+
+    asyncio.run(talk())
+    run = CliRunner().invoke
+    refused = [
+        run(main, [*words, url, *rest]) for words, rest in ((["show"], ["ada"]), (["export"], []), (["reseal"], []))
+    ]
+    keys.write_text(f"{NEW}\n{OLD}\n")
+    monkeypatch.setenv("CHATKEEP_SEAL_KEYS_FILE", str(keys))
+    shown, written = run(main, ["show", url, "ada"]), run(main, ["export", url, "-o", f"{tmp_path}/all.jsonl"])
+    imported = run(main, ["import", target, f"{tmp_path}/all.jsonl"])
+    done = run(main, ["reseal", url, "--json"])
+    keys.write_text(NEW)
+    again = run(main, ["show", url, "ada"])
+
+    assert [2, 2, 2] == [one.exit_code for one in refused]
+    assert all("CHATKEEP_SEAL_KEYS_FILE" in one.output for one in refused)
+    assert [0] * 5 == [one.exit_code for one in (shown, written, imported, done, again)]
+    assert MARKER in shown.output
+    assert MARKER in again.output
+    assert '"wrapped":1' in done.output
+    assert MARKER.encode() in (tmp_path / "all.jsonl").read_bytes()
+    assert MARKER.encode() not in Path(target).read_bytes()

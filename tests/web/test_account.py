@@ -1,0 +1,303 @@
+"""Somebody's account in a real browser against a real server: the list, signing in and out, notices, and what is kept."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page
+
+from chatkeep.server.app import serve_file
+
+from ..support.browsing import ROOT, Shop, account_of, profile
+
+CLIENT = ROOT / "clients" / "js"
+USERS = (f"user{number}" for number in itertools.count())
+TITLES = "account.conversations.map((one) => one.title)"
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    """One shop for all of these tests, each of which has users of its own."""
+    with Shop(tmp_path_factory.mktemp("shop")) as shop:
+        yield shop
+
+
+@pytest.fixture
+def user() -> str:
+    """Somebody who was not here before."""
+    return next(USERS)
+
+
+def until(page: Page, condition: str, argument: object = None) -> None:
+    """Waits until an expression over `account` and `notices` is true."""
+    page.wait_for_function(f"(given) => {condition}", arg=argument)
+
+
+def test_a_list_is_changed_here_and_seen_elsewhere(
+    shop: Shop, person: BrowserContext, browser: Browser, user: str
+) -> None:
+    """Create, rename, pin, archive, delete: in another tab at once, on another device soon, and after a refresh without a line."""
+    page = account_of(person, shop.address, user)
+    tab = account_of(person, shop.address)
+    with profile(browser) as telephone:
+        there = account_of(telephone, shop.address, user)
+        page.evaluate(
+            """async () => { await account.create('Rome', ids.trip); await account.create('Milk', ids.shop);
+               await account.create('Old', ids.old);
+               await account.rename(ids.trip, 'Naples'); await account.pin(ids.shop); await account.delete(ids.old); }"""
+        )
+        assert ["Milk", "Naples"] == page.evaluate(TITLES)
+        until(tab, "account.conversations.length === 2 && account.conversations[0].title === 'Milk'")
+        until(there, "JSON.stringify(account.conversations.map((one) => one.title)) === given", '["Milk","Naples"]')
+        until(page, "!account.conversations.some((one) => one.pending)")
+        assert page.evaluate("notices.some((notice) => notice.kind === 'saved' && notice.duration > 0)")
+        there.evaluate("account.rename(ids.trip, 'Florence')")
+        until(page, "account.conversations.some((one) => one.title === 'Florence')")
+    page.wait_for_timeout(600)
+    shop.kill()
+    page.evaluate("account.close()")
+    tab.evaluate("account.close()")
+    try:
+        page.evaluate("async () => { window.account = new module.Account(); await account.loaded; }")
+        assert ["Milk", "Florence"] == page.evaluate(TITLES)
+        assert user == page.evaluate("account.user")
+        page.evaluate("account.archive(ids.trip)")
+        until(page, "account.notices.some((notice) => notice.kind === 'offline' && notice.persistent)")
+    finally:
+        shop.start()
+    page.evaluate("dispatchEvent(new Event('online'))")
+    until(
+        page,
+        "account.conversations.every((one) => !one.pending) && !account.notices.some((one) => one.kind === 'offline')",
+    )
+    assert page.evaluate("account.conversations.find((one) => one.id === ids.trip).archived")
+
+
+def test_sign_in_switch_and_sign_out(shop: Shop, person: BrowserContext) -> None:
+    """A guest's chats go into the account; subscribers of every tab are told; nothing of the old user stays but what is not sent."""
+    ada, eve = next(USERS), next(USERS)
+    page = account_of(person, shop.address)
+    page.evaluate(
+        """async () => { window.client = await import('/client.js'); const visitor = await client.open({ name: 'before' });
+           await visitor.send('said as a guest');
+           await new Promise((done) => visitor.on('message', (m) => m.role === 'assistant' && done()));
+           window.guest = visitor.conversation; visitor.close(); window.told = [];
+           account.on('auth', (said) => told.push([said.state, said.user])); }"""
+    )
+    tab = account_of(person, shop.address)
+    claimed = page.evaluate("signIn", ada)
+
+    assert 1 == len(claimed)
+    assert ["signed-in", ada] == page.evaluate("told.at(-1)")
+    assert [page.evaluate("guest")] == page.evaluate("account.conversations.map((one) => one.id)")
+    assert page.evaluate("notices.some((notice) => notice.kind === 'claimed')")
+    until(tab, "account.user === given && account.conversations.length === 1", ada)
+    page.evaluate("async () => { window.chat = await account.chat(guest); await chat.send('as ada'); }")
+    until(page, "chat.messages.some((m) => m.text === '2: as ada')")
+    page.wait_for_timeout(700)
+    page.evaluate("account.signOut()")
+    until(tab, "account.state === 'signed-out' && account.conversations.length === 0")
+    until(page, "chat.messages.length === 0")
+    page.wait_for_timeout(700)
+
+    assert ["signed-out", None] == page.evaluate("told.at(-1)")
+    kept = """async () => { const open = indexedDB.open('chatkeep'); await new Promise((done) => (open.onsuccess = done));
+        const keys = open.result.transaction('seen').objectStore('seen').getAllKeys(); await new Promise((done) => (keys.onsuccess = done));
+        open.result.close(); return keys.result.filter((key) => key.length === 3 && key[1][0] !== '?').length; }"""
+    assert 0 == page.evaluate(kept)
+    assert "ck_" not in page.evaluate("JSON.stringify(localStorage)")
+    page.evaluate("signIn", eve)
+    assert [] == page.evaluate("account.conversations")
+    page.evaluate("signIn", ada)
+    until(page, "account.conversations.length === 1")
+    page.evaluate("async () => { window.chat = await account.chat(guest); }")
+    assert ["said as a guest", "1: said as a guest", "as ada", "2: as ada"] == page.evaluate(
+        "chat.messages.map((m) => m.text)"
+    )
+
+
+def test_a_token_is_refreshed_under_way(shop: Shop, person: BrowserContext, user: str) -> None:
+    """The chats of both tabs go on with the new token; the old one is not used again, which would end both."""
+    page = account_of(person, shop.address, user)
+    tab = account_of(person, shop.address)
+    used: list[str] = []
+    for each in (page, tab):
+        each.evaluate("async () => { window.chat = await account.chat(ids.c); }")
+    page.evaluate("chat.send('before')")
+    until(tab, "chat.messages.some((m) => m.text === '1: before')")
+    before = page.evaluate("account.token()")
+    page.evaluate("account.refresh()")
+    after = page.evaluate("account.token()")
+    person.on("request", lambda request: used.append(request.headers.get("authorization", "")))
+    tab.evaluate("chat.send('after')")
+    page.evaluate("account.rename(ids.c, 'Renamed')")
+    until(page, "chat.messages.some((m) => m.text === '2: after')")
+    until(tab, "account.conversations.some((one) => one.title === 'Renamed')")
+
+    assert before != after
+    assert {f"Bearer {after}"} == set(used) - {""}
+    assert 1 == page.evaluate("account.devices().then((found) => found.filter((one) => one.current).length)")
+
+
+def test_a_device_can_be_ended_and_a_new_one_is_told(
+    shop: Shop, person: BrowserContext, browser: Browser, user: str
+) -> None:
+    """The one that is ended says that the sign-in is over, keeps what is written, and sends it when it is signed in again."""
+    page = account_of(person, shop.address, user)
+    until(page, "account.stats().list.pulls > 0")
+    page.wait_for_timeout(500)
+    with profile(browser) as telephone:
+        there = account_of(telephone, shop.address, user)
+        there.evaluate("async () => { window.chat = await account.chat(ids.c); await chat.send('hello'); }")
+        until(there, "chat.messages.length === 2")
+        page.evaluate("dispatchEvent(new Event('online'))")
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        until(page, "account.notices.some((notice) => notice.kind === 'elsewhere')")
+        page.evaluate("account.notices.find((notice) => notice.kind === 'elsewhere').actions[0].run()")
+        there.evaluate(
+            "async () => { await new Promise((done) => setTimeout(done, 1200)); await account.rename(ids.c, 'Mine'); }"
+        )
+        until(there, "account.state === 'expired' && account.notices.some((notice) => notice.kind === 'expired')")
+        there.evaluate("chat.send('kept')")
+        there.evaluate("signIn", user)
+        until(there, "chat.messages.some((m) => m.text === '2: kept') && account.notices.length === 0")
+        until(page, "account.conversations[0]?.title === 'Mine'")
+
+
+def test_what_gave_way_can_be_put_back(shop: Shop, person: BrowserContext, browser: Browser, user: str) -> None:
+    """Two devices change one slot and one title, one of them without a line: both agree, and the one is offered what it has lost."""
+    page = account_of(person, shop.address, user)
+    page.evaluate(
+        """async () => { await account.create('Order', ids.c); window.chat = await account.chat(ids.c);
+           await chat.slot('cart').set({ size: 1, items: ['tea'] }); }"""
+    )
+    until(page, "chat.status === 'saved' && !account.conversations[0].pending")
+    with profile(browser) as telephone:
+        there = account_of(telephone, shop.address, user)
+        there.evaluate("async () => { window.chat = await account.chat(ids.c); }")
+        until(there, "chat.state?.cart?.size === 1 && account.conversations.length === 1")
+        telephone.set_offline(True)
+        there.evaluate(
+            """async () => { await chat.slot('cart').patch({ size: 2, items: ['tea', 'milk'] });
+               await account.rename(ids.c, 'Theirs'); await chat.send('written on the way'); }"""
+        )
+        there.wait_for_timeout(50)
+        page.evaluate(
+            """async () => { await chat.slot('cart').patch({ size: 3, items: ['tea', 'bread'], to: 'Rome' });
+               await account.rename(ids.c, 'Ours'); }"""
+        )
+        until(page, "chat.status === 'saved' && !account.conversations[0].pending")
+        telephone.set_offline(False)
+        there.evaluate("dispatchEvent(new Event('online'))")
+        until(there, "account.notices.filter((notice) => notice.kind === 'conflict').length === 2")
+        for each in (page, there):
+            until(
+                each,
+                "chat.state.cart.size === 3 && chat.state.cart.to === 'Rome' && account.conversations[0].title === 'Ours'",
+            )
+            assert ["bread", "milk", "tea"] == each.evaluate("[...chat.state.cart.items].sort()")
+            until(each, "chat.messages.some((m) => m.text === '1: written on the way')")
+        there.evaluate(
+            "account.notices.find((notice) => notice.about === ids.c).actions.find((one) => one.name === 'restore').run()"
+        )
+        until(page, "chat.state.cart.size === 2 || account.conversations[0].title === 'Theirs'")
+
+
+def test_an_applications_own_old_data_is_taken_over_once(shop: Shop, person: BrowserContext, user: str) -> None:
+    """What a page of its own kept in localStorage is saved with its times and roles; broken off, it goes on; then never again."""
+    page = account_of(person, shop.address, user)
+    take = """async () => account.importOld('shop:v1', () => JSON.parse(localStorage['conversations_v1']).map(({ key, name, log }) => ({
+        id: key, title: name, messages: log.map(([id, who, text, ms]) =>
+            ({ id, role: who === 'me' ? 'user' : 'assistant', content: text, created_at: ms / 1000 })) })))"""
+    page.evaluate(
+        """() => { localStorage['conversations_v1'] = JSON.stringify([
+          { key: ids.one, name: 'Rome', log: [['m1', 'me', 'a train?', 1763697600000], ['m2', 'bot', 'at nine', 1763697603500]] },
+          { key: ids.two, name: 'Naples',
+            log: Array.from({ length: 250 }, (_, n) => [`n${n}`, 'me', `line ${n}`, 1763697600000 + n]) }]); }"""
+    )
+    page.route("**/*-two", lambda route: route.abort())
+    assert "broken" == page.evaluate(f"({take})().catch(() => 'broken')")
+    page.unroute("**/*-two")
+
+    assert 2 == page.evaluate(take)
+    assert 0 == page.evaluate(take)
+    assert {"Rome", "Naples"} == set(page.evaluate(TITLES))
+    page.evaluate("async () => { window.chat = await account.chat(ids.one); }")
+    assert [["user", "a train?", 1763697600], ["assistant", "at nine", 1763697603.5]] == page.evaluate(
+        "chat.messages.map((m) => [m.role, m.text, m.created_at])"
+    )
+    page.evaluate(
+        "async () => { window.chat = await account.chat(ids.two); await chat.earlier(200); await chat.earlier(200); }"
+    )
+    assert 250 == page.evaluate("chat.messages.filter((m) => m.text.startsWith('line ')).length")
+
+
+def test_a_session_of_the_sites_own(shop: Shop, person: BrowserContext, user: str) -> None:
+    """No token is needed where the application knows who has sent a request; another person's session is not written to by mistake."""
+    other = next(USERS)
+    page = account_of(person, shop.address)
+    page.evaluate("account.close()")
+    page.evaluate(
+        """async (user) => { document.cookie = `who=${user}`; localStorage.prefix = user;
+           window.account = new module.Account({ token: true });
+           await account.loaded; await account.create('By session', ids.c); window.chat = await account.chat(ids.c);
+           await chat.send('hello'); }""",
+        user,
+    )
+    until(page, "account.user === given && chat.messages.length === 2 && !account.conversations[0].pending", user)
+    page.evaluate("(other) => { document.cookie = `who=${other}`; return chat.send('by mistake?'); }", other)
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    until(page, "account.user === given && account.conversations.length === 0", other)
+    assert "hello" not in page.evaluate("chat.messages.map((m) => m.text)")
+
+
+def test_tabs_without_channels_agree(shop: Shop, browser: Browser, user: str) -> None:
+    """Where there is neither BroadcastChannel nor a lock, the tabs hear of each other by localStorage."""
+    with profile(browser) as person:
+        person.add_init_script(
+            "delete window.BroadcastChannel; Object.defineProperty(navigator, 'locks', { value: undefined })"
+        )
+        page = account_of(person, shop.address, user)
+        tab = account_of(person, shop.address)
+        page.evaluate("account.create('Rome', ids.trip)")
+        tab.wait_for_function("() => account.conversations.some((one) => one.title === 'Rome')", timeout=1500)
+        page.evaluate("account.signOut()")
+        tab.wait_for_function("() => account.state === 'signed-out'", timeout=1500)
+
+
+def test_statistics_and_the_debug_switch(shop: Shop, person: BrowserContext, user: str) -> None:
+    """Each part counts; with `debug` the last 500 lines are there, with names and sizes and no word of what was said."""
+    page = account_of(person, shop.address, user)
+    page.evaluate("account.debug = true")
+    page.evaluate(
+        "async () => { window.chat = await account.chat(ids.c); await chat.send('a secret word'); await account.rename(ids.c, 'private'); }"
+    )
+    until(
+        page, "chat.messages.length === 2 && account.stats().outbox.waiting === 0 && account.stats().outbox.saves > 0"
+    )
+    stats = page.evaluate("account.stats()")
+
+    assert [1, f"{user}-c"] == [len(stats["chats"]), stats["chats"][0]["conversation"]]
+    assert stats["link"]["requests"] > 3
+    assert not stats["link"]["offline"]
+    lines = page.evaluate("JSON.stringify(account.lines)")
+    assert "/messages" in lines
+    assert [] == [word for word in ("secret", "private", "ck_") if word in lines]
+    page.evaluate("() => { account.debug = false; }")
+    assert page.evaluate("localStorage['chatkeep-debug'] === undefined")
+    page.evaluate("chat.close()")
+    assert [] == page.evaluate("account.stats().chats")
+
+
+def test_both_modules_are_small() -> None:
+    """As they are served, gzipped; one imports the other and nothing else."""
+    served = {name: serve_file(name, (CLIENT / name).read_text()) for name in ("client.js", "account.js")}
+    size = sum(len(gzip.compress(text.encode(), 9)) for text in served.values())
+
+    assert size < 19_000
+    assert ["./client.js"] == [
+        line.split('"')[1] for line in served["account.js"].splitlines() if line.startswith("import ")
+    ]
