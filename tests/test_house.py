@@ -369,7 +369,7 @@ LIGHT = {"chatkeep", "msgspec", "tenacity", "typing_extensions"}
 
 HEAVY = {
     "argparse", "bz2", "csv", "ctypes", "dbm", "difflib", "email", "glob", "html", "http", "importlib.metadata",
-    "importlib.resources", "json", "lzma", "multiprocessing", "optparse", "pathlib", "pickle", "pprint", "shutil", "sqlite3",
+    "importlib.resources", "json", "lzma", "multiprocessing", "optparse", "pathlib", "pickle", "pprint", "shutil", "sqlite3", "statistics",
     "tarfile", "tempfile", "tomllib", "unittest", "urllib.request", "xml", "zipfile",
 }  # fmt: skip
 """What of the standard library costs a millisecond or more, and neither asyncio nor msgspec has imported."""
@@ -415,6 +415,34 @@ def test_the_driver_over_rest_is_light() -> None:
     loaded = loaded_by("import chatkeep; chatkeep.Chatkeep('upstash://token@host', background=False)")
 
     assert {*LIGHT, "httptools", "zstandard"} >= {name for name in others(loaded) if "cython" not in name}
+
+
+@pytest.mark.parametrize(
+    ("engine", "own"),
+    [
+        ("sqlite", {"apsw", "zstandard"}),
+        ("postgresql", {"asyncpg"}),
+        ("upstash", {"httptools", "zstandard"}),
+        ("durable_object", {"httptools"}),
+    ],
+)
+def test_a_driver_imports_what_it_uses_alone(engine: str, own: set[str]) -> None:
+    """Until something goes wrong: what only a broken connection needs is imported then, and TLS where an address has it."""
+    before = loaded_by("import chatkeep, asyncpg" if engine == "postgresql" else "import chatkeep")
+    loaded = loaded_by(f"import chatkeep, chatkeep.drivers.{engine}, chatkeep.drivers.{engine}.transport")
+
+    assert {*LIGHT, *own} >= {name for name in others(loaded) if "cython" not in name}
+    assert set() == HEAVY & loaded - before
+
+
+def test_the_redis_driver_imports_beside_redis_py_nothing_heavy() -> None:
+    """Redis-py brings what is installed with it."""
+    loaded = loaded_by("import chatkeep, chatkeep.drivers.redis.driver, chatkeep.drivers.redis.transport")
+    beside = loaded_by("import chatkeep, zstandard, redis.asyncio")
+
+    assert {"hiredis"} >= others(loaded) - others(beside)
+    assert "tenacity" not in loaded
+    assert set() == HEAVY & loaded - beside
 
 
 def test_the_commands_load_neither_a_server_nor_a_driver() -> None:

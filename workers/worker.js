@@ -4,7 +4,8 @@
 // Each conversation is an object with a database of its own: its row and its log. Sixteen shards find conversations (by key, due
 // time, owner and recency) and count hits of rate limits. One Meta object for each store knows its epoch; one Bell rings whoever
 // watches. An act is one transaction of one conversation. What it changes in an index is told to the shard before any answer
-// leaves the conversation, and an alarm, set in the same transaction, tells it where that did not happen.
+// leaves the conversation, and an alarm, set in the same transaction, tells it where that did not happen. A shard has an alarm at the
+// time at which the next of its conversations is due, and rings then; who was not connected looks when it is, and at each poll.
 //
 // Bindings: CONVERSATION, SHARD, META, BELL (the classes below) and SECRET; for /v1, if wanted, STORE (the store's name), VISITORS
 // ("yes" lets in whoever has no credential), VISITOR_SCOPES, and SESSION_TTL in seconds, which must be the bot's.
@@ -20,6 +21,8 @@ const FENCE_MS = EPOCH_MS + 1000; // when nobody does that any more, also where 
 const TELL_MS = 2000; // when an alarm tells a shard what the act itself could not
 const MARK_S = 8 * 86_400; // how long the mark of an erasure stays: a day more than was promised
 const COUNTERS_KEPT_S = 3600;
+const RING_MS = 1000; // a shard rings no more often
+const WORK = "!__worker"; // "there is work", as chatkeep.engine.notifier says it
 const RECORD_FORMAT = 1; // of records and entries, as in chatkeep.conversation.codec
 const MESSAGE_MOST = 256 * 1024;
 const STATE_MOST = 1024 * 1024;
@@ -238,7 +241,7 @@ export class Conversation extends DurableObject {
 
   async tellOnce() {
     const { store, shard, tenant, id, version } = this.one("select * from conversation");
-    await shardOf(this.env, store, shard).put(tenant, id, version, placed(this.row()));
+    await shardOf(this.env, store, shard).put(tenant, id, version, placed(this.row()), store);
     this.told = Math.max(this.told, version);
   }
 
@@ -783,16 +786,51 @@ export class Shard extends DurableObject {
       create index if not exists place_owner on place(owner, tenant, id) where owner <> '';
       create index if not exists place_recent on place(recent, tenant, id) where recent is not null;
       create table if not exists counter(name text primary key, hits integer, ends real, until real) without rowid;
-      create index if not exists counter_until on counter(until)`);
+      create index if not exists counter_until on counter(until);
+      create table if not exists bell(zero integer primary key check(zero = 0), store text)`);
+    [[this.store] = [null]] = [...this.sql.exec("select store from bell").raw()];
+    this.rung = 0;
+    this.rings = Infinity;
+    ctx.blockConcurrencyWhile(async () => {
+      this.rings = (await ctx.storage.getAlarm()) ?? Infinity;
+    });
   }
 
   // What is told late does not replace what is newer; of what is gone the version stays until `forget`.
-  put(tenant, id, version, place) {
+  put(tenant, id, version, place, store) {
     const { wake, owner, recent } = place ?? { wake: null, owner: null, recent: null };
     this.sql.exec(
       `insert into place values (?, ?, ?, ?, ?, ?, ?) on conflict do update set version = excluded.version, wake = excluded.wake,
         owner = excluded.owner, recent = excluded.recent, gone = excluded.gone where excluded.version > place.version`,
       tenant, id, version, wake, owner, recent, place ? 0 : 1);
+    if (store && store !== this.store) {
+      this.sql.exec("insert or replace into bell values (0, ?)", store);
+      this.store = store;
+    }
+    if (wake !== null) this.ringAt(1000 * wake);
+  }
+
+  ringAt(when) {
+    const at = Math.max(when, this.rung + RING_MS);
+    if (at >= this.rings) return;
+    this.rings = at;
+    this.ctx.storage.setAlarm(at);
+  }
+
+  // Rings for what is due, and sees to it that it is rung again when the next is. What stays due is rung for once.
+  async alarm() {
+    this.rings = Infinity;
+    this.rung = Date.now();
+    const now = this.rung / 1000;
+    const [[due, next]] = [...this.sql.exec(
+      "select exists(select 1 from place where wake <= ?), (select min(wake) from place where wake > ?)", now, now).raw()];
+    if (next !== null) this.ringAt(1000 * next);
+    if (!due || this.store === null) return;
+    try {
+      await bellOf(this.env, this.store).work(this.store);
+    } catch (fault) {
+      console.error(`chatkeep: nobody was rung for what is due: ${fault}`);
+    }
   }
 
   forget(tenant, id, version) {
@@ -867,9 +905,14 @@ export class Meta extends DurableObject {
 
 // Sleeps while its sockets stay open, which costs nothing.
 export class Bell extends DurableObject {
-  async fetch() {
+  async fetch(request) {
     const [client, server] = Object.values(new WebSocketPair());
     this.ctx.acceptWebSocket(server);
+    if (request.headers.has("x-chatkeep-again")) {
+      // Who was away has missed what was rung meanwhile.
+      const [, , store] = new URL(request.url).pathname.split("/");
+      server.send(await this.said(store));
+    }
     return new Response(null, { status: 101, webSocket: client });
   }
 
@@ -877,6 +920,16 @@ export class Bell extends DurableObject {
 
   webSocketClose(socket) {
     socket.close();
+  }
+
+  async said(store) {
+    const { epoch } = await metaOf(this.env, store).look();
+    return JSON.stringify([epoch ?? "", WORK]);
+  }
+
+  // Tells all that watch that there is work.
+  async work(store) {
+    this.ring(await this.said(store));
   }
 
   ring(said) {
@@ -1208,7 +1261,7 @@ async function answerOf({ env, store, tenant, id }, name, asked) {
 
 // Tells the Python instances that a conversation has changed, and that there is work.
 async function ring({ env, store, tenant, id }, epoch, work) {
-  const marks = [`${markOf(tenant, id).slice(0, 16)}__worker`, ...(work ? ["!__worker"] : [])];
+  const marks = [`${markOf(tenant, id).slice(0, 16)}__worker`, ...(work ? [WORK] : [])];
   await bellOf(env, store).ring(JSON.stringify([epoch, ...marks]));
 }
 

@@ -27,6 +27,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from chatkeep import Chatkeep, Turn
+from chatkeep.drivers import batching
 from chatkeep.drivers.base import (
     COUNTERS_KEPT_S,
     Ability,
@@ -43,7 +44,6 @@ from chatkeep.drivers.base import (
     Scan,
     Write,
 )
-from chatkeep.drivers.postgresql import transport
 from chatkeep.drivers.postgresql.driver import PostgresqlDriver
 from chatkeep.drivers.postgresql.transport import INNER, migrations
 from chatkeep.errors import (
@@ -205,7 +205,7 @@ async def test_a_verb_is_one_round_trip(postgres: PostgresServer, url: str) -> N
 
 async def test_calls_do_not_pile_up_without_bound(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only so many wait; the others are told at once that nothing was written, and each that waits is answered."""
-    monkeypatch.setattr(transport, "WAITING", 50)
+    monkeypatch.setattr(batching, "WAITING", 50)
     driver = await opened_on(url)
     answers = await asyncio.gather(*(say(driver, f"m{n}") for n in range(80)), return_exceptions=True)
 

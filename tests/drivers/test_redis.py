@@ -35,6 +35,7 @@ from packaging.version import Version
 from redis.asyncio import Connection
 from redis.crc import key_slot
 
+from chatkeep.drivers import batching
 from chatkeep.drivers.base import (
     COUNTERS_KEPT_S,
     Ability,
@@ -51,7 +52,6 @@ from chatkeep.drivers.base import (
     Write,
 )
 from chatkeep.drivers.redis import scripts as redis_acts
-from chatkeep.drivers.redis import transport as redis_links
 from chatkeep.drivers.redis.driver import RedisDriver
 from chatkeep.drivers.redis.transport import INNER
 from chatkeep.errors import Conflict, Corrupt, Misconfigured, Overloaded, Replaced, StoreError, Unavailable, Uncertain
@@ -663,7 +663,7 @@ async def test_a_silent_server_is_waited_for_no_longer_than_the_deadline(proxy: 
 async def test_calls_do_not_pile_up_without_bound(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behind a server that is away only so many wait; the others are told at once that nothing was written."""
     driver = await opened_on(through(proxy, timeout=0.5))
-    monkeypatch.setattr(redis_links, "WAITING", 50)
+    monkeypatch.setattr(batching, "WAITING", 50)
     try:
         await say(driver, "first")
         proxy.refusing = True

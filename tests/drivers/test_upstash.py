@@ -26,7 +26,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from msgspec import structs
 
 from chatkeep import Chatkeep, Receipt, Turn
-from chatkeep.drivers import driver_for
+from chatkeep.drivers import batching, driver_for
 from chatkeep.drivers.base import Ability, Append, Driver, Entries, Entry, Key, Read, Row, Scan, Write
 from chatkeep.drivers.redis import scripts as acts
 from chatkeep.drivers.redis.driver import RedisDriver
@@ -467,7 +467,7 @@ async def test_calls_do_not_pile_up_without_bound(
     driver: UpstashDriver, server: UpstashServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who comes when too many wait is told at once."""
-    monkeypatch.setattr(transport, "WAITING", 5)
+    monkeypatch.setattr(batching, "WAITING", 5)
     server.set_faults(delay=0.2)
     said = await asyncio.gather(*(say(driver, f"{n}", Key("", f"{n}")) for n in range(20)), return_exceptions=True)
     server.set_faults(delay=0.0)

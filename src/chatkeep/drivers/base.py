@@ -404,8 +404,8 @@ class Driver(Protocol):
     def watch(self, heard: Callable[[list[str]], None]) -> None:
         """Have *heard* called in the event loop with what anybody announces from now on, until `close`.
 
-        Announcements may be lost (a connection broke, a server failed over) and are never made up. Called once,
-        when open. Without WATCH it does nothing.
+        Announcements may be lost (a connection broke, a server failed over) and are never made up; a store that sees by itself
+        that something is due may announce that there is work. Called once, when open. Without WATCH it does nothing.
         """
 
     async def close(self) -> None:

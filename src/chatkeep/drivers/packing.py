@@ -9,17 +9,18 @@ tools/train_dictionary.py says how it was made.
 from __future__ import annotations
 
 from binascii import Error, a2b_base64, b2a_base64
-from importlib.resources import files
 from threading import local
 
 import zstandard
+
+from .shipped import read_file
 
 SMALLEST = 48  # shorter bodies gain nothing
 
 MARKS = (b"\0", b"\1", b"\2")
 """What a stored body begins with that is not the body itself."""
 
-_WORDS = zstandard.ZstdCompressionDict((files(__package__) / "chat.zdict").read_bytes())
+_WORDS = zstandard.ZstdCompressionDict(read_file("chat.zdict"))
 _PLAIN = zstandard.FORMAT_ZSTD1_MAGICLESS
 
 

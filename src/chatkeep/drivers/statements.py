@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from importlib.resources import files
+
+from .shipped import list_files, read_file
 
 
 @cache
 def numbered(engine: str) -> list[str]:
     """Return the steps from an empty database to this version's schema, in order."""
-    folder = files(__package__) / engine / "sql"
-    return [file.read_text() for file in sorted(folder.iterdir(), key=lambda file: file.name) if file.name[0].isdigit()]
+    names = [name for name in list_files(engine, "sql") if name[0].isdigit()]
+    return [read_file(engine, "sql", name).decode() for name in names]
 
 
 @cache
 def named(engine: str) -> dict[str, str]:
     """Every statement of queries.sql by its name, without comments."""
-    text = (files(__package__) / engine / "sql" / "queries.sql").read_text()
+    text = read_file(engine, "sql", "queries.sql").decode()
     _, *parts = re.split(r"^-- name: (\w+)\n", text, flags=re.M)
     return {
         name: re.sub(r"^--.*\n", "", body, flags=re.M).strip().rstrip(";")

@@ -14,9 +14,8 @@ import hmac
 import logging
 import random
 import time
-from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 from msgspec import Struct
@@ -24,6 +23,7 @@ from msgspec import Struct
 from ...errors import ChatkeepError, Overloaded, Replaced, TooLarge, Unavailable, Uncertain
 from ...extras import from_extra
 from ..base import WAITING, Pool, settle
+from ..batching import BatchingQueue
 from .seam import Refused, Site, What
 from .websocket import messages
 
@@ -51,6 +51,10 @@ class Call(Struct, eq=False):
     writes: bool
     deadline: float
     answered: asyncio.Future[Any]
+    size: int
+    # One connection carries all of a lane, in order.
+    kind: ClassVar[None] = None
+    key: ClassVar[None] = None
 
     @property
     def undone(self) -> str:
@@ -63,67 +67,49 @@ class Lane:
 
     def __init__(self, worker: Worker, what: What) -> None:
         self.connection: HttpConnection | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.waiting: deque[Call] = deque()
+        self.queue: BatchingQueue[Call] = BatchingQueue(self._expire, most=BATCH, room=BATCH_BYTES)
+        self._task: asyncio.Task[None] | None = None
         self._worker, self._what = worker, what
         self._fault = ""
 
     def put(self, call: Call) -> None:
         """Queue *call*."""
-        if len(self.waiting) >= WAITING:
+        if not self.queue.put(call):
             said = f"{WAITING} acts wait for {self._worker.site.name} already; {call.undone}. Try again later."
             settle(call.answered, Overloaded(said))
-            return
-        self.waiting.append(call)
-        if self.task is None:
-            self.task = asyncio.get_running_loop().create_task(self._run(), name="chatkeep durable object lane")
+        elif self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="chatkeep durable object lane")
 
     async def _run(self) -> None:
-        try:
-            await asyncio.sleep(0)  # what comes in this tick goes with it
-            while self.waiting:
-                connection = await self._connected()
-                if connection is not None:
-                    await self._send(connection, self._batch())
-        finally:
-            self.task = None
+        while await self.queue.filled():
+            await asyncio.sleep(0)  # what the other end has closed while nothing was sent is seen in the next tick
+            connection = await self._connected()
+            if connection is not None and (batch := self.queue.take()):
+                await self._send(connection, batch)
 
     async def _connected(self) -> HttpConnection | None:
-        """Return a connection as soon as there is one; None when nobody waits for it any more."""
-        while self.waiting:
-            if self.connection is not None and self.connection.is_usable:
-                return self.connection
-            self.drop()
-            first = self.waiting[0]
-            try:
-                async with asyncio.timeout_at(first.deadline):
-                    self.connection = await self._worker.connect()
-            except (OSError, TimeoutError) as fault:
-                self._fault = str(fault) or "it does not answer"
-                if refused := refused_by(fault):
-                    self._fail(refused, all_of_them=True)
-                    return None
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout_at(first.deadline):
-                        await asyncio.sleep(random.uniform(0.01, PAUSE_S))
-                self._fail(f"cannot be reached ({self._fault})")
-        return None
+        """Return a connection; None when there is none now, or never will be, which is told to all that wait."""
+        if self.connection is not None and self.connection.is_usable:
+            return self.connection
+        self.drop()
+        try:
+            # So that a call may outlive an address that is gone.
+            async with asyncio.timeout(self._worker.site.timeout / 2):
+                self.connection = await self._worker.connect()
+        except (OSError, TimeoutError) as fault:
+            self._fault = str(fault) or "it does not answer"
+            if refused := refused_by(fault):
+                self._refuse(self.queue.clear(), Refused, refused)
+            if self.queue.calls:
+                await asyncio.sleep(random.uniform(0.01, PAUSE_S))
+        return self.connection
 
-    def _fail(self, why: str, *, all_of_them: bool = False) -> None:
-        """Refuse who has waited too long, or all."""
-        now = asyncio.get_running_loop().time()
-        while self.waiting and (all_of_them or self.waiting[0].deadline <= now):
-            call = self.waiting.popleft()
-            kind = Refused if all_of_them else Unavailable
+    def _expire(self, late: list[Call]) -> None:
+        self._refuse(late, Unavailable, f"cannot be reached ({self._fault or 'busy'})")
+
+    def _refuse(self, calls: list[Call], kind: type[Unavailable], why: str) -> None:
+        for call in calls:
             settle(call.answered, kind(f"{self._worker.site.name} {why}; {call.undone}."))
-
-    def _batch(self) -> list[Call]:
-        batch: list[Call] = []
-        size = 0
-        while self.waiting and len(batch) < BATCH and (not batch or size + len(self.waiting[0].said) < BATCH_BYTES):
-            batch.append(self.waiting.popleft())
-            size += len(batch[-1].said)
-        return batch
 
     async def _send(self, connection: HttpConnection, batch: list[Call]) -> None:
         site = self._worker.site
@@ -153,7 +139,9 @@ class Lane:
             connection.abort()
 
     async def close(self) -> None:
-        """Close the connection, if there is one, and return when its socket is closed."""
+        """Have what is under way answered, then close the connection, if there is one."""
+        if self._task is not None:
+            await self.queue.close(self._task)
         connection, self.connection = self.connection, None
         if connection is not None:
             await connection.close()
@@ -181,22 +169,19 @@ class Worker:
     async def close(self) -> None:
         """Have what is under way answered, then give everything back."""
         self._closed = True
-        while tasks := [lane.task for lane in self._lanes if lane.task is not None]:
-            await asyncio.wait(tasks)
-        for lane in self._lanes:
-            await lane.close()
+        await asyncio.gather(*(lane.close() for lane in self._lanes))
 
     def pool(self) -> Pool:
         """Return the connections that acts use."""
         lanes = self._lanes
         return Pool(
-            sum(lane.connection is not None for lane in lanes), len(lanes), sum(len(lane.waiting) for lane in lanes)
+            sum(lane.connection is not None for lane in lanes), len(lanes), sum(len(lane.queue.calls) for lane in lanes)
         )
 
     def act(self, what: What, said: bytes, *, lane: int = 0, writes: bool = False) -> asyncio.Future[Any]:
         """Have the worker do an act."""
         loop = asyncio.get_running_loop()
-        call = Call(said, writes, loop.time() + self.site.timeout, loop.create_future())
+        call = Call(said, writes, loop.time() + self.site.timeout, loop.create_future(), len(said))
         if self._closed:
             settle(call.answered, Unavailable(f"{self.site.name} is closed; {call.undone}."))
         else:
@@ -208,13 +193,18 @@ class Worker:
         return await HttpConnection.open(self.site.host, self.site.port, self._tls)
 
     async def listen(self, heard: Callable[[bytes], None]) -> None:
-        """Have *heard* called with what the bell rings, on a connection of its own that comes back by itself."""
+        """Have *heard* called with what the bell rings, on a connection of its own that comes back by itself.
+
+        The bell rings whoever comes back, for what may have been rung meanwhile.
+        """
         path = f"/store/{self.site.store}/watch"
+        again = b""
         while True:
             try:
                 async with asyncio.timeout(self.site.timeout):
                     connection = await self.connect()
-                head = signed(self.site, "GET", path, b"")
+                head = signed(self.site, "GET", path, b"") + again
+                again = b"\r\nx-chatkeep-again: 1"
                 async with contextlib.aclosing(messages(connection, head, SILENT_S)) as arriving:
                     async for message in arriving:
                         heard(message)

@@ -12,15 +12,15 @@ import contextlib
 import logging
 import random
 import socket
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, stop_never, wait_random_exponential
+from msgspec import Struct
 
 from ...errors import BadMessage, ChatkeepError, Corrupt, Misconfigured, Overloaded, Replaced, Unavailable, Uncertain
 from ...extras import from_extra
 from ..base import WAITING, Key, Pool, settle
+from ..batching import BatchingQueue
 from ..statements import numbered
 from .seam import Site, Statement, in_schema
 
@@ -30,10 +30,8 @@ with from_extra("postgres", "A PostgreSQL store (postgresql://)"):
 log = logging.getLogger("chatkeep")
 
 OLDEST = 13  # gen_random_uuid() is built in from there on
-BATCH = 256
 BATCH_BYTES = 1 << 20
 SHARES = 2  # of what waits and flies, whatever the number of connections
-SHARE_LEAST = 4  # calls that are not worth a second transaction
 ATTEMPTS = 5  # for what PostgreSQL itself asks to be tried again
 MIGRATION_S = 60.0
 CLOSING_S = 2.0
@@ -52,13 +50,17 @@ READ_ONLY = "25006"
 POOLER = "Behind a pooler by transaction (PgBouncer, Supavisor), say ?pooler=transaction."
 
 
-class Call(NamedTuple):
-    """An act that somebody waits for."""
+class Call(Struct, eq=False):
+    """An act that somebody waits for. kind: a batch is one statement. key: two connections would do acts on one conversation in
+    any order."""
 
-    statement: Statement
+    kind: Statement
     act: Any
     answered: asyncio.Future[Any]
-    since: float
+    deadline: float
+    """When it has waited too long to be sent."""
+    key: Key | None
+    size: int
 
 
 class Connections:
@@ -271,14 +273,11 @@ class Combiner:
     ) -> None:
         self._at = connections
         self._loop = asyncio.get_running_loop()
-        self._calls: deque[Call] = deque()
-        self._idle: list[asyncio.Future[None]] = []
+        self._queue: BatchingQueue[Call] = BatchingQueue(self._expire, room=BATCH_BYTES)
         self._connections: list[asyncpg.Connection | None] = [connection] + [None] * (size - 1)
-        self._expiry: asyncio.TimerHandle | None = None
-        self._flying = 0
-        self._writing: set[Key] = set()  # what the batches under way change
+        # Whoever is sent has the other half of its time for the answer.
+        self._patience = connections.site.timeout / 2
         self._down = False
-        self._closing = False
         self._tasks = [
             asyncio.create_task(self._work(place), name=f"chatkeep postgresql {name} {place}") for place in range(size)
         ]
@@ -286,70 +285,43 @@ class Combiner:
     def call(self, statement: Statement, act: Any) -> asyncio.Future[Any]:
         """Queue *act*. Cancelling the future does not take it back."""
         answered: asyncio.Future[Any] = self._loop.create_future()
-        if len(self._calls) >= WAITING:
+        key = act.key if statement.writes else None
+        size = BATCH_BYTES if statement.alone else act.size
+        if not self._queue.put(Call(statement, act, answered, self._loop.time() + self._patience, key, size)):
             said = f"{act}: {WAITING} acts wait for {self._at.site.store} already; nothing was done. Try again later."
             settle(answered, Overloaded(said))
-            return answered
-        self._calls.append(Call(statement, act, answered, self._loop.time()))
-        if self._idle:
-            self._wake()
-        if self._expiry is None:
-            self._expiry = self._loop.call_later(self._at.site.timeout / 2, self._expire)
         return answered
 
     async def close(self) -> None:
-        """Answer what is queued, then closes the connections."""
-        self._closing = True
-        while self._idle:
-            self._wake()
-        await asyncio.gather(*self._tasks)
-        if self._expiry is not None:
-            self._expiry.cancel()
+        """Answer what is queued, then close the connections."""
+        await self._queue.close(*self._tasks)
 
     def pool(self) -> Pool:
         """Its connections, and what has not left yet."""
-        return Pool(self._open, len(self._connections), len(self._calls))
+        return Pool(self._open, len(self._connections), len(self._queue.calls))
 
-    def _wake(self) -> None:
-        while self._idle:
-            idle = self._idle.pop()
-            if not idle.done():
-                idle.set_result(None)
-                return
-
-    def _expire(self) -> None:
-        # Whoever is sent has the other half of its time for the answer.
-        now = self._loop.time()
-        expired = []
-        while self._calls and self._calls[0].since <= now - self._at.site.timeout / 2:
-            expired.append(self._calls.popleft())
-        _refuse(
-            expired, Unavailable, f"nothing was done; {self._at.site.store} has not been reached in time. Try again."
-        )
-        again = self._calls[0].since + self._at.site.timeout / 2 if self._calls else 0
-        self._expiry = self._loop.call_at(again, self._expire) if self._calls else None
+    def _expire(self, late: list[Call]) -> None:
+        _refuse(late, Unavailable, f"nothing was done; {self._at.site.store} has not been reached in time. Try again.")
 
     async def _work(self, place: int) -> None:
         try:
-            while await self._something_waits():
+            while await self._queue.filled():
                 connection = self._connections[place]
                 if connection is None or connection.is_closed():
                     connection = self._connections[place] = await self._reconnected(place)
                 if connection is None:
                     continue
-                batch, keys = self._taken()
+                batch = self._taken()
                 if batch:
-                    self._flying += len(batch)
-                    self._writing |= keys
+                    self._queue.begin(batch)
                     try:
                         await self._run(connection, batch)
                     finally:
-                        self._flying -= len(batch)
-                        self._writing -= keys
-                elif self._closing:  # what is left waits for a batch under way, whose connection takes it then
+                        self._queue.end(batch)
+                elif self._queue.closing:  # what is left waits for a batch under way, whose connection takes it then
                     return
                 else:
-                    await self._woken()
+                    await self._queue.woken()
         finally:
             connection, self._connections[place] = self._connections[place], None
             if connection is not None:
@@ -358,28 +330,17 @@ class Combiner:
                 except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
                     connection.terminate()
 
-    async def _something_waits(self) -> bool:
-        while not self._calls and not self._closing:
-            await self._woken()
-        return bool(self._calls)
-
-    async def _woken(self) -> None:
-        idle: asyncio.Future[None] = self._loop.create_future()
-        self._idle.append(idle)
-        await idle
-
     async def _reconnected(self, place: int) -> asyncpg.Connection | None:
-        self._wake()  # another connection may be there
+        self._queue.wake()  # another connection may be there
         if self._down:  # known to be: no storm of attempts, and nobody waits long
             await asyncio.sleep(random.uniform(0, 1))
         try:
-            connection = await _patiently(self._at.connected, 0 if self._down else self._at.site.timeout / 2)
+            connection = await _patiently(self._at.connected, 0 if self._down else self._patience)
         except ChatkeepError as refusal:
             self._down = True
             if not self._open:
-                waiting, self._calls = list(self._calls), deque()
                 kind = type(refusal) if isinstance(refusal, Unavailable) else Unavailable  # it was well configured once
-                _refuse(waiting, kind, str(refusal), refusal)
+                _refuse(self._queue.clear(), kind, str(refusal), refusal)
             return None
         self._down = False
         return connection
@@ -388,42 +349,20 @@ class Combiner:
     def _open(self) -> int:
         return sum(1 for place in self._connections if place is not None and not place.is_closed())
 
-    def _taken(self) -> tuple[list[Call], set[Key]]:
-        """Return a share of what waits for one statement, and the conversations it writes to.
-
-        Not all at once: while the server works on one share, the callers of the other go on. Acts on a conversation that a batch
-        under way writes to wait for it, so that they are done in the order of the calls.
-        """
-        batch: list[Call] = []
-        keys: set[Key] = set()
-        later: list[Call] = []
+    def _taken(self) -> list[Call]:
+        """Return a share of what waits for one statement."""
         shares = min(SHARES, self._open if self._down else len(self._connections)) or 1
-        most = min(max(-(-(len(self._calls) + self._flying) // shares), SHARE_LEAST), BATCH)
-        room = BATCH_BYTES
-        statement = self._calls[0].statement if self._calls else None
-        if statement is not None and statement.alone:
-            most = 1
-        while self._calls and len(batch) < most and room > 0 and self._calls[0].statement is statement:
-            call = self._calls.popleft()
-            if call.statement.writes:
-                key = call.act.key
-                if key in self._writing:
-                    later.append(call)
-                    continue
-                keys.add(key)
-            batch.append(call)
-            room -= 1 if statement.alone else call.act.size
-        self._calls.extendleft(reversed(later))
-        if batch and self._calls:
-            self._wake()
-        if len(batch) > 1 and batch[0].statement.writes:
+        batch = self._queue.take(shares=shares)
+        if batch and self._queue.calls:
+            self._queue.wake()
+        if len(batch) > 1 and batch[0].kind.writes:
             batch.sort(key=lambda call: call.act.key)  # so that no two batches lock crosswise
-        return batch, keys
+        return batch
 
     async def _run(self, connection: asyncpg.Connection, batch: list[Call]) -> None:
-        statement = batch[0].statement
+        statement = batch[0].kind
         acts = [call.act for call in batch]
-        deadline = min([call.since for call in batch]) + self._at.site.timeout
+        deadline = min([call.deadline for call in batch]) + self._patience
         for attempt in range(ATTEMPTS):
             if connection.is_closed() or deadline < self._loop.time():
                 _refuse(batch, Unavailable, f"nothing was done, {self._at.site.store} has no time for it. Try again.")
@@ -450,7 +389,7 @@ class Combiner:
             return
 
     def _failed(self, connection: asyncpg.Connection, batch: list[Call], fault: Exception) -> None:
-        store, code, writes = self._at.site.store, _code(fault), batch[0].statement.writes
+        store, code, writes = self._at.site.store, _code(fault), batch[0].kind.writes
         said = f"{store} says {type(fault).__name__}: {fault}"
         if connection.is_closed() or _ends_the_session(fault):
             # What a dying session had answered by then does not say whether it committed.
@@ -508,10 +447,19 @@ def given_up(connection: asyncpg.Connection, seconds: float) -> Iterator[None]:
 async def _patiently(
     connect: Callable[[], Awaitable[asyncpg.Connection]], patience: float | None
 ) -> asyncpg.Connection:
+    def passes(fault: BaseException) -> bool:
+        return isinstance(fault, ChatkeepError) and (patience is None or type(fault) is Unavailable)
+
+    try:
+        return await connect()
+    except ChatkeepError as fault:
+        if patience == 0 or not passes(fault):
+            raise
+    # Who is let in at once, as a function mostly is that is started for one message, does not wait for this import.
+    from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, stop_never, wait_random_exponential
+
     attempts = AsyncRetrying(
-        retry=retry_if_exception(
-            lambda fault: isinstance(fault, ChatkeepError) and (patience is None or type(fault) is Unavailable)
-        ),
+        retry=retry_if_exception(passes),
         wait=wait_random_exponential(multiplier=0.05, max=1.0 if patience is not None else 10.0),
         stop=stop_never if patience is None else stop_after_delay(patience),
         reraise=True,

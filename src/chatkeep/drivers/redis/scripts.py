@@ -18,7 +18,6 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from hashlib import sha1
-from importlib.resources import files
 from math import ceil, isfinite
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -47,6 +46,7 @@ from ..base import (
     mark_of,
 )
 from ..packing import MARKS, pack, pack_text, unpack
+from ..shipped import read_file
 
 BUCKETS = 64
 """How many a store is made with. The store says how many it has, which never changes: a key's bucket follows from it."""
@@ -105,7 +105,7 @@ class Meta(NamedTuple):
 
 
 def _script(*names: str) -> Script:
-    text = b"".join((files(__package__) / "lua" / f"{name}.lua").read_bytes() for name in names)
+    text = b"".join(read_file("redis", "lua", f"{name}.lua") for name in names)
     return Script(text, sha1(text, usedforsecurity=False).hexdigest().encode())
 
 

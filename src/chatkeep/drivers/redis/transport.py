@@ -18,14 +18,14 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from functools import lru_cache
 from itertools import takewhile
 from operator import attrgetter
-from typing import Any
+from typing import Any, ClassVar
 
 from msgspec import Struct
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from ...errors import ChatkeepError, Overloaded, Unavailable, Uncertain
 from ...extras import from_extra
 from ..base import WAITING, Pool, settle
+from ..batching import BatchingQueue
 from ..openable import end
 from .scripts import HOMES, VERBS, Act, Argument, Home, Script, refusal
 from .seam import Address, Site
@@ -71,7 +71,6 @@ def _opening(script: Script, home: Home) -> bytes:
     return pack_arguments((b"EVALSHA", script.sha, len(home.keys), *home.keys, *home.names))
 
 
-BATCH = 256
 READ_MOST = 1 << 16
 NO_ANSWER = object()
 FLYING = 2  # batches under way on one link
@@ -91,6 +90,10 @@ class Call(Struct, eq=False):
     whole: bool = False
     ends_batch: bool = False
     redirects: int = 0
+    # One connection carries all of them, in order.
+    kind: ClassVar[None] = None
+    key: ClassVar[None] = None
+    size: ClassVar[int] = 0
 
     def settle(self, answer: Any) -> None:
         """Give the caller, if one still waits, its answer or refusal."""
@@ -109,7 +112,7 @@ class Link:
         self.address = address
         self.busy = False
         self._servers = servers
-        self._waiting: deque[Call] = deque()
+        self._queue: BatchingQueue[Call] = BatchingQueue(self._expire)
         self._sent: deque[Call] = deque()
         self._last_of_old: Call | None = None  # after it nothing comes back for want of a script
         self._flying = 0
@@ -118,20 +121,15 @@ class Link:
         self._fault = ""
         self._connection: Connection | None = None
         self._loop = asyncio.get_running_loop()
-        self._wake: asyncio.Future[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._task = self._loop.create_task(self._run(), name=f"chatkeep redis link {address or servers.site.name}")
 
     def put(self, call: Call) -> None:
         """Queue *call*; everything put in one tick leaves in one write."""
-        if len(self._waiting) >= WAITING:
+        if self._queue.put(call):
+            self.busy = True
+        else:
             call.settle(Overloaded(f"{WAITING} calls wait for {self._name} already; {call.undone}. Try again later."))
-            return
-        self._waiting.append(call)
-        self.busy = True
-        self._rouse()
-        if self._alarm is None or call.deadline < self._alarm.when():
-            self._set_alarm(call.deadline)
 
     def put_again(self, call: Call, act: Act) -> None:
         """Queue *call*, whose *act* met a server without its script, before all that was put after it.
@@ -139,22 +137,21 @@ class Link:
         What left behind it meets the same and comes back too; until that is here nothing else leaves, or it would overtake.
         """
         call.packed, call.whole = pack_command(act.whole), True
-        self._waiting.insert(self._whole, call)
+        self._queue.put_back([call], place=self._whole)
         self._last_of_old = self._sent[-1]
-        self._rouse()
 
     @property
     def _whole(self) -> int:
-        return sum(1 for _ in takewhile(attrgetter("whole"), self._waiting))
+        return sum(1 for _ in takewhile(attrgetter("whole"), self._queue.calls))
 
     def pool(self) -> Pool:
         """Return the connection, if there is one, and what has not left yet."""
-        return Pool(self._connection is not None, 1, len(self._waiting))
+        return Pool(self._connection is not None, 1, len(self._queue.calls))
 
     def retire(self) -> None:
         """Let what is under way be answered, then connect anew: this server is no longer the one to talk to."""
         self._retiring = True
-        self._rouse()
+        self._queue.wake()
 
     def leave(self, fault: str) -> None:
         """Connect anew at once, and take no answer of this server any more: what is under way is uncertain."""
@@ -164,14 +161,14 @@ class Link:
 
     def take(self) -> list[Call]:
         """Return what has not left yet, which is somebody else's from now on."""
-        calls = list(self._waiting)
-        self._waiting.clear()
+        calls = self._queue.clear()
         self._note()
         return calls
 
     async def close(self) -> None:
         """Drop the connection and whatever still hangs on it."""
         await end(self._task)
+        await self._queue.close()
         if self._alarm is not None:
             self._alarm.cancel()
         for call in self.take():
@@ -184,8 +181,7 @@ class Link:
 
     async def _run(self) -> None:
         while True:
-            while not self._waiting:
-                await self._roused()
+            await self._queue.filled()
             with contextlib.suppress(RedisError, OSError):
                 self._connection = await self._connected()
                 self._fault = ""
@@ -193,10 +189,15 @@ class Link:
 
     async def _connected(self) -> Connection:
         """Return a connection, as soon as there is one, for as long as anybody waits for it."""
+        with contextlib.suppress(RedisError, OSError):
+            return await self._attempt()
+        # Who is let in at once, as a function mostly is that is started for one message, does not wait for this import.
+        from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+
         attempts = AsyncRetrying(
             wait=wait_random_exponential(multiplier=0.02, max=PAUSE_S),
             retry=retry_if_exception_type((RedisError, OSError)),
-            stop=lambda _: not self._waiting,
+            stop=lambda _: not self._queue.calls,
             reraise=True,
         )
         return await attempts(self._attempt)
@@ -218,18 +219,19 @@ class Link:
     async def _talk(self, connection: Connection) -> None:
         """Write batches until the connection is lost; the answers are read beside it."""
         reader = self._loop.create_task(self._read(connection), name="chatkeep redis reader")
-        reader.add_done_callback(lambda _: self._rouse())
+        reader.add_done_callback(lambda _: self._queue.wake())
         try:
             while not reader.done() and not (self._retiring and not self._sent):
-                ready = len(self._waiting) if self._last_of_old is None else self._whole
+                ready = len(self._queue.calls) if self._last_of_old is None else self._whole
                 if not ready or self._flying >= FLYING or self._retiring:
-                    await self._roused()
+                    await self._queue.woken()
                     continue
-                batch = [self._waiting.popleft() for _ in range(min(BATCH, ready))]
+                batch = self._queue.take(ready=ready)
                 for call in batch:
                     call.ends_batch = call is batch[-1]
                 self._sent.extend(batch)
                 self._flying += 1
+                self._watch(batch[0].deadline)
                 await connection.send_packed_command(b"".join([call.packed for call in batch]), check_health=False)
             if not self._retiring:
                 await reader
@@ -262,10 +264,10 @@ class Link:
         self._sent.popleft()
         if call is self._last_of_old:
             self._last_of_old = None
-            self._rouse()
+            self._queue.wake()
         if ended:
             self._flying -= 1
-            self._rouse()
+            self._queue.wake()
         if not self._sent:
             self._note()
 
@@ -289,38 +291,33 @@ class Link:
             )
         return Unavailable(f"{self._name} did not answer ({self._fault}); {call.undone}. Try again.")
 
-    def _ring(self) -> None:
-        """Return the deadline of the oldest call: whoever waited too long is told so, and a silent connection is dropped."""
-        self._alarm = None
-        now = self._loop.time()
-        while self._waiting and self._waiting[0].deadline <= now:
-            call = self._waiting.popleft()
+    def _expire(self, late: list[Call]) -> None:
+        for call in late:
             call.settle(Unavailable(f"{self._name} cannot be reached ({self._fault or 'busy'}); {call.undone}."))
-        if self._sent and self._sent[0].deadline <= now:
+        self._note()
+
+    def _ring(self) -> None:
+        """Drop a connection that has been silent until the deadline of the oldest call."""
+        self._alarm = None
+        if not self._sent:
+            return
+        now = self._loop.time()
+        if self._sent[0].deadline <= now:
             self._fault = f"silent for {self._servers.site.timeout:g} s"
             if self._connection is not None:
                 _abort(self._connection)
-        self._note()
-        if oldest := [calls[0].deadline for calls in (self._waiting, self._sent) if calls]:
-            self._set_alarm(max(min(oldest), now + 0.01))
+        self._watch(max(self._sent[0].deadline, now + 0.01))
 
-    def _set_alarm(self, when: float) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm = self._loop.call_at(when, self._ring)
+    def _watch(self, deadline: float) -> None:
+        if self._alarm is None or deadline < self._alarm.when():
+            if self._alarm is not None:
+                self._alarm.cancel()
+            self._alarm = self._loop.call_at(deadline, self._ring)
 
     def _note(self) -> None:
-        self.busy = bool(self._waiting or self._sent)
+        self.busy = bool(self._queue.calls or self._sent)
         if not self.busy:
             self._servers.quiet.set()
-
-    def _rouse(self) -> None:
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
-
-    async def _roused(self) -> None:
-        self._wake = self._loop.create_future()
-        await self._wake
 
 
 class Servers:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
 
 import apsw
@@ -31,6 +30,8 @@ def examined(path: str) -> list[Finding]:
     folder = os.path.dirname(path)
     if not os.access(folder, os.W_OK):
         return [Finding("fail", "permissions", f"the folder {folder} is not there, or may not be written")]
+    import shutil  # takes milliseconds, which an opening need not wait for
+
     free = shutil.disk_usage(folder).free
     findings = [
         Finding("ok" if fit() else "fail", "version", f"SQLite {apsw.sqlite_lib_version()} through apsw"),

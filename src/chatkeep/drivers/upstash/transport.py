@@ -12,11 +12,10 @@ import logging
 import random
 import ssl
 from binascii import a2b_base64
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from hashlib import sha1
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 from msgspec import Struct
@@ -24,7 +23,7 @@ from msgspec import Struct
 from ...errors import ChatkeepError, Overloaded, TooLarge, Unavailable, Uncertain
 from ...extras import from_extra
 from ..base import WAITING, Pool, settle
-from ..openable import end
+from ..batching import BatchingQueue
 from ..redis.scripts import Act, Argument, Refused, Script, refusal
 from ..redis.seam import Address, Site
 
@@ -62,13 +61,11 @@ class Call(Struct, eq=False):
     script: Script | None
     deadline: float
     answered: asyncio.Future[Any]
-    alone: bool = False
+    size: int
     whole: bool = False
-
-    @property
-    def size(self) -> int:
-        """About how many bytes it sends."""
-        return sum(map(len, self.words))
+    # One connection carries all of them, in order.
+    kind: ClassVar[None] = None
+    key: ClassVar[None] = None
 
     @property
     def undone(self) -> str:
@@ -88,15 +85,12 @@ class Rest:
         self.primaries: Sequence[Address | None] = [None]
         self.covered = 0
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[Call] = deque()
+        self._queue: BatchingQueue[Call] = BatchingQueue(self._expire, most=BATCH, room=BATCH_BYTES)
         self._loaded: set[bytes] = set()  # names of scripts that the server is known to have
         self._token = ""  # says to replicas what we have seen
         self._fault = ""
-        self._flying = False
         self._closed = False
         self._connection: HttpConnection | None = None
-        self._wake: asyncio.Future[None] | None = None
-        self._idle = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -106,83 +100,45 @@ class Rest:
     async def close(self) -> None:
         """Have what is under way answered, then give everything back."""
         self._closed = True
-        while self._task is not None and not self._task.done() and (self._waiting or self._flying):
-            self._idle.clear()
-            await self._idle.wait()
         if self._task is not None:
-            await end(self._task)
-        for call in self._waiting:
-            call.settle(Unavailable(f"{self.site.name} was closed; {call.undone}."))
-        self._waiting.clear()
+            await self._queue.close(self._task)
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
 
     def pool(self) -> Pool:
         """Return the connection, if there is one, and what has not left yet."""
-        return Pool(self._connection is not None, 1, len(self._waiting))
+        return Pool(self._connection is not None, 1, len(self._queue.calls))
 
     def act(self, act: Act) -> asyncio.Future[Any]:
         """Run a script."""
         script = _marked(act.script)
         words = ["EVALSHA", script.sha.decode(), *_texts(_operands(act))]
-        return self._put(Call(words, act, script, self._deadline, self._loop.create_future()))
+        return self._put(words, act, script)
 
     def ask(self, *command: Argument, key: bytes = b"", address: Address | None = None) -> asyncio.Future[Any]:
         """Send a plain command."""
-        return self._put(Call(_texts(command), None, None, self._deadline, self._loop.create_future()))
+        return self._put(_texts(command))
 
-    @property
-    def _deadline(self) -> float:
-        return self._loop.time() + self.site.timeout
-
-    def _put(self, call: Call) -> asyncio.Future[Any]:
+    def _put(self, words: list[str], act: Act | None = None, script: Script | None = None) -> asyncio.Future[Any]:
+        deadline = self._loop.time() + self.site.timeout
+        call = Call(words, act, script, deadline, self._loop.create_future(), sum(map(len, words)))
         if self._closed:
             call.settle(Unavailable(f"{self.site.name} is closed; {call.undone}."))
-        elif len(self._waiting) >= WAITING:
+        elif not self._queue.put(call):
             said = f"{WAITING} calls wait for {self.site.name} already; {call.undone}. Try again later."
             call.settle(Overloaded(said))
-        else:
-            self._waiting.append(call)
-            if self._wake is not None and not self._wake.done():
-                self._wake.set_result(None)
         return call.answered
 
     async def _run(self) -> None:
-        while True:
-            while not self._waiting:
-                self._idle.set()
-                self._wake = self._loop.create_future()
-                await self._wake
-            self._flying = True
-            try:
-                await self._send()
-            finally:
-                self._flying = False
+        while await self._queue.filled():
+            await asyncio.sleep(0)  # what the other end has closed while nothing was sent is seen in the next tick
+            connection = await self._connected()
+            if connection is not None and (batch := self._queue.take()):
+                await self._send(connection, batch)
 
-    async def _send(self) -> None:
-        """Send what waits, as much as goes together, and give each call its answer."""
-        try:
-            async with asyncio.timeout_at(self._waiting[0].deadline):
-                connection = await self._connected()
-        except (OSError, TimeoutError, ValueError) as fault:
-            if not (self._fault and isinstance(fault, TimeoutError)):  # (which says less than what was tried before)
-                self._fault = f"{type(fault).__name__}: {fault}"
-            if isinstance(fault, ssl.SSLError) and not isinstance(fault, ssl.SSLEOFError):
-                while self._waiting:
-                    call = self._waiting.popleft()
-                    said = (
-                        f"{self.site.name}: no TLS connection can be made ({fault}); {call.undone}. Mend its address."
-                    )
-                    call.settle(Rejected(said))
-            self._give_up()
-            if self._waiting:
-                await asyncio.sleep(random.uniform(0.01, PAUSE_S) * 0.2)
-            return
-        self._give_up()
-        if not self._waiting:
-            return
-        batch = self._batch()
+    async def _send(self, connection: HttpConnection, batch: list[Call]) -> None:
+        """Send *batch*, and give each call its answer."""
         commands = self._commands(batch)
         try:
             async with asyncio.timeout_at(batch[0].deadline):
@@ -207,22 +163,9 @@ class Rest:
             for call in batch:
                 call.settle(self._unanswered(call))
 
-    def _give_up(self) -> None:
-        """Tell those who have waited long enough that nothing was sent."""
-        now = self._loop.time()
-        while self._waiting and self._waiting[0].deadline <= now:
-            call = self._waiting.popleft()
+    def _expire(self, late: list[Call]) -> None:
+        for call in late:
             call.settle(Unavailable(f"{self.site.name} cannot be reached ({self._fault or 'busy'}); {call.undone}."))
-
-    def _batch(self) -> list[Call]:
-        batch = [self._waiting.popleft()]
-        size = batch[0].size
-        while self._waiting and len(batch) < BATCH and not (batch[0].alone or self._waiting[0].alone):
-            size += self._waiting[0].size
-            if size > BATCH_BYTES:
-                break
-            batch.append(self._waiting.popleft())
-        return batch
 
     def _commands(self, batch: list[Call]) -> list[list[str]]:
         """Return the commands of *batch*, behind the scripts that it needs and the server perhaps lacks.
@@ -245,7 +188,7 @@ class Rest:
             said = None
         if status == 200 and isinstance(said, list) and len(said) == len(batch) + extra:
             again = [call for call, item in zip(batch, said[extra:], strict=True) if self._answer(call, item)]
-            self._waiting.extendleft(reversed(again))
+            self._queue.put_back(again)
             return
         words = said["error"] if isinstance(said, dict) and isinstance(said.get("error"), str) else ""
         if status >= 500 or (status < 400 and not words):
@@ -254,8 +197,8 @@ class Rest:
                 call.settle(self._unanswered(call))
         elif TOO_LARGE in words and len(batch) > 1:
             for call in batch:
-                call.alone = True
-            self._waiting.extendleft(reversed(batch))
+                call.size = BATCH_BYTES  # alone
+            self._queue.put_back(batch)
         else:
             for call in batch:
                 call.settle(self._refused(call, status, words))
@@ -319,11 +262,22 @@ class Rest:
             lines.append(b"Upstash-Sync-Token: %b" % self._token.encode("latin-1"))
         return b"\r\n".join(lines)
 
-    async def _connected(self) -> HttpConnection:
+    async def _connected(self) -> HttpConnection | None:
+        """Return a connection; None when there is none now, or no TLS with this address, which is told to all that wait."""
         if self._connection is not None and not (self._connection.is_usable and self._connection.idle_s <= IDLE_S):
             self._drop()
         if self._connection is None:
-            self._connection = await self._connect()
+            try:
+                self._connection = await self._connect()
+            except (OSError, TimeoutError, ValueError) as fault:
+                self._fault = f"{type(fault).__name__}: {fault}"
+                if isinstance(fault, ssl.SSLError) and not isinstance(fault, ssl.SSLEOFError):
+                    for call in self._queue.clear():
+                        said = f"no TLS connection can be made ({fault}); {call.undone}. Mend its address."
+                        call.settle(Rejected(f"{self.site.name}: {said}"))
+                if self._queue.calls:
+                    await asyncio.sleep(random.uniform(0.01, PAUSE_S) * 0.2)
+                return None
             self._fault = ""
         return self._connection
 

@@ -1,0 +1,188 @@
+"""The stores without a TCP connection of their own beside their floors, by turns: `python -m benchmarks.edges`.
+
+Redis over REST: a write of the driver, beside one bare EVAL in a request of its own. Durable Objects: a write, one that moves an index,
+and a read of a row with 20 entries, beside a bare read-modify-write of one row of one object. One act at a time on one connection, so
+the figures are what a caller waits for; the least and the median of a round's means, and what they are to the floor's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import secrets
+import statistics
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from chatkeep.drivers.base import Append, Entry, Key, Read, Row, Write
+from chatkeep.drivers.durable_object import DurableObjectDriver
+from chatkeep.drivers.http import HttpConnection
+from chatkeep.drivers.upstash import UpstashDriver
+from chatkeep.testing.servers import DurableObjectServer, UpstashServer
+
+from .work import answer, question, state
+
+BARE = """
+import { DurableObject } from "cloudflare:workers";
+export class Conversation extends DurableObject {
+  constructor(ctx, env) {
+    super(ctx, env);
+    ctx.storage.sql.exec("create table if not exists t(k integer primary key, revision text, body text)");
+  }
+  change(revision, body) {
+    return this.ctx.storage.transactionSync(() => {
+      const [row] = [...this.ctx.storage.sql.exec("select revision from t where k = 0")];
+      this.ctx.storage.sql.exec("insert or replace into t values (0, ?, ?)", revision, body);
+      return row ? row.revision : null;
+    });
+  }
+}
+export class Shard extends DurableObject {}
+export class Meta extends DurableObject {}
+export class Bell extends DurableObject {}
+export default {
+  async fetch(request, env) {
+    if (request.method !== "POST") return new Response("ok");
+    const { revision, body } = await request.json();
+    const there = env.CONVERSATION.get(env.CONVERSATION.idFromName("a"));
+    return Response.json(await there.change(revision, body));
+  },
+};
+"""
+"""The least that a store on an object does: one object, one row, read and replaced in a transaction."""
+
+BODY = json.dumps(state(1)).encode()
+Act = Callable[[int], Awaitable[object]]
+
+
+class Writer:
+    """Writes a turn of one conversation after another: its row and two entries; *moves*: its due time too."""
+
+    def __init__(self, driver: UpstashDriver | DurableObjectDriver, key: Key, *, moves: bool = False) -> None:
+        self._driver, self._key, self._moves = driver, key, moves
+        self._row: Row | None = None
+
+    async def __call__(self, step: int) -> None:
+        old, revision = self._row, secrets.token_hex(6)
+        row = Row(
+            key=self._key,
+            revision=revision,
+            incarnation=old.incarnation if old else revision,
+            head=old.head if old else 0,
+            body=BODY,
+            updated_at=1000.0,
+            due_at=1e9 + step if self._moves else None,
+        )
+        said = [
+            Entry(0, f"{step}", "user", question(step).encode()),
+            Entry(0, "", "assistant", answer(step).encode()),
+        ]
+        self._row = await self._driver.write(Write(row, replaces=old.revision if old else None, entries=said))
+
+
+def reader(driver: DurableObjectDriver, key: Key) -> Act:
+    """Reads a row and its last 20 entries."""
+
+    async def read(step: int) -> None:
+        assert await driver.read(Read(key, tail=20)) is not None
+
+    return read
+
+
+async def poster(url: str, head: bytes, body: Callable[[int], bytes]) -> Act:
+    """A bare request for each step."""
+    parts = urlsplit(url)
+    connection = await HttpConnection.open(parts.hostname or "", parts.port or 0, None)
+
+    async def post(step: int) -> None:
+        told = await connection.post(head, body(step))
+        assert told.status == 200, told
+
+    return post
+
+
+async def measured(acts: dict[str, Act], rounds: int, each: int) -> None:
+    """Print what each act takes; the first one is the floor."""
+    took: dict[str, list[float]] = {name: [] for name in acts}
+    for number in range(-1, rounds):  # (the first round makes connections, objects and scripts)
+        for name, act in acts.items():
+            began = time.perf_counter()
+            for n in range(each):
+                await act((number + 1) * each + n)
+            if number >= 0:
+                took[name].append(1e3 * (time.perf_counter() - began) / each)
+    floor, *_ = took.values()
+    for name, times in took.items():
+        least, median = min(floor) / min(times), statistics.median(floor) / statistics.median(times)
+        print(
+            f"{name:<46}{min(times):>8.2f}{statistics.median(times):>8.2f}{least:>8.2f} x{median:>8.2f} x", flush=True
+        )
+
+
+async def over_rest(home: Path, rounds: int, each: int) -> None:
+    """Redis over REST, on the double of its protocol."""
+    with UpstashServer(home) as server:
+        driver = UpstashDriver(server.url)
+        await driver.open()
+        head = (
+            b"POST / HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %b"
+            % (urlsplit(server.url).username or "").encode()
+        )
+        script = "redis.call('SET', KEYS[1], ARGV[1]) return redis.call('RPUSH', KEYS[2], ARGV[2], ARGV[3])"
+
+        def bare(step: int) -> bytes:
+            words = ["EVAL", script, "2", "plain", "plain-log", BODY.decode(), question(step), answer(step)]
+            return json.dumps(words).encode()
+
+        acts: dict[str, Act] = {
+            "Redis over REST: one bare EVAL": await poster(server.url, head, bare),
+            "Redis over REST: write": Writer(driver, Key("", "a")),
+        }
+        await measured(acts, rounds, each)
+        await driver.close()
+
+
+async def on_objects(rounds: int, each: int) -> None:
+    """Durable Objects, on workerd."""
+    with DurableObjectServer() as server, DurableObjectServer(worker=BARE) as plain:
+        driver = DurableObjectDriver(server.url)
+        await driver.open()
+        await driver.append(
+            Append(
+                Key("", "r"), [Entry(0, f"{n}", "user", question(n).encode()) for n in range(40)], revision="r", at=1.0
+            )
+        )
+
+        def bare(step: int) -> bytes:
+            return json.dumps({"revision": f"{step}", "body": BODY.decode()}).encode()
+
+        acts: dict[str, Act] = {
+            "Durable Objects: a bare read-modify-write": await poster(
+                plain.url, b"POST / HTTP/1.1\r\nHost: localhost", bare
+            ),
+            "Durable Objects: write": Writer(driver, Key("", "a")),
+            "Durable Objects: write that moves an index": Writer(driver, Key("", "b"), moves=True),
+            "Durable Objects: read with 20 entries": reader(driver, Key("", "r")),
+        }
+        await measured(acts, rounds, each)
+        await driver.close()
+
+
+def main() -> None:
+    """Measure both, and print."""
+    options = argparse.ArgumentParser(prog="python -m benchmarks.edges", description=__doc__)
+    options.add_argument("--rounds", type=int, default=10)
+    options.add_argument("--each", type=int, default=200, help="acts of a round")
+    given = options.parse_args()
+    print(f"{'ms an act; x: times as fast as the floor':<46}{'least':>8}{'median':>8}{'least':>10}{'median':>10}")
+    with tempfile.TemporaryDirectory() as home:
+        asyncio.run(over_rest(Path(home), given.rounds, given.each))
+    asyncio.run(on_objects(given.rounds, given.each))
+
+
+if __name__ == "__main__":
+    main()
