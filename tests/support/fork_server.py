@@ -122,11 +122,14 @@ def run(
     *arguments: str, folder: Path, environment: Mapping[str, str], within: float, typed: bytes = b""
 ) -> tuple[int, bytes, bytes]:
     """Runs a command of chatkeep to its end: exit code, output, errors."""
-    with TemporaryFile() as keys, TemporaryFile() as output, TemporaryFile() as errors:
-        keys.write(typed)
-        keys.seek(0)
-        files = [file.fileno() for file in (keys, output, errors)]
-        program = Program(*arguments, folder=folder, environment=environment, streams=files)
+    reading, writing = os.pipe()
+    with TemporaryFile() as output, TemporaryFile() as errors:
+        streams = [reading, output.fileno(), errors.fileno()]
+        try:
+            program = Program(*arguments, folder=folder, environment=environment, streams=streams)
+        finally:
+            os.close(reading)
+            threading.Thread(target=type_in, args=(writing, typed)).start()  # it may be more than a pipe holds
         try:
             code = program.wait(within)
         finally:
@@ -134,6 +137,12 @@ def run(
         output.seek(0)
         errors.seek(0)
         return code, output.read(), errors.read()
+
+
+def type_in(writing: int, typed: bytes) -> None:
+    """Writes into a pipe what is typed, as far as somebody reads it."""
+    with contextlib.suppress(BrokenPipeError), os.fdopen(writing, "wb") as keys:
+        keys.write(typed)
 
 
 LOCK = threading.Lock()
