@@ -349,7 +349,7 @@ async def test_what_a_function_takes(server: UpstashServer) -> None:
     await ran()
     opened, cold, warm, tended, closed = await ran()
 
-    assert ((2, 4), (1, 1), (2, 2), (0, 0)) == (opened, warm, tended, closed)
+    assert ((3, 5), (1, 1), (2, 2), (0, 0)) == (opened, warm, tended, closed)
     assert cold <= (3, 3)
 
 

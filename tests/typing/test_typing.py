@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -70,11 +71,14 @@ def test_each_mistake_is_refused_where_it_is_made(found: dict[str, set[tuple[int
 
 
 def test_options_are_the_settings() -> None:
-    """`Options` has the names and types of `Settings`; flags may also be the table they are made from."""
+    """`Options` has the names and types of `Settings`; flags may also be the table they are made from, and keys any sequence."""
     options, settings = get_type_hints(Options), get_type_hints(Settings)
     for name, kind in options.items():
         if name == "flags":
             options[name] = Flags
+        if name == "seal_keys":
+            assert kind == Sequence[str]
+            options[name] = tuple[str, ...]
         assert settings.get(name) == options[name], f"{name} is {kind} in Options, {settings.get(name)} in Settings"
 
     assert list(settings) == list(options)
