@@ -162,7 +162,7 @@ async def test_the_list_shows_and_finds_what_is_there(url: str) -> None:
         undelivered["name"],
     )
     assert [] == answered
-    assert [400, 400, 400, 400, 400, 403, 400] == wrong
+    assert [400, 404, 404, 400, 400, 403, 400] == wrong
 
 
 async def test_accounts_and_sessions_are_kept_by_every_store(url: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -25,7 +25,6 @@ from ..errors import Corrupt, Unsupported
 from ..model import ASKING, TALK, Message, OffBy
 
 Show = Literal["all", "waiting", "failing", "off", "undelivered", "unread"]
-SHOWS: tuple[str, ...] = get_args(Show)
 
 TAIL = 12
 """So many of its last entries are looked at for what is said of a conversation."""
@@ -70,7 +69,7 @@ class Item(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Wanted(Struct, frozen=True, kw_only=True):
     """What a page is to show. *text*: in an id, an owner, a title, a name or the last words; lower case."""
 
-    show: str = "all"
+    show: Show = "all"
     channel: str = ""
     owner: str = ""
     text: str = ""
