@@ -359,11 +359,12 @@ async def test_head_and_options_and_override_give_no_more(place: Place, asked: A
     token = await place.token("read")
     heads = [await place.ask(Asked("HEAD", asked.path), id, {}) for id in ("ada", "nobody")]
     options = [await place.ask(Asked("OPTIONS", asked.path), id, {}) for id in ("ada", "nobody")]
-    gets = f"GET {asked.path}" in MATRIX
+    gets = MATRIX.get(f"GET {asked.path}")
     overridden = await place.ask(Asked("GET", asked.path), "ada", token | {"X-HTTP-Method-Override": asked.method})
     plainly = await place.ask(Asked("GET", asked.path), "ada", token)
 
-    assert [401 if gets else 405] * 2 == [answer.status for answer in heads]
+    unknown = 405 if gets is None else 200 if gets.anyone else 401
+    assert [unknown] * 2 == [answer.status for answer in heads]
     assert [204, 204] == [answer.status for answer in options]
     assert plain(options[0], "ada") == plain(options[1], "nobody")
     assert plainly.status == overridden.status

@@ -38,6 +38,8 @@ ARGUMENTS: dict[str, Any] = {
     "done": True,
     "guest": "guest:1",
     "title": "T",
+    "version": "2026-11",
+    "share": 0.5,
 }
 """What every public call is called with, by the name of the parameter."""
 
