@@ -53,6 +53,10 @@ ODD_PARTS: list[dict[str, Any]] = [
 ]
 
 
+LINES = "#log > li:not(.day)"
+"""What was said, on the chat page and at the desk."""
+
+
 class Service:
     """A running server with a chat page, whose bot says again what it hears, or what it is told to say."""
 
@@ -77,9 +81,10 @@ class Service:
     def desk(self, person: BrowserContext, conversation: str) -> Page:
         """The operators' page on a conversation."""
         page = person.new_page()
-        page.goto(f"{self.address}operator#{conversation}")
+        page.goto(f"{self.address}operator")
         page.get_by_label("Service key").fill(self.portal.call(create_key, self.keep, "").token)
-        page.get_by_role("button", name="Open").click()
+        page.get_by_role("button", name="Sign in", exact=True).click()
+        page.locator("#list a").filter(has_text=conversation).click()
         return page
 
 
@@ -131,13 +136,13 @@ def test_what_hides_or_floods_is_one_token_and_hides_nothing_else(
     for page, lines in ((chat, 4), (desk, 4)):
         for loaded in ("live", "first"):
             expect(page.locator("#log")).to_contain_text(LAST)
-            expect(page.locator("#log > li")).to_have_count(lines)
-            expect(page.locator("#log > li").nth(2)).to_contain_text("here: ")
-            expect(page.locator("#log > li").nth(2)).to_contain_text(shown)
+            expect(page.locator(LINES)).to_have_count(lines)
+            expect(page.locator(LINES).nth(2)).to_contain_text("here: ")
+            expect(page.locator(LINES).nth(2)).to_contain_text(shown)
             assert page.locator("#log .said").nth(2).evaluate("(said) => said.textContent.length") < 6000, loaded
             assert page.locator(".said .token").count() <= 200
             height = "(line) => line.getBoundingClientRect().height"
-            assert page.locator("#log > li").nth(2).evaluate(height) < 4000
+            assert page.locator(LINES).nth(2).evaluate(height) < 4000
             page.reload()
     if shown == "Show more":
         chat.get_by_role("button", name="Show more").click()
@@ -157,10 +162,10 @@ def test_malformed_parts_stop_nothing(service: Service, person: BrowserContext, 
     write(chat, LAST)
     desk = service.desk(person, service.conversation())
     for page in (chat, desk):
-        expect(page.locator("#log li").last).to_contain_text(f"heard: {LAST}")
+        expect(page.locator(LINES).last).to_contain_text(f"heard: {LAST}")
         expect(page.locator("#log")).not_to_contain_text("cannot be shown")
         page.reload()
-        expect(page.locator("#log li").last).to_contain_text(f"heard: {LAST}")
+        expect(page.locator(LINES).last).to_contain_text(f"heard: {LAST}")
     service.says = [ODD_PARTS]
     write(chat, "once more")
     choices = chat.get_by_role("group", name="Suggested replies")
@@ -190,7 +195,7 @@ def test_a_message_that_cannot_be_drawn_is_told_and_the_others_are_shown(
             };"""
         )
         page.reload()
-        expect(page.locator("#log li")).to_have_count(2)
+        expect(page.locator(LINES)).to_have_count(2)
         expect(page.locator("#log")).to_contain_text("heard: hello")
     expect(chat.locator("#log")).to_contain_text("This message cannot be shown here.")
 
