@@ -198,7 +198,7 @@ async def test_a_guest_signs_in_and_out(place: Place, tmp_path: Path) -> None:
         await client.sign_out()
         kept = client.pending
         await client.sign_in(await token_of(place, "ada"))
-        await client.drained()
+        await until(lambda: client.pending.refused == 1)
         there = len(await client.refused())
         await client.sign_out(unsent="discard")
         await client.sign_in(await token_of(place, "ada"))
