@@ -119,7 +119,11 @@ function soon(place) {
   clearTimeout(looking);
   looking = setTimeout(() => place === here && look(place).catch(() => {}), 200); // the next refresh tells of errors
 }
-setInterval(() => document.hidden || (here?.ready && look(here).catch((fault) => fault.final && complain(fault))), 5000);
+setInterval(() => {
+  const place = here;
+  if (document.hidden || !place?.ready) return;
+  look(place).catch((fault) => fault.final && place.ready && complain(fault, place)); // (an erased one is told of by its stream)
+}, 5000);
 
 async function stream(place) {
   const cut = new AbortController();
