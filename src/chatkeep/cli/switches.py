@@ -86,7 +86,7 @@ SHARES = {"off": 0.0, "done": None}
 """Shares that have a word."""
 
 
-class Share(click.ParamType[float | str]):
+class Share(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # (older ones of click are not generic)
     """A share of the conversations: 10%, off, or done."""
 
     name = "share"
