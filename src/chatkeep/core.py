@@ -223,7 +223,7 @@ class Core(Generic[State]):
         """Return the legal holds of a tenant."""
         return Holds(self._opened.store, tenant, clock=self.clock)
 
-    async def preview_ends(
+    def preview_ends(
         self,
         tenant: str | None,
         *,
@@ -231,15 +231,14 @@ class Core(Generic[State]):
         forget_after_s: float | None,
         forget_visitors_s: float | None,
     ) -> AsyncIterator[End]:
-        """Yield what the sweep would erase or drop now under these settings; nothing is changed."""
+        """Give what the sweep would erase or drop now under these settings; nothing is changed."""
         policy = structs.replace(
             self._engine.shared.policy,
             retention_s=retention_s,
             forget_after_s=forget_after_s,
             forget_visitors_s=forget_visitors_s,
         )
-        async for end in find_ends(self._opened.store, tenant, policy, at=self.clock()):
-            yield end
+        return find_ends(self._opened.store, tenant, policy, at=self.clock())
 
     async def hand_out(self, tenant: str, user: str, target: IO[bytes]) -> HandedOut:
         """Write an archive of what the store has of one user to a file, to be read by that person."""

@@ -7,13 +7,12 @@ from typing import Any
 
 from msgspec import Struct
 
-from ..conversation.keys import RESERVED
 from ..drivers.base import Row
 from ..engine.engine import Engine
 from ..errors import OnHold, OtherOwner
 from ..storage.audit import Act, AuditLog
 from ..storage.erasures import SPACE as ERASURES
-from ..storage.records import owner_of_user
+from ..storage.records import erase_owned, owner_of_user
 from ..storage.store import PAGE
 from .claims import SPACE as CLAIMS
 
@@ -53,16 +52,7 @@ async def erase_user(engine: Engine[Any], tenant: str, user: str, names: Iterabl
         if row.owner not in names:
             raise OtherOwner(f"{row.key}: it is somebody else's by now; nothing was changed.", owner=row.owner)
 
-    async def erase_records(space: str, owner: str) -> int:
-        """Erase the records of *owner*; their names are the owner's secrets, or the conversations'."""
-        erased = 0
-        while rows := await store.rows("owner", tenant=RESERVED + space, owner=owner, limit=PAGE):
-            for row in rows:
-                await store.erase(row.key, at=clock())
-            erased += len(rows)
-        return erased
-
-    tokens = sum([await erase_records("access", owner_of_user(tenant, name)) for name in names])
+    tokens = sum([await erase_owned(store, "access", owner_of_user(tenant, name), at=clock()) for name in names])
     conversations, entries, held = list[str](), 0, set[str]()
 
     async def erase_page(rows: list[Row]) -> int:
@@ -87,10 +77,10 @@ async def erase_user(engine: Engine[Any], tenant: str, user: str, names: Iterabl
             while rows := await store.rows("owner", tenant=tenant, owner=name, after=after, limit=PAGE):
                 erased += await erase_page(rows)
                 after = rows[-1]
-    notes = sum([await erase_records(ERASURES + tenant, name) for name in names])
+    notes = sum([await erase_owned(store, ERASURES + tenant, name, at=clock()) for name in names])
     claims = 0
     for name in names if not held else ():  # whose they are is found through the claims
-        claims += await erase_records(CLAIMS + tenant, name)
+        claims += await erase_owned(store, CLAIMS + tenant, name, at=clock())
     at = clock()
     made = Act(act="user:erase", by=by or user, label=user, at=at)
     await AuditLog(store, clock=clock).write(tenant, [made])

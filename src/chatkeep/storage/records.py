@@ -42,9 +42,17 @@ def owner_of_user(tenant: str, user: str) -> str:
 async def erase_belongings(store: Store, key: Key, *, at: float) -> None:
     """Remove the records that belong to the conversation *key*, after it was erased: credentials, names of its customer."""
     for space in BELONGING:
-        while rows := await store.rows("owner", tenant=RESERVED + space, owner=mark_of(key), limit=PAGE):
-            for row in rows:
-                await store.erase(row.key, at=at)
+        await erase_owned(store, space, mark_of(key), at=at)
+
+
+async def erase_owned(store: Store, space: str, owner: str, *, at: float) -> int:
+    """Erase the records of *owner* in a space, also those that cannot be read; give how many there were."""
+    erased = 0
+    while rows := await store.rows("owner", tenant=RESERVED + space, owner=owner, limit=PAGE):
+        for row in rows:
+            await store.erase(row.key, at=at)
+        erased += len(rows)
+    return erased
 
 
 @cache
