@@ -246,15 +246,12 @@ class Pauses:
         act: Callable[[Key], Coroutine[Any, Any, None]],
     ) -> None:
         """Do *act* to each conversation of a tenant that is *wanted*; those that cannot be read are told and passed over."""
-        after: Row | None = None
-        while rows := await self._store.rows("key", tenant=tenant, after=after):
-            for row in rows:
-                try:
-                    if row.key != PAUSES and wanted(row, record_from(row.key, row.body)):
-                        await act(row.key)
-                except (Corrupt, Unsupported) as unreadable:
-                    log.error("%s", unreadable)
-            after = rows[-1]
+        async for row in self._store.walk("key", tenant=tenant):
+            try:
+                if row.key != PAUSES and wanted(row, record_from(row.key, row.body)):
+                    await act(row.key)
+            except (Corrupt, Unsupported) as unreadable:
+                log.error("%s", unreadable)
 
 
 def _scope(tenant: str | None) -> str:

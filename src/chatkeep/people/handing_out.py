@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from ..conversation.record import NONE
 from ..conversation.snapshots import Snapshot
-from ..drivers.base import Key, Row
+from ..drivers.base import Key
 from ..engine.engine import Engine
 from ..errors import Corrupt, Unsupported
 from ..model import Message
@@ -51,13 +51,14 @@ async def hand_out(engine: Engine[Any], tenant: str, user: str, target: IO[bytes
     owners: Mapping[str, Claim | None] = await Claims(store, tenant, clock=clock).find_owners(user)
     said = HandedOut(user=user, names=list(owners))
     with ZipFile(target, "w", ZIP_DEFLATED) as archive:
-        async for row in _rows(engine, tenant, said.names):
-            try:
-                snapshot = await store.load(row.key)
-                if snapshot is not None:
-                    await _write(engine, archive, snapshot, said)
-            except (Corrupt, Unsupported) as fault:
-                said.damaged[row.key.id] = str(fault)
+        for name in said.names:
+            async for row in store.walk("owner", tenant=tenant, owner=name):
+                try:
+                    snapshot = await store.load(row.key)
+                    if snapshot is not None:
+                        await _write(engine, archive, snapshot, said)
+                except (Corrupt, Unsupported) as fault:
+                    said.damaged[row.key.id] = str(fault)
         about = {
             "user": user,
             "tenant": tenant,
@@ -72,15 +73,6 @@ async def hand_out(engine: Engine[Any], tenant: str, user: str, target: IO[bytes
         of = f"the chats of {tenant!r}" if tenant else "these chats"
         archive.writestr("README.txt", README.format(store=of, user=user, when=_when(clock())))
     return said
-
-
-async def _rows(engine: Engine[Any], tenant: str, names: list[str]) -> AsyncIterator[Row]:
-    for name in names:
-        after: Row | None = None
-        while rows := await engine.store.rows("owner", tenant=tenant, owner=name, after=after, limit=PAGE):
-            for row in rows:
-                yield row
-            after = rows[-1]
 
 
 async def _write(engine: Engine[Any], archive: ZipFile, snapshot: Snapshot, said: HandedOut) -> None:

@@ -264,10 +264,8 @@ class User(Generic[State]):
             _, owners = await self._owners()
         found: dict[str, Listed] = {}
         for owner in owners:
-            after: Row | None = None
-            while rows := await self._opened.store.rows("owner", tenant=self._tenant, owner=owner, after=after):
-                found |= {row.key.id: listed_from(row) for row in rows}
-                after = rows[-1]
+            async for row in self._opened.store.walk("owner", tenant=self._tenant, owner=owner):
+                found[row.key.id] = listed_from(row)
         await self._claims.settle(owners)
         return list(found.values())
 

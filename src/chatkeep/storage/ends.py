@@ -10,7 +10,6 @@ from msgspec import Struct
 from ..conversation.housekeeping import is_forgotten
 from ..conversation.keys import RESERVED
 from ..conversation.snapshots import Policy, Snapshot
-from ..drivers.base import Row
 from ..errors import Corrupt, Unsupported
 from .holds import find_hold
 from .store import PAGE, Store
@@ -34,18 +33,16 @@ class End(Struct, frozen=True, kw_only=True):
 
 async def find_ends(store: Store, tenant: str | None, policy: Policy, *, at: float) -> AsyncIterator[End]:
     """Yield what would end *at* this time, in the order of keys; nothing is written. What cannot be read is told of, too."""
-    after: Row | None = None
-    while rows := await store.rows("key", tenant=tenant, after=after, limit=PAGE):
-        for row in rows:
-            if not row.key.tenant.startswith(RESERVED):
-                try:
-                    snapshot = await store.load(row.key)
-                    end = None if snapshot is None else await _find_end(store, snapshot, policy, at=at)
-                except (Corrupt, Unsupported) as fault:
-                    end = End(tenant=row.key.tenant, conversation=row.key.id, owner=row.owner, fault=str(fault))
-                if end is not None:
-                    yield end
-        after = rows[-1]
+    async for row in store.walk("key", tenant=tenant):
+        if row.key.tenant.startswith(RESERVED):
+            continue
+        try:
+            snapshot = await store.load(row.key)
+            end = None if snapshot is None else await _find_end(store, snapshot, policy, at=at)
+        except (Corrupt, Unsupported) as fault:
+            end = End(tenant=row.key.tenant, conversation=row.key.id, owner=row.owner, fault=str(fault))
+        if end is not None:
+            yield end
 
 
 async def _find_end(store: Store, snapshot: Snapshot, policy: Policy, *, at: float) -> End | None:

@@ -117,21 +117,15 @@ class Records(Generic[Kind]):
     async def owned(self, owner: str, *, after: str = "") -> AsyncGenerator[str, None]:
         """Return the names of the records of *owner*, in order, from behind *after*."""
         last = Row(key=Key(self._tenant, after), revision="", incarnation="", owner=owner) if after else None
-        async for row in self._owned_rows(owner, last):
+        async for row in self._store.walk("owner", tenant=self._tenant, owner=owner, after=last):
             yield row.key.id
 
     async def owned_records(self, owner: str) -> AsyncGenerator[tuple[str, Kind], None]:
         """As `owned`, with the records, which come in the same answers."""
-        async for row in self._owned_rows(owner, None):
+        async for row in self._store.walk("owner", tenant=self._tenant, owner=owner):
             held = self._held(row.key, record_from(row.key, row.body))
             if held is not None:
                 yield row.key.id, held
-
-    async def _owned_rows(self, owner: str, last: Row | None) -> AsyncGenerator[Row, None]:
-        while rows := await self._store.rows("owner", tenant=self._tenant, owner=owner, after=last, limit=PAGE):
-            for row in rows:
-                yield row
-            last = rows[-1]
 
     @property
     def _store(self) -> Store:

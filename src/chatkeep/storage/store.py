@@ -15,7 +15,7 @@ import random
 import secrets
 import time
 from binascii import b2a_base64
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -401,6 +401,15 @@ class Store:
     ) -> list[Row]:
         """Return a page of conversations, undecoded."""
         return await self._act(self.driver.scan, Scan(index, limit, tenant, owner, until, after))
+
+    async def walk(
+        self, index: Index, *, tenant: str | None = None, owner: str = "", after: Row | None = None
+    ) -> AsyncGenerator[Row, None]:
+        """Yield conversations in the order of *index*, undecoded, from behind *after*: all of them, a page at a time."""
+        while rows := await self.rows(index, tenant=tenant, owner=owner, after=after):
+            for row in rows:
+                yield row
+            after = rows[-1]
 
     async def row(self, key: Key) -> Row | None:
         """Return the row of a conversation, undecoded, as it is now; None when there is none."""
