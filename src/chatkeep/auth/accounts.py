@@ -197,10 +197,8 @@ async def sign_in(keep: Chatkeep[Any], name: str, password: str) -> Account | No
     good = await is_password(password, counted.password if counted else "")
     if counted is None or not good or counted.disabled:
         return None
-    settled = structs.replace(counted, failures=0, retry_at=0.0, signed_in_at=now)
     return await records.change(
-        stored_as,
-        lambda held: held and structs.replace(held, failures=0, retry_at=0.0, signed_in_at=settled.signed_in_at),
+        stored_as, lambda held: held and structs.replace(held, failures=0, retry_at=0.0, signed_in_at=now)
     )
 
 

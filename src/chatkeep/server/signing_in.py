@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute
 from ..app import core_of
 from ..auth import accounts
 from ..auth.accounts import Account, Throttled
-from ..auth.credentials import digest_of, mistyped
+from ..auth.credentials import digest_of, mistyped, stored_credentials
 from ..auth.passwords import Busy
 from ..errors import UsageError
 from . import wire
@@ -222,7 +222,7 @@ async def verified(request: Request, name: str, password: str, *, status: int) -
 async def key_named(request: Request, key: str) -> str:
     """Return the name of the record of a service key that stands. Raises 401."""
     name = digest_of(key)
-    stored = None if name is None or mistyped(key) else await access_of(request)._records.get(name)
+    stored = None if name is None or mistyped(key) else await stored_credentials(keep_of(request)).get(name)
     now = core_of(keep_of(request)).clock()
     if name is None or stored is None or stored.kind != "service" or stored.over(now):
         note_refused(request, "a key", "refused")
