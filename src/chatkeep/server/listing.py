@@ -19,10 +19,11 @@ from ..conversation.codec import record_from
 from ..conversation.keys import RESERVED, SAVED, key_for
 from ..conversation.outbox import list_deliveries
 from ..conversation.record import Record
+from ..conversation.snapshots import asks
 from ..core import Core
 from ..drivers.base import Index, Key, Row
 from ..errors import Corrupt, Unsupported
-from ..model import ASKING, TALK, Message, OffBy
+from ..model import TALK, Message, OffBy
 
 Show = Literal["all", "waiting", "failing", "off", "undelivered", "unread"]
 
@@ -187,12 +188,7 @@ def item_from(row: Row, record: Record, off_by: list[OffBy], tail: Sequence[Mess
     people = [message for message in said if message.role == "user"]
     last = next((message for message in reversed(said) if message.role != "event"), None)
     answered = max((message.number for message in said if message.role == "operator"), default=0)
-    waiting = [
-        message
-        for message in said
-        if message.number > max(record.cursor, answered) and message.role in ASKING and not message.redacted
-        if message.channel != SAVED
-    ]
+    waiting = [message for message in said if message.number > max(record.cursor, answered) and asks(message)]
     failure = next((reason_in(message) for message in reversed(tail) if message.metadata.get("kind") == "dead"), "")
     bad = [
         one

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from typing import Any, Protocol
 
 import msgspec
@@ -53,20 +53,16 @@ class Stream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the one request."""
-        streams = getattr(getattr(self._request.scope.get("app"), "state", None), "streams", None)
-        if isinstance(streams, Streams):  # (the routes of a protocol may be in somebody else's application)
-            streams.add(self)
-        talking = asyncio.create_task(self._talk(send), name="chatkeep event stream")
-        leaving = asyncio.create_task(gone(receive), name="chatkeep event stream left")
-        try:
-            await asyncio.wait((talking, leaving), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            if isinstance(streams, Streams):
-                streams.remove(self)
-            self.close()
-            for task in (talking, leaving):
-                task.cancel()
-            found, _ = await asyncio.gather(talking, leaving, return_exceptions=True)
+        with listed_open(self._request, self):
+            talking = asyncio.create_task(self._talk(send), name="chatkeep event stream")
+            leaving = asyncio.create_task(gone(receive), name="chatkeep event stream left")
+            try:
+                await asyncio.wait((talking, leaving), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                self.close()
+                for task in (talking, leaving):
+                    task.cancel()
+                found, _ = await asyncio.gather(talking, leaving, return_exceptions=True)
         if isinstance(found, Exception):
             raise found
 
@@ -115,6 +111,20 @@ class Streams:
         self._ended = True
         for stream in self._open:
             stream.end("closing")
+
+
+@contextmanager
+def listed_open(request: Request, stream: Endable) -> Iterator[None]:
+    """Have *stream* ended with the others of the application that serves *request*, as long as the block lasts."""
+    streams = getattr(getattr(request.scope.get("app"), "state", None), "streams", None)
+    if not isinstance(streams, Streams):  # (the routes of a protocol may be in somebody else's application)
+        yield
+        return
+    streams.add(stream)
+    try:
+        yield
+    finally:
+        streams.remove(stream)
 
 
 async def _sent(send: Send, message: dict[str, object]) -> None:

@@ -33,7 +33,7 @@ from ...errors import StoreError
 from ...model import ASKING, Erased, Message, Role
 from .. import answers, api, wire
 from ..access import not_found
-from ..streams import BEAT_S, RETRY, Stream, gone
+from ..streams import BEAT_S, RETRY, Stream, gone, listed_open
 from .answer_stream import AnswerStream, BlockBegan, BlockGrew, Ended
 from .entrance import Authorize, Caller, Entrance, Refusal
 from .sse import BEAT, losing_right
@@ -371,8 +371,7 @@ class Waiting:
     """A long poll, which ends early when the server stops or the client goes."""
 
     def __init__(self, request: Request, source: Source) -> None:
-        self._source, self._receive = source, request.receive
-        self._streams = getattr(getattr(request.scope.get("app"), "state", None), "streams", None)
+        self._request, self._source = request, source
 
     def end(self, reason: str) -> None:
         """End it."""
@@ -380,21 +379,18 @@ class Waiting:
 
     async def wait(self, page: Page) -> Page:
         """Wait for something behind *page*; as it was, if nothing comes."""
-        if self._streams is not None:
-            self._streams.add(self)
-        leaving = asyncio.create_task(gone(self._receive), name="chatkeep long poll left")
-        leaving.add_done_callback(lambda _: self._source.stop())
-        try:
-            async with asyncio.timeout(LONG_POLL_S), aclosing(self._source.follow(page.next)) as coming:
-                async for news in coming:
-                    if news is not None:
-                        return news
-        except TimeoutError:
-            pass
-        finally:
-            leaving.cancel()
-            if self._streams is not None:
-                self._streams.remove(self)
+        with listed_open(self._request, self):
+            leaving = asyncio.create_task(gone(self._request.receive), name="chatkeep long poll left")
+            leaving.add_done_callback(lambda _: self._source.stop())
+            try:
+                async with asyncio.timeout(LONG_POLL_S), aclosing(self._source.follow(page.next)) as coming:
+                    async for news in coming:
+                        if news is not None:
+                            return news
+            except TimeoutError:
+                pass
+            finally:
+                leaving.cancel()
         return page
 
 
