@@ -30,6 +30,7 @@ LIBRARIES = {
     "channels": ["aiohttp", "aiolimiter"],
     "agents": ["pydantic_ai"],
     "cookie": ["cryptography"],
+    "jwt": ["jwt"],
     "seal": ["cryptography"],
     "redis": ["redis", "hiredis"],
     "postgres": ["asyncpg"],
@@ -49,6 +50,9 @@ USES = {
     "channels": ["from chatkeep.channels.outlet import ChannelOutlet", "import chatkeep.channels.sender"],
     "agents": ["from chatkeep.demos.concierge import build"],
     "cookie": ["from chatkeep.cookie import CookieChat"],
+    "jwt": [
+        "from chatkeep.server import jwt_users; jwt_users('k' * 32, algorithms=['HS256'], audience=None, issuer=None)"
+    ],
     "seal": ["Chatkeep('memory://', seal_keys=['k' * 32])", "import chatkeep.storage.sealing"],
     "redis": [
         "Chatkeep('redis://127.0.0.1:1/0')",

@@ -28,20 +28,8 @@ from chatkeep.testing.servers import DurableObjectServer, PostgresServer, RedisS
 from . import promises
 
 ROOT = Path(__file__).parents[2]
-EXTRAS = (
-    "core",
-    "server",
-    "client",
-    "channels",
-    "telemetry",
-    "agents",
-    "cookie",
-    "seal",
-    "redis",
-    "postgres",
-    "upstash",
-    "durable-object",
-)
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = ("core", *PROJECT["optional-dependencies"])
 LIMIT_S = 300.0
 AT_ONCE = 3  # on two processors: much of it is waiting for an index, a server or a deadline
 
@@ -206,16 +194,15 @@ def container(place: Place, name: str) -> None:
 
 def lowest(place: Place, name: str) -> None:
     """Installs the lowest version that each range allows, and runs the server's tests with them."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     ranges = [
-        *project["dependencies"],
-        *(line for lines in project["optional-dependencies"].values() for line in lines),
+        *PROJECT["dependencies"],
+        *(line for lines in PROJECT["optional-dependencies"].values() for line in lines),
     ]
     low = {one[1]: f"{one[1]}=={one[2]}" for one in (re.match(r"([\w.-]+)>=([\d.]+)", line) for line in ranges) if one}
     (place.home / "lowest.txt").write_text("\n".join(low.values()))
     pinned = dict(re.findall(r"^([\w.-]+)(==\S+)", place.pins.read_text(), re.M))
     tools = [tool + pinned[tool] for tool in TOOLS]
-    extras = ",".join(project["optional-dependencies"])
+    extras = ",".join(PROJECT["optional-dependencies"])
     python = place.installed(
         name, f"{place.wheel}[{extras}]", "opentelemetry-sdk", *tools, pins=place.home / "lowest.txt"
     )

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -44,6 +45,12 @@ from chatkeep.server import create_app
 from chatkeep.server.webhooks import Webhooks
 
 app = create_app(keep, webhooks=Webhooks(Telegram(token="42:token", secrets="hush")))
+"""
+
+USERS = """
+from chatkeep.server import create_app, jwt_users
+
+app = create_app(keep, users=jwt_users("k" * 32, algorithms=["HS256"], audience=None, issuer=None))
 """
 
 
@@ -219,6 +226,23 @@ def talk(url: str, **options: Any) -> None:
     else:
         assert ["1: hello"] == asyncio.run(asked("hello"))
         assert ["2: again"] == asyncio.run(asked("again"))
+
+
+def jwt() -> None:
+    """Users by the tokens of an application, and none by those of another one."""
+    from jwt import encode
+
+    Path("users.py").write_text(BOT.format(url="sqlite:///users.db") + USERS)
+    told = {"sub": "ada", "exp": time.time() + 60}
+    good, bad = (encode(told, secret * 32, algorithm="HS256") for secret in "kx")
+    with serving("serve", "users:app", "--port", "0") as url:
+        assert "ada" == json.loads(ask(url + "v1/me", headers={"Authorization": f"Bearer {good}"}))["user"]
+        told_why: tuple[int, str] | None = None
+        try:
+            ask(url + "v1/me", headers={"Authorization": f"Bearer {bad}"})
+        except urllib.error.HTTPError as refused:
+            told_why = refused.code, json.loads(refused.read())["reason"]
+        assert (401, "signature") == told_why
 
 
 def seal() -> None:
