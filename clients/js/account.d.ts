@@ -31,7 +31,7 @@ export type AuthState = "guest" | "signed-in" | "expired" | "signed-out";
  */
 export interface Notice {
   readonly id: string;
-  readonly kind: "saved" | "failed" | "offline" | "restored" | "conflict" | "claimed" | "expired" | "elsewhere" | (string & {});
+  readonly kind: "saved" | "failed" | "offline" | "restored" | "conflict" | "claimed" | "expired" | "device" | (string & {});
   readonly level: "info" | "warning" | "error";
   readonly text: string;
   /** Milliseconds since 1970. */

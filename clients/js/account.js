@@ -11,7 +11,7 @@ const TOLD_MS = 5000;
 const HELD = 50; // notices
 const SAVED_AT_ONCE = 200;
 const GRACE_S = 3600; // so long a token that was refreshed may go on
-const LEVELS = { failed: "error", expired: "error", offline: "warning", conflict: "warning", elsewhere: "warning" };
+const LEVELS = { failed: "error", expired: "error", offline: "warning", conflict: "warning", device: "warning" };
 
 export async function openAccount(options) {
   const account = new Account(options);
@@ -488,7 +488,7 @@ export class Account extends EventTarget {
     const count = (devices, label) => devices.filter((one) => one.label === label).length;
     for (const { id, label, current } of known ? lasting : [])
       if (!current && !known.some((one) => one.id === id) && count(lasting, label) > count(known, label))
-        this.notify({ id: `elsewhere:${id}`, kind: "elsewhere", text: `Your account was opened on another device${label && `: ${label}`}.`, actions: [{ name: "sign out there", run: () => this.endDevice(id) }] });
+        this.notify({ id: `device:${id}`, kind: "device", text: `Your account was opened on another device${label && `: ${label}`}.`, actions: [{ name: "sign-out", run: () => this.endDevice(id) }] });
   }
 
   // One tab listens, and tells the others.

@@ -159,8 +159,8 @@ def test_a_device_can_be_ended_and_a_new_one_is_told(
         until(there, "chat.messages.length === 2")
         page.evaluate("dispatchEvent(new Event('online'))")
         page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
-        until(page, "account.notices.some((notice) => notice.kind === 'elsewhere')")
-        page.evaluate("account.notices.find((notice) => notice.kind === 'elsewhere').actions[0].run()")
+        until(page, "account.notices.some((notice) => notice.kind === 'device')")
+        page.evaluate("account.notices.find((notice) => notice.kind === 'device').actions[0].run()")
         there.evaluate(
             "async () => { await new Promise((done) => setTimeout(done, 1200)); await account.rename(ids.c, 'Mine'); }"
         )

@@ -5,7 +5,7 @@ import { create } from "./shown.js";
 
 const element = (id) => document.getElementById(id);
 const names = document.body.dataset.accounts.split(" ").filter(Boolean);
-const NAMES = { retry: "Try again", discard: "Discard", restore: "Restore", "sign-in": "Sign in", "sign out there": "Sign out there" };
+const NAMES = { retry: "Try again", discard: "Discard", restore: "Restore", "sign-in": "Sign in", "sign-out": "Sign out there" };
 const TOASTS = 4;
 
 export const account = await openAccount();
