@@ -17,7 +17,7 @@ from .opening import acting, existing, found_in, look, note_act, opened
 from .options import (
     StoreCommand,
     conversation_argument,
-    either,
+    conversation_or,
     json_option,
     limit_option,
     store_argument,
@@ -125,7 +125,7 @@ def history(
 
 @click.command(cls=StoreCommand)
 @store_argument
-@click.argument("conversation", required=False, metavar="[CONVERSATION]", callback=either)
+@conversation_or("user")
 @tenant_option
 @click.option("--user", is_eager=True, metavar="NAME", help="All that is this user's, in place of one conversation.")
 @click.option("--yes", is_flag=True, help="Do not ask.")

@@ -12,24 +12,15 @@ from ..errors import ChatkeepError, UsageError
 from ..settings import faults_of, seconds
 from ..storage.ends import End
 from .opening import existing, note_act, opened
-from .options import StoreCommand, json_option, store_argument, tenant_option
+from .options import StoreCommand, conversation_or, json_option, store_argument, tenant_option
 from .printing import full_name, listed, plain, tell, when
 
-
-def one_of(ctx: click.Context, param: click.Parameter, conversation: str | None) -> str | None:
-    """Refuse a command that names neither a conversation nor an owner, or both."""
-    if (conversation is None) == (ctx.params.get("owner") is None):
-        raise click.MissingParameter("Name a conversation, or --owner.", ctx, param)
-    return conversation
-
-
-conversation_or_owner = click.argument("conversation", required=False, callback=one_of)
 owner_option = click.option("--owner", is_eager=True, metavar="NAME", help="All that is this user's, now and later.")
 
 
 @click.command(cls=StoreCommand)
 @store_argument
-@conversation_or_owner
+@conversation_or("owner")
 @owner_option
 @tenant_option
 @click.option("--reason", required=True, metavar="TEXT", help="Why, such as the number of the case.")
@@ -56,7 +47,7 @@ def hold(store: str, conversation: str | None, owner: str | None, tenant: str, r
 
 @click.command(cls=StoreCommand)
 @store_argument
-@conversation_or_owner
+@conversation_or("owner")
 @owner_option
 @tenant_option
 def unhold(store: str, conversation: str | None, owner: str | None, tenant: str) -> None:

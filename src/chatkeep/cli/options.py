@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import click
 
 from ..settings import named_store
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any] | click.Command)
 
 
 class StoreCommand(click.Command):
@@ -38,15 +43,20 @@ store_argument = click.argument("store", metavar="[STORE]")
 conversation_argument = click.argument("conversation", metavar="CONVERSATION")
 
 
-def either(ctx: click.Context, param: click.Parameter, conversation: str | None) -> str | None:
-    """Refuse a command that names neither a conversation nor a user, or both."""
-    if conversation is None and ctx.params.get("user") is None:
-        raise click.MissingParameter(ctx=ctx, param=param)
-    if conversation is not None and ctx.params.get("user") is not None:
-        raise click.BadParameter(
-            "name a conversation, or --user, and not both; nothing was touched.", ctx=ctx, param=param
-        )
-    return conversation
+def conversation_or(option: str) -> Callable[[Decorated], Decorated]:
+    """Take a conversation, or *option* in its place; one that is read before, as an eager one is."""
+
+    def check(ctx: click.Context, param: click.Parameter, conversation: str | None) -> str | None:
+        given = ctx.params.get(option)
+        if conversation is None and given is None:
+            raise click.MissingParameter(f"Name a conversation, or --{option}.", ctx, param)
+        if conversation is not None and given is not None:
+            raise click.BadParameter(
+                f"name a conversation, or --{option}, and not both; nothing was touched.", ctx=ctx, param=param
+            )
+        return conversation
+
+    return click.argument("conversation", required=False, metavar="[CONVERSATION]", callback=check)
 
 
 tenant_option = click.option(

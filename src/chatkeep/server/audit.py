@@ -114,14 +114,15 @@ class Trail:
             async with self._writing:  # never in the middle of a write
                 self._writer.cancel()
             await asyncio.gather(self._writer, return_exceptions=True)
-        await self._write()
+        await self.write()
 
     async def _write_soon(self) -> None:
         while self._waiting:
             await asyncio.sleep(GATHER_S)
-            await self._write()
+            await self.write()
 
-    async def _write(self) -> None:
+    async def write(self) -> None:
+        """Have the store keep what is waiting; what it refuses is in the log alone."""
         async with self._writing:
             waiting, self._waiting = self._waiting, defaultdict(list)
             for tenant, acts in waiting.items():
@@ -146,7 +147,7 @@ class Audit(wire.Resource):
         """Return what service keys of the tenant, and commands on the store, did: the newest first."""
         asked, tenant = wire.query(request, AuditQuery), principal_of(request).tenant
         trail: Trail = request.app.state.trail
-        await trail._write()  # what was answered here is in the list
+        await trail.write()  # what was answered here is in the list
         found = await core_of(keep_of(request)).audit.read(tenant, before=asked.before, limit=asked.limit)
         return wire.as_json(answers.Audit(found))
 

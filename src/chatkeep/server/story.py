@@ -115,7 +115,7 @@ class StoryAsked(wire.Resource):
             raise HTTPException(404)
         entries = await core.read_tail(row, limit=ENTRIES)
         trail: Trail = request.app.state.trail
-        await trail._write()
+        await trail.write()
         acts = [act for act in await core.audit.read(key.tenant, limit=ACTS) if act.conversation in (key.id, "")]
         switched = [act for act in acts if act.conversation or act.act.startswith(("pause", "resume"))]
         return wire.as_json(
