@@ -56,5 +56,5 @@ def test_the_service_worker_is_named_by_what_it_keeps() -> None:
             assert ('data-offline="yes"' in client.get("/").text) is offline
 
     assert found["A", True] != found["B", True]
-    assert 'VERSION=""' in found["A", False]
-    assert 'VERSION=""' not in found["A", True]
+    assert 'VERSION = ""' in found["A", False]
+    assert 'VERSION = ""' not in found["A", True]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -89,15 +90,7 @@ class Shop:
     def start(self) -> None:
         """Starts it, on the same store and port as before, and waits until it answers."""
         with (self.folder / "shop.err").open("ab") as errors:
-            self.process = Program(
-                self.url,
-                str(self.port),
-                *self.options,
-                folder=ROOT,
-                environment=plain_environment(),
-                streams=(NOWHERE, NOWHERE, errors.fileno()),
-                module="tests.support.shop",
-            )
+            self.process = self.begin(errors.fileno())
         deadline = time.monotonic() + 3 * PATIENCE_S
         while True:
             try:
@@ -107,6 +100,18 @@ class Shop:
                 assert self.process.poll() is None, (self.folder / "shop.err").read_text()
                 assert time.monotonic() < deadline, "the shop does not answer"
                 time.sleep(0.05)
+
+    def begin(self, errors: int) -> Program | subprocess.Popen[bytes]:
+        """Its process, which writes what goes wrong to *errors*."""
+        return Program(
+            self.url,
+            str(self.port),
+            *self.options,
+            folder=ROOT,
+            environment=plain_environment(),
+            streams=(NOWHERE, NOWHERE, errors),
+            module="tests.support.shop",
+        )
 
     def kill(self) -> None:
         """kill -9."""

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
 import itertools
 from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
-
-from chatkeep.server.app import serve_file
 
 from ..support.browsing import ROOT, Shop, account_of, profile
 
@@ -294,14 +291,3 @@ def test_statistics_and_the_debug_switch(shop: Shop, person: BrowserContext, use
     assert page.evaluate("localStorage['chatkeep-debug'] === undefined")
     page.evaluate("chat.close()")
     assert [] == page.evaluate("account.stats().chats")
-
-
-def test_both_modules_are_small() -> None:
-    """As they are served, gzipped; one imports the other and nothing else."""
-    served = {name: serve_file(name, (CLIENT / name).read_text()) for name in ("client.js", "account.js")}
-    size = sum(len(gzip.compress(text.encode(), 9)) for text in served.values())
-
-    assert size < 19_500
-    assert ["./client.js"] == [
-        line.split('"')[1] for line in served["account.js"].splitlines() if line.startswith("import ")
-    ]

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import html
-import re
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import cache
-from importlib.resources import files
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,6 +21,7 @@ from .. import errors
 from ..app import Chatkeep, core_of
 from . import api, audit, desk, people, running, sample_accounts, signing_in, switches, tokens, wire
 from .access import IDLE_S, LONGEST_S, VISITOR_SCOPES, Access, Users, allows
+from .assets import CLIENT, OPERATOR, PAGE, SHOWN, static, version_of
 from .audit import Trail
 from .events import Events
 from .health import get_ready
@@ -39,23 +34,6 @@ from .webhooks import ROUTES as INLETS
 from .webhooks import Webhooks, webhooks_of
 
 HERE = ("localhost", "127.0.0.1", "[::1]")
-
-CLIENT = {f"/{name}": (name, "text/javascript") for name in ("client.js", "account.js", "shown.js", "offline.js")}
-PARTS = ("-ask", "-list", "-talk", "-why", "-queues")
-"""The modules of the operators' desk beside its first."""
-
-OPERATOR = {
-    "/operator": ("operator.html", "text/html"),
-    **{f"/operator{part}.js": (f"operator{part}.js", "text/javascript") for part in ("", *PARTS)},
-    "/operator.css": ("operator.css", "text/css"),
-}
-PAGE = {
-    "/": ("chat.html", "text/html"),
-    "/chat.js": ("chat.js", "text/javascript"),
-    "/people.js": ("people.js", "text/javascript"),
-    "/chat.css": ("chat.css", "text/css"),
-    "/chat.svg": ("chat.svg", "image/svg+xml"),
-}
 
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -199,7 +177,7 @@ def create_app(
         core_of(keep).expect_visitors()
     people_at_desk = SignedIn(keep, host=operators, idle_s=desk_idle, longest_s=desk_longest)
     access = Access(keep, anonymous=anonymous, visitor_scopes=visitor_scopes, users=users, desk=people_at_desk)
-    shown = CLIENT | OPERATOR | (PAGE if title is not None else {})
+    shown = CLIENT | SHOWN | OPERATOR | (PAGE if title is not None else {})
     words = {"title": title or "", "accounts": " ".join(accounts), "offline": "yes" if offline else ""}
     words["kept"] = version_of(words) if offline and title is not None else ""
     app = Starlette(
@@ -230,67 +208,6 @@ def create_app(
     app.state.openapi = document(app.routes)
     app.router.redirect_slashes = False
     return app
-
-
-def static(name: str, kind: str, words: Mapping[str, str]) -> Callable[[Request], Awaitable[Response]]:
-    """Return an endpoint that answers with a file of the page, or says that the reader's copy is still good; *words* are put into it."""
-    text = filled(name, words)
-    headers = {"cache-control": "no-cache", "etag": f'"{digest(text)}"'}
-
-    @allows(anyone=True)
-    async def answer(request: Request) -> Response:
-        known = request.headers.get("if-none-match", "")
-        if headers["etag"] in known:
-            return Response(status_code=304, headers=headers)
-        return Response(text, headers=headers, media_type=kind)
-
-    return answer
-
-
-def filled(name: str, words: Mapping[str, str]) -> str:
-    """Return a file of the page as it is served, with *words* where it names them."""
-    text = served_file(name)
-    for word, value in words.items():
-        text = text.replace(f"{{{{{word}}}}}", html.escape(value))
-    return text
-
-
-def version_of(words: Mapping[str, str]) -> str:
-    """Return a name for this version of the chat page, which its service worker keeps under it."""
-    return digest("".join(filled(name, words) for name, _ in (CLIENT | PAGE).values() if name != "offline.js"))
-
-
-def digest(text: str) -> str:
-    """Return what names *text*, and no other one."""
-    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
-
-
-@cache
-def served_file(name: str) -> str:
-    """Return a file of the page as it is served, but for the words that are put into it."""
-    return serve_file(name, (files(__package__) / "page" / name).read_text())
-
-
-def serve_file(name: str, text: str) -> str:
-    """Return a file of the page as it is served: scripts without comments, blank lines, indentation and the spaces around
-    operators that no text has, which are for who reads the source, and with short names for what is private to a class."""
-    if not name.endswith(".js"):
-        return text
-    text = re.sub(r"(?m)^ *//.*\n|(?<=;) // .*$|^ +|^\n", "", text)
-    text = re.sub(r" (=>|[!=]==|\?\?=?|&&=?|\|\|=?|[-+*<>]?=|[?:+*<>]) | (?=\{$)", r"\1", text, flags=re.M)
-    found = Counter(PRIVATE.findall(text))
-    short = {word: shorten(place) for place, (word, _) in enumerate(found.most_common())}
-    return PRIVATE.sub(lambda private: f"#{short[private[1]]}", text)
-
-
-PRIVATE = re.compile(r"(?<=[\s.;!(])#([a-z]\w*)")
-"""A private name in a script: behind a dot, or where it is declared."""
-
-
-def shorten(place: int) -> str:
-    """Return the name of the private member that is used the *place*-th most: a, b, ... z, aa, ..."""
-    letter = chr(ord("a") + place % 26)
-    return shorten(place // 26 - 1) + letter if place >= 26 else letter
 
 
 async def on_crash(request: Request, fault: Exception) -> Response:
