@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from chatkeep.client import Client
 from chatkeep.drivers.postgresql.transport import migrations
 from chatkeep.storage.archive import import_lines
 
+from .support.program import chatkeep
 from .support.serving import served
 from .support.stores import FAST, store_url
 
@@ -164,3 +168,26 @@ async def test_an_export_with_people_is_read(url: str) -> None:
     assert [("state", "Grace"), ("title", "Florence")] == losses
     assert "2 in your cart" == waited.replies[0].text
     assert ["phone"] == [one.label for one in tokens]
+
+
+async def test_a_form_of_ones_own_is_imported(tmp_path: Path) -> None:
+    """By the example of docs/how-to/export.md: a team's first keys become a user's list, once, and nothing of it is answered."""
+    page = (Path(__file__).parents[1] / "docs" / "how-to" / "export.md").read_text()
+    [example] = re.findall(r"```python\n(.*?)```", page, re.S)
+    log = [["m1", "me", "a train?", 1763697600000], ["m2", "bot", "at nine", 1763697603500]]
+    old = {"v1:ada:trip": {"name": "To Rome", "log": log}, "v1:ada:a:b": {"name": "Other", "log": log[:1]}}
+    (tmp_path / "v1.json").write_text(json.dumps(old))
+    subprocess.run([sys.executable, "-c", example], cwd=tmp_path, check=True)
+    said = [chatkeep("import", "chat.db", "v1.jsonl", *more, folder=tmp_path) for more in (["--check"], [], [])]
+    keep: Chatkeep[Any] = Chatkeep(f"sqlite:///{tmp_path}/chat.db", **FAST)
+    keep.on_message(bot)
+    async with keep:
+        listed = {one.id: (one.title, one.last) async for one in keep.user("ada").conversations()}
+        again = await keep.receive("trip", "a train?", id="m1")
+        times = [(m.role, m.created_at) async for m in keep.history("trip")]
+
+    assert [0, 0, 0] == [code for code, _, _ in said]
+    assert "2 were there already" in said[2][1]
+    assert {"trip": ("To Rome", "at nine"), "a:b": ("Other", "a train?")} == listed
+    assert again.duplicate
+    assert [("user", 1763697600.0), ("assistant", 1763697603.5)] == times
