@@ -130,7 +130,7 @@ def bare(person: BrowserContext, address: str, options: str = "{}", *, at: str =
 
 
 def account_of(person: BrowserContext, address: str, user: str | None = None) -> Page:
-    """A tab with nothing but an account on it, as `account`; signed in as a sample account, or as whoever was before. `ids.c` is an id
+    """A tab with nothing but an account on it, as `account`; signed in as a sample user, or as whoever was before. `ids.c` is an id
     that only this user's tests use."""
     page = person.new_page()
     page.goto(f"{address}account.js")
@@ -143,7 +143,8 @@ def account_of(person: BrowserContext, address: str, user: str | None = None) ->
           window.account = new module.Account();
           account.on('notice', (notice) => notices.push(notice));
           await account.loaded;
-          window.signIn = async (user) => account.signIn({ token: await (await fetch(`/accounts/${user}`, { method: 'POST' })).json() });
+          window.signIn = async (user) =>
+            account.signIn({ token: await (await fetch(`/sample-users/${user}`, { method: 'POST' })).json() });
           if (user) await signIn(user);
         }""",
         user,

@@ -64,7 +64,7 @@ def test_format_2_goes_on(shop: Shop, person: BrowserContext) -> None:
     page.goto(f"{shop.address}client.js")
     me = page.evaluate(
         """async () => {
-          const made = await (await fetch('/accounts/user7', { method: 'POST' })).json();
+          const made = await (await fetch('/sample-users/user7', { method: 'POST' })).json();
           const headers = { authorization: `Bearer ${made.token}`, 'content-type': 'application/json' };
           const put = (path, body, more) =>
             fetch(`/v1/conversations/trip${path}`, { method: 'PUT', headers: { ...headers, ...more }, body: JSON.stringify(body) });

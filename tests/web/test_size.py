@@ -60,7 +60,7 @@ def test_a_page_with_a_user_downloads_two_small_modules(packed: Shop, person: Br
     page.evaluate(
         """async () => {
           window.account = await (await import('/account.js')).openAccount();
-          window.signIn = async () => account.signIn({ token: await (await fetch('/accounts/user0', { method: 'POST' })).json() });
+          window.signIn = async () => account.signIn({ token: await (await fetch('/sample-users/user0', { method: 'POST' })).json() });
           await signIn();
           window.chat = await account.chat();
           await chat.slot('form').set({ name: 'Ada' });

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import errors
 from ..app import Chatkeep, core_of
-from . import api, audit, desk, people, running, sample_accounts, signing_in, switches, tokens, wire
+from . import api, audit, desk, people, running, signing_in, switches, tokens, wire
 from .access import IDLE_S, LONGEST_S, VISITOR_SCOPES, Access, Users, allows
 from .assets import CLIENT, OPERATOR, PAGE, SHOWN, static, version_of
 from .audit import Trail
@@ -28,6 +28,7 @@ from .health import get_ready
 from .openapi import document, get_openapi
 from .operators import ROUTES as OPERATING
 from .protocols import routes_of
+from .sample_users import routes_of as sample_user_routes
 from .signed_in import Operators, SignedIn
 from .streams import Streams
 from .webhooks import ROUTES as INLETS
@@ -98,7 +99,7 @@ def create_app(
     anonymous: bool = False,
     visitor_scopes: Sequence[str] = VISITOR_SCOPES,
     users: Users | None = None,
-    accounts: Sequence[str] = (),
+    sample_users: Sequence[str] = (),
     offline: bool = False,
     operators: Operators | None = None,
     desk_idle: float = IDLE_S,
@@ -143,7 +144,8 @@ def create_app(
         own conversations, as with a user's token. It is asked with each request that has no credential of chatkeep's, so it should be
         quick. What a browser sends by itself, such as a session's cookie, changes something only from a page of this host.
 
-        accounts: Names that anybody may sign in as on the chat page, without a password: for trying out, on this machine only.
+        sample_users: Users that anybody may be on the chat page, without a password: for trying out, on this machine only. (The people
+        at the operators' desk have accounts: see *operators*.)
 
         offline: Whether the chat page keeps itself in the browser, by a service worker, so that it opens also while this server is away. No
         answer of /v1 is kept by it. Switched off again, it removes itself from the browsers that have it.
@@ -178,14 +180,14 @@ def create_app(
     people_at_desk = SignedIn(keep, host=operators, idle_s=desk_idle, longest_s=desk_longest)
     access = Access(keep, anonymous=anonymous, visitor_scopes=visitor_scopes, users=users, desk=people_at_desk)
     shown = CLIENT | SHOWN | OPERATOR | (PAGE if title is not None else {})
-    words = {"title": title or "", "accounts": " ".join(accounts), "offline": "yes" if offline else ""}
+    words = {"title": title or "", "users": " ".join(sample_users), "offline": "yes" if offline else ""}
     words["kept"] = version_of(words) if offline and title is not None else ""
     app = Starlette(
         routes=[
             *ROUTES,
             *INLETS,
             *routes_of(keep, protocols),
-            *sample_accounts.routes_of(accounts),
+            *sample_user_routes(sample_users),
             *routes,
             *([Route("/", get_about)] if title is None else []),
             *[Route(path, static(*found, words)) for path, found in shown.items()],
@@ -203,7 +205,7 @@ def create_app(
         lifespan=life,
     )
     app.state.keep, app.state.access, app.state.streams, app.state.limits = keep, access, Streams(), None
-    app.state.told_not_open, app.state.trail, app.state.accounts = False, Trail(keep), frozenset(accounts)
+    app.state.told_not_open, app.state.trail, app.state.sample_users = False, Trail(keep), frozenset(sample_users)
     app.state.webhooks = webhooks or webhooks_of(keep)
     app.state.openapi = document(app.routes)
     app.router.redirect_slashes = False
