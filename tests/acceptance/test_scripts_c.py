@@ -90,7 +90,8 @@ def test_two_devices_online_and_offline(shop: Shop, browser: Browser) -> None:
             here,
             "chat.messages.some((m) => m.text.endsWith('meanwhile') && m.role === 'assistant') && chat.status === 'saved'",
         )
-        here.wait_for_timeout(5000)  # the time of writing is told of what was late
+        if takes_time := shop.url.startswith("sqlite"):
+            here.wait_for_timeout(5000)  # the time of writing is told of what was late
         telephone.set_offline(False)
         there.evaluate("dispatchEvent(new Event('online'))")
         for each in (here, there):
@@ -98,9 +99,10 @@ def test_two_devices_online_and_offline(shop: Shop, browser: Browser) -> None:
             until(each, "chat.state.cart.items.length === 3 && chat.state.cart.note === 'of the desk'")
         assert said(here) == said(there)
         assert {"from the desk", "from the telephone", "meanwhile", "written offline"} == set(said(here))
-        late = here.evaluate("chat.messages.find((m) => m.text === 'written offline')")
-        assert abs(late["metadata"]["written_at"] - there.evaluate("written")) < 2
-        assert late["created_at"] - late["metadata"]["written_at"] > 3
+        if takes_time:
+            late = here.evaluate("chat.messages.find((m) => m.text === 'written offline')")
+            assert abs(late["metadata"]["written_at"] - there.evaluate("written")) < 2
+            assert late["created_at"] - late["metadata"]["written_at"] > 3
         until(there, "account.notices.some((notice) => notice.kind === 'conflict')")
         there.evaluate("account.notices.find((notice) => notice.kind === 'conflict').actions[0].run()")
         for each in (here, there):
