@@ -142,8 +142,10 @@ def test_memory_does_not_grow(shop: Shop, person: BrowserContext) -> None:
     assert OPERATIONS - 1 == page.evaluate("chat.state.form.n")
 
 
+@pytest.mark.parametrize("shop", ["sqlite"], indirect=True)
 def test_memory_of_the_python_client_does_not_grow(shop: Shop) -> None:
-    """Over as many changes of a slot and of the list, and messages: what Python holds is as much at the end as it was."""
+    """Over as many changes of a slot and of the list, and messages: what Python holds is as much at the end as it was. (The store is in
+    the server's process.)"""
     signing = urllib.request.Request(f"{shop.address}sample-users/user4", method="POST")
     signing.add_header("Sec-Fetch-Site", "same-origin")
     with urllib.request.urlopen(signing) as answer:
