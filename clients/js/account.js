@@ -161,9 +161,13 @@ export class Account extends Emitter {
   async #claimOnce() {
     const asked = this.#claims && this.#read(":claim");
     if (!asked || this.state !== "signed-in") return [];
-    const isGuest = (key) => key.startsWith(`chatkeep:${this.#url}:`);
-    const { claimGuests } = asked.guest || Object.keys(this.#storage).some(isGuest) ? await import("./claims.js") : { claimGuests: () => [] };
-    const claimed = await claimGuests({ ...this.#here(), ...asked });
+    const here = this.#here();
+    let claimed = [];
+    if (asked.guest || Object.keys(this.#storage).some((key) => key.startsWith(`chatkeep:${this.#url}:`))) {
+      const { claimGuests } = await import("./claims.js");
+      if (here.subject !== this.#subject) return []; // somebody else has signed in meanwhile
+      claimed = await claimGuests({ ...here, ...asked });
+    }
     this.#write(":claim");
     this.#claims = false;
     if (claimed.length) this.notify({ kind: "claimed", text: "Your earlier chats are in your account now." });
@@ -171,9 +175,14 @@ export class Account extends Emitter {
     return claimed;
   }
 
-  // What claims.js works with.
+  // What claims.js works with, for who is here now.
   #here() {
-    return { url: this.#url, subject: this.#subject, storage: this.#storage, shelf: this.#shelf, json: (path, options) => this.#json(path, options) };
+    const subject = this.#subject;
+    const json = (path, options) => {
+      if (subject !== this.#subject) throw new Problem(401, { detail: "Somebody else is here now." });
+      return this.#json(path, options);
+    };
+    return { url: this.#url, subject, storage: this.#storage, shelf: this.#shelf, json };
   }
 
   // Ends on the server what was signed out of here, also when there was no line then.
@@ -270,8 +279,9 @@ export class Account extends Emitter {
 
   // Takes over what an application has kept in a form of its own.
   async importOld(name, read) {
+    const here = this.#here();
     const { importOld } = await import("./claims.js");
-    const count = await importOld(this.#here(), name, read);
+    const count = await importOld(here, name, read);
     if (count) await this.#pull();
     return count;
   }

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext, Page, Route
 
 from ..support.browsing import ROOT, Shop, account_of, profile
 
@@ -206,6 +206,31 @@ def test_what_gave_way_can_be_put_back(shop: Shop, person: BrowserContext, brows
             "account.notices.find((notice) => notice.about === ids.c).actions.find((one) => one.name === 'restore').run()"
         )
         until(page, "chat.state.cart.size === 2 || account.conversations[0].title === 'Theirs'")
+
+
+def test_a_claim_is_of_who_asked_for_it(shop: Shop, person: BrowserContext) -> None:
+    """Who signs in while the module for it is still under way, and wants no claim, gets none."""
+    ada, eve = next(USERS), next(USERS)
+    page = account_of(person, shop.address)
+    page.evaluate("async () => { await (await (await import('/client.js')).open()).send('as a visitor'); }")
+    held: list[Route] = []
+    page.route("**/claims.js", lambda route: held.append(route))
+    page.evaluate("(user) => { signIn(user); }", ada)
+    page.wait_for_function("(user) => account.user === user", arg=ada)
+    while not held:
+        page.wait_for_timeout(20)
+    page.evaluate(
+        """async (user) => {
+          const token = await (await fetch(`/sample-users/${user}`, { method: 'POST' })).json();
+          window.signed = account.signIn({ claim: false, token });
+        }""",
+        eve,
+    )
+    page.wait_for_function("(user) => account.user === user", arg=eve)
+    held[0].continue_()
+    page.evaluate("signed")
+
+    assert [] == page.evaluate("account.conversations")
 
 
 def test_an_applications_own_old_data_is_taken_over_once(shop: Shop, person: BrowserContext, user: str) -> None:
