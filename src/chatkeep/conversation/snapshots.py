@@ -152,6 +152,13 @@ def unread_messages(snapshot: Snapshot) -> list[Message]:
     ]
 
 
+def is_withdrawn(snapshot: Snapshot, number: int) -> bool:
+    """Tell whether message *number*, which no turn has passed yet, was withdrawn, as far as it is held."""
+    held = snapshot.messages
+    at = number - held[-1].number - 1 if held else 0
+    return -len(held) <= at < 0 and held[at].number == number and held[at].redacted
+
+
 def asks(message: Message) -> bool:
     """Tell whether a turn answers *message*, if none has yet."""
     return message.role in ASKING and not message.redacted and message.channel != SAVED

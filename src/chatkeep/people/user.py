@@ -9,7 +9,7 @@ from typing import Any, Generic
 
 from msgspec import Struct
 
-from ..conversation.keys import key_for
+from ..conversation.keys import check_user, key_for
 from ..conversation.saves import Saved, SavedMessage
 from ..conversation.snapshots import Snapshot
 from ..drivers.base import Key, Row
@@ -64,7 +64,7 @@ class User(Generic[State]):
     """
 
     def __init__(self, engine: Engine[State], tenant: str, id: str) -> None:
-        key_for("", id)
+        check_user(id)
         self._engine = engine
         self._tenant = tenant
         self.id = id
