@@ -8,6 +8,7 @@ from operator import attrgetter
 from msgspec import structs
 
 from ..drivers.base import AT_ONCE
+from .backoff import believed
 from .keys import RESERVED
 from .record import NONE, Record
 from .snapshots import (
@@ -23,6 +24,9 @@ from .snapshots import (
 )
 
 _role_of = attrgetter("role")
+
+SEND_PAUSE_MOST_S = 3600.0
+"""Nobody makes us wait longer before we try again to send a reply."""
 
 CHANGES_KEPT = 32
 """So many acts may come between one whose outcome is unknown and its second run."""
@@ -104,7 +108,8 @@ def next_commit(
     head = snapshot.row.head + len(drafts)
     record = keep_outbound(snapshot, record)
     if record.cursor < head:
-        due_at: float | None = not_before(record.retry_at, at=at)
+        longest_s = max(policy.pause_most_s, policy.channel_within_s if record.paced else 0.0)
+        due_at: float | None = not_before(record.retry_at, longest_s, at=at)
     else:
         if policy.retention_s is not None and not record.oldest_at:
             record = structs.replace(record, oldest_at=find_oldest(snapshot, record, drafts, at=at))
@@ -114,7 +119,7 @@ def next_commit(
             due_at = old  # early is allowed, late is not, and what stays the same costs no index write
     if record.delivery is not None:
         if has_outbound(snapshot, record, drafts):
-            send_at = not_before(record.delivery.at, at=at)
+            send_at = not_before(record.delivery.at, SEND_PAUSE_MOST_S, at=at)
             due_at = send_at if due_at is None else min(due_at, send_at)
         else:
             record = structs.replace(record, delivery=structs.replace(record.delivery, upto=head))
@@ -133,9 +138,9 @@ def find_oldest(snapshot: Snapshot, record: Record, drafts: list[Draft] | tuple[
     return first.created_at if first is not None and first.number == record.dropped + 1 else 0.0
 
 
-def not_before(time: float, *, at: float) -> float:
-    """Return the due time of what may be done from *time* on: at once if that has come *at* this moment."""
-    return AT_ONCE if time <= at else time
+def not_before(time: float, longest_s: float, *, at: float) -> float:
+    """Return the due time of what may be done from *time* on: at once if that has come *at* this moment, or cannot be `believed`."""
+    return AT_ONCE if believed(time, longest_s, at=at) <= at else time
 
 
 def forget_after(record: Record, policy: Policy) -> float | None:

@@ -34,6 +34,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     history: int = 20
     history_bytes: int | None = None
     retry_for_s: float = 600.0
+    pause_most_s: float = 60.0
     max_raised: int | None = None
     max_begun: int = 8
     lease_s: float = 35.0

@@ -12,6 +12,7 @@ from itertools import dropwhile, islice
 from msgspec import Raw, json, structs
 
 from ..model import ASKING, TALK, Content, Message
+from .backoff import believed
 from .commits import make_note, next_commit, note_passed_over
 from .dead_letters import close_replayed
 from .keys import SAVED
@@ -51,14 +52,17 @@ def choose_batch(snapshot: Snapshot, policy: Policy) -> list[Message]:
     return waiting[:1]
 
 
-def ready_at(snapshot: Snapshot, policy: Policy) -> float:
-    """When the next turn may begin: after the pause that follows a failure, and for debounce once the user is quiet."""
-    waiting = unread_messages(snapshot)
+def ready_at(snapshot: Snapshot, policy: Policy, *, at: float) -> float:
+    """When the next turn may begin: after the pause that follows a failure, and for debounce once the user is quiet; not later than
+    the settings let anything wait, counted from now, *at*."""
+    waiting, longest_s = unread_messages(snapshot), policy.pause_most_s
+    held = believed(held_until(snapshot.record, waiting, policy), policy.channel_within_s, at=at)
     ready = snapshot.record.retry_at
+    ready = held if held == ready else believed(ready, longest_s, at=at)
     if policy.overlap == "debounce" and waiting:
         quiet = min(waiting[-1].created_at + policy.quiet_s, waiting[0].created_at + policy.max_wait_s)
-        ready = max(ready, quiet)
-    return max(ready, held_until(snapshot.record, waiting, policy))
+        ready = max(ready, believed(quiet, longest_s, at=at))
+    return max(ready, held)
 
 
 def is_paced(message: Message, policy: Policy) -> bool:
@@ -78,7 +82,7 @@ def pace(record: Record, answered: Message, policy: Policy, *, at: float) -> flo
     """Return `Record.paced` after a turn that has *answered* a message."""
     if not answered.channel or policy.channel_turns is None or not is_paced(answered, policy):
         return record.paced
-    return max(record.paced, at) + policy.channel_within_s / policy.channel_turns
+    return max(min(record.paced, at + policy.channel_within_s), at) + policy.channel_within_s / policy.channel_turns
 
 
 def slice_plain_history(snapshot: Snapshot, first: Message, policy: Policy) -> list[Message]:
@@ -300,10 +304,15 @@ def is_last_attempt(
     raised, tries = record.raised + (not hangs), record.begun + 1
     return len(tried) == 1 and (
         final
-        or at >= (record.failed_at or at) + policy.retry_for_s
+        or at >= first_failed_at(record, at=at) + policy.retry_for_s
         or (policy.max_raised is not None and (tries if hangs else raised) >= policy.max_raised)
         or tries - raised >= policy.max_begun
     )
+
+
+def first_failed_at(record: Record, *, at: float) -> float:
+    """Return when the first attempt failed: now, *at*, where none had, or one by a clock that was ahead."""
+    return min(record.failed_at or at, at)
 
 
 def fail_turn(
@@ -328,7 +337,7 @@ def fail_turn(
     record, hangs = snapshot.record, lease is not None
     if is_last_attempt(record, tried, policy, at=at, hangs=hangs, final=final):
         return set_aside(snapshot, tried[0].number, reason, policy, at=at, arriving=arriving, replies=replies, out=out)
-    failed_at = record.failed_at or at
+    failed_at = first_failed_at(record, at=at)
     record = structs.replace(
         record,
         begun=record.begun + 1,
