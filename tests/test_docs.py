@@ -77,7 +77,7 @@ def compiled(block: Block, tree: ast.Module | None = None) -> Any:
     """The code of a block, whose lines are those of its page."""
     tree = tree or ast.parse(block.code)
     ast.increment_lineno(tree, block.line - 1)
-    return compile(tree, block.page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    return compile(tree, block.page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
 
 
 def test_no_python_is_hidden_from_these_tests() -> None:
