@@ -1,11 +1,10 @@
 """The four scripts by which the multi-device team measures, in a real browser: ten at once, two devices, memory, sign in and out.
 
-On SQLite; `CHATKEEP_SCRIPTS="sqlite redis postgresql"` has them run on others too, and `CHATKEEP_OPERATIONS=100000` has the third one last.
+On SQLite, Redis, a cluster of it and PostgreSQL; `CHATKEEP_SOAK=334` has the third one last for the team's 100,000 operations.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,10 +12,11 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
 from ..support.browsing import Shop, account_of, profile
+from ..support.soaking import SOAK
 from ..support.stores import store_url
 
-STORES = os.environ.get("CHATKEEP_SCRIPTS", "sqlite").split()
-OPERATIONS = int(os.environ.get("CHATKEEP_OPERATIONS", "600"))
+STORES = ("sqlite", "redis", "cluster", "postgresql")
+OPERATIONS = 300 * SOAK
 TEN = sorted(f"message {number}" for number in range(10))
 ANSWERED = "chat.messages.filter((m) => m.role === 'assistant').length === given"
 

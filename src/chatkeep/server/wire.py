@@ -264,6 +264,12 @@ def preferences(request: Request) -> set[str]:
     return {preference.partition(";")[0].strip().lower() for preference in given}
 
 
+def reads_gzip(request: Request) -> bool:
+    """Tell whether the client takes an answer that is compressed with gzip."""
+    given = request.headers.get("accept-encoding", "")
+    return any(re.fullmatch(r"gzip(;q=(1|0\.0*[1-9]).*)?", part.strip()) for part in given.split(","))
+
+
 TAG = re.compile(r'((?:W/)?)(?:"([!#-~]*)"|([!#-+\--~]+))')
 
 
