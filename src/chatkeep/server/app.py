@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import errors
 from ..app import Chatkeep, core_of
-from . import api, audit, desk, people, running, sample_accounts, signing_in, switches, tokens, wire
+from . import api, audit, desk, exporting, holds, people, running, sample_accounts, signing_in, switches, tokens, wire
 from .access import IDLE_S, LONGEST_S, VISITOR_SCOPES, Access, Users, allows
 from .audit import Trail
 from .events import Events
@@ -102,6 +102,8 @@ ROUTES: list[BaseRoute] = [
     *switches.ROUTES,
     *running.ROUTES,
     *audit.ROUTES,
+    *holds.ROUTES,
+    *exporting.ROUTES,
     *signing_in.ROUTES,
     *desk.ROUTES,
     wire.RawRoute("/v1/conversations", api.Conversations),
