@@ -48,7 +48,9 @@ class Export(wire.Resource):
         core = core_of(keep_of(request))
         if asked.conversation is not None:
             request.state.conversation = asked.conversation
-            if await core.read_row(key_for(tenant, asked.conversation)) is None:
+            with wire.refusing(422, "bad-key"):
+                key = key_for(tenant, asked.conversation)
+            if await core.read_row(key) is None:
                 raise not_found()
         elif Ability.SCAN not in core.abilities:
             raise wire.Refused(422, "unsupported", f"The store lacks {Ability.SCAN.name} ({Ability.SCAN}).")

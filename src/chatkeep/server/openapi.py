@@ -110,7 +110,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         gives={200: answers.CreatedConversation, 201: (answers.CreatedConversation, answers.Visit)},
         refuses=WRITE,
     ),
-    ("/v1/conversations", "get"): Operation(query=wire.ListQuery, gives={200: answers.Conversations}, refuses=READ),
+    ("/v1/conversations", "get"): Operation(
+        query=wire.ListQuery, gives={200: answers.Conversations}, refuses=(404, *READ)
+    ),
     (ONE, "get"): Operation(query=wire.ConversationQuery, gives={200: answers.Conversation}, refuses=READ),
     **{
         (ONE, method): Operation(

@@ -143,7 +143,7 @@ def place_from(text: str, tenant: str) -> Conversation[Any] | None:
         place = msgspec.json.decode(urlsafe_b64decode(text + "=" * (-len(text) % 4)), type=Place)
         key_for(tenant, place.id)
     except (ValueError, UsageError):
-        raise Refused(400, "bad-request", "`next` is none of this server's; leave it out to begin anew.") from None
+        raise Refused(404, "not-found", "`next` is none of this server's; leave it out to begin anew.") from None
     blank: dict[str, Any] = {"revision": "", "state": None, "session": 0, "messages": [], "head": 0, "unread": 0}
     blank |= {"paused": False, "dead": [], "due_at": None}
     return Conversation(tenant=tenant, id=place.id, owner=place.owner, updated_at=place.updated_at, **blank)
