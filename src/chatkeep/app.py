@@ -314,10 +314,17 @@ class Chatkeep(Surface[State]):
         shared.on = on
 
     async def all_conversations(
-        self, *, owner: str | None = None, by: Index = "recent", limit: int | None = None
+        self,
+        *,
+        owner: str | None = None,
+        by: Index = "recent",
+        limit: int | None = None,
+        messages: int = 0,
+        after: Conversation[State] | None = None,
     ) -> AsyncIterator[Conversation[State]]:
         """As `conversations`, of every tenant."""
-        async for conversation in self._listed(None, owner=owner, by=by, limit=limit):
+        told: dict[str, Any] = {"by": by, "limit": limit, "messages": messages, "after": after}
+        async for conversation in self._listed(None, owner=owner, **told):
             yield conversation
 
     async def all_dead_letters(self, *, after: DeadLetter | None = None, limit: int = LETTERS) -> list[DeadLetter]:

@@ -22,11 +22,12 @@ from .people.claims import Claims
 from .people.saving import save
 from .storage.audit import AuditLog
 from .storage.ends import End, find_ends
-from .storage.holds import Holds
+from .storage.holds import Hold, Holds
 from .storage.records import Records
 
 if TYPE_CHECKING:
     from .people.handing_out import HandedOut
+    from .storage.archive import Exported
 
 Record = TypeVar("Record", bound=Struct)
 
@@ -222,6 +223,23 @@ class Core(Generic[State]):
     def holds(self, tenant: str) -> Holds:
         """Return the legal holds of a tenant."""
         return Holds(self._opened.store, tenant, clock=self.clock)
+
+    async def hold(self, tenant: str, conversation: str, owner: str, *, reason: str) -> list[Hold]:
+        """Put a conversation, or all that is an *owner*'s under each of its names, on legal hold; answers the holds."""
+        names = await self.find_names(tenant, owner) if owner else [""]
+        return [await self.holds(tenant).put(conversation=conversation, owner=name, reason=reason) for name in names]
+
+    async def lift_hold(self, tenant: str, conversation: str, owner: str) -> list[Hold]:
+        """Lift a legal hold; answers those that there were."""
+        names = await self.find_names(tenant, owner) if owner else [""]
+        lifted = [await self.holds(tenant).lift(conversation=conversation, owner=name) for name in names]
+        return [held for held in lifted if held is not None]
+
+    def export(self, tenant: str, conversation: str | None, said: Exported) -> AsyncIterator[bytes]:
+        """Give the lines of one conversation, or of all of a tenant; *said* is filled in. See `storage.archive`."""
+        from .storage.archive import export_lines  # it imports tempfile, which nobody else needs
+
+        return export_lines(self._opened.store.driver, said, tenant=tenant, conversation=conversation)
 
     def preview_ends(
         self,

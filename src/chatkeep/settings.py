@@ -493,6 +493,18 @@ def named_store() -> str | None:
     return value
 
 
+def named_key() -> str | None:
+    """Return the service key that the environment names (CHATKEEP_KEY, or CHATKEEP_KEY_FILE), for a client of a server; None without one.
+
+    Raises `Misconfigured` when the file cannot be read.
+    """
+    environment, faults = environment_settings({"key": str})
+    if faults:
+        raise Misconfigured(f"The {'; '.join(faults)}. Nothing was asked.")
+    value = environment.get("key")
+    return str(value.value) if value is not None and value.value else None
+
+
 # -- where settings come from -------------------------------------------------------------------------------------------
 
 

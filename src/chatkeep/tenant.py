@@ -228,35 +228,53 @@ class Surface(PeopleSurface[State]):
                     yield event
 
     async def conversations(
-        self, *, owner: str | None = None, by: Index = "recent", limit: int | None = None
+        self,
+        *,
+        owner: str | None = None,
+        by: Index = "recent",
+        limit: int | None = None,
+        messages: int = 0,
+        after: Conversation[State] | None = None,
     ) -> AsyncIterator[Conversation[State]]:
         """
-        List this tenant's conversations without their messages: last changed first, or by="key"; or those of an
-        *owner*.
+        List this tenant's conversations, each with so many of its last *messages*: last changed first, or by="key"; or those
+        of an *owner*. *after*: only those behind this one, the last of a list before.
 
         One that cannot be read does not end the list: it is shown with the reason in its `fault`.
         """
-        async for conversation in self._listed(self._tenant, owner=owner, by=by, limit=limit):
+        told: dict[str, Any] = {"by": by, "limit": limit, "messages": messages, "after": after}
+        async for conversation in self._listed(self._tenant, owner=owner, **told):
             yield conversation
 
     async def _listed(
-        self, tenant: str | None, *, owner: str | None, by: Index, limit: int | None
+        self,
+        tenant: str | None,
+        *,
+        owner: str | None,
+        by: Index,
+        limit: int | None,
+        messages: int,
+        after: Conversation[State] | None,
     ) -> AsyncIterator[Conversation[State]]:
+        behind = None if after is None else _row_of(after)
         if owner and tenant is not None:
             claims = Claims(self._opened.store, tenant, clock=self._engine.shared.clock)
-            owners, left = await claims.find_owners(owner), limit if limit is not None else 1 << 40
-            for name in owners:  # what was claimed for it is its own
-                async for found in self._listed_of(tenant, owner=name, by=by, limit=left):
+            owners, left = list(await claims.find_owners(owner)), limit if limit is not None else 1 << 40
+            begun = owners.index(behind.owner) if behind is not None and behind.owner in owners else 0
+            for name in owners[begun:]:  # what was claimed for it is its own
+                start = behind if behind is not None and behind.owner == name else None
+                async for found in self._listed_of(
+                    tenant, owner=name, by=by, limit=left, messages=messages, after=start
+                ):
                     left -= 1
                     yield found
             return
-        async for found in self._listed_of(tenant, owner=owner, by=by, limit=limit):
+        async for found in self._listed_of(tenant, owner=owner, by=by, limit=limit, messages=messages, after=behind):
             yield found
 
     async def _listed_of(
-        self, tenant: str | None, *, owner: str | None, by: Index, limit: int | None
+        self, tenant: str | None, *, owner: str | None, by: Index, limit: int | None, messages: int, after: Row | None
     ) -> AsyncIterator[Conversation[State]]:
-        after: Row | None = None
         left = limit if limit is not None else 1 << 40
         index: Index = "owner" if owner is not None else by
         while True:
@@ -270,7 +288,8 @@ class Surface(PeopleSurface[State]):
                 try:
                     snapshot = await self._engine.store.load(row.key)
                     if snapshot is not None:
-                        yield await self._show(snapshot, 0)
+                        # By the time that it is listed by, so that a list goes on behind it also while it is written to.
+                        yield structs.replace(await self._show(snapshot, messages), updated_at=row.updated_at)
                 except (Corrupt, Unsupported) as fault:
                     yield _unreadable(row, str(fault))
             if len(rows) < PAGE or left <= 0:
@@ -566,6 +585,12 @@ def _held(snapshot: Snapshot) -> tuple[Sequence[Message], int]:
 def _due_at(row: Row) -> float | None:
     """When it is looked at next, for people: what is due at once is due since it was changed."""
     return None if row.due_at is None else max(row.due_at, row.updated_at)
+
+
+def _row_of(shown: Conversation[Any]) -> Row:
+    """Return a row that stands where a conversation of a list does, in the index of its owner too."""
+    key = Key(shown.tenant, shown.id)
+    return Row(key=key, revision="", incarnation="", owner=shown.owner, updated_at=shown.updated_at)
 
 
 def _unreadable(row: Row, fault: str) -> Conversation[Any]:

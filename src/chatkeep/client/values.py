@@ -30,6 +30,28 @@ class Conversation(model.Conversation[Any], frozen=True, kw_only=True):
     due_at: float | None = None
 
 
+class Listed(Conversation, frozen=True, kw_only=True):
+    """A conversation in a list, with its last words: *last*, whose they are and when they were said."""
+
+    last: str = ""
+    last_role: str = ""
+    last_at: float = 0.0
+
+
+class DeadLetter(model.DeadLetter, frozen=True, kw_only=True):
+    """A message that was set aside; see `chatkeep.DeadLetter`. The tenant is the key's and not told."""
+
+    tenant: str = ""
+
+
+class Exported(Struct, kw_only=True):
+    """What an export held. left_out: ids of conversations that are not in it, because they cannot be read, and why."""
+
+    conversations: int = 0
+    entries: int = 0
+    left_out: dict[str, str] = {}
+
+
 class Created(Struct, frozen=True, kw_only=True):
     """A conversation that was created, or found (created=False).
 

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import errors
 from ..app import Chatkeep, core_of
-from . import api, audit, desk, people, running, signing_in, switches, tokens, wire
+from . import api, audit, desk, exporting, holds, people, running, signing_in, switches, tokens, wire
 from .access import IDLE_S, LONGEST_S, VISITOR_SCOPES, Access, Users, allows
 from .assets import CLIENT, OPERATOR, PAGE, SHOWN, static, version_of
 from .audit import Trail
@@ -81,6 +81,8 @@ ROUTES: list[BaseRoute] = [
     *switches.ROUTES,
     *running.ROUTES,
     *audit.ROUTES,
+    *holds.ROUTES,
+    *exporting.ROUTES,
     *signing_in.ROUTES,
     *desk.ROUTES,
     wire.RawRoute("/v1/conversations", api.Conversations),

@@ -17,7 +17,22 @@ from starlette.routing import BaseRoute, Route
 
 from .. import __version__
 from ..people.erasing import ErasedUser
-from . import answers, audit, desk, events, operators, people, running, signing_in, story, switches, tokens, wire
+from . import (
+    answers,
+    audit,
+    desk,
+    events,
+    exporting,
+    holds,
+    operators,
+    people,
+    running,
+    signing_in,
+    story,
+    switches,
+    tokens,
+    wire,
+)
 from .access import COOKIE, AccessPolicy, allows
 
 SCHEMAS = "#/components/schemas/{name}"
@@ -95,7 +110,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         gives={200: answers.CreatedConversation, 201: (answers.CreatedConversation, answers.Visit)},
         refuses=WRITE,
     ),
-    ("/v1/conversations", "get"): Operation(query=wire.ListQuery, gives={200: answers.Conversations}, refuses=READ),
+    ("/v1/conversations", "get"): Operation(
+        query=wire.ListQuery, gives={200: answers.Conversations}, refuses=(404, *READ)
+    ),
     (ONE, "get"): Operation(query=wire.ConversationQuery, gives={200: answers.Conversation}, refuses=READ),
     **{
         (ONE, method): Operation(
@@ -192,6 +209,15 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("/v1/bot", "get"): Operation(gives={200: answers.TenantBotStatus}, refuses=READ),
     ("/v1/bot", "put"): Operation(takes=switches.TenantPausing, gives={200: answers.TenantBotStatus}, refuses=WRITE),
     ("/v1/paused", "get"): Operation(query=switches.PausedQuery, gives={200: answers.Paused}, refuses=READ),
+    ("/v1/holds", "get"): Operation(gives={200: holds.HeldThings}, refuses=READ),
+    ("/v1/holds", "post"): Operation(takes=holds.Holding, gives={200: holds.HeldThings}, refuses=WRITE),
+    ("/v1/holds", "delete"): Operation(query=holds.HeldQuery, gives={200: holds.HeldThings}, refuses=(404, *WRITE)),
+    ("/v1/export", "get"): Operation(
+        query=exporting.ExportQuery,
+        gives={200: str},
+        answers_with="application/jsonl",
+        refuses=(404, 422, *READ),
+    ),
     ("/v1/audit", "get"): Operation(query=audit.AuditQuery, gives={200: answers.Audit}, refuses=READ),
     ("/v1/cache", "get"): Operation(gives={200: answers.CacheStatus}, refuses=READ),
     ("/v1/cache", "put"): Operation(takes=switches.CacheSwitch, gives={200: answers.CacheStatus}, refuses=WRITE),
