@@ -341,7 +341,7 @@ def test_the_keyboard_goes_everywhere(service: Service, person: BrowserContext) 
     expect(page.get_by_label("Search")).to_be_focused()
     page.keyboard.press("Escape")
     page.keyboard.press("?")
-    expect(page.get_by_role("dialog")).to_contain_text("next and previous conversation")
+    expect(page.get_by_role("dialog")).to_contain_text("Next conversation")
     page.keyboard.press("Escape")
     page.keyboard.press("Escape")
     expect(page.locator("main")).to_be_hidden()
@@ -560,3 +560,108 @@ def test_a_wrong_key_says_so(service: Service, person: BrowserContext) -> None:
 
     assert page.locator(LINES).count() == 0
     assert re.fullmatch(r".*/operator#ada", page.url)
+
+
+def test_the_palette_does_everything(service: Service, person: BrowserContext, tmp_path: Path) -> None:
+    """Every act, by Control and K: found by the beginnings of words, told to screen readers, and nothing runs of what names hold."""
+    service.receive("ada", "hello")
+    service.receive(f"bob {HOSTILE}", "hello")
+    page = opened(person, service)
+    choose(page, "ada")
+    page.get_by_label("Write as a person").fill("a draft")
+    page.keyboard.press("Control+k")
+    box = page.get_by_role("combobox", name="What do you want to do?")
+    expect(box).to_be_focused()
+    expect(page.get_by_role("listbox", name="Acts")).to_be_visible()
+
+    def active() -> str:
+        return str(page.locator(f"#{box.get_attribute('aria-activedescendant')}").inner_text())
+
+    first = active()
+    page.keyboard.press("ArrowDown")
+    assert first != active()
+    expect(page.locator('#options [aria-selected="true"]')).to_have_count(1)
+    page.keyboard.press("ArrowUp")
+    assert first == active()
+    page.keyboard.press("ArrowUp")
+    assert page.locator("#options li").last.inner_text() == active()
+    page.keyboard.press("Escape")
+    expect(page.get_by_label("Write as a person")).to_be_focused()
+    expect(page.get_by_label("Write as a person")).to_have_value("a draft")
+    page.keyboard.press("Control+k")
+    page.keyboard.type("tak ov")
+    expect(page.locator("#options li")).to_have_count(1)
+    expect(page.locator("#palette").get_by_role("status")).to_have_text("1 found")
+    page.screenshot(path=tmp_path / "palette.png")
+    page.keyboard.press("Enter")
+    expect(page.locator("#bot")).to_have_text("A person answers")
+    page.keyboard.press("Control+k")
+    page.keyboard.type("open bob")
+    expect(page.locator("#options li")).to_contain_text(f"{MARKUP} U+202Egnp.exeU+200B")
+    page.keyboard.press("Enter")
+    expect(page.locator("#name")).to_contain_text("gnp.exe")
+    page.keyboard.press("Control+k")
+    page.keyboard.type("[.*+(xyz")
+    expect(page.locator("#palette").get_by_role("status")).to_have_text("Nothing is called like that.")
+    page.keyboard.press("Enter")
+    expect(box).to_be_visible()
+    for words, what in (("bot off", "Everything"), ("go queues", "Waiting for a person"), ("sign out", "Service key")):
+        box.fill(words)
+        page.keyboard.press("Enter")
+        expect(page.locator("#palette")).to_be_hidden()
+        if what != "Everything":
+            expect(page.locator("body")).to_contain_text(what)
+        page.keyboard.press("Control+k")
+    expect(page.locator("#palette")).to_be_hidden()
+
+    assert "Desk" == page.title()
+    assert 0 == page.locator("img, #desk script").count()
+
+
+def test_every_act_is_in_the_one_table(service: Service, person: BrowserContext) -> None:
+    """Each button of the page, but for fields, dialogs and what is made of data, names its act; no key stands for two."""
+    page = opened(person, service)
+    expect(page.locator("#desk")).to_be_visible()
+    named = page.locator("#desk header button, #desk main > .bar button, #earlier, .menu button").evaluate_all(
+        "(found) => found.map((made) => made.dataset.act)"
+    )
+
+    assert set(named) == {"palette", "keys", "leave", "details", "earlier"}
+    page.keyboard.press("?")
+    expect(page.locator("#keylist dt").first).to_be_visible()
+    keys = page.locator("#keylist dt").all_inner_texts()
+
+    assert len(keys) == len(set(keys)) > 6
+    assert "" not in page.locator("#keylist dd").all_inner_texts()
+
+
+def test_a_conversation_is_assigned(service: Service, person: BrowserContext, tmp_path: Path) -> None:
+    """Taking over assigns; the list tells and is filtered by it; a colleague is given it; two who take one at once are told."""
+    for name in ("ada", "bob"):
+        service.receive(name, f"I am {name}")
+    service.account("lee", "agent", shown=f"Lee {MARKUP}")
+    page = opened(person, service)
+    choose(page, "ada")
+    expect(page.get_by_label("With")).to_have_value("")
+    page.get_by_role("button", name="Take over").click()
+    expect(page.get_by_label("With")).to_have_value("kim")
+    expect(page.locator("#list li").filter(has_text="ada")).to_contain_text("You")
+    page.get_by_label("Mine", exact=True).check(force=True)
+    expect(page.locator("#list li")).to_have_count(1)
+    page.get_by_label("Nobody's", exact=True).check(force=True)
+    expect(page.locator("#list .id")).to_have_text(["bob"])
+    choose(page, "bob")
+    service.portal.call(lambda: core_of(service.keep).assign("salon", "bob", "lee", by="Lee"))
+    page.get_by_label("With").select_option("kim")
+    expect(page.locator("#trouble")).to_contain_text("It is assigned to lee meanwhile")
+    expect(page.get_by_label("With")).to_have_value("lee")
+    page.get_by_label("Everybody's", exact=True).check(force=True)
+    expect(page.locator("#list li").filter(has_text="bob")).to_contain_text(f"Lee {MARKUP}")
+    page.screenshot(path=tmp_path / "assigned.png")
+    page.locator("#name").click()
+    page.keyboard.press("m")
+    expect(page.get_by_label("With")).to_have_value("kim")
+    page.get_by_role("button", name="Details").click()
+    expect(page.locator("#story")).to_contain_text("Kim assigned to You")
+
+    assert "Desk" == page.title()

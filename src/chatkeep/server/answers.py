@@ -85,6 +85,12 @@ class Stopped(Struct, frozen=True):
     reply: Message | None = None
 
 
+class Assigned(Struct, frozen=True):
+    """The account that a conversation is assigned to; "": nobody's."""
+
+    assignee: str
+
+
 class BotStatus(Struct, frozen=True):
     """Whether the bot is silent there now."""
 
@@ -136,7 +142,8 @@ class Receipt(Struct, frozen=True, kw_only=True):
 
 
 class Conversation(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A conversation at one instant. *stale*: the store is away, and this is what the server has seen last."""
+    """A conversation at one instant. *stale*: the store is away, and this is what the server has seen last. *assignee*: the account of
+    the operator who looks after it, for keys and operators."""
 
     id: str
     owner: str
@@ -154,6 +161,7 @@ class Conversation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     title: str = ""
     version: int = 0
     checksum: str = ""
+    assignee: str = ""
 
 
 class Summary(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -331,6 +339,7 @@ def conversation(found: model.Conversation[Any], messages: list[model.Message], 
         title=found.title,
         version=found.version,
         checksum=found.checksum,
+        assignee=found.assignee,
     )
 
 

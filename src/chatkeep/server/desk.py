@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct, structs
@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from ..app import core_of
+from ..auth.accounts import list_accounts, may_look_after
 from ..auth.credentials import EVERYWHERE
 from . import story, wire
 from .access import access_of, allows, conversation_asked, forbidden, keep_of, not_found, principal_of, tenant_of
@@ -23,16 +24,20 @@ ALL = "*"
 """Asks for the conversations of all tenants."""
 
 Text = Annotated[str, Meta(max_length=200)]
+Whose = Literal["all", "mine", "nobody"]
 
 
 class DeskQuery(Struct, forbid_unknown_fields=True):
     """Which conversations a page of the list shows. *show*: all, waiting (for a person), failing, off (the bot), undelivered, unread.
-    *everywhere* 1: of all tenants. *next*: from the page before."""
+    *whose*: all, mine (assigned to who asks), nobody's; *assignee*: assigned to this account. *everywhere* 1: of all tenants. *next*: from
+    the page before."""
 
     show: Show = "all"
     channel: Text = ""
     owner: wire.Owner = ""
     text: Text = ""
+    whose: Whose = "all"
+    assignee: Text = ""
     everywhere: Annotated[int, Meta(ge=0, le=1)] = 0
     next: Annotated[str, Meta(max_length=4096)] = ""
     limit: Annotated[int, Meta(ge=1, le=100)] = 50
@@ -57,7 +62,10 @@ class DeskConversations(wire.Resource):
             raise forbidden("This shows all tenants, which takes an account or a key for everywhere.")
         if principal.masked and (asked.text or asked.owner):
             raise forbidden(f"{principal.id} may not see what is personal, and so not search for it.")
-        wanted = Wanted(show=asked.show, channel=asked.channel, owner=asked.owner, text=asked.text.strip())
+        assignee = {"all": asked.assignee or None, "mine": principal.id, "nobody": ""}[asked.whose]
+        wanted = Wanted(
+            show=asked.show, channel=asked.channel, owner=asked.owner, text=asked.text.strip(), assignee=assignee
+        )
         tenant = None if asked.everywhere else principal.tenant
         place = self._place(request, asked.next) if asked.next else None
         found = await find_page(core_of(keep_of(request)), tenant, wanted, place, limit=asked.limit)
@@ -97,6 +105,32 @@ class Notes(wire.Resource):
         if not await core_of(keep_of(request)).note(*place, asked.text, author=author, id=asked.id):
             raise not_found()
         return Response(status_code=204)
+
+
+class Colleague(Struct, frozen=True):
+    """Somebody who may be given a conversation: the *account*, and the name that customers see."""
+
+    account: str
+    shown: str
+
+
+class Colleagues(Struct, frozen=True):
+    """Whom conversations of the tenant may be assigned to."""
+
+    people: list[Colleague]
+
+
+class People(wire.Resource):
+    """/v1/desk/people"""
+
+    @allows(right="operate")
+    async def get(self, request: Request) -> Response:
+        """Return the accounts that conversations of the tenant may be assigned to, in order."""
+        tenant = principal_of(request).tenant
+        found = await list_accounts(keep_of(request))
+        return wire.as_json(
+            Colleagues([Colleague(name, held.shown) for name, held in found if may_look_after(held, tenant)])
+        )
 
 
 class DeskHealth(Struct, frozen=True, kw_only=True):
@@ -139,6 +173,7 @@ class Health(wire.Resource):
 ROUTES: list[BaseRoute] = [
     wire.RawRoute("/v1/desk/conversations", DeskConversations),
     wire.RawRoute("/v1/desk/health", Health),
+    wire.RawRoute("/v1/desk/people", People),
     wire.RawRoute("/v1/conversations/{id}/notes", Notes),
     *story.ROUTES,
 ]

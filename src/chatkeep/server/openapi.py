@@ -221,6 +221,10 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("/v1/desk/conversations", "get"): Operation(query=desk.DeskQuery, gives={200: desk.DeskPage}, refuses=READ),
     ("/v1/desk/health", "get"): Operation(gives={200: desk.DeskHealth}, refuses=READ),
     (f"{ONE}/story", "get"): Operation(gives={200: story.Story}, refuses=READ),
+    ("/v1/desk/people", "get"): Operation(gives={200: desk.Colleagues}, refuses=READ),
+    (f"{ONE}/assignee", "put"): Operation(
+        takes=operators.Assignment, gives={200: answers.Assigned}, refuses=(409, *WRITE)
+    ),
     (f"{ONE}/notes", "post"): Operation(takes=desk.Noting, gives={204: None}, refuses=WRITE),
     ("/channels/{channel}", "get"): Operation(gives={200: None}, refuses=(404, *READ)),
     ("/channels/{channel}", "post"): Operation(takes=Any, gives={200: None}, refuses=(401, 404, *WRITE)),
