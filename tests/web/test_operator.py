@@ -23,6 +23,7 @@ from chatkeep.auth.rights import Role
 from chatkeep.conversation.outbox import Sent
 from chatkeep.model import Content
 from chatkeep.server.app import CLIENT, OPERATOR, serve_file
+from chatkeep.server.canned import CannedReply
 
 from ..support.browsing import Shop
 from ..support.desk import PASSWORD
@@ -664,4 +665,70 @@ def test_a_conversation_is_assigned(service: Service, person: BrowserContext, tm
     page.get_by_role("button", name="Details").click()
     expect(page.locator("#story")).to_contain_text("Kim assigned to You")
 
+    assert "Desk" == page.title()
+
+
+def test_canned_replies_are_kept_and_chosen(service: Service, person: BrowserContext, tmp_path: Path) -> None:
+    """Kept on a page of their own, chosen by / or a button; a name that means harm is filled in as one line of plain text, once."""
+    name = "\u202eEve\n{agent} <b>\u2066\u200b"
+    service.portal.call(
+        lambda: service.keep.tenant("salon").accept("ada", "hello", metadata={"name": name + "x" * 200})
+    )
+    service.receive("bob", "hello")
+    page = opened(person, service, "agent")
+    page.get_by_role("link", name="Replies").click()
+    for called, text in (("hello", "Hello {name|there}, I am {agent}."), ("number", f"{MARKUP} {{name}}: 4711")):
+        page.get_by_label("Name", exact=True).last.fill(called)
+        page.get_by_label("Text").fill(text)
+        page.get_by_role("button", name="Add").click()
+        expect(page.locator(".canned")).to_contain_text(text)
+    page.screenshot(path=tmp_path / "canned.png")
+    page.get_by_role("link", name="Conversations").click()
+    choose(page, "ada")
+    text = page.get_by_label("Write as a person")
+    text.focus()
+    page.keyboard.press("/")
+    expect(page.get_by_role("combobox", name="Choose a canned reply")).to_be_focused()
+    page.keyboard.type("hel")
+    expect(page.locator("#options li")).to_have_count(1)
+    page.screenshot(path=tmp_path / "picker.png")
+    page.keyboard.press("Enter")
+    shown = f"Eve {{agent}} <b>{'x' * 65}"
+    expect(text).to_have_value(f"Hello {shown}, I am Kim.")
+    expect(text).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator(LINES).last).to_contain_text("I am Kim.")
+    choose(page, "bob")
+    text.focus()
+    page.keyboard.press("/")
+    page.keyboard.press("Escape")
+    expect(text).to_be_focused()
+    expect(text).to_have_value("/")
+    text.fill("Well: ")
+    page.get_by_role("button", name="Canned replies").click()
+    page.keyboard.type("number")
+    page.keyboard.press("Enter")
+    expect(text).to_have_value(f"Well: {MARKUP} {{name}}: 4711")
+    page.keyboard.press("Enter")
+    expect(page.locator("#trouble")).to_contain_text("Nothing was sent")
+    page.keyboard.type("Bob")
+    page.keyboard.press("Enter")
+    expect(page.locator(LINES).last).to_contain_text(f"Well: {MARKUP} Bob: 4711")
+    page.get_by_role("link", name="Replies").click()
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Remove number").click()
+    expect(page.locator(".canned > li")).to_have_count(1)
+    page.get_by_role("button", name="Change hello").click()
+    service.portal.call(
+        lambda: (
+            core_of(service.keep)
+            .records("replies:salon", CannedReply)
+            .change("hello", lambda held: CannedReply("Somebody else's."))
+        )
+    )
+    page.locator(".canned").get_by_label("Text").fill("Mine.")
+    page.get_by_role("button", name="Save").click()
+    expect(page.locator(".canned").get_by_role("alert")).to_contain_text("Somebody has changed this reply meanwhile")
+
+    assert [("operator", f"Hello {shown}, I am Kim.")] == service.log("ada")[-1:]
     assert "Desk" == page.title()

@@ -41,7 +41,7 @@ from .webhooks import Webhooks, webhooks_of
 HERE = ("localhost", "127.0.0.1", "[::1]")
 
 CLIENT = {f"/{name}": (name, "text/javascript") for name in ("client.js", "account.js", "shown.js", "offline.js")}
-PARTS = ("-ask", "-acts", "-list", "-talk", "-why", "-queues")
+PARTS = ("-ask", "-acts", "-canned", "-list", "-talk", "-why", "-queues")
 """The modules of the operators' desk beside its first."""
 
 OPERATOR = {

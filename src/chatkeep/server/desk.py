@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute
 from ..app import core_of
 from ..auth.accounts import list_accounts, may_look_after
 from ..auth.credentials import EVERYWHERE
-from . import story, wire
+from . import canned, story, wire
 from .access import access_of, allows, conversation_asked, forbidden, keep_of, not_found, principal_of, tenant_of
 from .audit import audited
 from .health import trouble_of
@@ -175,5 +175,6 @@ ROUTES: list[BaseRoute] = [
     wire.RawRoute("/v1/desk/health", Health),
     wire.RawRoute("/v1/desk/people", People),
     wire.RawRoute("/v1/conversations/{id}/notes", Notes),
+    *canned.ROUTES,
     *story.ROUTES,
 ]

@@ -69,13 +69,13 @@ function showKeys() {
 
 let shown = []; // the acts that are listed
 let chosen = 0;
-let only = ""; // the group that alone is listed
+let only = null; // the acts that alone are listed
 let cancelled = () => {};
 
 export const isOpen = () => palette.open || keys.open;
 
-export function openPalette({ group = "", label = "What do you want to do?", onCancel = () => {} } = {}) {
-  only = group;
+export function openPalette({ acts = null, label = "What do you want to do?", onCancel = () => {} } = {}) {
+  only = acts;
   cancelled = onCancel;
   wanted.value = "";
   wanted.placeholder = palette.ariaLabel = wanted.ariaLabel = label;
@@ -84,11 +84,10 @@ export function openPalette({ group = "", label = "What do you want to do?", onC
 }
 
 function listed() {
-  const all = [...[...table.values()].filter((act) => !act.hidden && act.when()), ...sources.flatMap((give) => give())];
+  const all = only ?? [...[...table.values()].filter((act) => !act.hidden && act.when()), ...sources.flatMap((give) => give())];
   const parts = wanted.value.toLocaleLowerCase().split(/\s+/).filter(Boolean);
   const scored = [];
   for (const act of all) {
-    if (only && act.group !== only) continue;
     const text = `${wordsOf(act)} ${act.group} ${act.also ?? ""}`.toLocaleLowerCase();
     if (!parts.every((part) => text.includes(part))) continue;
     scored.push([parts.every((part) => new RegExp(`(^|[^\\p{L}])${part.replace(/[^\p{L}\p{N}]/gu, "\\$&")}`, "u").test(text)) ? 0 : 1, act]);
@@ -104,7 +103,7 @@ function filter() {
       Object.assign(line, { id: `option-${index}`, role: "option" });
       line.append(create("bdi", "words", wordsOf(act)));
       if (act.also) line.append(create("span", "also", act.also));
-      line.append(create("span", "faint", only ? "" : act.group));
+      line.append(create("span", "faint", act.group));
       if (act.key) line.append(create("kbd", "", act.key));
       return line;
     }),

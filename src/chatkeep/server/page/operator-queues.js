@@ -1,6 +1,7 @@
 // What waits for people: messages that failed, replies that did not go out, customers without an answer. And how the server is, and who did what.
 
 import { age, ask, at, button, element, json, may, me, say, span, timeOf, words } from "./operator-ask.js";
+import { replies } from "./operator-canned.js";
 import { placeOf } from "./operator-list.js";
 import { create } from "./shown.js";
 
@@ -20,7 +21,7 @@ export async function openPage(view) {
   page.hidden = false;
   page.replaceChildren(create("p", "faint", "Looking…"));
   try {
-    const made = await { queues, health, audit }[view]();
+    const made = await { queues, replies, health, audit }[view]();
     if (mine === shown) page.replaceChildren(...made);
   } catch (fault) {
     if (mine === shown) page.replaceChildren(create("p", "fault", words(fault)));

@@ -3,6 +3,7 @@
 import { actButton, can, offer, offerMore } from "./operator-acts.js";
 import { Problem, ask, at, button, colleagues, element, json, may, me, nameOf, pretty, random, say, timeOf } from "./operator-ask.js";
 import { refresh } from "./operator-list.js";
+import { fill, pick } from "./operator-canned.js";
 import { clearWhy, showFacts, showState, showWhy } from "./operator-why.js";
 import { create, visible } from "./shown.js";
 
@@ -267,6 +268,7 @@ offer("Conversation", {
   unassign: { words: "Assign to nobody", when: () => operates() && here.assignee !== "", deed: (pressed) => assign("", pressed) },
   reply: { words: "Reply to the customer", key: "r", when: operates, deed: () => write("reply") },
   note: { words: "Note for colleagues", key: "n", when: operates, deed: () => write("note") },
+  canned: { words: "Insert a canned reply", key: "i", when: operates, deed: () => choose() },
   details: { words: "Details: why it is as it is", key: "d", when: () => Boolean(here), deed: () => toggleInside() },
   earlier: { words: "Show earlier messages", when: () => Boolean(here?.ready) && !earlier.hidden, deed: (pressed) => showEarlier(pressed) },
 });
@@ -475,9 +477,40 @@ export function write(kind) {
   text.focus();
 }
 
-// The id stays with the words, so that sending them again after a lost answer says them once.
-text.addEventListener("input", () => drafts.set(here.place, { text: text.value, id: random() }));
+// The id stays with the words, so that sending them again after a lost answer says them once. open: placeholders that nobody has filled in.
+function keepDraft(open = drafts.get(here.place)?.open ?? []) {
+  drafts.set(here.place, { text: text.value, id: random(), open: open.filter((one) => text.value.includes(one)) });
+}
+text.addEventListener("input", () => keepDraft());
+
+// Puts a canned reply where the caret is; *typed*: the "/" that has asked for it, which it takes the place of.
+function choose(typed = "") {
+  const place = here;
+  const [start, end] = [text.selectionStart, text.selectionEnd];
+  const taken = (canned) => {
+    if (place !== here) return;
+    const filled = fill(canned, { name: place.called, id: place.id, agent: me.shown || me.account });
+    text.setRangeText(filled.text, start, end, "end");
+    const [first] = filled.open;
+    text.focus();
+    if (first) text.setSelectionRange(text.value.indexOf(first), text.value.indexOf(first) + first.length);
+    keepDraft([...(drafts.get(place.place)?.open ?? []), ...filled.open]);
+    if (first) complain(new Problem(0, { detail: `${first} is not known here: write what is meant before you send it.` }));
+  };
+  const back = () => {
+    text.focus();
+    if (!typed) return;
+    text.setRangeText(typed, start, end, "end");
+    keepDraft();
+  };
+  pick(place.tenant, taken, back).catch(complain);
+}
+
 text.addEventListener("keydown", (event) => {
+  if (event.key === "/" && !text.value && !event.ctrlKey && !event.metaKey && !event.altKey && !event.isComposing) {
+    event.preventDefault();
+    return choose("/");
+  }
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();
   form.requestSubmit();
@@ -485,8 +518,10 @@ text.addEventListener("keydown", (event) => {
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   const draft = drafts.get(here.place);
-  const pressed = form.querySelector(":scope > button");
+  const pressed = form.querySelector(".send > :last-child");
   if (!draft?.text.trim() || pressed.disabled) return;
+  const [open] = draft.open;
+  if (open) return complain(new Problem(0, { detail: `${open} stands in it still: write what is meant, or take it out. Nothing was sent.` }));
   const note = form.elements.kind.value === "note";
   act(pressed, async ({ place, id, tenant }) => {
     if (note) await ask(`${at(id)}/notes`, { method: "POST", body: { text: draft.text, id: draft.id }, tenant });

@@ -5,18 +5,20 @@ import { bindButtons, isOpen, offer, offerMore, press } from "./operator-acts.js
 import { element, forget, look, may, me, onSignedOut, signIn, signOut, touch, words } from "./operator-ask.js";
 import { allowSearch, choosePlace, empty, refresh, showEverywhere } from "./operator-list.js";
 import { close, forgetDrafts, open, showInside } from "./operator-talk.js";
+import { forgetCanned } from "./operator-canned.js";
 import { closePage, openPage } from "./operator-queues.js";
 import { create, visible } from "./shown.js";
 
 const [entry, refusal, who, password, key, host, desk, shown, role, account, tenants, tenant, lists, unchosen, trouble] =
   "entry refusal who password key host desk shown role account tenants tenant lists unchosen trouble".split(" ").map(element);
-const VIEWS = ["queues", "health", "audit"];
+const VIEWS = ["queues", "replies", "health", "audit"];
 const WIDE = matchMedia("(min-width: 72rem)");
 
 // -- signing in -------------------------------------------------------------------------------------------------------
 
 function out(why = "") {
   forget();
+  forgetCanned();
   close();
   closePage();
   empty();
@@ -39,6 +41,7 @@ async function enter() {
   tenant.replaceChildren(...names.map((name) => Object.assign(create("option", "", name === "*" ? "All" : name || "(default)"), { value: name })));
   tenant.value = me.tenant;
   document.querySelector('[data-view="audit"]').hidden = !may("audit");
+  document.querySelector('[data-view="replies"]').hidden = !may("operate");
   allowSearch();
   showInside(WIDE.matches);
   choose();
@@ -114,6 +117,7 @@ const go = (view) => () => (location.hash = view);
 offer("Desk", {
   talks: { words: "Go to the conversations", deed: go("") },
   queues: { words: "Go to the queues: what waits for people", deed: go("/queues") },
+  replies: { words: "Go to the canned replies", when: () => may("operate"), deed: go("/replies") },
   health: { words: "Go to health: switches, charts, settings", deed: go("/health") },
   audit: { words: "Go to the audit: who did what", when: () => may("audit"), deed: go("/audit") },
   leave: {
