@@ -22,6 +22,7 @@ from chatkeep.auth.credentials import create_key, list_keys, revoke_key
 from chatkeep.auth.rights import Role
 from chatkeep.conversation.outbox import Sent
 from chatkeep.model import Content
+from chatkeep.server import samples
 from chatkeep.server.app import CLIENT, OPERATOR, serve_file
 from chatkeep.server.canned import CannedReply
 
@@ -357,7 +358,9 @@ def test_the_page_is_light() -> None:
     assert [] == [
         name
         for name in fetched
-        if re.search(r"https?://(?!example)[a-z]", (files("chatkeep.server") / "page" / name).read_text())
+        if re.search(
+            r"https?://(?!example|www\.w3\.org/2000/svg)[a-z]", (files("chatkeep.server") / "page" / name).read_text()
+        )
     ]
 
 
@@ -732,3 +735,33 @@ def test_canned_replies_are_kept_and_chosen(service: Service, person: BrowserCon
 
     assert [("operator", f"Hello {shown}, I am Kim.")] == service.log("ada")[-1:]
     assert "Desk" == page.title()
+
+
+@pytest.fixture
+def sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples are taken five times a second, by servers that are started from here on."""
+    monkeypatch.setattr(samples, "SAMPLE_S", 0.2)
+
+
+@pytest.mark.usefixtures("sampled")
+def test_health_is_drawn(service: Service, person: BrowserContext, tmp_path: Path) -> None:
+    """Charts of what was sampled, told to screen readers in words; the servers, and the settings for who may switch."""
+    page = opened(person, service)
+    for number in range(20):
+        service.receive(f"c{number}", "hello")
+    page.get_by_role("link", name="Health").click()
+    page.get_by_role("link", name="Queues").click()
+    page.get_by_role("link", name="Health").click()
+    chart = page.get_by_role("img", name=re.compile(r"Turns a second, at most [1-9][0-9.]*; now turns"))
+    expect(chart).to_be_visible()
+    expect(page.locator("figure.chart")).to_have_count(7)
+    chart.hover()
+    expect(page.locator("figure.chart").first.locator(".legend time")).to_be_visible()
+    expect(page.locator("#page")).to_contain_text("One server on this store")
+    page.get_by_text("settings; those that").click()
+    expect(page.locator("#page")).to_contain_text("session_ttl")
+    for width in (375, 1440):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.screenshot(path=tmp_path / f"health-{width}.png", full_page=True)
+
+        assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -33,6 +33,7 @@ from .health import get_ready
 from .openapi import document, get_openapi
 from .operators import ROUTES as OPERATING
 from .protocols import routes_of
+from .samples import Samples
 from .signed_in import Operators, SignedIn
 from .streams import Streams
 from .webhooks import ROUTES as INLETS
@@ -41,7 +42,7 @@ from .webhooks import Webhooks, webhooks_of
 HERE = ("localhost", "127.0.0.1", "[::1]")
 
 CLIENT = {f"/{name}": (name, "text/javascript") for name in ("client.js", "account.js", "shown.js", "offline.js")}
-PARTS = ("-ask", "-acts", "-canned", "-list", "-talk", "-why", "-queues")
+PARTS = ("-ask", "-acts", "-canned", "-list", "-talk", "-why", "-queues", "-health")
 """The modules of the operators' desk beside its first."""
 
 OPERATOR = {
@@ -192,6 +193,9 @@ def create_app(
                 await stack.enter_async_context(keep)
             stack.push_async_callback(access.close)
             stack.push_async_callback(app.state.trail.close)
+            if keep.settings.background:
+                app.state.samples.start()
+                stack.push_async_callback(app.state.samples.close)
             stack.callback(app.state.streams.end)
             yield
 
@@ -226,6 +230,7 @@ def create_app(
     )
     app.state.keep, app.state.access, app.state.streams, app.state.limits = keep, access, Streams(), None
     app.state.told_not_open, app.state.trail, app.state.accounts = False, Trail(keep), frozenset(accounts)
+    app.state.samples, app.state.settings = Samples(keep), None
     app.state.webhooks = webhooks or webhooks_of(keep)
     app.state.openapi = document(app.routes)
     app.router.redirect_slashes = False

@@ -13,11 +13,14 @@ from starlette.routing import BaseRoute
 from ..app import core_of
 from ..auth.accounts import list_accounts, may_look_after
 from ..auth.credentials import EVERYWHERE
+from ..settings import Settings, given
 from . import canned, story, wire
 from .access import access_of, allows, conversation_asked, forbidden, keep_of, not_found, principal_of, tenant_of
 from .audit import audited
 from .health import trouble_of
+from .in_force import findings, in_force
 from .listing import Item, Place, Show, Wanted, find_page, place_as_text, place_from_text
+from .samples import Instance, Sample, Samples
 
 SMALL = 16 * 1024
 ALL = "*"
@@ -133,8 +136,19 @@ class People(wire.Resource):
         )
 
 
+class SettingShown(Struct, frozen=True):
+    """A setting in words: its name, value and where that came from. *odd*: it is hardly what was meant."""
+
+    said: str
+    odd: bool
+
+
 class DeskHealth(Struct, frozen=True, kw_only=True):
-    """How this server is: whether it answers, what is paused as a whole, and what this process has done since it was started."""
+    """How this server is: whether it answers, what is paused as a whole, and what this process has done since it was started.
+
+    samples: the last hour of this process. instances: the processes that serve on this store, this one first. settings: what is in force,
+    in words and without secrets, for who may switch.
+    """
 
     status: str
     trouble: str
@@ -144,6 +158,9 @@ class DeskHealth(Struct, frozen=True, kw_only=True):
     sends: bool
     store: str
     numbers: dict[str, Any]
+    samples: list[Sample]
+    instances: list[Instance]
+    settings: list[SettingShown]
 
 
 class Health(wire.Resource):
@@ -155,6 +172,7 @@ class Health(wire.Resource):
         keep = keep_of(request)
         core, principal = core_of(keep), principal_of(request)
         trouble = trouble_of(keep)
+        samples: Samples = request.app.state.samples
         paused = await core.find_paused()
         known = [scope for scope in paused if scope in (None, principal.tenant) or EVERYWHERE in principal.scopes]
         told = DeskHealth(
@@ -166,8 +184,18 @@ class Health(wire.Resource):
             sends=core.outlet is not None,
             store=core.url.partition(":")[0] if ":" in core.url else core.url,
             numbers=msgspec.to_builtins(keep.statistics),
+            samples=list(samples.taken),
+            instances=await samples.instances(),
+            settings=settings_shown(request) if "switch" in principal.scopes else [],
         )
         return wire.as_json(told)
+
+
+def settings_shown(request: Request) -> list[SettingShown]:
+    """Return what is in force: of the server, where it was started by settings, and of the Chatkeep."""
+    keep, server = keep_of(request), request.app.state.settings
+    found = findings(keep.settings, given(Settings, {})[0]) if server is None else in_force(server, {}, keep)
+    return [SettingShown(finding.said, finding.level != "ok") for finding in found]
 
 
 ROUTES: list[BaseRoute] = [
