@@ -13,6 +13,7 @@ from .conversation.saves import Saved
 from .conversation.snapshots import Outcome, Snapshot
 from .conversation.state import StateCodec
 from .drivers.base import Ability, Driver, Entry, Finding, Index, Key, Row, mark_of
+from .engine.assignments import Assignments
 from .engine.engine import Engine
 from .engine.once import Ledger
 from .engine.outcomes import page_dead_letters, read_outcome
@@ -160,6 +161,15 @@ class Core(Generic[State]):
         told = {"kind": "note", "text": text, "author": author}
         await self._opened.intake.note(key_for(tenant, conversation), f"note:{id}", told)
         return True
+
+    async def take_over(self, tenant: str, conversation: str, by: str) -> None:
+        """As `Tenant.pause`; the conversation is then assigned to *by*, unless a person has it already."""
+        await self._opened.changes.pause_one(key_for(tenant, conversation), by)
+
+    async def assign(self, tenant: str, conversation: str, to: str, *, by: str, was: str | None = None) -> str | None:
+        """Assign a conversation to the account *to* ("": to nobody), if *was* has it (None: whoever has); give who has it then, None
+        where there is no such conversation."""
+        return await Assignments(self._opened.shared).assign(key_for(tenant, conversation), to, by=by, was=was)
 
     async def find_owner(self, tenant: str, conversation: str) -> str | None:
         """Return whose a conversation is, as the store has it; None when there is none."""

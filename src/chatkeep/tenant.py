@@ -559,6 +559,7 @@ class Surface(PeopleSurface[State]):
             version=find_version(row.head, record),
             checksum=find_checksum(snapshot),
             waiting=copy_messages(unread_messages(snapshot)),
+            assignee=record.assignee,
         )
 
 
