@@ -109,8 +109,8 @@ DEAR = {"postgresql", "upstash", "durable-object"}
 """Kinds of store on which opening a fresh one takes a tenth of a second or more; on memory, SQLite and Redis it takes a tenth of that."""
 
 AROUND = {"channels", "cookie", "engine", "people", "server"}
-"""Folders of what is the same whatever store it stands on. `make test` tries it on kinds that are quick to open, `make long` on the dear ones;
-stores themselves are tried elsewhere, on every kind, in `make test`."""
+"""Folders of what is the same whatever store it stands on. `make test` tries it on kinds that are quick to open, `make long` on the
+dear ones; stores themselves are tried elsewhere, on every kind, in `make test`."""
 
 THOUSANDS = {"test_backlog.py", "test_corners.py", "test_listing.py", "test_long_backlog.py"}
 """Files whose tests do thousands of acts one after another: over REST they take minutes, and run the scripts that Redis runs."""

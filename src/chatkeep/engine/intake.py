@@ -167,7 +167,7 @@ class Intake:
                 worker = self._workers.hold(key)
                 try:
                     snapshot, receipt = self._store.cached(key), None
-                    if snapshot is None and self._may_begin:
+                    if snapshot is None and self._runner.may_begin:
                         snapshot = await self._find(key, owner)
                     if snapshot is not None and self._fits_one_trip(snapshot, draft):
                         receipt = await self._receive_in_one_trip(key, worker, snapshot, draft)
@@ -253,12 +253,6 @@ class Intake:
             and not self._pauses.covers(key)
         )
 
-    @property
-    def _may_begin(self) -> bool:
-        """Whether a handler may begin at once: there is a place, or the turn that has one waits for this."""
-        runner = self._runner
-        return runner.places.free or runner.awaited
-
     async def _find(self, key: Key, owner: str) -> Snapshot | None:
         """Find a conversation that is not cached, for one trip that only reads: where nothing else is going on, the turn takes
         one act more, and not two that write. A blank one where there is none; None: it can't be read, and goes the long way."""
@@ -276,7 +270,7 @@ class Intake:
         return (
             row.lease is None
             and record.cursor == row.head
-            and self._may_begin
+            and self._runner.may_begin
             and not self._pauses.is_paused(snapshot)
             and releases.may_answer(snapshot, policy, self._shared.plan, at=draft.created_at)
             and not (turns.on_missing and sessions.is_session_over(record, policy, draft.created_at))

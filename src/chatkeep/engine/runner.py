@@ -385,6 +385,11 @@ class Runner:
         return outer is not None and not outer.over
 
     @property
+    def may_begin(self) -> bool:
+        """Whether a handler may begin at once: there is a place, or the turn that has one waits for this."""
+        return self.places.free or self.awaited
+
+    @property
     def full(self) -> bool:
         """Whether so many runs were abandoned that no handler is begun."""
         return len(self.abandoned) >= self.most
