@@ -117,7 +117,7 @@ Flag = bool | int | float | str
 
 
 class Flags:
-    """What an operator pauses per tenant without a deploy; handlers read it, nobody writes it.
+    """Switches of features, for all tenants or one, that an operator sets without a deploy; handlers read them and cannot change them.
 
     In the file, [flags] holds for every tenant and [flags.salon] for one:
 

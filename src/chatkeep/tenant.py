@@ -139,7 +139,7 @@ class Surface(PeopleSurface[State]):
 
     async def create(self, conversation: str, *, owner: str = "") -> Conversation[State]:
         """
-        Create a conversation before anything is said in it, and answer it; the one there is, if there is one.
+        Create a conversation before anything is said in it, and return it; one that is there already is returned as it is.
 
         *owner* is whose it is. Raises `OtherOwner` when the conversation exists and is not that owner's, who is never changed.
         """
@@ -300,7 +300,7 @@ class Surface(PeopleSurface[State]):
         self, conversation: str, edit: Callable[[State], State | None], *, id: str | None = None
     ) -> Conversation[State]:
         """
-        Apply *edit* to the state outside a turn, and answer the conversation it leaves.
+        Apply *edit* to the state outside a turn, and return the conversation as it is then.
 
         *edit* changes the state in place, or returns another. When others write meanwhile it is applied again to the
         newer state, so it must depend on nothing else and must not wait; what it raises is raised here, and nothing is
@@ -427,7 +427,7 @@ class Surface(PeopleSurface[State]):
 
     async def deliveries(self, conversation: str, *, limit: int = 200) -> list[Delivery]:
         """
-        How the sending of each reply stands, among the last *limit* entries of the log, oldest first.
+        Return how the sending of each reply stands, among the last *limit* entries of the log, oldest first.
 
         Only for conversations whose replies go out through a channel. See `Delivery` for the statuses.
         """

@@ -406,6 +406,6 @@ def operation_id(path: str, method: str) -> str:
 
 @allows(anyone=True)
 async def get_openapi(request: Request) -> Response:
-    """Thi description of the API."""
+    """Return this description of the API."""
     told = request.app.state.openapi | {"servers": [{"url": quote(request.scope.get("root_path", "")) or "/"}]}
     return wire.as_json(told)
