@@ -484,8 +484,8 @@ class Surface(PeopleSurface[State]):
         Where nothing was said yet, the message is passed over (status "dropped"). Durable when this returns: the handler is cancelled
         right after, wherever it runs, and nothing that it does has an effect any more; a plain function in a thread runs to its end
         in vain. A message that waits for its turn, or for another try, is stopped like one that is answered; messages behind it are
-        answered. Nothing is changed where nothing waits; a call of `receive` that answers before the message is in the log
-        (`quick`) is over before anybody could stop it.
+        answered. Nothing is changed where nothing waits, or while the bot is paused and nothing was said (see `withdraw`); a call of
+        `receive` that answers before the message is in the log (`quick`) is over before anybody could stop it.
         """
         return await self._opened.changes.stop(self._key(conversation))
 

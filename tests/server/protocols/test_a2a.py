@@ -267,15 +267,21 @@ async def test_a_task_is_cancelled() -> None:
 
 
 async def test_no_caller_waits_for_a_bot_that_is_silent_or_fails() -> None:
-    """Paused: submitted. Set aside: failed."""
+    """Paused: submitted, and can be cancelled. Set aside: failed."""
+    from a2a.types import CancelTaskRequest
+
     bot = Bot(attempts=1)
     async with mounted(bot, a2a.routes(bot.keep)) as server, official(server.port) as client:
         bot.faults_at_once = 1
         failed = await task_of(client, message("ada", "m1", context_id="c1"))
         await bot.keep.pause("c1")
         waits = await task_of(client, message("bob", "m2", context_id="c1"))
+        ended = await client.cancel_task(CancelTaskRequest(id=waits.id))
+        await bot.keep.resume("c1")
+        assert "idle" == (await bot.keep.answering("c1")).status
 
-    assert ("FAILED", "SUBMITTED") == (state_of(failed), state_of(waits))
+    assert ("FAILED", "SUBMITTED", "CANCELED") == (state_of(failed), state_of(waits), state_of(ended))
+    assert "m2" not in bot.asked
 
 
 async def test_the_servers_access_rules_hold() -> None:

@@ -119,9 +119,9 @@ class Caller(Struct, frozen=True):
         return found[0]
 
     async def stop(self, number: int) -> None:
-        """End the answer to message *number*; what was said of it stays. One that waits behind others is withdrawn."""
-        if (await self.tenant.answering(self.conversation)).number == number:
-            await self.tenant.stop(self.conversation)
+        """End the answer to message *number*; what was said of it stays. One that waits, for others or for a paused bot, is withdrawn."""
+        is_first = (await self.tenant.answering(self.conversation)).number == number
+        if is_first and (await self.tenant.stop(self.conversation)).stopped:
             return
         with suppress(NotWaiting):  # it was answered meanwhile
             await self.tenant.withdraw(self.conversation, number)
