@@ -193,7 +193,8 @@ class MemoryDriver(Openable):
         shelf.rows.pop(key, None)
         shelf.logs.pop(key, None)
         shelf.ids.pop(key, None)
-        shelf.erased[key] = max(at, row.updated_at if row else at, shelf.erased.get(key, at))
+        if act.revision is None or row is None or row.updated_at >= at - TOMBSTONE_KEPT_S:
+            shelf.erased[key] = max(at, row.updated_at if row else at, shelf.erased.get(key, at))
         for other in [other for other, mark in shelf.erased.items() if mark < at - TOMBSTONE_KEPT_S]:
             del shelf.erased[other]
 
