@@ -67,7 +67,7 @@ def test_a_page_with_a_user_downloads_two_small_modules(packed: Shop, person: Br
           await chat.send('hello');
         }"""
     )
-    page.wait_for_function("chat.status === 'saved' && chat.messages.at(-1).text === '1: hello'")
+    page.wait_for_function("() => chat.status === 'saved' && chat.messages.at(-1).text === '1: hello'")
     size = {answer.url.rpartition("/")[2]: int(answer.header_value("content-length") or 0) for answer in answers}
     print(f"{size}, together {sum(size.values())} bytes")
 
