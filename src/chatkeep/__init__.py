@@ -1,6 +1,7 @@
 """Durable conversation state for chatbots."""
 
 from .app import Chatkeep, Reply, Statistics
+from .conversation.edits import StateAsOf
 from .conversation.merge import MISSING
 from .conversation.once import Call
 from .conversation.outbox import Delivery, DeliveryStatus
@@ -11,6 +12,7 @@ from .engine.turn import Turn
 from .errors import (
     BadKey,
     BadMessage,
+    ChangedSince,
     ChatkeepError,
     Conflict,
     Corrupt,
@@ -72,6 +74,7 @@ __all__ = [
     "BadMessage",
     "Call",
     "Changed",
+    "ChangedSince",
     "Chatkeep",
     "ChatkeepError",
     "Conflict",
@@ -116,6 +119,7 @@ __all__ = [
     "Saved",
     "SavedMessage",
     "Settings",
+    "StateAsOf",
     "StateChanged",
     "Statistics",
     "Status",

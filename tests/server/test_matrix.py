@@ -91,6 +91,8 @@ MATRIX = {
     f"GET {ID}/deliveries": AccessPolicy(right="list", masks=True),
     f"POST {ID}/deliveries/{{number}}": AccessPolicy(right="operate"),
     f"DELETE {ID}/messages/{{number}}": AccessPolicy(right="erase"),
+    f"POST {ID}/changes/{{number}}": AccessPolicy(right="state:write"),
+    f"GET {ID}/as-of/{{number}}": AccessPolicy(right="state:read"),
     "GET /v1/dead-letters": AccessPolicy(right="list"),
     f"GET {ID}/dead-letters": AccessPolicy(right="list", masks=True),
     f"POST {ID}/dead-letters/{{number}}": AccessPolicy(right="operate"),

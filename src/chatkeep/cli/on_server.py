@@ -13,6 +13,7 @@ import click
 from ..client import Client, MessageEvent, NotFound, Unauthorized
 from ..client import Exported as ExportedOver
 from ..client.desk import found as found_over
+from ..conversation.edits import StateAsOf
 from ..conversation.once import Call
 from ..conversation.outbox import Delivery
 from ..drivers.base import Key
@@ -123,6 +124,17 @@ class ServerVerbs:
     async def clear(self, conversation: str, slot: str | None) -> None:
         """Clear the state, or a slot of it."""
         await self._client.conversation(conversation).clear(slot)
+
+    async def undo(self, conversation: str, number: int) -> None:
+        """Put back what a person has changed of the state."""
+        await self._desk.undo(conversation, number)
+
+    async def as_of(self, conversation: str, number: int) -> StateAsOf | None:
+        """Return what is known of the state as it was at a number."""
+        try:
+            return await self._desk.as_of(conversation, number)
+        except NotFound:
+            return None
 
     async def redact(self, conversation: str, number: int) -> None:
         """Remove what one message says."""

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..app import core_of
+from ..conversation.edits import StateAsOf
 from ..conversation.once import Call
 from ..conversation.outbox import Delivery
 from ..drivers.base import Ability
@@ -137,6 +138,15 @@ class StoreVerbs:
         """Clear the state, or a slot of it."""
         await self._tenant.clear(conversation, slot)
         await self._note("state", conversation)
+
+    async def undo(self, conversation: str, number: int) -> None:
+        """Put back what a person has changed of the state."""
+        await self._tenant.undo(conversation, number, by=acting())
+        await self._note("undo", conversation)
+
+    async def as_of(self, conversation: str, number: int) -> StateAsOf | None:
+        """Return what is known of the state as it was at a number."""
+        return await self._tenant.as_of(conversation, number)
 
     async def redact(self, conversation: str, number: int) -> None:
         """Remove what one message says."""

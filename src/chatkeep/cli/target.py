@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import click
 
+from ..conversation.edits import StateAsOf
 from ..conversation.once import Call
 from ..conversation.outbox import Delivery
 from ..errors import UsageError
@@ -102,6 +103,12 @@ class Verbs(Protocol):
 
     async def clear(self, conversation: str, slot: str | None) -> None:
         """Clear the state, or a slot of it."""
+
+    async def undo(self, conversation: str, number: int) -> None:
+        """Put back what a person has changed of the state."""
+
+    async def as_of(self, conversation: str, number: int) -> StateAsOf | None:
+        """Return what is known of the state as it was at a number; None where there is no such conversation."""
 
     async def redact(self, conversation: str, number: int) -> None:
         """Remove what one message says."""

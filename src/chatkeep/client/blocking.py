@@ -110,6 +110,8 @@ class SyncDesk:
     say = blocking(Desk.say)
     redact = blocking(Desk.redact)
     paused = blocking(Desk.paused)
+    undo = blocking(Desk.undo)
+    as_of = blocking(Desk.as_of)
     dead_letters = iterating(Desk.dead_letters)
     replay = blocking(Desk.replay)
     dismiss = blocking(Desk.dismiss)

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 from msgspec import Struct, structs
 
+from ..conversation.edits import StateAsOf
 from ..conversation.keys import SAVED
 from ..conversation.once import Call
 from ..conversation.outbox import Delivery
@@ -185,6 +186,14 @@ class Desk:
     async def redact(self, conversation: str, number: int) -> None:
         """Remove what one message says, for good; its number and id stay."""
         await self._act("DELETE", f"{_path(conversation)}/messages/{number}", conversation)
+
+    async def undo(self, conversation: str, number: int) -> None:
+        """Undo what a person has changed of the state, which entry *number* of the log tells of; see `Chatkeep.undo`."""
+        await self._act("POST", f"{_path(conversation)}/changes/{number}", conversation)
+
+    async def as_of(self, conversation: str, number: int) -> StateAsOf:
+        """Return what is known of the state as it was when entry *number* was the last one; see `Chatkeep.as_of`."""
+        return await self._get(f"{_path(conversation)}/as-of/{number}", StateAsOf, about=conversation)
 
     async def dead_letters(self, conversation: str | None = None) -> AsyncGenerator[DeadLetter, None]:
         """Return the messages that were set aside: of one conversation, or of all of the tenant."""
