@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from ..drivers.base import Key
 from ..errors import ChangedSince, UsageError
 from ..model import Message
 
@@ -43,7 +44,7 @@ class StateAsOf(Struct, frozen=True, kw_only=True):
     why: str = ""
 
 
-def describe(before: Raw, after: Raw, schema: int, *, by: str, undoes: int = 0) -> dict[str, Any]:
+def describe(before: Raw, after: Raw, schema: int, by: str, undoes: int = 0) -> dict[str, Any]:
     """Return what the note of a person's change holds: who made it, and each slot as it was and as it is."""
     old, new = _slots(before), _slots(after)
     told: dict[str, Any] = {"by": by, "schema": schema} | ({"undoes": undoes} if undoes else {})
@@ -67,28 +68,36 @@ def edits_in(note: Message) -> dict[str, SlotEdit]:
     return {name: msgspec.convert(told, SlotEdit) for name, told in held.items() if isinstance(told, dict)}
 
 
-def undo(note: Message, raw: Raw, schema: int) -> Raw | None:
+def find_note(key: Key, entries: Sequence[Message], number: int) -> Message:
+    """Return entry *number* of *entries*. Raises `UsageError` where it is none that tells of a person's change."""
+    note = next((entry for entry in entries if entry.number == number), None)
+    if note is None or note.redacted or not edits_in(note):
+        why = (
+            "is not in the log" if note is None else "was redacted" if note.redacted else "holds no slots as they were"
+        )
+        raise UsageError(
+            f"{key}: entry {number} {why}; nothing was undone. The history shows which changes people have made."
+        )
+    return note
+
+
+def undo(key: Key, note: Message, raw: Raw, schema: int) -> Raw | None:
     """
     Return *raw* with the slots as they were before the change that *note* tells of; None where they are so already.
 
-    Raises `ChangedSince` where one of them is not what that change has left, `UsageError` where the note does not say what was there.
+    Raises `ChangedSince` where one of them is not what that change has left.
     """
     edits, there = edits_in(note), _slots(raw)
-    if note.redacted or not edits:
-        why = "was redacted" if note.redacted else "holds no slots as they were"
-        raise UsageError(
-            f"entry {note.number} {why}; nothing was undone. `history` shows which changes people have made."
-        )
     if there is None or schema != note.metadata.get("schema"):
         raise ChangedSince(
-            f"the state has another form since the change of entry {note.number}; nothing was undone. Set the slot anew."
+            f"{key}: the state has another form since the change of entry {note.number}; nothing was undone. Set the slot anew."
         )
     if all(there.get(name, UNSET) == edit.was for name, edit in edits.items()):
         return None
     for name, edit in edits.items():
         if there.get(name, UNSET) != edit.now:
             raise ChangedSince(
-                f"slot {name!r:.60} is not what the change of entry {note.number} has left; nothing was undone. Set it anew."
+                f"{key}: slot {name!r:.60} is not what the change of entry {note.number} has left; nothing was undone. Set it anew."
             )
     for name, edit in edits.items():
         if edit.was is UNSET:

@@ -103,8 +103,7 @@ class Changes(Generic[State]):
     async def change(
         self, key: Key, edit: Callable[[State], State | None], *, id: str | None = None, by: str = ""
     ) -> Snapshot:
-        """Apply *edit* to the state, on top of whatever others write meanwhile; it may run more than once. *by*: the person who makes it,
-        and the log has the slots as they were."""
+        """Apply *edit* to the state, on top of what others write meanwhile; it may run more than once. *by*: see `edits.describe`."""
         states = self._shared.states
 
         def changed(there: Snapshot, raw: Raw, schema: int) -> Rewritten:
@@ -116,29 +115,19 @@ class Changes(Generic[State]):
                     raise
                 raise translated from fault
             made = states.encode(key, state if given is None else given, before)
-            told = edits.describe(raw, made, states.schema, by=by) if by and schema == states.schema else {"by": by}
+            told = edits.describe(raw, made, states.schema, by) if by and schema == states.schema else {"by": by}
             return Rewritten(made, states.schema, told=told if by else {})
 
         return await self._rewrite(key, changed, id)
 
     async def undo(self, key: Key, number: int, *, by: str) -> Snapshot:
         """Put back the slots that a person has changed, as the note *number* of the log has them."""
-        snapshot = await self._store.reload(key)
-        found = await self._store.page(key, snapshot.row.incarnation, after=number - 1, limit=1)
-        if not found or found[0].number != number:
-            raise UsageError(f"{key}: there is no entry {number} in its log; nothing was undone.")
-        [note] = found
+        born = (await self._store.reload(key)).row.incarnation
+        note = edits.find_note(key, await self._store.page(key, born, after=number - 1, limit=1), number)
 
         def undone(there: Snapshot, raw: Raw, schema: int) -> Rewritten | None:
-            if there.row.incarnation != snapshot.row.incarnation:
-                return None
-            try:
-                made = edits.undo(note, raw, schema)
-            except UsageError as fault:
-                raise type(fault)(f"{key}: {fault}") from None
-            if made is None:
-                return None
-            return Rewritten(made, schema, told=edits.describe(raw, made, schema, by=by, undoes=number))
+            made = edits.undo(key, note, raw, schema) if there.row.incarnation == born else None
+            return None if made is None else Rewritten(made, schema, told=edits.describe(raw, made, schema, by, number))
 
         return await self._rewrite(key, undone, None)
 
