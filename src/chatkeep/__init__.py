@@ -7,6 +7,7 @@ from .conversation.once import Call
 from .conversation.outbox import Delivery, DeliveryStatus
 from .conversation.saves import Saved, SavedMessage
 from .engine.instruments import Arrival, Instrument
+from .engine.parts import OutboxStats, SharedCacheStats, Stats, StoreStats, StreamStats, SweeperStats
 from .engine.statistics import Tended
 from .engine.turn import Turn
 from .errors import (
@@ -107,6 +108,7 @@ __all__ = [
     "OnOutage",
     "Options",
     "OtherOwner",
+    "OutboxStats",
     "Overlap",
     "Overloaded",
     "Part",
@@ -119,13 +121,18 @@ __all__ = [
     "Saved",
     "SavedMessage",
     "Settings",
+    "SharedCacheStats",
     "StateAsOf",
     "StateChanged",
     "Statistics",
+    "Stats",
     "Status",
     "Stopped",
     "StoreError",
+    "StoreStats",
+    "StreamStats",
     "Summary",
+    "SweeperStats",
     "Tenant",
     "Tended",
     "TooLarge",

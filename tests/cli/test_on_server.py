@@ -371,3 +371,21 @@ def test_a_person_s_change_is_undone_and_the_past_is_looked_at(place: Place) -> 
     assert 0 == again[0]
     assert {"cart": ["tea"], "n": 1} == state
     assert [2, 2] == [code for code, *_ in none]
+
+
+def test_the_parts_of_a_server_are_told(place: Place) -> None:
+    """In columns and as JSON, also by the client; a store has no process to ask."""
+    told = place.ran("stats", place.url, "--parts")
+    as_json = json.loads(place.ran("stats", place.url, "--parts", "--json")[1])
+    on_store = place.ran("stats", "chat.db", "--parts")
+    with place.client() as client:
+        found = client.desk.stats()
+
+    assert 0 == told[0]
+    assert {"store.engine", "cache.bytes", "engine.turns", "sweeper.running", "streams.watching", "server.streams"} <= {
+        line.split()[0] for line in told[1].splitlines()
+    }
+    assert as_json["engine"]["turns"] >= 4
+    assert found.engine.turns >= 4
+    assert 0 == found.server.streams
+    assert (2, True) == (on_store[0], "a store is none" in on_store[2])

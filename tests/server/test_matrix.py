@@ -87,6 +87,7 @@ MATRIX = {
     "DELETE /v1/holds": AccessPolicy(right="hold"),
     "GET /v1/export": AccessPolicy(right="export"),
     "GET /v1/cache": AccessPolicy(right="list"),
+    "GET /v1/stats": AccessPolicy(right="list"),
     "PUT /v1/cache": AccessPolicy(right="switch"),
     f"GET {ID}/deliveries": AccessPolicy(right="list", masks=True),
     f"POST {ID}/deliveries/{{number}}": AccessPolicy(right="operate"),

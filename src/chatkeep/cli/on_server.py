@@ -17,6 +17,7 @@ from ..conversation.edits import StateAsOf
 from ..conversation.once import Call
 from ..conversation.outbox import Delivery
 from ..drivers.base import Key
+from ..engine.parts import Stats
 from ..errors import Unavailable, UsageError
 from ..model import Content, Conversation, DeadLetter, Message, Receipt, Stopped, Words
 from ..people.erasing import ErasedUser
@@ -209,6 +210,10 @@ class ServerTarget:
     async def resume(self, *, unread: Unread) -> None:
         """Lift what `pause` did."""
         await self.client.desk.resume(everywhere=True, unread=unread)
+
+    async def stats(self) -> Stats:
+        """Return what each part of the server's process has done."""
+        return await self.client.desk.stats()
 
     async def export(self, tenant: str | None, conversation: str | None, said: Exported) -> AsyncIterator[bytes]:
         """Give the lines of an export of the key's tenant."""

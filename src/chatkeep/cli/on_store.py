@@ -12,7 +12,8 @@ from ..conversation.edits import StateAsOf
 from ..conversation.once import Call
 from ..conversation.outbox import Delivery
 from ..drivers.base import Ability
-from ..errors import Unsupported
+from ..engine.parts import Stats
+from ..errors import Unsupported, UsageError
 from ..model import Content, Conversation, DeadLetter, Message, Receipt, Stopped, last_words
 from ..people.erasing import ErasedUser
 from ..storage.archive import Exported, export_lines
@@ -225,6 +226,12 @@ class StoreTarget:
         """Lift what `pause` did."""
         await self.keep.resume_all(unread=unread)
         await note_act(self.keep, "", "resume:everywhere")
+
+    async def stats(self) -> Stats:
+        """Refuse: the numbers are those of a process."""
+        raise UsageError(
+            "--parts tells what a running process has done, and a store is none; nothing was read. Name the server, such as https://host."
+        )
 
     async def export(self, tenant: str | None, conversation: str | None, said: Exported) -> AsyncIterator[bytes]:
         """Give the lines of an export."""

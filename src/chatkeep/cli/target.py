@@ -11,6 +11,7 @@ import click
 from ..conversation.edits import StateAsOf
 from ..conversation.once import Call
 from ..conversation.outbox import Delivery
+from ..engine.parts import Stats
 from ..errors import UsageError
 from ..model import Content, Conversation, DeadLetter, Message, Receipt, Stopped, Words
 from ..people.erasing import ErasedUser
@@ -152,6 +153,9 @@ class Target(AbstractAsyncContextManager["Target"], Protocol):
 
     async def resume(self, *, unread: Unread) -> None:
         """Lift what `pause` did."""
+
+    async def stats(self) -> Stats:
+        """Return what each part of the process has done. Raises `UsageError` on a store, where there is no process to ask."""
 
     def export(self, tenant: str | None, conversation: str | None, said: Exported) -> AsyncIterator[bytes]:
         """Give the lines of an export; *said* is filled in."""

@@ -123,6 +123,7 @@ class SyncDesk:
     holds = blocking(Desk.holds)
     hold = blocking(Desk.hold)
     unhold = blocking(Desk.unhold)
+    stats = blocking(Desk.stats)
     audit = blocking(Desk.audit)
     export = iterating(Desk.export)
 

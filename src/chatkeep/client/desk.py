@@ -21,7 +21,7 @@ from ..storage.audit import Act
 from ..storage.holds import Hold
 from .link import Link
 from .refusals import NotFound
-from .values import Conversation, DeadLetter, Exported, Listed, Me, Receipt
+from .values import Conversation, DeadLetter, Exported, Listed, Me, ProcessStats, Receipt
 
 T = TypeVar("T")
 
@@ -260,6 +260,10 @@ class Desk:
         query = urlencode(_subject(conversation, owner))
         answer = await self._link.ask("DELETE", f"/v1/holds?{query}", about=conversation or owner or "")
         return answer.to(dict[str, list[Hold]])["holds"]
+
+    async def stats(self) -> ProcessStats:
+        """Return what each part of the server's process has done; see `Chatkeep.stats`. Behind a load balancer: of one of them."""
+        return await self._get("/v1/stats", ProcessStats, about="the server")
 
     async def audit(self, *, limit: int = 100) -> list[Act]:
         """Return what keys and people did in the tenant, the newest first."""

@@ -118,6 +118,11 @@ class Backlog:
         """Whether all was looked at, and what was begun has ended."""
         return self._urgent is None and self._tidy is None and not (self._untidy or self._workers.by_key)
 
+    @property
+    def looked_at(self) -> float | None:
+        """Up to when all that is due has been looked at, by the clock; None before the first time."""
+        return self._looked_at or None
+
     def restart(self) -> None:
         """Begin from the beginning, as after an opening."""
         self._urgent: Walk | None = None

@@ -220,6 +220,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         refuses=(404, 422, *READ),
     ),
     ("/v1/audit", "get"): Operation(query=audit.AuditQuery, gives={200: answers.Audit}, refuses=READ),
+    ("/v1/stats", "get"): Operation(gives={200: switches.ProcessStats}, refuses=READ),
     ("/v1/cache", "get"): Operation(gives={200: answers.CacheStatus}, refuses=READ),
     ("/v1/cache", "put"): Operation(takes=switches.CacheSwitch, gives={200: answers.CacheStatus}, refuses=WRITE),
     (f"{ONE}/operator", "post"): Operation(
