@@ -17,6 +17,7 @@ from .engine.assignments import Assignments
 from .engine.engine import Engine
 from .engine.once import Ledger
 from .engine.outcomes import page_dead_letters, read_outcome
+from .engine.parts import OutboxStats, SharedCacheStats, Stats, StoreStats, StreamStats, SweeperStats
 from .engine.watch import ShownReply, Watch
 from .model import Content, DeadLetter, Message, OffBy, Receipt, Role, State
 from .people.claims import Claims
@@ -41,6 +42,7 @@ class Core(Generic[State]):
 
     def __init__(self, engine: Engine[State], url: str) -> None:
         self._engine = engine
+        self._made_at = engine.shared.clock()
         self.url = url
         """The URL of the store, or the name of the driver that was given; it may hold a password."""
 
@@ -68,6 +70,43 @@ class Core(Generic[State]):
     def outlet(self) -> Outlet | None:
         """Where replies go out, if anywhere."""
         return self._engine.sender.outlet
+
+    def read_stats(self) -> Stats:
+        """Tell what each part of this process has done, and how it is now; asks nobody."""
+        engine, now = self._engine, self._engine.shared.clock()
+        store, sender, sweeper, pool = engine.store, engine.sender, engine.sweeper, engine.store.driver.pool()
+        attempts: dict[str, dict[str, int]] = {}
+        for (channel, status), count in sorted(sender.attempts.items()):
+            attempts.setdefault(channel, {})[status] = count
+        shared = store.shared
+        return Stats(
+            since_s=max(now - self._made_at, 0.0),
+            store=StoreStats(
+                engine=self.url.partition(":")[0],
+                trouble=store.trouble,
+                acts={verb.lower(): count for verb, count in sorted(store.acts.items())},
+                connections=pool.open,
+                connections_most=pool.most,
+                acts_waiting=pool.waiting,
+                rolled_back=store.rolled_back,
+            ),
+            cache=structs.replace(store.statistics),
+            shared_cache=None
+            if shared is None
+            else SharedCacheStats(on=shared.on, **structs.asdict(shared.statistics)),
+            engine=structs.replace(engine.statistics),
+            outbox=OutboxStats(
+                sends=sender.outlet is not None,
+                attempts=attempts,
+                last_sent_s=None if sender.sent_at is None else max(now - sender.sent_at, 0.0),
+            ),
+            sweeper=SweeperStats(
+                running=sweeper.task is not None,
+                started=sweeper.started,
+                behind_s=None if sweeper.looked_at is None else max(now - sweeper.looked_at, 0.0),
+            ),
+            streams=StreamStats(watching=engine.live.watching, live=engine.live.is_live),
+        )
 
     @property
     def is_open(self) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
+import msgspec
 from msgspec import structs
 
+from .conversation.edits import StateAsOf, find_state, may_move
 from .conversation.keys import RESERVED, check_user, key_for, refuse_reserved
 from .conversation.once import Call
 from .conversation.outbox import Delivery, list_deliveries
@@ -297,7 +299,7 @@ class Surface(PeopleSurface[State]):
             after = rows[-1]
 
     async def change(
-        self, conversation: str, edit: Callable[[State], State | None], *, id: str | None = None
+        self, conversation: str, edit: Callable[[State], State | None], *, id: str | None = None, by: str = ""
     ) -> Conversation[State]:
         """
         Apply *edit* to the state outside a turn, and return the conversation as it is then.
@@ -305,9 +307,43 @@ class Surface(PeopleSurface[State]):
         *edit* changes the state in place, or returns another. When others write meanwhile it is applied again to the
         newer state, so it must depend on nothing else and must not wait; what it raises is raised here, and nothing is
         written. A conversation that does not exist, or whose session is over, gets a new session. A turn that runs
-        meanwhile is run again on the changed state. With an *id*, the change is made once, however often it is asked for.
+        meanwhile is run again on the changed state. With an *id*, the change is made once, however often it is asked for. *by* names a
+        person who makes it: the log then has a note with the slots as they were, and `undo` puts them back.
         """
-        return await self._show_written(await self._opened.changes.change(self._key(conversation), edit, id=id))
+        return await self._show_written(await self._opened.changes.change(self._key(conversation), edit, id=id, by=by))
+
+    async def undo(self, conversation: str, number: int, *, by: str) -> Conversation[State]:
+        """
+        Put back the slots that a person has changed, as the note *number* of the log says that they were; and answer the conversation it
+        leaves.
+
+        Only what `change(by=)` has noted, over HTTP what somebody at the desk has changed, can be undone; clearing leaves no copy, and so
+        has no way back. It is noted who undid it (*by*), and an undo can be undone. Twice is fine. Raises `ChangedSince` where a
+        slot is not what the change has left, and `UsageError` where that entry is no such note.
+        """
+        if not by:
+            raise UsageError(f"{conversation}: name who undoes it; nothing was undone.")
+        return await self._show_written(await self._opened.changes.undo(self._key(conversation), number, by=by))
+
+    async def as_of(self, conversation: str, number: int) -> StateAsOf | None:
+        """
+        Return what is known of the state as it was when entry *number* was the last one; None where there is no such conversation.
+
+        It is told from the state of now and the notes of people's changes. What turns have changed is not known of before, and changes
+        that the application made outside of turns leave no trace.
+        """
+        key = self._key(conversation)
+        snapshot = await self._opened.store.load(key)
+        if snapshot is None:
+            return None
+        entries = list[Message]()
+        async for entry in self.history(conversation, after=max(number - PAGE, 0)):
+            entries.append(entry)
+            if entry.number > number and may_move(entry):
+                break  # what comes behind it tells nothing of before
+        return find_state(
+            msgspec.json.decode(snapshot.record.state), entries, number, begun=snapshot.record.since > number
+        )
 
     async def clear(self, conversation: str, slot: str | None = None, *, id: str | None = None) -> Conversation[State]:
         """

@@ -7,10 +7,11 @@ import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
+from chatkeep import Chatkeep
 from chatkeep.client import SyncClient
 
 from ..support import fork_server
@@ -328,3 +329,63 @@ def test_many_conversations_are_listed_page_by_page(place: Place) -> None:
 
     assert 230 == len(on_server)
     assert on_store == on_server
+
+
+def test_a_person_s_change_is_undone_and_the_past_is_looked_at(place: Place) -> None:
+    """On the store and on the server alike: the log and the state as of a number, of a time; and what cannot be known is said."""
+
+    async def fill() -> list[int]:
+        keep: Chatkeep[Any] = Chatkeep(f"sqlite:///{place.folder}/chat.db", on_outage="refuse")
+        async with keep:
+            await keep.create("old")
+            await keep.change("old", lambda state: state.update(cart=["tea"]), by="Kim")
+            await keep.change("old", lambda state: state.update(cart=[]), by="Kim")
+            return [entry.number async for entry in keep.history("old")]
+
+    *_, first, second = asyncio.run(fill())
+    with place.client() as client:
+        client.conversation("old").send("and now?")
+    shown = [place.ran("show", where, "old", "--as-of", str(first)) for where in ("chat.db", place.url)]
+    as_json = [place.ran("show", where, "old", "--as-of", str(first), "--json") for where in ("chat.db", place.url)]
+    now = json.loads(place.ran("show", place.url, "old", "--as-of", "0s", "--json")[1])
+    before = place.ran("history", place.url, "old", "--as-of", "1d")
+    short = [place.ran("history", where, "old", "--as-of", str(first))[1] for where in ("chat.db", place.url)]
+    nonsense = place.ran("show", place.url, "old", "--as-of", "yesterday")
+    log = place.ran("history", place.url, "old")[1]
+    undone = place.ran("undo", place.url, "old", str(second))
+    again = place.ran("undo", "chat.db", "old", str(second))
+    state = json.loads(place.ran("show", place.url, "old", "--json")[1])["state"]
+    none = [place.ran("undo", where, "old", "1") for where in ("chat.db", place.url)]
+
+    assert shown[0] == shown[1]
+    assert "Only these slots are known: a turn came later" in shown[0][1]
+    assert as_json[0] == as_json[1]
+    assert {"cart": ["tea"]} == json.loads(as_json[0][1])["state"]
+    assert (True, {"cart": [], "n": 1}) == (now["complete"], now["state"])
+    assert (0, "") == before[:2]
+    assert short[0] == short[1]
+    assert first == len(short[0].splitlines())
+    assert (2, True) == (nonsense[0], "--as-of is a number" in nonsense[2])
+    assert 'Kim changed: cart ["tea"] -> []' in log
+    assert (0, f"The change of entry {second} is undone.\n") == undone[:2], undone
+    assert 0 == again[0]
+    assert {"cart": ["tea"], "n": 1} == state
+    assert [2, 2] == [code for code, *_ in none]
+
+
+def test_the_parts_of_a_server_are_told(place: Place) -> None:
+    """In columns and as JSON, also by the client; a store has no process to ask."""
+    told = place.ran("stats", place.url, "--parts")
+    as_json = json.loads(place.ran("stats", place.url, "--parts", "--json")[1])
+    on_store = place.ran("stats", "chat.db", "--parts")
+    with place.client() as client:
+        found = client.desk.stats()
+
+    assert 0 == told[0]
+    assert {"store.engine", "cache.bytes", "engine.turns", "sweeper.running", "streams.watching", "server.streams"} <= {
+        line.split()[0] for line in told[1].splitlines()
+    }
+    assert as_json["engine"]["turns"] >= 4
+    assert found.engine.turns >= 4
+    assert 0 == found.server.streams
+    assert (2, True) == (on_store[0], "a store is none" in on_store[2])

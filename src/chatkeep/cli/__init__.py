@@ -90,6 +90,7 @@ for command in (
     conversations.erase,
     conversations.redact,
     conversations.clear,
+    conversations.undo,
     conversations.dead,
     conversations.replay,
     conversations.dismiss,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Any
 
 import click
@@ -26,6 +27,10 @@ from .options import (
 from .printing import Cell, age, columns, facts, full_name, listed, logged, plain, preview, tell, when
 from .reaching import found_in, look, on_target
 from .target import Target, Verbs
+
+as_of_option = click.option(
+    "--as-of", metavar="NUMBER|TIME", help="As it was at a number of the log, at a time, or so long ago (2h)."
+)
 
 SHOWN: dict[str, Callable[[Conversation[Any]], bool]] = {
     "all": lambda found: True,
@@ -112,20 +117,29 @@ def remark(found: Conversation[Any]) -> Cell:
 @tenant_option
 @utc_option
 @json_option
-def show(store: str, conversation: str, tenant: str, as_json: bool) -> None:
+@as_of_option
+def show(store: str, conversation: str, tenant: str, as_json: bool, as_of: str | None) -> None:
     """Show one conversation: where it stands.
 
     Its session, its state, its last messages, and what was set aside.
 
     \b
+    With --as-of the log as it was then, and of the state what is known of then: slots that people have changed since, and all of it
+    where no turn came later. What was redacted since is not there.
+
+    \b
     Examples:
       chatkeep show chatkeep-demo.db terminal
-      chatkeep show https://chat.example ada
+      chatkeep show chat.db ada --as-of 17
+      chatkeep show https://chat.example ada --as-of 2h
     """
 
     async def work(target: Target) -> None:
         of = target.of(tenant)
         found = await found_in(of, conversation, target.where, messages=20)
+        if as_of is not None:
+            await _show_as_of(of, found, await number_as_of(of, found, as_of), as_json=as_json)
+            return
         dead = [letter async for letter in of.dead_letters(conversation)]
         if as_json:
             tell(facts(found) | {"state": found.state, "messages": found.messages, "dead_letters": dead})
@@ -155,10 +169,20 @@ def show(store: str, conversation: str, tenant: str, as_json: bool) -> None:
 @click.option("--limit", type=click.IntRange(1), help="At most so many; with --before alone, the last ones.")
 @utc_option
 @json_option
+@as_of_option
 def history(
-    store: str, conversation: str, tenant: str, after: int | None, before: int | None, limit: int | None, as_json: bool
+    store: str,
+    conversation: str,
+    tenant: str,
+    after: int | None,
+    before: int | None,
+    limit: int | None,
+    as_json: bool,
+    as_of: str | None,
 ) -> None:
     """Print the log of a conversation, oldest first.
+
+    With --as-of up to that number, or that time.
 
     \b
     Examples:
@@ -168,12 +192,87 @@ def history(
 
     async def work(target: Target) -> None:
         of = target.of(tenant)
-        await found_in(of, conversation, target.where)
-        async for message in of.history(conversation, after=after, before=before, limit=limit):
+        found, end = await found_in(of, conversation, target.where), before
+        if as_of is not None:
+            end = min(await number_as_of(of, found, as_of) + 1, 2**62 if before is None else before)
+        async for message in of.history(conversation, after=after, before=end, limit=limit):
             if as_json:
                 tell(message)
             else:
                 logged(message)
+
+    on_target(store, work)
+
+
+async def number_as_of(of: Verbs, found: Conversation[Any], as_of: str) -> int:
+    """Return the number of the last entry that there was *as_of* a number, a time, or so long ago. Raises `UsageError`."""
+    if as_of.isascii() and as_of.isdecimal():
+        return min(int(as_of), found.head)
+    at = time_of(as_of)
+    low, high = 0, found.head  # everything up to *low* was there by then, nothing above *high*
+    while low < high:
+        middle = (low + high + 1) // 2
+        entry = [one async for one in of.history(found.id, after=middle - 1, limit=1)]
+        if entry and entry[0].number > high:  # retention has left nothing in between
+            break
+        if not entry or entry[0].created_at > at:
+            high = middle - 1
+        else:
+            low = entry[0].number
+    return low
+
+
+def time_of(text: str) -> float:
+    """Return the time that *text* names: 2026-11-29 14:30, the same with Z for UTC, or so long ago, such as 2h. Raises `UsageError`."""
+    if not duration_fault(text, "--"):
+        return time.time() - seconds(text)
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        raise UsageError(
+            f"--as-of is a number of the log, a time such as '2026-11-29 14:30', or so long ago, such as 2h, not {text!r:.40}."
+        ) from None
+
+
+async def _show_as_of(of: Verbs, found: Conversation[Any], number: int, *, as_json: bool) -> None:
+    known = await of.as_of(found.id, number)
+    messages = [entry async for entry in of.history(found.id, before=number + 1, limit=20)]
+    if known is None:
+        raise UsageError(f"{found.id} was erased meanwhile; nothing was read.")
+    if as_json:
+        told = {"conversation": found.id, "tenant": found.tenant, "log": number, "state": known.slots}
+        tell(told | {"complete": known.complete, "why": known.why, "messages": messages})
+        return
+    click.echo(f"conversation: {plain(found.id, line=True)}")
+    click.echo(f"as of:        {number} of {found.head}" + (f", {when(messages[-1].created_at)}" if messages else ""))
+    state = msgspec.json.format(msgspec.json.encode(known.slots), indent=2).decode()
+    limits = "" if known.complete else f"Only these slots are known: {known.why}.\n"
+    click.echo(f"\nstate:\n{limits}{plain(state)}\n\nlast messages:")
+    for message in messages:
+        logged(message)
+
+
+@click.command(cls=StoreCommand)
+@store_argument
+@conversation_argument
+@click.argument("number", type=click.IntRange(1), metavar="NUMBER")
+@tenant_option
+def undo(store: str, conversation: str, number: int, tenant: str) -> None:
+    """Put back the slots of the state that a person has changed.
+
+    `chatkeep history` shows such changes, with their numbers. One is undone only while the slots are what it has left; that it was undone
+    is noted, and can be undone, too. What was cleared is gone: clearing keeps no copy.
+
+    \b
+    Example:
+      chatkeep undo chat.db ada 17
+    """
+
+    async def work(target: Target) -> None:
+        of = target.of(tenant)
+        await found_in(of, conversation, target.where)
+        await of.undo(conversation, number)
+        click.echo(f"The change of entry {number} is undone.")
 
     on_target(store, work)
 

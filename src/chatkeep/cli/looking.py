@@ -6,11 +6,12 @@ import asyncio
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from typing import Any, TypeVar
 
 import click
+import msgspec
 
 from ..bounded import Newest
 from ..errors import ChatkeepError
@@ -155,17 +156,32 @@ def search(store: str, text: str, tenant: str | None, limit: int, as_json: bool)
 @click.command(cls=StoreCommand)
 @store_argument
 @click.option("--tenant", metavar="NAME", help="Only this tenant's; without it, all.")
+@click.option("--parts", is_flag=True, help="Of a server: what each part of its process has done, and how it is now.")
 @json_option
-def stats(store: str, tenant: str | None, as_json: bool) -> None:
+def stats(store: str, tenant: str | None, parts: bool, as_json: bool) -> None:
     """Count what is in a store: conversations, messages, what waits and what was set aside.
 
-    It reads the list of all conversations. What a running server does is in its /metrics.
+    It reads the list of all conversations. What a running server does is told with --parts, and in its /metrics.
 
     \b
-    Example:
+    Examples:
       chatkeep stats chat.db
+      chatkeep stats https://chat.example --parts
     """
     names = ("conversations", "messages", "unread", "waiting", "set aside", "paused", "unreadable", "changed today")
+
+    async def work_parts(target: Target) -> None:
+        found = await target.stats()
+        if as_json:
+            tell(found)
+            return
+        for name, told in msgspec.to_builtins(found).items():
+            for member, value in _flat(name, told):
+                click.echo(f"{member:<32}  {plain(str(value), line=True)}")
+
+    if parts:
+        on_target(store, work_parts)
+        return
 
     async def work(target: Target) -> None:
         counts: dict[str, Counter[str]] = {}
@@ -202,6 +218,15 @@ def stats(store: str, tenant: str | None, as_json: bool) -> None:
             )
 
     on_target(store, work)
+
+
+def _flat(name: str, told: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the numbers in *told*, each under its whole name."""
+    if not isinstance(told, dict):
+        yield name, "-" if told is None else f"{told:,.1f}" if isinstance(told, float) else told
+        return
+    for member, value in told.items():
+        yield from _flat(f"{name}.{member}", value)
 
 
 async def _enumerate(found: AsyncIterator[T]) -> AsyncIterator[tuple[int, T]]:

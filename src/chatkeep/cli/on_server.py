@@ -13,9 +13,11 @@ import click
 from ..client import Client, MessageEvent, NotFound, Unauthorized
 from ..client import Exported as ExportedOver
 from ..client.desk import found as found_over
+from ..conversation.edits import StateAsOf
 from ..conversation.once import Call
 from ..conversation.outbox import Delivery
 from ..drivers.base import Key
+from ..engine.parts import Stats
 from ..errors import Unavailable, UsageError
 from ..model import Content, Conversation, DeadLetter, Message, Receipt, Stopped, Words
 from ..people.erasing import ErasedUser
@@ -124,6 +126,17 @@ class ServerVerbs:
         """Clear the state, or a slot of it."""
         await self._client.conversation(conversation).clear(slot)
 
+    async def undo(self, conversation: str, number: int) -> None:
+        """Put back what a person has changed of the state."""
+        await self._desk.undo(conversation, number)
+
+    async def as_of(self, conversation: str, number: int) -> StateAsOf | None:
+        """Return what is known of the state as it was at a number."""
+        try:
+            return await self._desk.as_of(conversation, number)
+        except NotFound:
+            return None
+
     async def redact(self, conversation: str, number: int) -> None:
         """Remove what one message says."""
         await self._desk.redact(conversation, number)
@@ -197,6 +210,10 @@ class ServerTarget:
     async def resume(self, *, unread: Unread) -> None:
         """Lift what `pause` did."""
         await self.client.desk.resume(everywhere=True, unread=unread)
+
+    async def stats(self) -> Stats:
+        """Return what each part of the server's process has done."""
+        return await self.client.desk.stats()
 
     async def export(self, tenant: str | None, conversation: str | None, said: Exported) -> AsyncIterator[bytes]:
         """Give the lines of an export of the key's tenant."""

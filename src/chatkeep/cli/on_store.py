@@ -8,10 +8,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..app import core_of
+from ..conversation.edits import StateAsOf
 from ..conversation.once import Call
 from ..conversation.outbox import Delivery
 from ..drivers.base import Ability
-from ..errors import Unsupported
+from ..engine.parts import Stats
+from ..errors import Unsupported, UsageError
 from ..model import Content, Conversation, DeadLetter, Message, Receipt, Stopped, last_words
 from ..people.erasing import ErasedUser
 from ..storage.archive import Exported, export_lines
@@ -138,6 +140,15 @@ class StoreVerbs:
         await self._tenant.clear(conversation, slot)
         await self._note("state", conversation)
 
+    async def undo(self, conversation: str, number: int) -> None:
+        """Put back what a person has changed of the state."""
+        await self._tenant.undo(conversation, number, by=acting())
+        await self._note("undo", conversation)
+
+    async def as_of(self, conversation: str, number: int) -> StateAsOf | None:
+        """Return what is known of the state as it was at a number."""
+        return await self._tenant.as_of(conversation, number)
+
     async def redact(self, conversation: str, number: int) -> None:
         """Remove what one message says."""
         await self._tenant.redact(conversation, number)
@@ -215,6 +226,12 @@ class StoreTarget:
         """Lift what `pause` did."""
         await self.keep.resume_all(unread=unread)
         await note_act(self.keep, "", "resume:everywhere")
+
+    async def stats(self) -> Stats:
+        """Refuse: the numbers are those of a process."""
+        raise UsageError(
+            "--parts tells what a running process has done, and a store is none; nothing was read. Name the server, such as https://host."
+        )
 
     async def export(self, tenant: str | None, conversation: str | None, said: Exported) -> AsyncIterator[bytes]:
         """Give the lines of an export."""

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 import msgspec
+from msgspec import UNSET
 
+from ..conversation.edits import SlotEdit, edits_in
 from ..conversation.outbox import Delivery
 from ..model import Conversation, Message, Role, Words
 
@@ -139,11 +141,29 @@ def sent(sending: Delivery) -> None:
 
 def logged(message: Message) -> None:
     """Print a log entry with its number."""
-    text = "[redacted]" if message.redacted else plain(message.text) or plain(str(message.metadata), line=True)
+    text = "[redacted]" if message.redacted else plain(message.text) or plain(told_of(message), line=True)
     reason = f"  [{plain(message.metadata['reason'], line=True)}]" if "reason" in message.metadata else ""
     text = text.replace("\n", "\n" + " " * 12)
     role = click.style(f"{message.role:<9}", fg=COLOURS.get(message.role), dim=message.role == "system")
     click.echo(f"{message.number:>6}  {click.style(when(message.created_at), dim=True)}  {role}  {text}{reason}")
+
+
+def told_of(message: Message) -> str:
+    """Return what a message without text says: of a person's change which slots, of anything else all it has."""
+    changed = {name: shown_edit(edit) for name, edit in edits_in(message).items()}
+    if not changed:
+        return str(message.metadata)
+    what = f"undid {message.metadata['undoes']}" if "undoes" in message.metadata else "changed"
+    return f"{message.metadata.get('by', '')} {what}: " + "; ".join(f"{name} {said}" for name, said in changed.items())
+
+
+def shown_edit(edit: SlotEdit) -> str:
+    """Return what became of a slot, cut to what fits a line."""
+    was, now = (
+        "(none)" if value is UNSET else shortened(msgspec.json.encode(value).decode(), 40)
+        for value in (edit.was, edit.now)
+    )
+    return f"{was} -> {now}"
 
 
 def when(at: float) -> str:

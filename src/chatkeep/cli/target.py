@@ -8,8 +8,10 @@ from typing import Any, NamedTuple, Protocol
 
 import click
 
+from ..conversation.edits import StateAsOf
 from ..conversation.once import Call
 from ..conversation.outbox import Delivery
+from ..engine.parts import Stats
 from ..errors import UsageError
 from ..model import Content, Conversation, DeadLetter, Message, Receipt, Stopped, Words
 from ..people.erasing import ErasedUser
@@ -103,6 +105,12 @@ class Verbs(Protocol):
     async def clear(self, conversation: str, slot: str | None) -> None:
         """Clear the state, or a slot of it."""
 
+    async def undo(self, conversation: str, number: int) -> None:
+        """Put back what a person has changed of the state."""
+
+    async def as_of(self, conversation: str, number: int) -> StateAsOf | None:
+        """Return what is known of the state as it was at a number; None where there is no such conversation."""
+
     async def redact(self, conversation: str, number: int) -> None:
         """Remove what one message says."""
 
@@ -145,6 +153,9 @@ class Target(AbstractAsyncContextManager["Target"], Protocol):
 
     async def resume(self, *, unread: Unread) -> None:
         """Lift what `pause` did."""
+
+    async def stats(self) -> Stats:
+        """Return what each part of the process has done. Raises `UsageError` on a store, where there is no process to ask."""
 
     def export(self, tenant: str | None, conversation: str | None, said: Exported) -> AsyncIterator[bytes]:
         """Give the lines of an export; *said* is filled in."""

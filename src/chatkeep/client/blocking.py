@@ -110,6 +110,8 @@ class SyncDesk:
     say = blocking(Desk.say)
     redact = blocking(Desk.redact)
     paused = blocking(Desk.paused)
+    undo = blocking(Desk.undo)
+    as_of = blocking(Desk.as_of)
     dead_letters = iterating(Desk.dead_letters)
     replay = blocking(Desk.replay)
     dismiss = blocking(Desk.dismiss)
@@ -121,6 +123,7 @@ class SyncDesk:
     holds = blocking(Desk.holds)
     hold = blocking(Desk.hold)
     unhold = blocking(Desk.unhold)
+    stats = blocking(Desk.stats)
     audit = blocking(Desk.audit)
     export = iterating(Desk.export)
 

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 from msgspec import Struct, structs
 
+from ..conversation.edits import StateAsOf
 from ..conversation.keys import SAVED
 from ..conversation.once import Call
 from ..conversation.outbox import Delivery
@@ -20,7 +21,7 @@ from ..storage.audit import Act
 from ..storage.holds import Hold
 from .link import Link
 from .refusals import NotFound
-from .values import Conversation, DeadLetter, Exported, Listed, Me, Receipt
+from .values import Conversation, DeadLetter, Exported, Listed, Me, ProcessStats, Receipt
 
 T = TypeVar("T")
 
@@ -186,6 +187,14 @@ class Desk:
         """Remove what one message says, for good; its number and id stay."""
         await self._act("DELETE", f"{_path(conversation)}/messages/{number}", conversation)
 
+    async def undo(self, conversation: str, number: int) -> None:
+        """Undo what a person has changed of the state, which entry *number* of the log tells of; see `Chatkeep.undo`."""
+        await self._act("POST", f"{_path(conversation)}/changes/{number}", conversation)
+
+    async def as_of(self, conversation: str, number: int) -> StateAsOf:
+        """Return what is known of the state as it was when entry *number* was the last one; see `Chatkeep.as_of`."""
+        return await self._get(f"{_path(conversation)}/as-of/{number}", StateAsOf, about=conversation)
+
     async def dead_letters(self, conversation: str | None = None) -> AsyncGenerator[DeadLetter, None]:
         """Return the messages that were set aside: of one conversation, or of all of the tenant."""
         if conversation is not None:
@@ -251,6 +260,10 @@ class Desk:
         query = urlencode(_subject(conversation, owner))
         answer = await self._link.ask("DELETE", f"/v1/holds?{query}", about=conversation or owner or "")
         return answer.to(dict[str, list[Hold]])["holds"]
+
+    async def stats(self) -> ProcessStats:
+        """Return what each part of the server's process has done; see `Chatkeep.stats`. Behind a load balancer: of one of them."""
+        return await self._get("/v1/stats", ProcessStats, about="the server")
 
     async def audit(self, *, limit: int = 100) -> list[Act]:
         """Return what keys and people did in the tenant, the newest first."""

@@ -67,6 +67,7 @@ WORDS: dict[str, type[ChatkeepError]] = {
     "not-found": NotFound,
     "not-waiting": errors.NotWaiting,
     "on-hold": errors.OnHold,
+    "changed-since": errors.ChangedSince,
     "usage-error": errors.UsageError,
     "key-reused": errors.KeyReused,
     "chatkeep-error": ChatkeepError,

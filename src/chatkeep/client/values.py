@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from .. import model
+from ..engine.parts import Stats
 from ..model import Content, Message
 
 
@@ -50,6 +51,19 @@ class Exported(Struct, kw_only=True):
     conversations: int = 0
     entries: int = 0
     left_out: dict[str, str] = {}
+
+
+class ServerStats(Struct, frozen=True, kw_only=True):
+    """The server around a Chatkeep: how many answers are open (event streams), and how many acts wait to be noted in the audit log."""
+
+    streams: int = 0
+    acts_waiting: int = 0
+
+
+class ProcessStats(Stats, frozen=True, kw_only=True):
+    """What a server's process has done, part by part; see `chatkeep.Stats`."""
+
+    server: ServerStats
 
 
 class Created(Struct, frozen=True, kw_only=True):

@@ -77,6 +77,7 @@ PROBLEMS: dict[type[errors.ChatkeepError], Problem] = {
     errors.OtherOwner: Problem(409),  # (only a service key names an owner, and it may see all of its tenant)
     errors.OnHold: Problem(409, "It is on legal hold, and is not erased before that is lifted. Nothing was changed."),
     errors.NotWaiting: Problem(409),
+    errors.ChangedSince: Problem(409),
     errors.NotOpen: Problem(
         500,
         "The Chatkeep behind this server is not open here, so nothing is answered; nothing was written. The application that "
@@ -385,7 +386,7 @@ class State(Resource):
         tenant, id, key = tenant_of(request), conversation_asked(request), wire.idempotency_key(request)
         await access_of(request).begin(request)
         try:
-            after = await tenant.change(id, change, id=key)
+            after = await tenant.change(id, change, id=key, by=person(request))
         except Refused as refused:
             await refuse_unless_made(refused, tenant, id, key)
             after = await conversation(request, messages=0)
@@ -418,6 +419,12 @@ class WholeState(State):
         precondition = preconditions(request)
         patch = await wire.value(request, limit=room(request, "state_limit"), media=MERGE_PATCH)
         return await self._changed(request, lambda there: state.merged(there, patch), precondition)
+
+
+def person(request: Request) -> str:
+    """Return the person who asks, by the name that others at the desk know; "" for credentials."""
+    principal = principal_of(request)
+    return (principal.label or principal.id) if principal.operator is not None else ""
 
 
 async def refuse_unless_made(refused: Refused, tenant: Tenant[Any], id: str, key: str | None) -> None:

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from .. import __version__
+from ..conversation.edits import StateAsOf
 from ..people.erasing import ErasedUser
 from . import (
     answers,
@@ -221,6 +222,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         refuses=(404, 422, *READ),
     ),
     ("/v1/audit", "get"): Operation(query=audit.AuditQuery, gives={200: answers.Audit}, refuses=READ),
+    ("/v1/stats", "get"): Operation(gives={200: switches.ProcessStats}, refuses=READ),
     ("/v1/cache", "get"): Operation(gives={200: answers.CacheStatus}, refuses=READ),
     ("/v1/cache", "put"): Operation(takes=switches.CacheSwitch, gives={200: answers.CacheStatus}, refuses=WRITE),
     (f"{ONE}/operator", "post"): Operation(
@@ -229,6 +231,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     (f"{ONE}/deliveries", "get"): Operation(gives={200: answers.Deliveries}, refuses=READ),
     (f"{ONE}/deliveries/{{number}}", "post"): Operation(gives={204: None}, refuses=WRITE),
     (f"{ONE}/messages/{{number}}", "delete"): Operation(gives={204: None}, refuses=WRITE),
+    (f"{ONE}/changes/{{number}}", "post"): Operation(gives={204: None}, refuses=WRITE),
+    (f"{ONE}/as-of/{{number}}", "get"): Operation(gives={200: StateAsOf}, refuses=READ),
     ("/v1/dead-letters", "get"): Operation(
         query=operators.LettersQuery, gives={200: answers.DeadLetters}, refuses=READ
     ),

@@ -15,6 +15,7 @@ import random
 import secrets
 import time
 from binascii import b2a_base64
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -106,6 +107,8 @@ class Store:
         self.instruments: Sequence[Measured] = ()
         self.shared: SharedCache | None = None
         self.rolled_back = 0
+        self.acts: Counter[str] = Counter()
+        """How many acts were asked of the driver, by verb."""
         self._circuit = StoreCircuitBreaker(
             patience_s=patience_s,
             replaced=self._replaced,
@@ -428,6 +431,7 @@ class Store:
     def _act(self, verb: Callable[[A], Awaitable[T]], act: A) -> Awaitable[T]:
         if not self._open:
             raise Unavailable("The store is not open; nothing was done. Try again when it is.")
+        self.acts[type(act).__name__] += 1
         return self._timed(verb, act) if self.instruments else self._circuit.settle(partial(verb, act))
 
     async def _timed(self, verb: Callable[[A], Awaitable[T]], act: A) -> T:
