@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import errors
 from ..app import Chatkeep, core_of
-from . import api, audit, desk, people, running, signing_in, switches, tokens, wire
+from . import api, audit, desk, exporting, holds, people, running, signing_in, switches, tokens, wire
 from .access import IDLE_S, LONGEST_S, VISITOR_SCOPES, Access, Users, allows
 from .assets import CLIENT, OPERATOR, PAGE, SHOWN, static, version_of
 from .audit import Trail
@@ -29,6 +29,7 @@ from .openapi import document, get_openapi
 from .operators import ROUTES as OPERATING
 from .protocols import routes_of
 from .sample_users import routes_of as sample_user_routes
+from .samples import Samples
 from .signed_in import Operators, SignedIn
 from .streams import Streams
 from .webhooks import ROUTES as INLETS
@@ -81,6 +82,8 @@ ROUTES: list[BaseRoute] = [
     *switches.ROUTES,
     *running.ROUTES,
     *audit.ROUTES,
+    *holds.ROUTES,
+    *exporting.ROUTES,
     *signing_in.ROUTES,
     *desk.ROUTES,
     wire.RawRoute("/v1/conversations", api.Conversations),
@@ -172,6 +175,9 @@ def create_app(
                 await stack.enter_async_context(keep)
             stack.push_async_callback(access.close)
             stack.push_async_callback(app.state.trail.close)
+            if keep.settings.background:
+                app.state.samples.start()
+                stack.push_async_callback(app.state.samples.close)
             stack.callback(app.state.streams.end)
             yield
 
@@ -206,6 +212,7 @@ def create_app(
     )
     app.state.keep, app.state.access, app.state.streams, app.state.limits = keep, access, Streams(), None
     app.state.told_not_open, app.state.trail, app.state.sample_users = False, Trail(keep), frozenset(sample_users)
+    app.state.samples, app.state.settings = Samples(keep), None
     app.state.webhooks = webhooks or webhooks_of(keep)
     app.state.openapi = document(app.routes)
     app.router.redirect_slashes = False

@@ -20,7 +20,7 @@ CLIENT = {f"/{name}.js": (f"{name}.js", "text/javascript") for name in ("client"
 
 SHOWN = {f"/{name}.js": (f"{name}.js", "text/javascript") for name in ("shown", "offline")}
 
-PARTS = ("-ask", "-list", "-talk", "-why", "-queues")
+PARTS = ("-ask", "-acts", "-canned", "-list", "-talk", "-why", "-queues", "-health")
 """The modules of the operators' desk beside its first."""
 
 OPERATOR = {
