@@ -7,12 +7,13 @@ from typing import IO, TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from msgspec import Struct, structs
 
-from .conversation.keys import LONGEST_ID, key_for, refuse_reserved
+from .conversation.keys import LONGEST_ID, check_user, key_for, refuse_reserved
 from .conversation.outbox import Outlet
 from .conversation.saves import Saved
 from .conversation.snapshots import Outcome, Snapshot
 from .conversation.state import StateCodec
 from .drivers.base import Ability, Driver, Entry, Finding, Index, Key, Row, mark_of
+from .engine.assignments import Assignments
 from .engine.engine import Engine
 from .engine.once import Ledger
 from .engine.outcomes import page_dead_letters, read_outcome
@@ -200,6 +201,15 @@ class Core(Generic[State]):
         await self._opened.intake.note(key_for(tenant, conversation), f"note:{id}", told)
         return True
 
+    async def take_over(self, tenant: str, conversation: str, by: str) -> None:
+        """As `Tenant.pause`; the conversation is then assigned to *by*, unless a person has it already."""
+        await self._opened.changes.pause_one(key_for(tenant, conversation), by)
+
+    async def assign(self, tenant: str, conversation: str, to: str, *, by: str, was: str | None = None) -> str | None:
+        """Assign a conversation to the account *to* ("": to nobody), if *was* has it (None: whoever has); give who has it then, None
+        where there is no such conversation."""
+        return await Assignments(self._opened.shared).assign(key_for(tenant, conversation), to, by=by, was=was)
+
     async def find_owner(self, tenant: str, conversation: str) -> str | None:
         """Return whose a conversation is, as the store has it; None when there is none."""
         row = await self._opened.store.row(key_for(tenant, conversation))
@@ -224,7 +234,7 @@ class Core(Generic[State]):
     ) -> Saved:
         """As `Tenant.save`, when *look*, given what is there, raises nothing; with what else a client may save."""
         if told.get("owner"):
-            key_for("", told["owner"])
+            check_user(told["owner"])
         return await save(self._opened, key_for(tenant, conversation), messages, look=look, **told)
 
     async def settle(self, tenant: str, conversation: str, call: str, *, done: bool, result: Any) -> bool:

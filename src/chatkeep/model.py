@@ -131,7 +131,7 @@ class Conversation(Struct, Generic[State], frozen=True, kw_only=True):
     counts say nothing. stale: the store is away, and this is what this process has seen last (on_outage="read").
     title, version, checksum: as in its owner's list, see `Summary`.
     waiting: the messages that wait for an answer, oldest first, as far as they are held (200, or somewhat more); the first may be
-    being answered.
+    being answered. assignee: the account of the operator who looks after it; "": nobody does.
     """
 
     tenant: str
@@ -154,6 +154,7 @@ class Conversation(Struct, Generic[State], frozen=True, kw_only=True):
     version: int = 0
     checksum: str = ""
     waiting: list[Message] = []
+    assignee: str = ""
 
 
 class Typing(Struct, frozen=True):

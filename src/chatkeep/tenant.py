@@ -9,7 +9,7 @@ import msgspec
 from msgspec import structs
 
 from .conversation.edits import StateAsOf, find_state, may_move
-from .conversation.keys import RESERVED, key_for, refuse_reserved
+from .conversation.keys import RESERVED, check_user, key_for, refuse_reserved
 from .conversation.once import Call
 from .conversation.outbox import Delivery, list_deliveries
 from .conversation.sessions import is_session_over
@@ -141,7 +141,7 @@ class Surface(PeopleSurface[State]):
 
     async def create(self, conversation: str, *, owner: str = "") -> Conversation[State]:
         """
-        Create a conversation before anything is said in it, and answer it; the one there is, if there is one.
+        Create a conversation before anything is said in it, and return it; one that is there already is returned as it is.
 
         *owner* is whose it is. Raises `OtherOwner` when the conversation exists and is not that owner's, who is never changed.
         """
@@ -302,7 +302,7 @@ class Surface(PeopleSurface[State]):
         self, conversation: str, edit: Callable[[State], State | None], *, id: str | None = None, by: str = ""
     ) -> Conversation[State]:
         """
-        Apply *edit* to the state outside a turn, and answer the conversation it leaves.
+        Apply *edit* to the state outside a turn, and return the conversation as it is then.
 
         *edit* changes the state in place, or returns another. When others write meanwhile it is applied again to the
         newer state, so it must depend on nothing else and must not wait; what it raises is raised here, and nothing is
@@ -463,7 +463,7 @@ class Surface(PeopleSurface[State]):
 
     async def deliveries(self, conversation: str, *, limit: int = 200) -> list[Delivery]:
         """
-        How the sending of each reply stands, among the last *limit* entries of the log, oldest first.
+        Return how the sending of each reply stands, among the last *limit* entries of the log, oldest first.
 
         Only for conversations whose replies go out through a channel. See `Delivery` for the statuses.
         """
@@ -520,8 +520,8 @@ class Surface(PeopleSurface[State]):
         Where nothing was said yet, the message is passed over (status "dropped"). Durable when this returns: the handler is cancelled
         right after, wherever it runs, and nothing that it does has an effect any more; a plain function in a thread runs to its end
         in vain. A message that waits for its turn, or for another try, is stopped like one that is answered; messages behind it are
-        answered. Nothing is changed where nothing waits; a call of `receive` that answers before the message is in the log
-        (`quick`) is over before anybody could stop it.
+        answered. Nothing is changed where nothing waits, or while the bot is paused and nothing was said (see `withdraw`); a call of
+        `receive` that answers before the message is in the log (`quick`) is over before anybody could stop it.
         """
         return await self._opened.changes.stop(self._key(conversation))
 
@@ -595,6 +595,7 @@ class Surface(PeopleSurface[State]):
             version=find_version(row.head, record),
             checksum=find_checksum(snapshot),
             waiting=copy_messages(unread_messages(snapshot)),
+            assignee=record.assignee,
         )
 
 
@@ -610,7 +611,7 @@ class Tenant(Surface[State]):
 def _check_names(key: Key, id: str | None, owner: str) -> None:
     refuse_reserved(key, id)
     if owner:
-        key_for("", owner)  # an owner is text that every store can keep
+        check_user(owner)  # an owner is text that every store can keep
 
 
 def _held(snapshot: Snapshot) -> tuple[Sequence[Message], int]:

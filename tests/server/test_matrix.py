@@ -34,6 +34,11 @@ MATRIX = {
     "PUT /v1/session/password": AccessPolicy(right="list", masks=True),
     "GET /v1/desk/conversations": AccessPolicy(right="list", masks=True),
     "GET /v1/desk/health": AccessPolicy(right="list", masks=True),
+    "GET /v1/desk/replies": AccessPolicy(right="operate"),
+    "PUT /v1/desk/replies/{reply}": AccessPolicy(right="operate"),
+    "DELETE /v1/desk/replies/{reply}": AccessPolicy(right="operate"),
+    "GET /v1/desk/people": AccessPolicy(right="operate"),
+    f"PUT {ID}/assignee": AccessPolicy(right="operate"),
     f"GET {ID}/story": AccessPolicy(right="list", masks=True),
     f"POST {ID}/notes": AccessPolicy(right="operate"),
     "GET /v1/me/conversations": AccessPolicy(user=True),
@@ -116,6 +121,8 @@ BODIES: dict[str, Any] = {
     f"POST {ID}/messages": {"content": "in"},
     f"POST {ID}/operator": {"content": "in"},
     f"PUT {ID}/bot": {"paused": True},
+    f"PUT {ID}/assignee": {"assignee": ""},
+    "PUT /v1/desk/replies/{reply}": {"text": "in"},
     "PUT /v1/bot": {"paused": False},
     "PUT /v1/cache": {"on": True},
     "POST /v1/holds": {"owner": "nobody", "reason": "x"},
@@ -153,7 +160,14 @@ class Asked(NamedTuple):
     def request(self, id: str, headers: dict[str, str]) -> bytes:
         """The bytes that ask for it."""
         path = self.path.format(
-            id=quote(id, safe=""), slot="mine", token="current", number=1, user="u", guest="g", call="0" * 16 + ".0"
+            id=quote(id, safe=""),
+            slot="mine",
+            token="current",
+            number=1,
+            user="u",
+            guest="g",
+            call="0" * 16 + ".0",
+            reply="r",
         )
         body = json.dumps(BODIES[self.name]).encode() if self.name in BODIES else b""
         told = {"Host": "localhost", "Connection": "close", "If-Match": "*"} | headers

@@ -311,10 +311,10 @@ class Changes(Generic[State]):
         await self._pauses.finish(await self._pauses.resume(tenant), self._sweeper.start_on)
         self._notifier.tell_of_work()
 
-    async def pause_one(self, key: Key) -> None:
-        """Silence the bot in one conversation."""
+    async def pause_one(self, key: Key, by: str = "") -> None:
+        """Silence the bot in one conversation, which *by* takes over, if anybody does."""
         refuse_own_turn(key, "would throw its own turn away; pause it when the turn is over")
-        await self._pauses.pause_one(key)
+        await self._pauses.pause_one(key, by)
 
     async def resume_one(self, key: Key, *, skips: bool) -> None:
         """Let the bot answer in one conversation again."""

@@ -10,7 +10,8 @@ from typing import Protocol
 from ..bounded import Newest
 from ..conversation import outbox as deliveries
 from ..conversation import snapshots
-from ..conversation.backoff import backoff
+from ..conversation.backoff import backoff, believed
+from ..conversation.commits import SEND_PAUSE_MOST_S
 from ..conversation.outbox import Outlet, Sent
 from ..conversation.snapshots import Commit, Policy, Snapshot
 from ..drivers.base import Key
@@ -70,10 +71,10 @@ class Sender:
         """Tell whether what is replied in *key* goes out through a channel here."""
         return self.outlet is not None and self.outlet.takes(key.tenant, key.id)
 
-    def due(self, snapshot: Snapshot) -> float | None:
+    def due(self, snapshot: Snapshot, *, at: float) -> float | None:
         """Tell when the next reply may go out; None if none has to."""
         sends = self.takes(snapshot.row.key) and snapshots.must_send(snapshot)
-        return snapshots.delivery_of(snapshot).at if sends else None
+        return believed(snapshots.delivery_of(snapshot).at, SEND_PAUSE_MOST_S, at=at) if sends else None
 
     async def deliver(self, snapshot: Snapshot, worker: Holder) -> float | None:
         """Send the next reply through its channel, under the lease, and note what became of it."""

@@ -88,6 +88,12 @@ class Stopped(Struct, frozen=True):
     reply: Message | None = None
 
 
+class Assigned(Struct, frozen=True):
+    """The account that a conversation is assigned to; "": nobody's."""
+
+    assignee: str
+
+
 class BotStatus(Struct, frozen=True):
     """Whether the bot is silent there now."""
 
@@ -140,7 +146,7 @@ class Receipt(Struct, frozen=True, kw_only=True):
 
 class Conversation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A conversation at one instant. *stale*: the store is away, and this is what the server has seen last. *due_at*: when it is looked at
-    next, told where notes are."""
+    next, told where notes are. *assignee*: the account of the operator who looks after it, for keys and operators."""
 
     id: str
     owner: str
@@ -159,6 +165,7 @@ class Conversation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     version: int = 0
     checksum: str = ""
     due_at: float | None = None
+    assignee: str = ""
 
 
 class Summary(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -349,6 +356,7 @@ def conversation(
         title=found.title,
         version=found.version,
         checksum=found.checksum,
+        assignee=found.assignee,
     )
 
 

@@ -190,6 +190,8 @@ class Conversation(Resource):
             messages = (await talk(tenant_of(request), found.id, window, whole=whole))[0] + messages
         messages = messages[-fitting(reversed(messages)) :] if messages else []
         shown = shape_of(request).json_of(found.state) if shows_state(request) else UNSET
+        if not principal_of(request).rules:  # a customer is not told the names of accounts
+            found = msgspec.structs.replace(found, assignee="")
         told = answers.conversation(found, messages, shown, whole=whole)
         return as_json(told, headers={"etag": f'"{found.revision}"'})
 

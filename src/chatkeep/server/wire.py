@@ -48,7 +48,7 @@ PAGE_MOST = 500
 NEWEST = 2**53
 """Above every number of a log, and the largest that every JSON reader keeps exact."""
 
-TEXTS: tuple[str, ...] = ("owner", "behind", "conversation", "since", "show", "channel", "text", "next")
+TEXTS = frozenset(["owner", "behind", "conversation", "since", "show", "channel", "text", "next", "whose", "assignee"])
 """Parameters that are text; all others are whole numbers."""
 
 WHOLE = ("uses", "version", "seen")
@@ -296,6 +296,12 @@ def preferences(request: Request) -> set[str]:
     """Return what the client would like (RFC 7240), without parameters."""
     given = ",".join(request.headers.getlist("prefer")).split(",") if "prefer" in request.headers else []
     return {preference.partition(";")[0].strip().lower() for preference in given}
+
+
+def reads_gzip(request: Request) -> bool:
+    """Tell whether the client takes an answer that is compressed with gzip."""
+    given = request.headers.get("accept-encoding", "")
+    return any(re.fullmatch(r"gzip(;q=(1|0\.0*[1-9]).*)?", part.strip()) for part in given.split(","))
 
 
 TAG = re.compile(r'((?:W/)?)(?:"([!#-~]*)"|([!#-+\--~]+))')
