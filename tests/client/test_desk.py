@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from chatkeep.auth.credentials import create_key
-from chatkeep.client import Exported, Forbidden, NotFound
-from chatkeep.errors import OnHold, UsageError
+from chatkeep.client import Client, Exported, Forbidden, NotFound
+from chatkeep.errors import OnHold, Unavailable, UsageError
 
 from ..support.client_server import Place
 from ..support.waiting import until
@@ -134,3 +136,27 @@ async def test_a_person_s_part(place: Place) -> None:
     assert "as asked" in letter.metadata["reason"]
     assert replayed.number > letter.number
     assert "fail" == listed[0].last
+
+
+@pytest.mark.parametrize("head", ["Content-Length: 34", "Transfer-Encoding: chunked"])
+async def test_an_export_that_is_cut_is_not_taken_for_a_whole_one(head: str) -> None:
+    """Whether what stands between ends the answer cleanly or breaks it off."""
+    line = b'{"format":"chatkeep","version":1}\n'
+
+    async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        body = line if head.startswith("Content") else b"22\r\n" + line + b"\r\n"
+        writer.write(f"HTTP/1.1 200 OK\r\n{head}\r\n\r\n".encode() + body)
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(cut, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with Client(f"http://127.0.0.1:{port}", "ck_k_x") as client:
+            lines = client.desk.export()
+            first = await anext(lines)
+            with pytest.raises(Unavailable):
+                await anext(lines)
+
+    assert line == first

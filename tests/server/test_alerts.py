@@ -25,6 +25,7 @@ CASES: dict[str, tuple[dict[str, str], int, int]] = {
     "ChatkeepUnreadable": ({f"chatkeep_unreadable_conversations{{{OURS}}}": "0x9 3x50"}, 15, 21),
     "ChatkeepJournal": ({f"chatkeep_journaled{{{OURS}}}": "0x9 7x50"}, 15, 21),
     "ChatkeepStoreQueue": ({f"chatkeep_store_acts_waiting{{{OURS}}}": "0x9 500x50"}, 12, 16),
+    "ChatkeepSweepBehind": ({f"chatkeep_sweep_behind_seconds{{{OURS}}}": "2x9 400x50"}, 12, 16),
     "ChatkeepBacklog": ({f"chatkeep_waiting{{{OURS}}}": "0x9 5000x50"}, 12, 16),
     "ChatkeepRepliesFail": (
         {f'chatkeep_deliveries_total{{{OURS}, channel="whatsapp", status="failed", cause="window"}}': "0x9 2x50"},

@@ -10,6 +10,7 @@ from typing import Any
 import click
 import msgspec
 
+from ..drivers.base import RECENT_GRAIN_S
 from ..errors import Corrupt, UsageError
 from ..model import Conversation, DeadLetter
 from ..settings import duration_fault, seconds
@@ -78,9 +79,9 @@ def list_(
         rows, count = [], 0
         async for found, last in every:
             if oldest is not None and found.updated_at < oldest:
-                if owner is None:
+                if owner is None and found.updated_at < oldest - RECENT_GRAIN_S:
                     break
-                continue  # (an owner with several names has a list for each)
+                continue  # (within a step the order is none; and an owner with several names has a list for each)
             if not SHOWN[show](found):
                 continue
             count += 1

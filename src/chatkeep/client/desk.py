@@ -14,7 +14,7 @@ from ..conversation.edits import StateAsOf
 from ..conversation.keys import SAVED
 from ..conversation.once import Call
 from ..conversation.outbox import Delivery
-from ..errors import UsageError
+from ..errors import Unavailable, UsageError
 from ..model import Content, Message, Role
 from ..people.erasing import ErasedUser
 from ..storage.audit import Act
@@ -227,8 +227,9 @@ class Desk:
         return answer.to(dict[str, list[Delivery]])["deliveries"]
 
     async def resend(self, conversation: str, number: int) -> None:
-        """Send a reply once more."""
-        await self._act("POST", f"{_path(conversation)}/deliveries/{number}", conversation)
+        """Send a reply once more. It is asked for once: where the answer is lost, `Uncertain` says that it may be sent."""
+        path = f"{_path(conversation)}/deliveries/{number}"
+        await self._link.ask("POST", path, about=conversation, repeatable=False)
 
     async def doubts(self, conversation: str) -> list[Call]:
         """Return the calls of tools that must not run twice that have begun and not ended."""
@@ -278,7 +279,7 @@ class Desk:
         *said* is told how many there were, and what could not be read. A connection that breaks raises; the lines are complete when the
         last one, which says how many there should be, has come.
         """
-        said = Exported() if said is None else said
+        said, ended = Exported() if said is None else said, False
         query = "" if conversation is None else "?" + urlencode({"conversation": conversation})
         async for line in self._link.lines(f"/v1/export{query}", about=conversation or "export", longest=LONGEST_LINE):
             if line.startswith(b'{"left_out":'):
@@ -286,8 +287,12 @@ class Desk:
                 continue
             if line.startswith(b'{"end":'):
                 told = msgspec.json.decode(line)
-                said.conversations, said.entries = told["conversations"], told["entries"]
+                said.conversations, said.entries, ended = told["conversations"], told["entries"], True
             yield line
+        if not ended:
+            raise Unavailable(
+                f"{conversation or 'export'}: the last line did not come, so something is missing. Try again."
+            )
 
     async def _switch(self, conversation: str | None, asked: dict[str, Any], everywhere: bool) -> None:
         if conversation is None:

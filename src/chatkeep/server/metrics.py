@@ -156,6 +156,13 @@ class Metrics(Instrument):
             )
         for name, (said, part) in POOL.items():
             yield GaugeMetricFamily(f"chatkeep_store_{name}", said, getattr(pool, part))
+        sweeper = self._keep.stats().sweeper
+        behind = sweeper.behind_s if sweeper.running and sweeper.behind_s is not None else 0.0
+        yield GaugeMetricFamily(
+            "chatkeep_sweep_behind_seconds",
+            "Time since all that is due had been looked at; 0 where nothing sweeps",
+            behind,
+        )
         yield GaugeMetricFamily("chatkeep_cache_entries", "Conversations in the cache", cache.entries)
         yield GaugeMetricFamily("chatkeep_cache_bytes", "Memory that the cache takes, roughly", cache.bytes)
 
