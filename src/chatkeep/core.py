@@ -7,7 +7,7 @@ from typing import IO, TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from msgspec import Struct, structs
 
-from .conversation.keys import LONGEST_ID, key_for, refuse_reserved
+from .conversation.keys import LONGEST_ID, key_for, refuse_reserved, refuse_unstorable
 from .conversation.outbox import Outlet
 from .conversation.saves import Saved
 from .conversation.snapshots import Outcome, Snapshot
@@ -184,7 +184,7 @@ class Core(Generic[State]):
     ) -> Saved:
         """As `Tenant.save`, when *look*, given what is there, raises nothing; with what else a client may save."""
         if told.get("owner"):
-            key_for("", told["owner"])
+            refuse_unstorable("owner", told["owner"])
         return await save(self._opened, key_for(tenant, conversation), messages, look=look, **told)
 
     async def settle(self, tenant: str, conversation: str, call: str, *, done: bool, result: Any) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from msgspec import structs
 
-from .conversation.keys import RESERVED, key_for, refuse_reserved
+from .conversation.keys import RESERVED, key_for, refuse_reserved, refuse_unstorable
 from .conversation.once import Call
 from .conversation.outbox import Delivery, list_deliveries
 from .conversation.sessions import is_session_over
@@ -555,7 +555,7 @@ class Tenant(Surface[State]):
 def _check_names(key: Key, id: str | None, owner: str) -> None:
     refuse_reserved(key, id)
     if owner:
-        key_for("", owner)  # an owner is text that every store can keep
+        refuse_unstorable("owner", owner)
 
 
 def _held(snapshot: Snapshot) -> tuple[Sequence[Message], int]:

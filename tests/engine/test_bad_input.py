@@ -8,7 +8,7 @@ from typing import Any
 import apsw
 import pytest
 
-from chatkeep import Corrupt, UsageError
+from chatkeep import BadKey, Corrupt, UsageError
 
 from ..support.counting import count, texts
 
@@ -64,6 +64,20 @@ async def test_any_text_names_a_conversation_through_and_through(opened: Any, na
     await keep.erase(name)
     assert [] == await texts(keep, name)
     assert 2 == len(await texts(keep, name + "x"))
+
+
+async def test_a_name_that_cannot_be_kept_is_called_what_it_is(opened: Any) -> None:
+    """The error names what was given, an owner or a conversation, and nothing was touched."""
+    keep = await opened(count)
+    for given in ("o\0", "\ud800", "x" * 513):
+        with pytest.raises(BadKey, match="The owner "):
+            await keep.receive("ada", "hi", owner=given)
+        with pytest.raises(BadKey, match="The owner "):
+            await keep.save("ada", title="t", owner=given)
+        with pytest.raises(BadKey, match="The conversation id "):
+            await keep.receive(given, "hi")
+
+    assert None is await keep.conversation("ada")
 
 
 @pytest.mark.parametrize(

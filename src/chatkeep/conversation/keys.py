@@ -20,13 +20,8 @@ SAVED = RESERVED
 @lru_cache(maxsize=4096, typed=True)
 def key_for(tenant: str, conversation: str) -> Key:
     """Return the key of a conversation. Raises `BadKey`."""
-    for what, text in (("tenant", tenant), ("conversation id", conversation)):
-        if not isinstance(text, str):
-            raise BadKey(f"The {what} must be text, not {type(text).__name__}; nothing was touched.")
-        if "\0" in text or (not text.isascii() and not _is_unicode(text)) or len(text.encode()) > LONGEST_ID:
-            raise BadKey(
-                f"The {what} {text[:40]!r} must be UTF-8 of at most {LONGEST_ID} bytes without NUL; nothing was touched."
-            )
+    refuse_unstorable("tenant", tenant)
+    refuse_unstorable("conversation id", conversation)
     if tenant.startswith(RESERVED):
         raise BadKey(f"Tenants that start with {RESERVED!r} are chatkeep's own ({tenant[:40]!r}); nothing was touched.")
     if not conversation:
@@ -34,6 +29,16 @@ def key_for(tenant: str, conversation: str) -> Key:
             f"The conversation id is empty (tenant {tenant!r}); nothing was touched. Give each conversation a name."
         )
     return Key(tenant, conversation)
+
+
+def refuse_unstorable(what: str, text: str) -> None:
+    """Raise `BadKey` for a name that not every store can keep; *what* it names."""
+    if not isinstance(text, str):
+        raise BadKey(f"The {what} must be text, not {type(text).__name__}; nothing was touched.")
+    if "\0" in text or (not text.isascii() and not _is_unicode(text)) or len(text.encode()) > LONGEST_ID:
+        raise BadKey(
+            f"The {what} {text[:40]!r} must be UTF-8 of at most {LONGEST_ID} bytes without NUL; nothing was touched."
+        )
 
 
 def message_id(key: Key, given: str) -> str:
