@@ -117,7 +117,7 @@ Flag = bool | int | float | str
 
 
 class Flags:
-    """What an operator pauses per tenant without a deploy; handlers read it, nobody writes it.
+    """Switches of features, for all tenants or one, that an operator sets without a deploy; handlers read them and cannot change them.
 
     In the file, [flags] holds for every tenant and [flags.salon] for one:
 
@@ -491,6 +491,18 @@ def named_store() -> str | None:
     if not isinstance(value, str):
         raise Misconfigured(from_source("store is the text of a URL", source) + ". Nothing was opened.")
     return value
+
+
+def named_key() -> str | None:
+    """Return the service key that the environment names (CHATKEEP_KEY, or CHATKEEP_KEY_FILE), for a client of a server; None without one.
+
+    Raises `Misconfigured` when the file cannot be read.
+    """
+    environment, faults = environment_settings({"key": str})
+    if faults:
+        raise Misconfigured(f"The {'; '.join(faults)}. Nothing was asked.")
+    value = environment.get("key")
+    return str(value.value) if value is not None and value.value else None
 
 
 # -- where settings come from -------------------------------------------------------------------------------------------

@@ -143,6 +143,13 @@ async def list_accounts(keep: Chatkeep[Any]) -> list[tuple[str, Account]]:
     return sorted([pair async for pair in stored_accounts(keep).owned_records(ACCOUNTS)], key=lambda pair: pair[0])
 
 
+def may_look_after(account: Account, tenant: str) -> bool:
+    """Tell whether the conversations of *tenant* may be assigned to an account."""
+    return (
+        not account.disabled and "operate" in ROLES[account.role] and (account.everywhere or tenant in account.tenants)
+    )
+
+
 async def change_account(keep: Chatkeep[Any], name: str, edit: Callable[[Account], Account]) -> Account | None:
     """Put what *edit* makes of an account in its place; None where there is no such account."""
     return await stored_accounts(keep).change(name_of(name), lambda held: held and edit(held))

@@ -159,6 +159,11 @@ class Backlog:
         walked = self._urgent is None and self._tidy is None and self._ahead.is_done
         return walked and not (self._untidy or self._workers.by_key)
 
+    @property
+    def looked_at(self) -> float | None:
+        """Up to when all that is due has been looked at, by the clock; None before the first time."""
+        return self._looked_at or None
+
     def open(self) -> None:
         """Begin from the beginning, knowing nothing."""
         self._clock_began = self._shared.clock() - time.monotonic()

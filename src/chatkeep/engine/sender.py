@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -62,6 +63,10 @@ class Sender:
         self._first = first
         self._instruments = instruments
         self._sent: Newest[Key, tuple[str, int, Sent]] = Newest(SENT_MOST)  # sent, and not noted yet
+        self.attempts: Counter[tuple[str, str]] = Counter()
+        """How often a reply was tried to be sent, by channel and what became of it."""
+        self.sent_at: float | None = None
+        """When the last one was delivered."""
 
     def takes(self, key: Key) -> bool:
         """Tell whether what is replied in *key* goes out through a channel here."""
@@ -135,6 +140,9 @@ class Sender:
         _, said = await self._store.commit_once(self._store.cached(row.key) or snapshot, note, at=self._clock())
         self._sent.pop(row.key, None)
         status = said[0].metadata["status"] if said else sent.status  # (what was tried long enough has failed)
+        self.attempts[sent.channel or "other", status] += 1
+        if sent.status == "delivered":
+            self.sent_at = self._clock()
         for instrument in self._instruments:
             instrument.sent(sent.channel, status, sent.cause)
         if sent.status != "delivered":
