@@ -19,6 +19,7 @@ from chatkeep.drivers.base import Write
 from chatkeep.errors import Unavailable
 from chatkeep.testing.crash import Wrapped, wrapped
 
+from ..support.counting import count
 from ..support.waiting import nothing_happens_for, takes, time_passes, until
 
 ADA = "pigeon:loft-1:ada"
@@ -130,6 +131,30 @@ async def test_a_failed_send_is_tried_again_under_the_same_key(sending: Any) -> 
     assert ["hi-a", "hi-a", "hi-a", "hi-b"] == loft.texts
     assert [0, 0, 1, 0] == [skip for _, _, skip in loft.sent]
     assert 2 == len({key for key, _, _ in loft.sent})
+
+
+async def test_an_outlet_that_raises_holds_up_nobody(sending: Any) -> None:
+    """It is asked again later, from where it was, and says why meanwhile; what is written then is answered."""
+
+    class Broken(Loft):
+        """Raises twice, in the middle of a reply."""
+
+        async def send(self, conversation: str, content: Any, *, key: str, skip: int, at: float) -> Sent:
+            """Sends half, raises twice, and goes on."""
+            await super().send(conversation, content, key=key, skip=skip, at=at)
+            if len(self.sent) in (2, 3):
+                raise KeyError("a fault of its own")
+            return Sent(status="retry", after=0.05, parts=1) if len(self.sent) == 1 else Sent(status="delivered")
+
+    loft = Broken()
+    keep = await sending(count, loft)
+    await keep.accept(ADA, "hi", id="m1")
+    await until(lambda: len(loft.sent) >= 2)
+    receipt = await asyncio.wait_for(keep.receive(ADA, "more", id="m2"), 5)
+    await until(lambda: len(loft.sent) == 5)
+
+    assert "2: more" == receipt.replies[0].text
+    assert [0, 1, 1, 1, 0] == [skip for _, _, skip in loft.sent]
 
 
 async def test_what_the_platform_refuses_is_set_aside_with_its_reason_and_can_be_sent_again(sending: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -81,6 +82,30 @@ async def test_a_reply_is_stopped_from_another_instance_and_kept(opened: Any) ->
     assert "b0 b1 b2 " == (await works.receive("ada", "b", id="m2")).replies[0].text
     assert [""] * 2 == talker.runs
     watching.cancel()
+
+
+async def test_a_handler_that_never_waits_holds_up_nobody(opened: Any) -> None:
+    """It takes its pieces from a client that is not asynchronous: they are shown as they come, and others are answered."""
+    go_on = threading.Event()
+
+    async def bot(turn: Turn[Any]) -> AsyncIterator[str]:
+        yield turn.text
+        for _ in range(100 if turn.text == "long" else 0):
+            yield "."
+            go_on.wait(0.05)
+
+    keep, events = await opened(bot, background=True), list[Any]()
+    watching = asyncio.create_task(told(keep, "ada", events))
+    asked = asyncio.create_task(keep.receive("ada", "long"))
+    await until(lambda: any(isinstance(event, Delta) for event in events))
+    assert not asked.done()
+    receipt = await keep.receive("bob", "short")
+    assert not asked.done()
+    go_on.set()
+    await asked
+    watching.cancel()
+
+    assert "short" == receipt.replies[0].text
 
 
 async def test_a_stop_before_anything_is_said_passes_the_message_over(opened: Any) -> None:

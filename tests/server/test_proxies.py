@@ -218,7 +218,9 @@ async def test_a_request_for_another_host_says_which_and_what_to_set() -> None:
             "",
         ):
             status, body = await asked(unknown)
-            assert (400, True, True) == (status, repr(unknown).encode() in body, b"CHATKEEP_HOSTS" in body), unknown
+            told = json.loads(body)
+            assert (400, "urn:chatkeep:bad-request") == (status, told["type"])
+            assert (True, True) == (repr(unknown) in told["detail"], "CHATKEEP_HOSTS" in told["detail"]), unknown
 
 
 def test_idle_connections_outlive_those_of_proxies() -> None:

@@ -151,7 +151,7 @@ class Backlog:
         """In how many conversations something was due."""
         self._ahead = Ahead(self._store)
         workers.ended = self._hear_of_end
-        self.restart()
+        self.open()
 
     @property
     def is_done(self) -> bool:
@@ -164,8 +164,14 @@ class Backlog:
         """Up to when all that is due has been looked at, by the clock; None before the first time."""
         return self._looked_at or None
 
+    def open(self) -> None:
+        """Begin from the beginning, knowing nothing."""
+        self._clock_began = self._shared.clock() - time.monotonic()
+        self._ahead.restart()
+        self.restart()
+
     def restart(self) -> None:
-        """Begin from the beginning, as after an opening."""
+        """Look at all that is due from the beginning."""
         self._urgent: Walk | None = None
         self._tidy: Walk | None = None
         self._tidying: set[Key] = set()
@@ -174,8 +180,6 @@ class Backlog:
         self._afresh_at = 0.0
         self._orphans = False
         self._look_for_orphans_at = 0.0
-        self._clock_began = self._shared.clock() - time.monotonic()
-        self._ahead.restart()
 
     def look_again(self) -> None:
         """Have `work_off` look from the beginning; while it is still under way, first at what has come due meanwhile."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from types import CoroutineType, coroutine
 from typing import Any, cast
@@ -31,6 +32,9 @@ class Streamed(Struct):
     content: Content
 
 
+HOLD_S = 0.02
+"""So long a handler that streams may make pieces without waiting; then others have their turn."""
+
 MOST = 400  # replies of one turn: what one act may carry (ENTRIES_MOST), with room for the message and notes
 
 
@@ -43,10 +47,15 @@ def handler_for(
         async def whole(turn: Turn[Any]) -> Streamed:
             # (A hook that streams is shown to nobody.)
             reply = turn.stream or ReplyStream(Key(turn.tenant, turn.conversation))
-            half, take = "", reply.take
+            half, take, waited_at = "", reply.take, time.monotonic()
             pieces = cast("AsyncGenerator[Any, None]", function(turn))
             try:
                 async for piece in pieces:
+                    if time.monotonic() - waited_at > HOLD_S:
+                        await asyncio.sleep(
+                            0
+                        )  # a handler that waits for its model in plain calls would hold everything else up
+                        waited_at = time.monotonic()
                     if piece is None:  # as models' APIs send it where they have nothing to say
                         continue
                     if isinstance(piece, str):

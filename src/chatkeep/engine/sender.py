@@ -19,6 +19,7 @@ from ..model import Message
 from ..storage.store import PAGE, Store, fresh_token
 from .instruments import Instrument
 from .lease_keeper import LeaseKeeper
+from .runner import describe_fault
 
 log = logging.getLogger("chatkeep")
 
@@ -113,13 +114,7 @@ class Sender:
             worker.sending = number
         if sent is None:
             async with self._leases.keep_alive(row.key, worker.lease):
-                sent = await self.outlet.send(
-                    row.key.id,
-                    message.content,
-                    key=f"{row.incarnation}.{number}@{row.key.id}",
-                    skip=deliveries.parts_done(delivery, number),
-                    at=now,
-                )
+                sent = await self._send(self.outlet, snapshot, message, at=now)
         worker.sending = 0
         pause_s = backoff(delivery.tries + 2, first_s=self._first, longest_s=PAUSE_MOST_S)
         retry_at = self._clock() + pause_s
@@ -153,6 +148,22 @@ class Sender:
         if sent.status != "delivered":
             log.warning("%s: reply %d was not delivered: %s, %s", row.key, number, sent.status, sent.reason)
         return 0.0
+
+    async def _send(self, outlet: Outlet, snapshot: Snapshot, message: Message, *, at: float) -> Sent:
+        """Send a reply. What an outlet raises is a fault of its own, and holds up neither the conversation nor whoever waits for it."""
+        row, number = snapshot.row, message.number
+        done = deliveries.parts_done(snapshots.delivery_of(snapshot), number)
+        try:
+            return await outlet.send(
+                row.key.id,
+                message.content,
+                key=f"{row.incarnation}.{number}@{row.key.id}",
+                skip=done,
+                at=at,
+            )
+        except Exception as fault:
+            log.exception("%s: the outlet failed to send reply %d, and is asked again later.", row.key, number)
+            return Sent(status="retry", reason=describe_fault(fault), parts=done)
 
     async def _next_out(self, snapshot: Snapshot) -> Message | None:
         upto, messages = snapshots.delivery_of(snapshot).upto, snapshot.messages

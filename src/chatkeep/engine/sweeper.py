@@ -99,7 +99,7 @@ class Sweeper:
     def start(self) -> None:
         """Start sweeping, in the loop of now."""
         self._wake = asyncio.Event()  # the last one belongs to the loop of the last opening
-        self._backlog.restart()
+        self._backlog.open()
         self._backlog.high_water.restart()
         if not self._shared.settings.background:
             return

@@ -234,6 +234,11 @@ def is_number(host: str) -> bool:
         return False
 
 
+async def refuse_host(scope: Scope, receive: Receive, send: Send, detail: str) -> None:
+    """Answer a request that is for another server, as every other error is told."""
+    await api.problem(Request(scope), "bad-request", 400, detail)(scope, receive, send)
+
+
 class Hosts(TrustedHostMiddleware):
     """Refuses requests that name another server, or two; probes, which call a server by its number, are let through."""
 
@@ -242,9 +247,7 @@ class Hosts(TrustedHostMiddleware):
         if scope["type"] == "http":
             given = [value for name, value in scope["headers"] if name == b"host"]
             if len(given) > 1:
-                await Response("There is more than one Host header.", 400, media_type="text/plain")(
-                    scope, receive, send
-                )
+                await refuse_host(scope, receive, send, "There is more than one Host header; nothing was done.")
                 return
             host = b"".join(given).decode("latin-1")
             if is_number(host) and wire.raw_path(scope) in PROBES:
@@ -253,7 +256,7 @@ class Hosts(TrustedHostMiddleware):
 
             if not self._knows(host):
                 said = f"This server is not called {host[:100]!a}; nothing was done. {HOST_HELP}"
-                await Response(said, 400, media_type="text/plain")(scope, receive, send)
+                await refuse_host(scope, receive, send, said)
                 return
         await self.app(scope, receive, send)
 

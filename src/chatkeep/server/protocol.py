@@ -46,7 +46,7 @@ LINGER_MOST = 1024 * 1024
 """So long, and for at most so many bytes, the rest of a refused request is read and thrown away: a connection that is closed with
 bytes unread is reset, and its client may never see why."""
 
-TAKEN_S = 30.0
+TAKEN_S = 20.0
 TAKEN_LEAST = 64 * 1024
 """A client must take what it is answered: all that waits for it, or at least so many bytes, in each such time. Else its connection
 is cut off, since what waits is memory."""
