@@ -55,7 +55,18 @@ def test_it_needs_nothing() -> None:
 
     assert [] == re.findall(r"^import |\bimport\(|require\(", source, re.M)
     assert {} == json.loads((CLIENT / "package.json").read_text()).get("dependencies", {})
-    for name in ("client.js", "account.js", "offline.js", "people.js", "chat.js", "shown.js"):
+    for name in (
+        "client.js",
+        "account.js",
+        "offline.js",
+        "people.js",
+        "chat.js",
+        "shown.js",
+        "markdown.js",
+        "parts.js",
+        "frame.js",
+        "widget.js",
+    ):
         path = ROOT / "src" / "chatkeep" / "server" / "page" / name
         texts = re.findall(r'"[^"\n]*"', path.read_text())
         assert [] == [text for text in texts if serve_file(path.name, text) != text], path.name

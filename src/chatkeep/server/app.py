@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache
 from importlib.resources import files
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,6 +28,7 @@ from .. import errors
 from ..app import Chatkeep, core_of
 from . import api, audit, desk, people, running, sample_accounts, signing_in, switches, tokens, wire
 from .access import IDLE_S, LONGEST_S, VISITOR_SCOPES, Access, Users, allows
+from .appearance import Appearance, appearance_of
 from .audit import Trail
 from .events import Events
 from .health import get_ready
@@ -40,7 +42,10 @@ from .webhooks import Webhooks, webhooks_of
 
 HERE = ("localhost", "127.0.0.1", "[::1]")
 
-CLIENT = {f"/{name}": (name, "text/javascript") for name in ("client.js", "account.js", "shown.js", "offline.js")}
+CLIENT = {
+    f"/{name}": (name, "text/javascript")
+    for name in ("client.js", "account.js", "shown.js", "markdown.js", "parts.js", "offline.js")
+} | {"/parts.css": ("parts.css", "text/css")}
 PARTS = ("-ask", "-list", "-talk", "-why", "-queues")
 """The modules of the operators' desk beside its first."""
 
@@ -56,6 +61,12 @@ PAGE = {
     "/chat.css": ("chat.css", "text/css"),
     "/chat.svg": ("chat.svg", "image/svg+xml"),
 }
+WIDGET = {
+    "/widget": ("chat.html", "text/html"),
+    "/widget.js": ("widget.js", "text/javascript"),
+    "/frame.js": ("frame.js", "text/javascript"),
+}
+"""The chat page in a frame of other sites, where they are named, and the script that they load."""
 
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -116,6 +127,11 @@ def create_app(
     keep: Chatkeep[Any],
     *,
     title: str | None = None,
+    starters: Sequence[str] = (),
+    colors: Mapping[str, str] | None = None,
+    logo: str | Path | None = None,
+    pictures: Sequence[str] = (),
+    frame_ancestors: Sequence[str] = (),
     hosts: Sequence[str] = HERE,
     anonymous: bool = False,
     visitor_scopes: Sequence[str] = VISITOR_SCOPES,
@@ -150,6 +166,18 @@ def create_app(
 
         title: Of the chat page at /; without one there is no such page. The operators' desk at /operator is always there, and
         shows nothing to who has not signed in.
+
+        starters: What visitors may say first, as buttons on a chat page where nothing was said yet.
+
+        colors: Of the chat page, such as {"accent": "#0b5fff", "dark-paper": "#101418"}: accent, paper, bar, card, ink and line, and
+        the same with "dark-" before it. Text on them is made readable, or they are refused.
+
+        logo: The file of a picture for the head of the chat page: SVG, PNG, WebP or JPEG.
+
+        pictures: Origins from which the chat page loads pictures of messages, such as ["https://cdn.example"]; those of other origins are
+        links. Each of them learns who reads when.
+
+        frame_ancestors: Sites that may show the chat page in a frame, by the script /widget.js, such as ["https://www.example.com"].
 
         hosts: The names by which requests may call this server; others are refused, which keeps out pages of other sites
         that point their own name here. ["*"]: any.
@@ -199,8 +227,16 @@ def create_app(
         core_of(keep).expect_visitors()
     people_at_desk = SignedIn(keep, host=operators, idle_s=desk_idle, longest_s=desk_longest)
     access = Access(keep, anonymous=anonymous, visitor_scopes=visitor_scopes, users=users, desk=people_at_desk)
+    look = appearance_of(
+        title=title,
+        starters=starters,
+        colors=colors,
+        logo=logo,
+        pictures=pictures,
+        frame_ancestors=frame_ancestors,
+    )
     shown = CLIENT | OPERATOR | (PAGE if title is not None else {})
-    words = {"title": title or "", "accounts": " ".join(accounts), "offline": "yes" if offline else ""}
+    words = look.words | {"accounts": " ".join(accounts), "offline": "yes" if offline else ""}
     words["kept"] = version_of(words) if offline and title is not None else ""
     app = Starlette(
         routes=[
@@ -210,7 +246,8 @@ def create_app(
             *sample_accounts.routes_of(accounts),
             *routes,
             *([Route("/", get_about)] if title is None else []),
-            *[Route(path, static(*found, words)) for path, found in shown.items()],
+            *[Route(path, static(*found, words, page_headers(look, path))) for path, found in shown.items()],
+            *(framed_routes(look, words) if title is not None else []),
         ],
         middleware=[
             Middleware(SecurityHeaders),
@@ -232,17 +269,44 @@ def create_app(
     return app
 
 
-def static(name: str, kind: str, words: Mapping[str, str]) -> Callable[[Request], Awaitable[Response]]:
+def page_headers(look: Appearance, path: str) -> dict[str, str]:
+    """Return what a file of the page says besides HEADERS, or instead of them: the chat page may load more pictures."""
+    return HEADERS | {"content-security-policy": look.policy()} if path == "/" and look.pictures else {}
+
+
+def framed_routes(look: Appearance, words: Mapping[str, str]) -> list[BaseRoute]:
+    """Return the routes of the widget, where sites are named that may show it, and that of the logo."""
+    routes: list[BaseRoute] = []
+    if look.logo is not None:
+        routes.append(Route("/logo", static_bytes(*look.logo)))
+    if look.frame_ancestors:
+        inside = {**words, "frame": " ".join(look.frame_ancestors), "autofocus": "", "offline": "", "accounts": ""}
+        headers = {name: value for name, value in HEADERS.items() if name != "x-frame-options"}
+        headers["content-security-policy"] = look.policy(look.frame_ancestors)
+        headers["cross-origin-resource-policy"] = "cross-origin"
+        routes += [Route(path, static(*found, inside, headers)) for path, found in WIDGET.items()]
+    return routes
+
+
+def static(
+    name: str, kind: str, words: Mapping[str, str], headers: Mapping[str, str] | None = None
+) -> Callable[[Request], Awaitable[Response]]:
     """Return an endpoint that answers with a file of the page, or says that the reader's copy is still good; *words* are put into it."""
-    text = filled(name, words)
-    headers = {"cache-control": "no-cache", "etag": f'"{digest(text)}"'}
+    return static_bytes(filled(name, words).encode(), kind, headers)
+
+
+def static_bytes(
+    body: bytes, kind: str, more: Mapping[str, str] | None = None
+) -> Callable[[Request], Awaitable[Response]]:
+    """Return an endpoint that answers with *body*, or says that the reader's copy is still good."""
+    headers = {"cache-control": "no-cache", "etag": f'"{digest(body)}"', **(more or {})}
 
     @allows(anyone=True)
     async def answer(request: Request) -> Response:
         known = request.headers.get("if-none-match", "")
         if headers["etag"] in known:
             return Response(status_code=304, headers=headers)
-        return Response(text, headers=headers, media_type=kind)
+        return Response(body, headers=headers, media_type=kind)
 
     return answer
 
@@ -257,12 +321,12 @@ def filled(name: str, words: Mapping[str, str]) -> str:
 
 def version_of(words: Mapping[str, str]) -> str:
     """Return a name for this version of the chat page, which its service worker keeps under it."""
-    return digest("".join(filled(name, words) for name, _ in (CLIENT | PAGE).values() if name != "offline.js"))
+    return digest("".join(filled(name, words) for name, _ in (CLIENT | PAGE).values() if name != "offline.js").encode())
 
 
-def digest(text: str) -> str:
-    """Return what names *text*, and no other one."""
-    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+def digest(body: bytes) -> str:
+    """Return what names *body*, and no other one."""
+    return hashlib.blake2b(body, digest_size=12).hexdigest()
 
 
 @cache
@@ -352,7 +416,7 @@ async def get_about(request: Request) -> Response:
 
 
 class SecurityHeaders:
-    """Puts HEADERS or HEADERS_OF_DATA on every answer, and lets nobody on the way keep it unless it says so."""
+    """Puts HEADERS or HEADERS_OF_DATA on every answer without a policy of its own, and lets nobody on the way keep it unless it says so."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -368,6 +432,8 @@ class SecurityHeaders:
                         guards = GUARDS_OF_DATA
                     elif name == b"cache-control":
                         kept = True
+                    elif name == b"content-security-policy":
+                        guards = []
                 message["headers"] = [*told, *guards] if kept else [*told, *guards, UNKEPT]
             await send(message)
 
