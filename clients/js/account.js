@@ -2,7 +2,7 @@
 // The list is kept in IndexedDB with a cursor, and what has changed since is asked for. What is done to it without a line
 // lies in the same queue as messages do, under the name OWN, which no conversation has.
 
-import { Bell, Line, MARK, Problem, Shelf, backoff, device, hearEvents, meter, open, pause, random, request, safely, same, serverTime, trace } from "./client.js";
+import { Bell, Line, MARK, Problem, Shelf, backoff, device, hasLocks, hearEvents, meter, open, pause, random, request, safely, same, serverTime, trace } from "./client.js";
 
 const OWN = "~account";
 const SOON_MS = 400; // changes of one conversation that follow each other so fast are one save
@@ -690,4 +690,4 @@ export class Account extends EventTarget {
 const BLANK = { title: "", version: 0, head: 0, seen: 0, unseen: 0, last: "", last_role: "", archived: false, pinned: false };
 const pick = (from, ...names) => Object.fromEntries(names.filter((name) => name in from).map((name) => [name, from[name]]));
 const omit = (from, ...names) => Object.fromEntries(Object.entries(from).filter(([name]) => !names.includes(name)));
-const locked = (name, act, options = {}) => (navigator.locks ? navigator.locks.request(name, options, act) : act());
+const locked = (name, act, options = {}) => (hasLocks() ? navigator.locks.request(name, options, act) : act());
