@@ -3,6 +3,7 @@
 
 const DEPTH = 4; // lists and quotes within each other; what is deeper stays text
 const COLUMNS = 20;
+const MARK = "\u0022"; // what stands around a title
 const BRACKETS = 3; // round ones within each other in the address of a link
 
 const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([^`\s]*)/;
@@ -179,7 +180,7 @@ function destinationAt(text, at) {
   const to = target(text.slice(at + 1, end).replace(/^<|>$/g, ""));
   if (!to || end === text.length) return null;
   if (text[end] === ")") return { to, end: end + 1 };
-  const last = text[end + 1] === '"' ? text.indexOf('"', end + 2) : -1;
+  const last = text[end + 1] === MARK ? text.indexOf(MARK, end + 2) : -1;
   return last > 0 && text[last + 1] === ")" ? { to, end: last + 2 } : null;
 }
 
