@@ -16,6 +16,7 @@ from ..support.browsing import profile
 from ..support.other_site import Site, other_site
 from ..support.repeating import Service, running_service
 
+BOTH = '<meta name="color-scheme" content="light dark">'
 PAGE = '<meta name="viewport" content="width=device-width"><main><h1>A shop</h1><p>Wares <a href="#more">and more</a></p></main>'
 
 
@@ -198,6 +199,19 @@ def test_neither_takes_the_style_of_the_other(service: Service, site: Site, pers
     assert "1" == page.locator("chatkeep-widget").evaluate("(host) => getComputedStyle(host).opacity")
 
 
+def test_it_is_dark_where_the_page_around_it_may_be(service: Service, site: Site, browser: Browser) -> None:
+    """A site that is light only has a light widget, also for who likes it dark; the site may choose, too."""
+    tag = site.body
+    with profile(browser, color_scheme="dark") as person:
+        for head, choice, dark in (("", "", False), (BOTH, "", True), (BOTH, "light", False), ("", "both", True)):
+            site.body = head + tag.replace(" defer", f' defer data-scheme="{choice}"')
+            page = at(site, person)
+            opened(page)
+            told = page.locator("iframe").evaluate("(frame) => getComputedStyle(frame).colorScheme")
+            assert ("dark" if dark else "light") == told, (head, choice)
+            page.close()
+
+
 def test_it_works_where_the_browser_lets_frames_keep_nothing(
     service: Service, site: Site, person: BrowserContext
 ) -> None:
@@ -215,6 +229,7 @@ def test_it_works_where_the_browser_lets_frames_keep_nothing(
 @pytest.mark.parametrize("width", [375, 1440])
 def test_everybody_can_use_it(service: Service, site: Site, browser: Browser, width: int, scheme: Any) -> None:
     """axe finds nothing serious, outside and inside; on a phone the chat has the whole screen."""
+    site.body = site.body.replace(" defer", ' defer data-scheme="both"')
     with profile(browser, viewport={"width": width, "height": 760}, color_scheme=scheme) as person:
         page = at(site, person)
         assert [] == axe.faults(page)

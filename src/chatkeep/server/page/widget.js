@@ -1,10 +1,13 @@
 // The chat page on pages of another site: a button, and the page in a frame that is loaded when somebody opens it, or has talked
-// before. <script src="https://chat.example.com/widget.js" defer></script>; data-label and data-side="left" are for the site to choose.
+// before. <script src="https://chat.example.com/widget.js" defer></script>; data-label, data-side and data-scheme are for the site to choose.
 (() => {
   const script = document.currentScript;
   if (!script || window.chatkeepWidget) return;
   const home = new URL("widget", script.src);
-  const { label = "Chat", side = "right" } = script.dataset;
+  const { label = "Chat", side, scheme } = script.dataset;
+  const edge = side === "left" ? "left" : "right";
+  // Without a choice it is light or dark as the site's page is.
+  const schemes = { light: "light", dark: "dark", both: "light dark" }[scheme] ?? "normal";
   const talked = `chatkeep:widget:${home.href}`;
   const HELLO_MS = 200;
   const PATIENCE_MS = 15_000;
@@ -26,16 +29,16 @@
 
   const sheet = new CSSStyleSheet();
   sheet.replaceSync(`
-:host { all: initial !important; position: fixed !important; z-index: 2147483000 !important; inset: auto 0 0 0 !important; width: 0 !important; height: 0 !important; color-scheme: light dark !important; }
+:host { all: initial !important; position: fixed !important; z-index: 2147483000 !important; inset: auto 0 0 0 !important; width: 0 !important; height: 0 !important; color-scheme: ${schemes} !important; }
 * { box-sizing: border-box; }
 [hidden] { display: none !important; }
-button { font: 600 16px/1.2 system-ui, sans-serif; cursor: pointer; border: 0; color: {{on-accent}}; background: {{accent}}; }
-button:hover { background: {{accent-hover}}; }
+button { font: 600 16px/1.2 system-ui, sans-serif; cursor: pointer; border: 0; color: light-dark({{on-accent}}, {{dark-on-accent}}); background: light-dark({{accent}}, {{dark-accent}}); }
+button:hover { background: light-dark({{accent-hover}}, {{dark-accent-hover}}); }
 button:focus-visible { outline: 3px solid Highlight; outline-offset: 3px; }
-.launch { position: fixed; bottom: max(20px, env(safe-area-inset-bottom)); ${side === "left" ? "left" : "right"}: 20px; display: grid; place-items: center; width: 56px; height: 56px; border-radius: 50%; box-shadow: 0 4px 16px rgb(0 0 0 / 30%); }
+.launch { position: fixed; bottom: max(20px, env(safe-area-inset-bottom)); ${edge}: 20px; display: grid; place-items: center; width: 56px; height: 56px; border-radius: 50%; box-shadow: 0 4px 16px rgb(0 0 0 / 30%); }
 svg { width: 28px; height: 28px; fill: none; stroke: currentcolor; stroke-width: 2; stroke-linecap: round; stroke-linejoin: round; }
 .badge { position: absolute; top: -4px; right: -4px; min-width: 22px; padding: 0 6px; border: 2px solid #fff; border-radius: 12px; font: 700 12px/18px system-ui, sans-serif; color: #fff; background: #b3261e; }
-.panel { position: fixed; bottom: 92px; ${side === "left" ? "left" : "right"}: 20px; width: 400px; max-width: 92vw; height: 680px; max-height: 80vh; max-height: 80dvh; overflow: hidden; border-radius: 18px; background: Canvas; box-shadow: 0 0 0 1px rgb(128 128 128 / 25%), 0 12px 48px rgb(0 0 0 / 30%); animation: rise 0.18s ease-out; }
+.panel { position: fixed; bottom: 92px; ${edge}: 20px; width: 400px; max-width: 92vw; height: 680px; max-height: 80vh; max-height: 80dvh; overflow: hidden; border-radius: 18px; background: Canvas; box-shadow: 0 0 0 1px rgb(128 128 128 / 25%), 0 12px 48px rgb(0 0 0 / 30%); animation: rise 0.18s ease-out; }
 iframe { display: block; width: 100%; height: 100%; border: 0; }
 .wait { position: absolute; inset: 0; display: grid; grid-template-rows: auto 1fr; padding: 12px; font: 16px/1.4 system-ui, sans-serif; color: CanvasText; background: Canvas; }
 .wait p { place-self: center; margin: 0; padding: 0 24px; text-align: center; }
@@ -45,10 +48,6 @@ iframe { display: block; width: 100%; height: 100%; border: 0; }
 @media (max-width: 480px), (max-height: 480px) {
   .panel { inset: 0; width: 100%; max-width: none; height: 100vh; height: 100dvh; max-height: none; border-radius: 0; }
   .panel:not([hidden]) ~ .launch { display: none; }
-}
-@media (prefers-color-scheme: dark) {
-  button { color: {{dark-on-accent}}; background: {{dark-accent}}; }
-  button:hover { background: {{dark-accent-hover}}; }
 }
 @media (prefers-reduced-motion: reduce) { .panel { animation: none; } }
 `);
@@ -76,10 +75,17 @@ iframe { display: block; width: 100%; height: 100%; border: 0; }
     if (frame) return;
     frame = element("iframe", { title: label, allow: "clipboard-write", src: home.href });
     cover.before(frame);
+    paint();
     waits.textContent = "Opening…";
     frame.addEventListener("load", () => (greeting ||= setInterval(() => say("hello"), HELLO_MS)));
     late = setTimeout(() => (waits.textContent = "The chat cannot be opened here now. Try again later."), PATIENCE_MS);
   }
+
+  // The frame is told which scheme the page around it has: by itself it would only know what the visitor likes.
+  function paint() {
+    if (frame) frame.style.colorScheme = getComputedStyle(panel).backgroundColor === "rgb(255, 255, 255)" ? "light" : "dark";
+  }
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
 
   function show() {
     const names = unread ? `${label}, ${unread} new ${unread === 1 ? "message" : "messages"}` : label;
