@@ -88,6 +88,9 @@ def test_one_script_brings_a_button_and_behind_it_the_chat(
     expect(page.get_by_role("button", name="Ask us")).to_be_focused()
     page.evaluate("chatkeepWidget.open()")
     expect(chat.get_by_label("Your message")).to_be_focused()
+    chat.get_by_role("button", name="New chat").click()
+    expect(chat.locator("#log > li")).to_have_count(0)
+    expect(chat.get_by_label("Your message")).to_be_focused()
     chat.get_by_role("button", name="Close").click()
     expect(page.get_by_role("button", name="Ask us")).to_be_focused()
 

@@ -237,7 +237,7 @@ def create_app(
     )
     shown = CLIENT | OPERATOR | (PAGE if title is not None else {})
     words = look.words | {"accounts": " ".join(accounts), "offline": "yes" if offline else ""}
-    words["kept"] = version_of(words) if offline and title is not None else ""
+    words["kept"] = version_of(words, look.logo) if offline and title is not None else ""
     app = Starlette(
         routes=[
             *ROUTES,
@@ -319,9 +319,10 @@ def filled(name: str, words: Mapping[str, str]) -> str:
     return text
 
 
-def version_of(words: Mapping[str, str]) -> str:
+def version_of(words: Mapping[str, str], logo: tuple[bytes, str] | None = None) -> str:
     """Return a name for this version of the chat page, which its service worker keeps under it."""
-    return digest("".join(filled(name, words) for name, _ in (CLIENT | PAGE).values() if name != "offline.js").encode())
+    page = "".join(filled(name, words) for name, _ in (CLIENT | PAGE).values() if name != "offline.js")
+    return digest(page.encode() + (logo[0] if logo else b""))
 
 
 def digest(body: bytes) -> str:

@@ -21,8 +21,9 @@ export function live({ chat }) {
 
   function count() {
     const said = chat.messages.filter(({ role, number = 0, status }) => role !== "user" && status === "received" && number > read);
-    if (open && said.length) keep(key, (read = said.at(-1).number));
-    say("unread", { count: open ? 0 : said.length });
+    const seen = open && !document.hidden;
+    if (seen && said.length) keep(key, (read = said.at(-1).number));
+    say("unread", { count: seen ? 0 : said.length });
     if (chat.messages.length) say("talked");
   }
 
@@ -40,6 +41,7 @@ export function live({ chat }) {
   });
 
   chat.on("message", count);
+  document.addEventListener("visibilitychange", count);
   element("shut").hidden = false;
   element("shut").addEventListener("click", () => say("close"));
   // Escape closes first what is open in the page, and empties what is half typed.

@@ -77,8 +77,14 @@ iframe { display: block; width: 100%; height: 100%; border: 0; }
     cover.before(frame);
     paint();
     waits.textContent = "Opening…";
-    frame.addEventListener("load", () => (greeting ||= setInterval(() => say("hello"), HELLO_MS)));
+    frame.addEventListener("load", greet); // each time: another chat is another page
     late = setTimeout(() => (waits.textContent = "The chat cannot be opened here now. Try again later."), PATIENCE_MS);
+  }
+
+  function greet() {
+    ready = false;
+    clearInterval(greeting);
+    greeting = setInterval(() => say("hello"), HELLO_MS);
   }
 
   // The frame is told which scheme the page around it has: by itself it would only know what the visitor likes.
@@ -124,7 +130,7 @@ iframe { display: block; width: 100%; height: 100%; border: 0; }
       clearInterval(greeting);
       clearTimeout(late);
       ready = true;
-      const held = cover.contains(root.activeElement);
+      const held = [shut, frame].includes(root.activeElement);
       cover.remove();
       if (held) enter("text");
       else if (isOpen()) say("open");
