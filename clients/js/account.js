@@ -3,7 +3,7 @@
 // lies in the same queue as messages do, under the name OWN, which no conversation has.
 
 import {
-  Bell, Emitter, Line, MARK, Problem, Shelf, backoff, device, emit, follow, meter, notSent, open, pause, random, request, safely, same, serverTime, trace,
+  Bell, Emitter, Line, MARK, Problem, Shelf, backoff, device, emit, follow, hasLocks, meter, notSent, open, pause, random, request, safely, same, serverTime, trace,
 } from "./client.js";
 
 const OWN = "~account";
@@ -655,4 +655,4 @@ export class Account extends Emitter {
 const BLANK = { title: "", version: 0, head: 0, seen: 0, unseen: 0, last: "", last_role: "", archived: false, pinned: false };
 const pick = (from, ...names) => Object.fromEntries(names.filter((name) => name in from).map((name) => [name, from[name]]));
 const omit = (from, ...names) => Object.fromEntries(Object.entries(from).filter(([name]) => !names.includes(name)));
-const locked = (name, act, options = {}) => (navigator.locks ? navigator.locks.request(name, options, act) : act());
+const locked = (name, act, options = {}) => (hasLocks() ? navigator.locks.request(name, options, act) : act());

@@ -546,7 +546,7 @@ export class Chat extends Emitter {
       const waiting = (this.#waiting = new AbortController());
       this.#end.signal.addEventListener("abort", () => waiting.abort());
       try {
-        if (!navigator.locks) await this.#lead(); // no secure context: each tab for itself; ids keep messages single
+        if (!hasLocks()) await this.#lead(); // no secure context: each tab for itself; ids keep messages single
         else await navigator.locks.request(key, steal ? { steal } : { signal: waiting.signal }, () => this.#lead());
       } catch (fault) {
         if (fault.name !== "AbortError") throw fault;
@@ -766,7 +766,7 @@ export class Chat extends Emitter {
     this.#say({ event: "hello" });
     if (this.#seen !== null) this.#catchUp().catch(() => {});
     await pause(PATIENCE_MS);
-    if (this.#answered || this.#reign || document.hidden || !navigator.locks) return;
+    if (this.#answered || this.#reign || document.hidden || !hasLocks()) return;
     this.#steals = true;
     this.#waiting?.abort();
   }
@@ -1271,6 +1271,9 @@ export function random() {
   const bytes = crypto.getRandomValues(new Uint8Array(16)); // randomUUID is only there in secure contexts
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
+
+// A frame whose browser lets it keep nothing has locks, and is refused each of them.
+export const hasLocks = () => Boolean(navigator.locks && safely(() => localStorage));
 
 export function safely(act) {
   try {

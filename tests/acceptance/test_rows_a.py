@@ -68,7 +68,7 @@ def test_a7_a_bulk_order_over_the_page(tmp_path: Path) -> None:
                 demo.start()
             page.reload()
             ready(page)
-            expect(page.locator("#log li")).to_have_count(2 * (step + 1))
-            expect(page.locator("#log li").last).to_contain_text(answer)
+            expect(page.locator("#log > li")).to_have_count(2 * (step + 1))
+            expect(page.locator("#log > li").last).to_contain_text(answer)
 
         assert len(ORDER) == page.locator("#log li.user.delivered").count()

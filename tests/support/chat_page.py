@@ -33,13 +33,14 @@ def write(page: Page, words: str) -> None:
 def ask(page: Page, words: str, answer: str) -> None:
     """Sends a message and waits for its answer."""
     write(page, words)
-    expect(page.locator("#log li").last).to_contain_text(answer)
+    expect(page.locator("#log > li").last).to_contain_text(answer)
 
 
 def log(page: Page) -> list[str]:
     """What a reader hears: each line of the log, who said it first."""
     return [
-        " ".join("".join(line.locator("> span").all_text_contents()).split()) for line in page.locator("#log li").all()
+        " ".join("".join(line.locator("> span, > .said").all_text_contents()).split())
+        for line in page.locator("#log > li:not(.day)").all()
     ]
 
 

@@ -7,15 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from anyio.from_thread import BlockingPortal, start_blocking_portal
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, expect
 
-from chatkeep import Chatkeep, Turn
-from chatkeep.auth.credentials import create_key
 from chatkeep.model import Content
 
 from ..support.chat_page import opened, write
-from ..support.serving import served
+from ..support.repeating import Service, running_service
 
 LAST = "This is urgent."
 HIDDEN = {
@@ -57,65 +54,17 @@ LINES = "#log > li:not(.day)"
 """What was said, on the chat page and at the desk."""
 
 
-class Service:
-    """A running server with a chat page, whose bot says again what it hears, or what it is told to say."""
-
-    def __init__(self, portal: BlockingPortal, keep: Chatkeep[Any], port: int) -> None:
-        self.portal, self.keep = portal, keep
-        self.address = f"http://127.0.0.1:{port}/"
-        self.says: list[Content] = []
-
-    def says_by_itself(self, conversation: str, content: Content) -> None:
-        """The bot, or a person, writes."""
-        self.portal.call(lambda: self.keep.accept(conversation, content, role="operator"))
-
-    def conversation(self) -> str:
-        """The only one there is."""
-
-        async def find() -> list[str]:
-            return [found.id async for found in self.keep.tenant("").conversations()]
-
-        (found,) = self.portal.call(find)
-        return found
-
-    def desk(self, person: BrowserContext, conversation: str) -> Page:
-        """The operators' page on a conversation."""
-        page = person.new_page()
-        page.goto(f"{self.address}operator")
-        page.get_by_label("Service key").fill(self.portal.call(create_key, self.keep, "").token)
-        page.get_by_role("button", name="Sign in", exact=True).click()
-        page.locator("#list a").filter(has_text=conversation).click()
-        return page
-
-
 @pytest.fixture(scope="module")
 def running() -> Iterator[Service]:
     """A running server."""
-    keep: Chatkeep[Any] = Chatkeep("memory://", poll="50ms", message_limit=1 << 20)
-    service: Service
-
-    @keep.on_message
-    async def bot(turn: Turn[Any]) -> None:
-        turn.reply(service.says.pop(0) if service.says else f"heard: {turn.text}")
-
-    with (
-        start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(served(keep, title="Chat", anonymous=True)) as client,
-    ):
-        service = Service(portal, keep, client.port)
+    with running_service() as service:
         yield service
 
 
 @pytest.fixture
 def service(running: Service) -> Service:
     """The server, with nothing in it."""
-
-    async def empty() -> None:
-        for found in [found.id async for found in running.keep.tenant("").conversations()]:
-            await running.keep.erase(found)
-
-    running.portal.call(empty)
-    running.says.clear()
+    running.empty()
     return running
 
 
@@ -233,43 +182,6 @@ def test_what_scripts_need_is_left_alone(service: Service, person: BrowserContex
     expect(chat.locator("#log li.assistant .said")).to_have_text(f"heard: {words}")
 
     assert 0 == chat.locator(".token").count()
-
-
-def test_attachments_links_and_places_are_shown(service: Service, person: BrowserContext) -> None:
-    """As text and links that say where they lead; only pictures of this very server are loaded, and nothing from elsewhere."""
-    asked: list[str] = []
-    person.on("request", lambda request: asked.append(request.url))
-    service.says = [
-        [
-            {"type": "image", "url": f"{service.address}chat.svg", "text": "Our sign", "name": "sign"},
-            {"type": "image", "url": "https://elsewhere.example/menu.png", "name": "menu"},
-            {"type": "document", "url": "https://elsewhere.example/bill.pdf", "name": "bill.pdf"},
-            {"type": "document", "media": "17", "name": "kept.pdf"},
-            {"type": "location", "latitude": 40.85, "longitude": 14.27, "name": "Bella Napoli"},
-            {"type": "contact", "name": "Ada", "phones": ["+39 1"]},
-            {
-                "type": "text",
-                "text": "See https://elsewhere.example/a?b=1. Not https://bank.example@evil.example/ or javascript:x",
-            },
-        ]
-    ]
-    chat = opened(person, service.address)
-    write(chat, "show me")
-    line = chat.locator("#log li.assistant")
-    expect(line).to_contain_text("See ")
-
-    links = {link.inner_text(): link.get_attribute("href") for link in line.get_by_role("link").all()}
-    assert {
-        "menu": "https://elsewhere.example/menu.png",
-        "bill.pdf": "https://elsewhere.example/bill.pdf",
-        "Bella Napoli": "https://www.openstreetmap.org/?mlat=40.85&mlon=14.27",
-        "https://elsewhere.example/a?b=1": "https://elsewhere.example/a?b=1",
-    } == links
-    assert all("noopener" in (link.get_attribute("rel") or "") for link in line.get_by_role("link").all())
-    for words in ("Our sign", "[kept.pdf]", "Ada, +39 1", "bank.example@evil.example"):
-        expect(line).to_contain_text(words)
-    expect(line.get_by_role("img", name="sign")).to_be_visible()
-    assert not any("elsewhere" in url for url in asked)
 
 
 def test_the_log_is_scrolled_by_keyboard_and_its_lines_are_list_items(service: Service, person: BrowserContext) -> None:

@@ -33,11 +33,11 @@ def test_a_reply_is_stopped_with_a_button(person: BrowserContext) -> None:
         stop = page.get_by_role("button", name="Stop")
         expect(stop).to_be_hidden()
         write(page, "count")
-        expect(page.locator("#log li").last).to_contain_text("5 6 7")
+        expect(page.locator("#log > li").last).to_contain_text("5 6 7")
         other = opened(person, page.url)
         other.get_by_role("button", name="Stop").click()
-        expect(other.locator("#log li").last).to_contain_text("Stopped")
-        expect(page.locator("#log li").last).to_contain_text("Stopped")
+        expect(other.locator("#log > li").last).to_contain_text("Stopped")
+        expect(page.locator("#log > li").last).to_contain_text("Stopped")
         expect(stop).to_be_hidden()
         settled(page)
         stopped = log(page)[-1]
@@ -53,9 +53,9 @@ def test_a_reply_is_stopped_with_a_button(person: BrowserContext) -> None:
         page.get_by_label("Your message").fill("")
         stop.click()
         expect(stop).to_be_hidden()
-        before = page.locator("#log li").count()
+        before = page.locator("#log > li").count()
         write(page, "more")
-        expect(page.locator("#log li")).to_have_count(before + 2)
+        expect(page.locator("#log > li")).to_have_count(before + 2)
         settled(page)
 
         assert log(page)[1] == stopped

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,7 +22,8 @@ from .. import errors
 from ..app import Chatkeep, core_of
 from . import api, audit, desk, exporting, holds, people, running, signing_in, switches, tokens, wire
 from .access import IDLE_S, LONGEST_S, VISITOR_SCOPES, Access, Users, allows
-from .assets import CLIENT, OPERATOR, PAGE, SHOWN, static, version_of
+from .appearance import Appearance, appearance_of
+from .assets import CLIENT, OPERATOR, PAGE, SHOWN, WIDGET, static, static_bytes, version_of
 from .audit import Trail
 from .events import Events
 from .health import get_ready
@@ -98,6 +100,11 @@ def create_app(
     keep: Chatkeep[Any],
     *,
     title: str | None = None,
+    starters: Sequence[str] = (),
+    colors: Mapping[str, str] | None = None,
+    logo: str | Path | None = None,
+    pictures: Sequence[str] = (),
+    frame_ancestors: Sequence[str] = (),
     hosts: Sequence[str] = HERE,
     anonymous: bool = False,
     visitor_scopes: Sequence[str] = VISITOR_SCOPES,
@@ -132,6 +139,18 @@ def create_app(
 
         title: Of the chat page at /; without one there is no such page. The operators' desk at /operator is always there, and
         shows nothing to who has not signed in.
+
+        starters: What visitors may say first, as buttons on a chat page where nothing was said yet.
+
+        colors: Of the chat page, such as {"accent": "#0b5fff", "dark-paper": "#101418"}: accent, paper, bar, card, ink and line, and
+        the same with "dark-" before it. Text on them is made readable, or they are refused.
+
+        logo: The file of a picture for the head of the chat page: SVG, PNG, WebP or JPEG.
+
+        pictures: Origins from which the chat page loads pictures of messages, such as ["https://cdn.example"]; those of other origins are
+        links. Each of them learns who reads when.
+
+        frame_ancestors: Sites that may show the chat page in a frame, by the script /widget.js, such as ["https://www.example.com"].
 
         hosts: The names by which requests may call this server; others are refused, which keeps out pages of other sites
         that point their own name here. ["*"]: any.
@@ -185,9 +204,17 @@ def create_app(
         core_of(keep).expect_visitors()
     people_at_desk = SignedIn(keep, host=operators, idle_s=desk_idle, longest_s=desk_longest)
     access = Access(keep, anonymous=anonymous, visitor_scopes=visitor_scopes, users=users, desk=people_at_desk)
+    look = appearance_of(
+        title=title,
+        starters=starters,
+        colors=colors,
+        logo=logo,
+        pictures=pictures,
+        frame_ancestors=frame_ancestors,
+    )
     shown = CLIENT | SHOWN | OPERATOR | (PAGE if title is not None else {})
-    words = {"title": title or "", "users": " ".join(sample_users), "offline": "yes" if offline else ""}
-    words["kept"] = version_of(words) if offline and title is not None else ""
+    words = look.words | {"users": " ".join(sample_users), "offline": "yes" if offline else ""}
+    words["kept"] = version_of(words, look.logo) if offline and title is not None else ""
     app = Starlette(
         routes=[
             *ROUTES,
@@ -196,7 +223,8 @@ def create_app(
             *sample_user_routes(sample_users),
             *routes,
             *([Route("/", get_about)] if title is None else []),
-            *[Route(path, static(*found, words)) for path, found in shown.items()],
+            *[Route(path, static(*found, words, page_headers(look, path))) for path, found in shown.items()],
+            *(framed_routes(look, words) if title is not None else []),
         ],
         middleware=[
             Middleware(SecurityHeaders),
@@ -217,6 +245,25 @@ def create_app(
     app.state.openapi = document(app.routes)
     app.router.redirect_slashes = False
     return app
+
+
+def page_headers(look: Appearance, path: str) -> dict[str, str]:
+    """Return what a file of the page says besides HEADERS, or instead of them: the chat page may load more pictures."""
+    return HEADERS | {"content-security-policy": look.policy()} if path == "/" and look.pictures else {}
+
+
+def framed_routes(look: Appearance, words: Mapping[str, str]) -> list[BaseRoute]:
+    """Return the routes of the widget, where sites are named that may show it, and that of the logo."""
+    routes: list[BaseRoute] = []
+    if look.logo is not None:
+        routes.append(Route("/logo", static_bytes(*look.logo)))
+    if look.frame_ancestors:
+        inside = {**words, "frame": " ".join(look.frame_ancestors), "autofocus": "", "offline": "", "users": ""}
+        headers = {name: value for name, value in HEADERS.items() if name != "x-frame-options"}
+        headers["content-security-policy"] = look.policy(look.frame_ancestors)
+        headers["cross-origin-resource-policy"] = "cross-origin"
+        routes += [Route(path, static(*found, inside, headers)) for path, found in WIDGET.items()]
+    return routes
 
 
 async def on_crash(request: Request, fault: Exception) -> Response:
@@ -281,7 +328,7 @@ async def get_about(request: Request) -> Response:
 
 
 class SecurityHeaders:
-    """Puts HEADERS or HEADERS_OF_DATA on every answer, and lets nobody on the way keep it unless it says so."""
+    """Puts HEADERS or HEADERS_OF_DATA on every answer without a policy of its own, and lets nobody on the way keep it unless it says so."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -297,6 +344,8 @@ class SecurityHeaders:
                         guards = GUARDS_OF_DATA
                     elif name == b"cache-control":
                         kept = True
+                    elif name == b"content-security-policy":
+                        guards = []
                 message["headers"] = [*told, *guards] if kept else [*told, *guards, UNKEPT]
             await send(message)
 

@@ -18,7 +18,9 @@ from .access import allows
 CLIENT = {f"/{name}.js": (f"{name}.js", "text/javascript") for name in ("client", "account", "claims")}
 """The browser's client; account.js fetches claims.js when there is something to claim or to import."""
 
-SHOWN = {f"/{name}.js": (f"{name}.js", "text/javascript") for name in ("shown", "offline")}
+SHOWN = {f"/{name}.js": (f"{name}.js", "text/javascript") for name in ("shown", "markdown", "parts", "offline")} | {
+    "/parts.css": ("parts.css", "text/css")
+}
 
 PARTS = ("-ask", "-acts", "-canned", "-list", "-talk", "-why", "-queues", "-health")
 """The modules of the operators' desk beside its first."""
@@ -35,12 +37,26 @@ PAGE = {
     "/chat.css": ("chat.css", "text/css"),
     "/chat.svg": ("chat.svg", "image/svg+xml"),
 }
+WIDGET = {
+    "/widget": ("chat.html", "text/html"),
+    "/widget.js": ("widget.js", "text/javascript"),
+    "/frame.js": ("frame.js", "text/javascript"),
+}
+"""The chat page in a frame of other sites, where they are named, and the script that they load."""
 
 
-def static(name: str, kind: str, words: Mapping[str, str]) -> Callable[[Request], Awaitable[Response]]:
+def static(
+    name: str, kind: str, words: Mapping[str, str], more: Mapping[str, str] | None = None
+) -> Callable[[Request], Awaitable[Response]]:
     """Return an endpoint that answers with a file of the page, or says that the reader's copy is still good; *words* are put into it."""
-    text = filled(name, words)
-    tag = digest(text)
+    return static_bytes(filled(name, words).encode(), kind, more)
+
+
+def static_bytes(
+    body: bytes, kind: str, more: Mapping[str, str] | None = None
+) -> Callable[[Request], Awaitable[Response]]:
+    """Return an endpoint that answers with *body*, or says that the reader's copy is still good; *more*: headers beside its own."""
+    tag = digest(body)
 
     @allows(anyone=True)
     async def answer(request: Request) -> Response:
@@ -49,12 +65,13 @@ def static(name: str, kind: str, words: Mapping[str, str]) -> Callable[[Request]
             "cache-control": "no-cache",
             "etag": f'"{tag}-gzip"' if packs else f'"{tag}"',
             "vary": "accept-encoding",
+            **(more or {}),
         }
         if headers["etag"] in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
         if packs:
-            return Response(packed(text), headers=headers | {"content-encoding": "gzip"}, media_type=kind)
-        return Response(text, headers=headers, media_type=kind)
+            return Response(packed(body), headers=headers | {"content-encoding": "gzip"}, media_type=kind)
+        return Response(body, headers=headers, media_type=kind)
 
     return answer
 
@@ -67,14 +84,15 @@ def filled(name: str, words: Mapping[str, str]) -> str:
     return text
 
 
-def version_of(words: Mapping[str, str]) -> str:
+def version_of(words: Mapping[str, str], logo: tuple[bytes, str] | None = None) -> str:
     """Return a name for this version of the chat page, which its service worker keeps under it."""
-    return digest("".join(filled(name, words) for name, _ in (CLIENT | SHOWN | PAGE).values() if name != "offline.js"))
+    page = "".join(filled(name, words) for name, _ in (CLIENT | SHOWN | PAGE).values() if name != "offline.js")
+    return digest(page.encode() + (logo[0] if logo else b""))
 
 
-def digest(text: str) -> str:
-    """Return what names *text*, and no other one."""
-    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+def digest(body: bytes) -> str:
+    """Return what names *body*, and no other one."""
+    return hashlib.blake2b(body, digest_size=12).hexdigest()
 
 
 @cache
@@ -84,6 +102,6 @@ def stored(name: str) -> str:
 
 
 @cache
-def packed(text: str) -> bytes:
-    """Return *text* as gzip: made when it is first asked for, and kept."""
-    return gzip.compress(text.encode(), 9, mtime=0)
+def packed(body: bytes) -> bytes:
+    """Return *body* as gzip: made when it is first asked for, and kept."""
+    return gzip.compress(body, 9, mtime=0)

@@ -36,7 +36,7 @@ from .health import STOPPING
 from .limits import Limits, RateLimitMiddleware, is_forwarded
 from .metrics import Metrics, get_metrics
 from .protocol import PromptProtocol
-from .settings import PREFIX, ServerSettings, cors, server_settings_from
+from .settings import PREFIX, ServerSettings, colors_of, cors, server_settings_from
 from .signed_in import header_of
 
 with from_extra("server", "chatkeep serve"):
@@ -153,6 +153,11 @@ def application_of(found: object, settings: ServerSettings) -> Lifespan:
     app = create_app(
         found,
         title=settings.title or None,
+        starters=settings.starters,
+        colors=colors_of(settings.colors),
+        logo=settings.logo or None,
+        pictures=settings.pictures,
+        frame_ancestors=settings.frame_ancestors,
         offline=settings.offline,
         hosts=settings.hosts,
         anonymous=settings.anonymous,

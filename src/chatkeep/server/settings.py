@@ -13,6 +13,7 @@ from ..auth.credentials import SCOPES
 from ..errors import Misconfigured
 from ..extras import from_extra
 from ..settings import Duration, Settings, duration_fault, from_source, given, settings_given, strangers
+from .appearance import appearance_of, is_origin
 
 with from_extra("server", "A rate limit"):
     from limits import parse
@@ -26,7 +27,9 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
 
     app: what is served, "module:attribute": a Chatkeep, or an ASGI app. host, port: where it listens. workers: processes;
     each has its own Chatkeep, so the store must be one that processes may share. title: of the chat page; without one there
-    is no page. offline: the chat page opens in browsers also while the server is away. hosts: the names that requests may use for
+    is no page. starters: what visitors may say first, as buttons. colors: of the chat page, each "accent=#0b5fff"; logo: the file of
+    a picture for it. pictures: origins from which it loads pictures of messages. frame_ancestors: sites that may show it in a frame, by
+    /widget.js. offline: the chat page opens in browsers also while the server is away. hosts: the names that requests may use for
     this server. anonymous: whoever comes may begin a conversation, and is handed a token with `visitor_scopes`. origins: pages of
     other origins that may use the API from a browser (CORS).
     proxies: addresses or networks in front of the server whose X-Forwarded-For is believed; of nobody else's. metrics:
@@ -58,6 +61,11 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     port: int = 8765
     workers: int = 1
     title: str = ""
+    starters: tuple[str, ...] = ()
+    colors: tuple[str, ...] = ()
+    logo: str = ""
+    pictures: tuple[str, ...] = ()
+    frame_ancestors: tuple[str, ...] = ()
     offline: bool = False
     hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
     anonymous: bool = False
@@ -142,6 +150,8 @@ def fault_of(name: str, value: object, source: str = "") -> str:
         return f'is a path like "/chat", not {value!r}'
     if name == "operator_header" and value and not HEADER.fullmatch(str(value)):
         return f'is the name of a header like "X-Forwarded-User", not {value!r}'
+    if name == "logo" and value:
+        return appearance_fault(logo=str(value))
     if name in CHOICES and value not in CHOICES[name]:
         return f"is one of {', '.join(CHOICES[name])}, not {value!r}"
     if isinstance(value, int) and name in RANGES and not RANGES[name][0] <= value <= RANGES[name][1]:
@@ -163,6 +173,15 @@ def fault_in_list(name: str, value: Sequence[str]) -> str:
         return f'has {", ".join(wrong)}; an origin is like "https://shop.example", and "*" is not taken'
     if name == "protocols" and (wrong := [protocol for protocol in value if protocol not in PROTOCOLS]):
         return f"has {', '.join(wrong)}; there are: {', '.join(PROTOCOLS)}"
+    if name == "colors":
+        wrong = [color for color in value if "=" not in color]
+        return (
+            f'has {", ".join(wrong)}; a color is like "accent=#0b5fff"'
+            if wrong
+            else appearance_fault(colors=colors_of(value))
+        )
+    if name in ("pictures", "frame_ancestors"):
+        return appearance_fault(**{name: value})
     if name == "proxies":
         for network in value:
             try:
@@ -172,10 +191,18 @@ def fault_in_list(name: str, value: Sequence[str]) -> str:
     return ""
 
 
-def is_origin(text: str) -> bool:
-    """Tell whether *text* is the origin of a page."""
-    scheme, _, rest = text.partition("://")
-    return scheme in ("http", "https") and bool(rest) and not set(rest) & set("/*?#@ ")
+def appearance_fault(**chosen: Any) -> str:
+    """Return what is wrong with a choice for the chat page."""
+    try:
+        appearance_of(title=None, **chosen)
+    except Misconfigured as fault:
+        return f"cannot be: {str(fault).removesuffix('. Nothing was started.').removesuffix('; nothing was started.')}"
+    return ""
+
+
+def colors_of(given: Sequence[str]) -> dict[str, str]:
+    """Return colors, each "name=value", by their names."""
+    return {name.strip(): value.strip() for name, _, value in (color.partition("=") for color in given)}
 
 
 def cors(origins: Sequence[str]) -> dict[str, Any]:

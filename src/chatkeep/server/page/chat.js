@@ -1,12 +1,13 @@
 // The chat page: shows what the client tells, and hands on what people type. Everything is put in as text.
 
-import { open, shareInAddress } from "./client.js";
+import { open, safely, shareInAddress } from "./client.js";
+import { draw, each, offersOf } from "./parts.js";
 import { account, showPeople } from "./people.js";
 import { create as made, visible } from "./shown.js";
 
 const element = (id) => document.getElementById(id);
-const [room, log, form, text, empty, earlier, typing, stop, choices, newest, notice, status] =
-  "room log form text empty earlier typing stop choices newest notice status".split(" ").map(element);
+const [room, log, form, text, empty, earlier, typing, stop, choices, newest, notice, status, heard] =
+  "room log form text empty earlier typing stop choices newest notice status heard".split(" ").map(element);
 const submit = form.querySelector("button");
 
 const STATUS = {
@@ -18,8 +19,9 @@ const STATUS = {
 };
 const MARKS = { sending: "Sending", sent: "Sent", delivered: "Delivered" };
 
-const PARTS = 50; // parts of a message, and buttons, that are shown
+const OFFERS = 50; // buttons that are shown
 const LABEL = 100; // letters on a button
+const ALOUD = 1500; // letters of a message that are read aloud
 
 // An error of the page itself is told, and stops nothing but what it happened in.
 let broken = "";
@@ -60,33 +62,10 @@ element("shared").hidden = !chat.shared;
 const lines = new Map(); // message id -> its line
 let following = true; // whether the newest message stays in view
 
-// Addresses in a text are links, to where they say: the name of a user before the host would say something else.
-function link(text) {
-  const nodes = [];
-  let from = 0;
-  for (const { 0: found, index } of text.matchAll(/https?:\/\/[^\s<>"'`]+/gi)) {
-    const words = found.replace(/[.,;:!?)\]}*_]+$/, "");
-    const to = target(words);
-    if (!to) continue;
-    nodes.push(text.slice(from, index), anchor(words, to));
-    from = index + words.length;
-  }
-  return [...nodes, text.slice(from)];
-}
+const create = (tag, className, words) => made(tag, className, words, { gentle: true });
 
-function target(address) {
-  const url = typeof address === "string" && URL.canParse(address) && new URL(address);
-  return url && ["http:", "https:"].includes(url.protocol) && !url.username && !url.password ? url.href : "";
-}
-
-function anchor(words, to) {
-  const found = create("a", "");
-  found.append(...visible(words));
-  Object.assign(found, { href: to, target: "_blank", rel: "noopener noreferrer nofollow" });
-  return found;
-}
-
-const create = (tag, className, words) => made(tag, className, words, { gentle: true, link });
+const pictures = document.body.dataset.pictures.split(" ");
+const loads = (url) => [location.origin, ...pictures].includes(new URL(url).origin);
 
 // A reply that was streamed goes on in the line in which it was made.
 function lineOf(message) {
@@ -109,7 +88,7 @@ function show(message) {
     line.append(said(message), footOf(message));
   } catch (fault) {
     console.error(fault);
-    line.append(made("span", "said", "This message cannot be shown here."));
+    line.append(made("div", "said", "This message cannot be shown here."));
   }
   place(line, message);
 }
@@ -125,55 +104,49 @@ function footOf(message) {
   return foot;
 }
 
-function said({ content, text: words, redacted }) {
-  if (redacted) return create("span", "said", "(removed)");
-  if (typeof content === "string") return create("span", "said", content);
-  const whole = made("span", "said");
-  const parts = Array.isArray(content) ? content : [];
-  for (const part of parts.slice(0, PARTS)) whole.append(partOf(part));
-  if (parts.length > PARTS) whole.append(made("span", "part faint", `and ${parts.length - PARTS} more`));
-  if (!parts.length) whole.append(...visible(words ?? ""));
-  return whole;
-}
-
-const FILES = ["image", "video", "audio", "voice", "document", "file", "sticker", "animation"];
-const plain = (value) => (["string", "number"].includes(typeof value) ? String(value) : "");
-const each = (value) => (Array.isArray(value) ? value : []);
-
-// One part: its text, and what can be followed. Nothing is loaded from elsewhere, so that nobody learns who reads here.
-function partOf(given) {
-  const part = given && typeof given === "object" && !Array.isArray(given) ? given : {};
-  const type = plain(part.type) || "attachment";
-  const shown = made("span", "part");
-  const text = plain(part.text);
-  const url = target(part.url);
-  const names = [part.title, part.name, part.address].map(plain).filter(Boolean).join(", ");
-  if (type === "location" && Number.isFinite(part.latitude) && Number.isFinite(part.longitude)) {
-    const to = `https://www.openstreetmap.org/?mlat=${part.latitude}&mlon=${part.longitude}`;
-    shown.append(anchor(names || `${part.latitude}, ${part.longitude}`, to));
-  } else if (FILES.includes(type) || url) {
-    const label = names || plain(part.filename) || (type === "link" ? plain(part.url) : `${type[0].toUpperCase()}${type.slice(1)}`);
-    if (type === "image" && url && new URL(url).origin === location.origin) {
-      const image = Object.assign(document.createElement("img"), { src: url, alt: plain(part.alt) || label, loading: "lazy" });
-      image.addEventListener("error", () => image.replaceWith(anchor(label, url)), { once: true });
-      image.addEventListener("load", soon);
-      shown.append(image);
-    } else shown.append(url ? anchor(label, url) : made("span", "faint", `[${label}]`));
-    if (text) shown.append(create("span", "part", text));
-  } else if (type === "contact") shown.append(create("span", "", [names, ...each(part.phones).map(plain)].filter(Boolean).join(", ")));
-  else if (text) shown.append(...create("span", "", text).childNodes);
-  else if (!choicesOf(part).length) shown.append(made("span", "faint", `[${names ? `${type}: ${names}` : type}]`));
-  return shown;
+function said({ role, content, text: words, redacted }) {
+  if (redacted) return create("div", "said", "(removed)");
+  return draw(each(content).length || typeof content === "string" ? content : (words ?? ""), { markdown: role !== "user", gentle: true, loads });
 }
 
 function timeOf(seconds) {
   const date = new Date(seconds * 1000);
-  const today = date.toDateString() === new Date().toDateString();
-  const time = made("time", "", date.toLocaleString([], { ...(today ? {} : { day: "numeric", month: "short" }), hour: "2-digit", minute: "2-digit" }));
+  const time = made("time", "", date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }));
   time.dateTime = date.toISOString();
   time.title = date.toLocaleString();
   return time;
 }
+
+// -- a line above the first message of each day -------------------------------------------------------------------------
+
+const isDay = (line) => line?.classList.contains("day");
+
+function dayOf(line) {
+  const { dateTime } = line.querySelector("time") ?? {};
+  return (dateTime ? new Date(dateTime) : new Date()).setHours(0, 0, 0, 0);
+}
+
+function nameOf(day) {
+  const days = Math.round((new Date().setHours(0, 0, 0, 0) - day) / 864e5);
+  if (days === 0 || days === 1) return ["Today", "Yesterday"][days];
+  const year = new Date(day).getFullYear() === new Date().getFullYear() ? {} : { year: "numeric" };
+  return new Date(day).toLocaleDateString([], { weekday: "long", day: "numeric", month: "long", ...year });
+}
+
+function drawDays() {
+  for (const line of [...log.children]) if (isDay(line) && (!line.nextSibling || isDay(line.nextSibling))) line.remove();
+  const today = new Date().setHours(0, 0, 0, 0);
+  let last = today; // a chat that began today needs no line for it
+  for (const line of [...log.children].filter((one) => !isDay(one))) {
+    const [day, above] = [dayOf(line), line.previousSibling];
+    const there = isDay(above) ? above : null;
+    if (day === last) there?.remove();
+    else if (!there) line.before(made("li", "day", nameOf(day)));
+    else if (there.textContent !== nameOf(day)) there.textContent = nameOf(day);
+    last = day;
+  }
+}
+document.addEventListener("visibilitychange", () => document.hidden || drawDays());
 
 // A message behind another one that waits has not had its turn: it can be taken back, or said anew.
 function isBehind({ id, role, status: state, number }) {
@@ -218,11 +191,17 @@ function marksOf({ id, number, status: state, error }) {
 function place(line, message) {
   const at = chat.messages.findLastIndex(({ id }) => id === message.id);
   const before = chat.messages.slice(0, Math.max(at, 0)).findLast(({ id }) => lines.get(id)?.parentNode);
-  const target = before ? lines.get(before.id).nextSibling : log.firstChild;
-  if (target !== line) log.insertBefore(line, target);
+  let target = before ? lines.get(before.id).nextSibling : log.firstChild;
+  while (isDay(target)) target = target.nextSibling;
+  if (target === line) return;
+  log.insertBefore(line, target);
+  days = true;
 }
+let days = true; // whether the lines of the days are to be looked at
 
 function settle() {
+  if (days) drawDays();
+  days = false;
   empty.hidden = chat.messages.length > 0;
   earlier.hidden = !chat.more;
   typing.hidden = !chat.typing || chat.status === "offline" || chat.messages.some((message) => message.status === "streaming");
@@ -244,6 +223,7 @@ function soon() {
 chat.on("message", (message) => {
   if (!following && message.role !== "user" && !lines.has(message.id)) newest.dataset.unseen = "yes";
   show(message);
+  announce(message);
   soon();
 });
 chat.on("remove", (id) => {
@@ -253,6 +233,7 @@ chat.on("remove", (id) => {
     if (lines.get(id) !== line || chat.messages.some((message) => message.id === id)) return;
     line.remove();
     lines.delete(id);
+    days = true;
   });
   soon();
 });
@@ -277,29 +258,45 @@ function explain({ status: code, message }) {
 
 // -- suggested replies --------------------------------------------------------------------------------------------------
 
-// What a part offers: {"type": "buttons", "buttons": [...]}, choices, the rows of a list, or a part that is a choice itself.
-function choicesOf(part) {
-  const offered = [...each(part?.buttons), ...each(part?.choices), ...each(part?.sections).flatMap((one) => each(one?.rows)), ...(part?.type === "choice" ? [part] : [])];
-  return offered.map((one) => plain(one) || [one?.text, one?.title, one?.id].map(plain).find((words) => words.trim()) || "").filter(Boolean);
-}
-
 function offer() {
   const last = chat.messages.at(-1);
-  const words = last?.role === "assistant" ? each(last.content).flatMap(choicesOf).slice(0, PARTS) : [];
-  if (choices.dataset.of === JSON.stringify([last?.id, words])) return;
-  choices.dataset.of = JSON.stringify([last?.id, words]);
+  const groups = last?.role === "assistant" ? each(last.content).flatMap(offersOf) : [];
+  if (choices.dataset.of === JSON.stringify([last?.id, groups])) return;
+  choices.dataset.of = JSON.stringify([last?.id, groups]);
   const held = choices.contains(document.activeElement);
-  choices.replaceChildren(
-    ...words.map((word) => {
-      const label = word.length > LABEL ? `${word.slice(0, LABEL).replace(/[\uD800-\uDBFF]$/, "")}…` : word;
-      const button = made("button", "quiet", label, { gentle: true });
-      button.type = "button";
-      button.addEventListener("click", () => write(word));
-      return button;
-    }),
-  );
-  choices.hidden = words.length === 0;
+  let left = OFFERS;
+  const made_of = ({ title, rows }) => {
+    const some = rows.slice(0, left);
+    left -= some.length;
+    return [...(title && some.length ? [made("p", "title", shortened(title), { gentle: true })] : []), ...some.map(buttonOf)];
+  };
+  choices.replaceChildren(...groups.flatMap(made_of));
+  choices.hidden = !choices.firstChild;
   if (held && choices.hidden) text.focus();
+}
+
+const shortened = (words) => (words.length > LABEL ? `${words.slice(0, LABEL).replace(/[\uD800-\uDBFF]$/, "")}…` : words);
+
+// What is pressed is said: as its text or, if the bot knows it by another id, as channels tell of a button.
+function buttonOf({ id, text: words, description }) {
+  const button = made("button", "quiet", shortened(words), { gentle: true });
+  button.type = "button";
+  if (description) button.append(made("small", "", shortened(description), { gentle: true }));
+  button.addEventListener("click", () => write(id && id !== words ? [{ type: "button", id, text: words }] : words));
+  return button;
+}
+
+// What is said first, where the site suggests it.
+for (const words of JSON.parse(document.body.dataset.starters || "[]")) element("starters").append(buttonOf({ text: words }));
+
+// A reply is read aloud once, when it is complete; what was there before, or comes from further back, is not.
+let last = Math.max(0, ...chat.messages.map(({ number = 0 }) => number));
+function announce({ id, role, status: state, number = 0 }) {
+  if (role === "user" || state !== "received" || number <= last) return;
+  last = number;
+  const [who, words] = [role === "operator" ? "Agent" : "Bot", lines.get(id).querySelector(".said").textContent];
+  heard.append(create("p", "", `${who}: ${words.slice(0, ALOUD)}`));
+  while (heard.children.length > 3) heard.firstChild.remove();
 }
 
 // What was said stays; the answer of the server says how much that is, and so does the log.
@@ -339,18 +336,22 @@ text.addEventListener("keydown", (event) => {
   } else if (event.key === "Escape") {
     text.value = "";
     drafted();
+  } else if (event.key === "PageUp" || event.key === "PageDown") {
+    event.preventDefault();
+    room.scrollBy({ top: (event.key === "PageUp" ? -0.9 : 0.9) * room.clientHeight });
   }
 });
 
 // What is half typed comes back after a refresh.
+const drafts = safely(() => sessionStorage);
 const draft = `chatkeep:draft:${location.pathname}:${chat.name}`;
 function drafted() {
   submit.disabled = !text.value.trim();
-  if (text.value) sessionStorage.setItem(draft, text.value);
-  else sessionStorage.removeItem(draft);
+  if (text.value) drafts?.setItem(draft, text.value);
+  else drafts?.removeItem(draft);
 }
 text.addEventListener("input", drafted);
-if (!text.value) text.value = sessionStorage.getItem(draft) ?? "";
+if (!text.value) text.value = drafts?.getItem(draft) ?? "";
 drafted();
 
 earlier.addEventListener("click", async () => {
@@ -411,4 +412,5 @@ addEventListener("hashchange", () => location.hash.includes("share=") && locatio
 chat.messages.forEach(show);
 tell();
 settle();
+if (document.body.dataset.frame) (await import("./frame.js")).live({ chat });
 document.body.dataset.ready = "yes";

@@ -13,7 +13,7 @@ export const account = await openAccount();
 // The page opens without the server too, where it is asked to; and forgets that where it is not.
 const workers = navigator.serviceWorker;
 if (document.body.dataset.offline) workers?.register("offline.js").catch(console.warn);
-else workers?.getRegistration("./").then((found) => found?.active?.scriptURL.endsWith("/offline.js") && found.update()).catch(console.warn);
+else if (!document.body.dataset.frame) workers?.getRegistration("./").then((found) => found?.active?.scriptURL.endsWith("/offline.js") && found.update()).catch(console.warn);
 
 function button(words, act, className = "quiet") {
   const made = create("button", className, words);

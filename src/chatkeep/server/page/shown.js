@@ -76,27 +76,29 @@ function cut(text, length, lines) {
   return end && end < text.length && /[\uD800-\uDBFF]/.test(text[end - 1]) ? end - 1 : end;
 }
 
-// The nodes that show *words*. gentle: for people who talk, in any script, rather than for who judges what was sent. link: makes the
-// nodes of a piece of text, where addresses in it are to be links. times: how much longer than usual it may be.
-export function visible(words, { gentle = false, link = (text) => [text], times = 1 } = {}) {
+// The nodes that show *words*. gentle: for people who talk, in any script, rather than for who judges what was sent. read: makes nodes of
+// the text, and those of each piece of it by the function that it is given too. times: how much longer than usual it may be.
+export function visible(words, { gentle = false, read = (text, nodesOf) => nodesOf(text), times = 1 } = {}) {
   words = String(words);
-  const nodes = [];
-  const rest = () => [more(nodes, words, { gentle, link, times: times * STEP })];
-  let [length, lines, tokens] = [LONGEST * times, LINES * times, TOKENS * times];
+  let [length, lines, left] = [LONGEST * times, LINES * times, TOKENS * times];
+  let [text, whole] = ["", true];
+  const tokens = []; // in the text each is its place between two NUL, which is itself never text
   for (const piece of piecesOf(words, gentle)) {
     if (piece.token) {
-      if (!tokens--) return rest();
-      nodes.push(token(piece.token));
+      whole = left-- > 0;
+      if (!whole) break;
+      text += `\0${tokens.push(token(piece.token)) - 1}\0`;
       continue;
     }
-    const { text } = piece;
-    const end = cut(text, length, lines);
-    nodes.push(...link(text.slice(0, end)));
-    if (end < text.length) return rest();
+    const end = cut(piece.text, length, lines);
+    text += piece.text.slice(0, end);
+    whole = end === piece.text.length;
+    if (!whole) break;
     length -= end;
-    lines -= text.split("\n").length - 1;
+    lines -= piece.text.split("\n").length - 1;
   }
-  return nodes;
+  const nodes = read(text, (piece) => piece.split("\0").map((found, at) => (at % 2 ? tokens[found] : found)).filter(Boolean));
+  return whole ? nodes : [more(nodes, words, { gentle, read, times: times * STEP })];
 }
 
 function more(nodes, words, options) {
