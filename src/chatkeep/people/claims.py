@@ -82,7 +82,7 @@ class Claims:
 
     async def claim(self, user: str, subject: str, *, by: str = "") -> str:
         """
-        Make what is *subject*'s *user*'s, in one act; and answer the user that both are from now on.
+        Make what is *subject*'s *user*'s, in one act; and return the user that both are from now on.
 
         Twice is fine. Raises `OtherOwner` when *subject* was claimed for another, and `UsageError` when *user* itself was moved to
         *subject* before.
