@@ -305,6 +305,10 @@ async def test_the_servers_access_rules_hold() -> None:
     assert "Hello there, ada" == text_of(task)
 
 
+ODD = {"message": {"messageId": "m", "parts": [{"text": "x"}]}, "configuration": {"historyLength": "all"}}
+"""A message that is right, to be answered in a way that there is not."""
+
+
 @pytest.mark.parametrize(
     ("wrong", "code"),
     [
@@ -314,8 +318,9 @@ async def test_the_servers_access_rules_hold() -> None:
         ({"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": []}, -32600),
         ({"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {}}, -32602),
         ({"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": {"messageId": "m"}}}, -32602),
+        ({"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": ODD}, -32602),
         ({"jsonrpc": "2.0", "id": 1, "method": "GetTask", "params": {"id": "task_MS5h"}}, -32001),
-        ({"jsonrpc": "2.0", "id": 1, "method": "ListTasks", "params": {"contextId": ""}}, -32602),
+        ({"jsonrpc": "2.0", "id": 1, "method": "ListTasks", "params": {"contextId": 5}}, -32602),
     ],
 )
 async def test_what_is_not_understood_is_refused_in_json_rpc(wrong: Any, code: int) -> None:

@@ -112,6 +112,17 @@ async def test_a_message_posted_twice_is_answered_once() -> None:
     assert "Hello there, ada" == text_of(first) == text_of(second) == text_of(third)
 
 
+async def test_a_page_may_send_its_last_message_alone() -> None:
+    """As `message`, which the SDK's documentation and its chatbot template do."""
+    bot = Bot()
+    message = {"id": "m1", "role": "user", "parts": [{"type": "text", "text": "ada"}]}
+    async with mounted(bot, aisdk.routes(bot.keep)) as client:
+        found = await client.ask("POST", "/api/chat", json.dumps({"id": "c1", "message": message}).encode())
+
+    assert 200 == found.status
+    assert ["m1"] == bot.asked
+
+
 async def test_a_paused_bot_leaves_no_page_waiting() -> None:
     """Also when it is paused while a message waits."""
     bot = Bot()

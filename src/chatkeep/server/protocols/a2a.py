@@ -178,11 +178,12 @@ class Agent:
 
     async def send_message(self, request: Request, id: Any, params: dict[str, Any]) -> Response:
         """Take a message, and answer with its task when that has ended, or at once."""
-        task, settings = await self._take(request, params), settings_of(params)
-        ended = Ended("accepted")
+        settings = settings_of(params)
+        history = history_in(settings)
+        task, ended = await self._take(request, params), Ended("accepted")
         if not settings.get("returnImmediately"):
             ended = await whole(task.answer())
-        return wire.as_json(rpc_result(id, {"task": await task.show(ended, history=history_in(settings))}))
+        return wire.as_json(rpc_result(id, {"task": await task.show(ended, history=history)}))
 
     async def send_streaming_message(self, request: Request, id: Any, params: dict[str, Any]) -> Response:
         """Take a message, and stream what becomes of its task."""
@@ -212,7 +213,7 @@ class Agent:
     async def list_tasks(self, request: Request, id: Any, params: dict[str, Any]) -> Response:
         """Return the tasks of a context, or of those that the caller may use and that were changed last; last first."""
         wanted = read_wanted(params)
-        if "contextId" in params:
+        if params.get("contextId") not in (None, ""):
             callers = [await self._entrance.admit(request, id_in(params, "contextId"))]
             callers[0].refuse_stranger()
         else:

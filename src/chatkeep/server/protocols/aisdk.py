@@ -2,7 +2,7 @@
 
     app = Starlette(routes=aisdk.routes(keep), lifespan=...)        # or create_app(keep, protocols=["aisdk"])
 
-    POST /api/chat                 {"id", "messages", "trigger"}: takes the last message, streams its answer
+    POST /api/chat                 {"id", "messages" or "message", "trigger"}: takes the last message, streams its answer
     GET  /api/chat/{id}/stream     the answer that is being made, from its first character; 204 when there is none
     GET  /api/chat/{id}            the history as UI messages
     POST /api/chat/{id}/stop       ends the answer that is being made
@@ -125,9 +125,11 @@ def refuse(refusal: Refusal) -> Response:
 async def take(caller: Caller, body: dict[str, Any]) -> int:
     """Put the last message of *body* into the log, once; the number of the one whose answer is wanted."""
     messages = body.get("messages")
-    last = messages[-1] if isinstance(messages, list) and messages else None
+    last = (
+        messages[-1] if isinstance(messages, list) and messages else body.get("message")
+    )  # (pages may send the last one alone)
     if not isinstance(last, dict):
-        raise HTTPException(400, "`messages` has no message; nothing was touched.")
+        raise HTTPException(400, "Neither `messages` nor `message` has a message; nothing was touched.")
     id = last.get("id")
     if id is not None and not isinstance(id, str):
         raise HTTPException(400, "The `id` of a message is text; nothing was touched.")
