@@ -127,7 +127,7 @@ def check_driver(found: object) -> Driver:
 
 def _installed(scheme: str, url: str) -> Driver:
     """Build the driver that another package has for *scheme*."""
-    from importlib.metadata import entry_points  # 10 ms, and only those pay who have such a driver
+    from importlib.metadata import entry_points  # slow to import: only those pay who have such a driver
 
     found = {point.value: point for point in entry_points(group=ENTRY_POINTS, name=scheme)}
     if not found:
