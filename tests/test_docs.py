@@ -85,7 +85,7 @@ def compiled(block: Block, tree: ast.Module | None = None) -> Any:
 
 def test_no_python_is_hidden_from_these_tests() -> None:
     """Python stands in fences of that name, at the left edge, and nowhere else: not indented, and in no fence without a name."""
-    fences = {page.name: len(re.findall(r"^\s*(?:```|~~~) *py", page.read_text(), re.M)) for page in PAGES}
+    fences = {page: len(re.findall(r"^\s*(?:```|~~~) *py", page.read_text(), re.M)) for page in PAGES}
     python = r"^(?: {4})?(?:from \w+ import |import \w+$|keep = |await |async )"
 
     assert sum(fences.values()) == len(ALL)

@@ -58,6 +58,7 @@ EXTRAS: dict[str, set[str]] = {
     "client": {"client"},
     "auth.accounts": {"server"},
     "auth.passwords": {"server"},
+    "cli.on_server": {"client"},
     "testing.http_contract": {"client"},
     "testing.loadtest": {"client"},
     "cookie": {"cookie"},

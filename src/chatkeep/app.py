@@ -23,6 +23,7 @@ from .engine.engine import Engine
 from .engine.hooks import Handler, handler_for
 from .engine.instruments import Instrument
 from .engine.once import Ledger, Tool, make_once
+from .engine.parts import Stats
 from .engine.statistics import EngineStatistics, Tended
 from .engine.turn import Turn
 from .errors import Misconfigured, UsageError
@@ -272,6 +273,14 @@ class Chatkeep(Surface[State]):
         """Counts of the cache and the engine in this process."""
         return Statistics(self._engine.store.statistics, self._engine.statistics)
 
+    def stats(self) -> Stats:
+        """Return what each part of this process has done since this Chatkeep was made, and how it is now: counts, bytes and ages.
+
+        Of the store, the caches, the engine, the outbox, the sweeper and the streams. It asks nobody, so it is good for any moment. Over
+        HTTP it is `GET /v1/stats`, in a terminal `chatkeep stats --parts`; what Prometheus reads is at /metrics.
+        """
+        return self._core.read_stats()
+
     @property
     def trouble(self) -> str:
         """Why messages are not answered now, or soon may not be; "" when nothing is wrong.
@@ -315,10 +324,17 @@ class Chatkeep(Surface[State]):
         shared.on = on
 
     async def all_conversations(
-        self, *, owner: str | None = None, by: Index = "recent", limit: int | None = None
+        self,
+        *,
+        owner: str | None = None,
+        by: Index = "recent",
+        limit: int | None = None,
+        messages: int = 0,
+        after: Conversation[State] | None = None,
     ) -> AsyncIterator[Conversation[State]]:
         """List the conversations of every tenant, as `conversations` does those of one."""
-        async for conversation in self._listed(None, owner=owner, by=by, limit=limit):
+        told: dict[str, Any] = {"by": by, "limit": limit, "messages": messages, "after": after}
+        async for conversation in self._listed(None, owner=owner, **told):
             yield conversation
 
     async def all_dead_letters(self, *, after: DeadLetter | None = None, limit: int = LETTERS) -> list[DeadLetter]:

@@ -20,6 +20,7 @@ from ..errors import HandlerFailed, Unavailable, UsageError
 from ..model import Answering, Content, Message, Stopped
 from ..settings import Duration
 from .account import Account, Claimed, note_merge
+from .desk import Desk
 from .events import Event, follow
 from .link import Answer, Link, encode, pause
 from .notices import EXPIRED, Notice
@@ -439,6 +440,11 @@ class Client:
     def account(self) -> Account:
         """What the user of the client's token has: its conversations, what has changed, its devices."""
         return Account(self._link)
+
+    @property
+    def desk(self) -> Desk:
+        """What operators do: pause the bot, write as a person, look after what failed, legal holds. Wants a service key."""
+        return Desk(self._link)
 
     async def me(self) -> Me:
         """Return who the client's credential stands for, and what it allows. Raises `Unauthorized` without a valid one."""

@@ -171,6 +171,7 @@ def application_of(found: object, settings: ServerSettings) -> Lifespan:
     )
     app.state.metrics, app.state.limits = metrics, limits
     app.state.metrics_token = settings.metrics_token
+    app.state.samples.metrics, app.state.settings = metrics, settings
     if metrics is not None:
         metrics.streams = app.state.streams
     return Lifespan(app, settings, found, ends=app.state.streams.end, limits=limits)
