@@ -22,6 +22,9 @@ import pytest
 from starlette.testclient import TestClient
 
 import chatkeep
+import chatkeep.channels
+import chatkeep.drivers
+import chatkeep.testing
 from chatkeep import Chatkeep, Turn
 from chatkeep.cli import main
 from chatkeep.testing.servers import UpstashServer
@@ -255,6 +258,20 @@ def test_the_tests_of_the_page_pass(tmp_path: Path) -> None:
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
 
     assert f"{code.count('def test_')} passed" in ran.stdout, ran.stdout
+
+
+def test_the_reference_lists_the_names_for_authors() -> None:
+    """docs/reference/extending.md lists every name of `chatkeep.drivers`, and what channels and tests are made of."""
+    page = (DOCS / "reference" / "extending.md").read_text()
+    listed = {
+        module: re.findall(r"^ {8}- (\w+)$", part, re.M)
+        for module, part in re.findall(r"^::: (\S+)\n(.*?)(?=^:::|\Z)", page, re.M | re.S)
+    }
+    shipped = {"Instagram", "Messenger", "Telegram", "Webhook", "WhatsApp", "bodies", "Inbound", "Outcome"}
+
+    assert sorted(chatkeep.drivers.__all__) == sorted(listed["chatkeep.drivers"])
+    assert sorted(set(chatkeep.channels.__all__) - shipped) == sorted(listed["chatkeep.channels"])
+    assert set(listed["chatkeep.testing"]) <= set(chatkeep.testing.__all__)
 
 
 def links(page: Path) -> Iterator[str]:

@@ -17,7 +17,7 @@ from .conversation.once import Call
 from .conversation.outbox import Outlet
 from .conversation.state import StateCodec
 from .core import Core
-from .drivers import driver_for
+from .drivers import check_driver, driver_for
 from .drivers.base import Driver, Index
 from .engine.engine import Engine
 from .engine.hooks import Handler, handler_for
@@ -112,7 +112,7 @@ class Chatkeep(Surface[State]):
         states = StateCodec(kind, schema=schema, upgrades=upgrades, downgrades=downgrades, limit=settings.state_limit)
         cache = Cache(entries=settings.cache_entries, bytes=settings.cache_bytes)
         url = store_url() if url is None else url
-        driver = driver_for(url) if isinstance(url, str) else url
+        driver = driver_for(url) if isinstance(url, str) else check_driver(url)
         keys = settings.seal_keys
         if keys:
             from .storage.sealing import sealed  # an extra: imported only where it is wanted

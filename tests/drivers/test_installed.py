@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,6 +69,30 @@ def test_a_driver_that_cannot_be_imported_is_named(install: Install) -> None:
     install("torn_chats", "raise RuntimeError('half of it')", torn="torn_chats:Torn")
     with pytest.raises(Misconfigured, match=r"torn_chats:Torn, cannot be imported .RuntimeError: half of it"):
         driver_for("torn://salon")
+
+
+class Half:
+    """A driver that is not finished."""
+
+    abilities = frozenset[str]()
+    epoch = ""
+    read = append = write = entries = scan = erase = open = close = None
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (Half(), "as a driver it lacks announce, backup, count, examine, fence, pool, query, watch"),
+        (Half, r"Half is a class; a store is an object of it, Half\(\.\.\.\)"),
+        (Path("chat.db"), "A store is a URL, such as sqlite:///chat.db, or a driver"),
+        (7, "int is neither"),
+    ],
+    ids=["unfinished", "class", "path", "number"],
+)
+def test_what_is_no_store_is_refused_when_the_chatkeep_is_made(given: Any, said: str) -> None:
+    """With all that it lacks, rather than at the first use of each."""
+    with pytest.raises(Misconfigured, match=said):
+        Chatkeep(given)
 
 
 def test_two_drivers_of_one_scheme_are_refused(install: Install) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from chatkeep import Chatkeep
+from chatkeep import Chatkeep, Misconfigured
+from chatkeep.channels.outlet import ChannelOutlet
 from chatkeep.server import create_app
 from chatkeep.testing import ChannelContract
 
@@ -47,8 +48,6 @@ def test_the_channel_of_the_page_passes(clause: str, contract: Any) -> None:
 
 def test_the_channel_of_the_page_is_served(contract: Any) -> None:
     """Its platform posts to the address of its name, and what is unknown is where the page says."""
-    from chatkeep.channels.outlet import ChannelOutlet
-
     keep: Chatkeep[Any] = Chatkeep("memory://")
     keep.deliver(ChannelOutlet(contract.channel()))
     body = json.dumps(contract.samples()[0].body).encode()
@@ -59,6 +58,22 @@ def test_the_channel_of_the_page_is_served(contract: Any) -> None:
 
     assert (200, 401) == (taken.status_code, refused.status_code)
     assert {"bell:door:ada", "bell:door:unknown"} == set(found)
+
+
+def test_a_channel_that_is_not_finished_is_refused_with_all_that_it_lacks(contract: Any) -> None:
+    """Before anything is opened, and not when the first reply goes out."""
+
+    class Half:
+        name = "half"
+        accounts = frozenset({"door"})
+
+    given: Any = Half()
+    with pytest.raises(
+        Misconfigured, match="Half is no channel: it lacks acknowledge, idempotent, may_move, notice, one_way"
+    ):
+        ChannelOutlet(given)
+    with pytest.raises(Misconfigured, match="Bell is a class; a channel is an object of it"):
+        ChannelOutlet(type(contract.channel()))
 
 
 async def ids_of(keep: Chatkeep[Any]) -> list[str]:

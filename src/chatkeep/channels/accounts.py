@@ -24,6 +24,7 @@ class Accounts:
         self.aliases: Aliases | None = None
         self._channels: dict[tuple[str, str], Channel] = {}
         for channel in channels:
+            check_channel(channel)
             for account in channel.accounts:
                 if self._channels.setdefault((channel.name, account), channel) is not channel:
                     raise Misconfigured(f"Two channels have the account {channel.name}:{account}. Nothing was opened.")
@@ -40,6 +41,19 @@ class Accounts:
         name, _, rest = conversation.partition(":")
         account, colon, _ = rest.partition(":")
         return bool(colon) and (name, account) in self._channels and tenant_for(self.tenant_of, name, account) == tenant
+
+
+def check_channel(found: Channel) -> None:
+    """Raise `Misconfigured`, with all that it lacks, where *found* is no channel: else a reply would find out."""
+    if isinstance(found, type):
+        raise Misconfigured(
+            f"{found.__name__} is a class; a channel is an object of it, {found.__name__}(...). Nothing was opened."
+        )
+    members = {*Channel.__annotations__, *(name for name in vars(Channel) if not name.startswith("_"))}
+    if lacking := sorted(name for name in members if not hasattr(found, name)):
+        raise Misconfigured(
+            f"{type(found).__name__} is no channel: it lacks {', '.join(lacking)} (see chatkeep.channels.Channel). Nothing was opened."
+        )
 
 
 def tenant_for(tenant_of: Callable[[str, str], str], channel: str, account: str) -> str | None:

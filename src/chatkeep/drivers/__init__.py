@@ -1,7 +1,7 @@
 """Where a store URL becomes a driver, and the names that the author of a driver needs.
 
 A driver of chatkeep's own is a folder here and a line in DRIVERS. One of another package is found by its entry point: see
-"Writing one" in docs/reference/stores.md.
+docs/how-to/own-store.md.
 """
 
 from __future__ import annotations
@@ -109,9 +109,25 @@ def driver_for(url: str) -> Driver:
     return cast(Driver, getattr(import_module(f".{module}", __package__), name)(url))
 
 
+def check_driver(found: object) -> Driver:
+    """Return *found*, which somebody gives as a driver. Raises `Misconfigured`, with all that it lacks, when it is none."""
+    if isinstance(found, type):
+        raise Misconfigured(
+            f"{found.__name__} is a class; a store is an object of it, {found.__name__}(...). Nothing was opened."
+        )
+    members = {*Driver.__annotations__, *(name for name in vars(Driver) if not name.startswith("_"))}
+    lacking = sorted(name for name in members if not hasattr(found, name))
+    if lacking:
+        raise Misconfigured(
+            f"A store is a URL, such as sqlite:///chat.db, or a driver; {type(found).__name__} is neither: as a driver it lacks "
+            f"{', '.join(lacking)} (see chatkeep.drivers.Driver). Nothing was opened."
+        )
+    return cast(Driver, found)
+
+
 def _installed(scheme: str, url: str) -> Driver:
     """Build the driver that another package has for *scheme*."""
-    from importlib.metadata import entry_points  # 10 ms, and only those pay who have such a driver
+    from importlib.metadata import entry_points  # slow to import: only those pay who have such a driver
 
     found = {point.value: point for point in entry_points(group=ENTRY_POINTS, name=scheme)}
     if not found:
@@ -134,4 +150,4 @@ def _installed(scheme: str, url: str) -> Driver:
         raise Misconfigured(
             f"The driver for {scheme}://, {value}, cannot be imported ({type(exc).__name__}: {exc}). Nothing was opened."
         ) from exc
-    return cast(Driver, driver(url))
+    return check_driver(driver(url))
