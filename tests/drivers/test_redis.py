@@ -60,6 +60,7 @@ from chatkeep.testing.machine import DriverMachine
 from chatkeep.testing.proxy import Proxy
 from chatkeep.testing.servers import RedisServer, redis_cluster, redis_sentinel, stop_all
 from tests.support.plain_transport import PlainTransport
+from tests.support.soaking import SOAK, few_or_many, long
 from tests.support.waiting import takes, time_passes
 
 pytestmark = pytest.mark.server
@@ -100,7 +101,8 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             yield Store(server.url, [server])
 
 
-KINDS = ["valkey-9", "valkey-8", "redis-8", "redis-6", "cluster", "sentinel"]
+KINDS = ["valkey-9", "redis-6", "cluster", *long("valkey-8", "redis-8", "sentinel")]
+"""`make test` has the newest, the oldest and the one that has its keys on several servers; the others are between them."""
 
 
 async def opened_on(url: str) -> RedisDriver:
@@ -150,11 +152,13 @@ class TestAnotherTransport(RedisContract):
         return driver
 
 
+@pytest.mark.long
 @on("valkey-8")
 class TestValkey8(RedisContract):
     """Valkey 8."""
 
 
+@pytest.mark.long
 @on("redis-8")
 class TestRedis8(RedisContract):
     """Redis 8."""
@@ -170,20 +174,22 @@ class TestCluster(RedisContract):
     """Three masters."""
 
 
+@pytest.mark.long
 @on("sentinel")
 class TestSentinel(RedisContract):
     """The primary that Sentinel names."""
 
 
+@few_or_many("examples", 3, 12 * SOAK)
 @pytest.mark.parametrize("store", KINDS, indirect=True, scope="module")
-def test_random_histories(store: Store) -> None:
+def test_random_histories(store: Store, examples: int) -> None:
     """Three connections to one store, a new store for each history."""
 
     def fresh_store() -> DriverMachine:
         url = store.fresh
         return DriverMachine(lambda: opened_on(url))
 
-    how = settings(max_examples=8, stateful_step_count=25, deadline=None)
+    how = settings(max_examples=examples, stateful_step_count=25, deadline=None)
     run_state_machine_as_test(fresh_store, settings=how)
 
 

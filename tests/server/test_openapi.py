@@ -62,6 +62,7 @@ async def test_the_description_says_where_it_is_mounted() -> None:
     )
 
 
+@pytest.mark.long
 @pytest.mark.slow
 async def test_the_server_does_what_the_description_says(tmp_path: Path) -> None:
     """Schemathesis' coverage, fuzzing and stateful phases with every check that it has."""
