@@ -111,18 +111,27 @@ CROSSING = {"acceptance", "cli", "client", "demos", "faults", "server", "web"}
 """Folders that `make quick` leaves out, whose tests start servers wherever they want, be it with `request.getfixturevalue`."""
 
 
+FIRST = {"faults", "web"}
+"""Folders whose files take half a minute and more: a file is one worker's, so the small ones come last, and both workers end together."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sorts the tests into tiers: marks what needs a server, and what is long on its kind of store. What is slow comes first: with
-    several workers, the others run beside it."""
+    """Sorts the tests into tiers: marks what needs a server, and what is long on its kind of store. What is slow comes first, and then
+    the folders in FIRST: with several workers, the others run beside it."""
     items[:] = [item for item in items if not (item.path.name in THOUSANDS and "upstash" in kinds(item))]
     for item in items:
-        folder = item.path.relative_to(item.config.rootpath / "tests").parts[0]
+        folder = folder_of(item)
         if {folder, *getattr(item, "fixturenames", ()), *kinds(item)} & (SERVED | CROSSING):
             item.add_marker("server")
         if folder in AROUND and kinds(item) & DEAR:
             item.add_marker("long")
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, folder_of(item) not in FIRST))
+
+
+def folder_of(item: pytest.Item) -> str:
+    """The folder of `tests` that a test is in, or its file."""
+    return item.path.relative_to(item.config.rootpath / "tests").parts[0]
 
 
 def kinds(item: pytest.Item) -> set[str]:
