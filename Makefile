@@ -39,7 +39,7 @@ demo: $(DEMO)/.ready  ## the main job: a restaurant bot with a chat page, on SQL
 	@$(DEMO)/bin/chatkeep demo $(BOT)
 
 quick: $(READY)  ## what needs no server, no browser and no other program: rules, drivers and engine on memory and SQLite
-	$(BIN)/python -m pytest $(WORKERS) -m "not server and not slow and not long" $(QUICK)
+	$(BIN)/python -m pytest $(WORKERS) --hypothesis-profile quick -m "not server and not slow and not long" $(QUICK)
 
 test: $(READY)  ## every test but the long ones; what fails beside others has to pass alone
 	$(call tested,not long)
