@@ -17,7 +17,14 @@ from hypothesis import HealthCheck, settings
 
 import chatkeep
 from chatkeep import Chatkeep
-from chatkeep.testing.servers import DurableObjectServer, PostgresServer, RedisServer, Server, UpstashServer
+from chatkeep.testing.servers import (
+    DurableObjectServer,
+    PostgresServer,
+    RedisServer,
+    Server,
+    UpstashServer,
+    redis_cluster,
+)
 
 # What a shell runs in the background ignores Ctrl-C, and so would every program that a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -37,6 +44,7 @@ if TYPE_CHECKING:
 
 SERVED = {
     "valkey",
+    "cluster",
     "postgres",
     "workerd",
     "servers",
@@ -159,6 +167,15 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """A Valkey for the whole run; tests keep apart by their prefixes."""
     with RedisServer("valkey-9", tmp_path_factory.mktemp("valkey")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A cluster of three Valkeys for the whole run, as the URL of a store; tests keep apart by their prefixes."""
+    servers = redis_cluster("valkey-9", tmp_path_factory.mktemp("cluster"))
+    yield "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in servers)
+    for server in servers:
+        server.stop()
 
 
 @pytest.fixture(scope="session")

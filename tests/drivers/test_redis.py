@@ -38,6 +38,7 @@ from redis.crc import key_slot
 from chatkeep.drivers import batching
 from chatkeep.drivers.base import (
     COUNTERS_KEPT_S,
+    TOMBSTONE_KEPT_S,
     Ability,
     Append,
     Count,
@@ -254,6 +255,21 @@ def keys_of(server: RedisServer, prefix: str = "") -> list[str]:
     """Every key that begins like that, epochs and meta apart."""
     words = server.ask("KEYS", f"{prefix}*").decode().split("\r\n")[2::2]
     return sorted(word for word in words if not word.endswith((":epoch", ":meta")))
+
+
+async def test_what_is_forgotten_in_great_number_leaves_nothing(driver: RedisDriver, server: RedisServer) -> None:
+    """An erasure by revision of what was not changed for longer than marks are kept leaves no mark; any other one does."""
+    before, keys = keys_of(server), [Key("", f"visitor {n}") for n in range(20)]
+    rows = [(await driver.append(Append(key, [Entry(0, "a", "user", b"x")], revision="r", at=1.0))).row for key in keys]
+    for row in rows:
+        await driver.erase(Erase(row.key, at=2.0 + TOMBSTONE_KEPT_S, revision=row.revision))
+
+    assert before == keys_of(server)
+
+    row = (await driver.append(Append(keys[0], [Entry(0, "a", "user", b"x")], revision="r", at=5.0))).row
+    await driver.erase(Erase(row.key, at=6.0, revision=row.revision))
+
+    assert 1 == len(keys_of(server)) - len(before)
 
 
 # The scripts

@@ -34,6 +34,11 @@ MATRIX = {
     "PUT /v1/session/password": AccessPolicy(right="list", masks=True),
     "GET /v1/desk/conversations": AccessPolicy(right="list", masks=True),
     "GET /v1/desk/health": AccessPolicy(right="list", masks=True),
+    "GET /v1/desk/replies": AccessPolicy(right="operate"),
+    "PUT /v1/desk/replies/{reply}": AccessPolicy(right="operate"),
+    "DELETE /v1/desk/replies/{reply}": AccessPolicy(right="operate"),
+    "GET /v1/desk/people": AccessPolicy(right="operate"),
+    f"PUT {ID}/assignee": AccessPolicy(right="operate"),
     f"GET {ID}/story": AccessPolicy(right="list", masks=True),
     f"POST {ID}/notes": AccessPolicy(right="operate"),
     "GET /v1/me/conversations": AccessPolicy(user=True),
@@ -82,11 +87,18 @@ MATRIX = {
     "PUT /v1/bot": AccessPolicy(right="switch"),
     "GET /v1/paused": AccessPolicy(right="list"),
     "GET /v1/audit": AccessPolicy(right="audit"),
+    "GET /v1/holds": AccessPolicy(right="hold"),
+    "POST /v1/holds": AccessPolicy(right="hold"),
+    "DELETE /v1/holds": AccessPolicy(right="hold"),
+    "GET /v1/export": AccessPolicy(right="export"),
     "GET /v1/cache": AccessPolicy(right="list"),
+    "GET /v1/stats": AccessPolicy(right="list"),
     "PUT /v1/cache": AccessPolicy(right="switch"),
     f"GET {ID}/deliveries": AccessPolicy(right="list", masks=True),
     f"POST {ID}/deliveries/{{number}}": AccessPolicy(right="operate"),
     f"DELETE {ID}/messages/{{number}}": AccessPolicy(right="erase"),
+    f"POST {ID}/changes/{{number}}": AccessPolicy(right="state:write"),
+    f"GET {ID}/as-of/{{number}}": AccessPolicy(right="state:read"),
     "GET /v1/dead-letters": AccessPolicy(right="list"),
     f"GET {ID}/dead-letters": AccessPolicy(right="list", masks=True),
     f"POST {ID}/dead-letters/{{number}}": AccessPolicy(right="operate"),
@@ -109,8 +121,11 @@ BODIES: dict[str, Any] = {
     f"POST {ID}/messages": {"content": "in"},
     f"POST {ID}/operator": {"content": "in"},
     f"PUT {ID}/bot": {"paused": True},
+    f"PUT {ID}/assignee": {"assignee": ""},
+    "PUT /v1/desk/replies/{reply}": {"text": "in"},
     "PUT /v1/bot": {"paused": False},
     "PUT /v1/cache": {"on": True},
+    "POST /v1/holds": {"owner": "nobody", "reason": "x"},
     "POST /v1/session": {"name": "x", "password": "x"},
     "PUT /v1/session/password": {"old": "x", "new": "x"},
     f"POST {ID}/notes": {"text": "in", "id": "x"},
@@ -145,7 +160,14 @@ class Asked(NamedTuple):
     def request(self, id: str, headers: dict[str, str]) -> bytes:
         """The bytes that ask for it."""
         path = self.path.format(
-            id=quote(id, safe=""), slot="mine", token="current", number=1, user="u", guest="g", call="0" * 16 + ".0"
+            id=quote(id, safe=""),
+            slot="mine",
+            token="current",
+            number=1,
+            user="u",
+            guest="g",
+            call="0" * 16 + ".0",
+            reply="r",
         )
         body = json.dumps(BODIES[self.name]).encode() if self.name in BODIES else b""
         told = {"Host": "localhost", "Connection": "close", "If-Match": "*"} | headers

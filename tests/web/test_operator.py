@@ -22,7 +22,9 @@ from chatkeep.auth.credentials import create_key, list_keys, revoke_key
 from chatkeep.auth.rights import Role
 from chatkeep.conversation.outbox import Sent
 from chatkeep.model import Content
-from chatkeep.server.app import CLIENT, OPERATOR, serve_file
+from chatkeep.server import samples
+from chatkeep.server.assets import OPERATOR, SHOWN, packed, stored
+from chatkeep.server.canned import CannedReply
 
 from ..support.browsing import Shop
 from ..support.desk import PASSWORD
@@ -341,22 +343,24 @@ def test_the_keyboard_goes_everywhere(service: Service, person: BrowserContext) 
     expect(page.get_by_label("Search")).to_be_focused()
     page.keyboard.press("Escape")
     page.keyboard.press("?")
-    expect(page.get_by_role("dialog")).to_contain_text("next and previous conversation")
+    expect(page.get_by_role("dialog")).to_contain_text("Next conversation")
     page.keyboard.press("Escape")
     page.keyboard.press("Escape")
     expect(page.locator("main")).to_be_hidden()
 
 
 def test_the_page_is_light() -> None:
-    """All that a browser fetches for the desk, as it is served and before it is compressed, is less than 120 KB."""
-    fetched = {name for name, _ in [*OPERATOR.values(), CLIENT["/shown.js"]]}
-    weight = {name: len(serve_file(name, (files("chatkeep.server") / "page" / name).read_text())) for name in fetched}
+    """All that a browser fetches for the desk, as it is served from a checkout, is less than 40 KB; in a wheel the scripts are shorter."""
+    fetched = {name for name, _ in [*OPERATOR.values(), SHOWN["/shown.js"]]}
+    weight = {name: len(packed(stored(name))) for name in fetched}
 
-    assert sum(weight.values()) < 120_000, weight
+    assert sum(weight.values()) < 40_000, weight
     assert [] == [
         name
         for name in fetched
-        if re.search(r"https?://(?!example)[a-z]", (files("chatkeep.server") / "page" / name).read_text())
+        if re.search(
+            r"https?://(?!example|www\.w3\.org/2000/svg)[a-z]", (files("chatkeep.server") / "page" / name).read_text()
+        )
     ]
 
 
@@ -560,3 +564,204 @@ def test_a_wrong_key_says_so(service: Service, person: BrowserContext) -> None:
 
     assert page.locator(LINES).count() == 0
     assert re.fullmatch(r".*/operator#ada", page.url)
+
+
+def test_the_palette_does_everything(service: Service, person: BrowserContext, tmp_path: Path) -> None:
+    """Every act, by Control and K: found by the beginnings of words, told to screen readers, and nothing runs of what names hold."""
+    service.receive("ada", "hello")
+    service.receive(f"bob {HOSTILE}", "hello")
+    page = opened(person, service)
+    choose(page, "ada")
+    page.get_by_label("Write as a person").fill("a draft")
+    page.keyboard.press("Control+k")
+    box = page.get_by_role("combobox", name="What do you want to do?")
+    expect(box).to_be_focused()
+    expect(page.get_by_role("listbox", name="Acts")).to_be_visible()
+
+    def active() -> str:
+        return str(page.locator(f"#{box.get_attribute('aria-activedescendant')}").inner_text())
+
+    first = active()
+    page.keyboard.press("ArrowDown")
+    assert first != active()
+    expect(page.locator('#options [aria-selected="true"]')).to_have_count(1)
+    page.keyboard.press("ArrowUp")
+    assert first == active()
+    page.keyboard.press("ArrowUp")
+    assert page.locator("#options li").last.inner_text() == active()
+    page.keyboard.press("Escape")
+    expect(page.get_by_label("Write as a person")).to_be_focused()
+    expect(page.get_by_label("Write as a person")).to_have_value("a draft")
+    page.keyboard.press("Control+k")
+    page.keyboard.type("tak ov")
+    expect(page.locator("#options li")).to_have_count(1)
+    expect(page.locator("#palette").get_by_role("status")).to_have_text("1 found")
+    page.screenshot(path=tmp_path / "palette.png")
+    page.keyboard.press("Enter")
+    expect(page.locator("#bot")).to_have_text("A person answers")
+    page.keyboard.press("Control+k")
+    page.keyboard.type("open bob")
+    expect(page.locator("#options li")).to_contain_text(f"{MARKUP} U+202Egnp.exeU+200B")
+    page.keyboard.press("Enter")
+    expect(page.locator("#name")).to_contain_text("gnp.exe")
+    page.keyboard.press("Control+k")
+    page.keyboard.type("[.*+(xyz")
+    expect(page.locator("#palette").get_by_role("status")).to_have_text("Nothing is called like that.")
+    page.keyboard.press("Enter")
+    expect(box).to_be_visible()
+    for words, what in (("bot off", "Everything"), ("go queues", "Waiting for a person"), ("sign out", "Service key")):
+        box.fill(words)
+        page.keyboard.press("Enter")
+        expect(page.locator("#palette")).to_be_hidden()
+        if what != "Everything":
+            expect(page.locator("body")).to_contain_text(what)
+        page.keyboard.press("Control+k")
+    expect(page.locator("#palette")).to_be_hidden()
+
+    assert "Desk" == page.title()
+    assert 0 == page.locator("img, #desk script").count()
+
+
+def test_every_act_is_in_the_one_table(service: Service, person: BrowserContext) -> None:
+    """Each button of the page, but for fields, dialogs and what is made of data, names its act; no key stands for two."""
+    page = opened(person, service)
+    expect(page.locator("#desk")).to_be_visible()
+    named = page.locator("#desk header button, #desk main > .bar button, #earlier, .menu button").evaluate_all(
+        "(found) => found.map((made) => made.dataset.act)"
+    )
+
+    assert set(named) == {"palette", "keys", "leave", "details", "earlier"}
+    page.keyboard.press("?")
+    expect(page.locator("#keylist dt").first).to_be_visible()
+    keys = page.locator("#keylist dt").all_inner_texts()
+
+    assert len(keys) == len(set(keys)) > 6
+    assert "" not in page.locator("#keylist dd").all_inner_texts()
+
+
+def test_a_conversation_is_assigned(service: Service, person: BrowserContext, tmp_path: Path) -> None:
+    """Taking over assigns; the list tells and is filtered by it; a colleague is given it; two who take one at once are told."""
+    for name in ("ada", "bob"):
+        service.receive(name, f"I am {name}")
+    service.account("lee", "agent", shown=f"Lee {MARKUP}")
+    page = opened(person, service)
+    choose(page, "ada")
+    expect(page.get_by_label("With")).to_have_value("")
+    page.get_by_role("button", name="Take over").click()
+    expect(page.get_by_label("With")).to_have_value("kim")
+    expect(page.locator("#list li").filter(has_text="ada")).to_contain_text("You")
+    page.get_by_label("Mine", exact=True).check(force=True)
+    expect(page.locator("#list li")).to_have_count(1)
+    page.get_by_label("Nobody's", exact=True).check(force=True)
+    expect(page.locator("#list .id")).to_have_text(["bob"])
+    choose(page, "bob")
+    service.portal.call(lambda: core_of(service.keep).assign("salon", "bob", "lee", by="Lee"))
+    page.get_by_label("With").select_option("kim")
+    expect(page.locator("#trouble")).to_contain_text("It is assigned to lee meanwhile")
+    expect(page.get_by_label("With")).to_have_value("lee")
+    page.get_by_label("Everybody's", exact=True).check(force=True)
+    expect(page.locator("#list li").filter(has_text="bob")).to_contain_text(f"Lee {MARKUP}")
+    page.screenshot(path=tmp_path / "assigned.png")
+    page.locator("#name").click()
+    page.keyboard.press("m")
+    expect(page.get_by_label("With")).to_have_value("kim")
+    page.get_by_role("button", name="Details").click()
+    expect(page.locator("#story")).to_contain_text("Kim assigned to You")
+
+    assert "Desk" == page.title()
+
+
+def test_canned_replies_are_kept_and_chosen(service: Service, person: BrowserContext, tmp_path: Path) -> None:
+    """Kept on a page of their own, chosen by / or a button; a name that means harm is filled in as one line of plain text, once."""
+    name = "\u202eEve\n{agent} <b>\u2066\u200b"
+    service.portal.call(
+        lambda: service.keep.tenant("salon").accept("ada", "hello", metadata={"name": name + "x" * 200})
+    )
+    service.receive("bob", "hello")
+    page = opened(person, service, "agent")
+    page.get_by_role("link", name="Replies").click()
+    for called, text in (("hello", "Hello {name|there}, I am {agent}."), ("number", f"{MARKUP} {{name}}: 4711")):
+        page.get_by_label("Name", exact=True).last.fill(called)
+        page.get_by_label("Text").fill(text)
+        page.get_by_role("button", name="Add").click()
+        expect(page.locator(".canned")).to_contain_text(text)
+    page.screenshot(path=tmp_path / "canned.png")
+    page.get_by_role("link", name="Conversations").click()
+    choose(page, "ada")
+    text = page.get_by_label("Write as a person")
+    text.focus()
+    page.keyboard.press("/")
+    expect(page.get_by_role("combobox", name="Choose a canned reply")).to_be_focused()
+    page.keyboard.type("hel")
+    expect(page.locator("#options li")).to_have_count(1)
+    page.screenshot(path=tmp_path / "picker.png")
+    page.keyboard.press("Enter")
+    shown = f"Eve {{agent}} <b>{'x' * 65}"
+    expect(text).to_have_value(f"Hello {shown}, I am Kim.")
+    expect(text).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator(LINES).last).to_contain_text("I am Kim.")
+    choose(page, "bob")
+    text.focus()
+    page.keyboard.press("/")
+    page.keyboard.press("Escape")
+    expect(text).to_be_focused()
+    expect(text).to_have_value("/")
+    text.fill("Well: ")
+    page.get_by_role("button", name="Canned replies").click()
+    page.keyboard.type("number")
+    page.keyboard.press("Enter")
+    expect(text).to_have_value(f"Well: {MARKUP} {{name}}: 4711")
+    page.keyboard.press("Enter")
+    expect(page.locator("#trouble")).to_contain_text("Nothing was sent")
+    page.keyboard.type("Bob")
+    page.keyboard.press("Enter")
+    expect(page.locator(LINES).last).to_contain_text(f"Well: {MARKUP} Bob: 4711")
+    page.get_by_role("link", name="Replies").click()
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Remove number").click()
+    expect(page.locator(".canned > li")).to_have_count(1)
+    page.get_by_role("button", name="Change hello").click()
+    service.portal.call(
+        lambda: (
+            core_of(service.keep)
+            .records("replies:salon", CannedReply)
+            .change("hello", lambda held: CannedReply("Somebody else's."))
+        )
+    )
+    page.locator(".canned").get_by_label("Text").fill("Mine.")
+    page.get_by_role("button", name="Save").click()
+    expect(page.locator(".canned").get_by_role("alert")).to_contain_text("Somebody has changed this reply meanwhile")
+
+    assert [("operator", f"Hello {shown}, I am Kim.")] == service.log("ada")[-1:]
+    assert "Desk" == page.title()
+
+
+@pytest.fixture
+def sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples are taken five times a second, by servers that are started from here on."""
+    monkeypatch.setattr(samples, "SAMPLE_S", 0.2)
+
+
+@pytest.mark.usefixtures("sampled")
+def test_health_is_drawn(service: Service, person: BrowserContext, tmp_path: Path) -> None:
+    """Charts of what was sampled, told to screen readers in words; the servers, and the settings for who may switch."""
+    page = opened(person, service)
+    for number in range(20):
+        service.receive(f"c{number}", "hello")
+    page.get_by_role("link", name="Health").click()
+    page.get_by_role("link", name="Queues").click()
+    page.get_by_role("link", name="Health").click()
+    chart = page.get_by_role("img", name=re.compile(r"Turns a second, at most [1-9][0-9.]*; now turns"))
+    expect(chart).to_be_visible()
+    expect(page.locator("figure.chart")).to_have_count(7)
+    chart.hover()
+    expect(page.locator("figure.chart").first.locator(".legend time")).to_be_visible()
+    expect(page.locator("#page")).to_contain_text("One server on this store")
+    page.get_by_text("settings; those that").click()
+    expect(page.locator("#page")).to_contain_text("session_ttl")
+    for width in (375, 1440):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.screenshot(path=tmp_path / f"health-{width}.png", full_page=True)
+
+        assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -19,6 +19,7 @@ from typing import Any
 from msgspec import Struct, structs
 
 from ..app import Chatkeep, core_of
+from ..conversation.backoff import believed
 from ..conversation.keys import key_for
 from ..errors import UsageError
 from ..storage.records import Records
@@ -142,6 +143,13 @@ async def list_accounts(keep: Chatkeep[Any]) -> list[tuple[str, Account]]:
     return sorted([pair async for pair in stored_accounts(keep).owned_records(ACCOUNTS)], key=lambda pair: pair[0])
 
 
+def may_look_after(account: Account, tenant: str) -> bool:
+    """Tell whether the conversations of *tenant* may be assigned to an account."""
+    return (
+        not account.disabled and "operate" in ROLES[account.role] and (account.everywhere or tenant in account.tenants)
+    )
+
+
 async def change_account(keep: Chatkeep[Any], name: str, edit: Callable[[Account], Account]) -> Account | None:
     """Put what *edit* makes of an account in its place; None where there is no such account."""
     return await stored_accounts(keep).change(name_of(name), lambda held: held and edit(held))
@@ -184,7 +192,7 @@ async def sign_in(keep: Chatkeep[Any], name: str, password: str) -> Account | No
 
     def count(held: Account | None) -> Account | None:
         nonlocal wait_s
-        wait_s = max(held.retry_at - now, 0.0) if held else 0.0
+        wait_s = max(believed(held.retry_at, WAIT_MOST_S, at=now) - now, 0.0) if held else 0.0
         if held is None or wait_s:
             return None
         failures = held.failures + 1

@@ -15,7 +15,7 @@ from typing import Any
 
 from msgspec import structs
 
-from ..conversation import commits, housekeeping, sessions, turns
+from ..conversation import assignments, commits, housekeeping, sessions, turns
 from ..conversation.codec import record_from
 from ..conversation.keys import RESERVED
 from ..conversation.record import NONE, Record
@@ -183,13 +183,13 @@ class Pauses:
         """Switch the shared cache off, or on again, on all instances: the others notice when they look."""
         await self._put({CACHE: not on})
 
-    async def pause_one(self, key: Key) -> None:
-        """Silence the bot in one conversation."""
-        await self._put_one(key, paused=True)
+    async def pause_one(self, key: Key, by: str = "") -> None:
+        """Silence the bot in one conversation, which *by* takes over, if anybody does."""
+        await self._put_one(key, lambda record: assignments.take_over(record, by))
 
     async def resume_one(self, key: Key) -> Snapshot:
         """Let the bot answer in one conversation again; give what is there then."""
-        return await self._put_one(key, paused=False)
+        return await self._put_one(key, assignments.hand_back)
 
     async def _put(self, scopes: dict[str, bool]) -> None:
         note, now = commits.make_note("switch", fresh_token()), self._clock()
@@ -208,13 +208,16 @@ class Pauses:
         after, _ = await self._store.commit_once(await self._store.reload(PAUSES), decide, at=now)
         self._take(after)
 
-    async def _put_one(self, key: Key, *, paused: bool) -> Snapshot:
-        note = commits.make_note("switch", fresh_token(), content="off" if paused else "on")
+    async def _put_one(self, key: Key, edit: Callable[[Record], Record]) -> Snapshot:
+        name = fresh_token()
 
         def decide(there: Snapshot) -> Commit | None:
-            if there.record.paused == paused:
+            record = edit(there.record)
+            if record == there.record:
                 return None
-            record = structs.replace(there.record, paused=paused)
+            note = commits.make_note("switch", name, content="off" if record.paused else "on")
+            if record.assignee != there.record.assignee:
+                note = structs.replace(note, metadata=note.metadata | {"assignee": record.assignee})
             return commits.commit_note(there, record, note, self._policy, at=self._clock())
 
         after, _ = await self._store.commit_once(await self._store.reload(key), decide, at=self._clock())

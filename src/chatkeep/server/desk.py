@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct, structs
@@ -11,28 +11,36 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from ..app import core_of
+from ..auth.accounts import list_accounts, may_look_after
 from ..auth.credentials import EVERYWHERE
-from . import story, wire
+from ..settings import Settings, given
+from . import canned, story, wire
 from .access import access_of, allows, conversation_asked, forbidden, keep_of, not_found, principal_of, tenant_of
 from .audit import audited
 from .health import trouble_of
+from .in_force import findings, in_force
 from .listing import Item, Place, Show, Wanted, find_page, place_as_text, place_from_text
+from .samples import Instance, Sample, Samples
 
 SMALL = 16 * 1024
 ALL = "*"
 """Asks for the conversations of all tenants."""
 
 Text = Annotated[str, Meta(max_length=200)]
+Whose = Literal["all", "mine", "nobody"]
 
 
 class DeskQuery(Struct, forbid_unknown_fields=True):
     """Which conversations a page of the list shows. *show*: all, waiting (for a person), failing, off (the bot), undelivered, unread.
-    *everywhere* 1: of all tenants. *next*: from the page before."""
+    *whose*: all, mine (assigned to who asks), nobody's; *assignee*: assigned to this account. *everywhere* 1: of all tenants. *next*: from
+    the page before."""
 
     show: Show = "all"
     channel: Text = ""
     owner: wire.Owner = ""
     text: Text = ""
+    whose: Whose = "all"
+    assignee: Text = ""
     everywhere: Annotated[int, Meta(ge=0, le=1)] = 0
     next: Annotated[str, Meta(max_length=4096)] = ""
     limit: Annotated[int, Meta(ge=1, le=100)] = 50
@@ -57,7 +65,10 @@ class DeskConversations(wire.Resource):
             raise forbidden("This shows all tenants, which takes an account or a key for everywhere.")
         if principal.masked and (asked.text or asked.owner):
             raise forbidden(f"{principal.id} may not see what is personal, and so not search for it.")
-        wanted = Wanted(show=asked.show, channel=asked.channel, owner=asked.owner, text=asked.text.strip())
+        assignee = {"all": asked.assignee or None, "mine": principal.id, "nobody": ""}[asked.whose]
+        wanted = Wanted(
+            show=asked.show, channel=asked.channel, owner=asked.owner, text=asked.text.strip(), assignee=assignee
+        )
         tenant = None if asked.everywhere else principal.tenant
         place = self._place(request, asked.next) if asked.next else None
         found = await find_page(core_of(keep_of(request)), tenant, wanted, place, limit=asked.limit)
@@ -99,8 +110,45 @@ class Notes(wire.Resource):
         return Response(status_code=204)
 
 
+class Colleague(Struct, frozen=True):
+    """Somebody who may be given a conversation: the *account*, and the name that customers see."""
+
+    account: str
+    shown: str
+
+
+class Colleagues(Struct, frozen=True):
+    """Whom conversations of the tenant may be assigned to."""
+
+    people: list[Colleague]
+
+
+class People(wire.Resource):
+    """/v1/desk/people"""
+
+    @allows(right="operate")
+    async def get(self, request: Request) -> Response:
+        """Return the accounts that conversations of the tenant may be assigned to, in order."""
+        tenant = principal_of(request).tenant
+        found = await list_accounts(keep_of(request))
+        return wire.as_json(
+            Colleagues([Colleague(name, held.shown) for name, held in found if may_look_after(held, tenant)])
+        )
+
+
+class SettingShown(Struct, frozen=True):
+    """A setting in words: its name, value and where that came from. *odd*: it is hardly what was meant."""
+
+    said: str
+    odd: bool
+
+
 class DeskHealth(Struct, frozen=True, kw_only=True):
-    """How this server is: whether it answers, what is paused as a whole, and what this process has done since it was started."""
+    """How this server is: whether it answers, what is paused as a whole, and what this process has done since it was started.
+
+    samples: the last hour of this process. instances: the processes that serve on this store, this one first. settings: what is in force,
+    in words and without secrets, for who may switch.
+    """
 
     status: str
     trouble: str
@@ -110,6 +158,9 @@ class DeskHealth(Struct, frozen=True, kw_only=True):
     sends: bool
     store: str
     numbers: dict[str, Any]
+    samples: list[Sample]
+    instances: list[Instance]
+    settings: list[SettingShown]
 
 
 class Health(wire.Resource):
@@ -121,6 +172,7 @@ class Health(wire.Resource):
         keep = keep_of(request)
         core, principal = core_of(keep), principal_of(request)
         trouble = trouble_of(keep)
+        samples: Samples = request.app.state.samples
         paused = await core.find_paused()
         known = [scope for scope in paused if scope in (None, principal.tenant) or EVERYWHERE in principal.scopes]
         told = DeskHealth(
@@ -132,13 +184,25 @@ class Health(wire.Resource):
             sends=core.outlet is not None,
             store=core.url.partition(":")[0] if ":" in core.url else core.url,
             numbers=msgspec.to_builtins(keep.statistics),
+            samples=list(samples.taken),
+            instances=await samples.instances(),
+            settings=settings_shown(request) if "switch" in principal.scopes else [],
         )
         return wire.as_json(told)
+
+
+def settings_shown(request: Request) -> list[SettingShown]:
+    """Return what is in force: of the server, where it was started by settings, and of the Chatkeep."""
+    keep, server = keep_of(request), request.app.state.settings
+    found = findings(keep.settings, given(Settings, {})[0]) if server is None else in_force(server, {}, keep)
+    return [SettingShown(finding.said, finding.level != "ok") for finding in found]
 
 
 ROUTES: list[BaseRoute] = [
     wire.RawRoute("/v1/desk/conversations", DeskConversations),
     wire.RawRoute("/v1/desk/health", Health),
+    wire.RawRoute("/v1/desk/people", People),
     wire.RawRoute("/v1/conversations/{id}/notes", Notes),
+    *canned.ROUTES,
     *story.ROUTES,
 ]

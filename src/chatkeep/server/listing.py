@@ -45,7 +45,8 @@ class Item(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     name: the customer's, as the channel has told it. last, last_role, last_at: the last words, whose they are, and when. waiting: how many
     messages nobody has answered, of the last TAIL entries; waiting_since: the oldest of them. dead: how many were set aside. undelivered:
-    how many of the last replies did not go out; reason: why the last one did not, or why a message was set aside.
+    how many of the last replies did not go out; reason: why the last one did not, or why a message was set aside. assignee: the account of
+    the person who looks after it.
     """
 
     id: str
@@ -64,13 +65,16 @@ class Item(Struct, frozen=True, kw_only=True, omit_defaults=True):
     dead: int = 0
     undelivered: int = 0
     reason: str = ""
+    assignee: str = ""
     fault: str = ""
 
 
 class Wanted(Struct, frozen=True, kw_only=True):
-    """What a page is to show. *text*: in an id, an owner, a title, a name or the last words; lower case."""
+    """What a page is to show. *text*: in an id, an owner, a title, a name or the last words; lower case. *assignee*: whose it is at the
+    desk, "" for nobody's; None: whoever's."""
 
     show: Show = "all"
+    assignee: str | None = None
     channel: str = ""
     owner: str = ""
     text: str = ""
@@ -175,6 +179,8 @@ def may_fit(row: Row, record: Record, off_by: Sequence[OffBy], wanted: Wanted) -
     """Tell whether a conversation may be wanted, by its row alone: most are passed over without a look at their log."""
     if wanted.show == "failing" and not record.dead:
         return False
+    if wanted.assignee not in (None, record.assignee):
+        return False
     if wanted.show in ("off", "waiting") and not off_by:
         return False
     if wanted.show in ("waiting", "unread") and row.head <= record.cursor:
@@ -200,6 +206,7 @@ def item_from(row: Row, record: Record, off_by: list[OffBy], tail: Sequence[Mess
         tenant=row.key.tenant,
         owner=row.owner,
         title=record.title,
+        assignee=record.assignee,
         name=next((name for message in reversed(people) if (name := name_in(message))), ""),
         channel=next((message.channel for message in reversed(said) if message.channel not in ("", SAVED)), ""),
         last="" if last is None else words_of(last),
@@ -238,6 +245,8 @@ def words_of(message: Message) -> str:
 
 def fits(item: Item, wanted: Wanted) -> bool:
     """Tell whether a conversation is wanted. One that cannot be read fails."""
+    if wanted.assignee not in (None, item.assignee):
+        return False
     if item.fault:
         return (
             wanted.show in ("all", "failing") and not wanted.channel and (not wanted.text or is_said(item, wanted.text))

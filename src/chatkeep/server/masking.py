@@ -28,6 +28,7 @@ MEANS = frozenset({"checksum", "etag", "next", "paused", "revision", "store", "t
 NAMES = frozenset(
     {
         "act",
+        "assignee",
         "author",
         "channel",
         "filter",

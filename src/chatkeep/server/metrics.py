@@ -60,6 +60,10 @@ NAMES = {"unreadable": "unreadable_conversations"}
 CACHE_COUNTS = {"hits": "found", "misses": "not found", "evictions": "pushed out"}
 
 
+Buckets = dict[float, float]
+"""How many lay below each bound, by the bound."""
+
+
 class Metrics(Instrument):
     """All numbers of *keep* and its server, in a registry of their own."""
 
@@ -127,6 +131,10 @@ class Metrics(Instrument):
         """Note a request that a rate limit refused."""
         self._limited.labels(rate).inc()
 
+    def times(self) -> tuple[Buckets, Buckets]:
+        """Return how many turns, and acts on the store, took less than each bound, since the start."""
+        return buckets_of(self._turns), buckets_of(self._acts)
+
     def describe(self) -> list[Metric]:
         """None: what `collect` gives needs no description beforehand."""
         return []
@@ -150,6 +158,17 @@ class Metrics(Instrument):
             yield GaugeMetricFamily(f"chatkeep_store_{name}", said, getattr(pool, part))
         yield GaugeMetricFamily("chatkeep_cache_entries", "Conversations in the cache", cache.entries)
         yield GaugeMetricFamily("chatkeep_cache_bytes", "Memory that the cache takes, roughly", cache.bytes)
+
+
+def buckets_of(histogram: Histogram) -> Buckets:
+    """Return how many values of *histogram* lay below each bound, whatever their labels."""
+    found: Buckets = {}
+    for metric in histogram.collect():
+        for sample in metric.samples:
+            if sample.name.endswith("_bucket"):
+                bound = float(sample.labels["le"])
+                found[bound] = found.get(bound, 0.0) + sample.value
+    return found
 
 
 def may_read(request: Request) -> bool:

@@ -16,8 +16,25 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from .. import __version__
+from ..conversation.edits import StateAsOf
 from ..people.erasing import ErasedUser
-from . import answers, audit, desk, events, operators, people, running, signing_in, story, switches, tokens, wire
+from . import (
+    answers,
+    audit,
+    canned,
+    desk,
+    events,
+    exporting,
+    holds,
+    operators,
+    people,
+    running,
+    signing_in,
+    story,
+    switches,
+    tokens,
+    wire,
+)
 from .access import COOKIE, AccessPolicy, allows
 
 SCHEMAS = "#/components/schemas/{name}"
@@ -48,6 +65,7 @@ NAMES: dict[str, dict[str, Any]] = {
     "number": {"type": "string", "pattern": "^[0-9]{1,15}$"},
     "call": {"type": "string", "pattern": "^[0-9a-f]{16}\\.[0-9]{1,2}$"},
     "channel": {"type": "string", "minLength": 1},
+    "reply": {"type": "string", "pattern": "^[a-zA-Z0-9_-]{1,40}$"},
 }
 """What is in the path; percent-encoded, also its slashes."""
 
@@ -95,7 +113,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         gives={200: answers.CreatedConversation, 201: (answers.CreatedConversation, answers.Visit)},
         refuses=WRITE,
     ),
-    ("/v1/conversations", "get"): Operation(query=wire.ListQuery, gives={200: answers.Conversations}, refuses=READ),
+    ("/v1/conversations", "get"): Operation(
+        query=wire.ListQuery, gives={200: answers.Conversations}, refuses=(404, *READ)
+    ),
     (ONE, "get"): Operation(query=wire.ConversationQuery, gives={200: answers.Conversation}, refuses=READ),
     **{
         (ONE, method): Operation(
@@ -192,7 +212,17 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("/v1/bot", "get"): Operation(gives={200: answers.TenantBotStatus}, refuses=READ),
     ("/v1/bot", "put"): Operation(takes=switches.TenantPausing, gives={200: answers.TenantBotStatus}, refuses=WRITE),
     ("/v1/paused", "get"): Operation(query=switches.PausedQuery, gives={200: answers.Paused}, refuses=READ),
+    ("/v1/holds", "get"): Operation(gives={200: holds.HeldThings}, refuses=READ),
+    ("/v1/holds", "post"): Operation(takes=holds.Holding, gives={200: holds.HeldThings}, refuses=WRITE),
+    ("/v1/holds", "delete"): Operation(query=holds.HeldQuery, gives={200: holds.HeldThings}, refuses=(404, *WRITE)),
+    ("/v1/export", "get"): Operation(
+        query=exporting.ExportQuery,
+        gives={200: str},
+        answers_with="application/jsonl",
+        refuses=(404, 422, *READ),
+    ),
     ("/v1/audit", "get"): Operation(query=audit.AuditQuery, gives={200: answers.Audit}, refuses=READ),
+    ("/v1/stats", "get"): Operation(gives={200: switches.ProcessStats}, refuses=READ),
     ("/v1/cache", "get"): Operation(gives={200: answers.CacheStatus}, refuses=READ),
     ("/v1/cache", "put"): Operation(takes=switches.CacheSwitch, gives={200: answers.CacheStatus}, refuses=WRITE),
     (f"{ONE}/operator", "post"): Operation(
@@ -201,6 +231,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     (f"{ONE}/deliveries", "get"): Operation(gives={200: answers.Deliveries}, refuses=READ),
     (f"{ONE}/deliveries/{{number}}", "post"): Operation(gives={204: None}, refuses=WRITE),
     (f"{ONE}/messages/{{number}}", "delete"): Operation(gives={204: None}, refuses=WRITE),
+    (f"{ONE}/changes/{{number}}", "post"): Operation(gives={204: None}, refuses=WRITE),
+    (f"{ONE}/as-of/{{number}}", "get"): Operation(gives={200: StateAsOf}, refuses=READ),
     ("/v1/dead-letters", "get"): Operation(
         query=operators.LettersQuery, gives={200: answers.DeadLetters}, refuses=READ
     ),
@@ -221,6 +253,15 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("/v1/desk/conversations", "get"): Operation(query=desk.DeskQuery, gives={200: desk.DeskPage}, refuses=READ),
     ("/v1/desk/health", "get"): Operation(gives={200: desk.DeskHealth}, refuses=READ),
     (f"{ONE}/story", "get"): Operation(gives={200: story.Story}, refuses=READ),
+    ("/v1/desk/replies", "get"): Operation(gives={200: canned.CannedReplies}, refuses=READ),
+    ("/v1/desk/replies/{reply}", "put"): Operation(
+        takes=canned.CannedText, gives={200: canned.CannedReplyShown}, refuses=(409, *WRITE)
+    ),
+    ("/v1/desk/replies/{reply}", "delete"): Operation(gives={204: None}, refuses=WRITE),
+    ("/v1/desk/people", "get"): Operation(gives={200: desk.Colleagues}, refuses=READ),
+    (f"{ONE}/assignee", "put"): Operation(
+        takes=operators.Assignment, gives={200: answers.Assigned}, refuses=(409, *WRITE)
+    ),
     (f"{ONE}/notes", "post"): Operation(takes=desk.Noting, gives={204: None}, refuses=WRITE),
     ("/channels/{channel}", "get"): Operation(gives={200: None}, refuses=(404, *READ)),
     ("/channels/{channel}", "post"): Operation(takes=Any, gives={200: None}, refuses=(401, 404, *WRITE)),
@@ -369,6 +410,6 @@ def operation_id(path: str, method: str) -> str:
 
 @allows(anyone=True)
 async def get_openapi(request: Request) -> Response:
-    """Thi description of the API."""
+    """Return this description of the API."""
     told = request.app.state.openapi | {"servers": [{"url": quote(request.scope.get("root_path", "")) or "/"}]}
     return wire.as_json(told)

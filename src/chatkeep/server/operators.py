@@ -11,9 +11,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from ..app import core_of
+from ..auth.accounts import may_look_after, name_of, stored_accounts
+from ..conversation.assignments import NAME_MOST
 from ..model import Content
 from . import answers, wire
-from .access import NOT_FOUND, allows, conversation_asked, keep_of, principal_of, tenant_of
+from .access import NOT_FOUND, allows, conversation_asked, keep_of, not_found, principal_of, tenant_of
 from .api import conversation, room
 from .audit import audited, call
 
@@ -25,6 +27,13 @@ class Pausing(Struct, forbid_unknown_fields=True):
 
     paused: bool
     unread: Literal["answer", "skip"] = "answer"
+
+
+class Assignment(Struct, forbid_unknown_fields=True):
+    """The account that is to look after the conversation, "" for nobody; *was*: only if this one has it now."""
+
+    assignee: Annotated[str, Meta(max_length=NAME_MOST)]
+    was: Annotated[str, Meta(max_length=NAME_MOST)] | None = None
 
 
 class Written(Struct, forbid_unknown_fields=True):
@@ -43,15 +52,45 @@ class Bot(wire.Resource):
     @audited("bot")
     @allows(right="operate")
     async def put(self, request: Request) -> Response:
-        """Pause the bot, so that a person can take over, or resume it. A turn that runs meanwhile says nothing."""
+        """Pause the bot, so that a person can take over, or resume it. A turn that runs meanwhile says nothing. Whoever is signed in and
+        takes over is assigned the conversation; one that the bot has again is nobody's."""
         asked = await wire.body(request, Pausing, limit=SMALL)
         tenant, conversation = tenant_of(request), conversation_asked(request)
         call(request, "pause" if asked.paused else "resume")
         if asked.paused:
-            await tenant.pause(conversation)
+            await take_over(request)
         else:
             await tenant.resume(conversation, unread=asked.unread)
         return wire.as_json(answers.BotStatus(core_of(keep_of(request)).is_paused(tenant.name, conversation)))
+
+
+class Assignee(wire.Resource):
+    """/v1/conversations/{id}/assignee"""
+
+    @audited("assign")
+    @allows(right="operate")
+    async def put(self, request: Request) -> Response:
+        """Assign the conversation to an account that may operate in the tenant, or to nobody."""
+        asked = await wire.body(request, Assignment, limit=SMALL)
+        keep, principal = keep_of(request), principal_of(request)
+        to = asked.assignee
+        if to and to != principal.id:
+            with wire.refusing(422, "bad-assignee"):
+                to = name_of(to)
+            account = await stored_accounts(keep).get(to)
+            if account is None or not may_look_after(account, principal.tenant):
+                raise wire.Refused(
+                    422, "bad-assignee", "No account of that name may operate in this tenant; nothing was assigned."
+                )
+        call(request, f"assign:{to}" if to else "unassign")
+        place = principal.tenant, conversation_asked(request)
+        has = await core_of(keep).assign(*place, to, by=principal.label or principal.id, was=asked.was)
+        if has is None:
+            raise not_found()
+        if has != to:
+            said = f"It is assigned to {has} meanwhile" if has else "It is nobody's meanwhile"
+            raise wire.Refused(409, "assigned", f"{said}; nothing was changed.")
+        return wire.as_json(answers.Assigned(has))
 
 
 class OperatorMessages(wire.Resource):
@@ -66,7 +105,7 @@ class OperatorMessages(wire.Resource):
         if written.paused is not UNSET:
             call(request, "say:pause" if written.paused else "say:resume")
         if written.paused is True:
-            await tenant.pause(conversation)
+            await take_over(request)
         principal = principal_of(request)
         # A person writes under the name of the account, whatever the request says.
         author = written.author if written.author is not None and principal.operator is None else principal.label
@@ -109,6 +148,32 @@ class OneMessage(wire.Resource):
         """Redact a message: what it says is removed for good, its number and id stay."""
         await tenant_of(request).redact(conversation_asked(request), number_asked(request))
         return Response(status_code=204)
+
+
+class Change(wire.Resource):
+    """/v1/conversations/{id}/changes/{number}"""
+
+    @audited("undo")
+    @allows(right="state:write")
+    async def post(self, request: Request) -> Response:
+        """Undo what a person has changed of the state, as the note of that number says what was there; only if it still is what the change
+        has left."""
+        principal = principal_of(request)
+        by = principal.label or principal.id
+        await tenant_of(request).undo(conversation_asked(request), number_asked(request), by=by)
+        return Response(status_code=204)
+
+
+class AsOf(wire.Resource):
+    """/v1/conversations/{id}/as-of/{number}"""
+
+    @allows(right="state:read")
+    async def get(self, request: Request) -> Response:
+        """Return what is known of the state as it was when this entry was the last one."""
+        found = await tenant_of(request).as_of(conversation_asked(request), number_asked(request))
+        if found is None:
+            raise wire.Refused(404, "not-found", NOT_FOUND)
+        return wire.as_json(found)
 
 
 class LettersQuery(Struct, forbid_unknown_fields=True):
@@ -191,6 +256,13 @@ class DoubtAsked(wire.Resource):
         return Response(status_code=204)
 
 
+async def take_over(request: Request) -> None:
+    """Pause the bot; whoever is signed in is assigned the conversation in the same act, unless a person has it."""
+    operator = principal_of(request).operator
+    by = "" if operator is None else operator.name
+    await core_of(keep_of(request)).take_over(tenant_of(request).name, conversation_asked(request), by)
+
+
 def number_asked(request: Request) -> int:
     """Return the number of a message that the address names."""
     try:
@@ -202,10 +274,13 @@ def number_asked(request: Request) -> int:
 ONE = "/v1/conversations/{id}"
 ROUTES: list[BaseRoute] = [
     wire.RawRoute(f"{ONE}/bot", Bot),
+    wire.RawRoute(f"{ONE}/assignee", Assignee),
     wire.RawRoute(f"{ONE}/operator", OperatorMessages),
     wire.RawRoute(f"{ONE}/deliveries", Deliveries),
     wire.RawRoute(f"{ONE}/deliveries/{{number}}", Resending),
     wire.RawRoute(f"{ONE}/messages/{{number}}", OneMessage),
+    wire.RawRoute(f"{ONE}/changes/{{number}}", Change),
+    wire.RawRoute(f"{ONE}/as-of/{{number}}", AsOf),
     wire.RawRoute("/v1/dead-letters", AllDeadLetters),
     wire.RawRoute(f"{ONE}/dead-letters", DeadLetters),
     wire.RawRoute(f"{ONE}/dead-letters/{{number}}", DeadLetterAsked),

@@ -171,6 +171,7 @@ def application_of(found: object, settings: ServerSettings) -> Lifespan:
     )
     app.state.metrics, app.state.limits = metrics, limits
     app.state.metrics_token = settings.metrics_token
+    app.state.samples.metrics, app.state.settings = metrics, settings
     if metrics is not None:
         metrics.streams = app.state.streams
     return Lifespan(app, settings, found, ends=app.state.streams.end, limits=limits)
@@ -328,8 +329,12 @@ class Lifespan:
                 if is_loopback(self._settings.host)
                 else f", and {self._settings.host} can be reached from other machines"
             )
+            served = core_of(self._keep).outlet is not None
             log.warning(
-                "Nobody can use this server: there is no service key, and anonymous is off%s. `chatkeep key create` makes one.",
+                "%s: there is no service key, and anonymous is off%s. `chatkeep key create` makes one.",
+                "Only channels reach this server, and nobody can use its API"
+                if served
+                else "Nobody can use this server",
                 far,
             )
 

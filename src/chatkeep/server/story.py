@@ -26,7 +26,7 @@ ENTRIES = 300
 ACTS = 500
 """So many of the last entries of the log, and of the last acts in the tenant, are looked at."""
 
-KNOWN = ("author", "kind", "note", "reason", "status", "text")
+KNOWN = ("assignee", "author", "kind", "note", "reason", "status", "text")
 
 
 class TurnMade(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -42,13 +42,15 @@ class TurnMade(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class NoteShown(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A note in the log. *about*: the message that it is about; *text*: of a person's note; *metadata*: what else it holds."""
+    """A note in the log. *about*: the message that it is about; *text*: of a person's note; *assignee*: who looks after the
+    conversation from then on, "" for nobody; *metadata*: what else it holds."""
 
     number: int
     kind: str
     at: float
     about: int = 0
     author: str = ""
+    assignee: str | None = None
     status: str = ""
     reason: str = ""
     text: str = ""
@@ -161,6 +163,7 @@ def note_shown(entry: Message) -> NoteShown:
         at=entry.created_at,
         about=entry.reply_to or 0,
         author=told.get("author", ""),
+        assignee=told.get("assignee"),
         status=told.get("status", ""),
         reason=told.get("reason", ""),
         text=told.get("text", "") or entry.text[:1000],

@@ -71,6 +71,7 @@ export async function signOut() {
 export function forget() {
   me.proof = "";
   me.rights = [];
+  known.clear();
 }
 
 function take(told) {
@@ -84,6 +85,22 @@ export function touch() {
   if (!me.proof || Date.now() - touched < TOUCH_MS) return;
   touched = Date.now();
   ask("session", { method: "PUT" }).catch(() => {});
+}
+
+// Whom conversations of a tenant may be given to: [{account, shown}].
+const known = new Map();
+export async function colleagues(tenant) {
+  if (!may("operate")) return [];
+  const { at: when = 0, people = [] } = known.get(tenant) ?? {};
+  if (Date.now() - when < TOUCH_MS) return people;
+  const told = await json("desk/people", { tenant });
+  known.set(tenant, { at: Date.now(), people: told.people });
+  return told.people;
+}
+
+export function nameOf(account, tenant = me.tenant) {
+  if (account === me.account) return "You";
+  return known.get(tenant)?.people.find((one) => one.account === account)?.shown || account;
 }
 
 // -- what all parts show ----------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 // The list of conversations: filters, search, pages. The newest page is asked for again every few seconds; what was opened below stays.
 
-import { age, element, json, may, me, words } from "./operator-ask.js";
+import { offer, offerMore } from "./operator-acts.js";
+import { age, colleagues, element, json, may, me, nameOf, words } from "./operator-ask.js";
 import { create, visible } from "./shown.js";
 
 const REFRESH_MS = 5000;
@@ -8,10 +9,13 @@ const FURTHER = 20; // so many pages are looked through for one press, where few
 const WHO = { assistant: "Bot", operator: "Person", event: "Event" };
 const SHOWS = { all: "All", waiting: "Waiting for a person", failing: "Failing", off: "Bot off", undelivered: "Undelivered", unread: "Unread" };
 
-const [list, none, more, find, owner, channel, shows, status] = "list none more find owner channel shows status".split(" ").map(element);
+const WHOSE = { all: "Everybody's", mine: "Mine", nobody: "Nobody's" };
+
+const [list, none, more, find, owner, channel, shows, status, whoses] = "list none more find owner channel shows status whoses".split(" ").map(element);
 
 const rows = new Map(); // where a conversation is -> its line
 let show = "all";
+let whose = "all";
 let pages = 1;
 let asked = 0; // the newest question; older answers are late
 let current = "";
@@ -20,12 +24,44 @@ let all = false; // the conversations of all tenants
 
 export const placeOf = ({ tenant, id }) => (tenant === me.tenants[0] ? "" : `${encodeURIComponent(tenant)}/`) + encodeURIComponent(id);
 
-for (const [name, label] of Object.entries(SHOWS)) {
-  const made = create("label", "chip");
-  const input = create("input");
-  Object.assign(input, { type: "radio", name: "show", value: name, checked: name === show });
-  made.append(input, label);
-  shows.append(made);
+function chips(place, group, labels, choose) {
+  for (const [value, label] of Object.entries(labels)) {
+    const made = create("label", "chip");
+    const input = create("input");
+    Object.assign(input, { type: "radio", name: group, value, checked: value === "all" });
+    made.append(input, label);
+    place.append(made);
+  }
+  place.addEventListener("change", (event) => choose(event.target.value));
+  return (value) => {
+    place.querySelector(`[value="${value}"]`).checked = true;
+    location.hash = location.hash.startsWith("#/") ? "" : location.hash;
+    choose(value);
+  };
+}
+
+const pickShow = chips(shows, "show", SHOWS, (value) => {
+  show = value;
+  again();
+});
+const pickWhose = chips(whoses, "whose", WHOSE, (value) => {
+  whose = value;
+  again();
+});
+
+const entries = (labels, start, pick, when) => Object.fromEntries(Object.entries(labels).map(([value, label]) => [`${start}-${value}`, { words: `Show: ${label}`, when, deed: () => pick(value) }]));
+offer("List", {
+  next: { words: "Next conversation", key: "j", deed: () => step(1) },
+  previous: { words: "Previous conversation", key: "k", deed: () => step(-1) },
+  search: { words: "Search", key: "/", when: () => may("reveal"), deed: () => toSearch() },
+  ...entries(SHOWS, "show", pickShow),
+  ...entries(WHOSE, "whose", pickWhose, () => may("operate")),
+});
+offerMore(() => [...rows].map(([place, row]) => ({ words: `Open ${row.called}`, group: "Conversation", also: row.said, deed: () => (location.hash = place) })));
+
+function toSearch() {
+  if (location.hash.startsWith("#/")) location.hash = "";
+  setTimeout(() => find.focus());
 }
 
 export function choosePlace(place) {
@@ -67,7 +103,7 @@ export function step(by) {
 export async function refresh() {
   if (!me.proof) return;
   const mine = ++asked;
-  const filter = { show, text: find.value.trim(), owner: owner.value.trim(), channel: channel.value };
+  const filter = { show, whose: whose === "all" ? "" : whose, text: find.value.trim(), owner: owner.value.trim(), channel: channel.value };
   const query = new URLSearchParams(Object.entries(filter).filter(([, value]) => value));
   if (all) query.set("everywhere", "1");
   const found = [];
@@ -90,7 +126,7 @@ export async function refresh() {
     more.hidden = !next;
     more.textContent = shown < pages ? `Look further (${looked.toLocaleString("en")} looked at)` : "Show more";
     none.hidden = found.length > 0;
-    none.textContent = Object.keys(filter).some((name) => name !== "show" && filter[name]) || show !== "all" ? "Nothing here fits." : "There is no conversation yet.";
+    none.textContent = whose !== "all" && show === "all" ? (whose === "mine" ? "Nothing is assigned to you." : "Everything is assigned.") : Object.keys(filter).some((name) => name !== "show" && filter[name]) || show !== "all" ? "Nothing here fits." : "There is no conversation yet.";
   } catch (fault) {
     if (mine === asked && fault.status !== 401) status.replaceChildren(...visible(words(fault)), fault.final ? "" : " Trying again.");
   }
@@ -124,6 +160,7 @@ function showRow(row, item, place) {
   row.told = told;
   link.href = `#${place}`;
   const name = item.title || item.name || item.owner || item.id;
+  [row.called, row.said] = [name, name === item.id ? "" : item.id];
   const head = create("span", "top");
   head.append(create("bdi", "id", name), age(item.last_at || item.updated_at));
   const said = create("span", "last");
@@ -134,6 +171,7 @@ function showRow(row, item, place) {
   if (item.waiting) add(item.off_by ? "wait" : "", `${item.waiting} waiting`);
   if (item.waiting_since) marks.lastChild.append(" ", age(item.waiting_since));
   if (item.off_by) add("off", "bot off");
+  if (item.assignee) add(item.assignee === me.account ? "mine" : "", nameOf(item.assignee, item.tenant));
   if (item.dead) add("bad", `${item.dead} failed`);
   if (item.undelivered) add("bad", `${item.undelivered} undelivered`);
   if (item.fault) add("bad", item.fault);
@@ -151,10 +189,6 @@ const soon = () => {
 find.addEventListener("input", soon);
 owner.addEventListener("input", soon);
 channel.addEventListener("change", again);
-shows.addEventListener("change", (event) => {
-  show = event.target.value;
-  again();
-});
 element("search").addEventListener("submit", (event) => {
   event.preventDefault();
   again();
@@ -165,8 +199,10 @@ more.addEventListener("click", () => {
 });
 
 export function allowSearch() {
+  whoses.hidden = !may("operate");
   const allowed = may("reveal");
   find.disabled = owner.disabled = !allowed;
+  colleagues(me.tenant).catch(() => {}); // without them the accounts' names are shown
   find.placeholder = allowed ? "Search: id, name, words…  ( / )" : "Search takes a role that sees names";
 }
 

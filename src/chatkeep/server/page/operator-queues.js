@@ -1,11 +1,15 @@
-// What waits for people: messages that failed, replies that did not go out, customers without an answer. And how the server is, and who did what.
+// What waits for people: messages that failed, replies that did not go out, customers without an answer. And who did what.
 
-import { age, ask, at, button, element, json, may, me, say, span, timeOf, words } from "./operator-ask.js";
+import { age, ask, at, button, element, json, may, me, timeOf, words } from "./operator-ask.js";
+import { replies } from "./operator-canned.js";
+import { health } from "./operator-health.js";
 import { placeOf } from "./operator-list.js";
 import { create } from "./shown.js";
 
 const page = element("page");
 const WHEN = { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", second: "2-digit" };
+
+const REFRESH_MS = 15_000;
 
 let shown = 0; // the newest view; older answers are late
 
@@ -20,11 +24,23 @@ export async function openPage(view) {
   page.hidden = false;
   page.replaceChildren(create("p", "faint", "Looking…"));
   try {
-    const made = await { queues, health, audit }[view]();
+    const made = await { queues, replies, health, audit }[view]();
     if (mine === shown) page.replaceChildren(...made);
+    if (mine === shown && view === "health") watch(mine);
   } catch (fault) {
     if (mine === shown) page.replaceChildren(create("p", "fault", words(fault)));
   }
+}
+
+// The health page goes on by itself, unless somebody is about to press one of its buttons, or reads the settings.
+function watch(mine) {
+  setTimeout(async () => {
+    if (mine !== shown) return;
+    if (document.hidden || page.contains(document.activeElement) || page.querySelector("details[open]")) return watch(mine);
+    const made = await health().catch(() => null); // the next one tells
+    if (mine === shown && made && !page.contains(document.activeElement)) page.replaceChildren(...made);
+    watch(mine);
+  }, REFRESH_MS);
 }
 
 // -- queues -----------------------------------------------------------------------------------------------------------
@@ -118,58 +134,6 @@ async function queue(show, title, about, deeds) {
   if (may("operate")) made.append(bar);
   made.append(done, table);
   return made;
-}
-
-// -- health -----------------------------------------------------------------------------------------------------------
-
-async function health() {
-  const told = await json("desk/health");
-  const made = create("section", "queue");
-  const good = told.status === "ready" && !told.warning;
-  const head = create("h2", "", "This server ");
-  head.append(create("span", good ? "mark on" : "mark bad", told.status));
-  made.append(head);
-  for (const said of [told.trouble, told.warning]) if (said) made.append(create("p", "fault", said));
-  const off = told.paused.map((scope) => (scope === null ? "everywhere" : scope || "the default tenant"));
-  made.append(create("p", "", off.length ? `The bot is off: ${off.join(", ")}.` : "The bot is on in your tenants, but for conversations that are paused themselves."));
-  if (may("switch")) made.append(switches(told));
-  const facts = create("dl");
-  const put = (name, value) => facts.append(create("dt", "", name), create("dd", "", value));
-  put("Store", told.store);
-  put("Has a bot", told.has_handler ? "yes" : "no");
-  put("Sends replies out", told.sends ? "yes" : "no");
-  for (const [part, numbers] of Object.entries(told.numbers))
-    for (const [name, value] of Object.entries(numbers)) if (typeof value !== "object") put(`${part}: ${name.replaceAll("_", " ")}`, typeof value === "number" ? value.toLocaleString("en", { maximumFractionDigits: 3 }) : value);
-  made.append(create("p", "faint", "Counts of this process since it was started; /metrics has them for Prometheus."), facts);
-  return [made];
-}
-
-function switches(told) {
-  const row = create("div", "bulk");
-  const fault = create("p", "fault");
-  const put = (label, body, sure) =>
-    row.append(
-      button(label, async (pressed) => {
-        if (sure && !confirm(sure)) return;
-        pressed.disabled = true;
-        try {
-          await ask("bot", { method: "PUT", body });
-          openPage("health");
-        } catch (found) {
-          say(fault, found);
-          pressed.disabled = false;
-        }
-      }),
-    );
-  const tenant = me.tenant || "the default tenant";
-  if (told.paused.includes(me.tenant)) {
-    put(`Switch the bot on for ${tenant}, and answer what waits`, { paused: false, unread: "answer" });
-    put("On, and pass over what waits", { paused: false, unread: "skip" });
-  } else put(`Switch the bot off for ${tenant}`, { paused: true }, `The bot will be silent in all conversations of ${tenant}. Go on?`);
-  if (me.everywhere && told.paused.includes(null)) put("Switch it on everywhere", { paused: false, everywhere: true });
-  else if (me.everywhere) put("Switch it off everywhere", { paused: true, everywhere: true }, "The bot will be silent in all tenants. Go on?");
-  row.append(fault);
-  return row;
 }
 
 // -- audit ------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 // One conversation, live: its log as the customer sees it, with what became of each message; and the person's part in it.
 
-import { Problem, ask, at, button, element, json, may, me, pretty, random, say, timeOf } from "./operator-ask.js";
+import { actButton, can, offer, offerMore } from "./operator-acts.js";
+import { Problem, ask, at, button, colleagues, element, json, may, me, nameOf, pretty, random, say, timeOf } from "./operator-ask.js";
 import { refresh } from "./operator-list.js";
+import { fill, pick } from "./operator-canned.js";
 import { clearWhy, showFacts, showState, showWhy } from "./operator-why.js";
 import { create, visible } from "./shown.js";
 
@@ -27,7 +29,7 @@ export function complain(fault, place = here) {
 // What a person does: once at a time, with its error in words.
 export async function act(pressed, deed) {
   const place = here;
-  pressed.disabled = true;
+  if (pressed) pressed.disabled = true;
   try {
     await deed(place);
     complain(null, place);
@@ -35,7 +37,7 @@ export async function act(pressed, deed) {
   } catch (fault) {
     complain(fault, place);
   } finally {
-    pressed.disabled = false;
+    if (pressed) pressed.disabled = false;
   }
   await refresh();
 }
@@ -59,6 +61,12 @@ export function open(place, tenant, id) {
   for (const part of [making, earlier, trouble, form]) part.hidden = true; // writing would begin what is not there
   text.value = drafts.get(place)?.text ?? "";
   follow(here);
+  askPeople(here);
+}
+
+async function askPeople(place) {
+  place.people = await colleagues(place.tenant).catch(() => []);
+  if (place === here && place.ready) look(place).catch(() => {}); // the next refresh tells of errors
 }
 
 const asking = (place) => ({ tenant: place.tenant });
@@ -193,12 +201,13 @@ function showHead(found) {
   const place = here;
   place.dead = new Set(found.dead);
   place.paused = found.off_by.includes("conversation");
+  [place.assignee, place.unread] = [found.assignee ?? "", found.unread];
   const called = found.title || place.called || found.id;
   name.replaceChildren(...visible(called));
   const told = [called === found.id ? "" : found.id, found.owner && `owner ${found.owner}`, place.tenant && `tenant ${place.tenant}`];
   about.replaceChildren(...visible(told.filter(Boolean).join(" · ")));
   if (found.stale) about.append(create("span", "mark bad", "The store is away; this is what the server has seen last."));
-  const shown = JSON.stringify([found.off_by, found.unread, place.id]);
+  const shown = JSON.stringify([found.off_by, found.unread, place.id, place.assignee, place.people]);
   if (taking.shown !== shown || !taking.firstChild) {
     taking.shown = shown;
     taking.replaceChildren(...takingParts(found));
@@ -208,23 +217,72 @@ function showHead(found) {
   if ("state" in found) showState(place, found.state);
 }
 
-function takingParts({ off_by, unread }) {
+function takingParts({ off_by }) {
   const elsewhere = off_by.filter((scope) => scope !== "conversation");
   const parts = [];
   if (elsewhere.length) parts.push(create("span", "mark off", `Bot off: ${elsewhere.join(", ")}`));
   const status = create("span", off_by.length ? "mark off" : "mark on", off_by.length ? "A person answers" : "Bot answers");
   status.id = "bot";
   if (!elsewhere.length) parts.push(status);
-  if (!may("operate")) return parts;
-  const pause = (paused, unread) => (pressed) =>
-    act(pressed, ({ id, tenant }) => ask(`${at(id)}/bot`, { method: "PUT", body: { paused, ...(unread && { unread }) }, tenant }));
-  if (!off_by.includes("conversation")) parts.push(button("Take over", pause(true)));
-  else {
-    parts.push(button("Hand back", pause(false, "skip")));
-    if (unread) parts.push(button(`Have the bot answer ${unread}`, pause(false, "answer")));
+  if (!may("operate")) {
+    if (here.assignee) parts.push(create("span", "mark", `With ${here.assignee}`));
+    return parts;
   }
-  return parts;
+  return [...parts, ...["take-over", "hand-back", "bot-answers"].filter(can).map((name) => actButton(name)), assigneeField()];
 }
+
+function assigneeField() {
+  const place = here;
+  const field = create("label", "assignee", "With ");
+  const select = create("select");
+  select.id = "assignee";
+  const names = new Map([["", "nobody"], [me.account, "You"], ...(place.people ?? []).filter(({ account }) => account !== me.account).map(({ account, shown }) => [account, shown || account])]);
+  if (!names.has(place.assignee)) names.set(place.assignee, place.assignee);
+  select.append(...[...names].map(([account, shown]) => Object.assign(create("option", "", shown), { value: account })));
+  select.value = place.assignee;
+  select.addEventListener("change", () => assign(select.value, select));
+  field.append(select);
+  return field;
+}
+
+// Only if it is still whose it was shown to be: two people who take the same one are told.
+function assign(assignee, pressed) {
+  act(pressed, async ({ id, tenant, assignee: was }) => {
+    try {
+      await ask(`${at(id)}/assignee`, { method: "PUT", body: { assignee, was }, tenant });
+    } finally {
+      taking.shown = ""; // whatever was chosen, the field shows what is
+    }
+  });
+}
+
+const pause = (paused, unread) => (pressed) =>
+  act(pressed, ({ id, tenant }) => ask(`${at(id)}/bot`, { method: "PUT", body: { paused, ...(unread && { unread }) }, tenant }));
+const operates = () => Boolean(here?.ready) && may("operate");
+
+offer("Conversation", {
+  "take-over": { words: "Take over", when: () => operates() && !here.paused, deed: pause(true) },
+  "hand-back": { words: "Hand back", when: () => operates() && here.paused, deed: pause(false, "skip") },
+  "bot-answers": { words: () => `Have the bot answer ${here?.unread ?? ""}`, when: () => operates() && here.paused && here.unread > 0, deed: pause(false, "answer") },
+  "assign-me": { words: "Assign to me", key: "m", when: () => operates() && here.assignee !== me.account, deed: (pressed) => assign(me.account, pressed) },
+  unassign: { words: "Assign to nobody", when: () => operates() && here.assignee !== "", deed: (pressed) => assign("", pressed) },
+  reply: { words: "Reply to the customer", key: "r", when: operates, deed: () => write("reply") },
+  note: { words: "Note for colleagues", key: "n", when: operates, deed: () => write("note") },
+  canned: { words: "Insert a canned reply", key: "i", when: operates, deed: () => choose() },
+  details: { words: "Details: why it is as it is", key: "d", when: () => Boolean(here), deed: () => toggleInside() },
+  earlier: { words: "Show earlier messages", when: () => Boolean(here?.ready) && !earlier.hidden, deed: (pressed) => showEarlier(pressed) },
+});
+
+// What has a button in the log, or a place in a menu, can be done from the palette too.
+offerMore(() => {
+  if (!operates()) return [];
+  const given = (here.people ?? []).filter(({ account }) => ![me.account, here.assignee].includes(account));
+  return [
+    ...given.map(({ account, shown }) => ({ words: `Assign to ${shown || account}`, group: "Conversation", also: shown ? account : "", deed: () => assign(account) })),
+    ...[...log.querySelectorAll(".foot button")].map((made) => ({ words: `#${made.closest("li").message.number}: ${made.textContent}`, group: "Message", deed: () => made.click() })),
+    ...[...inside.querySelectorAll("#state button")].map((made) => ({ words: `${made.textContent} ${made.ariaLabel ?? ""}`, group: "State", deed: () => made.click() })),
+  ];
+});
 
 // -- the log ----------------------------------------------------------------------------------------------------------
 
@@ -388,7 +446,7 @@ function showFoot(line) {
   if (["failed", "uncertain"].includes(sending.status)) press("Send again", "deliveries", "POST");
 }
 
-earlier.addEventListener("click", () =>
+function showEarlier() {
   act(earlier, async (place) => {
     const { messages } = await json(`${at(place.id)}/messages?before=${place.first}&limit=${PAGE}`, asking(place));
     if (place !== here) return;
@@ -396,15 +454,15 @@ earlier.addEventListener("click", () =>
     messages.forEach(showMessage);
     earlier.hidden = messages.length < PAGE;
     room.scrollTop = room.scrollHeight - below;
-  }),
-);
+  });
+}
 
-why.addEventListener("click", () => {
+function toggleInside() {
   const shown = why.ariaExpanded !== "true";
   why.ariaExpanded = String(shown);
   inside.hidden = !shown;
   if (shown && here?.ready) showWhy(here).catch(complain);
-});
+}
 element("unwhy").addEventListener("click", () => showInside(false));
 export function showInside(shown) {
   why.ariaExpanded = String(shown);
@@ -419,9 +477,40 @@ export function write(kind) {
   text.focus();
 }
 
-// The id stays with the words, so that sending them again after a lost answer says them once.
-text.addEventListener("input", () => drafts.set(here.place, { text: text.value, id: random() }));
+// The id stays with the words, so that sending them again after a lost answer says them once. open: placeholders that nobody has filled in.
+function keepDraft(open = drafts.get(here.place)?.open ?? []) {
+  drafts.set(here.place, { text: text.value, id: random(), open: open.filter((one) => text.value.includes(one)) });
+}
+text.addEventListener("input", () => keepDraft());
+
+// Puts a canned reply where the caret is; *typed*: the "/" that has asked for it, which it takes the place of.
+function choose(typed = "") {
+  const place = here;
+  const [start, end] = [text.selectionStart, text.selectionEnd];
+  const taken = (canned) => {
+    if (place !== here) return;
+    const filled = fill(canned, { name: place.called, id: place.id, agent: me.shown || me.account });
+    text.setRangeText(filled.text, start, end, "end");
+    const [first] = filled.open;
+    text.focus();
+    if (first) text.setSelectionRange(text.value.indexOf(first), text.value.indexOf(first) + first.length);
+    keepDraft([...(drafts.get(place.place)?.open ?? []), ...filled.open]);
+    if (first) complain(new Problem(0, { detail: `${first} is not known here: write what is meant before you send it.` }));
+  };
+  const back = () => {
+    text.focus();
+    if (!typed) return;
+    text.setRangeText(typed, start, end, "end");
+    keepDraft();
+  };
+  pick(place.tenant, taken, back).catch(complain);
+}
+
 text.addEventListener("keydown", (event) => {
+  if (event.key === "/" && !text.value && !event.ctrlKey && !event.metaKey && !event.altKey && !event.isComposing) {
+    event.preventDefault();
+    return choose("/");
+  }
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();
   form.requestSubmit();
@@ -429,8 +518,10 @@ text.addEventListener("keydown", (event) => {
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   const draft = drafts.get(here.place);
-  const pressed = form.querySelector(":scope > button");
+  const pressed = form.querySelector(".send > :last-child");
   if (!draft?.text.trim() || pressed.disabled) return;
+  const [open] = draft.open;
+  if (open) return complain(new Problem(0, { detail: `${open} stands in it still: write what is meant, or take it out. Nothing was sent.` }));
   const note = form.elements.kind.value === "note";
   act(pressed, async ({ place, id, tenant }) => {
     if (note) await ask(`${at(id)}/notes`, { method: "POST", body: { text: draft.text, id: draft.id }, tenant });

@@ -1,6 +1,6 @@
 // Why a conversation is as it is: what is done next, its state as a tree that can be changed, its turns, and who did what.
 
-import { ask, at, button, element, json, may, pretty, say, span, timeOf } from "./operator-ask.js";
+import { ask, at, button, element, json, may, nameOf, pretty, say, span, timeOf } from "./operator-ask.js";
 import { create } from "./shown.js";
 
 const DEEP = 6;
@@ -94,10 +94,11 @@ function showStory({ notes, acts }) {
 // What went well is told beside each message.
 const isTelling = ({ kind, status }) => !["status", "begun"].includes(kind) && !(kind === "delivery" && ["delivered", "read"].includes(status));
 
-function noteLine({ kind, at: when, about, author, status, reason, text, metadata }) {
+function noteLine({ kind, at: when, about, author, assignee, status, reason, text, metadata }) {
   const line = create("li", kind === "note" ? "note" : "");
-  line.append(timeOf(when, day), " ", create("b", "", kind === "note" ? author || "Note" : kind));
+  line.append(timeOf(when, day), " ", create("b", "", kind === "note" ? author || "Note" : kind === "assigned" && author ? `${author} assigned` : kind));
   if (about) line.append(create("span", "faint", ` #${about}`));
+  if (assignee !== undefined) line.append(create("span", "", assignee ? ` to ${nameOf(assignee)}` : " to nobody"));
   const said = [status, reason, text].filter(Boolean).join(": ");
   if (said) line.append(create("div", "said", said));
   if (metadata && Object.keys(metadata).length) {

@@ -1,21 +1,24 @@
 // The operators' desk: who is signed in, which view is open, the keyboard. What people wrote, ids and states are hostile: they are put in as
 // text only, and what would be invisible in them, or turn a line around, is shown as a token.
 
+import { bindButtons, isOpen, offer, offerMore, press } from "./operator-acts.js";
 import { element, forget, look, may, me, onSignedOut, signIn, signOut, touch, words } from "./operator-ask.js";
-import { allowSearch, choosePlace, empty, refresh, showEverywhere, step } from "./operator-list.js";
-import { close, forgetDrafts, open, showInside, write } from "./operator-talk.js";
+import { allowSearch, choosePlace, empty, refresh, showEverywhere } from "./operator-list.js";
+import { close, forgetDrafts, open, showInside } from "./operator-talk.js";
+import { forgetCanned } from "./operator-canned.js";
 import { closePage, openPage } from "./operator-queues.js";
 import { create, visible } from "./shown.js";
 
-const [entry, refusal, who, password, key, host, desk, shown, role, account, leave, tenants, tenant, lists, unchosen, trouble, keys] =
-  "entry refusal who password key host desk shown role account leave tenants tenant lists unchosen trouble keys".split(" ").map(element);
-const VIEWS = ["queues", "health", "audit"];
+const [entry, refusal, who, password, key, host, desk, shown, role, account, tenants, tenant, lists, unchosen, trouble] =
+  "entry refusal who password key host desk shown role account tenants tenant lists unchosen trouble".split(" ").map(element);
+const VIEWS = ["queues", "replies", "health", "audit"];
 const WIDE = matchMedia("(min-width: 72rem)");
 
 // -- signing in -------------------------------------------------------------------------------------------------------
 
 function out(why = "") {
   forget();
+  forgetCanned();
   close();
   closePage();
   empty();
@@ -38,6 +41,7 @@ async function enter() {
   tenant.replaceChildren(...names.map((name) => Object.assign(create("option", "", name === "*" ? "All" : name || "(default)"), { value: name })));
   tenant.value = me.tenant;
   document.querySelector('[data-view="audit"]').hidden = !may("audit");
+  document.querySelector('[data-view="replies"]').hidden = !may("operate");
   allowSearch();
   showInside(WIDE.matches);
   choose();
@@ -63,11 +67,6 @@ entry.addEventListener("submit", (event) => {
   else entering({ name: who.value, password: password.value });
 });
 host.addEventListener("click", () => entering({}));
-leave.addEventListener("click", async () => {
-  forgetDrafts();
-  await signOut();
-  out();
-});
 for (const kind of ["keydown", "pointerdown"]) addEventListener(kind, touch, { passive: true });
 
 // -- views ------------------------------------------------------------------------------------------------------------
@@ -114,29 +113,39 @@ addEventListener("hashchange", choose);
 
 // -- the keyboard -----------------------------------------------------------------------------------------------------
 
+const go = (view) => () => (location.hash = view);
+offer("Desk", {
+  talks: { words: "Go to the conversations", deed: go("") },
+  queues: { words: "Go to the queues: what waits for people", deed: go("/queues") },
+  replies: { words: "Go to the canned replies", when: () => may("operate"), deed: go("/replies") },
+  health: { words: "Go to health: switches, charts, settings", deed: go("/health") },
+  audit: { words: "Go to the audit: who did what", when: () => may("audit"), deed: go("/audit") },
+  leave: {
+    words: "Sign out",
+    deed: async () => {
+      forgetDrafts();
+      await signOut();
+      out();
+    },
+  },
+});
+offerMore(() =>
+  tenants.hidden ? [] : [...tenant.options].map((option) => ({ words: `Tenant: ${option.textContent}`, group: "Desk", deed: () => [(tenant.value = option.value), tenant.dispatchEvent(new Event("change"))] })),
+);
+// What the view that is open has buttons for.
+offerMore(() => [...element("page").querySelectorAll("button:enabled")].map((made) => ({ words: made.textContent, group: made.closest("section").firstChild.textContent, deed: () => made.click() })));
+bindButtons();
+
 addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || !me.proof || keys.open) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || !me.proof || isOpen()) return;
   const typing = event.target.matches("input:not([type=radio], [type=checkbox]), textarea, select");
   if (event.key === "Escape") {
     if (typing) event.target.blur();
     else if (location.hash) location.hash = "";
     return;
   }
-  if (typing) return;
-  const deeds = {
-    j: () => step(1),
-    k: () => step(-1),
-    "/": () => element("find").focus(),
-    r: () => write("reply"),
-    n: () => write("note"),
-    d: () => element("why").click(),
-    "?": () => keys.showModal(),
-  };
-  if (!deeds[event.key]) return;
-  event.preventDefault();
-  deeds[event.key]();
+  if (!typing && press(event.key)) event.preventDefault();
 });
-element("help").addEventListener("click", () => keys.showModal());
 
 // An error of the page itself is told, and never shown as an empty log.
 for (const event of ["error", "unhandledrejection"])
