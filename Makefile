@@ -10,7 +10,7 @@ PIP := python -m pip --disable-pip-version-check install --quiet
 # The slow tests come first (tests/conftest.py) and stay so; more workers than processors make tests time out.
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 # What is repeated as often as CHATKEEP_SOAK says.
-SOAKED := acceptance/test_rows_b.py acceptance/test_rows_e.py acceptance/test_two_processes.py drivers/test_machine.py server/test_openapi.py -k "b1 or e9 or two_processes or machine or description"
+SOAKED := acceptance/test_rows_b.py acceptance/test_rows_e.py acceptance/test_two_processes.py drivers/test_machine.py server/test_openapi.py
 QUICK := $(addprefix tests/,channels conversation drivers engine storage testing test_extras.py test_house.py test_invariants.py)
 OLD := import sys; sys.exit(sys.version_info < (3, 11) and "chatkeep needs Python 3.11 or newer; try make PYTHON=python3.12")
 
@@ -39,7 +39,7 @@ demo: $(DEMO)/.ready  ## the main job: a restaurant bot with a chat page, on SQL
 	@$(DEMO)/bin/chatkeep demo $(BOT)
 
 quick: $(READY)  ## what needs no server, no browser and no other program: rules, drivers and engine on memory and SQLite
-	$(BIN)/python -m pytest $(WORKERS) -m "not server and not slow and not long" $(QUICK)
+	$(BIN)/python -m pytest $(WORKERS) --hypothesis-profile quick -m "not server and not slow and not long" $(QUICK)
 
 test: $(READY)  ## every test but the long ones; what fails beside others has to pass alone
 	$(call tested,not long)
@@ -86,7 +86,7 @@ load: $(READY)  ## a thousand simulated customers, instances and databases that 
 soak: $(READY)  ## the kill tests on every engine, for half an hour
 	CHATKEEP_KILLS=1500 $(BIN)/python -m pytest tests/acceptance/test_kill.py -m long -s
 	CHATKEEP_STREAM_KILLS=500 $(BIN)/python -m pytest tests/acceptance/test_kill_streams.py -s
-	CHATKEEP_SOAK=10 $(BIN)/python -m pytest $(addprefix tests/,$(SOAKED)) --timeout 3600
+	CHATKEEP_SOAK=10 $(BIN)/python -m pytest $(addprefix tests/,$(SOAKED)) -k "b1 or e9 or two_processes or machine or description" --timeout 3600
 
 soak-move: $(READY)  ## a store with ten thousand conversations is moved around under load, killed on the way; then 100,000 are timed
 	CHATKEEP_MOVE_CONVERSATIONS=10000 $(BIN)/python -m pytest tests/acceptance/test_move.py -s -k under_load

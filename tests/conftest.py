@@ -59,6 +59,7 @@ SERVED = {
 
 # How long an example takes says something about the machine, which is busy here, and nothing about the code.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", settings.get_profile("busy"), max_examples=25)  # `make quick` asks for it
 settings.load_profile("busy")
 
 
@@ -109,8 +110,8 @@ DEAR = {"postgresql", "upstash", "durable-object"}
 """Kinds of store on which opening a fresh one takes a tenth of a second or more; on memory, SQLite and Redis it takes a tenth of that."""
 
 AROUND = {"channels", "cookie", "engine", "people", "server"}
-"""Folders of what is the same whatever store it stands on. `make test` tries it on kinds that are quick to open, `make long` on the
-dear ones; stores themselves are tried elsewhere, on every kind, in `make test`."""
+"""Folders of what is the same whatever store it stands on. `make test` tries it on kinds that are quick to open, `make long` on
+the dear ones; stores themselves are tried elsewhere, on every kind, in `make test`."""
 
 THOUSANDS = {"test_backlog.py", "test_corners.py", "test_listing.py", "test_long_backlog.py"}
 """Files whose tests do thousands of acts one after another: over REST they take minutes, and run the scripts that Redis runs."""
@@ -119,18 +120,27 @@ CROSSING = {"acceptance", "cli", "client", "demos", "faults", "server", "web"}
 """Folders that `make quick` leaves out, whose tests start servers wherever they want, be it with `request.getfixturevalue`."""
 
 
+FIRST = {"faults", "web"}
+"""Folders whose files take half a minute and more: a file is one worker's, so the small ones come last, and both workers end together."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sorts the tests into tiers: marks what needs a server, and what is long on its kind of store. What is slow comes first: with
-    several workers, the others run beside it."""
+    """Sorts the tests into tiers: marks what needs a server, and what is long on its kind of store. What is slow comes first, and then
+    the folders in FIRST: with several workers, the others run beside it."""
     items[:] = [item for item in items if not (item.path.name in THOUSANDS and "upstash" in kinds(item))]
     for item in items:
-        folder = item.path.relative_to(item.config.rootpath / "tests").parts[0]
+        folder = folder_of(item)
         if {folder, *getattr(item, "fixturenames", ()), *kinds(item)} & (SERVED | CROSSING):
             item.add_marker("server")
         if folder in AROUND and kinds(item) & DEAR:
             item.add_marker("long")
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, folder_of(item) not in FIRST))
+
+
+def folder_of(item: pytest.Item) -> str:
+    """The folder of `tests` that a test is in, or its file."""
+    return item.path.relative_to(item.config.rootpath / "tests").parts[0]
 
 
 def kinds(item: pytest.Item) -> set[str]:

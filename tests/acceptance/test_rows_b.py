@@ -21,7 +21,7 @@ from ..support.platform import platform
 from ..support.rows import Customer, Instance, durable, instance, place, put_forward, text_of
 from ..support.serving import Client
 from ..support.soaking import SOAK
-from ..support.stores import store_url
+from ..support.stores import LASTING, store_url
 from ..support.waiting import nothing_happens_for, takes, time_passes
 
 ORDER = (
@@ -42,7 +42,6 @@ ORDERED = {
     "payment": "card",
     "stage": "placed",
 }
-STORES = ("sqlite", "redis", "postgresql")
 KILLS = 6 * SOAK
 """On each of them."""
 AT_ONCE_S = 3.0
@@ -53,7 +52,7 @@ AT_ONCE_S = 3.0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", STORES)
+@pytest.mark.parametrize("kind", LASTING)
 async def test_b1_killed_at_any_moment_of_an_order(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """kill -9, each time at another moment of another order; nobody has to write anything twice. Half of the kills come at once."""
     chosen, url = Random(f"b1 {kind}"), store_url(kind, request, tmp_path)
@@ -291,7 +290,11 @@ async def test_b4_a_bot_without_state_is_given_it_on_every_message(url: str, tmp
 
 @pytest.mark.parametrize(
     ("url", "ttl", "before", "after"),
-    [*((kind, "30m", "29m", "60m") for kind in STORES), ("redis", "24h", "23.9h", "48h")],
+    [
+        ("sqlite", "30m", "29m", "60m"),
+        ("redis", "24h", "23.9h", "48h"),
+        pytest.param("postgresql", "30m", "29m", "60m", marks=pytest.mark.long),
+    ],
     indirect=["url"],
 )
 async def test_b5_after_the_ttl_a_session_starts_fresh_and_the_log_stays(

@@ -51,7 +51,9 @@ async def simulated(client: Client, plan: Plan = HARD) -> Report:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("engine", "channel"), [("postgresql", "api"), ("redis", "whatsapp")])
+@pytest.mark.parametrize(
+    ("engine", "channel"), [pytest.param("postgresql", "api", marks=pytest.mark.long), ("redis", "whatsapp")]
+)
 def test_I1_to_I6_three_servers_and_their_database_are_killed(tmp_path: Path, engine: str, channel: str) -> None:
     """Sixty customers notice nothing but some waiting; `python -m tests.support.simulation` has a thousand."""
     command = [

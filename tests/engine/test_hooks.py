@@ -52,6 +52,7 @@ UNFIT: dict[str, Any] = {
 }
 
 
+@pytest.mark.parametrize("url", ["memory", "redis"], indirect=True)  # (no reply comes as far as to a store)
 @pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("warm", [False, True])
 @pytest.mark.parametrize("what", UNFIT)

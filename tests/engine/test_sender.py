@@ -299,7 +299,7 @@ async def test_two_instances_never_send_one_reply_twice(sending: Any) -> None:
     await asyncio.gather(
         *(keep.accept(f"pigeon:l:{n}", f"{n}", id=f"m{n}") for n in range(20) for keep in (first, second))
     )
-    await until(lambda: len(one.sent) + len(two.sent) >= 40, within=15.0)
+    await until(lambda: len(one.sent) + len(two.sent) >= 40, within=60.0)
     await nothing_happens_for(0.2)
     keys = [key for key, _, _ in (*one.sent, *two.sent)]
 

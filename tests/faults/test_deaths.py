@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import sys
+import os
 import time
 from collections import Counter
-from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +14,9 @@ import pytest
 from chatkeep import Chatkeep
 from chatkeep.drivers.base import Key
 
-from ..support.stores import FAST
+from ..support.fork_server import NOWHERE, Program
+from ..support.program import PATIENCE_S, plain_environment
+from ..support.stores import FAST, LASTING, store_url
 from ..support.waiting import time_passes, until
 
 WORKER = """
@@ -49,28 +51,27 @@ asyncio.run(main())
 """
 
 
-@pytest.fixture(params=["sqlite", "redis", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Any) -> str:
+@pytest.fixture(params=LASTING)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A store that outlives its processes."""
-    from ..support.stores import store_url
-
     return store_url(request.param, request, tmp_path)
 
 
 class House:
     """Processes that answer, started again whenever one dies; and a Chatkeep without a handler that sees what becomes of it."""
 
-    def __init__(self, url: str, concurrency: int = 100) -> None:
-        self.url = url
+    def __init__(self, url: str, folder: Path, concurrency: int = 100) -> None:
+        self.url, self.folder = url, folder
         self.concurrency = concurrency
         self.desk: Chatkeep[Any] = Chatkeep(url, **FAST)
         self.deaths = 0
         self.began: Counter[str] = Counter()
         self.began_now: set[str] = set()
-        self._processes: set[asyncio.subprocess.Process] = set()
+        self._processes: set[Program] = set()
         self._slots: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> House:
+        (self.folder / "worker.py").write_text(WORKER)
         await self.desk.open()
         return self
 
@@ -86,21 +87,30 @@ class House:
 
     async def _slot(self) -> None:
         while True:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-c", WORKER, self.url, str(self.concurrency), stdout=asyncio.subprocess.PIPE
+            reading, writing = os.pipe()
+            process = Program(
+                *(self.url, str(self.concurrency)),
+                folder=self.folder,
+                environment=plain_environment(),
+                streams=(NOWHERE, writing, 2),
+                module="worker",
             )
+            os.close(writing)
             self._processes.add(process)
-            assert process.stdout is not None
+            said = asyncio.StreamReader()
+            pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
+                lambda said=said: asyncio.StreamReaderProtocol(said), os.fdopen(reading, "rb")
+            )
             try:
-                async for line in process.stdout:
+                async for line in said:
                     self.began[line.decode().strip()] += 1
                     self.began_now.add(line.decode().strip())
-                await process.wait()
+                process.wait(PATIENCE_S)
                 self.deaths += 1
             finally:
-                with suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
+                pipe.close()
+                process.kill()
+                process.wait(PATIENCE_S)
                 self._processes.discard(process)
 
     def kill(self) -> None:
@@ -116,10 +126,10 @@ class House:
 
 
 @pytest.mark.parametrize("count", [1, 3])
-async def test_innocent_messages_survive_eight_deaths(url: str, count: int) -> None:
+async def test_innocent_messages_survive_eight_deaths(url: str, tmp_path: Path, count: int) -> None:
     """Killed each time that one of them is at work, and answered by the process that lives."""
     names = [f"c{n}" for n in range(count)]
-    async with House(url) as house:
+    async with House(url, tmp_path) as house:
         for name in names:
             await house.desk.accept(name, "1")
         house.serve()
@@ -135,10 +145,10 @@ async def test_innocent_messages_survive_eight_deaths(url: str, count: int) -> N
             assert [("user", "1"), ("assistant", "ok")] == talk
 
 
-async def test_after_a_single_death_all_are_tried_at_once(url: str) -> None:
+async def test_after_a_single_death_all_are_tried_at_once(url: str, tmp_path: Path) -> None:
     """Fifty turns of a second each; one alone says nothing against any of them."""
     names = [f"c{n}" for n in range(50)]
-    async with House(url) as house:
+    async with House(url, tmp_path) as house:
         for name in names:
             await house.desk.accept(name, "2")
         house.serve()
@@ -152,10 +162,12 @@ async def test_after_a_single_death_all_are_tried_at_once(url: str) -> None:
 
 
 @pytest.mark.parametrize("instances", [1, 2])
-async def test_a_message_that_kills_is_found_and_the_others_are_answered(url: str, instances: int) -> None:
+async def test_a_message_that_kills_is_found_and_the_others_are_answered(
+    url: str, tmp_path: Path, instances: int
+) -> None:
     """Twenty innocent turns are in flight with it, and more comes all the time."""
     innocent, fresh = [f"c{n}" for n in range(20)], [f"fresh{n}" for n in range(15)]
-    async with House(url) as house:
+    async with House(url, tmp_path) as house:
         for name in innocent[:10]:
             await house.desk.accept(name, "0.3")
         await house.desk.accept("killer", "poison", id="poison")
@@ -164,7 +176,7 @@ async def test_a_message_that_kills_is_found_and_the_others_are_answered(url: st
             await house.desk.accept(name, "0.3")
         house.serve(instances)
         for name in fresh:
-            await time_passes(0.5)
+            await time_passes(0.25)
             await house.desk.accept(name, "0.01")
 
         async def over() -> bool:
@@ -181,10 +193,10 @@ async def test_a_message_that_kills_is_found_and_the_others_are_answered(url: st
         assert 10 <= house.deaths <= 11
 
 
-async def test_what_only_waits_for_a_place_is_in_no_death(url: str) -> None:
+async def test_what_only_waits_for_a_place_is_in_no_death(url: str, tmp_path: Path) -> None:
     """Neither killed twice nor tried alone afterwards."""
     names = [f"c{n}" for n in range(12)]
-    async with House(url, concurrency=4) as house:
+    async with House(url, tmp_path, concurrency=4) as house:
         for name in names:
             await house.desk.accept(name, "1")
         house.serve()
@@ -200,9 +212,9 @@ async def test_what_only_waits_for_a_place_is_in_no_death(url: str) -> None:
         await until(lambda: house.answered(names), within=30)
 
 
-async def test_a_suspect_that_another_turn_waits_for_runs_beside_it(url: str, tmp_path: Any) -> None:
+async def test_a_suspect_that_another_turn_waits_for_runs_beside_it(url: str, tmp_path: Path) -> None:
     """It kills three processes; the turn that asks it is a suspect by then, too, and neither waits for the end of the other."""
-    async with House(url) as house:
+    async with House(url, tmp_path) as house:
         await house.desk.accept("outer", f"asks {tmp_path / 'deaths'}")
         house.serve()
         await until(lambda: house.answered(["outer", "inner"]), within=25)

@@ -15,7 +15,7 @@ import pytest
 
 from chatkeep import Chatkeep, Turn
 
-from ..support.stores import FAST, store_url
+from ..support.stores import FAST, LASTING, store_url
 from ..support.waiting import until
 
 RELEASES = {
@@ -69,7 +69,7 @@ asyncio.run(main())
 """
 
 
-@pytest.fixture(params=["sqlite", "redis", "postgresql"])
+@pytest.fixture(params=LASTING)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A store that outlives its processes."""
     return store_url(request.param, request, tmp_path)

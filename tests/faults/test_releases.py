@@ -16,7 +16,7 @@ from chatkeep.conversation.releases import Plan, find_canary
 from chatkeep.drivers.base import Key
 from chatkeep.engine import releases
 
-from ..support.stores import FAST, store_url
+from ..support.stores import FAST, LASTING, store_url
 from ..support.waiting import until
 
 OLD = """
@@ -46,7 +46,7 @@ asyncio.run(main())
 """
 
 
-@pytest.fixture(params=["sqlite", "redis", "postgresql"])
+@pytest.fixture(params=LASTING)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A store that outlives its processes."""
     return store_url(request.param, request, tmp_path)

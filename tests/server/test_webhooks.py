@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,9 +19,9 @@ from chatkeep.channels.outlet import ChannelOutlet
 from chatkeep.errors import Unavailable
 from chatkeep.server.webhooks import Webhooks
 
+from ..support import program
 from ..support.platform import SECRET, Platform, platform, post_whatsapp, whatsapp_message, whatsapp_status
 from ..support.samples import webhook_signed
-from ..support.service import CHATKEEP
 from ..support.serving import Client, served
 from ..support.waiting import nothing_happens_for, until
 
@@ -515,14 +516,13 @@ async def test_a_person_takes_over_and_hands_back(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["sqlite", "redis", "postgresql"], indirect=True)
-async def test_a_person_takes_over_from_the_command_line(url: str) -> None:
+async def test_a_person_takes_over_from_the_command_line(url: str, tmp_path: Path) -> None:
     """Another process, which knows no channel: pause, say, resume, deliveries, resend."""
     place = "whatsapp:1550:4917"
 
     async def chatkeep(*words: str) -> str:
-        process = await asyncio.create_subprocess_exec(CHATKEEP, *words, stdout=-1, stderr=-2)
-        told = (await process.communicate())[0].decode()
-        assert 0 == process.returncode, told
+        code, told, errors = await asyncio.to_thread(lambda: program.chatkeep(*words, folder=tmp_path))
+        assert 0 == code, errors
         return told
 
     async with platform() as there, connected(url, there) as (client, _):

@@ -28,9 +28,10 @@ from .platform import SECRET, Platform, post_whatsapp, whatsapp_message
 from .program import free_port
 from .service import environment, run
 from .serving import Answer, Client
+from .stores import LASTING
 
 PATIENCE_S = 20.0
-durable = pytest.mark.parametrize("url", ["sqlite", "redis", "postgresql"], indirect=True)
+durable = pytest.mark.parametrize("url", LASTING, indirect=True)
 """On every store that outlives a process."""
 
 RESTAURANTS = {"1550": "bella", "1660": "sakura"}

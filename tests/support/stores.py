@@ -9,9 +9,13 @@ from typing import Any
 
 import pytest
 
+from .soaking import long
+
 STORES = tuple(os.environ.get("CHATKEEP_STORES", "memory sqlite redis postgresql upstash").split())
 EVERY_STORE = (*STORES, *({"durable-object"} - {*STORES}))
 """Where what is promised is tried; what the engine makes of that is tried on STORES, for workerd takes its time."""
+LASTING = ("sqlite", "redis", *long("postgresql"))
+"""Stores that outlive a process, for tests of whole programs: `make test` has one in a file and one with a server."""
 FAST: dict[str, Any] = {"poll": "20ms", "retry_after": "1ms", "retry_longest": "5ms", "attempts": 3}
 
 

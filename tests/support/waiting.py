@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 
-async def until(reached: Callable[[], Any], *, within: float = 5.0, every: float = 0.005) -> None:
-    """Waits for *reached* to be true, which is asked so often; fails when it is not in time."""
+async def until(reached: Callable[[], Any], *, within: float = 20.0, every: float = 0.005) -> None:
+    """Waits for *reached* to be true, which is asked so often; fails when it is not in time. What is to happen soon says
+    *within* how long; else the limit is for a machine that is busy."""
     deadline = asyncio.get_running_loop().time() + within
     while True:
         found = reached()
