@@ -28,6 +28,8 @@ from chatkeep.server.canned import CannedReply
 
 from ..support.browsing import Shop
 from ..support.desk import PASSWORD
+from ..support.openid import CLIENT as CLIENT_ID
+from ..support.openid import SECRET, providing
 from ..support.program import chatkeep
 from ..support.serving import served
 from ..support.shop import STORY
@@ -765,3 +767,34 @@ def test_health_is_drawn(service: Service, person: BrowserContext, tmp_path: Pat
         page.screenshot(path=tmp_path / f"health-{width}.png", full_page=True)
 
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_people_come_back_from_an_openid_provider(person: BrowserContext, tmp_path: Path) -> None:
+    """By a button, to the provider and back, at the desk as who they are; refused, the page says why in words of its own."""
+    pytest.importorskip("authlib", reason="NO AUTHLIB, SO OPENID CONNECT IS NOT TRIED: install the extra `oidc`")
+    from chatkeep.server.oidc import OpenIDProvider
+
+    keep: Chatkeep[Any] = Chatkeep("memory://")
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(providing()) as there:
+        there.claims |= {"groups": "support", "name": MARKUP}
+        provider = OpenIDProvider(
+            there.issuer, CLIENT_ID, SECRET, role_claim="groups", roles={"support": "agent"}, label="Sign in with Acme"
+        )
+        with portal.wrap_async_context_manager(served(keep, provider=provider)) as client:
+            page = person.new_page()
+            page.goto(f"http://127.0.0.1:{client.port}/operator")
+            page.screenshot(path=tmp_path / "button.png")
+            page.get_by_role("button", name="Sign in with Acme").click()
+            expect(page.locator("#shown")).to_have_text(MARKUP)
+            expect(page.locator("#role")).to_have_text("agent")
+            assert page.url == f"http://127.0.0.1:{client.port}/operator"
+            page.locator("#person summary").click()
+            page.get_by_role("button", name="Sign out").click()
+            there.denies = True
+            page.get_by_role("button", name="Sign in with Acme").click()
+            expect(page.locator("#refusal")).to_have_text("The provider did not let you in.")
+            page.goto(f"http://127.0.0.1:{client.port}/operator#/refused/call+this+number")
+            page.reload()
+            expect(page.locator("#refusal")).to_be_empty()
+
+            assert "Desk" == page.title()
