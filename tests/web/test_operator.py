@@ -26,6 +26,7 @@ from chatkeep.server import samples
 from chatkeep.server.app import CLIENT, OPERATOR, serve_file
 from chatkeep.server.canned import CannedReply
 
+from ..support import axe
 from ..support.browsing import Shop
 from ..support.desk import PASSWORD
 from ..support.openid import CLIENT as CLIENT_ID
@@ -648,9 +649,9 @@ def test_a_conversation_is_assigned(service: Service, person: BrowserContext, tm
     service.account("lee", "agent", shown=f"Lee {MARKUP}")
     page = opened(person, service)
     choose(page, "ada")
-    expect(page.get_by_label("With")).to_have_value("")
+    expect(page.get_by_label("Assigned to")).to_have_value("")
     page.get_by_role("button", name="Take over").click()
-    expect(page.get_by_label("With")).to_have_value("kim")
+    expect(page.get_by_label("Assigned to")).to_have_value("kim")
     expect(page.locator("#list li").filter(has_text="ada")).to_contain_text("You")
     page.get_by_label("Mine", exact=True).check(force=True)
     expect(page.locator("#list li")).to_have_count(1)
@@ -658,15 +659,15 @@ def test_a_conversation_is_assigned(service: Service, person: BrowserContext, tm
     expect(page.locator("#list .id")).to_have_text(["bob"])
     choose(page, "bob")
     service.portal.call(lambda: core_of(service.keep).assign("salon", "bob", "lee", by="Lee"))
-    page.get_by_label("With").select_option("kim")
+    page.get_by_label("Assigned to").select_option("kim")
     expect(page.locator("#trouble")).to_contain_text("It is assigned to lee meanwhile")
-    expect(page.get_by_label("With")).to_have_value("lee")
+    expect(page.get_by_label("Assigned to")).to_have_value("lee")
     page.get_by_label("Everybody's", exact=True).check(force=True)
     expect(page.locator("#list li").filter(has_text="bob")).to_contain_text(f"Lee {MARKUP}")
     page.screenshot(path=tmp_path / "assigned.png")
     page.locator("#name").click()
     page.keyboard.press("m")
-    expect(page.get_by_label("With")).to_have_value("kim")
+    expect(page.get_by_label("Assigned to")).to_have_value("kim")
     page.get_by_role("button", name="Details").click()
     expect(page.locator("#story")).to_contain_text("Kim assigned to You")
 
@@ -798,3 +799,51 @@ def test_people_come_back_from_an_openid_provider(person: BrowserContext, tmp_pa
             expect(page.locator("#refusal")).to_be_empty()
 
             assert "Desk" == page.title()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("sampled")
+def test_nothing_keeps_people_from_using_it(service: Service, person: BrowserContext) -> None:
+    """axe finds nothing serious: signing in, the list, conversations, dialogs, and each other page; light and dark."""
+    service.receive("ada", "hello")
+    with pytest.raises(Exception, match="as asked"):
+        service.receive("ada", "fail")
+    service.receive("phone:1", "hello")
+    service.portal.call(service.keep.tenant("salon").pause, "eve")
+    service.receive("eve", "anybody?")
+    service.portal.call(lambda: write_evil(service, "evil", RUNS[0]))
+    found: dict[str, list[str]] = {}
+    page = person.new_page()
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.goto(service.address)
+    expect(page.get_by_label("Name", exact=True)).to_be_visible()
+
+    def look(what: str) -> None:
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]
+            if faults := axe.faults(page):
+                found[f"{what}, {scheme}"] = faults
+
+    look("sign-in")
+    service.account("kim", "admin", shown="Kim")
+    sign_in(page, "kim")
+    expect(page.locator("#list li")).to_have_count(4)
+    look("list")
+    for name in ("ada", "evil"):
+        choose(page, name)
+        expect(page.locator("#inside h3").first).to_be_visible()
+        expect(page.get_by_role("button", name="Take over")).to_be_visible()
+        look(f"the conversation {name}")
+    page.keyboard.press("Control+k")
+    look("palette")
+    page.keyboard.press("Escape")
+    page.locator("#name").click()
+    page.keyboard.press("?")
+    look("keys")
+    page.keyboard.press("Escape")
+    for view in ("Queues", "Replies", "Health", "Audit"):
+        page.get_by_role("link", name=view).click()
+        expect(page.locator("#page .queue").first).to_be_visible()
+        look(view)
+
+    assert {} == found

@@ -100,7 +100,7 @@ function chartOf(title, lines, say, samples) {
   });
   svg.addEventListener("pointerleave", () => tell());
   const scale = create("p", "scale");
-  scale.append(timeOf(first), create("span", "", known.length ? `0 to ${say(most)}` : ""), timeOf(last));
+  scale.append(timeOf(first), create("span", "", known.length && most ? `0 to ${say(most)}` : ""), timeOf(last));
   made.append(head, legend, svg, scale);
   return made;
 }

@@ -233,7 +233,7 @@ function takingParts({ off_by }) {
 
 function assigneeField() {
   const place = here;
-  const field = create("label", "assignee", "With ");
+  const field = create("label", "assignee", "Assigned to ");
   const select = create("select");
   select.id = "assignee";
   const names = new Map([["", "nobody"], [me.account, "You"], ...(place.people ?? []).filter(({ account }) => account !== me.account).map(({ account, shown }) => [account, shown || account])]);
@@ -518,7 +518,7 @@ text.addEventListener("keydown", (event) => {
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   const draft = drafts.get(here.place);
-  const pressed = form.querySelector(".send > :last-child");
+  const pressed = form.querySelector(":scope > button");
   if (!draft?.text.trim() || pressed.disabled) return;
   const [open] = draft.open;
   if (open) return complain(new Problem(0, { detail: `${open} stands in it still: write what is meant, or take it out. Nothing was sent.` }));
