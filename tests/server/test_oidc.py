@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from chatkeep import Chatkeep
 from chatkeep.auth import accounts
 from chatkeep.errors import Misconfigured
+from chatkeep.server import create_app
 from chatkeep.server.serving import provider_from
 from chatkeep.server.settings import ServerSettings
 
 from ..support.desk import PASSWORD, Person
 from ..support.openid import CLIENT, SECRET, Provider, providing
-from ..support.serving import Client, served
+from ..support.serving import Client, served, serving
 from ..support.stores import FAST
 
 pytest.importorskip("authlib", reason="NO AUTHLIB, SO OPENID CONNECT IS NOT TRIED: install the extra `oidc`")
@@ -34,11 +39,9 @@ class Visitor(Person):
     async def go(self) -> tuple[str, Any]:
         """Where it ends, and who is signed in then."""
         answer = await self.ask("GET", "/v1/session/oidc", Sec_Fetch_Site="")
-        if "location" not in answer.headers or not answer.headers["location"].startswith("http://127.0.0.1:"):
-            return str(answer.status), None
-        begun = answer.headers["location"]
-        if "#" in begun:
-            return urlsplit(begun).fragment, None
+        begun = answer.headers.get("location", "")
+        if not begun.startswith("http:"):
+            return urlsplit(begun).fragment or str(answer.status), None
         self.kept = answer.headers["set-cookie"].partition(";")[0]
         there = urlsplit(begun)
         back = await Client(there.port or 0, "").ask("GET", f"{there.path}?{there.query}")
@@ -235,3 +238,25 @@ def test_settings_that_cannot_be_meant_are_refused() -> None:
     assert [7, None, None] == [
         found_at({"https://a.example/x": 7, "b": 1}, path) for path in ("https://a.example/x", "b.c", "")
     ]
+
+
+async def test_it_works_where_the_server_is_mounted_under_a_path() -> None:
+    """The provider sends the browser back under it, and the desk is opened under it."""
+    keep: Chatkeep[Any] = Chatkeep("memory://", **FAST)
+    async with providing() as there:
+        there.claims["groups"] = "support"
+        chat = create_app(keep, provider=provider_for(there, role_claim="groups", roles=GROUPS))
+
+        @asynccontextmanager
+        async def life(app: Starlette) -> AsyncIterator[None]:
+            async with chat.router.lifespan_context(chat):
+                yield
+
+        async with serving(Starlette(routes=[Mount("/chat", chat)], lifespan=life)) as port:
+            person = Visitor(port)
+            answer = await person.ask("GET", "/chat/v1/session/oidc", Sec_Fetch_Site="")
+            asked = parse_qs(urlsplit(answer.headers["location"]).query)
+            back = await person.ask("GET", "/chat/v1/session/oidc/done?state=x", Sec_Fetch_Site="cross-site")
+
+    assert [f"http://127.0.0.1:{port}/chat/v1/session/oidc/done"] == asked["redirect_uri"]
+    assert "/chat/operator#/refused/late" == back.headers["location"]

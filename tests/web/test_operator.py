@@ -112,12 +112,12 @@ def service() -> Iterator[Service]:
         yield Service(portal, keep, client.port, post)
 
 
-def opened(person: BrowserContext, service: Service, role: Role = "admin") -> Page:
+def opened(person: BrowserContext, service: Service, role: Role = "admin", **told: Any) -> Page:
     """The page of somebody with an account of the tenant "salon", called Kim, who has signed in."""
     page = person.new_page()
     page.set_viewport_size({"width": 1280, "height": 800})
     page.goto(service.address)
-    service.account("kim", role, shown="Kim")
+    service.account("kim", role, shown="Kim", **told)
     sign_in(page, "kim")
     return page
 
@@ -749,7 +749,7 @@ def sampled(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("sampled")
 def test_health_is_drawn(service: Service, person: BrowserContext, tmp_path: Path) -> None:
     """Charts of what was sampled, told to screen readers in words; the servers, and the settings for who may switch."""
-    page = opened(person, service)
+    page = opened(person, service, everywhere=True)
     for number in range(20):
         service.receive(f"c{number}", "hello")
     page.get_by_role("link", name="Health").click()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from math import ceil
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import quote
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.requests import Request
@@ -240,18 +241,19 @@ def provider_of(request: Request) -> OpenIDProvider:
 
 
 def desk_at(request: Request) -> str:
-    """Return the address of the desk as the browser knows it."""
-    return f"{request.base_url}operator"
+    """Return the address of the desk on this host, where the application may be mounted under a path."""
+    return f"{quote(request.scope.get('root_path', ''))}/operator"
 
 
 def done_at(request: Request) -> str:
     """Return where the OpenID provider sends the browser back to."""
-    return f"{request.base_url}v1/session/oidc/done"
+    root = quote(request.scope.get("root_path", ""))
+    return f"{request.url.scheme}://{request.url.netloc}{root}/v1/session/oidc/done"
 
 
 def not_let_in(request: Request, code: str, said: str) -> Response:
     """Return to the desk, which says why nobody was signed in: by a code, since words in an address could be anybody's."""
-    note_refused(request, "openid", said)
+    note_refused(request, "openid", " ".join(said.split()))
     return RedirectResponse(f"{desk_at(request)}#/refused/{code}", 303)
 
 

@@ -24,7 +24,7 @@ const CHARTS = [
 
 export async function health() {
   const told = await json("desk/health");
-  return [statusOf(told), chartsOf(told.samples), instancesOf(told), ...(told.settings.length ? [settingsOf(told.settings)] : []), numbersOf(told)];
+  return [statusOf(told), chartsOf(told.samples), ...(told.instances.length ? [instancesOf(told)] : []), ...(told.settings.length ? [settingsOf(told.settings)] : []), numbersOf(told)];
 }
 
 function section(title, ...parts) {

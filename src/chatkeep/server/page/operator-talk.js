@@ -233,15 +233,15 @@ function takingParts({ off_by }) {
 
 function assigneeField() {
   const place = here;
-  const field = create("label", "assignee", "Assigned to ");
+  const field = create("label", "assignee");
   const select = create("select");
-  select.id = "assignee";
+  Object.assign(select, { id: "assignee", ariaLabel: "Assigned to" });
   const names = new Map([["", "nobody"], [me.account, "You"], ...(place.people ?? []).filter(({ account }) => account !== me.account).map(({ account, shown }) => [account, shown || account])]);
   if (!names.has(place.assignee)) names.set(place.assignee, place.assignee);
   select.append(...[...names].map(([account, shown]) => Object.assign(create("option", "", shown), { value: account })));
   select.value = place.assignee;
   select.addEventListener("change", () => assign(select.value, select));
-  field.append(select);
+  field.append(create("span", "", "Assigned to"), select);
   return field;
 }
 

@@ -167,7 +167,7 @@ offerMore(() =>
   tenants.hidden ? [] : [...tenant.options].map((option) => ({ words: `Tenant: ${option.textContent}`, group: "Desk", deed: () => [(tenant.value = option.value), tenant.dispatchEvent(new Event("change"))] })),
 );
 // What the view that is open has buttons for.
-offerMore(() => [...element("page").querySelectorAll("button:enabled")].map((made) => ({ words: made.textContent, group: made.closest("section").firstChild.textContent, deed: () => made.click() })));
+offerMore(() => [...element("page").querySelectorAll("button:enabled")].map((made) => ({ words: made.ariaLabel || made.textContent, group: made.closest("section").firstChild.textContent, deed: () => made.click() })));
 bindButtons();
 
 addEventListener("keydown", (event) => {
