@@ -14,7 +14,9 @@ SOAKED := acceptance/test_rows_b.py acceptance/test_rows_e.py acceptance/test_tw
 QUICK := $(addprefix tests/,channels conversation drivers engine storage testing test_extras.py test_house.py test_invariants.py)
 OLD := import sys; sys.exit(sys.version_info < (3, 11) and "chatkeep needs Python 3.11 or newer; try make PYTHON=python3.12")
 
-.PHONY: demo quick test docs packaging load check bench bench-peers bench-pin soak soak-move pin clean
+tested = $(BIN)/python -m pytest $(WORKERS) -m "$(1)" --durations=15 || { [ $$? = 1 ] && $(BIN)/python -m pytest --last-failed -m "$(1)"; }
+
+.PHONY: demo quick test long docs packaging load check bench bench-peers bench-pin soak soak-move pin clean
 
 $(READY): constraints.txt pyproject.toml
 	@$(PYTHON) -c '$(OLD)'
@@ -37,10 +39,13 @@ demo: $(DEMO)/.ready  ## the main job: a restaurant bot with a chat page, on SQL
 	@$(DEMO)/bin/chatkeep demo $(BOT)
 
 quick: $(READY)  ## what needs no server, no browser and no other program: rules, drivers and engine on memory and SQLite
-	$(BIN)/python -m pytest $(WORKERS) -m "not server and not slow" $(QUICK)
+	$(BIN)/python -m pytest $(WORKERS) -m "not server and not slow and not long" $(QUICK)
 
-test: $(READY)  ## every test but the long soak; what fails beside others has to pass alone
-	$(BIN)/python -m pytest $(WORKERS) --durations=15 || { [ $$? = 1 ] && $(BIN)/python -m pytest --last-failed; }
+test: $(READY)  ## every test but the long ones; what fails beside others has to pass alone
+	$(call tested,not long)
+
+long: $(READY)  ## the tests that `make test` leaves out: every kind of store, many kills, clients from npm, proxies, older versions
+	$(call tested,long)
 
 docs: $(SITE)/.ready  ## the documentation as a site in build/docs; a broken link is an error; needs no network once installed
 	$(SITE)/bin/zensical build --strict
@@ -79,7 +84,7 @@ load: $(READY)  ## a thousand simulated customers, instances and databases that 
 	$(BIN)/python -m benchmarks.pieces
 
 soak: $(READY)  ## the kill tests on every engine, for half an hour
-	CHATKEEP_KILLS=1500 $(BIN)/python -m pytest tests/acceptance/test_kill.py -s
+	CHATKEEP_KILLS=1500 $(BIN)/python -m pytest tests/acceptance/test_kill.py -m long -s
 	CHATKEEP_STREAM_KILLS=500 $(BIN)/python -m pytest tests/acceptance/test_kill_streams.py -s
 	CHATKEEP_SOAK=10 $(BIN)/python -m pytest $(addprefix tests/,$(SOAKED)) --timeout 3600
 

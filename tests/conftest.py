@@ -17,7 +17,14 @@ from hypothesis import HealthCheck, settings
 
 import chatkeep
 from chatkeep import Chatkeep
-from chatkeep.testing.servers import DurableObjectServer, PostgresServer, RedisServer, Server, UpstashServer
+from chatkeep.testing.servers import (
+    DurableObjectServer,
+    PostgresServer,
+    RedisServer,
+    Server,
+    UpstashServer,
+    redis_cluster,
+)
 
 # What a shell runs in the background ignores Ctrl-C, and so would every program that a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -37,6 +44,7 @@ if TYPE_CHECKING:
 
 SERVED = {
     "valkey",
+    "cluster",
     "postgres",
     "workerd",
     "servers",
@@ -97,7 +105,14 @@ def sendable(value: Any) -> Any:
     return value
 
 
-LONG = {"test_backlog.py", "test_corners.py", "test_listing.py", "test_long_backlog.py"}
+DEAR = {"postgresql", "upstash", "durable-object"}
+"""Kinds of store on which opening a fresh one takes a tenth of a second or more; on memory, SQLite and Redis it takes a tenth of that."""
+
+AROUND = {"channels", "cookie", "engine", "people", "server"}
+"""Folders of what is the same whatever store it stands on. `make test` tries it on kinds that are quick to open, `make long` on the
+dear ones; stores themselves are tried elsewhere, on every kind, in `make test`."""
+
+THOUSANDS = {"test_backlog.py", "test_corners.py", "test_listing.py", "test_long_backlog.py"}
 """Files whose tests do thousands of acts one after another: over REST they take minutes, and run the scripts that Redis runs."""
 
 CROSSING = {"acceptance", "cli", "client", "demos", "faults", "server", "web"}
@@ -106,17 +121,22 @@ CROSSING = {"acceptance", "cli", "client", "demos", "faults", "server", "web"}
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what needs a server, and puts the slow tests first: with several workers, the others run beside them."""
+    """Sorts the tests into tiers: marks what needs a server, and what is long on its kind of store. What is slow comes first: with
+    several workers, the others run beside it."""
+    items[:] = [item for item in items if not (item.path.name in THOUSANDS and "upstash" in kinds(item))]
     for item in items:
-        values = (
-            item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
-        )
         folder = item.path.relative_to(item.config.rootpath / "tests").parts[0]
-        named = {folder, *getattr(item, "fixturenames", ()), *(value for value in values if isinstance(value, str))}
-        if named & (SERVED | CROSSING):
+        if {folder, *getattr(item, "fixturenames", ()), *kinds(item)} & (SERVED | CROSSING):
             item.add_marker("server")
-    items[:] = [item for item in items if not (item.path.name in LONG and "[upstash" in item.name)]
+        if folder in AROUND and kinds(item) & DEAR:
+            item.add_marker("long")
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def kinds(item: pytest.Item) -> set[str]:
+    """The parameters of a test that are words: the kind of store is one of them."""
+    values = item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
+    return {value for value in values if isinstance(value, str)}
 
 
 @pytest.fixture(autouse=True)
@@ -137,6 +157,15 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """A Valkey for the whole run; tests keep apart by their prefixes."""
     with RedisServer("valkey-9", tmp_path_factory.mktemp("valkey")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A cluster of three Valkeys for the whole run, as the URL of a store; tests keep apart by their prefixes."""
+    servers = redis_cluster("valkey-9", tmp_path_factory.mktemp("cluster"))
+    yield "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in servers)
+    for server in servers:
+        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -77,12 +77,12 @@ def compiled(block: Block, tree: ast.Module | None = None) -> Any:
     """The code of a block, whose lines are those of its page."""
     tree = tree or ast.parse(block.code)
     ast.increment_lineno(tree, block.line - 1)
-    return compile(tree, block.page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    return compile(tree, block.page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
 
 
 def test_no_python_is_hidden_from_these_tests() -> None:
     """Python stands in fences of that name, at the left edge, and nowhere else: not indented, and in no fence without a name."""
-    fences = {page.name: len(re.findall(r"^\s*(?:```|~~~) *py", page.read_text(), re.M)) for page in PAGES}
+    fences = {page: len(re.findall(r"^\s*(?:```|~~~) *py", page.read_text(), re.M)) for page in PAGES}
     python = r"^(?: {4})?(?:from \w+ import |import \w+$|keep = |await |async )"
 
     assert sum(fences.values()) == len(ALL)
@@ -252,7 +252,7 @@ def test_the_tests_of_the_page_pass(tmp_path: Path) -> None:
     code = "\n".join(block.code for block in ALL if block.page == "docs/how-to/testing.md")
     (tmp_path / "test_bot.py").write_text(code)
     command = [sys.executable, "-m", "pytest", "-q", "-o", "asyncio_mode=auto", "-p", "no:cacheprovider", "test_bot.py"]
-    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=30)
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
 
     assert f"{code.count('def test_')} passed" in ran.stdout, ran.stdout
 

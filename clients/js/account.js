@@ -2,14 +2,15 @@
 // The list is kept in IndexedDB with a cursor, and what has changed since is asked for. What is done to it without a line
 // lies in the same queue as messages do, under the name OWN, which no conversation has.
 
-import { Bell, Line, MARK, Problem, Shelf, backoff, device, hearEvents, meter, open, pause, random, request, safely, same, serverTime, trace } from "./client.js";
+import {
+  Bell, Emitter, Line, MARK, Problem, Shelf, backoff, device, emit, follow, meter, notSent, open, pause, random, request, safely, same, serverTime, trace,
+} from "./client.js";
 
 const OWN = "~account";
 const SOON_MS = 400; // changes of one conversation that follow each other so fast are one save
 const PAGE = 100;
 const TOLD_MS = 5000;
 const HELD = 50; // notices
-const SAVED_AT_ONCE = 200;
 const GRACE_S = 3600; // so long a token that was refreshed may go on
 const LEVELS = { failed: "error", expired: "error", offline: "warning", conflict: "warning", device: "warning" };
 
@@ -19,7 +20,7 @@ export async function openAccount(options) {
   return account;
 }
 
-export class Account extends EventTarget {
+export class Account extends Emitter {
   state = "signed-out"; // guest | signed-in | expired | signed-out
   user = null;
   conversations = []; // as people see them: pinned ones first, then the last changed
@@ -29,7 +30,7 @@ export class Account extends EventTarget {
   #subject; #proven; #token; #out = false; #told = null; #refreshed = 0; #claims = true; #claiming = null;
   #list = new Map(); #cursor = ""; #devices; #queue = []; #drawn = "[]";
   #chats = new Set(); #away = new Set(); #link = { failures: 0, pulls: 0, saves: 0 };
-  #sending = new Bell(); #listening = new Bell(); #end = new AbortController(); #keeping;
+  #sending = new Bell(); #listening = new Bell(); #end = new AbortController(); #whose = new AbortController(); #keeping;
 
   constructor({ url = new URL(".", import.meta.url).href, token, user, storage } = {}) {
     super();
@@ -39,12 +40,6 @@ export class Account extends EventTarget {
     this.#hint = user;
     this.#storage = storage ?? safely(() => localStorage) ?? {};
     this.loaded = this.#open();
-  }
-
-  on(event, hear) {
-    const listener = ({ detail }) => hear(detail);
-    this.addEventListener(event, listener);
-    return () => this.removeEventListener(event, listener);
   }
 
   // -- who it is ------------------------------------------------------------------------------------------------------
@@ -92,7 +87,7 @@ export class Account extends EventTarget {
     const mine = async () => (await this.#shelf.all()).filter(({ chat, sent }) => chat[0] === this.#url && chat[1] === subject && !sent);
     if (unsent === "send")
       for (let left; (left = (await mine()).length); await pause(SOON_MS / 4))
-        if (this.#away.size || (await mine()).every(({ error }) => error)) throw Object.assign(new Error(`${left} not sent yet; nobody was signed out.`), { name: "Unsent", count: left });
+        if (this.#away.size || (await mine()).every(({ error }) => error)) throw notSent(left, "nobody was signed out");
     if (unsent === "discard") for (const { chat } of await mine()) await this.#shelf.edit(chat, (items, store) => items.forEach((item) => store.delete(item.n)));
     const { token } = this.#read("") ?? {};
     this.#write("");
@@ -121,7 +116,7 @@ export class Account extends EventTarget {
       if (fault.status !== 401) throw fault;
       this.#proven = undefined;
       this.#auth("expired");
-      this.notify({ id: "expired", kind: "expired", text: "Your sign-in has ended. Sign in again to go on; what you write is kept.", actions: [{ name: "sign-in", run: () => this.#emit("sign-in") }] });
+      this.notify({ id: "expired", kind: "expired", text: "Your sign-in has ended. Sign in again to go on; what you write is kept.", actions: [{ name: "sign-in", run: () => emit(this, "sign-in") }] });
       return undefined;
     }
   }
@@ -152,11 +147,13 @@ export class Account extends EventTarget {
     this.#told = this.user;
     this.state = state;
     trace("auth", state);
-    this.#emit("auth", { state, user: this.user });
+    this.#whose.abort(); // the stream that was followed is another's
+    this.#whose = new AbortController();
+    emit(this, "auth", { state, user: this.user });
     this.#wake();
   }
 
-  // Makes what guests have in this browser the user's: each is one write. What is broken off goes on later, or at the next opening.
+  // Makes what guests have in this browser the user's.
   #claim() {
     return (this.#claiming ??= this.#claimOnce().finally(() => (this.#claiming = null)));
   }
@@ -164,30 +161,19 @@ export class Account extends EventTarget {
   async #claimOnce() {
     const asked = this.#claims && this.#read(":claim");
     if (!asked || this.state !== "signed-in") return [];
-    const subject = this.#subject;
-    const prefix = `chatkeep:${this.#url}:`;
-    const chats = Object.keys(this.#storage).filter((key) => key.startsWith(prefix)).map((key) => ({ key, ...JSON.parse(this.#storage.getItem(key)) }));
-    const guests = [...chats.filter(({ token, shared }) => token && !shared), ...(asked.guest ? [asked.guest] : [])];
-    const claimed = [];
-    for (const { key, token, subject: before } of guests) {
-      let guest;
-      try {
-        ({ guest } = await this.#json("me/claim", { method: "POST", body: { guest: token } }));
-      } catch (fault) {
-        if (![404, 409].includes(fault.status)) throw fault;
-        continue; // it has ended, or is another user's
-      }
-      claimed.push(guest);
-      for (const { chat } of await this.#shelf.all())
-        if (chat[0] === this.#url && chat[1] === before) await this.#shelf.move(chat, [this.#url, subject, chat[2]]);
-      await this.#shelf.wipe(this.#url, before); // what the guest has seen the user loads anew
-      if (key) safely(() => this.#storage.removeItem(key));
-    }
+    const isGuest = (key) => key.startsWith(`chatkeep:${this.#url}:`);
+    const { claimGuests } = asked.guest || Object.keys(this.#storage).some(isGuest) ? await import("./claims.js") : { claimGuests: () => [] };
+    const claimed = await claimGuests({ ...this.#here(), ...asked });
     this.#write(":claim");
     this.#claims = false;
     if (claimed.length) this.notify({ kind: "claimed", text: "Your earlier chats are in your account now." });
     await this.#pull();
     return claimed;
+  }
+
+  // What claims.js works with.
+  #here() {
+    return { url: this.#url, subject: this.#subject, storage: this.#storage, shelf: this.#shelf, json: (path, options) => this.#json(path, options) };
   }
 
   // Ends on the server what was signed out of here, also when there was no line then.
@@ -282,22 +268,12 @@ export class Account extends EventTarget {
     await this.#ask(`me/tokens/${encodeURIComponent(id)}`, { method: "DELETE" });
   }
 
-  // Takes over what an application has kept in a form of its own: once for each user and name, also when it was broken off.
+  // Takes over what an application has kept in a form of its own.
   async importOld(name, read) {
-    const place = [this.#url, this.#subject, "~imports"];
-    const { names = [] } = (await this.#shelf.seen(place)) ?? {};
-    if (!this.#subject || names.includes(name)) return 0;
-    const found = await read();
-    for (const { id, title, messages = [] } of found) {
-      let at = 0;
-      do {
-        const body = { ...(title !== undefined && { title }), messages: messages.slice(at, at + SAVED_AT_ONCE) };
-        await this.#ask(`conversations/${encodeURIComponent(id)}`, { method: "PUT", body });
-      } while ((at += SAVED_AT_ONCE) < messages.length);
-    }
-    await this.#shelf.see(place, { v: 2, names: [...names, name] });
-    await this.#pull();
-    return found.length;
+    const { importOld } = await import("./claims.js");
+    const count = await importOld(this.#here(), name, read);
+    if (count) await this.#pull();
+    return count;
   }
 
   stats() {
@@ -327,6 +303,7 @@ export class Account extends EventTarget {
 
   close() {
     this.#end.abort();
+    this.#whose.abort();
     [...this.#chats].forEach((chat) => chat.close());
     this.#line.close();
     this.#doors.close();
@@ -342,14 +319,14 @@ export class Account extends EventTarget {
     if (old?.text === notice.text) return old;
     if (persistent) this.notices = [...this.notices.filter((one) => one !== old), notice].slice(-HELD);
     trace("notice", kind, notice.about ?? "");
-    this.#emit("notice", notice);
+    emit(this, "notice", notice);
     return notice;
   }
 
   dismiss(id) {
     if (!this.notices.some((one) => one.id === id)) return;
     this.notices = this.notices.filter((one) => one.id !== id);
-    this.#emit("dismiss", id);
+    emit(this, "dismiss", id);
   }
 
   // What gave way can be put back: the log of the conversation has it.
@@ -502,7 +479,7 @@ export class Account extends EventTarget {
           continue;
         }
         const subject = this.#subject;
-        await locked(`${this.#key}:listen:${subject}`, () => subject === this.#subject && this.#stream(signal), { signal });
+        await locked(`${this.#key}:listen:${subject}`, () => subject === this.#subject && this.#stream(), { signal });
         failures = 0;
         await this.#listening.wait(SOON_MS);
       } catch (fault) {
@@ -513,33 +490,15 @@ export class Account extends EventTarget {
     }
   }
 
-  async #stream(signal) {
-    const cut = new AbortController();
-    const stop = () => cut.abort();
-    const ends = [this.on("auth", stop), () => signal.removeEventListener("abort", stop)];
-    signal.addEventListener("abort", stop);
-    addEventListener("offline", stop, { signal: cut.signal });
-    let watch = setTimeout(stop, 40_000);
+  async #stream() {
     const changed = { conversations: [], erased: [] };
-    try {
-      const answer = await this.#ask(`me/events?since=${encodeURIComponent(this.#cursor)}`, { signal: cut.signal, headers: { accept: "text/event-stream" } });
-      const alive = () => {
-        clearTimeout(watch);
-        watch = setTimeout(stop, 40_000);
-        return signal.aborted;
-      };
-      await hearEvents(answer, alive, (event, data, id) => {
-        if (event === "changed") changed.conversations.push(data);
-        else if (event === "erased") changed.erased.push(data.id);
-        else if (event === "cursor") this.#take({ ...data, conversations: changed.conversations.splice(0), erased: changed.erased.splice(0), cursor: id });
-      });
-    } catch (fault) {
-      if (!cut.signal.aborted) throw fault;
-    } finally {
-      ends.forEach((end) => end());
-      clearTimeout(watch);
-      cut.abort();
-    }
+    const headers = { accept: "text/event-stream" };
+    const ask = (signal) => this.#ask(`me/events?since=${encodeURIComponent(this.#cursor)}`, { signal, headers });
+    await follow(this.#whose.signal, ask, (event, data, id) => {
+      if (event === "changed") changed.conversations.push(data);
+      else if (event === "erased") changed.erased.push(data.id);
+      else if (event === "cursor") this.#take({ ...data, conversations: changed.conversations.splice(0), erased: changed.erased.splice(0), cursor: id });
+    });
   }
 
   // -- changing -------------------------------------------------------------------------------------------------------
@@ -633,7 +592,7 @@ export class Account extends EventTarget {
     const drawn = JSON.stringify(found);
     if (drawn === this.#drawn) return;
     this.#drawn = drawn;
-    this.#emit("conversations", (this.conversations = found));
+    emit(this, "conversations", (this.conversations = found));
   }
 
   // -- between tabs ---------------------------------------------------------------------------------------------------
@@ -680,10 +639,6 @@ export class Account extends EventTarget {
 
   #write(rest, value) {
     safely(() => (value === undefined ? this.#storage.removeItem(this.#key + rest) : this.#storage.setItem(this.#key + rest, JSON.stringify(value))));
-  }
-
-  #emit(event, detail) {
-    this.dispatchEvent(new CustomEvent(event, { detail }));
   }
 }
 

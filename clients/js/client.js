@@ -53,13 +53,23 @@ export class Problem extends Error {
   }
 }
 
+export class Emitter extends EventTarget {
+  on(event, hear) {
+    const listener = ({ detail }) => hear(detail);
+    this.addEventListener(event, listener);
+    return () => this.removeEventListener(event, listener);
+  }
+}
+
+export const emit = (target, event, detail) => target.dispatchEvent(new CustomEvent(event, { detail }));
+
 export async function open(options) {
   const chat = new Chat(options);
   await chat.loaded;
   return chat;
 }
 
-export class Chat extends EventTarget {
+export class Chat extends Emitter {
   messages = []; // in order: the log, a reply that is being made, what is not acknowledged yet
   typing = false;
   status = "saved"; // saved | sending | offline | restored | failed
@@ -120,12 +130,6 @@ export class Chat extends EventTarget {
 
   get unsent() {
     return this.#queue.filter((item) => !item.sent).length;
-  }
-
-  on(event, hear) {
-    const listener = ({ detail }) => hear(detail);
-    this.addEventListener(event, listener);
-    return () => this.removeEventListener(event, listener);
   }
 
   async send(content, { id = random(), metadata } = {}) {
@@ -235,7 +239,7 @@ export class Chat extends EventTarget {
     this.#end.abort();
     this.#channel?.close();
     this.#doors?.close();
-    this.#emit("close");
+    emit(this, "close");
   }
 
   async forget({ unsent } = {}) {
@@ -243,7 +247,7 @@ export class Chat extends EventTarget {
     const place = this.#place;
     await this.#edit((items, store) => {
       const left = items.filter((item) => !item.sent).length;
-      if (left && !["keep", "discard"].includes(unsent)) throw Object.assign(new Error(`${left} not sent yet; nothing was removed.`), { name: "Unsent", count: left });
+      if (left && !["keep", "discard"].includes(unsent)) throw notSent(left, "nothing was removed");
       if (unsent !== "keep") items.forEach((item) => store.delete(item.n));
     });
     this.#say({ event: "forgotten" });
@@ -638,7 +642,7 @@ export class Chat extends EventTarget {
     this.#begun();
     this.#tell("state", { state: { ...this.#state, [slot]: value } });
     await this.#edit((items, store) => store.delete(sent.n));
-    this.#emit("kept", slot);
+    emit(this, "kept", slot);
   }
 
   async #putOver(path, base, set, place) {
@@ -670,7 +674,7 @@ export class Chat extends EventTarget {
     if (!this.#absent) return;
     this.#absent = false;
     this.#seen = null;
-    this.#emit("conversation", this.#me.id);
+    emit(this, "conversation", this.#me.id);
     this.#wake();
   }
 
@@ -700,38 +704,29 @@ export class Chat extends EventTarget {
   }
 
   async #stream(signal) {
-    const cut = new AbortController();
-    const stop = () => cut.abort();
-    signal.addEventListener("abort", stop);
-    addEventListener("offline", stop, { signal: cut.signal });
-    let watch = setTimeout(stop, QUIET_MS);
     const poll = setInterval(() => this.#catchUp().catch(() => {}), POLL_MS); // until the stream says its first word
+    const [accept, seen, shown] = ["text/event-stream", String(this.#seen), this.#piece ? this.#shown : ""];
     try {
-      const [accept, seen, shown] = ["text/event-stream", String(this.#seen), this.#piece ? this.#shown : ""];
-      const ask = (id) => this.#here("/events", { headers: { accept, "last-event-id": id }, signal: cut.signal });
-      this.#shown = "";
-      const answer = await ask(shown ? `${seen}.${shown}` : seen).catch((fault) => {
-        if (!shown || fault.status !== 400) throw fault;
-        return ask(seen); // an older server shows the reply from its beginning
-      });
-      this.#shown = shown;
-      this.#tell("typing", { on: false });
-      await hearEvents(answer, () => {
-        clearInterval(poll);
-        clearTimeout(watch);
-        watch = setTimeout(stop, QUIET_MS);
-        this.#link(null);
-        return signal.aborted;
+      await follow(signal, async (signal) => {
+        const ask = (id) => this.#here("/events", { headers: { accept, "last-event-id": id }, signal });
+        this.#shown = "";
+        const answer = await ask(shown ? `${seen}.${shown}` : seen).catch((fault) => {
+          if (!shown || fault.status !== 400) throw fault;
+          return ask(seen); // an older server shows the reply from its beginning
+        });
+        this.#shown = shown;
+        this.#tell("typing", { on: false });
+        return answer;
       }, (event, data, id) => {
         if (id) this.#shown = id.split(".")[1] ?? "";
         if (event === "message") this.#tell("message", [data], Number(id));
         else this.#tell(event, data);
+      }, () => {
+        clearInterval(poll);
+        this.#link(null);
       });
     } finally {
-      signal.removeEventListener("abort", stop);
       clearInterval(poll);
-      clearTimeout(watch);
-      cut.abort();
     }
   }
 
@@ -790,12 +785,12 @@ export class Chat extends EventTarget {
     else if (event === "state") this.#takeState(data.state);
     else if (event === "redacted") this.#takeRedacted(data.number);
     else if (event === "link") this.#takeLink(data);
-    else if (event === "loss") this.#emit("loss", data);
+    else if (event === "loss") emit(this, "loss", data);
     else if (event === "conversation") {
       const fresh = data.id !== this.#me.id;
       this.#keep(data);
       if (data.subject) this.#become(data.subject);
-      if (fresh) this.#emit("conversation", data.id);
+      if (fresh) emit(this, "conversation", data.id);
       this.#wake();
     } else if (event === "end" && ["revoked", "erased"].includes(data.reason) && !(this.#mint && data.reason === "revoked"))
       this.#link(new Problem(401, { detail: `This conversation was ${data.reason === "erased" ? "erased" : "closed"}.`, ...data }));
@@ -813,14 +808,14 @@ export class Chat extends EventTarget {
     const arrived = new Set(messages.map((message) => message.id));
     if (this.#reign && this.#queue.some((item) => arrived.has(item.id)))
       this.#edit((items, store) => items.filter((item) => arrived.has(item.id)).forEach((item) => store.delete(item.n)));
-    this.#later("keep", 500, () => this.#reign && this.#shelf.see(this.#place, this.#summary()));
+    this.#keepSoon();
   }
 
   // What a message said is removed for good: also from what this browser keeps.
   #takeRedacted(number) {
     const old = this.#log.ordered.find((message) => message.number === number);
     if (old) this.#log.set({ id: old.id, number, role: old.role, created_at: old.created_at, content: "", redacted: true });
-    this.#later("keep", 500, () => this.#reign && this.#shelf.see(this.#place, this.#summary()));
+    this.#keepSoon();
   }
 
   #takePiece({ turn, at, text }) {
@@ -832,7 +827,7 @@ export class Chat extends EventTarget {
   }
 
   #takeTyping(on) {
-    if (on !== this.typing) this.#emit("typing", (this.typing = on));
+    if (on !== this.typing) emit(this, "typing", (this.typing = on));
     if (on) clearTimeout(this.#timers.check);
     else this.#check();
   }
@@ -851,7 +846,7 @@ export class Chat extends EventTarget {
   #takeState(state) {
     this.#state = state;
     this.#tellState();
-    this.#later("keep", 500, () => this.#reign && this.#shelf.see(this.#place, this.#summary()));
+    this.#keepSoon();
   }
 
   // How the line to the server is: null when it has just answered.
@@ -906,7 +901,7 @@ export class Chat extends EventTarget {
     const text = JSON.stringify(state, sorted);
     if (text === this.#toldState) return;
     this.#toldState = text;
-    this.#emit("state", state);
+    emit(this, "state", state);
   }
 
   #update() {
@@ -925,19 +920,19 @@ export class Chat extends EventTarget {
     this.#drawn = { version, handled, dead, logged, others };
     this.messages = [...logged, ...others];
     const now = new Set(others.map((message) => message.id));
-    for (const { id } of last.others) if (!now.has(id) && !this.#log.has(id)) this.#emit("remove", id);
+    for (const { id } of last.others) if (!now.has(id) && !this.#log.has(id)) emit(this, "remove", id);
     if (logged !== last.logged) {
       const old = new Map([...last.logged, ...last.others].map((message) => [message.id, message]));
-      for (const { id } of last.logged) if (!this.#log.has(id) && !now.has(id)) this.#emit("remove", id);
-      for (const message of logged) if (old.get(message.id) !== message) this.#emit("message", message);
+      for (const { id } of last.logged) if (!this.#log.has(id) && !now.has(id)) emit(this, "remove", id);
+      for (const message of logged) if (old.get(message.id) !== message) emit(this, "message", message);
     }
-    for (const message of others) if (before.get(message.id) !== message) this.#emit("message", message);
+    for (const message of others) if (before.get(message.id) !== message) emit(this, "message", message);
 
     const refused = this.#queue.some((item) => item.error);
     const going = this.#queue.some((item) => !item.error && !item.sent);
     const restored = this.#restored ? "restored" : "saved";
     const status = this.#offline ? "offline" : this.#problem ? "failed" : going ? "sending" : refused ? "failed" : restored;
-    if (status !== this.status) this.#emit("status", (this.status = status));
+    if (status !== this.status) emit(this, "status", (this.status = status));
   }
 
   #drawLog() {
@@ -949,13 +944,12 @@ export class Chat extends EventTarget {
     });
   }
 
-  #summary() {
-    const messages = this.#log.ordered.slice(-KEPT);
-    return { v: FORMAT, messages, state: this.#state, handled: this.#handled, dead: [...this.#dead], more: messages[0]?.number > 1 };
-  }
-
-  #emit(event, detail) {
-    this.dispatchEvent(new CustomEvent(event, { detail }));
+  #keepSoon() {
+    this.#later("keep", 500, () => {
+      const messages = this.#log.ordered.slice(-KEPT);
+      const summary = { v: FORMAT, messages, state: this.#state, handled: this.#handled, dead: [...this.#dead], more: messages[0]?.number > 1 };
+      return this.#reign && this.#shelf.see(this.#place, summary);
+    });
   }
 
   #later(what, ms, act) {
@@ -1200,27 +1194,48 @@ export async function request(url, { token, subject, method = "GET", body, heade
   throw new Problem(answer.status, told, answer.headers.get("retry-after"));
 }
 
-// Reads an event stream. *alive* is told of each piece that comes, and answers whether to end; an "end" ends it too.
-export async function hearEvents(answer, alive, hear) {
-  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-  for (let rest = ""; ; ) {
-    const { value, done } = await reader.read();
-    if (done || alive()) return;
-    rest += value;
-    if (rest.endsWith("\r")) continue;
-    const events = rest.replaceAll("\r\n", "\n").split("\n\n");
-    rest = events.pop();
-    for (const lines of events) {
-      const fields = {};
-      for (const line of lines.split("\n")) {
-        const [, name, value] = /^(\w*): ?([^]*)$/.exec(line) ?? []; // a dot would stop at U+2028
-        fields[name] = value;
+// Asks for an event stream and reads it, until it ends, nothing is heard for a while, the device goes offline, or *signal* says so.
+export async function follow(signal, ask, hear, alive = () => {}) {
+  const cut = new AbortController();
+  const stop = () => cut.abort();
+  let watch;
+  const heard = () => {
+    clearTimeout(watch);
+    watch = setTimeout(stop, QUIET_MS);
+  };
+  signal.addEventListener("abort", stop);
+  addEventListener("offline", stop, { signal: cut.signal });
+  heard();
+  if (signal.aborted) stop();
+  try {
+    const reader = (await ask(cut.signal)).body.pipeThrough(new TextDecoderStream()).getReader();
+    for (let rest = ""; ; ) {
+      const { value, done } = await reader.read();
+      if (done || signal.aborted) return;
+      heard();
+      alive();
+      rest += value;
+      if (rest.endsWith("\r")) continue;
+      const events = rest.replaceAll("\r\n", "\n").split("\n\n");
+      rest = events.pop();
+      for (const lines of events) {
+        const fields = {};
+        for (const line of lines.split("\n")) {
+          const [, name, value] = /^(\w*): ?([^]*)$/.exec(line) ?? []; // a dot would stop at U+2028
+          fields[name] = value;
+        }
+        if (!fields.event || !fields.data) continue;
+        meter.events++;
+        hear(fields.event, JSON.parse(fields.data), fields.id);
+        if (fields.event === "end") return;
       }
-      if (!fields.event || !fields.data) continue;
-      meter.events++;
-      hear(fields.event, JSON.parse(fields.data), fields.id);
-      if (fields.event === "end") return;
     }
+  } catch (fault) {
+    if (!cut.signal.aborted) throw fault;
+  } finally {
+    signal.removeEventListener("abort", stop);
+    clearTimeout(watch);
+    stop();
   }
 }
 
@@ -1245,6 +1260,7 @@ const sorted = (name, value) => (isObject(value) ? Object.fromEntries(Object.ent
 export const same = (a, b) => JSON.stringify(a, sorted) === JSON.stringify(b, sorted);
 const textOf = (content) =>
   typeof content === "string" ? content : (Array.isArray(content) ? content : []).flatMap((part) => (["string", "number"].includes(typeof part?.text) ? [String(part.text)] : [])).join("\n");
+export const notSent = (count, what) => Object.assign(new Error(`${count} not sent yet; ${what}.`), { name: "Unsent", count });
 const told = (fault) => fault && { message: fault.message, status: fault.status, type: fault.type, body: fault.body };
 export const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 export const backoff = (failures, after = 0) => Math.max(after * 1000, Math.min(LONGEST_MS, 500 * 2 ** failures)) * (0.5 + Math.random() / 2);

@@ -4,7 +4,7 @@
 
 const VERSION = "{{kept}}";
 const OWN = `chatkeep-page ${registration.scope} `; // another page of this origin has its own
-const FILES = ["./", "chat.js", "people.js", "chat.css", "chat.svg", "client.js", "account.js", "shown.js"].map((name) => new URL(name, registration.scope).href);
+const FILES = ["./", "chat.js", "people.js", "chat.css", "chat.svg", "client.js", "account.js", "claims.js", "shown.js"].map((name) => new URL(name, registration.scope).href);
 const PATIENCE_MS = 3000;
 
 addEventListener("install", (event) => {

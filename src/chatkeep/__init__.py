@@ -1,16 +1,19 @@
 """Durable conversation state for chatbots."""
 
 from .app import Chatkeep, Reply, Statistics
+from .conversation.edits import StateAsOf
 from .conversation.merge import MISSING
 from .conversation.once import Call
 from .conversation.outbox import Delivery, DeliveryStatus
 from .conversation.saves import Saved, SavedMessage
 from .engine.instruments import Arrival, Instrument
+from .engine.parts import OutboxStats, SharedCacheStats, Stats, StoreStats, StreamStats, SweeperStats
 from .engine.statistics import Tended
 from .engine.turn import Turn
 from .errors import (
     BadKey,
     BadMessage,
+    ChangedSince,
     ChatkeepError,
     Conflict,
     Corrupt,
@@ -72,6 +75,7 @@ __all__ = [
     "BadMessage",
     "Call",
     "Changed",
+    "ChangedSince",
     "Chatkeep",
     "ChatkeepError",
     "Conflict",
@@ -104,6 +108,7 @@ __all__ = [
     "OnOutage",
     "Options",
     "OtherOwner",
+    "OutboxStats",
     "Overlap",
     "Overloaded",
     "Part",
@@ -116,12 +121,18 @@ __all__ = [
     "Saved",
     "SavedMessage",
     "Settings",
+    "SharedCacheStats",
+    "StateAsOf",
     "StateChanged",
     "Statistics",
+    "Stats",
     "Status",
     "Stopped",
     "StoreError",
+    "StoreStats",
+    "StreamStats",
     "Summary",
+    "SweeperStats",
     "Tenant",
     "Tended",
     "TooLarge",

@@ -23,6 +23,7 @@ from .engine.engine import Engine
 from .engine.hooks import Handler, handler_for
 from .engine.instruments import Instrument
 from .engine.once import Ledger, Tool, make_once
+from .engine.parts import Stats
 from .engine.statistics import EngineStatistics, Tended
 from .engine.turn import Turn
 from .errors import Misconfigured, UsageError
@@ -221,11 +222,12 @@ class Chatkeep(Surface[State]):
             @keep.once
             async def charge(amount: int, card: str) -> str: ...
 
-        Promised: that it begins is in the log before it does, and its result before it is given. A turn that is tried again, here or
-        elsewhere, or replayed, gets the recorded result for the same call: the same tool with the same arguments, the so manieth
-        of these in the turn. A call that began and did not end, because its process died, its time was over or it raised, is in
-        doubt, and is not made again: `InDoubt` is raised, unless *done* settles it. The message is set aside then; `doubts` lists
-        it, `settle` says how it has ended, `replay` answers the message.
+        Promised: that the call begins is in the log before it does, and its result is in the log before it is given. When the turn is
+        tried again, here or elsewhere, or replayed, the same call is not made: it gets the recorded result. A call is the same when tool
+        and arguments are; of several such calls in one turn, the first is the same as the first, the second as the second. A call that
+        began and did not end, because its process died, its time was over or it raised, is in doubt, and is not made again: `InDoubt`
+        is raised, unless *done* settles it. The message is set aside then; `doubts` lists it, `settle` says how it has ended, `replay`
+        answers the message.
 
         Not promised: anything between runs that call the tool with other arguments, as a model may; those are other calls.
 
@@ -271,6 +273,14 @@ class Chatkeep(Surface[State]):
         """Counts of the cache and the engine in this process."""
         return Statistics(self._engine.store.statistics, self._engine.statistics)
 
+    def stats(self) -> Stats:
+        """Return what each part of this process has done since this Chatkeep was made, and how it is now: counts, bytes and ages.
+
+        Of the store, the caches, the engine, the outbox, the sweeper and the streams. It asks nobody, so it is good for any moment. Over
+        HTTP it is `GET /v1/stats`, in a terminal `chatkeep stats --parts`; what Prometheus reads is at /metrics.
+        """
+        return self._core.read_stats()
+
     @property
     def trouble(self) -> str:
         """Why messages are not answered now, or soon may not be; "" when nothing is wrong.
@@ -314,19 +324,32 @@ class Chatkeep(Surface[State]):
         shared.on = on
 
     async def all_conversations(
-        self, *, owner: str | None = None, by: Index = "recent", limit: int | None = None
+        self,
+        *,
+        owner: str | None = None,
+        by: Index = "recent",
+        limit: int | None = None,
+        messages: int = 0,
+        after: Conversation[State] | None = None,
     ) -> AsyncIterator[Conversation[State]]:
-        """As `conversations`, of every tenant."""
-        async for conversation in self._listed(None, owner=owner, by=by, limit=limit):
+        """List the conversations of every tenant, as `conversations` does those of one."""
+        told: dict[str, Any] = {"by": by, "limit": limit, "messages": messages, "after": after}
+        async for conversation in self._listed(None, owner=owner, **told):
             yield conversation
 
     async def all_dead_letters(self, *, after: DeadLetter | None = None, limit: int = LETTERS) -> list[DeadLetter]:
-        """As `dead_letters` without a conversation, of every tenant; *after* is the last one of the list before."""
+        """Return the messages that were set aside in every tenant, as `dead_letters` does without a conversation.
+
+        after: The last one of the list before; None for the first list.
+        """
         behind = None if after is None else key_for(after.tenant, after.conversation)
         return await self._letters(None, behind, limit)
 
     async def pause_all(self) -> None:
-        """As `pause`, for every tenant. It adds to what is paused, and a `resume` of one tenant does not lift it."""
+        """Silence the bot for every tenant, as `pause` does for one.
+
+        It adds to what is paused, and a `resume` of one tenant does not lift it.
+        """
         await self._opened.changes.pause(None)
 
     async def resume_all(self, *, unread: Unread = "answer") -> None:

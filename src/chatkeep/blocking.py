@@ -63,6 +63,8 @@ class _BlockingSurface(Generic[State]):
     events = iterating(Surface.events, until_closed=True)
     conversations = iterating(Surface.conversations)
     change = blocking(Surface.change)
+    undo = blocking(Surface.undo)
+    as_of = blocking(Surface.as_of)
     clear = blocking(Surface.clear)
     erase = blocking(Surface.erase)
     redact = blocking(Surface.redact)

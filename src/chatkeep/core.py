@@ -7,7 +7,7 @@ from typing import IO, TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from msgspec import Struct, structs
 
-from .conversation.keys import LONGEST_ID, key_for, refuse_reserved
+from .conversation.keys import LONGEST_ID, check_user, key_for, refuse_reserved
 from .conversation.outbox import Outlet
 from .conversation.saves import Saved
 from .conversation.snapshots import Outcome, Snapshot
@@ -17,17 +17,19 @@ from .engine.assignments import Assignments
 from .engine.engine import Engine
 from .engine.once import Ledger
 from .engine.outcomes import page_dead_letters, read_outcome
+from .engine.parts import OutboxStats, SharedCacheStats, Stats, StoreStats, StreamStats, SweeperStats
 from .engine.watch import ShownReply, Watch
 from .model import Content, DeadLetter, Message, OffBy, Receipt, Role, State
 from .people.claims import Claims
 from .people.saving import save
 from .storage.audit import AuditLog
 from .storage.ends import End, find_ends
-from .storage.holds import Holds
+from .storage.holds import Hold, Holds
 from .storage.records import Records
 
 if TYPE_CHECKING:
     from .people.handing_out import HandedOut
+    from .storage.archive import Exported
 
 Record = TypeVar("Record", bound=Struct)
 
@@ -40,6 +42,7 @@ class Core(Generic[State]):
 
     def __init__(self, engine: Engine[State], url: str) -> None:
         self._engine = engine
+        self._made_at = engine.shared.clock()
         self.url = url
         """The URL of the store, or the name of the driver that was given; it may hold a password."""
 
@@ -67,6 +70,43 @@ class Core(Generic[State]):
     def outlet(self) -> Outlet | None:
         """Where replies go out, if anywhere."""
         return self._engine.sender.outlet
+
+    def read_stats(self) -> Stats:
+        """Tell what each part of this process has done, and how it is now; asks nobody."""
+        engine, now = self._engine, self._engine.shared.clock()
+        store, sender, sweeper, pool = engine.store, engine.sender, engine.sweeper, engine.store.driver.pool()
+        attempts: dict[str, dict[str, int]] = {}
+        for (channel, status), count in sorted(sender.attempts.items()):
+            attempts.setdefault(channel, {})[status] = count
+        shared = store.shared
+        return Stats(
+            since_s=max(now - self._made_at, 0.0),
+            store=StoreStats(
+                engine=self.url.partition(":")[0],
+                trouble=store.trouble,
+                acts={verb.lower(): count for verb, count in sorted(store.acts.items())},
+                connections=pool.open,
+                connections_most=pool.most,
+                acts_waiting=pool.waiting,
+                rolled_back=store.rolled_back,
+            ),
+            cache=structs.replace(store.statistics),
+            shared_cache=None
+            if shared is None
+            else SharedCacheStats(on=shared.on, **structs.asdict(shared.statistics)),
+            engine=structs.replace(engine.statistics),
+            outbox=OutboxStats(
+                sends=sender.outlet is not None,
+                attempts=attempts,
+                last_sent_s=None if sender.sent_at is None else max(now - sender.sent_at, 0.0),
+            ),
+            sweeper=SweeperStats(
+                running=sweeper.task is not None,
+                started=sweeper.started,
+                behind_s=None if sweeper.looked_at is None else max(now - sweeper.looked_at, 0.0),
+            ),
+            streams=StreamStats(watching=engine.live.watching, live=engine.live.is_live),
+        )
 
     @property
     def is_open(self) -> bool:
@@ -194,7 +234,7 @@ class Core(Generic[State]):
     ) -> Saved:
         """As `Tenant.save`, when *look*, given what is there, raises nothing; with what else a client may save."""
         if told.get("owner"):
-            key_for("", told["owner"])
+            check_user(told["owner"])
         return await save(self._opened, key_for(tenant, conversation), messages, look=look, **told)
 
     async def settle(self, tenant: str, conversation: str, call: str, *, done: bool, result: Any) -> bool:
@@ -232,6 +272,23 @@ class Core(Generic[State]):
     def holds(self, tenant: str) -> Holds:
         """Return the legal holds of a tenant."""
         return Holds(self._opened.store, tenant, clock=self.clock)
+
+    async def hold(self, tenant: str, conversation: str, owner: str, *, reason: str) -> list[Hold]:
+        """Put a conversation, or all that is an *owner*'s under each of its names, on legal hold; answers the holds."""
+        names = await self.find_names(tenant, owner) if owner else [""]
+        return [await self.holds(tenant).put(conversation=conversation, owner=name, reason=reason) for name in names]
+
+    async def lift_hold(self, tenant: str, conversation: str, owner: str) -> list[Hold]:
+        """Lift a legal hold; answers those that there were."""
+        names = await self.find_names(tenant, owner) if owner else [""]
+        lifted = [await self.holds(tenant).lift(conversation=conversation, owner=name) for name in names]
+        return [held for held in lifted if held is not None]
+
+    def export(self, tenant: str, conversation: str | None, said: Exported) -> AsyncIterator[bytes]:
+        """Give the lines of one conversation, or of all of a tenant; *said* is filled in. See `storage.archive`."""
+        from .storage.archive import export_lines  # it imports tempfile, which nobody else needs
+
+        return export_lines(self._opened.store.driver, said, tenant=tenant, conversation=conversation)
 
     def preview_ends(
         self,

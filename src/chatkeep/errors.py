@@ -70,6 +70,10 @@ class NotWaiting(UsageError):
     """The message does not wait any more: it is being answered, was answered, or was withdrawn."""
 
 
+class ChangedSince(UsageError):
+    """What was to be undone is not there any more as it was left: somebody has changed it since. Nothing was undone."""
+
+
 class Unsupported(UsageError):
     """This store, version or option cannot do that."""
 

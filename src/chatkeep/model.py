@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal
 
 from msgspec import Raw, Struct
@@ -68,6 +69,28 @@ def text_of(content: Content) -> str:
     if isinstance(content, str):
         return content
     return "\n".join(str(part["text"]) for part in content if "text" in part)
+
+
+WORDS_MOST = 160
+
+
+class Words(Struct, frozen=True):
+    """The beginning of the last words of a conversation, whose they are, and when they were said."""
+
+    text: str
+    role: Role
+    at: float
+
+
+def last_words(messages: Sequence[Message]) -> Words | None:
+    """Return the last words among *messages*; of a message without text, what its first part is. None where nobody said anything."""
+    last = next((one for one in reversed(messages) if one.role in TALK and one.role != "event"), None)
+    if last is None:
+        return None
+    text = "(redacted)" if last.redacted else last.text
+    if not text and isinstance(last.content, list) and last.content:
+        text = f"({str(last.content[0].get('type', 'part'))[:40]})"
+    return Words(text[:WORDS_MOST], last.role, last.created_at)
 
 
 Status = Literal["answered", "accepted", "paused", "dropped", "failed", "journaled"]

@@ -31,6 +31,9 @@ Duration = str | int | float | timedelta
 LEASE_S = 10.0
 """A lease lasts so long and is renewed while its turn runs: an instance that died with its host is followed after it."""
 
+SHORTEST_DOUBT_S = 10.0
+"""A pause that ends later than this, and later than any that the settings ask for, was made by another clock."""
+
 SHORTEST_KEY = 16
 """Bytes that a secret of `seal_keys` has at least: whoever can guess one reads everything."""
 
@@ -114,7 +117,7 @@ Flag = bool | int | float | str
 
 
 class Flags:
-    """What an operator pauses per tenant without a deploy; handlers read it, nobody writes it.
+    """Switches of features, for all tenants or one, that an operator sets without a deploy; handlers read them and cannot change them.
 
     In the file, [flags] holds for every tenant and [flags.salon] for one:
 
@@ -260,6 +263,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             history=self.history,
             history_bytes=self.history_bytes,
             retry_for_s=seconds(self.retry_for),
+            pause_most_s=max(2 * seconds(self.retry_longest), seconds(self.max_wait), SHORTEST_DOUBT_S),
             max_raised=self.attempts,
             max_begun=max(8, (self.attempts or 0) + 5),
             lease_s=min(seconds(self.turn_timeout) + 5.0, LEASE_S),
@@ -487,6 +491,18 @@ def named_store() -> str | None:
     if not isinstance(value, str):
         raise Misconfigured(from_source("store is the text of a URL", source) + ". Nothing was opened.")
     return value
+
+
+def named_key() -> str | None:
+    """Return the service key that the environment names (CHATKEEP_KEY, or CHATKEEP_KEY_FILE), for a client of a server; None without one.
+
+    Raises `Misconfigured` when the file cannot be read.
+    """
+    environment, faults = environment_settings({"key": str})
+    if faults:
+        raise Misconfigured(f"The {'; '.join(faults)}. Nothing was asked.")
+    value = environment.get("key")
+    return str(value.value) if value is not None and value.value else None
 
 
 # -- where settings come from -------------------------------------------------------------------------------------------

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
+import msgspec
 from msgspec import structs
 
-from .conversation.keys import RESERVED, key_for, refuse_reserved
+from .conversation.edits import StateAsOf, find_state, may_move
+from .conversation.keys import RESERVED, check_user, key_for, refuse_reserved
 from .conversation.once import Call
 from .conversation.outbox import Delivery, list_deliveries
 from .conversation.sessions import is_session_over
@@ -139,7 +141,7 @@ class Surface(PeopleSurface[State]):
 
     async def create(self, conversation: str, *, owner: str = "") -> Conversation[State]:
         """
-        Create a conversation before anything is said in it, and answer it; the one there is, if there is one.
+        Create a conversation before anything is said in it, and return it; one that is there already is returned as it is.
 
         *owner* is whose it is. Raises `OtherOwner` when the conversation exists and is not that owner's, who is never changed.
         """
@@ -228,35 +230,53 @@ class Surface(PeopleSurface[State]):
                     yield event
 
     async def conversations(
-        self, *, owner: str | None = None, by: Index = "recent", limit: int | None = None
+        self,
+        *,
+        owner: str | None = None,
+        by: Index = "recent",
+        limit: int | None = None,
+        messages: int = 0,
+        after: Conversation[State] | None = None,
     ) -> AsyncIterator[Conversation[State]]:
         """
-        List this tenant's conversations without their messages: last changed first, or by="key"; or those of an
-        *owner*.
+        List this tenant's conversations, each with so many of its last *messages*: last changed first, or by="key"; or those
+        of an *owner*. *after*: only those behind this one, the last of a list before.
 
         One that cannot be read does not end the list: it is shown with the reason in its `fault`.
         """
-        async for conversation in self._listed(self._tenant, owner=owner, by=by, limit=limit):
+        told: dict[str, Any] = {"by": by, "limit": limit, "messages": messages, "after": after}
+        async for conversation in self._listed(self._tenant, owner=owner, **told):
             yield conversation
 
     async def _listed(
-        self, tenant: str | None, *, owner: str | None, by: Index, limit: int | None
+        self,
+        tenant: str | None,
+        *,
+        owner: str | None,
+        by: Index,
+        limit: int | None,
+        messages: int,
+        after: Conversation[State] | None,
     ) -> AsyncIterator[Conversation[State]]:
+        behind = None if after is None else _row_of(after)
         if owner and tenant is not None:
             claims = Claims(self._opened.store, tenant, clock=self._engine.shared.clock)
-            owners, left = await claims.find_owners(owner), limit if limit is not None else 1 << 40
-            for name in owners:  # what was claimed for it is its own
-                async for found in self._listed_of(tenant, owner=name, by=by, limit=left):
+            owners, left = list(await claims.find_owners(owner)), limit if limit is not None else 1 << 40
+            begun = owners.index(behind.owner) if behind is not None and behind.owner in owners else 0
+            for name in owners[begun:]:  # what was claimed for it is its own
+                start = behind if behind is not None and behind.owner == name else None
+                async for found in self._listed_of(
+                    tenant, owner=name, by=by, limit=left, messages=messages, after=start
+                ):
                     left -= 1
                     yield found
             return
-        async for found in self._listed_of(tenant, owner=owner, by=by, limit=limit):
+        async for found in self._listed_of(tenant, owner=owner, by=by, limit=limit, messages=messages, after=behind):
             yield found
 
     async def _listed_of(
-        self, tenant: str | None, *, owner: str | None, by: Index, limit: int | None
+        self, tenant: str | None, *, owner: str | None, by: Index, limit: int | None, messages: int, after: Row | None
     ) -> AsyncIterator[Conversation[State]]:
-        after: Row | None = None
         left = limit if limit is not None else 1 << 40
         index: Index = "owner" if owner is not None else by
         while True:
@@ -270,7 +290,8 @@ class Surface(PeopleSurface[State]):
                 try:
                     snapshot = await self._engine.store.load(row.key)
                     if snapshot is not None:
-                        yield await self._show(snapshot, 0)
+                        # By the time that it is listed by, so that a list goes on behind it also while it is written to.
+                        yield structs.replace(await self._show(snapshot, messages), updated_at=row.updated_at)
                 except (Corrupt, Unsupported) as fault:
                     yield _unreadable(row, str(fault))
             if len(rows) < PAGE or left <= 0:
@@ -278,17 +299,51 @@ class Surface(PeopleSurface[State]):
             after = rows[-1]
 
     async def change(
-        self, conversation: str, edit: Callable[[State], State | None], *, id: str | None = None
+        self, conversation: str, edit: Callable[[State], State | None], *, id: str | None = None, by: str = ""
     ) -> Conversation[State]:
         """
-        Apply *edit* to the state outside a turn, and answer the conversation it leaves.
+        Apply *edit* to the state outside a turn, and return the conversation as it is then.
 
         *edit* changes the state in place, or returns another. When others write meanwhile it is applied again to the
         newer state, so it must depend on nothing else and must not wait; what it raises is raised here, and nothing is
         written. A conversation that does not exist, or whose session is over, gets a new session. A turn that runs
-        meanwhile is run again on the changed state. With an *id*, the change is made once, however often it is asked for.
+        meanwhile is run again on the changed state. With an *id*, the change is made once, however often it is asked for. *by* names a
+        person who makes it: the log then has a note with the slots as they were, and `undo` puts them back.
         """
-        return await self._show_written(await self._opened.changes.change(self._key(conversation), edit, id=id))
+        return await self._show_written(await self._opened.changes.change(self._key(conversation), edit, id=id, by=by))
+
+    async def undo(self, conversation: str, number: int, *, by: str) -> Conversation[State]:
+        """
+        Put back the slots that a person has changed, as the note *number* of the log says that they were; and answer the conversation it
+        leaves.
+
+        Only what `change(by=)` has noted, over HTTP what somebody at the desk has changed, can be undone; clearing leaves no copy, and so
+        has no way back. It is noted who undid it (*by*), and an undo can be undone. Twice is fine. Raises `ChangedSince` where a
+        slot is not what the change has left, and `UsageError` where that entry is no such note.
+        """
+        if not by:
+            raise UsageError(f"{conversation}: name who undoes it; nothing was undone.")
+        return await self._show_written(await self._opened.changes.undo(self._key(conversation), number, by=by))
+
+    async def as_of(self, conversation: str, number: int) -> StateAsOf | None:
+        """
+        Return what is known of the state as it was when entry *number* was the last one; None where there is no such conversation.
+
+        It is told from the state of now and the notes of people's changes. What turns have changed is not known of before, and changes
+        that the application made outside of turns leave no trace.
+        """
+        key = self._key(conversation)
+        snapshot = await self._opened.store.load(key)
+        if snapshot is None:
+            return None
+        entries = list[Message]()
+        async for entry in self.history(conversation, after=max(number - PAGE, 0)):
+            entries.append(entry)
+            if entry.number > number and may_move(entry):
+                break  # what comes behind it tells nothing of before
+        return find_state(
+            msgspec.json.decode(snapshot.record.state), entries, number, begun=snapshot.record.since > number
+        )
 
     async def clear(self, conversation: str, slot: str | None = None, *, id: str | None = None) -> Conversation[State]:
         """
@@ -408,7 +463,7 @@ class Surface(PeopleSurface[State]):
 
     async def deliveries(self, conversation: str, *, limit: int = 200) -> list[Delivery]:
         """
-        How the sending of each reply stands, among the last *limit* entries of the log, oldest first.
+        Return how the sending of each reply stands, among the last *limit* entries of the log, oldest first.
 
         Only for conversations whose replies go out through a channel. See `Delivery` for the statuses.
         """
@@ -465,8 +520,8 @@ class Surface(PeopleSurface[State]):
         Where nothing was said yet, the message is passed over (status "dropped"). Durable when this returns: the handler is cancelled
         right after, wherever it runs, and nothing that it does has an effect any more; a plain function in a thread runs to its end
         in vain. A message that waits for its turn, or for another try, is stopped like one that is answered; messages behind it are
-        answered. Nothing is changed where nothing waits; a call of `receive` that answers before the message is in the log
-        (`quick`) is over before anybody could stop it.
+        answered. Nothing is changed where nothing waits, or while the bot is paused and nothing was said (see `withdraw`); a call of
+        `receive` that answers before the message is in the log (`quick`) is over before anybody could stop it.
         """
         return await self._opened.changes.stop(self._key(conversation))
 
@@ -556,7 +611,7 @@ class Tenant(Surface[State]):
 def _check_names(key: Key, id: str | None, owner: str) -> None:
     refuse_reserved(key, id)
     if owner:
-        key_for("", owner)  # an owner is text that every store can keep
+        check_user(owner)  # an owner is text that every store can keep
 
 
 def _held(snapshot: Snapshot) -> tuple[Sequence[Message], int]:
@@ -567,6 +622,12 @@ def _held(snapshot: Snapshot) -> tuple[Sequence[Message], int]:
 def _due_at(row: Row) -> float | None:
     """When it is looked at next, for people: what is due at once is due since it was changed."""
     return None if row.due_at is None else max(row.due_at, row.updated_at)
+
+
+def _row_of(shown: Conversation[Any]) -> Row:
+    """Return a row that stands where a conversation of a list does, in the index of its owner too."""
+    key = Key(shown.tenant, shown.id)
+    return Row(key=key, revision="", incarnation="", owner=shown.owner, updated_at=shown.updated_at)
 
 
 def _unreadable(row: Row, fault: str) -> Conversation[Any]:

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from ..support.killing import ENGINES, PLANTS, points_of
-from ..support.soaking import KILLS
+from ..support.soaking import KILLS, few_or_many, long
+
+FEW = 10
 
 
 def killing(folder: Path, *options: str, kills: int = 12) -> subprocess.CompletedProcess[str]:
@@ -22,12 +24,12 @@ def killing(folder: Path, *options: str, kills: int = 12) -> subprocess.Complete
 
 
 @pytest.mark.slow
+@few_or_many("kills", FEW, KILLS)
 @pytest.mark.parametrize("engine", ENGINES)
-def test_I1_to_I5_nothing_is_lost_doubled_or_reordered_under_kill_9(tmp_path: Path, engine: str) -> None:
+def test_I1_to_I5_nothing_is_lost_doubled_or_reordered_under_kill_9(tmp_path: Path, engine: str, kills: int) -> None:
     """Two instances, and the server a fifth as often: all that was acked is there once, in order, with its reply."""
-    kills = (
-        max(KILLS // 4, 15) if engine == "durable-object" else KILLS
-    )  # (tests/faults/test_durable_object.py has more of its own)
+    if engine == "durable-object":  # (tests/faults/test_durable_object.py has more of its own)
+        kills = max(kills // 4, FEW)
     ended = killing(tmp_path, engine, "--server-kills", str(kills // 5), kills=kills)
     print(engine, ended.stdout)
 
@@ -35,11 +37,11 @@ def test_I1_to_I5_nothing_is_lost_doubled_or_reordered_under_kill_9(tmp_path: Pa
     acked, unacked = map(int, re.findall(r"(\d+) acked, (\d+) unacked", ended.stdout)[0])
     assert acked > kills
     assert "set back" not in ended.stderr
-    # None at all would mean that no kill has hit the moment between a commit and its answer.
-    assert unacked > 0
+    # None at all among many would mean that no kill has hit the moment between a commit and its answer.
+    assert unacked > 0 or kills <= 15
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ["sqlite", *long(*ENGINES[1:])])
 def test_death_at_a_named_point_breaks_nothing(tmp_path: Path, engine: str) -> None:
     """Each point is reached (or the test fails), the instance dies there, and the next one puts everything right."""
     ended = killing(tmp_path, engine, "--points", *(("--nth", "2") if engine == "durable-object" else ()))
@@ -48,7 +50,7 @@ def test_death_at_a_named_point_breaks_nothing(tmp_path: Path, engine: str) -> N
     assert [*points_of(engine)] == re.findall(r"^(\S+): \d+ acked", ended.stdout, re.M)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ["sqlite", *long(*ENGINES[1:])])
 @pytest.mark.parametrize("bug", PLANTS)
 def test_the_checker_finds_a_planted_bug(tmp_path: Path, engine: str, bug: str) -> None:
     """A kill test that has never failed is a decoration."""

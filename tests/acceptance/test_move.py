@@ -112,6 +112,7 @@ async def run_move(
     return process.returncode
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.server
 async def test_a_store_is_moved_under_load_and_killed_on_the_way(

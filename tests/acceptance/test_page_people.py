@@ -123,7 +123,7 @@ def test_a_refresh_while_the_server_is_away(shop: Shop, person: BrowserContext) 
            return (await Promise.all(all.map(of))).flat(); }"""
     )
 
-    assert 8 == len(kept)
+    assert 9 == len(kept)
     assert [] == [url for url in kept if "/v1/" in url]
     shop.options = ()
     shop.start()

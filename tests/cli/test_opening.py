@@ -110,7 +110,7 @@ def test_a_list_has_the_names_of_its_columns(store: Path) -> None:
     """In a pipe too; a program takes --json."""
     head, *rows = ran(store.parent, "list", "chat.db")[1].splitlines()
 
-    assert ["conversation", "messages", "unread", "changed"] == head.split()
+    assert ["conversation", "messages", "unread", "changed", "last", "words"] == head.split()
     assert {("ada", "2", "0"), ("salon/bob", "2", "0")} == {tuple(row.split()[:3]) for row in rows}
 
 

@@ -222,7 +222,7 @@ def test_turns_of_a_channel_are_held_to_their_rate(rate: int, arrivals: list[flo
             structs.replace(record, cursor=number - 1),
             (message,),
         )
-        now = max(now + pause_s, turns.ready_at(there, policy))
+        now = max(now + pause_s, turns.ready_at(there, policy, at=now))
         record = turns.finish_turn(there, [message], [], policy, state=Raw(b"{}"), schema=1, opens=False, at=now).record
         record = structs.replace(record, cursor=number)
         began.append(now)

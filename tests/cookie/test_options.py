@@ -59,6 +59,11 @@ def test_every_setting_is_taken_or_refused() -> None:
         ({"same_site": "none"}, 'same_site="none" wants secure=True'),
         ({"keys": KEY}, "keys is a list"),
         ({"keys": ["short"]}, "at least 16 bytes"),
+        ({"keys": None}, "keys is a list"),
+        ({"keys": [KEY, None]}, "a key is None"),
+        ({"keys": [32]}, "at least 16 bytes"),
+        ({"then": 3}, "then is a store's URL"),
+        ({"secure": "no"}, "secure is True, False or None"),
         ({"then": "nowhere://"}, "no driver for 'nowhere'"),
     ],
 )

@@ -167,6 +167,18 @@ async def test_a_store_that_is_away_loses_nothing(tmp_path: Path) -> None:
     await ada.close()
 
 
+def test_an_application_whose_store_was_never_reached_ends_as_ever() -> None:
+    """The request that needed the store was told; the end of the lifespan has nothing to close."""
+    chats: CookieChat[Any] = CookieChat(counting, keys=[KEY], then="redis://127.0.0.1:1/0")
+
+    async def say(request: Any) -> Response:
+        receipt = await request.state.chat.receive("hello")
+        return PlainTextResponse(receipt.replies[0].text)
+
+    with TestClient(chats(Starlette(routes=[Route("/", say)])), raise_server_exceptions=False) as http:
+        assert [200, 500] == [http.get("/").status_code for _ in range(2)]
+
+
 async def test_a_moved_chat_without_its_store_is_a_loud_error() -> None:
     """And no fresh chat: the conversation is there, and somebody has left out where."""
     ada = Browser()

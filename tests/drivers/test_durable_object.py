@@ -28,6 +28,7 @@ from chatkeep.testing import DriverContract
 from chatkeep.testing.machine import DriverMachine
 from chatkeep.testing.proxy import Proxy
 from chatkeep.testing.servers import DurableObjectServer
+from tests.support.soaking import SOAK, few_or_many
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.server
@@ -70,14 +71,15 @@ class TestDurableObject(DriverContract):
         self.worker.empty()
 
 
-def test_random_histories(worker: DurableObjectServer) -> None:
+@few_or_many("examples", 2, 12 * SOAK)
+def test_random_histories(worker: DurableObjectServer, examples: int) -> None:
     """Three connections to one store, a new store for each history."""
 
     def fresh_store() -> DriverMachine:
         url = fresh(worker)
         return DriverMachine(lambda: opened_on(url))
 
-    how = settings(max_examples=8, stateful_step_count=25, deadline=None)
+    how = settings(max_examples=examples, stateful_step_count=25, deadline=None)
     run_state_machine_as_test(fresh_store, settings=how)
 
 

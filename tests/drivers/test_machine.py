@@ -15,7 +15,7 @@ from chatkeep.drivers.sqlite.driver import SqliteDriver
 from chatkeep.testing import BROKEN, Intact
 from chatkeep.testing.machine import DriverMachine
 
-from ..support.soaking import SOAK
+from ..support.soaking import SOAK, few_or_many, long
 
 
 def histories(made: Callable[[str], Driver], url: str) -> Callable[[], DriverMachine]:
@@ -34,25 +34,42 @@ def histories(made: Callable[[str], Driver], url: str) -> Callable[[], DriverMac
     return fresh_store
 
 
-@pytest.mark.slow
-def test_memory() -> None:
+@few_or_many("examples", 10, 60 * SOAK)
+def test_memory(examples: int) -> None:
     """The reference agrees with a model that does not know it."""
-    how = settings(max_examples=60 * SOAK, stateful_step_count=40, deadline=None)
+    how = settings(max_examples=examples, stateful_step_count=40, deadline=None)
     run_state_machine_as_test(histories(Intact, "memory://"), settings=how)
 
 
-@pytest.mark.slow
-def test_sqlite(tmp_path: Path) -> None:
+@few_or_many("examples", 8, 30 * SOAK)
+def test_sqlite(tmp_path: Path, examples: int) -> None:
     """Three connections on one file, a new file for each history."""
-    how = settings(max_examples=30 * SOAK, stateful_step_count=30, deadline=None)
+    how = settings(max_examples=examples, stateful_step_count=30, deadline=None)
     run_state_machine_as_test(histories(SqliteDriver, f"sqlite:///{tmp_path}/"), settings=how)
 
 
-CAUGHT = "StaleReads TornReads RefusalsCostNumbers HeadReadTooSoon DuplicatesWritten ClaimAlwaysGranted LastWriterWins"
-CAUGHT += " EntriesBeforeTheCheck BornUnchecked EraseLeavesIds NoTombstone MarkGoesBack DueOverwritten KeysJoined"
+SOON = [
+    "StaleReads",
+    "HeadReadTooSoon",
+    "ClaimAlwaysGranted",
+    "EraseLeavesIds",
+    "NoTombstone",
+    "MarkGoesBack",
+    "KeysJoined",
+]
+LATER = [
+    "TornReads",
+    "RefusalsCostNumbers",
+    "DuplicatesWritten",
+    "LastWriterWins",
+    "EntriesBeforeTheCheck",
+    "BornUnchecked",
+    "DueOverwritten",
+]
+"""Those that take hundreds of histories; the clauses of the contract catch them too, at once (tests/testing/test_contract.py)."""
 
 
-@pytest.mark.parametrize("name", CAUGHT.split())
+@pytest.mark.parametrize("name", [*SOON, *long(*LATER)])
 def test_a_broken_driver_is_found_out(name: str) -> None:
     """A history that breaks it comes up soon."""
     driver, _ = BROKEN[name]

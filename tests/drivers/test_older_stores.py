@@ -56,6 +56,9 @@ asyncio.run(main(sys.argv[1]))
 """
 
 
+pytestmark = pytest.mark.long
+
+
 @pytest.fixture(scope="module")
 def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The source of the older version, out of the repository."""

@@ -61,7 +61,7 @@ from chatkeep.testing.machine import DriverMachine
 from chatkeep.testing.proxy import Loss, Proxy
 from chatkeep.testing.servers import PostgresServer, postgres_binary, unprivileged
 
-from ..support.soaking import SOAK
+from ..support.soaking import SOAK, few_or_many
 from ..support.waiting import time_passes
 
 pytestmark = pytest.mark.server
@@ -153,7 +153,8 @@ class TestPostgresql(DriverContract):
         await run_sql(self.url, "drop schema CK cascade")
 
 
-def test_random_histories(postgres: PostgresServer) -> None:
+@few_or_many("examples", 4, 25 * SOAK)
+def test_random_histories(postgres: PostgresServer, examples: int) -> None:
     """Three connections on one schema, emptied for each history, never answer otherwise than the model."""
     url = f"{postgres.url}?schema=histories"
 
@@ -167,7 +168,7 @@ def test_random_histories(postgres: PostgresServer) -> None:
     asyncio.run(make_schema())
     try:
         how = settings(
-            max_examples=20 * SOAK, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=examples, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
         )
         run_state_machine_as_test(fresh_store, settings=how)
     finally:

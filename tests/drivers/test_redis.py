@@ -38,6 +38,7 @@ from redis.crc import key_slot
 from chatkeep.drivers import batching
 from chatkeep.drivers.base import (
     COUNTERS_KEPT_S,
+    TOMBSTONE_KEPT_S,
     Ability,
     Append,
     Count,
@@ -60,6 +61,7 @@ from chatkeep.testing.machine import DriverMachine
 from chatkeep.testing.proxy import Proxy
 from chatkeep.testing.servers import RedisServer, redis_cluster, redis_sentinel, stop_all
 from tests.support.plain_transport import PlainTransport
+from tests.support.soaking import SOAK, few_or_many, long
 from tests.support.waiting import takes, time_passes
 
 pytestmark = pytest.mark.server
@@ -100,7 +102,8 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             yield Store(server.url, [server])
 
 
-KINDS = ["valkey-9", "valkey-8", "redis-8", "redis-6", "cluster", "sentinel"]
+KINDS = ["valkey-9", "redis-6", "cluster", *long("valkey-8", "redis-8", "sentinel")]
+"""`make test` has the newest, the oldest and the one that has its keys on several servers; the others are between them."""
 
 
 async def opened_on(url: str) -> RedisDriver:
@@ -150,11 +153,13 @@ class TestAnotherTransport(RedisContract):
         return driver
 
 
+@pytest.mark.long
 @on("valkey-8")
 class TestValkey8(RedisContract):
     """Valkey 8."""
 
 
+@pytest.mark.long
 @on("redis-8")
 class TestRedis8(RedisContract):
     """Redis 8."""
@@ -170,20 +175,22 @@ class TestCluster(RedisContract):
     """Three masters."""
 
 
+@pytest.mark.long
 @on("sentinel")
 class TestSentinel(RedisContract):
     """The primary that Sentinel names."""
 
 
+@few_or_many("examples", 3, 12 * SOAK)
 @pytest.mark.parametrize("store", KINDS, indirect=True, scope="module")
-def test_random_histories(store: Store) -> None:
+def test_random_histories(store: Store, examples: int) -> None:
     """Three connections to one store, a new store for each history."""
 
     def fresh_store() -> DriverMachine:
         url = store.fresh
         return DriverMachine(lambda: opened_on(url))
 
-    how = settings(max_examples=8, stateful_step_count=25, deadline=None)
+    how = settings(max_examples=examples, stateful_step_count=25, deadline=None)
     run_state_machine_as_test(fresh_store, settings=how)
 
 
@@ -248,6 +255,21 @@ def keys_of(server: RedisServer, prefix: str = "") -> list[str]:
     """Every key that begins like that, epochs and meta apart."""
     words = server.ask("KEYS", f"{prefix}*").decode().split("\r\n")[2::2]
     return sorted(word for word in words if not word.endswith((":epoch", ":meta")))
+
+
+async def test_what_is_forgotten_in_great_number_leaves_nothing(driver: RedisDriver, server: RedisServer) -> None:
+    """An erasure by revision of what was not changed for longer than marks are kept leaves no mark; any other one does."""
+    before, keys = keys_of(server), [Key("", f"visitor {n}") for n in range(20)]
+    rows = [(await driver.append(Append(key, [Entry(0, "a", "user", b"x")], revision="r", at=1.0))).row for key in keys]
+    for row in rows:
+        await driver.erase(Erase(row.key, at=2.0 + TOMBSTONE_KEPT_S, revision=row.revision))
+
+    assert before == keys_of(server)
+
+    row = (await driver.append(Append(keys[0], [Entry(0, "a", "user", b"x")], revision="r", at=5.0))).row
+    await driver.erase(Erase(row.key, at=6.0, revision=row.revision))
+
+    assert 1 == len(keys_of(server)) - len(before)
 
 
 # The scripts

@@ -37,6 +37,7 @@ from chatkeep.testing import DriverContract
 from chatkeep.testing.machine import DriverMachine
 from chatkeep.testing.proxy import Proxy
 from chatkeep.testing.servers import UpstashServer
+from tests.support.soaking import SOAK, few_or_many
 from tests.support.waiting import time_passes
 
 pytestmark = pytest.mark.server
@@ -111,14 +112,15 @@ class TestWatching(TestUpstash):
     more = "&watch=yes"
 
 
-def test_random_histories(service: UpstashServer) -> None:
+@few_or_many("examples", 2, 8 * SOAK)
+def test_random_histories(service: UpstashServer, examples: int) -> None:
     """Three connections to one store, a new store for each history."""
 
     def fresh_store() -> DriverMachine:
         url = fresh(service)
         return DriverMachine(lambda: opened_on(url))
 
-    how = settings(max_examples=4, stateful_step_count=25, deadline=None)
+    how = settings(max_examples=examples, stateful_step_count=25, deadline=None)
     run_state_machine_as_test(fresh_store, settings=how)
 
 

@@ -32,6 +32,7 @@ BAD: dict[str, tuple[str, Any, str | None]] = {
 }
 
 
+@pytest.mark.parametrize("url", ["memory"], indirect=True)  # (it is refused before a store is asked)
 @pytest.mark.parametrize("way", ["receive", "accept"])
 @pytest.mark.parametrize("warm", [False, True])
 @pytest.mark.parametrize("what", BAD)
@@ -66,6 +67,7 @@ async def test_any_text_names_a_conversation_through_and_through(opened: Any, na
     assert 2 == len(await texts(keep, name + "x"))
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(
     "damage",
     [
@@ -82,17 +84,16 @@ async def test_damage_in_the_file_is_corrupt_and_stays_in_its_conversation(
     tmp_path: Path, opened: Any, damage: str
 ) -> None:
     """A record or an entry cut, emptied or swapped: Corrupt for ada by every way in, and bob notices nothing."""
-    url = f"sqlite:///{tmp_path}/damaged.db"
-    keep = await opened(count, url=url)
+    keep = await opened(count)
     for name in ("ada", "bob"):
         for n in range(3):
             await keep.receive(name, f"{n}")
     await keep.close()
-    db = apsw.Connection(str(tmp_path / "damaged.db"))
+    db = apsw.Connection(str(tmp_path / "chat.db"))
     db.execute(damage)
     assert db.changes() == 1
     db.close()
-    keep = await opened(count, url=url)
+    keep = await opened(count)
     with pytest.raises(Corrupt, match=r"ada.*(damaged|cannot be read|empty)"):
         await keep.receive("ada", "hello?", id="m")
     with pytest.raises(Corrupt, match="ada"):

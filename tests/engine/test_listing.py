@@ -31,12 +31,13 @@ async def test_conversations_are_listed_last_changed_first_and_by_owner(opened: 
     assert [f"c{n:03d}" for n in range(1, 250, 2)] == [c.id async for c in keep.conversations(owner="user-1")]
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 async def test_a_damaged_conversation_does_not_end_the_list(tmp_path: Path, opened: Any) -> None:
     """It is shown with its fault; the others are as they are."""
-    keep = await opened(count, url=f"sqlite:///{tmp_path}/x.db")
+    keep = await opened(count)
     for name in "abc":
         await keep.receive(name, "hi")
-    db = apsw.Connection(str(tmp_path / "x.db"))
+    db = apsw.Connection(str(tmp_path / "chat.db"))
     db.execute("update conversation set body = 'no bytes at all' where id = 'b'")
     db.close()
     faults = {c.id: c.fault async for c in keep.conversations()}

@@ -405,6 +405,9 @@ async def test_messages_that_wait_are_seen_withdrawn_and_amended(opened: Any) ->
     waiting = (await other.conversation("ada")).waiting
     await other.withdraw("ada", 2)
     await other.withdraw("ada", 2)
+    known = [
+        await keep.accept("ada", "two", id="m2") for keep in (works, other)
+    ]  # while the first one is answered still
     said = await other.amend("ada", 3, "drei")
     again = await other.amend("ada", 3, "drei")
     for number in (1, 99):
@@ -425,5 +428,6 @@ async def test_messages_that_wait_are_seen_withdrawn_and_amended(opened: Any) ->
     assert {2, 3} == {message.number for message in log if message.redacted and message.role == "user"}
     assert {"from": "three", "amends": 3} == next(message.metadata for message in log if message.number == said.number)
     assert 0 == works.statistics.engine.reruns
+    assert [(True, "dropped")] * 2 == [(one.duplicate, one.status) for one in known]
     dropped = await works.accept("ada", "two", id="m2")
     assert (True, "dropped") == (dropped.duplicate, dropped.status)

@@ -15,6 +15,7 @@ from chatkeep.testing.crash import Wrapped, wrapped
 
 from ..support.clock import Clock
 from ..support.counting import count, texts
+from ..support.waiting import until
 
 T = TypeVar("T")
 
@@ -48,6 +49,7 @@ def counted(opened: Any, url: str) -> Opened:
         driver = Counted(driver_for(url))
         keep = await opened(handler, **{"url": wrapped(driver), "poll": NEVER} | options)
         await keep.receive("somebody else", "hi")
+        await until(lambda: keep._engine.sweeper._backlog.is_done)  # the looks of the opening
         driver.verbs.clear()
         return keep, driver
 

@@ -212,6 +212,7 @@ async def hammered(kills: int, *, forgetful: bool = False) -> tuple[int, int]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.slow
 async def test_nothing_answered_is_lost_and_every_index_is_right_under_kill_9() -> None:
     """After many deaths under load; and the check finds one acknowledgement in twenty that was no act."""

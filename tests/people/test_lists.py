@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 from hypothesis import given, settings
@@ -24,12 +25,14 @@ class Device:
         self.cursor, self.held = Cursor("x", 0.0), dict[str, tuple[str, int]]()
         self.died = False
 
-    def sync(self, found: list[Listed], erased: list[tuple[str, float]], limit: int, dies_at: int = 0) -> int:
+    def sync(
+        self, found: list[Listed], erased: list[tuple[str, float]], limit: int, dies_at: int = 0, now: float = inf
+    ) -> int:
         """Asks until there is no more; tells how many were told. *dies_at*: at the first page, before (1) or after (2) it is kept, and
-        before its cursor is."""
+        before its cursor is. *now*: by the clock of who is asked."""
         count, here = 0, {one.key.id for one in found}
         while True:
-            page, gone, cursor, more = find_changes(found, erased, self.cursor, limit=limit)
+            page, gone, cursor, more = find_changes(found, erased, self.cursor, limit=limit, now=now)
             if dies_at == 1:
                 return count
             for id in gone:
@@ -53,7 +56,7 @@ steps = st.lists(
         st.sampled_from(["write", "erase", "sync", "dies before", "dies after"]),
         st.integers(0, 4),
         st.sampled_from([0.0, 0.001, 1.0, SLACK_S, 4 * SLACK_S]),
-        st.floats(-SLACK_S / 2, SLACK_S / 2),
+        st.floats(-SLACK_S / 2, SLACK_S / 2) | st.sampled_from([3600.0, 365 * 86_400.0]),
     ),
     max_size=40,
 )
@@ -62,8 +65,8 @@ steps = st.lists(
 @settings(max_examples=300)
 @given(steps, st.integers(1, 5))
 def test_every_device_comes_to_the_same_list(history: list[Any], limit: int) -> None:
-    """Of five devices that die at each step of a sync, with clocks of writers that differ by half a minute; what has not changed is not
-    told again."""
+    """Of five devices that die at each step of a sync, with clocks of writers that differ by half a minute, or are far ahead; what has
+    not changed is not told again."""
     devices, rows, erased, now = [Device() for _ in range(5)], dict[str, Listed](), list[tuple[str, float]](), 1000.0
     count = 0
     for what, which, passes, skew in history:
@@ -79,14 +82,14 @@ def test_every_device_comes_to_the_same_list(history: list[Any], limit: int) -> 
             erased.append((id, now + skew))
             del rows[id]
         elif what == "sync":
-            devices[which].sync(list(rows.values()), erased, limit)
+            devices[which].sync(list(rows.values()), erased, limit, now=now)
         elif what.startswith("dies"):
-            devices[which].sync(list(rows.values()), erased, limit, dies_at=1 + (what == "dies after"))
+            devices[which].sync(list(rows.values()), erased, limit, dies_at=1 + (what == "dies after"), now=now)
     for device in devices:
-        device.sync(list(rows.values()), erased, limit)
+        device.sync(list(rows.values()), erased, limit, now=now)
 
         assert {id: (one.incarnation, one.head) for id, one in rows.items()} == device.held
-        assert 0 == device.sync(list(rows.values()), erased, limit)
+        assert 0 == device.sync(list(rows.values()), erased, limit, now=now)
 
 
 def test_more_than_a_cursor_has_room_for_is_told_once() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from chatkeep import OtherOwner, UsageError
+from chatkeep import BadKey, Chatkeep, OtherOwner, UsageError
 
 from ..support.clock import Clock
 from ..support.counting import count
@@ -177,3 +177,18 @@ async def test_what_changed_is_told_in_what_it_takes(opened: Any, capsys: pytest
 
     assert {f"c{n}" for n in range(5)} == {one.id for one in changed.conversations}
     assert sizes[1] < sizes[0] / 20
+
+
+@pytest.mark.parametrize("name", ["", None, 7, "a\0b", "x" * 513, "\ud800"])
+async def test_what_is_no_name_of_a_user_is_told_as_one(name: Any) -> None:
+    """Nobody has given the id of a conversation."""
+    async with Chatkeep("memory://") as keep:
+        with pytest.raises(BadKey, match="user's name"):
+            keep.user(name)
+        with pytest.raises(BadKey, match="user's name"):
+            await keep.user("ada").claim(name)
+        if name:
+            with pytest.raises(BadKey, match="user's name"):
+                await keep.accept("trip", "hi", owner=name)
+            with pytest.raises(BadKey, match="user's name"):
+                await keep.save("trip", owner=name)

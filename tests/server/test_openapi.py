@@ -13,7 +13,8 @@ import pytest
 
 from chatkeep import Chatkeep, Turn
 from chatkeep.server import create_app, openapi
-from chatkeep.server.app import CLIENT, OPERATOR, ROUTES
+from chatkeep.server.app import ROUTES
+from chatkeep.server.assets import CLIENT, OPERATOR, SHOWN
 
 from ..support.serving import served
 from ..support.soaking import SOAK
@@ -25,7 +26,7 @@ def test_every_route_is_described() -> None:
     """A route without an entry in OPERATIONS, or an entry without a route, is a mistake."""
     app = create_app(Chatkeep("memory://"))
     routed = {(path, method) for path, method, _ in openapi.endpoints(app.routes)} - {
-        (path, "get") for path in (*CLIENT, *OPERATOR, "/")
+        (path, "get") for path in (*CLIENT, *SHOWN, *OPERATOR, "/")
     }
 
     assert routed == openapi.OPERATIONS.keys() - {("/metrics", "get")}
@@ -62,6 +63,7 @@ async def test_the_description_says_where_it_is_mounted() -> None:
     )
 
 
+@pytest.mark.long
 @pytest.mark.slow
 async def test_the_server_does_what_the_description_says(tmp_path: Path) -> None:
     """Schemathesis' coverage, fuzzing and stateful phases with every check that it has."""

@@ -116,6 +116,7 @@ def proxied(name: str, folder: Path, server: Service) -> Iterator[int]:
         process.wait(10)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PROXIES)
 async def test_behind_a_proxy_nothing_is_lost_and_addresses_have_the_prefix(name: str, tmp_path: Path) -> None:
     """Messages on connections that the proxy keeps; a stream comes at once; what is answered with addresses has the prefix; and a

@@ -31,6 +31,19 @@ async def test_a_bot_is_served_to_whoever_has_a_key(tmp_path: Path) -> None:
     assert 401 == refused.status
 
 
+def test_who_is_served_is_told_where_channels_reach_the_bot(tmp_path: Path) -> None:
+    """A server without a key serves the customers of its channels, and says no more than that nobody has a key."""
+    outlet = f"""
+from chatkeep.channels import Telegram
+from chatkeep.channels.outlet import ChannelOutlet
+keep.deliver(ChannelOutlet(Telegram(token="42:token", secrets="{"s" * 32}")))
+"""
+    with service(tmp_path, bot=BOT + outlet) as server:
+        server.wait_for("Only channels reach this server, and nobody can use its API: there is no service key")
+
+    assert "Nobody can use this server" not in server.log
+
+
 def test_keys_are_listed_without_what_they_are_and_can_be_revoked(tmp_path: Path) -> None:
     """A key is shown once; afterwards there is its id, its tenant and its label."""
     tmp_path.joinpath("bot.py").write_text(BOT.format(url=f"sqlite:///{tmp_path}/chat.db"))

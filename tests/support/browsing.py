@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -89,15 +90,7 @@ class Shop:
     def start(self) -> None:
         """Starts it, on the same store and port as before, and waits until it answers."""
         with (self.folder / "shop.err").open("ab") as errors:
-            self.process = Program(
-                self.url,
-                str(self.port),
-                *self.options,
-                folder=ROOT,
-                environment=plain_environment(),
-                streams=(NOWHERE, NOWHERE, errors.fileno()),
-                module="tests.support.shop",
-            )
+            self.process = self.begin(errors.fileno())
         deadline = time.monotonic() + 3 * PATIENCE_S
         while True:
             try:
@@ -107,6 +100,18 @@ class Shop:
                 assert self.process.poll() is None, (self.folder / "shop.err").read_text()
                 assert time.monotonic() < deadline, "the shop does not answer"
                 time.sleep(0.05)
+
+    def begin(self, errors: int) -> Program | subprocess.Popen[bytes]:
+        """Its process, which writes what goes wrong to *errors*."""
+        return Program(
+            self.url,
+            str(self.port),
+            *self.options,
+            folder=ROOT,
+            environment=plain_environment(),
+            streams=(NOWHERE, NOWHERE, errors),
+            module="tests.support.shop",
+        )
 
     def kill(self) -> None:
         """kill -9."""
@@ -125,7 +130,7 @@ def bare(person: BrowserContext, address: str, options: str = "{}", *, at: str =
 
 
 def account_of(person: BrowserContext, address: str, user: str | None = None) -> Page:
-    """A tab with nothing but an account on it, as `account`; signed in as a sample account, or as whoever was before. `ids.c` is an id
+    """A tab with nothing but an account on it, as `account`; signed in as a sample user, or as whoever was before. `ids.c` is an id
     that only this user's tests use."""
     page = person.new_page()
     page.goto(f"{address}account.js")
@@ -138,7 +143,8 @@ def account_of(person: BrowserContext, address: str, user: str | None = None) ->
           window.account = new module.Account();
           account.on('notice', (notice) => notices.push(notice));
           await account.loaded;
-          window.signIn = async (user) => account.signIn({ token: await (await fetch(`/accounts/${user}`, { method: 'POST' })).json() });
+          window.signIn = async (user) =>
+            account.signIn({ token: await (await fetch(`/sample-users/${user}`, { method: 'POST' })).json() });
           if (user) await signIn(user);
         }""",
         user,

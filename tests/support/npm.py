@@ -37,10 +37,8 @@ def install(folder: Path, *packages: str) -> Path:
 def bundle(folder: Path, source: str) -> str:
     """A page's script of *source*, with all that it imports, by the esbuild that is installed in *folder*."""
     folder.joinpath("page.jsx").write_text(source)
-    program = next(folder.glob("node_modules/@esbuild/*/bin/esbuild"))
-    os.chmod(program, 0o755)
     command = [
-        str(program),
+        str(esbuild(folder)),
         "page.jsx",
         "--bundle",
         "--format=esm",
@@ -49,6 +47,13 @@ def bundle(folder: Path, source: str) -> str:
     ]
     subprocess.run([*command, "--log-level=error"], cwd=folder, check=True, timeout=PATIENCE_S)
     return folder.joinpath("page.js").read_text()
+
+
+def esbuild(folder: Path) -> Path:
+    """The program esbuild that is installed in *folder*."""
+    program = next(folder.glob("node_modules/@esbuild/*/bin/esbuild"))
+    os.chmod(program, 0o755)
+    return program
 
 
 async def run(folder: Path, script: str, *arguments: str) -> str:

@@ -1,7 +1,7 @@
 """The server of these tests: a bot with a form, slow and streamed answers. `python -m tests.support.shop STORE PORT [offline]`.
 
 A second server is mounted at /other. /token makes the tokens of a site with sign-in: `?tenant=`, `?user=`, `?id=`;
-/log has what a tenant's conversation says. Anybody may sign in as one of ACCOUNTS; a cookie "who" is a session of the site's own.
+/log has what a tenant's conversation says. Anybody may sign in as one of USERS; a cookie "who" is a session of the site's own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from chatkeep import Chatkeep, Turn
 from chatkeep.auth.credentials import issue_token
 from chatkeep.server import create_app
 
-ACCOUNTS = tuple(f"user{number}" for number in range(40))
+USERS = tuple(f"user{number}" for number in range(40))
 SCOPES = ("read", "send", "share", "state:read", "state:write")
 STORY = "Once upon a time a message was sent 🍕 and it arrived, once, and in order, ever after."
 
@@ -69,7 +69,7 @@ if __name__ == "__main__":
         history = keep.tenant(asked.get("tenant", "")).history(asked.get("id", "support"))
         return JSONResponse([message.text async for message in history if message.role == "user"])
 
-    people: dict[str, Any] = {"accounts": ACCOUNTS, "users": lambda request: request.cookies.get("who")}
+    people: dict[str, Any] = {"sample_users": USERS, "users": lambda request: request.cookies.get("who")}
     apps = []
     for served in (keep, other):
         served.on_message(bot)

@@ -25,6 +25,8 @@ def store_url(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
             return f"sqlite:///{folder}/chat.db"
         case "redis":
             return f"{request.getfixturevalue('valkey').url}?prefix={name}"
+        case "cluster":
+            return f"{request.getfixturevalue('cluster')}?prefix={name}"
         case "upstash":
             return f"{request.getfixturevalue('upstash').url}&prefix={name}"
         case "durable-object":

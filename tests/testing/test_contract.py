@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 
 import pytest
 
-from chatkeep.drivers.base import Driver
+from chatkeep.drivers.base import Driver, Entry, Read, Row
 from chatkeep.testing import BROKEN, DriverContract, Intact
 from chatkeep.testing.contract.broken import empty_shelf
 
@@ -15,7 +16,7 @@ FILES = {name: part.__module__ for part in DriverContract.__mro__ for name in va
 BREACHES = [(name, clause) for name, (_, clauses) in BROKEN.items() for clause in clauses]
 
 
-async def run(clause: str, driver: type[Intact]) -> None:
+async def run(clause: str, driver: type[Intact], *, longest_s: float = 60.0) -> None:
     """Runs one test of the contract on a fresh store of *driver*."""
     url = f"memory://{secrets.token_hex(8)}"
 
@@ -28,7 +29,9 @@ async def run(clause: str, driver: type[Intact]) -> None:
         async def empty_store(self) -> None:
             empty_shelf(url)
 
-    await getattr(Contract(), clause)()
+    contract = Contract()
+    contract.longest_s = longest_s
+    await getattr(contract, clause)()
 
 
 @pytest.mark.parametrize(("name", "clause"), BREACHES)
@@ -45,6 +48,18 @@ async def test_a_broken_driver_is_caught(name: str, clause: str) -> None:
 async def test_an_intact_driver_passes(clause: str) -> None:
     """Or the breaches above would prove nothing."""
     await run(clause, Intact)
+
+
+async def test_an_act_that_is_never_answered_is_a_failure_in_words() -> None:
+    """And not a test run that hangs."""
+
+    class NeverAnswers(Intact):
+        async def read(self, act: Read) -> tuple[Row, list[Entry]] | None:
+            await asyncio.Event().wait()
+            return None
+
+    with pytest.raises(AssertionError, match=r"not over after 0.05 s: an act is not answered"):
+        await run("test_what_was_never_written_reads_as_nothing", NeverAnswers, longest_s=0.05)
 
 
 def test_every_clause_has_a_driver_that_breaks_it() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chatkeep.testing.servers import PostgresServer, RedisServer, Server
+from chatkeep.testing.servers import DurableObjectServer, PostgresServer, RedisServer, Server, UpstashServer
 
 pytestmark = pytest.mark.server
 
@@ -49,3 +49,17 @@ def test_a_server_that_is_wanted_on_one_port_fails_when_that_is_taken(tmp_path: 
         quicker.listen()
         with pytest.raises(RuntimeError, match="already in use"):
             RedisServer("valkey-9", tmp_path, port=quicker.getsockname()[1]).start()
+
+
+@pytest.mark.parametrize("kind", [RedisServer, PostgresServer, UpstashServer, DurableObjectServer])
+def test_a_server_without_a_folder_leaves_nothing(kind: type[Server], tmp_path: Path) -> None:
+    """Nobody has to think of one; and it may be named by text."""
+    with kind() as server:
+        assert server.answers()
+        assert server.folder.exists()
+    assert not server.folder.exists()
+
+    named = RedisServer("valkey-9", str(tmp_path)) if kind is RedisServer else kind(str(tmp_path))
+    with named:
+        assert named.answers()
+    assert any(tmp_path.iterdir())

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
 import itertools
+import re
 from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
-from chatkeep.server.app import serve_file
-
 from ..support.browsing import ROOT, Shop, account_of, profile
 
-CLIENT = ROOT / "clients" / "js"
+DOCS = ROOT / "docs" / "how-to" / "browser.md"
 USERS = (f"user{number}" for number in itertools.count())
 TITLES = "account.conversations.map((one) => one.title)"
 
@@ -211,11 +209,11 @@ def test_what_gave_way_can_be_put_back(shop: Shop, person: BrowserContext, brows
 
 
 def test_an_applications_own_old_data_is_taken_over_once(shop: Shop, person: BrowserContext, user: str) -> None:
-    """What a page of its own kept in localStorage is saved with its times and roles; broken off, it goes on; then never again."""
+    """By the docs' example: what a page of its own kept is saved with times and roles; broken off, it goes on; then never again."""
     page = account_of(person, shop.address, user)
-    take = """async () => account.importOld('shop:v1', () => JSON.parse(localStorage['conversations_v1']).map(({ key, name, log }) => ({
-        id: key, title: name, messages: log.map(([id, who, text, ms]) =>
-            ({ id, role: who === 'me' ? 'user' : 'assistant', content: text, created_at: ms / 1000 })) })))"""
+    example = re.search(r"```js\nawait (account\.importOld\(.*?\));\nlocalStorage\.removeItem", DOCS.read_text(), re.S)
+    assert example is not None
+    take = f"async () => {example[1]}"
     page.evaluate(
         """() => { localStorage['conversations_v1'] = JSON.stringify([
           { key: ids.one, name: 'Rome', log: [['m1', 'me', 'a train?', 1763697600000], ['m2', 'bot', 'at nine', 1763697603500]] },
@@ -294,14 +292,3 @@ def test_statistics_and_the_debug_switch(shop: Shop, person: BrowserContext, use
     assert page.evaluate("localStorage['chatkeep-debug'] === undefined")
     page.evaluate("chat.close()")
     assert [] == page.evaluate("account.stats().chats")
-
-
-def test_both_modules_are_small() -> None:
-    """As they are served, gzipped; one imports the other and nothing else."""
-    served = {name: serve_file(name, (CLIENT / name).read_text()) for name in ("client.js", "account.js")}
-    size = sum(len(gzip.compress(text.encode(), 9)) for text in served.values())
-
-    assert size < 19_500
-    assert ["./client.js"] == [
-        line.split('"')[1] for line in served["account.js"].splitlines() if line.startswith("import ")
-    ]

@@ -9,7 +9,7 @@ from playwright.sync_api import BrowserContext
 
 from ..support.browsing import Shop, send, wait
 
-FORMATS = Path(__file__).parent / "kept"
+FORMATS = Path(__file__).parents[1] / "golden"
 WRITE = """async ({ storage, queue, seen, version }) => {
     for (const [key, value] of Object.entries(storage)) localStorage.setItem(key, value);
     const open = indexedDB.open('chatkeep', version);
@@ -56,3 +56,39 @@ def test_format_1_is_moved_on(shop: Shop, person: BrowserContext) -> None:
     send(page, "and on")
     wait(page, "said.includes('2: and on')")
     assert [[3, "of a newer release"]] == page.evaluate(KEPT)
+
+
+def test_format_2_goes_on(shop: Shop, person: BrowserContext) -> None:
+    """Of an account: its list is shown before the server has said anything, and what was done and written without a line is sent once."""
+    page = person.new_page()
+    page.goto(f"{shop.address}client.js")
+    me = page.evaluate(
+        """async () => {
+          const made = await (await fetch('/sample-users/user7', { method: 'POST' })).json();
+          const headers = { authorization: `Bearer ${made.token}`, 'content-type': 'application/json' };
+          const put = (path, body, more) =>
+            fetch(`/v1/conversations/trip${path}`, { method: 'PUT', headers: { ...headers, ...more }, body: JSON.stringify(body) });
+          const messages = [{ id: 's1', role: 'user', content: 'from before', created_at: 1600000000 }];
+          await put('', { title: 'To Rome', pinned: true, messages });
+          await put('/state/form', { name: 'Grace', size: 1 }, { 'if-none-match': '*' });
+          return { ...made, ...(await (await fetch('/v1/me', { headers })).json()), mark: made.token.slice(-16) };
+        }"""
+    )
+    text = (FORMATS / "local_data_2.json").read_text().replace("{address}", shop.address)
+    for name in ("id", "token", "subject", "user", "mark"):
+        text = text.replace(f"{{{name}}}", me[name])
+    page.evaluate(WRITE, json.loads(text))
+    page.route("**/v1/**", lambda route: route.abort())
+    page.evaluate("async () => { window.account = await (await import('/account.js')).openAccount(); }")
+
+    assert [("To Naples", True), ("Another", None)] == [
+        (one["title"], one.get("pinned") or None) for one in page.evaluate("account.conversations")
+    ]
+    page.unroute("**/v1/**")
+    page.evaluate("async () => { window.chat = await account.chat('trip'); dispatchEvent(new Event('online')); }")
+    wait(page, "said.includes('1: written offline') && chat.status === 'saved' && account.stats().outbox.waiting === 0")
+
+    assert ["from before", "written offline", "1: written offline"] == page.evaluate("chat.messages.map((m) => m.text)")
+    assert {"name": "Grace", "size": 2} == page.evaluate("chat.state.form")
+    assert {"To Naples", "Another"} == set(page.evaluate("account.conversations.map((one) => one.title)"))
+    assert [] == page.evaluate(KEPT)

@@ -24,6 +24,8 @@ from ..support.protocols import Bot, mounted
 from ..support.serving import serving
 from ..support.waiting import until
 
+pytestmark = pytest.mark.long
+
 RELEASES = {
     "7": ("ai@7.0.173", "@ai-sdk/react@4.0.177", "react@19", "react-dom@19", "esbuild@0.28"),
     "5": ("ai@5", "@ai-sdk/react@2", "react@19", "react-dom@19", "esbuild@0.28"),

@@ -19,6 +19,7 @@ from typing import Any
 from msgspec import Struct, structs
 
 from ..app import Chatkeep, core_of
+from ..conversation.backoff import believed
 from ..conversation.keys import key_for
 from ..errors import UsageError
 from ..storage.records import Records
@@ -194,7 +195,7 @@ async def sign_in(keep: Chatkeep[Any], name: str, password: str) -> Account | No
 
     def count(held: Account | None) -> Account | None:
         nonlocal wait_s
-        wait_s = max(held.retry_at - now, 0.0) if held else 0.0
+        wait_s = max(believed(held.retry_at, WAIT_MOST_S, at=now) - now, 0.0) if held else 0.0
         if held is None or wait_s:
             return None
         failures = held.failures + 1

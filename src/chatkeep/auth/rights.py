@@ -8,9 +8,10 @@ from typing import Literal, get_args
 from ..errors import UsageError
 from .credentials import EVERYWHERE, SCOPES, StoredCredential
 
-Right = Literal["list", "operate", "switch", "tokens", "audit", "reveal"]
+Right = Literal["list", "operate", "switch", "tokens", "audit", "reveal", "hold", "export"]
 """list: all conversations of the tenant, and how they stand. operate: a person's part in one of them. switch: the bot of the tenant,
-and what all share. tokens: credentials of others. audit: who did what. reveal: what is personal, unmasked."""
+and what all share. tokens: credentials of others. audit: who did what. reveal: what is personal, unmasked. hold: legal
+holds. export: all that was said, as lines."""
 
 Role = Literal["viewer", "agent", "admin"]
 

@@ -5,6 +5,7 @@ The web needs none: browsers speak the HTTP API.
 
 from __future__ import annotations
 
+from . import bodies
 from .base import (
     Challenge,
     Channel,
@@ -12,6 +13,7 @@ from .base import (
     Failed,
     Inbound,
     Outcome,
+    Pairs,
     Received,
     Refused,
     Request,
@@ -21,6 +23,10 @@ from .base import (
     Uncertain,
     Unknown,
     address_of,
+    conversation_of,
+    header,
+    same,
+    secrets_of,
 )
 from .messenger import Instagram, Messenger
 from .telegram import Telegram
@@ -36,6 +42,7 @@ __all__ = [
     "Instagram",
     "Messenger",
     "Outcome",
+    "Pairs",
     "Received",
     "Refused",
     "Request",
@@ -48,4 +55,9 @@ __all__ = [
     "Webhook",
     "WhatsApp",
     "address_of",
+    "bodies",
+    "conversation_of",
+    "header",
+    "same",
+    "secrets_of",
 ]

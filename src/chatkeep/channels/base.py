@@ -190,7 +190,7 @@ class Channel(Protocol):
         ...
 
     def parse(self, body: bytes, headers: Pairs = ()) -> list[Inbound]:
-        """All that is in a verified request, in order. Raises nothing: what cannot be read is `Unknown`."""
+        """Return all that is in a verified request, in order. Raises nothing: what cannot be read is `Unknown`."""
         ...
 
     def requests(self, content: Content, *, account: str, to: str, key: str, at: float) -> list[Request]:
@@ -223,7 +223,7 @@ def conversation_of(name: str, account: str, customer: str) -> str:
 
 
 def address_of(conversation: str) -> tuple[str, str, str]:
-    """Channel, account and customer of a conversation: who a reply goes to. Raises ValueError for one of no channel."""
+    """Return channel, account and customer of a conversation: who a reply goes to. Raises ValueError for one of no channel."""
     name, account, customer = conversation.split(":", 2)
     return name, account, customer
 

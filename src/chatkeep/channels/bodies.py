@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from .base import Inbound, Unknown
+from .base import Inbound, Received, Unknown
 
 DEEPEST = 24
 LONGEST_ID = 256
@@ -65,7 +65,10 @@ def each(
         try:
             if not isinstance(item, dict):
                 raise TypeError(f"an object was expected, not {type(item).__name__}")
-            yield from read(item)
+            for one in read(item):
+                if isinstance(one, Received) and storable(one.content) != one.content:
+                    raise ValueError("it has a number that no store can hold")  # made of a text, or of a longer number
+                yield one
         except FAULTS as fault:
             reason = f"there is no {fault}" if isinstance(fault, KeyError) else str(fault)
             yield unknown(item, reason, account=account, conversation=conversation)

@@ -91,7 +91,7 @@ class Messenger:
         return items(body, whole)
 
     def requests(self, content: Content, *, account: str, to: str, key: str, at: float) -> list[Request]:
-        """One message for each part, and for each 2,000 characters (Instagram: 1,000 bytes) of a text."""
+        """Return one message for each part, and for each 2,000 characters (Instagram: 1,000 bytes) of a text."""
         messages = [message for part in parts.parts_of(content) for message in _messages(part, self._room)]
         keys = [f"{key}/{number}" if len(messages) > 1 else key for number in range(len(messages))]
         return [
@@ -104,11 +104,11 @@ class Messenger:
         ]
 
     def may_move(self, to: str) -> bool:
-        """Never: an id for this account stays."""
+        """Tell that none may: an id for this account stays."""
         return False
 
     def acknowledge(self, item: Received | Unknown) -> Request | None:
-        """Nothing: the platform does not wait."""
+        """Return nothing to send: the platform does not wait."""
         return None
 
     def notice(self, message: Received) -> Request | None:
@@ -119,7 +119,7 @@ class Messenger:
         return self._post(message.id, message.account, body)
 
     def outcome(self, response: Response) -> Outcome:
-        """Delivered here is "accepted"; that it has been seen is told by its statuses."""
+        """Tell what an answer means; `Delivered` here is "accepted": that it has been seen is told by its statuses."""
         return meta.outcome(response, "message_id")
 
     def _post(self, key: str, account: str, body: dict[str, Any]) -> Request:

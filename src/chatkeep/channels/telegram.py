@@ -91,7 +91,7 @@ class Telegram:
         return items(body, self._update)
 
     def requests(self, content: Content, *, account: str, to: str, key: str, at: float) -> list[Request]:
-        """One message for each part, and for each 4,096 characters of a text."""
+        """Return one message for each part, and for each 4,096 characters of a text."""
         if account != self.account:
             raise Misconfigured(f"This is the bot {self.account}, not {account!r}. Nothing was sent.")
         calls = [call for part in parts.parts_of(content) for call in _calls(part)]
@@ -120,7 +120,7 @@ class Telegram:
         return self._call(message.id, "sendChatAction", {**place, "action": "typing"})
 
     def outcome(self, response: Response) -> Outcome:
-        """By status and, where Telegram has no codes, by its words."""
+        """Tell by the status and, where Telegram has no codes, by its words."""
         try:
             told = msgspec.json.decode(response.body, type=Answer)
         except (msgspec.DecodeError, UnicodeDecodeError):

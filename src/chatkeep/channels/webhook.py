@@ -98,7 +98,7 @@ class Webhook:
         return items(body, whole)
 
     def requests(self, content: Content, *, account: str, to: str, key: str, at: float) -> list[Request]:
-        """One signed POST with the whole reply; sending it again with the same webhook-id is harmless."""
+        """Return one signed POST with the whole reply; sending it again with the same webhook-id is harmless."""
         if account != self.account or not self._url:
             raise Misconfigured(f"Webhook({self.account!r}) has no url for replies of {account!r}. Nothing was sent.")
         body = msgspec.json.encode({"conversation": to, "id": key, "content": content})
@@ -108,19 +108,19 @@ class Webhook:
         return [Request(key=key, url=self._url, headers={"content-type": "application/json", **told}, body=body)]
 
     def may_move(self, to: str) -> bool:
-        """Never: its ids are the other system's own."""
+        """Tell that none may: its ids are the other system's own."""
         return False
 
     def acknowledge(self, item: Received | Unknown) -> Request | None:
-        """Nothing: the answer to its POST is enough."""
+        """Return nothing to send: the answer to its POST is enough."""
         return None
 
     def notice(self, message: Received) -> Request | None:
-        """Nothing: the answer to its POST is enough."""
+        """Return nothing to send: the answer to its POST is enough."""
         return None
 
     def outcome(self, response: Response) -> Outcome:
-        """Any 2xx has it. As the id says what was seen before, everything that may pass is tried again."""
+        """Tell what an answer means: any 2xx has it. As the id says what was seen before, everything that may pass is tried again."""
         reason = f"HTTP {response.status}"
         if 200 <= response.status < 300:
             return Delivered("")

@@ -77,7 +77,7 @@ class WhatsApp:
         return items(body, lambda whole: each(whole["entry"], lambda entry: each(entry["changes"], _change)))
 
     def requests(self, content: Content, *, account: str, to: str, key: str, at: float) -> list[Request]:
-        """One message for each part, and for each 4,096 characters of a text."""
+        """Return one message for each part, and for each 4,096 characters of a text."""
         bodies = [body for part in parts.parts_of(content) for body in _bodies(part)]
         return [
             self._post(f"{key}/{number}" if len(bodies) > 1 else key, account, to, body)
@@ -89,18 +89,18 @@ class WhatsApp:
         return True
 
     def acknowledge(self, item: Received | Unknown) -> Request | None:
-        """Nothing: the platform does not wait."""
+        """Return nothing to send: the platform does not wait."""
         return None
 
     def notice(self, message: Received) -> Request | None:
-        """Two blue ticks, and "typing" until the answer comes or 25 s have passed."""
+        """Show two blue ticks, and "typing" until the answer comes or 25 s have passed."""
         if message.role != "user":
             return None
         body = {"status": "read", "message_id": message.id, "typing_indicator": {"type": "text"}}
         return meta.post(message.id, self._url(message.account), self._tokens, message.account, _whatsapp(body))
 
     def outcome(self, response: Response) -> Outcome:
-        """Delivered here is "accepted"; that it has reached the customer, or has not, is told by its statuses."""
+        """Tell what an answer means; `Delivered` here is "accepted": that it has reached the customer is told by statuses."""
         return meta.outcome(response, "messages", 0, "id")
 
     def _url(self, account: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Any
 
@@ -61,12 +62,15 @@ def main() -> None:
 
     STORE is a URL (sqlite:///chat.db) or the path of an SQLite file; without one, CHATKEEP_STORE counts.
     These commands never create a file and never answer a message; a server that has the store open is not disturbed.
+    STORE may be a running server, too: https://chat.example, with a service key in CHATKEEP_KEY or CHATKEEP_KEY_FILE.
 
     \b
     Exit codes: 0 done, 1 not found, 2 used wrongly, 3 the store cannot be reached (try again), 4 damaged,
     5 perhaps done (look), 6 the bot's code failed, 7 the store is not fit (check), 8 a message was lost,
     doubled, put out of order or not answered (simulate).
     """
+    if os.environ.get("NO_COLOR"):  # https://no-color.org
+        click.get_current_context().color = False
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -86,6 +90,7 @@ for command in (
     conversations.erase,
     conversations.redact,
     conversations.clear,
+    conversations.undo,
     conversations.dead,
     conversations.replay,
     conversations.dismiss,

@@ -7,19 +7,22 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Literal
 
 import click
 
 from ..app import core_of
-from ..drivers.base import Ability, Driver
-from ..errors import ChatkeepError, Corrupt, Unsupported, UsageError
+from ..drivers.base import Driver
+from ..errors import ChatkeepError, Corrupt, UsageError
 from ..people.handing_out import HandedOut
-from ..storage.archive import LONGEST_LINE, Existing, Exported, Imported, export_lines, import_lines, read_blocks
-from .opening import driver_with_keys, existing, existing_url, note_act, open_driver, opened, url_of
+from ..storage.archive import LONGEST_LINE, Existing, Exported, Imported, import_lines, read_blocks
+from .opening import driver_with_keys, existing, note_act, open_driver, opened, url_of
 from .options import StoreCommand, json_option, store_argument
-from .printing import plain, tell
+from .printing import plain, progress, tell
+from .reaching import found_in, open_target
+from .target import Target, is_server
 
 EVERY_S = 2.0
 
@@ -48,33 +51,37 @@ def export(
       chatkeep export chat.db --conversation ada
       chatkeep export redis://127.0.0.1/0 --tenant salon-7 | zstd > salon-7.jsonl.zst
       chatkeep export chat.db --owner user-17 -o user-17.zip
+      chatkeep export https://chat.example -o monday.jsonl
     """
     if output is not None and os.path.exists(output) and not replace:
         raise UsageError(f"{output} is there; nothing was written. Choose another name, or --replace.")
     if owner is not None:
         if output is None or conversation is not None:
             raise UsageError("--owner needs --output, and goes without --conversation; nothing was written.")
+        if is_server(store):
+            raise UsageError(
+                "`chatkeep export --owner` is not possible over HTTP: the archive for a person is put together where the store is. "
+                "Nothing was done. Name the store, on a machine that reaches it."
+            )
         export_person(store, tenant or "", owner, output)
         return
-    driver = driver_on(store)
+    target = open_target(store)
     partial = None if output is None else f"{output}.part"
-    target = sys.stdout.buffer if partial is None else Path(partial).open("wb")  # noqa: SIM115  closed below
+    file = sys.stdout.buffer if partial is None else Path(partial).open("wb")  # noqa: SIM115  closed below
     said = Exported()
     try:
-        asyncio.run(write_export(driver, target, said, tenant=tenant, conversation=conversation))
+        asyncio.run(write_export(target, file, said, tenant=tenant, conversation=conversation))
         if output is not None and partial is not None:
-            target.flush()
-            os.fsync(target.fileno())
-            target.close()
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
             os.replace(partial, output)
     except BrokenPipeError:
         sys.exit(1)
     finally:
         if partial is not None:
-            target.close()
+            file.close()
             Path(partial).unlink(missing_ok=True)
-    if conversation is not None and not said.conversations and not said.damaged:
-        raise ChatkeepError(f"There is no conversation {plain(conversation, line=True)!r}; the export is empty.")
     click.echo(f"{said.conversations:,} conversations with {said.entries:,} entries are exported.", err=True)
     if said.damaged:
         reasons = "; ".join(list(said.damaged.values())[:5])
@@ -111,16 +118,22 @@ def export_person(store: str, tenant: str, owner: str, output: str) -> None:
 
 
 async def write_export(
-    driver: Driver, target: IO[bytes], said: Exported, *, tenant: str | None, conversation: str | None
+    target: Target, file: IO[bytes], said: Exported, *, tenant: str | None, conversation: str | None
 ) -> None:
     """Write what an export says to a file."""
-    try:
-        await open_driver(driver)
-        async for line in export_lines(driver, said, tenant=tenant, conversation=conversation):
-            target.write(line)
-        target.flush()
-    finally:
-        await driver.close()
+    shown_at, count = time.monotonic(), 0
+    async with target:
+        if conversation is not None:
+            with suppress(Corrupt):  # which is told at the end
+                await found_in(target.of(tenant or ""), conversation, target.where)
+        async for line in target.export(tenant, conversation, said):
+            file.write(line)
+            count += 1
+            if not sys.stdout.isatty() and time.monotonic() > shown_at + 0.1:
+                shown_at = time.monotonic()
+                progress(f"{count:,} lines are written")
+        progress("")
+        file.flush()
 
 
 @click.command("import", cls=StoreCommand)
@@ -200,11 +213,3 @@ async def read_import(driver: Driver, file: IO[bytes], existing: Existing, *, li
 def lines_of(file: IO[bytes]) -> Iterator[bytes]:
     """Yield the lines of a file; one that is longer than any may be, in pieces."""
     return iter(lambda: file.readline(LONGEST_LINE + 1), b"")
-
-
-def driver_on(store: str) -> Driver:
-    """Return the driver of a store that is there. Raises `UsageError`."""
-    driver = driver_with_keys(existing_url(store))
-    if Ability.SCAN not in driver.abilities:
-        raise Unsupported(f"The store lacks {Ability.SCAN.name} ({Ability.SCAN}); nothing was exported.")
-    return driver

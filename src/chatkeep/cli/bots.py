@@ -20,7 +20,7 @@ from .opening import nothing, opened, url_of, without_secret
 from .printing import plain, said
 from .tracebacks import log_for_developers
 
-ACCOUNTS = ("ada", "ben")
+USERS = ("ada", "ben")
 """As which anybody may sign in to a demo."""
 
 
@@ -59,7 +59,7 @@ def demo(bot: str, store: str | None, port: int, host: str) -> None:
     click.echo(f"Everything said there is kept in {store}. Ctrl-C stops it.")
     click.echo(f"Order something, then kill it (kill -9 {os.getpid()}) and start it again: the order is still there.")
     click.echo(f"Look inside meanwhile, in another terminal: chatkeep list {store}")
-    app = create_app(keep, title=BOTS[bot].title, anonymous=True, accounts=ACCOUNTS, offline=True)
+    app = create_app(keep, title=BOTS[bot].title, anonymous=True, sample_users=USERS, offline=True)
     settings = ServerSettings(anonymous=True)
     served = serving.Lifespan(app, settings, keep, ends=app.state.streams.end)
     serving.serve(serving.configured(served, settings, patience_s=5.0), listener)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Any
 
 import click
 import msgspec
 
-from ..app import Chatkeep
 from ..errors import Corrupt, UsageError
 from ..model import Conversation, DeadLetter
-from ..tenant import Tenant, Unread
-from .opening import acting, existing, found_in, look, note_act, opened
+from ..settings import duration_fault, seconds
+from ..tenant import Unread
 from .options import (
     StoreCommand,
     conversation_argument,
@@ -22,64 +22,131 @@ from .options import (
     limit_option,
     store_argument,
     tenant_option,
+    utc_option,
 )
-from .printing import columns, facts, full_name, listed, logged, plain, tell, when
+from .printing import Cell, age, columns, facts, full_name, listed, logged, plain, preview, tell, when
+from .reaching import found_in, look, on_target
+from .target import Target, Verbs
+
+as_of_option = click.option(
+    "--as-of", metavar="NUMBER|TIME", help="As it was at a number of the log, at a time, or so long ago (2h)."
+)
+
+SHOWN: dict[str, Callable[[Conversation[Any]], bool]] = {
+    "all": lambda found: True,
+    "unread": lambda found: found.unread > 0,
+    "waiting": lambda found: found.unread > 0 and found.paused,
+    "failing": lambda found: bool(found.dead or found.fault),
+    "off": lambda found: found.paused,
+}
+"""What `list --show` lists, in the words of the operators' desk."""
 
 
 @click.command("list", cls=StoreCommand)
 @store_argument
 @click.option("--tenant", metavar="NAME", help="Only this tenant's; without it, all.")
+@click.option("--owner", metavar="NAME", help="Only what is this user's, in the tenant.")
+@click.option(
+    "--show",
+    type=click.Choice(list(SHOWN)),
+    default="all",
+    show_default=True,
+    help="unread: nobody has answered; waiting: for a person, since the bot is off; failing: set aside, or unreadable; off: the bot is.",
+)
+@click.option("--since", metavar="DURATION", help="Only what has changed within this long, such as 2h.")
 @limit_option
+@utc_option
 @json_option
-def list_(store: str, tenant: str | None, limit: int, as_json: bool) -> None:
-    """List conversations, last changed first.
+def list_(
+    store: str, tenant: str | None, owner: str | None, show: str, since: str | None, limit: int, as_json: bool
+) -> None:
+    """List conversations with their last words, last changed first.
 
     \b
     Examples:
       chatkeep list chatkeep-demo.db
+      chatkeep list chat.db --show waiting --since 1d
       chatkeep list sqlite:////var/lib/bot/chat.db --tenant salon-7 --json
+      chatkeep list https://chat.example
     """
-    keep = existing(store)
+    if since is not None and (fault := duration_fault(since, "--")):
+        raise UsageError(f"--since: {fault}. Nothing was listed.")
+    oldest = None if since is None else time.time() - seconds(since)
 
-    async def work() -> None:
-        every = keep.all_conversations if tenant is None else keep.tenant(tenant).conversations
-        rows = []
-        async for found in every(limit=limit):
+    async def work(target: Target) -> None:
+        every = target.conversations(tenant) if owner is None else target.of(tenant or "").conversations(owner=owner)
+        rows, count = [], 0
+        async for found, last in every:
+            if oldest is not None and found.updated_at < oldest:
+                if owner is None:
+                    break
+                continue  # (an owner with several names has a list for each)
+            if not SHOWN[show](found):
+                continue
+            count += 1
             if as_json:
-                tell(facts(found))
+                tell(facts(found) | {"last": last, "fault": found.fault})
             else:
-                notes = [f"{len(found.dead)} set aside"] * bool(found.dead) + [silent(found)] * found.paused
-                note = plain(found.fault, line=True) or ", ".join(notes)
                 counts = ("?", "?") if found.fault else (str(found.head), str(found.unread))
-                rows.append((full_name(found.tenant, found.id), *counts, when(found.updated_at), note))
+                rows.append(
+                    (full_name(found.tenant, found.id), *counts, age(found.updated_at), remark(found), preview(last))
+                )
+            if count == limit:
+                break
         if not as_json:
-            columns(("conversation", "messages", "unread", "changed", ""), rows, nothing="There are no conversations.")
+            names = ("conversation", "messages", "unread", "changed", "", "last words")
+            columns(
+                names, rows, nothing="There are no conversations." if show == "all" else "There are none like that."
+            )
 
-    asyncio.run(opened(keep, work))
+    on_target(store, work)
+
+
+def remark(found: Conversation[Any]) -> Cell:
+    """Return what is to be said of a conversation in a list."""
+    if found.fault:
+        return Cell(plain(found.fault, line=True), "red")
+    if found.dead:
+        return Cell(", ".join([f"{len(found.dead)} set aside"] + [silent(found)] * found.paused), "red")
+    return Cell(silent(found), "yellow") if found.paused else Cell("")
 
 
 @click.command(cls=StoreCommand)
 @store_argument
 @conversation_argument
 @tenant_option
+@utc_option
 @json_option
-def show(store: str, conversation: str, tenant: str, as_json: bool) -> None:
+@as_of_option
+def show(store: str, conversation: str, tenant: str, as_json: bool, as_of: str | None) -> None:
     """Show one conversation: where it stands.
 
     Its session, its state, its last messages, and what was set aside.
 
     \b
-    Example:
+    With --as-of the log as it was then, and of the state what is known of then: slots that people have changed since, and all of it
+    where no turn came later. What was redacted since is not there.
+
+    \b
+    Examples:
       chatkeep show chatkeep-demo.db terminal
+      chatkeep show chat.db ada --as-of 17
+      chatkeep show https://chat.example ada --as-of 2h
     """
 
-    async def work(of: Tenant[Any]) -> None:
-        found = await found_in(of, conversation, store)
-        dead = await of.dead_letters(conversation)
+    async def work(target: Target) -> None:
+        of = target.of(tenant)
+        found = await found_in(of, conversation, target.where, messages=20)
+        if as_of is not None:
+            await _show_as_of(of, found, await number_as_of(of, found, as_of), as_json=as_json)
+            return
+        dead = [letter async for letter in of.dead_letters(conversation)]
         if as_json:
             tell(facts(found) | {"state": found.state, "messages": found.messages, "dead_letters": dead})
             return
-        for name, value in facts(found).items():
+        times = {"updated": f"{when(found.updated_at)} ({age(found.updated_at)})"}
+        times |= {} if found.due_at is None else {"due": when(found.due_at)}
+        for name, value in (facts(found) | times).items():
             click.echo(f"{name + ':':<14}{plain(str(value), line=True)}")
         state = msgspec.json.format(msgspec.json.encode(found.state), indent=2).decode()
         click.echo(f"\nstate:\n{plain(state)}\n\nlast messages:")
@@ -90,7 +157,7 @@ def show(store: str, conversation: str, tenant: str, as_json: bool) -> None:
             for message in dead:
                 logged(message)
 
-    look(store, tenant, work)
+    on_target(store, work)
 
 
 @click.command(cls=StoreCommand)
@@ -100,11 +167,22 @@ def show(store: str, conversation: str, tenant: str, as_json: bool) -> None:
 @click.option("--after", type=click.IntRange(0), metavar="NUMBER", help="Only what is numbered above.")
 @click.option("--before", type=click.IntRange(0, 2**62), metavar="NUMBER", help="Only what is numbered below.")
 @click.option("--limit", type=click.IntRange(1), help="At most so many; with --before alone, the last ones.")
+@utc_option
 @json_option
+@as_of_option
 def history(
-    store: str, conversation: str, tenant: str, after: int | None, before: int | None, limit: int | None, as_json: bool
+    store: str,
+    conversation: str,
+    tenant: str,
+    after: int | None,
+    before: int | None,
+    limit: int | None,
+    as_json: bool,
+    as_of: str | None,
 ) -> None:
     """Print the log of a conversation, oldest first.
+
+    With --as-of up to that number, or that time.
 
     \b
     Examples:
@@ -112,15 +190,91 @@ def history(
       chatkeep history chatkeep-demo.db terminal --json > terminal.jsonl
     """
 
-    async def work(of: Tenant[Any]) -> None:
-        await found_in(of, conversation, store)
-        async for message in of.history(conversation, after=after, before=before, limit=limit):
+    async def work(target: Target) -> None:
+        of = target.of(tenant)
+        found, end = await found_in(of, conversation, target.where), before
+        if as_of is not None:
+            end = min(await number_as_of(of, found, as_of) + 1, 2**62 if before is None else before)
+        async for message in of.history(conversation, after=after, before=end, limit=limit):
             if as_json:
                 tell(message)
             else:
                 logged(message)
 
-    look(store, tenant, work)
+    on_target(store, work)
+
+
+async def number_as_of(of: Verbs, found: Conversation[Any], as_of: str) -> int:
+    """Return the number of the last entry that there was *as_of* a number, a time, or so long ago. Raises `UsageError`."""
+    if as_of.isascii() and as_of.isdecimal():
+        return min(int(as_of), found.head)
+    at = time_of(as_of)
+    low, high = 0, found.head  # everything up to *low* was there by then, nothing above *high*
+    while low < high:
+        middle = (low + high + 1) // 2
+        entry = [one async for one in of.history(found.id, after=middle - 1, limit=1)]
+        if entry and entry[0].number > high:  # retention has left nothing in between
+            break
+        if not entry or entry[0].created_at > at:
+            high = middle - 1
+        else:
+            low = entry[0].number
+    return low
+
+
+def time_of(text: str) -> float:
+    """Return the time that *text* names: 2026-11-29 14:30, the same with Z for UTC, or so long ago, such as 2h. Raises `UsageError`."""
+    if not duration_fault(text, "--"):
+        return time.time() - seconds(text)
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        raise UsageError(
+            f"--as-of is a number of the log, a time such as '2026-11-29 14:30', or so long ago, such as 2h, not {text!r:.40}."
+        ) from None
+
+
+async def _show_as_of(of: Verbs, found: Conversation[Any], number: int, *, as_json: bool) -> None:
+    known = await of.as_of(found.id, number)
+    messages = [entry async for entry in of.history(found.id, before=number + 1, limit=20)]
+    if known is None:
+        raise UsageError(f"{found.id} was erased meanwhile; nothing was read.")
+    if as_json:
+        told = {"conversation": found.id, "tenant": found.tenant, "log": number, "state": known.slots}
+        tell(told | {"complete": known.complete, "why": known.why, "messages": messages})
+        return
+    click.echo(f"conversation: {plain(found.id, line=True)}")
+    click.echo(f"as of:        {number} of {found.head}" + (f", {when(messages[-1].created_at)}" if messages else ""))
+    state = msgspec.json.format(msgspec.json.encode(known.slots), indent=2).decode()
+    limits = "" if known.complete else f"Only these slots are known: {known.why}.\n"
+    click.echo(f"\nstate:\n{limits}{plain(state)}\n\nlast messages:")
+    for message in messages:
+        logged(message)
+
+
+@click.command(cls=StoreCommand)
+@store_argument
+@conversation_argument
+@click.argument("number", type=click.IntRange(1), metavar="NUMBER")
+@tenant_option
+def undo(store: str, conversation: str, number: int, tenant: str) -> None:
+    """Put back the slots of the state that a person has changed.
+
+    `chatkeep history` shows such changes, with their numbers. One is undone only while the slots are what it has left; that it was undone
+    is noted, and can be undone, too. What was cleared is gone: clearing keeps no copy.
+
+    \b
+    Example:
+      chatkeep undo chat.db ada 17
+    """
+
+    async def work(target: Target) -> None:
+        of = target.of(tenant)
+        await found_in(of, conversation, target.where)
+        await of.undo(conversation, number)
+        click.echo(f"The change of entry {number} is undone.")
+
+    on_target(store, work)
 
 
 @click.command(cls=StoreCommand)
@@ -142,27 +296,23 @@ def erase(store: str, conversation: str | None, tenant: str, user: str | None, y
       chatkeep erase chat.db ada-1
       chatkeep erase chat.db --user ada --json > receipt.json
     """
-    from ..auth import credentials
 
-    keep = existing(store)
-    if user is not None:
-        asyncio.run(opened(keep, lambda: _erase_user(keep, tenant, user, yes=yes, as_json=as_json)))
-        return
-    assert conversation is not None
-
-    async def work(of: Tenant[Any]) -> None:
+    async def work(target: Target) -> None:
+        of = target.of(tenant)
+        if user is not None:
+            await _erase_user(of, user, yes=yes, as_json=as_json)
+            return
+        assert conversation is not None
         try:
-            what = f"{(await found_in(of, conversation, store)).head} log entries"
+            what = f"{(await found_in(of, conversation, target.where)).head} log entries"
         except Corrupt:
             what = "log, which cannot be read,"
         if not yes:
             click.confirm(f"Erase {plain(conversation, line=True)} with its {what} for ever?", abort=True)
         await of.erase(conversation)
-        await credentials.forget(keep, tenant, conversation)
-        await note_act(keep, tenant, "erase", conversation)
         click.echo(f"{plain(conversation, line=True)} is erased.")
 
-    asyncio.run(opened(keep, lambda: work(keep.tenant(tenant))))
+    on_target(store, work)
 
 
 @click.command(cls=StoreCommand)
@@ -181,8 +331,9 @@ def redact(store: str, conversation: str, number: int, tenant: str, yes: bool) -
       chatkeep redact chat.db ada 17
     """
 
-    async def work(of: Tenant[Any]) -> None:
-        await found_in(of, conversation, store)
+    async def work(target: Target) -> None:
+        of = target.of(tenant)
+        await found_in(of, conversation, target.where)
         if not yes:
             click.confirm(
                 f"Remove what message {number} of {plain(conversation, line=True)} says, for ever?", abort=True
@@ -190,7 +341,7 @@ def redact(store: str, conversation: str, number: int, tenant: str, yes: bool) -
         await of.redact(conversation, number)
         click.echo(f"Message {number} is redacted.")
 
-    look(store, tenant, work, act="redact", conversation=conversation)
+    on_target(store, work)
 
 
 @click.command(cls=StoreCommand)
@@ -210,15 +361,16 @@ def clear(store: str, conversation: str, slot: str | None, tenant: str, yes: boo
       chatkeep clear chat.db ada --slot cart --yes
     """
 
-    async def work(of: Tenant[Any]) -> None:
-        await found_in(of, conversation, store)
+    async def work(target: Target) -> None:
+        of = target.of(tenant)
+        await found_in(of, conversation, target.where)
         what = f"slot {plain(slot, line=True)!r}" if slot else "the state"
         if not yes:
             click.confirm(f"Clear {what} of {plain(conversation, line=True)}?", abort=True)
         await of.clear(conversation, slot)
         click.echo(f"{what[0].upper()}{what[1:]} of {plain(conversation, line=True)} is cleared.")
 
-    look(store, tenant, work, act="state", conversation=conversation)
+    on_target(store, work)
 
 
 def one_or_more(ctx: click.Context, param: click.Parameter, conversation: str | None) -> str | None:
@@ -238,6 +390,7 @@ def one_or_more(ctx: click.Context, param: click.Parameter, conversation: str | 
 @tenant_option
 @click.option("--all", "whole", is_flag=True, is_eager=True, help="In all conversations of the tenant.")
 @click.option("--everywhere", is_eager=True, is_flag=True, help="In all tenants.")
+@utc_option
 @json_option
 def dead(store: str, conversation: str | None, tenant: str, whole: bool, everywhere: bool, as_json: bool) -> None:
     """List the messages that were set aside, and why.
@@ -250,24 +403,14 @@ def dead(store: str, conversation: str | None, tenant: str, whole: bool, everywh
       chatkeep dead chat.db --all --tenant salon-7
     """
 
-    async def work(keep: Chatkeep[Any], of: Tenant[Any]) -> None:
-        def shown(letter: DeadLetter) -> None:
-            if conversation is None:
-                click.echo(full_name(letter.tenant, letter.conversation))
-            logged(letter)
+    def shown(letter: DeadLetter) -> None:
+        if conversation is None:
+            click.echo(full_name(letter.tenant, letter.conversation))
+        logged(letter)
 
-        last: DeadLetter | None = None
-        found: list[DeadLetter] = []
-        while page := await (
-            of.dead_letters(conversation)
-            if conversation is not None
-            else keep.all_dead_letters(after=last)
-            if everywhere
-            else of.dead_letters(after=last.conversation if last else "")
-        ):
-            found, last = found + page, page[-1]
-            if conversation is not None:
-                break
+    async def work(target: Target, of: Verbs) -> None:
+        every = target.dead_letters() if everywhere else of.dead_letters(conversation)
+        found = [letter async for letter in every]
         listed(found, shown, as_json=as_json, nothing="Nothing was set aside.")
 
     in_scope(store, conversation, tenant, everywhere, work)
@@ -286,12 +429,12 @@ def replay(store: str, conversation: str, number: int, tenant: str) -> None:
     It becomes a new message at the end of the log, and whoever runs the bot on this store answers it.
     """
 
-    async def work(of: Tenant[Any]) -> None:
+    async def work(of: Verbs) -> None:
         receipt = await of.replay(conversation, number)
         again = " was replayed before:" if receipt.duplicate else " is in the log again:"
         click.echo(f"Message {number}{again} number {receipt.number}, {receipt.status}.")
 
-    look(store, tenant, work, act="replay", conversation=conversation)
+    look(store, tenant, work)
 
 
 @click.command(cls=StoreCommand)
@@ -305,17 +448,18 @@ def dismiss(store: str, conversation: str, number: int, tenant: str) -> None:
     Nobody has to do anything about it any more; it stays in the log. `chatkeep dead` has the numbers.
     """
 
-    async def work(of: Tenant[Any]) -> None:
+    async def work(of: Verbs) -> None:
         await of.dismiss(conversation, number)
         click.echo(f"Message {number} is dismissed.")
 
-    look(store, tenant, work, act="dismiss", conversation=conversation)
+    look(store, tenant, work)
 
 
 @click.command(cls=StoreCommand)
 @store_argument
 @conversation_argument
 @tenant_option
+@utc_option
 @json_option
 def doubts(store: str, conversation: str, tenant: str, as_json: bool) -> None:
     """List the calls of which nobody knows whether they were done.
@@ -323,7 +467,7 @@ def doubts(store: str, conversation: str, tenant: str, as_json: bool) -> None:
     They are those of tools that must not run twice (`@keep.once`), began and did not end. `settle` says how one has ended.
     """
 
-    async def work(of: Tenant[Any]) -> None:
+    async def work(of: Verbs) -> None:
         found = await of.doubts(conversation)
         if as_json:
             for call in found:
@@ -370,11 +514,11 @@ def settle(store: str, conversation: str, call: str, result: str | None, not_don
             f"The result is not JSON ({fault}); nothing was settled. Text is quoted twice: '\"paid\"'."
         ) from None
 
-    async def work(of: Tenant[Any]) -> None:
+    async def work(of: Verbs) -> None:
         await of.settle(conversation, call, done=not not_done, result=value)
         click.echo(f"Call {call} was {'not ' * not_done}done.")
 
-    look(store, tenant, work, act="settle", conversation=conversation)
+    look(store, tenant, work)
 
 
 def silent(found: Conversation[Any]) -> str:
@@ -402,10 +546,9 @@ def pause(store: str, conversation: str | None, tenant: str, whole: bool, everyw
       chatkeep pause chat.db --all --tenant salon-7
     """
 
-    async def work(keep: Chatkeep[Any], of: Tenant[Any]) -> None:
-        await (keep.pause_all() if everywhere else of.pause(conversation))
-        await note_act(keep, tenant, act_of("pause", conversation, everywhere), conversation or "")
-        click.echo(f"The bot is paused: {where(conversation, tenant, everywhere)}.")
+    async def work(target: Target, of: Verbs) -> None:
+        await (target.pause() if everywhere else of.pause(conversation))
+        click.echo(f"The bot is paused: {where(conversation, of.name, everywhere)}.")
 
     in_scope(store, conversation, tenant, everywhere, work)
 
@@ -436,10 +579,9 @@ def resume(store: str, conversation: str | None, tenant: str, whole: bool, every
     """
     unread: Unread = "skip" if skip else "answer"
 
-    async def work(keep: Chatkeep[Any], of: Tenant[Any]) -> None:
-        await (keep.resume_all(unread=unread) if everywhere else of.resume(conversation, unread=unread))
-        await note_act(keep, tenant, act_of("resume", conversation, everywhere), conversation or "")
-        click.echo(f"The bot answers: {where(conversation, tenant, everywhere)}.")
+    async def work(target: Target, of: Verbs) -> None:
+        await (target.resume(unread=unread) if everywhere else of.resume(conversation, unread=unread))
+        click.echo(f"The bot answers: {where(conversation, of.name, everywhere)}.")
 
     in_scope(store, conversation, tenant, everywhere, work)
 
@@ -458,8 +600,9 @@ def stop(store: str, conversation: str, tenant: str) -> None:
       chatkeep stop chat.db ada
     """
 
-    async def work(of: Tenant[Any]) -> None:
-        await found_in(of, conversation, store)
+    async def work(target: Target) -> None:
+        of = target.of(tenant)
+        await found_in(of, conversation, target.where)
         found = await of.stop(conversation)
         if not found.stopped:
             click.echo("Nothing was stopped: no message waits for an answer.")
@@ -470,12 +613,7 @@ def stop(store: str, conversation: str, tenant: str) -> None:
                 f"Stopped: {len(found.reply.text):,} characters were said, and are message {found.reply.number}."
             )
 
-    look(store, tenant, work, act="stop", conversation=conversation)
-
-
-def act_of(word: str, conversation: str | None, everywhere: bool) -> str:
-    """Return what a pause or its end is called in the audit log, as over HTTP."""
-    return word if conversation else f"{word}:{'everywhere' if everywhere else 'tenant'}"
+    on_target(store, work)
 
 
 def where(conversation: str | None, tenant: str, everywhere: bool) -> str:
@@ -488,19 +626,19 @@ def in_scope(
     conversation: str | None,
     tenant: str,
     everywhere: bool,
-    work: Callable[[Chatkeep[Any], Tenant[Any]], Awaitable[None]],
+    work: Callable[[Target, Verbs], Awaitable[None]],
 ) -> None:
-    """Do *work* on an open store, when what it is to be done to is there."""
+    """Do *work* on what *store* names, when what it is to be done to is there."""
     if everywhere and tenant:
         raise UsageError("--everywhere goes with no tenant; nothing was changed.")
-    keep = existing(store)
 
-    async def there() -> None:
+    async def there(target: Target) -> None:
+        of = target.of(tenant)
         if conversation is not None:
-            await found_in(keep.tenant(tenant), conversation, store)
-        await work(keep, keep.tenant(tenant))
+            await found_in(of, conversation, target.where)
+        await work(target, of)
 
-    asyncio.run(opened(keep, there))
+    on_target(store, there)
 
 
 @click.command(cls=StoreCommand)
@@ -515,22 +653,21 @@ def say(store: str, conversation: str, text: str, tenant: str, author: str) -> N
     Whoever serves the bot on this store sends it through the conversation's channel, also while the bot is off.
     """
 
-    async def work(of: Tenant[Any]) -> None:
-        await found_in(of, conversation, store)
-        metadata = {"author": author} if author else None
-        receipt = await of.accept(conversation, text, role="operator", metadata=metadata)
+    async def work(target: Target) -> None:
+        of = target.of(tenant)
+        await found_in(of, conversation, target.where)
+        receipt = await of.say(conversation, text, author=author)
         click.echo(f"Message {receipt.number} is in the log.")
 
-    look(store, tenant, work, act="say", conversation=conversation)
+    on_target(store, work)
 
 
-async def _erase_user(keep: Chatkeep[Any], tenant: str, user: str, *, yes: bool, as_json: bool) -> None:
-    of = keep.tenant(tenant).user(user)
+async def _erase_user(of: Verbs, user: str, *, yes: bool, as_json: bool) -> None:
     named = plain(user, line=True)
     if not yes:
-        there = (await of.page(limit=1)).total
+        there = len([found async for found in of.conversations(owner=user)])
         click.confirm(f"Erase {named} with {there} conversations for ever?", abort=True)
-    receipt = await of.erase(by=acting())
+    receipt = await of.erase_user(user)
     if as_json:
         tell(receipt)
         return

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
-from ..tenant import Tenant
-from .opening import found_in, look
-from .options import StoreCommand, conversation_argument, json_option, store_argument, tenant_option
+from .options import StoreCommand, conversation_argument, json_option, store_argument, tenant_option, utc_option
 from .printing import listed, sent
+from .reaching import found_in, on_target
+from .target import Target
 
 
 @click.command(cls=StoreCommand)
 @store_argument
 @conversation_argument
 @tenant_option
+@utc_option
 @json_option
 def deliveries(store: str, conversation: str, tenant: str, as_json: bool) -> None:
     """List how the sending of each reply through its channel stands."""
 
-    async def work(of: Tenant[Any]) -> None:
-        await found_in(of, conversation, store)
+    async def work(target: Target) -> None:
+        of = target.of(tenant)
+        await found_in(of, conversation, target.where)
         found = await of.deliveries(conversation)
         listed(found, sent, as_json=as_json, nothing="Nothing goes out from here through a channel.")
 
-    look(store, tenant, work)
+    on_target(store, work)
 
 
 @click.command(cls=StoreCommand)
@@ -39,9 +39,10 @@ def resend(store: str, conversation: str, number: int, tenant: str) -> None:
     `chatkeep deliveries` has the numbers; whoever serves the bot on this store sends it.
     """
 
-    async def work(of: Tenant[Any]) -> None:
-        await found_in(of, conversation, store)
+    async def work(target: Target) -> None:
+        of = target.of(tenant)
+        await found_in(of, conversation, target.where)
         await of.resend(conversation, number)
         click.echo(f"Message {number} is sent once more.")
 
-    look(store, tenant, work, act="resend", conversation=conversation)
+    on_target(store, work)

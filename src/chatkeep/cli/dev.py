@@ -120,7 +120,7 @@ async def greet(
         click.echo(f"What is said is {kept}.")
         issued = await credentials.create_key(keep, "", label=LABEL, expires_in=KEY_S)
         click.echo(f"A service key, for a day: {issued.token}")
-        click.echo(f"The API: {address}openapi.json   people take over at {address}operator")
+        click.echo(f"The API: {address}openapi.json   people take over at {address}operator (sign in with the key)")
         click.echo(
             f"  curl -H 'Authorization: Bearer {issued.token}' -H 'Content-Type: application/json' "
             f'-d \'{{"content": "hello"}}\' {address}v1/conversations/ada/messages'

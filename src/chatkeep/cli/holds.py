@@ -11,9 +11,11 @@ from ..app import Chatkeep, core_of
 from ..errors import ChatkeepError, UsageError
 from ..settings import faults_of, seconds
 from ..storage.ends import End
-from .opening import existing, note_act, opened
-from .options import StoreCommand, conversation_or, json_option, store_argument, tenant_option
+from .opening import existing, opened
+from .options import StoreCommand, conversation_or, json_option, store_argument, tenant_option, utc_option
 from .printing import full_name, listed, plain, tell, when
+from .reaching import look
+from .target import Verbs
 
 owner_option = click.option("--owner", is_eager=True, metavar="NAME", help="All that is this user's, now and later.")
 
@@ -36,13 +38,13 @@ def hold(store: str, conversation: str | None, owner: str | None, tenant: str, r
       chatkeep hold chat.db --owner user-17 --tenant salon-7 --reason "case 4711"
     """
 
-    async def work(keep: Chatkeep[Any]) -> None:
-        for name in await names_of(keep, tenant, owner):
-            made = await core_of(keep).holds(tenant).put(conversation=conversation or "", owner=name, reason=reason)
-            await note_act(keep, tenant, "hold", conversation or f"owner {name}")
+    refuse_empty(owner)
+
+    async def work(of: Verbs) -> None:
+        for made in await of.hold(conversation or "", owner or "", reason=reason):
             click.echo(f"On hold is {plain(made.subject, line=True)}, since {when(made.at)}.")
 
-    run(store, work)
+    look(store, tenant, work)
 
 
 @click.command(cls=StoreCommand)
@@ -58,32 +60,29 @@ def unhold(store: str, conversation: str | None, owner: str | None, tenant: str)
       chatkeep unhold chat.db ada
     """
 
-    async def work(keep: Chatkeep[Any]) -> None:
-        lifted = [
-            await core_of(keep).holds(tenant).lift(conversation=conversation or "", owner=name)
-            for name in await names_of(keep, tenant, owner)
-        ]
+    refuse_empty(owner)
+
+    async def work(of: Verbs) -> None:
+        lifted = await of.unhold(conversation or "", owner or "")
         for held in lifted:
-            if held is not None:
-                await note_act(keep, tenant, "unhold", held.conversation or f"owner {held.owner}")
-                click.echo(f"Lifted: {plain(held.subject, line=True)}.")
-        if not any(lifted):
+            click.echo(f"Lifted: {plain(held.subject, line=True)}.")
+        if not lifted:
             raise ChatkeepError("There is no such hold; nothing was changed. `chatkeep holds` has those there are.")
 
-    run(store, work)
+    look(store, tenant, work)
 
 
 @click.command(cls=StoreCommand)
 @store_argument
 @tenant_option
+@utc_option
 @json_option
 def holds(store: str, tenant: str, as_json: bool) -> None:
     """List the legal holds of a tenant."""
 
-    async def work(keep: Chatkeep[Any]) -> None:
-        found = [held async for held in core_of(keep).holds(tenant).all()]
+    async def work(of: Verbs) -> None:
         listed(
-            found,
+            await of.holds(),
             lambda held: click.echo(
                 f"{when(held.at)}  {plain(held.subject, line=True)}  {plain(held.reason, line=True)}"
             ),
@@ -91,7 +90,7 @@ def holds(store: str, tenant: str, as_json: bool) -> None:
             nothing="Nothing is on hold.",
         )
 
-    run(store, work)
+    look(store, tenant, work)
 
 
 @click.command(cls=StoreCommand)
@@ -100,6 +99,7 @@ def holds(store: str, tenant: str, as_json: bool) -> None:
 @click.option("--retention", metavar="DURATION", help="As the setting; without it, what CHATKEEP_RETENTION says.")
 @click.option("--forget-after", metavar="DURATION", help="As the setting.")
 @click.option("--forget-visitors", metavar="DURATION", help="As the setting.")
+@utc_option
 @json_option
 def retention(
     store: str,
@@ -157,13 +157,10 @@ def _told(end: End) -> None:
     click.echo(f"{what:<10}  {full_name(end.tenant, end.conversation)}{touched}{note}")
 
 
-async def names_of(keep: Chatkeep[Any], tenant: str, owner: str | None) -> list[str]:
-    """Return the names under which an owner has conversations; an empty one where there is none to look for."""
-    if owner is None:
-        return [""]
-    if not owner:
+def refuse_empty(owner: str | None) -> None:
+    """Raise `UsageError` for an owner without a name."""
+    if owner == "":
         raise UsageError("--owner is empty; nothing was changed.")
-    return await core_of(keep).find_names(tenant, owner)
 
 
 def run(store: str, work: Any) -> None:

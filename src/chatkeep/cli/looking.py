@@ -6,19 +6,22 @@ import asyncio
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import click
+import msgspec
 
-from ..app import Chatkeep
 from ..bounded import Newest
 from ..errors import ChatkeepError
 from ..model import Conversation, Message
-from .opening import existing, found_in, opened
-from .options import StoreCommand, json_option, limit_option, store_argument
-from .printing import columns, full_name, logged, plain, tell, when
+from .options import StoreCommand, json_option, limit_option, store_argument, utc_option
+from .printing import columns, full_name, logged, plain, progress, tell, when
+from .reaching import found_in, on_target
+from .target import Target
+
+T = TypeVar("T")
 
 LOOK_S = 1.0
 """So often `tail` looks for conversations that have changed."""
@@ -43,6 +46,7 @@ AROUND = 40
 @click.argument("conversation", required=False)
 @click.option("--tenant", metavar="NAME", help="Whose; without it the default one's, and all with no conversation.")
 @click.option("--last", default=10, show_default=True, type=click.IntRange(0), help="Begin with so many messages.")
+@utc_option
 @json_option
 def tail(store: str, conversation: str | None, tenant: str | None, last: int, as_json: bool) -> None:
     """Print what is said as it is said, until Ctrl-C.
@@ -54,7 +58,7 @@ def tail(store: str, conversation: str | None, tenant: str | None, last: int, as
       chatkeep tail chat.db ada
       chatkeep tail chat.db --tenant salon-7 --json
     """
-    keep, begin = existing(store), last
+    begin = last
 
     def show(of: str, name: str, message: Message) -> None:
         if as_json:
@@ -65,24 +69,25 @@ def tail(store: str, conversation: str | None, tenant: str | None, last: int, as
             logged(message)
         sys.stdout.flush()
 
-    async def follow_one(name: str) -> None:
-        of = keep.tenant(tenant or "")
-        head = (await found_in(of, name, store)).head
-        async for event in of.events(name, after=max(head - begin, 0)):
-            if isinstance(event, Message):
-                show(of.name, name, event)
+    async def follow_one(target: Target, name: str) -> None:
+        of = target.of(tenant or "")
+        head = (await found_in(of, name, target.where)).head
+        async for message in of.messages(name, after=max(head - begin, 0)):
+            show(of.name, name, message)
 
-    async def follow_all() -> None:
+    async def follow_all(target: Target) -> None:
         shown: Newest[tuple[str, str], int] = Newest(FOLLOWED_MOST)
         start = looked_at = time.time()
         click.echo("What is said from now on, in all conversations; Ctrl-C ends it.", err=True)
         while True:
             since, looked_at = looked_at - SLACK_S, time.time()
-            async for found in _conversations(keep, tenant):
+            async for found, _ in target.conversations(tenant):
                 if found.updated_at < since:
                     break
-                of, key = keep.tenant(found.tenant), (found.tenant, found.id)
+                of, key = target.of(found.tenant), (found.tenant, found.id)
                 seen = shown.get(key)
+                if seen is not None and seen >= found.head:
+                    continue
                 page = {"before": found.head + 1, "limit": AT_ONCE} if seen is None else {"after": seen}
                 last = max(found.head, seen or 0)
                 with suppress(ChatkeepError):  # erased meanwhile, or unreadable, which `list` tells
@@ -93,8 +98,11 @@ def tail(store: str, conversation: str | None, tenant: str | None, last: int, as
                 shown[key] = last
             await asyncio.sleep(LOOK_S)
 
+    async def follow(target: Target) -> None:
+        await (follow_all(target) if conversation is None else follow_one(target, conversation))
+
     with suppress(KeyboardInterrupt):
-        asyncio.run(opened(keep, follow_all if conversation is None else lambda: follow_one(conversation)))
+        on_target(store, follow)
 
 
 @click.command(cls=StoreCommand)
@@ -102,6 +110,7 @@ def tail(store: str, conversation: str | None, tenant: str | None, last: int, as
 @click.argument("text")
 @click.option("--tenant", metavar="NAME", help="Only this tenant's; without it, all.")
 @limit_option
+@utc_option
 @json_option
 def search(store: str, text: str, tenant: str | None, limit: int, as_json: bool) -> None:
     """Find conversations by what was said in them, by id or owner.
@@ -114,17 +123,17 @@ def search(store: str, text: str, tenant: str | None, limit: int, as_json: bool)
       chatkeep search chat.db "gel manicure"
       chatkeep search chat.db +49170 --tenant salon-7 --limit 5
     """
-    wanted, keep = text.casefold(), existing(store)
+    wanted = text.casefold()
     if not wanted:
         raise click.UsageError("TEXT is empty; nothing was searched.")
 
-    async def work() -> None:
+    async def work(target: Target) -> None:
         found = 0
-        async for place, one in _enumerate(_conversations(keep, tenant)):
-            _progress(f"{place} conversations read, {found} found")
-            async for message in _matches(keep, one, wanted):
+        async for place, (one, _) in _enumerate(target.conversations(tenant)):
+            progress(f"{place:,} conversations read, {found:,} found")
+            async for message in _matches(target, one, wanted):
                 found += 1
-                _progress("")
+                progress("")
                 if as_json:
                     tell({"tenant": one.tenant, "conversation": one.id, "message": message})
                 else:
@@ -137,34 +146,48 @@ def search(store: str, text: str, tenant: str | None, limit: int, as_json: bool)
                         )
                 if found == limit:
                     return
-        _progress("")
+        progress("")
         if not found and not as_json:
             click.echo("Nothing was found.")
 
-    asyncio.run(opened(keep, work))
+    on_target(store, work)
 
 
 @click.command(cls=StoreCommand)
 @store_argument
 @click.option("--tenant", metavar="NAME", help="Only this tenant's; without it, all.")
+@click.option("--parts", is_flag=True, help="Of a server: what each part of its process has done, and how it is now.")
 @json_option
-def stats(store: str, tenant: str | None, as_json: bool) -> None:
+def stats(store: str, tenant: str | None, parts: bool, as_json: bool) -> None:
     """Count what is in a store: conversations, messages, what waits and what was set aside.
 
-    It reads the list of all conversations. What a running server does is in its /metrics.
+    It reads the list of all conversations. What a running server does is told with --parts, and in its /metrics.
 
     \b
-    Example:
+    Examples:
       chatkeep stats chat.db
+      chatkeep stats https://chat.example --parts
     """
-    keep = existing(store)
     names = ("conversations", "messages", "unread", "waiting", "set aside", "paused", "unreadable", "changed today")
 
-    async def work() -> None:
+    async def work_parts(target: Target) -> None:
+        found = await target.stats()
+        if as_json:
+            tell(found)
+            return
+        for name, told in msgspec.to_builtins(found).items():
+            for member, value in _flat(name, told):
+                click.echo(f"{member:<32}  {plain(str(value), line=True)}")
+
+    if parts:
+        on_target(store, work_parts)
+        return
+
+    async def work(target: Target) -> None:
         counts: dict[str, Counter[str]] = {}
         today, late = time.time() - 86_400, 0.0
-        async for place, one in _enumerate(_conversations(keep, tenant)):
-            _progress(f"{place} conversations counted")
+        async for place, (one, _) in _enumerate(target.conversations(tenant)):
+            progress(f"{place:,} conversations counted")
             count = counts.setdefault(one.tenant, Counter())
             count["conversations"] += 1
             count["messages"] += one.head
@@ -176,7 +199,7 @@ def stats(store: str, tenant: str | None, as_json: bool) -> None:
             count["changed today"] += one.updated_at >= today
             if one.unread and not one.paused and not one.fault:
                 late = max(late, time.time() - one.updated_at)
-        _progress("")
+        progress("")
         if as_json:
             for name, count in sorted(counts.items()):
                 tell({"tenant": name} | {key.replace(" ", "_"): count[key] for key in names})
@@ -194,28 +217,33 @@ def stats(store: str, tenant: str | None, as_json: bool) -> None:
                 f"\nSomebody waits for an answer since {_long(late)}. Does a process with the bot run on this store?"
             )
 
-    asyncio.run(opened(keep, work))
+    on_target(store, work)
 
 
-def _conversations(keep: Chatkeep[Any], tenant: str | None) -> AsyncIterator[Conversation[Any]]:
-    return keep.all_conversations() if tenant is None else keep.tenant(tenant).conversations()
+def _flat(name: str, told: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the numbers in *told*, each under its whole name."""
+    if not isinstance(told, dict):
+        yield name, "-" if told is None else f"{told:,.1f}" if isinstance(told, float) else told
+        return
+    for member, value in told.items():
+        yield from _flat(f"{name}.{member}", value)
 
 
-async def _enumerate(found: AsyncIterator[Conversation[Any]]) -> AsyncIterator[tuple[int, Conversation[Any]]]:
+async def _enumerate(found: AsyncIterator[T]) -> AsyncIterator[tuple[int, T]]:
     place = 0
     async for one in found:
         place += 1
         yield place, one
 
 
-async def _matches(keep: Chatkeep[Any], one: Conversation[Any], wanted: str) -> AsyncIterator[Message | None]:
+async def _matches(target: Target, one: Conversation[Any], wanted: str) -> AsyncIterator[Message | None]:
     """Yield the messages of a conversation that have the words; None where its name or owner has them."""
     if any(wanted in name.casefold() for name in (one.id, one.owner)):
         yield None
     if one.fault:
         return
     try:
-        async for message in keep.tenant(one.tenant).history(one.id):
+        async for message in target.of(one.tenant).history(one.id):
             if message.role != "system" and wanted in message.text.casefold():
                 yield message
     except ChatkeepError as fault:  # erased meanwhile, or a log that is damaged
@@ -228,12 +256,6 @@ def _around(message: Message, wanted: str) -> str:
     at = max(text.casefold().find(wanted), 0)
     begin, end = max(at - AROUND, 0), at + len(wanted) + AROUND
     return plain(f"{'...' * (begin > 0)}{text[begin:end]}{'...' * (end < len(text))}", line=True)
-
-
-def _progress(text: str) -> None:
-    """Say how far it is, where a person looks on; "" takes it away."""
-    if sys.stderr.isatty():
-        click.echo(f"\r\x1b[K{text}", nl=False, err=True)
 
 
 def _long(seconds: float) -> str:

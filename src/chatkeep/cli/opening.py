@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Coroutine
 from getpass import getuser
@@ -13,38 +12,17 @@ from urllib.parse import urlsplit
 from ..app import Chatkeep, core_of
 from ..drivers import driver_for
 from ..drivers.base import Driver
-from ..errors import ChatkeepError, UsageError
-from ..model import Conversation
+from ..errors import UsageError
 from ..settings import named_seal_keys
 from ..storage.audit import Act
 from ..storage.relocation import refuse_elsewhere
 from ..storage.seal_note import refuse_sealed
-from ..tenant import Tenant
-from .printing import plain
+from .target import refuse_server
 
 T = TypeVar("T")
 
 TOKENS = ("upstash", "durable-object")
 """Schemes whose URL has a secret where others have the name of a user."""
-
-
-def look(
-    store: str,
-    tenant: str,
-    work: Callable[[Tenant[Any]], Coroutine[Any, Any, None]],
-    *,
-    act: str = "",
-    conversation: str = "",
-) -> None:
-    """Run *work* on one tenant of a store that is there; with an *act*, it is noted who has done that."""
-    keep = existing(store)
-
-    async def worked() -> None:
-        await work(keep.tenant(tenant))
-        if act:
-            await note_act(keep, tenant, act, conversation)
-
-    asyncio.run(opened(keep, worked))
 
 
 def acting() -> str:
@@ -106,6 +84,7 @@ def file_of(url: str) -> str | None:
 
 def url_of(store: str) -> str:
     """Return the URL of a store that may be given as the path of an SQLite file."""
+    refuse_server(store)
     return store if "://" in store else f"sqlite:///{store}"
 
 
@@ -125,14 +104,3 @@ async def opened(keep: Chatkeep[Any], work: Callable[[], Coroutine[Any, Any, T]]
 
 async def nothing() -> None:
     """For when opening is all that is wanted."""
-
-
-async def found_in(of: Tenant[Any], conversation: str, store: str) -> Conversation[Any]:
-    """Return the conversation; ends the program when there is none."""
-    found = await of.conversation(conversation)
-    if found is None:
-        store = without_secret(store)
-        raise ChatkeepError(
-            f"There is no conversation {plain(conversation, line=True)!r} in {store}. `chatkeep list` has those there are."
-        )
-    return found

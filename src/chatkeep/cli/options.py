@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from ..settings import named_store
+from .printing import IN_UTC
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any] | click.Command)
 
@@ -39,7 +41,24 @@ class StoreCommand(click.Command):
                 raise misfit from None
 
 
-store_argument = click.argument("store", metavar="[STORE]")
+def complete_store(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Have the shell complete the path of a file."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+def tell_in_utc(ctx: click.Context, param: click.Parameter, utc: bool) -> None:
+    """Remember how times are to be told."""
+    ctx.meta[IN_UTC] = utc
+
+
+store_argument = click.argument("store", metavar="[STORE]", shell_complete=complete_store)
+utc_option = click.option(
+    "--utc",
+    is_flag=True,
+    expose_value=False,
+    callback=tell_in_utc,
+    help="Times in UTC; without it, as on this machine.",
+)
 conversation_argument = click.argument("conversation", metavar="CONVERSATION")
 
 

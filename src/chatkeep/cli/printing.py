@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import time
+import unicodedata
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import click
 import msgspec
+from msgspec import UNSET
 
+from ..conversation.edits import SlotEdit, edits_in
 from ..conversation.outbox import Delivery
-from ..model import Conversation, Message
+from ..model import Conversation, Message, Role, Words
 
 T = TypeVar("T")
 
 HIDDEN = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
 HIDDEN |= {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 """Characters that would steer the reader's terminal, or turn its text around."""
+
+IN_UTC = "chatkeep.utc"
+"""Where a command's context says that times are to be told in UTC."""
+
+COLOURS: dict[Role, str] = {"user": "cyan", "assistant": "green", "operator": "magenta"}
+NARROWEST = 12
+"""A column that does not fit is cut down to so much, and no further."""
+
+AGES = (("d", 86_400), ("h", 3600), ("min", 60))
+
+
+class Cell(NamedTuple):
+    """What stands in a table, and in which colour."""
+
+    text: str
+    colour: str | None = None
 
 
 def facts(found: Conversation[Any]) -> dict[str, Any]:
@@ -30,8 +52,8 @@ def facts(found: Conversation[Any]) -> dict[str, Any]:
         "unread": found.unread,
         "dead": found.dead,
         "bot": "paused" if found.paused else "answers",
-        "updated": when(found.updated_at),
-        "due": when(found.due_at) if found.due_at is not None else None,
+        "updated": stamp(found.updated_at),
+        "due": stamp(found.due_at) if found.due_at is not None else None,
         "revision": found.revision,
     }
 
@@ -54,20 +76,59 @@ def listed(found: Sequence[T], show: Callable[[T], None], *, as_json: bool, noth
         click.echo(nothing)
 
 
-def columns(names: Sequence[str], rows: Sequence[Sequence[str]], *, nothing: str) -> None:
-    """Print a table with the names of its columns above it; programs take --json."""
+def columns(names: Sequence[str], rows: Sequence[Sequence[str | Cell]], *, nothing: str) -> None:
+    """Print a table with the names of its columns above it; programs take --json. On a terminal what does not fit is cut: of the last
+    column first, then of the first one."""
     if not rows:
         click.echo(nothing)
         return
-    named = [names, *rows]
-    widths = [max(map(len, column)) for column in zip(*named, strict=True)]
-    numeric = [all(cell.isdigit() or cell == "?" for cell in column) for column in zip(*rows, strict=True)]
-    for row in named:
-        cells = [
-            cell.rjust(width) if number else cell.ljust(width)
-            for cell, width, number in zip(row, widths, numeric, strict=True)
-        ]
-        click.echo("  ".join(cells).rstrip())
+    cells = [[Cell(name) for name in names]]
+    cells += [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in rows]
+    widths = [max(width(cell.text) for cell in column) for column in zip(*cells, strict=True)]
+    if sys.stdout.isatty():
+        over = sum(widths) + 2 * (len(widths) - 1) - shutil.get_terminal_size().columns
+        for place in (len(widths) - 1, 0):
+            cut = max(min(over, widths[place] - NARROWEST), 0)
+            widths[place], over = widths[place] - cut, over - cut
+    numeric = [
+        all(cell.text.isdigit() or cell.text == "?" for cell in column) for column in zip(*cells[1:], strict=True)
+    ]
+    for row in cells:
+        line = "  ".join(
+            click.style(padded(shortened(cell.text, most), most, right=number), fg=cell.colour)
+            if cell.colour
+            else padded(shortened(cell.text, most), most, right=number)
+            for cell, most, number in zip(row, widths, numeric, strict=True)
+        )
+        click.echo(line.rstrip())
+
+
+def width(text: str) -> int:
+    """Return how many places of a terminal a text takes."""
+    return sum(
+        0 if unicodedata.combining(one) else 2 if unicodedata.east_asian_width(one) in "WF" else 1 for one in text
+    )
+
+
+def shortened(text: str, most: int) -> str:
+    """Return *text*, or so much of it as takes *most* places."""
+    if width(text) <= most:
+        return text
+    kept = text
+    while kept and width(kept) >= most:
+        kept = kept[:-1]
+    return kept + "…"
+
+
+def padded(text: str, most: int, *, right: bool) -> str:
+    """Return *text* with spaces up to *most* places."""
+    gap = " " * (most - width(text))
+    return gap + text if right else text + gap
+
+
+def preview(words: Words | None) -> str:
+    """Return last words as one line, with whose they are."""
+    return "" if words is None else f"{words.role}: {plain(' '.join(words.text.split()), line=True)}"
 
 
 def sent(sending: Delivery) -> None:
@@ -80,21 +141,65 @@ def sent(sending: Delivery) -> None:
 
 def logged(message: Message) -> None:
     """Print a log entry with its number."""
-    text = "[redacted]" if message.redacted else plain(message.text) or plain(str(message.metadata), line=True)
+    text = "[redacted]" if message.redacted else plain(message.text) or plain(told_of(message), line=True)
     reason = f"  [{plain(message.metadata['reason'], line=True)}]" if "reason" in message.metadata else ""
     text = text.replace("\n", "\n" + " " * 12)
-    click.echo(f"{message.number:>6}  {when(message.created_at)}  {message.role:<9}  {text}{reason}")
+    role = click.style(f"{message.role:<9}", fg=COLOURS.get(message.role), dim=message.role == "system")
+    click.echo(f"{message.number:>6}  {click.style(when(message.created_at), dim=True)}  {role}  {text}{reason}")
+
+
+def told_of(message: Message) -> str:
+    """Return what a message without text says: of a person's change which slots, of anything else all it has."""
+    changed = {name: shown_edit(edit) for name, edit in edits_in(message).items()}
+    if not changed:
+        return str(message.metadata)
+    what = f"undid {message.metadata['undoes']}" if "undoes" in message.metadata else "changed"
+    return f"{message.metadata.get('by', '')} {what}: " + "; ".join(f"{name} {said}" for name, said in changed.items())
+
+
+def shown_edit(edit: SlotEdit) -> str:
+    """Return what became of a slot, cut to what fits a line."""
+    was, now = (
+        "(none)" if value is UNSET else shortened(msgspec.json.encode(value).decode(), 40)
+        for value in (edit.was, edit.now)
+    )
+    return f"{was} -> {now}"
 
 
 def when(at: float) -> str:
-    """Return a time as text, UTC."""
+    """Return a time as people read it: by the clock of this machine, or in UTC with --utc."""
+    context = click.get_current_context(silent=True)
+    if context is not None and context.meta.get(IN_UTC):
+        return stamp(at)
+    return datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def stamp(at: float) -> str:
+    """Return a time as programs read it: in UTC."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def age(at: float) -> str:
+    """Return how long ago something was; a time, where that is more than a month or still to come."""
+    passed = time.time() - at
+    if not -60 <= passed < 31 * 86_400:
+        return when(at)
+    for unit, length in AGES:
+        if passed >= length:
+            return f"{int(passed / length)} {unit} ago"
+    return "just now"
 
 
 def plain(text: str, *, line: bool = False) -> str:
     """*text* with the characters made visible that would steer the terminal; as one *line* if so wanted."""
     text = text.translate(HIDDEN)
     return text.replace("\n", "\\n") if line else text
+
+
+def progress(text: str) -> None:
+    """Say how far it is, where a person looks on; "" takes it away."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\x1b[K{text}", nl=False, err=True)
 
 
 def said(message: Message) -> None:

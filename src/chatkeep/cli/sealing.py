@@ -14,6 +14,7 @@ from ..storage.relocation import refuse_elsewhere
 from .opening import existing_url
 from .options import StoreCommand, json_option, store_argument
 from .printing import tell
+from .target import refuse_server
 
 EVERY_S = 2.0
 
@@ -31,6 +32,7 @@ def reseal(store: str, as_json: bool) -> None:
     Example:
       CHATKEEP_SEAL_KEYS_FILE=/run/secrets/keys chatkeep reseal chat.db
     """
+    refuse_server(store)
     keys = named_seal_keys()
     if not keys:
         raise Misconfigured(

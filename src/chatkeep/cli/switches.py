@@ -10,10 +10,10 @@ import click
 from ..app import core_of
 from .conversations import where
 from .opening import existing, note_act, opened
-from .options import StoreCommand, json_option, limit_option, store_argument, tenant_option
+from .options import StoreCommand, json_option, limit_option, store_argument, tenant_option, utc_option
 from .printing import plain, tell, when
-
-PAGE = 200
+from .reaching import look
+from .target import Verbs
 
 
 @click.command(cls=StoreCommand)
@@ -27,16 +27,9 @@ def paused(store: str, tenant: str, as_json: bool) -> None:
     Example:
       chatkeep paused chat.db --tenant salon-7
     """
-    keep = existing(store)
 
-    async def work() -> None:
-        scopes, core, after = await core_of(keep).find_paused(), core_of(keep), None
-        ids: list[str] = []
-        while True:
-            found, after = await core.page_paused(tenant, after=after, limit=PAGE)
-            ids += [key.id for key in found]
-            if after is None:
-                break
+    async def work(of: Verbs) -> None:
+        scopes, ids = await of.paused()
         tenants = [scope for scope in scopes if scope is not None]
         if as_json:
             tell({"everywhere": None in scopes, "tenants": tenants, "conversations": ids})
@@ -46,9 +39,9 @@ def paused(store: str, tenant: str, as_json: bool) -> None:
         for id in ids:
             click.echo(f"conversation {plain(id, line=True)}")
         if not scopes and not ids:
-            click.echo(f"Nothing is paused, neither a tenant nor a conversation of tenant {tenant!r}.")
+            click.echo(f"Nothing is paused, neither a tenant nor a conversation of tenant {of.name!r}.")
 
-    asyncio.run(opened(keep, work))
+    look(store, tenant, work)
 
 
 def refuse_lone_switch(ctx: click.Context, param: click.Parameter, switch: str | None) -> str | None:
@@ -142,6 +135,7 @@ def canary(store: str, version: str | None, share: float | str | None, as_json: 
 @store_argument
 @tenant_option
 @limit_option
+@utc_option
 @json_option
 def audit(store: str, tenant: str, limit: int, as_json: bool) -> None:
     """List who did what: keys over HTTP and people with commands, the newest first.
@@ -152,10 +146,9 @@ def audit(store: str, tenant: str, limit: int, as_json: bool) -> None:
     Example:
       chatkeep audit chat.db --tenant salon-7
     """
-    keep = existing(store)
 
-    async def work() -> None:
-        acts = await core_of(keep).audit.read(tenant, limit=limit)
+    async def work(of: Verbs) -> None:
+        acts = await of.audit(limit=limit)
         for act in acts:
             if as_json:
                 tell(act)
@@ -165,6 +158,6 @@ def audit(store: str, tenant: str, limit: int, as_json: bool) -> None:
             source = f"  from {act.address}" if act.address else ""
             click.echo(f"{when(act.at)}  {act.act}{about}  by {who}{source}: {act.outcome}")
         if not acts and not as_json:
-            click.echo(f"Nothing is noted of tenant {tenant!r}.")
+            click.echo(f"Nothing is noted of tenant {of.name!r}.")
 
-    asyncio.run(opened(keep, work))
+    look(store, tenant, work)

@@ -11,13 +11,29 @@ from ..errors import KeyReused
 from ..model import Answering, Delta, PartSaid, Stopped, Typing
 from ..people.lists import Changed, Summary
 from .account import Account, Claimed, SignedIn
-from .blocking import SyncAccount, SyncChat, SyncClient, SyncSlot
+from .blocking import SyncAccount, SyncChat, SyncClient, SyncDesk, SyncSlot
 from .chat import Chat, Client, Slot
+from .desk import Desk
 from .events import Ended, Event, MessageEvent, StateEvent
 from .notices import Notice
 from .refusals import Forbidden, NotFound, PreconditionFailed, Unauthorized
 from .statistics import Statistics
-from .values import Conversation, Created, Credential, Me, Pending, Queued, Receipt, Redeemed, Share, Token
+from .values import (
+    Conversation,
+    Created,
+    Credential,
+    DeadLetter,
+    Exported,
+    Listed,
+    Me,
+    Pending,
+    ProcessStats,
+    Queued,
+    Receipt,
+    Redeemed,
+    Share,
+    Token,
+)
 
 __all__ = [
     "Account",
@@ -29,11 +45,15 @@ __all__ = [
     "Conversation",
     "Created",
     "Credential",
+    "DeadLetter",
     "Delta",
+    "Desk",
     "Ended",
     "Event",
+    "Exported",
     "Forbidden",
     "KeyReused",
+    "Listed",
     "Me",
     "MessageEvent",
     "NotFound",
@@ -41,6 +61,7 @@ __all__ = [
     "PartSaid",
     "Pending",
     "PreconditionFailed",
+    "ProcessStats",
     "Queued",
     "Receipt",
     "Redeemed",
@@ -54,6 +75,7 @@ __all__ = [
     "SyncAccount",
     "SyncChat",
     "SyncClient",
+    "SyncDesk",
     "SyncSlot",
     "Token",
     "Typing",

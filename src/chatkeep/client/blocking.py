@@ -9,6 +9,7 @@ from ..loop_thread import LoopThread, Words, blocking, iterating
 from ..settings import Duration
 from .account import Account
 from .chat import Chat, Client, Slot
+from .desk import Desk
 from .link import HAPPENED
 from .notices import Notice
 from .statistics import Statistics
@@ -95,6 +96,38 @@ class SyncChat:
         return SyncSlot(self._loop, self._inner.slot(name))
 
 
+class SyncDesk:
+    """`Desk`, for code without an event loop."""
+
+    def __init__(self, loop: LoopThread, desk: Desk) -> None:
+        self._loop, self._inner = loop, desk
+
+    conversations = iterating(Desk.conversations)
+    read = blocking(Desk.read)
+    history = iterating(Desk.history)
+    pause = blocking(Desk.pause)
+    resume = blocking(Desk.resume)
+    say = blocking(Desk.say)
+    redact = blocking(Desk.redact)
+    paused = blocking(Desk.paused)
+    undo = blocking(Desk.undo)
+    as_of = blocking(Desk.as_of)
+    dead_letters = iterating(Desk.dead_letters)
+    replay = blocking(Desk.replay)
+    dismiss = blocking(Desk.dismiss)
+    deliveries = blocking(Desk.deliveries)
+    resend = blocking(Desk.resend)
+    doubts = blocking(Desk.doubts)
+    settle = blocking(Desk.settle)
+    erase_user = blocking(Desk.erase_user)
+    holds = blocking(Desk.holds)
+    hold = blocking(Desk.hold)
+    unhold = blocking(Desk.unhold)
+    stats = blocking(Desk.stats)
+    audit = blocking(Desk.audit)
+    export = iterating(Desk.export)
+
+
 class SyncClient:
     """
     `Client`, for code without an event loop; any thread may use it.
@@ -156,6 +189,11 @@ class SyncClient:
     def account(self) -> SyncAccount:
         """What the user of the client's token has."""
         return SyncAccount(self._loop, self._inner.account)
+
+    @property
+    def desk(self) -> SyncDesk:
+        """What operators do, for a service key."""
+        return SyncDesk(self._loop, self._inner.desk)
 
     def conversation(self, id: str) -> SyncChat:
         """Return a handle on one conversation; it need not be there yet."""

@@ -20,6 +20,7 @@ from ..errors import HandlerFailed, Unavailable, UsageError
 from ..model import Answering, Content, Message, Stopped
 from ..settings import Duration
 from .account import Account, Claimed, note_merge
+from .desk import Desk
 from .events import Event, follow
 from .link import Answer, Link, encode, pause
 from .notices import EXPIRED, Notice
@@ -86,7 +87,7 @@ class Slot:
         return answer.value
 
     async def put(self, value: Any, *, overwrite: bool = False) -> Any:
-        """Replace the value, if it is still the one that was seen; *overwrite*: whatever it is. Answers what is there.
+        """Replace the value, if it is still the one that was seen; *overwrite*: whatever it is. Returns what is there.
 
         Raises `PreconditionFailed`, which carries what is there now.
         """
@@ -98,7 +99,7 @@ class Slot:
         return there
 
     async def patch(self, patch: Any) -> Any:
-        """Merge *patch* into the value, whatever it is (RFC 7396), and answer what is there then; a later `put` wants a
+        """Merge *patch* into the value, whatever it is (RFC 7396), and return what is there then; a later `put` wants a
         `get` before."""
         asked = {self._name: patch}
         answer = await _write_state(self._link, "PATCH", self._state, asked, MERGE_PATCH, self._about)
@@ -109,7 +110,7 @@ class Slot:
         self, value: Any, *, base: Any = MISSING, at: float | None = None, by: str = "", id: str | None = None
     ) -> Any:
         """
-        Put what a device has made of the value together with what is there now, and answer that; see `Chatkeep.merge`.
+        Put what a device has made of the value together with what is there now, and return that; see `Chatkeep.merge`.
 
         *base* is what the value was when the change was begun; without it, there was none. *at* and *by*: when it was changed, and on which
         device. Where both have changed the same, the later one stands, and what gives way is in `client.account.losses`.
@@ -165,7 +166,7 @@ class Chat:
 
     async def post(self, content: Content, *, id: str | None = None, metadata: Mapping[str, Any] | None = None) -> str:
         """
-        Put a message into the queue on this host and answer its id: durable when this returns, server or no server.
+        Put a message into the queue on this host and return its id: it is durable when this returns, server or no server.
 
         It is sent in the order in which it was posted in this conversation, once, also by the next run of the program.
         `send` does not wait behind it.
@@ -216,7 +217,7 @@ class Chat:
 
     async def change(self, edit: Callable[[Any], Any]) -> Any:
         """
-        Apply *edit* to the state and answer the state it leaves.
+        Apply *edit* to the state and return the state as it is then.
 
         *edit* changes it in place, or returns another. When others write meanwhile it is applied again to the newer
         state, so it must depend on nothing else. It counts once, also when answers are lost.
@@ -241,7 +242,7 @@ class Chat:
                 await asyncio.sleep(pause(min(failures, 5), first=0.01))
 
     async def patch(self, patch: Mapping[str, Any]) -> Any:
-        """Merge *patch* into the state, whatever it is now, and answer the new state; None takes a member out
+        """Merge *patch* into the state, whatever it is now, and return the new state; None takes a member out
         (RFC 7396)."""
         answer = await _write_state(self._link, "PATCH", f"{self._path}/state", dict(patch), MERGE_PATCH, self.id)
         return answer.value
@@ -429,7 +430,7 @@ class Client:
         return created
 
     async def conversations(self, *, owner: str | None = None, limit: int | None = None) -> list[Conversation]:
-        """Conversation, last changed first, or those of an *owner*. Wants a service key."""
+        """List conversations, last changed first, or those of an *owner*. Wants a service key."""
         answer = await self._link.ask(
             "GET", f"/v1/conversations{_query(owner=owner, limit=limit)}", about="conversations"
         )
@@ -440,8 +441,13 @@ class Client:
         """What the user of the client's token has: its conversations, what has changed, its devices."""
         return Account(self._link)
 
+    @property
+    def desk(self) -> Desk:
+        """What operators do: pause the bot, write as a person, look after what failed, legal holds. Wants a service key."""
+        return Desk(self._link)
+
     async def me(self) -> Me:
-        """Who the client's credential stands for, and what it allows. Raises `Unauthorized` without a valid one."""
+        """Return who the client's credential stands for, and what it allows. Raises `Unauthorized` without a valid one."""
         return (await self._link.ask("GET", "/v1/me", about="this credential")).to(Me)
 
     async def sign_in(self, token: str) -> Claimed | None:
@@ -535,7 +541,7 @@ class Client:
         await self._queue.drained()
 
     async def refused(self) -> list[Queued]:
-        """Message of the queue that the server did not take and will not take as they are, each with the reason."""
+        """Return the messages of the queue that the server did not take and will not take as they are, each with the reason."""
         return await self._queue.refused()
 
     async def retry(self, number: int) -> None:

@@ -213,6 +213,25 @@ class Link:
             raise error from last.__cause__
         raise AssertionError("tenacity ends with an answer or an error")
 
+    async def lines(self, path: str, *, about: str, longest: int) -> AsyncIterator[bytes]:
+        """Give the lines of an answer as they come, each with its end; it is asked for once. Raises `Unavailable` when it breaks off."""
+        within = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)
+        held = bytearray()
+        try:
+            async with self._request("GET", path, None, {"accept": "*/*"}, within, about, False) as said:
+                async for chunk in said.content.iter_any():
+                    held += chunk
+                    *whole, left = held.split(b"\n")
+                    for line in whole:
+                        yield bytes(line) + b"\n"
+                    held = bytearray(left)
+                    if len(held) > longest:
+                        raise ChatkeepError(f"{about}: a line is longer than {longest:,} bytes, and is not read on.")
+        except TemporaryFailure as fault:
+            raise Unavailable(f"{about}: {fault.__cause__ or fault.error}. What was read is not all of it.") from fault
+        if held:
+            yield bytes(held)
+
     @asynccontextmanager
     async def stream(self, path: str, last: int | str, about: str) -> AsyncIterator[AsyncIterator[bytes]]:
         """Return the chunks of an event stream, from behind the event with the id *last*, a number or cursor. Raises `TemporaryFailure`."""

@@ -66,6 +66,9 @@ WORDS: dict[str, type[ChatkeepError]] = {
     "forbidden": Forbidden,
     "not-found": NotFound,
     "not-waiting": errors.NotWaiting,
+    "on-hold": errors.OnHold,
+    "changed-since": errors.ChangedSince,
+    "usage-error": errors.UsageError,
     "key-reused": errors.KeyReused,
     "chatkeep-error": ChatkeepError,
 }
@@ -80,7 +83,7 @@ STATUSES: dict[int, type[ChatkeepError]] = {
 PASSING = (408, 425, 429, 502, 503, 504)
 NEXT: dict[type[ChatkeepError], str] = {
     Unauthorized: "Give the client a token that is valid: client.token = ...",
-    Forbidden: "Use a token with that scope, or a service key.",
+    Forbidden: "Use a credential that may do this.",
     NotFound: "Check the id and whose token this is.",
     errors.KeyReused: "Send other content under an id of its own.",
 }
@@ -94,7 +97,8 @@ def refusal(status: int, body: bytes, about: str) -> tuple[ChatkeepError, bool]:
         problem = Problem()  # a proxy's page, for example
     kind = WORDS.get(problem.word) or STATUSES.get(status, errors.UsageError if status < 500 else errors.Uncertain)
     detail = problem.detail or f"The server answered {status} {_phrase(status)}."
-    text = " ".join(part for part in (f"{about}: {detail}", NEXT.get(kind, "")) if part)
+    detail = detail if detail.startswith(f"{about}: ") else f"{about}: {detail}"
+    text = " ".join(part for part in (detail, NEXT.get(kind, "")) if part)
     if status == 412:
         return PreconditionFailed(text, etag=problem.etag or "", state=problem.state), False
     return kind(text), status in PASSING or problem.word == "still-running"

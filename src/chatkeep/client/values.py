@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from .. import model
+from ..engine.parts import Stats
 from ..model import Content, Message
 
 
@@ -28,6 +29,41 @@ class Conversation(model.Conversation[Any], frozen=True, kw_only=True):
     state: Any = None
     messages: list[Message] = msgspec.field(default_factory=list)
     due_at: float | None = None
+
+
+class Listed(Conversation, frozen=True, kw_only=True):
+    """A conversation in a list, with its last words: *last*, whose they are and when they were said."""
+
+    last: str = ""
+    last_role: str = ""
+    last_at: float = 0.0
+
+
+class DeadLetter(model.DeadLetter, frozen=True, kw_only=True):
+    """A message that was set aside; see `chatkeep.DeadLetter`. The tenant is the key's and not told."""
+
+    tenant: str = ""
+
+
+class Exported(Struct, kw_only=True):
+    """What an export held. left_out: ids of conversations that are not in it, because they cannot be read, and why."""
+
+    conversations: int = 0
+    entries: int = 0
+    left_out: dict[str, str] = {}
+
+
+class ServerStats(Struct, frozen=True, kw_only=True):
+    """The server around a Chatkeep: how many answers are open (event streams), and how many acts wait to be noted in the audit log."""
+
+    streams: int = 0
+    acts_waiting: int = 0
+
+
+class ProcessStats(Stats, frozen=True, kw_only=True):
+    """What a server's process has done, part by part; see `chatkeep.Stats`."""
+
+    server: ServerStats
 
 
 class Created(Struct, frozen=True, kw_only=True):

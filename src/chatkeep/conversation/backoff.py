@@ -1,4 +1,4 @@
-"""How long to wait before something that failed is tried again."""
+"""How long to wait before something that failed is tried again, and whether such a time can be believed."""
 
 from __future__ import annotations
 
@@ -11,3 +11,9 @@ def backoff(failures: int, *, first_s: float, longest_s: float, jitter_s: float 
     *longest_s*; *jitter_s* comes on top, so that what failed together is not tried again together."""
     doublings = min(max(failures - 1, 0), DOUBLINGS_MOST)
     return min(first_s * 2.0**doublings, longest_s) + jitter_s
+
+
+def believed(time: float, longest_s: float, *, at: float) -> float:
+    """Return *time*, until which something waits; *at*, now, where it is further ahead than any pause, which is *longest_s* at most:
+    then it was said by a clock that was ahead, and waiting for that may take years."""
+    return time if time <= at + longest_s else at

@@ -67,6 +67,7 @@ def entry_for(
     key: Key,
     content: Content,
     *,
+    number: int = 0,
     id: str,
     role: Role,
     created_at: float,
@@ -76,7 +77,8 @@ def entry_for(
     metadata: dict[str, Any] | None = None,
     channel: str = "",
 ) -> Entry:
-    """Return a log entry, ready to be stored; *channel*: as `Message` has it. Raises `BadMessage` or `TooLarge`, naming the key."""
+    """Return a log entry, ready to be stored; *number*: its place, 0 where the store gives it; *channel*: as `Message` has it. Raises
+    `BadMessage` or `TooLarge`, naming the key."""
     if not isinstance(content, str) and not (
         isinstance(content, list) and all(isinstance(part, dict) for part in content)
     ):
@@ -99,7 +101,7 @@ def entry_for(
         raise TooLarge(
             f"{key}: this message takes {len(rest):,} bytes, {limit:,} are allowed; nothing was touched. Refer to attachments by URL."
         )
-    return Entry(0, id, LETTERS[role], b'["%s",%s' % (_crc(key, rest), rest))
+    return Entry(number, id, LETTERS[role], b'["%s",%s' % (_crc(key, rest), rest))
 
 
 def make_storable(key: Key, content: Content, *, limit: int) -> Content:

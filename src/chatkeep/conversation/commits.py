@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from operator import attrgetter
 
 from msgspec import structs
 
 from ..drivers.base import AT_ONCE
+from .backoff import believed
 from .keys import RESERVED
 from .record import NONE, Record
 from .snapshots import (
@@ -21,6 +23,11 @@ from .snapshots import (
     unread_messages,
 )
 
+_role_of = attrgetter("role")
+
+SEND_PAUSE_MOST_S = 3600.0
+"""Nobody makes us wait longer before we try again to send a reply."""
+
 CHANGES_KEPT = 32
 """So many acts may come between one whose outcome is unknown and its second run."""
 
@@ -32,9 +39,9 @@ def note_passed_over(first: int, last: int) -> Draft:
 
 def count_notes(there: Snapshot, act: Commit) -> Commit:
     """Return *act* with a record that counts the notes which it adds to the log: people do not see them."""
-    made = sum([draft.role == "system" for draft in act.drafts])
-    if not made or there.row.key.tenant.startswith(RESERVED):
+    if "system" not in map(_role_of, act.drafts) or there.row.key.tenant.startswith(RESERVED):
         return act
+    made = sum(draft.role == "system" for draft in act.drafts)
     return structs.replace(act, record=structs.replace(act.record, notes=there.record.notes + made))
 
 
@@ -101,7 +108,8 @@ def next_commit(
     head = snapshot.row.head + len(drafts)
     record = keep_outbound(snapshot, record)
     if record.cursor < head:
-        due_at: float | None = not_before(record.retry_at, at=at)
+        longest_s = max(policy.pause_most_s, policy.channel_within_s if record.paced else 0.0)
+        due_at: float | None = not_before(record.retry_at, longest_s, at=at)
     else:
         if policy.retention_s is not None and not record.oldest_at:
             record = structs.replace(record, oldest_at=find_oldest(snapshot, record, drafts, at=at))
@@ -111,7 +119,7 @@ def next_commit(
             due_at = old  # early is allowed, late is not, and what stays the same costs no index write
     if record.delivery is not None:
         if has_outbound(snapshot, record, drafts):
-            send_at = not_before(record.delivery.at, at=at)
+            send_at = not_before(record.delivery.at, SEND_PAUSE_MOST_S, at=at)
             due_at = send_at if due_at is None else min(due_at, send_at)
         else:
             record = structs.replace(record, delivery=structs.replace(record.delivery, upto=head))
@@ -130,9 +138,9 @@ def find_oldest(snapshot: Snapshot, record: Record, drafts: list[Draft] | tuple[
     return first.created_at if first is not None and first.number == record.dropped + 1 else 0.0
 
 
-def not_before(time: float, *, at: float) -> float:
-    """Return the due time of what may be done from *time* on: at once if that has come *at* this moment."""
-    return AT_ONCE if time <= at else time
+def not_before(time: float, longest_s: float, *, at: float) -> float:
+    """Return the due time of what may be done from *time* on: at once if that has come *at* this moment, or cannot be `believed`."""
+    return AT_ONCE if believed(time, longest_s, at=at) <= at else time
 
 
 def forget_after(record: Record, policy: Policy) -> float | None:

@@ -7,7 +7,7 @@ from msgspec import structs
 
 from ..drivers.base import AT_ONCE, Row
 from ..model import Message
-from .commits import forget_after, next_commit, next_due, not_before
+from .commits import SEND_PAUSE_MOST_S, forget_after, next_commit, next_due, not_before
 from .leases import count_death
 from .record import NONE, Record
 from .reminders import ring_reminder
@@ -86,7 +86,7 @@ def do_housekeeping(
     if waits and record.delivery is not None:
         # Where nobody here can send it, somebody else is to find it; looking ever less often.
         waited = at - min((message.created_at for message in snapshot.messages if is_outbound(message)), default=at)
-        send_at = not_before(record.delivery.at, at=at) if sends else at + max(PARKED_S, waited)
+        send_at = not_before(record.delivery.at, SEND_PAUSE_MOST_S, at=at) if sends else at + max(PARKED_S, waited)
         due_at = send_at if due_at is None else min(due_at, send_at)
     return Commit(record=record, due_at=due_at, drop=drop, untouched=True)
 
@@ -129,7 +129,7 @@ def rest(snapshot: Snapshot, policy: Policy, *, at: float, sends: bool, died: bo
     if act.record.delivery is not None and has_outbound(snapshot, act.record):
         if not sends:
             return None
-        due_at = not_before(act.record.delivery.at, at=at)
+        due_at = not_before(act.record.delivery.at, SEND_PAUSE_MOST_S, at=at)
     return structs.replace(act, due_at=due_at, untouched=True)
 
 

@@ -21,12 +21,7 @@ SAVED = RESERVED
 def key_for(tenant: str, conversation: str) -> Key:
     """Return the key of a conversation. Raises `BadKey`."""
     for what, text in (("tenant", tenant), ("conversation id", conversation)):
-        if not isinstance(text, str):
-            raise BadKey(f"The {what} must be text, not {type(text).__name__}; nothing was touched.")
-        if "\0" in text or (not text.isascii() and not _is_unicode(text)) or len(text.encode()) > LONGEST_ID:
-            raise BadKey(
-                f"The {what} {text[:40]!r} must be UTF-8 of at most {LONGEST_ID} bytes without NUL; nothing was touched."
-            )
+        _refuse_unfit(what, text)
     if tenant.startswith(RESERVED):
         raise BadKey(f"Tenants that start with {RESERVED!r} are chatkeep's own ({tenant[:40]!r}); nothing was touched.")
     if not conversation:
@@ -34,6 +29,26 @@ def key_for(tenant: str, conversation: str) -> Key:
             f"The conversation id is empty (tenant {tenant!r}); nothing was touched. Give each conversation a name."
         )
     return Key(tenant, conversation)
+
+
+@lru_cache(maxsize=4096, typed=True)
+def check_user(name: str) -> str:
+    """Return the name of a user, an owner or a guest, if it can be stored everywhere. Raises `BadKey`."""
+    _refuse_unfit("user's name", name)
+    if not name:
+        raise BadKey(
+            "The user's name is empty; nothing was touched. Give the name that your application knows the user by."
+        )
+    return name
+
+
+def _refuse_unfit(what: str, text: str) -> None:
+    if not isinstance(text, str):
+        raise BadKey(f"The {what} must be text, not {type(text).__name__}; nothing was touched.")
+    if "\0" in text or (not text.isascii() and not _is_unicode(text)) or len(text.encode()) > LONGEST_ID:
+        raise BadKey(
+            f"The {what} {text[:40]!r} must be UTF-8 of at most {LONGEST_ID} bytes without NUL; nothing was touched."
+        )
 
 
 def message_id(key: Key, given: str) -> str:

@@ -34,7 +34,7 @@ class Call(Struct, frozen=True, kw_only=True):
 
 
 def mark_of_call(turn: str, tool: str, arguments: bytes, occurrence: int) -> str:
-    """Return what stands for the call of a tool, with these arguments, for the so manieth time in one turn."""
+    """Return what stands for the call of a tool, with these arguments, the first, second, ... time that it comes in one turn."""
     told = msgspec.json.encode([turn, tool, arguments.decode(), occurrence])
     return hashlib.blake2b(told, digest_size=8).hexdigest()
 

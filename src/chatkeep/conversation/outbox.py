@@ -18,7 +18,6 @@ from .snapshots import Commit, Policy, Snapshot
 
 TRIES = 12
 GIVE_UP_S = 24 * 3600.0  # a reply is tried for a day, however often that is
-AFTER_MOST_S = 3600.0  # nobody makes us wait longer before we ask again
 AGAIN_MOST = 100
 IDS_MOST = 50
 
@@ -138,7 +137,7 @@ def note_delivery(
         if done_by_others:
             return None
         if sent.after is not None and sent.after == sent.after:
-            retry_at = at + min(max(sent.after, 0.0), AFTER_MOST_S)
+            retry_at = at + min(max(sent.after, 0.0), commits.SEND_PAUSE_MOST_S)
         delivery = structs.replace(
             old,
             sending=0,

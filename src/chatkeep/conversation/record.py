@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from operator import attrgetter
 
-from msgspec import Raw, Struct, field
+from msgspec import Raw, Struct, field, structs
 
 from ..model import Content
 
@@ -113,9 +113,13 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False, fo
     unknown: dict[str, Raw] = field(default={}, name="")
 
 
-UNTRIED: dict[str, Any] = {
-    name: getattr(Record(), name)
-    for name in ("begun", "raised", "deaths", "alone", "retry_at", "failed_at", "steps", "said")
-}
-"""The changes to a record whose first unread message is another one from now on: nothing was tried for it yet. (The defaults
-themselves, which are left out of the stored form.)"""
+OF_A_TRY = ("begun", "raised", "deaths", "alone", "retry_at", "failed_at", "steps", "said")
+_of_a_try = attrgetter(*OF_A_TRY)
+_UNTRIED = dict(
+    zip(OF_A_TRY, _of_a_try(Record()), strict=True)
+)  # the defaults themselves: the stored form leaves these out
+
+
+def untried(record: Record) -> Record:
+    """Return *record* for a first unread message that is another one from now on: nothing was tried for it yet."""
+    return structs.replace(record, **_UNTRIED) if any(_of_a_try(record)) else record

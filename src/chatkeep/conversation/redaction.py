@@ -11,7 +11,7 @@ from msgspec import Raw, structs
 from ..model import Message
 from .commits import awaits_channel, make_note, next_commit, note_passed_over
 from .keys import RESERVED
-from .record import UNTRIED, OutboxState, Record
+from .record import OutboxState, Record, untried
 from .snapshots import Commit, Draft, Policy, Snapshot, asks, is_cut, unread_messages
 from .streams import draft_said
 
@@ -68,7 +68,7 @@ def redact_messages(
     record = snapshot.record
     if unread and unread[0].number in numbers:
         drafts += draft_said(snapshot, unread[0].number, "stopped")
-        record = structs.replace(record, **UNTRIED)
+        record = untried(record)
     end = snapshot.messages[-1].number if is_cut(snapshot) else row.head + len(drafts)
     if awaits_channel(snapshot, without=numbers):
         end = record.cursor

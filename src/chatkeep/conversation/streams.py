@@ -13,7 +13,7 @@ from msgspec import Raw, structs
 from ..model import Content, Message
 from .commits import next_commit, note_passed_over
 from .keys import RESERVED
-from .record import UNTRIED, Said
+from .record import Said, untried
 from .releases import begin_version
 from .reminders import keep_reminders
 from .sessions import is_session_over, open_session
@@ -79,9 +79,8 @@ def end_reply(
     waiting, cut = [message for message in unread_messages(snapshot) if message.number > last.number], is_cut(snapshot)
     old, head = snapshot.record, snapshot.row.head + 1
     record = structs.replace(
-        old,
+        untried(old),
         cursor=waiting[0].number - 1 if waiting else snapshot.messages[-1].number if cut else head,
-        **UNTRIED,
         reminders=keep_reminders(old.reminders, answered),
     )
     if content:

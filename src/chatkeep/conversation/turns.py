@@ -12,10 +12,11 @@ from itertools import dropwhile, islice
 from msgspec import Raw, json, structs
 
 from ..model import ASKING, TALK, Content, Message
+from .backoff import believed
 from .commits import make_note, next_commit, note_passed_over
 from .dead_letters import close_replayed
 from .keys import SAVED
-from .record import UNTRIED, Record, Reminder
+from .record import Record, Reminder, untried
 from .releases import begin_version, end_version
 from .reminders import keep_reminders
 from .snapshots import (
@@ -51,19 +52,22 @@ def choose_batch(snapshot: Snapshot, policy: Policy) -> list[Message]:
     return waiting[:1]
 
 
-def ready_at(snapshot: Snapshot, policy: Policy) -> float:
-    """When the next turn may begin: after the pause that follows a failure, and for debounce once the user is quiet."""
-    waiting = unread_messages(snapshot)
+def ready_at(snapshot: Snapshot, policy: Policy, *, at: float) -> float:
+    """When the next turn may begin: after the pause that follows a failure, and for debounce once the user is quiet; not later than
+    the settings let anything wait, counted from now, *at*."""
+    waiting, longest_s = unread_messages(snapshot), policy.pause_most_s
+    held = believed(held_until(snapshot.record, waiting, policy), policy.channel_within_s, at=at)
     ready = snapshot.record.retry_at
+    ready = held if held == ready else believed(ready, longest_s, at=at)
     if policy.overlap == "debounce" and waiting:
         quiet = min(waiting[-1].created_at + policy.quiet_s, waiting[0].created_at + policy.max_wait_s)
-        ready = max(ready, quiet)
-    return max(ready, held_until(snapshot.record, waiting, policy))
+        ready = max(ready, believed(quiet, longest_s, at=at))
+    return max(ready, held)
 
 
 def is_paced(message: Message, policy: Policy) -> bool:
     """Tell whether a turn that answers *message* counts for `channel_rate`: nobody else limits who writes through a channel."""
-    return policy.channel_turns is not None and message.channel not in ("", SAVED)
+    return message.channel not in ("", SAVED) and policy.channel_turns is not None
 
 
 def held_until(record: Record, waiting: Sequence[Message], policy: Policy) -> float:
@@ -76,9 +80,9 @@ def held_until(record: Record, waiting: Sequence[Message], policy: Policy) -> fl
 
 def pace(record: Record, answered: Message, policy: Policy, *, at: float) -> float:
     """Return `Record.paced` after a turn that has *answered* a message."""
-    if policy.channel_turns is None or not is_paced(answered, policy):
+    if not answered.channel or policy.channel_turns is None or not is_paced(answered, policy):
         return record.paced
-    return max(record.paced, at) + policy.channel_within_s / policy.channel_turns
+    return max(min(record.paced, at + policy.channel_within_s), at) + policy.channel_within_s / policy.channel_turns
 
 
 def slice_plain_history(snapshot: Snapshot, first: Message, policy: Policy) -> list[Message]:
@@ -250,14 +254,16 @@ def finish_turn(
     drafts += [Draft(role="assistant", content=reply, reply_to=last, reply_from=first) for reply in replies]
     if streamed and replies:
         drafts[-1] = structs.replace(drafts[-1], id=reply_id(snapshot.row.incarnation, first))
-    waiting, cut = [message for message in unread_messages(snapshot) if message.number > last], bool(snapshot.beyond)
+    waiting, cut = unread_messages(snapshot), bool(snapshot.beyond)
+    if waiting:
+        waiting = [message for message in waiting if message.number > last]
     if (waiting or cut) and policy.overlap == "drop":
         first_dropped = waiting[0].number if waiting else last + 1
         drafts.append(note_passed_over(first_dropped, head if cut else waiting[-1].number))
         waiting, cut = [], False
     old = snapshot.record
     record = structs.replace(
-        old,
+        untried(old),
         state=state,
         schema=schema,
         session=old.session + opens,
@@ -265,7 +271,6 @@ def finish_turn(
         cursor=waiting[0].number - 1 if waiting else snapshot.messages[-1].number if cut else head + len(drafts),
         active_at=max(old.active_at, answered[-1].created_at),
         dead=close_replayed(old.dead, answered) if old.dead else (),
-        **UNTRIED,
         paced=pace(old, answered[0], policy, at=at),
         reminders=keep_reminders(old.reminders, answered, reminders) if old.reminders or reminders else (),
     )
@@ -299,10 +304,15 @@ def is_last_attempt(
     raised, tries = record.raised + (not hangs), record.begun + 1
     return len(tried) == 1 and (
         final
-        or at >= (record.failed_at or at) + policy.retry_for_s
+        or at >= first_failed_at(record, at=at) + policy.retry_for_s
         or (policy.max_raised is not None and (tries if hangs else raised) >= policy.max_raised)
         or tries - raised >= policy.max_begun
     )
+
+
+def first_failed_at(record: Record, *, at: float) -> float:
+    """Return when the first attempt failed: now, *at*, where none had, or one by a clock that was ahead."""
+    return min(record.failed_at or at, at)
 
 
 def fail_turn(
@@ -327,7 +337,7 @@ def fail_turn(
     record, hangs = snapshot.record, lease is not None
     if is_last_attempt(record, tried, policy, at=at, hangs=hangs, final=final):
         return set_aside(snapshot, tried[0].number, reason, policy, at=at, arriving=arriving, replies=replies, out=out)
-    failed_at = record.failed_at or at
+    failed_at = first_failed_at(record, at=at)
     record = structs.replace(
         record,
         begun=record.begun + 1,
@@ -363,11 +373,10 @@ def set_aside(
     drafts += [Draft(role="assistant", content=reply, reply_to=number, reply_from=number) for reply in replies]
     end = snapshot.messages[-1].number if is_cut(snapshot) else snapshot.row.head + len(drafts)
     record = structs.replace(
-        record,
+        untried(record),
         cursor=waiting[0].number - 1 if waiting else end,
         dead=(*dead, number)[-DEAD_SHOWN:],
         delivery=delivery_of(snapshot) if out and len(drafts) > 1 + bool(arriving) else record.delivery,
-        **UNTRIED,
     )
     return next_commit(snapshot, record, policy, at=at, drafts=drafts)
 
@@ -381,9 +390,8 @@ def skip_unread(snapshot: Snapshot, policy: Policy, *, at: float) -> Commit | No
     last = row.head if is_cut(snapshot) else waiting[-1].number
     drafts = [*draft_said(snapshot, waiting[0].number, "stopped"), note_passed_over(waiting[0].number, last)]
     record = structs.replace(
-        old,
+        untried(old),
         cursor=row.head + len(drafts),
-        **UNTRIED,
         reminders=keep_reminders(old.reminders, waiting),
     )
     # (Whoever holds the lease may be sending; a turn of theirs sees that the cursor has moved.)

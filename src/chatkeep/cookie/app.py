@@ -99,8 +99,12 @@ class CookieChat(Generic[State]):
         faults = find_faults(
             bot, dict(options), max_age=max_age, name=name, path=path, secure=secure, same_site=same_site
         )
-        if isinstance(keys, str | bytes):
+        if not isinstance(keys, Sequence) or isinstance(keys, str | bytes):
             faults.append("keys is a list, such as keys=[key]")
+        elif None in keys:
+            faults.append("a key is None: is the variable set that it comes from?")
+        if not isinstance(then, str | Chatkeep | None):
+            faults.append(f"then is a store's URL, or a Chatkeep, not {then!r:.40}")
         if faults:
             raise Misconfigured("; ".join(faults) + ". Nothing was opened.")
         settings = settings_from(options)

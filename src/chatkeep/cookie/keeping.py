@@ -105,7 +105,9 @@ class Keeping(Generic[State]):
         """Close the store that was opened in this event loop."""
         opening = self._stores.pop(asyncio.get_running_loop(), None)
         if opening is not None:
-            await (await opening).close()
+            await asyncio.wait([opening])
+            if not opening.cancelled() and opening.exception() is None:  # (else the request that needed it was told)
+                await opening.result().close()
 
     async def _open_store(self, make: Callable[[], Chatkeep[State]]) -> Chatkeep[State]:
         keep = make()

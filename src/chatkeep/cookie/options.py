@@ -119,6 +119,8 @@ def find_faults(
         faults.append(f'the name {name} wants path="/"')
     if not re.fullmatch(r"/[!-:<-~]*", path):
         faults.append(f'path begins with "/" and has no spaces or ";", not {path!r}')
+    if not isinstance(secure, bool | None):
+        faults.append(f"secure is True, False or None, not {secure!r:.40}")
     if same_site not in ("lax", "strict", "none"):
         faults.append(f"same_site is one of lax, strict, none, not {same_site!r}")
     if same_site == "none" and secure is not True:

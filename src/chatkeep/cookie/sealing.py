@@ -38,8 +38,8 @@ class Sealer:
     """A ring of keys for one *purpose*: the first one seals, all of them open."""
 
     def __init__(self, keys: Sequence[Secret], *, purpose: str = "conversation") -> None:
-        secrets = [key.encode() if isinstance(key, str) else bytes(key) for key in keys]
-        if not secrets or any(len(secret) < SHORTEST_KEY for secret in secrets):
+        secrets = [key.encode() if isinstance(key, str) else key for key in keys]
+        if not secrets or not all(isinstance(secret, bytes) and len(secret) >= SHORTEST_KEY for secret in secrets):
             raise Misconfigured(
                 f"keys is a list of secrets of at least {SHORTEST_KEY} bytes each, the newest first; whoever can guess one reads every "
                 "cookie. Make one: python -c 'import secrets; print(secrets.token_urlsafe(32))'. Nothing was opened."

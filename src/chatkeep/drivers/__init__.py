@@ -1,13 +1,72 @@
-"""Where a store URL becomes a driver. A new backend is one file in this folder and one line in DRIVERS."""
+"""Where a store URL becomes a driver, and the names that the author of a driver needs.
+
+A driver of chatkeep's own is a folder here and a line in DRIVERS. One of another package is found by its entry point: see
+"Writing one" in docs/reference/stores.md.
+"""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import cast
 
-from ..errors import Misconfigured, Unsupported
-from .base import Driver
+from ..errors import ChatkeepError, Misconfigured, Unsupported
+from .base import (
+    AT_ONCE,
+    ENTRIES_MOST,
+    RECENT_GRAIN_S,
+    TOMBSTONE_KEPT_S,
+    Ability,
+    Append,
+    Appended,
+    Count,
+    Counted,
+    Driver,
+    Entries,
+    Entry,
+    Erase,
+    Fence,
+    Finding,
+    Index,
+    Key,
+    Lease,
+    Pool,
+    Read,
+    Row,
+    Scan,
+    Write,
+    mark_of,
+)
+from .openable import Openable
 from .url import host_fault
+
+__all__ = [
+    "AT_ONCE",
+    "ENTRIES_MOST",
+    "RECENT_GRAIN_S",
+    "TOMBSTONE_KEPT_S",
+    "Ability",
+    "Append",
+    "Appended",
+    "Count",
+    "Counted",
+    "Driver",
+    "Entries",
+    "Entry",
+    "Erase",
+    "Fence",
+    "Finding",
+    "Index",
+    "Key",
+    "Lease",
+    "Openable",
+    "Pool",
+    "Read",
+    "Row",
+    "Scan",
+    "Write",
+    "driver_for",
+    "mark_of",
+]
 
 DRIVERS = {
     "memory": "memory:MemoryDriver",
@@ -25,12 +84,15 @@ DRIVERS = {
 HOSTLESS = ("memory", "sqlite")
 """Schemes whose URL names no host."""
 
+ENTRY_POINTS = "chatkeep.drivers"
+"""The group in which another package names its driver, by the scheme of its URLs."""
+
 
 def driver_for(url: str) -> Driver:
     """Build the driver that *url* names; nothing is opened yet.
 
-    Raises `Unsupported` for a scheme without a driver, `Misconfigured` for a URL the driver cannot use, `MissingExtra` (one of
-    these) for a driver whose extra is not installed.
+    Raises `Unsupported` for a scheme without a driver, `Misconfigured` for a URL the driver cannot use, or a driver of another
+    package that cannot be imported, `MissingExtra` (one of these) for a driver whose extra is not installed.
     """
     scheme = url.partition(":")[0].lower() if ":" in url else ""
     if url and "://" not in url and scheme not in DRIVERS:
@@ -42,7 +104,34 @@ def driver_for(url: str) -> Driver:
     if scheme not in HOSTLESS and scheme in DRIVERS and (fault := host_fault(url)):
         raise Misconfigured(f"The {scheme}:// URL of the store is wrong: {fault}. Nothing was opened.")
     if scheme not in DRIVERS:
-        known = ", ".join(f"{name}://" for name in DRIVERS)
-        raise Unsupported(f"There is no driver for {scheme or url!r}; this version has {known}. Nothing was opened.")
+        return _installed(scheme, url)
     module, _, name = DRIVERS[scheme].partition(":")
     return cast(Driver, getattr(import_module(f".{module}", __package__), name)(url))
+
+
+def _installed(scheme: str, url: str) -> Driver:
+    """Build the driver that another package has for *scheme*."""
+    from importlib.metadata import entry_points  # 10 ms, and only those pay who have such a driver
+
+    found = {point.value: point for point in entry_points(group=ENTRY_POINTS, name=scheme)}
+    if not found:
+        known = ", ".join(f"{name}://" for name in DRIVERS)
+        raise Unsupported(
+            f"There is no driver for {scheme or url!r}; this version has {known}. Nothing was opened. One of your own is given as an "
+            f'object, Chatkeep(MyDriver(...)), or named by an entry point "{scheme or "scheme"}" of the group {ENTRY_POINTS}, in a '
+            "package that is installed here."
+        )
+    if len(found) > 1:
+        raise Misconfigured(
+            f"Several installed packages have a driver for {scheme}://: {', '.join(sorted(found))}. Nothing was opened. Remove all but one."
+        )
+    ((value, point),) = found.items()
+    try:
+        driver = point.load()
+    except ChatkeepError:
+        raise
+    except Exception as exc:
+        raise Misconfigured(
+            f"The driver for {scheme}://, {value}, cannot be imported ({type(exc).__name__}: {exc}). Nothing was opened."
+        ) from exc
+    return cast(Driver, driver(url))

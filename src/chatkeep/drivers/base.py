@@ -261,7 +261,8 @@ class Erase(Act, frozen=True, gc=False):
     For TOMBSTONE_KEPT_S an append that is not later than the mark is refused, also after the key was created
     anew, and so is a write that would create it. (A write on a row needs no such check: an older one cannot know
     that row's revision.) With *revision* the row is removed only while it has that revision: where another is
-    stored, nothing is done and `Conflict` carries the row.
+    stored, nothing is done and `Conflict` carries the row. Where that row was last changed longer than TOMBSTONE_KEPT_S before, it may
+    leave no mark: no act of before can still be under way, and what is forgotten in great number leaves nothing.
     """
 
     key: Key

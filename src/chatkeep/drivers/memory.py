@@ -156,11 +156,8 @@ class MemoryDriver(Openable):
             self._refuse_erased(key, row.updated_at)
         row = structs.replace(row, head=self._add(key, stored.head if stored else row.head, entries))
         self._shelf.rows[key] = row
-        log = self._shelf.logs.get(key, {})
-        for number in [number for number in log if number <= act.drop] if act.drop else ():
-            self._shelf.ids[key].pop(log.pop(number).id, None)
-        for number in log.keys() & set(act.blank):
-            log[number] = structs.replace(log[number], body=b"")
+        if act.drop or act.blank:
+            self._remove(key, act.drop, act.blank)
         return row
 
     async def entries(self, act: Entries) -> list[Entry]:
@@ -196,7 +193,8 @@ class MemoryDriver(Openable):
         shelf.rows.pop(key, None)
         shelf.logs.pop(key, None)
         shelf.ids.pop(key, None)
-        shelf.erased[key] = max(at, row.updated_at if row else at, shelf.erased.get(key, at))
+        if act.revision is None or row is None or row.updated_at >= at - TOMBSTONE_KEPT_S:
+            shelf.erased[key] = max(at, row.updated_at if row else at, shelf.erased.get(key, at))
         for other in [other for other, mark in shelf.erased.items() if mark < at - TOMBSTONE_KEPT_S]:
             del shelf.erased[other]
 
@@ -236,10 +234,17 @@ class MemoryDriver(Openable):
         ids = self._shelf.ids.setdefault(key, {})
         for entry in entries:
             head += 1
-            log[head] = structs.replace(entry, number=head)
+            log[head] = entry if entry.number == head else structs.replace(entry, number=head)
             if entry.id:
                 ids[entry.id] = head
         return head
+
+    def _remove(self, key: Key, drop: int, blank: Collection[int]) -> None:
+        log, ids = self._shelf.logs.get(key, {}), self._shelf.ids.get(key, {})
+        for number in [number for number in log if number <= drop]:
+            ids.pop(log.pop(number).id, None)
+        for number in log.keys() & set(blank):
+            log[number] = structs.replace(log[number], body=b"")
 
     def _after(self, key: Key, number: int) -> list[Entry]:
         log = self._shelf.logs.get(key, {})

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from ..conversation.codec import record_from
 from ..conversation.housekeeping import may_wait
+from ..conversation.keys import RESERVED
 from ..drivers.base import AT_ONCE, Key, Row
 from ..errors import ChatkeepError
 from ..settings import seconds
@@ -32,6 +33,9 @@ TIDYING = 50
 
 AFRESH_S = 30.0
 """After so long what nobody waits for is looked through again, in case something else has come up among it."""
+
+AHEAD_S = 10.0
+"""So often it is looked for what a clock that is ahead has put off."""
 
 MARGIN_S = 5.0
 """Due times of other hosts, by their clocks, may come so late."""
@@ -79,6 +83,41 @@ class Walk:
         return self._page.popleft() if self._page else None
 
 
+class Ahead:
+    """Goes through what was written by a clock that is ahead of the one here: what waits by such a clock is due nobody knows when.
+
+    That is a clock of another host, or the one here before it was set back. The newest rows of the store show whether there is
+    anything; it is looked for now and then, and a page at a time.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.restart()
+
+    def restart(self) -> None:
+        """Look at once, from the newest on."""
+        self._after: Row | None = None
+        self._look_at = 0.0
+        self._page = 1
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it is not time to look."""
+        return self._after is None and time.monotonic() < self._look_at
+
+    async def step(self, now: float) -> list[Row]:
+        """Return the next rows that are newer than *now*."""
+        if self.is_done:
+            return []
+        rows = await self._store.rows("recent", after=self._after, limit=self._page)
+        found = [row for row in rows if row.updated_at > now + MARGIN_S]
+        if found and len(found) == self._page:
+            self._after, self._page = found[-1], PAGE
+        else:
+            self._after, self._page, self._look_at = None, 1, time.monotonic() + AHEAD_S
+        return found
+
+
 def behind(since: float | None) -> Row | None:
     """Return a row behind which the index begins with what comes due at *since*."""
     return None if since is None else Row(key=Key("", ""), revision="", incarnation="", due_at=since)
@@ -110,13 +149,20 @@ class Backlog:
         self._room = shared.settings.concurrency * 2
         self.started = 0
         """In how many conversations something was due."""
+        self._ahead = Ahead(self._store)
         workers.ended = self._hear_of_end
         self.restart()
 
     @property
     def is_done(self) -> bool:
         """Whether all was looked at, and what was begun has ended."""
-        return self._urgent is None and self._tidy is None and not (self._untidy or self._workers.by_key)
+        walked = self._urgent is None and self._tidy is None and self._ahead.is_done
+        return walked and not (self._untidy or self._workers.by_key)
+
+    @property
+    def looked_at(self) -> float | None:
+        """Up to when all that is due has been looked at, by the clock; None before the first time."""
+        return self._looked_at or None
 
     def restart(self) -> None:
         """Begin from the beginning, as after an opening."""
@@ -128,6 +174,8 @@ class Backlog:
         self._afresh_at = 0.0
         self._orphans = False
         self._look_for_orphans_at = 0.0
+        self._clock_began = self._shared.clock() - time.monotonic()
+        self._ahead.restart()
 
     def look_again(self) -> None:
         """Have `work_off` look from the beginning; while it is still under way, first at what has come due meanwhile."""
@@ -136,6 +184,11 @@ class Backlog:
             self._urgent.glance(at - 2 * self._poll_s - MARGIN_S, at)
             return
         now = time.monotonic()
+        clock_began = self._shared.clock() - now
+        if clock_began < self._clock_began - MARGIN_S:  # the clock here was set back
+            self._afresh_at = 0.0
+            self._ahead.restart()
+        self._clock_began = clock_began
         if self._tidy is None or now >= self._afresh_at:
             self._urgent, self._afresh_at = Walk(self._store, (None, None)), now + AFRESH_S
         else:
@@ -162,7 +215,17 @@ class Backlog:
                 else:
                     self._start(row.key)
         if self._urgent is None:
+            await self._begin_put_off()
             await self._tidy_up()
+
+    async def _begin_put_off(self) -> None:
+        """Start work on what a clock that was ahead has put off."""
+        now = self._shared.clock()
+        for row in await self._ahead.step(now):
+            rests = row.wake is None or row.key.tenant.startswith(RESERVED)
+            begun = row.key in self._workers.by_key or row in self._shared.left_alone or self._leases.is_held(row)
+            if not (rests or begun or self._may_wait(row, now)):
+                self._start(row.key)
 
     async def _tidy_up(self) -> None:
         if self._untidy and self._tidy is None:

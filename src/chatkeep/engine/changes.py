@@ -7,11 +7,12 @@ Knows nothing of how messages come in, or of what a worker does.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Generic, NamedTuple
 
 from msgspec import Raw, structs
 
-from ..conversation import commits, dead_letters, redaction, saves, sessions, slots, snapshots, streams, turns
+from ..conversation import commits, dead_letters, edits, redaction, saves, sessions, slots, snapshots, streams, turns
 from ..conversation.codec import entry_for
 from ..conversation.keys import message_id
 from ..conversation.merge import Loss, Rule, Version
@@ -37,12 +38,14 @@ from .workers import Workers
 
 
 class Rewritten(NamedTuple):
-    """What a change makes of a state: its stored form and schema, the stamps of its slots (None: as they are), and notes for the log."""
+    """What a change makes of a state: its stored form and schema, the stamps of its slots (None: as they are), and notes for the log; and
+    what the note of the change itself is to hold, where a person made it."""
 
     raw: Raw
     schema: int
     stamps: dict[str, tuple[float, str, int]] | None = None
     notes: Sequence[Draft] = ()
+    told: Mapping[str, Any] = MappingProxyType({})
 
 
 class Changes(Generic[State]):
@@ -97,8 +100,10 @@ class Changes(Generic[State]):
         after, _ = await self._shared.commit(snapshot, decide)
         return after
 
-    async def change(self, key: Key, edit: Callable[[State], State | None], *, id: str | None = None) -> Snapshot:
-        """Apply *edit* to the state, on top of whatever others write meanwhile; it may run more than once."""
+    async def change(
+        self, key: Key, edit: Callable[[State], State | None], *, id: str | None = None, by: str = ""
+    ) -> Snapshot:
+        """Apply *edit* to the state, on top of what others write meanwhile; it may run more than once. *by*: see `edits.describe`."""
         states = self._shared.states
 
         def changed(there: Snapshot, raw: Raw, schema: int) -> Rewritten:
@@ -109,9 +114,22 @@ class Changes(Generic[State]):
                 if (translated := states.translate(key, fault)) is None:
                     raise
                 raise translated from fault
-            return Rewritten(states.encode(key, state if given is None else given, before), states.schema)
+            made = states.encode(key, state if given is None else given, before)
+            told = edits.describe(raw, made, states.schema, by) if by and schema == states.schema else {"by": by}
+            return Rewritten(made, states.schema, told=told if by else {})
 
         return await self._rewrite(key, changed, id)
+
+    async def undo(self, key: Key, number: int, *, by: str) -> Snapshot:
+        """Put back the slots that a person has changed, as the note *number* of the log has them."""
+        born = (await self._store.reload(key)).row.incarnation
+        note = edits.find_note(key, await self._store.page(key, born, after=number - 1, limit=1), number)
+
+        def undone(there: Snapshot, raw: Raw, schema: int) -> Rewritten | None:
+            made = edits.undo(key, note, raw, schema) if there.row.incarnation == born else None
+            return None if made is None else Rewritten(made, schema, told=edits.describe(raw, made, schema, by, number))
+
+        return await self._rewrite(key, undone, None)
 
     async def clear(
         self, key: Key, slot: str | None, *, look: Callable[[State], None] | None = None, id: str | None = None
@@ -355,7 +373,7 @@ class Changes(Generic[State]):
             if not page or page[0].number != at:
                 continue
             message = found[at] = page[0]
-            if message.role == "system" and message.metadata.get("kind") not in ("unknown", "blank"):
+            if message.role == "system" and message.metadata.get("kind") not in ("unknown", "blank", edits.NOTE):
                 raise UsageError(f"{key}: entry {number} is a note of chatkeep's own; nothing was redacted.")
             asked += [entry.number for entry in await self._store.find(key, incarnation, [dead_letters.replay_id(at)])]
             if message.id.startswith(dead_letters.REPLAY):
@@ -403,9 +421,10 @@ class Changes(Generic[State]):
                 record = sessions.open_session(record, raw, schema, number=number, at=now)
             stamps = record.stamps if made.stamps is None else made.stamps
             record = structs.replace(record, state=raw, schema=schema, stamps=stamps)
-            if id is None and there.row.head and not notes:
+            if id is None and there.row.head and not notes and not made.told:
                 return commits.commit_change(there, record, token, self._shared.policy, at=now)
-            return commits.commit_note(there, record, note, self._shared.policy, at=now, more=notes)
+            own = structs.replace(note, metadata={**note.metadata, **made.told})
+            return commits.commit_note(there, record, own, self._shared.policy, at=now, more=notes)
 
         try:
             after, _ = await self._shared.commit(snapshot, decide)

@@ -133,6 +133,8 @@ def _split_half(text: str) -> tuple[str, str]:
 
 def collect_replies(turn: Turn[Any], said: Any) -> list[Content]:
     """Collect all that a turn replies: what was added with turn.reply, then what the handler returned. Raises `BadMessage`."""
+    if type(said) is str and said and not turn.replies:
+        return [said]  # as nearly all do
     added: list[Content] = []
     for content in turn.replies:
         added += [content] if isinstance(content, list) else split_contents(content)

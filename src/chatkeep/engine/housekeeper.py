@@ -43,7 +43,7 @@ class Housekeeper:
         if row.due_at > ends and housekeeping.may_wait(row, record, soon=now):
             return False  # it is over only by a clock that is doubtful
         policy = self._shared.policy
-        forgotten = housekeeping.is_forgotten(snapshot, policy, at=ends) and not self._sender.due(snapshot)
+        forgotten = housekeeping.is_forgotten(snapshot, policy, at=ends) and self._sender.due(snapshot, at=ends) is None
         oldest: list[Message] = []
         if policy.retention_s is not None and not forgotten:
             oldest = await self._store.page(

@@ -166,8 +166,9 @@ class Intake:
             if key not in workers and self._may_run_first(key):
                 worker = self._workers.hold(key)
                 try:
-                    snapshot = self._store.cached(key) or await self._find(key, owner)
-                    receipt = None
+                    snapshot, receipt = self._store.cached(key), None
+                    if snapshot is None and self._runner.may_begin:
+                        snapshot = await self._find(key, owner)
                     if snapshot is not None and self._fits_one_trip(snapshot, draft):
                         receipt = await self._receive_in_one_trip(key, worker, snapshot, draft)
                 except (
@@ -238,14 +239,13 @@ class Intake:
 
     def _may_run_first(self, key: Key) -> bool:
         """Tell whether the handler may run before a message of *key* is in the log, as far as can be told without the
-        conversation: it may begin at once, nobody else was there lately, and it will not take long."""
+        conversation: nobody else was there lately, and it will not take long."""
         turns, runner = self._turns, self._runner
         return (
             turns.pace_s < self._quick_s
             and not self._shared.unopened
             and not turns.log_first
             and not self._sender.takes(key)
-            and (runner.places.free or runner.awaited)
             and not (runner.abandoned and runner.has_abandoned(key))
             and not self._is_contended(key)
             and not (self._journal and self._journal.holds(key))
@@ -266,11 +266,11 @@ class Intake:
         """Tell whether *draft* finds the conversation so that the handler may run before it is in the log: nothing waits there,
         and nobody works on it."""
         record, row = snapshot.record, snapshot.row
-        turns, runner, policy = self._turns, self._runner, self._shared.policy
+        turns, policy = self._turns, self._shared.policy
         return (
             row.lease is None
             and record.cursor == row.head
-            and (runner.places.free or runner.awaited)
+            and self._runner.may_begin
             and not self._pauses.is_paused(snapshot)
             and releases.may_answer(snapshot, policy, self._shared.plan, at=draft.created_at)
             and not (turns.on_missing and sessions.is_session_over(record, policy, draft.created_at))

@@ -34,7 +34,7 @@ class Waiter(Struct):
 async def read_outcome(store: Store, snapshot: Snapshot, number: int) -> Outcome | None:
     """Find out what became of message *number*, with as much of the log behind it as is needed to know; None: it is unread."""
     if snapshot.record.cursor < number:
-        return None
+        return Outcome("dropped") if snapshots.is_withdrawn(snapshot, number) else None
     found: list[Message] = []
     if snapshot.messages and snapshot.messages[0].number <= number + 1 and not snapshots.is_cut(snapshot):
         found = snapshots.messages_after(snapshot, number)

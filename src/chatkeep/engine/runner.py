@@ -37,6 +37,9 @@ from .turn import Turn
 
 log = logging.getLogger("chatkeep")
 
+enter_task, leave_task = asyncio.tasks._enter_task, asyncio.tasks._leave_task
+"""What asyncio itself does around each step of a task: a handler finds the task it runs under by `asyncio.current_task`."""
+
 GRACE_S = 1.0
 """A handler whose time is over is cancelled, and has so long to end."""
 
@@ -95,8 +98,8 @@ RunnableHandler = Callable[[Turn[Any]], Awaitable[Any]]
 class Run:
     """One run of a handler, under a task of its own; what the task does is to step through it.
 
-    key: whose turn it is. ids: the messages it answers. outer: the turn that waits for it. over: what it does has no effect
-    any more. began, took: by the monotonic clock. value, fault: what it returned or raised; fate: how that is judged.
+    key: whose turn it is. id: the first of the messages it answers, which is blamed. outer: the turn that waits for it. over: what it
+    does has no effect any more. began, took: by the monotonic clock. value, fault: what it returned or raised; fate: how that is judged.
     """
 
     # Most runs are over at once and need none of these set.
@@ -115,14 +118,14 @@ class Run:
     def __init__(
         self,
         key: Key,
-        ids: list[str],
+        id: str,
         outer: Run | None,
         handler: RunnableHandler,
         context: Context,
         instruments: Sequence[Instrument] = (),
     ) -> None:
         self.key = key
-        self.ids = ids
+        self.id = id
         self.outer = outer
         self.handler = handler
         self.context = context
@@ -280,8 +283,7 @@ class Shell(Coroutine[Any, Any, None]):
     @property
     def fit(self) -> bool:
         """Whether a handler may run under it: the last one has not cancelled it."""
-        parked = self._parked is None or not self._parked.done()
-        return parked and not self._over and not self.task.cancelling()
+        return not (self.task.cancelling() if self._parked is None else self._parked.done())
 
     def take(self, run: Run) -> None:
         """Go on with *run*, which has begun and waits for something."""
@@ -383,6 +385,11 @@ class Runner:
         return outer is not None and not outer.over
 
     @property
+    def may_begin(self) -> bool:
+        """Whether a handler may begin at once: there is a place, or the turn that has one waits for this."""
+        return self.places.free or self.awaited
+
+    @property
     def full(self) -> bool:
         """Whether so many runs were abandoned that no handler is begun."""
         return len(self.abandoned) >= self.most
@@ -409,7 +416,7 @@ class Runner:
 
         The others that it had with it are tried again beside it, when the first one has been set aside.
         """
-        found = (run for run in self.abandoned if run.handler is handler and run.key == key and run.ids[0] == id)
+        found = (run for run in self.abandoned if run.handler is handler and run.key == key and run.id == id)
         return next(found, None)
 
     def has_abandoned(self, key: Key) -> bool:
@@ -437,7 +444,7 @@ class Runner:
     async def run(
         self,
         key: Key,
-        ids: list[str],
+        id: str,
         handler: RunnableHandler,
         turn: Turn[Any],
         then: Callable[[Any], Any],
@@ -452,7 +459,7 @@ class Runner:
         outer = RUNNING.get()
         if outer is not None and outer.over:  # nobody waits for this
             outer = None
-        run = Run(key, ids, outer, handler, self._context.copy(), instruments)
+        run = Run(key, id, outer, handler, self._context.copy(), instruments)
         # A turn that a handler waits for must not wait for the place that this handler holds.
         queues = not admitted and outer is None
         if queues and not self.places.take_at_once():
@@ -500,20 +507,20 @@ class Runner:
 
     def _begin(self, run: Run, turn: Turn[Any]) -> Shell:
         # The handler begins at once, and not when the loop comes to it: most wait for nothing, and are over then.
-        loop, current, shell = asyncio.get_running_loop(), asyncio.current_task(), self._shell
+        loop, shell = asyncio.get_running_loop(), self._shell
         if shell is None or not shell.fit:  # (the task of one that was cancelled ends by that)
             shell = Shell(loop, self._context.copy())
         self._shell = None  # (a handler may begin another one)
-        run.task = shell.task
+        current, run.task = asyncio.current_task(loop), shell.task
         if current is not None:
-            asyncio.tasks._leave_task(loop, current)
-        asyncio.tasks._enter_task(loop, shell.task)
+            leave_task(loop, current)
+        enter_task(loop, run.task)
         try:
             run.begin(turn)
         finally:
-            asyncio.tasks._leave_task(loop, shell.task)
+            leave_task(loop, run.task)
             if current is not None:
-                asyncio.tasks._enter_task(loop, current)
+                enter_task(loop, current)
         if run.ended:
             if self._shell is None:
                 self._shell = shell

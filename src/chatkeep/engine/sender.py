@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ..bounded import Newest
 from ..conversation import outbox as deliveries
 from ..conversation import snapshots
-from ..conversation.backoff import backoff
+from ..conversation.backoff import backoff, believed
+from ..conversation.commits import SEND_PAUSE_MOST_S
 from ..conversation.outbox import Outlet, Sent
 from ..conversation.snapshots import Commit, Policy, Snapshot
 from ..drivers.base import Key
@@ -60,15 +62,19 @@ class Sender:
         self._first = first
         self._instruments = instruments
         self._sent: Newest[Key, tuple[str, int, Sent]] = Newest(SENT_MOST)  # sent, and not noted yet
+        self.attempts: Counter[tuple[str, str]] = Counter()
+        """How often a reply was tried to be sent, by channel and what became of it."""
+        self.sent_at: float | None = None
+        """When the last one was delivered."""
 
     def takes(self, key: Key) -> bool:
         """Tell whether what is replied in *key* goes out through a channel here."""
         return self.outlet is not None and self.outlet.takes(key.tenant, key.id)
 
-    def due(self, snapshot: Snapshot) -> float | None:
+    def due(self, snapshot: Snapshot, *, at: float) -> float | None:
         """Tell when the next reply may go out; None if none has to."""
         sends = self.takes(snapshot.row.key) and snapshots.must_send(snapshot)
-        return snapshots.delivery_of(snapshot).at if sends else None
+        return believed(snapshots.delivery_of(snapshot).at, SEND_PAUSE_MOST_S, at=at) if sends else None
 
     async def deliver(self, snapshot: Snapshot, worker: Holder) -> float | None:
         """Send the next reply through its channel, under the lease, and note what became of it."""
@@ -139,6 +145,9 @@ class Sender:
         _, said = await self._store.commit_once(self._store.cached(row.key) or snapshot, note, at=self._clock())
         self._sent.pop(row.key, None)
         status = said[0].metadata["status"] if said else sent.status  # (what was tried long enough has failed)
+        self.attempts[sent.channel or "other", status] += 1
+        if sent.status == "delivered":
+            self.sent_at = self._clock()
         for instrument in self._instruments:
             instrument.sent(sent.channel, status, sent.cause)
         if sent.status != "delivered":

@@ -86,6 +86,16 @@ class Sweeper:
         visits = policy.forget_visitors_s if self._shared.visitors else None
         return (policy.session_ttl_s, policy.retention_s, policy.forget_after_s, visits) != (None, None, None, None)
 
+    @property
+    def started(self) -> int:
+        """In how many conversations something was due."""
+        return self._backlog.started
+
+    @property
+    def looked_at(self) -> float | None:
+        """Up to when all that is due has been looked at; None before the first time."""
+        return self._backlog.looked_at
+
     def start(self) -> None:
         """Start sweeping, in the loop of now."""
         self._wake = asyncio.Event()  # the last one belongs to the loop of the last opening

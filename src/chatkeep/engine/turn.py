@@ -73,7 +73,8 @@ class Turn(Generic[State]):
     @property
     def text(self) -> str:
         """What the user wrote; several messages answered together are one a line."""
-        return "\n".join(message.text for message in self.messages)
+        messages = self.messages
+        return messages[0].text if len(messages) == 1 else "\n".join(message.text for message in messages)
 
     @property
     def said(self) -> str:

@@ -413,11 +413,10 @@ class TurnProcessor(Generic[State]):
         admitted: bool,
     ) -> Run:
         """Run the handler, or the hook, and have it judged how the run ended. Raises `NotBegun`."""
-        ids = [message.id for message in messages]
         instruments = self._shared.instruments
         run = await self._runner.run(
             key,
-            ids,
+            messages[0].id,
             handler,
             turn,
             then,

@@ -51,6 +51,11 @@ class WatchHub:
         return sum(map(len, self._watches.values()))
 
     @property
+    def is_live(self) -> bool:
+        """Whether it is heard at once what other instances do."""
+        return bool(self._notifier.live)
+
+    @property
     def pause_s(self) -> float:
         """After how long a conversation where nothing was heard of is looked at again."""
         return SURE_S if self._notifier.live else SELDOM_S

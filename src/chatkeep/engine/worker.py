@@ -32,7 +32,6 @@ from ..errors import (
     Unsupported,
 )
 from ..model import Message
-from ..settings import seconds
 from ..storage.store import Store, fresh_token
 from .housekeeper import Housekeeper
 from .lease_keeper import LeaseKeeper
@@ -211,8 +210,6 @@ class WorkLoop:
         self._pauses = pauses
         self._notifier = notifier
         self._housekeeper = housekeeper
-        self.longest_s = max(2 * seconds(settings.retry_longest), seconds(settings.max_wait), HOOK_PAUSE_S)
-        """A pause is never longer, whatever the clock says."""
         self._stays_s = LONG_S if settings.background else SHORT_S
 
     async def run(self, worker: Worker) -> None:
@@ -252,7 +249,7 @@ class WorkLoop:
         snapshot = (self._store.cached(key) if worker.warm else None) or await self._store.reload(key)
         worker.warm = True
         now = self._clock()
-        send_at = self._sender.due(snapshot)
+        send_at = self._sender.due(snapshot, at=now)
         if send_at is not None and send_at <= now:
             await worker.resolve(self._store, snapshot)  # whoever waits for an answer need not wait for the platform
             return await self._sender.deliver(snapshot, worker)
@@ -277,13 +274,13 @@ class WorkLoop:
             first = snapshots.unread_messages(snapshot)[0]
             if (earlier := self._runner.find_abandoned(self._turns.handler, key, first.id)) is not None:
                 return await self._outlast(snapshot, worker, earlier, first)
-        ready = turns.ready_at(snapshot, self._policy)
+        ready = turns.ready_at(snapshot, self._policy, at=now)
         if ready > now:
             worker.tell_failing(snapshot, self._policy)
             if row.lease == worker.lease and ready - now > self._policy.lease_s / 2:
                 await self.give_back(worker, ready)
             ready = ready if send_at is None else min(ready, send_at)
-            return min(max(ready - now, LOOK_S), self.longest_s)  # a clock that was set back must not make it an hour
+            return min(max(ready - now, LOOK_S), self._policy.pause_most_s)
         # (One that another turn waits for would wait for the end of that turn: it runs beside it, and is not marked alone.)
         alone, beside = worker.state is ALONE, self._runner.awaited
         if not (alone or beside) and leases.is_suspect(snapshot, died=self._leases.may_have_died(row.lease)):
@@ -490,7 +487,7 @@ class WorkLoop:
                 return self._again(worker)
             self._shared.statistics.dead += after.record.dead != snapshot.record.dead
             worker.tell_failing(after, self._policy, failed)
-            return self._pause_until(turns.ready_at(after, self._policy))
+            return self._pause(after)
         finally:
             worker.turn = None
 
@@ -527,10 +524,11 @@ class WorkLoop:
         if worker.wake.set not in earlier.gone:
             earlier.gone.append(worker.wake.set)
         async with self._leases.keep_alive(key, worker.lease, at_once=True):
-            ready = max(turns.ready_at(snapshot, self._policy), self._clock() + self._runner.time_left(earlier))
-            while self._shared.open and earlier.still_runs and not changed and (left := ready - self._clock()) > 0:
+            left = max(self._pause(snapshot), self._runner.time_left(earlier))
+            ready = time.monotonic() + left
+            while self._shared.open and earlier.still_runs and not changed and (left := ready - time.monotonic()) > 0:
                 try:
-                    async with asyncio.timeout(min(left, self.longest_s)):
+                    async with asyncio.timeout(left):
                         await worker.wake.wait()
                 except TimeoutError:
                     continue
@@ -542,7 +540,7 @@ class WorkLoop:
                 self._store.cached(key) or snapshot,
                 lambda there: leases.release_lease(there, self._policy, at=self._clock()) if same(there) else None,
             )
-            return self._pause_until(turns.ready_at(after, self._policy))
+            return self._pause(after)
         self._shared.statistics.failures += 1
         ran = time.monotonic() - earlier.began
         cause = TimeoutError(f"the handler still runs after {ran:.1f} s")
@@ -583,8 +581,9 @@ class WorkLoop:
         self._shared.statistics.reruns += 1
         return worker.back_off()
 
-    def _pause_until(self, ready: float) -> float:
-        return max(0.0, min(ready - self._clock(), self.longest_s))
+    def _pause(self, snapshot: Snapshot) -> float:
+        now = self._clock()
+        return max(0.0, min(turns.ready_at(snapshot, self._policy, at=now) - now, self._policy.pause_most_s))
 
 
 def identify_attempt(snapshot: Snapshot) -> tuple[int, int, int, int]:

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from msgspec import Struct, structs
 
-from ..conversation.keys import RESERVED, key_for
+from ..conversation.keys import RESERVED, check_user
 from ..conversation.snapshots import Commit, Snapshot
 from ..drivers.base import Key
 from ..errors import Conflict, Corrupt, OtherOwner, StoreError, Unsupported, UsageError
@@ -82,12 +82,12 @@ class Claims:
 
     async def claim(self, user: str, subject: str, *, by: str = "") -> str:
         """
-        Make what is *subject*'s *user*'s, in one act; and answer the user that both are from now on.
+        Make what is *subject*'s *user*'s, in one act; and return the user that both are from now on.
 
         Twice is fine. Raises `OtherOwner` when *subject* was claimed for another, and `UsageError` when *user* itself was moved to
         *subject* before.
         """
-        key_for("", user), key_for("", subject)
+        check_user(user), check_user(subject)
         if user == subject:
             raise UsageError(f"{user!r:.60} cannot claim itself; nothing was changed.")
         if await self.find_user(user) == await self.find_user(subject) != user:
@@ -110,7 +110,7 @@ class Claims:
 
         Raises `UsageError` when it was made more than UNDO_S ago.
         """
-        key_for("", user), key_for("", subject)
+        check_user(user), check_user(subject)
         key = Key(RESERVED + SPACE + self._tenant, subject)
         snapshot, claim = await self._store.load(key), await self._records.get(subject)
         if snapshot is None or claim is None or claim.moved_to != user:

@@ -152,17 +152,18 @@ def summarize(one: Listed, last: Sequence[Message]) -> Summary:
 
 
 def find_changes(
-    found: Sequence[Listed], erased: Iterable[tuple[str, float]], cursor: Cursor, *, limit: int
+    found: Sequence[Listed], erased: Iterable[tuple[str, float]], cursor: Cursor, *, limit: int, now: float
 ) -> tuple[list[Listed], list[str], Cursor, bool]:
     """Return which of a user's conversations are new to who has the *cursor*, the oldest change first, which were erased, the next cursor,
-    and whether there is more. *erased*: ids, and when; a cursor of time 0 knows nothing, and so of nothing that it was erased."""
+    and whether there is more. *erased*: ids, and when; a cursor of time 0 knows nothing, and so of nothing that it was erased. *now*: no
+    cursor is of a later time, for what others write until then would never be told."""
     since, known, told = cursor.at - SLACK_S, _marks(cursor.marks), _marks(cursor.erased)
     near = sorted((one for one in found if _place(one) >= cursor.since), key=_place)
     news = [one for one in near if one.mark not in known]
     page, more = news[:limit], len(news) > limit
     gone = {crc32(f"{id}:{when}".encode()): (id, when) for id, when in erased if when >= since}
     times = [one.updated_at for one in page] + ([] if more else [when for _, when in gone.values()])
-    at = max([cursor.at, *times])
+    at = min(max([cursor.at, *times]), now)
     shown = known | {one.mark for one in page}
     held = [one for one in near if one.updated_at >= at - SLACK_S and one.mark in shown][-MARKS_MOST:]
     begin = (at - SLACK_S, "") if len(held) < MARKS_MOST else _place(held[0])

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from ..conversation import saves
-from ..conversation.keys import key_for, refuse_reserved
+from ..conversation.keys import check_user, key_for, refuse_reserved
 from ..conversation.merge import MISSING, Loss, Version
 from ..conversation.saves import Saved, SavedMessage
 from ..conversation.snapshots import Snapshot
@@ -110,7 +110,7 @@ class PeopleSurface(Generic[State]):
         """
         key = key_for(self._tenant, conversation)
         if owner:
-            key_for("", owner)
+            check_user(owner)
         told: dict[str, Any] = {"title": title, "base": base, "version": version, "checksum": checksum}
         return await save(self._opened, key, messages, owner=owner, at=at, by=by, force=force, **told)
 

@@ -9,7 +9,7 @@ from typing import Any, Generic
 
 from msgspec import Struct
 
-from ..conversation.keys import key_for
+from ..conversation.keys import check_user, key_for
 from ..conversation.saves import Saved, SavedMessage
 from ..conversation.snapshots import Snapshot
 from ..drivers.base import Key, Row
@@ -64,7 +64,7 @@ class User(Generic[State]):
     """
 
     def __init__(self, engine: Engine[State], tenant: str, id: str) -> None:
-        key_for("", id)
+        check_user(id)
         self._engine = engine
         self._tenant = tenant
         self.id = id
@@ -97,7 +97,9 @@ class User(Generic[State]):
         """Return a page of the list as `conversations` has it, from *behind* a conversation on, with a cursor for `changes`."""
         user, owners = await self._owners()
         found = await self._find(owners)
-        _, _, cursor, _ = find_changes(found, (), Cursor(self._mark(user), 0.0), limit=len(found))
+        _, _, cursor, _ = find_changes(
+            found, (), Cursor(self._mark(user), 0.0), limit=len(found), now=self._engine.shared.clock()
+        )
         listed = order(found)
         place = next((place + 1 for place, one in enumerate(listed) if one.key.id == behind), 0)
         shown = listed[place : place + limit]
@@ -118,7 +120,9 @@ class User(Generic[State]):
         user, owners = await self._owners()
         of = self._mark(user)
         cursor = Cursor(of, 0.0) if since is None else read_cursor(since)
-        stale = cursor.of != of or (cursor.at and cursor.at + KEPT_S < self._engine.shared.clock())
+        now = self._engine.shared.clock()
+        # (Where the clock that gave the cursor was ahead, nobody knows what has changed since.)
+        stale = cursor.of != of or (cursor.at and not now - KEPT_S <= cursor.at <= now + SLACK_S)
         if stale:
             cursor = Cursor(of, 0.0)
         found = await self._find(owners)
@@ -130,7 +134,7 @@ class User(Generic[State]):
             if incarnation not in here
         ]
         ids = {one.key.id for one in found}
-        page, erased, after, more = find_changes(found, gone, cursor, limit=max(1, min(limit, CHANGED_MOST)))
+        page, erased, after, more = find_changes(found, gone, cursor, limit=max(1, min(limit, CHANGED_MOST)), now=now)
         return Changed(
             conversations=await self._summarize(page),
             erased=[id for id in erased if id not in ids],
@@ -208,13 +212,13 @@ class User(Generic[State]):
         at: float | None = None,
         by: str = "",
     ) -> Saved:
-        """As `Tenant.save`, of one of the user's conversations, or of a new one. Raises `OtherOwner` for somebody else's."""
+        """Save one of the user's conversations, or a new one, as `Tenant.save` does. Raises `OtherOwner` for somebody else's."""
         told: dict[str, Any] = {"title": title, "base": base, "version": version, "checksum": checksum}
         return await self._change(id, creates=True, messages=messages, force=force, at=at, by=by, **told)
 
     async def claim(self, guest: str, *, by: str = "") -> str:
         """
-        Make all that is *guest*'s the user's, in one act, and answer the user that both are from now on.
+        Make all that is *guest*'s the user's, in one act, and return the user that both are from now on.
 
         *guest* is a guest that has signed in, or another account of the same person. Lists and rights follow at once, on other instances
         within two seconds. The application must know that *guest* is the same person. *by*: who has claimed it, for the audit log. Twice
@@ -229,7 +233,7 @@ class User(Generic[State]):
 
     async def erase(self, *, by: str = "") -> ErasedUser:
         """
-        Erase all that this store has of the user, under each of the user's names, and answer a receipt: conversations, tokens, claims,
+        Erase all that this store has of the user, under each of the user's names, and return a receipt: conversations, tokens, claims,
         and notes of what was erased before. There is no way back.
 
         What it has done until a crash is done, and the same again does the rest; a write that is under way on another instance may create

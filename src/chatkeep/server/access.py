@@ -120,7 +120,10 @@ SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 NOT_FOUND = "There is nothing at this address."
 """The words for what is not there, and for what somebody else's token must not learn of."""
 
-ELSEWHERE = "This request does not come from a page of this host; nothing was done."
+ELSEWHERE = (
+    "This request does not come from a page of this host, as `Sec-Fetch-Site` or `Origin` would say; nothing was done. A program sends a "
+    "service key instead: `Authorization: Bearer ck_k_...`."
+)
 OTHER = "The credential is another subject's than `Chatkeep-Subject` says; nothing was done. Ask /v1/me whose it is."
 SIGNED_OUT = "Nobody is signed in here, or the session has ended; nothing was done. Sign in again."
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, structs
 
 from .. import model
 from ..auth.credentials import Holder, Listed
@@ -21,11 +21,12 @@ from .telemetry import TRACEPARENT
 
 class Message(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One message of a conversation; *number* is its place in the log, *created_at* in seconds since 1970; *author*: which
-    person, of an operator's message. *redacted*: what it said was removed. *saved*: it was not said here, and a client has put it here."""
+    person, of an operator's message. *redacted*: what it said was removed. *saved*: it was not said here, and a client has put it here.
+    Only where notes were asked for: those of chatkeep itself, whose role is "system", and the *channel* that a message came through."""
 
     id: str
     number: int
-    role: Literal["user", "assistant", "operator", "event"]
+    role: model.Role
     content: Content
     created_at: float
     reply_to: int | None = None
@@ -34,6 +35,7 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     metadata: dict[str, Any] = {}
     redacted: bool = False
     saved: bool = False
+    channel: str = ""
 
 
 class Messages(Struct, frozen=True, omit_defaults=True):
@@ -54,6 +56,7 @@ class DeadLetter(Struct, frozen=True, kw_only=True, omit_defaults=True):
     created_at: float
     reason: str
     metadata: dict[str, Any] = {}
+    channel: str = ""
 
 
 class DeadLetters(Struct, frozen=True, omit_defaults=True):
@@ -142,8 +145,8 @@ class Receipt(Struct, frozen=True, kw_only=True):
 
 
 class Conversation(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A conversation at one instant. *stale*: the store is away, and this is what the server has seen last. *assignee*: the account of
-    the operator who looks after it, for keys and operators."""
+    """A conversation at one instant. *stale*: the store is away, and this is what the server has seen last. *due_at*: when it is looked at
+    next, told where notes are. *assignee*: the account of the operator who looks after it, for keys and operators."""
 
     id: str
     owner: str
@@ -161,11 +164,13 @@ class Conversation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     title: str = ""
     version: int = 0
     checksum: str = ""
+    due_at: float | None = None
     assignee: str = ""
 
 
 class Summary(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A conversation in a list. *fault*: why it cannot be read; its numbers then say nothing."""
+    """A conversation in a list. *fault*: why it cannot be read; its numbers then say nothing. *last*: the last words, whose they are, and
+    when."""
 
     id: str
     owner: str
@@ -177,12 +182,19 @@ class Summary(Struct, frozen=True, kw_only=True, omit_defaults=True):
     dead: list[int]
     updated_at: float
     fault: str = ""
+    title: str = ""
+    revision: str = ""
+    due_at: float | None = None
+    last: str = ""
+    last_role: str = ""
+    last_at: float = 0.0
 
 
-class Conversations(Struct, frozen=True):
-    """Conversations, last changed first."""
+class Conversations(Struct, frozen=True, omit_defaults=True):
+    """Conversations, last changed first. *next*: there are more, and where to go on."""
 
     conversations: list[Summary]
+    next: str = ""
 
 
 class CreatedConversation(Struct, frozen=True):
@@ -276,13 +288,13 @@ def me(found: Principal) -> Me:
     )
 
 
-def message(found: model.Message) -> Message:
-    """*found* as it is shown."""
+def message(found: model.Message, *, whole: bool = False) -> Message:
+    """*found* as it is shown; *whole*: with what only service keys and people see."""
     author = found.metadata.get("author", "") if found.role == "operator" else ""
     return Message(
         id=found.id,
         number=found.number,
-        role=found.role,  # type: ignore[arg-type]  # notes of chatkeep itself have been left out
+        role=found.role,
         content=found.content,
         created_at=found.created_at,
         reply_to=found.reply_to,
@@ -291,6 +303,7 @@ def message(found: model.Message) -> Message:
         metadata=public(found.metadata),
         redacted=found.redacted,
         saved=found.channel == SAVED,
+        channel=found.channel if whole else "",
     )
 
 
@@ -305,6 +318,7 @@ def dead_letter(found: model.DeadLetter) -> DeadLetter:
         created_at=found.created_at,
         reason=found.metadata["reason"],
         metadata=public({name: value for name, value in found.metadata.items() if name != "reason"}),
+        channel=found.channel,
     )
 
 
@@ -320,8 +334,10 @@ def receipt(found: model.Receipt) -> Receipt:
     )
 
 
-def conversation(found: model.Conversation[Any], messages: list[model.Message], state: Any) -> Conversation:
-    """*found* with *messages*, and with *state* unless that is UNSET."""
+def conversation(
+    found: model.Conversation[Any], messages: list[model.Message], state: Any, *, whole: bool = False
+) -> Conversation:
+    """*found* with *messages*, and with *state* unless that is UNSET; *whole*: with what only service keys and people see."""
     return Conversation(
         id=found.id,
         owner=found.owner,
@@ -333,7 +349,8 @@ def conversation(found: model.Conversation[Any], messages: list[model.Message], 
         off_by=found.off_by,
         dead=found.dead,
         updated_at=found.updated_at,
-        messages=[message(shown) for shown in messages],
+        messages=[message(shown, whole=whole) for shown in messages],
+        due_at=found.due_at if whole else None,
         state=state,
         stale=found.stale,
         title=found.title,
@@ -345,7 +362,11 @@ def conversation(found: model.Conversation[Any], messages: list[model.Message], 
 
 def summary(found: model.Conversation[Any]) -> Summary:
     """*found* in a list."""
-    return msgspec.convert(found, Summary, from_attributes=True)
+    told = msgspec.convert(found, Summary, from_attributes=True)
+    words = model.last_words(found.messages)
+    if words is None:
+        return told
+    return structs.replace(told, last=words.text, last_role=words.role, last_at=words.at)
 
 
 def public(metadata: dict[str, Any]) -> dict[str, Any]:

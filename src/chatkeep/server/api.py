@@ -49,6 +49,9 @@ SMALL = 64 * 1024
 PAGE_BYTES = 1024 * 1024
 """A page of the log ends with the message that makes it so long."""
 
+LOOKED_AT = 8
+"""So many of its last entries are looked at for the last words of a conversation in a list."""
+
 FIRST_READ = 20
 """So many entries of a log are read first: how large they are is not known before, and a hundred may be 25 MB."""
 
@@ -74,6 +77,7 @@ PROBLEMS: dict[type[errors.ChatkeepError], Problem] = {
     errors.OtherOwner: Problem(409),  # (only a service key names an owner, and it may see all of its tenant)
     errors.OnHold: Problem(409, "It is on legal hold, and is not erased before that is lifted. Nothing was changed."),
     errors.NotWaiting: Problem(409),
+    errors.ChangedSince: Problem(409),
     errors.NotOpen: Problem(
         500,
         "The Chatkeep behind this server is not open here, so nothing is answered; nothing was written. The application that "
@@ -128,10 +132,13 @@ class Conversations(Resource):
 
     @allows(right="list")
     async def get(self, request: Request) -> Response:
-        """Return conversations without their messages, last changed first; or those of one `owner`."""
-        asked = wire.query(request, wire.ListQuery)
-        listing = tenant_of(request).conversations(owner=asked.owner, limit=asked.limit)
-        return as_json(answers.Conversations([answers.summary(found) async for found in listing]))
+        """Return conversations with their last words, last changed first; or those of one `owner`. `next` asks for the page behind."""
+        asked, tenant = wire.query(request, wire.ListQuery), tenant_of(request)
+        after = wire.place_from(asked.next, tenant.name)
+        listing = tenant.conversations(owner=asked.owner, limit=asked.limit, messages=LOOKED_AT, after=after)
+        found = [one async for one in listing]
+        following = wire.place_of(found[-1]) if len(found) == asked.limit else ""
+        return as_json(answers.Conversations([answers.summary(one) for one in found], following))
 
 
 async def begin_for_user(request: Request, asked: wire.NewConversation) -> Response:
@@ -175,16 +182,18 @@ class Conversation(Resource):
         """Return the conversation as it is now, with its last messages."""
         asked = wire.query(request, wire.ConversationQuery)
         found = await conversation(request, messages=asked.messages)
-        messages = [message for message in found.messages if message.role != "system"]
+        whole = with_notes(request, asked.notes)
+        messages = [message for message in found.messages if whole or message.role != "system"]
         first = found.messages[0].number if found.messages else found.head + 1
         if len(messages) < asked.messages and first > 1:
             window = wire.LogWindow(before=first, limit=asked.messages - len(messages))
-            messages = (await talk(tenant_of(request), found.id, window))[0] + messages
+            messages = (await talk(tenant_of(request), found.id, window, whole=whole))[0] + messages
         messages = messages[-fitting(reversed(messages)) :] if messages else []
         shown = shape_of(request).json_of(found.state) if shows_state(request) else UNSET
         if not principal_of(request).rules:  # a customer is not told the names of accounts
             found = msgspec.structs.replace(found, assignee="")
-        return as_json(answers.conversation(found, messages, shown), headers={"etag": f'"{found.revision}"'})
+        told = answers.conversation(found, messages, shown, whole=whole)
+        return as_json(told, headers={"etag": f'"{found.revision}"'})
 
     @allows("send", creates=True)
     async def put(self, request: Request) -> Response:
@@ -243,10 +252,19 @@ class Messages(Resource):
     async def get(self, request: Request) -> Response:
         """Return a page of the log, oldest first: the last messages, or those around `after` and `before`."""
         asked = wire.query(request, wire.LogWindow)
-        found, truncated = await talk(tenant_of(request), conversation_asked(request), asked)
+        whole = with_notes(request, asked.notes)
+        found, truncated = await talk(tenant_of(request), conversation_asked(request), asked, whole=whole)
         if not found and principal_of(request).rules:
             await conversation(request, messages=0)  # an empty page of what is not there would hide that
-        return as_json(answers.Messages([answers.message(message) for message in found], truncated))
+        return as_json(answers.Messages([answers.message(message, whole=whole) for message in found], truncated))
+
+
+def with_notes(request: Request, notes: int) -> bool:
+    """Tell whether chatkeep's own notes are answered, which say why a message was set aside, and who changed what. Raises 403 for those
+    who may not know it."""
+    if notes and not (principal_of(request).rules and "list" in principal_of(request).scopes):
+        raise forbidden("The notes are for service keys and people who may `list`; leave `notes` out.")
+    return bool(notes)
 
 
 async def refuse_other(tenant: Tenant[Any], receipt: model.Receipt, incoming: wire.Incoming) -> None:
@@ -265,9 +283,11 @@ async def refuse_other(tenant: Tenant[Any], receipt: model.Receipt, incoming: wi
             )
 
 
-async def talk(tenant: Tenant[Any], id: str, asked: wire.LogWindow) -> tuple[list[model.Message], bool]:
+async def talk(
+    tenant: Tenant[Any], id: str, asked: wire.LogWindow, *, whole: bool = False
+) -> tuple[list[model.Message], bool]:
     """As many messages as were *asked* for, if there are as many, and whether they end early because they are large;
-    chatkeep's own notes are left out."""
+    chatkeep's own notes are left out, unless the *whole* log is wanted."""
     found: list[model.Message] = []
     after, before = asked.after, asked.before
     if after is None and before is None:
@@ -278,7 +298,7 @@ async def talk(tenant: Tenant[Any], id: str, asked: wire.LogWindow) -> tuple[lis
         read = 100
         if not page:
             break
-        shown = [message for message in page if message.role != "system"]
+        shown = [message for message in page if whole or message.role != "system"]
         if after is None:
             found, before = shown[-missing:] + found, page[0].number
         else:
@@ -366,7 +386,7 @@ class State(Resource):
         tenant, id, key = tenant_of(request), conversation_asked(request), wire.idempotency_key(request)
         await access_of(request).begin(request)
         try:
-            after = await tenant.change(id, change, id=key)
+            after = await tenant.change(id, change, id=key, by=person(request))
         except Refused as refused:
             await refuse_unless_made(refused, tenant, id, key)
             after = await conversation(request, messages=0)
@@ -399,6 +419,12 @@ class WholeState(State):
         precondition = preconditions(request)
         patch = await wire.value(request, limit=room(request, "state_limit"), media=MERGE_PATCH)
         return await self._changed(request, lambda there: state.merged(there, patch), precondition)
+
+
+def person(request: Request) -> str:
+    """Return the person who asks, by the name that others at the desk know; "" for credentials."""
+    principal = principal_of(request)
+    return (principal.label or principal.id) if principal.operator is not None else ""
 
 
 async def refuse_unless_made(refused: Refused, tenant: Tenant[Any], id: str, key: str | None) -> None:

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import html
-import re
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import cache
-from importlib.resources import files
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -25,14 +19,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import errors
 from ..app import Chatkeep, core_of
-from . import api, audit, desk, people, running, sample_accounts, signing_in, switches, tokens, wire
+from . import api, audit, desk, exporting, holds, people, running, signing_in, switches, tokens, wire
 from .access import IDLE_S, LONGEST_S, VISITOR_SCOPES, Access, Users, allows
+from .assets import CLIENT, OPERATOR, PAGE, SHOWN, static, version_of
 from .audit import Trail
 from .events import Events
 from .health import get_ready
 from .openapi import document, get_openapi
 from .operators import ROUTES as OPERATING
 from .protocols import routes_of
+from .sample_users import routes_of as sample_user_routes
 from .samples import Samples
 from .signed_in import Operators, SignedIn
 from .streams import Streams
@@ -43,23 +39,6 @@ if TYPE_CHECKING:
     from .oidc import OpenIDProvider
 
 HERE = ("localhost", "127.0.0.1", "[::1]")
-
-CLIENT = {f"/{name}": (name, "text/javascript") for name in ("client.js", "account.js", "shown.js", "offline.js")}
-PARTS = ("-ask", "-acts", "-canned", "-list", "-talk", "-why", "-queues", "-health")
-"""The modules of the operators' desk beside its first."""
-
-OPERATOR = {
-    "/operator": ("operator.html", "text/html"),
-    **{f"/operator{part}.js": (f"operator{part}.js", "text/javascript") for part in ("", *PARTS)},
-    "/operator.css": ("operator.css", "text/css"),
-}
-PAGE = {
-    "/": ("chat.html", "text/html"),
-    "/chat.js": ("chat.js", "text/javascript"),
-    "/people.js": ("people.js", "text/javascript"),
-    "/chat.css": ("chat.css", "text/css"),
-    "/chat.svg": ("chat.svg", "image/svg+xml"),
-}
 
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -106,6 +85,8 @@ ROUTES: list[BaseRoute] = [
     *switches.ROUTES,
     *running.ROUTES,
     *audit.ROUTES,
+    *holds.ROUTES,
+    *exporting.ROUTES,
     *signing_in.ROUTES,
     *desk.ROUTES,
     wire.RawRoute("/v1/conversations", api.Conversations),
@@ -124,7 +105,7 @@ def create_app(
     anonymous: bool = False,
     visitor_scopes: Sequence[str] = VISITOR_SCOPES,
     users: Users | None = None,
-    accounts: Sequence[str] = (),
+    sample_users: Sequence[str] = (),
     offline: bool = False,
     operators: Operators | None = None,
     provider: OpenIDProvider | None = None,
@@ -170,7 +151,8 @@ def create_app(
         own conversations, as with a user's token. It is asked with each request that has no credential of chatkeep's, so it should be
         quick. What a browser sends by itself, such as a session's cookie, changes something only from a page of this host.
 
-        accounts: Names that anybody may sign in as on the chat page, without a password: for trying out, on this machine only.
+        sample_users: Users that anybody may be on the chat page, without a password: for trying out, on this machine only. (The people
+        at the operators' desk have accounts: see *operators*.)
 
         offline: Whether the chat page keeps itself in the browser, by a service worker, so that it opens also while this server is away. No
         answer of /v1 is kept by it. Switched off again, it removes itself from the browsers that have it.
@@ -209,15 +191,15 @@ def create_app(
         core_of(keep).expect_visitors()
     people_at_desk = SignedIn(keep, host=operators, idle_s=desk_idle, longest_s=desk_longest)
     access = Access(keep, anonymous=anonymous, visitor_scopes=visitor_scopes, users=users, desk=people_at_desk)
-    shown = CLIENT | OPERATOR | (PAGE if title is not None else {})
-    words = {"title": title or "", "accounts": " ".join(accounts), "offline": "yes" if offline else ""}
+    shown = CLIENT | SHOWN | OPERATOR | (PAGE if title is not None else {})
+    words = {"title": title or "", "users": " ".join(sample_users), "offline": "yes" if offline else ""}
     words["kept"] = version_of(words) if offline and title is not None else ""
     app = Starlette(
         routes=[
             *ROUTES,
             *INLETS,
             *routes_of(keep, protocols),
-            *sample_accounts.routes_of(accounts),
+            *sample_user_routes(sample_users),
             *routes,
             *([Route("/", get_about)] if title is None else []),
             *[Route(path, static(*found, words)) for path, found in shown.items()],
@@ -235,73 +217,12 @@ def create_app(
         lifespan=life,
     )
     app.state.keep, app.state.access, app.state.streams, app.state.limits = keep, access, Streams(), None
-    app.state.told_not_open, app.state.trail, app.state.accounts = False, Trail(keep), frozenset(accounts)
+    app.state.told_not_open, app.state.trail, app.state.sample_users = False, Trail(keep), frozenset(sample_users)
     app.state.samples, app.state.settings, app.state.provider = Samples(keep), None, provider
     app.state.webhooks = webhooks or webhooks_of(keep)
     app.state.openapi = document(app.routes)
     app.router.redirect_slashes = False
     return app
-
-
-def static(name: str, kind: str, words: Mapping[str, str]) -> Callable[[Request], Awaitable[Response]]:
-    """Return an endpoint that answers with a file of the page, or says that the reader's copy is still good; *words* are put into it."""
-    text = filled(name, words)
-    headers = {"cache-control": "no-cache", "etag": f'"{digest(text)}"'}
-
-    @allows(anyone=True)
-    async def answer(request: Request) -> Response:
-        known = request.headers.get("if-none-match", "")
-        if headers["etag"] in known:
-            return Response(status_code=304, headers=headers)
-        return Response(text, headers=headers, media_type=kind)
-
-    return answer
-
-
-def filled(name: str, words: Mapping[str, str]) -> str:
-    """Return a file of the page as it is served, with *words* where it names them."""
-    text = served_file(name)
-    for word, value in words.items():
-        text = text.replace(f"{{{{{word}}}}}", html.escape(value))
-    return text
-
-
-def version_of(words: Mapping[str, str]) -> str:
-    """Return a name for this version of the chat page, which its service worker keeps under it."""
-    return digest("".join(filled(name, words) for name, _ in (CLIENT | PAGE).values() if name != "offline.js"))
-
-
-def digest(text: str) -> str:
-    """Return what names *text*, and no other one."""
-    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
-
-
-@cache
-def served_file(name: str) -> str:
-    """Return a file of the page as it is served, but for the words that are put into it."""
-    return serve_file(name, (files(__package__) / "page" / name).read_text())
-
-
-def serve_file(name: str, text: str) -> str:
-    """Return a file of the page as it is served: scripts without comments, blank lines, indentation and the spaces around
-    operators that no text has, which are for who reads the source, and with short names for what is private to a class."""
-    if not name.endswith(".js"):
-        return text
-    text = re.sub(r"(?m)^ *//.*\n|(?<=;) // .*$|^ +|^\n", "", text)
-    text = re.sub(r" (=>|[!=]==|\?\?=?|&&=?|\|\|=?|[-+*<>]?=|[?:+*<>]) | (?=\{$)", r"\1", text, flags=re.M)
-    found = Counter(PRIVATE.findall(text))
-    short = {word: shorten(place) for place, (word, _) in enumerate(found.most_common())}
-    return PRIVATE.sub(lambda private: f"#{short[private[1]]}", text)
-
-
-PRIVATE = re.compile(r"(?<=[\s.;!(])#([a-z]\w*)")
-"""A private name in a script: behind a dot, or where it is declared."""
-
-
-def shorten(place: int) -> str:
-    """Return the name of the private member that is used the *place*-th most: a, b, ... z, aa, ..."""
-    letter = chr(ord("a") + place % 26)
-    return shorten(place // 26 - 1) + letter if place >= 26 else letter
 
 
 async def on_crash(request: Request, fault: Exception) -> Response:

@@ -82,6 +82,11 @@ class Trail:
         self._writer: asyncio.Task[None] | None = None
         self._writing = asyncio.Lock()
 
+    @property
+    def waiting(self) -> int:
+        """How many acts wait to be written."""
+        return sum(map(len, self._waiting.values()))
+
     def note(self, request: Request, act: str, outcome: str) -> None:
         """Note an act of whom `allows` has recognised; nobody else has done anything."""
         principal: Principal | None = getattr(request.state, "principal", None)
@@ -101,7 +106,7 @@ class Trail:
         log.info("%s %s", act, outcome, extra=told | {"address": made.address, "outcome": outcome})
         if not principal.rules or not outcome.startswith("2"):
             return
-        if sum(map(len, self._waiting.values())) >= WAITING_MOST:
+        if self.waiting >= WAITING_MOST:
             log.error("An act could not be kept, because %d wait for the store; it is in this log alone.", WAITING_MOST)
             return
         self._waiting[principal.tenant].append(made)

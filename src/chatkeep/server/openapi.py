@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from .. import __version__
+from ..conversation.edits import StateAsOf
 from ..people.erasing import ErasedUser
 from . import (
     answers,
@@ -23,6 +24,8 @@ from . import (
     canned,
     desk,
     events,
+    exporting,
+    holds,
     operators,
     people,
     running,
@@ -110,7 +113,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         gives={200: answers.CreatedConversation, 201: (answers.CreatedConversation, answers.Visit)},
         refuses=WRITE,
     ),
-    ("/v1/conversations", "get"): Operation(query=wire.ListQuery, gives={200: answers.Conversations}, refuses=READ),
+    ("/v1/conversations", "get"): Operation(
+        query=wire.ListQuery, gives={200: answers.Conversations}, refuses=(404, *READ)
+    ),
     (ONE, "get"): Operation(query=wire.ConversationQuery, gives={200: answers.Conversation}, refuses=READ),
     **{
         (ONE, method): Operation(
@@ -207,7 +212,17 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("/v1/bot", "get"): Operation(gives={200: answers.TenantBotStatus}, refuses=READ),
     ("/v1/bot", "put"): Operation(takes=switches.TenantPausing, gives={200: answers.TenantBotStatus}, refuses=WRITE),
     ("/v1/paused", "get"): Operation(query=switches.PausedQuery, gives={200: answers.Paused}, refuses=READ),
+    ("/v1/holds", "get"): Operation(gives={200: holds.HeldThings}, refuses=READ),
+    ("/v1/holds", "post"): Operation(takes=holds.Holding, gives={200: holds.HeldThings}, refuses=WRITE),
+    ("/v1/holds", "delete"): Operation(query=holds.HeldQuery, gives={200: holds.HeldThings}, refuses=(404, *WRITE)),
+    ("/v1/export", "get"): Operation(
+        query=exporting.ExportQuery,
+        gives={200: str},
+        answers_with="application/jsonl",
+        refuses=(404, 422, *READ),
+    ),
     ("/v1/audit", "get"): Operation(query=audit.AuditQuery, gives={200: answers.Audit}, refuses=READ),
+    ("/v1/stats", "get"): Operation(gives={200: switches.ProcessStats}, refuses=READ),
     ("/v1/cache", "get"): Operation(gives={200: answers.CacheStatus}, refuses=READ),
     ("/v1/cache", "put"): Operation(takes=switches.CacheSwitch, gives={200: answers.CacheStatus}, refuses=WRITE),
     (f"{ONE}/operator", "post"): Operation(
@@ -216,6 +231,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     (f"{ONE}/deliveries", "get"): Operation(gives={200: answers.Deliveries}, refuses=READ),
     (f"{ONE}/deliveries/{{number}}", "post"): Operation(gives={204: None}, refuses=WRITE),
     (f"{ONE}/messages/{{number}}", "delete"): Operation(gives={204: None}, refuses=WRITE),
+    (f"{ONE}/changes/{{number}}", "post"): Operation(gives={204: None}, refuses=WRITE),
+    (f"{ONE}/as-of/{{number}}", "get"): Operation(gives={200: StateAsOf}, refuses=READ),
     ("/v1/dead-letters", "get"): Operation(
         query=operators.LettersQuery, gives={200: answers.DeadLetters}, refuses=READ
     ),
@@ -395,6 +412,6 @@ def operation_id(path: str, method: str) -> str:
 
 @allows(anyone=True)
 async def get_openapi(request: Request) -> Response:
-    """Thi description of the API."""
+    """Return this description of the API."""
     told = request.app.state.openapi | {"servers": [{"url": quote(request.scope.get("root_path", "")) or "/"}]}
     return wire.as_json(told)

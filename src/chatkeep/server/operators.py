@@ -150,6 +150,32 @@ class OneMessage(wire.Resource):
         return Response(status_code=204)
 
 
+class Change(wire.Resource):
+    """/v1/conversations/{id}/changes/{number}"""
+
+    @audited("undo")
+    @allows(right="state:write")
+    async def post(self, request: Request) -> Response:
+        """Undo what a person has changed of the state, as the note of that number says what was there; only if it still is what the change
+        has left."""
+        principal = principal_of(request)
+        by = principal.label or principal.id
+        await tenant_of(request).undo(conversation_asked(request), number_asked(request), by=by)
+        return Response(status_code=204)
+
+
+class AsOf(wire.Resource):
+    """/v1/conversations/{id}/as-of/{number}"""
+
+    @allows(right="state:read")
+    async def get(self, request: Request) -> Response:
+        """Return what is known of the state as it was when this entry was the last one."""
+        found = await tenant_of(request).as_of(conversation_asked(request), number_asked(request))
+        if found is None:
+            raise wire.Refused(404, "not-found", NOT_FOUND)
+        return wire.as_json(found)
+
+
 class LettersQuery(Struct, forbid_unknown_fields=True):
     """Which dead letters a client asks for: of the conversations *behind* one, about so many."""
 
@@ -253,6 +279,8 @@ ROUTES: list[BaseRoute] = [
     wire.RawRoute(f"{ONE}/deliveries", Deliveries),
     wire.RawRoute(f"{ONE}/deliveries/{{number}}", Resending),
     wire.RawRoute(f"{ONE}/messages/{{number}}", OneMessage),
+    wire.RawRoute(f"{ONE}/changes/{{number}}", Change),
+    wire.RawRoute(f"{ONE}/as-of/{{number}}", AsOf),
     wire.RawRoute("/v1/dead-letters", AllDeadLetters),
     wire.RawRoute(f"{ONE}/dead-letters", DeadLetters),
     wire.RawRoute(f"{ONE}/dead-letters/{{number}}", DeadLetterAsked),

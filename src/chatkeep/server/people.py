@@ -508,9 +508,8 @@ async def merge(request: Request) -> Response:
 
 def compressed(request: Request, answer: Response) -> Response:
     """Return *answer* as gzip where it is long and the client reads that. Nothing in a list is secret to whom it is shown."""
-    accepted = [part.partition(";")[0].strip() for part in request.headers.get("accept-encoding", "").split(",")]
     answer.headers["vary"] = "accept-encoding"
-    if "gzip" in accepted and len(answer.body) > SMALL:
+    if wire.reads_gzip(request) and len(answer.body) > SMALL:
         answer.body = gzip.compress(bytes(answer.body), 5, mtime=0)
         answer.headers["content-encoding"] = "gzip"
         answer.headers["content-length"] = str(len(answer.body))

@@ -351,8 +351,12 @@ class Lifespan:
                 if is_loopback(self._settings.host)
                 else f", and {self._settings.host} can be reached from other machines"
             )
+            served = core_of(self._keep).outlet is not None
             log.warning(
-                "Nobody can use this server: there is no service key, and anonymous is off%s. `chatkeep key create` makes one.",
+                "%s: there is no service key, and anonymous is off%s. `chatkeep key create` makes one.",
+                "Only channels reach this server, and nobody can use its API"
+                if served
+                else "Nobody can use this server",
                 far,
             )
 

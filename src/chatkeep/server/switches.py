@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute
 from ..app import core_of
 from ..auth.credentials import EVERYWHERE
 from ..conversation.keys import key_for
+from ..engine.parts import Stats
 from . import answers, wire
 from .access import allows, forbidden, keep_of, principal_of, tenant_of
 from .audit import audited, call
@@ -76,6 +77,31 @@ class Paused(wire.Resource):
         return wire.as_json(answers.Paused([key.id for key in found], last and last.id))
 
 
+class ServerStats(Struct, frozen=True, kw_only=True):
+    """The server around the Chatkeep: how many answers are open (event streams), and how many acts wait to be noted in the audit log."""
+
+    streams: int
+    acts_waiting: int
+
+
+class ProcessStats(Stats, frozen=True, kw_only=True):
+    """What this process has done, part by part, the server among them."""
+
+    server: ServerStats
+
+
+class Statistics(wire.Resource):
+    """/v1/stats"""
+
+    @allows(right="list")
+    async def get(self, request: Request) -> Response:
+        """Tell what each part of the process that answers has done since it was started, and how it is now: of all tenants together."""
+        found, state = keep_of(request).stats(), request.app.state
+        server = ServerStats(streams=len(state.streams), acts_waiting=state.trail.waiting)
+        told = {name: getattr(found, name) for name in found.__struct_fields__}
+        return wire.as_json(ProcessStats(**told, server=server))
+
+
 class SharedCache(wire.Resource):
     """/v1/cache"""
 
@@ -119,4 +145,5 @@ ROUTES: list[BaseRoute] = [
     wire.RawRoute("/v1/bot", TenantBot),
     wire.RawRoute("/v1/paused", Paused),
     wire.RawRoute("/v1/cache", SharedCache),
+    wire.RawRoute("/v1/stats", Statistics),
 ]

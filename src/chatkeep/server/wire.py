@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar, TypeVar, cast
@@ -23,9 +24,10 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
+from ..conversation.keys import key_for
 from ..engine.hooks import run_in_time
 from ..errors import NotOpen, UsageError
-from ..model import Content
+from ..model import Content, Conversation
 
 T = TypeVar("T", bound=Struct)
 
@@ -54,6 +56,7 @@ WHOLE = ("uses", "version", "seen")
 
 Number = Annotated[int, Meta(ge=0, le=NEWEST)]
 Limit = Annotated[int, Meta(ge=1, le=PAGE_MOST)]
+Flagged = Annotated[int, Meta(ge=0, le=1)]
 Name = Annotated[str, Meta(min_length=1, max_length=512, pattern=r"^[^\x00]+$")]
 Owner = Annotated[str, Meta(max_length=512, pattern=r"^[^\x00]*$")]
 
@@ -95,24 +98,55 @@ class NewConversation(Struct, forbid_unknown_fields=True):
 
 
 class LogWindow(Struct, forbid_unknown_fields=True):
-    """Which part of a log a client asks for."""
+    """Which part of a log a client asks for. *notes* 1: with chatkeep's own notes and the channels, for service keys and people."""
 
     after: Number | None = None
     before: Number | None = None
     limit: Limit = 100
+    notes: Flagged = 0
 
 
 class ConversationQuery(Struct, forbid_unknown_fields=True):
-    """How many of its last messages a client wants with a conversation."""
+    """How many of its last messages a client wants with a conversation; *notes* as in a `LogWindow`."""
 
     messages: Annotated[int, Meta(ge=0, le=PAGE_MOST)] = 20
+    notes: Flagged = 0
 
 
 class ListQuery(Struct, forbid_unknown_fields=True):
-    """Which conversations a client asks for."""
+    """Which conversations a client asks for; *next*: from the page before."""
 
     owner: Owner | None = None
+    next: Annotated[str, Meta(max_length=4096)] = ""
     limit: Limit = 100
+
+
+class Place(Struct, frozen=True, array_like=True):
+    """Where a list goes on: behind this conversation."""
+
+    id: str
+    updated_at: float
+    owner: str = ""
+
+
+def place_of(shown: Conversation[Any]) -> str:
+    """Return the place of a conversation in a list, as text for clients, who need not understand it."""
+    place = Place(shown.id, shown.updated_at, shown.owner)
+    return urlsafe_b64encode(msgspec.json.encode(place)).decode().rstrip("=")
+
+
+def place_from(text: str, tenant: str) -> Conversation[Any] | None:
+    """Return what stands at the place that *text* names; None for the beginning."""
+    if not text:
+        return None
+    try:
+        place = msgspec.json.decode(urlsafe_b64decode(text + "=" * (-len(text) % 4)), type=Place)
+        key_for(tenant, place.id)
+    except (ValueError, UsageError):
+        raise Refused(404, "not-found", "`next` is none of this server's; leave it out to begin anew.") from None
+    blank: dict[str, Any] = {"revision": "", "state": None, "session": 0, "messages": [], "head": 0, "unread": 0}
+    blank |= {"paused": False, "dead": [], "due_at": None}
+    return Conversation(tenant=tenant, id=place.id, owner=place.owner, updated_at=place.updated_at, **blank)
 
 
 class RawRoute(Route):
@@ -262,6 +296,12 @@ def preferences(request: Request) -> set[str]:
     """Return what the client would like (RFC 7240), without parameters."""
     given = ",".join(request.headers.getlist("prefer")).split(",") if "prefer" in request.headers else []
     return {preference.partition(";")[0].strip().lower() for preference in given}
+
+
+def reads_gzip(request: Request) -> bool:
+    """Tell whether the client takes an answer that is compressed with gzip."""
+    given = request.headers.get("accept-encoding", "")
+    return any(re.fullmatch(r"gzip(;q=(1|0\.0*[1-9]).*)?", part.strip()) for part in given.split(","))
 
 
 TAG = re.compile(r'((?:W/)?)(?:"([!#-~]*)"|([!#-+\--~]+))')

@@ -10,7 +10,7 @@ from msgspec import structs
 
 from ..conversation.archive import entry_from, line_of_entry, parse_line
 from ..conversation.codec import body_of, record_from
-from ..conversation.record import NONE, UNTRIED
+from ..conversation.record import NONE, untried
 from ..drivers.base import Driver, Entry, Key, Read, Row
 from ..errors import Conflict, Duplicate, UsageError
 from .copying import TAIL, Gone, LogReader, LogWriter, do
@@ -62,7 +62,7 @@ async def _renamed(
 def _forked(row: Row, name: Key, head: int, *, at: float) -> Row:
     """Return the row of a copy, whose log ends with number *head*."""
     record = structs.replace(
-        record_from(row.key, row.body),
+        untried(record_from(row.key, row.body)),
         cursor=head,
         reminders=(),
         delivery=None,
@@ -71,7 +71,6 @@ def _forked(row: Row, name: Key, head: int, *, at: float) -> Row:
         visitor=False,
         archived=False,
         pinned=False,
-        **UNTRIED,
     )
     if head < row.head:
         record = structs.replace(

@@ -15,6 +15,7 @@ import random
 import secrets
 import time
 from binascii import b2a_base64
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -106,6 +107,8 @@ class Store:
         self.instruments: Sequence[Measured] = ()
         self.shared: SharedCache | None = None
         self.rolled_back = 0
+        self.acts: Counter[str] = Counter()
+        """How many acts were asked of the driver, by verb."""
         self._circuit = StoreCircuitBreaker(
             patience_s=patience_s,
             replaced=self._replaced,
@@ -345,8 +348,8 @@ class Store:
                 self._cache.drop(key)
                 raise
             said = [
-                _message(key, row.incarnation, draft, entry, number, at)
-                for number, (draft, entry) in enumerate(zip(act.drafts, entries, strict=True), row.head + 1)
+                _message(key, row.incarnation, draft, entry, at)
+                for draft, entry in zip(act.drafts, entries, strict=True)
             ]
             known = _blanked(snapshot, act.blank) if act.blank else snapshot
             after = self._keep(self._grown(known, stored, act.record, said))
@@ -428,6 +431,7 @@ class Store:
     def _act(self, verb: Callable[[A], Awaitable[T]], act: A) -> Awaitable[T]:
         if not self._open:
             raise Unavailable("The store is not open; nothing was done. Try again when it is.")
+        self.acts[type(act).__name__] += 1
         return self._timed(verb, act) if self.instruments else self._circuit.settle(partial(verb, act))
 
     async def _timed(self, verb: Callable[[A], Awaitable[T]], act: A) -> T:
@@ -509,13 +513,15 @@ class Store:
             lease=act.lease,
             leased_until=act.leased_until,
         )
-        entries = [draft.entry or self._entry(old.key, draft, at) for draft in act.drafts]
-        return row, [Entry(number, one.id, one.role, one.body) for number, one in enumerate(entries, old.head + 1)]
+        return row, [self._entry(old.key, draft, number, at) for number, draft in enumerate(act.drafts, old.head + 1)]
 
-    def _entry(self, key: Key, draft: Draft, at: float) -> Entry:
+    def _entry(self, key: Key, draft: Draft, number: int, at: float) -> Entry:
+        if (made := draft.entry) is not None:
+            return Entry(number, made.id, made.role, made.body)
         return entry_for(
             key,
             draft.content,
+            number=number,
             id=draft.id,
             role=draft.role,
             created_at=draft.created_at or at,
@@ -669,13 +675,13 @@ def fresh_token() -> str:
     return b2a_base64(_random.randbytes(9), newline=False).translate(_URLSAFE).decode()
 
 
-def _message(key: Key, incarnation: str, draft: Draft, entry: Entry, number: int, at: float) -> Message:
+def _message(key: Key, incarnation: str, draft: Draft, entry: Entry, at: float) -> Message:
     if draft.metadata or not isinstance(draft.content, str):
         # The caller may change these later; what is cached must stay what is stored.
-        return message_from(key, incarnation, structs.replace(entry, number=number))
+        return message_from(key, incarnation, entry)
     return Message(
-        id=entry.id or f"{incarnation}.{number}",
-        number=number,
+        id=entry.id or f"{incarnation}.{entry.number}",
+        number=entry.number,
         role=draft.role,
         content=draft.content,
         created_at=round((draft.created_at or at) * 1000) / 1000,  # as the codec does, to the bit

@@ -1,4 +1,4 @@
-"""For whoever writes a driver: the contract as a test class, the random histories, and the drivers that break it.
+"""For whoever writes a driver or a channel: what it has to do as a test class, the random histories, and what breaks them.
 
 `chatkeep.testing.machine` needs hypothesis and is imported by name.
 """
@@ -9,9 +9,13 @@ import sys
 
 if "pytest" in sys.modules:  # so that a failed clause shows what was compared
     sys.modules["pytest"].register_assert_rewrite(
-        f"{__name__}.contract", f"{__name__}.machine", f"{__name__}.http_contract"
+        f"{__name__}.contract",
+        f"{__name__}.channel_contract",
+        f"{__name__}.machine",
+        f"{__name__}.http_contract",
     )
 
+from .channel_contract import ChannelContract, Sample, shown
 from .contract import BROKEN, DriverContract, Intact
 
-__all__ = ["BROKEN", "DriverContract", "Intact"]
+__all__ = ["BROKEN", "ChannelContract", "DriverContract", "Intact", "Sample", "shown"]

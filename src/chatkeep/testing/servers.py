@@ -45,10 +45,11 @@ WORKERD = "1.20261117.1"
 
 
 class Server:
-    """A process that listens on 127.0.0.1; a context manager that starts and stops it."""
+    """A process that listens on 127.0.0.1; a context manager that starts and stops it. Without a *folder* its data is gone with it."""
 
-    def __init__(self, folder: Path, *, port: int | None = None) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path | str | None = None, *, port: int | None = None) -> None:
+        self._borrowed = None if folder else borrowed_folder()
+        self.folder = Path(folder or (self._borrowed.name if self._borrowed else ""))
         self.port = port or free_port()
         self._may_move = port is None  # until it has once run on its port
         self.process: subprocess.Popen[bytes] | None = None
@@ -142,6 +143,13 @@ class Server:
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
+        if self._borrowed is not None:
+            self._borrowed.cleanup()
+
+
+def borrowed_folder() -> tempfile.TemporaryDirectory[str]:
+    """Return a folder that is removed in the end, in memory where that can be: what is gone anyway needs no disk."""
+    return tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
 
 
 class RedisServer(Server):
@@ -149,8 +157,8 @@ class RedisServer(Server):
 
     def __init__(
         self,
-        kind: str,
-        folder: Path,
+        kind: str = "valkey-9",
+        folder: Path | str | None = None,
         *args: str,
         port: int | None = None,
         password: str = "",
@@ -201,9 +209,16 @@ class UpstashServer(Server):
         driver = UpstashDriver(server.url)
     """
 
-    def __init__(self, folder: Path, kind: str = "valkey-9", *, port: int | None = None, token: str = "secret") -> None:
+    def __init__(
+        self,
+        folder: Path | str | None = None,
+        kind: str = "valkey-9",
+        *,
+        port: int | None = None,
+        token: str = "secret",
+    ) -> None:
         super().__init__(folder, port=port)
-        home = folder / "redis"
+        home = self.folder / "redis"
         home.mkdir(parents=True, exist_ok=True)
         self.redis = RedisServer(kind, home)
         self.token = token
@@ -276,11 +291,13 @@ def _resp(*words: str) -> bytes:
 class PostgresServer(Server):
     """A PostgreSQL with fsync on; the superuser is postgres, its password *password*."""
 
-    def __init__(self, folder: Path, *options: str, port: int | None = None, password: str = "secret") -> None:
+    def __init__(
+        self, folder: Path | str | None = None, *options: str, port: int | None = None, password: str = "secret"
+    ) -> None:
         super().__init__(folder, port=port)
         self.options = options
         self.password = password
-        self.data = folder / "data"
+        self.data = self.folder / "data"
 
     @property
     def url(self) -> str:
@@ -347,24 +364,19 @@ const main :Workerd.Worker = (
 
 
 class DurableObjectServer(Server):
-    """A workerd, Cloudflare's runtime, with chatkeep's worker and its *secret*; *settings* are further bindings of text.
-
-    Without a *folder* its data is kept in memory, and gone with it. *worker* is the module that it runs, if not chatkeep's own.
-    """
+    """A workerd, Cloudflare's runtime, with chatkeep's worker and its *secret*; *settings* are further bindings of text, *worker* is the
+    module that it runs, if not chatkeep's own."""
 
     def __init__(
         self,
-        folder: Path | None = None,
+        folder: Path | str | None = None,
         *,
         port: int | None = None,
         secret: str = "secret",
         settings: dict[str, str] | None = None,
         worker: str = "",
     ) -> None:
-        # (Each object is a file of its own, and what is gone anyway needs no disk.)
-        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-        self._borrowed = None if folder else tempfile.TemporaryDirectory(dir=memory)
-        super().__init__(folder or Path(self._borrowed.name if self._borrowed else ""), port=port)
+        super().__init__(folder, port=port)
         self.secret = secret
         self.settings = {"SECRET": secret} | (settings or {})
         self.worker = worker or worker_module()
@@ -403,11 +415,6 @@ class DurableObjectServer(Server):
         self.kill()
         shutil.rmtree(self.data)
         self.start()
-
-    def __exit__(self, *exc: object) -> None:
-        super().__exit__(*exc)
-        if self._borrowed is not None:
-            self._borrowed.cleanup()
 
 
 def worker_module() -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from chatkeep.server.protocols import a2a, mcp
+from chatkeep.server.protocols.answer_stream import name_answer
 
 from ...support.protocols import Bot, mounted, streamed
 from ...support.serving import Client, served
@@ -89,28 +90,114 @@ async def test_tasks_of_a_context_are_listed_by_pages() -> None:
         first = (await listed(pageSize=2, includeArtifacts=True))["result"]
         second = (await listed(pageSize=2, pageToken=first["nextPageToken"]))["result"]
         working = (await listed(status="TASK_STATE_WORKING"))["result"]
-        wrong = [(await listed(**asked))["error"]["code"] for asked in ({"pageSize": 0}, {"pageToken": "x"})]
+        bad = [
+            {"pageSize": 0},
+            {"pageSize": 101},
+            {"pageToken": "x"},
+            {"status": "DONE"},
+            {"statusTimestampAfter": "x"},
+        ]
+        wrong = [(await listed(**asked))["error"]["code"] for asked in bad]
+        at = first["tasks"][0]["status"]["timestamp"]
+        later = [
+            (await listed(statusTimestampAfter=since))["result"]["totalSize"] for since in (at, "2999-01-01T00:00:00Z")
+        ]
 
     assert ["m2", "m1"] == [task["history"][0]["messageId"] for task in first["tasks"]]
     assert "Hello there, m2" == first["tasks"][0]["artifacts"][0]["parts"][0]["text"]
+    assert (2, 1) == (first["pageSize"], second["pageSize"])
+    assert "artifacts" not in second["tasks"][0]
+    assert later[0] >= 1
+    assert 0 == later[1]
     assert (["m0"], "", 3) == (
         [task["history"][0]["messageId"] for task in second["tasks"]],
         second["nextPageToken"],
         second["totalSize"],
     )
     assert ([], 0) == (working["tasks"], working["totalSize"])
-    assert [-32602, -32602] == wrong
+    assert [-32602] * 5 == wrong
+
+
+async def test_tasks_of_all_contexts_that_a_caller_may_use_are_listed() -> None:
+    """A service key sees its tenant's, a token its own context's, an application's user what the application lets the user see."""
+    bot = Bot()
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "ListTasks", "params": {}}).encode()
+
+    async def contexts(client: Client, headers: dict[str, str] | None = None) -> set[str]:
+        found = (await client.ask("POST", "/a2a", body, headers=headers)).json["result"]["tasks"]
+        return {task["contextId"] for task in found}
+
+    async with served(bot.keep, protocols=["a2a"]) as server:
+        for name in ("ada:1", "ada:2", "bob:1"):
+            await bot.keep.receive(name, "hello", owner=name.partition(":")[0])
+        token = (await server.ask("POST", "/v1/conversations/bob:1/tokens", b"{}")).json["token"]
+        user = (await server.ask("POST", "/v1/users/ada/tokens", b"{}")).json["token"]
+        stranger = await Client(server.port, "").ask("POST", "/a2a", body)
+        seen = [await contexts(server), *[await contexts(Client(server.port, key)) for key in (token, user)]]
+
+    assert [{"ada:1", "ada:2", "bob:1"}, {"bob:1"}, {"ada:1", "ada:2"}] == seen
+    assert 401 == stranger.status
+
+    def authorize(request: Any, conversation: str) -> str | None:
+        return "" if (conversation or "ada").startswith(request.headers.get("x-user", "-")) else None
+
+    bot = Bot()
+    async with mounted(bot, a2a.routes(bot.keep, authorize=authorize)) as own:
+        for name in ("ada:1", "bob:1"):
+            await bot.keep.receive(name, "hello")
+        mine, nobody = await contexts(own, {"x-user": "ada"}), await own.ask("POST", "/a2a", body)
+
+    assert ({"ada:1"}, 401) == (mine, nobody.status)
+
+
+async def test_a_task_takes_messages_until_it_is_over() -> None:
+    """Those that come while it works go on with it; its history has all of them, and so many as are asked for; cancelled, none of
+    them is answered."""
+    from a2a.types import CancelTaskRequest, GetTaskRequest
+
+    bot = Bot()
+    async with mounted(bot, a2a.routes(bot.keep)) as server, official(server.port) as client:
+        asked = await task_of(client, message("ask", "m1"))
+        bot.goes.clear()
+        requests = [
+            message(text, id, task_id=asked.id) for text, id in [("yes", "m2"), ("and more", "m3"), ("and", "m4")]
+        ]
+        for request in requests:
+            request.configuration.return_immediately = True
+        begun = [await task_of(client, request) for request in requests[:2]]
+        await until(lambda: bot.said)
+        bot.goes.set()
+        whole = await task_of(client, message("and more", "m3", task_id=asked.id))
+        last = await client.get_task(GetTaskRequest(id=asked.id, history_length=1))
+        bot.goes.clear()
+        other = message("x", "n1", context_id=asked.context_id)
+        queued = message("y", "n2", context_id=asked.context_id)
+        for request in (other, queued):
+            request.configuration.return_immediately = True
+        await task_of(client, other)
+        waits = await task_of(client, queued)
+        ended = await client.cancel_task(CancelTaskRequest(id=waits.id))
+        bot.goes.set()
+
+    assert [asked.id] * 3 == [*(task.id for task in begun), whole.id]
+    assert "COMPLETED" == state_of(whole)
+    assert ["m1", "m2", "m3"] == [one.message_id for one in whole.history if one.role == 1]
+    assert "Really?" in [one.parts[0].text for one in whole.history]
+    assert ["m3"] == [one.message_id for one in last.history]
+    assert "Hello there, " in text_of(whole)
+    assert "CANCELED" == state_of(ended)
+    assert "n2" not in bot.asked
 
 
 @pytest.mark.parametrize(("body", "code"), [(b'{"jsonrpc": "2.0"', -32700), (b"[]", -32600), (b'{"id": {}}', -32600)])
-@pytest.mark.parametrize("protocol", [a2a, mcp])
-async def test_what_is_no_json_rpc_is_told_so(protocol: Any, body: bytes, code: int) -> None:
-    """By the codes of JSON-RPC, whichever protocol is bound to it."""
+@pytest.mark.parametrize(("protocol", "status"), [(a2a, 200), (mcp, 400)])
+async def test_what_is_no_json_rpc_is_told_so(protocol: Any, status: int, body: bytes, code: int) -> None:
+    """By the codes of JSON-RPC, whichever protocol is bound to it; A2A answers them with 200, as its kit of tests wants it."""
     bot = Bot()
     async with mounted(bot, protocol.routes(bot.keep)) as server:
         found = await server.ask("POST", protocol.PATH, body)
 
-    assert (400, code, None) == (found.status, found.json["error"]["code"], found.json["id"])
+    assert (status, code, None) == (found.status, found.json["error"]["code"], found.json["id"])
 
 
 async def test_a_task_is_streamed_and_subscribed_to() -> None:
@@ -149,7 +236,7 @@ async def test_a_task_that_asks_goes_on_with_the_answer() -> None:
             await task_of(client, message("more", "m3", task_id=asked.id))
 
     assert ("INPUT_REQUIRED", "Really?") == (state_of(asked), asked.status.message.parts[0].text)
-    assert (asked.id, "COMPLETED", "Hello there, yes") == (told.id, state_of(told), text_of(told))
+    assert (asked.id, "COMPLETED", "Hello there, askHello there, yes") == (told.id, state_of(told), text_of(told))
     assert ["m1", "m2"] == bot.asked
 
 
@@ -180,15 +267,21 @@ async def test_a_task_is_cancelled() -> None:
 
 
 async def test_no_caller_waits_for_a_bot_that_is_silent_or_fails() -> None:
-    """Paused: submitted. Set aside: failed."""
+    """Paused: submitted, and can be cancelled. Set aside: failed."""
+    from a2a.types import CancelTaskRequest
+
     bot = Bot(attempts=1)
     async with mounted(bot, a2a.routes(bot.keep)) as server, official(server.port) as client:
         bot.faults_at_once = 1
         failed = await task_of(client, message("ada", "m1", context_id="c1"))
         await bot.keep.pause("c1")
         waits = await task_of(client, message("bob", "m2", context_id="c1"))
+        ended = await client.cancel_task(CancelTaskRequest(id=waits.id))
+        await bot.keep.resume("c1")
+        assert "idle" == (await bot.keep.answering("c1")).status
 
-    assert ("FAILED", "SUBMITTED") == (state_of(failed), state_of(waits))
+    assert ("FAILED", "SUBMITTED", "CANCELED") == (state_of(failed), state_of(waits), state_of(ended))
+    assert "m2" not in bot.asked
 
 
 async def test_the_servers_access_rules_hold() -> None:
@@ -199,10 +292,15 @@ async def test_the_servers_access_rules_hold() -> None:
     async with served(bot.keep, protocols=["a2a"]) as server:
         stranger = await Client(server.port, "").ask("POST", "/a2a", json.dumps(body).encode())
         card = await Client(server.port, "").ask("GET", "/.well-known/agent-card.json")
+        looks = {"jsonrpc": "2.0", "id": 7, "method": "GetTask", "params": {"id": "of nobody"}}
+        unknown = [
+            await Client(server.port, key).ask("POST", "/a2a", json.dumps(looks).encode()) for key in ("", "wrong")
+        ]
         async with official(server.port, key=server.key) as client:
             task = await task_of(client, message("ada", "m1"))
 
     assert (401, "2.0", -32602) == (stranger.status, stranger.json["jsonrpc"], stranger.json["error"]["code"])
+    assert [401, 401] == [found.status for found in unknown]
     assert (200, "1.0") == (card.status, card.json["supportedInterfaces"][0]["protocolVersion"])
     assert "Hello there, ada" == text_of(task)
 
@@ -217,7 +315,7 @@ async def test_the_servers_access_rules_hold() -> None:
         ({"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {}}, -32602),
         ({"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": {"messageId": "m"}}}, -32602),
         ({"jsonrpc": "2.0", "id": 1, "method": "GetTask", "params": {"id": "task_MS5h"}}, -32001),
-        ({"jsonrpc": "2.0", "id": 1, "method": "ListTasks", "params": {}}, -32602),
+        ({"jsonrpc": "2.0", "id": 1, "method": "ListTasks", "params": {"contextId": ""}}, -32602),
     ],
 )
 async def test_what_is_not_understood_is_refused_in_json_rpc(wrong: Any, code: int) -> None:
@@ -231,3 +329,17 @@ async def test_what_is_not_understood_is_refused_in_json_rpc(wrong: Any, code: i
     assert (code, wrong.get("id")) == (answer.json["error"]["code"], answer.json["id"])
     assert told is None
     assert [] == bot.asked
+
+
+async def test_a_visitor_who_looks_at_a_task_begins_no_conversation() -> None:
+    """Only a message does, in A2A and in MCP."""
+    bot = Bot()
+    name = f"task_{name_answer('made-up', 1)}"
+    async with served(bot.keep, protocols=["a2a", "mcp"], anonymous=True) as server:
+        visitor = Client(server.port, "")
+        for path, method, params in [("/a2a", "GetTask", {"id": name}), ("/mcp", "tasks/get", {"taskId": name})]:
+            body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+            found = await visitor.ask("POST", path, json.dumps(body).encode())
+            assert (401, None) == (found.status, found.headers.get("chatkeep-token"))
+
+        assert await bot.keep.conversation("made-up") is None

@@ -42,6 +42,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return npm.install(tmp_path_factory.mktemp("agui"), CLIENT)
 
 
+@pytest.mark.long
 async def test_the_official_client_talks_and_answers_an_interrupt(packages: Path) -> None:
     """Two runs, and one that resumes; the client ends with the log's own messages, and with the state."""
     bot = Bot()

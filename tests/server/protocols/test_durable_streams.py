@@ -54,6 +54,7 @@ async def follow(packages: Path, client: Client, path: str, live: str, offset: s
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("live", ["sse", "long-poll"])
 async def test_the_official_client_follows_a_log_and_goes_on(packages: Path, live: str) -> None:
     """What was there, what comes, and nothing twice; one that comes later goes on from an offset."""
@@ -79,6 +80,7 @@ def client_waits(bot: Bot) -> bool:
     return bool(bot.keep._engine.live.watching)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("live", ["sse", "long-poll"])
 async def test_the_official_client_follows_an_answer_to_its_end(packages: Path, live: str) -> None:
     """It is given the text as it is said, and that the stream is closed then; another one goes on in the middle."""

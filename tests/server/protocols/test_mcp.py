@@ -58,6 +58,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return npm.install(tmp_path_factory.mktemp("mcp"), *CLIENTS)
 
 
+@pytest.mark.long
 async def test_the_official_client_starts_polls_resumes_and_cancels_tasks(packages: Path) -> None:
     """A call that waits, a task that another connection goes on with, and one that is cancelled in the middle."""
     from starlette.requests import Request

@@ -202,6 +202,7 @@ console.log(JSON.stringify([whole.text, whole.finishReason, text, await streamed
 """
 
 
+@pytest.mark.long
 async def test_the_ai_sdks_provider_of_open_responses_talks(tmp_path: Path) -> None:
     """Another client of the standard, unchanged from npm: it reads each event by the standard's schema."""
     packages = npm.install(tmp_path, "@ai-sdk/open-responses@2.0.36", "ai@7.0.173")

@@ -182,7 +182,8 @@ class SqliteDriver(Openable):
         if found and act.revision not in (None, found[1].revision):
             raise Conflict(f"{key}: revision {act.revision} is not the stored one", row=found[1])
         mark = max(at, found[1].updated_at) if found else at
-        db.execute(sql("bury"), {"mark": _mark(key), "at": mark})
+        if act.revision is None or not found or found[1].updated_at >= at - TOMBSTONE_KEPT_S:
+            db.execute(sql("bury"), {"mark": _mark(key), "at": mark})
         db.execute(sql("forget_marks"), {"before": at - TOMBSTONE_KEPT_S})
         if found:
             db.execute(sql("erase_entries"), {"conversation": found[0]})

@@ -4,7 +4,7 @@ import { openAccount } from "./account.js";
 import { create } from "./shown.js";
 
 const element = (id) => document.getElementById(id);
-const names = document.body.dataset.accounts.split(" ").filter(Boolean);
+const names = document.body.dataset.users.split(" ").filter(Boolean);
 const NAMES = { retry: "Try again", discard: "Discard", restore: "Restore", "sign-in": "Sign in", "sign-out": "Sign out there" };
 const TOASTS = 4;
 
@@ -131,7 +131,7 @@ function showSignIn(chat) {
     ...names.map((name) =>
       button(name, async () => {
         try {
-          const answer = await fetch(`accounts/${encodeURIComponent(name)}`, { method: "POST" });
+          const answer = await fetch(`sample-users/${encodeURIComponent(name)}`, { method: "POST" });
           if (!answer.ok) throw new Error((await answer.json()).detail);
           const begun = chat.conversation;
           signing = true;

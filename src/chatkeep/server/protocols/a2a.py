@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,7 +28,6 @@ from ...app import Chatkeep
 from ...errors import ChatkeepError
 from ...model import Content, Message, Part
 from .. import wire
-from ..access import not_found
 from ..streams import event
 from .answer_stream import (
     AnswerStream,
@@ -44,7 +44,17 @@ from .answer_stream import (
     parts_of,
 )
 from .entrance import Authorize, Caller, Entrance, id_in
-from .json_rpc import BAD_PARAMS, BAD_REQUEST, NO_METHOD, RpcError, coded, read_request, rpc_error, rpc_result
+from .json_rpc import (
+    BAD_PARAMS,
+    BAD_REQUEST,
+    NO_METHOD,
+    RpcError,
+    coded,
+    read_request,
+    rpc_error,
+    rpc_result,
+    written_time,
+)
 from .sse import SSE, whole
 
 PATH = "/a2a"
@@ -65,10 +75,16 @@ STATES = {
 }
 """What became of a message, as the state of its task."""
 
+SHOWN_STATES = sorted(
+    {f"TASK_STATE_{state}" for state in (*STATES.values(), "INPUT_REQUIRED", "REJECTED", "AUTH_REQUIRED")}
+)
+NO_STATE = "TASK_STATE_UNSPECIFIED"
+
 OVER = ("TASK_STATE_COMPLETED", "TASK_STATE_CANCELED", "TASK_STATE_FAILED")
 NOT_FOUND, NOT_CANCELABLE, NO_PUSH, UNSUPPORTED, OTHER_VERSION = -32001, -32002, -32003, -32004, -32009
-LISTED, PAGE = 100, 50
-"""So many tasks of a context are looked at, the last ones; so many are on a page unless a client says otherwise."""
+LISTED, CONTEXTS, PAGE, PAGE_MOST = 100, 50, 50, 100
+"""So many messages of a context are looked at for its tasks, and so many contexts, the last ones; so many tasks are on a page unless
+a client says otherwise, and at most."""
 
 
 def routes(
@@ -102,7 +118,7 @@ def routes(
         url = f"{request.scope.get('scheme', 'http')}://{host}{root}{path}"
         return wire.as_json(card_of(name, description, url), headers={"cache-control": "no-store"})
 
-    @entrance.guards("send", begins=True)
+    @entrance.guards("send")
     async def call(request: Request) -> Response:
         """Do what is called for."""
         id = None
@@ -120,7 +136,7 @@ def routes(
                 raise RpcError(NO_PUSH if push else NO_METHOD, f"There is no {method[:40]} here.")
             return await agent.methods[method](request, id, params)
         except RpcError as fault:
-            return rpc_error(id, fault.code, str(fault), fault.status)
+            return rpc_error(id, fault.code, str(fault))
         except (HTTPException, ChatkeepError) as fault:
             return rpc_error(id, *coded(entrance.refusal_of(fault), not_found=NOT_FOUND))
 
@@ -162,53 +178,65 @@ class Agent:
 
     async def send_message(self, request: Request, id: Any, params: dict[str, Any]) -> Response:
         """Take a message, and answer with its task when that has ended, or at once."""
-        task = await self._take(request, params)
+        task, settings = await self._take(request, params), settings_of(params)
         ended = Ended("accepted")
-        if not settings_of(params).get("returnImmediately"):
+        if not settings.get("returnImmediately"):
             ended = await whole(task.answer())
-        return wire.as_json(rpc_result(id, {"task": task.shown(ended)}))
+        return wire.as_json(rpc_result(id, {"task": await task.show(ended, history=history_in(settings))}))
 
     async def send_streaming_message(self, request: Request, id: Any, params: dict[str, Any]) -> Response:
         """Take a message, and stream what becomes of its task."""
-        return (await self._take(request, params)).stream(request, id)
+        return await (await self._take(request, params)).stream(request, id)
 
     async def get_task(self, request: Request, id: Any, params: dict[str, Any]) -> Response:
         """Return a task as it is now."""
         task = await self._find(request, params)
-        return wire.as_json(rpc_result(id, task.shown(await task.now(), history=whole_in(params, "historyLength", 1))))
+        return wire.as_json(rpc_result(id, await task.show(await task.now(), history=history_in(params))))
 
     async def subscribe_to_task(self, request: Request, id: Any, params: dict[str, Any]) -> Response:
         """Stream a task that is being done, from the beginning of its answer."""
         task = await self._find(request, params)
         if (state := task.state_of(await task.now())) in OVER:
             raise RpcError(UNSUPPORTED, f"The task is over ({state}), so nothing more comes of it; GetTask has it.")
-        return task.stream(request, id)
+        return await task.stream(request, id)
 
     async def cancel_task(self, request: Request, id: Any, params: dict[str, Any]) -> Response:
         """End a task; what was said of its answer stays."""
         task = await self._find(request, params)
         if (state := task.state_of(await task.now())) in OVER:
             raise RpcError(NOT_CANCELABLE, f"The task is over ({state}); nothing was cancelled.")
-        await task.caller.stop(task.number)
-        return wire.as_json(rpc_result(id, task.shown(await task.now())))
+        for message in reversed(task.messages):
+            await task.caller.stop(message.number)
+        return wire.as_json(rpc_result(id, await task.show(await task.now())))
 
     async def list_tasks(self, request: Request, id: Any, params: dict[str, Any]) -> Response:
-        """Return the last tasks of a context, last first."""
-        caller = await self._entrance.admit(request, id_in(params, "contextId"))
-        caller.refuse_stranger()
-        log = [m async for m in caller.tenant.history(caller.conversation, before=wire.NEWEST, limit=LISTED)]
-        first = [message for message in reversed(log) if message.role == "user" and TASK not in message.metadata]
-        history, size = whole_in(params, "historyLength", 1), whole_in(params, "pageSize", PAGE, least=1)
-        found = []
-        for message in first:
-            task = task_from(caller, message, log)
-            shown = task.shown(await task.now(), history=history)
-            if params.get("status") in (None, "", shown["status"]["state"]):
-                found.append(shown if params.get("includeArtifacts") else shown | {"artifacts": []})
-        size, at = min(size, LISTED), whole_in({"pageToken": params.get("pageToken") or 0}, "pageToken", 0)
-        rest = str(at + size) if at + size < len(found) else ""
-        told = {"tasks": found[at : at + size], "totalSize": len(found), "pageSize": size, "nextPageToken": rest}
+        """Return the tasks of a context, or of those that the caller may use and that were changed last; last first."""
+        wanted = read_wanted(params)
+        if "contextId" in params:
+            callers = [await self._entrance.admit(request, id_in(params, "contextId"))]
+            callers[0].refuse_stranger()
+        else:
+            callers = await self._entrance.find_callers(request, most=CONTEXTS)
+        found = [task for caller in callers for task in await self._find_tasks(caller, wanted)]
+        found.sort(key=lambda task: task["status"]["timestamp"], reverse=True)
+        page, end = found[wanted.at : wanted.at + wanted.size], wanted.at + wanted.size
+        rest = str(end) if end < len(found) else ""
+        told = {"tasks": page, "totalSize": len(found), "pageSize": len(page), "nextPageToken": rest}
         return wire.as_json(rpc_result(id, told))
+
+    async def _find_tasks(self, caller: Caller, wanted: Wanted) -> list[dict[str, Any]]:
+        """Find the tasks of one context that are *wanted*, among its last messages; last first."""
+        log = [m async for m in caller.tenant.history(caller.conversation, before=wire.NEWEST, limit=LISTED)]
+        found = []
+        for first in reversed(log):
+            if first.role != "user" or TASK in first.metadata:
+                continue
+            task = Task(caller, [first, *(message for message in log if goes_on(message, first))])
+            shown = await task.show(await task.now(), history=wanted.history, artifacts=wanted.artifacts)
+            status = shown["status"]
+            if wanted.state in ("", status["state"]) and status["timestamp"] >= wanted.since:
+                found.append(shown)
+        return found
 
     async def _take(self, request: Request, params: dict[str, Any]) -> Task:
         """Put the message of a request into the log, once."""
@@ -220,29 +248,29 @@ class Agent:
             task = await self._find(request, {"id": named})
             if message.get("contextId", task.caller.conversation) != task.caller.conversation:
                 raise RpcError(BAD_PARAMS, "The task is one of another context; nothing was touched.")
-            known = [m async for m in self._going_on(task.caller, task.first) if m.id == key]
-            if not known and (state := task.state_of(await task.now())) != "TASK_STATE_INPUT_REQUIRED":
-                raise RpcError(UNSUPPORTED, f"The task waits for no message ({state}); nothing was touched.")
-            told = {TASK: task.first.number}
-            receipt = await task.caller.accept(content, id=key, metadata=told)
-            return Task(task.caller, task.first, receipt.number)
+            known = any(one.id == key for one in task.messages)
+            if not known and (state := task.state_of(await task.now())) in OVER:
+                raise RpcError(UNSUPPORTED, f"The task is over ({state}) and takes no message; nothing was touched.")
+            return await self._say(task.caller, task.messages, key, content)
         context = message.get("contextId") or f"ctx_{secrets.token_hex(16)}"
         if not isinstance(context, str):
             raise RpcError(BAD_PARAMS, "`contextId` is text; nothing was touched.")
-        caller = await self._entrance.admit(request, context)
-        receipt = await caller.accept(content, id=key)
-        first = Message(id=key, number=receipt.number, role="user", content=content, created_at=self._core.clock())
-        return Task(caller, first, receipt.number)
+        return await self._say(await self._entrance.admit(request, context, begins=True), [], key, content)
+
+    async def _say(self, caller: Caller, before: Sequence[Message], id: str, content: Content) -> Task:
+        """Put a message into the log, which goes on with those *before* it; the task up to there."""
+        told = {TASK: before[0].number} if before and before[0].id != id else None
+        number = (await caller.accept(content, id=id, metadata=told)).number
+        said = Message(id=id, number=number, role="user", content=content, created_at=self._core.clock())
+        return Task(caller, [*(message for message in before if message.number < number), said])
 
     async def _find(self, request: Request, params: dict[str, Any]) -> Task:
-        """Find the task that a request names. Raises 404."""
+        """Find the task that a request names. Raises 404, and first of all what the caller is told who may use nothing."""
         named = id_in(params, "id").removeprefix("task_")
-        if (place := find_named(named)) is None:
-            raise not_found()
-        conversation, number = place
+        conversation, number = find_named(named) or (named, 0)
         caller = await self._entrance.admit(request, conversation)
         first = await caller.find_message(number, ("user",))
-        return task_from(caller, first, [m async for m in self._going_on(caller, first)])
+        return Task(caller, [first, *[message async for message in self._going_on(caller, first)]])
 
     async def _going_on(self, caller: Caller, first: Message) -> Any:
         """Give the messages that went on with the task whose first message is *first*."""
@@ -252,10 +280,10 @@ class Agent:
 
 
 class Task:
-    """One task: its first message, and the *number* of the one that is answered now."""
+    """One task: the messages that have gone on with it, of which the last one is answered now."""
 
-    def __init__(self, caller: Caller, first: Message, number: int) -> None:
-        self.caller, self.first, self.number = caller, first, number
+    def __init__(self, caller: Caller, messages: Sequence[Message]) -> None:
+        self.caller, self.messages, self.number = caller, messages, messages[-1].number
 
     def answer(self) -> AnswerStream:
         """Follow its answer."""
@@ -277,20 +305,26 @@ class Task:
             state = "INPUT_REQUIRED"
         return f"TASK_STATE_{state}"
 
-    def shown(self, ended: Ended, *, history: int = 1) -> dict[str, Any]:
-        """Return it as the protocol has it, with its first message unless no *history* is asked for."""
-        parts = [part for reply in in_order(ended.replies) for part in parts_of(reply)]
-        artifacts = [self._artifact(block, part) for block, part in enumerate(parts) if part.get("type") != "interrupt"]
-        parts_said = [wire_part(part) for part in parts_of(self.first)]
-        said = {"messageId": self.first.id, "role": "ROLE_USER", "parts": parts_said, **self._names}
-        return {
-            **self._names_of_task,
-            "status": self._status(ended),
-            "artifacts": artifacts,
-            "history": [said][:history],
-        }
+    async def show(self, ended: Ended, *, history: int | None = None, artifacts: bool = True) -> dict[str, Any]:
+        """Return it as the protocol has it, with the last *history* messages (None: all), and with what it has given."""
+        said: list[dict[str, Any]] = []
+        given: list[dict[str, Any]] = []
+        once = {reply.id for reply in ended.replies}  # (one reply may answer several messages)
+        for message in self.messages:
+            said.append(self._message(message.id, "ROLE_USER", [wire_part(part) for part in parts_of(message)]))
+            if message.number == self.number:
+                given += self._artifacts(message.number, ended.replies)
+                continue
+            replies = [one for one in (await self.caller.find_end(message.number)).replies if one.id not in once]
+            once |= {reply.id for reply in replies}
+            given += self._artifacts(message.number, replies)
+            if asked := questions_in(replies):
+                said.append(self._message(replies[-1].id, "ROLE_AGENT", [{"text": text} for text in asked]))
+        told: dict[str, Any] = {"id": self._id, "contextId": self.caller.conversation, "status": self._status(ended)}
+        told |= {"artifacts": given} if artifacts else {}
+        return told | {"history": said if history is None else said[max(len(said) - history, 0) :]}
 
-    def stream(self, request: Request, id: Any) -> SSE:
+    async def stream(self, request: Request, id: Any) -> SSE:
         """Stream it."""
         begun: set[int] = set()
 
@@ -300,23 +334,23 @@ class Task:
         async def write(step: Step) -> bytes:
             match step:
                 case BlockGrew(block=block, kind="text", text=text):
-                    artifact = self._artifact(block, {"type": "text", "text": text})
+                    artifact = self._artifact(self.number, block, {"type": "text", "text": text})
                     appends = block in begun
                     begun.add(block)
                     return told({"artifactUpdate": {**self._names, "artifact": artifact, "append": appends}})
                 case BlockEnded(block=block, kind="text") if block in begun:
-                    artifact = self._artifact(block, {"type": "text", "text": ""})
+                    artifact = self._artifact(self.number, block, {"type": "text", "text": ""})
                     return told(
                         {"artifactUpdate": {**self._names, "artifact": artifact, "append": True, "lastChunk": True}}
                     )
                 case PartShown(block=block, part=part) if part.get("type") != "interrupt":
-                    artifact = self._artifact(block, part)
+                    artifact = self._artifact(self.number, block, part)
                     return told({"artifactUpdate": {**self._names, "artifact": artifact, "lastChunk": True}})
                 case Ended():
                     return told({"statusUpdate": {**self._names, "status": self._status(step)}})
             return b""
 
-        first = told({"task": self.shown(Ended("accepted"))})
+        first = told({"task": await self.show(Ended("accepted"))})
         return SSE(request, self.caller, self.answer(), write, first=first)
 
     @property
@@ -324,37 +358,34 @@ class Task:
         return {"taskId": self._id, "contextId": self.caller.conversation}
 
     @property
-    def _names_of_task(self) -> dict[str, Any]:
-        return {"id": self._id, "contextId": self.caller.conversation}
-
-    @property
     def _id(self) -> str:
-        return f"task_{name_answer(self.caller.conversation, self.first.number)}"
+        return f"task_{name_answer(self.caller.conversation, self.messages[0].number)}"
 
-    def _artifact(self, block: int, part: Part) -> dict[str, Any]:
-        return {"artifactId": f"answer-{self.number}.{block}", "parts": [wire_part(part)]}
+    def _message(self, id: str, role: str, parts: list[dict[str, Any]]) -> dict[str, Any]:
+        return {"messageId": id, "role": role, "parts": parts, **self._names}
+
+    def _artifact(self, number: int, block: int, part: Part) -> dict[str, Any]:
+        return {"artifactId": f"answer-{number}.{block}", "parts": [wire_part(part)]}
+
+    def _artifacts(self, number: int, replies: Sequence[Message]) -> list[dict[str, Any]]:
+        parts = [part for reply in in_order(replies) for part in parts_of(reply)]
+        return [self._artifact(number, n, part) for n, part in enumerate(parts) if part.get("type") != "interrupt"]
 
     def _status(self, ended: Ended) -> dict[str, Any]:
-        at = ended.replies[-1].created_at if ended.replies else self.first.created_at
+        at = ended.replies[-1].created_at if ended.replies else self.messages[-1].created_at
         status: dict[str, Any] = {
             "state": self.state_of(ended),
-            "timestamp": datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "timestamp": written_time(at),
         }
         if asked := questions_in(ended.replies):
             parts = [{"text": text} for text in asked]
-            message = {"messageId": ended.replies[-1].id, "role": "ROLE_AGENT", "parts": parts, **self._names}
-            status["message"] = message
+            status["message"] = self._message(ended.replies[-1].id, "ROLE_AGENT", parts)
         return status
 
 
 def goes_on(message: Message, first: Message) -> bool:
     """Tell whether a message goes on with the task whose first message is *first*."""
     return bool(message.metadata.get(TASK) == first.number)
-
-
-def task_from(caller: Caller, first: Message, later: Sequence[Message]) -> Task:
-    """Return the task whose first message is *first*, given what of the log came *later*."""
-    return Task(caller, first, max([first.number, *(one.number for one in later if goes_on(one, first))]))
 
 
 def questions_in(replies: Sequence[Message]) -> list[str]:
@@ -367,14 +398,57 @@ def questions_in(replies: Sequence[Message]) -> list[str]:
     ]
 
 
-def whole_in(params: dict[str, Any], name: str, otherwise: int, *, least: int = 0) -> int:
+class Wanted(Struct, frozen=True):
+    """Which tasks are listed, and what of each. *since*: the earliest timestamp; *history*: so many messages, None for all."""
+
+    state: str
+    since: str
+    history: int | None
+    artifacts: bool
+    size: int
+    at: int
+
+
+def read_wanted(params: dict[str, Any]) -> Wanted:
+    """Read which tasks a request wants listed. Raises `RpcError`."""
+    state = params.get("status") or ""
+    if state not in ("", NO_STATE) and state not in SHOWN_STATES:
+        raise RpcError(BAD_PARAMS, f"`status` is one of {', '.join(SHOWN_STATES)}; nothing was touched.")
+    return Wanted(
+        state="" if state == NO_STATE else state,
+        since=time_in(params, "statusTimestampAfter"),
+        history=history_in(params),
+        artifacts=params.get("includeArtifacts") is True,
+        size=whole_in(params, "pageSize", PAGE, least=1, most=PAGE_MOST),
+        at=whole_in({"pageToken": params.get("pageToken") or 0}, "pageToken", 0),
+    )
+
+
+def whole_in(params: dict[str, Any], name: str, otherwise: int, *, least: int = 0, most: int = 10**9) -> int:
     """Return the whole number under *name*. Raises `RpcError`."""
     found = params.get(name, otherwise)
     if isinstance(found, str) and found.isascii() and found.isdecimal() and len(found) < 10:
         found = int(found)
-    if not isinstance(found, int) or isinstance(found, bool) or found < least:
-        raise RpcError(BAD_PARAMS, f"`{name}` is a whole number of at least {least}; nothing was touched.")
+    if not isinstance(found, int) or isinstance(found, bool) or not least <= found <= most:
+        raise RpcError(BAD_PARAMS, f"`{name}` is a whole number from {least} to {most}; nothing was touched.")
     return found
+
+
+def history_in(params: dict[str, Any]) -> int | None:
+    """Return how many messages of a task's history are wanted, None for all. Raises `RpcError`."""
+    return None if params.get("historyLength") is None else whole_in(params, "historyLength", 0)
+
+
+def time_in(params: dict[str, Any], name: str) -> str:
+    """Return the time under *name*, written as ours are, so that they can be compared; "" where there is none. Raises `RpcError`."""
+    found = params.get(name)
+    if found is None:
+        return ""
+    try:
+        at = datetime.fromisoformat(found)
+        return written_time((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp())
+    except (TypeError, ValueError, OverflowError):
+        raise RpcError(BAD_PARAMS, f"`{name}` is a time such as 2026-11-28T20:45:58Z; nothing was touched.") from None
 
 
 def settings_of(params: dict[str, Any]) -> dict[str, Any]:

@@ -67,12 +67,12 @@ def routes(keep: Chatkeep[Any], *, path: str = PATH, authorize: Authorize | None
     """
     entrance = Entrance(keep, refuse=refuse, authorize=authorize)
 
-    @entrance.guards("send", begins=True)
+    @entrance.guards("send")
     async def post(request: Request) -> Response:
         """Begin a run, and stream its events."""
         body = await entrance.body(request)
         thread, run = id_in(body, "threadId"), id_in(body, "runId")
-        caller = await entrance.admit(request, thread)
+        caller = await entrance.admit(request, thread, begins=True)
         number = await take(caller, body)
         events = Events(entrance.core, caller, run, number)
         if number is None:

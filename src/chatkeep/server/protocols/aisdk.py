@@ -71,12 +71,12 @@ def routes(keep: Chatkeep[Any], *, path: str = PATH, authorize: Authorize | None
     """
     entrance = Entrance(keep, refuse=refuse, authorize=authorize)
 
-    @entrance.guards("send", begins=True)
+    @entrance.guards("send")
     async def post(request: Request) -> Response:
         """Take the last message, and stream its answer."""
         body = await entrance.body(request)
         conversation = id_in(body, "id")
-        caller = await entrance.admit(request, conversation)
+        caller = await entrance.admit(request, conversation, begins=True)
         number = await take(caller, body)
         return stream(request, caller, number)
 

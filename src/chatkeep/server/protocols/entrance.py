@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import wraps
 from inspect import isawaitable
 from typing import Any
@@ -23,7 +24,7 @@ from starlette.responses import Response
 
 from ...app import Chatkeep, core_of
 from ...auth.credentials import SCOPES, Issued, Scope, digest_of
-from ...errors import ChatkeepError, Conflict, NotOpen
+from ...errors import ChatkeepError, Conflict, NotOpen, NotWaiting
 from ...model import Content, Message, Receipt, Role
 from ...tenant import Tenant
 from .. import api, wire
@@ -64,6 +65,8 @@ TOKENS_MOST = 100_000
 
 TOKEN_HEADER = "chatkeep-token"
 """Has the token of a visitor whose client keeps no cookies."""
+
+FOR_CUSTOMERS = "This is for customers and backends; people look after conversations at /operator."
 
 LOCAL = Principal(kind="service", scopes=SCOPES)
 """Whoever an application lets in itself, or who works on this machine."""
@@ -116,9 +119,12 @@ class Caller(Struct, frozen=True):
         return found[0]
 
     async def stop(self, number: int) -> None:
-        """End the answer to message *number*, if that is the one that is being made; what was said of it stays."""
-        if (await self.tenant.answering(self.conversation)).number == number:
-            await self.tenant.stop(self.conversation)
+        """End the answer to message *number*; what was said of it stays. One that waits, for others or for a paused bot, is withdrawn."""
+        is_first = (await self.tenant.answering(self.conversation)).number == number
+        if is_first and (await self.tenant.stop(self.conversation)).stopped:
+            return
+        with suppress(NotWaiting):  # it was answered meanwhile
+            await self.tenant.withdraw(self.conversation, number)
 
     def refuse_stranger(self) -> None:
         """Raise 401 for a visitor who holds no right to the conversation."""
@@ -180,14 +186,14 @@ class Entrance:
         self._own = Access(keep)
         self._told: set[str] = set()
 
-    def guards(self, scope: Scope, *, begins: bool = False) -> Callable[[Endpoint], Endpoint]:
-        """Declare what an endpoint takes, and have its errors told; *begins*: a visitor may begin a conversation with it."""
+    def guards(self, scope: Scope) -> Callable[[Endpoint], Endpoint]:
+        """Declare what an endpoint takes, and have its errors told."""
         policy = AccessPolicy(scope=scope, visitor=True)
 
         def guarded(endpoint: Endpoint) -> Endpoint:
             @wraps(endpoint)
             async def answer(request: Request) -> Response:
-                request.scope["chatkeep.policy"], request.scope["chatkeep.begins"] = policy, begins
+                request.scope["chatkeep.policy"] = policy
                 try:
                     response = await endpoint(request)
                 except (HTTPException, ChatkeepError) as fault:
@@ -227,17 +233,14 @@ class Entrance:
             raise NoObject(400, "The body is no JSON object; nothing was touched.")
         return found
 
-    async def admit(self, request: Request, conversation: str) -> Caller:
-        """Let the caller in, or raise what it is told."""
-        policy, begins = request.scope["chatkeep.policy"], request.scope["chatkeep.begins"]
-        access = self._access_of(request)
+    async def admit(self, request: Request, conversation: str, *, begins: bool = False) -> Caller:
+        """Let the caller in, or raise what it is told; *begins*: a visitor may begin the conversation by this request."""
+        policy, access = request.scope["chatkeep.policy"], self._access_of(request)
+        request.scope["chatkeep.begins"] = begins
         if self._authorize is not None:
-            asked = self._authorize(request, conversation)
-            tenant = await asked if isawaitable(asked) else asked
+            tenant = await self._ask_application(request, conversation)
             if tenant is None:
                 raise unauthorized()
-            if not isinstance(tenant, str):
-                raise TypeError(f"`authorize` gives a tenant's name, or None for nobody, and not {tenant!r:.40}.")
             return Caller(self.keep.tenant(tenant), conversation, LOCAL, access)
         if self._is_let_in(request):
             return Caller(self.keep.tenant(""), conversation, LOCAL, access)
@@ -246,7 +249,7 @@ class Entrance:
         await access.admit(request, policy)
         principal: Principal = request.state.principal
         if principal.kind == "operator":
-            raise forbidden("This is for customers and backends; people look after conversations at /operator.")
+            raise forbidden(FOR_CUSTOMERS)
         caller = Caller(request.state.tenant, conversation, principal, access)
         if principal.kind != "visitor":
             return caller
@@ -258,6 +261,47 @@ class Entrance:
         issued = await access.visit(conversation)
         begun = request.scope["chatkeep.begun"] = Caller(caller.tenant, conversation, principal, access, issued=issued)
         return begun
+
+    async def find_callers(self, request: Request, *, most: int) -> list[Caller]:
+        """Let the caller in to what it may use of the conversations that were changed last, *most* of which are looked at. Raises
+        what it is told if it may use none, whichever there are."""
+        access = self._access_of(request)
+        if self._authorize is not None or self._is_let_in(request):
+            tenant = "" if self._authorize is None else await self._ask_application(request, "")
+            if tenant is None:
+                raise unauthorized()
+            names = await self._find_last(tenant, most)
+            if self._authorize is not None:
+                names = [name for name in names if await self._ask_application(request, name) == tenant]
+            return [Caller(self.keep.tenant(tenant), name, LOCAL, access) for name in names]
+        request.scope["chatkeep.begins"] = False
+        await access.admit(request, request.scope["chatkeep.policy"])  # (once, however many conversations there are)
+        principal: Principal = request.state.principal
+        match principal.kind:
+            case "operator":
+                raise forbidden(FOR_CUSTOMERS)
+            case "visitor":
+                names = []
+            case "token":
+                names = [principal.conversation]
+            case "user":
+                user = self.keep.tenant(principal.tenant).user(principal.user)
+                names = [one.id async for one in user.conversations(limit=most)]
+            case "service":
+                names = await self._find_last(principal.tenant, most)
+        return [Caller(request.state.tenant, name, principal, access) for name in names]
+
+    async def _find_last(self, tenant: str, most: int) -> list[str]:
+        rows = await self.core.scan("recent", tenant=tenant, after=None, limit=most)
+        return [row.key.id for row in rows]
+
+    async def _ask_application(self, request: Request, conversation: str) -> str | None:
+        assert self._authorize is not None
+        asked = self._authorize(request, conversation)
+        tenant = await asked if isawaitable(asked) else asked
+        if not isinstance(tenant, str | None):
+            raise TypeError(f"`authorize` gives a tenant's name, or None for nobody, and not {tenant!r:.40}.")
+        return tenant
 
     def _access_of(self, request: Request) -> Access:
         access = getattr(getattr(request.scope.get("app"), "state", None), "access", None)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from msgspec import Struct
@@ -31,7 +30,17 @@ from ..access import not_found
 from ..streams import event
 from .answer_stream import BlockGrew, Ended, Step, find_named, in_order, is_text, name_answer, parts_of
 from .entrance import Authorize, Caller, Entrance
-from .json_rpc import BAD_PARAMS, BAD_REQUEST, NO_METHOD, RpcError, coded, read_request, rpc_error, rpc_result
+from .json_rpc import (
+    BAD_PARAMS,
+    BAD_REQUEST,
+    NO_METHOD,
+    RpcError,
+    coded,
+    read_request,
+    rpc_error,
+    rpc_result,
+    written_time,
+)
 from .sse import SSE, whole
 
 PATH = "/mcp"
@@ -77,7 +86,7 @@ def routes(
     )
     server = Server(entrance, name, description)
 
-    @entrance.guards("send", begins=True)
+    @entrance.guards("send")
     async def call(request: Request) -> Response:
         """Do what is called for."""
         id = None
@@ -187,7 +196,7 @@ class Server:
         if not isinstance(text, str) or not all(one is None or (isinstance(one, str) and one) for one in (key, named)):
             return call.answer(wrong_use("`text` is text, and so are `conversation` and `id` where they are given."))
         conversation = named or f"mcp_{secrets.token_hex(16)}"
-        caller = await self._entrance.admit(call.request, conversation)
+        caller = await self._entrance.admit(call.request, conversation, begins=True)
         number = (await caller.accept(text, id=key)).number
         task = Task(caller, number, self._entrance.core.clock())
         if call.tasks and number:
@@ -353,8 +362,3 @@ def shown_part(part: Part) -> dict[str, Any] | None:
         return None
     told = {"type": "resource_link", "uri": url, "name": str(part.get("title", part.get("filename", url)))}
     return told | ({"mimeType": str(part["media_type"])} if part.get("media_type") else {})
-
-
-def written_time(at: float) -> str:
-    """Return a time as ISO 8601 has it."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -83,11 +83,11 @@ def routes(keep: Chatkeep[Any], *, path: str = PATH, authorize: Authorize | None
     """
     entrance = Entrance(keep, refuse=refuse, authorize=authorize)
 
-    @entrance.guards("send", begins=True)
+    @entrance.guards("send")
     async def create(request: Request) -> Response:
         """Take the last item of the input, and answer with its response, or stream that."""
         body = await entrance.body(request)
-        caller = await entrance.admit(request, conversation_of(body))
+        caller = await entrance.admit(request, conversation_of(body), begins=True)
         item = last_item(body.get("input"))
         told = {name: body[name] for name in ("model", "metadata", "previous_response_id") if body.get(name)}
         key = wire.idempotency_key(request) or (item["id"] if isinstance(item.get("id"), str) else None)

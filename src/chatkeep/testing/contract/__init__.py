@@ -1,19 +1,4 @@
-"""What every driver must do, one test for each clause. Say how yours is opened, and run it under pytest:
-
-    class TestMine(DriverContract):
-        @pytest.fixture(autouse=True)
-        def fresh_store(self, tmp_path):
-            self.url = f"mine://{tmp_path}/chat"
-
-        async def open_driver(self):
-            driver = MyDriver(self.url)
-            await driver.open()
-            return driver
-
-        async def empty_store(self):
-            shutil.rmtree(...)
-
-Tests are coroutines: they need pytest-asyncio in auto mode, or its mark on the class.
+"""What every driver must do, one test for each clause: `DriverContract`.
 
 Each file of this package has the clauses of one subject and, below them, the drivers that break them.
 """
@@ -73,4 +58,20 @@ class DriverContract(
     Counting,
     Pools,
 ):
-    """The clauses of `Driver`. What a driver has no ability for is skipped."""
+    """Test that a driver keeps its contract; each method that begins with test_ is one clause.
+
+        class TestMine(DriverContract):
+            @pytest.fixture(autouse=True)
+            def fresh_store(self, tmp_path):
+                self.url = f"mine://{tmp_path}/chat"  # a store of its own for each test
+
+            async def open_driver(self):
+                driver = MyDriver(self.url)
+                await driver.open()
+                return driver
+
+            async def empty_store(self): ...  # takes everything out behind the drivers' backs
+
+    It runs under pytest with pytest-asyncio in auto mode. Clauses on an ability that the driver does not declare are skipped.
+    docs/how-to/own-store.md has a driver with its tests.
+    """

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from msgspec import structs
 
-from ...drivers.base import ENTRIES_MOST, Append, Appended, Driver, Entries, Entry, Erase, Key, Lease, Read, Row, Write
+from ...drivers.base import (
+    ENTRIES_MOST,
+    Ability,
+    Append,
+    Appended,
+    Driver,
+    Entries,
+    Entry,
+    Erase,
+    Key,
+    Lease,
+    Read,
+    Row,
+    Scan,
+    Write,
+)
 from ...errors import Conflict, Duplicate, StoreError, Unavailable
 from .broken import Intact, caught_by
 from .clauses import Clauses, clause
@@ -43,6 +58,26 @@ class Batches(Clauses):
                 assert [1] == numbers((await found(one, Key("say", f"{key}")))[1])
         assert (row, [Entry(1, "a", "user", b"a")]) == await one.read(Read(ADA, tail=9))
         assert None is await one.read(Read(BOB, tail=9))
+
+    @clause
+    async def test_an_act_lets_others_go_first(self, driver: Driver) -> None:
+        """Each verb waits at least once (`await asyncio.sleep(0)` will do): else whoever calls it again and again stops the event loop."""
+        row = (await driver.append(Append(ADA, said("a"), revision="r1", at=1.0))).row
+        acts: list[Callable[[], Awaitable[Any]]] = [
+            lambda: driver.read(Read(ADA, tail=1)),
+            lambda: driver.append(Append(ADA, said("b"), revision="r2", at=2.0)),
+            lambda: driver.write(Write(changed(row, "r3"), replaces="r2")),
+            lambda: driver.entries(Entries(ADA, after=0)),
+            lambda: driver.erase(Erase(ADA, at=3.0)),
+        ]
+        if Ability.SCAN in driver.abilities:
+            acts.append(lambda: driver.scan(Scan("key", limit=1)))
+        for act in acts:
+            others = asyncio.Event()
+            asyncio.get_running_loop().call_soon(others.set)
+            await act()
+
+            assert others.is_set(), "the act was answered without waiting, so nothing else in the event loop could run"
 
     @clause
     async def test_acts_on_one_key_at_once_each_happen(self, driver: Driver) -> None:
@@ -148,6 +183,14 @@ class OneForAll(Intact):
         if self._refusal:
             raise Unavailable("nothing of the batch was written") from self._refusal
         return answer
+
+
+@caught_by("an_act_lets_others_go_first")
+class Selfish(Intact):
+    """It answers at once, without having waited for anything."""
+
+    async def _come_in(self) -> None:
+        self.refuse_closed("done")
 
 
 @caught_by("acts_on_one_key_at_once_each_happen")

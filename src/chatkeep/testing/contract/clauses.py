@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -9,7 +10,7 @@ from ...drivers.base import Ability, Driver
 
 
 def clause(test: Callable[..., Awaitable[None]]) -> Callable[[Any], Coroutine[Any, Any, None]]:
-    """Hands a test as many drivers on its store as it has parameters, and close them behind it."""
+    """Hands a test as many drivers on its store as it has parameters, and closes them behind it."""
     wanted = test.__code__.co_argcount - 1
 
     async def run(self: Clauses) -> None:
@@ -17,7 +18,15 @@ def clause(test: Callable[..., Awaitable[None]]) -> Callable[[Any], Coroutine[An
         try:
             while len(drivers) < wanted:
                 drivers.append(await self.open_driver() if Ability.SHARED in drivers[0].abilities else drivers[0])
-            await test(self, *drivers)
+            try:
+                async with asyncio.timeout(self.longest_s) as timer:
+                    await test(self, *drivers)
+            except TimeoutError:
+                if not timer.expired():
+                    raise
+                raise AssertionError(
+                    f"not over after {self.longest_s:g} s: an act is not answered (longest_s says how long a clause may take)"
+                ) from None
         finally:
             for driver in drivers:
                 await driver.close()
@@ -29,6 +38,9 @@ def clause(test: Callable[..., Awaitable[None]]) -> Callable[[Any], Coroutine[An
 
 class Clauses:
     """The clauses of one subject, on a store that the test opens."""
+
+    longest_s = 300.0
+    """A clause that is not over by then has failed: an act that is never answered holds nobody up."""
 
     async def open_driver(self) -> Driver:
         """Return an opened driver on this test's store, which was empty at first.

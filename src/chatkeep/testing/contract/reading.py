@@ -48,7 +48,6 @@ class Reading(Clauses):
     async def test_a_read_is_of_one_instant(self, one: Driver, two: Driver) -> None:
         """Row and tail of one answer belong together, however busy the writer is."""
         row, _, _ = await one.append(Append(ADA, said("first"), revision="r", at=1.0))
-        done = asyncio.Event()
 
         async def keep_writing() -> None:
             nonlocal row
@@ -57,10 +56,10 @@ class Reading(Clauses):
                 row = await one.write(
                     Write(act, replaces=row.revision, entries=[Entry(0, "", "user", b"%d" % turn)] * 2)
                 )
-            done.set()
 
         writer = asyncio.create_task(keep_writing())
-        while not done.is_set():
+        while not writer.done():
+            await asyncio.sleep(0)
             seen, tail = await found(two, ADA, tail=2)
             if seen.body:
                 assert [(seen.head - 1, seen.body), (seen.head, seen.body)] == [(e.number, e.body) for e in tail]

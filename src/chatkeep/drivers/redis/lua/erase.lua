@@ -20,7 +20,7 @@ redis.call('ZREM', KEYS[6], ARGV[2])
 redis.call('ZREM', KEYS[7], ARGV[2])
 if found[2] then redis.call('ZREM', KEYS[8], found[2] .. '\0' .. ARGV[2]) end
 redis.call('ZREM', KEYS[9], ARGV[2])
-redis.call('ZADD', KEYS[5], at, ARGV[3])
+if ARGV[6] == '' or not found[1] or (tonumber(found[1]) or 0) >= tonumber(ARGV[5]) then redis.call('ZADD', KEYS[5], at, ARGV[3]) end
 local old = redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', '(' .. ARGV[5], 'LIMIT', 0, 100)
 if #old > 0 then redis.call('ZREM', KEYS[5], unpack(old)) end
 return 1

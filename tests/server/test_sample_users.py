@@ -1,4 +1,4 @@
-"""Accounts for trying out: only those that are named, only from a page of this host; and what goes into the page's files."""
+"""Users for trying out: only those that are named, only from a page of this host; and what goes into the page's files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from starlette.testclient import TestClient
 
 from chatkeep import Chatkeep, errors
 from chatkeep.server import create_app
-from chatkeep.server.sample_accounts import describe_device
+from chatkeep.server.sample_users import describe_device
 
 PAGE = {"sec-fetch-site": "same-origin"}
 
@@ -18,25 +18,25 @@ def client_of(**options: object) -> TestClient:
     return TestClient(create_app(keep, title="T", hosts=["*"], **options))  # type: ignore[arg-type]
 
 
-def test_a_sample_account_is_signed_in_to() -> None:
+def test_a_sample_user_is_signed_in_as() -> None:
     """With a token of its own for each device; nobody else is, and no other site's page does it."""
-    with client_of(accounts=["ada"]) as client:
+    with client_of(sample_users=["ada"]) as client:
         agent = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
-        signed = client.post("/accounts/ada", headers=PAGE | {"user-agent": agent})
+        signed = client.post("/sample-users/ada", headers=PAGE | {"user-agent": agent})
         me = client.get("/v1/me", headers={"authorization": f"Bearer {signed.json()['token']}"})
 
         assert (201, "ada", "Firefox, Linux") == (signed.status_code, me.json()["user"], signed.json()["label"])
-        assert 404 == client.post("/accounts/eve", headers=PAGE).status_code
-        assert 403 == client.post("/accounts/ada", headers={"origin": "https://other.example"}).status_code
-        assert 'data-accounts="ada"' in client.get("/").text
+        assert 404 == client.post("/sample-users/eve", headers=PAGE).status_code
+        assert 403 == client.post("/sample-users/ada", headers={"origin": "https://other.example"}).status_code
+        assert 'data-users="ada"' in client.get("/").text
     with client_of() as client:
-        assert 404 == client.post("/accounts/ada", headers=PAGE).status_code
+        assert 404 == client.post("/sample-users/ada", headers=PAGE).status_code
 
 
 def test_odd_names_are_refused() -> None:
     """They would be read as something else in the page."""
-    with pytest.raises(errors.Misconfigured, match="accounts"):
-        client_of(accounts=["ada eve"])
+    with pytest.raises(errors.Misconfigured, match="sample_users"):
+        client_of(sample_users=["ada eve"])
 
 
 def test_a_device_has_a_name() -> None:
@@ -56,5 +56,5 @@ def test_the_service_worker_is_named_by_what_it_keeps() -> None:
             assert ('data-offline="yes"' in client.get("/").text) is offline
 
     assert found["A", True] != found["B", True]
-    assert 'VERSION=""' in found["A", False]
-    assert 'VERSION=""' not in found["A", True]
+    assert 'VERSION = ""' in found["A", False]
+    assert 'VERSION = ""' not in found["A", True]

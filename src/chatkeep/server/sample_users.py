@@ -1,4 +1,7 @@
-"""Accounts that anybody may sign in to, for trying out what people with several devices have; never where others can reach the server."""
+"""Users that anybody may be on the chat page, for trying out what several devices do; never where others can reach the server.
+
+They are users, who own conversations, and no accounts of the operators' desk (`auth.accounts`).
+"""
 
 from __future__ import annotations
 
@@ -25,14 +28,14 @@ SYSTEMS = {
 }
 
 
-class SampleAccount(wire.Resource):
-    """/accounts/{user}"""
+class SampleUser(wire.Resource):
+    """/sample-users/{user}"""
 
     @allows(anyone=True)
     async def post(self, request: Request) -> Response:
-        """Sign in as a sample account: make a token for a new device of it."""
+        """Sign in as a sample user: make a token for a new device of theirs."""
         user = request.path_params["user"]
-        if user not in request.app.state.accounts:
+        if user not in request.app.state.sample_users:
             raise access.not_found()
         if not same_origin(request):
             raise access.forbidden(ELSEWHERE)
@@ -48,8 +51,8 @@ def describe_device(agent: str) -> str:
     return f"{browser}, {system}" if system else browser
 
 
-def routes_of(accounts: Sequence[str]) -> list[BaseRoute]:
-    """Return the route for signing in, where there are sample accounts."""
-    if any(not name or set(name) & set(" /\"'<>&%?#:") for name in accounts):
-        raise Misconfigured(f"accounts: {list(accounts)!r} are to be plain names; nothing was started.")
-    return [wire.RawRoute("/accounts/{user}", SampleAccount)] if accounts else []
+def routes_of(names: Sequence[str]) -> list[BaseRoute]:
+    """Return the route for signing in, where there are sample users."""
+    if any(not name or set(name) & set(" /\"'<>&%?#:") for name in names):
+        raise Misconfigured(f"sample_users: {list(names)!r} are to be plain names; nothing was started.")
+    return [wire.RawRoute("/sample-users/{user}", SampleUser)] if names else []

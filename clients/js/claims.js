@@ -1,0 +1,42 @@
+// What becomes an account's that was not: chats of guests in this browser, and what an application has kept in a form of its
+// own. account.js fetches this module when there is something to take over.
+
+import { safely } from "./client.js";
+
+const SAVED_AT_ONCE = 200;
+
+// Makes what guests have here the user's: each is one write. What is broken off goes on later, or at the next opening.
+export async function claimGuests({ url, subject, storage, shelf, guest, json }) {
+  const prefix = `chatkeep:${url}:`;
+  const chats = Object.keys(storage).filter((key) => key.startsWith(prefix)).map((key) => ({ key, ...JSON.parse(storage.getItem(key)) }));
+  const claimed = [];
+  for (const { key, token, subject: before } of [...chats.filter(({ token, shared }) => token && !shared), ...(guest ? [guest] : [])]) {
+    try {
+      claimed.push((await json("me/claim", { method: "POST", body: { guest: token } })).guest);
+    } catch (fault) {
+      if (![404, 409].includes(fault.status)) throw fault;
+      continue; // it has ended, or is another user's
+    }
+    for (const { chat } of await shelf.all()) if (chat[0] === url && chat[1] === before) await shelf.move(chat, [url, subject, chat[2]]);
+    await shelf.wipe(url, before); // what the guest has seen the user loads anew
+    if (key) safely(() => storage.removeItem(key));
+  }
+  return claimed;
+}
+
+// Saves what *read* gives: once for each user and *name*, also when it was broken off.
+export async function importOld({ url, subject, shelf, json }, name, read) {
+  const place = [url, subject, "~imports"];
+  const { names = [] } = (await shelf.seen(place)) ?? {};
+  if (!subject || names.includes(name)) return 0;
+  const found = await read();
+  for (const { id, title, messages = [] } of found) {
+    let at = 0;
+    do {
+      const body = { ...(title !== undefined && { title }), messages: messages.slice(at, at + SAVED_AT_ONCE) };
+      await json(`conversations/${encodeURIComponent(id)}`, { method: "PUT", body });
+    } while ((at += SAVED_AT_ONCE) < messages.length);
+  }
+  await shelf.see(place, { v: 2, names: [...names, name] });
+  return found.length;
+}

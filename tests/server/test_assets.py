@@ -1,0 +1,34 @@
+"""The files of the pages over HTTP: compressed for who reads that, and not sent again to who has them."""
+
+from __future__ import annotations
+
+import gzip
+
+import pytest
+from starlette.testclient import TestClient
+
+from chatkeep import Chatkeep
+from chatkeep.server import create_app
+from chatkeep.server.assets import CLIENT, PAGE
+
+
+@pytest.mark.parametrize("path", [*CLIENT, *PAGE])
+def test_a_file_is_compressed_and_sent_once(path: str) -> None:
+    """The same text either way, each way under a tag of its own, which counts for that way only."""
+    with TestClient(create_app(Chatkeep("memory://"), title="T", hosts=["*"])) as client:
+        ways = {coding: client.get(path, headers={"accept-encoding": coding}) for coding in ("gzip, br", "gzip;q=0")}
+        packed, plain = ways.values()
+        again = {
+            (coding, way.headers["etag"]): client.get(
+                path, headers={"accept-encoding": coding, "if-none-match": way.headers["etag"]}
+            ).status_code
+            for coding in ways
+            for way in ways.values()
+        }
+
+    assert ("gzip", None) == (packed.headers["content-encoding"], plain.headers.get("content-encoding"))
+    assert packed.text == plain.text
+    assert int(packed.headers["content-length"]) == len(gzip.compress(packed.content, 9, mtime=0))
+    assert {"accept-encoding"} == {way.headers["vary"] for way in ways.values()}
+    assert {"no-cache"} == {way.headers["cache-control"] for way in ways.values()}
+    assert [304, 200, 200, 304] == list(again.values())

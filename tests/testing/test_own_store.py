@@ -1,0 +1,56 @@
+"""The driver of docs/how-to/own-store.md passes the contract as the page says, and the one that breaks it is caught."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from chatkeep.testing import DriverContract
+
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "own-store.md"
+COSTLY = "any_key_is_its_own|any_bytes|any_text|pages_of_any_size|hundreds_at_once"
+"""Clauses that write thousands of times, and so thousands of files; they have been run by hand."""
+
+CLAUSES = [name for name in dir(DriverContract) if name.startswith("test_") and not re.search(COSTLY, name)]
+
+
+@pytest.fixture(scope="module")
+def page() -> dict[str, Any]:
+    """The names of the page's driver and of its tests."""
+    driver, _, *tests = re.findall("^```python\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
+    module = ModuleType("chatkeep_folder")
+    sys.modules[module.__name__] = module
+    names: dict[str, Any] = {"__name__": "test_folder"}
+    try:
+        exec(compile(driver, "chatkeep_folder.py", "exec", dont_inherit=True), vars(module))
+        exec(compile("".join(tests), "test_folder.py", "exec", dont_inherit=True), names)
+    finally:
+        del sys.modules[module.__name__]
+    return names
+
+
+@pytest.mark.parametrize("clause", CLAUSES)
+async def test_the_driver_of_the_page_passes(
+    clause: str, page: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clause by clause; power cuts are not tried, so nothing waits for the disk."""
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+    contract = page["TestFolder"]()
+    contract.folder = tmp_path / "chats"
+    await getattr(contract, clause)()
+
+
+async def test_the_broken_driver_of_the_page_is_caught(page: dict[str, Any], tmp_path: Path) -> None:
+    """The test that the page shows fails where nothing is broken."""
+    caught = page["test_the_contract_catches_a_driver_that_forgets"]
+    await caught(tmp_path)
+    page["Forgetful"].erase = inspect.getattr_static(page["FolderDriver"], "erase")
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        await caught(tmp_path / "other")
