@@ -55,6 +55,7 @@ BUILT_ON = {"upstash": {"redis"}}
 
 EXTRAS: dict[str, set[str]] = {
     "server": {"server"},
+    "server.oidc": {"oidc", "server"},
     "client": {"client"},
     "auth.accounts": {"server"},
     "auth.passwords": {"server"},

@@ -44,7 +44,7 @@ PREFIX = "CHATKEEP_"
 CONFIG = "CHATKEEP_CONFIG"
 """Names the TOML file; without it there is none."""
 
-SECRETS = ("store", "cache", "metrics_token", "seal_keys")
+SECRETS = ("store", "cache", "metrics_token", "seal_keys", "oidc_client_secret")
 """Settings whose value may hold a password."""
 
 EXAMPLES = '"30s", "2m", "24h" or "250ms"'

@@ -245,6 +245,15 @@ def jwt() -> None:
         assert (401, "signature") == told_why
 
 
+def oidc() -> None:
+    """A server whose people sign in through an OpenID provider, which cannot be reached here."""
+    Path("desk.py").write_text(BOT.format(url="sqlite:///desk.db"))
+    told = {"CHATKEEP_OIDC_ISSUER": "http://127.0.0.1:9", "CHATKEEP_OIDC_CLIENT_ID": "desk"}
+    with serving("serve", "desk:keep", "--port", "0", **told) as url:
+        assert "Sign in with OpenID Connect" == json.loads(ask(url + "v1/session"))["provider"]
+        assert "Operators" in ask(url + "v1/session/oidc")  # back at the desk, which says why
+
+
 def seal() -> None:
     """A conversation that is sealed in its file."""
     talk("sqlite:///sealed.db", seal_keys=["k" * 32])

@@ -28,6 +28,8 @@ ID = "/v1/conversations/{id}"
 MATRIX = {
     "GET /v1/me": AccessPolicy(own=True),
     "GET /v1/session": AccessPolicy(anyone=True),
+    "GET /v1/session/oidc": AccessPolicy(anyone=True),
+    "GET /v1/session/oidc/done": AccessPolicy(anyone=True),
     "POST /v1/session": AccessPolicy(anyone=True),
     "PUT /v1/session": AccessPolicy(right="list", masks=True),
     "DELETE /v1/session": AccessPolicy(right="list", masks=True),

@@ -70,7 +70,7 @@ async def test_what_is_due_and_not_done_is_the_backlog(url: str) -> None:
 
 
 async def test_health_tells_of_samples_servers_and_settings(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    """Two servers on one store know of each other; settings are without secrets, and for who may switch alone."""
+    """Settings are without secrets; they and the servers are for who may switch what concerns all."""
     monkeypatch.setattr(samples, "SAMPLE_S", 0.05)
     keep: Chatkeep[Any] = Chatkeep(url, **FAST)
 
@@ -80,7 +80,8 @@ async def test_health_tells_of_samples_servers_and_settings(monkeypatch: pytest.
 
     settings = ServerSettings(metrics_token="a-secret", title="x")
     async with serving(application_of(keep, settings)) as port:
-        admin = await person(keep, port, "admin")
+        admin = await person(keep, port, "admin", everywhere=True)
+        agent = await person(keep, port, "agent", everywhere=True)
         viewer = await person(keep, port, "viewer")
         await keep.receive("ada", "hello")
 
@@ -90,13 +91,14 @@ async def test_health_tells_of_samples_servers_and_settings(monkeypatch: pytest.
 
         await until(turned, within=20, every=0.1)
         told = (await admin.ask("GET", "/v1/desk/health")).json
-        seen = (await viewer.ask("GET", "/v1/desk/health")).json
+        seen = [(await one.ask("GET", "/v1/desk/health")).json for one in (viewer, agent)]
 
     said = {setting["said"].partition(" ")[0]: setting["said"] for setting in told["settings"]}
     assert "metrics_token *** (program)" == said["metrics_token"]
     assert "session_ttl" in said
     assert "a-secret" not in str(told)
-    assert [] == seen["settings"]
+    assert [([], [])] * 2 == [(one["settings"], one["instances"]) for one in seen]
+    assert seen[0]["samples"]
     assert 1 == len(told["instances"])
     assert {"at", "turns", "conflicts", "backlog", "act_p99"} <= set(told["samples"][0])
 
@@ -107,7 +109,7 @@ async def test_servers_on_one_store_know_of_each_other(monkeypatch: pytest.Monke
     url = f"sqlite:///{tmp_path}/chat.db"
     one, other = Chatkeep[Any](url, **FAST), Chatkeep[Any](url, **FAST)
     async with served(one) as client:
-        await add_account(one, "kim", role="agent", password=PASSWORD)
+        await add_account(one, "kim", role="admin", everywhere=True, password=PASSWORD)
         kim = Person(client.port)
         await kim.sign_in({"name": "kim", "password": PASSWORD})
 

@@ -26,8 +26,11 @@ from chatkeep.server import samples
 from chatkeep.server.assets import OPERATOR, SHOWN, packed, stored
 from chatkeep.server.canned import CannedReply
 
+from ..support import axe
 from ..support.browsing import Shop
 from ..support.desk import PASSWORD
+from ..support.openid import CLIENT as CLIENT_ID
+from ..support.openid import SECRET, providing
 from ..support.program import chatkeep
 from ..support.serving import served
 from ..support.shop import STORY
@@ -109,12 +112,12 @@ def service() -> Iterator[Service]:
         yield Service(portal, keep, client.port, post)
 
 
-def opened(person: BrowserContext, service: Service, role: Role = "admin") -> Page:
+def opened(person: BrowserContext, service: Service, role: Role = "admin", **told: Any) -> Page:
     """The page of somebody with an account of the tenant "salon", called Kim, who has signed in."""
     page = person.new_page()
     page.set_viewport_size({"width": 1280, "height": 800})
     page.goto(service.address)
-    service.account("kim", role, shown="Kim")
+    service.account("kim", role, shown="Kim", **told)
     sign_in(page, "kim")
     return page
 
@@ -646,9 +649,9 @@ def test_a_conversation_is_assigned(service: Service, person: BrowserContext, tm
     service.account("lee", "agent", shown=f"Lee {MARKUP}")
     page = opened(person, service)
     choose(page, "ada")
-    expect(page.get_by_label("With")).to_have_value("")
+    expect(page.get_by_label("Assigned to")).to_have_value("")
     page.get_by_role("button", name="Take over").click()
-    expect(page.get_by_label("With")).to_have_value("kim")
+    expect(page.get_by_label("Assigned to")).to_have_value("kim")
     expect(page.locator("#list li").filter(has_text="ada")).to_contain_text("You")
     page.get_by_label("Mine", exact=True).check(force=True)
     expect(page.locator("#list li")).to_have_count(1)
@@ -656,15 +659,15 @@ def test_a_conversation_is_assigned(service: Service, person: BrowserContext, tm
     expect(page.locator("#list .id")).to_have_text(["bob"])
     choose(page, "bob")
     service.portal.call(lambda: core_of(service.keep).assign("salon", "bob", "lee", by="Lee"))
-    page.get_by_label("With").select_option("kim")
+    page.get_by_label("Assigned to").select_option("kim")
     expect(page.locator("#trouble")).to_contain_text("It is assigned to lee meanwhile")
-    expect(page.get_by_label("With")).to_have_value("lee")
+    expect(page.get_by_label("Assigned to")).to_have_value("lee")
     page.get_by_label("Everybody's", exact=True).check(force=True)
     expect(page.locator("#list li").filter(has_text="bob")).to_contain_text(f"Lee {MARKUP}")
     page.screenshot(path=tmp_path / "assigned.png")
     page.locator("#name").click()
     page.keyboard.press("m")
-    expect(page.get_by_label("With")).to_have_value("kim")
+    expect(page.get_by_label("Assigned to")).to_have_value("kim")
     page.get_by_role("button", name="Details").click()
     expect(page.locator("#story")).to_contain_text("Kim assigned to You")
 
@@ -746,7 +749,7 @@ def sampled(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("sampled")
 def test_health_is_drawn(service: Service, person: BrowserContext, tmp_path: Path) -> None:
     """Charts of what was sampled, told to screen readers in words; the servers, and the settings for who may switch."""
-    page = opened(person, service)
+    page = opened(person, service, everywhere=True)
     for number in range(20):
         service.receive(f"c{number}", "hello")
     page.get_by_role("link", name="Health").click()
@@ -765,3 +768,82 @@ def test_health_is_drawn(service: Service, person: BrowserContext, tmp_path: Pat
         page.screenshot(path=tmp_path / f"health-{width}.png", full_page=True)
 
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_people_come_back_from_an_openid_provider(person: BrowserContext, tmp_path: Path) -> None:
+    """By a button, to the provider and back, at the desk as who they are; refused, the page says why in words of its own."""
+    pytest.importorskip("authlib", reason="NO AUTHLIB, SO OPENID CONNECT IS NOT TRIED: install the extra `oidc`")
+    from chatkeep.server.oidc import OpenIDProvider
+
+    keep: Chatkeep[Any] = Chatkeep("memory://")
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(providing()) as there:
+        there.claims |= {"groups": "support", "name": MARKUP}
+        provider = OpenIDProvider(
+            there.issuer, CLIENT_ID, SECRET, role_claim="groups", roles={"support": "agent"}, label="Sign in with Acme"
+        )
+        with portal.wrap_async_context_manager(served(keep, provider=provider)) as client:
+            page = person.new_page()
+            page.goto(f"http://127.0.0.1:{client.port}/operator")
+            page.screenshot(path=tmp_path / "button.png")
+            page.get_by_role("button", name="Sign in with Acme").click()
+            expect(page.locator("#shown")).to_have_text(MARKUP)
+            expect(page.locator("#role")).to_have_text("agent")
+            assert page.url == f"http://127.0.0.1:{client.port}/operator"
+            page.locator("#person summary").click()
+            page.get_by_role("button", name="Sign out").click()
+            there.denies = True
+            page.get_by_role("button", name="Sign in with Acme").click()
+            expect(page.locator("#refusal")).to_have_text("The provider did not let you in.")
+            page.goto(f"http://127.0.0.1:{client.port}/operator#/refused/call+this+number")
+            page.reload()
+            expect(page.locator("#refusal")).to_be_empty()
+
+            assert "Desk" == page.title()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("sampled")
+def test_nothing_keeps_people_from_using_it(service: Service, person: BrowserContext) -> None:
+    """axe finds nothing serious: signing in, the list, conversations, dialogs, and each other page; light and dark."""
+    service.receive("ada", "hello")
+    with pytest.raises(Exception, match="as asked"):
+        service.receive("ada", "fail")
+    service.receive("phone:1", "hello")
+    service.portal.call(service.keep.tenant("salon").pause, "eve")
+    service.receive("eve", "anybody?")
+    service.portal.call(lambda: write_evil(service, "evil", RUNS[0]))
+    found: dict[str, list[str]] = {}
+    page = person.new_page()
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.goto(service.address)
+    expect(page.get_by_label("Name", exact=True)).to_be_visible()
+
+    def look(what: str) -> None:
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]
+            if faults := axe.faults(page):
+                found[f"{what}, {scheme}"] = faults
+
+    look("sign-in")
+    service.account("kim", "admin", shown="Kim")
+    sign_in(page, "kim")
+    expect(page.locator("#list li")).to_have_count(4)
+    look("list")
+    for name in ("ada", "evil"):
+        choose(page, name)
+        expect(page.locator("#inside h3").first).to_be_visible()
+        expect(page.get_by_role("button", name="Take over")).to_be_visible()
+        look(f"the conversation {name}")
+    page.keyboard.press("Control+k")
+    look("palette")
+    page.keyboard.press("Escape")
+    page.locator("#name").click()
+    page.keyboard.press("?")
+    look("keys")
+    page.keyboard.press("Escape")
+    for view in ("Queues", "Replies", "Health", "Audit"):
+        page.get_by_role("link", name=view).click()
+        expect(page.locator("#page .queue").first).to_be_visible()
+        look(view)
+
+    assert {} == found

@@ -53,8 +53,9 @@ class Account(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the store holds of a person.
 
     shown: the name that customers see. tenants: whose conversations the person sees, the first one unless another is asked for;
-    everywhere: all tenants', and switches that concern all. password: its hash; "": only the host in front of the server says who this is.
-    failures: wrong passwords in a row; retry_at: when the next one is looked at.
+    everywhere: all tenants', and switches that concern all. password: its hash; "": only the host in front of the server, or an OpenID
+    provider, says who this is. issuer, subject: of whom this is, as a provider has said that let them in. failures: wrong passwords in a
+    row; retry_at: when the next one is looked at.
     """
 
     role: Role = "viewer"
@@ -67,6 +68,8 @@ class Account(Struct, frozen=True, kw_only=True, omit_defaults=True):
     failures: int = 0
     retry_at: float = 0.0
     signed_in_at: float | None = None
+    issuer: str = ""
+    subject: str = ""
 
 
 class StoredSession(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
@@ -36,6 +36,9 @@ from .signed_in import Operators, SignedIn
 from .streams import Streams
 from .webhooks import ROUTES as INLETS
 from .webhooks import Webhooks, webhooks_of
+
+if TYPE_CHECKING:
+    from .oidc import OpenIDProvider
 
 HERE = ("localhost", "127.0.0.1", "[::1]")
 
@@ -112,6 +115,7 @@ def create_app(
     sample_users: Sequence[str] = (),
     offline: bool = False,
     operators: Operators | None = None,
+    provider: OpenIDProvider | None = None,
     desk_idle: float = IDLE_S,
     desk_longest: float = LONGEST_S,
     webhooks: Webhooks | None = None,
@@ -174,6 +178,8 @@ def create_app(
 
         operators: Says which account of the operators' desk has sent a request, as a host in front of this server has found out: a
         function, plain or async, that takes the request and returns the account's name, or None. `chatkeep accounts add` makes accounts.
+
+        provider: An OpenID provider through which people sign in at the desk: `chatkeep.server.oidc.OpenIDProvider`.
 
         desk_idle, desk_longest: In seconds, when a person who is signed in at the desk is signed out: after doing nothing for so long, and
         at the latest.
@@ -240,7 +246,7 @@ def create_app(
     )
     app.state.keep, app.state.access, app.state.streams, app.state.limits = keep, access, Streams(), None
     app.state.told_not_open, app.state.trail, app.state.sample_users = False, Trail(keep), frozenset(sample_users)
-    app.state.samples, app.state.settings = Samples(keep), None
+    app.state.samples, app.state.settings, app.state.provider = Samples(keep), None, provider
     app.state.webhooks = webhooks or webhooks_of(keep)
     app.state.openapi = document(app.routes)
     app.router.redirect_slashes = False

@@ -146,8 +146,8 @@ class SettingShown(Struct, frozen=True):
 class DeskHealth(Struct, frozen=True, kw_only=True):
     """How this server is: whether it answers, what is paused as a whole, and what this process has done since it was started.
 
-    samples: the last hour of this process. instances: the processes that serve on this store, this one first. settings: what is in force,
-    in words and without secrets, for who may switch.
+    samples: the last hour of this process. For who may switch what concerns all tenants: instances, the processes that serve on this store,
+    this one first; settings, what is in force, in words and without secrets.
     """
 
     status: str
@@ -173,6 +173,7 @@ class Health(wire.Resource):
         core, principal = core_of(keep), principal_of(request)
         trouble = trouble_of(keep)
         samples: Samples = request.app.state.samples
+        for_all = {EVERYWHERE, "switch"} <= principal.scopes
         paused = await core.find_paused()
         known = [scope for scope in paused if scope in (None, principal.tenant) or EVERYWHERE in principal.scopes]
         told = DeskHealth(
@@ -185,8 +186,8 @@ class Health(wire.Resource):
             store=core.url.partition(":")[0] if ":" in core.url else core.url,
             numbers=msgspec.to_builtins(keep.statistics),
             samples=list(samples.taken),
-            instances=await samples.instances(),
-            settings=settings_shown(request) if "switch" in principal.scopes else [],
+            instances=await samples.instances() if for_all else [],
+            settings=settings_shown(request) if for_all else [],
         )
         return wire.as_json(told)
 

@@ -250,6 +250,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("/v1/session", "put"): Operation(gives={204: None}, refuses=WRITE),
     ("/v1/session", "delete"): Operation(gives={204: None}, refuses=WRITE),
     ("/v1/session/password", "put"): Operation(takes=signing_in.NewPassword, gives={204: None}, refuses=WRITE),
+    ("/v1/session/oidc", "get"): Operation(gives={303: None}, refuses=(404, *READ)),
+    ("/v1/session/oidc/done", "get"): Operation(gives={303: None}, refuses=(404, *READ)),
     ("/v1/desk/conversations", "get"): Operation(query=desk.DeskQuery, gives={200: desk.DeskPage}, refuses=READ),
     ("/v1/desk/health", "get"): Operation(gives={200: desk.DeskHealth}, refuses=READ),
     (f"{ONE}/story", "get"): Operation(gives={200: story.Story}, refuses=READ),

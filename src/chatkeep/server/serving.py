@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from math import ceil
 from types import FrameType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote, unquote
 
 from starlette.middleware import Middleware
@@ -44,6 +44,9 @@ with from_extra("server", "chatkeep serve"):
     from uvicorn.config import STARTUP_FAILURE
     from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
     from uvicorn.supervisors import Multiprocess
+
+if TYPE_CHECKING:
+    from .oidc import OpenIDProvider
 
 log = logging.getLogger("chatkeep.server")
 
@@ -164,6 +167,7 @@ def application_of(found: object, settings: ServerSettings) -> Lifespan:
         visitor_scopes=settings.visitor_scopes,
         protocols=settings.protocols,
         operators=header_of(settings.operator_header) if settings.operator_header else None,
+        provider=provider_from(settings),
         desk_idle=seconds(settings.desk_idle),
         desk_longest=seconds(settings.desk_longest),
         routes=[Route("/metrics", allows(anyone=True)(get_metrics))] if metrics is not None else [],
@@ -180,6 +184,24 @@ def application_of(found: object, settings: ServerSettings) -> Lifespan:
     if metrics is not None:
         metrics.streams = app.state.streams
     return Lifespan(app, settings, found, ends=app.state.streams.end, limits=limits)
+
+
+def provider_from(settings: ServerSettings) -> OpenIDProvider | None:
+    """Return the OpenID provider that *settings* name; None where they name none. Raises `Misconfigured`."""
+    if not settings.oidc_issuer:
+        return None
+    from .oidc import OpenIDProvider, roles_in  # it needs an extra
+
+    return OpenIDProvider(
+        settings.oidc_issuer,
+        settings.oidc_client_id,
+        settings.oidc_client_secret,
+        name_claim=settings.oidc_name,
+        role_claim=settings.oidc_role,
+        roles=roles_in(settings.oidc_roles),
+        tenants=settings.oidc_tenants,
+        label=settings.oidc_label,
+    )
 
 
 class Forwarded:

@@ -39,8 +39,12 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     request into one that is just being closed. root_path: the prefix that a proxy takes off the path; X-Forwarded-Prefix of a
     listed proxy says so too. protocols: those of other clients that are spoken beside the server's own API: see
     `chatkeep.server.protocols`. operator_header: the header in which a listed proxy names the account of the operators' desk that it has
-    let in, such as "X-Forwarded-User"; it must take that header out of what others send. desk_idle, desk_longest: when a person who is
-    signed in at the desk is signed out: after doing nothing for so long, and at the latest.
+    let in, such as "X-Forwarded-User"; it must take that header out of what others send. oidc_issuer, oidc_client_id, oidc_client_secret:
+    the OpenID provider through which people sign in at the desk, and what it knows the desk by. oidc_name: the claim that names the
+    account. oidc_role: the claim that tells the role, such as "groups" or "realm_access.roles", and oidc_roles: which value gives which,
+    as "desk-admins=admin"; without them the account must be there. oidc_tenants: what accounts see that are made so. oidc_label: what
+    the button says. desk_idle, desk_longest: when a person who is signed in at the desk is signed out: after doing nothing for so long,
+    and at the latest.
 
     Rates are "60/minute" ("/second", "/hour", "/day"), or "off". Each counts requests:
         rate_peer          of one network address (IPv6: of a /64; a /56 has four times, a /48 16 times as many)
@@ -81,6 +85,14 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     root_path: str = ""
     protocols: tuple[str, ...] = ()
     operator_header: str = ""
+    oidc_issuer: str = ""
+    oidc_client_id: str = ""
+    oidc_client_secret: str = ""
+    oidc_name: str = "email"
+    oidc_role: str = ""
+    oidc_roles: tuple[str, ...] = ()
+    oidc_tenants: tuple[str, ...] = ("",)
+    oidc_label: str = "Sign in with OpenID Connect"
     desk_idle: Duration = "30m"
     desk_longest: Duration = "12h"
     rate_peer: str = "1200/minute"
@@ -182,6 +194,8 @@ def fault_in_list(name: str, value: Sequence[str]) -> str:
         )
     if name in ("pictures", "frame_ancestors"):
         return appearance_fault(**{name: value})
+    if name == "oidc_roles" and (wrong := [pair for pair in value if "=" not in pair]):
+        return f'has {", ".join(wrong)}; each is like "desk-admins=admin"'
     if name == "proxies":
         for network in value:
             try:

@@ -37,6 +37,14 @@ TOUCH_S = 60.0
 """That somebody is there is noted no finer than this."""
 
 
+class SignInRefused(Exception):
+    """An OpenID provider was asked, and nobody was signed in. *code*: why, which the page says in words; *said*: for the log."""
+
+    def __init__(self, code: str, said: str) -> None:
+        super().__init__(said)
+        self.code = code
+
+
 class Operator(Struct, frozen=True, kw_only=True):
     """A person who is signed in. *name*: of the account, or "key:..." of a key; *shown*: what customers see."""
 

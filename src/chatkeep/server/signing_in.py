@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from math import ceil
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import quote
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute
 
 from ..app import core_of
@@ -29,7 +30,10 @@ from .access import (
     same_origin,
 )
 from .audit import audited
-from .signed_in import Operator, cookie_name, is_local, token_of
+from .signed_in import Operator, SignInRefused, cookie_name, is_local, token_of
+
+if TYPE_CHECKING:
+    from .oidc import OpenIDProvider
 
 log = logging.getLogger("chatkeep.audit")
 
@@ -59,7 +63,8 @@ class NewPassword(Struct, forbid_unknown_fields=True):
 
 
 class SignedInAs(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Who is signed in. *proof*: what requests carry in `Chatkeep-Desk` beside the cookie. *host*: a host in front may say who it is."""
+    """Who is signed in. *proof*: what requests carry in `Chatkeep-Desk` beside the cookie. *host*: a host in front may say who it is.
+    *provider*: what the button says that leads to the OpenID provider; "": there is none."""
 
     signed_in: bool
     account: str = ""
@@ -72,6 +77,7 @@ class SignedInAs(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ends_at: float = 0.0
     idle_s: float = 0.0
     host: bool = False
+    provider: str = ""
 
 
 class Session(wire.Resource):
@@ -83,7 +89,14 @@ class Session(wire.Resource):
         desk = access_of(request).desk
         operator = await desk.find(request) if from_here(request) else None
         if operator is None:
-            return wire.as_json(SignedInAs(signed_in=False, host=await desk.named_by_host(request) is not None))
+            provider: OpenIDProvider | None = request.app.state.provider
+            return wire.as_json(
+                SignedInAs(
+                    signed_in=False,
+                    host=await desk.named_by_host(request) is not None,
+                    provider="" if provider is None else provider.label,
+                )
+            )
         return wire.as_json(shown(request, operator))
 
     @audited("sign-in")
@@ -93,7 +106,6 @@ class Session(wire.Resource):
         asked = await wire.body(request, SigningIn, limit=SMALL)
         if not same_origin(request):
             raise forbidden(ELSEWHERE)
-        keep, desk = keep_of(request), access_of(request).desk
         key = account = ""
         host = not asked.key and not asked.name
         if asked.key:
@@ -102,31 +114,9 @@ class Session(wire.Resource):
             account = await account_named(request, asked)
         else:
             account = await account_of_host(request)
-        await accounts.tidy_sessions(keep, account, key, longest_s=desk.longest_s)
-        if (former := accounts.session_name(token_of(request))) is not None:
-            await accounts.end_session(keep, former)  # nothing of before a sign-in is worth anything after it
-        token = await accounts.begin_session(keep, account=account, key=key, host=host)
-        request.scope["headers"] = [
-            *[(name, value) for name, value in request.scope["headers"] if name != b"cookie"],
-            (b"cookie", f"{cookie_name(request)}={token}".encode()),
-        ]
-        desk.look_again()
-        operator = await desk.find(Request(request.scope))
-        if operator is None:  # (the key, or the account, was ended in this very moment)
-            raise refused(WRONG)
-        request.state.principal = Principal(
-            kind="operator", tenant=operator.tenants[0], scopes=operator.rights, id=operator.name, operator=operator
-        )
+        operator, token = await begin(request, account=account, key=key, host=host)
         answer = wire.as_json(shown(request, operator, token), status=201)
-        answer.set_cookie(
-            cookie_name(request),
-            token,
-            max_age=int(desk.longest_s),
-            path="/",
-            secure=not is_local(request),
-            httponly=True,
-            samesite="strict",
-        )
+        keep_session(request, answer, token)
         return answer
 
     @allows(right="list", masks=True)
@@ -143,9 +133,47 @@ class Session(wire.Resource):
         await accounts.end_session(keep_of(request), of_person(request).session)
         access_of(request).desk.look_again()
         answer = Response(status_code=204)
-        answer.delete_cookie(
-            cookie_name(request), path="/", secure=not is_local(request), httponly=True, samesite="strict"
-        )
+        answer.delete_cookie(cookie_name(request), **told_of_cookie(request, "strict"))
+        return answer
+
+
+class ProviderAsked(wire.Resource):
+    """/v1/session/oidc"""
+
+    @allows(anyone=True)
+    async def get(self, request: Request) -> Response:
+        """Send the browser to the OpenID provider, to sign in there."""
+        provider = provider_of(request)
+        try:
+            address, kept = await provider.begin(done_at(request))
+        except SignInRefused as fault:
+            return not_let_in(request, fault.code, str(fault))
+        answer = RedirectResponse(address, 303)
+        answer.set_cookie(attempt_cookie(request), kept, max_age=600, **told_of_cookie(request, "lax"))
+        return answer
+
+
+class ProviderDone(wire.Resource):
+    """/v1/session/oidc/done"""
+
+    @audited("sign-in")
+    @allows(anyone=True)
+    async def get(self, request: Request) -> Response:
+        """Begin a session of whom the OpenID provider has let in, and go on to the desk."""
+        provider, keep = provider_of(request), keep_of(request)
+        name = attempt_cookie(request)
+        token = ""
+        try:
+            claims = await provider.finish(request.query_params, request.cookies.get(name, ""), done_at(request))
+            account = await provider.account(keep, claims)
+            _, token = await begin(request, account=account)
+        except SignInRefused as fault:
+            answer = not_let_in(request, fault.code, str(fault))
+        else:
+            answer = RedirectResponse(desk_at(request), 303)
+        answer.delete_cookie(name, **told_of_cookie(request, "lax"))  # an attempt counts once
+        if token:
+            keep_session(request, answer, token)
         return answer
 
 
@@ -164,6 +192,69 @@ class Password(wire.Resource):
             await accounts.set_password(keep_of(request), operator.name, asked.new)
         access_of(request).desk.look_again()
         return Response(status_code=204)
+
+
+async def begin(request: Request, *, account: str = "", key: str = "", host: bool = False) -> tuple[Operator, str]:
+    """Begin a session of an account, or of who holds a key; returns who is signed in then, and what the cookie holds."""
+    keep, desk = keep_of(request), access_of(request).desk
+    await accounts.tidy_sessions(keep, account, key, longest_s=desk.longest_s)
+    if (former := accounts.session_name(token_of(request))) is not None:
+        await accounts.end_session(keep, former)  # nothing of before a sign-in is worth anything after it
+    token = await accounts.begin_session(keep, account=account, key=key, host=host)
+    request.scope["headers"] = [
+        *[(name, value) for name, value in request.scope["headers"] if name != b"cookie"],
+        (b"cookie", f"{cookie_name(request)}={token}".encode()),
+    ]
+    desk.look_again()
+    operator = await desk.find(Request(request.scope))
+    if operator is None:  # (the key, or the account, was ended in this very moment)
+        raise refused(WRONG)
+    request.state.principal = Principal(
+        kind="operator", tenant=operator.tenants[0], scopes=operator.rights, id=operator.name, operator=operator
+    )
+    return operator, token
+
+
+def keep_session(request: Request, answer: Response, token: str) -> None:
+    """Have the browser keep a session."""
+    longest = int(access_of(request).desk.longest_s)
+    answer.set_cookie(cookie_name(request), token, max_age=longest, **told_of_cookie(request, "strict"))
+
+
+def told_of_cookie(request: Request, samesite: Literal["lax", "strict"]) -> dict[str, Any]:
+    """Return what is said of a cookie, beside its name and value."""
+    return {"path": "/", "secure": not is_local(request), "httponly": True, "samesite": samesite}
+
+
+def attempt_cookie(request: Request) -> str:
+    """Return the name of the cookie that keeps an attempt to sign in at the OpenID provider. It is sent by who comes back from there,
+    and so is not the session's."""
+    return f"{cookie_name(request)}-oidc"
+
+
+def provider_of(request: Request) -> OpenIDProvider:
+    """Return the OpenID provider of this server. Raises 404 where there is none."""
+    provider: OpenIDProvider | None = request.app.state.provider
+    if provider is None:
+        raise wire.Refused(404, "not-found", "No OpenID provider is set here; see `oidc_issuer`.")
+    return provider
+
+
+def desk_at(request: Request) -> str:
+    """Return the address of the desk on this host, where the application may be mounted under a path."""
+    return f"{quote(request.scope.get('root_path', ''))}/operator"
+
+
+def done_at(request: Request) -> str:
+    """Return where the OpenID provider sends the browser back to."""
+    root = quote(request.scope.get("root_path", ""))
+    return f"{request.url.scheme}://{request.url.netloc}{root}/v1/session/oidc/done"
+
+
+def not_let_in(request: Request, code: str, said: str) -> Response:
+    """Return to the desk, which says why nobody was signed in: by a code, since words in an address could be anybody's."""
+    note_refused(request, "openid", " ".join(said.split()))
+    return RedirectResponse(f"{desk_at(request)}#/refused/{code}", 303)
 
 
 def from_here(request: Request) -> bool:
@@ -268,4 +359,6 @@ def refused(said: str) -> wire.Refused:
 ROUTES: list[BaseRoute] = [
     wire.RawRoute("/v1/session", Session),
     wire.RawRoute("/v1/session/password", Password),
+    wire.RawRoute("/v1/session/oidc", ProviderAsked),
+    wire.RawRoute("/v1/session/oidc/done", ProviderDone),
 ]

@@ -4,6 +4,7 @@ import { button, element } from "./operator-ask.js";
 import { create } from "./shown.js";
 
 const MANY = 200; // acts that the palette shows at once
+const GROUPS = ["Conversation", "Message", "List", "Desk"]; // in this order, where nothing was typed; behind them the others
 const table = new Map(); // name -> {words, group, key, when, deed}
 const sources = []; // functions that give further acts, which depend on what is shown
 
@@ -92,7 +93,8 @@ function listed() {
     if (!parts.every((part) => text.includes(part))) continue;
     scored.push([parts.every((part) => new RegExp(`(^|[^\\p{L}])${part.replace(/[^\p{L}\p{N}]/gu, "\\$&")}`, "u").test(text)) ? 0 : 1, act]);
   }
-  return scored.sort((one, other) => one[0] - other[0]).map(([, act]) => act);
+  const rank = (act) => (only || parts.length ? 0 : GROUPS.indexOf(act.group) + (GROUPS.includes(act.group) ? 0 : GROUPS.length));
+  return scored.sort((one, other) => one[0] - other[0] || rank(one[1]) - rank(other[1])).map(([, act]) => act);
 }
 
 function filter() {

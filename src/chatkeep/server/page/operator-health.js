@@ -24,7 +24,7 @@ const CHARTS = [
 
 export async function health() {
   const told = await json("desk/health");
-  return [statusOf(told), chartsOf(told.samples), instancesOf(told), ...(told.settings.length ? [settingsOf(told.settings)] : []), numbersOf(told)];
+  return [statusOf(told), chartsOf(told.samples), ...(told.instances.length ? [instancesOf(told)] : []), ...(told.settings.length ? [settingsOf(told.settings)] : []), numbersOf(told)];
 }
 
 function section(title, ...parts) {
@@ -100,7 +100,7 @@ function chartOf(title, lines, say, samples) {
   });
   svg.addEventListener("pointerleave", () => tell());
   const scale = create("p", "scale");
-  scale.append(timeOf(first), create("span", "", known.length ? `0 to ${say(most)}` : ""), timeOf(last));
+  scale.append(timeOf(first), create("span", "", known.length && most ? `0 to ${say(most)}` : ""), timeOf(last));
   made.append(head, legend, svg, scale);
   return made;
 }

@@ -57,7 +57,7 @@ offer("List", {
   ...entries(SHOWS, "show", pickShow),
   ...entries(WHOSE, "whose", pickWhose, () => may("operate")),
 });
-offerMore(() => [...rows].map(([place, row]) => ({ words: `Open ${row.called}`, group: "Conversation", also: row.said, deed: () => (location.hash = place) })));
+offerMore(() => [...rows].map(([place, row]) => ({ words: `Open ${row.called}`, group: "List", also: row.said, deed: () => (location.hash = place) })));
 
 function toSearch() {
   if (location.hash.startsWith("#/")) location.hash = "";

@@ -233,15 +233,15 @@ function takingParts({ off_by }) {
 
 function assigneeField() {
   const place = here;
-  const field = create("label", "assignee", "With ");
+  const field = create("label", "assignee");
   const select = create("select");
-  select.id = "assignee";
+  Object.assign(select, { id: "assignee", ariaLabel: "Assigned to" });
   const names = new Map([["", "nobody"], [me.account, "You"], ...(place.people ?? []).filter(({ account }) => account !== me.account).map(({ account, shown }) => [account, shown || account])]);
   if (!names.has(place.assignee)) names.set(place.assignee, place.assignee);
   select.append(...[...names].map(([account, shown]) => Object.assign(create("option", "", shown), { value: account })));
   select.value = place.assignee;
   select.addEventListener("change", () => assign(select.value, select));
-  field.append(select);
+  field.append(create("span", "", "Assigned to"), select);
   return field;
 }
 
@@ -518,7 +518,7 @@ text.addEventListener("keydown", (event) => {
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   const draft = drafts.get(here.place);
-  const pressed = form.querySelector(".send > :last-child");
+  const pressed = form.querySelector(":scope > button");
   if (!draft?.text.trim() || pressed.disabled) return;
   const [open] = draft.open;
   if (open) return complain(new Problem(0, { detail: `${open} stands in it still: write what is meant, or take it out. Nothing was sent.` }));

@@ -9,12 +9,33 @@ import { forgetCanned } from "./operator-canned.js";
 import { closePage, openPage } from "./operator-queues.js";
 import { create, visible } from "./shown.js";
 
-const [entry, refusal, who, password, key, host, desk, shown, role, account, tenants, tenant, lists, unchosen, trouble] =
-  "entry refusal who password key host desk shown role account tenants tenant lists unchosen trouble".split(" ").map(element);
+const [entry, refusal, who, password, key, host, provider, desk, shown, role, account, tenants, tenant, lists, unchosen, trouble] =
+  "entry refusal who password key host provider desk shown role account tenants tenant lists unchosen trouble".split(" ").map(element);
 const VIEWS = ["queues", "replies", "health", "audit"];
 const WIDE = matchMedia("(min-width: 72rem)");
 
 // -- signing in -------------------------------------------------------------------------------------------------------
+
+// Why somebody comes back from the OpenID provider without being signed in: by a code, since words in an address could be anybody's.
+const REFUSED = {
+  late: "The sign-in took too long, or was begun in another browser. Try again.",
+  state: "The answer belongs to another attempt than this one. Try again.",
+  denied: "The provider did not let you in.",
+  token: "The provider's answer could not be believed. The server's log says why.",
+  away: "The provider cannot be reached, or is not set up right. The server's log says why.",
+  account: "There is no account for you here, or it is disabled. Ask whoever looks after the desk.",
+  password: "The account of this name signs in with a password, and not through the provider.",
+  subject: "The account of this name belongs to somebody else at the provider.",
+  name: "The provider does not say who you are in a way that can be used here, such as by a verified address of mail.",
+  role: "The provider gives you no role here. Ask whoever looks after the desk.",
+};
+
+function refusedBefore() {
+  const [, code] = /^#\/refused\/([a-z]+)$/.exec(location.hash) ?? [];
+  if (!code) return "";
+  history.replaceState(null, "", location.pathname);
+  return Object.hasOwn(REFUSED, code) ? REFUSED[code] : "You were not signed in.";
+}
 
 function out(why = "") {
   forget();
@@ -27,6 +48,13 @@ function out(why = "") {
   entry.hidden = false;
   password.value = key.value = "";
   who.focus();
+}
+
+// Which ways to sign in there are beside a name and a key.
+function showWays(told) {
+  host.hidden = !told.host;
+  provider.hidden = !told.provider;
+  provider.textContent = told.provider ?? "";
 }
 
 async function enter() {
@@ -48,7 +76,12 @@ async function enter() {
   await refresh();
 }
 
-onSignedOut((why) => desk.hidden || out(why));
+async function leave(why) {
+  out(why);
+  showWays(await look().catch(() => ({})));
+}
+
+onSignedOut((why) => desk.hidden || leave(why));
 
 async function entering(body) {
   refusal.replaceChildren();
@@ -67,6 +100,7 @@ entry.addEventListener("submit", (event) => {
   else entering({ name: who.value, password: password.value });
 });
 host.addEventListener("click", () => entering({}));
+provider.addEventListener("click", () => location.assign(new URL("v1/session/oidc", import.meta.url)));
 for (const kind of ["keydown", "pointerdown"]) addEventListener(kind, touch, { passive: true });
 
 // -- views ------------------------------------------------------------------------------------------------------------
@@ -125,7 +159,7 @@ offer("Desk", {
     deed: async () => {
       forgetDrafts();
       await signOut();
-      out();
+      await leave();
     },
   },
 });
@@ -133,7 +167,7 @@ offerMore(() =>
   tenants.hidden ? [] : [...tenant.options].map((option) => ({ words: `Tenant: ${option.textContent}`, group: "Desk", deed: () => [(tenant.value = option.value), tenant.dispatchEvent(new Event("change"))] })),
 );
 // What the view that is open has buttons for.
-offerMore(() => [...element("page").querySelectorAll("button:enabled")].map((made) => ({ words: made.textContent, group: made.closest("section").firstChild.textContent, deed: () => made.click() })));
+offerMore(() => [...element("page").querySelectorAll("button:enabled")].map((made) => ({ words: made.ariaLabel || made.textContent, group: made.closest("section").firstChild.textContent, deed: () => made.click() })));
 bindButtons();
 
 addEventListener("keydown", (event) => {
@@ -157,9 +191,10 @@ for (const event of ["error", "unhandledrejection"])
 
 try {
   const told = await look();
-  host.hidden = !told.host;
+  showWays(told);
+  const why = refusedBefore();
   if (told.signed_in) await enter();
-  else out();
+  else out(why);
 } catch (fault) {
   out(words(fault));
 }
