@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -352,19 +351,45 @@ def test_the_keyboard_goes_everywhere(service: Service, person: BrowserContext) 
     expect(page.locator("main")).to_be_hidden()
 
 
-def test_the_page_is_light() -> None:
-    """All that a browser fetches for the desk, as it is served from a checkout, is less than 40 KB; in a wheel the scripts are shorter."""
-    fetched = {name for name, _ in [*OPERATOR.values(), SHOWN["/shown.js"]]}
-    weight = {name: len(packed(stored(name))) for name in fetched}
-
-    assert sum(weight.values()) < 40_000, weight
-    assert [] == [
-        name
-        for name in fetched
-        if re.search(
-            r"https?://(?!example|www\.w3\.org/2000/svg)[a-z]", (files("chatkeep.server") / "page" / name).read_text()
-        )
+def test_parts_are_drawn_as_the_customer_sees_them(service: Service, person: BrowserContext, tmp_path: Path) -> None:
+    """Files, places and choices; no picture is loaded, and what has no look stands as it was sent."""
+    asked: list[str] = []
+    person.on("request", lambda request: asked.append(request.url))
+    sent: Content = [
+        {"type": "text", "text": "*look*", "buttons": [{"id": "1", "title": "Small"}]},
+        {"type": "image", "url": "https://example.com/cat.png", "name": "cat.png"},
+        {"type": "location", "latitude": 52.5, "longitude": 13.4, "name": "Cafe"},
+        {"type": "script", "url": "javascript:alert(1)", "odd": True},
     ]
+    service.portal.call(service.keep.tenant("salon").receive, "ada", sent)
+    words = "**Fine**, [see](https://example.com/menu)"
+    service.portal.call(lambda: service.keep.tenant("salon").accept("ada", words, role="operator"))
+    page = opened(person, service)
+    choose(page, "ada")
+    theirs, ours = page.locator("#log li.user .said"), page.locator("#log li.operator .said")
+    expect(theirs).to_contain_text("*look*")
+    expect(theirs.locator(".choice")).to_have_text("Small")
+    expect(theirs.get_by_role("link", name="cat.png")).to_have_attribute("href", "https://example.com/cat.png")
+    expect(theirs.get_by_role("link", name="Cafe")).to_be_visible()
+    expect(theirs.locator("pre")).to_contain_text('"odd": true')
+    expect(ours.locator("strong")).to_have_text("Fine")
+    expect(ours.get_by_role("link", name="see")).to_have_attribute("rel", "noopener noreferrer nofollow")
+    page.screenshot(path=tmp_path / "parts.png")
+
+    assert not any("example.com" in url for url in asked)
+    assert 0 == page.locator("img, a[href^=javascript]").count()
+
+
+def test_the_page_is_light() -> None:
+    """All that a browser fetches for the desk, as it is served from a checkout, is less than 50 KB; in a wheel the scripts are shorter."""
+    fetched = {name for name, _ in [*OPERATOR.values(), *SHOWN.values()] if name != "offline.js"}
+    weight = {name: len(packed(stored(name).encode())) for name in fetched}
+
+    assert sum(weight.values()) < 50_000, weight
+    named = re.compile(
+        r"https?://(?!example|www\.w3\.org/2000/svg|www\.openstreetmap\.org/\?)[a-z]"
+    )  # links, which load nothing
+    assert [] == [name for name in fetched if named.search(stored(name))]
 
 
 def test_a_reply_that_was_not_delivered_is_sent_again(service: Service, person: BrowserContext) -> None:

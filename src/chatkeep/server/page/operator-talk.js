@@ -5,10 +5,11 @@ import { Problem, ask, at, button, colleagues, element, json, may, me, nameOf, p
 import { refresh } from "./operator-list.js";
 import { fill, pick } from "./operator-canned.js";
 import { clearWhy, showFacts, showState, showWhy } from "./operator-why.js";
+import { draw, each, offersOf } from "./parts.js";
 import { create, visible } from "./shown.js";
 
 const PAGE = 50;
-const PARTS = 50; // parts of a message that are shown one by one
+const PARTS = 50; // parts of a message whose choices are shown, and choices of each
 const AGAIN_MS = 1000;
 const QUIET_MS = 40_000; // the server says something every 15 s
 const TOGETHER_S = 300; // messages of one side within so long stand together
@@ -338,7 +339,7 @@ function lineOf(message) {
   const line = create("li", message.role);
   const { content, role, number, created_at, author, ...rest } = message;
   const body = create("div", "body");
-  body.append(...(message.redacted ? [create("div", "faint", "redacted")] : said(content)));
+  body.append(message.redacted ? create("div", "faint", "redacted") : said(message));
   if (message.metadata?.stopped) body.append(create("span", "mark", "stopped"));
   if (message.metadata?.interrupted) body.append(create("span", "mark bad", "interrupted"));
   const details = create("details", "raw");
@@ -352,44 +353,14 @@ function lineOf(message) {
   return line;
 }
 
-function said(content) {
-  if (!Array.isArray(content)) return [create("div", "said", typeof content === "string" ? content : pretty(content))];
-  const parts = content.slice(0, PARTS).map(partOf);
-  if (content.length > PARTS) parts.push(create("pre", "", pretty(content.slice(PARTS))));
-  return parts;
-}
-
-const MEDIA = { image: "Picture", audio: "Sound", voice: "Voice", video: "Video", document: "Document", file: "File", sticker: "Sticker" };
-
-// A part as the customer sees it, but that nothing is loaded: whoever writes could make this page ask for an address of theirs.
-function partOf(part) {
-  const { type, text, url, name, title, caption, buttons, items, options } = part ?? {};
-  const string = (value) => (typeof value === "string" ? value : "");
-  if (type === "text" && typeof text === "string" && !buttons) return create("div", "said", text);
-  const choices = [buttons, items, options, part?.rows].find(Array.isArray);
-  if (typeof text === "string" && choices) {
-    const made = create("div", "said", text);
-    const row = create("span", "choices");
-    for (const choice of choices.slice(0, PARTS)) row.append(create("span", "choice", string(choice?.title) || string(choice?.text) || string(choice?.label) || string(choice) || pretty(choice)));
-    made.append(row);
-    return made;
-  }
-  if (MEDIA[type]) {
-    const made = create("div", "said media");
-    made.append(create("span", "mark", MEDIA[type]), " ", create("bdi", "", string(name) || string(title) || string(caption)));
-    if (/^https?:\/\//i.test(string(url))) {
-      const link = create("a", "", "open");
-      Object.assign(link, { href: url, target: "_blank", rel: "noopener noreferrer", title: "Opens the address that was sent, in a tab of its own" });
-      made.append(" ", link);
-    }
-    return made;
-  }
-  if (type === "location" && Number.isFinite(part.latitude) && Number.isFinite(part.longitude)) {
-    const made = create("div", "said media");
-    made.append(create("span", "mark", "Place"), " ", create("bdi", "", string(name)), ` ${part.latitude.toFixed(5)}, ${part.longitude.toFixed(5)}`);
-    return made;
-  }
-  return create("pre", "", pretty(part));
+// As the customer sees it, but that no picture is loaded: whoever writes could make this page ask for an address of theirs. What has no
+// look stands as it was sent.
+function said({ content, role }) {
+  const whole = draw(content, { markdown: role !== "user", otherwise: (part) => create("pre", "", pretty(part)) });
+  const choices = create("span", "choices");
+  for (const { rows } of each(content).slice(0, PARTS).flatMap(offersOf)) choices.append(...rows.slice(0, PARTS).map(({ text }) => create("span", "choice", text)));
+  if (choices.firstChild) whole.append(choices);
+  return whole;
 }
 
 function jsonOr(text) {

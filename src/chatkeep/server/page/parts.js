@@ -21,19 +21,22 @@ function element(tag, className, ...nodes) {
   return made;
 }
 
-// options: markdown, whether words are; gentle, as in shown.js; loads, a function that tells whether a picture of an address may be loaded.
+// options: markdown, whether words are; gentle, as in shown.js; loads, a function that tells whether a picture of an address may be loaded;
+// otherwise, a function that makes a node of what has no look here, or is not for customers: without it these are named, or left out.
 export function draw(content, options) {
   const whole = element("div", "said");
   if (typeof content === "string") {
     whole.append(...wordsOf(content, options));
     return whole;
   }
-  const parts = each(content).filter((part) => !WORKING.includes(part?.type));
+  const { otherwise } = options;
+  const parts = each(content).filter((part) => otherwise || !WORKING.includes(part?.type));
   for (const part of parts.slice(0, PARTS)) {
-    const drawn = partOf(isObject(part) ? part : {}, options);
+    const drawn = partOf(isObject(part) ? part : {}, options) ?? (choicesOf(part).length ? null : (otherwise?.(part) ?? named(part)));
     if (drawn) whole.append(drawn);
   }
-  if (parts.length > PARTS) whole.append(create("div", "part faint", `and ${parts.length - PARTS} more`));
+  const rest = parts.slice(PARTS);
+  if (rest.length) whole.append(otherwise?.(rest) ?? create("div", "part faint", `and ${rest.length} more`));
   return whole;
 }
 
@@ -97,12 +100,17 @@ const hostOf = (to) => (to.startsWith("http") ? new URL(to).host : "");
 
 // -- parts --------------------------------------------------------------------------------------------------------------
 
+const typeOf = (part) => plain(part?.type) || "attachment";
+const namesOf = (part) => [part?.title, part?.name, part?.address].map(plain).filter(Boolean).join(", ");
+const named = (part) => create("div", "part faint", `[${[typeOf(part), namesOf(part)].filter(Boolean).join(": ")}]`);
+
+// The look of a part; null where it has none.
 function partOf(part, options) {
-  const type = plain(part.type) || "attachment";
+  const [type, names] = [typeOf(part), namesOf(part)];
   const text = plain(part.text);
-  const names = [part.title, part.name, part.address].map(plain).filter(Boolean).join(", ");
   const url = target(part.url);
   const words = (given) => element("div", "part", ...wordsOf(given, options));
+  if (WORKING.includes(type)) return null;
   if (type === "location" && isPlace(part)) return placeOf(part);
   if (type === "location") return words(names || "A place");
   if (FILES.includes(type) || (url && type !== "text" && !choicesOf(part).length)) {
@@ -114,9 +122,7 @@ function partOf(part, options) {
   if (type === "form" && isObject(part.answers)) return words(Object.entries(part.answers).slice(0, PARTS).map(([name, value]) => `${name}: ${plain(value) || JSON.stringify(value)}`).join("\n"));
   if (type === "reaction") return words(plain(part.emoji) || "(a reaction was taken back)");
   if (type === "button") return words(text || plain(part.id));
-  if (text) return words(text);
-  if (choicesOf(part).length) return null;
-  return create("div", "part faint", `[${names ? `${type}: ${names}` : type}]`);
+  return text ? words(text) : null;
 }
 
 const isPlace = ({ latitude, longitude }) => Math.abs(latitude) <= 90 && Math.abs(longitude) <= 180 && [latitude, longitude].every(Number.isFinite);
