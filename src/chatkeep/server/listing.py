@@ -23,7 +23,7 @@ from ..conversation.snapshots import asks
 from ..core import Core
 from ..drivers.base import Index, Key, Row
 from ..errors import Corrupt, Unsupported
-from ..model import TALK, Message, OffBy
+from ..model import TALK, WORDS_MOST, Message, OffBy, last_words
 
 Show = Literal["all", "waiting", "failing", "off", "undelivered", "unread"]
 
@@ -36,7 +36,6 @@ AT_ONCE = 25
 
 SPENT_S = 0.08
 LOOKED_AT = 2000
-WORDS_MOST = 160
 
 
 class Item(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -192,7 +191,7 @@ def item_from(row: Row, record: Record, off_by: list[OffBy], tail: Sequence[Mess
     """Return what is shown of a conversation, given the *tail* of its log."""
     said = [message for message in tail if message.role in TALK]
     people = [message for message in said if message.role == "user"]
-    last = next((message for message in reversed(said) if message.role != "event"), None)
+    last = last_words(tail)
     answered = max((message.number for message in said if message.role == "operator"), default=0)
     waiting = [message for message in said if message.number > max(record.cursor, answered) and asks(message)]
     failure = next((reason_in(message) for message in reversed(tail) if message.metadata.get("kind") == "dead"), "")
@@ -209,9 +208,9 @@ def item_from(row: Row, record: Record, off_by: list[OffBy], tail: Sequence[Mess
         assignee=record.assignee,
         name=next((name for message in reversed(people) if (name := name_in(message))), ""),
         channel=next((message.channel for message in reversed(said) if message.channel not in ("", SAVED)), ""),
-        last="" if last is None else words_of(last),
+        last="" if last is None else last.text,
         last_role="" if last is None else last.role,
-        last_at=0.0 if last is None else last.created_at,
+        last_at=0.0 if last is None else last.at,
         updated_at=row.updated_at,
         off_by=off_by,
         waiting=len(waiting),
@@ -231,16 +230,6 @@ def name_in(message: Message) -> str:
     """Return the customer's name, as the channel of a message has told it."""
     found = message.metadata.get("name") or message.metadata.get("username") or ""
     return found[:WORDS_MOST] if isinstance(found, str) else ""
-
-
-def words_of(message: Message) -> str:
-    """Return the beginning of what a message says; of one without text, what its first part is."""
-    if message.redacted:
-        return "(redacted)"
-    text = message.text
-    if not text and isinstance(message.content, list) and message.content:
-        text = f"({str(message.content[0].get('type', 'part'))[:40]})"
-    return text[:WORDS_MOST]
 
 
 def fits(item: Item, wanted: Wanted) -> bool:
