@@ -120,8 +120,8 @@ async def test_a_bot_that_answers_something_else_the_second_time_is_found_out(mo
 
     shown = answers.message
 
-    def other(found: Any) -> Any:
-        message = shown(found)
+    def other(found: Any, **told: Any) -> Any:
+        message = shown(found, **told)
         return (
             message
             if random.random() < 0.5 or message.role == "user"
