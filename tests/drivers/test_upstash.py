@@ -351,7 +351,8 @@ async def test_what_a_function_takes(server: UpstashServer) -> None:
     await ran()
     opened, cold, warm, tended, closed = await ran()
 
-    assert ((3, 5), (1, 1), (2, 2), (0, 0)) == (opened, warm, tended, closed)
+    # (To tend is to look at switches and at what is due, and, for what a clock that was ahead has put off, at what is newest.)
+    assert ((3, 5), (1, 1), (5, 5), (0, 0)) == (opened, warm, tended, closed)
     assert cold <= (3, 3)
 
 

@@ -695,7 +695,7 @@ async def test_conversations_are_listed_and_erased() -> None:
 
     assert {"": {"a1", "a2", "b1"}, "?owner=ada": {"a1", "a2"}, "?owner=eve": set()} == lists
     assert 1 == len(one)
-    assert {"id", "owner", "session", "head", "unread", "paused", "dead", "updated_at"} == set(one[0])
+    assert {"id", "owner", "session", "head", "unread", "paused", "dead", "updated_at", "revision"} == set(one[0])
     assert [204, 204] == erased
     assert 404 == gone.status
     assert 401 == refused.status

@@ -388,6 +388,7 @@ async def test_head_and_options_and_override_give_no_more(place: Place, asked: A
     plainly = await place.ask(Asked("GET", asked.path), "ada", token)
 
     unknown = 405 if gets is None else 200 if gets.anyone else 401
+    unknown = 404 if asked.path.startswith("/v1/session/oidc") else unknown  # there is no provider here
     assert [unknown] * 2 == [answer.status for answer in heads]
     assert [204, 204] == [answer.status for answer in options]
     assert plain(options[0], "ada") == plain(options[1], "nobody")

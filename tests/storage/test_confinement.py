@@ -40,6 +40,7 @@ ARGUMENTS: dict[str, Any] = {
     "title": "T",
     "version": "2026-11",
     "share": 0.5,
+    "by": "kim",
 }
 """What every public call is called with, by the name of the parameter."""
 
