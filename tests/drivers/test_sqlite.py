@@ -41,6 +41,7 @@ from chatkeep.errors import (
     Unsupported,
     UsageError,
 )
+from tests.support.waiting import until
 
 ADA = Key("", "ada")
 LOTS = 100_000
@@ -1400,7 +1401,7 @@ async def test_a_long_look_holds_nothing_up(way: str, path: str, monkeypatch: py
     with pytest.raises(Unavailable):
         await asyncio.wait_for(looking, 5)
 
-    assert [] == [thread for thread in threading.enumerate() if thread.name.startswith("chatkeep")]
+    await until(lambda: not any(thread.name.startswith("chatkeep") for thread in threading.enumerate()))
     assert [] == [name for name in os.listdir(os.path.dirname(path)) if name.endswith(".part")]
 
 
