@@ -14,6 +14,7 @@ import click
 
 from ..app import Chatkeep
 from ..demos import BOTS, demo_for
+from ..drivers.url import is_loopback
 from ..errors import HandlerFailed, UsageError
 from ..loading import check_handler, loaded
 from .opening import nothing, opened, url_of, without_secret
@@ -47,7 +48,7 @@ def demo(bot: str, store: str | None, port: int, host: str) -> None:
     asyncio.run(
         opened(Chatkeep(url_of(store)), nothing)
     )  # what is wrong with the store is said here, not in a traceback
-    if not serving.is_loopback(host):
+    if not is_loopback(host):
         raise UsageError(
             f"{host} can be reached from other machines, and the demo has no sign-in; nothing was started. Use 127.0.0.1."
         )

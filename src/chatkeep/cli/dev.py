@@ -12,6 +12,7 @@ import click
 
 from ..app import Chatkeep, core_of
 from ..drivers.base import Ability
+from ..drivers.url import is_loopback
 from ..errors import ChatkeepError, UsageError
 from ..frames import place_of
 from ..loading import BrokenModule, loaded, parted
@@ -52,7 +53,7 @@ def dev(app: str, port: int, host: str) -> None:
             f"This needs {missing.name!r}, which is not installed. Run: pip install 'chatkeep[server]'"
         ) from missing
     parted(app)
-    if not serving.is_loopback(host):
+    if not is_loopback(host):
         raise UsageError(
             f"{host} can be reached from other machines, and there is no sign-in here; nothing was started. Use 127.0.0.1."
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -17,6 +16,7 @@ from ..conversation.edits import StateAsOf
 from ..conversation.once import Call
 from ..conversation.outbox import Delivery
 from ..drivers.base import Key
+from ..drivers.url import is_loopback
 from ..engine.parts import Stats
 from ..errors import Unavailable, UsageError
 from ..model import Content, Conversation, DeadLetter, Message, Receipt, Stopped, Words
@@ -258,13 +258,5 @@ class ServerTarget:
 def warn_in_clear(url: str) -> None:
     """Say so where the key travels in the clear to another machine."""
     parts = urlsplit(url)
-    if parts.scheme == "http" and not is_here(parts.hostname or ""):
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         click.echo(f"The key goes to {parts.hostname} in the clear; use https.", err=True)
-
-
-def is_here(host: str) -> bool:
-    """Tell whether *host* is this machine."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -6,8 +6,10 @@ import shutil
 import sys
 import time
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from itertools import accumulate
 from typing import Any, NamedTuple, TypeVar
 
 import click
@@ -94,13 +96,11 @@ def columns(names: Sequence[str], rows: Sequence[Sequence[str | Cell]], *, nothi
         all(cell.text.isdigit() or cell.text == "?" for cell in column) for column in zip(*cells[1:], strict=True)
     ]
     for row in cells:
-        line = "  ".join(
-            click.style(padded(shortened(cell.text, most), most, right=number), fg=cell.colour)
-            if cell.colour
-            else padded(shortened(cell.text, most), most, right=number)
-            for cell, most, number in zip(row, widths, numeric, strict=True)
-        )
-        click.echo(line.rstrip())
+        shown = []
+        for cell, most, number in zip(row, widths, numeric, strict=True):
+            text = padded(shortened(cell.text, most), most, right=number)
+            shown.append(click.style(text, fg=cell.colour) if cell.colour else text)
+        click.echo("  ".join(shown).rstrip())
 
 
 def width(text: str) -> int:
@@ -112,12 +112,10 @@ def width(text: str) -> int:
 
 def shortened(text: str, most: int) -> str:
     """Return *text*, or so much of it as takes *most* places."""
-    if width(text) <= most:
+    taken = list(accumulate(map(width, text)))
+    if not taken or taken[-1] <= most:
         return text
-    kept = text
-    while kept and width(kept) >= most:
-        kept = kept[:-1]
-    return kept + "…"
+    return text[: bisect_left(taken, most)] + "…"
 
 
 def padded(text: str, most: int, *, right: bool) -> str:

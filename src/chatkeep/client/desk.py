@@ -26,7 +26,6 @@ from .values import Conversation, DeadLetter, Exported, Listed, Me, ProcessStats
 T = TypeVar("T")
 
 PAGE = 100
-LONGEST_LINE = 64 << 20
 
 
 class Entry(Message, frozen=True, kw_only=True):
@@ -281,7 +280,7 @@ class Desk:
         """
         said, ended = Exported() if said is None else said, False
         query = "" if conversation is None else "?" + urlencode({"conversation": conversation})
-        async for line in self._link.lines(f"/v1/export{query}", about=conversation or "export", longest=LONGEST_LINE):
+        async for line in self._link.lines(f"/v1/export{query}", about=conversation or "export"):
             if line.startswith(b'{"left_out":'):
                 said.left_out = msgspec.json.decode(line, type=dict[str, dict[str, str]])["left_out"]
                 continue

@@ -38,7 +38,7 @@ CONNECT_S = 5.0
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 10.0
 SILENCE_S = 40.0  # the server's streams say something every 15 s
-LONGEST_ANSWER = 64 * 1024 * 1024  # bytes; of an event stream: of one event
+LONGEST_ANSWER = 64 * 1024 * 1024  # bytes; of a stream: of one event or line
 IDLE_S = 4.0  # less than a server keeps a connection: nothing is sent into one that is just being closed
 
 AWAY = (408, 502, 503, 504)
@@ -213,20 +213,22 @@ class Link:
             raise error from last.__cause__
         raise AssertionError("tenacity ends with an answer or an error")
 
-    async def lines(self, path: str, *, about: str, longest: int) -> AsyncIterator[bytes]:
+    async def lines(self, path: str, *, about: str) -> AsyncIterator[bytes]:
         """Give the lines of an answer as they come, each with its end; it is asked for once. Raises `Unavailable` when it breaks off."""
         within = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)
         held = bytearray()
         try:
             async with self._request("GET", path, None, {"accept": "*/*"}, within, about, False) as said:
                 async for chunk in said.content.iter_any():
-                    held += chunk
-                    *whole, left = held.split(b"\n")
-                    for line in whole:
-                        yield bytes(line) + b"\n"
-                    held = bytearray(left)
-                    if len(held) > longest:
-                        raise ChatkeepError(f"{about}: a line is longer than {longest:,} bytes, and is not read on.")
+                    *ends, left = chunk.split(b"\n")
+                    for end in ends:
+                        yield bytes(held) + end + b"\n"
+                        held.clear()
+                    held += left
+                    if len(held) > LONGEST_ANSWER:
+                        raise ChatkeepError(
+                            f"{about}: a line is longer than {LONGEST_ANSWER:,} bytes, and is not read on."
+                        )
         except TemporaryFailure as fault:
             raise Unavailable(f"{about}: {fault.__cause__ or fault.error}. What was read is not all of it.") from fault
         if held:

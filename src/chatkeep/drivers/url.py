@@ -1,7 +1,8 @@
-"""What is wrong with a URL before any driver looks at it."""
+"""What a URL says before any driver looks at it: what is wrong with it, and whether its host is this machine."""
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from urllib.parse import urlsplit
 
@@ -28,3 +29,11 @@ def host_fault(url: str) -> str:
         if port is not None and not (re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) < 65_536):
             return f"{port!r} is not a port; a port is a number from 1 to 65535, as in host:6379"
     return ""
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether *host* is an address, or the name, of this machine that only programs of this machine can reach."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

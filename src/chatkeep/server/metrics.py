@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Sized
-from ipaddress import ip_address
 from typing import Any
 
 from starlette.requests import Request
@@ -13,6 +12,7 @@ from starlette.responses import Response
 from ..app import Chatkeep, core_of
 from ..channels.accounts import Accounts
 from ..channels.base import Channel
+from ..drivers.url import is_loopback
 from ..engine.instruments import Instrument
 from ..extras import from_extra
 from .health import trouble_of
@@ -184,14 +184,7 @@ def may_read(request: Request) -> bool:
     if token:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
         return secrets.compare_digest(given.encode(), token.encode())
-    try:
-        return (
-            not is_forwarded(request.scope)
-            and request.client is not None
-            and ip_address(request.client.host).is_loopback
-        )
-    except ValueError:
-        return False
+    return not is_forwarded(request.scope) and request.client is not None and is_loopback(request.client.host)
 
 
 async def get_metrics(request: Request) -> Response:

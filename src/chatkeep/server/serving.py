@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..app import Chatkeep, core_of
 from ..auth.credentials import list_keys
 from ..drivers.base import Ability
+from ..drivers.url import is_loopback
 from ..errors import ChatkeepError, Misconfigured, UsageError
 from ..extras import from_extra
 from ..loading import check_handler, loaded
@@ -424,11 +425,3 @@ def address(listener: socket.socket) -> str:
     """Where it listens, as a URL."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether *host* is an address that only this machine can reach."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Awaitable, Callable
 from inspect import isawaitable
 from typing import Any
@@ -16,6 +15,7 @@ from ..auth import accounts
 from ..auth.accounts import Account, StoredSession
 from ..auth.credentials import EVERYWHERE, StoredCredential, id_of, stored_credentials
 from ..auth.rights import ROLES, rights_of
+from ..drivers.url import is_loopback
 from ..errors import UsageError
 
 Operators = Callable[[Request], str | Awaitable[str | None] | None]
@@ -199,13 +199,7 @@ def cookie_name(request: Request) -> str:
 
 def is_local(request: Request) -> bool:
     """Tell whether a browser talks to its own machine without TLS, where some browsers keep no `Secure` cookie."""
-    host = request.url.hostname or ""
-    if request.scope.get("scheme") == "https":
-        return False
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return request.scope.get("scheme") != "https" and is_loopback(request.url.hostname or "")
 
 
 def header_of(name: str) -> Operators:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from typing import Any
 
 from ..base import Finding
+from ..url import is_loopback
 from .seam import Site, Transport
 
 FORMAT = 1
@@ -58,9 +58,5 @@ async def examined(worker: Transport) -> list[Finding]:
 def _secured(site: Site) -> list[Finding]:
     if site.tls:
         return [Finding("ok", "transport", "TLS, and each request is signed")]
-    try:
-        here = site.host == "localhost" or ipaddress.ip_address(site.host).is_loopback
-    except ValueError:
-        here = False
     said = "no TLS: requests are signed, and whoever is on the way can read them, and the answers"
-    return [Finding("ok" if here else "warn", "transport", said)]
+    return [Finding("ok" if is_loopback(site.host) else "warn", "transport", said)]

@@ -8,7 +8,6 @@ this very machine only, which is for development.
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -24,6 +23,7 @@ from starlette.responses import Response
 
 from ...app import Chatkeep, core_of
 from ...auth.credentials import SCOPES, Issued, Scope, digest_of
+from ...drivers.url import is_loopback
 from ...errors import ChatkeepError, Conflict, NotOpen, NotWaiting
 from ...model import Content, Message, Receipt, Role
 from ...tenant import Tenant
@@ -371,11 +371,3 @@ def is_local_name(url: str) -> bool:
     except ValueError:
         return False
     return is_loopback(host) or ("." not in host and ":" not in host and bool(host)) or host.endswith(".localhost")
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether *host* is an address that only this machine can reach."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
