@@ -15,7 +15,7 @@ from .conversation.outbox import Delivery, list_deliveries
 from .conversation.sessions import is_session_over
 from .conversation.snapshots import Snapshot, copy_messages, is_outbound, unread_messages
 from .conversation.versions import find_checksum, find_version
-from .drivers.base import Index, Key, Row
+from .drivers.base import Index, Key, Row, row_at
 from .engine.engine import Engine
 from .engine.once import Ledger
 from .engine.outcomes import page_dead_letters, read_answering, read_dead_letters, read_replays
@@ -626,8 +626,7 @@ def _due_at(row: Row) -> float | None:
 
 def _row_of(shown: Conversation[Any]) -> Row:
     """Return a row that stands where a conversation of a list does, in the index of its owner too."""
-    key = Key(shown.tenant, shown.id)
-    return Row(key=key, revision="", incarnation="", owner=shown.owner, updated_at=shown.updated_at)
+    return row_at(Key(shown.tenant, shown.id), owner=shown.owner, updated_at=shown.updated_at)
 
 
 def _unreadable(row: Row, fault: str) -> Conversation[Any]:

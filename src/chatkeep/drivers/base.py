@@ -110,6 +110,11 @@ class Row(Struct, frozen=True, kw_only=True, gc=False):
         return int(self.updated_at // RECENT_GRAIN_S)
 
 
+def row_at(key: Key, *, owner: str = "", updated_at: float = 0.0, due_at: float | None = None) -> Row:
+    """Return a row that only says where it stands in the indexes: a scan begins behind it, or it stands for one that cannot be read."""
+    return Row(key=key, revision="", incarnation="", owner=owner, updated_at=updated_at, due_at=due_at)
+
+
 class Lease(NamedTuple):
     """Asks for the right to work on a conversation alone, so that work is not done twice."""
 

@@ -16,7 +16,7 @@ from msgspec import Struct
 from ..conversation.codec import record_from
 from ..conversation.housekeeping import may_wait
 from ..conversation.keys import RESERVED
-from ..drivers.base import AT_ONCE, Key, Row
+from ..drivers.base import AT_ONCE, Key, Row, row_at
 from ..errors import ChatkeepError
 from ..settings import seconds
 from ..storage.store import Store
@@ -120,7 +120,7 @@ class Ahead:
 
 def behind(since: float | None) -> Row | None:
     """Return a row behind which the index begins with what comes due at *since*."""
-    return None if since is None else Row(key=Key("", ""), revision="", incarnation="", due_at=since)
+    return None if since is None else row_at(Key("", ""), due_at=since)
 
 
 class Backlog:

@@ -21,7 +21,7 @@ from ..conversation.keys import RESERVED
 from ..conversation.record import NONE, Record
 from ..conversation.snapshots import Commit, Policy, Snapshot
 from ..conversation.state import StateCodec
-from ..drivers.base import Key, Row
+from ..drivers.base import Key, Row, row_at
 from ..errors import Corrupt, StoreError, Unsupported
 from ..model import OffBy
 from ..storage.store import PAGE, Store, fresh_token
@@ -88,7 +88,7 @@ class Pauses:
         With the key to go on behind; None at the end.
         """
         found: list[Key] = []
-        last = None if after is None else Row(key=after, revision="", incarnation="")
+        last = None if after is None else row_at(after)
         while rows_most > 0:
             rows = await self._store.rows("key", tenant=tenant, after=last, limit=min(PAGE, rows_most))
             for row in rows:

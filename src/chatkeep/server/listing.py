@@ -21,7 +21,7 @@ from ..conversation.outbox import list_deliveries
 from ..conversation.record import Record
 from ..conversation.snapshots import asks
 from ..core import Core
-from ..drivers.base import Index, Key, Row
+from ..drivers.base import Index, Key, Row, row_at
 from ..errors import Corrupt, Unsupported
 from ..model import TALK, WORDS_MOST, Message, OffBy, last_words
 
@@ -128,7 +128,7 @@ async def pages_of(
         names = await core.find_names(tenant, wanted.owner) if tenant is not None else [wanted.owner]
     index: Index = "owner" if wanted.owner else "recent"
     for number in range(place.name if place else 0, len(names)):
-        after = row_at(place, names[number]) if place is not None and number == place.name else None
+        after = place_row(place, names[number]) if place is not None and number == place.name else None
         while rows := await core.scan(index, tenant=tenant, owner=names[number], after=after, limit=ROWS):
             after = rows[-1]
             for start in range(0, len(rows), AT_ONCE):
@@ -137,10 +137,9 @@ async def pages_of(
                 break
 
 
-def row_at(place: Place, owner: str = "") -> Row:
+def place_row(place: Place, owner: str = "") -> Row:
     """Return a row that stands where *place* says, in the index of an *owner* too."""
-    key = Key(place.tenant, place.id)
-    return Row(key=key, revision="", incarnation="", owner=owner, updated_at=place.updated_at)
+    return row_at(Key(place.tenant, place.id), owner=owner, updated_at=place.updated_at)
 
 
 async def find_named(core: Core[Any], tenant: str, text: str, *, limit: int) -> list[Item]:
@@ -149,7 +148,7 @@ async def find_named(core: Core[Any], tenant: str, text: str, *, limit: int) -> 
     rows: dict[Key, Row] = {}
     exact = await core.read_row(key_for(tenant, text))
     found = [exact] if exact is not None else []
-    found += await core.scan("key", tenant=tenant, after=row_at(Place(tenant, text, 0.0)), limit=limit)
+    found += await core.scan("key", tenant=tenant, after=row_at(Key(tenant, text)), limit=limit)
     found = [row for row in found if row.key.id.startswith(text)]
     for name in await core.find_names(tenant, text):
         found += await core.scan("owner", tenant=tenant, owner=name, after=None, limit=limit)

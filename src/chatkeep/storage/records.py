@@ -18,7 +18,7 @@ from ..conversation.keys import RESERVED, key_for
 from ..conversation.record import NONE, Record
 from ..conversation.snapshots import Commit, Snapshot
 from ..conversation.state import Before, StateCodec
-from ..drivers.base import Key, Row, mark_of
+from ..drivers.base import Key, mark_of, row_at
 from ..errors import Duplicate
 from .store import PAGE, Store, fresh_token
 
@@ -116,7 +116,7 @@ class Records(Generic[Kind]):
 
     async def owned(self, owner: str, *, after: str = "") -> AsyncGenerator[str, None]:
         """Return the names of the records of *owner*, in order, from behind *after*."""
-        last = Row(key=Key(self._tenant, after), revision="", incarnation="", owner=owner) if after else None
+        last = row_at(Key(self._tenant, after), owner=owner) if after else None
         async for row in self._store.walk("owner", tenant=self._tenant, owner=owner, after=last):
             yield row.key.id
 

@@ -40,7 +40,22 @@ from ..conversation.snapshots import (
     shorten,
     unread_messages,
 )
-from ..drivers.base import AT_ONCE, Append, Driver, Entries, Entry, Erase, Index, Key, Lease, Read, Row, Scan, Write
+from ..drivers.base import (
+    AT_ONCE,
+    Append,
+    Driver,
+    Entries,
+    Entry,
+    Erase,
+    Index,
+    Key,
+    Lease,
+    Read,
+    Row,
+    Scan,
+    Write,
+    row_at,
+)
 from ..errors import Conflict, Corrupt, Duplicate, Replaced, Unavailable, Uncertain, Unsupported
 from ..model import ASKING, TALK, Message
 from .cache import Cache, CacheStatistics, Place
@@ -662,7 +677,7 @@ def _blanked(known: Snapshot, numbers: Sequence[int]) -> Snapshot:
 
 def blank(key: Key, owner: str = "") -> Snapshot:
     """Return the snapshot of a conversation that does not exist yet, and will be *owner*'s."""
-    return Snapshot(Row(key=key, revision="", incarnation="", owner=owner), Record(), (), plain=1)
+    return Snapshot(row_at(key, owner=owner), Record(), (), plain=1)
 
 
 _URLSAFE = bytes.maketrans(b"+/", b"-_")

@@ -30,6 +30,7 @@ from ..base import (
     Row,
     Scan,
     Write,
+    row_at,
 )
 
 Place = tuple[float, str, str]
@@ -112,7 +113,7 @@ def unreadable(index: Index, at: Place) -> Row:
     """Return what stands for a row that cannot be read, at its place of an index."""
     changed = -at[0] * RECENT_GRAIN_S if index == "recent" else 0.0
     due = at[0] if index == "due" else None
-    return Row(key=key_of(at), revision="", incarnation="", updated_at=changed, due_at=due)
+    return row_at(key_of(at), updated_at=changed, due_at=due)
 
 
 # What the answers mean

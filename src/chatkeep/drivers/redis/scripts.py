@@ -44,6 +44,7 @@ from ..base import (
     Scan,
     Write,
     mark_of,
+    row_at,
 )
 from ..packing import MARKS, pack, pack_text, unpack
 from ..shipped import read_file
@@ -316,7 +317,7 @@ def moment_of(row: Row) -> Place:
 def unreadable(index: Index, key: Key, at: Place) -> Row:
     """Return what stands for a row that cannot be read, at its place of an index."""
     changed = -at[0] * RECENT_GRAIN_S if index == "recent" else 0.0
-    return Row(key=key, revision="", incarnation="", updated_at=changed, due_at=at[0] if index == "due" else None)
+    return row_at(key, updated_at=changed, due_at=at[0] if index == "due" else None)
 
 
 def places_in(act: Scan, pages: Iterable[list[bytes]], share: int, limit: int) -> tuple[list[Place], bool]:
