@@ -269,13 +269,11 @@ def undo(store: str, conversation: str, number: int, tenant: str) -> None:
       chatkeep undo chat.db ada 17
     """
 
-    async def work(target: Target) -> None:
-        of = target.of(tenant)
-        await found_in(of, conversation, target.where)
+    async def work(of: Verbs) -> None:
         await of.undo(conversation, number)
         click.echo(f"The change of entry {number} is undone.")
 
-    on_target(store, work)
+    look(store, tenant, work, conversation=conversation)
 
 
 @click.command(cls=StoreCommand)
@@ -332,9 +330,7 @@ def redact(store: str, conversation: str, number: int, tenant: str, yes: bool) -
       chatkeep redact chat.db ada 17
     """
 
-    async def work(target: Target) -> None:
-        of = target.of(tenant)
-        await found_in(of, conversation, target.where)
+    async def work(of: Verbs) -> None:
         if not yes:
             click.confirm(
                 f"Remove what message {number} of {plain(conversation, line=True)} says, for ever?", abort=True
@@ -342,7 +338,7 @@ def redact(store: str, conversation: str, number: int, tenant: str, yes: bool) -
         await of.redact(conversation, number)
         click.echo(f"Message {number} is redacted.")
 
-    on_target(store, work)
+    look(store, tenant, work, conversation=conversation)
 
 
 @click.command(cls=StoreCommand)
@@ -362,16 +358,14 @@ def clear(store: str, conversation: str, slot: str | None, tenant: str, yes: boo
       chatkeep clear chat.db ada --slot cart --yes
     """
 
-    async def work(target: Target) -> None:
-        of = target.of(tenant)
-        await found_in(of, conversation, target.where)
+    async def work(of: Verbs) -> None:
         what = f"slot {plain(slot, line=True)!r}" if slot else "the state"
         if not yes:
             click.confirm(f"Clear {what} of {plain(conversation, line=True)}?", abort=True)
         await of.clear(conversation, slot)
         click.echo(f"{what[0].upper()}{what[1:]} of {plain(conversation, line=True)} is cleared.")
 
-    on_target(store, work)
+    look(store, tenant, work, conversation=conversation)
 
 
 def one_or_more(ctx: click.Context, param: click.Parameter, conversation: str | None) -> str | None:
@@ -601,9 +595,7 @@ def stop(store: str, conversation: str, tenant: str) -> None:
       chatkeep stop chat.db ada
     """
 
-    async def work(target: Target) -> None:
-        of = target.of(tenant)
-        await found_in(of, conversation, target.where)
+    async def work(of: Verbs) -> None:
         found = await of.stop(conversation)
         if not found.stopped:
             click.echo("Nothing was stopped: no message waits for an answer.")
@@ -614,7 +606,7 @@ def stop(store: str, conversation: str, tenant: str) -> None:
                 f"Stopped: {len(found.reply.text):,} characters were said, and are message {found.reply.number}."
             )
 
-    on_target(store, work)
+    look(store, tenant, work, conversation=conversation)
 
 
 def where(conversation: str | None, tenant: str, everywhere: bool) -> str:
@@ -654,13 +646,11 @@ def say(store: str, conversation: str, text: str, tenant: str, author: str) -> N
     Whoever serves the bot on this store sends it through the conversation's channel, also while the bot is off.
     """
 
-    async def work(target: Target) -> None:
-        of = target.of(tenant)
-        await found_in(of, conversation, target.where)
+    async def work(of: Verbs) -> None:
         receipt = await of.say(conversation, text, author=author)
         click.echo(f"Message {receipt.number} is in the log.")
 
-    on_target(store, work)
+    look(store, tenant, work, conversation=conversation)
 
 
 async def _erase_user(of: Verbs, user: str, *, yes: bool, as_json: bool) -> None:

@@ -6,8 +6,8 @@ import click
 
 from .options import StoreCommand, conversation_argument, json_option, store_argument, tenant_option, utc_option
 from .printing import listed, sent
-from .reaching import found_in, on_target
-from .target import Target
+from .reaching import look
+from .target import Verbs
 
 
 @click.command(cls=StoreCommand)
@@ -19,13 +19,11 @@ from .target import Target
 def deliveries(store: str, conversation: str, tenant: str, as_json: bool) -> None:
     """List how the sending of each reply through its channel stands."""
 
-    async def work(target: Target) -> None:
-        of = target.of(tenant)
-        await found_in(of, conversation, target.where)
+    async def work(of: Verbs) -> None:
         found = await of.deliveries(conversation)
         listed(found, sent, as_json=as_json, nothing="Nothing goes out from here through a channel.")
 
-    on_target(store, work)
+    look(store, tenant, work, conversation=conversation)
 
 
 @click.command(cls=StoreCommand)
@@ -39,10 +37,8 @@ def resend(store: str, conversation: str, number: int, tenant: str) -> None:
     `chatkeep deliveries` has the numbers; whoever serves the bot on this store sends it.
     """
 
-    async def work(target: Target) -> None:
-        of = target.of(tenant)
-        await found_in(of, conversation, target.where)
+    async def work(of: Verbs) -> None:
         await of.resend(conversation, number)
         click.echo(f"Message {number} is sent once more.")
 
-    on_target(store, work)
+    look(store, tenant, work, conversation=conversation)

@@ -32,11 +32,14 @@ def on_target(store: str, work: Callable[[Target], Awaitable[None]]) -> None:
     asyncio.run(worked())
 
 
-def look(store: str, tenant: str, work: Callable[[Verbs], Awaitable[None]]) -> None:
-    """Run *work* on one tenant of what *store* names."""
+def look(store: str, tenant: str, work: Callable[[Verbs], Awaitable[None]], *, conversation: str | None = None) -> None:
+    """Run *work* on one tenant of what *store* names, where the *conversation* is there."""
 
     async def worked(target: Target) -> None:
-        await work(target.of(tenant))
+        of = target.of(tenant)
+        if conversation is not None:
+            await found_in(of, conversation, target.where)
+        await work(of)
 
     on_target(store, worked)
 
