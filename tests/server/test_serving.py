@@ -260,20 +260,33 @@ async def test_sighup_reaches_every_worker_and_restarts_none(tmp_path: Path) -> 
     file.write_text("[flags]\nnew_menu = false\n")
     with service(tmp_path, "--workers", "2", "--config", str(file), anonymous="true") as server:
         await until_ready(server.client())
-        await until(lambda: 2 == sum(map(handles_sighup, workers(server.process.pid))), within=20.0)
         before = workers(server.process.pid)
         server.process.send_signal(signal.SIGHUP)
         await asyncio.to_thread(server.wait_for, "The flags were read again", 2)
+        after = workers(server.process.pid)
 
     assert 2 <= len(before)
+    assert before == after
     assert "Nobody can use" not in server.log
     assert 1 == server.log.count("Serving bot:keep")
 
 
-def handles_sighup(process: str) -> bool:
-    """Whether *process* has come so far in its start that the signal does not end it."""
-    caught = int(re.findall(r"SigCgt:\s*(\w+)", Path(f"/proc/{process}/status").read_text())[0], 16)
-    return bool(caught >> (signal.SIGHUP - 1) & 1)
+async def test_sighup_waits_for_a_worker_that_is_only_just_starting(tmp_path: Path) -> None:
+    """It would end a process that does not listen to it yet."""
+    file = tmp_path / "settings.toml"
+    file.write_text("[flags]\nnew_menu = false\n")
+    slow = BOT + "\nimport time\ntime.sleep(1.5)\n"
+    with service(tmp_path, "--workers", "2", "--config", str(file), bot=slow, anonymous="true") as server:
+        await until_ready(server.client())
+        first = workers(server.process.pid)
+        os.kill(int(first[-1]), signal.SIGKILL)
+        await until(lambda: 1 == len(set(workers(server.process.pid)) - set(first)), within=20.0)
+        before = workers(server.process.pid)
+        server.process.send_signal(signal.SIGHUP)
+        await asyncio.to_thread(server.wait_for, "The flags were read again", 2)
+        after = workers(server.process.pid)
+
+    assert before == after
 
 
 def workers(parent: int) -> list[str]:

@@ -10,7 +10,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from math import ceil
 from types import FrameType
@@ -57,6 +58,9 @@ CONNECTIONS = 10_000
 FINISH_S = 5.0
 """After a stop, requests may take this much longer than the longest turn."""
 
+HUNG_S = 30
+"""A worker process that says nothing for so long is replaced; one that imports much on a busy machine needs several seconds."""
+
 
 def run(settings: ServerSettings) -> None:
     """Serve until SIGINT or SIGTERM. Raises a `ChatkeepError` when it cannot begin."""
@@ -91,6 +95,7 @@ def configured(app: ASGIApp | str, settings: ServerSettings, *, patience_s: floa
         limit_concurrency=CONNECTIONS,
         timeout_keep_alive=ceil(seconds(settings.keep_alive)),
         timeout_graceful_shutdown=int(patience_s),
+        timeout_worker_healthcheck=HUNG_S,
     )
 
 
@@ -118,11 +123,34 @@ def supervise(config: uvicorn.Config, listener: socket.socket) -> None:
 class Workers(Multiprocess):
     """uvicorn's worker processes; SIGHUP is passed on to them, instead of starting them anew."""
 
+    def init_processes(self) -> None:
+        """Start the processes."""
+        with hangups_held_back():
+            super().init_processes()
+
+    def keep_subprocess_alive(self) -> None:
+        """Start another process in the place of one that has ended."""
+        with hangups_held_back():
+            super().keep_subprocess_alive()
+
     def handle_hup(self) -> None:
         """Have every process read its flags again."""
         for process in self.processes:
             if process.pid is not None:
                 os.kill(process.pid, signal.SIGHUP)
+
+
+@contextmanager
+def hangups_held_back() -> Iterator[None]:
+    """Have SIGHUP wait, here and in each process started meanwhile, until that process listens to it; before, it would end the process."""
+    if not hasattr(signal, "SIGHUP"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 FAULTS: list[ChatkeepError] = []
@@ -322,6 +350,7 @@ class Lifespan:
         loop = asyncio.get_running_loop()
         if hasattr(signal, "SIGHUP"):
             loop.add_signal_handler(signal.SIGHUP, self._reload)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, partial(self._stop, loop, signal.getsignal(number)))
 
