@@ -314,8 +314,8 @@ class Surface(PeopleSurface[State]):
 
     async def undo(self, conversation: str, number: int, *, by: str) -> Conversation[State]:
         """
-        Put back the slots that a person has changed, as the note *number* of the log says that they were; and answer the conversation it
-        leaves.
+        Put back the slots that a person has changed, as the note *number* of the log says that they were; return the conversation as it is
+        then.
 
         Only what `change(by=)` has noted, over HTTP what somebody at the desk has changed, can be undone; clearing leaves no copy, and so
         has no way back. It is noted who undid it (*by*), and an undo can be undone. Twice is fine. Raises `ChangedSince` where a

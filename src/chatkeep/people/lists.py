@@ -26,10 +26,8 @@ from ..model import TALK, Message
 LOOKED_AT = 50
 """So many of its last entries are looked at for the last words of a conversation and for what its owner has not seen."""
 
-WORDS_MOST = 200
 SLACK_S = 30.0
 """Clocks of the hosts that write to one store may differ by so much."""
-
 
 MARKS_MOST = 1000
 """A cursor goes into an address, which has room for so many marks; with more, clocks may differ by less."""
@@ -143,7 +141,7 @@ def summarize(one: Listed, last: Sequence[Message]) -> Summary:
         head=one.head,
         seen=seen,
         unseen=sum(1 for message in said if message.number > seen and message.role in OUTWARD),
-        last="" if words is None else words.text[:WORDS_MOST],
+        last="" if words is None else words.text,
         last_role="" if words is None else words.role,
         archived=one.record.archived,
         pinned=one.record.pinned,

@@ -191,7 +191,7 @@ class Summary(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Conversations(Struct, frozen=True, omit_defaults=True):
-    """Conversations, last changed first. *next*: there are more, and where to go on."""
+    """Conversations, last changed first. *next*: where to go on; there may be more."""
 
     conversations: list[Summary]
     next: str = ""

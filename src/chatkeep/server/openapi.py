@@ -65,7 +65,7 @@ NAMES: dict[str, dict[str, Any]] = {
     "number": {"type": "string", "pattern": "^[0-9]{1,15}$"},
     "call": {"type": "string", "pattern": "^[0-9a-f]{16}\\.[0-9]{1,2}$"},
     "channel": {"type": "string", "minLength": 1},
-    "reply": {"type": "string", "pattern": "^[a-zA-Z0-9_-]{1,40}$"},
+    "reply": {"type": "string", "minLength": 1, "maxLength": 40},
 }
 """What is in the path; percent-encoded, also its slashes."""
 
@@ -257,13 +257,11 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     (f"{ONE}/story", "get"): Operation(gives={200: story.Story}, refuses=READ),
     ("/v1/desk/replies", "get"): Operation(gives={200: canned.CannedReplies}, refuses=READ),
     ("/v1/desk/replies/{reply}", "put"): Operation(
-        takes=canned.CannedText, gives={200: canned.CannedReplyShown}, refuses=(409, *WRITE)
+        takes=canned.CannedText, gives={200: canned.CannedReplyShown}, refuses=WRITE
     ),
     ("/v1/desk/replies/{reply}", "delete"): Operation(gives={204: None}, refuses=WRITE),
     ("/v1/desk/people", "get"): Operation(gives={200: desk.Colleagues}, refuses=READ),
-    (f"{ONE}/assignee", "put"): Operation(
-        takes=operators.Assignment, gives={200: answers.Assigned}, refuses=(409, *WRITE)
-    ),
+    (f"{ONE}/assignee", "put"): Operation(takes=operators.Assignment, gives={200: answers.Assigned}, refuses=WRITE),
     (f"{ONE}/notes", "post"): Operation(takes=desk.Noting, gives={204: None}, refuses=WRITE),
     ("/channels/{channel}", "get"): Operation(gives={200: None}, refuses=(404, *READ)),
     ("/channels/{channel}", "post"): Operation(takes=Any, gives={200: None}, refuses=(401, 404, *WRITE)),

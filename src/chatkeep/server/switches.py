@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, structs
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
@@ -98,8 +98,7 @@ class Statistics(wire.Resource):
         """Tell what each part of the process that answers has done since it was started, and how it is now: of all tenants together."""
         found, state = keep_of(request).stats(), request.app.state
         server = ServerStats(streams=len(state.streams), acts_waiting=state.trail.waiting)
-        told = {name: getattr(found, name) for name in found.__struct_fields__}
-        return wire.as_json(ProcessStats(**told, server=server))
+        return wire.as_json(ProcessStats(**structs.asdict(found), server=server))
 
 
 class SharedCache(wire.Resource):
