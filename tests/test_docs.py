@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import functools
 import inspect
 import json
 import os
@@ -27,6 +28,7 @@ import chatkeep.drivers
 import chatkeep.testing
 from chatkeep import Chatkeep, Turn
 from chatkeep.cli import main
+from chatkeep.server.settings import KNOWN
 from chatkeep.testing.servers import UpstashServer
 from tools.cli_reference import commands, section
 
@@ -307,6 +309,43 @@ def test_the_tables_of_stores_are_what_the_drivers_declare() -> None:
     page = (DOCS / "reference" / "stores.md").read_text()
 
     assert runpy.run_path(str(ROOT / "tools" / "table_of_stores.py"))["written"](page) == page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_tests_that_a_page_names_are_there(page: Path) -> None:
+    """`tests/some/test_file.py::name` is a function of that file."""
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", page.read_text())
+
+    assert [] == [f"{file}::{name}" for file, name in named if name not in functions(ROOT / file)]
+
+
+@functools.cache
+def functions(path: Path) -> set[str]:
+    """The names of all functions of a file."""
+    tree = ast.parse(path.read_text())
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
+def test_each_fault_that_was_found_has_its_test() -> None:
+    """docs/explanation/faults.md leaves out no row of its sections, and each names what keeps the fault away."""
+    rows = re.findall(r"^\| ([A-L])(\d+) \|(.*)\|$", (DOCS / "explanation" / "faults.md").read_text(), re.M)
+    counted = {letter: [int(number) for other, number, _ in rows if other == letter] for letter, _, _ in rows}
+
+    assert {"A", "B", "C", "D", "E", "F", "G", "H", "J", "L"} == set(counted)
+    assert [] == [letter for letter, numbers in counted.items() if numbers != list(range(1, len(numbers) + 1))]
+    assert [] == [letter + number for letter, number, row in rows if ".py::" not in row.rpartition(" | ")[2]]
+
+
+VARIABLES = {"KEY", "KEY_FILE", "CONFIG", "COMPLETE", "SOAK"}
+"""What commands and tests read from the environment beside the settings, each with CHATKEEP_ before it."""
+
+
+@pytest.mark.parametrize("page", sorted({*PAGES} - {ROOT / "CONTRIBUTING.md"}), ids=lambda page: page.name)
+def test_pages_name_variables_that_there_are(page: Path) -> None:
+    """CHATKEEP_POLL is the setting `poll`; CHATKEEP_STORE_FILE names a file with its value."""
+    named = set(re.findall(r"\bCHATKEEP_([A-Z_]+)\b", page.read_text())) - VARIABLES
+
+    assert [] == [name for name in named if name.removesuffix("_FILE").lower() not in KNOWN]
 
 
 def test_code_names_pages_that_there_are() -> None:

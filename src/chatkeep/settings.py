@@ -12,7 +12,6 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypedDict, get_args, get_type_hints
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
@@ -617,5 +616,6 @@ def shown(name: str, value: object) -> str:
     """*value* as it may be printed."""
     if name not in SECRETS or not value:
         return "Flags()" if isinstance(value, Flags) else repr(value)
-    parts = urlsplit(value if isinstance(value, str) else "")
-    return repr(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.scheme else "***")
+    scheme, _, rest = value.partition("://") if isinstance(value, str) else ("", "", "")
+    # (From the last @ on: a password may have @, / and # in it.)
+    return repr(f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}" if rest else "***")

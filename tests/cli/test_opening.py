@@ -129,7 +129,10 @@ def test_no_command_names_a_function_of_python(store: Path) -> None:
         ("upstash://:s3cret@host", "upstash://***@host"),
         ("durable-object://s3cret@host", "durable-object://***@host"),
         ("redis://me:s3cret@host/0", "redis://me:***@host/0"),
+        ("redis://me:s3cret/x#y@z@host/0", "redis://me:***@host/0"),
+        ("redis://me@host/0", "redis://me@host/0"),
         ("upstash://host", "upstash://host"),
+        ("sqlite:///home/a:b@c/chat.db", "sqlite:///home/a:b@c/chat.db"),
         ("chat.db", "chat.db"),
     ],
 )

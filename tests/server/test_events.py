@@ -18,7 +18,7 @@ from chatkeep.auth.credentials import issue_token
 from chatkeep.server import create_app, events, streams
 
 from ..support.protocols import Bot
-from ..support.serving import Client, served, serving
+from ..support.serving import Client, narrow_connection, served, serving
 from ..support.waiting import time_passes, until
 
 
@@ -93,7 +93,7 @@ async def test_every_blank_line_ends_an_event_with_data(monkeypatch: pytest.Monk
 @asynccontextmanager
 async def stream(client: Client, id: str, query: str = "", token: str = "", **headers: str) -> AsyncIterator[Stream]:
     """Opens the events of a conversation."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+    reader, writer = await narrow_connection(client.port)
     told = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
     writer.write(
         f"GET /v1/conversations/{id}/events{query} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer "

@@ -153,23 +153,6 @@ async def test_what_is_sent_is_bounded_by_its_size(kind: str, url: str) -> None:
     assert (200, 429 if kind == "peer_kb" else 200, 200) == (read.status, other.status, backend.status)
 
 
-async def test_bad_credentials_lock_nobody_else_out() -> None:
-    """Over the limit on refused credentials, bad ones get 429, good ones from the same address are served; none counts for `peer`."""
-    async with limited("memory://bad", {"refused": "3/minute", "peer": "10/minute"}) as (keep, client):
-        good = [(await create_key(keep, "")).token, (await issue_token(keep, "", "ada")).token]
-        bad = [(await client.ask("GET", "/v1/conversations/ada")).status for _ in range(20)]
-        served = []
-        for client.key in good:
-            served.append((await client.ask("GET", "/v1/conversations/ada/messages")).status)
-        client.key = "ck_k_wrong"
-        again = await client.ask("GET", "/v1/conversations/ada")
-
-    assert [401] * 4 + [429] * 16 == bad
-    assert [404, 200] == served
-    assert (429, "urn:chatkeep:rate-limited") == (again.status, again.json["type"])
-    assert 0 < int(again.headers["retry-after"]) <= 60
-
-
 async def test_a_header_does_not_make_another_peer_unless_a_trusted_proxy_says_so(tmp_path: Any) -> None:
     """X-Forwarded-For is believed of nobody, and of 127.0.0.1 once it is named as a proxy; then only its last entry."""
     said, warned = {}, {}

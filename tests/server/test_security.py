@@ -23,7 +23,7 @@ from chatkeep import client as clients
 from chatkeep.app import core_of
 from chatkeep.auth.credentials import create_key
 from chatkeep.server import create_app, limits, protocol, state
-from tests.support.serving import Answer, Client, serving
+from tests.support.serving import Answer, Client, narrow_connection, serving
 from tests.support.stores import FAST
 from tests.support.waiting import takes, time_passes
 
@@ -71,15 +71,15 @@ AHEAD = [0.0]
 """How far the clock of the Chatkeep is ahead."""
 
 Attack = Callable[[Site], Awaitable[object]]
-TABLE: dict[str, tuple[Attack, object]] = {}
-"""By name: the attack, and what is expected."""
+TABLE: dict[str, tuple[Attack, object, dict[str, str]]] = {}
+"""By name: the attack, what is expected, and the server's rate limits."""
 
 
-def expects(expected: object) -> Callable[[Attack], Attack]:
+def expects(expected: object, **rates: str) -> Callable[[Attack], Attack]:
     """Puts an attack into TABLE."""
 
     def row(attack: Attack) -> Attack:
-        TABLE[attack.__name__] = attack, expected
+        TABLE[attack.__name__] = attack, expected, rates
         return attack
 
     return row
@@ -231,14 +231,17 @@ async def bodies_hold_the_loop(site: Site) -> object:
 
 @expects({"silent": "cut off", "reads": 12})
 async def answers_are_not_read(site: Site) -> object:
-    """A client that asks twelve times for a megabyte and reads nothing is cut off (systems hold four of them); one that reads has all."""
+    """A client that asks twelve times for a megabyte and reads nothing is cut off; one that reads has all."""
     token = await site.token("send", "read")
     for _ in range(8):
         assert 200 == (await site.ask("POST", f"{ADA}/messages", {"content": "x" * 250_000}, token=token)).status
     asked = 12 * Client(0, token).opening("GET", f"{ADA}/messages")
     found = {}
     for name, pause_s in (("silent", 2.0), ("reads", 0.0)):
-        reader, writer = await asyncio.open_connection("127.0.0.1", site.client.port, limit=4096)
+        link = (
+            narrow_connection(site.client.port) if pause_s else asyncio.open_connection("127.0.0.1", site.client.port)
+        )
+        reader, writer = await link
         writer.write(asked)
         await asyncio.sleep(pause_s)
         got, end = b"", time.monotonic() + 5
@@ -300,6 +303,56 @@ async def many_at_once(site: Site) -> object:
         "streams": streams,
         "afterwards": await site.reads(token),
     }
+
+
+# -- what is done to others ---------------------------------------------------------------------------------------------------
+
+
+@expects(
+    {"bad": [401] * 4 + [429] * 16, "good": [200, 200], "again": (429, "urn:chatkeep:rate-limited", True)},
+    refused="3/minute",
+    peer="10/minute",
+)
+async def bad_credentials_lock_others_out(site: Site) -> object:
+    """Over the limit on refused credentials, bad ones get 429, good ones from the same address are served; none counts for `peer`."""
+    good = [site.key, await site.token("read")]
+    assert 200 == (await site.ask("POST", f"{ADA}/messages", {"content": "hi"}, token=site.key)).status
+    bad = [(await site.ask("GET", ADA)).status for _ in range(20)]
+    served = await site.reads(*good)
+    again = await site.ask("GET", ADA, token="ck_k_wrong")
+    return {
+        "bad": bad,
+        "good": served,
+        "again": (again.status, again.json["type"], 0 < int(again.headers["retry-after"]) <= 60),
+    }
+
+
+@expects({"status": 409, "told": True, "owner": "grace"})
+async def another_owner_takes_over(site: Site) -> object:
+    """A backend begins a conversation for one owner that is another's already: it is told whose, and nothing changes."""
+    await site.made("/v1/conversations", {"id": "hers", "owner": "grace"}, site.key)
+    taken = await site.ask("POST", "/v1/conversations", {"id": "hers", "owner": "eve"}, token=site.key)
+    left = await site.ask("GET", "/v1/conversations/hers", token=site.key)
+    return {"status": taken.status, "told": "'grace'" in taken.json["detail"], "owner": left.json["owner"]}
+
+
+@expects({"bot": 403, "cache": 403, "token": [403, 403], "silent": []})
+async def one_tenant_silences_all(site: Site) -> object:
+    """The key of one tenant tries the switches that are everybody's; a conversation's token those of its tenant and of itself."""
+    token = await site.token("read", "send", "state:write", "share")
+    off = {"paused": True}
+    bot = await site.ask("PUT", "/v1/bot", off | {"everywhere": True}, token=site.key)
+    cache = await site.ask("PUT", "/v1/cache", {"on": False}, token=site.key)
+    own = [(await site.ask("PUT", path, off, token=token)).status for path in ("/v1/bot", f"{ADA}/bot")]
+    silent = (await site.ask("GET", "/v1/bot", token=site.key)).json["off_by"]
+    return {"bot": bot.status, "cache": cache.status, "token": own, "silent": silent}
+
+
+@expects((400, "urn:chatkeep:bad-request"))
+async def hosts_are_two(site: Site) -> object:
+    """A proxy may look at one Host, and the server at the other."""
+    answer = await site.client.raw(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n")
+    return answer.status, answer.json["type"]
 
 
 # -- what is told without need ----------------------------------------------------------------------------------------------
@@ -370,13 +423,13 @@ async def bot(turn: Turn[Any]) -> str:
 @pytest.mark.parametrize("name", TABLE)
 async def test_attack(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured is what is expected. Times are shorter and numbers smaller than the server's own."""
-    attack, expected = TABLE[name]
+    attack, expected, rates = TABLE[name]
     AHEAD[0] = 0.0
     monkeypatch.setattr(protocol, "TAKEN_S", 0.5)
     monkeypatch.setattr(limits, "UNDER_WAY", {"token": 2, "peer": 4, "streams": 2, "peer-streams": 8})
     keep: Chatkeep[Any] = Chatkeep(f"sqlite:///{tmp_path}/chat.db", clock=lambda: time.time() + AHEAD[0], **FAST)
     keep.on_message(bot)
-    counting = limits.Limits(core_of(keep).driver, {})
+    counting = limits.Limits(core_of(keep).driver, rates)
     app = create_app(keep, anonymous=True, middleware=[Middleware(limits.RateLimitMiddleware, limits=counting)])
     app.state.limits = counting
     async with asyncio.timeout(60), serving(app) as port:

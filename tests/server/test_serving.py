@@ -192,6 +192,7 @@ async def test_a_stop_lets_the_running_turn_finish_and_says_not_ready_first(tmp_
 
     assert (503, "this server is stopping") == (ready.status, ready.json["trouble"])
     assert (200, 0) == (answered.status, code)
+    assert [] == re.findall(r"^.*Z (?:warning|error|critical) .*$", server.log, re.M)
 
 
 async def test_a_stop_ends_event_streams_instead_of_waiting_for_them(tmp_path: Path) -> None:

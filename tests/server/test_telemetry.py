@@ -17,6 +17,7 @@ from chatkeep import Chatkeep
 from chatkeep.auth.credentials import create_key
 from chatkeep.server import create_app
 from chatkeep.server.logs import RequestLogMiddleware
+from chatkeep.server.metrics import Metrics
 from chatkeep.server.telemetry import Tracing, TracingMiddleware, carried
 
 from ..support.serving import Client, serving
@@ -63,8 +64,9 @@ def context_of(span: ReadableSpan) -> trace.SpanContext:
 
 
 async def test_a_request_and_its_turn_are_one_trace_that_goes_on_the_callers(spans: InMemorySpanExporter) -> None:
-    """HTTP request > receive > turn, under the caller's span; store acts within."""
+    """HTTP request > receive > turn, under the caller's span; store acts within, also where something else counts them."""
     keep = traced("memory://trace", lambda turn: f"you said {turn.text}")
+    metrics = Metrics(keep)
     app = create_app(keep, middleware=[Middleware(TracingMiddleware), Middleware(RequestLogMiddleware)])
     async with keep, serving(app) as port:
         client = Client(port, (await create_key(keep, "")).token)
@@ -80,6 +82,9 @@ async def test_a_request_and_its_turn_are_one_trace_that_goes_on_the_callers(spa
         found["chatkeep.turn"],
     )
     assert {"chatkeep.storage.store.append", "chatkeep.storage.store.write"} <= found.keys()
+    counted = metrics.registry.get_sample_value("chatkeep_store_act_seconds_count", {"act": "write"})
+    assert counted
+    assert counted >= 1
     assert "CANARY" not in "".join(span.to_json() for span in spans.get_finished_spans())
     (request,) = [span for span in spans.get_finished_spans() if span.name == f"POST {route}"]
     assert {"http.request.method": "POST", "http.route": route, "http.response.status_code": 200} == dict(

@@ -34,6 +34,15 @@ class Answer(NamedTuple):
         return json.loads(self.body)
 
 
+async def narrow_connection(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection of whose answers the system takes 64 KB before they are read, whatever its settings are."""
+    peer = socket.socket()
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    peer.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(peer, ("127.0.0.1", port))
+    return await asyncio.open_connection(sock=peer)
+
+
 class Client:
     """Speaks HTTP/1.1 to one port, one connection a request, with a service key of the tenant ""."""
 

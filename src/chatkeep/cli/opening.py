@@ -7,7 +7,6 @@ from collections.abc import Callable, Coroutine
 from getpass import getuser
 from socket import gethostname
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from ..app import Chatkeep, core_of
 from ..drivers import driver_for
@@ -90,10 +89,14 @@ def url_of(store: str) -> str:
 
 def without_secret(url: str) -> str:
     """*url* as it may be shown."""
-    parts = urlsplit(url)
-    if parts.scheme in TOKENS and "@" in parts.netloc:
-        return url.replace(f"{parts.netloc.rpartition('@')[0]}@", "***@", 1)
-    return url.replace(f":{parts.password}@", ":***@") if parts.password else url
+    scheme, _, rest = url.partition("://")
+    entry, _, place = rest.rpartition("@")  # the last one: a password may have @, / and # in it
+    user, _, password = entry.partition(":")
+    if rest.startswith("/") or not entry:
+        return url
+    if scheme in TOKENS:
+        return f"{scheme}://***@{place}"
+    return f"{scheme}://{user}:***@{place}" if password else url
 
 
 async def opened(keep: Chatkeep[Any], work: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -1,8 +1,8 @@
 """Logs for machines or for people, one line an event, without what users said and without secrets.
 
-What holds: no credential of ours, no password of a URL, no cookie and no Authorization header is in a line, wherever it
-came from; control characters are escaped, so a line is a line; an error that is not chatkeep's own is told by its kind and
-its places in the code, because its text may quote a message.
+What holds: no credential of ours or of a platform, no password of a URL, no cookie and no Authorization header is in a line,
+wherever it came from, and nothing that is named password, secret or token; control characters are escaped, so a line is a
+line; an error that is not chatkeep's own is told by its kind and its places in the code, because its text may quote a message.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ request_id: ContextVar[str] = ContextVar("chatkeep_request_id", default="")
 
 SECRET = re.compile(
     r"ck_[a-z]_[A-Za-z0-9]+"
-    r"|(?<=://)[^\s/@]+(?=@)"
-    r"|(?i:(?<=cookie: ))[^\r\n]+"
-    r"|(?i:(?<=bearer )|(?<=basic )|(?<=cookie=)|(?<=password=)|(?<=secret=)|(?<=token=))[^\s;,&'\"]+"
+    r"|whsec_[\w+/=-]+|\bEAA[A-Za-z0-9]{20,}|(?<=/bot)\d+:[\w-]+|\b\d{6,}:AA[\w-]{33,}"  # webhooks, Meta, Telegram
+    r"|(?<=://)[^\s\"]+(?=@)"  # up to the last @: a password may have / and # in it
+    r"|((?i:cookie: ))[^\r\n]+"
+    r"|((?i:bearer |basic |cookie=|(?:password|secret|token)[\"']?(?:: | ?= ?|:(?=[\"']))[\"']?))[^\s;,&'\"]+"
 )
 QUOTING = re.compile(r"(the handler failed|was set aside|could not rebuild the state).*", re.DOTALL)
 """Where the words of `HandlerFailed` go on with those of the bot's own error."""
@@ -148,7 +149,7 @@ def words(fault: BaseException) -> str:
 
 def line(text: str) -> str:
     """*text* without secrets, as one line that steers no terminal."""
-    return SECRET.sub("***", text).translate(STEERING)
+    return SECRET.sub(r"\1\2***", text).translate(STEERING)
 
 
 @lru_cache(1024)
