@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
-from ...errors import Corrupt, Misconfigured, StoreError, Unsupported
+from ...errors import Corrupt, Misconfigured, StoreError, Unavailable, Unsupported
 from ..base import (
     Ability,
     About,
@@ -79,8 +79,12 @@ class DurableObjectDriver(Openable):
         self._worker = worker = self._transport(self._site)
         try:
             told = await worker.act("open", msgspec.json.encode([secrets.token_hex(8)]))
-        except Refused as fault:
-            raise Misconfigured(f"{fault} The store was not opened.") from fault
+        except Unavailable as fault:
+            if wrong := await self._scheme_fault():
+                raise Misconfigured(f"{self._site.name} was not opened: {wrong}.") from fault
+            if isinstance(fault, Refused):
+                raise Misconfigured(f"{fault} The store was not opened.") from fault
+            raise
         if wrong := foreign(told):
             raise Misconfigured(f"{self._site.name}: {wrong}")
         worker.epoch = epoch = told["epoch"]
@@ -91,9 +95,15 @@ class DurableObjectDriver(Openable):
         try:
             return await examined(worker)
         except StoreError as fault:
-            return [Finding("fail", "reachable", f"{fault}")]
+            return [Finding("fail", "reachable", await self._scheme_fault() or f"{fault}")]
         finally:
             await worker.close()
+
+    async def _scheme_fault(self) -> str:
+        from ..http import scheme_fault  # (the transport has imported it)
+
+        site = self._site
+        return await scheme_fault(site.host, site.port, tls=site.tls, within=site.timeout)
 
     async def _stop(self) -> None:
         worker, self._worker = self._worker, None
