@@ -88,7 +88,7 @@ soak: $(READY)  ## the kill tests on every engine, for half an hour
 	CHATKEEP_STREAM_KILLS=500 $(BIN)/python -m pytest tests/acceptance/test_kill_streams.py -s
 	CHATKEEP_SOAK=10 $(BIN)/python -m pytest $(addprefix tests/,$(SOAKED)) -k "b1 or e9 or two_processes or machine or description" --timeout 3600
 
-soak-move: $(READY)  ## a store with ten thousand conversations is moved around under load, killed on the way; then 100,000 are timed
+soak-move: $(READY)  ## ten thousand conversations go from SQLite through PostgreSQL, Redis and Durable Objects under load, killed on the way; then 100,000 are timed
 	CHATKEEP_MOVE_CONVERSATIONS=10000 $(BIN)/python -m pytest tests/acceptance/test_move.py -s -k under_load
 	$(BIN)/python -m benchmarks.moving 100000
 
