@@ -23,6 +23,7 @@ import msgspec
 
 from ...errors import Corrupt, Misconfigured, StoreError, Unavailable, Unsupported
 from ..base import (
+    RECENT_SPARE,
     Ability,
     About,
     Append,
@@ -41,6 +42,7 @@ from ..base import (
     Row,
     Scan,
     Write,
+    first_steps,
 )
 from ..openable import Openable, end
 from . import acts
@@ -159,22 +161,22 @@ class DurableObjectDriver(Openable):
         after, place = act.after, None if act.after is None else acts.step_of(act.after)
         rows: list[Row] = []
         held: list[acts.Place] = []
-        wanted = act.limit
+        wanted, more = act.limit + RECENT_SPARE, True
         while len(rows) < act.limit:
-            wanted = min(wanted, PAGE)
-            places = await self._places(worker, act, place, wanted)
-            ended = len(places) < wanted
-            held += places
-            # The last step may go on on the next page.
-            whole = [at for at in held if ended or at[0] != held[-1][0]]
-            held = held[len(whole) :]
-            found = await asyncio.gather(*(self._row_at(worker, "recent", at) for at in whole))
-            shown = sorted((row for row in found if row is not None), key=acts.moment_of)
-            rows += [row for row in shown if after is None or acts.moment_of(row) > acts.moment_of(after)]
-            if ended:
+            if whole := first_steps(held, act.limit - len(rows), ended=not more):
+                found = await asyncio.gather(*(self._row_at(worker, "recent", at) for at in held[:whole]))
+                shown = sorted((row for row in found if row is not None), key=acts.moment_of)
+                rows += [row for row in shown if after is None or acts.moment_of(row) > acts.moment_of(after)]
+                held = held[whole:]
+            elif more:
+                wanted = min(wanted, PAGE)
+                places = await self._places(worker, act, place, wanted)
+                more = len(places) == wanted
+                held += places
+                place = held[-1] if held else None
+                wanted *= 2
+            else:
                 break
-            place = places[-1]
-            wanted *= 2
         return rows[: act.limit]
 
     async def _places(self, worker: Transport, act: Scan, place: acts.Place | None, wanted: int) -> list[acts.Place]:
