@@ -105,6 +105,9 @@ async def poster(url: str, head: bytes, body: Callable[[int], bytes]) -> Act:
     connection = await HttpConnection.open(parts.hostname or "", parts.port or 0, None)
 
     async def post(step: int) -> None:
+        nonlocal connection
+        if not connection.is_usable:  # the server has closed it while others were measured
+            connection = await HttpConnection.open(parts.hostname or "", parts.port or 0, None)
         told = await connection.post(head, body(step))
         assert told.status == 200, told
 

@@ -15,6 +15,7 @@ const FORMAT = 1; // of what is stored; part of what a driver looks at when it o
 const SHARDS = 16; // of a new store; each store remembers its own number
 const GRAIN_S = 60; // how coarse the index "recent" is, as in chatkeep.drivers.base
 const SHOWN = 200; // entries that a refusal shows at most
+const TOGETHER = 20; // entries that one statement writes: the platform allows it 100 values
 const SIGNED_S = 300; // how old, or how far ahead, the time of a signature may be
 const EPOCH_MS = 1500; // how long an epoch may be taken for the store's after Meta was asked
 const FENCE_MS = EPOCH_MS + 1000; // when nobody does that any more, also where the clocks of two machines differ
@@ -101,7 +102,7 @@ export class Conversation extends DurableObject {
         return { error: `${fault}` };
       }
     });
-    await this.tell();
+    if (this.told < this.version) await this.tell();
     this.wake();
     return answers;
   }
@@ -208,8 +209,12 @@ export class Conversation extends DurableObject {
   }
 
   add(head, entries) {
-    for (const [id, role, body] of entries) this.sql.exec("insert into entry values (?, ?, ?, ?)", ++head, id, role, body);
-    return head;
+    for (let n = 0; n < entries.length; n += TOGETHER) {
+      const some = entries.slice(n, n + TOGETHER);
+      const values = some.flatMap((entry, place) => [head + n + place + 1, ...entry]);
+      this.sql.exec(`insert into entry values ${some.map(() => "(?, ?, ?, ?)").join(", ")}`, ...values);
+    }
+    return head + entries.length;
   }
 
   put(row) {
@@ -1117,7 +1122,7 @@ async function storeAsked(request, env, path) {
   if (what === "watch") return bellOf(env, store).fetch(request);
   const answer = STORE[what];
   if (!answer || request.method !== "POST") return Response.json({ error: `There is no ${path}.` }, { status: 404 });
-  const { epoch, acts } = JSON.parse(new TextDecoder().decode(body));
+  const { epoch, acts } = JSON.parse(DECODER.decode(body));
   return Response.json(await answer(env, store, epoch, acts));
 }
 
@@ -1483,8 +1488,11 @@ export default {
 
 // -- bytes
 
+const ENCODER = new TextEncoder();
+const DECODER = new TextDecoder();
+
 function bytesOf(text) {
-  return new TextEncoder().encode(text);
+  return ENCODER.encode(text);
 }
 
 const CRC = Uint32Array.from({ length: 256 }, (_, n) => {
