@@ -16,7 +16,7 @@ OLD := import sys; sys.exit(sys.version_info < (3, 11) and "chatkeep needs Pytho
 
 tested = $(BIN)/python -m pytest $(WORKERS) -m "$(1)" --durations=15 || { [ $$? = 1 ] && $(BIN)/python -m pytest --last-failed -m "$(1)"; }
 
-.PHONY: demo quick test long docs packaging load check bench bench-peers bench-pin soak soak-move pin clean
+.PHONY: demo quick test long docs packaging load check bench bench-edges bench-peers bench-pin soak soak-move pin clean
 
 $(READY): constraints.txt pyproject.toml
 	@$(PYTHON) -c '$(OLD)'
@@ -68,6 +68,11 @@ check: $(READY)  ## linter, formatter, types, layers
 bench: $(READY)  ## measures every engine, beside the floors and the peers that are there; writes benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks $(BENCH)
 
+bench-edges: $(READY)  ## stores without a server beside their floors, cold starts, a move of 100,000; into benchmarks/RESULTS.md
+	$(BIN)/python -m benchmarks.edges --record
+	$(BIN)/python -m benchmarks.cold --record
+	$(BIN)/python -m benchmarks.moving 100000 --record
+
 bench-peers: $(READY)  ## installs the peers that `make bench` compares with; Node ones where there is npm
 	$(PYTHON) -m venv benchmarks/.peers
 	benchmarks/.peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r benchmarks/peers.txt
@@ -88,9 +93,8 @@ soak: $(READY)  ## the kill tests on every engine, for half an hour
 	CHATKEEP_STREAM_KILLS=500 $(BIN)/python -m pytest tests/acceptance/test_kill_streams.py -s
 	CHATKEEP_SOAK=10 $(BIN)/python -m pytest $(addprefix tests/,$(SOAKED)) -k "b1 or e9 or two_processes or machine or description" --timeout 3600
 
-soak-move: $(READY)  ## a store with ten thousand conversations is moved around under load, killed on the way; then 100,000 are timed
+soak-move: $(READY)  ## ten thousand conversations go from SQLite through PostgreSQL, Redis and Durable Objects under load, and the move is killed on the way
 	CHATKEEP_MOVE_CONVERSATIONS=10000 $(BIN)/python -m pytest tests/acceptance/test_move.py -s -k under_load
-	$(BIN)/python -m benchmarks.moving 100000
 
 pin:  ## after a change of dependencies; needs uv
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \

@@ -8,8 +8,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -57,10 +55,7 @@ def measured(engine: Engine, given: argparse.Namespace, library: str | None) -> 
         "name": engine.name,
         "title": engine.title,
         "version": engine.version(),
-        "taken": time.strftime("%Y-%m-%d"),
-        "command": f"python -m benchmarks {' '.join(sys.argv[1:])}".strip(),
-        "cores": os.cpu_count(),
-        "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.release().split('-')[0]}, CPython {platform.python_version()}",
+        **report.circumstances(),
         "lengths": given.lengths,
         "subjects": [
             {"name": one.name, "title": one.title, "peer": one.peer, "python": one.python} for one in subjects
@@ -101,7 +96,7 @@ def main() -> None:
             found = measured(engine, given, preloaded(Path(folder)))
         merged = json.loads(report.RESULTS.read_text()) if report.RESULTS.exists() else {}
         merged[name] = found
-        ordered = {one: merged[one] for one in ENGINES if one in merged}
+        ordered = {one: merged[one] for one in (*ENGINES, report.APART) if one in merged}
         report.RESULTS.write_text(json.dumps(ordered, indent=1) + "\n")
         report.write()
         print(f"{engine.title}: {time.monotonic() - began:.0f} s")

@@ -1,7 +1,8 @@
 """Cold starts: a process for one message, as a function has it, on each engine beside the plain driver: `python -m benchmarks.cold`.
 
 A line for each engine: the whole process from its start to its end, and its stages, each the least of several runs, which other work on
-the machine disturbs least; and the processor's time of the whole. What `import asyncio` takes is in all of them.
+the machine disturbs least; and the processor's time of the whole. What `import asyncio` takes is in all of them. `--record` puts all of it
+into results.json and RESULTS.md.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from chatkeep.testing.servers import DurableObjectServer, PostgresServer, RedisServer, UpstashServer
+
+from . import report
 
 OURS = """
 import sys, time
@@ -140,29 +143,36 @@ def ran(code: str, *arguments: str) -> Ran:
     return Ran(json.loads(said) if said else [], whole, 1e3 * (used.ru_utime + used.ru_stime))
 
 
-def shown(title: str, runs: list[Ran]) -> str:
-    """A line: the least of each figure."""
+def least_of(runs: list[Ran]) -> Ran:
+    """The least of each figure."""
     stages = [min(column) for column in zip(*(run.stages for run in runs), strict=True)]
-    line = f"{title:<46}{min(run.whole for run in runs):>8.0f}{min(run.processor for run in runs):>8.0f}" + "".join(
-        f"{stage:>9.0f}" for stage in stages
-    )
-    return line.rstrip()
+    return Ran(stages, min(run.whole for run in runs), min(run.processor for run in runs))
+
+
+def shown(title: str, run: Ran) -> str:
+    """A line."""
+    return f"{title:<46}{run.whole:>8.0f}{run.processor:>8.0f}" + "".join(f"{stage:>9.0f}" for stage in run.stages)
 
 
 def main() -> None:
-    """Measure, by turns, and print."""
+    """Measure, by turns, print, and record where that is asked for."""
     options = argparse.ArgumentParser(prog="python -m benchmarks.cold", description=__doc__)
     options.add_argument("--engine", choices=ENGINES, action="append", help="one of them, or several; all by default")
     options.add_argument("--runs", type=int, default=10)
+    options.add_argument("--record", action="store_true", help="into results.json and RESULTS.md")
     given = options.parse_args()
     header = f"{'least of ' + str(given.runs) + ' runs, ms':<46}{'whole':>8}{'CPU':>8}"
     print(header + "".join(f"{stage:>9}" for stage in ("import", "open", "receive", "close")))
+    before: dict[str, float] = {}
     for title, code in (
         ("Python alone", "pass"),
         ("import asyncio", "import asyncio"),
         ("import chatkeep", "import chatkeep"),
     ):
-        print(shown(title, [ran(code) for _ in range(given.runs)]), flush=True)
+        found = least_of([ran(code) for _ in range(given.runs)])
+        before[title] = found.whole
+        print(shown(title, found), flush=True)
+    engines: dict[str, Any] = {}
     for name in given.engine or ENGINES:
         engine = ENGINES[name]
         with tempfile.TemporaryDirectory() as home, engine.server(Path(home)) as server:
@@ -173,8 +183,13 @@ def main() -> None:
             for n in range(given.runs):
                 plain.append(ran(engine.plain, server.url, f"cold-{n}"))
                 ours.append(ran(OURS, server.url, f"cold-{n}"))
-        print(shown(f"{engine.title}: one write with {engine.plain_title}", plain))
-        print(shown(f"{engine.title}: chatkeep", ours), flush=True)
+        theirs, found = least_of(plain), least_of(ours)
+        print(shown(f"{engine.title}: one write with {engine.plain_title}", theirs))
+        print(shown(f"{engine.title}: chatkeep", found), flush=True)
+        told = {"plain": theirs._asdict(), "ours": found._asdict()}
+        engines[name] = {"title": engine.title, "plain_title": f"one write with {engine.plain_title}"} | told
+    if given.record:
+        report.record("cold", {"runs": given.runs, "before": before, "engines": engines})
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 Redis over REST: a write of the driver, beside one bare EVAL in a request of its own. Durable Objects: a write, one that moves an index,
 and a read of a row with 20 entries, beside a bare read-modify-write of one row of one object. One act at a time on one connection, so
-the figures are what a caller waits for; the least and the median of a round's means, and what they are to the floor's.
+the figures are what a caller waits for; the least and the median of a round's means, and how many times as fast as the floor they are
+within a round. Then the requests of a warm `receive`. `--record` puts all of it into results.json and RESULTS.md.
 """
 
 from __future__ import annotations
@@ -16,14 +17,18 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 from urllib.parse import urlsplit
 
+from chatkeep import Chatkeep, Turn
 from chatkeep.drivers.base import Append, Entry, Key, Read, Row, Write
 from chatkeep.drivers.durable_object import DurableObjectDriver
-from chatkeep.drivers.http import HttpConnection
+from chatkeep.drivers.http import Answer, HttpConnection
 from chatkeep.drivers.upstash import UpstashDriver
 from chatkeep.testing.servers import DurableObjectServer, UpstashServer
 
+from . import report
 from .work import answer, question, state
 
 BARE = """
@@ -56,6 +61,7 @@ export default {
 """The least that a store on an object does: one object, one row, read and replaced in a transaction."""
 
 BODY = json.dumps(state(1)).encode()
+MESSAGES = 20
 Act = Callable[[int], Awaitable[object]]
 
 
@@ -99,14 +105,17 @@ async def poster(url: str, head: bytes, body: Callable[[int], bytes]) -> Act:
     connection = await HttpConnection.open(parts.hostname or "", parts.port or 0, None)
 
     async def post(step: int) -> None:
+        nonlocal connection
+        if not connection.is_usable:  # the server has closed it while others were measured
+            connection = await HttpConnection.open(parts.hostname or "", parts.port or 0, None)
         told = await connection.post(head, body(step))
         assert told.status == 200, told
 
     return post
 
 
-async def measured(acts: dict[str, Act], rounds: int, each: int) -> None:
-    """Print what each act takes; the first one is the floor."""
+async def measured(acts: dict[str, Act], rounds: int, each: int) -> list[dict[str, Any]]:
+    """Print and return what each act takes; the first one is the floor."""
     took: dict[str, list[float]] = {name: [] for name in acts}
     for number in range(-1, rounds):  # (the first round makes connections, objects and scripts)
         for name, act in acts.items():
@@ -115,16 +124,43 @@ async def measured(acts: dict[str, Act], rounds: int, each: int) -> None:
                 await act((number + 1) * each + n)
             if number >= 0:
                 took[name].append(1e3 * (time.perf_counter() - began) / each)
-    floor, *_ = took.values()
+    floor, *_ = took
+    found = []
     for name, times in took.items():
-        least, median = min(floor) / min(times), statistics.median(floor) / statistics.median(times)
-        print(
-            f"{name:<46}{min(times):>8.2f}{statistics.median(times):>8.2f}{least:>8.2f} x{median:>8.2f} x", flush=True
-        )
+        x = statistics.median(bare / one for bare, one in zip(took[floor], times, strict=True))
+        least, median = min(times), statistics.median(times)
+        writes = name != floor and "read" not in name
+        found.append({"name": name, "floor": floor, "writes": writes, "least_ms": least, "median_ms": median, "x": x})
+        print(f"{name:<46}{least:>8.2f}{median:>8.2f}{x:>8.2f} x", flush=True)
+    return found
 
 
-async def over_rest(home: Path, rounds: int, each: int) -> None:
-    """Redis over REST, on the double of its protocol."""
+async def requests_of_a_receive(url: str) -> float:
+    """How many requests a message takes in a process that is warm."""
+    keep: Chatkeep[dict[str, Any]] = Chatkeep(url, background=False)
+
+    @keep.on_message
+    async def bot(turn: Turn[dict[str, Any]]) -> str:
+        return turn.text
+
+    posted = 0
+
+    async def counted(connection: HttpConnection, head: bytes, body: bytes) -> Answer:
+        nonlocal posted
+        posted += 1
+        return await post(connection, head, body)
+
+    async with keep:
+        await keep.receive("warm", "hello")
+        post = HttpConnection.post
+        with patch.object(HttpConnection, "post", counted):
+            for _ in range(MESSAGES):
+                await keep.receive("warm", "hello")
+    return posted / MESSAGES
+
+
+async def over_rest(home: Path, rounds: int, each: int) -> tuple[list[dict[str, Any]], float]:
+    """Redis over REST, on the double of its protocol: acts, and the requests of a message."""
     with UpstashServer(home) as server:
         driver = UpstashDriver(server.url)
         await driver.open()
@@ -142,12 +178,13 @@ async def over_rest(home: Path, rounds: int, each: int) -> None:
             "Redis over REST: one bare EVAL": await poster(server.url, head, bare),
             "Redis over REST: write": Writer(driver, Key("", "a")),
         }
-        await measured(acts, rounds, each)
+        found = await measured(acts, rounds, each)
         await driver.close()
+        return found, await requests_of_a_receive(server.url)
 
 
-async def on_objects(rounds: int, each: int) -> None:
-    """Durable Objects, on workerd."""
+async def on_objects(rounds: int, each: int) -> tuple[list[dict[str, Any]], float]:
+    """Durable Objects, on workerd: acts, and the requests of a message."""
     with DurableObjectServer() as server, DurableObjectServer(worker=BARE) as plain:
         driver = DurableObjectDriver(server.url)
         await driver.open()
@@ -168,20 +205,27 @@ async def on_objects(rounds: int, each: int) -> None:
             "Durable Objects: write that moves an index": Writer(driver, Key("", "b"), moves=True),
             "Durable Objects: read with 20 entries": reader(driver, Key("", "r")),
         }
-        await measured(acts, rounds, each)
+        found = await measured(acts, rounds, each)
         await driver.close()
+        return found, await requests_of_a_receive(server.url)
 
 
 def main() -> None:
-    """Measure both, and print."""
+    """Measure both, print, and record where that is asked for."""
     options = argparse.ArgumentParser(prog="python -m benchmarks.edges", description=__doc__)
     options.add_argument("--rounds", type=int, default=10)
     options.add_argument("--each", type=int, default=200, help="acts of a round")
+    options.add_argument("--record", action="store_true", help="into results.json and RESULTS.md")
     given = options.parse_args()
-    print(f"{'ms an act; x: times as fast as the floor':<46}{'least':>8}{'median':>8}{'least':>10}{'median':>10}")
+    print(f"{'ms an act; x: times as fast as the floor':<46}{'least':>8}{'median':>8}{'x':>10}")
     with tempfile.TemporaryDirectory() as home:
-        asyncio.run(over_rest(Path(home), given.rounds, given.each))
-    asyncio.run(on_objects(given.rounds, given.each))
+        acts, rest = asyncio.run(over_rest(Path(home), given.rounds, given.each))
+    more, objects = asyncio.run(on_objects(given.rounds, given.each))
+    requests = {"Redis over REST": rest, "Durable Objects": objects}
+    for title, count in requests.items():
+        print(f"{title}: {count:.2f} requests for a warm message")
+    if given.record:
+        report.record("edges", {"acts": acts + more, "requests": requests})
 
 
 if __name__ == "__main__":

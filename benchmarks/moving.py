@@ -1,11 +1,12 @@
 """How fast a store is moved, and how much memory that takes: `python -m benchmarks.moving [CONVERSATIONS]`.
 
 Each conversation has a state of 400 bytes and four messages. They go from SQLite to PostgreSQL to Redis to SQLite, each time by the
-command, copied first and then finished.
+command, copied first and then finished. `--record` puts it into results.json and RESULTS.md.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
@@ -23,7 +24,10 @@ from chatkeep.drivers import driver_for
 from chatkeep.drivers.base import Append, Entry, Key, Write
 from chatkeep.testing.servers import PostgresServer, RedisServer
 
+from . import report
+
 TOGETHER = 500
+TITLES = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "redis": "Redis"}
 
 
 async def fill(url: str, count: int) -> None:
@@ -58,8 +62,13 @@ def run(*arguments: str) -> tuple[dict[str, Any], float, float]:
 
 
 def main() -> None:
-    """Move one store around, and print what each way took."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
+    """Move one store around, print what each way took, and record it where that is asked for."""
+    options = argparse.ArgumentParser(prog="python -m benchmarks.moving", description=__doc__)
+    options.add_argument("conversations", type=int, nargs="?", default=100_000)
+    options.add_argument("--record", action="store_true", help="into results.json and RESULTS.md")
+    given = options.parse_args()
+    count = given.conversations
+    ways = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for kind in ("postgres", "redis"):
@@ -69,17 +78,24 @@ def main() -> None:
             asyncio.run(fill(urls[0], count))
             print(f"{count:,} conversations are filled in", flush=True)
             for source, target in pairwise(urls):
-                what = f"{source.partition(':')[0]} to {target.partition(':')[0]}"
-                result, seconds, memory = run(source, target)
+                titles = [TITLES[url.partition(":")[0]] for url in (source, target)]
+                _, copied, memory = run(source, target)
+                result, finished, again = run(source, target, "--finish")
+                way = {
+                    "way": " to ".join(titles),
+                    "copied_s": copied,
+                    "finished_s": finished,
+                    "closed_s": result["closed_s"],
+                    "memory_mb": max(memory, again),
+                }
+                ways.append(way)
                 print(
-                    f"{what}: copied in {seconds:.1f} s, {result['conversations'] / seconds:,.0f} a second, {memory:.0f} MB",
+                    f"{way['way']}: copied in {copied:.1f} s, {count / copied:,.0f} a second; compared and finished in {finished:.1f} s, "
+                    f"closed for {result['closed_s']:.1f} s; {max(memory, again):.0f} MB",
                     flush=True,
                 )
-                result, seconds, memory = run(source, target, "--finish")
-                print(
-                    f"{what}: compared and finished in {seconds:.1f} s, closed for {result['closed_s']:.1f} s, {memory:.0f} MB",
-                    flush=True,
-                )
+    if given.record:
+        report.record("moving", {"conversations": count, "ways": ways})
 
 
 if __name__ == "__main__":

@@ -1,45 +1,75 @@
-"""RESULTS.md and its charts, written from results.json and nothing else."""
+"""RESULTS.md and its charts, written from results.json and nothing else.
+
+results.json has a part for each engine of `make bench`, and APART: what the benchmarks that are started alone have recorded.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import platform
 import statistics
+import sys
+import time
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from . import report_apart
 from .chart import Line, drawn
+from .report_apart import Bar
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
 MODES = {"many": "64 conversations at once", "one": "one turn at a time"}
 COSTS = 100  # the length of history whose costs are shown
+APART = "apart"
 Found = dict[str, Any]
 
 
-class Bar(NamedTuple):
-    """What was wanted, what was found. *met* None: a figure without a bar."""
+def circumstances() -> Found:
+    """When, how and on what something is measured."""
+    system = f"{platform.system()} {platform.release().split('-')[0]}"
+    return {
+        "taken": time.strftime("%Y-%m-%d"),
+        "command": " ".join(["python", *sys.orig_argv[1:]]),
+        "cores": os.cpu_count(),
+        "machine": f"{os.cpu_count()} cores, {system}, CPython {platform.python_version()}",
+        "chatkeep": version("chatkeep"),
+    }
 
-    what: str
-    wanted: str
-    figure: str
-    met: bool | None
+
+def record(part: str, found: Found) -> None:
+    """Puts what a benchmark of its own has *found* into results.json, in the place of what it had there, and writes RESULTS.md."""
+    merged = json.loads(RESULTS.read_text())
+    merged[APART] = merged.get(APART, {}) | {part: circumstances() | found}
+    RESULTS.write_text(json.dumps(merged, indent=1) + "\n")
+    write()
 
 
 def write() -> None:
     """Writes RESULTS.md and charts/ anew."""
     found = json.loads(RESULTS.read_text())
+    apart = found.pop(APART, {})
     parts = [HEAD, "## Bars\n"]
     for engine in found.values():
-        parts.append(f"**{engine['title']}**\n\n| | bar | figure | |\n|---|---|---|---|")
-        words = {True: "met", False: "**missed**", None: ""}
-        parts += [f"| {bar.what} | {bar.wanted} | {bar.figure} | {words[bar.met]} |" for bar in bars(engine)]
-        parts.append("")
+        parts += [f"**{engine['title']}**\n", *judged(bars(engine))]
+    if apart:
+        parts += ["**Without a server, in functions, and on the move**\n", *judged(report_apart.bars(apart))]
     (HERE / "charts").mkdir(exist_ok=True)
     for name, engine in found.items():
         (HERE / "charts" / f"{name}.svg").write_text(chart(engine))
         parts += section(name, engine)
+    parts += report_apart.sections(apart)
     (HERE / "RESULTS.md").write_text("\n".join(parts).rstrip() + "\n")
+
+
+def judged(bars: Iterable[Bar]) -> list[str]:
+    """A table of bars."""
+    words = {True: "met", False: "**missed**", None: ""}
+    lines = [f"| {bar.what} | {bar.wanted} | {bar.figure} | {words[bar.met]} |" for bar in bars]
+    return ["| | bar | figure | |\n|---|---|---|---|", *lines, ""]
 
 
 def bars(engine: Found) -> list[Bar]:
@@ -267,7 +297,7 @@ def listed(versions: dict[str, str]) -> str:
 
 HEAD = """# Results
 
-Written by `make bench` from `results.json`, which has the raw figures. Each engine's section names the version of
+Written by `make bench` and `make bench-edges` from `results.json`, which has the raw figures. Each engine's section names the version of
 chatkeep that was measured; figures of an older version stand until they are taken again.
 
 One turn: the user's message of 200 bytes comes in, the bot is given the state (about 1 KB of JSON) and the last 20 messages, puts

@@ -15,6 +15,7 @@ const FORMAT = 1; // of what is stored; part of what a driver looks at when it o
 const SHARDS = 16; // of a new store; each store remembers its own number
 const GRAIN_S = 60; // how coarse the index "recent" is, as in chatkeep.drivers.base
 const SHOWN = 200; // entries that a refusal shows at most
+const TOGETHER = 20; // entries that one statement writes: the platform allows it 100 values
 const SIGNED_S = 300; // how old, or how far ahead, the time of a signature may be
 const EPOCH_MS = 1500; // how long an epoch may be taken for the store's after Meta was asked
 const FENCE_MS = EPOCH_MS + 1000; // when nobody does that any more, also where the clocks of two machines differ
@@ -52,15 +53,18 @@ export class Conversation extends DurableObject {
     }
   }
 
-  // Reads what is kept in memory: whether there are tables, and the version of the index entry.
+  // Reads what is kept in memory: whether there are tables, whose they are, and the version of the index entry and its place.
   load() {
     this.made = this.one("select 1 from sqlite_master where name = 'conversation'") !== null;
-    this.version = this.made ? this.one("select version from conversation").version : 0;
+    const sql = "select store, shard, tenant, id, version, revision, owner, at, due, until from conversation";
+    this.where = this.made ? this.one(sql) : null;
+    this.version = this.made ? this.where.version : 0;
+    this.place = this.made && this.where.revision !== null ? placed(this.where) : null;
   }
 
+  // (A cursor that is not read to its end keeps its statement, which is compiled anew then.)
   one(sql, ...values) {
-    for (const row of this.sql.exec(sql, ...values)) return row;
-    return null;
+    return this.sql.exec(sql, ...values).toArray()[0] ?? null;
   }
 
   // The one row of "conversation" is there from the first act on; while there is no conversation, its revision is null.
@@ -75,6 +79,7 @@ export class Conversation extends DurableObject {
     const sql = "insert into conversation(zero, store, shard, tenant, id, version) values (0, ?, ?, ?, ?, 0)";
     this.sql.exec(sql, store, shard, tenant, id);
     this.made = true;
+    this.where = { store, shard, tenant, id };
   }
 
   row() {
@@ -83,10 +88,6 @@ export class Conversation extends DurableObject {
 
   mark() {
     return this.made ? this.one("select mark from conversation").mark : null;
-  }
-
-  where() {
-    return this.made ? this.one("select tenant, id from conversation") : { tenant: "", id: "" };
   }
 
   // Does a list of acts in order, each as a transaction, and answers each of them.
@@ -101,7 +102,7 @@ export class Conversation extends DurableObject {
         return { error: `${fault}` };
       }
     });
-    await this.tell();
+    if (this.told < this.version) await this.tell();
     this.wake();
     return answers;
   }
@@ -199,21 +200,27 @@ export class Conversation extends DurableObject {
   }
 
   known(entries) {
-    const ids = entries.map(([id]) => id).filter((id) => id !== "");
-    if (!ids.length || !this.made) return new Map();
-    const sql = "select id, number from entry where id in (select value from json_each(?))";
-    return new Map(this.sql.exec(sql, JSON.stringify(ids)).raw());
+    const known = new Map();
+    for (const [id] of this.made ? entries : []) {
+      const there = id === "" ? null : this.one("select number from entry where id = ? and id <> ''", id);
+      if (there) known.set(id, there.number);
+    }
+    return known;
   }
 
   add(head, entries) {
-    for (const [id, role, body] of entries) this.sql.exec("insert into entry values (?, ?, ?, ?)", ++head, id, role, body);
-    return head;
+    for (let n = 0; n < entries.length; n += TOGETHER) {
+      const some = entries.slice(n, n + TOGETHER);
+      const values = some.flatMap((entry, place) => [head + n + place + 1, ...entry]);
+      this.sql.exec(`insert into entry values ${some.map(() => "(?, ?, ?, ?)").join(", ")}`, ...values);
+    }
+    return head + entries.length;
   }
 
-  put(old, row) {
-    const was = placed(old);
+  put(row) {
+    const was = this.place;
     const is = placed(row);
-    if (!was || was.wake !== is.wake || was.owner !== is.owner || was.recent !== is.recent) this.move();
+    if (!was || was.wake !== is.wake || was.owner !== is.owner || was.recent !== is.recent) this.move(is);
     const { revision, incarnation, head, body, owner, at, due, lease, until } = row;
     this.sql.exec(
       `update conversation set version = ?, revision = ?, incarnation = ?, head = ?, body = ?, owner = ?, at = ?, due = ?,
@@ -221,9 +228,10 @@ export class Conversation extends DurableObject {
       this.version, revision, incarnation, head, body, owner, at, due, lease, until);
   }
 
-  // Sees to it that the shard is told where this conversation stands; the caller stores the version.
-  move() {
+  // Sees to it that the shard is told where this conversation stands now; the caller stores the version.
+  move(place) {
     this.version += 1;
+    this.place = place;
     if (!this.armed) {
       this.armed = true;
       this.ctx.storage.setAlarm(Date.now() + TELL_MS);
@@ -240,8 +248,9 @@ export class Conversation extends DurableObject {
   }
 
   async tellOnce() {
-    const { store, shard, tenant, id, version } = this.one("select * from conversation");
-    await shardOf(this.env, store, shard).put(tenant, id, version, placed(this.row()), store);
+    const { store, shard, tenant, id } = this.where;
+    const { version } = this;
+    await shardOf(this.env, store, shard).put(tenant, id, version, this.place, store);
     this.told = Math.max(this.told, version);
   }
 
@@ -252,13 +261,13 @@ export class Conversation extends DurableObject {
     try {
       await this.tell();
       const { store, shard, tenant, id, version, mark_until } = this.one("select * from conversation");
-      if (this.row() !== null || mark_until === null) return;
+      if (this.place !== null || mark_until === null) return;
       if (Date.now() < mark_until) {
         this.wakeAt(mark_until);
         return;
       }
       await shardOf(this.env, store, shard).forget(tenant, id, version);
-      if (this.row() !== null || this.version !== version) return;
+      if (this.version !== version) return;
       await this.ctx.storage.deleteAll();
       this.load();
       this.told = this.version;
@@ -315,7 +324,7 @@ const VERBS = {
         row.lease = lease;
         row.until = lease === null ? 0 : until;
       }
-      this.put(old, row);
+      this.put(row);
     }
     return { row: told(row), tail: this.after(row.head - tail, tail), known: [...known] };
   },
@@ -336,7 +345,7 @@ const VERBS = {
     }
     this.make(where);
     const last = this.add(old ? old.head : head, entries);
-    this.put(old, { revision, incarnation, head: last, body, owner, at, due, lease, until });
+    this.put({ revision, incarnation, head: last, body, owner, at, due, lease, until });
     if (drop > 0) this.sql.exec("delete from entry where number <= ?", drop);
     if (blank.length) {
       this.sql.exec("update entry set body = '' where number in (select value from json_each(?))", JSON.stringify(blank));
@@ -350,7 +359,7 @@ const VERBS = {
     this.make(where);
     const mark = Math.max(at, old ? old.at : at, this.mark() ?? at);
     const until = Date.now() + 1000 * Number(this.env.MARK_S ?? MARK_S);
-    this.move();
+    this.move(null);
     this.sql.exec("delete from entry");
     this.sql.exec("update conversation set revision = null, body = null, version = ?, mark = ?, mark_until = ?", this.version, mark, until);
     return {};
@@ -479,9 +488,8 @@ const API = {
     return told(inSlot(changed, slot));
   },
 
-  credential() {
-    const row = this.row();
-    const record = recordOf(this.where(), row);
+  credential(where) {
+    const record = recordOf(where, this.row());
     return { state: record.get("state") ?? "null" };
   },
 
@@ -521,7 +529,7 @@ function commit(object, where, row, record, { now, owner, note }) {
   const at = Math.max(now, row ? row.at : (object.mark() ?? -1) + 0.001);
   const revision = token();
   const { incarnation, lease, until } = row ?? { incarnation: revision, lease: null, until: 0 };
-  object.put(row, { revision, incarnation, head: last, body: bodyOf(where, record), owner: row ? row.owner : owner, at, due, lease, until });
+  object.put({ revision, incarnation, head: last, body: bodyOf(where, record), owner: row ? row.owner : owner, at, due, lease, until });
   return { revision };
 }
 
@@ -1114,7 +1122,7 @@ async function storeAsked(request, env, path) {
   if (what === "watch") return bellOf(env, store).fetch(request);
   const answer = STORE[what];
   if (!answer || request.method !== "POST") return Response.json({ error: `There is no ${path}.` }, { status: 404 });
-  const { epoch, acts } = JSON.parse(new TextDecoder().decode(body));
+  const { epoch, acts } = JSON.parse(DECODER.decode(body));
   return Response.json(await answer(env, store, epoch, acts));
 }
 
@@ -1480,8 +1488,11 @@ export default {
 
 // -- bytes
 
+const ENCODER = new TextEncoder();
+const DECODER = new TextDecoder();
+
 function bytesOf(text) {
-  return new TextEncoder().encode(text);
+  return ENCODER.encode(text);
 }
 
 const CRC = Uint32Array.from({ length: 256 }, (_, n) => {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from chatkeep import Chatkeep, Misconfigured, StoreError
+from chatkeep import Chatkeep, Misconfigured, StoreError, Unavailable
 from chatkeep.cookie import CookieChat
+from chatkeep.testing.servers import RedisServer, UpstashServer
 
 from ..support.stores import STORES, store_url
 from ..support.visitor import KEY, Browser, counting
@@ -167,16 +169,89 @@ async def test_a_store_that_is_away_loses_nothing(tmp_path: Path) -> None:
     await ada.close()
 
 
+async def say(request: Any) -> Response:
+    """The body is a message; answers the reply."""
+    id = request.headers.get("message-id")
+    receipt = await request.state.chat.receive((await request.body()).decode(), id=id)
+    return PlainTextResponse(receipt.replies[0].text)
+
+
+async def show(request: Any) -> Response:
+    """How many messages there are."""
+    there = await request.state.chat.conversation()
+    return PlainTextResponse(f"{there.head}")
+
+
+async def own(request: Any) -> Response:
+    """Answers in its own words that the store is away."""
+    try:
+        return await say(request)
+    except Unavailable:
+        return PlainTextResponse("We are closed.", status_code=503)
+
+
+ROUTES = [Route("/say", say, methods=["POST"]), Route("/own", own, methods=["POST"]), Route("/", show)]
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("in_store", [False, True], ids=["on its way", "moved before"])
+def test_a_store_that_is_away_is_503_and_nothing_is_lost(in_store: bool, tmp_path: Path) -> None:
+    """The cookie stays as it was; when the server is back, the chat goes on with all that was said."""
+    with RedisServer("valkey-9", tmp_path) as server:
+        chats: CookieChat[Any] = CookieChat(counting, keys=[KEY], then=f"{server.url}?timeout=1")
+        with TestClient(chats(Starlette(routes=ROUTES)), raise_server_exceptions=False) as http:
+            for n in range(1 + in_store):
+                http.post("/say", content=f"{n}")
+            before = dict(http.cookies)
+            server.stop()
+            refused = [http.post("/say", content="lost?"), http.get("/")]
+            ours = http.post("/own", content="lost?")
+            after = dict(http.cookies)
+            server.start()
+            heard = http.post("/say", content="again").text
+            shown = http.get("/").text
+
+    for answer in refused:
+        problem = answer.json()
+        assert (503, "2") == (answer.status_code, answer.headers["retry-after"])
+        assert "application/problem+json" == answer.headers["content-type"]
+        assert ("urn:chatkeep:unavailable", 503) == (problem["type"], problem["status"])
+        assert "the cookie stays as it was. Try again in a moment" in problem["detail"]
+        assert "127.0.0.1" not in answer.text
+        assert "set-cookie" not in answer.headers
+    assert (503, "We are closed.") == (ours.status_code, ours.text)
+    assert before == after
+    count = 2 + in_store
+    assert (f"{count} of {count}", f"{2 * count}") == (heard, shown)
+
+
+@pytest.mark.server
+def test_a_message_whose_fate_is_unknown_counts_once(tmp_path: Path) -> None:
+    """The store does what it is told and its answers are lost: 503, and the same message again is known."""
+    with UpstashServer(tmp_path) as server:
+        chats: CookieChat[Any] = CookieChat(counting, keys=[KEY], then=f"{server.url}&timeout=1")
+        with TestClient(chats(Starlette(routes=ROUTES)), raise_server_exceptions=False) as http:
+            for n in range(2):
+                http.post("/say", content=f"{n}")
+            server.set_faults(lost_answers=1.0)
+            refused = http.post("/say", content="once", headers={"message-id": "m"})
+            server.set_faults(lost_answers=0.0)
+            deadline = time.monotonic() + 10
+            while (heard := http.post("/say", content="once", headers={"message-id": "m"})).status_code == 503:
+                assert time.monotonic() < deadline
+            shown = http.get("/").text
+
+    assert (503, "2") == (refused.status_code, refused.headers["retry-after"])
+    assert "urn:chatkeep:uncertain" == refused.json()["type"]
+    assert "set-cookie" not in refused.headers
+    assert ("3 of 3", "6") == (heard.text, shown)
+
+
 def test_an_application_whose_store_was_never_reached_ends_as_ever() -> None:
     """The request that needed the store was told; the end of the lifespan has nothing to close."""
     chats: CookieChat[Any] = CookieChat(counting, keys=[KEY], then="redis://127.0.0.1:1/0")
-
-    async def say(request: Any) -> Response:
-        receipt = await request.state.chat.receive("hello")
-        return PlainTextResponse(receipt.replies[0].text)
-
-    with TestClient(chats(Starlette(routes=[Route("/", say)])), raise_server_exceptions=False) as http:
-        assert [200, 500] == [http.get("/").status_code for _ in range(2)]
+    with TestClient(chats(Starlette(routes=ROUTES)), raise_server_exceptions=False) as http:
+        assert [200, 503] == [http.post("/say", content="hello").status_code for _ in range(2)]
 
 
 async def test_a_moved_chat_without_its_store_is_a_loud_error() -> None:
@@ -213,12 +288,8 @@ def test_the_lifespan_of_an_application_closes_the_store(tmp_path: Path) -> None
     """And without one each event loop has a store of its own."""
     chats: CookieChat[Any] = CookieChat(counting, keys=[KEY], then=f"sqlite:///{tmp_path}/chat.db")
 
-    async def say(request: Any) -> Response:
-        receipt = await request.state.chat.receive("hello")
-        return PlainTextResponse(receipt.replies[0].text)
-
-    with TestClient(chats(Starlette(routes=[Route("/", say)]))) as http:
-        heard = [http.get("/").text for _ in range(4)]
+    with TestClient(chats(Starlette(routes=ROUTES))) as http:
+        heard = [http.post("/say", content="hello").text for _ in range(4)]
         assert chats._keeping._stores
     assert not chats._keeping._stores
 

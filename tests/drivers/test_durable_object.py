@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import apsw
 import pytest
@@ -22,7 +23,7 @@ from chatkeep.drivers import driver_for
 from chatkeep.drivers.base import Append, Driver, Entry, Erase, Fence, Key, Scan
 from chatkeep.drivers.durable_object import DurableObjectDriver, transport
 from chatkeep.drivers.durable_object.acts import BODY_MOST
-from chatkeep.drivers.http import HttpConnection
+from chatkeep.drivers.http import Answer, HttpConnection
 from chatkeep.errors import Conflict, Misconfigured, TooLarge, Unavailable
 from chatkeep.testing import DriverContract
 from chatkeep.testing.machine import DriverMachine
@@ -231,6 +232,26 @@ def held(server: DurableObjectServer) -> set[str]:
         finally:
             db.close()
     return found
+
+
+async def test_a_warm_message_is_one_request(worker: DurableObjectServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the first one of a process that has the store open is two: it looks at the conversation."""
+    posted: list[bytes] = []
+
+    async def counted(connection: HttpConnection, head: bytes, body: bytes) -> Answer:
+        posted.append(head.partition(b" HTTP")[0])
+        return await post(connection, head, body)
+
+    post = HttpConnection.post
+    keep: Chatkeep[dict[str, Any]] = Chatkeep(fresh(worker), background=False)
+    keep.on_message(lambda turn: "fine")
+    async with keep:
+        monkeypatch.setattr(HttpConnection, "post", counted)
+        await keep.receive("ada", "hello")
+        cold = len(posted)
+        await keep.receive("ada", "again")
+
+    assert (2, 1) == (cold, len(posted) - cold), posted
 
 
 async def test_a_value_that_an_object_cannot_hold_is_refused(worker: DurableObjectServer) -> None:

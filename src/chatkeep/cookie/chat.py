@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, Generic, Literal
 
 import msgspec
@@ -18,7 +19,7 @@ from ..conversation.snapshots import Commit, Snapshot
 from ..drivers.base import Key
 from ..engine.engine import Engine
 from ..engine.runner import describe_fault, refuse_own_turn
-from ..errors import HandlerFailed, TooLarge, UsageError
+from ..errors import HandlerFailed, TooLarge, Unavailable, Uncertain, UsageError
 from ..model import Content, Conversation, Receipt, State
 from ..tenant import Tenant
 from .contents import Contents, Kept, RequestDriver, from_bytes, row_of, to_bytes
@@ -33,6 +34,9 @@ CUT_ROOM = 24
 """Bytes by which a record may grow that says where its log begins."""
 
 Lost = Literal["", "expired", "unreadable"]
+
+Refusal = TooLarge | Unavailable | Uncertain
+"""What a chat refuses that is not the application's fault: left alone, it becomes an answer with status 413 or 503."""
 
 
 class Answer(Struct, frozen=True):
@@ -61,8 +65,8 @@ class Chat(Generic[State]):
         self._engine: Engine[State] | None = None
         self._driver: RequestDriver | None = None
         self._lock = asyncio.Lock()
-        self.refused: TooLarge | None = None
-        """Why the last message was not taken, where it was too large."""
+        self.refused: Refusal | None = None
+        """Why the last call was not done, where the cookie has no room or the store that `then` names is away."""
 
     # -- what an application does ------------------------------------------------------------------------------------------
 
@@ -81,14 +85,18 @@ class Chat(Generic[State]):
         Raises:
             TooLarge: The cookie has no room for it. Left alone, it becomes an answer with status 413.
 
+            Unavailable: The store that `then` names cannot be reached. Nothing was recorded, and the cookie stays as it was. Left
+                alone, it becomes an answer with status 503.
+
+            Uncertain: That store did not say whether it was recorded; otherwise as `Unavailable`. Send it again under the same *id*.
+
             HandlerFailed: The handler failed as often as `attempts` says.
 
             UsageError: The headers of the answer have gone out already.
         """
         refuse_own_turn(self._key, "would wait for itself; answer in the turn that runs")
-        async with self._lock:
+        async with self._called():
             self._refuse_sent("recorded")
-            self.refused = None
             CLEARING.pop(self._id, None)
             if self._moves:
                 receipt = await (await self._store()).receive(self._id, content, id=id, metadata=metadata)
@@ -100,8 +108,13 @@ class Chat(Generic[State]):
             return receipt
 
     async def conversation(self) -> Conversation[State] | None:
-        """Return the conversation as it is now, with the messages that the cookie has room for; None before the first message."""
-        async with self._lock:
+        """
+        Return the conversation as it is now, with the messages that the cookie has room for; None before the first message.
+
+        Raises:
+            Unavailable: The store that `then` names cannot be reached. Left alone, it becomes an answer with status 503.
+        """
+        async with self._called():
             if self._moves:
                 keep = await self._store()
                 self._changed = True
@@ -114,7 +127,7 @@ class Chat(Generic[State]):
     async def change(self, edit: Callable[[State], State | None]) -> Conversation[State]:
         """Apply *edit* to the state outside a turn, and return the conversation that this leaves; errors as those of `receive`."""
         refuse_own_turn(self._key, "would throw its own turn away; change turn.state")
-        async with self._lock:
+        async with self._called():
             self._refuse_sent("changed")
             if self._moves:
                 changed = await (await self._store()).change(self._id, edit)
@@ -124,8 +137,7 @@ class Chat(Generic[State]):
             try:
                 changed = await Tenant(engine, "").change(self._id, edit)
                 await self._keep(engine, driver)
-            except BaseException as fault:
-                self.refused = fault if isinstance(fault, TooLarge) else None
+            except BaseException:
                 await self._discard()
                 raise
             return changed
@@ -198,6 +210,17 @@ class Chat(Generic[State]):
         if self.lost:
             log.info("A cookie %s was %s; a new chat begins in its place.", self._site.name, self.lost)
 
+    @asynccontextmanager
+    async def _called(self) -> AsyncIterator[None]:
+        """Have one call at a time, and remember what the last one is refused for."""
+        async with self._lock:
+            self.refused = None
+            try:
+                yield
+            except (TooLarge, Unavailable, Uncertain) as fault:
+                self.refused = fault
+                raise
+
     def _refuse_sent(self, done: str) -> None:
         if self._sent:
             raise UsageError(
@@ -235,8 +258,7 @@ class Chat(Generic[State]):
                 f"{self._key}: the handler failed ({describe_fault(cause)}). Nothing of this message is in the cookie, which stays as it "
                 "was; send it again."
             ) from cause
-        except BaseException as fault:
-            self.refused = fault if isinstance(fault, TooLarge) else None
+        except BaseException:
             await self._discard()
             raise
         return receipt

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Generic
 
 import msgspec
 
-from ..errors import TooLarge
+from ..errors import TooLarge, Unavailable, Uncertain
 from ..model import State
-from .chat import Chat
+from .chat import Chat, Refusal
 from .keeping import Keeping
 from .site import cookies_named
 
@@ -18,6 +19,19 @@ Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+log = logging.getLogger("chatkeep")
+
+RETRY_AFTER_S = 2
+
+AWAY = (
+    "The store that has this chat cannot be reached now. Nothing was lost: what was said before is kept, and the cookie stays as it "
+    "was. Try again in a moment, with a message under the same id."
+)
+UNKNOWN = (
+    "The store that has this chat did not say whether the message was recorded. The cookie stays as it was. Send the message again in a "
+    "moment, under the same id: it counts once."
+)
 
 NO_WEBSOCKET = "a websocket's headers go out before its first message"
 
@@ -54,7 +68,7 @@ class CookieMiddleware(Generic[State]):
         scope = {**scope, "state": {**scope.get("state", {}), "chat": chat}}
         try:
             await self.app(scope, receive, answer.send if scope["type"] == "http" else send)
-        except TooLarge as fault:
+        except (TooLarge, Unavailable, Uncertain) as fault:
             if fault is not chat.refused or (answer.begun and not answer.refuses):
                 raise
             await answer.refuse(fault)
@@ -77,14 +91,14 @@ class _Answer:
         self._send = send
         self.begun = False
         self.refuses = False
-        """413 was answered in the place of what the application has made of `TooLarge`."""
+        """A refusal was answered in the place of what the application has made of it."""
 
     async def send(self, event: Event) -> None:
         """Send *event*, with the cookie where the answer begins."""
         if self.refuses:
             return
         if event["type"] == "http.response.start":
-            if event["status"] >= 500 and self._chat.refused is not None:  # nobody has caught it
+            if event["status"] == 500 and self._chat.refused is not None:  # nobody has caught it
                 await self.refuse(self._chat.refused)
                 return
             self.begun = True
@@ -94,14 +108,22 @@ class _Answer:
                 event = {**event, "headers": [*theirs, *ours]}
         await self._send(event)
 
-    async def refuse(self, fault: TooLarge) -> None:
-        """Answer that the message was too large, once; the cookie stays as it was."""
+    async def refuse(self, fault: Refusal) -> None:
+        """Answer why the call was not done, once; the cookie stays as it was."""
         if self.refuses:
             return
         self.begun = self.refuses = True
         self._chat.refuse("the answer was sent")
-        document = {"type": "urn:chatkeep:too-large", "title": "Content Too Large", "status": 413, "detail": str(fault)}
+        headers = [(b"content-type", b"application/problem+json"), (b"cache-control", b"no-store")]
+        if isinstance(fault, TooLarge):
+            status, word, title, detail = 413, "too-large", "Content Too Large", str(fault)
+        else:
+            log.error("%s: %s", type(fault).__name__, fault)  # with the store's address, which is nothing for visitors
+            word, detail = ("uncertain", UNKNOWN) if isinstance(fault, Uncertain) else ("unavailable", AWAY)
+            status, title = 503, "Service Unavailable"
+            headers.append((b"retry-after", b"%d" % RETRY_AFTER_S))
+        document = {"type": f"urn:chatkeep:{word}", "title": title, "status": status, "detail": detail}
         body = msgspec.json.encode(document)
-        headers = [(b"content-type", b"application/problem+json"), (b"content-length", b"%d" % len(body))]
-        await self._send({"type": "http.response.start", "status": 413, "headers": headers})
+        headers.append((b"content-length", b"%d" % len(body)))
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
         await self._send({"type": "http.response.body", "body": body})

@@ -23,6 +23,9 @@ RECENT_GRAIN_S = 60.0
 """The `recent` index moves in steps this wide, so that an ordinary turn does not have to touch it; within a step rows are
 put in order when they are asked for."""
 
+RECENT_SPARE = 20
+"""So many places more than rows are asked for at first: the newest step ends within them where not many have been changed in it."""
+
 ENTRIES_MOST = 500
 """No act carries more entries than this, or asks for more by their ids."""
 
@@ -338,6 +341,20 @@ COUNTERS_KEPT_S = 3600.0
 def mark_of(key: Key) -> str:
     """Return a short name for a key where the name itself must not stay, or has no room: tombstones, announcements."""
     return hashlib.blake2b(f"{len(key.tenant)}:{key.tenant}{key.id}".encode(), digest_size=16).hexdigest()
+
+
+def first_steps(places: Sequence[tuple[Any, ...]], least: int, *, ended: bool) -> int:
+    """
+    Return how many of the *places* of the index `recent`, each with its step in front, make up its first steps: so many steps as
+    have *least* places. A step that may go on behind the last place is none of them, unless there are no more (*ended*).
+    """
+    whole = len(places)
+    while not ended and whole and places[whole - 1][0] == places[-1][0]:
+        whole -= 1
+    for count in range(max(least, 1), whole):
+        if places[count][0] != places[count - 1][0]:
+            return count
+    return whole
 
 
 def settle(answered: Future[Any], answer: Any) -> None:

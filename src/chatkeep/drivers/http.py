@@ -140,3 +140,42 @@ class HttpConnection:
         self.abort()
         with contextlib.suppress(OSError):
             await self.writer.wait_closed()
+
+
+async def scheme_fault(host: str, port: int, *, tls: bool, within: float) -> str:
+    """Return what is wrong with a URL whose server speaks the other one of https and http; '' where that is not known.
+
+    It is tried, with nothing in it that is secret. A server that only hangs up may not have liked either.
+    """
+    with contextlib.suppress(OSError, TimeoutError):
+        async with asyncio.timeout(within):
+            if tls != await _speaks_tls(host, port, within / 2):
+                if not tls:
+                    return "it speaks https: leave tls=no out of the URL"
+                await _asked(host, port)
+                return "it speaks http without TLS: add tls=no to the options of the URL, or name the port of https"
+            if not tls and (await _asked(host, port)).headers.get(b"location", b"").startswith(b"https:"):
+                return "it sends one on to https: leave tls=no out of the URL"
+    return ""
+
+
+async def _speaks_tls(host: str, port: int, within: float) -> bool:
+    """Tell whether a server speaks TLS, with whatever certificate."""
+    import ssl  # takes 17 ms, and who gets here waits for longer
+
+    anybody = ssl.create_default_context()
+    anybody.check_hostname = False
+    anybody.verify_mode = ssl.CERT_NONE
+    with contextlib.suppress(OSError, TimeoutError):
+        async with asyncio.timeout(within):
+            (await HttpConnection.open(host, port, anybody)).abort()
+            return True
+    return False
+
+
+async def _asked(host: str, port: int) -> Answer:
+    connection = await HttpConnection.open(host, port, None)
+    try:
+        return await connection.post(b"POST / HTTP/1.1\r\nHost: %b" % host.encode(), b"")
+    finally:
+        connection.abort()

@@ -21,8 +21,9 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
-from ...errors import Corrupt, Misconfigured, StoreError, Unsupported
+from ...errors import Corrupt, Misconfigured, StoreError, Unavailable, Unsupported
 from ..base import (
+    RECENT_SPARE,
     Ability,
     About,
     Append,
@@ -41,6 +42,7 @@ from ..base import (
     Row,
     Scan,
     Write,
+    first_steps,
 )
 from ..openable import Openable, end
 from . import acts
@@ -79,8 +81,12 @@ class DurableObjectDriver(Openable):
         self._worker = worker = self._transport(self._site)
         try:
             told = await worker.act("open", msgspec.json.encode([secrets.token_hex(8)]))
-        except Refused as fault:
-            raise Misconfigured(f"{fault} The store was not opened.") from fault
+        except Unavailable as fault:
+            if wrong := await self._scheme_fault():
+                raise Misconfigured(f"{self._site.name} was not opened: {wrong}.") from fault
+            if isinstance(fault, Refused):
+                raise Misconfigured(f"{fault} The store was not opened.") from fault
+            raise
         if wrong := foreign(told):
             raise Misconfigured(f"{self._site.name}: {wrong}")
         worker.epoch = epoch = told["epoch"]
@@ -91,9 +97,15 @@ class DurableObjectDriver(Openable):
         try:
             return await examined(worker)
         except StoreError as fault:
-            return [Finding("fail", "reachable", f"{fault}")]
+            return [Finding("fail", "reachable", await self._scheme_fault() or f"{fault}")]
         finally:
             await worker.close()
+
+    async def _scheme_fault(self) -> str:
+        from ..http import scheme_fault  # (the transport has imported it)
+
+        site = self._site
+        return await scheme_fault(site.host, site.port, tls=site.tls, within=site.timeout)
 
     async def _stop(self) -> None:
         worker, self._worker = self._worker, None
@@ -149,22 +161,22 @@ class DurableObjectDriver(Openable):
         after, place = act.after, None if act.after is None else acts.step_of(act.after)
         rows: list[Row] = []
         held: list[acts.Place] = []
-        wanted = act.limit
+        wanted, more = act.limit + RECENT_SPARE, True
         while len(rows) < act.limit:
-            wanted = min(wanted, PAGE)
-            places = await self._places(worker, act, place, wanted)
-            ended = len(places) < wanted
-            held += places
-            # The last step may go on on the next page.
-            whole = [at for at in held if ended or at[0] != held[-1][0]]
-            held = held[len(whole) :]
-            found = await asyncio.gather(*(self._row_at(worker, "recent", at) for at in whole))
-            shown = sorted((row for row in found if row is not None), key=acts.moment_of)
-            rows += [row for row in shown if after is None or acts.moment_of(row) > acts.moment_of(after)]
-            if ended:
+            if whole := first_steps(held, act.limit - len(rows), ended=not more):
+                found = await asyncio.gather(*(self._row_at(worker, "recent", at) for at in held[:whole]))
+                shown = sorted((row for row in found if row is not None), key=acts.moment_of)
+                rows += [row for row in shown if after is None or acts.moment_of(row) > acts.moment_of(after)]
+                held = held[whole:]
+            elif more:
+                wanted = min(wanted, PAGE)
+                places = await self._places(worker, act, place, wanted)
+                more = len(places) == wanted
+                held += places
+                place = held[-1] if held else None
+                wanted *= 2
+            else:
                 break
-            place = places[-1]
-            wanted *= 2
         return rows[: act.limit]
 
     async def _places(self, worker: Transport, act: Scan, place: acts.Place | None, wanted: int) -> list[acts.Place]:

@@ -35,6 +35,7 @@ import msgspec
 
 from ...errors import Corrupt, Misconfigured, Replaced, StoreError, Unavailable, Uncertain, Unsupported
 from ..base import (
+    RECENT_SPARE,
     Ability,
     About,
     Append,
@@ -53,6 +54,7 @@ from ..base import (
     Row,
     Scan,
     Write,
+    first_steps,
 )
 from ..openable import Openable, end
 from . import scripts as acts
@@ -189,20 +191,20 @@ class RedisDriver(Openable):
         after, place = act.after, None if act.after is None else acts.step_of(act.after)
         rows: list[Row] = []
         held: list[acts.Place] = []
-        wanted = act.limit
+        wanted, more = act.limit + RECENT_SPARE, True
         while len(rows) < act.limit:
-            wanted = min(wanted, PAGE)
-            places, more = await self._places(servers, act, place, wanted)
-            held += places
-            # The last step may go on on the next page.
-            whole = [at for at in held if not more or at[0] != held[-1][0]]
-            held = held[len(whole) :]
-            shown = sorted(await self._rows_at(servers, "recent", whole), key=acts.moment_of)
-            rows += [row for row in shown if after is None or acts.moment_of(row) > acts.moment_of(after)]
-            if not more:
+            if whole := first_steps(held, act.limit - len(rows), ended=not more):
+                shown = sorted(await self._rows_at(servers, "recent", held[:whole]), key=acts.moment_of)
+                rows += [row for row in shown if after is None or acts.moment_of(row) > acts.moment_of(after)]
+                held = held[whole:]
+            elif more:
+                wanted = min(wanted, PAGE)
+                places, more = await self._places(servers, act, place, wanted)
+                held += places
+                place = held[-1] if held else None
+                wanted *= 2
+            else:
                 break
-            place = places[-1]
-            wanted *= 2
         return rows[: act.limit]
 
     async def _places(

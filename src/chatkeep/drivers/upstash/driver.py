@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from ...errors import Misconfigured, StoreError, Unsupported
+from ...errors import Misconfigured, StoreError, Unavailable, Unsupported
 from ..base import Ability, About, Finding
 from ..redis import scripts as acts
 from ..redis.driver import RedisDriver
@@ -59,8 +59,12 @@ class UpstashDriver(RedisDriver):
         await servers.start()
         try:
             _, epoch = await asyncio.gather(refuse_read_only(servers, self._acts), self._made(servers))
-        except Rejected as fault:
-            raise Misconfigured(f"{self._site.name} was not opened: {fault}") from fault
+        except Unavailable as fault:
+            if wrong := await self._scheme_fault():
+                raise Misconfigured(f"{self._site.name} was not opened: {wrong}.") from fault
+            if isinstance(fault, Rejected):
+                raise Misconfigured(f"{self._site.name} was not opened: {fault}") from fault
+            raise
         self._acts.epoch = epoch
         return epoch
 
@@ -70,9 +74,15 @@ class UpstashDriver(RedisDriver):
             await servers.start()
             return await examined(servers, self._acts)
         except StoreError as fault:
-            return [Finding("fail", "reachable", f"{fault}")]
+            return [Finding("fail", "reachable", await self._scheme_fault() or f"{fault}")]
         finally:
             await servers.close()
+
+    async def _scheme_fault(self) -> str:
+        from ..http import scheme_fault  # (the transport has imported it)
+
+        (host, port), *_ = self._site.hosts
+        return await scheme_fault(host, port, tls=self._site.access["tls"] is not None, within=self._site.timeout)
 
     async def backup(self, path: str, *, replace: bool = False) -> None:
         raise Unsupported(

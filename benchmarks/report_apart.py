@@ -1,0 +1,100 @@
+"""What RESULTS.md says of the benchmarks that are started alone: `edges`, `cold` and `moving`."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+Found = dict[str, Any]
+
+SLOWEST = 0.5  # a writing act, times as fast as its floor
+COLD_MS = 250
+COLD = ("redis", "postgresql", "upstash")
+
+
+class Bar(NamedTuple):
+    """What was wanted, what was found. *met* None: a figure without a bar."""
+
+    what: str
+    wanted: str
+    figure: str
+    met: bool | None
+
+
+def bars(apart: Found) -> list[Bar]:
+    """The bars of all of them that were recorded."""
+    found: list[Bar] = []
+    if edges := apart.get("edges"):
+        for act in edges["acts"]:
+            if act["writes"]:
+                label = f"{act['name']}, x {act['floor'].partition(': ')[2]}"
+                found.append(Bar(label, f"at least {SLOWEST:g}", f"{act['x']:.2f}", act["x"] >= SLOWEST))
+        for title, requests in edges["requests"].items():
+            found.append(Bar(f"{title}: requests of a warm `receive`", "1", f"{requests:.2f}", requests <= 1))
+    if cold := apart.get("cold"):
+        for name, engine in cold["engines"].items():
+            label = f"{engine['title']}: a process for one message, ms"
+            wanted = f"under {COLD_MS}" if name in COLD else ""
+            whole = engine["ours"]["whole"]
+            found.append(Bar(label, wanted, f"{whole:.0f}", whole < COLD_MS if wanted else None))
+    if moving := apart.get("moving"):
+        for way in moving["ways"]:
+            label = f"{way['way']}: {moving['conversations']:,} conversations, seconds closed"
+            found.append(Bar(label, "", f"{way['closed_s']:.1f}", None))
+    return found
+
+
+def sections(apart: Found) -> list[str]:
+    """All there is about them."""
+    made = {"edges": acts_section, "cold": cold_section, "moving": moving_section}
+    parts: list[str] = []
+    for name, section in made.items():
+        if found := apart.get(name):
+            said = f"chatkeep {found['chatkeep']}. `{found['command']}` on {found['taken']}; {found['machine']}.\n"
+            title, *rest = section(found)
+            parts += [f"## {title}\n", said, *rest, ""]
+    return parts
+
+
+def acts_section(found: Found) -> list[str]:
+    """A title, and the lines below it."""
+    lines = [
+        f"| {act['name']} | {act['least_ms']:.2f} | {act['median_ms']:.2f} | {act['x']:.2f}x |" for act in found["acts"]
+    ]
+    return [
+        "Stores without a server",
+        "One act at a time on one connection: what a caller waits for, in ms, as the least and the median of the rounds' means; x: how many "
+        "times as fast as the floor above it, the median of the ratios within a round.\n",
+        "| | least | median | |\n|---|---|---|---|",
+        *lines,
+    ]
+
+
+def cold_section(found: Found) -> list[str]:
+    """A title, and the lines below it."""
+    lines = [f"| {title} | {ms:.0f} | - | - | - | - | - |" for title, ms in found["before"].items()]
+    for engine in found["engines"].values():
+        for title, run in ((engine["plain_title"], engine["plain"]), ("chatkeep", engine["ours"])):
+            cells = [f"{ms:.0f}" for ms in (run["whole"], run["processor"], *run["stages"])]
+            lines.append(f"| {engine['title']}: {title} | " + " | ".join([*cells, *["-"] * (6 - len(cells))]) + " |")
+    return [
+        "Cold starts",
+        f"A process for one message, on a store that is there; ms, each the least of {found['runs']} runs.\n",
+        "| | whole | CPU | import | open | receive | close |\n|---|---|---|---|---|---|---|",
+        *lines,
+    ]
+
+
+def moving_section(found: Found) -> list[str]:
+    """A title, and the lines below it."""
+    lines = [
+        f"| {way['way']} | {way['copied_s']:.1f} | {found['conversations'] / way['copied_s']:,.0f} | {way['finished_s']:.1f} | "
+        f"{way['closed_s']:.1f} | {way['memory_mb']:.0f} |"
+        for way in found["ways"]
+    ]
+    return [
+        "Moving a store",
+        f"{found['conversations']:,} conversations of four messages and 400 bytes of state, by `chatkeep move`: copied, then compared and "
+        "finished.\n",
+        "| | copied in s | a second | finished in s | closed for s | most MB |\n|---|---|---|---|---|---|",
+        *lines,
+    ]

@@ -1,0 +1,24 @@
+"""What drivers share that is no verb."""
+
+from __future__ import annotations
+
+import pytest
+
+from chatkeep.drivers.base import first_steps
+
+PLACES = [(step, f"{n}") for n, step in enumerate([-9, -9, -9, -7, -7, -5, -5])]
+
+
+@pytest.mark.parametrize(
+    ("least", "ended", "count"),
+    [(1, False, 3), (3, False, 3), (4, False, 5), (6, False, 5), (6, True, 7), (5, True, 5), (100, True, 7)],
+)
+def test_the_first_steps_of_an_index_are_whole(least: int, ended: bool, count: int) -> None:
+    """As many as have the places that are wanted; the last one only where nothing is behind it."""
+    assert count == first_steps(PLACES, least, ended=ended)
+
+
+@pytest.mark.parametrize(("places", "ended", "count"), [([], False, 0), ([], True, 0), (PLACES[:3], False, 0)])
+def test_a_step_that_may_go_on_is_none(places: list[tuple[int, str]], ended: bool, count: int) -> None:
+    """Whoever asks fetches more places first."""
+    assert count == first_steps(places, 1, ended=ended)
