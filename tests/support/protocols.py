@@ -57,12 +57,12 @@ class Bot:
 
 
 @asynccontextmanager
-async def mounted(bot: Bot, routes: Sequence[BaseRoute]) -> AsyncIterator[Client]:
+async def mounted(bot: Bot | Chatkeep[Any], routes: Sequence[BaseRoute]) -> AsyncIterator[Client]:
     """An application of somebody else's with these routes, without credentials."""
 
     @asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
-        async with bot.keep:
+        async with bot.keep if isinstance(bot, Bot) else bot:
             yield
 
     async with serving(Starlette(routes=list(routes), lifespan=life)) as port:

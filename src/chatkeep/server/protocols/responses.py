@@ -398,7 +398,10 @@ class Events:
                 yield self._event("response.output_item.done", output_index=block, item=item)
             case PartShown(block=block, part=part):
                 item = self._asked.item(block, part)
-                yield self._event("response.output_item.added", output_index=block, item=item)
+                if item["type"] != "function_call":
+                    yield self._event("response.output_item.added", output_index=block, item=item)
+                else:
+                    yield from self._call(block, item)
                 yield self._event("response.output_item.done", output_index=block, item=item)
             case Ended():
                 yield from self._end(step)
@@ -409,6 +412,14 @@ class Events:
             response |= {"status": "incomplete", "incomplete_details": {"reason": ended.status}}
         yield self._event(f"response.{response['status']}", response=response)
         yield b"data: [DONE]\n\n"
+
+    def _call(self, block: int, item: dict[str, Any]) -> Iterator[bytes]:
+        """Begin the call of a tool, and give its arguments: clients put them together from the deltas."""
+        where, arguments = {"item_id": item["id"], "output_index": block}, item["arguments"]
+        begun = {**item, "arguments": "", "status": "in_progress"}
+        yield self._event("response.output_item.added", output_index=block, item=begun)
+        yield self._event("response.function_call_arguments.delta", delta=arguments, **where)
+        yield self._event("response.function_call_arguments.done", name=item["name"], arguments=arguments, **where)
 
     def _where(self, block: int, kind: str) -> dict[str, Any]:
         item = self._asked.item(block, {"type": kind, kind: ""})
