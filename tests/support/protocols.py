@@ -82,6 +82,14 @@ class Sse:
                 return line[6:] if line == "data: [DONE]" else json.loads(line[6:])
         return None
 
+    async def lines(self) -> list[str]:
+        """All lines that still come, with the comments."""
+        found = []
+        async with asyncio.timeout(20):
+            while (line := await self._lines()) is not None:
+                found.append(line)
+        return found
+
     async def rest(self) -> list[Any]:
         """All that still come."""
         found = []

@@ -27,7 +27,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from ...app import Chatkeep
-from ...model import Content, Message, Part
+from ...model import Content, Failing, Message, Part
 from .. import wire
 from ..access import not_found
 from ..streams import event
@@ -45,7 +45,9 @@ from .answer_stream import (
     is_text,
     name_answer,
     parts_of,
+    tell_failing,
     tool_in,
+    write_time,
 )
 from .entrance import Authorize, Caller, Entrance, Refusal
 from .sse import SSE, whole
@@ -103,7 +105,7 @@ def routes(keep: Chatkeep[Any], *, path: str = PATH, authorize: Authorize | None
                 async with asyncio.timeout(WAIT_S):
                     ended = await whole(answer)
             except TimeoutError:
-                pass
+                ended = await caller.find_end(receipt.number)
             return wire.as_json(asked.response(ended))
         stands = Ended(receipt.status, replies=receipt.replies) if receipt.duplicate else Ended("accepted")
         response = asked.response(stands)
@@ -295,6 +297,7 @@ class Asked:
             "background": self.background,
             **ALWAYS,
             **({"incomplete_details": {"reason": "interrupted"}} if broken else {}),
+            **({} if ended.failing is None else {"chatkeep": failing_told(ended.failing)}),
         }
 
     def item(self, place: int, part: Part, status: str = "completed") -> dict[str, Any]:
@@ -310,6 +313,12 @@ class Asked:
         text = grown[1] if grown is not None else msgspec.json.encode(part).decode()
         content = [text_part(text)] if status == "completed" else []
         return {"id": f"msg_{id}", "type": "message", "role": "assistant", "status": status, "content": content}
+
+
+def failing_told(failing: Failing) -> dict[str, Any]:
+    """Return what is told of attempts that have failed."""
+    at = write_time(failing.retry_at)
+    return {"status": "failing", "attempts": failing.attempts, "retry_at": at, "message": tell_failing(failing)}
 
 
 ALWAYS: dict[str, Any] = {
@@ -403,6 +412,12 @@ class Events:
                 else:
                     yield from self._call(block, item)
                 yield self._event("response.output_item.done", output_index=block, item=item)
+            case Failing():
+                # (Not all who read a stream are told of it, so it takes no number: it has that of the event before it.)
+                response = self._asked.response(Ended("accepted", failing=step))
+                number = max(self._next - 1, self._after)
+                told = {"type": "response.in_progress", "sequence_number": number, "response": response}
+                yield event(told, name="response.in_progress")
             case Ended():
                 yield from self._end(step)
 
