@@ -1,4 +1,4 @@
-"""RESULTS.md and its charts, written from results.json and nothing else."""
+"""RESULTS.md and its charts, written from results.json and tables.json and nothing else."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .chart import Line, drawn
+from .tables import sections
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
@@ -39,6 +40,7 @@ def write() -> None:
     for name, engine in found.items():
         (HERE / "charts" / f"{name}.svg").write_text(chart(engine))
         parts += section(name, engine)
+    parts += sections()
     (HERE / "RESULTS.md").write_text("\n".join(parts).rstrip() + "\n")
 
 
