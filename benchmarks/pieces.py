@@ -31,7 +31,7 @@ from tests.support.service import service
 
 from . import tables
 from .engines import ENGINES
-from .streams import AT_ONCE, Seat, Servers, seats_at, store_of, tokens
+from .streams import AT_ONCE, Seat, Servers, kind_of, seats_at, store_of, tokens
 
 BOT = """
 import asyncio, time
@@ -131,9 +131,9 @@ class Reader:
             seen_at = time.monotonic()
             *events, rest = (rest + part).split(b"\n\n")
             for event in events:
-                if event.startswith(b"event: piece"):
+                if kind_of(event) == b"piece":
                     self._note(msgspec.json.decode(event.partition(b"data: ")[2], type=Piece), seen_at)
-                elif event.startswith(b"event: message") and b'"assistant"' in event:
+                elif kind_of(event) == b"message" and b'"assistant"' in event:
                     whole = len(self.said.split()) == self.pieces
                     self.fault = self.fault or ("" if whole else f"{len(self.said.split())} pieces of {self.pieces}")
                     response.close()
