@@ -88,8 +88,8 @@ load: $(READY)  ## a thousand simulated customers, instances and databases that 
 	$(BIN)/python -m benchmarks.streams
 	$(BIN)/python -m benchmarks.pieces
 
-soak: $(READY)  ## the kill tests on every engine, for half an hour
-	CHATKEEP_KILLS=1500 $(BIN)/python -m pytest tests/acceptance/test_kill.py -m long -s
+soak: $(READY)  ## the kill tests on every engine, for two hours
+	CHATKEEP_KILLS=1500 $(BIN)/python -m pytest tests/acceptance/test_kill.py -m long -s --timeout 7200
 	CHATKEEP_STREAM_KILLS=500 $(BIN)/python -m pytest tests/acceptance/test_kill_streams.py -s
 	CHATKEEP_SOAK=10 $(BIN)/python -m pytest $(addprefix tests/,$(SOAKED)) -k "b1 or e9 or two_processes or machine or description" --timeout 3600
 

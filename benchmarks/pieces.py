@@ -2,7 +2,8 @@
 
 Each conversation is written to on one instance and watched on the other one. Each piece says when it was yielded, so what is measured is all of the
 way: gathered, recorded, announced, read by the other instance, sent, received. Some clients open a stream and never read; they must cost the others
-nothing. Every reply that is seen must be the whole one, no piece twice.
+nothing. Every reply that is seen must be the whole one, no piece twice. Beside it stands the same without a store: one process that keeps pieces in its memory,
+shows each at once, and loses them when it dies. `--record` puts what was found into RESULTS.md.
 """
 
 from __future__ import annotations
@@ -10,21 +11,27 @@ from __future__ import annotations
 import argparse
 import asyncio
 import socket
+import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import aiohttp
 import msgspec
+import psutil
 import uvloop
 
 from chatkeep.server.settings import ServerSettings
 from tests.support.service import service
 
+from . import report
 from .engines import ENGINES
-from .streams import AT_ONCE, Seat, Servers, quantiles, seats_at, store_of, tokens
+from .streams import AT_ONCE, Seat, Servers, kind_of, seats_at, store_of, tokens
 
 BOT = """
 import asyncio, time
@@ -37,6 +44,59 @@ async def bot(turn):
         yield f"{{time.monotonic():.6f}} "
         await asyncio.sleep(0.5)
 """
+
+
+HEAD = (
+    "store                             ",
+    "replies at once",
+    "a piece is seen: p50, ms",
+    "p99, ms",
+    "KB a stream",
+    "CPU a piece, us",
+)
+KEPT_NOWHERE = """
+import asyncio, json, time
+from collections import defaultdict
+from starlette.applications import Starlette
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+said, news = defaultdict(list), defaultdict(asyncio.Event)
+
+async def answer(name, pieces):
+    for _ in range(pieces):
+        said[name].append(f"{time.monotonic():.6f} ")
+        news[name].set()
+        await asyncio.sleep(0.5)
+    said[name].append(None)
+    news[name].set()
+
+async def post(request):
+    name = request.path_params["name"]
+    request.app.state.answering = [*getattr(request.app.state, "answering", []),
+        asyncio.create_task(answer(name, int((await request.json())["content"])))]
+    return Response()
+
+async def events(request):
+    name = request.path_params["name"]
+    async def told():
+        shown = at = 0
+        while True:
+            for piece in said[name][shown:]:
+                if piece is None:
+                    yield 'event: message\\ndata: {"role": "assistant"}\\n\\n'
+                    return
+                yield "event: piece\\ndata: " + json.dumps({"at": at, "text": piece}) + "\\n\\n"
+                at += len(piece)
+                shown += 1
+            news[name].clear()
+            await news[name].wait()
+    return StreamingResponse(told(), media_type="text/event-stream")
+
+one = "/v1/conversations/{name}"
+app = Starlette(routes=[Route(one + "/messages", post, methods=["POST"]), Route(one + "/events", events)])
+"""
+"""A server whose streams are kept in its memory alone."""
 
 
 class Piece(msgspec.Struct):
@@ -66,9 +126,9 @@ class Reader:
             seen_at = time.monotonic()
             *events, rest = (rest + part).split(b"\n\n")
             for event in events:
-                if event.startswith(b"event: piece"):
+                if kind_of(event) == b"piece":
                     self._note(msgspec.json.decode(event.partition(b"data: ")[2], type=Piece), seen_at)
-                elif event.startswith(b"event: message") and b'"assistant"' in event:
+                elif kind_of(event) == b"message" and b'"assistant"' in event:
                     whole = len(self.said.split()) == self.pieces
                     self.fault = self.fault or ("" if whole else f"{len(self.said.split())} pieces of {self.pieces}")
                     response.close()
@@ -91,10 +151,17 @@ def refuse_to_read(seat: Seat) -> socket.socket:
     return client
 
 
-async def watched(readers: list[Reader], writers: list[Seat], servers: Servers, slow: list[Seat]) -> float:
-    """Has all replies made at once and read: how much more memory the servers have while that goes on, in MB."""
+class Cost(NamedTuple):
+    """What the servers have taken: memory in MB while the replies were made, and CPU for all of it."""
+
+    memory_mb: float
+    cpu_s: float
+
+
+async def watched(readers: list[Reader], writers: list[Seat], servers: Servers, slow: list[Seat]) -> Cost:
+    """Has all replies made at once and read."""
     opening, unread = asyncio.Semaphore(AT_ONCE), [refuse_to_read(seat) for seat in slow]
-    before_mb = servers.sample().memory_mb
+    before = servers.sample()
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=300)) as session:
         reading = [asyncio.create_task(reader.read(session, opening)) for reader in readers]
@@ -107,11 +174,53 @@ async def watched(readers: list[Reader], writers: list[Seat], servers: Servers, 
 
         await asyncio.gather(*map(post, writers))
         await asyncio.sleep(readers[0].pieces * 0.25)
-        during_mb = servers.sample().memory_mb
+        during = servers.sample()
         await asyncio.gather(*reading)
     for client in unread:
         client.close()
-    return during_mb - before_mb
+    return Cost(during.memory_mb - before.memory_mb, servers.sample().cpu_s - before.cpu_s)
+
+
+@contextmanager
+def kept_nowhere(folder: Path) -> Iterator[Servers]:
+    """The server whose streams are not durable."""
+    folder.joinpath("kept_nowhere.py").write_text(KEPT_NOWHERE)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "uvicorn", "kept_nowhere:app", "--port", str(port), "--log-level", "error"]
+    with subprocess.Popen([*command, "--no-access-log"], cwd=folder) as process:
+        try:
+            while True:
+                try:
+                    socket.create_connection(("127.0.0.1", port)).close()
+                    break
+                except ConnectionRefusedError:
+                    time.sleep(0.05)
+            servers = Servers([])
+            servers.ports, servers.processes = [port], [psutil.Process(process.pid)]
+            yield servers
+        finally:
+            process.kill()
+
+
+def measured(what: str, servers: Servers, named: list[tuple[str, str]], given: argparse.Namespace) -> Iterator[str]:
+    """Measures, and gives the cells of a row; raises where a reply was not seen as it was made."""
+    seats = seats_at(servers.ports, named)
+    writers, watchers = seats[: given.streams], seats[given.streams :]
+    readers = [Reader(seat, given.pieces) for seat in watchers]
+    cost = uvloop.run(watched(readers, writers, servers, watchers[: given.slow]))
+    took = [took for reader in readers for took in reader.took]
+    faults = [reader.fault for reader in readers if reader.fault]
+    if faults or not took:
+        raise SystemExit(f"{what}: {len(faults)} replies were not seen as they were made {faults[:3]}")
+    cuts = statistics.quantiles(took, n=100)
+    yield what
+    yield f"{given.streams:,}"
+    yield f"{1e3 * cuts[49]:.0f}"
+    yield f"{1e3 * cuts[98]:.0f}"
+    yield f"{1024 * cost.memory_mb / given.streams:.0f}"
+    yield f"{1e6 * cost.cpu_s / len(took):.0f}"
 
 
 def main() -> None:
@@ -120,26 +229,26 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=1000, help="replies that are streamed at once")
     parser.add_argument("--pieces", type=int, default=40, help="pieces of a reply, two a second")
     parser.add_argument("--slow", type=int, default=20, help="clients that never read")
-    parser.add_argument("--store", default="redis", help=f"{', '.join(ENGINES)} (a new one), or a URL")
+    parser.add_argument("--store", nargs="+", default=["redis"], help=f"{', '.join(ENGINES)} (new ones), or URLs")
+    parser.add_argument("--record", action="store_true", help="puts the figures into RESULTS.md")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, store_of(given.store, Path(folder)) as url, ExitStack() as stack:
-        settings = {name: "off" for name in ServerSettings.__struct_fields__ if name.startswith("rate_")}
-        settings |= {"concurrency": str(given.streams), "turn_timeout": "10m"}
-        services = [stack.enter_context(service(Path(folder), url=url, bot=BOT, **settings)) for _ in range(2)]
-        servers = Servers(services)
-        named = asyncio.run(tokens(url, 2 * given.streams))
-        seats = seats_at(servers.ports, named)
-        servers.streams()  # (which is answered when they have started)
-        writers, watchers = seats[: given.streams], seats[given.streams :]
-        readers = [Reader(seat, given.pieces) for seat in watchers]
-        held_mb = uvloop.run(watched(readers, writers, servers, watchers[: given.slow]))
-    faults = [reader.fault for reader in readers if reader.fault]
-    said, _ = quantiles([took for reader in readers for took in reader.took])
-    print(f"{given.streams} replies at once, {given.slow} clients that never read, on {given.store}")
-    print(f"from the piece yielded to the piece seen on the other instance: {said}")
-    print(f"memory: {held_mb:.1f} MB more, {held_mb * 1024 / given.streams:.0f} KB for each stream")
-    print(f"{len(faults)} replies were not seen as they were made {faults[:3]}")
-    sys.exit(bool(faults))
+    rows = []
+    for store in given.store:
+        with tempfile.TemporaryDirectory() as folder, store_of(store, Path(folder)) as url, ExitStack() as stack:
+            settings = {name: "off" for name in ServerSettings.__struct_fields__ if name.startswith("rate_")}
+            settings |= {"concurrency": str(given.streams), "turn_timeout": "10m"}
+            services = [stack.enter_context(service(Path(folder), url=url, bot=BOT, **settings)) for _ in range(2)]
+            servers = Servers(services)
+            named = asyncio.run(tokens(url, 2 * given.streams))
+            servers.streams()  # (which is answered when they have started)
+            rows.append(list(measured(f"{store.partition(':')[0]}, two instances", servers, named, given)))
+    with tempfile.TemporaryDirectory() as folder, kept_nowhere(Path(folder)) as servers:
+        named = [(str(number % given.streams), "") for number in range(2 * given.streams)]
+        rows.append(list(measured("not durable: one process, no store", servers, named, given)))
+    for row in (HEAD, *rows):
+        print("  ".join(f"{cell:<{len(name)}}" for cell, name in zip(row, HEAD, strict=True)))
+    if given.record:
+        report.record("pieces", {"head": [name.strip() for name in HEAD], "rows": rows})
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ class Stream:
 
     def note(self, event: bytes, seen_at: float) -> None:
         """Takes down a message that was seen, and whether it is the next one."""
-        if not event.startswith(b"event: message"):
+        if kind_of(event) != b"message":
             return
         shown = msgspec.json.decode(event.partition(b"data: ")[2], type=Shown)
         if shown.number != self.number + 1:
@@ -131,6 +131,12 @@ class Stream:
             self.messages.append(seen_at - sent_at)
         else:
             self.replies.append(seen_at - self.sent.pop(shown.reply_to))
+
+
+def kind_of(event: bytes) -> bytes:
+    """What kind of event it is; a beat, and how soon to come back, may stand before that."""
+    found = re.search(rb"(?m)^event: (\S+)", event)
+    return found[1] if found else b""
 
 
 class Seen(NamedTuple):

@@ -101,6 +101,7 @@ export interface Events {
   /** The message with this id is not shown any more: the streamed form of a reply, or one that was discarded. */
   remove: string;
   typing: boolean;
+  failing: Failing | null;
   status: Status;
   /** The state, from here or from there. */
   state: unknown;
@@ -113,11 +114,22 @@ export interface Events {
   close: null;
 }
 
-/** Whether somebody answers; *number*: the first message that this is about; *reply*: the id that its streamed reply will have. */
+/** The bot has failed on this message so often; *retry_at*: when it tries again, in seconds since 1970, UTC. */
+export interface Failing {
+  number: number;
+  attempts: number;
+  retry_at: number;
+}
+
+/**
+ * Whether somebody answers; *number*: the first message that this is about; *reply*: the id that its streamed reply will have;
+ * *failing*: its attempts so far have failed.
+ */
 export interface Answering {
   status: "running" | "waiting" | "paused" | "set aside" | "idle";
   number?: number;
   reply?: string;
+  failing?: Failing;
 }
 
 /** A conversation, in this tab. All tabs of one browser on the same `name`, or with the same subject's token for one conversation, agree. */
@@ -126,6 +138,8 @@ export class Chat<State = { [name: string]: Json }> extends EventTarget {
   readonly messages: readonly Message[];
   /** Whether the bot is at it. */
   readonly typing: boolean;
+  /** The bot has failed and tries again; null: it has not. */
+  readonly failing: Failing | null;
   /** Whether somebody else's share has opened it: others read what is written here. */
   readonly shared: boolean;
   readonly status: Status;

@@ -72,6 +72,7 @@ export async function open(options) {
 export class Chat extends Emitter {
   messages = []; // in order: the log, a reply that is being made, what is not acknowledged yet
   typing = false;
+  failing = null; // the bot fails, and tries again: {number, attempts, retry_at}
   status = "saved"; // saved | sending | offline | restored | failed
   more = false; // there are earlier messages: earlier()
 
@@ -431,6 +432,7 @@ export class Chat extends Emitter {
     this.#state = undefined;
     this.more = false;
     this.#takeTyping(false);
+    this.#takeFailing({});
     this.#update();
     this.#tellState();
   }
@@ -605,7 +607,7 @@ export class Chat extends Emitter {
     const receipt = await this.#json("/messages", { method: "POST", body, headers, place });
     this.#begun();
     if (receipt.status === "answered") this.#handled = Math.max(this.#handled, receipt.number);
-    if (receipt.status === "failed") this.#dead.add(receipt.number);
+    if (receipt.status === "failed") this.#takeDead(receipt.number);
     if (!receipt.number) return this.#edit((items, store) => store.put({ ...item, sent: true })); // in the server's journal
     const taken = { id, content, metadata, number: receipt.number, role: "user", created_at: Date.now() / 1000 };
     this.#tell("message", this.#log.has(id) ? receipt.replies : [taken, ...receipt.replies]);
@@ -755,6 +757,7 @@ export class Chat extends Emitter {
       this.#wake();
       this.#say({ event: "link", data: { offline: this.#offline, problem: this.#problem } });
       this.#say({ event: "typing", data: { on: this.typing } });
+      this.#say({ event: "failing", data: this.failing ?? {} });
       if (this.#piece) this.#say({ event: "piece", data: { turn: this.#piece.turn, at: 0, text: this.#piece.text } });
     }
   }
@@ -782,6 +785,8 @@ export class Chat extends Emitter {
     if (event === "message") this.#takeMessages(data, seen);
     else if (event === "piece") this.#takePiece(data);
     else if (event === "typing") this.#takeTyping(data.on);
+    else if (event === "failing") this.#takeFailing(data);
+    else if (event === "set-aside") this.#takeDead(data.number);
     else if (event === "state") this.#takeState(data.state);
     else if (event === "redacted") this.#takeRedacted(data.number);
     else if (event === "link") this.#takeLink(data);
@@ -830,6 +835,15 @@ export class Chat extends Emitter {
     if (on !== this.typing) emit(this, "typing", (this.typing = on));
     if (on) clearTimeout(this.#timers.check);
     else this.#check();
+  }
+
+  #takeFailing(data) {
+    const failing = data.attempts ? data : null;
+    if (failing || this.failing) emit(this, "failing", (this.failing = failing));
+  }
+
+  #takeDead(number) {
+    this.#dead = new Set([...this.#dead, number]); // (another one: what was drawn is drawn anew)
   }
 
   // When all is quiet: a message that no reply covers may have been given up, or need none.

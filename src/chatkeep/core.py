@@ -10,7 +10,7 @@ from msgspec import Struct, structs
 from .conversation.keys import LONGEST_ID, check_user, key_for, refuse_reserved
 from .conversation.outbox import Outlet
 from .conversation.saves import Saved
-from .conversation.snapshots import Outcome, Snapshot
+from .conversation.snapshots import Outcome, Snapshot, find_failing
 from .conversation.state import StateCodec
 from .drivers.base import Ability, Driver, Entry, Finding, Index, Key, Row, mark_of
 from .engine.assignments import Assignments
@@ -19,7 +19,7 @@ from .engine.once import Ledger
 from .engine.outcomes import page_dead_letters, read_outcome
 from .engine.parts import OutboxStats, SharedCacheStats, Stats, StoreStats, StreamStats, SweeperStats
 from .engine.watch import ShownReply, Watch
-from .model import Content, DeadLetter, Message, OffBy, Receipt, Role, State
+from .model import Content, DeadLetter, Message, OffBy, Receipt, Role, State, Status
 from .people.claims import Claims
 from .people.saving import save
 from .storage.audit import AuditLog
@@ -267,7 +267,8 @@ class Core(Generic[State]):
         if snapshot is None or snapshot.row.head < number:
             return None
         found = await read_outcome(engine.store, snapshot, number)
-        return found or Outcome("paused" if engine.pauses.is_paused(snapshot) else "accepted")
+        status: Status = "paused" if engine.pauses.is_paused(snapshot) else "accepted"
+        return found or Outcome(status, failing=find_failing(snapshot))
 
     def holds(self, tenant: str) -> Holds:
         """Return the legal holds of a tenant."""

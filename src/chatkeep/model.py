@@ -190,6 +190,24 @@ class PartSaid(Struct, frozen=True):
     at: int = 0
 
 
+class Failing(Struct, frozen=True):
+    """The handler fails on message *number*, which is tried again.
+
+    attempts: so many have failed; 0: it fails no more: it was answered, or is tried no more. retry_at: when the next one may begin, in
+    seconds since 1970, UTC.
+    """
+
+    number: int
+    attempts: int = 0
+    retry_at: float = 0.0
+
+
+class SetAside(Struct, frozen=True):
+    """Message *number* was set aside after its last attempt: nobody answers it, unless it is replayed."""
+
+    number: int
+
+
 AnsweringStatus = Literal["running", "waiting", "paused", "set aside", "idle"]
 
 
@@ -199,12 +217,13 @@ class Answering(Struct, frozen=True):
     status: running (a handler is at work), waiting (a message waits for one: for a place, after a failure, or for an instance that
     answers), paused (the bot is silent here), set aside (the last message was, after its last attempt), idle (nothing waits).
     number: the first message that this is about, 0 where there is none. reply: the id that its reply will have, as soon as
-    something of a streamed one was said; else "".
+    something of a streamed one was said; else "". failing: its attempts so far have failed; None: none has.
     """
 
     status: AnsweringStatus
     number: int = 0
     reply: str = ""
+    failing: Failing | None = None
 
 
 class AppVersion(Struct, frozen=True):
@@ -240,4 +259,4 @@ class Erased(Struct, frozen=True):
     """The conversation was erased; nothing comes after this."""
 
 
-Event = Message | StateChanged | Typing | Delta | PartSaid | Redacted | Erased
+Event = Message | StateChanged | Typing | Delta | PartSaid | Failing | SetAside | Redacted | Erased

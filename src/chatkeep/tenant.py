@@ -222,7 +222,8 @@ class Surface(PeopleSurface[State]):
         what comes from now on), also after outages of the store. `StateChanged` when the state is another, before the reply
         that it was recorded with. `Typing` shows that a turn runs; `Delta` and `PartSaid` are pieces of a streamed reply, from its
         beginning on, each once: they are shown when they are durable, and the reply that is recorded, under the id that they name,
-        begins with them, whoever dies meanwhile. Ends with `Erased`, or when this Chatkeep is closed.
+        begins with them, whoever dies meanwhile. `Failing` tells that attempts fail, and when the next one is made, `SetAside` that none
+        is. Ends with `Erased`, or when this Chatkeep is closed.
         """
         async with Watch(self._engine.live, self._key(conversation), after) as watch:
             while (events := await watch.next(WAIT_S)) is not None:

@@ -9,20 +9,23 @@ from pathlib import Path
 
 import pytest
 
+from ..support.soaking import long
 from ..support.stores import store_url
 
 KILLS = int(os.environ.get("CHATKEEP_STREAM_KILLS", "6"))
+PATIENCE_S = 120 + 3 * KILLS
 
 
 def killing(folder: Path, url: str, *options: str, kills: int) -> subprocess.CompletedProcess[str]:
     """Runs the supervisor in a process of its own."""
     command = [sys.executable, "-m", "tests.support.streaming", str(folder), url, "--kills", str(kills), *options]
     root = Path(__file__).parents[2]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120 + 2 * kills, cwd=root, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, cwd=root, check=False)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["sqlite", "redis", "postgresql"])
+@pytest.mark.timeout(PATIENCE_S + 60)
+@pytest.mark.parametrize("engine", ["sqlite", "redis", "postgresql", *long("upstash", "durable-object")])
 def test_what_was_shown_is_the_beginning_of_what_is_recorded(
     tmp_path: Path, engine: str, request: pytest.FixtureRequest
 ) -> None:

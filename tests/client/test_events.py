@@ -20,7 +20,19 @@ from starlette.routing import Route
 
 from chatkeep import Chatkeep, Message, Turn
 from chatkeep.auth.credentials import create_key
-from chatkeep.client import Chat, Client, Delta, Ended, Event, MessageEvent, NotFound, StateEvent, Typing
+from chatkeep.client import (
+    Chat,
+    Client,
+    Delta,
+    Ended,
+    Event,
+    Failing,
+    MessageEvent,
+    NotFound,
+    SetAside,
+    StateEvent,
+    Typing,
+)
 from chatkeep.client.events import Frame, frames
 from chatkeep.server import create_app
 from chatkeep.testing.proxy import Proxy
@@ -105,6 +117,31 @@ async def test_what_happens_is_told_in_order(place: Place) -> None:
     # (The state is told before the reply that it was recorded with.)
     assert {"count": 123} == [event.state for event in events if isinstance(event, StateEvent)][-1]
     assert {True, False} == {event.on for event in events if isinstance(event, Typing)}
+
+
+async def test_a_client_is_told_that_the_bot_fails() -> None:
+    """While it is tried again, and when the message is set aside; and whoever asks is told too."""
+    bot = Bot(retry_after="300ms", retry_longest="1s", attempts=2)
+    bot.faults_at_once = 2
+    async with (
+        served(bot.keep) as server,
+        Client(f"http://127.0.0.1:{server.port}", server.key) as client,
+    ):
+        await client.create("ada")
+        chat, told = client.conversation("ada"), list[Event]()
+        async with aclosing(chat.events(after=0)) as events:
+            number = (await bot.keep.accept("ada", "hello", id="m1")).number
+            async for event in events:
+                if isinstance(event, Failing) and event.attempts:
+                    asked = (await chat.answering()).failing
+                told += [event] if isinstance(event, Failing | SetAside) else []
+                if isinstance(event, SetAside):
+                    break
+
+    assert isinstance(told[0], Failing)
+    assert (number, 1) == (told[0].number, told[0].attempts)
+    assert told[0] == asked
+    assert SetAside(number) == told[-1]
 
 
 async def test_no_piece_comes_twice_when_the_connection_is_cut() -> None:

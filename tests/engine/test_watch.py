@@ -11,7 +11,7 @@ import pytest
 from chatkeep import Turn
 from chatkeep.app import core_of
 from chatkeep.engine.watch import Watch
-from chatkeep.model import Delta, Erased, Event, Message, StateChanged, Typing
+from chatkeep.model import Delta, Erased, Event, Failing, Message, SetAside, StateChanged, Typing
 
 from ..support.waiting import nothing_happens_for
 
@@ -184,3 +184,65 @@ async def test_without_announcements_the_log_is_asked_for(opened: Any) -> None:
         await one.receive("ada", "hi", id="m1")
 
         assert ["hi", "you said hi"] == said(await seen(watch, 2, within=8.0))
+
+
+@pytest.mark.parametrize("url", ANNOUNCING, indirect=True)
+async def test_a_watcher_is_told_that_the_handler_fails_and_how_that_ends(opened: Any) -> None:
+    """On another instance: after each attempt, when the next one is made; and that it fails no more, or that the message was set aside."""
+    faults = 2
+
+    async def bot(turn: Turn[Any]) -> str:
+        nonlocal faults
+        if faults:
+            faults -= 1
+            raise RuntimeError("the model is away")
+        return "at last"
+
+    works, shows = (
+        await opened(bot, retry_after="300ms", retry_longest="1s", attempts=3),
+        await opened(None, poll="10s"),
+    )
+    async with core_of(shows).watch("", "ada") as watch:
+        await works.accept("ada", "hello", id="m1")
+        events: list[Event] = []
+        while "at last" not in said(events):
+            events += await seen(watch, 1)
+        answered = await works.answering("ada")
+        faults = 3
+        await works.accept("ada", "again", id="m2")
+        more: list[Event] = []
+        while not any(isinstance(event, SetAside) for event in more):
+            more += await seen(watch, 1)
+        async with core_of(shows).watch("", "ada", after=3) as late:
+            rest = await seen(late, 1)
+
+    told = [event for event in events if isinstance(event, Failing)]
+    assert {1} == {one.number for one in told}
+    assert 0 == told[-1].attempts < told[-2].attempts <= 2
+    assert told[0].retry_at > 1e9
+    assert answered.failing is None
+    assert [SetAside(3)] == [event for event in more if isinstance(event, SetAside)]
+    assert 0 == [event for event in more if isinstance(event, Failing)][-1].attempts
+    assert SetAside(3) in rest
+
+
+async def test_who_comes_back_is_told_whether_the_handler_still_fails(opened: Any) -> None:
+    """A change of that is in no log, so a watch that goes on begins with it."""
+
+    async def bot(turn: Turn[Any]) -> str:
+        raise RuntimeError("the model is away")
+
+    keep = await opened(bot, retry_after="1m", attempts=3)
+    await keep.accept("ada", "hello", id="m1")
+    async with core_of(keep).watch("", "ada", after=1) as watch:
+        first = [event for event in await seen(watch, 1) if isinstance(event, Failing)]
+        while not first:
+            first = [event for event in await seen(watch, 1) if isinstance(event, Failing)]
+        await keep.stop("ada")
+    later = core_of(keep).watch("", "ada", after=1)
+    await later.open(returns=True)
+    back = await seen(later, 1)
+    later.close()
+
+    assert 1 == first[0].attempts
+    assert [Failing(0)] == [event for event in back if isinstance(event, Failing)]

@@ -57,12 +57,12 @@ class Bot:
 
 
 @asynccontextmanager
-async def mounted(bot: Bot, routes: Sequence[BaseRoute]) -> AsyncIterator[Client]:
+async def mounted(bot: Bot | Chatkeep[Any], routes: Sequence[BaseRoute]) -> AsyncIterator[Client]:
     """An application of somebody else's with these routes, without credentials."""
 
     @asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
-        async with bot.keep:
+        async with bot.keep if isinstance(bot, Bot) else bot:
             yield
 
     async with serving(Starlette(routes=list(routes), lifespan=life)) as port:
@@ -81,6 +81,14 @@ class Sse:
             if line.startswith("data: "):
                 return line[6:] if line == "data: [DONE]" else json.loads(line[6:])
         return None
+
+    async def lines(self) -> list[str]:
+        """All lines that still come, with the comments."""
+        found = []
+        async with asyncio.timeout(20):
+            while (line := await self._lines()) is not None:
+                found.append(line)
+        return found
 
     async def rest(self) -> list[Any]:
         """All that still come."""

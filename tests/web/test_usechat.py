@@ -44,12 +44,15 @@ const messages = history.ok ? await history.json() : [];
 const textOf = (one) => one.parts.filter((part) => part.type === "text").map((part) => part.text).join("|");
 
 function Chat() {
-  const chat = useChat({ id, resume: true, messages, transport: new DefaultChatTransport({ api: "/api/chat" }) });
+  const [told, tell] = React.useState("");
+  const transport = new DefaultChatTransport({ api: "/api/chat" });
+  const chat = useChat({ id, resume: true, messages, transport, onData: ({ data }) => tell(data.message) });
   window.chat = chat;
   return (
     <div>
       <p id="status">{chat.status}</p>
       <p id="error">{chat.error?.message}</p>
+      <p id="told">{told}</p>
       <ul>{chat.messages.map((one) => <li key={one.id}>{textOf(one)}</li>)}</ul>
     </div>
   );
@@ -156,6 +159,22 @@ async def test_what_a_page_can_press(script: str) -> None:
         await shows(page, "bob", "Hello there, bob", "eve", "Hello there, eve", "are you there?")
         await page.reload()
         await shows(page, "bob", "Hello there, bob", "eve", "Hello there, eve", "are you there?")
+
+
+async def test_a_page_is_told_that_the_bot_fails(script: str) -> None:
+    """By `onData`, while it waits for the answer, which comes all the same; a page that is reloaded meanwhile too."""
+    bot = Bot(retry_after="2s", retry_longest="2s", attempts=3)
+    async with mounted(bot, [*aisdk.routes(bot.keep), *page_of(script)]) as client, browser() as person:
+        page = await person.new_page()
+        await page.goto(f"http://127.0.0.1:{client.port}/page?id=c1")
+        await shows(page)
+        bot.faults_at_once = 2
+        await send(page, "ada")
+        await page.wait_for_function("() => document.querySelector('#told').textContent.includes('failed once')")
+        await shows(page, "ada", status="submitted")
+        await page.reload()
+        await page.wait_for_function("() => document.querySelector('#told')?.textContent.includes('tries again')")
+        await shows(page, "ada", "Hello there, ada")
 
 
 async def test_a_visitors_page_on_the_server_itself(script: str) -> None:

@@ -94,10 +94,17 @@ class Share(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # (older 
         return float(number) / 100
 
 
+def with_version(ctx: click.Context, param: click.Parameter, share: float | str | None) -> float | str | None:
+    """Refuse a version without its share, or take what was read as a store for the version: the environment names the store then."""
+    if share is None and ctx.params.get("version") is not None:
+        raise click.MissingParameter("Name the version and its share: chatkeep canary chat.db 2026-11 10%.", ctx, param)
+    return share
+
+
 @click.command(cls=StoreCommand)
 @store_argument
 @click.argument("version", required=False)
-@click.argument("share", type=Share(), required=False)
+@click.argument("share", type=Share(), required=False, callback=with_version)
 @json_option
 def canary(store: str, version: str | None, share: float | str | None, as_json: bool) -> None:
     """Have a version of the application take a share of the conversations; without one list the versions.
@@ -109,8 +116,6 @@ def canary(store: str, version: str | None, share: float | str | None, as_json: 
     Example:
       chatkeep canary chat.db 2026-11 10%
     """
-    if (version is None) != (share is None):
-        raise click.UsageError("Name the version and its share: chatkeep canary chat.db 2026-11 10%")
     keep = existing(store)
 
     async def work() -> None:

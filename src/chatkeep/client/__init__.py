@@ -8,7 +8,7 @@ async with Client("https://chat.example", token="ck_c_...") as client:
 """
 
 from ..errors import KeyReused
-from ..model import Answering, Delta, PartSaid, Stopped, Typing
+from ..model import Answering, Delta, Failing, PartSaid, SetAside, Stopped, Typing
 from ..people.lists import Changed, Summary
 from .account import Account, Claimed, SignedIn
 from .blocking import SyncAccount, SyncChat, SyncClient, SyncDesk, SyncSlot
@@ -51,6 +51,7 @@ __all__ = [
     "Ended",
     "Event",
     "Exported",
+    "Failing",
     "Forbidden",
     "KeyReused",
     "Listed",
@@ -65,6 +66,7 @@ __all__ = [
     "Queued",
     "Receipt",
     "Redeemed",
+    "SetAside",
     "Share",
     "SignedIn",
     "Slot",

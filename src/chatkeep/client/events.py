@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from msgspec import Struct
 
 from ..errors import ChatkeepError, UsageError
-from ..model import Delta, Message, PartSaid, Redacted, Typing
+from ..model import Delta, Failing, Message, PartSaid, Redacted, SetAside, Typing
 from .link import LONGEST_ANSWER, Link, TemporaryFailure, decoded, pause
 
 log = logging.getLogger("chatkeep.client")
@@ -39,7 +39,7 @@ class Ended(Struct, frozen=True, kw_only=True):
     reason: Literal["revoked", "erased"]
 
 
-Event = MessageEvent | StateEvent | Typing | Delta | PartSaid | Redacted | Ended
+Event = MessageEvent | StateEvent | Typing | Delta | PartSaid | Failing | SetAside | Redacted | Ended
 
 KINDS: dict[str, type[Any]] = {
     "message": Message,
@@ -47,6 +47,8 @@ KINDS: dict[str, type[Any]] = {
     "typing": Typing,
     "piece": Delta,
     "part": PartSaid,
+    "failing": Failing,
+    "set-aside": SetAside,
     "redacted": Redacted,
 }
 

@@ -11,7 +11,7 @@ from typing import Any
 from msgspec import Struct, structs
 
 from ..drivers.base import Entry, Row
-from ..model import ASKING, TALK, Content, Message, Role, Status
+from ..model import ASKING, TALK, Content, Failing, Message, Role, Status
 from .keys import SAVED
 from .record import OutboxState, Record
 
@@ -90,11 +90,12 @@ class Commit(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Outcome(Struct, frozen=True, gc=False):
-    """What became of one message: its status and replies, and the reason if it was set aside."""
+    """What became of one message: its status and replies, and the reason if it was set aside. failing: what holds it up."""
 
     status: Status
     replies: list[Message] = []
     dead: str = ""
+    failing: Failing | None = None
 
 
 _id_of = attrgetter("id")
@@ -253,6 +254,13 @@ def messages_after(snapshot: Snapshot, number: int) -> list[Message]:
         return [message for message in (*snapshot.messages, *snapshot.beyond) if message.number > number]
     count = snapshot.row.head - number
     return list(snapshot.messages[-count:]) if count > 0 else []
+
+
+def find_failing(snapshot: Snapshot) -> Failing | None:
+    """Return how the attempts at the first unread message fail; None where none has."""
+    record = snapshot.record
+    waiting = unread_messages(snapshot) if record.failed_at else []
+    return Failing(waiting[0].number, record.begun, record.retry_at) if waiting else None
 
 
 def find_outcome(record: Record, number: int, found: list[Message]) -> Outcome | None:

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from copy import deepcopy
 
-from msgspec import Raw, Struct
+from msgspec import Raw, Struct, structs
 
-from ..conversation.snapshots import Snapshot, unread_messages
+from ..conversation.snapshots import Snapshot, find_failing, unread_messages
 from ..conversation.streams import GROWING, find_said, reply_id
 from ..drivers.base import Key
 from ..errors import ChatkeepError, Corrupt, Unsupported
-from ..model import ASKING, Content, Delta, Erased, Event, PartSaid, Redacted, StateChanged, Typing
+from ..model import ASKING, Content, Delta, Erased, Event, Failing, PartSaid, Redacted, SetAside, StateChanged, Typing
 from ..storage.store import PAGE, Store, blank
 from .notifier import Notifier
 
@@ -115,15 +115,13 @@ class Watch:
         self._fresh = False  # the cache is as new as what we were told of
         self._erased = self._over = False
         self._typing = False
-        self._reply = ("", "")  # the id of the streamed reply that is shown, its turn,
-        self._shown: list[int] = []  # and how much of each of its parts was
-        if shown is not None:
-            self._reply, self._shown = (shown.reply, shown.turn), list(shown.parts)
+        self._failing: Failing | None = Failing(0)  # as it was told last; None: to be told whatever it is
+        self._shown = shown or ShownReply("", "", [])
 
     @property
     def shown(self) -> ShownReply:
         """What was shown of the reply that was being made last."""
-        return ShownReply(*self._reply, list(self._shown))
+        return structs.replace(self._shown, parts=list(self._shown.parts))
 
     async def __aenter__(self) -> Watch:
         await self.open()
@@ -133,8 +131,8 @@ class Watch:
         self.close()
 
     async def open(self, *, returns: bool = False) -> None:
-        """Begin: look where the log is. Who *returns* has watched before, and is told the state of now, for a change of it need not
-        be in the log."""
+        """Begin: look where the log is. Who *returns* has watched before, and is told the state of now and whether the handler
+        fails, for a change of these need not be in the log."""
         self._live.store.confinement.check()
         self._live.add(self)
         self._fresh = True  # unless we are told otherwise while it is read
@@ -145,7 +143,9 @@ class Watch:
                 self.number = head
             self._erased = self.number > head  # it was begun anew, or set back, since somebody has seen that number
             self._born = snapshot.row.incarnation if snapshot is not None else ""
-            if not returns:
+            if returns:
+                self._failing = None
+            else:
                 self._state = self._show_state(snapshot or blank(self.key))
         except BaseException:
             self._live.remove(self)
@@ -222,12 +222,14 @@ class Watch:
         for message in known:
             if message.role not in ASKING:  # who reads a reply knows the state that the reply was recorded with
                 state = self._tell_state(state, events)
-            if message.id == self._reply[0]:  # what came last comes as a piece too
+            if message.id == self._shown.reply:  # what came last comes as a piece too
                 self._tell_said(message.content, events)
             if message.role != "system":
                 events.append(message)
             elif message.metadata.get("kind") == "redacted" and message.reply_to:
                 events.append(Redacted(message.reply_to))
+            elif message.metadata.get("kind") == "dead" and message.reply_to in snapshot.record.dead:
+                events.append(SetAside(message.reply_to))
         if known:
             self.number = known[-1].number
         if self.number < row.head:  # there is more: at once
@@ -253,28 +255,32 @@ class Watch:
         if typing != self._typing:
             self._typing = typing
             events.append(Typing(typing))
+        failing = find_failing(snapshot) or Failing(self._failing.number if self._failing else 0)
+        if failing != self._failing:
+            self._failing = failing
+            events.append(failing)
         said = find_said(snapshot)
         if said is not None:
             reply = reply_id(snapshot.row.incarnation, said.number)
-            if reply != self._reply[0]:
-                self._reply, self._shown = (reply, said.turn), []
+            if reply != self._shown.reply:
+                self._shown = ShownReply(reply, said.turn, [])
             self._tell_said(said.content, events)
 
     def _tell_said(self, content: Content, events: list[Event]) -> None:
         """Tell what the reply that is being shown has said, *content*, as far as that was not told yet."""
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        self._shown += [0] * (len(parts) - len(self._shown))
-        reply, turn = self._reply
+        reply, turn, lengths = self._shown.reply, self._shown.turn, self._shown.parts
+        lengths += [0] * (len(parts) - len(lengths))
         at = 0  # characters of text before
         for place, part in enumerate(parts):
-            kind, shown = part.get("type"), self._shown[place]
+            kind, shown = part.get("type"), lengths[place]
             grows = part.get(kind) if kind in GROWING else None
-            self._shown[place] = len(grows) if isinstance(grows, str) else 1
-            if self._shown[place] > shown and isinstance(grows, str) and kind == "text":
+            lengths[place] = len(grows) if isinstance(grows, str) else 1
+            if lengths[place] > shown and isinstance(grows, str) and kind == "text":
                 events.append(Delta(turn, at + shown, grows[shown:], reply, place))
-            elif self._shown[place] > shown and isinstance(grows, str):
+            elif lengths[place] > shown and isinstance(grows, str):
                 news = {"type": kind, str(kind): grows[shown:]}
                 events.append(PartSaid(turn, reply, place, news, shown))
-            elif self._shown[place] > shown:
+            elif lengths[place] > shown:
                 events.append(PartSaid(turn, reply, place, deepcopy(part)))
             at += len(grows) if isinstance(grows, str) and kind == "text" else 0

@@ -13,7 +13,7 @@ from ..auth.rights import RIGHTS
 from ..conversation.keys import SAVED
 from ..conversation.once import Call
 from ..conversation.outbox import Delivery
-from ..model import AnsweringStatus, Content, OffBy, Status
+from ..model import AnsweringStatus, Content, Failing, OffBy, Status
 from ..storage.audit import Act
 from .access import Principal
 from .telemetry import TRACEPARENT
@@ -74,11 +74,12 @@ class Doubts(Struct, frozen=True):
 
 class Answering(Struct, frozen=True, omit_defaults=True):
     """Whether somebody answers now. *number*: the first message that it is about; *reply*: the id that its reply will have, once
-    something of a streamed one was said."""
+    something of a streamed one was said; *failing*: that its attempts so far have failed."""
 
     status: AnsweringStatus
     number: int = 0
     reply: str = ""
+    failing: Failing | None = None
 
 
 class Stopped(Struct, frozen=True):

@@ -22,7 +22,7 @@ from starlette.responses import Response
 from ..app import core_of
 from ..engine.watch import ShownReply, Watch
 from ..errors import StoreError
-from ..model import Delta, Erased, Event, Message, PartSaid, Redacted, StateChanged, Typing
+from ..model import Delta, Erased, Event, Failing, Message, PartSaid, Redacted, SetAside, StateChanged, Typing
 from . import answers, api, state, wire
 from .access import access_of, allows, conversation_asked, keep_of, principal_of
 from .streams import BEAT_S, CHECK_S, RETRY, Stream, event
@@ -174,6 +174,10 @@ def written(
             yield event(found, name="piece", id=id)
         elif isinstance(found, PartSaid):
             yield event(found, name="part", id=id)
+        elif isinstance(found, Failing):
+            yield event(found, name="failing")
+        elif isinstance(found, SetAside):
+            yield event(found, name="set-aside")
         elif isinstance(found, Redacted):
             yield event(found, name="redacted")
         elif isinstance(found, StateChanged) and shows is not None:

@@ -22,7 +22,7 @@ class Running(wire.Resource):
     async def get(self, request: Request) -> Response:
         """Tell whether somebody answers in the conversation now, on whichever instance."""
         found = await tenant_of(request).answering(conversation_asked(request))
-        return wire.as_json(answers.Answering(found.status, found.number, found.reply))
+        return wire.as_json(answers.Answering(found.status, found.number, found.reply, found.failing))
 
 
 class Stop(wire.Resource):

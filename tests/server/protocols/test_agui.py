@@ -61,6 +61,29 @@ async def test_the_official_client_talks_and_answers_an_interrupt(packages: Path
     assert {message.id for message in log if message.role == "user"} < {one["id"] for one in resumed["messages"]}
 
 
+FAILING = """
+import { HttpAgent } from "@ag-ui/client";
+const agent = new HttpAgent({ url: process.argv[2], threadId: "t1" });
+const told = [];
+agent.addMessage({ id: "u1", role: "user", content: "ada" });
+const { newMessages } = await agent.runAgent({}, { onCustomEvent: ({ event }) => { told.push([event.name, event.value]); } });
+console.log(JSON.stringify({ told, said: newMessages.map((one) => one.content) }));
+"""
+
+
+@pytest.mark.long
+async def test_the_official_client_is_told_that_the_bot_fails(packages: Path) -> None:
+    """By a custom event; the run goes on, and ends with the answer."""
+    bot = Bot(retry_after="300ms", retry_longest="1s")
+    bot.faults_at_once = 1
+    async with mounted(bot, agui.routes(bot.keep)) as client:
+        found = json.loads(await npm.run(packages, FAILING, f"http://127.0.0.1:{client.port}/agui"))
+
+    ((name, value),) = found["told"]
+    assert ("chatkeep", "failing", 1) == (name, value["status"], value["attempts"])
+    assert ["Hello there, ada"] == found["said"]
+
+
 def run_of(*messages: dict[str, Any], run: str = "r1", **more: Any) -> dict[str, Any]:
     """What begins a run."""
     return {"threadId": "t1", "runId": run, "messages": list(messages), "tools": [], "context": [], **more}

@@ -75,6 +75,38 @@ async def test_the_official_client_follows_a_log_and_goes_on(packages: Path, liv
     assert [3, 4] == [item["number"] for batch in late["told"] for item in batch]
 
 
+STATUS = """
+import { stream } from "@durable-streams/client";
+const answer = await stream({ url: process.argv[2], live: "sse", offset: "-1" });
+let said = "";
+answer.subscribeText(({ text }) => { said += text; });
+const status = answer.headers.get("chatkeep-status");
+await answer.closed;
+console.log(JSON.stringify({ status, said, closed: answer.streamClosed }));
+process.exit(0);
+"""
+
+
+@pytest.mark.long
+async def test_the_official_client_is_told_that_the_bot_fails(packages: Path) -> None:
+    """By a header of the answer that it gets first; the comments among the events are nothing to it."""
+    bot = Bot(retry_after="5s", retry_longest="5s")
+    bot.faults_at_once = 1
+    async with mounted(bot, durable_streams.routes(bot.keep)) as client:
+        await bot.keep.accept("c1", "ada", id="m1")
+        await until(lambda: has_failed(bot))
+        url = f"http://127.0.0.1:{client.port}/streams/c1/answers/1"
+        found = json.loads(await npm.run(packages, STATUS, url))
+
+    assert found["status"].startswith("failing; attempts=1; retry-at=")
+    assert ("Hello there, ada", True) == (found["said"], found["closed"])
+
+
+async def has_failed(bot: Bot) -> bool:
+    """Whether an attempt has failed."""
+    return (await bot.keep.answering("c1")).failing is not None
+
+
 def client_waits(bot: Bot) -> bool:
     """Whether somebody watches."""
     return bool(bot.keep._engine.live.watching)

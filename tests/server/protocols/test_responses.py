@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from chatkeep import Chatkeep, Turn
 from chatkeep.server.protocols import responses
 
 from ...support import npm
 from ...support.protocols import Bot, mounted, streamed
 from ...support.serving import served
+from ...support.stores import FAST
 
 
 @asynccontextmanager
@@ -94,6 +96,33 @@ async def test_the_clients_own_accumulation_ends_in_the_recorded_answer() -> Non
 
     assert "Hello there, ada" == final.output_text
     assert ("response.created", "response.completed") == (kinds[0], kinds[-1])
+
+
+async def test_the_official_client_runs_a_tool_that_the_bot_calls() -> None:
+    """Its arguments come as clients put them together, and its result goes on with the conversation."""
+    keep = Chatkeep("memory://", **FAST)
+
+    @keep.on_message
+    async def bot(turn: Turn) -> AsyncIterator[str | dict[str, Any]]:
+        if turn.message.role == "event":
+            yield f"It is {turn.message.content[0]['result']}."
+        else:
+            yield {"type": "tool_call", "id": "c1", "name": "weather", "arguments": {"city": "Graz"}}
+
+    async with mounted(keep, responses.routes(keep)) as client, official(client.port) as openai:
+        async with openai.responses.stream(model="bot", input="ada", conversation="c1") as stream:
+            events = [event async for event in stream]
+            final = await stream.get_final_response()
+        call = final.output[0]
+        result = {"type": "function_call_output", "call_id": call.call_id, "output": "21 degrees"}
+        second = await openai.responses.create(model="bot", input=[result], previous_response_id=final.id)
+        rest = [one async for one in await openai.responses.retrieve(final.id, stream=True, starting_after=3)]
+
+    told = [event for event in events if event.type.startswith("response.function_call_arguments.")]
+    assert ['{"city":"Graz"}', "done"] == [told[0].delta, told[1].type.rpartition(".")[2]]
+    assert ("c1", "weather", '{"city":"Graz"}') == (call.call_id, call.name, call.arguments)
+    assert ("response.function_call_arguments.done", 4) == (rest[0].type, rest[0].sequence_number)
+    assert "It is 21 degrees." == second.output_text
 
 
 async def test_in_the_background_once_for_each_key() -> None:

@@ -239,15 +239,21 @@ chat.on("remove", (id) => {
 });
 chat.on("typing", soon);
 chat.on("status", tell);
+chat.on("failing", tell);
 
 function tell() {
   const problem = chat.status === "failed" ? chat.problem : null;
   status.dataset.status = chat.status;
-  const said = STATUS[chat.status];
+  const said = STATUS[chat.status] || (chat.failing ? failed(chat.failing) : "");
   if (status.textContent !== said) status.textContent = said;
   notice.hidden = !problem && !broken;
   notice.firstElementChild.replaceChildren(...visible(problem ? explain(problem) : broken));
   soon();
+}
+
+function failed({ retry_at }) {
+  const at = new Date(retry_at * 1000).toLocaleTimeString([], { timeStyle: "medium" });
+  return `No answer yet: the bot failed, and tries again at ${at}. Your message is kept.`;
 }
 
 function explain({ status: code, message }) {

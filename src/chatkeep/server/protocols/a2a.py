@@ -26,7 +26,7 @@ from starlette.routing import BaseRoute
 
 from ...app import Chatkeep
 from ...errors import ChatkeepError
-from ...model import Content, Message, Part
+from ...model import Content, Failing, Message, Part
 from .. import wire
 from ..streams import event
 from .answer_stream import (
@@ -42,6 +42,8 @@ from .answer_stream import (
     in_order,
     name_answer,
     parts_of,
+    tell_failing,
+    write_time,
 )
 from .entrance import Authorize, Caller, Entrance, id_in
 from .json_rpc import (
@@ -53,7 +55,6 @@ from .json_rpc import (
     read_request,
     rpc_error,
     rpc_result,
-    written_time,
 )
 from .sse import SSE, whole
 
@@ -347,6 +348,9 @@ class Task:
                 case PartShown(block=block, part=part) if part.get("type") != "interrupt":
                     artifact = self._artifact(self.number, block, part)
                     return told({"artifactUpdate": {**self._names, "artifact": artifact, "lastChunk": True}})
+                case Failing():
+                    status = self._status(Ended("accepted", failing=step))
+                    return told({"statusUpdate": {**self._names, "status": status}})
                 case Ended():
                     return told({"statusUpdate": {**self._names, "status": self._status(step)}})
             return b""
@@ -376,11 +380,14 @@ class Task:
         at = ended.replies[-1].created_at if ended.replies else self.messages[-1].created_at
         status: dict[str, Any] = {
             "state": self.state_of(ended),
-            "timestamp": written_time(at),
+            "timestamp": write_time(at),
         }
         if asked := questions_in(ended.replies):
             parts = [{"text": text} for text in asked]
             status["message"] = self._message(ended.replies[-1].id, "ROLE_AGENT", parts)
+        elif (failing := ended.failing) is not None:
+            id = f"failing-{failing.number}.{failing.attempts}"
+            status["message"] = self._message(id, "ROLE_AGENT", [{"text": tell_failing(failing)}])
         return status
 
 
@@ -447,7 +454,7 @@ def time_in(params: dict[str, Any], name: str) -> str:
         return ""
     try:
         at = datetime.fromisoformat(found)
-        return written_time((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp())
+        return write_time((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp())
     except (TypeError, ValueError, OverflowError):
         raise RpcError(BAD_PARAMS, f"`{name}` is a time such as 2026-11-28T20:45:58Z; nothing was touched.") from None
 

@@ -23,7 +23,7 @@ from starlette.routing import BaseRoute
 
 from ...app import Chatkeep
 from ...core import Core
-from ...model import Content, Message, Part
+from ...model import Content, Failing, Message, Part
 from .. import api, wire
 from ..streams import event
 from .answer_stream import (
@@ -36,7 +36,9 @@ from .answer_stream import (
     content_from,
     is_text,
     parts_of,
+    tell_failing,
     tool_in,
+    write_time,
 )
 from .entrance import Authorize, Caller, Entrance, Refusal, id_in
 from .sse import SSE
@@ -182,6 +184,14 @@ class Events:
                 return event({"type": f"{NAMES[kind]}_END", **named}) + closes
             case PartShown(block=block, part=part):
                 return b"".join(event(told) for told in self._part(part, block))
+            case Failing(attempts=attempts, retry_at=at):
+                told = {
+                    "status": "failing",
+                    "attempts": attempts,
+                    "retryAt": write_time(at),
+                    "message": tell_failing(step),
+                }
+                return event({"type": "CUSTOM", "name": "chatkeep", "value": told})
             case Ended():
                 return await self._end(step)
         return b""

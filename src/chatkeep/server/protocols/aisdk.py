@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -26,7 +25,7 @@ from starlette.routing import BaseRoute
 
 from ...app import Chatkeep
 from ...errors import KeyReused
-from ...model import ASKING, Content, Message, Part, Receipt
+from ...model import ASKING, Content, Failing, Message, Part, Receipt
 from .. import api, wire
 from ..streams import event
 from .answer_stream import (
@@ -40,7 +39,9 @@ from .answer_stream import (
     content_from,
     growing,
     parts_of,
+    tell_failing,
     tool_in,
+    write_time,
 )
 from .entrance import Authorize, Caller, Entrance, Refusal, id_in
 from .sse import SSE
@@ -250,6 +251,10 @@ class Chunks:
         return b"".join(self._chunks(step))
 
     def _chunks(self, step: Step) -> Iterator[bytes]:
+        if isinstance(step, Failing):
+            again = {"attempts": step.attempts, "retryAt": write_time(step.retry_at), "message": tell_failing(step)}
+            yield status_part("failing", **again)
+            return
         if not (self._begun or step is None):
             # A page makes an empty message of a `start` with an id, so there is one only where something follows.
             self._begun = True
@@ -272,13 +277,18 @@ def end(ended: Ended) -> Iterator[bytes]:
     """Return the chunks that end an answer."""
     if ended.replies:
         yield event({"type": "message-metadata", "messageMetadata": metadata_of(ended.replies[-1])})
-    if ended.status != "answered":  # (a transient part is given to `onData` alone)
-        yield event({"type": "data-chatkeep", "data": {"status": ended.status}, "transient": True})
+    if ended.status != "answered":
+        yield status_part(ended.status)
     if ended.status in SAID and not ended.replies:
         yield event({"type": "error", "errorText": SAID[ended.status]})
     ended_early = any("stopped" in reply.metadata for reply in ended.replies)
     yield event({"type": "abort" if ended_early else "finish"})
     yield DONE
+
+
+def status_part(status: str, **more: Any) -> bytes:
+    """Return what a page is told beside the answer: a transient part, which is given to `onData` alone."""
+    return event({"type": "data-chatkeep", "data": {"status": status, **more}, "transient": True})
 
 
 def chunk_of(part: Part, block: int) -> dict[str, Any]:
@@ -358,7 +368,6 @@ def tool_part(call: Tool, result: Tool | None) -> dict[str, Any]:
 
 def metadata_of(message: Message) -> dict[str, Any]:
     """Return what a page is told of a message beside its parts."""
-    at = datetime.fromtimestamp(message.created_at, UTC).isoformat(timespec="milliseconds")
-    told = {"number": message.number, "createdAt": at.replace("+00:00", "Z")}
+    told: dict[str, Any] = {"number": message.number, "createdAt": write_time(message.created_at)}
     told |= {"role": message.role} if message.role == "operator" else {}
     return told | {name: True for name in ("stopped", "interrupted") if message.metadata.get(name)}

@@ -13,6 +13,7 @@ import asyncio
 import base64
 import binascii
 from collections.abc import AsyncIterator, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from msgspec import Struct, json
@@ -21,7 +22,7 @@ from ...conversation.streams import STREAMED
 from ...core import Core
 from ...engine.watch import Watch
 from ...errors import StoreError
-from ...model import ASKING, Content, Delta, Erased, Message, Part, PartSaid, Typing
+from ...model import ASKING, Content, Delta, Erased, Failing, Message, Part, PartSaid, Typing
 
 TICK_S = 3.0
 """So often it is looked whether the bot was paused; that asks nobody."""
@@ -66,15 +67,30 @@ class PartShown(Struct, frozen=True):
 
 class Ended(Struct, frozen=True):
     """Nothing more comes. *status*: as a receipt has it, or "erased", "closing" (this process stops), "unattended" (nobody here
-    answers). *reason*: why the message was set aside. *replies*: the answer as it is recorded."""
+    answers). *reason*: why the message was set aside. *replies*: the answer as it is recorded. *failing*: of an answer that is still to
+    come, that attempts at it have failed."""
 
     status: str
     reason: str = ""
     replies: Sequence[Message] = ()
+    failing: Failing | None = None
 
 
-Step = BlockBegan | BlockGrew | BlockEnded | PartShown | Ended | None
-"""One step of an answer; None is a beat: nothing has happened for a while, and whoever listens still may."""
+Step = BlockBegan | BlockGrew | BlockEnded | PartShown | Failing | Ended | None
+"""One step of an answer; None is a beat: nothing has happened for a while, and whoever listens still may. `Failing`: one more attempt
+at it, or at a message before it, has failed."""
+
+
+def write_time(at: float) -> str:
+    """Return a time as text, in UTC."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def tell_failing(failing: Failing) -> str:
+    """Say in words for customers that their answer takes longer."""
+    tries = "once" if failing.attempts == 1 else f"{failing.attempts} times"
+    at = datetime.fromtimestamp(failing.retry_at, UTC)
+    return f"The bot has failed {tries}. The message is kept, and the bot tries again at {at:%H:%M:%S} UTC."
 
 
 def parts_of(message: Message) -> list[Part]:
@@ -270,6 +286,8 @@ class AnswerStream:
                         said = event.content if isinstance(event, PartSaid) else {"type": "text", "text": event.text}
                         for step in self._blocks.show(event.reply, event.part, said):
                             yield step
+                    elif isinstance(event, Failing) and 0 < event.number <= self._number and event.attempts:
+                        yield event
                     elif isinstance(event, Erased):
                         for step in self._blocks.close():
                             yield step

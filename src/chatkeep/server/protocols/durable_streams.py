@@ -30,11 +30,11 @@ from starlette.routing import BaseRoute
 from ...app import Chatkeep, core_of
 from ...engine.watch import Watch
 from ...errors import StoreError
-from ...model import ASKING, Erased, Message, Role
+from ...model import ASKING, Erased, Failing, Message, Role
 from .. import answers, api, wire
 from ..access import not_found
 from ..streams import BEAT_S, RETRY, Stream, gone, listed_open
-from .answer_stream import AnswerStream, BlockBegan, BlockGrew, Ended
+from .answer_stream import AnswerStream, BlockBegan, BlockGrew, Ended, write_time
 from .entrance import Authorize, Caller, Entrance, Refusal
 from .sse import BEAT, losing_right
 
@@ -55,6 +55,9 @@ EPOCH, INTERVAL_S, JITTER = 1_728_432_000, 20, 180
 DIGITS = 16
 CLOSED = ("answered", "dropped", "failed")
 """The statuses of a message to whose answer nothing will ever be added."""
+
+STATUS = "chatkeep-status"
+"""The header that says how it stands with an answer."""
 
 SAFE = {"cache-control": "no-store", "x-content-type-options": "nosniff", "cross-origin-resource-policy": "same-origin"}
 """What every answer says to browsers and caches: a conversation is confidential."""
@@ -153,9 +156,10 @@ class Page(Struct, frozen=True):
 
 
 class Source(Protocol):
-    """One stream: the log of a conversation, or the text of an answer."""
+    """One stream: the log of a conversation, or the text of an answer. *status*: how it stands with that, as far as it is known."""
 
     media: str
+    status: str
 
     async def find_tail(self) -> Page:
         """Return where it ends now, without anything of it."""
@@ -178,6 +182,7 @@ class Log:
     """The log of a conversation: an item for each message, an offset for each number."""
 
     media = "application/json"
+    status = ""
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
@@ -242,6 +247,7 @@ class Answer:
 
     def __init__(self, caller: Caller, number: int) -> None:
         self._caller, self._number = caller, number
+        self.status = ""
         self._answer: AnswerStream | None = None
         self._stopped = asyncio.Event()
 
@@ -264,9 +270,10 @@ class Answer:
             said, ended = 0, Ended("closing")
             async with aclosing(texts(self._answer)) as grown:
                 async for step in grown:
+                    self._note(step)
                     if isinstance(step, Ended):
                         ended = step
-                    elif step is None:
+                    elif step is None or isinstance(step, Failing):
                         yield None
                     elif (said := said + len(step)) > at:
                         news = step[max(at - said, -len(step)) :]
@@ -289,18 +296,28 @@ class Answer:
 
     async def _now(self) -> tuple[str, bool]:
         """Return the text that the answer has now, and whether it is whole."""
-        text, status = "", ""
+        text = ""
         async with aclosing(texts(self._caller.answer(self._number), waits=False)) as grown:
             async for step in grown:
+                self._note(step)
                 text += step if isinstance(step, str) else ""
-                status = step.status if isinstance(step, Ended) else status
-        if status == "erased":
+        if self.status == "erased":
             raise not_found()
-        return text, status in CLOSED
+        return text, self.status in CLOSED
+
+    def _note(self, step: str | Failing | Ended | None) -> None:
+        """Note how it stands with the answer after *step*."""
+        match step:
+            case Ended(status=status):
+                self.status = status
+            case Failing(attempts=attempts, retry_at=at):
+                self.status = f"failing; attempts={attempts}; retry-at={write_time(at)}"
+            case str():
+                self.status = ""
 
 
-async def texts(answer: AnswerStream, *, waits: bool = True) -> AsyncGenerator[str | Ended | None, None]:
-    """Give the text of an answer as it grows, and how it ends; None for a beat."""
+async def texts(answer: AnswerStream, *, waits: bool = True) -> AsyncGenerator[str | Failing | Ended | None, None]:
+    """Give the text of an answer as it grows, that attempts at it fail, and how it ends; None for a beat."""
     begun = False
     async with aclosing(cast("AsyncGenerator[Any, None]", answer.steps(waits=waits))) as steps:
         async for step in steps:
@@ -311,7 +328,7 @@ async def texts(answer: AnswerStream, *, waits: bool = True) -> AsyncGenerator[s
                     begun = True
                 case BlockGrew(kind="text", text=text):
                     yield text
-                case Ended() | None:
+                case Failing() | Ended() | None:
                     yield step
 
 
@@ -364,6 +381,7 @@ def heads(source: Source, page: Page) -> dict[str, str]:
     """Return what the headers say of a page."""
     told = SAFE | {"content-type": source.media, "stream-next-offset": write_offset(page.next)}
     told |= {"stream-up-to-date": "true"} if page.whole else {}
+    told |= {STATUS: source.status} if source.status else {}
     return told | ({"stream-closed": "true"} if page.whole and page.closed else {})
 
 
@@ -419,9 +437,13 @@ class EventStream(Stream):
         ends_at = loop.time() + LASTS_S
         async with losing_right(self._caller, self._source.stop), aclosing(self._source.follow(page.next)) as coming:
             async for found in coming:
-                yield BEAT if found is None else self._written(found)
+                yield self._beat() if found is None else self._written(found)
                 if loop.time() > ends_at:
                     return
+
+    def _beat(self) -> bytes:
+        """Return a comment that says that it goes on, and how it stands."""
+        return b": %s\n\n" % self._source.status.encode() if self._source.status else BEAT
 
     def _written(self, page: Page) -> bytes:
         """Return a page as events."""
@@ -431,6 +453,8 @@ class EventStream(Stream):
         else:
             told |= {"streamCursor": self._cursor} | ({"upToDate": True} if page.whole else {})
         control = b"event: control\ndata: %s\n\n" % msgspec.json.encode(told)
+        if page.closed:
+            control = self._beat() + control
         if page.body in (b"", b"[]"):
             return control
         # (Each end of a line that readers of events know ends a line here; else a text could end its event, and begin another.)

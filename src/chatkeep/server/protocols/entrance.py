@@ -108,7 +108,7 @@ class Caller(Struct, frozen=True):
     async def find_end(self, number: int) -> Ended:
         """Find out what has become of message *number*; "erased" where it is not there any more."""
         found = await core_of(self.access.keep).find_outcome(self.tenant.name, self.conversation, number)
-        return Ended("erased") if found is None else Ended(found.status, found.dead, found.replies)
+        return Ended("erased") if found is None else Ended(found.status, found.dead, found.replies, found.failing)
 
     async def find_message(self, number: int, roles: Sequence[Role]) -> Message:
         """Return message *number* of the log. Raises 401 for a stranger, and 404 where there is none of these *roles*."""

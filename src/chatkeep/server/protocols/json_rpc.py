@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -61,8 +60,3 @@ def rpc_error(
 def rpc_result(id: Any, result: Any) -> dict[str, Any]:
     """Return a result."""
     return {"jsonrpc": "2.0", "id": id, "result": result}
-
-
-def written_time(at: float) -> str:
-    """Return a time as these protocols write it."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

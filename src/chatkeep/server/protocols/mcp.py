@@ -24,11 +24,22 @@ from starlette.routing import BaseRoute
 from ... import __version__
 from ...app import Chatkeep
 from ...errors import ChatkeepError
-from ...model import Message, Part
+from ...model import Failing, Message, Part
 from .. import wire
 from ..access import not_found
 from ..streams import event
-from .answer_stream import BlockGrew, Ended, Step, find_named, in_order, is_text, name_answer, parts_of
+from .answer_stream import (
+    BlockGrew,
+    Ended,
+    Step,
+    find_named,
+    in_order,
+    is_text,
+    name_answer,
+    parts_of,
+    tell_failing,
+    write_time,
+)
 from .entrance import Authorize, Caller, Entrance
 from .json_rpc import (
     BAD_PARAMS,
@@ -39,7 +50,6 @@ from .json_rpc import (
     read_request,
     rpc_error,
     rpc_result,
-    written_time,
 )
 from .sse import SSE, whole
 
@@ -293,12 +303,13 @@ class Task:
         told: dict[str, Any] = {
             "taskId": self.id,
             "status": self.status_of(ended, call),
-            "createdAt": written_time(self._at),
-            "lastUpdatedAt": written_time(at),
+            "createdAt": write_time(self._at),
+            "lastUpdatedAt": write_time(at),
             "ttlMs" if call.modern else "ttl": None,
             "pollIntervalMs" if call.modern else "pollInterval": POLL_MS,
         }
-        return told | ({"statusMessage": WAITS[ended.status]} if ended.status in WAITS else {})
+        said = WAITS.get(ended.status) or (tell_failing(ended.failing) if ended.failing else "")
+        return told | ({"statusMessage": said} if said else {})
 
     def result(self, ended: Ended) -> dict[str, Any]:
         """Return what a call is answered."""
@@ -321,10 +332,17 @@ class Task:
             nonlocal said
             if isinstance(step, Ended):
                 return event(call.written({**self.result(step), **(more or {})}), name="message")
-            if token is None or not isinstance(step, BlockGrew) or step.kind != "text":
+            match step:
+                case BlockGrew(kind="text", text=text):
+                    said += len(text)
+                case Failing():
+                    text = tell_failing(step)
+                    said += 1  # (of progress there is always more)
+                case _:
+                    return b""
+            if token is None:
                 return b""
-            said += len(step.text)
-            told = {"progressToken": token, "progress": said, "message": step.text}
+            told = {"progressToken": token, "progress": said, "message": text}
             notice = {"jsonrpc": "2.0", "method": "notifications/progress", "params": told}
             return event(notice, name="message")
 

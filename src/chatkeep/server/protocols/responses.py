@@ -27,7 +27,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from ...app import Chatkeep
-from ...model import Content, Message, Part
+from ...model import Content, Failing, Message, Part
 from .. import wire
 from ..access import not_found
 from ..streams import event
@@ -45,7 +45,9 @@ from .answer_stream import (
     is_text,
     name_answer,
     parts_of,
+    tell_failing,
     tool_in,
+    write_time,
 )
 from .entrance import Authorize, Caller, Entrance, Refusal
 from .sse import SSE, whole
@@ -103,7 +105,7 @@ def routes(keep: Chatkeep[Any], *, path: str = PATH, authorize: Authorize | None
                 async with asyncio.timeout(WAIT_S):
                     ended = await whole(answer)
             except TimeoutError:
-                pass
+                ended = await caller.find_end(receipt.number)
             return wire.as_json(asked.response(ended))
         stands = Ended(receipt.status, replies=receipt.replies) if receipt.duplicate else Ended("accepted")
         response = asked.response(stands)
@@ -295,6 +297,7 @@ class Asked:
             "background": self.background,
             **ALWAYS,
             **({"incomplete_details": {"reason": "interrupted"}} if broken else {}),
+            **({} if ended.failing is None else {"chatkeep": failing_told(ended.failing)}),
         }
 
     def item(self, place: int, part: Part, status: str = "completed") -> dict[str, Any]:
@@ -310,6 +313,12 @@ class Asked:
         text = grown[1] if grown is not None else msgspec.json.encode(part).decode()
         content = [text_part(text)] if status == "completed" else []
         return {"id": f"msg_{id}", "type": "message", "role": "assistant", "status": status, "content": content}
+
+
+def failing_told(failing: Failing) -> dict[str, Any]:
+    """Return what is told of attempts that have failed."""
+    at = write_time(failing.retry_at)
+    return {"status": "failing", "attempts": failing.attempts, "retry_at": at, "message": tell_failing(failing)}
 
 
 ALWAYS: dict[str, Any] = {
@@ -398,8 +407,17 @@ class Events:
                 yield self._event("response.output_item.done", output_index=block, item=item)
             case PartShown(block=block, part=part):
                 item = self._asked.item(block, part)
-                yield self._event("response.output_item.added", output_index=block, item=item)
+                if item["type"] != "function_call":
+                    yield self._event("response.output_item.added", output_index=block, item=item)
+                else:
+                    yield from self._call(block, item)
                 yield self._event("response.output_item.done", output_index=block, item=item)
+            case Failing():
+                # (Not all who read a stream are told of it, so it takes no number: it has that of the event before it.)
+                response = self._asked.response(Ended("accepted", failing=step))
+                number = max(self._next - 1, self._after)
+                told = {"type": "response.in_progress", "sequence_number": number, "response": response}
+                yield event(told, name="response.in_progress")
             case Ended():
                 yield from self._end(step)
 
@@ -409,6 +427,14 @@ class Events:
             response |= {"status": "incomplete", "incomplete_details": {"reason": ended.status}}
         yield self._event(f"response.{response['status']}", response=response)
         yield b"data: [DONE]\n\n"
+
+    def _call(self, block: int, item: dict[str, Any]) -> Iterator[bytes]:
+        """Begin the call of a tool, and give its arguments: clients put them together from the deltas."""
+        where, arguments = {"item_id": item["id"], "output_index": block}, item["arguments"]
+        begun = {**item, "arguments": "", "status": "in_progress"}
+        yield self._event("response.output_item.added", output_index=block, item=begun)
+        yield self._event("response.function_call_arguments.delta", delta=arguments, **where)
+        yield self._event("response.function_call_arguments.done", name=item["name"], arguments=arguments, **where)
 
     def _where(self, block: int, kind: str) -> dict[str, Any]:
         item = self._asked.item(block, {"type": kind, kind: ""})
