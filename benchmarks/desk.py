@@ -121,7 +121,17 @@ def fill_sqlite(path: str, total: int) -> None:
                 "insert into conversation (number, tenant, id, revision, born, head, body, owner, updated_at, recent, claimed_until)"
                 " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
                 [
-                    (place, *row.key, row.revision, row.incarnation, row.head, pack(row.body), row.owner, row.updated_at, row.recent)
+                    (
+                        place,
+                        *row.key,
+                        row.revision,
+                        row.incarnation,
+                        row.head,
+                        pack(row.body),
+                        row.owner,
+                        row.updated_at,
+                        row.recent,
+                    )
                     for place, (row, _) in enumerate(some, first)
                 ],
             )
@@ -148,7 +158,19 @@ async def fill_postgresql(url: str, total: int) -> None:
             schema_name="chatkeep",
             columns=columns,
             records=[
-                (place, *row.key, row.incarnation, row.owner, row.updated_at, row.recent, 0.0, row.updated_at, row.head, row.revision, row.body)
+                (
+                    place,
+                    *row.key,
+                    row.incarnation,
+                    row.owner,
+                    row.updated_at,
+                    row.recent,
+                    0.0,
+                    row.updated_at,
+                    row.head,
+                    row.revision,
+                    row.body,
+                )
                 for place, (row, _) in enumerate(some, first)
             ],
         )

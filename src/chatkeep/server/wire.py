@@ -298,10 +298,14 @@ def preferences(request: Request) -> set[str]:
     return {preference.partition(";")[0].strip().lower() for preference in given}
 
 
+GZIP = re.compile(r"(?:x-)?gzip(?:\s*;\s*q\s*=\s*(?:1(?:\.0*)?|0\.0*[1-9][0-9]*))?", re.IGNORECASE)
+"""The coding, with a weight above 0 or without one."""
+
+
 def reads_gzip(request: Request) -> bool:
     """Tell whether the client takes an answer that is compressed with gzip."""
-    given = request.headers.get("accept-encoding", "")
-    return any(re.fullmatch(r"gzip(;q=(1|0\.0*[1-9]).*)?", part.strip()) for part in given.split(","))
+    given = ",".join(request.headers.getlist("accept-encoding"))
+    return any(GZIP.fullmatch(coding.strip()) for coding in given.split(","))
 
 
 TAG = re.compile(r'((?:W/)?)(?:"([!#-~]*)"|([!#-+\--~]+))')
