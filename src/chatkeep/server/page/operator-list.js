@@ -5,6 +5,7 @@ import { age, colleagues, element, json, may, me, nameOf, words } from "./operat
 import { create, visible } from "./shown.js";
 
 const REFRESH_MS = 5000;
+const SHARE = 20; // a list is asked for again after so many times as long as it has taken: few conversations may be what is looked for
 const FURTHER = 20; // so many pages are looked through for one press, where few conversations are what is looked for
 const WHO = { assistant: "Bot", operator: "Person", event: "Event" };
 const SHOWS = { all: "All", waiting: "Waiting for a person", failing: "Failing", off: "Bot off", undelivered: "Undelivered", unread: "Unread" };
@@ -19,7 +20,7 @@ let whose = "all";
 let pages = 1;
 let asked = 0; // the newest question; older answers are late
 let current = "";
-let costly = false; // the last answer took many pages: it is not asked for again unasked
+let due = 0; // when the list is asked for again, unasked
 let all = false; // the conversations of all tenants
 
 export const placeOf = ({ tenant, id }) => (tenant === me.tenants[0] ? "" : `${encodeURIComponent(tenant)}/`) + encodeURIComponent(id);
@@ -35,7 +36,6 @@ function chips(place, group, labels, choose) {
   place.addEventListener("change", (event) => choose(event.target.value));
   return (value) => {
     place.querySelector(`[value="${value}"]`).checked = true;
-    location.hash = location.hash.startsWith("#/") ? "" : location.hash;
     choose(value);
   };
 }
@@ -49,7 +49,7 @@ const pickWhose = chips(whoses, "whose", WHOSE, (value) => {
   again();
 });
 
-const entries = (labels, start, pick, when) => Object.fromEntries(Object.entries(labels).map(([value, label]) => [`${start}-${value}`, { words: `Show: ${label}`, when, deed: () => pick(value) }]));
+const entries = (labels, start, pick, when) => Object.fromEntries(Object.entries(labels).map(([value, label]) => [`${start}-${value}`, { words: `Show: ${label}`, when, deed: () => (toList(), pick(value)) }]));
 offer("List", {
   next: { words: "Next conversation", key: "j", deed: () => step(1) },
   previous: { words: "Previous conversation", key: "k", deed: () => step(-1) },
@@ -59,8 +59,12 @@ offer("List", {
 });
 offerMore(() => [...rows].map(([place, row]) => ({ words: `Open ${row.called}`, group: "List", also: row.said, deed: () => (location.hash = place) })));
 
-function toSearch() {
+function toList() {
   if (location.hash.startsWith("#/")) location.hash = "";
+}
+
+function toSearch() {
+  toList();
   setTimeout(() => find.focus());
 }
 
@@ -84,7 +88,12 @@ export function again() {
   return refresh();
 }
 
+// Whoever signs in next begins with everything: a filter that another person has set might not even be shown to them.
 export function empty() {
+  clearTimeout(typed);
+  find.value = owner.value = channel.value = "";
+  all = false;
+  for (const pick of [pickShow, pickWhose]) pick("all");
   asked++;
   rows.clear();
   list.replaceChildren();
@@ -103,6 +112,8 @@ export function step(by) {
 export async function refresh() {
   if (!me.proof) return;
   const mine = ++asked;
+  const began = Date.now();
+  due = Infinity;
   const filter = { show, whose: whose === "all" ? "" : whose, text: find.value.trim(), owner: owner.value.trim(), channel: channel.value };
   const query = new URLSearchParams(Object.entries(filter).filter(([, value]) => value));
   if (all) query.set("everywhere", "1");
@@ -120,36 +131,42 @@ export async function refresh() {
       if (!next) break;
       if (page > 1) status.textContent = `Looked at ${looked.toLocaleString("en")} conversations…`;
     }
-    costly = looked > 1000;
+    const reached = more === document.activeElement && list.children.length;
     showList(found);
     status.textContent = "";
     more.hidden = !next;
+    if (reached && more.hidden) (list.children[reached] ?? list.lastChild)?.firstChild.focus();
     more.textContent = shown < pages ? `Look further (${looked.toLocaleString("en")} looked at)` : "Show more";
     none.hidden = found.length > 0;
     none.textContent = whose !== "all" && show === "all" ? (whose === "mine" ? "Nothing is assigned to you." : "Everything is assigned.") : Object.keys(filter).some((name) => name !== "show" && filter[name]) || show !== "all" ? "Nothing here fits." : "There is no conversation yet.";
   } catch (fault) {
     if (mine === asked && fault.status !== 401) status.replaceChildren(...visible(words(fault)), fault.final ? "" : " Trying again.");
   }
+  if (mine === asked) due = Date.now() + Math.max(REFRESH_MS, SHARE * (Date.now() - began));
 }
 
+// The focus stays on its conversation wherever that moves, and goes to the one in its place where it is not listed any more.
 function showList(found) {
   const focused = document.activeElement;
+  const place = [...list.children].findIndex((row) => row.contains(focused));
   const gone = new Set(rows.keys());
   const placed = new Map(found.map((item) => [placeOf(item), item]));
   let index = 0;
-  for (const [place, item] of placed) {
-    gone.delete(place);
-    if (!rows.has(place)) rows.set(place, create("li"));
-    const row = rows.get(place);
-    showRow(row, item, place);
+  for (const [name, item] of placed) {
+    gone.delete(name);
+    if (!rows.has(name)) rows.set(name, create("li"));
+    const row = rows.get(name);
+    showRow(row, item, name);
     if (list.children[index] !== row) list.insertBefore(row, list.children[index] ?? null);
     index++;
   }
-  for (const place of gone) {
-    rows.get(place).remove();
-    rows.delete(place);
+  for (const name of gone) {
+    rows.get(name).remove();
+    rows.delete(name);
   }
-  if (focused !== document.activeElement && list.contains(focused)) focused.focus({ preventScroll: true });
+  if (focused === document.activeElement || place < 0) return;
+  const next = list.contains(focused) ? focused : list.children[Math.min(place, list.children.length - 1)]?.firstChild;
+  (next ?? find).focus({ preventScroll: list.contains(focused) });
 }
 
 function showRow(row, item, place) {
@@ -206,5 +223,6 @@ export function allowSearch() {
   find.placeholder = allowed ? "Search: id, name, words…  ( / )" : "Search takes a role that sees names";
 }
 
-setInterval(() => document.hidden || costly || refresh(), REFRESH_MS);
-document.addEventListener("visibilitychange", () => document.hidden || costly || refresh());
+const keepLive = () => document.hidden || Date.now() < due || refresh();
+setInterval(keepLive, 1000);
+document.addEventListener("visibilitychange", keepLive);
