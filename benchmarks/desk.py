@@ -37,7 +37,26 @@ from chatkeep.testing.servers import PostgresServer
 TIMES = 15
 MOST_MS = 150.0
 TOGETHER = 5000
-WORDS = "please order table seven margherita tomorrow thanks delivery address where is my parcel blue size gel manicure hello".split()
+WORDS = [
+    "please",
+    "order",
+    "table",
+    "seven",
+    "margherita",
+    "tomorrow",
+    "thanks",
+    "delivery",
+    "address",
+    "where",
+    "is",
+    "my",
+    "parcel",
+    "blue",
+    "size",
+    "gel",
+    "manicure",
+    "hello",
+]
 NEEDLE = "sapphire brooch"
 RARE = 50_000
 """One conversation of so many is what a filter looks for."""
@@ -150,7 +169,20 @@ def fill_sqlite(path: str, total: int) -> None:
 async def fill_postgresql(url: str, total: int) -> None:
     """Put *total* conversations into a schema that a Chatkeep has made."""
     db = await asyncpg.connect(url.partition("?")[0])
-    columns = "number tenant id born owner created_at recent claimed_until updated_at head revision body".split()
+    columns = [
+        "number",
+        "tenant",
+        "id",
+        "born",
+        "owner",
+        "created_at",
+        "recent",
+        "claimed_until",
+        "updated_at",
+        "head",
+        "revision",
+        "body",
+    ]
     for number, some in enumerate(batched(all_made(total))):
         first = number * TOGETHER + 1
         await db.copy_records_to_table(

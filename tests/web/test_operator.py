@@ -651,7 +651,7 @@ def test_the_palette_does_everything(service: Service, person: BrowserContext, t
 
 
 def test_the_focus_stays_in_the_list_as_it_changes(service: Service, person: BrowserContext) -> None:
-    """On its conversation wherever that moves; where that is not listed any more, on the one in its place; and on what "Show more" brings."""
+    """On its conversation wherever that moves; where that is gone, on the one in its place; and on what "Show more" brings."""
     tenant = service.keep.tenant("salon")
     service.portal.call(tenant.pause)
     for number in range(60):
