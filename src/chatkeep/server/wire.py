@@ -48,7 +48,9 @@ PAGE_MOST = 500
 NEWEST = 2**53
 """Above every number of a log, and the largest that every JSON reader keeps exact."""
 
-TEXTS = frozenset(["owner", "behind", "conversation", "since", "show", "channel", "text", "next", "whose", "assignee"])
+TEXTS = frozenset(
+    ["owner", "behind", "conversation", "since", "show", "channel", "text", "next", "order", "whose", "assignee"]
+)
 """Parameters that are text; all others are whole numbers."""
 
 WHOLE = ("uses", "version", "seen")

@@ -9,6 +9,12 @@ const SHARE = 20; // a list is asked for again after so many times as long as it
 const FURTHER = 20; // so many pages are looked through for one press, where few conversations are what is looked for
 const WHO = { assistant: "Bot", operator: "Person", event: "Event" };
 const SHOWS = { all: "All", waiting: "Waiting for a person", failing: "Failing", off: "Bot off", undelivered: "Undelivered", unread: "Unread" };
+const MEANT = {
+  waiting: "The bot is off, somebody has written, and no person has answered since",
+  failing: "Messages that the bot failed on, or a log that cannot be read",
+  undelivered: "Replies that the channel has refused, or of which nobody knows",
+  unread: "Somebody has written, and neither the bot nor a person has answered since",
+};
 
 const WHOSE = { all: "Everybody's", mine: "Mine", nobody: "Nobody's" };
 
@@ -30,6 +36,7 @@ function chips(place, group, labels, choose) {
     const made = create("label", "chip");
     const input = create("input");
     Object.assign(input, { type: "radio", name: group, value, checked: value === "all" });
+    if (MEANT[value]) made.title = MEANT[value];
     made.append(input, label);
     place.append(made);
   }
@@ -181,8 +188,9 @@ function showRow(row, item, place) {
   const head = create("span", "top");
   head.append(create("bdi", "id", name), age(item.last_at || item.updated_at));
   const said = create("span", "last");
-  if (WHO[item.last_role]) said.append(create("b", "", `${WHO[item.last_role]}: `));
-  said.append(create("bdi", "", item.last || (item.fault ? "" : "Nothing was said yet.")));
+  if (item.found) said.append(create("bdi", "found", item.found));
+  else if (WHO[item.last_role]) said.append(create("b", "", `${WHO[item.last_role]}: `));
+  if (!item.found) said.append(create("bdi", "", item.last || (item.fault ? "" : "Nothing was said yet.")));
   const marks = create("span", "marks");
   const add = (kind, text) => marks.append(create("span", `mark ${kind}`, text));
   if (item.waiting) add(item.off_by ? "wait" : "", `${item.waiting} waiting`);
