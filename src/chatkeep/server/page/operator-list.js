@@ -2,10 +2,12 @@
 
 import { offer, offerMore } from "./operator-acts.js";
 import { age, colleagues, element, json, may, me, nameOf, words } from "./operator-ask.js";
+import { spansOf } from "./markdown.js";
 import { create, visible } from "./shown.js";
 
 const REFRESH_MS = 5000;
 const SHARE = 20; // a list is asked for again after so many times as long as it has taken: few conversations may be what is looked for
+const BEFORE = 16; // characters before what was searched for: more would push it out of a line
 const FURTHER = 20; // so many pages are looked through for one press, where few conversations are what is looked for
 const WHO = { assistant: "Bot", operator: "Person", event: "Event" };
 const SHOWS = { all: "All", waiting: "Waiting for a person", failing: "Failing", off: "Bot off", undelivered: "Undelivered", unread: "Unread" };
@@ -176,8 +178,28 @@ function showList(found) {
   (next ?? find).focus({ preventScroll: list.contains(focused) });
 }
 
+// The last words without the marks of Markdown, which is drawn in what bots and people say.
+function plain({ last, last_role: role }) {
+  const text = (spans) => spans.map((span) => (typeof span === "string" ? span : (span.text ?? text(span.spans)))).join("");
+  return role === "user" ? last : text(spansOf(last ?? ""));
+}
+
+// The words, from shortly before what was searched for, which stands out.
+function excerpt(words, wanted) {
+  const made = create("bdi");
+  const at = wanted ? words.toLowerCase().indexOf(wanted.toLowerCase()) : -1;
+  if (at < 0) made.append(...visible(words));
+  else {
+    const end = at + wanted.length;
+    const before = [...words.slice(0, at)]; // characters, not halves of them
+    made.append(...visible(before.length > BEFORE ? `…${before.slice(-BEFORE).join("")}` : before.join("")), create("mark", "", words.slice(at, end)), ...visible(words.slice(end)));
+  }
+  return made;
+}
+
 function showRow(row, item, place) {
-  const told = JSON.stringify(item) + Math.floor(Date.now() / 60_000);
+  const wanted = find.value.trim();
+  const told = JSON.stringify([item, wanted, Math.floor(Date.now() / 60_000)]);
   const link = row.firstChild ?? row.appendChild(create("a"));
   mark(row, place);
   if (row.told === told) return;
@@ -188,9 +210,8 @@ function showRow(row, item, place) {
   const head = create("span", "top");
   head.append(create("bdi", "id", name), age(item.last_at || item.updated_at));
   const said = create("span", "last");
-  if (item.found) said.append(create("bdi", "found", item.found));
-  else if (WHO[item.last_role]) said.append(create("b", "", `${WHO[item.last_role]}: `));
-  if (!item.found) said.append(create("bdi", "", item.last || (item.fault ? "" : "Nothing was said yet.")));
+  if (!item.found && WHO[item.last_role]) said.append(create("b", "", `${WHO[item.last_role]}: `));
+  said.append(excerpt(item.found || plain(item) || (item.fault ? "" : "Nothing was said yet."), wanted));
   const marks = create("span", "marks");
   const add = (kind, text) => marks.append(create("span", `mark ${kind}`, text));
   if (item.waiting) add(item.off_by ? "wait" : "", `${item.waiting} waiting`);
