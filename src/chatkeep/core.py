@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Record = TypeVar("Record", bound=Struct)
 
-LOOKED_AT = 2000
+LOOKED_AT = 1000
 """So many conversations are looked at for one page of dead letters, or of paused ones, however few there are."""
 
 

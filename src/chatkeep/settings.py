@@ -46,6 +46,9 @@ CONFIG = "CHATKEEP_CONFIG"
 SECRETS = ("store", "cache", "metrics_token", "seal_keys", "oidc_client_secret")
 """Settings whose value may hold a password."""
 
+YES_OR_NO = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
+"""What a variable may say for a setting that is true or false."""
+
 EXAMPLES = '"30s", "2m", "24h" or "250ms"'
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
@@ -545,19 +548,31 @@ def environment_settings(fields: Mapping[str, Any]) -> tuple[dict[str, GivenValu
         if text:
             try:
                 found[name] = GivenValue(parsed(text, kind), variable)
-            except msgspec.ValidationError:
-                wanted = getattr(kind, "__name__", str(kind))
-                faults.append(from_source(f"{name} is not {wanted}: {shown(name, text)}", variable))
+            except (msgspec.ValidationError, KeyError):
+                faults.append(from_source(f"{name} is {in_kind(kind)}, not {shown(name, text)}", variable))
     return found, faults
 
 
 def parsed(text: str, kind: Any) -> Any:
     """Return the value that *text* means for a field of type *kind*; a list is separated by commas, or by lines."""
-    if kind in (bool, int, float, int | None):
-        return msgspec.convert(text, kind, strict=False)
+    if kind is bool:
+        return YES_OR_NO[text.strip().lower()]
+    if kind in (int, float, int | None):
+        return msgspec.convert(text.strip(), kind, strict=False)
     if getattr(kind, "__origin__", None) in (list, tuple):
         return kind.__origin__(part.strip() for part in re.split(r"[,\n]", text) if part.strip())
     return text
+
+
+def in_kind(kind: Any) -> str:
+    """Return in words what a variable for a field of type *kind* is taken as."""
+    return (
+        "true or false (or yes, no, on, off, 1, 0)"
+        if kind is bool
+        else "a number"
+        if kind is float
+        else "a whole number"
+    )
 
 
 def file_settings() -> tuple[dict[str, Any], str]:

@@ -144,3 +144,20 @@ def test_a_store_is_counted(store: Path) -> None:
         },
     ] == told
     assert ["(default)", "salon", "all"] == [row.split()[0] for row in table[1:]]
+
+
+def test_who_was_answered_by_a_person_waits_no_more(store: Path) -> None:
+    """`unread` and `waiting` mean what they mean at the desk; what the bot has not answered is counted on."""
+
+    def listed(show: str) -> list[str]:
+        found = chatkeep("list", store.name, "--show", show, "--json", folder=store.parent)[1]
+        return [json.loads(line)["conversation"] for line in found.splitlines()]
+
+    before = {show: listed(show) for show in ("unread", "waiting", "off")}
+    chatkeep("say", store.name, "c1", "Kim here", folder=store.parent)
+    after = {show: listed(show) for show in ("unread", "waiting", "off")}
+    counted = json.loads(chatkeep("stats", store.name, "--tenant", "", "--json", folder=store.parent)[1])
+
+    assert {"unread": ["c1"], "waiting": ["c1"], "off": ["c1"]} == before
+    assert {"unread": [], "waiting": [], "off": ["c1"]} == after
+    assert (1, 0) == (counted["unread"], counted["waiting"])

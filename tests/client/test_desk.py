@@ -14,6 +14,20 @@ from ..support.client_server import Place
 from ..support.waiting import until
 
 
+async def test_words_are_found_in_all_logs(place: Place) -> None:
+    """Page by page, last changed first, each conversation once, also one that is called like that; with what was said."""
+    for n in range(210):
+        await place.keep.accept(f"c{n:03}", "a blue parcel, and much else" if n % 2 else "nothing", role="operator")
+    await place.keep.accept("c001", "thanks", role="operator")
+    await place.keep.create("blue parcel")
+    async with place.client() as client:
+        found = [one async for one in client.desk.search("BLUE parcel")]
+
+    assert ["blue parcel", "c001", *(f"c{n:03}" for n in range(209, 2, -2))] == [one.id for one in found]
+    assert ("a blue parcel, and much else", 1) == (found[1].found, found[1].found_in)
+    assert {""} == {one.found for one in found[2:]}
+
+
 async def test_a_log_is_read_whole_in_pages(place: Place) -> None:
     """With chatkeep's own notes, in the same order as in the library, forwards and the last ones; each message as it is there."""
     for n in range(130):

@@ -9,6 +9,7 @@ import json
 import os
 import random
 import re
+import secrets
 import shutil
 import sqlite3
 import subprocess
@@ -23,9 +24,10 @@ from urllib.parse import quote
 
 import apsw
 import pytest
+from msgspec import structs
 
 from chatkeep.drivers import driver_for
-from chatkeep.drivers.base import COUNTERS_KEPT_S, Append, Count, Entries, Entry, Erase, Key, Read
+from chatkeep.drivers.base import COUNTERS_KEPT_S, Append, Count, Entries, Entry, Erase, Key, Read, Write
 from chatkeep.drivers.sqlite import backup as sqlite_backup
 from chatkeep.drivers.sqlite import file as sqlite_file
 from chatkeep.drivers.sqlite import transport as sqlite
@@ -773,6 +775,32 @@ async def test_an_erased_name_is_nowhere_in_the_tables(driver: SqliteDriver, pat
     ]
     with pytest.raises(Conflict):
         await driver.append(Append(key, [], revision="r", at=1.0))
+
+
+async def test_what_was_erased_is_nowhere_in_the_file(path: str) -> None:
+    """Nor what was blanked, cut, or written over: small and large bodies, once the file is closed, which empties its -wal."""
+    driver = await opened_on(path)
+    kept = secrets.token_bytes(40)
+    bodies = [secrets.token_bytes(40 if n % 3 else 9000) for n in range(60)]
+    for n, body in enumerate(bodies):
+        await say(driver, f"e{n}", Key("", "ada" if n % 2 else "eve"), body=body)
+    await say(driver, "kept", Key("", "bob"), body=kept)
+    for name in ("ada", "eve"):
+        found = await driver.read(Read(Key("", name), tail=0))
+        assert found is not None
+        row = structs.replace(found[0], revision=f"r-{name}", body=secrets.token_bytes(500))
+        bodies.append(row.body)
+        act = Write(row, found[0].revision, (), drop=10, blank=[20]) if name == "ada" else Write(row, found[0].revision)
+        await driver.write(act)
+    await driver.erase(Erase(Key("", "eve"), at=2e9))
+    found = await driver.read(Read(Key("", "ada"), tail=30))
+    assert found is not None
+    there = [entry.body for entry in found[1]] + [found[0].body]
+    await driver.close()
+    held = Path(path).read_bytes()
+
+    assert kept in held
+    assert [] == [body for body in bodies if (body[:30] in held or body[-30:] in held) != (body in there)]
 
 
 # What it uses

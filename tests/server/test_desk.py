@@ -10,6 +10,7 @@ import pytest
 from chatkeep import Chatkeep, Turn
 from chatkeep.app import core_of
 from chatkeep.auth import accounts
+from chatkeep.auth.credentials import create_key
 from chatkeep.conversation.outbox import Sent
 from chatkeep.errors import HandlerFailed
 from chatkeep.model import Content
@@ -201,6 +202,7 @@ async def test_accounts_and_sessions_are_kept_by_every_store(url: str) -> None:
 async def test_a_page_ends_in_time_where_little_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     """It says how many it has looked at, and the next one goes on from there, until all were looked at."""
     monkeypatch.setattr(listing, "LOOKED_AT", 20)
+    monkeypatch.setattr(listing, "SPENT_S", 60.0)
     monkeypatch.setattr(listing, "ROWS", 10)
     keep = chat()
     async with served(keep) as client:
@@ -213,6 +215,50 @@ async def test_a_page_ends_in_time_where_little_fits(monkeypatch: pytest.MonkeyP
 
     assert [20, 20, 20] == [told["looked_at"] for told in pages[:3]]
     assert ["the one"] == [item["id"] for told in pages for item in told["conversations"]]
+
+
+async def test_a_search_reads_the_logs(url: str) -> None:
+    """On every store: words of long ago, whatever the case, with some around them; in what was said, and for who may read alone."""
+    keep = chat(url)
+    async with served(keep) as client:
+        for number in range(30):
+            text = "Where is the Blue Parcel of mine, please?" if number == 3 else f"and {number}"
+            await keep.accept("ada", text, role="operator")
+            await keep.accept("bob", f"not {number}", role="operator")
+        await core_of(keep).note("", "bob", "he has the blue parcel", author="Kim", id="n")
+        (found,) = (await page(client, text="blue PARCEL"))["conversations"]
+        last = (await page(client, text="and 29"))["conversations"]
+        lister = (await create_key(keep, "", scopes=("list",))).token
+        unread = await client.ask(
+            "GET", "/v1/desk/conversations?text=blue+parcel", headers={"Authorization": f"Bearer {lister}"}
+        )
+
+    assert ("ada", "Where is the Blue Parcel of mine, please?", 4) == (
+        found["id"],
+        found["found"],
+        found["found_in"],
+    )
+    assert [("ada", None)] == [(one["id"], one.get("found")) for one in last]
+    assert [] == unread.json["conversations"]
+
+
+async def test_a_search_ends_in_time_where_logs_are_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few entries are read before the time is looked at, and no log is read further back than said."""
+    monkeypatch.setattr(listing, "SEARCHED", 50)
+    monkeypatch.setattr(listing, "SPENT_S", 0.0)
+    keep = chat()
+    async with served(keep) as client:
+        for name in ("far", "near", "short"):
+            await keep.receive(name, "hay")
+        for name, place in (("far", 10), ("near", 60)):
+            for number in range(100 if name != "short" else 0):
+                await keep.accept(name, "a needle" if number == place else "hay", role="operator")
+        pages = [await page(client, text="needle")]
+        while following := pages[-1].get("next"):
+            pages.append(await page(client, text="needle", next=following))
+
+    assert [1, 1, 1, 0] == [told["looked_at"] for told in pages]
+    assert ["near"] == [item["id"] for told in pages for item in told["conversations"]]
 
 
 async def test_several_tenants_are_kept_apart() -> None:

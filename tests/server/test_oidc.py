@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -95,6 +96,29 @@ async def test_whoever_the_provider_lets_in_has_an_account(url: str) -> None:
     assert "admin" == second["role"]
     assert ("/refused/role", False) == (third[0], third[1]["signed_in"])
     assert "/refused/account" == disabled[0]
+
+
+async def test_signing_in_and_being_refused_is_in_the_audit(caplog: pytest.LogCaptureFixture) -> None:
+    """Who has signed in is kept with the store, as with a password; who was refused is a line that names the account, where it is known."""
+    caplog.set_level(logging.INFO, "chatkeep.audit")
+    keep: Chatkeep[Any] = Chatkeep("memory://", **FAST)
+    async with providing() as there:
+        there.claims["groups"] = "support"
+        async with served(keep, provider=provider_for(there, role_claim="groups", roles=GROUPS)) as client:
+            await Visitor(client.port).go()
+            there.claims["groups"] = "lunch"
+            await Visitor(client.port).go()
+            there.denies = True
+            await Visitor(client.port).go()
+            acts = (await client.ask("GET", "/v1/audit")).json["acts"]
+    lines = [(line.act, line.by, line.outcome, line.address) for line in caplog.records]  # type: ignore[attr-defined]
+
+    assert [("sign-in", "kim@example.com", "Kim")] == [(act["act"], act["by"], act["label"]) for act in acts]
+    assert [
+        ("sign-in", "kim@example.com", "201", "127.0.0.1"),
+        ("sign-in", "kim@example.com", "role", "127.0.0.1"),
+        ("sign-in", "openid", "denied", "127.0.0.1"),
+    ] == lines
 
 
 async def test_what_is_not_for_this_attempt_is_not_believed() -> None:
@@ -227,6 +251,10 @@ def test_settings_that_cannot_be_meant_are_refused() -> None:
             "boss",
         ),
         ({"oidc_issuer": "https://login.example.com", "oidc_client_id": "x", "oidc_role": "groups"}, "belong together"),
+        (
+            {"oidc_issuer": "https://login.example.com", "oidc_client_id": "x", "oidc_tenants": ("~own",)},
+            "oidc_tenants: .*own",
+        ),
     ):
         with pytest.raises(Misconfigured, match=why):
             provider_from(ServerSettings(**told))  # type: ignore[arg-type]

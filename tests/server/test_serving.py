@@ -153,7 +153,7 @@ def test_all_that_is_wrong_is_told_at_once_with_where_it_came_from(tmp_path: Pat
     tmp_path.joinpath("chatkeep.toml").write_text('rate_token = "fast"\nhost_names = ["x"]\n')
     ended = run(tmp_path, "serve", "bot:keep", "--check", prot="1", history="-1", port="x")
     wanted = [
-        "port is not int: 'x' (CHATKEEP_PORT)",
+        "port is a whole number, not 'x' (CHATKEEP_PORT)",
         "history must be a whole number of at least 0, not -1 (CHATKEEP_HISTORY)",
         "CHATKEEP_PROT is not a setting; did you mean CHATKEEP_PORT?",
         f'rate_token is like "60/minute", or "off", not \'fast\' ({tmp_path}/chatkeep.toml)',
@@ -161,6 +161,16 @@ def test_all_that_is_wrong_is_told_at_once_with_where_it_came_from(tmp_path: Pat
     ]
 
     assert (2, []) == (ended.returncode, [said for said in wanted if said not in ended.stderr]), ended.stderr
+
+
+@pytest.mark.parametrize("how", [("--check",), ("--port", "0"), ("--workers", "2", "--port", "0")], ids="_".join)
+def test_what_cannot_be_put_together_is_told_before_anything_listens(tmp_path: Path, how: tuple[str, ...]) -> None:
+    """A provider that cannot be, by each way to start: one line and exit code 2, also where processes would begin one after another."""
+    tmp_path.joinpath("bot.py").write_text(BOT.format(url=f"sqlite:///{tmp_path}/chat.db"))
+    ended = run(tmp_path, "serve", "bot:keep", *how, oidc_issuer="http://login.example", oidc_client_id="desk")
+
+    assert (2, 1) == (ended.returncode, len(ended.stderr.splitlines())), ended.stderr
+    assert "oidc_issuer is the https address of a provider, not 'http://login.example'" in ended.stderr
 
 
 def test_a_store_that_is_away_ends_the_start_with_one_line(tmp_path: Path) -> None:

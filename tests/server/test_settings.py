@@ -109,8 +109,16 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "unknown argument": ({"pol": "1s"}, "pol is not a setting; did you mean poll?"),
     "unknown variable": ({"CHATKEEP_HOST_": "x"}, "CHATKEEP_HOST_ is not a setting; did you mean CHATKEEP_HOST"),
     "unknown in the file": ({"file": "hots = ['x']"}, "hots is not a setting; did you mean host"),
-    "not a number": ({"CHATKEEP_WORKERS": "many"}, "workers is not int: 'many' (CHATKEEP_WORKERS)"),
-    "not a boolean": ({"CHATKEEP_ANONYMOUS": "maybe"}, "anonymous is not bool: 'maybe'"),
+    "not a number": ({"CHATKEEP_WORKERS": "many"}, "workers is a whole number, not 'many' (CHATKEEP_WORKERS)"),
+    "not a boolean": (
+        {"CHATKEEP_ANONYMOUS": "maybe"},
+        "anonymous is true or false (or yes, no, on, off, 1, 0), not 'maybe'",
+    ),
+    "a host that is an address": (
+        {"CHATKEEP_HOSTS": "https://a.example,b.example"},
+        "hosts has https://a.example; a host is",
+    ),
+    "a strange wildcard": ({"CHATKEEP_HOSTS": "*a.example"}, "hosts has *a.example; a host is"),
     "out of range": ({"CHATKEEP_PORT": "99999"}, "port is from 0 to 65535, not 99999 (CHATKEEP_PORT)"),
     "no rate": ({"CHATKEEP_RATE_PEER": "often"}, 'rate_peer is like "60/minute", or "off", not \'often\''),
     "a rate of nothing": ({"CHATKEEP_RATE_PEER": "0/minute"}, "rate_peer"),

@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from chatkeep import Chatkeep, Turn
 from chatkeep.app import core_of
-from chatkeep.auth.accounts import add_account
+from chatkeep.auth.accounts import add_account, end_sessions
 from chatkeep.auth.credentials import create_key, list_keys, revoke_key
 from chatkeep.auth.rights import Role
 from chatkeep.conversation.outbox import Sent
 from chatkeep.model import Content
 from chatkeep.server import samples
 from chatkeep.server.assets import OPERATOR, SHOWN, packed, stored
-from chatkeep.server.canned import CannedReply
+from chatkeep.server.canned import LISTED, CannedReply
 
 from ..support import axe
 from ..support.browsing import Shop
@@ -255,7 +255,13 @@ def test_colleagues_are_told_why(service: Service, person: BrowserContext, tmp_p
     expect(page.locator("#story .note")).to_contain_text("She is a friend of the owner.")
     expect(page.locator("#story")).to_contain_text("Kim pause")
     expect(page.locator("#turns li")).to_have_count(1)
-    expect(page.locator(LINES)).to_have_count(2)
+    expect(page.locator("#log li.note")).to_contain_text("She is a friend of the owner.")
+    service.receive("ada", "and now?")
+    expect(page.locator(f"{LINES} .body")).to_have_text(
+        ["hello", "1: hello", "She is a friend of the owner.", "and now?"]
+    )
+    page.reload()
+    expect(page.locator(f"{LINES} .who")).to_have_text(["Customer", "Bot", "Kim", "Customer"])
     page.locator("#state").get_by_role("button", name="Edit").click()
     field = page.get_by_label("Value of said, as JSON")
     field.fill("[")
@@ -381,11 +387,11 @@ def test_parts_are_drawn_as_the_customer_sees_them(service: Service, person: Bro
 
 
 def test_the_page_is_light() -> None:
-    """All that a browser fetches for the desk, as it is served from a checkout, is less than 50 KB; in a wheel the scripts are shorter."""
+    """All that a browser fetches for the desk, as it is served from a checkout, is less than 52 KB; in a wheel the scripts are shorter."""
     fetched = {name for name, _ in [*OPERATOR.values(), *SHOWN.values()] if name != "offline.js"}
     weight = {name: len(packed(stored(name).encode())) for name in fetched}
 
-    assert sum(weight.values()) < 50_000, weight
+    assert sum(weight.values()) < 52_000, weight
     named = re.compile(
         r"https?://(?!example|www\.w3\.org/2000/svg|www\.openstreetmap\.org/\?)[a-z]"
     )  # links, which load nothing
@@ -648,6 +654,74 @@ def test_the_palette_does_everything(service: Service, person: BrowserContext, t
 
     assert "Desk" == page.title()
     assert 0 == page.locator("img, #desk script").count()
+
+
+def test_the_focus_stays_in_the_list_as_it_changes(service: Service, person: BrowserContext) -> None:
+    """On its conversation wherever that moves; where that is gone, on the one in its place; and on what "Show more" brings."""
+    tenant = service.keep.tenant("salon")
+    service.portal.call(tenant.pause)
+    for number in range(60):
+        service.portal.call(tenant.accept, f"c{number:02}", "hello")
+    page = opened(person, service)
+    page.locator("#shows .chip").filter(has_text="Waiting").click()
+    expect(page.locator("#list li")).to_have_count(50)
+    page.locator("#list a").filter(has_text="c55").focus()
+    service.portal.call(tenant.accept, "c55", "hello?")
+    expect(page.locator("#list li").first).to_contain_text("c55", timeout=15_000)
+    expect(page.locator("#list a").first).to_be_focused()
+    service.portal.call(lambda: tenant.accept("c55", "here I am", role="operator"))
+    expect(page.locator("#list li").first).not_to_contain_text("c55", timeout=15_000)
+    expect(page.locator("#list a").first).to_be_focused()
+    page.get_by_role("button", name="Show more").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#list li")).to_have_count(59)
+    expect(page.locator("#list a").nth(50)).to_be_focused()
+
+
+def test_nothing_of_one_person_is_left_for_the_next(service: Service, person: BrowserContext) -> None:
+    """A session that ends takes the palette with it; and filters, which the next one might not even see, are everything again."""
+    service.receive("ada", "hello")
+    service.account("eve", "viewer")
+    page = opened(person, service)
+    expect(page.locator("#list li")).to_have_count(1)
+    page.get_by_label("Mine", exact=True).check(force=True)
+    page.get_by_label("Search", exact=True).fill("xyzzy")
+    expect(page.locator("#none")).to_be_visible()
+    page.keyboard.press("Control+k")
+    expect(page.locator("#palette")).to_be_visible()
+    service.portal.call(end_sessions, service.keep, "kim")
+    expect(page.get_by_label("Service key")).to_be_visible(timeout=15_000)
+    expect(page.locator("#palette")).to_be_hidden()
+    assert 0 == page.locator("#options li").count()
+    sign_in(page, "eve")
+    expect(page.locator("#list li")).to_have_count(1)
+    expect(page.get_by_label("Search", exact=True)).to_have_value("")
+
+
+def test_the_palette_is_of_what_is_shown(service: Service, person: BrowserContext) -> None:
+    """It goes with the conversation that it was opened over; canned replies that are long in coming lose no letter that was typed."""
+    for name in ("ada", "bob"):
+        service.receive(name, "hello")
+    replies = core_of(service.keep).records("replies:salon", CannedReply)
+    service.portal.call(lambda: replies.change("hours", lambda held: CannedReply("9 to 5"), owner=LISTED))
+    page = opened(person, service, "agent")
+    choose(page, "ada")
+    choose(page, "bob")
+    page.keyboard.press("Control+k")
+    page.keyboard.type("take over")
+    page.go_back()
+    expect(page.locator("#name")).to_have_text("ada")
+    expect(page.locator("#palette")).to_be_hidden()
+
+    def late(route: Route) -> None:
+        page.wait_for_timeout(500)
+        route.continue_()
+
+    page.route("**/desk/replies", late)
+    page.get_by_label("Write as a person").focus()
+    page.keyboard.type("/hou")
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Write as a person")).to_have_value("9 to 5")
 
 
 def test_every_act_is_in_the_one_table(service: Service, person: BrowserContext) -> None:

@@ -27,18 +27,18 @@ from .options import (
 )
 from .printing import Cell, age, columns, facts, full_name, listed, logged, plain, preview, tell, when
 from .reaching import found_in, look, on_target
-from .target import Target, Verbs
+from .target import Listed, Target, Verbs
 
 as_of_option = click.option(
     "--as-of", metavar="NUMBER|TIME", help="As it was at a number of the log, at a time, or so long ago (2h)."
 )
 
-SHOWN: dict[str, Callable[[Conversation[Any]], bool]] = {
-    "all": lambda found: True,
-    "unread": lambda found: found.unread > 0,
-    "waiting": lambda found: found.unread > 0 and found.paused,
-    "failing": lambda found: bool(found.dead or found.fault),
-    "off": lambda found: found.paused,
+SHOWN: dict[str, Callable[[Listed], bool]] = {
+    "all": lambda one: True,
+    "unread": lambda one: one.waits,
+    "waiting": lambda one: one.waits and one.conversation.paused,
+    "failing": lambda one: bool(one.conversation.dead or one.conversation.fault),
+    "off": lambda one: one.conversation.paused,
 }
 """What `list --show` lists, in the words of the operators' desk."""
 
@@ -52,7 +52,8 @@ SHOWN: dict[str, Callable[[Conversation[Any]], bool]] = {
     type=click.Choice(list(SHOWN)),
     default="all",
     show_default=True,
-    help="unread: nobody has answered; waiting: for a person, since the bot is off; failing: set aside, or unreadable; off: the bot is.",
+    help="unread: somebody has written, and neither the bot nor a person has answered since; waiting: the same, and the bot is off; "
+    "failing: set aside, or unreadable; off: the bot is.",
 )
 @click.option("--since", metavar="DURATION", help="Only what has changed within this long, such as 2h.")
 @limit_option
@@ -77,12 +78,13 @@ def list_(
     async def work(target: Target) -> None:
         every = target.conversations(tenant) if owner is None else target.of(tenant or "").conversations(owner=owner)
         rows, count = [], 0
-        async for found, last in every:
+        async for one in every:
+            found, last = one
             if oldest is not None and found.updated_at < oldest:
                 if owner is None and found.updated_at < oldest - RECENT_GRAIN_S:
                     break
                 continue  # (within a step the order is none; and an owner with several names has a list for each)
-            if not SHOWN[show](found):
+            if not SHOWN[show](one):
                 continue
             count += 1
             if as_json:

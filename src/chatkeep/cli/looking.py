@@ -15,11 +15,11 @@ import msgspec
 
 from ..bounded import Newest
 from ..errors import ChatkeepError
-from ..model import Conversation, Message
+from ..model import Message
 from .options import StoreCommand, json_option, limit_option, store_argument, utc_option
 from .printing import columns, full_name, logged, plain, progress, tell, when
 from .reaching import found_in, on_target
-from .target import Target
+from .target import Place, Target
 
 T = TypeVar("T")
 
@@ -115,8 +115,8 @@ def tail(store: str, conversation: str | None, tenant: str | None, last: int, as
 def search(store: str, text: str, tenant: str | None, limit: int, as_json: bool) -> None:
     """Find conversations by what was said in them, by id or owner.
 
-    Upper and lower case are alike. The newest conversations come first, and it reads their logs until it has found enough, so
-    on a large store it takes a while; Ctrl-C ends it.
+    Upper and lower case are alike. The newest conversations come first, and their logs are read until enough was found, so
+    on a large store it takes a while; Ctrl-C ends it. A server reads the last 2,000 entries of each log itself.
 
     \b
     Examples:
@@ -129,8 +129,8 @@ def search(store: str, text: str, tenant: str | None, limit: int, as_json: bool)
 
     async def work(target: Target) -> None:
         found = 0
-        async for place, (one, _) in _enumerate(target.conversations(tenant)):
-            progress(f"{place:,} conversations read, {found:,} found")
+        async for number, one in _enumerate(target.places(tenant, text)):
+            progress(f"{number:,} conversations read, {found:,} found")
             async for message in _matches(target, one, wanted):
                 found += 1
                 progress("")
@@ -161,7 +161,8 @@ def search(store: str, text: str, tenant: str | None, limit: int, as_json: bool)
 def stats(store: str, tenant: str | None, parts: bool, as_json: bool) -> None:
     """Count what is in a store: conversations, messages, what waits and what was set aside.
 
-    It reads the list of all conversations. What a running server does is told with --parts, and in its /metrics.
+    Unread are messages that the bot has not answered yet, waiting are conversations in which a person has not either. It reads the list of
+    all conversations. What a running server does is told with --parts, and in its /metrics.
 
     \b
     Examples:
@@ -186,13 +187,14 @@ def stats(store: str, tenant: str | None, parts: bool, as_json: bool) -> None:
     async def work(target: Target) -> None:
         counts: dict[str, Counter[str]] = {}
         today, late = time.time() - 86_400, 0.0
-        async for place, (one, _) in _enumerate(target.conversations(tenant)):
+        async for place, found in _enumerate(target.conversations(tenant)):
+            one = found.conversation
             progress(f"{place:,} conversations counted")
             count = counts.setdefault(one.tenant, Counter())
             count["conversations"] += 1
             count["messages"] += one.head
             count["unread"] += one.unread
-            count["waiting"] += one.unread > 0
+            count["waiting"] += found.waits
             count["set aside"] += len(one.dead)
             count["paused"] += one.paused
             count["unreadable"] += bool(one.fault)
@@ -236,7 +238,7 @@ async def _enumerate(found: AsyncIterator[T]) -> AsyncIterator[tuple[int, T]]:
         yield place, one
 
 
-async def _matches(target: Target, one: Conversation[Any], wanted: str) -> AsyncIterator[Message | None]:
+async def _matches(target: Target, one: Place, wanted: str) -> AsyncIterator[Message | None]:
     """Yield the messages of a conversation that have the words; None where its name or owner has them."""
     if any(wanted in name.casefold() for name in (one.id, one.owner)):
         yield None

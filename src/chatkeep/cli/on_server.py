@@ -27,7 +27,7 @@ from ..storage.audit import Act
 from ..storage.holds import Hold
 from ..tenant import Unread
 from .printing import plain
-from .target import Listed
+from .target import Listed, Place
 
 REACH_S = 3.0
 """A server that is not reached within this long is said not to be."""
@@ -196,6 +196,12 @@ class ServerTarget:
     def conversations(self, tenant: str | None) -> AsyncIterator[Listed]:
         """List the conversations of the key's tenant."""
         return self.of(tenant or "").conversations()
+
+    async def places(self, tenant: str | None, text: str) -> AsyncIterator[Place]:
+        """Give the conversations in which the server has found *text*: it reads the logs, and not this command over the network."""
+        of = self.of(tenant or "")
+        async for found in self.client.desk.search(text):
+            yield Place(of.name, found.id, found.owner, found.fault)
 
     def dead_letters(self) -> AsyncIterator[DeadLetter]:
         """Refuse: a key is for one tenant."""

@@ -21,7 +21,7 @@ from ..storage.audit import Act
 from ..storage.holds import Hold
 from ..tenant import Tenant, Unread
 from .opening import acting, existing, note_act, without_secret
-from .target import Listed
+from .target import Listed, Place
 
 TAIL = 8
 """So many of its last entries are looked at for the last words of a conversation."""
@@ -208,6 +208,11 @@ class StoreTarget:
         found = self.keep.all_conversations(messages=TAIL) if of is None else of.conversations(messages=TAIL)
         async for one in found:
             yield Listed(one, last_words(one.messages))
+
+    async def places(self, tenant: str | None, text: str) -> AsyncIterator[Place]:
+        """Give all conversations: their logs are at hand."""
+        async for one, _ in self.conversations(tenant):
+            yield Place(one.tenant, one.id, one.owner, one.fault)
 
     async def dead_letters(self) -> AsyncIterator[DeadLetter]:
         """Return what was set aside in any tenant."""

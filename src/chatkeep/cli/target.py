@@ -44,6 +44,20 @@ class Listed(NamedTuple):
     conversation: Conversation[Any]
     last: Words | None
 
+    @property
+    def waits(self) -> bool:
+        """Whether somebody has written whom nobody has answered since: neither the bot nor a person."""
+        return self.conversation.unread > 0 and (self.last is None or self.last.role != "operator")
+
+
+class Place(NamedTuple):
+    """A conversation that may have what is searched for. *fault*: why it cannot be read."""
+
+    tenant: str
+    id: str
+    owner: str
+    fault: str
+
 
 class Verbs(Protocol):
     """What commands do in one tenant. What changes something is in the audit log when it returns."""
@@ -144,6 +158,9 @@ class Target(AbstractAsyncContextManager["Target"], Protocol):
 
     def conversations(self, tenant: str | None) -> AsyncIterator[Listed]:
         """List the conversations of a tenant, or (None) of all that can be seen from here, last changed first."""
+
+    def places(self, tenant: str | None, text: str) -> AsyncIterator[Place]:
+        """Give the conversations in which *text* may be found, last changed first."""
 
     def dead_letters(self) -> AsyncIterator[DeadLetter]:
         """Return what was set aside in any tenant."""

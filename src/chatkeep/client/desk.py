@@ -49,6 +49,27 @@ class Page(Struct):
     next: str = ""
 
 
+class FoundConversation(Struct, frozen=True, kw_only=True):
+    """A conversation that was searched for. *found*: the words with some around them, and *found_in* the number of the message, where they
+    are not in its id, owner, title, name or last words. *fault*: why it cannot be read."""
+
+    id: str
+    owner: str = ""
+    title: str = ""
+    name: str = ""
+    last: str = ""
+    found: str = ""
+    found_in: int = 0
+    fault: str = ""
+
+
+class FoundPage(Struct):
+    """A page of a search, as it comes."""
+
+    conversations: list[FoundConversation]
+    next: str = ""
+
+
 class Letter(Struct, kw_only=True):
     """A dead letter, as it comes."""
 
@@ -106,6 +127,21 @@ class Desk:
         asked = {"limit": PAGE} | ({} if owner is None else {"owner": owner})
         while True:
             page = await self._get("/v1/conversations", Page, about="conversations", **asked)
+            for found in page.conversations:
+                yield found
+            if not page.next:
+                return
+            asked["next"] = page.next
+
+    async def search(self, text: str) -> AsyncGenerator[FoundConversation, None]:
+        """
+        Find conversations by an id, an owner, a title, a name or what was said, whatever the case, last changed first.
+
+        The server reads the last 2,000 entries of each log, for a part of a second at a time; this asks on until all were looked at.
+        """
+        asked = {"limit": PAGE, "text": text, "order": "recent"}
+        while True:
+            page = await self._get("/v1/desk/conversations", FoundPage, about="conversations", **asked)
             for found in page.conversations:
                 yield found
             if not page.next:

@@ -51,7 +51,7 @@ def audited(act: str) -> Callable[[Endpoint], Endpoint]:
             outcome = "failed"
             try:
                 response = await endpoint(*args)
-                outcome = str(response.status_code)
+                outcome = getattr(request.state, "outcome", str(response.status_code))
             except HTTPException as refused:
                 outcome = str(refused.status_code)
                 raise
@@ -71,6 +71,11 @@ def audited(act: str) -> Callable[[Endpoint], Endpoint]:
 def call(request: Request, act: str) -> None:
     """Say what a request does, where its method alone does not."""
     request.state.act = act
+
+
+def end(request: Request, outcome: str) -> None:
+    """Say how a request has ended, where the status that a browser is sent on with does not."""
+    request.state.outcome = outcome
 
 
 class Trail:

@@ -32,13 +32,15 @@ Whose = Literal["all", "mine", "nobody"]
 
 class DeskQuery(Struct, forbid_unknown_fields=True):
     """Which conversations a page of the list shows. *show*: all, waiting (for a person), failing, off (the bot), undelivered, unread.
-    *whose*: all, mine (assigned to who asks), nobody's; *assignee*: assigned to this account. *everywhere* 1: of all tenants. *next*: from
-    the page before."""
+    *text*: in an id, an owner, a title, a name, or in what was said, which takes the right to read; *order*: best, what is called like
+    that first, or recent, last changed first. *whose*: all, mine (assigned to who
+    asks), nobody's; *assignee*: assigned to this account. *everywhere* 1: of all tenants. *next*: from the page before."""
 
     show: Show = "all"
     channel: Text = ""
     owner: wire.Owner = ""
     text: Text = ""
+    order: Literal["best", "recent"] = "best"
     whose: Whose = "all"
     assignee: Text = ""
     everywhere: Annotated[int, Meta(ge=0, le=1)] = 0
@@ -67,7 +69,13 @@ class DeskConversations(wire.Resource):
             raise forbidden(f"{principal.id} may not see what is personal, and so not search for it.")
         assignee = {"all": asked.assignee or None, "mine": principal.id, "nobody": ""}[asked.whose]
         wanted = Wanted(
-            show=asked.show, channel=asked.channel, owner=asked.owner, text=asked.text.strip(), assignee=assignee
+            show=asked.show,
+            channel=asked.channel,
+            owner=asked.owner,
+            text=asked.text.strip(),
+            in_logs="read" in principal.scopes,
+            named_first=asked.order == "best",
+            assignee=assignee,
         )
         tenant = None if asked.everywhere else principal.tenant
         place = self._place(request, asked.next) if asked.next else None

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from ..conversation.codec import record_from
 from ..conversation.keys import RESERVED, SAVED, key_for
@@ -37,6 +37,13 @@ AT_ONCE = 25
 SPENT_S = 0.08
 LOOKED_AT = 2000
 
+SEARCHED = 2000
+"""So many of its last entries are searched for words, in each conversation; and about so many are read at once, of several."""
+
+ENTRIES = 200
+AROUND = 40
+"""So many characters are shown before and behind the words that were found."""
+
 
 class Item(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
@@ -45,7 +52,8 @@ class Item(Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: the customer's, as the channel has told it. last, last_role, last_at: the last words, whose they are, and when. waiting: how many
     messages nobody has answered, of the last TAIL entries; waiting_since: the oldest of them. dead: how many were set aside. undelivered:
     how many of the last replies did not go out; reason: why the last one did not, or why a message was set aside. assignee: the account of
-    the person who looks after it.
+    the person who looks after it. found: the words that were searched for, with some around them, where they are not the last ones;
+    found_in: the number of that message.
     """
 
     id: str
@@ -65,18 +73,23 @@ class Item(Struct, frozen=True, kw_only=True, omit_defaults=True):
     undelivered: int = 0
     reason: str = ""
     assignee: str = ""
+    found: str = ""
+    found_in: int = 0
     fault: str = ""
 
 
 class Wanted(Struct, frozen=True, kw_only=True):
-    """What a page is to show. *text*: in an id, an owner, a title, a name or the last words; lower case. *assignee*: whose it is at the
-    desk, "" for nobody's; None: whoever's."""
+    """What a page is to show. *text*: in an id, an owner, a title, a name or what was said; *in_logs*: in the last words alone, where
+    this is false. *named_first*: what is called like that begins the list. *assignee*: whose it is at the desk, "" for nobody's; None:
+    whoever's."""
 
     show: Show = "all"
     assignee: str | None = None
     channel: str = ""
     owner: str = ""
     text: str = ""
+    in_logs: bool = False
+    named_first: bool = True
 
 
 class Place(Struct, frozen=True, array_like=True):
@@ -100,7 +113,7 @@ async def find_page(core: Core[Any], tenant: str | None, wanted: Wanted, place: 
     """Return a page of the conversations of *tenant* (None: of all) that are *wanted*, from behind *place*."""
     items: list[Item] = []
     seen, looked_at, until = set[tuple[str, str]](), 0, time.monotonic() + SPENT_S
-    if place is None and wanted.text and tenant is not None:
+    if place is None and wanted.text and wanted.named_first and tenant is not None:
         items = [item for item in await find_named(core, tenant, wanted.text, limit=limit) if fits(item, wanted)]
         seen = {(item.tenant, item.id) for item in items}
     async for rows, name in pages_of(core, tenant, wanted, place):
@@ -131,10 +144,24 @@ async def pages_of(
         after = place_row(place, names[number]) if place is not None and number == place.name else None
         while rows := await core.scan(index, tenant=tenant, owner=names[number], after=after, limit=ROWS):
             after = rows[-1]
-            for start in range(0, len(rows), AT_ONCE):
-                yield rows[start : start + AT_ONCE], number
+            for some in together(rows, searched=SEARCHED if wanted.text and wanted.in_logs else TAIL):
+                yield some, number
             if len(rows) < ROWS:
                 break
+
+
+def together(rows: Sequence[Row], *, searched: int) -> Iterator[list[Row]]:
+    """Yield *rows*, as many at once as are read before the time is looked at, where so many entries of each log may be *searched*."""
+    some, entries = list[Row](), 0
+    for row in rows:
+        weight = min(row.head, searched)
+        if some and (len(some) == AT_ONCE or entries + weight > SEARCHED):
+            yield some
+            some, entries = [], 0
+        some.append(row)
+        entries += weight
+    if some:
+        yield some
 
 
 def place_row(place: Place, owner: str = "") -> Row:
@@ -168,9 +195,28 @@ async def look(core: Core[Any], row: Row, wanted: Wanted) -> Item | None:
         return None
     try:
         tail = await core.read_tail(row, limit=TAIL)
+        item = item_from(row, record, off_by, tail)
+        if wanted.text and wanted.in_logs and not is_said(item, wanted.text):
+            item = await searched(core, row, item, tail, wanted.text)
     except (Corrupt, Unsupported) as fault:
         return Item(id=row.key.id, tenant=row.key.tenant, owner=row.owner, updated_at=row.updated_at, fault=str(fault))
-    return item_from(row, record, off_by, tail)
+    return item
+
+
+async def searched(core: Core[Any], row: Row, item: Item, tail: Sequence[Message], text: str) -> Item:
+    """Return *item* with where *text* was said last; as it is where that was not in the last SEARCHED entries."""
+    wanted, left = text.casefold(), SEARCHED
+    while tail:
+        for message in reversed(tail):
+            if message.role != "system" and (at := message.text.casefold().find(wanted)) >= 0:
+                begin, end = max(at - AROUND, 0), at + len(wanted) + AROUND
+                around = f"{'…' * (begin > 0)}{message.text[begin:end]}{'…' * (end < len(message.text))}"
+                return structs.replace(item, found=around, found_in=message.number)
+        left -= len(tail)
+        if left <= 0 or tail[0].number <= 1:
+            break
+        tail = await core.read_tail(row, before=tail[0].number, limit=min(ENTRIES, left))
+    return item
 
 
 def may_fit(row: Row, record: Record, off_by: Sequence[OffBy], wanted: Wanted) -> bool:
@@ -255,7 +301,9 @@ def fits(item: Item, wanted: Wanted) -> bool:
 def is_said(item: Item, text: str) -> bool:
     """Tell whether *text* is in what is shown of a conversation, whatever the case."""
     text = text.casefold()
-    return any(text in part.casefold() for part in (item.id, item.owner, item.title, item.name, item.last))
+    return bool(item.found) or any(
+        text in part.casefold() for part in (item.id, item.owner, item.title, item.name, item.last)
+    )
 
 
 def place_as_text(place: Place) -> str:

@@ -27,6 +27,7 @@ from msgspec import Struct, structs
 from ..app import Chatkeep, core_of
 from ..auth.accounts import ACCOUNTS, Account, name_of, stored_accounts
 from ..auth.rights import ROLES, Role
+from ..conversation.keys import key_for
 from ..errors import Misconfigured, UsageError
 from ..extras import from_extra
 from .signed_in import SignInRefused
@@ -123,8 +124,13 @@ class OpenIDProvider:
             raise Misconfigured(f"oidc_roles has {wrong[0]!r:.40}, which is no role; there are {', '.join(ROLES)}.")
         if bool(role_claim) != bool(roles):
             raise Misconfigured(
-                "oidc_role_claim and oidc_roles belong together: the claim, and which value gives which role."
+                "oidc_role and oidc_roles belong together: the claim, and which value gives which role."
             )
+        try:
+            for tenant in tenants:
+                key_for(tenant, "-")
+        except UsageError as fault:
+            raise Misconfigured(f"oidc_tenants: {fault}") from None
         self.issuer = issuer
         self.label = label
         self._client = client_id, client_secret
@@ -176,21 +182,22 @@ class OpenIDProvider:
 
     async def account(self, keep: Chatkeep[Any], claims: Mapping[str, Any]) -> str:
         """Return the name of the account that *claims* are of, made or changed as they say. Raises `SignInRefused`."""
-        name, role, subject = self._name(claims), self._role(claims), str(claims["sub"])
+        name, subject = self._name(claims), str(claims["sub"])
+        role = self._role(claims, name)
         shown = next((one for claim in ("name", "given_name") if isinstance(one := claims.get(claim), str)), "")[:200]
 
         def edit(held: Account | None) -> Account:
             if held is None:
                 if role is None:
-                    raise SignInRefused("account", f"there is no account {name!r}")
+                    raise SignInRefused("account", f"there is no account {name!r}", account=name)
                 now = core_of(keep).clock()
                 held = Account(role=role, shown=shown, tenants=self._tenants, created_at=now)
             elif held.disabled:
-                raise SignInRefused("account", f"the account {name!r} is disabled")
+                raise SignInRefused("account", f"the account {name!r} is disabled", account=name)
             elif held.password:
-                raise SignInRefused("password", f"the account {name!r} has a password")
+                raise SignInRefused("password", f"the account {name!r} has a password", account=name)
             elif (held.issuer or self.issuer) != self.issuer or (held.subject or subject) != subject:
-                raise SignInRefused("subject", f"the account {name!r} is somebody else's at the provider")
+                raise SignInRefused("subject", f"the account {name!r} is somebody else's at the provider", account=name)
             now = core_of(keep).clock()
             return structs.replace(held, role=role or held.role, issuer=self.issuer, subject=subject, signed_in_at=now)
 
@@ -206,14 +213,14 @@ class OpenIDProvider:
         except UsageError:
             raise SignInRefused("name", f"the claim {self._name_claim!r} is no name of an account") from None
 
-    def _role(self, claims: Mapping[str, Any]) -> Role | None:
+    def _role(self, claims: Mapping[str, Any], name: str) -> Role | None:
         if not self._role_claim:
             return None
         given = found_at(claims, self._role_claim)
         values = [given] if isinstance(given, str) else given if isinstance(given, list) else []
         roles = {self._roles[value] for value in values if isinstance(value, str) and value in self._roles}
         if not roles:
-            raise SignInRefused("role", f"the claim {self._role_claim!r} gives no role here")
+            raise SignInRefused("role", f"the claim {self._role_claim!r} gives no role here", account=name)
         return max(roles, key=RANK.index)
 
     async def _believe(self, described: Described, token: str, nonce: str) -> dict[str, Any]:

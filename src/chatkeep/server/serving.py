@@ -184,21 +184,7 @@ def application_of(found: object, settings: ServerSettings) -> Lifespan:
     limits = Limits(core_of(found).driver, settings.rates, told=metrics)
     app = create_app(
         found,
-        title=settings.title or None,
-        starters=settings.starters,
-        colors=colors_of(settings.colors),
-        logo=settings.logo or None,
-        pictures=settings.pictures,
-        frame_ancestors=settings.frame_ancestors,
-        offline=settings.offline,
-        hosts=settings.hosts,
-        anonymous=settings.anonymous,
-        visitor_scopes=settings.visitor_scopes,
-        protocols=settings.protocols,
-        operators=header_of(settings.operator_header) if settings.operator_header else None,
-        provider=provider_from(settings),
-        desk_idle=seconds(settings.desk_idle),
-        desk_longest=seconds(settings.desk_longest),
+        **chosen(settings),
         routes=[Route("/metrics", allows(anyone=True)(get_metrics))] if metrics is not None else [],
         middleware=[
             Middleware(telemetry.TracingMiddleware),
@@ -213,6 +199,27 @@ def application_of(found: object, settings: ServerSettings) -> Lifespan:
     if metrics is not None:
         metrics.streams = app.state.streams
     return Lifespan(app, settings, found, ends=app.state.streams.end, limits=limits)
+
+
+def chosen(settings: ServerSettings) -> dict[str, Any]:
+    """Return what *settings* choose of what `create_app` takes. Raises `Misconfigured`."""
+    return {
+        "title": settings.title or None,
+        "starters": settings.starters,
+        "colors": colors_of(settings.colors),
+        "logo": settings.logo or None,
+        "pictures": settings.pictures,
+        "frame_ancestors": settings.frame_ancestors,
+        "offline": settings.offline,
+        "hosts": settings.hosts,
+        "anonymous": settings.anonymous,
+        "visitor_scopes": settings.visitor_scopes,
+        "protocols": settings.protocols,
+        "operators": header_of(settings.operator_header) if settings.operator_header else None,
+        "provider": provider_from(settings),
+        "desk_idle": seconds(settings.desk_idle),
+        "desk_longest": seconds(settings.desk_longest),
+    }
 
 
 def provider_from(settings: ServerSettings) -> OpenIDProvider | None:
@@ -409,6 +416,8 @@ def check(found: object, settings: ServerSettings) -> Chatkeep[Any] | None:
             raise UsageError("The store of this Chatkeep belongs to one process; use --workers 1, or another store.")
         if keep.settings.journal:
             raise UsageError("A journal belongs to one process; use --workers 1, or several services with one each.")
+    if keep is not None:
+        create_app(keep, **chosen(settings))  # what cannot be put together is told before anything listens
     return keep
 
 

@@ -123,6 +123,9 @@ PREFIX = re.compile(r"(?:/[A-Za-z0-9._~%-]+)+")
 
 HEADER = re.compile(r"[A-Za-z0-9-]+")
 
+HOST = re.compile(r"\*|(?:\*\.)?[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
+"""The name of a server, all names under one, or any."""
+
 KNOWN = (*ServerSettings.__struct_fields__, *Settings.__struct_fields__, "store")
 
 
@@ -179,6 +182,8 @@ def fault_of(name: str, value: object, source: str = "") -> str:
 
 def fault_in_list(name: str, value: Sequence[str]) -> str:
     """Return what is wrong with the parts of a list."""
+    if name == "hosts" and (wrong := [host for host in value if not HOST.fullmatch(host)]):
+        return f'has {", ".join(wrong)}; a host is a name alone, like "chat.example.com" or "*.example.com"'
     if name == "visitor_scopes" and (wrong := [scope for scope in value if scope not in SCOPES]):
         return f"has no {', '.join(wrong)}; there are: {', '.join(sorted(SCOPES))}"
     if name == "origins" and (wrong := [origin for origin in value if not is_origin(origin)]):

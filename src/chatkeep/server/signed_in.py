@@ -38,11 +38,12 @@ TOUCH_S = 60.0
 
 
 class SignInRefused(Exception):
-    """An OpenID provider was asked, and nobody was signed in. *code*: why, which the page says in words; *said*: for the log."""
+    """An OpenID provider was asked, and nobody was signed in. *code*: why, which the page says in words; *said*: for the log; *account*:
+    the name that the provider has told, as far as it came to that."""
 
-    def __init__(self, code: str, said: str) -> None:
+    def __init__(self, code: str, said: str, account: str = "") -> None:
         super().__init__(said)
-        self.code = code
+        self.code, self.account = code, account
 
 
 class Operator(Struct, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ from ..auth.accounts import Account, Throttled
 from ..auth.credentials import digest_of, mistyped, stored_credentials
 from ..auth.passwords import Busy
 from ..errors import UsageError
-from . import wire
+from . import audit, wire
 from .access import (
     ELSEWHERE,
     Principal,
@@ -147,7 +147,7 @@ class ProviderAsked(wire.Resource):
         try:
             address, kept = await provider.begin(done_at(request))
         except SignInRefused as fault:
-            return not_let_in(request, fault.code, str(fault))
+            return not_let_in(request, fault)
         answer = RedirectResponse(address, 303)
         answer.set_cookie(attempt_cookie(request), kept, max_age=600, **told_of_cookie(request, "lax"))
         return answer
@@ -168,9 +168,10 @@ class ProviderDone(wire.Resource):
             account = await provider.account(keep, claims)
             _, token = await begin(request, account=account)
         except SignInRefused as fault:
-            answer = not_let_in(request, fault.code, str(fault))
+            answer = not_let_in(request, fault)
         else:
             answer = RedirectResponse(desk_at(request), 303)
+            audit.end(request, "201")  # a session was made, as by a password
         answer.delete_cookie(name, **told_of_cookie(request, "lax"))  # an attempt counts once
         if token:
             keep_session(request, answer, token)
@@ -208,6 +209,7 @@ async def begin(request: Request, *, account: str = "", key: str = "", host: boo
     desk.look_again()
     operator = await desk.find(Request(request.scope))
     if operator is None:  # (the key, or the account, was ended in this very moment)
+        note_refused(request, account or "a key", "refused")
         raise refused(WRONG)
     request.state.principal = Principal(
         kind="operator", tenant=operator.tenants[0], scopes=operator.rights, id=operator.name, operator=operator
@@ -251,10 +253,11 @@ def done_at(request: Request) -> str:
     return f"{request.url.scheme}://{request.url.netloc}{root}/v1/session/oidc/done"
 
 
-def not_let_in(request: Request, code: str, said: str) -> Response:
+def not_let_in(request: Request, fault: SignInRefused) -> Response:
     """Return to the desk, which says why nobody was signed in: by a code, since words in an address could be anybody's."""
-    note_refused(request, "openid", " ".join(said.split()))
-    return RedirectResponse(f"{desk_at(request)}#/refused/{code}", 303)
+    audit.end(request, fault.code)
+    note_refused(request, fault.account or "openid", fault.code, " ".join(str(fault).split()))
+    return RedirectResponse(f"{desk_at(request)}#/refused/{fault.code}", 303)
 
 
 def from_here(request: Request) -> bool:
@@ -333,14 +336,15 @@ async def account_of_host(request: Request) -> str:
     return named
 
 
-def note_refused(request: Request, name: str, outcome: str) -> None:
-    """Note in the log that somebody was not let in."""
+def note_refused(request: Request, name: str, outcome: str, why: str = "") -> None:
+    """Note in the log that somebody was not let in: who said to be *name*, the *outcome* in one word or two, and *why*."""
     address = request.client.host if request.client else ""
     try:
         by = accounts.name_of(name)
     except UsageError:
         by = "(no name)"
-    log.warning("sign-in %s", outcome, extra={"act": "sign-in", "by": by, "address": address, "outcome": outcome})
+    told = {"act": "sign-in", "by": by, "address": address, "outcome": outcome}
+    log.warning("sign-in %s%s", outcome, why and f": {why}", extra=told)
 
 
 def of_person(request: Request) -> Operator:

@@ -48,7 +48,9 @@ PAGE_MOST = 500
 NEWEST = 2**53
 """Above every number of a log, and the largest that every JSON reader keeps exact."""
 
-TEXTS = frozenset(["owner", "behind", "conversation", "since", "show", "channel", "text", "next", "whose", "assignee"])
+TEXTS = frozenset(
+    ["owner", "behind", "conversation", "since", "show", "channel", "text", "next", "order", "whose", "assignee"]
+)
 """Parameters that are text; all others are whole numbers."""
 
 WHOLE = ("uses", "version", "seen")
@@ -298,10 +300,14 @@ def preferences(request: Request) -> set[str]:
     return {preference.partition(";")[0].strip().lower() for preference in given}
 
 
+GZIP = re.compile(r"(?:x-)?gzip(?:\s*;\s*q\s*=\s*(?:1(?:\.0*)?|0\.0*[1-9][0-9]*))?", re.IGNORECASE)
+"""The coding, with a weight above 0 or without one."""
+
+
 def reads_gzip(request: Request) -> bool:
     """Tell whether the client takes an answer that is compressed with gzip."""
-    given = request.headers.get("accept-encoding", "")
-    return any(re.fullmatch(r"gzip(;q=(1|0\.0*[1-9]).*)?", part.strip()) for part in given.split(","))
+    given = ",".join(request.headers.getlist("accept-encoding"))
+    return any(GZIP.fullmatch(coding.strip()) for coding in given.split(","))
 
 
 TAG = re.compile(r'((?:W/)?)(?:"([!#-~]*)"|([!#-+\--~]+))')

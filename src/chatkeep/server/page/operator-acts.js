@@ -71,17 +71,36 @@ function showKeys() {
 let shown = []; // the acts that are listed
 let chosen = 0;
 let only = null; // the acts that alone are listed
+let loading = false; // they are still asked for
+let hurried = false; // and the first one was chosen meanwhile
 let cancelled = () => {};
+let nothing = ""; // what is said where there are no such acts at all
 
 export const isOpen = () => palette.open || keys.open;
 
-export function openPalette({ acts = null, label = "What do you want to do?", onCancel = () => {} } = {}) {
-  only = acts;
+// acts: those that alone are listed, or a promise of them.
+export async function openPalette({ acts = null, label = "What do you want to do?", none = "", onCancel = () => {} } = {}) {
+  only = acts instanceof Promise ? [] : acts;
+  [loading, hurried] = [only !== acts, false];
   cancelled = onCancel;
+  nothing = none;
   wanted.value = "";
   wanted.placeholder = palette.ariaLabel = wanted.ariaLabel = label;
   filter();
-  palette.showModal();
+  if (!palette.open) palette.showModal();
+  if (!loading) return;
+  const waiting = only;
+  const current = () => palette.open && only === waiting;
+  try {
+    const given = await acts;
+    if (!current()) return;
+    only = given;
+    loading = false;
+    filter();
+    if (hurried) take(0);
+  } finally {
+    if (current()) palette.close();
+  }
 }
 
 function listed() {
@@ -110,7 +129,7 @@ function filter() {
       return line;
     }),
   );
-  found.textContent = shown.length ? `${shown.length} found` : "Nothing is called like that.";
+  found.textContent = loading ? "Looking…" : shown.length ? `${shown.length} found` : (!only?.length && nothing) || "Nothing is called like that.";
   choose(0);
 }
 
@@ -128,7 +147,13 @@ function take(index) {
   if (!act) return;
   cancelled = () => {};
   palette.close();
-  act.deed();
+  if (act.when?.() ?? true) act.deed(); // it may have changed since it was listed
+}
+
+// What is listed is of what was shown: with that it goes.
+export function closeDialogs() {
+  for (const dialog of [palette, keys]) dialog.close();
+  options.replaceChildren();
 }
 
 wanted.addEventListener("input", filter);
@@ -136,12 +161,14 @@ wanted.addEventListener("keydown", (event) => {
   const to = { ArrowDown: chosen + 1, ArrowUp: chosen - 1, PageDown: Math.min(chosen + 8, shown.length - 1), PageUp: Math.max(chosen - 8, 0) }[event.key];
   if (event.isComposing || (to === undefined && event.key !== "Enter")) return;
   event.preventDefault();
-  if (to === undefined) take(chosen);
+  if (to === undefined && loading) hurried = true;
+  else if (to === undefined) take(chosen);
   else choose(to);
 });
 options.addEventListener("click", (event) => take([...options.children].indexOf(event.target.closest("[role=option]"))));
 palette.addEventListener("click", (event) => event.target === palette && palette.close()); // beside it
 palette.addEventListener("close", () => cancelled());
+addEventListener("hashchange", closeDialogs);
 
 addEventListener("keydown", (event) => {
   if (!(event.ctrlKey || event.metaKey) || event.altKey || event.shiftKey || event.key.toLowerCase() !== "k" || !can("palette")) return;

@@ -40,10 +40,10 @@ export function fill(text, values) {
 
 // -- the picker -------------------------------------------------------------------------------------------------------
 
-export async function pick(tenant, taken, onCancel) {
-  const found = await cannedOf(tenant);
-  const acts = found.map(({ name, text }) => ({ words: name, group: "", also: text.slice(0, 120), deed: () => taken(text) }));
-  openPalette({ acts, label: found.length ? "Choose a canned reply" : "There is no canned reply yet; see Replies", onCancel });
+// The palette is there at once, so that what is typed goes into it, however long the replies take.
+export function pick(tenant, taken, onCancel) {
+  const acts = cannedOf(tenant).then((found) => found.map(({ name, text }) => ({ words: name, group: "", also: text.slice(0, 120), deed: () => taken(text) })));
+  return openPalette({ acts, label: "Choose a canned reply", none: "There is no canned reply yet; see Replies.", onCancel });
 }
 
 // -- the page ---------------------------------------------------------------------------------------------------------

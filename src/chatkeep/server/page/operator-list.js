@@ -2,12 +2,21 @@
 
 import { offer, offerMore } from "./operator-acts.js";
 import { age, colleagues, element, json, may, me, nameOf, words } from "./operator-ask.js";
+import { spansOf } from "./markdown.js";
 import { create, visible } from "./shown.js";
 
 const REFRESH_MS = 5000;
+const SHARE = 20; // a list is asked for again after so many times as long as it has taken: few conversations may be what is looked for
+const BEFORE = 16; // characters before what was searched for: more would push it out of a line
 const FURTHER = 20; // so many pages are looked through for one press, where few conversations are what is looked for
 const WHO = { assistant: "Bot", operator: "Person", event: "Event" };
 const SHOWS = { all: "All", waiting: "Waiting for a person", failing: "Failing", off: "Bot off", undelivered: "Undelivered", unread: "Unread" };
+const MEANT = {
+  waiting: "The bot is off, somebody has written, and no person has answered since",
+  failing: "Messages that the bot failed on, or a log that cannot be read",
+  undelivered: "Replies that the channel has refused, or of which nobody knows",
+  unread: "Somebody has written, and neither the bot nor a person has answered since",
+};
 
 const WHOSE = { all: "Everybody's", mine: "Mine", nobody: "Nobody's" };
 
@@ -19,7 +28,7 @@ let whose = "all";
 let pages = 1;
 let asked = 0; // the newest question; older answers are late
 let current = "";
-let costly = false; // the last answer took many pages: it is not asked for again unasked
+let due = 0; // when the list is asked for again, unasked
 let all = false; // the conversations of all tenants
 
 export const placeOf = ({ tenant, id }) => (tenant === me.tenants[0] ? "" : `${encodeURIComponent(tenant)}/`) + encodeURIComponent(id);
@@ -29,13 +38,13 @@ function chips(place, group, labels, choose) {
     const made = create("label", "chip");
     const input = create("input");
     Object.assign(input, { type: "radio", name: group, value, checked: value === "all" });
+    if (MEANT[value]) made.title = MEANT[value];
     made.append(input, label);
     place.append(made);
   }
   place.addEventListener("change", (event) => choose(event.target.value));
   return (value) => {
     place.querySelector(`[value="${value}"]`).checked = true;
-    location.hash = location.hash.startsWith("#/") ? "" : location.hash;
     choose(value);
   };
 }
@@ -49,7 +58,7 @@ const pickWhose = chips(whoses, "whose", WHOSE, (value) => {
   again();
 });
 
-const entries = (labels, start, pick, when) => Object.fromEntries(Object.entries(labels).map(([value, label]) => [`${start}-${value}`, { words: `Show: ${label}`, when, deed: () => pick(value) }]));
+const entries = (labels, start, pick, when) => Object.fromEntries(Object.entries(labels).map(([value, label]) => [`${start}-${value}`, { words: `Show: ${label}`, when, deed: () => (toList(), pick(value)) }]));
 offer("List", {
   next: { words: "Next conversation", key: "j", deed: () => step(1) },
   previous: { words: "Previous conversation", key: "k", deed: () => step(-1) },
@@ -59,8 +68,12 @@ offer("List", {
 });
 offerMore(() => [...rows].map(([place, row]) => ({ words: `Open ${row.called}`, group: "List", also: row.said, deed: () => (location.hash = place) })));
 
-function toSearch() {
+function toList() {
   if (location.hash.startsWith("#/")) location.hash = "";
+}
+
+function toSearch() {
+  toList();
   setTimeout(() => find.focus());
 }
 
@@ -84,7 +97,12 @@ export function again() {
   return refresh();
 }
 
+// Whoever signs in next begins with everything: a filter that another person has set might not even be shown to them.
 export function empty() {
+  clearTimeout(typed);
+  find.value = owner.value = channel.value = "";
+  all = false;
+  for (const pick of [pickShow, pickWhose]) pick("all");
   asked++;
   rows.clear();
   list.replaceChildren();
@@ -103,6 +121,8 @@ export function step(by) {
 export async function refresh() {
   if (!me.proof) return;
   const mine = ++asked;
+  const began = Date.now();
+  due = Infinity;
   const filter = { show, whose: whose === "all" ? "" : whose, text: find.value.trim(), owner: owner.value.trim(), channel: channel.value };
   const query = new URLSearchParams(Object.entries(filter).filter(([, value]) => value));
   if (all) query.set("everywhere", "1");
@@ -120,40 +140,66 @@ export async function refresh() {
       if (!next) break;
       if (page > 1) status.textContent = `Looked at ${looked.toLocaleString("en")} conversations…`;
     }
-    costly = looked > 1000;
+    const reached = more === document.activeElement && list.children.length;
     showList(found);
     status.textContent = "";
     more.hidden = !next;
+    if (reached && more.hidden) (list.children[reached] ?? list.lastChild)?.firstChild.focus();
     more.textContent = shown < pages ? `Look further (${looked.toLocaleString("en")} looked at)` : "Show more";
     none.hidden = found.length > 0;
     none.textContent = whose !== "all" && show === "all" ? (whose === "mine" ? "Nothing is assigned to you." : "Everything is assigned.") : Object.keys(filter).some((name) => name !== "show" && filter[name]) || show !== "all" ? "Nothing here fits." : "There is no conversation yet.";
   } catch (fault) {
     if (mine === asked && fault.status !== 401) status.replaceChildren(...visible(words(fault)), fault.final ? "" : " Trying again.");
   }
+  if (mine === asked) due = Date.now() + Math.max(REFRESH_MS, SHARE * (Date.now() - began));
 }
 
+// The focus stays on its conversation wherever that moves, and goes to the one in its place where it is not listed any more.
 function showList(found) {
   const focused = document.activeElement;
+  const place = [...list.children].findIndex((row) => row.contains(focused));
   const gone = new Set(rows.keys());
   const placed = new Map(found.map((item) => [placeOf(item), item]));
   let index = 0;
-  for (const [place, item] of placed) {
-    gone.delete(place);
-    if (!rows.has(place)) rows.set(place, create("li"));
-    const row = rows.get(place);
-    showRow(row, item, place);
+  for (const [name, item] of placed) {
+    gone.delete(name);
+    if (!rows.has(name)) rows.set(name, create("li"));
+    const row = rows.get(name);
+    showRow(row, item, name);
     if (list.children[index] !== row) list.insertBefore(row, list.children[index] ?? null);
     index++;
   }
-  for (const place of gone) {
-    rows.get(place).remove();
-    rows.delete(place);
+  for (const name of gone) {
+    rows.get(name).remove();
+    rows.delete(name);
   }
-  if (focused !== document.activeElement && list.contains(focused)) focused.focus({ preventScroll: true });
+  if (focused === document.activeElement || place < 0) return;
+  const next = list.contains(focused) ? focused : list.children[Math.min(place, list.children.length - 1)]?.firstChild;
+  (next ?? find).focus({ preventScroll: list.contains(focused) });
+}
+
+// The last words without the marks of Markdown, which is drawn in what bots and people say.
+function plain({ last, last_role: role }) {
+  const text = (spans) => spans.map((span) => (typeof span === "string" ? span : (span.text ?? text(span.spans)))).join("");
+  return role === "user" ? last : text(spansOf(last ?? ""));
+}
+
+// The words, from shortly before what was searched for, which stands out.
+function excerpt(words, wanted) {
+  const made = create("bdi");
+  const at = wanted ? words.toLowerCase().indexOf(wanted.toLowerCase()) : -1;
+  if (at < 0) made.append(...visible(words));
+  else {
+    const end = at + wanted.length;
+    const before = [...words.slice(0, at)]; // characters, not halves of them
+    made.append(...visible(before.length > BEFORE ? `…${before.slice(-BEFORE).join("")}` : before.join("")), create("mark", "", words.slice(at, end)), ...visible(words.slice(end)));
+  }
+  return made;
 }
 
 function showRow(row, item, place) {
-  const told = JSON.stringify(item) + Math.floor(Date.now() / 60_000);
+  const wanted = find.value.trim();
+  const told = JSON.stringify([item, wanted, Math.floor(Date.now() / 60_000)]);
   const link = row.firstChild ?? row.appendChild(create("a"));
   mark(row, place);
   if (row.told === told) return;
@@ -164,8 +210,8 @@ function showRow(row, item, place) {
   const head = create("span", "top");
   head.append(create("bdi", "id", name), age(item.last_at || item.updated_at));
   const said = create("span", "last");
-  if (WHO[item.last_role]) said.append(create("b", "", `${WHO[item.last_role]}: `));
-  said.append(create("bdi", "", item.last || (item.fault ? "" : "Nothing was said yet.")));
+  if (!item.found && WHO[item.last_role]) said.append(create("b", "", `${WHO[item.last_role]}: `));
+  said.append(excerpt(item.found || plain(item) || (item.fault ? "" : "Nothing was said yet."), wanted));
   const marks = create("span", "marks");
   const add = (kind, text) => marks.append(create("span", `mark ${kind}`, text));
   if (item.waiting) add(item.off_by ? "wait" : "", `${item.waiting} waiting`);
@@ -206,5 +252,6 @@ export function allowSearch() {
   find.placeholder = allowed ? "Search: id, name, words…  ( / )" : "Search takes a role that sees names";
 }
 
-setInterval(() => document.hidden || costly || refresh(), REFRESH_MS);
-document.addEventListener("visibilitychange", () => document.hidden || costly || refresh());
+const keepLive = () => document.hidden || Date.now() < due || refresh();
+setInterval(keepLive, 1000);
+document.addEventListener("visibilitychange", keepLive);

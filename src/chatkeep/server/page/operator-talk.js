@@ -13,7 +13,7 @@ const PARTS = 50; // parts of a message whose choices are shown, and choices of 
 const AGAIN_MS = 1000;
 const QUIET_MS = 40_000; // the server says something every 15 s
 const TOGETHER_S = 300; // messages of one side within so long stand together
-const WHO = { user: "Customer", assistant: "Bot", operator: "Person", event: "Event" };
+const WHO = { user: "Customer", assistant: "Bot", operator: "Person", event: "Event", note: "Note" };
 
 const [name, about, why, taking, trouble, room, earlier, log, making, form, text, effect, inside, unchosen] =
   "name about why taking trouble room earlier log making form text effect inside unchosen".split(" ").map(element);
@@ -94,14 +94,14 @@ async function follow(place) {
 }
 
 async function load(place) {
-  const found = await json(`${at(place.id)}?messages=${PAGE}`, asking(place));
+  const found = await json(`${at(place.id)}?messages=${PAGE}&notes=1`, asking(place));
   if (place !== here) return;
-  place.seen = found.head;
+  place.seen = place.noted = found.head;
   place.first = found.messages[0]?.number ?? found.head + 1;
   earlier.hidden = found.messages.length < PAGE;
   place.ready = true;
   form.hidden = !may("operate");
-  found.messages.forEach(showMessage);
+  showEntries(found.messages);
   showHead(found);
   room.scrollTop = room.scrollHeight;
   await look(place);
@@ -114,7 +114,10 @@ export async function look(place = here) {
   const [found, { deliveries }] = await Promise.all([json(`${at(place.id)}?messages=0`, ours), json(`${at(place.id)}/deliveries`, ours)]);
   const { dead_letters } = found.dead.length ? await json(`${at(place.id)}/dead-letters`, ours) : { dead_letters: [] };
   const { doubts } = found.dead.length && may("reveal") ? await json(`${at(place.id)}/doubts`, ours) : { doubts: [] };
+  const news = found.head > place.noted ? await json(`${at(place.id)}/messages?after=${place.noted}&limit=${PAGE}&notes=1`, ours) : { messages: [] };
   if (place !== here) return;
+  place.noted = Math.max(place.noted, news.messages.at(-1)?.number ?? 0);
+  showEntries(news.messages.filter(({ number, role }) => role === "system" && !place.lines.has(number)));
   place.reasons = new Map(dead_letters.map((letter) => [letter.number, letter.reason]));
   place.doubts = doubts;
   place.sendings = new Map(deliveries.map((sending) => [sending.number, sending]));
@@ -203,9 +206,9 @@ function showHead(found) {
   place.dead = new Set(found.dead);
   place.paused = found.off_by.includes("conversation");
   [place.assignee, place.unread] = [found.assignee ?? "", found.unread];
-  const called = found.title || place.called || found.id;
+  const called = found.title || place.called || found.owner || found.id; // as in the list
   name.replaceChildren(...visible(called));
-  const told = [called === found.id ? "" : found.id, found.owner && `owner ${found.owner}`, place.tenant && `tenant ${place.tenant}`];
+  const told = [called === found.id ? "" : found.id, found.owner && called !== found.owner && `owner ${found.owner}`, place.tenant && `tenant ${place.tenant}`];
   about.replaceChildren(...visible(told.filter(Boolean).join(" · ")));
   if (found.stale) about.append(create("span", "mark bad", "The store is away; this is what the server has seen last."));
   const shown = JSON.stringify([found.off_by, found.unread, place.id, place.assignee, place.people]);
@@ -308,6 +311,16 @@ function showMessage(message) {
   group(line);
   const after = following(line);
   if (after) group(after);
+}
+
+// Messages, and notes of people among them, which customers never see; what else chatkeep has noted stands in the details.
+function showEntries(entries) {
+  const following = room.scrollHeight - room.scrollTop - room.clientHeight < 40;
+  for (const entry of entries) {
+    if (entry.role !== "system") showMessage(entry);
+    else if (entry.metadata?.kind === "note" && !entry.redacted) showMessage({ ...entry, role: "note", author: entry.metadata.author, content: entry.metadata.text ?? "" });
+  }
+  if (following) room.scrollTop = room.scrollHeight;
 }
 
 function following(line) {
@@ -419,10 +432,11 @@ function showFoot(line) {
 
 function showEarlier() {
   act(earlier, async (place) => {
-    const { messages } = await json(`${at(place.id)}/messages?before=${place.first}&limit=${PAGE}`, asking(place));
+    const { messages } = await json(`${at(place.id)}/messages?before=${place.first}&limit=${PAGE}&notes=1`, asking(place));
     if (place !== here) return;
     const below = room.scrollHeight - room.scrollTop;
-    messages.forEach(showMessage);
+    showEntries(messages);
+    place.first = Math.min(place.first, messages[0]?.number ?? 0);
     earlier.hidden = messages.length < PAGE;
     room.scrollTop = room.scrollHeight - below;
   });
@@ -469,6 +483,7 @@ function choose(typed = "") {
     if (first) complain(new Problem(0, { detail: `${first} is not known here: write what is meant before you send it.` }));
   };
   const back = () => {
+    if (place !== here) return;
     text.focus();
     if (!typed) return;
     text.setRangeText(typed, start, end, "end");

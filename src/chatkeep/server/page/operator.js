@@ -1,7 +1,7 @@
 // The operators' desk: who is signed in, which view is open, the keyboard. What people wrote, ids and states are hostile: they are put in as
 // text only, and what would be invisible in them, or turn a line around, is shown as a token.
 
-import { bindButtons, isOpen, offer, offerMore, press } from "./operator-acts.js";
+import { bindButtons, closeDialogs, isOpen, offer, offerMore, press } from "./operator-acts.js";
 import { element, forget, look, may, me, onSignedOut, signIn, signOut, touch, words } from "./operator-ask.js";
 import { allowSearch, choosePlace, empty, refresh, showEverywhere } from "./operator-list.js";
 import { close, forgetDrafts, open, showInside } from "./operator-talk.js";
@@ -38,6 +38,7 @@ function refusedBefore() {
 }
 
 function out(why = "") {
+  closeDialogs();
   forget();
   forgetCanned();
   close();
