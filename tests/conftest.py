@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import compileall
+import functools
+import gc
 import os
 import signal
 import sys
@@ -58,8 +60,9 @@ SERVED = {
 
 
 # How long an example takes says something about the machine, which is busy here, and nothing about the code.
-settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("quick", settings.get_profile("busy"), max_examples=25)  # `make quick` asks for it
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=25)
+settings.register_profile("quick", settings.get_profile("busy"), max_examples=10)  # `make quick` asks for it
+settings.register_profile("long", settings.get_profile("busy"), max_examples=100)  # `make long` asks for it
 settings.load_profile("busy")
 
 
@@ -70,8 +73,16 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Failures(config))
 
 
+def pytest_collection() -> None:
+    """While tests are collected nothing is thrown away, so there is no garbage to look for."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
-    """What is imported from now on may be a module that a test has written."""
+    """What is imported from now on may be a module that a test has written. What was collected stays: the garbage collector need
+    not walk through it again and again."""
+    gc.freeze()
+    gc.enable()
     sys.dont_write_bytecode = True
 
 
@@ -130,17 +141,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     the folders in FIRST: with several workers, the others run beside it."""
     items[:] = [item for item in items if not (item.path.name in THOUSANDS and "upstash" in kinds(item))]
     for item in items:
-        folder = folder_of(item)
+        folder = folder_of(item.path)
         if {folder, *getattr(item, "fixturenames", ()), *kinds(item)} & (SERVED | CROSSING):
             item.add_marker("server")
         if folder in AROUND and kinds(item) & DEAR:
             item.add_marker("long")
-    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, folder_of(item) not in FIRST))
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, folder_of(item.path) not in FIRST))
 
 
-def folder_of(item: pytest.Item) -> str:
+@functools.cache
+def folder_of(path: Path) -> str:
     """The folder of `tests` that a test is in, or its file."""
-    return item.path.relative_to(item.config.rootpath / "tests").parts[0]
+    return path.relative_to(Path(__file__).parent).parts[0]
 
 
 def kinds(item: pytest.Item) -> set[str]:
