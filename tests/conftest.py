@@ -7,6 +7,7 @@ import compileall
 import functools
 import gc
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -36,6 +37,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # the first test, and so are the tests. A program of a test writes none: it may run a module that the test writes twice in a second.
 sys.dont_write_bytecode = False
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+
+# Stores of tests lie in memory where there is enough: on a disk half of the time goes into waiting for it. A process that is killed
+# leaves what it has written there too; only a machine that loses its power would not, and no test is one.
+MEMORY = Path("/dev/shm")
+if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 4 << 30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 pytest.register_assert_rewrite("tests.support")  # what fails in there is shown as in a test
 
