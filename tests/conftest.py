@@ -127,12 +127,16 @@ def sendable(value: Any) -> Any:
 DEAR = {"postgresql", "upstash", "durable-object"}
 """Kinds of store on which opening a fresh one takes a tenth of a second or more; on memory, SQLite and Redis it takes a tenth of that."""
 
+NEAR = {"memory", "sqlite"}
+"""Kinds that need no server: one that answers at once, and one whose acts take their time."""
+
 AROUND = {"channels", "cookie", "engine", "people", "server"}
-"""Folders of what is the same whatever store it stands on. `make test` tries it on kinds that are quick to open, `make long` on
-the dear ones; stores themselves are tried elsewhere, on every kind, in `make test`."""
+"""Folders of what is the same whatever store it stands on. `make test` tries it on the near kinds, and what needs a server on Redis;
+`make long` tries it on the others. Stores themselves are tried elsewhere, on every kind, in `make test`."""
 
 THOUSANDS = {"test_backlog.py", "test_corners.py", "test_listing.py", "test_long_backlog.py"}
-"""Files whose tests do thousands of acts one after another: over REST they take minutes, and run the scripts that Redis runs."""
+"""Files whose tests do thousands of acts one after another. Over REST they take minutes, and run the scripts that Redis runs;
+`make quick` has them on memory alone."""
 
 CROSSING = {"acceptance", "cli", "client", "demos", "faults", "server", "web"}
 """Folders that `make quick` leaves out, whose tests start servers wherever they want, be it with `request.getfixturevalue`."""
@@ -147,12 +151,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sorts the tests into tiers: marks what needs a server, and what is long on its kind of store. What is slow comes first, and then
     the folders in FIRST: with several workers, the others run beside it."""
     items[:] = [item for item in items if not (item.path.name in THOUSANDS and "upstash" in kinds(item))]
+    near = {test_of(item) for item in items if kinds(item) & NEAR}
     for item in items:
         folder = folder_of(item.path)
         if {folder, *getattr(item, "fixturenames", ()), *kinds(item)} & (SERVED | CROSSING):
             item.add_marker("server")
-        if folder in AROUND and kinds(item) & DEAR:
+        if folder in AROUND and kinds(item) & (DEAR | {"redis"} if test_of(item) in near else DEAR):
             item.add_marker("long")
+        if item.path.name in THOUSANDS and "sqlite" in kinds(item):
+            item.add_marker("slow")
     items.sort(key=lambda item: (item.get_closest_marker("slow") is None, folder_of(item.path) not in FIRST))
 
 
@@ -160,6 +167,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def folder_of(path: Path) -> str:
     """The folder of `tests` that a test is in, or its file."""
     return path.relative_to(Path(__file__).parent).parts[0]
+
+
+def test_of(item: pytest.Item) -> str:
+    """The name of a test without its parameters."""
+    return item.nodeid.partition("[")[0]
 
 
 def kinds(item: pytest.Item) -> set[str]:
