@@ -14,7 +14,7 @@ SOAKED := acceptance/test_rows_b.py acceptance/test_rows_e.py acceptance/test_tw
 QUICK := $(addprefix tests/,channels conversation drivers engine storage testing test_extras.py test_house.py test_invariants.py)
 OLD := import sys; sys.exit(sys.version_info < (3, 11) and "chatkeep needs Python 3.11 or newer; try make PYTHON=python3.12")
 
-tested = $(BIN)/python -m pytest $(WORKERS) -m "$(1)" --durations=15 || { [ $$? = 1 ] && $(BIN)/python -m pytest --last-failed -m "$(1)"; }
+tested = $(BIN)/python -m pytest $(WORKERS) -m "$(1)" $(2) --durations=15 || { [ $$? = 1 ] && $(BIN)/python -m pytest --last-failed -m "$(1)" $(2); }
 
 .PHONY: demo quick test long docs packaging load check bench bench-edges bench-peers bench-pin soak soak-move pin clean
 
@@ -44,8 +44,8 @@ quick: $(READY)  ## what needs no server, no browser and no other program: rules
 test: $(READY)  ## every test but the long ones; what fails beside others has to pass alone
 	$(call tested,not long)
 
-long: $(READY)  ## the tests that `make test` leaves out: every kind of store, many kills, clients from npm, proxies, older versions
-	$(call tested,long)
+long: $(READY)  ## the tests that `make test` leaves out: every kind of store, many kills and examples, clients from npm, proxies, older versions
+	$(call tested,long or hypothesis,--hypothesis-profile long)
 
 docs: $(SITE)/.ready  ## the documentation as a site in build/docs; a broken link is an error; needs no network once installed
 	$(SITE)/bin/zensical build --strict

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import compileall
+import functools
+import gc
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -35,6 +38,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 sys.dont_write_bytecode = False
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
+# Stores of tests lie in memory where there is enough: on a disk half of the time goes into waiting for it. A process that is killed
+# leaves what it has written there too; only a machine that loses its power would not, and no test is one.
+MEMORY = Path("/dev/shm")
+if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 4 << 30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
 pytest.register_assert_rewrite("tests.support")  # what fails in there is shown as in a test
 
 from .support.stores import FAST, STORES, store_url  # noqa: E402
@@ -58,8 +67,9 @@ SERVED = {
 
 
 # How long an example takes says something about the machine, which is busy here, and nothing about the code.
-settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("quick", settings.get_profile("busy"), max_examples=25)  # `make quick` asks for it
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=25)
+settings.register_profile("quick", settings.get_profile("busy"), max_examples=10)  # `make quick` asks for it
+settings.register_profile("long", settings.get_profile("busy"), max_examples=100)  # `make long` asks for it
 settings.load_profile("busy")
 
 
@@ -70,8 +80,16 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Failures(config))
 
 
+def pytest_collection() -> None:
+    """While tests are collected nothing is thrown away, so there is no garbage to look for."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
-    """What is imported from now on may be a module that a test has written."""
+    """What is imported from now on may be a module that a test has written. What was collected stays: the garbage collector need
+    not walk through it again and again."""
+    gc.freeze()
+    gc.enable()
     sys.dont_write_bytecode = True
 
 
@@ -109,12 +127,16 @@ def sendable(value: Any) -> Any:
 DEAR = {"postgresql", "upstash", "durable-object"}
 """Kinds of store on which opening a fresh one takes a tenth of a second or more; on memory, SQLite and Redis it takes a tenth of that."""
 
+NEAR = {"memory", "sqlite"}
+"""Kinds that need no server: one that answers at once, and one whose acts take their time."""
+
 AROUND = {"channels", "cookie", "engine", "people", "server"}
-"""Folders of what is the same whatever store it stands on. `make test` tries it on kinds that are quick to open, `make long` on
-the dear ones; stores themselves are tried elsewhere, on every kind, in `make test`."""
+"""Folders of what is the same whatever store it stands on. `make test` tries it on the near kinds, and what needs a server on Redis;
+`make long` tries it on the others. Stores themselves are tried elsewhere, on every kind, in `make test`."""
 
 THOUSANDS = {"test_backlog.py", "test_corners.py", "test_listing.py", "test_long_backlog.py"}
-"""Files whose tests do thousands of acts one after another: over REST they take minutes, and run the scripts that Redis runs."""
+"""Files whose tests do thousands of acts one after another. Over REST they take minutes, and run the scripts that Redis runs;
+`make quick` has them on memory alone."""
 
 CROSSING = {"acceptance", "cli", "client", "demos", "faults", "server", "web"}
 """Folders that `make quick` leaves out, whose tests start servers wherever they want, be it with `request.getfixturevalue`."""
@@ -129,18 +151,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sorts the tests into tiers: marks what needs a server, and what is long on its kind of store. What is slow comes first, and then
     the folders in FIRST: with several workers, the others run beside it."""
     items[:] = [item for item in items if not (item.path.name in THOUSANDS and "upstash" in kinds(item))]
+    near = {test_of(item) for item in items if kinds(item) & NEAR}
     for item in items:
-        folder = folder_of(item)
+        folder = folder_of(item.path)
         if {folder, *getattr(item, "fixturenames", ()), *kinds(item)} & (SERVED | CROSSING):
             item.add_marker("server")
-        if folder in AROUND and kinds(item) & DEAR:
+        if folder in AROUND and kinds(item) & (DEAR | {"redis"} if test_of(item) in near else DEAR):
             item.add_marker("long")
-    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, folder_of(item) not in FIRST))
+        if item.path.name in THOUSANDS and "sqlite" in kinds(item):
+            item.add_marker("slow")
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, folder_of(item.path) not in FIRST))
 
 
-def folder_of(item: pytest.Item) -> str:
+@functools.cache
+def folder_of(path: Path) -> str:
     """The folder of `tests` that a test is in, or its file."""
-    return item.path.relative_to(item.config.rootpath / "tests").parts[0]
+    return path.relative_to(Path(__file__).parent).parts[0]
+
+
+def test_of(item: pytest.Item) -> str:
+    """The name of a test without its parameters."""
+    return item.nodeid.partition("[")[0]
 
 
 def kinds(item: pytest.Item) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw, json, structs
 
@@ -16,6 +16,8 @@ from chatkeep.conversation.record import Record, Reminder
 from chatkeep.conversation.shapes import _fits, misfit
 from chatkeep.conversation.state import StateCodec
 from chatkeep.drivers.base import Entry, Key
+
+from ..support.soaking import examples
 
 ADA = Key("salon", "ada")
 LIMIT = 256 * 1024
@@ -139,7 +141,7 @@ def kinds(value: Any) -> Any:
 
 
 @given(value=st.dictionaries(texts | st.integers(), odd, max_size=3) | st.lists(odd, max_size=3))
-@settings(max_examples=500)
+@examples(5)
 def test_plain_json_comes_back_equal_and_of_the_same_types_or_is_refused(value: Any) -> None:
     """The quick look lets nothing through that the slow one refuses, and what is refused is named."""
     reason = misfit(value, "this")
@@ -225,7 +227,7 @@ def test_a_record_comes_back_as_it_was(state: dict[str, Any], cursor: int, dead:
     assert state == states.decode(ADA, found.state, 1)
 
 
-@settings(max_examples=300)
+@examples(3)
 @given(data=st.data())
 def test_a_flipped_bit_or_a_cut_is_corrupt(data: st.DataObject) -> None:
     """Whatever bit, wherever the cut: Corrupt, never another record and never an empty one."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw, structs
 
@@ -17,6 +17,8 @@ from chatkeep.conversation.slots import merge_slot
 from chatkeep.conversation.snapshots import Snapshot
 from chatkeep.conversation.state import StateCodec
 from chatkeep.drivers.base import Key, Row
+
+from ..support.soaking import examples
 
 STATES: StateCodec[Any] = StateCodec(dict, limit=1 << 20)
 
@@ -48,7 +50,7 @@ acts = st.lists(
 )
 
 
-@settings(max_examples=400)
+@examples(4)
 @given(acts)
 def test_nothing_is_lost_without_being_told(history: list[tuple[int, str, float]]) -> None:
     """Five devices with clocks that disagree, and a bot beside them: each item that was added is there at the end, and each name that was

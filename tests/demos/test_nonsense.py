@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from chatkeep import Message
@@ -89,7 +89,6 @@ def messages(bot: str) -> st.SearchStrategy[Any]:
 
 
 @pytest.mark.parametrize("bot", BOTS)
-@settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_it_always_answers_and_its_state_makes_sense(bot: str, data: st.DataObject) -> None:
     """Twenty messages of every kind, buttons among them: each gets an answer, and no button is a dead end."""

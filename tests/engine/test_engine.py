@@ -273,7 +273,8 @@ async def test_a_message_that_kills_its_process_is_set_aside_after_ten_deaths(op
         await keep.open()
         dead = asyncio.create_task(until(lambda: answered(desk, "ada", 2)))
         await asyncio.wait([dead, asyncio.create_task(started.wait())], return_when=asyncio.FIRST_COMPLETED)
-        # As a kill would: nothing is handed back, and the lease looks like that of another host.
+        # As a kill would: nothing is begun any more or handed back, and the lease looks like that of another host.
+        keep._engine.shared.open = False
         for worker in keep._engine.workers.by_key.values():
             worker._lease = "gone"
             if worker.task:

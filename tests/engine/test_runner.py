@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from chatkeep.drivers.base import Key
@@ -417,7 +417,6 @@ async def test_a_suspect_that_goes_away_lets_the_next_one_in() -> None:
     assert await asyncio.wait_for(newcomer, 1)
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["takes", "alone"]), st.integers(0, 3), st.booleans(), st.integers(0, 30)),

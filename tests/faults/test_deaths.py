@@ -16,6 +16,7 @@ from chatkeep.drivers.base import Key
 
 from ..support.fork_server import NOWHERE, Program
 from ..support.program import PATIENCE_S, plain_environment
+from ..support.soaking import long
 from ..support.stores import FAST, LASTING, store_url
 from ..support.waiting import time_passes, until
 
@@ -125,7 +126,7 @@ class House:
         return all(one is not None and not one.unread and not one.dead for one in found)
 
 
-@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("count", [*long(1), 3])
 async def test_innocent_messages_survive_eight_deaths(url: str, tmp_path: Path, count: int) -> None:
     """Killed each time that one of them is at work, and answered by the process that lives."""
     names = [f"c{n}" for n in range(count)]
@@ -161,7 +162,7 @@ async def test_after_a_single_death_all_are_tried_at_once(url: str, tmp_path: Pa
         assert {2} == set(house.began.values())
 
 
-@pytest.mark.parametrize("instances", [1, 2])
+@pytest.mark.parametrize("instances", [*long(1), 2])
 async def test_a_message_that_kills_is_found_and_the_others_are_answered(
     url: str, tmp_path: Path, instances: int
 ) -> None:

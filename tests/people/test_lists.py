@@ -5,12 +5,14 @@ from __future__ import annotations
 from math import inf
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from chatkeep.conversation.record import Record
 from chatkeep.drivers.base import Key
 from chatkeep.people.lists import MARKS_MOST, SLACK_S, Cursor, Listed, find_changes, read_cursor, write_cursor
+
+from ..support.soaking import examples
 
 
 def listed(id: str, at: float, head: int, incarnation: str = "i") -> Listed:
@@ -62,7 +64,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=300)
+@examples(3)
 @given(steps, st.integers(1, 5))
 def test_every_device_comes_to_the_same_list(history: list[Any], limit: int) -> None:
     """Of five devices that die at each step of a sync, with clocks of writers that differ by half a minute, or are far ahead; what has
