@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from chatkeep import Turn
-from chatkeep.drivers.base import Row
+from chatkeep import Chatkeep, Turn
+from chatkeep.drivers.base import Entry, Read, Row
+from chatkeep.drivers.memory import MemoryDriver
 from chatkeep.engine.backlog import PAGE, TIDYING
+from chatkeep.engine.pauses import PAUSES
 
 from ..support.clock import Clock
 from ..support.counting import answered, count
@@ -193,3 +195,30 @@ async def test_clocks_that_differ_do_not_make_two_instances_run_one_message(open
         await until(lambda place=place: answered(keeps[0], f"c{place}", 1))
 
     assert ["0", "1", "2"] == sorted(runs)
+
+
+class SlowBeat(MemoryDriver):
+    """A store in which each look at the pauses takes longer than a poll."""
+
+    async def read(self, act: Read) -> tuple[Row, list[Entry]] | None:
+        if act.key == PAUSES:
+            await asyncio.sleep(0.2)
+        return await super().read(act)
+
+
+async def test_a_beat_that_takes_longer_than_a_poll_leaves_time_for_the_work() -> None:
+    """What waits is answered all the same."""
+    async with Chatkeep("memory://slow-beat") as desk:
+        await desk.accept("ada", "hi", id="1")
+        seen: list[str] = []
+
+        async def bot(turn: Turn[dict[str, Any]]) -> str:
+            seen.append(turn.text)
+            return "ok"
+
+        keep = Chatkeep(SlowBeat("memory://slow-beat"), poll="100ms")
+        keep.on_message(bot)
+        async with keep:
+            await until(lambda: seen, within=5)
+
+    assert ["hi"] == seen

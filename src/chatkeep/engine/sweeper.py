@@ -176,9 +176,12 @@ class Sweeper:
             try:
                 if self._told or loop.time() >= beat_at:
                     # With jitter, so that instances do not all ask at once, on the clock's beat or when they hear of work.
-                    poll_s = seconds(self._shared.settings.poll)
-                    self._told, beat_at = False, loop.time() + poll_s * random.uniform(0.8, 1.2)
-                    await self._beat()
+                    poll_s = seconds(self._shared.settings.poll) * random.uniform(0.8, 1.2)
+                    self._told = False
+                    try:
+                        await self._beat()
+                    finally:  # counted from its end: one that takes longer than a poll leaves time for the work too
+                        beat_at = loop.time() + poll_s
                 if self._turns.handler is not None:
                     await self._backlog.work_off(beat_at)
                 trouble = ""
