@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from chatkeep import Turn
-from chatkeep.drivers.base import Row
+from chatkeep import Chatkeep, Turn
+from chatkeep.drivers.base import Entry, Read, Row
+from chatkeep.drivers.memory import MemoryDriver
 from chatkeep.engine.backlog import PAGE, TIDYING
+from chatkeep.engine.pauses import PAUSES
 
 from ..support.clock import Clock
 from ..support.counting import answered, count
@@ -193,3 +195,74 @@ async def test_clocks_that_differ_do_not_make_two_instances_run_one_message(open
         await until(lambda place=place: answered(keeps[0], f"c{place}", 1))
 
     assert ["0", "1", "2"] == sorted(runs)
+
+
+async def test_an_ended_session_costs_one_write_and_no_read(opened: Any) -> None:
+    """All are ended from what the index shows of them; each opens a new session with its next message, and has kept its log."""
+    clock, sessions = Clock(), TIDYING + 10
+
+    async def bot(turn: Turn[dict[str, Any]]) -> str:
+        turn.state["n"] = turn.state.get("n", 0) + 1
+        return f"{turn.session}.{turn.state['n']}"
+
+    keep = await opened(bot, clock=clock, session_ttl="30m")
+    await asyncio.gather(*(keep.receive(f"c{number}", "hi") for number in range(sessions)))
+    acts = keep._engine.store.acts
+    reads, writes = acts["Read"], acts["Write"]
+    clock.now += 2000
+    await until(lambda: none_due(keep, clock), within=30)
+    reads, writes = acts["Read"] - reads, acts["Write"] - writes
+    later = [(await keep.receive(f"c{number}", "again")).replies[0].text for number in range(sessions)]
+
+    assert sessions <= writes < sessions + 5  # (the mark of the clocks is one too)
+    assert reads < sessions / 2
+    assert ["2.1"] * sessions == later
+    assert 4 == (await keep.conversation("c0")).head
+
+
+async def test_a_message_that_comes_while_its_session_is_ended_is_answered(opened: Any) -> None:
+    """What the index has shown is old by then, and nothing is written on it."""
+    clock = Clock()
+
+    async def bot(turn: Turn[dict[str, Any]]) -> str:
+        turn.state["n"] = turn.state.get("n", 0) + 1
+        return f"{turn.session}.{turn.state['n']}"
+
+    keep = await opened(bot, clock=clock, session_ttl="30m", background=False)
+    await keep.receive("ada", "hi")
+    clock.now += 2000
+    store, housekeeper = keep._engine.store, keep._engine.sweeper._backlog.housekeeper
+    (row,) = [row for row in await store.rows("due", until=clock.now) if row.key.id == "ada"]
+    answered = await keep.receive("ada", "again")
+    ended = await housekeeper.end_session(row, clock.now)
+
+    assert not ended
+    assert "2.1" == answered.replies[0].text
+    assert {"n": 1} == (await keep.conversation("ada")).state
+
+
+class SlowBeat(MemoryDriver):
+    """A store in which each look at the pauses takes longer than a poll."""
+
+    async def read(self, act: Read) -> tuple[Row, list[Entry]] | None:
+        if act.key == PAUSES:
+            await takes(0.2)
+        return await super().read(act)
+
+
+async def test_a_beat_that_takes_longer_than_a_poll_leaves_time_for_the_work() -> None:
+    """What waits is answered all the same."""
+    async with Chatkeep("memory://slow-beat") as desk:
+        await desk.accept("ada", "hi", id="1")
+        seen: list[str] = []
+
+        async def bot(turn: Turn[dict[str, Any]]) -> str:
+            seen.append(turn.text)
+            return "ok"
+
+        keep = Chatkeep(SlowBeat("memory://slow-beat"), poll="100ms")
+        keep.on_message(bot)
+        async with keep:
+            await until(lambda: seen, within=5)
+
+    assert ["hi"] == seen

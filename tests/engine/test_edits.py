@@ -186,3 +186,41 @@ async def test_a_state_is_known_of_before_as_far_as_the_log_tells(opened: Any) -
     assert (False, {"cart": ["tea"]}) == (over.complete, over.slots)
     assert (True, {"count": 1}) == (now.complete, now.slots)
     assert None is await keep.as_of("nobody", 1)
+
+
+async def test_a_flag_that_became_a_number_is_a_change(opened: Any) -> None:
+    """1 in the place of True is noted, taken back as it was, and no undo takes one for the other; inside of slots too."""
+    keep = await opened(bot)
+    await keep.change("ada", lambda state: state.update(vip=1, cart={"gift": 1}))
+    await keep.change("ada", lambda state: state.update(vip=True, cart={"gift": True}), by="Kim")
+    note = await last_note(keep)
+    undone = await keep.undo("ada", note.number, by="Kim")
+    await keep.change("ada", lambda state: state.update(vip=1.0), by="Eve")
+    with pytest.raises(ChangedSince, match="'vip'"):
+        await keep.undo("ada", (await last_note(keep)).number - 1, by="Kim")
+
+    assert {"vip", "cart"} == note.metadata["slots"].keys()
+    assert (int, int) == (type(undone.state["vip"]), type(undone.state["cart"]["gift"]))
+
+
+@pytest.mark.parametrize(
+    ("hide", "why"), [("large", "too large"), ("redact", "was redacted"), ("id", "holds no slots")]
+)
+async def test_a_change_that_the_log_does_not_hold_ends_what_is_known(opened: Any, hide: str, why: str) -> None:
+    """Of before it nothing is said but what later changes tell; behind it all is known."""
+    keep = await opened(bot)
+    await keep.receive("ada", "hello")
+    first = (await keep.conversation("ada")).head
+    await keep.change("ada", lambda state: state.update(cart=["tea"]), by="Kim")
+    named = {"id": "its own"} if hide == "id" else {"by": "Kim"}
+    value = "x" * VALUES_MOST if hide == "large" else "cake"
+    await keep.change("ada", lambda state: state.update(cart=[value], note=value), **named)
+    if hide == "redact":
+        await keep.redact("ada", first + 2)
+    await keep.change("ada", lambda state: state.update(stage="paying"), by="Kim")
+    before, between, behind = [await keep.as_of("ada", number) for number in (first, first + 1, first + 2)]
+
+    assert (False, {}) == (before.complete, {name: before.slots[name] for name in before.slots.keys() - {"cart"}})
+    assert (False, {"cart": ["tea"]}) == (between.complete, between.slots)
+    assert why in between.why
+    assert (True, {"count": 1, "cart": [value], "note": value}) == (behind.complete, behind.slots)

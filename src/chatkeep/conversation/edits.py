@@ -15,6 +15,8 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from ..drivers.base import Key
 from ..errors import ChangedSince, UsageError
 from ..model import Message
+from .keys import RESERVED
+from .merge import MISSING, changed_members, plain
 
 NOTE = "change"
 VALUES_MOST = 64 * 1024
@@ -50,10 +52,11 @@ def describe(before: Raw, after: Raw, schema: int, by: str, undoes: int = 0) -> 
     told: dict[str, Any] = {"by": by, "schema": schema} | ({"undoes": undoes} if undoes else {})
     if old is None or new is None:
         return told
+    differs = changed_members(old, new) or ()
     changed: dict[str, dict[str, Any]] = {
         name: {part: held[name] for part, held in (("was", old), ("now", new)) if name in held}
         for name in {**old, **new}
-        if name not in old or name not in new or old[name] != new[name]
+        if name in differs
     }
     if len(msgspec.json.encode(changed)) > VALUES_MOST:
         return told | {"large": sorted(changed)}
@@ -92,18 +95,15 @@ def undo(key: Key, note: Message, raw: Raw, schema: int) -> Raw | None:
         raise ChangedSince(
             f"{key}: the state has another form since the change of entry {note.number}; nothing was undone. Set the slot anew."
         )
-    if all(there.get(name, UNSET) == edit.was for name, edit in edits.items()):
+    if all(_holds(there, name, edit.was) for name, edit in edits.items()):
         return None
     for name, edit in edits.items():
-        if there.get(name, UNSET) != edit.now:
+        if not _holds(there, name, edit.now):
             raise ChangedSince(
                 f"{key}: slot {name!r:.60} is not what the change of entry {note.number} has left; nothing was undone. Set it anew."
             )
     for name, edit in edits.items():
-        if edit.was is UNSET:
-            there.pop(name)
-        else:
-            there[name] = edit.was
+        _put(there, name, edit.was)
     return Raw(msgspec.json.encode(there))
 
 
@@ -127,16 +127,37 @@ def find_state(state: Any, entries: Sequence[Message], number: int, *, begun: bo
         known |= {name: edit.now for name, edit in edits_in(entry).items()}
     for entry in reversed(quiet):
         known |= {name: edit.was for name, edit in edits_in(entry).items()}
-    why = "a turn came later, and turns do not leave in the log what the state was before"
     if begun:
         why = "a new session has begun since, and the state of the one before is not kept"
+    elif len(quiet) < len(later):
+        why = _why_unknown(later[len(quiet)])
+    else:
+        why = "the session is over, and its state is not kept" if state is None else "the state has no slots"
     held = {name: value for name, value in known.items() if value is not UNSET}
     return StateAsOf(number=number, slots=held, complete=False, why=why)
 
 
 def may_move(entry: Message) -> bool:
-    """Tell whether a turn about an entry, or that wrote it, may have changed the state."""
-    return entry.role in MOVING
+    """Tell whether the state may have changed with an entry without the log saying how: a turn is about it, or wrote it, or it is the
+    note of a change that does not hold the slots."""
+    return entry.role in MOVING or (_is_change(entry) and not isinstance(entry.metadata.get("slots"), dict))
+
+
+def _is_change(entry: Message) -> bool:
+    # (Of a redacted note only the id is left.)
+    return entry.role == "system" and (entry.metadata.get("kind") == NOTE or entry.id.startswith(f"{RESERVED}{NOTE}:"))
+
+
+def _why_unknown(moved: Message) -> str:
+    """Say why nothing is known of before entry *moved*, with which the state may have changed."""
+    if moved.role in MOVING:
+        return "a turn came later, and turns do not leave in the log what the state was before"
+    what = "holds no slots"
+    if moved.redacted:
+        what = "was redacted"
+    elif moved.metadata.get("large"):
+        what = "does not hold the values, which were too large"
+    return f"the note of a later change, entry {moved.number}, {what}"
 
 
 def _until_moved(entries: Iterable[Message]) -> list[Message]:
@@ -145,6 +166,11 @@ def _until_moved(entries: Iterable[Message]) -> list[Message]:
 
 def _since_moved(entries: Sequence[Message]) -> list[Message]:
     return list(reversed(_until_moved(reversed(entries))))
+
+
+def _holds(slots: dict[str, Any], name: str, value: Any) -> bool:
+    """Tell whether a slot has this very value: True is not 1."""
+    return plain(slots.get(name, MISSING)) == plain(MISSING if value is UNSET else value)
 
 
 def _put(slots: dict[str, Any], name: str, value: Any) -> None:

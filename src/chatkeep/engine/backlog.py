@@ -17,10 +17,11 @@ from ..conversation.codec import record_from
 from ..conversation.housekeeping import may_wait
 from ..conversation.keys import RESERVED
 from ..drivers.base import AT_ONCE, Key, Row, row_at
-from ..errors import ChatkeepError
+from ..errors import ChatkeepError, Unavailable, Uncertain
 from ..settings import seconds
 from ..storage.store import Store
 from .high_water import HighWater
+from .housekeeper import Housekeeper
 from .lease_keeper import LeaseKeeper
 from .pauses import PAUSES
 from .shared import Shared
@@ -30,6 +31,9 @@ PAGE = 100
 ORPHANS_S = 5.0
 TIDYING = 50
 """So many conversations in which nobody waits are looked after at once."""
+
+ENDING = 200
+"""So many sessions are ended at once: one batch for the store."""
 
 AFRESH_S = 30.0
 """After so long what nobody waits for is looked through again, in case something else has come up among it."""
@@ -64,6 +68,10 @@ class Walk:
         if self._glance is None:
             self._glance = Stretch(behind(since), until)
             self._stretches.appendleft(self._glance)
+
+    def put_back(self, rows: list[Row]) -> None:
+        """Have `step` give *rows* again, next."""
+        self._page.extendleft(reversed(rows))
 
     async def step(self, now: float, *, ahead: float = 0.0) -> Row | None:
         """Return the next row that is due *now*, or will be so much *ahead*; None at the end."""
@@ -137,6 +145,7 @@ class Backlog:
         workers: Workers,
         leases: LeaseKeeper,
         high_water: HighWater,
+        housekeeper: Housekeeper,
         go_on: Callable[[], None],
     ) -> None:
         self._shared = shared
@@ -144,6 +153,7 @@ class Backlog:
         self._workers = workers
         self._leases = leases
         self.high_water = high_water
+        self.housekeeper = housekeeper
         self._go_on = go_on
         self._poll_s = seconds(shared.settings.poll)
         self._room = shared.settings.concurrency * 2
@@ -234,14 +244,37 @@ class Backlog:
     async def _tidy_up(self) -> None:
         if self._untidy and self._tidy is None:
             self._tidy, self._untidy = Walk(self._store, (None, None)), False
-        while self._tidy is not None and len(self._tidying) < TIDYING:
-            now = await self.high_water.reach(self._shared.clock())
-            row = await self._tidy.step(now)
+        if self._tidy is None or len(self._tidying) >= TIDYING:
+            return
+        now, rows, walk = await self.high_water.reach(self._shared.clock()), list[Row](), self._tidy
+        while self._tidy is not None and len(rows) < ENDING:
+            row = await walk.step(now)
             if row is None:
                 self._tidy = None
             elif self._is_due(row, now) and self._may_wait(row, now):
+                rows.append(row)
+        if left := await self._end_sessions(rows, now):
+            walk.put_back(left)
+            self._tidy = walk
+        if rows:
+            self._go_on()
+
+    async def _end_sessions(self, rows: list[Row], now: float) -> list[Row]:
+        """End the sessions of *rows*, all in one batch of the store; where more is to be done than that, a worker does it. Give the
+        rows for which there is no room yet."""
+        ended = await asyncio.gather(*(self.housekeeper.end_session(row, now) for row in rows), return_exceptions=True)
+        self.started += ended.count(True)
+        for fault in ended:
+            if isinstance(fault, Unavailable | Uncertain):
+                self._untidy = True
+                raise fault
+        others = [row for row, done in zip(rows, ended, strict=True) if done is not True]
+        room = TIDYING - len(self._tidying)
+        for row in others[:room]:
+            if row.key not in self._workers.by_key:  # (who has it by now looks after it anyway)
                 self._tidying.add(row.key)
                 self._start(row.key)
+        return others[room:]
 
     def _start(self, key: Key) -> None:
         self.started += 1

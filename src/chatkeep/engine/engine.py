@@ -74,6 +74,7 @@ class Engine(Generic[State]):
         self.runner = runner = Runner(settings.concurrency, seconds(settings.turn_timeout), self._count_abandoned)
         self.turns = turns = TurnProcessor(shared, runner, takes=sender.takes)
         versions = Releases(store, settings, clock, tell=shared.take_plan, answers=lambda: turns.handler is not None)
+        housekeeper = Housekeeper(shared, leases=leases, sender=sender, pauses=pauses, high_water=high_water)
         loop = WorkLoop(
             shared,
             turns=turns,
@@ -82,7 +83,7 @@ class Engine(Generic[State]):
             sender=sender,
             pauses=pauses,
             notifier=notifier,
-            housekeeper=Housekeeper(shared, leases=leases, sender=sender, pauses=pauses, high_water=high_water),
+            housekeeper=housekeeper,
         )
         self.workers = workers = Workers(shared, runner=runner, leases=leases, loop=loop)
         self.journal = None if journal is None else Journal(shared, journal, notifier)
@@ -106,6 +107,7 @@ class Engine(Generic[State]):
             pauses=pauses,
             versions=versions,
             high_water=high_water,
+            housekeeper=housekeeper,
             journal=self.journal,
             open_store=self._open_store,
             reopen_store=self._reopen_store,

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..conversation import housekeeping, snapshots
 from ..conversation.snapshots import Commit, Snapshot
+from ..drivers.base import Row
 from ..errors import Conflict
 from ..model import Message
 from ..storage.erasures import note_erasure
@@ -72,6 +73,21 @@ class Housekeeper:
 
         after, said = await self._shared.commit(snapshot, decide)
         return bool(said) and bool(snapshots.unread_messages(after))
+
+    async def end_session(self, row: Row, now: float) -> bool:
+        """End the session in a conversation of which only *row* was read, if that is all that is due there; False: it is to be looked
+        at as a whole."""
+        policy, clock = self._shared.policy, self._shared.clock
+        if policy.retention_s is not None or self._leases.is_held(row):
+            return False
+
+        def decide(there: Snapshot) -> Commit | None:
+            idle = housekeeping.may_wait(row, there.record, soon=now)
+            if not idle or row.due_at is None or row.due_at > now or housekeeping.is_forgotten(there, policy, at=now):
+                return None
+            return housekeeping.do_housekeeping(there, policy, at=clock(), ends=now, oldest=[])
+
+        return await self._store.commit_row(row, decide, at=clock())
 
     async def _forget(self, snapshot: Snapshot, now: float) -> bool:
         """Erase a conversation in which nothing has happened for long; tell whether something has happened just now."""

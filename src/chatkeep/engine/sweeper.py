@@ -21,6 +21,7 @@ from ..errors import Corrupt, Misconfigured, StoreError, Unavailable, Unsupporte
 from ..settings import seconds
 from .backlog import Backlog
 from .high_water import HighWater
+from .housekeeper import Housekeeper
 from .journal import Journal
 from .lease_keeper import LeaseKeeper
 from .pauses import PAUSES, Pauses
@@ -52,6 +53,7 @@ class Sweeper:
         pauses: Pauses,
         versions: Releases,
         high_water: HighWater,
+        housekeeper: Housekeeper,
         journal: Journal | None,
         open_store: Callable[[], Awaitable[None]],
         reopen_store: Callable[[], Awaitable[None]],
@@ -68,7 +70,14 @@ class Sweeper:
         self._journal = journal
         self._open_store = open_store
         self._reopen_store = reopen_store
-        self._backlog = Backlog(shared, workers=workers, leases=leases, high_water=high_water, go_on=self._go_on)
+        self._backlog = Backlog(
+            shared,
+            workers=workers,
+            leases=leases,
+            high_water=high_water,
+            housekeeper=housekeeper,
+            go_on=self._go_on,
+        )
         self._wake = asyncio.Event()
         self._told = False  # somebody tells that there is work
         self._look_for_others_at = 0.0
@@ -176,9 +185,12 @@ class Sweeper:
             try:
                 if self._told or loop.time() >= beat_at:
                     # With jitter, so that instances do not all ask at once, on the clock's beat or when they hear of work.
-                    poll_s = seconds(self._shared.settings.poll)
-                    self._told, beat_at = False, loop.time() + poll_s * random.uniform(0.8, 1.2)
-                    await self._beat()
+                    poll_s = seconds(self._shared.settings.poll) * random.uniform(0.8, 1.2)
+                    self._told = False
+                    try:
+                        await self._beat()
+                    finally:  # counted from its end: one that takes longer than a poll leaves time for the work too
+                        beat_at = loop.time() + poll_s
                 if self._turns.handler is not None:
                     await self._backlog.work_off(beat_at)
                 trouble = ""
@@ -220,11 +232,16 @@ class Sweeper:
         self._look_for_others_at = now + OTHERS_S
         ends = await self._backlog.high_water.reach(now)
         while rows := await self._store.rows("due", until=ends, after=after, limit=SWEEP_PAGE):
+            over = []
             for row in rows:
                 with suppress(Corrupt, Unsupported):  # whoever answers there tells of it
                     read = record_from(row.key, row.body).cursor >= row.head
                     if read and row.key != PAUSES and row.key not in self._workers.by_key:
-                        self._workers.start(self._workers.register(row.key))
+                        over.append(row)
+            ended = await asyncio.gather(*(self._backlog.housekeeper.end_session(row, ends) for row in over))
+            for row, done in zip(over, ended, strict=True):
+                if not done and row.key not in self._workers.by_key:
+                    self._workers.start(self._workers.register(row.key))
             if len(rows) < SWEEP_PAGE or self._workers.busy >= self._shared.settings.concurrency * 2:
                 return
             after = rows[-1]

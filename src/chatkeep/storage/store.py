@@ -375,6 +375,27 @@ class Store:
                 self.shared.put(after)
             return after, said
 
+    async def commit_row(self, row: Row, decide: Decide, *, at: float) -> bool:
+        """Write what *decide* makes of *row* as it was found, without a look at the log: it is given a snapshot without messages.
+
+        False where it gives None, or where somebody has written meanwhile: nothing was written then. Nothing of it is cached.
+        """
+        snapshot = Snapshot(row, record_from(row.key, row.body), ())
+        act = decide(snapshot)
+        if act is None:
+            return False
+        written, entries = self._encoded(snapshot, act, at)
+        try:
+            await self._act(self.driver.write, Write(written, row.revision, entries, row.head))
+        except Conflict:
+            return False
+        finally:
+            self._cache.drop(row.key)
+        self.changed(row.key)
+        if self.shared is not None:
+            await self.shared.drop(row.key)
+        return True
+
     async def commit_once(
         self, snapshot: Snapshot, decide: Decide, *, at: float
     ) -> tuple[Snapshot, list[Message] | None]:
