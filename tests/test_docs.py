@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -142,6 +142,65 @@ def test_what_is_not_run_here_compiles_and_imports_what_there_is(block: Block) -
     exec(compile(ast.Module(ours, []), block.page, "exec"), {})
     if block.mark != "fragment":
         assert (ROOT / block.mark.removeprefix("run by ")).exists()
+
+
+LEFT_TO_READERS = {"SECRET", "charge", "database"}
+"""Names that the pages take for the reader's own."""
+
+
+@pytest.mark.slow
+def test_a_plain_type_checker_is_content_with_every_block(tmp_path: Path) -> None:
+    """Of mypy as it is without settings. A block takes from those before it what it does not make itself."""
+    made: dict[tuple[str, str], str] = {}
+    for block in ALL:
+        if block.mark == "fragment":
+            continue
+        tree, module = ast.parse(block.code), re.sub(r"\W", "_", f"{block.page}_{block.line}")
+        named = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        own = made_by(tree.body)
+        lines = ["from typing import Any", "from chatkeep import Chatkeep, Turn"]
+        lines += [f"{name}: Any" for name in LEFT_TO_READERS & named - own]
+        if "keep" not in own and ("@keep.on_" in block.code or (block.page, "keep") not in made):
+            lines.append('keep = Chatkeep("memory://")')
+            own.add("keep")
+        lines += [f"from {made[key]} import {key[1]}" for name in named - own if (key := (block.page, name)) in made]
+        (tmp_path / f"{module}.py").write_text("\n".join([*lines, block.code]))
+        made |= {(block.page, name): module for name in own}
+    # (Readers have modules of their own, and `async with` stands outside of functions.)
+    lenient = ("import-not-found", "top-level-await", "syntax")
+    command = [sys.executable, "-m", "mypy", "--config-file=", f"--cache-dir={tmp_path}", "--no-pretty", "."]
+    run = subprocess.run(
+        [*command, *(f"--disable-error-code={code}" for code in lenient)],
+        cwd=tmp_path,
+        env=os.environ | {"MYPYPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+    assert run.stdout.startswith("Success"), run.stdout + run.stderr
+
+
+def made_by(body: Iterable[ast.stmt]) -> set[str]:
+    """The names that statements make in their module."""
+    found: set[str] = set()
+    for one in body:
+        match one:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                found.add(one.name)
+            case ast.Import() | ast.ImportFrom():
+                found |= {(name.asname or name.name).partition(".")[0] for name in one.names}
+            case ast.With() | ast.AsyncWith() | ast.For() | ast.AsyncFor() | ast.If():
+                found |= made_by(one.body) | stored(one)
+            case _:
+                found |= stored(one)
+    return found
+
+
+def stored(tree: ast.AST) -> set[str]:
+    """The names that are assigned anywhere in it."""
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
 
 def test_the_first_screen_of_the_readme_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
