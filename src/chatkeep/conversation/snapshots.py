@@ -207,11 +207,9 @@ def keep_outbound(snapshot: Snapshot, record: Record) -> Record:
     """*record*, whose cursor moves on: where that passes what a channel brought, what follows goes out through the channel, also
     if whoever writes this knows of no channel."""
     old = snapshot.record.cursor
-    if record.delivery is not None or record.cursor <= old:
-        return record
-    if not snapshot.messages or (last := snapshot.messages[-1].number) == snapshot.row.head <= old:
+    if snapshot.row.head <= old or record.cursor <= old or record.delivery is not None or not snapshot.messages:
         return record  # as nearly always: nothing that is in the log is passed
-    unseen = is_cut(snapshot) and record.cursor > last  # it may be like what is held
+    unseen = is_cut(snapshot) and record.cursor > snapshot.messages[-1].number  # it may be like what is held
     passed = (message for message in snapshot.messages if unseen or old < message.number <= record.cursor)
     return (
         structs.replace(record, delivery=delivery_of(snapshot))
