@@ -1090,7 +1090,7 @@ function packed(answer) {
 // Whether a request carries a signature of the secret over its method, path, time and body: "HMAC-SHA256 TIME.HEX".
 async function refusalOf(request, path, body, secret) {
   const [, time, signature] = /^HMAC-SHA256 (\d{1,12})\.([0-9a-f]{64})$/.exec(request.headers.get("authorization") ?? "") ?? [];
-  if (!secret) return "The worker has no SECRET: run `wrangler secret put SECRET`.";
+  if (!secret) return "The worker has no SECRET: run `wrangler secret put SECRET`, or on your machine put it into .dev.vars.";
   if (!time) return "The request is not signed.";
   const key = await keyOf(secret);
   const text = bytesOf(`${request.method}\n${path}\n${time}\n`);

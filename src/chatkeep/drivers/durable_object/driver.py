@@ -102,10 +102,9 @@ class DurableObjectDriver(Openable):
             await worker.close()
 
     async def _scheme_fault(self) -> str:
-        from ..http import scheme_fault  # (the transport has imported it)
+        from .transport import scheme_fault_of
 
-        site = self._site
-        return await scheme_fault(site.host, site.port, tls=site.tls, within=site.timeout)
+        return await scheme_fault_of(self._site)
 
     async def _stop(self) -> None:
         worker, self._worker = self._worker, None

@@ -28,7 +28,7 @@ from .seam import Refused, Site, What
 from .websocket import messages
 
 with from_extra("durable-object", "A Durable Objects store (durable-object://)"):
-    from ..http import Answer, HttpConnection
+    from ..http import Answer, HttpConnection, scheme_fault
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -211,6 +211,11 @@ class Worker:
             except (OSError, TimeoutError) as fault:
                 log.info("%s: announcements are interrupted (%s); listening again soon", self.site.name, fault)
             await asyncio.sleep(random.uniform(0, 2 * PAUSE_S))
+
+
+async def scheme_fault_of(site: Site) -> str:
+    """Return what is wrong with a URL whose server speaks the other one of https and http; '' where that is not known."""
+    return await scheme_fault(site.host, site.port, tls=site.tls, within=site.timeout)
 
 
 def signed(site: Site, method: str, path: str, body: bytes) -> bytes:

@@ -27,7 +27,7 @@ from ..redis.driver import RedisDriver
 from ..redis.seam import Site
 from ..url import host_fault
 from .check import examined, refuse_read_only
-from .transport import Rejected, Rest
+from .transport import Rejected, Rest, scheme_fault_of
 
 BUCKETS = 1
 
@@ -60,7 +60,7 @@ class UpstashDriver(RedisDriver):
         try:
             _, epoch = await asyncio.gather(refuse_read_only(servers, self._acts), self._made(servers))
         except Unavailable as fault:
-            if wrong := await self._scheme_fault():
+            if wrong := await scheme_fault_of(self._site):
                 raise Misconfigured(f"{self._site.name} was not opened: {wrong}.") from fault
             if isinstance(fault, Rejected):
                 raise Misconfigured(f"{self._site.name} was not opened: {fault}") from fault
@@ -74,15 +74,9 @@ class UpstashDriver(RedisDriver):
             await servers.start()
             return await examined(servers, self._acts)
         except StoreError as fault:
-            return [Finding("fail", "reachable", await self._scheme_fault() or f"{fault}")]
+            return [Finding("fail", "reachable", await scheme_fault_of(self._site) or f"{fault}")]
         finally:
             await servers.close()
-
-    async def _scheme_fault(self) -> str:
-        from ..http import scheme_fault  # (the transport has imported it)
-
-        (host, port), *_ = self._site.hosts
-        return await scheme_fault(host, port, tls=self._site.access["tls"] is not None, within=self._site.timeout)
 
     async def backup(self, path: str, *, replace: bool = False) -> None:
         raise Unsupported(

@@ -28,7 +28,7 @@ from ..redis.scripts import Act, Argument, Refused, Script, refusal
 from ..redis.seam import Address, Site
 
 with from_extra("upstash", "A store over REST (upstash://)"):
-    from ..http import Answer, HttpConnection
+    from ..http import Answer, HttpConnection, scheme_fault
 
 log = logging.getLogger("chatkeep")
 
@@ -307,6 +307,12 @@ class Rest:
             except (OSError, TimeoutError) as fault:
                 log.info("%s: announcements are interrupted (%s); listening again soon", self.site.name, fault)
             await asyncio.sleep(random.uniform(0, PAUSE_S))
+
+
+async def scheme_fault_of(site: Site) -> str:
+    """Return what is wrong with a URL whose server speaks the other one of https and http; '' where that is not known."""
+    (host, port), *_ = site.hosts
+    return await scheme_fault(host, port, tls=site.access["tls"] is not None, within=site.timeout)
 
 
 @lru_cache(maxsize=32)
