@@ -33,8 +33,8 @@ Whose = Literal["all", "mine", "nobody"]
 class DeskQuery(Struct, forbid_unknown_fields=True):
     """Which conversations a page of the list shows. *show*: all, waiting (for a person), failing, off (the bot), undelivered, unread.
     *text*: in an id, an owner, a title, a name, or in what was said, which takes the right to read; *order*: best, what is called like
-    that first, or recent, last changed first. *whose*: all, mine (assigned to who
-    asks), nobody's; *assignee*: assigned to this account. *everywhere* 1: of all tenants. *next*: from the page before."""
+    that first, or recent, last changed first. *whose*: all, mine (assigned to who asks), nobody's; *assignee*: assigned to this account.
+    *everywhere* 1: of all tenants. *next*: from the page before."""
 
     show: Show = "all"
     channel: Text = ""
