@@ -80,16 +80,19 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Failures(config))
 
 
-def pytest_collection() -> None:
-    """While tests are collected nothing is thrown away, so there is no garbage to look for."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """Looks for no garbage while tests are collected, which makes little, and not among them afterwards: they stay."""
     gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_finish() -> None:
-    """What is imported from now on may be a module that a test has written. What was collected stays: the garbage collector need
-    not walk through it again and again."""
-    gc.freeze()
-    gc.enable()
+    """What is imported from now on may be a module that a test has written."""
     sys.dont_write_bytecode = True
 
 

@@ -426,6 +426,7 @@ OPENING = """
 """
 
 
+@pytest.mark.slow
 async def test_many_processes_may_open_a_new_file_at_once(tmp_path: Path) -> None:
     """One of them makes the schema, all of them use it."""
     for turn in range(2):
@@ -494,6 +495,7 @@ print(step)
 """
 
 
+@pytest.mark.slow
 async def test_a_migration_that_was_killed_is_made_good(tmp_path: Path) -> None:
     """Killed before each of its statements in turn: the next opening finds an empty file or a finished one."""
     code = KILLED.replace("{folder}", f"{tmp_path}")
@@ -653,6 +655,7 @@ WORKING = """
 """
 
 
+@pytest.mark.slow
 async def test_processes_work_on_one_file(driver: SqliteDriver, path: str) -> None:
     """Each new id once, no gap, none refused, and leases have one winner among processes too."""
     told = await in_processes(3, path, WORKING)
@@ -836,6 +839,7 @@ def open_files() -> list[str]:
     return found
 
 
+@pytest.mark.slow
 async def test_the_write_ahead_log_stays_bounded_under_load(driver: SqliteDriver, path: str) -> None:
     """40 MB written while somebody always reads: checkpoints keep up, and the log is used again from its start."""
     chance = random.Random(4)
