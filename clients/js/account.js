@@ -260,6 +260,8 @@ export class Account extends Emitter {
     this._line = new Line(this._key, (said) => this._hear(said));
     this._doors = new Line(`chatkeep:${this._url}`, () => {});
     attend(this._end.signal, () => this._wake(), () => this._mark(this, true), () => this._resume());
+    // Another tab tells of a sign-in before this one can read of it: what is written there may come later than what is said.
+    addEventListener("storage", ({ key }) => key === this._key && this._resume(), { signal: this._end.signal });
     const { user = this._hint, subject = user && (await this._shelf.whose(this._url, `user:${user}`)) } = this._read("") ?? {};
     if (subject) await this._become({ user, subject }); // what is here is shown at once
     const first = this._identify().then(() => this._subject && this._pull());
@@ -319,6 +321,7 @@ export class Account extends Emitter {
     for (let again = this._cursor !== "", more = true; more; ) {
       const since = this._cursor;
       const found = await this._json(`me/conversations?since=${encodeURIComponent(since)}&limit=${PAGE}`);
+      if (since !== this._cursor) continue; // another tab was faster, and knows more
       this._take(since ? found : { ...found, reset: true });
       ({ more = false } = found);
       if (more || !again || found.total === this._list.size) continue;
@@ -334,7 +337,7 @@ export class Account extends Emitter {
     for (const one of conversations) this._list.set(one.id, one);
     for (const id of erased) this._list.delete(id);
     if (!isTold) {
-      if (conversations.length || erased.length || reset) this._say({ changed });
+      this._say({ changed, since: this._cursor });
       this._keepSoon();
     }
     this._cursor = cursor;
@@ -439,12 +442,13 @@ export class Account extends Emitter {
     this._doors.say(null);
   }
 
-  _hear({ subject, changed, queue, saved, conflict, who, out = false }) {
+  _hear({ subject, changed, since, queue, saved, conflict, who, out = false }) {
     if (who) {
       this._out = out && Boolean(this._mint);
       this._resume();
     } else if (subject !== this._subject) return;
-    else if (changed) this._take(changed, true);
+    else if (changed && (changed.reset || since === this._cursor)) this._take(changed, true);
+    else if (changed) this._pull().catch((fault) => this._fail(fault)); // something was missed
     else if (saved) this.notify(saved);
     else if (conflict) this._explain("renamed", conflict);
     else if (queue) this._edit().then(() => this._sending.ring());

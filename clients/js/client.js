@@ -263,7 +263,7 @@ export class Chat extends Emitter {
   _recheck() {
     if (!this._mint || this._end.signal.aborted) return;
     this._me.token = undefined;
-    Promise.resolve(this._identify()).catch((fault) => this._link(fault));
+    Promise.resolve(this._identify()).then(() => this._wake(), (fault) => this._link(fault)); // what was refused may go on
   }
 
   // Shows what is kept at this place, and joins the other tabs there.

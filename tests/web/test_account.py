@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Route
+from playwright.sync_api import APIResponse, Browser, BrowserContext, Page, Route
 
 from ..support.browsing import ROOT, Shop, account_of, profile
 
@@ -121,6 +121,19 @@ def test_sign_in_switch_and_sign_out(shop: Shop, person: BrowserContext) -> None
     until(page, "chat.messages.filter((m) => m.role === 'user').map((m) => m.text).join() === given.join()", texts)
 
 
+def test_a_tab_that_reads_of_a_sign_in_later_than_it_is_told(shop: Shop, person: BrowserContext, user: str) -> None:
+    """What one tab writes into localStorage, another one may not see yet when it is told of it: it looks again when it does."""
+    page, tab = account_of(person, shop.address), account_of(person, shop.address)
+    tab.evaluate(
+        """() => { const read = Storage.prototype.getItem; window.late = true;
+           Storage.prototype.getItem = function (key) { return late && key.startsWith('chatkeep-account') ? null : read.call(this, key); };
+           addEventListener('storage', (event) => { if (event.isTrusted) { event.stopImmediatePropagation();
+             setTimeout(() => { late = false; dispatchEvent(new StorageEvent('storage', event)); }, 500); } }, true); }"""
+    )
+    page.evaluate("signIn", user)
+    until(tab, "account.user === given", user)
+
+
 def test_a_token_is_refreshed_under_way(shop: Shop, person: BrowserContext, user: str) -> None:
     """The chats of both tabs go on with the new token; the old one is not used again, which would end both."""
     page = account_of(person, shop.address, user)
@@ -142,6 +155,33 @@ def test_a_token_is_refreshed_under_way(shop: Shop, person: BrowserContext, user
     assert before != after
     assert {f"Bearer {after}"} == set(used) - {""}
     assert 1 == page.evaluate("account.devices().then((found) => found.filter((one) => one.current).length)")
+
+
+def test_a_late_answer_takes_nothing_from_the_list(
+    shop: Shop, person: BrowserContext, browser: Browser, user: str
+) -> None:
+    """A tab that loads the list is told of a change meanwhile: it shows what was there before and the change, whichever comes first."""
+    with profile(browser) as telephone:
+        there = account_of(telephone, shop.address, user)
+        there.evaluate("account.create('Old', ids.old)")
+        until(there, "account.conversations.length === 1 && !account.conversations[0].pending")
+    page, tab = account_of(person, shop.address), account_of(person, shop.address)
+    held: list[tuple[Route, APIResponse]] = []
+
+    def hold(route: Route) -> None:
+        held.append((route, route.fetch()))
+
+    tab.route("**/me/conversations*", hold, times=1)
+    page.evaluate("signIn", user)
+    while not held:
+        tab.wait_for_timeout(50)
+    page.evaluate("account.create('New', 'late-' + account.user)")
+    until(page, "account.conversations.length === 2 && !account.conversations.some((one) => one.pending)")
+    until(tab, "account.conversations.some((one) => one.title === 'New')")
+    held[0][0].fulfill(response=held[0][1])
+    tab.wait_for_timeout(500)
+
+    assert ["New", "Old"] == sorted(tab.evaluate(TITLES))
 
 
 def test_a_page_that_stands_open_has_what_it_needs_without_a_line(
@@ -211,6 +251,7 @@ def test_a_device_can_be_ended_and_a_new_one_is_told(
         )
         until(there, "account.state === 'expired' && account.notices.some((notice) => notice.kind === 'expired')")
         there.evaluate("chat.send('kept')")
+        until(there, "chat.problem?.status === 401")
         there.evaluate("signIn", user)
         until(there, "chat.messages.some((m) => m.text === '2: kept') && account.notices.length === 0")
         until(page, "account.conversations[0]?.title === 'Mine'")
