@@ -1,4 +1,7 @@
-import type { Chat, Json, Problem } from "./client.js";
+import type { Chat, Json } from "./client.js";
+
+/** A page with users needs this module alone. */
+export { Chat, Problem, merged, open, shareInAddress } from "./client.js";
 
 /** A conversation in the list of its owner. */
 export interface Summary {
@@ -169,4 +172,3 @@ export interface OldConversation {
 
 /** Opens the account of this page: what is kept here at once, what the server has if it answers. */
 export function openAccount(options?: AccountOptions): Promise<Account>;
-export type { Problem };

@@ -3,16 +3,18 @@
 // lies in the same queue as messages do, under the name OWN, which no conversation has.
 
 import {
-  Bell, Emitter, Line, MARK, Problem, Shelf, backoff, device, emit, follow, hasLocks, meter, notSent, open, pause, random, request, safely, same, serverTime, trace,
+  Bell, Emitter, Line, MARK, Problem, SETTLED_MS, Shelf, attend, emit, follow, hasLocks, later, meter, open, pause, random, repeat, request, safely,
+  tools as clientTools, trace,
 } from "./client.js";
 
-const OWN = "~account";
 const SOON_MS = 400; // changes of one conversation that follow each other so fast are one save
 const PAGE = 100;
 const TOLD_MS = 5000;
 const HELD = 50; // notices
-const GRACE_S = 3600; // so long a token that was refreshed may go on
+const OWN = "~account";
 const LEVELS = { failed: "error", expired: "error", offline: "warning", conflict: "warning", device: "warning" };
+
+export { Chat, Problem, merged, open, shareInAddress } from "./client.js"; // who has users needs this module alone
 
 export async function openAccount(options) {
   const account = new Account(options);
@@ -26,275 +28,170 @@ export class Account extends Emitter {
   conversations = []; // as people see them: pinned ones first, then the last changed
   notices = []; // those that stand until they are dismissed
 
-  #url; #key; #mint; #hint; #storage; #shelf; #line; #doors;
-  #subject; #proven; #token; #out = false; #told = null; #refreshed = 0; #claims = true; #claiming = null;
-  #list = new Map(); #cursor = ""; #devices; #queue = []; #drawn = "[]";
-  #chats = new Set(); #away = new Set(); #link = { failures: 0, pulls: 0, saves: 0 };
-  #sending = new Bell(); #listening = new Bell(); #end = new AbortController(); #whose = new AbortController(); #keeping;
+  _url; _key; _mint; _hint; _storage; _shelf; _line; _doors;
+  _subject; _proven; _token; _out = false; _told = null; _refreshed = 0; _claims = true; _claiming = null;
+  _list = new Map(); _cursor = ""; _devices; _lookedAt; _queue = []; _drawn = "[]";
+  _chats = new Set(); _away = new Set(); _counts = { failures: 0, pulls: 0, saves: 0 };
+  _sending = new Bell(); _listening = new Bell(); _end = new AbortController(); _whose = new AbortController(); _keeping;
 
   constructor({ url = new URL(".", import.meta.url).href, token, user, storage } = {}) {
     super();
-    this.#url = new URL(String(url).replace(/\/*$/, "/v1/"), document.baseURI).href;
-    this.#key = `chatkeep-account:${this.#url}`;
-    this.#mint = token === true ? () => true : token;
-    this.#hint = user;
-    this.#storage = storage ?? safely(() => localStorage) ?? {};
-    this.loaded = this.#open();
+    this._url = new URL(String(url).replace(/\/*$/, "/v1/"), document.baseURI).href;
+    this._key = `chatkeep-account:${this._url}`;
+    this._mint = token === true ? () => true : token;
+    this._hint = user;
+    this._storage = storage ?? safely(() => localStorage) ?? {};
+    this.loaded = this._open();
   }
 
   // -- who it is ------------------------------------------------------------------------------------------------------
 
   async token() {
-    if (this.#out) return null;
-    if (this.#mint) return (await this.#mint()) || null;
-    const { at, expires_at } = this.#read("") ?? {};
+    if (this._out) return null;
+    if (this._mint) return (await this._mint()) || null;
+    const { at, expires_at } = this._read("") ?? {};
     const now = Date.now() / 1000;
-    if (now > (at + expires_at) / 2 && now - this.#refreshed > 60) {
-      this.#refreshed = now;
+    if (now > (at + expires_at) / 2 && now - this._refreshed > 60) {
+      this._refreshed = now;
       await this.refresh().catch(() => {}); // it is good for a while yet
     }
-    return this.#read("")?.token ?? null;
-  }
-
-  async refresh() {
-    if (this.#mint) return this.#identify();
-    const old = this.#read("").token;
-    await locked(`${this.#key}:refresh`, async () => {
-      const kept = this.#read("");
-      if (kept?.token !== old) return; // another tab was faster
-      const fresh = await (await request(`${this.#url}me/tokens/current/rotate`, { method: "POST", token: old })).json();
-      this.#write("", { ...kept, ...pick(fresh, "id", "token", "expires_at"), at: Date.now() / 1000 });
-    });
-    trace("refreshed");
-    this.#tell({ who: true });
-    await this.#identify();
+    return this._read("")?.token ?? null;
   }
 
   async signIn({ token, claim = true } = {}) {
-    const guest = this.state === "guest" ? { token: this.#token, subject: this.#subject } : undefined;
-    this.#out = false;
-    if (token) this.#write("", { at: Date.now() / 1000, ...(typeof token === "string" ? { token } : pick(token, "id", "token", "expires_at")) });
-    if (claim) this.#write(":claim", { guest });
-    this.#claims = claim;
-    this.#tell({ who: true });
-    await this.#identify();
+    const guest = this.state === "guest" ? { token: this._token, subject: this._subject } : undefined;
+    this._out = false;
+    if (token) this._write("", { at: Date.now() / 1000, ...(typeof token === "string" ? { token } : pick(token, "id", "token", "expires_at")) });
+    const hasGuests = guest || Object.keys(this._storage).some((key) => key.startsWith(`chatkeep:${this._url}:`));
+    if (claim) this._write(":claim", hasGuests ? { guest } : undefined);
+    this._claims = claim;
+    this._tell({ who: true });
+    await this._identify();
     if (this.state === "expired") throw new Problem(401, { detail: "This sign-in is not valid." });
-    return this.#claim().catch((fault) => (this.#fail(fault), [])); // it goes on when there is a line
+    return this._claim().catch((fault) => (this._fail(fault), [])); // it goes on when there is a line
   }
 
   async signOut({ unsent = "keep" } = {}) {
-    const subject = this.#subject;
-    const mine = async () => (await this.#shelf.all()).filter(({ chat, sent }) => chat[0] === this.#url && chat[1] === subject && !sent);
-    if (unsent === "send")
-      for (let left; (left = (await mine()).length); await pause(SOON_MS / 4))
-        if (this.#away.size || (await mine()).every(({ error }) => error)) throw notSent(left, "nobody was signed out");
-    if (unsent === "discard") for (const { chat } of await mine()) await this.#shelf.edit(chat, (items, store) => items.forEach((item) => store.delete(item.n)));
-    const { token } = this.#read("") ?? {};
-    this.#write("");
-    this.#out = true;
-    if (token) this.#write(":end", [...(this.#read(":end") ?? []), token]);
-    this.#tell({ who: true, out: true });
-    await this.#become(null);
-    await this.#shelf.wipe(this.#url, subject);
-    await this.#endTokens().catch((fault) => this.#fail(fault));
+    const subject = this._subject;
+    if (unsent !== "keep") await (await import("./changes.js")).leaveNothing(this, tools, unsent);
+    const { token } = this._read("") ?? {};
+    this._write("");
+    this._out = true;
+    if (token) this._write(":end", [...(this._read(":end") ?? []), token]);
+    this._tell({ who: true, out: true });
+    await this._become(null);
+    await this._shelf.wipe(this._url, subject);
+    await this._endTokens().catch((fault) => this._fail(fault)); // it is ended when there is a line
   }
 
   // Sees to it that the credential is known, and goes on as the one for whom it stands.
-  async #identify() {
+  async _identify() {
     const token = await this.token();
-    if (!token) return this.#become(null);
-    if (token !== true && token === this.#proven) return undefined;
+    if (!token) return this._become(null);
+    if (token !== true && token === this._proven) return undefined;
     try {
-      const me = await (await request(`${this.#url}me`, { token })).json();
-      if (token !== (await this.token())) return await this.#identify(); // somebody has signed in or out meanwhile
-      if (me.user === undefined) throw new Problem(403, { detail: "This credential is not a user's, so it has no list of conversations." });
-      await this.#shelf.note(this.#url, (pairs) => [...(token === true ? [] : [[token.slice(-MARK), me.subject]]), [`user:${me.user}`, me.subject], ...pairs]);
-      [this.#token, this.#proven] = [token, token];
-      if (!this.#mint) this.#write("", { ...this.#read(""), ...pick(me, "user", "subject") });
-      return await this.#become(me);
+      const me = await (await request(`${this._url}me`, { token })).json();
+      if (token !== (await this.token())) return await this._identify(); // somebody has signed in or out meanwhile
+      if (me.user === undefined) throw new Problem(403, { detail: "This credential is not a user's." });
+      await this._shelf.note(this._url, (pairs) => [...(token === true ? [] : [[token.slice(-MARK), me.subject]]), [`user:${me.user}`, me.subject], ...pairs]);
+      this._token = this._proven = token;
+      if (!this._mint) this._write("", { ...this._read(""), ...pick(me, "user", "subject") });
+      return await this._become(me);
     } catch (fault) {
       if (fault.status !== 401) throw fault;
-      this.#proven = undefined;
-      this.#auth("expired");
-      this.notify({ id: "expired", kind: "expired", text: "Your sign-in has ended. Sign in again to go on; what you write is kept.", actions: [{ name: "sign-in", run: () => emit(this, "sign-in") }] });
+      this._proven = undefined;
+      this._auth("expired");
+      this._explain("expired");
       return undefined;
     }
   }
 
-  async #become(me) {
+  async _become(me) {
     const subject = me?.subject;
-    if (subject !== this.#subject) {
-      const before = this.#subject;
-      [this.#subject, this.#cursor, this.#devices, this.#list, this.#queue] = [subject, "", undefined, new Map(), []];
-      clearTimeout(this.#keeping);
+    if (subject !== this._subject) {
+      const before = this._subject;
+      this._subject = subject;
+      this._cursor = "";
+      this._devices = undefined;
+      this._lookedAt = Date.now();
+      this._list = new Map();
+      this._queue = [];
+      clearTimeout(this._keeping);
       this.notices.slice().forEach(({ id }) => this.dismiss(id));
-      this.#doors.say(subject ?? null); // the chats of all tabs look whose they are
-      if (before && subject) await this.#shelf.wipe(this.#url, before);
-      const place = subject && this.#place();
-      const { list = [], cursor = "", devices } = (subject && (await this.#shelf.seen(place))) || {};
-      if (subject !== this.#subject) return;
-      [this.#list, this.#cursor, this.#devices] = [new Map(list.map((one) => [one.id, one])), cursor, devices];
+      this._doors.say(subject ?? null); // the chats of all tabs look whose they are
+      if (before && subject) await this._shelf.wipe(this._url, before);
+      const place = subject && this._place();
+      const { list = [], cursor = "", devices } = (subject && (await this._shelf.seen(place))) || {};
+      if (subject !== this._subject) return;
+      this._list = new Map(list.map((one) => [one.id, one]));
+      this._cursor = cursor;
+      this._devices = devices;
       this.user = me?.user ?? null;
-      if (subject) await this.#edit();
+      if (subject) await this._edit();
     }
-    this.#auth(!me ? "signed-out" : me.user.startsWith("guest:") ? "guest" : "signed-in");
+    this._auth(!me ? "signed-out" : me.user.startsWith("guest:") ? "guest" : "signed-in");
     if (me) this.dismiss("expired");
-    this.#draw();
+    this._draw();
   }
 
-  #auth(state) {
-    if (state === this.state && this.user === this.#told) return;
-    this.#told = this.user;
+  _auth(state) {
+    if (state === this.state && this.user === this._told) return;
+    this._told = this.user;
     this.state = state;
     trace("auth", state);
-    this.#whose.abort(); // the stream that was followed is another's
-    this.#whose = new AbortController();
+    this._whose.abort(); // the stream that was followed is another's
+    this._whose = new AbortController();
     emit(this, "auth", { state, user: this.user });
-    this.#wake();
+    this._wake();
   }
 
   // Makes what guests have in this browser the user's.
-  #claim() {
-    return (this.#claiming ??= this.#claimOnce().finally(() => (this.#claiming = null)));
+  async _claim() {
+    if (!this._claims || this.state !== "signed-in" || !this._read(":claim")) return [];
+    const subject = this._subject;
+    const { claim } = await import("./claims.js");
+    if (subject !== this._subject) return []; // somebody else has signed in meanwhile
+    return (this._claiming ??= claim(this, tools).finally(() => (this._claiming = null)));
   }
 
-  async #claimOnce() {
-    const asked = this.#claims && this.#read(":claim");
-    if (!asked || this.state !== "signed-in") return [];
-    const here = this.#here();
-    let claimed = [];
-    if (asked.guest || Object.keys(this.#storage).some((key) => key.startsWith(`chatkeep:${this.#url}:`))) {
-      const { claimGuests } = await import("./claims.js");
-      if (here.subject !== this.#subject) return []; // somebody else has signed in meanwhile
-      claimed = await claimGuests({ ...here, ...asked });
-    }
-    this.#write(":claim");
-    this.#claims = false;
-    if (claimed.length) this.notify({ kind: "claimed", text: "Your earlier chats are in your account now." });
-    await this.#pull();
-    return claimed;
-  }
-
-  // What claims.js works with, for who is here now.
-  #here() {
-    const subject = this.#subject;
-    const json = (path, options) => {
-      if (subject !== this.#subject) throw new Problem(401, { detail: "Somebody else is here now." });
-      return this.#json(path, options);
-    };
-    return { url: this.#url, subject, storage: this.#storage, shelf: this.#shelf, json };
-  }
-
-  // Ends on the server what was signed out of here, also when there was no line then.
-  async #endTokens() {
-    for (const token of this.#read(":end") ?? []) {
-      await request(`${this.#url}me/tokens/current`, { method: "DELETE", token }).catch((fault) => {
-        if (!fault.final) throw fault;
-      });
-      this.#write(":end", (this.#read(":end") ?? []).filter((one) => one !== token));
-    }
+  async _endTokens() {
+    if (this._read(":end")) await (await import("./tokens.js")).endTokens(this, tools);
   }
 
   // -- what it has ----------------------------------------------------------------------------------------------------
 
   async chat(id = random()) {
     const token = () => this.token();
-    if (!this.#mint) token.current = () => (this.#out ? null : this.#read("")?.token);
-    const chat = await open({ url: this.#url.slice(0, -3), conversation: id, token, create: true });
+    if (!this._mint) token.current = () => (this._out ? null : this._read("")?.token);
+    const chat = await open({ url: this._url.slice(0, -3), conversation: id, token, create: true });
     this.watch(chat);
     return chat;
   }
 
   // Tells what becomes of a chat's messages and slots as notices, also of a chat that a visitor has opened.
   watch(chat) {
-    const look = (message) => {
-      const id = `failed:${message.id}`;
-      if (message.status !== "failed" || message.number) return this.dismiss(id);
-      const actions = [{ name: "retry", run: () => chat.retry(message.id) }, { name: "discard", run: () => chat.discard(message.id) }];
-      return this.notify({ id, kind: "failed", text: `Not sent: ${message.error}`, about: chat.conversation, actions });
-    };
+    const look = (message) => (message.status === "failed" && !message.number ? this._explain("failed", chat, message) : this.dismiss(`failed:${message.id}`));
     chat.on("message", look);
     chat.on("remove", (id) => this.dismiss(`failed:${id}`));
-    chat.on("status", (status) => this.#mark(chat, status === "offline"));
+    chat.on("status", (status) => this._mark(chat, status === "offline"));
     chat.on("kept", () => this.notify({ kind: "saved", text: "Saved.", about: chat.conversation }));
-    chat.on("loss", ({ slot, path }) => {
-      const id = `conflict:${JSON.stringify([chat.conversation, slot, path])}`; // the same in each of its chats
-      const isThis = (lost) => lost.slot === slot && same(lost.path, path);
-      this.#conflict(chat.conversation, "Another device has changed this too; the later change stands.", chat, isThis, id);
-    });
-    chat.on("close", () => (this.#chats.delete(chat), this.#mark(chat, false)));
-    this.#chats.add(chat);
-    this.#mark(chat, chat.status === "offline");
+    chat.on("loss", (loss) => this._explain("lost", chat, loss));
+    chat.on("close", () => (this._chats.delete(chat), this._mark(chat, false)));
+    this._chats.add(chat);
+    this._mark(chat, chat.status === "offline");
     chat.messages.forEach(look);
   }
 
-  async create(title = "", id = random()) {
-    await this.#change(id, { title }, { put: true });
-    return id;
-  }
-
-  rename(id, title) {
-    return this.#change(id, { title, base: this.conversations.find((one) => one.id === id)?.title });
-  }
-
-  archive(id, archived = true) {
-    return this.#change(id, { archived });
-  }
-
-  pin(id, pinned = true) {
-    return this.#change(id, { pinned });
-  }
-
-  async seen(id, number) {
-    const known = this.conversations.find((one) => one.id === id);
-    if (known?.version && number > known.seen && known.unseen) await this.#change(id, { seen: number });
-  }
-
-  async delete(id) {
-    for (const chat of this.#chats) if (chat.conversation === id) chat.close();
-    const place = [this.#url, this.#subject, id];
-    await this.#shelf.see(place, undefined);
-    await this.#shelf.edit(place, (items, store) => items.forEach((item) => store.delete(item.n)));
-    await this.#change(id, {}, { gone: true });
-  }
-
-  async losses(id) {
-    return (await this.#json(`conversations/${encodeURIComponent(id)}/losses`)).losses;
-  }
-
-  async restore(id, number) {
-    await this.#ask(`conversations/${encodeURIComponent(id)}/losses/${number}`, { method: "POST" });
-  }
-
-  async devices() {
-    const { tokens } = await this.#json("me/tokens");
-    const own = this.#read("")?.id;
-    const now = serverTime(Date.now());
-    return tokens.filter((one) => !one.revoked && !(one.expires_at < now)).map((one) => ({ ...one, current: one.id === own }));
-  }
-
-  async endDevice(id) {
-    await this.#ask(`me/tokens/${encodeURIComponent(id)}`, { method: "DELETE" });
-  }
-
-  // Takes over what an application has kept in a form of its own.
-  async importOld(name, read) {
-    const here = this.#here();
-    const { importOld } = await import("./claims.js");
-    const count = await importOld(here, name, read);
-    if (count) await this.#pull();
-    return count;
-  }
-
   stats() {
-    const { requests, refused, lost, events, ms } = meter;
+    const { failures, pulls, saves } = this._counts;
+    const { requests } = meter.link;
     return {
       auth: { state: this.state, user: this.user },
-      list: { conversations: this.#list.size, cursor: this.#cursor.length, ...pick(this.#link, "pulls") },
-      outbox: { waiting: this.#queue.length, failed: this.#queue.filter((item) => item.error).length, ...pick(this.#link, "saves", "failures") },
-      link: { requests, refused, lost, events, offline: this.#away.size > 0, mean_ms: requests ? Math.round(ms / requests) : 0 },
+      list: { conversations: this._list.size, cursor: this._cursor.length, pulls },
+      outbox: { waiting: this._queue.length, failed: this._queue.filter((item) => item.error).length, saves, failures },
+      link: { ...meter.link, offline: this._away.size > 0, mean_ms: requests && Math.round(meter.ms / requests) },
       notices: this.notices.length,
-      chats: [...this.#chats].map((chat) => chat.stats()),
+      chats: [...this._chats].map((chat) => chat.stats()),
     };
   }
 
@@ -304,7 +201,7 @@ export class Account extends Emitter {
 
   set debug(on) {
     meter.debug = Boolean(on);
-    safely(() => (on ? (localStorage["chatkeep-debug"] = "1") : localStorage.removeItem("chatkeep-debug")));
+    safely(() => (on ? (localStorage["chatkeep-debug"] = 1) : delete localStorage["chatkeep-debug"]));
   }
 
   get lines() {
@@ -312,12 +209,12 @@ export class Account extends Emitter {
   }
 
   close() {
-    this.#end.abort();
-    this.#whose.abort();
-    [...this.#chats].forEach((chat) => chat.close());
-    this.#line.close();
-    this.#doors.close();
-    this.#wake();
+    this._end.abort();
+    this._whose.abort();
+    [...this._chats].forEach((chat) => chat.close());
+    this._line.close();
+    this._doors.close();
+    this._wake();
   }
 
   // -- notices: data, which a page shows as it likes ------------------------------------------------------------------
@@ -339,316 +236,239 @@ export class Account extends Emitter {
     emit(this, "dismiss", id);
   }
 
-  // What gave way can be put back: the log of the conversation has it.
-  #conflict(about, text, from, isThis, id = `conflict:${about}`) {
-    const run = async () => {
-      const lost = (await from.losses(about)).find(isThis);
-      if (lost) await (from === this ? from.restore(about, lost.number) : from.restore(lost.number));
-    };
-    this.notify({ id, kind: "conflict", text, about, actions: [{ name: "restore", run }] });
+  // Tells what somebody can do something about.
+  _explain(what, ...about) {
+    import("./notices.js").then((notices) => notices[what](this, tools, ...about)).catch((fault) => this._fail(fault));
   }
 
   // *what* has lost its line, or has it again.
-  #mark(what, isAway) {
-    const before = this.#away.size;
-    if (isAway) this.#away.add(what);
-    else this.#away.delete(what);
+  _mark(what, isAway) {
+    const before = this._away.size;
+    if (isAway) this._away.add(what);
+    else this._away.delete(what);
     if (!before && isAway) this.notify({ id: "offline", kind: "offline", text: "You are offline. What you write is kept here and sent later.", persistent: true });
-    if (!before || this.#away.size) return;
+    if (!before || this._away.size) return;
     this.dismiss("offline");
     this.notify({ kind: "restored", text: "You are back online." });
-    this.#wake();
+    this._wake();
   }
 
   // -- keeping up -----------------------------------------------------------------------------------------------------
 
-  async #open() {
-    this.#shelf = await Shelf.open();
-    this.#line = new Line(this.#key, (said) => this.#hear(said));
-    this.#doors = new Line(`chatkeep:${this.#url}`, () => {});
-    const { signal } = this.#end;
-    for (const event of ["online", "pageshow"]) addEventListener(event, () => this.#wake(), { signal });
-    addEventListener("offline", () => this.#mark(this, true), { signal });
-    document.addEventListener("visibilitychange", () => document.hidden || this.#resume(), { signal });
-    const { user = this.#hint, subject = user && (await this.#shelf.whose(this.#url, `user:${user}`)) } = this.#read("") ?? {};
-    if (subject) await this.#become({ user, subject }); // what is here is shown at once
-    const first = this.#identify().then(() => this.#subject && this.#pull());
-    await Promise.race([first.catch((fault) => this.#fail(fault)), pause(this.#cursor ? 0 : 3000)]); // a server that does not answer keeps nobody from what is here
-    this.#send();
-    this.#listen();
+  async _open() {
+    this._shelf = await Shelf.open();
+    this._line = new Line(this._key, (said) => this._hear(said));
+    this._doors = new Line(`chatkeep:${this._url}`, () => {});
+    attend(this._end.signal, () => this._wake(), () => this._mark(this, true), () => this._resume());
+    // Another tab tells of a sign-in before this one can read of it: what is written there may come later than what is said.
+    addEventListener("storage", ({ key }) => key === this._key && this._resume(), { signal: this._end.signal });
+    const { user = this._hint, subject = user && (await this._shelf.whose(this._url, `user:${user}`)) } = this._read("") ?? {};
+    if (subject) await this._become({ user, subject }); // what is here is shown at once
+    const first = this._identify().then(() => this._subject && this._pull());
+    await Promise.race([first.catch((fault) => this._fail(fault)), pause(this._cursor ? 0 : 3000)]); // a server that does not answer keeps nobody from what is here
+    this._listen();
+    setTimeout(() => this._settle().catch((fault) => this._fail(fault)), SETTLED_MS);
   }
 
-  #resume() {
-    this.#wake();
-    this.#catchUp().catch((fault) => this.#fail(fault));
+  _resume() {
+    this._wake();
+    this._catchUp().catch((fault) => this._fail(fault));
   }
 
-  async #catchUp() {
-    if (this.#end.signal.aborted) return;
-    await this.#endTokens();
-    await this.#identify();
-    if (!this.#subject && navigator.onLine !== false) this.#mark(this, false);
-    if (!this.#subject || this.state === "expired") return;
-    await this.#claim();
-    await this.#pull();
-    await this.#deliver();
-    await this.#lookAtDevices();
+  async _catchUp() {
+    if (this._end.signal.aborted) return;
+    await this._endTokens();
+    await this._identify();
+    if (!this._subject && navigator.onLine !== false) this._mark(this, false);
+    if (!this._subject || this.state === "expired") return;
+    await this._claim();
+    await this._pull();
+    await this._deliver();
+    if (this._isSettled) await this._settle();
   }
 
-  // What was written in chats that are not open here is sent too.
-  async #deliver() {
-    const waits = ({ chat, sent, error }) => chat[0] === this.#url && chat[1] === this.#subject && chat[2] !== OWN && !sent && !error;
-    for (const id of new Set((await this.#shelf.all()).filter(waits).map(({ chat }) => chat[2]))) {
-      if ([...this.#chats].some((chat) => chat.conversation === id)) continue;
-      const chat = await this.chat(id);
-      const close = () => chat.stats().unsent > chat.stats().refused || chat.close();
-      chat.on("status", close);
-      close();
-    }
-  }
-
-  #fail(fault) {
+  _fail(fault) {
     trace("failed", fault.name, fault.status ?? "");
-    this.#link.failures++;
-    if (fault.status === 401) this.#proven = undefined;
-    if (!fault.final) this.#mark(this, true);
+    this._counts.failures++;
+    if (fault.status === 401) this._proven = undefined;
+    if (!fault.final) this._mark(this, true);
   }
 
-  async #ask(path, options = {}, again = true) {
-    const subject = this.#subject;
+  async _ask(path, options = {}, again = true) {
+    const subject = this._subject;
     const token = await this.token();
     if (!token || !subject) throw new Problem(401, { detail: "Nobody is signed in." });
     try {
-      const answer = await request(this.#url + path, { token, subject, ...options });
-      if (subject !== this.#subject) throw new Problem(401, { detail: "Somebody else is here now." });
-      this.#mark(this, false);
+      const answer = await request(this._url + path, { token, subject, ...options });
+      if (subject !== this._subject) throw new Problem(401, { detail: "Somebody else is here now." });
+      this._mark(this, false);
       return answer;
     } catch (fault) {
       if (fault.status !== 401 || !again) throw fault;
-      this.#proven = undefined;
-      await this.#identify();
-      if (subject !== this.#subject || this.state === "expired") throw fault;
-      return this.#ask(path, options, false);
+      this._proven = undefined;
+      await this._identify();
+      if (subject !== this._subject || this.state === "expired") throw fault;
+      return this._ask(path, options, false);
     }
   }
 
-  async #json(path, options) {
-    return (await this.#ask(path, options)).json();
+  async _json(path, options) {
+    return (await this._ask(path, options)).json();
   }
 
-  async #pull() {
-    this.#link.pulls++;
-    for (let again = this.#cursor !== "", more = true; more; ) {
-      const found = await this.#json(`me/conversations?since=${encodeURIComponent(this.#cursor)}&limit=${PAGE}`);
-      this.#take(this.#cursor ? found : { ...found, reset: true });
+  async _pull() {
+    this._counts.pulls++;
+    for (let again = this._cursor !== "", more = true; more; ) {
+      const since = this._cursor;
+      const found = await this._json(`me/conversations?since=${encodeURIComponent(since)}&limit=${PAGE}`);
+      if (since !== this._cursor) continue; // another tab was faster, and knows more
+      this._take(since ? found : { ...found, reset: true });
       ({ more = false } = found);
-      if (more || !again || found.total === this.#list.size) continue;
-      [this.#cursor, again, more] = ["", false, true]; // something was missed
+      if (more || !again || found.total === this._list.size) continue;
+      this._cursor = ""; // something was missed
+      again = false;
+      more = true;
     }
   }
 
-  #take(changed, isTold) {
+  _take(changed, isTold) {
     const { conversations = [], erased = [], cursor, reset } = changed;
-    if (reset) this.#list = new Map();
-    for (const one of conversations) this.#list.set(one.id, one);
-    for (const id of erased) this.#list.delete(id);
-    this.#cursor = cursor;
+    if (reset) this._list = new Map();
+    for (const one of conversations) this._list.set(one.id, one);
+    for (const id of erased) this._list.delete(id);
     if (!isTold) {
-      if (conversations.length || erased.length || reset) this.#say({ changed });
-      this.#keepSoon();
+      this._say({ changed, since: this._cursor });
+      this._keepSoon();
     }
-    this.#draw();
+    this._cursor = cursor;
+    this._draw();
   }
 
-  #keepSoon() {
-    clearTimeout(this.#keeping);
-    const place = this.#place();
-    this.#keeping = setTimeout(() => this.#subject && this.#shelf.see(place, { v: 2, list: [...this.#list.values()], cursor: this.#cursor, devices: this.#devices }), SOON_MS);
-  }
-
-  async #lookAtDevices() {
-    const known = this.#devices;
-    const found = await this.devices();
-    const lasting = found.filter((one) => !(one.expires_at < serverTime(Date.now()) + GRACE_S)); // one that was refreshed has a successor
-    this.#devices = lasting.map(({ id, label }) => ({ id, label }));
-    this.#keepSoon();
-    const count = (devices, label) => devices.filter((one) => one.label === label).length;
-    for (const { id, label, current } of known ? lasting : [])
-      if (!current && !known.some((one) => one.id === id) && count(lasting, label) > count(known, label))
-        this.notify({ id: `device:${id}`, kind: "device", text: `Your account was opened on another device${label && `: ${label}`}.`, actions: [{ name: "sign-out", run: () => this.endDevice(id) }] });
+  _keepSoon() {
+    clearTimeout(this._keeping);
+    const place = this._place();
+    this._keeping = setTimeout(() => this._subject && this._shelf.see(place, { v: 2, list: [...this._list.values()], cursor: this._cursor, devices: this._devices }), SOON_MS);
   }
 
   // One tab listens, and tells the others.
-  async #listen() {
-    const { signal } = this.#end;
-    for (let failures = 0; !signal.aborted; ) {
-      try {
-        await this.#catchUp();
-        if (!this.#subject || this.state === "expired") {
-          await this.#listening.wait();
-          continue;
-        }
-        const subject = this.#subject;
-        await locked(`${this.#key}:listen:${subject}`, () => subject === this.#subject && this.#stream(), { signal });
-        failures = 0;
-        await this.#listening.wait(SOON_MS);
-      } catch (fault) {
-        if (signal.aborted) return;
-        this.#fail(fault);
-        await this.#listening.wait(fault.final ? undefined : backoff(failures++, fault.after));
-      }
-    }
+  _listen() {
+    const { signal } = this._end;
+    const listen = async () => {
+      await this._catchUp();
+      const subject = this._subject;
+      if (!subject || this.state === "expired") return undefined;
+      await locked(`${this._key}:listen:${subject}`, () => subject === this._subject && this._stream(), { signal });
+      return SOON_MS;
+    };
+    return repeat(signal, this._listening, listen, (fault) => this._fail(fault));
   }
 
-  async #stream() {
+  async _stream() {
     const changed = { conversations: [], erased: [] };
-    const headers = { accept: "text/event-stream" };
-    const ask = (signal) => this.#ask(`me/events?since=${encodeURIComponent(this.#cursor)}`, { signal, headers });
-    await follow(this.#whose.signal, ask, (event, data, id) => {
+    const ask = (signal) => this._ask(`me/events?since=${encodeURIComponent(this._cursor)}`, { headers: { accept: "text/event-stream" }, signal });
+    await follow(this._whose.signal, ask, (event, data, id) => {
       if (event === "changed") changed.conversations.push(data);
       else if (event === "erased") changed.erased.push(data.id);
-      else if (event === "cursor") this.#take({ ...data, conversations: changed.conversations.splice(0), erased: changed.erased.splice(0), cursor: id });
+      else if (event === "cursor") this._take({ ...data, conversations: changed.conversations.splice(0), erased: changed.erased.splice(0), cursor: id });
     });
   }
 
   // -- changing -------------------------------------------------------------------------------------------------------
 
-  async #change(id, body, { put = false, gone = false } = {}) {
-    if (!this.#subject) throw new Problem(401, { detail: "Nobody is signed in." });
-    await this.#edit((items, store) => {
-      const last = items.findLast((item) => item.of === id);
-      const goesOn = last && !gone && !last.gone && !last.tried ? last : undefined;
-      const made = { of: id, at: Date.now(), v: 2, gone, put: put || Boolean(goesOn?.put), body: { ...goesOn?.body, ...body, ...pick(goesOn?.body ?? {}, "base") } };
-      if (gone) items.filter((item) => item.of === id && !item.tried).forEach((item) => store.delete(item.n));
-      store.put(goesOn ? { ...made, n: goesOn.n } : made);
-    });
-    this.#sending.ring();
+  async _edit(change) {
+    const subject = this._subject;
+    const items = await this._shelf.edit(this._place(), change);
+    if (subject !== this._subject) return;
+    this._queue = items;
+    if (change) this._say({ queue: true });
+    this._draw();
+    if (items.length) this._send().catch((fault) => this._fail(fault)); // it is begun again when there is a line
   }
 
-  async #edit(change) {
-    const subject = this.#subject;
-    const items = await this.#shelf.edit(this.#place(), change);
-    if (subject !== this.#subject) return;
-    this.#queue = items;
-    if (change) this.#say({ queue: true });
-    for (const item of items) if (item.error) this.#tellRefused(item);
-    this.#draw();
+  async _send() {
+    const outbox = await import("./outbox.js");
+    this._sends ??= outbox.sendChanges(this, tools);
+    outbox.tellRefused(this);
+    return outbox;
   }
 
-  #tellRefused({ n, of: about, error }) {
-    const edit = (change) => this.#edit((items, store) => change(items.find((one) => one.n === n), store)).then(() => (this.dismiss(`failed:${n}`), this.#sending.ring()));
-    const retry = () => edit((item, store) => item && store.put({ ...item, error: undefined }));
-    const discard = () => edit((item, store) => store.delete(n));
-    this.notify({ id: `failed:${n}`, kind: "failed", text: `Not saved: ${error}`, about, actions: [{ name: "retry", run: retry }, { name: "discard", run: discard }] });
+  // Fetches what has to work without a line, and looks at the devices: a while after the opening, and then with each catching up.
+  async _settle() {
+    this._isSettled = true;
+    await import("./changes.js");
+    if (this._subject && !this._end.signal.aborted) await (await import("./tokens.js")).lookAtDevices(this, tools);
   }
 
-  // Sends what was done, in order. Each change may be sent twice: it is the same then.
-  async #send() {
-    const { signal } = this.#end;
-    for (let failures = 0; !signal.aborted; ) {
-      const next = this.#queue.find((item) => !item.error);
-      const settling = next ? next.at + SOON_MS - Date.now() : 0;
-      if (!next || !this.#subject || this.state === "expired") await this.#sending.wait();
-      else if (settling > 0 && !next.tried) await this.#sending.wait(settling);
-      else
-        try {
-          await locked(`${this.#key}:send:${this.#subject}`, () => this.#sendOne(next.n), { signal });
-          failures = 0;
-        } catch (fault) {
-          if (signal.aborted) return;
-          if (!fault.final || fault.status === 401) {
-            this.#fail(fault);
-            await this.#sending.wait(backoff(failures++, fault.after));
-          } else await this.#edit((items, store) => items.some(({ n }) => n === next.n) && store.put({ ...next, error: fault.message }));
-        }
-    }
+  // Sends what was done, and what was written in chats that are not open here.
+  async _deliver() {
+    const open = [...this._chats].map((chat) => chat.conversation);
+    const left = (await this._unsent(this._subject)).filter(({ chat, error }) => !error && !open.includes(chat[2]));
+    if (left.length) await (await this._send()).sendFromClosed(this, left);
   }
 
-  async #sendOne(n) {
-    let item;
-    await this.#edit((items, store) => {
-      item = items.find((one) => one.n === n);
-      if (item && !item.tried) store.put((item = { ...item, tried: true }));
-    });
-    if (!item) return; // another tab has sent it
-    const { of: id, body, gone, put, at } = item;
-    const path = `conversations/${encodeURIComponent(id)}`;
-    try {
-      if (gone) await this.#ask(path, { method: "DELETE" });
-      else {
-        const saved = await this.#json(path, { method: put ? "PUT" : "PATCH", body: { ...body, at: serverTime(at), by: device() } });
-        const known = this.#list.get(id);
-        if (known || put) this.#list.set(id, { ...BLANK, updated_at: at / 1000, ...known, id, ...omit(body, "base"), ...pick(saved, "version", "checksum", "title") });
-        if (saved.conflicts.length) this.#both({ conflict: id });
-      }
-    } catch (fault) {
-      if (!gone || fault.status !== 404) throw fault; // it is gone
-    }
-    if (gone) this.#list.delete(id);
-    this.#link.saves++;
-    await this.#edit((items, store) => store.delete(n));
-    if (Object.keys(omit(body, "seen")).length || gone) this.#both({ saved: { kind: "saved", text: gone ? "Deleted." : "Saved.", about: id } });
-    this.#listening.ring();
+  async _unsent(subject) {
+    return (await this._shelf.all()).filter(({ chat, sent }) => chat[0] === this._url && chat[1] === subject && !sent);
   }
 
-  #draw() {
-    const list = new Map(this.#list);
-    for (const { of: id, gone, body, at, error } of this.#queue) {
+  _draw() {
+    const list = new Map(this._list);
+    for (const { of: id, gone, body, at, error } of this._queue) {
       if (error) continue;
       if (gone) list.delete(id);
       else list.set(id, { ...BLANK, updated_at: at / 1000, ...list.get(id), id, ...omit(body, "base"), ...("seen" in body && { unseen: 0 }), pending: true });
     }
     const found = [...list.values()].sort((a, b) => b.pinned - a.pinned || b.updated_at - a.updated_at || (a.id < b.id ? -1 : 1));
     const drawn = JSON.stringify(found);
-    if (drawn === this.#drawn) return;
-    this.#drawn = drawn;
+    if (drawn === this._drawn) return;
+    this._drawn = drawn;
     emit(this, "conversations", (this.conversations = found));
   }
 
   // -- between tabs ---------------------------------------------------------------------------------------------------
 
-  #say(said) {
-    if (!this.#end.signal.aborted) this.#line.say({ subject: this.#subject, ...said });
+  _say(said) {
+    if (!this._end.signal.aborted) this._line.say({ subject: this._subject, ...said });
   }
 
   // Any tab may have sent what was done in this one.
-  #both(said) {
-    this.#say(said);
-    this.#hear({ subject: this.#subject, ...said });
+  _both(said) {
+    this._say(said);
+    this._hear({ subject: this._subject, ...said });
   }
 
   // Who is signed in has changed: the other tabs look, and so do the chats of all tabs.
-  #tell(said) {
-    this.#say(said);
-    this.#doors.say(null);
+  _tell(said) {
+    this._say(said);
+    this._doors.say(null);
   }
 
-  #hear({ subject, changed, queue, saved, conflict, who, out = false }) {
+  _hear({ subject, changed, since, queue, saved, conflict, who, out = false }) {
     if (who) {
-      this.#out = out && Boolean(this.#mint);
-      this.#resume();
-    } else if (subject !== this.#subject) return;
-    else if (changed) this.#take(changed, true);
+      this._out = out && Boolean(this._mint);
+      this._resume();
+    } else if (subject !== this._subject) return;
+    else if (changed && (changed.reset || since === this._cursor)) this._take(changed, true);
+    else if (changed) this._pull().catch((fault) => this._fail(fault)); // something was missed
     else if (saved) this.notify(saved);
-    else if (conflict) this.#conflict(conflict, "This chat was renamed on another device too; the later title stands.", this, (lost) => lost.about === "title");
-    else if (queue) this.#edit().then(() => this.#sending.ring());
+    else if (conflict) this._explain("renamed", conflict);
+    else if (queue) this._edit().then(() => this._sending.ring());
   }
 
-  #place() {
-    return [this.#url, this.#subject, OWN];
+  _place() {
+    return [this._url, this._subject, OWN];
   }
 
-  #wake() {
-    this.#sending.ring();
-    this.#listening.ring();
+  _wake() {
+    this._sending.ring();
+    this._listening.ring();
   }
 
-  #read(rest) {
-    return JSON.parse(safely(() => this.#storage.getItem(this.#key + rest)) ?? "null") ?? undefined;
+  _read(rest) {
+    return JSON.parse(safely(() => this._storage.getItem(this._key + rest)) ?? "null") ?? undefined;
   }
 
-  #write(rest, value) {
-    safely(() => (value === undefined ? this.#storage.removeItem(this.#key + rest) : this.#storage.setItem(this.#key + rest, JSON.stringify(value))));
+  _write(rest, value) {
+    safely(() => (value === undefined ? this._storage.removeItem(this._key + rest) : this._storage.setItem(this._key + rest, JSON.stringify(value))));
   }
 }
 
@@ -656,3 +476,8 @@ const BLANK = { title: "", version: 0, head: 0, seen: 0, unseen: 0, last: "", la
 const pick = (from, ...names) => Object.fromEntries(names.filter((name) => name in from).map((name) => [name, from[name]]));
 const omit = (from, ...names) => Object.fromEntries(Object.entries(from).filter(([name]) => !names.includes(name)));
 const locked = (name, act, options = {}) => (hasLocks() ? navigator.locks.request(name, options, act) : act());
+const tools = { ...clientTools, BLANK, locked, omit, pick };
+
+later(Account, tools, () => import("./changes.js"), "create", "rename", "archive", "pin", "seen", "delete", "losses", "restore");
+later(Account, tools, () => import("./tokens.js"), "devices", "endDevice", "refresh");
+later(Account, tools, () => import("./claims.js"), "importOld");

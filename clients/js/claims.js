@@ -1,12 +1,23 @@
 // What becomes an account's that was not: chats of guests in this browser, and what an application has kept in a form of its
 // own. account.js fetches this module when there is something to take over.
 
-import { safely } from "./client.js";
-
 const SAVED_AT_ONCE = 200;
 
 // Makes what guests have here the user's: each is one write. What is broken off goes on later, or at the next opening.
-export async function claimGuests({ url, subject, storage, shelf, guest, json }) {
+export async function claim(account, tools) {
+  const subject = account._subject;
+  const claimed = await claimGuests(account, tools, account._read(":claim")?.guest);
+  if (subject !== account._subject) return [];
+  account._write(":claim");
+  account._claims = false;
+  if (claimed.length) account.notify({ kind: "claimed", text: "Your earlier chats are in your account now." });
+  await account._pull();
+  return claimed;
+}
+
+async function claimGuests(account, tools, guest) {
+  const { _url: url, _subject: subject, _storage: storage, _shelf: shelf } = account;
+  const json = asking(account, tools);
   const prefix = `chatkeep:${url}:`;
   const chats = Object.keys(storage).filter((key) => key.startsWith(prefix)).map((key) => ({ key, ...JSON.parse(storage.getItem(key)) }));
   const claimed = [];
@@ -19,13 +30,15 @@ export async function claimGuests({ url, subject, storage, shelf, guest, json })
     }
     for (const { chat } of await shelf.all()) if (chat[0] === url && chat[1] === before) await shelf.move(chat, [url, subject, chat[2]]);
     await shelf.wipe(url, before); // what the guest has seen the user loads anew
-    if (key) safely(() => storage.removeItem(key));
+    if (key) tools.safely(() => storage.removeItem(key));
   }
   return claimed;
 }
 
 // Saves what *read* gives: once for each user and *name*, also when it was broken off.
-export async function importOld({ url, subject, shelf, json }, name, read) {
+export async function importOld(account, tools, name, read) {
+  const { _url: url, _subject: subject, _shelf: shelf } = account;
+  const json = asking(account, tools);
   const place = [url, subject, "~imports"];
   const { names = [] } = (await shelf.seen(place)) ?? {};
   if (!subject || names.includes(name)) return 0;
@@ -38,5 +51,15 @@ export async function importOld({ url, subject, shelf, json }, name, read) {
     } while ((at += SAVED_AT_ONCE) < messages.length);
   }
   await shelf.see(place, { v: 2, names: [...names, name] });
+  if (found.length) await account._pull();
   return found.length;
+}
+
+// Asks for who is here now, and for nobody who signs in later.
+function asking(account, { Problem }) {
+  const subject = account._subject;
+  return (path, options) => {
+    if (subject !== account._subject) throw new Problem(401, { detail: "Somebody else is here now." });
+    return account._json(path, options);
+  };
 }

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from chatkeep.server.assets import CLIENT
+
 from ..support.browsing import Shop, profile
 from ..support.chat_page import ask, mine, opened, ready
 
@@ -123,7 +125,8 @@ def test_a_refresh_while_the_server_is_away(shop: Shop, person: BrowserContext) 
            return (await Promise.all(all.map(of))).flat(); }"""
     )
 
-    assert 12 == len(kept)
+    assert {f"{shop.address}{name}" for name in ("", "chat.js", "people.js")} <= set(kept)
+    assert {f"{shop.address}{path[1:]}" for path in CLIENT} <= set(kept)
     assert [] == [url for url in kept if "/v1/" in url]
     shop.options = ()
     shop.start()

@@ -1,12 +1,14 @@
 """The four scripts by which the multi-device team measures, in a real browser: ten at once, two devices, memory, sign in and out.
 
-On SQLite, Redis, a cluster of it and PostgreSQL; `CHATKEEP_SOAK=334` has the third one last for the team's 100,000 operations.
+On SQLite, Redis, a cluster of it and PostgreSQL; `CHATKEEP_SOAK=334` has the third one last for the team's 100,000 operations, which
+it prints: `CHATKEEP_SOAK=334 pytest tests/acceptance/test_scripts_c.py -k "memory and sqlite"`.
 """
 
 from __future__ import annotations
 
 import gc
 import json
+import time
 import tracemalloc
 import urllib.request
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ from ..support.stores import store_url
 
 STORES = ("sqlite", "redis", "cluster", "postgresql")
 OPERATIONS = 300 * SOAK
+PATIENCE_S = 420 + OPERATIONS / 10
 TEN = sorted(f"message {number}" for number in range(10))
 ANSWERED = "chat.messages.filter((m) => m.role === 'assistant').length === given"
 
@@ -51,6 +54,14 @@ def said(page: Page) -> list[str]:
     """What the user has said, as the page shows it."""
     found: list[str] = page.evaluate("chat.messages.filter((m) => m.role === 'user').map((m) => m.text)")
     return found
+
+
+def tell(capsys: pytest.CaptureFixture[str], what: str, before: int, after: int, began: float) -> None:
+    """Prints what was held before and after the operations, and how long they took."""
+    with capsys.disabled():
+        print(
+            f"\n{what}: {before:,} bytes, after {OPERATIONS:,} operations {after:,}, in {time.monotonic() - began:.0f} s"
+        )
 
 
 def test_ten_messages_at_once(shop: Shop, person: BrowserContext) -> None:
@@ -109,7 +120,8 @@ def test_two_devices_online_and_offline(shop: Shop, browser: Browser) -> None:
             until(each, "chat.state.cart.note === 'of the telephone' && chat.state.cart.items.length === 3")
 
 
-def test_memory_does_not_grow(shop: Shop, person: BrowserContext) -> None:
+@pytest.mark.timeout(PATIENCE_S)
+def test_memory_does_not_grow(shop: Shop, person: BrowserContext, capsys: pytest.CaptureFixture[str]) -> None:
     """Over many changes of a slot, of the list and of which chat is open: the heap is as large at the end as it was."""
     page = opened(person, shop, "user2")
     session = person.new_cdp_session(page)
@@ -133,17 +145,20 @@ def test_memory_does_not_grow(shop: Shop, person: BrowserContext) -> None:
 
     page.evaluate(work, 200)
     before = heap()
+    began = time.monotonic()
     page.evaluate(work, OPERATIONS)
     after = heap()
     stats = page.evaluate("account.stats()")
+    tell(capsys, "the page's heap", before, after, began)
 
     assert after - before < 1_000_000, (before, after)
     assert [1, 0, 0] == [len(stats["chats"]), stats["outbox"]["waiting"], stats["notices"]]
     assert OPERATIONS - 1 == page.evaluate("chat.state.form.n")
 
 
+@pytest.mark.timeout(PATIENCE_S)
 @pytest.mark.parametrize("shop", ["sqlite"], indirect=True)
-def test_memory_of_the_python_client_does_not_grow(shop: Shop) -> None:
+def test_memory_of_the_python_client_does_not_grow(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
     """Over as many changes of a slot and of the list, and messages: what Python holds is as much at the end as it was. (The store is in
     the server's process.)"""
     signing = urllib.request.Request(f"{shop.address}sample-users/user4", method="POST")
@@ -171,9 +186,11 @@ def test_memory_of_the_python_client_does_not_grow(shop: Shop) -> None:
         tracemalloc.start()
         work(100, 200)
         before = held()
+        began = time.monotonic()
         work(200, 200 + OPERATIONS)
         after = held()
         tracemalloc.stop()
+        tell(capsys, "Python", before, after, began)
 
         assert after - before < 100_000, (before, after)
         assert 199 + OPERATIONS == chat.slot("form").get()["n"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
@@ -108,6 +109,19 @@ class CountedKey(tuple[Any, ...]):
     def __eq__(self, other: object) -> bool:
         CountedKey.looks += 1
         return super().__eq__(other)
+
+
+def test_ten_thousand_items_and_ten_thousand_more_are_merged_within_a_second() -> None:
+    """Of the processor's time: two devices that have each added as many to a list, or to a slot's members."""
+    lists = [[{"id": f"{name}{n}", "text": name} for n in range(10_000)] for name in "ac"]
+    members = [{f"{name}{n}": n for n in range(10_000)} for name in "ac"]
+    began = time.process_time()
+    items = merge([], Version(lists[0], 1.0, "a"), Version(lists[1], 2.0, "c"))
+    slots = merge({}, Version(members[0], 1.0, "a"), Version(members[1], 2.0, "c"))
+    took = time.process_time() - began
+
+    assert 20_000 == len(items.value) == len(slots.value)
+    assert took < 1.0
 
 
 def test_long_lists_are_merged_item_by_item(monkeypatch: pytest.MonkeyPatch) -> None:

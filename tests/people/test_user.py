@@ -179,6 +179,35 @@ async def test_what_changed_is_told_in_what_it_takes(opened: Any, capsys: pytest
     assert sizes[1] < sizes[0] / 20
 
 
+@pytest.mark.parametrize("url", ["memory://"])
+async def test_what_changed_costs_the_same_however_many_there_are(
+    opened: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ten that have changed of a thousand conversations with fifty messages each, and of ten: as many bytes."""
+    clock = Clock()
+    keep = await opened(count, clock=clock)
+    messages = [{"id": f"m{n}", "content": f"What was said, number {n}"} for n in range(50)]
+    sizes = {}
+    for number in (10, 1_000):
+        user = keep.user(f"has{number}")
+        for first in range(0, number, 50):
+            some = range(first, min(first + 50, number))
+            await asyncio.gather(*(user.save(f"{number}-{n:04}", title=f"chat {n}", messages=messages) for n in some))
+        clock.now += 3600
+        known = await user.changes()
+        while known.more:
+            known = await user.changes(known.cursor)
+        for n in range(10):
+            await user.save(f"{number}-{n:04}", messages=[{"id": "new", "content": "One more"}])
+        changed = await user.changes(known.cursor)
+        sizes[number] = len(msgspec.json.encode(changed))
+        assert 10 == len(changed.conversations)
+    with capsys.disabled():
+        print(f"\n10 that have changed of 10: {sizes[10]:,} bytes; of 1,000 of 50 messages: {sizes[1_000]:,}")
+
+    assert sizes[1_000] < 1.1 * sizes[10]
+
+
 @pytest.mark.parametrize("name", ["", None, 7, "a\0b", "x" * 513, "\ud800"])
 async def test_what_is_no_name_of_a_user_is_told_as_one(name: Any) -> None:
     """Nobody has given the id of a conversation."""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Route
+from playwright.sync_api import APIResponse, Browser, BrowserContext, Page, Route
 
 from ..support.browsing import ROOT, Shop, account_of, profile
 
@@ -121,6 +121,19 @@ def test_sign_in_switch_and_sign_out(shop: Shop, person: BrowserContext) -> None
     until(page, "chat.messages.filter((m) => m.role === 'user').map((m) => m.text).join() === given.join()", texts)
 
 
+def test_a_tab_that_reads_of_a_sign_in_later_than_it_is_told(shop: Shop, person: BrowserContext, user: str) -> None:
+    """What one tab writes into localStorage, another one may not see yet when it is told of it: it looks again when it does."""
+    page, tab = account_of(person, shop.address), account_of(person, shop.address)
+    tab.evaluate(
+        """() => { const read = Storage.prototype.getItem; window.late = true;
+           Storage.prototype.getItem = function (key) { return late && key.startsWith('chatkeep-account') ? null : read.call(this, key); };
+           addEventListener('storage', (event) => { if (event.isTrusted) { event.stopImmediatePropagation();
+             setTimeout(() => { late = false; dispatchEvent(new StorageEvent('storage', event)); }, 500); } }, true); }"""
+    )
+    page.evaluate("signIn", user)
+    until(tab, "account.user === given", user)
+
+
 def test_a_token_is_refreshed_under_way(shop: Shop, person: BrowserContext, user: str) -> None:
     """The chats of both tabs go on with the new token; the old one is not used again, which would end both."""
     page = account_of(person, shop.address, user)
@@ -144,6 +157,80 @@ def test_a_token_is_refreshed_under_way(shop: Shop, person: BrowserContext, user
     assert 1 == page.evaluate("account.devices().then((found) => found.filter((one) => one.current).length)")
 
 
+def test_a_late_answer_takes_nothing_from_the_list(
+    shop: Shop, person: BrowserContext, browser: Browser, user: str
+) -> None:
+    """A tab that loads the list is told of a change meanwhile: it shows what was there before and the change, whichever comes first."""
+    with profile(browser) as telephone:
+        there = account_of(telephone, shop.address, user)
+        there.evaluate("account.create('Old', ids.old)")
+        until(there, "account.conversations.length === 1 && !account.conversations[0].pending")
+    page, tab = account_of(person, shop.address), account_of(person, shop.address)
+    held: list[tuple[Route, APIResponse]] = []
+
+    def hold(route: Route) -> None:
+        held.append((route, route.fetch()))
+
+    tab.route("**/me/conversations*", hold, times=1)
+    page.evaluate("signIn", user)
+    while not held:
+        tab.wait_for_timeout(50)
+    page.evaluate("account.create('New', 'late-' + account.user)")
+    until(page, "account.conversations.length === 2 && !account.conversations.some((one) => one.pending)")
+    until(tab, "account.conversations.some((one) => one.title === 'New')")
+    held[0][0].fulfill(response=held[0][1])
+    tab.wait_for_timeout(500)
+
+    assert ["New", "Old"] == sorted(tab.evaluate(TITLES))
+
+
+def test_a_page_that_stands_open_has_what_it_needs_without_a_line(
+    shop: Shop, person: BrowserContext, user: str
+) -> None:
+    """What is fetched later is there before it is wanted: to change the list, to open a visitor's chat and forget it, to sign out."""
+    page = account_of(person, shop.address, user)
+    fetched = "performance.getEntriesByType('resource').map(({ name }) => name.split('/').at(-1))"
+    early = page.evaluate(fetched)
+    until(page, f"['changes', 'keeping', 'visitors'].every((name) => {fetched}.includes(`${{name}}.js`))")
+    page.wait_for_timeout(500)
+    person.set_offline(True)
+    page.evaluate(
+        """async () => { await account.create('Rome', ids.trip); await account.rename(ids.trip, 'Naples');
+           window.chat = await module.open(); await chat.send('hello'); }"""
+    )
+
+    assert not {"changes.js", "keeping.js", "visitors.js"} & set(early)
+    assert ["Naples"] == page.evaluate(TITLES)
+    assert "sending" == page.evaluate("chat.messages[0].status")
+    page.evaluate("async () => { await chat.forget({ unsent: 'discard' }); await account.signOut(); }")
+    assert "signed-out" == page.evaluate("account.state")
+    person.set_offline(False)
+    page.evaluate("signIn", user)
+    until(page, "account.conversations[0]?.title === 'Naples' && !account.conversations[0].pending")
+
+
+def test_what_cannot_be_fetched_is_fetched_again(shop: Shop, person: BrowserContext, user: str) -> None:
+    """A module that does not come, as when the server is restarted just then, is told as a lost line, and asked for again."""
+    page = account_of(person, shop.address, user)
+    asked: list[Route] = []
+
+    def refuse(route: Route) -> None:
+        asked.append(route)
+        route.abort() if len(asked) < 3 else route.continue_()
+
+    page.route("**/slots.js", refuse)
+    page.evaluate(
+        """async () => { window.chat = await account.chat(ids.c); window.statuses = []; window.kept = [];
+           chat.on('status', (status) => statuses.push(status)); chat.on('kept', (slot) => kept.push(slot));
+           await chat.slot('cart').set(['tea']); await chat.send('hello'); }"""
+    )
+    until(page, "chat.messages.length === 2 && chat.status === 'saved'")
+
+    assert 3 == len(asked)
+    assert {"offline", "restored"} <= set(page.evaluate("statuses"))
+    assert ["cart"] == page.evaluate("kept")
+
+
 def test_a_device_can_be_ended_and_a_new_one_is_told(
     shop: Shop, person: BrowserContext, browser: Browser, user: str
 ) -> None:
@@ -164,6 +251,7 @@ def test_a_device_can_be_ended_and_a_new_one_is_told(
         )
         until(there, "account.state === 'expired' && account.notices.some((notice) => notice.kind === 'expired')")
         there.evaluate("chat.send('kept')")
+        until(there, "chat.problem?.status === 401")
         there.evaluate("signIn", user)
         until(there, "chat.messages.some((m) => m.text === '2: kept') && account.notices.length === 0")
         until(page, "account.conversations[0]?.title === 'Mine'")
@@ -181,6 +269,7 @@ def test_what_gave_way_can_be_put_back(shop: Shop, person: BrowserContext, brows
         there = account_of(telephone, shop.address, user)
         there.evaluate("async () => { window.chat = await account.chat(ids.c); }")
         until(there, "chat.state?.cart?.size === 1 && account.conversations.length === 1")
+        there.evaluate("import('/changes.js').then(() => 0)")  # a page has it that is a while old
         telephone.set_offline(True)
         there.evaluate(
             """async () => { await chat.slot('cart').patch({ size: 2, items: ['tea', 'milk'] });

@@ -58,8 +58,8 @@ def answer(turn: Turn) -> str:
 
 def test_a_tutoring_page_keeps_its_chat(worker: DurableObjectServer, person: BrowserContext) -> None:
     """Messages and slots come back after a refresh, an outage and a kill -9; a second tab sees them; a bot answers when there is one."""
-    client = (ROOT / "clients" / "js" / "client.js").read_text()
-    person.route("**/client.js", lambda route: route.fulfill(body=client, content_type="text/javascript"))
+    client = ROOT / "clients" / "js"
+    person.route("**/*.js", lambda route: route.fulfill(path=client / route.request.url.rpartition("/")[2]))
     page = bare(person, f"{worker.address}/")
     page.evaluate("(slots) => Object.entries(slots).forEach(([name, value]) => chat.slot(name).set(value))", SLOTS)
     send(page, "hello", "show me other tutors")

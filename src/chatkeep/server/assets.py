@@ -15,8 +15,23 @@ from starlette.responses import Response
 from . import wire
 from .access import allows
 
-CLIENT = {f"/{name}.js": (f"{name}.js", "text/javascript") for name in ("client", "account", "claims")}
-"""The browser's client; account.js fetches claims.js when there is something to claim or to import."""
+LATER = (
+    "changes",
+    "claims",
+    "keeping",
+    "lines",
+    "minting",
+    "notices",
+    "outbox",
+    "requests",
+    "slots",
+    "tokens",
+    "unkept",
+    "visitors",
+)
+"""The modules that client.js and account.js fetch when there is something for them to do."""
+
+CLIENT = {f"/{name}.js": (f"{name}.js", "text/javascript") for name in ("client", "account", *LATER)}
 
 SHOWN = {f"/{name}.js": (f"{name}.js", "text/javascript") for name in ("shown", "markdown", "parts", "offline")} | {
     "/parts.css": ("parts.css", "text/css")

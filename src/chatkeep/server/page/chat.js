@@ -1,6 +1,6 @@
 // The chat page: shows what the client tells, and hands on what people type. Everything is put in as text.
 
-import { open, safely, shareInAddress } from "./client.js";
+import { open, shareInAddress } from "./account.js";
 import { draw, each, offersOf } from "./parts.js";
 import { account, showPeople } from "./people.js";
 import { create as made, visible } from "./shown.js";
@@ -349,7 +349,12 @@ text.addEventListener("keydown", (event) => {
 });
 
 // What is half typed comes back after a refresh.
-const drafts = safely(() => sessionStorage);
+let drafts;
+try {
+  drafts = sessionStorage;
+} catch {
+  // a frame that may keep nothing
+}
 const draft = `chatkeep:draft:${location.pathname}:${chat.name}`;
 function drafted() {
   submit.disabled = !text.value.trim();

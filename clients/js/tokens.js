@@ -1,0 +1,58 @@
+// The tokens of a user, one for each device. account.js fetches this module when one is to be refreshed or ended, when devices are asked
+// for, and a while after the opening, to look whether there are new ones.
+
+const GRACE_S = 3600; // so long a token that was refreshed may go on
+
+export async function devices(account, { serverTime }) {
+  const { tokens } = await account._json("me/tokens");
+  const own = account._read("")?.id;
+  const now = serverTime(Date.now());
+  return tokens.filter((one) => !one.revoked && !(one.expires_at < now)).map((one) => ({ ...one, current: one.id === own }));
+}
+
+export async function endDevice(account, tools, id) {
+  await account._ask(`me/tokens/${encodeURIComponent(id)}`, { method: "DELETE" });
+}
+
+// Puts a new token in the place of the one that is kept, unless another tab was faster.
+export async function refresh(account, { locked, pick, request }) {
+  if (account._mint) return account._identify();
+  const old = account._read("").token;
+  await locked(`${account._key}:refresh`, async () => {
+    const kept = account._read("");
+    if (kept?.token !== old) return;
+    const fresh = await (await request(`${account._url}me/tokens/current/rotate`, { method: "POST", token: old })).json();
+    account._write("", { ...kept, ...pick(fresh, "id", "token", "expires_at"), at: Date.now() / 1000 });
+  });
+  account._tell({ who: true });
+  await account._identify();
+}
+
+// Ends on the server what was signed out of here, also when there was no line then.
+export async function endTokens(account, { request }) {
+  for (const token of account._read(":end") ?? []) {
+    await request(`${account._url}me/tokens/current`, { method: "DELETE", token }).catch((fault) => {
+      if (!fault.final) throw fault;
+    });
+    account._write(":end", (account._read(":end") ?? []).filter((one) => one !== token));
+  }
+  if (!account._read(":end")?.length) account._write(":end");
+}
+
+// Tells of devices that were not there when this browser looked last.
+export async function lookAtDevices(account, tools) {
+  const found = await devices(account, tools);
+  const known = account._devices ?? found.filter((one) => one.created_at < tools.serverTime(account._lookedAt));
+  const lasting = found.filter((one) => !(one.expires_at < tools.serverTime(Date.now()) + GRACE_S)); // one that was refreshed has a successor
+  account._devices = lasting.map(({ id, label }) => ({ id, label }));
+  account._keepSoon();
+  const count = (devices, label) => devices.filter((one) => one.label === label).length;
+  for (const { id, label, current } of lasting)
+    if (!current && !known.some((one) => one.id === id) && count(lasting, label) > count(known, label))
+      account.notify({
+        id: `device:${id}`,
+        kind: "device",
+        text: `Your account was opened on another device${label && `: ${label}`}.`,
+        actions: [{ name: "sign-out", run: () => account.endDevice(id) }],
+      });
+}
