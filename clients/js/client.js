@@ -806,6 +806,7 @@ export class Chat extends Emitter {
     for (const message of messages) {
       this.#log.set(message);
       if (message.reply_to) this.#handled = Math.max(this.#handled, message.reply_to);
+      if (message.reply_to >= this.failing?.number) this.#takeFailing({});
       if (message.role === "assistant" && message.number > (this.#seen ?? 0)) this.#piece = null;
     }
     if (!this.typing) this.#check();
