@@ -19,7 +19,7 @@ from .engine.once import Ledger
 from .engine.outcomes import page_dead_letters, read_outcome
 from .engine.parts import OutboxStats, SharedCacheStats, Stats, StoreStats, StreamStats, SweeperStats
 from .engine.watch import ShownReply, Watch
-from .model import Content, DeadLetter, Message, OffBy, Receipt, Role, State, Status
+from .model import Content, DeadLetter, Message, OffBy, Receipt, Role, State
 from .people.claims import Claims
 from .people.saving import save
 from .storage.audit import AuditLog
@@ -267,8 +267,9 @@ class Core(Generic[State]):
         if snapshot is None or snapshot.row.head < number:
             return None
         found = await read_outcome(engine.store, snapshot, number)
-        status: Status = "paused" if engine.pauses.is_paused(snapshot) else "accepted"
-        return found or Outcome(status, failing=find_failing(snapshot))
+        if found is None and engine.pauses.is_paused(snapshot):
+            return Outcome("paused")
+        return found or Outcome("accepted", failing=find_failing(snapshot))
 
     def holds(self, tenant: str) -> Holds:
         """Return the legal holds of a tenant."""

@@ -12,11 +12,13 @@ from chatkeep import (
     Delta,
     Erased,
     Event,
+    Failing,
     Message,
     Options,
     PartSaid,
     Receipt,
     Redacted,
+    SetAside,
     Settings,
     StateChanged,
     Tenant,
@@ -135,7 +137,9 @@ def shown(event: Event) -> str:
             return str(event.on)
         case StateChanged():
             return str(event.state)
-        case Redacted():
+        case Failing():
+            return str(event.attempts)
+        case SetAside() | Redacted():
             return str(event.number)
         case Erased():
             return ""

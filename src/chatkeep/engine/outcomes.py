@@ -55,12 +55,11 @@ async def read_answering(store: Store, key: Key, *, pauses: Pauses, leases: Leas
     row, waiting, said = snapshot.row, snapshots.unread_messages(snapshot), streams.find_said(snapshot)
     number = waiting[0].number if waiting else 0
     reply = streams.reply_id(row.incarnation, number) if said is not None else ""
-    failing = snapshots.find_failing(snapshot)
     if pauses.is_paused(snapshot):
-        return Answering("paused", number, reply, failing)
+        return Answering("paused", number, reply)
     if waiting:
         works = here if leases.is_ours(row.lease) else leases.is_held(row)
-        return Answering("running" if works else "waiting", number, reply, failing)
+        return Answering("running" if works else "waiting", number, reply, snapshots.find_failing(snapshot))
     asked = [message.number for message in snapshot.messages if message.role in ASKING]
     if asked and asked[-1] in snapshot.record.dead:
         return Answering("set aside", asked[-1])

@@ -115,13 +115,17 @@ async def test_responses(faults: int) -> None:
 
 
 async def test_a_response_in_the_background_says_it() -> None:
-    """Whoever reads it meanwhile."""
+    """Whoever reads it meanwhile; while the bot is paused nothing is tried, and nothing is promised."""
     bot = slow()
     async with failing(bot, responses.routes(bot.keep), faults=1) as client:
         body = {"input": "ada", "background": True, "conversation": "c1"}
         begun = (await client.ask("POST", "/v1/responses", json.dumps(body).encode())).json
         await until_failing(bot, "c1")
         early = (await client.ask("GET", f"/v1/responses/{begun['id']}")).json
+        await bot.keep.pause("c1")
+        paused = (await client.ask("GET", f"/v1/responses/{begun['id']}")).json
+        silent = await bot.keep.answering("c1")
+        await bot.keep.resume("c1")
         await bot.keep.receive("c1", "eve")
         late = (await client.ask("GET", f"/v1/responses/{begun['id']}")).json
 
@@ -130,6 +134,8 @@ async def test_a_response_in_the_background_says_it() -> None:
         early["chatkeep"]["status"],
         early["chatkeep"]["attempts"],
     )
+    assert ("queued", False) == (paused["status"], "chatkeep" in paused)
+    assert ("paused", None) == (silent.status, silent.failing)
     assert ("completed", False) == (late["status"], "chatkeep" in late)
 
 

@@ -36,9 +36,8 @@ from .answer_stream import (
     content_from,
     is_text,
     parts_of,
-    tell_failing,
+    show_failing,
     tool_in,
-    write_time,
 )
 from .entrance import Authorize, Caller, Entrance, Refusal, id_in
 from .sse import SSE
@@ -184,14 +183,8 @@ class Events:
                 return event({"type": f"{NAMES[kind]}_END", **named}) + closes
             case PartShown(block=block, part=part):
                 return b"".join(event(told) for told in self._part(part, block))
-            case Failing(attempts=attempts, retry_at=at):
-                told = {
-                    "status": "failing",
-                    "attempts": attempts,
-                    "retryAt": write_time(at),
-                    "message": tell_failing(step),
-                }
-                return event({"type": "CUSTOM", "name": "chatkeep", "value": told})
+            case Failing():
+                return event({"type": "CUSTOM", "name": "chatkeep", "value": show_failing(step)})
             case Ended():
                 return await self._end(step)
         return b""

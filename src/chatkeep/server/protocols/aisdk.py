@@ -39,7 +39,7 @@ from .answer_stream import (
     content_from,
     growing,
     parts_of,
-    tell_failing,
+    show_failing,
     tool_in,
     write_time,
 )
@@ -252,8 +252,7 @@ class Chunks:
 
     def _chunks(self, step: Step) -> Iterator[bytes]:
         if isinstance(step, Failing):
-            again = {"attempts": step.attempts, "retryAt": write_time(step.retry_at), "message": tell_failing(step)}
-            yield status_part("failing", **again)
+            yield write_beside(show_failing(step))
             return
         if not (self._begun or step is None):
             # A page makes an empty message of a `start` with an id, so there is one only where something follows.
@@ -278,7 +277,7 @@ def end(ended: Ended) -> Iterator[bytes]:
     if ended.replies:
         yield event({"type": "message-metadata", "messageMetadata": metadata_of(ended.replies[-1])})
     if ended.status != "answered":
-        yield status_part(ended.status)
+        yield write_beside({"status": ended.status})
     if ended.status in SAID and not ended.replies:
         yield event({"type": "error", "errorText": SAID[ended.status]})
     ended_early = any("stopped" in reply.metadata for reply in ended.replies)
@@ -286,9 +285,9 @@ def end(ended: Ended) -> Iterator[bytes]:
     yield DONE
 
 
-def status_part(status: str, **more: Any) -> bytes:
+def write_beside(data: dict[str, Any]) -> bytes:
     """Return what a page is told beside the answer: a transient part, which is given to `onData` alone."""
-    return event({"type": "data-chatkeep", "data": {"status": status, **more}, "transient": True})
+    return event({"type": "data-chatkeep", "data": data, "transient": True})
 
 
 def chunk_of(part: Part, block: int) -> dict[str, Any]:

@@ -93,6 +93,12 @@ def tell_failing(failing: Failing) -> str:
     return f"The bot has failed {tries}. The message is kept, and the bot tries again at {at:%H:%M:%S} UTC."
 
 
+def show_failing(failing: Failing) -> dict[str, Any]:
+    """Return what pages are shown of it."""
+    at, text = write_time(failing.retry_at), tell_failing(failing)
+    return {"status": "failing", "attempts": failing.attempts, "retryAt": at, "message": text}
+
+
 def parts_of(message: Message) -> list[Part]:
     """Return what a message says as parts: text is one part of type "text"."""
     if isinstance(message.content, str):
