@@ -549,7 +549,6 @@ SLEEPS = {
     "engine/test_judging.py": 5,
     "engine/test_runner.py": 7,
     "engine/test_sender.py": 1,
-    "engine/test_work.py": 1,
     "faults/test_instances.py": 2,
     "faults/test_shared_file.py": 1,
     "packaging/__main__.py": 1,
