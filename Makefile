@@ -11,7 +11,7 @@ PIP := python -m pip --disable-pip-version-check install --quiet
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 # What is repeated as often as CHATKEEP_SOAK says.
 SOAKED := acceptance/test_rows_b.py acceptance/test_rows_e.py acceptance/test_two_processes.py drivers/test_machine.py server/test_openapi.py
-QUICK := $(addprefix tests/,channels conversation drivers engine storage testing test_extras.py test_house.py test_invariants.py)
+QUICK := $(addprefix tests/,channels conversation drivers engine storage testing test_invariants.py)
 OLD := import sys; sys.exit(sys.version_info < (3, 11) and "chatkeep needs Python 3.11 or newer; try make PYTHON=python3.12")
 
 tested = $(BIN)/python -m pytest $(WORKERS) -m "$(1)" $(2) --durations=15 || { [ $$? = 1 ] && $(BIN)/python -m pytest --last-failed -m "$(1)" $(2); }

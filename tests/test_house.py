@@ -111,7 +111,13 @@ def modules() -> dict[str, Path]:
     return found
 
 
-def running(path: Path, *, types: bool = False) -> ast.Module:
+@cache
+def running(path: Path) -> ast.Module:
+    """The code of *path* that runs, parsed once; nobody changes it."""
+    return parsed(path)
+
+
+def parsed(path: Path, *, types: bool = False) -> ast.Module:
     """The code of *path* that runs; what is there for its type checker is taken out, unless *types* are asked for."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
@@ -124,7 +130,7 @@ def running(path: Path, *, types: bool = False) -> ast.Module:
 def imports(name: str, path: Path, *, later: bool = True, types: bool = False) -> set[str]:
     """The modules of ours that *path* imports when it runs; with *later* false, only those that importing it imports; with
     *types*, also those for its type checker."""
-    tree = running(path, types=types)
+    tree = parsed(path, types=types)
     for node in ast.walk(tree):
         if not later and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [ast.Pass()]
@@ -223,6 +229,7 @@ def extras_of(name: str) -> set[str]:
     return next((EXTRAS[part] for n in range(len(parts), 0, -1) if (part := ".".join(parts[:n])) in EXTRAS), set())
 
 
+@cache
 def libraries(tree: ast.AST) -> set[str]:
     """The distributions of others that are imported in *tree*."""
     found: set[str] = set()
@@ -549,7 +556,6 @@ SLEEPS = {
     "engine/test_judging.py": 5,
     "engine/test_runner.py": 7,
     "engine/test_sender.py": 1,
-    "engine/test_work.py": 1,
     "faults/test_instances.py": 2,
     "faults/test_shared_file.py": 1,
     "packaging/__main__.py": 1,

@@ -5,21 +5,26 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from chatkeep import Turn
+from chatkeep import Chatkeep, Turn
 
 from ..support.counting import answered, count, texts
 from ..support.waiting import takes, until
 
 
-def slow(seen: list[list[str]], pause: float = 0.05) -> Any:
-    """A bot that takes a while and notes what each turn was given."""
+def slow(seen: list[list[str]], pause: float = 0, gate: asyncio.Event | None = None) -> Any:
+    """A bot that notes what each turn was given, and takes a while, or waits until the gate is open."""
 
     async def bot(turn: Turn[dict[str, Any]]) -> str:
         seen.append([message.text for message in turn.messages])
-        await takes(pause)
+        await (takes(pause) if gate is None else gate.wait())
         return "+".join(seen[-1])
 
     return bot
+
+
+async def in_log(keep: Chatkeep[Any], count: int) -> bool:
+    """Whether so many messages stand in the log of ada."""
+    return len(await texts(keep, "ada")) >= count
 
 
 async def test_queue_gives_each_message_a_turn_of_its_own(opened: Any) -> None:
@@ -35,10 +40,14 @@ async def test_queue_gives_each_message_a_turn_of_its_own(opened: Any) -> None:
 async def test_burst_takes_what_came_meanwhile_together(opened: Any) -> None:
     """The first is answered at once, the other three in one turn; each receipt has the answer that covers it."""
     seen: list[list[str]] = []
-    keep = await opened(slow(seen), overlap="burst")
+    gate = asyncio.Event()
+    keep = await opened(slow(seen, gate=gate), overlap="burst")
     first = asyncio.create_task(keep.receive("ada", "a"))
     await until(lambda: seen)
-    receipts = await asyncio.gather(first, *(keep.receive("ada", text) for text in "bcd"))
+    receiving = asyncio.gather(first, *(keep.receive("ada", text) for text in "bcd"))
+    await until(lambda: in_log(keep, 4))
+    gate.set()
+    receipts = await receiving
 
     assert [["a"], ["b", "c", "d"]] == seen
     assert ["a", "b+c+d", "b+c+d", "b+c+d"] == [receipt.replies[0].text for receipt in receipts]
@@ -49,7 +58,7 @@ async def test_burst_takes_what_came_meanwhile_together(opened: Any) -> None:
 async def test_debounce_waits_until_the_user_is_quiet(opened: Any) -> None:
     """Three messages in quick succession, by accept: one turn, one answer, three originals."""
     seen: list[list[str]] = []
-    keep = await opened(slow(seen, 0), overlap="debounce", quiet="500ms", max_wait="5s")
+    keep = await opened(slow(seen), overlap="debounce", quiet="500ms", max_wait="5s")
     for text in "abc":
         await keep.accept("ada", text)
         await takes(0.03)
@@ -63,7 +72,7 @@ async def test_debounce_waits_until_the_user_is_quiet(opened: Any) -> None:
 async def test_debounce_waits_no_longer_than_max_wait(opened: Any) -> None:
     """A user who never stops is answered anyway."""
     seen: list[list[str]] = []
-    keep = await opened(slow(seen, 0), overlap="debounce", quiet="10s", max_wait="200ms")
+    keep = await opened(slow(seen), overlap="debounce", quiet="10s", max_wait="200ms")
     receipt = await asyncio.wait_for(keep.receive("ada", "a"), 3)
 
     assert ["a"] == [reply.text for reply in receipt.replies]
@@ -72,11 +81,11 @@ async def test_debounce_waits_no_longer_than_max_wait(opened: Any) -> None:
 async def test_debounce_survives_the_process_that_waited(opened: Any) -> None:
     """The instance that took the messages closes before the user is quiet; another one gives the one answer."""
     seen: list[list[str]] = []
-    first = await opened(slow(seen, 0), overlap="debounce", quiet="700ms")
+    first = await opened(slow(seen), overlap="debounce", quiet="700ms")
     for text in "ab":
         await first.accept("ada", text)
     await first.close()
-    second = await opened(slow(seen, 0), overlap="debounce", quiet="700ms")
+    second = await opened(slow(seen), overlap="debounce", quiet="700ms")
     await until(lambda: answered(second, "ada", 2))
 
     assert [["a", "b"]] == seen
@@ -85,10 +94,14 @@ async def test_debounce_survives_the_process_that_waited(opened: Any) -> None:
 async def test_drop_keeps_what_came_meanwhile_and_does_not_answer_it(opened: Any) -> None:
     """The receipts say so; the log has everything; the next message is answered again."""
     seen: list[list[str]] = []
-    keep = await opened(slow(seen), overlap="drop")
+    gate = asyncio.Event()
+    keep = await opened(slow(seen, gate=gate), overlap="drop")
     first = asyncio.create_task(keep.receive("ada", "a", id="a"))
     await until(lambda: seen)
-    receipts = await asyncio.gather(first, keep.receive("ada", "b", id="b"), keep.receive("ada", "c", id="c"))
+    receiving = asyncio.gather(first, keep.receive("ada", "b", id="b"), keep.receive("ada", "c", id="c"))
+    await until(lambda: in_log(keep, 3))
+    gate.set()
+    receipts = await receiving
     later = await keep.receive("ada", "d")
     again = await keep.receive("ada", "b", id="b")
 

@@ -211,7 +211,12 @@ async def test_a_user_who_writes_needs_no_reminding(opened: Any) -> None:
     await keep.receive("cyd", "book", id="m1")
     await keep.receive("cyd", "thanks", id="m2")
     clock.ahead = 99_000.0
-    await asyncio.sleep(0.15)
+
+    async def reminded() -> bool:
+        return len(texts(await keep.conversation("cyd"))) > 2
+
+    await until(reminded)
+    await nothing_happens_for(0.15)
 
     assert ["noted", "ok"] == texts(await keep.conversation("bob"))
     assert ["noted", "welcome", "Still there? tomorrow"] == texts(await keep.conversation("cyd"))
