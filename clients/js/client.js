@@ -297,7 +297,7 @@ export class Chat extends Emitter {
     this._state = undefined;
     this.more = false;
     this._takeTyping(false);
-    this._takeFailing({});
+    this._takeFailing();
     this._update();
     this._tellState();
   }
@@ -456,7 +456,7 @@ export class Chat extends Emitter {
     const receipt = await this._json("/messages", { method: "POST", body, headers, place });
     this._begun();
     if (receipt.status === "answered") this._handled = Math.max(this._handled, receipt.number);
-    if (receipt.status === "failed") this._takeDead(receipt.number);
+    if (receipt.status === "failed") this._take("set-aside", receipt);
     if (!receipt.number) return this._edit((items, store) => store.put({ ...item, sent: true })); // in the server's journal
     const taken = { id, content, metadata, number: receipt.number, role: "user", created_at: Date.now() / 1000 };
     this._tell("message", this._log.get(id) ? receipt.replies : [taken, ...receipt.replies]);
@@ -538,7 +538,7 @@ export class Chat extends Emitter {
       this._wake();
       this._say({ event: "link", data: { offline: this._offline, problem: this._problem } });
       this._say({ event: "typing", data: { on: this.typing } });
-      this._say({ event: "failing", data: this.failing ?? {} });
+      this._say({ event: "failing", data: this.failing });
       if (this._piece) this._say({ event: "piece", data: { turn: this._piece.turn, at: 0, text: this._piece.text } });
     }
   }
@@ -567,7 +567,7 @@ export class Chat extends Emitter {
     else if (event === "piece") this._takePiece(data);
     else if (event === "typing") this._takeTyping(data.on);
     else if (event === "failing") this._takeFailing(data);
-    else if (event === "set-aside") this._takeDead(data.number);
+    else if (event === "set-aside") this._dead = new Set(this._dead).add(data.number); // (a new one, so that it is drawn anew)
     else if (event === "state") this._takeState(data.state);
     else if (event === "redacted") this._takeRedacted(data.number);
     else if (event === "link") this._takeLink(data);
@@ -578,7 +578,7 @@ export class Chat extends Emitter {
       if (data.subject) this._become(data.subject);
       if (fresh) emit(this, "conversation", data.id);
       this._wake();
-    } else if (event === "end" && ["revoked", "erased"].includes(data.reason) && !(this._mint && data.reason === "revoked"))
+    } else if (event === "end" && (data.reason === "erased" || (data.reason === "revoked" && !this._mint)))
       this._link(new Problem(401, { detail: `This conversation was ${data.reason === "erased" ? "erased" : "closed"}.`, ...data }));
     this._update();
   }
@@ -587,7 +587,6 @@ export class Chat extends Emitter {
     for (const message of messages) {
       this._log.set(message);
       if (message.reply_to) this._handled = Math.max(this._handled, message.reply_to);
-      if (message.reply_to >= this.failing?.number) this._takeFailing({});
       if (message.role === "assistant" && message.number > (this._seen ?? 0)) this._piece = null;
     }
     if (!this.typing) this._check();
@@ -620,12 +619,8 @@ export class Chat extends Emitter {
   }
 
   _takeFailing(data) {
-    const failing = data.attempts ? data : null;
-    if (failing || this.failing) emit(this, "failing", (this.failing = failing));
-  }
-
-  _takeDead(number) {
-    this._dead = new Set([...this._dead, number]); // (another one: what was drawn is drawn anew)
+    const failing = data?.attempts ? data : null;
+    if (failing !== this.failing) emit(this, "failing", (this.failing = failing));
   }
 
   // When all is quiet: a message that no reply covers may have been given up, or need none.
@@ -975,8 +970,9 @@ export async function request(url, { token, subject, method = "GET", body, heade
     trace(method, new URL(url).pathname, fault.name);
     throw fault;
   }
-  meter.ms += performance.now() - begun;
-  trace(method, new URL(url).pathname, answer.status, Math.round(performance.now() - begun));
+  const took = performance.now() - begun;
+  meter.ms += took;
+  trace(method, new URL(url).pathname, answer.status, Math.round(took));
   const ahead = Date.parse(answer.headers.get("date")) - Date.now();
   if (ahead) skew = Math.abs(ahead) > 3000 ? ahead : 0; // a Date has whole seconds, and was on its way
   if (answer.ok) return answer;
