@@ -576,6 +576,22 @@ def test_what_is_not_there_cannot_be_written_in(service: Service, person: Browse
     expect(page.locator("#list li")).to_have_count(0)
 
 
+def test_what_is_erased_while_it_is_opened_is_said_to_be(service: Service, person: BrowserContext) -> None:
+    """Between the answer with its log and the look at its deliveries."""
+    service.receive("ada", "hello")
+    page = opened(person, service)
+
+    def erase_first(route: Route) -> None:
+        service.portal.call(service.keep.tenant("salon").erase, "ada")
+        route.continue_()
+
+    page.route("**/deliveries*", erase_first, times=1)
+    choose(page, "ada")
+
+    expect(page.get_by_role("alert")).to_contain_text("erased")
+    expect(page.get_by_label("Write as a person")).to_be_hidden()
+
+
 def test_a_wrong_key_says_so(service: Service, person: BrowserContext) -> None:
     """One of another kind, an unknown one, and one that is revoked while the page is open; a wrong password too."""
     page = person.new_page()

@@ -58,8 +58,9 @@ CONNECTIONS = 10_000
 FINISH_S = 5.0
 """After a stop, requests may take this much longer than the longest turn."""
 
-HUNG_S = 30
-"""A worker process that says nothing for so long is replaced; one that imports much on a busy machine needs several seconds."""
+HUNG_S = 15
+"""A worker process that says nothing for so long is replaced, and one that dies while it starts; what imports much on a busy machine needs
+several seconds."""
 
 
 def run(settings: ServerSettings) -> None:

@@ -79,18 +79,21 @@ async function follow(place) {
     try {
       if (!place.ready) await load(place);
       const ended = await stream(place);
-      if (ended === "erased") {
-        [place.ready, form.hidden] = [false, true];
-        taking.replaceChildren();
-        return complain(new Problem(410, { detail: "This conversation was erased." }), place);
-      }
+      if (ended === "erased") return sayErased(place);
     } catch (fault) {
       if (signal.aborted) return;
+      if (place.ready && fault.status === 404) return sayErased(place); // it was there a moment ago
       complain(fault, place);
       if (fault.final) return;
     }
     await new Promise((go) => setTimeout(go, AGAIN_MS));
   }
+}
+
+function sayErased(place) {
+  [place.ready, form.hidden] = [false, true];
+  taking.replaceChildren();
+  complain(new Problem(410, { detail: "This conversation was erased." }), place);
 }
 
 async function load(place) {
