@@ -89,7 +89,7 @@ async def test_a_stream_passes_over_none_and_joins_torn_characters(opened: Any) 
     shown: list[Any] = []
 
     async def watch() -> None:
-        async for event in keep.events("ada"):
+        async for event in keep.events("ada", after=0):
             shown.append(event)
             if isinstance(event, Message) and event.role == "assistant":
                 return
