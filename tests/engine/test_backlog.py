@@ -215,7 +215,9 @@ async def test_an_ended_session_costs_one_write_and_no_read(opened: Any) -> None
     later = [(await keep.receive(f"c{number}", "again")).replies[0].text for number in range(sessions)]
 
     assert sessions <= writes < sessions + 5  # (the mark of the clocks is one too)
-    assert reads < sessions / 2
+    assert (
+        reads < sessions
+    )  # (one that is found a second time, on a store that is slow to answer, is read to see what became of it)
     assert ["2.1"] * sessions == later
     assert 4 == (await keep.conversation("c0")).head
 
