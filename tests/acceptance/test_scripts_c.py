@@ -139,7 +139,9 @@ def test_memory_does_not_grow(shop: Shop, person: BrowserContext, capsys: pytest
 
     def heap() -> int:
         until(page, "chat.unsent === 0 && !account.conversations.some((one) => one.pending)")
-        page.evaluate("notices.length = 0; performance.clearResourceTimings()")  # what this tab and the browser note, not the client
+        page.evaluate(
+            "notices.length = 0; performance.clearResourceTimings()"
+        )  # what this tab and the browser note, not the client
         session.send("HeapProfiler.collectGarbage")
         used: int = session.send("Runtime.getHeapUsage")["usedSize"]
         return used
