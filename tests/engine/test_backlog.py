@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from chatkeep import Chatkeep, Turn
-from chatkeep.drivers.base import Entry, Read, Row
+from chatkeep.drivers.base import Entry, Key, Read, Row, Write
 from chatkeep.drivers.memory import MemoryDriver
-from chatkeep.engine.backlog import PAGE, TIDYING
+from chatkeep.engine.backlog import PAGE, TIDYING, Walk
 from chatkeep.engine.pauses import PAUSES
 
 from ..support.clock import Clock
@@ -197,6 +197,32 @@ async def test_clocks_that_differ_do_not_make_two_instances_run_one_message(open
     assert ["0", "1", "2"] == sorted(runs)
 
 
+async def test_what_comes_due_during_a_long_glance_is_found_before_its_end(opened: Any) -> None:
+    """Thousands of sessions that ended a moment ago are in the glance too, and hold up no reminder."""
+    keep = await opened(None, background=False)
+    store, ended = keep._engine.store, 3 * PAGE
+    for number in range(ended):
+        await store.driver.write(due_row(f"c{number:03}", 100.0))
+    walk = Walk(store, (None, None))
+    walk.glance(95.0, 101.0)
+    first = await walk.step(101.0)
+    await store.driver.write(due_row("reminder", 101.5))
+    walk.glance(95.0, 102.0)
+    found = [row.key.id for _ in range(PAGE) if (row := await walk.step(102.0))]
+    walk.glance(95.0, 103.0)
+    rest = [row.key.id for _ in range(3 * ended) if (row := await walk.step(103.0))]
+
+    assert first is not None
+    assert "reminder" == found[-1]
+    assert {f"c{number:03}" for number in range(ended)} <= {first.key.id, *found, *rest}
+    assert await walk.step(103.0) is None
+
+
+def due_row(name: str, at: float) -> Write:
+    """Makes a conversation that is due."""
+    return Write(Row(key=Key("", name), revision="r", incarnation="r", updated_at=1.0, due_at=at), replaces=None)
+
+
 async def test_an_ended_session_costs_one_write_and_no_read(opened: Any) -> None:
     """All are ended from what the index shows of them; each opens a new session with its next message, and has kept its log."""
     clock, sessions = Clock(), TIDYING + 10
@@ -215,9 +241,8 @@ async def test_an_ended_session_costs_one_write_and_no_read(opened: Any) -> None
     later = [(await keep.receive(f"c{number}", "again")).replies[0].text for number in range(sessions)]
 
     assert sessions <= writes < sessions + 5  # (the mark of the clocks is one too)
-    assert (
-        reads < sessions
-    )  # (one that is found a second time, on a store that is slow to answer, is read to see what became of it)
+    # One that is found a second time, on a store that is slow to answer, is read to see what became of it.
+    assert reads < sessions
     assert ["2.1"] * sessions == later
     assert 4 == (await keep.conversation("c0")).head
 

@@ -59,15 +59,18 @@ class Walk:
         self._store = store
         self._stretches = deque(Stretch(behind(since), until) for since, until in stretches)
         self._page: deque[Row] = deque()
-        self._glance: Stretch | None = None
+        self._glances = 0  # of the first stretches so many are glances
+        self._glanced_until = 0.0
         self.asked_at = 0.0
         """The *now* of the last page."""
 
     def glance(self, since: float, until: float) -> None:
-        """Look next at what has come due in between, unless something like it is looked at; then go on as before."""
-        if self._glance is None:
-            self._glance = Stretch(behind(since), until)
-            self._stretches.appendleft(self._glance)
+        """Look next at what has come due in between, then go on as before. While an earlier glance is under way, which may be long, the new
+        one begins where that ends."""
+        if self._glances:
+            since = self._glanced_until
+        self._stretches.appendleft(Stretch(behind(since), until))
+        self._glances, self._glanced_until = self._glances + 1, until
 
     def put_back(self, rows: list[Row]) -> None:
         """Have `step` give *rows* again, next."""
@@ -86,8 +89,7 @@ class Walk:
                 stretch.after = rows[-1]
             else:
                 self._stretches.popleft()
-                if stretch is self._glance:
-                    self._glance = None
+                self._glances = max(self._glances - 1, 0)
         return self._page.popleft() if self._page else None
 
 
