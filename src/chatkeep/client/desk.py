@@ -70,6 +70,9 @@ class FoundPage(Struct):
     next: str = ""
 
 
+ListPage = TypeVar("ListPage", Page, FoundPage)
+
+
 class Letter(Struct, kw_only=True):
     """A dead letter, as it comes."""
 
@@ -124,14 +127,10 @@ class Desk:
 
     async def conversations(self, *, owner: str | None = None) -> AsyncGenerator[Listed, None]:
         """List the tenant's conversations with their last words, last changed first; or those of an *owner*. Read page by page."""
-        asked = {"limit": PAGE} | ({} if owner is None else {"owner": owner})
-        while True:
-            page = await self._get("/v1/conversations", Page, about="conversations", **asked)
+        asked = {} if owner is None else {"owner": owner}
+        async for page in self._pages("/v1/conversations", Page, **asked):
             for found in page.conversations:
                 yield found
-            if not page.next:
-                return
-            asked["next"] = page.next
 
     async def search(self, text: str) -> AsyncGenerator[FoundConversation, None]:
         """
@@ -139,14 +138,9 @@ class Desk:
 
         The server reads the last 2,000 entries of each log, for a part of a second at a time; this asks on until all were looked at.
         """
-        asked = {"limit": PAGE, "text": text, "order": "recent"}
-        while True:
-            page = await self._get("/v1/desk/conversations", FoundPage, about="conversations", **asked)
+        async for page in self._pages("/v1/desk/conversations", FoundPage, text=text, order="recent"):
             for found in page.conversations:
                 yield found
-            if not page.next:
-                return
-            asked["next"] = page.next
 
     async def read(self, conversation: str, *, messages: int = 20) -> Conversation:
         """Return a conversation as it is now, with its last *messages*, chatkeep's own notes among them."""
@@ -339,6 +333,16 @@ class Desk:
 
     async def _act(self, method: str, path: str, about: str) -> None:
         await self._link.ask(method, path, about=about)
+
+    async def _pages(self, path: str, kind: type[ListPage], **asked: Any) -> AsyncGenerator[ListPage, None]:
+        """Give the pages of a list of conversations, each when it is wanted."""
+        asked["limit"] = PAGE
+        while True:
+            page = await self._get(path, kind, about="conversations", **asked)
+            yield page
+            if not page.next:
+                return
+            asked["next"] = page.next
 
     async def _get(self, path: str, kind: type[T], *, about: str, **asked: Any) -> T:
         return (await self._link.ask("GET", path + ("?" + urlencode(asked) if asked else ""), about=about)).to(kind)
