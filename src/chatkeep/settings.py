@@ -627,10 +627,16 @@ def value_of(found: Mapping[str, GivenValue], name: str) -> object:
     return found[name].value if name in found else None
 
 
+def split_entry(url: str) -> tuple[str, str, str]:
+    """Return the scheme of *url*, its user and password, and what is behind them: a password may have @, / and # in it."""
+    scheme, _, rest = url.partition("://")
+    entry, _, place = ("", "", rest) if rest.startswith("/") else rest.rpartition("@")
+    return scheme, entry, place
+
+
 def shown(name: str, value: object) -> str:
     """*value* as it may be printed."""
     if name not in SECRETS or not value:
         return "Flags()" if isinstance(value, Flags) else repr(value)
-    scheme, _, rest = value.partition("://") if isinstance(value, str) else ("", "", "")
-    # (From the last @ on: a password may have @, / and # in it.)
-    return repr(f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}" if rest else "***")
+    scheme, _, place = split_entry(value if isinstance(value, str) else "")
+    return repr(f"{scheme}://{place.partition('?')[0]}" if place else "***")

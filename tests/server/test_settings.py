@@ -13,6 +13,7 @@ import chatkeep.server
 from chatkeep.errors import Misconfigured
 from chatkeep.server.settings import KNOWN, ServerSettings, server_settings_from
 from chatkeep.settings import Flags, Settings, environment_settings, settings_from, store_url
+from chatkeep.settings import shown as setting_shown
 
 DOCS = Path(chatkeep.server.__file__).parents[3] / "docs" / "reference" / "settings.md"
 
@@ -176,6 +177,10 @@ def test_no_secret_is_in_a_message_or_in_what_settings_look_like(monkeypatch: py
         shown = repr(settings_from({}))
 
         assert (True, False) == ("redis://h/1" in shown, "hunter2" in shown)
+
+    monkeypatch.delenv("CHATKEEP_CACHE")
+
+    assert "'sqlite:///a@b.db'" == setting_shown("store", "sqlite:///a@b.db")
 
     with pytest.raises(Misconfigured) as refused:
         settings_from({"cache": ["redis://bot:hunter2@h/1"]})

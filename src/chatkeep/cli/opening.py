@@ -12,7 +12,7 @@ from ..app import Chatkeep, core_of
 from ..drivers import driver_for
 from ..drivers.base import Driver
 from ..errors import UsageError
-from ..settings import named_seal_keys
+from ..settings import named_seal_keys, split_entry
 from ..storage.audit import Act
 from ..storage.relocation import refuse_elsewhere
 from ..storage.seal_note import refuse_sealed
@@ -89,10 +89,9 @@ def url_of(store: str) -> str:
 
 def without_secret(url: str) -> str:
     """*url* as it may be shown."""
-    scheme, _, rest = url.partition("://")
-    entry, _, place = rest.rpartition("@")  # the last one: a password may have @, / and # in it
+    scheme, entry, place = split_entry(url)
     user, _, password = entry.partition(":")
-    if rest.startswith("/") or not entry:
+    if not entry:
         return url
     if scheme in TOKENS:
         return f"{scheme}://***@{place}"
