@@ -99,6 +99,18 @@ async def test_titles_of_two_devices_go_by_time(opened: Any) -> None:
     assert [("phone's", "phone"), ("tab's", "tab")] == [(lost.value, lost.by) for lost in losses]
 
 
+async def test_of_two_messages_with_one_id_neither_is_lost(opened: Any) -> None:
+    """The first one stands, and the others are kept as what gave way, once however often the save comes."""
+    keep = await opened(count)
+    given = [said("m1", "a"), said("m1", "b"), said("m1", "a"), said("m1", "b"), said("m1", "c")]
+    for added in (["m1"], []):
+        saved = await keep.save("c", messages=given)
+
+        assert (added, ["m1"]) == (saved.added, saved.conflicts)
+    assert ["a"] == [message.text for message in [one async for one in keep.history("c")] if message.role == "user"]
+    assert ["c", "b"] == [loss.value for loss in await keep.losses("c")]
+
+
 async def test_what_cannot_be_saved_is_refused(opened: Any) -> None:
     """Before anything is touched."""
     keep = await opened(count)
@@ -108,6 +120,8 @@ async def test_what_cannot_be_saved_is_refused(opened: Any) -> None:
         [said("m", "x", "system")],
         [said("m", "half \ud800")],
         [said("m", "x") | {"more": 1}],
+        [said("m", "x") | {"created_at": float("nan")}],
+        ["no object"],
     ):
         with pytest.raises(BadMessage):
             await keep.save("c", title="T", messages=messages)

@@ -33,6 +33,9 @@ SAVES: dict[str, list[dict[str, Any]]] = {
     "the same again": [{"title": "T", "messages": said("m1", "a")}] * 3,
     "more of it": [{"messages": said("m1", "a")}, {"messages": said("m1", "a", "m2", "b")}, {"title": "T"}],
     "one id twice": [{"messages": said("m1", "a", "m1", "b")}],
+    "one id four times": [{"messages": said("m1", "a", "m1", "b", "m2", "x", "m1", "b", "m1", "a")}] * 2,
+    "one id twice beside the log": [{"messages": said("m1", "a")}, {"messages": said("m1", "b", "m1", "a", "m1", "c")}],
+    "one id with two roles": [{"messages": said("m1", "a") + said("m1", "a", role="assistant")}],
     "another text under an id": [{"messages": said("m1", "a")}, {"messages": said("m1", "b", "m2", "c")}],
     "another text twice": [{"messages": said("m1", "a")}, {"messages": said("m1", "b")}, {"messages": said("m1", "b")}],
     "another role under an id": [{"messages": said("m1", "a")}, {"messages": said("m1", "a", role="assistant")}],
@@ -61,6 +64,9 @@ SAVES: dict[str, list[dict[str, Any]]] = {
         }
     ],
     "no role and no time": [{"messages": [{"id": "m1", "content": "a"}]}],
+    "members that are null": [
+        {"messages": [{"id": "m1", "content": "a", "role": None, "created_at": None, "metadata": None}]}
+    ],
     "a time to come": [{"messages": [{"id": "m1", "content": "a", "created_at": 1e11}]}],
 }
 

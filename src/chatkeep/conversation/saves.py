@@ -1,7 +1,8 @@
 """Saves from outside: a title and messages that somebody has, put into the conversation that there is.
 
-The log is never rewritten. What it has under an id stands, and another text under the same id is a conflict; a title is the last one
-that was given, by whom knew the one before. What gives way is written down as a note of kind "conflict", from which it can be restored.
+The log is never rewritten. What it has under an id stands, or else the first message of a save with that id; another text under the
+same id is a conflict. A title is the last one that was given, by whom knew the one before. What gives way is written down as a note
+of kind "conflict", from which it can be restored.
 """
 
 from __future__ import annotations
@@ -84,20 +85,26 @@ class Save(Struct, frozen=True, kw_only=True):
 
 
 def message_from(key: Key, given: SavedMessage | Mapping[str, Any]) -> SavedMessage:
-    """Return *given* as a message to be saved. Raises `BadMessage`."""
-    if isinstance(given, SavedMessage):
-        return given
+    """Return *given* as a message to be saved; members that are None count as absent. Raises `BadMessage`."""
     try:
-        return msgspec.convert(given, SavedMessage)
-    except (msgspec.ValidationError, TypeError) as fault:
+        if isinstance(given, SavedMessage):
+            message = given
+        else:
+            message = msgspec.convert({name: value for name, value in given.items() if value is not None}, SavedMessage)
+    except (msgspec.ValidationError, TypeError, AttributeError) as fault:
         raise BadMessage(
             f"{key}: a message that is saved has id, content, role and created_at ({fault}); nothing was touched."
         ) from fault
+    if message.created_at is not None and message.created_at != message.created_at:
+        raise BadMessage(
+            f"{key}: the message {message.id!r:.60} has a created_at that is no number; nothing was touched."
+        )
+    return message
 
 
 def drafts_from(key: Key, messages: Sequence[SavedMessage], *, at: float, limit: int) -> list[Draft]:
-    """Return *messages* ready to be stored; the first one under each id. Raises `BadMessage` or `TooLarge`."""
-    drafts: dict[str, Draft] = {}
+    """Return *messages* ready to be stored, in their order. Raises `BadMessage` or `TooLarge`."""
+    drafts: list[Draft] = []
     for message in messages:
         id = message_id(key, message.id)
         refuse_reserved(key, id)
@@ -110,8 +117,8 @@ def drafts_from(key: Key, messages: Sequence[SavedMessage], *, at: float, limit:
         created_at = round(max(created_at, 0.0) * 1000) / 1000
         told: dict[str, Any] = {"metadata": message.metadata, "channel": SAVED, "created_at": created_at}
         entry = entry_for(key, message.content, id=id, role=message.role, limit=limit, **told)
-        drafts.setdefault(id, Draft(role=message.role, content=message.content, id=id, entry=entry, **told))
-    return list(drafts.values())
+        drafts.append(Draft(role=message.role, content=message.content, id=id, entry=entry, **told))
+    return drafts
 
 
 def check_title(key: Key, title: str) -> str:
@@ -147,13 +154,18 @@ def save_into(
             notes.append(note_loss(there.row.key, TITLE, lost, at=at, id=_note_id(asked, "", asked.title)))
         elif lost is not None:
             notes.append(note_loss(there.row.key, TITLE, lost, at=at, id=f"{NOTE}{asked.token}"))
+    firsts: dict[str, Draft] = {}
+    differ: dict[str, None] = {}
     for draft in asked.drafts:
+        first = firsts.setdefault(draft.id, draft)
         message = known.get(draft.id)
-        if message is not None and not message.redacted and not _says(message, draft):
-            conflicts.append(draft.id)
+        if (message is None or not message.redacted) and not _says(message or first, draft):
+            differ[draft.id] = None
             lost = Loss((draft.id,), draft.content, draft.created_at, asked.by)
             notes.append(note_loss(there.row.key, MESSAGE, lost, at=at, id=_note_id(asked, draft.id, draft.content)))
-    drafts = [draft for draft in (*asked.drafts, *notes) if draft.id not in known]
+    kept = {note.id: note for note in notes}
+    drafts = [draft for draft in (*firsts.values(), *kept.values()) if draft.id not in known]
+    conflicts += differ
     marks = {"archived": asked.archived, "pinned": asked.pinned}
     marked: dict[str, Any] = {name: mark for name, mark in marks.items() if mark is not None}
     seen = record.seen if asked.seen is None else max(record.seen, min(asked.seen, there.row.head))
@@ -193,7 +205,7 @@ def _choose_title(there: Snapshot, asked: Save) -> tuple[Record, Loss | None]:
     return structs.replace(record, title=title, titled=(max(asked.at, at), asked.by, 0)), loss
 
 
-def _says(message: Message, draft: Draft) -> bool:
+def _says(message: Message | Draft, draft: Draft) -> bool:
     return message.role == draft.role and plain(message.content) == plain(draft.content)
 
 
