@@ -6,6 +6,7 @@ Its revision comes with the last write: what has that revision is complete. All 
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -26,7 +27,8 @@ Outcome = Literal["alike", "copied", "erased"]
 PAGE = 100
 TAIL = 50  # so many entries come with the row; a longer log is read in pages
 CHUNK_BYTES = 256 * 1024
-PATIENCE_S = 60.0  # how long a store that does not answer is asked again
+PATIENCE_S = 120.0  # how long a store that does not answer is asked again
+LONGEST_PAUSE_S = 5.0
 CONFLICTS = 20  # in a row, on one conversation of the new store, before somebody else is taken to write there
 PART = "~part:"
 """How the revision of a conversation begins whose log is not all there yet."""
@@ -216,7 +218,10 @@ def goes_on(row: Row, there: Row, first: int) -> bool:
 
 
 async def do(verb: Callable[[A], Awaitable[T]], act: A) -> T:
-    """Return the answer of an act; as all can be run again, a store that is away for a while is waited for."""
+    """Return the answer of an act; as all can be run again, a store that is away for a while, or that cannot keep up, is waited for.
+
+    Pauses grow and differ, so that those who ask again leave room for those who ask first.
+    """
     deadline, pause = time.monotonic() + PATIENCE_S, 0.05
     while True:
         try:
@@ -226,8 +231,8 @@ async def do(verb: Callable[[A], Awaitable[T]], act: A) -> T:
         except (Unavailable, Uncertain):
             if time.monotonic() > deadline:
                 raise
-        await asyncio.sleep(pause)
-        pause = min(2 * pause, 2.0)
+        await asyncio.sleep(random.uniform(pause / 2, pause))
+        pause = min(2 * pause, LONGEST_PAUSE_S)
 
 
 async def digest(driver: Driver, key: Key, start: int, head: int) -> blake2b:
