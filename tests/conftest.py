@@ -130,16 +130,20 @@ def sendable(value: Any) -> Any:
 DEAR = {"postgresql", "upstash", "durable-object"}
 """Kinds of store on which opening a fresh one takes a tenth of a second or more; on memory, SQLite and Redis it takes a tenth of that."""
 
-NEAR = {"memory", "sqlite"}
-"""Kinds that need no server: one that answers at once, and one whose acts take their time."""
-
 AROUND = {"channels", "cookie", "engine", "people", "server"}
-"""Folders of what is the same whatever store it stands on. `make test` tries it on the near kinds, and what needs a server on Redis;
+"""Folders of what is the same whatever store it stands on. `make test` tries it on one kind, the first of USUAL that a test has;
 `make long` tries it on the others. Stores themselves are tried elsewhere, on every kind, in `make test`."""
+
+USUAL = ("sqlite", "memory", "redis")
+"""SQLite comes first: it needs no server, and its acts take their time, as those of memory do not."""
 
 THOUSANDS = {"test_backlog.py", "test_corners.py", "test_listing.py", "test_long_backlog.py"}
 """Files whose tests do thousands of acts one after another. Over REST they take minutes, and run the scripts that Redis runs;
-`make quick` has them on memory alone."""
+`make test` has them on memory."""
+
+SAMPLED = {"acceptance", "faults", "web"}
+"""Folders whose tests take seconds each. `make test` tries each on the first of its parameters, `make long` on the others; what is
+marked `each` is tried on all of them in both."""
 
 CROSSING = {"acceptance", "cli", "client", "demos", "faults", "server", "web"}
 """Folders that `make quick` leaves out, whose tests start servers wherever they want, be it with `request.getfixturevalue`."""
@@ -151,19 +155,32 @@ FIRST = {"faults", "web"}
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sorts the tests into tiers: marks what needs a server, and what is long on its kind of store. What is slow comes first, and then
-    the folders in FIRST: with several workers, the others run beside it."""
+    """Sorts the tests into tiers: marks what needs a server, and what is long. What is slow comes first, and then the folders in
+    FIRST: with several workers, the others run beside it."""
     items[:] = [item for item in items if not (item.path.name in THOUSANDS and "upstash" in kinds(item))]
-    near = {test_of(item) for item in items if kinds(item) & NEAR}
+    on: dict[str, set[str]] = {}
     for item in items:
-        folder = folder_of(item.path)
-        if {folder, *getattr(item, "fixturenames", ()), *kinds(item)} & (SERVED | CROSSING):
+        on.setdefault(test_of(item), set()).update(kinds(item))
+    sampled: set[str] = set()
+    for item in items:
+        folder, uses = folder_of(item.path), set(getattr(item, "fixturenames", ()))
+        if {folder, *uses, *kinds(item)} & (SERVED | CROSSING):
             item.add_marker("server")
-        if folder in AROUND and kinds(item) & (DEAR | {"redis"} if test_of(item) in near else DEAR):
+        if folder in AROUND and kinds(item) & ((DEAR | {*USUAL}) - {usual_kind(item, on[test_of(item)])}):
             item.add_marker("long")
-        if item.path.name in THOUSANDS and "sqlite" in kinds(item):
-            item.add_marker("slow")
+        if "browser" in uses and not item.get_closest_marker("journey"):
+            item.add_marker("long")
+        if folder in SAMPLED and not (item.get_closest_marker("each") or item.get_closest_marker("long")):
+            if test_of(item) in sampled:
+                item.add_marker("long")
+            sampled.add(test_of(item))
     items.sort(key=lambda item: (item.get_closest_marker("slow") is None, folder_of(item.path) not in FIRST))
+
+
+def usual_kind(item: pytest.Item, kinds: set[str]) -> str | None:
+    """The kind of store on which `make test` tries a test of AROUND that can be tried on so many."""
+    order = sorted(USUAL, key="memory".__ne__) if item.path.name in THOUSANDS else USUAL
+    return next((kind for kind in order if kind in kinds), None)
 
 
 @functools.cache
