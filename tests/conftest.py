@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -138,11 +139,11 @@ USUAL = ("sqlite", "memory", "redis")
 """SQLite comes first: it needs no server, and its acts take their time, as those of memory do not."""
 
 THOUSANDS = {"test_backlog.py", "test_corners.py", "test_listing.py", "test_long_backlog.py"}
-"""Files whose tests do thousands of acts one after another. Over REST they take minutes, and run the scripts that Redis runs;
-`make test` has them on memory."""
+"""Files whose tests do thousands of acts one after another, on memory in `make test`, and are slow. Over REST they take minutes, and
+run the scripts that Redis runs."""
 
-SAMPLED = {"acceptance", "faults", "web"}
-"""Folders whose tests take seconds each. `make test` tries each on the first of its parameters, `make long` on the others; what is
+SAMPLED = {"acceptance", "cli", "demos", "faults", "web"}
+"""Folders whose tests mostly start programs. `make test` tries each on the first of its parameters, `make long` on the others; what is
 marked `each` is tried on all of them in both."""
 
 CROSSING = {"acceptance", "cli", "client", "demos", "faults", "server", "web"}
@@ -150,13 +151,13 @@ CROSSING = {"acceptance", "cli", "client", "demos", "faults", "server", "web"}
 
 
 FIRST = {"faults", "web"}
-"""Folders whose files take half a minute and more: a file is one worker's, so the small ones come last, and both workers end together."""
+"""Folders whose files take half a minute and more. A file is one worker's, so the small ones come last, and the workers end together."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sorts the tests into tiers: marks what needs a server, and what is long. What is slow comes first, and then the folders in
-    FIRST: with several workers, the others run beside it."""
+    """Sorts the tests into tiers: marks what needs a server, and what is long. What is slow comes first, then the folders in FIRST,
+    then the files with the most tests."""
     items[:] = [item for item in items if not (item.path.name in THOUSANDS and "upstash" in kinds(item))]
     on: dict[str, set[str]] = {}
     for item in items:
@@ -174,7 +175,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if test_of(item) in sampled:
                 item.add_marker("long")
             sampled.add(test_of(item))
-    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, folder_of(item.path) not in FIRST))
+        if item.path.name in THOUSANDS:
+            item.add_marker("slow")
+    size = Counter(item.path for item in items if not item.get_closest_marker("long"))
+
+    def place(item: pytest.Item) -> tuple[bool, bool, int]:
+        return item.get_closest_marker("slow") is None, folder_of(item.path) not in FIRST, -size[item.path]
+
+    items.sort(key=place)
 
 
 def usual_kind(item: pytest.Item, kinds: set[str]) -> str | None:
