@@ -47,7 +47,7 @@ if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 4 << 30:
 
 pytest.register_assert_rewrite("tests.support")  # what fails in there is shown as in a test
 
-from .support.stores import FAST, STORES, store_url  # noqa: E402
+from .support.stores import FAST, STORES, cluster_url, store_url  # noqa: E402
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext
@@ -232,7 +232,7 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A cluster of three Valkeys for the whole run, as the URL of a store; tests keep apart by their prefixes."""
     servers = redis_cluster("valkey-9", tmp_path_factory.mktemp("cluster"))
-    yield "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in servers)
+    yield cluster_url(servers)
     for server in servers:
         server.stop()
 
