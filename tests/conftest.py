@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -46,7 +47,7 @@ if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 4 << 30:
 
 pytest.register_assert_rewrite("tests.support")  # what fails in there is shown as in a test
 
-from .support.stores import FAST, STORES, store_url  # noqa: E402
+from .support.stores import FAST, STORES, cluster_url, store_url  # noqa: E402
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext
@@ -130,40 +131,64 @@ def sendable(value: Any) -> Any:
 DEAR = {"postgresql", "upstash", "durable-object"}
 """Kinds of store on which opening a fresh one takes a tenth of a second or more; on memory, SQLite and Redis it takes a tenth of that."""
 
-NEAR = {"memory", "sqlite"}
-"""Kinds that need no server: one that answers at once, and one whose acts take their time."""
-
 AROUND = {"channels", "cookie", "engine", "people", "server"}
-"""Folders of what is the same whatever store it stands on. `make test` tries it on the near kinds, and what needs a server on Redis;
+"""Folders of what is the same whatever store it stands on. `make test` tries it on one kind, the first of USUAL that a test has;
 `make long` tries it on the others. Stores themselves are tried elsewhere, on every kind, in `make test`."""
 
+USUAL = ("sqlite", "memory", "redis")
+"""SQLite comes first: it needs no server, and its acts take their time, as those of memory do not."""
+
 THOUSANDS = {"test_backlog.py", "test_corners.py", "test_listing.py", "test_long_backlog.py"}
-"""Files whose tests do thousands of acts one after another. Over REST they take minutes, and run the scripts that Redis runs;
-`make quick` has them on memory alone."""
+"""Files whose tests do thousands of acts one after another, on memory in `make test`, and are slow. Over REST they take minutes, and
+run the scripts that Redis runs."""
+
+SAMPLED = {"acceptance", "cli", "demos", "faults", "web"}
+"""Folders whose tests mostly start programs. `make test` tries each on the first of its parameters, `make long` on the others; what is
+marked `each` is tried on all of them in both."""
 
 CROSSING = {"acceptance", "cli", "client", "demos", "faults", "server", "web"}
 """Folders that `make quick` leaves out, whose tests start servers wherever they want, be it with `request.getfixturevalue`."""
 
 
 FIRST = {"faults", "web"}
-"""Folders whose files take half a minute and more: a file is one worker's, so the small ones come last, and both workers end together."""
+"""Folders whose files take half a minute and more. A file is one worker's, so the small ones come last, and the workers end together."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sorts the tests into tiers: marks what needs a server, and what is long on its kind of store. What is slow comes first, and then
-    the folders in FIRST: with several workers, the others run beside it."""
+    """Sorts the tests into tiers: marks what needs a server, and what is long. What is slow comes first, then the folders in FIRST,
+    then the files with the most tests."""
     items[:] = [item for item in items if not (item.path.name in THOUSANDS and "upstash" in kinds(item))]
-    near = {test_of(item) for item in items if kinds(item) & NEAR}
+    on: dict[str, set[str]] = {}
     for item in items:
-        folder = folder_of(item.path)
-        if {folder, *getattr(item, "fixturenames", ()), *kinds(item)} & (SERVED | CROSSING):
+        on.setdefault(test_of(item), set()).update(kinds(item))
+    sampled: set[str] = set()
+    for item in items:
+        folder, uses = folder_of(item.path), set(getattr(item, "fixturenames", ()))
+        if {folder, *uses, *kinds(item)} & (SERVED | CROSSING):
             item.add_marker("server")
-        if folder in AROUND and kinds(item) & (DEAR | {"redis"} if test_of(item) in near else DEAR):
+        if folder in AROUND and kinds(item) & ((DEAR | {*USUAL}) - {usual_kind(item, on[test_of(item)])}):
             item.add_marker("long")
-        if item.path.name in THOUSANDS and "sqlite" in kinds(item):
+        if "browser" in uses and not item.get_closest_marker("journey"):
+            item.add_marker("long")
+        if folder in SAMPLED and not (item.get_closest_marker("each") or item.get_closest_marker("long")):
+            if test_of(item) in sampled:
+                item.add_marker("long")
+            sampled.add(test_of(item))
+        if item.path.name in THOUSANDS:
             item.add_marker("slow")
-    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, folder_of(item.path) not in FIRST))
+    size = Counter(item.path for item in items if not item.get_closest_marker("long"))
+
+    def place(item: pytest.Item) -> tuple[bool, bool, int]:
+        return item.get_closest_marker("slow") is None, folder_of(item.path) not in FIRST, -size[item.path]
+
+    items.sort(key=place)
+
+
+def usual_kind(item: pytest.Item, kinds: set[str]) -> str | None:
+    """The kind of store on which `make test` tries a test of AROUND that can be tried on so many."""
+    order = sorted(USUAL, key="memory".__ne__) if item.path.name in THOUSANDS else USUAL
+    return next((kind for kind in order if kind in kinds), None)
 
 
 @functools.cache
@@ -207,7 +232,7 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A cluster of three Valkeys for the whole run, as the URL of a store; tests keep apart by their prefixes."""
     servers = redis_cluster("valkey-9", tmp_path_factory.mktemp("cluster"))
-    yield "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in servers)
+    yield cluster_url(servers)
     for server in servers:
         server.stop()
 

@@ -148,6 +148,7 @@ LEFT_TO_READERS = {"SECRET", "charge", "database"}
 """Names that the pages take for the reader's own."""
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_plain_type_checker_is_content_with_every_block(tmp_path: Path) -> None:
     """Of mypy as it is without settings. A block takes from those before it what it does not make itself."""

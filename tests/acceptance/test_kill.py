@@ -24,6 +24,7 @@ def killing(folder: Path, *options: str, kills: int = 12) -> subprocess.Complete
 
 
 @pytest.mark.slow
+@pytest.mark.each
 @few_or_many("kills", FEW, KILLS)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_I1_to_I5_nothing_is_lost_doubled_or_reordered_under_kill_9(tmp_path: Path, engine: str, kills: int) -> None:

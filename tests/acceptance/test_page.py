@@ -26,6 +26,7 @@ def demo(tmp_path: Path) -> Iterator[Demo]:
         yield demo
 
 
+@pytest.mark.journey
 def test_an_order_over_the_page(demo: Demo, person: BrowserContext, tmp_path: Path) -> None:
     """From hello to the oven, refreshed in the middle; the address names the chat, without any secret in it."""
     page = opened(person, demo.address)
@@ -66,6 +67,7 @@ def test_a_suggestion_is_one_press_away(demo: Demo, person: BrowserContext) -> N
     expect(page.get_by_role("group", name="Suggested replies")).to_be_visible()
 
 
+@pytest.mark.journey
 def test_two_tabs_agree(demo: Demo, person: BrowserContext) -> None:
     """What one tab sends the other shows, in the same order; a tab without an address finds the same conversation."""
     one = opened(person, demo.address)
@@ -90,6 +92,7 @@ def test_two_tabs_agree(demo: Demo, person: BrowserContext) -> None:
     expect(one.locator("#log > li")).to_have_count(9)
 
 
+@pytest.mark.journey
 def test_what_is_written_while_the_server_is_dead_arrives_once(
     demo: Demo, person: BrowserContext, tmp_path: Path
 ) -> None:
@@ -153,6 +156,7 @@ def test_ten_messages_without_a_network(demo: Demo, person: BrowserContext, tmp_
     assert ["menu", *words] == from_user(second, tmp_path)
 
 
+@pytest.mark.journey
 def test_a_share_opens_the_order_on_a_telephone(
     demo: Demo, person: BrowserContext, browser: Browser, tmp_path: Path
 ) -> None:
@@ -295,6 +299,7 @@ def test_a_long_talk_comes_in_pieces(demo: Demo, person: BrowserContext, tmp_pat
     expect(fresh.get_by_role("button", name="New messages")).to_be_hidden()
 
 
+@pytest.mark.journey
 def test_it_is_usable_by_keyboard_and_by_ear(demo: Demo, person: BrowserContext) -> None:
     """Enter sends, Shift+Enter does not, Escape clears; everything has a role and a name; half-typed words come back."""
     page = opened(person, demo.address)
@@ -318,6 +323,7 @@ def test_it_is_usable_by_keyboard_and_by_ear(demo: Demo, person: BrowserContext)
     expect(text).to_be_focused()
 
 
+@pytest.mark.journey
 def test_it_fits_a_small_dark_screen(demo: Demo, browser: Browser, tmp_path: Path) -> None:
     """No sideways scrolling on a telephone, readable in the dark, and still where motion is not wanted."""
     options = {"viewport": {"width": 320, "height": 568}, "color_scheme": "dark", "reduced_motion": "reduce"}

@@ -31,6 +31,7 @@ def sign_in(page: Page, user: str) -> None:
     ready(page)
 
 
+@pytest.mark.journey
 def test_a_guests_chat_goes_into_the_account(
     shop: Shop, person: BrowserContext, browser: Browser, tmp_path: Path
 ) -> None:
@@ -107,6 +108,7 @@ def test_notices_are_toasts_that_wait_for_who_reads(shop: Shop, person: BrowserC
     expect(back).to_have_count(0)
 
 
+@pytest.mark.journey
 def test_a_refresh_while_the_server_is_away(shop: Shop, person: BrowserContext) -> None:
     """The page opens with what was said; what is written is sent later. Nothing of /v1 is kept, and switched off, it goes."""
     page = opened(person, shop.address)

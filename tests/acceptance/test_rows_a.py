@@ -6,9 +6,8 @@ import asyncio
 import signal
 from pathlib import Path
 
-from playwright.sync_api import expect
+from playwright.sync_api import BrowserContext, expect
 
-from ..support.browsing import launched, profile
 from ..support.chat_page import ask, opened, ready, settled
 from ..support.program import Demo
 from ..support.rows import Visitor, durable, instance, put_forward
@@ -56,9 +55,9 @@ async def test_a7_a_bulk_order_is_completed_over_restarts_days_apart(url: str, t
     assert (True, {}) == ("What shall we print for you?" in later, fresh["lines"])
 
 
-def test_a7_a_bulk_order_over_the_page(tmp_path: Path) -> None:
+def test_a7_a_bulk_order_over_the_page(tmp_path: Path, person: BrowserContext) -> None:
     """Refreshed, killed and started again between its steps, in a real browser: the next question is the right one each time."""
-    with launched() as browser, profile(browser) as person, Demo(tmp_path, "bulk", "--store", "bulk.db") as demo:
+    with Demo(tmp_path, "bulk", "--store", "bulk.db") as demo:
         page = opened(person, demo.address)
         for step, (words, answer) in enumerate(ORDER):
             ask(page, words, answer)

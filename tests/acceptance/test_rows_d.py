@@ -7,9 +7,10 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import expect
+import pytest
+from playwright.sync_api import Browser, BrowserContext, expect
 
-from ..support.browsing import launched, profile
+from ..support.browsing import profile
 from ..support.chat_page import ask, opened, ready, settled, write
 from ..support.program import Demo
 from ..support.rows import Visitor, answered, durable, instance, place
@@ -62,10 +63,11 @@ async def put(client: Client, conversation: str, slot: str, value: Any) -> int:
     return answer.status
 
 
-def test_d5_after_a_refresh_the_page_goes_on_where_it_was(tmp_path: Path) -> None:
+@pytest.mark.journey
+def test_d5_after_a_refresh_the_page_goes_on_where_it_was(tmp_path: Path, person: BrowserContext) -> None:
     """ "Show me other tutors" after a refresh shows others; a half-filled form asks for what is missing after a refresh, a kill and
     both, and half-typed words are still there."""
-    with launched() as browser, profile(browser) as person, Demo(tmp_path, "tutoring", "--store", "desk.db") as demo:
+    with Demo(tmp_path, "tutoring", "--store", "desk.db") as demo:
         page = opened(person, demo.address)
         ask(page, "a math tutor for high school", "These fit (math, high school)")
         settled(page)
@@ -121,10 +123,9 @@ async def test_d6_a_session_is_shared_by_a_token_that_works_once(url: str, tmp_p
     assert [403, 404] == [written.status, foreign.status]
 
 
-def test_d6_a_link_opens_the_session_on_a_telephone(tmp_path: Path) -> None:
+def test_d6_a_link_opens_the_session_on_a_telephone(tmp_path: Path, browser: Browser) -> None:
     """From the share dialog of one browser to another one, in the middle of the form; each sees what the other writes."""
     with (
-        launched() as browser,
         Demo(tmp_path, "tutoring", "--store", "desk.db") as demo,
         profile(browser) as person,
         profile(browser, viewport={"width": 390, "height": 844}) as telephone,

@@ -78,6 +78,7 @@ def test_ten_messages_at_once(shop: Shop, person: BrowserContext) -> None:
     assert said(page) == said(tab)
 
 
+@pytest.mark.journey
 def test_two_devices_online_and_offline(shop: Shop, browser: Browser) -> None:
     """Different messages, and one slot that both have changed: both show the merged conversation, in one order, with nothing lost."""
     with profile(browser) as desk, profile(browser) as telephone:

@@ -126,6 +126,7 @@ def test_no_command_names_a_function_of_python(store: Path) -> None:
         assert (True, False) == (code in (1, 2), "()" in errors), errors
 
 
+@pytest.mark.each
 @pytest.mark.parametrize(
     ("url", "shown"),
     [

@@ -114,6 +114,7 @@ def test_times_are_those_of_this_machine_or_utc(store: Path) -> None:
     assert updated in utc
 
 
+@pytest.mark.each
 @pytest.mark.parametrize(
     ("passed", "said"),
     [(1, "just now"), (-30, "just now"), (61, "1 min ago"), (7300, "2 h ago"), (86_400 * 3.5, "3 d ago")],

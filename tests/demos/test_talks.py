@@ -171,6 +171,7 @@ SAKURA = [
 TALKS = {"bulk": BULK, "restaurant": RESTAURANT, "tutoring": TUTORING, "salon": SALON}
 
 
+@pytest.mark.each
 @pytest.mark.parametrize("bot", TALKS)
 async def test_nothing_is_forgotten_over_restarts(bot: str, tmp_path: Path) -> None:
     """Every message meets a new process on the same SQLite file, and is then delivered once more: the talk goes on as

@@ -11,6 +11,7 @@ from chatkeep import Message, Misconfigured, Turn, UsageError
 from chatkeep.demos import BOTS, demo_for, words
 from chatkeep.demos.menus import BELLA, understood
 
+pytestmark = pytest.mark.each
 SATURDAY = date(2026, 11, 21)
 
 

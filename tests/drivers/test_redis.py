@@ -62,6 +62,7 @@ from chatkeep.testing.proxy import Proxy
 from chatkeep.testing.servers import RedisServer, redis_cluster, redis_sentinel, stop_all
 from tests.support.plain_transport import PlainTransport
 from tests.support.soaking import SOAK, few_or_many, long
+from tests.support.stores import cluster_url
 from tests.support.waiting import takes, time_passes
 
 pytestmark = pytest.mark.server
@@ -90,7 +91,7 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp(kind)
     if kind == "cluster":
         servers = redis_cluster("valkey-9", folder)
-        yield Store("redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in servers), servers)
+        yield Store(cluster_url(servers), servers)
         for server in servers:
             server.kill()
     elif kind == "sentinel":
@@ -1270,7 +1271,7 @@ async def test_a_slot_that_moved_is_followed(tmp_path: Path) -> None:
     """Half-moved (ASK), moved (MOVED), and with keys on both sides: every act is done once, or certainly not."""
     servers = redis_cluster("valkey-9", tmp_path)
     try:
-        url = "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in servers)
+        url = cluster_url(servers)
         driver = await opened_on(url)
         bucket = driver._acts.buckets[redis_acts.bucket_of(redis_acts.member_of(ADA))]
         slot = key_slot(bucket.epoch)
@@ -1316,7 +1317,7 @@ async def test_a_node_that_is_down_takes_only_its_own_conversations_along(tmp_pa
     """The others go on; its own are unavailable, not absent, until it is back."""
     servers = redis_cluster("valkey-9", tmp_path, "--cluster-require-full-coverage", "no")
     try:
-        driver = await opened_on("redis+cluster://" + ",".join(f"127.0.0.1:{s.port}" for s in servers) + "?timeout=1")
+        driver = await opened_on(cluster_url(servers) + "?timeout=1")
         keys = [Key("", f"{n}") for n in range(30)]
         await asyncio.gather(*(say(driver, "m", key) for key in keys))
         servers[1].kill()
@@ -1341,7 +1342,7 @@ async def test_a_slot_is_looked_for_when_its_server_is_gone(tmp_path: Path) -> N
     """Nobody is left to say MOVED: the others are asked, and the call goes on to the new server within its deadline."""
     servers = redis_cluster("valkey-9", tmp_path, "--cluster-require-full-coverage", "no")
     try:
-        driver = await opened_on("redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in servers))
+        driver = await opened_on(cluster_url(servers))
         await say(driver, "m")
         name = driver._acts.buckets[redis_acts.bucket_of(redis_acts.member_of(ADA))].epoch
         owner = next(n for n, server in enumerate(servers) if b"MOVED" not in server.ask("GET", name.decode()))

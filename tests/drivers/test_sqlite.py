@@ -1099,6 +1099,7 @@ async def test_a_removal_during_a_commit_is_uncertain_and_the_same_act_settles_i
     assert ["a"] == await log_of(driver)
 
 
+@pytest.mark.slow
 async def test_files_of_two_databases_are_not_mixed(path: str) -> None:
     """A file that was moved over an open one is not opened with the other's -wal; the process that had it open makes room."""
     driver = await opened_on(path)
@@ -1120,6 +1121,7 @@ async def test_files_of_two_databases_are_not_mixed(path: str) -> None:
     await driver.close()
 
 
+@pytest.mark.slow
 async def test_one_process_writes_at_a_time_whatever_becomes_of_the_locks(
     driver: SqliteDriver, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1447,6 +1449,7 @@ async def test_many_looks_are_few_at_a_time(driver: SqliteDriver) -> None:
     assert {Unavailable} == set(map(type, await asyncio.gather(*looks, return_exceptions=True)))
 
 
+@pytest.mark.slow
 async def test_a_process_ends_while_a_statement_runs(path: str) -> None:
     """A program whose loop has ended, with the store left open."""
     body = f"    asyncio.create_task(driver.query({ENDLESS!r}))\n    await asyncio.sleep(0.3)\n    return"

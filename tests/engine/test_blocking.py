@@ -370,6 +370,7 @@ serve("eve")
 """
 
 
+@pytest.mark.slow
 def test_the_pages_wsgi_application_serves_from_forked_workers_and_threads(tmp_path: Path) -> None:
     """As it stands in docs/how-to/application.md: imported before the fork, opened after it, closed at exit."""
     page = (Path(__file__).parents[2] / "docs" / "how-to" / "application.md").read_text()
@@ -388,6 +389,7 @@ def test_the_pages_wsgi_application_serves_from_forked_workers_and_threads(tmp_p
         assert 5 == len(re.findall(r"\[.*?\]", line))
 
 
+@pytest.mark.slow
 def test_the_end_of_the_process_closes_what_was_opened_first_and_later(tmp_path: Path) -> None:
     """Also where the first one needed no executor, so that executors were imported after it was opened."""
     code = """

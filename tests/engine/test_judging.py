@@ -735,6 +735,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["later", "at_once", "plain"])
 async def test_system_exit_ends_the_process_and_is_not_counted(how: str, tmp_path: Any) -> None:
     """As Python has it; the next process answers the message, if it was in the log."""
@@ -748,6 +749,7 @@ async def test_system_exit_ends_the_process_and_is_not_counted(how: str, tmp_pat
         assert [] == (await keep.conversation("ada")).dead
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["hangs", "swallows"])
 async def test_what_hangs_does_not_keep_the_process_from_ending(how: str, tmp_path: Any) -> None:
     """Neither a thread nor a task that takes no notice of being cancelled."""

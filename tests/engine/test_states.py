@@ -92,6 +92,7 @@ async def test_a_change_that_makes_an_unreadable_state_is_refused(opened: Any, k
     assert before == await keep.conversation("ada")
 
 
+@pytest.mark.slow
 async def test_a_rebuilt_state_that_could_not_be_read_is_the_hooks_fault(opened: Any) -> None:
     """The message waits, and is not blamed."""
 

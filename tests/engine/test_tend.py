@@ -68,6 +68,7 @@ async def test_tend_answers_what_other_processes_have_left(opened: Open) -> None
     assert Tended() == await one.tend()
 
 
+@pytest.mark.slow
 async def test_what_fails_is_tried_again_by_the_next_call(opened: Open) -> None:
     """Its pause is not waited for, and nobody holds it meanwhile."""
     broken = True

@@ -110,22 +110,23 @@ async def test_f9_cancelled_callers_leave_nothing_half_done(url: str, opening: A
     """Two hundred callers go away at any moment; what they sent is there once or not at all, and nobody gets another's answer."""
     keeps = [await opening(url) for _ in range(2)]
     clients = Clients(keeps)
+    began = time.monotonic()
+    await asyncio.gather(*(clients.insist(f"c{number % 10}", f"before {number}") for number in range(50)))
+    longest = max(0.5, 2 * (time.monotonic() - began))  # as busy as this machine is, some are answered and some are not
 
     async def impatient(number: int) -> None:
-        await time_passes(random.random() * 0.5)
+        await time_passes(random.random() * longest)
         with suppress(TimeoutError):
-            async with asyncio.timeout(
-                random.random() ** 3 * 0.5
-            ):  # on a slow machine some are answered, on a fast one not all
+            async with asyncio.timeout(random.random() ** 3 * longest):
                 await clients.send(f"c{number % 10}", str(number))
 
     await asyncio.gather(*(impatient(number) for number in range(200)))
-    acked = sum(one.acked for one in clients.told)
+    acked = sum(one.acked for one in clients.told) - 50
     for number in range(200):
         await clients.insist(f"c{number % 10}", str(number))
     verdict = await clients.verdict()
 
-    assert ([], 200) == (verdict.faults, verdict.acked)
+    assert ([], 250) == (verdict.faults, verdict.acked)
     assert 0 < acked < 200, "every caller was cancelled, or none"
     assert verdict.unacked > 0, "no caller was cancelled between a commit and its answer"
     assert [(0, 0)] * 2 == [(keep.statistics.engine.waiting, keep.statistics.engine.workers) for keep in keeps]
@@ -143,27 +144,31 @@ async def test_f12_a_herd_on_one_conversation_holds_up_no_other(url: str, openin
             progress.append(len(found.state.get("seen", [])) if found else 0)
             await takes(0.02)
 
-    async def other(number: int) -> float:
-        await time_passes(0.05)
+    async def other(name: str) -> float:
         began = time.monotonic()
         for _ in range(3):
-            await clients.insist(f"c{number}")
+            await clients.insist(name)
         return (time.monotonic() - began) / 3
 
+    def turns() -> int:
+        return sum(keep.statistics.engine.turns for keep in keeps)
+
+    alone, before = await asyncio.gather(*(other(f"before{number}") for number in range(20))), turns()
     watching = asyncio.create_task(watch())
     herd = asyncio.gather(*(clients.insist("herd", within=30) for _ in range(250)))
-    others = await asyncio.gather(*(other(number) for number in range(20)))
+    await time_passes(0.05)
+    others = await asyncio.gather(*(other(f"c{number}") for number in range(20)))
     left = 250 - progress[-1]
     await herd
     watching.cancel()
     await asyncio.wait([watching])
     verdict = await clients.verdict()
 
-    assert ([], 310) == (verdict.faults, verdict.acked)
+    assert ([], 370) == (verdict.faults, verdict.acked)
     assert progress == sorted(progress)
     assert left > 0, "the herd was through before the others: this says nothing"
-    assert max(others) < 1.0
-    assert sum(keep.statistics.engine.turns for keep in keeps) < 1.05 * 310
+    assert max(others) < 1.0 + 10 * max(alone)  # (a machine that is busy is slow with both)
+    assert turns() - before < 1.05 * 310
 
 
 @pytest.mark.parametrize("url", ["redis", "postgresql"], indirect=True)

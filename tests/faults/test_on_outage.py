@@ -26,7 +26,7 @@ def url_of(stand: Stand) -> str:
 
 
 async def kill(stand: Stand, keep: Any) -> None:
-    """kill -9 of the server, and a moment for *keep* to notice: a process that it has forked may live a little longer."""
+    """kill -9 of the server, and a moment for *keep* to notice."""
     stand.server.kill()
     await until(lambda: keep.trouble)
 

@@ -377,6 +377,7 @@ async def test_I9_a_service_key_has_its_tenant_and_no_other(place: Place, asked:
     assert (own.status in (401, 403)) == (asked.name in FOR_ALL)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("asked", ASKED, ids=lambda asked: asked.name)
 async def test_head_and_options_and_override_give_no_more(place: Place, asked: Asked) -> None:
     """HEAD is judged as GET, OPTIONS says nothing of what is there, and no header makes another method of one."""

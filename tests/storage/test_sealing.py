@@ -86,6 +86,7 @@ class TestSealedMemory(DriverContract):
         empty_shelf(self.url)
 
 
+@pytest.mark.slow
 def test_random_histories() -> None:
     """Three sealed connections on one store never answer otherwise than the model."""
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from chatkeep.testing.servers import RedisServer
 
 from .soaking import long
 
@@ -37,3 +40,8 @@ def store_url(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
             return f"{request.getfixturevalue('workerd').url}&store={name}"
         case _:
             return f"{request.getfixturevalue('postgres').url}?schema=t{name}"
+
+
+def cluster_url(servers: Iterable[RedisServer]) -> str:
+    """The URL of the store that is on a cluster of *servers*."""
+    return "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in servers)

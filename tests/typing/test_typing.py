@@ -17,7 +17,7 @@ import pytest
 from chatkeep.errors import Misconfigured
 from chatkeep.settings import Flags, Options, Settings, seconds, settings_from
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.long, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 

@@ -34,6 +34,7 @@ def until(page: Page, condition: str, argument: object = None) -> None:
     page.wait_for_function(f"(given) => {condition}", arg=argument)
 
 
+@pytest.mark.journey
 def test_a_list_is_changed_here_and_seen_elsewhere(
     shop: Shop, person: BrowserContext, browser: Browser, user: str
 ) -> None:
@@ -74,6 +75,7 @@ def test_a_list_is_changed_here_and_seen_elsewhere(
     assert page.evaluate("account.conversations.find((one) => one.id === ids.trip).archived")
 
 
+@pytest.mark.journey
 def test_sign_in_switch_and_sign_out(shop: Shop, person: BrowserContext) -> None:
     """A guest's chats go into the account; subscribers of every tab are told; nothing of the old user stays but what is not sent."""
     ada, eve = next(USERS), next(USERS)
@@ -257,6 +259,7 @@ def test_a_device_can_be_ended_and_a_new_one_is_told(
         until(page, "account.conversations[0]?.title === 'Mine'")
 
 
+@pytest.mark.journey
 def test_what_gave_way_can_be_put_back(shop: Shop, person: BrowserContext, browser: Browser, user: str) -> None:
     """Two devices change one slot and one title, one of them without a line: both agree, and the one is offered what it has lost."""
     page = account_of(person, shop.address, user)
@@ -322,6 +325,7 @@ def test_a_claim_is_of_who_asked_for_it(shop: Shop, person: BrowserContext) -> N
     assert [] == page.evaluate("account.conversations")
 
 
+@pytest.mark.journey
 def test_an_applications_own_old_data_is_taken_over_once(shop: Shop, person: BrowserContext, user: str) -> None:
     """By the docs' example: what a page of its own kept is saved with times and roles; broken off, it goes on; then never again."""
     page = account_of(person, shop.address, user)

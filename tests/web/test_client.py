@@ -61,6 +61,7 @@ def test_it_needs_nothing() -> None:
     assert {} == json.loads((CLIENT / "package.json").read_text()).get("dependencies", {})
 
 
+@pytest.mark.journey
 def test_a_chat_begins_with_its_first_message_and_is_kept(shop: Shop, person: BrowserContext) -> None:
     """Looking creates nothing; after a refresh the same conversation is there, and a new name begins another."""
     requests = asked(person)
@@ -81,6 +82,7 @@ def test_a_chat_begins_with_its_first_message_and_is_kept(shop: Shop, person: Br
     assert [] == said(page)
 
 
+@pytest.mark.journey
 def test_a_message_goes_from_sending_to_sent_to_delivered(shop: Shop, person: BrowserContext) -> None:
     """It is shown at once; each step is told once, under one id."""
     page = bare(person, shop.address)
@@ -98,6 +100,7 @@ def test_a_message_goes_from_sending_to_sent_to_delivered(shop: Shop, person: Br
     wait(page, "!chat.typing")
 
 
+@pytest.mark.journey
 def test_two_tabs_agree_and_one_follows_the_other(shop: Shop, person: BrowserContext) -> None:
     """One event stream for both; what either sends both show, in one order; when the leader closes, the other goes on."""
     one = bare(person, shop.address)
@@ -149,6 +152,7 @@ def test_a_tab_that_follows_shows_the_reply_while_it_is_made(shop: Shop, person:
         assert 2 == len(said(tab))
 
 
+@pytest.mark.journey
 def test_ten_messages_written_offline_arrive_once_and_in_order(shop: Shop, person: BrowserContext) -> None:
     """They are shown, survive a closed tab, and go out when the line is back; the status says so."""
     page = bare(person, shop.address)
@@ -200,6 +204,7 @@ def test_while_the_server_answers_503_it_goes_on_locally(shop: Shop, person: Bro
     assert ["before", "meanwhile", "form"] == from_user(page)
 
 
+@pytest.mark.journey
 def test_a_server_that_is_killed_while_people_type(shop: Shop, person: BrowserContext) -> None:
     """kill -9 in the middle of a reply: it is made again; what was written meanwhile arrives once."""
     page = bare(person, shop.address)
@@ -220,6 +225,7 @@ def by_turn(page: Page) -> list[dict[str, Any]]:
     return sorted(log(page), key=lambda message: (message.get("reply_to") or message["number"], message["number"]))
 
 
+@pytest.mark.journey
 def test_a_streamed_reply_goes_on_after_a_refresh(shop: Shop, person: BrowserContext) -> None:
     """All that was said so far is there at once, then the rest, then the recorded reply in its place."""
     page = bare(person, shop.address)
@@ -254,6 +260,7 @@ def test_a_connection_that_is_cut_in_a_reply_goes_on_behind_the_piece(shop: Shop
     assert grown == sorted(grown, key=len)
 
 
+@pytest.mark.journey
 def test_an_answer_that_got_lost_is_not_given_twice(shop: Shop, person: BrowserContext) -> None:
     """The server has taken the message and the page never hears of it: sent again under the same id."""
     page = bare(person, shop.address)
@@ -287,6 +294,7 @@ def test_where_no_stream_gets_through_it_asks(
     assert "offline" != page.evaluate("chat.status")
 
 
+@pytest.mark.journey
 def test_a_share_opens_the_chat_in_another_browser_once(shop: Shop, person: BrowserContext, browser: Browser) -> None:
     """The link leaves the address bar at once; both go on with one conversation; used again, it says so."""
     page = bare(person, shop.address)
@@ -309,6 +317,7 @@ def test_a_share_opens_the_chat_in_another_browser_once(shop: Shop, person: Brow
         assert ([], 404) == (said(late), late.evaluate("chat.problem.status"))
 
 
+@pytest.mark.journey
 def test_a_half_filled_form_comes_back(shop: Shop, person: BrowserContext) -> None:
     """Saved while it is typed, with few requests; there after a refresh, in every tab, and the bot reads it."""
     requests = asked(person)
@@ -381,6 +390,7 @@ def test_two_people_fill_in_one_form(shop: Shop, person: BrowserContext, browser
             )
 
 
+@pytest.mark.journey
 def test_what_is_refused_fails_and_can_be_tried_again(shop: Shop, person: BrowserContext) -> None:
     """A message the server will never take lets the next ones pass; one that the bot gives up is kept, and asked anew."""
     page = bare(person, shop.address)
@@ -460,6 +470,7 @@ def test_with_a_cookie_no_script_can_read_the_token(shop: Shop, person: BrowserC
     ]
 
 
+@pytest.mark.journey
 def test_a_page_may_bring_its_own_token(shop: Shop, person: BrowserContext) -> None:
     """A site with sign-in mints tokens itself: asked for when needed, again when one is refused, and stored nowhere."""
     page = bare(person, shop.address)

@@ -72,6 +72,7 @@ def said(page: Page, text: str) -> list[Any]:
     return found
 
 
+@pytest.mark.journey
 @pytest.mark.parametrize("secure", [None, True])
 def test_a_browser_keeps_the_chat(browser: Browser, secure: bool | None) -> None:
     """Through restarts of the server and of the page; another person has another chat; scripts see nothing; it ends with the order."""

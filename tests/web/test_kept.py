@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import BrowserContext
 
 from ..support.browsing import Shop, send, wait
@@ -27,6 +28,7 @@ KEPT = """async () => { const open = indexedDB.open('chatkeep'); await new Promi
     open.result.close(); return all.result.map((item) => [item.v, item.content]); }"""
 
 
+@pytest.mark.journey
 def test_format_1_is_moved_on(shop: Shop, person: BrowserContext) -> None:
     """A message and two changes of slots that release 0.2.0 has kept: sent once, on top of what others have changed since."""
     page = person.new_page()
@@ -58,6 +60,7 @@ def test_format_1_is_moved_on(shop: Shop, person: BrowserContext) -> None:
     assert [[3, "of a newer release"]] == page.evaluate(KEPT)
 
 
+@pytest.mark.journey
 def test_format_2_goes_on(shop: Shop, person: BrowserContext) -> None:
     """Of an account: its list is shown before the server has said anything, and what was done and written without a line is sent once."""
     page = person.new_page()

@@ -146,6 +146,7 @@ def said(page: Page) -> list[str]:
     return [f"{line.locator('.who').text_content()}: {line.locator('.said').inner_text()}" for line in lines]
 
 
+@pytest.mark.journey
 def test_an_operator_sees_the_conversations_of_their_tenant_only(
     service: Service, person: BrowserContext, tmp_path: Path
 ) -> None:
@@ -188,6 +189,7 @@ def test_an_operator_sees_the_conversations_of_their_tenant_only(
     expect(page.get_by_label("Name", exact=True)).to_be_visible()
 
 
+@pytest.mark.journey
 def test_a_talk_is_read_live(service: Service, person: BrowserContext) -> None:
     """Messages, state, numbers, and those set aside, as they come; earlier ones on demand."""
     for number in range(30):
@@ -212,6 +214,7 @@ def test_a_talk_is_read_live(service: Service, person: BrowserContext) -> None:
     expect(page.locator("#list a")).to_contain_text("1 failed")
 
 
+@pytest.mark.journey
 def test_a_person_takes_over_and_hands_back(service: Service, person: BrowserContext, tmp_path: Path) -> None:
     """Writing pauses the bot in the same act; what was said then is passed over or answered when it is handed back."""
     service.receive("ada", "hello")
@@ -284,6 +287,7 @@ def test_colleagues_are_told_why(service: Service, person: BrowserContext, tmp_p
     assert {"said": ["mine"]} == found.state
 
 
+@pytest.mark.journey
 def test_what_waits_for_people_is_done_in_bulk(service: Service, person: BrowserContext, tmp_path: Path) -> None:
     """Messages that failed, replies that did not go out, and customers without an answer, each for many at once."""
     for name in ("ada", "bob"):
@@ -414,6 +418,7 @@ def test_a_reply_that_was_not_delivered_is_sent_again(service: Service, person: 
     expect(reply.get_by_role("button", name="Send again")).to_have_count(0)
 
 
+@pytest.mark.journey
 def test_hostile_words_are_shown_and_nothing_runs(service: Service, person: BrowserContext, tmp_path: Path) -> None:
     """Markup is text, what is invisible or turns a line around is a token, and long lines stay within a telephone."""
     name = HOSTILE + "x" * 200
@@ -616,6 +621,7 @@ def test_a_wrong_key_says_so(service: Service, person: BrowserContext) -> None:
     assert re.fullmatch(r".*/operator#ada", page.url)
 
 
+@pytest.mark.journey
 def test_the_palette_does_everything(service: Service, person: BrowserContext, tmp_path: Path) -> None:
     """Every act, by Control and K: found by the beginnings of words, told to screen readers, and nothing runs of what names hold."""
     service.receive("ada", "hello")
@@ -757,6 +763,7 @@ def test_every_act_is_in_the_one_table(service: Service, person: BrowserContext)
     assert "" not in page.locator("#keylist dd").all_inner_texts()
 
 
+@pytest.mark.journey
 def test_a_conversation_is_assigned(service: Service, person: BrowserContext, tmp_path: Path) -> None:
     """Taking over assigns; the list tells and is filtered by it; a colleague is given it; two who take one at once are told."""
     for name in ("ada", "bob"):
@@ -789,6 +796,7 @@ def test_a_conversation_is_assigned(service: Service, person: BrowserContext, tm
     assert "Desk" == page.title()
 
 
+@pytest.mark.journey
 def test_canned_replies_are_kept_and_chosen(service: Service, person: BrowserContext, tmp_path: Path) -> None:
     """Kept on a page of their own, chosen by / or a button; a name that means harm is filled in as one line of plain text, once."""
     name = "\u202eEve\n{agent} <b>\u2066\u200b"
@@ -861,6 +869,7 @@ def sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samples, "SAMPLE_S", 0.2)
 
 
+@pytest.mark.journey
 @pytest.mark.usefixtures("sampled")
 def test_health_is_drawn(service: Service, person: BrowserContext, tmp_path: Path) -> None:
     """Charts of what was sampled, told to screen readers in words; the servers, and the settings for who may switch."""

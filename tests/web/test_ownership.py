@@ -83,6 +83,7 @@ def test_two_workspaces_with_a_conversation_of_one_name(shop: Shop, person: Brow
     assert [] == page.evaluate(KEPT)
 
 
+@pytest.mark.journey
 def test_two_people_one_after_another(shop: Shop, person: BrowserContext) -> None:
     """Also in a conversation that both may open: nothing goes out in the other's name."""
     page = blank(person, shop)
@@ -153,6 +154,7 @@ def test_nobody_is_signed_in_any_more(shop: Shop, person: BrowserContext) -> Non
     assert ["from ada"] == log(page)
 
 
+@pytest.mark.journey
 @pytest.mark.parametrize("hint", [{"token": "fixed"}, {"user": "ada"}, {}], ids=["token", "user", "nothing"])
 def test_a_start_without_a_line(shop: Shop, person: BrowserContext, hint: dict[str, str]) -> None:
     """What was seen last is shown to whoever held this credential, to nobody else; what is written goes out later."""
@@ -183,6 +185,7 @@ def test_a_start_without_a_line(shop: Shop, person: BrowserContext, hint: dict[s
     assert ["before", "meanwhile"] == log(page)
 
 
+@pytest.mark.journey
 def test_what_is_written_before_a_visitor_is_known(shop: Shop, person: BrowserContext) -> None:
     """It waits under the chat's name, survives a refresh, and goes into the conversation that then begins, once."""
     page = bare(person, shop.address)

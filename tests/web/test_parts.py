@@ -128,6 +128,7 @@ def told(service: Service, page: Page, content: Content) -> Locator:
     return page.locator("#log > li.assistant").last.locator(".said")
 
 
+@pytest.mark.journey
 def test_markdown_is_shown_as_what_it_means(service: Service, person: BrowserContext) -> None:
     """What bots and people of the site write; what a visitor writes stays as it is, but for links."""
     chat = opened(person, service.address)
@@ -165,6 +166,7 @@ def test_words_that_are_no_markdown_stay_as_they_are(service: Service, person: B
     assert "one\ntwo\n\n  three" == told(service, chat, "one\ntwo\n\n  three").inner_text()
 
 
+@pytest.mark.journey
 def test_what_is_hostile_does_nothing(service: Service, person: BrowserContext) -> None:
     """As a bot's reply, a person's, a visitor's own, and as parts; when it comes, and when it is loaded."""
     asked: list[str] = []
@@ -204,6 +206,7 @@ def test_a_link_or_file_that_is_not_what_it_says_is_told(service: Service, perso
     expect(file).to_contain_text("EXE · evil.example")
 
 
+@pytest.mark.journey
 def test_files_places_and_people_are_shown(service: Service, person: BrowserContext) -> None:
     """With name, kind and size; a place leads to its map; what cannot be opened here says so; how a reply came about is not shown."""
     chat = opened(person, service.address)
@@ -257,6 +260,7 @@ def test_pictures_have_their_room_before_they_come(service: Service, person: Bro
     assert image.get_attribute("src") == "https://cdn.example/wide.svg"
 
 
+@pytest.mark.journey
 def test_starters_and_choices_are_said_by_pressing(service: Service, person: BrowserContext) -> None:
     """A choice with an id of its own comes as from a channel; sections have their headings."""
     chat = opened(person, service.address)
@@ -330,6 +334,7 @@ def test_page_keys_scroll_the_log_from_where_one_writes(service: Service, person
     expect(chat.get_by_label("Your message")).to_be_focused()
 
 
+@pytest.mark.journey
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [375, 1440])
 def test_everybody_can_use_it(service: Service, browser: Browser, width: int, scheme: Any) -> None:

@@ -68,6 +68,7 @@ def service(running: Service) -> Service:
     return running
 
 
+@pytest.mark.journey
 @pytest.mark.parametrize("kind", HIDDEN)
 def test_what_hides_or_floods_is_one_token_and_hides_nothing_else(
     service: Service, person: BrowserContext, kind: str
@@ -149,6 +150,7 @@ def test_a_message_that_cannot_be_drawn_is_told_and_the_others_are_shown(
     expect(chat.locator("#log")).to_contain_text("This message cannot be shown here.")
 
 
+@pytest.mark.journey
 def test_an_error_of_the_page_is_told(service: Service, person: BrowserContext) -> None:
     """In words, on both pages."""
     chat = opened(person, service.address)

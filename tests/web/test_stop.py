@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
 from anyio.from_thread import start_blocking_portal
 from playwright.sync_api import BrowserContext, expect
 
@@ -15,6 +16,7 @@ from ..support.serving import served
 from ..support.waiting import takes
 
 
+@pytest.mark.journey
 def test_a_reply_is_stopped_with_a_button(person: BrowserContext) -> None:
     """In the other tab of the same chat; the first one sees it too, and goes on. What waits meanwhile can be taken back."""
     keep: Chatkeep[Any] = Chatkeep("memory://")

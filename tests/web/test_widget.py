@@ -69,6 +69,7 @@ def held(page: Page) -> str:
     return found
 
 
+@pytest.mark.journey
 def test_one_script_brings_a_button_and_behind_it_the_chat(
     service: Service, site: Site, person: BrowserContext
 ) -> None:
@@ -140,6 +141,7 @@ def test_the_focus_stays_in_it_until_it_is_closed(service: Service, site: Site, 
     expect(page.get_by_role("dialog")).to_be_hidden()
 
 
+@pytest.mark.journey
 def test_only_named_sites_may_show_it(service: Service, site: Site, browser: Browser) -> None:
     """The browser refuses it to others, also under a name that ends alike; the page itself is framed by nobody."""
     context = browser.new_context()

@@ -56,6 +56,7 @@ def answer(turn: Turn) -> str:
     return f"page {search['page']} of {search['subject']}"
 
 
+@pytest.mark.journey
 def test_a_tutoring_page_keeps_its_chat(worker: DurableObjectServer, person: BrowserContext) -> None:
     """Messages and slots come back after a refresh, an outage and a kill -9; a second tab sees them; a bot answers when there is one."""
     client = ROOT / "clients" / "js"

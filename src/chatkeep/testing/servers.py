@@ -121,7 +121,10 @@ class Server:
     def _end(self, number: int) -> None:
         if self.process is None:
             return
-        family = self._family() if number == signal.SIGKILL else []
+        family = []
+        if number == signal.SIGKILL:
+            self._signal(signal.SIGSTOP)  # or it might fork one more, which lives on and answers
+            family = self._family()
         self._signal(number)
         for child in family:
             with contextlib.suppress(psutil.NoSuchProcess):
