@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import random
-import socket
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -21,6 +20,7 @@ from ...errors import BadMessage, ChatkeepError, Corrupt, Misconfigured, Overloa
 from ...extras import from_extra
 from ..base import WAITING, Key, Pool, settle
 from ..batching import BatchingQueue
+from ..sockets import keep_alive
 from ..statements import numbered
 from .seam import Site, Statement, in_schema
 
@@ -180,7 +180,7 @@ class Connections:
             )
         except Exception as fault:
             raise self.closed_door(fault) from fault
-        _keep_alive(connection)
+        keep_alive(_transport_of(connection))
         version, encoding = connection.get_server_version(), connection.get_settings().server_encoding
         if version.major < OLDEST or encoding != "UTF8":
             connection.terminate()
@@ -472,13 +472,9 @@ INNER = ("_transport",)
 a test looks whether they are there."""
 
 
-def _keep_alive(connection: asyncpg.Connection) -> None:
-    # A listener only waits: a host that is gone must show by itself, and does so after 60 s instead of the system's two hours.
-    link = connection._transport.get_extra_info("socket")
-    for option, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
-        if link is not None and link.family != socket.AF_UNIX and hasattr(socket, option):
-            link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            link.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+def _transport_of(connection: asyncpg.Connection) -> asyncio.BaseTransport:
+    transport: asyncio.BaseTransport = connection._transport
+    return transport
 
 
 def replaced(store: str) -> str:
