@@ -457,7 +457,7 @@ def test_the_commands_load_neither_a_server_nor_a_driver() -> None:
 
 
 def test_the_redis_driver_without_its_transport_needs_no_hiredis() -> None:
-    """The verbs, the scripts and what is said of a store serve any transport: only `transport` and its connections know a client library."""
+    """The verbs, the scripts and what is said of a store serve any transport: `transport` and its connections alone know hiredis."""
     ours = ("drivers.redis.transport", "drivers.redis.connection")
     names = [name for name in modules() if name.startswith("drivers.redis") and name not in ours]
     code = (

@@ -47,6 +47,22 @@ DAMAGED = ("23", "XX001", "XX002")  # a constraint that chatkeep's acts cannot b
 ONE_ITEM = (*BAD_DATA, *DAMAGED, LOCKED)  # what one item may do to its batch
 READ_ONLY = "25006"
 
+ARRAYS = [
+    {
+        "oid": oid,
+        "ns": "pg_catalog",
+        "name": f"_{name}",
+        "kind": b"b",
+        "elemtype": element,
+        "elemtype_name": name,
+        "elemdelim": b",",
+    }
+    | dict.fromkeys(("range_subtype", "attrtypoids", "basetype"))
+    for oid, name, element in ((1001, "bytea", 17), (1016, "int8", 20), (1022, "float8", 701))
+]
+"""What acts travel in, beside text[]. asyncpg would ask each server, on each connection, by a query that takes tens of milliseconds;
+their numbers are those of any PostgreSQL."""
+
 POOLER = "Behind a pooler by transaction (PgBouncer, Supavisor), say ?pooler=transaction."
 
 
@@ -102,7 +118,9 @@ class Connections:
 
     def read(self, statement: Statement, act: Any) -> asyncio.Future[Any]:
         """Run *statement* on *act*, and on what else waits for it."""
-        return self.readers.call(statement, act)
+        # Where one act follows another, as in a function that is started for one message, one connection is enough.
+        reads = self.writer if self.writer.is_free and not self.readers.is_open else self.readers
+        return reads.call(statement, act)
 
     def write(self, statement: Statement, act: Any) -> asyncio.Future[Any]:
         """Run *statement* on *act*, and on what else waits for it."""
@@ -181,6 +199,7 @@ class Connections:
         except Exception as fault:
             raise self.closed_door(fault) from fault
         keep_alive(_transport_of(connection))
+        connection.get_settings().register_data_types(ARRAYS)
         version, encoding = connection.get_server_version(), connection.get_settings().server_encoding
         if version.major < OLDEST or encoding != "UTF8":
             connection.terminate()
@@ -278,6 +297,7 @@ class Combiner:
         # Whoever is sent has the other half of its time for the answer.
         self._patience = connections.site.timeout / 2
         self._down = False
+        self._busy = 0  # connections with a statement under way
         self._tasks = [
             asyncio.create_task(self._work(place), name=f"chatkeep postgresql {name} {place}") for place in range(size)
         ]
@@ -305,7 +325,8 @@ class Combiner:
 
     async def _work(self, place: int) -> None:
         try:
-            while await self._queue.filled():
+            # (What comes is for whoever is connected already, if he has nothing else to do.)
+            while await self._queue.filled(last=self._connections[place] is None):
                 connection = self._connections[place]
                 if connection is None or connection.is_closed():
                     connection = self._connections[place] = await self._reconnected(place)
@@ -314,9 +335,11 @@ class Combiner:
                 batch = self._taken()
                 if batch:
                     self._queue.begin(batch)
+                    self._busy += 1
                     try:
                         await self._run(connection, batch)
                     finally:
+                        self._busy -= 1
                         self._queue.end(batch)
                 elif self._queue.closing:  # what is left waits for a batch under way, whose connection takes it then
                     return
@@ -344,6 +367,16 @@ class Combiner:
             return None
         self._down = False
         return connection
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection."""
+        return self._open > 0
+
+    @property
+    def is_free(self) -> bool:
+        """Whether a connection has nothing to do."""
+        return self._open > self._busy and not self._queue.calls
 
     @property
     def _open(self) -> int:
