@@ -1,7 +1,7 @@
 """The stores without a TCP connection of their own beside their floors, by turns: `python -m benchmarks.edges`.
 
 Redis over REST: a write of the driver, beside one bare EVAL in a request of its own. Durable Objects: a write, one that moves an index,
-and a read of a row with 20 entries, beside a bare read-modify-write of one row of one object. One act at a time on one connection, so
+and a read of a row with 20 entries, beside a bare read-modify-write of one row of one object, and of one that tells a second. One act at a time on one connection, so
 the figures are what a caller waits for; the least and the median of a round's means, and how many times as fast as the floor they are
 within a round. Then the requests of a warm `receive`. `--record` puts all of it into results.json and RESULTS.md.
 """
@@ -45,20 +45,34 @@ export class Conversation extends DurableObject {
       return row ? row.revision : null;
     });
   }
+  async tell(revision, body) {
+    const old = this.change(revision, body);
+    await this.env.SHARD.get(this.env.SHARD.idFromName("a")).put(revision);
+    return old;
+  }
 }
-export class Shard extends DurableObject {}
+export class Shard extends DurableObject {
+  constructor(ctx, env) {
+    super(ctx, env);
+    ctx.storage.sql.exec("create table if not exists t(k integer primary key, revision text)");
+  }
+  put(revision) {
+    this.ctx.storage.sql.exec("insert or replace into t values (0, ?)", revision);
+  }
+}
 export class Meta extends DurableObject {}
 export class Bell extends DurableObject {}
 export default {
   async fetch(request, env) {
     if (request.method !== "POST") return new Response("ok");
-    const { revision, body } = await request.json();
+    const { revision, body, tells } = await request.json();
     const there = env.CONVERSATION.get(env.CONVERSATION.idFromName("a"));
-    return Response.json(await there.change(revision, body));
+    return Response.json(await (tells ? there.tell(revision, body) : there.change(revision, body)));
   },
 };
 """
-"""The least that a store on an object does: one object, one row, read and replaced in a transaction."""
+"""The least that a store on an object does: one object, one row, read and replaced in a transaction; and, if it *tells*, the least
+that an index beside it takes: a second object, which has written it before there is an answer."""
 
 BODY = json.dumps(state(1)).encode()
 MESSAGES = 20
@@ -194,14 +208,16 @@ async def on_objects(rounds: int, each: int) -> tuple[list[dict[str, Any]], floa
             )
         )
 
-        def bare(step: int) -> bytes:
-            return json.dumps({"revision": f"{step}", "body": BODY.decode()}).encode()
+        def bare(*, tells: bool = False) -> Awaitable[Act]:
+            def body(step: int) -> bytes:
+                return json.dumps({"revision": f"{step}", "body": BODY.decode(), "tells": tells}).encode()
+
+            return poster(plain.url, b"POST / HTTP/1.1\r\nHost: localhost", body)
 
         acts: dict[str, Act] = {
-            "Durable Objects: a bare read-modify-write": await poster(
-                plain.url, b"POST / HTTP/1.1\r\nHost: localhost", bare
-            ),
+            "Durable Objects: a bare read-modify-write": await bare(),
             "Durable Objects: write": Writer(driver, Key("", "a")),
+            "Durable Objects: a bare one that tells another": await bare(tells=True),
             "Durable Objects: write that moves an index": Writer(driver, Key("", "b"), moves=True),
             "Durable Objects: read with 20 entries": reader(driver, Key("", "r")),
         }

@@ -65,6 +65,7 @@ EXTRAS: dict[str, set[str]] = {
     "cookie": {"cookie"},
     "channels.outlet": {"channels"},
     "channels.sender": {"channels"},
+    "drivers.redis.connection": {"redis"},
     "drivers.redis.transport": {"redis"},
     "drivers.upstash": {"upstash"},
     "drivers.postgresql": {"postgres"},
@@ -433,6 +434,7 @@ def test_the_driver_over_rest_is_light() -> None:
     [
         ("sqlite", {"apsw", "zstandard"}),
         ("postgresql", {"asyncpg"}),
+        ("redis", {"hiredis", "zstandard"}),
         ("upstash", {"httptools", "zstandard"}),
         ("durable_object", {"httptools"}),
     ],
@@ -446,16 +448,6 @@ def test_a_driver_imports_what_it_uses_alone(engine: str, own: set[str]) -> None
     assert set() == HEAVY & loaded - before
 
 
-def test_the_redis_driver_imports_beside_redis_py_nothing_heavy() -> None:
-    """Redis-py brings what is installed with it."""
-    loaded = loaded_by("import chatkeep, chatkeep.drivers.redis.driver, chatkeep.drivers.redis.transport")
-    beside = loaded_by("import chatkeep, zstandard, redis.asyncio")
-
-    assert {"hiredis"} >= others(loaded) - others(beside)
-    assert "tenacity" not in loaded
-    assert set() == HEAVY & loaded - beside
-
-
 def test_the_commands_load_neither_a_server_nor_a_driver() -> None:
     """`chatkeep --help` is quick; what one command needs is imported when it runs."""
     loaded = loaded_by("import chatkeep.cli")
@@ -464,9 +456,10 @@ def test_the_commands_load_neither_a_server_nor_a_driver() -> None:
     assert {"multiprocessing", "importlib.metadata", "email"}.isdisjoint(loaded)
 
 
-def test_the_redis_driver_without_its_transport_needs_no_redis_py() -> None:
-    """The verbs, the scripts and what is said of a store serve any transport: only `transport` knows a client library."""
-    names = [name for name in modules() if name.startswith("drivers.redis") and not name.endswith(".transport")]
+def test_the_redis_driver_without_its_transport_needs_no_hiredis() -> None:
+    """The verbs, the scripts and what is said of a store serve any transport: `transport` and its connections alone know hiredis."""
+    ours = ("drivers.redis.transport", "drivers.redis.connection")
+    names = [name for name in modules() if name.startswith("drivers.redis") and name not in ours]
     code = (
         f"import sys, importlib; [importlib.import_module('chatkeep.' + name) for name in {names}]; "
         "print([name for name in sys.modules if name.partition('.')[0] in ('redis', 'hiredis')])"

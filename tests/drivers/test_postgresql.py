@@ -16,7 +16,7 @@ import tomllib
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import asyncpg
 import pytest
@@ -37,6 +37,7 @@ from chatkeep.drivers.base import (
     Entries,
     Entry,
     Erase,
+    Index,
     Key,
     Lease,
     Read,
@@ -1191,3 +1192,52 @@ def test_the_inner_names_of_asyncpg_are_there_and_its_version_is_bounded() -> No
     assert [] == [name for name in INNER if not hasattr(asyncpg.Connection, name)]
     assert installed in pinned
     assert f"{installed.major}.{installed.minor + 1}.0" not in pinned
+
+
+async def test_no_connection_asks_what_a_type_is(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever acts it carries: the question takes tens of milliseconds, and all that arrives on it is known."""
+    asked: list[Any] = []
+    ask = asyncpg.Connection._introspect_types
+
+    async def noted(connection: Any, oids: Any, timeout: Any) -> Any:
+        asked.append(oids)
+        return await ask(connection, oids, timeout)
+
+    monkeypatch.setattr(asyncpg.Connection, "_introspect_types", noted)
+    driver = await opened_on(url)
+    await say(driver, "one")
+    await asyncio.gather(*(driver.read(Read(ADA, tail=1)) for _ in range(20)))
+    await driver.entries(Entries(ADA, ids=["one"], limit=1))
+    for index in get_args(Index):
+        await driver.scan(Scan(index, limit=1))
+    await driver.write(
+        Write(
+            Row(key=BOB, revision="r", incarnation="r", body=b"{}"),
+            replaces=None,
+            entries=[Entry(0, "b", "u", b"hello")],
+            drop=1,
+        )
+    )
+    await driver.count(Count("hits", window_s=1.0, at=1.0))
+    await driver.announce(["mark"])
+    await driver.erase(Erase(ADA, at=2.0))
+    await driver.close()
+
+    assert [] == asked
+
+
+async def test_acts_that_follow_one_another_take_one_connection_and_those_beside_them_more(
+    driver: PostgresqlDriver, url: str
+) -> None:
+    """A function that is started for one message does not open a second one."""
+    for n in range(5):
+        await say(driver, f"{n}")
+        await driver.read(Read(ADA, tail=1))
+    alone = driver.pool().open
+    async with asyncio.TaskGroup() as group:
+        for n in range(20):
+            group.create_task(say(driver, f"{n} of many"))
+            group.create_task(driver.read(Read(BOB, tail=1)))
+
+    assert 1 == alone
+    assert 3 <= driver.pool().open

@@ -13,26 +13,23 @@ import os
 import random
 import re
 import secrets
+import socket
 import ssl
 import time
-import tomllib
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from hypothesis import settings
+from hypothesis import given, settings, strategies
 from hypothesis.stateful import run_state_machine_as_test
 from msgspec import structs
-from packaging.requirements import Requirement
-from packaging.version import Version
-from redis.asyncio import Connection
 from redis.crc import key_slot
 
 from chatkeep.drivers import batching
@@ -53,15 +50,17 @@ from chatkeep.drivers.base import (
     Write,
 )
 from chatkeep.drivers.redis import scripts as redis_acts
+from chatkeep.drivers.redis.connection import Connection
 from chatkeep.drivers.redis.driver import RedisDriver
-from chatkeep.drivers.redis.transport import INNER
+from chatkeep.drivers.redis.transport import slot_of
+from chatkeep.drivers.sockets import PROBES
 from chatkeep.errors import Conflict, Corrupt, Misconfigured, Overloaded, Replaced, StoreError, Unavailable, Uncertain
 from chatkeep.testing import DriverContract
 from chatkeep.testing.machine import DriverMachine
 from chatkeep.testing.proxy import Proxy
 from chatkeep.testing.servers import RedisServer, redis_cluster, redis_sentinel, stop_all
 from tests.support.plain_transport import PlainTransport
-from tests.support.soaking import SOAK, few_or_many, long
+from tests.support.soaking import SOAK, examples, few_or_many, long
 from tests.support.stores import cluster_url
 from tests.support.waiting import takes, time_passes
 
@@ -145,7 +144,7 @@ class TestValkey9(RedisContract):
 
 @on("valkey-9")
 class TestAnotherTransport(RedisContract):
-    """Valkey 9, over a transport that is not redis-py."""
+    """Valkey 9, over a transport that is none of chatkeep's."""
 
     async def open_driver(self) -> Driver:
         """Another driver on it."""
@@ -1450,16 +1449,35 @@ async def test_a_service_that_sentinel_does_not_know_is_unavailable(tmp_path: Pa
         stop_all(watched)
 
 
-def test_the_inner_names_of_redis_are_there_and_its_version_is_bounded() -> None:
-    """What the transport uses of a connection beyond the public API: another minor version is tried before it is allowed."""
-    project = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text())
-    [pinned] = [
-        needed.specifier
-        for needed in map(Requirement, project["project"]["optional-dependencies"]["redis"])
-        if needed.name == "redis"
-    ]
-    installed = Version(version("redis"))
+@examples(4)
+@given(strategies.lists(strategies.sampled_from([b"{", b"}", b"chatkeep", b"7"])).map(b"".join))
+def test_a_key_has_the_slot_that_redis_py_gives_it(key: bytes) -> None:
+    """Whatever stands in braces, or in half of them."""
+    assert key_slot(key) == slot_of(key)
 
-    assert [] == [name for name in INNER if not hasattr(Connection(), name)]
-    assert installed in pinned
-    assert f"{installed.major}.{installed.minor + 1}.0" not in pinned
+
+async def test_a_host_that_is_gone_shows_on_a_connection_that_only_waits(server: RedisServer) -> None:
+    """The listener's, above all."""
+    address = urlsplit(server.url)
+    with await Connection.open((address.hostname or "", address.port or 0)) as connection:
+        link = connection._writer.get_extra_info("socket")
+        kept = link.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        probes = [link.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name, _ in PROBES]
+
+    assert 1 == kept
+    assert [30, 10, 3] == probes
+
+
+async def test_a_server_that_is_no_redis_is_unavailable_and_that_is_said() -> None:
+    """An HTTP server at the port, say."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as other:
+        port = other.sockets[0].getsockname()[1]
+        with pytest.raises(Unavailable, match="is no Redis"):
+            await opened_on(f"redis://127.0.0.1:{port}?timeout=0.5")

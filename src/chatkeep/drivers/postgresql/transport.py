@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import random
-import socket
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -21,6 +20,7 @@ from ...errors import BadMessage, ChatkeepError, Corrupt, Misconfigured, Overloa
 from ...extras import from_extra
 from ..base import WAITING, Key, Pool, settle
 from ..batching import BatchingQueue
+from ..sockets import keep_alive
 from ..statements import numbered
 from .seam import Site, Statement, in_schema
 
@@ -46,6 +46,22 @@ BAD_DATA = ("22", "54")  # classes of what cannot be stored, or is too large
 DAMAGED = ("23", "XX001", "XX002")  # a constraint that chatkeep's acts cannot break, and pages that cannot be read
 ONE_ITEM = (*BAD_DATA, *DAMAGED, LOCKED)  # what one item may do to its batch
 READ_ONLY = "25006"
+
+ARRAYS = [
+    {
+        "oid": oid,
+        "ns": "pg_catalog",
+        "name": f"_{name}",
+        "kind": b"b",
+        "elemtype": element,
+        "elemtype_name": name,
+        "elemdelim": b",",
+    }
+    | dict.fromkeys(("range_subtype", "attrtypoids", "basetype"))
+    for oid, name, element in ((1001, "bytea", 17), (1016, "int8", 20), (1022, "float8", 701))
+]
+"""What acts travel in, beside text[]. asyncpg would ask each server, on each connection, by a query that takes tens of milliseconds;
+their numbers are those of any PostgreSQL."""
 
 POOLER = "Behind a pooler by transaction (PgBouncer, Supavisor), say ?pooler=transaction."
 
@@ -102,7 +118,9 @@ class Connections:
 
     def read(self, statement: Statement, act: Any) -> asyncio.Future[Any]:
         """Run *statement* on *act*, and on what else waits for it."""
-        return self.readers.call(statement, act)
+        # Where one act follows another, as in a function that is started for one message, one connection is enough.
+        reads = self.writer if self.writer.is_free and not self.readers.is_open else self.readers
+        return reads.call(statement, act)
 
     def write(self, statement: Statement, act: Any) -> asyncio.Future[Any]:
         """Run *statement* on *act*, and on what else waits for it."""
@@ -180,7 +198,8 @@ class Connections:
             )
         except Exception as fault:
             raise self.closed_door(fault) from fault
-        _keep_alive(connection)
+        keep_alive(_transport_of(connection))
+        connection.get_settings().register_data_types(ARRAYS)
         version, encoding = connection.get_server_version(), connection.get_settings().server_encoding
         if version.major < OLDEST or encoding != "UTF8":
             connection.terminate()
@@ -278,6 +297,7 @@ class Combiner:
         # Whoever is sent has the other half of its time for the answer.
         self._patience = connections.site.timeout / 2
         self._down = False
+        self._busy = 0  # connections with a statement under way
         self._tasks = [
             asyncio.create_task(self._work(place), name=f"chatkeep postgresql {name} {place}") for place in range(size)
         ]
@@ -305,7 +325,8 @@ class Combiner:
 
     async def _work(self, place: int) -> None:
         try:
-            while await self._queue.filled():
+            # (What comes is for whoever is connected already, if he has nothing else to do.)
+            while await self._queue.filled(last=self._connections[place] is None):
                 connection = self._connections[place]
                 if connection is None or connection.is_closed():
                     connection = self._connections[place] = await self._reconnected(place)
@@ -314,9 +335,11 @@ class Combiner:
                 batch = self._taken()
                 if batch:
                     self._queue.begin(batch)
+                    self._busy += 1
                     try:
                         await self._run(connection, batch)
                     finally:
+                        self._busy -= 1
                         self._queue.end(batch)
                 elif self._queue.closing:  # what is left waits for a batch under way, whose connection takes it then
                     return
@@ -344,6 +367,16 @@ class Combiner:
             return None
         self._down = False
         return connection
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection."""
+        return self._open > 0
+
+    @property
+    def is_free(self) -> bool:
+        """Whether a connection has nothing to do."""
+        return self._open > self._busy and not self._queue.calls
 
     @property
     def _open(self) -> int:
@@ -472,13 +505,9 @@ INNER = ("_transport",)
 a test looks whether they are there."""
 
 
-def _keep_alive(connection: asyncpg.Connection) -> None:
-    # A listener only waits: a host that is gone must show by itself, and does so after 60 s instead of the system's two hours.
-    link = connection._transport.get_extra_info("socket")
-    for option, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
-        if link is not None and link.family != socket.AF_UNIX and hasattr(socket, option):
-            link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            link.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+def _transport_of(connection: asyncpg.Connection) -> asyncio.BaseTransport:
+    transport: asyncio.BaseTransport = connection._transport
+    return transport
 
 
 def replaced(store: str) -> str:

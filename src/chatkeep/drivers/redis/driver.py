@@ -65,7 +65,7 @@ log = logging.getLogger("chatkeep")
 
 PAGE = 500  # rows that a scan has under way at once
 
-TLS = {"ca": "ssl_ca_certs", "cert": "ssl_certfile", "key": "ssl_keyfile"}
+TLS = ("ca", "cert", "key")
 OPTIONS = {
     "redis": {"prefix", "timeout"},
     "rediss": {"prefix", "timeout", *TLS},
@@ -98,7 +98,7 @@ class RedisDriver(Openable):
     )
 
     def __init__(self, url: str, transport: Callable[[Site], Transport] | None = None) -> None:
-        if transport is None:  # who brings another one needs no redis-py
+        if transport is None:  # who brings another one needs no hiredis
             from .transport import Servers
 
             transport = Servers
@@ -365,26 +365,25 @@ def site_of(url: str) -> tuple[Site, str]:
         raise wrong(
             "a number of the database belongs behind the host, with Sentinel the name of the service, in a cluster nothing."
         )
-    tls = {TLS[name]: value for name, value in options.items() if name in TLS}
+    files = {name: value for name, value in options.items() if name in TLS}
     secured = scheme == "rediss" or options.get("tls", "no") == "yes"
-    if options.get("tls", "no") not in ("yes", "no") or (tls and not secured):
+    if options.get("tls", "no") not in ("yes", "no") or (files and not secured):
         raise wrong("tls is yes or no; ca, cert and key need tls=yes.")
-    if absent := [path for path in tls.values() if not os.path.isfile(path)]:
+    if absent := [path for path in files.values() if not os.path.isfile(path)]:
         raise wrong(f"there is no file {', '.join(absent)}.")
-    if secured:
-        tls |= {"ssl_cert_reqs": "required"}
+    tls = files if secured else None
     try:
         places = tuple(_address(host, 26379 if sentinel else 6379) for host in hosts.split(","))
     except ValueError:
         raise wrong("it names no host and port.") from None
-    watcher = {"username": options.get("sentinel_user"), "password": options.get("sentinel_password")}
+    watcher = {"user": options.get("sentinel_user", ""), "password": options.get("sentinel_password", "")}
     site = Site(
         name=name,
         hosts=places,
         cluster=cluster,
         service=path if sentinel else "",
-        access={"username": user or None, "password": password or None, "db": 0 if sentinel else int(path or 0), **tls},
-        sentinel_access=watcher | tls | {"ssl": secured},
+        access={"user": user, "password": password, "database": 0 if sentinel else int(path or 0), "tls": tls},
+        sentinel_access=watcher | {"tls": tls},
         timeout=timeout,
     )
     return site, prefix

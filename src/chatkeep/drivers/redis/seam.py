@@ -1,5 +1,5 @@
-"""What the Redis driver asks of whatever carries its acts. redis-py is one way (`transport`); a service that takes commands over
-HTTP is served by another implementation, and needs none of redis-py."""
+"""What the Redis driver asks of whatever carries its acts. Connections of its own are one way (`transport`); a service that takes
+commands over HTTP is served by another implementation, which needs no hiredis."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Site(Struct, frozen=True, kw_only=True):
     service: str = ""
     """What Sentinel calls the store; '' where there is none."""
     access: dict[str, Any] = {}
-    """Arguments of a redis-py connection."""
+    """How one gets in, in the transport's words."""
     sentinel_access: dict[str, Any] = {}
     timeout: float = 5.0
 

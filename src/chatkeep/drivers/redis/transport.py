@@ -10,11 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import random
-import ssl
+from binascii import crc_hqx
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import lru_cache
 from itertools import takewhile
 from operator import attrgetter
@@ -27,36 +26,14 @@ from ...extras import from_extra
 from ..base import WAITING, Pool, settle
 from ..batching import BatchingQueue
 from ..openable import end
+from .connection import Command, Connection, ErrorReply, pack_command, refused_by
 from .scripts import HOMES, VERBS, Act, Argument, Home, Script, refusal
 from .seam import Address, Site
 
 with from_extra("redis", "A Redis store (redis://)"):
-    import hiredis
-    from redis.asyncio import Connection, SSLConnection
-    from redis.asyncio.retry import Retry
-    from redis.backoff import NoBackoff
-    from redis.crc import key_slot
-    from redis.exceptions import (
-        AskError,
-        AuthenticationError,
-        BusyLoadingError,
-        ClusterDownError,
-        InvalidResponse,
-        MovedError,
-        NoPermissionError,
-        NoScriptError,
-        ReadOnlyError,
-        RedisError,
-        ResponseError,
-    )
-    from redis.exceptions import ConnectionError as RedisConnectionError
+    from hiredis import ReplyError
 
 log = logging.getLogger("chatkeep")
-
-Command = tuple[Argument, ...]
-
-# redis-py's own is ten times slower; (hiredis' types say that a command has one word)
-pack_command: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment]
 
 
 def pack_arguments(arguments: Sequence[Argument]) -> bytes:
@@ -71,8 +48,7 @@ def _opening(script: Script, home: Home) -> bytes:
     return pack_arguments((b"EVALSHA", script.sha, len(home.keys), *home.keys, *home.names))
 
 
-READ_MOST = 1 << 16
-NO_ANSWER = object()
+SLOTS = 16384  # of a cluster
 FLYING = 2  # batches under way on one link
 REDIRECTS = 8  # of one call, in a cluster that is being moved about
 ASK_S = 1.0  # between two questions to the sentinels
@@ -157,7 +133,7 @@ class Link:
         """Connect anew at once, and take no answer of this server any more: what is under way is uncertain."""
         self._fault, self._left = fault, self._connection is not None
         if self._connection is not None:
-            _abort(self._connection)
+            self._connection.abort()
 
     def take(self) -> list[Call]:
         """Return what has not left yet, which is somebody else's from now on."""
@@ -182,21 +158,21 @@ class Link:
     async def _run(self) -> None:
         while True:
             await self._queue.filled()
-            with contextlib.suppress(RedisError, OSError):
+            with contextlib.suppress(OSError):
                 self._connection = await self._connected()
                 self._fault = ""
                 await self._talk(self._connection)
 
     async def _connected(self) -> Connection:
         """Return a connection, as soon as there is one, for as long as anybody waits for it."""
-        with contextlib.suppress(RedisError, OSError):
+        with contextlib.suppress(OSError):
             return await self._attempt()
         # Who is let in at once, as a function mostly is that is started for one message, does not wait for this import.
         from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
         attempts = AsyncRetrying(
             wait=wait_random_exponential(multiplier=0.02, max=PAUSE_S),
-            retry=retry_if_exception_type((RedisError, OSError)),
+            retry=retry_if_exception_type(OSError),
             stop=lambda _: not self._queue.calls,
             reraise=True,
         )
@@ -205,7 +181,7 @@ class Link:
     async def _attempt(self) -> Connection:
         try:
             return await self._servers.connect(self.address, loads=VERBS)
-        except (RedisError, OSError) as fault:
+        except OSError as fault:
             self._fault = f"{type(fault).__name__}: {fault}"
             if refused := refused_by(fault):
                 for call in self.take():
@@ -232,7 +208,7 @@ class Link:
                 self._sent.extend(batch)
                 self._flying += 1
                 self._watch(batch[0].deadline)
-                await connection.send_packed_command(b"".join([call.packed for call in batch]), check_health=False)
+                await connection.send(b"".join([call.packed for call in batch]))
             if not self._retiring:
                 await reader
         except Exception as fault:
@@ -241,23 +217,17 @@ class Link:
             reader.cancel()
             await asyncio.wait([reader])
             self._drop()
-            await connection.disconnect(nowait=True)
 
     async def _read(self, connection: Connection) -> None:
-        stream, refusals = _inner(connection)
-        answers = hiredis.Reader(protocolError=InvalidResponse, replyError=refusals, notEnoughData=NO_ANSWER)
-        while arrived := await stream.read(READ_MOST):
+        while True:
+            answers = await connection.answers()
             if self._left:
-                break
-            answers.feed(arrived)
-            while (answer := answers.gets()) is not NO_ANSWER:
+                return
+            for answer in answers:
                 self._settle(answer)
-        raise RedisConnectionError("the server has closed the connection")
 
     def _settle(self, answer: Any) -> None:
         """Give the oldest call its answer."""
-        if isinstance(answer, RedisConnectionError) and not isinstance(answer, BusyLoadingError | AuthenticationError):
-            raise answer
         call = self._sent[0]
         ended = call.ends_batch
         self._servers.answer(self, call, answer)
@@ -275,7 +245,7 @@ class Link:
         """End the connection at once: nothing of what it still holds back may reach the server later."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            _abort(connection)
+            connection.abort()
         self._flying = 0
         self._retiring = self._left = False
         for call in self._sent:
@@ -305,7 +275,7 @@ class Link:
         if self._sent[0].deadline <= now:
             self._fault = f"silent for {self._servers.site.timeout:g} s"
             if self._connection is not None:
-                _abort(self._connection)
+                self._connection.abort()
         self._watch(max(self._sent[0].deadline, now + 0.01))
 
     def _watch(self, deadline: float) -> None:
@@ -365,11 +335,11 @@ class Servers:
         count = 3 + len(keys) + len(names) + len(act.arguments)
         opening = _opening if act.home.kept else _opening.__wrapped__
         packed = b"*%d\r\n%b%b" % (count, opening(act.script, act.home), pack_arguments(act.arguments))
-        return self._put(packed, act, key_slot(keys[0]) if self.site.cluster else None)
+        return self._put(packed, act, slot_of(keys[0]) if self.site.cluster else None)
 
     def ask(self, *command: Argument, key: bytes = b"", address: Address | None = None) -> asyncio.Future[Any]:
         """Send a plain command: to whoever has *key*, or to one server of a cluster."""
-        slot = key_slot(key) if self.site.cluster and address is None else None
+        slot = slot_of(key) if self.site.cluster and address is None else None
         return self._put(pack_command(command), None, slot, address)
 
     @property
@@ -381,7 +351,7 @@ class Servers:
 
     @property
     def covered(self) -> int:
-        """How many of a cluster's 16384 slots somebody serves."""
+        """How many of a cluster's slots somebody serves."""
         return sum(end - start + 1 for start, end, _ in self._ranges)
 
     def _put(
@@ -417,19 +387,19 @@ class Servers:
 
     def answer(self, link: Link, call: Call, answer: Any) -> None:
         """Give *call* its answer, or send it on to where the server says; it was not executed then."""
-        if not isinstance(answer, RedisError):
+        if not isinstance(answer, ReplyError):
             call.settle(answer)
             return
-        act = call.act
-        if isinstance(answer, NoScriptError) and act is not None and not call.whole:
+        act, words = call.act, str(answer)
+        code, *rest = words.split(" ")
+        if code == "NOSCRIPT" and act is not None and not call.whole:
             link.put_again(call, act)
-        elif (
-            isinstance(answer, AskError) and self.site.cluster and call.redirects < REDIRECTS
-        ):  # MovedError is one of them
+        elif code in ("MOVED", "ASK") and self.site.cluster and call.redirects < REDIRECTS:
             call.redirects += 1
-            there = self._link((answer.host or self._host_of(link), answer.port))
-            if isinstance(answer, MovedError):
-                self._slots[answer.slot_id] = there
+            slot, (host, _, port) = int(rest[0]), rest[1].rpartition(":")
+            there = self._link((host or self._host_of(link), int(port)))
+            if code == "MOVED":
+                self._slots[slot] = there
                 self._learn_soon()
             else:
                 asking = Call(pack_command((b"ASKING",)), None, None, call.deadline, self._loop.create_future())
@@ -437,11 +407,10 @@ class Servers:
                 there.put(asking)
             there.put(call)
         else:
-            if isinstance(answer, ReadOnlyError):
+            if code == "READONLY":
                 link.retire()
-            if isinstance(answer, ReadOnlyError | ClusterDownError):
+            if code in ("READONLY", "CLUSTERDOWN", "MASTERDOWN"):
                 self._learn_soon()
-            words = f"{answer.status_code} {answer}" if answer.status_code else str(answer)
             call.settle(refusal(words, act))
 
     async def connect(self, address: Address | None, *, loads: Sequence[Script] = ()) -> Connection:
@@ -452,47 +421,34 @@ class Servers:
         async with asyncio.timeout(self.site.timeout / 2):  # so that a call may outlive a server that is gone
             if address is None:
                 address = await self._primary()
-            kind = SSLConnection if self.site.access.get("ssl_cert_reqs") else Connection
-            connection = kind(host=address[0], port=address[1], **QUIET, **self.site.access)
+            connection = await Connection.open(address, **self.site.access)
             try:
-                await connection.connect()  # type: ignore[no-untyped-call]
                 # A port that is open is not yet a server that takes commands: what is sent to it would be uncertain.
-                commands = (b"PING",), *((b"SCRIPT", b"LOAD", script.text) for script in loads)
-                await connection.send_packed_command(b"".join(map(pack_command, commands)), check_health=False)
-                with contextlib.suppress(NoPermissionError):
-                    await connection.read_response()
-                for _ in loads:
-                    with contextlib.suppress(ResponseError):  # who may not load it sends it whole when it is missing
-                        await connection.read_response()
+                commands: list[Command] = [(b"PING",), *((b"SCRIPT", b"LOAD", script.text) for script in loads)]
+                # (Who may not load a script sends it whole when it is missing.)
+                pong, *_ = await connection.ask_all(commands)
+                if isinstance(pong, ReplyError) and not str(pong).startswith("NOPERM"):
+                    raise ErrorReply(str(pong))
             except BaseException:
-                await connection.disconnect(nowait=True)
+                connection.abort()
                 raise
             return connection
 
     async def listen(self, channel: bytes, heard: Callable[[bytes], None]) -> None:
         """Have *heard* called with every message of a channel, on a connection of its own that comes back by itself."""
         while True:
-            connection: Connection | None = None
             try:
                 # Announcements go everywhere.
-                connection = await self.connect(random.choice(self.primaries))
-                await connection.send_command("SUBSCRIBE", channel, check_health=False)
-                while True:
-                    said: Any = await connection.read_response(
-                        disable_decoding=True, timeout=math.inf, disconnect_on_error=False
-                    )
-                    if said[0] == b"message":
-                        heard(said[2])
-            except (RedisError, OSError) as fault:
+                with await self.connect(random.choice(self.primaries)) as connection:
+                    async for message in connection.messages(channel):
+                        heard(message)
+            except OSError as fault:
                 log.info("%s: announcements are interrupted (%s); listening again soon", self.site.name, fault)
-            finally:
-                if connection is not None:
-                    await connection.disconnect(nowait=True)
             await asyncio.sleep(random.uniform(0, PAUSE_S))
 
     async def lost(self, link: Link) -> None:
         """Learn whose the slots of a server are that cannot be reached, and send its calls there."""
-        with contextlib.suppress(RedisError, OSError, Unavailable):
+        with contextlib.suppress(OSError, Unavailable):
             await self._learn()
         for call in link.take():
             self._route(call, link.address)
@@ -505,7 +461,7 @@ class Servers:
         answers = await asyncio.gather(*asked, return_exceptions=True)
         known = [answer for answer in answers if isinstance(answer, tuple)]
         if not known:
-            raise RedisConnectionError(f"no sentinel names a primary for {self.site.service!r} ({answers[0]})")
+            raise ConnectionError(f"no sentinel names a primary for {self.site.service!r} ({answers[0]})")
         address = max(known)[1]
         self._go_to(address)
         return address
@@ -521,45 +477,32 @@ class Servers:
         """Ask the sentinels again and again who the primary is."""
         while True:
             await asyncio.sleep(ASK_S * random.uniform(0.8, 1.0))
-            with contextlib.suppress(RedisError, OSError):  # who is connected stays so
+            with contextlib.suppress(OSError):  # who is connected stays so
                 await self._primary()
 
     async def _hear_sentinel(self, address: Address) -> None:
         """Hear of a switch when one sentinel tells it, which is sooner than the next asking."""
         while True:
-            with contextlib.suppress(RedisError, OSError):
-                async with self._sentinel(address) as connection:
-                    await connection.send_command("SUBSCRIBE", "+switch-master", check_health=False)
-                    while True:
-                        said: Any = await connection.read_response(
-                            disable_decoding=True, timeout=math.inf, disconnect_on_error=False
-                        )
-                        words = said[2].decode().split() if said[0] == b"message" else []
-                        if len(words) == 5 and words[0] == self.site.service:
-                            self._go_to((words[3], int(words[4])))
+            with contextlib.suppress(OSError), await self._sentinel(address) as connection:
+                async for message in connection.messages(b"+switch-master"):
+                    words = message.decode().split()
+                    if len(words) == 5 and words[0] == self.site.service:
+                        self._go_to((words[3], int(words[4])))
             await asyncio.sleep(random.uniform(0, PAUSE_S))
 
     async def _ask_sentinel(self, address: Address) -> tuple[int, Address]:
         """Whom one sentinel names, behind the epoch of that."""
-        async with asyncio.timeout(self.site.timeout / 4), self._sentinel(address) as connection:
-            await connection.send_command("SENTINEL", "MASTER", self.site.service, check_health=False)
-            said: Any = await connection.read_response(disable_decoding=True)
+        async with asyncio.timeout(self.site.timeout / 4):
+            with await self._sentinel(address) as connection:
+                said = await connection.ask(b"SENTINEL", b"MASTER", self.site.service)
         told = {name.decode(): value.decode() for name, value in zip(said[::2], said[1::2], strict=True)}
         if "down" in told["flags"]:
-            raise RedisConnectionError(f"the sentinel at {address[0]}:{address[1]} calls the primary {told['flags']}")
+            raise ConnectionError(f"the sentinel at {address[0]}:{address[1]} calls the primary {told['flags']}")
         return int(told["config-epoch"]), (told["ip"], int(told["port"]))
 
-    @contextlib.asynccontextmanager
-    async def _sentinel(self, address: Address) -> AsyncIterator[Connection]:
-        access = dict(self.site.sentinel_access)
-        kind = SSLConnection if access.pop("ssl", False) else Connection
-        connection = kind(host=address[0], port=address[1], **QUIET, **access)
-        try:
-            async with asyncio.timeout(self.site.timeout / 4):
-                await connection.connect()  # type: ignore[no-untyped-call]
-            yield connection
-        finally:
-            await connection.disconnect(nowait=True)
+    async def _sentinel(self, address: Address) -> Connection:
+        async with asyncio.timeout(self.site.timeout / 4):
+            return await Connection.open(address, **self.site.sentinel_access)
 
     def _host_of(self, link: Link) -> str:
         return (link.address or self.site.hosts[0])[0]
@@ -577,7 +520,7 @@ class Servers:
     async def _learn_quietly(self) -> None:
         try:
             await self._learn()
-        except (RedisError, OSError, Unavailable) as fault:
+        except (OSError, Unavailable) as fault:
             log.warning("%s: its slots could not be learnt: %s", self.site.name, fault)
         finally:
             self._learning = None
@@ -589,14 +532,10 @@ class Servers:
         faults: list[str] = []
         for address in known:
             try:
-                connection = await self.connect(address)
-                try:
+                with await self.connect(address) as connection:
                     async with asyncio.timeout(self.site.timeout):
-                        await connection.send_command("CLUSTER", "SLOTS", check_health=False)
-                        said: Any = await connection.read_response(disable_decoding=True)
-                finally:
-                    await connection.disconnect(nowait=True)
-            except (RedisError, OSError) as fault:
+                        said = await connection.ask(b"CLUSTER", b"SLOTS")
+            except OSError as fault:
                 if refused := refused_by(fault):
                     raise Unavailable(f"{self.site.name}: {refused}; nothing was done.") from fault
                 faults.append(f"{address[0]}:{address[1]}: {fault}")
@@ -616,45 +555,8 @@ class Servers:
         )
 
 
-QUIET: dict[str, Any] = {
-    # The library's own retries would run an act twice when only its answer was lost.
-    "retry": Retry(NoBackoff(), 0),
-    "socket_timeout": None,  # deadlines are ours
-    "protocol": 2,
-    "driver_info": None,
-}
-"""Of every connection: nothing is sent or sent again that we have not asked for."""
-
-
-INNER = ("_parser", "_reader", "_writer")
-"""Inner names of a redis-py connection, used in the two functions below and nowhere else; pyproject.toml bounds its version for
-them, and a test looks whether they are there."""
-
-
-def _inner(connection: Connection) -> tuple[asyncio.StreamReader, Callable[[str], Any]]:
-    """Return the stream of answers, and what makes errors of the words of a refusal.
-
-    Of 256 answers that arrive together `read_response` takes 67 us each, a reader of our own on the stream 13.
-    """
-    stream = connection._reader
-    if stream is None:
-        raise RedisConnectionError("the connection is closed")
-    return stream, connection._parser.parse_error
-
-
-def _abort(connection: Connection) -> None:
-    """Close the socket at once and send nothing more; `disconnect` sends what is still held back first."""
-    writer = connection._writer
-    if writer is not None:
-        writer.transport.abort()
-
-
-def refused_by(fault: BaseException) -> str:
-    """Return what a server has against us that trying again does not mend; '' for nothing of the kind."""
-    if isinstance(fault, AuthenticationError):
-        return f"it does not let us in ({fault})"
-    if isinstance(fault.__context__, ssl.SSLError) or isinstance(fault, ssl.SSLError):
-        return f"no TLS connection can be made ({fault})"
-    if isinstance(fault, ResponseError) and not isinstance(fault, BusyLoadingError):
-        return f"it refuses the connection ({fault})"
-    return ""
+def slot_of(key: bytes) -> int:
+    """Return a key's slot in a cluster, which is that of what stands in its first braces."""
+    opened = key.find(b"{")
+    closed = key.find(b"}", opened + 1)
+    return crc_hqx(key[opened + 1 : closed] if closed > opened + 1 > 0 else key, 0) % SLOTS
