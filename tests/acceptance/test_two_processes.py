@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
 import subprocess
 import sys
+import time
 from typing import Any
 
+import msgspec
 import pytest
 
-from chatkeep import Chatkeep
+from chatkeep import Chatkeep, StateChanged
 
 from ..support.soaking import SOAK
 
@@ -52,3 +55,36 @@ async def test_each_message_of_two_processes_to_one_conversation_is_applied_once
     assert sorted(f"{name}.{n}" for name in "ab" for n in range(EACH)) == sorted(log)
     for name in "ab":
         assert [f"{name}.{n}" for n in range(EACH)] == [text for text in log if text.startswith(name)]
+
+
+CHANGER = """
+import asyncio, sys, time
+from chatkeep import Chatkeep
+
+async def main():
+    async with Chatkeep(sys.argv[1]) as keep:
+        for n in range(9):
+            await asyncio.sleep(0.3)
+            await keep.change("quiet", lambda state: state.update(at=time.time()))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("url", ["sqlite", "redis", "postgresql"], indirect=True)
+async def test_who_watches_a_quiet_conversation_hears_at_once_of_another_process(url: str) -> None:
+    """Within a fifth of a second mostly; where nobody is told, it is looked at every five."""
+    keep: Chatkeep[dict[str, Any]] = Chatkeep(url)
+    late: list[float] = []
+    async with keep, asyncio.timeout(60):
+        await keep.create("quiet")
+        events = keep.events("quiet")
+        changer = subprocess.Popen([sys.executable, "-c", CHANGER, url])
+        async for event in events:
+            if isinstance(event, StateChanged):
+                late.append(time.time() - msgspec.json.decode(event.state)["at"])
+            if len(late) == 8:
+                break
+        assert 0 == await asyncio.to_thread(changer.wait, 30)
+
+    assert statistics.median(late) < 0.3

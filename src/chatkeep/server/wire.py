@@ -154,15 +154,16 @@ def place_from(text: str, tenant: str) -> Conversation[Any] | None:
 class RawRoute(Route):
     """A route that looks at the bytes that were sent: in the decoded path an escaped %2F looks like a separator.
 
-    `{id}` stands for anything, also with slashes; other names for one segment. `path_params` are percent-decoded.
+    `{id}` stands for anything, also with slashes; other names for one segment. `path_params` are percent-decoded. *slash*: a
+    slash may follow, as clients write one that are given a base address.
     """
 
-    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+    def __init__(self, path: str, endpoint: Callable[..., Any], *, slash: bool = False, **options: Any) -> None:
         super().__init__(path, endpoint, **options)
         pattern = re.sub(
             r"\\{(\w+)\\}", lambda name: rf"(?P<{name[1]}>{'.*' if name[1] == 'id' else '[^/]+'})", re.escape(path)
         )
-        self._pattern = re.compile(pattern.encode())
+        self._pattern = re.compile((pattern + "/?" * slash).encode())
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Tell whether the request is for this route; whatever its method, so that no other route can take it instead."""

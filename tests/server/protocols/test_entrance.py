@@ -203,6 +203,17 @@ def routes_of(protocols: Any) -> list[BaseRoute]:
     return [one for one in create_app(keep, protocols=protocols).routes if getattr(one, "path", "") not in plain]
 
 
+@pytest.mark.parametrize("protocol", [aisdk, agui, responses, a2a, mcp])
+async def test_an_address_may_end_with_a_slash(protocol: Any) -> None:
+    """As clients write it that are given a base address; they follow no redirect of a POST."""
+    bot = Bot()
+    async with mounted(bot, protocol.routes(bot.keep)) as client:
+        plain, slash = [await client.ask("POST", path, b"{}") for path in (protocol.PATH, f"{protocol.PATH}/")]
+
+    assert 404 != plain.status
+    assert (plain.status, plain.body) == (slash.status, slash.body)
+
+
 def test_every_route_declares_who_may_use_it() -> None:
     """None but an agent's card lets anybody in."""
     found = [route for route in routes_of(PROTOCOLS) if route.path != a2a.CARD]  # type: ignore[attr-defined]

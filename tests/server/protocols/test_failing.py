@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -242,3 +243,50 @@ async def test_what_waits_behind_a_message_that_fails_is_told_too() -> None:
 
     assert "failing" == chunks[0]["data"]["status"]
     assert "finish" == chunks[-2]["type"]
+
+
+async def test_a_caller_without_a_stream_is_told_at_once() -> None:
+    """Where the next attempt is far off: that the answer is still to come, and when it is tried again."""
+    bot = Bot(retry_after="10m", retry_longest="10m")
+    message = {"messageId": "m1", "role": "ROLE_USER", "contextId": "c1", "parts": [{"text": "ada"}]}
+
+    def call(method: str, **params: Any) -> dict[str, Any]:
+        return {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+
+    def tool(id: str, conversation: str) -> dict[str, Any]:
+        return call("tools/call", name="say", arguments={"text": "ada", "id": id, "conversation": conversation})
+
+    async def post(server: Client, path: str, body: dict[str, Any]) -> Any:
+        headers = {"A2A-Version": "1.0"}
+        return (await server.ask("POST", path, json.dumps(body).encode(), headers=headers)).json
+
+    routes = [route for protocol in (a2a, responses, mcp) for route in protocol.routes(bot.keep)]
+    async with failing(bot, routes, faults=4) as server, asyncio.timeout(15):
+        task, again = [
+            (await post(server, "/a2a", call("SendMessage", message=message)))["result"]["task"] for _ in range(2)
+        ]
+        body = {"input": [{"role": "user", "content": "ada", "id": "m2"}], "conversation": "c2"}
+        response = await post(server, "/v1/responses", body)
+        result = (await post(server, "/mcp", tool("m3", "c3")))["result"]
+        events = {"Accept": "application/json, text/event-stream"}
+        async with streamed(server, "POST", "/mcp", tool("m4", "c4"), events) as answer:
+            [told] = await answer.rest()
+
+    status = task["status"]
+    assert ("TASK_STATE_WORKING", True) == (status["state"], status["message"]["parts"][0]["text"].startswith(SAID))
+    assert (task["id"], status["message"]) == (again["id"], again["status"]["message"])
+    assert ("in_progress", 1) == (response["status"], response["chatkeep"]["attempts"])
+    for found in (result, told["result"]):
+        assert (True, True) == (found["isError"], found["content"][0]["text"].startswith(SAID))
+    assert ["m1", "m2", "m3", "m4"] == bot.asked
+
+
+async def test_a_caller_without_a_stream_waits_for_a_bot_that_recovers() -> None:
+    """Where the next attempt is near."""
+    bot = slow()
+    message = {"messageId": "m1", "role": "ROLE_USER", "contextId": "c1", "parts": [{"text": "ada"}]}
+    body = {"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": message}}
+    async with failing(bot, a2a.routes(bot.keep), faults=2) as server:
+        answer = await server.ask("POST", "/a2a", json.dumps(body).encode(), headers={"A2A-Version": "1.0"})
+
+    assert "TASK_STATE_COMPLETED" == answer.json["result"]["task"]["status"]["state"]

@@ -50,6 +50,7 @@ from ..packing import pack, unpack
 from ..statements import named
 from .backup import back_up
 from .check import examined, fit
+from .news import News
 from .query import run_query
 from .seam import Transport
 from .transport import Connections, replaced, take
@@ -60,7 +61,7 @@ FAR = 1 << 62
 class SqliteDriver(Openable):
     """One SQLite file. See `Driver` for what each verb promises."""
 
-    abilities = frozenset(Ability) - {Ability.WATCH}
+    abilities = frozenset(Ability)
     about = About(
         urls=("sqlite:///chat.db", "sqlite:////var/chat.db"),
         use="one machine; the default",
@@ -80,11 +81,13 @@ class SqliteDriver(Openable):
         self._absolute = os.path.abspath(self.path)  # a later chdir leaves the store where it is
         super().__init__(f"sqlite:///{self.path}")
         self._connections: Transport | None = None
+        self._news: News | None = None
 
     async def _start(self) -> str:
         if not fit():
             raise Misconfigured(f"SQLite {apsw.sqlite_lib_version()} can corrupt a shared WAL file; upgrade apsw.")
         file = await asyncio.to_thread(take, self.path, self._absolute)
+        self._news = News(file.real)
         self._connections = connections = Connections(self.path, file)
         return await connections.write(_epoch, None)
 
@@ -92,12 +95,18 @@ class SqliteDriver(Openable):
         return await asyncio.to_thread(examined, self._absolute)
 
     async def announce(self, marks: Collection[str]) -> None:
-        """Nobody can be told: other processes find out by asking."""
+        self._opened("announced")
+        assert self._news is not None
+        await asyncio.to_thread(self._news.tell, marks)
 
     def watch(self, heard: Callable[[list[str]], None]) -> None:
-        """There is nothing to hear."""
+        self._opened("watched")
+        assert self._news is not None
+        self._news.listen(heard)
 
     async def _stop(self) -> None:
+        if self._news is not None:
+            self._news.close()
         connections, self._connections = self._connections, None
         if connections is not None:
             await connections.close()

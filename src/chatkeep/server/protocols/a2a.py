@@ -8,16 +8,22 @@
 A context is a conversation, a task the answer to one message. A task whose reply asks for something (a part `{"type": "interrupt"}`)
 is in the state input-required; a message that names it goes on with it. A message's id is its idempotency key. There are
 no push notifications.
+
+A stream of a sent message ends where its task is over or asks for something (the specification, 11.7), and one that was
+subscribed to where it is over (3.1.6).
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -26,25 +32,11 @@ from starlette.routing import BaseRoute
 
 from ...app import Chatkeep
 from ...errors import ChatkeepError
-from ...model import Content, Failing, Message, Part
+from ...model import Content, Message, Part
 from .. import wire
-from ..streams import event
-from .answer_stream import (
-    AnswerStream,
-    BlockEnded,
-    BlockGrew,
-    Ended,
-    PartShown,
-    Step,
-    content_from,
-    find_named,
-    growing,
-    in_order,
-    name_answer,
-    parts_of,
-    tell_failing,
-    write_time,
-)
+from ..state import is_in
+from .a2a_tasks import ASKS, LISTED, OVER, STATES, TASK, Following, Task
+from .answer_stream import Ended, content_from, find_named, write_time
 from .entrance import Authorize, Caller, Entrance, id_in
 from .json_rpc import (
     BAD_PARAMS,
@@ -56,36 +48,46 @@ from .json_rpc import (
     rpc_error,
     rpc_result,
 )
-from .sse import SSE, whole
+from .sse import WhileItWorks, whole
 
 PATH = "/a2a"
 CARD = "/.well-known/agent-card.json"
-TASK = "a2a_task"
-"""The member of a message's metadata that says with which task it goes on: the number of the task's first message."""
-
-STATES = {
-    "accepted": "WORKING",
-    "journaled": "SUBMITTED",
-    "paused": "SUBMITTED",
-    "unattended": "SUBMITTED",
-    "closing": "WORKING",
-    "answered": "COMPLETED",
-    "dropped": "CANCELED",
-    "erased": "CANCELED",
-    "failed": "FAILED",
-}
-"""What became of a message, as the state of its task."""
+CARD_S = 300
+"""So long a client may keep the card."""
 
 SHOWN_STATES = sorted(
     {f"TASK_STATE_{state}" for state in (*STATES.values(), "INPUT_REQUIRED", "REJECTED", "AUTH_REQUIRED")}
 )
 NO_STATE = "TASK_STATE_UNSPECIFIED"
 
-OVER = ("TASK_STATE_COMPLETED", "TASK_STATE_CANCELED", "TASK_STATE_FAILED")
-NOT_FOUND, NOT_CANCELABLE, NO_PUSH, UNSUPPORTED, OTHER_VERSION = -32001, -32002, -32003, -32004, -32009
-LISTED, CONTEXTS, PAGE, PAGE_MOST = 100, 50, 50, 100
-"""So many messages of a context are looked at for its tasks, and so many contexts, the last ones; so many tasks are on a page unless
-a client says otherwise, and at most."""
+NOT_FOUND, NOT_CANCELABLE, NO_PUSH = -32001, -32002, -32003
+UNSUPPORTED, OTHER_MEDIA, OTHER_VERSION = -32004, -32005, -32009
+REASONS = {
+    NOT_FOUND: "TASK_NOT_FOUND",
+    NOT_CANCELABLE: "TASK_NOT_CANCELABLE",
+    NO_PUSH: "PUSH_NOTIFICATION_NOT_SUPPORTED",
+    UNSUPPORTED: "UNSUPPORTED_OPERATION",
+    OTHER_MEDIA: "CONTENT_TYPE_NOT_SUPPORTED",
+    OTHER_VERSION: "VERSION_NOT_SUPPORTED",
+}
+"""The errors of the protocol itself by their codes (its section 5.4), as 9.5 has them named."""
+
+CODES = {404: NOT_FOUND, 415: OTHER_MEDIA}
+"""The codes of refusals by their HTTP status."""
+
+VERSION = re.compile(r"1\.0(\.[0-9]+)?")
+UNDERSCORE = re.compile(r"_([a-z])")
+PLAIN = str.maketrans("-_", "+/")
+
+PUSH = "TaskPushNotificationConfig"
+NOT_HERE = {f"{verb}{PUSH}": NO_PUSH for verb in ("Create", "Get", "Delete")} | {
+    f"List{PUSH}s": NO_PUSH,
+    "GetExtendedAgentCard": UNSUPPORTED,
+}
+"""Methods of the protocol that the agent's card says are not there."""
+
+CONTEXTS, PAGE, PAGE_MOST = 50, 50, 100
+"""So many contexts are looked at for tasks, the last ones; so many tasks are on a page unless a client says otherwise, and at most."""
 
 
 def routes(
@@ -95,6 +97,7 @@ def routes(
     authorize: Authorize | None = None,
     name: str = "chatkeep",
     description: str = "A chatbot.",
+    direct: Callable[[Message], bool] | None = None,
 ) -> list[BaseRoute]:
     """
     Return the routes of A2A over *keep*, to mount.
@@ -106,18 +109,23 @@ def routes(
             credentials are asked for, and from this machine none.
 
         name, description: What the agent's card says.
+
+        direct: Says of a user's message whether it is answered by a message, with no task to follow; none without it. What has no
+            such answer, because the bot asks, fails or is paused, is a task all the same.
     """
-    entrance = Entrance(
-        keep, refuse=lambda refusal: rpc_error(None, *coded(refusal, not_found=NOT_FOUND)), authorize=authorize
-    )
-    agent = Agent(entrance)
+    entrance = Entrance(keep, refuse=lambda refusal: tell_error(None, *coded(refusal, CODES)), authorize=authorize)
+    agent = Agent(entrance, direct or (lambda message: False))
 
     @entrance.open_to_all
     async def card(request: Request) -> Response:
         """Return who this agent is, and where it is called."""
         host, root = request.headers.get("host", "localhost"), request.scope.get("root_path", "")
         url = f"{request.scope.get('scheme', 'http')}://{host}{root}{path}"
-        return wire.as_json(card_of(name, description, url), headers={"cache-control": "no-store"})
+        told = wire.as_json(card_of(name, description, url), headers={"cache-control": f"max-age={CARD_S}"})
+        told.headers["etag"] = tag = f'"{hashlib.sha256(told.body).hexdigest()[:32]}"'
+        if is_in(tag, wire.tags(request, "if-none-match") or set()):
+            return Response(status_code=304, headers={"etag": tag, "cache-control": told.headers["cache-control"]})
+        return told
 
     @entrance.guards("send")
     async def call(request: Request) -> Response:
@@ -126,22 +134,51 @@ def routes(
         try:
             body = await read_request(entrance, request)
             id = body.get("id")
-            version = request.headers.get("a2a-version", "1.0")
-            if not version.startswith("1."):
-                raise RpcError(OTHER_VERSION, f"A2A {version[:20]} is not spoken here; 1.0 is.")
+            version = request.headers.get("a2a-version") or request.query_params.get("A2A-Version") or "0.3"
+            if VERSION.fullmatch(version) is None:
+                told = f"A2A {version[:20]} is not spoken here; 1.0 is, and a request says so by the header A2A-Version: 1.0."
+                raise RpcError(OTHER_VERSION, f"{told} Nothing was touched.")
             method, params = body.get("method"), body.get("params", {})
             if body.get("jsonrpc") != "2.0" or not isinstance(method, str) or not isinstance(params, dict):
                 raise RpcError(BAD_REQUEST, "This is no JSON-RPC 2.0 request.")
             if method not in agent.methods:
-                push = "PushNotification" in method
-                raise RpcError(NO_PUSH if push else NO_METHOD, f"There is no {method[:40]} here.")
-            return await agent.methods[method](request, id, params)
+                raise RpcError(NOT_HERE.get(method, NO_METHOD), f"There is no {method[:40]} here.")
+            return await agent.methods[method](request, id, spelled(params))
         except RpcError as fault:
-            return rpc_error(id, fault.code, str(fault))
+            return tell_error(id, fault.code, str(fault))
         except (HTTPException, ChatkeepError) as fault:
-            return rpc_error(id, *coded(entrance.refusal_of(fault), not_found=NOT_FOUND))
+            return tell_error(id, *coded(entrance.refusal_of(fault), CODES))
 
-    return [wire.RawRoute(CARD, card, methods=["GET"]), wire.RawRoute(path, call, methods=["POST"])]
+    return [wire.RawRoute(CARD, card, methods=["GET"]), wire.RawRoute(path, call, slash=True, methods=["POST"])]
+
+
+def tell_error(id: Any, code: int, message: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Return an error as an answer; one of the protocol's own has its name beside its code."""
+    info = {
+        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+        "reason": REASONS.get(code),
+        "domain": "a2a-protocol.org",
+    }
+    return rpc_error(id, code, message, status, headers, data=[info] if code in REASONS else None)
+
+
+def spelled(params: dict[str, Any]) -> dict[str, Any]:
+    """Return *params* with the names that JSON has in this protocol: `historyLength` for `history_length`, which is its name in the
+    protocol's description, and which whoever reads ProtoJSON takes as well."""
+    found = in_camels(params)
+    found |= {
+        name: in_camels(found[name]) for name in ("message", "configuration") if isinstance(found.get(name), dict)
+    }
+    if isinstance(found.get("message"), dict) and isinstance(parts := found["message"].get("parts"), list):
+        found["message"]["parts"] = [in_camels(part) if isinstance(part, dict) else part for part in parts]
+    return found
+
+
+def in_camels(value: dict[str, Any]) -> dict[str, Any]:
+    """Return *value* with its names in camel case; where one is there in both ways, that one holds."""
+    return {UNDERSCORE.sub(lambda found: found[1].upper(), name): one for name, one in value.items()} | {
+        name: one for name, one in value.items() if "_" not in name
+    }
 
 
 def card_of(name: str, description: str, url: str) -> dict[str, Any]:
@@ -166,8 +203,8 @@ Method = Callable[[Request, Any, dict[str, Any]], Awaitable[Response]]
 class Agent:
     """The methods of the protocol."""
 
-    def __init__(self, entrance: Entrance) -> None:
-        self._entrance, self._core = entrance, entrance.core
+    def __init__(self, entrance: Entrance, direct: Callable[[Message], bool]) -> None:
+        self._entrance, self._core, self._direct = entrance, entrance.core, direct
         self.methods: dict[str, Method] = {
             "SendMessage": self.send_message,
             "SendStreamingMessage": self.send_streaming_message,
@@ -178,17 +215,21 @@ class Agent:
         }
 
     async def send_message(self, request: Request, id: Any, params: dict[str, Any]) -> Response:
-        """Take a message, and answer with its task when that has ended, or at once."""
+        """Take a message, and answer with its task when that has ended, or at once; or with a message, where one is wanted."""
         settings = settings_of(params)
         history = history_in(settings)
         task, ended = await self._take(request, params), Ended("accepted")
-        if not settings.get("returnImmediately"):
-            ended = await whole(task.answer())
-        return wire.as_json(rpc_result(id, {"task": await task.show(ended, history=history)}))
+        direct = self._direct(task.messages[-1])
+        if direct or not settings.get("returnImmediately"):
+            ended = await whole(WhileItWorks(task.caller, task.number))
+        return wire.as_json(rpc_result(id, await task.give(ended, direct=direct, history=history)))
 
     async def send_streaming_message(self, request: Request, id: Any, params: dict[str, Any]) -> Response:
-        """Take a message, and stream what becomes of its task."""
-        return await (await self._take(request, params)).stream(request, id)
+        """Take a message, and stream what becomes of its task; or the message that it is answered with."""
+        task = await self._take(request, params)
+        if self._direct(task.messages[-1]):
+            return task.stream_whole(request, id)
+        return task.stream(request, id, Following(task), await task.show(Ended("accepted")))
 
     async def get_task(self, request: Request, id: Any, params: dict[str, Any]) -> Response:
         """Return a task as it is now."""
@@ -196,19 +237,24 @@ class Agent:
         return wire.as_json(rpc_result(id, await task.show(await task.now(), history=history_in(params))))
 
     async def subscribe_to_task(self, request: Request, id: Any, params: dict[str, Any]) -> Response:
-        """Stream a task that is being done, from the beginning of its answer."""
+        """Stream a task that is being done, from the beginning of the answer to its last message; or what comes of it, while it asks."""
         task = await self._find(request, params)
-        if (state := task.state_of(await task.now())) in OVER:
+        now = await task.now()
+        if (state := task.state_of(now)) in OVER:
             raise RpcError(UNSUPPORTED, f"The task is over ({state}), so nothing more comes of it; GetTask has it.")
-        return await task.stream(request, id)
+        following = Following(task, until_over=True, asked=now if state == ASKS else None)
+        return task.stream(request, id, following, await task.show(now))
 
     async def cancel_task(self, request: Request, id: Any, params: dict[str, Any]) -> Response:
         """End a task; what was said of its answer stays."""
         task = await self._find(request, params)
         if (state := task.state_of(await task.now())) in OVER:
             raise RpcError(NOT_CANCELABLE, f"The task is over ({state}); nothing was cancelled.")
+        if state == ASKS:
+            await task.cancel()
         for message in reversed(task.messages):
             await task.caller.stop(message.number)
+        task = await task.read()
         return wire.as_json(rpc_result(id, await task.show(await task.now())))
 
     async def list_tasks(self, request: Request, id: Any, params: dict[str, Any]) -> Response:
@@ -233,7 +279,7 @@ class Agent:
         for first in reversed(log):
             if first.role != "user" or TASK in first.metadata:
                 continue
-            task = Task(caller, [first, *(message for message in log if goes_on(message, first))])
+            task = Task(caller, [first]).joined(log)
             shown = await task.show(await task.now(), history=wanted.history, artifacts=wanted.artifacts)
             status = shown["status"]
             if wanted.state in ("", status["state"]) and status["timestamp"] >= wanted.since:
@@ -271,139 +317,7 @@ class Agent:
         named = id_in(params, "id").removeprefix("task_")
         conversation, number = find_named(named) or (named, 0)
         caller = await self._entrance.admit(request, conversation)
-        first = await caller.find_message(number, ("user",))
-        return Task(caller, [first, *[message async for message in self._going_on(caller, first)]])
-
-    async def _going_on(self, caller: Caller, first: Message) -> Any:
-        """Give the messages that went on with the task whose first message is *first*."""
-        async for message in caller.tenant.history(caller.conversation, after=first.number, limit=LISTED):
-            if goes_on(message, first):
-                yield message
-
-
-class Task:
-    """One task: the messages that have gone on with it, of which the last one is answered now."""
-
-    def __init__(self, caller: Caller, messages: Sequence[Message]) -> None:
-        self.caller, self.messages, self.number = caller, messages, messages[-1].number
-
-    def answer(self) -> AnswerStream:
-        """Follow its answer."""
-        return self.caller.answer(self.number)
-
-    async def now(self) -> Ended:
-        """Return how it stands."""
-        return await self.caller.find_end(self.number)
-
-    def state_of(self, ended: Ended) -> str:
-        """Return its state."""
-        state = STATES[ended.status]
-        marks = {name for reply in ended.replies for name in reply.metadata}
-        if "stopped" in marks:
-            state = "CANCELED"
-        elif "interrupted" in marks:
-            state = "FAILED"
-        elif any(part.get("type") == "interrupt" for reply in ended.replies for part in parts_of(reply)):
-            state = "INPUT_REQUIRED"
-        return f"TASK_STATE_{state}"
-
-    async def show(self, ended: Ended, *, history: int | None = None, artifacts: bool = True) -> dict[str, Any]:
-        """Return it as the protocol has it, with the last *history* messages (None: all), and with what it has given."""
-        said: list[dict[str, Any]] = []
-        given: list[dict[str, Any]] = []
-        once = {reply.id for reply in ended.replies}  # (one reply may answer several messages)
-        for message in self.messages:
-            said.append(self._message(message.id, "ROLE_USER", [wire_part(part) for part in parts_of(message)]))
-            if message.number == self.number:
-                given += self._artifacts(message.number, ended.replies)
-                continue
-            replies = [one for one in (await self.caller.find_end(message.number)).replies if one.id not in once]
-            once |= {reply.id for reply in replies}
-            given += self._artifacts(message.number, replies)
-            if asked := questions_in(replies):
-                said.append(self._message(replies[-1].id, "ROLE_AGENT", [{"text": text} for text in asked]))
-        told: dict[str, Any] = {"id": self._id, "contextId": self.caller.conversation, "status": self._status(ended)}
-        told |= {"artifacts": given} if artifacts else {}
-        return told | {"history": said if history is None else said[max(len(said) - history, 0) :]}
-
-    async def stream(self, request: Request, id: Any) -> SSE:
-        """Stream it."""
-        begun: set[int] = set()
-
-        def told(result: dict[str, Any]) -> bytes:
-            return event(rpc_result(id, result))
-
-        async def write(step: Step) -> bytes:
-            match step:
-                case BlockGrew(block=block, kind="text", text=text):
-                    artifact = self._artifact(self.number, block, {"type": "text", "text": text})
-                    appends = block in begun
-                    begun.add(block)
-                    return told({"artifactUpdate": {**self._names, "artifact": artifact, "append": appends}})
-                case BlockEnded(block=block, kind="text") if block in begun:
-                    artifact = self._artifact(self.number, block, {"type": "text", "text": ""})
-                    return told(
-                        {"artifactUpdate": {**self._names, "artifact": artifact, "append": True, "lastChunk": True}}
-                    )
-                case PartShown(block=block, part=part) if part.get("type") != "interrupt":
-                    artifact = self._artifact(self.number, block, part)
-                    return told({"artifactUpdate": {**self._names, "artifact": artifact, "lastChunk": True}})
-                case Failing():
-                    status = self._status(Ended("accepted", failing=step))
-                    return told({"statusUpdate": {**self._names, "status": status}})
-                case Ended():
-                    return told({"statusUpdate": {**self._names, "status": self._status(step)}})
-            return b""
-
-        first = told({"task": await self.show(Ended("accepted"))})
-        return SSE(request, self.caller, self.answer(), write, first=first)
-
-    @property
-    def _names(self) -> dict[str, Any]:
-        return {"taskId": self._id, "contextId": self.caller.conversation}
-
-    @property
-    def _id(self) -> str:
-        return f"task_{name_answer(self.caller.conversation, self.messages[0].number)}"
-
-    def _message(self, id: str, role: str, parts: list[dict[str, Any]]) -> dict[str, Any]:
-        return {"messageId": id, "role": role, "parts": parts, **self._names}
-
-    def _artifact(self, number: int, block: int, part: Part) -> dict[str, Any]:
-        return {"artifactId": f"answer-{number}.{block}", "parts": [wire_part(part)]}
-
-    def _artifacts(self, number: int, replies: Sequence[Message]) -> list[dict[str, Any]]:
-        parts = [part for reply in in_order(replies) for part in parts_of(reply)]
-        return [self._artifact(number, n, part) for n, part in enumerate(parts) if part.get("type") != "interrupt"]
-
-    def _status(self, ended: Ended) -> dict[str, Any]:
-        at = ended.replies[-1].created_at if ended.replies else self.messages[-1].created_at
-        status: dict[str, Any] = {
-            "state": self.state_of(ended),
-            "timestamp": write_time(at),
-        }
-        if asked := questions_in(ended.replies):
-            parts = [{"text": text} for text in asked]
-            status["message"] = self._message(ended.replies[-1].id, "ROLE_AGENT", parts)
-        elif (failing := ended.failing) is not None:
-            id = f"failing-{failing.number}.{failing.attempts}"
-            status["message"] = self._message(id, "ROLE_AGENT", [{"text": tell_failing(failing)}])
-        return status
-
-
-def goes_on(message: Message, first: Message) -> bool:
-    """Tell whether a message goes on with the task whose first message is *first*."""
-    return bool(message.metadata.get(TASK) == first.number)
-
-
-def questions_in(replies: Sequence[Message]) -> list[str]:
-    """Return what *replies* ask."""
-    return [
-        str(part.get("message", part.get("reason", "")))
-        for reply in replies
-        for part in parts_of(reply)
-        if part.get("type") == "interrupt"
-    ]
+        return await Task(caller, [await caller.find_message(number, ("user",))]).read()
 
 
 class Wanted(Struct, frozen=True):
@@ -470,27 +384,33 @@ def content_of(message: dict[str, Any]) -> Content:
     parts = message.get("parts")
     if not isinstance(parts, list) or not parts or not all(isinstance(part, dict) for part in parts):
         raise RpcError(BAD_PARAMS, "The message has no `parts`; nothing was touched.")
+    if message.get("role") != "ROLE_USER":
+        raise RpcError(BAD_PARAMS, "The `role` of a message that is sent is ROLE_USER; nothing was touched.")
     return content_from([kept_part(part) for part in parts])
 
 
-def kept_part(part: dict[str, Any]) -> Part:
-    """Return a part of a message as it is kept."""
+def kept_part(part: Part) -> Part:
+    """Return a part of a message as it is kept. Raises `RpcError` for what is none."""
     media, name = part.get("mediaType"), part.get("filename")
     told = ({"media_type": media} if media else {}) | ({"filename": name} if name else {})
-    if isinstance(part.get("text"), str):
-        return {"type": "text", "text": part["text"]}
-    if "url" in part:
-        return {"type": "file", "url": part["url"], **told}
-    if "raw" in part:
-        return {"type": "file", "url": f"data:{media or 'application/octet-stream'};base64,{part['raw']}", **told}
-    return {"type": "data", "data": part.get("data")}
+    match part:
+        case {"text": str(text)}:
+            return {"type": "text", "text": text}
+        case {"url": str(url)}:
+            return {"type": "file", "url": url, **told}
+        case {"raw": str(raw)} if (plain := plain_base64(raw)) is not None:
+            return {"type": "file", "url": f"data:{media or 'application/octet-stream'};base64,{plain}", **told}
+        case {"data": data}:
+            return {"type": "data", "data": data}
+    raise RpcError(BAD_PARAMS, "A part has `text`, `url`, `raw` (in Base64) or `data`; nothing was touched.")
 
 
-def wire_part(part: Part) -> dict[str, Any]:
-    """Return a kept part as the protocol has it."""
-    grown, url = growing(part), part.get("url")
-    if grown is not None:
-        return {"text": grown[1]} | ({} if grown[0] == "text" else {"metadata": {"type": grown[0]}})
-    if isinstance(url, str):
-        return {"url": url} | ({"mediaType": str(part["media_type"])} if part.get("media_type") else {})
-    return {"data": part["data"] if part.get("type") == "data" else msgspec.to_builtins(part)}
+def plain_base64(text: str) -> str | None:
+    """Return bytes in Base64, of any kind that ProtoJSON takes, in the plain one; None for what is none."""
+    plain = text.rstrip("=").translate(PLAIN)
+    plain += "=" * (-len(plain) % 4)
+    try:
+        base64.b64decode(plain, validate=True)
+    except (ValueError, binascii.Error):
+        return None
+    return plain

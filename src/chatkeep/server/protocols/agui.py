@@ -80,7 +80,7 @@ def routes(keep: Chatkeep[Any], *, path: str = PATH, authorize: Authorize | None
             return Response(await events.nothing_new(), media_type="text/event-stream")
         return SSE(request, caller, caller.answer(number), events.write, first=await events.begin())
 
-    return [wire.RawRoute(path, post, methods=["POST"])]
+    return [wire.RawRoute(path, post, slash=True, methods=["POST"])]
 
 
 def refuse(refusal: Refusal) -> Response:

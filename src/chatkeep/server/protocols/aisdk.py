@@ -108,7 +108,7 @@ def routes(keep: Chatkeep[Any], *, path: str = PATH, authorize: Authorize | None
         return SSE(request, caller, caller.answer(number), Chunks(number).write, headers=HEADERS)
 
     return [
-        wire.RawRoute(path, post, methods=["POST"]),
+        wire.RawRoute(path, post, slash=True, methods=["POST"]),
         wire.RawRoute(path + "/{id}/stream", resume, methods=["GET"]),
         wire.RawRoute(path + "/{id}/stop", stop, methods=["POST"]),
         wire.RawRoute(path + "/{id}", history, methods=["GET"]),

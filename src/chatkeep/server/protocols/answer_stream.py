@@ -125,6 +125,11 @@ def growing(part: Part) -> tuple[str, str] | None:
     return None
 
 
+def file_name(part: Part) -> str:
+    """Return how the file that a part refers to is called; "" where that is not said."""
+    return str(part.get("filename") or part.get("name") or "")
+
+
 def name_answer(conversation: str, number: int) -> str:
     """Return a name for the answer to message *number*, of which `find_named` makes both again."""
     return base64.urlsafe_b64encode(f"{number}.{conversation}".encode()).decode().rstrip("=")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -38,10 +39,11 @@ async def read_request(entrance: Entrance, request: Request) -> dict[str, Any]:
     return body
 
 
-def coded(refusal: Refusal, *, not_found: int) -> tuple[int, str, int, dict[str, str]]:
-    """Return a refusal as an error: its code, its words, the HTTP status and headers. *not_found*: the code of what is not there."""
-    if refusal.status == 404:
-        return not_found, refusal.detail, 200, {}
+def coded(refusal: Refusal, codes: Mapping[int, int]) -> tuple[int, str, int, dict[str, str]]:
+    """Return a refusal as an error: its code, its words, the HTTP status and headers. *codes*: those that a protocol has for
+    a status."""
+    if refusal.status in codes:
+        return codes[refusal.status], refusal.detail, 200, {}
     if refusal.status >= 500:
         return INTERNAL, refusal.detail, refusal.status, refusal.headers
     http = refusal.status in (401, 403, 429)

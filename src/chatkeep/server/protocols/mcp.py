@@ -32,6 +32,7 @@ from .answer_stream import (
     BlockGrew,
     Ended,
     Step,
+    file_name,
     find_named,
     in_order,
     is_text,
@@ -51,7 +52,7 @@ from .json_rpc import (
     rpc_error,
     rpc_result,
 )
-from .sse import SSE, whole
+from .sse import SSE, Steps, WhileItWorks, whole
 
 PATH = "/mcp"
 MODERN = ("2026-07-28",)
@@ -91,9 +92,7 @@ def routes(
 
         name, description: Those of the tool, by which a model finds out what it is for.
     """
-    entrance = Entrance(
-        keep, refuse=lambda refusal: rpc_error(None, *coded(refusal, not_found=BAD_PARAMS)), authorize=authorize
-    )
+    entrance = Entrance(keep, refuse=lambda refusal: rpc_error(None, *coded(refusal, {})), authorize=authorize)
     server = Server(entrance, name, description)
 
     @entrance.guards("send")
@@ -115,9 +114,9 @@ def routes(
         except RpcError as fault:
             return rpc_error(id, fault.code, str(fault), fault.status, data=fault.data)
         except (HTTPException, ChatkeepError) as fault:
-            return rpc_error(id, *coded(entrance.refusal_of(fault), not_found=BAD_PARAMS))
+            return rpc_error(id, *coded(entrance.refusal_of(fault), {}))
 
-    return [wire.RawRoute(path, call, methods=["POST"])]
+    return [wire.RawRoute(path, call, slash=True, methods=["POST"])]
 
 
 class Call(Struct, frozen=True):
@@ -228,7 +227,7 @@ class Server:
         if call.modern:
             raise RpcError(NO_METHOD, "There is no tasks/result in this version; tasks/get has the result.", status=404)
         task = await self._find(call)
-        return await task.give(call, {"_meta": {f"{META}related-task": {"taskId": task.id}}})
+        return await task.give(call, {"_meta": {f"{META}related-task": {"taskId": task.id}}}, to_the_end=True)
 
     async def cancel_task(self, call: Call) -> Response:
         """End a task; what was said of its answer stays in the conversation."""
@@ -316,17 +315,20 @@ class Task:
         parts = [part for reply in in_order(ended.replies) for part in parts_of(reply)]
         content = [shown for part in parts if (shown := shown_part(part)) is not None]
         if not ended.replies and ended.status != "answered":
-            content.append(text_part(WAITS.get(ended.status, "The bot could not answer; the message is kept.")))
+            content.append(text_part(tell_waiting(ended)))
         content.append(text_part(f"(conversation: {self.caller.conversation})"))  # (models are shown the content alone)
         told = {"conversation": self.caller.conversation, "number": self.number, "status": ended.status}
         return {"content": content, "structuredContent": told, "isError": is_fault(ended)}
 
-    async def give(self, call: Call, more: dict[str, Any] | None = None) -> Response:
-        """Answer a call with the result, when it is there; who takes events is told meanwhile how far the answer has come."""
-        answer = self.caller.answer(self.number)
-        if "text/event-stream" not in call.request.headers.get("accept", ""):
-            return call.answer({**self.result(await whole(answer)), **(more or {})})
+    async def give(self, call: Call, more: dict[str, Any] | None = None, *, to_the_end: bool = False) -> Response:
+        """Answer a call with the result, when it is there; who takes events is told meanwhile how far the answer has come. Who is
+        told nothing waits no longer for a bot that fails, unless *to_the_end*."""
         token, said = object_in(call.params, "_meta").get("progressToken"), 0
+        streams = "text/event-stream" in call.request.headers.get("accept", "")
+        waits = to_the_end or (streams and token is not None)
+        answer: Steps = self.caller.answer(self.number) if waits else WhileItWorks(self.caller, self.number)
+        if not streams:
+            return call.answer({**self.result(await whole(answer)), **(more or {})})
 
         async def write(step: Step) -> bytes:
             nonlocal said
@@ -347,6 +349,13 @@ class Task:
             return event(notice, name="message")
 
         return SSE(call.request, self.caller, answer, write)
+
+
+def tell_waiting(ended: Ended) -> str:
+    """Say in words why there is no answer."""
+    if ended.failing is not None:
+        return f"{tell_failing(ended.failing)} Ask again with the same id to be given the answer."
+    return WAITS.get(ended.status, "The bot could not answer; the message is kept.")
 
 
 def has_mark(replies: Sequence[Message], mark: str) -> bool:
@@ -378,5 +387,5 @@ def shown_part(part: Part) -> dict[str, Any] | None:
         return text_part(str(part.get("message", part.get("reason", ""))))
     if not isinstance(url := part.get("url"), str) or url.startswith("data:"):
         return None
-    told = {"type": "resource_link", "uri": url, "name": str(part.get("title", part.get("filename", url)))}
+    told = {"type": "resource_link", "uri": url, "name": str(part.get("title") or file_name(part) or url)}
     return told | ({"mimeType": str(part["media_type"])} if part.get("media_type") else {})

@@ -39,6 +39,7 @@ from .answer_stream import (
     PartShown,
     Step,
     content_from,
+    file_name,
     find_named,
     growing,
     in_order,
@@ -50,7 +51,7 @@ from .answer_stream import (
     write_time,
 )
 from .entrance import Authorize, Caller, Entrance, Refusal
-from .sse import SSE, whole
+from .sse import SSE, WhileItWorks, whole
 
 PATH = "/v1/responses"
 WAIT_S = 540.0
@@ -96,14 +97,13 @@ def routes(keep: Chatkeep[Any], *, path: str = PATH, authorize: Authorize | None
         role, content = content_of(item)
         receipt = await caller.accept(content, id=key, role=role, metadata={"response": told} if told else None)
         asked = Asked(caller.conversation, receipt.number, told, background=bool(body.get("background")))
-        answer = caller.answer(receipt.number)
         if body.get("stream"):
-            return SSE(request, caller, answer, Events(asked).write)
+            return SSE(request, caller, caller.answer(receipt.number), Events(asked).write)
         if not asked.background:
             ended = Ended("accepted")
             try:
                 async with asyncio.timeout(WAIT_S):
-                    ended = await whole(answer)
+                    ended = await whole(WhileItWorks(caller, receipt.number))
             except TimeoutError:
                 ended = await caller.find_end(receipt.number)
             return wire.as_json(asked.response(ended))
@@ -152,7 +152,7 @@ def routes(keep: Chatkeep[Any], *, path: str = PATH, authorize: Authorize | None
         return wire.as_json(told)
 
     return [
-        wire.RawRoute(path, create, methods=["POST"]),
+        wire.RawRoute(path, create, slash=True, methods=["POST"]),
         wire.RawRoute(path + "/{id}/cancel", cancel, methods=["POST"]),
         wire.RawRoute(path + "/{id}/input_items", input_items, methods=["GET"]),
         wire.RawRoute(path + "/{id}", get, methods=["GET"]),
@@ -255,7 +255,7 @@ def input_part(part: Part) -> Part:
         return {"type": "input_text", "text": part["text"]}
     if part.get("type") == "image":
         return {"type": "input_image", "image_url": part.get("url"), "detail": "auto"}
-    return {"type": "input_file", "file_url": part.get("url"), "filename": part.get("filename")}
+    return {"type": "input_file", "file_url": part.get("url"), "filename": file_name(part) or None}
 
 
 # -- what goes out ------------------------------------------------------------------------------------------------------
