@@ -16,7 +16,7 @@ import pytest
 import chatkeep
 from chatkeep.channels import Channel
 from chatkeep.drivers import DRIVERS
-from chatkeep.drivers.base import Driver
+from chatkeep.drivers.base import Driver, Searching
 from chatkeep.testing.servers import RedisServer
 
 SRC = Path(chatkeep.__file__).parent

@@ -22,6 +22,7 @@ from ..settings import seconds
 from .backlog import Backlog
 from .high_water import HighWater
 from .housekeeper import Housekeeper
+from .indexer import Indexer
 from .journal import Journal
 from .lease_keeper import LeaseKeeper
 from .pauses import PAUSES, Pauses
@@ -54,6 +55,7 @@ class Sweeper:
         versions: Releases,
         high_water: HighWater,
         housekeeper: Housekeeper,
+        indexer: Indexer,
         journal: Journal | None,
         open_store: Callable[[], Awaitable[None]],
         reopen_store: Callable[[], Awaitable[None]],
@@ -68,6 +70,7 @@ class Sweeper:
         self.versions = versions
         """Which versions of the application are there, and their shares."""
         self._journal = journal
+        self._indexer = indexer
         self._open_store = open_store
         self._reopen_store = reopen_store
         self._backlog = Backlog(
@@ -223,6 +226,7 @@ class Sweeper:
             await self._sweep_for_others()
         if self._unscheduled:
             await self._schedule(self._unscheduled)
+        await self._indexer.look()
 
     async def _sweep_for_others(self) -> None:
         """End what is over, where there is no handler here; what is unread is left to those who have one."""
