@@ -65,7 +65,7 @@ class Core(Generic[State]):
     @property
     def text_index(self) -> TextIndex:
         """The full-text index of the store; there may be none."""
-        return self._opened.text_index
+        return self._opened.sweeper.indexer.index
 
     @property
     def states(self) -> StateCodec[State]:

@@ -222,9 +222,9 @@ class StoreTarget:
         seen, before = set[Key](), None
         while True:
             page = await index.find(tenant, text, before=before, limit=PAGE)
-            for key in dict.fromkeys(hit.key for hit in page.hits if hit.key not in seen):
-                if (row := await core.read_row(key)) is not None:
-                    yield Place(*key, row.owner, "")
+            for hit in page.hits:
+                if (row := await core.read_row(hit.key)) is not None:
+                    yield Place(*hit.key, row.owner, "")
             seen |= {hit.key for hit in page.hits}
             before = page.place
             if before is None:

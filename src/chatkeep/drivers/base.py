@@ -339,9 +339,10 @@ class Term(NamedTuple):
 
 
 class Search(Act, frozen=True, gc=False):
-    """Asks which entries have all of *terms* among the words that `IndexText` has put into the full-text index, the newest first.
+    """Asks which conversations have an entry with all of *terms* among its words, as `IndexText` has put them into the full-text index; of
+    each, the last such entry in its log. The newest come first.
 
-    tenant: whose entries; None: those of all tenants. before: only those below this place; places rise with `EntryWords.at`, to the
+    tenant: whose conversations; None: those of all tenants. before: only entries below this place; places rise with `EntryWords.at`, to the
     second. Words are compared as they are: who makes them has brought them into one form. Nothing is found
     where there is no index. Needs SEARCH.
 
@@ -358,7 +359,7 @@ class Search(Act, frozen=True, gc=False):
 
 
 class Hit(NamedTuple):
-    """An entry that was found, by its conversation and its number, and its *place* among all hits."""
+    """The last entry of a conversation that was found, by its key and its number, and its *place* among all hits."""
 
     key: Key
     number: int

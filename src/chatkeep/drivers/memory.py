@@ -263,9 +263,14 @@ class MemoryDriver(Openable):
         self._refuse_replaced()
         text = self._shelf.text
         hits: list[Hit] = []
-        for place, (key, number, words) in sorted(text.words.items(), reverse=True) if text is not None else ():
-            before = act.before is None or place < act.before
-            if before and act.tenant in (None, key.tenant) and all(_has(words, term) for term in act.terms):
+        fitting = [
+            (place, key, number)
+            for place, (key, number, words) in (text.words.items() if text is not None else ())
+            if act.tenant in (None, key.tenant) and all(_has(words, term) for term in act.terms)
+        ]
+        last = {key: number for _, key, number in sorted(fitting, key=lambda one: one[2])}
+        for place, key, number in sorted(fitting, reverse=True):
+            if (act.before is None or place < act.before) and number == last[key]:
                 hits.append(Hit(key, number, place))
                 if len(hits) == act.limit:
                     return Hits(hits, place)

@@ -24,7 +24,6 @@ from ..storage.store import Store
 from .changes import Changes
 from .high_water import HighWater
 from .housekeeper import Housekeeper
-from .indexer import Indexer
 from .intake import Intake
 from .journal import Journal
 from .lease_keeper import LeaseKeeper
@@ -100,8 +99,6 @@ class Engine(Generic[State]):
             notifier=notifier,
             journal=self.journal,
         )
-        indexer = Indexer(store)
-        self.text_index = indexer.index
         self.sweeper = Sweeper(
             shared,
             workers=workers,
@@ -111,7 +108,6 @@ class Engine(Generic[State]):
             versions=versions,
             high_water=high_water,
             housekeeper=housekeeper,
-            indexer=indexer,
             journal=self.journal,
             open_store=self._open_store,
             reopen_store=self._reopen_store,

@@ -55,7 +55,6 @@ class Sweeper:
         versions: Releases,
         high_water: HighWater,
         housekeeper: Housekeeper,
-        indexer: Indexer,
         journal: Journal | None,
         open_store: Callable[[], Awaitable[None]],
         reopen_store: Callable[[], Awaitable[None]],
@@ -70,7 +69,6 @@ class Sweeper:
         self.versions = versions
         """Which versions of the application are there, and their shares."""
         self._journal = journal
-        self._indexer = indexer
         self._open_store = open_store
         self._reopen_store = reopen_store
         self._backlog = Backlog(
@@ -97,6 +95,11 @@ class Sweeper:
         policy = self._shared.policy
         visits = policy.forget_visitors_s if self._shared.visitors else None
         return (policy.session_ttl_s, policy.retention_s, policy.forget_after_s, visits) != (None, None, None, None)
+
+    @property
+    def indexer(self) -> Indexer:
+        """What keeps the full-text index."""
+        return self._backlog.housekeeper.indexer
 
     @property
     def started(self) -> int:
@@ -226,7 +229,7 @@ class Sweeper:
             await self._sweep_for_others()
         if self._unscheduled:
             await self._schedule(self._unscheduled)
-        await self._indexer.look()
+        await self.indexer.look()
 
     async def _sweep_for_others(self) -> None:
         """End what is over, where there is no handler here; what is unread is left to those who have one."""

@@ -168,12 +168,7 @@ async def find_said(
     owners = await core.find_names(tenant, wanted.owner) if wanted.owner and tenant is not None else [wanted.owner]
     while True:
         page = await core.text_index.find(tenant, wanted.text, before=before, limit=ROWS)
-        newest: dict[Key, Hit] = {}
-        for hit in page.hits:
-            if hit.key not in seen:
-                newest.setdefault(hit.key, hit)
-        seen |= newest.keys()
-        hits = list(newest.values())
+        hits = [hit for hit in page.hits if hit.key not in seen]
         for first in range(0, len(hits), AT_ONCE):
             some = hits[first : first + AT_ONCE]
             shown = await asyncio.gather(*(look_at_hit(core, hit, wanted, owners) for hit in some))

@@ -8,11 +8,11 @@ message at a hundred thousand messages, and beginnings of words stayed: docs/exp
 from __future__ import annotations
 
 import heapq
-import json
 from collections.abc import Iterator, Sequence
 from functools import cache
 
 import apsw
+import msgspec
 
 from ..base import (
     INDEX_COUNTED,
@@ -34,6 +34,8 @@ from ..shipped import read_file
 from ..statements import named
 
 FAR = 1 << 62
+
+_numbers = msgspec.json.Decoder(list[int]).decode
 
 LOOKED_AT = 4000
 """So many entries that have one of the words are looked at in one act."""
@@ -58,14 +60,30 @@ def search(db: apsw.Connection, act: Search) -> Hits:
         return Hits([], None)
     rarest = min(forms, key=lambda one: count(db, one, before))
     hits: list[Hit] = []
-    for looked_at, place in enumerate(places_of(db, rarest, before), 1):
-        tenant, id, number, words = db.execute(sql("entry_at"), {"place": place}).get
-        has = {*json.loads(words)}
-        if all(not has.isdisjoint(one) for one in forms):
-            hits.append(Hit(Key(tenant, id), number, place))
-        if len(hits) >= act.limit or looked_at == LOOKED_AT:
+    looked_at = 0
+    for place in places_of(db, rarest, before):
+        of, number, words = db.execute(sql("entry_at"), {"place": place}).get
+        looked_at += 1
+        if has_each(words, forms):
+            later = 0
+            for (words,) in db.execute(sql("entries_after"), {"of": of, "number": number}):
+                later += 1
+                if has_each(words, forms):
+                    break
+            else:
+                tenant, id = db.execute(sql("key_of"), {"of": of}).get
+                if act.tenant in (None, tenant):
+                    hits.append(Hit(Key(tenant, id), number, place))
+            looked_at += later
+        if len(hits) >= act.limit or looked_at >= LOOKED_AT:
             return Hits(hits, place)
     return Hits(hits, None)
+
+
+def has_each(words: str, forms: Sequence[set[int]]) -> bool:
+    """Tell whether an entry with these *words* has one of each of *forms*."""
+    has = _numbers(words)
+    return all(not one.isdisjoint(has) for one in forms)
 
 
 def find_forms(db: apsw.Connection, tenant: str | None, term: Term) -> set[int]:
@@ -133,7 +151,9 @@ def put(db: apsw.Connection, words: Sequence[EntryWords]) -> None:
         if found is not None:
             of_words = [number_of(db, numbers, found[0], word) for word in one.words]
             place = free_place(db, one.at)
-            db.execute(sql("put_entry"), {**place_in_log, "place": place, "words": json.dumps(of_words)})
+            db.execute(
+                sql("put_entry"), {**place_in_log, "place": place, "words": msgspec.json.encode(of_words).decode()}
+            )
             postings += [(number, place) for number in of_words]
         db.execute(sql("done"), place_in_log)
     postings.sort()  # neighbours go to one page

@@ -63,4 +63,10 @@ select place from search_posting where word = :word and place < :before order by
 select place from search_entry where place < :before order by place desc;
 
 -- name: entry_at
-select c.tenant, c.id, e.number, e.words from search_entry e join conversation c on c.number = e.conversation where e.place = :place;
+select conversation, number, words from search_entry where place = :place;
+
+-- name: entries_after
+select words from search_entry where conversation = :of and number > :number order by number desc;
+
+-- name: key_of
+select tenant, id from conversation where number = :of;
