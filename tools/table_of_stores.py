@@ -22,6 +22,7 @@ COLUMNS = {
     Ability.EPOCH: "tells a replaced store",
     Ability.COUNT: "counts hits for all",
     Ability.FENCE: "can be closed for others",
+    Ability.SEARCH: "full-text index",
 }
 
 

@@ -26,6 +26,7 @@ from .storage.audit import AuditLog
 from .storage.ends import End, find_ends
 from .storage.holds import Hold, Holds
 from .storage.records import Records
+from .storage.text_index import TextIndex
 
 if TYPE_CHECKING:
     from .people.handing_out import HandedOut
@@ -60,6 +61,11 @@ class Core(Generic[State]):
     def abilities(self) -> frozenset[Ability]:
         """What the driver can do."""
         return self._engine.store.driver.abilities
+
+    @property
+    def text_index(self) -> TextIndex:
+        """The full-text index of the store; there may be none."""
+        return self._opened.sweeper.indexer.index
 
     @property
     def states(self) -> StateCodec[State]:

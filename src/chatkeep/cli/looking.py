@@ -14,6 +14,7 @@ import click
 import msgspec
 
 from ..bounded import Newest
+from ..conversation.words import find_in, has_words, terms_in
 from ..errors import ChatkeepError
 from ..model import Message
 from .options import StoreCommand, json_option, limit_option, store_argument, utc_option
@@ -115,8 +116,10 @@ def tail(store: str, conversation: str | None, tenant: str | None, last: int, as
 def search(store: str, text: str, tenant: str | None, limit: int, as_json: bool) -> None:
     """Find conversations by what was said in them, by id or owner.
 
-    Upper and lower case are alike. The newest conversations come first, and their logs are read until enough was found, so
-    on a large store it takes a while; Ctrl-C ends it. A server reads the last 2,000 entries of each log itself.
+    Upper and lower case are alike. Found is the text as it stands, and what has all its words in one message, where the last one
+    may be the beginning of a word. The newest conversations come first. Without a full-text index (`chatkeep index`) the logs are
+    read until enough was found, so on a large store it takes a while; Ctrl-C ends it. A server without one reads the last 2,000
+    entries of each log itself.
 
     \b
     Examples:
@@ -244,9 +247,11 @@ async def _matches(target: Target, one: Place, wanted: str) -> AsyncIterator[Mes
         yield None
     if one.fault:
         return
+    terms = terms_in(wanted)
     try:
         async for message in target.of(one.tenant).history(one.id):
-            if message.role != "system" and wanted in message.text.casefold():
+            text = message.text
+            if message.role != "system" and (wanted in text.casefold() or has_words(text, terms)):
                 yield message
     except ChatkeepError as fault:  # erased meanwhile, or a log that is damaged
         click.echo(f"{plain(one.id, line=True)} was left out: {plain(str(fault), line=True)}", err=True)
@@ -255,8 +260,8 @@ async def _matches(target: Target, one: Place, wanted: str) -> AsyncIterator[Mes
 def _around(message: Message, wanted: str) -> str:
     """Return the words that were found with some of those around them, as one line."""
     text = message.text
-    at = max(text.casefold().find(wanted), 0)
-    begin, end = max(at - AROUND, 0), at + len(wanted) + AROUND
+    first, last = find_in(text, wanted)
+    begin, end = max(first - AROUND, 0), last + AROUND
     return plain(f"{'...' * (begin > 0)}{text[begin:end]}{'...' * (end < len(text))}", line=True)
 
 

@@ -9,9 +9,10 @@ from typing import Any, Self
 
 from ..app import core_of
 from ..conversation.edits import StateAsOf
+from ..conversation.keys import RESERVED
 from ..conversation.once import Call
 from ..conversation.outbox import Delivery
-from ..drivers.base import Ability
+from ..drivers.base import Ability, Key
 from ..engine.parts import Stats
 from ..errors import Unsupported, UsageError
 from ..model import Content, Conversation, DeadLetter, Message, Receipt, Stopped, last_words
@@ -210,9 +211,31 @@ class StoreTarget:
             yield Listed(one, last_words(one.messages))
 
     async def places(self, tenant: str | None, text: str) -> AsyncIterator[Place]:
-        """Give all conversations: their logs are at hand."""
-        async for one, _ in self.conversations(tenant):
-            yield Place(one.tenant, one.id, one.owner, one.fault)
+        """Give those that the full-text index has, and that are called like that; all, where there is no complete index: their logs are
+        at hand."""
+        core, index = core_of(self.keep), core_of(self.keep).text_index
+        state = await index.catch_up() if index.able else None
+        if state is None or not state.on or state.left:
+            async for one, _ in self.conversations(tenant):
+                yield Place(one.tenant, one.id, one.owner, one.fault)
+            return
+        seen, before = set[Key](), None
+        while True:
+            page = await index.find(tenant, text, before=before, limit=PAGE)
+            for hit in page.hits:
+                if (row := await core.read_row(hit.key)) is not None:
+                    yield Place(*hit.key, row.owner, "")
+            seen |= {hit.key for hit in page.hits}
+            before = page.place
+            if before is None:
+                break
+        after, wanted = None, text.casefold()
+        while rows := await core.scan("recent", tenant=tenant, after=after, limit=PAGE):
+            after = rows[-1]
+            for row in rows:
+                named = wanted in row.key.id.casefold() or wanted in row.owner.casefold()
+                if named and row.key not in seen and not row.key.tenant.startswith(RESERVED):
+                    yield Place(*row.key, row.owner, "")
 
     async def dead_letters(self) -> AsyncIterator[DeadLetter]:
         """Return what was set aside in any tenant."""

@@ -29,6 +29,7 @@ ON_THE_STORE = {
     "canary": "it concerns all tenants, and a key is for one",
     "check": "it examines the store itself; how a server is, /readyz and `chatkeep stats` tell",
     "fork": "a copy is written with the store's own rows, which no server hands out",
+    "index": "it reads the logs of all tenants, and a key is for one",
     "import": "it writes rows as they are, past the rules that a server keeps",
     "key": "a key that makes keys would go on after its end",
     "move": "it closes the store that the server has open",

@@ -13,7 +13,7 @@ from asyncio import Future
 from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -47,6 +47,7 @@ class Ability(StrEnum):
     EPOCH = "a store that was emptied, replaced or fenced off is told from the one that was opened"
     COUNT = "hits of a rate limit are counted for all who have the store open"
     FENCE = "it can be given another epoch, so that nobody who had it open writes to it any more"
+    SEARCH = "messages are found by their words, once somebody has asked for a full-text index"
 
 
 class About(Struct, frozen=True, kw_only=True):
@@ -330,6 +331,111 @@ class Fence(Act, frozen=True, gc=False):
         return "The epoch"
 
 
+class Term(NamedTuple):
+    """A word that is searched for, or, where it *begins* words, the beginning of one."""
+
+    text: str
+    begins: bool = False
+
+
+class Search(Act, frozen=True, gc=False):
+    """Asks which conversations have an entry with all of *terms* among its words, as `IndexText` has put them into the full-text index; of
+    each, the last such entry in its log. The newest come first.
+
+    tenant: whose conversations; None: those of all tenants. before: only entries below this place; places rise with `EntryWords.at`, to the
+    second. Words are compared as they are: who makes them has brought them into one form. Nothing is found
+    where there is no index. Needs SEARCH.
+
+    Answer: `Hits`.
+    """
+
+    terms: Sequence[Term]
+    limit: int
+    tenant: str | None = None
+    before: int | None = None
+
+    def __str__(self) -> str:
+        return "The full-text index"
+
+
+class Hit(NamedTuple):
+    """The last entry of a conversation that was found, by its key and its number, and its *place* among all hits."""
+
+    key: Key
+    number: int
+    place: int
+
+
+class Hits(NamedTuple):
+    """What `search` finds. *place*: where to go on, *before* of the next act, though there may be no hits yet; None: that was all."""
+
+    hits: list[Hit]
+    place: int | None
+
+
+class EntryWords(NamedTuple):
+    """The *words*, each once, of an entry that `IndexText` has handed out, which was written *at* a time; none where it has none."""
+
+    of: int
+    number: int
+    at: float
+    words: Collection[str]
+
+
+class Unindexed(NamedTuple):
+    """An entry that is not in the full-text index yet. *of*: names its conversation, and this incarnation of it, to the driver."""
+
+    key: Key
+    of: int
+    entry: Entry
+
+
+class Indexed(NamedTuple):
+    """What `index_text` leaves. *on*: there is an index. *entries*: what it lacks next. Of the conversations that were there when it was
+    made, *total*, *left* at most have not been gone through; *waiting* entries, counted up to INDEX_COUNTED, are newer, and lack too."""
+
+    on: bool
+    entries: list[Unindexed]
+    left: int = 0
+    total: int = 0
+    waiting: int = 0
+
+
+INDEX_COUNTED = 10_000
+"""So many entries that wait for the full-text index are counted; there may be more."""
+
+
+class IndexText(Act, frozen=True, gc=False):
+    """Puts the *words* of entries that were handed out into the full-text index, and asks for the next *limit* that are not in it.
+
+    *keep* True makes the index where there is none, False removes it with every word in it; None leaves that as it is. From the act that
+    makes it, in whatever process, every new entry is lacking until its words are put in, which goes into no other act; so are all that
+    were there. They are handed out newest conversation first, after those that came since, and again until their words, or that
+    they have none, are handed in: those of one answer in one act. What was erased, cut or blanked meanwhile is passed over. An
+    entry that is erased, cut or blanked takes its words with it in that act. Run again, it answers the same. It need not be durable.
+    Needs SEARCH.
+
+    Answer: `Indexed`.
+    """
+
+    limit: int
+    words: Sequence[EntryWords] = ()
+    keep: bool | None = None
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it sends."""
+        return sum([len(word) + 8 for one in self.words for word in one.words])
+
+    @property
+    def key(self) -> Key:
+        """What it changes, as the other acts have it."""
+        return Key("", "")
+
+    def __str__(self) -> str:
+        return "The full-text index"
+
+
 WAITING = 10_000
 """No more acts wait for one connection of a store, or its writer; who comes then is told at once (`Overloaded`)."""
 
@@ -472,3 +578,28 @@ class Driver(Protocol):
 
     async def fence(self, act: Fence) -> None:
         """See `Fence`. Not one of the six verbs: a driver without FENCE raises `Unsupported`."""
+
+
+@runtime_checkable
+class Searching(Protocol):
+    """What a driver with SEARCH has beside the verbs of all drivers; the others need none of it."""
+
+    async def search(self, act: Search) -> Hits:
+        """See `Search`."""
+
+    async def index_text(self, act: IndexText) -> Indexed:
+        """See `IndexText`."""
+
+
+def searching(driver: Driver) -> Searching | None:
+    """Return *driver* as what has a full-text index, or may have one; None where it cannot."""
+    return driver if Ability.SEARCH in driver.abilities and isinstance(driver, Searching) else None
+
+
+SLOTS = 1024
+"""So many places in the order of hits each second has; what is said in one second beyond that goes into the next."""
+
+
+def first_place(at: float) -> int:
+    """Return the first place of the second *at* in the order of hits."""
+    return int(at) * SLOTS

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from msgspec import structs
@@ -26,21 +26,62 @@ from .base import (
     Counted,
     Entries,
     Entry,
+    EntryWords,
     Erase,
     Fence,
     Finding,
+    Hit,
+    Hits,
     Index,
+    Indexed,
+    IndexText,
     Key,
     Pool,
     Read,
     Row,
     Scan,
+    Search,
+    Term,
+    Unindexed,
     Write,
+    first_place,
 )
 from .openable import Openable
 
 COUNTERS = 100_000
 """Counters that a store keeps; those without a hit for longest go first."""
+
+
+class TextIndex:
+    """The full-text index of one store: the words of each entry, by its place."""
+
+    def __init__(self, conversations: Collection[tuple[Key, str]]) -> None:
+        self.conversations = list(conversations)
+        """Each by its key and incarnation, where `of` says: those that were there when the index was made, and who came since."""
+        self.total = len(self.conversations)
+        self.places: dict[tuple[Key, int], int | None] = {}
+        """Where the words of an entry are; None: it has none."""
+        self.words: dict[int, tuple[Key, int, frozenset[str]]] = {}
+
+    def put(self, key: Key, one: EntryWords) -> None:
+        """Put in the words of an entry."""
+        if (key, one.number) in self.places:
+            return
+        place = None
+        if one.words:
+            place = first_place(one.at)
+            while place in self.words:
+                place += 1
+            self.words[place] = key, one.number, frozenset(one.words)
+        self.places[key, one.number] = place
+
+    def remove(self, key: Key, numbers: Collection[int] | None = None) -> None:
+        """Take out the words of some entries of a conversation, or of all."""
+        for of, number in [*self.places]:
+            if of == key and (numbers is None or number in numbers):
+                place = self.places.pop((of, number))
+                if place is not None:
+                    del self.words[place]
 
 
 class Shelf:
@@ -53,6 +94,7 @@ class Shelf:
         self.ids: dict[Key, dict[str, int]] = {}
         self.erased: dict[Key, float] = {}
         self.counters: Newest[str, Counted] = Newest(COUNTERS)
+        self.text: TextIndex | None = None
         self.watching: list[Callable[[list[str]], None]] = []
 
 
@@ -62,7 +104,7 @@ SHELVES: dict[str, Shelf] = {}
 class MemoryDriver(Openable):
     """The reference driver: each verb is plain code without an await in it, so each is one act."""
 
-    abilities = frozenset({Ability.LOG, Ability.SCAN, Ability.WATCH, Ability.EPOCH, Ability.COUNT, Ability.FENCE})
+    abilities = frozenset(Ability) - {Ability.SHARED, Ability.DURABLE}
     about = About(
         urls=("memory://", "memory://name"),
         use="tests",
@@ -193,6 +235,8 @@ class MemoryDriver(Openable):
         shelf.rows.pop(key, None)
         shelf.logs.pop(key, None)
         shelf.ids.pop(key, None)
+        if shelf.text is not None:
+            shelf.text.remove(key)
         if act.revision is None or row is None or row.updated_at >= at - TOMBSTONE_KEPT_S:
             shelf.erased[key] = max(at, row.updated_at if row else at, shelf.erased.get(key, at))
         for other in [other for other, mark in shelf.erased.items() if mark < at - TOMBSTONE_KEPT_S]:
@@ -213,6 +257,58 @@ class MemoryDriver(Openable):
         if self._shelf.epoch != act.epoch:
             self._refuse_replaced()
         self._shelf.epoch = self.epoch = act.epoch
+
+    async def search(self, act: Search) -> Hits:
+        await self._come_in()
+        self._refuse_replaced()
+        text = self._shelf.text
+        hits: list[Hit] = []
+        fitting = [
+            (place, key, number)
+            for place, (key, number, words) in (text.words.items() if text is not None else ())
+            if act.tenant in (None, key.tenant) and all(_has(words, term) for term in act.terms)
+        ]
+        last = {key: number for _, key, number in sorted(fitting, key=lambda one: one[2])}
+        for place, key, number in sorted(fitting, reverse=True):
+            if (act.before is None or place < act.before) and number == last[key]:
+                hits.append(Hit(key, number, place))
+                if len(hits) == act.limit:
+                    return Hits(hits, place)
+        return Hits(hits, None)
+
+    async def index_text(self, act: IndexText) -> Indexed:
+        await self._come_in()
+        self._refuse_replaced()
+        shelf = self._shelf
+        if act.keep is False:
+            shelf.text = None
+        elif act.keep and shelf.text is None:
+            shelf.text = TextIndex([(key, row.incarnation) for key, row in shelf.rows.items()])
+        text = shelf.text
+        if text is None:
+            return Indexed(False, [])
+        for one in act.words:
+            key, incarnation = text.conversations[one.of]
+            row, entry = shelf.rows.get(key), shelf.logs.get(key, {}).get(one.number)
+            if row is not None and row.incarnation == incarnation and entry is not None and entry.body:
+                text.put(key, one)
+        known = {there: of for of, there in enumerate(text.conversations)}
+        for key, row in shelf.rows.items():
+            if (key, row.incarnation) not in known:
+                known[key, row.incarnation] = len(text.conversations)
+                text.conversations.append((key, row.incarnation))
+        lacking = list(self._unindexed(text))
+        old = {one.of for one in lacking if one.of < text.total}
+        waiting = sum(one.of >= text.total for one in lacking)
+        return Indexed(True, lacking[: act.limit], len(old), text.total, waiting)
+
+    def _unindexed(self, text: TextIndex) -> Iterator[Unindexed]:
+        for of, (key, incarnation) in reversed([*enumerate(text.conversations)]):
+            row = self._shelf.rows.get(key)
+            if row is not None and row.incarnation == incarnation:
+                for entry in self._after(key, 0):
+                    if entry.body and (key, entry.number) not in text.places:
+                        yield Unindexed(key, of, entry)
 
     async def _come_in(self) -> None:
         self.refuse_closed("done")
@@ -245,6 +341,10 @@ class MemoryDriver(Openable):
             ids.pop(log.pop(number).id, None)
         for number in log.keys() & set(blank):
             log[number] = structs.replace(log[number], body=b"")
+        if self._shelf.text is not None:
+            self._shelf.text.remove(
+                key, {*blank, *(number for of, number in self._shelf.text.places if number <= drop)}
+            )
 
     def _after(self, key: Key, number: int) -> list[Entry]:
         log = self._shelf.logs.get(key, {})
@@ -259,6 +359,10 @@ class MemoryDriver(Openable):
         mark = self._shelf.erased.get(key)
         if mark is not None and at <= mark:
             raise Conflict(f"{key} was erased later than this act", row=self._shelf.rows.get(key), erased_at=mark)
+
+
+def _has(words: frozenset[str], term: Term) -> bool:
+    return any(word.startswith(term.text) for word in words) if term.begins else term.text in words
 
 
 PLACES: dict[Index, Callable[[Row], tuple[object, ...]]] = {

@@ -1,4 +1,4 @@
-"""The SQL files of a driver: numbered ones make and upgrade its schema, queries.sql holds its named statements."""
+"""The SQL files of a driver: numbered ones make and upgrade its schema, queries.sql and search.sql hold named statements."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def numbered(engine: str) -> list[str]:
 
 
 @cache
-def named(engine: str) -> dict[str, str]:
-    """Every statement of queries.sql by its name, without comments."""
-    text = read_file(engine, "sql", "queries.sql").decode()
+def named(engine: str, file: str = "queries.sql") -> dict[str, str]:
+    """Every statement of *file* by its name, without comments."""
+    text = read_file(engine, "sql", file).decode()
     _, *parts = re.split(r"^-- name: (\w+)\n", text, flags=re.M)
     return {
         name: re.sub(r"^--.*\n", "", body, flags=re.M).strip().rstrip(";")

@@ -13,6 +13,7 @@ from ..storage.erasures import note_erasure
 from ..storage.holds import find_hold
 from ..storage.records import erase_belongings
 from .high_water import HighWater
+from .indexer import Indexer
 from .lease_keeper import LeaseKeeper
 from .pauses import Pauses
 from .sender import Sender
@@ -31,6 +32,8 @@ class Housekeeper:
         self._sender = sender
         self._pauses = pauses
         self._high_water = high_water
+        self.indexer = Indexer(shared.store)
+        """Keeps the full-text index of the store."""
 
     async def tend(self, snapshot: Snapshot, now: float) -> bool:
         """Do what is due in a conversation without unread messages: bring reminders, end the session, drop old log.

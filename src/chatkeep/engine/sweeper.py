@@ -22,6 +22,7 @@ from ..settings import seconds
 from .backlog import Backlog
 from .high_water import HighWater
 from .housekeeper import Housekeeper
+from .indexer import Indexer
 from .journal import Journal
 from .lease_keeper import LeaseKeeper
 from .pauses import PAUSES, Pauses
@@ -94,6 +95,11 @@ class Sweeper:
         policy = self._shared.policy
         visits = policy.forget_visitors_s if self._shared.visitors else None
         return (policy.session_ttl_s, policy.retention_s, policy.forget_after_s, visits) != (None, None, None, None)
+
+    @property
+    def indexer(self) -> Indexer:
+        """What keeps the full-text index."""
+        return self._backlog.housekeeper.indexer
 
     @property
     def started(self) -> int:
@@ -223,6 +229,7 @@ class Sweeper:
             await self._sweep_for_others()
         if self._unscheduled:
             await self._schedule(self._unscheduled)
+        await self.indexer.look()
 
     async def _sweep_for_others(self) -> None:
         """End what is over, where there is no handler here; what is unread is left to those who have one."""

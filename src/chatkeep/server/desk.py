@@ -48,12 +48,25 @@ class DeskQuery(Struct, forbid_unknown_fields=True):
     limit: Annotated[int, Meta(ge=1, le=100)] = 50
 
 
+class TextIndexShown(Struct, frozen=True):
+    """How complete the full-text index is: *left* of *total* conversations have to be gone through, and until then the ends of logs are
+    searched; *waiting*: so many messages, or more, that came since are not in it yet."""
+
+    left: int
+    total: int
+    waiting: int
+
+
 class DeskPage(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A page of the list. *next*: there may be more; *looked_at*: so many conversations were looked at for it."""
+    """A page of the list. *next*: there may be more; *looked_at*: so many conversations were looked at for it. *index*: the full-text
+    index, where there is one and words were searched for; *all_said*: everything that it has was searched, and what *next* gives has the
+    words in an id, an owner or a title."""
 
     conversations: list[Item]
     looked_at: int
     next: str = ""
+    index: TextIndexShown | None = None
+    all_said: bool = False
 
 
 class DeskConversations(wire.Resource):
@@ -81,7 +94,14 @@ class DeskConversations(wire.Resource):
         place = self._place(request, asked.next) if asked.next else None
         found = await find_page(core_of(keep_of(request)), tenant, wanted, place, limit=asked.limit)
         following = access.masker.seal("", place_as_text(found.place)) if found.place is not None else ""
-        page = DeskPage(conversations=found.items, looked_at=found.looked_at, next=following)
+        index = found.index and TextIndexShown(found.index.left, found.index.total, found.index.waiting)
+        page = DeskPage(
+            conversations=found.items,
+            looked_at=found.looked_at,
+            next=following,
+            index=index,
+            all_said=found.all_said,
+        )
         if not principal.masked:
             return wire.as_json(page)
         # A handle is of the tenant that a conversation is in, which may be another one than the person's first.

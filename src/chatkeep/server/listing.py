@@ -20,8 +20,9 @@ from ..conversation.keys import RESERVED, SAVED, key_for
 from ..conversation.outbox import list_deliveries
 from ..conversation.record import Record
 from ..conversation.snapshots import asks
+from ..conversation.words import find_in, name_in
 from ..core import Core
-from ..drivers.base import Index, Key, Row, row_at
+from ..drivers.base import Hit, Index, Indexed, Key, Row, row_at
 from ..errors import Corrupt, Unsupported
 from ..model import TALK, WORDS_MOST, Message, OffBy, last_words
 
@@ -36,6 +37,8 @@ AT_ONCE = 25
 
 SPENT_S = 0.08
 LOOKED_AT = 2000
+ROWS_LOOKED_AT = 20_000
+"""So many rows are looked at for a page where no log is."""
 
 SEARCHED = 2000
 """So many of its last entries are searched for words, in each conversation; and about so many are read at once, of several."""
@@ -80,8 +83,8 @@ class Item(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class Wanted(Struct, frozen=True, kw_only=True):
     """What a page is to show. *text*: in an id, an owner, a title, a name or what was said; *in_logs*: in the last words alone, where
-    this is false. *named_first*: what is called like that begins the list. *assignee*: whose it is at the desk, "" for nobody's; None:
-    whoever's."""
+    this is false; *in_rows*: only in an id, an owner or a title. *named_first*: what is called like that begins the list. *assignee*:
+    whose it is at the desk, "" for nobody's; None: whoever's."""
 
     show: Show = "all"
     assignee: str | None = None
@@ -89,37 +92,137 @@ class Wanted(Struct, frozen=True, kw_only=True):
     owner: str = ""
     text: str = ""
     in_logs: bool = False
+    in_rows: bool = False
     named_first: bool = True
 
 
 class Place(Struct, frozen=True, array_like=True):
-    """How far a list was looked through: the last row, and which of the owner's names it is of."""
+    """How far a list was looked through: the last row, and which of the owner's names it is of. *said*: how far the full-text index was
+    instead, of which there is more; *rows*: the index was searched to its end, and the list from its beginning is what comes now."""
 
     tenant: str
     id: str
     updated_at: float
     name: int = 0
+    said: int | None = None
+    rows: bool = False
 
 
 class Found(Struct, frozen=True, kw_only=True):
-    """A page: what was found, where to go on (None: at the end), and how many conversations were looked at."""
+    """A page: what was found, where to go on (None: at the end), and how many conversations were looked at. *index*: the full-text index,
+    where there is one and words are searched for; *all_said*: it has been searched to its end."""
 
     items: list[Item]
     place: Place | None = None
     looked_at: int = 0
+    index: Indexed | None = None
+    all_said: bool = False
 
 
 async def find_page(core: Core[Any], tenant: str | None, wanted: Wanted, place: Place | None, *, limit: int) -> Found:
-    """Return a page of the conversations of *tenant* (None: of all) that are *wanted*, from behind *place*."""
+    """Return a page of the conversations of *tenant* (None: of all) that are *wanted*, from behind *place*: those that are called like
+    that, those in which it was said, by the full-text index where that is complete, and then what the list has."""
     items: list[Item] = []
-    seen, looked_at, until = set[tuple[str, str]](), 0, time.monotonic() + SPENT_S
+    seen, until = set[Key](), time.monotonic() + SPENT_S
     if place is None and wanted.text and wanted.named_first and tenant is not None:
         items = [item for item in await find_named(core, tenant, wanted.text, limit=limit) if fits(item, wanted)]
-        seen = {(item.tenant, item.id) for item in items}
+        seen = {Key(item.tenant, item.id) for item in items}
+    index = await read_index(core) if wanted.text and wanted.in_logs else None
+    if index is None or index.left:
+        behind = place if place is not None and place.said is None and not place.rows else None
+        return structs.replace(
+            await find_listed(core, tenant, wanted, behind, items, seen, until, limit=limit), index=index
+        )
+    if place is None or place.said is not None:
+        before = None if place is None else place.said
+        said = await find_said(core, tenant, wanted, before, items, seen, until, limit=limit)
+        if said is not None:
+            return Found(items=items, place=Place("", "", 0.0, said=said), index=index)
+        return Found(items=items, place=Place("", "", 0.0, rows=True), index=index, all_said=True)
+    in_rows = structs.replace(wanted, in_logs=False, in_rows=True)
+    found = await find_listed(core, tenant, in_rows, None if place.rows else place, items, seen, until, limit=limit)
+    return structs.replace(found, index=index, all_said=True)
+
+
+async def read_index(core: Core[Any]) -> Indexed | None:
+    """Return how the full-text index is, with what was said last put in; None where there is none."""
+    if not core.text_index.able:
+        return None
+    index = await core.text_index.catch_up()
+    return index if index.on else None
+
+
+async def find_said(
+    core: Core[Any],
+    tenant: str | None,
+    wanted: Wanted,
+    before: int | None,
+    items: list[Item],
+    seen: set[Key],
+    until: float,
+    *,
+    limit: int,
+) -> int | None:
+    """Add to *items*, but for those *seen*, the conversations in which the words were said, last said first, by the full-text index; return
+    where to go on, None at its end."""
+    owners = await core.find_names(tenant, wanted.owner) if wanted.owner and tenant is not None else [wanted.owner]
+    while True:
+        page = await core.text_index.find(tenant, wanted.text, before=before, limit=ROWS)
+        hits = [hit for hit in page.hits if hit.key not in seen]
+        for first in range(0, len(hits), AT_ONCE):
+            some = hits[first : first + AT_ONCE]
+            shown = await asyncio.gather(*(look_at_hit(core, hit, wanted, owners) for hit in some))
+            for hit, item in zip(some, shown, strict=True):
+                items += [item] if item is not None else []
+                if len(items) >= limit:
+                    return hit.place
+            if time.monotonic() >= until:
+                return some[-1].place
+        if page.place is None or time.monotonic() >= until:
+            return page.place
+        before = page.place
+
+
+async def look_at_hit(core: Core[Any], hit: Hit, wanted: Wanted, owners: Sequence[str]) -> Item | None:
+    """Return what is shown of a conversation in which the words were said; None where it is not wanted, or gone by now."""
+    row = await core.read_row(hit.key)
+    if row is None or (wanted.owner and row.owner not in owners):
+        return None
+    beside = structs.replace(wanted, text="")
+    item = await look(core, row, beside)
+    if item is None or not fits(item, beside):
+        return None
+    if item.fault:
+        return item
+    said = await core.read_tail(row, before=hit.number + 1, limit=1)
+    if not said or said[0].number != hit.number or said[0].redacted:
+        return None
+    return structs.replace(item, found=around(said[0].text, *find_in(said[0].text, wanted.text)), found_in=hit.number)
+
+
+def around(text: str, begin: int, end: int) -> str:
+    """Return the words from *begin* to *end* with some of those around them."""
+    first, last = max(begin - AROUND, 0), end + AROUND
+    return f"{'…' * (first > 0)}{text[first:last]}{'…' * (last < len(text))}"
+
+
+async def find_listed(
+    core: Core[Any],
+    tenant: str | None,
+    wanted: Wanted,
+    place: Place | None,
+    items: list[Item],
+    seen: set[Key],
+    until: float,
+    *,
+    limit: int,
+) -> Found:
+    """Return *items* and, but for those *seen*, what is found by going through the list from behind *place*."""
+    looked_at, most = 0, ROWS_LOOKED_AT if wanted.in_rows else LOOKED_AT
     async for rows, name in pages_of(core, tenant, wanted, place):
         looked_at += len(rows)
         behind = Place(*rows[-1].key, rows[-1].updated_at, name)
-        chosen = [row for row in rows if not row.key.tenant.startswith(RESERVED) and tuple(row.key) not in seen]
+        chosen = [row for row in rows if not row.key.tenant.startswith(RESERVED) and row.key not in seen]
         shown = await asyncio.gather(*(look(core, row, wanted) for row in chosen))
         for row, item in zip(chosen, shown, strict=True):
             if item is None or not fits(item, wanted):
@@ -127,7 +230,7 @@ async def find_page(core: Core[Any], tenant: str | None, wanted: Wanted, place: 
             items.append(item)
             if len(items) >= limit:
                 return Found(items=items, place=Place(*row.key, row.updated_at, name), looked_at=looked_at)
-        if looked_at >= LOOKED_AT or time.monotonic() >= until:
+        if looked_at >= most or time.monotonic() >= until:
             return Found(items=items, place=behind, looked_at=looked_at)
     return Found(items=items, looked_at=looked_at)
 
@@ -209,9 +312,8 @@ async def searched(core: Core[Any], row: Row, item: Item, tail: Sequence[Message
     while tail:
         for message in reversed(tail):
             if message.role != "system" and (at := message.text.casefold().find(wanted)) >= 0:
-                begin, end = max(at - AROUND, 0), at + len(wanted) + AROUND
-                around = f"{'…' * (begin > 0)}{message.text[begin:end]}{'…' * (end < len(message.text))}"
-                return structs.replace(item, found=around, found_in=message.number)
+                found = around(message.text, at, at + len(wanted))
+                return structs.replace(item, found=found, found_in=message.number)
         left -= len(tail)
         if left <= 0 or tail[0].number <= 1:
             break
@@ -221,6 +323,8 @@ async def searched(core: Core[Any], row: Row, item: Item, tail: Sequence[Message
 
 def may_fit(row: Row, record: Record, off_by: Sequence[OffBy], wanted: Wanted) -> bool:
     """Tell whether a conversation may be wanted, by its row alone: most are passed over without a look at their log."""
+    if wanted.in_rows and not is_in(wanted.text, row.key.id, row.owner, record.title):
+        return False
     if wanted.show == "failing" and not record.dead:
         return False
     if wanted.assignee not in (None, record.assignee):
@@ -271,12 +375,6 @@ def reason_in(note: Message) -> str:
     return str(note.metadata.get("reason", "")) or note.text
 
 
-def name_in(message: Message) -> str:
-    """Return the customer's name, as the channel of a message has told it."""
-    found = message.metadata.get("name") or message.metadata.get("username") or ""
-    return found[:WORDS_MOST] if isinstance(found, str) else ""
-
-
 def fits(item: Item, wanted: Wanted) -> bool:
     """Tell whether a conversation is wanted. One that cannot be read fails."""
     if wanted.assignee not in (None, item.assignee):
@@ -300,10 +398,13 @@ def fits(item: Item, wanted: Wanted) -> bool:
 
 def is_said(item: Item, text: str) -> bool:
     """Tell whether *text* is in what is shown of a conversation, whatever the case."""
+    return bool(item.found) or is_in(text, item.id, item.owner, item.title, item.name, item.last)
+
+
+def is_in(text: str, *parts: str) -> bool:
+    """Tell whether *text* is in one of *parts*, whatever the case."""
     text = text.casefold()
-    return bool(item.found) or any(
-        text in part.casefold() for part in (item.id, item.owner, item.title, item.name, item.last)
-    )
+    return any(text in part.casefold() for part in parts)
 
 
 def place_as_text(place: Place) -> str:

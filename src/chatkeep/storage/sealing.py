@@ -7,7 +7,7 @@ Each body is bound to its conversation (tenant and id), and a record to its inca
 number is known before it is written, as in every turn, to that. What was written before the store was sealed is read as it is, and
 a record is sealed when it is next written. Sealed are the bodies of records and entries, chatkeep's own records among them. Not sealed
 are what the driver must compare and find: keys, ids and numbers, roles, owners, times, leases; how long a body is; and what
-`~chatkeep` holds (pauses, the note of a move).
+`~chatkeep` holds (pauses, the note of a move). Nobody can search for words in what is sealed: a full-text index is removed at the opening.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from msgspec import msgpack, structs
 from ..conversation.codec import SEALED
 from ..conversation.keys import RESERVED
 from ..drivers.base import (
+    Ability,
     Append,
     Appended,
     Count,
@@ -32,12 +33,14 @@ from ..drivers.base import (
     Erase,
     Fence,
     Finding,
+    IndexText,
     Key,
     Pool,
     Read,
     Row,
     Scan,
     Write,
+    searching,
 )
 from ..errors import Conflict, Corrupt, Duplicate, Unavailable, Uncertain
 from .conversation_keys import ID_BYTES, ConversationKeys, Held, seal_store
@@ -73,7 +76,7 @@ class SealedDriver:
     def __init__(self, driver: Driver, ring: KeyRing, *, clock: Callable[[], float] = time.time) -> None:
         self.driver = driver
         self.ring = ring
-        self.abilities = driver.abilities
+        self.abilities = driver.abilities - {Ability.SEARCH}
         self._keys = ConversationKeys(driver, ring)
         self._clock = clock
 
@@ -87,6 +90,8 @@ class SealedDriver:
         self._keys.clear()
         await self.driver.open()
         try:
+            if (unsealed := searching(self.driver)) is not None:  # an index has the words as they are
+                await unsealed.index_text(IndexText(0, keep=False))
             if not self.epoch.startswith((MOVED, FILLING)):
                 await seal_store(self.driver, self.ring, at=self._clock())
         except BaseException:

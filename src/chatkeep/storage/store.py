@@ -42,19 +42,26 @@ from ..conversation.snapshots import (
 )
 from ..drivers.base import (
     AT_ONCE,
+    Ability,
     Append,
     Driver,
     Entries,
     Entry,
     Erase,
+    Hits,
     Index,
+    Indexed,
+    IndexText,
     Key,
     Lease,
     Read,
     Row,
     Scan,
+    Search,
+    Searching,
     Write,
     row_at,
+    searching,
 )
 from ..errors import Conflict, Corrupt, Duplicate, Replaced, Unavailable, Uncertain, Unsupported
 from ..model import ASKING, TALK, Message
@@ -440,6 +447,21 @@ class Store:
     ) -> list[Row]:
         """Return a page of conversations, undecoded."""
         return await self._act(self.driver.scan, Scan(index, limit, tenant, owner, until, after))
+
+    async def search(self, act: Search) -> Hits:
+        """See `Search`. Raises `Unsupported` where the store can have no index."""
+        return await self._act(self._searching.search, act)
+
+    async def index_text(self, act: IndexText) -> Indexed:
+        """See `IndexText`. Raises `Unsupported` where the store can have no index."""
+        return await self._act(self._searching.index_text, act)
+
+    @property
+    def _searching(self) -> Searching:
+        found = searching(self.driver)
+        if found is None:
+            raise Unsupported(f"The store lacks {Ability.SEARCH.name} ({Ability.SEARCH}); nothing was done.")
+        return found
 
     async def walk(
         self, index: Index, *, tenant: str | None = None, owner: str = "", after: Row | None = None

@@ -58,7 +58,7 @@ OPTIONS = {"tls", "store", "timeout"}
 class DurableObjectDriver(Openable):
     """One store of a worker. See `Driver` for what each verb promises."""
 
-    abilities = frozenset(Ability)
+    abilities = frozenset(Ability) - {Ability.SEARCH}
     about = About(
         urls=("durable-object://SECRET@host",),
         use="no server of your own: Cloudflare Durable Objects, through [a worker](../how-to/durable-objects.md)",

@@ -82,7 +82,7 @@ class Announcement(NamedTuple):
 class PostgresqlDriver(Openable):
     """One schema of a PostgreSQL database. See `Driver` for what each verb promises."""
 
-    abilities = frozenset(Ability)
+    abilities = frozenset(Ability) - {Ability.SEARCH}
     about = About(
         urls=("postgresql://user:password@host/db", "postgres://user:password@host/db"),
         use="many instances, and SQL over the state",

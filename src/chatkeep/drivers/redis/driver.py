@@ -83,7 +83,7 @@ EXAMPLES = {
 class RedisDriver(Openable):
     """One Redis or Valkey, a cluster of them, or what Sentinel watches. See `Driver` for what each verb promises."""
 
-    abilities = frozenset(Ability)
+    abilities = frozenset(Ability) - {Ability.SEARCH}
     about = About(
         urls=(
             "redis://host:6379/0",

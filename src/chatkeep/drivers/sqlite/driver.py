@@ -37,11 +37,15 @@ from ..base import (
     Erase,
     Fence,
     Finding,
+    Hits,
+    Indexed,
+    IndexText,
     Key,
     Pool,
     Read,
     Row,
     Scan,
+    Search,
     Write,
     mark_of,
 )
@@ -53,6 +57,7 @@ from .check import examined, fit
 from .news import News
 from .query import run_query
 from .seam import Transport
+from .search import index_text, search
 from .transport import Connections, replaced, take
 
 FAR = 1 << 62
@@ -136,6 +141,16 @@ class SqliteDriver(Openable):
         await self._opened("done").write(self._fence, act)
         self.epoch = act.epoch
 
+    async def search(self, act: Search) -> Hits:
+        return await self._opened("searched").read(self._search, act)
+
+    async def index_text(self, act: IndexText) -> Indexed:
+        connections = self._opened("indexed")
+        if not act.words and act.keep is None:
+            return await connections.read(self._index_text, act)
+        # A machine that stops may take with it what was put in last: it lacks again then, for that is noted in the same transaction.
+        return await connections.write(self._index_text, act, durable=act.keep is not None)
+
     def pool(self) -> Pool:
         return self._connections.pool() if self._connections is not None else Pool()
 
@@ -207,6 +222,14 @@ class SqliteDriver(Openable):
         if db.execute(sql("epoch")).fetchone() != (act.epoch,):
             self._refuse_replaced(db)
             db.execute(sql("fence"), {"epoch": act.epoch})
+
+    def _search(self, db: apsw.Connection, act: Search) -> Hits:
+        self._refuse_replaced(db)
+        return search(db, act)
+
+    def _index_text(self, db: apsw.Connection, act: IndexText) -> Indexed:
+        self._refuse_replaced(db)
+        return index_text(db, act)
 
     def _append(self, db: apsw.Connection, act: Append) -> Appended:
         self._refuse_replaced(db)

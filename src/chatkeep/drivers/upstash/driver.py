@@ -39,7 +39,7 @@ VARIABLES = (("UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN"), ("KV_REST_A
 class UpstashDriver(RedisDriver):
     """One database behind a REST address. See `Driver` for what each verb promises."""
 
-    abilities = frozenset(Ability) - {Ability.WATCH}
+    abilities = frozenset(Ability) - {Ability.WATCH, Ability.SEARCH}
     about = About(
         urls=("upstash://TOKEN@host", "upstash://"),
         use="functions and edges: Redis over REST, as Upstash and Vercel KV offer it",

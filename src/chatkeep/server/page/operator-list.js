@@ -128,6 +128,7 @@ export async function refresh() {
   if (all) query.set("everywhere", "1");
   const found = [];
   let [next, looked, shown] = ["", 0, 0];
+  let [index, said] = [undefined, false];
   try {
     for (let page = 0; page < FURTHER && shown < pages; page++) {
       if (next) query.set("next", next);
@@ -137,15 +138,16 @@ export async function refresh() {
       looked += told.looked_at;
       next = told.next ?? "";
       shown = found.length / 50;
-      if (!next) break;
+      [index, said] = [told.index, told.all_said];
+      if (!next || (said && found.length && pages === 1)) break;
       if (page > 1) status.textContent = `Looked at ${looked.toLocaleString("en")} conversations…`;
     }
     const reached = more === document.activeElement && list.children.length;
     showList(found);
-    status.textContent = "";
+    status.textContent = indexNote(index);
     more.hidden = !next;
     if (reached && more.hidden) (list.children[reached] ?? list.lastChild)?.firstChild.focus();
-    more.textContent = shown < pages ? `Look further (${looked.toLocaleString("en")} looked at)` : "Show more";
+    more.textContent = said ? `Look for it in ids, owners and titles${looked ? ` (${looked.toLocaleString("en")} looked at)` : ""}` : shown < pages ? `Look further (${looked.toLocaleString("en")} looked at)` : "Show more";
     none.hidden = found.length > 0;
     none.textContent = whose !== "all" && show === "all" ? (whose === "mine" ? "Nothing is assigned to you." : "Everything is assigned.") : Object.keys(filter).some((name) => name !== "show" && filter[name]) || show !== "all" ? "Nothing here fits." : "There is no conversation yet.";
   } catch (fault) {
@@ -184,16 +186,47 @@ function plain({ last, last_role: role }) {
   return role === "user" ? last : text(spansOf(last ?? ""));
 }
 
+// How complete the answer of the full-text index is, where it is not.
+function indexNote(index) {
+  if (index?.left) return `The full-text index is being made: ${Math.floor((100 * (index.total - index.left)) / index.total)} % of the conversations are in it. Until then the ends of logs are searched.`;
+  return index?.waiting ? `${index.waiting.toLocaleString("en")} of the newest messages are not searched yet.` : "";
+}
+
+// Case and accents are alike.
+const fold = (text) => text.normalize("NFKD").replace(/[\u0300-\u036f]/g, "").toLowerCase();
+
+// Where in the words stands what was searched for, as a whole, or else each of its words once: from and to, in order.
+function placesOf(words, wanted) {
+  let folded = "";
+  const from = []; // where each folded character comes from
+  let at = 0;
+  for (const one of words) {
+    const piece = fold(one);
+    folded += piece;
+    for (const _ of piece.split("")) from.push(at);
+    at += one.length;
+  }
+  from.push(at);
+  const spanOf = (text) => [folded.indexOf(text), text.length];
+  const whole = fold(wanted);
+  const spans = whole && folded.includes(whole) ? [spanOf(whole)] : whole.split(/[^\p{L}\p{N}\p{M}]+/u).filter((word) => word && folded.includes(word)).map(spanOf);
+  const found = [];
+  for (const [first, length] of spans.sort(([a], [b]) => a - b)) {
+    if (from[first] >= (found.at(-1)?.[1] ?? 0)) found.push([from[first], from[first + length]]);
+  }
+  return found;
+}
+
 // The words, from shortly before what was searched for, which stands out.
 function excerpt(words, wanted) {
   const made = create("bdi");
-  const at = wanted ? words.toLowerCase().indexOf(wanted.toLowerCase()) : -1;
-  if (at < 0) made.append(...visible(words));
-  else {
-    const end = at + wanted.length;
-    const before = [...words.slice(0, at)]; // characters, not halves of them
-    made.append(...visible(before.length > BEFORE ? `…${before.slice(-BEFORE).join("")}` : before.join("")), create("mark", "", words.slice(at, end)), ...visible(words.slice(end)));
+  let end = 0;
+  for (const [first, last] of placesOf(words, wanted)) {
+    const before = [...words.slice(end, first)]; // characters, not halves of them
+    made.append(...visible(!end && before.length > BEFORE ? `…${before.slice(-BEFORE).join("")}` : before.join("")), create("mark", "", words.slice(first, last)));
+    end = last;
   }
+  made.append(...visible(words.slice(end)));
   return made;
 }
 

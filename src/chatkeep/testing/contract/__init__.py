@@ -27,6 +27,7 @@ from .queries import Queries
 from .reading import Reading
 from .retention import Retention
 from .retries import Retries
+from .searching import FindingWords
 from .values import Values
 from .writing import Writing
 
@@ -56,6 +57,7 @@ class DriverContract(
     Backups,
     Queries,
     Counting,
+    FindingWords,
     Pools,
 ):
     """Test that a driver keeps its contract; each method that begins with test_ is one clause.

@@ -1,0 +1,129 @@
+"""Words, as the full-text index has them: of what was said, and of what is searched for, brought into the same form.
+
+Upper and lower case, accents, and full and half width are alike. A word is a run of letters and digits. Scripts that put no space
+between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese) are cut into pairs of neighbouring characters, so that any part is found
+without a dictionary.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from unicodedata import category, normalize
+
+from ..drivers.base import EntryWords, Term, Unindexed
+from ..errors import Corrupt
+from ..model import WORDS_MOST, Message
+from .codec import message_from
+from .keys import RESERVED
+
+LONGEST = 40
+"""Of a longer word, such as a token, so many characters are compared."""
+
+WORDS_OF_MESSAGE = 1000
+TERMS = 16
+"""So many words of one message, and of one search, are looked at."""
+
+_ASCII_WORDS = re.compile(r"[a-z0-9]+").findall
+_ACCENTS = re.compile("[\u0300-\u036f]")
+_SPACELESS = re.compile(
+    "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+)"
+)
+
+
+def words_in(text: str) -> list[str]:
+    """Return the words of a text for the index, each once."""
+    found: dict[str, None] = {}
+    for run, is_spaceless in _runs(text):
+        if is_spaceless:  # the last character stands alone, for whoever searches for one
+            found |= dict.fromkeys(run[place : place + 2] for place in range(len(run)))
+        else:
+            found[run[:LONGEST]] = None
+        if len(found) >= WORDS_OF_MESSAGE:
+            break
+    return list(found)[:WORDS_OF_MESSAGE]
+
+
+def terms_in(text: str) -> list[Term]:
+    """Return what is to be found for a text that somebody searches for: each word, and of the last one, which may still be typed, what
+    begins like that."""
+    found: dict[Term, None] = {}
+    runs = _runs(text)
+    for place, (run, is_spaceless) in enumerate(runs, 1):
+        if is_spaceless and len(run) > 1:
+            found |= dict.fromkeys(Term(run[at : at + 2]) for at in range(len(run) - 1))
+        elif is_spaceless:
+            found[Term(run, begins=True)] = None
+        else:
+            found[Term(run[:LONGEST], begins=place == len(runs) and 1 < len(run) < LONGEST)] = None
+    return list(found)[:TERMS]
+
+
+def has_words(text: str, terms: Sequence[Term]) -> bool:
+    """Tell whether a text has each of *terms*, of which there is one at least."""
+    words = words_in(text)
+    return bool(terms) and all(
+        term.text in words or (term.begins and any(word.startswith(term.text) for word in words)) for term in terms
+    )
+
+
+def find_in(text: str, searched: str) -> tuple[int, int]:
+    """Return where in *text* the first word of *searched* stands that is found there, from and to; (0, 0) where none does."""
+    for pattern in _patterns(searched):
+        if at := pattern.search(text):
+            return at.span()
+    return 0, 0
+
+
+def name_in(message: Message) -> str:
+    """Return the customer's name, as the channel of a message has told it."""
+    found = message.metadata.get("name") or message.metadata.get("username") or ""
+    return found[:WORDS_MOST] if isinstance(found, str) else ""
+
+
+def entry_words(one: Unindexed) -> EntryWords:
+    """Return the words of an entry that a driver has handed out: what was said, and the name of whoever said it. Chatkeep's own notes
+    have none, nor has what cannot be read."""
+    if one.key.tenant.startswith(RESERVED):
+        return EntryWords(one.of, one.entry.number, 0.0, ())
+    try:
+        message = message_from(one.key, "", one.entry)
+    except Corrupt:
+        return EntryWords(one.of, one.entry.number, 0.0, ())
+    said = "" if message.role == "system" else f"{message.text}\n{name_in(message)}"
+    return EntryWords(one.of, one.entry.number, message.created_at, words_in(said))
+
+
+def _runs(text: str) -> list[tuple[str, bool]]:
+    """Return the words of a text, and whether each is of a script without spaces."""
+    text = text.casefold()
+    if text.isascii():
+        return [(word, False) for word in _ASCII_WORDS(text)]
+    text = normalize("NFC", _ACCENTS.sub("", normalize("NFKD", text))).casefold()
+    words = "".join([one if _is_in_word(one) else " " for one in text]).split()
+    return [(run, place % 2 == 1) for word in words for place, run in enumerate(_SPACELESS.split(word)) if run]
+
+
+@lru_cache(maxsize=8192)
+def _is_in_word(character: str) -> bool:
+    return character.isalnum() or category(character)[0] == "M"
+
+
+@lru_cache(maxsize=64)
+def _patterns(searched: str) -> list[re.Pattern[str]]:
+    """Return a pattern for each run of *searched*, that also finds it with accents; the whole text first."""
+    runs = [run for run, _ in _runs(searched)]
+    whole = [re.escape(searched.strip())] if searched.strip() else []
+    accent = "[\u0300-\u036f]*"
+    each = [accent.join(map(_any_form, run)) + accent for run in runs]
+    return [re.compile(pattern, re.IGNORECASE) for pattern in whole + each]
+
+
+@lru_cache(maxsize=1024)
+def _any_form(letter: str) -> str:
+    """Return a pattern of the characters of Latin, Greek and Cyrillic scripts that are *letter* without their accents."""
+    forms = {
+        chr(code) for code in range(0xC0, 0x530) if _ACCENTS.sub("", normalize("NFKD", chr(code).casefold())) == letter
+    }
+    return re.escape(letter) if not forms else f"(?:{'|'.join(map(re.escape, sorted({letter, *forms})))})"

@@ -1,0 +1,72 @@
+-- Every statement of drivers/sqlite/search.py, on the tables of search_index.sql.
+
+-- name: is_on
+select 1 from sqlite_schema where name = 'search_progress';
+
+-- name: progress
+select total, conversation, number from search_progress;
+
+-- name: advance
+update search_progress set conversation = :conversation, number = :number;
+
+-- name: is_there
+select c.tenant from conversation c join entry e on e.conversation = c.number
+where c.number = :of and e.number = :number and e.body <> x'' and not exists (
+    select 1 from search_entry where conversation = :of and number = :number
+);
+
+-- name: free_place
+select coalesce(max(place) + 1, :first) from search_entry where place >= :first and place < :end;
+
+-- name: put_word
+insert into search_word (tenant, word) values (:tenant, :word) on conflict do nothing;
+
+-- name: number_of
+select number from search_word where tenant = :tenant and word = :word;
+
+-- name: put_entry
+insert into search_entry (place, conversation, number, words) values (:place, :of, :number, :words);
+
+-- name: put_posting
+insert into search_posting (word, place) values (?, ?);
+
+-- name: done
+delete from search_waiting where conversation = :of and number = :number;
+
+-- name: waiting
+select count(*) from (select 1 from search_waiting limit :most);
+
+-- name: hand_out_new
+select c.tenant, c.id, c.number, e.number, e.id, e.role, cast(e.body as blob)
+from search_waiting w join conversation c on c.number = w.conversation join entry e on e.conversation = w.conversation and e.number = w.number
+order by w.conversation desc, w.number desc limit :limit;
+
+-- name: hand_out_old
+select c.tenant, c.id, c.number, e.number, e.id, e.role, cast(e.body as blob)
+from entry e join conversation c on c.number = e.conversation
+where (e.conversation, e.number) < (:conversation, :number) and e.body <> x''
+order by e.conversation desc, e.number desc limit :limit;
+
+-- name: words_from
+select number, word from search_word where tenant = :tenant and word >= :word order by word;
+
+-- name: words_from_all
+select number, word from search_word where word >= :word order by word;
+
+-- name: how_many
+select count(*) from (select 1 from search_posting where word = :word and place < :before limit :most);
+
+-- name: places
+select place from search_posting where word = :word and place < :before order by place desc;
+
+-- name: all_places
+select place from search_entry where place < :before order by place desc;
+
+-- name: entry_at
+select conversation, number, words from search_entry where place = :place;
+
+-- name: entries_after
+select words from search_entry where conversation = :of and number > :number order by number desc;
+
+-- name: key_of
+select tenant, id from conversation where number = :of;

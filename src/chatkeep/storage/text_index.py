@@ -1,0 +1,46 @@
+"""The full-text index of a store: kept up to date a few entries at a time, and searched.
+
+The driver keeps which words are in which entry, and which entries lack; what a word is, `conversation.words` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..conversation.words import entry_words, terms_in
+from ..drivers.base import Hits, Indexed, IndexText, Search, Unindexed, searching
+from .store import Store
+
+AT_ONCE = 100
+"""So many entries are put in by one act: whoever writes beside it waits for no longer than a few of those."""
+
+
+class TextIndex:
+    """The index of the store *store*, in whichever process; there may be none."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lacking: Sequence[Unindexed] = ()
+
+    @property
+    def able(self) -> bool:
+        """Whether the store can have an index at all."""
+        return searching(self._store.driver) is not None
+
+    async def step(self, *, limit: int = AT_ONCE, keep: bool | None = None) -> Indexed:
+        """Put in what the step before was handed out, and tell what lacks; *keep*: see `IndexText`."""
+        lacking, self._lacking = self._lacking, ()
+        answer = await self._store.index_text(IndexText(limit, [entry_words(one) for one in lacking], keep))
+        self._lacking = answer.entries
+        return answer
+
+    async def catch_up(self) -> Indexed:
+        """Put in what was said last, AT_ONCE entries at most: who searches finds what was just said."""
+        answer = await self.step()
+        if answer.entries:
+            answer = await self.step(limit=0)
+        return answer
+
+    async def find(self, tenant: str | None, text: str, *, before: int | None, limit: int) -> Hits:
+        """Return a page of the entries of *tenant* (None: of all) that have the words of *text*, the newest first."""
+        return await self._store.search(Search(terms_in(text), limit, tenant, before))
