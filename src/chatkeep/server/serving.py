@@ -25,11 +25,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..app import Chatkeep, core_of
 from ..auth.credentials import list_keys
+from ..channels.accounts import Accounts
+from ..channels.base import Channel, weak_secrets
 from ..drivers.base import Ability
 from ..drivers.url import is_loopback
 from ..errors import ChatkeepError, Misconfigured, UsageError
 from ..extras import from_extra
 from ..loading import check_handler, loaded
+from ..secrecy import MAKE_ONE, weakness_of
 from ..settings import seconds
 from . import logs, telemetry
 from .access import allows
@@ -454,14 +457,38 @@ def check(found: object, settings: ServerSettings) -> Chatkeep[Any] | None:
         raise UsageError(
             "admin_bind sets apart addresses of a Chatkeep, and this is an ASGI application; leave it out."
         )
+    weak = weak_secrets_in(settings, keep)
+    if weak and reachable(settings):
+        raise Misconfigured(
+            f"Other machines can reach this server, and what opens it can be guessed: {'; '.join(weak)}. Make each anew with {MAKE_ONE} "
+            "(a platform has to be told that of its channel). Nothing was started."
+        )
     if keep is not None:
         create_app(keep, **chosen(settings))  # what cannot be put together is told before anything listens
     return keep
 
 
+def reachable(settings: ServerSettings) -> bool:
+    """Tell whether others than programs of this machine can reach the server: where it listens, or through a proxy that it knows."""
+    hosts = [settings.host, *([settings.admin[0]] if settings.admin else [])]
+    return bool(settings.proxies) or not all(map(is_loopback, hosts))
+
+
+def weak_secrets_in(settings: ServerSettings, keep: Chatkeep[Any] | None) -> list[str]:
+    """Return which secrets can be guessed, and why: of the server, of the channels, and the key that seals now."""
+    token = settings.metrics_token and weakness_of(settings.metrics_token)
+    found = [f"metrics_token is a secret {token}"] if token else []
+    if keep is not None:
+        outlet, keys = core_of(keep).outlet, keep.settings.seal_keys[:1]
+        channels: tuple[Channel, ...] = outlet.channels if isinstance(outlet, Accounts) else ()
+        found += [said for channel in channels for said in weak_secrets(channel)]
+        found += [f"the first of seal_keys is a secret {said}" for key in keys if (said := weakness_of(key))]
+    return found
+
+
 def cautions(settings: ServerSettings, keep: Chatkeep[Any] | None) -> list[str]:
     """Return what somebody who starts this should know."""
-    said = []
+    said = [f"{weak}, which can be guessed. Make one: {MAKE_ONE}" for weak in weak_secrets_in(settings, keep)]
     if keep is not None and not is_loopback(settings.host) and settings.hosts == ServerSettings().hosts:
         said.append(
             'Requests must name this server as localhost; set hosts, such as CHATKEEP_HOSTS="chat.example.com".'
