@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from .conversation.snapshots import Policy
 from .errors import Misconfigured
+from .secrecy import SHORTEST
 
 Overlap = Literal["queue", "debounce", "burst", "interrupt", "drop"]
 Interrupted = Literal["continue", "close"]
@@ -33,8 +34,6 @@ LEASE_S = 10.0
 SHORTEST_DOUBT_S = 10.0
 """A pause that ends later than this, and later than any that the settings ask for, was made by another clock."""
 
-SHORTEST_KEY = 16
-"""Bytes that a secret of `seal_keys` has at least: whoever can guess one reads everything."""
 
 TEST_ATTEMPTS = 8
 """So often a message is tried where the pauses are too short to wait for an outage's end, and nothing else was said."""
@@ -442,7 +441,7 @@ def faults_of(name: str, value: object, source: str = "") -> list[str]:
     if name == "background" and not isinstance(value, bool):
         return [f"background is true or false, not {value!r}"]
     if name == "seal_keys" and not is_ring(value):
-        return [f"seal_keys is a list of secrets of at least {SHORTEST_KEY} bytes each, the newest first"]
+        return [f"seal_keys is a list of secrets of at least {SHORTEST} bytes each, the newest first"]
     if name in CHOICES and value not in CHOICES[name]:
         return [f"{name} is one of {', '.join(CHOICES[name])}, not {value!r}"]
     if name in ("journal", "cache", "failure_reply") and not (value is None or (isinstance(value, str) and value)):
@@ -459,7 +458,7 @@ def version_fault(name: object) -> str:
 def is_ring(value: object) -> bool:
     """Tell whether *value* is a list of secrets that are long enough."""
     return isinstance(value, list | tuple) and all(
-        isinstance(key, str) and len(key.encode(errors="replace")) >= SHORTEST_KEY for key in value
+        isinstance(key, str) and len(key.encode(errors="replace")) >= SHORTEST for key in value
     )
 
 

@@ -47,6 +47,44 @@ keep.deliver(ChannelOutlet(Telegram(token="42:token", secrets="{"s" * 32}")))
     assert "Nobody can use this server" not in server.log
 
 
+GUESSED = """
+from chatkeep.channels import Telegram, WhatsApp
+from chatkeep.channels.outlet import ChannelOutlet
+whatsapp = WhatsApp(accounts={{"1": "t"}}, secrets="changemechangeme", verify_tokens="v")
+keep.deliver(ChannelOutlet(Telegram(token="42:token", secrets="tg"), whatsapp))
+"""
+
+
+@pytest.mark.parametrize("how", [{"host": "0.0.0.0"}, {"admin_bind": "0.0.0.0:0"}, {"proxies": "10.0.0.1"}])
+def test_secrets_that_can_be_guessed_are_refused_where_others_reach_the_server(
+    tmp_path: Path, how: dict[str, str]
+) -> None:
+    """Each is named, with the command that makes a good one, and none is shown; a token that a handshake echoes opens nothing."""
+    tmp_path.joinpath("bot.py").write_text((BOT + GUESSED).format(url=f"sqlite:///{tmp_path}/chat.db"))
+    weak = {"metrics_token": "hunter2", "seal_keys": "secretsecretsecret", **how}
+    ended = [run(tmp_path, "serve", "bot:keep", *more, **weak) for more in (("--port", "0"), ("--check",))]
+
+    for one in ended:
+        assert 2 == one.returncode
+        assert (
+            "metrics_token is a secret of 7 bytes; Telegram(secrets=...) has a secret of 2 bytes; WhatsApp(secrets=...)"
+            in one.stderr
+        )
+        assert "the first of seal_keys is a secret that repeats" in one.stderr
+        assert "python -c 'import secrets; print(secrets.token_urlsafe(32))'" in one.stderr
+        assert [] == [secret for secret in ("hunter2", "changeme", "secretsecret") if secret in one.stderr]
+
+
+async def test_on_this_machine_secrets_that_can_be_guessed_are_warned_of(tmp_path: Path) -> None:
+    """A bot may be tried with them."""
+    with service(tmp_path, bot=BOT + GUESSED, metrics_token="hunter2") as server:
+        server.wait_for("metrics_token is a secret of 7 bytes, which can be guessed. Make one: python -c")
+        ready = await server.client().ask("GET", "/readyz")
+
+    assert 200 == ready.status
+    assert "WhatsApp(secrets=...) has a secret that repeats" in server.log
+
+
 def test_keys_are_listed_without_what_they_are_and_can_be_revoked(tmp_path: Path) -> None:
     """A key is shown once; afterwards there is its id, its tenant and its label."""
     tmp_path.joinpath("bot.py").write_text(BOT.format(url=f"sqlite:///{tmp_path}/chat.db"))

@@ -121,6 +121,15 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a strange wildcard": ({"CHATKEEP_HOSTS": "*a.example"}, "hosts has *a.example; a host is"),
     "out of range": ({"CHATKEEP_PORT": "99999"}, "port is from 0 to 65535, not 99999 (CHATKEEP_PORT)"),
+    "no place": (
+        {"CHATKEEP_ADMIN_BIND": "9000"},
+        "admin_bind is a host and a port like \"127.0.0.1:9000\", not '9000'",
+    ),
+    "no port": ({"CHATKEEP_ADMIN_BIND": "::1:99999"}, "admin_bind is a host and a port"),
+    "one port for two": (
+        {"CHATKEEP_ADMIN_BIND": "[::1]:8763", "CHATKEEP_WORKERS": "3"},
+        "admin_bind takes port 8765, which is that of the API",
+    ),
     "no rate": ({"CHATKEEP_RATE_PEER": "often"}, 'rate_peer is like "60/minute", or "off", not \'often\''),
     "a rate of nothing": ({"CHATKEEP_RATE_PEER": "0/minute"}, "rate_peer"),
     "no scope": ({"CHATKEEP_VISITOR_SCOPES": "read,fly"}, "visitor_scopes has no fly"),

@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from ..errors import ChatkeepError, Misconfigured
 from ..model import Content
+from ..secrecy import MAKE_ONE, weakness_of
 
 log = logging.getLogger("chatkeep")
 
@@ -242,20 +243,37 @@ def same(expected: Iterable[str], given: str) -> bool:
     return any([hmac.compare_digest(one.encode(), raw) for one in expected])
 
 
-SHORT = 16
-"""Characters of a secret: with fewer it can be guessed."""
+class Secrets(tuple[str, ...]):
+    """The secrets of a channel. *weakness*: which can be guessed, and why; "" when none can."""
+
+    weakness = ""
 
 
-def secrets_of(what: str, given: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the secrets, all of them active. Raises `Misconfigured` when there is none, or an empty one: it signs anything."""
+def secrets_of(what: str, given: str | Sequence[str]) -> Secrets:
+    """Return the secrets, all of them active. Raises `Misconfigured` when there is none, or an empty one: it signs anything.
+
+    One that can be guessed is warned of. Where other machines can reach it, `chatkeep serve` does not start with a channel that keeps
+    such secrets.
+    """
+    found = Secrets(shared_with(what, given))
+    for weakness in filter(None, [weakness_of(one.removeprefix("whsec_")) for one in found]):
+        found.weakness = f"{what} has a secret {weakness}"
+        log.warning(
+            "%s, which can be guessed: whoever does writes to the bot in anybody's name. Make one: %s",
+            found.weakness,
+            MAKE_ONE,
+        )
+    return found
+
+
+def shared_with(what: str, given: str | Sequence[str]) -> tuple[str, ...]:
+    """Return what is shared with a platform. Raises `Misconfigured` when there is nothing, or something empty."""
     found = (given,) if isinstance(given, str) else tuple(given)
     if not found or not all(isinstance(one, str) and one.strip() for one in found):
         raise Misconfigured(f"{what} needs at least one secret, and none may be empty. Nothing was opened.")
-    if any(len(one) < SHORT for one in found):
-        log.warning(
-            "%s has a secret of fewer than %d characters, which can be guessed: whoever does writes to the bot in anybody's name. Use 32 "
-            "random ones: python -c 'import secrets; print(secrets.token_urlsafe(32))'.",
-            what,
-            SHORT,
-        )
     return found
+
+
+def weak_secrets(channel: Channel) -> list[str]:
+    """Return which secrets of *channel* can be guessed, and why."""
+    return [one.weakness for one in vars(channel).values() if isinstance(one, Secrets) and one.weakness]

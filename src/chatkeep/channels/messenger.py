@@ -21,6 +21,7 @@ from .base import (
     Unknown,
     conversation_of,
     secrets_of,
+    shared_with,
 )
 from .bodies import each, filled, items, name, unknown
 
@@ -72,7 +73,7 @@ class Messenger:
         self._tokens = meta.accounts_of(kind, accounts)
         self.accounts = frozenset(self._tokens)
         self._secrets = secrets_of(f"{kind}(secrets=...)", secrets)
-        self._verify_tokens = secrets_of(f"{kind}(verify_tokens=...)", verify_tokens)
+        self._verify_tokens = shared_with(f"{kind}(verify_tokens=...)", verify_tokens)
         self._app_id = app_id
         self._api = api.rstrip("/")
 

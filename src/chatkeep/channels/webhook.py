@@ -64,7 +64,8 @@ class Webhook:
         self.account = account
         self.accounts = frozenset([account] if url else [])
         self.one_way = not url
-        self._keys = [_key(secret) for secret in secrets_of(f"Webhook({account!r}, secrets=...)", secrets)]
+        self._secrets = secrets_of(f"Webhook({account!r}, secrets=...)", secrets)
+        self._keys = [_key(secret) for secret in self._secrets]
         self._url = url
 
     def verify(self, method: str, headers: Pairs, query: Pairs, body: bytes, *, at: float) -> Challenge | None:

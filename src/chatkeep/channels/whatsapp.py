@@ -23,6 +23,7 @@ from .base import (
     Unknown,
     conversation_of,
     secrets_of,
+    shared_with,
 )
 from .bodies import each, filled, items, name, storable, unknown
 
@@ -65,7 +66,7 @@ class WhatsApp:
         self._tokens = meta.accounts_of("WhatsApp", accounts)
         self.accounts = frozenset(self._tokens)
         self._secrets = secrets_of("WhatsApp(secrets=...)", secrets)
-        self._verify_tokens = secrets_of("WhatsApp(verify_tokens=...)", verify_tokens)
+        self._verify_tokens = shared_with("WhatsApp(verify_tokens=...)", verify_tokens)
         self._api = api.rstrip("/")
 
     def verify(self, method: str, headers: Pairs, query: Pairs, body: bytes, *, at: float) -> Challenge | None:

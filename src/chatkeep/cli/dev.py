@@ -74,11 +74,9 @@ def attend(app: str, listener: socket, ready: Event, changed: list[str]) -> None
     # A file that is saved twice in a second with the same length would be taken for what was compiled before.
     sys.dont_write_bytecode = True
     try:
-        settings = server_settings_from({"app": app, "workers": 1, "anonymous": True, **NO_LIMITS})
+        settings = server_settings_from({"app": app, **ALONE})
         if not settings.title:
-            settings = server_settings_from(
-                {"app": app, "workers": 1, "anonymous": True, **NO_LIMITS, "title": app.partition(":")[0]}
-            )
+            settings = server_settings_from({"app": app, **ALONE, "title": app.partition(":")[0]})
         found = loaded(app)
         keep = serving.check(found, settings)
         greeting = partial(greet, app, keep, serving.address(listener), ready, changed, began)
@@ -98,6 +96,8 @@ def attend(app: str, listener: socket, ready: Event, changed: list[str]) -> None
 
 
 NO_LIMITS = {f"rate_{name}": "off" for name in ("peer", "refused", "begin", "token", "conversation", "tenant")}
+ALONE = {"workers": 1, "admin_bind": "", "anonymous": True} | NO_LIMITS
+"""How a bot is served that nobody but its author uses: by one process, at one address."""
 
 
 async def greet(

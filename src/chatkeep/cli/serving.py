@@ -19,13 +19,22 @@ from .stores import report
 @click.argument("app", required=False, metavar="[MODULE:ATTRIBUTE]")
 @click.option("--host", help="Where to listen; 127.0.0.1 unless told otherwise.")
 @click.option("--port", type=click.IntRange(0, 65535), help="8765 unless told otherwise; 0 takes any free one.")
+@click.option(
+    "--admin-bind", metavar="HOST:PORT", help="Where /metrics, health and the operators' desk answer, instead of there."
+)
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Processes, each with its own Chatkeep.")
 @click.option(
     "--config", metavar="FILE", type=click.Path(dir_okay=False), help="Settings; chatkeep.toml if there is one."
 )
 @click.option("--check", "only_check", is_flag=True, help="Look at settings, application and store; start nothing.")
 def serve(
-    app: str | None, host: str | None, port: int | None, workers: int | None, config: str | None, only_check: bool
+    app: str | None,
+    host: str | None,
+    port: int | None,
+    admin_bind: str | None,
+    workers: int | None,
+    config: str | None,
+    only_check: bool,
 ) -> None:
     """Serve a Chatkeep (or an ASGI application) over HTTP, until Ctrl-C or SIGTERM.
 
@@ -36,6 +45,7 @@ def serve(
     Examples:
       chatkeep serve app:keep
       chatkeep serve app:keep --host 0.0.0.0 --port 80 --workers 4 --config /etc/chatkeep.toml
+      chatkeep serve app:keep --host 0.0.0.0 --admin-bind 127.0.0.1:9000
       chatkeep serve app:keep --check
     """
     if config or (not os.environ.get(CONFIG) and os.path.isfile("chatkeep.toml")):
@@ -43,7 +53,7 @@ def serve(
     from ..server import in_force, serving
     from ..server.settings import server_settings_from
 
-    options = {"app": app, "host": host, "port": port, "workers": workers}
+    options = {"app": app, "host": host, "port": port, "admin_bind": admin_bind, "workers": workers}
     said = {name: value for name, value in options.items() if value is not None}
     settings = server_settings_from(said)
     if not only_check:

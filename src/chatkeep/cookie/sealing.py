@@ -16,6 +16,7 @@ from msgspec import msgpack
 
 from ..errors import Misconfigured
 from ..extras import from_extra
+from ..secrecy import MAKE_ONE, SHORTEST
 
 with from_extra("cookie", "chatkeep.cookie"):
     from cryptography.exceptions import InvalidTag
@@ -27,7 +28,6 @@ VERSION = 1
 COOKIE_MOST = 4096
 """Bytes that a browser keeps of a cookie: its name, "=" and its value. A longer one is dropped silently."""
 
-SHORTEST_KEY = 16
 NONCE = 12
 TAG = 16
 
@@ -39,10 +39,10 @@ class Sealer:
 
     def __init__(self, keys: Sequence[Secret], *, purpose: str = "conversation") -> None:
         secrets = [key.encode() if isinstance(key, str) else key for key in keys]
-        if not secrets or not all(isinstance(secret, bytes) and len(secret) >= SHORTEST_KEY for secret in secrets):
+        if not secrets or not all(isinstance(secret, bytes) and len(secret) >= SHORTEST for secret in secrets):
             raise Misconfigured(
-                f"keys is a list of secrets of at least {SHORTEST_KEY} bytes each, the newest first; whoever can guess one reads every "
-                "cookie. Make one: python -c 'import secrets; print(secrets.token_urlsafe(32))'. Nothing was opened."
+                f"keys is a list of secrets of at least {SHORTEST} bytes each, the newest first; whoever can guess one reads every "
+                f"cookie. Make one: {MAKE_ONE}. Nothing was opened."
             )
         self._purpose = purpose
         self._ring = [_derived(secret, purpose) for secret in secrets]

@@ -69,7 +69,7 @@ HOST_HELP = (
     "Name it in the setting `hosts` (CHATKEEP_HOSTS), or have the proxy in front pass on the host that was asked for (nginx: "
     "`proxy_set_header Host $http_host;`).\n"
 )
-PROBES = (b"/healthz", b"/readyz")
+PROBES = (b"/healthz", b"/readyz", b"/metrics")
 ABOUT = (
     "This is the HTTP API of a chatbot, served by chatkeep. /openapi.json describes it; /operator is the page for operators. There is no "
     "chat page here: it needs a title (`title`, CHATKEEP_TITLE).\n"

@@ -25,20 +25,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..app import Chatkeep, core_of
 from ..auth.credentials import list_keys
+from ..channels.accounts import Accounts
+from ..channels.base import Channel, weak_secrets
 from ..drivers.base import Ability
 from ..drivers.url import is_loopback
 from ..errors import ChatkeepError, Misconfigured, UsageError
 from ..extras import from_extra
 from ..loading import check_handler, loaded
+from ..secrecy import MAKE_ONE, weakness_of
 from ..settings import seconds
 from . import logs, telemetry
 from .access import allows
+from .admin import PUBLIC, set_apart
 from .app import create_app
 from .health import STOPPING
 from .limits import Limits, RateLimitMiddleware, is_forwarded
 from .metrics import Metrics, get_metrics
 from .protocol import PromptProtocol
-from .settings import PREFIX, ServerSettings, colors_of, cors, server_settings_from
+from .settings import PREFIX, ServerSettings, admin_ports, colors_of, cors, server_settings_from
 from .signed_in import header_of
 
 with from_extra("server", "chatkeep serve"):
@@ -46,6 +50,7 @@ with from_extra("server", "chatkeep serve"):
     from uvicorn.config import STARTUP_FAILURE
     from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
     from uvicorn.supervisors import Multiprocess
+    from uvicorn.supervisors.multiprocess import Process
 
 if TYPE_CHECKING:
     from .oidc import OpenIDProvider
@@ -67,17 +72,27 @@ def run(settings: ServerSettings) -> None:
     """Serve until SIGINT or SIGTERM. Raises a `ChatkeepError` when it cannot begin."""
     keep = check(loaded(settings.app), settings)
     listener = listening(settings.host, settings.port)
-    os.environ["CHATKEEP_APP"] = settings.app  # worker processes read it
+    admin = [listening(settings.admin[0], port) for port in admin_ports(settings)] if settings.admin else []
+    hand_down(settings, port=listener.getsockname()[1])
     patience_s = (seconds(keep.settings.turn_timeout) if keep else 30.0) + FINISH_S
     config = configured(f"{__name__}:application", settings, patience_s=patience_s)
     logs.configure(as_json=settings.log_format == "json", level=settings.log_level)
     log.info("Serving %s on %s with %d process(es).", settings.app, address(listener), settings.workers)
+    if keep is not None:
+        log.info("%s", who_runs_it(settings, admin))
     for said in cautions(settings, keep):
         log.warning("%s", said)
     if settings.workers > 1:
-        supervise(config, listener)
+        supervise(config, listener, admin)
     else:
-        serve(config, listener)
+        serve(config, listener, *admin)
+
+
+def hand_down(settings: ServerSettings, *, port: int) -> None:
+    """Put into the environment what a process that serves has to know and may be told by arguments alone; *port*: the one it is."""
+    told = {"app": settings.app, "host": settings.host, "port": port, "workers": settings.workers}
+    for name, value in (told | {"admin_bind": settings.admin_bind}).items():
+        os.environ[f"CHATKEEP_{name.upper()}"] = str(value)
 
 
 def configured(app: ASGIApp | str, settings: ServerSettings, *, patience_s: float) -> uvicorn.Config:
@@ -100,39 +115,54 @@ def configured(app: ASGIApp | str, settings: ServerSettings, *, patience_s: floa
     )
 
 
-def serve(config: uvicorn.Config, listener: socket.socket) -> None:
+def serve(config: uvicorn.Config, *listeners: socket.socket) -> None:
     """Serve in this process."""
     # uvicorn raises the signal that stopped it once more when everything is closed.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(0))
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        uvicorn.Server(config).run(sockets=list(listeners))
     except SystemExit as end:
         if end.code == STARTUP_FAILURE and FAULTS:
             raise FAULTS[0] from None
         raise
 
 
-def supervise(config: uvicorn.Config, listener: socket.socket) -> None:
-    """Serve in processes of their own; one that dies is followed by another."""
-    workers = Workers(config, [listener])
+def supervise(config: uvicorn.Config, listener: socket.socket, admin: Sequence[socket.socket] = ()) -> None:
+    """Serve in processes of their own; one that dies is followed by another. *admin*: a listener for each, beside the one for all."""
+    workers = Workers(config, listener, admin)
     workers.run()
     if any(process.exitcode == STARTUP_FAILURE for process in workers.processes):
         raise Misconfigured("A worker process could not start, and all were stopped; its log says why.")
 
 
 class Workers(Multiprocess):
-    """uvicorn's worker processes; SIGHUP is passed on to them, instead of starting them anew."""
+    """uvicorn's worker processes; SIGHUP is passed on to them, instead of starting them anew. *admin*: a listener for each."""
+
+    def __init__(self, config: uvicorn.Config, listener: socket.socket, admin: Sequence[socket.socket]) -> None:
+        super().__init__(config, [listener])
+        self._listener, self._admin = listener, admin
 
     def init_processes(self) -> None:
         """Start the processes."""
         with hangups_held_back():
-            super().init_processes()
+            for number in range(self.processes_num):
+                process = Process(self.config, self._sockets_of(number))
+                process.start()
+                self.processes.append(process)
 
     def keep_subprocess_alive(self) -> None:
-        """Start another process in the place of one that has ended."""
+        """Start another process in the place of one that has ended, with its listeners."""
+        every = self.processes
         with hangups_held_back():
-            super().keep_subprocess_alive()
+            for number, process in enumerate(every):
+                self.processes, self.sockets = [process], self._sockets_of(number)
+                super().keep_subprocess_alive()
+                every[number] = self.processes[0]
+        self.processes = every
+
+    def _sockets_of(self, number: int) -> list[socket.socket]:
+        return [self._listener, *self._admin[number : number + 1]]
 
     def handle_hup(self) -> None:
         """Have every process read its flags again."""
@@ -197,6 +227,8 @@ def application_of(found: object, settings: ServerSettings) -> Lifespan:
     app.state.metrics, app.state.limits = metrics, limits
     app.state.metrics_token = settings.metrics_token
     app.state.samples.metrics, app.state.settings = metrics, settings
+    if settings.admin:
+        set_apart(app.router.routes)
     if metrics is not None:
         metrics.streams = app.state.streams
     return Lifespan(app, settings, found, ends=app.state.streams.end, limits=limits)
@@ -311,6 +343,7 @@ class Lifespan:
     ) -> None:
         self.app = Forwarded(app, settings.proxies, settings.root_path)
         self._settings = settings
+        self._api_port = settings.port if settings.admin else None
         self._keep = keep
         self._ends = ends
         self._limits = limits
@@ -318,6 +351,9 @@ class Lifespan:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the life of the application."""
         if scope["type"] != "lifespan":
+            scope[PUBLIC] = (
+                self._api_port is not None and (scope.get("server") or (None, self._api_port))[1] == self._api_port
+            )
             await self.app(scope, receive, send)
             return
 
@@ -417,14 +453,42 @@ def check(found: object, settings: ServerSettings) -> Chatkeep[Any] | None:
             raise UsageError("The store of this Chatkeep belongs to one process; use --workers 1, or another store.")
         if keep.settings.journal:
             raise UsageError("A journal belongs to one process; use --workers 1, or several services with one each.")
+    if keep is None and settings.admin:
+        raise UsageError(
+            "admin_bind sets apart addresses of a Chatkeep, and this is an ASGI application; leave it out."
+        )
+    weak = weak_secrets_in(settings, keep)
+    if weak and reachable(settings):
+        raise Misconfigured(
+            f"Other machines can reach this server, and what opens it can be guessed: {'; '.join(weak)}. Make each anew with {MAKE_ONE} "
+            "(a platform has to be told that of its channel). Nothing was started."
+        )
     if keep is not None:
         create_app(keep, **chosen(settings))  # what cannot be put together is told before anything listens
     return keep
 
 
+def reachable(settings: ServerSettings) -> bool:
+    """Tell whether others than programs of this machine can reach the server: where it listens, or through a proxy that it knows."""
+    hosts = [settings.host, *([settings.admin[0]] if settings.admin else [])]
+    return bool(settings.proxies) or not all(map(is_loopback, hosts))
+
+
+def weak_secrets_in(settings: ServerSettings, keep: Chatkeep[Any] | None) -> list[str]:
+    """Return which secrets can be guessed, and why: of the server, of the channels, and the key that seals now."""
+    token = settings.metrics_token and weakness_of(settings.metrics_token)
+    found = [f"metrics_token is a secret {token}"] if token else []
+    if keep is not None:
+        outlet, keys = core_of(keep).outlet, keep.settings.seal_keys[:1]
+        channels: tuple[Channel, ...] = outlet.channels if isinstance(outlet, Accounts) else ()
+        found += [said for channel in channels for said in weak_secrets(channel)]
+        found += [f"the first of seal_keys is a secret {said}" for key in keys if (said := weakness_of(key))]
+    return found
+
+
 def cautions(settings: ServerSettings, keep: Chatkeep[Any] | None) -> list[str]:
     """Return what somebody who starts this should know."""
-    said = []
+    said = [f"{weak}, which can be guessed. Make one: {MAKE_ONE}" for weak in weak_secrets_in(settings, keep)]
     if keep is not None and not is_loopback(settings.host) and settings.hosts == ServerSettings().hosts:
         said.append(
             'Requests must name this server as localhost; set hosts, such as CHATKEEP_HOSTS="chat.example.com".'
@@ -436,9 +500,24 @@ def cautions(settings: ServerSettings, keep: Chatkeep[Any] | None) -> list[str]:
             "processor time of one that always comes to the same process. Where that matters, run a process a port and have the "
             "proxy choose by the path: docs/how-to/server.md has the lines."
         )
-    if settings.workers > 1 and settings.metrics and keep is not None:
-        said.append("Each process has its own /metrics: a scrape shows one of them. Run one process a port to see all.")
+    if settings.workers > 1 and settings.metrics and keep is not None and not settings.admin:
+        said.append(
+            "Each process has its own /metrics: a scrape shows one of them. `admin_bind` gives each a port of its own."
+        )
     return said
+
+
+def who_runs_it(settings: ServerSettings, admin: Sequence[socket.socket]) -> str:
+    """Return where the addresses are for who runs this server, and who may use them."""
+    numbers = "who has metrics_token" if settings.metrics_token else "programs of this machine"
+    metrics = f", /metrics for {numbers}" if settings.metrics else ""
+    if admin:
+        places = ", ".join(map(address, admin))
+        return f"On {places} alone: /operator for who signs in, /healthz and /readyz for everybody{metrics}."
+    return (
+        f"At the same address: /operator for who signs in, /healthz and /readyz for everybody{metrics}; `admin_bind` gives them one "
+        "of their own."
+    )
 
 
 def listening(host: str, port: int, *, hint: str = "") -> socket.socket:

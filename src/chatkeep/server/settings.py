@@ -25,7 +25,8 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 class ServerSettings(Struct, frozen=True, kw_only=True):
     """How `chatkeep serve` runs an application.
 
-    app: what is served, "module:attribute": a Chatkeep, or an ASGI app. host, port: where it listens. workers: processes;
+    app: what is served, "module:attribute": a Chatkeep, or an ASGI app. host, port: where it listens. admin_bind: "host:port" where
+    /metrics, /healthz, /readyz and the operators' desk answer, which are not at the other address then. workers: processes;
     each has its own Chatkeep, so the store must be one that processes may share. title: of the chat page; without one there
     is no page. starters: what visitors may say first, as buttons. colors: of the chat page, each "accent=#0b5fff"; logo: the file of
     a picture for it. pictures: origins from which it loads pictures of messages. frame_ancestors: sites that may show it in a frame, by
@@ -63,6 +64,7 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     app: str = ""
     host: str = "127.0.0.1"
     port: int = 8765
+    admin_bind: str = ""
     workers: int = 1
     title: str = ""
     starters: tuple[str, ...] = ()
@@ -106,6 +108,12 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     rate_conversation_kb: str = "65536/day"
 
     @property
+    def admin(self) -> tuple[str, int] | None:
+        """Host and port of `admin_bind`; None without one."""
+        host, _, port = self.admin_bind.rpartition(":")
+        return (host.strip("[]"), int(port)) if port else None
+
+    @property
     def rates(self) -> dict[str, str]:
         """The rate limits by what they count."""
         names = [name for name in self.__struct_fields__ if name.startswith("rate_")]
@@ -120,6 +128,9 @@ PROTOCOLS = ("aisdk", "agui", "responses", "a2a", "durable_streams", "mcp")
 
 PREFIX = re.compile(r"(?:/[A-Za-z0-9._~%-]+)+")
 """A path that a server may be under."""
+
+PLACE = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
+"""A host and a port."""
 
 HEADER = re.compile(r"[A-Za-z0-9-]+")
 
@@ -142,7 +153,21 @@ def server_settings_from(arguments: Mapping[str, object]) -> ServerSettings:
         values[name] = tuple(value) if isinstance(value, list) else value
     if faults:
         raise Misconfigured("; ".join(faults) + ". Nothing was started.")
-    return ServerSettings(**values)
+    settings = ServerSettings(**values)
+    if settings.port and settings.port in admin_ports(settings):
+        raise Misconfigured(
+            f"admin_bind takes port {settings.port}, which is that of the API (port): give it another one, and with several workers as "
+            "many as there are workers. Nothing was started."
+        )
+    return settings
+
+
+def admin_ports(settings: ServerSettings) -> Sequence[int]:
+    """Return the ports of `admin_bind`, one for each process; those that are 0 are any free one."""
+    if settings.admin is None:
+        return ()
+    first = settings.admin[1]
+    return [first + number if first else 0 for number in range(settings.workers)]
 
 
 def fault_of(name: str, value: object, source: str = "") -> str:
@@ -165,6 +190,12 @@ def fault_of(name: str, value: object, source: str = "") -> str:
         return f'is a path like "/chat", not {value!r}'
     if name == "operator_header" and value and not HEADER.fullmatch(str(value)):
         return f'is the name of a header like "X-Forwarded-User", not {value!r}'
+    if (
+        name == "admin_bind"
+        and value
+        and not (PLACE.fullmatch(str(value)) and int(str(value).rpartition(":")[2]) < 65_536)
+    ):
+        return f'is a host and a port like "127.0.0.1:9000", not {value!r}'
     if name == "logo" and value:
         return appearance_fault(logo=str(value))
     if name in CHOICES and value not in CHOICES[name]:

@@ -17,6 +17,7 @@ from ..auth.credentials import EVERYWHERE, StoredCredential, id_of, stored_crede
 from ..auth.rights import ROLES, rights_of
 from ..drivers.url import is_loopback
 from ..errors import UsageError
+from .admin import PUBLIC
 
 Operators = Callable[[Request], str | Awaitable[str | None] | None]
 """Says which account has sent a request, as the host in front knows it; None: nobody."""
@@ -96,6 +97,8 @@ class SignedIn:
 
     async def find(self, request: Request) -> Operator | None:
         """Return who is signed in where *request* comes from; None: nobody. What the request may do is not looked at."""
+        if request.scope.get(PUBLIC):
+            return None  # the browser sends the desk's cookie to every port of its host
         token = token_of(request)
         name = accounts.session_name(token) if token else None
         if name is None:

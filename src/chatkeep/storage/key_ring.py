@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from ..errors import Misconfigured
 from ..extras import from_extra
+from ..secrecy import MAKE_ONE, SHORTEST
 
 with from_extra("seal", "seal_keys"):
     from cryptography.exceptions import InvalidTag
@@ -17,7 +18,6 @@ with from_extra("seal", "seal_keys"):
     from cryptography.hazmat.primitives.hashes import SHA256
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-SHORTEST_KEY = 16
 NONCE = 12
 TAG = 16
 
@@ -28,10 +28,10 @@ class KeyRing:
     """The keys of `seal_keys`, the newest first. What is sealed is bound to *bound*, and opens with nothing else."""
 
     def __init__(self, keys: Sequence[str]) -> None:
-        if not keys or any(len(key.encode()) < SHORTEST_KEY for key in keys):
+        if not keys or any(len(key.encode()) < SHORTEST for key in keys):
             raise Misconfigured(
-                f"seal_keys is a list of secrets of at least {SHORTEST_KEY} bytes each, the newest first. Make one: python -c 'import "
-                "secrets; print(secrets.token_urlsafe(32))'. Nothing was opened."
+                f"seal_keys is a list of secrets of at least {SHORTEST} bytes each, the newest first. Make one: {MAKE_ONE}. "
+                "Nothing was opened."
             )
         self._ring = dict(_derived(key.encode()) for key in reversed(keys))
         self.first = next(reversed(self._ring))
