@@ -47,12 +47,33 @@ async def test_what_is_told_is_heard_whatever_becomes_of_the_file(both: tuple[Ne
     await until(lambda: heard[3:] == ["d"])
     one.tell(["e"])
     with open(f"{path}-other", "w") as other:
-        other.write("f\ng")  # (the second line is not whole yet)
+        other.write("f\n")
     os.replace(f"{path}-other", f"{path}-news")
     await until(lambda: heard[4:] == ["e", "f"])
-    with open(f"{path}-news", "a") as other:
-        other.write("h\n")
-    await until(lambda: heard[6:] == ["gh"])
+    for part in ("g\nh", "i\n"):  # (the second line is not whole at first)
+        with open(f"{path}-news", "a") as other:
+            other.write(part)
+        await until(lambda: heard[6:7] == ["g"])
+    await until(lambda: heard[7:] == ["hi"])
+
+
+async def test_who_is_alone_writes_nothing_until_another_one_listens(both: tuple[News, News], path: str) -> None:
+    """What was held back since the last look is told then, so that nothing is lost to who has only begun to listen."""
+    one, two = both
+    one.listen(lambda marks: None)
+
+    assert one.hold(["before"])
+
+    await until(lambda: not one._held)
+    heard: list[str] = []
+    two.listen(heard.extend)
+
+    assert one.hold(["meanwhile"])
+    assert not two.hold(["two is not alone"])
+
+    await until(lambda: heard == ["meanwhile"])
+
+    assert not one.hold(["later"])
 
 
 async def test_the_file_does_not_grow_without_end(

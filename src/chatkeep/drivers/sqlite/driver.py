@@ -102,7 +102,8 @@ class SqliteDriver(Openable):
     async def announce(self, marks: Collection[str]) -> None:
         self._opened("announced")
         assert self._news is not None
-        await asyncio.to_thread(self._news.tell, marks)
+        if not self._news.hold(marks):
+            await asyncio.to_thread(self._news.tell, marks)
 
     def watch(self, heard: Callable[[list[str]], None]) -> None:
         self._opened("watched")

@@ -1,7 +1,8 @@
 """What processes on one SQLite file tell each other: marks, a line each, appended to a file beside it, `-news`.
 
-Each process looks ten times a second whether that file has grown, which is one call of the system. Nothing in it is needed: what gets lost
-is found out by asking the store. So it is not synced, and errors of the system are no errors here.
+Each process looks ten times a second whether that file has grown, which is one call of the system; one that is alone writes nothing. Who
+begins to listen appends an empty line, so that the others know of it. Nothing in the file is needed: what gets lost is found out by
+asking the store. So it is not synced, and errors of the system are no errors here.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class News:
         self._heard: Callable[[list[str]], None] | None = None
         self._file: int | None = None
         self._rest = b""  # of a line that was not whole yet
+        self._alone = False
+        self._held: list[str] = []  # marks that nobody else was there to hear, since the last look
         self._next: asyncio.TimerHandle | None = None
 
     def listen(self, heard: Callable[[list[str]], None]) -> None:
@@ -37,6 +40,12 @@ class News:
         with suppress(OSError):
             os.lseek(self._join(), 0, os.SEEK_END)
         self._look_again()
+
+    def hold(self, marks: Collection[str]) -> bool:
+        """Keep *marks* for who begins to listen before the next look, if nobody else does now. False: they have to be told."""
+        if self._alone:
+            self._held += marks
+        return self._alone
 
     def tell(self, marks: Collection[str]) -> None:
         """Tell *marks* to whoever listens; without the file nobody does. It may wait for the disk."""
@@ -70,6 +79,9 @@ class News:
                 self._part()
                 self._join()
                 self._read()
+        if self._held and not self._alone:
+            self.tell(self._held)
+        self._held = []
         self._look_again()
 
     def _look_again(self) -> None:
@@ -81,13 +93,17 @@ class News:
             return
         *lines, self._rest = (self._rest + os.read(self._file, 2 * MOST)).split(b"\n")
         if lines:
-            self._heard([line.decode() for line in lines])
+            self._alone = False
+            self._heard([line.decode() for line in lines if line])
 
     def _join(self) -> int:
         """Open the file, made if need be, and be known as one who listens."""
         self._file = file = self._open(os.O_RDONLY | os.O_CREAT)
+        self._alone = is_alone(file)
         if sys.platform != "win32":
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_SH)  # (another one holds it alone only as long as these two lines)
+        if not self._alone:
+            self.tell([""])
         return file
 
     def _open(self, flags: int) -> int:
@@ -111,7 +127,7 @@ class News:
 
 
 def is_alone(file: int) -> bool:
-    """Tell whether nobody else listens to *file*, where the system can say so. It is for who listens no more."""
+    """Tell whether nobody else listens to *file*, where the system can say so. Who asks listens no more, or not yet."""
     if sys.platform == "win32":
         return False
     try:
