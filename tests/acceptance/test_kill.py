@@ -51,6 +51,7 @@ def test_death_at_a_named_point_breaks_nothing(tmp_path: Path, engine: str) -> N
     assert [*points_of(engine)] == re.findall(r"^(\S+): \d+ acked", ended.stdout, re.M)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["sqlite", *long(*ENGINES[1:])])
 @pytest.mark.parametrize("bug", PLANTS)
 def test_the_checker_finds_a_planted_bug(tmp_path: Path, engine: str, bug: str) -> None:
