@@ -150,7 +150,7 @@ CROSSING = {"acceptance", "cli", "client", "demos", "faults", "server", "web"}
 """Folders that `make quick` leaves out, whose tests start servers wherever they want, be it with `request.getfixturevalue`."""
 
 
-FIRST = {"faults", "web"}
+FIRST = {"acceptance", "cli", "faults", "web"}
 """Folders whose files take half a minute and more. A file is one worker's, so the small ones come last, and the workers end together."""
 
 

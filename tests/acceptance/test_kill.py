@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ..support.killing import ENGINES, PLANTS, points_of
-from ..support.soaking import KILLS, few_or_many, long
+from ..support.soaking import KILLS, few_or_many
 
 FEW = 10
 
@@ -42,7 +42,7 @@ def test_I1_to_I5_nothing_is_lost_doubled_or_reordered_under_kill_9(tmp_path: Pa
     assert unacked > 0 or kills <= 15
 
 
-@pytest.mark.parametrize("engine", ["sqlite", *long(*ENGINES[1:])])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_death_at_a_named_point_breaks_nothing(tmp_path: Path, engine: str) -> None:
     """Each point is reached (or the test fails), the instance dies there, and the next one puts everything right."""
     ended = killing(tmp_path, engine, "--points", *(("--nth", "2") if engine == "durable-object" else ()))
@@ -51,7 +51,8 @@ def test_death_at_a_named_point_breaks_nothing(tmp_path: Path, engine: str) -> N
     assert [*points_of(engine)] == re.findall(r"^(\S+): \d+ acked", ended.stdout, re.M)
 
 
-@pytest.mark.parametrize("engine", ["sqlite", *long(*ENGINES[1:])])
+@pytest.mark.long
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("bug", PLANTS)
 def test_the_checker_finds_a_planted_bug(tmp_path: Path, engine: str, bug: str) -> None:
     """A kill test that has never failed is a decoration."""

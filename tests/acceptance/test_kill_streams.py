@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from ..support.soaking import long
 from ..support.stores import store_url
 
 KILLS = int(os.environ.get("CHATKEEP_STREAM_KILLS", "6"))
@@ -25,7 +24,7 @@ def killing(folder: Path, url: str, *options: str, kills: int) -> subprocess.Com
 
 @pytest.mark.slow
 @pytest.mark.timeout(PATIENCE_S + 60)
-@pytest.mark.parametrize("engine", ["sqlite", "redis", "postgresql", *long("upstash", "durable-object")])
+@pytest.mark.parametrize("engine", ["sqlite", "redis", "postgresql", "upstash", "durable-object"])
 def test_what_was_shown_is_the_beginning_of_what_is_recorded(
     tmp_path: Path, engine: str, request: pytest.FixtureRequest
 ) -> None:

@@ -204,6 +204,7 @@ async def test_following_ends_when_it_is_interrupted(tmp_path: Path) -> None:
     assert b"Interrupted" in err
 
 
+@pytest.mark.long
 def test_refusals_come_before_anything_is_touched(tmp_path: Path) -> None:
     """Each says what is true and what to do, ends with the code for it, and makes no file."""
 

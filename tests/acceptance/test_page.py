@@ -67,7 +67,6 @@ def test_a_suggestion_is_one_press_away(demo: Demo, person: BrowserContext) -> N
     expect(page.get_by_role("group", name="Suggested replies")).to_be_visible()
 
 
-@pytest.mark.journey
 def test_two_tabs_agree(demo: Demo, person: BrowserContext) -> None:
     """What one tab sends the other shows, in the same order; a tab without an address finds the same conversation."""
     one = opened(person, demo.address)
@@ -156,7 +155,6 @@ def test_ten_messages_without_a_network(demo: Demo, person: BrowserContext, tmp_
     assert ["menu", *words] == from_user(second, tmp_path)
 
 
-@pytest.mark.journey
 def test_a_share_opens_the_order_on_a_telephone(
     demo: Demo, person: BrowserContext, browser: Browser, tmp_path: Path
 ) -> None:
@@ -323,7 +321,6 @@ def test_it_is_usable_by_keyboard_and_by_ear(demo: Demo, person: BrowserContext)
     expect(text).to_be_focused()
 
 
-@pytest.mark.journey
 def test_it_fits_a_small_dark_screen(demo: Demo, browser: Browser, tmp_path: Path) -> None:
     """No sideways scrolling on a telephone, readable in the dark, and still where motion is not wanted."""
     options = {"viewport": {"width": 320, "height": 568}, "color_scheme": "dark", "reduced_motion": "reduce"}

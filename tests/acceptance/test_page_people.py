@@ -31,7 +31,6 @@ def sign_in(page: Page, user: str) -> None:
     ready(page)
 
 
-@pytest.mark.journey
 def test_a_guests_chat_goes_into_the_account(
     shop: Shop, person: BrowserContext, browser: Browser, tmp_path: Path
 ) -> None:

@@ -91,6 +91,7 @@ def test_I1_to_I6_three_servers_and_their_database_are_killed(tmp_path: Path, en
     assert 0 < told["answer"]["p50"] <= told["answer"]["p99"]
 
 
+@pytest.mark.long
 async def test_a_bot_that_keeps_no_list_of_what_it_has_seen_is_judged_too(tmp_path: Path) -> None:
     """The restaurant answers with several replies, and greets."""
     async with served(demo_for("restaurant", "memory://", orders=tmp_path / "orders.db", overlap="burst")) as client:
@@ -114,6 +115,7 @@ async def test_a_store_that_forgets_ids_is_found_out() -> None:
     assert "NOT CLEAN" in spelled(report)
 
 
+@pytest.mark.long
 async def test_a_bot_that_answers_something_else_the_second_time_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The planted bug: a redelivery is shown other replies than those that are recorded."""
     from chatkeep.server import answers
@@ -152,6 +154,7 @@ class Careless(ChannelOutlet):
         return await super().send(conversation, "ads!" if self.every % 15 == 0 else content, **options)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("careless", [False, True])
 @pytest.mark.parametrize("name", ["whatsapp", "telegram"])
 async def test_replies_are_judged_where_customers_see_them(name: str, careless: bool) -> None:

@@ -164,6 +164,7 @@ SHELLS = {
 """What a shell is told: the lines of the documentation, and then as if TAB was typed."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shell", SHELLS)
 def test_a_shell_completes_commands_and_options(shell: str, tmp_path: Path) -> None:
     """As documented, in the real shell; a file is completed by the shell itself."""

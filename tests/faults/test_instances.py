@@ -178,14 +178,16 @@ async def test_work_is_heard_of_at_once(url: str, opening: Any) -> None:
     bot = await opening(url, poll="30s")
     await until(lambda: bot.statistics.engine.workers == 0)
     await asyncio.sleep(0.2)  # until it listens
-    took = []
-    for number in range(1, 6):
+    began = time.monotonic()
+    await bot.receive("before", "hello")
+    alone, took = time.monotonic() - began, []
+    for number in range(2, 7):
         began = time.monotonic()
         await desk.accept(f"c{number}", "hello")
         await until(lambda: bot.statistics.engine.turns == number)
         took.append(time.monotonic() - began)
 
-    assert sorted(took)[2] < 0.15
+    assert sorted(took)[2] < 0.15 + 10 * alone  # (a machine that is busy is slow with both)
 
 
 async def test_who_closes_hands_over_at_once(url: str, opening: Any) -> None:

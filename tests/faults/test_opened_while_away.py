@@ -179,6 +179,7 @@ async def test_journal_until_a_store_comes_that_was_away_at_the_start(
     assert [] == check(clients.told, await collect(keep)).faults
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("loss", ["request", "reply"])
 async def test_journal_while_the_store_goes_in_the_middle_of_an_opening(
     stand: Stand, opening: Any, tmp_path: Path, loss: str

@@ -381,7 +381,7 @@ def kill_at_points(engine: str, folder: Path, points: tuple[str, ...], nth: int)
             print(f"{point}: ", end="", flush=True)
             with House(url(), folder / f"{point}.runs", instances=1) as house:
                 house.start(0, CrashPoint(point, nth))
-                if house.died(0, within=5.0):
+                if house.died(0, within=30.0):
                     house.start(0)
                     time.sleep(0.1)
                     well = house.verdict() and well

@@ -12,13 +12,11 @@ import pytest
 
 from chatkeep.testing.servers import RedisServer
 
-from .soaking import long
-
 STORES = tuple(os.environ.get("CHATKEEP_STORES", "memory sqlite redis postgresql upstash").split())
 EVERY_STORE = (*STORES, *({"durable-object"} - {*STORES}))
 """Where what is promised is tried; what the engine makes of that is tried on STORES, for workerd takes its time."""
-LASTING = ("sqlite", "redis", *long("postgresql"))
-"""Stores that outlive a process, for tests of whole programs: `make test` has one in a file and one with a server."""
+LASTING = ("sqlite", "redis", "postgresql")
+"""Stores that outlive a process, for tests of whole programs: `make test` has the one that is a file (SAMPLED of tests/conftest.py)."""
 FAST: dict[str, Any] = {"poll": "20ms", "retry_after": "1ms", "retry_longest": "5ms", "attempts": 3}
 
 
