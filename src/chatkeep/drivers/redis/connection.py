@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from ...extras import from_extra
-from ..sockets import keep_alive
+from ..sockets import connected, keep_alive
 from .scripts import Argument
 from .seam import Address
 
@@ -62,7 +62,7 @@ class Connection:
     ) -> Connection:
         """Connect to *address*, and be let in. *tls* names the files of a `ca`, and of a `cert` and its `key`, if there are any."""
         context = None if tls is None else _context(**tls)
-        connection = cls(*await asyncio.open_connection(*address, ssl=context))
+        connection = cls(*await connected(*address, context))
         try:
             keep_alive(connection._writer.transport)
             if user or password:
