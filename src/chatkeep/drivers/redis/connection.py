@@ -101,17 +101,23 @@ class Connection:
 
     async def ask(self, *command: Argument) -> Any:
         """Send a command and return its answer, where no other is under way. Raises `ErrorReply`."""
-        [answer] = await self.ask_all([command])
+        answer, *_ = await self.ask_all([command])
         if isinstance(answer, ReplyError):
             raise ErrorReply(str(answer))
         return answer
 
     async def ask_all(self, commands: Sequence[Command]) -> list[Any]:
-        """Send commands in one write and return their answers, where none is under way."""
-        await self.send(b"".join(map(pack_command, commands)))
+        """Send commands in one write and return their answers, where none is under way. Raises `ErrorReply` when the server gives
+        its reason and hangs up."""
         found: list[Any] = []
-        while len(found) < len(commands):
-            found += await self.answers()
+        try:
+            await self.send(b"".join(map(pack_command, commands)))
+            while len(found) < len(commands):
+                found += await self.answers()
+        except OSError:
+            if found and isinstance(found[-1], ReplyError):
+                raise ErrorReply(str(found[-1])) from None
+            raise
         return found
 
     async def messages(self, channel: str | bytes) -> AsyncGenerator[bytes]:
