@@ -1,13 +1,15 @@
 """How fast a store is moved, and how much memory that takes: `python -m benchmarks.moving [CONVERSATIONS]`.
 
 Each conversation has a state of 400 bytes and four messages. They go from SQLite to PostgreSQL to Redis to SQLite, each time by the
-command, copied first and then finished. `--record` puts it into results.json and RESULTS.md.
+command, copied first and then finished. `--objects` goes through Durable Objects before the last way, where each conversation is a
+database of its own: two ways of minutes for ten thousand. `--record` puts it into results.json and RESULTS.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
@@ -22,12 +24,12 @@ from msgspec import structs
 
 from chatkeep.drivers import driver_for
 from chatkeep.drivers.base import Append, Entry, Key, Write
-from chatkeep.testing.servers import PostgresServer, RedisServer
+from chatkeep.testing.servers import DurableObjectServer, PostgresServer, RedisServer
 
 from . import report
 
 TOGETHER = 500
-TITLES = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "redis": "Redis"}
+TITLES = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "redis": "Redis", "durable-object": "Durable Objects"}
 
 
 async def fill(url: str, count: int) -> None:
@@ -65,35 +67,41 @@ def main() -> None:
     """Move one store around, print what each way took, and record it where that is asked for."""
     options = argparse.ArgumentParser(prog="python -m benchmarks.moving", description=__doc__)
     options.add_argument("conversations", type=int, nargs="?", default=100_000)
+    options.add_argument("--objects", action="store_true", help="through Durable Objects too")
     options.add_argument("--record", action="store_true", help="into results.json and RESULTS.md")
     given = options.parse_args()
     count = given.conversations
     ways = []
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as servers:
         folder = Path(name)
-        for kind in ("postgres", "redis"):
+        for kind in ("postgres", "redis", "objects"):
             (folder / kind).mkdir()
-        with PostgresServer(folder / "postgres") as postgres, RedisServer("valkey-9", folder / "redis") as valkey:
-            urls = [f"sqlite:///{folder}/a.db", postgres.url, valkey.url, f"sqlite:///{folder}/b.db"]
-            asyncio.run(fill(urls[0], count))
-            print(f"{count:,} conversations are filled in", flush=True)
-            for source, target in pairwise(urls):
-                titles = [TITLES[url.partition(":")[0]] for url in (source, target)]
-                _, copied, memory = run(source, target)
-                result, finished, again = run(source, target, "--finish")
-                way = {
-                    "way": " to ".join(titles),
-                    "copied_s": copied,
-                    "finished_s": finished,
-                    "closed_s": result["closed_s"],
-                    "memory_mb": max(memory, again),
-                }
-                ways.append(way)
-                print(
-                    f"{way['way']}: copied in {copied:.1f} s, {count / copied:,.0f} a second; compared and finished in {finished:.1f} s, "
-                    f"closed for {result['closed_s']:.1f} s; {max(memory, again):.0f} MB",
-                    flush=True,
-                )
+        between: list[PostgresServer | RedisServer | DurableObjectServer]
+        between = [PostgresServer(folder / "postgres"), RedisServer("valkey-9", folder / "redis")]
+        if given.objects:
+            between.append(DurableObjectServer(folder / "objects"))
+        for server in between:
+            servers.enter_context(server)
+        urls = [f"sqlite:///{folder}/a.db", *(server.url for server in between), f"sqlite:///{folder}/b.db"]
+        asyncio.run(fill(urls[0], count))
+        print(f"{count:,} conversations are filled in", flush=True)
+        for source, target in pairwise(urls):
+            titles = [TITLES[url.partition(":")[0]] for url in (source, target)]
+            _, copied, memory = run(source, target)
+            result, finished, again = run(source, target, "--finish")
+            way = {
+                "way": " to ".join(titles),
+                "copied_s": copied,
+                "finished_s": finished,
+                "closed_s": result["closed_s"],
+                "memory_mb": max(memory, again),
+            }
+            ways.append(way)
+            print(
+                f"{way['way']}: copied in {copied:.1f} s, {count / copied:,.0f} a second; compared and finished in {finished:.1f} s, "
+                f"closed for {result['closed_s']:.1f} s; {max(memory, again):.0f} MB",
+                flush=True,
+            )
     if given.record:
         report.record("moving", {"conversations": count, "ways": ways})
 

@@ -1481,3 +1481,13 @@ async def test_a_server_that_is_no_redis_is_unavailable_and_that_is_said() -> No
         port = other.sockets[0].getsockname()[1]
         with pytest.raises(Unavailable, match="is no Redis"):
             await opened_on(f"redis://127.0.0.1:{port}?timeout=0.5")
+
+
+async def test_why_a_server_hangs_up_at_once_is_said(tmp_path: Path) -> None:
+    """It has as many clients as it takes, here; it could be in protected mode."""
+    with RedisServer("valkey-9", tmp_path, "--maxclients", "1") as full:
+        address = urlsplit(full.url)
+        with await Connection.open((address.hostname or "", address.port or 0)) as only:
+            await only.ask(b"PING")
+            with pytest.raises(Unavailable, match="max number of clients reached"):
+                await opened_on(f"{full.url}?timeout=0.5")

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import httptools
 
+from .sockets import connected
+
 if TYPE_CHECKING:
     from ssl import SSLContext
 
@@ -80,7 +82,7 @@ class HttpConnection:
     @classmethod
     async def open(cls, host: str, port: int, tls: SSLContext | None) -> HttpConnection:
         """Connect to *host*; with *tls*, its certificate is checked. Raises OSError."""
-        return cls(*await asyncio.open_connection(host, port, ssl=tls))
+        return cls(*await connected(host, port, tls))
 
     @property
     def is_usable(self) -> bool:

@@ -1,11 +1,25 @@
-"""What the drivers want of a socket."""
+"""What the drivers want of a socket: that one is opened or that there is an OSError, and that a host that is gone shows."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 PROBES = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+
+
+async def connected(
+    host: str, port: int, tls: SSLContext | None = None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to *host*; with *tls*, its certificate is checked. Raises OSError."""
+    try:
+        return await asyncio.open_connection(host, port, ssl=tls)
+    except (ValueError, OverflowError) as fault:  # no host has such a name, or such a port
+        raise ConnectionError(f"{host}:{port} cannot be an address ({fault})") from fault
 
 
 def keep_alive(transport: asyncio.BaseTransport) -> None:

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from ...extras import from_extra
-from ..sockets import keep_alive
+from ..sockets import connected, keep_alive
 from .scripts import Argument
 from .seam import Address
 
@@ -62,7 +62,7 @@ class Connection:
     ) -> Connection:
         """Connect to *address*, and be let in. *tls* names the files of a `ca`, and of a `cert` and its `key`, if there are any."""
         context = None if tls is None else _context(**tls)
-        connection = cls(*await asyncio.open_connection(*address, ssl=context))
+        connection = cls(*await connected(*address, context))
         try:
             keep_alive(connection._writer.transport)
             if user or password:
@@ -101,17 +101,23 @@ class Connection:
 
     async def ask(self, *command: Argument) -> Any:
         """Send a command and return its answer, where no other is under way. Raises `ErrorReply`."""
-        [answer] = await self.ask_all([command])
+        answer, *_ = await self.ask_all([command])
         if isinstance(answer, ReplyError):
             raise ErrorReply(str(answer))
         return answer
 
     async def ask_all(self, commands: Sequence[Command]) -> list[Any]:
-        """Send commands in one write and return their answers, where none is under way."""
-        await self.send(b"".join(map(pack_command, commands)))
+        """Send commands in one write and return their answers, where none is under way. Raises `ErrorReply` when the server gives
+        its reason and hangs up."""
         found: list[Any] = []
-        while len(found) < len(commands):
-            found += await self.answers()
+        try:
+            await self.send(b"".join(map(pack_command, commands)))
+            while len(found) < len(commands):
+                found += await self.answers()
+        except OSError:
+            if found and isinstance(found[-1], ReplyError):
+                raise ErrorReply(str(found[-1])) from None
+            raise
         return found
 
     async def messages(self, channel: str | bytes) -> AsyncGenerator[bytes]:
