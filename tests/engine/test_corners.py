@@ -426,7 +426,7 @@ async def test_a_store_that_was_set_back_and_went_on_elsewhere_is_not_mixed_with
     await here.receive("ada", "lost")
     shelf.rows, shelf.logs, shelf.ids = backup
     there = await opened(bot, url=url)
-    here._engine.notifier.live = False  # and nobody tells it
+    there._engine.notifier.live = False  # it tells nobody
     await there.receive("ada", "two")
     receipt = await here.receive("ada", "three")
 
