@@ -107,6 +107,28 @@ def test_words_are_found_where_they_were_said(store: Path) -> None:
     assert "Nothing was found.\n" == other
 
 
+def test_an_index_is_made_and_used(store: Path) -> None:
+    """Words in any order, the beginning of the last one, without accents; names too; each message with the words is shown."""
+    made = chatkeep("index", store.name, folder=store.parent)
+    again = json.loads(chatkeep("index", store.name, "--json", folder=store.parent)[1])
+    found = chatkeep("search", store.name, "number manic", folder=store.parent)[1].splitlines()
+    all_tenants = chatkeep("search", store.name, "strasse behi", folder=store.parent)[1]
+    other = chatkeep("search", store.name, "gel", "--tenant", "salon", folder=store.parent)[1]
+    by_owner = chatkeep("search", store.name, "bob", folder=store.parent)[1]
+    chatkeep("say", store.name, "c2", "something newer: zebra", folder=store.parent)
+    newer = chatkeep("search", store.name, "zeb", folder=store.parent)[1]
+    removed = chatkeep("index", store.name, "--remove", folder=store.parent)
+
+    assert made[0] == 0
+    assert "is complete" in made[1]
+    assert again["on"]
+    assert 6 == len(found)
+    assert all_tenants.startswith("salon/x  1  ")
+    assert ("Nothing was found.\n", "c0\n") == (other, by_owner)
+    assert newer.startswith("c2  3  ")
+    assert (0, f"{store.name} has no full-text index.\n") == removed[:2]
+
+
 def test_a_search_for_nothing_is_refused(store: Path) -> None:
     code, _, said = chatkeep("search", store.name, "", folder=store.parent)
 

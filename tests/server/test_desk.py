@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -15,6 +16,7 @@ from chatkeep.conversation.outbox import Sent
 from chatkeep.errors import HandlerFailed
 from chatkeep.model import Content
 from chatkeep.server import listing
+from chatkeep.storage.text_index import TextIndex
 
 from ..support.desk import PASSWORD, Person, person
 from ..support.serving import Client, served
@@ -259,6 +261,97 @@ async def test_a_search_ends_in_time_where_logs_are_long(monkeypatch: pytest.Mon
 
     assert [1, 1, 1, 0] == [told["looked_at"] for told in pages]
     assert ["near"] == [item["id"] for told in pages for item in told["conversations"]]
+
+
+async def indexed(keep: Chatkeep[Any]) -> None:
+    """Make the full-text index, and put in all that is there."""
+    index = core_of(keep).text_index
+    answer = await index.step(keep=True)
+    while answer.entries:
+        answer = await index.step()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def searchable(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A store that can have a full-text index."""
+    return "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/chat.db"
+
+
+async def test_an_index_finds_what_was_said_anywhere(searchable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However far back, words in any order, each conversation once; with the other filters; and it says that all was searched."""
+    monkeypatch.setattr(listing, "SEARCHED", 10)
+    monkeypatch.setattr(listing, "SPENT_S", 60.0)
+    keep = chat(searchable)
+    async with served(keep) as client:
+        for name in ("ada", "bob", "cy"):
+            await keep.accept(name, f"the Blue Parcel of {name}", role="operator", owner=f"o-{name}")
+            for number in range(20):
+                await keep.accept(name, f"hay {number}", role="operator")
+        without = await page(client, text="parcel blue")
+        await indexed(keep)
+        found = await page(client, text="parcel BLU")
+        await keep.tenant("salon").accept("ada", "another blue parcel", role="operator")
+        await keep.accept("dan", "a parcel that is blue", role="operator")  # not in the index yet
+        fresh = await ids(client, text="blue parc", limit=1)
+        owned = await ids(client, text="blue parcel", owner="o-bob")
+        await keep.pause("cy")
+        off = await ids(client, text="blue parcel", show="off")
+        key = (await create_key(keep, "", everywhere=True)).token
+        asked = "/v1/desk/conversations?text=blue+parcel&everywhere=1"
+        everywhere = (await client.ask("GET", asked, headers={"Authorization": f"Bearer {key}"})).json["conversations"]
+        lister = (await create_key(keep, "", scopes=("list",))).token
+        headers = {"Authorization": f"Bearer {lister}"}
+        unread = await client.ask("GET", "/v1/desk/conversations?text=blue+parcel", headers=headers)
+        viewer = await person(keep, client.port, "viewer")
+        masked = await viewer.ask("GET", "/v1/desk/conversations?text=blue+parcel")
+
+    assert ([], None) == (without["conversations"], without.get("index"))
+    assert (True, {"left": 0, "waiting": 0}) == (
+        found["all_said"],
+        {name: found["index"][name] for name in ("left", "waiting")},
+    )
+    assert {(name, f"the Blue Parcel of {name}", 1) for name in ("ada", "bob", "cy")} == {
+        (one["id"], one["found"], one["found_in"]) for one in found["conversations"]
+    }
+    assert ["ada", "bob", "cy", "dan"] == sorted(fresh)
+    assert (["bob"], ["cy"]) == (owned, off)
+    assert {("", "ada"), ("salon", "ada")} <= {(one["tenant"], one["id"]) for one in everywhere}
+    assert ([], 403) == (unread.json["conversations"], masked.status)
+
+
+async def test_what_is_gone_is_not_found(searchable: str) -> None:
+    """Erased, redacted, or its whole user: from that act on, without anybody going through the index; names and titles are searched too."""
+    keep = chat(searchable)
+    async with served(keep) as client:
+        for name in ("ada", "bob", "cy", "dan"):
+            await keep.accept(name, f"secret of {name}", role="operator", owner=f"o-{name}")
+        await keep.user("o-dan").rename("dan", "Holiday plans")
+        await indexed(keep)
+        before = await ids(client, text="secret")
+        await keep.erase("ada")
+        await keep.redact("bob", 1)
+        await keep.user("o-cy").erase(by="kim")
+        after = await ids(client, text="secret")
+        titled = await ids(client, text="holiday")
+
+    assert (["ada", "bob", "cy", "dan"], ["dan"], ["dan"]) == (sorted(before), after, titled)
+
+
+async def test_a_half_made_index_is_not_trusted(searchable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until it is complete the ends of logs are searched, and the page says how far it is."""
+    monkeypatch.setattr(TextIndex, "catch_up", lambda index: index.step(limit=0))
+    keep = chat(searchable)
+    async with served(keep) as client:
+        for number in range(9):
+            await keep.accept(f"c{number}", "blue parcel", role="operator")
+        await core_of(keep).text_index.step(limit=2, keep=True)
+        half = await page(client, text="blue parcel")
+        await indexed(keep)
+        whole = await page(client, text="blue parcel")
+
+    assert (9, False) == (len(half["conversations"]), half.get("all_said", False))
+    assert 0 < half["index"]["left"] <= half["index"]["total"]
+    assert (9, True) == (len(whole["conversations"]), whole["all_said"])
 
 
 async def test_several_tenants_are_kept_apart() -> None:

@@ -17,10 +17,26 @@ from hypothesis.stateful import run_state_machine_as_test
 from msgspec import structs
 
 from chatkeep import Chatkeep, Turn
+from chatkeep.app import core_of
 from chatkeep.cli import main
 from chatkeep.drivers import driver_for
-from chatkeep.drivers.base import Append, Driver, Entries, Entry, Erase, Key, Read, Row, Scan, Write, mark_of
-from chatkeep.errors import Conflict, Corrupt, Misconfigured
+from chatkeep.drivers.base import (
+    Append,
+    Driver,
+    Entries,
+    Entry,
+    Erase,
+    Indexed,
+    IndexText,
+    Key,
+    Read,
+    Row,
+    Scan,
+    Write,
+    mark_of,
+    searching,
+)
+from chatkeep.errors import Conflict, Corrupt, Misconfigured, Unsupported
 from chatkeep.storage.conversation_keys import reseal_store
 from chatkeep.storage.key_ring import KeyRing
 from chatkeep.storage.seal_note import SPACE
@@ -170,6 +186,30 @@ async def test_an_unsealed_store_goes_on_being_readable(url: str) -> None:
     assert ["You said hidden-4712."] == [reply.text for reply in receipt.replies]
     assert f"open {MARKER}" in log
     assert (True, False) == (MARKER.encode() in held, b"hidden-4712" in held)
+
+
+async def test_a_sealed_store_has_no_full_text_index(url: str) -> None:
+    """What an index holds lies there as it is: who seals removes it, and nobody makes one."""
+    if "search" not in dir(driver_for(url)):
+        pytest.skip("it has none")
+    async with bot(url) as keep:
+        await keep.receive("ada", MARKER, id="m1")
+        index = core_of(keep).text_index
+        await index.step(keep=True)
+        await index.step()
+        before = (await index.find("", MARKER, before=None, limit=5)).hits
+    async with bot(url, OLD) as keep:
+        able = core_of(keep).text_index.able
+        with pytest.raises(Unsupported, match="SEARCH"):
+            await core_of(keep).text_index.step(keep=True)
+    unsealed = driver_for(url)
+    await unsealed.open()
+    there = searching(unsealed)
+    assert there is not None
+    left = await there.index_text(IndexText(1))
+    await unsealed.close()
+
+    assert (1, False, Indexed(False, [])) == (len(before), able, left)
 
 
 async def test_a_new_key_goes_around_without_touching_a_log(url: str) -> None:

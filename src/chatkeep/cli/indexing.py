@@ -32,12 +32,11 @@ def index(store: str, remove: bool, as_json: bool) -> None:
     """Make the full-text index, by which `chatkeep search` and the operators' desk find what was said.
 
     Bots and servers may use the store meanwhile, and keep the index up to date from then on. A run that was interrupted, or killed, is run
-    again and goes on; so do the servers, more slowly. It takes about as much room as the messages. docs/how-to/search.md says more.
+    again and goes on; so do the servers, more slowly. It takes about twice as much room as the messages. docs/how-to/search.md says more.
 
     \b
     Examples:
       chatkeep index chat.db
-      chatkeep index postgresql://bot@db.example/chat
       chatkeep index chat.db --remove
     """
     refuse_server(store)

@@ -134,9 +134,11 @@ class Desk:
 
     async def search(self, text: str) -> AsyncGenerator[FoundConversation, None]:
         """
-        Find conversations by an id, an owner, a title, a name or what was said, whatever the case, last changed first.
+        Find conversations by an id, an owner, a title, a name or what was said, whatever the case.
 
-        The server reads the last 2,000 entries of each log, for a part of a second at a time; this asks on until all were looked at.
+        Where the store has a full-text index, those in which all words were said come first, last said first. Else the server reads
+        the last 2,000 entries of each log, last changed first. It looks for a part of a second at a time; this asks on until all were
+        looked at.
         """
         async for page in self._pages("/v1/desk/conversations", FoundPage, text=text, order="recent"):
             for found in page.conversations:

@@ -68,11 +68,23 @@ def has_words(text: str, terms: Sequence[Term]) -> bool:
     )
 
 
+def fold(text: str) -> str:
+    """Return the form of a text that all have in common which differ by case, accents or width."""
+    text = text.casefold()
+    return text if text.isascii() else normalize("NFC", _ACCENTS.sub("", normalize("NFKD", text))).casefold()
+
+
 def find_in(text: str, searched: str) -> tuple[int, int]:
-    """Return where in *text* the first word of *searched* stands that is found there, from and to; (0, 0) where none does."""
-    for pattern in _patterns(searched):
-        if at := pattern.search(text):
-            return at.span()
+    """Return where in *text* stands what is searched for, from and to: as a whole, or else the first word of it that is there; (0, 0) where
+    none is."""
+    folded, places = "", list[int]()
+    for place, character in enumerate(text):
+        form = fold(character)
+        folded += form
+        places += [place] * len(form)
+    for wanted in (fold(searched.strip()), *(run for run, _ in _runs(searched))):
+        if wanted and (at := folded.find(wanted)) >= 0:
+            return places[at], places[at + len(wanted) - 1] + 1
     return 0, 0
 
 
@@ -97,10 +109,9 @@ def entry_words(one: Unindexed) -> EntryWords:
 
 def _runs(text: str) -> list[tuple[str, bool]]:
     """Return the words of a text, and whether each is of a script without spaces."""
-    text = text.casefold()
+    text = fold(text)
     if text.isascii():
         return [(word, False) for word in _ASCII_WORDS(text)]
-    text = normalize("NFC", _ACCENTS.sub("", normalize("NFKD", text))).casefold()
     words = "".join([one if _is_in_word(one) else " " for one in text]).split()
     return [(run, place % 2 == 1) for word in words for place, run in enumerate(_SPACELESS.split(word)) if run]
 
@@ -108,22 +119,3 @@ def _runs(text: str) -> list[tuple[str, bool]]:
 @lru_cache(maxsize=8192)
 def _is_in_word(character: str) -> bool:
     return character.isalnum() or category(character)[0] == "M"
-
-
-@lru_cache(maxsize=64)
-def _patterns(searched: str) -> list[re.Pattern[str]]:
-    """Return a pattern for each run of *searched*, that also finds it with accents; the whole text first."""
-    runs = [run for run, _ in _runs(searched)]
-    whole = [re.escape(searched.strip())] if searched.strip() else []
-    accent = "[\u0300-\u036f]*"
-    each = [accent.join(map(_any_form, run)) + accent for run in runs]
-    return [re.compile(pattern, re.IGNORECASE) for pattern in whole + each]
-
-
-@lru_cache(maxsize=1024)
-def _any_form(letter: str) -> str:
-    """Return a pattern of the characters of Latin, Greek and Cyrillic scripts that are *letter* without their accents."""
-    forms = {
-        chr(code) for code in range(0xC0, 0x530) if _ACCENTS.sub("", normalize("NFKD", chr(code).casefold())) == letter
-    }
-    return re.escape(letter) if not forms else f"(?:{'|'.join(map(re.escape, sorted({letter, *forms})))})"

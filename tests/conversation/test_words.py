@@ -1,0 +1,97 @@
+"""Words for the full-text index, of any script."""
+
+from __future__ import annotations
+
+import pytest
+
+from chatkeep.conversation.codec import entry_for
+from chatkeep.conversation.words import LONGEST, TERMS, entry_words, find_in, has_words, terms_in, words_in
+from chatkeep.drivers.base import Entry, EntryWords, Key, Term, Unindexed
+from chatkeep.model import Role
+
+ADA = Key("", "ada")
+
+FOUND = [
+    ("Where is the Blue Parcel?", "blue par"),
+    ("Where is the Blue Parcel?", "PARCEL, blue"),
+    ("ein grüner Nagellack", "gruner NAGEL"),
+    ("ein gru\u0308ner Nagellack", "grüner"),
+    ("STRASSE 7", "straße"),
+    ("İstanbul", "istanbul"),
+    ("order 4711-23", "4711 23"),
+    ("mail ada@example.com", "ada@example.com"),
+    ("\uff21\uff22\uff23 \uff11\uff12\uff13", "abc 123"),
+    ("寿司が好きです", "好き"),
+    ("寿司が好きです", "す"),
+    ("我想预订明天的桌子", "预订"),
+    ("ร้านทำเล็บอยู่ที่ไหน", "ทำเล็บ"),
+    ("김치찌개 두 개", "김치"),
+    ("नमस्ते दुनिया", "नमस्ते"),
+    ("Ёлка", "елка"),
+    ("x" * 500, "x" * 400),
+]
+
+
+@pytest.mark.parametrize(("said", "searched"), FOUND)
+def test_what_was_said_is_found(said: str, searched: str) -> None:
+    """As people type it: in another case, without accents, a beginning, a part of what has no spaces."""
+    assert has_words(said, terms_in(searched))
+
+
+@pytest.mark.parametrize(
+    ("said", "searched"),
+    [
+        ("Where is the Blue Parcel?", "arcel"),
+        ("Where is the Blue Parcel?", "blu parcel"),
+        ("Where is the Blue Parcel?", "p"),
+        ("寿司が好きです", "寿好"),
+        ("anything", ""),
+        ("anything", "?!"),
+        ("नमस्ते", "नमस्ता"),
+    ],
+)
+def test_what_was_not_said_is_not_found(said: str, searched: str) -> None:
+    """The middle of a word, the beginning of one that is not the last, one letter; nor is nothing everything."""
+    assert not has_words(said, terms_in(searched))
+
+
+def test_a_search_is_short() -> None:
+    """Of many words and long ones, so much is looked at; a word twice is one."""
+    assert TERMS == len(terms_in(" ".join(f"w{n}" for n in range(100))))
+    assert [Term("blue"), Term("x" * LONGEST)] == terms_in(f"blue blue {'x' * 90}")
+    assert ["blue", "x" * LONGEST] == words_in(f"blue, BLUE {'x' * 90}")
+
+
+@pytest.mark.parametrize(
+    ("said", "searched", "shown"),
+    [
+        ("Where is the Blue Parcel?", "blue parcel", "Blue Parcel"),
+        ("Where is the Blue Parcel?", "parcel blue", "Parcel"),
+        ("ein grüner Nagellack", "GRUNER", "grüner"),
+        ("寿司が好きです", "好き", "好き"),
+        ("nothing", "else", ""),
+        ("(a+b)*", "a+b", "a+b"),
+    ],
+)
+def test_it_is_shown_where_it_was_said(said: str, searched: str, shown: str) -> None:
+    """The whole, or else the first word of it."""
+    begin, end = find_in(said, searched)
+
+    assert shown == said[begin:end]
+
+
+def test_an_entry_has_the_words_of_people() -> None:
+    """And the customer's name, as a channel tells it; chatkeep's own notes and records have none, nor what cannot be read."""
+
+    def words(role: Role, key: Key = ADA, text: str = "Blue parcel") -> EntryWords:
+        entry = entry_for(
+            key, text, number=3, id="m", role=role, created_at=7.0, limit=999, metadata={"name": "Ada L."}
+        )
+        return entry_words(Unindexed(key, 5, entry))
+
+    damaged = entry_words(Unindexed(ADA, 5, Entry(3, "m", "u", b'["00000000",1,"blue"]')))
+
+    assert EntryWords(5, 3, 7.0, ["blue", "parcel", "ada", "l"]) == words("user")
+    assert [["blue", "parcel", "ada", "l"]] * 2 == [words("assistant").words, words("operator").words]
+    assert [[], ()] == [words("system").words, words("user", Key("~audit", "a")).words]
+    assert EntryWords(5, 3, 0.0, ()) == damaged
