@@ -13,7 +13,7 @@ import pytest
 from chatkeep import Chatkeep, Turn
 from chatkeep.cli.opening import without_secret
 
-from ..support.program import PATIENCE_S, PROGRAM, plain_environment
+from ..support.program import PATIENCE_S, PROGRAM, chatkeep, plain_environment
 
 
 @pytest.fixture
@@ -124,6 +124,30 @@ def test_no_command_names_a_function_of_python(store: Path) -> None:
         code, _, errors = ran(store.parent, *arguments, store=f"sqlite:///{store}")
 
         assert (True, False) == (code in (1, 2), "()" in errors), errors
+
+
+@pytest.mark.parametrize("key", ["", "ck_k_a"])
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "http://me:s3cret@host",
+        "HTTP://me:s3cret@host",
+        "http://me:s3@cret@host",
+        "https://me:s3/cret@host",
+        "https://host/?token=s3cret",
+        "https://:s3cret@host",
+        "redis:/me:s3cret@host",
+        "postgresql:me:s3cret@host",
+    ],
+)
+def test_no_secret_of_an_address_that_cannot_be_is_shown(
+    typed: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server with a password in its address, and a URL that is not typed right."""
+    monkeypatch.setenv("CHATKEEP_KEY", key)
+    code, output, errors = chatkeep("list", typed, folder=tmp_path)
+
+    assert (2, False) == (code, "cret" in output + errors), errors
 
 
 @pytest.mark.each

@@ -706,6 +706,25 @@ def test_a_type_whose_fresh_state_does_not_come_back_is_misconfigured(kind: Any,
         StateCodec(kind, limit=10**6)
 
 
+@dataclass
+class Counted:
+    """A dataclass that refuses what it is made of."""
+
+    n: int = 1
+
+    def __post_init__(self) -> None:
+        if self.n < 0:
+            raise ValueError("fewer than none")
+
+
+def test_what_a_type_itself_refuses_is_told_in_its_words() -> None:
+    """It names no member, so what is meant is the state."""
+    state = Counted()
+    state.n = -1
+    with pytest.raises(BadMessage, match=r"state cannot be read \(fewer than none\)"):
+        StateCodec(Counted, limit=10**6).encode(ADA, state)
+
+
 # -- upgrades, and clearing ----------------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ import pytest
 
 from chatkeep import Chatkeep, HandlerFailed, Turn, Uncertain, UsageError
 from chatkeep.drivers.base import Key
+from chatkeep.engine.runner import describe_fault
 
 from ..support.counting import answered
 from ..support.stores import FAST
@@ -765,3 +766,10 @@ async def test_what_hangs_does_not_keep_the_process_from_ending(how: str, tmp_pa
     assert 9 == done.returncode, done.stderr
     assert "still runs" in done.stdout
     assert time.monotonic() - began < 20
+
+
+def test_a_failure_without_words_is_its_kind() -> None:
+    """Nothing stands behind a colon that is not there."""
+    assert ["CancelledError", "ValueError: no"] == [
+        describe_fault(fault) for fault in (asyncio.CancelledError(), ValueError("no"))
+    ]

@@ -173,14 +173,14 @@ class ServerTarget:
     """A running server, as a service key sees it: one tenant."""
 
     def __init__(self, url: str) -> None:
-        self.where = url
         self._key = named_key()
+        self.client = Client(url, self._key, timeout=ACT_S, attempt=ACT_S)
+        self.where = url  # which has no secret in it, or a client would have refused it
         if self._key is None:
             raise UsageError(
                 f"There is no key for {url}; nothing was asked. Set CHATKEEP_KEY, or CHATKEEP_KEY_FILE to the path of a file that holds "
                 f"it; {MAKE_ONE}. A key on the command line could be read by every user of the machine."
             )
-        self.client = Client(url, self._key, timeout=ACT_S, attempt=ACT_S)
         warn_in_clear(url)
         self.tenant = ""
 

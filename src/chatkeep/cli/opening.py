@@ -9,7 +9,7 @@ from socket import gethostname
 from typing import Any, TypeVar
 
 from ..app import Chatkeep, core_of
-from ..drivers import driver_for
+from ..drivers import DRIVERS, driver_for
 from ..drivers.base import Driver
 from ..errors import UsageError
 from ..settings import named_seal_keys, split_entry
@@ -84,6 +84,11 @@ def file_of(url: str) -> str | None:
 def url_of(store: str) -> str:
     """Return the URL of a store that may be given as the path of an SQLite file."""
     refuse_server(store)
+    scheme, colon, rest = store.partition(":")
+    if colon and scheme.lower() in DRIVERS and not rest.startswith("//"):
+        raise UsageError(
+            f"What comes behind {scheme}: in a URL begins with //; nothing was opened."
+        )  # and may have a password in it
     return store if "://" in store else f"sqlite:///{store}"
 
 

@@ -181,7 +181,7 @@ class Target(AbstractAsyncContextManager["Target"], Protocol):
 
 def is_server(store: str) -> bool:
     """Tell whether the address is a server's, and not a store's."""
-    return store.partition("://")[0] in SCHEMES
+    return store.partition("://")[0].lower() in SCHEMES
 
 
 def refuse_server(store: str) -> None:

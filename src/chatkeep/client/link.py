@@ -21,7 +21,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_bef
 
 from ..errors import BadMessage, ChatkeepError, Misconfigured, Unavailable, Uncertain, UsageError
 from ..extras import from_extra
-from ..settings import Duration, seconds
+from ..settings import Duration, seconds, split_entry
 from .notices import Notices
 from .refusals import Forbidden, NotFound, Unauthorized, refusal
 from .statistics import Statistics
@@ -97,14 +97,32 @@ def decoded(raw: bytes | str, kind: type[T]) -> T:
         ) from fault
 
 
+def address_of(url: str) -> str:
+    """Return the address of a server as it is used. Raises `Misconfigured` for what is none, or holds what may be a secret."""
+    try:
+        where = URL(url)
+        wrong = (
+            where.scheme not in ("http", "https")
+            or not where.host
+            or where.user
+            or where.password
+            or where.query_string
+        )
+    except ValueError:
+        wrong = True
+    if wrong:
+        place = split_entry(url)[2].partition("?")[0]
+        raise Misconfigured(
+            f"{place!r} is no server's address: write https://host/path, without a user, a password or a query."
+        )
+    return str(where).rstrip("/")
+
+
 class Link:
     """One server, one token, any number of requests at a time."""
 
     def __init__(self, url: str, token: str | None, *, timeout: Duration, attempt: Duration) -> None:
-        where = URL(url)
-        if where.scheme not in ("http", "https") or not where.host or where.user or where.query_string:
-            raise Misconfigured(f"{url.partition('@')[2] or url!r} is no server's address: write https://host/path.")
-        self.url = str(where).rstrip("/")
+        self.url = address_of(url)
         self.token = token
         try:
             self.timeout_s, self._attempt_s = seconds(timeout), seconds(attempt)

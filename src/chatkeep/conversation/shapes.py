@@ -460,11 +460,11 @@ stored_names_of: Callable[[Any], dict[str, str]] = lru_cache(maxsize=1024)(_stor
 
 def told(fault: Exception) -> str:
     """Return what a decoder says of a value that it cannot read: the member first, and nothing of the value."""
-    text, _, place = str(fault).rpartition(" - at `$")
+    text, _, place = str(fault).partition(" - at `$")
     if isinstance(fault, ValueError) and hasattr(fault, "error_count"):  # pydantic's
         first = cast(Any, fault).errors()[0]
         text, place = first["msg"], "".join(map(_step, first["loc"]))
-    return f"state{place.rstrip('`')} cannot be read ({text or fault})"
+    return f"state{place.rstrip('`')} cannot be read ({text})"
 
 
 def _unwritable(value: Any, path: str, fault: Exception) -> str:

@@ -459,7 +459,8 @@ class Intake:
                 worker.waiters.remove(waiter)
         if found.dead:
             raise HandlerFailed(
-                f"{key}: message {id} (number {number}) was set aside: {found.dead}. It stays in the log; replay it when that is mended."
+                f"{key}: message {id} (number {number}) was set aside: {found.dead.rstrip('.')}. It stays in the log; "
+                "replay it when that is mended."
             ) from cause
         return _make_receipt(key, id, number, found, duplicate=duplicate)
 

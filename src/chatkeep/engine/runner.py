@@ -86,7 +86,8 @@ def describe_fault(fault: BaseException) -> str:
     """Put an exception into words, as they may be stored; also of one that cannot put itself into words."""
     kind = type(fault).__name__
     try:
-        text = f"{kind}: {fault}"[:REASON_LONGEST]
+        said = str(fault)
+        text = f"{kind}: {said}"[:REASON_LONGEST] if said else kind
     except BaseException:  # its own __str__ may raise whatever it likes
         text = kind
     return text.encode("utf-8", "replace").decode().replace("\0", "�")
