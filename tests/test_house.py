@@ -29,7 +29,7 @@ FLOORS: dict[str, set[str]] = {
     "bounded": set(),
     "extras": {"errors"},
     "drivers": {"bounded", "errors", "extras"},
-    "conversation": {"drivers", "errors", "model"},
+    "conversation": {"bounded", "drivers", "errors", "model"},
     "settings": {"conversation", "errors"},
     "storage": {"bounded", "conversation", "drivers", "errors", "extras", "model"},
     "engine": {"bounded", "conversation", "drivers", "errors", "model", "settings", "storage"},
