@@ -274,7 +274,7 @@ class Intake:
             and not self._pauses.is_paused(snapshot)
             and releases.may_answer(snapshot, policy, self._shared.plan, at=draft.created_at)
             and not (turns.on_missing and sessions.is_session_over(record, policy, draft.created_at))
-            and not snapshots.holds_id(snapshot, draft.id)
+            and not self._store.holds_id(snapshot, draft.id)
         )
 
     async def _receive_in_one_trip(self, key: Key, worker: Worker, snapshot: Snapshot, draft: Draft) -> Receipt | None:
