@@ -444,7 +444,7 @@ class Intake:
         answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         waiter = Waiter(snapshot.row.incarnation, number, answered)
         worker = self._workers.by_key.setdefault(key, worker)
-        worker.waiters.append(waiter)
+        worker.waiters[waiter] = None
         worker.wake.set()
         self._workers.join(worker)
         self._workers.start(worker)
@@ -455,8 +455,7 @@ class Intake:
         try:
             found = await answered
         finally:
-            if waiter in worker.waiters:
-                worker.waiters.remove(waiter)
+            worker.waiters.pop(waiter, None)
         if found.dead:
             raise HandlerFailed(
                 f"{key}: message {id} (number {number}) was set aside: {found.dead}. It stays in the log; replay it when that is mended."
