@@ -30,7 +30,7 @@ FLOORS: dict[str, set[str]] = {
     "secrecy": set(),
     "extras": {"errors"},
     "drivers": {"bounded", "errors", "extras"},
-    "conversation": {"drivers", "errors", "model"},
+    "conversation": {"bounded", "drivers", "errors", "model"},
     "settings": {"conversation", "errors", "secrecy"},
     "storage": {"bounded", "conversation", "drivers", "errors", "extras", "model", "secrecy"},
     "engine": {"bounded", "conversation", "drivers", "errors", "model", "settings", "storage"},

@@ -37,6 +37,9 @@ from .tenant import LETTERS, Surface, Tenant, Unread, skips_unread
 Reply = Content | Part | Sequence[Content | Part] | None
 """What a handler may return."""
 
+STATES_KEPT = 1000
+"""Of so many conversations that were answered last the state is kept as the next turn gets it, beside its JSON."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 Said = TypeVar("Said", bound=Reply | Awaitable[Reply] | AsyncIterator[str | Part | None])
@@ -109,7 +112,14 @@ class Chatkeep(Surface[State]):
         self.settings = settings_from(options)
         settings = self.settings
         kind = cast(type[State], dict) if state is None else state
-        states = StateCodec(kind, schema=schema, upgrades=upgrades, downgrades=downgrades, limit=settings.state_limit)
+        states = StateCodec(
+            kind,
+            schema=schema,
+            upgrades=upgrades,
+            downgrades=downgrades,
+            limit=settings.state_limit,
+            kept=min(settings.cache_entries, STATES_KEPT),
+        )
         cache = Cache(entries=settings.cache_entries, bytes=settings.cache_bytes)
         url = store_url() if url is None else url
         driver = driver_for(url) if isinstance(url, str) else check_driver(url)

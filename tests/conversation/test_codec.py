@@ -13,7 +13,7 @@ from chatkeep import BadKey, BadMessage, Corrupt, TooLarge, Unsupported
 from chatkeep.conversation.codec import _crc, body_of, entry_for, json_of, message_from, record_from
 from chatkeep.conversation.keys import key_for, message_id
 from chatkeep.conversation.record import Record, Reminder
-from chatkeep.conversation.shapes import _fits, misfit
+from chatkeep.conversation.shapes import UNREAD, _copy, misfit
 from chatkeep.conversation.state import StateCodec
 from chatkeep.drivers.base import Entry, Key
 
@@ -156,7 +156,7 @@ def test_plain_json_comes_back_equal_and_of_the_same_types_or_is_refused(value: 
         raw = json.encode(value)
     except (TypeError, ValueError):
         return
-    assert not _fits(value, raw)
+    assert _copy(value, raw) is UNREAD
 
 
 KEYED = {

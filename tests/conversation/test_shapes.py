@@ -117,6 +117,30 @@ def test_a_dict_state_refuses_what_json_has_not(value: Any, said: str) -> None:
         json_of(ADA, {"x": value}, "the result of step 'pay'")
 
 
+class Basket(Struct):
+    """A typed state with something in it that can be changed."""
+
+    cart: list[dict[str, str]] = []
+    note: str = ""
+
+
+@pytest.mark.parametrize("kind", [dict, Basket])
+def test_a_state_is_read_as_it_was_written_also_where_it_is_not_read_again(kind: Any) -> None:
+    """What was read when it was checked is given out once, and is nobody else's: neither the writer's, nor the next one's."""
+    states: StateCodec[Any] = StateCodec(kind, limit=10**6, kept=2)
+    state = kind(cart=[{"sku": "a"}], note="n")
+    raw = states.encode(ADA, state)
+    (first, before), (second, _) = states.take_apart(ADA, raw, 1), states.take_apart(ADA, raw, 1)
+
+    assert [state, state, type(state)] == [first, second, type(first)]
+    cart = first["cart"] if kind is dict else first.cart
+    cart[0]["sku"] = "b"
+    assert [state, second] == [kind(cart=[{"sku": "a"}], note="n")] * 2
+    later = states.encode(ADA, first, before)
+    assert state == states.take_apart(ADA, raw, 1)[0]  # what is there is another state now, and was given to nobody
+    assert first == states.take_apart(ADA, later, 1)[0]
+
+
 def test_a_cycle_is_refused() -> None:
     """As too deep, which it is."""
     cycle: dict[str, Any] = {}

@@ -261,9 +261,9 @@ async def test_a_message_that_comes_while_its_session_is_ended_is_answered(opene
     store, housekeeper = keep._engine.store, keep._engine.sweeper._backlog.housekeeper
     (row,) = [row for row in await store.rows("due", until=clock.now) if row.key.id == "ada"]
     answered = await keep.receive("ada", "again")
-    ended = await housekeeper.end_session(row, clock.now)
+    left = await housekeeper.end_sessions([row], clock.now)
 
-    assert not ended
+    assert [row] == left
     assert "2.1" == answered.replies[0].text
     assert {"n": 1} == (await keep.conversation("ada")).state
 

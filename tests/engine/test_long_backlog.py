@@ -173,3 +173,21 @@ async def test_changes_from_outside_in_a_long_backlog_leave_what_waits_waiting(o
 
     assert (MANY, True) == (found.unread, found.state["vip"])
     assert is_cut(await desk._engine.store.load(Key("", "ada")))
+
+
+async def test_whoever_waits_behind_hundreds_costs_no_look_at_the_log(opened: Any) -> None:
+    """Each caller gets the answer to its own message, from the act that has answered it; the log is not read for each of them."""
+
+    async def bot(turn: Turn[dict[str, Any]]) -> str:
+        return f"r{turn.text}"
+
+    keep = await opened(bot)
+    acts, callers = keep._engine.store.acts, MANY
+    before = acts["Entries"]
+    receipts = await asyncio.gather(*(keep.receive("ada", f"{number}", id=f"{number}") for number in range(callers)))
+    pages = acts["Entries"] - before
+
+    assert [[f"r{number}"] for number in range(callers)] == [
+        [reply.text for reply in receipt.replies] for receipt in receipts
+    ]
+    assert pages < callers / 4

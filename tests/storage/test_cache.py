@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from msgspec import Raw
+import random
+from typing import Any
+
+from msgspec import Raw, structs
 
 from chatkeep.conversation.record import Record
 from chatkeep.conversation.snapshots import Snapshot
 from chatkeep.drivers.base import Key, Row
+from chatkeep.model import Message
 from chatkeep.storage.cache import Cache, weigh
 
 
@@ -64,3 +68,46 @@ def test_without_entries_nothing_is_held() -> None:
     cache.put(snapshot("a"))
 
     assert cache.get(Key("", "a")) is None
+
+
+def said(number: int, size: int = 10, **more: Any) -> Message:
+    """A message of the log."""
+    given: dict[str, Any] = {"id": f"m{number}", "role": "user", "content": "x" * size, "created_at": 1.0} | more
+    return Message(number=number, **given)
+
+
+def window(messages: list[Message], *, head: int, redactions: int = 0, at: float = 0.0) -> Snapshot:
+    """A snapshot of a conversation that holds these messages."""
+    there = snapshot("a", head=head, at=at)
+    return structs.replace(there, record=Record(redactions=redactions), messages=tuple(messages))
+
+
+def test_what_is_known_of_a_snapshot_is_what_is_known_of_one_put_anew() -> None:
+    """As a log grows, messages come and go; now and then earlier ones come back, none is left, or one was redacted."""
+    cache, chosen = Cache(entries=3, bytes=10**6), random.Random(7)
+    log = [said(number, size=chosen.randrange(50)) for number in range(1, 400)]
+    log[150] = said(151, content=[{"type": "image"}])
+    redactions, end = 0, 30
+    for step in range(300):
+        first = max(end - chosen.randrange(10, 30), 0)
+        if step % 10 == 0:
+            redactions += 1
+            log[end - 5] = said(end - 4, size=0, redacted=True)
+        held = window(log[first:end] if step % 50 != 49 else [], head=end, redactions=redactions, at=float(step))
+        cache.put(held)
+        holds = [message for message in log if cache.holds_id(held, message.id)]
+
+        assert list(held.messages) == holds
+        assert weigh(held) == cache.statistics.bytes
+        end += chosen.randrange(4) if end < 390 else 0
+
+
+def test_the_ids_of_a_snapshot_that_is_not_held_are_its_own() -> None:
+    """An older one, and one that is held no more."""
+    cache = Cache(entries=3, bytes=10**6)
+    older = window([said(1)], head=1)
+    cache.put(window([said(1), said(2)], head=2))
+
+    assert [True, False] == [cache.holds_id(older, id) for id in ("m1", "m2")]
+    cache.drop(Key("", "a"))
+    assert cache.holds_id(older, "m1")

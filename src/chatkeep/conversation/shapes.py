@@ -41,6 +41,9 @@ STORABLE = range(-(2**63), 2**63)
 _DIGITS = bytes(48 if 48 <= byte < 58 else byte for byte in range(256))
 _LONG_NUMBER = b"0" * 16
 _ABSENT = object()
+UNREAD: Any = object()
+"""In the place of what JSON is read as, where nobody has read it."""
+
 COMPUTED = "__pydantic_computed_fields__"
 OURS = ("msgspec", "pydantic")  # whose equalities are known
 CHANGED = " would come back with another value"
@@ -60,15 +63,24 @@ def encoded(value: Any, what: str, allowed: Container[int] = ()) -> bytes:
     *allowed*: integers that may be there although a browser would change them. Promised: decoding gives an equal value of the same
     types. Subclasses count as other types: a StrEnum would come back as a str.
     """
+    if type(value) is str and "\0" not in value:
+        try:
+            return _encode(value)
+        except ValueError:  # half a character
+            pass
+    return encoded_and_read(value, what, allowed)[0]
+
+
+def encoded_and_read(value: Any, what: str, allowed: Container[int] = ()) -> tuple[bytes, Any]:
+    """As `encoded`, and what decoding gives, which nobody else holds; UNREAD where that is not at hand."""
     try:
         raw = _encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as fault:
         raise Unfit(misfit(value, what, allowed) or f"{what} cannot be written as JSON ({fault})") from fault
-    if type(value) is str and "\0" not in value:
-        return raw
-    if not _fits(value, raw) and (reason := misfit(value, what, allowed)):
+    copy = _copy(value, raw)
+    if copy is UNREAD and (reason := misfit(value, what, allowed)):
         raise Unfit(reason)
-    return raw
+    return raw, copy
 
 
 def repaired(value: Any) -> Any:
@@ -97,27 +109,27 @@ def _plain_at(levels: int) -> Any:
     return scalar | list[inner] | dict[str, inner]  # type: ignore[valid-type]
 
 
-_Plain = msgspec.defstruct("_Plain", [("value", _plain_at(PLAIN_LEVELS))], array_like=True, gc=False)
+_Plain: Any = msgspec.defstruct("_Plain", [("value", _plain_at(PLAIN_LEVELS))], array_like=True, gc=False)
 
 
-def _fits(value: Any, raw: bytes) -> bool:
-    """Return the quick way to a yes; whoever gets a no has to look closer.
+def _copy(value: Any, raw: bytes) -> Any:
+    """Return what decoding *raw* would give for *value*: a copy. The quick way to a yes; whoever gets UNREAD has to look closer.
 
     One conversion looks at keys, numbers and depth, and takes a tuple for a list and a Decimal for a float; so the types are
     looked at too, a whole level of the value at once.
     """
     try:
-        msgspec.convert((value,), _Plain)
+        copy = msgspec.convert((value,), _Plain)
     except Exception:  # objects of other kinds may raise anything
-        return False
+        return UNREAD
     found: Sequence[Any] = (value,)
     while found:
         if not JSON_TYPES.issuperset(map(type, found)):
-            return False
+            return UNREAD
         # (Of dicts and lists, what is in them, though not keys that are text; of text and numbers, nothing.)
         found = get_referents(*found)
     # (The first look is at one byte, and nearly always enough.)
-    return b"\\" not in raw or b"\\u0000" not in raw
+    return copy.value if b"\\" not in raw or b"\\u0000" not in raw else UNREAD
 
 
 def misfit(value: Any, what: str, allowed: Container[int] = ()) -> str:
@@ -221,9 +233,10 @@ class Shape(Generic[State]):
         except TypeError as fault:
             raise TypeError(f"state={self.name} cannot be read from JSON: {fault}.") from fault
 
-    def encode(self, state: State, allowed: Container[int] = ()) -> bytes:
+    def encode(self, state: State, allowed: Container[int] = ()) -> tuple[bytes, State]:
         """
-        *state* as JSON that was read again and found to be the same. Raises `Unfit`, naming the member that would not be.
+        *state* as JSON that was read again and found to be the same, and what it was read as, which nobody else holds (UNREAD where
+        that is not at hand). Raises `Unfit`, naming the member that would not be the same.
 
         The same is: of the same types, member by member, private and undeclared ones included, each equal (==); a type without
         an equality of its own by what its instances hold. An int may come back as the equal float, an instance of a
@@ -232,7 +245,7 @@ class Shape(Generic[State]):
         fields of a pydantic model were set is not kept, nor is what a `cached_property` holds.
         """
         if self.plain:
-            return encoded(state, "state", allowed)
+            return encoded_and_read(state, "state", allowed)
         raw = self.write(state)
         suspect = _is_suspect(raw)
         if suspect or self._pydantic:  # (a pydantic model may write what is no JSON, such as NaN)
@@ -240,7 +253,7 @@ class Shape(Generic[State]):
                 plain = _decode(raw)
             except (ValueError, RecursionError) as fault:
                 raise Unfit(f"state is written as something that is no JSON ({fault})") from fault
-            if suspect and not _fits(plain, raw) and (reason := misfit(plain, "state", allowed)):
+            if suspect and _copy(plain, raw) is UNREAD and (reason := misfit(plain, "state", allowed)):
                 raise Unfit(reason)
         try:
             back = self.decode(raw)
@@ -252,7 +265,7 @@ class Shape(Generic[State]):
             raise Unfit(f"state cannot be compared with what would come back ({fault!r:.200})") from fault
         if lost:
             raise Unfit(f"state{lost}")
-        return raw
+        return raw, back
 
     def decode(self, raw: bytes | msgspec.Raw) -> State:
         """Return the state in *raw*. Raises what its type raises."""

@@ -116,7 +116,7 @@ def is_used_up(snapshot: Snapshot) -> bool:
 
 def holds_id(snapshot: Snapshot, id: str) -> bool:
     """Tell whether a message of this *id* is among those that are held."""
-    return id in map(_id_of, snapshot.messages)  # (as quick as can be: done for every message)
+    return id in map(_id_of, snapshot.messages)
 
 
 def shorten(snapshot: Snapshot, window: int) -> Snapshot:

@@ -9,15 +9,19 @@ from typing import Any, Generic, cast
 import msgspec
 from msgspec import Raw, Struct
 
+from ..bounded import Newest
 from ..drivers.base import Key
 from ..errors import BadMessage, Corrupt, Misconfigured, TooLarge, Unsupported, UsageError
 from ..model import State
 from .carried import Carried, find_unknown, put_back
 from .merge import Overlap, merge_apart, plain
 from .record import NONE
-from .shapes import Shape, Unfit, difference, encoded, is_frozen, long_numbers, shared, told
+from .shapes import UNREAD, Shape, Unfit, difference, encoded, is_frozen, long_numbers, shared, told
 
 WRITTEN_MOST = 4096
+
+READ_LONGEST = 4096
+"""A state of more bytes is read when it is wanted, and not kept as what it will be read as."""
 
 Upgrades = Mapping[int, Callable[[Any], Any]]
 
@@ -44,6 +48,9 @@ class StateCodec(Generic[State]):
 
     Promised: what `encode` gives is read by `decode` as the same state (`Shape.encode` says what is the same), and `kind()`
     was seen to be. Not promised: that a state is read by code of another shape, which upgrades are for.
+
+    *kept*: of so many conversations that were written last it is kept what their state was read as when it was checked, so that
+    the next turn need not read it; for a codec that one thread uses.
     """
 
     def __init__(
@@ -54,6 +61,7 @@ class StateCodec(Generic[State]):
         upgrades: Upgrades | None = None,
         downgrades: Upgrades | None = None,
         limit: int,
+        kept: int = 0,
     ) -> None:
         if not isinstance(schema, int) or schema < 0:
             raise Misconfigured(f"schema is a whole number from 1, or 0 to look only, not {schema!r}.")
@@ -66,6 +74,9 @@ class StateCodec(Generic[State]):
         self._limit = limit
         self._written_here: set[int] = set()
         """Hashes of states that this codec has written lately: there is nothing in them that its type does not know."""
+        self._keeps = kept > 0
+        self._read: Newest[Key, tuple[Raw, State]] = Newest(kept)
+        """What states were read as when they were checked: each is given out once, and nobody else holds it."""
         try:
             self.shape: Shape[State] = Shape(kind)
         except Exception as fault:
@@ -96,7 +107,7 @@ class StateCodec(Generic[State]):
 
     def fresh(self) -> Raw:
         """Return the state that a session starts with: `kind()`."""
-        return Raw(self.shape.encode(self.kind()))
+        return Raw(self.shape.encode(self.kind())[0])
 
     def encode(self, key: Key, state: State, before: Before | None = None) -> Raw:
         """*state* as JSON that will be read as the same state. Raises `BadMessage`, naming the key and the member, or `TooLarge`.
@@ -108,20 +119,23 @@ class StateCodec(Generic[State]):
         if not isinstance(state, self.shape.type):
             raise BadMessage(f"{key}: the state is {type(state).__name__}, not {self.shape.name}; nothing was stored.")
         try:
-            raw = self._write(state, before)
+            written, back = self._write(state, before)
         except Unfit as unfit:
             raise BadMessage(f"{key}: {unfit}. Nothing was stored. {self.shape.advice}") from unfit
         if before is not None and before.carried is not None:
-            raw = self._put_back(before.carried, state, raw)
+            written, back = self._put_back(before.carried, state, written), UNREAD
         elif not self.shape.plain:
             if len(self._written_here) >= WRITTEN_MOST:
                 self._written_here.clear()
-            self._written_here.add(hash(raw))
-        if len(raw) > self._limit:
+            self._written_here.add(hash(written))
+        if len(written) > self._limit:
             raise TooLarge(
-                f"{key}: the state takes {len(raw):,} bytes, {self._limit:,} are allowed; nothing was stored. Keep less, or elsewhere."
+                f"{key}: the state takes {len(written):,} bytes, {self._limit:,} are allowed; nothing was stored. Keep less, or elsewhere."
             )
-        return Raw(raw)
+        raw = Raw(written)
+        if self._keeps and back is not UNREAD and len(written) <= READ_LONGEST:
+            self._read[key] = raw, back
+        return raw
 
     def decode(self, key: Key, raw: Raw, schema: int) -> State:
         """Return the state in *raw*, upgraded or downgraded. Raises `Unsupported` if code wrote it that is newer than *newest*, `Corrupt`
@@ -146,6 +160,8 @@ class StateCodec(Generic[State]):
         Not that of a state that was upgraded: what an upgrade leaves out, or the new type, is meant to go. Of one that was
         downgraded it stays: it is what the newer code needs.
         """
+        if (read := self._read.pop(key, None)) is not None and read[0] is raw and schema == self.schema:
+            return read[1], Before(raw)
         if schema > self.schema > 0:
             raw = self._converted(key, raw, schema)
             schema = self.schema
@@ -172,7 +188,7 @@ class StateCodec(Generic[State]):
             return BadMessage(f"{key}: {told(fault)}. Nothing was stored. {self.shape.advice}")
         return None
 
-    def _write(self, state: State, before: Before | None) -> bytes:
+    def _write(self, state: State, before: Before | None) -> tuple[bytes, State]:
         try:
             return self.shape.encode(state)
         except Unfit:

@@ -264,13 +264,12 @@ class Backlog:
     async def _end_sessions(self, rows: list[Row], now: float) -> list[Row]:
         """End the sessions of *rows*, all in one batch of the store; where more is to be done than that, a worker does it. Give the
         rows for which there is no room yet."""
-        ended = await asyncio.gather(*(self.housekeeper.end_session(row, now) for row in rows), return_exceptions=True)
-        self.started += ended.count(True)
-        for fault in ended:
-            if isinstance(fault, Unavailable | Uncertain):
-                self._untidy = True
-                raise fault
-        others = [row for row, done in zip(rows, ended, strict=True) if done is not True]
+        try:
+            others = await self.housekeeper.end_sessions(rows, now)
+        except (Unavailable, Uncertain):
+            self._untidy = True
+            raise
+        self.started += len(rows) - len(others)
         room = TIDYING - len(self._tidying)
         for row in others[:room]:
             if row.key not in self._workers.by_key:  # (who has it by now looks after it anyway)

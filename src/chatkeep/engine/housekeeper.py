@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from ..conversation import housekeeping, snapshots
 from ..conversation.snapshots import Commit, Snapshot
 from ..drivers.base import Row
-from ..errors import Conflict
+from ..errors import Conflict, Unavailable, Uncertain
 from ..model import Message
 from ..storage.erasures import note_erasure
 from ..storage.holds import find_hold
@@ -77,7 +78,16 @@ class Housekeeper:
         after, said = await self._shared.commit(snapshot, decide)
         return bool(said) and bool(snapshots.unread_messages(after))
 
-    async def end_session(self, row: Row, now: float) -> bool:
+    async def end_sessions(self, rows: list[Row], now: float) -> list[Row]:
+        """End the sessions of *rows*, all in one batch of the store. Give those where more is to be done than that, or where it could
+        not be read what. Raises what the store raises that cannot be reached."""
+        ended = await asyncio.gather(*(self._end_session(row, now) for row in rows), return_exceptions=True)
+        for fault in ended:
+            if isinstance(fault, Unavailable | Uncertain):
+                raise fault
+        return [row for row, done in zip(rows, ended, strict=True) if done is not True]
+
+    async def _end_session(self, row: Row, now: float) -> bool:
         """End the session in a conversation of which only *row* was read, if that is all that is due there; False: it is to be looked
         at as a whole."""
         policy, clock = self._shared.policy, self._shared.clock

@@ -274,7 +274,7 @@ class Intake:
             and not self._pauses.is_paused(snapshot)
             and releases.may_answer(snapshot, policy, self._shared.plan, at=draft.created_at)
             and not (turns.on_missing and sessions.is_session_over(record, policy, draft.created_at))
-            and not snapshots.holds_id(snapshot, draft.id)
+            and not self._store.holds_id(snapshot, draft.id)
         )
 
     async def _receive_in_one_trip(self, key: Key, worker: Worker, snapshot: Snapshot, draft: Draft) -> Receipt | None:
@@ -444,7 +444,7 @@ class Intake:
         answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         waiter = Waiter(snapshot.row.incarnation, number, answered)
         worker = self._workers.by_key.setdefault(key, worker)
-        worker.waiters.append(waiter)
+        worker.waiters[waiter] = None
         worker.wake.set()
         self._workers.join(worker)
         self._workers.start(worker)
@@ -455,8 +455,7 @@ class Intake:
         try:
             found = await answered
         finally:
-            if waiter in worker.waiters:
-                worker.waiters.remove(waiter)
+            worker.waiters.pop(waiter, None)
         if found.dead:
             raise HandlerFailed(
                 f"{key}: message {id} (number {number}) was set aside: {found.dead.rstrip('.')}. It stays in the log; "

@@ -19,7 +19,7 @@ from .lease_keeper import LeaseKeeper
 from .pauses import Pauses
 
 
-class Waiter(Struct):
+class Waiter(Struct, eq=False):
     """A call of `receive` that waits for what becomes of its message."""
 
     incarnation: str

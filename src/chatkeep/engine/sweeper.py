@@ -245,9 +245,8 @@ class Sweeper:
                     read = record_from(row.key, row.body).cursor >= row.head
                     if read and row.key != PAUSES and row.key not in self._workers.by_key:
                         over.append(row)
-            ended = await asyncio.gather(*(self._backlog.housekeeper.end_session(row, ends) for row in over))
-            for row, done in zip(over, ended, strict=True):
-                if not done and row.key not in self._workers.by_key:
+            for row in await self._backlog.housekeeper.end_sessions(over, ends):
+                if row.key not in self._workers.by_key:
                     self._workers.start(self._workers.register(row.key))
             if len(rows) < SWEEP_PAGE or self._workers.busy >= self._shared.settings.concurrency * 2:
                 return

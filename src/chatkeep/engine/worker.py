@@ -111,7 +111,7 @@ class Worker:
         self.state = state
         self._opening = opening
         self._lease = ""
-        self.waiters: list[Waiter] = []
+        self.waiters: dict[Waiter, None] = {}  # in the order in which they came
         self.task: asyncio.Task[None] | None = None
         self.context: Context | None = None  # that of its task; which turn waits for this worker stands in it
         self.turn: RunningTurn | None = None  # whose handler runs
@@ -146,12 +146,33 @@ class Worker:
 
     async def resolve(self, store: Store, snapshot: Snapshot) -> None:
         """Tell those who wait here what became of their messages, as far as *snapshot* shows."""
-        for waiter in list(self.waiters):
-            if waiter.incarnation != snapshot.row.incarnation:
-                waiter.tell(Outcome("dropped"))  # it was erased with its conversation
+        incarnation, passed = snapshot.row.incarnation, snapshot.record.cursor
+        if snapshot.record.redactions:  # one that still waits may have been withdrawn
+            passed = snapshot.row.head
+        # (Hundreds may wait for messages that it is not the turn of yet.)
+        for waiter in [one for one in self.waiters if one.number <= passed or one.incarnation != incarnation]:
+            if waiter.incarnation != incarnation:
+                self.tell(waiter, Outcome("dropped"))  # it was erased with its conversation
             elif (found := await read_outcome(store, snapshot, waiter.number)) is not None:
-                waiter.tell(found)
-        self.waiters = [waiter for waiter in self.waiters if not waiter.answered.done()]
+                self.tell(waiter, found)
+
+    def tell_answered(self, snapshot: Snapshot, said: list[Message]) -> None:
+        """Tell those who wait here for what was answered in one act, which has left *snapshot* and added *said* to the log: nobody need
+        read that, perhaps behind hundreds of messages that wait."""
+        about = [message for message in said if message.reply_to]
+        if not about:
+            return
+        first, last = min([one.reply_from or 0 for one in about]), max([one.reply_to or 0 for one in about])
+        for waiter in [one for one in self.waiters if first <= one.number <= last]:
+            told = any((one.reply_from or 0) <= waiter.number <= (one.reply_to or 0) for one in about)
+            found = snapshots.find_outcome(snapshot.record, waiter.number, about) if told else None
+            if found is not None and waiter.incarnation == snapshot.row.incarnation:
+                self.tell(waiter, found)
+
+    def tell(self, waiter: Waiter, found: Outcome | BaseException) -> None:
+        """Tell *waiter*, who waits no more."""
+        waiter.tell(found)
+        self.waiters.pop(waiter, None)
 
     def fail(self, fault: BaseException) -> None:
         """Tell those who wait here that they wait in vain, because of *fault*."""
@@ -166,7 +187,7 @@ class Worker:
                 )
             else:
                 waiter.tell(fault)
-        self.waiters = []
+        self.waiters = {}
 
     def tell_failing(self, snapshot: Snapshot, policy: Policy, cause: TurnFailed | None = None) -> None:
         """Tell those who wait here that the answer may take long, once the first unread message has failed so often that no
@@ -327,8 +348,8 @@ class WorkLoop:
 
     async def _rest(self, snapshot: Snapshot, worker: Worker, now: float) -> float | None:
         """Tell those who wait that the bot is paused, and take the conversation out of what is due until it is resumed."""
-        for waiter in worker.waiters:
-            waiter.tell(Outcome("paused"))
+        for waiter in list(worker.waiters):
+            worker.tell(waiter, Outcome("paused"))
         row = snapshot.row
         if row.due_at is None or row.due_at > now:
             return None
@@ -452,6 +473,7 @@ class WorkLoop:
             if said is None:
                 return await self._end_reply(worker, snapshot, tried, turn)
             worker.reruns = 0
+            worker.tell_answered(after, said)
             before, now_sends = snapshot.record.delivery, after.record.delivery
             if now_sends is not None and (before is None or before.sending != now_sends.sending):
                 worker.sending = now_sends.sending

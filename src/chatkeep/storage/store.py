@@ -194,6 +194,10 @@ class Store:
         """Return the newest snapshot this process has seen; the store may have moved on."""
         return self._cache.get(key)
 
+    def holds_id(self, snapshot: Snapshot, id: str) -> bool:
+        """Tell whether a message of this *id* is among those that *snapshot* holds."""
+        return self._cache.holds_id(snapshot, id)
+
     async def fetched(self, key: Key) -> Snapshot | None:
         """Return what other instances have left in the shared cache; the store may have moved on from there too."""
         found = await self.shared.get(key) if self.shared is not None else None
