@@ -220,7 +220,6 @@ class WorkLoop:
         notifier: Notifier,
         housekeeper: Housekeeper,
     ) -> None:
-        settings = shared.settings
         self._shared = shared
         self._store = shared.store
         self._policy, self._clock = shared.policy, shared.clock
@@ -231,7 +230,7 @@ class WorkLoop:
         self._pauses = pauses
         self._notifier = notifier
         self._housekeeper = housekeeper
-        self._stays_s = LONG_S if settings.background else SHORT_S
+        self._stays_s = LONG_S if shared.settings.background else SHORT_S
 
     async def run(self, worker: Worker) -> None:
         """Handle what is unread in one conversation, in order, until nothing is; raises what ends that before."""
