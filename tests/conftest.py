@@ -69,7 +69,7 @@ SERVED = {
 
 # How long an example takes says something about the machine, which is busy here, and nothing about the code.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=25)
-settings.register_profile("quick", settings.get_profile("busy"), max_examples=10)  # `make quick` asks for it
+settings.register_profile("quick", settings.get_profile("busy"), max_examples=5)  # `make quick` asks for it
 settings.register_profile("long", settings.get_profile("busy"), max_examples=100)  # `make long` asks for it
 settings.load_profile("busy")
 

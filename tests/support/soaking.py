@@ -20,7 +20,7 @@ def few_or_many(name: str, few: int, many: int) -> Any:
 
 
 def examples(times: int) -> settings:
-    """Tries *times* as many examples as other tests: those try ten in `make quick`, 25 in `make test`, a hundred in `make long`."""
+    """Tries *times* as many examples as other tests: those try five in `make quick`, 25 in `make test`, a hundred in `make long`."""
     return settings(max_examples=times * settings.default.max_examples)
 
 
