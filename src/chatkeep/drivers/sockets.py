@@ -18,7 +18,7 @@ async def connected(
     """Connect to *host*; with *tls*, its certificate is checked. Raises OSError."""
     try:
         return await asyncio.open_connection(host, port, ssl=tls)
-    except (ValueError, OverflowError) as fault:  # no host has such a name, or such a port
+    except (UnicodeError, OverflowError) as fault:  # no host has such a name, or such a port
         raise ConnectionError(f"{host}:{port} cannot be an address ({fault})") from fault
 
 
