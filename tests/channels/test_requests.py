@@ -18,6 +18,7 @@ from chatkeep.channels.telegram import TEXT as TELEGRAM_TEXT
 from chatkeep.channels.whatsapp import BODY, BUTTON, TEXT
 from chatkeep.errors import Misconfigured, Unsupported
 from chatkeep.model import Content
+from chatkeep.server.protocols import a2a_tasks, mcp, responses
 
 from ..support.samples import CHANNELS, META_SECRETS, NOW, WEBHOOK_SECRETS
 
@@ -522,3 +523,17 @@ def test_how_a_reply_came_about_stays_here() -> None:
     text, source, file = map(plain, parts)
     assert ["21 degrees", "Weather\nhttps://example.com"] == [text["text"], source["text"]]
     assert ("document", "https://example.com/a.pdf") == (file["type"], file["url"])
+
+
+@pytest.mark.parametrize("word", ["name", "filename"])
+def test_a_file_keeps_its_name(word: str) -> None:
+    """By whichever word a bot or a front end has for it, to a channel and to other people's clients."""
+    part = {"type": "file", "url": "https://example.com/a.pdf", word: "bill.pdf"}
+    [sent] = map(plain, parts_of([part]))
+
+    assert ["bill.pdf"] * 4 == [
+        sent["name"],
+        a2a_tasks.wire_part(part)["filename"],
+        responses.input_part(part)["filename"],
+        (mcp.shown_part(part) or {})["name"],
+    ]

@@ -137,7 +137,8 @@ def parts_of(content: Content) -> list[Part]:
         if kind == "source" and "text" not in part:
             part = {"type": "text", "text": "\n".join(str(part[name]) for name in ("title", "url") if part.get(name))}
         elif kind == "file" and "text" not in part:
-            part = {"type": "document", "url": part.get("url", ""), "name": part.get("name", "")}
+            name = part.get("name") or part.get("filename", "")  # (as protocols of front ends have it)
+            part = {"type": "document", "url": part.get("url", ""), "name": name}
         kind = part.get("type", "text")
         try:
             found.append(

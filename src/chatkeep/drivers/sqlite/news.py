@@ -29,6 +29,8 @@ class News:
         self._database, self._path = path, f"{path}-news"
         self._heard: Callable[[list[str]], None] | None = None
         self._file: int | None = None
+        self._identity: os.stat_result | None = None
+        self._at = 0
         self._rest = b""  # of a line that was not whole yet
         self._alone = False
         self._held: list[str] = []  # marks that nobody else was there to hear, since the last look
@@ -38,7 +40,7 @@ class News:
         """Have *heard* called in the event loop with what anybody tells from now on."""
         self._heard = heard
         with suppress(OSError):
-            os.lseek(self._join(), 0, os.SEEK_END)
+            self._at = os.lseek(self._join(), 0, os.SEEK_END)
         self._look_again()
 
     def hold(self, marks: Collection[str]) -> bool:
@@ -66,16 +68,17 @@ class News:
             self._next.cancel()
         self._heard = self._next = None
         with suppress(OSError):
-            if self._file is not None and self._is_in_place(self._file) and is_alone(self._file):
+            if self._file is not None and self._in_place() is not None and is_alone(self._file):
                 os.unlink(self._path)
         self._part()
 
     def _look(self) -> None:
         """Hear what was told since the last time."""
         with suppress(OSError):
-            there = self._file is not None and self._is_in_place(self._file)
-            self._read()
-            if not there:  # another one was begun, or somebody has removed it
+            size = self._in_place()
+            if size is None or size > self._at:
+                self._read()
+            if size is None:  # another one was begun, or somebody has removed it
                 self._part()
                 self._join()
                 self._read()
@@ -91,7 +94,9 @@ class News:
     def _read(self) -> None:
         if self._file is None or self._heard is None:
             return
-        *lines, self._rest = (self._rest + os.read(self._file, 2 * MOST)).split(b"\n")
+        found = os.read(self._file, 2 * MOST)
+        self._at += len(found)
+        *lines, self._rest = (self._rest + found).split(b"\n")
         if lines:
             self._alone = False
             self._heard([line.decode() for line in lines if line])
@@ -99,7 +104,7 @@ class News:
     def _join(self) -> int:
         """Open the file, made if need be, and be known as one who listens."""
         self._file = file = self._open(os.O_RDONLY | os.O_CREAT)
-        self._alone = is_alone(file)
+        self._identity, self._alone = os.fstat(file), is_alone(file)
         if sys.platform != "win32":
             fcntl.flock(file, fcntl.LOCK_SH)  # (another one holds it alone only as long as these two lines)
         if not self._alone:
@@ -110,20 +115,21 @@ class News:
         file = os.open(self._path, flags, 0o600)
         with suppress(OSError):
             if (mode := stat.S_IMODE(os.stat(self._database).st_mode)) != stat.S_IMODE(os.fstat(file).st_mode):
-                os.fchmod(file, mode)  # whoever may use the database may hear of it
+                os.chmod(self._path, mode)  # whoever may use the database may hear of it
         return file
 
     def _part(self) -> None:
         if self._file is not None:
             os.close(self._file)
-        self._file, self._rest = None, b""
+        self._file, self._identity, self._at, self._rest = None, None, 0, b""
 
-    def _is_in_place(self, file: int) -> bool:
-        """Tell whether *file* is the one that others write to."""
+    def _in_place(self) -> int | None:
+        """Return the size of the file that is open; None where others write to another one."""
         try:
-            return os.path.samestat(os.stat(self._path), os.fstat(file))
+            there = os.stat(self._path)
         except FileNotFoundError:
-            return False
+            return None
+        return there.st_size if self._identity is not None and os.path.samestat(there, self._identity) else None
 
 
 def is_alone(file: int) -> bool:
