@@ -293,6 +293,9 @@ async def test_an_index_finds_what_was_said_anywhere(searchable: str, monkeypatc
         await keep.tenant("salon").accept("ada", "another blue parcel", role="operator")
         await keep.accept("dan", "a parcel that is blue", role="operator")  # not in the index yet
         fresh = await ids(client, text="blue parc", limit=1)
+        await keep.accept("blue", "a blue one", role="operator")
+        named = await page(client, text="blue", limit=1)
+        after = await page(client, text="blue", limit=1, next=named["next"])
         owned = await ids(client, text="blue parcel", owner="o-bob")
         await keep.pause("cy")
         off = await ids(client, text="blue parcel", show="off")
@@ -314,6 +317,8 @@ async def test_an_index_finds_what_was_said_anywhere(searchable: str, monkeypatc
         (one["id"], one["found"], one["found_in"]) for one in found["conversations"]
     }
     assert ["ada", "bob", "cy", "dan"] == sorted(fresh)
+    assert ["blue"] == [one["id"] for one in named["conversations"]]
+    assert 1 == len(after["conversations"])
     assert (["bob"], ["cy"]) == (owned, off)
     assert {("", "ada"), ("salon", "ada")} <= {(one["tenant"], one["id"]) for one in everywhere}
     assert ([], 403) == (unread.json["conversations"], masked.status)

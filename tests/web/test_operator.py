@@ -336,6 +336,36 @@ def test_a_viewer_sees_no_number_and_can_do_nothing(service: Service, person: Br
     expect(page.get_by_label("Search")).to_be_disabled()
 
 
+def test_a_search_marks_each_word(service: Service, person: BrowserContext, tmp_path: Path) -> None:
+    """By the full-text index: in any order, without accents; what was said stays text, and the page says that all was searched."""
+    service.receive("ada", f"{MARKUP} ein gr\u00fcner Nagellack, und das Blue Parcel ist da")
+    for number in range(15):
+        service.receive("ada", f"hay {number}")
+        service.receive(f"c{number}", f"hay {number}")
+
+    async def index() -> None:
+        text = core_of(service.keep).text_index
+        answer = await text.step(keep=True)
+        while answer.entries:
+            answer = await text.step()
+
+    service.portal.call(index)
+    page = opened(person, service)
+    page.get_by_label("Search").fill("PARCEL gruner blu")
+    row = page.locator("#list li")
+    expect(row).to_have_count(1)
+    expect(row.locator("mark")).to_have_text(["gr\u00fcner", "Blu", "Parcel"])
+    expect(page.get_by_role("button", name="Look for it in ids, owners and titles")).to_be_visible()
+    for width in (375, 1440):
+        page.set_viewport_size({"width": width, "height": 800})
+        page.screenshot(path=tmp_path / f"search-{width}.png")
+    page.get_by_role("button", name="Look for it in ids, owners and titles").click()
+    expect(page.locator("#more")).to_be_hidden()
+    expect(row).to_have_count(1)
+
+    assert "run" != page.title()
+
+
 def test_the_keyboard_goes_everywhere(service: Service, person: BrowserContext) -> None:
     """j and k through the list, / to the search, r to write, ? to the page of keys, Escape back."""
     for name in ("ada", "bob", "eve"):

@@ -43,6 +43,9 @@ ROWS_LOOKED_AT = 20_000
 SEARCHED = 2000
 """So many of its last entries are searched for words, in each conversation; and about so many are read at once, of several."""
 
+FIRST = 1 << 62
+"""Above every place of the full-text index."""
+
 ENTRIES = 200
 AROUND = 40
 """So many characters are shown before and behind the words that were found."""
@@ -165,6 +168,8 @@ async def find_said(
 ) -> int | None:
     """Add to *items*, but for those *seen*, the conversations in which the words were said, last said first, by the full-text index; return
     where to go on, None at its end."""
+    if len(items) >= limit:
+        return FIRST if before is None else before
     owners = await core.find_names(tenant, wanted.owner) if wanted.owner and tenant is not None else [wanted.owner]
     while True:
         page = await core.text_index.find(tenant, wanted.text, before=before, limit=ROWS)
