@@ -316,6 +316,43 @@ async def test_what_is_no_state_when_put_together_is_not_written(opened: Any) ->
     assert Order(topping=Ham(2)) == (await keep.conversation("ada")).state
 
 
+async def test_a_streamed_turn_keeps_its_state_where_others_have_changed_the_same(opened: Any) -> None:
+    """Its reply was shown and is not made again, so it cannot run again: both lists' items are there, its value stands for what both
+    have set, and what gave way is a note."""
+    go, running = asyncio.Event(), asyncio.Event()
+
+    async def bot(turn: Turn[Any]) -> Any:
+        turn.state["cart"].append("tea")
+        turn.state["last"], turn.state["count"] = "tea", 1
+        yield "Added "
+        running.set()
+        await go.wait()
+        yield "tea."
+
+    def outside(state: dict[str, Any]) -> None:
+        state["cart"].append("milk")
+        state["last"], state["form"] = "milk", "x"
+
+    keep = await opened(bot)
+    await keep.change("ada", lambda state: state.update(cart=["bread"], last=""))
+    asked = asyncio.create_task(keep.receive("ada", "tea, please"))
+    await running.wait()
+    async for event in keep.events("ada"):
+        if isinstance(event, Delta):  # so it was shown
+            break
+    await keep.change("ada", outside)
+    go.set()
+    [reply] = (await asked).replies
+    found = await keep.conversation("ada")
+    notes = [entry async for entry in keep.history("ada") if entry.metadata.get("kind") == "conflict"]
+
+    assert ("Added tea.", {}) == (reply.text, reply.metadata)
+    assert {"bread", "milk", "tea"} == set(found.state["cart"])
+    assert ("tea", 1, "x") == (found.state["last"], found.state["count"], found.state["form"])
+    assert [("last", [], '"milk"')] == [(note.metadata["slot"], note.metadata["path"], note.text) for note in notes]
+    assert 0 == found.unread
+
+
 async def test_a_streamed_reply_is_shown_once(opened: Any) -> None:
     """A change from outside in its middle does not have it begin anew."""
     go, running = asyncio.Event(), asyncio.Event()

@@ -214,6 +214,17 @@ def _note_id(asked: Save, id: str, content: Content) -> str:
     return NOTE + sha256(plain([id, content, asked.by])).hexdigest()[:24]
 
 
+def note_losses(key: Key, losses: Sequence[Loss], *, at: float, token: str) -> list[Draft]:
+    """Return the notes of what gave way in a whole state, under ids that *token* makes."""
+    return [
+        note_loss(
+            key, SLOT, structs.replace(loss, path=loss.path[1:]), at=at, id=f"{NOTE}{token}.{n}", slot=loss.path[0]
+        )
+        for n, loss in enumerate(losses)
+        if loss.path
+    ]
+
+
 def note_loss(key: Key, about: str, loss: Loss, *, at: float, id: str, slot: str = "") -> Draft:
     """Return the note of what gave way: the title, a message with the id in its path, or a place in a *slot* of the state."""
     lost = {"kind": CONFLICT, "about": about, "slot": slot, "path": list(loss.path), "at": loss.at, "by": loss.by}

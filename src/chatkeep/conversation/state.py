@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from math import inf
 from typing import Any, Generic, cast
 
 import msgspec
@@ -14,7 +15,7 @@ from ..drivers.base import Key
 from ..errors import BadMessage, Corrupt, Misconfigured, TooLarge, Unsupported, UsageError
 from ..model import State
 from .carried import Carried, find_unknown, put_back
-from .merge import Overlap, merge_apart, plain
+from .merge import Loss, Overlap, Version, merge, merge_apart, plain
 from .record import NONE
 from .shapes import UNREAD, Shape, Unfit, difference, encoded, is_frozen, long_numbers, shared, told
 
@@ -215,11 +216,37 @@ class StateCodec(Generic[State]):
         None where both have changed the same member, where all of the state was cleared, or where nothing readable comes of
         it: then the turn has to run again.
         """
+        return self._put_together(key, base, mine, theirs, merge_apart)
+
+    def settle(
+        self, key: Key, base: tuple[Raw, int], mine: Raw, theirs: tuple[Raw, int], *, at: float
+    ) -> tuple[Raw, tuple[Loss, ...]] | None:
+        """Return the same for a turn that must not run again, and what gave way: where both have changed a place, the turn's value
+        stands, and that of *at* is lost. None where all was cleared, or nothing readable comes of it."""
+        losses: tuple[Loss, ...] = ()
+
+        def with_mine(was: Any, made: Any, has: Any) -> Any:
+            nonlocal losses
+            merged = merge(was, Version(has, at), Version(made, inf))
+            losses = merged.losses
+            return merged.value
+
+        raw = self._put_together(key, base, mine, theirs, with_mine)
+        return None if raw is None else (raw, losses)
+
+    def _put_together(
+        self,
+        key: Key,
+        base: tuple[Raw, int],
+        mine: Raw,
+        theirs: tuple[Raw, int],
+        put: Callable[[Any, Any, Any], Any],
+    ) -> Raw | None:
         try:
             was, has = (_decode(self._in_shape(key, *side)) for side in (base, theirs))
             if was != has and plain(has) == plain(_decode(self.fresh())):
                 return None
-            merged = Raw(_encode(merge_apart(was, _decode(mine), has)))
+            merged = Raw(_encode(put(was, _decode(mine), has)))
             self.decode(key, merged, self.schema)
         except (Overlap, Corrupt, Unsupported, BadMessage, TooLarge):
             return None

@@ -240,10 +240,11 @@ def finish_turn(
     reminders: Mapping[str, Reminder | None] = NOTHING,
     out: bool = False,
     streamed: bool = False,
+    notes: Sequence[Draft] = (),
 ) -> Commit:
     """Record a turn: the new *state* (of a new session, if it *opens* one), the *replies*, and that *answered* are
     answered. *reminders* are those that it set, or, with None, cancelled; *out*: the replies go out through a channel; *streamed*:
-    the last reply was shown while it was made, under an id that is known before.
+    the last reply was shown while it was made, under an id that is known before. *notes* are written behind the replies.
 
     *lease* is kept while work remains. *arriving*: the one message itself, when it is accepted and answered in this
     act.
@@ -254,6 +255,7 @@ def finish_turn(
     drafts += [Draft(role="assistant", content=reply, reply_to=last, reply_from=first) for reply in replies]
     if streamed and replies:
         drafts[-1] = structs.replace(drafts[-1], id=reply_id(snapshot.row.incarnation, first))
+    drafts += notes
     waiting, cut = unread_messages(snapshot), bool(snapshot.beyond)
     if waiting:
         waiting = [message for message in waiting if message.number > last]

@@ -457,10 +457,7 @@ class Intake:
         finally:
             worker.waiters.pop(waiter, None)
         if found.dead:
-            raise HandlerFailed(
-                f"{key}: message {id} (number {number}) was set aside: {found.dead.rstrip('.')}. It stays in the log; "
-                "replay it when that is mended."
-            ) from cause
+            raise HandlerFailed(describe_dead(key, id, number, found.dead)) from cause
         return _make_receipt(key, id, number, found, duplicate=duplicate)
 
 
@@ -492,3 +489,9 @@ def _look_at_end(task: asyncio.Task[Any]) -> None:
     """Look at how *task* ended, so that asyncio does not warn of it: its caller may have gone."""
     if not task.cancelled():
         task.exception()
+
+
+def describe_dead(key: Key, id: str, number: int, reason: str) -> str:
+    """Put into words that a message was set aside, for who waits for its answer."""
+    why = reason.rstrip(".")
+    return f"{key}: message {id} (number {number}) was set aside: {why}. It stays in the log; replay it when that is mended."

@@ -14,7 +14,7 @@ from typing import Any, Generic, cast
 
 from msgspec import Raw, Struct
 
-from ..conversation import commits, releases, sessions, snapshots, streams, turns
+from ..conversation import commits, releases, saves, sessions, snapshots, streams, turns
 from ..conversation.backoff import backoff
 from ..conversation.codec import make_storable
 from ..conversation.record import Reminder, Said
@@ -230,18 +230,22 @@ class TurnProcessor(Generic[State]):
         *,
         lease: str | None = None,
         arriving: Draft | None = None,
+        again: bool = True,
     ) -> Commit | None:
         """Make the commit of a turn that began on *started* and was answered; *lease* and *arriving* as in `turns.finish_turn`.
+
+        *again*: whether its handler may run again; one that would show all of its reply once more may not. Then what both have
+        changed is settled for the turn, and a note keeps what gave way.
 
         None when the turn has to run again: what its handler saw was changed meanwhile, and `outside` or what was changed
         leaves no other way.
         """
-        shared, state, opens = self._shared, answer.state, answer.opens
+        shared, state, opens, notes = self._shared, answer.state, answer.opens, list[Draft]()
         if there is not started and not turns.has_same_input(started, there, last=tried[-1].number):
-            merged = self._merge_outside(started, there, tried[0], answer)
+            merged = merge_outside(shared, started, there, tried[0], answer, again=again)
             if merged is None:
                 return None
-            state, opens = merged
+            state, opens, notes = merged
         return turns.finish_turn(
             there,
             tried,
@@ -256,22 +260,8 @@ class TurnProcessor(Generic[State]):
             reminders=answer.reminders,
             out=self.goes_out(there),
             streamed=answer.streamed and bool(answer.replies),
+            notes=notes,
         )
-
-    def _merge_outside(
-        self, started: Snapshot, there: Snapshot, first: Message, answer: Answer
-    ) -> tuple[Raw, bool] | None:
-        """Put what the turn has made of its state together with what was changed from outside meanwhile, and tell whether the turn
-        still opens its session."""
-        shared, before, now = self._shared, started.record, there.record
-        if shared.settings.outside != "merge" or not turns.is_same_turn(started, there, first, opens=answer.opens):
-            return None
-        if answer.opens and now.session == before.session:
-            return answer.state, True  # what was changed is the state of a session that is over
-        states = shared.states
-        base = (states.fresh(), states.schema) if answer.opens else (before.state, before.schema)
-        state = states.merge(started.row.key, base, answer.state, (now.state, now.schema))
-        return None if state is None else (state, False)
 
     def fail(
         self,
@@ -468,3 +458,27 @@ class TurnProcessor(Generic[State]):
             limit=self._shared.settings.message_limit,
             clock=self._shared.clock,
         )
+
+
+def merge_outside(
+    shared: Shared[Any], started: Snapshot, there: Snapshot, first: Message, answer: Answer, *, again: bool
+) -> tuple[Raw, bool, list[Draft]] | None:
+    """Put what the turn has made of its state together with what was changed from outside meanwhile, and tell whether the turn
+    still opens its session, with notes of what gave way."""
+    before, now = started.record, there.record
+    if shared.settings.outside != "merge" or not turns.is_same_turn(started, there, first, opens=answer.opens):
+        return None
+    if answer.opens and now.session == before.session:
+        return answer.state, True, []  # what was changed is the state of a session that is over
+    states = shared.states
+    base = (states.fresh(), states.schema) if answer.opens else (before.state, before.schema)
+    key, theirs = started.row.key, (now.state, now.schema)
+    state = states.merge(key, base, answer.state, theirs)
+    if state is not None or again:
+        return None if state is None else (state, False, [])
+    settled = states.settle(key, base, answer.state, theirs, at=there.row.updated_at)
+    if settled is None:
+        return None
+    state, losses = settled
+    token = f"{there.row.incarnation}.{first.number}"  # the same in whichever try
+    return state, False, saves.note_losses(key, losses, at=shared.clock(), token=token)

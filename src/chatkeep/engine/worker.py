@@ -462,7 +462,7 @@ class WorkLoop:
                 # (Whoever has lost the lease was taken for dead: somebody else runs this turn, and will say what it does.)
                 if there.row.lease != worker.lease:
                     return None
-                return self._turns.finish(started, there, tried, answer, lease=worker.lease)
+                return self._turns.finish(started, there, tried, answer, lease=worker.lease, again=turn.knows)
 
             try:
                 # (The lease may have been renewed meanwhile.)
