@@ -54,7 +54,7 @@ def write() -> None:
     apart = found.pop(APART, {})
     parts = [HEAD, "## Bars\n"]
     for engine in found.values():
-        parts += [f"**{engine['title']}**\n", *judged(bars(engine))]
+        parts += [f"**{engine['title']}**, {age(engine)}\n", *judged(bars(engine))]
     if apart:
         parts += ["**Without a server, in functions, and on the move**\n", *judged(report_apart.bars(apart))]
     (HERE / "charts").mkdir(exist_ok=True)
@@ -63,6 +63,13 @@ def write() -> None:
         parts += section(name, engine)
     parts += report_apart.sections(apart)
     (HERE / "RESULTS.md").write_text("\n".join(parts).rstrip() + "\n")
+
+
+def age(engine: Found) -> str:
+    """Which chatkeep was measured, and when; it is said where that was an older one."""
+    measured, now = engine["versions"]["chatkeep"], version("chatkeep")
+    older = "" if measured == now else f"; an older version: {now} was not measured yet"
+    return f"chatkeep {measured}, measured on {engine['taken']}{older}"
 
 
 def judged(bars: Iterable[Bar]) -> list[str]:
