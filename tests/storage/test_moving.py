@@ -11,7 +11,7 @@ import pytest
 from msgspec import structs
 
 from chatkeep import Chatkeep, Moved, Replaced, Unavailable
-from chatkeep.drivers.base import Ability, Append, Driver, Erase, Fence, Key, Read, Write
+from chatkeep.drivers.base import Ability, Append, Driver, Erase, Fence, Key, Read, Row, Scan, Write
 from chatkeep.errors import Conflict, Corrupt, Misconfigured, Unsupported
 from chatkeep.storage.moving import Move
 from chatkeep.storage.relocation import NOTE
@@ -84,6 +84,33 @@ async def test_a_redaction_is_followed(fresh: Any) -> None:
 
 class Killed(Exception):
     """The process that moves ended here."""
+
+
+class Slow(Wrapped):
+    """Answers in its time only for a few rows at once."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "scan":
+            return super().__getattr__(name)
+
+        async def scan(act: Scan) -> list[Row]:
+            if act.limit > 12:
+                raise Unavailable("silent for 5 s")
+            return await self.inner.scan(act)
+
+        return scan
+
+
+async def test_a_store_that_cannot_answer_for_many_rows_is_asked_for_fewer(fresh: Any) -> None:
+    """A page of five hundred rows may take such a store longer than any act may take, however often it is asked again."""
+    (_, ours), (_, theirs) = await fresh("memory"), await fresh("sqlite")
+    for number in range(60):
+        await ours.append(Append(Key("", f"c{number}"), said(1, 2), revision="r", at=50.0))
+    began = time.monotonic()
+    walk = await moved(wrapped(Slow(ours)), theirs)
+
+    assert 60 == walk.conversations
+    assert time.monotonic() - began < 60
 
 
 class Dying(Wrapped):

@@ -21,16 +21,17 @@ import time
 from collections.abc import AsyncIterator, Callable
 from hashlib import blake2b
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from ..drivers.base import RECENT_GRAIN_S, Ability, Driver, Erase, Fence, Read, Row, Scan
-from ..errors import Corrupt, Misconfigured, Unsupported
+from ..errors import Corrupt, Misconfigured, Replaced, Unavailable, Uncertain, Unsupported
 from .copying import Copier, add_to, do
 from .relocation import FILLING, MOVED, NOTE, Note, moved, origin_of, read_note, write_note
 
 PAGE = 100  # rows that are asked for at once, until it is known how large they are
 PAGE_BYTES = 2 << 20
 MOST = 500
+LEAST = 10
 TOGETHER = 128  # conversations that are copied at the same time
 OVERLAP_S = 2 * RECENT_GRAIN_S  # clocks of those who write may differ by so much
 CAUGHT_UP = 200  # changes that are left for the last walk, at most, unless they come faster than they are copied
@@ -182,7 +183,7 @@ class Move:
         """Copy what has changed since the last look, newest first; answers how many conversations."""
         since, newest = self._newest - OVERLAP_S, self._newest
         changed, after = 0, None
-        while rows := await do(self.source.scan, Scan("recent", limit=PAGE, after=after)):
+        while rows := await read_page(self.source, Scan("recent", limit=PAGE, after=after)):
             fresh = [row for row in rows if row.updated_at >= since and row.key != NOTE]
             now = self._clock()  # (The clock of somebody who writes may be ahead.)
             newest = max([newest, *[min(row.updated_at, now) for row in fresh]])
@@ -300,13 +301,12 @@ class Move:
 
     async def _rows(self, driver: Driver) -> AsyncIterator[Row]:
         """Yield all rows; the next page is asked for while one is worked on."""
-        limit = PAGE
-        ahead = asyncio.ensure_future(do(driver.scan, Scan("key", limit=limit)))
+        ahead = asyncio.ensure_future(read_page(driver, Scan("key", limit=PAGE)))
         try:
             while rows := await ahead:
                 size = sum(len(row.body) + 256 for row in rows) // len(rows)
-                limit = min(max(PAGE_BYTES // size, 10), MOST)
-                ahead = asyncio.ensure_future(do(driver.scan, Scan("key", limit=limit, after=rows[-1])))
+                limit = max(min(PAGE_BYTES // size, MOST, 2 * len(rows)), LEAST)
+                ahead = asyncio.ensure_future(read_page(driver, Scan("key", limit=limit, after=rows[-1])))
                 for row in rows:
                     if row.key != NOTE:
                         yield row
@@ -317,9 +317,21 @@ class Move:
     async def _count(self) -> None:
         """Find out how many conversations there are, beside the first walk, so that the time left can be told."""
         count, after = 0, None
-        while rows := await do(self.source.scan, Scan("key", limit=MOST, after=after)):
+        while rows := await read_page(self.source, Scan("key", limit=MOST, after=after)):
             count, after = count + len(rows), rows[-1]
         self._total = count
+
+
+async def read_page(driver: Driver, page: Scan) -> list[Row]:
+    """Return the rows of *page*; fewer than its limit where the store cannot answer for so many in its time."""
+    while page.limit > LEAST:
+        try:
+            return await driver.scan(page)
+        except Replaced:
+            raise
+        except (Unavailable, Uncertain):
+            page = structs.replace(page, limit=max(page.limit // 4, LEAST))
+    return await do(driver.scan, page)
 
 
 def refuse_lacking(driver: Driver, which: str) -> None:
