@@ -14,7 +14,8 @@ SOAKED := acceptance/test_rows_b.py acceptance/test_rows_e.py acceptance/test_tw
 QUICK := $(addprefix tests/,channels conversation drivers engine storage testing test_invariants.py)
 OLD := import sys; sys.exit(sys.version_info < (3, 11) and "chatkeep needs Python 3.11 or newer; try make PYTHON=python3.12")
 
-tested = $(BIN)/python -m pytest $(WORKERS) --ignore tests/test_house.py -m "$(1)" $(2) --durations=15 || { [ $$? = 1 ] && $(BIN)/python -m pytest --last-failed -m "$(1)" $(2); }
+# Without -m the second time: of a test that is collected alone, tests/conftest.py takes the one variant for the first.
+tested = $(BIN)/python -m pytest $(WORKERS) --ignore tests/test_house.py -m "$(1)" $(2) --durations=15 || { [ $$? = 1 ] && $(BIN)/python -m pytest --last-failed $(2); }
 
 .PHONY: demo quick test long docs packaging load check bench bench-edges bench-peers bench-pin soak soak-move pin clean
 
