@@ -158,10 +158,17 @@ def put(db: apsw.Connection, words: Sequence[EntryWords]) -> None:
         db.execute(sql("done"), place_in_log)
     postings.sort()  # neighbours go to one page
     db.executemany(sql("put_posting"), postings)
-    _, *reached = db.execute(sql("progress")).get
-    lowest = min((one.of, one.number) for one in words)
-    if lowest < tuple(reached):
-        db.execute(sql("advance"), {"conversation": lowest[0], "number": lowest[1]})
+    advance(db, {(one.of, one.number) for one in words})
+
+
+def advance(db: apsw.Connection, handed_in: set[tuple[int, int]]) -> None:
+    """Note how far the old entries have been gone through: as far as each was handed in. (A new entry may lie far below those.)"""
+    _, conversation, number = db.execute(sql("progress")).get
+    reached = {"conversation": conversation, "number": number, "limit": len(handed_in)}
+    for old in db.execute(sql("old"), reached).fetchall():
+        if old not in handed_in:
+            break
+        db.execute(sql("advance"), {"conversation": old[0], "number": old[1]})
 
 
 def number_of(db: apsw.Connection, known: dict[tuple[str, str], int], tenant: str, word: str) -> int:

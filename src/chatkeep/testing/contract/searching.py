@@ -166,6 +166,20 @@ class FindingWords(Clauses):
         assert [] == (await able(two).index_text(IndexText(3, silent))).entries
 
     @clause
+    async def test_what_is_new_hides_nothing_old(self, driver: Driver) -> None:
+        """What is said while old entries are gone through, in whichever conversation, ends that for none of them."""
+        able_one = able(driver)
+        for name in range(9):
+            await told(driver, Key("", f"{name}"), f"old {name}")
+        answer = await able_one.index_text(IndexText(3, keep=True))
+        await told(driver, Key("", "0"), "new")
+        await able_one.index_text(IndexText(3, [words_of(one) for one in answer.entries]))
+        await index(driver)
+
+        assert [("0", 2)] == await hits(driver, "new")
+        assert [f"{name}" for name in range(9)] == sorted(name for name, _ in await hits(driver, "old"))
+
+    @clause
     async def test_the_act_that_removes_takes_the_words(self, driver: Driver) -> None:
         """Erased, cut and blanked entries are not found from then on; the others are."""
         await told(driver, ADA, "gel one", "gel two", "gel three", "gel four")
@@ -337,6 +351,21 @@ class WithoutWordsNeverDone(Intact):
 
     async def index_text(self, act: IndexText) -> Indexed:
         return await super().index_text(structs.replace(act, words=[one for one in act.words if one.words]))
+
+
+@caught_by("what_is_new_hides_nothing_old")
+class DoneFromTheLowestOn(Intact):
+    """Whatever lies above the lowest entry that is handed in counts as gone through."""
+
+    async def index_text(self, act: IndexText) -> Indexed:
+        answer = await super().index_text(act)
+        text = self._shelf.text
+        if text is None or not act.words:
+            return answer
+        for key, _ in text.conversations[min(one.of for one in act.words) : text.total]:
+            for number in self._shelf.logs.get(key, {}):
+                text.places.setdefault((key, number), None)
+        return await super().index_text(structs.replace(act, words=()))
 
 
 def removing(numbers: bool) -> Any:

@@ -6,6 +6,12 @@ select 1 from sqlite_schema where name = 'search_progress';
 -- name: progress
 select total, conversation, number from search_progress;
 
+-- name: old
+select e.conversation, e.number
+from entry e join conversation c on c.number = e.conversation
+where (e.conversation, e.number) < (:conversation, :number) and e.body <> x''
+order by e.conversation desc, e.number desc limit :limit;
+
 -- name: advance
 update search_progress set conversation = :conversation, number = :number;
 
