@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import apsw
 import pytest
-from msgspec import structs
 
-from chatkeep.drivers.base import Append, Entry, EntryWords, Erase, IndexText, Key, Read, Row, Search, Term, Write
+from chatkeep.drivers.base import Erase, IndexText, Key, Read, Search, Term, Write
 from chatkeep.drivers.sqlite import SqliteDriver
 from chatkeep.drivers.sqlite import search as searching
 
+from ..support.indexing import act_at_random, body, changed, check_found, hits, index, say, search_pages
 from ..support.soaking import few_or_many
 
-SHORT = ["ab", "abc", "b", "bc", "c", "cab", "x"]
 NEIGHBOURS = [f"4111111111111{n:03}" for n in range(300)]
 
 
@@ -28,39 +26,6 @@ async def driver(tmp_path: Path) -> AsyncIterator[SqliteDriver]:
     await driver.index_text(IndexText(0, keep=True))
     yield driver
     await driver.close()
-
-
-def body(text: str) -> bytes:
-    """Return a body in which the words of *text* do not stand as they are."""
-    return f"body of {text}".encode()[::-1]
-
-
-async def say(driver: SqliteDriver, key: Key, *texts: str, at: float = 1.0) -> None:
-    """Say *texts*."""
-    entries = [Entry(0, "", "user", body(text)) for text in texts]
-    await driver.append(Append(key, entries, revision=f"{random.random()}", at=at))
-
-
-def changed(row: Row) -> Row:
-    """Return the next row."""
-    return structs.replace(row, revision=f"{random.random()}")
-
-
-async def index(driver: SqliteDriver) -> None:
-    """Put in what lacks; the words are what the bodies say."""
-    answer = await driver.index_text(IndexText(100))
-    while answer.entries:
-        words = [
-            EntryWords(one.of, one.entry.number, 1.0, one.entry.body.decode()[::-1].split()[2:])
-            for one in answer.entries
-        ]
-        answer = await driver.index_text(IndexText(100, words))
-
-
-async def hits(driver: SqliteDriver, word: str, *, begins: bool = False) -> list[str]:
-    """Return where a word is."""
-    page = await driver.search(Search([Term(word, begins)], 1000))
-    return sorted(hit.key.id for hit in page.hits)
 
 
 def tables(path: Path) -> dict[str, int]:
@@ -134,33 +99,8 @@ async def test_an_older_chatkeep_keeps_it_true(driver: SqliteDriver, tmp_path: P
 @few_or_many("times", 150, 3000)
 async def test_nothing_is_left_over(driver: SqliteDriver, tmp_path: Path, times: int) -> None:
     """By random acts: what is found is what is there, and postings and words that nobody has are gone."""
-    chance = random.Random(11)
-    said: dict[tuple[str, int], set[str]] = {}
-    for moment in range(times):
-        name, deed = f"c{chance.randrange(4)}", chance.choice(["say", "say", "say", "index", "blank", "cut", "erase"])
-        found = await driver.read(Read(Key("", name), tail=0))
-        if deed == "say":
-            words = chance.sample(SHORT, 3)
-            said[name, 1 + (found[0].head if found is not None else 0)] = {*words}
-            await say(driver, Key("", name), " ".join(words), at=moment)
-        elif deed == "index":
-            await index(driver)
-        elif found is not None:
-            row, number = found[0], chance.randint(1, found[0].head)
-            if deed == "erase":
-                await driver.erase(Erase(row.key, at=moment))
-            elif deed == "blank":
-                await driver.write(Write(changed(row), row.revision, blank=[number]))
-            else:
-                await driver.write(Write(changed(row), row.revision, drop=number))
-            for of, n in list(said):
-                if of == name and (deed == "erase" or n == number or (deed == "cut" and n < number)):
-                    del said[of, n]
-    await index(driver)
-    for word in SHORT:
-        begins = {name for (name, _), words in said.items() if any(one.startswith(word) for one in words)}
-        assert sorted({name for (name, _), words in said.items() if word in words}) == await hits(driver, word)
-        assert sorted(begins) == await hits(driver, word, begins=True)
+    said = await act_at_random(driver, times)
+    await check_found(driver, said)
     for name in {name for name, _ in said}:
         await driver.erase(Erase(Key("", name), at=1e9))
 
@@ -187,16 +127,7 @@ async def test_a_search_goes_on_where_it_was_broken_off(driver: SqliteDriver, mo
     for number in range(10):
         await say(driver, Key("", f"c{number}"), f"word w{number} {'needle' if number == 2 else 'hay'}")
     await index(driver)
-    found: dict[str, list[str]] = {}
-    for words in ("word needle", "word w", "needle w"):
-        *whole, last = words.split()
-        act = Search([*map(Term, whole), Term(last, begins=True)], 100)
-        page, found[words], pages = await driver.search(act), [], 1
-        found[words] += [hit.key.id for hit in page.hits]
-        while page.place is not None:
-            page = await driver.search(Search(act.terms, 100, before=page.place))
-            found[words] += [hit.key.id for hit in page.hits]
-            pages += 1
-        assert pages < 9
+    found = {text: await search_pages(driver, text) for text in ("word needle", "word w", "needle w")}
 
-    assert {"word needle": 1, "word w": 10, "needle w": 1} == {words: len(ids) for words, ids in found.items()}
+    assert {"word needle": 1, "word w": 10, "needle w": 1} == {text: len(ids) for text, (ids, _) in found.items()}
+    assert max(pages for _, pages in found.values()) < 9
