@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from chatkeep import Chatkeep, Turn
+from chatkeep.testing.servers import PostgresServer
 
 from ..support.program import PATIENCE_S, PROGRAM, chatkeep, killed_when_late, plain_environment
 from ..support.waiting import until
@@ -127,6 +129,27 @@ def test_an_index_is_made_and_used(store: Path) -> None:
     assert ("Nothing was found.\n", "c0\n") == (other, by_owner)
     assert newer.startswith("c2  3  ")
     assert (0, f"{store.name} has no full-text index.\n") == removed[:2]
+
+
+@pytest.mark.server
+async def test_an_index_is_made_on_postgresql(postgres: PostgresServer, tmp_path: Path) -> None:
+    """And removed; without one the logs are read."""
+    url = f"{postgres.url}?schema=t{secrets.token_hex(6)}"
+    async with Chatkeep(url) as keep:
+        for n in range(3):
+            await keep.accept(f"c{n}", f"A GEL manicure, number {n}", role="operator")
+    made = chatkeep("index", url, folder=tmp_path)
+    found = chatkeep("search", url, "number manic", folder=tmp_path)[1].splitlines()
+    removed = chatkeep("index", url, "--remove", folder=tmp_path)
+    without = chatkeep("search", url, "number manic", folder=tmp_path)[1].splitlines()
+
+    assert made[0] == 0
+    assert "is complete: " in made[1]
+    assert ["c0  1", "c1  1", "c2  1"] == sorted(line[:5] for line in found)  # said in one second
+    assert 0 == removed[0]
+    assert removed[1].endswith(" has no full-text index.\n")
+    assert sorted(found) == sorted(without)
+    assert postgres.password not in made[1] + removed[1]
 
 
 def test_a_search_for_nothing_is_refused(store: Path) -> None:

@@ -53,8 +53,8 @@ async def indexed(store: str, *, keep: bool, as_json: bool) -> None:
         text = core_of(target.keep).text_index
         if not text.able:
             raise Unsupported(
-                f"{target.where} can have no full-text index: SQLite can, where it is not sealed. Nothing was done. Words are looked "
-                "for in the last 2,000 entries of each log."
+                f"{target.where} can have no full-text index: SQLite and PostgreSQL can, where they are not sealed. Nothing was done. "
+                "Words are looked for in the last 2,000 entries of each log."
             )
         began, line, put = time.monotonic(), Line(as_json), 0
         answer = await text.step(limit=AT_ONCE if keep else 0, keep=keep)

@@ -44,16 +44,21 @@ from ..base import (
     Erase,
     Fence,
     Finding,
+    Hits,
+    Indexed,
+    IndexText,
     Key,
     Pool,
     Read,
     Row,
     Scan,
+    Search,
     Write,
 )
 from ..openable import Openable
 from .check import examined, passing
 from .seam import Site, Statement, Transport
+from .search import index_statement, search_statement
 from .transport import Connections, replaced
 
 log = logging.getLogger("chatkeep")
@@ -82,7 +87,7 @@ class Announcement(NamedTuple):
 class PostgresqlDriver(Openable):
     """One schema of a PostgreSQL database. See `Driver` for what each verb promises."""
 
-    abilities = frozenset(Ability) - {Ability.SEARCH}
+    abilities = frozenset(Ability)
     about = About(
         urls=("postgresql://user:password@host/db", "postgres://user:password@host/db"),
         use="many instances, and SQL over the state",
@@ -105,6 +110,8 @@ class PostgresqlDriver(Openable):
         self._counts = Statement(site.sql("count_hits"), _count_arguments, _count_answers, writes=True)
         self._forget = Statement(site.sql("forget_counters"), _forget_arguments, _no_answers, writes=True, alone=True)
         self._fence = Statement(site.sql("set_epoch"), _fence_arguments, _fence_answers, writes=True, alone=True)
+        self._search = search_statement(site)
+        self._index_text = {writes: index_statement(site, writes=writes) for writes in (False, True)}
         self._tidy_at = 0.0
         self._notify = Statement(site.sql("announce"), _announce_arguments, _no_answers, alone=True)
 
@@ -173,6 +180,18 @@ class PostgresqlDriver(Openable):
         connections = self._opened("done")
         await connections.write(self._fence, act)
         connections.epoch = self.epoch = act.epoch
+
+    async def search(self, act: Search) -> Hits:
+        connections = self._opened("searched")
+        found: Hits = await connections.read(self._search, act) if act.terms else Hits([], None)
+        return found
+
+    async def index_text(self, act: IndexText) -> Indexed:
+        connections = self._opened("indexed")
+        writes = act.keep is not None or bool(act.words)
+        carried = (connections.write if writes else connections.read)(self._index_text[writes], act)
+        indexed: Indexed = await carried
+        return indexed
 
     async def announce(self, marks: Collection[str]) -> None:
         if Ability.WATCH in self.abilities:

@@ -53,9 +53,10 @@ select (select value::int from chatkeep.meta where name = 'schema') as schema,
            from pg_class c
            cross join unnest(case when relname = 'meta' then array['select'] else array['select', 'insert', 'update', 'delete'] end) what
            where c.relnamespace = to_regnamespace($1) and c.relkind = 'r' and not has_table_privilege(c.oid, what)
+             and relname not like 'search\_%' -- (the full-text index is its owner's)
            union all
            select format('execute on %s', proname)
-           from pg_proc p -- (what runs with its owner's rights is for users, and no service needs it)
+           from pg_proc p -- (what runs with its owner's rights asks by itself who may)
            where p.pronamespace = to_regnamespace($1) and not p.prosecdef and not has_function_privilege(p.oid, 'execute')
        ) as refused;
 
@@ -65,6 +66,12 @@ select s.relname as name, s.n_live_tup as live, s.n_dead_tup as dead,
 from pg_stat_user_tables s join pg_class c on c.oid = s.relid
 where s.schemaname = $1 and s.relname in ('conversation', 'entry')
 order by 1;
+
+-- name: search
+select * from chatkeep.search($1, $2, $3, $4, $5, $6);
+
+-- name: index_text
+select * from chatkeep.index_text($1, $2, $3, $4, $5, $6, $7, $8, $9);
 
 -- name: count_hits
 select hits, ends from chatkeep.count_hits($1, $2, $3, $4, $5) order by place;
