@@ -50,7 +50,7 @@ class CacheStatistics(Struct, kw_only=True):
 
 
 def _ignore(key: Key) -> None:
-    """What is dropped is nowhere else."""
+    """Do nothing: what is dropped is nowhere else."""
 
 
 class Held:
