@@ -23,6 +23,8 @@ from .sweep import swept
 
 HERE = Path(__file__).parent
 SLOWER_US = 1000
+LONG = {True: [10, 10_000], False: [10, 10_000, 100_000]}
+"""Entries of the logs whose turns are compared with each other, where a server is asked and where none is."""
 
 
 def preloaded(folder: Path) -> str | None:
@@ -49,7 +51,8 @@ def measured(engine: Engine, given: argparse.Namespace, library: str | None) -> 
         slow = preload | {"FSYNC_US": str(SLOWER_US)}
         slowed = swept(engine, ours, [10], min(2, given.rounds), given.seconds, slow).samples
     url = engine.store()
-    names = asyncio.run(alone.filled(url, [10, 10_000] if engine.wired else [10, 10_000, 100_000]))
+    long = [length for length in LONG[engine.wired] if length <= given.longest]
+    names = asyncio.run(alone.filled(url, long))
     engine.settle(url)
     return {
         "name": engine.name,
@@ -69,7 +72,7 @@ def measured(engine: Engine, given: argparse.Namespace, library: str | None) -> 
         "wire": asyncio.run(alone.wire(engine.store())),
         "long_logs": asyncio.run(alone.long_logs(engine, url, names)),
         "instances": alone.instances(engine, given.rounds, given.seconds),
-        "memory": alone.memory(engine.store()),
+        "memory": alone.memory(engine.store(), given.grown),
         "stored_bytes": alone.stored(engine),
         "cold": alone.cold_start(engine.store()),
         "profile": asyncio.run(alone.profile(engine.store(), given.seconds)),
@@ -85,6 +88,10 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--seconds", type=float, default=1.0, help="how long each sample takes")
     options.add_argument("--lengths", default="10,100,1000,10000", type=lambda said: [int(n) for n in said.split(",")])
+    options.add_argument(
+        "--longest", type=int, default=100_000, help="entries of the longest log that is measured alone"
+    )
+    options.add_argument("--grown", type=int, default=alone.GROWTH_TURNS, help="turns over which memory is looked at")
     options.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True)
     given = options.parse_args()
     if given.peers and not PEERS.exists():

@@ -167,18 +167,18 @@ async def long_logs(engine: Engine, url: str, names: dict[int, list[str]]) -> di
     return {str(n): {"ms": statistics.median(took[n]), "bytes": wrote[n] / STEPS} for n in names}
 
 
-def memory(url: str) -> list[tuple[int, float]]:
+def memory(url: str, turns: int) -> list[tuple[int, float]]:
     """As `growth`, in a fresh process: the heap of this one has room from before."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_grown, url).result()
+        return pool.submit(_grown, url, turns).result()
 
 
-def _grown(url: str) -> list[tuple[int, float]]:
-    return asyncio.run(growth(url))
+def _grown(url: str, turns: int) -> list[tuple[int, float]]:
+    return asyncio.run(growth(url, turns))
 
 
-async def growth(url: str) -> list[tuple[int, float]]:
-    """Resident MB after each tenth of the turns, the cache limited to a tenth of the conversations.
+async def growth(url: str, turns: int) -> list[tuple[int, float]]:
+    """Resident MB after each tenth of the *turns*, the cache limited to a tenth of the conversations.
 
     Each of them has a full window after 20,000 turns, SQLite its page cache by 30,000; from there on nothing may grow.
     """
@@ -189,12 +189,12 @@ async def growth(url: str) -> list[tuple[int, float]]:
     for tenth in range(10):
 
         async def client(first: int, tenth: int = tenth) -> None:
-            for n in range(first, GROWTH_TURNS // 10, CONVERSATIONS):
-                step = tenth * GROWTH_TURNS // 10 + n
+            for n in range(first, turns // 10, CONVERSATIONS):
+                step = tenth * turns // 10 + n
                 await subject.turn(f"customer-{step * 7919 % GROWN:05d}", step)
 
         await asyncio.gather(*(client(first) for first in range(CONVERSATIONS)))
-        seen.append(((tenth + 1) * GROWTH_TURNS // 10, process.memory_info().rss / 2**20))
+        seen.append(((tenth + 1) * turns // 10, process.memory_info().rss / 2**20))
         print(f"  memory after {seen[-1][0]:,} turns: {seen[-1][1]:.1f} MB", file=sys.stderr)
     await subject.close()
     return seen

@@ -79,7 +79,7 @@ class Run:
                     if time.perf_counter() > began + seconds:
                         return
 
-        await asyncio.gather(*(client(names[first::clients]) for first in range(clients)))
+        await asyncio.gather(*(client(names[first::clients]) for first in range(min(clients, len(names)))))
         took, turns = time.perf_counter() - began, len(latencies)
         latencies.sort()
         found = {

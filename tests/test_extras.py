@@ -60,6 +60,7 @@ USES = {
         "Chatkeep('redis+cluster://127.0.0.1:1')",
         "asyncio.run(opened(Chatkeep('memory://', cache='redis://127.0.0.1:1/0')))",
         "import chatkeep.drivers.redis.transport",
+        "import chatkeep.storage.shared_cache",
     ],
     "postgres": ["Chatkeep('postgresql://a@127.0.0.1:1/a')", "import chatkeep.drivers.postgresql"],
     "upstash": ["Chatkeep('upstash://a@127.0.0.1:1')", "import chatkeep.drivers.upstash.transport"],
@@ -176,7 +177,8 @@ def test_the_server_does_without_telemetry_and_channels(tmp_path: Path) -> None:
     ("extra", "library", "use", "range_"),
     [
         ("server", "uvicorn", "import chatkeep.server.serving", "uvicorn"),
-        ("redis", "redis", "import chatkeep.drivers.redis.transport", "redis"),
+        ("redis", "redis", "import chatkeep.storage.shared_cache", "redis"),
+        ("redis", "hiredis", "import chatkeep.drivers.redis.transport", "hiredis"),
         ("telemetry", "opentelemetry/trace", "import chatkeep.server.telemetry", "opentelemetry-api"),
     ],
 )

@@ -120,7 +120,7 @@ class Chatkeep(Surface[State]):
             limit=settings.state_limit,
             kept=min(settings.cache_entries, STATES_KEPT),
         )
-        cache = Cache(entries=settings.cache_entries, bytes=settings.cache_bytes)
+        cache = Cache(entries=settings.cache_entries, bytes=settings.cache_bytes, dropped=states.forget)
         url = store_url() if url is None else url
         driver = driver_for(url) if isinstance(url, str) else check_driver(url)
         keys = settings.seal_keys

@@ -14,7 +14,7 @@ MAKE_ONE = "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
 
 WORDS = (
     "(?:account|admin|api|app|bot|change|channel|chat|chatkeep|default|demo|dev|development|do|dummy|example|fill|fixme|foobar|for|here|hello|"
-    "in|insecure|instagram|in|it|key|letmein|long|master|me|messenger|meta|must|my|not|now|only|password|passwd|phrase|placeholder|please|prod|"
+    "in|insecure|instagram|it|key|letmein|long|master|me|messenger|meta|must|my|not|now|only|password|passwd|phrase|placeholder|please|prod|"
     "production|qwerty|random|replace|sample|secret|server|shared|sign|signing|some|string|super|telegram|test|testing|the|this|to|todo|token|top|"
     "use|value|verify|very|webhook|whatsapp|with|world|xxx|your|abcdef(?:ghijklmnop)?|0?123456789(?:0123456)?)+[0-9]{0,4}"
 )

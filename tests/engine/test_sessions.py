@@ -196,6 +196,7 @@ async def test_erase_removes_everything_and_a_new_message_begins_anew(opened: An
         await keep.receive("ada", "hi", id="m1")
     await one.erase("ada")
 
+    assert [] == [*one._engine.shared.states._read]
     assert (None, []) == (await two.conversation("ada"), await texts(two, "ada"))
     receipt = await two.receive("ada", "hi", id="m1")
     assert (False, 1, "1: hi") == (receipt.duplicate, receipt.number, receipt.replies[0].text)

@@ -111,7 +111,7 @@ async def test_probes_are_not_in_the_log_unless_asked_for(tmp_path: Path) -> Non
         await server.client().ask("GET", "/nothing")
         server.stop()
 
-    assert (False, True) == ("/readyz" in server.log, "GET other 404" in server.log)
+    assert (False, True) == ("GET /readyz" in server.log, "GET other 404" in server.log)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,19 @@ def test_the_least_recently_used_go_first_and_all_is_counted() -> None:
     assert 3 * weigh(snapshot("a")) == found.bytes
 
 
+def test_who_keeps_more_of_a_conversation_is_told_when_it_is_not_held_any_more() -> None:
+    """Pushed out, dropped (also one that is not held: it may be erased), or distrusted with all others."""
+    gone: list[str] = []
+    cache = Cache(entries=2, bytes=10**6, dropped=lambda key: gone.append(key.id))
+    for name in "abcd":
+        cache.put(snapshot(name))
+    cache.drop(Key("", "a"))
+    cache.drop(Key("", "c"))
+    cache.distrust()
+
+    assert ["a", "b", "a", "c", "d"] == gone
+
+
 def test_bytes_are_a_bound_of_their_own() -> None:
     """Large states push out small ones; one that is larger than all is not kept."""
     cache = Cache(entries=100, bytes=5000)

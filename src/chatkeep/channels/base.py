@@ -276,4 +276,6 @@ def shared_with(what: str, given: str | Sequence[str]) -> tuple[str, ...]:
 
 def weak_secrets(channel: Channel) -> list[str]:
     """Return which secrets of *channel* can be guessed, and why."""
-    return [one.weakness for one in vars(channel).values() if isinstance(one, Secrets) and one.weakness]
+    return [
+        one.weakness for one in getattr(channel, "__dict__", {}).values() if isinstance(one, Secrets) and one.weakness
+    ]

@@ -138,6 +138,10 @@ class StateCodec(Generic[State]):
             self._read[key] = raw, back
         return raw
 
+    def forget(self, key: Key) -> None:
+        """Keep nothing of the state of *key*."""
+        self._read.pop(key, None)
+
     def decode(self, key: Key, raw: Raw, schema: int) -> State:
         """Return the state in *raw*, upgraded or downgraded. Raises `Unsupported` if code wrote it that is newer than *newest*, `Corrupt`
         if it does not fit."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from asyncio import Future
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -461,6 +461,42 @@ def first_steps(places: Sequence[tuple[Any, ...]], least: int, *, ended: bool) -
         if places[count][0] != places[count - 1][0]:
             return count
     return whole
+
+
+async def scan_recent(
+    act: Scan,
+    places_of: Callable[[Any, int], Awaitable[tuple[list[Any], bool]]],
+    rows_at: Callable[[list[Any]], Awaitable[list[Row]]],
+    step_of: Callable[[Row], Any],
+    moment_of: Callable[[Row], Any],
+    *,
+    page: int,
+) -> list[Row]:
+    """
+    Return the rows of a scan of the index `recent`, step by step: the index has the steps, and within one only the rows know which
+    was changed last.
+
+    places_of: so many places behind one, *page* at most, and whether there are more. rows_at: what stands at places. step_of: the
+    place before all others of a row's step; moment_of: where a row stands among those changed lately, exactly.
+    """
+    after, place = act.after, None if act.after is None else step_of(act.after)
+    rows: list[Row] = []
+    held: list[Any] = []
+    wanted, more = act.limit + RECENT_SPARE, True
+    while len(rows) < act.limit:
+        if whole := first_steps(held, act.limit - len(rows), ended=not more):
+            shown = sorted(await rows_at(held[:whole]), key=moment_of)
+            rows += [row for row in shown if after is None or moment_of(row) > moment_of(after)]
+            held = held[whole:]
+        elif more:
+            wanted = min(wanted, page)
+            places, more = await places_of(place, wanted)
+            held += places
+            place = held[-1] if held else None
+            wanted *= 2
+        else:
+            break
+    return rows[: act.limit]
 
 
 def settle(answered: Future[Any], answer: Any) -> None:

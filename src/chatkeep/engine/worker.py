@@ -174,6 +174,11 @@ class Worker:
         waiter.tell(found)
         self.waiters.pop(waiter, None)
 
+    def tell_all(self, found: Outcome) -> None:
+        """Tell all who wait here."""
+        for waiter in list(self.waiters):
+            self.tell(waiter, found)
+
     def fail(self, fault: BaseException) -> None:
         """Tell those who wait here that they wait in vain, because of *fault*."""
         for waiter in self.waiters:
@@ -347,8 +352,7 @@ class WorkLoop:
 
     async def _rest(self, snapshot: Snapshot, worker: Worker, now: float) -> float | None:
         """Tell those who wait that the bot is paused, and take the conversation out of what is due until it is resumed."""
-        for waiter in list(worker.waiters):
-            worker.tell(waiter, Outcome("paused"))
+        worker.tell_all(Outcome("paused"))
         row = snapshot.row
         if row.due_at is None or row.due_at > now:
             return None

@@ -93,6 +93,9 @@ def hand_down(settings: ServerSettings, *, port: int) -> None:
     told = {"app": settings.app, "host": settings.host, "port": port, "workers": settings.workers}
     for name, value in (told | {"admin_bind": settings.admin_bind}).items():
         os.environ[f"CHATKEEP_{name.upper()}"] = str(value)
+        os.environ.pop(
+            f"CHATKEEP_{name.upper()}_FILE", None
+        )  # it would count more, and say what an argument has overruled
 
 
 def configured(app: ASGIApp | str, settings: ServerSettings, *, patience_s: float) -> uvicorn.Config:

@@ -49,6 +49,10 @@ class CacheStatistics(Struct, kw_only=True):
     bytes: int = 0
 
 
+def _ignore(key: Key) -> None:
+    """Do nothing: what is dropped is nowhere else."""
+
+
 class Held:
     """A snapshot that is held, and what is known of it. From one snapshot to the next only the messages that came and went are looked
     at: the others are most of the window, and a look at each of them costs a tenth of a turn."""
@@ -84,7 +88,7 @@ class Held:
             self.weight, self._ids = weigh(snapshot), None
             return
         left, came = old[:gone], new[kept:]
-        self.weight += len(snapshot.record.state) - len(before.record.state) + _weigh_all(came) - _weigh_all(left)
+        self.weight += 2 * (len(snapshot.record.state) - len(before.record.state)) + _weigh_all(came) - _weigh_all(left)
         if self._ids is not None:
             for message in left:
                 self._ids.pop(message.id, None)
@@ -93,11 +97,15 @@ class Held:
 
 
 class Cache:
-    """The least recently used go first. With entries=0 it holds nothing and everything still works."""
+    """The least recently used go first. With entries=0 it holds nothing and everything still works.
 
-    def __init__(self, *, entries: int, bytes: int) -> None:
+    *dropped* is told of each conversation that is not held any more, so that nothing else is kept of it (erased is erased).
+    """
+
+    def __init__(self, *, entries: int, bytes: int, dropped: Callable[[Key], object] = _ignore) -> None:
         self._entries = entries
         self._bytes = bytes
+        self._dropped = dropped
         self._held: OrderedDict[Key, Held] = OrderedDict()
         self._aside: Newest[Key, Place] = Newest(ASIDE * entries)
         self.statistics = CacheStatistics()
@@ -142,6 +150,7 @@ class Cache:
         while len(all_held) > self._entries or statistics.bytes > self._bytes:
             gone, dropped = all_held.popitem(last=False)
             self._put_aside(gone, dropped.snapshot)
+            self._dropped(gone)
             statistics.bytes -= dropped.weight
             statistics.evictions += 1
         statistics.entries = len(all_held)
@@ -149,6 +158,7 @@ class Cache:
     def drop(self, key: Key) -> None:
         """Forget *key*: what is held may be wrong."""
         held = self._held.pop(key, None)
+        self._dropped(key)
         if held is not None:
             self._put_aside(key, held.snapshot)
             self.statistics.bytes -= held.weight
@@ -168,6 +178,7 @@ class Cache:
         """Forget everything but how far each log went: the store may hold less than it has answered."""
         for key, held in self._held.items():
             self._put_aside(key, held.snapshot)
+            self._dropped(key)
         self._held.clear()
         self.statistics.entries = self.statistics.bytes = 0
 
@@ -185,8 +196,8 @@ class Cache:
 
 
 def weigh(snapshot: Snapshot) -> int:
-    """Return the memory a snapshot takes, estimated."""
-    return SNAPSHOT_BYTES + len(snapshot.record.state) + _weigh_all(snapshot.messages)
+    """Return the memory a snapshot takes, estimated: the state also as the next turn gets it."""
+    return SNAPSHOT_BYTES + 2 * len(snapshot.record.state) + _weigh_all(snapshot.messages)
 
 
 def _weigh_all(messages: Sequence[Message]) -> int:

@@ -16,6 +16,7 @@ import logging
 import re
 import secrets
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -23,7 +24,6 @@ import msgspec
 
 from ...errors import Corrupt, Misconfigured, StoreError, Unavailable, Unsupported
 from ..base import (
-    RECENT_SPARE,
     Ability,
     About,
     Append,
@@ -42,7 +42,7 @@ from ..base import (
     Row,
     Scan,
     Write,
-    first_steps,
+    scan_recent,
 )
 from ..openable import Openable, end
 from . import acts
@@ -142,44 +142,30 @@ class DurableObjectDriver(Openable):
     async def scan(self, act: Scan) -> list[Row]:
         worker = self._opened("read")
         if act.index == "recent":
-            return await self._scan_recent(worker, act)
+            places_of, rows_at = partial(self._places, worker, act), partial(self._rows_at, worker, "recent")
+            return await scan_recent(act, places_of, rows_at, acts.step_of, acts.moment_of, page=PAGE)
         place = None if act.after is None else acts.place_of(act.index, act.after)
         rows: list[Row] = []
         while len(rows) < act.limit:
             wanted = min(act.limit - len(rows), PAGE)
-            places = await self._places(worker, act, place, wanted)
-            found = await asyncio.gather(*(self._row_at(worker, act.index, at) for at in places))
-            rows += [row for row in found if row is not None]
-            if len(places) < wanted:
+            places, more = await self._places(worker, act, place, wanted)
+            rows += await self._rows_at(worker, act.index, places)
+            if not more:
                 break
             place = places[-1]
         return rows
 
-    async def _scan_recent(self, worker: Transport, act: Scan) -> list[Row]:
-        """Step by step: the index has the steps, and within one only the rows know which was changed last."""
-        after, place = act.after, None if act.after is None else acts.step_of(act.after)
-        rows: list[Row] = []
-        held: list[acts.Place] = []
-        wanted, more = act.limit + RECENT_SPARE, True
-        while len(rows) < act.limit:
-            if whole := first_steps(held, act.limit - len(rows), ended=not more):
-                found = await asyncio.gather(*(self._row_at(worker, "recent", at) for at in held[:whole]))
-                shown = sorted((row for row in found if row is not None), key=acts.moment_of)
-                rows += [row for row in shown if after is None or acts.moment_of(row) > acts.moment_of(after)]
-                held = held[whole:]
-            elif more:
-                wanted = min(wanted, PAGE)
-                places = await self._places(worker, act, place, wanted)
-                more = len(places) == wanted
-                held += places
-                place = held[-1] if held else None
-                wanted *= 2
-            else:
-                break
-        return rows[: act.limit]
+    async def _places(
+        self, worker: Transport, act: Scan, place: acts.Place | None, wanted: int
+    ) -> tuple[list[acts.Place], bool]:
+        """Return the next places of an index, *wanted* at most, and whether there may be more."""
+        places = acts.places_answer(await worker.act("places", acts.places(act, place, wanted)))[:wanted]
+        return places, len(places) == wanted
 
-    async def _places(self, worker: Transport, act: Scan, place: acts.Place | None, wanted: int) -> list[acts.Place]:
-        return acts.places_answer(await worker.act("places", acts.places(act, place, wanted)))[:wanted]
+    async def _rows_at(self, worker: Transport, index: Index, places: list[acts.Place]) -> list[Row]:
+        """Return the rows that stand at places of an index, without those that stand elsewhere by now: they are still to come."""
+        found = await asyncio.gather(*(self._row_at(worker, index, at) for at in places))
+        return [row for row in found if row is not None]
 
     async def _row_at(self, worker: Transport, index: Index, at: acts.Place) -> Row | None:
         """Return the row at a place of an index; none if it stands elsewhere by now, which is shown if it is still to come."""

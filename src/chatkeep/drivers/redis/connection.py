@@ -108,19 +108,19 @@ class Connection:
 
     async def ask_all(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands in one write and return their answers, where none is under way. Raises `ErrorReply` when the server gives
-        its reason and hangs up."""
+        a reason at once and hangs up."""
         found: list[Any] = []
         try:
             await self.send(b"".join(map(pack_command, commands)))
             while len(found) < len(commands):
                 found += await self.answers()
         except OSError:
-            if found and isinstance(found[-1], ReplyError):
-                raise ErrorReply(str(found[-1])) from None
+            if found and isinstance(found[0], ReplyError):
+                raise ErrorReply(str(found[0])) from None
             raise
         return found
 
-    async def messages(self, channel: str | bytes) -> AsyncGenerator[bytes]:
+    async def messages(self, channel: bytes) -> AsyncGenerator[bytes]:
         """Subscribe to a channel, and return what is said on it, one after another. Raises `ErrorReply`."""
         await self.send(pack_command((b"SUBSCRIBE", channel)))
         while True:

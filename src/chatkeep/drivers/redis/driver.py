@@ -28,6 +28,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -35,7 +36,6 @@ import msgspec
 
 from ...errors import Corrupt, Misconfigured, Replaced, StoreError, Unavailable, Uncertain, Unsupported
 from ..base import (
-    RECENT_SPARE,
     Ability,
     About,
     Append,
@@ -54,7 +54,7 @@ from ..base import (
     Row,
     Scan,
     Write,
-    first_steps,
+    scan_recent,
 )
 from ..openable import Openable, end
 from . import scripts as acts
@@ -174,7 +174,8 @@ class RedisDriver(Openable):
     async def scan(self, act: Scan) -> list[Row]:
         servers = self._opened("read")
         if act.index == "recent":
-            return await self._scan_recent(servers, act)
+            places_of, rows_at = partial(self._places, servers, act), partial(self._rows_at, servers, "recent")
+            return await scan_recent(act, places_of, rows_at, acts.step_of, acts.moment_of, page=PAGE)
         place = None if act.after is None else acts.place_of(act.index, act.after)
         rows: list[Row] = []
         while len(rows) < act.limit:
@@ -185,27 +186,6 @@ class RedisDriver(Openable):
                 break
             place = places[-1]
         return rows
-
-    async def _scan_recent(self, servers: Transport, act: Scan) -> list[Row]:
-        """Step by step: the index has the steps, and within one only the rows know which was changed last."""
-        after, place = act.after, None if act.after is None else acts.step_of(act.after)
-        rows: list[Row] = []
-        held: list[acts.Place] = []
-        wanted, more = act.limit + RECENT_SPARE, True
-        while len(rows) < act.limit:
-            if whole := first_steps(held, act.limit - len(rows), ended=not more):
-                shown = sorted(await self._rows_at(servers, "recent", held[:whole]), key=acts.moment_of)
-                rows += [row for row in shown if after is None or acts.moment_of(row) > acts.moment_of(after)]
-                held = held[whole:]
-            elif more:
-                wanted = min(wanted, PAGE)
-                places, more = await self._places(servers, act, place, wanted)
-                held += places
-                place = held[-1] if held else None
-                wanted *= 2
-            else:
-                break
-        return rows[: act.limit]
 
     async def _places(
         self, servers: Transport, act: Scan, place: acts.Place | None, wanted: int
