@@ -21,6 +21,7 @@ from chatkeep.testing.servers import PostgresServer, postgres_binary
 
 from ..support.indexing import act_at_random, body, check_found, hits, index, say, search_pages
 from ..support.soaking import few_or_many
+from ..support.waiting import nothing_happens_for, until
 
 pytestmark = pytest.mark.server
 
@@ -183,13 +184,17 @@ async def test_no_plan_walks_a_table_that_has_grown(driver: PostgresqlDriver, st
         "select sum(seq_tup_read)::int, sum(idx_tup_fetch)::int, sum(n_tup_del)::int from pg_stat_user_tables "
         "where schemaname = 'CK' and relname = any ($1)"
     )
-    for _ in range(100):
-        walked, fetched, deleted = (await store.run(sql, [*tables[:-1]]))[0]
-        if deleted == 200 + 1000 + 2000 + 1000:
-            break
-        await asyncio.sleep(0.05)
 
-    assert (0, 4200) == (walked, deleted)
+    async def read() -> tuple[int, int, int]:
+        return tuple((await store.run(sql, [*tables[:-1]]))[0])
+
+    async def all_told() -> bool:
+        return (await read())[2] == 200 + 1000 + 2000 + 1000  # conversations, entries, those that waited, their words
+
+    await until(all_told)
+    walked, fetched, _ = await read()
+
+    assert 0 == walked
     assert fetched < 100_000
 
 
@@ -224,10 +229,11 @@ async def test_what_goes_while_words_are_put_in_is_passed_over(driver: Postgresq
         await other.execute(f"update {store.schema}.conversation set revision = 'blanked' where id = 'ada'")
         await other.execute(f"update {store.schema}.entry set body = '' where conversation = {words[1].of}")
         putting = asyncio.create_task(driver.index_text(IndexText(9, words)))
-        done, _ = await asyncio.wait([putting], timeout=0.1)
+        await nothing_happens_for(0.1)
+        waits = not putting.done()
     await putting
 
-    assert set() == done
+    assert waits
     assert ["bob"] == await hits(driver, "gel")
 
     await say(driver, Key("", "cy"), "gel cy")
@@ -237,10 +243,11 @@ async def test_what_goes_while_words_are_put_in_is_passed_over(driver: Postgresq
         put = f"select {store.schema}.put_words(array[$1::bigint], array[1::bigint], array[5::bigint], array['[\"gel\"]'], 9)"
         await other.fetch(put, one.of)
         erasing = asyncio.create_task(driver.erase(Erase(Key("", "cy"), at=2.0)))
-        done, _ = await asyncio.wait([erasing], timeout=0.1)
+        await nothing_happens_for(0.1)
+        waits = not erasing.done()
     await erasing
 
-    assert set() == done
+    assert waits
     assert ["bob"] == await hits(driver, "gel")
 
 
