@@ -167,7 +167,7 @@ class SealedDriver:
             answer = await self.driver.append(sealed)
         except Conflict as there:
             self._keys.drop(act.key)  # it was erased, perhaps
-            await self._show(there)
+            await self._show(there, held)
             raise
         return await self._after(self._appended(act, held, answer))
 
@@ -185,12 +185,16 @@ class SealedDriver:
         except (Conflict, Duplicate) as there:
             if there.row is None:
                 self._keys.drop(key)
-            await self._show(there)
+            await self._show(there, held)
             raise
         if replaces is None or held.stored.of != stored.incarnation:
             await self._after(self._keys.confirm(key, held, stored.incarnation, at=act.row.updated_at))
         self._keys.note_use(held)
-        return structs.replace(stored, body=act.row.body) if stored.body == row.body else await self._open_row(stored)
+        return (
+            structs.replace(stored, body=act.row.body)
+            if stored.body == row.body
+            else await self._open_row(stored, held)
+        )
 
     async def _entries(self, act: Entries) -> list[Entry]:
         return await self._open_entries(act.key, await self.driver.entries(act))
@@ -222,11 +226,11 @@ class SealedDriver:
                 break
         return row  # and whoever reads the conversation is told why
 
-    async def _show(self, there: Conflict | Duplicate) -> None:
+    async def _show(self, there: Conflict | Duplicate, held: Held | None = None) -> None:
         """Open what a refusal shows."""
         if there.row is not None:
-            there.entries = await self._open_entries(there.row.key, there.entries)
-            there.row = await self._open_row(there.row)
+            there.entries = await self._open_entries(there.row.key, there.entries, held)
+            there.row = await self._open_row(there.row, held)
 
     # -- what is passed on ------------------------------------------------------------------------------------------------
 
@@ -288,12 +292,15 @@ class SealedDriver:
         head = SEALED + VERSION + kind + held.first
         return head + seal_with(held.ciphers[held.first], body, head + bound)
 
-    async def _open_row(self, row: Row) -> Row:
+    # (*held*: the keys that an act has used. What it is answered is opened with them, though somebody destroys them meanwhile: the act
+    # was done before the erasure. Run again behind it, it would find the mark that it has itself moved.)
+
+    async def _open_row(self, row: Row, held: Held | None = None) -> Row:
         if not row.body.startswith(SEALED):
             return row
-        return structs.replace(row, body=await self._open_body(row.key, row.body, _of_record(row), "record"))
+        return structs.replace(row, body=await self._open_body(row.key, row.body, _of_record(row), "record", held))
 
-    async def _open_entries(self, key: Key, entries: Sequence[Entry]) -> list[Entry]:
+    async def _open_entries(self, key: Key, entries: Sequence[Entry], held: Held | None = None) -> list[Entry]:
         return [
             Entry(
                 entry.number,
@@ -304,6 +311,7 @@ class SealedDriver:
                     entry.body,
                     _of_entry(key, entry, entry.number if entry.body[2:3] == NUMBERED else 0),
                     f"log entry {entry.number}",
+                    held,
                 ),
             )
             if entry.body.startswith(SEALED)
@@ -311,10 +319,11 @@ class SealedDriver:
             for entry in entries
         ]
 
-    async def _open_body(self, key: Key, body: bytes, bound: bytes, what: str) -> bytes:
+    async def _open_body(self, key: Key, body: bytes, bound: bytes, what: str, held: Held | None = None) -> bytes:
         head = body[:HEAD]
         id = head[-ID_BYTES:]
-        held = await self._keys.find(key, id)
+        if held is None or id not in held.ciphers:
+            held = await self._keys.find(key, id)
         cipher = None if held is None else held.ciphers.get(id)
         if cipher is None:
             raise KeyGone(
@@ -343,7 +352,9 @@ class SealedDriver:
         if held.stored.of != row.incarnation:
             await self._keys.confirm(act.key, held, row.incarnation, at=act.at)
         self._keys.note_use(held)
-        return Appended(await self._open_row(row), await self._open_entries(act.key, answer.tail), answer.known)
+        return Appended(
+            await self._open_row(row, held), await self._open_entries(act.key, answer.tail, held), answer.known
+        )
 
 
 def sealed(driver: Driver, keys: Sequence[str]) -> Driver:
