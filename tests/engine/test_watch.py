@@ -228,13 +228,16 @@ async def test_a_watcher_is_told_that_the_handler_fails_and_how_that_ends(opened
 
 async def test_who_comes_back_is_told_whether_the_handler_still_fails(opened: Any) -> None:
     """A change of that is in no log, so a watch that goes on begins with it."""
+    watched = asyncio.Event()
 
     async def bot(turn: Turn[Any]) -> str:
+        await watched.wait()
         raise RuntimeError("the model is away")
 
     keep = await opened(bot, retry_after="1m", attempts=3)
     await keep.accept("ada", "hello", id="m1")
     async with core_of(keep).watch("", "ada", after=1) as watch:
+        watched.set()
         first = [event for event in await seen(watch, 1) if isinstance(event, Failing)]
         while not first:
             first = [event for event in await seen(watch, 1) if isinstance(event, Failing)]

@@ -129,6 +129,7 @@ async def test_behind_a_proxy_nothing_is_lost_and_addresses_have_the_prefix(name
         client = Client(port, key)
         await until(lambda: answers(port))
         begun = await client.ask("POST", "/chat/v1/conversations", json.dumps({"id": "a/b c"}).encode())
+        assert (201, "/chat/v1/conversations/a%2Fb%20c") == (begun.status, begun.headers.get("location")), begun.body
         told = await client.ask("GET", "/chat/openapi.json")
         statuses: Counter[int] = Counter()
         for number in range(40):
@@ -145,7 +146,6 @@ async def test_behind_a_proxy_nothing_is_lost_and_addresses_have_the_prefix(name
                 head = await reader.readuntil(b"\r\n\r\n")
                 event = await reader.readuntil(b"message 39")
 
-    assert (201, "/chat/v1/conversations/a%2Fb%20c") == (begun.status, begun.headers["location"])
     assert [{"url": "/chat"}] == told.json["servers"]
     assert {200: 40} == statuses
     assert share["url"].startswith("/chat/#share=")
