@@ -6,6 +6,7 @@ import asyncio
 import compileall
 import functools
 import gc
+import inspect
 import os
 import shutil
 import signal
@@ -178,9 +179,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.name in THOUSANDS:
             item.add_marker("slow")
     size = Counter(item.path for item in items if not item.get_closest_marker("long"))
+    waiting = {item.path for item in items if inspect.iscoroutinefunction(getattr(item, "obj", None))}
 
-    def place(item: pytest.Item) -> tuple[bool, bool, int]:
-        return item.get_closest_marker("slow") is None, folder_of(item.path) not in FIRST, -size[item.path]
+    def place(item: pytest.Item) -> tuple[bool, bool, int, bool]:
+        # While a browser is open no event loop can run beside Playwright's, so tests that want one come before.
+        last = item.path in waiting and "browser" in getattr(item, "fixturenames", ())
+        is_quick = item.get_closest_marker("slow") is None
+        return is_quick or last, folder_of(item.path) not in FIRST, -size[item.path], last
 
     items.sort(key=place)
 
