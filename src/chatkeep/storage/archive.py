@@ -32,7 +32,7 @@ from ..conversation.archive import (
 )
 from ..drivers.base import Driver, Entry, Key, Read, Row, Scan
 from ..errors import BadMessage, ChatkeepError, Conflict, Corrupt, StoreError
-from .copying import PART, TAIL, Gone, LogReader, LogWriter, do, goes_on
+from .copying import PART, TAIL, Gone, LogReader, LogWriter, do, goes_on, read_page
 from .relocation import NOTE
 
 PAGE = 50
@@ -85,7 +85,7 @@ async def _pages(driver: Driver, tenant: str | None, conversation: str | None) -
         yield [Key(tenant or "", conversation)]
         return
     after: Row | None = None
-    while rows := await do(driver.scan, Scan("key", limit=PAGE, tenant=tenant, after=after)):
+    while rows := await read_page(driver, Scan("key", limit=PAGE, tenant=tenant, after=after)):
         yield [row.key for row in rows if row.key != NOTE]
         after = rows[-1]
 

@@ -16,7 +16,7 @@ from typing import Literal, TypeVar
 from msgspec import structs
 
 from ..conversation.codec import record_from
-from ..drivers.base import Driver, Entries, Entry, Erase, Key, Read, Row, Write
+from ..drivers.base import Driver, Entries, Entry, Erase, Key, Read, Row, Scan, Write
 from ..errors import ChatkeepError, Conflict, Corrupt, Misconfigured, Replaced, Unavailable, Uncertain
 
 A = TypeVar("A")
@@ -29,6 +29,7 @@ TAIL = 50  # so many entries come with the row; a longer log is read in pages
 CHUNK_BYTES = 256 * 1024
 PATIENCE_S = 120.0  # how long a store that does not answer is asked again
 LONGEST_PAUSE_S = 5.0
+LEAST = 10  # rows that any store can answer for at once
 CONFLICTS = 20  # in a row, on one conversation of the new store, before somebody else is taken to write there
 PART = "~part:"
 """How the revision of a conversation begins whose log is not all there yet."""
@@ -233,6 +234,18 @@ async def do(verb: Callable[[A], Awaitable[T]], act: A) -> T:
                 raise
         await asyncio.sleep(random.uniform(pause / 2, pause))
         pause = min(2 * pause, LONGEST_PAUSE_S)
+
+
+async def read_page(driver: Driver, page: Scan) -> list[Row]:
+    """Return the rows of *page*; fewer than its limit where the store cannot answer for so many in its time."""
+    while page.limit > LEAST:
+        try:
+            return await driver.scan(page)
+        except Replaced:
+            raise
+        except (Unavailable, Uncertain):
+            page = structs.replace(page, limit=max(page.limit // 4, LEAST))
+    return await do(driver.scan, page)
 
 
 async def digest(driver: Driver, key: Key, start: int, head: int) -> blake2b:

@@ -21,17 +21,16 @@ import time
 from collections.abc import AsyncIterator, Callable
 from hashlib import blake2b
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from ..drivers.base import RECENT_GRAIN_S, Ability, Driver, Erase, Fence, Read, Row, Scan
-from ..errors import Corrupt, Misconfigured, Replaced, Unavailable, Uncertain, Unsupported
-from .copying import Copier, add_to, do
+from ..errors import Corrupt, Misconfigured, Unsupported
+from .copying import LEAST, Copier, add_to, do, read_page
 from .relocation import FILLING, MOVED, NOTE, Note, moved, origin_of, read_note, write_note
 
 PAGE = 100  # rows that are asked for at once, until it is known how large they are
 PAGE_BYTES = 2 << 20
 MOST = 500
-LEAST = 10
 TOGETHER = 128  # conversations that are copied at the same time
 OVERLAP_S = 2 * RECENT_GRAIN_S  # clocks of those who write may differ by so much
 CAUGHT_UP = 200  # changes that are left for the last walk, at most, unless they come faster than they are copied
@@ -320,18 +319,6 @@ class Move:
         while rows := await read_page(self.source, Scan("key", limit=MOST, after=after)):
             count, after = count + len(rows), rows[-1]
         self._total = count
-
-
-async def read_page(driver: Driver, page: Scan) -> list[Row]:
-    """Return the rows of *page*; fewer than its limit where the store cannot answer for so many in its time."""
-    while page.limit > LEAST:
-        try:
-            return await driver.scan(page)
-        except Replaced:
-            raise
-        except (Unavailable, Uncertain):
-            page = structs.replace(page, limit=max(page.limit // 4, LEAST))
-    return await do(driver.scan, page)
 
 
 def refuse_lacking(driver: Driver, which: str) -> None:
