@@ -213,7 +213,8 @@ class StoreTarget:
     async def places(self, tenant: str | None, text: str) -> AsyncIterator[Place]:
         """Give those that the full-text index has, and that are called like that; all, where there is no complete index: their logs are
         at hand."""
-        core, index = core_of(self.keep), core_of(self.keep).text_index
+        core = core_of(self.keep)
+        index = core.text_index
         state = await index.catch_up() if index.able else None
         if state is None or not state.on or state.left:
             async for one, _ in self.conversations(tenant):

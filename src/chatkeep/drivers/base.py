@@ -401,6 +401,9 @@ class Indexed(NamedTuple):
     waiting: int = 0
 
 
+FAR = 1 << 62
+"""Above every number, step and place; integers of 64 bits hold it."""
+
 INDEX_COUNTED = 10_000
 """So many entries that wait for the full-text index are counted; there may be more."""
 

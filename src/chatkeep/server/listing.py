@@ -22,7 +22,7 @@ from ..conversation.record import Record
 from ..conversation.snapshots import asks
 from ..conversation.words import find_in, name_in
 from ..core import Core
-from ..drivers.base import Hit, Index, Indexed, Key, Row, row_at
+from ..drivers.base import FAR, Hit, Index, Indexed, Key, Row, row_at
 from ..errors import Corrupt, Unsupported
 from ..model import TALK, WORDS_MOST, Message, OffBy, last_words
 
@@ -42,9 +42,6 @@ ROWS_LOOKED_AT = 20_000
 
 SEARCHED = 2000
 """So many of its last entries are searched for words, in each conversation; and about so many are read at once, of several."""
-
-FIRST = 1 << 62
-"""Above every place of the full-text index."""
 
 ENTRIES = 200
 AROUND = 40
@@ -169,7 +166,7 @@ async def find_said(
     """Add to *items*, but for those *seen*, the conversations in which the words were said, last said first, by the full-text index; return
     where to go on, None at its end."""
     if len(items) >= limit:
-        return FIRST if before is None else before
+        return FAR if before is None else before
     owners = await core.find_names(tenant, wanted.owner) if wanted.owner and tenant is not None else [wanted.owner]
     while True:
         page = await core.text_index.find(tenant, wanted.text, before=before, limit=ROWS)

@@ -32,6 +32,7 @@ from ...errors import (
 )
 from ..base import (
     COUNTERS_KEPT_S,
+    FAR,
     TOMBSTONE_KEPT_S,
     Ability,
     About,
@@ -69,7 +70,6 @@ ASYNCPG = (
     "ssl_min_protocol_version ssl_max_protocol_version target_session_attrs krbsrvname gsslib"
 )
 PASSED_ON = sorted(ASYNCPG.split())
-FAR = 1 << 62
 TIDY_S = 60.0  # between two removals of counters whose windows ended long ago
 PAYLOAD = 7_900  # NOTIFY takes less than 8000 bytes
 

@@ -10,11 +10,9 @@ from typing import Any
 import msgspec
 
 from ...errors import Replaced
-from ..base import INDEX_COUNTED, SLOTS, Entry, Hit, Hits, Indexed, IndexText, Key, Search, Unindexed, first_place
+from ..base import FAR, INDEX_COUNTED, SLOTS, Entry, Hit, Hits, Indexed, IndexText, Key, Search, Unindexed, first_place
 from .seam import Site, Statement
 from .transport import replaced
-
-FAR = 1 << 62
 
 LOOKED_AT = 4000
 """So many entries are looked at in one act, one by one, and as many again that the index of words has."""

@@ -25,6 +25,7 @@ from ...errors import (
 )
 from ..base import (
     COUNTERS_KEPT_S,
+    FAR,
     TOMBSTONE_KEPT_S,
     Ability,
     About,
@@ -59,8 +60,6 @@ from .query import run_query
 from .seam import Transport
 from .search import index_text, search
 from .transport import Connections, replaced, take
-
-FAR = 1 << 62
 
 
 class SqliteDriver(Openable):

@@ -15,6 +15,7 @@ import apsw
 import msgspec
 
 from ..base import (
+    FAR,
     INDEX_COUNTED,
     SLOTS,
     Entry,
@@ -32,8 +33,6 @@ from ..base import (
 from ..packing import unpack
 from ..shipped import read_file
 from ..statements import named
-
-FAR = 1 << 62
 
 _numbers = msgspec.json.Decoder(list[int]).decode
 
