@@ -55,6 +55,16 @@ class Service:
         """Somebody who speaks to it."""
         return Client(self.port, key)
 
+    def key(self, *options: str) -> str:
+        """A new service key from the command line, as soon as the store is there: it is opened after the address is told."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not (store := self._logged.with_name("chat.db")).exists():
+            assert time.monotonic() < deadline, self.log
+            time.sleep(0.02)
+        made = run(store.parent, "key", "create", store.name, *options)
+        assert 0 == made.returncode, made.stderr
+        return made.stdout.strip()
+
     def wait_for(self, pattern: str, count: int = 1) -> re.Match[str]:
         """The last of *count* places in the log that match, as soon as it is there."""
         deadline = time.monotonic() + PATIENCE_S
