@@ -270,6 +270,7 @@ class Changes(Generic[State]):
         """Withdraw message *number*, and say *content* in its place where there is any; give what was added to the log."""
         shared, key, limit = self._shared, snapshot.row.key, self._shared.settings.message_limit
         shared.refuse_closed(key)
+        await refuse_held(self._store, snapshot.row)
 
         def decide(there: Snapshot) -> Commit:
             waiting = snapshots.unread_messages(there)
