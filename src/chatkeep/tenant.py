@@ -509,7 +509,8 @@ class Surface(PeopleSurface[State]):
         Say a message that waits for its turn anew: the old one is withdrawn, and a new one with *content* goes to the end of what
         waits, in the same act; its `metadata["amends"]` is the number of the old one.
 
-        Twice with the same content is once. Raises `NotWaiting` and `OnHold` as `withdraw` does, `BadMessage` and `TooLarge` as `accept` does.
+        Twice with the same content is once. Raises `NotWaiting` and `OnHold` as `withdraw` does, `BadMessage` and `TooLarge` as
+        `accept` does.
         """
         return await self._opened.changes.amend(self._key(conversation), number, content)
 
