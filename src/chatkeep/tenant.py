@@ -376,7 +376,9 @@ class Surface(PeopleSurface[State]):
 
         Its number, id and role stay, so nothing is renumbered and a redelivery is still known; it is shown as `redacted`, and is
         in no turn's history any more. (A turn that has begun before is thrown away and runs again.) What quotes it goes too: its
-        replays, the reasons why it was set aside or not delivered, and, in results of steps and in reminders, its whole text.
+        replays, other versions of it that gave way in a save, the reasons why it was set aside or not delivered, and, in results of
+        steps and in reminders, its whole text. A note with words of people (a colleague's, what gave way in a title or a slot, a
+        change that was made by hand) is redacted by its own number.
         One that waits for an answer is passed over, and a reply that was not sent yet is not sent. Other messages, and the
         state, stay as they are: replies may repeat it.
 

@@ -358,7 +358,8 @@ class Changes(Generic[State]):
                 return None
             newer = [message for message in there.messages if message.number > seen]
             about = redaction.notes_about([*notes, *newer], found)
-            return redaction.redact_messages(there, found, about, self._shared.policy, at=self._shared.clock())
+            gone = [*found, *redaction.versions_of([*notes, *newer], found)]
+            return redaction.redact_messages(there, gone, about, self._shared.policy, at=self._shared.clock())
 
         await self._shared.commit(snapshot, decide)
         return True
@@ -374,7 +375,7 @@ class Changes(Generic[State]):
             if not page or page[0].number != at:
                 continue
             message = found[at] = page[0]
-            if message.role == "system" and message.metadata.get("kind") not in ("unknown", "blank", edits.NOTE):
+            if message.role == "system" and message.metadata.get("kind") not in redaction.WITH_WORDS:
                 raise UsageError(f"{key}: entry {number} is a note of chatkeep's own; nothing was redacted.")
             asked += [entry.number for entry in await self._store.find(key, incarnation, [dead_letters.replay_id(at)])]
             if message.id.startswith(dead_letters.REPLAY):
