@@ -499,8 +499,9 @@ const API = {
     return { state: record.get("state") ?? "null" };
   },
 
-  owner() {
-    return { owner: this.row()?.owner ?? "" };
+  standing() {
+    const row = this.row();
+    return { there: row !== null, owner: row?.owner ?? "" };
   },
 
   // Keeps a small record of chatkeep's own, as chatkeep.storage.records does.
@@ -1204,6 +1205,7 @@ async function admit(asked, policy) {
   asked.tenant = "";
   asked.scopes = [];
   asked.service = false;
+  await refuseSealed(asked);
   if (given === null) {
     if (!(policy.visitor && asked.env.VISITORS === "yes")) throw new Refusal(401, "unauthorized", UNAUTHORIZED);
     return;
@@ -1227,6 +1229,18 @@ async function admit(asked, policy) {
   if (asked.id !== undefined && asked.id !== (stored.conversation ?? "")) throw new Refusal(404, ...NOT_THERE);
   if (policy.service) throw new Refusal(403, "forbidden", "This takes a service key; a conversation's token cannot do it.");
   if (lacks) throw new Refusal(403, "forbidden", `This token has not the scope '${policy.scope}', which this takes.`);
+}
+
+const OPEN_UNTIL = new Map(); // by store: so long nobody looks again whether it was sealed
+
+// Refuses where the store is sealed, as chatkeep.storage.seal_note notes it: there is no key here.
+async function refuseSealed({ env, store }) {
+  if (Date.now() < (OPEN_UNTIL.get(store) ?? 0)) return;
+  if ((await served(env, store, "~keys", "note", "standing", {})).there) {
+    const said = "This store is sealed, and the worker has no key to what is in it; nothing was touched. `chatkeep serve` has the keys.";
+    throw new Refusal(500, "misconfigured", said);
+  }
+  OPEN_UNTIL.set(store, Date.now() + CHECK_MS);
 }
 
 // What a service key may do: what was named when it was made, or everything.
@@ -1346,7 +1360,7 @@ async function look(asked) {
 
 // Refuses where the conversation, or all that is its owner's, is on legal hold, as chatkeep.storage.holds keeps it.
 async function refuseHeld({ env, store, tenant, id }) {
-  const { owner } = await served(env, store, tenant, id, "owner", {});
+  const { owner } = await served(env, store, tenant, id, "standing", {});
   const names = [markOf("conversation", id), ...(owner ? [markOf("owner", owner)] : [])];
   const held = await Promise.all(names.map((name) => served(env, store, `~holds:${tenant}`, name, "held", {})));
   if (held.some(({ state }) => state !== "null")) {

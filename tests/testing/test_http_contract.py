@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+from aiohttp import ClientSession
 
 from chatkeep import Chatkeep, Turn
 from chatkeep.app import core_of
 from chatkeep.auth.credentials import create_key
-from chatkeep.testing.http_contract import HttpContract
+from chatkeep.testing.http_contract import HttpContract, HttpUser
 from chatkeep.testing.servers import DurableObjectServer
 from tests.support.serving import served
 
@@ -105,3 +106,18 @@ class TestWorker(OnAStore):
         async with echo(f"{worker.url}&store=contract") as self.keep:
             self.address, self.key = worker.address, (await create_key(self.keep, "")).token
             yield
+
+
+async def test_the_worker_refuses_a_sealed_store_by_name() -> None:
+    """It has no keys: what a visitor says would lie there in the clear, and the answer could not be read."""
+    with DurableObjectServer(settings={"VISITORS": "yes", "STORE": "sealed"}) as server:
+        keep: Chatkeep[dict[str, Any]] = Chatkeep(f"{server.url}&store=sealed", seal_keys=["0123456789abcdef"])
+        async with keep, ClientSession() as http:
+            key = (await create_key(keep, "")).token
+            begun = await HttpUser(http, server.address).ask("POST", "/conversations")
+            told = await HttpUser(http, server.address, key, "ada").say("hello", "m1")
+            listed = [one.id async for one in keep.all_conversations()]
+
+    assert [(500, "misconfigured")] * 2 == [(answer.status, answer.word) for answer in (begun, told)]
+    assert "sealed" in begun.json["detail"]
+    assert [] == listed
