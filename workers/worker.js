@@ -161,7 +161,7 @@ export class Conversation extends DurableObject {
       if (Date.now() > ends) reason ||= "closing";
       if (Date.now() - checked > CHECK_MS) {
         checked = Date.now();
-        const stored = JSON.parse((await served(this.env, where.store, "~access", name, "credential", {})).state);
+        const stored = JSON.parse((await served(this.env, where.store, "~access", name, "held", {})).state);
         if (isOver(stored, checked / 1000)) reason = "revoked";
         else await say(": beat\n");
       }
@@ -380,6 +380,11 @@ const NOT_THERE = ["not-found", "There is nothing at this address."];
 const API = {
   create(where, { owner, visitor, now }) {
     const row = this.row();
+    if (row && owner && row.owner !== owner) {
+      const whose = row.owner ? `belongs to '${row.owner}'` : "has no owner";
+      const said = `The conversation exists and ${whose}, so it was not created for '${owner}'; nothing was changed. Use another id.`;
+      throw new Refusal(409, "other-owner", said);
+    }
     if (row) return json(200, members([["id", quoted(where.id)], ["revision", quoted(row.revision)], ["created", "false"]]));
     const record = new Map(visitor ? [["visitor", "true"]] : []);
     const made = commit(this, where, null, record, { now, owner, note: ["begun", token()] });
@@ -488,9 +493,15 @@ const API = {
     return told(inSlot(changed, slot));
   },
 
-  credential(where) {
+  // What a small record of chatkeep's own holds.
+  held(where) {
     const record = recordOf(where, this.row());
     return { state: record.get("state") ?? "null" };
+  },
+
+  standing() {
+    const row = this.row();
+    return { there: row !== null, owner: row?.owner ?? "" };
   },
 
   // Keeps a small record of chatkeep's own, as chatkeep.storage.records does.
@@ -1132,7 +1143,7 @@ const UNAUTHORIZED = "Send a valid credential as `Authorization: Bearer ...`: th
 
 const ROUTES = [
   ["/v1/me", "GET", { own: true }, me],
-  ["/v1/conversations", "POST", { service: true, visitor: true }, begin],
+  ["/v1/conversations", "POST", { service: true, scope: "send", visitor: true }, begin],
   ["/v1/conversations/([^/]+)", "GET", { scope: "read" }, look],
   ["/v1/conversations/([^/]+)", "DELETE", { scope: "erase" }, erase],
   ["/v1/conversations/([^/]+)/messages", "POST", { scope: "send" }, send],
@@ -1194,6 +1205,7 @@ async function admit(asked, policy) {
   asked.tenant = "";
   asked.scopes = [];
   asked.service = false;
+  await refuseSealed(asked);
   if (given === null) {
     if (!(policy.visitor && asked.env.VISITORS === "yes")) throw new Refusal(401, "unauthorized", UNAUTHORIZED);
     return;
@@ -1205,24 +1217,42 @@ async function admit(asked, policy) {
   asked.stored = stored;
   asked.tenant = stored.tenant ?? "";
   asked.service = stored.kind === "service";
-  asked.scopes = asked.service ? SCOPES : (stored.scopes ?? []);
+  asked.scopes = asked.service ? scopesOfKey(stored) : (stored.scopes ?? []);
   const wanted = asked.request.headers.get("chatkeep-subject");
   if (wanted !== null && wanted !== (await subjectOf(stored))) {
     const said = "The credential is another subject's than `Chatkeep-Subject` says; nothing was done. Ask /v1/me whose it is.";
     throw new Refusal(401, "other-subject", said);
   }
+  const lacks = policy.scope && !asked.scopes.includes(policy.scope);
+  if (asked.service && lacks) throw new Refusal(403, "forbidden", `This key has not the right '${policy.scope}', which this takes; nothing was done.`);
   if (asked.service) return;
   if (asked.id !== undefined && asked.id !== (stored.conversation ?? "")) throw new Refusal(404, ...NOT_THERE);
   if (policy.service) throw new Refusal(403, "forbidden", "This takes a service key; a conversation's token cannot do it.");
-  if (policy.scope && !asked.scopes.includes(policy.scope)) {
-    throw new Refusal(403, "forbidden", `This token has not the scope '${policy.scope}', which this takes.`);
+  if (lacks) throw new Refusal(403, "forbidden", `This token has not the scope '${policy.scope}', which this takes.`);
+}
+
+const OPEN_UNTIL = new Map(); // by store: so long nobody looks again whether it was sealed
+
+// Refuses where the store is sealed, as chatkeep.storage.seal_note notes it: there is no key here.
+async function refuseSealed({ env, store }) {
+  if (Date.now() < (OPEN_UNTIL.get(store) ?? 0)) return;
+  if ((await served(env, store, "~keys", "note", "standing", {})).there) {
+    const said = "This store is sealed, and the worker has no key to what is in it; nothing was touched. `chatkeep serve` has the keys.";
+    throw new Refusal(500, "misconfigured", said);
   }
+  OPEN_UNTIL.set(store, Date.now() + CHECK_MS);
+}
+
+// What a service key may do: what was named when it was made, or everything.
+function scopesOfKey({ scopes = [] }) {
+  const named = scopes.filter((scope) => scope !== "everywhere");
+  return named.length ? named : SCOPES;
 }
 
 // What the store has of a credential that gives a right; null otherwise.
 async function credentialOf({ env, store, now }, text) {
   if (!/^ck_[kc]_[0-9A-Za-z]{49}$/.test(text) || text.slice(-6) !== base62(BigInt(crc32(text.slice(0, -6))), 6)) return null;
-  const { state } = await served(env, store, "~access", await sha256(text), "credential", {});
+  const { state } = await served(env, store, "~access", await sha256(text), "held", {});
   const stored = JSON.parse(state);
   return isOver(stored, now) ? null : stored;
 }
@@ -1328,7 +1358,18 @@ async function look(asked) {
   return await answerOf(asked, "look", { messages, service, shows: scopes.includes("state:read"), now });
 }
 
+// Refuses where the conversation, or all that is its owner's, is on legal hold, as chatkeep.storage.holds keeps it.
+async function refuseHeld({ env, store, tenant, id }) {
+  const { owner } = await served(env, store, tenant, id, "standing", {});
+  const names = [markOf("conversation", id), ...(owner ? [markOf("owner", owner)] : [])];
+  const held = await Promise.all(names.map((name) => served(env, store, `~holds:${tenant}`, name, "held", {})));
+  if (held.some(({ state }) => state !== "null")) {
+    throw new Refusal(409, "on-hold", "It is on legal hold, and is not erased before that is lifted. Nothing was changed.");
+  }
+}
+
 async function erase(asked) {
+  await refuseHeld(asked);
   const answer = await answerOf(asked, "erase", { now: asked.now });
   const { env, store, tenant, id, now } = asked;
   const known = await epochOf(env, store, "");

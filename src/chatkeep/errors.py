@@ -63,7 +63,7 @@ class OtherOwner(UsageError):
 
 
 class OnHold(UsageError):
-    """The conversation, or its owner, is on legal hold: it is not erased, and nothing of it redacted, until the hold is lifted."""
+    """The conversation, or its owner, is on legal hold: until that is lifted, nothing of it is erased, redacted or withdrawn."""
 
 
 class NotWaiting(UsageError):

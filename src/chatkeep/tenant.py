@@ -376,11 +376,13 @@ class Surface(PeopleSurface[State]):
 
         Its number, id and role stay, so nothing is renumbered and a redelivery is still known; it is shown as `redacted`, and is
         in no turn's history any more. (A turn that has begun before is thrown away and runs again.) What quotes it goes too: its
-        replays, the reasons why it was set aside or not delivered, and, in results of steps and in reminders, its whole text.
+        replays, other versions of it that gave way in a save, the reasons why it was set aside or not delivered, and, in results of
+        steps and in reminders, its whole text. A note with words of people (a colleague's, what gave way in a title or a slot, a
+        change that was made by hand) is redacted by its own number.
         One that waits for an answer is passed over, and a reply that was not sent yet is not sent. Other messages, and the
         state, stay as they are: replies may repeat it.
 
-        Raises `UsageError` when there is no such message. Twice is fine.
+        Raises `UsageError` when there is no such message, and `OnHold` when the conversation is on legal hold. Twice is fine.
         """
         if not await self._opened.changes.redact(self._key(conversation), number):
             raise UsageError(
@@ -500,7 +502,7 @@ class Surface(PeopleSurface[State]):
         Take back a message that waits for its turn: what it says is removed for good, as by `redact`, and nobody answers it.
 
         `conversation.waiting` has the numbers. Raises `NotWaiting` when it is being answered, or was; use `stop` to end the reply to
-        the one that is being answered. Twice is fine.
+        the one that is being answered; `OnHold` when the conversation is on legal hold. Twice is fine.
         """
         await self._opened.changes.withdraw(self._key(conversation), number)
 
@@ -509,7 +511,8 @@ class Surface(PeopleSurface[State]):
         Say a message that waits for its turn anew: the old one is withdrawn, and a new one with *content* goes to the end of what
         waits, in the same act; its `metadata["amends"]` is the number of the old one.
 
-        Twice with the same content is once. Raises `NotWaiting` as `withdraw` does, `BadMessage` and `TooLarge` as `accept` does.
+        Twice with the same content is once. Raises `NotWaiting` and `OnHold` as `withdraw` does, `BadMessage` and `TooLarge` as
+        `accept` does.
         """
         return await self._opened.changes.amend(self._key(conversation), number, content)
 

@@ -185,7 +185,7 @@ async def test_following_ends_when_it_is_interrupted(tmp_path: Path) -> None:
             *PROGRAM, "move", url, there, "--follow", cwd=tmp_path, env=plain_environment(), stdout=-1, stderr=-1
         )
         assert process.stdout is not None
-        assert b"1 conversations are copied" in await process.stdout.readline()
+        assert b"1 conversations and records are copied" in await process.stdout.readline()
         await keep.receive("bob", "two", id="2")
         deadline = time.monotonic() + 20
         theirs = None
@@ -252,7 +252,7 @@ def test_an_export_is_the_same_file_after_a_round_trip(tmp_path: Path) -> None:
     assert 0 == chatkeep("export", "a.db", "-o", "a.jsonl", folder=tmp_path)[0]
     assert 2 == chatkeep("export", "a.db", "-o", "a.jsonl", folder=tmp_path)[0]
     code, out, _ = chatkeep("import", "b.db", "a.jsonl", folder=tmp_path)
-    assert (0, "5 conversations are imported, with 10 entries.\n") == (code, out)
+    assert (0, "5 conversations and records are imported, with 10 entries.\n") == (code, out)
     code, out, _ = chatkeep("export", "b.db", folder=tmp_path)
     assert (0, (tmp_path / "a.jsonl").read_text()) == (code, out)
 

@@ -161,6 +161,11 @@ def test_no_secret_of_an_address_that_cannot_be_is_shown(
         ("redis://me:s3cret/x#y@z@host/0", "redis://me:***@host/0"),
         ("redis://me@host/0", "redis://me@host/0"),
         ("upstash://host", "upstash://host"),
+        (
+            "postgresql://host/db?user=me&password=s3cret&timeout=2",
+            "postgresql://host/db?user=me&password=***&timeout=2",
+        ),
+        ("postgresql://me:s3cret@host/db?sslpassword=s3cret", "postgresql://me:***@host/db?sslpassword=***"),
         ("sqlite:///home/a:b@c/chat.db", "sqlite:///home/a:b@c/chat.db"),
         ("chat.db", "chat.db"),
     ],

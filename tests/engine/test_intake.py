@@ -73,6 +73,35 @@ async def test_a_message_that_is_erased_while_it_waits_is_told_so(opened: Any, w
     assert (["new"] if again else []) == await texts(keep, "ada")
 
 
+@pytest.mark.parametrize("way", ["receive", "accept"])
+async def test_a_message_that_was_erased_before_its_answer_came_is_dropped(
+    opened: Any, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in the log, behind more than the sender holds; before that is read the conversation is erased and begun anew."""
+    keep, other = await opened(echo, quick="0s"), await opened(None)
+    await keep.receive("ada", "hello")
+    driver = keep._engine.store.driver
+    append, raced = driver.append, False
+
+    async def race(act: Any) -> Any:
+        nonlocal raced
+        if raced:
+            return await append(act)
+        raced = True
+        for number in range(6):
+            await other.accept("ada", f"{number}", role="operator")
+        answer = await append(act)
+        await other.erase("ada")
+        await other.accept("ada", "anew", role="operator")
+        return answer
+
+    monkeypatch.setattr(driver, "append", race)
+    receipt = await getattr(keep, way)("ada", "bye")
+
+    assert ("dropped", []) == (receipt.status, receipt.replies)
+    assert ["anew"] == await texts(keep, "ada")
+
+
 async def test_erasing_beside_senders_raises_nothing(opened: Any) -> None:
     """Whatever comes first: each message is answered, accepted, or went with the conversation."""
     keep = await opened(echo)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from chatkeep import Chatkeep, Corrupt, HandlerFailed, Message, Redacted, Turn, UsageError
+from chatkeep.app import core_of
 from chatkeep.conversation.outbox import Sent
 from chatkeep.drivers.base import Entries, Key, Read, Write
 
@@ -204,6 +205,31 @@ async def test_reasons_replays_steps_and_reminders_that_quote_it_go_too(opened: 
     for number in (1, replayed.number):
         with pytest.raises(UsageError, match="was redacted"):
             await keep.replay("ada", number)
+
+
+async def test_what_gave_way_goes_with_its_message_and_may_go_alone(opened: Any) -> None:
+    """Two versions of a saved message are one message; a title and a slot that gave way, and what a colleague has noted, are redacted
+    by their own numbers."""
+    keep = await opened(Bot())
+    for text in ("first", "second"):
+        await keep.save("ada", messages=[{"id": "m1", "role": "user", "content": f"{text} {CARD}"}])
+    await keep.save("ada", title="To Rome")
+    await keep.save("ada", title=f"title {CARD}", version=0)
+    for value, at in (("red", 2.0), (f"slot {CARD}", 1.0)):
+        await keep.merge("ada", "cart", base="", value=value, at=at, by="phone")
+    await core_of(keep).note("", "ada", f"note {CARD}", author="Kim", id="n1")
+    lost = {one.about: one.number for one in await keep.losses("ada")}
+    noted = (await keep.conversation("ada")).head
+    for number in (1, lost["title"], lost["state"], noted):
+        await keep.redact("ada", number)
+    await keep.save("ada", messages=[{"id": "m1", "role": "user", "content": f"second {CARD}"}])
+    (begun,) = [m.number async for m in keep.history("ada") if m.metadata.get("kind") == "redacted"][:1]
+    with pytest.raises(UsageError, match="a note of chatkeep's own"):
+        await keep.redact("ada", begun)
+
+    assert {"message", "title", "state"} == lost.keys()
+    assert [] == await keep.losses("ada")
+    assert CARD.encode() not in await stored(keep)
 
 
 async def is_dead(keep: Any, number: int) -> bool:

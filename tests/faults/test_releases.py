@@ -160,6 +160,31 @@ async def test_a_canary_takes_its_share_and_is_backed_out(url: str) -> None:
     assert {name: "1 for 2" if name in canaries else "1 for 1" for name in names} == second
 
 
+async def test_a_look_that_began_before_a_share_was_given_does_not_undo_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has read which shares there were before, and ends after the new one was given: the newer answer stands."""
+    monkeypatch.setattr(releases, "SAY_S", 60.0)
+    async with application("memory://", "1", "session") as keep:
+        await keep.set_canary("2", 0.3)
+        own = keep._engine.sweeper.versions
+        get, read, go_on = own._records.get, asyncio.Event(), asyncio.Event()
+
+        async def slow(name: str) -> Any:
+            found = await get(name)
+            read.set()
+            await go_on.wait()
+            return found
+
+        with monkeypatch.context() as patch:
+            patch.setattr(own._records, "get", slow)
+            looking = asyncio.create_task(own.look())
+            await read.wait()
+        await keep.set_canary("2", 0)
+        go_on.set()
+        await looking
+
+        assert {"2": 0.0} == keep._engine.shared.plan.shares
+
+
 async def all_answered(keep: Chatkeep[Any], names: list[str]) -> bool:
     """Whether nothing waits in any of these conversations."""
     return all([await last_of(keep, name) for name in names])

@@ -16,6 +16,7 @@ import pytest
 from chatkeep import Chatkeep, Turn
 from chatkeep.channels import Telegram, Webhook, WhatsApp
 from chatkeep.channels.outlet import ChannelOutlet
+from chatkeep.drivers.base import Key, mark_of
 from chatkeep.errors import Unavailable
 from chatkeep.server.webhooks import Webhooks
 
@@ -197,6 +198,22 @@ async def test_a_group_that_becomes_a_supergroup_goes_on(told_first: bool, url: 
         assert ["1: a", "2: b", "3: c"] == there.texts
         assert [str(old), str(new), str(new)] == [told["chat_id"] for told in there.sent]
         assert [f"telegram:42:{old}"] == [found.id async for found in keep.tenant("").conversations()]
+
+
+async def test_names_go_with_the_conversation_whose_they_are_now(url: str) -> None:
+    """A number that another customer has by now stays when the first one is erased, and goes with the other."""
+    first, second, number = (f"whatsapp:1550:{name}" for name in ("DE.1", "DE.9", "4918"))
+    async with platform() as there, connected(url, there) as (client, keep):
+        for n, customer in enumerate(("DE.1", "DE.9"), 1):
+            await post_whatsapp(client, whatsapp_message("4918", "hi", f"w{n}") | {"from_user_id": customer})
+            await until(lambda n=n: len(there.sent) == n)  # type: ignore[misc]
+        found = []
+        for erased in (first, second):
+            await keep.tenant("pizza").erase(erased)
+            rows = await keep._engine.store.rows("key", tenant="~aliases", limit=9)
+            found.append({row.key.id for row in rows})
+
+    assert [{mark_of(Key("pizza", name)) for name in (second, number)}, set()] == found
 
 
 async def test_looking_a_customer_up_takes_one_read(monkeypatch: pytest.MonkeyPatch) -> None:

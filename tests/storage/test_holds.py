@@ -62,6 +62,28 @@ async def test_what_is_held_is_erased_by_nobody(url: str) -> None:
     assert after is None
 
 
+async def test_a_message_that_waits_is_not_taken_back_under_a_hold(url: str) -> None:
+    """Neither withdrawn nor said anew, which both remove what it says; after the hold it may be."""
+    async with bot(url) as keep:
+        await keep.pause("ada")
+        for number in (1, 2, 3):
+            await keep.accept("ada", f"order {number}", id=f"m{number}")
+        first, second, third = [message.number for message in (await keep.conversation("ada")).waiting]
+        holds = core_of(keep).holds("")
+        await holds.put(conversation="ada", reason="case 7")
+        with pytest.raises(OnHold, match=r"case 7.*nothing was changed"):
+            await keep.withdraw("ada", first)
+        with pytest.raises(OnHold, match="case 7"):
+            await keep.amend("ada", second, "another order")
+        held = [message.text for message in (await keep.conversation("ada")).waiting]
+        await holds.lift(conversation="ada")
+        await keep.withdraw("ada", third)
+        after = [message.text for message in (await keep.conversation("ada")).waiting]
+
+    assert ["order 1", "order 2", "order 3"] == held
+    assert ["order 1", "order 2"] == after
+
+
 async def test_what_is_held_is_not_forgotten_and_not_cut(url: str) -> None:
     """By the sweep, which ends what is beside it; after the hold it ends as ever, within the hour."""
     clock = Clock()

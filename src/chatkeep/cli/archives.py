@@ -82,7 +82,8 @@ def export(
         if partial is not None:
             file.close()
             Path(partial).unlink(missing_ok=True)
-    click.echo(f"{said.conversations:,} conversations with {said.entries:,} entries are exported.", err=True)
+    what = "conversations and records" if tenant is None and conversation is None else "conversations"
+    click.echo(f"{said.conversations:,} {what} with {said.entries:,} entries are exported.", err=True)
     if said.damaged:
         reasons = "; ".join(list(said.damaged.values())[:5])
         raise Corrupt(f"{len(said.damaged)} conversations could not be read and are not in the export: {reasons}")
@@ -165,7 +166,7 @@ def import_(
     if check or file.seekable():
         count = checked(file)
         if check:
-            click.echo(f"{count:,} conversations, and nothing wrong. Nothing was imported.")
+            click.echo(f"{count:,} conversations and records, and nothing wrong. Nothing was imported.")
             return
         file.seek(0)
     said = asyncio.run(read_import(driver, file, existing, live=not as_json))
@@ -178,11 +179,13 @@ def import_(
         if number
     ]
     again = f"; {', '.join(others)}" if others else ""
-    click.echo(f"{said.new + said.replaced:,} conversations are imported, with {said.entries:,} entries{again}.")
+    click.echo(
+        f"{said.new + said.replaced:,} conversations and records are imported, with {said.entries:,} entries{again}."
+    )
 
 
 def checked(file: IO[bytes]) -> int:
-    """Return how many conversations are in a file in which nothing is wrong. Raises `UsageError`."""
+    """Return how many conversations and records are in a file in which nothing is wrong. Raises `UsageError`."""
     said, count = Imported(), 0
     try:
         for block in read_blocks(lines_of(file), said, now=0.0):

@@ -126,7 +126,6 @@ def show(store: str, conversation: str, tenant: str, as_json: bool, as_of: str |
 
     Its session, its state, its last messages, and what was set aside.
 
-    \b
     With --as-of the log as it was then, and of the state what is known of then: slots that people have changed since, and all of it
     where no turn came later. What was redacted since is not there.
 

@@ -29,8 +29,8 @@ owner_option = click.option("--owner", is_eager=True, metavar="NAME", help="All 
 def hold(store: str, conversation: str | None, owner: str | None, tenant: str, reason: str) -> None:
     """Put a conversation, or all that is an owner's, on legal hold.
 
-    It is not erased, redacted, forgotten or cut by retention until it is lifted, by nobody and on no instance; whoever tries is
-    refused. It is in the audit log.
+    Until the hold is lifted, nobody erases it, redacts or withdraws a message of it, and no instance forgets it or cuts its log; whoever
+    tries is refused. The hold is in the audit log.
 
     \b
     Examples:

@@ -32,7 +32,7 @@ def key() -> None:
     multiple=True,
     metavar="SCOPE",
     help="It may do this and what else is named so; without any: everything in its tenant. read, send, state:read, state:write, "
-    "share, erase, save, list, operate, switch, tokens, audit.",
+    "share, erase, save, list, operate, switch, tokens, audit, hold, export.",
 )
 @json_option
 def create_key(

@@ -81,7 +81,9 @@ async def moved(
         walk = await run.copy()
         line.end()
         if not as_json:
-            click.echo(f"{walk.conversations:,} conversations are copied ({walk.changed:,} now), in {lasted(began)}.")
+            click.echo(
+                f"{walk.conversations:,} conversations and records are copied ({walk.changed:,} now), in {lasted(began)}."
+            )
         while follow:
             changed = await run.follow()
             if finish and changed < CAUGHT_UP:

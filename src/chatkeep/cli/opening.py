@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Coroutine
 from getpass import getuser
 from socket import gethostname
@@ -92,8 +93,13 @@ def url_of(store: str) -> str:
     return store if "://" in store else f"sqlite:///{store}"
 
 
+IN_QUERY = re.compile(r"([?&]\w*password=)[^&]*")
+"""A password among the options of a URL, which PostgreSQL takes there too."""
+
+
 def without_secret(url: str) -> str:
     """*url* as it may be shown."""
+    url = IN_QUERY.sub(r"\1***", url)
     scheme, entry, place = split_entry(url)
     user, _, password = entry.partition(":")
     if not entry:

@@ -10,8 +10,10 @@ from msgspec import Raw, structs
 
 from ..model import Message
 from .commits import awaits_channel, make_note, next_commit, note_passed_over
+from .edits import NOTE
 from .keys import RESERVED
 from .record import OutboxState, Record, untried
+from .saves import CONFLICT, MESSAGE
 from .snapshots import Commit, Draft, Policy, Snapshot, asks, is_cut, unread_messages
 from .streams import draft_said
 
@@ -20,8 +22,18 @@ GONE = "[redacted]"
 SHORTEST = 5
 """A text that is shorter is found in steps and reminders by accident, and is left there."""
 
+WITH_WORDS = frozenset({"unknown", "blank", "note", NOTE, CONFLICT})
+"""Kinds of notes that hold what people have said or changed, and can be redacted like a message."""
+
 NOTES_MOST = 400
 """So many notes lose their reasons in one act."""
+
+
+def versions_of(messages: Sequence[Message], redacted: Sequence[Message]) -> list[Message]:
+    """Return the notes among *messages* that keep another version of one of the *redacted*, which gave way in a save."""
+    ids = {message.id for message in redacted}
+    notes = [note for note in messages if note.metadata.get("kind") == CONFLICT and note.metadata["about"] == MESSAGE]
+    return [note for note in notes if not note.redacted and not ids.isdisjoint(note.metadata["path"])]
 
 
 def notes_about(messages: Sequence[Message], redacted: Sequence[Message]) -> list[Message]:

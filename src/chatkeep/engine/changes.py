@@ -270,6 +270,7 @@ class Changes(Generic[State]):
         """Withdraw message *number*, and say *content* in its place where there is any; give what was added to the log."""
         shared, key, limit = self._shared, snapshot.row.key, self._shared.settings.message_limit
         shared.refuse_closed(key)
+        await refuse_held(self._store, snapshot.row)
 
         def decide(there: Snapshot) -> Commit:
             waiting = snapshots.unread_messages(there)
@@ -357,7 +358,8 @@ class Changes(Generic[State]):
                 return None
             newer = [message for message in there.messages if message.number > seen]
             about = redaction.notes_about([*notes, *newer], found)
-            return redaction.redact_messages(there, found, about, self._shared.policy, at=self._shared.clock())
+            gone = [*found, *redaction.versions_of([*notes, *newer], found)]
+            return redaction.redact_messages(there, gone, about, self._shared.policy, at=self._shared.clock())
 
         await self._shared.commit(snapshot, decide)
         return True
@@ -373,7 +375,7 @@ class Changes(Generic[State]):
             if not page or page[0].number != at:
                 continue
             message = found[at] = page[0]
-            if message.role == "system" and message.metadata.get("kind") not in ("unknown", "blank", edits.NOTE):
+            if message.role == "system" and message.metadata.get("kind") not in redaction.WITH_WORDS:
                 raise UsageError(f"{key}: entry {number} is a note of chatkeep's own; nothing was redacted.")
             asked += [entry.number for entry in await self._store.find(key, incarnation, [dead_letters.replay_id(at)])]
             if message.id.startswith(dead_letters.REPLAY):

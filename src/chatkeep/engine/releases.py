@@ -60,11 +60,14 @@ class Releases:
         """Know nothing, as at an opening."""
         self._seen: dict[str, tuple[float, float]] = {}  # what each has said last, and since when this process knows
         self._looked_at = 0.0
+        self._begun = self._told = 0  # looks, counted: answers may arrive out of order
 
     async def look(self) -> None:
         """Look at which versions are there, and say that this one is. Where it has no name, nobody is asked."""
         if not (self._version and self._answers()):
             return
+        self._begun += 1
+        mine = self._begun
         held: Versions = await self._records.get(NAME) or Versions()
         now = time.monotonic()
         if now - self._looked_at > GONE_S / 2:  # this process, or its host, stood still: the others may have, too
@@ -78,6 +81,9 @@ class Releases:
             held = await self._records.change(NAME, self._say) or held
             self._seen[self._version] = held.said[self._version], now
         present = {version for version, (_, since) in self._seen.items() if now - since < GONE_S}
+        if mine < self._told:
+            return  # one that began later has told what is newer
+        self._told = mine
         self._tell(Plan(frozenset(present | {self._version}), held.shares))
 
     async def refresh(self, *, after_s: float) -> None:

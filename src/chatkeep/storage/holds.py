@@ -80,11 +80,11 @@ async def refuse_held(store: Store, row: Row) -> None:
 
 
 def on_hold(key: Key, held: Hold) -> OnHold:
-    """Return what is told to whoever would erase something that is on hold."""
+    """Return what is told to whoever would remove something that is on hold."""
     since = time.strftime("%Y-%m-%d", time.gmtime(held.at))
     why = f" ({held.reason})" if held.reason else ""
     return OnHold(
-        f"{key}: {held.subject} is on legal hold since {since}{why}; nothing was erased. See `chatkeep holds`; somebody who may has to "
+        f"{key}: {held.subject} is on legal hold since {since}{why}; nothing was changed. See `chatkeep holds`; somebody who may has to "
         "lift it first."
     )
 

@@ -86,7 +86,7 @@ class Records(Generic[Kind]):
         *edit* is given None where there is no record, and answers None to leave everything as it is. When others
         write meanwhile it is called again with what they wrote, so it must depend on nothing else and must not wait;
         what it raises comes through, and nothing is written. It is applied once, also where the store's answer was
-        lost. *owner* finds the record again by `owned`; it is set when the record is made.
+        lost. *owner* finds the record again by `owned`; without it a record that is there keeps the one it has.
         """
         key, note = self._key(name), commits.make_note("change", fresh_token())
         snapshot = await self._store.reload(key)
@@ -102,7 +102,7 @@ class Records(Generic[Kind]):
             drop = max(head - TRACES, 0)
             state = self._states.encode(key, changed, before)
             record = structs.replace(there.record, state=state, cursor=head, dropped=drop)
-            return Commit(record=record, drafts=(note,), drop=drop)
+            return Commit(record=record, drafts=(note,), drop=drop, owner=owner or None)
 
         try:
             after, _ = await self._store.commit(snapshot, decide, at=self._clock())

@@ -146,10 +146,11 @@ class HttpContract:
         assert (401, "other-subject") == (another.status, another.word)
 
     async def test_a_service_key_begins_conversations(self) -> None:
-        """Under an id and for an owner of its choice, once; what was not begun is not there."""
+        """Under an id and for an owner of its choice, once, and for no other owner; what was not begun is not there."""
         async with self.serving() as service:
             before = await service.ask("GET", "")
             first = await service.ask("POST", "/conversations", {"id": service.id, "owner": "eve"})
+            other = await service.ask("POST", "/conversations", {"id": service.id, "owner": "bob"})
             again = await service.ask("POST", "/conversations", {"id": service.id})
             there = await service.ask("GET", "")
 
@@ -157,6 +158,7 @@ class HttpContract:
         assert f"/v1/conversations/{service.id}" == first.headers["location"]
         assert {"id": service.id, "revision": there.json["revision"], "created": True} == first.json
         assert first.json | {"created": False} == again.json
+        assert (409, "other-owner", True) == (other.status, other.word, "'eve'" in other.json["detail"])
         assert ("eve", f'"{there.json["revision"]}"') == (there.json["owner"], there.etag)
 
     async def test_an_erased_conversation_takes_its_tokens_with_it(self) -> None:

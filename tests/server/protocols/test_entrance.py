@@ -14,6 +14,7 @@ from chatkeep import Chatkeep
 from chatkeep.auth.credentials import create_key, issue_token
 from chatkeep.server import create_app
 from chatkeep.server.protocols import a2a, agui, aisdk, mcp, responses, sse
+from chatkeep.server.protocols.answer_stream import name_answer
 from chatkeep.server.settings import PROTOCOLS
 
 from ...support.protocols import Bot, mounted, streamed
@@ -104,6 +105,41 @@ async def test_a_token_without_the_scope_sees_no_state() -> None:
 
     assert "MESSAGES_SNAPSHOT" in kinds
     assert "STATE_SNAPSHOT" not in kinds
+
+
+async def test_who_may_only_send_is_shown_no_log_and_who_may_only_read_says_nothing() -> None:
+    """By no protocol: neither in snapshots, nor by the tasks and responses to what others have said, whose names can be guessed."""
+    bot = Bot()
+    app = ("aisdk", "agui", "responses", "a2a", "durable_streams", "mcp")
+    async with served(bot.keep, protocols=app) as client:
+        await bot.keep.receive("c1", "the secret")
+        named = name_answer("c1", 1)
+        found = {}
+        for scope in ("send", "read"):
+            client.key = (await issue_token(bot.keep, "", "c1", scopes=(scope,))).token
+            asked = {
+                "GetTask": await rpc(client, "/a2a", "GetTask", id=f"task_{named}"),
+                "ListTasks of a context": await rpc(client, "/a2a", "ListTasks", contextId="c1"),
+                "ListTasks": await rpc(client, "/a2a", "ListTasks"),
+                "tasks/result": await rpc(client, "/mcp", "tasks/result", taskId=f"task_{named}"),
+                "response": await client.ask("GET", f"/v1/responses/resp_{named}"),
+                "cancel": await client.ask("POST", f"/v1/responses/resp_{named}/cancel", b"{}"),
+                "useChat": await client.ask("GET", "/api/chat/c1"),
+                "stream": await client.ask("GET", "/streams/c1/messages?offset=-1"),
+                "AG-UI": await client.ask("POST", "/agui", b'{"threadId":"c1","runId":"r","messages":[]}'),
+            }
+            found[scope] = {name for name, answer in asked.items() if b"the secret" in answer.body}
+            refused = {name for name, answer in asked.items() if answer.status == 403}
+
+    assert set() == found["send"]
+    assert {"cancel", "AG-UI"} == refused
+    assert {*asked} - refused == found["read"]
+
+
+async def rpc(client: Client, path: str, method: str, **params: Any) -> Answer:
+    """Call a method."""
+    body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    return await client.ask("POST", path, json.dumps(body).encode(), {"A2A-Version": "1.0"})
 
 
 async def test_a_right_that_ends_ends_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:

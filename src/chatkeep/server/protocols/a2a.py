@@ -31,6 +31,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from ...app import Chatkeep
+from ...auth.credentials import Scope
 from ...errors import ChatkeepError
 from ...model import Content, Message, Part
 from .. import wire
@@ -233,12 +234,12 @@ class Agent:
 
     async def get_task(self, request: Request, id: Any, params: dict[str, Any]) -> Response:
         """Return a task as it is now."""
-        task = await self._find(request, params)
+        task = await self._find(request, params, scope="read")
         return wire.as_json(rpc_result(id, await task.show(await task.now(), history=history_in(params))))
 
     async def subscribe_to_task(self, request: Request, id: Any, params: dict[str, Any]) -> Response:
         """Stream a task that is being done, from the beginning of the answer to its last message; or what comes of it, while it asks."""
-        task = await self._find(request, params)
+        task = await self._find(request, params, scope="read")
         now = await task.now()
         if (state := task.state_of(now)) in OVER:
             raise RpcError(UNSUPPORTED, f"The task is over ({state}), so nothing more comes of it; GetTask has it.")
@@ -261,10 +262,10 @@ class Agent:
         """Return the tasks of a context, or of those that the caller may use and that were changed last; last first."""
         wanted = read_wanted(params)
         if params.get("contextId") not in (None, ""):
-            callers = [await self._entrance.admit(request, id_in(params, "contextId"))]
+            callers = [await self._entrance.admit(request, id_in(params, "contextId"), scope="read")]
             callers[0].refuse_stranger()
         else:
-            callers = await self._entrance.find_callers(request, most=CONTEXTS)
+            callers = await self._entrance.find_callers(request, most=CONTEXTS, scope="read")
         found = [task for caller in callers for task in await self._find_tasks(caller, wanted)]
         found.sort(key=lambda task: task["status"]["timestamp"], reverse=True)
         page, end = found[wanted.at : wanted.at + wanted.size], wanted.at + wanted.size
@@ -312,11 +313,11 @@ class Agent:
         said = Message(id=id, number=number, role="user", content=content, created_at=self._core.clock())
         return Task(caller, [*(message for message in before if message.number < number), said])
 
-    async def _find(self, request: Request, params: dict[str, Any]) -> Task:
+    async def _find(self, request: Request, params: dict[str, Any], *, scope: Scope | None = None) -> Task:
         """Find the task that a request names. Raises 404, and first of all what the caller is told who may use nothing."""
         named = id_in(params, "id").removeprefix("task_")
         conversation, number = find_named(named) or (named, 0)
-        caller = await self._entrance.admit(request, conversation)
+        caller = await self._entrance.admit(request, conversation, scope=scope)
         return await Task(caller, [await caller.find_message(number, ("user",))]).read()
 
 

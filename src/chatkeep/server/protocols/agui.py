@@ -233,7 +233,9 @@ class Events:
         return event({"type": "STATE_SNAPSHOT", "snapshot": self._core.states.shape.json_of(state)})
 
     async def _messages(self) -> bytes:
-        """Return the last messages of the log."""
+        """Return the last messages of the log, for who may see it."""
+        if not self._caller.sees_log:
+            return b""
         window = wire.LogWindow(limit=wire.PAGE_MOST)
         log, _ = await api.talk(self._caller.tenant, self._caller.conversation, window)
         told = [shown for message in log if not message.redacted for shown in messages_of(message)]

@@ -16,7 +16,7 @@ from inspect import isawaitable
 from typing import Any
 from urllib.parse import urlsplit
 
-from msgspec import Struct
+from msgspec import Struct, structs
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -86,6 +86,11 @@ class Caller(Struct, frozen=True):
     access: Access
     issued: Issued | None = None
     stranger: bool = False
+
+    @property
+    def sees_log(self) -> bool:
+        """Whether the log of the conversation may be shown, and not only the answer to what the caller says."""
+        return "read" in self.principal.scopes
 
     @property
     def sees_state(self) -> bool:
@@ -233,9 +238,12 @@ class Entrance:
             raise NoObject(400, "The body is no JSON object; nothing was touched.")
         return found
 
-    async def admit(self, request: Request, conversation: str, *, begins: bool = False) -> Caller:
-        """Let the caller in, or raise what it is told; *begins*: a visitor may begin the conversation by this request."""
-        policy, access = request.scope["chatkeep.policy"], self._access_of(request)
+    async def admit(
+        self, request: Request, conversation: str, *, begins: bool = False, scope: Scope | None = None
+    ) -> Caller:
+        """Let the caller in, or raise what it is told; *begins*: a visitor may begin the conversation by this request. *scope*: what it
+        takes where that is not what the endpoint has declared."""
+        policy, access = self._policy_of(request, scope), self._access_of(request)
         request.scope["chatkeep.begins"] = begins
         if self._authorize is not None:
             tenant = await self._ask_application(request, conversation)
@@ -262,7 +270,7 @@ class Entrance:
         begun = request.scope["chatkeep.begun"] = Caller(caller.tenant, conversation, principal, access, issued=issued)
         return begun
 
-    async def find_callers(self, request: Request, *, most: int) -> list[Caller]:
+    async def find_callers(self, request: Request, *, most: int, scope: Scope | None = None) -> list[Caller]:
         """Let the caller in to what it may use of the conversations that were changed last, *most* of which are looked at. Raises
         what it is told if it may use none, whichever there are."""
         access = self._access_of(request)
@@ -275,7 +283,7 @@ class Entrance:
                 names = [name for name in names if await self._ask_application(request, name) == tenant]
             return [Caller(self.keep.tenant(tenant), name, LOCAL, access) for name in names]
         request.scope["chatkeep.begins"] = False
-        await access.admit(request, request.scope["chatkeep.policy"])  # (once, however many conversations there are)
+        await access.admit(request, self._policy_of(request, scope))  # (once, however many conversations there are)
         principal: Principal = request.state.principal
         match principal.kind:
             case "operator":
@@ -290,6 +298,11 @@ class Entrance:
             case "service":
                 names = await self._find_last(principal.tenant, most)
         return [Caller(request.state.tenant, name, principal, access) for name in names]
+
+    @staticmethod
+    def _policy_of(request: Request, scope: Scope | None) -> AccessPolicy:
+        policy: AccessPolicy = request.scope["chatkeep.policy"]
+        return policy if scope is None else structs.replace(policy, scope=scope)
 
     async def _find_last(self, tenant: str, most: int) -> list[str]:
         rows = await self.core.scan("recent", tenant=tenant, after=None, limit=most)

@@ -23,6 +23,7 @@ from starlette.routing import BaseRoute
 
 from ... import __version__
 from ...app import Chatkeep
+from ...auth.credentials import Scope
 from ...errors import ChatkeepError
 from ...model import Failing, Message, Part
 from .. import wire
@@ -215,7 +216,7 @@ class Server:
 
     async def get_task(self, call: Call) -> Response:
         """Return a task as it is now; with its result, in versions where nothing else gives it."""
-        task = await self._find(call)
+        task = await self._find(call, scope="read")
         ended = await task.now()
         told = task.shown(ended, call)
         if call.modern and told["status"] == "completed":
@@ -226,7 +227,7 @@ class Server:
         """Wait for the end of a task, and return what the call would have been answered."""
         if call.modern:
             raise RpcError(NO_METHOD, "There is no tasks/result in this version; tasks/get has the result.", status=404)
-        task = await self._find(call)
+        task = await self._find(call, scope="read")
         return await task.give(call, {"_meta": {f"{META}related-task": {"taskId": task.id}}}, to_the_end=True)
 
     async def cancel_task(self, call: Call) -> Response:
@@ -238,7 +239,7 @@ class Server:
         await task.caller.stop(task.number)
         return call.answer({} if call.modern else task.shown(await task.now(), call))
 
-    async def _find(self, call: Call) -> Task:
+    async def _find(self, call: Call, *, scope: Scope | None = None) -> Task:
         """Find the task that a request names. Raises `RpcError`, and what its conversation refuses."""
         if call.modern and not call.tasks:
             lacks: dict[str, Any] = {"requiredCapabilities": {"extensions": {TASKS: {}}}}
@@ -247,7 +248,7 @@ class Server:
         place = find_named(named.removeprefix("task_")) if isinstance(named, str) else None
         if place is None:
             raise not_found()
-        caller = await self._entrance.admit(call.request, place[0])
+        caller = await self._entrance.admit(call.request, place[0], scope=scope)
         message = await caller.find_message(place[1], ("user",))
         return Task(caller, place[1], message.created_at)
 

@@ -29,7 +29,7 @@ from starlette.routing import BaseRoute
 from ...app import Chatkeep
 from ...model import Content, Failing, Message, Part
 from .. import wire
-from ..access import not_found
+from ..access import forbidden, not_found
 from ..streams import event
 from .answer_stream import (
     BlockBegan,
@@ -134,6 +134,8 @@ def routes(keep: Chatkeep[Any], *, path: str = PATH, authorize: Authorize | None
     async def cancel(request: Request) -> Response:
         """End a response that is being made; what was said of it stays."""
         caller, message = await asked_for(request)
+        if not caller.sees_log:
+            raise forbidden("A response is shown to who has the scope 'read', which this takes beside 'send'.")
         await caller.stop(message.number)
         return await show(caller, message)
 
