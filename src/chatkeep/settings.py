@@ -613,7 +613,7 @@ def instead(name: str, known: Collection[str]) -> str:
     from difflib import get_close_matches  # only an error needs it
 
     near = get_close_matches(name, known, n=1, cutoff=0.75)
-    return f"; {near[0]} is one" if near else f"; there are: {', '.join(sorted(known))}"
+    return f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(sorted(known))}"
 
 
 def from_source(fault: str, source: str) -> str:
