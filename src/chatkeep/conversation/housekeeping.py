@@ -86,9 +86,8 @@ def do_housekeeping(
     if held:
         due_at = min(at + HELD_S, due_at or at + HELD_S)
     if due_at is not None:
-        stays = (
-            waits and record.delivery is not None and not drop
-        )  # what is over stays for the reply's sake, and is looked at with it
+        # What is over, and stays for the sake of a reply, is looked at with the reply.
+        stays = waits and record.delivery is not None and not drop
         due_at = None if stays and due_at <= ends else max(due_at, ends + LOOK_AGAIN_S)
     if waits and record.delivery is not None:
         # Where nobody here can send it, somebody else is to find it; looking ever less often.

@@ -51,6 +51,14 @@ def amendment_id(incarnation: str, number: int) -> str:
     return f"{RESERVED}amend:{incarnation}.{number}"
 
 
+def redact_found(
+    snapshot: Snapshot, found: Sequence[Message], notes: Sequence[Message], policy: Policy, *, at: float
+) -> Commit:
+    """Remove what *found* say, with what there is of it in *notes*: other versions, and reasons that may quote it."""
+    gone = [*found, *versions_of(notes, found)]
+    return redact_messages(snapshot, gone, notes_about(notes, found), policy, at=at)
+
+
 def redact_messages(
     snapshot: Snapshot,
     redacted: Sequence[Message],
