@@ -15,6 +15,7 @@ import pytest
 from chatkeep import Chatkeep, Turn
 from chatkeep.testing.servers import PostgresServer
 
+from ..support.odd_metadata import ODD
 from ..support.program import PATIENCE_S, PROGRAM, chatkeep, killed_when_late, plain_environment
 from ..support.waiting import until
 
@@ -150,6 +151,22 @@ async def test_an_index_is_made_on_postgresql(postgres: PostgresServer, tmp_path
     assert removed[1].endswith(" has no full-text index.\n")
     assert sorted(found) == sorted(without)
     assert postgres.password not in made[1] + removed[1]
+
+
+async def test_no_metadata_of_a_client_hides_a_log(tmp_path: Path) -> None:
+    """Whatever they are: each command shows the conversation, and takes none of it for a note of chatkeep's own."""
+    async with Chatkeep(f"sqlite:///{tmp_path}/chat.db") as keep:
+        for metadata in ODD:
+            await keep.accept("ada", "hello", metadata=metadata)
+    commands = ["history", "show", "dead", "doubts", "deliveries"]
+    ended = {
+        command: chatkeep(command, "chat.db", "ada", *more, folder=tmp_path)
+        for command in commands
+        for more in ([], ["--as-of", "3"] if command in ("history", "show") else [])
+    }
+
+    assert dict.fromkeys(commands, (0, "")) == {name: (code, errors) for name, (code, _, errors) in ended.items()}
+    assert len(ODD) == chatkeep("history", "chat.db", "ada", folder=tmp_path)[1].count("hello\n")
 
 
 def test_a_search_for_nothing_is_refused(store: Path) -> None:

@@ -144,6 +144,36 @@ async def test_erasing_takes_the_credentials_along(opened: Any) -> None:
     assert [0, 1] == [len(await list_tokens(keep, "", id)) for id in ("ada", "bob")]
 
 
+async def test_a_reply_that_nobody_sends_keeps_its_conversation_for_a_day(opened: Any) -> None:
+    """As long as a reply is tried where somebody sends it. Meanwhile nothing of it is cut and next to nothing is written; then it ends
+    like any other."""
+    clock = Clock()
+    keep = await opened(echo, clock=clock, forget_after="2h", retention="1h")
+    await core_of(keep).accept_from("whatsapp", "", "ada", "hello", id="m1", role="user", metadata={})
+    await until(lambda: said(keep, 2))
+    clock.now += 3 * 3600
+    revisions = set()
+    for _ in range(40):
+        clock.now += 2
+        await nothing_happens_for(0.02)
+        revisions.add((await keep.conversation("ada")).revision)
+    log = [message.role async for message in keep.history("ada")]
+    clock.now += DAY_S
+
+    async def gone() -> bool:
+        clock.now += 11
+        return await is_gone(keep, "ada")
+
+    await until(gone)
+    assert ["user", "assistant"] == log
+    assert len(revisions) < 5
+
+
+async def said(keep: Any, count: int) -> bool:
+    """Whether the log of ada has so many messages."""
+    return count == len([message async for message in keep.history("ada")])
+
+
 async def test_clearing_what_is_not_there_creates_nothing(opened: Any) -> None:
     """Neither a slot nor all of it."""
     keep = await opened(echo)

@@ -264,3 +264,19 @@ async def test_a_checksum_covers_what_a_person_sees(opened: Any) -> None:
     assert sums[-1] == await now() == (await keep.conversation("c")).checksum
     assert [] == (await ada.save("c", title="C", checksum=before)).conflicts
     assert ["title"] == (await ada.save("c", title="D", checksum=before)).conflicts
+
+
+async def test_nobody_makes_a_loss_by_what_a_message_says_of_itself(opened: Any) -> None:
+    """Metadata of a client that looks like a note of what gave way is no loss, cannot be put back, and is in nobody's way."""
+    keep = await opened()
+    made = {"kind": "conflict", "about": "title", "slot": "", "path": ["m9"], "at": 1.0, "by": "phone"}
+    for number, metadata in enumerate(({"kind": "conflict"}, made, made | {"about": "message"}), 1):
+        await keep.accept("ada", '"a title"', id=f"m{number}", metadata=metadata)
+    await keep.save("ada", messages=[{"id": "m9", "role": "user", "content": "hello"}])
+    saved = (await keep.conversation("ada")).head
+    with pytest.raises(UsageError, match="entry 2 is no loss"):
+        await keep.restore("ada", 2)
+    await keep.redact("ada", saved)
+
+    assert [] == await keep.losses("ada")
+    assert ['"a title"'] * 3 + [""] == [message.text async for message in keep.history("ada") if message.role == "user"]

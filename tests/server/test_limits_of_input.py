@@ -17,7 +17,10 @@ from starlette.exceptions import HTTPException
 
 from chatkeep import Chatkeep, Turn
 from chatkeep.server import protocol, wire
+from chatkeep.server.protocols.answer_stream import name_answer
+from chatkeep.server.settings import PROTOCOLS
 
+from ..support.odd_metadata import ODD
 from ..support.serving import Answer, Client, answer_from, path_of, served
 from ..support.waiting import nothing_happens_for, takes, until
 
@@ -359,3 +362,26 @@ async def test_a_storm_of_clients_that_go_away_mixes_nothing_up(url: str) -> Non
         assert {message["id"] for message in sent} <= {id for there, id, _ in jobs if there == name}
         replies = {message["reply_to"]: message["content"] for message in log if message["role"] == "assistant"}
         assert {message["number"]: f"{name}: {message['id']}" for message in sent} == replies
+
+
+async def test_no_metadata_of_a_client_breaks_an_address() -> None:
+    """Of the API, the desk and the protocols: what looks like a note of chatkeep's own is none, and another type is passed over."""
+    keep: Chatkeep[Any] = Chatkeep("memory://")
+    keep.on_message(lambda turn: turn.text)
+    pages = ("", "/messages?notes=1", "/losses", "/story", "/deliveries", "/as-of/1", "/doubts", "/dead-letters")
+    wrong = []
+    async with served(keep, protocols=PROTOCOLS) as client:
+        for number, metadata in enumerate(ODD):
+            here, name = f"/v1/conversations/c{number}", name_answer(f"c{number}", 1)
+            said = json.dumps({"content": "hi", "metadata": metadata}).encode()
+            call = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "GetTask", "params": {"id": f"task_{name}"}})
+            paths = [here + page for page in pages]
+            paths += ["/v1/desk/conversations?text=hi", f"/v1/responses/resp_{name}", f"/api/chat/c{number}"]
+            answers = {
+                "post": await client.ask("POST", f"{here}/messages", said),
+                "a2a": await client.ask("POST", "/a2a", call.encode(), {"A2A-Version": "1.0"}),
+            }
+            answers |= {path: await client.ask("GET", path) for path in paths}
+            wrong += [path for path, one in answers.items() if one.status != 200 or b'"error":{' in one.body]
+
+    assert [] == wrong

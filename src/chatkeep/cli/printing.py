@@ -140,7 +140,10 @@ def sent(sending: Delivery) -> None:
 def logged(message: Message) -> None:
     """Print a log entry with its number."""
     text = "[redacted]" if message.redacted else plain(message.text) or plain(told_of(message), line=True)
-    reason = f"  [{plain(message.metadata['reason'], line=True)}]" if "reason" in message.metadata else ""
+    why = (
+        message.metadata.get("reason") if message.role == "system" else None
+    )  # of others it is what a client has said of itself
+    reason = f"  [{plain(str(why), line=True)}]" if why is not None else ""
     text = text.replace("\n", "\n" + " " * 12)
     role = click.style(f"{message.role:<9}", fg=COLOURS.get(message.role), dim=message.role == "system")
     click.echo(f"{message.number:>6}  {click.style(when(message.created_at), dim=True)}  {role}  {text}{reason}")

@@ -9,6 +9,7 @@ from ..drivers.base import AT_ONCE, Row
 from ..model import Message
 from .commits import SEND_PAUSE_MOST_S, forget_after, next_commit, next_due, not_before
 from .leases import count_death
+from .outbox import GIVE_UP_S
 from .record import NONE, Record
 from .reminders import ring_reminder
 from .sessions import is_session_over
@@ -53,14 +54,17 @@ def do_housekeeping(
         record = structs.replace(record, state=NONE)
     drop, waits = 0, has_outbound(snapshot, record)
     if policy.retention_s is not None:
-        # What has not gone out yet stays.
+        # What has not gone out yet stays; where nobody sends it, for as long as it would be tried.
         last = (
             min([record.delivery.upto, *(number - 1 for number in record.delivery.again)])
-            if (sends and waits and record.delivery)
+            if (waits and record.delivery)
             else snapshot.row.head
         )
         kept = [
-            message for message in oldest if message.created_at + policy.retention_s > ends or message.number > last
+            message
+            for message in oldest
+            if message.created_at + policy.retention_s > ends
+            or (message.number > last and (sends or message.created_at + GIVE_UP_S > ends))
         ]
         drop = kept[0].number - 1 if kept else oldest[-1].number if oldest else 0
         oldest_at = kept[0].created_at if kept else 0.0
@@ -82,7 +86,9 @@ def do_housekeeping(
     if held:
         due_at = min(at + HELD_S, due_at or at + HELD_S)
     if due_at is not None:
-        due_at = max(due_at, ends + LOOK_AGAIN_S)
+        # What is over, and stays for the sake of a reply, is looked at with the reply.
+        stays = waits and record.delivery is not None and not drop
+        due_at = None if stays and due_at <= ends else max(due_at, ends + LOOK_AGAIN_S)
     if waits and record.delivery is not None:
         # Where nobody here can send it, somebody else is to find it; looking ever less often.
         waited = at - min((message.created_at for message in snapshot.messages if is_outbound(message)), default=at)
@@ -99,11 +105,12 @@ def cut_log(snapshot: Snapshot, upto: int, policy: Policy, *, at: float) -> Comm
 
 
 def is_forgotten(snapshot: Snapshot, policy: Policy, *, at: float) -> bool:
-    """Tell whether nothing has happened for so long that the conversation is to be erased: nobody waits for anything in it."""
+    """Tell whether nothing has happened for so long that the conversation is to be erased: nobody waits for anything in it, and a
+    reply that has not gone out would not be tried any more."""
     record, forgets = snapshot.record, forget_after(snapshot.record, policy)
     if forgets is None or at < snapshot.row.updated_at + forgets or record.reminders or unread_messages(snapshot):
         return False
-    return not has_outbound(snapshot, record)
+    return at >= snapshot.row.updated_at + GIVE_UP_S or not has_outbound(snapshot, record)
 
 
 def schedule(snapshot: Snapshot, policy: Policy, *, at: float) -> Commit | None:

@@ -13,7 +13,7 @@ from .commits import awaits_channel, make_note, next_commit, note_passed_over
 from .edits import NOTE
 from .keys import RESERVED
 from .record import OutboxState, Record, untried
-from .saves import CONFLICT, MESSAGE
+from .saves import CONFLICT, MESSAGE, is_loss
 from .snapshots import Commit, Draft, Policy, Snapshot, asks, is_cut, unread_messages
 from .streams import draft_said
 
@@ -32,8 +32,8 @@ NOTES_MOST = 400
 def versions_of(messages: Sequence[Message], redacted: Sequence[Message]) -> list[Message]:
     """Return the notes among *messages* that keep another version of one of the *redacted*, which gave way in a save."""
     ids = {message.id for message in redacted}
-    notes = [note for note in messages if note.metadata.get("kind") == CONFLICT and note.metadata["about"] == MESSAGE]
-    return [note for note in notes if not note.redacted and not ids.isdisjoint(note.metadata["path"])]
+    notes = [note for note in messages if is_loss(note) and note.metadata["about"] == MESSAGE]
+    return [note for note in notes if not ids.isdisjoint(note.metadata["path"])]
 
 
 def notes_about(messages: Sequence[Message], redacted: Sequence[Message]) -> list[Message]:
@@ -49,6 +49,14 @@ def notes_about(messages: Sequence[Message], redacted: Sequence[Message]) -> lis
 def amendment_id(incarnation: str, number: int) -> str:
     """Return the id of the message that says message *number* anew."""
     return f"{RESERVED}amend:{incarnation}.{number}"
+
+
+def redact_found(
+    snapshot: Snapshot, found: Sequence[Message], notes: Sequence[Message], policy: Policy, *, at: float
+) -> Commit:
+    """Remove what *found* say, with what there is of it in *notes*: other versions, and reasons that may quote it."""
+    gone = [*found, *versions_of(notes, found)]
+    return redact_messages(snapshot, gone, notes_about(notes, found), policy, at=at)
 
 
 def redact_messages(

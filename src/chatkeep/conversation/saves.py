@@ -214,6 +214,11 @@ def _note_id(asked: Save, id: str, content: Content) -> str:
     return NOTE + sha256(plain([id, content, asked.by])).hexdigest()[:24]
 
 
+def is_loss(message: Message) -> bool:
+    """Tell whether *message* is a note of what gave way, and not a client's whose metadata look like one."""
+    return message.role == "system" and message.metadata.get("kind") == CONFLICT
+
+
 def note_losses(key: Key, losses: Sequence[Loss], *, at: float, token: str) -> list[Draft]:
     """Return the notes of what gave way in a whole state, under ids that *token* makes."""
     return [

@@ -357,9 +357,7 @@ class Changes(Generic[State]):
             if there.row.incarnation != snapshot.row.incarnation:
                 return None
             newer = [message for message in there.messages if message.number > seen]
-            about = redaction.notes_about([*notes, *newer], found)
-            gone = [*found, *redaction.versions_of([*notes, *newer], found)]
-            return redaction.redact_messages(there, gone, about, self._shared.policy, at=self._shared.clock())
+            return redaction.redact_found(there, found, [*notes, *newer], self._shared.policy, at=self._shared.clock())
 
         await self._shared.commit(snapshot, decide)
         return True

@@ -168,7 +168,7 @@ class PeopleSurface(Generic[State]):
             if row is None or before <= 1 or len(found) >= limit:
                 break
             page = await store.page(key, row.incarnation, before=before, limit=PAGE)
-            found += [_lost(message) for message in reversed(page) if message.metadata.get("kind") == saves.CONFLICT]
+            found += [_lost(message) for message in reversed(page) if saves.is_loss(message)]
             before = page[0].number if page else 0
         return found[:limit]
 
@@ -181,7 +181,7 @@ class PeopleSurface(Generic[State]):
         key, store = key_for(self._tenant, conversation), self._opened.store
         there = await store.reload(key)
         page = await store.page(key, there.row.incarnation, after=number - 1, limit=1) if there.row.revision else []
-        if not page or page[0].number != number or page[0].metadata.get("kind") != saves.CONFLICT:
+        if not page or page[0].number != number or not saves.is_loss(page[0]):
             raise UsageError(f"{key}: entry {number} is no loss; nothing was changed. `losses` has the numbers.")
         lost = _lost(page[0])
         if lost.about == saves.TITLE:

@@ -345,7 +345,8 @@ def item_from(row: Row, record: Record, off_by: list[OffBy], tail: Sequence[Mess
     last = last_words(tail)
     answered = max((message.number for message in said if message.role == "operator"), default=0)
     waiting = [message for message in said if message.number > max(record.cursor, answered) and asks(message)]
-    failure = next((reason_in(message) for message in reversed(tail) if message.metadata.get("kind") == "dead"), "")
+    notes = [message for message in reversed(tail) if message.role == "system"]
+    failure = next((reason_in(note) for note in notes if note.metadata.get("kind") == "dead"), "")
     bad = [
         one
         for one in (list_deliveries(tail, record.delivery) if record.delivery is not None else ())

@@ -124,8 +124,7 @@ def routes(keep: Chatkeep[Any], *, path: str = PATH, authorize: Authorize | None
         """Return a response as it is now, or its events."""
         caller, message = await asked_for(request)
         if request.query_params.get("stream") == "true":
-            told = message.metadata.get("response", {})
-            asked = Asked(caller.conversation, message.number, told, at=message.created_at)
+            asked = asked_by(caller.conversation, message)
             after = wire.whole(request.query_params["starting_after"]) if starts_late(request) else -1
             return SSE(request, caller, caller.answer(message.number), Events(asked, after).write)
         return await show(caller, message)
@@ -141,7 +140,7 @@ def routes(keep: Chatkeep[Any], *, path: str = PATH, authorize: Authorize | None
 
     async def show(caller: Caller, message: Message) -> Response:
         """Return a response as it is now."""
-        asked = Asked(caller.conversation, message.number, message.metadata.get("response", {}), at=message.created_at)
+        asked = asked_by(caller.conversation, message)
         return wire.as_json(asked.response(await caller.find_end(message.number)))
 
     @entrance.guards("read")
@@ -315,6 +314,12 @@ class Asked:
         text = grown[1] if grown is not None else msgspec.json.encode(part).decode()
         content = [text_part(text)] if status == "completed" else []
         return {"id": f"msg_{id}", "type": "message", "role": "assistant", "status": status, "content": content}
+
+
+def asked_by(conversation: str, message: Message) -> Asked:
+    """Return the response to *message*, whoever has sent it in which way."""
+    told = message.metadata.get("response")
+    return Asked(conversation, message.number, told if isinstance(told, dict) else {}, at=message.created_at)
 
 
 def failing_told(failing: Failing) -> dict[str, Any]:
