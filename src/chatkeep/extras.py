@@ -32,7 +32,7 @@ def from_extra(extra: str, user: str) -> Iterator[None]:
 
 def is_installed(module: str) -> bool:
     """Tell whether there is a *module* to import, without importing it (its parents are imported)."""
-    from importlib.util import find_spec  # as below
+    from importlib.util import find_spec  # only who asks needs it
 
     try:
         return find_spec(module) is not None

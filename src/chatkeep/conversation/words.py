@@ -30,7 +30,7 @@ _ACCENTS = "[\u0300-\u036f]"
 _SPACELESS = "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+)"
 
 _compiled = cache(re.compile)
-"""For expressions that take milliseconds to compile, which nobody should wait for who never needs them."""
+"""Compiles an expression at its first use: these take milliseconds, and only texts that are not ASCII need them."""
 
 
 def words_in(text: str) -> list[str]:

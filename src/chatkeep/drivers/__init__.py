@@ -121,9 +121,8 @@ def driver_for(url: str) -> Driver:
     if scheme not in DRIVERS:
         return _installed(scheme, url)
     if scheme not in HOSTLESS:
-        from .url import (
-            host_fault,  # imports urllib.parse and ipaddress, which nothing else needs that has its store in a file
-        )
+        # (It imports urllib.parse and ipaddress: who has the store in a file does without.)
+        from .url import host_fault
 
         if fault := host_fault(url):
             raise Misconfigured(f"The {scheme}:// URL of the store is wrong: {fault}. Nothing was opened.")
