@@ -200,23 +200,28 @@ async def growth(url: str, turns: int) -> list[tuple[int, float]]:
     return seen
 
 
-async def served(url: str, turns: int) -> None:
-    """So many turns for each of CUSTOMERS conversations."""
+async def served(url: str, customers: int, turns: int) -> None:
+    """So many turns for each of so many conversations."""
     subject = Whole()
     await subject.open(url)
-    for step in range(turns):
-        names = [f"customer-{n:05d}" for n in range(CUSTOMERS)]
-        await asyncio.gather(*(subject.turn(name, step * CUSTOMERS + n) for n, name in enumerate(names)))
+
+    async def client(first: int) -> None:
+        for step in range(turns):
+            for n in range(first, customers, CONVERSATIONS):
+                await subject.turn(f"customer-{n:05d}", step * customers + n)
+
+    # (All of them at once would wait longer than a store may take on a machine that has other work.)
+    await asyncio.gather(*map(client, range(CONVERSATIONS)))
     await subject.close()
 
 
-def stored(engine: Engine) -> float:
+def stored(engine: Engine, customers: int) -> float:
     """Bytes for each conversation of 20 messages and 1 KB of state."""
     url = engine.store()
-    asyncio.run(served(url, 0))
+    asyncio.run(served(url, customers, 0))
     before = engine.held(url)
-    asyncio.run(served(url, 10))
-    return (engine.held(url) - before) / CUSTOMERS
+    asyncio.run(served(url, customers, 10))
+    return (engine.held(url) - before) / customers
 
 
 def cold_start(url: str, runs: int = 5) -> dict[str, Any]:

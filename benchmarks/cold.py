@@ -1,8 +1,8 @@
 """Cold starts: a process for one message, as a function has it, on each engine beside the plain driver: `python -m benchmarks.cold`.
 
-A line for each engine: the whole process from its start to its end, and its stages, each the least of several runs, which other work on
-the machine disturbs least; and the processor's time of the whole. What `import asyncio` takes is in all of them. `--record` puts all of it
-into results.json and RESULTS.md.
+A line for each engine: the whole process from its start to its end, how long after its start it had answered (a function's process does not
+end then), and its stages, each the least of several runs, which other work on the machine disturbs least; and the processor's time of the
+whole. What `import asyncio` takes is in all of them. `--record` puts all of it into results.json and RESULTS.md.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ async def main():
     at.append(time.perf_counter())
     receipt = await keep.receive(sys.argv[2], "hello")
     assert receipt.status == "answered"
+    print("answered", flush=True)
     at.append(time.perf_counter())
     await keep.close()
 
@@ -47,7 +48,7 @@ asyncio.run(main())
 at.append(time.perf_counter())
 print([round(1e3 * (after - before), 2) for before, after in zip(at, at[1:])])
 """
-"""One message; prints the ms of importing, opening, receiving and closing."""
+"""One message; tells when it is answered, then the ms of importing, opening, receiving and closing."""
 
 SQLITE = """
 import sys, apsw
@@ -118,16 +119,18 @@ ENGINES = {
 }
 
 
-BARE = "import sys; sys.modules.update(dict.fromkeys(['opentelemetry', 'psutil']))\n"
-"""Hides what is here for the tests, and is not where a function is: redis-py imports it where it is there."""
+BARE = "import sys; sys.modules.update(dict.fromkeys(['opentelemetry', 'psutil', 'typing_extensions']))\n"
+"""Hides what is here for the tests, and is not where a function is: redis-py and msgspec import it where it is there."""
 
 
 class Ran(NamedTuple):
-    """One process: its stages if it told them, from its start to its end, and its processor's time, in ms."""
+    """One process: its stages if it told them, from its start to its end, its processor's time, and from its start to its answer (0 where it
+    tells of none), in ms."""
 
     stages: list[float]
     whole: float
     processor: float
+    answered: float = 0.0
 
 
 def ran(code: str, *arguments: str) -> Ran:
@@ -138,24 +141,30 @@ def ran(code: str, *arguments: str) -> Ran:
         [sys.executable, "-c", BARE + code, *arguments], stdout=subprocess.PIPE, text=True, env=environment
     )
     assert process.stdout is not None
+    tells = process.stdout.readline()
+    answered = 1e3 * (time.perf_counter() - began)
     said = process.stdout.read()
     _, status, used = os.wait4(process.pid, 0)
     whole = 1e3 * (time.perf_counter() - began)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"It ended with {process.returncode}:\n{code}")
-    return Ran(json.loads(said) if said else [], whole, 1e3 * (used.ru_utime + used.ru_stime))
+    processor = 1e3 * (used.ru_utime + used.ru_stime)
+    return Ran(json.loads(said), whole, processor, answered) if tells else Ran([], whole, processor)
 
 
 def least_of(runs: list[Ran]) -> Ran:
     """The least of each figure."""
     stages = [min(column) for column in zip(*(run.stages for run in runs), strict=True)]
-    return Ran(stages, min(run.whole for run in runs), min(run.processor for run in runs))
+    whole, processor, answered = (min(column) for column in zip(*(run[1:] for run in runs), strict=True))
+    return Ran(stages, whole, processor, answered)
 
 
 def shown(title: str, run: Ran) -> str:
     """A line."""
-    return f"{title:<46}{run.whole:>8.0f}{run.processor:>8.0f}" + "".join(f"{stage:>9.0f}" for stage in run.stages)
+    return f"{title:<46}{run.whole:>8.0f}{run.processor:>8.0f}" + "".join(
+        f"{stage:>9.0f}" for stage in ([run.answered, *run.stages] if run.stages else ())
+    )
 
 
 def main() -> None:
@@ -166,7 +175,7 @@ def main() -> None:
     options.add_argument("--record", action="store_true", help="into results.json and RESULTS.md")
     given = options.parse_args()
     header = f"{'least of ' + str(given.runs) + ' runs, ms':<46}{'whole':>8}{'CPU':>8}"
-    print(header + "".join(f"{stage:>9}" for stage in ("import", "open", "receive", "close")))
+    print(header + "".join(f"{stage:>9}" for stage in ("answered", "import", "open", "receive", "close")))
     before: dict[str, float] = {}
     for title, code in (
         ("Python alone", "pass"),

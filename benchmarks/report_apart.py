@@ -71,15 +71,17 @@ def acts_section(found: Found) -> list[str]:
 
 def cold_section(found: Found) -> list[str]:
     """A title, and the lines below it."""
-    lines = [f"| {title} | {ms:.0f} | - | - | - | - | - |" for title, ms in found["before"].items()]
+    lines = [f"| {title} | {ms:.0f} | - | - | - | - | - | - |" for title, ms in found["before"].items()]
     for engine in found["engines"].values():
         for title, run in ((engine["plain_title"], engine["plain"]), ("chatkeep", engine["ours"])):
-            cells = [f"{ms:.0f}" for ms in (run["whole"], run["processor"], *run["stages"])]
-            lines.append(f"| {engine['title']}: {title} | " + " | ".join([*cells, *["-"] * (6 - len(cells))]) + " |")
+            answered = run.get("answered")
+            cells = [f"{ms:.0f}" if ms else "-" for ms in (run["whole"], run["processor"], answered, *run["stages"])]
+            lines.append(f"| {engine['title']}: {title} | " + " | ".join([*cells, *["-"] * (7 - len(cells))]) + " |")
     return [
         "Cold starts",
-        f"A process for one message, on a store that is there; ms, each the least of {found['runs']} runs.\n",
-        "| | whole | CPU | import | open | receive | close |\n|---|---|---|---|---|---|---|",
+        f"A process for one message, on a store that is there; ms, each the least of {found['runs']} runs. Whole: from the start of the process "
+        "to its end. Answered: from its start to its answer, behind which the process of a function does not end.\n",
+        "| | whole | CPU | answered | import | open | receive | close |\n|---|---|---|---|---|---|---|---|",
         *lines,
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import select
@@ -24,7 +25,7 @@ from .subjects import Subject
 
 HERE = Path(__file__).parent
 CONVERSATIONS = 64
-FILL_S = 15.0
+FILL_S = 8.0
 PATIENCE_S = 120.0
 SHORT = 100  # logs up to here are made anew for each round, so that quick subjects do not measure longer ones
 
@@ -148,17 +149,22 @@ def swept(
     rounds: int,
     seconds: float,
     environment: dict[str, str] | None = None,
+    until: float = math.inf,
 ) -> Swept:
-    """Every subject with every length of history, one turn at a time and many at once, round after round."""
+    """Every subject with every length of history, one turn at a time and many at once, round after round; after the first one no
+    round is begun later than *until*, by the monotonic clock."""
     found = Swept([], {}, {}, {}, {})
     with contextlib.ExitStack() as stack:
         running = _started(engine, subjects, environment, found, stack)
         for number, length in product(range(rounds), lengths):
+            if number and length == lengths[0] and time.monotonic() > until:
+                print(f"  no time for more than {number} of {rounds} rounds", file=sys.stderr)
+                break
             group = f"l{length}r{number if length <= SHORT else 0}"
             for process in list(running):
                 try:
                     _round(process, group, length, number, seconds, found)
-                except Absent as why:
+                except (Absent, psutil.Error, ValueError) as why:  # it said so, it is gone, or what it says is no JSON
                     if not process.subject.peer:
                         raise
                     print(f"  {process.subject.title} is out: {why}", file=sys.stderr)
@@ -181,7 +187,7 @@ def _started(
             if subject.server is not None:
                 server = stack.enter_context(subject.server(engine.folder))
             process = Process(subject, server, environment=environment)
-        except (Absent, RuntimeError) as why:
+        except (Absent, RuntimeError, psutil.Error, ValueError) as why:
             if not subject.peer:
                 raise
             print(f"  {subject.title} cannot be had: {why}", file=sys.stderr)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 
 from .errors import MissingExtra
 
@@ -33,6 +32,8 @@ def from_extra(extra: str, user: str) -> Iterator[None]:
 
 def is_installed(module: str) -> bool:
     """Tell whether there is a *module* to import, without importing it (its parents are imported)."""
+    from importlib.util import find_spec  # only who asks needs it
+
     try:
         return find_spec(module) is not None
     except ImportError:

@@ -51,10 +51,6 @@ class Line(Struct, array_like=True, frozen=True):
 
 _encode = msgspec.json.Encoder().encode
 
-_decode_record = msgspec.json.Decoder(Record).decode
-
-_decode_line = msgspec.json.Decoder(Line).decode
-
 _decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
 
 MEMBERS = frozenset(Record.__struct_encode_fields__)
@@ -145,7 +141,7 @@ def message_from(key: Key, incarnation: str, entry: Entry) -> Message:
         return _redacted(incarnation, entry)
     _check(key, entry.body, b'["', f"log entry {entry.number}")
     try:
-        line = _decode_line(entry.body)
+        line = msgspec.json.decode(entry.body, type=Line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as fault:
         raise Corrupt(f"{key}: log entry {entry.number} cannot be read ({fault}). Nothing was changed.") from fault
     role = ROLES.get(entry.role)
@@ -202,7 +198,7 @@ def record_from(key: Key, body: bytes) -> Record:
     _check(key, body, b'{"crc":"', "record")
     rest = b"{" + body[CRC_END:]
     try:
-        record = _decode_record(rest)
+        record = msgspec.json.decode(rest, type=Record)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         record = _decode_carrying(key, rest)
     _refuse_newer(key, record.format)
@@ -230,7 +226,7 @@ def _decode_carrying(key: Key, rest: bytes) -> Record:
         if tails := [[*one[:2], *one[REMINDER_ITEMS:]] for one in reminders if len(one) > REMINDER_ITEMS]:
             unknown["reminders"] = Raw(_encode(tails))
             members["reminders"] = Raw(_encode([one[:REMINDER_ITEMS] for one in reminders]))
-        return structs.replace(_decode_record(_encode(members)), unknown=unknown)
+        return structs.replace(msgspec.json.decode(_encode(members), type=Record), unknown=unknown)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as fault:
         raise Corrupt(f"{key}: the record cannot be read ({fault}). Nothing was changed.") from fault
 

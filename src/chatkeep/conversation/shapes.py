@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from decimal import Decimal
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from gc import get_referents
 from typing import Annotated, Any, Generic, cast, get_args, get_origin, get_type_hints
 
@@ -21,7 +21,7 @@ from msgspec import Meta, Struct
 from ..model import State
 
 DEEPEST = 64
-PLAIN_LEVELS = 5  # deeper values are looked at by slower code; each level makes the type that says so twice as large
+PLAIN_LEVELS = 5  # deeper values are looked at by slower code; each level makes the type that says so twice as large, and as slow to make
 
 JSON_TYPES = frozenset({dict, list, str, int, float, bool, type(None)})
 """What JSON has. Of other types only the text would be stored: a Decimal would come back as a str, a tuple as a list."""
@@ -38,7 +38,7 @@ SAFE = 2**53 - 1
 STORABLE = range(-(2**63), 2**63)
 """Integers that every store keeps: for what no browser gives back."""
 
-_DIGITS = bytes(48 if 48 <= byte < 58 else byte for byte in range(256))
+_DIGITS = bytes.maketrans(b"123456789", b"0" * 9)
 _LONG_NUMBER = b"0" * 16
 _ABSENT = object()
 UNREAD: Any = object()
@@ -109,25 +109,30 @@ def _plain_at(levels: int) -> Any:
     return scalar | list[inner] | dict[str, inner]  # type: ignore[valid-type]
 
 
-_Plain: Any = msgspec.defstruct("_Plain", [("value", _plain_at(PLAIN_LEVELS))], array_like=True, gc=False)
+@cache
+def _holder(levels: int) -> Any:
+    """Return the type of a tuple of one value of so many levels."""
+    return msgspec.defstruct("_Plain", [("value", _plain_at(levels))], array_like=True, gc=False)
 
 
 def _copy(value: Any, raw: bytes) -> Any:
     """Return what decoding *raw* would give for *value*: a copy. The quick way to a yes; whoever gets UNREAD has to look closer.
 
     One conversion looks at keys, numbers and depth, and takes a tuple for a list and a Decimal for a float; so the types are
-    looked at too, a whole level of the value at once.
+    looked at before, a whole level of the value at once.
     """
-    try:
-        copy = msgspec.convert((value,), _Plain)
-    except Exception:  # objects of other kinds may raise anything
-        return UNREAD
+    levels = 0
     found: Sequence[Any] = (value,)
     while found:
         if not JSON_TYPES.issuperset(map(type, found)):
             return UNREAD
         # (Of dicts and lists, what is in them, though not keys that are text; of text and numbers, nothing.)
         found = get_referents(*found)
+        levels += 1
+    try:
+        copy = msgspec.convert((value,), _holder(min(levels, PLAIN_LEVELS)))
+    except msgspec.ValidationError:
+        return UNREAD
     # (The first look is at one byte, and nearly always enough.)
     return copy.value if b"\\" not in raw or b"\\u0000" not in raw else UNREAD
 

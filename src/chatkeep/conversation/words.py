@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from unicodedata import category, normalize
 
 from ..drivers.base import EntryWords, Term, Unindexed
@@ -26,10 +26,11 @@ TERMS = 16
 """So many words of one message, and of one search, are looked at."""
 
 _ASCII_WORDS = re.compile(r"[a-z0-9]+").findall
-_ACCENTS = re.compile("[\u0300-\u036f]")
-_SPACELESS = re.compile(
-    "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+)"
-)
+_ACCENTS = "[\u0300-\u036f]"
+_SPACELESS = "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+)"
+
+_compiled = cache(re.compile)
+"""Compiles an expression at its first use: these take milliseconds, and only texts that are not ASCII need them."""
 
 
 def words_in(text: str) -> list[str]:
@@ -71,7 +72,7 @@ def has_words(text: str, terms: Sequence[Term]) -> bool:
 def fold(text: str) -> str:
     """Return the form of a text that all have in common which differ by case, accents or width."""
     text = text.casefold()
-    return text if text.isascii() else normalize("NFC", _ACCENTS.sub("", normalize("NFKD", text))).casefold()
+    return text if text.isascii() else normalize("NFC", _compiled(_ACCENTS).sub("", normalize("NFKD", text))).casefold()
 
 
 def find_in(text: str, searched: str) -> tuple[int, int]:
@@ -113,7 +114,9 @@ def _runs(text: str) -> list[tuple[str, bool]]:
     if text.isascii():
         return [(word, False) for word in _ASCII_WORDS(text)]
     words = "".join([one if _is_in_word(one) else " " for one in text]).split()
-    return [(run, place % 2 == 1) for word in words for place, run in enumerate(_SPACELESS.split(word)) if run]
+    return [
+        (run, place % 2 == 1) for word in words for place, run in enumerate(_compiled(_SPACELESS).split(word)) if run
+    ]
 
 
 @lru_cache(maxsize=8192)

@@ -46,7 +46,6 @@ from .base import (
     mark_of,
 )
 from .openable import Openable
-from .url import host_fault
 
 __all__ = [
     "AT_ONCE",
@@ -119,10 +118,14 @@ def driver_for(url: str) -> Driver:
             if "@" not in url
             else "The store is not a URL, such as sqlite:///chat.db or redis://127.0.0.1:6379/0. Nothing was opened."
         )
-    if scheme not in HOSTLESS and scheme in DRIVERS and (fault := host_fault(url)):
-        raise Misconfigured(f"The {scheme}:// URL of the store is wrong: {fault}. Nothing was opened.")
     if scheme not in DRIVERS:
         return _installed(scheme, url)
+    if scheme not in HOSTLESS:
+        # (It imports urllib.parse and ipaddress: who has the store in a file does without.)
+        from .url import host_fault
+
+        if fault := host_fault(url):
+            raise Misconfigured(f"The {scheme}:// URL of the store is wrong: {fault}. Nothing was opened.")
     module, _, name = DRIVERS[scheme].partition(":")
     return cast(Driver, getattr(import_module(f".{module}", __package__), name)(url))
 

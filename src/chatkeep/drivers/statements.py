@@ -8,11 +8,20 @@ from functools import cache
 from .shipped import list_files, read_file
 
 
+def newest(engine: str) -> int:
+    """Return the number of this version's schema: the steps to it, which need not be read to be counted."""
+    return len(_steps(engine))
+
+
 @cache
 def numbered(engine: str) -> list[str]:
     """Return the steps from an empty database to this version's schema, in order."""
-    names = [name for name in list_files(engine, "sql") if name[0].isdigit()]
-    return [read_file(engine, "sql", name).decode() for name in names]
+    return [read_file(engine, "sql", name).decode() for name in _steps(engine)]
+
+
+@cache
+def _steps(engine: str) -> list[str]:
+    return [name for name in list_files(engine, "sql") if name[0].isdigit()]
 
 
 @cache

@@ -71,7 +71,7 @@ class Records(Generic[Kind]):
     def __init__(self, store: Store, space: str, kind: type[Kind], *, clock: Callable[[], float]) -> None:
         self._unconfined = store
         self._tenant = RESERVED + space
-        self._states = codec_for(kind)
+        self._kind = kind
         self._clock = clock
 
     async def get(self, name: str) -> Kind | None:
@@ -126,6 +126,11 @@ class Records(Generic[Kind]):
             held = self._held(row.key, record_from(row.key, row.body))
             if held is not None:
                 yield row.key.id, held
+
+    @property
+    def _states(self) -> StateCodec[Kind]:
+        # (Of most kinds there is nothing in a process that answers a message.)
+        return codec_for(self._kind)
 
     @property
     def _store(self) -> Store:

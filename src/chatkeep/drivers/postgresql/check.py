@@ -9,8 +9,9 @@ from typing import Any, Literal
 from ...errors import ChatkeepError
 from ...extras import from_extra
 from ..base import Finding
+from ..statements import newest
 from .seam import Site
-from .transport import Connections, given_up, migrations
+from .transport import Connections, given_up
 
 with from_extra("postgres", "A PostgreSQL store (postgresql://)"):
     import asyncpg
@@ -109,7 +110,7 @@ async def _examined_schema(
 ) -> list[tuple[bool, Literal["warn", "fail"], str, str]]:
     schema = await connection.fetchrow(site.sql("examine_schema"), site.schema)
     tables = await connection.fetch(site.sql("examine_tables"), site.schema)
-    number, known = schema["schema"] or 0, len(migrations())
+    number, known = schema["schema"] or 0, newest("postgresql")
     said: list[tuple[bool, Literal["warn", "fail"], str, str]] = [
         (
             number == known,

@@ -21,7 +21,7 @@ from ...extras import from_extra
 from ..base import WAITING, Key, Pool, settle
 from ..batching import BatchingQueue
 from ..sockets import keep_alive
-from ..statements import numbered
+from ..statements import newest, numbered
 from .seam import Site, Statement, in_schema
 
 with from_extra("postgres", "A PostgreSQL store (postgresql://)"):
@@ -94,14 +94,14 @@ class Connections:
         try:
             with given_up(connection, self.site.timeout):
                 greeting = await self._greet(connection)
-            if greeting is None or greeting["schema"] < len(migrations()):
+            if greeting is None or greeting["schema"] < newest("postgresql"):
                 with given_up(connection, MIGRATION_S):
                     await self._migrate(connection)
                     greeting = await self._greet(connection)
-            if greeting is None or greeting["schema"] > len(migrations()):
+            if greeting is None or greeting["schema"] > newest("postgresql"):
                 raise Misconfigured(
                     f"{self.site.store} was upgraded by a newer chatkeep (schema {greeting and greeting['schema']}, this code knows "
-                    f"{len(migrations())}); nothing was changed. Deploy the newer version."
+                    f"{newest('postgresql')}); nothing was changed. Deploy the newer version."
                 )
         except BaseException as fault:
             connection.terminate()
@@ -234,7 +234,7 @@ class Connections:
     async def _migrate(self, connection: asyncpg.Connection) -> None:
         """Bring the schema to this version's, each step in a transaction of its own, one instance at a time."""
         done = 0
-        while done < len(migrations()):
+        while done < newest("postgresql"):
             async with connection.transaction():
                 await connection.execute(
                     f"set local statement_timeout = '{MIGRATION_S:g}s'; set local lock_timeout = 0"
@@ -244,7 +244,7 @@ class Connections:
                     done = (await connection.fetchrow(self.site.sql("greet")))["schema"]
                 elif not await connection.fetchval("select to_regnamespace($1)", self.site.schema):
                     await connection.execute(f'create schema "{self.site.schema}"')
-                if done < len(migrations()):
+                if done < newest("postgresql"):
                     await connection.execute(in_schema(migrations()[done], self.site.schema))
                     done += 1
 

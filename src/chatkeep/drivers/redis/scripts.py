@@ -425,14 +425,14 @@ class Refused(Unavailable):
 
 
 CERTAIN = "LOADING READONLY CLUSTERDOWN TRYAGAIN MASTERDOWN OOM MISCONF NOPERM NOAUTH NOREPLICAS BUSY CROSSSLOT NOSCRIPT MOVED ASK"
-_WRAPPED = re.compile(rf"(?:^|[\s-])({'|'.join(CERTAIN.split())}|WRONGTYPE|CORRUPT|REPLACED)\b")
-_FORBIDDEN = re.compile(r"can't (?:run|access)|[Nn]o permissions")
+_WRAPPED = rf"(?:^|[\s-])({'|'.join(CERTAIN.split())}|WRONGTYPE|CORRUPT|REPLACED)\b"
+_FORBIDDEN = r"can't (?:run|access)|[Nn]o permissions"
 
 
 def refusal(words: str, act: Act | None) -> ChatkeepError:
     """Return what an error reply means for *act*, or for a plain command. Redis before 7 wraps the words of an error that a script met."""
-    found = _WRAPPED.search(words)
-    code = found[1] if found else "NOPERM" if _FORBIDDEN.search(words) else ""
+    found = re.search(_WRAPPED, words)
+    code = found[1] if found else "NOPERM" if re.search(_FORBIDDEN, words) else ""
     writes = act is not None and act.writes
     done = "Nothing was written" if writes else "Nothing was read"
     keys = act.home.keys if act is not None else ()

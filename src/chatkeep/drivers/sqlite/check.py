@@ -11,7 +11,7 @@ import apsw
 
 from ...errors import ChatkeepError
 from ..base import Finding
-from ..statements import numbered
+from ..statements import newest
 from .file import BUSY_MS
 from .transport import schema_of
 
@@ -57,7 +57,7 @@ def examined(path: str) -> list[Finding]:
     return [
         *findings,
         Finding("ok" if mode == "wal" else "warn", "durability", f"journal_mode {mode}, synchronous full when open"),
-        Finding("ok", "schema", f"{schema} of {len(numbered('sqlite'))}, upgraded when it is opened"),
+        Finding("ok", "schema", f"{schema} of {newest('sqlite')}, upgraded when it is opened"),
         Finding("ok" if sound == "ok" else "fail", "integrity", f"quick_check says {sound}"),
         Finding("ok", "round trip", f"{took * 1000:.3f} ms for a small read"),
     ]

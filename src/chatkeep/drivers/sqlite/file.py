@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import Any, Literal
-from urllib.parse import unquote
 
 import apsw
 
@@ -411,6 +410,8 @@ def _target(path: Any) -> Identity | None:
         name = name[5:].partition("#")[0].partition("?")[0]
         if name.startswith("//"):
             name = "/" + name[2:].partition("/")[2]
+        from urllib.parse import unquote  # imports ipaddress; hardly anybody names a file like this
+
         return _found(unquote(name))
     except (TypeError, ValueError):
         return None

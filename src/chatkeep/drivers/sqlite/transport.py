@@ -19,7 +19,7 @@ import apsw
 
 from ...errors import ChatkeepError, Corrupt, Misconfigured, Overloaded, Replaced, Unavailable, Uncertain
 from ..base import WAITING, Pool, settle
-from ..statements import numbered
+from ..statements import newest, numbered
 from .file import BUSY_MS, Moved, OpenFile, Slot, hold
 
 T = TypeVar("T")
@@ -439,7 +439,7 @@ def translated(fault: BaseException, now: str) -> BaseException:
 
 def migrate(db: apsw.Connection, path: str) -> None:
     """Bring the file to this version's schema, each step in a transaction of its own."""
-    while (done := schema_of(db, path)) < len(numbered("sqlite")):
+    while (done := schema_of(db, path)) < newest("sqlite"):
         if done == 0:
             db.pragma("page_size", PAGE_BYTES)  # only a file that is still empty takes it
         _use_wal(db)
@@ -463,9 +463,9 @@ def schema_of(db: apsw.Connection, path: str) -> int:
     ).get
     if owner != APPLICATION_ID and (owner or done or tables):
         raise Misconfigured(f"{path} is a database of something else; nothing was changed. Name another file.")
-    if done > len(numbered("sqlite")):
+    if done > newest("sqlite"):
         raise Misconfigured(
-            f"{path} was upgraded by a newer chatkeep (schema {done}, this code knows {len(numbered('sqlite'))}); nothing was "
+            f"{path} was upgraded by a newer chatkeep (schema {done}, this code knows {newest('sqlite')}); nothing was "
             "changed. Deploy the newer version."
         )
     return int(done)
