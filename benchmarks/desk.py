@@ -57,6 +57,9 @@ WORDS = [
     "manicure",
     "hello",
 ]
+SAID = 2
+"""So many messages has each conversation."""
+
 NEEDLE = "sapphire brooch"
 RARE = 50_000
 """One conversation of so many is what a filter looks for."""
@@ -75,10 +78,11 @@ def made(number: int, total: int, now: float, chance: random.Random) -> Made:
     name = f"whatsapp:49170{number:07}" if from_whatsapp else f"c-{number:07}"
     key, at = Key("", name), now - (total - number) * 2.0
     rare = number % RARE == RARE // 2 and number < total // 2
-    channel = "whatsapp" if from_whatsapp else ""
+    stuck = number % RARE == RARE // 3 and number < total // 2
+    channel = "telegram" if rare else "whatsapp" if from_whatsapp else ""
     metadata = {"name": f"Person {number}"} if from_whatsapp else None
     entries: list[Entry] = []
-    for place in range(1, 5):
+    for place in range(1, SAID + 1):
         text = " ".join(chance.choices(WORDS, k=10)) + (f" {NEEDLE}" if rare and place == 1 else "")
         role: Any = "user" if place % 2 else "assistant"
         own = metadata if role == "user" else None
@@ -89,7 +93,7 @@ def made(number: int, total: int, now: float, chance: random.Random) -> Made:
                 number=place,
                 id=f"m{place}" if role == "user" else "",
                 role=role,
-                created_at=at - 5 + place,
+                created_at=at - SAID - 1 + place,
                 limit=10_000,
                 reply_to=place - 1 if role == "assistant" else 0,
                 metadata=own,
@@ -98,18 +102,24 @@ def made(number: int, total: int, now: float, chance: random.Random) -> Made:
         )
     waits = rare or number % 1000 == 0
     record = Record(
-        cursor=2 if waits else 4,
+        cursor=SAID - 2 if waits else SAID,
         active_at=at,
         paused=waits,
         dead=(1,) if rare else (),
         assignee="kim" if rare else "eve" if number % 100 == 0 else "",
-        delivery=OutboxState(upto=4) if from_whatsapp else None,
+        title="" if from_whatsapp else f"{'Heirloom' if rare else 'Parcel'} {number}",
+        titled=(0.0, "", 0) if from_whatsapp else (at, "", 1),
+        delivery=OutboxState(upto=SAID - 1, half=SAID, tries=2, at=at, reason="The number is unknown.")
+        if stuck
+        else OutboxState(upto=SAID)
+        if from_whatsapp
+        else None,
     )
     row = Row(
         key=key,
         revision=f"r{number}",
         incarnation=f"r{number}",
-        head=4,
+        head=SAID,
         body=body_of(key, record),
         owner="" if from_whatsapp else f"user-{number % (total // 4 or 1)}",
         updated_at=at,

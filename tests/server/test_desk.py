@@ -345,6 +345,7 @@ async def test_what_is_gone_is_not_found(searchable: str) -> None:
 async def test_a_half_made_index_is_not_trusted(searchable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until it is complete the ends of logs are searched, and the page says how far it is."""
     monkeypatch.setattr(TextIndex, "catch_up", lambda index: index.step(limit=0))
+    monkeypatch.setattr(listing, "SPENT_S", 60.0)
     keep = chat(searchable)
     async with served(keep) as client:
         for number in range(9):

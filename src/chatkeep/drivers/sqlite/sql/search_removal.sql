@@ -3,6 +3,9 @@
 drop trigger search_new;
 drop trigger search_gone;
 drop trigger search_blank;
+drop trigger search_row_new;
+drop trigger search_row_changed;
+drop trigger search_row_gone;
 drop trigger search_take;
 drop table search_progress;
 drop table search_waiting;
