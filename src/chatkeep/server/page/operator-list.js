@@ -144,7 +144,7 @@ export async function refresh() {
     }
     const reached = more === document.activeElement && list.children.length;
     showList(found);
-    status.textContent = indexNote(index);
+    status.textContent = indexNote(index, next && shown < pages);
     more.hidden = !next;
     if (reached && more.hidden) (list.children[reached] ?? list.lastChild)?.firstChild.focus();
     more.textContent = said ? `Look for it in ids, owners and titles${looked ? ` (${looked.toLocaleString("en")} looked at)` : ""}` : shown < pages ? `Look further (${looked.toLocaleString("en")} looked at)` : "Show more";
@@ -186,8 +186,9 @@ function plain({ last, last_role: role }) {
   return role === "user" ? last : text(spansOf(last ?? ""));
 }
 
-// How complete the answer of the full-text index is, where it is not.
-function indexNote(index) {
+// How complete the answer of the full-text index is, where it is not, or that there is none and little of the list fits.
+function indexNote(index, partly) {
+  if (!index) return partly ? "There is no full-text index: the list, and the ends of logs, are looked through from what was changed last." : "";
   if (index?.left) return `The full-text index is being made: ${Math.floor((100 * (index.total - index.left)) / index.total)} % of the conversations are in it. Until then the ends of logs are searched.`;
   return index?.waiting ? `${index.waiting.toLocaleString("en")} of the newest messages are not searched yet.` : "";
 }
