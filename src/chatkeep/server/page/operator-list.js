@@ -1,7 +1,7 @@
 // The list of conversations: filters, search, pages. The newest page is asked for again every few seconds; what was opened below stays.
 
 import { offer, offerMore } from "./operator-acts.js";
-import { age, colleagues, element, json, may, me, nameOf, words } from "./operator-ask.js";
+import { age, calledOf, colleagues, element, isHandle, json, may, me, nameOf, words } from "./operator-ask.js";
 import { spansOf } from "./markdown.js";
 import { create, visible } from "./shown.js";
 
@@ -239,7 +239,7 @@ function showRow(row, item, place) {
   if (row.told === told) return;
   row.told = told;
   link.href = `#${place}`;
-  const name = item.title || item.name || item.owner || item.id;
+  const name = calledOf(item.id, item.title, item.name, item.owner);
   [row.called, row.said] = [name, name === item.id ? "" : item.id];
   const head = create("span", "top");
   head.append(create("bdi", "id", name), age(item.last_at || item.updated_at));
@@ -257,7 +257,7 @@ function showRow(row, item, place) {
   if (item.fault) add("bad", item.fault);
   if (item.channel && !item.id.startsWith(`${item.channel}:`)) add("", item.channel);
   if (all) add("", item.tenant || "(default)");
-  if (name !== item.id) marks.append(create("bdi", "faint", item.id));
+  if (name !== item.id && !isHandle(item.id)) marks.append(create("bdi", "faint", item.id));
   link.replaceChildren(head, said, marks);
 }
 

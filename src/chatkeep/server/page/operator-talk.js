@@ -1,7 +1,7 @@
 // One conversation, live: its log as the customer sees it, with what became of each message; and the person's part in it.
 
 import { actButton, can, offer, offerMore } from "./operator-acts.js";
-import { Problem, ask, at, button, colleagues, element, json, may, me, nameOf, pretty, random, say, timeOf } from "./operator-ask.js";
+import { Problem, ask, at, button, calledOf, colleagues, element, isHandle, json, may, me, nameOf, pretty, random, say, timeOf } from "./operator-ask.js";
 import { refresh } from "./operator-list.js";
 import { fill, pick } from "./operator-canned.js";
 import { clearWhy, showFacts, showState, showWhy } from "./operator-why.js";
@@ -211,9 +211,9 @@ function showHead(found) {
   place.dead = new Set(found.dead);
   place.paused = found.off_by.includes("conversation");
   [place.assignee, place.unread] = [found.assignee ?? "", found.unread];
-  const called = found.title || place.called || found.owner || found.id; // as in the list
+  const called = calledOf(found.id, found.title, place.called, found.owner); // as in the list
   name.replaceChildren(...visible(called));
-  const told = [called === found.id ? "" : found.id, found.owner && called !== found.owner && `owner ${found.owner}`, place.tenant && `tenant ${place.tenant}`];
+  const told = [called === found.id || isHandle(found.id) ? "" : found.id, found.owner && called !== found.owner && `owner ${found.owner}`, place.tenant && `tenant ${place.tenant}`];
   about.replaceChildren(...visible(told.filter(Boolean).join(" · ")));
   if (found.stale) about.append(create("span", "mark bad", "The store is away; this is what the server has seen last."));
   const shown = JSON.stringify([found.off_by, found.unread, place.id, place.assignee, place.people]);
