@@ -115,7 +115,7 @@ def made(number: int, total: int, now: float, chance: random.Random) -> Made:
         delivery=OutboxState(upto=SAID - 1, half=SAID, tries=2, at=at, reason="The number is unknown.")
         if stuck
         else OutboxState(upto=SAID)
-        if from_whatsapp
+        if channel
         else None,
     )
     row = Row(

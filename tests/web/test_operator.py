@@ -596,8 +596,8 @@ def test_it_outlives_the_server(shop: Shop, person: BrowserContext) -> None:
 
 
 def test_what_was_written_is_not_lost(service: Service, person: BrowserContext) -> None:
-    """A draft stays with its conversation, a note as a note, also when the session has ended and the page was loaded anew; it is its author's
-    alone."""
+    """A draft stays with its conversation, a note as a note, also when the session has ended and the page was loaded anew; it is the
+    author's alone."""
     for name in ("ada", "bob"):
         service.receive(name, "hello")
     page = opened(person, service)

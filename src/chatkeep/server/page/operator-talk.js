@@ -533,7 +533,7 @@ form.addEventListener("submit", (event) => {
   const note = form.elements.kind.value === "note";
   act(pressed, async ({ place, id, tenant }) => {
     if (note) await ask(`${at(id)}/notes`, { method: "POST", body: { text: draft.text, id: draft.id }, tenant });
-    else await ask(`${at(id)}/operator`, { method: "POST", body: { content: draft.text, id: draft.id, paused: true }, tenant });
+    else await ask(`${at(id)}/operator`, { method: "POST", headers: { "if-match": "*" }, body: { content: draft.text, id: draft.id, paused: true }, tenant });
     if (drafts.get(place) !== draft) return; // somebody has typed on
     drafts.delete(place);
     keepDrafts();
