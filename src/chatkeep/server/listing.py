@@ -149,7 +149,8 @@ async def find_page(core: Core[Any], tenant: str | None, wanted: Wanted, place: 
         before = None if place is None else place.said
         if len(items) < limit:
             pages = partial(core.text_index.find, tenant, wanted.text, limit=ROWS)
-            before = await find_hits(core, tenant, wanted, pages, before, items, seen, until, limit=limit)
+            first = await pages(before=before)
+            before = await find_hits(core, tenant, wanted, pages, first, items, seen, until, limit=limit)
         else:
             before = FAR if before is None else before
         if before is not None:
@@ -188,12 +189,11 @@ async def find_marked(
         mark: partial(core.text_index.find_marked, tenant, mark, rows=is_of_row(mark), limit=ROWS) for mark in marks
     }
     if place is not None and place.mark in pages:
-        mark, before = place.mark, place.said
+        mark, first = place.mark, await pages[place.mark](before=place.said)
     else:
-        firsts = await asyncio.gather(*(pages[mark](before=None) for mark in marks)) if len(marks) > 1 else []
-        ended = {mark: len(first.hits) for mark, first in zip(marks, firsts, strict=False) if first.place is None}
-        mark, before = min(ended, key=ended.__getitem__, default=marks[0]), None
-    before = await find_hits(core, tenant, wanted, pages[mark], before, items, seen, until, limit=limit)
+        firsts = await asyncio.gather(*(pages[mark](before=None) for mark in marks))
+        mark, first = min(zip(marks, firsts, strict=True), key=lambda one: (one[1].place is not None, len(one[1].hits)))
+    before = await find_hits(core, tenant, wanted, pages[mark], first, items, seen, until, limit=limit)
     items.sort(key=lambda item: -item.updated_at)
     return Found(items=items, place=None if before is None else Place("", "", 0.0, said=before, mark=mark))
 
@@ -211,18 +211,17 @@ async def find_hits(
     tenant: str | None,
     wanted: Wanted,
     pages: Callable[..., Awaitable[Hits]],
-    before: int | None,
+    page: Hits,
     items: list[Item],
     seen: set[Key],
     until: float,
     *,
     limit: int,
 ) -> int | None:
-    """Add to *items*, but for those *seen*, the conversations that *pages* of the full-text index have and that are wanted; return where
-    to go on, None at its end."""
+    """Add to *items*, but for those *seen*, the conversations that *page* of the full-text index and the *pages* behind it have and that
+    are wanted; return where to go on, None at its end."""
     owners = await core.find_names(tenant, wanted.owner) if wanted.owner and tenant is not None else [wanted.owner]
     while True:
-        page = await pages(before=before)
         hits = [hit for hit in page.hits if hit.key not in seen]
         for first in range(0, len(hits), AT_ONCE):
             some = hits[first : first + AT_ONCE]
@@ -235,7 +234,7 @@ async def find_hits(
                 return some[-1].place
         if page.place is None or time.monotonic() >= until:
             return page.place
-        before = page.place
+        page = await pages(before=page.place)
 
 
 async def look_at_hit(core: Core[Any], hit: Hit, wanted: Wanted, owners: Sequence[str]) -> Item | None:
