@@ -87,9 +87,8 @@ class Item(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class Wanted(Struct, frozen=True, kw_only=True):
     """What a page is to show. *text*: in an id, an owner, a title, a name or what was said; *in_logs*: in the last words alone, where
-    this is false; *in_rows*: only in an id, an owner or a title, where the index has not
-    found it. *named_first*: what is called like that begins the list. *assignee*:
-    whose it is at the desk, "" for nobody's; None: whoever's."""
+    this is false; *in_rows*: only in an id, an owner or a title, where the index has not found it. *named_first*: what is called like that
+    begins the list. *assignee*: whose it is at the desk, "" for nobody's; None: whoever's."""
 
     show: Show = "all"
     assignee: str | None = None

@@ -66,7 +66,8 @@ def search(db: apsw.Connection, act: Search) -> Hits:
         looked_at += 1
         if not (act.rows and number) and has_each(words, forms):
             later = 0
-            for (words,) in db.execute(sql("entries_after"), {"of": of, "number": number}) if not act.rows else ():
+            others = () if act.rows else db.execute(sql("entries_after"), {"of": of, "number": number})
+            for (words,) in others:
                 later += 1
                 if has_each(words, forms):
                     break
@@ -127,7 +128,9 @@ def index_text(db: apsw.Connection, act: IndexText) -> Indexed:
     """Do what `IndexText` asks for."""
     there = is_on(db)
     if act.keep is not None and act.keep is not there:
-        db.execute(script("search_index.sql" if act.keep else "search_removal.sql")).fetchall()
+        db.execute(script("search_removal.sql")).fetchall()
+        if act.keep:
+            db.execute(script("search_index.sql")).fetchall()
         there = act.keep
     if not there:
         return Indexed(False, [])

@@ -1,7 +1,8 @@
 -- Every statement of drivers/sqlite/search.py, on the tables of search_index.sql.
 
 -- name: is_on
-select 1 from sqlite_schema where name = 'search_progress';
+-- (An index without this trigger, which has no rows, counts as none.)
+select 1 from sqlite_schema where name = 'search_row_new';
 
 -- name: progress
 select total, conversation, number from search_progress;
