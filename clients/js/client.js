@@ -355,7 +355,7 @@ export class Chat extends Emitter {
     const first = found.messages[0]?.number ?? found.head + 1;
     // What is kept here may end long before, and an erased conversation begins again at 1.
     for (const { id, number } of kept) if (number < first || number > found.head) this._log.delete(id);
-    this.more = first > 1 && found.messages.length > 0;
+    this.more = first > 1 && found.head > PAGE; // else only notes of chatkeep stand before
     this._seen = Math.max(this._seen ?? 0, found.head);
     this._summarize(found);
     // What the leader loads the stream will not bring again, so the followers are told of it too.

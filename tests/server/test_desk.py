@@ -342,9 +342,100 @@ async def test_what_is_gone_is_not_found(searchable: str) -> None:
     assert (["ada", "bob", "cy", "dan"], ["dan"], ["dan"]) == (sorted(before), after, titled)
 
 
+async def test_an_index_answers_filters_at_once(searchable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What few conversations pass is found on the first page, however many were changed since; without an index the page ends before, and
+    says so. What has changed meanwhile is shown as it is, each filter alone and together with others."""
+    monkeypatch.setattr(listing, "SPENT_S", 60.0)
+    for name in ("ROWS", "ROWS_LOOKED_AT"):
+        monkeypatch.setattr(listing, name, 10)
+    keep = chat(searchable)
+    core = core_of(keep)
+    async with served(keep) as client:
+        for number in (490, 491):
+            await core.accept_from(
+                "whatsapp", "", f"whatsapp:{number}", "hello", id=f"m{number}", role="user", metadata={}
+            )
+        for name in ("bob", "bee"):
+            with pytest.raises(HandlerFailed):
+                await keep.receive(name, "fail")
+        for name in ("eve", "eli"):
+            await keep.pause(name)
+            await keep.accept(name, "anybody?")
+        await keep.resume("eli", unread="skip")
+        await keep.accept("kit", "hello", role="operator")
+        await core.assign("", "kit", "kim", by="kim")
+        await until(lambda: ids(client, show="undelivered"), within=20, every=0.1)
+        for number in range(30):
+            await keep.accept(f"hay {number}", "hay", role="operator")
+        filters: dict[str, dict[str, str]] = {
+            "failing": {"show": "failing"},
+            "off": {"show": "off"},
+            "waiting": {"show": "waiting"},
+            "undelivered": {"show": "undelivered"},
+            "channel": {"channel": "whatsapp"},
+            "assigned": {"assignee": "kim"},
+            "both": {"show": "undelivered", "channel": "whatsapp"},
+            "neither": {"show": "failing", "channel": "whatsapp"},
+        }
+        without = {name: await page(client, **query) for name, query in filters.items()}
+        await indexed(keep)
+        found = {name: await page(client, **query) for name, query in filters.items()}
+        in_pages = await ids(client, channel="whatsapp", limit=1)
+        await keep.resume("eve", unread="skip")
+        await keep.pause("kit")
+        off = await page(client, show="off")
+        await keep.pause()
+        all_off = await page(client, show="off")
+
+    assert all(told["next"] and told["looked_at"] == 10 for told in without.values())
+    assert {
+        "failing": {"bob", "bee"},
+        "off": {"eve"},
+        "waiting": {"eve"},
+        "undelivered": {"whatsapp:490"},
+        "channel": {"whatsapp:490", "whatsapp:491"},
+        "assigned": {"kit"},
+        "both": {"whatsapp:490"},
+        "neither": set(),
+    } == {name: {one["id"] for one in told["conversations"]} for name, told in found.items()}
+    assert [] == [name for name, told in found.items() if "next" in told]
+    assert ["whatsapp:490", "whatsapp:491"] == sorted(in_pages)
+    assert ["kit"] == [one["id"] for one in off["conversations"]]
+    assert 10 == len(all_off["conversations"])
+
+
+async def test_an_index_has_titles(searchable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And ids: by words in any order; a new title at once, the old one no more; each conversation once, also where it was said too."""
+    monkeypatch.setattr(listing, "SPENT_S", 60.0)
+    keep = chat(searchable)
+    async with served(keep) as client:
+        for name in ("ada-490", "bob-491"):
+            await keep.accept(name, f"a holiday of {name}", owner="mia", role="operator")
+        await keep.user("mia").rename("ada-490", "Plans for the holiday")
+        await indexed(keep)
+        found = {
+            text: await ids(client, text=text) for text in ("holiday plans", "490", "holiday", "ada holiday", "oliday")
+        }
+        await keep.user("mia").rename("ada-490", "Weekend")
+        renamed = [await ids(client, text=text) for text in ("plans", "weekend")]
+        await keep.erase("ada-490")
+        erased = await ids(client, text="weekend")
+
+    both = ["ada-490", "bob-491"]
+    assert {
+        "holiday plans": ["ada-490"],
+        "490": ["ada-490"],
+        "holiday": both,
+        "ada holiday": ["ada-490"],
+        "oliday": ["ada-490"],
+    } == {text: sorted(one) for text, one in found.items()}
+    assert ([[], ["ada-490"]], []) == (renamed, erased)
+
+
 async def test_a_half_made_index_is_not_trusted(searchable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until it is complete the ends of logs are searched, and the page says how far it is."""
     monkeypatch.setattr(TextIndex, "catch_up", lambda index: index.step(limit=0))
+    monkeypatch.setattr(listing, "SPENT_S", 60.0)
     keep = chat(searchable)
     async with served(keep) as client:
         for number in range(9):

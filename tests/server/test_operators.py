@@ -106,6 +106,26 @@ async def test_dead_letters_are_listed_replayed_and_dismissed() -> None:
     assert ["eve"] == [m["conversation"] for m in left["dead_letters"]]
 
 
+async def test_a_person_does_not_write_into_what_was_erased() -> None:
+    """With If-Match, as the desk asks: what was erased while somebody was writing is not begun anew, and nothing is paused there."""
+    keep: Chatkeep[Any] = Chatkeep("memory://", **FAST)
+    async with served(keep) as client:
+        await keep.accept("ada", "hello")
+        said = {"content": "I am here.", "paused": True}
+
+        async def say(id: str, **headers: str) -> int:
+            body = json.dumps(said | {"id": id}).encode()
+            return (await client.ask("POST", at("ada", "operator"), body, headers={"If-Match": "*"} | headers)).status
+
+        there = await say("o1")
+        await keep.erase("ada")
+        gone = await say("o2")
+        left = await keep.conversation("ada")
+        anew = await say("o3", **{"If-Match": ""})
+
+    assert (201, 404, None, 201) == (there, gone, left, anew)
+
+
 async def test_a_message_is_redacted_for_everybody() -> None:
     """Shown so in the page and the conversation, told to streams; a redelivery gets the recorded replies, and only an operator may."""
     keep: Chatkeep[Any] = Chatkeep("memory://", **FAST)

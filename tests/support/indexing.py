@@ -20,6 +20,7 @@ from chatkeep.drivers.base import (
     Search,
     Searching,
     Term,
+    Unindexed,
     Write,
 )
 
@@ -46,15 +47,19 @@ def changed(row: Row) -> Row:
     return structs.replace(row, revision=f"{random.random()}")
 
 
+def words_of(one: Unindexed) -> EntryWords:
+    """Return the words of what is handed out: what `body` has been given."""
+    entry = one.entry
+    return EntryWords(
+        one.of, entry.number, 1.0, entry.body.decode()[::-1].split()[2:], "" if entry.number else entry.id
+    )
+
+
 async def index(driver: SearchingDriver) -> None:
     """Put in what lacks; the words are what the bodies say."""
     answer = await driver.index_text(IndexText(100))
     while answer.entries:
-        words = [
-            EntryWords(one.of, one.entry.number, 1.0, one.entry.body.decode()[::-1].split()[2:])
-            for one in answer.entries
-        ]
-        answer = await driver.index_text(IndexText(100, words))
+        answer = await driver.index_text(IndexText(100, [words_of(one) for one in answer.entries]))
 
 
 async def hits(driver: SearchingDriver, word: str, *, begins: bool = False) -> list[str]:

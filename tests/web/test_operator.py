@@ -595,6 +595,44 @@ def test_it_outlives_the_server(shop: Shop, person: BrowserContext) -> None:
     assert ["Customer: hello", "Bot: 1: hello", "Person: I am Kim."] == said(page)
 
 
+def test_what_was_written_is_not_lost(service: Service, person: BrowserContext) -> None:
+    """A draft stays with its conversation, a note as a note, also when the session has ended and the page was loaded anew; it is the
+    author's alone."""
+    for name in ("ada", "bob"):
+        service.receive(name, "hello")
+    page = opened(person, service)
+    choose(page, "ada")
+    field = page.get_by_label("Write as a person")
+    page.get_by_label("Note for colleagues").check()
+    field.fill("She is angry.")
+    choose(page, "bob")
+    expect(field).to_have_value("")
+    expect(page.get_by_label("Reply to the customer")).to_be_checked()
+    field.fill("Hello Bob")
+
+    def end(account: str) -> None:
+        service.portal.call(end_sessions, service.keep, account)
+        expect(page.get_by_label("Password")).to_be_visible(timeout=20_000)
+        page.reload()
+
+    end("kim")
+    sign_in(page, "kim")
+    expect(field).to_have_value("Hello Bob")
+    choose(page, "ada")
+    expect(field).to_have_value("She is angry.")
+    expect(page.get_by_label("Note for colleagues")).to_be_checked()
+    page.get_by_role("button", name="Send").click()
+    expect(field).to_have_value("")
+    choose(page, "bob")
+    end("kim")
+    service.account("lee", "agent")
+    sign_in(page, "lee")
+    expect(page.locator(LINES)).to_have_count(2)
+    expect(field).to_have_value("")
+
+    assert ["hello", "1: hello"] == [said for _, said in service.log("ada")]
+
+
 def test_what_is_not_there_cannot_be_written_in(service: Service, person: BrowserContext) -> None:
     """A conversation that never was, and one that is erased while it is open."""
     service.receive("ada", "hello")

@@ -61,7 +61,7 @@ async def indexed(store: str, *, keep: bool, as_json: bool) -> None:
         await note_act(target.keep, "", "index" if keep else "index:remove")
         first = answer.left
         while answer.entries:
-            put += len(answer.entries)
+            put += sum(one.entry.number > 0 for one in answer.entries)  # (rows are no part of a log)
             answer = await text.step(limit=AT_ONCE)
             line.show(
                 Progress(stage="indexing", done=first - answer.left, total=first, seconds=time.monotonic() - began)

@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from ..bounded import Newest
-from ..conversation.words import find_in, has_words, terms_in
+from ..conversation.words import called, find_in, has_words, terms_in
 from ..errors import ChatkeepError
 from ..model import Message
 from .options import StoreCommand, json_option, limit_option, store_argument, utc_option
@@ -114,7 +114,7 @@ def tail(store: str, conversation: str | None, tenant: str | None, last: int, as
 @utc_option
 @json_option
 def search(store: str, text: str, tenant: str | None, limit: int, as_json: bool) -> None:
-    """Find conversations by what was said in them, by id or owner.
+    """Find conversations by what was said in them, by id, title or owner.
 
     Upper and lower case are alike. Found is the text as it stands, and what has all its words in one message, where the last one
     may be the beginning of a word. The newest conversations come first. Without a full-text index (`chatkeep index`) the logs are
@@ -242,12 +242,13 @@ async def _enumerate(found: AsyncIterator[T]) -> AsyncIterator[tuple[int, T]]:
 
 
 async def _matches(target: Target, one: Place, wanted: str) -> AsyncIterator[Message | None]:
-    """Yield the messages of a conversation that have the words; None where its name or owner has them."""
-    if any(wanted in name.casefold() for name in (one.id, one.owner)):
+    """Yield the messages of a conversation that have the words; None where its id, title or owner has them."""
+    terms = terms_in(wanted)
+    named = any(wanted in name.casefold() for name in (one.id, one.title, one.owner))
+    if named or has_words(called(one.id, one.title), terms):
         yield None
     if one.fault:
         return
-    terms = terms_in(wanted)
     try:
         async for message in target.of(one.tenant).history(one.id):
             text = message.text

@@ -201,7 +201,7 @@ class ServerTarget:
         """Give the conversations in which the server has found *text*: it reads the logs, and not this command over the network."""
         of = self.of(tenant or "")
         async for found in self.client.desk.search(text):
-            yield Place(of.name, found.id, found.owner, found.fault)
+            yield Place(of.name, found.id, found.owner, found.title, found.fault)
 
     def dead_letters(self) -> AsyncIterator[DeadLetter]:
         """Refuse: a key is for one tenant."""

@@ -8,13 +8,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..app import core_of
+from ..conversation.codec import record_from
 from ..conversation.edits import StateAsOf
 from ..conversation.keys import RESERVED
 from ..conversation.once import Call
 from ..conversation.outbox import Delivery
-from ..drivers.base import Ability, Key
+from ..drivers.base import Ability, Key, Row
 from ..engine.parts import Stats
-from ..errors import Unsupported, UsageError
+from ..errors import Corrupt, Unsupported, UsageError
 from ..model import Content, Conversation, DeadLetter, Message, Receipt, Stopped, last_words
 from ..people.erasing import ErasedUser
 from ..storage.archive import Exported, export_lines
@@ -192,6 +193,14 @@ class StoreVerbs:
         await note_act(self._keep, self.name, act, conversation)
 
 
+def title_of(row: Row) -> str:
+    """Return the title of a conversation; "" where it cannot be read."""
+    try:
+        return record_from(row.key, row.body).title
+    except (Corrupt, Unsupported):
+        return ""
+
+
 class StoreTarget:
     """A store that is there."""
 
@@ -218,14 +227,14 @@ class StoreTarget:
         state = await index.catch_up() if index.able else None
         if state is None or not state.on or state.left:
             async for one, _ in self.conversations(tenant):
-                yield Place(one.tenant, one.id, one.owner, one.fault)
+                yield Place(one.tenant, one.id, one.owner, one.title, one.fault)
             return
         seen, before = set[Key](), None
         while True:
             page = await index.find(tenant, text, before=before, limit=PAGE)
             for hit in page.hits:
                 if (row := await core.read_row(hit.key)) is not None:
-                    yield Place(*hit.key, row.owner, "")
+                    yield Place(*hit.key, row.owner, title_of(row), "")
             seen |= {hit.key for hit in page.hits}
             before = page.place
             if before is None:
@@ -236,7 +245,7 @@ class StoreTarget:
             for row in rows:
                 named = wanted in row.key.id.casefold() or wanted in row.owner.casefold()
                 if named and row.key not in seen and not row.key.tenant.startswith(RESERVED):
-                    yield Place(*row.key, row.owner, "")
+                    yield Place(*row.key, row.owner, "", "")
 
     async def dead_letters(self) -> AsyncIterator[DeadLetter]:
         """Return what was set aside in any tenant."""

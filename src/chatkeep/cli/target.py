@@ -57,6 +57,7 @@ class Place(NamedTuple):
     tenant: str
     id: str
     owner: str
+    title: str
     fault: str
 
 

@@ -134,15 +134,18 @@ class Desk:
 
     async def search(self, text: str) -> AsyncGenerator[FoundConversation, None]:
         """
-        Find conversations by an id, an owner, a title, a name or what was said, whatever the case.
+        Find conversations by an id, an owner, a title, a name or what was said, whatever the case; each once.
 
         Where the store has a full-text index, those in which all words were said come first, last said first. Else the server reads
         the last 2,000 entries of each log, last changed first. It looks for a part of a second at a time; this asks on until all were
         looked at.
         """
+        given = set[str]()  # what was found by its words may be found by its id once more
         async for page in self._pages("/v1/desk/conversations", FoundPage, text=text, order="recent"):
             for found in page.conversations:
-                yield found
+                if found.id not in given:
+                    given.add(found.id)
+                    yield found
 
     async def read(self, conversation: str, *, messages: int = 20) -> Conversation:
         """Return a conversation as it is now, with its last *messages*, chatkeep's own notes among them."""

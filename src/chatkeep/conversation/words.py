@@ -13,10 +13,11 @@ from functools import cache, lru_cache
 from unicodedata import category, normalize
 
 from ..drivers.base import EntryWords, Term, Unindexed
-from ..errors import Corrupt
+from ..errors import Corrupt, Unsupported
 from ..model import WORDS_MOST, Message
-from .codec import message_from
+from .codec import message_from, record_from
 from .keys import RESERVED
+from .marks import FAILING, marks_of_message, marks_of_record
 
 LONGEST = 40
 """Of a longer word, such as a token, so many characters are compared."""
@@ -96,16 +97,33 @@ def name_in(message: Message) -> str:
 
 
 def entry_words(one: Unindexed) -> EntryWords:
-    """Return the words of an entry that a driver has handed out: what was said, and the name of whoever said it. Chatkeep's own notes
-    have none, nor has what cannot be read."""
+    """Return the words of an entry that a driver has handed out: what was said, and the name of whoever said it; of a row, its id and
+    title; and the marks of either. Chatkeep's own notes have no words, nor has what cannot be read."""
     if one.key.tenant.startswith(RESERVED):
-        return EntryWords(one.of, one.entry.number, 0.0, ())
+        return EntryWords(one.of, one.entry.number, 0.0, (), one.entry.id)
+    if one.entry.number == 0:
+        return row_words(one)
     try:
         message = message_from(one.key, "", one.entry)
     except Corrupt:
         return EntryWords(one.of, one.entry.number, 0.0, ())
     said = "" if message.role == "system" else f"{message.text}\n{name_in(message)}"
-    return EntryWords(one.of, one.entry.number, message.created_at, words_in(said))
+    return EntryWords(one.of, one.entry.number, message.created_at, words_in(said) + marks_of_message(message))
+
+
+def row_words(one: Unindexed) -> EntryWords:
+    """Return the words of a row that a driver has handed out."""
+    try:
+        record = record_from(one.key, one.entry.body)
+    except (Corrupt, Unsupported):
+        return EntryWords(one.of, 0, 0.0, [*words_in(one.key.id), FAILING], one.entry.id)
+    words = words_in(called(one.key.id, record.title))
+    return EntryWords(one.of, 0, 0.0, words + marks_of_record(record), one.entry.id)
+
+
+def called(id: str, title: str) -> str:
+    """Return how a conversation is called, for its words."""
+    return f"{title}\n{id}"
 
 
 def _runs(text: str) -> list[tuple[str, bool]]:

@@ -340,7 +340,8 @@ class Term(NamedTuple):
 
 class Search(Act, frozen=True, gc=False):
     """Asks which conversations have an entry with all of *terms* among its words, as `IndexText` has put them into the full-text index; of
-    each, the last such entry in its log. The newest come first.
+    each, the last such entry in its log. The newest come first. A row has words too, as an entry of number 0; *rows*: nothing else is
+    looked at.
 
     tenant: whose conversations; None: those of all tenants. before: only entries below this place; places rise with `EntryWords.at`, to the
     second. Words are compared as they are: who makes them has brought them into one form. Nothing is found
@@ -353,6 +354,7 @@ class Search(Act, frozen=True, gc=False):
     limit: int
     tenant: str | None = None
     before: int | None = None
+    rows: bool = False
 
     def __str__(self) -> str:
         return "The full-text index"
@@ -374,16 +376,19 @@ class Hits(NamedTuple):
 
 
 class EntryWords(NamedTuple):
-    """The *words*, each once, of an entry that `IndexText` has handed out, which was written *at* a time; none where it has none."""
+    """The *words*, each once, of an entry that `IndexText` has handed out, which was written *at* a time; none where it has none. Of a
+    row, number 0, those that it had at this *revision*; its time is that of its last change."""
 
     of: int
     number: int
     at: float
     words: Collection[str]
+    revision: str = ""
 
 
 class Unindexed(NamedTuple):
-    """An entry that is not in the full-text index yet. *of*: names its conversation, and this incarnation of it, to the driver."""
+    """An entry that is not in the full-text index yet. *of*: names its conversation, and this incarnation of it, to the driver. The
+    entry of number 0 is the row: its id is the revision, its body the row's."""
 
     key: Key
     of: int
@@ -416,6 +421,9 @@ class IndexText(Act, frozen=True, gc=False):
     were there. They are handed out newest conversation first, after those that came since, and again until their words, or that
     they have none, are handed in: those of one answer in one act. What was erased, cut or blanked meanwhile is passed over. An
     entry that is erased, cut or blanked takes its words with it in that act. Run again, it answers the same. It need not be durable.
+
+    The row of each conversation is handed out as an entry of number 0, once more whenever its body was changed, and erased with the
+    conversation. Until new words are handed in, it is found by those that it had; words of a revision that it has no more are passed over.
     Needs SEARCH.
 
     Answer: `Indexed`.

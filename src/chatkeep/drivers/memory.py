@@ -62,6 +62,15 @@ class TextIndex:
         self.places: dict[tuple[Key, int], int | None] = {}
         """Where the words of an entry are; None: it has none."""
         self.words: dict[int, tuple[Key, int, frozenset[str]]] = {}
+        self.rows: dict[Key, bytes] = {}
+        """The bodies of which the words are in it."""
+
+    def put_row(self, row: Row, one: EntryWords) -> None:
+        """Put in the words of a row, in place of those that it had."""
+        if row.revision == one.revision:
+            self.remove(row.key, [0])
+            self.put(row.key, one._replace(at=row.updated_at))
+            self.rows[row.key] = row.body
 
     def put(self, key: Key, one: EntryWords) -> None:
         """Put in the words of an entry."""
@@ -82,6 +91,8 @@ class TextIndex:
                 place = self.places.pop((of, number))
                 if place is not None:
                     del self.words[place]
+        if numbers is None:
+            self.rows.pop(key, None)
 
 
 class Shelf:
@@ -266,7 +277,9 @@ class MemoryDriver(Openable):
         fitting = [
             (place, key, number)
             for place, (key, number, words) in (text.words.items() if text is not None else ())
-            if act.tenant in (None, key.tenant) and all(_has(words, term) for term in act.terms)
+            if act.tenant in (None, key.tenant)
+            and not (act.rows and number)
+            and all(_has(words, term) for term in act.terms)
         ]
         last = {key: number for _, key, number in sorted(fitting, key=lambda one: one[2])}
         for place, key, number in sorted(fitting, reverse=True):
@@ -290,7 +303,11 @@ class MemoryDriver(Openable):
         for one in act.words:
             key, incarnation = text.conversations[one.of]
             row, entry = shelf.rows.get(key), shelf.logs.get(key, {}).get(one.number)
-            if row is not None and row.incarnation == incarnation and entry is not None and entry.body:
+            if row is None or row.incarnation != incarnation:
+                continue
+            if one.number == 0:
+                text.put_row(row, one)
+            elif entry is not None and entry.body:
                 text.put(key, one)
         known = {there: of for of, there in enumerate(text.conversations)}
         for key, row in shelf.rows.items():
@@ -298,8 +315,8 @@ class MemoryDriver(Openable):
                 known[key, row.incarnation] = len(text.conversations)
                 text.conversations.append((key, row.incarnation))
         lacking = list(self._unindexed(text))
-        old = {one.of for one in lacking if one.of < text.total}
-        waiting = sum(one.of >= text.total for one in lacking)
+        old = {one.of for one in lacking if one.of < text.total and one.key not in text.rows}
+        waiting = sum(one.of not in old for one in lacking)
         return Indexed(True, lacking[: act.limit], len(old), text.total, waiting)
 
     def _unindexed(self, text: TextIndex) -> Iterator[Unindexed]:
@@ -309,6 +326,8 @@ class MemoryDriver(Openable):
                 for entry in self._after(key, 0):
                     if entry.body and (key, entry.number) not in text.places:
                         yield Unindexed(key, of, entry)
+                if text.rows.get(key) != row.body:
+                    yield Unindexed(key, of, Entry(0, row.revision, "", row.body))
 
     async def _come_in(self) -> None:
         self.refuse_closed("done")
@@ -343,7 +362,7 @@ class MemoryDriver(Openable):
             log[number] = structs.replace(log[number], body=b"")
         if self._shelf.text is not None:
             self._shelf.text.remove(
-                key, {*blank, *(number for of, number in self._shelf.text.places if number <= drop)}
+                key, {*blank, *(number for of, number in self._shelf.text.places if 0 < number <= drop)}
             )
 
     def _after(self, key: Key, number: int) -> list[Entry]:

@@ -59,8 +59,8 @@ class TextIndexShown(Struct, frozen=True):
 
 class DeskPage(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A page of the list. *next*: there may be more; *looked_at*: so many conversations were looked at for it. *index*: the full-text
-    index, where there is one and words were searched for; *all_said*: everything that it has was searched, and what *next* gives has the
-    words in an id, an owner or a title."""
+    index, where there is one and it was asked, for words or by what a filter is about; *all_said*: everything that it has was searched for
+    the words, and what *next* gives has them inside an id, an owner or a title."""
 
     conversations: list[Item]
     looked_at: int

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -17,12 +18,13 @@ from msgspec import Struct, structs
 
 from ..conversation.codec import record_from
 from ..conversation.keys import RESERVED, SAVED, key_for
+from ..conversation.marks import FAILING, OFF, UNDELIVERED, assignee_mark, channel_mark, is_of_row
 from ..conversation.outbox import list_deliveries
 from ..conversation.record import Record
 from ..conversation.snapshots import asks
-from ..conversation.words import find_in, name_in
+from ..conversation.words import called, find_in, has_words, name_in, terms_in
 from ..core import Core
-from ..drivers.base import FAR, Hit, Index, Indexed, Key, Row, row_at
+from ..drivers.base import FAR, Hit, Hits, Index, Indexed, Key, Row, row_at
 from ..errors import Corrupt, Unsupported
 from ..model import TALK, WORDS_MOST, Message, OffBy, last_words
 
@@ -37,8 +39,10 @@ AT_ONCE = 25
 
 SPENT_S = 0.08
 LOOKED_AT = 2000
+"""So many logs are looked at for a page."""
+
 ROWS_LOOKED_AT = 20_000
-"""So many rows are looked at for a page where no log is."""
+"""So many rows are looked at for a page: most tell by themselves that the log need not be."""
 
 SEARCHED = 2000
 """So many of its last entries are searched for words, in each conversation; and about so many are read at once, of several."""
@@ -83,8 +87,8 @@ class Item(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class Wanted(Struct, frozen=True, kw_only=True):
     """What a page is to show. *text*: in an id, an owner, a title, a name or what was said; *in_logs*: in the last words alone, where
-    this is false; *in_rows*: only in an id, an owner or a title. *named_first*: what is called like that begins the list. *assignee*:
-    whose it is at the desk, "" for nobody's; None: whoever's."""
+    this is false; *in_rows*: only in an id, an owner or a title, where the index has not found it. *named_first*: what is called like that
+    begins the list. *assignee*: whose it is at the desk, "" for nobody's; None: whoever's."""
 
     show: Show = "all"
     assignee: str | None = None
@@ -98,7 +102,8 @@ class Wanted(Struct, frozen=True, kw_only=True):
 
 class Place(Struct, frozen=True, array_like=True):
     """How far a list was looked through: the last row, and which of the owner's names it is of. *said*: how far the full-text index was
-    instead, of which there is more; *rows*: the index was searched to its end, and the list from its beginning is what comes now."""
+    instead, of which there is more; *rows*: the index was searched to its end, and the list from its beginning is what comes now. *mark*:
+    the mark that is looked for in the index, by which the filters are found."""
 
     tenant: str
     id: str
@@ -106,11 +111,12 @@ class Place(Struct, frozen=True, array_like=True):
     name: int = 0
     said: int | None = None
     rows: bool = False
+    mark: str = ""
 
 
 class Found(Struct, frozen=True, kw_only=True):
     """A page: what was found, where to go on (None: at the end), and how many conversations were looked at. *index*: the full-text index,
-    where there is one and words are searched for; *all_said*: it has been searched to its end."""
+    where there is one and was asked, for words or for what a filter is about; *all_said*: it has been searched to its end for words."""
 
     items: list[Item]
     place: Place | None = None
@@ -121,27 +127,74 @@ class Found(Struct, frozen=True, kw_only=True):
 
 async def find_page(core: Core[Any], tenant: str | None, wanted: Wanted, place: Place | None, *, limit: int) -> Found:
     """Return a page of the conversations of *tenant* (None: of all) that are *wanted*, from behind *place*: those that are called like
-    that, those in which it was said, by the full-text index where that is complete, and then what the list has."""
+    that, those that the full-text index has, where it is complete, by their words or by what the filters are about, and then what the list
+    has."""
     items: list[Item] = []
     seen, until = set[Key](), time.monotonic() + SPENT_S
     if place is None and wanted.text and wanted.named_first and tenant is not None:
         items = [item for item in await find_named(core, tenant, wanted.text, limit=limit) if fits(item, wanted)]
         seen = {Key(item.tenant, item.id) for item in items}
-    index = await read_index(core) if wanted.text and wanted.in_logs else None
+    marks = [] if wanted.text else await marks_wanted(core, tenant, wanted)
+    asked = marks or (wanted.text and wanted.in_logs)
+    index = await read_index(core) if asked else None
     if index is None or index.left:
         behind = place if place is not None and place.said is None and not place.rows else None
         return structs.replace(
             await find_listed(core, tenant, wanted, behind, items, seen, until, limit=limit), index=index
         )
+    if marks:
+        return structs.replace(await find_marked(core, tenant, wanted, marks, place, until, limit=limit), index=index)
     if place is None or place.said is not None:
         before = None if place is None else place.said
-        said = await find_said(core, tenant, wanted, before, items, seen, until, limit=limit)
-        if said is not None:
-            return Found(items=items, place=Place("", "", 0.0, said=said), index=index)
+        if len(items) < limit:
+            pages = partial(core.text_index.find, tenant, wanted.text, limit=ROWS)
+            first = await pages(before=before)
+            before = await find_hits(core, tenant, wanted, pages, first, items, seen, until, limit=limit)
+        else:
+            before = FAR if before is None else before
+        if before is not None:
+            return Found(items=items, place=Place("", "", 0.0, said=before), index=index)
         return Found(items=items, place=Place("", "", 0.0, rows=True), index=index, all_said=True)
     in_rows = structs.replace(wanted, in_logs=False, in_rows=True)
     found = await find_listed(core, tenant, in_rows, None if place.rows else place, items, seen, until, limit=limit)
     return structs.replace(found, index=index, all_said=True)
+
+
+async def marks_wanted(core: Core[Any], tenant: str | None, wanted: Wanted) -> list[str]:
+    """Return the marks that whatever is *wanted* has, each; none where the list finds it as soon: where a whole tenant is paused, too."""
+    marks = {"failing": [FAILING], "undelivered": [UNDELIVERED]}.get(wanted.show, [])
+    if wanted.show in ("off", "waiting"):
+        paused = await core.find_paused() if tenant is None else core.find_reasons(tenant, "any")
+        marks = [] if paused else [OFF]
+    marks += [assignee_mark(wanted.assignee)] if wanted.assignee else []
+    marks += [channel_mark(wanted.channel)] if wanted.channel else []
+    return [] if wanted.owner else marks
+
+
+async def find_marked(
+    core: Core[Any],
+    tenant: str | None,
+    wanted: Wanted,
+    marks: Sequence[str],
+    place: Place | None,
+    until: float,
+    *,
+    limit: int,
+) -> Found:
+    """Return a page of what is *wanted* by one of its marks in the full-text index: by that which fewest have, as far as a page of each
+    tells. What was changed last comes first, to the minute."""
+    items, seen = list[Item](), set[Key]()
+    pages = {
+        mark: partial(core.text_index.find_marked, tenant, mark, rows=is_of_row(mark), limit=ROWS) for mark in marks
+    }
+    if place is not None and place.mark in pages:
+        mark, first = place.mark, await pages[place.mark](before=place.said)
+    else:
+        firsts = await asyncio.gather(*(pages[mark](before=None) for mark in marks))
+        mark, first = min(zip(marks, firsts, strict=True), key=lambda one: (one[1].place is not None, len(one[1].hits)))
+    before = await find_hits(core, tenant, wanted, pages[mark], first, items, seen, until, limit=limit)
+    items.sort(key=lambda item: -item.updated_at)
+    return Found(items=items, place=None if before is None else Place("", "", 0.0, said=before, mark=mark))
 
 
 async def read_index(core: Core[Any]) -> Indexed | None:
@@ -152,24 +205,22 @@ async def read_index(core: Core[Any]) -> Indexed | None:
     return index if index.on else None
 
 
-async def find_said(
+async def find_hits(
     core: Core[Any],
     tenant: str | None,
     wanted: Wanted,
-    before: int | None,
+    pages: Callable[..., Awaitable[Hits]],
+    page: Hits,
     items: list[Item],
     seen: set[Key],
     until: float,
     *,
     limit: int,
 ) -> int | None:
-    """Add to *items*, but for those *seen*, the conversations in which the words were said, last said first, by the full-text index; return
-    where to go on, None at its end."""
-    if len(items) >= limit:
-        return FAR if before is None else before
+    """Add to *items*, but for those *seen*, the conversations that *page* of the full-text index and the *pages* behind it have and that
+    are wanted; return where to go on, None at its end."""
     owners = await core.find_names(tenant, wanted.owner) if wanted.owner and tenant is not None else [wanted.owner]
     while True:
-        page = await core.text_index.find(tenant, wanted.text, before=before, limit=ROWS)
         hits = [hit for hit in page.hits if hit.key not in seen]
         for first in range(0, len(hits), AT_ONCE):
             some = hits[first : first + AT_ONCE]
@@ -182,11 +233,11 @@ async def find_said(
                 return some[-1].place
         if page.place is None or time.monotonic() >= until:
             return page.place
-        before = page.place
+        page = await pages(before=page.place)
 
 
 async def look_at_hit(core: Core[Any], hit: Hit, wanted: Wanted, owners: Sequence[str]) -> Item | None:
-    """Return what is shown of a conversation in which the words were said; None where it is not wanted, or gone by now."""
+    """Return what is shown of a conversation that the full-text index has; None where it is not wanted, or has changed or gone by now."""
     row = await core.read_row(hit.key)
     if row is None or (wanted.owner and row.owner not in owners):
         return None
@@ -194,8 +245,10 @@ async def look_at_hit(core: Core[Any], hit: Hit, wanted: Wanted, owners: Sequenc
     item = await look(core, row, beside)
     if item is None or not fits(item, beside):
         return None
-    if item.fault:
+    if item.fault or not wanted.text:
         return item
+    if hit.number == 0:
+        return item if has_words(called(item.id, item.title), terms_in(wanted.text)) else None
     said = await core.read_tail(row, before=hit.number + 1, limit=1)
     if not said or said[0].number != hit.number or said[0].redacted:
         return None
@@ -220,19 +273,20 @@ async def find_listed(
     limit: int,
 ) -> Found:
     """Return *items* and, but for those *seen*, what is found by going through the list from behind *place*."""
-    looked_at, most = 0, ROWS_LOOKED_AT if wanted.in_rows else LOOKED_AT
+    looked_at = in_logs = 0
     async for rows, name in pages_of(core, tenant, wanted, place):
         looked_at += len(rows)
         behind = Place(*rows[-1].key, rows[-1].updated_at, name)
         chosen = [row for row in rows if not row.key.tenant.startswith(RESERVED) and row.key not in seen]
         shown = await asyncio.gather(*(look(core, row, wanted) for row in chosen))
+        in_logs += sum(item is not None for item in shown)
         for row, item in zip(chosen, shown, strict=True):
             if item is None or not fits(item, wanted):
                 continue
             items.append(item)
             if len(items) >= limit:
                 return Found(items=items, place=Place(*row.key, row.updated_at, name), looked_at=looked_at)
-        if looked_at >= most or time.monotonic() >= until:
+        if in_logs >= LOOKED_AT or looked_at >= ROWS_LOOKED_AT or time.monotonic() >= until:
             return Found(items=items, place=behind, looked_at=looked_at)
     return Found(items=items, looked_at=looked_at)
 
@@ -327,6 +381,8 @@ def may_fit(row: Row, record: Record, off_by: Sequence[OffBy], wanted: Wanted) -
     """Tell whether a conversation may be wanted, by its row alone: most are passed over without a look at their log."""
     if wanted.in_rows and not is_in(wanted.text, row.key.id, row.owner, record.title):
         return False
+    if wanted.in_rows and has_words(called(row.key.id, record.title), terms_in(wanted.text)):
+        return False  # the index had it
     if wanted.show == "failing" and not record.dead:
         return False
     if wanted.assignee not in (None, record.assignee):

@@ -226,7 +226,10 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("/v1/cache", "get"): Operation(gives={200: answers.CacheStatus}, refuses=READ),
     ("/v1/cache", "put"): Operation(takes=switches.CacheSwitch, gives={200: answers.CacheStatus}, refuses=WRITE),
     (f"{ONE}/operator", "post"): Operation(
-        takes=operators.Written, gives={200: answers.Receipt, 201: answers.Receipt}, refuses=WRITE
+        takes=operators.Written,
+        headers={"If-Match": "`*`: only in a conversation that is there."},
+        gives={200: answers.Receipt, 201: answers.Receipt},
+        refuses=WRITE,
     ),
     (f"{ONE}/deliveries", "get"): Operation(gives={200: answers.Deliveries}, refuses=READ),
     (f"{ONE}/deliveries/{{number}}", "post"): Operation(gives={204: None}, refuses=WRITE),

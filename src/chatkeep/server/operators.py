@@ -99,9 +99,12 @@ class OperatorMessages(wire.Resource):
     @audited("say")
     @allows(right="operate")
     async def post(self, request: Request) -> Response:
-        """Say something as a person, through the same channel; with `"paused": true` the bot is paused before."""
+        """Say something as a person, through the same channel; with `"paused": true` the bot is paused before. `If-Match: *`: only in a
+        conversation that is there; else it is created."""
         written = await wire.body(request, Written, limit=room(request, "message_limit"))
-        tenant, conversation = tenant_of(request), conversation_asked(request)
+        tenant, place = tenant_of(request), conversation_asked(request)
+        if wire.tags(request, "if-match") is not None:
+            await conversation(request, messages=0)
         if written.paused is not UNSET:
             call(request, "say:pause" if written.paused else "say:resume")
         if written.paused is True:
@@ -110,9 +113,9 @@ class OperatorMessages(wire.Resource):
         # A person writes under the name of the account, whatever the request says.
         author = written.author if written.author is not None and principal.operator is None else principal.label
         metadata = {"author": author} if author else None
-        receipt = await tenant.accept(conversation, written.content, id=written.id, role="operator", metadata=metadata)
+        receipt = await tenant.accept(place, written.content, id=written.id, role="operator", metadata=metadata)
         if written.paused is False:
-            await tenant.resume(conversation)
+            await tenant.resume(place)
         return wire.as_json(answers.receipt(receipt), status=200 if receipt.duplicate else 201)
 
 

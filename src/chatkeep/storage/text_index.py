@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..conversation.words import entry_words, terms_in
-from ..drivers.base import Hits, Indexed, IndexText, Search, Unindexed, searching
+from ..drivers.base import Hits, Indexed, IndexText, Search, Term, Unindexed, searching
 from .store import Store
 
 AT_ONCE = 100
@@ -42,5 +42,10 @@ class TextIndex:
         return answer
 
     async def find(self, tenant: str | None, text: str, *, before: int | None, limit: int) -> Hits:
-        """Return a page of the entries of *tenant* (None: of all) that have the words of *text*, the newest first."""
+        """Return a page of the entries of *tenant* (None: of all) that have the words of *text*, the newest first; number 0 is the title
+        and the id."""
         return await self._store.search(Search(terms_in(text), limit, tenant, before))
+
+    async def find_marked(self, tenant: str | None, mark: str, *, rows: bool, before: int | None, limit: int) -> Hits:
+        """Return a page of the entries, or of the *rows* alone, that have a mark, the newest first."""
+        return await self._store.search(Search([Term(mark)], limit, tenant, before, rows))

@@ -10,7 +10,21 @@ from typing import Any
 import msgspec
 
 from ...errors import Replaced
-from ..base import FAR, INDEX_COUNTED, SLOTS, Entry, Hit, Hits, Indexed, IndexText, Key, Search, Unindexed, first_place
+from ..base import (
+    FAR,
+    INDEX_COUNTED,
+    RECENT_GRAIN_S,
+    SLOTS,
+    Entry,
+    Hit,
+    Hits,
+    Indexed,
+    IndexText,
+    Key,
+    Search,
+    Unindexed,
+    first_place,
+)
 from .seam import Site, Statement
 from .transport import replaced
 
@@ -38,7 +52,7 @@ def _search_arguments(acts: list[Search]) -> tuple[Any, ...]:
     if act.tenant is not None:
         lexemes.append(_quoted(f"t{act.tenant}"))
     before = FAR if act.before is None else min(act.before, FAR)
-    return " & ".join(lexemes), before, LOOKED_AT, ENOUGH, act.limit
+    return " & ".join(lexemes), before, act.rows, LOOKED_AT, ENOUGH, act.limit
 
 
 def _quoted(lexeme: str) -> str:
@@ -66,7 +80,9 @@ def _index_arguments(acts: list[IndexText]) -> tuple[Any, ...]:
         [one.number for one in act.words],
         [max(-FAR, min(first_place(one.at), FAR)) for one in act.words],
         [msgspec.json.encode(list(one.words)).decode() for one in act.words],
+        [one.revision for one in act.words],
         SLOTS,
+        int(RECENT_GRAIN_S) * SLOTS,
         act.limit,
         INDEX_COUNTED,
     )

@@ -17,6 +17,7 @@ import msgspec
 from ..base import (
     FAR,
     INDEX_COUNTED,
+    RECENT_GRAIN_S,
     SLOTS,
     Entry,
     EntryWords,
@@ -63,9 +64,10 @@ def search(db: apsw.Connection, act: Search) -> Hits:
     for place in places_of(db, rarest, before):
         of, number, words = db.execute(sql("entry_at"), {"place": place}).get
         looked_at += 1
-        if has_each(words, forms):
+        if not (act.rows and number) and has_each(words, forms):
             later = 0
-            for (words,) in db.execute(sql("entries_after"), {"of": of, "number": number}):
+            others = () if act.rows else db.execute(sql("entries_after"), {"of": of, "number": number})
+            for (words,) in others:
                 later += 1
                 if has_each(words, forms):
                     break
@@ -126,7 +128,9 @@ def index_text(db: apsw.Connection, act: IndexText) -> Indexed:
     """Do what `IndexText` asks for."""
     there = is_on(db)
     if act.keep is not None and act.keep is not there:
-        db.execute(script("search_index.sql" if act.keep else "search_removal.sql")).fetchall()
+        db.execute(script("search_removal.sql")).fetchall()
+        if act.keep:
+            db.execute(script("search_index.sql")).fetchall()
         there = act.keep
     if not there:
         return Indexed(False, [])
@@ -144,12 +148,13 @@ def put(db: apsw.Connection, words: Sequence[EntryWords]) -> None:
     """Put in the words of entries, those that are still there, and note how far the old ones have been gone through."""
     numbers: dict[tuple[str, str], int] = {}
     postings: list[tuple[int, int]] = []
-    for one in words:
+    lacking = [one for one in words if one.number or makes_room(db, one)]
+    for one in lacking:
         place_in_log = {"of": one.of, "number": one.number}
-        found = db.execute(sql("is_there"), place_in_log).fetchone() if one.words else None
+        found = db.execute(sql("is_there" if one.number else "row_of"), place_in_log).fetchone() if one.words else None
         if found is not None:
             of_words = [number_of(db, numbers, found[0], word) for word in one.words]
-            place = free_place(db, one.at)
+            place = free_place(db, one.at if one.number else found[2])
             db.execute(
                 sql("put_entry"), {**place_in_log, "place": place, "words": msgspec.json.encode(of_words).decode()}
             )
@@ -158,6 +163,32 @@ def put(db: apsw.Connection, words: Sequence[EntryWords]) -> None:
     postings.sort()  # neighbours go to one page
     db.executemany(sql("put_posting"), postings)
     advance(db, {(one.of, one.number) for one in words})
+
+
+def makes_room(db: apsw.Connection, one: EntryWords) -> bool:
+    """Take out the words that a row had, and tell whether it lacks those that are handed in: not where it has these already, nor where
+    it was changed meanwhile, so that it is handed out again. (Before any others are put in: words that nobody has go with the last entry.)
+    """
+    found = db.execute(sql("row_of"), {"of": one.of}).fetchone()
+    if found is not None and found[1] != one.revision:
+        db.execute(sql("wait"), {"of": one.of, "number": 0})
+        return False
+    had = db.execute(sql("words_of_row"), {"of": one.of}).fetchone()
+    if (
+        had is not None
+        and found is not None
+        and near(had[0], found[2])
+        and set(msgspec.json.decode(had[1])) == set(one.words)
+    ):
+        db.execute(sql("done"), {"of": one.of, "number": 0})
+        return False
+    db.execute(sql("take_row"), {"of": one.of})
+    return True
+
+
+def near(place: int, at: float) -> bool:
+    """Tell whether a row need not be put anew, to be found in the order of the index `recent`."""
+    return abs(place - first_place(at)) < RECENT_GRAIN_S * SLOTS
 
 
 def advance(db: apsw.Connection, handed_in: set[tuple[int, int]]) -> None:
@@ -193,7 +224,11 @@ def hand_out(db: apsw.Connection, limit: int) -> Indexed:
     entries = unindexed(db.execute(sql("hand_out_new"), {"limit": limit}))
     total, conversation, number = db.execute(sql("progress")).get
     below = {"conversation": conversation, "number": number, "limit": max(limit - len(entries), 1)}
-    old = unindexed(db.execute(sql("hand_out_old"), below))
+    old = [
+        one
+        for of, place in db.execute(sql("old"), below).fetchall()
+        for one in unindexed(db.execute(sql("hand_out_old"), {"conversation": of, "number": place}))
+    ]
     left = min(conversation, total) if old else 0
     entries += [one for one in old if one not in entries][: limit - len(entries)]
     waiting = db.execute(sql("waiting"), {"most": INDEX_COUNTED}).get

@@ -103,6 +103,10 @@ export function nameOf(account, tenant = me.tenant) {
   return known.get(tenant)?.people.find((one) => one.account === account)?.shown || account;
 }
 
+// What a conversation is called: by one of its names or by its id; where these are masked, by the beginning of its handle.
+export const isHandle = (id) => id.startsWith("~m.");
+export const calledOf = (id, ...names) => names.find((name) => name && name !== "•••") ?? (isHandle(id) ? `Customer ${id.slice(3, 9)}` : id);
+
 // -- what all parts show ----------------------------------------------------------------------------------------------
 
 export const pretty = (value) => JSON.stringify(value, null, 2) ?? "";

@@ -1,7 +1,7 @@
 // The list of conversations: filters, search, pages. The newest page is asked for again every few seconds; what was opened below stays.
 
 import { offer, offerMore } from "./operator-acts.js";
-import { age, colleagues, element, json, may, me, nameOf, words } from "./operator-ask.js";
+import { age, calledOf, colleagues, element, isHandle, json, may, me, nameOf, words } from "./operator-ask.js";
 import { spansOf } from "./markdown.js";
 import { create, visible } from "./shown.js";
 
@@ -144,7 +144,7 @@ export async function refresh() {
     }
     const reached = more === document.activeElement && list.children.length;
     showList(found);
-    status.textContent = indexNote(index);
+    status.textContent = indexNote(index, next && shown < pages);
     more.hidden = !next;
     if (reached && more.hidden) (list.children[reached] ?? list.lastChild)?.firstChild.focus();
     more.textContent = said ? `Look for it in ids, owners and titles${looked ? ` (${looked.toLocaleString("en")} looked at)` : ""}` : shown < pages ? `Look further (${looked.toLocaleString("en")} looked at)` : "Show more";
@@ -186,8 +186,9 @@ function plain({ last, last_role: role }) {
   return role === "user" ? last : text(spansOf(last ?? ""));
 }
 
-// How complete the answer of the full-text index is, where it is not.
-function indexNote(index) {
+// How complete the answer of the full-text index is, where it is not, or that there is none and little of the list fits.
+function indexNote(index, partly) {
+  if (!index) return partly ? "There is no full-text index: the list, and the ends of logs, are looked through from what was changed last." : "";
   if (index?.left) return `The full-text index is being made: ${Math.floor((100 * (index.total - index.left)) / index.total)} % of the conversations are in it. Until then the ends of logs are searched.`;
   return index?.waiting ? `${index.waiting.toLocaleString("en")} of the newest messages are not searched yet.` : "";
 }
@@ -238,7 +239,7 @@ function showRow(row, item, place) {
   if (row.told === told) return;
   row.told = told;
   link.href = `#${place}`;
-  const name = item.title || item.name || item.owner || item.id;
+  const name = calledOf(item.id, item.title, item.name, item.owner);
   [row.called, row.said] = [name, name === item.id ? "" : item.id];
   const head = create("span", "top");
   head.append(create("bdi", "id", name), age(item.last_at || item.updated_at));
@@ -256,7 +257,7 @@ function showRow(row, item, place) {
   if (item.fault) add("bad", item.fault);
   if (item.channel && !item.id.startsWith(`${item.channel}:`)) add("", item.channel);
   if (all) add("", item.tenant || "(default)");
-  if (name !== item.id) marks.append(create("bdi", "faint", item.id));
+  if (name !== item.id && !isHandle(item.id)) marks.append(create("bdi", "faint", item.id));
   link.replaceChildren(head, said, marks);
 }
 

@@ -1,7 +1,7 @@
 // One conversation, live: its log as the customer sees it, with what became of each message; and the person's part in it.
 
 import { actButton, can, offer, offerMore } from "./operator-acts.js";
-import { Problem, ask, at, button, colleagues, element, json, may, me, nameOf, pretty, random, say, timeOf } from "./operator-ask.js";
+import { Problem, ask, at, button, calledOf, colleagues, element, isHandle, json, may, me, nameOf, pretty, random, say, timeOf } from "./operator-ask.js";
 import { refresh } from "./operator-list.js";
 import { fill, pick } from "./operator-canned.js";
 import { clearWhy, showFacts, showState, showWhy } from "./operator-why.js";
@@ -19,7 +19,8 @@ const [name, about, why, taking, trouble, room, earlier, log, making, form, text
   "name about why taking trouble room earlier log making form text effect inside unchosen".split(" ").map(element);
 const talk = document.querySelector("main");
 
-const drafts = new Map(); // place -> {text, id}: what is written there and not sent yet
+const KEPT = "chatkeep-drafts"; // in this tab, until whoever has written them signs out
+const drafts = new Map(); // place -> {text, kind, id, open}: what is written there and not sent yet
 let here = null; // the conversation that is shown
 
 export function complain(fault, place = here) {
@@ -60,7 +61,8 @@ export function open(place, tenant, id) {
   here = { place, tenant, id, end: new AbortController(), lines: new Map(), seen: 0, first: 0, sendings: new Map(), dead: new Set(), reasons: new Map(), doubts: [], made: [] };
   name.replaceChildren(...visible(id));
   for (const part of [making, earlier, trouble, form]) part.hidden = true; // writing would begin what is not there
-  text.value = drafts.get(place)?.text ?? "";
+  const { text: written = "", kind = "reply" } = drafts.get(place) ?? {};
+  [text.value, form.elements.kind.value] = [written, kind]; // a note for colleagues comes back as one
   follow(here);
   askPeople(here);
 }
@@ -83,7 +85,7 @@ async function follow(place) {
     } catch (fault) {
       if (signal.aborted) return;
       if (place.ready && fault.status === 404) return sayErased(place); // it was there a moment ago
-      complain(fault, place);
+      complain(fault.status === 404 ? new Problem(404, { detail: "This conversation is not there: it was erased, or it is another tenant's." }) : fault, place);
       if (fault.final) return;
     }
     await new Promise((go) => setTimeout(go, AGAIN_MS));
@@ -209,9 +211,9 @@ function showHead(found) {
   place.dead = new Set(found.dead);
   place.paused = found.off_by.includes("conversation");
   [place.assignee, place.unread] = [found.assignee ?? "", found.unread];
-  const called = found.title || place.called || found.owner || found.id; // as in the list
+  const called = calledOf(found.id, found.title, place.called, found.owner); // as in the list
   name.replaceChildren(...visible(called));
-  const told = [called === found.id ? "" : found.id, found.owner && called !== found.owner && `owner ${found.owner}`, place.tenant && `tenant ${place.tenant}`];
+  const told = [called === found.id || isHandle(found.id) ? "" : found.id, found.owner && called !== found.owner && `owner ${found.owner}`, place.tenant && `tenant ${place.tenant}`];
   about.replaceChildren(...visible(told.filter(Boolean).join(" · ")));
   if (found.stale) about.append(create("span", "mark bad", "The store is away; this is what the server has seen last."));
   const shown = JSON.stringify([found.off_by, found.unread, place.id, place.assignee, place.people]);
@@ -462,14 +464,31 @@ export function showInside(shown) {
 export function write(kind) {
   if (form.hidden) return;
   form.elements.kind.value = kind;
+  if (text.value) keepDraft();
   text.focus();
 }
 
 // The id stays with the words, so that sending them again after a lost answer says them once. open: placeholders that nobody has filled in.
 function keepDraft(open = drafts.get(here.place)?.open ?? []) {
-  drafts.set(here.place, { text: text.value, id: random(), open: open.filter((one) => text.value.includes(one)) });
+  drafts.set(here.place, { text: text.value, kind: form.elements.kind.value, id: random(), open: open.filter((one) => text.value.includes(one)) });
+  keepDrafts();
 }
 text.addEventListener("input", () => keepDraft());
+form.addEventListener("change", () => keepDraft());
+
+function keepDrafts() {
+  try {
+    sessionStorage.setItem(KEPT, JSON.stringify([me.account, ...drafts]));
+  } catch {} // there is no room for them: they are kept as long as the page is
+}
+
+// What was written before a session expired, or the page was left to sign in again, comes back for the same account, and for no other one.
+export function restoreDrafts() {
+  const [account, ...kept] = JSON.parse(sessionStorage.getItem(KEPT) ?? "[]");
+  drafts.clear();
+  if (account !== me.account) return forgetDrafts();
+  for (const [place, draft] of kept) drafts.set(place, draft);
+}
 
 // Puts a canned reply where the caret is; *typed*: the "/" that has asked for it, which it takes the place of.
 function choose(typed = "") {
@@ -514,9 +533,10 @@ form.addEventListener("submit", (event) => {
   const note = form.elements.kind.value === "note";
   act(pressed, async ({ place, id, tenant }) => {
     if (note) await ask(`${at(id)}/notes`, { method: "POST", body: { text: draft.text, id: draft.id }, tenant });
-    else await ask(`${at(id)}/operator`, { method: "POST", body: { content: draft.text, id: draft.id, paused: true }, tenant });
+    else await ask(`${at(id)}/operator`, { method: "POST", headers: { "if-match": "*" }, body: { content: draft.text, id: draft.id, paused: true }, tenant });
     if (drafts.get(place) !== draft) return; // somebody has typed on
     drafts.delete(place);
+    keepDrafts();
     if (here?.place !== place) return;
     text.value = "";
     if (note) showInside(true);
@@ -525,4 +545,5 @@ form.addEventListener("submit", (event) => {
 
 export function forgetDrafts() {
   drafts.clear();
+  sessionStorage.removeItem(KEPT);
 }

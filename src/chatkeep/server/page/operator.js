@@ -4,7 +4,7 @@
 import { bindButtons, closeDialogs, isOpen, offer, offerMore, press } from "./operator-acts.js";
 import { element, forget, look, may, me, onSignedOut, signIn, signOut, touch, words } from "./operator-ask.js";
 import { allowSearch, choosePlace, empty, refresh, showEverywhere } from "./operator-list.js";
-import { close, forgetDrafts, open, showInside } from "./operator-talk.js";
+import { close, forgetDrafts, open, restoreDrafts, showInside } from "./operator-talk.js";
 import { forgetCanned } from "./operator-canned.js";
 import { closePage, openPage } from "./operator-queues.js";
 import { create, visible } from "./shown.js";
@@ -72,6 +72,7 @@ async function enter() {
   document.querySelector('[data-view="audit"]').hidden = !may("audit");
   document.querySelector('[data-view="replies"]').hidden = !may("operate");
   allowSearch();
+  restoreDrafts();
   showInside(WIDE.matches);
   choose();
   await refresh();

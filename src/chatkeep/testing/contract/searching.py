@@ -54,27 +54,30 @@ async def told(driver: Driver, key: Key, *texts: str) -> None:
 
 def words_of(one: Unindexed) -> EntryWords:
     """Return the words of an entry that `told` has made: an hour apart, and as they are."""
-    return EntryWords(one.of, one.entry.number, HOUR_S * one.entry.number, {*one.entry.body.decode().split()})
+    words, revision = {*one.entry.body.decode().split()}, "" if one.entry.number else one.entry.id
+    return EntryWords(one.of, one.entry.number, HOUR_S * one.entry.number, words, revision)
 
 
 async def index(driver: Driver, *, keep: bool | None = None) -> list[str]:
-    """Put in all that is lacking, a few at a time; answers what was handed out."""
+    """Put in all that is lacking, a few at a time; answers what was handed out, but rows that say nothing."""
     able_one = able(driver)
     handed: list[str] = []
     answer = await able_one.index_text(IndexText(3, keep=keep))
     while answer.entries:
-        handed += [f"{one.key} {one.entry.body.decode()}" for one in answer.entries]
+        handed += [f"{one.key} {one.entry.body.decode()}" for one in answer.entries if one.entry.body]
         answer = await able_one.index_text(IndexText(3, [words_of(one) for one in answer.entries]))
         assert len(handed) < ENTRIES_MOST, "it hands out for ever"
     assert (answer.left, answer.waiting) == (0, 0), "it hands out nothing, and says that something is lacking"
     return handed
 
 
-async def hits(driver: Driver, *words: str, tenant: str | None = "", limit: int = 100) -> list[tuple[str, int]]:
+async def hits(
+    driver: Driver, *words: str, tenant: str | None = "", limit: int = 100, rows: bool = False
+) -> list[tuple[str, int]]:
     """Return what is found, page by page; a word that ends with * is the beginning of one."""
     terms = [Term(word.removesuffix("*"), word.endswith("*")) for word in words]
     answers: list[tuple[str, int]] = []
-    act = Search(terms, limit, tenant)
+    act = Search(terms, limit, tenant, rows=rows)
     while True:
         page = await able(driver).search(act)
         assert len(page.hits) <= limit, "a page is longer than its limit"
@@ -137,7 +140,9 @@ class FindingWords(Clauses):
         for place in range(len(asked)):
             await told(driver, Key("", f"{place}"), "something")
         answer = await able_one.index_text(IndexText(ENTRIES_MOST, keep=True))
-        words = [EntryWords(one.of, one.entry.number, 1.0, [asked[int(one.key.id)]]) for one in answer.entries]
+        words = [
+            EntryWords(one.of, 1, 1.0, [asked[int(one.key.id)]]) for one in answer.entries if one.entry.number == 1
+        ]
         await able_one.index_text(IndexText(0, words))
 
         for place, word in enumerate(asked):
@@ -162,7 +167,7 @@ class FindingWords(Clauses):
         assert [("bob", 2)] == await hits(one, "fourth")
         await told(one, BOB, "fifth")
         lacking = (await able(one).index_text(IndexText(3))).entries
-        silent = [EntryWords(one.of, one.entry.number, 1.0, ()) for one in lacking]
+        silent = [words_of(one)._replace(words=()) for one in lacking]
         assert [] == (await able(two).index_text(IndexText(3, silent))).entries
 
     @clause
@@ -199,6 +204,43 @@ class FindingWords(Clauses):
         assert [] == await index(driver)
 
     @clause
+    async def test_rows_are_found(self, driver: Driver) -> None:
+        """By the words of their bodies, as entries of number 0: before all that was said, or alone. Once more handed out when the body has
+        changed, and only then; found by the words of before until new ones are handed in; and erased with the conversation."""
+        await told(driver, ADA, "blue parcel")
+        await told(driver, BOB, "red")
+        await index(driver, keep=True)
+        for key, title in ((ADA, b"blue holiday"), (BOB, b"blue")):
+            row, _ = await found(driver, key)
+            await driver.write(Write(changed(row, f"titled {key}", body=title), row.revision))
+        await told(driver, ADA, "more")
+        assert {"ada blue holiday", "bob blue", "ada more"} == {*await index(driver)}
+        assert [("ada", 0)] == await hits(driver, "holiday") == await hits(driver, "holi*", rows=True, limit=1)
+        assert {("ada", 1), ("bob", 0)} == {*await hits(driver, "blue")}
+        assert {("ada", 0), ("bob", 0)} == {*await hits(driver, "blue", rows=True)}
+        row, _ = await found(driver, ADA)
+        await driver.write(Write(changed(row, "renamed", body=b"weekend"), row.revision))
+        assert [("ada", 0)] == await hits(driver, "holiday")
+        assert ["ada weekend"] == await index(driver)
+        assert [[], [("ada", 0)]] == [await hits(driver, word) for word in ("holiday", "weekend")]
+        await driver.erase(Erase(ADA, at=2.0))
+        assert [] == await hits(driver, "weekend")
+
+    @clause
+    async def test_words_of_a_row_of_before_are_passed_over(self, driver: Driver) -> None:
+        """A row that was changed since it was handed out is handed out again."""
+        await told(driver, ADA, "blue")
+        row, _ = await found(driver, ADA)
+        row = await driver.write(Write(changed(row, "first", body=b"holiday"), row.revision))
+        able_one = able(driver)
+        answer = await able_one.index_text(IndexText(9, keep=True))
+        await driver.write(Write(changed(row, "second", body=b"weekend"), row.revision))
+        await able_one.index_text(IndexText(0, [words_of(one) for one in answer.entries]))
+
+        assert ["ada weekend"] == await index(driver)
+        assert [[], [("ada", 0)]] == [await hits(driver, word) for word in ("holiday", "weekend")]
+
+    @clause
     async def test_words_of_what_is_gone_are_passed_over(self, driver: Driver) -> None:
         """What was handed out may be erased, cut or blanked before its words come, or another conversation may have its name by then."""
         able_one = able(driver)
@@ -212,7 +254,7 @@ class FindingWords(Clauses):
         after = await able_one.index_text(IndexText(9, [words_of(one) for one in answer.entries]))
 
         assert [("ada", 2)] == await hits(driver, "gel")
-        assert [b"new"] == [one.entry.body for one in after.entries]
+        assert [b"new"] == [one.entry.body for one in after.entries if one.entry.number]
 
     @clause
     async def test_an_index_act_may_be_run_again(self, driver: Driver) -> None:
@@ -398,6 +440,30 @@ class ErasedWordsStay(Intact):
         if (text := self._shelf.text) is not None:
             text.remove = removing(False).__get__(text)  # type: ignore[method-assign]
         return answer
+
+
+@caught_by("rows_are_found")
+class RowsOnce(Intact):
+    """A row that has been changed is not handed out again."""
+
+    async def index_text(self, act: IndexText) -> Indexed:
+        answer = await super().index_text(act)
+        text = self._shelf.text
+        done = [one for one in answer.entries if text is not None and not one.entry.number and one.key in text.rows]
+        return answer._replace(entries=[one for one in answer.entries if one not in done], waiting=0)
+
+
+@caught_by("words_of_a_row_of_before_are_passed_over")
+class TakesWhatIsLate(Intact):
+    """The words of a row are put in for whatever it has become."""
+
+    async def index_text(self, act: IndexText) -> Indexed:
+        text, words = self._shelf.text, list(act.words)
+        for place, one in enumerate(words):
+            row = None if text is None else self._shelf.rows.get(text.conversations[one.of][0])
+            if one.number == 0 and row is not None:
+                words[place] = one._replace(revision=row.revision)
+        return await super().index_text(structs.replace(act, words=words))
 
 
 @caught_by("words_of_what_is_gone_are_passed_over")

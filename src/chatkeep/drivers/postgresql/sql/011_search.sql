@@ -35,6 +35,25 @@ begin
 end
 $$;
 
+-- The row of a conversation that is new, or has another body than before, waits for its words, as number 0.
+create function chatkeep.note_unindexed_row() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+begin
+    insert into chatkeep.search_waiting (conversation, number) values (new.number, 0) on conflict do nothing;
+    return null;
+end
+$$;
+
+-- Those that were removed take their words with them.
+create function chatkeep.take_row_words() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+begin
+    delete from chatkeep.search_waiting w using noted n where w.conversation = n.number and w.number = 0;
+    delete from chatkeep.search_entry s using noted n where s.conversation = n.number and s.number = 0;
+    return null;
+end
+$$;
+
 -- Makes the index, or removes it with every word in it. Under the locks nobody writes: whoever wrote before is seen, whoever writes later is
 -- noted. They are waited for longer than others, and once: after a second the server ends a vacuum that is in the way.
 create function chatkeep.keep_search_index(epoch text, wanted boolean) returns void language plpgsql volatile
@@ -55,6 +74,9 @@ begin
         drop trigger search_new on chatkeep.entry;
         drop trigger search_gone on chatkeep.entry;
         drop trigger search_blank on chatkeep.entry;
+        drop trigger search_row_new on chatkeep.conversation;
+        drop trigger search_row_changed on chatkeep.conversation;
+        drop trigger search_row_gone on chatkeep.conversation;
         drop table chatkeep.search_entry, chatkeep.search_waiting, chatkeep.search_progress;
         drop index if exists chatkeep.conversation_number;
         return;
@@ -69,7 +91,7 @@ begin
     );
     create index search_entry_words on chatkeep.search_entry using gin (words) with (gin_pending_list_limit = 512); -- so no act sorts in much at once
 
-    -- Entries that came since the index was made, and whose words are not in it yet.
+    -- Entries that came since the index was made, and whose words are not in it yet. Number 0 is the row of the conversation, here as there.
     create table chatkeep.search_waiting (conversation bigint not null, number bigint not null, primary key (conversation, number));
 
     -- Of what was there before, all from (conversation, number) on has been gone through; total: the highest conversation of then.
@@ -90,10 +112,16 @@ begin
         referencing old table as noted for each statement execute function chatkeep.take_words();
     create trigger search_blank after update on chatkeep.entry
         referencing new table as noted for each statement execute function chatkeep.take_words();
+    create trigger search_row_new after insert on chatkeep.conversation
+        for each row execute function chatkeep.note_unindexed_row();
+    create trigger search_row_changed after update on chatkeep.conversation
+        for each row when (new.body <> old.body) execute function chatkeep.note_unindexed_row();
+    create trigger search_row_gone after delete on chatkeep.conversation
+        referencing old table as noted for each statement execute function chatkeep.take_row_words();
 end
 $$;
 
--- The entries that were there before the index and have not been gone through, the newest conversation first.
+-- The entries that were there before the index and have not been gone through, the newest conversation first; its row comes last.
 create function chatkeep.old_unindexed(most int) returns setof chatkeep.entry language plpgsql volatile
 set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
 set plan_cache_mode = force_generic_plan as $$
@@ -101,22 +129,33 @@ declare
     reached record;
 begin
     select p.conversation, p.number into reached from chatkeep.search_progress p;
-    return query select e.* from chatkeep.entry e
-    where (e.conversation, e.number) < (reached.conversation, reached.number) and e.body <> ''
-      and exists (select from chatkeep.conversation c where c.number = e.conversation)
-    order by e.conversation desc, e.number desc limit most;
+    return query
+    select * from (
+        (select e.* from chatkeep.entry e
+         where (e.conversation, e.number) < (reached.conversation, reached.number) and e.body <> ''
+           and exists (select from chatkeep.conversation c where c.number = e.conversation)
+         order by e.conversation desc, e.number desc limit most)
+        union all
+        (select c.number, 0, c.revision, '', c.body from chatkeep.conversation c
+         where c.number <= reached.conversation and (c.number, 0) < (reached.conversation, reached.number)
+         order by c.number desc limit most)
+    ) o (conversation, number, id, role, body)
+    order by o.conversation desc, o.number desc limit most;
 end
 $$;
 
 -- Puts in the words of entries, those that are still there, and notes how far the old ones have been gone through. words: of each entry, as
--- JSON; places: of each, the first one in the second in which it was written, which has so many slots.
-create function chatkeep.put_words(conversations bigint[], numbers bigint[], places bigint[], words text[], slots int)
+-- JSON; places: of each but rows, the first one in the second in which it was written, which has so many slots.
+create function chatkeep.put_words(
+    conversations bigint[], numbers bigint[], places bigint[], words text[], revisions text[], slots int, near bigint
+)
 returns void language plpgsql volatile
 set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
 set plan_cache_mode = force_generic_plan as $$
 declare
     free    bigint;
     start   bigint;
+    there   record;
     old     record;
     reached record;
 begin
@@ -130,6 +169,20 @@ begin
     perform from chatkeep.conversation c where c.number = any (conversations) order by c.tenant, c.id for share;
     for n in 1 .. cardinality(conversations) loop
         start := places[n];
+        if numbers[n] = 0 then
+            select c.revision, floor(greatest(least(c.updated_at, 1e15), 0))::bigint * slots as place,
+                   array_to_tsvector(array(select 'w' || w from json_array_elements_text(put_words.words[n]::json) w) || ('t' || c.tenant)) as words
+            into there from chatkeep.conversation c where c.number = conversations[n];
+            continue when not found;
+            if there.revision <> revisions[n] then -- it was changed meanwhile, and is handed out again
+                insert into chatkeep.search_waiting (conversation, number) values (conversations[n], 0) on conflict do nothing;
+                continue;
+            end if;
+            -- One that has these words stays where it is, if that is near enough to where it would be now in the order of the index recent.
+            start := there.place;
+            delete from chatkeep.search_entry s
+            where s.conversation = conversations[n] and s.number = 0 and not (abs(s.place - start) < near and s.words = there.words);
+        end if;
         loop
             select coalesce(max(s.place) + 1, start) into free
             from chatkeep.search_entry s where s.place >= start and s.place < start + slots;
@@ -137,10 +190,10 @@ begin
             start := start + slots;
         end loop;
         insert into chatkeep.search_entry (place, conversation, number, words)
-        select free, e.conversation, e.number,
+        select free, c.number, numbers[n],
                array_to_tsvector(array(select 'w' || w from json_array_elements_text(words[n]::json) w) || ('t' || c.tenant))
-        from chatkeep.entry e join chatkeep.conversation c on c.number = e.conversation
-        where e.conversation = conversations[n] and e.number = numbers[n] and e.body <> '' and words[n] <> '[]'
+        from chatkeep.conversation c left join chatkeep.entry e on e.conversation = c.number and e.number = numbers[n] and e.body <> ''
+        where c.number = conversations[n] and (numbers[n] = 0 or e.number is not null) and words[n] <> '[]'
         on conflict do nothing;
         delete from chatkeep.search_waiting w where w.conversation = conversations[n] and w.number = numbers[n];
     end loop;
@@ -162,7 +215,8 @@ $$;
 
 -- The first row says on, off or replaced, and how much lacks; the others are the entries that lack next.
 create function chatkeep.index_text(
-    epoch text, keep boolean, conversations bigint[], numbers bigint[], places bigint[], words text[], slots int, most int, counted int
+    epoch text, keep boolean, conversations bigint[], numbers bigint[], places bigint[], words text[], revisions text[], slots int, near bigint,
+    most int, counted int
 ) returns table (
     verdict text, tenant text, id text, conversation bigint, number bigint, entry_id text, role text, body bytea,
     remaining bigint, total bigint, waiting bigint
@@ -185,7 +239,7 @@ begin
         return;
     end if;
     if conversations <> '{}' then
-        perform chatkeep.put_words(conversations, numbers, places, words, slots);
+        perform chatkeep.put_words(conversations, numbers, places, words, revisions, slots, near);
     end if;
     select case when exists (select from chatkeep.old_unindexed(1)) then least(p.conversation, p.total) else 0 end, p.total
     into remaining, total from chatkeep.search_progress p;
@@ -193,8 +247,12 @@ begin
     return next;
     return query
     with lacking as materialized (
-        (select 1 as turn, e.*
-         from chatkeep.search_waiting w join chatkeep.entry e on e.conversation = w.conversation and e.number = w.number
+        (select 1 as turn, w.conversation, w.number, coalesce(e.id, c.revision) as id, coalesce(e.role, '') as role,
+                coalesce(e.body, c.body) as body
+         from chatkeep.search_waiting w
+         join chatkeep.conversation c on c.number = w.conversation
+         left join chatkeep.entry e on e.conversation = w.conversation and e.number = w.number
+         where w.number = 0 or e.number is not null
          order by w.conversation desc, w.number desc limit most)
         union all
         select 2, o.* from chatkeep.old_unindexed(most) o
@@ -206,23 +264,24 @@ begin
 end
 $$;
 
--- An entry that fits, as a hit, if no later one of its conversation does. (`is true`: not by the index of words.)
-create function chatkeep.last_fit(asked tsquery, conversation bigint, number bigint, place bigint)
+-- An entry that fits, as a hit, if no later one of its conversation does; a row alone, if nothing else is asked for. (`is true`: not by the
+-- index of words.)
+create function chatkeep.last_fit(asked tsquery, conversation bigint, number bigint, place bigint, rows_alone boolean)
 returns table (verdict text, tenant text, id text, hit_number bigint, hit_place bigint) language plpgsql stable
 set search_path = pg_catalog, pg_temp as $$
 begin
     return query select 'hit'::text, c.tenant, c.id, last_fit.number, last_fit.place
     from chatkeep.conversation c
-    where c.number = last_fit.conversation and not exists (
+    where c.number = last_fit.conversation and case when rows_alone then last_fit.number = 0 else not exists (
         select from chatkeep.search_entry l
         where l.conversation = last_fit.conversation and l.number > last_fit.number and (l.words @@ asked) is true
-    );
+    ) end;
 end
 $$;
 
 -- Hits below a place, the newest first, then a row that says next, and where to go on, or else end. The newest entries are looked at one by
 -- one, and where hardly any of them fits, those that the index of words has: that takes the longer, the more there are.
-create function chatkeep.search(epoch text, query text, before bigint, looked_at int, enough int, most int)
+create function chatkeep.search(epoch text, query text, before bigint, rows_alone boolean, looked_at int, enough int, most int)
 returns table (verdict text, tenant text, id text, number bigint, place bigint) language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
 set plan_cache_mode = force_generic_plan as $$
@@ -250,7 +309,7 @@ begin
         looked := looked + 1;
         continue when not one.fits;
         fitting := fitting + 1;
-        return query select * from chatkeep.last_fit(asked, one.conversation, one.number, one.place);
+        return query select * from chatkeep.last_fit(asked, one.conversation, one.number, one.place, rows_alone);
         hits := hits + found::int;
         exit when hits = most;
     end loop;
@@ -262,7 +321,7 @@ begin
         loop
             reached := one.place;
             looked := looked + 1;
-            return query select * from chatkeep.last_fit(asked, one.conversation, one.number, one.place);
+            return query select * from chatkeep.last_fit(asked, one.conversation, one.number, one.place, rows_alone);
             hits := hits + found::int;
             exit when hits = most;
         end loop;

@@ -68,10 +68,10 @@ where s.schemaname = $1 and s.relname in ('conversation', 'entry')
 order by 1;
 
 -- name: search
-select * from chatkeep.search($1, $2, $3, $4, $5, $6);
+select * from chatkeep.search($1, $2, $3, $4, $5, $6, $7);
 
 -- name: index_text
-select * from chatkeep.index_text($1, $2, $3, $4, $5, $6, $7, $8, $9);
+select * from chatkeep.index_text($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11);
 
 -- name: count_hits
 select hits, ends from chatkeep.count_hits($1, $2, $3, $4, $5) order by place;

@@ -23,7 +23,7 @@ create table search_entry (
 );
 create unique index search_entry_number on search_entry (conversation, number);
 
--- Entries that came since the index was made, and whose words are not in it yet.
+-- Entries that came since the index was made, and whose words are not in it yet. Number 0 is the row of the conversation, here as there.
 create table search_waiting (conversation integer not null, number integer not null, primary key (conversation, number)) without rowid;
 
 -- Of what was there before, all from (conversation, number) on has been gone through; total: the highest conversation of then.
@@ -42,6 +42,19 @@ end;
 create trigger search_blank after update of body on entry when new.body = x'' begin
     delete from search_waiting where conversation = old.conversation and number = old.number;
     delete from search_entry where conversation = old.conversation and number = old.number;
+end;
+
+create trigger search_row_new after insert on conversation begin
+    insert or ignore into search_waiting values (new.number, 0);
+end;
+
+create trigger search_row_changed after update of body on conversation when new.body is not old.body begin
+    insert or ignore into search_waiting values (new.number, 0);
+end;
+
+create trigger search_row_gone after delete on conversation begin
+    delete from search_waiting where conversation = old.number and number = 0;
+    delete from search_entry where conversation = old.number and number = 0;
 end;
 
 create trigger search_take after delete on search_entry begin

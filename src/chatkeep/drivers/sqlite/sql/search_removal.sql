@@ -1,11 +1,14 @@
 -- Takes the full-text index out of the file, with all that watches for it.
 
-drop trigger search_new;
-drop trigger search_gone;
-drop trigger search_blank;
-drop trigger search_take;
-drop table search_progress;
-drop table search_waiting;
-drop table search_entry;
-drop table search_posting;
-drop table search_word;
+drop trigger if exists search_new;
+drop trigger if exists search_gone;
+drop trigger if exists search_blank;
+drop trigger if exists search_row_new;
+drop trigger if exists search_row_changed;
+drop trigger if exists search_row_gone;
+drop trigger if exists search_take;
+drop table if exists search_progress;
+drop table if exists search_waiting;
+drop table if exists search_entry;
+drop table if exists search_posting;
+drop table if exists search_word;
