@@ -154,7 +154,7 @@ class Move:
 
     async def _fence(self, driver: Driver, epoch: str) -> None:
         if Ability.FENCE in driver.abilities:
-            await do(driver.fence, Fence(epoch))
+            await do(driver.fence, Fence(epoch, closes=epoch.startswith(MOVED)))
 
     async def _put_note(self, driver: Driver, note: Note) -> None:
         await do(lambda note: write_note(driver, note, at=self._clock()), note)
