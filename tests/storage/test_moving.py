@@ -149,7 +149,8 @@ async def test_a_store_is_asked_for_no_more_at_once_than_it_keeps_up_with(
     which: str, fresh: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else it works for those who have given up, and answers nobody: neither the move nor those who use the store."""
-    monkeypatch.setattr(pacing, "LONG_S", Busy.GIVEN_UP_S / 5)
+    monkeypatch.setattr(pacing, "PAGE_S", 0.4 * Busy.GIVEN_UP_S)
+    monkeypatch.setattr(pacing, "LONG_S", 0.8 * Busy.GIVEN_UP_S)
     (_, ours), (_, theirs) = await fresh("memory"), await fresh("memory")
     for number in range(250):
         await ours.append(Append(Key("", f"c{number:03}"), said(1, 2), revision="r", at=50.0))

@@ -22,7 +22,10 @@ T = TypeVar("T")
 
 PATIENCE_S = 120.0  # how long a store that does not answer is asked again
 LONGEST_PAUSE_S = 5.0
-LONG_S = 1.0  # what takes longer is followed by less: a fifth of what a driver gives an act
+PAGE_S = 2.0  # how long a page should take: less than half of what a driver gives an act
+LONG_S = (
+    4.0  # a conversation, which takes some acts one after another, that takes longer is followed by fewer at a time
+)
 FIRST = 16  # places, until it is known how quick the store is
 FEWEST = 2
 PAGE = 100  # rows that are asked for at once, until it is known how large they are, and how quickly they come
@@ -94,9 +97,10 @@ class Pages:
         """Return the rows of the next page; none at the end."""
         began = time.monotonic()
         rows = await self._read()
-        self.are_slow = time.monotonic() - began > LONG_S
+        took = time.monotonic() - began
+        self.are_slow = took > PAGE_S
         if rows:
-            limit = self._scan.limit // 2 if self.are_slow else 2 * len(rows)
+            limit = int(len(rows) * min(2.0, PAGE_S / max(took, 0.001)))
             fitting = PAGE_BYTES * len(rows) // sum(len(row.body) + 256 for row in rows)
             self._scan = structs.replace(self._scan, limit=max(min(limit, fitting, self._most), LEAST), after=rows[-1])
         return rows
