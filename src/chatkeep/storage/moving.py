@@ -110,7 +110,10 @@ class Move:
             return True
         note = await do(read_note, self.target)
         if target.startswith(MOVED):
-            raise Misconfigured(f"TO cannot be moved to; nothing was moved. {moved(note or Note(of=''))}")
+            whither = f" to {note.to}" if note is not None and note.to else ""
+            raise Misconfigured(
+                f"TO was itself moved{whither}, and stays closed; nothing was moved. Name an empty store (another file, schema or prefix)."
+            )
         if target.startswith(FILLING) or note is not None:
             raise Misconfigured(
                 "TO is being filled by a move from another store; nothing was moved. Finish that one, or name an empty store."
@@ -229,7 +232,9 @@ class Move:
     async def cancel(self) -> None:
         """Give the old store back to those who had it open, if the new one was not opened yet; what was copied stays there."""
         if self.target.epoch == self._origin:
-            raise Misconfigured("This move is finished, and TO is in use; nothing was changed. Move it back instead.")
+            raise Misconfigured(
+                "This move is finished, and TO is in use; nothing was changed. Move it back instead, to an empty store."
+            )
         if not await self._is_ours():  # the real one may be in use
             raise Misconfigured(
                 "TO is not what FROM is moved to; nothing was changed. Name the store that was being filled."
