@@ -63,7 +63,8 @@ def acts_section(found: Found) -> list[str]:
     return [
         "Stores without a server",
         "One act at a time on one connection: what a caller waits for, in ms, as the least and the median of the rounds' means; x: how many "
-        "times as fast as the floor above it, the median of the ratios within a round.\n",
+        "times as fast as the floor above it, the median of the ratios within a round. A write that moves an index changes a second object "
+        "before it is answered, as the bare one does that tells another.\n",
         "| | least | median | |\n|---|---|---|---|",
         *lines,
     ]

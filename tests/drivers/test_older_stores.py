@@ -19,6 +19,7 @@ from chatkeep.drivers import driver_for
 from chatkeep.drivers.base import Entries, Erase, Key, Read, Write
 
 from ..support.counting import answered
+from ..support.moves import held, moved, opened_on
 from ..support.stores import store_url
 from ..support.waiting import until
 
@@ -155,8 +156,12 @@ async def main(url, schema):
         print("open", flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):
             verb, name, text = line.split()
-            await getattr(keep, verb)(name, text)
-            print("done", flush=True)
+            try:
+                await getattr(keep, verb)(name, text)
+            except Exception as fault:
+                print("refused", repr(fault), flush=True)
+            else:
+                print("done", flush=True)
 
 asyncio.run(main(sys.argv[1], sys.argv[2]))
 """
@@ -181,7 +186,8 @@ class Beside:
         if words:
             self.process.stdin.write(" ".join(words) + "\n")
             self.process.stdin.flush()
-        assert await asyncio.to_thread(self.process.stdout.readline) in ("open\n", "done\n")
+        line = await asyncio.to_thread(self.process.stdout.readline)
+        assert line in ("open\n", "done\n"), line
 
     def stop(self) -> None:
         """Ends it."""
@@ -274,3 +280,27 @@ async def test_both_answer_beside_each_other_and_nothing_is_dropped(url: str, ol
     await keep.receive("dora", "tea")
 
     assert NewOrder(["tea"], "5 High Street") == (await newer.conversation("dora")).state
+
+
+@pytest.mark.parametrize("url", ["sqlite", "postgresql"], indirect=True)
+async def test_an_older_instance_that_runs_is_kept_out_of_a_store_that_was_moved(
+    url: str, older: Path, tmp_path: Path
+) -> None:
+    """From the fence on: what it had answered after that would be in the old store alone."""
+    beside = Beside(older, url, schema=1)
+    try:
+        await beside.told()
+        await beside.told("receive", "ada", "one")
+        ours, theirs = await opened_on(url), await opened_on(f"sqlite:///{tmp_path}/there.db")
+        await moved(ours, theirs)
+        for verb in ("receive", "accept"):
+            with pytest.raises(AssertionError, match="refused"):
+                await beside.told(verb, "ada", "two")
+
+        assert await held(ours) == await held(theirs)
+        assert [Key("", "ada")] == [key for key in await held(theirs) if not key.tenant]
+
+        for driver in (ours, theirs):
+            await driver.close()
+    finally:
+        beside.stop()

@@ -27,7 +27,7 @@ import pytest
 from msgspec import structs
 
 from chatkeep.drivers import driver_for
-from chatkeep.drivers.base import COUNTERS_KEPT_S, Append, Count, Entries, Entry, Erase, Key, Read, Write
+from chatkeep.drivers.base import COUNTERS_KEPT_S, Append, Count, Entries, Entry, Erase, Fence, Key, Read, Row, Write
 from chatkeep.drivers.sqlite import backup as sqlite_backup
 from chatkeep.drivers.sqlite import file as sqlite_file
 from chatkeep.drivers.sqlite import transport as sqlite
@@ -439,6 +439,29 @@ async def test_many_processes_may_open_a_new_file_at_once(tmp_path: Path) -> Non
             assert (COLUMNS, INDEXES) == schema(path)
         finally:
             await driver.close()
+
+
+async def test_a_closed_store_is_closed_to_who_does_not_look_at_the_epoch(driver: SqliteDriver, path: str) -> None:
+    """A version that has it open and compares nothing, until it is opened again; this one goes on."""
+    epoch, ada = driver.epoch, Append(Key("", "ada"), [Entry(0, "1", "user", b"hi")], revision="r", at=1.0)
+    await driver.append(ada)
+    columns = "tenant, id, revision, born, head, body, owner, updated_at, recent, claimed_until"
+    changes = (
+        f"insert into conversation ({columns}) select {columns} from conversation where false",
+        "update conversation set head = head",
+        "delete from conversation where false",
+    )
+    with contextlib.closing(apsw.Connection(path)) as older:
+        for _ in range(2):
+            await driver.fence(Fence("closed", closes=True))
+        for change in changes:
+            with pytest.raises(apsw.SQLError, match="closed_to_versions_before_0_2"):
+                older.execute(change)
+        await driver.write(Write(Row(key=Key("", "bob"), revision="b", incarnation="b"), replaces=None))
+        await driver.fence(Fence(epoch))
+        older.execute("select * from conversation").fetchall()  # (which sees that the schema is another one)
+        for change in changes:
+            older.execute(change)
 
 
 async def test_a_file_whose_schema_another_made_meanwhile_is_not_foreign(

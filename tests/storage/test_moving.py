@@ -12,14 +12,15 @@ from msgspec import structs
 
 from chatkeep import Chatkeep, Moved, Replaced, Unavailable
 from chatkeep.drivers.base import Ability, Append, Driver, Erase, Fence, Key, Read, Row, Scan, Write
-from chatkeep.errors import Conflict, Corrupt, Misconfigured, Unsupported
+from chatkeep.errors import Conflict, Corrupt, Misconfigured, Uncertain, Unsupported
+from chatkeep.storage import pacing
 from chatkeep.storage.moving import Move
 from chatkeep.storage.relocation import NOTE
 from chatkeep.testing.crash import VERBS, Wrapped, wrapped
 
 from ..support.moves import LONG, copied, counting_bot, filled, held, moved, opened_on, said
 from ..support.stores import FAST, STORES
-from ..support.waiting import until
+from ..support.waiting import time_passes, until
 
 T = TypeVar("T")
 
@@ -111,6 +112,53 @@ async def test_a_store_that_cannot_answer_for_many_rows_is_asked_for_fewer(fresh
 
     assert 60 == walk.conversations
     assert time.monotonic() - began < 60
+
+
+class Busy(Wrapped):
+    """Does one act after another; who has waited too long has gone, but what was asked for is done all the same."""
+
+    ROW_S = 0.004
+    GIVEN_UP_S = 0.25
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__(inner)
+        self.busy_until = 0.0
+        self.late = 0
+
+    def __getattr__(self, name: str) -> Any:
+        verb = super().__getattr__(name)
+        if name not in ("read", "write", "scan"):
+            return verb
+
+        async def do(act: Any) -> Any:
+            now = time.monotonic()
+            told = await verb(act)
+            rows = len(told) if name == "scan" else 1
+            self.busy_until = done_at = max(self.busy_until, now) + rows * self.ROW_S
+            await time_passes(min(done_at - now, self.GIVEN_UP_S))
+            if done_at > now + self.GIVEN_UP_S:
+                self.late += 1
+                raise Uncertain("silent for 0.25 s")
+            return told
+
+        return do
+
+
+@pytest.mark.parametrize("which", ["source", "target"])
+async def test_a_store_is_asked_for_no_more_at_once_than_it_keeps_up_with(
+    which: str, fresh: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it works for those who have given up, and answers nobody: neither the move nor those who use the store."""
+    monkeypatch.setattr(pacing, "PAGE_S", 0.4 * Busy.GIVEN_UP_S)
+    monkeypatch.setattr(pacing, "LONG_S", 0.8 * Busy.GIVEN_UP_S)
+    (_, ours), (_, theirs) = await fresh("memory"), await fresh("memory")
+    for number in range(250):
+        await ours.append(Append(Key("", f"c{number:03}"), said(1, 2), revision="r", at=50.0))
+    busy = Busy(ours if which == "source" else theirs)
+    walk = await (moved(wrapped(busy), theirs) if which == "source" else moved(ours, wrapped(busy)))
+
+    assert 250 == walk.conversations
+    assert busy.late < 25
 
 
 class Dying(Wrapped):
@@ -224,7 +272,7 @@ async def test_who_is_refused_before_anything_is_touched(fresh: Any) -> None:
     (_, fourth) = await fresh("memory")
     with pytest.raises(Moved, match="moved to there"):
         await Move(ours, fourth, address="elsewhere").begin()
-    with pytest.raises(Misconfigured, match="moved to there"):
+    with pytest.raises(Misconfigured, match=r"itself moved to there.*Name an empty store"):
         await Move(third, ours, address="x").begin()
     assert not await Move(ours, theirs, address="there").begin()
     assert fourth.epoch not in ("", ours.epoch)

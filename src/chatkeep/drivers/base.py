@@ -318,9 +318,13 @@ class Fence(Act, frozen=True, gc=False):
     way: what is read then is all there is. Run again, it finds its own epoch and answers the same. `Replaced` when the store
     has an epoch that is neither of the two. An Uncertain one may have fenced off this driver too, until it is run again.
     Needs FENCE, else `Unsupported`.
+
+    *closes*: the store is left for good, so where older versions of chatkeep that have it open do not look at the epoch at each act,
+    they are kept out by other means.
     """
 
     epoch: str
+    closes: bool = False
 
     @property
     def key(self) -> Key:

@@ -32,11 +32,12 @@ from ..conversation.archive import (
 )
 from ..drivers.base import Driver, Entry, Key, Read, Row, Scan
 from ..errors import BadMessage, ChatkeepError, Conflict, Corrupt, StoreError
-from .copying import PART, TAIL, Gone, LogReader, LogWriter, do, goes_on, read_page
+from .copying import PART, TAIL, Gone, LogReader, LogWriter, goes_on
+from .pacing import Pages, Room, do
 from .relocation import NOTE
 
 PAGE = 50
-TOGETHER = 64  # conversations that are written at the same time
+TOGETHER = 64  # conversations that are written at the same time, at most
 HELD_BYTES = 1 << 20  # of one conversation, in memory; what is more goes to a temporary file
 TRIES = 20
 LONGEST_LINE = 64 << 20
@@ -84,10 +85,9 @@ async def _pages(driver: Driver, tenant: str | None, conversation: str | None) -
     if conversation is not None:
         yield [Key(tenant or "", conversation)]
         return
-    after: Row | None = None
-    while rows := await read_page(driver, Scan("key", limit=PAGE, tenant=tenant, after=after)):
+    pages = Pages(driver, Scan("key", tenant=tenant, limit=PAGE))
+    while rows := await pages.next():
         yield [row.key for row in rows if row.key != NOTE]
-        after = rows[-1]
 
 
 async def _block(driver: Driver, key: Key, said: Exported) -> IO[bytes] | None:
@@ -277,26 +277,26 @@ async def import_lines(
     A short conversation comes in one act; one that is longer, in several, and nobody works on it before the last. What is wrong is told by
     the number of the line, and how far the import came.
     """
-    said, room = Imported(), asyncio.Semaphore(TOGETHER)
+    said, room = Imported(), Room(TOGETHER)
     writing: set[asyncio.Task[None]] = set()
     faults: list[ChatkeepError] = []
 
-    async def put(block: Block) -> None:
+    async def put(block: Block, entered: float) -> None:
         try:
             with closing(block.texts):
                 await _put(driver, block, existing, said)
         except ChatkeepError as fault:
             faults.append(fault)
         finally:
-            room.release()
+            room.leave(entered)
 
     try:
         try:
             for block in read_blocks(lines, said, now=clock()):
-                await room.acquire()
+                entered = await room.enter()
                 if faults:
                     break
-                writing.add(task := asyncio.create_task(put(block)))
+                writing.add(task := asyncio.create_task(put(block, entered)))
                 task.add_done_callback(writing.discard)
                 told(said)
         finally:

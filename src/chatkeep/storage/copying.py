@@ -6,30 +6,23 @@ Its revision comes with the last write: what has that revision is complete. All 
 from __future__ import annotations
 
 import asyncio
-import random
 import secrets
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from hashlib import blake2b
-from typing import Literal, TypeVar
+from typing import Literal
 
 from msgspec import structs
 
 from ..conversation.codec import record_from
-from ..drivers.base import Driver, Entries, Entry, Erase, Key, Read, Row, Scan, Write
-from ..errors import ChatkeepError, Conflict, Corrupt, Misconfigured, Replaced, Unavailable, Uncertain
-
-A = TypeVar("A")
-T = TypeVar("T")
+from ..drivers.base import Driver, Entries, Entry, Erase, Key, Read, Row, Write
+from ..errors import ChatkeepError, Conflict, Corrupt, Misconfigured
+from .pacing import do
 
 Outcome = Literal["alike", "copied", "erased"]
 
 PAGE = 100
 TAIL = 50  # so many entries come with the row; a longer log is read in pages
 CHUNK_BYTES = 256 * 1024
-PATIENCE_S = 120.0  # how long a store that does not answer is asked again
-LONGEST_PAUSE_S = 5.0
-LEAST = 10  # rows that any store can answer for at once
 CONFLICTS = 20  # in a row, on one conversation of the new store, before somebody else is taken to write there
 PART = "~part:"
 """How the revision of a conversation begins whose log is not all there yet."""
@@ -216,36 +209,6 @@ def goes_on(row: Row, there: Row, first: int) -> bool:
         return record_from(row.key, row.body).redactions == record_from(there.key, there.body).redactions
     except ChatkeepError:  # one that only a newer version reads, or that is damaged, is copied whole
         return False
-
-
-async def do(verb: Callable[[A], Awaitable[T]], act: A) -> T:
-    """Return the answer of an act; as all can be run again, a store that is away for a while, or that cannot keep up, is waited for.
-
-    Pauses grow and differ, so that those who ask again leave room for those who ask first.
-    """
-    deadline, pause = time.monotonic() + PATIENCE_S, 0.05
-    while True:
-        try:
-            return await verb(act)
-        except Replaced:
-            raise
-        except (Unavailable, Uncertain):
-            if time.monotonic() > deadline:
-                raise
-        await asyncio.sleep(random.uniform(pause / 2, pause))
-        pause = min(2 * pause, LONGEST_PAUSE_S)
-
-
-async def read_page(driver: Driver, page: Scan) -> list[Row]:
-    """Return the rows of *page*; fewer than its limit where the store cannot answer for so many in its time."""
-    while page.limit > LEAST:
-        try:
-            return await driver.scan(page)
-        except Replaced:
-            raise
-        except (Unavailable, Uncertain):
-            page = structs.replace(page, limit=max(page.limit // 4, LEAST))
-    return await do(driver.scan, page)
 
 
 async def digest(driver: Driver, key: Key, start: int, head: int) -> blake2b:

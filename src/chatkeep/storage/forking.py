@@ -13,7 +13,8 @@ from ..conversation.codec import body_of, record_from
 from ..conversation.record import NONE, untried
 from ..drivers.base import Driver, Entry, Key, Read, Row
 from ..errors import Conflict, Duplicate, UsageError
-from .copying import TAIL, Gone, LogReader, LogWriter, do
+from .copying import TAIL, Gone, LogReader, LogWriter
+from .pacing import do
 
 TRIES = 20
 

@@ -25,13 +25,12 @@ from msgspec import Struct
 
 from ..drivers.base import RECENT_GRAIN_S, Ability, Driver, Erase, Fence, Read, Row, Scan
 from ..errors import Corrupt, Misconfigured, Unsupported
-from .copying import LEAST, Copier, add_to, do, read_page
+from .copying import Copier, add_to
+from .pacing import Pages, Room, do
 from .relocation import FILLING, MOVED, NOTE, Note, moved, origin_of, read_note, write_note
 
-PAGE = 100  # rows that are asked for at once, until it is known how large they are
-PAGE_BYTES = 2 << 20
-MOST = 500
-TOGETHER = 128  # conversations that are copied at the same time
+MOST = 500  # rows that are asked for at once
+TOGETHER = 128  # conversations that are copied at the same time, at most
 OVERLAP_S = 2 * RECENT_GRAIN_S  # clocks of those who write may differ by so much
 CAUGHT_UP = 200  # changes that are left for the last walk, at most, unless they come faster than they are copied
 
@@ -82,7 +81,7 @@ class Move:
         self._told = told
         self._clock = clock
         self._copier = Copier(source, target)
-        self._together = together
+        self._room = Room(together)
         self._origin = origin_of(source.epoch)
         self._compared = False
         """Whether this run has seen, or written and read back, every log that the new store has."""
@@ -111,7 +110,10 @@ class Move:
             return True
         note = await do(read_note, self.target)
         if target.startswith(MOVED):
-            raise Misconfigured(f"TO cannot be moved to; nothing was moved. {moved(note or Note(of=''))}")
+            whither = f" to {note.to}" if note is not None and note.to else ""
+            raise Misconfigured(
+                f"TO was itself moved{whither}, and stays closed; nothing was moved. Name an empty store (another file, schema or prefix)."
+            )
         if target.startswith(FILLING) or note is not None:
             raise Misconfigured(
                 "TO is being filled by a move from another store; nothing was moved. Finish that one, or name an empty store."
@@ -155,7 +157,7 @@ class Move:
 
     async def _fence(self, driver: Driver, epoch: str) -> None:
         if Ability.FENCE in driver.abilities:
-            await do(driver.fence, Fence(epoch))
+            await do(driver.fence, Fence(epoch, closes=epoch.startswith(MOVED)))
 
     async def _put_note(self, driver: Driver, note: Note) -> None:
         await do(lambda note: write_note(driver, note, at=self._clock()), note)
@@ -181,23 +183,26 @@ class Move:
     async def follow(self) -> int:
         """Copy what has changed since the last look, newest first; answers how many conversations."""
         since, newest = self._newest - OVERLAP_S, self._newest
-        changed, after = 0, None
-        while rows := await read_page(self.source, Scan("recent", limit=PAGE, after=after)):
+        changed, pages = 0, Pages(self.source, Scan("recent", limit=MOST))
+        while rows := await pages.next():
             fresh = [row for row in rows if row.updated_at >= since and row.key != NOTE]
             now = self._clock()  # (The clock of somebody who writes may be ahead.)
             newest = max([newest, *[min(row.updated_at, now) for row in fresh]])
             changed += sum(await asyncio.gather(*[self._brought_up(row) for row in fresh]))
-            after = rows[-1]
-            if after.updated_at < since:
+            if rows[-1].updated_at < since:
                 break
         self._newest = newest
         return changed
 
     async def _brought_up(self, row: Row) -> bool:
-        there = await do(self.target.read, Read(row.key, tail=0))
-        if there is not None and there[0].revision == row.revision:
-            return False
-        return await self._copier.copy(row.key) != "alike"
+        entered = await self._room.enter()
+        try:
+            there = await do(self.target.read, Read(row.key, tail=0))
+            if there is not None and there[0].revision == row.revision:
+                return False
+            return await self._copier.copy(row.key) != "alike"
+        finally:
+            self._room.leave(entered)
 
     async def finish(self, *, stopped: bool = False) -> Walk:
         """
@@ -227,7 +232,9 @@ class Move:
     async def cancel(self) -> None:
         """Give the old store back to those who had it open, if the new one was not opened yet; what was copied stays there."""
         if self.target.epoch == self._origin:
-            raise Misconfigured("This move is finished, and TO is in use; nothing was changed. Move it back instead.")
+            raise Misconfigured(
+                "This move is finished, and TO is in use; nothing was changed. Move it back instead, to an empty store."
+            )
         if not await self._is_ours():  # the real one may be in use
             raise Misconfigured(
                 "TO is not what FROM is moved to; nothing was changed. Name the store that was being filled."
@@ -240,21 +247,19 @@ class Move:
     async def _walk(self, stage: str) -> Walk:
         walk, began = Walk(), time.monotonic()
         ours, theirs = blake2b(digest_size=16), blake2b(digest_size=16)
-        room = asyncio.Semaphore(self._together)
         beat = 0.0
 
-        async def settle(row: Row | None, there: Row | None) -> None:
+        async def settle(row: Row | None, there: Row | None, entered: float) -> None:
             try:
                 await self._settled(walk, row, there)
             finally:
-                room.release()
+                self._room.leave(entered)
 
         try:
             async with asyncio.TaskGroup() as tasks:
                 async for row, there in self._pairs():
                     if not self._compared or row != there:
-                        await room.acquire()
-                        tasks.create_task(settle(row, there))
+                        tasks.create_task(settle(row, there, await self._room.enter()))
                     if row is not None:
                         walk.conversations += 1
                         walk.messages += row.head
@@ -300,12 +305,11 @@ class Move:
 
     async def _rows(self, driver: Driver) -> AsyncIterator[Row]:
         """Yield all rows; the next page is asked for while one is worked on."""
-        ahead = asyncio.ensure_future(read_page(driver, Scan("key", limit=PAGE)))
+        pages = Pages(driver, Scan("key", limit=MOST))
+        ahead = asyncio.ensure_future(pages.next())
         try:
             while rows := await ahead:
-                size = sum(len(row.body) + 256 for row in rows) // len(rows)
-                limit = max(min(PAGE_BYTES // size, MOST, 2 * len(rows)), LEAST)
-                ahead = asyncio.ensure_future(read_page(driver, Scan("key", limit=limit, after=rows[-1])))
+                ahead = asyncio.ensure_future(pages.next())
                 for row in rows:
                     if row.key != NOTE:
                         yield row
@@ -314,10 +318,13 @@ class Move:
             await asyncio.gather(ahead, return_exceptions=True)
 
     async def _count(self) -> None:
-        """Find out how many conversations there are, beside the first walk, so that the time left can be told."""
-        count, after = 0, None
-        while rows := await read_page(self.source, Scan("key", limit=MOST, after=after)):
-            count, after = count + len(rows), rows[-1]
+        """Find out how many conversations there are, beside the first walk, so that the time left can be told; a store that is slow
+        is left to the walk."""
+        count, pages = 0, Pages(self.source, Scan("key", limit=MOST))
+        while rows := await pages.next():
+            count += len(rows)
+            if pages.are_slow:
+                return
         self._total = count
 
 

@@ -20,6 +20,7 @@ from ...errors import BadMessage, ChatkeepError, Corrupt, Misconfigured, Overloa
 from ...extras import from_extra
 from ..base import WAITING, Key, Pool, settle
 from ..batching import BatchingQueue
+from ..openable import end
 from ..sockets import keep_alive
 from ..statements import newest, numbered
 from .seam import Site, Statement, in_schema
@@ -148,8 +149,7 @@ class Connections:
         combiners, self._combiners = self._combiners, []
         listener, self._listener = self._listener, None
         if listener is not None:
-            listener.cancel()
-            await asyncio.wait([listener])
+            await end(listener)
         await asyncio.gather(*(combiner.close() for combiner in combiners))
         self.epoch = ""
 

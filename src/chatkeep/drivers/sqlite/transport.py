@@ -181,6 +181,7 @@ class Connections:
             migrate(db, self.file.path)
             _use_wal(db)
             db.execute("pragma synchronous = full; pragma cache_size = -16000; pragma journal_size_limit = 67108864")
+            db.create_scalar_function("closed_to_versions_before_0_2", lambda *_: None, 0, deterministic=True)
             db.execute("pragma secure_delete = on")  # what was erased, cut or written over stays on no page of the file
         except BaseException as fault:
             if db is not None:
