@@ -1,8 +1,8 @@
 """What happens in a conversation right now: new entries of its log, its state, and the reply that is just being made.
 
 The log is the truth, and whoever watches is given all of it, in order, from wherever they were. What a turn says while it runs
-stands in the record before it is shown, and the recorded reply begins with it. Watchers pull: a slow one gets more at a time and
-costs no more memory.
+stands in the record before it is shown, and the recorded reply begins with it. Watchers pull: a slow one gets more at a time, up to
+a bound in bytes, and costs no more memory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from ..conversation.streams import GROWING, find_said, reply_id
 from ..drivers.base import Key
 from ..errors import ChatkeepError, Corrupt, Unsupported
 from ..model import ASKING, Content, Delta, Erased, Event, Failing, PartSaid, Redacted, SetAside, StateChanged, Typing
-from ..storage.store import PAGE, Store, blank
+from ..storage.paging import Paging
+from ..storage.store import Store, blank
 from .notifier import Notifier
 
 LOOK_S = 1.0  # where no news is heard, a conversation with a message unread is looked at so often
@@ -117,6 +118,7 @@ class Watch:
         self._typing = False
         self._failing: Failing | None = Failing(0)  # as it was told last; None: to be told whatever it is
         self._shown = shown or ShownReply("", "", [])
+        self._paging = Paging()
 
     @property
     def shown(self) -> ShownReply:
@@ -216,7 +218,8 @@ class Watch:
         row, self._born = snapshot.row, snapshot.row.incarnation
         known = [message for message in snapshot.messages if message.number > self.number]
         if row.head > self.number and (not known or known[0].number > self.number + 1):
-            known = await self._live.store.page(self.key, row.incarnation, after=self.number, limit=PAGE)
+            known = await self._live.store.page(self.key, row.incarnation, after=self.number, limit=self._paging.limit)
+        known = known[: self._paging.fit(known)]
         events: list[Event] = []
         state = self._show_state(snapshot)
         for message in known:

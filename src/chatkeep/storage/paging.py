@@ -1,0 +1,42 @@
+"""How many entries of a log are read at a time for somebody outside: as many as make a page, by their size and not by their number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from ..model import Message
+from .store import PAGE
+
+FIRST_READ = 20
+"""So many entries are read first: how large they are is not known before, and a hundred may be 25 MB."""
+
+PAGE_BYTES = 1024 * 1024
+"""A page ends with the message that makes it so large."""
+
+
+class Paging:
+    """How somebody reads a log: *limit* is how many entries are asked for next."""
+
+    __slots__ = ("limit",)
+
+    def __init__(self) -> None:
+        self.limit = FIRST_READ
+
+    def fit(self, messages: Iterable[Message]) -> int:
+        """Return how many of *messages*, the next ones that were read, are a page; at least one, if there is one."""
+        size = count = 0
+        for message in messages:
+            if size >= PAGE_BYTES:
+                break
+            size += len(msgspec.json.encode((message.content, message.metadata)))
+            count += 1
+        if count:
+            self.limit = max(1, min(PAGE, count * PAGE_BYTES // size))
+        return count
+
+
+def fitting(messages: Iterable[Message]) -> int:
+    """Return how many of *messages* are a page; at least one, if there is one."""
+    return Paging().fit(messages)
