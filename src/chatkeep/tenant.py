@@ -36,7 +36,6 @@ from .model import (
 from .people.claims import Claims
 from .people.surface import PeopleSurface
 from .settings import Flag
-from .storage.paging import Paging
 
 PAGE = 100
 WAIT_S = 60.0
@@ -210,11 +209,7 @@ class Surface(PeopleSurface[State]):
                 yield message
             return
         seen, left = after or 0, limit if limit is not None else snapshot.row.head + (1 << 40)
-        paging = Paging()
-        while left > 0 and (
-            found := await page(key, incarnation, after=seen, before=before, limit=min(left, paging.limit))
-        ):
-            paging.fit(found)
+        while left > 0 and (found := await page(key, incarnation, after=seen, before=before, limit=min(left, PAGE))):
             for message in found:
                 yield message
             seen, left = found[-1].number, left - len(found)

@@ -19,7 +19,7 @@ from ..conversation.streams import GROWING, find_said, reply_id
 from ..drivers.base import Key
 from ..errors import ChatkeepError, Corrupt, Unsupported
 from ..model import ASKING, Content, Delta, Erased, Event, Failing, PartSaid, Redacted, SetAside, StateChanged, Typing
-from ..storage.paging import Paging
+from ..storage.paging import fitting, read_page
 from ..storage.store import Store, blank
 from .notifier import Notifier
 
@@ -118,7 +118,6 @@ class Watch:
         self._typing = False
         self._failing: Failing | None = Failing(0)  # as it was told last; None: to be told whatever it is
         self._shown = shown or ShownReply("", "", [])
-        self._paging = Paging()
 
     @property
     def shown(self) -> ShownReply:
@@ -218,8 +217,8 @@ class Watch:
         row, self._born = snapshot.row, snapshot.row.incarnation
         known = [message for message in snapshot.messages if message.number > self.number]
         if row.head > self.number and (not known or known[0].number > self.number + 1):
-            known = await self._live.store.page(self.key, row.incarnation, after=self.number, limit=self._paging.limit)
-        known = known[: self._paging.fit(known)]
+            known = await read_page(self._live.store, self.key, row.incarnation, after=self.number)
+        known = known[: fitting(known)]
         events: list[Event] = []
         state = self._show_state(snapshot)
         for message in known:

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 import msgspec
 
+from ..drivers.base import Key
 from ..model import Message
-from .store import PAGE
+from .store import PAGE, Store
 
 FIRST_READ = 20
 """So many entries are read first: how large they are is not known before, and a hundred may be 25 MB."""
@@ -35,6 +36,17 @@ class Paging:
         if count:
             self.limit = max(1, min(PAGE, count * PAGE_BYTES // size))
         return count
+
+
+async def read_page(store: Store, key: Key, incarnation: str, *, after: int) -> list[Message]:
+    """Return the messages behind *after* that are a page; all, if they are fewer."""
+    paging, found = Paging(), list[Message]()
+    while (limit := min(paging.limit, PAGE - len(found))) > 0:
+        more = await store.page(key, incarnation, after=found[-1].number if found else after, limit=limit)
+        found += more
+        if len(more) < limit or paging.fit(found) < len(found):
+            break
+    return found
 
 
 def fitting(messages: Iterable[Message]) -> int:
