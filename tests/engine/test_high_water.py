@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from typing import Any
@@ -96,3 +97,14 @@ async def has_event(keep: Any, conversation: str) -> bool:
 async def is_gone(keep: Any, conversation: str) -> bool:
     """Whether there is no such conversation."""
     return await keep.conversation(conversation) is None
+
+
+async def test_whoever_asks_at_once_at_the_beginning_shares_one_look(opened: Any) -> None:
+    """As all workers do where much is due: on Redis each look asks the whole index."""
+    keep = await opened()
+    store = keep._engine.store
+    water = high_water.HighWater(store, time.time)
+    before = store.acts["Scan"]
+    await asyncio.gather(*(water.reach(time.time()) for _ in range(50)))
+
+    assert 1 == store.acts["Scan"] - before

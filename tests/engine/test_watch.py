@@ -249,3 +249,23 @@ async def test_who_comes_back_is_told_whether_the_handler_still_fails(opened: An
 
     assert 1 == first[0].attempts
     assert [Failing(0)] == [event for event in back if isinstance(event, Failing)]
+
+
+async def test_a_watcher_far_behind_is_given_a_page_at_a_time(opened: Any) -> None:
+    """By the bytes of its messages and not by their number: what is not read yet is held for each watcher."""
+    keep = await opened(echo)
+    for number in range(40):
+        await keep.accept("ada", f"{number}: {'x' * 200_000}")
+    pages: list[list[Event]] = []
+    async with core_of(keep).watch("", "ada", after=0) as watch:
+        while sum(map(len, map(asked, pages))) < 40:
+            pages.append(await watch.next(10.0) or [])
+
+    texts = [text.partition(":")[0] for page in pages for text in asked(page)]
+    assert [str(number) for number in range(40)] == texts
+    assert max(sum(map(len, asked(page))) for page in pages) < 1_300_000
+
+
+def asked(events: list[Event]) -> list[str]:
+    """What users said in *events*."""
+    return [event.text for event in events if isinstance(event, Message) and event.role == "user"]

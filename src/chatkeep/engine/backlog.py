@@ -27,7 +27,8 @@ from .pauses import PAUSES
 from .shared import Shared
 from .workers import Workers
 
-PAGE = 100
+PAGE = 250
+"""A walk costs Redis, whose index is in many buckets, more for each page than for each row: by pages of 100, 1.6 times as much."""
 ORPHANS_S = 5.0
 TIDYING = 50
 """So many conversations in which nobody waits are looked after at once."""

@@ -7,6 +7,7 @@ clock was there.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -58,6 +59,7 @@ class HighWater:
         """Know nothing, as at an opening."""
         self._me = fresh_token()
         self._mark: Mark | None = None
+        self._looking = asyncio.Lock()
         self._seen_at = self._last_at = time.monotonic()
         self._look_at = self._last_at + LOOK_S
         self._last = self._clock()
@@ -78,7 +80,9 @@ class HighWater:
         if self._turned and moved > 0.0:
             self._seen_at -= moved
         if self._mark is None or at >= self._look_at:
-            await self._look(now, at)
+            async with self._looking:  # at the beginning all workers ask at once, and one look is enough for them
+                if self._mark is None or at >= self._look_at:
+                    await self._look(now, at)
         assert self._mark is not None
         agreed = self._mark.at + (at - self._seen_at)
         return now if now <= agreed + AHEAD_S else agreed

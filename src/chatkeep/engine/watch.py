@@ -1,8 +1,8 @@
 """What happens in a conversation right now: new entries of its log, its state, and the reply that is just being made.
 
 The log is the truth, and whoever watches is given all of it, in order, from wherever they were. What a turn says while it runs
-stands in the record before it is shown, and the recorded reply begins with it. Watchers pull: a slow one gets more at a time and
-costs no more memory.
+stands in the record before it is shown, and the recorded reply begins with it. Watchers pull: a slow one gets more at a time, up to
+a bound in bytes, and costs no more memory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from ..conversation.streams import GROWING, find_said, reply_id
 from ..drivers.base import Key
 from ..errors import ChatkeepError, Corrupt, Unsupported
 from ..model import ASKING, Content, Delta, Erased, Event, Failing, PartSaid, Redacted, SetAside, StateChanged, Typing
-from ..storage.store import PAGE, Store, blank
+from ..storage.paging import fitting, read_page
+from ..storage.store import Store, blank
 from .notifier import Notifier
 
 LOOK_S = 1.0  # where no news is heard, a conversation with a message unread is looked at so often
@@ -216,7 +217,8 @@ class Watch:
         row, self._born = snapshot.row, snapshot.row.incarnation
         known = [message for message in snapshot.messages if message.number > self.number]
         if row.head > self.number and (not known or known[0].number > self.number + 1):
-            known = await self._live.store.page(self.key, row.incarnation, after=self.number, limit=PAGE)
+            known = await read_page(self._live.store, self.key, row.incarnation, after=self.number)
+        known = known[: fitting(known)]
         events: list[Event] = []
         state = self._show_state(snapshot)
         for message in known:

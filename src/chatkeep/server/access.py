@@ -37,6 +37,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from contextlib import nullcontext
 from functools import wraps
 from hmac import compare_digest
 from inspect import isawaitable
@@ -74,6 +75,7 @@ from ..errors import BadKey, Misconfigured, OtherOwner, StoreError, UsageError
 from ..tenant import Tenant
 from . import wire
 from .masking import Masker
+from .reads import Reads
 from .signed_in import PROOF, TENANT, Operator, SignedIn
 
 log = logging.getLogger("chatkeep.server")
@@ -242,13 +244,16 @@ def allows(
     if sum([bool(scope), policy.rulers_only or user, own, anyone]) != 1:
         raise Misconfigured("An endpoint allows a scope, a right, a conversation's own tokens or anyone: one of these.")
 
+    reads = not (policy.anyone or policy.rulers_only)
+
     def guarded(endpoint: Endpoint) -> Endpoint:
         @wraps(endpoint)
         async def answer(*args: Any) -> Response:
             request: Request = args[-1]
             access = access_of(request)
             await access.admit(request, policy)
-            response = await endpoint(*args)
+            async with access.reads if reads and request.method in SAFE else nullcontext():
+                response = await endpoint(*args)
             if request.state.principal.kind == "operator" and not policy.anyone:
                 access.show(request, response)
             return response
@@ -324,6 +329,8 @@ class Access:
         self._noted: TTLCache[str, bool] = TTLCache(HELD, NOTED_S)
         self._seen: TTLCache[tuple[str, str, str], bool] = TTLCache(HELD, NOTED_S)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self.reads = Reads()
+        """Held while an answer to a customer's read is made, and not while it is sent."""
 
     async def close(self) -> None:
         """End what is still being looked up or noted down."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
-from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any, Literal, NamedTuple, cast
 from urllib.parse import quote
@@ -20,6 +19,7 @@ from .. import errors, model
 from ..app import core_of
 from ..conversation import commits
 from ..conversation.shapes import Shape
+from ..storage.paging import FIRST_READ, Paging, fitting
 from ..tenant import Tenant
 from . import answers, people, state, wire
 from .access import (
@@ -46,14 +46,8 @@ log = logging.getLogger("chatkeep.server")
 RETRY_AFTER_S = "1"
 LATER_ON = ("accepted", "journaled")  # durable, and not answered yet
 SMALL = 64 * 1024
-PAGE_BYTES = 1024 * 1024
-"""A page of the log ends with the message that makes it so long."""
-
 LOOKED_AT = 8
 """So many of its last entries are looked at for the last words of a conversation in a list."""
-
-FIRST_READ = 20
-"""So many entries of a log are read first: how large they are is not known before, and a hundred may be 25 MB."""
 
 MERGE_PATCH = "application/merge-patch+json"
 
@@ -181,11 +175,11 @@ class Conversation(Resource):
     async def get(self, request: Request) -> Response:
         """Return the conversation as it is now, with its last messages."""
         asked = wire.query(request, wire.ConversationQuery)
-        found = await conversation(request, messages=asked.messages)
+        found = await conversation(request, messages=min(asked.messages, FIRST_READ))
         whole = with_notes(request, asked.notes)
         messages = [message for message in found.messages if whole or message.role != "system"]
         first = found.messages[0].number if found.messages else found.head + 1
-        if len(messages) < asked.messages and first > 1:
+        if len(messages) < asked.messages and first > 1 and fitting(messages) == len(messages):
             window = wire.LogWindow(before=first, limit=asked.messages - len(messages))
             messages = (await talk(tenant_of(request), found.id, window, whole=whole))[0] + messages
         messages = messages[-fitting(reversed(messages)) :] if messages else []
@@ -292,12 +286,12 @@ async def talk(
     after, before = asked.after, asked.before
     if after is None and before is None:
         before = wire.NEWEST
-    read = FIRST_READ
+    paging = Paging()
     while (missing := asked.limit - len(found)) > 0:
-        page = [message async for message in tenant.history(id, after=after, before=before, limit=read)]
-        read = 100
+        page = [message async for message in tenant.history(id, after=after, before=before, limit=paging.limit)]
         if not page:
             break
+        paging.fit(page)
         shown = [message for message in page if whole or message.role != "system"]
         if after is None:
             found, before = shown[-missing:] + found, page[0].number
@@ -307,17 +301,6 @@ async def talk(
         if fits < len(found):
             return found[-fits:] if asked.after is None else found[:fits], True
     return found, False
-
-
-def fitting(messages: Iterable[model.Message]) -> int:
-    """How many of *messages* are a page; at least one."""
-    size = count = 0
-    for message in messages:
-        if size >= PAGE_BYTES:
-            break
-        size += len(msgspec.json.encode((message.content, message.metadata)))
-        count += 1
-    return count
 
 
 class State(Resource):

@@ -85,7 +85,10 @@ class EventStream(Stream):
         async for events in self._happening():
             told = self._mask(events) if principal.masked else events
             ids = name_events(told, self._watch.number or 0, self._watch.shown)
-            yield b"".join(written(told, ids, shows, api.secret_of(self._request))) or b": beat\n"
+            async with access_of(self._request).reads:
+                text = b"".join(written(told, ids, shows, api.secret_of(self._request)))
+                await asyncio.sleep(0)  # others have their turn: a thousand may be told the same at the same time
+            yield text or b": beat\n"
         yield event({"reason": self._reason}, name="end")
 
     async def _happening(self) -> AsyncIterator[list[Event]]:

@@ -8,9 +8,10 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from ..model import Content
+from ..storage.paging import fitting
 from . import answers, wire
 from .access import allows, conversation_asked, tenant_of
-from .api import conversation, fitting, room
+from .api import conversation, room
 from .audit import audited
 from .operators import number_asked
 

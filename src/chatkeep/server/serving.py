@@ -104,6 +104,7 @@ def configured(app: ASGIApp | str, settings: ServerSettings, *, patience_s: floa
         app,
         factory=isinstance(app, str),
         workers=settings.workers,
+        loop="auto" if sys.platform == "win32" else "chatkeep.server.accepting:Loop",
         http=PromptProtocol,
         ws="none",
         lifespan="on",

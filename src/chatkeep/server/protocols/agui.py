@@ -24,7 +24,7 @@ from starlette.routing import BaseRoute
 from ...app import Chatkeep
 from ...core import Core
 from ...model import Content, Failing, Message, Part
-from .. import api, wire
+from .. import wire
 from ..streams import event
 from .answer_stream import (
     BlockBegan,
@@ -237,7 +237,7 @@ class Events:
         if not self._caller.sees_log:
             return b""
         window = wire.LogWindow(limit=wire.PAGE_MOST)
-        log, _ = await api.talk(self._caller.tenant, self._caller.conversation, window)
+        log, _ = await self._caller.read_log(window)
         told = [shown for message in log if not message.redacted for shown in messages_of(message)]
         return event({"type": "MESSAGES_SNAPSHOT", "messages": told})
 

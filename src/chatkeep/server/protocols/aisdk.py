@@ -26,7 +26,8 @@ from starlette.routing import BaseRoute
 from ...app import Chatkeep
 from ...errors import KeyReused
 from ...model import ASKING, Content, Failing, Message, Part, Receipt
-from .. import api, wire
+from ...storage.paging import FIRST_READ
+from .. import wire
 from ..streams import event
 from .answer_stream import (
     BlockBegan,
@@ -101,7 +102,7 @@ def routes(keep: Chatkeep[Any], *, path: str = PATH, authorize: Authorize | None
         """Return the last messages, as UI messages."""
         caller = await entrance.admit(request, request.path_params["id"])
         window = wire.query(request, wire.LogWindow)
-        found = [] if caller.stranger else (await api.talk(caller.tenant, caller.conversation, window))[0]
+        found = [] if caller.stranger else (await caller.read_log(window))[0]
         return wire.as_json(shown(found), headers={"cache-control": "no-store"})
 
     def stream(request: Request, caller: Caller, number: int) -> Response:
@@ -160,8 +161,8 @@ async def edit(caller: Caller, content: Content, id: str) -> Receipt:
 
 async def ask_again(caller: Caller, last: dict[str, Any]) -> int:
     """Have the last message answered once more: what the log has of it counts, not what the page says."""
-    found = await caller.tenant.conversation(caller.conversation, messages=wire.PAGE_MOST)
-    said = found.messages if found else []
+    said, _ = await caller.read_log(wire.LogWindow(limit=wire.PAGE_MOST))
+    found = await caller.tenant.conversation(caller.conversation, messages=0)
     ids, id = shown_ids(said), last.get("id")
     users = [m for m in said if m.role == "user" and not m.redacted]
     asked = next((m for m in reversed(users) if id in (None, m.id, ids[m.number])), None)
@@ -226,7 +227,7 @@ async def find_unanswered(entrance: Entrance, caller: Caller) -> int | None:
     answering = await caller.tenant.answering(caller.conversation)
     if answering.status not in ("running", "waiting"):
         return None
-    log = caller.tenant.history(caller.conversation, before=wire.NEWEST, limit=api.FIRST_READ)
+    log = caller.tenant.history(caller.conversation, before=wire.NEWEST, limit=FIRST_READ)
     asking = [message.number async for message in log if message.role in ASKING and not message.redacted]
     return max([answering.number, *asking])
 

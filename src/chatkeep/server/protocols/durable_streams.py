@@ -31,7 +31,7 @@ from ...app import Chatkeep, core_of
 from ...engine.watch import Watch
 from ...errors import StoreError
 from ...model import ASKING, Erased, Failing, Message, Role
-from .. import answers, api, wire
+from .. import answers, wire
 from ..access import not_found
 from ..streams import BEAT_S, RETRY, Stream, gone, listed_open
 from .answer_stream import AnswerStream, BlockBegan, BlockGrew, Ended, write_time
@@ -205,7 +205,7 @@ class Log:
         if at and at < head and (not oldest or oldest[0].number > at + 1):  # (the log has no gaps but at its beginning)
             raise HTTPException(410, "What was at this offset is kept no longer; offset=-1 gives what is.")
         window = wire.LogWindow(after=at, limit=wire.PAGE_MOST)
-        found, cut = await api.talk(self._caller.tenant, self._caller.conversation, window)
+        found, cut = await self._caller.read_log(window)
         whole = not cut and len(found) < wire.PAGE_MOST
         last = found[-1].number if found else at
         return Page(items(found), max(last, head) if whole else last, whole)

@@ -106,6 +106,11 @@ class Caller(Struct, frozen=True):
             raise Conflict(f"{self.conversation}: the conversation was erased meanwhile, and the message with it.")
         return receipt
 
+    async def read_log(self, asked: wire.LogWindow) -> tuple[list[Message], bool]:
+        """As `api.talk`, beside so many other reads as the server makes at once."""
+        async with self.access.reads:
+            return await api.talk(self.tenant, self.conversation, asked)
+
     def answer(self, number: int) -> AnswerStream:
         """Follow the answer to message *number*."""
         return AnswerStream(core_of(self.access.keep), self.tenant.name, self.conversation, number)
