@@ -71,6 +71,42 @@ class Slot:
             self.db = None
 
 
+class WriteLock:
+    """Lets one process of chatkeep write at a time, whatever has become of SQLite's own locks. (A class: a generator for each
+    commit costs more than the lock.)"""
+
+    def __init__(self, path: str, database: int) -> None:
+        self._path = path
+        self.database = database
+        self._here = Lock()
+
+    def __enter__(self) -> None:
+        deadline, pause = time.monotonic() + BUSY_MS / 1000, 0.0002
+        if not self._here.acquire(timeout=BUSY_MS / 1000):
+            raise self._busy()
+        try:
+            while not _lock(self.database, "write", WRITER):
+                if time.monotonic() > deadline:
+                    raise self._busy()
+                time.sleep(pause)
+                pause = min(pause * 2, 0.005)
+        except BaseException:
+            self._here.release()
+            raise
+
+    def __exit__(self, *raised: object) -> None:
+        try:
+            _lock(self.database, "free", WRITER)
+        finally:
+            self._here.release()
+
+    def _busy(self) -> Unavailable:
+        return Unavailable(
+            f"sqlite:///{self._path}: others have been writing for {BUSY_MS / 1000:g} s; nothing was written. Try again, and look "
+            "for a process that was stopped."
+        )
+
+
 class OpenFile:
     """One database file that this process has open, shared by all stores on it: `hold` gives it, `leave` takes it back."""
 
@@ -91,8 +127,8 @@ class OpenFile:
         self.secured = False
         self.made_way = False
         self._slots: list[Slot] = []
+        self.writer = WriteLock(path, self._database)
         self._first = Lock()
-        self._writing = Lock()
         self._renewing = Lock()
 
     def add(self, slot: Slot) -> Slot:
@@ -114,7 +150,7 @@ class OpenFile:
         removes or makes the files meanwhile."""
         with self._first:
             if not self.secured:
-                with self.writer():
+                with self.writer:
                     yield True
                 return
         yield False
@@ -147,31 +183,6 @@ class OpenFile:
         database, wal, shm = self._paths
         return (_found(database), _found(wal), _found(shm)) != self.held
 
-    @contextmanager
-    def writer(self) -> Iterator[None]:
-        """Let one process of chatkeep write at a time, whatever has become of SQLite's own locks."""
-        deadline, pause = time.monotonic() + BUSY_MS / 1000, 0.0002
-        if not self._writing.acquire(timeout=BUSY_MS / 1000):
-            raise self._busy()
-        try:
-            while not _lock(self._database, "write", WRITER):
-                if time.monotonic() > deadline:
-                    raise self._busy()
-                time.sleep(pause)
-                pause = min(pause * 2, 0.005)
-            try:
-                yield
-            finally:
-                _lock(self._database, "free", WRITER)
-        finally:
-            self._writing.release()
-
-    def _busy(self) -> Unavailable:
-        return Unavailable(
-            f"sqlite:///{self.path}: others have been writing for {BUSY_MS / 1000:g} s; nothing was written. Try again, and look "
-            "for a process that was stopped."
-        )
-
     def renew(self) -> None:
         """Close all connections of this process together, so that they are opened anew on the files that are there.
 
@@ -187,7 +198,7 @@ class OpenFile:
                 slot.lock.acquire()
             try:
                 if self.moved():
-                    with self.writer():
+                    with self.writer:
                         self._make_way() if self.replaced() else self._renew()
             finally:
                 for slot in self._slots:
@@ -260,6 +271,7 @@ class OpenFile:
                 os.close(descriptor)
         # Their numbers will be other files of the child.
         self._database, self._shm, self._done_with, self.secured = NONE, None, [], False
+        self.writer.database = NONE
         self.held = (None, None, None)
 
     def refuse_mixture(self) -> None:
