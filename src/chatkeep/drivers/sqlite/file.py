@@ -5,7 +5,7 @@ SQLite locks with POSIX locks, and these belong to the process: when anything in
 opened it, all of them are gone, and the next client from outside takes itself for the only one and removes the `-wal`.
 So such opens are refused (an audit hook); where one gets past that, locks of our own still stand, which on Linux belong
 to the open file (F_OFD_SETLK); and the three files are compared with those that were opened, after each commit and
-before anybody hears of it.
+before anybody hears of it, unless nothing has changed in their folder since they were.
 """
 
 from __future__ import annotations
@@ -30,11 +30,13 @@ from ...errors import Misconfigured, Unavailable, UsageError
 log = logging.getLogger("chatkeep")
 
 Identity = tuple[int, int]  # device, inode
+Look = tuple[int, int, int]  # device, inode, and when it was last changed
 Kind = Literal["read", "write", "free"]
 
 SUFFIXES = ("", "-wal", "-shm")
 ASIDE = ("-wal", "-journal", "-shm")  # SQLite makes them beside a database, and applies them to whatever stands there
 BUSY_MS = 10_000
+SETTLED_NS = 3_000_000_000  # file systems tell times apart that are so far from each other, the coarsest by two seconds
 # Where SQLite locks (sqlite.org/fileformat2.html, "lock-byte page", and wal.c). WRITER is a byte beside it, of our own.
 SHARED, SHARED_BYTES, WRITER = 0x40000002, 510, 0x40000200
 IN_USE = 128  # of the -shm, while it is mapped
@@ -107,6 +109,34 @@ class WriteLock:
         )
 
 
+class Folder:
+    """The folder of an open file. Its own time changes with each name in it that comes, goes or is given to another file: while it is
+    what it was at an earlier look, all files are where they were then, and one look at it does in the place of one at each."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._first = self.look()
+        self.settled: tuple[object, Look] | None = None
+        """Which files were found in place, and at which look."""
+
+    def look(self) -> Look | None:
+        """Return which folder is at the path, and when names in it changed; None where the system does not say so."""
+        if sys.platform == "win32":  # (there it is the time at which it was made)
+            return None
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino, found.st_ctime_ns
+
+    def settle(self, files: object, look: Look | None, began: int) -> None:
+        """Note that *files* were found in place, by who *began* to look for them after *look*."""
+        # What changes in the moment of the change before may leave the same time. And a time that was never seen to change, as the files
+        # were made, perhaps never does.
+        sure = look is not None and look != self._first and began - look[2] > SETTLED_NS
+        self.settled = (files, look) if look is not None and sure else None
+
+
 class OpenFile:
     """One database file that this process has open, shared by all stores on it: `hold` gives it, `leave` takes it back."""
 
@@ -115,6 +145,7 @@ class OpenFile:
         # All connections are opened by this one path: by another name, a link or after a chdir, SQLite would make another -wal.
         self.real = os.path.realpath(path)
         self._paths = tuple(self.real + suffix for suffix in SUFFIXES)
+        self._folder = Folder(os.path.dirname(self.real))
         self.users = 0
         with suppress(FileNotFoundError):
             if not stat.S_ISREG(os.stat(self.real).st_mode):
@@ -180,8 +211,15 @@ class OpenFile:
 
     def moved(self) -> bool:
         """Tell whether any of the three files at the path is not the one that is open."""
+        held, look = self.held, self._folder.look()  # the folder first: what changes from here on is seen the next time
+        if look is not None and self._folder.settled == (held, look):
+            return False
+        began = time.time_ns()
         database, wal, shm = self._paths
-        return (_found(database), _found(wal), _found(shm)) != self.held
+        if (_found(database), _found(wal), _found(shm)) != held:
+            return True
+        self._folder.settle(held, look, began)
+        return False
 
     def renew(self) -> None:
         """Close all connections of this process together, so that they are opened anew on the files that are there.
